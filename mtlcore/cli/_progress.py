@@ -1,0 +1,74 @@
+"""What a person sees while a run goes on: bars with losses, rate and time left; then a table."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..measure import Measured
+from ..train.loop import Result
+from ..train.watch import Moment
+from ._shared import console
+
+
+class Bars:
+    """A `Watcher` for the terminal. quiet: shows nothing (JSON goes to the same terminal)."""
+
+    def __init__(self, quiet: bool = False, title: str = "training") -> None:
+        self.title = title
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}"),
+            console=console,
+            disable=quiet,
+        )
+        self.rows: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self._row(what, done, total, "")
+
+    def note(self, text: str) -> None:
+        self.bars.console.print(text, highlight=False)
+
+    def step(self, moment: Moment) -> None:
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())
+        skipped = f"  [red]{moment.skipped} skipped[/red]" if moment.skipped else ""
+        self._row(self.title, moment.step, moment.steps, f"{moment.rate:.1f} steps/s  {losses}{skipped}")
+
+    def evaluated(self, step: int, measured: Measured) -> None:
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in measured.metrics.items())
+        self.note(f"step {step}, validation: {figures}")
+
+    def _row(self, name: str, done: int, total: int, said: str) -> None:
+        if name not in self.rows:
+            self.rows[name] = self.bars.add_task(name, total=total, said="")
+        self.bars.update(self.rows[name], completed=done, total=total, said=said)
+
+
+def metrics_table(title: str, measured: Measured) -> Table:
+    """One line a metric."""
+    table = Table("metric", "value", title=title, title_justify="left")
+    for name, value in measured.metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    return table
+
+
+def say_result(result: Result) -> None:
+    """Where the run lies, what it cost, and what to do next."""
+    skipped = f", {result.skipped} skipped" if result.skipped else ""
+    console.print(f"{result.steps} steps{skipped}, {result.cpu_s:.0f} CPU seconds; the run lies in {result.run}")
+    console.print(f"evaluate it: mtl eval {result.run}", highlight=False)

@@ -1,0 +1,85 @@
+"""Evaluate the network that a run kept, on any split of its data or of other data. Reads a run; knows nothing of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import evolve, frozen
+
+from .config import load
+from .data.dataset import open_data
+from .errors import MtlError, nearest
+from .experiment import Experiment
+from .inference import Inference
+from .measure import Measured, measure
+from .model import HybridModel
+from .runs import Checkpoint, RunFolder, Which
+
+
+@frozen
+class Evaluated:
+    """What `mtl eval` prints. Fractions lie in [0, 1]; degrees are degrees."""
+
+    run: str
+    data: str
+    split: str
+    checkpoint: str
+    measured: Measured
+
+    def as_json(self) -> dict[str, Any]:
+        m = self.measured
+        names = {"run": self.run, "data": self.data, "split": self.split, "checkpoint": self.checkpoint}
+        return {**names, "n": m.n, "metrics": m.metrics, "tables": m.tables}
+
+
+def evaluate(
+    run: Path,
+    *,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    split: str = "test",
+    which: Which = "last",
+    mirror: bool = False,
+    device: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluated:
+    """Every supervised metric of a run on one split: one forward a picture, or two and their mean with `mirror`.
+
+    data: one [data.<label>] of the run's configuration, or one that `overrides` add; default: all of them.
+    """
+    folder = RunFolder.open(run)
+    experiment = _of_data(load(folder.config, overrides), data)
+    if not experiment.tasks:
+        raise MtlError(f"{run} trained no supervised task: there is nothing to evaluate")
+    found = open_data(experiment, splits={split}, progress=progress)
+    rows = found.split.get(split)
+    if rows is None or not len(rows):
+        raise MtlError(f"the data has no rows in the split {split!r}")
+    checkpoint = folder.require(which)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    net = kept_network(experiment, checkpoint).to(place)
+    measured = measure(net, experiment, found, rows, place, mirror)
+    return Evaluated(str(run), ",".join(experiment.data), split, checkpoint.path.name, measured)
+
+
+def kept_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
+    """Encoder and supervised heads, with the weights of a checkpoint (the average where the run keeps one)."""
+    net = HybridModel(evolve(experiment, pretexts={})).inference()
+    weights, own = checkpoint.kept(), net.state_dict()
+    missing = sorted(k for k in own if k not in weights or weights[k].shape != own[k].shape)
+    if missing:
+        names = ", ".join(missing[:5])
+        raise MtlError(f"{checkpoint.path}: weights of another configuration; missing or of another shape: {names} ({len(missing)})")
+    net.load_state_dict({k: weights[k] for k in own})
+    return net.eval()
+
+
+def _of_data(experiment: Experiment, label: str | None) -> Experiment:
+    if label is None:
+        return experiment
+    if label not in experiment.data:
+        raise MtlError(f"--data {label}: the run has no [data.{label}]; {nearest(label, experiment.data)}")
+    return evolve(experiment, data={label: experiment.data[label]})

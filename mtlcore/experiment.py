@@ -1,0 +1,177 @@
+"""One run, completely described: what the TOML says, as objects. `config` turns the one into the other.
+
+A table of weight 0 is as if it were not there: `config` drops it, so nothing below ever meets one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import Attribute, field, frozen
+from attrs.validators import and_, ge, gt, le, optional
+
+from .contracts import (
+    AugmentRecipe,
+    DataSource,
+    Encoder,
+    LossWeighting,
+    PretextTask,
+    SupervisedTask,
+)
+from .errors import MtlError, nearest
+
+share = and_(ge(0.0), le(1.0))
+
+
+@frozen
+class TaskEntry:
+    """One [task.<label>] table: the keys that the core itself knows, and the component that its other keys describe."""
+
+    component: SupervisedTask
+    weight: float = field(default=1.0, validator=gt(0.0))
+
+
+@frozen
+class PretextEntry:
+    """One [pretext.<label>] table.
+
+    supervised: may supervised heads read its views? rows: which rows it looks at.
+    control: an experiment's control arm. "views_only": the same views and forwards, its loss off. "random_target": its answers
+    permuted across the batch.
+    """
+
+    component: PretextTask
+    weight: float = field(default=1.0, validator=gt(0.0))
+    supervised: bool = True
+    rows: Literal["all", "unlabelled"] = "all"
+    control: Literal["none", "views_only", "random_target"] = "none"
+
+
+@frozen
+class DataEntry:
+    """One [data.<label>] table.
+
+    labels: keep this share of the training labels (stratified, seeded; nested: 5 % lies in 10 %). unlabelled: rows without labels
+    are dropped, or kept for the pretexts. limit: at most so many rows of each split. split, group: a column of the source that
+    overrides its own. weight: how often its rows are drawn, beside other sources. max_bad: malformed or unreadable rows that
+    are skipped before the run stops.
+    """
+
+    component: DataSource
+    labels: float = field(default=1.0, validator=share)
+    unlabelled: Literal["drop", "keep"] = "drop"
+    limit: int | None = field(default=None, validator=optional(gt(0)))
+    split: str | None = None
+    group: str | None = None
+    weight: float = field(default=1.0, validator=gt(0.0))
+    max_bad: int = field(default=100, validator=ge(0))
+
+
+@frozen
+class Input:
+    """[input]. size: side of what the encoder reads, pixels. batch_size: LABELLED rows of a whole optimiser step, over all ranks
+    and micro-batches. unlabelled_batch: rows without labels beside them (default: as many, where a source keeps them).
+    validation: share of the training groups, cut before `labels`, seen by nobody in training. store: side at which pictures are
+    kept in memory (default: 1.5 x size). mix: how sources share a batch: by their number of rows, or equally.
+    """
+
+    size: int = field(default=64, validator=gt(0))
+    batch_size: int = field(default=64, validator=gt(0))
+    unlabelled_batch: int | None = field(default=None, validator=optional(gt(0)))
+    validation: float = field(default=0.1, validator=share)
+    store: int | None = field(default=None, validator=optional(gt(0)))
+    mix: Literal["proportional", "balanced"] = "proportional"
+
+
+@frozen
+class Views:
+    """[views]: what is encoded, and who reads it.
+
+    supervised: which views the supervised heads read: the clean one, the pretexts' (the paper's choice), or both.
+    clean: how many augmented clean views there are (2: the baseline of equal compute). reduce: how the losses of several views of
+    a sample become one. forward: images of one size in one joint forward, or one forward a view. statistics: what BatchNorm's
+    running statistics see: every view, or the clean labelled rows alone.
+    """
+
+    supervised: Literal["clean", "pretext", "both"] = "clean"
+    clean: int = field(default=1, validator=gt(0))
+    reduce: Literal["mean", "geometric"] = "mean"
+    forward: Literal["joint", "split"] = "joint"
+    statistics: Literal["all", "clean"] = "all"
+
+
+def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[int, ...]) -> None:
+    if any(b <= a for a, b in zip(value, value[1:])):
+        raise ValueError(f"'{attribute.name}' must rise: {value}")
+
+
+@frozen
+class Train:
+    """[train]. Give `steps` or `epochs` (passes over the labelled rows).
+
+    schedule: after `warmup` steps of linear warm-up, cosine to 0, or times `decay` at each share of the run in `milestones`,
+    or constant. clip: largest gradient norm. accumulate: micro-batches a step. ema: momentum of the averaged weights that are
+    evaluated when on (0: off). eval_every, save_every, log_every: steps (eval_every 0: only at the end). best: "<task>/<metric>" on
+    validation that names the best checkpoint (default: the first task's first metric; without tasks, the validation loss).
+    max_skipped: so many non-finite steps in a row raise the alarm. init_from: a run whose encoder this one starts from.
+    """
+
+    steps: int | None = field(default=None, validator=optional(gt(0)))
+    epochs: float | None = field(default=None, validator=optional(gt(0)))
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = field(default=1e-3, validator=gt(0))
+    weight_decay: float = field(default=0.05, validator=ge(0))
+    momentum: float = field(default=0.9, validator=and_(ge(0.0), le(1.0)))
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: int = field(default=200, validator=ge(0))
+    milestones: tuple[float, ...] = field(default=(0.5, 0.75), validator=_positive_range)
+    decay: float = field(default=0.1, validator=gt(0))
+    clip: float = field(default=5.0, validator=gt(0))
+    accumulate: int = field(default=1, validator=gt(0))
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    ema: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
+    eval_every: int = field(default=500, validator=ge(0))
+    save_every: int = field(default=500, validator=gt(0))
+    log_every: int = field(default=20, validator=gt(0))
+    best: str | None = None
+    max_skipped: int = field(default=20, validator=gt(0))
+    init_from: str | None = None
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = field(default=1, validator=gt(0))
+    tensorboard: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise MtlError(f"[train] gives both steps = {self.steps} and epochs = {self.epochs}: keep one of them")
+        if self.steps is None and self.epochs is None:
+            raise MtlError("[train] gives neither steps nor epochs: how long shall it train?")
+
+
+@frozen
+class Experiment:
+    """The whole run. recipes: augmentation recipes by name beside the run's own; "validation" is the one that evaluation uses."""
+
+    encoder: Encoder
+    tasks: dict[str, TaskEntry]
+    pretexts: dict[str, PretextEntry]
+    data: dict[str, DataEntry]
+    weighting: LossWeighting
+    augment: AugmentRecipe
+    recipes: dict[str, AugmentRecipe]
+    input: Input = field(factory=Input)
+    views: Views = field(factory=Views)
+    train: Train = field(factory=lambda: Train(steps=1000))
+    seed: int = 0
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def entries(self) -> dict[str, TaskEntry | PretextEntry]:
+        return {**self.tasks, **self.pretexts}
+
+    def recipe(self, name: str | None) -> AugmentRecipe:
+        """The run's own recipe, or another one by name. Raises MtlError on an unknown name."""
+        if name is None:
+            return self.augment
+        if name not in self.recipes:
+            raise MtlError(f"there is no augmentation recipe {name!r}; {nearest(name, self.recipes)}")
+        return self.recipes[name]

@@ -1,0 +1,126 @@
+"""How good is it? Supervised metrics of the network that is kept, and the pretexts' own on the same pictures.
+
+One forward a picture, the "validation" recipe, no gradient. Figures do not depend on the batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import evolve, field, frozen
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from .contracts import Batch, StepCounts
+from .data.dataset import Dataset
+from .experiment import Experiment
+from .inference import Inference
+from .model import HybridModel
+from .rng import Streams
+from .views import prepare
+
+BATCH = 256
+
+
+@frozen
+class Measured:
+    """metrics: "<label>/<metric>" -> number. tables: the same for matrices (confusions). n: pictures looked at."""
+
+    metrics: dict[str, float] = field(factory=dict)
+    tables: dict[str, list[Any]] = field(factory=dict)
+    n: int = 0
+
+
+@torch.no_grad()
+def measure(
+    net: Inference, experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device, mirror: bool = False
+) -> Measured:
+    """Every supervised metric on these rows. mirror: average each answer with the one about the mirrored picture."""
+    metrics = {label: {k: m.to(device) for k, m in e.component.metrics().items()} for label, e in experiment.tasks.items()}
+    training = net.training
+    net.eval()
+    for batch in _batches(experiment, data, rows, device):
+        view = experiment.recipe("validation").view(batch.images, (experiment.input.size,) * 2, _streams(experiment, device)("view"))
+        outputs = net(view.images)
+        flipped = net(view.images.flip(-1)) if mirror else None
+        for label, entry in experiment.tasks.items():
+            task, here = entry.component, batch.present[label]
+            assert view.geometry is not None
+            answer, target = task.decode(outputs[label]), task.move(batch.targets[label], view.geometry)
+            if flipped is not None:
+                answer = task.average(answer, task.decode(flipped[label]))
+            if bool(here.any()):
+                for metric in metrics[label].values():
+                    metric.update(answer[here], target[here])
+    net.train(training)
+    return _collected({f"{label}/{k}": m for label, ms in metrics.items() for k, m in ms.items()}, len(rows))
+
+
+@torch.no_grad()
+def measure_pretexts(
+    model: HybridModel, experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device
+) -> Measured:
+    """Every pretext's loss and own metrics on these rows, with the same questions each time."""
+    pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
+    quiet = evolve(experiment, tasks={}, pretexts=pretexts, augment=experiment.recipe("validation"))
+    metrics = {label: {k: m.to(device) for k, m in e.component.metrics().items()} for label, e in pretexts.items()}
+    losses = dict.fromkeys(pretexts, 0.0)
+    training = model.training
+    model.eval()
+    for number, batch in enumerate(_batches(experiment, data, rows, device)):
+        inputs = prepare(quiet, batch, _streams(experiment, device, number))
+        features, _ = model.encode(inputs)
+        for label, outputs in model.answer(features, inputs).items():
+            losses[label] += float(model.judge(label, outputs, inputs)) * len(batch.images) / max(1, len(rows))
+            target = inputs.readings[label][0].answers[0][0]
+            for metric in metrics[label].values():
+                metric.update(_fp32(outputs[0]), target)
+    model.train(training)
+    found = _collected({f"{label}/{k}": m for label, ms in metrics.items() for k, m in ms.items()}, len(rows))
+    found.metrics.update({f"{label}/loss": value for label, value in losses.items()})
+    return found
+
+
+def main_metric(experiment: Experiment) -> tuple[str, bool]:
+    """The metric that names the best checkpoint, and whether more of it is better."""
+    tasks = {label: e.component.metrics() for label, e in experiment.tasks.items()}
+    if not tasks:
+        return "loss", False
+    first = next(iter(tasks))
+    name = experiment.train.best or f"{first}/{next(iter(tasks[first]))}"
+    label, _, key = name.partition("/")
+    better = tasks[label][key].higher_is_better
+    return name, better is None or bool(better)
+
+
+def _batches(experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device) -> Iterator[Batch]:
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        index = torch.from_numpy(part)
+        targets = {label: data.targets[label][index].to(device) for label in experiment.tasks}
+        present = {label: data.present[label][index].to(device) for label in experiment.tasks}
+        yield Batch(data.images.take(part).to(device), targets, present, StepCounts({}, len(part), 0), len(part))
+
+
+def _streams(experiment: Experiment, device: torch.device, number: int = 0) -> Streams:
+    return Streams((experiment.seed, number), device)
+
+
+def _fp32(output: Any) -> Any:
+    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+
+
+def _collected(metrics: dict[str, Any], n: int) -> Measured:
+    found = Measured(n=n)
+    for name, metric in metrics.items():
+        if not metric.update_called:  # no row of this split carries the label
+            continue
+        value = metric.compute()
+        if value.ndim == 0:
+            found.metrics[name] = float(value)
+        else:
+            found.tables[name] = value.tolist()
+    return found

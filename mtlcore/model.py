@@ -1,0 +1,211 @@
+"""One encoder, many heads: `Inputs` in, one loss a label out; `inference()` keeps what a user needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from .contracts import Features, Head, Host
+from .errors import MtlError, nearest
+from .experiment import Experiment, PretextEntry, TaskEntry
+from .inference import Inference, SharedEncoder
+from .networks import EMA, losses_in_fp32, running_statistics_kept, total, world_size
+from .views import Inputs, Reading
+
+
+class HybridModel(nn.Module):
+    """The network of a run, with the heads of every task and pretext.
+
+    forward(inputs) -> losses by label (fp32 scalars, in units of the step's mean) and, for a weighting at the features, their
+    Gramian (K, K). Supervised only, hybrid and pretext only are the same code with other tables.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__()
+        self.views, self.at = experiment.views, experiment.weighting.at
+        self.encoder = SharedEncoder(experiment.encoder, experiment.input.size)
+        self.lent: dict[str, set[str]] = {}  # pretext label -> labels of the supervised heads that it takes
+        supervised = {label: self._build(label, e, _Lent({})) for label, e in experiment.tasks.items()}
+        self.tasks, self.heads = tuple(supervised), nn.ModuleDict(supervised)
+        for label, entry in experiment.pretexts.items():
+            lent = _Lent(supervised)
+            self.heads[label], self.lent[label] = self._build(label, entry, lent), lent.taken
+
+    def _build(self, label: str, entry: TaskEntry | PretextEntry, lent: _Lent) -> Head:
+        head = entry.component.build(Host(self.encoder.info, self.encoder, lent))
+        parts = set(head.modules())
+        for name, module in {"the shared encoder": self.encoder, **lent.heads}.items():
+            if not parts.isdisjoint(module.modules()):
+                raise MtlError(f"head {label!r} keeps {name} as its own part: use host.info, EMA(module) or Borrowed(module)")
+        return head
+
+    def forward(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The Gramian is measured HERE: outside, DDP and precision wrappers hand back copies that are not in the graph."""
+        features, trunk = self.encode(inputs)
+        outputs = self.answer(features, inputs)
+        losses = {label: self.judge(label, output, inputs) for label, output in outputs.items()}
+        wanted = self.at == "features" and torch.is_grad_enabled()
+        gram = self.gramian(list(losses.values()), trunk) if wanted else None
+        return self._touch_idle(losses), gram
+
+    # ---------------------------------------------------------------------------------------- the three steps of a forward
+
+    def encode(self, inputs: Inputs) -> tuple[list[Features], list[Tensor]]:
+        """-> the features of each picture batch, and the points where all gradients pass.
+
+        With `statistics = "clean"` in two forwards, joined again: the labelled rows of the clean views, then all the rest, which
+        uses its own batch statistics and leaves the running ones alone.
+        """
+        if not inputs.clean:
+            return self._encode(inputs.images)
+        cut = dict(inputs.clean)
+        first = [inputs.images[at][:n] for at, n in cut.items()]
+        rest = [x[cut.get(i, 0) :] for i, x in enumerate(inputs.images)]
+        kept = [i for i, x in enumerate(rest) if len(x)]
+        clean, points = self._encode(first)
+        others, more = [], []
+        if kept:
+            with running_statistics_kept(self.encoder):
+                others, more = self._encode([rest[i] for i in kept])
+        features: dict[int, Features] = dict(zip(kept, others))
+        for at, mine in zip(cut, clean):
+            features[at] = tree_map(lambda a, b: torch.cat([a, b]), mine, features[at]) if at in features else mine
+        return [features[i] for i in range(len(rest))], points + more
+
+    def _encode(self, images: Sequence[Tensor]) -> tuple[list[Features], list[Tensor]]:
+        """joint: one forward for each SIZE of picture. split: one for each picture batch.
+
+        The gradient points are taken before a joint forward is split: `pooled` does not hang on a slice of `maps`.
+        """
+        if self.views.forward == "split" or len(images) == 1:
+            every = [self.encoder(x) for x in images]
+            return every, [f.shared for f in every]
+        features: dict[int, Features] = {}
+        points = []
+        for size in dict.fromkeys(x.shape[-2:] for x in images):
+            same = [i for i, x in enumerate(images) if x.shape[-2:] == size]
+            joint = self.encoder(torch.cat([images[i] for i in same]))
+            features |= zip(same, _split(joint, [len(images[i]) for i in same]), strict=True)
+            points.append(joint.shared)
+        return [features[i] for i in range(len(images))], points
+
+    def answer(self, features: Sequence[Features], inputs: Inputs) -> dict[str, list[Any]]:
+        """label -> the head's output for each of its readings; also what metrics and previews look at."""
+        return {
+            label: [self.heads[label](*(features[i] for i in r.images)) for r in readings]
+            for label, readings in inputs.readings.items()
+        }
+
+    def judge(self, label: str, outputs: Sequence[Any], inputs: Inputs) -> Tensor:
+        """The loss of one label, in fp32: over its readings (views) first, for each SAMPLE, then over the samples.
+
+        So the geometric mean of views is exact under ranks and micro-batches.
+        """
+        head, readings = self.heads[label], inputs.readings[label]
+        assert isinstance(head, Head)
+        with losses_in_fp32(inputs.images[0].device.type):
+            views = torch.stack([_loss(label, head, o, r) for o, r in zip(outputs, readings, strict=True)])
+            loss = views.mean(0)
+            if self.views.reduce == "geometric" and len(views) > 1:
+                loss = views.clamp_min(1e-8).log().mean(0).exp()
+            if head.coupled:  # already a mean over its samples
+                return loss
+            share = readings[0].share
+            return (loss if share is None else torch.where(share > 0, loss, 0)).sum() * inputs.scale[label]
+
+    # ---------------------------------------------------------------------------------------- gradients and parameters
+
+    def gramian(self, losses: Sequence[Tensor], trunk: Sequence[Tensor]) -> Tensor:
+        """(K, K) inner products of the gradients at the features, without touching any .grad. Over ranks, products add up."""
+        gram, world = losses[0].new_zeros(len(losses), len(losses)), world_size()
+        with torch.autocast(losses[0].device.type, enabled=False):
+            rows = [torch.autograd.grad(loss, trunk, retain_graph=True, allow_unused=True) for loss in losses]
+        for point, column in zip(trunk, zip(*rows, strict=True), strict=True):
+            j = torch.stack([(torch.zeros_like(point) if g is None else g).flatten().float() for g in column]) / world
+            gram += j @ j.T
+        return total(gram)
+
+    def used(self, names: Sequence[str]) -> set[str]:
+        """Labels of the heads that these losses go through: their own, and those that a pretext took from `host.heads`."""
+        return {*names, *(label for name in names for label in self.lent.get(name, ()))}
+
+    def shared(self) -> list[nn.Parameter]:
+        """Parameters that more than one loss may move: the encoder's, and those of heads that pretexts took."""
+        taken = sorted({label for labels in self.lent.values() for label in labels})
+        return [p for net in (self.encoder, *(self.heads[k] for k in taken)) for p in net.parameters() if p.requires_grad]
+
+    def own(self, label: str) -> list[nn.Parameter]:
+        """Parameters that this loss alone moves."""
+        shared = {id(p) for p in self.shared()}
+        return [p for p in self.heads[label].parameters() if p.requires_grad and id(p) not in shared]
+
+    def _touch_idle(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """DDP waits for every parameter: give those of absent tasks a zero gradient, which the step then drops."""
+        if world_size() == 1:
+            return losses
+        idle = [p.sum() for k, head in self.heads.items() if k not in losses for p in head.parameters() if p.requires_grad]
+        if not idle:
+            return losses
+        first = next(iter(losses))
+        return losses | {first: losses[first] + 0 * torch.stack(idle).sum()}
+
+    def followers(self) -> list[EMA]:
+        """The momentum copies that the step updates."""
+        return [m for m in self.modules() if isinstance(m, EMA)]
+
+    def inference(self) -> Inference:
+        """The part that is kept. It shares its weights with this model."""
+        heads = {label: self.heads[label] for label in self.tasks}
+        return Inference(self.encoder, heads)  # type: ignore[arg-type]
+
+
+class _Lent(Mapping[str, Head]):
+    """Supervised heads by label; notes which of them a pretext takes."""
+
+    def __init__(self, heads: Mapping[str, Head]) -> None:
+        self.heads, self.taken = heads, set[str]()
+
+    def __getitem__(self, label: str) -> Head:
+        if label not in self.heads:
+            raise MtlError(f"there is no supervised task {label!r} whose head could be lent; {nearest(label, self.heads)}")
+        self.taken.add(label)
+        return self.heads[label]
+
+    def __contains__(self, label: object) -> bool:
+        return label in self.heads
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.heads)
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+
+def _loss(label: str, head: Head, output: Any, reading: Reading) -> Tensor:
+    """(B,), or () of a coupled head. With mixup a reading has two answers, whose shares add up to at most 1."""
+    output = tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+    losses = []
+    for target, share in reading.answers:
+        if share is not None and head.coupled:
+            loss = head.loss(output, target, share)  # type: ignore[call-arg]
+        else:
+            loss = head.loss(output, target)
+        if loss.ndim != (0 if head.coupled else 1):
+            expected = "()" if head.coupled else "(B,), one value a sample"
+            hint = f" (set `coupled = True` on {type(head).__name__} if samples are judged together)"
+            raise MtlError(f"{label!r}: the loss has the shape {tuple(loss.shape)}; expected {expected}{hint}")
+        losses.append(loss if share is None or head.coupled else torch.where(share > 0, loss, 0) * share)
+    return torch.stack(losses).sum(0)
+
+
+def _split(joint: Features, sizes: list[int]) -> list[Features]:
+    leaves = [[m.split(sizes) for m in joint.maps], joint.pooled.split(sizes), joint.shared.split(sizes)]
+    assert joint.images is not None
+    images = joint.images.split(sizes)
+    return [
+        Features(tuple(m[i] for m in leaves[0]), leaves[1][i], leaves[2][i], images[i]) for i in range(len(sizes))
+    ]

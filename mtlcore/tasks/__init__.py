@@ -1,0 +1,12 @@
+"""Tasks on a user's own labels: no Python needed."""
+
+from __future__ import annotations
+
+from ..contracts import Component
+from ..registry import hookimpl
+from .classification import Classification as Classification
+
+
+@hookimpl
+def mtl_components() -> list[type[Component]]:
+    return [Classification]

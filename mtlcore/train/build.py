@@ -1,0 +1,97 @@
+"""From a resolved experiment to an engine that can step: networks, optimisers, starting weights, a dry run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ..contracts import Batch, StepCounts
+from ..data.dataset import Dataset
+from ..data.sampler import Sampler
+from ..errors import MtlError
+from ..experiment import Experiment
+from ..inference import SharedEncoder
+from ..model import HybridModel
+from ..networks import EMA
+from ..rng import Streams
+from ..runs import RunFolder
+from ..views import prepare
+from .optim import optimizer_for, weigher_optimizer_for
+from .step import Engine
+
+
+def build_engine(experiment: Experiment, fabric: Fabric, steps: int, steps_per_epoch: int) -> Engine:
+    """Everything that a step works on; initial weights depend on the run's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Streams((experiment.seed,)).seed("weights"))
+        model = HybridModel(experiment)
+        weigher = experiment.weighting.build(list(experiment.entries))
+    if experiment.train.init_from is not None:
+        start_from(model.encoder, Path(experiment.train.init_from))
+        for follower in model.followers():
+            follower.reset()
+    fabric.strategy.module_to_device(model)
+    weigher.to(fabric.device)
+    averaged = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
+    module: nn.Module = fabric.strategy.setup_module(model)
+    optimizer = fabric.setup_optimizers(optimizer_for(model, experiment.train))
+    return Engine(
+        experiment=experiment,
+        model=model,
+        weigher=weigher,
+        optimizer=optimizer,
+        weigher_optimizer=weigher_optimizer_for(weigher, experiment.train),
+        averaged=averaged,
+        module=module,
+        fabric=fabric,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def start_from(encoder: SharedEncoder, run: Path) -> None:
+    """Load the encoder of another run (its average, where it keeps one): fine-tuning. Raises MtlError where the nets differ."""
+    kept = RunFolder.open(run).require("last").kept()
+    prefix = "encoder."
+    weights = {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
+    load_exactly(encoder, weights, f"train.init_from = {str(run)!r}")
+
+
+def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Load by name; MtlError tells what is missing, unexpected, or of another shape: a checkpoint of another configuration."""
+    own = net.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    problems = [
+        f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} ({len(names)})"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(shapes)))
+        if names
+    ]
+    if problems:
+        raise MtlError(f"{origin}: these weights belong to another network; {'; '.join(problems)}")
+    net.load_state_dict(weights)
+
+
+def dry_run(engine: Engine, data: Dataset, sampler: Sampler) -> None:
+    """Forward two rows, so that a view that the encoder can't read or a loss of a wrong shape is told before training starts."""
+    real = sampler.batch(0, 0, engine.fabric.device)
+    rows = {label: 2 for label in engine.experiment.tasks}
+    batch = Batch(
+        real.images[:2],
+        {k: v[:2] for k, v in real.targets.items()},
+        {k: v[:2] for k, v in real.present.items()},
+        StepCounts(rows, 2, 2),
+        min(1, real.labelled_rows),
+    )
+    engine.model.eval()
+    try:
+        with torch.no_grad(), engine.fabric.autocast():
+            engine.model(prepare(engine.experiment, batch, Streams((engine.experiment.seed,), engine.fabric.device)))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        names = ", ".join(engine.experiment.entries)
+        raise MtlError(f"a dry run of two rows failed ({names}; input.size = {engine.experiment.input.size}): {error}") from error
+    finally:
+        engine.model.train()

@@ -1,0 +1,255 @@
+"""The run: prepare, step, log, evaluate, save; stop when asked, go on where it stopped."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import define, frozen
+
+from ..data.dataset import Dataset, open_data
+from ..data.sampler import Sampler
+from ..experiment import Experiment
+from ..measure import Measured, main_metric, measure, measure_pretexts
+from ..runs import RunFolder, Which
+from ..views import prepare
+from .build import build_engine, dry_run, load_exactly
+from .devices import fabric_for
+from .facts import environment, resolved
+from .optim import lr_at
+from .record import Record
+from .step import Engine, Logged, train_step
+from .tensorboard import Board
+from .watch import Moment, Silent, Watcher
+
+
+class Interrupted(Exception):
+    """Stopped by a signal, after saving. step: how far it came."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        super().__init__(f"stopped at step {step}, saved; go on with: mtl train --resume {run}")
+
+
+@frozen
+class Result:
+    """What a finished run can say of itself. measured: on the validation split, at the last step."""
+
+    run: Path
+    steps: int
+    measured: Measured
+    cpu_s: float
+    encoded: int
+    skipped: int
+
+
+def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: Watcher | None = None) -> Result:
+    """Train an experiment into the folder `out`, or go on with the run that lies there.
+
+    Raises MtlError for what a user can mend, Interrupted after Ctrl-C or SIGTERM (with the run saved).
+    """
+    fabric = fabric_for(experiment)
+    main = fabric.is_global_zero
+    watch: Watcher = watcher if watcher is not None and main else Silent()
+    data = open_data(experiment, progress=watch.progress)
+    for line in data.report:
+        watch.note(line)
+    experiment = data.experiment
+    sampler = Sampler(data, experiment, fabric.world_size)
+    steps = experiment.train.steps or math.ceil((experiment.train.epochs or 1) * sampler.steps_per_epoch)
+    folder = _folder(experiment, out, resume, main)
+    fabric.barrier()
+    engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch)
+    loop = Loop(engine, data, sampler, folder, Record(experiment.train.max_skipped), watch, main)
+    dry_run(engine, data, sampler)
+    if resume:
+        loop.load()
+    elif main:
+        folder.note(environment(experiment, data, fabric))
+    return loop.run()
+
+
+def _folder(experiment: Experiment, out: Path, resume: bool, main: bool) -> RunFolder:
+    if resume or not main:
+        return RunFolder(out)
+    text, plugins = resolved(experiment)
+    return RunFolder.create(out, text, plugins)
+
+
+@define(eq=False)
+class Loop:
+    """One run's moving parts. Only the main process writes and watches."""
+
+    engine: Engine
+    data: Dataset
+    sampler: Sampler
+    folder: RunFolder
+    record: Record
+    watch: Watcher
+    main: bool
+    best: float | None = None
+    measured: Measured = Measured()
+    _logged_at: tuple[int, float] = (0, 0.0)
+
+    def run(self) -> Result:
+        engine, train = self.engine, self.engine.experiment.train
+        board = Board(self.folder.path / "tensorboard", engine.step) if train.tensorboard and self.main else None
+        with _stop_flag() as stop:
+            while engine.step < engine.steps:
+                self._one_step()
+                done = engine.step == engine.steps
+                if done or engine.step % train.log_every == 0:
+                    self._log(board)
+                if done or (train.eval_every and engine.step % train.eval_every == 0):
+                    self._evaluate(board)
+                if done or engine.step % train.save_every == 0 or stop.is_set():
+                    self._save("last")
+                if stop.is_set() and not done:
+                    raise Interrupted(self.folder.path, engine.step)
+        if board:
+            board.close()
+        return self._finish()
+
+    def _one_step(self) -> None:
+        engine = self.engine
+        lr = lr_at(engine.experiment.train, engine.step, engine.steps)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        inputs = [self._inputs(part) for part in range(engine.experiment.train.accumulate)]
+        logged: Logged = train_step(engine, inputs)
+        self.record.add(logged, sum(len(x) for i in inputs for x in i.images))
+
+    def _inputs(self, part: int) -> Any:
+        engine, fabric = self.engine, self.engine.fabric
+        parts = engine.experiment.train.accumulate
+        batch = self.sampler.batch(engine.step, part * fabric.world_size + fabric.global_rank, fabric.device)
+        streams = engine.streams(part)
+        return prepare(
+            engine.experiment, batch, streams, parts=parts, world=fabric.world_size, progress=engine.progress
+        )
+
+    # ------------------------------------------------------------------------------------------------ what it leaves
+
+    def _log(self, board: Board | None) -> None:
+        engine, before = self.engine, self.record.wall_s
+        means = self.record.flush()
+        rate = (engine.step - self._logged_at[0]) / max(1e-9, self.record.wall_s - before)
+        self._logged_at = engine.step, self.record.wall_s
+        if not self.main:
+            return
+        lr = lr_at(engine.experiment.train, engine.step - 1, engine.steps)
+        epoch = engine.step / engine.steps_per_epoch
+        counters = {"skipped": self.record.skipped, "encoded": self.record.encoded, "cpu_s": round(self.record.cpu_s, 2)}
+        row = {"step": engine.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters}
+        self.folder.log(row)
+        if board:
+            board.write(row)
+        losses = {k.removeprefix("loss/"): v for k, v in means.items() if k.startswith("loss/")}
+        self.watch.step(Moment(engine.step, engine.steps, losses, lr, rate, self.record.skipped))
+
+    def _evaluate(self, board: Board | None) -> None:
+        rows = self.data.split.get("validation")
+        if not self.main or rows is None or not len(rows):
+            return
+        engine, device = self.engine, self.engine.fabric.device
+        net: Any = engine.averaged.copy if engine.averaged else engine.model.inference()
+        supervised = measure(net, engine.experiment, self.data, rows, device)
+        pretexts = measure_pretexts(engine.model, engine.experiment, self.data, rows, device)
+        loss = sum(e.weight * pretexts.metrics[f"{k}/loss"] for k, e in engine.experiment.pretexts.items())
+        own = {} if engine.experiment.tasks else {"loss": loss}
+        metrics = supervised.metrics | pretexts.metrics | own
+        self.measured = Measured(metrics, supervised.tables | pretexts.tables, len(rows))
+        row = {"step": engine.step} | {f"validation/{k}": v for k, v in metrics.items()}
+        self.folder.log(row)
+        if board:
+            board.write(row)
+        self.watch.evaluated(engine.step, self.measured)
+        name, higher = main_metric(engine.experiment)
+        value = metrics.get(name, math.nan)
+        if self.best is None or (value > self.best if higher else value < self.best):
+            self.best = value
+            self._save("best")
+
+    def _save(self, which: Which) -> None:
+        if not self.main:
+            return
+        engine, averaged = self.engine, self.engine.averaged
+        scaler = engine.fabric.strategy.precision.state_dict()
+        learned = engine.weigher_optimizer
+        state: dict[str, Any] = {
+            "step": engine.step,
+            "optimizer": engine.optimizer.optimizer.state_dict(),
+            "weigher": engine.weigher.state_dict(),
+            "weigher_optimizer": learned.state_dict() if learned else {},
+            "precision": scaler,
+            "record": self.record.state(),
+            "best": self.best,
+        }
+        kept = averaged.copy.state_dict() if averaged else None
+        self.folder.save(which, engine.step, engine.model.state_dict(), kept, state)
+
+    def load(self) -> None:
+        """Everything as the last checkpoint left it; the log is cut back to its step."""
+        checkpoint = self.folder.checkpoint("last")
+        if checkpoint is None:
+            self.watch.note("no checkpoint was saved yet: starting from step 0")
+            self.folder.cut_log(0)
+            return
+        engine, state = self.engine, checkpoint.state()
+        load_exactly(engine.model, checkpoint.weights(), str(checkpoint.path))
+        averaged = checkpoint.averaged()
+        if engine.averaged and averaged is not None:
+            load_exactly(engine.averaged.copy, averaged, str(checkpoint.path))
+        engine.optimizer.optimizer.load_state_dict(state["optimizer"])
+        engine.weigher.load_state_dict(state["weigher"])
+        if engine.weigher_optimizer:
+            engine.weigher_optimizer.load_state_dict(state["weigher_optimizer"])
+        engine.fabric.strategy.precision.load_state_dict(state["precision"])
+        engine.step, self.best = int(state["step"]), state["best"]
+        self.record.load(state["record"])
+        if self.main:
+            self.folder.cut_log(engine.step)
+        self.watch.note(f"going on from step {engine.step}")
+
+    def _finish(self) -> Result:
+        record, engine = self.record, self.engine
+        if self.main:
+            self.folder.note(
+                {
+                    "finished": True,
+                    "steps": engine.step,
+                    "cpu_s": round(record.cpu_s, 2),
+                    "wall_s": round(record.wall_s, 2),
+                    "encoded": record.encoded,
+                    "skipped": record.skipped,
+                    "validation": self.measured.metrics,
+                }
+            )
+        return Result(self.folder.path, engine.step, self.measured, record.cpu_s, record.encoded, record.skipped)
+
+
+@contextmanager
+def _stop_flag() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set a flag that is read between steps, so that no step is left half done. A second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,46 @@
+"""What a run tells whoever watches: a person at a terminal, a test, nobody."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import frozen
+
+from ..measure import Measured
+
+
+@frozen
+class Moment:
+    """The state of a run at a logged step. losses: by label, means since the last one. rate: steps a second."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    lr: float
+    rate: float
+    skipped: int
+
+
+class Watcher(Protocol):
+    """Called on the main process only, never inside the step."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Preparation: pictures decoded, and the like."""
+
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+
+    def step(self, moment: Moment) -> None:
+        """A logged step."""
+
+    def evaluated(self, step: int, measured: Measured) -> None:
+        """Figures on the validation split."""
+
+
+class Silent:
+    """Nobody watches."""
+
+    def progress(self, what: str, done: int, total: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def step(self, moment: Moment) -> None: ...
+    def evaluated(self, step: int, measured: Measured) -> None: ...

@@ -1,0 +1,221 @@
+"""From a batch to what the network reads. All randomness but dropout ends here: `HybridModel` draws nothing.
+
+Batch -> the clean view(s) -> each pretext's views -> which views the supervised heads read -> `Inputs`: the DISTINCT pictures to
+encode, and for each label which of them its head reads and what it must answer. Every view is drawn for the WHOLE micro-batch
+under its own name and sliced afterwards, so nobody's draws depend on who else is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from attrs import evolve, frozen
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .contracts import Batch, Target, View
+from .errors import MtlError
+from .experiment import Experiment, PretextEntry, TaskEntry
+from .rng import Rng, Streams
+
+Rows = Literal["all", "labelled", "unlabelled"]
+
+
+class Reading(NamedTuple):
+    """One call of a head: the pictures it reads, what it must answer, how much each row counts."""
+
+    images: tuple[int, ...]  # positions in Inputs.images
+    answers: tuple[tuple[Target, Tensor | None], ...]  # (target, share (B,)); None: every row counts 1. Two with mixup
+
+    @property
+    def share(self) -> Tensor | None:
+        """(B,) how much each row counts over all its answers."""
+        shares = [share for _, share in self.answers]
+        return None if shares[0] is None else sum(shares[1:], shares[0])
+
+
+@frozen(eq=False)
+class Inputs:
+    """Everything that one forward needs: can be prefetched, moved, sliced, saved, replayed.
+
+    Not a pytree on purpose: Fabric casts every float that it finds in a forward's arguments to bf16, targets included.
+    """
+
+    images: tuple[Tensor, ...]  # DISTINCT pictures, float in [0, 1]; each is encoded once
+    readings: dict[str, tuple[Reading, ...]]
+    scale: dict[str, float]  # sum over rows x scale = this part's loss, in units of the step's mean
+    clean: tuple[tuple[int, int], ...] = ()  # statistics = "clean": positions of the clean views, their labelled rows
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Inputs:
+        """`fn` on every tensor."""
+        images, readings = tree_map(lambda x: fn(x) if isinstance(x, Tensor) else x, (self.images, self.readings))
+        return evolve(self, images=images, readings=readings)
+
+    def rows(self, part: slice, scale: float = 1.0) -> Inputs:
+        """A slice of the samples, where all pictures have the same B: what one rank or one micro-batch of these inputs sees."""
+        return evolve(self.map(lambda x: x[part]), scale={k: v * scale for k, v in self.scale.items()}, clean=())
+
+
+class _Scene:
+    """A batch to look at (`contracts.Scene`): each augmentation is drawn when first asked for."""
+
+    def __init__(self, experiment: Experiment, images: Tensor, streams: Streams, progress: float) -> None:
+        self.experiment, self.images, self.streams, self.progress = experiment, images, streams, progress
+        self._views: dict[tuple[str | int | None, ...], View] = {}
+
+    @property
+    def clean(self) -> View:
+        return self.augment(0)
+
+    def augment(self, number: int = 1, recipe: str | None = None) -> View:
+        name = ("augment", number, recipe)
+        if name not in self._views:
+            size = (self.experiment.input.size,) * 2
+            view = self.experiment.recipe(recipe).view(self.images, size, self.streams(*name))
+            self._views[name] = evolve(view, recipe=recipe)
+        return self._views[name]
+
+    def name(self, view: View) -> tuple[str | int | None, ...] | None:
+        """The name of a view handed out as it is; None of one that a pretext has changed."""
+        return next((name for name, v in self._views.items() if v.images is view.images), None)
+
+    def finish(self, view: View, name: tuple[str | int | None, ...]) -> Tensor:
+        return self.experiment.recipe(view.recipe).finish(view.images, self.streams("finish", *name))
+
+
+class _Table:
+    """The distinct pictures of a micro-batch in order of first use, and which rows of each are encoded."""
+
+    def __init__(self, scene: _Scene, labelled_rows: int) -> None:
+        self.scene, self.labelled = scene, labelled_rows
+        self.entries: dict[tuple[int, Rows], tuple[View, tuple[str | int | None, ...]]] = {}
+        self.slices: dict[Rows, slice] = {
+            "all": slice(None),
+            "labelled": slice(labelled_rows),
+            "unlabelled": slice(labelled_rows, None),
+        }
+
+    def add(self, views: Sequence[View], rows: Rows, label: str = "") -> tuple[int, ...]:
+        for i, view in enumerate(views):
+            self.entries.setdefault((id(view.images), rows), (view, self.scene.name(view) or (label, i)))
+        return tuple(self.position(view, rows) for view in views)
+
+    def position(self, view: View, rows: Rows) -> int:
+        return list(self.entries).index((id(view.images), rows))
+
+    def holds(self, view: View, rows: Rows) -> bool:
+        return (id(view.images), rows) in self.entries
+
+    def cut(self, tree: Target, rows: Rows) -> Target:
+        return tree if rows == "all" or tree is None else tree_map(lambda x: x[self.slices[rows]], tree)
+
+    def images(self) -> tuple[Tensor, ...]:
+        return tuple(self.cut(self.scene.finish(v, name), rows) for (_, rows), (v, name) in self.entries.items())
+
+    def clean_rows(self) -> tuple[tuple[int, int], ...]:
+        """Where the clean views stand, and how many of their rows are labelled: what `statistics = "clean"` parts."""
+        clean = [self.scene.augment(n) for n in range(self.scene.experiment.views.clean)]
+        found: list[tuple[View, Rows]] = [(v, r) for v in clean for r in ("labelled", "all") if self.holds(v, r)]
+        if not found or not self.labelled:
+            raise MtlError(
+                'views.statistics = "clean" needs labelled rows of the clean view, and no head reads any: '
+                'set views.supervised = "clean" or "both"'
+            )
+        return tuple((self.position(view, rows), self.labelled) for view, rows in found)
+
+
+def prepare(
+    experiment: Experiment,
+    batch: Batch,
+    streams: Streams,
+    *,
+    parts: int = 1,
+    world: int = 1,
+    progress: float = 0.0,
+) -> Inputs:
+    """Augment once, let every pretext make its views, decide which views the supervised heads read.
+
+    parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean.
+    """
+    scene = _Scene(experiment, batch.images, streams, progress)
+    table = _Table(scene, batch.labelled_rows)
+    readings: dict[str, tuple[Reading, ...]] = {}
+    readable: dict[int, View] = {}
+    counted: dict[str, int] = {}
+    for label, entry in experiment.pretexts.items():
+        rows = batch.counts.rows if entry.rows == "all" else batch.counts.unlabelled_rows
+        if rows:
+            views, reading = _question(label, entry, scene, table)
+            if entry.supervised and entry.rows == "all":
+                readable |= {id(v.images): v for v in views if v.geometry is not None}
+            if reading is not None:
+                readings[label], counted[label] = (reading,), rows
+    tasks = {label: e for label, e in experiment.tasks.items() if batch.counts.labelled[label]}
+    for view, rows in _supervised(experiment, scene, readable, table) if tasks else ():
+        positions = table.add([view], rows)
+        for label, task in tasks.items():
+            reading = Reading(positions, table.cut(_answers(task, label, batch, view), rows))
+            readings[label] = (*readings.get(label, ()), reading)
+    counted |= {label: batch.counts.labelled[label] for label in tasks}
+    readings = {label: readings[label] for label in experiment.entries if label in readings}
+    return Inputs(
+        table.images(),
+        readings,
+        {label: parts * world / n for label, n in counted.items()},
+        table.clean_rows() if experiment.views.statistics == "clean" and tasks else (),
+    )
+
+
+def _question(label: str, entry: PretextEntry, scene: _Scene, table: _Table) -> tuple[Sequence[View], Reading | None]:
+    """A pretext's views, and how its head reads them; None for an arm whose views are encoded but judged by nobody."""
+    views, target = entry.component.views(scene, scene.streams(label))
+    _check(label, views, target, len(scene.images))
+    positions = table.add(views, entry.rows, label)
+    if entry.control == "views_only":
+        return views, None
+    if entry.control == "random_target":
+        target = _random(label, entry, target, scene.streams(label, "control"), len(scene.images))
+    return views, Reading(positions, ((table.cut(target, entry.rows), None),))
+
+
+def _check(label: str, views: Sequence[View], target: Target, rows: int) -> None:
+    """Shapes are host facts: looking at them costs no sync."""
+    for what, leaf in [*(("a view", v.images) for v in views), *(("a target", x) for x in tree_leaves(target))]:
+        if isinstance(leaf, Tensor) and (not leaf.ndim or len(leaf) != rows):
+            raise MtlError(f"pretext {label!r}: {what} has the shape {tuple(leaf.shape)}; expected {rows} rows first")
+
+
+def _supervised(
+    experiment: Experiment, scene: _Scene, readable: dict[int, View], table: _Table
+) -> list[tuple[View, Rows]]:
+    """The views that supervised heads read, and which rows of each; all readings of a task have the same rows.
+
+    Rows without labels are not encoded in a clean view that only tasks read.
+    """
+    policy, clean = experiment.views.supervised, [scene.augment(n) for n in range(experiment.views.clean)]
+    views = [] if policy == "clean" else list(readable.values())
+    if policy == "pretext" and views:
+        return [(view, "all") for view in views]
+    everyone = bool(views) or any(table.holds(v, "all") for v in clean) or table.labelled == len(scene.images)
+    others = [v for v in views if all(v.images is not c.images for c in clean)]
+    return [*((v, "all") for v in others), *((v, "all" if everyone else "labelled") for v in clean)]
+
+
+def _answers(entry: TaskEntry, label: str, batch: Batch, view: View) -> tuple[tuple[Target, Tensor], ...]:
+    geometry = view.geometry
+    assert geometry is not None, "supervised heads read whole pictures only"
+    target, share = entry.component.move(batch.targets[label], geometry), batch.present[label].float()
+    if view.mix is None:
+        return ((target, share),)
+    partner, own = view.mix
+    return (target, share * own), (target[partner], share[partner] * (1 - own))
+
+
+def _random(label: str, entry: PretextEntry, target: Target, rng: Rng, rows: int) -> Target:
+    if target is None:
+        raise MtlError(
+            f'[pretext.{label}] control = "random_target": its views are its target, there is none to permute; '
+            'use "views_only"'
+        )
+    return entry.component.permute(target, rng.permutations(1, rows)[0])

@@ -1,0 +1,23 @@
+"""Equal: the plain sum of the weighted losses; the strategy that tuned constant weights stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+from torch import Tensor, nn
+
+from ..contracts import LossWeighting, StepLosses
+
+
+@frozen
+class Equal(LossWeighting):
+    """Every factor is 1: the objective is the sum of weight x loss."""
+
+    def build(self, names: Sequence[str]) -> nn.Module:
+        return _Sum()
+
+
+class _Sum(nn.Module):
+    def forward(self, losses: StepLosses) -> Tensor:
+        return losses.values.sum()

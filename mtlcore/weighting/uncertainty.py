@@ -1,0 +1,32 @@
+"""Uncertainty weighting: Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018, eq. 7."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from ..contracts import LossWeighting, StepLosses
+
+
+@frozen
+class Uncertainty(LossWeighting):
+    """sum_k exp(-s_k) L_k + s_k with learned s_k = log sigma_k^2 (2 x the paper's form for regression).
+
+    s starts at 0, so the factors start at 1 and the learning rate carries over.
+    """
+
+    def build(self, names: Sequence[str]) -> nn.Module:
+        return _Uncertainty(names)
+
+
+class _Uncertainty(nn.Module):
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.log_var = nn.ParameterDict({name: torch.zeros(()) for name in names})
+
+    def forward(self, losses: StepLosses) -> Tensor:
+        s = torch.stack([self.log_var[name] for name in losses.names])
+        return (losses.values * torch.exp(-s) + s).sum()

@@ -1,0 +1,32 @@
+"""Facial emotion recognition (FER): AffectNet's eight emotions, or the seven without contempt."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import evolve, frozen
+
+from mtlcore import Annotation, Classification, hookimpl
+
+from .emotions import Emotion
+
+
+@frozen
+class Fer(Classification):
+    """The basic emotions in AffectNet's order: neutral, happiness, sadness, surprise, fear, disgust, anger, contempt.
+
+    emotions: 8, or 7 without contempt (FER2013, RAF-DB, AffectNet-7). Other fields: as in classification.
+    """
+
+    reads: str = "emotion"
+    emotions: Literal[7, 8] = 8
+
+    def fit(self, annotation: Annotation) -> Fer:
+        """The order of the outputs is fixed, whatever classes a training set holds."""
+        names = self.classes or tuple(str(e) for e in Emotion)[: self.emotions]
+        return super(Fer, evolve(self, classes=names)).fit(annotation)  # type: ignore[return-value]
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [Fer]

@@ -1,0 +1,35 @@
+"""What all tests share: where the real pictures lie, and how Hypothesis behaves."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("MTLCORE_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory):
+    """name -> the folder that `<name>.tar` of the real data unpacks to; skips, with the reason, where it is absent."""
+    done: dict[str, Path] = {}
+
+    def unpack(name: str) -> Path:
+        tar = DATA / f"{name}.tar"
+        if not tar.is_file():
+            pytest.skip(f"real pictures absent: {tar} (set MTLCORE_TEST_DATA to the folder that holds them)")
+        if name not in done:
+            done[name] = tmp_path_factory.mktemp(name)
+            with tarfile.open(tar) as archive:
+                archive.extractall(done[name], filter="data")
+        return done[name]
+
+    return unpack

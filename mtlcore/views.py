@@ -159,6 +159,8 @@ def prepare(
             readings[label] = (*readings.get(label, ()), reading)
     counted |= {label: batch.counts.labelled[label] for label in tasks}
     readings = {label: readings[label] for label in experiment.entries if label in readings}
+    if experiment.weighting.at == "features":
+        _same_images(readings)
     return Inputs(
         table.images(),
         readings,
@@ -219,3 +221,15 @@ def _random(label: str, entry: PretextEntry, target: Target, rng: Rng, rows: int
             'use "views_only"'
         )
     return entry.component.permute(target, rng.permutations(1, rows)[0])
+
+
+def _same_images(readings: dict[str, tuple[Reading, ...]]) -> None:
+    read = {label: [r.images for r in rs] for label, rs in readings.items()}
+    first = next(iter(read), "")
+    for label in read:
+        if read[label] != read[first]:
+            raise MtlError(
+                f'weighting.at = "features" needs all heads to read the same pictures; {first} reads {read[first]}, '
+                f"{label} reads {read[label]}: gradients at different pictures have products of exactly 0. "
+                'Set weighting.at = "parameters"'
+            )

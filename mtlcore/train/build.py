@@ -9,8 +9,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..contracts import Batch, StepCounts
-from ..data.dataset import Dataset
-from ..data.sampler import Sampler
 from ..errors import MtlError
 from ..experiment import Experiment
 from ..inference import SharedEncoder
@@ -75,9 +73,8 @@ def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> Non
     net.load_state_dict(weights)
 
 
-def dry_run(engine: Engine, data: Dataset, sampler: Sampler) -> None:
+def dry_run(engine: Engine, real: Batch) -> None:
     """Forward two rows, so that a view that the encoder can't read or a loss of a wrong shape is told before training starts."""
-    real = sampler.batch(0, 0, engine.fabric.device)
     rows = {label: 2 for label in engine.experiment.tasks}
     batch = Batch(
         real.images[:2],

@@ -65,7 +65,7 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     fabric.barrier()
     engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch)
     loop = Loop(engine, data, sampler, folder, Record(experiment.train.max_skipped), watch, main)
-    dry_run(engine, data, sampler)
+    dry_run(engine, sampler.batch(0, 0, fabric.device))
     if resume:
         loop.load()
     elif main:

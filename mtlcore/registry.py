@@ -1,0 +1,2 @@
+import pluggy
+hookspec, hookimpl = pluggy.HookspecMarker("mtlcore"), pluggy.HookimplMarker("mtlcore")

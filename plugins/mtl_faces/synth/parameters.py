@@ -1,0 +1,234 @@
+"""Who a face is, what it does, and how the picture of it was taken: one record of numbers for each face.
+
+Lengths are in head units: half the height of a head. Head axes: x to the image's right, y down, z toward the viewer, for a
+frontal face; (0, 0, 0) is the middle of the head. Angles in degrees. Colours are RGB in [0, 1].
+Gender-like appearance shifts distributions that overlap: no single number gives it away.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..emotions import Emotion
+from .actions import Actions, draw_actions
+from .draws import Draws
+
+_SKIN = ((0.29, 0.18, 0.13), (0.47, 0.31, 0.22), (0.68, 0.48, 0.36), (0.84, 0.64, 0.51), (0.95, 0.79, 0.69))
+_HAIR = ((0.05, 0.04, 0.04), (0.17, 0.10, 0.07), (0.36, 0.22, 0.12), (0.62, 0.44, 0.22), (0.60, 0.59, 0.58), (0.46, 0.19, 0.10))
+_IRIS = ((0.16, 0.09, 0.05), (0.30, 0.18, 0.09), (0.28, 0.36, 0.22), (0.30, 0.46, 0.60), (0.40, 0.45, 0.48))
+
+
+class Shape(NamedTuple):
+    """Identity: (B, 1) each."""
+
+    width: Tensor  # of the whole head, times
+    jaw_width: Tensor
+    chin: Tensor  # how long
+    cheek: Tensor
+    ear: Tensor
+    eye_x: Tensor
+    eye_y: Tensor
+    eye_width: Tensor
+    eye_height: Tensor
+    eye_slant: Tensor
+    iris: Tensor
+    brow_y: Tensor
+    brow_thickness: Tensor
+    brow_arch: Tensor
+    brow_alpha: Tensor
+    nose_width: Tensor
+    nose_length: Tensor
+    nose_depth: Tensor
+    mouth_y: Tensor
+    mouth_width: Tensor
+    lip_upper: Tensor
+    lip_lower: Tensor
+    rest_corner: Tensor  # how far the mouth's corners hang at rest
+    age: Tensor  # 0 smooth ... 1 wrinkled
+    hair_line: Tensor
+    hair_volume: Tensor
+    hair_length: Tensor  # 0 short ... 1 on the shoulders
+    fringe: Tensor
+    parting: Tensor
+    beard: Tensor
+    stubble: Tensor
+    moustache: Tensor
+    make_up: Tensor
+
+
+class Colours(NamedTuple):
+    """(B, 3) each."""
+
+    skin: Tensor
+    hair: Tensor
+    iris: Tensor
+    lips: Tensor
+    clothes: Tensor
+    back_one: Tensor
+    back_two: Tensor
+    light: Tensor
+    frame: Tensor  # of glasses
+    cloth: Tensor  # of a scarf, a mask, a hat
+    thing: Tensor  # something in front of the face
+
+
+class Shot(NamedTuple):
+    """Camera, light, and what stands in the way."""
+
+    gaze: Tensor  # (B, 2) where the eyes look, in head units
+    centre: Tensor  # (B, 2) of the head, in fractions of the side
+    scale: Tensor  # (B, 1) fraction of the side that a head unit takes
+    light: Tensor  # (B, 3) toward the light, view axes
+    ambient: Tensor  # (B, 1)
+    exposure: Tensor  # (B, 1)
+    contrast: Tensor  # (B, 1)
+    grey: Tensor  # (B, 1) 1: a black-and-white picture
+    blur: Tensor  # (B, 1) 0 ... 1
+    noise: Tensor  # (B, 1) standard deviation
+    waves: Tensor  # (B, 9) three waves of the background: fx, fy, phase
+    stripe: Tensor  # (B, 4) a band in the background: direction, offset, width, strength
+    glasses: Tensor  # (B, 1) 0 or 1
+    dark_glasses: Tensor
+    scarf: Tensor  # over mouth and nose
+    hat: Tensor
+    thing: Tensor  # (B, 5) a bar before the face: there?, x, y, angle (turns), half width
+
+
+class Faces(NamedTuple):
+    """All there is to know of B faces."""
+
+    indices: Tensor  # (B,) int64
+    emotion: Tensor  # (B,) int64, in the order of `Emotion`
+    female: Tensor  # (B, 1) 0.0 or 1.0
+    pose_deg: Tensor  # (B, 3) yaw, pitch, roll
+    actions: Actions
+    shape: Shape
+    colours: Colours
+    shot: Shot
+
+    def rows(self, start: int, stop: int) -> Faces:
+        """Some of the faces."""
+
+        def cut(part: Tensor) -> Tensor:
+            return part[start:stop]
+
+        return Faces(
+            *map(cut, self[:4]), Actions(*map(cut, self.actions)), Shape(*map(cut, self.shape)),
+            Colours(*map(cut, self.colours)), Shot(*map(cut, self.shot)),
+        )  # fmt: skip
+
+
+def draw_faces(indices: Tensor, seed: int) -> Faces:
+    """indices (B,) int64 >= 0 -> the faces. Sixteen neighbours hold each emotion twice and each gender eight times."""
+    draws = Draws(indices, seed)
+    card = draws.dealt("label", 2 * len(Emotion))
+    emotion, female = card % len(Emotion), torch.div(card, len(Emotion), rounding_mode="floor").float()[:, None]
+    colours = _draw_colours(draws, female)
+    return Faces(
+        indices, emotion, female, draw_pose(draws), draw_actions(draws, emotion), _draw_shape(draws, female), colours, _draw_shot(draws)
+    )
+
+
+def draw_pose(draws: Draws) -> Tensor:
+    """(B, 3) yaw, pitch, roll in degrees: mostly moderate, up to 60, 35 and 35."""
+    moderate = draws.bell("pose", 0.0, 1.0, 3)
+    return moderate * torch.tensor([60.0, 35.0, 35.0], device=moderate.device)
+
+
+def _draw_shape(d: Draws, female: Tensor) -> Shape:
+    male = 1 - female
+    either = male - female  # +1 male, -1 female
+    short_hair = d.bell("hair line", -0.60, 0.12)
+    beard = male * d.chance("beard", 0.22)
+    return Shape(
+        width=d.bell("width", 1.0, 0.10) + 0.015 * either,
+        jaw_width=d.bell("jaw width", 1.0, 0.16) + 0.06 * either,
+        chin=d.bell("chin", 1.0, 0.12) + 0.035 * either,
+        cheek=d.bell("cheek", 1.0, 0.25) - 0.04 * either,
+        ear=d.bell("ear", 1.0, 0.25),
+        eye_x=d.bell("eye x", 0.315, 0.03),
+        eye_y=d.bell("eye y", 0.0, 0.03),
+        eye_width=d.bell("eye width", 0.165, 0.022) - 0.005 * either,
+        eye_height=d.bell("eye height", 0.075, 0.02) - 0.006 * either,
+        eye_slant=d.bell("eye slant", 0.04, 0.12),
+        iris=d.bell("iris size", 0.073, 0.008),
+        brow_y=d.bell("brow y", -0.185, 0.035) + 0.02 * either,
+        brow_thickness=d.bell("brow thickness", 0.033, 0.014) + 0.007 * either,
+        brow_arch=d.bell("brow arch", 0.03, 0.03) - 0.012 * either,
+        brow_alpha=d.uniform("brow alpha", 0.6, 0.95),
+        nose_width=d.bell("nose width", 1.0, 0.3) + 0.05 * either,
+        nose_length=d.bell("nose length", 0.40, 0.05) + 0.008 * either,
+        nose_depth=d.bell("nose depth", 1.0, 0.3) + 0.05 * either,
+        mouth_y=d.bell("mouth y", 0.66, 0.035),
+        mouth_width=d.bell("mouth width", 0.25, 0.04) + 0.006 * either,
+        lip_upper=d.bell("upper lip", 0.045, 0.02) - 0.006 * either,
+        lip_lower=d.bell("lower lip", 0.062, 0.024) - 0.008 * either,
+        rest_corner=d.bell("rest corner", 0.0, 0.03),
+        age=d.uniform("age") ** 2,
+        hair_line=short_hair - male * d.chance("bald", 0.14) * 0.5,
+        hair_volume=d.bell("hair volume", 1.0, 0.6) - 0.15 * either,
+        hair_length=d.chance("long hair", 0.10 * male + 0.72 * female) * d.uniform("hair length", 0.45, 1.0),
+        fringe=d.chance("fringe", 0.18 * male + 0.30 * female) * d.uniform("fringe length", 0.08, 0.28),
+        parting=d.bell("parting", 0.0, 0.5),
+        beard=beard,
+        stubble=(male * d.chance("stubble", 0.5) * d.uniform("stubble how", 0.1, 0.5)).maximum(beard * 0.6),
+        moustache=(male * d.chance("moustache", 0.12)).maximum(beard),
+        make_up=female * d.chance("make-up", 0.55) * d.uniform("make-up how", 0.4, 1.0),
+    )
+
+
+def _along(anchors: tuple[tuple[float, float, float], ...], at: Tensor) -> Tensor:
+    """at (B, 1) in [0, 1] -> the colour there on the line through the anchors, (B, 3)."""
+    line = torch.tensor(anchors, device=at.device)
+    position = at[:, 0] * (len(anchors) - 1)
+    low = position.long().clamp(0, len(anchors) - 2)
+    share = (position - low)[:, None]
+    return line[low] * (1 - share) + line[low + 1] * share
+
+
+def _draw_colours(d: Draws, female: Tensor) -> Colours:
+    skin = (_along(_SKIN, d.uniform("skin")) + d.bell("skin tint", 0.0, 0.05, 3)).clamp(0.08, 1)
+    natural = skin * torch.tensor([0.86, 0.58, 0.58], device=skin.device)
+    painted = torch.tensor([0.72, 0.12, 0.20], device=skin.device) + d.bell("lipstick", 0.0, 0.15, 3)
+    paint = female * d.chance("wears lipstick", 0.45) * d.uniform("how much lipstick", 0.3, 0.9)
+    return Colours(
+        skin=skin,
+        hair=(_along(_HAIR, d.uniform("hair")) + d.bell("hair tint", 0.0, 0.04, 3)).clamp(0.02, 1),
+        iris=_along(_IRIS, d.uniform("iris colour")),
+        lips=(natural * (1 - paint) + painted * paint).clamp(0.05, 1),
+        clothes=d.uniform("clothes", 0.05, 0.9, 3),
+        back_one=d.uniform("back one", 0.0, 1.0, 3),
+        back_two=d.uniform("back two", 0.0, 1.0, 3),
+        light=1 + d.bell("light colour", 0.0, 0.16, 3),
+        frame=d.uniform("frame colour", 0.0, 0.35, 3),
+        cloth=d.uniform("cloth colour", 0.05, 0.9, 3),
+        thing=d.uniform("thing colour", 0.05, 0.9, 3),
+    )
+
+
+def _draw_shot(d: Draws) -> Shot:
+    wears = d.uniform("wears")  # one lot for all that covers the face: seldom two things at once
+    sideways, upward = d.bell("light x", 0.0, 1.5), d.bell("light y", -0.45, 0.9)
+    light = torch.cat([sideways, upward, torch.ones_like(sideways)], 1)
+    return Shot(
+        gaze=d.bell("gaze", 0.0, 0.05, 2) * torch.tensor([1.0, 0.4], device=wears.device),
+        centre=0.5 + d.bell("centre", 0.0, 0.07, 2),
+        scale=d.bell("scale", 0.405, 0.065),
+        light=light / light.norm(dim=1, keepdim=True),
+        ambient=d.uniform("ambient", 0.25, 0.62),
+        exposure=d.bell("exposure", 1.0, 0.35),
+        contrast=d.bell("contrast", 1.0, 0.25),
+        grey=d.chance("grey", 0.12),
+        blur=d.uniform("blur") ** 2,
+        noise=0.045 * d.uniform("noise") ** 2,
+        waves=d.uniform("waves", -1.0, 1.0, 9),
+        stripe=d.uniform("stripe", 0.0, 1.0, 4),
+        glasses=(wears < 0.13).float(),
+        dark_glasses=(wears < 0.015).float(),
+        scarf=((wears >= 0.13) & (wears < 0.145)).float(),
+        hat=((wears >= 0.145) & (wears < 0.23)).float(),
+        thing=torch.cat([((wears >= 0.23) & (wears < 0.32)).float(), d.uniform("thing", -1.0, 1.0, 4)], 1),
+    )

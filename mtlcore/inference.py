@@ -32,10 +32,10 @@ class SharedEncoder(nn.Module):
     @torch.no_grad()
     def _measure(self, size: int) -> EncoderInfo:
         training = self.training
-        features = self.eval()(torch.zeros(1, 3, size, size))
+        features = self.eval().net(torch.zeros(1, 3, size, size))
         self.train(training)
         if not isinstance(features, Features) or features.pooled.ndim != 2:
-            raise MtlError(f"{type(self.net).__name__} must return mtlcore.Features with pooled (B, D)")
+            raise MtlError(f"the encoder {type(self.net).__name__} must return mtlcore.Features with pooled (B, D)")
         maps = features.maps
         sizes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
         return EncoderInfo(features.pooled.shape[1], tuple(m.shape[1] for m in maps), sizes, size)

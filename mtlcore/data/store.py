@@ -1,0 +1,160 @@
+"""Pictures of a run, all of one side S: decoded once into memory, or on demand where they would not fit.
+
+Both stores answer `take(rows) -> (n, 3, S, S) uint8`. From memory this runs at the speed of a copy; worker processes would only add
+the price of shipping pixels between processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from ..errors import MtlError
+from .images import shrink
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
+Decode = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8 RGB; raises MtlError where the picture can't be read
+Unreadable = dict[int, str]  # row -> why
+
+PROBES = 64  # pictures looked at to learn how large they are
+CHUNK = 128  # rows a thread decodes at a time
+
+
+class Images(Protocol):
+    """Pictures by row."""
+
+    @property
+    def side(self) -> int:
+        """S, pixels."""
+        ...
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """(n,) int64 -> (n, 3, S, S) uint8, a copy."""
+        ...
+
+
+@frozen(eq=False)
+class MemoryImages:
+    """All pictures in one tensor (N, 3, S, S) uint8."""
+
+    pixels: Tensor
+
+    @property
+    def side(self) -> int:
+        return self.pixels.shape[-1]
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        return self.pixels.index_select(0, torch.from_numpy(rows))
+
+
+@frozen(eq=False)
+class LazyImages:
+    """Pictures that are decoded, by a few threads, each time they are asked for. An unreadable one raises MtlError."""
+
+    decode: Decode
+    side: int
+    _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(threads(), "decode"), init=False)
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        pixels = torch.empty(len(rows), 3, self.side, self.side, dtype=torch.uint8)
+        fill = _Filler(self.decode, self.side, pixels.numpy())
+        share = max(1, -(-len(rows) // threads()))
+        jobs = [list(zip(range(i, i + share), rows[i : i + share].tolist())) for i in range(0, len(rows), share)]
+        for bad in self._pool.map(fill, jobs):
+            if bad:
+                raise MtlError(next(iter(bad.values())))
+        return pixels
+
+
+def open_images(
+    decode: Decode,
+    n: int,
+    side: int,
+    *,
+    progress: Progress | None = None,
+    check: Callable[[Unreadable], None] | None = None,
+    memory: int | None = None,
+) -> tuple[Images, Unreadable]:
+    """Rows 0 ... n-1, in memory where they fit into `memory` bytes (default: half of this machine's), else decoded on demand.
+
+    check: called with all unreadable rows so far whenever there are more of them; may raise MtlError to stop.
+    """
+    budget = physical_memory() // 2 if memory is None else memory
+    if n * 3 * side * side > budget:
+        return LazyImages(decode, side), {}
+    pixels = torch.zeros(n, 3, side, side, dtype=torch.uint8)
+    unreadable: Unreadable = {}
+    for done, bad in _decode_all(_Filler(decode, side, pixels.numpy()), n):
+        unreadable |= bad
+        if bad and check:
+            check(unreadable)
+        if progress:
+            progress("reading pictures", done, n)
+    return MemoryImages(pixels), unreadable
+
+
+def store_side(decode: Decode, n: int, size: int, store: int | None) -> int:
+    """The side at which this run's pictures are kept: `store`, or 1.5 x size; but no more than the largest picture has to give.
+
+    That is judged by up to 64 evenly spaced rows; those that can't be read are passed over.
+    """
+    wanted = store if store is not None else round(1.5 * size)
+    largest = 0
+    for row in np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(np.int64)).tolist() if n else []:
+        try:
+            largest = max(largest, min(decode(row).shape[:2]))
+        except MtlError:
+            continue
+        if largest >= wanted:
+            break
+    return min(wanted, largest) if largest else wanted
+
+
+def physical_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def threads() -> int:
+    """Threads that decode: one a core that this process may use, eight at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+@frozen(eq=False)
+class _Filler:
+    """Decodes rows into their places of one array (n, 3, S, S); called from several threads, each with places of its own."""
+
+    decode: Decode
+    side: int
+    pixels: np.ndarray
+
+    def __call__(self, jobs: Sequence[tuple[int, int]]) -> Unreadable:
+        """jobs: (place, row) pairs. -> the rows that can't be read."""
+        bad: Unreadable = {}
+        for place, row in jobs:
+            try:
+                square = shrink(self.decode(row), self.side, enlarge=True)
+            except MtlError as error:
+                bad[row] = str(error)
+            else:
+                self.pixels[place] = square.transpose(2, 0, 1)
+        return bad
+
+
+def _decode_all(fill: _Filler, n: int) -> Iterator[tuple[int, Unreadable]]:
+    """-> rows done so far, and the unreadable ones of the last chunk; in the order of the rows."""
+    jobs = [[(row, row) for row in range(i, min(n, i + CHUNK))] for i in range(0, n, CHUNK)]
+    with ThreadPoolExecutor(threads(), "decode") as pool:
+        try:
+            for number, bad in enumerate(pool.map(fill, jobs)):
+                yield min(n, (number + 1) * CHUNK), bad
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,139 @@
+"""The network: what it keeps, what it refuses, what is left for inference."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from attrs import evolve, frozen
+from toys import PRETEXTS, Rotation, RotationHead, Toy, batch, engine, experiment, inputs
+from torch import nn
+
+from mtlcore import EMA, Borrowed, Frozen, MtlError
+from mtlcore.model import HybridModel
+from mtlcore.networks import running_statistics_kept
+
+
+def test_inference_keeps_the_encoder_and_the_supervised_heads_alone():
+    hybrid = HybridModel(experiment(("fer", "gender"), ("puzzle_pooled", "inpainting", "byol")))
+    supervised = HybridModel(experiment(("fer", "gender")))
+    kept, alone = hybrid.inference().state_dict(), supervised.inference().state_dict()
+    assert {k: v.shape for k, v in kept.items()} == {k: v.shape for k, v in alone.items()}
+    assert set(kept) <= set(hybrid.state_dict())
+
+
+def test_a_head_that_keeps_the_encoder_is_refused():
+    class Keeps(RotationHead):
+        def __init__(self, host):
+            super().__init__(host.info.dim)
+            self.encoder = host.encoder
+
+    @frozen
+    class Greedy(Rotation):
+        def build(self, host):
+            return Keeps(host)
+
+    exp = experiment(("fer",), ("rotation",))
+    exp = evolve(exp, pretexts={"greedy": evolve(exp.pretexts["rotation"], component=Greedy())})
+    with pytest.raises(MtlError, match="greedy") as told:
+        HybridModel(exp)
+    assert "EMA(module)" in str(told.value)
+
+
+def test_a_mean_loss_is_refused_and_the_message_names_coupled():
+    class Mean(RotationHead):
+        def loss(self, output, target):
+            return super().loss(output, target).mean()
+
+    eng = engine(experiment(("fer",), ("rotation",)))
+    eng.model.heads["rotation"].__class__ = Mean
+    with pytest.raises(MtlError, match="coupled"):
+        eng.model(inputs(eng, [batch(tasks=("fer",))])[0])
+
+
+def test_a_pretext_that_asks_for_an_unknown_head_is_told_the_known_ones():
+    with pytest.raises(MtlError, match="gender"):
+        HybridModel(experiment(("gender",), ("fixmatch",)))
+
+
+def test_an_encoder_that_does_not_return_features_is_told():
+    class Bare(Toy):
+        def build(self, image_size):
+            return nn.Flatten()
+
+    with pytest.raises(MtlError, match="Features"):
+        HybridModel(experiment(encoder=Bare()))
+
+
+def test_info_is_measured_not_declared():
+    info = HybridModel(experiment(size=32)).encoder.info
+    assert (info.dim, info.channels, info.map_sizes, info.image_size) == (16, (4, 8, 16), ((16, 16), (8, 8), (4, 4)), 32)
+
+
+def test_deepcopy_lends_the_copys_own_head():
+    model = HybridModel(experiment(("fer",), ("fixmatch",)))
+    twin = copy.deepcopy(model)
+    assert twin.heads["fixmatch"].judge._net[0] is twin.heads["fer"]
+
+
+def test_an_ema_moves_by_its_momentum_and_rests_on_a_skipped_step():
+    source = nn.Linear(2, 2)
+    ema = EMA(source, 0.9, final=1.0)
+    start = ema.copy.weight.clone()
+    with torch.no_grad():
+        source.weight += 1
+    ema.update(0.0, torch.tensor(0.0))
+    assert torch.equal(ema.copy.weight, start)
+    ema.update(0.5, torch.tensor(1.0))
+    torch.testing.assert_close(ema.copy.weight, start + 0.05)
+    ema.reset()
+    assert torch.equal(ema.copy.weight, source.weight)
+    assert not any(p.requires_grad for p in ema.parameters())
+
+
+def test_a_frozen_network_is_not_saved_stays_in_eval_and_moves_with_the_model():
+    frozen_net = Frozen(nn.BatchNorm1d(2))
+    host = nn.ModuleDict({"judge": frozen_net}).train().double()
+    assert host.state_dict() == {}
+    assert not frozen_net.net.training
+    assert frozen_net.net.weight.dtype == torch.float64
+
+
+def test_a_borrowed_network_passes_gradient_and_is_not_registered():
+    net = nn.Linear(2, 2)
+    borrowed = Borrowed(net)
+    borrowed(torch.ones(1, 2)).sum().backward()
+    assert list(borrowed.parameters()) == []
+    assert net.weight.grad is not None
+
+
+def test_statistics_are_kept_while_the_batch_still_normalises():
+    norm = nn.BatchNorm1d(3)
+    x = torch.randn(16, 3) * 5 + 2
+    wanted = nn.functional.batch_norm(x, None, None, training=True)
+    with running_statistics_kept(norm):
+        got = norm(x)
+    torch.testing.assert_close(got, wanted)
+    assert torch.equal(norm.running_mean, torch.zeros(3))
+    assert int(norm.num_batches_tracked) == 0
+
+
+def test_weights_depend_on_the_seed_alone():
+    exp = experiment(("fer",), ("puzzle_pooled",))
+    torch.manual_seed(1)
+    a = engine(exp).model.state_dict()
+    torch.manual_seed(2)
+    b = engine(exp).model.state_dict()
+    c = engine(evolve(exp, seed=1)).model.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not torch.equal(a["encoder.net.stages.0.0.weight"], c["encoder.net.stages.0.0.weight"])
+
+
+def test_a_pretext_brings_the_encoder_no_other_start():
+    """Paired arms: SL and HMTL of one seed start from the same encoder and the same supervised head."""
+    alone = engine(experiment(("fer",))).model.state_dict()
+    hybrid = engine(experiment(("fer",), tuple(PRETEXTS))).model.state_dict()
+    assert all(torch.equal(v, hybrid[k]) for k, v in alone.items())
+
+

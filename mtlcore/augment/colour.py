@@ -1,8 +1,9 @@
 """What pixels say: contrast, brightness, noise, blur. Pixels stay in place.
 
-Contrast and brightness are `kornia.enhance.adjust_contrast` and `adjust_brightness` (multiply and clip; add and clip), and the
-tests hold them to those; they are written in place here because each kornia call allocates the batch twice, which at 224 px costs
-ten times the arithmetic. All parameters are (B,), one a picture. Functions that end in `_` overwrite the images they are given.
+Contrast and brightness are `kornia.enhance.adjust_contrast` and `adjust_brightness` (multiply and clip; add and clip),
+and the tests hold them to those; they are written in place here because each kornia call allocates the batch twice,
+which at 224 px costs ten times the arithmetic. All parameters are (B,), one a picture. Functions that end in `_`
+overwrite the images they are given.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..rng import Rng
 
 
 def contrast_(images: Tensor, factor: Tensor, white: float = 1.0) -> Tensor:
-    """(B, 3, H, W) in [0, white] -> times `factor`, clipped, in [0, 1]. The division by `white` rides along for nothing."""
+    """(B, 3, H, W) in [0, white] -> times `factor`, clipped to [0, 1]; the division by `white` costs nothing."""
     return images.mul_(_each(factor / white)).clamp_(max=1.0)
 
 
@@ -29,9 +30,9 @@ def noise_(images: Tensor, std: Tensor, rng: Rng) -> Tensor:
 
 
 def blur(images: Tensor, chosen: Tensor, sigma_px: float) -> Tensor:
-    """The `chosen` (B,) bool pictures blurred by a 3 x 3 Gaussian, the others as they are (a 1 x 1 kernel): one convolution.
+    """The `chosen` (B,) bool pictures blurred by a 3 x 3 Gaussian, the others as they are (a 1 x 1 kernel).
 
-    The kernels are made here: `kornia.filters.gaussian_blur2d` reads the sigmas of a batch back to the host.
+    One convolution. Its kernels are made here: kornia's `gaussian_blur2d` reads a batch of sigmas back to the host.
     """
     from kornia.filters import filter2d  # late: 0.7 s
 

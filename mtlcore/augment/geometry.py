@@ -1,8 +1,9 @@
-"""Where pixels go: mirror, turn, central crop and resize as ONE matrix an image, so that a picture is interpolated once.
+"""Where pixels go: mirror, turn, central crop and resize as ONE matrix and one interpolation an image.
 
-The paper's scripts turn, crop and resize one after the other: three interpolations, each a little blur, and black corners. One
-warp by the product matrix is the same movement. Ours, since the paper is silent: the turn is about the picture's centre, the
-crop is central, and outside of the picture its mirror image is read (no black corners that would betray the angle).
+The paper's scripts turn, crop and resize one after the other: three interpolations, each a little blur, and black
+corners. One warp by the product matrix is the same movement. Ours, since the paper is silent: the turn is about the
+picture's centre, the crop is central, and outside of the picture its mirror image is read (no black corners that would
+betray the angle).
 """
 
 from __future__ import annotations

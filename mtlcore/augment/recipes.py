@@ -1,15 +1,17 @@
-"""The four levels of augmentation of Pourmirzaei et al. (arXiv:2105.06421): `none`, `weak`, `strong`, and what validation sees.
+"""The levels of augmentation of Pourmirzaei et al. (arXiv:2105.06421): `none`, `weak`, `strong`, `validation`.
 
 | level | operations |
 |---|---|
 | none | mirrored or not; central crop of 0.69 of the side; resize |
 | weak | as none, and: contrast 0.6-1.4; turned by up to 15 degrees; the crop is 0.69-0.99 |
-| strong | as weak, and: up to 20 degrees; brightness +-0.05; Gaussian noise with a std up to 0.05; Gaussian blur, kernel 1 or 3, sigma 1.5; a cutout of 60 / 224 of the side after the pretext |
+| strong | as weak, and: up to 20 degrees; brightness +-0.05; Gaussian noise, its std up to 0.05; Gaussian blur, |
+|        | kernel 1 or 3, sigma 1.5; a cutout of 60 / 224 of the side after the pretext |
 | validation | central crop of 0.8, resize |
 
-A recipe draws its parameters for the whole batch at once, warps each picture once, and reads nothing back to the host. Row i of
-the result depends on row i of the images alone. The warp comes FIRST, whereas the table has it last: colour is pointwise and nearly
-commutes with interpolation, and noise and blur are then measured in the pixels that the encoder reads, at any stored size.
+A recipe draws its parameters for the whole batch at once, warps each picture once, and reads nothing back to the host.
+Row i of the result depends on row i of the images alone. The warp comes FIRST, whereas the table has it last: colour is
+pointwise and nearly commutes with interpolation, and noise and blur are then measured in the pixels that the encoder
+reads, at any stored size.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ WHITE = 255.0
 TIGHT, LOOSE = 0.69, 0.99  # the paper's crops, as shares of the side
 
 
-def _ordered(instance: Any, attribute: Attribute[Any], value: Range) -> None:
+def _ordered(_: Any, attribute: Attribute[Any], value: Range) -> None:
     low, high = value
     if not 0 < low <= high:
         raise ValueError(f"{attribute.name} = {list(value)}: expected [low, high] with 0 < low <= high")
 
 
-def _crop(instance: Any, attribute: Attribute[Any], value: Range) -> None:
-    _ordered(instance, attribute, value)
+def _crop(_: Any, attribute: Attribute[Any], value: Range) -> None:
+    _ordered(_, attribute, value)
     if value[1] > 1:
         raise ValueError(f"{attribute.name} = {list(value)}: expected shares of the side, at most 1.0")
 
@@ -62,7 +64,7 @@ class NoAugment(AugmentRecipe):
 
 @frozen
 class Weak(AugmentRecipe):
-    """Geometry and contrast. crop: as in `none`. turn_deg: the largest turn, either way. contrast: [low, high], a factor."""
+    """Geometry and contrast. crop: as in `none`. turn_deg: the largest, either way. contrast: [low, high], a factor."""
 
     crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
     turn_deg: float = field(default=15.0, validator=_angle)
@@ -77,8 +79,8 @@ class Weak(AugmentRecipe):
 class Strong(AugmentRecipe):
     """As `weak`, then brightness, noise, blur; and a cutout after the pretext.
 
-    brightness: the largest shift, either way, in units of white. noise: the largest std. blur_sigma_px: of the 3 x 3 Gaussian that
-    half of the pictures get. cutout: the hidden square's side, as a share of the picture's; 0: none.
+    brightness: the largest shift, either way, in units of white. noise: the largest std. blur_sigma_px: of the 3 x 3
+    Gaussian that half of the pictures get. cutout: the hidden square's side, as a share of the picture's; 0: none.
     """
 
     crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
@@ -102,7 +104,7 @@ class Strong(AugmentRecipe):
 
 @frozen
 class Validation(AugmentRecipe):
-    """What a trained network is shown: a central crop, nothing random. crop: the share of the side; at 1.0 the whole picture."""
+    """A central crop, nothing random. crop: the share of the side that is shown; 1.0: the whole picture."""
 
     crop: float = field(default=0.8, validator=and_(gt(0.0), le(1.0)))
 
@@ -116,7 +118,13 @@ class Validation(AugmentRecipe):
 
 
 def _turned(
-    recipe: Weak | Strong, images: Tensor, size: tuple[int, int], flip: Tensor, crop: Tensor, turn: Tensor, contrast: Tensor
+    recipe: Weak | Strong,
+    images: Tensor,
+    size: tuple[int, int],
+    flip: Tensor,
+    crop: Tensor,
+    turn: Tensor,
+    contrast: Tensor,
 ) -> View:
     """What `weak` and `strong` share. The last four are uniform draws in [0, 1), (B,)."""
     most = math.radians(recipe.turn_deg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -64,6 +65,15 @@ def metrics_table(title: str, measured: Measured) -> Table:
     table = Table("metric", "value", title=title, title_justify="left")
     for name, value in measured.metrics.items():
         table.add_row(name, f"{value:.4f}")
+    return table
+
+
+def comparison_table(title: str, found: Mapping[str, Measured], cpu_s: Mapping[str, float]) -> Table:
+    """One line a metric, one column an arm; the last line is what each cost."""
+    table = Table("metric", *found, title=title, title_justify="left")
+    for name in next(iter(found.values())).metrics:
+        table.add_row(name, *(f"{m.metrics[name]:.4f}" for m in found.values()))
+    table.add_row("CPU seconds", *(f"{s:.0f}" for s in cpu_s.values()))
     return table
 
 

@@ -1,8 +1,8 @@
-"""Who is trained on, who validates, who tests, and whose labels are kept: pure functions of the seed and of a source's own rows.
+"""Who is trained on, who validates, who tests, whose labels are kept: functions of the seed and of a source's own rows.
 
-The order: a source's official splits (or a seeded 80 / 20 cut), then validation out of train, then `limit`, then the share of labels.
-Nothing here depends on tasks' weights, pretexts or other sources, so all arms of an experiment get the same rows. Rows are handled in
-the order of their keys, so neither does it depend on the order in which a folder is listed.
+The order: a source's official splits (or a seeded 80 / 20 cut), then validation out of train, then `limit`, then the
+share of labels. Nothing here depends on pretexts, weights or other sources, so all arms of an experiment get the same
+rows. Rows are handled in the order of their keys, so neither does it depend on the order in which a folder is listed.
 
 N rows of one source. strata: (N,) int, what is kept in proportion. groups: (N,) int, rows that never part.
 """
@@ -29,7 +29,7 @@ class Assignment:
 
 @frozen
 class Rules:
-    """What the configuration asks for. validation, labels: shares in [0, 1]. limit: most rows of each split. label: the source's."""
+    """What the configuration asks of one source (its label). validation, labels: shares. limit: rows of each split."""
 
     seed: int
     label: str
@@ -85,8 +85,8 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
 def cut(strata: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """-> (N,) bool: about `share` of the rows, whole groups only, in proportion in every stratum.
 
-    Where each row is its own group, every stratum gives its share to within one row. A group counts to the stratum most of its rows
-    lie in. Of two groups or more at least one is taken and one is left, unless the share is 0 or 1.
+    Where each row is its own group, every stratum gives its share to within one row. A group counts to the stratum that
+    most of its rows lie in. Of two groups or more at least one is taken and one is left, unless the share is 0 or 1.
     """
     order, sizes = _shuffled_groups(strata, groups, rng)
     if share <= 0 or not len(order):
@@ -152,7 +152,7 @@ def subset(strata: np.ndarray, share: float, rng: np.random.Generator) -> np.nda
 
 
 def strata_of(annotation: Annotation | None, n: int) -> np.ndarray:
-    """(N,) int64: categories by name, numbers by deciles of the first column; what is missing is a stratum of its own."""
+    """(N,) int64: categories by name, numbers by deciles of the first column; missing ones are a stratum too."""
     if annotation is None or not n:
         return np.zeros(n, dtype=np.int64)
     if annotation.dtype.kind not in "fiub":

@@ -1,12 +1,14 @@
 """Pictures of a run, all of one side S: decoded once into memory, or on demand where they would not fit.
 
-Both stores answer `take(rows) -> (n, 3, S, S) uint8`. From memory this runs at the speed of a copy; worker processes would only add
-the price of shipping pixels between processes.
+Both stores answer `take(rows) -> (n, 3, S, S) uint8`. From memory this runs at the speed of a copy; worker processes
+would only add the price of shipping pixels between processes.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -25,6 +27,7 @@ Unreadable = dict[int, str]  # row -> why
 
 PROBES = 64  # pictures looked at to learn how large they are
 CHUNK = 128  # rows a thread decodes at a time
+WORTH_A_THREAD_S = 100e-6  # a picture that takes less is decoded faster by one thread than by two
 
 
 class Images(Protocol):
@@ -77,13 +80,13 @@ def open_images(
     decode: Decode,
     n: int,
     side: int,
-    *,
     progress: Progress | None = None,
     check: Callable[[Unreadable], None] | None = None,
     memory: int | None = None,
 ) -> tuple[Images, Unreadable]:
-    """Rows 0 ... n-1, in memory where they fit into `memory` bytes (default: half of this machine's), else decoded on demand.
+    """Rows 0 ... n-1, in memory where they fit into `memory` bytes (default: half of this machine's), else on demand.
 
+    -> the store and, where all were read, the rows that could not be (zeros stand in their place).
     check: called with all unreadable rows so far whenever there are more of them; may raise MtlError to stop.
     """
     budget = physical_memory() // 2 if memory is None else memory
@@ -91,7 +94,7 @@ def open_images(
         return LazyImages(decode, side), {}
     pixels = torch.zeros(n, 3, side, side, dtype=torch.uint8)
     unreadable: Unreadable = {}
-    for done, bad in _decode_all(_Filler(decode, side, pixels.numpy()), n):
+    for done, bad in _filled(_Filler(decode, side, pixels.numpy()), n):
         unreadable |= bad
         if bad and check:
             check(unreadable)
@@ -101,7 +104,7 @@ def open_images(
 
 
 def store_side(decode: Decode, n: int, size: int, store: int | None) -> int:
-    """The side at which this run's pictures are kept: `store`, or 1.5 x size; but no more than the largest picture has to give.
+    """The side at which pictures are kept: `store`, or 1.5 x size; but no more than the largest one has to give.
 
     That is judged by up to 64 evenly spaced rows; those that can't be read are passed over.
     """
@@ -130,7 +133,7 @@ def threads() -> int:
 
 @frozen(eq=False)
 class _Filler:
-    """Decodes rows into their places of one array (n, 3, S, S); called from several threads, each with places of its own."""
+    """Decodes rows into places of one array (n, 3, S, S); called from several threads, each with its own places."""
 
     decode: Decode
     side: int
@@ -149,12 +152,21 @@ class _Filler:
         return bad
 
 
-def _decode_all(fill: _Filler, n: int) -> Iterator[tuple[int, Unreadable]]:
-    """-> rows done so far, and the unreadable ones of the last chunk; in the order of the rows."""
+def _filled(fill: _Filler, n: int) -> Iterator[tuple[int, Unreadable]]:
+    """-> how many rows are done, and the unreadable ones among the last chunk; in the order of the rows.
+
+    The first two chunks are timed: tiny pictures are faster without threads, which would fight over the interpreter.
+    """
     jobs = [[(row, row) for row in range(i, min(n, i + CHUNK))] for i in range(0, n, CHUNK)]
-    with ThreadPoolExecutor(threads(), "decode") as pool:
+    fastest_s = math.inf
+    for number, job in enumerate(jobs[:2], 1):
+        begun = time.perf_counter()
+        bad = fill(job)
+        fastest_s = min(fastest_s, (time.perf_counter() - begun) / len(job))
+        yield min(n, number * CHUNK), bad
+    with ThreadPoolExecutor(threads() if fastest_s > WORTH_A_THREAD_S else 1, "decode") as pool:
         try:
-            for number, bad in enumerate(pool.map(fill, jobs)):
-                yield min(n, (number + 1) * CHUNK), bad
+            for number, bad in enumerate(pool.map(fill, jobs[2:]), 3):
+                yield min(n, number * CHUNK), bad
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

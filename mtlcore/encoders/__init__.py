@@ -1,1 +1,14 @@
+"""Encoders: networks from normalised images to features. `mtl_components` tells the catalogue of them."""
 
+from __future__ import annotations
+
+from ..contracts import Component
+from ..registry import hookimpl
+from .resnet_small import ResnetSmall as ResnetSmall
+from .timm_nets import Timm as Timm
+from .vision import NETS
+
+
+@hookimpl
+def mtl_components() -> list[type[Component]]:
+    return [ResnetSmall, *NETS, Timm]

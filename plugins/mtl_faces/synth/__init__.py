@@ -1,1 +1,8 @@
+"""Rendered faces with exact labels: `render`, `labels` and `landmarks` of any index."""
 
+from __future__ import annotations
+
+from .face3d import LANDMARKS, rotation
+from .render import Labels, labels, landmarks, render
+
+__all__ = ["LANDMARKS", "Labels", "labels", "landmarks", "render", "rotation"]

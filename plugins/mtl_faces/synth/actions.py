@@ -63,8 +63,8 @@ _FACES: dict[Emotion, tuple[dict[str, float], dict[str, float]]] = {
         {"brow_lower": 1.0, "lid_widen": 0.5, "lid_tighten": 0.3, "part": 1.0, "stretch": 0.45, "jaw": 0.25, "lip_raise": 0.3},
     ),
     Emotion.CONTEMPT: (
-        {"corner_pull": 0.75, "dimple": 1.0, "lid_tighten": 0.35, "press": 0.3},
-        {"corner_pull": 0.5, "dimple": 1.0, "outer_brow": 0.5, "lip_raise": 0.25},
+        {"corner_pull": 1.1, "dimple": 1.0, "lid_tighten": 0.5, "press": 0.5},
+        {"corner_pull": 0.9, "dimple": 1.0, "outer_brow": 0.8, "lip_raise": 0.4, "lid_tighten": 0.3},
     ),
 }
 ONE_SIDED = ("corner_pull", "dimple", "outer_brow", "lip_raise")  # of contempt
@@ -80,14 +80,14 @@ def draw_actions(draws: Draws, emotion: Tensor) -> Actions:
     which = draws.chance("which of two faces", 0.5).long()[:, 0]
     wanted = _table().to(emotion.device)[emotion, which]  # (B, A)
     count = wanted.shape[1]
-    strength = 0.55 + 0.5 * draws.uniform("strength").sqrt()
-    own = draws.uniform("strength of single actions", 0.75, 1.2, count)
+    strength = 0.65 + 0.5 * draws.uniform("strength").sqrt()
+    own = draws.uniform("strength of single actions", 0.8, 1.2, count)
     both = wanted * strength * own
     sides = both[..., None] * (1 + draws.bell("sides differ", 0.0, 0.2, 2 * count).unflatten(1, (count, 2)))
     contempt = emotion == list(Emotion).index(Emotion.CONTEMPT)
     sides = sides * _one_sided(draws, contempt)
-    idle = draws.bell("idle", 0.0, 0.3, count)[..., None].clamp_min(0)
-    talk = draws.chance("talks", 0.15) * draws.uniform("talks how", 0.1, 0.4)
+    idle = draws.bell("idle", 0.0, 0.22, count)[..., None].clamp_min(0)
+    talk = draws.chance("talks", 0.10) * draws.uniform("talks how", 0.1, 0.3)
     idle = idle + talk[..., None] * _one("jaw", emotion.device)
     return Actions(*(sides + (1 - sides.clamp(0, 1)) * idle).unbind(1))
 

@@ -16,7 +16,7 @@ from ..emotions import Emotion
 from .actions import Actions, draw_actions
 from .draws import Draws
 
-_SKIN = ((0.29, 0.18, 0.13), (0.47, 0.31, 0.22), (0.68, 0.48, 0.36), (0.84, 0.64, 0.51), (0.95, 0.79, 0.69))
+_SKIN = ((0.36, 0.23, 0.17), (0.47, 0.31, 0.22), (0.68, 0.48, 0.36), (0.84, 0.64, 0.51), (0.95, 0.79, 0.69))
 _HAIR = ((0.05, 0.04, 0.04), (0.17, 0.10, 0.07), (0.36, 0.22, 0.12), (0.62, 0.44, 0.22), (0.60, 0.59, 0.58), (0.46, 0.19, 0.10))
 _IRIS = ((0.16, 0.09, 0.05), (0.30, 0.18, 0.09), (0.28, 0.36, 0.22), (0.30, 0.46, 0.60), (0.40, 0.45, 0.48))
 
@@ -51,6 +51,8 @@ class Shape(NamedTuple):
     hair_line: Tensor
     hair_volume: Tensor
     hair_length: Tensor  # 0 short ... 1 on the shoulders
+    hair_round: Tensor  # how far the hair line comes down at the temples
+    curl: Tensor
     fringe: Tensor
     parting: Tensor
     beard: Tensor
@@ -135,42 +137,47 @@ def draw_faces(indices: Tensor, seed: int) -> Faces:
 def draw_pose(draws: Draws) -> Tensor:
     """(B, 3) yaw, pitch, roll in degrees: mostly moderate, up to 60, 35 and 35."""
     moderate = draws.bell("pose", 0.0, 1.0, 3)
+    moderate = moderate * (0.42 + 0.58 * moderate.abs())
     return moderate * torch.tensor([60.0, 35.0, 35.0], device=moderate.device)
 
 
 def _draw_shape(d: Draws, female: Tensor) -> Shape:
     male = 1 - female
     either = male - female  # +1 male, -1 female
-    short_hair = d.bell("hair line", -0.60, 0.12)
+    long_hair = d.chance("long hair", 0.10 * male + 0.72 * female)
+    tucked = long_hair * d.chance("ears under the hair", 0.75)
+    bald = male * d.chance("bald", 0.14)
     beard = male * d.chance("beard", 0.22)
     return Shape(
         width=d.bell("width", 1.0, 0.10) + 0.015 * either,
         jaw_width=d.bell("jaw width", 1.0, 0.16) + 0.06 * either,
         chin=d.bell("chin", 1.0, 0.12) + 0.035 * either,
         cheek=d.bell("cheek", 1.0, 0.25) - 0.04 * either,
-        ear=d.bell("ear", 1.0, 0.25),
+        ear=d.bell("ear", 1.0, 0.25) * (1 - 0.75 * tucked),
         eye_x=d.bell("eye x", 0.315, 0.03),
         eye_y=d.bell("eye y", 0.0, 0.03),
-        eye_width=d.bell("eye width", 0.165, 0.022) - 0.005 * either,
-        eye_height=d.bell("eye height", 0.075, 0.02) - 0.006 * either,
+        eye_width=d.bell("eye width", 0.178, 0.02) - 0.005 * either,
+        eye_height=d.bell("eye height", 0.082, 0.016) - 0.006 * either,
         eye_slant=d.bell("eye slant", 0.04, 0.12),
         iris=d.bell("iris size", 0.073, 0.008),
         brow_y=d.bell("brow y", -0.185, 0.035) + 0.02 * either,
-        brow_thickness=d.bell("brow thickness", 0.033, 0.014) + 0.007 * either,
+        brow_thickness=d.bell("brow thickness", 0.037, 0.014) + 0.007 * either,
         brow_arch=d.bell("brow arch", 0.03, 0.03) - 0.012 * either,
-        brow_alpha=d.uniform("brow alpha", 0.6, 0.95),
+        brow_alpha=d.uniform("brow alpha", 0.7, 0.95),
         nose_width=d.bell("nose width", 1.0, 0.3) + 0.05 * either,
         nose_length=d.bell("nose length", 0.40, 0.05) + 0.008 * either,
         nose_depth=d.bell("nose depth", 1.0, 0.3) + 0.05 * either,
-        mouth_y=d.bell("mouth y", 0.66, 0.035),
-        mouth_width=d.bell("mouth width", 0.25, 0.04) + 0.006 * either,
+        mouth_y=d.bell("mouth y", 0.65, 0.03),
+        mouth_width=d.bell("mouth width", 0.27, 0.035) + 0.006 * either,
         lip_upper=d.bell("upper lip", 0.045, 0.02) - 0.006 * either,
         lip_lower=d.bell("lower lip", 0.062, 0.024) - 0.008 * either,
-        rest_corner=d.bell("rest corner", 0.0, 0.03),
+        rest_corner=d.bell("rest corner", 0.0, 0.02),
         age=d.uniform("age") ** 2,
-        hair_line=short_hair - male * d.chance("bald", 0.14) * 0.5,
-        hair_volume=d.bell("hair volume", 1.0, 0.6) - 0.15 * either,
-        hair_length=d.chance("long hair", 0.10 * male + 0.72 * female) * d.uniform("hair length", 0.45, 1.0),
+        hair_line=d.bell("hair line", -0.63, 0.12) - bald * 0.9,
+        hair_volume=(d.bell("hair volume", 1.0, 0.6) - 0.15 * either) * (1 - 0.8 * bald),
+        hair_length=long_hair * d.uniform("hair length", 0.45, 1.0),
+        hair_round=d.uniform("hair round", 0.1, 1.5) * (1 - bald),
+        curl=d.chance("curly", 0.35) * d.uniform("curls", 0.4, 1.0),
         fringe=d.chance("fringe", 0.18 * male + 0.30 * female) * d.uniform("fringe length", 0.08, 0.28),
         parting=d.bell("parting", 0.0, 0.5),
         beard=beard,
@@ -189,6 +196,11 @@ def _along(anchors: tuple[tuple[float, float, float], ...], at: Tensor) -> Tenso
     return line[low] * (1 - share) + line[low + 1] * share
 
 
+def _muted(d: Draws, purpose: str) -> Tensor:
+    """Any lightness, seldom a loud colour, (B, 3)."""
+    return (d.uniform(purpose, 0.05, 0.95) + d.bell(purpose + " tint", 0.0, 0.45, 3)).clamp(0, 1)
+
+
 def _draw_colours(d: Draws, female: Tensor) -> Colours:
     skin = (_along(_SKIN, d.uniform("skin")) + d.bell("skin tint", 0.0, 0.05, 3)).clamp(0.08, 1)
     natural = skin * torch.tensor([0.86, 0.58, 0.58], device=skin.device)
@@ -199,9 +211,9 @@ def _draw_colours(d: Draws, female: Tensor) -> Colours:
         hair=(_along(_HAIR, d.uniform("hair")) + d.bell("hair tint", 0.0, 0.04, 3)).clamp(0.02, 1),
         iris=_along(_IRIS, d.uniform("iris colour")),
         lips=(natural * (1 - paint) + painted * paint).clamp(0.05, 1),
-        clothes=d.uniform("clothes", 0.05, 0.9, 3),
-        back_one=d.uniform("back one", 0.0, 1.0, 3),
-        back_two=d.uniform("back two", 0.0, 1.0, 3),
+        clothes=_muted(d, "clothes"),
+        back_one=_muted(d, "back one"),
+        back_two=_muted(d, "back two"),
         light=1 + d.bell("light colour", 0.0, 0.16, 3),
         frame=d.uniform("frame colour", 0.0, 0.35, 3),
         cloth=d.uniform("cloth colour", 0.05, 0.9, 3),
@@ -211,24 +223,24 @@ def _draw_colours(d: Draws, female: Tensor) -> Colours:
 
 def _draw_shot(d: Draws) -> Shot:
     wears = d.uniform("wears")  # one lot for all that covers the face: seldom two things at once
-    sideways, upward = d.bell("light x", 0.0, 1.5), d.bell("light y", -0.45, 0.9)
+    sideways, upward = d.bell("light x", 0.0, 1.3), d.bell("light y", -0.45, 0.9)
     light = torch.cat([sideways, upward, torch.ones_like(sideways)], 1)
     return Shot(
         gaze=d.bell("gaze", 0.0, 0.05, 2) * torch.tensor([1.0, 0.4], device=wears.device),
-        centre=0.5 + d.bell("centre", 0.0, 0.07, 2),
-        scale=d.bell("scale", 0.405, 0.065),
+        centre=0.5 + d.bell("centre", 0.0, 0.05, 2) - torch.tensor([0.0, 0.02], device=wears.device),
+        scale=d.bell("scale", 0.455, 0.06),
         light=light / light.norm(dim=1, keepdim=True),
-        ambient=d.uniform("ambient", 0.25, 0.62),
-        exposure=d.bell("exposure", 1.0, 0.35),
+        ambient=d.uniform("ambient", 0.35, 0.65),
+        exposure=d.bell("exposure", 1.05, 0.28),
         contrast=d.bell("contrast", 1.0, 0.25),
         grey=d.chance("grey", 0.12),
-        blur=d.uniform("blur") ** 2,
-        noise=0.045 * d.uniform("noise") ** 2,
+        blur=d.uniform("blur") ** 3,
+        noise=0.04 * d.uniform("noise") ** 2,
         waves=d.uniform("waves", -1.0, 1.0, 9),
         stripe=d.uniform("stripe", 0.0, 1.0, 4),
-        glasses=(wears < 0.13).float(),
+        glasses=(wears < 0.12).float(),
         dark_glasses=(wears < 0.015).float(),
-        scarf=((wears >= 0.13) & (wears < 0.145)).float(),
-        hat=((wears >= 0.145) & (wears < 0.23)).float(),
-        thing=torch.cat([((wears >= 0.23) & (wears < 0.32)).float(), d.uniform("thing", -1.0, 1.0, 4)], 1),
+        scarf=((wears >= 0.12) & (wears < 0.13)).float(),
+        hat=((wears >= 0.13) & (wears < 0.21)).float(),
+        thing=torch.cat([((wears >= 0.21) & (wears < 0.28)).float(), d.uniform("thing", -1.0, 1.0, 4)], 1),
     )

@@ -1,0 +1,35 @@
+# Two commands do all the set-up: `make demo` and `make test`. The second time they start at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	@echo "== the main job on synthetic faces (about two minutes): mtl demo"
+	@$(BIN)/mtl demo
+
+test: $(READY)
+	@echo "== the tests: pytest (real pictures: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data})"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	@echo "== style, types, and who may import whom"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+# uv resolves torch and torchvision as a pair. Bytecode is compiled once, here: importing torch from source text takes three
+# times as long, every time.
+$(READY): pyproject.toml
+	@echo "== set-up: a virtual environment in $(VENV)/ with everything in it (once; a minute or two)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,296 @@
+"""All sources of a run side by side: pictures, targets, who has which label, splits.
+
+`open_data` indexes each source once, cuts its splits, fits the tasks on the labelled training rows, and reads the
+pictures of the rows that are needed. What it leaves out is counted and told, never silent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+from ..contracts import Annotation, Skipped, SupervisedTask
+from ..errors import MtlError, nearest
+from ..experiment import Experiment, TaskEntry
+from .sources import Source, open_source, some
+from .splits import given
+from .store import Images, Progress, Unreadable, open_images, store_side
+
+Answers = tuple[Tensor, Tensor]  # targets (N, ...), zeros where absent; present (N,) bool
+
+
+@frozen(eq=False)
+class Dataset:
+    """N rows of all sources: those of the splits that were asked for.
+
+    experiment: the run's, with fitted tasks and the store's side filled in.
+    targets: task label -> (N, ...), zeros where absent. present: task label -> (N,) bool.
+    source: (N,) int64, the place of the row's source in `experiment.data`. keys: (N,) its name there.
+    attributes: name -> (N,) strings, "" where the source has none.
+    split: name -> rows, int64, rising; unreadable rows are in none.
+    fingerprint: of all rows of all sources, their annotations and splits, and the store's side; the same for all arms.
+    report: what was left out, a line each.
+    """
+
+    experiment: Experiment
+    images: Images
+    targets: dict[str, Tensor]
+    present: dict[str, Tensor]
+    source: np.ndarray
+    keys: np.ndarray
+    attributes: dict[str, np.ndarray]
+    split: dict[str, np.ndarray]
+    fingerprint: str
+    report: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def tasks(self) -> dict[str, SupervisedTask]:
+        """The fitted tasks by label."""
+        return {label: entry.component for label, entry in self.experiment.tasks.items()}
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(N,) bool: rows that carry a label of any task."""
+        return _any(self.present, len(self))
+
+
+def open_data(
+    experiment: Experiment,
+    splits: Collection[str] | None = None,
+    progress: Progress | None = None,
+    memory: int | None = None,
+) -> Dataset:
+    """Index, split, fit, read.
+
+    splits: which are needed (default: all); only their pictures are read. Of "train" only the share `labels` keeps its
+    labels; the other rows go, or stay as unlabelled ones. All other splits keep every label. Where "train" is not asked
+    for, tasks that this data has no labels for are left out (of `targets` and of the dataset's `experiment`).
+    progress: told how many pictures are read. memory: bytes that they may take before they are decoded on demand
+    instead (default: half of this machine's).
+    Raises MtlError: a source that can't be indexed or has too many bad rows, a task that no source gives labels for, an
+    unknown column, a split without rows.
+    """
+    sources = [open_source(experiment, label) for label in experiment.data]
+    tasks, report = _served(experiment.tasks, sources, splits is None or "train" in splits)
+    whole = _Rows.join(sources)
+    tasks = {label: _fitted(entry, whole, sources) for label, entry in tasks.items()}
+    answers = {label: _answers(entry.component, whole, sources) for label, entry in tasks.items()}
+    split = _without_dropped(whole, sources, {label: present for label, (_, present) in answers.items()})
+    wanted = _wanted(split, splits)
+    side = store_side(whole.decoder(sources), len(whole), experiment.input.size, experiment.input.store)
+    kept = np.flatnonzero(np.isin(split, wanted))
+    rows = whole.only(kept)
+    check = partial(_refuse_too_many, sources, rows)
+    images, unreadable = open_images(rows.decoder(sources), len(rows), side, progress, check, memory)
+    readable = ~np.isin(np.arange(len(rows)), list(unreadable))
+    return Dataset(
+        experiment=evolve(experiment, tasks=tasks, input=evolve(experiment.input, store=side)),
+        images=images,
+        targets={label: target[kept] for label, (target, _) in answers.items()},
+        present={label: present[kept] for label, (_, present) in answers.items()},
+        source=rows.source,
+        keys=rows.keys,
+        attributes=rows.attributes(sources),
+        split={name: np.flatnonzero((split[kept] == name) & readable) for name in wanted},
+        fingerprint=_fingerprint(sources, side),
+        report=(*report, *_left_out(sources, rows, unreadable), *_not_known(tasks, answers, whole, sources)),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ all rows
+
+
+@frozen(eq=False)
+class _Rows:
+    """N rows of all sources. source: (N,) its number; local: (N,) the row in its index; the rest as in `Source`."""
+
+    source: np.ndarray
+    local: np.ndarray
+    keys: np.ndarray
+    split: np.ndarray
+    labelled: np.ndarray
+
+    @classmethod
+    def join(cls, sources: list[Source]) -> _Rows:
+        if not sources:
+            raise MtlError("the run has no data: it needs a table [data.<label>]")
+        return cls(
+            np.repeat(np.arange(len(sources)), [len(s) for s in sources]),
+            np.concatenate([np.arange(len(s)) for s in sources]),
+            np.concatenate([s.index.keys.astype(str) for s in sources]),
+            np.concatenate([s.split for s in sources]),
+            np.concatenate([s.labelled for s in sources]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def only(self, rows: np.ndarray) -> _Rows:
+        return _Rows(self.source[rows], self.local[rows], self.keys[rows], self.split[rows], self.labelled[rows])
+
+    def decoder(self, sources: list[Source]) -> _Decoder:
+        return _Decoder(sources, self.source.tolist(), self.local.tolist())
+
+    def attributes(self, sources: list[Source]) -> dict[str, np.ndarray]:
+        found = {}
+        for name in dict.fromkeys(name for s in sources for name in s.index.attributes):
+            columns = [s.index.attributes.get(name, np.full(len(s), "")).astype(str) for s in sources]
+            starts = np.cumsum([0, *map(len, sources)])[:-1]
+            found[name] = np.concatenate(columns)[starts[self.source] + self.local]
+        return found
+
+
+@frozen(eq=False)
+class _Decoder:
+    """Row -> its picture (H, W, 3) uint8, by the source it comes from."""
+
+    sources: list[Source]
+    source: list[int]
+    local: list[int]
+
+    def __call__(self, row: int) -> np.ndarray:
+        its = self.sources[self.source[row]]
+        return its.entry.component.decode(its.index, self.local[row])
+
+
+# ------------------------------------------------------------------------------------------------ tasks
+
+
+def _served(
+    tasks: Mapping[str, TaskEntry], sources: list[Source], training: bool
+) -> tuple[dict[str, TaskEntry], list[str]]:
+    """-> the tasks that a source has labels for, and a line about each other one. In training there may be no other."""
+    found, report = {}, []
+    gives = "; ".join(f"data.{s.label} gives {', '.join(s.index.annotations) or 'none'}" for s in sources)
+    for label, entry in tasks.items():
+        name = entry.component.reads
+        line = f"task.{label} reads the annotation {name!r}, which no source gives ({gives})"
+        if any(s.gives(name) for s in sources):
+            found[label] = entry
+        elif training:
+            raise MtlError(f"{line}; {nearest(name, {a for s in sources for a in s.index.annotations})}")
+        else:
+            report.append(line)
+    if tasks and not found:
+        raise MtlError(report[0])
+    return found, report
+
+
+def _annotation(name: str, sources: list[Source]) -> tuple[Annotation, np.ndarray]:
+    """-> the values of all sources that give it, and (N,) bool over all rows: where they stand."""
+    givers = [s for s in sources if s.gives(name)]
+    parts = [s.index.annotations[name] for s in givers]
+    if len({(part.dtype.kind in "fiub", part.shape[1:]) for part in parts}) > 1:
+        kinds = ", ".join(f"data.{s.label}: {part.dtype} {part.shape}" for s, part in zip(givers, parts))
+        raise MtlError(f"the sources disagree on what the annotation {name!r} is: {kinds}")
+    return np.concatenate(parts), np.concatenate([np.full(len(s), s.gives(name)) for s in sources])
+
+
+def _fitted(entry: TaskEntry, rows: _Rows, sources: list[Source]) -> TaskEntry:
+    values, where = _annotation(entry.component.reads, sources)
+    learned_from = ((rows.split == "train") & rows.labelled)[where] & given(values)
+    return evolve(entry, component=entry.component.fit(values[learned_from]))
+
+
+def _answers(task: SupervisedTask, rows: _Rows, sources: list[Source]) -> Answers:
+    """Targets and presence of all N rows; labels that were cut from train are absent."""
+    values, where = _annotation(task.reads, sources)
+    target, present = task.target(values)
+    present = present & torch.from_numpy(_keeps_labels(rows)[where])
+    target = target.masked_fill(~present.view(-1, *[1] * (target.ndim - 1)), 0)
+    n, places = len(rows), torch.from_numpy(np.flatnonzero(where))
+    targets = torch.zeros(n, *target.shape[1:], dtype=target.dtype).index_copy(0, places, target)
+    return targets, torch.zeros(n, dtype=torch.bool).index_copy(0, places, present)
+
+
+def _keeps_labels(rows: _Rows) -> np.ndarray:
+    return (rows.split != "train") | rows.labelled
+
+
+def _any(present: Mapping[str, Tensor], n: int) -> np.ndarray:
+    return np.logical_or.reduce([np.zeros(n, dtype=bool), *(p.numpy() for p in present.values())])
+
+
+# ------------------------------------------------------------------------------------------------ splits
+
+
+def _without_dropped(rows: _Rows, sources: list[Source], present: Mapping[str, Tensor]) -> np.ndarray:
+    """(N,) split names, "" where an unlabelled row of train goes. Without tasks only rows whose labels were cut go."""
+    labelled = _any(present, len(rows)) if present else rows.labelled
+    drops = np.array([s.entry.unlabelled == "drop" for s in sources])[rows.source]
+    return np.where((rows.split == "train") & ~labelled & drops, "", rows.split)
+
+
+def _wanted(split: np.ndarray, asked: Collection[str] | None) -> list[str]:
+    """The splits to open. An empty one is an error, but for validation beside train: a run may do without."""
+    known = set(split.tolist()) - {""}
+    names = sorted(set(asked) if asked is not None else known | {"train", "validation"})
+    for name in names:
+        if name not in known and not (name == "validation" and "train" in names):
+            raise MtlError(f"the data has no row of the split {name!r}; {nearest(name, known)}")
+    return names
+
+
+def _fingerprint(sources: list[Source], side: int) -> str:
+    """128 bits of what the rows are and how they were split."""
+    digest = hashlib.blake2b(repr(side).encode(), digest_size=16)
+    for s in sources:
+        digest.update(s.label.encode())
+        annotations = (value for _, value in sorted(s.index.annotations.items()))
+        for array in (s.index.keys, s.split, s.labelled, *annotations):
+            digest.update(_bytes(array))
+    return digest.hexdigest()
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    if array.dtype.kind in "fiub":
+        return np.ascontiguousarray(array, dtype="<f8").tobytes()
+    return "\0".join(array.astype(str).ravel().tolist()).encode(errors="surrogatepass")
+
+
+# ------------------------------------------------------------------------------------------------ what was left out
+
+
+def _bad(sources: list[Source], rows: _Rows, unreadable: Unreadable) -> list[Skipped]:
+    """All that each source skipped, unreadable pictures included."""
+    found = [Skipped({reason: list(names) for reason, names in s.index.skipped.names.items()}) for s in sources]
+    for row, reason in sorted(unreadable.items()):
+        found[int(rows.source[row])].add("unreadable", reason)
+    return found
+
+
+def _refuse_too_many(sources: list[Source], rows: _Rows, unreadable: Unreadable) -> None:
+    for source, skipped in zip(sources, _bad(sources, rows, unreadable)):
+        source.refuse_too_many(skipped)
+
+
+def _left_out(sources: list[Source], rows: _Rows, unreadable: Unreadable) -> list[str]:
+    return [line for s, skipped in zip(sources, _bad(sources, rows, unreadable)) for line in s.left_out(skipped)]
+
+
+def _not_known(
+    tasks: Mapping[str, TaskEntry], answers: Mapping[str, Answers], rows: _Rows, sources: list[Source]
+) -> list[str]:
+    """A line for each task that some given labels mean nothing to: a class that is not its own."""
+    report = []
+    for label, entry in tasks.items():
+        name = entry.component.reads
+        values, where = _annotation(name, sources)
+        strange = given(values) & _keeps_labels(rows)[where] & ~answers[label][1].numpy()[where]
+        if strange.any():
+            classes = Counter(values[strange].astype(str).tolist()) if values.dtype.kind not in "fiub" else Counter()
+            told = some([f"{each} ({count})" for each, count in classes.most_common()])
+            report.append(
+                f"task.{label}: {strange.sum()} rows have a label {name!r} that it does not know: {told}".rstrip(": ")
+            )
+    return report

@@ -1,0 +1,169 @@
+"""Which rows make up a step: a function of (seed, step), with no state to save.
+
+Each source's labelled training rows are an endless stream: one seeded permutation an epoch, one after the other. Step s
+takes the next places of every stream; unlabelled rows come from streams of their own. Every micro-batch of every rank
+holds the same number of rows of each source and kind, so none ever lacks one.
+
+    micro-batch of Q / P rows:  [ source 0 | source 1 | ... | unlabelled of source 0 | ... ]      P = world x accumulate
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from ..contracts import Batch, StepCounts
+from ..errors import MtlError
+from ..experiment import Experiment
+from .dataset import Dataset
+from .splits import generator
+
+REMEMBERED = 4  # steps; a step's micro-batches are drawn together
+
+
+class Part(NamedTuple):
+    """One micro-batch. rows: of the dataset, int64, those with labels first; labelled: how many of these there are."""
+
+    rows: np.ndarray
+    labelled: int
+
+
+class Sampler:
+    """Rows and batches by step. world: ranks that share each step; micro-batch `i` of rank r is part i x world + r."""
+
+    def __init__(self, dataset: Dataset, experiment: Experiment, world: int = 1) -> None:
+        """Raises MtlError where a batch can't be shared out evenly, or where there is nothing to learn from."""
+        self._data, self._experiment = dataset, experiment
+        self._parts, self._world = world * experiment.train.accumulate, world
+        train = dataset.split.get("train", np.zeros(0, dtype=np.int64))
+        has_label = dataset.labelled[train]
+        if not len(train):
+            raise MtlError("there is no training row")
+        if experiment.tasks and not has_label.any():
+            raise MtlError(f"no training row carries a label of any task ({', '.join(experiment.tasks)})")
+        batch_size, beside = experiment.input.batch_size, experiment.input.unlabelled_batch
+        self._labelled = self._streams("labelled", train[has_label], "batch_size", batch_size)
+        key = "unlabelled_batch" if experiment.tasks and beside else "batch_size"
+        size = beside if experiment.tasks and beside else batch_size
+        self._unlabelled = self._streams("unlabelled", train[~has_label], key, size)
+        counted = self._labelled or self._unlabelled
+        self.steps_per_epoch = max(1, math.ceil(sum(len(s.rows) for s in counted) / batch_size))
+        self._present = {label: present.numpy() for label, present in dataset.present.items()}
+        self._drawn: dict[int, tuple[list[Part], StepCounts]] = {}
+
+    def step(self, step: int) -> list[Part]:
+        """All micro-batches of a step, over all ranks, in their global order."""
+        return self._draw(step)[0]
+
+    def counts(self, step: int) -> StepCounts:
+        """How many rows the whole step has, and how many labels of each task."""
+        return self._draw(step)[1]
+
+    def batch(self, step: int, part: int, device: torch.device) -> Batch:
+        """The step's `part`-th micro-batch, images as stored, on the device. On CUDA nobody waits for the copies."""
+        parts, counts = self._draw(step)
+        rows, labelled = parts[part]
+        index = torch.from_numpy(rows)
+        return Batch(
+            images=_landed(self._data.images.take(rows), device),
+            targets={label: _landed(t.index_select(0, index), device) for label, t in self._data.targets.items()},
+            present={label: _landed(p.index_select(0, index), device) for label, p in self._data.present.items()},
+            counts=counts,
+            labelled_rows=labelled,
+        )
+
+    def _draw(self, step: int) -> tuple[list[Part], StepCounts]:
+        if step not in self._drawn:
+            labelled = _taken(self._labelled, step, self._parts)
+            rows = np.concatenate([labelled, _taken(self._unlabelled, step, self._parts)], 1)
+            carried = {label: int(present[labelled].sum()) for label, present in self._present.items()}
+            counts = StepCounts(carried, rows.size, rows.size - labelled.size)
+            while len(self._drawn) >= REMEMBERED:
+                self._drawn.pop(next(iter(self._drawn)))
+            self._drawn[step] = [Part(part, labelled.shape[1]) for part in rows], counts
+        return self._drawn[step]
+
+    def _streams(self, kind: str, rows: np.ndarray, key: str, size: int) -> list[_Stream]:
+        """One stream for each source that has such rows, with its quota of a micro-batch."""
+        experiment, source = self._experiment, self._data.source[rows]
+        by_source = {label: rows[source == number] for number, label in enumerate(experiment.data)}
+        by_source = {label: own for label, own in by_source.items() if len(own)}
+        if not by_source:
+            return []
+        each = _shared_out(key, size, self._world, experiment.train.accumulate)
+        even = experiment.input.mix == "balanced"
+        weights = [experiment.data[label].weight * (1 if even else len(own)) for label, own in by_source.items()]
+        if each < len(weights):
+            raise MtlError(
+                f"input.{key} = {size} gives micro-batches of {each} {kind} rows, too few for {len(weights)} sources "
+                f"({', '.join(by_source)}): at least {len(weights) * self._parts} are needed"
+            )
+        quotas = dict(zip(by_source, shares(each, weights)))
+        return [_Stream(own, quotas[label], experiment.seed, f"{kind} {label}") for label, own in by_source.items()]
+
+
+@define(eq=False)
+class _Stream:
+    """An endless shuffled sequence of rows; `quota` of them go into each micro-batch."""
+
+    rows: np.ndarray
+    quota: int
+    seed: int
+    name: str
+    _orders: dict[int, np.ndarray] = field(factory=dict, init=False)
+
+    def take(self, start: int, n: int) -> np.ndarray:
+        """(n,) rows from place `start` on."""
+        length, pieces = len(self.rows), []
+        while n > 0:
+            epoch, place = divmod(start, length)
+            piece = self._order(epoch)[place : place + n]
+            pieces.append(piece)
+            start, n = start + len(piece), n - len(piece)
+        return np.concatenate(pieces)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            while len(self._orders) >= 2:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[epoch] = generator(self.seed, self.name, epoch).permutation(self.rows)
+        return self._orders[epoch]
+
+
+def shares(total: int, weights: list[float]) -> list[int]:
+    """`total` >= len(weights) as whole numbers in proportion to the weights: by largest remainder, at least 1 each."""
+    exact = np.array(weights, dtype=np.float64) / sum(weights) * total
+    whole = np.floor(exact).astype(np.int64)
+    order = np.argsort(whole - exact, kind="stable")
+    whole[order[: total - whole.sum()]] += 1
+    while (whole == 0).any():
+        whole[whole.argmax()] -= 1
+        whole[whole.argmin()] += 1
+    return [int(n) for n in whole]
+
+
+def _shared_out(key: str, size: int, world: int, accumulate: int) -> int:
+    parts = world * accumulate
+    if size % parts:
+        below, above = size // parts * parts, -(-size // parts) * parts
+        nearest = f"{below} or {above}" if below else str(above)
+        raise MtlError(
+            f"input.{key} = {size} can't be shared out over {world} device(s) x train.accumulate = {accumulate}: "
+            f"the nearest that can: {nearest}"
+        )
+    return size // parts
+
+
+def _taken(streams: list[_Stream], step: int, parts: int) -> np.ndarray:
+    """-> (parts, sum of quotas) int64: row p is what the p-th micro-batch gets of these streams."""
+    pieces = [s.take(step * parts * s.quota, parts * s.quota).reshape(parts, s.quota) for s in streams]
+    return np.concatenate([np.zeros((parts, 0), dtype=np.int64), *pieces], 1)
+
+
+def _landed(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,114 @@
+"""One source, indexed and split; and the count of what it left out.
+
+Malformed rows that `index` passed over and pictures that can't be read draw on one budget, `max_bad`: within it they
+are told once, with examples; beyond it the run stops.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+
+from ..contracts import Annotation, Index, Skipped
+from ..errors import MtlError, nearest
+from ..experiment import DataEntry, Experiment
+from .splits import Rules, assign, strata_of
+
+EXAMPLES = 3  # names told with each reason
+
+
+@frozen(eq=False)
+class Source:
+    """An indexed source of n rows. split: (n,) names, "" for none; labelled: (n,) bool, rows whose labels are kept."""
+
+    label: str
+    entry: DataEntry
+    index: Index
+    split: np.ndarray
+    labelled: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def gives(self, name: str) -> bool:
+        return name in self.index.annotations
+
+    def refuse_too_many(self, skipped: Skipped) -> None:
+        """Raises MtlError where more rows are bad than `max_bad` allows."""
+        _refuse_too_many(self.label, self.entry, skipped)
+
+    def left_out(self, skipped: Skipped) -> list[str]:
+        """A line for each reason."""
+        return [
+            f"data.{self.label}: {len(names)} left out, {reason}: {some(names)}"
+            for reason, names in skipped.names.items()
+        ]
+
+
+def open_source(experiment: Experiment, label: str) -> Source:
+    """Index [data.<label>] and split its rows.
+
+    Raises MtlError: a missing root, no usable row, too many bad ones, an unknown column.
+    """
+    entry = experiment.data[label]
+    index = entry.component.index()
+    _check(label, index)
+    _refuse_too_many(label, entry, index.skipped)
+    if not len(index):
+        raise MtlError(f"data.{label} ({_root(entry)}) holds no usable row{_reasons(index.skipped)}")
+    split = index.split if entry.split is None else _column(index, entry.split, f"data.{label}.split")
+    group = index.group if entry.group is None else _column(index, entry.group, f"data.{label}.group")
+    rules = Rules(experiment.seed, label, experiment.input.validation, entry.labels, entry.limit)
+    strata = strata_of(_stratified_by(experiment, index), len(index))
+    assigned = assign(rules, index.keys, strata, split, group)
+    return Source(label, entry, index, assigned.split, assigned.labelled)
+
+
+def some(names: list[str]) -> str:
+    """The first few."""
+    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+
+
+def _stratified_by(experiment: Experiment, index: Index) -> Annotation | None:
+    """What the first task reads of this source; without such a task (pre-training), the source's first annotation."""
+    read = (entry.component.reads for entry in experiment.tasks.values())
+    name = next((name for name in read if name in index.annotations), next(iter(index.annotations), None))
+    return None if name is None else index.annotations[name]
+
+
+def _column(index: Index, name: str, where: str) -> np.ndarray:
+    known = index.attributes | index.annotations
+    if name not in known:
+        raise MtlError(f"{where} = {name!r}: the source has no such column; {nearest(name, known)}")
+    return known[name].astype(str)
+
+
+def _check(label: str, index: Index) -> None:
+    """What a source's author can get wrong, told before it does harm."""
+    n = len(index)
+    arrays = {f"annotation {k!r}": v for k, v in index.annotations.items()}
+    arrays |= {f"attribute {k!r}": v for k, v in index.attributes.items()}
+    arrays |= {k: v for k, v in (("split", index.split), ("group", index.group)) if v is not None}
+    for name, array in arrays.items():
+        if len(array) != n:
+            raise MtlError(f"data.{label}: its index gives {n} keys but {len(array)} values of {name}")
+    names, counts = np.unique(index.keys, return_counts=True)
+    if len(names) != n:
+        raise MtlError(f"data.{label}: its index gives the key {str(names[counts.argmax()])!r} {counts.max()} times")
+
+
+def _refuse_too_many(label: str, entry: DataEntry, skipped: Skipped) -> None:
+    if len(skipped) > entry.max_bad:
+        raise MtlError(
+            f"data.{label} ({_root(entry)}): {len(skipped)} rows are malformed or unreadable, more than "
+            f"max_bad = {entry.max_bad}{_reasons(skipped)}. Mend the files, or raise data.{label}.max_bad"
+        )
+
+
+def _reasons(skipped: Skipped) -> str:
+    """What was skipped, as the tail of a message."""
+    return "".join(f"; {reason} ({len(names)}): {some(names)}" for reason, names in skipped.names.items())
+
+
+def _root(entry: DataEntry) -> str:
+    return str(getattr(entry.component, "root", type(entry.component).__name__))

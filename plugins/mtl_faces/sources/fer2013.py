@@ -1,0 +1,184 @@
+"""FER2013: 48 x 48 grey faces with seven emotions (Goodfellow et al., "Challenges in Representation Learning", 2013).
+
+Two layouts. The csv release, one file: columns `emotion,pixels,Usage` in any order, 2,304 grey values a row. Folders:
+`train | test / <class name> / *.jpg`, as most copies come. Both give the annotation "emotion", by name.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+from attrs import field, frozen
+
+from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, nearest, read_image
+
+from ..emotions import Emotion
+
+SIDE = 48
+EMOTIONS = {
+    "0": Emotion.ANGER,
+    "1": Emotion.DISGUST,
+    "2": Emotion.FEAR,
+    "3": Emotion.HAPPINESS,
+    "4": Emotion.SADNESS,
+    "5": Emotion.SURPRISE,
+    "6": Emotion.NEUTRAL,
+}
+FOLDERS = {
+    "angry": Emotion.ANGER,
+    "disgust": Emotion.DISGUST,
+    "fear": Emotion.FEAR,
+    "happy": Emotion.HAPPINESS,
+    "sad": Emotion.SADNESS,
+    "surprise": Emotion.SURPRISE,
+    "neutral": Emotion.NEUTRAL,
+} | {str(emotion): emotion for emotion in EMOTIONS.values()}
+USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+COLUMNS = ("emotion", "pixels", "Usage")
+GREY = {str(value): value for value in range(256)}
+
+
+@frozen
+class Fer2013(DataSource):
+    """root: the folder that holds `train` and `test`, or the one that holds fer2013.csv, or that file."""
+
+    root: Path
+
+    def index(self) -> Index:
+        if self.root.is_file():
+            return _csv_index(self.root)
+        if not self.root.is_dir():
+            raise MtlError(
+                f"fer2013: {self.root} does not exist; expected a folder with train/ and test/, or fer2013.csv"
+            )
+        splits = [name for name in SPLITS if (self.root / name).is_dir()]
+        if splits:
+            return _folder_index(self.root, splits)
+        if (self.root / "fer2013.csv").is_file():
+            return _csv_index(self.root / "fer2013.csv")
+        raise MtlError(f"fer2013: {self.root} holds neither the folders {' | '.join(SPLITS)} nor the file fer2013.csv")
+
+    def decode(self, index: Index, row: int) -> np.ndarray:
+        if isinstance(index, _CsvIndex):
+            return np.repeat(index.pixels[row].reshape(SIDE, SIDE, 1), 3, axis=2)
+        return read_image(str(index.keys[row]), self.root)
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def _folder_index(root: Path, splits: list[str]) -> Index:
+    rows: list[tuple[str, str, str]] = []
+    skipped = Skipped()
+    for split in splits:
+        for folder in _entries(root / split):
+            pictures = _pictures(folder, f"{split}/{folder.name}", skipped)
+            emotion = str(FOLDERS.get(folder.name.lower(), ""))
+            rows += [(key, emotion, split) for key in pictures]
+    return Index(*_columns(rows), skipped=skipped)
+
+
+def _columns(rows: list[tuple[str, str, str]]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Rows of (key, emotion, split) -> the first three fields of an Index."""
+    keys, emotions, splits = (np.array([row[i] for row in rows], dtype=str) for i in range(3))
+    return keys, {"emotion": emotions}, splits
+
+
+def _pictures(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str]:
+    """The keys of the pictures in one class folder; whatever else lies there is counted."""
+    if not folder.is_dir():
+        skipped.add("not in a class folder", name)
+        return []
+    files = [f"{name}/{file.name}" for file in _entries(folder.path)]
+    if folder.name.lower() not in FOLDERS:
+        reason = f"unknown class folder {folder.name!r} ({nearest(folder.name.lower(), FOLDERS)})"
+        for file in files or [name]:
+            skipped.add(reason, file)
+        return []
+    for file in files:
+        if not file.lower().endswith(SUFFIXES):
+            skipped.add(f"not one of {', '.join(SUFFIXES)}", file)
+    return [file for file in files if file.lower().endswith(SUFFIXES)]
+
+
+def _entries(path: str | Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, hidden entries left out, by name."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise MtlError(f"fer2013: {path} can't be listed: {error.strerror}") from error
+
+
+# ------------------------------------------------------------------------------------------------ csv
+
+
+@frozen(eq=False)
+class _CsvIndex(Index):
+    """pixels: (N, 2304) uint8, kept, since a row can't be found again in the file without reading all before it."""
+
+    pixels: np.ndarray = field(kw_only=True)
+
+
+def _csv_index(path: Path) -> _CsvIndex:
+    rows: list[tuple[str, str, str]] = []
+    pixels: list[bytes] = []
+    skipped = Skipped()
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            reader = csv.reader(file)
+            places = _places(path, next(reader, []))
+            for number, cells in enumerate(reader):
+                key = f"row {number:05d}"
+                try:
+                    emotion, grey, split = _read_row(cells, places)
+                except ValueError as error:
+                    skipped.add(str(error), key)
+                else:
+                    rows.append((key, emotion, split))
+                    pixels.append(grey)
+    except OSError as error:
+        raise MtlError(f"fer2013: {path} can't be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise MtlError(f"fer2013: {path} is no csv file: line {reader.line_num}: {error}") from error
+    grid = np.frombuffer(b"".join(pixels), dtype=np.uint8).reshape(-1, SIDE * SIDE)
+    return _CsvIndex(*_columns(rows), skipped=skipped, pixels=grid)
+
+
+def _places(path: Path, header: list[str]) -> tuple[int, ...]:
+    names = [name.strip().lstrip("\ufeff").lower() for name in header]
+    missing = [name for name in COLUMNS if name.lower() not in names]
+    if missing:
+        got = ",".join(header)[:80]
+        raise MtlError(
+            f"fer2013: {path} must open with the columns {','.join(COLUMNS)}; {', '.join(missing)} missing in {got!r}"
+        )
+    return tuple(names.index(name.lower()) for name in COLUMNS)
+
+
+def _read_row(cells: list[str], places: tuple[int, ...]) -> tuple[str, bytes, str]:
+    """-> emotion, pixels, split. Raises ValueError with what is wrong with the row."""
+    if len(cells) <= max(places):
+        raise ValueError("too few columns")
+    emotion, pixels, usage = (cells[place].strip() for place in places)
+    if emotion not in EMOTIONS:
+        raise ValueError(f"unknown emotion {emotion[:20]!r}")
+    if usage not in USAGES:
+        raise ValueError(f"unknown usage {usage[:20]!r}")
+    try:
+        grey = bytes(map(GREY.__getitem__, pixels.split()))
+    except KeyError as error:
+        raise ValueError("a pixel that is no whole number from 0 to 255") from error
+    if len(grey) != SIDE * SIDE:
+        raise ValueError(f"not {SIDE * SIDE} pixels")
+    return str(EMOTIONS[emotion]), grey, USAGES[usage]
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [Fer2013]

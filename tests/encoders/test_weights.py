@@ -1,0 +1,200 @@
+"""Weights from elsewhere: what torchvision and timm save loads, and whatever does not fit is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import get_model
+
+from mtlcore.contracts import Encoder
+from mtlcore.encoders import Timm
+from mtlcore.encoders.vision import ConvnextTiny, EfficientnetB0, MobilenetV3Large, Resnet18, VitB16
+from mtlcore.errors import MtlError
+
+
+def penultimate(net, layer, images):
+    """What torchvision's own net hands to `layer`, its last linear one: recorded while the whole net runs."""
+    seen = []
+    layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        net.eval()(images)
+    return seen[0]
+
+
+def built(encoder: Encoder, size: int):
+    return encoder.build(size).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "last"),
+    [
+        (Resnet18, lambda net: net.fc),
+        (MobilenetV3Large, lambda net: net.classifier[0]),
+        (EfficientnetB0, lambda net: net.classifier[0]),
+        pytest.param(ConvnextTiny, lambda net: net.classifier[2], marks=pytest.mark.slow),
+        pytest.param(VitB16, lambda net: net.heads, marks=pytest.mark.slow),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_pooled_is_what_torchvisions_own_classifier_reads(make, last, tmp_path: Path) -> None:
+    options = {"image_size": 64} if make is VitB16 else {}
+    theirs = get_model(make.name, weights=None, **options)
+    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        ours = built(make(weights=str(tmp_path / "net.pth")), 64)(images).pooled
+    assert torch.allclose(ours, penultimate(theirs, last(theirs), images), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    torch.manual_seed(1)
+    return get_model("resnet18", weights=None, num_classes=8)
+
+
+def loads(path: Path, net) -> bool:
+    mine = built(Resnet18(weights=str(path)), 32).net.state_dict()
+    return all(torch.equal(value, net.state_dict()[key]) for key, value in mine.items())
+
+
+def test_pth_safetensors_and_a_training_scripts_wrapper_all_load(resnet18, tmp_path: Path) -> None:
+    """With another number of classes than ImageNet's: the file's classifier is not used."""
+    state = resnet18.state_dict()
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save({"model": state, "epoch": 3}, tmp_path / "wrapped.pth")
+    save_file(state, tmp_path / "net.safetensors")
+    assert all(loads(tmp_path / name, resnet18) for name in ("plain.pth", "wrapped.pth", "net.safetensors"))
+
+
+def test_a_file_without_classifier_or_batch_counters_loads(resnet18, tmp_path: Path) -> None:
+    state = {k: v for k, v in resnet18.state_dict().items() if not k.startswith("fc.") and "num_batches" not in k}
+    torch.save(state, tmp_path / "old.pth")
+    built(Resnet18(weights=str(tmp_path / "old.pth")), 32)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_told_five_of_each(resnet18, tmp_path: Path) -> None:
+    state = dict(resnet18.state_dict())
+    for key in [k for k in state if k.startswith("layer4.1.")][:6]:
+        del state[key]
+    state |= {f"extra.{i}": torch.zeros(1) for i in range(7)}
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(state, tmp_path / "wrong.pth")
+    with pytest.raises(MtlError) as error:
+        Resnet18(weights=str(tmp_path / "wrong.pth")).build(32)
+    told = str(error.value)
+    assert "resnet18" in told
+    assert "missing: layer4.1.conv1.weight, layer4.1.bn1.weight" in told
+    assert "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4, ..." in told
+    assert "1 of another shape: conv1.weight 64x1x7x7, not 64x3x7x7" in told
+
+
+def test_the_weights_of_another_net_are_refused(resnet18, tmp_path: Path) -> None:
+    torch.save(resnet18.state_dict(), tmp_path / "resnet.pth")
+    for other in (MobilenetV3Large, VitB16):
+        with pytest.raises(MtlError, match=r"do not fit this network\. \d+ missing"):
+            other(weights=str(tmp_path / "resnet.pth")).build(32)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("garbage.pth", b"not a checkpoint", "can't be read as a file of tensors"),
+        ("garbage.safetensors", b"not a checkpoint", "is no safetensors file"),
+        ("empty.pth", b"", "can't be read as a file of tensors"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_told(name: str, content: bytes, expected: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MtlError, match=expected):
+        Resnet18(weights=str(tmp_path / name)).build(32)
+
+
+def test_a_pickled_network_is_refused_not_run(resnet18, tmp_path: Path) -> None:
+    torch.save(resnet18, tmp_path / "module.pth")
+    torch.save({"lr": 0.1}, tmp_path / "settings.pth")
+    with pytest.raises(MtlError, match="can't be read as a file of tensors"):
+        Resnet18(weights=str(tmp_path / "module.pth")).build(32)
+    with pytest.raises(MtlError, match="holds no network's state"):
+        Resnet18(weights=str(tmp_path / "settings.pth")).build(32)
+
+
+def test_a_missing_file_and_a_misspelt_word_are_told() -> None:
+    with pytest.raises(MtlError, match=r'weights = "/nowhere/net.pth": no such file; expected "none", "imagenet"'):
+        Resnet18(weights="/nowhere/net.pth").build(32)
+    with pytest.raises(MtlError, match="did you mean 'imagenet'"):
+        Resnet18(weights="imagenett").build(32)
+
+
+@pytest.mark.slow
+def test_a_vits_position_embeddings_are_interpolated_to_the_runs_image_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = get_model("vit_b_16", weights=None, image_size=64).state_dict()
+    torch.save(state, tmp_path / "vit.pth")
+    mine = built(VitB16(weights=str(tmp_path / "vit.pth")), 32).net.state_dict()["encoder.pos_embedding"]
+    assert mine.shape == (1, 1 + 4, 768)
+    assert torch.equal(mine[:, 0], state["encoder.pos_embedding"][:, 0])
+
+
+UNREACHABLE = {
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ["vision.Resnet18(weights='imagenet')", "Timm('resnet10t', weights='imagenet')"])
+def test_published_weights_that_can_not_be_had_stop_the_run_and_name_the_way_out(make: str, tmp_path: Path) -> None:
+    """A real process with empty caches and no way out to the network."""
+    if make.startswith("Timm"):
+        pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
+    code = (
+        f"from mtlcore.encoders import Timm, vision\nfrom mtlcore.errors import MtlError\n"
+        f"try: {make}.build(32)\nexcept MtlError as error: print(error)"
+    )
+    caches = {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | caches | UNREACHABLE
+    )
+    assert 'weights = "imagenet"' in found.stdout
+    assert 'weights = "<file>"' in found.stdout
+
+
+def test_published_weights_in_torchvisions_cache_are_used(resnet18, tmp_path: Path, monkeypatch) -> None:
+    """Filled by hand under the published name; the hash in the name is checked after a download only."""
+    from torchvision.models import ResNet18_Weights
+
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(resnet18.state_dict(), folder / ResNet18_Weights.DEFAULT.url.rpartition("/")[2])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    mine = built(Resnet18(weights="imagenet"), 32).net.state_dict()
+    assert torch.equal(mine["conv1.weight"], resnet18.state_dict()["conv1.weight"])
+
+
+def test_a_timm_state_file_loads_and_gives_timms_own_features(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
+    theirs = timm.create_model("resnet10t", num_classes=8).eval()
+    save_file(theirs.state_dict(), tmp_path / "net.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        ours = built(Timm("resnet10t", weights=str(tmp_path / "net.safetensors")), 32)(images)
+        assert torch.allclose(theirs.fc(ours.pooled), theirs(images), atol=1e-5)
+        assert torch.allclose(ours.maps[-1], theirs.forward_features(images), atol=1e-5)
+
+
+def test_a_timm_vits_file_of_another_size_is_interpolated_and_a_foreign_file_refused(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=64)
+    torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+    encoder = Timm("vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"))
+    assert built(encoder, 32).net.state_dict()["pos_embed"].shape == (1, 1 + 4, 192)
+    with pytest.raises(MtlError, match="timm:resnet10t: the weights do not fit this network"):
+        Timm("resnet10t", weights=str(tmp_path / "vit.pth")).build(32)

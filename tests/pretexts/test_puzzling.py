@@ -1,0 +1,124 @@
+"""Puzzling: tiles land where the answer says, and come back bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import Plain, batch, engine, experiment, inputs
+
+from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, shuffle, unshuffle
+from mtlcore import Features
+
+
+def answers(grid: int, rows: int, seed: int):
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(rows, grid**2, generator=g).argsort(1), torch.randint(4, (rows, grid**2), generator=g)
+
+
+@given(st.sampled_from([2, 3, 4]), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(0, 2**31))
+def test_unshuffle_gives_the_picture_back_bit_for_bit(grid, rows, tile, rotate, seed):
+    order, turns = answers(grid, rows, seed)
+    x = torch.rand(rows, 3, grid * tile, grid * tile, generator=torch.Generator().manual_seed(seed))
+    turned = turns if rotate else None
+    assert torch.equal(unshuffle(order, turned, shuffle(order, turned, x)), x)
+
+
+@given(st.sampled_from([2, 3]), st.booleans(), st.integers(0, 2**31))
+def test_each_position_shows_the_tile_that_the_answer_names(grid, rotate, seed):
+    order, turns = answers(grid, 3, seed)
+    x = torch.rand(3, 1, 4 * grid, 4 * grid)
+    y = shuffle(order, turns if rotate else None, x)
+    for n in range(3):
+        for p in range(grid**2):
+            t = int(order[n, p])
+            tile = x[n, :, t // grid * 4 : t // grid * 4 + 4, t % grid * 4 : t % grid * 4 + 4]
+            here = y[n, :, p // grid * 4 : p // grid * 4 + 4, p % grid * 4 : p % grid * 4 + 4]
+            assert torch.equal(here, tile.rot90(int(turns[n, p]), (-2, -1)) if rotate else tile)
+
+
+def test_permutations_are_uniform():
+    """All 24 orders of a 2 x 2 grid, 300 each on average; the largest deviation is far below that of a biased draw."""
+    eng = engine(experiment((), ("puzzle_spatial",), augment=Plain()))
+    counts: dict[tuple[int, ...], int] = {}
+    for step in range(9):
+        eng.step = step
+        b = batch(n=800, size=32, tasks=(), unlabelled=800)
+        tiles = inputs(eng, [b])[0].readings["puzzle_spatial"][0].answers[0][0]["tile"][:, 0]
+        for row in tiles.tolist():
+            counts[tuple(row)] = counts.get(tuple(row), 0) + 1
+    assert len(counts) == 24
+    chi2 = sum((c - 300) ** 2 / 300 for c in counts.values())
+    assert chi2 < 60  # 23 degrees of freedom: 1 in 40,000
+
+
+def test_a_share_keeps_its_order_and_that_is_a_valid_answer():
+    eng = engine(experiment((), ("jigen",), augment=Plain()))
+    b = batch(n=2000, size=32, tasks=(), unlabelled=2000)
+    made = inputs(eng, [b])[0]
+    tiles = made.readings["jigen"][0].answers[0][0]["tile"][:, 0]
+    kept = (tiles == torch.arange(4)).all(1)
+    assert abs(float(kept.float().mean()) - (0.7 + 0.3 / 24)) < 0.04
+    assert torch.equal(made.images[0][kept], b.images[kept].float() / 255)
+
+
+@pytest.mark.parametrize("size", [31, 32, 33, 48])
+@pytest.mark.parametrize("grid", [2, 3, 4])
+def test_any_input_size_is_puzzled_at_that_size(size, grid):
+    exp = experiment(("fer",), ("puzzle_pooled",), augment=Plain(), size=size)
+    entry = evolve(exp.pretexts["puzzle_pooled"], component=Puzzling(grid=grid))
+    made = inputs(engine(evolve(exp, pretexts={"puzzling": entry})), [batch(tasks=("fer",))])[0]
+    assert made.images[0].shape[-2:] == (size, size)
+
+
+def test_the_siamese_variant_makes_views_of_three_sizes():
+    made = inputs(engine(experiment(("fer",), ("siamese",), size=32)), [batch(tasks=("fer",))])[0]
+    sides = [x.shape[-1] for x in made.images[:3]]
+    assert 32 <= sides[0] <= 36
+    assert sides[1] == 32
+    assert 18 <= sides[2] <= 32
+    assert made.readings["siamese"][0].answers[0][0]["tile"].shape == (6, 3, 4)
+
+
+def test_undo_is_the_exact_way_back():
+    exp = experiment((), ("turning",), augment=Plain(), size=32)
+    b = batch(size=32, tasks=(), unlabelled=6)
+    made = inputs(engine(exp), [b])[0]
+    target = made.readings["turning"][0].answers[0][0]
+    back = exp.pretexts["turning"].component.undo(made.images[0], target)
+    assert torch.equal(back, b.images.float() / 255)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "spatial"])
+@pytest.mark.parametrize("rotate", [False, True])
+def test_the_loss_is_log_of_the_choices_at_uniform_logits_and_falls_for_the_ideal_answer(kind, rotate):
+    task = Puzzling(grid=3, head=kind, rotate=rotate)
+    head = PuzzlingHead(16, 8, task)
+    for p in head.parameters():
+        torch.nn.init.zeros_(p)
+    features = Features((torch.randn(4, 8, 6, 6),), torch.randn(4, 16), torch.randn(4, 8, 6, 6))
+    order, turns = answers(3, 4, 0)
+    target = {"tile": order[:, None]} | ({"turn": turns[:, None]} if rotate else {})
+    wanted = torch.tensor(9.0).log() + (torch.tensor(4.0).log() if rotate else 0)
+    torch.testing.assert_close(head.loss(head(features), target), wanted.expand(4))
+    assert float(head.loss(head.ideal(target), target).max()) < 1e-4
+
+
+def test_tile_accuracy_counts_rightly_named_positions():
+    task = Puzzling(grid=2, head="spatial")
+    head, metric = PuzzlingHead(16, 8, task), task.metrics()["accuracy"]
+    order, _ = answers(2, 6, 1)
+    target = {"tile": order[:, None]}
+    metric.update(head.ideal(target), target)
+    assert float(metric.compute()) == 1.0
+    swapped = {"tile": order.flip(1)[:, None]}
+    metric.update(head.ideal(swapped), target)
+    assert float(metric.compute()) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("fields", [{"grid": 5}, {"shuffled": 1.5}, {"scales": ()}, {"scales": ((0.5, 0.1),)}])
+def test_values_out_of_range_are_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        Puzzling(**fields)

@@ -1,0 +1,91 @@
+"""Small data sources that need no file, and experiments around them, for the tests of the data layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen
+
+from mtlcore import Classification, DataSource, Index, MtlError, Skipped, SupervisedTask
+from mtlcore.experiment import DataEntry, Experiment, Input, TaskEntry, Train
+from toys import Plain, Toy
+
+from mtlcore.weighting import Equal  # isort: skip
+
+
+@frozen(eq=False)
+class InMemory(DataSource):
+    """n grey pictures whose top left pixel tells the row: value = row % 256, second pixel = row // 256.
+
+    labels: per row, "" where missing; others: further annotations. bad: rows that can't be read.
+    """
+
+    n: int
+    labels: tuple[str, ...] | None = None
+    name_of_labels: str = "kind"
+    others: dict[str, np.ndarray] = field(factory=dict)
+    split: tuple[str, ...] | None = None
+    group: tuple[str, ...] | None = None
+    attributes: dict[str, np.ndarray] = field(factory=dict)
+    skipped: tuple[str, ...] = ()
+    bad: frozenset[int] = frozenset()
+    side: int = 8
+    prefix: str = ""
+    order: tuple[int, ...] | None = None
+    indexed: list[int] = field(factory=list)
+
+    def index(self) -> Index:
+        self.indexed.append(1)
+        rows = np.arange(self.n) if self.order is None else np.array(self.order)
+        annotations = {k: v[rows] for k, v in self.others.items()}
+        if self.labels is not None:
+            annotations = {self.name_of_labels: np.array(self.labels, dtype=str)[rows], **annotations}
+        skipped = Skipped()
+        for name in self.skipped:
+            skipped.add("malformed name", name)
+        return Index(
+            keys=np.array([f"{self.prefix}{row:05d}" for row in rows], dtype=str),
+            annotations=annotations,
+            split=None if self.split is None else np.array(self.split)[rows],
+            group=None if self.group is None else np.array(self.group)[rows],
+            attributes={k: v[rows] for k, v in self.attributes.items()},
+            skipped=skipped,
+        )
+
+    def decode(self, index: Index, row: int) -> np.ndarray:
+        number = int(str(index.keys[row]).removeprefix(self.prefix))
+        if number in self.bad:
+            raise MtlError(f"{index.keys[row]} is no readable picture: made so")
+        image = np.full((self.side, self.side, 3), 7, dtype=np.uint8)
+        image[0, 0], image[0, 1] = number % 256, number // 256
+        return image
+
+
+def cycle(names: str, n: int) -> tuple[str, ...]:
+    """n labels of one letter each, in turn."""
+    return tuple(names[i % len(names)] for i in range(n))
+
+
+def experiment(
+    sources: dict[str, DataEntry], tasks: dict[str, SupervisedTask] | None = None, seed: int = 0, accumulate: int = 1, **inputs: Any
+) -> Experiment:
+    """A run on these sources; default: one classification of "kind"."""
+    own = {"kind": Classification(reads="kind")} if tasks is None else tasks
+    return Experiment(
+        encoder=Toy(),
+        tasks={label: TaskEntry(task) for label, task in own.items()},
+        pretexts={},
+        data=sources,
+        weighting=Equal(),
+        augment=Plain(),
+        recipes={},
+        input=Input(**({"size": 8, "batch_size": 4} | inputs)),
+        train=Train(steps=10, accumulate=accumulate),
+        seed=seed,
+    )
+
+
+def numbers_of(pixels: Any) -> list[int]:
+    """The row numbers that the pictures (n, 3, S, S) of `InMemory` show."""
+    return [int(p[0, 0, 0]) + 256 * int(p[0, 0, 1]) for p in pixels]

@@ -19,8 +19,8 @@ def mismatch(error: BaseException) -> MtlError | None:
     if not any(_SYMPTOM.search(str(e)) for e in _chain(error)):
         return None
     return MtlError(
-        f"torch {_installed('torch')} and torchvision {_installed('torchvision')} do not match{_wants()}: install a matching "
-        "pair in one command: `uv pip install --upgrade torch torchvision` (or `pip install --upgrade torch torchvision`)"
+        f"torch {_installed('torch')} and torchvision {_installed('torchvision')} do not match{_wants()}: install a "
+        "matching pair: `uv pip install --upgrade torch torchvision`, or `pip install --upgrade torch torchvision`"
     )
 
 

@@ -38,13 +38,21 @@ class PluginFile:
     def sha256(self) -> str:
         return hashlib.sha256(self.text).hexdigest()
 
+    def require(self, sha256: str) -> None:
+        """Raises MtlError where the text is not the one with this hash."""
+        if sha256.lower() != self.sha256:
+            raise MtlError(
+                f"plugin file {self.path} has changed: its SHA-256 is {self.sha256}, the configuration wants {sha256}: "
+                "bring the old file back, or take '#sha256=...' off its path to run the new one"
+            )
+
     @property
     def module_name(self) -> str:
         """Unique for the text; a legal name, and the same in every process, so that pickles of its classes travel."""
         return f"mtlcore_file_{self.sha256[:16]}_{re.sub(r'[^0-9A-Za-z_]', '_', self.path.stem)}"
 
     def module(self) -> ModuleType:
-        """Run it. The same text is the same module, and its classes the same classes, wherever a copy of the file lies."""
+        """Run it. The same text is the same module, with the same classes, wherever a copy of the file lies."""
         name = self.module_name
         if name in sys.modules:
             return sys.modules[name]

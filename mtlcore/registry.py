@@ -1,8 +1,8 @@
 """Plugins: how they are found, loaded one by one, and looked up by kind and name.
 
-A plugin is a module (or an object) that implements hooks of `Specs`; an entry point of the group "mtlcore" names it, or it is a
-single file. Each one loads alone: one that fails is recorded with its reason and told once, and everything else goes on.
-Whoever asks for something that a failed plugin gives meets its original error.
+A plugin is a module (or an object) that implements hooks of `Specs`; an entry point of the group "mtlcore" names it, or
+it is a single file. Each one loads alone: one that fails is recorded with its reason and told once, and everything else
+goes on. Whoever asks for something that a failed plugin gives meets its original error.
 
 Environment variables; the first two are comma lists of entry-point names or distributions:
     MTLCORE_PLUGINS_BLOCK   leave these out
@@ -55,7 +55,7 @@ class PluginWarning(UserWarning):
 
 @frozen
 class Provider:
-    """Where components come from. name: of the entry point, or the file's stem. origin: the module, or the file's path."""
+    """Where components come from: an entry point (origin: its module) or a file (name: its stem; origin: its path)."""
 
     name: str
     distribution: str | None
@@ -78,7 +78,7 @@ class Provider:
 
 @frozen(eq=False)
 class Record:
-    """One component, or one plugin that failed or was blocked before it gave any. error: the original, traceback and all."""
+    """One component, or a plugin that failed or was blocked before it gave any. error: the original one."""
 
     provider: Provider
     status: Literal["ok", "failed", "blocked"]
@@ -141,14 +141,18 @@ class Catalogue:
         twin._classes, twin._records, twin._examples = dict(self._classes), list(self._records), dict(self._examples)
         return twin
 
-    def load_file(self, path: str | os.PathLike[str]) -> str:
-        """Load a one-file plugin -> the SHA-256 of its text. Raises MtlError where it is missing, broken, or loaded already."""
-        file = PluginFile.read(path)
-        if self._manager.has_plugin(file.module_name):
+    def load_file(self, path: str | os.PathLike[str] | PluginFile) -> PluginFile:
+        """Load a one-file plugin. Raises MtlError where it is missing, broken, or loaded already."""
+        file = path if isinstance(path, PluginFile) else PluginFile.read(path)
+        if self.holds(file):
             raise MtlError(f"plugin file {file.path} is loaded already")
         provider = Provider(file.path.stem, None, None, str(file.path))
         self._admit(provider, file.module, fatal=True, name=file.module_name)
-        return file.sha256
+        return file
+
+    def holds(self, file: PluginFile) -> bool:
+        """Is this file, or a copy of it, loaded already?"""
+        return self._manager.has_plugin(file.module_name)
 
     def _admit(self, provider: Provider, importing: Callable[[], Any], fatal: bool, name: str | None = None) -> None:
         before = len(self._records)
@@ -196,7 +200,7 @@ class Catalogue:
             reason = f"mtl_components gives {cls!r}: expected classes derived from one of {bases}"
             return Record(provider, "failed", provider.name, reason=reason, error=MtlError(reason))
         key = cls.kind, component_name(cls)
-        reason = fault(cls) or self._duplicate(key, provider)
+        reason = fault(cls) or self._duplicate(key, provider) or ""
         if reason:
             return Record(provider, "failed", key[1], key[0], reason, MtlError(reason))
         self._classes[key] = cls
@@ -220,8 +224,8 @@ class Catalogue:
     def find(self, kind: str, name: str) -> type[Component]:
         """The class of this kind and name; of "timm:resnet18" it is the family `timm`.
 
-        Raises MtlError where it is unknown (with the nearest names), blocked (by which variable), or given by a plugin that
-        failed (chained from its original error).
+        Raises MtlError where it is unknown (with the nearest names), blocked (by which variable), or given by a plugin
+        that failed (chained from its original error).
         """
         wanted, colon, _ = name.partition(":")
         cls = self._classes.get((kind, wanted))

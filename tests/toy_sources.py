@@ -68,7 +68,11 @@ def cycle(names: str, n: int) -> tuple[str, ...]:
 
 
 def experiment(
-    sources: dict[str, DataEntry], tasks: dict[str, SupervisedTask] | None = None, seed: int = 0, accumulate: int = 1, **inputs: Any
+    sources: dict[str, DataEntry],
+    tasks: dict[str, SupervisedTask] | None = None,
+    seed: int = 0,
+    accumulate: int = 1,
+    **inputs: Any,
 ) -> Experiment:
     """A run on these sources; default: one classification of "kind"."""
     own = {"kind": Classification(reads="kind")} if tasks is None else tasks

@@ -100,10 +100,8 @@ class Loop:
         board = Board(self.folder.path / "tensorboard", engine.step) if train.tensorboard and self.main else None
         with _stop_flag() as stop:
             while engine.step < engine.steps:
-                self._one_step()
+                self.advance(board)
                 done = engine.step == engine.steps
-                if done or engine.step % train.log_every == 0:
-                    self._log(board)
                 if done or (train.eval_every and engine.step % train.eval_every == 0):
                     self._evaluate(board)
                 if done or engine.step % train.save_every == 0 or stop.is_set():
@@ -114,7 +112,8 @@ class Loop:
             board.close()
         return self._finish()
 
-    def _one_step(self) -> None:
+    def advance(self, board: Board | None = None) -> None:
+        """One optimiser step: draw, prepare, train, and log where it is time to."""
         engine = self.engine
         lr = lr_at(engine.experiment.train, engine.step, engine.steps)
         for group in engine.optimizer.param_groups:
@@ -122,6 +121,8 @@ class Loop:
         inputs = [self._inputs(part) for part in range(engine.experiment.train.accumulate)]
         logged: Logged = train_step(engine, inputs)
         self.record.add(logged, sum(len(x) for i in inputs for x in i.images))
+        if engine.step == engine.steps or engine.step % engine.experiment.train.log_every == 0:
+            self._log(board)
 
     def _inputs(self, part: int) -> Any:
         engine, fabric = self.engine, self.engine.fabric

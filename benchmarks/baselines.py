@@ -1,0 +1,83 @@
+"""The hand-written rivals: plain PyTorch, as one would write it for this very experiment, doing the same work and nothing more.
+
+Same network, pictures, normalisation, clipping, fused optimiser, precision, batch and memory format as ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import kornia.augmentation as K
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtlcore import Encoder
+
+
+class HandNet(nn.Module):
+    """The encoder's network and one linear head a task, written out."""
+
+    def __init__(self, encoder: Encoder, size: int, dim: int, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.net = encoder.build(size)
+        self.heads = nn.ModuleList(nn.Linear(dim, c) for c in classes)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        pooled = self.net((images - 0.5) / 0.25).pooled
+        return [head(pooled) for head in self.heads]
+
+
+class HandStep:
+    """A supervised step of K classification tasks on uint8 pictures in memory."""
+
+    def __init__(self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int) -> None:
+        self.net, self.pixels, self.labels, self.batch = net.train(), pixels, labels, batch
+        wide = [p for p in net.parameters() if p.ndim > 1]
+        narrow = [p for p in net.parameters() if p.ndim <= 1]
+        groups = [{"params": wide, "weight_decay": 0.05}, {"params": narrow, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
+        self.order, self.at = torch.randperm(len(pixels)), 0
+
+    def rows(self) -> Tensor:
+        if self.at + self.batch > len(self.order):
+            self.order, self.at = torch.randperm(len(self.pixels)), 0
+        self.at += self.batch
+        return self.order[self.at - self.batch : self.at]
+
+    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        losses = [F.cross_entropy(out, y[rows]) for out, y in zip(self.net(images), self.labels)]
+        return torch.stack(losses).sum()
+
+    def __call__(self) -> None:
+        rows = self.rows()
+        images = self.pixels.index_select(0, rows).float() / 255
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss(images, rows).backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        self.optimizer.step()
+
+
+def kornia_weak(size: int) -> nn.Module:
+    """The paper's weak augmentation as one would write it with kornia's own modules."""
+    return K.AugmentationSequential(
+        K.RandomHorizontalFlip(p=0.5),
+        K.RandomRotation(15.0, p=1.0),
+        K.RandomResizedCrop((size, size), scale=(0.69**2, 0.99**2), ratio=(1.0, 1.0), p=1.0, cropping_mode="resample"),
+        K.RandomContrast((0.6, 1.4), p=1.0),
+    )
+
+
+def kornia_strong(size: int) -> nn.Module:
+    """The paper's strong augmentation, likewise."""
+    return K.AugmentationSequential(
+        K.RandomHorizontalFlip(p=0.5),
+        K.RandomRotation(20.0, p=1.0),
+        K.RandomResizedCrop((size, size), scale=(0.69**2, 0.99**2), ratio=(1.0, 1.0), p=1.0, cropping_mode="resample"),
+        K.RandomContrast((0.6, 1.4), p=1.0),
+        K.RandomBrightness((0.95, 1.05), p=1.0),
+        K.RandomGaussianNoise(std=0.025, p=1.0),
+        K.RandomGaussianBlur((3, 3), (1.5, 1.5), p=0.5),
+        K.RandomErasing(scale=((60 / 224) ** 2, (60 / 224) ** 2), ratio=(1.0, 1.0), value=0.5, p=1.0),
+    )
+

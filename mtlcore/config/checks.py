@@ -1,0 +1,44 @@
+"""Settings that are right alone and wrong together: which keys conflict, and which setting mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import nearest
+from ..experiment import Experiment
+
+
+def conflicts(experiment: Experiment) -> Iterator[str]:
+    """One line for each conflict."""
+    if not experiment.tasks and not experiment.pretexts:
+        yield "nothing to train: expected a table [task.<label>] or [pretext.<label>] (one of weight 0 does not count)"
+    yield from _views(experiment)
+    best = experiment.train.best
+    if best is not None:
+        yield from _best(best, experiment)
+
+
+def _views(experiment: Experiment) -> Iterator[str]:
+    views = experiment.views
+    if views.supervised == "pretext" and not any(p.supervised for p in experiment.pretexts.values()):
+        yield (
+            'views.supervised = "pretext": there is no [pretext.<label>] whose views supervised heads may read: '
+            'set views.supervised = "clean", or add one'
+        )
+    if views.statistics == "clean" and views.supervised == "pretext":
+        yield (
+            'views.statistics = "clean" and views.supervised = "pretext": no clean view is read: '
+            'set views.statistics = "all", or views.supervised = "clean" or "both"'
+        )
+    if views.statistics == "clean" and not experiment.tasks:
+        yield 'views.statistics = "clean": no [task.<label>] reads a clean view: set views.statistics = "all"'
+
+
+def _best(best: str, experiment: Experiment) -> Iterator[str]:
+    task, slash, metric = best.partition("/")
+    if not experiment.tasks:
+        yield f"train.best = {best!r}: there is no task: leave it away, and the validation loss decides"
+    elif not slash or not task or not metric:
+        yield f'train.best = {best!r}: expected "<task>/<metric>", such as "{next(iter(experiment.tasks))}/accuracy"'
+    elif task not in experiment.tasks:
+        yield f"train.best = {best!r}: unknown task {task!r}; {nearest(task, experiment.tasks)}"

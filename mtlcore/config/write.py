@@ -1,0 +1,50 @@
+"""From an `Experiment` to TOML: complete, with every default written out, so that the file means the same for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import tomli_w
+
+from ..components import component_name
+from ..contracts import Component
+from ..experiment import DataEntry, Experiment, PretextEntry, TaskEntry
+from .read import is_default
+from .strict import converter
+
+
+def dump(experiment: Experiment) -> str:
+    """TOML that parses to an equal experiment. Keys that are None, and recipes that need no table, are left out."""
+    e = experiment
+    tables = {
+        "seed": e.seed,
+        "plugins": list(e.plugins),
+        "encoder": _component(e.encoder),
+        "task": {label: _entry(entry) for label, entry in e.tasks.items()},
+        "pretext": {label: _entry(entry) for label, entry in e.pretexts.items()},
+        "weighting": _component(e.weighting),
+        "data": {label: _entry(entry) for label, entry in e.data.items()},
+        "input": converter.unstructure(e.input),
+        "views": converter.unstructure(e.views),
+        "augment": _component(e.augment),
+        "recipes": {label: _component(r) for label, r in e.recipes.items() if not is_default(label, r)},
+        "train": converter.unstructure(e.train),
+    }
+    return tomli_w.dumps({key: _given(value) for key, value in tables.items() if value not in ({}, [])})
+
+
+def _component(component: Component) -> dict[str, Any]:
+    return {"name": component_name(type(component)), **converter.unstructure(component)}
+
+
+def _entry(entry: TaskEntry | PretextEntry | DataEntry) -> dict[str, Any]:
+    own = {f.name: getattr(entry, f.name) for f in attrs.fields(type(entry)) if f.name != "component"}
+    return {**_component(entry.component), **converter.unstructure(own)}
+
+
+def _given(value: Any) -> Any:
+    """Without what is None: TOML has no null."""
+    if isinstance(value, dict):
+        return {key: _given(inner) for key, inner in value.items() if inner is not None}
+    return [_given(inner) for inner in value] if isinstance(value, list | tuple) else value

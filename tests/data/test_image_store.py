@@ -1,0 +1,156 @@
+"""The store: in memory or on demand, the same pictures; unreadable ones told, none silently."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtlcore import MtlError
+from mtlcore.data.store import CHUNK, LazyImages, MemoryImages, open_images, store_side
+
+
+def picture(row: int) -> np.ndarray:
+    """Sizes and colours that depend on the row."""
+    rng = np.random.default_rng(row)
+    return rng.integers(0, 255, (10 + row % 7, 8 + row % 5, 3), dtype=np.uint8)
+
+
+def some_unreadable(row: int) -> np.ndarray:
+    if row % 100 == 3:
+        raise MtlError(f"row {row} is broken")
+    return picture(row)
+
+
+@given(rows=st.lists(st.integers(0, 39), max_size=30), side=st.integers(1, 20))
+def test_the_lazy_store_equals_the_one_in_memory(rows, side):
+    wanted = np.array(rows, dtype=np.int64)
+    inside, _ = open_images(picture, 40, side)
+    lazy, _ = open_images(picture, 40, side, memory=40 * 3 * side * side - 1)
+    assert isinstance(inside, MemoryImages)
+    assert isinstance(lazy, LazyImages)
+    assert inside.side == lazy.side == side
+    assert torch.equal(inside.take(wanted), lazy.take(wanted))
+    assert inside.take(wanted).shape == (len(rows), 3, side, side)
+    assert inside.take(wanted).dtype == torch.uint8
+
+
+def test_what_just_fits_is_kept_in_memory():
+    assert isinstance(open_images(picture, 40, 8, memory=40 * 3 * 8 * 8)[0], MemoryImages)
+
+
+def test_pictures_stand_in_their_rows_channels_first():
+    images, _ = open_images(lambda row: np.full((4, 4, 3), (row % 256, row // 256, 9), dtype=np.uint8), 700, 4)
+    found = images.take(np.array([699, 0, 300]))
+    assert found[:, :, 2, 1].tolist() == [[187, 2, 9], [0, 0, 9], [44, 1, 9]]
+
+
+def test_taking_gives_a_copy():
+    images, _ = open_images(picture, 4, 8)
+    images.take(np.array([1])).zero_()
+    assert images.take(np.array([1])).any()
+
+
+def test_slow_pictures_are_decoded_by_the_same_rules(monkeypatch):
+    monkeypatch.setattr("mtlcore.data.store.WORTH_A_THREAD_S", 0.0)
+    monkeypatch.setattr("mtlcore.data.store.threads", lambda: 3)
+    seen = set()
+
+    def watched(row: int) -> np.ndarray:
+        seen.add(threading.current_thread().name)
+        return some_unreadable(row)
+
+    images, unreadable = open_images(watched, 5 * CHUNK, 8)
+    assert len(seen) > 1
+    assert sorted(unreadable) == list(range(3, 5 * CHUNK, 100))
+    monkeypatch.setattr("mtlcore.data.store.WORTH_A_THREAD_S", 10.0)
+    alone, _ = open_images(some_unreadable, 5 * CHUNK, 8)
+    everything = np.arange(5 * CHUNK)
+    assert torch.equal(images.take(everything), alone.take(everything))
+
+
+def test_unreadable_rows_are_reported_with_their_reasons():
+    _, unreadable = open_images(some_unreadable, 250, 8)
+    assert unreadable == {3: "row 3 is broken", 103: "row 103 is broken", 203: "row 203 is broken"}
+
+
+def test_reading_stops_as_soon_as_the_check_refuses():
+    decoded = []
+
+    def decode(row: int) -> np.ndarray:
+        decoded.append(row)
+        raise MtlError("broken")
+
+    def check(unreadable):
+        raise MtlError(f"{len(unreadable)} are too many")
+
+    with pytest.raises(MtlError, match="128 are too many"):
+        open_images(decode, 100 * CHUNK, 8, check=check)
+    assert len(decoded) == CHUNK
+
+
+def test_an_unreadable_row_found_later_is_an_error():
+    images, _ = open_images(some_unreadable, 250, 8, memory=0)
+    images.take(np.array([1, 2, 4]))
+    with pytest.raises(MtlError, match="row 103 is broken"):
+        images.take(np.array([1, 103, 4]))
+
+
+def test_a_mistake_in_a_source_is_not_taken_for_a_bad_picture():
+    def decode(row: int) -> np.ndarray:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        open_images(decode, 10, 8)
+
+
+def test_progress_rises_to_the_total():
+    told = []
+    open_images(picture, 300, 4, progress=lambda what, done, total: told.append((what, done, total)))
+    assert [done for _, done, _ in told] == [128, 256, 300]
+    assert {(what, total) for what, _, total in told} == {("reading pictures", 300)}
+
+
+@pytest.mark.parametrize(
+    ("sides", "size", "store", "expected"),
+    [
+        ([48], 48, None, 48),  # never enlarged
+        ([200], 64, None, 96),  # half as much again
+        ([200], 64, 80, 80),
+        ([48], 64, 80, 48),
+        ([48, 200], 64, None, 96),  # sizes are mixed: the larger ones lose nothing
+        ([48, 90], 64, None, 90),
+    ],
+)
+def test_the_side_of_the_store(sides, size, store, expected):
+    def decode(row: int) -> np.ndarray:
+        side = sides[row % len(sides)]
+        return np.zeros((side, side + 20, 3), dtype=np.uint8)
+
+    assert store_side(decode, 1001, size, store) == expected
+
+
+def test_pictures_that_cannot_be_read_have_no_say_in_the_side():
+    def decode(row: int) -> np.ndarray:
+        if row < 900:
+            raise MtlError("broken")
+        return np.zeros((40, 40, 3), dtype=np.uint8)
+
+    assert store_side(decode, 1000, 64, None) == 40
+
+
+def test_few_pictures_are_looked_at():
+    asked = []
+
+    def decode(row: int) -> np.ndarray:
+        asked.append(row)
+        return np.zeros((40, 40, 3), dtype=np.uint8)
+
+    store_side(decode, 10_000, 64, None)
+    assert len(asked) == 64
+    assert asked[0] == 0
+    assert asked[-1] == 9_999

@@ -1,0 +1,348 @@
+"""Sources joined: who is in which split, who has which label, what was left out, what a user did wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from attrs import evolve, frozen
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_sources import InMemory, cycle, experiment, numbers_of
+
+from mtlcore import Annotation, Classification, Head, Host, MtlError, SupervisedTask
+from mtlcore.data.dataset import Dataset, open_data
+from mtlcore.experiment import DataEntry
+
+TRAIN60 = ("train",) * 60
+OFFICIAL = ("train",) * 60 + ("val",) * 20 + ("test",) * 20
+
+
+@frozen
+class Number(SupervisedTask):
+    """A task on numbers (N, 2): the mean of the training rows becomes its field."""
+
+    reads: str = "size"
+    mean: float | None = None
+
+    def fit(self, annotation: Annotation) -> Number:
+        return self if self.mean is not None else evolve(self, mean=float(annotation[:, 0].mean()))
+
+    def target(self, annotation: Annotation) -> tuple[torch.Tensor, torch.Tensor]:
+        values = torch.from_numpy(annotation).float()
+        return values, ~values.isnan().any(1)
+
+    def build(self, host: Host) -> Head:
+        raise NotImplementedError
+
+
+def opened(source: InMemory, splits=None, **options) -> Dataset:
+    keys = {k: options.pop(k) for k in ("labels", "unlabelled", "limit", "split", "group", "max_bad") if k in options}
+    return open_data(experiment({"a": DataEntry(source, **keys)}, **options), splits)
+
+
+def keys_of(data: Dataset, split: str) -> set[str]:
+    return set(data.keys[data.split[split]].tolist())
+
+
+# ---------------------------------------------------------------------------------------------------- what is joined
+
+
+def test_two_sources_stand_side_by_side_each_with_its_own_labels():
+    a = InMemory(60, cycle("ab", 60), split=TRAIN60, attributes={"race": np.array(cycle("xy", 60))})
+    sizes = np.stack([np.arange(60.0), np.ones(60)], 1)
+    b = InMemory(60, None, others={"size": sizes}, split=TRAIN60, prefix="b")
+    tasks = {"kind": Classification(reads="kind"), "size": Number()}
+    data = open_data(experiment({"a": DataEntry(a), "b": DataEntry(b)}, tasks, validation=0.0))
+    assert data.source.tolist() == [0] * 60 + [1] * 60
+    assert data.present["kind"].tolist() == [True] * 60 + [False] * 60
+    assert data.present["size"].tolist() == [False] * 60 + [True] * 60
+    assert data.targets["kind"].tolist() == [0, 1] * 30 + [0] * 60
+    assert data.targets["size"].tolist() == [[0.0, 0.0]] * 60 + sizes.tolist()
+    assert data.attributes["race"].tolist() == ["x", "y"] * 30 + [""] * 60
+    assert data.keys[[0, 60]].tolist() == ["00000", "b00000"]
+    assert numbers_of(data.images.take(np.array([3, 63]))) == [3, 3]
+    assert (len(a.indexed), len(b.indexed)) == (1, 1)
+    assert data.labelled.all()
+
+
+def test_the_label_orders_of_two_sources_cannot_be_mixed_up():
+    a = InMemory(4, ("happy", "sad", "happy", "sad"), split=("train",) * 4)
+    b = InMemory(4, ("sad", "sad", "angry", "happy"), split=("train",) * 4)
+    data = open_data(experiment({"a": DataEntry(a), "b": DataEntry(b)}, validation=0.0))
+    assert data.tasks["kind"].classes == ("angry", "happy", "sad")
+    assert data.targets["kind"].tolist() == [1, 2, 1, 2, 2, 2, 0, 1]
+
+
+def test_tasks_are_fitted_on_the_labelled_training_rows_alone():
+    values = np.stack([np.arange(100.0), np.zeros(100)], 1)
+    values[5] = np.nan
+    source = InMemory(100, None, others={"size": values}, split=OFFICIAL)
+    data = opened(source, tasks={"size": Number()}, labels=0.5)
+    train = data.split["train"]
+    assert len(train) < 40  # of the 54 that validation leaves
+    own = [float(key) for key in data.keys[train] if key != "00005"]
+    assert data.tasks["size"].mean == pytest.approx(np.mean(own))
+    assert data.experiment.tasks["size"].component == data.tasks["size"]
+
+
+def test_a_fitted_task_stays_as_it_is_when_only_test_is_opened():
+    source = InMemory(100, cycle("abc", 100), split=OFFICIAL)
+    trained = opened(source)
+    again = open_data(trained.experiment, {"test"})
+    assert again.tasks == trained.tasks
+    assert set(again.split) == {"test"}
+    assert len(again) == 20
+    assert numbers_of(again.images.take(again.split["test"])) == list(range(80, 100))
+    assert again.fingerprint == trained.fingerprint
+
+
+def test_only_the_pictures_that_are_asked_for_are_read():
+    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset(range(60, 100)))
+    assert len(opened(source, {"train", "validation"})) == 60
+    assert opened(source, {"train", "validation"}).report == ()
+
+
+def test_the_run_keeps_the_side_of_its_store():
+    source = InMemory(60, cycle("ab", 60), split=TRAIN60, side=20)
+    assert opened(source, size=8).experiment.input.store == 12
+    assert opened(source, size=8).images.side == 12
+    assert opened(source, size=16).images.side == 20
+    assert opened(source, size=8, store=16).images.side == 16
+
+
+def test_the_lazy_store_gives_the_same_dataset():
+    run = experiment({"a": DataEntry(InMemory(100, cycle("ab", 100), split=OFFICIAL))})
+    inside, lazy = open_data(run), open_data(run, memory=0)
+    rows = np.arange(100)
+    assert type(inside.images) is not type(lazy.images)
+    assert torch.equal(inside.images.take(rows), lazy.images.take(rows))
+    assert inside.fingerprint == lazy.fingerprint
+
+
+# ---------------------------------------------------------------------------------------------------- splits and labels
+
+
+def test_official_splits_stay_and_validation_is_cut_from_train():
+    data = opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), validation=0.1)
+    assert {name: len(rows) for name, rows in data.split.items()} == {
+        "train": 54,
+        "validation": 6,
+        "val": 20,
+        "test": 20,
+    }
+    assert keys_of(data, "test") == {f"{i:05d}" for i in range(80, 100)}
+
+
+def test_a_source_without_official_splits_is_cut_80_to_20_by_group():
+    people = tuple(f"person {i // 5}" for i in range(200))
+    data = opened(InMemory(200, cycle("ab", 200), group=people), validation=0.1)
+    assert len(data.split["test"]) == 40
+    where = {name: {people[int(k)] for k in keys_of(data, name)} for name in data.split}
+    assert not where["train"] & where["test"]
+    assert not where["train"] & where["validation"]
+    assert not where["test"] & where["validation"]
+
+
+def test_a_named_column_overrides_split_and_group():
+    columns = {"fold": np.array(["train"] * 50 + ["test"] * 50), "person": np.array([f"p{i // 2}" for i in range(100)])}
+    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, attributes=columns)
+    data = opened(source, split="fold", group="person", validation=0.2)
+    assert keys_of(data, "test") == {f"{i:05d}" for i in range(50, 100)}
+    assert not {int(k) // 2 for k in keys_of(data, "train")} & {int(k) // 2 for k in keys_of(data, "validation")}
+
+
+@given(seed=st.integers(0, 50), shares=st.tuples(st.floats(0.02, 1.0), st.floats(0.02, 1.0)))
+def test_labels_are_nested_and_validation_does_not_move(seed, shares):
+    few, many = (opened(InMemory(200, cycle("aab", 200)), labels=s, seed=seed) for s in sorted(shares))
+    assert keys_of(few, "train") <= keys_of(many, "train")
+    assert keys_of(few, "validation") == keys_of(many, "validation")
+    assert keys_of(few, "test") == keys_of(many, "test")
+    assert {int(k) % 3 // 2 for k in keys_of(few, "train")} == {0, 1}
+
+
+@given(seed=st.integers(0, 50))
+def test_the_subset_does_not_depend_on_other_tables(seed):
+    source = InMemory(200, cycle("ab", 200))
+    entry = DataEntry(source, labels=0.2)
+    other = DataEntry(InMemory(50, cycle("cd", 50), prefix="other"))
+    alone = open_data(experiment({"a": entry}, seed=seed))
+    beside = open_data(experiment({"b": other, "a": entry}, seed=seed, batch_size=64, accumulate=2, unlabelled_batch=8))
+    for name in ("train", "validation", "test"):
+        assert keys_of(alone, name) == {k for k in keys_of(beside, name) if not k.startswith("other")}
+
+
+def test_pre_training_leaves_the_same_validation_and_test_alone():
+    source = InMemory(200, cycle("aab", 200))
+    tuned, pretrained = opened(source), opened(source, tasks={})
+    for name in ("train", "validation", "test"):
+        assert keys_of(tuned, name) == keys_of(pretrained, name)
+
+
+def test_rows_whose_labels_were_cut_go_or_stay_without_them():
+    source = InMemory(100, cycle("ab", 100), split=OFFICIAL)
+    dropped = opened(source, labels=0.1, validation=0.0)
+    kept = opened(source, labels=0.1, unlabelled="keep", validation=0.0)
+    assert len(dropped.split["train"]) == 6
+    assert len(kept.split["train"]) == 60
+    assert keys_of(dropped, "train") == set(kept.keys[kept.split["train"]][kept.labelled[kept.split["train"]]].tolist())
+    cut = kept.split["train"][~kept.labelled[kept.split["train"]]]
+    assert not kept.targets["kind"][torch.from_numpy(cut)].any()
+    assert kept.present["kind"][torch.from_numpy(kept.split["test"])].all()
+
+
+def test_rows_that_never_had_a_label_go_or_stay():
+    source = InMemory(60, cycle("ab", 40) + ("",) * 20, split=TRAIN60)
+    assert len(opened(source, validation=0.0).split["train"]) == 40
+    data = opened(source, validation=0.0, unlabelled="keep")
+    assert len(data.split["train"]) == 60
+    assert data.labelled.sum() == 40
+
+
+def test_a_limit_holds_for_every_split():
+    data = opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), limit=5, validation=0.2)
+    assert {name: len(rows) for name, rows in data.split.items()} == {"train": 5, "validation": 5, "val": 5, "test": 5}
+
+
+def test_validation_may_be_empty_beside_train():
+    data = opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), {"train", "validation"}, validation=0.0)
+    assert len(data.split["validation"]) == 0
+
+
+# ---------------------------------------------------------------------------------------------------- the fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_rows_their_labels_their_splits_and_the_side():
+    labels = cycle("ab", 100)
+    base = InMemory(100, labels, split=OFFICIAL, side=20)
+    reference = opened(base).fingerprint
+    assert opened(base, {"test"}).fingerprint == reference
+    others = [
+        opened(InMemory(100, ("b",) + labels[1:], split=OFFICIAL, side=20)),
+        opened(InMemory(100, labels, split=OFFICIAL, side=20, prefix="x")),
+        opened(InMemory(100, labels, split=("test",) + OFFICIAL[1:], side=20)),
+        opened(base, seed=1),
+        opened(base, labels=0.5),
+        opened(base, store=10),
+    ]
+    assert len({reference, *(o.fingerprint for o in others)}) == 7
+
+
+# ---------------------------------------------------------------------------------------------------- what is left out
+
+
+def test_unreadable_rows_leave_every_split_and_are_told_once_with_examples():
+    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 3, 4, 85]), skipped=("x.jpg",))
+    data = opened(source, validation=0.0)
+    assert len(data.split["train"]) == 56
+    assert len(data.split["test"]) == 19
+    assert data.report == (
+        "data.a: 1 left out, malformed name: x.jpg",
+        "data.a: 5 left out, unreadable: 00001 is no readable picture: made so, 00002 is no readable picture: made so, "
+        "00003 is no readable picture: made so, ...",
+    )
+
+
+def test_malformed_and_unreadable_rows_draw_on_one_budget():
+    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2]), skipped=("x.jpg", "y.jpg"))
+    opened(source, max_bad=4)
+    with pytest.raises(
+        MtlError, match=r"data.a .*: 4 rows .* max_bad = 3; malformed name \(2\): x.jpg, y.jpg; unreadable \(2\)"
+    ):
+        opened(source, max_bad=3)
+    with pytest.raises(MtlError, match=r"data.a .*: 2 rows are malformed or unreadable, more than max_bad = 1"):
+        opened(source, max_bad=1)
+
+
+def test_classes_that_a_task_does_not_know_are_counted_and_their_rows_carry_no_label():
+    source = InMemory(60, cycle("abc", 60), split=TRAIN60)
+    data = opened(source, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0)
+    assert data.report == ("task.kind: 20 rows have a label 'kind' that it does not know: c (20)",)
+    assert len(data.split["train"]) == 40
+
+
+# ---------------------------------------------------------------------------------------------------- what a user did wrong
+
+
+def test_a_task_that_no_source_labels_is_refused_in_training():
+    source = InMemory(60, cycle("ab", 60), "emotion")
+    with pytest.raises(
+        MtlError, match=r"task.fer reads the annotation 'emotions', .*data.a gives emotion.*did you mean 'emotion'"
+    ):
+        opened(source, tasks={"fer": Classification(reads="emotions")})
+
+
+def test_in_evaluation_a_task_without_labels_is_left_out_and_told():
+    source = InMemory(100, cycle("ab", 100), split=OFFICIAL)
+    tasks = {"kind": Classification(reads="kind", classes=("a", "b")), "size": Number(mean=0.0)}
+    data = opened(source, {"test"}, tasks=tasks)
+    assert set(data.targets) == set(data.present) == set(data.tasks) == {"kind"}
+    assert data.report == ("task.size reads the annotation 'size', which no source gives (data.a gives kind)",)
+    with pytest.raises(MtlError, match=r"task.size reads the annotation 'size', which no source gives"):
+        opened(source, {"test"}, tasks={"size": Number(mean=0.0)})
+
+
+@pytest.mark.parametrize("asked", ["tset", "training"])
+def test_an_unknown_split_names_those_there_are(asked):
+    with pytest.raises(MtlError, match=f"no row of the split '{asked}'; .*known: test, train, val, validation"):
+        opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), {asked})
+
+
+def test_data_without_train_is_refused():
+    with pytest.raises(MtlError, match="no row of the split 'train'; known: test"):
+        opened(
+            InMemory(20, cycle("ab", 20), split=("test",) * 20),
+            tasks={"kind": Classification(reads="kind", classes=("a",))},
+        )
+
+
+@pytest.mark.parametrize("key", ["split", "group"])
+def test_an_unknown_column_names_the_nearest(key):
+    source = InMemory(20, cycle("ab", 20), attributes={"person": np.array(cycle("pq", 20))})
+    with pytest.raises(MtlError, match=f"data.a.{key} = 'persom': .*did you mean 'person'"):
+        opened(source, **{key: "persom"})
+
+
+def test_an_empty_source_is_refused_with_what_it_skipped():
+    with pytest.raises(MtlError, match=r"data.a .* holds no usable row; malformed name \(1\): x.jpg"):
+        opened(InMemory(0, (), skipped=("x.jpg",)))
+
+
+def test_no_data_at_all_is_refused():
+    with pytest.raises(MtlError, match="no data"):
+        open_data(experiment({}, tasks={}))
+
+
+def test_sources_that_mean_different_things_by_one_name_are_refused():
+    a, b = InMemory(20, cycle("ab", 20)), InMemory(20, None, others={"kind": np.arange(20.0)}, prefix="b")
+    with pytest.raises(
+        MtlError, match=r"disagree on what the annotation 'kind' is: data.a: <U1 \(20,\), data.b: float64"
+    ):
+        open_data(experiment({"a": DataEntry(a), "b": DataEntry(b)}))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (InMemory(4, cycle("ab", 4), order=(0, 1, 1)), "gives the key '00001' 2 times"),
+        (InMemory(4, None, others={"kind": np.array(["a", "b", "c"])}, order=(0, 1)), None),
+    ],
+)
+def test_a_source_whose_index_is_wrong_is_told_so(source, message):
+    if message is None:
+
+        @frozen(eq=False)
+        class Short(InMemory):
+            def index(self):
+                return evolve(super(Short, self).index(), split=np.array(["train"]))
+
+        source, message = Short(4, cycle("ab", 4)), "gives 4 keys but 1 values of split"
+    with pytest.raises(MtlError, match=message):
+        opened(source)
+
+
+def test_the_reader_is_told_how_far_reading_has_come():
+    told = []
+    source = InMemory(300, cycle("ab", 300), split=("train",) * 300)
+    open_data(experiment({"a": DataEntry(source)}), progress=lambda *news: told.append(news))
+    assert told[-1] == ("reading pictures", 300, 300)

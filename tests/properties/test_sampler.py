@@ -1,0 +1,220 @@
+"""What a step is made of: a function of (seed, step), the same however the step is shared out."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_sources import InMemory, cycle, experiment, numbers_of
+
+from mtlcore import Classification, MtlError
+from mtlcore.data.dataset import Dataset, open_data
+from mtlcore.data.sampler import Sampler, shares
+from mtlcore.experiment import DataEntry
+
+CPU = torch.device("cpu")
+
+
+def opened(entries: dict[str, DataEntry], world: int = 1, **options) -> tuple[Dataset, Sampler]:
+    data = open_data(experiment(entries, validation=0.0, **options))
+    return data, Sampler(data, data.experiment, world)
+
+
+def train_of(n: int, names: str = "ab", **options) -> InMemory:
+    """n training rows with labels in turn."""
+    return InMemory(n, cycle(names, n), split=("train",) * n, **options)
+
+
+def labelled_rows(sampler: Sampler, steps: range) -> list[int]:
+    return [row for s in steps for part in sampler.step(s) for row in part.rows[: part.labelled].tolist()]
+
+
+@given(n=st.integers(2, 60), batch=st.integers(1, 12), seed=st.integers(0, 99), epochs=st.integers(1, 3))
+def test_every_labelled_row_comes_once_an_epoch(n, batch, seed, epochs):
+    data, sampler = opened({"a": DataEntry(train_of(n))}, seed=seed, batch_size=batch)
+    rows = labelled_rows(sampler, range(epochs * sampler.steps_per_epoch + 1))
+    for epoch in range(epochs):
+        assert sorted(rows[epoch * n : (epoch + 1) * n]) == data.split["train"].tolist()
+    assert sampler.steps_per_epoch == -(-n // batch)
+
+
+def test_epochs_are_shuffled_differently():
+    _, sampler = opened({"a": DataEntry(train_of(40))}, batch_size=40)
+    first, second = (sampler.step(s)[0].rows.tolist() for s in (0, 1))
+    assert sorted(first) == sorted(second)
+    assert first != second != sorted(second)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 50), st.booleans())
+def test_ranks_and_micro_batches_share_out_the_same_rows(world, accumulate, per_part, step, keep):
+    """Whoever computes micro-batch i, and however many ranks there are, it holds the same rows."""
+    entries = {
+        "a": DataEntry(train_of(30), labels=0.5, unlabelled="keep" if keep else "drop"),
+        "b": DataEntry(train_of(11, prefix="b")),
+    }
+    batch = 2 * per_part * world * accumulate
+    _, alone = opened(entries, batch_size=batch, accumulate=world * accumulate)
+    _, shared = opened(entries, world=world, batch_size=batch, accumulate=accumulate)
+    assert len(shared.step(step)) == world * accumulate
+    for one, other in zip(alone.step(step), shared.step(step), strict=True):
+        assert one.rows.tolist() == other.rows.tolist()
+        assert one.labelled == other.labelled
+    assert alone.counts(step) == shared.counts(step)
+
+
+def test_two_ranks_see_the_halves_of_one_process_of_one_source():
+    entries = {"a": DataEntry(train_of(32))}
+    whole = opened(entries, batch_size=8)[1].step(5)[0].rows
+    halves = opened(entries, world=2, batch_size=8)[1].step(5)
+    assert np.concatenate([p.rows for p in halves]).tolist() == whole.tolist()
+
+
+@given(steps=st.lists(st.integers(0, 400), min_size=1, max_size=12), seed=st.integers(0, 9))
+def test_the_position_is_a_function_of_seed_and_step_alone(steps, seed):
+    entries = {"a": DataEntry(train_of(17), labels=0.5, unlabelled="keep")}
+    _, visited = opened(entries, seed=seed)
+    for step in steps:
+        _, fresh = opened(entries, seed=seed)
+        assert [p.rows.tolist() for p in visited.step(step)] == [p.rows.tolist() for p in fresh.step(step)]
+
+
+def test_other_seeds_draw_other_rows():
+    entries = {"a": DataEntry(train_of(64))}
+    drawn = {tuple(opened(entries, seed=seed, batch_size=16)[1].step(0)[0].rows.tolist()) for seed in range(5)}
+    assert len(drawn) == 5
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4), parts=st.integers(1, 3), balanced=st.booleans())
+def test_every_micro_batch_holds_the_same_composition(sizes, parts, balanced):
+    entries = {f"s{i}": DataEntry(train_of(n, prefix=f"s{i}"), weight=1.0 + i) for i, n in enumerate(sizes)}
+    mix = "balanced" if balanced else "proportional"
+    data, sampler = opened(entries, batch_size=8 * parts, accumulate=parts, mix=mix)
+    made = {tuple(np.bincount(data.source[p.rows], minlength=len(sizes))) for s in range(9) for p in sampler.step(s)}
+    assert len(made) == 1
+    assert min(made.pop()) >= 1
+
+
+@given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), extra=st.integers(0, 60))
+def test_shares_add_up_follow_the_weights_and_leave_nobody_out(weights, extra):
+    total = len(weights) + extra
+    found = shares(total, weights)
+    assert sum(found) == total
+    assert min(found) >= 1
+    exact = np.array(weights) / sum(weights) * total
+    if exact.min() >= 1:
+        assert np.abs(np.array(found) - exact).max() < 1 + 1e-9
+
+
+def test_shares_go_by_the_largest_remainder():
+    assert shares(10, [1, 1, 1]) == [4, 3, 3]
+    assert shares(8, [50.0, 30.0, 20.0]) == [4, 2, 2]  # exactly 4.0, 2.4, 1.6
+    assert shares(8, [1000.0, 1.0, 1.0]) == [6, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("mix", "weight", "expected"), [("proportional", 1.0, [6, 2]), ("balanced", 1.0, [4, 4]), ("balanced", 3.0, [2, 6])]
+)
+def test_the_mix_of_two_sources(mix, weight, expected):
+    entries = {"a": DataEntry(train_of(60)), "b": DataEntry(train_of(20, prefix="b"), weight=weight)}
+    data, sampler = opened(entries, batch_size=8, mix=mix)
+    assert np.bincount(data.source[sampler.step(3)[0].rows]).tolist() == expected
+
+
+def test_unlabelled_rows_stand_behind_the_labelled_ones():
+    entries = {"a": DataEntry(train_of(40), labels=0.25, unlabelled="keep")}
+    data, sampler = opened(entries, batch_size=4, unlabelled_batch=6, accumulate=2)
+    for step in range(20):
+        for part in sampler.step(step):
+            assert (part.labelled, len(part.rows)) == (2, 5)
+            assert data.labelled[part.rows].tolist() == [True] * 2 + [False] * 3
+    assert sampler.counts(0).rows == 10
+    assert sampler.counts(0).unlabelled_rows == 6
+    assert sampler.steps_per_epoch == 3  # 10 labelled rows
+    seen = Counter(row for s in range(5) for p in sampler.step(s) for row in p.rows[p.labelled :].tolist())
+    assert set(seen.values()) == {1}  # 30 unlabelled rows, once each
+
+
+def test_as_many_unlabelled_as_labelled_rows_by_default():
+    _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25, unlabelled="keep")}, batch_size=4)
+    assert sampler.counts(0).unlabelled_rows == 4
+
+
+def test_dropped_rows_leave_no_unlabelled_ones():
+    _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25)}, batch_size=4, unlabelled_batch=6)
+    assert sampler.counts(0) == type(sampler.counts(0))({"kind": 4}, 4, 0)
+
+
+def test_labelled_rows_do_not_move_when_unlabelled_ones_are_kept():
+    arms = [{"a": DataEntry(train_of(40), labels=0.25, unlabelled=kept)} for kept in ("keep", "drop")]
+    shown = []
+    for arm in arms:
+        data, sampler = opened(arm, batch_size=4)
+        parts = [sampler.step(s)[0] for s in range(6)]
+        shown.append([data.keys[p.rows[: p.labelled]].tolist() for p in parts])
+    assert shown[0] == shown[1]
+
+
+def test_pre_training_draws_all_rows_as_unlabelled_ones():
+    data, sampler = opened({"a": DataEntry(train_of(24))}, tasks={}, batch_size=8, accumulate=2)
+    assert sampler.steps_per_epoch == 3
+    rows = [row for s in range(3) for p in sampler.step(s) for row in p.rows.tolist()]
+    assert sorted(rows) == data.split["train"].tolist()
+    assert {p.labelled for p in sampler.step(0)} == {0}
+    batch = sampler.batch(0, 1, CPU)
+    assert (batch.labelled_rows, batch.targets, batch.counts.unlabelled_rows) == (0, {}, 8)
+
+
+def test_counts_are_those_of_the_whole_step_by_task():
+    a = InMemory(30, cycle("ab", 30), split=("train",) * 30)
+    b = InMemory(30, cycle("xyz", 30), "sort", split=("train",) * 30, prefix="b")
+    tasks = {"kind": Classification(reads="kind"), "sort": Classification(reads="sort")}
+    entries = {"a": DataEntry(a), "b": DataEntry(b)}
+    _, sampler = opened(entries, tasks=tasks, batch_size=12, accumulate=3)
+    assert sampler.counts(7).labelled == {"kind": 6, "sort": 6}
+    present = [sampler.batch(7, part, CPU).present for part in range(3)]
+    assert {k: sum(int(p[k].sum()) for p in present) for k in tasks} == sampler.counts(7).labelled
+
+
+def test_a_batch_holds_the_pictures_and_labels_of_its_rows():
+    a = train_of(300, "abc")
+    data, sampler = opened({"a": DataEntry(a)}, batch_size=16, accumulate=2)
+    batch = sampler.batch(11, 1, CPU)
+    rows = sampler.step(11)[1].rows
+    numbers = numbers_of(batch.images)
+    assert numbers == [int(key) for key in data.keys[rows]]
+    assert batch.targets["kind"].tolist() == [n % 3 for n in numbers]
+    assert batch.present["kind"].all()
+    assert batch.images.dtype == torch.uint8
+    assert batch.labelled_rows == 8
+    assert batch.counts is sampler.counts(11)
+
+
+@pytest.mark.parametrize(("batch", "nearest"), [(10, "8 or 12"), (3, "4"), (13, "12 or 16")])
+def test_a_batch_that_cannot_be_shared_out_names_the_nearest_sizes(batch, nearest):
+    with pytest.raises(
+        MtlError, match=rf"input.batch_size = {batch} .* 2 device.*accumulate = 2: the nearest that can: {nearest}$"
+    ):
+        opened({"a": DataEntry(train_of(30))}, world=2, accumulate=2, batch_size=batch)
+
+
+def test_an_unlabelled_batch_that_cannot_be_shared_out_is_refused_too():
+    with pytest.raises(MtlError, match="input.unlabelled_batch = 3 "):
+        entry = DataEntry(train_of(30), labels=0.5, unlabelled="keep")
+        opened({"a": entry}, accumulate=2, batch_size=4, unlabelled_batch=3)
+
+
+def test_a_micro_batch_too_small_for_its_sources_is_refused():
+    entries = {name: DataEntry(train_of(30, prefix=name)) for name in "abc"}
+    with pytest.raises(MtlError, match=r"too few for 3 sources \(a, b, c\): at least 6 are needed"):
+        opened(entries, batch_size=4, accumulate=2)
+
+
+def test_training_without_any_label_is_refused():
+    silent = InMemory(10, ("",) * 10, split=("train",) * 10)
+    tasks = {"kind": Classification(reads="kind", classes=("a", "b"))}
+    with pytest.raises(MtlError, match=r"no training row carries a label of any task \(kind\)"):
+        opened({"a": DataEntry(silent, unlabelled="keep")}, tasks=tasks)

@@ -5,6 +5,8 @@ A table of weight 0 is as if it were not there: `config` drops it, so nothing be
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
@@ -101,7 +103,7 @@ class Views:
 
 
 def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[int, ...]) -> None:
-    if any(b <= a for a, b in zip(value, value[1:])):
+    if any(b <= a for a, b in pairwise(value)):
         raise ValueError(f"'{attribute.name}' must rise: {value}")
 
 
@@ -135,7 +137,7 @@ class Train:
     log_every: int = field(default=20, validator=gt(0))
     best: str | None = None
     max_skipped: int = field(default=20, validator=gt(0))
-    init_from: str | None = None
+    init_from: Path | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = field(default=1, validator=gt(0))
     tensorboard: bool = True

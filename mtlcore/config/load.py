@@ -24,7 +24,7 @@ def load(
 
     overrides: "a.b.c=VALUE", each sets one key. plugin_files: one-file plugins beside those of the file's `plugins`
     (which are relative to the file). catalogue: what names are looked up in; default: every installed plugin.
-    Raises MtlError with every problem of the file, one line each; chained from its original error where a plugin failed.
+    Raises MtlError with all problems of the file, one line each; chained from the original error where a plugin failed.
     """
     file = Path(path)
     tables = _tables(file)

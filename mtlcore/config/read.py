@@ -1,8 +1,8 @@
 """From TOML tables to an `Experiment`: which class each table names, and what its keys say.
 
-A table of a component holds the keys of its plugin (the class's fields) and, in [task.*], [pretext.*] and [data.*], a few
-that the core itself knows (the fields of `TaskEntry`, `PretextEntry`, `DataEntry`). All problems are collected, then raised
-in one error.
+A table of a component holds the keys of its plugin (the class's fields) and, in [task.*], [pretext.*] and [data.*], a
+few that the core itself knows (the fields of `TaskEntry`, `PretextEntry`, `DataEntry`). All problems are collected,
+then raised in one error.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ _MODULE_WORDS = frozenset(dir(nn.ModuleDict()))  # `type`, `train`, `keys`: no m
 def parse(tables: Mapping[str, Any], catalogue: Catalogue | None = None, base: Path | None = None) -> Experiment:
     """The experiment that these tables describe.
 
-    catalogue: what names are looked up in; default: every installed plugin. base: the folder that `plugins` are relative
-    to; default: the current one. Raises MtlError with one line a problem.
+    catalogue: what names are looked up in; default: every installed plugin. base: the folder that `plugins` are
+    relative to; default: the current one. Raises MtlError with one line a problem.
     """
     reader = _Reader((installed() if catalogue is None else catalogue).copy())
     plugins = reader.plugins(tables.get("plugins", []), base or Path())
@@ -130,7 +130,7 @@ class _Reader:
         return tuple(f"{file.path}#sha256={file.sha256}" for file in files.values())
 
     def component(self, kind: str, path: str, value: Any, name: str, own: Collection[str] = ()) -> Any:
-        """The component of one table. name: where the table gives none. own: the core's keys, taken out already."""
+        """The component of one table. name: if the table gives none. own: the core's keys, already taken out."""
         table = self.table(value, path)
         given = table.pop("name", name)
         if not isinstance(given, str):

@@ -1,8 +1,8 @@
 """The cattrs converter of configurations: nothing is converted that the user did not write.
 
-cattrs alone turns 3.7 into 3, True into 1, "12" into 12 and "abc" into ("a", "b", "c") without a word. Here an int is an
-int; a float may be written as an int; lists are lists; unknown keys are refused; each field's validator runs beside its
-type check, so that every problem of a table is found at once, each with its own path.
+cattrs alone turns 3.7 into 3, True into 1, "12" into 12 and "abc" into ("a", "b", "c") without a word. Here an int is
+an int; a float may be written as an int; lists are lists; unknown keys are refused; each field's validator runs beside
+its type check, so that every problem of a table is found at once, each with its own path.
 """
 
 from __future__ import annotations

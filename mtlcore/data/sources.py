@@ -19,13 +19,17 @@ EXAMPLES = 3  # names told with each reason
 
 @frozen(eq=False)
 class Source:
-    """An indexed source of n rows. split: (n,) names, "" for none; labelled: (n,) bool, rows whose labels are kept."""
+    """An indexed source of n rows. split: (n,) names, "" for none; labelled: (n,) bool, rows whose labels are kept.
+
+    homeless: how many rows have an empty split name in the source itself.
+    """
 
     label: str
     entry: DataEntry
     index: Index
     split: np.ndarray
     labelled: np.ndarray
+    homeless: int = 0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -39,10 +43,10 @@ class Source:
 
     def left_out(self, skipped: Skipped) -> list[str]:
         """A line for each reason."""
-        return [
-            f"data.{self.label}: {len(names)} left out, {reason}: {some(names)}"
-            for reason, names in skipped.names.items()
-        ]
+        lines = [f"data.{self.label}: {self.homeless} left out, they belong to no split"] if self.homeless else []
+        for reason, names in skipped.names.items():
+            lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {some(names)}")
+        return lines
 
 
 def open_source(experiment: Experiment, label: str) -> Source:
@@ -61,7 +65,8 @@ def open_source(experiment: Experiment, label: str) -> Source:
     rules = Rules(experiment.seed, label, experiment.input.validation, entry.labels, entry.limit)
     strata = strata_of(_stratified_by(experiment, index), len(index))
     assigned = assign(rules, index.keys, strata, split, group)
-    return Source(label, entry, index, assigned.split, assigned.labelled)
+    homeless = 0 if split is None else int((split == "").sum())
+    return Source(label, entry, index, assigned.split, assigned.labelled, homeless)
 
 
 def some(names: list[str]) -> str:

@@ -28,7 +28,7 @@ def build_engine(experiment: Experiment, fabric: Fabric, steps: int, steps_per_e
         model = HybridModel(experiment)
         weigher = experiment.weighting.build(list(experiment.entries))
     if experiment.train.init_from is not None:
-        start_from(model.encoder, Path(experiment.train.init_from))
+        start_from(model.encoder, experiment.train.init_from)
         for follower in model.followers():
             follower.reset()
     fabric.strategy.module_to_device(model)

@@ -55,7 +55,7 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     fabric = fabric_for(experiment)
     main = fabric.is_global_zero
     watch: Watcher = watcher if watcher is not None and main else Silent()
-    data = open_data(experiment, progress=watch.progress)
+    data = open_data(experiment, {"train", "validation"}, watch.progress)  # test is for `mtl eval` alone
     for line in data.report:
         watch.note(line)
     experiment = data.experiment

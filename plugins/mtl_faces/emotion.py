@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from attrs import evolve, frozen
@@ -30,3 +31,8 @@ class Fer(Classification):
 @hookimpl
 def mtl_components() -> list[type]:
     return [Fer]
+
+
+@hookimpl
+def mtl_examples() -> dict[str, Path]:
+    return {"demo": Path(__file__).with_name("demo.toml")}

@@ -218,9 +218,9 @@ def test_the_fingerprint_is_that_of_the_rows_their_labels_their_splits_and_the_s
     reference = opened(base).fingerprint
     assert opened(base, {"test"}).fingerprint == reference
     others = [
-        opened(InMemory(100, ("b",) + labels[1:], split=OFFICIAL, side=20)),
+        opened(InMemory(100, ("b", *labels[1:]), split=OFFICIAL, side=20)),
         opened(InMemory(100, labels, split=OFFICIAL, side=20, prefix="x")),
-        opened(InMemory(100, labels, split=("test",) + OFFICIAL[1:], side=20)),
+        opened(InMemory(100, labels, split=("test", *OFFICIAL[1:]), side=20)),
         opened(base, seed=1),
         opened(base, labels=0.5),
         opened(base, store=10),
@@ -254,6 +254,12 @@ def test_malformed_and_unreadable_rows_draw_on_one_budget():
         opened(source, max_bad=1)
 
 
+def test_rows_without_a_split_are_told():
+    data = opened(InMemory(60, cycle("ab", 60), split=("",) * 7 + TRAIN60[7:]), validation=0.0)
+    assert len(data.split["train"]) == 53
+    assert data.report == ("data.a: 7 left out, they belong to no split",)
+
+
 def test_classes_that_a_task_does_not_know_are_counted_and_their_rows_carry_no_label():
     source = InMemory(60, cycle("abc", 60), split=TRAIN60)
     data = opened(source, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0)
@@ -261,7 +267,7 @@ def test_classes_that_a_task_does_not_know_are_counted_and_their_rows_carry_no_l
     assert len(data.split["train"]) == 40
 
 
-# ---------------------------------------------------------------------------------------------------- what a user did wrong
+# ---------------------------------------------------------------------------------------------------- a user's mistakes
 
 
 def test_a_task_that_no_source_labels_is_refused_in_training():
@@ -321,24 +327,20 @@ def test_sources_that_mean_different_things_by_one_name_are_refused():
         open_data(experiment({"a": DataEntry(a), "b": DataEntry(b)}))
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        (InMemory(4, cycle("ab", 4), order=(0, 1, 1)), "gives the key '00001' 2 times"),
-        (InMemory(4, None, others={"kind": np.array(["a", "b", "c"])}, order=(0, 1)), None),
-    ],
-)
-def test_a_source_whose_index_is_wrong_is_told_so(source, message):
-    if message is None:
+def test_a_source_that_gives_a_key_twice_is_told_so():
+    with pytest.raises(MtlError, match=r"data\.a: its index gives the key '00001' 2 times"):
+        opened(InMemory(4, cycle("ab", 4), order=(0, 1, 1)))
 
-        @frozen(eq=False)
-        class Short(InMemory):
-            def index(self):
-                return evolve(super(Short, self).index(), split=np.array(["train"]))
 
-        source, message = Short(4, cycle("ab", 4)), "gives 4 keys but 1 values of split"
-    with pytest.raises(MtlError, match=message):
-        opened(source)
+@pytest.mark.parametrize("field", ["split", "group"])
+def test_a_source_that_gives_too_few_values_is_told_so(field):
+    @frozen(eq=False)
+    class Short(InMemory):
+        def index(self):
+            return evolve(InMemory.index(self), **{field: np.array(["train"])})
+
+    with pytest.raises(MtlError, match=f"data.a: its index gives 4 keys but 1 values of {field}"):
+        opened(Short(4, cycle("ab", 4)))
 
 
 def test_the_reader_is_told_how_far_reading_has_come():

@@ -157,7 +157,7 @@ def test_a_picture_just_over_the_limit_is_refused_and_one_at_it_is_read(form, mo
 
 @pytest.mark.parametrize("name", ["missing.jpg", ".", "nul\0l.jpg"])
 def test_what_is_no_file_is_an_error_that_names_it(name, tmp_path):
-    with pytest.raises(MtlError, match="can't be read: ."):
+    with pytest.raises(MtlError, match=r"can't be read: \w"):
         read_image(name, tmp_path)
 
 
@@ -204,12 +204,11 @@ def test_mutated_files_give_pixels_or_an_mtl_error_and_nothing_else(data):
     raw = raw[: data.draw(st.integers(0, len(raw)) | st.just(len(raw)))]
     try:
         image = decode_image(bytes(raw), "mutant")
-    except MtlError as error:
-        assert "mutant" in str(error)
-    else:
-        assert image.dtype == np.uint8
-        assert image.ndim == 3
-        assert image.shape[2] == 3
+    except MtlError:
+        return
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
 
 
 # ---------------------------------------------------------------------------------------------------- shrink

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mtl_faces.emotion import Fer
+from mtl_faces.sources.fer2013 import Fer2013
 from PIL import Image
 from toy_sources import experiment
 
-from mtl_faces.emotion import Fer
-from mtl_faces.sources.fer2013 import Fer2013
 from mtlcore import MtlError
 from mtlcore.data.dataset import open_data
 from mtlcore.experiment import DataEntry
 
-ORDER = "angry disgust fear happy sad surprise neutral".split()
-EMOTIONS = "anger disgust fear happiness sadness surprise neutral".split()
+ORDER = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+EMOTIONS = ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
 
 
 def pixels(seed: int) -> np.ndarray:

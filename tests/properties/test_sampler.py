@@ -202,8 +202,8 @@ def test_a_batch_that_cannot_be_shared_out_names_the_nearest_sizes(batch, neares
 
 
 def test_an_unlabelled_batch_that_cannot_be_shared_out_is_refused_too():
-    with pytest.raises(MtlError, match="input.unlabelled_batch = 3 "):
-        entry = DataEntry(train_of(30), labels=0.5, unlabelled="keep")
+    entry = DataEntry(train_of(30), labels=0.5, unlabelled="keep")
+    with pytest.raises(MtlError, match=r"input\.unlabelled_batch = 3 can't be shared out"):
         opened({"a": entry}, accumulate=2, batch_size=4, unlabelled_batch=3)
 
 

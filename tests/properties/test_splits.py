@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlcore.data.splits import Rules, assign, cut, generator, given as is_given, strata_of, subset, thin
+from mtlcore.data.splits import Rules, assign, cut, generator, strata_of, subset, thin
+from mtlcore.data.splits import given as is_given
 
 strata = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(lambda x: np.array(x, dtype=np.int64))
 seeds = st.integers(0, 2**40)

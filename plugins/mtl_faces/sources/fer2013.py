@@ -40,7 +40,6 @@ USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 COLUMNS = ("emotion", "pixels", "Usage")
-GREY = {str(value): value for value in range(256)}
 
 
 @frozen
@@ -170,13 +169,17 @@ def _read_row(cells: list[str], places: tuple[int, ...]) -> tuple[str, bytes, st
         raise ValueError(f"unknown emotion {emotion[:20]!r}")
     if usage not in USAGES:
         raise ValueError(f"unknown usage {usage[:20]!r}")
-    try:
-        grey = bytes(map(GREY.__getitem__, pixels.split()))
-    except KeyError as error:
-        raise ValueError("a pixel that is no whole number from 0 to 255") from error
-    if len(grey) != SIDE * SIDE:
+    return str(EMOTIONS[emotion]), _grey(pixels), USAGES[usage]
+
+
+def _grey(text: str) -> bytes:
+    digits = text.replace(" ", "")
+    values = np.fromstring(text, dtype=np.int64, sep=" ") if digits.isascii() and digits.isdigit() else None
+    if values is None or values.max() > 255:
+        raise ValueError("a pixel that is no whole number from 0 to 255")
+    if len(values) != SIDE * SIDE:
         raise ValueError(f"not {SIDE * SIDE} pixels")
-    return str(EMOTIONS[emotion]), grey, USAGES[usage]
+    return values.astype(np.uint8).tobytes()
 
 
 @hookimpl

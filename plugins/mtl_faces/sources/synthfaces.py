@@ -1,7 +1,7 @@
 """`synthfaces`: rendered faces with exact labels for emotion, head pose and gender-like appearance.
 
-Needs no download and no root: a row IS an index, and the picture is computed from it. For demos, tests and benchmarks; no figure
-on it says anything of real faces.
+Needs no download and no root: a row IS an index, and the picture is computed from it. For demos, tests and benchmarks;
+no figure on it says anything of real faces.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _EMOTIONS = np.array([str(e) for e in Emotion])
 
 @lru_cache(maxsize=48)
 def _chunk(seed: int, size: int, number: int) -> np.ndarray:
-    """Neighbours are rendered together: (64, size, size, 3) uint8. 48 of them hold the default set, 40 MB at 64 pixels."""
+    """Neighbours are rendered together: (64, size, size, 3) uint8. 48 of them hold the default set, 40 MB at 64
+    pixels.
+    """
     pictures = render(torch.arange(number * _CHUNK, (number + 1) * _CHUNK), size, seed)
     return pictures.permute(0, 2, 3, 1).contiguous().numpy()
 

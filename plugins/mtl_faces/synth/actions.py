@@ -1,7 +1,8 @@
-"""What a face does: muscle actions, after the Facial Action Coding System (Ekman and Friesen 1978), and which of them make an emotion.
+"""What a face does: muscle actions (Facial Action Coding System, Ekman and Friesen 1978), and which make an emotion.
 
-Every action is 0 at rest and 1 at full strength. Each emotion has two faces that differ in their actions (a closed and an open
-smile, pressed lips and bared teeth); strength, sides and single actions vary, so that a class is a region, not a point.
+Every action is 0 at rest and 1 at full strength. Each emotion has two faces that differ in their actions (a closed and
+an open smile, pressed lips and bared teeth); strength, sides and single actions vary, so that a class is a region, not
+a point.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from .draws import Draws
 
 
 class Actions(NamedTuple):
-    """Strengths, each (B, 2): on the image's left and right side of a frontal face. The numbers are the coding system's."""
+    """Strengths, each (B, 2): on the image's left and right side of a frontal face. The numbers are the coding
+    system's.
+    """
 
     inner_brow: Tensor  # 1: raises the brow's inner end
     outer_brow: Tensor  # 2: raises the outer end
@@ -51,16 +54,47 @@ _FACES: dict[Emotion, tuple[dict[str, float], dict[str, float]]] = {
         {"inner_brow": 1.0, "outer_brow": 0.9, "lid_widen": 0.7, "jaw": 0.5},
     ),
     Emotion.FEAR: (
-        {"inner_brow": 1.0, "outer_brow": 0.25, "brow_lower": 0.4, "lid_widen": 1.0, "stretch": 1.0, "part": 0.9, "jaw": 0.3},
-        {"inner_brow": 0.9, "outer_brow": 0.3, "brow_lower": 0.4, "lid_widen": 0.9, "stretch": 0.9, "part": 0.3, "jaw": 0.1},
+        {
+            "inner_brow": 1.0,
+            "outer_brow": 0.25,
+            "brow_lower": 0.4,
+            "lid_widen": 1.0,
+            "stretch": 1.0,
+            "part": 0.9,
+            "jaw": 0.3,
+        },
+        {
+            "inner_brow": 0.9,
+            "outer_brow": 0.3,
+            "brow_lower": 0.4,
+            "lid_widen": 0.9,
+            "stretch": 0.9,
+            "part": 0.3,
+            "jaw": 0.1,
+        },
     ),
     Emotion.DISGUST: (
         {"nose_wrinkle": 1.0, "lip_raise": 1.0, "brow_lower": 0.5, "lid_tighten": 0.6, "cheek": 0.4, "part": 0.5},
-        {"nose_wrinkle": 1.0, "lip_raise": 0.7, "brow_lower": 0.4, "lid_tighten": 0.5, "chin": 0.7, "corner_drop": 0.35},
+        {
+            "nose_wrinkle": 1.0,
+            "lip_raise": 0.7,
+            "brow_lower": 0.4,
+            "lid_tighten": 0.5,
+            "chin": 0.7,
+            "corner_drop": 0.35,
+        },
     ),
     Emotion.ANGER: (
         {"brow_lower": 1.0, "lid_widen": 0.45, "lid_tighten": 0.45, "press": 1.0, "chin": 0.4},
-        {"brow_lower": 1.0, "lid_widen": 0.5, "lid_tighten": 0.3, "part": 1.0, "stretch": 0.45, "jaw": 0.25, "lip_raise": 0.3},
+        {
+            "brow_lower": 1.0,
+            "lid_widen": 0.5,
+            "lid_tighten": 0.3,
+            "part": 1.0,
+            "stretch": 0.45,
+            "jaw": 0.25,
+            "lip_raise": 0.3,
+        },
     ),
     Emotion.CONTEMPT: (
         {"corner_pull": 1.1, "dimple": 1.0, "lid_tighten": 0.5, "press": 0.5},
@@ -97,8 +131,8 @@ def _one(name: str, device: torch.device) -> Tensor:
 
 
 def _one_sided(draws: Draws, contempt: Tensor) -> Tensor:
-    """(B, A, 2): contempt's actions fade on a side drawn by lot."""
+    """(B, A, 2): contempt leaves out, even a little reverses, one side of these actions."""
     side = draws.chance("side of contempt", 0.5)
     weaker = torch.cat([side, 1 - side], 1)[:, None]  # (B, 1, 2)
     affected = torch.tensor([[float(a in ONE_SIDED)] for a in Actions._fields], device=contempt.device)
-    return 1 - 0.95 * contempt.float()[:, None, None] * affected * weaker
+    return 1 - 1.15 * contempt.float()[:, None, None] * affected * weaker

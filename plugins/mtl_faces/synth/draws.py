@@ -1,8 +1,8 @@
 """Random numbers that depend on (seed, face, what for) and on nothing else.
 
-A counter-based generator: splitmix64's finaliser (Steele, Lea, Flood 2014) over the face's index, in int64 arithmetic that
-wraps. So face i has the same numbers alone or in a batch, on any machine, in any order of asking; and one more parameter
-changes no other.
+A counter-based generator: splitmix64's finaliser (Steele, Lea, Flood 2014) over the face's index, in int64 arithmetic
+that wraps. So face i has the same numbers alone or in a batch, on any machine, in any order of asking; and one more
+parameter changes no other.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Draws:
         return (self.uniform(purpose) < probability).float()
 
     def dealt(self, purpose: str, cards: int) -> Tensor:
-        """(B,) int64 in [0, cards): each aligned run of `cards` indices holds every card once, in an order of its own."""
+        """(B,) int64 in [0, cards): each aligned run of `cards` indices holds every card once, in an order of its
+        own.
+        """
         hand = torch.div(self.indices, cards, rounding_mode="floor")
         order = hashed(hand, self.seed, purpose, cards)
         own = order.gather(1, (self.indices % cards)[:, None])

@@ -1,8 +1,8 @@
 """Who a face is, what it does, and how the picture of it was taken: one record of numbers for each face.
 
-Lengths are in head units: half the height of a head. Head axes: x to the image's right, y down, z toward the viewer, for a
-frontal face; (0, 0, 0) is the middle of the head. Angles in degrees. Colours are RGB in [0, 1].
-Gender-like appearance shifts distributions that overlap: no single number gives it away.
+Lengths are in head units: half the height of a head. Head axes: x to the image's right, y down, z toward the viewer,
+for a frontal face; (0, 0, 0) is the middle of the head. Angles in degrees. Colours are RGB in [0, 1]. Gender-like
+appearance shifts distributions that overlap: no single number gives it away.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..emotions import Emotion
 from .actions import Actions, draw_actions
-from .draws import Draws
+from .draws import Draws, hashed
 
 _SKIN = ((0.36, 0.23, 0.17), (0.47, 0.31, 0.22), (0.68, 0.48, 0.36), (0.84, 0.64, 0.51), (0.95, 0.79, 0.69))
-_HAIR = ((0.05, 0.04, 0.04), (0.17, 0.10, 0.07), (0.36, 0.22, 0.12), (0.62, 0.44, 0.22), (0.60, 0.59, 0.58), (0.46, 0.19, 0.10))
+_HAIR = (
+    (0.05, 0.04, 0.04), (0.17, 0.10, 0.07), (0.36, 0.22, 0.12), (0.62, 0.44, 0.22), (0.60, 0.59, 0.58),
+    (0.46, 0.19, 0.10),
+)  # fmt: skip
 _IRIS = ((0.16, 0.09, 0.05), (0.30, 0.18, 0.09), (0.28, 0.36, 0.22), (0.30, 0.46, 0.60), (0.40, 0.45, 0.48))
 
 
@@ -102,7 +106,7 @@ class Shot(NamedTuple):
 class Faces(NamedTuple):
     """All there is to know of B faces."""
 
-    indices: Tensor  # (B,) int64
+    key: Tensor  # (B,) int64, bits for the noise of pixels
     emotion: Tensor  # (B,) int64, in the order of `Emotion`
     female: Tensor  # (B, 1) 0.0 or 1.0
     pose_deg: Tensor  # (B, 3) yaw, pitch, roll
@@ -113,28 +117,27 @@ class Faces(NamedTuple):
 
     def rows(self, start: int, stop: int) -> Faces:
         """Some of the faces."""
-
-        def cut(part: Tensor) -> Tensor:
-            return part[start:stop]
-
-        return Faces(
-            *map(cut, self[:4]), Actions(*map(cut, self.actions)), Shape(*map(cut, self.shape)),
-            Colours(*map(cut, self.colours)), Shot(*map(cut, self.shot)),
-        )  # fmt: skip
+        return tree_map(lambda part: part[start:stop], self)
 
 
 def draw_faces(indices: Tensor, seed: int) -> Faces:
-    """indices (B,) int64 >= 0 -> the faces. Sixteen neighbours hold each emotion twice and each gender eight times."""
+    """indices (B,) int64 >= 0 -> the faces. Sixteen neighbours hold each emotion once a gender."""
     draws = Draws(indices, seed)
     card = draws.dealt("label", 2 * len(Emotion))
     emotion, female = card % len(Emotion), torch.div(card, len(Emotion), rounding_mode="floor").float()[:, None]
-    colours = _draw_colours(draws, female)
     return Faces(
-        indices, emotion, female, draw_pose(draws), draw_actions(draws, emotion), _draw_shape(draws, female), colours, _draw_shot(draws)
+        key=hashed(indices, seed, "noise")[:, 0],
+        emotion=emotion,
+        female=female,
+        pose_deg=_draw_pose(draws),
+        actions=draw_actions(draws, emotion),
+        shape=_draw_shape(draws, female),
+        colours=_draw_colours(draws, female),
+        shot=_draw_shot(draws),
     )
 
 
-def draw_pose(draws: Draws) -> Tensor:
+def _draw_pose(draws: Draws) -> Tensor:
     """(B, 3) yaw, pitch, roll in degrees: mostly moderate, up to 60, 35 and 35."""
     moderate = draws.bell("pose", 0.0, 1.0, 3)
     moderate = moderate * (0.42 + 0.58 * moderate.abs())
@@ -142,49 +145,58 @@ def draw_pose(draws: Draws) -> Tensor:
 
 
 def _draw_shape(d: Draws, female: Tensor) -> Shape:
-    male = 1 - female
-    either = male - female  # +1 male, -1 female
+    return Shape(**_draw_features(d, 1 - 2 * female), **_draw_hair(d, female, 1 - female))
+
+
+def _draw_features(d: Draws, either: Tensor) -> dict[str, Tensor]:
+    """either: (B, 1) +1 male, -1 female."""
+    return {
+        "width": d.bell("width", 1.0, 0.10) + 0.015 * either,
+        "jaw_width": d.bell("jaw width", 1.0, 0.16) + 0.06 * either,
+        "chin": d.bell("chin", 1.0, 0.12) + 0.035 * either,
+        "cheek": d.bell("cheek", 1.0, 0.25) - 0.04 * either,
+        "eye_x": d.bell("eye x", 0.315, 0.03),
+        "eye_y": d.bell("eye y", 0.0, 0.03),
+        "eye_width": d.bell("eye width", 0.178, 0.02) - 0.005 * either,
+        "eye_height": d.bell("eye height", 0.082, 0.016) - 0.006 * either,
+        "eye_slant": d.bell("eye slant", 0.04, 0.12),
+        "iris": d.bell("iris size", 0.073, 0.008),
+        "brow_y": d.bell("brow y", -0.185, 0.035) + 0.02 * either,
+        "brow_thickness": d.bell("brow thickness", 0.037, 0.014) + 0.007 * either,
+        "brow_arch": d.bell("brow arch", 0.03, 0.03) - 0.012 * either,
+        "brow_alpha": d.uniform("brow alpha", 0.7, 0.95),
+        "nose_width": d.bell("nose width", 1.0, 0.3) + 0.05 * either,
+        "nose_length": d.bell("nose length", 0.40, 0.05) + 0.008 * either,
+        "nose_depth": d.bell("nose depth", 1.0, 0.3) + 0.05 * either,
+        "mouth_y": d.bell("mouth y", 0.65, 0.03),
+        "mouth_width": d.bell("mouth width", 0.27, 0.035) + 0.006 * either,
+        "lip_upper": d.bell("upper lip", 0.045, 0.02) - 0.006 * either,
+        "lip_lower": d.bell("lower lip", 0.062, 0.024) - 0.008 * either,
+        "rest_corner": d.bell("rest corner", 0.0, 0.02),
+    }
+
+
+def _draw_hair(d: Draws, female: Tensor, male: Tensor) -> dict[str, Tensor]:
+    """Hair and beard, the ears that hair hides, and what age and make-up do; female, male: (B, 1) 0.0 or 1.0."""
     long_hair = d.chance("long hair", 0.10 * male + 0.72 * female)
     tucked = long_hair * d.chance("ears under the hair", 0.75)
     bald = male * d.chance("bald", 0.14)
     beard = male * d.chance("beard", 0.22)
-    return Shape(
-        width=d.bell("width", 1.0, 0.10) + 0.015 * either,
-        jaw_width=d.bell("jaw width", 1.0, 0.16) + 0.06 * either,
-        chin=d.bell("chin", 1.0, 0.12) + 0.035 * either,
-        cheek=d.bell("cheek", 1.0, 0.25) - 0.04 * either,
-        ear=d.bell("ear", 1.0, 0.25) * (1 - 0.75 * tucked),
-        eye_x=d.bell("eye x", 0.315, 0.03),
-        eye_y=d.bell("eye y", 0.0, 0.03),
-        eye_width=d.bell("eye width", 0.178, 0.02) - 0.005 * either,
-        eye_height=d.bell("eye height", 0.082, 0.016) - 0.006 * either,
-        eye_slant=d.bell("eye slant", 0.04, 0.12),
-        iris=d.bell("iris size", 0.073, 0.008),
-        brow_y=d.bell("brow y", -0.185, 0.035) + 0.02 * either,
-        brow_thickness=d.bell("brow thickness", 0.037, 0.014) + 0.007 * either,
-        brow_arch=d.bell("brow arch", 0.03, 0.03) - 0.012 * either,
-        brow_alpha=d.uniform("brow alpha", 0.7, 0.95),
-        nose_width=d.bell("nose width", 1.0, 0.3) + 0.05 * either,
-        nose_length=d.bell("nose length", 0.40, 0.05) + 0.008 * either,
-        nose_depth=d.bell("nose depth", 1.0, 0.3) + 0.05 * either,
-        mouth_y=d.bell("mouth y", 0.65, 0.03),
-        mouth_width=d.bell("mouth width", 0.27, 0.035) + 0.006 * either,
-        lip_upper=d.bell("upper lip", 0.045, 0.02) - 0.006 * either,
-        lip_lower=d.bell("lower lip", 0.062, 0.024) - 0.008 * either,
-        rest_corner=d.bell("rest corner", 0.0, 0.02),
-        age=d.uniform("age") ** 2,
-        hair_line=d.bell("hair line", -0.63, 0.12) - bald * 0.9,
-        hair_volume=(d.bell("hair volume", 1.0, 0.6) - 0.15 * either) * (1 - 0.8 * bald),
-        hair_length=long_hair * d.uniform("hair length", 0.45, 1.0),
-        hair_round=d.uniform("hair round", 0.1, 1.5) * (1 - bald),
-        curl=d.chance("curly", 0.35) * d.uniform("curls", 0.4, 1.0),
-        fringe=d.chance("fringe", 0.18 * male + 0.30 * female) * d.uniform("fringe length", 0.08, 0.28),
-        parting=d.bell("parting", 0.0, 0.5),
-        beard=beard,
-        stubble=(male * d.chance("stubble", 0.5) * d.uniform("stubble how", 0.1, 0.5)).maximum(beard * 0.6),
-        moustache=(male * d.chance("moustache", 0.12)).maximum(beard),
-        make_up=female * d.chance("make-up", 0.55) * d.uniform("make-up how", 0.4, 1.0),
-    )
+    return {
+        "ear": d.bell("ear", 1.0, 0.25) * (1 - 0.75 * tucked),
+        "age": d.uniform("age") ** 2,
+        "hair_line": d.bell("hair line", -0.63, 0.12) - bald * 0.9,
+        "hair_volume": (d.bell("hair volume", 1.0, 0.6) - 0.15 * (male - female)) * (1 - 0.8 * bald),
+        "hair_length": long_hair * d.uniform("hair length", 0.45, 1.0),
+        "hair_round": d.uniform("hair round", 0.1, 1.5) * (1 - bald),
+        "curl": d.chance("curly", 0.35) * d.uniform("curls", 0.4, 1.0),
+        "fringe": d.chance("fringe", 0.18 * male + 0.30 * female) * d.uniform("fringe length", 0.08, 0.28),
+        "parting": d.bell("parting", 0.0, 0.5),
+        "beard": beard,
+        "stubble": (male * d.chance("stubble", 0.5) * d.uniform("stubble how", 0.1, 0.5)).maximum(beard * 0.6),
+        "moustache": (male * d.chance("moustache", 0.12)).maximum(beard),
+        "make_up": female * d.chance("make-up", 0.55) * d.uniform("make-up how", 0.4, 1.0),
+    }
 
 
 def _along(anchors: tuple[tuple[float, float, float], ...], at: Tensor) -> Tensor:

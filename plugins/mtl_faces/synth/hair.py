@@ -1,0 +1,93 @@
+"""Hair: a shell around the skull, cut by a hair line, and a second shell that hangs behind the head.
+
+Shapes: B faces, P pixels; points (B, 3, P) in head axes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .brush import blob, edge, over
+from .face3d import Ellipsoids, Frame, Surface, hits, stacked, unit
+from .parameters import Faces
+from .scene import lit
+
+_CAP, _HANGING = 0, 1
+
+
+def _shells(faces: Faces) -> Ellipsoids:
+    s = faces.shape
+    grow, hang = 0.07 * s.hair_volume, s.hair_length
+    cap = (0, -0.23 - 0.4 * grow, -0.18, 0.755 * s.width + 0.6 * grow, 0.86 + grow, 0.905 + 0.4 * grow)
+    hanging = (0, 0.05 + 0.42 * hang, -0.35, (0.70 + 0.22 * hang) * s.width, 0.72 + 0.60 * hang, 0.50 + 0.06 * hang)
+    return stacked([cap, hanging])
+
+
+class Hair:
+    """The shells of B faces, met by their rays once, painted in two goes: behind the head, and over it."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame, self.parts = frame, _shells(frame.faces)
+        self.met = hits(self.parts, frame)
+
+    def behind(self, picture: Tensor) -> Tensor:
+        """What hangs behind the head, and the far side of the cap (seen between a temple and the outline of the
+        hair).
+        """
+        frame, faces = self.frame, self.frame.faces
+        long_enough = (faces.shape.hair_length * 4).clamp(0, 1)
+        colour, _ = self._lit(_HANGING)
+        picture = over(picture, self.met.cover[:, _HANGING] * long_enough, colour * 0.75)
+        deep = frame.points(torch.full_like(frame.rays[:, 0], -0.35))
+        mask = self.met.cover[:, _CAP] * _grows(deep, frame)
+        return over(picture, mask, faces.colours.hair * (0.25 + 0.5 * faces.shot.ambient))
+
+    def over_head(self, picture: Tensor, skin: Surface) -> Tensor:
+        """The cap, where it lies before the skin or stands out beside it; on it the hat."""
+        colour, point = self._lit(_CAP)
+        nearer = ((self.met.depth[:, _CAP] - skin.depth) / 0.03 + 0.5).clamp(0, 1)
+        cover = self.met.cover[:, _CAP] * (1 - skin.cover * (1 - nearer))
+        picture = over(picture, cover * _grows(point, self.frame), colour)
+        return _hat(picture, point, cover, self.frame)
+
+    def _lit(self, which: int) -> tuple[Tensor, Tensor]:
+        """-> colour under the light, and point, of one shell; both (B, 3, P)."""
+        point = self.frame.points(self.met.depth[:, which])
+        outward = point - self.parts.centre[:, which, :, None]
+        normal = unit(outward / self.parts.radius[:, which, :, None].square())
+        albedo = self.frame.faces.colours.hair[..., None] * _strands(point, self.frame.faces)[:, None]
+        return lit(albedo, normal, self.frame, gloss=0.16), point
+
+
+def _strands(point: Tensor, faces: Faces) -> Tensor:
+    """Light and dark strands, a factor (B, P)."""
+    x, y, z = point.unbind(1)
+    swing, curl = faces.shape.parting, faces.shape.curl
+    fine = torch.sin(31 * (x + swing) + 13 * z + 4 * torch.sin(3 * y + 5 * swing))
+    curls = torch.sin(24 * x + 5 * torch.sin(17 * y)) * torch.sin(26 * y + 9 * z)
+    return 0.90 + 0.08 * (1 - curl) * fine + 0.17 * curl * curls
+
+
+def _grows(point: Tensor, frame: Frame) -> Tensor:
+    """Where hair grows on the cap: above the hair line, and behind the temples down to the neck; (B, P)."""
+    s = frame.faces.shape
+    x, y, z = point.unbind(1)
+    off = x - 0.6 * s.parting
+    jag = 0.018 * torch.sin(21 * x + 3 * s.parting) + 0.012 * torch.sin(47 * x) - 0.05 * blob(off / 0.12)
+    line = s.hair_line + s.fringe * (1 + 0.5 * s.parting * x) + s.hair_round * off.square() + jag
+    neck = 0.16 + 0.5 * (-z - 0.1).clamp(0, 1) + 0.7 * s.hair_length
+    temple = -0.02 - z + 0.18 * s.hair_length - 0.18 * (y + 0.3).clamp(-0.4, 0.4)
+    crown = y + 0.30 + 4 * (s.hair_line + 0.85).clamp(0, 1)  # a bald head keeps its sides
+    behind = temple.minimum(neck - y).minimum(crown)
+    return edge(0.6 * (line - y).maximum(behind), frame.sharpness)
+
+
+def _hat(picture: Tensor, point: Tensor, cover: Tensor, frame: Frame) -> Tensor:
+    """A knitted cap over the upper hair."""
+    x, y, z = point.unbind(1)
+    shot, above = frame.faces.shot, -0.50 - y + 0.12 * z
+    brim = 1 - (above / 0.16).clamp(0, 1)
+    shade = (0.75 + 0.15 * torch.sin(30 * x) - 0.2 * brim + 0.25 * z.clamp(-0.5, 0.8)) * (0.55 + 0.45 * shot.ambient)
+    cloth = frame.faces.colours.cloth[..., None] * shade[:, None]
+    return over(picture, edge(above, frame.sharpness) * cover * shot.hat, cloth)

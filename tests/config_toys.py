@@ -1,0 +1,135 @@
+"""Toy components of every kind, with every type of field that a configuration can hold; their bodies do nothing."""
+
+from __future__ import annotations
+
+from enum import Enum
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Literal
+
+from attrs import field, frozen
+from attrs.validators import ge, in_
+
+from mtlcore import AugmentRecipe, DataSource, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
+from mtlcore.registry import Catalogue
+
+
+class Colour(Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+@frozen
+class Box:
+    low: float = 0.0
+    high: float = 1.0
+
+
+@frozen
+class ResnetSmall(Encoder):
+    width: int = field(default=16, validator=ge(1))
+    depths: tuple[int, ...] = (2, 2)
+    norm: Literal["batch", "none"] = "batch"
+
+    def build(self, image_size):
+        raise NotImplementedError
+
+
+@frozen
+class Hub(Encoder):
+    family = True
+    model: str
+    weights: Path | None = None
+
+    def build(self, image_size):
+        raise NotImplementedError
+
+
+@frozen
+class Faces(SupervisedTask):
+    reads: str = ""
+    classes: tuple[str, ...] = ()
+    count: Literal[7, 8] = 8
+    smoothing: float = field(default=0.0, validator=ge(0.0))
+    colour: Colour = Colour.RED
+
+    def target(self, annotation):
+        raise NotImplementedError
+
+    def build(self, host):
+        raise NotImplementedError
+
+
+@frozen
+class Pose(Faces):
+    reads: str = "pose_deg"
+
+
+@frozen
+class Puzzling(PretextTask):
+    grid: int = field(default=3, validator=in_((2, 3, 4)))
+    scales: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    rotate: bool = False
+    seed: int | None = None
+    tag: str | float = "a"
+
+    def __attrs_post_init__(self) -> None:
+        if self.rotate and self.grid == 4:
+            raise ValueError("a grid of 4 can't rotate")
+
+    def views(self, scene, rng):
+        raise NotImplementedError
+
+    def build(self, host):
+        raise NotImplementedError
+
+
+@frozen
+class Folder(DataSource):
+    root: Path
+    columns: dict[str, str] = field(factory=dict)
+
+    def index(self):
+        raise NotImplementedError
+
+    def decode(self, index, row):
+        raise NotImplementedError
+
+
+@frozen
+class Equal(LossWeighting):
+    def build(self, names):
+        raise NotImplementedError
+
+
+@frozen
+class Strong(AugmentRecipe):
+    box: Box = Box()
+    turn_deg: float = 20.0
+
+    def view(self, images, size, rng):
+        raise NotImplementedError
+
+
+@frozen
+class Validation(Strong):
+    pass
+
+
+@frozen
+class Styled(Strong):
+    """It needs a key, so it is no recipe by default."""
+
+    style: Path = field(kw_only=True)
+
+
+TOYS = [ResnetSmall, Hub, Faces, Pose, Puzzling, Folder, Equal, Strong, Validation, Styled]
+
+
+@hookimpl
+def mtl_components():
+    return TOYS
+
+
+def toy_catalogue() -> Catalogue:
+    return Catalogue.load([EntryPoint("toys", __name__, "mtlcore")], environ={})

@@ -1,0 +1,249 @@
+"""The renderer: the same face everywhere, exact labels, poses in the convention of real data, and a task that is not trivial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mtl_faces.emotions import Emotion
+from mtl_faces.synth import LANDMARKS, labels, landmarks, render, rotation
+from mtl_faces.synth.draws import Draws, mixed
+from mtl_faces.synth.face3d import Frame, joined, points, skin_parts
+from mtl_faces.synth.parameters import draw_faces
+from torch import Tensor
+
+AT = {name: i for i, name in enumerate(LANDMARKS)}
+FAR = 2**40  # where a data set may keep its test faces
+angles = st.tuples(st.floats(-60, 60), st.floats(-35, 35), st.floats(-35, 35))
+
+
+def at_pose(index: int, *pose_deg: float, size: int = 64) -> Tensor:
+    """(L, 2): one face's landmarks at yaw, pitch, roll."""
+    return landmarks(torch.tensor([index]), size, 0, torch.tensor([pose_deg]))[0].double()
+
+
+# ------------------------------------------------------------------------------------------------ the same everywhere
+
+
+def test_a_face_is_the_same_whatever_batch_it_is_asked_in() -> None:
+    indices = torch.tensor([5, 900, FAR + 3, 5, 0, 17, 33, 21, 8, 2, 77])
+    together = render(indices, 48, 3).int()
+    alone = torch.cat([render(i[None], 48, 3) for i in indices]).int()
+    assert (together - alone).abs().max() <= 1
+    assert torch.equal(together[0], together[3])
+    assert labels(indices, 3).pose_deg[1].tolist() == labels(indices[1:2], 3).pose_deg[0].tolist()
+
+
+def test_no_faces_are_an_empty_batch() -> None:
+    assert render(torch.zeros(0, dtype=torch.int64), 32, 0).shape == (0, 3, 32, 32)
+
+
+def test_another_seed_or_index_is_another_face() -> None:
+    index = torch.tensor([4])
+    first = render(index, 32, 0).float()
+    assert (first - render(index, 32, 1).float()).abs().mean() > 8
+    assert (first - render(index + 1, 32, 0).float()).abs().mean() > 8
+
+
+def test_the_global_generator_is_neither_read_nor_moved() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = render(torch.arange(3), 32, 0)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert torch.equal(first, render(torch.arange(3), 32, 0))
+
+
+def test_the_hash_is_splitmix64() -> None:
+    """The first outputs for seed 1234567 of the reference implementation, here as signed numbers."""
+    golden = 0x9E3779B97F4A7C15
+    states = [(1234567 + golden * k) % 2**64 for k in (1, 2, 3)]
+    signed = torch.tensor([s - 2**64 if s >= 2**63 else s for s in states])
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert [int(v) % 2**64 for v in mixed(signed)] == expected
+
+
+def test_uniform_draws_are_uniform_and_independent() -> None:
+    u = Draws(torch.arange(20000), 0).uniform("anything", columns=2)
+    assert 0 <= u.min()
+    assert u.max() < 1
+    counts = torch.histc(u[:, 0], 10, 0, 1)
+    assert (counts - 2000).abs().max() < 200  # 4.7 standard deviations
+    assert torch.corrcoef(torch.stack([u[:, 0], u[:, 1], u[:, 0].roll(1)])).fill_diagonal_(0).abs().max() < 0.03
+
+
+PINNED: dict[int, list[list[float]]] = {}
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3, FAR])
+def test_every_machine_renders_this_face(index: int) -> None:
+    """Means of 4 x 4 patches of the grey picture, to 1/255."""
+    picture = render(torch.tensor([index]), 64, 0)[0].double().mean(0)
+    patches = picture.unflatten(0, (4, 16)).unflatten(2, (4, 16)).mean((1, 3))
+    assert patches.tolist() == [pytest.approx(row, abs=1.0) for row in PINNED[index]]
+
+
+def test_every_machine_gives_this_face_these_labels() -> None:
+    exact = labels(torch.tensor([0, 1, 2, 3, FAR]), 0)
+    assert exact.emotion.tolist() == LABELS[0]
+    assert exact.gender.tolist() == LABELS[1]
+    assert exact.pose_deg.tolist() == [pytest.approx(p, abs=1e-3) for p in LABELS[2]]
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+
+def test_labels_are_balanced() -> None:
+    exact = labels(torch.arange(1600), 0)
+    both = exact.emotion + len(Emotion) * exact.gender
+    assert torch.bincount(both, minlength=16).tolist() == [100] * 16
+
+
+def test_neighbours_come_in_no_fixed_order() -> None:
+    hands = labels(torch.arange(1600), 0).emotion.view(100, 16)
+    assert len({tuple(hand.tolist()) for hand in hands}) == 100
+
+
+def test_poses_reach_far_and_are_mostly_moderate() -> None:
+    pose = labels(torch.arange(4000), 0).pose_deg.abs()
+    limit = torch.tensor([60.0, 35.0, 35.0])
+    assert (pose <= limit).all()
+    assert (pose.amax(0) > 0.75 * limit).all()
+    assert (pose.median(0).values < 0.25 * limit).all()
+
+
+def test_pose_tells_nothing_of_the_emotion() -> None:
+    exact = labels(torch.arange(8000), 0)
+    means = torch.stack([exact.pose_deg[exact.emotion == e].mean(0) for e in range(len(Emotion))])
+    assert means.abs().max() < 2.0
+
+
+# ------------------------------------------------------------------------------------------------ pose
+
+
+@given(angles)
+def test_the_rotation_is_rx_pitch_ry_minus_yaw_rz_roll(pose: tuple[float, float, float]) -> None:
+    yaw, pitch, roll = (np.radians(a) for a in pose)
+    cos, sin = np.cos, np.sin
+    rx = np.array([[1, 0, 0], [0, cos(pitch), -sin(pitch)], [0, sin(pitch), cos(pitch)]])
+    ry = np.array([[cos(-yaw), 0, sin(-yaw)], [0, 1, 0], [-sin(-yaw), 0, cos(-yaw)]])
+    rz = np.array([[cos(roll), -sin(roll), 0], [sin(roll), cos(roll), 0], [0, 0, 1]])
+    assert rotation(torch.tensor([pose]))[0].numpy() == pytest.approx(rx @ ry @ rz, abs=1e-5)
+
+
+def test_the_rotation_means_what_real_labels_mean(unpacked) -> None:
+    """AFLW2000: the turn between the 3-D points of two faces (Kabsch) is the one between their labels."""
+    scipy_io = pytest.importorskip("scipy.io")
+    shapes, poses = [], []
+    for path in sorted(Path(unpacked("aflw2000")).rglob("*.mat")):
+        mat = scipy_io.loadmat(path)
+        shapes.append(mat["pt3d_68"].astype(float))
+        poses.append(np.degrees(mat["Pose_Para"][0, [1, 0, 2]]))
+    turns = rotation(torch.tensor(np.array(poses), dtype=torch.float64)).numpy()
+    errors = [
+        _angle_deg(_kabsch(shapes[i], shapes[j]), turns[j] @ turns[i].T) for i in range(len(turns)) for j in range(i)
+    ]
+    assert len(errors) >= 100
+    assert np.median(errors) < 2.5
+
+
+def _kabsch(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    a, b = (m - m.mean(1, keepdims=True) for m in (one, other))
+    u, _, v = np.linalg.svd(b @ a.T)
+    return u @ np.diag([1, 1, np.linalg.det(u @ v)]) @ v
+
+
+def _angle_deg(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip((np.trace(one @ other.T) - 1) / 2, -1, 1))))
+
+
+def test_positive_yaw_faces_the_left_of_the_picture() -> None:
+    turned = at_pose(7, 30.0, 0.0, 0.0)
+    eyes = (turned[AT["left_eye"]] + turned[AT["right_eye"]]) / 2
+    assert turned[AT["nose_tip"], 0] < eyes[0] - 2
+    assert turned[AT["head_centre"], 0] > eyes[0] + 2
+
+
+def test_positive_pitch_looks_up() -> None:
+    level, up = at_pose(7, 0.0, 0.0, 0.0), at_pose(7, 0.0, 25.0, 0.0)
+    assert up[AT["nose_tip"], 1] < level[AT["nose_tip"], 1] - 2
+    assert up[AT["chin"], 1] < level[AT["chin"], 1]
+
+
+def test_positive_roll_is_clockwise() -> None:
+    tilted = at_pose(7, 0.0, 0.0, 20.0)
+    assert tilted[AT["right_eye"], 1] > tilted[AT["left_eye"], 1] + 2
+    assert tilted[AT["crown"], 0] > tilted[AT["chin"], 0] + 2
+
+
+@given(angles, st.integers(0, 10**6))
+def test_landmarks_are_the_rotated_points(pose: tuple[float, float, float], index: int) -> None:
+    faces = draw_faces(torch.tensor([index]), 0)
+    turned = rotation(torch.tensor([pose], dtype=torch.float64)) @ points(faces).double().mT
+    pixels = 100 * (faces.shot.centre.double()[0] + faces.shot.scale.double()[0] * turned[0, :2].T)
+    assert at_pose(index, *pose, size=100).numpy() == pytest.approx(pixels.numpy(), abs=1e-3)
+
+
+def test_own_landmarks_are_those_at_the_labelled_pose() -> None:
+    indices = torch.arange(20)
+    assert torch.equal(landmarks(indices, 64, 0), landmarks(indices, 64, 0, labels(indices, 0).pose_deg))
+
+
+@given(angles, st.floats(-40, 40))
+def test_a_picture_turned_in_its_plane_shows_the_head_at_the_pose_q_r(pose: tuple[float, float, float], turn: float) -> None:
+    """The rule by which pose labels follow a view: R' = Q R."""
+    q = rotation(torch.tensor([[0.0, 0.0, turn]], dtype=torch.float64))[0]
+    moved = q @ rotation(torch.tensor([pose], dtype=torch.float64))[0]
+    pitch, yaw = torch.atan2(-moved[1, 2], moved[2, 2]), -torch.asin(moved[0, 2].clamp(-1, 1))
+    roll = torch.atan2(-moved[0, 1], moved[0, 0])
+    there = at_pose(3, *(float(torch.rad2deg(a)) for a in (yaw, pitch, roll)))
+    here = at_pose(3, *pose)
+    offsets = (here - here[AT["head_centre"]]) @ q[:2, :2].T
+    assert (there - there[AT["head_centre"]]).numpy() == pytest.approx(offsets.numpy(), abs=2e-3)
+
+
+@given(angles)
+def test_a_mirrored_face_keeps_its_pitch(pose: tuple[float, float, float]) -> None:
+    """A symmetric head at (-yaw, pitch, -roll) is the mirror image of the head at (yaw, pitch, roll)."""
+    yaw, pitch, roll = pose
+    here, there = at_pose(3, yaw, pitch, roll), at_pose(3, -yaw, pitch, -roll)
+    swapped = [AT[n.replace("left", "x").replace("right", "left").replace("x", "right", 1)] if "t_" in n else AT[n] for n in LANDMARKS]
+    offsets = (here - here[AT["head_centre"]])[swapped] * torch.tensor([-1.0, 1.0])
+    assert (there - there[AT["head_centre"]]).numpy() == pytest.approx(offsets.numpy(), abs=1e-3)
+
+
+def test_the_ray_through_a_landmark_meets_that_point_of_the_head() -> None:
+    """The picture and the landmarks agree: what is drawn where an eye should be is the eye's place on the head."""
+    faces = draw_faces(torch.arange(64), 0)
+    turn, on_skin = rotation(faces.pose_deg), [AT[n] for n in ("left_eye", "right_eye", "nose_bridge", "mouth", "chin")]
+    named = points(faces)[:, on_skin]
+    rays = (named @ turn.mT)[..., :2].mT
+    met = joined(skin_parts(faces), Frame(faces, rays, turn, faces.shot.scale * 64)).point.mT
+    seen = (turn @ joined(skin_parts(faces), Frame(faces, rays, turn, faces.shot.scale * 64)).normal)[:, 2] > 0.5
+    assert seen.float().mean() > 0.6
+    assert (met - named).norm(dim=2)[seen].quantile(0.95) < 0.05
+
+
+# ------------------------------------------------------------------------------------------------ difficulty
+
+
+def _probe(train: Tensor, answers: Tensor, test: Tensor, strength: float) -> Tensor:
+    """Closed-form ridge regression of one-hot answers on centred pixels -> predicted class, (n,)."""
+    mean = train.mean(0)
+    a, b = (train - mean).double(), (test - mean).double()
+    wanted = torch.nn.functional.one_hot(answers).double()
+    weights = torch.linalg.solve(a.T @ a + strength * torch.eye(a.shape[1]).double(), a.T @ (wanted - wanted.mean(0)))
+    return (b @ weights + wanted.mean(0)).argmax(1)
+
+
+def test_a_linear_probe_on_pixels_reads_few_emotions() -> None:
+    """Chance is 0.125; a small convolutional net of 2,000 faces reaches about 0.7."""
+    train, test = torch.arange(1500), FAR + torch.arange(500)
+    grey = [render(i, 32, 0).float().mean(1).flatten(1) / 255 for i in (train, test)]
+    answers, truth = labels(train, 0).emotion, labels(test, 0).emotion
+    best = max(float((_probe(grey[0], answers, grey[1], s) == truth).double().mean()) for s in (10, 30, 100))
+    assert 0.15 < best < 0.38

@@ -1,0 +1,410 @@
+"""The catalogue: real throw-away distributions on the path, good and broken ones side by side."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pickle
+import textwrap
+import warnings
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtlcore import MtlError
+from mtlcore.components import snake
+from mtlcore.mismatch import mismatch
+from mtlcore.registry import Catalogue, PluginWarning
+
+HEAD = """
+from __future__ import annotations
+from pathlib import Path
+from attrs import define, field, frozen
+from mtlcore import AugmentRecipe, DataSource, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
+"""
+GOOD = """
+@frozen
+class {name}(LossWeighting):
+    power: float = 1.0
+    def build(self, names): ...
+
+@hookimpl
+def mtl_components(): return [{name}]
+"""
+
+Install = Callable[..., list[EntryPoint]]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """(distribution, body, ...) -> its real entry points: a module and a .dist-info folder that `importlib.metadata` reads."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def put(distribution: str, body: str, point: str | None = None, head: str = HEAD) -> list[EntryPoint]:
+        module = f"{distribution.replace('-', '_')}_{abs(hash(tmp_path))}"  # no two tests share a module
+        (tmp_path / f"{module}.py").write_text(head + textwrap.dedent(body))
+        info = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[mtlcore]\n{point or distribution} = {module}\n")
+        return [p for d in importlib.metadata.distributions(path=[str(tmp_path)]) for p in d.entry_points]
+
+    return put
+
+
+def loaded(points: list[EntryPoint], **environ: str) -> Catalogue:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)
+        return Catalogue.load(points, environ)
+
+
+def row(catalogue: Catalogue, name: str, status: str = "failed") -> dict[str, Any]:
+    [found] = [r for r in catalogue.records() if r["name"] == name and r["status"] == status]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        ("Rotation", "rotation"),
+        ("LocalRotation", "local_rotation"),
+        ("PCGrad", "pc_grad"),
+        ("ResNet18", "res_net18"),
+        ("Fer2013", "fer2013"),
+        ("SimCLR", "sim_clr"),
+    ],
+)
+def test_a_class_is_named_in_snake_case(cls: str, name: str) -> None:
+    assert snake(cls) == name
+
+
+def test_a_component_is_found_by_kind_and_name_with_its_distribution(install: Install) -> None:
+    catalogue = loaded(install("mtl-extra", GOOD.format(name="MyBalance")))
+
+    assert catalogue.find("weighting", "my_balance")().power == 1.0
+    assert row(catalogue, "my_balance", "ok") | {"origin": ""} == {
+        "kind": "weighting",
+        "name": "my_balance",
+        "distribution": "mtl-extra",
+        "version": "1.2",
+        "status": "ok",
+        "origin": "",
+        "reason": "",
+    }
+
+
+def test_an_explicit_name_wins_and_is_not_inherited(install: Install) -> None:
+    body = """
+    @frozen
+    class First(LossWeighting):
+        name = "one"
+        def build(self, names): ...
+
+    @frozen
+    class Second(First): ...
+
+    @hookimpl
+    def mtl_components(): return [First, Second]
+    """
+    assert set(loaded(install("named", body)).of_kind("weighting")) == {"one", "second"}
+
+
+def test_a_plugin_that_raises_on_import_fails_alone(install: Install) -> None:
+    install("good", GOOD.format(name="Good"))
+    points = install("broken", "raise ZeroDivisionError('no luck')")
+    with pytest.warns(PluginWarning, match="no luck") as told:
+        catalogue = Catalogue.load(points, {})
+
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    assert catalogue.find("weighting", "good")
+    failed = row(catalogue, "broken")
+    assert failed["kind"] is None
+    assert failed["distribution"] == "broken"
+    assert failed["reason"] == "ZeroDivisionError: no luck"
+
+
+def test_a_plugin_that_exits_on_import_fails_alone(install: Install) -> None:
+    install("good", GOOD.format(name="Good"))
+    catalogue = loaded(install("quitter", "raise SystemExit(3)"))
+    assert catalogue.find("weighting", "good")
+    assert "SystemExit" in row(catalogue, "quitter")["reason"]
+
+
+def test_asking_for_what_a_failed_plugin_gives_raises_its_original_error(install: Install) -> None:
+    catalogue = loaded(install("broken", "raise ZeroDivisionError('no luck')", point="jigsaw"))
+
+    with pytest.raises(MtlError, match="no luck") as told:
+        catalogue.find("pretext", "jigsaw")
+    assert "broken 1.2" in str(told.value)
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
+    assert told.value.__cause__.__traceback__ is not None
+
+
+def test_asking_for_what_a_failed_plugin_may_give_names_it(install: Install) -> None:
+    catalogue = loaded(install("broken", "raise ZeroDivisionError('no luck')"))
+    with pytest.raises(MtlError, match=r"unknown pretext 'jigsaw'.*broken 1\.2.*no luck") as told:
+        catalogue.find("pretext", "jigsaw")
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
+
+
+def test_an_unknown_name_tells_the_nearest_of_that_kind(install: Install) -> None:
+    install("other", GOOD.format(name="Balances"))
+    catalogue = loaded(install("good", GOOD.format(name="Balance")))
+    with pytest.raises(MtlError, match="did you mean 'balance'"):
+        catalogue.find("weighting", "balanze")
+    with pytest.raises(MtlError, match="known: none"):
+        catalogue.find("encoder", "balance")
+
+
+def test_a_misspelt_hook_is_a_failure_that_names_the_nearest_hook(install: Install) -> None:
+    catalogue = loaded(install("typo", "@hookimpl\ndef mtl_component(): return []"))
+    reason = row(catalogue, "typo")["reason"]
+    assert "'mtl_component'" in reason
+    assert "did you mean 'mtl_components'" in reason
+
+
+def test_a_plugin_without_a_marked_hook_is_a_failure(install: Install) -> None:
+    catalogue = loaded(install("unmarked", "def mtl_components(): return []"))
+    assert "@hookimpl" in row(catalogue, "unmarked")["reason"]
+
+
+def test_a_hook_with_an_argument_that_does_not_exist_is_a_failure(install: Install) -> None:
+    catalogue = loaded(install("greedy", "@hookimpl\ndef mtl_components(epoch): return []"))
+    assert "epoch" in row(catalogue, "greedy")["reason"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("class Bad(LossWeighting):\n    power: float = 1.0\n    def build(self, names): ...", "lacks @frozen"),
+        (
+            "@frozen\nclass Base(LossWeighting):\n    def build(self, names): ...\nclass Bad(Base):\n    power: float = 1.0",
+            "lacks @frozen",
+        ),
+        ("@define\nclass Bad(LossWeighting):\n    def build(self, names): ...", "use attrs' @frozen"),
+        ("@define(slots=False)\nclass Bad(LossWeighting):\n    def build(self, names): ...", "use attrs' @frozen"),
+        ("@frozen\nclass Bad(LossWeighting):\n    power: float = 1.0", "does not implement build"),
+        ("@frozen\nclass Bad(LossWeighting):\n    power: Nowhere = 1.0\n    def build(self, names): ...", "Nowhere"),
+        ("@frozen\nclass Bad(LossWeighting):\n    family = True\n    def build(self, names): ...", "family"),
+        ("@frozen\nclass Bad(LossWeighting):\n    name = 'Not So'\n    def build(self, names): ...", "'Not So'"),
+        (
+            "@frozen\nclass Bad(SupervisedTask):\n    def target(self, a): ...\n    def build(self, host): ...",
+            "which annotation it `reads`",
+        ),
+        (
+            "@frozen\nclass Bad(PretextTask):\n    rows: int = 3\n    def views(self, s, r): ...\n    def build(self, h): ...",
+            "'rows'",
+        ),
+        (
+            "@frozen\nclass Bad(DataSource):\n    exclude_duplicates: bool = True\n    def index(self): ...\n"
+            "    def decode(self, i, r): ...",
+            "'exclude_duplicates'",
+        ),
+    ],
+)
+def test_an_invalid_component_is_rejected_with_its_reason_and_its_neighbour_is_not(
+    install: Install, body: str, reason: str
+) -> None:
+    good = "\n@frozen\nclass Good(LossWeighting):\n    def build(self, names): ...\n"
+    hook = "@hookimpl\ndef mtl_components(): return [Bad, Good]\n"
+    catalogue = loaded(install("mixed", f"{body}\n{good}{hook}"))
+
+    assert catalogue.find("weighting", "good")
+    [failed] = [r for r in catalogue.records() if r["status"] == "failed"]
+    assert reason in str(failed["reason"])
+    assert failed["kind"] is not None
+    with pytest.raises(MtlError, match="Bad"):
+        catalogue.find(str(failed["kind"]), str(failed["name"]))
+
+
+@pytest.mark.parametrize("given", ["[3]", "[dict]", "[object()]"])
+def test_what_is_no_component_class_is_rejected(install: Install, given: str) -> None:
+    catalogue = loaded(install("odd", f"@hookimpl\ndef mtl_components(): return {given}"))
+    assert "expected classes derived from" in row(catalogue, "odd")["reason"]
+
+
+def test_a_hook_that_returns_no_list_is_a_failure(install: Install) -> None:
+    catalogue = loaded(install("odd", "@hookimpl\ndef mtl_components(): return 3"))
+    assert "expected a list" in row(catalogue, "odd")["reason"]
+
+
+def test_a_duplicate_is_rejected_naming_both_distributions_and_the_first_stays(install: Install) -> None:
+    install("aaa", GOOD.format(name="Twice"))
+    catalogue = loaded(install("zzz", GOOD.format(name="Twice")))
+
+    assert "aaa" in catalogue.find("weighting", "twice").__module__
+    reason = row(catalogue, "twice")["reason"]
+    assert "aaa 1.2" in reason
+    assert "zzz 1.2" in reason
+
+
+def test_a_duplicate_of_a_shipped_component_never_replaces_it(install: Install) -> None:
+    shipped = [p for p in importlib.metadata.entry_points(group="mtlcore") if p.name == "weighting"]
+    catalogue = loaded([*install("aaa", GOOD.format(name="Equal")), *shipped])
+    assert catalogue.find("weighting", "equal").__module__ == "mtlcore.weighting.equal"
+    assert "mtlcore" in row(catalogue, "equal")["reason"]
+
+
+def test_the_same_module_behind_two_entry_points_is_told_in_our_words(install: Install) -> None:
+    [point] = install("one", GOOD.format(name="One"))
+    catalogue = loaded([point, EntryPoint("again", point.value, "mtlcore")])
+    assert "registered already" in next(str(r["reason"]) for r in catalogue.records() if r["status"] == "failed")
+
+
+# ------------------------------------------------------------------------------------------------ environment variables
+
+
+@pytest.mark.parametrize("blocked", ["jigsaw", "my-dist", "My_Dist", "nothing-else, jigsaw"])
+def test_a_plugin_is_blocked_by_entry_point_or_distribution(install: Install, blocked: str) -> None:
+    install("other", GOOD.format(name="Other"))
+    points = install("my-dist", "raise AssertionError('a blocked plugin must not run')", point="jigsaw")
+    catalogue = loaded(points, MTLCORE_PLUGINS_BLOCK=blocked)
+
+    assert row(catalogue, "jigsaw", "blocked")["distribution"] == "my-dist"
+    assert catalogue.find("weighting", "other")
+    with pytest.raises(MtlError, match="MTLCORE_PLUGINS_BLOCK"):
+        catalogue.find("pretext", "jigsaw")
+
+
+def test_only_the_pinned_plugins_load(install: Install) -> None:
+    install("one", GOOD.format(name="One"))
+    catalogue = loaded(install("two", GOOD.format(name="Two")), MTLCORE_PLUGINS_ONLY="two")
+    assert set(catalogue.of_kind("weighting")) == {"two"}
+    assert "MTLCORE_PLUGINS_ONLY" in row(catalogue, "one", "blocked")["reason"]
+
+
+def test_a_variable_that_names_no_plugin_is_told(install: Install) -> None:
+    with pytest.warns(PluginWarning, match="MTLCORE_PLUGINS_BLOCK.*'jigsav'.*did you mean 'jigsaw'"):
+        Catalogue.load(install("jigsaw", GOOD.format(name="Jigsaw")), {"MTLCORE_PLUGINS_BLOCK": "jigsav"})
+
+
+@pytest.mark.parametrize(("value", "fatal"), [("1", True), ("true", True), ("0", False), ("", False)])
+def test_failures_are_fatal_on_demand(install: Install, value: str, fatal: bool) -> None:
+    points = install("broken", "raise ZeroDivisionError('no luck')")
+    if not fatal:
+        assert row(loaded(points, MTLCORE_PLUGINS_FATAL=value), "broken")
+        return
+    with pytest.raises(MtlError, match=r"broken 1\.2.*no luck") as told:
+        loaded(points, MTLCORE_PLUGINS_FATAL=value)
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
+
+
+# ------------------------------------------------------------------------------------------------ families, examples, files
+
+
+def test_a_family_takes_any_name_behind_its_colon_and_others_refuse_one(install: Install) -> None:
+    body = """
+    @frozen
+    class Hub(LossWeighting):
+        family = True
+        model: str
+        def build(self, names): ...
+
+    @frozen
+    class Plain(LossWeighting):
+        def build(self, names): ...
+
+    @hookimpl
+    def mtl_components(): return [Hub, Plain]
+    """
+    catalogue = loaded(install("hub", body))
+    assert catalogue.find("weighting", "hub:resnet18") is catalogue.find("weighting", "hub")
+    with pytest.raises(MtlError, match="'plain' is no family"):
+        catalogue.find("weighting", "plain:resnet18")
+
+
+def test_an_experiment_that_a_plugin_ships_is_found_by_name(install: Install) -> None:
+    body = "@hookimpl\ndef mtl_examples(): return {'demo': Path('/somewhere/demo.toml')}"
+    catalogue = loaded(install("shipping", body))
+    assert catalogue.example("demo") == Path("/somewhere/demo.toml")
+    with pytest.raises(MtlError, match="did you mean 'demo'"):
+        catalogue.example("demos")
+
+
+def test_a_plugin_file_with_postponed_annotations_builds_and_pickles(tmp_path: Path) -> None:
+    file = tmp_path / "my plugin.py"
+    file.write_text(HEAD + GOOD.format(name="Filed"))
+    catalogue = Catalogue()
+    catalogue.load_file(file)
+    built = catalogue.find("weighting", "filed")(2.0)
+
+    assert pickle.loads(pickle.dumps(built)) == built
+    assert row(catalogue, "filed", "ok")["origin"] == str(file)
+    assert not list(tmp_path.glob("**/*.pyc"))
+
+
+def test_a_plugin_file_loads_once_a_catalogue(tmp_path: Path) -> None:
+    file = tmp_path / "once.py"
+    file.write_text(HEAD + GOOD.format(name="Once"))
+    catalogue = Catalogue()
+    catalogue.load_file(file)
+    with pytest.raises(MtlError, match=r"once\.py is loaded already"):
+        catalogue.load_file(file)
+
+
+def test_a_copy_of_a_plugin_file_gives_the_same_class(tmp_path: Path) -> None:
+    first, second = tmp_path / "same.py", tmp_path / "kept" / "same.py"
+    second.parent.mkdir()
+    for file in (first, second):
+        file.write_text(HEAD + GOOD.format(name="Same"))
+    one, other = Catalogue(), Catalogue()
+    one.load_file(first)
+    other.load_file(second)
+    assert one.find("weighting", "same") is other.find("weighting", "same")
+
+
+def test_a_file_that_joins_a_copy_leaves_the_catalogue_alone(tmp_path: Path, install: Install) -> None:
+    file = tmp_path / "joins.py"
+    file.write_text(HEAD + GOOD.format(name="Joins"))
+    catalogue = loaded(install("good", GOOD.format(name="Good")))
+    twin = catalogue.copy()
+    twin.load_file(file)
+    assert set(twin.of_kind("weighting")) == {"good", "joins"}
+    assert set(catalogue.of_kind("weighting")) == {"good"}
+    assert len(catalogue.records()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("absent.py", None, "can't be read"),
+        ("notes.txt", "hello", "expected a Python file"),
+        ("raises.py", "raise KeyError('whoops')", "whoops"),
+        ("syntax.py", "def (:", "SyntaxError"),
+    ],
+)
+def test_a_plugin_file_that_can_not_load_is_an_error_at_once(
+    tmp_path: Path, name: str, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(MtlError, match=said) as told:
+        Catalogue().load_file(tmp_path / name)
+    assert name in str(told.value)
+
+
+# ------------------------------------------------------------------------------------------------ torch and torchvision
+
+
+def test_a_torchvision_of_another_torch_is_one_line_that_says_what_to_install(install: Install) -> None:
+    body = """
+    try:
+        raise RuntimeError("operator torchvision::nms does not exist")
+    except RuntimeError:
+        raise ImportError("could not import the models")
+    """
+    catalogue = loaded(install("vision", body))
+    reason = row(catalogue, "vision")["reason"]
+    assert importlib.metadata.version("torchvision") in reason
+    assert "install --upgrade torch torchvision" in reason
+    assert "\n" not in reason
+
+
+def test_other_errors_are_no_mismatch() -> None:
+    assert mismatch(RuntimeError("operator aten::nms does not exist")) is None
+    looped = ValueError("a")
+    looped.__cause__ = looped
+    assert mismatch(looped) is None

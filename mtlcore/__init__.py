@@ -40,12 +40,14 @@ if TYPE_CHECKING:
     from .registry import hookimpl as hookimpl
     from .rng import Rng as Rng
     from .tasks.classification import Classification as Classification
+    from .tasks.multilabel import Multilabel as Multilabel
+    from .tasks.regression import Regression as Regression
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "contracts": "Annotation AugmentRecipe Batch DataSource Encoder EncoderInfo Features Head Host Index LossWeighting PretextTask "
-    "Scene Skipped StepCounts StepLosses SupervisedTask Target View",
+    "contracts": "Annotation AugmentRecipe Batch DataSource Encoder EncoderInfo Features Head Host Index LossWeighting "
+    "PretextTask Scene Skipped StepCounts StepLosses SupervisedTask Target View",
     "data.images": "read_image",
     "errors": "MtlError nearest",
     "geometry": "Geometry orthogonal",
@@ -53,9 +55,11 @@ _HOME = {
     "registry": "hookimpl",
     "rng": "Rng",
     "tasks.classification": "Classification",
+    "tasks.multilabel": "Multilabel",
+    "tasks.regression": "Regression",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
-__all__ = sorted(_MODULE)  # noqa: PLE0605
+__all__ = sorted(_MODULE)
 
 
 def __getattr__(name: str) -> Any:

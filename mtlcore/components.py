@@ -19,7 +19,7 @@ RESERVED: dict[str, frozenset[str]] = {
 }
 """The keys that the core itself reads in the tables of a kind: no plugin may have a field of such a name."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
 def reserved(kind: str) -> frozenset[str]:

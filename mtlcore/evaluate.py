@@ -21,13 +21,14 @@ from .runs import Checkpoint, RunFolder, Which
 
 @frozen
 class Evaluated:
-    """What `mtl eval` prints. Fractions lie in [0, 1]; degrees are degrees."""
+    """What `mtl eval` prints. Fractions lie in [0, 1]; degrees are degrees. report: what of the data was left out."""
 
     run: str
     data: str
     split: str
     checkpoint: str
     measured: Measured
+    report: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         m = self.measured
@@ -61,8 +62,8 @@ def evaluate(
     checkpoint = folder.require(which)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     net = kept_network(experiment, checkpoint).to(place)
-    measured = measure(net, experiment, found, rows, place, mirror)
-    return Evaluated(str(run), ",".join(experiment.data), split, checkpoint.path.name, measured)
+    measured = measure(net, found.experiment, found, rows, place, mirror)
+    return Evaluated(str(run), ",".join(experiment.data), split, checkpoint.path.name, measured, found.report)
 
 
 def kept_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:

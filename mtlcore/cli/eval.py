@@ -48,6 +48,8 @@ def evaluate(
     if json:
         print_json(found.as_json())
         return 0
+    for line in found.report:
+        console.print(line, highlight=False)
     title = f"{found.run}  {found.checkpoint}  {found.data}/{found.split}  {found.measured.n} pictures"
     console.print(metrics_table(title, found.measured))
     return 0

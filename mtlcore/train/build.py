@@ -87,7 +87,7 @@ def dry_run(engine: Engine, real: Batch) -> None:
     try:
         with torch.no_grad(), engine.fabric.autocast():
             engine.model(prepare(engine.experiment, batch, Streams((engine.experiment.seed,), engine.fabric.device)))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         names = ", ".join(engine.experiment.entries)
         raise MtlError(f"a dry run of two rows failed ({names}; input.size = {engine.experiment.input.size}): {error}") from error
     finally:

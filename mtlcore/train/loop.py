@@ -61,11 +61,11 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     experiment = data.experiment
     sampler = Sampler(data, experiment, fabric.world_size)
     steps = experiment.train.steps or math.ceil((experiment.train.epochs or 1) * sampler.steps_per_epoch)
-    folder = _folder(experiment, out, resume, main)
-    fabric.barrier()
     engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch)
-    loop = Loop(engine, data, sampler, folder, Record(experiment.train.max_skipped), watch, main)
     dry_run(engine, sampler.batch(0, 0, fabric.device))
+    folder = _folder(experiment, out, resume, main)  # only now: what can't train leaves nothing behind
+    fabric.barrier()
+    loop = Loop(engine, data, sampler, folder, Record(experiment.train.max_skipped), watch, main)
     if resume:
         loop.load()
     elif main:

@@ -89,6 +89,14 @@ class Puzzling(PretextTask):
 
         return {"accuracy": TileAccuracy(self.grid**2, average="micro")}
 
+    def draw(self, images: Tensor, target: Answer, output: Answer) -> Tensor:
+        """The FIRST view put together as the answer says: whole where it is right, grey where no tile was said to belong."""
+        whole = -(-images.shape[-1] // self.grid) * self.grid
+        if images.shape[-1] != whole:
+            images = F.interpolate(images, (whole, whole), mode="bilinear", align_corners=False)
+        turns = output["turn"][:, :, 0].argmax(1) if self.rotate else None
+        return assemble(output["tile"][:, :, 0], turns, images)
+
 
 class PuzzlingHead(Head):
     """-> {"tile": (B, P, V, P) logits over tiles for each position, "turn": (B, 4, V, P)}."""
@@ -136,6 +144,19 @@ def unshuffle(order: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:
     tiles = _cut(maps, order.shape[1])
     tiles = tiles if turns is None else _turn(tiles, -turns % 4)
     return _join(tiles.gather(1, _like(order.argsort(1), tiles)))
+
+
+def assemble(scores: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:
+    """Each position's tile goes where its best score says, turned back by turns (B, P); the surest one, where several go there.
+
+    scores: (B, P tiles, P positions). maps: (B, C, H, W), the shuffled picture. Places that no tile goes to are grey.
+    """
+    tiles = _cut(maps, scores.shape[1])
+    tiles = tiles if turns is None else _turn(tiles, -turns % 4)
+    named = F.one_hot(scores.argmax(1), scores.shape[1]).mT.bool()  # (B, tiles, positions)
+    surest = scores.masked_fill(~named, -torch.inf).argmax(2)
+    placed = tiles.gather(1, _like(surest, tiles))
+    return _join(torch.where(_like(named.any(2), tiles), placed, 0.5))
 
 
 def _cut(maps: Tensor, tiles: int) -> Tensor:

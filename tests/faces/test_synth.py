@@ -69,14 +69,51 @@ def test_the_hash_is_splitmix64() -> None:
 
 def test_uniform_draws_are_uniform_and_independent() -> None:
     u = Draws(torch.arange(20000), 0).uniform("anything", columns=2)
-    assert 0 <= u.min()
+    assert u.min() >= 0
     assert u.max() < 1
     counts = torch.histc(u[:, 0], 10, 0, 1)
     assert (counts - 2000).abs().max() < 200  # 4.7 standard deviations
     assert torch.corrcoef(torch.stack([u[:, 0], u[:, 1], u[:, 0].roll(1)])).fill_diagonal_(0).abs().max() < 0.03
 
 
-PINNED: dict[int, list[list[float]]] = {}
+PINNED: dict[int, list[list[float]]] = {
+    0: [
+        [134.7, 58.1, 29.0, 53.7],
+        [119.7, 121.6, 92.5, 44.0],
+        [136.5, 129.9, 144.6, 145.5],
+        [139.1, 109.1, 114.6, 188.2],
+    ],
+    1: [
+        [116.0, 59.4, 55.8, 103.6],
+        [81.4, 118.6, 103.9, 113.1],
+        [74.6, 145.2, 126.6, 154.7],
+        [63.4, 125.9, 84.9, 157.7],
+    ],
+    2: [[103.2, 93.1, 85.2, 146.5], [92.7, 93.0, 85.2, 110.6], [86.5, 83.6, 81.6, 126.6], [116.3, 62.4, 93.4, 142.1]],
+    3: [
+        [132.2, 145.7, 184.5, 215.7],
+        [176.6, 204.2, 196.4, 189.4],
+        [149.2, 190.1, 207.4, 136.4],
+        [108.9, 186.6, 192.6, 86.4],
+    ],
+    FAR: [
+        [122.5, 123.5, 82.7, 119.0],
+        [140.5, 193.6, 139.4, 109.7],
+        [132.0, 162.0, 129.1, 114.1],
+        [117.8, 151.3, 106.1, 103.3],
+    ],
+}
+LABELS = (
+    [2, 6, 1, 6, 6],
+    [0, 1, 1, 0, 0],
+    [
+        [24.056, -0.808, -0.458],
+        [2.98, -1.751, 10.912],
+        [-27.707, -2.889, 3.964],
+        [-34.338, 0.262, -2.813],
+        [15.043, -11.947, 0.124],
+    ],
+)
 
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3, FAR])
@@ -139,7 +176,7 @@ def test_the_rotation_means_what_real_labels_mean(unpacked) -> None:
     """AFLW2000: the turn between the 3-D points of two faces (Kabsch) is the one between their labels."""
     scipy_io = pytest.importorskip("scipy.io")
     shapes, poses = [], []
-    for path in sorted(Path(unpacked("aflw2000")).rglob("*.mat")):
+    for path in sorted(Path(unpacked("aflw2000_sample")).rglob("*.mat")):
         mat = scipy_io.loadmat(path)
         shapes.append(mat["pt3d_68"].astype(float))
         poses.append(np.degrees(mat["Pose_Para"][0, [1, 0, 2]]))
@@ -194,7 +231,9 @@ def test_own_landmarks_are_those_at_the_labelled_pose() -> None:
 
 
 @given(angles, st.floats(-40, 40))
-def test_a_picture_turned_in_its_plane_shows_the_head_at_the_pose_q_r(pose: tuple[float, float, float], turn: float) -> None:
+def test_a_picture_turned_in_its_plane_shows_the_head_at_the_pose_q_r(
+    pose: tuple[float, float, float], turn: float
+) -> None:
     """The rule by which pose labels follow a view: R' = Q R."""
     q = rotation(torch.tensor([[0.0, 0.0, turn]], dtype=torch.float64))[0]
     moved = q @ rotation(torch.tensor([pose], dtype=torch.float64))[0]
@@ -211,7 +250,8 @@ def test_a_mirrored_face_keeps_its_pitch(pose: tuple[float, float, float]) -> No
     """A symmetric head at (-yaw, pitch, -roll) is the mirror image of the head at (yaw, pitch, roll)."""
     yaw, pitch, roll = pose
     here, there = at_pose(3, yaw, pitch, roll), at_pose(3, -yaw, pitch, -roll)
-    swapped = [AT[n.replace("left", "x").replace("right", "left").replace("x", "right", 1)] if "t_" in n else AT[n] for n in LANDMARKS]
+    other = {"left": "right", "right": "left"}
+    swapped = [AT["_".join(other.get(word, word) for word in name.split("_"))] for name in LANDMARKS]
     offsets = (here - here[AT["head_centre"]])[swapped] * torch.tensor([-1.0, 1.0])
     assert (there - there[AT["head_centre"]]).numpy() == pytest.approx(offsets.numpy(), abs=1e-3)
 
@@ -222,10 +262,9 @@ def test_the_ray_through_a_landmark_meets_that_point_of_the_head() -> None:
     turn, on_skin = rotation(faces.pose_deg), [AT[n] for n in ("left_eye", "right_eye", "nose_bridge", "mouth", "chin")]
     named = points(faces)[:, on_skin]
     rays = (named @ turn.mT)[..., :2].mT
-    met = joined(skin_parts(faces), Frame(faces, rays, turn, faces.shot.scale * 64)).point.mT
-    seen = (turn @ joined(skin_parts(faces), Frame(faces, rays, turn, faces.shot.scale * 64)).normal)[:, 2] > 0.5
-    assert seen.float().mean() > 0.6
-    assert (met - named).norm(dim=2)[seen].quantile(0.95) < 0.05
+    skin = joined(skin_parts(faces), Frame(faces, rays, turn, faces.shot.scale * 64))
+    off = (skin.point.mT - named).norm(dim=2)
+    assert off.quantile(0.95) < 0.04  # in head units; beyond, a nose hides what is named
 
 
 # ------------------------------------------------------------------------------------------------ difficulty
@@ -241,7 +280,7 @@ def _probe(train: Tensor, answers: Tensor, test: Tensor, strength: float) -> Ten
 
 
 def test_a_linear_probe_on_pixels_reads_few_emotions() -> None:
-    """Chance is 0.125; a small convolutional net of 2,000 faces reaches about 0.7."""
+    """Chance is 0.125; a small convolutional net trained on 2,000 faces reaches about 0.7."""
     train, test = torch.arange(1500), FAR + torch.arange(500)
     grey = [render(i, 32, 0).float().mean(1).flatten(1) / 255 for i in (train, test)]
     answers, truth = labels(train, 0).emotion, labels(test, 0).emotion

@@ -1,0 +1,182 @@
+"""A sheet to look at: what the encoder reads of a few pictures, what each pretext asks, the right answer and the model's.
+
+    raw          | a column a picture, as stored
+    clean view   | as the encoder reads it in training
+    <pretext>    | a row for each of its views
+                 | the right answer, where its head knows an ideal one and the pretext can draw
+                 | the model's answer, where a run is given
+
+Pictures come from the validation split where there is one, since nobody trained on them; they are augmented as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attrs import evolve, frozen
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .contracts import Batch, Head, Host, PretextTask, Rng, Scene, StepCounts, Target, View
+from .data.dataset import Dataset, open_data
+from .errors import MtlError
+from .experiment import Experiment, PretextEntry
+from .model import HybridModel
+from .rng import Streams
+from .runs import RunFolder
+from .views import Inputs, prepare
+from .weighting import Equal
+
+CELL, GAP, TEXT = 96, 4, 14  # pixels: the least side of a picture, what is between two, the height of letters
+CLEAN = "clean view"  # no identifier, so no pretext is called so
+
+
+@frozen(eq=False)
+class Strip:
+    """One row of the sheet. label: its lines of text. pictures: (N, 3, H, W) float in [0, 1]."""
+
+    label: str
+    pictures: Tensor
+
+
+def preview(experiment: Experiment, run: Path | None = None, pictures: int = 8) -> np.ndarray:
+    """-> the sheet, (H, W, 3) uint8, one column a picture.
+
+    run: whose weights answer. Raises MtlError where its weights belong to another configuration.
+    """
+    data = open_data(experiment, splits={"train", "validation"}, memory=0)
+    return sheet(strips(data.experiment, some_pictures(data, pictures), run))
+
+
+def some_pictures(data: Dataset, n: int) -> Tensor:
+    """(N, 3, S, S) uint8, evenly spaced over validation, or over train where there is none."""
+    rows = data.split.get("validation", data.split["train"][:0])
+    rows = rows if len(rows) else data.split["train"]
+    places = np.unique(np.linspace(0, len(rows) - 1, n).round().astype(np.int64))
+    return data.images.take(rows[places])
+
+
+@torch.no_grad()
+def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> list[Strip]:
+    """What there is to see of raw uint8 pictures (N, 3, S, S)."""
+    inputs = _questions(experiment, images)
+    model = _model(experiment, run)
+    asked = evolve(inputs, readings={k: v for k, v in inputs.readings.items() if k != CLEAN})
+    answers = model.answer(model.encode(inputs)[0], asked) if run and asked.readings else {}
+    (seen,) = inputs.readings[CLEAN][0].images
+    found = [
+        Strip(f"raw\n{_px(images)}", images / 255),
+        Strip(f"{CLEAN}\n{_px(inputs.images[seen])}", inputs.images[seen]),
+    ]
+    for label, entry in experiment.pretexts.items():
+        reading = inputs.readings[label][0]
+        views = [(i, inputs.images[i]) for i in reading.images]
+        for number, (i, view) in enumerate(views, 1):
+            if i != seen:
+                found.append(Strip(f"{label}\nview {number} of {len(views)}, {_px(view)}", view))
+        head = model.heads[label]
+        assert isinstance(head, Head)
+        drawn = _Drawn(label, entry.component, views[0][1], reading.answers[0][0])
+        found += [*drawn.right(head), *(drawn.given(a) for a in answers.get(label, ()) if drawn.draws)]
+    return found
+
+
+def sheet(rows: Sequence[Strip]) -> np.ndarray:
+    """(H, W, 3) uint8: the rows below each other, their labels to the left, small pictures enlarged without smoothing."""
+    side = max(s.pictures.shape[-1] for s in rows[1:]) if len(rows) > 1 else CELL
+    side *= -(-CELL // side)
+    font = ImageFont.load_default(TEXT)
+    margin = 2 * GAP + max(round(font.getlength(line)) for s in rows for line in s.label.splitlines())
+    columns, step = max(len(s.pictures) for s in rows), side + GAP
+    page = Image.new("RGB", (margin + columns * step + GAP, len(rows) * step + GAP), "white")
+    pen = ImageDraw.Draw(page)
+    for y, strip in enumerate(rows):
+        pen.multiline_text((GAP, y * step + 2 * GAP), strip.label, fill="black", font=font)
+        for x, cell in enumerate(_cells(strip.pictures, side)):
+            page.paste(Image.fromarray(cell), (margin + x * step, y * step + GAP))
+    return np.asarray(page)
+
+
+# ---------------------------------------------------------------------------------------------------- what is asked
+
+
+@frozen
+class _Clean(PretextTask):
+    """Asks nothing, and is never built: it makes the clean view one of those that are looked at."""
+
+    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Target]:
+        return [scene.clean], None
+
+    def build(self, host: Host) -> Head:
+        raise NotImplementedError
+
+
+def _questions(experiment: Experiment, images: Tensor) -> Inputs:
+    """What the first step of a run would make of these pictures, for the clean view and for every pretext."""
+    pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
+    looked = evolve(experiment, tasks={}, pretexts={CLEAN: PretextEntry(_Clean()), **pretexts}, weighting=Equal())
+    n = len(images)
+    return prepare(looked, Batch(images, {}, {}, StepCounts({}, n, n), 0), Streams((experiment.seed, 0, 0)))
+
+
+def _model(experiment: Experiment, run: Path | None) -> HybridModel:
+    with torch.random.fork_rng(devices=[]):
+        model = HybridModel(experiment).eval()
+    if run is None:
+        return model
+    checkpoint, own = RunFolder.open(run).require("last"), model.state_dict()
+    weights = checkpoint.weights()
+    wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
+    if wrong:
+        names = ", ".join(wrong[:5])
+        raise MtlError(
+            f"{checkpoint.path}: weights of another configuration; missing or of another shape: {names} ({len(wrong)})"
+        )
+    model.load_state_dict({k: weights[k] for k in own})
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------- what is drawn
+
+
+@frozen(eq=False)
+class _Drawn:
+    """One pretext's question about its first view, and pictures of answers to it."""
+
+    label: str
+    task: PretextTask
+    view: Tensor
+    target: Target
+
+    @property
+    def draws(self) -> bool:
+        return type(self.task).draw is not PretextTask.draw
+
+    def right(self, head: Head) -> list[Strip]:
+        """Nothing where the head knows no ideal answer, or the pretext can't draw one."""
+        ideal: Callable[[Target], Any] | None = getattr(head, "ideal", None)
+        if ideal is None or not self.draws or self.target is None:
+            return []
+        return [Strip(f"{self.label}\nthe right answer", self.task.draw(self.view, self.target, ideal(self.target)))]
+
+    def given(self, output: Any) -> Strip:
+        return Strip(f"{self.label}\nthe model's answer", self.task.draw(self.view, self.target, output))
+
+
+def _cells(pictures: Tensor, side: int) -> np.ndarray:
+    """(N, 3, H, W) -> (N, side, side, 3) uint8."""
+    pictures = pictures.float()
+    if pictures.shape[-1] > side:
+        pictures = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+    elif pictures.shape[-2:] != (side, side):
+        pictures = F.interpolate(pictures, (side, side), mode="nearest-exact")
+    return (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _px(pictures: Tensor) -> str:
+    return f"{pictures.shape[-1]} px"

@@ -1,0 +1,70 @@
+"""UTKFace: aligned faces with age, gender and ethnicity in their names (Zhang et al., "Age Progression / Regression by
+Conditional Adversarial Autoencoder", CVPR 2017).
+
+Names are `<age>_<gender>_<race>_<date and time>.jpg` or `.jpg.chip.jpg`; gender 0 is male, 1 female; race 0 ... 4 is
+white, black, asian, indian, other. Names with a field missing exist: which one can't be known, so they are left out and
+counted. There is no official split.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from attrs import frozen
+
+from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, read_image
+
+from ._files import entries, floats, is_picture, require_folder, strings
+
+GENDERS = {"0": "male", "1": "female"}
+RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
+AGE_BANDS = ("0-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
+OLDEST = 116  # by the set's own description
+NAME = re.compile(r"([0-9]{1,3})_([01])_([0-4])_[0-9]+\.(?:jpg|jpeg|png)(?:\.chip\.jpg)?", re.IGNORECASE)
+
+
+@frozen
+class Utkface(DataSource):
+    """root: the folder of the pictures. Annotations: "gender" ("male", "female"), "age" (years, float).
+
+    Attributes, for figures by group: "race" and "age_band".
+    """
+
+    root: Path
+
+    def index(self) -> Index:
+        require_folder("utkface", self.root, "pictures such as 25_1_2_20170116174525125.jpg.chip.jpg")
+        rows: list[tuple[str, str, str, str]] = []
+        skipped = Skipped()
+        for entry in entries("utkface", self.root):
+            if not is_picture(entry.name):
+                skipped.add("not a picture", entry.name)
+                continue
+            fields = NAME.fullmatch(entry.name)
+            if fields is None or int(fields[1]) > OLDEST:
+                skipped.add("a name that is not <age>_<gender>_<race>_<date>", entry.name)
+            else:
+                rows.append((entry.name, fields[1], GENDERS[fields[2]], RACES[fields[3]]))
+        if not rows:
+            raise MtlError(f"utkface: {self.root} holds no picture with a name such as 25_1_2_20170116174525125.jpg")
+        keys, ages, genders, races = zip(*rows)
+        return Index(
+            strings(keys),
+            {"gender": strings(genders), "age": floats(map(int, ages))},
+            attributes={"race": strings(races), "age_band": strings(_band(int(age)) for age in ages)},
+            skipped=skipped,
+        )
+
+    def decode(self, index: Index, row: int) -> np.ndarray:
+        return read_image(str(index.keys[row]), self.root)
+
+
+def _band(age: int) -> str:
+    return AGE_BANDS[min(age // 10, len(AGE_BANDS) - 1)]
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [Utkface]

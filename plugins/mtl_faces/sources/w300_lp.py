@@ -1,0 +1,108 @@
+"""`300w_lp`: faces turned to many poses, with Euler angles (300W-LP; Zhu et al., "Face Alignment Across Large Poses: A
+3D Solution", CVPR 2016), and copies that keep its file layout: `x.jpg` beside `x.mat`.
+
+Own folders: `AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW, LFPW_Flip`. They have no official split, and all
+poses of a photograph, mirrored ones too, are one group, so none of them can leak. Or `train | val`, with names
+`<part>_<person>_<frame>.jpg`: there a person is a group.
+
+Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down; yaw > 0 faces the picture's left.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from attrs import field, frozen
+from attrs.validators import ge
+
+from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
+
+from ._crops import MARGIN, Crop, read_face, square_box, widened_box
+from ._files import entries, floats, is_picture, require_folder, strings
+from ._mat import read_mat
+
+PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
+FOLDERS = tuple(name for part in PARTS for name in (part, f"{part}_Flip"))
+SPLITS = ("train", "val", "test")
+K = 0.3  # Hopenet draws it anew from 0.2 ... 0.4 for each training picture; pictures are cut once here: the middle
+
+
+@frozen
+class W300Lp(DataSource):
+    """root: the folder that holds AFW, AFW_Flip, ..., or train and val. Annotations: "pose_deg" (N, 3) yaw, pitch, roll.
+
+    crop: "square" around the landmarks, a `margin` of their longer side wider on each side; "hopenet", the box that
+    Hopenet and 6DRepNet train on; "none", for pictures that are faces already.
+    """
+
+    name: ClassVar[str] = "300w_lp"
+    root: Path
+    crop: Crop = "square"
+    margin: float = field(default=MARGIN, validator=ge(0.0))
+
+    def index(self) -> Index:
+        require_folder(self.name, self.root, f"the folders {', '.join(FOLDERS)}, or train and val")
+        splits = [name for name in SPLITS if (self.root / name).is_dir()]
+        folders = splits or [name for name in FOLDERS if (self.root / name).is_dir()]
+        if not folders:
+            raise MtlError(f"300w_lp: {self.root} holds none of the folders {' | '.join((*SPLITS, *FOLDERS))}")
+        rows: list[tuple[str, np.ndarray, np.ndarray]] = []
+        skipped = Skipped()
+        for folder in folders:
+            rows += self._rows(folder, skipped)
+        keys = [key for key, _, _ in rows]
+        annotations = {"pose_deg": floats([pose for _, pose, _ in rows], 3)}
+        if self.crop != "none":
+            annotations["box_px"] = floats([box for _, _, box in rows], 4)
+        return Index(
+            strings(keys),
+            annotations,
+            split=strings(key.split("/")[0] for key in keys) if splits else None,
+            group=strings(map(_person if splits else _photograph, keys)),
+            skipped=skipped,
+        )
+
+    def decode(self, index: Index, row: int) -> np.ndarray:
+        return read_face(self.crop, self.root, index, row)
+
+    def _rows(self, folder: str, skipped: Skipped) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        rows = []
+        for entry in entries(self.name, self.root / folder):
+            key = f"{folder}/{entry.name}"
+            if not is_picture(entry.name):
+                if not entry.name.lower().endswith(".mat"):
+                    skipped.add("neither a picture nor a .mat file", key)
+                continue
+            try:
+                pose_deg, points = read_mat(Path(entry.path).with_suffix(".mat"), "pt2d")
+            except ValueError as error:
+                skipped.add(str(error), key)
+            else:
+                rows.append((key, pose_deg, self._box(points)))
+        return rows
+
+    def _box(self, points: np.ndarray) -> np.ndarray:
+        if self.crop == "hopenet":
+            return widened_box(points, 0.6 * K, 2 * K, 0.6 * K, 0.6 * K)
+        return square_box(points, self.margin)
+
+
+def _person(key: str) -> str:
+    """train/te_Abdullah_Gul_11.jpg -> Abdullah_Gul."""
+    stem = Path(key).stem
+    middle = re.fullmatch(r"[^_]+_(.+)_[^_]+", stem)
+    return middle[1] if middle else stem
+
+
+def _photograph(key: str) -> str:
+    """HELEN_Flip/HELEN_100032540_1_7.jpg -> HELEN/HELEN_100032540_1."""
+    folder, name = key.split("/", 1)
+    return f"{folder.removesuffix('_Flip')}/{re.sub(r'_[0-9]+$', '', Path(name).stem)}"
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [W300Lp]

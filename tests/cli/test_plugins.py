@@ -1,0 +1,188 @@
+"""`mtl plugins`, in real processes, with broken plugins installed as real distributions beside the shipped ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MTL = [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit(main())"]
+
+HEAD = """
+from __future__ import annotations
+from attrs import frozen
+from mtlcore import LossWeighting, hookimpl
+"""
+WEIGHTING = """
+class {name}(LossWeighting):
+    power: float = 1.0
+    def build(self, names): ...
+@hookimpl
+def mtl_components(): return [{name}]
+"""
+PLUGINS = {
+    "raising": "raise ZeroDivisionError('no luck')",
+    "misspelt": HEAD + "@hookimpl\ndef mtl_component(): return []",
+    "unfrozen": HEAD + WEIGHTING.format(name="Unfrozen"),
+    "duplicate": HEAD + "@frozen" + WEIGHTING.format(name="Equal"),
+    "healthy": HEAD + "@frozen" + WEIGHTING.format(name="Healthy"),
+    "vision": "import torchvision",
+}
+CONFIG = """
+[task.classification]
+[weighting]
+name = "{weighting}"
+[data.synthfaces]
+[train]
+steps = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH with six distributions."""
+    folder = tmp_path_factory.mktemp("site")
+    for name, body in PLUGINS.items():
+        (folder / f"{name}_plugin.py").write_text(body)
+        info = folder / f"mtl_{name}-0.3.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mtl-{name}\nVersion: 0.3\n")
+        (info / "entry_points.txt").write_text(f"[mtlcore]\n{name} = {name}_plugin\n")
+    return folder
+
+
+def mtl(site: Path, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"} | environ
+    return subprocess.run([*MTL, *map(str, words)], capture_output=True, text=True, env=env, check=False)
+
+
+@pytest.fixture(scope="module")
+def listed(site: Path) -> subprocess.CompletedProcess[str]:
+    return mtl(site, "plugins", "--json")
+
+
+@pytest.fixture
+def rows(listed: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(listed.stdout)
+    return found
+
+
+def only(rows: list[dict[str, Any]], distribution: str) -> dict[str, Any]:
+    [row] = [row for row in rows if row["distribution"] == distribution]
+    return row
+
+
+def test_the_list_is_json_with_the_promised_keys(listed: subprocess.CompletedProcess[str], rows) -> None:
+    assert listed.returncode == 0
+    assert {tuple(row) for row in rows} == {("kind", "name", "distribution", "version", "status", "origin", "reason")}
+    assert {row["status"] for row in rows} == {"ok", "failed"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("encoder", "resnet_small"),
+        ("task", "classification"),
+        ("task", "fer"),
+        ("pretext", "puzzling"),
+        ("weighting", "equal"),
+        ("weighting", "uncertainty"),
+        ("augment", "strong"),
+        ("source", "fer2013"),
+        ("source", "synthfaces"),
+    ],
+)
+def test_what_is_shipped_stays_whole_beside_broken_plugins(rows, kind: str, name: str) -> None:
+    [row] = [r for r in rows if (r["kind"], r["name"], r["status"]) == (kind, name, "ok")]
+    assert row["distribution"] == "mtlcore"
+    assert row["reason"] == ""
+
+
+def test_a_healthy_plugin_stands_beside_broken_ones(rows) -> None:
+    row = only(rows, "mtl-healthy")
+    assert row == {
+        "kind": "weighting",
+        "name": "healthy",
+        "distribution": "mtl-healthy",
+        "version": "0.3",
+        "status": "ok",
+        "origin": "healthy_plugin",
+        "reason": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("distribution", "kind", "name", "reason"),
+    [
+        ("mtl-raising", None, "raising", "ZeroDivisionError: no luck"),
+        ("mtl-misspelt", None, "misspelt", "did you mean 'mtl_components'"),
+        ("mtl-unfrozen", "weighting", "unfrozen", "@frozen"),
+        ("mtl-duplicate", "weighting", "equal", "mtlcore"),
+    ],
+)
+def test_a_broken_plugin_is_shown_with_its_reason(
+    listed, rows, distribution: str, kind: str | None, name: str, reason: str
+) -> None:
+    row = only(rows, distribution)
+    assert (row["status"], row["kind"], row["name"]) == ("failed", kind, name)
+    assert reason in row["reason"]
+    assert len([line for line in listed.stderr.splitlines() if distribution in line]) == 1
+
+
+def test_a_configuration_that_asks_for_a_broken_plugin_gets_its_original_error(site: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG.format(weighting="raising"))
+    told = mtl(site, "train", config, "--out", tmp_path / "run")
+    assert told.returncode == 2
+    assert "ZeroDivisionError: no luck" in told.stderr.split(str(config))[1]
+    assert "mtl-raising 0.3" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_blocked_plugin_is_shown_as_blocked_and_is_not_told_as_broken(site: Path) -> None:
+    told = mtl(site, "plugins", "--json", MTLCORE_PLUGINS_BLOCK="raising,mtl-misspelt,unfrozen,duplicate,vision")
+    assert told.stderr == ""
+    row = only(json.loads(told.stdout), "mtl-raising")
+    assert (row["status"], row["kind"]) == ("blocked", None)
+    assert "MTLCORE_PLUGINS_BLOCK" in row["reason"]
+
+
+def test_the_first_failure_stops_the_program_where_failures_are_fatal(site: Path) -> None:
+    told = mtl(site, "plugins", MTLCORE_PLUGINS_FATAL="1", MTLCORE_PLUGINS_ONLY="raising")
+    assert told.returncode == 2
+    assert told.stdout == ""
+    assert "no luck" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_torchvision_of_another_torch_is_told_once_and_clearly(site: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "torchvision"
+    fake.mkdir()
+    (fake / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    told = mtl(site, "plugins", "--json", MTLCORE_PLUGINS_ONLY="vision", PYTHONPATH=f"{tmp_path}{os.pathsep}{site}")
+    row = only(json.loads(told.stdout), "mtl-vision")
+    assert row["status"] == "failed"
+    assert "install --upgrade torch torchvision" in row["reason"]
+
+
+def test_the_table_shows_files_failures_and_reasons(site: Path, tmp_path: Path) -> None:
+    good, broken = tmp_path / "good.py", tmp_path / "broken.py"
+    good.write_text(HEAD + "@frozen" + WEIGHTING.format(name="Filed"))
+    broken.write_text("raise KeyError('whoops')")
+    told = mtl(site, "plugins", "--plugin", good, "--plugin", broken, MTLCORE_PLUGINS_ONLY="weighting", COLUMNS="200")
+    assert told.returncode == 0
+    lines = told.stdout.splitlines()
+    assert any("filed" in line and "ok" in line and str(good) in line for line in lines)
+    assert any("broken" in line and "whoops" in line for line in lines)
+    assert any("uncertainty" in line and "mtlcore" in line for line in lines)
+
+
+def test_a_plugin_file_that_is_absent_is_told(site: Path, tmp_path: Path) -> None:
+    told = mtl(site, "plugins", "--plugin", tmp_path / "absent.py", MTLCORE_PLUGINS_ONLY="weighting")
+    assert told.returncode == 2
+    assert "absent.py" in told.stderr

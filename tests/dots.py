@@ -1,0 +1,39 @@
+"""A one-file plugin for the tests: pictures with one bright quarter, which is the class; learnt in a few steps."""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+
+from mtlcore import DataSource, Index, MtlError, hookimpl
+
+
+@frozen
+class Dots(DataSource):
+    """n pictures of `side` pixels; the last fifth is the test split. bad: rows whose picture can't be read."""
+
+    n: int = 120
+    side: int = 16
+    bad: int = 0
+
+    def index(self) -> Index:
+        rows = np.arange(self.n)
+        return Index(
+            keys=np.char.add("dot", rows.astype(str)),
+            annotations={"quarter": np.asarray(["a", "b", "c", "d"])[rows % 4]},
+            split=np.where(rows < self.n * 4 // 5, "train", "test"),
+        )
+
+    def decode(self, index: Index, row: int) -> np.ndarray:
+        if row < self.bad:
+            raise MtlError(f"dot{row}: can't be read")
+        picture = np.random.default_rng(row).integers(0, 120, (self.side, self.side, 3), dtype=np.uint8)
+        half = self.side // 2
+        y, x = divmod(row % 4, 2)
+        picture[y * half : (y + 1) * half, x * half : (x + 1) * half] += 120
+        return picture
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [Dots]

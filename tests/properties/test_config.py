@@ -1,0 +1,132 @@
+"""Whatever experiment is drawn: what is dumped parses to an equal one, and stray keys never pass."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from config_toys import (
+    Box,
+    Colour,
+    Equal,
+    Faces,
+    Folder,
+    Hub,
+    Puzzling,
+    ResnetSmall,
+    Strong,
+    Styled,
+    Validation,
+    toy_catalogue,
+)
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mtlcore import MtlError
+from mtlcore.config import dump, parse
+from mtlcore.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
+
+TOYS = toy_catalogue()
+DEFAULT_RECIPES = {"strong": Strong(), "validation": Validation()}
+
+texts = st.text(st.characters(codec="utf-8"), max_size=8)
+labels = st.from_regex(r"[A-Z][a-z0-9_]{1,6}", fullmatch=True)
+numbers = st.floats(0, 1e30)
+rates = st.floats(1e-30, 1e30)
+shares = st.floats(0, 1)
+counts = st.integers(1, 10**12)
+paths = st.from_regex(r"/[^\x00/][^\x00]{0,8}", fullmatch=True).map(Path)
+boxes = st.builds(Box, numbers, numbers)
+strong = st.builds(Strong, boxes, numbers)
+recipes = strong | st.builds(Validation, boxes, numbers) | st.builds(Styled, boxes, numbers, style=paths)
+
+encoders = st.builds(
+    ResnetSmall, counts, st.lists(st.integers(), max_size=3).map(tuple), st.sampled_from(["batch", "none"])
+) | st.builds(Hub, texts, st.none() | paths)
+tasks = st.builds(
+    TaskEntry,
+    st.builds(
+        Faces,
+        texts.filter(bool),  # an empty one is filled with the label
+        st.lists(texts, max_size=3).map(tuple),
+        st.sampled_from([7, 8]),
+        numbers,
+        st.sampled_from(Colour),
+    ),
+    rates,
+)
+pretexts = st.builds(
+    PretextEntry,
+    st.builds(
+        Puzzling,
+        st.sampled_from([2, 3]),
+        st.lists(st.tuples(numbers, numbers), max_size=2).map(tuple),
+        st.booleans(),
+        st.none() | st.integers(),
+        texts | numbers,
+    ),
+    rates,
+    st.booleans(),
+    st.sampled_from(["all", "unlabelled"]),
+    st.sampled_from(["none", "views_only", "random_target"]),
+)
+sources = st.builds(
+    DataEntry,
+    st.builds(Folder, paths, st.dictionaries(texts, texts, max_size=2)),
+    shares,
+    st.sampled_from(["drop", "keep"]),
+    st.none() | counts,
+    st.none() | texts,
+    st.none() | texts,
+    rates,
+    st.integers(0, 10**6),
+)
+trains = st.builds(
+    Train,
+    counts,
+    st.none(),
+    lr=rates,
+    milestones=st.lists(shares, max_size=3, unique=True).map(lambda m: tuple(sorted(m))),
+    precision=st.sampled_from(["32", "bf16-mixed", "16-mixed"]),
+    init_from=st.none() | paths,
+    tensorboard=st.booleans(),
+) | st.builds(Train, st.none(), rates)
+
+
+@st.composite
+def experiments(draw: st.DrawFn) -> Experiment:
+    names = draw(st.lists(labels, min_size=2, max_size=4, unique=True))
+    cut = draw(st.integers(1, len(names) - 1))
+    return Experiment(
+        encoder=draw(encoders),
+        tasks={name: draw(tasks) for name in names[:cut]},
+        pretexts={name: draw(pretexts) for name in names[cut:]},
+        data=draw(st.dictionaries(texts, sources, max_size=2)),
+        weighting=Equal(),
+        augment=draw(recipes),
+        recipes=DEFAULT_RECIPES | draw(st.dictionaries(texts, recipes, max_size=2)),
+        input=draw(st.builds(Input, counts, counts, st.none() | counts, shares, st.none() | counts)),
+        views=draw(
+            st.builds(Views, st.sampled_from(["clean", "both"]), counts, statistics=st.sampled_from(["all", "clean"]))
+        ),
+        train=draw(trains),
+        seed=draw(st.integers()),
+    )
+
+
+@given(experiments())
+def test_what_is_dumped_parses_to_an_equal_experiment(experiment: Experiment) -> None:
+    again = parse(tomllib.loads(dump(experiment)), TOYS)
+    assert again == experiment
+    assert list(again.entries) == list(experiment.entries)
+    assert dump(again) == dump(experiment)
+
+
+@given(experiments(), st.sampled_from(["encoder", "input", "views", "train", "augment", "weighting"]), labels)
+def test_a_stray_key_never_passes(experiment: Experiment, section: str, key: str) -> None:
+    tables = tomllib.loads(dump(experiment))
+    assume(key not in tables[section])
+    tables[section][key] = 1
+    with pytest.raises(MtlError, match=f"{section}.{key}: unknown key"):
+        parse(tables, TOYS)

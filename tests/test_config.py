@@ -1,0 +1,413 @@
+"""TOML to experiments: what is filled in, what is refused, and how it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+from config_toys import Box, Colour, Faces, Folder, Hub, Pose, Puzzling, ResnetSmall, Strong, Validation, toy_catalogue
+
+from mtlcore import MtlError
+from mtlcore.config import dump, load, parse
+from mtlcore.experiment import Experiment
+from mtlcore.registry import Catalogue
+
+HYBRID = """
+[task.faces]
+[pretext.puzzling]
+grid = 2
+weight = 0.3
+[data.faces]
+name = "folder"
+root = "/pictures"
+[train]
+steps = 10
+"""
+
+PLUGIN = """
+from __future__ import annotations
+from attrs import frozen
+from mtlcore import PretextTask, hookimpl
+
+@frozen
+class Rotation(PretextTask):
+    angles: tuple[int, ...] = (0, 90)
+    def views(self, scene, rng): ...
+    def build(self, host): ...
+
+@hookimpl
+def mtl_components(): return [Rotation]
+"""
+
+
+@pytest.fixture(scope="module")
+def toys() -> Catalogue:
+    return toy_catalogue()
+
+
+def read(text: str, toys: Catalogue) -> Experiment:
+    return parse(tomllib.loads(text), toys)
+
+
+def problems(text: str, toys: Catalogue) -> list[str]:
+    with pytest.raises(MtlError) as told:
+        read(text, toys)
+    return str(told.value).splitlines()
+
+
+def problem(text: str, toys: Catalogue) -> str:
+    [line] = problems(text, toys)
+    return line
+
+
+# ------------------------------------------------------------------------------------------------ what is filled in
+
+
+def test_defaults_fill_what_the_file_leaves_out(toys: Catalogue) -> None:
+    e = read(HYBRID, toys)
+    assert e.encoder == ResnetSmall()
+    assert type(e.weighting).__name__ == "Equal"
+    assert e.augment == Strong()
+    assert e.pretexts["puzzling"].component == Puzzling(grid=2)
+    assert e.pretexts["puzzling"].weight == 0.3
+    assert e.data["faces"].component == Folder(Path("/pictures"))
+    assert (e.seed, e.plugins, e.input.size) == (0, (), 64)
+
+
+def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catalogue) -> None:
+    text = "[task.faces]\n[task.mood]\nname = 'faces'\n[task.other]\nname = 'faces'\nreads = 'gender'\n[task.pose]\n"
+    tasks = read(text, toys).tasks
+    assert {label: t.component.reads for label, t in tasks.items()} == {
+        "faces": "faces",
+        "mood": "mood",
+        "other": "gender",
+        "pose": "pose_deg",
+    }
+    assert type(tasks["pose"].component) is Pose
+
+
+def test_recipes_are_the_explicit_ones_and_all_that_need_no_key(toys: Catalogue) -> None:
+    text = HYBRID + "[recipes.validation]\nturn_deg = 1\n[recipes.mild]\nname = 'strong'\nturn_deg = 5.0\n"
+    recipes = read(text, toys).recipes
+    assert recipes == {"strong": Strong(), "validation": Validation(turn_deg=1.0), "mild": Strong(turn_deg=5.0)}
+
+
+def test_every_type_of_field_is_read(toys: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = """
+    [encoder]
+    name = "hub:resnet18"
+    weights = "w/net.safetensors"
+    [task.faces]
+    classes = ["a", "b"]
+    count = 7
+    smoothing = 1
+    colour = "green"
+    [pretext.puzzling]
+    scales = [[0.5, 1], [1, 2]]
+    rotate = true
+    seed = 4
+    tag = 1.5
+    [data.folder]
+    root = "~/pictures"
+    columns = {path = "file", label = "mood"}
+    [augment]
+    box = {low = 0.25}
+    """
+    e = read(text, toys)
+    assert e.encoder == Hub("resnet18", tmp_path / "w/net.safetensors")
+    assert e.tasks["faces"].component == Faces("faces", ("a", "b"), 7, 1.0, Colour.GREEN)
+    assert type(e.tasks["faces"].component.smoothing) is float
+    assert e.pretexts["puzzling"].component == Puzzling(3, ((0.5, 1.0), (1.0, 2.0)), True, 4, 1.5)
+    assert e.data["folder"].component == Folder(Path.home() / "pictures", {"path": "file", "label": "mood"})
+    assert e.augment == Strong(Box(low=0.25))
+
+
+@pytest.mark.parametrize("weight", ["0", "0.0", "-0.0"])
+def test_a_table_of_weight_0_is_as_if_it_were_not_there(toys: Catalogue, weight: str) -> None:
+    without = read(HYBRID.replace("[pretext.puzzling]\ngrid = 2\nweight = 0.3\n", ""), toys)
+    assert read(HYBRID.replace("weight = 0.3", f"weight = {weight}"), toys) == without
+
+
+def test_a_misspelt_table_of_weight_0_is_still_told(toys: Catalogue) -> None:
+    assert "did you mean 'puzzling'" in problem(HYBRID + "[pretext.puzling]\nweight = 0\n", toys)
+
+
+def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalogue) -> None:
+    text = "[pretext.coarse]\nname = 'puzzling'\ngrid = 2\n[pretext.fine]\nname = 'puzzling'\ngrid = 4\n"
+    assert [p.component.grid for p in read(text, toys).pretexts.values()] == [2, 4]  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("table", "path", "facts"),
+    [
+        ("[pretext.puzzling]\ngird = 3", "pretext.puzzling.gird", ["did you mean 'grid'"]),
+        ("[pretext.puzzling]\nwieght = 3", "pretext.puzzling.wieght", ["did you mean 'weight'"]),
+        ("[task.pose]\nwieght = 3", "task.pose.wieght", ["did you mean 'weight'"]),
+        ("[data.folder]\nroot = 'x'\nlabel = 3", "data.folder.label", ["did you mean 'labels'"]),
+        ("[trian]\nsteps = 3", "trian", ["did you mean 'train'"]),
+        ("[train]\nsteps = 3\nstps = 3", "train.stps", ["did you mean 'steps'"]),
+        ("[augment.box]\nlov = 1.0", "augment.box.lov", ["did you mean 'low'"]),
+        ("[augment]\nname = 'strnog'", "augment", ["unknown augment 'strnog'", "did you mean 'strong'"]),
+        ("[encoder]\nname = 'hub:a'\nmodel = 'b'", "encoder.model", ["hub:a"]),
+        ("[encoder]\nname = 'resnet_small:a'", "encoder", ["no family"]),
+        ("[encoder]\nname = 3", "encoder.name", ["3", "a string"]),
+        ("[encoder]\nname = 'hub'", "encoder.model", ["missing", "a string"]),
+        ("[data.folder]\nlabels = 0.5", "data.folder.root", ["missing", "a path"]),
+        ("[encoder]\nwidth = 3.0", "encoder.width", ["3.0", "a whole number"]),
+        ("[encoder]\nwidth = true", "encoder.width", ["True", "a whole number"]),
+        ("[encoder]\nwidth = '16'", "encoder.width", ["'16'", "a whole number"]),
+        ("[encoder]\nwidth = 0", "encoder.width", ["0", "1"]),
+        ("[encoder]\ndepths = 2", "encoder.depths", ["2", "a list"]),
+        ("[encoder]\ndepths = [2, 2.5]", "encoder.depths[1]", ["2.5", "a whole number"]),
+        ("[encoder]\nnorm = 'bacth'", "encoder.norm", ["'batch'", "'none'", "did you mean 'batch'"]),
+        ("[task.pose]\nclasses = 'abc'", "task.pose.classes", ["'abc'", "a list"]),
+        ("[task.pose]\ncount = 7.0", "task.pose.count", ["7.0", "7, 8"]),
+        ("[task.pose]\nsmoothing = false", "task.pose.smoothing", ["False", "a number"]),
+        ("[task.pose]\nsmoothing = -1", "task.pose.smoothing", ["-1"]),
+        ("[task.pose]\ncolour = 'gren'", "task.pose.colour", ["did you mean 'green'"]),
+        ("[task.pose]\nweight = -1", "task.pose.weight", ["-1"]),
+        ("[task.pose]\nweight = false", "task.pose.weight", ["False", "a number"]),
+        ("[pretext.puzzling]\nrotate = 1", "pretext.puzzling.rotate", ["1", "true or false"]),
+        ("[pretext.puzzling]\ngrid = 5", "pretext.puzzling.grid", ["5", "(2, 3, 4)"]),
+        ("[pretext.puzzling]\nscales = [[1, 'x']]", "pretext.puzzling.scales[0][1]", ["'x'", "a number"]),
+        ("[pretext.puzzling]\nscales = [[1, 2, 3]]", "pretext.puzzling.scales[0]", ["a list of 2"]),
+        ("[pretext.puzzling]\ntag = [1]", "pretext.puzzling.tag", ["a string or a number"]),
+        ("[pretext.puzzling]\nrotate = true\ngrid = 4", "pretext.puzzling", ["can't rotate"]),
+        ("[pretext.puzzling]\ncontrol = 'view_only'", "pretext.puzzling.control", ["did you mean 'views_only'"]),
+        ("[data.folder]\nroot = 3", "data.folder.root", ["3", "a path"]),
+        ("[data.folder]\nroot = ''", "data.folder.root", ["a path"]),
+        ("[data.folder]\nroot = 'x'\ncolumns = {a = 1}", "data.folder.columns[a]", ["1", "a string"]),
+        ("[augment]\nbox = 3", "augment.box", ["3", "a table"]),
+        ("[input]\nsize = 'big'", "input.size", ["'big'", "a whole number"]),
+        ("[train]\nlr = 1e-3", "[train]", ["neither steps nor epochs"]),
+        ("[train]\nsteps = 1\nepochs = 1", "[train]", ["both"]),
+        ("[train]\nsteps = 1\nmilestones = [0.9, 0.1]", "train.milestones", ["rise"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_path_and_what_mends_it(
+    toys: Catalogue, table: str, path: str, facts: list[str]
+) -> None:
+    line = problem("[task.faces]\n" + table, toys)
+    assert line.startswith((f"{path}:", f"{path} "))
+    assert [fact for fact in facts if fact not in line] == []
+
+
+@pytest.mark.parametrize(
+    "top", ["task = 3", "[task]\nfaces = 3", "encoder = 'resnet'", "recipes = []", "seed = 'one'", "plugins = 3"]
+)
+def test_what_should_be_a_table_or_a_value_and_is_not_is_told(toys: Catalogue, top: str) -> None:
+    lines = problems(top, toys)
+    assert lines[0].startswith(top.split(" =")[0].split("\n")[0].strip("[]"))
+
+
+def test_all_problems_are_listed_one_a_line(toys: Catalogue) -> None:
+    text = """
+    colour = 1
+    [encoder]
+    width = 0
+    depths = "x"
+    [task.facs]
+    [pretext.puzzling]
+    gird = 3
+    grid = 9
+    [input]
+    size = true
+    """
+    starts = [line.split(" ")[0].rstrip(":") for line in problems(text, toys)]
+    assert sorted(starts) == sorted(
+        [
+            "colour",
+            "encoder.width",
+            "encoder.depths",
+            "task.facs",
+            "pretext.puzzling.gird",
+            "pretext.puzzling.grid",
+            "input.size",
+        ]
+    )
+
+
+@pytest.mark.parametrize("label", ["train", "type", "keys", "_modules", '"a-b"', '"a.b"', '"2"'])
+def test_a_label_that_no_module_can_have_is_told(toys: Catalogue, label: str) -> None:
+    assert label.strip('"') in problem(f"[task.{label}]\nname = 'faces'\n", toys)
+
+
+def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalogue) -> None:
+    line = problem("[task.same]\nname = 'faces'\n[pretext.same]\nname = 'puzzling'\n", toys)
+    assert "task.same" in line
+    assert "pretext.same" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("[input]\nsize = 4", ["[task.<label>]", "[pretext.<label>]"]),
+        ("[pretext.puzzling]\nweight = 0", ["nothing to train"]),
+        ("[task.faces]\n[views]\nsupervised = 'pretext'", ["views.supervised", "[pretext.<label>]", '"clean"']),
+        ("[task.faces]\n[pretext.puzzling]\nsupervised = false\n[views]\nsupervised = 'pretext'", ["views.supervised"]),
+        (
+            "[task.faces]\n[pretext.puzzling]\n[views]\nsupervised = 'pretext'\nstatistics = 'clean'",
+            ["views.statistics", "views.supervised", '"all"'],
+        ),
+        ("[pretext.puzzling]\n[views]\nstatistics = 'clean'", ["views.statistics", "[task.<label>]"]),
+        ("[task.faces]\n[train]\nsteps = 1\nbest = 'fases/accuracy'", ["train.best", "did you mean 'faces'"]),
+        ("[task.faces]\n[train]\nsteps = 1\nbest = 'accuracy'", ["train.best", "<task>/<metric>"]),
+        ("[pretext.puzzling]\n[train]\nsteps = 1\nbest = 'puzzling/accuracy'", ["train.best", "there is no task"]),
+    ],
+)
+def test_settings_that_conflict_are_told_with_what_mends_them(toys: Catalogue, text: str, facts: list[str]) -> None:
+    line = problem(text, toys)
+    assert [fact for fact in facts if fact not in line] == []
+
+
+def test_both_views_without_a_pretext_is_the_clean_view_alone(toys: Catalogue) -> None:
+    assert read("[task.faces]\n[views]\nsupervised = 'both'", toys).views.supervised == "both"
+
+
+# ------------------------------------------------------------------------------------------------ files and overrides
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(HYBRID)
+    return path
+
+
+def test_the_errors_of_a_file_name_it(file: Path, toys: Catalogue) -> None:
+    file.write_text(HYBRID + "[input]\nsize = 'a'\nstore = 'b'\n")
+    with pytest.raises(MtlError) as told:
+        load(file, catalogue=toys)
+    first, *lines = str(told.value).splitlines()
+    assert first == f"{file}:"
+    assert [line.split()[0] for line in lines] == ["input.size", "input.store"]
+
+
+def test_bad_toml_is_told_with_file_and_line(file: Path, toys: Catalogue) -> None:
+    file.write_text("[task.faces]\nx = \n")
+    with pytest.raises(MtlError, match=r"run\.toml.*line 2"):
+        load(file, catalogue=toys)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_can_not_be_read_is_told(tmp_path: Path, toys: Catalogue, content: bytes | None) -> None:
+    path = tmp_path / "odd.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(MtlError, match=r"odd\.toml"):
+        load(path, catalogue=toys)
+
+
+@pytest.mark.parametrize(
+    ("override", "read_back"),
+    [
+        ("data.faces.root=/some/dir", lambda e: e.data["faces"].component.root == Path("/some/dir")),
+        ("data.faces.root=123", lambda e: e.data["faces"].component.root == Path.cwd() / "123"),
+        ("data.faces.root='/a b'", lambda e: e.data["faces"].component.root == Path("/a b")),
+        ("data.faces.labels=0.1", lambda e: e.data["faces"].labels == 0.1),
+        ("data.faces.split=2020-01-01", lambda e: e.data["faces"].split == "2020-01-01"),
+        ("pretext.puzzling.weight=0", lambda e: e.pretexts == {}),
+        ("pretext.puzzling.tag=7", lambda e: e.pretexts["puzzling"].component.tag == 7.0),
+        ("pretext.puzzling.scales=[[1, 2]]", lambda e: e.pretexts["puzzling"].component.scales == ((1.0, 2.0),)),
+        ("train.precision=32", lambda e: e.train.precision == "32"),
+        ("train.precision=bf16-mixed", lambda e: e.train.precision == "bf16-mixed"),
+        ("train.steps = 7", lambda e: e.train.steps == 7),
+        ("train.epochs=3", lambda e: (e.train.epochs, e.train.steps) == (3.0, None)),
+        ("train.tensorboard=false", lambda e: e.train.tensorboard is False),
+        ("views.clean=2", lambda e: e.views.clean == 2),
+        ("input={size = 32}", lambda e: e.input.size == 32),
+        ("encoder.name=hub:resnet18", lambda e: e.encoder == Hub("resnet18")),
+        ("task.pose.weight=0.5", lambda e: list(e.tasks) == ["faces", "pose"]),
+        ("seed=5", lambda e: e.seed == 5),
+        ("task.faces.classes=['x=1', 'y']", lambda e: e.tasks["faces"].component.classes == ("x=1", "y")),
+        ('data."faces".limit=3', lambda e: e.data["faces"].limit == 3),
+    ],
+)  # fmt: skip
+def test_an_override_sets_one_key(file: Path, toys: Catalogue, override: str, read_back) -> None:
+    assert read_back(load(file, [override], catalogue=toys))
+
+
+def test_the_last_override_wins(file: Path, toys: Catalogue) -> None:
+    assert load(file, ["seed=1", "seed=2", "train.epochs=3", "train.steps=4"], catalogue=toys) == evolve(
+        load(file, catalogue=toys), seed=2, train=load(file, ["train.steps=4"], catalogue=toys).train
+    )
+
+
+@pytest.mark.parametrize(
+    "override", ["seed", "=3", "a..b=3", "a b=3", "seed.deep=3", "train.steps.more=3", "input.size=x", "nonsense=1"]
+)
+def test_a_bad_override_is_named(file: Path, toys: Catalogue, override: str) -> None:
+    file.write_text("seed = 1\n" + HYBRID)
+    with pytest.raises(MtlError) as told:
+        load(file, [override], catalogue=toys)
+    assert f"--set {override}" in str(told.value)
+
+
+# ------------------------------------------------------------------------------------------------ one-file plugins
+
+
+def test_a_plugin_file_beside_the_configuration_is_loaded_and_listed_with_its_hash(file: Path, toys: Catalogue) -> None:
+    plugin = file.parent / "rotation.py"
+    plugin.write_text(PLUGIN)
+    file.write_text('plugins = ["./rotation.py"]\n' + HYBRID + "[pretext.rotation]\nangles = [0, 180]\n")
+    e = load(file, catalogue=toys)
+
+    assert e.pretexts["rotation"].component.angles == (0, 180)  # type: ignore[attr-defined]
+    assert e.plugins == (f"{plugin}#sha256={hashlib.sha256(PLUGIN.encode()).hexdigest()}",)
+    assert ("pretext", "rotation") not in toys.classes
+    assert parse(tomllib.loads(dump(e)), toys) == e
+
+
+def test_a_plugin_file_may_be_given_beside_the_file_and_twice(
+    file: Path, toys: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = file.parent / "rotation.py"
+    plugin.write_text(PLUGIN)
+    monkeypatch.chdir(file.parent)
+    e = load(file, ["pretext.rotation.weight=1"], [plugin, "rotation.py"], toys)
+    assert list(e.pretexts) == ["puzzling", "rotation"]
+    assert len(e.plugins) == 1
+
+
+def test_a_plugin_file_that_has_changed_is_told(file: Path, toys: Catalogue) -> None:
+    (file.parent / "rotation.py").write_text(PLUGIN)
+    file.write_text(f'plugins = ["rotation.py#sha256={"0" * 64}"]\n' + HYBRID)
+    with pytest.raises(MtlError, match=r"rotation\.py has changed"):
+        load(file, catalogue=toys)
+
+
+def test_a_plugin_file_that_raises_keeps_its_original_error(file: Path, toys: Catalogue) -> None:
+    (file.parent / "broken.py").write_text("raise ZeroDivisionError('no luck')")
+    file.write_text('plugins = ["broken.py"]\n' + HYBRID)
+    with pytest.raises(MtlError, match="no luck") as told:
+        load(file, catalogue=toys)
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
+
+
+# ------------------------------------------------------------------------------------------------ shipped experiments
+
+
+def test_the_shipped_components_make_a_hybrid_experiment() -> None:
+    text = '[task.fer]\n[pretext.puzzling]\ngrid = 2\n[data.fer2013]\nroot = "/data"\n[train]\nsteps = 1\n'
+    e = parse(tomllib.loads(text))
+    assert e.tasks["fer"].component.reads == "emotion"
+    assert {"none", "weak", "strong", "validation"} <= set(e.recipes)
+    assert parse(tomllib.loads(dump(e))) == e
+
+
+def test_a_dump_means_the_same_from_any_folder(
+    toys: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    e = read(HYBRID.replace("/pictures", "pictures"), toys)
+    assert e.data["faces"].component == Folder(Path(os.getcwd()) / "pictures")
+    text = dump(e)
+    monkeypatch.chdir(tmp_path)
+    assert read(text, toys) == e

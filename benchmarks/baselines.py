@@ -58,6 +58,36 @@ class HandStep:
         self.optimizer.step()
 
 
+class HandMixedStep(HandStep):
+    """The same on K sources side by side, each labelling one task: joint forward, masked losses."""
+
+    def __init__(self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int) -> None:
+        super().__init__(net, pixels, labels, batch)
+        k = len(labels)
+        self.source = torch.arange(len(pixels)) * k // len(pixels)
+        self.quotas = [batch // k + (i < batch % k) for i in range(k)]
+        self.orders = [torch.randperm(int((self.source == i).sum())) for i in range(k)]
+        self.starts = [int((self.source < i).sum()) for i in range(k)]
+        self.places = [0] * k
+
+    def rows(self) -> Tensor:
+        parts = []
+        for i, quota in enumerate(self.quotas):
+            if self.places[i] + quota > len(self.orders[i]):
+                self.orders[i], self.places[i] = torch.randperm(len(self.orders[i])), 0
+            parts.append(self.orders[i][self.places[i] : self.places[i] + quota] + self.starts[i])
+            self.places[i] += quota
+        return torch.cat(parts)
+
+    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        source, total = self.source[rows], images.new_zeros(())
+        for k, (out, y) in enumerate(zip(self.net(images), self.labels)):
+            here = source == k
+            each = F.cross_entropy(out, y[rows], reduction="none")
+            total = total + (each * here).sum() / here.sum()
+        return total
+
+
 def kornia_weak(size: int) -> nn.Module:
     """The paper's weak augmentation as one would write it with kornia's own modules."""
     return K.AugmentationSequential(
@@ -80,4 +110,3 @@ def kornia_strong(size: int) -> nn.Module:
         K.RandomGaussianBlur((3, 3), (1.5, 1.5), p=0.5),
         K.RandomErasing(scale=((60 / 224) ** 2, (60 / 224) ** 2), ratio=(1.0, 1.0), value=0.5, p=1.0),
     )
-

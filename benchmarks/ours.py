@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from mtl_pretexts.puzzling import Puzzling
-from mtlcore import Encoder
+from mtlcore import Encoder, PretextTask
 from mtlcore.augment.recipes import Validation
 from mtlcore.data.dataset import Dataset
 from mtlcore.data.sampler import Sampler
@@ -43,16 +44,22 @@ def labels(tasks: int) -> list[torch.Tensor]:
 
 
 def experiment(
-    encoder: Encoder, size: int, batch: int, tasks: int, puzzling: Puzzling | None = None, **views: Any
+    encoder: Encoder,
+    size: int,
+    batch: int,
+    tasks: int,
+    pretext: PretextTask | None = None,
+    sources: int = 1,
+    **views: Any,
 ) -> Experiment:
-    """K classification tasks, and puzzling where it is given."""
+    """K classification tasks, and a pretext where it is given."""
     names = tuple(str(c) for c in range(CLASSES))
     recipe = Validation(crop=1.0)
     return Experiment(
         encoder=encoder,
         tasks={f"task{k}": TaskEntry(Classification(classes=names, dropout=0.0)) for k in range(tasks)},
-        pretexts={"puzzling": PretextEntry(puzzling)} if puzzling else {},
-        data={"made": DataEntry(MadeSource())},  # type: ignore[arg-type]
+        pretexts={"pretext": PretextEntry(pretext)} if pretext else {},
+        data={f"made{s}": DataEntry(MadeSource()) for s in range(sources)},  # type: ignore[arg-type]
         weighting=Equal(),
         augment=recipe,
         recipes={"validation": recipe},
@@ -63,16 +70,22 @@ def experiment(
 
 
 def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) -> Loop:
-    """A loop that is ready to step; `loop.advance()` is one training step, logging included."""
+    """A loop that is ready to step; `loop.advance()` is one training step, logging included.
+
+    With several sources, each holds an equal share of the rows and labels one task.
+    """
     rows = np.arange(len(pixels))
+    source = rows * len(exp.data) // len(rows)
     tasks = dict(zip(exp.tasks, targets))
-    present: Mapping[str, torch.Tensor] = {k: torch.ones(len(pixels), dtype=torch.bool) for k in tasks}
+    every = len(exp.data) == 1
+    present = {k: torch.from_numpy((source == i) | every) for i, k in enumerate(tasks)}
+    tasks = {k: torch.where(present[k], t, 0) for k, t in tasks.items()}
     data = Dataset(
         experiment=exp,
         images=MemoryImages(pixels),
         targets=tasks,
-        present=dict(present),
-        source=np.zeros(len(rows), dtype=np.int64),
+        present=present,
+        source=source,
         keys=rows.astype(str),
         attributes={},
         split={"train": rows},
@@ -83,3 +96,25 @@ def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) 
     return Loop(engine, data, Sampler(data, exp), RunFolder(Path()), record, Silent(), main=False)
 
 
+def where_it_goes(loop: Loop, rounds: int) -> dict[str, float]:
+    """Median CPU seconds of each part of a training step."""
+    engine, names = loop.engine, list(loop.engine.experiment.entries)
+    spent: dict[str, list[float]] = {}
+
+    def timed(part: str, work: Callable[[], Any]) -> Any:
+        begun = time.process_time()
+        done = work()
+        spent.setdefault(part, []).append(time.process_time() - begun)
+        return done
+
+    for _ in range(rounds):
+        inputs = timed("draw and prepare", lambda: loop._inputs(0))
+        features, _ = timed("encoder", lambda i=inputs: engine.model.encode(i))
+        outputs = timed("heads and decoder", lambda f=features, i=inputs: engine.model.answer(f, i))
+        losses = [
+            timed(f"loss of {name}", lambda n=name, o=outputs, i=inputs: engine.model.judge(n, o[n], i))
+            for name in names
+        ]
+        timed("backward", lambda ls=losses: torch.stack(ls).sum().backward())
+        timed("whole step", loop.advance)
+    return {part: statistics.median(times) for part, times in spent.items()}

@@ -2,49 +2,92 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
 import torch
-from baselines import HandNet, HandStep, kornia_strong, kornia_weak
-from ours import CLASSES, experiment, labels, pictures, stepper
+from baselines import HandMixedStep, HandNet, HandStep, kornia_strong, kornia_weak
+from mtl_pretexts.inpainting import Inpainting
+from mtl_pretexts.puzzling import Puzzling
+from ours import CLASSES, experiment, labels, pictures, stepper, where_it_goes
 from timing import Row, Variant, compare, cpu_times
 
-from mtl_pretexts.puzzling import Puzzling
-from mtlcore import Rng
+from mtlcore import PretextTask, Rng
 from mtlcore.augment.recipes import Strong, Weak
 from mtlcore.encoders.resnet_small import ResnetSmall
+from mtlcore.inference import Inference
+from mtlcore.train.loop import Loop
 
 BATCH, SIZE = 64, 64
 ENCODER = ResnetSmall(width=16, stem_stride=2)
 DIM = 8 * ENCODER.width
 
 
-def _ours(tasks: int, puzzling: Puzzling | None = None, **views: object) -> Variant:
+SIAMESE = Puzzling(grid=2, scales=((113 / 112, 128 / 112), (1.0, 1.0), (64 / 112, 111 / 112)))
+
+
+def _loop(tasks: int, pretext: PretextTask | None = None, sources: int = 1, **views: object) -> Loop:
     pixels, targets = pictures(SIZE), labels(tasks)
-    return stepper(experiment(ENCODER, SIZE, BATCH, tasks, puzzling, **views), pixels, targets).advance
+    return stepper(experiment(ENCODER, SIZE, BATCH, tasks, pretext, sources, **views), pixels, targets)
 
 
 def step(quick: bool) -> list[Row]:
-    """One training step with K tasks against the same step by hand."""
-    rows = []
+    """One training step with K tasks against the same step by hand; `mixed`: of K sources, each labelling one task."""
+    rows, rounds = [], 15 if quick else 120
     for k in (1, 3, 5):
         hand = HandStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * k), pictures(SIZE), labels(k), BATCH)
-        times = cpu_times({"ours": _ours(k), "hand": hand}, rounds=15 if quick else 120)
+        times = cpu_times({"ours": _loop(k).advance, "hand": hand}, rounds)
         rows.append(compare(f"k{k}", times["ours"], "plain PyTorch", times["hand"], gate=1.05, goal=1.02))
-    return rows
+    mixed = HandMixedStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * 3), pictures(SIZE), labels(3), BATCH)
+    times = cpu_times({"ours": _loop(3, sources=3).advance, "hand": mixed}, rounds)
+    return [*rows, compare("k3_mixed", times["ours"], "plain PyTorch, masked", times["hand"], gate=1.05)]
 
 
 def pretext_cost(quick: bool) -> list[Row]:
-    """What puzzling costs over our own supervised step."""
+    """What each pretext costs over our own supervised step, and where the time of the dearest goes."""
     puzzling = Puzzling(grid=2, head="spatial")
-    variants: dict[str, Variant] = {
-        "supervised": _ours(1),
-        "puzzling_1view": _ours(1, puzzling, supervised="pretext"),
-        "puzzling_2views": _ours(1, puzzling, forward="joint"),
+    loops = {
+        "supervised": _loop(1),
+        "puzzling_1view": _loop(1, puzzling, supervised="pretext"),
+        "puzzling_2views": _loop(1, puzzling, forward="joint"),
+        "inpainting_2views_l1": _loop(1, Inpainting(perceptual="none")),
+        "inpainting_2views_ema": _loop(1, Inpainting(perceptual="ema")),
+        "siamese_puzzling": _loop(1, SIAMESE, supervised="both", reduce="geometric"),
     }
-    times = cpu_times(variants, rounds=15 if quick else 100)
-    gates = {"puzzling_1view": (1.05, 1.02), "puzzling_2views": (2.1, None)}
+    times = cpu_times({name: loop.advance for name, loop in loops.items()}, rounds=6 if quick else 100)
+    gates = {
+        "puzzling_1view": (1.05, 1.02),
+        "puzzling_2views": (2.1, None),
+        "inpainting_2views_l1": (2.9, None),
+        "inpainting_2views_ema": (4.0, 3.2),
+        "siamese_puzzling": (None, None),
+    }
+    base = statistics.median(times["supervised"])
+    for name in ("inpainting_2views_ema", "siamese_puzzling"):
+        print(_profile(name, where_it_goes(loops[name], 2 if quick else 15), base))
     return [compare(k, times[k], "the supervised step", times["supervised"], *gates[k]) for k in gates]
+
+
+def _profile(name: str, parts: dict[str, float], base: float) -> str:
+    lines = [f"where the time of {name} goes, in supervised steps:", "", "| part | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {part} | {seconds / base:.2f} |" for part, seconds in parts.items()), ""])
+
+
+def inference(quick: bool) -> list[Row]:
+    """The network that a hybrid run keeps, against the one of a supervised run: pretext heads are gone, so 1.0."""
+    nets = {"hybrid": _kept(_loop(1, Inpainting())), "supervised": _kept(_loop(1))}
+    images = torch.rand(BATCH, 3, SIZE, SIZE)
+
+    def forward(net: Inference) -> Variant:
+        return torch.inference_mode()(lambda: net(images))
+
+    times = cpu_times({name: forward(net) for name, net in nets.items()}, rounds=30 if quick else 300)
+    return [compare("hybrid", times["hybrid"], "the supervised run's network", times["supervised"])]
+
+
+def _kept(loop: Loop) -> Inference:
+    loop.advance()
+    return loop.engine.model.inference().eval()
 
 
 def augment(quick: bool) -> list[Row]:
@@ -71,4 +114,9 @@ def augment(quick: bool) -> list[Row]:
     return rows
 
 
-SUITES: dict[str, Callable[[bool], list[Row]]] = {"step": step, "pretext-cost": pretext_cost, "augment": augment}
+SUITES: dict[str, Callable[[bool], list[Row]]] = {
+    "step": step,
+    "pretext-cost": pretext_cost,
+    "augment": augment,
+    "inference": inference,
+}

@@ -195,10 +195,13 @@ class SupervisedTask(Component):
 
     reads: the annotation that a source must give ("emotion", "pose_deg"): a class attribute, or a field, which the configuration
     fills with the task's label where it is left empty.
+    by: attributes of the data, for each value of which the metrics are given too ("gender/accuracy[race=white]"), with the number
+    of labelled rows ("gender/n[race=white]"); a class attribute, or a field. Those that the data does not have are passed over.
     """
 
     kind = "task"
     reads: str
+    by: tuple[str, ...] = ()
 
     def fit(self, annotation: Annotation) -> SupervisedTask:
         """A copy with every field explicit (classes, class weights, mean and std), learned ONCE on the labelled training rows.
@@ -224,6 +227,10 @@ class SupervisedTask(Component):
     def decode(self, output: Any) -> Tensor:
         """A head's output -> the answer that metrics and people read. Default: the output."""
         return output
+
+    def as_answer(self, target: Tensor) -> Tensor:
+        """Targets (B, ...) as decoded answers, so that `draw` shows the truth in the same way. Default: the targets."""
+        return target
 
     def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
         """One answer out of those about a picture and about its mirror image. Default: the mean."""

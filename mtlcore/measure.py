@@ -5,7 +5,7 @@ One forward a picture, the "validation" recipe, no gradient. Figures do not depe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .contracts import Batch, StepCounts
+from .contracts import Batch, PretextTask, StepCounts, SupervisedTask
 from .data.dataset import Dataset
 from .experiment import Experiment
 from .inference import Inference
@@ -38,8 +38,11 @@ class Measured:
 def measure(
     net: Inference, experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device, mirror: bool = False
 ) -> Measured:
-    """Every supervised metric on these rows. mirror: average each answer with the one about the mirrored picture."""
-    metrics = {label: {k: m.to(device) for k, m in e.component.metrics().items()} for label, e in experiment.tasks.items()}
+    """Every supervised metric on these rows, and on each group of them that a task asks for.
+
+    mirror: average each answer with the one about the mirrored picture.
+    """
+    meters = {label: _Meters(e.component, data, rows, device) for label, e in experiment.tasks.items()}
     training = net.training
     net.eval()
     for batch in _batches(experiment, data, rows, device):
@@ -52,11 +55,51 @@ def measure(
             answer, target = task.decode(outputs[label]), task.move(batch.targets[label], view.geometry)
             if flipped is not None:
                 answer = task.average(answer, task.decode(flipped[label]))
-            if bool(here.any()):
-                for metric in metrics[label].values():
-                    metric.update(answer[here], target[here])
+            meters[label].update(answer, target, here)
     net.train(training)
-    return _collected({f"{label}/{k}": m for label, ms in metrics.items() for k, m in ms.items()}, len(rows))
+    found = _collected({f"{label}/{k}": m for label, its in meters.items() for k, m in its.metrics[""].items()}, len(rows))
+    for label, its in meters.items():
+        found.metrics.update({f"{label}/{name}": number for name, number in its.of_groups().items()})
+    return found
+
+
+class _Meters:
+    """The metrics of one task: over all rows (""), and over each group that its `by` names ("[race=white]")."""
+
+    def __init__(self, task: SupervisedTask, data: Dataset, rows: np.ndarray, device: torch.device) -> None:
+        groups = {"": np.ones(len(rows), dtype=bool), **_groups(task.by, data.attributes, rows)}
+        self.members = {name: torch.from_numpy(here).to(device) for name, here in groups.items()}
+        self.metrics = {name: _fresh(task, device) for name in groups}
+        self.n = dict.fromkeys(groups, 0)
+        self.seen = 0
+
+    def update(self, answer: Tensor, target: Tensor, present: Tensor) -> None:
+        """The next rows, (B, ...)."""
+        for name, members in self.members.items():
+            here = present & members[self.seen : self.seen + len(present)]
+            if count := int(here.sum()):
+                self.n[name] += count
+                for metric in self.metrics[name].values():
+                    metric.update(answer[here], target[here])
+        self.seen += len(present)
+
+    def of_groups(self) -> dict[str, float]:
+        """metric and group -> number; of each group first its number of rows. Matrices are left out."""
+        found: dict[str, float] = {}
+        for name, n in self.n.items():
+            if name and n:
+                numbers = _collected(self.metrics[name], n).metrics
+                found |= {f"n{name}": float(n), **{f"{key}{name}": value for key, value in numbers.items()}}
+        return found
+
+
+def _groups(by: tuple[str, ...], attributes: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """"[attribute=value]" -> (N,) bool; rows without a value are in no group."""
+    found = {}
+    for name in (name for name in by if name in attributes):
+        values = attributes[name][rows]
+        found.update({f"[{name}={value}]": values == value for value in np.unique(values).tolist() if value})
+    return found
 
 
 @torch.no_grad()
@@ -66,7 +109,7 @@ def measure_pretexts(
     """Every pretext's loss and own metrics on these rows, with the same questions each time."""
     pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
     quiet = evolve(experiment, tasks={}, pretexts=pretexts, augment=experiment.recipe("validation"))
-    metrics = {label: {k: m.to(device) for k, m in e.component.metrics().items()} for label, e in pretexts.items()}
+    metrics = {label: _fresh(entry.component, device) for label, entry in pretexts.items()}
     losses = dict.fromkeys(pretexts, 0.0)
     training = model.training
     model.eval()
@@ -94,6 +137,14 @@ def main_metric(experiment: Experiment) -> tuple[str, bool]:
     label, _, key = name.partition("/")
     better = tasks[label][key].higher_is_better
     return name, better is None or bool(better)
+
+
+def _fresh(component: SupervisedTask | PretextTask, device: torch.device) -> dict[str, Any]:
+    """Its metrics on the device. Who measures sees every row, so there is nothing to ask of other ranks."""
+    metrics = {name: metric.to(device) for name, metric in component.metrics().items()}
+    for metric in metrics.values():
+        metric.distributed_available_fn = lambda: False
+    return metrics
 
 
 def _batches(experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device) -> Iterator[Batch]:

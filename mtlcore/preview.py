@@ -6,7 +6,7 @@
                  | the right answer, where its head knows an ideal one and the pretext can draw
                  | the model's answer, where a run is given
 
-Pictures come from the validation split where there is one, since nobody trained on them; they are augmented as in training.
+Pictures come from the validation split where there is one, since nobody trained on them, and are augmented as in training.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from attrs import evolve, frozen
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .contracts import Batch, Head, Host, PretextTask, Rng, Scene, StepCounts, Target, View
+from .contracts import Batch, Head, Host, PretextTask, Scene, StepCounts, Target, View
 from .data.dataset import Dataset, open_data
 from .errors import MtlError
 from .experiment import Experiment, PretextEntry
 from .model import HybridModel
-from .rng import Streams
+from .rng import Rng, Streams
 from .runs import RunFolder
 from .views import Inputs, prepare
 from .weighting import Equal
@@ -50,14 +50,14 @@ def preview(experiment: Experiment, run: Path | None = None, pictures: int = 8) 
     run: whose weights answer. Raises MtlError where its weights belong to another configuration.
     """
     data = open_data(experiment, splits={"train", "validation"}, memory=0)
-    return sheet(strips(data.experiment, some_pictures(data, pictures), run))
+    return sheet(strips(data.experiment, some_pictures(data, pictures), run), experiment.input.size)
 
 
 def some_pictures(data: Dataset, n: int) -> Tensor:
-    """(N, 3, S, S) uint8, evenly spaced over validation, or over train where there is none."""
-    rows = data.split.get("validation", data.split["train"][:0])
-    rows = rows if len(rows) else data.split["train"]
-    places = np.unique(np.linspace(0, len(rows) - 1, n).round().astype(np.int64))
+    """(N, 3, S, S) uint8, evenly spaced over validation, or over train where that is too small."""
+    validation, train = (data.split.get(name, np.zeros(0, dtype=np.int64)) for name in ("validation", "train"))
+    rows = validation if len(validation) >= n else train
+    places = np.unique((np.arange(n) + 0.5) * len(rows) // n).astype(np.int64)
     return data.images.take(rows[places])
 
 
@@ -81,15 +81,18 @@ def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> l
                 found.append(Strip(f"{label}\nview {number} of {len(views)}, {_px(view)}", view))
         head = model.heads[label]
         assert isinstance(head, Head)
-        drawn = _Drawn(label, entry.component, views[0][1], reading.answers[0][0])
+        where = " to view 1" if len(views) > 1 else ""
+        drawn = _Drawn(label, where, entry.component, views[0][1], reading.answers[0][0])
         found += [*drawn.right(head), *(drawn.given(a) for a in answers.get(label, ()) if drawn.draws)]
     return found
 
 
-def sheet(rows: Sequence[Strip]) -> np.ndarray:
-    """(H, W, 3) uint8: the rows below each other, their labels to the left, small pictures enlarged without smoothing."""
-    side = max(s.pictures.shape[-1] for s in rows[1:]) if len(rows) > 1 else CELL
-    side *= -(-CELL // side)
+def sheet(rows: Sequence[Strip], size: int) -> np.ndarray:
+    """(H, W, 3) uint8: the rows below each other, their labels to the left, small pictures enlarged without smoothing.
+
+    size: pixels of a side that are shown as whole blocks.
+    """
+    side = size * -(-CELL // size)
     font = ImageFont.load_default(TEXT)
     margin = 2 * GAP + max(round(font.getlength(line)) for s in rows for line in s.label.splitlines())
     columns, step = max(len(s.pictures) for s in rows), side + GAP
@@ -149,6 +152,7 @@ class _Drawn:
     """One pretext's question about its first view, and pictures of answers to it."""
 
     label: str
+    where: str
     task: PretextTask
     view: Tensor
     target: Target
@@ -162,10 +166,15 @@ class _Drawn:
         ideal: Callable[[Target], Any] | None = getattr(head, "ideal", None)
         if ideal is None or not self.draws or self.target is None:
             return []
-        return [Strip(f"{self.label}\nthe right answer", self.task.draw(self.view, self.target, ideal(self.target)))]
+        return [
+            Strip(
+                f"{self.label}\nthe right answer{self.where}",
+                self.task.draw(self.view, self.target, ideal(self.target)),
+            )
+        ]
 
     def given(self, output: Any) -> Strip:
-        return Strip(f"{self.label}\nthe model's answer", self.task.draw(self.view, self.target, output))
+        return Strip(f"{self.label}\nthe model's answer{self.where}", self.task.draw(self.view, self.target, output))
 
 
 def _cells(pictures: Tensor, side: int) -> np.ndarray:

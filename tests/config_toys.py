@@ -88,6 +88,7 @@ class Puzzling(PretextTask):
 class Folder(DataSource):
     root: Path
     columns: dict[str, str] = field(factory=dict)
+    suffixes: frozenset[str] = frozenset()
 
     def index(self):
         raise NotImplementedError

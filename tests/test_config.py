@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from config_toys import Box, Colour, Faces, Folder, Hub, Pose, Puzzling, ResnetS
 from mtlcore import MtlError
 from mtlcore.config import dump, load, parse
 from mtlcore.experiment import Experiment
-from mtlcore.registry import Catalogue
+from mtlcore.registry import Catalogue, PluginWarning
 
 HYBRID = """
 [task.faces]
@@ -92,8 +93,9 @@ def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catal
 
 def test_recipes_are_the_explicit_ones_and_all_that_need_no_key(toys: Catalogue) -> None:
     text = HYBRID + "[recipes.validation]\nturn_deg = 1\n[recipes.mild]\nname = 'strong'\nturn_deg = 5.0\n"
-    recipes = read(text, toys).recipes
-    assert recipes == {"strong": Strong(), "validation": Validation(turn_deg=1.0), "mild": Strong(turn_deg=5.0)}
+    e = read(text, toys)
+    assert e.recipes == {"strong": Strong(), "validation": Validation(turn_deg=1.0), "mild": Strong(turn_deg=5.0)}
+    assert set(tomllib.loads(dump(e))["recipes"]) == {"validation", "mild"}
 
 
 def test_every_type_of_field_is_read(toys: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -390,6 +392,16 @@ def test_a_plugin_file_that_raises_keeps_its_original_error(file: Path, toys: Ca
     with pytest.raises(MtlError, match="no luck") as told:
         load(file, catalogue=toys)
     assert isinstance(told.value.__cause__, ZeroDivisionError)
+
+
+def test_a_configuration_that_asks_for_an_installed_plugin_that_failed_keeps_its_original_error(file: Path) -> None:
+    missing = EntryPoint("puzzling", "no_such_module_at_all", "mtlcore")
+    with pytest.warns(PluginWarning):
+        catalogue = Catalogue.load([EntryPoint("toys", "config_toys", "mtlcore"), missing], {})
+    file.write_text(HYBRID.replace("[pretext.puzzling]", "[pretext.jigsaw]"))
+    with pytest.raises(MtlError, match="no_such_module_at_all") as told:
+        load(file, catalogue=catalogue)
+    assert isinstance(told.value.__cause__, ModuleNotFoundError)
 
 
 # ------------------------------------------------------------------------------------------------ shipped experiments

@@ -150,6 +150,15 @@ def test_asking_for_what_a_failed_plugin_may_give_names_it(install: Install) -> 
     assert isinstance(told.value.__cause__, ZeroDivisionError)
 
 
+def test_a_failed_component_is_not_blamed_for_its_name_in_another_kind(install: Install) -> None:
+    body = "class Bad(LossWeighting):\n    def build(self, names): ...\n@hookimpl\ndef mtl_components(): return [Bad]"
+    catalogue = loaded(install("mixed", body))
+    with pytest.raises(MtlError, match="its plugin 'mixed'"):
+        catalogue.find("weighting", "bad")
+    with pytest.raises(MtlError, match="unknown encoder 'bad'"):
+        catalogue.find("encoder", "bad")
+
+
 def test_an_unknown_name_tells_the_nearest_of_that_kind(install: Install) -> None:
     install("other", GOOD.format(name="Balances"))
     catalogue = loaded(install("good", GOOD.format(name="Balance")))
@@ -159,8 +168,10 @@ def test_an_unknown_name_tells_the_nearest_of_that_kind(install: Install) -> Non
         catalogue.find("encoder", "balance")
 
 
-def test_a_misspelt_hook_is_a_failure_that_names_the_nearest_hook(install: Install) -> None:
-    catalogue = loaded(install("typo", "@hookimpl\ndef mtl_component(): return []"))
+def test_a_misspelt_hook_is_a_failure_that_names_the_nearest_hook_and_harms_nobody_else(install: Install) -> None:
+    install("typo", "@hookimpl\ndef mtl_component(): return []")
+    catalogue = loaded(install("zzz-later", GOOD.format(name="Later")))
+    assert catalogue.find("weighting", "later")
     reason = row(catalogue, "typo")["reason"]
     assert "'mtl_component'" in reason
     assert "did you mean 'mtl_components'" in reason

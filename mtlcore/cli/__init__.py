@@ -63,7 +63,11 @@ def _refuse(error: MtlError) -> int:
 
 
 def _short_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, _line: str | None = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,  # noqa: ARG001
 ) -> str:
     """Our own warnings are for users: one line. Others say where they come from."""
     if category.__module__.startswith("mtlcore"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import TracebackType
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -51,7 +52,7 @@ class Bars:
         self._row(self.title, moment.step, moment.steps, f"{moment.rate:.1f} steps/s  {losses}{skipped}")
 
     def evaluated(self, step: int, measured: Measured) -> None:
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in measured.metrics.items())
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in measured.metrics.items() if "[" not in name)
         self.note(f"step {step}, validation: {figures}")
 
     def _row(self, name: str, done: int, total: int, said: str) -> None:
@@ -64,7 +65,7 @@ def metrics_table(title: str, measured: Measured) -> Table:
     """One line a metric."""
     table = Table("metric", "value", title=title, title_justify="left")
     for name, value in measured.metrics.items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(escape(name), f"{value:.4f}")
     return table
 
 
@@ -72,7 +73,7 @@ def comparison_table(title: str, found: Mapping[str, Measured], cpu_s: Mapping[s
     """One line a metric, one column an arm; the last line is what each cost."""
     table = Table("metric", *found, title=title, title_justify="left")
     for name in next(iter(found.values())).metrics:
-        table.add_row(name, *(f"{m.metrics[name]:.4f}" for m in found.values()))
+        table.add_row(escape(name), *(f"{m.metrics[name]:.4f}" for m in found.values()))
     table.add_row("CPU seconds", *(f"{s:.0f}" for s in cpu_s.values()))
     return table
 

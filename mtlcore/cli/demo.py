@@ -11,7 +11,7 @@ from cyclopts import Parameter
 def demo(
     *,
     out: Path | None = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
 ) -> int:
     """Train the supervised baseline and the hybrid model on synthetic pictures, and compare them.
 

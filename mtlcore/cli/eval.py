@@ -12,7 +12,7 @@ def evaluate(
     run: Path,
     *,
     data: str | None = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
     split: str = "test",
     checkpoint: Literal["last", "best"] = "last",
     mirror: Annotated[bool, Parameter(negative="")] = False,

@@ -14,8 +14,8 @@ def train(
     config: Path | None = None,
     *,
     out: Path | None = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
-    plugin: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
+    plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     resume: Path | None = None,
 ) -> int:
     """Train CONFIG into the folder OUT, or go on with a run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,6 @@ def _with_override(line: str, overrides: Sequence[str]) -> str:
     """Name the override that a problem comes from."""
     for override in overrides:
         path = ".".join(parse_override(override)[0])
-        if line.startswith(path) and not line[len(path) :][:1].isidentifier():
+        if re.match(rf"{re.escape(path)}(?!\w)", line):
             return f"{line} (from --set {override})"
     return line

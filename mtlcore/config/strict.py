@@ -7,6 +7,7 @@ its type check, so that every problem of a table is found at once, each with its
 
 from __future__ import annotations
 
+import contextlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,6 @@ from cattrs.errors import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from ..contracts import KINDS
-from ..errors import MtlError
 from .overrides import Word, plain
 
 Hook = Callable[[Any, Any], Any]
@@ -227,12 +227,8 @@ def _field_hook(field: attrs.Attribute[Any], converter: Converter) -> Hook:
     def structure(value: Any, _: Any) -> Any:
         result = converter.structure(value, kind)
         if field.validator is not None and field.converter is None:
-            try:
+            with contextlib.suppress(AttributeError):  # it reads other fields: it has its say when the object is built
                 field.validator(typing.cast("Any", None), field, result)
-            except (ValueError, TypeError, MtlError):
-                raise
-            except AttributeError:
-                pass  # it compares with other fields: it has its say when the object is built
         return result
 
     return structure

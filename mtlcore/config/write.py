@@ -47,4 +47,6 @@ def _given(value: Any) -> Any:
     """Without what is None: TOML has no null."""
     if isinstance(value, dict):
         return {key: _given(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
     return [_given(inner) for inner in value] if isinstance(value, list | tuple) else value

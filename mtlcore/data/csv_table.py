@@ -90,7 +90,8 @@ class Csv(DataSource):
         return name not in self.categorical and bool(cells) and all(_is_number(cell) for cell in cells)
 
     def _good_rows(self, table: _Table, parsed: Mapping[str, np.ndarray], skipped: Skipped) -> np.ndarray:
-        good, seen = [], set()
+        good: list[int] = []
+        seen: set[str] = set()
         bad = {c: np.isinf(values) for c, values in parsed.items()}
         for row, path in enumerate(table[self.path]):
             wrong = next((c for c, flags in bad.items() if flags[row]), None)

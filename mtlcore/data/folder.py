@@ -33,7 +33,8 @@ _Row = tuple[str, str, str]  # key, label, split
 class ImageFolder(DataSource):
     """One folder a class.
 
-    root: the folder that holds the class folders, or those of the splits. annotation: what the labels are called.
+    root: the folder that holds the class folders, or those of the splits. annotation: what the labels are called; ""
+    where there are none: then every picture, at any depth, is a row without a label.
     The first level is read as splits where all of its folders, or one called train, bear the name of a split. A "val"
     folder is the run's validation split: nothing is then cut from train.
     """
@@ -45,6 +46,8 @@ class ImageFolder(DataSource):
         if not self.root.is_dir():
             raise MtlError(f"image_folder: {self.root} is no folder; expected one that holds a folder for each class")
         skipped = Skipped()
+        if not self.annotation:
+            return Index(np.array(list(_pictures(self.root, "", skipped)), dtype=str), {}, skipped=skipped)
         folders = _folders(self.root, "", skipped)
         has_splits = _are_splits(folders)
         rows = _split_rows(folders, skipped) if has_splits else list(_class_rows(folders, "", "", skipped))
@@ -75,19 +78,19 @@ def _split_rows(folders: list[os.DirEntry[str]], skipped: Skipped) -> list[_Row]
 def _class_rows(folders: list[os.DirEntry[str]], below: str, split: str, skipped: Skipped) -> Iterator[_Row]:
     for folder in folders:
         name = below + folder.name
-        pictures = list(_pictures(folder.path, name, skipped))
+        pictures = list(_pictures(folder.path, f"{name}/", skipped))
         if not pictures:
             skipped.add("a class folder without pictures", name)
         for key in pictures:
             yield key, folder.name, split
 
 
-def _pictures(path: str, name: str, skipped: Skipped) -> Iterator[str]:
+def _pictures(path: str | Path, below: str, skipped: Skipped) -> Iterator[str]:
     """The keys of all pictures in a folder and below it; links to folders are not followed there, since they may circle."""
     for entry in _entries(path):
-        key = f"{name}/{entry.name}"
+        key = below + entry.name
         if entry.is_dir(follow_symlinks=False):
-            yield from _pictures(entry.path, key, skipped)
+            yield from _pictures(entry.path, f"{key}/", skipped)
         elif entry.name.lower().endswith(PICTURES):
             yield key
         else:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from ..contracts import Component
 from ..registry import hookimpl
 from .classification import Classification as Classification
+from .multilabel import Multilabel as Multilabel
+from .regression import Regression as Regression
 
 
 @hookimpl
 def mtl_components() -> list[type[Component]]:
-    return [Classification]
+    return [Classification, Multilabel, Regression]

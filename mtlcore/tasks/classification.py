@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..contracts import Annotation, Features, Head, Host, SupervisedTask
 from ..errors import MtlError
+from .words import written
 
 fraction = and_(ge(0.0), lt(1.0))
 
@@ -24,6 +25,8 @@ class Classification(SupervisedTask):
     reads: the annotation (default: the task's label). classes: their names, in the order of the outputs (default: those of the
     training rows, sorted). balance: "inverse" weighs each class by N / (C n_c), so that the mean weight of a row is 1.
     class_weights: explicit weights, in the order of `classes`. label_smoothing, dropout (before the linear layer): in [0, 1).
+    by: attributes of the data (a race, an age band) for each value of which the metrics are given too, with the number of rows;
+    those that the data does not have are passed over.
     """
 
     reads: str = ""
@@ -32,6 +35,7 @@ class Classification(SupervisedTask):
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = field(default=0.0, validator=fraction)
     dropout: float = field(default=0.3, validator=fraction)
+    by: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if self.classes and self.class_weights and len(self.classes) != len(self.class_weights):
@@ -65,6 +69,10 @@ class Classification(SupervisedTask):
         """(B, C) logits -> (B, C) probabilities."""
         return output.float().softmax(1)
 
+    def as_answer(self, target: Tensor) -> Tensor:
+        """(B,) class numbers -> (B, C) probabilities that are sure of them."""
+        return F.one_hot(target, len(self.classes)).float()
+
     def metrics(self) -> dict[str, Any]:
         from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
@@ -76,6 +84,10 @@ class Classification(SupervisedTask):
             "confusion": MulticlassConfusionMatrix(c),
         }
 
+    def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
+        """(3, H, W) in [0, 1], (C,) probabilities -> the picture with the likeliest class's name."""
+        return written(image, self.classes[int(decoded.argmax())])
+
 
 class ClassificationHead(Head):
     """Dropout and ONE linear layer: (B, D) -> (B, C) logits."""
@@ -85,6 +97,7 @@ class ClassificationHead(Head):
     def __init__(self, dim: int, task: Classification) -> None:
         super().__init__()
         self.answer = nn.Sequential(nn.Dropout(task.dropout), nn.Linear(dim, len(task.classes)))
+        self.classes = len(task.classes)
         self.label_smoothing = task.label_smoothing
         weights = torch.tensor(task.class_weights) if task.class_weights else None
         self.register_buffer("class_weights", weights, persistent=False)
@@ -99,4 +112,4 @@ class ClassificationHead(Head):
 
     def ideal(self, target: Tensor) -> Tensor:
         """Logits that are sure of the right class."""
-        return 20.0 * F.one_hot(target, self.answer[1].out_features).float()
+        return 20.0 * F.one_hot(target, self.classes).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 from lightning_fabric import Fabric
@@ -35,6 +36,7 @@ def fabric_for(experiment: Experiment) -> Fabric:
         strategy="ddp" if local or devices > 1 else "auto",
         precision=train.precision,
     )
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # channels_last: no error, says torch
     fabric.launch()
     if fabric.world_size != devices * nodes:
         raise MtlError(f"started {fabric.world_size} processes for {devices} devices on {nodes} machines")

@@ -19,11 +19,16 @@ from ..experiment import Experiment
 
 
 def resolved(experiment: Experiment) -> tuple[str, dict[str, Path]]:
-    """-> the TOML that reproduces the run, and the one-file plugins to copy beside it (name -> original)."""
-    files = {Path(p.partition("#")[0]).name: Path(p.partition("#")[0]) for p in experiment.plugins}
-    named = {Path(p.partition("#")[0]).name: p.partition("#")[2] for p in experiment.plugins}
-    plugins = tuple(f"plugins/{name}#{tag}" if tag else f"plugins/{name}" for name, tag in named.items())
-    return dump(evolve(experiment, plugins=plugins)), files
+    """-> the TOML that reproduces the run, and the one-file plugins to copy beside it (name in RUN/plugins/ -> original)."""
+    files: dict[str, Path] = {}
+    listed = []
+    for plugin in experiment.plugins:
+        path, mark, sha256 = plugin.rpartition("#sha256=")
+        original = Path(path if mark else plugin)
+        name = original.name if original.name not in files else f"{sha256[:8]}_{original.name}"
+        files[name] = original
+        listed.append(f"plugins/{name}{mark}{sha256 if mark else ''}")
+    return dump(evolve(experiment, plugins=tuple(listed))), files
 
 
 def environment(experiment: Experiment, data: Dataset, fabric: Fabric) -> dict[str, Any]:

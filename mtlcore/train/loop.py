@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from attrs import define, frozen
 
 from ..data.dataset import Dataset, open_data
 from ..data.sampler import Sampler
 from ..experiment import Experiment
 from ..measure import Measured, main_metric, measure, measure_pretexts
+from ..networks import total
 from ..runs import RunFolder, Which
 from ..views import prepare
 from .build import build_engine, dry_run, load_exactly
@@ -104,13 +106,24 @@ class Loop:
                 done = engine.step == engine.steps
                 if done or (train.eval_every and engine.step % train.eval_every == 0):
                     self._evaluate(board)
-                if done or engine.step % train.save_every == 0 or stop.is_set():
+                stopping = not done and self._agreed(stop.is_set())
+                if done or stopping or engine.step % train.save_every == 0:
                     self._save("last")
-                if stop.is_set() and not done:
+                if stopping:
                     raise Interrupted(self.folder.path, engine.step)
         if board:
             board.close()
         return self._finish()
+
+    def _agreed(self, stop: bool) -> bool:
+        """Ranks stop at the same step: they ask each other where the log is written, since the host waits there anyway."""
+        engine = self.engine
+        if engine.fabric.world_size == 1:
+            return stop
+        if engine.step % engine.experiment.train.log_every:
+            return False
+        asked = torch.tensor(float(stop), device=engine.fabric.device)
+        return bool(total(asked) > 0)
 
     def advance(self, board: Board | None = None) -> None:
         """One optimiser step: draw, prepare, train, and log where it is time to."""

@@ -1,6 +1,4 @@
-"""The one list of emotions: every data set maps its own labels to these NAMES, so that no two label orders can be
-mixed up.
-"""
+"""The one list of emotions: every data set maps its labels to these NAMES, so that no two orders can be mixed up."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Inpainting(PretextTask):
     perceptual: Literal["ema", "vgg16", "none"] = "ema"
     vgg16_weights: str = ""
     layers: tuple[int, ...] = field(default=(), validator=deep_iterable(ge(0)))
-    mix: float = field(default=0.1, validator=ge(0.0))
+    mix: float = field(default=0.3, validator=ge(0.0))
     momentum: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:

@@ -73,7 +73,7 @@ pretexts = st.builds(
 )
 sources = st.builds(
     DataEntry,
-    st.builds(Folder, paths, st.dictionaries(texts, texts, max_size=2)),
+    st.builds(Folder, paths, st.dictionaries(texts, texts, max_size=2), st.frozensets(texts, max_size=2)),
     shares,
     st.sampled_from(["drop", "keep"]),
     st.none() | counts,

@@ -34,9 +34,9 @@ def _load(path: Path, names: tuple[str, ...]) -> dict[str, object]:
     from scipy.io import loadmat  # 0.4 s
 
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found: dict[str, object] = loadmat(path, variable_names=names)
+            found: dict[str, object] = loadmat(file, variable_names=names)
     except FileNotFoundError as error:
         raise ValueError("a picture without a .mat file") from error
     except Exception as error:  # scipy's reader raises nearly anything on broken bytes

@@ -28,9 +28,7 @@ _EMOTIONS = np.array([str(e) for e in Emotion])
 
 @lru_cache(maxsize=48)
 def _chunk(seed: int, size: int, number: int) -> np.ndarray:
-    """Neighbours are rendered together: (64, size, size, 3) uint8. 48 of them hold the default set, 40 MB at 64
-    pixels.
-    """
+    """Neighbours are rendered together: (64, size, size, 3) uint8. 48 such hold the default set in 40 MB."""
     pictures = render(torch.arange(number * _CHUNK, (number + 1) * _CHUNK), size, seed)
     return pictures.permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -20,6 +20,7 @@ from attrs.validators import ge
 
 from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
 
+from ._cache import cached_index
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
 from ._files import entries, floats, is_picture, require_folder, strings
 from ._mat import read_mat
@@ -49,6 +50,10 @@ class W300Lp(DataSource):
         folders = splits or [name for name in FOLDERS if (self.root / name).is_dir()]
         if not folders:
             raise MtlError(f"300w_lp: {self.root} holds none of the folders {' | '.join((*SPLITS, *FOLDERS))}")
+        return cached_index(self, [self.root / folder for folder in folders], lambda: self._index(folders))
+
+    def _index(self, folders: list[str]) -> Index:
+        official = folders[0] in SPLITS
         rows: list[tuple[str, np.ndarray, np.ndarray]] = []
         skipped = Skipped()
         for folder in folders:
@@ -60,8 +65,8 @@ class W300Lp(DataSource):
         return Index(
             strings(keys),
             annotations,
-            split=strings(key.split("/")[0] for key in keys) if splits else None,
-            group=strings(map(_person if splits else _photograph, keys)),
+            split=strings(key.split("/")[0] for key in keys) if official else None,
+            group=strings(map(_person if official else _photograph, keys)),
             skipped=skipped,
         )
 

@@ -1,0 +1,111 @@
+"""Pictures of a checked data set with their labels drawn on them, since a wrong label order is seen in a second.
+
+A class a row, or numbers in rising order; then the first groups of copies that have different labels. The task that reads
+an annotation draws it, as it draws its own answers; without one, the value is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..contracts import SupervisedTask
+from ..errors import MtlError
+from ..experiment import Experiment
+from ..preview import Strip, sheet
+from ..tasks.words import written
+from .check import Report
+from .copies import disagree
+from .images import shrink
+from .splits import given
+
+SIDE, COLUMNS = 128, 8  # pixels of a picture; pictures in a row
+MOST_CLASSES, NUMERIC_ROWS, MOST_GROUPS = 16, 3, 4
+
+
+def check_sheet(experiment: Experiment, report: Report) -> np.ndarray:
+    """-> (H, W, 3) uint8. Pictures that can't be read are passed over."""
+    strips = [strip for name in report.reads for strip in _strips(experiment, report, name)]
+    strips += _conflicts(experiment, report)
+    return sheet(
+        strips or [Strip("no labels", _pictures(experiment, report, _spread(np.arange(len(report.index)))))], SIDE
+    )
+
+
+def _strips(experiment: Experiment, report: Report, name: str) -> Iterator[Strip]:
+    values = report.index.annotations[name]
+    known = np.flatnonzero(given(values))
+    if values.dtype.kind in "fiub":
+        order = known[np.argsort(values[known].reshape(len(known), -1)[:, 0], kind="stable")] if len(known) else known
+        rows = _spread(order, COLUMNS * NUMERIC_ROWS)
+        for start in range(0, len(rows), COLUMNS):
+            yield _strip(experiment, report, name, rows[start : start + COLUMNS], name if not start else "")
+        return
+    classes, counts = np.unique(values[known].astype(str), return_counts=True)
+    for label, number in list(zip(classes.tolist(), counts.tolist()))[:MOST_CLASSES]:
+        rows = _spread(np.flatnonzero(values == label))
+        yield _strip(experiment, report, name, rows, f"{label[:24]}\n{number} rows")
+
+
+def _conflicts(experiment: Experiment, report: Report) -> Iterator[Strip]:
+    place = {str(key): row for row, key in enumerate(report.index.keys)}
+    for keys in report.conflicting[:MOST_GROUPS]:
+        rows = np.array([place[key] for key in keys])
+        name = next(n for n in report.reads if disagree(rows, [report.index.annotations[n]]))
+        yield _strip(experiment, report, name, rows[:COLUMNS], f"{len(keys)} copies,\nlabels differ")
+
+
+def _strip(experiment: Experiment, report: Report, name: str, rows: np.ndarray, label: str) -> Strip:
+    """One row of pictures, the annotation of each drawn on it."""
+    rows = rows[[_is_readable(report, row) for row in rows]]
+    pictures = _pictures(experiment, report, rows)
+    values = report.index.annotations[name]
+    task = next((e.component for e in experiment.tasks.values() if e.component.reads == name), None)
+    drawn = _by_task(task, pictures, values, rows) if task is not None and _draws(task) else None
+    if drawn is None:
+        drawn = [written(picture, _text(value)) for picture, value in zip(pictures, values[rows])]
+    return Strip(label, torch.stack(drawn) if drawn else pictures)
+
+
+def _by_task(task: SupervisedTask, pictures: Tensor, values: np.ndarray, rows: np.ndarray) -> list[Tensor] | None:
+    """None where the task makes nothing of these labels."""
+    try:
+        fitted = task.fit(values[given(values)])
+        target, present = fitted.target(values[rows])
+    except MtlError:
+        return None
+    answers = fitted.as_answer(target)  # type: ignore[attr-defined] # `_draws` has looked
+    return [
+        fitted.draw(picture, answer) if here else written(picture, "no label")
+        for picture, answer, here in zip(pictures, answers, present.tolist())
+    ]
+
+
+def _draws(task: SupervisedTask) -> bool:
+    return hasattr(task, "as_answer") and type(task).draw is not SupervisedTask.draw
+
+
+def _pictures(experiment: Experiment, report: Report, rows: np.ndarray) -> Tensor:
+    """(N, 3, SIDE, SIDE) float in [0, 1]."""
+    source = experiment.data[report.label].component
+    squares = [shrink(source.decode(report.index, int(row)), SIDE, enlarge=True) for row in rows]
+    return torch.from_numpy(np.array(squares, dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)).permute(0, 3, 1, 2) / 255
+
+
+def _is_readable(report: Report, row: int) -> bool:
+    key = str(report.index.keys[row])
+    return key not in report.missing and key not in report.unreadable
+
+
+def _spread(rows: np.ndarray, number: int = COLUMNS) -> np.ndarray:
+    """Up to so many of them, evenly spaced."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(np.int64))]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return ", ".join(f"{number:.3g}" for number in value.ravel()[:4])
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:24]

@@ -1,0 +1,68 @@
+"""Errors of head pose, as sums over rows: figures do not depend on the batch size. Imported late: torchmetrics is slow to load."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from .rotations import geodesic_rad, to_pose_deg, wrapped_deg
+
+
+class _MeanError(Metric):
+    """The mean over all rows of what `errors` says of each; in double precision, since fp32 sums of many rows drift."""
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    rows: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def errors(self, decoded: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def update(self, decoded: Tensor, target: Tensor) -> None:
+        """Rotation matrices (B, 3, 3), answered and true."""
+        errors = self.errors(decoded, target)
+        self.total += errors.double().sum()
+        self.rows += errors.shape[0]
+
+    def compute(self) -> Tensor:
+        return (self.total / self.rows).float()
+
+
+class AngleError(_MeanError):
+    """Mean absolute error in degrees of yaw (0), pitch (1) or roll (2), or of all three; differences are wrapped at 360 alone."""
+
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = list(axes)
+
+    def errors(self, decoded: Tensor, target: Tensor) -> Tensor:
+        return wrapped_deg(to_pose_deg(decoded) - to_pose_deg(target)).abs()[:, self.axes].mean(1)
+
+
+class GeodesicError(_MeanError):
+    """Mean angle between the two rotations, in degrees."""
+
+    def errors(self, decoded: Tensor, target: Tensor) -> Tensor:
+        return geodesic_rad(decoded, target) * (180 / math.pi)
+
+
+def pose_metrics() -> dict[str, Any]:
+    """name -> fresh metric, in degrees; mae is the mean of the three axes."""
+    return {
+        "mae": AngleError(0, 1, 2),
+        "mae_yaw": AngleError(0),
+        "mae_pitch": AngleError(1),
+        "mae_roll": AngleError(2),
+        "geodesic": GeodesicError(),
+    }

@@ -1,0 +1,186 @@
+"""BIWI Kinect: 24 videos of 20 people who turn their heads, with the pose of a fitted head model (Fanelli et al.,
+"Random Forests for Real Time 3D Face Analysis", IJCV 2013). Not yet tried on the real set.
+
+Layouts: `01 ... 24 / frame_00003_rgb.png` and `frame_00003_pose.txt` (a 3 x 3 rotation, an empty line, the head's centre
+in mm), with each video's `rgb.cal`; or one of the common .npz copies: "image" (N, S, S, 3) uint8 in BGR and "pose" (N, 3),
+yaw, pitch, roll in degrees.
+
+Signs. The file's rotation Rb is that of the camera: x right, y down, z AWAY from it; a frontal head is the identity and
+looks along -z. The labels of 300W-LP have z TOWARDS the camera: R = F Rb F with F = diag(1, 1, -1), read back as
+R = Rx(pitch) Ry(-yaw) Rz(roll). So yaw > 0 faces the picture's left and pitch > 0 looks up in both, and the three angles
+are those of Hopenet's reader. What could not be checked without the pictures: that the frontal head is the identity to
+within a few degrees, and the direction of the small shift from the depth camera to the colour camera in rgb.cal, which
+only moves the crop.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from attrs import field, frozen
+from attrs.validators import gt
+
+from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
+
+from ._cache import cached_index
+from ._crops import read_face
+from ._files import entries, floats, strings, text_lines
+
+FRAME = re.compile(r"(frame_[0-9]+)_rgb\.png", re.IGNORECASE)
+VIDEO = re.compile(r"[0-9]{2}")
+TRAIN_VIDEOS = 16  # FSA-Net's protocol: 16 videos for training, 8 for test
+KINECT = (517.679, 517.679, 320.0, 240.5)  # focal lengths and middle, pixels, where a video has no rgb.cal
+
+
+@frozen(eq=False)
+class _NpzIndex(Index):
+    """pixels: (N, S, S, 3) uint8, BGR."""
+
+    pixels: np.ndarray = field(kw_only=True)
+
+
+@frozen
+class Biwi(DataSource):
+    """root: the folder of the videos 01 ... 24, or an .npz file. Annotation: "pose_deg" (N, 3) yaw, pitch, roll.
+
+    All rows are the split "test", as where a model of 300W-LP is tested on them. `split = "fold"` takes the videos 1 to
+    16 for training, the others for test. crop: "square", `face_mm` a side around the head's centre; "none".
+    """
+
+    root: Path
+    crop: Literal["square", "none"] = "square"
+    face_mm: float = field(default=280.0, validator=gt(0.0))
+
+    def index(self) -> Index:
+        if self.root.is_file():
+            return _npz_index(self.root)
+        if not self.root.is_dir():
+            raise MtlError(f"biwi: {self.root} does not exist; expected the folder of 01 ... 24, or an .npz file")
+        videos = [e.name for e in entries("biwi", self.root) if VIDEO.fullmatch(e.name) and e.is_dir()]
+        if not videos:
+            raise MtlError(f"biwi: {self.root} holds none of the folders 01 ... 24")
+        return cached_index(self, [self.root / video for video in videos], lambda: self._index(videos))
+
+    def decode(self, index: Index, row: int) -> np.ndarray:
+        if isinstance(index, _NpzIndex):
+            return np.ascontiguousarray(index.pixels[row][..., ::-1])
+        return read_face(self.crop, self.root, index, row)
+
+    def _index(self, videos: list[str]) -> Index:
+        rows: list[tuple[str, np.ndarray, np.ndarray]] = []
+        skipped = Skipped()
+        for video in videos:
+            camera = _Camera.read(self.root / video / "rgb.cal", skipped)
+            for entry in entries("biwi", self.root / video):
+                frame = FRAME.fullmatch(entry.name)
+                if frame is None:
+                    continue  # depth frames, the poses themselves, calibrations
+                key = f"{video}/{entry.name}"
+                try:
+                    rotation, centre_mm = read_pose(self.root / video / f"{frame[1]}_pose.txt")
+                    rows.append((key, angles_deg(rotation), camera.box(centre_mm, self.face_mm)))
+                except ValueError as error:
+                    skipped.add(str(error), key)
+        annotations = {"pose_deg": floats([pose for _, pose, _ in rows], 3)}
+        if self.crop != "none":
+            annotations["box_px"] = floats([box for _, _, box in rows], 4)
+        keys = [key for key, _, _ in rows]
+        people = [key.split("/")[0] for key in keys]
+        fold = strings("train" if int(video) <= TRAIN_VIDEOS else "test" for video in people)
+        split = np.full(len(rows), "test")
+        return Index(strings(keys), annotations, split, strings(people), {"fold": fold}, skipped)
+
+
+# ------------------------------------------------------------------------------------------------ pose
+
+
+def read_pose(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """-> Rb (3, 3) and the head's centre (3,) in mm, both of the camera. Raises ValueError where the file is broken."""
+    try:
+        values = np.array([float(cell) for cell in " ".join(text_lines("biwi", path)).split()])
+    except (MtlError, ValueError) as error:
+        raise ValueError("no readable pose file") from error
+    if len(values) != 12 or not np.isfinite(values).all():
+        raise ValueError("a pose file that does not hold twelve numbers")
+    rotation, centre_mm = values[:9].reshape(3, 3), values[9:]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05 or np.linalg.det(rotation) < 0:
+        raise ValueError("a pose file without a rotation")
+    if centre_mm[2] <= 0:
+        raise ValueError("a head behind the camera")
+    return rotation, centre_mm
+
+
+def angles_deg(rotation: np.ndarray) -> np.ndarray:
+    """Rb (3, 3) -> yaw, pitch, roll in degrees, with F Rb F = Rx(pitch) Ry(-yaw) Rz(roll)."""
+    flip = np.diag([1.0, 1.0, -1.0])
+    r = flip @ rotation @ flip
+    yaw = -np.arcsin(np.clip(r[0, 2], -1.0, 1.0))
+    pitch = np.arctan2(-r[1, 2], r[2, 2])
+    roll = np.arctan2(-r[0, 1], r[0, 0])
+    return np.degrees([yaw, pitch, roll])
+
+
+@frozen(eq=False)
+class _Camera:
+    """The colour camera. focal, middle: (2,) pixels. turn (3, 3), shift (3,) mm: from the depth camera's place."""
+
+    focal: np.ndarray
+    middle: np.ndarray
+    turn: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path, skipped: Skipped) -> _Camera:
+        """rgb.cal: intrinsics (3, 3), four distortions, a rotation (3, 3), a translation, the size."""
+        nominal = cls(np.array(KINECT[:2]), np.array(KINECT[2:]), np.eye(3), np.zeros(3))
+        if not path.is_file():
+            return nominal
+        try:
+            v = np.array([float(cell) for cell in " ".join(text_lines("biwi", path)).split()])
+        except ValueError:
+            v = np.empty(0)
+        if len(v) < 25 or not np.isfinite(v).all():
+            skipped.add("an unreadable rgb.cal: the Kinect's usual values stand in", f"{path.parent.name}/{path.name}")
+            return nominal
+        return cls(v[[0, 4]], v[[2, 5]], v[13:22].reshape(3, 3), v[22:25])
+
+    def box(self, centre_mm: np.ndarray, side_mm: float) -> np.ndarray:
+        """(4,): the square of that side around the head's centre, in pixels."""
+        x, y, z = self.turn @ centre_mm + self.shift
+        if z <= 0:
+            raise ValueError("a head behind the camera")
+        middle = self.focal * np.array([x, y]) / z + self.middle
+        half = self.focal.mean() * side_mm / z / 2
+        return np.concatenate([middle - half, middle + half])
+
+
+# ------------------------------------------------------------------------------------------------ npz
+
+
+def _npz_index(path: Path) -> _NpzIndex:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            pixels, pose = found["image"], found["pose"]
+    except Exception as error:  # numpy's reader raises nearly anything on broken bytes
+        raise MtlError(f"biwi: {path} is no .npz file with the arrays image and pose: {error}") from error
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8 or pose.dtype.kind not in "fiu":
+        raise MtlError(f"biwi: {path}: image must be (N, S, S, 3) uint8; got {pixels.shape} {pixels.dtype}")
+    if pose.shape != (len(pixels), 3):
+        raise MtlError(f"biwi: {path}: pose must be ({len(pixels)}, 3), as many as images; got {pose.shape}")
+    good = np.isfinite(pose).all(1)
+    keys = np.array([f"row {row:05d}" for row in range(len(pose))], dtype=str)
+    skipped = Skipped()
+    for key in keys[~good]:
+        skipped.add("a pose that holds no numbers", str(key))
+    split = np.full(int(good.sum()), "test")
+    return _NpzIndex(
+        keys[good], {"pose_deg": pose[good].astype(np.float64)}, split, skipped=skipped, pixels=pixels[good]
+    )
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [Biwi]

@@ -1,0 +1,150 @@
+"""FERPlus: FER2013's faces with ten votes each on eight emotions (Barsoum et al., "Training Deep Networks for Facial
+Expression Recognition with Crowd-Sourced Label Distribution", ICMI 2016).
+
+`fer2013new.csv` holds the votes: `Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,
+unknown,NF`, in the row order of fer2013.csv. The pictures come from `fer2013.csv` beside it, or from the folders
+`FER2013Train | FER2013Valid | FER2013Test` that the authors' script writes. Not yet tried on the real set.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from attrs import field, frozen
+
+from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, read_image
+
+from ..emotions import Emotion
+from ._files import require_folder, strings, text_lines
+from .fer2013 import USAGES, Fer2013
+
+VOTES = "fer2013new.csv"
+COLUMNS = (
+    Emotion.NEUTRAL,
+    Emotion.HAPPINESS,
+    Emotion.SURPRISE,
+    Emotion.SADNESS,
+    Emotion.ANGER,
+    Emotion.DISGUST,
+    Emotion.FEAR,
+    Emotion.CONTEMPT,
+)
+HEADER = ("Usage", "Image name", *(str(e) for e in COLUMNS), "unknown", "NF")
+FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
+
+_Row = tuple[str, str, str]  # key, emotion, split
+
+
+@frozen(eq=False)
+class _PixelIndex(Index):
+    """pixels: FER2013's own index; places: (N,) the row of each face there."""
+
+    pixels: Index = field(kw_only=True)
+    places: np.ndarray = field(kw_only=True)
+
+
+@frozen
+class Ferplus(DataSource):
+    """root: the folder that holds fer2013new.csv, and the pictures. Annotation: "emotion", "" where the votes do not agree.
+
+    recipe: how ten votes become one emotion. "majority", the authors': emotions with one vote lose it, and the first must
+    then have more than half of all votes that are left, those for "unknown" and "no face" among them. "plurality": most
+    votes; a draw is no label.
+    """
+
+    root: Path
+    recipe: Literal["majority", "plurality"] = "majority"
+
+    def index(self) -> Index:
+        require_folder("ferplus", self.root, f"{VOTES}, and fer2013.csv or {', '.join(FOLDERS.values())}")
+        skipped = Skipped()
+        rows = self._rows(skipped)
+        if any((self.root / folder).is_dir() for folder in FOLDERS.values()):
+            pictures = [(f"{FOLDERS[usage]}/{name}", emotion, USAGES[usage]) for _, name, emotion, usage in rows]
+            return Index(*_columns(pictures), skipped=skipped)
+        if not (self.root / "fer2013.csv").is_file():
+            raise MtlError(
+                f"ferplus: {self.root} holds neither fer2013.csv nor the folders {', '.join(FOLDERS.values())}"
+            )
+        return self._pixel_index(rows, skipped)
+
+    def decode(self, index: Index, row: int) -> np.ndarray:
+        if isinstance(index, _PixelIndex):
+            return Fer2013(self.root / "fer2013.csv").decode(index.pixels, int(index.places[row]))
+        return read_image(str(index.keys[row]), self.root)
+
+    def _pixel_index(self, rows: list[tuple[int, str, str, str]], skipped: Skipped) -> Index:
+        pixels = Fer2013(self.root / "fer2013.csv").index()
+        place = {str(key): i for i, key in enumerate(pixels.keys)}
+        splits = pixels.split
+        found, places = [], []
+        for number, _, emotion, usage in rows:
+            key = f"row {number:05d}"
+            if key not in place:
+                skipped.add("a face that fer2013.csv has no readable row for", key)
+            elif splits is not None and splits[place[key]] != USAGES[usage]:
+                raise MtlError(
+                    f"ferplus: {self.root}: {key} is {usage} in {VOTES} and another usage in fer2013.csv: the files differ"
+                )
+            else:
+                found.append((key, emotion, USAGES[usage]))
+                places.append(place[key])
+        return _PixelIndex(*_columns(found), skipped=skipped, pixels=pixels, places=np.array(places, dtype=np.int64))
+
+    def _rows(self, skipped: Skipped) -> list[tuple[int, str, str, str]]:
+        """-> (number of the row, picture, emotion, usage) of each row that has a face."""
+        lines = text_lines("ferplus", self.root / VOTES)
+        header = tuple(name.strip() for name in (lines[0] if lines else "").split(","))
+        if tuple(map(str.lower, header)) != tuple(map(str.lower, HEADER)):
+            raise MtlError(f"ferplus: {self.root / VOTES} must open with the line {','.join(HEADER)}")
+        rows, faceless = [], 0
+        for number, cells in enumerate(csv.reader(lines[1:])):
+            try:
+                usage, name, votes = _read(cells)
+            except ValueError as error:
+                skipped.add(str(error), f"row {number:05d}")
+                continue
+            if name:
+                rows.append((number, name, self._emotion(votes), usage))
+            else:
+                faceless += 1
+        if faceless:  # one line, and one in `max_bad`: the set itself marks them
+            skipped.add("rows without a name: no face", f"{faceless} rows")
+        return rows
+
+    def _emotion(self, votes: np.ndarray) -> str:
+        if self.recipe == "majority":
+            votes = np.where(votes > 1, votes, 0)
+            agreed = votes.max() * 2 > votes.sum()
+        else:
+            agreed = votes.max() > 0 and (votes == votes.max()).sum() == 1
+        winner = int(votes.argmax())
+        return str(COLUMNS[winner]) if agreed and winner < len(COLUMNS) else ""
+
+
+def _read(cells: list[str]) -> tuple[str, str, np.ndarray]:
+    """-> usage, picture, votes (10,). Raises ValueError with what is wrong with the row."""
+    if len(cells) != len(HEADER):
+        raise ValueError(f"not {len(HEADER)} columns")
+    usage, name, *votes = (cell.strip() for cell in cells)
+    if usage not in USAGES:
+        raise ValueError(f"unknown usage {usage[:20]!r}")
+    if not all(vote.isascii() and vote.isdigit() for vote in votes):
+        raise ValueError("votes that are no whole numbers")
+    if name and Path(name).name != name:
+        raise ValueError("a picture's name that is a path")
+    return usage, name, np.array([int(vote[:4]) for vote in votes])
+
+
+def _columns(rows: list[_Row]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """The first three fields of an Index."""
+    keys, emotions, splits = (strings(row[i] for row in rows) for i in range(3))
+    return keys, {"emotion": emotions}, splits
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [Ferplus]

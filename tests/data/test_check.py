@@ -1,0 +1,200 @@
+"""What `mtl data check` finds: copies, conflicts, leaks, faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mtl_faces.emotion import Fer
+from mtl_faces.sources.fer2013 import Fer2013
+from mtl_faces.sources.utkface import Utkface
+from PIL import Image
+from toy_sources import InMemory, cycle, experiment
+
+from mtlcore import Classification, MtlError
+from mtlcore.data.check import check_data
+from mtlcore.data.check_sheet import check_sheet
+from mtlcore.data.copies import together
+from mtlcore.data.dataset import open_data
+from mtlcore.data.folder import ImageFolder
+from mtlcore.experiment import DataEntry
+
+KEYS = {
+    "counts",
+    "missing",
+    "unreadable",
+    "malformed",
+    "duplicate_groups",
+    "conflicting_groups",
+    "shared_between_splits",
+    "fingerprint",
+}
+
+
+def picture(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (12, 12), grey).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """train: cat 1 2 3 4, dog 3 5 6; test: cat 1 7, dog 8 9 8. 3 is torn, 1 leaks, 8 stands there twice."""
+    for split, name, greys in (
+        ("train", "cat", [1, 2, 3, 4]),
+        ("train", "dog", [3, 5, 6]),
+        ("test", "cat", [1, 7]),
+        ("test", "dog", [8, 9, 8]),
+    ):
+        for i, grey in enumerate(greys):
+            picture(tmp_path / split / name / f"{i}.png", 20 * grey)
+    return tmp_path
+
+
+def checked(source, **entry):
+    run = experiment({"own": DataEntry(source, **entry)}, {"kind": Classification(reads="kind")})
+    return check_data(run, "own")
+
+
+def test_it_counts_classes_copies_conflicts_and_leaks(folders):
+    report = checked(ImageFolder(folders, annotation="kind"))
+    assert report.counts == {"test": {"cat": 2, "dog": 3}, "train": {"cat": 4, "dog": 3}}
+    assert sorted(map(sorted, report.duplicates)) == [
+        ["test/cat/0.png", "train/cat/0.png"],
+        ["test/dog/0.png", "test/dog/2.png"],
+        ["train/cat/2.png", "train/dog/0.png"],
+    ]
+    assert report.conflicting == [["train/cat/2.png", "train/dog/0.png"]]
+    assert report.shared == ["test/cat/0.png"]
+    found = report.as_json()
+    assert set(found) == KEYS
+    assert [found[k] for k in ("duplicate_groups", "conflicting_groups", "shared_between_splits")] == [3, 1, 1]
+
+
+def test_missing_unreadable_and_malformed_are_told_apart(folders):
+    (folders / "train" / "cat" / "1.png").write_bytes(b"")
+    (folders / "train" / "notes.txt").write_text("x")
+    (folders / "train" / "dog" / "9.png").symlink_to(folders / "nowhere.png")
+    report = checked(ImageFolder(folders, annotation="kind"))
+    assert list(report.missing) == ["train/dog/9.png"]
+    assert list(report.unreadable) == ["train/cat/1.png"]
+    assert report.malformed == {"not in a class folder": ["train/notes.txt"]}
+    assert [report.as_json()[k] for k in ("missing", "unreadable", "malformed")] == [1, 1, 1]
+
+
+def test_max_bad_does_not_stop_it(folders):
+    (folders / "train" / "cat" / "1.png").write_bytes(b"")
+    assert len(checked(ImageFolder(folders, annotation="kind"), max_bad=0).unreadable) == 1
+
+
+def test_unreadable_pictures_are_no_copies_of_each_other(folders):
+    for name in ("cat/1.png", "dog/1.png"):
+        (folders / "train" / name).write_bytes(b"")
+    assert len(checked(ImageFolder(folders, annotation="kind")).duplicates) == 3
+
+
+def test_a_source_without_official_splits_is_looked_at_as_the_run_cuts_it():
+    report = checked(InMemory(100, cycle("ab", 100)), labels=0.1, limit=5)
+    assert report.counts == {"test": {"a": 10, "b": 10}, "train": {"a": 40, "b": 40}}
+
+
+def test_copies_whose_numbers_differ_are_in_conflict_and_missing_labels_agree_with_all():
+    same = [7] * 8
+    values = np.array([1.0, 1.0, np.nan, 1.0, 1.0, 2.0, np.nan, np.nan])
+    source = InMemory(8, None, others={"size": values}, order=tuple(range(8)))
+    run = experiment({"own": DataEntry(_Same(source, tuple(same)))}, {})
+    report = check_data(run, "own")
+    assert [len(keys) for keys in report.duplicates] == [8]
+    assert len(report.conflicting) == 1
+    agreeing = InMemory(4, None, others={"size": values[:4]})
+    assert check_data(experiment({"own": DataEntry(_Same(agreeing, (7,) * 4))}, {}), "own").conflicting == []
+
+
+def test_the_fingerprint_is_that_of_a_run_on_this_table_alone(folders):
+    run = experiment(
+        {"own": DataEntry(ImageFolder(folders, annotation="kind"))}, {"kind": Classification(reads="kind")}
+    )
+    assert check_data(run, "own").fingerprint == open_data(run).fingerprint
+    before = check_data(run, "own").fingerprint
+    (folders / "test" / "cat" / "1.png").rename(folders / "test" / "dog" / "9.png")
+    assert check_data(run, "own").fingerprint != before
+
+
+def test_an_unknown_label_and_a_set_without_rows_are_named(tmp_path):
+    run = experiment({"own": DataEntry(ImageFolder(tmp_path))})
+    with pytest.raises(MtlError, match=r"there is no table \[data.owm\]; did you mean 'own'\?"):
+        check_data(run, "owm")
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(MtlError, match=r"data.own holds no usable row; not in a class folder: 1"):
+        check_data(run, "own")
+
+
+def test_the_sheet_has_a_row_for_each_class_and_for_each_conflict(folders):
+    (folders / "test" / "cat" / "1.png").write_bytes(b"")
+    run = experiment(
+        {"own": DataEntry(ImageFolder(folders, annotation="kind"))}, {"kind": Classification(reads="kind")}
+    )
+    report = check_data(run, "own")
+    sheet = check_sheet(run, report)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape[0] == 3 * (128 + 4) + 4  # cat, dog, one conflict
+    grey = np.unique(sheet[10:20].reshape(-1, 3), axis=0)  # the first row: 1 2 3 4 and the copy of 1
+    assert {(20 * g,) * 3 for g in (1, 2, 3, 4)} <= set(map(tuple, grey.tolist()))
+    assert (140, 140, 140) not in set(map(tuple, grey.tolist()))
+
+
+def test_a_sheet_of_numbers_and_one_without_labels_are_drawn_too():
+    values = np.linspace(0, 1, 40)
+    run = experiment({"own": DataEntry(InMemory(40, None, others={"size": values}))}, {})
+    assert check_sheet(run, check_data(run, "own")).shape[0] == 3 * (128 + 4) + 4
+    bare = experiment({"own": DataEntry(InMemory(40, None))}, {})
+    assert check_sheet(bare, check_data(bare, "own")).shape[0] == 128 + 8
+
+
+def test_groups_are_merged_with_copies_until_nothing_parts():
+    copy = np.array([0, 1, 2, 1, 3, 4])
+    group = np.array(["a", "a", "b", "c", "c", "d"])
+    merged = together(copy, group)
+    assert len(set(merged.tolist())) == 3
+    assert len({merged[0], merged[1], merged[3], merged[4]}) == 1
+    assert together(copy, None).tolist() == ["0", "1", "2", "1", "3", "4"]
+
+
+# ---------------------------------------------------------------------------------------------------- the real sets
+
+
+def test_fer2013_has_its_known_copies(unpacked):
+    run = experiment({"fer2013": DataEntry(Fer2013(unpacked("fer2013") / "fer2013"))}, {"fer": Fer(emotions=7)})
+    found = check_data(run, "fer2013").as_json()
+    assert found["duplicate_groups"] == 1273
+    assert found["conflicting_groups"] == 47
+    assert found["shared_between_splits"] == 280
+    assert [found["missing"], found["unreadable"], found["malformed"]] == [0, 0, 0]
+    assert found["counts"]["train"]["happiness"] == 7215
+    assert sum(found["counts"]["test"].values()) == 3589
+
+
+def test_utkface_has_its_known_faults(unpacked):
+    task = {"gender": Classification(reads="gender")}
+    report = check_data(experiment({"utk": DataEntry(Utkface(unpacked("utkface") / "utkface"))}, task), "utk")
+    assert report.malformed == {
+        "a name that is not <age>_<gender>_<race>_<date>": [
+            "61_1_20170109142408075.jpg.chip.jpg",
+            "61_3_20170109150557335.jpg.chip.jpg",
+        ]
+    }
+    assert (len(report.duplicates), len(report.conflicting)) == (92, 14)
+    assert sum(map(len, report.duplicates)) == 190
+
+
+class _Same:
+    """Another source whose pictures are given by number."""
+
+    def __init__(self, source, greys):
+        self.source, self.greys = source, greys
+
+    def index(self):
+        return self.source.index()
+
+    def decode(self, index, row):
+        return np.full((8, 8, 3), self.greys[row], dtype=np.uint8)

@@ -1,0 +1,193 @@
+"""A user's own table."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from toy_sources import experiment
+
+from mtlcore import MtlError
+from mtlcore.config import dump, parse
+from mtlcore.data.csv_table import Csv
+from mtlcore.data.dataset import open_data
+from mtlcore.experiment import DataEntry
+
+
+def table(folder: Path, text: str, name: str = "people.csv") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    for i in range(6):
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,{20 + i if i != 2 else ''},{'ab'[i % 2] if i != 3 else ''},p{i // 2},{i},{-i}" for i in range(6)]
+    return table(tmp_path, "\n".join(["path,age,mood,person,x,y", *rows]) + "\n")
+
+
+def test_a_numeric_and_a_text_column_become_numbers_and_categories(people):
+    index = Csv(people, columns={"mood": "mood", "years": "age"}).index()
+    assert index.keys.tolist() == [f"{i}.png" for i in range(6)]
+    assert index.annotations["mood"].tolist() == ["a", "b", "a", "", "a", "b"]
+    np.testing.assert_array_equal(index.annotations["years"], [20, 21, np.nan, 23, 24, 25])
+    assert list(index.annotations) == ["mood", "years"]
+    assert index.split is None
+
+
+def test_without_columns_every_other_column_is_an_annotation(people):
+    index = Csv(people).index()
+    assert list(index.annotations) == ["age", "mood", "person", "x", "y"]
+    assert index.annotations["person"].dtype.kind == "U"
+
+
+def test_a_list_of_columns_is_one_annotation_and_a_row_without_one_of_them_has_none(tmp_path):
+    file = table(tmp_path, "path,v,a\n1.png,0.5,-1\n2.png,,1\n3.png,0,1e-3\n")
+    index = Csv(file, columns={"valence_arousal": ("v", "a")}).index()
+    np.testing.assert_array_equal(index.annotations["valence_arousal"], [[0.5, -1], [np.nan, np.nan], [0, 1e-3]])
+    assert Csv(file, columns={"v": ("v",)}).index().annotations["v"].shape == (3, 1)
+
+
+def test_every_row_decodes_to_its_own_picture_below_the_files_folder_or_the_root(people, tmp_path):
+    source = Csv(people)
+    index = source.index()
+    assert [int(source.decode(index, i)[0, 0, 0]) for i in range(6)] == list(range(6))
+    (tmp_path / "tables").mkdir()
+    moved = Csv(people.rename(tmp_path / "tables" / "people.csv"), root=tmp_path)
+    assert int(moved.decode(moved.index(), 4)[0, 0, 0]) == 4
+
+
+def test_numbers_that_are_codes_stay_names_where_the_config_says_so(tmp_path):
+    file = table(tmp_path, "path,code\n1.png,0\n2.png,1\n")
+    assert Csv(file).index().annotations["code"].tolist() == [0.0, 1.0]
+    assert Csv(file, categorical=("code",)).index().annotations["code"].tolist() == ["0", "1"]
+
+
+def test_a_text_among_numbers_makes_a_category_or_a_bad_row_where_numbers_are_asked_for(tmp_path):
+    file = table(tmp_path, "path,age\n1.png,30\n2.png,old\n3.png,inf\n")
+    assert Csv(file).index().annotations["age"].tolist() == ["30", "old", "inf"]
+    index = Csv(file, numeric=("age",)).index()
+    assert index.annotations["age"].tolist() == [30.0]
+    assert index.skipped.names == {"no number in the column 'age'": ["2.png ('old')", "3.png ('inf')"]}
+
+
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+def test_semicolons_and_tabs_are_told_by_the_header(mark, tmp_path):
+    file = table(tmp_path, f"\ufeffpath{mark}mood\n1.png{mark}a\n")
+    assert Csv(file).index().annotations["mood"].tolist() == ["a"]
+
+
+def test_split_and_group_are_columns_that_the_table_names(people):
+    text = people.read_text().splitlines()
+    fold = ["fold", "train", "train", "train", "train", "test", "test"]
+    file = table(people.parent, "\n".join(f"{line},{f}" for line, f in zip(text, fold)) + "\n", "folds.csv")
+    entry = DataEntry(Csv(file, columns={"kind": "mood"}), split="fold", group="person")
+    data = open_data(experiment({"own": entry}, validation=0.0))
+    assert {name: data.keys[rows].tolist() for name, rows in data.split.items() if len(rows)} == {
+        "train": ["0.png", "1.png", "2.png"],  # the fourth has no label
+        "test": ["4.png", "5.png"],
+    }
+
+
+def test_bad_rows_are_counted_by_what_is_wrong_with_them(tmp_path):
+    rows = ["1.png,a", "2.png", "3.png,a,b", ",a", "../x.png,a", "/etc/passwd,a", "1.png,b", "", "4.png,b"]
+    index = Csv(table(tmp_path, "\n".join(["path,mood", *rows]) + "\n")).index()
+    assert index.keys.tolist() == ["1.png", "4.png"]
+    assert index.skipped.names == {
+        "not 2 columns": ["row 2", "row 3"],
+        "no path": ["row 2"],
+        f"a path that leads out of {tmp_path}": ["../x.png", "/etc/passwd"],
+        "listed twice": ["1.png"],
+    }
+
+
+def test_a_link_that_leaves_the_root_is_refused(tmp_path):
+    (tmp_path / "root").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (tmp_path / "root" / "link.png").symlink_to(tmp_path / "secret.png")
+    source = Csv(table(tmp_path / "root", "path\nlink.png\n"))
+    with pytest.raises(MtlError, match=r"'link.png' leads out of .*root: a picture must lie below the root"):
+        source.decode(source.index(), 0)
+
+
+def test_a_root_that_is_itself_a_link_is_followed(people, tmp_path):
+    (tmp_path / "link").symlink_to(people.parent, target_is_directory=True)
+    source = Csv(tmp_path / "link" / "people.csv")
+    assert source.decode(source.index(), 1)[0, 0, 0] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "file"}, r"has no column 'file' \(path\); .*known: age, mood, path, person, x, y"),
+        ({"columns": {"m": "moood"}}, r"has no column 'moood' \(columns.m\); did you mean 'mood'\?"),
+        ({"columns": {"p": ("x", "z")}}, r"has no column 'z' \(columns.p\)"),
+        ({"numeric": ("ag",)}, r"numeric names 'ag', which is no annotation; did you mean 'age'\?"),
+        ({"numeric": ("age",), "categorical": ("age",)}, "stands in numeric and in categorical"),
+        ({"columns": {"p": ("x", "y")}, "categorical": ("p",)}, "is a list, which makes it numeric"),
+    ],
+)
+def test_a_column_that_is_not_there_is_named_with_the_nearest_one(people, options, message):
+    with pytest.raises(MtlError, match=message):
+        Csv(people, **options).index()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must open with a line of column names"),
+        ("path,a,a\n", "has the column 'a' more than once"),
+        ('path,a\n1.png,"' + "x" * 140_000, "is no csv file: line 2"),
+    ],
+)
+def test_a_broken_table_is_an_error_and_not_a_traceback(tmp_path, text, message):
+    with pytest.raises(MtlError, match=message):
+        Csv(table(tmp_path, text)).index()
+
+
+def test_a_missing_table_and_a_folder_in_its_place_are_errors(tmp_path):
+    for file in (tmp_path / "nothing.csv", tmp_path):
+        with pytest.raises(MtlError, match="can't be read"):
+            Csv(file).index()
+
+
+def test_a_missing_picture_is_counted_by_the_run(people):
+    (people.parent / "5.png").unlink()
+    data = open_data(experiment({"own": DataEntry(Csv(people, columns={"kind": "mood"}))}, validation=0.0))
+    assert any("1 left out, unreadable" in line and "5.png" in line for line in data.report)
+
+
+@given(edits=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=6)), min_size=1, max_size=8))
+def test_no_mutation_of_a_table_gives_anything_but_an_index_or_our_error(edits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("csv")
+    data = b"path,age,mood\n" + b"".join(b"%d.png,%d,%s\n" % (i, i, b"ab"[i % 2 : i % 2 + 1]) for i in range(9))
+    for place, junk in edits:
+        at = int(place * len(data))
+        data = data[:at] + junk + data[at + len(junk) // 2 :]
+    (folder / "t.csv").write_bytes(data)
+    for source in (Csv(folder / "t.csv"), Csv(folder / "t.csv", columns={"a": "age"}, numeric=("a",))):
+        try:
+            index = source.index()
+        except MtlError:
+            continue
+        for row in range(len(index)):
+            with pytest.raises(MtlError):  # there are no pictures
+                source.decode(index, row)
+
+
+def test_columns_survive_the_configuration_file(people):
+    tables = {
+        "task": {"emotion": {"name": "classification"}},
+        "data": {"own": {"name": "csv", "file": str(people), "columns": {"emotion": "mood", "p": ["x", "y"]}}},
+        "train": {"steps": 1},
+    }
+    run = parse(tables)
+    source = run.data["own"].component
+    assert source == Csv(people, columns={"emotion": "mood", "p": ("x", "y")})
+    assert parse(tomllib.loads(dump(run))).data == run.data

@@ -1,0 +1,126 @@
+"""`exclude_duplicates`: no leak between splits, no picture with two labels; and nothing parts where the run cuts."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mtl_faces.emotion import Fer
+from mtl_faces.sources.fer2013 import Fer2013
+from PIL import Image
+from toy_sources import experiment
+
+from mtlcore import Classification, MtlError
+from mtlcore.config import dump, parse
+from mtlcore.data.dataset import open_data
+from mtlcore.data.folder import ImageFolder
+from mtlcore.experiment import DataEntry
+
+TASK = {"kind": Classification(reads="kind")}
+
+
+def picture(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), grey).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """train: cat 1 2 3 4 4, dog 3 5 6; test: cat 1 7, dog 8. 1 leaks, 3 has two labels, 4 is a harmless copy."""
+    for split, name, greys in (
+        ("train", "cat", [1, 2, 3, 4, 4]),
+        ("train", "dog", [3, 5, 6]),
+        ("test", "cat", [1, 7]),
+        ("test", "dog", [8]),
+    ):
+        for i, grey in enumerate(greys):
+            picture(tmp_path / split / name / f"{i}.png", 20 * grey)
+    return tmp_path
+
+
+def opened(root: Path, which: str, **inputs):
+    entry = DataEntry(ImageFolder(root, annotation="kind"), exclude_duplicates=which)
+    return open_data(experiment({"own": entry}, TASK, **({"validation": 0.0} | inputs)))
+
+
+def keys(data, split: str) -> list[str]:
+    return [key.removeprefix(f"{split}/") for key in data.keys[data.split[split]].tolist()]
+
+
+def test_by_default_all_rows_stay(folders):
+    data = opened(folders, "none")
+    assert (len(data.split["train"]), len(data.split["test"])) == (8, 3)
+    assert data.report == ()
+
+
+def test_train_loses_what_leaks_and_what_has_two_labels(folders):
+    data = opened(folders, "train")
+    assert keys(data, "train") == ["cat/1.png", "cat/3.png", "cat/4.png", "dog/1.png", "dog/2.png"]
+    assert keys(data, "test") == ["cat/0.png", "cat/1.png", "dog/0.png"]
+    assert data.report == (
+        "data.own: 1 left out, their pixels also stand in another split",
+        "data.own: 2 left out, a copy of them has another label",
+    )
+
+
+def test_test_loses_what_also_stands_in_train(folders):
+    data = opened(folders, "test")
+    assert len(data.split["train"]) == 8
+    assert keys(data, "test") == ["cat/1.png", "dog/0.png"]
+    assert data.report == ("data.own: 1 left out, their pixels also stand in train",)
+
+
+def test_the_fingerprint_tells_that_rows_are_left_out(folders):
+    prints = {opened(folders, which).fingerprint for which in ("none", "train", "test")}
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_never_part_where_the_run_cuts_the_splits_itself(which, seed, tmp_path):
+    for i in range(60):
+        picture(tmp_path / "ab"[i % 2] / f"{i}.png", 4 * (i // 4) * 2 + i % 2)
+    entry = DataEntry(ImageFolder(tmp_path, annotation="kind"), exclude_duplicates=which)
+    data = open_data(experiment({"own": entry}, TASK, seed=seed, validation=0.2))
+    pixels = {name: {int(p[0, 0, 0]) for p in data.images.take(rows)} for name, rows in data.split.items()}
+    assert set(pixels) == {"train", "validation", "test"}
+    assert all(pixels.values())
+    assert sum(map(len, pixels.values())) == 30
+    assert len(set().union(*pixels.values())) == 30
+
+
+def test_the_table_takes_its_three_values_and_keeps_them(folders):
+    own = {"name": "image_folder", "root": str(folders), "annotation": "kind"}
+    tables = {"task": {"kind": {"name": "classification"}}, "train": {"steps": 1}}
+    for which in ("none", "train", "test"):
+        run = parse(tables | {"data": {"own": own | {"exclude_duplicates": which}}})
+        assert run.data["own"].exclude_duplicates == which
+        assert parse(tomllib.loads(dump(run))).data == run.data
+    with pytest.raises(MtlError, match=r"data.own.exclude_duplicates = 'all': expected one of 'none', 'train', 'test'"):
+        parse(tables | {"data": {"own": own | {"exclude_duplicates": "all"}}})
+
+
+def test_the_real_test_set_loses_its_280_leaks(unpacked):
+    source = Fer2013(unpacked("fer2013") / "fer2013")
+    run = experiment({"fer": DataEntry(source, exclude_duplicates="test")}, {"fer": Fer(emotions=7)}, size=48)
+    data = open_data(run, {"test"})
+    assert len(data.split["test"]) == 3589 - 280
+    assert data.report == ("data.fer: 280 left out, their pixels also stand in train",)
+
+
+def test_the_real_training_set_loses_its_leaks_and_its_conflicts(unpacked):
+    source = Fer2013(unpacked("fer2013") / "fer2013")
+    run = experiment({"fer": DataEntry(source, exclude_duplicates="train")}, {"fer": Fer(emotions=7)}, size=48)
+    data = open_data(run, memory=0)
+    digests = {
+        name: [data.images.take(np.array([row])).numpy().tobytes() for row in rows] for name, rows in data.split.items()
+    }
+    assert not set(digests["train"]) & set(digests["test"])
+    assert not set(digests["train"]) & set(digests["validation"])
+    labels: dict[bytes, set[int]] = {}
+    for digest, row in zip(digests["train"], data.split["train"]):
+        labels.setdefault(digest, set()).add(int(data.targets["fer"][row]))
+    assert Counter(len(each) for each in labels.values()).keys() == {1}

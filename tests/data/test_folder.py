@@ -1,0 +1,150 @@
+"""A user's own class folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_sources import experiment
+
+from mtlcore import MtlError
+from mtlcore.data.dataset import open_data
+from mtlcore.data.folder import ImageFolder
+from mtlcore.experiment import DataEntry
+
+
+def picture(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (12, 10), (grey, grey, grey)).save(path)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    for number, name in enumerate(["cat", "dog"]):
+        for i, end in enumerate(["png", "PNG", "bmp"]):
+            picture(tmp_path / name / f"{i}.{end}", 100 * number + 10 * i)
+    return tmp_path
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> Path:
+    for number, split in enumerate(["Train", "valid", "test"]):
+        for name in ["cat", "dog"]:
+            picture(tmp_path / split / name / "0.png", number)
+    return tmp_path
+
+
+def test_a_folder_is_a_class_and_there_is_no_official_split(classes):
+    index = ImageFolder(classes).index()
+    assert index.keys.tolist() == ["cat/0.png", "cat/1.PNG", "cat/2.bmp", "dog/0.png", "dog/1.PNG", "dog/2.bmp"]
+    assert index.annotations["label"].tolist() == ["cat"] * 3 + ["dog"] * 3
+    assert index.split is None
+    assert len(index.skipped) == 0
+
+
+def test_every_row_decodes_to_its_own_picture(classes):
+    source = ImageFolder(classes)
+    index = source.index()
+    grey = [int(source.decode(index, row)[0, 0, 0]) for row in range(len(index))]
+    assert grey == [0, 10, 20, 100, 110, 120]
+
+
+def test_the_annotation_bears_the_name_that_it_is_given(classes):
+    assert list(ImageFolder(classes, annotation="animal").index().annotations) == ["animal"]
+
+
+def test_the_first_level_may_be_splits(splits):
+    index = ImageFolder(splits).index()
+    assert dict(zip(index.keys.tolist(), index.split.tolist())) == {
+        "Train/cat/0.png": "train",
+        "Train/dog/0.png": "train",
+        "test/cat/0.png": "test",
+        "test/dog/0.png": "test",
+        "valid/cat/0.png": "validation",
+        "valid/dog/0.png": "validation",
+    }
+    assert set(index.annotations["label"].tolist()) == {"cat", "dog"}
+
+
+def test_a_folder_that_is_no_split_beside_train_is_counted(splits):
+    picture(splits / "extra" / "cat" / "0.png", 0)
+    index = ImageFolder(splits).index()
+    assert len(index) == 6
+    assert index.skipped.names == {
+        "no split, beside a folder called train (known: train, val, valid, validation, test)": ["extra"]
+    }
+
+
+def test_a_class_that_is_called_test_is_a_class_beside_others(classes):
+    picture(classes / "test" / "0.png", 0)
+    index = ImageFolder(classes).index()
+    assert index.split is None
+    assert set(index.annotations["label"].tolist()) == {"cat", "dog", "test"}
+
+
+def test_pictures_lie_at_any_depth_and_hidden_files_do_not_count(classes):
+    picture(classes / "cat" / "2019" / "may" / "9.png", 0)
+    (classes / "cat" / ".DS_Store").write_bytes(b"x")
+    index = ImageFolder(classes).index()
+    assert "cat/2019/may/9.png" in index.keys
+    assert len(index.skipped) == 0
+
+
+def test_a_link_that_circles_ends(classes):
+    (classes / "cat" / "again").symlink_to(classes, target_is_directory=True)
+    index = ImageFolder(classes).index()
+    assert len(index) == 6
+    assert list(index.skipped.names.values()) == [["cat/again"]]
+
+
+def test_strays_and_empty_class_folders_are_counted(classes):
+    (classes / "readme.txt").write_text("x")
+    (classes / "cat" / "notes.txt").write_text("x")
+    (classes / "bird").mkdir()
+    skipped = ImageFolder(classes).index().skipped.names
+    assert skipped["not in a class folder"] == ["readme.txt"]
+    assert skipped["a class folder without pictures"] == ["bird"]
+    assert [names for reason, names in skipped.items() if reason.startswith("not one of .jpg")] == [["cat/notes.txt"]]
+
+
+def test_a_root_that_is_missing_is_named(tmp_path):
+    with pytest.raises(MtlError, match=r"nowhere is no folder; expected one that holds a folder for each class"):
+        ImageFolder(tmp_path / "nowhere").index()
+
+
+def test_an_empty_root_is_an_error_of_the_run(tmp_path):
+    with pytest.raises(MtlError, match=r"data.own .* holds no usable row"):
+        open_data(experiment({"own": DataEntry(ImageFolder(tmp_path, annotation="kind"))}))
+
+
+def test_pictures_without_labels_are_rows_at_any_depth(classes):
+    picture(classes / "loose.png", 7)
+    source = ImageFolder(classes, annotation="")
+    index = source.index()
+    assert len(index) == 7
+    assert index.annotations == {}
+    assert int(source.decode(index, index.keys.tolist().index("loose.png"))[0, 0, 0]) == 7
+
+
+def test_pictures_without_labels_stand_beside_those_with_labels(classes, tmp_path_factory):
+    bare = tmp_path_factory.mktemp("bare")
+    for i in range(10):
+        picture(bare / f"{i}.png", i)
+    entries = {
+        "own": DataEntry(ImageFolder(classes, annotation="kind")),
+        "bare": DataEntry(ImageFolder(bare, annotation=""), unlabelled="keep"),
+    }
+    data = open_data(experiment(entries, validation=0.0))
+    train = data.split["train"]
+    assert (data.source[train] == 1).sum() == 8
+    assert not data.labelled[data.source == 1].any()
+
+
+def test_a_run_learns_the_folders_names(classes):
+    run = experiment({"own": DataEntry(ImageFolder(classes, annotation="kind"))}, validation=0.0)
+    data = open_data(run)
+    assert data.tasks["kind"].classes == ("cat", "dog")
+    assert sum(map(len, data.split.values())) == 6
+    assert np.isin(data.split["test"], np.arange(6)).all()

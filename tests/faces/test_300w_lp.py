@@ -1,0 +1,177 @@
+"""300W-LP: angles out of .mat files, groups that keep mirrored copies together, crops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from face_files import marks, pose_mat, ramp
+from mtl_faces.sources import _cache
+from mtl_faces.sources.w300_lp import W300Lp
+from scipy.io import savemat
+
+from mtlcore import MtlError
+from mtlcore.components import component_name
+
+
+def face(root, key, yaw=10.0, pitch=-20.0, roll=30.0, points=None):
+    ramp(root / f"{key}.jpg")
+    pose_mat(root / f"{key}.mat", yaw, pitch, roll, pt2d=marks(30, 40, 70, 60) if points is None else points)
+
+
+@pytest.fixture
+def release(tmp_path):
+    for part in ("AFW", "HELEN"):
+        for flip, sign in (("", 1), ("_Flip", -1)):
+            for pose in (0, 1, 12):
+                face(tmp_path, f"{part}{flip}/{part}_1051618982_1_{pose}", yaw=sign * 5.0 * pose)
+    face(tmp_path, "HELEN/HELEN_232194_1_0")
+    (tmp_path / "landmarks" / "AFW").mkdir(parents=True)
+    (tmp_path / "Code").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def shared(tmp_path):
+    for split, names in (
+        ("train", ["te_Abdullah_Gul_11", "te_Abdullah_Gul_50", "tr_Al-Hakim_01"]),
+        ("val", ["tr_Ann_00"]),
+    ):
+        for name in names:
+            face(tmp_path, f"{split}/{name}")
+    return tmp_path
+
+
+def test_its_name_opens_with_a_digit():
+    assert component_name(W300Lp) == "300w_lp"
+
+
+def test_angles_are_degrees_in_the_order_yaw_pitch_roll(release):
+    index = W300Lp(release).index()
+    row = index.keys.tolist().index("HELEN/HELEN_232194_1_0.jpg")
+    np.testing.assert_allclose(index.annotations["pose_deg"][row], [10, -20, 30], atol=1e-4)
+    mirrored = index.keys.tolist().index("AFW_Flip/AFW_1051618982_1_12.jpg")
+    np.testing.assert_allclose(index.annotations["pose_deg"][mirrored], [-60, -20, 30], atol=1e-4)
+
+
+def test_all_poses_of_a_photograph_and_their_mirrored_copies_are_one_group(release):
+    index = W300Lp(release).index()
+    assert len(index) == 13
+    assert index.split is None
+    groups = dict(zip(index.keys.tolist(), index.group.tolist()))
+    assert set(groups.values()) == {"AFW/AFW_1051618982_1", "HELEN/HELEN_1051618982_1", "HELEN/HELEN_232194_1"}
+    assert groups["AFW_Flip/AFW_1051618982_1_12.jpg"] == groups["AFW/AFW_1051618982_1_0.jpg"]
+
+
+def test_train_and_val_folders_are_splits_and_a_person_is_a_group(shared):
+    index = W300Lp(shared).index()
+    assert index.split.tolist() == ["train"] * 3 + ["val"]
+    assert index.group.tolist() == ["Abdullah_Gul", "Abdullah_Gul", "Al-Hakim", "Ann"]
+
+
+def test_a_square_crop_is_centred_on_the_landmarks(shared):
+    source = W300Lp(shared, margin=0.25)
+    index = source.index()
+    np.testing.assert_allclose(index.annotations["box_px"][0], [20, 20, 80, 80], atol=1e-4)
+    image = source.decode(index, 0)
+    assert image.shape == (60, 60, 3)
+    assert (image[0, 0, :2] == [20, 20]).all()
+    assert (image[-1, -1, :2] == [79, 79]).all()
+
+
+def test_a_square_crop_never_leaves_the_picture(tmp_path):
+    face(tmp_path, "train/a_b_0", points=marks(70, 0, 99, 10))
+    source = W300Lp(tmp_path, margin=0.5)
+    image = source.decode(source.index(), 0)
+    assert image.shape == (58, 58, 3)
+    assert (image[0, 0, :2] == [42, 0]).all()
+    whole = W300Lp(tmp_path, margin=3.0)
+    assert whole.decode(whole.index(), 0).shape == (100, 100, 3)
+
+
+def test_hopenets_crop_is_widened_in_its_order_and_black_beyond_the_picture(tmp_path):
+    face(tmp_path, "train/a_b_0", points=marks(20, 20, 60, 70))
+    source = W300Lp(tmp_path, crop="hopenet")
+    index = source.index()
+    k, x0, y0, x1, y1 = 0.3, 20.0, 20.0, 60.0, 70.0  # the published lines, one after the other
+    x0 -= 0.6 * k * abs(x1 - x0)
+    y0 -= 2 * k * abs(y1 - y0)
+    x1 += 0.6 * k * abs(x1 - x0)
+    y1 += 0.6 * k * abs(y1 - y0)
+    np.testing.assert_allclose(index.annotations["box_px"][0], [x0, y0, x1, y1], atol=1e-4)
+    image = source.decode(index, 0)
+    assert image.shape == (int(y1) - int(y0), int(x1) - int(x0), 3)
+    assert not image[: -int(y0)].any()
+    assert (image[-int(y0), 0, :2] == [int(x0), 0]).all()
+
+
+def test_no_crop_gives_the_whole_picture_and_no_box(shared):
+    source = W300Lp(shared, crop="none")
+    index = source.index()
+    assert list(index.annotations) == ["pose_deg"]
+    assert source.decode(index, 0).shape == (100, 100, 3)
+
+
+def test_files_that_lack_something_are_counted_by_what_they_lack(shared):
+    folder = shared / "train"
+    for name in "abcdef":
+        ramp(folder / f"x_{name}_0.jpg")
+    savemat(folder / "x_b_0.mat", {"pt2d": marks(0, 0, 9, 9)})
+    (folder / "x_c_0.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 200)
+    pose_mat(folder / "x_d_0.mat", 0, 0, 0)
+    pose_mat(folder / "x_e_0.mat", np.nan, 0, 0, pt2d=marks(0, 0, 9, 9))
+    savemat(folder / "x_f_0.mat", {"Pose_Para": "text", "pt2d": marks(0, 0, 9, 9)})
+    (folder / "notes.txt").write_text("x")
+    index = W300Lp(shared).index()
+    assert len(index) == 4
+    assert index.skipped.names == {
+        "neither a picture nor a .mat file": ["train/notes.txt"],
+        "a picture without a .mat file": ["train/x_a_0.jpg"],
+        "a .mat file without Pose_Para": ["train/x_b_0.jpg"],
+        "an unreadable .mat file": ["train/x_c_0.jpg"],
+        "a .mat file without pt2d": ["train/x_d_0.jpg"],
+        "Pose_Para that holds no angles": ["train/x_e_0.jpg"],
+        "Pose_Para that holds no numbers": ["train/x_f_0.jpg"],
+    }
+
+
+def test_landmarks_that_lie_nowhere_near_are_an_unreadable_picture(tmp_path):
+    face(tmp_path, "train/a_b_0", points=marks(5000, 0, 9000, 10))
+    face(tmp_path, "train/a_c_0", points=marks(200, 0, 230, 10))
+    source = W300Lp(tmp_path)
+    index = source.index()
+    for row, message in ((0, "far outside of a picture of 100 x 100"), (1, "does not lie on a picture of 100 x 100")):
+        with pytest.raises(MtlError, match=message):
+            source.decode(index, row)
+
+
+def test_a_root_without_its_folders_is_named(tmp_path):
+    with pytest.raises(MtlError, match=r"holds none of the folders train \| val \| test \| AFW \| AFW_Flip"):
+        W300Lp(tmp_path).index()
+
+
+def test_a_large_set_is_read_once_and_again_when_a_file_comes_or_goes(shared, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(_cache, "SMALLEST", 4)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home := tmp_path_factory.mktemp("cache")))
+    first = W300Lp(shared).index()
+    (kept,) = home.rglob("*.npz")
+    kept_index = W300Lp(shared).index()
+    assert kept_index.keys.tolist() == first.keys.tolist()
+    assert kept_index.group.tolist() == first.group.tolist()
+    np.testing.assert_array_equal(kept_index.annotations["pose_deg"], first.annotations["pose_deg"])
+    face(shared, "val/tr_New_00")
+    assert len(W300Lp(shared).index()) == 5
+    kept.write_bytes(b"broken")
+    (shared / "val" / "tr_New_00.jpg").unlink()
+    assert len(W300Lp(shared).index()) == 4
+    assert W300Lp(shared, margin=0.5).index().annotations["box_px"][0, 0] != first.annotations["box_px"][0, 0]
+
+
+def test_the_shared_set_has_its_known_counts(unpacked):
+    source = W300Lp(unpacked("headpose") / "headpose")
+    index = source.index()
+    assert [(index.split == name).sum() for name in ("train", "val")] == [3431, 418]
+    assert len(index.skipped) == 0
+    people = [set(index.group[index.split == name].tolist()) for name in ("train", "val")]
+    assert not people[0] & people[1]
+    assert np.abs(index.annotations["pose_deg"]).max() < 70
+    assert source.decode(index, 0).shape == (96, 96, 3)

@@ -1,0 +1,31 @@
+"""FER: the order of the emotions is fixed, whatever a data set holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from mtl_faces.emotion import Fer, mtl_examples
+from mtl_faces.emotions import Emotion
+
+from mtlcore.config import load
+
+AFFECTNET = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+
+
+def test_the_order_is_affectnets_whatever_the_training_set_holds():
+    some = np.asarray(["anger", "happiness", ""])
+    assert Fer().fit(some).classes == AFFECTNET
+    assert Fer(emotions=7).fit(some).classes == AFFECTNET[:7]
+    assert tuple(Emotion) == AFFECTNET
+
+
+def test_inverse_weights_follow_the_counts_and_absent_classes_do_not_explode():
+    fitted = Fer(emotions=7, balance="inverse").fit(np.asarray(["anger"] * 3 + ["happiness"]))
+    weights = dict(zip(fitted.classes, fitted.class_weights))
+    assert weights["happiness"] == 3 * weights["anger"]
+    assert max(fitted.class_weights) <= 4 / 7
+
+
+def test_the_demo_is_a_complete_experiment():
+    demo = load(mtl_examples()["demo"])
+    assert "fer" in demo.tasks
+    assert "puzzling" in demo.pretexts

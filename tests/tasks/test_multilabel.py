@@ -1,0 +1,143 @@
+"""Multilabel: names travel, what is unknown counts for nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtlcore import EncoderInfo, Features, Host, MtlError
+from mtlcore.tasks.multilabel import Multilabel, MultilabelHead, join_names
+
+NAMES = ("glasses", "hat", "smile")
+TASK = Multilabel(reads="attributes", classes=NAMES, dropout=0.0)
+
+
+def test_names_become_flags_in_the_order_of_the_classes():
+    annotation = np.array(["smile|glasses", "|", "", "?hat", " hat | ?smile ", "beard"])
+    target, present = TASK.target(annotation)
+    assert target.dtype == torch.int64
+    assert target.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0], [0, -1, 0], [0, 1, -1], [0, 0, 0]]
+    assert present.tolist() == [True, True, False, True, True, True]
+
+
+def test_numbers_are_the_same_labels_in_columns():
+    annotation = np.array([[1, 0, 1], [0, 0, 0], [np.nan] * 3, [0, np.nan, 0]])
+    target, present = TASK.target(annotation)
+    names, also = TASK.target(np.array(["smile|glasses", "|", "", "?hat"]))
+    assert torch.equal(target, names)
+    assert torch.equal(present, also)
+
+
+def test_a_row_that_knows_nothing_is_not_present_and_leaves_zeros():
+    target, present = TASK.target(np.array(["?glasses|?hat|?smile"]))
+    assert present.tolist() == [False]
+    assert not target.any()
+
+
+@given(st.lists(st.sampled_from([0, 1, -1]), min_size=3, max_size=3))
+def test_joined_names_come_back(flags):
+    cell = join_names([n for n, f in zip(NAMES, flags) if f == 1], [n for n, f in zip(NAMES, flags) if f == -1])
+    target, present = TASK.target(np.array([cell]))
+    assert present.item() == (flags != [-1] * 3)
+    assert not present or target[0].tolist() == flags
+
+
+def test_fit_learns_the_names_once():
+    fitted = Multilabel(reads="attributes").fit(np.array(["smile|glasses", "?hat", "|"]))
+    assert fitted.classes == NAMES
+    assert fitted.fit(np.array([], dtype=str)) == fitted
+    assert fitted.fit(np.array(["beard"])) == fitted
+
+
+def test_what_a_user_gets_wrong_is_told():
+    with pytest.raises(MtlError, match="holds numbers, which have no names: give the task `classes`"):
+        Multilabel(reads="attributes").fit(np.ones((4, 3)))
+    with pytest.raises(MtlError, match="has 2 columns, but the task has 3 classes: glasses, hat, smile"):
+        TASK.target(np.ones((4, 2)))
+    with pytest.raises(MtlError, match="holds 2; expected 0, 1, or nothing"):
+        TASK.target(np.full((4, 3), 2.0))
+    with pytest.raises(MtlError, match="no classes to learn"):
+        Multilabel(reads="attributes").fit(np.array(["|", ""]))
+    for wrong in ("a|b", "?a", ""):
+        with pytest.raises(ValueError, match="classes holds"):
+            Multilabel(classes=("fine", wrong))
+    with pytest.raises(ValueError, match="twice"):
+        Multilabel(classes=("a", "a"))
+
+
+def head() -> MultilabelHead:
+    torch.manual_seed(0)
+    made = TASK.build(Host(EncoderInfo(5, (), (), 32), torch.nn.Identity(), {}))
+    assert isinstance(made, MultilabelHead)
+    return made
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_known_labels():
+    logits = torch.tensor([[1.0, -2.0, 0.5], [0.3, 4.0, -1.0]], requires_grad=True)
+    loss = head().loss(logits, torch.tensor([[1, 0, -1], [-1, -1, 0]]))
+    first = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2
+    assert loss.tolist() == pytest.approx([first, math.log(1 + math.exp(-1))])
+    loss.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 2] == 0  # nothing is learned of what is unknown
+    assert head().loss(logits, torch.zeros(2, 3, dtype=torch.int64)).isfinite().all()
+
+
+def test_the_ideal_answer_is_the_target():
+    target = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    assert head().loss(head().ideal(target), target).max() < 1e-6
+    assert torch.equal(TASK.decode(head().ideal(target)).round(), TASK.as_answer(target))
+    assert head()(Features((), torch.zeros(2, 5), torch.zeros(2, 5))).shape == (2, 3)
+
+
+def test_metrics_are_those_of_the_definitions_and_leave_unknown_labels_out():
+    g = torch.Generator().manual_seed(5)
+    target = torch.randint(-1, 2, (80, 3), generator=g)
+    said = ((target.clamp_min(0) + torch.randn(80, 3, generator=g)) / 2).sigmoid()
+    expected = by_definition(said, target)
+    for size in (1, 9, 80):
+        metrics = TASK.metrics()
+        for start in range(0, 80, size):
+            for metric in metrics.values():
+                metric.update(said[start : start + size], target[start : start + size])
+        assert {name: float(m.compute()) for name, m in metrics.items()} == pytest.approx(expected, abs=1e-5)
+    assert next(iter(metrics)) == "macro_map"
+    assert all(m.higher_is_better for m in metrics.values())
+
+
+def by_definition(said: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+    ap, f1, sums = [], [], np.zeros(3)
+    for s, t in zip(said.T, target.T):
+        s, t = s[t >= 0].numpy(), t[t >= 0].numpy()
+        hits = t[np.argsort(-s)]
+        ap.append(float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits == 1].mean()))
+        call = s >= 0.5
+        counts = np.array([(call & (t == 1)).sum(), (call & (t == 0)).sum(), (~call & (t == 1)).sum()])
+        f1.append(2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]))
+        sums += counts
+    right = (((said >= 0.5).long() == target) | (target < 0)).all(1)
+    return {
+        "macro_map": float(np.mean(ap)),
+        "macro_f1": float(np.mean(f1)),
+        "micro_f1": float(2 * sums[0] / (2 * sums[0] + sums[1] + sums[2])),
+        "exact_match": float(right.float().mean()),
+    }
+
+
+def test_the_picture_names_what_is_there():
+    image = torch.zeros(3, 64, 64)
+    assert not torch.equal(
+        TASK.draw(image, torch.tensor([0.9, 0.1, 0.9])), TASK.draw(image, torch.tensor([0.9, 0.1, 0.1]))
+    )
+
+
+def test_the_loss_agrees_with_the_libraries_where_all_is_known():
+    logits, target = torch.randn(6, 3), torch.randint(2, (6, 3))
+    expected = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none").mean(1)
+    torch.testing.assert_close(head().loss(logits, target), expected)

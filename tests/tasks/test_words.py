@@ -1,0 +1,35 @@
+"""Words on a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mtlcore.tasks.classification import Classification
+from mtlcore.tasks.words import written
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (64, 64), (200, 160), (8, 8)])
+@pytest.mark.parametrize(
+    "lines", [("happiness",), ("valence 0.31", "arousal -0.2"), ("a very long name of a class indeed",)]
+)
+def test_words_stand_on_a_band_at_the_foot_and_leave_the_rest_alone(height, width, lines):
+    image = torch.full((3, height, width), 0.5)
+    drawn = written(image, *lines)
+    assert (drawn.shape, drawn.dtype) == (image.shape, image.dtype)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    assert drawn[:, -1].max() < 0.25 or height < 20  # the band
+    assert torch.equal(image, torch.full((3, height, width), 0.5))
+    if height >= 48:
+        assert drawn.max() > 0.8  # letters
+        assert (drawn[:, : height // 2] - 0.5).abs().max() < 0.003
+
+
+def test_the_likeliest_class_is_written():
+    task = Classification(reads="pet", classes=("cat", "dog"))
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(task.draw(image, torch.tensor([0.2, 0.8])), written(image, "dog"))
+    target, _ = task.target(np.array(["dog", "cat"]))
+    assert task.as_answer(target).tolist() == [[0, 1], [1, 0]]

@@ -1,0 +1,89 @@
+"""Classification against independent computations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtlcore import EncoderInfo, Features, Host, MtlError
+from mtlcore.tasks.classification import Classification
+
+
+def head(task: Classification):
+    info = EncoderInfo(8, (8,), ((2, 2),), 16)
+    return task.build(Host(info, torch.nn.Identity(), {}))
+
+
+@given(st.lists(st.sampled_from(["", "a", "b", "zebra", "?"]), min_size=1, max_size=30), st.permutations(["b", "a", "c"]))
+def test_a_target_is_the_place_of_the_name_and_unknown_names_are_absent(names, classes):
+    target, present = Classification(classes=tuple(classes)).target(np.asarray(names))
+    for name, t, p in zip(names, target.tolist(), present.tolist()):
+        assert p == (name in classes)
+        assert t == (classes.index(name) if p else 0)
+
+
+def test_fit_learns_classes_and_inverse_weights_of_mean_one_over_the_rows():
+    annotation = np.asarray(["b"] * 6 + ["a"] * 3 + ["c"] + [""] * 5)
+    fitted = Classification(balance="inverse").fit(annotation)
+    assert fitted.classes == ("a", "b", "c")
+    assert fitted.class_weights == pytest.approx((10 / 9, 10 / 18, 10 / 3))
+    counts = np.array([3, 6, 1])
+    assert float((counts * fitted.class_weights).sum() / counts.sum()) == pytest.approx(1)
+    assert fitted.fit(np.asarray(["x", "y"])) == fitted  # what is explicit stays
+
+
+def test_explicit_classes_and_weights_are_kept():
+    task = Classification(classes=("b", "a"), class_weights=(2.0, 1.0))
+    assert task.fit(np.asarray(["a", "b", "c"])) == task
+    with pytest.raises(ValueError, match="class_weights"):
+        Classification(classes=("a", "b"), class_weights=(1.0,))
+    with pytest.raises(ValueError, match="twice"):
+        Classification(classes=("a", "a"))
+    with pytest.raises(MtlError, match="emotion"):
+        Classification(reads="emotion").fit(np.asarray(["", ""]))
+
+
+def test_the_loss_is_weighted_smoothed_cross_entropy_by_hand():
+    task = Classification(classes=("a", "b", "c"), class_weights=(1.0, 2.0, 0.5), label_smoothing=0.1, dropout=0.0)
+    output, target = torch.randn(7, 3), torch.tensor([0, 1, 2, 1, 0, 2, 1])
+    log_p, w = output.log_softmax(1), torch.tensor([1.0, 2.0, 0.5])
+    soft = 0.9 * F.one_hot(target, 3) + 0.1 / 3
+    torch.testing.assert_close(head(task).loss(output, target), -(soft * w * log_p).sum(1))
+
+
+def test_metrics_against_counting_by_hand_however_the_rows_are_split():
+    task = Classification(classes=tuple("abcd"))
+    g = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (200,), generator=g)
+    output = torch.randn(200, 4, generator=g) + 2 * F.one_hot(target, 4)
+    answer = task.decode(output)
+    assert torch.allclose(answer.sum(1), torch.ones(200))
+    said, found = output.argmax(1), {}
+    for parts in ([200], [1, 99, 100]):
+        metrics = task.metrics()
+        for a, t in zip(answer.split(parts), target.split(parts)):
+            for metric in metrics.values():
+                metric.update(a, t)
+        found[len(parts)] = {k: m.compute() for k, m in metrics.items()}
+    assert all(torch.equal(found[1][k], found[3][k]) for k in found[1])
+    hits = [(said[target == c] == c).float().mean() for c in range(4)]
+    f1 = [
+        2 * ((said == c) & (target == c)).sum() / ((said == c).sum() + (target == c).sum()) for c in range(4)
+    ]
+    assert float(found[1]["accuracy"]) == pytest.approx(float((said == target).float().mean()))
+    assert float(found[1]["mean_class_accuracy"]) == pytest.approx(float(torch.stack(hits).mean()))
+    assert float(found[1]["macro_f1"]) == pytest.approx(float(torch.stack(f1).mean()))
+    assert int(found[1]["confusion"][1, 2]) == int(((target == 1) & (said == 2)).sum())
+
+
+def test_the_head_reads_the_pooled_features_through_one_linear_layer():
+    task = Classification(classes=("a", "b"), dropout=0.0)
+    h = head(task)
+    pooled = torch.randn(3, 8)
+    out = h(Features((), pooled, pooled))
+    torch.testing.assert_close(out, pooled @ h.answer[1].weight.T + h.answer[1].bias)
+    assert float(h.loss(h.ideal(torch.tensor([0, 1, 1])), torch.tensor([0, 1, 1])).max()) < 1e-6

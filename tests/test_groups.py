@@ -1,0 +1,71 @@
+"""Figures by group: each is the figure of the rows of that group alone, with their number."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+from toy_sources import InMemory, experiment
+from toys import Plain
+
+from mtlcore import Classification, SupervisedTask
+from mtlcore import measure as measuring
+from mtlcore.data.dataset import open_data
+from mtlcore.experiment import DataEntry
+from mtlcore.measure import Measured, measure
+
+N = 40
+RACES = np.array(["x", "y", "", "z"])[np.arange(N) % 4]
+AGES = np.where(np.arange(N) < 25, "young", "old")
+LABELS = tuple("" if i % 7 == 0 else "ab"[i % 3 == 0] for i in range(N))
+SAID = tuple("ab"[i % 5 < 2] for i in range(N))
+
+
+class Oracle(nn.Module):
+    """Reads the row's number in the picture, and says what is written for it."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        rows = (images[:, 0, 0, 0] * 255).round().long()
+        return {"kind": torch.tensor([[s == "a", s == "b"] for s in SAID]).float()[rows]}
+
+
+def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measured:
+    source = InMemory(N, LABELS, split=("train",) * N, attributes=attributes)
+    run = experiment({"toys": DataEntry(source, unlabelled="keep")}, {"kind": task}, validation=0.0)
+    data = open_data(evolve(run, recipes={"validation": Plain()}))
+    rows = data.split["train"]
+    return measure(cast(Any, Oracle()), data.experiment, data, rows, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("batch", [256, 7])
+def test_the_figures_of_a_group_are_those_of_its_labelled_rows(batch, monkeypatch):
+    monkeypatch.setattr(measuring, "BATCH", batch)
+    found = measured(Classification(reads="kind", by=("race", "age_band")), {"race": RACES, "age_band": AGES})
+    right, labelled = np.array(SAID) == np.array(LABELS), np.array(LABELS) != ""
+    for attribute, values in (("race", RACES), ("age_band", AGES)):
+        for value in set(values.tolist()) - {""}:
+            here = labelled & (values == value)
+            assert found.metrics[f"kind/n[{attribute}={value}]"] == here.sum()
+            assert found.metrics[f"kind/accuracy[{attribute}={value}]"] == pytest.approx(right[here].mean(), abs=1e-6)
+    assert found.metrics["kind/accuracy"] == pytest.approx(right[labelled].mean(), abs=1e-6)
+    assert not [name for name in found.metrics if "[race=]" in name]
+    assert list(found.metrics)[:3] == ["kind/accuracy", "kind/macro_f1", "kind/mean_class_accuracy"]
+    assert list(found.tables) == ["kind/confusion"]
+
+
+def test_attributes_that_the_data_does_not_have_are_passed_over():
+    plain = measured(Classification(reads="kind"), {"race": RACES})
+    asked = measured(Classification(reads="kind", by=("race_", "age_band")), {"race": RACES})
+    assert asked == plain
+    assert not [name for name in plain.metrics if "[" in name]
+
+
+def test_a_group_without_a_labelled_row_is_not_told():
+    nobody = np.where(np.array(LABELS) == "", "unlabelled", "labelled")
+    found = measured(Classification(reads="kind", by=("who",)), {"who": nobody})
+    assert [name for name in found.metrics if "[who=unlabelled]" in name] == []
+    assert found.metrics["kind/n[who=labelled]"] == sum(name != "" for name in LABELS)

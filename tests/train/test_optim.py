@@ -1,0 +1,73 @@
+"""Optimisers and the learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mtlcore import MtlError
+from mtlcore.experiment import Train
+from mtlcore.train.optim import lr_at, optimizer_for
+from mtlcore.train.record import Record
+
+
+def test_cosine_warms_up_linearly_and_ends_near_zero():
+    train = Train(steps=1000, lr=1.0, warmup=100)
+    assert [lr_at(train, s, 1000) for s in (0, 49, 99)] == pytest.approx([0.01, 0.5, 1.0])
+    assert lr_at(train, 100, 1000) == 1.0
+    assert lr_at(train, 550, 1000) == pytest.approx(0.5)
+    assert lr_at(train, 999, 1000) == pytest.approx(0.5 * (1 + math.cos(math.pi * 899 / 900)))
+
+
+def test_step_decay_divides_at_each_milestone():
+    train = Train(steps=100, lr=1.0, warmup=0, schedule="step", milestones=(0.2, 0.5), decay=0.1)
+    assert [lr_at(train, s, 100) for s in (19, 20, 49, 50, 99)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_warm_up_longer_than_the_run_is_cut_to_half_of_it():
+    train = Train(steps=10, lr=1.0, warmup=1000, schedule="constant")
+    assert lr_at(train, 5, 10) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_norms_and_biases_do_not_decay(kind):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    groups = optimizer_for(net, Train(steps=1, optimizer=kind, weight_decay=0.1)).param_groups
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert [decay[id(p)] for p in net.parameters()] == [0.1, 0.0, 0.0, 0.0]
+
+
+def test_steps_and_epochs_exclude_each_other_and_one_is_needed():
+    with pytest.raises(MtlError, match="epochs"):
+        Train(steps=1, epochs=1.0)
+    with pytest.raises(MtlError, match="epochs"):
+        Train()
+
+
+def logged(loss: float, skipped: bool) -> dict[str, torch.Tensor]:
+    return {"loss/a": torch.tensor(loss), "skipped": torch.tensor(skipped)}
+
+
+def test_a_record_takes_means_over_good_steps_and_counts_the_others():
+    record = Record(max_skipped=3)
+    for loss, skipped in ((1.0, False), (float("nan"), True), (3.0, False)):
+        record.add(logged(loss, skipped), encoded=10)
+    record.add({"loss/b": torch.tensor(5.0), "skipped": torch.tensor(False)}, encoded=10)
+    assert record.flush() == {"loss/a": 2.0, "loss/b": 5.0}
+    assert (record.skipped, record.encoded) == (1, 40)
+    assert record.flush() == {}
+
+
+def test_the_alarm_counts_bad_steps_in_a_row_over_flushes_and_resumes():
+    record = Record(max_skipped=3)
+    record.add(logged(0.0, True), 1)
+    record.add(logged(0.0, True), 1)
+    record.flush()
+    resumed = Record(max_skipped=3)
+    resumed.load(record.state())
+    resumed.add(logged(0.0, True), 1)
+    with pytest.raises(MtlError, match="3 steps in a row"):
+        resumed.flush()

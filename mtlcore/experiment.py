@@ -56,7 +56,9 @@ class DataEntry:
     labels: keep this share of the training labels (stratified, seeded; nested: 5 % lies in 10 %). unlabelled: rows without labels
     are dropped, or kept for the pretexts. limit: at most so many rows of each split. split, group: a column of the source that
     overrides its own. weight: how often its rows are drawn, beside other sources. max_bad: malformed or unreadable rows that
-    are skipped before the run stops.
+    are skipped before the run stops. exclude_duplicates: by decoded pixels. "train" leaves out rows of train that also stand in
+    another split, or that have a copy with another label; "test" leaves out rows of other splits that also stand in train. In both,
+    copies never part where the run cuts a test or validation split itself. Each picture is decoded once more.
     """
 
     component: DataSource
@@ -67,6 +69,7 @@ class DataEntry:
     group: str | None = None
     weight: float = field(default=1.0, validator=gt(0.0))
     max_bad: int = field(default=100, validator=ge(0))
+    exclude_duplicates: Literal["none", "train", "test"] = "none"
 
 
 @frozen

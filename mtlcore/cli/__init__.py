@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("train:train", "Train an experiment, or go on with a run."),
     "eval": ("eval:evaluate", "The figures of a run on a split of its data, or of other data."),
     "demo": ("demo:demo", "The main job on pictures that need no download: supervised alone, then hybrid."),
+    "preview": ("preview:preview", "A sheet of what the pretexts ask, and of what a run answers."),
     "plugins": ("plugins:plugins", "Every component there is, and every plugin that failed or is blocked."),
 }
 
@@ -32,6 +33,10 @@ app = App(
 )
 for _name, (_where, _help) in COMMANDS.items():
     app.command(f"{__name__}.{_where}", name=_name, help=_help)
+
+_data = App(name="data", help="Look at data before anything is trained on it.")
+_data.command(f"{__name__}.data:check", name="check", help="Counts, faults, copies and leaks of one [data.LABEL].")
+app.command(_data)
 
 
 def main(tokens: Sequence[str] | None = None) -> int:

@@ -102,7 +102,7 @@ def open_data(
         keys=rows.keys,
         attributes=rows.attributes(sources),
         split={name: np.flatnonzero((split[kept] == name) & readable) for name in wanted},
-        fingerprint=_fingerprint(sources, side),
+        fingerprint=fingerprint_of(sources, side),
         report=(*report, *_left_out(sources, rows, unreadable), *_not_known(tasks, answers, whole, sources)),
     )
 
@@ -241,7 +241,7 @@ def _wanted(split: np.ndarray, asked: Collection[str] | None) -> list[str]:
     return names
 
 
-def _fingerprint(sources: list[Source], side: int) -> str:
+def fingerprint_of(sources: list[Source], side: int) -> str:
     """128 bits of what the rows are and how they were split."""
     digest = hashlib.blake2b(repr(side).encode(), digest_size=16)
     for s in sources:

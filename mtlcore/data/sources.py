@@ -7,11 +7,12 @@ are told once, with examples; beyond it the run stops.
 from __future__ import annotations
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
-from ..contracts import Annotation, Index, Skipped
+from ..contracts import Index, Skipped
 from ..errors import MtlError, nearest
 from ..experiment import DataEntry, Experiment
+from .copies import excluded, read_pixels, together
 from .splits import Rules, assign, strata_of
 
 EXAMPLES = 3  # names told with each reason
@@ -21,7 +22,7 @@ EXAMPLES = 3  # names told with each reason
 class Source:
     """An indexed source of n rows. split: (n,) names, "" for none; labelled: (n,) bool, rows whose labels are kept.
 
-    homeless: how many rows have an empty split name in the source itself.
+    absent: why rows are in no split -> how many: the source gives them none, or `exclude_duplicates` takes them out.
     """
 
     label: str
@@ -29,7 +30,7 @@ class Source:
     index: Index
     split: np.ndarray
     labelled: np.ndarray
-    homeless: int = 0
+    absent: dict[str, int] = field(factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -43,7 +44,7 @@ class Source:
 
     def left_out(self, skipped: Skipped) -> list[str]:
         """A line for each reason."""
-        lines = [f"data.{self.label}: {self.homeless} left out, they belong to no split"] if self.homeless else []
+        lines = [f"data.{self.label}: {n} left out, {reason}" for reason, n in self.absent.items() if n]
         for reason, names in skipped.names.items():
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {some(names)}")
         return lines
@@ -60,25 +61,40 @@ def open_source(experiment: Experiment, label: str) -> Source:
     _refuse_too_many(label, entry, index.skipped)
     if not len(index):
         raise MtlError(f"data.{label} ({_root(entry)}) holds no usable row{_reasons(index.skipped)}")
+    return split_source(experiment, label, index)
+
+
+def split_source(experiment: Experiment, label: str, index: Index) -> Source:
+    """The source of an index that is there already. Raises MtlError on an unknown column."""
+    entry, n = experiment.data[label], len(index)
     split = index.split if entry.split is None else _column(index, entry.split, f"data.{label}.split")
     group = index.group if entry.group is None else _column(index, entry.group, f"data.{label}.group")
+    labels = {name: index.annotations[name] for name in labels_of(experiment, index)}
+    absent = {"they belong to no split": np.flatnonzero(split == "") if split is not None else np.arange(0)}
+    kept = np.ones(n, dtype=bool)
+    if entry.exclude_duplicates != "none":
+        copy = read_pixels(entry.component, index).copy
+        group = together(copy, group)
+        absent |= excluded(entry.exclude_duplicates, copy, split, labels)
+        kept[np.concatenate(list(absent.values()))] = False
     rules = Rules(experiment.seed, label, experiment.input.validation, entry.labels, entry.limit)
-    strata = strata_of(_stratified_by(experiment, index), len(index))
-    assigned = assign(rules, index.keys, strata, split, group)
-    homeless = 0 if split is None else int((split == "").sum())
-    return Source(label, entry, index, assigned.split, assigned.labelled, homeless)
+    strata = strata_of(next(iter(labels.values()), None), n)
+    official, groups = (None if names is None else names[kept] for names in (split, group))
+    assigned = assign(rules, index.keys[kept], strata[kept], official, groups)
+    names, labelled = np.full(n, "", dtype=assigned.split.dtype), np.zeros(n, dtype=bool)
+    names[kept], labelled[kept] = assigned.split, assigned.labelled
+    return Source(label, entry, index, names, labelled, {reason: len(rows) for reason, rows in absent.items()})
+
+
+def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:
+    """The annotations that the run's tasks read of a source, in the order of the tasks; all that it has where none does."""
+    read = dict.fromkeys(entry.component.reads for entry in experiment.tasks.values())
+    return tuple(name for name in read if name in index.annotations) or tuple(index.annotations)
 
 
 def some(names: list[str]) -> str:
     """The first few."""
     return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
-
-
-def _stratified_by(experiment: Experiment, index: Index) -> Annotation | None:
-    """What the first task reads of this source; without such a task (pre-training), the source's first annotation."""
-    read = (entry.component.reads for entry in experiment.tasks.values())
-    name = next((name for name in read if name in index.annotations), next(iter(index.annotations), None))
-    return None if name is None else index.annotations[name]
 
 
 def _column(index: Index, name: str, where: str) -> np.ndarray:

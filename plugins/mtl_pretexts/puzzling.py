@@ -49,7 +49,7 @@ class Puzzling(PretextTask):
     dropout: float = field(default=0.2, validator=and_(ge(0.0), lt(1.0)))
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Answer]:
-        """-> V views, {"tile": (B, V, P) which tile sits at each position, "turn": (B, V, P) its counter-clockwise quarter turns}."""
+        """-> V views, {"tile": (B, V, P) which tile sits at each position, "turn": (B, V, P) its quarter turns}."""
         side, rows = scene.clean.images.shape[-1], len(scene.clean.images)
         views, answers = [], []
         for low, high in self.scales:

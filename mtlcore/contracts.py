@@ -76,8 +76,11 @@ class View:
 
     def resize(self, size: tuple[int, int]) -> View:
         """The whole picture, bilinearly scaled to `size` (h, w)."""
-        step = Geometry.resize(self.images.shape[-2:], size, self.images)
-        return evolve(self, images=step.warp(self.images, "bilinear"), geometry=self.geometry and self.geometry.then(step))
+        height, width = self.images.shape[-2:]
+        step = Geometry.resize((height, width), size, self.images)
+        return evolve(
+            self, images=step.warp(self.images, "bilinear"), geometry=self.geometry and self.geometry.then(step)
+        )
 
 
 class Scene(Protocol):
@@ -147,7 +150,9 @@ class Host:
 
     info: EncoderInfo
     encoder: nn.Module  # images in [0, 1] -> Features
-    heads: Mapping[str, Head]  # supervised heads by label, built first; one that a pretext takes counts as used, and as shared
+    heads: Mapping[
+        str, Head
+    ]  # supervised heads by label, built first; one that a pretext takes counts as used, and as shared
 
 
 @frozen(eq=False)
@@ -353,4 +358,3 @@ class DataSource(Component):
 KINDS: dict[str, type[Component]] = {
     c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, DataSource, AugmentRecipe)
 }
-

@@ -73,7 +73,9 @@ def kept_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
     missing = sorted(k for k in own if k not in weights or weights[k].shape != own[k].shape)
     if missing:
         names = ", ".join(missing[:5])
-        raise MtlError(f"{checkpoint.path}: weights of another configuration; missing or of another shape: {names} ({len(missing)})")
+        raise MtlError(
+            f"{checkpoint.path}: weights of another configuration; missing or of another shape: {names} ({len(missing)})"
+        )
     net.load_state_dict({k: weights[k] for k in own})
     return net.eval()
 

@@ -105,7 +105,7 @@ class Views:
     statistics: Literal["all", "clean"] = "all"
 
 
-def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[int, ...]) -> None:
+def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> None:
     if any(b <= a for a, b in pairwise(value)):
         raise ValueError(f"'{attribute.name}' must rise: {value}")
 

@@ -83,9 +83,7 @@ def inverse_affine(matrix: Tensor) -> Tensor:
     return torch.cat([top.view(-1, 2, 3), matrix[:, 2:]], 1)
 
 
-def similarity(
-    angle_rad: Tensor, scale: Tensor, flip: Tensor, old: tuple[int, int], new: tuple[int, int]
-) -> Tensor:
+def similarity(angle_rad: Tensor, scale: Tensor, flip: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """(B, 3, 3), raw -> view: mirror, turn about the centre, then show the central `scale` of each side.
 
     angle_rad: (B,), counter-clockwise as seen on the screen. scale: (B,) in (0, 1], the share of the old side that

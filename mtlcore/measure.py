@@ -46,7 +46,9 @@ def measure(
     training = net.training
     net.eval()
     for batch in _batches(experiment, data, rows, device):
-        view = experiment.recipe("validation").view(batch.images, (experiment.input.size,) * 2, _streams(experiment, device)("view"))
+        view = experiment.recipe("validation").view(
+            batch.images, (experiment.input.size,) * 2, _streams(experiment, device)("view")
+        )
         outputs = net(view.images)
         flipped = net(view.images.flip(-1)) if mirror else None
         for label, entry in experiment.tasks.items():
@@ -57,7 +59,9 @@ def measure(
                 answer = task.average(answer, task.decode(flipped[label]))
             meters[label].update(answer, target, here)
     net.train(training)
-    found = _collected({f"{label}/{k}": m for label, its in meters.items() for k, m in its.metrics[""].items()}, len(rows))
+    found = _collected(
+        {f"{label}/{k}": m for label, its in meters.items() for k, m in its.metrics[""].items()}, len(rows)
+    )
     for label, its in meters.items():
         found.metrics.update({f"{label}/{name}": number for name, number in its.of_groups().items()})
     return found
@@ -94,7 +98,7 @@ class _Meters:
 
 
 def _groups(by: tuple[str, ...], attributes: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """"[attribute=value]" -> (N,) bool; rows without a value are in no group."""
+    """ "[attribute=value]" -> (N,) bool; rows without a value are in no group."""
     found = {}
     for name in (name for name in by if name in attributes):
         values = attributes[name][rows]

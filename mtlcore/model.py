@@ -40,7 +40,9 @@ class HybridModel(nn.Module):
         parts = set(head.modules())
         for name, module in {"the shared encoder": self.encoder, **lent.heads}.items():
             if not parts.isdisjoint(module.modules()):
-                raise MtlError(f"head {label!r} keeps {name} as its own part: use host.info, EMA(module) or Borrowed(module)")
+                raise MtlError(
+                    f"head {label!r} keeps {name} as its own part: use host.info, EMA(module) or Borrowed(module)"
+                )
         return head
 
     def forward(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -67,7 +69,8 @@ class HybridModel(nn.Module):
         rest = [x[cut.get(i, 0) :] for i, x in enumerate(inputs.images)]
         kept = [i for i, x in enumerate(rest) if len(x)]
         clean, points = self._encode(first)
-        others, more = [], []
+        others: list[Features] = []
+        more: list[Tensor] = []
         if kept:
             with running_statistics_kept(self.encoder):
                 others, more = self._encode([rest[i] for i in kept])
@@ -136,7 +139,9 @@ class HybridModel(nn.Module):
     def shared(self) -> list[nn.Parameter]:
         """Parameters that more than one loss may move: the encoder's, and those of heads that pretexts took."""
         taken = sorted({label for labels in self.lent.values() for label in labels})
-        return [p for net in (self.encoder, *(self.heads[k] for k in taken)) for p in net.parameters() if p.requires_grad]
+        return [
+            p for net in (self.encoder, *(self.heads[k] for k in taken)) for p in net.parameters() if p.requires_grad
+        ]
 
     def own(self, label: str) -> list[nn.Parameter]:
         """Parameters that this loss alone moves."""
@@ -147,7 +152,9 @@ class HybridModel(nn.Module):
         """DDP waits for every parameter: give those of absent tasks a zero gradient, which the step then drops."""
         if world_size() == 1:
             return losses
-        idle = [p.sum() for k, head in self.heads.items() if k not in losses for p in head.parameters() if p.requires_grad]
+        idle = [
+            p.sum() for k, head in self.heads.items() if k not in losses for p in head.parameters() if p.requires_grad
+        ]
         if not idle:
             return losses
         first = next(iter(losses))
@@ -171,7 +178,9 @@ class _Lent(Mapping[str, Head]):
 
     def __getitem__(self, label: str) -> Head:
         if label not in self.heads:
-            raise MtlError(f"there is no supervised task {label!r} whose head could be lent; {nearest(label, self.heads)}")
+            raise MtlError(
+                f"there is no supervised task {label!r} whose head could be lent; {nearest(label, self.heads)}"
+            )
         self.taken.add(label)
         return self.heads[label]
 
@@ -190,10 +199,7 @@ def _loss(label: str, head: Head, output: Any, reading: Reading) -> Tensor:
     output = tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
     losses = []
     for target, share in reading.answers:
-        if share is not None and head.coupled:
-            loss = head.loss(output, target, share)  # type: ignore[call-arg]
-        else:
-            loss = head.loss(output, target)
+        loss = head.loss(output, target, *(() if share is None or not head.coupled else (share,)))
         if loss.ndim != (0 if head.coupled else 1):
             expected = "()" if head.coupled else "(B,), one value a sample"
             hint = f" (set `coupled = True` on {type(head).__name__} if samples are judged together)"
@@ -206,6 +212,4 @@ def _split(joint: Features, sizes: list[int]) -> list[Features]:
     leaves = [[m.split(sizes) for m in joint.maps], joint.pooled.split(sizes), joint.shared.split(sizes)]
     assert joint.images is not None
     images = joint.images.split(sizes)
-    return [
-        Features(tuple(m[i] for m in leaves[0]), leaves[1][i], leaves[2][i], images[i]) for i in range(len(sizes))
-    ]
+    return [Features(tuple(m[i] for m in leaves[0]), leaves[1][i], leaves[2][i], images[i]) for i in range(len(sizes))]

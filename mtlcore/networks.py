@@ -61,9 +61,11 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, progress: float, ok: Tensor | float = 1.0) -> None:
         """progress: of the run, in [0, 1]. ok: a device scalar, 0 where the optimiser skipped the step; nothing is read back."""
-        rate = (1 - (self.momentum + (self.final - self.momentum) * progress)) * ok
-        mine, its = list(self.copy.parameters()), [p.detach() for p in self._source[0].parameters()]
-        torch._foreach_lerp_(mine, its, rate)
+        rate = (1 - (self.momentum + (self.final - self.momentum) * progress)) * torch.as_tensor(ok)
+        mine, its = [p.data for p in self.copy.parameters()], [p.data for p in self._source[0].parameters()]
+        torch._foreach_lerp_(
+            mine, its, [rate.to(mine[0])] * len(mine)
+        )  # a list of tensors: a scalar would be read back
         for my, his in zip(self.copy.buffers(), self._source[0].buffers(), strict=True):
             my.copy_(his)
 
@@ -86,9 +88,11 @@ class Borrowed(nn.Module):
 class Frozen(nn.Module):
     """A fixed network (VGG16): never trained, always in eval mode, NOT saved, but moved with the model."""
 
+    net: nn.Module
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "net", net.eval().requires_grad_(False))
+        object.__setattr__(self, "net", net.eval().requires_grad_(False))  # not registered: not in our state
 
     def forward(self, *inputs: Any) -> Any:
         return _run(self.net, inputs)

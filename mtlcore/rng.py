@@ -12,6 +12,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+CPU = torch.device("cpu")
+
 
 @frozen(eq=False)
 class Rng:
@@ -52,7 +54,7 @@ class Streams:
     """The generators of one micro-batch, by purpose. key: (run seed, optimiser step, global micro-batch)."""
 
     key: tuple[int, ...]
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def seed(self, *purpose: str | int | None) -> int:
         """A 56-bit seed for this purpose."""

@@ -81,8 +81,10 @@ class RunFolder:
         """A new folder with its resolved configuration. Raises MtlError where a run lies there already."""
         run = cls(path)
         if run.config.exists():
-            raise MtlError(f"{path} holds a run already: choose another --out, or go on with it: mtl train --resume {path}")
-        with _said(path):
+            raise MtlError(
+                f"{path} holds a run already: choose another --out, or go on with it: mtl train --resume {path}"
+            )
+        with _Said(path):
             path.mkdir(parents=True, exist_ok=True)
             for name, file in plugins.items():
                 (path / "plugins").mkdir(exist_ok=True)
@@ -102,7 +104,7 @@ class RunFolder:
         """Add facts to run.json."""
         file = self.path / "run.json"
         known = json.loads(file.read_text()) if file.exists() else {}
-        with _said(self.path):
+        with _Said(self.path):
             _write(file, json.dumps(known | dict(facts), indent=2).encode())
 
     def facts(self) -> dict[str, Any]:
@@ -113,14 +115,14 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
-        with _said(self.path), self.metrics.open("a") as file:
+        with _Said(self.path), self.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def cut_log(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them anew."""
         if self.metrics.exists():
             rows = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
-            with _said(self.path):
+            with _Said(self.path):
                 _write(self.metrics, "".join(f"{line}\n" for line in rows).encode())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -155,7 +157,7 @@ class RunFolder:
         """Write a checkpoint, then drop the older ones of its kind. On any failure the older ones stay, and MtlError says so."""
         folder = self.path / "checkpoints"
         done, temporary = folder / f"{which}-{step:08d}", folder / f"{which}-{step:08d}.tmp"
-        with _said(self.path, self.checkpoint(which), temporary):
+        with _Said(self.path, self.checkpoint(which), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             _write(temporary / "model.safetensors", _packed(model))
@@ -174,7 +176,7 @@ class RunFolder:
         return Checkpoint(done, step)
 
 
-class _said:
+class _Said:
     """What the disk refuses becomes one clear message; a half-written folder goes."""
 
     def __init__(self, path: Path, good: Checkpoint | None = None, temporary: Path | None = None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from attrs import evolve, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -31,8 +32,8 @@ class Reading(NamedTuple):
     @property
     def share(self) -> Tensor | None:
         """(B,) how much each row counts over all its answers."""
-        shares = [share for _, share in self.answers]
-        return None if shares[0] is None else sum(shares[1:], shares[0])
+        shares = [share for _, share in self.answers if share is not None]
+        return torch.stack(shares).sum(0) if shares else None
 
 
 @frozen(eq=False)
@@ -144,13 +145,13 @@ def prepare(
     readable: dict[int, View] = {}
     counted: dict[str, int] = {}
     for label, entry in experiment.pretexts.items():
-        rows = batch.counts.rows if entry.rows == "all" else batch.counts.unlabelled_rows
-        if rows:
+        n = batch.counts.rows if entry.rows == "all" else batch.counts.unlabelled_rows
+        if n:
             views, reading = _question(label, entry, scene, table)
             if entry.supervised and entry.rows == "all":
                 readable |= {id(v.images): v for v in views if v.geometry is not None}
             if reading is not None:
-                readings[label], counted[label] = (reading,), rows
+                readings[label], counted[label] = (reading,), n
     tasks = {label: e for label, e in experiment.tasks.items() if batch.counts.labelled[label]}
     for view, rows in _supervised(experiment, scene, readable, table) if tasks else ():
         positions = table.add([view], rows)

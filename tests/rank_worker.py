@@ -32,7 +32,11 @@ def case(name: str) -> Experiment:
 
 def batches() -> list[Batch]:
     """Three steps: rank 1 has no label at all in the first; a task is absent from the second."""
-    made = [batch(n=8, unlabelled=0, seed=1), batch(n=8, unlabelled=0, seed=2, absent=("pose",)), batch(n=8, unlabelled=0, seed=3)]
+    made = [
+        batch(n=8, unlabelled=0, seed=1),
+        batch(n=8, unlabelled=0, seed=2, absent=("pose",)),
+        batch(n=8, unlabelled=0, seed=3),
+    ]
     for present in made[0].present.values():
         present[:2], present[4:] = True, False
     return [counted([b])[0] for b in made]
@@ -72,7 +76,9 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
 
 def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
     """Rows of gradients at the parameters, BatchNorm, an idle head, other rows on each rank: buffers must agree too."""
-    exp = experiment(pretexts=("inpainting", "byol"), weighting=PCGRAD, entries={"inpainting": {"control": "views_only"}})
+    exp = experiment(
+        pretexts=("inpainting", "byol"), weighting=PCGRAD, entries={"inpainting": {"control": "views_only"}}
+    )
     engine = build_engine(exp, fabric, 100, 10)
     for step in range(3):
         b = counted([batch(seed=10 * step + fabric.global_rank), batch(seed=10 * step + 1 - fabric.global_rank)])[0]

@@ -18,7 +18,9 @@ def head(task: Classification):
     return task.build(Host(info, torch.nn.Identity(), {}))
 
 
-@given(st.lists(st.sampled_from(["", "a", "b", "zebra", "?"]), min_size=1, max_size=30), st.permutations(["b", "a", "c"]))
+@given(
+    st.lists(st.sampled_from(["", "a", "b", "zebra", "?"]), min_size=1, max_size=30), st.permutations(["b", "a", "c"])
+)
 def test_a_target_is_the_place_of_the_name_and_unknown_names_are_absent(names, classes):
     target, present = Classification(classes=tuple(classes)).target(np.asarray(names))
     for name, t, p in zip(names, target.tolist(), present.tolist()):
@@ -71,9 +73,7 @@ def test_metrics_against_counting_by_hand_however_the_rows_are_split():
         found[len(parts)] = {k: m.compute() for k, m in metrics.items()}
     assert all(torch.equal(found[1][k], found[3][k]) for k in found[1])
     hits = [(said[target == c] == c).float().mean() for c in range(4)]
-    f1 = [
-        2 * ((said == c) & (target == c)).sum() / ((said == c).sum() + (target == c).sum()) for c in range(4)
-    ]
+    f1 = [2 * ((said == c) & (target == c)).sum() / ((said == c).sum() + (target == c).sum()) for c in range(4)]
     assert float(found[1]["accuracy"]) == pytest.approx(float((said == target).float().mean()))
     assert float(found[1]["mean_class_accuracy"]) == pytest.approx(float(torch.stack(hits).mean()))
     assert float(found[1]["macro_f1"]) == pytest.approx(float(torch.stack(f1).mean()))

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 from attrs import evolve, frozen
-from toys import PRETEXTS, Rotation, RotationHead, Toy, batch, engine, experiment, inputs
 from torch import nn
+from toys import PRETEXTS, Rotation, RotationHead, Toy, batch, engine, experiment, inputs
 
 from mtlcore import EMA, Borrowed, Frozen, MtlError
 from mtlcore.model import HybridModel
@@ -68,7 +68,12 @@ def test_an_encoder_that_does_not_return_features_is_told():
 
 def test_info_is_measured_not_declared():
     info = HybridModel(experiment(size=32)).encoder.info
-    assert (info.dim, info.channels, info.map_sizes, info.image_size) == (16, (4, 8, 16), ((16, 16), (8, 8), (4, 4)), 32)
+    assert (info.dim, info.channels, info.map_sizes, info.image_size) == (
+        16,
+        (4, 8, 16),
+        ((16, 16), (8, 8), (4, 4)),
+        32,
+    )
 
 
 def test_deepcopy_lends_the_copys_own_head():
@@ -135,5 +140,3 @@ def test_a_pretext_brings_the_encoder_no_other_start():
     alone = engine(experiment(("fer",))).model.state_dict()
     hybrid = engine(experiment(("fer",), tuple(PRETEXTS))).model.state_dict()
     assert all(torch.equal(v, hybrid[k]) for k, v in alone.items())
-
-

@@ -30,7 +30,9 @@ def test_nobodys_pictures_change_when_a_pretext_joins():
     """Cutout included; alone, the clean view is encoded for labelled rows only, while Barlow needs all of them."""
     b = batch(n=8, unlabelled=3)
     few = seen(prepared(experiment(pretexts=("rotation", "fixmatch")), b))
-    many = seen(prepared(experiment(pretexts=("siamese", "inpainting", "barlow", "rotation", "fixmatch", "patches")), b))
+    many = seen(
+        prepared(experiment(pretexts=("siamese", "inpainting", "barlow", "rotation", "fixmatch", "patches")), b)
+    )
     for label in few:
         for x, y in zip(few[label], many[label], strict=True):
             assert torch.equal(x, y[: len(x)])
@@ -130,7 +132,10 @@ def test_geometric_mean_of_views_is_taken_for_each_sample():
         for r in made.readings["fer"]
     ]
     assert len(each) == 3
-    torch.testing.assert_close(eng.model.judge("fer", eng.model.answer(features, made)["fer"], made), (each[0] * each[1] * each[2]).pow(1 / 3).mean())
+    torch.testing.assert_close(
+        eng.model.judge("fer", eng.model.answer(features, made)["fer"], made),
+        (each[0] * each[1] * each[2]).pow(1 / 3).mean(),
+    )
 
 
 def running(model):

@@ -6,6 +6,7 @@ The pretexts here are the ones that strain the contracts: a lent head, the clean
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 from attrs import evolve, frozen
 from einops import rearrange
 from lightning_fabric import Fabric
+from mtl_pretexts.puzzling import Puzzling
 from torch import Tensor, nn
 
-from mtl_pretexts.puzzling import Puzzling
 from mtlcore import (
     EMA,
     AugmentRecipe,
@@ -61,7 +62,7 @@ class ToyNet(nn.Module):
         super().__init__()
         sizes = [3, width, 2 * width, 4 * width]
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), norm(o), nn.ReLU()) for i, o in zip(sizes, sizes[1:])
+            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), norm(o), nn.ReLU()) for i, o in pairwise(sizes)
         )
 
     def forward(self, x: Tensor) -> Features:
@@ -531,5 +532,3 @@ def inputs(eng: Engine, parts: list[Batch]) -> list[Inputs]:
 
 def key(seed: int = 0) -> Streams:
     return Streams((seed, 0, 0))
-
-

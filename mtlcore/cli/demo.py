@@ -47,6 +47,8 @@ def demo(
             return 130
         cost[arm] = result.cpu_s
     console.print(comparison_table("test split, last step", found, cost))
-    console.print("One seed proves nothing: a seed is worth about a point. Compare arms over several seeds before you believe a gap.")
+    console.print(
+        "One seed proves nothing: a seed is worth about a point. Compare arms over several seeds before you believe a gap."
+    )
     console.print(f"The runs lie in {folder}/ ; look at one: mtl eval {folder / 'hmtl'}", highlight=False)
     return 0

@@ -77,7 +77,7 @@ def _by_task(task: SupervisedTask, pictures: Tensor, values: np.ndarray, rows: n
         target, present = fitted.target(values[rows])
     except MtlError:
         return None
-    answers = fitted.as_answer(target)  # type: ignore[attr-defined] # `_draws` has looked
+    answers = fitted.as_answer(target)  # `_draws` has looked
     return [
         fitted.draw(picture, answer) if here else written(picture, "no label")
         for picture, answer, here in zip(pictures, answers, present.tolist())

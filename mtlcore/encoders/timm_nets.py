@@ -46,10 +46,8 @@ class Timm(Encoder):
     def build(self, image_size: int) -> nn.Module:
         timm, facts = _timm(), self._facts()
         options = {"num_classes": 0, **({"img_size": image_size} if facts.fixed_input_size else {})}
-        if self.weights == files.IMAGENET:
-            net = self._published(timm, options)
-        else:
-            net = timm.create_model(self.model, **options)
+        published = self.weights == files.IMAGENET
+        net = self._published(timm, options) if published else timm.create_model(self.model, **options)
         self._check(net, image_size)
         if self.weights not in (files.NONE, files.IMAGENET):
             classifier = facts.classifier if isinstance(facts.classifier, tuple) else (facts.classifier,)

@@ -75,7 +75,7 @@ def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> Non
 
 def dry_run(engine: Engine, real: Batch) -> None:
     """Forward two rows, so that a view that the encoder can't read or a loss of a wrong shape is told before training starts."""
-    rows = {label: 2 for label in engine.experiment.tasks}
+    rows = dict.fromkeys(engine.experiment.tasks, 2)
     batch = Batch(
         real.images[:2],
         {k: v[:2] for k, v in real.targets.items()},
@@ -89,6 +89,8 @@ def dry_run(engine: Engine, real: Batch) -> None:
             engine.model(prepare(engine.experiment, batch, Streams((engine.experiment.seed,), engine.fabric.device)))
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         names = ", ".join(engine.experiment.entries)
-        raise MtlError(f"a dry run of two rows failed ({names}; input.size = {engine.experiment.input.size}): {error}") from error
+        raise MtlError(
+            f"a dry run of two rows failed ({names}; input.size = {engine.experiment.input.size}): {error}"
+        ) from error
     finally:
         engine.model.train()

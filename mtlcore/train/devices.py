@@ -25,7 +25,9 @@ def fabric_for(experiment: Experiment) -> Fabric:
     if train.precision == "16-mixed" and not cuda:
         raise MtlError('train.precision = "16-mixed" needs a GPU: set "bf16-mixed" or "32"')
     if train.precision == "16-mixed" and experiment.weighting.at == "parameters":
-        raise MtlError('train.precision = "16-mixed" and a weighting at = "parameters" exclude each other: set "bf16-mixed"')
+        raise MtlError(
+            'train.precision = "16-mixed" and a weighting at = "parameters" exclude each other: set "bf16-mixed"'
+        )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     devices = local or train.devices
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local if local else 1
@@ -36,7 +38,9 @@ def fabric_for(experiment: Experiment) -> Fabric:
         strategy="ddp" if local or devices > 1 else "auto",
         precision=train.precision,
     )
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # channels_last: no error, says torch
+    warnings.filterwarnings(
+        "ignore", "Grad strides do not match bucket view strides"
+    )  # channels_last: no error, says torch
     fabric.launch()
     if fabric.world_size != devices * nodes:
         raise MtlError(f"started {fabric.world_size} processes for {devices} devices on {nodes} machines")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from ..data.dataset import Dataset, open_data
 from ..data.sampler import Sampler
@@ -30,7 +30,7 @@ from .tensorboard import Board
 from .watch import Moment, Silent, Watcher
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - no error: somebody asked for it
     """Stopped by a signal, after saving. step: how far it came."""
 
     def __init__(self, run: Path, step: int) -> None:
@@ -94,7 +94,7 @@ class Loop:
     watch: Watcher
     main: bool
     best: float | None = None
-    measured: Measured = Measured()
+    measured: Measured = field(factory=Measured)
     _logged_at: tuple[int, float] = (0, 0.0)
 
     def run(self) -> Result:
@@ -157,7 +157,11 @@ class Loop:
             return
         lr = lr_at(engine.experiment.train, engine.step - 1, engine.steps)
         epoch = engine.step / engine.steps_per_epoch
-        counters = {"skipped": self.record.skipped, "encoded": self.record.encoded, "cpu_s": round(self.record.cpu_s, 2)}
+        counters = {
+            "skipped": self.record.skipped,
+            "encoded": self.record.encoded,
+            "cpu_s": round(self.record.cpu_s, 2),
+        }
         row = {"step": engine.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters}
         self.folder.log(row)
         if board:
@@ -248,13 +252,13 @@ class Loop:
 
 @contextmanager
 def _stop_flag() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set a flag that is read between steps, so that no step is left half done. A second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM set a flag that is read between steps: no step is left half done. A second Ctrl-C stops at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def ask(number: int, frame: Any) -> None:
+    def ask(_number: int, _frame: Any) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
@@ -265,5 +269,3 @@ def _stop_flag() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -32,11 +32,13 @@ class Record:
         self.encoded += encoded
 
     def flush(self) -> dict[str, float]:
-        """Means over the good steps since the last flush, in one transfer. Raises MtlError after `max_skipped` bad ones in a row."""
+        """Means over the good steps since the last flush, in one transfer. MtlError after `max_skipped` bad ones in a row."""
         keys = list(dict.fromkeys(k for logged in self._pending for k in logged))
         nan = float("nan")
         table = [[logged.get(k, nan) for k in keys] for logged in self._pending]
-        values = torch.stack([torch.stack([_scalar(v) for v in row]) for row in table]).cpu() if table else torch.empty(0, 0)
+        values = (
+            torch.stack([torch.stack([_scalar(v) for v in row]) for row in table]).cpu() if table else torch.empty(0, 0)
+        )
         self._pending.clear()
         means: dict[str, float] = {}
         if len(values):

@@ -36,7 +36,9 @@ class Engine:
     model: HybridModel
     weigher: nn.Module
     optimizer: Any  # of the model, as Fabric wraps it
-    weigher_optimizer: torch.optim.Optimizer | None  # of learned weights: their gradients are not scaled by a GradScaler
+    weigher_optimizer: (
+        torch.optim.Optimizer | None
+    )  # of learned weights: their gradients are not scaled by a GradScaler
     averaged: EMA | None  # momentum copy of the network that is kept
     module: nn.Module
     fabric: Fabric

@@ -7,9 +7,9 @@ import torch
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, shuffle, unshuffle
 from toys import Plain, batch, engine, experiment, inputs
 
-from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, shuffle, unshuffle
 from mtlcore import Features
 
 

@@ -80,7 +80,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def mtl(*words: str | Path, **kw) -> subprocess.CompletedProcess[str]:
     code = "import sys; from mtlcore.cli import main; sys.exit(main())"
-    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=120, **kw)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=120, **kw
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- what it leaves
@@ -156,7 +158,9 @@ def test_pre_training_then_fine_tuning_starts_from_the_other_runs_encoder(config
     assert set(result.measured.metrics) == {"puzzling/accuracy", "puzzling/loss", "loss"}
     assert RunFolder(tmp_path / "ssl").checkpoint("best") is not None
     config.write_text(CONFIG)
-    tuned = experiment(config, f"train.init_from={tmp_path / 'ssl'}", "pretext.puzzling.weight=0", "train.steps=1", "train.lr=1e-9")
+    tuned = experiment(
+        config, f"train.init_from={tmp_path / 'ssl'}", "pretext.puzzling.weight=0", "train.steps=1", "train.lr=1e-9"
+    )
     train(tuned, tmp_path / "tuned")
     before, after = weights(tmp_path / "ssl"), weights(tmp_path / "tuned")
     name = "encoder.net.stem.0.weight"
@@ -167,7 +171,11 @@ def test_pre_training_then_fine_tuning_starts_from_the_other_runs_encoder(config
 
 def test_unlabelled_rows_feed_the_pretext_alone(config, tmp_path):
     exp = experiment(
-        config, "data.dots.labels=0.25", 'data.dots.unlabelled="keep"', 'pretext.puzzling.rows="unlabelled"', "input.unlabelled_batch=8"
+        config,
+        "data.dots.labels=0.25",
+        'data.dots.unlabelled="keep"',
+        'pretext.puzzling.rows="unlabelled"',
+        "input.unlabelled_batch=8",
     )
     train(exp, tmp_path / "run")
     assert RunFolder(tmp_path / "run").facts()["encoded"] == 24 * (16 + 8)
@@ -177,12 +185,14 @@ def test_unlabelled_rows_feed_the_pretext_alone(config, tmp_path):
 
 
 def test_a_run_killed_in_mid_epoch_goes_on_to_the_very_weights_of_an_uninterrupted_one(config, tmp_path):
-    """A real process, SIGKILL, --resume: bit for bit, with dropout, averaged weights and a learned weighting; one log line a step."""
+    """A real process, SIGKILL, --resume: bit for bit, with dropout, averaged weights, a learned weighting."""
     config.write_text(CONFIG.replace("[train]", '[weighting]\nname = "uncertainty"\n\n[train]\nema = 0.9'))
     train(experiment(config, "train.steps=200"), tmp_path / "whole")
     code = "import sys; from mtlcore.cli import main; sys.exit(main())"
     words = ["train", str(config), "--set", "train.steps=200", "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     folder, until = RunFolder(tmp_path / "killed"), time.monotonic() + 100
     while not (checkpoint := folder.checkpoint()) or checkpoint.step < 16:
         assert process.poll() is None, "it ended before it could be killed"
@@ -203,14 +213,19 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_very_weights_of_an_uninterrupt
     steps = [r["step"] for r in folder.rows() if "lr" in r]
     assert steps == sorted(set(steps))
     timings = ("cpu_s",)
-    mine, theirs = ([{k: v for k, v in r.items() if k not in timings} for r in f.rows()] for f in (folder, RunFolder(tmp_path / "whole")))
+    mine, theirs = (
+        [{k: v for k, v in r.items() if k not in timings} for r in f.rows()]
+        for f in (folder, RunFolder(tmp_path / "whole"))
+    )
     assert mine == theirs
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(config, tmp_path):
     code = "import sys; from mtlcore.cli import main; sys.exit(main())"
     words = ["train", str(config), "--set", "train.steps=100000", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     until = time.monotonic() + 100
     while not RunFolder(tmp_path / "run").metrics.exists():
         assert time.monotonic() < until
@@ -234,7 +249,10 @@ def test_a_full_disk_is_one_message_and_the_last_good_checkpoint_stays(config, t
     text = (run / "config.toml").read_text().replace("steps = 16", "steps = 24")
     (run / "config.toml").write_text(text)
     done = mtl(
-        "train", "--resume", run, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
+        "train",
+        "--resume",
+        run,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2)),
     )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -262,7 +280,9 @@ def test_an_existing_run_is_not_overwritten(config, tmp_path):
 def test_a_checkpoint_of_another_configuration_is_told_with_the_names_that_differ(config, tmp_path):
     run = tmp_path / "run"
     train(experiment(config, "train.steps=4"), run)
-    (run / "config.toml").write_text((run / "config.toml").read_text().replace("grid = 2", "grid = 3").replace("width = 4", "width = 8"))
+    (run / "config.toml").write_text(
+        (run / "config.toml").read_text().replace("grid = 2", "grid = 3").replace("width = 4", "width = 8")
+    )
     for act in (lambda: train(load(run / "config.toml"), run, resume=True), lambda: evaluate(run)):
         with pytest.raises(MtlError, match=r"encoder\.net"):
             act()
@@ -291,7 +311,11 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_after_some_the_alarm_
         "    def loss(self, output, target):\n        return (output - target) ** 2\n"
         "@hookimpl\ndef mtl_components():\n    return [Nan]\n"
     )
-    config.write_text(CONFIG.replace("[data.dots]", "[pretext.nan]\nevery = 5\n\n[data.dots]").replace(f'["{DOTS}"]', f'["{DOTS}", "{plugin}"]'))
+    config.write_text(
+        CONFIG.replace("[data.dots]", "[pretext.nan]\nevery = 5\n\n[data.dots]").replace(
+            f'["{DOTS}"]', f'["{DOTS}", "{plugin}"]'
+        )
+    )
     result = train(experiment(config), tmp_path / "some")
     assert result.skipped == 5
     assert all(bool(torch.isfinite(w).all()) for w in weights(tmp_path / "some").values())
@@ -349,12 +373,16 @@ def test_settings_that_cannot_work_are_told_before_training(config, tmp_path, ov
 
 
 def test_a_view_that_the_encoder_cannot_read_is_told_by_the_dry_run(config, tmp_path):
-    config.write_text(CONFIG.replace("width = 4", 'name = "vit_b_16"').replace("grid = 2", "grid = 2\nscales = [[0.5, 0.5]]"))
+    config.write_text(
+        CONFIG.replace("width = 4", 'name = "vit_b_16"').replace("grid = 2", "grid = 2\nscales = [[0.5, 0.5]]")
+    )
     with pytest.raises(MtlError, match="dry run"):
         train(experiment(config), tmp_path / "run")
 
 
 def test_bf16_and_accumulation_train_through_the_loop(config, tmp_path):
-    result = train(experiment(config, "train.precision='bf16-mixed'", "train.accumulate=2", "train.steps=8"), tmp_path / "run")
+    result = train(
+        experiment(config, "train.precision='bf16-mixed'", "train.accumulate=2", "train.steps=8"), tmp_path / "run"
+    )
     assert result.skipped == 0
     assert os.path.exists(tmp_path / "run" / "run.json")

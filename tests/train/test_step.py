@@ -69,7 +69,10 @@ def test_a_supervised_run_equals_a_hand_written_loop():
     eng = engine(exp, lr=1e-2)
     model = copy.deepcopy(eng.model)
     optimizer = torch.optim.SGD(
-        [{"params": [p for p in model.parameters() if (p.ndim > 1) == wide], "weight_decay": 0.05 * wide} for wide in (1, 0)],
+        [
+            {"params": [p for p in model.parameters() if (p.ndim > 1) == wide], "weight_decay": 0.05 * wide}
+            for wide in (1, 0)
+        ],
         lr=1e-2,
         momentum=0.9,
     )
@@ -141,7 +144,13 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
     exp = experiment(
         pretexts=("puzzle_pooled", "inpainting", "byol", "fixmatch"), weighting=weighting, encoder=Toy(norm="none")
     )
-    exp = evolve(exp, pretexts={k: evolve(e, component=evolve(e.component, dropout=0.0)) if k == "puzzle_pooled" else e for k, e in exp.pretexts.items()})
+    exp = evolve(
+        exp,
+        pretexts={
+            k: evolve(e, component=evolve(e.component, dropout=0.0)) if k == "puzzle_pooled" else e
+            for k, e in exp.pretexts.items()
+        },
+    )
     one, two = engine(exp, lr=0.1), engine(exp, lr=0.1)
     full = inputs(one, [batch(n=8)])[0]
     full = evolve(full, images=tuple(x if len(x) == 8 else torch.cat([x, x[:1]]) for x in full.images))
@@ -162,7 +171,10 @@ def test_parts_prepared_apart_equal_the_joined_batch():
     order = [0, 1, 2, 3, 6, 7, 8, 9, 4, 5, 10, 11]  # labelled rows first
     joined = Batch(
         torch.cat([b.images for b in halves])[order],
-        *({k: torch.cat([getattr(b, f)[k] for b in halves])[order] for k in halves[0].targets} for f in ("targets", "present")),
+        *(
+            {k: torch.cat([getattr(b, f)[k] for b in halves])[order] for k in halves[0].targets}
+            for f in ("targets", "present")
+        ),
         halves[0].counts,
         8,
     )
@@ -208,7 +220,12 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
     """On the K x P matrix; an unshared head gets its own gradient, a lent head lies among the shared parameters."""
     names = ("fer", "pose", "rotation", "fixmatch")
     exp = experiment(
-        names[:2], names[2:], encoder=Toy(norm="none"), weights={"rotation": 0.5}, weighting=PCGRAD, train={"weight_decay": 0.0}
+        names[:2],
+        names[2:],
+        encoder=Toy(norm="none"),
+        weights={"rotation": 0.5},
+        weighting=PCGRAD,
+        train={"weight_decay": 0.0},
     )
     eng = engine(exp, lr=1.0)
     made = inputs(eng, [batch(n=8, unlabelled=3, tasks=("fer", "pose"))])[0]
@@ -218,7 +235,9 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
     rows = torch.stack(
         [
             exp.entries[k].weight
-            * torch.cat([g.flatten() for g in torch.autograd.grad(losses[k], shared, retain_graph=True, materialize_grads=True)])
+            * torch.cat(
+                [g.flatten() for g in torch.autograd.grad(losses[k], shared, retain_graph=True, materialize_grads=True)]
+            )
             for k in names
         ]
     )
@@ -237,7 +256,9 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
 
 
 def test_weighting_at_the_features_equals_its_gramian_by_hand():
-    exp = experiment(("fer", "gender"), ("location",), encoder=Toy(norm="none"), weighting=PCGrad(at="features"), augment=Plain())
+    exp = experiment(
+        ("fer", "gender"), ("location",), encoder=Toy(norm="none"), weighting=PCGrad(at="features"), augment=Plain()
+    )
     eng = engine(exp)
     made = inputs(eng, [batch(tasks=("fer", "gender"), unlabelled=0)])[0]
     losses, gram = eng.model(made)
@@ -259,13 +280,18 @@ def test_weighting_at_the_features_is_refused_where_heads_read_different_picture
 def test_controls_show_the_same_pictures_with_the_loss_off_or_the_answers_permuted():
     b, seen = batch(n=8, unlabelled=0), []
     for control in ("none", "views_only", "random_target"):
-        eng = engine(experiment(pretexts=("inpainting",), supervised="both", entries={"inpainting": {"control": control}}))
+        eng = engine(
+            experiment(pretexts=("inpainting",), supervised="both", entries={"inpainting": {"control": control}})
+        )
         rows: list[int] = []
         eng.model.encoder.register_forward_hook(lambda m, i, o, rows=rows: rows.append(len(i[0])))
         head = copy.deepcopy(eng.model.heads["inpainting"].decoder.state_dict())
         made = inputs(eng, [b])[0]
         logged = train_step(eng, [made])
-        rested = all(torch.equal(x, y) for x, y in zip(head.values(), eng.model.heads["inpainting"].decoder.state_dict().values()))
+        rested = all(
+            torch.equal(x, y)
+            for x, y in zip(head.values(), eng.model.heads["inpainting"].decoder.state_dict().values())
+        )
         seen.append((rows, made, logged, rested))
     (rows, real, logged, rested), (rows1, quiet, logged1, rested1), (rows2, random, _, _) = seen
     assert rows == rows1 == rows2
@@ -295,8 +321,10 @@ def test_the_optimiser_never_sees_momentum_copies_and_the_step_updates_them():
 
 def test_bf16_autocast_trains_and_keeps_losses_in_fp32():
     for weighting in (EQUAL, PCGRAD):
-        eng, logged = finite_steps(
-            experiment(pretexts=("inpainting", "byol", "puzzle_pooled"), weighting=weighting, train={"precision": "bf16-mixed"}),
+        _, logged = finite_steps(
+            experiment(
+                pretexts=("inpainting", "byol", "puzzle_pooled"), weighting=weighting, train={"precision": "bf16-mixed"}
+            ),
             lambda k: [batch(seed=k)],
         )
         assert all(v.dtype == torch.float32 for k, v in logged.items() if k.startswith("loss"))

@@ -1,0 +1,78 @@
+"""Every committed experiment trains and is evaluated, on tiny folders in the real layouts of their data sets."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from face_files import marks, pose_mat
+from PIL import Image
+
+from mtl_faces.emotion import mtl_examples
+from mtlcore.config import load
+from mtlcore.evaluate import evaluate
+from mtlcore.train.loop import train
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SIDE = 56
+
+
+def photo(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(file))).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def fer2013(root: Path) -> str:
+    names = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+    for split, name, i in itertools.product(("train", "test"), names, range(4)):
+        photo(root / split / name / f"{split}_{i}.jpg")
+    return f"data.fer2013.root={root}"
+
+
+def utkface(root: Path) -> str:
+    for i in range(24):
+        photo(root / f"{20 + i}_{i % 2}_{i % 5}_2017011620{i:02d}.jpg.chip.jpg")
+    return f"data.utkface.root={root}"
+
+
+def w300_lp(root: Path) -> str:
+    for split, person, frame in itertools.product(("train", "val"), range(4), range(2)):
+        photo(root / split / f"AFW_{split}{person}_{frame}.jpg")
+        pose_mat(root / split / f"AFW_{split}{person}_{frame}.mat", 10.0 * frame, 5.0, 0.0, pt2d=marks(8, 8, 48, 48))
+    return f"data.300w_lp.root={root}"
+
+
+def photos(root: Path) -> str:
+    for name, i in itertools.product(("cat", "dog"), range(10)):
+        photo(root / name / f"{i}.png")
+    return f"data.photos.root={root}"
+
+
+def people(root: Path) -> str:
+    lines = ["path,age,emotion,person"]
+    for i in range(20):
+        photo(root / f"{i}.png")
+        lines.append(f"{i}.png,{20 + i},{('happiness', 'sadness')[i % 2]},p{i}")
+    (root / "people.csv").write_text("\n".join(lines))
+    return f"data.people.file={root / 'people.csv'}"
+
+
+MAKERS = {"fer2013": fer2013, "utkface": utkface, "300w_lp": w300_lp, "photos": photos, "people": people}
+
+
+@pytest.mark.parametrize("file", [*sorted(EXAMPLES.glob("*.toml")), mtl_examples()["demo"]], ids=lambda p: p.stem)
+def test_the_experiment_trains_two_steps_and_is_evaluated(file, tmp_path):
+    labels = load(file).data
+    roots = [MAKERS[label](tmp_path / label) for label in labels if label in MAKERS]
+    small = ["data.synthfaces.train=48", "data.synthfaces.test=16"] if "synthfaces" in labels else []
+    experiment = load(file, [*roots, *small, "train.steps=2", "input.batch_size=12", "train.tensorboard=false"])
+    result = train(experiment, tmp_path / "run")
+    assert result.skipped == 0
+    for label in experiment.tasks:
+        assert any(name.startswith(f"{label}/") for name in result.measured.metrics)
+    split = "val" if list(labels) == ["300w_lp"] else "test"
+    data = None if len(labels) == 1 else "utkface"
+    assert evaluate(tmp_path / "run", data=data, split=split).measured.metrics

@@ -75,17 +75,18 @@ def test_the_small_net_pools_by_the_mean_and_its_shapes_follow_width_and_stride(
     assert torch.allclose(features.pooled, features.maps[-1].mean((2, 3)))
 
 
-def test_the_small_nets_weights_are_contiguous_whatever_its_activations_are() -> None:
-    net, features = read(ResnetSmall(width=4), 16)
-    assert features.maps[0].is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize(("width", "layout"), [(16, torch.channels_last), (4, torch.contiguous_format)])
+def test_the_small_nets_weights_are_contiguous_whatever_its_activations_are(width, layout) -> None:
+    net, features = read(ResnetSmall(width=width), 16)
+    assert features.maps[0].is_contiguous(memory_format=layout)
     features.pooled.sum().backward()
     assert all(p.is_contiguous() and p.grad.is_contiguous() for p in net.parameters())
 
 
 def test_the_small_net_computes_what_the_same_layers_compute_in_the_plain_layout() -> None:
-    _, features = read(ResnetSmall(width=4), 16)
+    _, features = read(ResnetSmall(width=16), 16)
     torch.manual_seed(0)
-    twin = ResnetSmall(width=4).build(16)
+    twin = ResnetSmall(width=16).build(16)
     x: Tensor = twin.stem(torch.randn(2, 3, 16, 16))
     for stage, found in zip(twin.stages, features.maps, strict=True):
         x = stage(x)

@@ -23,6 +23,7 @@ from ..views import prepare
 from .build import build_engine, dry_run, load_exactly
 from .devices import fabric_for
 from .facts import environment, resolved
+from .memory import keep_freed_memory
 from .optim import lr_at
 from .record import Record
 from .step import Engine, Logged, train_step
@@ -54,6 +55,7 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
 
     Raises MtlError for what a user can mend, Interrupted after Ctrl-C or SIGTERM (with the run saved).
     """
+    keep_freed_memory()
     fabric = fabric_for(experiment)
     main = fabric.is_global_zero
     watch: Watcher = watcher if watcher is not None and main else Silent()

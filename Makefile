@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLD := python 3.11 or newer is needed; this is %s: make PYTHON=python3.12 $(MAKECMDGOALS)
+CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD)" % sys.version.split()[0])
 
 .PHONY: demo test lint clean
 
@@ -22,11 +24,13 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+# A half-made environment (no pip in it) is made anew.
 # uv resolves torch and torchvision as a pair. Bytecode is compiled once, here: importing torch from source text takes three
 # times as long, every time.
 $(READY): pyproject.toml
 	@echo "== set-up: a virtual environment in $(VENV)/ with everything in it (once; a minute or two)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import pip, sys; assert sys.version_info >= (3, 11)' >/dev/null 2>&1 || \
+		{ $(PYTHON) -c '$(CHECK)' && $(PYTHON) -m venv --clear $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -e ".[dev]"
 	@touch $@

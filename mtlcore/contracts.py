@@ -295,7 +295,10 @@ class AugmentRecipe(Component):
 
 
 class LossWeighting(Component):
-    """How several losses become one. at: what it is shown: "losses", or Gramians at "parameters" | "features"."""
+    """How several losses become one.
+
+    at: what it is shown: "losses", or Gramians at "parameters" | "features"; a class attribute, or a field of that name.
+    """
 
     kind = "weighting"
     at: ClassVar[str] = "losses"
@@ -310,12 +313,21 @@ class LossWeighting(Component):
 
 @frozen(eq=False)
 class Skipped:
-    """What a source left out while it indexed: reason -> names, reported once, counted against `max_bad`."""
+    """What a source left out while it indexed: reason -> names, reported once, counted against `max_bad`.
+
+    notes: what is told once and is no fault of the files: reason -> how many. A benchmark's own rule, rows that stay though
+    something of theirs is lacking. They count neither against `max_bad` nor in `len`.
+    """
 
     names: dict[str, list[str]] = field(factory=dict)
+    notes: dict[str, int] = field(factory=dict)
 
     def add(self, reason: str, name: str) -> None:
         self.names.setdefault(reason, []).append(name)
+
+    def note(self, reason: str, number: int = 1) -> None:
+        if number:
+            self.notes[reason] = self.notes.get(reason, 0) + number
 
     def __len__(self) -> int:
         return sum(len(names) for names in self.names.values())

@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 
 from .config import load
 from .data.dataset import open_data
+from .encoders.weights import weights_from_checkpoint
 from .errors import MtlError, nearest
 from .experiment import Experiment
 from .inference import Inference
@@ -68,7 +69,8 @@ def evaluate(
 
 def kept_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
     """Encoder and supervised heads, with the weights of a checkpoint (the average where the run keeps one)."""
-    net = HybridModel(evolve(experiment, pretexts={})).inference()
+    with weights_from_checkpoint():
+        net = HybridModel(evolve(experiment, pretexts={})).inference()
     weights, own = checkpoint.kept(), net.state_dict()
     missing = sorted(k for k in own if k not in weights or weights[k].shape != own[k].shape)
     if missing:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
-from attrs.validators import and_, ge, gt, le, optional
+from attrs.validators import and_, ge, gt, le, lt, optional
 
 from .contracts import (
     AugmentRecipe,
@@ -106,8 +106,8 @@ class Views:
 
 
 def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> None:
-    if any(b <= a for a, b in pairwise(value)):
-        raise ValueError(f"'{attribute.name}' must rise: {value}")
+    if any(b <= a for a, b in pairwise((0.0, *value, 1.0))):
+        raise ValueError(f"'{attribute.name}' must be rising shares of the run, between 0 and 1: {value}")
 
 
 @frozen
@@ -134,7 +134,7 @@ class Train:
     clip: float = field(default=5.0, validator=gt(0))
     accumulate: int = field(default=1, validator=gt(0))
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
-    ema: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
+    ema: float = field(default=0.0, validator=and_(ge(0.0), lt(1.0)))
     eval_every: int = field(default=500, validator=ge(0))
     save_every: int = field(default=500, validator=gt(0))
     log_every: int = field(default=20, validator=gt(0))

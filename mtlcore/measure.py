@@ -1,6 +1,6 @@
 """How good is it? Supervised metrics of the network that is kept, and the pretexts' own on the same pictures.
 
-One forward a picture, the "validation" recipe, no gradient. Figures do not depend on the batch size.
+One forward a picture, the "validation" recipe, no gradient. Figures of supervised tasks do not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from torch.utils._pytree import tree_map
 
 from .contracts import Batch, PretextTask, StepCounts, SupervisedTask
 from .data.dataset import Dataset
+from .errors import MtlError, nearest
 from .experiment import Experiment
 from .inference import Inference
 from .model import HybridModel
+from .networks import alone
 from .rng import Streams
 from .views import prepare
 
@@ -34,6 +36,7 @@ class Measured:
     n: int = 0
 
 
+@alone()
 @torch.no_grad()
 def measure(
     net: Inference, experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device, mirror: bool = False
@@ -106,19 +109,24 @@ def _groups(by: tuple[str, ...], attributes: Mapping[str, np.ndarray], rows: np.
     return found
 
 
+@alone()
 @torch.no_grad()
 def measure_pretexts(
     model: HybridModel, experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device
 ) -> Measured:
-    """Every pretext's loss and own metrics on these rows, with the same questions each time."""
+    """Every pretext's loss and own metrics on these rows, with the same questions each time.
+
+    The clean view is that of the "validation" recipe; further augmentations that a pretext asks for are the run's own. The
+    figures of a coupled loss depend on the size of its batches, since samples are judged together.
+    """
     pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
-    quiet = evolve(experiment, tasks={}, pretexts=pretexts, augment=experiment.recipe("validation"))
+    quiet = evolve(experiment, tasks={}, pretexts=pretexts)
     metrics = {label: _fresh(entry.component, device) for label, entry in pretexts.items()}
     losses = dict.fromkeys(pretexts, 0.0)
     training = model.training
     model.eval()
     for number, batch in enumerate(_batches(experiment, data, rows, device)):
-        inputs = prepare(quiet, batch, _streams(experiment, device, number))
+        inputs = prepare(quiet, batch, _streams(experiment, device, number), clean="validation")
         features, _ = model.encode(inputs)
         for label, outputs in model.answer(features, inputs).items():
             losses[label] += float(model.judge(label, outputs, inputs)) * len(batch.images) / max(1, len(rows))
@@ -132,15 +140,19 @@ def measure_pretexts(
 
 
 def main_metric(experiment: Experiment) -> tuple[str, bool]:
-    """The metric that names the best checkpoint, and whether more of it is better."""
-    tasks = {label: e.component.metrics() for label, e in experiment.tasks.items()}
-    if not tasks:
+    """The metric that names the best checkpoint, and whether more of it is better. Raises MtlError where there is no such."""
+    numbers = {
+        f"{label}/{name}": metric.higher_is_better
+        for label, entry in experiment.tasks.items()
+        for name, metric in entry.component.metrics().items()
+        if metric.higher_is_better is not None  # a matrix has no better
+    }
+    if not experiment.tasks:
         return "loss", False
-    first = next(iter(tasks))
-    name = experiment.train.best or f"{first}/{next(iter(tasks[first]))}"
-    label, _, key = name.partition("/")
-    better = tasks[label][key].higher_is_better
-    return name, better is None or bool(better)
+    name = experiment.train.best or next(iter(numbers))
+    if name not in numbers:
+        raise MtlError(f"train.best = {name!r}: no such metric; {nearest(name, numbers)}")
+    return name, bool(numbers[name])
 
 
 def _fresh(component: SupervisedTask | PretextTask, device: torch.device) -> dict[str, Any]:

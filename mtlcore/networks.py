@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 _mixed: ContextVar[bool] = ContextVar("mixed", default=False)
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 @contextmanager
@@ -131,5 +132,17 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """One rank works by itself (evaluation): nothing below asks the others, who would not answer."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Ranks that compute together here: 1 without data parallel, and while one rank is `alone`."""
+    together = dist.is_available() and dist.is_initialized() and not _alone.get()
+    return dist.get_world_size() if together else 1

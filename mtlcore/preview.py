@@ -12,6 +12,7 @@ Pictures come from the validation split where there is one, since nobody trained
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from .views import Inputs, prepare
 from .weighting import Equal
 
 CELL, GAP, TEXT = 96, 4, 14  # pixels: the least side of a picture, what is between two, the height of letters
+TRIES = 16  # pictures that are tried for one column
 CLEAN = "clean view"  # no identifier, so no pretext is called so
 
 
@@ -49,16 +51,30 @@ def preview(experiment: Experiment, run: Path | None = None, pictures: int = 8) 
 
     run: whose weights answer. Raises MtlError where its weights belong to another configuration.
     """
-    data = open_data(experiment, splits={"train", "validation"}, memory=0)
+    data = open_data(experiment, splits={"train", "validation"}, glance=True)
     return sheet(strips(data.experiment, some_pictures(data, pictures), run), experiment.input.size)
 
 
 def some_pictures(data: Dataset, n: int) -> Tensor:
-    """(N, 3, S, S) uint8, evenly spaced over validation, or over train where that is too small."""
+    """(N, 3, S, S) uint8, evenly spaced over validation, or over train where that is too small.
+
+    In the place of an unreadable one stands the next that can be read; where a few on end can't be, none does.
+    """
     validation, train = (data.split.get(name, np.zeros(0, dtype=np.int64)) for name in ("validation", "train"))
     rows = validation if len(validation) >= n else train
     places = np.unique((np.arange(n) + 0.5) * len(rows) // n).astype(np.int64)
-    return data.images.take(rows[places])
+    found: list[Tensor] = []
+    reason = "there is none"
+    for start, end in pairwise([*places.tolist(), len(rows)]):
+        for row in range(start, min(end, start + TRIES)):
+            try:
+                found.append(data.images.take(rows[row : row + 1]))
+                break
+            except MtlError as error:
+                reason = str(error)
+    if not found:
+        raise MtlError(f"none of the pictures that a preview looked for can be read: {reason}")
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -79,18 +79,23 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, config: str, plugins: Mapping[str, Path]) -> RunFolder:
         """A new folder with its resolved configuration. Raises MtlError where a run lies there already."""
+        cls.refuse_existing(path)
         run = cls(path)
-        if run.config.exists():
-            raise MtlError(
-                f"{path} holds a run already: choose another --out, or go on with it: mtl train --resume {path}"
-            )
-        with _Said(path):
+        with said(path):
             path.mkdir(parents=True, exist_ok=True)
             for name, file in plugins.items():
                 (path / "plugins").mkdir(exist_ok=True)
                 shutil.copyfile(file, path / "plugins" / name)
             _write(run.config, config.encode())
         return run
+
+    @classmethod
+    def refuse_existing(cls, path: Path) -> None:
+        """Raises MtlError where a run lies there already."""
+        if cls(path).config.exists():
+            raise MtlError(
+                f"{path} holds a run already: choose another --out, or go on with it: mtl train --resume {path}"
+            )
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -104,7 +109,7 @@ class RunFolder:
         """Add facts to run.json."""
         file = self.path / "run.json"
         known = json.loads(file.read_text()) if file.exists() else {}
-        with _Said(self.path):
+        with said(self.path):
             _write(file, json.dumps(known | dict(facts), indent=2).encode())
 
     def facts(self) -> dict[str, Any]:
@@ -115,14 +120,14 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
-        with _Said(self.path), self.metrics.open("a") as file:
+        with said(self.path, self.checkpoint()), self.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def cut_log(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them anew."""
         if self.metrics.exists():
             rows = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
-            with _Said(self.path):
+            with said(self.path):
                 _write(self.metrics, "".join(f"{line}\n" for line in rows).encode())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -157,7 +162,7 @@ class RunFolder:
         """Write a checkpoint, then drop the older ones of its kind. On any failure the older ones stay, and MtlError says so."""
         folder = self.path / "checkpoints"
         done, temporary = folder / f"{which}-{step:08d}", folder / f"{which}-{step:08d}.tmp"
-        with _Said(self.path, self.checkpoint(which), temporary):
+        with said(self.path, self.checkpoint(which), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             _write(temporary / "model.safetensors", _packed(model))
@@ -176,7 +181,7 @@ class RunFolder:
         return Checkpoint(done, step)
 
 
-class _Said:
+class said:  # noqa: N801 - a context manager, used like a function
     """What the disk refuses becomes one clear message; a half-written folder goes."""
 
     def __init__(self, path: Path, good: Checkpoint | None = None, temporary: Path | None = None) -> None:

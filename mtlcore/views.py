@@ -61,13 +61,16 @@ class Inputs:
 class _Scene:
     """A batch to look at (`contracts.Scene`): each augmentation is drawn when first asked for."""
 
-    def __init__(self, experiment: Experiment, images: Tensor, streams: Streams, progress: float) -> None:
+    def __init__(
+        self, experiment: Experiment, images: Tensor, streams: Streams, progress: float, clean: str | None
+    ) -> None:
         self.experiment, self.images, self.streams, self.progress = experiment, images, streams, progress
+        self._clean = clean
         self._views: dict[tuple[str | int | None, ...], View] = {}
 
     @property
     def clean(self) -> View:
-        return self.augment(0)
+        return self.augment(0, self._clean)
 
     def augment(self, number: int = 1, recipe: str | None = None) -> View:
         name = ("augment", number, recipe)
@@ -86,7 +89,10 @@ class _Scene:
 
 
 class _Table:
-    """The distinct pictures of a micro-batch in order of first use, and which rows of each are encoded."""
+    """The distinct pictures of a micro-batch in order of first use, and which rows of each are encoded.
+
+    Pictures are told apart by their identity: the entries keep every view alive, so no identity is used twice.
+    """
 
     def __init__(self, scene: _Scene, labelled_rows: int) -> None:
         self.scene, self.labelled = scene, labelled_rows
@@ -134,12 +140,14 @@ def prepare(
     parts: int = 1,
     world: int = 1,
     progress: float = 0.0,
+    clean: str | None = None,
 ) -> Inputs:
     """Augment once, let every pretext make its views, decide which views the supervised heads read.
 
-    parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean.
+    parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the recipe of
+    the clean view (default: the run's; evaluation has its own).
     """
-    scene = _Scene(experiment, batch.images, streams, progress)
+    scene = _Scene(experiment, batch.images, streams, progress, clean)
     table = _Table(scene, batch.labelled_rows)
     readings: dict[str, tuple[Reading, ...]] = {}
     readable: dict[int, View] = {}
@@ -198,7 +206,12 @@ def _supervised(
     """
     policy, clean = experiment.views.supervised, [scene.augment(n) for n in range(experiment.views.clean)]
     views = [] if policy == "clean" else list(readable.values())
-    if policy == "pretext" and views:
+    if policy == "pretext" and not views:
+        raise MtlError(
+            'views.supervised = "pretext", and no pretext makes a whole picture of every row that supervised heads could '
+            'read: set views.supervised = "clean" or "both"'
+        )
+    if policy == "pretext":
         return [(view, "all") for view in views]
     everyone = bool(views) or any(table.holds(v, "all") for v in clean) or table.labelled == len(scene.images)
     others = [v for v in views if all(v.images is not c.images for c in clean)]

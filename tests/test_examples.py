@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from face_files import marks, pose_mat
+from mtl_faces.emotion import mtl_examples
 from PIL import Image
 
-from mtl_faces.emotion import mtl_examples
 from mtlcore.config import load
 from mtlcore.evaluate import evaluate
 from mtlcore.train.loop import train

@@ -172,6 +172,11 @@ def test_clean_statistics_are_refused_where_no_clean_view_is_read():
         prepared(experiment(pretexts=("rotation",), statistics="clean", supervised="pretext"), batch())
 
 
+def test_supervised_heads_are_never_given_another_view_than_was_asked_for():
+    with pytest.raises(MtlError, match=r"views\.supervised"):
+        prepared(experiment(pretexts=("patches",), supervised="pretext"), batch())
+
+
 def test_an_unknown_recipe_is_told_with_the_known_ones():
     exp = experiment(("fer",), ("fixmatch",))
     exp = evolve(exp, recipes={"weak": Plain()})

@@ -1,13 +1,16 @@
-"""What a person sees while a run goes on: bars with losses, rate and time left; then a table."""
+"""What a person sees while a run goes on: bars with losses, rate and time left; then a table.
+
+Labels and paths are a user's own: they are shown as `Text`, in which brackets are brackets and no markup of rich.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..measure import Measured
 from ..train.loop import Result
@@ -21,11 +24,11 @@ class Bars:
     def __init__(self, quiet: bool = False, title: str = "training") -> None:
         self.title = title
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             console=console,
             disable=quiet,
         )
@@ -44,11 +47,11 @@ class Bars:
         self._row(what, done, total, "")
 
     def note(self, text: str) -> None:
-        self.bars.console.print(text, highlight=False)
+        self.bars.console.print(Text(text))
 
     def step(self, moment: Moment) -> None:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())
-        skipped = f"  [red]{moment.skipped} skipped[/red]" if moment.skipped else ""
+        skipped = f"  {moment.skipped} skipped" if moment.skipped else ""
         self._row(self.title, moment.step, moment.steps, f"{moment.rate:.1f} steps/s  {losses}{skipped}")
 
     def evaluated(self, step: int, measured: Measured) -> None:
@@ -63,17 +66,17 @@ class Bars:
 
 def metrics_table(title: str, measured: Measured) -> Table:
     """One line a metric."""
-    table = Table("metric", "value", title=title, title_justify="left")
+    table = Table("metric", "value", title=Text(title), title_justify="left")
     for name, value in measured.metrics.items():
-        table.add_row(escape(name), f"{value:.4f}")
+        table.add_row(Text(name), f"{value:.4f}")
     return table
 
 
 def comparison_table(title: str, found: Mapping[str, Measured], cpu_s: Mapping[str, float]) -> Table:
     """One line a metric, one column an arm; the last line is what each cost."""
-    table = Table("metric", *found, title=title, title_justify="left")
+    table = Table("metric", *found, title=Text(title), title_justify="left")
     for name in next(iter(found.values())).metrics:
-        table.add_row(escape(name), *(f"{m.metrics[name]:.4f}" for m in found.values()))
+        table.add_row(Text(name), *(f"{m.metrics[name]:.4f}" for m in found.values()))
     table.add_row("CPU seconds", *(f"{s:.0f}" for s in cpu_s.values()))
     return table
 
@@ -81,5 +84,5 @@ def comparison_table(title: str, found: Mapping[str, Measured], cpu_s: Mapping[s
 def say_result(result: Result) -> None:
     """Where the run lies, what it cost, and what to do next."""
     skipped = f", {result.skipped} skipped" if result.skipped else ""
-    console.print(f"{result.steps} steps{skipped}, {result.cpu_s:.0f} CPU seconds; the run lies in {result.run}")
-    console.print(f"evaluate it: mtl eval {result.run}", highlight=False)
+    console.print(Text(f"{result.steps} steps{skipped}, {result.cpu_s:.0f} CPU seconds; the run lies in {result.run}"))
+    console.print(Text(f"evaluate it: mtl eval {result.run}"))

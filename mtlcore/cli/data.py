@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    import numpy as np
+    from rich.table import Table
 
-    from ..data.check import Report
+    from ..data.check import Counts, Report
 
 EXAMPLES = 3
+MOST_CLASSES = 40  # told one by one
 
 
 def check(
@@ -20,6 +22,7 @@ def check(
     config: Path,
     *,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
+    plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     sheet: Path | None = None,
 ) -> int:
@@ -33,6 +36,8 @@ def check(
         The experiment, a TOML file.
     set_
         Another value for a key: `--set data.fer2013.root=DIR`. May be given often.
+    plugin
+        A one-file plugin to load. May be given often.
     json
         Print JSON: figures alone.
     sheet
@@ -40,16 +45,19 @@ def check(
     """
     from ..config import load
     from ..data.check import check_data
+    from ._png import require_png, save_png
     from ._progress import Bars
     from ._shared import print_json
 
-    experiment = load(config, set_)
+    if sheet is not None:
+        require_png("--sheet", sheet)
+    experiment = load(config, set_, plugin)
     with Bars(quiet=json) as bars:
         report = check_data(experiment, label, bars.progress)
     if sheet is not None:
         from ..data.check_sheet import check_sheet
 
-        _write_png(sheet, check_sheet(experiment, report))
+        save_png(sheet, check_sheet(experiment, report))
     if json:
         print_json(report.as_json())
     else:
@@ -58,21 +66,33 @@ def check(
 
 
 def _show(report: Report, sheet: Path | None) -> None:
-    from rich.table import Table
+    from rich.text import Text
 
     from ._shared import console
 
-    classes = sorted({name for counts in report.counts.values() for name in counts})
-    title = f"data.{report.label}: {report.reads[0] if report.reads else 'no labels'}"
-    table = Table("class", *report.counts, title=title, title_justify="left")
-    for name in classes:
-        table.add_row(name or "(no label)", *(str(counts.get(name, 0)) for counts in report.counts.values()))
-    table.add_row("all", *(str(sum(counts.values())) for counts in report.counts.values()))
-    console.print(table)
+    for name, counts in report.counts.items():
+        console.print(_table(f"data.{report.label}: {name or 'no labels'}", counts))
     for line in _lines(report):
-        console.print(line, markup=False, highlight=False)
+        console.print(Text(line))
     if sheet is not None:
-        console.print(f"look at the labels: {sheet}", markup=False, highlight=False)
+        console.print(Text(f"look at the labels: {sheet}"))
+
+
+def _table(title: str, counts: Counts) -> Table:
+    """One line a class, one column a split; of very many classes (sets of attributes) the largest, then all others."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("class", *map(Text, counts), title=Text(title), title_justify="left")
+    rows: Counter[str] = sum(map(Counter, counts.values()), Counter())
+    told = {name for name, _ in rows.most_common(MOST_CLASSES)}
+    for name in sorted(told):
+        table.add_row(Text(name or "(no label)"), *(str(of_split.get(name, 0)) for of_split in counts.values()))
+    if others := len(rows) - len(told):
+        left = (sum(n for name, n in of_split.items() if name not in told) for of_split in counts.values())
+        table.add_row(f"({others} others)", *map(str, left))
+    table.add_row("all", *(str(sum(of_split.values())) for of_split in counts.values()))
+    return table
 
 
 def _lines(report: Report) -> list[str]:
@@ -92,14 +112,3 @@ def _lines(report: Report) -> list[str]:
 def _line(what: str, names: list[str]) -> str:
     examples = "; ".join(names[:EXAMPLES]) + ("; ..." if len(names) > EXAMPLES else "")
     return f"{len(names):>7}  {what}" + (f": {examples}" if names else "")
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    from PIL import Image
-
-    from ..errors import MtlError
-
-    try:
-        Image.fromarray(picture).save(path, "PNG")
-    except OSError as error:
-        raise MtlError(f"{path} can't be written: {error.strerror or error}") from error

@@ -23,6 +23,7 @@ def demo(
         Another value for a key of the embedded experiment: `--set train.steps=200`.
     """
     from attrs import evolve
+    from rich.text import Text
 
     from ..config import load
     from ..evaluate import evaluate
@@ -35,7 +36,7 @@ def demo(
     hybrid = load(catalogue().example("demo"), set_)
     arms = {"SL": evolve(hybrid, pretexts={}), "HMTL": hybrid}
     names = " + ".join([*hybrid.tasks, *hybrid.pretexts])
-    console.print(f"[bold]mtl demo[/bold]: {names}; SL is the same without {', '.join(hybrid.pretexts)}")
+    console.print(Text(f"mtl demo: {names}; SL is the same without {', '.join(hybrid.pretexts)}"))
     found, cost = {}, {}
     for arm, experiment in arms.items():
         try:
@@ -43,12 +44,12 @@ def demo(
                 result = train(experiment, folder / arm.lower(), watcher=bars)
                 found[arm] = evaluate(result.run, progress=bars.progress).measured
         except Interrupted as stopped:
-            console.print(str(stopped))
+            console.print(Text(str(stopped)))
             return 130
         cost[arm] = result.cpu_s
     console.print(comparison_table("test split, last step", found, cost))
     console.print(
         "One seed proves nothing: a seed is worth about a point. Compare arms over several seeds before you believe a gap."
     )
-    console.print(f"The runs lie in {folder}/ ; look at one: mtl eval {folder / 'hmtl'}", highlight=False)
+    console.print(Text(f"The runs lie in {folder}/ ; look at one: mtl eval {folder / 'hmtl'}"))
     return 0

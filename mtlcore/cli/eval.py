@@ -37,6 +37,8 @@ def evaluate(
     json
         Print JSON.
     """
+    from rich.text import Text
+
     from ..evaluate import evaluate as measure_run
     from ._progress import Bars, metrics_table
     from ._shared import console, print_json
@@ -49,7 +51,7 @@ def evaluate(
         print_json(found.as_json())
         return 0
     for line in found.report:
-        console.print(line, highlight=False)
+        console.print(Text(line))
     title = f"{found.run}  {found.checkpoint}  {found.data}/{found.split}  {found.measured.n} pictures"
     console.print(metrics_table(title, found.measured))
     return 0

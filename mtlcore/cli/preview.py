@@ -33,25 +33,19 @@ def preview(
     plugin
         A one-file plugin to load. May be given often.
     """
-    from PIL import Image
+    from rich.text import Text
 
     from ..config import load
     from ..preview import preview as draw
     from ..runs import RunFolder
+    from ._png import require_png, save_png
     from ._shared import console
 
     if config is None and run is None:
         raise MtlError("mtl preview needs CONFIG, or --run RUN, or both")
-    if out.suffix.lower() != ".png":
-        raise MtlError(f"--out {out}: expected a PNG file, such as {out.with_suffix('.png')}")
+    require_png("--out", out)
     source = config if config is not None else RunFolder.open(Path(run or "")).config
     sheet = draw(load(source, set_, plugin), run)
-    temporary = out.with_name(f"{out.name}.tmp")
-    try:
-        Image.fromarray(sheet).save(temporary, format="PNG")
-        temporary.replace(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MtlError(f"can't write {out}: {error.strerror or error}") from error
-    console.print(f"{out}: {sheet.shape[1]} x {sheet.shape[0]} pixels", highlight=False)
+    save_png(out, sheet)
+    console.print(Text(f"{out}: {sheet.shape[1]} x {sheet.shape[0]} pixels"))
     return 0

@@ -12,7 +12,10 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
     """One line for each conflict."""
     if not experiment.tasks and not experiment.pretexts:
         yield "nothing to train: expected a table [task.<label>] or [pretext.<label>] (one of weight 0 does not count)"
+    elif not experiment.tasks and all(p.control == "views_only" for p in experiment.pretexts.values()):
+        yield 'nothing is judged: every pretext has control = "views_only", and there is no [task.<label>]'
     yield from _views(experiment)
+    yield from _unlabelled(experiment)
     best = experiment.train.best
     if best is not None:
         yield from _best(best, experiment)
@@ -32,6 +35,20 @@ def _views(experiment: Experiment) -> Iterator[str]:
         )
     if views.statistics == "clean" and not experiment.tasks:
         yield 'views.statistics = "clean": no [task.<label>] reads a clean view: set views.statistics = "all"'
+
+
+def _unlabelled(experiment: Experiment) -> Iterator[str]:
+    """What reads unlabelled rows needs a source that keeps them. Without tasks every row is an unlabelled one."""
+    keeps = any(entry.unlabelled == "keep" for entry in experiment.data.values())
+    if not experiment.tasks or not experiment.data or keeps:
+        return
+    mend = 'set unlabelled = "keep" in a table [data.<label>]'
+    for label, entry in experiment.pretexts.items():
+        if entry.rows == "unlabelled":
+            yield f'pretext.{label}.rows = "unlabelled": no source keeps rows without labels: {mend}'
+    if experiment.input.unlabelled_batch is not None:
+        n = experiment.input.unlabelled_batch
+        yield f"input.unlabelled_batch = {n}: no source keeps rows without labels: {mend}"
 
 
 def _best(best: str, experiment: Experiment) -> Iterator[str]:

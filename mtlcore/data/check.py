@@ -21,15 +21,16 @@ from .sources import labels_of, split_source
 from .splits import given
 from .store import Progress, store_side
 
-Counts = dict[str, dict[str, int]]
+Counts = dict[str, dict[str, int]]  # split -> class -> rows
 
 
 @frozen(eq=False)
 class Report:
     """What `mtl data check` says of [data.<label>].
 
-    index, split: what was looked at, and the split (N,) of each row. reads: the annotations that count as labels; the
-    first is the one that is counted. counts: split -> class -> rows; numbers are counted as "given"; "" is no label.
+    index, split: what was looked at, and the split (N,) of each row. reads: the annotations that count as labels.
+    counts: of each of them, split -> class -> rows; numbers are counted as "given"; "" is no label. Without any, all rows
+    are counted as "" of the annotation "".
     missing, unreadable: key -> why. malformed: reason -> names. duplicates: keys of each group of pixel-identical copies;
     conflicting: those of them with different labels. shared: keys outside of train whose pixels also stand in train.
     fingerprint: the one that a run on this table alone has.
@@ -39,7 +40,7 @@ class Report:
     index: Index
     split: np.ndarray
     reads: tuple[str, ...]
-    counts: Counts
+    counts: dict[str, Counts]
     missing: dict[str, str]
     unreadable: dict[str, str]
     malformed: dict[str, list[str]]
@@ -49,9 +50,12 @@ class Report:
     fingerprint: str
 
     def as_json(self) -> dict[str, object]:
-        """Figures alone: `counts` by split and class, how many of each fault, and the fingerprint."""
+        """Figures alone: `counts` by split and class, how many of each fault, and the fingerprint.
+
+        With several annotations, `counts` is by annotation, split and class.
+        """
         return {
-            "counts": self.counts,
+            "counts": self.counts if len(self.counts) > 1 else next(iter(self.counts.values())),
             "missing": len(self.missing),
             "unreadable": len(self.unreadable),
             "malformed": sum(map(len, self.malformed.values())),
@@ -84,7 +88,7 @@ def check_data(experiment: Experiment, label: str, progress: Progress | None = N
         index=index,
         split=split,
         reads=reads,
-        counts=_counts(split, labels[0] if labels else None),
+        counts={name: _counts(split, index.annotations[name]) for name in reads} or {"": _counts(split, None)},
         missing={str(keys[row]): why for row, why in pixels.missing.items()},
         unreadable={str(keys[row]): why for row, why in pixels.unreadable.items()},
         malformed=index.skipped.names,

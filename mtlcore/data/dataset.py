@@ -21,7 +21,7 @@ from ..errors import MtlError, nearest
 from ..experiment import Experiment, TaskEntry
 from .sources import Source, open_source, some
 from .splits import given
-from .store import Images, Progress, Unreadable, open_images, store_side
+from .store import Images, LazyImages, Progress, Unreadable, open_images, store_side
 
 Answers = tuple[Tensor, Tensor]  # targets (N, ...), zeros where absent; present (N,) bool
 
@@ -69,6 +69,7 @@ def open_data(
     splits: Collection[str] | None = None,
     progress: Progress | None = None,
     memory: int | None = None,
+    glance: bool = False,
 ) -> Dataset:
     """Index, split, fit, read.
 
@@ -76,24 +77,24 @@ def open_data(
     labels; the other rows go, or stay as unlabelled ones. All other splits keep every label. Where "train" is not asked
     for, tasks that this data has no labels for are left out (of `targets` and of the dataset's `experiment`).
     progress: told how many pictures are read. memory: bytes that they may take before they are decoded on demand
-    instead (default: half of this machine's).
+    instead (default: half of what there is). glance: only a few pictures will be looked at: none is read beforehand, so
+    unreadable rows are still in their splits, and taking one raises MtlError.
     Raises MtlError: a source that can't be indexed or has too many bad rows, a task that no source gives labels for, an
-    unknown column, a split without rows.
+    unknown column, a split without rows, a task that can't be fitted.
     """
     sources = [open_source(experiment, label) for label in experiment.data]
     tasks, report = _served(experiment.tasks, sources, splits is None or "train" in splits)
     whole = _Rows.join(sources)
-    tasks = {label: _fitted(entry, whole, sources) for label, entry in tasks.items()}
+    tasks = {label: _fitted(label, entry, whole, sources) for label, entry in tasks.items()}
     answers = {label: _answers(entry.component, whole, sources) for label, entry in tasks.items()}
     split = _without_dropped(whole, sources, {label: present for label, (_, present) in answers.items()})
     wanted = _wanted(split, splits)
     side = store_side(whole.decoder(sources), len(whole), experiment.input.size, experiment.input.store)
     kept = np.flatnonzero(np.isin(split, wanted))
     rows = whole.only(kept)
-    check = partial(_refuse_too_many, sources, rows)
-    images, unreadable = open_images(rows.decoder(sources), len(rows), side, progress, check, memory)
+    images, unreadable = _opened(rows, sources, side, progress, memory, glance)
     readable = ~np.isin(np.arange(len(rows)), list(unreadable))
-    return Dataset(
+    data = Dataset(
         experiment=evolve(experiment, tasks=tasks, input=evolve(experiment.input, store=side)),
         images=images,
         targets={label: target[kept] for label, (target, _) in answers.items()},
@@ -103,8 +104,18 @@ def open_data(
         attributes=rows.attributes(sources),
         split={name: np.flatnonzero((split[kept] == name) & readable) for name in wanted},
         fingerprint=fingerprint_of(sources, side),
-        report=(*report, *_left_out(sources, rows, unreadable), *_not_known(tasks, answers, whole, sources)),
     )
+    report += [*_left_out(sources, rows, unreadable), *_dropped(split, whole, sources, wanted)]
+    return evolve(data, report=(*report, *_not_known(tasks, answers, whole, sources), *_unanswered(data)))
+
+
+def _opened(
+    rows: _Rows, sources: list[Source], side: int, progress: Progress | None, memory: int | None, glance: bool
+) -> tuple[Images, Unreadable]:
+    if glance:
+        return LazyImages(rows.decoder(sources), side), {}
+    check = partial(_refuse_too_many, sources, rows)
+    return open_images(rows.decoder(sources), len(rows), side, progress, check, memory)
 
 
 # ------------------------------------------------------------------------------------------------ all rows
@@ -196,10 +207,13 @@ def _annotation(name: str, sources: list[Source]) -> tuple[Annotation, np.ndarra
     return np.concatenate(parts), np.concatenate([np.full(len(s), s.gives(name)) for s in sources])
 
 
-def _fitted(entry: TaskEntry, rows: _Rows, sources: list[Source]) -> TaskEntry:
+def _fitted(label: str, entry: TaskEntry, rows: _Rows, sources: list[Source]) -> TaskEntry:
     values, where = _annotation(entry.component.reads, sources)
     learned_from = ((rows.split == "train") & rows.labelled)[where] & given(values)
-    return evolve(entry, component=entry.component.fit(values[learned_from]))
+    try:
+        return evolve(entry, component=entry.component.fit(values[learned_from]))
+    except (ValueError, MtlError) as error:
+        raise MtlError(f"task.{label}: {error}") from error
 
 
 def _answers(task: SupervisedTask, rows: _Rows, sources: list[Source]) -> Answers:
@@ -276,6 +290,27 @@ def _refuse_too_many(sources: list[Source], rows: _Rows, unreadable: Unreadable)
 
 def _left_out(sources: list[Source], rows: _Rows, unreadable: Unreadable) -> list[str]:
     return [line for s, skipped in zip(sources, _bad(sources, rows, unreadable)) for line in s.left_out(skipped)]
+
+
+def _dropped(split: np.ndarray, rows: _Rows, sources: list[Source], wanted: list[str]) -> list[str]:
+    """A line for each source that loses rows of train because they carry no label."""
+    gone = np.bincount(rows.source[(rows.split == "train") & (split == "")], minlength=len(sources))
+    return [
+        f"data.{s.label}: {n} rows of train without labels dropped "
+        f'(labels = {s.entry.labels}, unlabelled = "{s.entry.unlabelled}")'
+        for s, n in zip(sources, gone.tolist())
+        if n and "train" in wanted
+    ]
+
+
+def _unanswered(data: Dataset) -> list[str]:
+    """A line for each task that a split opened for evaluation has no label of."""
+    return [
+        f"task.{label}: no labelled row in the split {name!r}"
+        for name, rows in data.split.items()
+        for label, present in data.present.items()
+        if "train" not in data.split and not present.numpy()[rows].any()
+    ]
 
 
 def _not_known(

@@ -55,24 +55,30 @@ def shrink(image: np.ndarray, side: int, enlarge: bool = False) -> np.ndarray:
 
     Raises MtlError where the square is smaller than `side` and may not be enlarged, and where `image` is no such array.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise MtlError(f"a picture must be (H, W, 3) uint8; got {image.shape} {image.dtype}")
-    h, w = image.shape[:2]
-    short = min(h, w)
-    top, left = (h - short) // 2, (w - short) // 2
-    square = image[top : top + short, left : left + short]
-    if short == side:
+    square = central_square(image)
+    if len(square) == side:
         return square
-    if short < side and not enlarge:
+    if len(square) < side and not enlarge:
+        h, w = image.shape[:2]
         raise MtlError(f"a picture of {w} x {h} pixels is smaller than {side} x {side}")
     whole = Image.fromarray(np.ascontiguousarray(square))
     return np.asarray(whole.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
+def central_square(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (s, s, 3), a view, s = min(H, W). Raises MtlError where `image` is no such array."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise MtlError(f"a picture must be (H, W, 3) uint8; got {image.shape} {image.dtype}")
+    h, w = image.shape[:2]
+    short = min(h, w)
+    top, left = (h - short) // 2, (w - short) // 2
+    return image[top : top + short, left : left + short]
+
+
 def _below(root: str, path: str) -> str:
     full = os.path.normpath(os.path.join(root, path))  # noqa: PTH118 (pathlib keeps "..")
-    base = os.path.normpath(root)
-    if full != base and not full.startswith(base.rstrip(os.sep) + os.sep):
+    base, there = os.path.abspath(root), os.path.abspath(full)  # noqa: PTH100 (as above; links are followed)
+    if there != base and not there.startswith(base.rstrip(os.sep) + os.sep):
         raise MtlError(f"{path!r} leads out of {root}: a picture must lie below the root")
     return full
 

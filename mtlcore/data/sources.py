@@ -43,10 +43,11 @@ class Source:
         _refuse_too_many(self.label, self.entry, skipped)
 
     def left_out(self, skipped: Skipped) -> list[str]:
-        """A line for each reason."""
+        """A line for each reason, then one for each note of the source."""
         lines = [f"data.{self.label}: {n} left out, {reason}" for reason, n in self.absent.items() if n]
         for reason, names in skipped.names.items():
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {some(names)}")
+        lines += [f"data.{self.label}: {n} {reason}" for reason, n in self.index.skipped.notes.items()]
         return lines
 
 
@@ -67,7 +68,7 @@ def open_source(experiment: Experiment, label: str) -> Source:
 def split_source(experiment: Experiment, label: str, index: Index) -> Source:
     """The source of an index that is there already. Raises MtlError on an unknown column."""
     entry, n = experiment.data[label], len(index)
-    split = index.split if entry.split is None else _column(index, entry.split, f"data.{label}.split")
+    split = index.split if entry.split is None else _splits(_column(index, entry.split, f"data.{label}.split"))
     group = index.group if entry.group is None else _column(index, entry.group, f"data.{label}.group")
     labels = {name: index.annotations[name] for name in labels_of(experiment, index)}
     absent = {"they belong to no split": np.flatnonzero(split == "") if split is not None else np.arange(0)}
@@ -102,6 +103,11 @@ def _column(index: Index, name: str, where: str) -> np.ndarray:
     if name not in known:
         raise MtlError(f"{where} = {name!r}: the source has no such column; {nearest(name, known)}")
     return known[name].astype(str)
+
+
+def _splits(names: np.ndarray) -> np.ndarray:
+    """A column of the user's own, with the usual short names of validation understood."""
+    return np.where(np.isin(names, ("val", "valid")), "validation", names)
 
 
 def _check(label: str, index: Index) -> None:

@@ -1,5 +1,6 @@
 """Pictures of a run, all of one side S: decoded once into memory, or on demand where they would not fit.
 
+Either way each is decoded once at opening, so that what can't be read is known before anything is learned.
 Both stores answer `take(rows) -> (n, 3, S, S) uint8`. From memory this runs at the speed of a copy; worker processes
 would only add the price of shipping pixels between processes.
 """
@@ -11,6 +12,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,15 +22,17 @@ from attrs import field, frozen
 from torch import Tensor
 
 from ..errors import MtlError
-from .images import shrink
+from .images import central_square, shrink
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
 Decode = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8 RGB; raises MtlError where the picture can't be read
 Unreadable = dict[int, str]  # row -> why
+Jobs = Sequence[tuple[int, int]]  # (place, row) pairs
 
 PROBES = 64  # pictures looked at to learn how large they are
 CHUNK = 128  # rows a thread decodes at a time
 WORTH_A_THREAD_S = 100e-6  # a picture that takes less is decoded faster by one thread than by two
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # what a container may take (control groups, version 2)
 
 
 class Images(Protocol):
@@ -59,7 +64,10 @@ class MemoryImages:
 
 @frozen(eq=False)
 class LazyImages:
-    """Pictures that are decoded, by a few threads, each time they are asked for. An unreadable one raises MtlError."""
+    """Pictures that are decoded, by a few threads, each time they are asked for. An unreadable one raises MtlError.
+
+    decode: row -> (H, W, 3) uint8. side: S, pixels.
+    """
 
     decode: Decode
     side: int
@@ -67,7 +75,7 @@ class LazyImages:
 
     def take(self, rows: np.ndarray) -> Tensor:
         pixels = torch.empty(len(rows), 3, self.side, self.side, dtype=torch.uint8)
-        fill = _Filler(self.decode, self.side, pixels.numpy())
+        fill = partial(_tried, _Filler(self.decode, self.side, pixels.numpy()))
         share = max(1, -(-len(rows) // threads()))
         jobs = [list(zip(range(i, i + share), rows[i : i + share].tolist())) for i in range(0, len(rows), share)]
         for bad in self._pool.map(fill, jobs):
@@ -84,23 +92,17 @@ def open_images(
     check: Callable[[Unreadable], None] | None = None,
     memory: int | None = None,
 ) -> tuple[Images, Unreadable]:
-    """Rows 0 ... n-1, in memory where they fit into `memory` bytes (default: half of this machine's), else on demand.
+    """Rows 0 ... n-1, in memory where they fit into `memory` bytes (default: this process's half share), else on demand.
 
-    -> the store and, where all were read, the rows that could not be (zeros stand in their place).
+    -> the store, and the rows that could not be read: in memory zeros stand in their place, on demand they raise MtlError.
     check: called with all unreadable rows so far whenever there are more of them; may raise MtlError to stop.
     """
-    budget = physical_memory() // 2 if memory is None else memory
-    if n * 3 * side * side > budget:
-        return LazyImages(decode, side), {}
+    if n * 3 * side * side > (memory_budget() if memory is None else memory):
+        found = _read_all(_Checker(decode), n, "checking pictures", progress, check)
+        return LazyImages(decode, side), found
     pixels = torch.zeros(n, 3, side, side, dtype=torch.uint8)
-    unreadable: Unreadable = {}
-    for done, bad in _filled(_Filler(decode, side, pixels.numpy()), n):
-        unreadable |= bad
-        if bad and check:
-            check(unreadable)
-        if progress:
-            progress("reading pictures", done, n)
-    return MemoryImages(pixels), unreadable
+    found = _read_all(_Filler(decode, side, pixels.numpy()), n, "reading pictures", progress, check)
+    return MemoryImages(pixels), found
 
 
 def store_side(decode: Decode, n: int, size: int, store: int | None) -> int:
@@ -120,9 +122,19 @@ def store_side(decode: Decode, n: int, size: int, store: int | None) -> int:
     return min(wanted, largest) if largest else wanted
 
 
-def physical_memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def memory_budget() -> int:
+    """Bytes that the pictures of one process may take: half of the memory, shared by this machine's processes."""
+    return usable_memory() // 2 // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+
+
+def usable_memory() -> int:
+    """Bytes of this machine's memory, or of what a container is given of it."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = CGROUP_LIMIT.read_text().strip()
+    except OSError:  # another system, or no such group
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical  # "max": no limit
 
 
 def threads() -> int:
@@ -139,21 +151,51 @@ class _Filler:
     side: int
     pixels: np.ndarray
 
-    def __call__(self, jobs: Sequence[tuple[int, int]]) -> Unreadable:
-        """jobs: (place, row) pairs. -> the rows that can't be read."""
-        bad: Unreadable = {}
-        for place, row in jobs:
-            try:
-                square = shrink(self.decode(row), self.side, enlarge=True)
-            except MtlError as error:
-                bad[row] = str(error)
-            else:
-                for channel, plane in enumerate(self.pixels[place]):  # six times as fast as one transposed copy
-                    plane[:] = square[..., channel]
-        return bad
+    def __call__(self, place: int, row: int) -> None:
+        square = shrink(self.decode(row), self.side, enlarge=True)
+        for channel, plane in enumerate(self.pixels[place]):  # six times as fast as one transposed copy
+            plane[:] = square[..., channel]
 
 
-def _filled(fill: _Filler, n: int) -> Iterator[tuple[int, Unreadable]]:
+@frozen(eq=False)
+class _Checker:
+    """Decodes rows and keeps nothing."""
+
+    decode: Decode
+
+    def __call__(self, place: int, row: int) -> None:
+        central_square(self.decode(row))
+
+
+def _tried(read: Callable[[int, int], None], jobs: Jobs) -> Unreadable:
+    """-> the rows that can't be read."""
+    bad: Unreadable = {}
+    for place, row in jobs:
+        try:
+            read(place, row)
+        except MtlError as error:
+            bad[row] = str(error)
+    return bad
+
+
+def _read_all(
+    read: Callable[[int, int], None],
+    n: int,
+    doing: str,
+    progress: Progress | None,
+    check: Callable[[Unreadable], None] | None,
+) -> Unreadable:
+    unreadable: Unreadable = {}
+    for done, bad in _in_chunks(partial(_tried, read), n):
+        unreadable |= bad
+        if bad and check:
+            check(unreadable)
+        if progress:
+            progress(doing, done, n)
+    return unreadable
+
+
+def _in_chunks(fill: Callable[[Jobs], Unreadable], n: int) -> Iterator[tuple[int, Unreadable]]:
     """-> how many rows are done, and the unreadable ones among the last chunk; in the order of the rows.
 
     The first two chunks are timed: tiny pictures are faster without threads, which would fight over the interpreter.

@@ -46,10 +46,11 @@ class Timm(Encoder):
     def build(self, image_size: int) -> nn.Module:
         timm, facts = _timm(), self._facts()
         options = {"num_classes": 0, **({"img_size": image_size} if facts.fixed_input_size else {})}
-        published = self.weights == files.IMAGENET
+        wanted = files.to_load(self.weights)
+        published = wanted == files.IMAGENET
         net = self._published(timm, options) if published else timm.create_model(self.model, **options)
         self._check(net, image_size)
-        if self.weights not in (files.NONE, files.IMAGENET):
+        if wanted not in (files.NONE, files.IMAGENET):
             classifier = facts.classifier if isinstance(facts.classifier, tuple) else (facts.classifier,)
             state = _fitted(files.read(self._label, self.weights), net)
             files.load(self._label, net, state, [f"{name}." for name in classifier])

@@ -51,7 +51,7 @@ class VisionNet(Encoder):
         self.check(image_size)
         nodes = {**{name: name for name in self.maps}, self.pooled: "pooled"}
         net = create_feature_extractor(get_model(self.name, weights=None, **self.options(image_size)), nodes)
-        if self.weights != files.NONE:
+        if files.to_load(self.weights) != files.NONE:
             files.load(str(self.name), net, self.fitted(self._state(), image_size), [self.classifier])
         return self.adapted(net)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +22,27 @@ from torch import Tensor, nn
 from ..errors import MtlError
 
 NONE, IMAGENET = "none", "imagenet"
+_coming: ContextVar[bool] = ContextVar("coming", default=False)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _WRAPPERS = ("state_dict", "model")  # timm's and torchvision's training scripts put the weights under one of these
 _SHOWN = 5
 Found = TypeVar("Found")
+
+
+@contextmanager
+def weights_from_checkpoint() -> Iterator[None]:
+    """Networks built here get their weights from a checkpoint: no file and no download is asked for them."""
+    token = _coming.set(True)
+    try:
+        yield
+    finally:
+        _coming.reset(token)
+
+
+def to_load(weights: str) -> str:
+    """What `weights` of an encoder means now: "none" while they will come from a checkpoint."""
+    return NONE if _coming.get() else weights
 
 
 def published(encoder: str, get: Callable[[], Found]) -> Found:

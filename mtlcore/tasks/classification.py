@@ -44,7 +44,8 @@ class Classification(SupervisedTask):
             raise ValueError(f"classes holds a name twice: {self.classes}")
 
     def fit(self, annotation: Annotation) -> Classification:
-        """Classes and inverse class weights of these labelled rows, where they are not given."""
+        """Classes and inverse class weights of these labelled rows, where they are not given. Raises MtlError on numbers."""
+        self._refuse_numbers(annotation)
         names = self.classes or tuple(sorted({str(a) for a in annotation} - {""}))
         if not names:
             raise MtlError(f"no training row has the annotation {self.reads!r}: there are no classes to learn")
@@ -55,12 +56,21 @@ class Classification(SupervisedTask):
         return evolve(self, classes=names, class_weights=tuple(float(w) for w in weights))
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
-        """(N,) names -> (N,) int64 class numbers, (N,) bool."""
+        """(N,) names -> (N,) int64 class numbers, (N,) bool. Raises MtlError on numbers."""
+        self._refuse_numbers(annotation)
         order = np.argsort(self.classes)
         names = np.asarray(self.classes)[order]
         place = np.searchsorted(names, annotation).clip(max=len(names) - 1)
         present = names[place] == annotation
         return torch.from_numpy(np.where(present, order[place], 0)), torch.from_numpy(present)
+
+    def _refuse_numbers(self, annotation: Annotation) -> None:
+        """No number equals a name: every row would count as one without a label."""
+        if annotation.dtype.kind in "fiub":
+            raise MtlError(
+                f"the annotation {self.reads!r} holds numbers; classification needs names "
+                f'(in a csv: categorical = ["{self.reads}"])'
+            )
 
     def build(self, host: Host) -> Head:
         return ClassificationHead(host.info.dim, self)

@@ -73,7 +73,9 @@ class Regression(SupervisedTask):
     def _values(self, annotation: Annotation) -> np.ndarray:
         """-> (N, D) float64, D as the fields say. Raises MtlError where it can't be."""
         if annotation.dtype.kind not in "fiub":
-            raise MtlError(f"the annotation {self.reads!r} holds text ({annotation.dtype}); regression needs numbers")
+            raise MtlError(
+                f"the annotation {self.reads!r} holds text{_first_text(annotation)}; regression needs numbers"
+            )
         values = annotation.astype(np.float64)
         values = values[:, None] if values.ndim == 1 else values.reshape(len(values), -1)
         for key in ("outputs", "mean", "std"):
@@ -113,6 +115,16 @@ class Regression(SupervisedTask):
         if len(self.outputs) == 1:
             return written(image, f"{float(decoded):.4g}")
         return written(image, *(f"{name} {number:.3g}" for name, number in zip(self.outputs, decoded.tolist())))
+
+
+def _first_text(annotation: Annotation) -> str:
+    """What keeps a column from being numbers, and how a table leaves it out; "" where each value would do."""
+    for value in annotation.astype(str).ravel().tolist():
+        try:
+            float(value or "nan")
+        except ValueError:
+            return f", such as {value[:40]!r} (in a csv: list it in `numeric` to leave such rows out)"
+    return ""
 
 
 class RegressionHead(Head):

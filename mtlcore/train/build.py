@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ..config import load
 from ..contracts import Batch, StepCounts
+from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
 from ..experiment import Experiment
 from ..inference import SharedEncoder
@@ -21,13 +24,18 @@ from .optim import optimizer_for, weigher_optimizer_for
 from .step import Engine
 
 
-def build_engine(experiment: Experiment, fabric: Fabric, steps: int, steps_per_epoch: int) -> Engine:
-    """Everything that a step works on; initial weights depend on the run's seed alone."""
-    with torch.random.fork_rng(devices=[]):
+def build_engine(
+    experiment: Experiment, fabric: Fabric, steps: int, steps_per_epoch: int, resume: bool = False
+) -> Engine:
+    """Everything that a step works on; initial weights depend on the run's seed alone.
+
+    resume: all weights will come from a checkpoint, so no file of weights and no other run is asked for them.
+    """
+    with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if resume else nullcontext():
         torch.manual_seed(Streams((experiment.seed,)).seed("weights"))
         model = HybridModel(experiment)
         weigher = experiment.weighting.build(list(experiment.entries))
-    if experiment.train.init_from is not None:
+    if experiment.train.init_from is not None and not resume:
         start_from(model.encoder, experiment.train.init_from)
         for follower in model.followers():
             follower.reset()
@@ -52,7 +60,14 @@ def build_engine(experiment: Experiment, fabric: Fabric, steps: int, steps_per_e
 
 def start_from(encoder: SharedEncoder, run: Path) -> None:
     """Load the encoder of another run (its average, where it keeps one): fine-tuning. Raises MtlError where the nets differ."""
-    kept = RunFolder.open(run).require("last").kept()
+    folder = RunFolder.open(run)
+    kept, before = folder.require("last").kept(), load(folder.config).encoder
+    for name, mine in (("mean", encoder.mean), ("std", encoder.std)):
+        if not torch.allclose(mine.flatten(), torch.tensor(getattr(before, name))):
+            raise MtlError(
+                f"train.init_from = {str(run)!r}: that encoder read pictures normalised by another {name} "
+                f"{getattr(before, name)}; this one has {tuple(round(v, 3) for v in mine.flatten().tolist())}"
+            )
     prefix = "encoder."
     weights = {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
     load_exactly(encoder, weights, f"train.init_from = {str(run)!r}")
@@ -87,7 +102,7 @@ def dry_run(engine: Engine, real: Batch) -> None:
     try:
         with torch.no_grad(), engine.fabric.autocast():
             engine.model(prepare(engine.experiment, batch, Streams((engine.experiment.seed,), engine.fabric.device)))
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         names = ", ".join(engine.experiment.entries)
         raise MtlError(
             f"a dry run of two rows failed ({names}; input.size = {engine.experiment.input.size}): {error}"

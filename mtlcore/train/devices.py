@@ -24,10 +24,8 @@ def fabric_for(experiment: Experiment) -> Fabric:
         raise MtlError('train.accelerator = "cuda", and torch sees no GPU: set "auto" or "cpu"')
     if train.precision == "16-mixed" and not cuda:
         raise MtlError('train.precision = "16-mixed" needs a GPU: set "bf16-mixed" or "32"')
-    if train.precision == "16-mixed" and experiment.weighting.at == "parameters":
-        raise MtlError(
-            'train.precision = "16-mixed" and a weighting at = "parameters" exclude each other: set "bf16-mixed"'
-        )
+    if train.precision == "16-mixed" and (at := experiment.weighting.at) != "losses":
+        raise MtlError(f'train.precision = "16-mixed" and a weighting at = "{at}" exclude each other: set "bf16-mixed"')
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     devices = local or train.devices
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local if local else 1

@@ -15,10 +15,11 @@ from attrs import define, field, frozen
 
 from ..data.dataset import Dataset, open_data
 from ..data.sampler import Sampler
+from ..errors import MtlError
 from ..experiment import Experiment
 from ..measure import Measured, main_metric, measure, measure_pretexts
 from ..networks import total
-from ..runs import RunFolder, Which
+from ..runs import RunFolder, Which, said
 from ..views import prepare
 from .build import build_engine, dry_run, load_exactly
 from .devices import fabric_for
@@ -58,6 +59,9 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     keep_freed_memory()
     fabric = fabric_for(experiment)
     main = fabric.is_global_zero
+    if not resume:
+        RunFolder.refuse_existing(out)  # on every rank, and before any picture is read
+    fabric.barrier()
     watch: Watcher = watcher if watcher is not None and main else Silent()
     data = open_data(experiment, {"train", "validation"}, watch.progress)  # test is for `mtl eval` alone
     for line in data.report:
@@ -65,7 +69,8 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     experiment = data.experiment
     sampler = Sampler(data, experiment, fabric.world_size)
     steps = experiment.train.steps or math.ceil((experiment.train.epochs or 1) * sampler.steps_per_epoch)
-    engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch)
+    main_metric(experiment)
+    engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch, resume)
     dry_run(engine, sampler.batch(0, 0, fabric.device))
     folder = _folder(experiment, out, resume, main)  # only now: what can't train leaves nothing behind
     fabric.barrier()
@@ -101,6 +106,10 @@ class Loop:
 
     def run(self) -> Result:
         engine, train = self.engine, self.engine.experiment.train
+        if engine.step >= engine.steps:
+            self.watch.note(f"this run is finished: {engine.step} steps")
+            self.measured = Measured(self.folder.facts().get("validation", {}))
+            return self._result()
         board = Board(self.folder.path / "tensorboard", engine.step) if train.tensorboard and self.main else None
         with _stop_flag() as stop:
             while engine.step < engine.steps:
@@ -114,7 +123,8 @@ class Loop:
                 if stopping:
                     raise Interrupted(self.folder.path, engine.step)
         if board:
-            board.close()
+            with said(self.folder.path, self.folder.checkpoint()):
+                board.close()
         return self._finish()
 
     def _agreed(self, stop: bool) -> bool:
@@ -131,18 +141,19 @@ class Loop:
         """One optimiser step: draw, prepare, train, and log where it is time to."""
         engine = self.engine
         lr = lr_at(engine.experiment.train, engine.step, engine.steps)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = lr
+        for optimizer in (engine.optimizer, engine.weigher_optimizer):
+            for group in optimizer.param_groups if optimizer else ():
+                group["lr"] = lr
         inputs = [self._inputs(part) for part in range(engine.experiment.train.accumulate)]
         logged: Logged = train_step(engine, inputs)
-        self.record.add(logged, sum(len(x) for i in inputs for x in i.images))
+        self.record.add(logged, sum(len(x) for i in inputs for x in i.images) * engine.fabric.world_size)
         if engine.step == engine.steps or engine.step % engine.experiment.train.log_every == 0:
             self._log(board)
 
     def _inputs(self, part: int) -> Any:
         engine, fabric = self.engine, self.engine.fabric
         parts = engine.experiment.train.accumulate
-        batch = self.sampler.batch(engine.step, part * fabric.world_size + fabric.global_rank, fabric.device)
+        batch = self.sampler.batch(engine.step, engine.micro(part), fabric.device)
         streams = engine.streams(part)
         return prepare(
             engine.experiment, batch, streams, parts=parts, world=fabric.world_size, progress=engine.progress
@@ -164,10 +175,7 @@ class Loop:
             "encoded": self.record.encoded,
             "cpu_s": round(self.record.cpu_s, 2),
         }
-        row = {"step": engine.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters}
-        self.folder.log(row)
-        if board:
-            board.write(row)
+        self._write({"step": engine.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters}, board)
         losses = {k.removeprefix("loss/"): v for k, v in means.items() if k.startswith("loss/")}
         self.watch.step(Moment(engine.step, engine.steps, losses, lr, rate, self.record.skipped))
 
@@ -183,16 +191,20 @@ class Loop:
         own = {} if engine.experiment.tasks else {"loss": loss}
         metrics = supervised.metrics | pretexts.metrics | own
         self.measured = Measured(metrics, supervised.tables | pretexts.tables, len(rows))
-        row = {"step": engine.step} | {f"validation/{k}": v for k, v in metrics.items()}
-        self.folder.log(row)
-        if board:
-            board.write(row)
+        self._write({"step": engine.step} | {f"validation/{k}": v for k, v in metrics.items()}, board)
         self.watch.evaluated(engine.step, self.measured)
         name, higher = main_metric(engine.experiment)
         value = metrics.get(name, math.nan)
-        if self.best is None or (value > self.best if higher else value < self.best):
+        if not math.isnan(value) and (self.best is None or (value > self.best if higher else value < self.best)):
             self.best = value
             self._save("best")
+
+    def _write(self, row: dict[str, Any], board: Board | None) -> None:
+        """One line of the log, for both kinds of readers."""
+        with said(self.folder.path, self.folder.checkpoint()):
+            self.folder.log(row)
+            if board:
+                board.write(row)
 
     def _save(self, which: Which) -> None:
         if not self.main:
@@ -220,6 +232,7 @@ class Loop:
             self.folder.cut_log(0)
             return
         engine, state = self.engine, checkpoint.state()
+        self._same_ground(self.folder.facts())
         load_exactly(engine.model, checkpoint.weights(), str(checkpoint.path))
         averaged = checkpoint.averaged()
         if engine.averaged and averaged is not None:
@@ -235,6 +248,20 @@ class Loop:
             self.folder.cut_log(engine.step)
         self.watch.note(f"going on from step {engine.step}")
 
+    def _same_ground(self, facts: dict[str, Any]) -> None:
+        """Other data is another run; other threads only round differently."""
+        before, now = facts.get("data_fingerprint"), self.data.fingerprint
+        if before is not None and before != now:
+            raise MtlError(
+                f"{self.folder.path}: the data has changed since this run began (fingerprint {before}, now {now}): "
+                "start a new run, with train.init_from if it shall go on from these weights"
+            )
+        threads = torch.get_num_threads()
+        if facts.get("threads", threads) != threads:
+            self.watch.note(
+                f"this run began with {facts['threads']} threads and goes on with {threads}: not bit for bit"
+            )
+
     def _finish(self) -> Result:
         record, engine = self.record, self.engine
         if self.main:
@@ -249,7 +276,11 @@ class Loop:
                     "validation": self.measured.metrics,
                 }
             )
-        return Result(self.folder.path, engine.step, self.measured, record.cpu_s, record.encoded, record.skipped)
+        return self._result()
+
+    def _result(self) -> Result:
+        record = self.record
+        return Result(self.folder.path, self.engine.step, self.measured, record.cpu_s, record.encoded, record.skipped)
 
 
 @contextmanager

@@ -19,11 +19,17 @@ def optimizer_for(model: nn.Module, train: Train) -> torch.optim.Optimizer:
     ]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=train.lr, fused=True)
-    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
+    if train.momentum:
+        # torch makes these buffers uninitialised in the first step: a skipped one would leave them so, and a head that is
+        # absent from it would have none.
+        for p in trainable:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def weigher_optimizer_for(weigher: nn.Module, train: Train) -> torch.optim.Optimizer | None:
-    """Learned loss weights: Adam at the run's rate, no decay."""
+    """Learned loss weights: Adam on the run's schedule, no decay."""
     learned = list(weigher.parameters())
     return torch.optim.Adam(learned, lr=train.lr, fused=True) if learned else None
 

@@ -51,10 +51,13 @@ class Engine:
     def progress(self) -> float:
         return self.step / self.steps
 
+    def micro(self, part: int) -> int:
+        """The GLOBAL number of this rank's `part`-th micro-batch: what rows and draws are keyed by, never the rank."""
+        return part * self.fabric.world_size + self.fabric.global_rank
+
     def streams(self, part: int) -> Streams:
-        """Keyed by the GLOBAL micro-batch, never by the rank."""
-        micro = part * self.fabric.world_size + self.fabric.global_rank
-        return Streams((self.experiment.seed, self.step, micro), self.fabric.device)
+        """The draws of this rank's `part`-th micro-batch."""
+        return Streams((self.experiment.seed, self.step, self.micro(part)), self.fabric.device)
 
     def vectors(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """(K,) weights and (K,) "is it supervised?", made once for each set of names: no copy to the device in the step."""
@@ -64,15 +67,17 @@ class Engine:
             self._vectors[names] = weight.to(self.fabric.device), primary.to(self.fabric.device)
         return self._vectors[names]
 
-    def losses(self, names: tuple[str, ...], values: Tensor, gram: Tensor | None, part: int) -> StepLosses:
-        epoch, rng = self.step // self.steps_per_epoch, self.streams(part)("weighting")
+    def losses(self, names: tuple[str, ...], values: Tensor, gram: Tensor | None) -> StepLosses:
+        """What the weighting sees: the same on all ranks and for all micro-batches, its draws included."""
+        epoch = self.step // self.steps_per_epoch
+        rng = Streams((self.experiment.seed, self.step), self.fabric.device)("weighting")
         return StepLosses(names, values, gram, self.vectors(names)[1], self.progress, epoch, rng)
 
 
 def train_step(engine: Engine, parts: Sequence[Inputs]) -> Logged:
     """One step on the micro-batches `parts` of this rank. -> device scalars: losses, factors, gradient norm, skipped."""
     names = tuple(parts[0].readings)
-    model, buffers = engine.model, [b for b in engine.model.buffers() if b.numel()]
+    model, buffers = engine.model, [*engine.model.buffers(), *engine.weigher.buffers()]
     before = [b.clone() for b in buffers]
     differentiate = by_rows if model.at == "parameters" else by_loss
     logged = differentiate(engine, parts, names)
@@ -82,7 +87,7 @@ def train_step(engine: Engine, parts: Sequence[Inputs]) -> Logged:
     )
     assert norm is not None
     ok = torch.isfinite(norm)
-    _keep_if(ok, buffers, before)  # a bad batch must not stay in BatchNorm's statistics
+    _keep_if(ok, buffers, before)  # a bad batch must not stay in BatchNorm's statistics, nor in a weighting's
     _step_if(ok, engine)
     for follower in (*model.followers(), *([engine.averaged] if engine.averaged else [])):
         follower.update(engine.progress, ok)
@@ -93,11 +98,11 @@ def train_step(engine: Engine, parts: Sequence[Inputs]) -> Logged:
 def by_loss(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> Logged:
     """Factors from the losses, or from their Gramian at the features; then one backward, for each micro-batch."""
     weight, mean, used = engine.vectors(names)[0], torch.zeros(()), torch.zeros(())
-    for i, (losses, gram) in enumerate(_forwards(engine, parts, synced=True)):
+    for losses, gram in _forwards(engine, parts, synced=True):
         local = torch.stack([losses[name] for name in names])
         values = total(local.detach().clone()) / engine.fabric.world_size
         gram = gram if gram is None else _solvable(gram * torch.outer(weight, weight))
-        factor = factors(engine.weigher, engine.losses(names, values, gram, i), len(parts))
+        factor = factors(engine.weigher, engine.losses(names, values, gram), len(parts))
         engine.fabric.backward((factor * weight * local).sum())
         mean, used = values + mean, factor + used
     return _log(names, mean / len(parts), used)
@@ -121,7 +126,7 @@ def by_rows(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> 
     rows = [row * w for row, w in zip(rows, weight)]
     size = sum(p.numel() for p in shared)
     jacobian = torch.stack([row[:size] for row in rows])  # (K, P)
-    factor = factors(engine.weigher, engine.losses(names, values, _solvable(jacobian @ jacobian.T), 0))
+    factor = factors(engine.weigher, engine.losses(names, values, _solvable(jacobian @ jacobian.T)))
     _give(shared, factor @ jacobian)
     for row, parameters in zip(rows, own):
         _give(parameters, row[size:])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,29 +28,44 @@ GREY = 0.5
 Question = dict[str, Tensor]
 
 
-def _some_tiles(task: Any, _: Attribute[int], value: int) -> None:
-    if not 0 < value < task.grid**2:
-        raise ValueError(f"hidden = {value}: expected 1 to {task.grid**2 - 1} of the {task.grid} x {task.grid} tiles")
+def _some_tiles(task: Any, _: Attribute[float], value: float) -> None:
+    tiles = task.grid**2
+    if not (0 < value < 1 and 0 < task.hidden < tiles):
+        raise ValueError(
+            f"ratio = {value:g} of grid = {task.grid} ({tiles} tiles): expected a share that hides 1 to {tiles - 1} of them"
+        )
 
 
 @frozen
 class Inpainting(PretextTask):
     """Restore the hidden tiles.
 
-    grid: tiles a side. hidden: how many of them are painted grey, any ones, drawn for each picture.
+    grid: tiles a side. ratio: the share of them that is painted grey, to the nearest whole number, any ones, drawn for each
+    picture.
     perceptual: who else judges the restored picture beside the L1 of the missing pixels: "ema", a momentum copy of the encoder;
-    "vgg16", torchvision's, from its cache, a download, or the file `vgg16_weights`; "none".
+    "vgg16", torchvision's, from its cache, a download, or the file `vgg16_weights` (of "vgg16" alone); "none".
     layers: what the judge compares, 0 the finest: maps of the encoder, or relu1_2, relu2_2, relu3_3, relu4_3 of VGG16 (default:
     the three finest). mix: weight of the perceptual distance beside the L1. momentum: of the "ema" judge.
     """
 
     grid: int = field(default=3, validator=in_((2, 3, 4, 6, 8)))
-    hidden: int = field(default=3, validator=_some_tiles)
+    ratio: float = field(default=1 / 3, validator=_some_tiles)
     perceptual: Literal["ema", "vgg16", "none"] = "ema"
-    vgg16_weights: str = ""
+    vgg16_weights: Path | None = None
     layers: tuple[int, ...] = field(default=(), validator=deep_iterable(ge(0)))
     mix: float = field(default=0.3, validator=ge(0.0))
     momentum: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.vgg16_weights is not None and self.perceptual != "vgg16":
+            raise ValueError(f'vgg16_weights is given, but perceptual = "{self.perceptual}" does not read it')
+        if self.layers and self.perceptual == "none":
+            raise ValueError('layers is given, but perceptual = "none" compares none')
+
+    @property
+    def hidden(self) -> int:
+        """How many tiles are painted grey."""
+        return round(self.ratio * self.grid**2)
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the damaged picture, {"image": the clean one, "hidden": (B, 1, H, W) bool}."""
@@ -78,7 +94,7 @@ class Inpainting(PretextTask):
             return None
         if self.perceptual == "ema":
             return ema_judge(host, self.layers, self.momentum)
-        return vgg16_judge(self.layers, self.vgg16_weights)
+        return vgg16_judge(self.layers, str(self.vgg16_weights or ""))
 
     def metrics(self) -> dict[str, Any]:
         """l1: of the missing pixels. over_mean: it, as a share of the L1 of the visible pixels' mean colour; lower is better."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 from safetensors.torch import load_file
 
 from mtlcore import MtlError
@@ -262,6 +264,40 @@ def test_a_full_disk_is_one_message_and_the_last_good_checkpoint_stays(config, t
     load_file(good.path / "model.safetensors")
 
 
+def test_resuming_a_finished_run_changes_nothing(config, tmp_path):
+    first = train(experiment(config), tmp_path / "run")
+    facts = RunFolder(tmp_path / "run").facts()
+    again = train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
+    assert again.measured.metrics == first.measured.metrics
+    assert RunFolder(tmp_path / "run").facts() == facts
+
+
+def test_a_run_stands_alone_once_it_has_begun(config, tmp_path):
+    """The pre-training run may go; changed data is refused."""
+    text = CONFIG.replace('[task.quarter]\nname = "classification"\ndropout = 0.2\n', "")
+    config.write_text(text)
+    train(experiment(config), tmp_path / "ssl")
+    config.write_text(CONFIG)
+    train(experiment(config, f"train.init_from={tmp_path / 'ssl'}", "train.steps=8"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "ssl")
+    resolved = tmp_path / "run" / "config.toml"
+    resolved.write_text(resolved.read_text().replace("steps = 8", "steps = 12"))
+    assert train(load(resolved), tmp_path / "run", resume=True).steps == 12
+    resolved.write_text(resolved.read_text().replace("n = 120", "n = 100").replace("steps = 12", "steps = 16"))
+    with pytest.raises(MtlError, match="data has changed"):
+        train(load(resolved), tmp_path / "run", resume=True)
+
+
+def test_another_normalisation_is_refused_when_fine_tuning(config, tmp_path, monkeypatch):
+    from mtlcore.encoders.resnet_small import ResnetSmall
+
+    train(experiment(config, "train.steps=2"), tmp_path / "one")
+    tuned = experiment(config, f"train.init_from={tmp_path / 'one'}")
+    shifted = type("Shifted", (ResnetSmall,), {"mean": (0.1, 0.1, 0.1)})()
+    with pytest.raises(MtlError, match="mean"):
+        train(evolve(tuned, encoder=evolve(shifted, width=4)), tmp_path / "two")
+
+
 def test_resume_goes_on_only_where_a_run_lies(tmp_path):
     done = mtl("train", "--resume", tmp_path)
     assert done.returncode == 2
@@ -359,6 +395,13 @@ def test_eval_prints_the_json_that_is_promised(config, tmp_path):
         ("train.precision='16-mixed'", "bf16-mixed"),
         ("input.batch_size=15", "accumulate"),
         ("task.quarter.reads='quater'", "quarter"),
+        ("train.best='quarter/acuracy'", "quarter/accuracy"),
+        ("train.best='quarter/confusion'", "no such metric"),
+        ("task.quarter.class_weights=[1.0, 2.0]", r"task\.quarter"),
+        ("pretext.puzzling.rows='unlabelled'", "keep"),
+        ("input.unlabelled_batch=8", "keep"),
+        ("train.ema=1.0", r"train\.ema"),
+        ("train.milestones=[0.5, 1.5]", r"train\.milestones"),
         ("views.supervised='pretext'", ""),
     ],
 )

@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import rank_worker
 import torch
 from lightning_fabric import Fabric
+
+from mtlcore.runs import RunFolder
+
+DOTS_CONFIG = f"""
+plugins = ["{Path(__file__).resolve().parents[1] / "dots.py"}"]
+
+[encoder]
+width = 4
+
+[task.quarter]
+name = "classification"
+dropout = 0.0
+
+[data.dots]
+
+[input]
+size = 16
+batch_size = 16
+
+[augment]
+name = "weak"
+
+[train]
+steps = 6
+eval_every = 3
+optimizer = "sgd"
+accelerator = "cpu"
+tensorboard = false
+"""
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +59,20 @@ def test_two_ranks_equal_one_process_on_the_joined_batch(two_ranks, name):
 
 def test_ranks_agree_on_batch_norm_under_gradients_by_rows(two_ranks):
     assert two_ranks["batch norm"][1] == 0
+
+
+def test_two_processes_of_torchrun_train_through_the_command_line(tmp_path):
+    """Real processes: evaluation on one rank, checkpoints, and the weights of one process with two micro-batches."""
+    config = tmp_path / "dots.toml"
+    config.write_text(DOTS_CONFIG)
+    code = tmp_path / "mtl.py"
+    code.write_text("import sys\nfrom mtlcore.cli import main\nsys.exit(main())\n")
+    train = [str(code), "train", str(config), "--out"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *train, str(tmp_path / "two")]
+    one = [sys.executable, *train, str(tmp_path / "one"), "--set", "train.accumulate=2"]
+    for words in (two, one):
+        done = subprocess.run(words, capture_output=True, text=True, timeout=150)
+        assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (RunFolder(tmp_path / name).require().weights() for name in ("two", "one"))
+    parameters = [k for k in a if "running" not in k and "num_batches" not in k]  # BatchNorm's statistics are rank 0's
+    torch.testing.assert_close([a[k] for k in parameters], [b[k] for k in parameters], atol=1e-6, rtol=0)

@@ -47,6 +47,8 @@ def finite_steps(exp, parts_of, steps: int = 2):
 @pytest.mark.parametrize("forward", ["joint", "split"])
 def test_every_pretext_trains_under_every_view_policy(forward, supervised):
     for pretexts, reduce in itertools.product(SETS, ("mean", "geometric")):
+        if supervised == "pretext" and pretexts in ((), ("patches",)):  # nothing that supervised heads could read
+            continue
         exp = experiment(pretexts=pretexts, forward=forward, supervised=supervised, reduce=reduce)
         finite_steps(exp, lambda k: [batch(seed=k)])
 
@@ -200,6 +202,53 @@ def test_the_head_of_an_absent_task_does_not_move(optimizer):
     before = copy.deepcopy(eng.model.heads["pose"].state_dict())
     train_step(eng, inputs(eng, [batch(absent=("pose",))]))
     assert all(torch.equal(a, b) for a, b in zip(before.values(), eng.model.heads["pose"].state_dict().values()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_label_may_be_absent_from_the_first_step(optimizer):
+    eng = engine(experiment(), optimizer)
+    for absent in (("pose",), (), ("fer",), ()):
+        logged = train_step(eng, inputs(eng, [batch(absent=absent)]))
+        assert not bool(logged["skipped"])
+    assert all(bool(torch.isfinite(p).all()) for p in eng.model.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_bad_first_step_is_as_if_it_had_not_been(optimizer):
+    exp = experiment(("fer",), encoder=Toy(norm="none"), augment=Plain())
+    bad_first, fresh = engine(exp, optimizer), engine(exp, optimizer)
+    made = inputs(fresh, [batch(tasks=("fer",))])[0]
+    train_step(bad_first, [Inputs(tuple(x * float("nan") for x in made.images), made.readings, made.scale)])
+    for eng in (bad_first, fresh):
+        for _ in range(2):
+            train_step(eng, [made])
+    torch.testing.assert_close(list(bad_first.model.parameters()), list(fresh.model.parameters()))
+
+
+class Remembers(torch.nn.Module):
+    """A weighting with a state of its own, which also draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.zeros(()))
+        self.drawn = []
+
+    def forward(self, losses):
+        self.last.copy_(losses.values.detach().sum())
+        self.drawn.append(float(losses.rng.rand()))
+        return losses.values.sum()
+
+
+def test_a_bad_batch_leaves_no_trace_in_a_weighting_and_micro_batches_share_its_draw():
+    eng = engine(experiment())
+    eng.weigher = Remembers()
+    parts = inputs(eng, [batch(seed=1), batch(seed=2)])
+    train_step(eng, parts)
+    assert eng.weigher.drawn[0] == eng.weigher.drawn[1]
+    before = eng.weigher.last.clone()
+    train_step(eng, [Inputs(tuple(x * float("nan") for x in parts[0].images), parts[0].readings, parts[0].scale)])
+    assert torch.equal(eng.weigher.last, before)
+    assert eng.weigher.drawn[2] != eng.weigher.drawn[0]
 
 
 @pytest.mark.parametrize("weighting", [EQUAL, UNCERTAINTY, PCGRAD])

@@ -1,14 +1,16 @@
 """Indexes that take minutes to read (hundreds of thousands of label files), kept between runs.
 
 They lie in `$XDG_CACHE_HOME/mtlcore/indexes` (default: ~/.cache). What is kept counts while the source's fields and the
-modification times of its folders stay the same: a file that is added, removed or renamed changes those, one that is
-rewritten in place does not. Sets of less than SMALLEST rows are read anew each time.
+modification times of its folders stay the same (a file that is added, removed or renamed changes those, one that is
+rewritten in place does not), and while the code that reads it does: a mended table of labels is never answered with what
+the old one said. Sets of less than SMALLEST rows are read anew each time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import zipfile
@@ -20,12 +22,15 @@ import numpy as np
 from mtlcore import DataSource, Index, Skipped
 
 SMALLEST = 10_000
-FORMAT = 1
+FORMAT = 2
 
 
 def cached_index(source: DataSource, folders: Iterable[Path], read: Callable[[], Index]) -> Index:
-    """What `read` gives, or gave last time. folders: those whose change makes the kept index a stale one."""
-    file = _file(source, folders)
+    """What `read` gives, or gave last time. folders: those whose change makes the kept index a stale one.
+
+    read: a function of the source's own module, whose text counts together with that of the helpers beside this file.
+    """
+    file = _file(source, folders, read)
     kept = _load(file)
     if kept is not None:
         return kept
@@ -36,15 +41,21 @@ def cached_index(source: DataSource, folders: Iterable[Path], read: Callable[[],
     return index
 
 
-def _file(source: DataSource, folders: Iterable[Path]) -> Path:
+def _file(source: DataSource, folders: Iterable[Path], read: Callable[[], Index]) -> Path:
     times = [(str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()]
-    digest = hashlib.blake2b(repr((FORMAT, source, times)).encode(), digest_size=16).hexdigest()
+    code = [file.read_bytes() for file in _code(read)]
+    digest = hashlib.blake2b(repr((FORMAT, source, times, code)).encode(), digest_size=16).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (no home raises in pathlib)
     return Path(home) / "mtlcore" / "indexes" / f"{digest}.npz"
 
 
+def _code(read: Callable[[], Index]) -> list[Path]:
+    """The files that decide what an index says: the reader's own, and the helpers (`_mat.py`, `_crops.py`, ...)."""
+    return [Path(inspect.getfile(read)), *sorted(Path(__file__).parent.glob("_*.py"))]
+
+
 def _save(file: Path, index: Index) -> None:
-    arrays = {"keys": index.keys, "skipped": np.array(json.dumps(index.skipped.names))}
+    arrays = {"keys": index.keys, "skipped": np.array(json.dumps([index.skipped.names, index.skipped.notes]))}
     arrays |= {name: value for name, value in (("split", index.split), ("group", index.group)) if value is not None}
     arrays |= {f"annotation/{name}": value for name, value in index.annotations.items()}
     arrays |= {f"attribute/{name}": value for name, value in index.attributes.items()}
@@ -66,9 +77,9 @@ def _load(file: Path) -> Index | None:
                 split=arrays.get("split"),
                 group=arrays.get("group"),
                 attributes=_below("attribute/", arrays),
-                skipped=Skipped(json.loads(str(arrays["skipped"]))),
+                skipped=Skipped(*json.loads(str(arrays["skipped"]))),
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

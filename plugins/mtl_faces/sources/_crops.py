@@ -1,7 +1,8 @@
 """Where the face is in a picture: boxes from landmarks or centres, and cutting them out.
 
 A box is (left, top, right, bottom) in pixels, x right, y down. Readers give it as the annotation "box_px" (N, 4), so
-that another crop gives another fingerprint, and cut when a picture is decoded.
+that another crop gives another fingerprint, and cut when a picture is decoded. What is then no square ("hopenet", or
+"none" of an oblong picture) loses its ends when the run shrinks it: `shrink` takes the central square.
 """
 
 from __future__ import annotations

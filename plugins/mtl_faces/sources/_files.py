@@ -40,8 +40,8 @@ def text_lines(source: str, path: Path) -> list[str]:
     """The lines of a text file, whatever its bytes. Raises MtlError where it can't be read."""
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise MtlError(f"{source}: {path} can't be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        raise MtlError(f"{source}: {path} can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def is_picture(name: str) -> bool:
@@ -51,6 +51,13 @@ def is_picture(name: str) -> bool:
 def strings(values: Iterable[str]) -> np.ndarray:
     """(N,) strings, also where there are none."""
     return np.array(list(values), dtype=str)
+
+
+def emotion_columns(rows: Iterable[tuple[str, str, str]]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Rows of (key, emotion, split) -> the first three fields of an Index."""
+    listed = list(rows)
+    keys, emotions, splits = (strings(row[i] for row in listed) for i in range(3))
+    return keys, {"emotion": emotions}, splits
 
 
 def floats(values: Iterable[object], width: int | None = None) -> np.ndarray:

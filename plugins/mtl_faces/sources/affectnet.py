@@ -41,6 +41,7 @@ EMOTIONS = {
 }
 NO_EMOTION = (8, 9)  # none of them, uncertain: a face without that label
 NO_FACE = 10
+FACELESS = "pictures left out, without a face by the set's own label"
 CSV_FILES = {"training.csv": "train", "validation.csv": "test"}
 FIRST_COLUMN = "subDirectory_filePath"
 COLUMNS = 9
@@ -99,7 +100,7 @@ class Affectnet(DataSource):
                     seen.add(path)
                     around = square_box(box, self.margin)
                     rows.append((below + path, CSV_FILES[name], _emotion(expression), valence, arousal, around))
-        _tell_faceless(faceless, skipped)
+        skipped.note(FACELESS, faceless)
         return _index(rows, skipped, boxes=self.crop != "none")
 
 
@@ -118,12 +119,6 @@ def _emotion(expression: int) -> str:
     return str(EMOTIONS.get(expression, ""))
 
 
-def _tell_faceless(number: int, skipped: Skipped) -> None:
-    """One line, and one in `max_bad`: the set itself marks them."""
-    if number:
-        skipped.add("pictures without a face, by the set's own label", f"{number} pictures")
-
-
 # ------------------------------------------------------------------------------------------------ csv
 
 
@@ -140,7 +135,7 @@ def _csv_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, int, float, f
                 except ValueError as error:
                     skipped.add(str(error), f"{path.name}, line {number}")
     except OSError as error:
-        raise MtlError(f"affectnet: {path} can't be read: {error.strerror}") from error
+        raise MtlError(f"affectnet: {path} can't be read: {error.strerror or error}") from error
     except csv.Error as error:
         raise MtlError(f"affectnet: {path} is no csv file: line {reader.line_num}: {error}") from error
 
@@ -211,7 +206,7 @@ def _npy_index(root: Path, folders: list[str]) -> Index:
                 faceless += 1
             else:
                 rows.append((key, NPY_FOLDERS[folder], _emotion(expression), valence, arousal, none))
-    _tell_faceless(faceless, skipped)
+    skipped.note(FACELESS, faceless)
     return _index(rows, skipped, boxes=False)
 
 

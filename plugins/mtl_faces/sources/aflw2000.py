@@ -16,8 +16,9 @@ from attrs.validators import ge
 from mtlcore import DataSource, Index, Skipped, hookimpl
 
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
-from ._files import entries, floats, is_picture, require_folder, strings
+from ._files import entries, is_picture, require_folder, strings
 from ._mat import read_mat
+from ._pose import PoseRow, pose_annotations
 
 LIMIT_DEG = 99.0
 K = 0.2
@@ -38,7 +39,7 @@ class Aflw2000(DataSource):
 
     def index(self) -> Index:
         require_folder("aflw2000", self.root, "image00002.jpg, image00002.mat, ...")
-        rows: list[tuple[str, np.ndarray, np.ndarray]] = []
+        rows: list[PoseRow] = []
         skipped = Skipped()
         beyond = 0
         for entry in entries("aflw2000", self.root):
@@ -53,9 +54,13 @@ class Aflw2000(DataSource):
                 rows.append((entry.name, pose_deg, box))
             else:
                 beyond += 1
-        if beyond:  # one line, and one in `max_bad`: it is the benchmark's rule, no fault of the files
-            skipped.add(f"faces with an angle beyond {LIMIT_DEG:g} degrees, as in the benchmark", f"{beyond} faces")
-        return self._index(rows, skipped)
+        skipped.note(f"faces left out, an angle beyond {LIMIT_DEG:g} degrees, as in the benchmark", beyond)
+        return Index(
+            strings(key for key, _, _ in rows),
+            pose_annotations(rows, self.crop),
+            split=np.full(len(rows), "test"),
+            skipped=skipped,
+        )
 
     def decode(self, index: Index, row: int) -> np.ndarray:
         return read_face(self.crop, self.root, index, row)
@@ -65,13 +70,6 @@ class Aflw2000(DataSource):
         if self.crop == "hopenet":
             return pose_deg, widened_box(points, 2 * K, 2 * K, 2 * K, 0.6 * K)
         return pose_deg, square_box(points, self.margin)
-
-    def _index(self, rows: list[tuple[str, np.ndarray, np.ndarray]], skipped: Skipped) -> Index:
-        annotations = {"pose_deg": floats([pose for _, pose, _ in rows], 3)}
-        if self.crop != "none":
-            annotations["box_px"] = floats([box for _, _, box in rows], 4)
-        split = np.full(len(rows), "test")
-        return Index(strings(key for key, _, _ in rows), annotations, split=split, skipped=skipped)
 
 
 @hookimpl

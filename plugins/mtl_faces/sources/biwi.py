@@ -27,7 +27,8 @@ from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
 
 from ._cache import cached_index
 from ._crops import read_face
-from ._files import entries, floats, strings, text_lines
+from ._files import entries, strings, text_lines
+from ._pose import PoseRow, pose_annotations
 
 FRAME = re.compile(r"(frame_[0-9]+)_rgb\.png", re.IGNORECASE)
 VIDEO = re.compile(r"[0-9]{2}")
@@ -70,7 +71,7 @@ class Biwi(DataSource):
         return read_face(self.crop, self.root, index, row)
 
     def _index(self, videos: list[str]) -> Index:
-        rows: list[tuple[str, np.ndarray, np.ndarray]] = []
+        rows: list[PoseRow] = []
         skipped = Skipped()
         for video in videos:
             camera = _Camera.read(self.root / video / "rgb.cal", skipped)
@@ -84,13 +85,11 @@ class Biwi(DataSource):
                     rows.append((key, angles_deg(rotation), camera.box(centre_mm, self.face_mm)))
                 except ValueError as error:
                     skipped.add(str(error), key)
-        annotations = {"pose_deg": floats([pose for _, pose, _ in rows], 3)}
-        if self.crop != "none":
-            annotations["box_px"] = floats([box for _, _, box in rows], 4)
         keys = [key for key, _, _ in rows]
         people = [key.split("/")[0] for key in keys]
         fold = strings("train" if int(video) <= TRAIN_VIDEOS else "test" for video in people)
         split = np.full(len(rows), "test")
+        annotations = pose_annotations(rows, self.crop)
         return Index(strings(keys), annotations, split, strings(people), {"fold": fold}, skipped)
 
 
@@ -140,10 +139,10 @@ class _Camera:
             return nominal
         try:
             v = np.array([float(cell) for cell in " ".join(text_lines("biwi", path)).split()])
-        except ValueError:
+        except (MtlError, ValueError):
             v = np.empty(0)
         if len(v) < 25 or not np.isfinite(v).all():
-            skipped.add("an unreadable rgb.cal: the Kinect's usual values stand in", f"{path.parent.name}/{path.name}")
+            skipped.note("videos with an unreadable rgb.cal: they stay, with the Kinect's usual values")
             return nominal
         return cls(v[[0, 4]], v[[2, 5]], v[13:22].reshape(3, 3), v[22:25])
 

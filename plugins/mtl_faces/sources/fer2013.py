@@ -16,6 +16,7 @@ from attrs import field, frozen
 from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
+from ._files import PICTURES, emotion_columns, entries, is_picture
 
 SIDE = 48
 EMOTIONS = {
@@ -38,7 +39,6 @@ FOLDERS = {
 } | {str(emotion): emotion for emotion in EMOTIONS.values()}
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 COLUMNS = ("emotion", "pixels", "Usage")
 
 
@@ -75,17 +75,11 @@ def _folder_index(root: Path, splits: list[str]) -> Index:
     rows: list[tuple[str, str, str]] = []
     skipped = Skipped()
     for split in splits:
-        for folder in _entries(root / split):
+        for folder in entries("fer2013", root / split):
             pictures = _pictures(folder, f"{split}/{folder.name}", skipped)
             emotion = str(FOLDERS.get(folder.name.lower(), ""))
             rows += [(key, emotion, split) for key in pictures]
-    return Index(*_columns(rows), skipped=skipped)
-
-
-def _columns(rows: list[tuple[str, str, str]]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """Rows of (key, emotion, split) -> the first three fields of an Index."""
-    keys, emotions, splits = (np.array([row[i] for row in rows], dtype=str) for i in range(3))
-    return keys, {"emotion": emotions}, splits
+    return Index(*emotion_columns(rows), skipped=skipped)
 
 
 def _pictures(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str]:
@@ -93,25 +87,16 @@ def _pictures(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str
     if not folder.is_dir():
         skipped.add("not in a class folder", name)
         return []
-    files = [f"{name}/{file.name}" for file in _entries(folder.path)]
+    files = [f"{name}/{file.name}" for file in entries("fer2013", folder.path)]
     if folder.name.lower() not in FOLDERS:
         reason = f"unknown class folder {folder.name!r} ({nearest(folder.name.lower(), FOLDERS)})"
         for file in files or [name]:
             skipped.add(reason, file)
         return []
     for file in files:
-        if not file.lower().endswith(SUFFIXES):
-            skipped.add(f"not one of {', '.join(SUFFIXES)}", file)
-    return [file for file in files if file.lower().endswith(SUFFIXES)]
-
-
-def _entries(path: str | Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, hidden entries left out, by name."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise MtlError(f"fer2013: {path} can't be listed: {error.strerror}") from error
+        if not is_picture(file):
+            skipped.add(f"not one of {', '.join(PICTURES)}", file)
+    return [file for file in files if is_picture(file)]
 
 
 # ------------------------------------------------------------------------------------------------ csv
@@ -146,7 +131,7 @@ def _csv_index(path: Path) -> _CsvIndex:
     except csv.Error as error:
         raise MtlError(f"fer2013: {path} is no csv file: line {reader.line_num}: {error}") from error
     grid = np.frombuffer(b"".join(pixels), dtype=np.uint8).reshape(-1, SIDE * SIDE)
-    return _CsvIndex(*_columns(rows), skipped=skipped, pixels=grid)
+    return _CsvIndex(*emotion_columns(rows), skipped=skipped, pixels=grid)
 
 
 def _places(path: Path, header: list[str]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ unknown,NF`, in the row order of fer2013.csv. The pictures come from `fer2013.cs
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from attrs import field, frozen
 from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, read_image
 
 from ..emotions import Emotion
-from ._files import require_folder, strings, text_lines
+from ._files import emotion_columns, require_folder, text_lines
 from .fer2013 import USAGES, Fer2013
 
 VOTES = "fer2013new.csv"
@@ -34,8 +35,6 @@ COLUMNS = (
 )
 HEADER = ("Usage", "Image name", *(str(e) for e in COLUMNS), "unknown", "NF")
 FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
-
-_Row = tuple[str, str, str]  # key, emotion, split
 
 
 @frozen(eq=False)
@@ -64,7 +63,7 @@ class Ferplus(DataSource):
         rows = self._rows(skipped)
         if any((self.root / folder).is_dir() for folder in FOLDERS.values()):
             pictures = [(f"{FOLDERS[usage]}/{name}", emotion, USAGES[usage]) for _, name, emotion, usage in rows]
-            return Index(*_columns(pictures), skipped=skipped)
+            return Index(*emotion_columns(pictures), skipped=skipped)
         if not (self.root / "fer2013.csv").is_file():
             raise MtlError(
                 f"ferplus: {self.root} holds neither fer2013.csv nor the folders {', '.join(FOLDERS.values())}"
@@ -92,7 +91,9 @@ class Ferplus(DataSource):
             else:
                 found.append((key, emotion, USAGES[usage]))
                 places.append(place[key])
-        return _PixelIndex(*_columns(found), skipped=skipped, pixels=pixels, places=np.array(places, dtype=np.int64))
+        return _PixelIndex(
+            *emotion_columns(found), skipped=skipped, pixels=pixels, places=np.array(places, dtype=np.int64)
+        )
 
     def _rows(self, skipped: Skipped) -> list[tuple[int, str, str, str]]:
         """-> (number of the row, picture, emotion, usage) of each row that has a face."""
@@ -101,7 +102,7 @@ class Ferplus(DataSource):
         if tuple(map(str.lower, header)) != tuple(map(str.lower, HEADER)):
             raise MtlError(f"ferplus: {self.root / VOTES} must open with the line {','.join(HEADER)}")
         rows, faceless = [], 0
-        for number, cells in enumerate(csv.reader(lines[1:])):
+        for number, cells in enumerate(_cells(self.root / VOTES, lines[1:])):
             try:
                 usage, name, votes = _read(cells)
             except ValueError as error:
@@ -111,8 +112,10 @@ class Ferplus(DataSource):
                 rows.append((number, name, self._emotion(votes), usage))
             else:
                 faceless += 1
-        if faceless:  # one line, and one in `max_bad`: the set itself marks them
-            skipped.add("rows without a name: no face", f"{faceless} rows")
+        skipped.note("rows left out, without a name: no face, by the set's own label", faceless)
+        skipped.note(
+            f"faces stay without an emotion: their votes give no {self.recipe}", sum(not row[2] for row in rows)
+        )
         return rows
 
     def _emotion(self, votes: np.ndarray) -> str:
@@ -123,6 +126,15 @@ class Ferplus(DataSource):
             agreed = votes.max() > 0 and (votes == votes.max()).sum() == 1
         winner = int(votes.argmax())
         return str(COLUMNS[winner]) if agreed and winner < len(COLUMNS) else ""
+
+
+def _cells(path: Path, lines: list[str]) -> Iterator[list[str]]:
+    """The cells of each row below the header. Raises MtlError where it is no csv file."""
+    reader = csv.reader(lines)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise MtlError(f"ferplus: {path} is no csv file: line {reader.line_num + 1}: {error}") from error
 
 
 def _read(cells: list[str]) -> tuple[str, str, np.ndarray]:
@@ -137,12 +149,6 @@ def _read(cells: list[str]) -> tuple[str, str, np.ndarray]:
     if name and Path(name).name != name:
         raise ValueError("a picture's name that is a path")
     return usage, name, np.array([int(vote[:4]) for vote in votes])
-
-
-def _columns(rows: list[_Row]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """The first three fields of an Index."""
-    keys, emotions, splits = (strings(row[i] for row in rows) for i in range(3))
-    return keys, {"emotion": emotions}, splits
 
 
 @hookimpl

@@ -122,7 +122,7 @@ def _person(path: Path, skipped: Skipped) -> tuple[str, str, str]:
     except MtlError:
         cells = []
     if len(cells) < 3 or cells[-3] not in GENDERS or cells[-2] not in RACES or cells[-1] not in AGE_BANDS:
-        skipped.add("no readable manual annotation: the face stays, without gender", path.name)
+        skipped.note("faces without a readable manual annotation: they stay, without gender")
         return "", "", ""
     return GENDERS[cells[-3]], RACES[cells[-2]], AGE_BANDS[cells[-1]]
 

@@ -1,9 +1,9 @@
 """`300w_lp`: faces turned to many poses, with Euler angles (300W-LP; Zhu et al., "Face Alignment Across Large Poses: A
 3D Solution", CVPR 2016), and copies that keep its file layout: `x.jpg` beside `x.mat`.
 
-Own folders: `AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW, LFPW_Flip`. They have no official split, and all
-poses of a photograph, mirrored ones too, are one group, so none of them can leak. Or `train | val`, with names
-`<part>_<person>_<frame>.jpg`: there a person is a group.
+Its own folders (AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW, LFPW_Flip) not yet tried on the real set. They
+have no official split, and all poses of a photograph, mirrored ones too, are one group, so none of them can leak. Or
+`train | val`, with names `<part>_<person>_<frame>.jpg`: there a person is a group.
 
 Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down; yaw > 0 faces the picture's left.
 """
@@ -22,8 +22,9 @@ from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
 
 from ._cache import cached_index
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
-from ._files import entries, floats, is_picture, require_folder, strings
+from ._files import entries, is_picture, require_folder, strings
 from ._mat import read_mat
+from ._pose import PoseRow, pose_annotations
 
 PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
 FOLDERS = tuple(name for part in PARTS for name in (part, f"{part}_Flip"))
@@ -54,17 +55,14 @@ class W300Lp(DataSource):
 
     def _index(self, folders: list[str]) -> Index:
         official = folders[0] in SPLITS
-        rows: list[tuple[str, np.ndarray, np.ndarray]] = []
+        rows: list[PoseRow] = []
         skipped = Skipped()
         for folder in folders:
             rows += self._rows(folder, skipped)
         keys = [key for key, _, _ in rows]
-        annotations = {"pose_deg": floats([pose for _, pose, _ in rows], 3)}
-        if self.crop != "none":
-            annotations["box_px"] = floats([box for _, _, box in rows], 4)
         return Index(
             strings(keys),
-            annotations,
+            pose_annotations(rows, self.crop),
             split=strings(key.split("/")[0] for key in keys) if official else None,
             group=strings(map(_person if official else _photograph, keys)),
             skipped=skipped,
@@ -73,8 +71,8 @@ class W300Lp(DataSource):
     def decode(self, index: Index, row: int) -> np.ndarray:
         return read_face(self.crop, self.root, index, row)
 
-    def _rows(self, folder: str, skipped: Skipped) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        rows = []
+    def _rows(self, folder: str, skipped: Skipped) -> list[PoseRow]:
+        rows: list[PoseRow] = []
         for entry in entries(self.name, self.root / folder):
             key = f"{folder}/{entry.name}"
             if not is_picture(entry.name):

@@ -245,7 +245,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(config, tmp_path):
 def test_a_full_disk_is_one_message_and_the_last_good_checkpoint_stays(config, tmp_path):
     """A real child process that may write no file beyond the size of its small first checkpoints."""
     run = tmp_path / "run"
-    train(experiment(config, "train.steps=16"), run)
+    train(experiment(config, "train.steps=16", "train.tensorboard=true"), run)
     good = RunFolder(run).require()
     largest = max(p.stat().st_size for p in good.path.iterdir())
     text = (run / "config.toml").read_text().replace("steps = 16", "steps = 24")

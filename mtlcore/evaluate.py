@@ -71,14 +71,7 @@ def kept_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
     """Encoder and supervised heads, with the weights of a checkpoint (the average where the run keeps one)."""
     with weights_from_checkpoint():
         net = HybridModel(evolve(experiment, pretexts={})).inference()
-    weights, own = checkpoint.kept(), net.state_dict()
-    missing = sorted(k for k in own if k not in weights or weights[k].shape != own[k].shape)
-    if missing:
-        names = ", ".join(missing[:5])
-        raise MtlError(
-            f"{checkpoint.path}: weights of another configuration; missing or of another shape: {names} ({len(missing)})"
-        )
-    net.load_state_dict({k: weights[k] for k in own})
+    checkpoint.load(net, checkpoint.kept())
     return net.eval()
 
 

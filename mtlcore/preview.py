@@ -12,6 +12,7 @@ Pictures come from the validation split where there is one, since nobody trained
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from .contracts import Batch, Head, Host, PretextTask, Scene, StepCounts, Target, View
 from .data.dataset import Dataset, open_data
+from .encoders.weights import weights_from_checkpoint
 from .errors import MtlError
 from .experiment import Experiment, PretextEntry
 from .model import HybridModel
@@ -144,19 +146,12 @@ def _questions(experiment: Experiment, images: Tensor) -> Inputs:
 
 
 def _model(experiment: Experiment, run: Path | None) -> HybridModel:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if run else nullcontext():
         model = HybridModel(experiment).eval()
     if run is None:
         return model
-    checkpoint, own = RunFolder.open(run).require("last"), model.state_dict()
-    weights = checkpoint.weights()
-    wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
-    if wrong:
-        names = ", ".join(wrong[:5])
-        raise MtlError(
-            f"{checkpoint.path}: weights of another configuration; missing or of another shape: {names} ({len(wrong)})"
-        )
-    model.load_state_dict({k: weights[k] for k in own})
+    checkpoint = RunFolder.open(run).require("last")
+    checkpoint.load(model, checkpoint.weights())
     return model
 
 

@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 from attrs import frozen
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import MtlError
 
@@ -51,6 +51,17 @@ class Checkpoint:
         """The weights that are evaluated: the average where there is one, else the model's own."""
         averaged = self.averaged()
         return self.weights() if averaged is None else averaged
+
+    def load(self, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Put these weights of this checkpoint into a network; MtlError where one is missing or of another shape."""
+        own = net.state_dict()
+        wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
+        if wrong:
+            raise MtlError(
+                f"{self.path}: weights of another configuration; missing or of another shape: "
+                f"{', '.join(wrong[:5])} ({len(wrong)})"
+            )
+        net.load_state_dict({k: weights[k] for k in own})
 
     def state(self) -> dict[str, Any]:
         """Optimisers, counters: what resuming needs."""

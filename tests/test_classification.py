@@ -87,3 +87,11 @@ def test_the_head_reads_the_pooled_features_through_one_linear_layer():
     out = h(Features((), pooled, pooled))
     torch.testing.assert_close(out, pooled @ h.answer[1].weight.T + h.answer[1].bias)
     assert float(h.loss(h.ideal(torch.tensor([0, 1, 1])), torch.tensor([0, 1, 1])).max()) < 1e-6
+
+
+@pytest.mark.parametrize("values", [np.array([0, 1, 2]), np.array([0.0, np.nan]), np.array([True, False])])
+def test_numbers_are_refused_with_the_way_to_names(values):
+    for task in (Classification(reads="kind"), Classification(reads="kind", classes=("0", "1"))):
+        for use in (task.fit, task.target):
+            with pytest.raises(MtlError, match=r"'kind' holds numbers; .* \(in a csv: categorical = \[\"kind\"\]\)"):
+                use(values)

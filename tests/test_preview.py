@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling, shuffle
-from toy_sources import InMemory, cycle
+from toy_sources import InMemory, cycle, numbers_of
 from toys import Jitter, Plain, RelativeLocation, Rotation, Toy, engine, experiment
 
 from mtlcore import MtlError, PretextTask
+from mtlcore.data.dataset import open_data
 from mtlcore.experiment import DataEntry, Experiment, PretextEntry
-from mtlcore.preview import Strip, preview, sheet, strips
+from mtlcore.preview import TRIES, Strip, preview, sheet, some_pictures, strips
 from mtlcore.runs import RunFolder
 from mtlcore.train.step import train_step
 
@@ -197,3 +198,34 @@ def test_a_set_of_fewer_pictures_shows_them_all_once():
     exp = looked_at({"puzzling": Puzzling(grid=2)})
     exp = evolve(exp, data={"made": DataEntry(Noise(3, side=24))}, input=evolve(exp.input, validation=0.0))
     assert preview(exp).shape[1] < 5 * 100 + 130
+
+
+def previewed(n: int, bad: frozenset[int], columns: int) -> list[int]:
+    """The rows that a preview of n pictures shows, told by their values."""
+    exp = looked_at({}, tasks=("fer",), size=8)
+    source = InMemory(n, labels=cycle("ab", n), name_of_labels="emotion", split=("train",) * n, bad=bad)
+    exp = evolve(exp, data={"made": DataEntry(source, max_bad=0)}, input=evolve(exp.input, validation=0.0))
+    data = open_data(exp, {"train", "validation"}, glance=True)
+    return numbers_of(some_pictures(data, columns))
+
+
+def test_the_next_picture_stands_in_for_an_unreadable_one():
+    assert previewed(400, frozenset(), 4) == [50, 150, 250, 350]
+    assert previewed(400, frozenset([150, 151, 350]), 4) == [50, 152, 250, 351]
+
+
+def test_a_column_is_left_out_where_no_near_picture_can_be_read():
+    assert previewed(4, frozenset([1, 3]), 4) == [0, 2]
+    assert previewed(400, frozenset(range(150, 150 + TRIES)), 4) == [50, 250, 350]
+
+
+def test_a_set_that_cannot_be_read_at_all_is_told_with_a_reason():
+    with pytest.raises(MtlError, match=r"none of the pictures .* can be read: .* is no readable picture: made so"):
+        previewed(100, frozenset(range(100)), 4)
+
+
+def test_a_preview_shows_a_set_with_an_unreadable_picture():
+    exp = looked_at({}, tasks=("fer",), size=24)
+    broken = InMemory(4, cycle("ab", 4), "emotion", split=("train",) * 4, side=24, bad=frozenset([2]))
+    exp = evolve(exp, data={"made": DataEntry(broken, max_bad=0)}, input=evolve(exp.input, validation=0.0))
+    assert preview(exp, pictures=4).shape[1] < 4 * 100 + 130

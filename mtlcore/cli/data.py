@@ -80,10 +80,10 @@ def _show(report: Report, sheet: Path | None) -> None:
 
 def _table(title: str, counts: Counts) -> Table:
     """One line a class, one column a split; of very many classes (sets of attributes) the largest, then all others."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("class", *map(Text, counts), title=Text(title), title_justify="left")
+    table = Table("class", *(Column(Text(split)) for split in counts), title=Text(title), title_justify="left")
     rows: Counter[str] = sum(map(Counter, counts.values()), Counter())
     told = {name for name, _ in rows.most_common(MOST_CLASSES)}
     for name in sorted(told):
@@ -99,6 +99,7 @@ def _lines(report: Report) -> list[str]:
     """One line a fault, with a few names; then the fingerprint."""
     lines = [_line("missing", list(report.missing)), _line("unreadable", list(report.unreadable.values()))]
     lines += [_line(f"malformed, {reason}", names) for reason, names in report.malformed.items()]
+    lines += [f"{number:>7}  {reason}" for reason, number in report.index.skipped.notes.items()]
     lines += [
         _line("groups of pixel-identical copies", [" = ".join(keys[:2]) for keys in report.duplicates]),
         _line("of them with conflicting labels", [" = ".join(keys[:2]) for keys in report.conflicting]),

@@ -124,7 +124,9 @@ def store_side(decode: Decode, n: int, size: int, store: int | None) -> int:
 
 def memory_budget() -> int:
     """Bytes that the pictures of one process may take: half of the memory, shared by this machine's processes."""
-    return usable_memory() // 2 // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    env = os.environ
+    processes = env.get("LOCAL_WORLD_SIZE") or env.get("WORLD_SIZE")  # Fabric itself sets this one
+    return usable_memory() // 2 // max(1, int(processes or 1))
 
 
 def usable_memory() -> int:

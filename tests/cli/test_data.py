@@ -82,7 +82,53 @@ def test_the_sheet_is_a_png(config, capsys):
         )
         == 2
     )
-    assert "can't be written" in capsys.readouterr().err
+    assert "can't write" in capsys.readouterr().err
+
+
+def test_a_sheet_that_cannot_be_written_is_refused_before_any_picture_is_read(config, capsys):
+    for sheet, told in (
+        ("sheet.jpg", "--sheet sheet.jpg: expected a PNG file, such as sheet.png"),
+        (".png/x.png", "is no folder"),
+    ):
+        assert main(["data", "check", "own", str(config), "--sheet", sheet]) == 2  # the root is wrong, too
+        assert told in capsys.readouterr().err
+
+
+def test_labels_and_files_that_look_like_markup_are_shown_as_they_are(config, capsys):
+    photos = config.parent / "photos" / "train"
+    (photos / "cat").rename(photos / "[b]cat")
+    (photos / "[b]cat" / "[red]x.txt").write_text("x")
+    (photos / "[b]cat" / "[").write_text("x")
+    (photos / "dog").rename(photos / ":dog: [")
+    assert main(["data", "check", "own", str(config), "--set", root(config)]) == 0
+    out = capsys.readouterr().out
+    assert "[b]cat" in out
+    assert ":dog: [" in out
+    assert "[red]x.txt" in out
+
+
+def test_a_plugins_source_is_checked_too(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "from attrs import frozen\n"
+        "from mtlcore import DataSource, Index, hookimpl\n"
+        "@frozen\n"
+        "class Mine(DataSource):\n"
+        "    def index(self):\n"
+        "        return Index(np.array(['a', 'b']), {'kind': np.array(['x', '[/b]'])}, split=np.array(['train', '[/i]']))\n"
+        "    def decode(self, index, row):\n"
+        "        return np.full((8, 8, 3), row, dtype=np.uint8)\n"
+        "@hookimpl\n"
+        "def mtl_components():\n"
+        "    return [Mine]\n"
+    )
+    (tmp_path / "run.toml").write_text('[task.kind]\nname = "classification"\n[data.mine]\n[train]\nsteps = 1\n')
+    tokens = ["data", "check", "mine", str(tmp_path / "run.toml")]
+    assert main(tokens) == 2
+    assert main([*tokens, "--plugin", str(tmp_path / "mine.py")]) == 0
+    out = capsys.readouterr().out
+    assert "[/b]" in out
+    assert "[/i]" in out
 
 
 def test_what_a_user_got_wrong_is_one_message_and_code_2(config, capsys):

@@ -66,7 +66,7 @@ def test_a_run_adds_a_row_for_each_answer_of_the_model(config, tmp_path):
     [
         (["--out", "x.png"], "needs CONFIG, or --run RUN"),
         (["CONFIG", "--out", "x.jpg"], "expected a PNG file, such as x.png"),
-        (["CONFIG", "--out", "no/such/folder/x.png"], "can't write no/such/folder/x.png: No such file or directory"),
+        (["CONFIG", "--out", "no/such/folder/x.png"], "can't write no/such/folder/x.png: no/such/folder is no folder"),
         (["--run", "nowhere", "--out", "x.png"], "nowhere is no run"),
         (["CONFIG", "--set", "pretext.puzzling.grid=7", "--out", "x.png"], "pretext.puzzling.grid"),
     ],

@@ -58,7 +58,7 @@ def checked(source, **entry):
 
 def test_it_counts_classes_copies_conflicts_and_leaks(folders):
     report = checked(ImageFolder(folders, annotation="kind"))
-    assert report.counts == {"test": {"cat": 2, "dog": 3}, "train": {"cat": 4, "dog": 3}}
+    assert report.counts == {"kind": {"test": {"cat": 2, "dog": 3}, "train": {"cat": 4, "dog": 3}}}
     assert sorted(map(sorted, report.duplicates)) == [
         ["test/cat/0.png", "train/cat/0.png"],
         ["test/dog/0.png", "test/dog/2.png"],
@@ -95,7 +95,21 @@ def test_unreadable_pictures_are_no_copies_of_each_other(folders):
 
 def test_a_source_without_official_splits_is_looked_at_as_the_run_cuts_it():
     report = checked(InMemory(100, cycle("ab", 100)), labels=0.1, limit=5)
-    assert report.counts == {"test": {"a": 10, "b": 10}, "train": {"a": 40, "b": 40}}
+    assert report.counts == {"kind": {"test": {"a": 10, "b": 10}, "train": {"a": 40, "b": 40}}}
+
+
+def test_every_annotation_that_counts_is_counted_numbers_as_given():
+    values = np.array([1.0, np.nan, 3.0, np.nan])
+    run = experiment(
+        {"own": DataEntry(InMemory(4, ("a", "b", "a", ""), others={"age": values}, split=("train",) * 4))}, {}
+    )
+    report = check_data(run, "own")
+    assert report.as_json()["counts"] == {
+        "kind": {"train": {"": 1, "a": 2, "b": 1}},
+        "age": {"train": {"": 2, "given": 2}},
+    }
+    bare = experiment({"own": DataEntry(InMemory(4, None, split=("train",) * 4))}, {})
+    assert check_data(bare, "own").as_json()["counts"] == {"train": {"": 4}}
 
 
 def test_copies_whose_numbers_differ_are_in_conflict_and_missing_labels_agree_with_all():

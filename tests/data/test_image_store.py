@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlcore import MtlError
-from mtlcore.data.store import CHUNK, LazyImages, MemoryImages, open_images, store_side
+from mtlcore.data.store import (
+    CHUNK,
+    LazyImages,
+    MemoryImages,
+    memory_budget,
+    open_images,
+    store_side,
+    usable_memory,
+)
 
 
 def picture(row: int) -> np.ndarray:
@@ -73,12 +82,23 @@ def test_slow_pictures_are_decoded_by_the_same_rules(monkeypatch):
     assert torch.equal(images.take(everything), alone.take(everything))
 
 
-def test_unreadable_rows_are_reported_with_their_reasons():
-    _, unreadable = open_images(some_unreadable, 250, 8)
+@pytest.mark.parametrize("memory", [None, 0])
+def test_unreadable_rows_are_reported_with_their_reasons(memory):
+    _, unreadable = open_images(some_unreadable, 250, 8, memory=memory)
     assert unreadable == {3: "row 3 is broken", 103: "row 103 is broken", 203: "row 203 is broken"}
 
 
-def test_reading_stops_as_soon_as_the_check_refuses():
+@pytest.mark.parametrize("memory", [None, 0])
+def test_what_is_no_picture_is_unreadable(memory):
+    def decode(row: int) -> np.ndarray:
+        return np.zeros((4, 4) if row == 2 else (4, 4, 3), dtype=np.uint8)
+
+    _, unreadable = open_images(decode, 5, 8, memory=memory)
+    assert unreadable == {2: "a picture must be (H, W, 3) uint8; got (4, 4) uint8"}
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_reading_stops_as_soon_as_the_check_refuses(memory):
     decoded = []
 
     def decode(row: int) -> np.ndarray:
@@ -89,12 +109,21 @@ def test_reading_stops_as_soon_as_the_check_refuses():
         raise MtlError(f"{len(unreadable)} are too many")
 
     with pytest.raises(MtlError, match="128 are too many"):
-        open_images(decode, 100 * CHUNK, 8, check=check)
+        open_images(decode, 100 * CHUNK, 8, check=check, memory=memory)
     assert len(decoded) == CHUNK
 
 
-def test_an_unreadable_row_found_later_is_an_error():
-    images, _ = open_images(some_unreadable, 250, 8, memory=0)
+def test_a_row_that_breaks_after_opening_is_an_error():
+    broken: set[int] = set()
+
+    def decode(row: int) -> np.ndarray:
+        if row in broken:
+            raise MtlError(f"row {row} is broken")
+        return picture(row)
+
+    images, unreadable = open_images(decode, 250, 8, memory=0)
+    assert not unreadable
+    broken.add(103)
     images.take(np.array([1, 2, 4]))
     with pytest.raises(MtlError, match="row 103 is broken"):
         images.take(np.array([1, 103, 4]))
@@ -108,11 +137,30 @@ def test_a_mistake_in_a_source_is_not_taken_for_a_bad_picture():
         open_images(decode, 10, 8)
 
 
-def test_progress_rises_to_the_total():
+@pytest.mark.parametrize(("memory", "doing"), [(None, "reading pictures"), (0, "checking pictures")])
+def test_progress_rises_to_the_total(memory, doing):
     told = []
-    open_images(picture, 300, 4, progress=lambda what, done, total: told.append((what, done, total)))
+    open_images(picture, 300, 4, progress=lambda what, done, total: told.append((what, done, total)), memory=memory)
     assert [done for _, done, _ in told] == [128, 256, 300]
-    assert {(what, total) for what, _, total in told} == {("reading pictures", 300)}
+    assert {(what, total) for what, _, total in told} == {(doing, 300)}
+
+
+@pytest.mark.parametrize(("limit", "usable"), [("4194304\n", 1 << 22), ("max\n", None), ("9" * 19, None), (None, None)])
+def test_a_container_has_no_more_memory_than_its_limit(limit, usable, tmp_path, monkeypatch):
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr("mtlcore.data.store.CGROUP_LIMIT", tmp_path / "memory.max")
+    assert usable_memory() == (usable or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def test_processes_of_one_machine_share_half_of_its_memory(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert memory_budget() == usable_memory() // 2
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert memory_budget() == usable_memory() // 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_budget() == usable_memory() // 8
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,14 @@ def test_a_named_column_overrides_split_and_group():
     assert not {int(k) // 2 for k in keys_of(data, "train")} & {int(k) // 2 for k in keys_of(data, "validation")}
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_named_column_may_call_validation_by_its_short_names(name):
+    column = {"fold": np.array(["train"] * 70 + [name] * 20 + ["test"] * 10)}
+    data = opened(InMemory(100, cycle("ab", 100), attributes=column), split="fold", validation=0.5)
+    assert {split: len(rows) for split, rows in data.split.items()} == {"train": 70, "validation": 20, "test": 10}
+    assert keys_of(data, "validation") == {f"{i:05d}" for i in range(70, 90)}
+
+
 @given(seed=st.integers(0, 50), shares=st.tuples(st.floats(0.02, 1.0), st.floats(0.02, 1.0)))
 def test_labels_are_nested_and_validation_does_not_move(seed, shares):
     few, many = (opened(InMemory(200, cycle("aab", 200)), labels=s, seed=seed) for s in sorted(shares))
@@ -254,6 +262,64 @@ def test_malformed_and_unreadable_rows_draw_on_one_budget():
         opened(source, max_bad=1)
 
 
+def test_on_demand_unreadable_rows_leave_every_split_and_draw_on_the_same_budget():
+    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 85]))
+    inside = open_data(experiment({"a": DataEntry(source)}))
+    lazy = open_data(experiment({"a": DataEntry(source)}), memory=0)
+    assert {name: rows.tolist() for name, rows in lazy.split.items()} == {
+        name: rows.tolist() for name, rows in inside.split.items()
+    }
+    assert not {1, 2, 85} & {int(key) for name in lazy.split for key in keys_of(lazy, name)}
+    assert lazy.report == inside.report
+    assert lazy.report[0].startswith("data.a: 3 left out, unreadable: ")
+    with pytest.raises(MtlError, match=r"data.a .*: 3 rows .* max_bad = 2; unreadable \(3\)"):
+        open_data(experiment({"a": DataEntry(source, max_bad=2)}), memory=0)
+
+
+def test_a_glance_decodes_no_more_than_the_side_of_the_store_asks_for():
+    decoded = []
+
+    @frozen(eq=False)
+    class Watched(InMemory):
+        def decode(self, index, row):
+            decoded.append(row)
+            return InMemory.decode(self, index, row)
+
+    source = Watched(5000, cycle("ab", 5000), bad=frozenset(range(10, 5000)))
+    data = open_data(experiment({"a": DataEntry(source, max_bad=1)}), glance=True)
+    assert len(decoded) <= 64
+    assert sum(len(rows) for rows in data.split.values()) == 5000
+
+
+def test_training_rows_without_labels_that_go_are_told():
+    source = InMemory(120, cycle("ab", 100) + ("",) * 20, split=("train",) * 100 + ("test",) * 20)
+    line = 'data.a: 80 rows of train without labels dropped (labels = 0.2, unlabelled = "drop")'
+    assert opened(source, {"train", "validation"}, labels=0.2, validation=0.0).report == (line,)
+    assert opened(source, labels=0.2, unlabelled="keep", validation=0.0).report == ()
+    assert line not in opened(source, {"test"}, labels=0.2, validation=0.0).report
+
+
+def test_in_evaluation_a_task_without_a_label_in_the_split_is_told():
+    sizes = np.full((100, 2), np.nan)
+    sizes[:60] = 1.0
+    source = InMemory(100, cycle("ab", 100), others={"size": sizes}, split=OFFICIAL)
+    tasks = {"kind": Classification(reads="kind"), "size": Number()}
+    assert opened(source, {"test"}, tasks=tasks).report == ("task.size: no labelled row in the split 'test'",)
+    assert opened(source, {"validation"}, tasks=tasks).report == ()
+
+
+@pytest.mark.parametrize("kind", [ValueError, MtlError])
+def test_a_task_that_cannot_be_fitted_is_named(kind):
+    @frozen
+    class Fussy(Number):
+        def fit(self, annotation):
+            raise kind("numbers are needed")
+
+    source = InMemory(60, None, others={"size": np.ones((60, 2))}, split=TRAIN60)
+    with pytest.raises(MtlError, match=r"^task.big: numbers are needed$"):
+        opened(source, tasks={"big": Fussy()})
+
+
 def test_rows_without_a_split_are_told():
     data = opened(InMemory(60, cycle("ab", 60), split=("",) * 7 + TRAIN60[7:]), validation=0.0)
     assert len(data.split["train"]) == 53
@@ -263,7 +329,10 @@ def test_rows_without_a_split_are_told():
 def test_classes_that_a_task_does_not_know_are_counted_and_their_rows_carry_no_label():
     source = InMemory(60, cycle("abc", 60), split=TRAIN60)
     data = opened(source, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0)
-    assert data.report == ("task.kind: 20 rows have a label 'kind' that it does not know: c (20)",)
+    assert data.report == (
+        'data.a: 20 rows of train without labels dropped (labels = 1.0, unlabelled = "drop")',
+        "task.kind: 20 rows have a label 'kind' that it does not know: c (20)",
+    )
     assert len(data.split["train"]) == 40
 
 

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +166,20 @@ def test_what_is_no_file_is_an_error_that_names_it(name, tmp_path):
 def test_a_path_that_leaves_the_root_is_refused(path, tmp_path):
     with pytest.raises(MtlError, match="leads out of"):
         read_image(path, tmp_path / "root")
+
+
+@pytest.mark.parametrize("root", [".", "", "below/.."])
+def test_a_relative_root_holds_its_own_pictures_and_no_others(root, tmp_path, monkeypatch):
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    for place in ("x.png", "here/x.png", "here/below/x.png"):
+        Image.fromarray(photo()).save(tmp_path / place)
+    monkeypatch.chdir(tmp_path / "here")
+    for path in ("x.png", "below/x.png", str(tmp_path / "here" / "x.png")):
+        np.testing.assert_array_equal(read_image(path, root), photo())
+    np.testing.assert_array_equal(read_image("x.png", Path(root)), photo())
+    for path in ("../x.png", "below/../../x.png", str(tmp_path / "x.png")):
+        with pytest.raises(MtlError, match="leads out of"):
+            read_image(path, root)
 
 
 def test_a_path_may_wander_below_the_root(tmp_path):

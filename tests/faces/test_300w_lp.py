@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from face_files import marks, pose_mat, ramp
@@ -9,7 +13,7 @@ from mtl_faces.sources import _cache
 from mtl_faces.sources.w300_lp import W300Lp
 from scipy.io import savemat
 
-from mtlcore import MtlError
+from mtlcore import Index, MtlError
 from mtlcore.components import component_name
 
 
@@ -175,3 +179,26 @@ def test_the_shared_set_has_its_known_counts(unpacked):
     assert not people[0] & people[1]
     assert np.abs(index.annotations["pose_deg"]).max() < 70
     assert source.decode(index, 0).shape == (96, 96, 3)
+
+
+def reader_of(file: Path, table: str) -> Callable[[], Index]:
+    """The function of a reader's module with this table of labels."""
+    file.write_text(f"def read():\n    return index({table!r})\n")
+    module: dict[str, Any] = {"index": lambda name: Index(np.array(["a", "b"]), {"mood": np.array([name, name])})}
+    exec(compile(file.read_text(), str(file), "exec"), module)
+    return module["read"]
+
+
+def test_an_index_that_an_older_label_table_made_is_read_anew(monkeypatch, tmp_path):
+    monkeypatch.setattr(_cache, "SMALLEST", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file, source = tmp_path / "reader.py", W300Lp(tmp_path)
+    for table in ("happy", "sad", "happy"):
+        index = _cache.cached_index(source, [], reader_of(file, table))
+        assert index.annotations["mood"].tolist() == [table, table]
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 2  # the third was kept from the first
+
+
+def test_the_helpers_that_read_a_set_are_part_of_what_is_kept():
+    names = {file.name for file in _cache._code(test_the_helpers_that_read_a_set_are_part_of_what_is_kept)}
+    assert {"test_300w_lp.py", "_mat.py", "_crops.py"} <= names

@@ -7,6 +7,7 @@ import pytest
 from face_files import picture, ramp
 from hypothesis import given
 from hypothesis import strategies as st
+from mtl_faces.sources import _cache
 from mtl_faces.sources.biwi import Biwi, angles_deg
 
 from mtlcore import MtlError
@@ -125,8 +126,20 @@ def test_broken_pose_files_and_calibrations_are_counted(videos):
         "a pose file that does not hold twelve numbers": ["01/frame_00004_rgb.png"],
         "a pose file without a rotation": ["16/frame_00003_rgb.png"],
         "a head behind the camera": ["16/frame_00004_rgb.png"],
-        "an unreadable rgb.cal: the Kinect's usual values stand in": ["24/rgb.cal"],
     }
+    assert index.skipped.notes == {"videos with an unreadable rgb.cal: they stay, with the Kinect's usual values": 1}
+
+
+def test_a_kept_index_keeps_what_is_told_of_it(videos, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(_cache, "SMALLEST", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home := tmp_path_factory.mktemp("cache")))
+    (videos / "24" / "rgb.cal").write_text("nothing")
+    (videos / "01" / "frame_00003_pose.txt").unlink()
+    first, again = Biwi(videos).index(), Biwi(videos).index()
+    assert len(list(home.rglob("*.npz"))) == 1
+    assert again.skipped.names == first.skipped.names == {"no readable pose file": ["01/frame_00003_rgb.png"]}
+    assert again.skipped.notes == first.skipped.notes
+    assert list(again.skipped.notes.values()) == [1]
 
 
 def test_an_npz_copy_is_bgr_with_yaw_pitch_roll(tmp_path):

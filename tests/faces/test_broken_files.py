@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from face_files import marks, pose_mat, ramp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mtl_faces.sources.affectnet import Affectnet
 from mtl_faces.sources.aflw2000 import Aflw2000
+from mtl_faces.sources.biwi import Biwi
+from mtl_faces.sources.celeba import ATTRIBUTES, Celeba
+from mtl_faces.sources.ferplus import Ferplus
+from mtl_faces.sources.rafdb import Rafdb
 from mtl_faces.sources.utkface import Utkface
 from mtl_faces.sources.w300_lp import W300Lp
 from toy_sources import experiment
 
-from mtlcore import Classification, MtlError
+from mtlcore import Classification, DataSource, MtlError, Regression
 from mtlcore.data.dataset import open_data
 from mtlcore.experiment import DataEntry
+
+SCALE = {"outputs": ("yaw", "pitch", "roll"), "mean": (0.0,) * 3, "std": (1.0,) * 3}
 
 places = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6)
 mutations = st.tuples(places, st.one_of(st.none(), st.floats(0, 1)), st.booleans())
@@ -117,3 +126,124 @@ def test_a_run_stops_beyond_max_bad_and_says_why(unpacked, tmp_path):
         MtlError, match=r"5 rows are malformed or unreadable, more than max_bad = 4; a name that is not"
     ):
         open_data(experiment({"utk": DataEntry(Utkface(tmp_path), max_bad=4)}, task))
+
+
+def test_a_benchmarks_own_rule_is_told_and_eats_none_of_max_bad(tmp_path):
+    for number, yaw in enumerate((0.0, 5.0, 120.0, 130.0)):
+        ramp(tmp_path / f"image{number:05d}.jpg")
+        pose_mat(tmp_path / f"image{number:05d}.mat", yaw, 0, 0, pt3d_68=marks(30, 40, 70, 60))
+    entry = DataEntry(Aflw2000(tmp_path), max_bad=0)
+    data = open_data(experiment({"aflw": entry}, {"pose": Regression(reads="pose_deg", **SCALE)}), {"test"})
+    assert data.report == ("data.aflw: 2 faces left out, an angle beyond 99 degrees, as in the benchmark",)
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def _ferplus(root: Path) -> tuple[DataSource, Path]:
+    (root / "FER2013Train").mkdir()
+    head = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    rows = [f"Training,fer{i:07d}.png,8,0,0,1,1,0,0,0,0,0" for i in range(3)]
+    return Ferplus(root), _written(root / "fer2013new.csv", [head, *rows])
+
+
+def _rafdb(root: Path) -> tuple[DataSource, Path]:
+    (root / "Image" / "aligned").mkdir(parents=True)
+    return Rafdb(root), _written(root / "list_patition_label.txt", [f"train_{i:05d}.jpg {i % 7 + 1}" for i in range(4)])
+
+
+def _celeba(root: Path) -> tuple[DataSource, Path]:
+    (root / "img_align_celeba").mkdir()
+    _written(root / "list_eval_partition.txt", [f"{i:06d}.jpg {i % 3}" for i in range(3)])
+    rows = [f"{i:06d}.jpg {' '.join(['1'] * len(ATTRIBUTES))}" for i in range(3)]
+    return Celeba(root), _written(root / "list_attr_celeba.txt", ["3", " ".join(ATTRIBUTES), *rows])
+
+
+def _affectnet(root: Path) -> tuple[DataSource, Path]:
+    head = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+    return Affectnet(root), _written(
+        root / "training.csv", [head, *(f"1/{i}.jpg,1,2,9,9,1;2,{i},0.5,-0.5" for i in range(4))]
+    )
+
+
+def _biwi(root: Path) -> tuple[DataSource, Path]:
+    ramp(root / "01" / "frame_00003_rgb.png")
+    return Biwi(root), _written(root / "01" / "frame_00003_pose.txt", ["1 0 0", "0 1 0", "0 0 1", "", "0 0 1000"])
+
+
+def _biwi_camera(root: Path) -> tuple[DataSource, Path]:
+    source, _ = _biwi(root)
+    lines = [
+        "517 0 320",
+        "0 517 240",
+        "0 0 1",
+        "",
+        "0 0 0 0",
+        "",
+        "1 0 0",
+        "0 1 0",
+        "0 0 1",
+        "",
+        "0 0 0",
+        "",
+        "640 480",
+    ]
+    return source, _written(root / "01" / "rgb.cal", lines)
+
+
+def _written(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+CELLS = [
+    "",
+    '"',
+    "nan",
+    "inf",
+    "-1",
+    "1e308",
+    "1e999",
+    "\0",
+    "../x",
+    "/",
+    "x" * 300,
+    "\u0663",
+    "\r",
+    ",",
+    " ",
+    "9" * 30,
+    "-2",
+    "8.5",
+]
+junk = st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(CELLS))
+
+
+def with_other_cells(data: bytes, edits) -> bytes:
+    """Some cells of a table replaced."""
+    for place, column, cell in edits:
+        lines = data.split(b"\n")
+        at = min(int(place * len(lines)), len(lines) - 1)
+        cells = re.split(rb"([, ])", lines[at])
+        cells[2 * column % len(cells)] = cell.encode()
+        lines[at] = b"".join(cells)
+        data = b"\n".join(lines)
+    return data
+
+
+@pytest.mark.parametrize("make", [_ferplus, _rafdb, _celeba, _affectnet, _biwi, _biwi_camera])
+@given(
+    how=st.one_of(
+        mutations.map(lambda how: (mutated, how)),
+        st.lists(junk, min_size=1, max_size=4).map(lambda e: (with_other_cells, e)),
+    )
+)
+@real_files
+def test_a_mutated_table_is_counted_or_read(make, tmp_path, how):
+    root = tmp_path / make.__name__
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    source, path = make(root)
+    change, edits = how
+    path.write_bytes(change(path.read_bytes(), edits))
+    survives(source)

@@ -97,7 +97,7 @@ def test_stray_files_are_counted(folders):
     skipped = Fer2013(folders).index().skipped.names
     assert skipped == {
         "not in a class folder": ["train/readme.md"],
-        "not one of .jpg, .jpeg, .png, .bmp": ["train/sad/notes.txt"],
+        "not one of .jpg, .jpeg, .png, .bmp, .tif, .tiff": ["train/sad/notes.txt"],
     }
 
 

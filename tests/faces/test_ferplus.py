@@ -54,7 +54,11 @@ def test_votes_become_emotions_by_the_named_recipe(folders, recipe, expected):
     index = Ferplus(folders, recipe=recipe).index()
     assert index.annotations["emotion"].tolist() == expected
     assert index.split.tolist() == SPLITS
-    assert index.skipped.names == {"rows without a name: no face": ["1 rows"]}
+    assert index.skipped.names == {}
+    assert index.skipped.notes == {
+        "rows left out, without a name: no face, by the set's own label": 1,
+        f"faces stay without an emotion: their votes give no {recipe}": expected.count(""),
+    }
 
 
 def test_majority_equals_the_authors_rule_on_random_votes(tmp_path):
@@ -108,6 +112,12 @@ def test_malformed_rows_are_counted(tmp_path):
         "a picture's name that is a path": ["row 00002"],
         "votes that are no whole numbers": ["row 00003"],
     }
+
+
+def test_a_field_without_end_is_an_error_and_not_a_traceback(tmp_path):
+    votes(tmp_path, [*ROWS[:1], ("Training", '"' + "x" * 200_000, ROWS[0][2])])
+    with pytest.raises(MtlError, match=r"fer2013new.csv is no csv file: line 3"):
+        Ferplus(tmp_path).index()
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -41,7 +41,7 @@ def asked(eng, size: int = 24, n: int = 6):
 @given(st.sampled_from([2, 3, 4]), st.data(), st.sampled_from([24, 25, 31]))
 def test_each_picture_hides_exactly_the_asked_number_of_whole_tiles(grid, data, size):
     hidden = data.draw(st.integers(1, grid**2 - 1))
-    _, _, target = asked(run(Inpainting(grid=grid, hidden=hidden), size, tasks=()), size)
+    _, _, target = asked(run(Inpainting(grid=grid, ratio=hidden / grid**2), size, tasks=()), size)
     for mask in target["hidden"][:, 0]:
         tiles = [
             mask[(r * size + grid - 1) // grid : ((r + 1) * size + grid - 1) // grid][
@@ -179,7 +179,7 @@ def vgg_file(folder, depth: int = 3, suffix: str = ".pt"):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_vgg16_reads_a_weights_file_normalises_by_itself_and_is_not_saved(tmp_path, suffix):
     path, state = vgg_file(tmp_path, suffix=suffix)
-    eng = run(Inpainting(perceptual="vgg16", vgg16_weights=str(path)))
+    eng = run(Inpainting(perceptual="vgg16", vgg16_weights=path))
     judge = eng.model.heads["inpainting"].judge
     assert not any("judge" in k for k in eng.model.state_dict())
     assert not any(p.shape[:1] == (256,) for p in eng.model.parameters())
@@ -198,10 +198,10 @@ def test_vgg16_reads_a_weights_file_normalises_by_itself_and_is_not_saved(tmp_pa
 
 def test_vgg16_is_built_only_as_deep_as_its_layers_need(tmp_path):
     path, _ = vgg_file(tmp_path, depth=2)
-    eng = run(Inpainting(perceptual="vgg16", vgg16_weights=str(path), layers=(1,)))
+    eng = run(Inpainting(perceptual="vgg16", vgg16_weights=path, layers=(1,)))
     assert [len(block) for block in eng.model.heads["inpainting"].judge.net.net.blocks] == [4, 5]
     with pytest.raises(MtlError, match=r"missing or of another shape: features\.10\.weight"):
-        run(Inpainting(perceptual="vgg16", vgg16_weights=str(path)))
+        run(Inpainting(perceptual="vgg16", vgg16_weights=path))
 
 
 def test_weights_that_cannot_be_had_name_the_option_and_never_fall_back(tmp_path, monkeypatch):
@@ -210,10 +210,10 @@ def test_weights_that_cannot_be_had_name_the_option_and_never_fall_back(tmp_path
     with pytest.raises(MtlError, match=r'perceptual = "vgg16".*vgg16_weights = "<file>".*"ema" or "none"'):
         run(Inpainting(perceptual="vgg16"))
     with pytest.raises(MtlError, match=r'vgg16_weights = ".*absent\.pt": no such file'):
-        run(Inpainting(perceptual="vgg16", vgg16_weights=str(tmp_path / "absent.pt")))
+        run(Inpainting(perceptual="vgg16", vgg16_weights=tmp_path / "absent.pt"))
     (tmp_path / "text.pt").write_text("no tensors")
     with pytest.raises(MtlError, match="can't be read as a file of tensors"):
-        run(Inpainting(perceptual="vgg16", vgg16_weights=str(tmp_path / "text.pt")))
+        run(Inpainting(perceptual="vgg16", vgg16_weights=tmp_path / "text.pt"))
 
 
 def test_a_layer_that_the_judge_lacks_is_refused():
@@ -222,11 +222,43 @@ def test_a_layer_that_the_judge_lacks_is_refused():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"grid": 5}, {"hidden": 0}, {"hidden": 9}, {"mix": -1.0}, {"momentum": 1.0}, {"layers": (-1,)}]
+    "fields",
+    [
+        {"grid": 5},
+        {"ratio": 0.0},
+        {"ratio": 1.0},
+        {"ratio": 0.05},
+        {"ratio": 0.95},
+        {"ratio": float("nan")},
+        {"mix": -1.0},
+        {"momentum": 1.0},
+        {"layers": (-1,)},
+    ],
 )
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         Inpainting(**fields)
+
+
+@pytest.mark.parametrize(
+    ("grid", "ratio", "hidden"), [(3, 1 / 3, 3), (3, 0.333, 3), (2, 1 / 3, 1), (4, 0.5, 8), (8, 0.99, 63)]
+)
+def test_the_ratio_is_rounded_to_whole_tiles(grid, ratio, hidden):
+    assert Inpainting(grid=grid, ratio=ratio).hidden == hidden
+
+
+def test_a_ratio_that_hides_no_tile_or_all_names_ratio_and_grid():
+    with pytest.raises(
+        ValueError, match=r"ratio = 0\.1 of grid = 2 \(4 tiles\): expected a share that hides 1 to 3 of them"
+    ):
+        Inpainting(grid=2, ratio=0.1)
+
+
+def test_options_that_nobody_would_read_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='vgg16_weights is given, but perceptual = "ema" does not read it'):
+        Inpainting(vgg16_weights=tmp_path / "vgg.pt")
+    with pytest.raises(ValueError, match='layers is given, but perceptual = "none" compares none'):
+        Inpainting(perceptual="none", layers=(0,))
 
 
 # ---------------------------------------------------------------------------------------------------- in a run

@@ -62,6 +62,8 @@ def test_a_constant_is_learned_as_it_is():
 def test_what_a_user_gets_wrong_is_told():
     with pytest.raises(MtlError, match="'age' holds text"):
         Regression(reads="age").fit(np.array(["20", "30"]))
+    with pytest.raises(MtlError, match=r"holds text, such as 'old' .*list it in `numeric` to leave such rows out"):
+        Regression(reads="age").fit(np.array(["20", "", "old", "older"]))
     with pytest.raises(MtlError, match="2 numbers a row, but outputs"):
         Regression(reads="xy", outputs=("x", "y", "z")).fit(np.ones((4, 2)))
     with pytest.raises(MtlError, match="2 numbers a row, but outputs"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -45,6 +46,7 @@ FACELESS = "pictures left out, without a face by the set's own label"
 CSV_FILES = {"training.csv": "train", "validation.csv": "test"}
 FIRST_COLUMN = "subDirectory_filePath"
 COLUMNS = 9
+FARTHEST = 1e6  # pixels
 NPY_FOLDERS = {"train_set": "train", "val_set": "test", "valid_set": "test"}
 IMAGES = (
     "Manually_Annotated_Images/Manually_Annotated_Images",
@@ -146,6 +148,8 @@ def _read_row(cells: list[str]) -> tuple[str, int, float, float, np.ndarray]:
     path, *face, _, expression, valence, arousal = (cell.strip() for cell in cells)
     x, y, width, height = (_number(cell, "a face box") for cell in face)
     corners = np.array([[x, x + width], [y, y + height]])
+    if np.abs(corners).max() > FARTHEST:
+        raise ValueError("a face box far outside of any picture")
     return path, _expression(expression), _affect(valence), _affect(arousal), corners
 
 
@@ -179,7 +183,7 @@ def _affect(cell: str) -> float:
 def _images(root: Path, first: str) -> str:
     """Where the pictures lie: "Manually_Annotated_Images/", or "" beside the tables."""
     folder = first.split("/")[0]
-    below = next((b for b in IMAGES if (root / b / folder).exists()), IMAGES[1])
+    below = next((b for b in IMAGES if os.path.exists(root / b / folder)), IMAGES[1])  # noqa: PTH110 (pathlib's raises on long names)
     return "" if below == "." else f"{below}/"
 
 

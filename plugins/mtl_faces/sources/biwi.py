@@ -33,6 +33,7 @@ from ._pose import PoseRow, pose_annotations
 FRAME = re.compile(r"(frame_[0-9]+)_rgb\.png", re.IGNORECASE)
 VIDEO = re.compile(r"[0-9]{2}")
 TRAIN_VIDEOS = 16  # FSA-Net's protocol: 16 videos for training, 8 for test
+FARTHEST = 1e6  # mm or pixels: beyond it, and for NaN, a number is a broken one
 KINECT = (517.679, 517.679, 320.0, 240.5)  # focal lengths and middle, pixels, where a video has no rgb.cal
 
 
@@ -102,7 +103,7 @@ def read_pose(path: Path) -> tuple[np.ndarray, np.ndarray]:
         values = np.array([float(cell) for cell in " ".join(text_lines("biwi", path)).split()])
     except (MtlError, ValueError) as error:
         raise ValueError("no readable pose file") from error
-    if len(values) != 12 or not np.isfinite(values).all():
+    if len(values) != 12 or not (np.abs(values) < FARTHEST).all():
         raise ValueError("a pose file that does not hold twelve numbers")
     rotation, centre_mm = values[:9].reshape(3, 3), values[9:]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05 or np.linalg.det(rotation) < 0:
@@ -141,7 +142,7 @@ class _Camera:
             v = np.array([float(cell) for cell in " ".join(text_lines("biwi", path)).split()])
         except (MtlError, ValueError):
             v = np.empty(0)
-        if len(v) < 25 or not np.isfinite(v).all():
+        if len(v) < 25 or not (np.abs(v) < FARTHEST).all():
             skipped.note("videos with an unreadable rgb.cal: they stay, with the Kinect's usual values")
             return nominal
         return cls(v[[0, 4]], v[[2, 5]], v[13:22].reshape(3, 3), v[22:25])

@@ -1,0 +1,52 @@
+"""What a person sees while a run goes on: brackets in labels and paths are brackets."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mtlcore.cli import _progress
+from mtlcore.cli._progress import Bars, comparison_table, metrics_table, say_result
+from mtlcore.measure import Measured
+from mtlcore.train.loop import Result
+from mtlcore.train.watch import Moment
+
+NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(_progress, "console", Console(file=out, width=200))
+    return out
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_notes_bars_and_tables_show_brackets_as_they_are(name, screen):
+    measured = Measured({f"{name}/accuracy": 0.25})
+    with Bars(title=name) as bars:
+        bars.note(f"note {name}")
+        bars.progress(f"reading {name}", 1, 2)
+        bars.step(Moment(1, 2, {f"loss/{name}": 0.5}, 0.1, 3.0, 1))
+        bars.evaluated(1, measured)
+    for table in (metrics_table(f"title {name}", measured), comparison_table("t", {"SL": measured}, {"SL": 1.0})):
+        _progress.console.print(table)
+    found = screen.getvalue()
+    for text in (
+        f"note {name}",
+        f"reading {name}",
+        f"loss/{name} 0.500",
+        "1 skipped",
+        f"title {name}",
+        f"{name}/accuracy",
+    ):
+        assert text in found
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_the_last_lines_name_the_runs_folder_as_it_is(name, screen):
+    say_result(Result(Path(name), 3, Measured(), 1.0, 24, 0))
+    assert f"the run lies in {Path(name)}\nevaluate it: mtl eval {Path(name)}\n" in screen.getvalue()

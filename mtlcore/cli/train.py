@@ -54,7 +54,7 @@ def train(
     except Interrupted as stopped:
         from ._shared import console
 
-        console.print(str(stopped))
+        console.print(str(stopped), markup=False, highlight=False)
         return 130
     say_result(result)
     return 0

@@ -191,7 +191,7 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
         ("[input]\nsize = 'big'", "input.size", ["'big'", "a whole number"]),
         ("[train]\nlr = 1e-3", "[train]", ["neither steps nor epochs"]),
         ("[train]\nsteps = 1\nepochs = 1", "[train]", ["both"]),
-        ("[train]\nsteps = 1\nmilestones = [0.9, 0.1]", "train.milestones", ["rise"]),
+        ("[train]\nsteps = 1\nmilestones = [0.9, 0.1]", "train.milestones", ["rising"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_path_and_what_mends_it(

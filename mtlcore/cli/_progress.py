@@ -5,13 +5,14 @@ Labels and paths are a user's own: they are shown as `Text`, in which brackets a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ..demo import Arm
 from ..measure import Measured
 from ..train.loop import Result
 from ..train.watch import Moment
@@ -72,12 +73,15 @@ def metrics_table(title: str, measured: Measured) -> Table:
     return table
 
 
-def comparison_table(title: str, found: Mapping[str, Measured], cpu_s: Mapping[str, float]) -> Table:
-    """One line a metric, one column an arm; the last line is what each cost."""
-    table = Table("metric", *found, title=Text(title), title_justify="left")
-    for name in next(iter(found.values())).metrics:
-        table.add_row(Text(name), *(f"{m.metrics[name]:.4f}" for m in found.values()))
-    table.add_row("CPU seconds", *(f"{s:.0f}" for s in cpu_s.values()))
+def arms_table(arms: Sequence[Arm]) -> Table:
+    """One line a metric, one column an arm; then what the pretexts learnt, and what each arm cost."""
+    table = Table("metric", *(arm.name for arm in arms), title=Text("test split, last step"), title_justify="left")
+    for name in arms[0].test:
+        table.add_row(Text(name), *(f"{arm.test[name]:.4f}" for arm in arms))
+    for name in dict.fromkeys(name for arm in arms for name in arm.pretexts):
+        told = (f"{arm.pretexts[name]:.4f}" if name in arm.pretexts else "" for arm in arms)
+        table.add_row(Text(f"{name}, validation"), *told)
+    table.add_row("CPU seconds", *(f"{arm.cpu_s:.0f}" for arm in arms))
     return table
 
 

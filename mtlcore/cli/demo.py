@@ -22,34 +22,36 @@ def demo(
     set_
         Another value for a key of the embedded experiment: `--set train.steps=200`.
     """
-    from attrs import evolve
-    from rich.text import Text
-
     from ..config import load
-    from ..evaluate import evaluate
+    from ..demo import arms, next_folder, run_arm
     from ..registry import catalogue
-    from ..train.loop import Interrupted, train
-    from ._progress import Bars, comparison_table
+    from ..train.loop import Interrupted
+    from ._progress import Bars, arms_table
     from ._shared import console
 
-    folder = out or next(p for p in (Path(f"runs/demo-{n}") for n in range(1, 10_000)) if not p.exists())
+    folder = out or next_folder(Path("runs"))
     hybrid = load(catalogue().example("demo"), set_)
-    arms = {"SL": evolve(hybrid, pretexts={}), "HMTL": hybrid}
     names = " + ".join([*hybrid.tasks, *hybrid.pretexts])
-    console.print(Text(f"mtl demo: {names}; SL is the same without {', '.join(hybrid.pretexts)}"))
-    found, cost = {}, {}
-    for arm, experiment in arms.items():
-        try:
-            with Bars(title=f"{arm:<4} training") as bars:
-                result = train(experiment, folder / arm.lower(), watcher=bars)
-                found[arm] = evaluate(result.run, progress=bars.progress).measured
-        except Interrupted as stopped:
-            console.print(Text(str(stopped)))
-            return 130
-        cost[arm] = result.cpu_s
-    console.print(comparison_table("test split, last step", found, cost))
     console.print(
-        "One seed proves nothing: a seed is worth about a point. Compare arms over several seeds before you believe a gap."
+        f"mtl demo: {names}; SL is the same without {', '.join(hybrid.pretexts)}", markup=False, highlight=False
     )
-    console.print(Text(f"The runs lie in {folder}/ ; look at one: mtl eval {folder / 'hmtl'}"))
+    done = []
+    for name, experiment in arms(hybrid).items():
+        try:
+            with Bars(title=f"{name:<4} training") as bars:
+                done.append(run_arm(name, experiment, folder, bars))
+        except Interrupted as stopped:
+            console.print(str(stopped), markup=False, highlight=False)
+            return 130
+    console.print(arms_table(done))
+    console.print(
+        "One seed proves nothing: a seed is worth about a point. Compare over several seeds before you believe a gap."
+    )
+    console.print(
+        f"The runs lie in {folder}/",
+        f"look at one: mtl eval {folder / 'hmtl'}",
+        sep="\n",
+        markup=False,
+        highlight=False,
+    )
     return 0

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from mtlcore.cli import _progress
-from mtlcore.cli._progress import Bars, comparison_table, metrics_table, say_result
+from mtlcore.cli._progress import Bars, arms_table, metrics_table, say_result
+from mtlcore.demo import Arm
 from mtlcore.measure import Measured
 from mtlcore.train.loop import Result
 from mtlcore.train.watch import Moment
@@ -32,7 +33,10 @@ def test_notes_bars_and_tables_show_brackets_as_they_are(name, screen):
         bars.progress(f"reading {name}", 1, 2)
         bars.step(Moment(1, 2, {f"loss/{name}": 0.5}, 0.1, 3.0, 1))
         bars.evaluated(1, measured)
-    for table in (metrics_table(f"title {name}", measured), comparison_table("t", {"SL": measured}, {"SL": 1.0})):
+    for table in (
+        metrics_table(f"title {name}", measured),
+        arms_table([Arm("SL", measured.metrics, measured.metrics, 1.0)]),
+    ):
         _progress.console.print(table)
     found = screen.getvalue()
     for text in (

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from config_toys import (
     Box,
     Colour,
@@ -87,7 +88,7 @@ trains = st.builds(
     counts,
     st.none(),
     lr=rates,
-    milestones=st.lists(shares, max_size=3, unique=True).map(lambda m: tuple(sorted(m))),
+    milestones=st.lists(st.floats(0.001, 0.999), max_size=3, unique=True).map(lambda m: tuple(sorted(m))),
     precision=st.sampled_from(["32", "bf16-mixed", "16-mixed"]),
     init_from=st.none() | paths,
     tensorboard=st.booleans(),
@@ -102,7 +103,7 @@ def experiments(draw: st.DrawFn) -> Experiment:
         encoder=draw(encoders),
         tasks={name: draw(tasks) for name in names[:cut]},
         pretexts={name: draw(pretexts) for name in names[cut:]},
-        data=draw(st.dictionaries(texts, sources, max_size=2)),
+        data=draw(st.dictionaries(texts, sources, max_size=1)) | {"kept": evolve(draw(sources), unlabelled="keep")},
         weighting=Equal(),
         augment=draw(recipes),
         recipes=DEFAULT_RECIPES | draw(st.dictionaries(texts, recipes, max_size=2)),

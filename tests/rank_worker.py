@@ -15,6 +15,7 @@ from mtlcore.experiment import Experiment
 from mtlcore.networks import alone
 from mtlcore.rng import Streams
 from mtlcore.train.build import build_engine
+from mtlcore.train.devices import leave_together
 from mtlcore.train.step import Engine, train_step
 from mtlcore.views import Inputs, prepare
 
@@ -103,3 +104,4 @@ def run(fabric: Fabric, out: Path) -> None:
             z = torch.randn(4, 3)
             assert torch.equal(gather(z), z)
         torch.save(found, out)
+    leave_together(fabric)

@@ -6,6 +6,7 @@ import os
 import warnings
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from ..errors import MtlError
@@ -43,3 +44,10 @@ def fabric_for(experiment: Experiment) -> Fabric:
     if fabric.world_size != devices * nodes:
         raise MtlError(f"started {fabric.world_size} processes for {devices} devices on {nodes} machines")
     return fabric
+
+
+def leave_together(fabric: Fabric) -> None:
+    """Close the process group where a run ends on all ranks: gloo's threads would end an exiting process by SIGABRT."""
+    if fabric.world_size > 1 and dist.is_initialized():
+        fabric.barrier()
+        dist.destroy_process_group()

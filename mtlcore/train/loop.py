@@ -22,7 +22,7 @@ from ..networks import total
 from ..runs import RunFolder, Which, said
 from ..views import prepare
 from .build import build_engine, dry_run, load_exactly
-from .devices import fabric_for
+from .devices import fabric_for, leave_together
 from .facts import environment, resolved
 from .memory import keep_freed_memory
 from .optim import lr_at
@@ -79,7 +79,13 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
         loop.load()
     elif main:
         folder.note(environment(experiment, data, fabric))
-    return loop.run()
+    try:
+        result = loop.run()
+    except Interrupted:
+        leave_together(fabric)
+        raise
+    leave_together(fabric)
+    return result
 
 
 def _folder(experiment: Experiment, out: Path, resume: bool, main: bool) -> RunFolder:

@@ -75,7 +75,7 @@ def test_pth_safetensors_and_a_training_scripts_wrapper_all_load(resnet18, tmp_p
 def test_a_file_without_classifier_or_batch_counters_loads(resnet18, tmp_path: Path) -> None:
     state = {k: v for k, v in resnet18.state_dict().items() if not k.startswith("fc.") and "num_batches" not in k}
     torch.save(state, tmp_path / "old.pth")
-    built(Resnet18(weights=str(tmp_path / "old.pth")), 32)
+    assert loads(tmp_path / "old.pth", resnet18)
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_told_five_of_each(resnet18, tmp_path: Path) -> None:

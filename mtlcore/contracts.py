@@ -141,7 +141,8 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
-    # Optional: `ideal(target) -> output`, a perfect answer. The conformance kit uses it.
+    # Optional, for the conformance kit: `ideal(target) -> output`, a perfect answer; `choices`, how many answers there are to a
+    # K-way question, so that uniform logits (all 0) lose log(choices).
 
 
 @frozen(eq=False)
@@ -176,11 +177,16 @@ class Component(ABC):
 
     The kind comes from the base class; the name from the class in snake_case (`LocalRotation` -> `local_rotation`), or from `name`.
     family: the part of a name after ":" fills the class's first field (`timm:resnet18`).
+    cites: where the idea comes from (authors, year, venue or arXiv number), or "original" where it is the plugin's own.
+    lacks: capabilities that the conformance kit expects of this kind and this component does not have, each with its reason:
+    {"single_row": "batch statistics need two rows"}. A class attribute, or a property where it depends on the fields.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str | None] = None
     family: ClassVar[bool] = False
+    cites: ClassVar[str] = ""
+    lacks: ClassVar[Mapping[str, str]] = {}
 
 
 class Encoder(Component):

@@ -1,0 +1,77 @@
+"""What a check is given: one plugin, built, on a bench of toy networks and drawn pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from attrs import define, frozen
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ..contracts import Component
+from ..registry import Catalogue
+from ..rng import Rng, Streams
+
+
+@frozen
+class Drawn:
+    """One drawn example: how many rows, the side of the pictures in pixels, and the seed that all tensors are built from."""
+
+    rows: int
+    size: int
+    seed: int
+
+    def streams(self, purpose: int = 0) -> Streams:
+        return Streams((self.seed, purpose))
+
+    def rng(self, purpose: str = "draws") -> Rng:
+        """A fresh generator: the same seed and purpose, the same draws."""
+        return Streams((self.seed,))(purpose)
+
+    def pictures(self) -> Tensor:
+        """(rows, 3, size, size) uint8: smooth colour gradients, shapes and noise, another for each row."""
+        return patterns(self.rows, self.size, self.seed)
+
+
+def draws(rows: tuple[int, int] = (2, 4), sizes: tuple[int, ...] = (32, 40, 48)) -> st.SearchStrategy[Drawn]:
+    """Drawn examples; shapes and seeds are drawn, tensors are built from them, so that shrinking stays fast."""
+    return st.builds(Drawn, st.integers(*rows), st.sampled_from(sizes), st.integers(0, 2**16))
+
+
+def patterns(rows: int, size: int, seed: int) -> Tensor:
+    """(rows, 3, size, size) uint8 pictures that no quarter turn and no mirror maps onto themselves."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+    u = torch.rand(rows, 12, generator=generator)[..., None, None]
+    slope = torch.stack([u[:, i] * x + u[:, 3 + i] * y for i in range(3)], 1) / 2
+    blob = torch.exp(-(((x - u[:, 6]) ** 2 + (y - u[:, 7]) ** 2) / (0.02 + 0.1 * u[:, 8])))
+    wave = 0.5 + 0.5 * torch.sin(20 * u[:, 9] * x + 12 * u[:, 10] * y + 6 * u[:, 11])
+    noise = torch.rand(rows, 3, size, size, generator=generator)
+    picture = 0.5 * slope + 0.25 * blob[:, None] + 0.15 * wave[:, None] + 0.1 * noise
+    return (picture.clamp(0, 1) * 255).round().byte()
+
+
+@define(eq=False, slots=False)
+class Subject:
+    """One plugin on the bench. fields: what is not at its default. catalogue: where other components are found."""
+
+    name: str
+    cls: type[Component]
+    fields: Mapping[str, Any]
+    catalogue: Catalogue
+
+    @cached_property
+    def component(self) -> Any:
+        """The plugin, built from its fields."""
+        return self.cls(**self.fields)
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """What it says it lacks; a class attribute, or a property of the built component."""
+        said = getattr(self.cls, "lacks", {})
+        if isinstance(said, property):
+            said = self.component.lacks
+        return said if isinstance(said, Mapping) else {}

@@ -1,0 +1,180 @@
+"""Relative position: the neighbour that the answer names, gaps and jitter, and what is done against shortcuts of colour."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mtl_pretexts.relative_position import RelativePosition, crop, one_channel, without_fringes
+from question_toys import (
+    alike,
+    asked,
+    built,
+    by_default_on_48_pixels,
+    compiled_equals_eager,
+    holds_the_contract,
+    in_bf16,
+    learned,
+    setting,
+    shown,
+)
+from toys import batch, engine, inputs, key
+
+from mtlcore import MtlError
+
+EXACT = RelativePosition(gap=0.0, jitter=0.0, colours="keep", enlarge=False)
+AS_THEY_ARE = RelativePosition(colours="keep", enlarge=False)
+
+
+def test_without_gap_and_jitter_the_patches_are_the_nine_cells_in_reading_order():
+    images = alike(64, 30)
+    (middle, other), answer = asked(EXACT, images)
+    x = images / 255
+    assert torch.equal(middle.images, x[:, :, 10:20, 10:20])
+    seen = set()
+    for row, said in enumerate(answer.tolist()):
+        cell = said + (said >= 4)
+        y0, x0 = cell // 3 * 10, cell % 3 * 10
+        assert torch.equal(other.images[row], x[row, :, y0 : y0 + 10, x0 : x0 + 10])
+        seen.add(cell)
+    assert seen == {0, 1, 2, 3, 5, 6, 7, 8}
+
+
+def test_the_layout_of_48_pixels_by_hand():
+    assert RelativePosition().layout(48) == (
+        11,
+        16,
+        1,
+    )  # 48 / (3 + 1 + 2 * 7 / 96) = 11.58; 11 + 5.5; 7 / 96 * 11 = 0.8
+    assert EXACT.layout(48) == (16, 16, 0)
+
+
+@given(st.integers(3, 130), st.floats(0, 1), st.floats(0, 1))
+def test_patches_of_any_layout_lie_inside_and_do_not_touch_more_than_their_jitter_allows(size, gap, jitter):
+    side, step, shift = RelativePosition(gap=gap, jitter=jitter).layout(size)
+    assert side >= 1
+    assert shift >= 0
+    first, last = (size - side) // 2 - step - shift, (size - side) // 2 + step + shift + side
+    assert first >= 0
+    assert last <= size
+    assert step >= side or size < 3 * side
+
+
+def test_jitter_moves_each_patch_by_itself_and_no_further_than_it_may():
+    size = 96
+    at = torch.arange(size, dtype=torch.uint8)
+    images = torch.stack([at.expand(size, size), at[:, None].expand(size, size), torch.zeros(size, size).byte()])
+    (middle, other), answer = asked(AS_THEY_ARE, images.expand(2000, 3, size, size))
+    side, step, shift = AS_THEY_ARE.layout(size)
+    assert (side, step, shift) == (23, 34, 2)
+    corner = torch.stack([(v.images[:, :2, 0, 0] * 255).round().long() for v in (middle, other)])
+    cell = answer + (answer >= 4)
+    expected = torch.stack([cell % 3 - 1, cell // 3 - 1], 1) * step + (size - side) // 2
+    moved = torch.stack([corner[0] - (size - side) // 2, corner[1] - expected])
+    assert int(moved.abs().max()) == shift
+    assert all(set(m.tolist()) == {-2, -1, 0, 1, 2} for m in moved.movedim(-1, 1).flatten(0, 1))
+    assert bool((moved[0] != moved[1]).any())
+
+
+def test_crop_cuts_each_sample_at_its_own_corner():
+    x = torch.rand(3, 2, 7, 9)
+    top, left = torch.tensor([0, 2, 4]), torch.tensor([6, 0, 3])
+    wanted = torch.stack([x[i, :, int(a) : int(a) + 3, int(b) : int(b) + 3] for i, (a, b) in enumerate(zip(top, left))])
+    assert torch.equal(crop(x, top, left, 3), wanted)
+
+
+def test_one_channel_of_each_patch_stays_and_the_others_are_faint_noise():
+    x = torch.rand(300, 3, 8, 8)
+    y = one_channel(x, key()("draw"))
+    same = (x == y).flatten(2).all(2)
+    assert same.sum(1).tolist() == [1] * 300
+    assert (same.sum(0) - 100).abs().max() < 35
+    noise = y.movedim(1, 0)[~same.T] - 0.5
+    assert float(noise.std()) == pytest.approx(0.01 * float(x.std()), rel=0.05)
+
+
+def test_projection_leaves_grey_alone_and_takes_green_minus_magenta_away():
+    grey = torch.full((1, 3, 2, 2), 0.4)
+    torch.testing.assert_close(without_fringes(grey), grey)
+    fringe = torch.tensor([0.3, 0.6, 0.3]).view(1, 3, 1, 1)
+    torch.testing.assert_close(without_fringes(fringe), torch.full((1, 3, 1, 1), 0.4))
+    x = without_fringes(0.3 + 0.4 * torch.rand(4, 3, 5, 5))
+    torch.testing.assert_close(2 * x[:, 1], x[:, 0] + x[:, 2])
+
+
+@pytest.mark.parametrize(("enlarge", "side"), [(True, 48), (False, 11)])
+def test_patches_are_read_at_the_pictures_side_or_at_their_own(enlarge, side):
+    views, _ = asked(RelativePosition(enlarge=enlarge), alike(2, 48))
+    assert [v.images.shape for v in views] == [(2, 3, side, side)] * 2
+    assert [v.geometry for v in views] == [None, None]
+
+
+def test_no_supervised_head_reads_a_patch():
+    with pytest.raises(MtlError, match="supervised"):
+        inputs(engine(setting(RelativePosition(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])
+    made = inputs(engine(setting(RelativePosition(), ("fer",), supervised="both")), [batch(tasks=("fer",))])[0]
+    assert made.readings["pretext"][0].images == (0, 1)
+    assert [r.images for r in made.readings["fer"]] == [(2,)]
+
+
+def test_uniform_logits_lose_log_8_and_the_right_answer_next_to_nothing():
+    _, head = built(RelativePosition())
+    target = torch.arange(8)
+    torch.testing.assert_close(head.loss(torch.zeros(8, 8), target), torch.full((8,), math.log(8)))
+    assert float(head.loss(head.ideal(target), target).max()) < 1e-6
+    assert float(head.loss(head.ideal(target), target.roll(1)).min()) > 19
+
+
+def test_the_head_tells_the_middle_from_the_neighbour():
+    net, head = built(RelativePosition())
+    a, b = net(alike(2) / 255), net(1 - alike(2) / 255)
+    torch.testing.assert_close(head(a, b), head.answer(torch.cat([a.pooled, b.pooled], 1)))
+    assert not torch.allclose(head(a, b), head(b, a))
+
+
+def test_accuracy_counts_the_right_places():
+    metric = RelativePosition().metrics()["accuracy"]
+    metric.update(torch.eye(8)[[0, 1, 7, 7]], torch.tensor([0, 1, 7, 3]))
+    assert float(metric.compute()) == 0.75
+
+
+@pytest.mark.parametrize("task", [RelativePosition(), RelativePosition(colours="project", enlarge=False)])
+def test_it_holds_the_contract(task):
+    holds_the_contract(task)
+
+
+def test_it_learns():
+    losses = learned(RelativePosition(enlarge=False, colours="keep"), steps=80, n=32, lr=1e-2)
+    assert losses[0] == pytest.approx(math.log(8), abs=0.4)
+    assert sum(losses[-5:]) / 5 < 0.7
+
+
+@pytest.mark.parametrize("task", [RelativePosition(), RelativePosition(enlarge=False)])
+def test_it_trains_on_48_pixels_and_in_bf16(task):
+    assert all(math.isfinite(x) for x in [*by_default_on_48_pixels(task), in_bf16(task)])
+
+
+def test_head_and_loss_are_one_graph():
+    compiled_equals_eager(RelativePosition())
+
+
+def test_the_preview_shows_the_middle_patch_and_lights_the_answered_place():
+    images = alike(6, 32)
+    found = shown(RelativePosition(), images)
+    middle, drawn = found["pretext: view 1 of 2, 32 px"], found["pretext: the right answer to view 1"]
+    assert drawn.shape == (6, 3, 96, 96)
+    assert torch.equal(drawn[:, :, 32:64, 32:64], middle)
+    target = torch.arange(8)
+    lit = RelativePosition().draw(torch.zeros(8, 3, 4, 4), target, torch.eye(8))[:, 0, 2::4, 2::4].flatten(1)
+    assert lit.argmax(1).tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert bool((lit == 0.5).sum(1).eq(7).all())
+    assert lit[:, 4].tolist() == [0.0] * 8
+
+
+@pytest.mark.parametrize("fields", [{"gap": -0.1}, {"jitter": 1.5}, {"colours": "grey"}])
+def test_values_out_of_range_are_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        RelativePosition(**fields)

@@ -1,0 +1,139 @@
+"""Rotation: the picture turns, labels turn with it, and it comes back bit for bit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from mtl_pretexts import rotation
+from mtl_pretexts.rotation import Rotation, turn
+from question_toys import (
+    alike,
+    asked,
+    built,
+    by_default_on_48_pixels,
+    compiled_equals_eager,
+    holds_the_contract,
+    in_bf16,
+    learned,
+    ramp,
+    shown,
+    view_of,
+)
+from toys import Pose, batch, engine, experiment, inputs
+
+from mtlcore.experiment import PretextEntry
+from mtlcore.registry import catalogue
+
+
+def test_it_is_advertised_with_fewer_than_sixty_lines():
+    assert len(Path(rotation.__file__).read_text().splitlines()) < 60
+
+
+def test_it_is_found_in_its_one_file():
+    own = catalogue().copy()
+    if ("pretext", "rotation") not in own.classes:
+        own.load_file(rotation.__file__)
+    assert own.find("pretext", "rotation").__name__ == "Rotation"
+
+
+def test_one_quarter_turns_counter_clockwise_as_numpy_does():
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]).repeat(4, 1, 1, 1)
+    assert turn(torch.arange(4), x)[:, 0].tolist() == [
+        [[1, 2], [3, 4]],
+        [[2, 4], [1, 3]],
+        [[4, 3], [2, 1]],
+        [[3, 1], [4, 2]],
+    ]
+
+
+@given(st.integers(0, 2**31), st.sampled_from([31, 32]))
+def test_undo_is_the_exact_way_back(seed, size):
+    images = alike(6, size)
+    (view,), turns = asked(Rotation(), images, seed)
+    assert torch.equal(Rotation().undo(view.images, turns), images / 255)
+
+
+@pytest.mark.parametrize("size", [31, 32])
+def test_every_pixel_lands_where_the_matrix_and_the_warp_say(size):
+    (view,), _ = asked(Rotation(), alike(16, size))
+    old = ramp(16, size)
+    moved = view.geometry.warp(old)  # at each new pixel: where it came from
+    homogeneous = torch.cat([moved.flatten(2), torch.ones(16, 1, size * size)], 1)
+    new = (view.geometry.matrix @ homogeneous)[:, :2]
+    torch.testing.assert_close(new, old.flatten(2), atol=1e-4, rtol=0)
+
+
+def test_turns_are_uniform():
+    _, turns = asked(Rotation(), torch.zeros(4000, 3, 2, 2, dtype=torch.uint8))
+    assert (turns.bincount(minlength=4) - 1000).abs().max() < 120  # 4 deviations of a fair draw
+
+
+def test_pose_labels_turn_with_the_picture():
+    """A quarter turn counter-clockwise on the screen: x right, y down, so (1, 0) goes to (0, -1)."""
+    task = Rotation()
+    (view,), turns = asked(task, alike(16))
+    pose = Pose().move(torch.eye(3).repeat(16, 1, 1), view.geometry)
+    quarter = torch.tensor([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    wanted = torch.stack([torch.linalg.matrix_power(quarter, int(k)) for k in turns])
+    torch.testing.assert_close(pose, wanted, atol=1e-6, rtol=0)
+
+
+def test_dense_labels_turn_with_the_picture():
+    exp = experiment(("parsing",), augment=None, supervised="pretext")
+    exp = evolve(exp, pretexts={"rotation": PretextEntry(Rotation())}, augment=type(exp.recipes["validation"])())
+    made = inputs(engine(exp), [batch(size=32, tasks=("parsing",), unlabelled=0)])[0]
+    (reading,) = made.readings["parsing"]
+    target = reading.answers[0][0]
+    assert reading.images == made.readings["rotation"][0].images
+    raw = (made.images[reading.images[0]] * 255).round().byte()
+    assert torch.equal(target, (raw[:, :1] // 86).long())
+
+
+def test_uniform_logits_lose_log_4_and_the_right_answer_next_to_nothing():
+    _, head = built(Rotation())
+    target = torch.arange(4)
+    torch.testing.assert_close(head.loss(torch.zeros(4, 4), target), torch.full((4,), math.log(4)))
+    assert float(head.loss(head.ideal(target), target).max()) < 1e-6
+    assert float(head.loss(head.ideal(target), target.roll(1)).min()) > 19
+
+
+def test_a_loss_by_hand():
+    _, head = built(Rotation())
+    loss = head.loss(torch.tensor([[1.0, 2.0, 0.0, 0.0]]), torch.tensor([1]))
+    assert float(loss) == pytest.approx(math.log(math.e + math.e**2 + 2) - 2)
+
+
+def test_accuracy_counts_the_right_turns():
+    metric = Rotation().metrics()["accuracy"]
+    metric.update(torch.eye(4)[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 3]))
+    assert float(metric.compute()) == 0.75
+
+
+def test_it_holds_the_contract():
+    holds_the_contract(Rotation())
+
+
+def test_it_learns():
+    losses = learned(Rotation())
+    assert losses[0] == pytest.approx(math.log(4), abs=0.5)
+    assert sum(losses[-5:]) / 5 < 0.3
+
+
+def test_it_trains_on_48_pixels_and_in_bf16():
+    assert all(math.isfinite(x) for x in [*by_default_on_48_pixels(Rotation()), in_bf16(Rotation())])
+
+
+def test_head_and_loss_are_one_graph():
+    compiled_equals_eager(Rotation())
+
+
+def test_the_preview_shows_the_right_answer_upright():
+    images = alike(6)
+    found = shown(Rotation(), images)
+    assert torch.equal(found["pretext: the right answer"], view_of(images).images)

@@ -1,0 +1,145 @@
+"""A bench for pretexts that ask about one picture: a scene to look at, pictures that are easy, what all of them must hold."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from attrs import evolve, frozen
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from toys import Plain, Toy, batch, engine, experiment, inputs, key
+
+from mtlcore import Batch, Head, Host, PretextTask, Target, View
+from mtlcore.encoders.resnet_small import ResnetSmall
+from mtlcore.experiment import Experiment, PretextEntry
+from mtlcore.inference import SharedEncoder
+from mtlcore.preview import strips
+from mtlcore.train.step import train_step
+
+
+@frozen(eq=False)
+class Look:
+    """A scene of one clean view."""
+
+    clean: View
+    progress: float = 0.0
+
+    def augment(self, number: int = 1, recipe: str | None = None) -> View:
+        return self.clean
+
+
+def alike(n: int = 8, size: int = 32, seed: int = 0, noise: float = 0.05) -> Tensor:
+    """(n, 3, size, size) uint8: one and the same patch of colours, a little noise on it. Every place of it can be told apart."""
+    g = torch.Generator().manual_seed(123)
+    scene = F.interpolate(torch.rand(1, 3, 6, 6, generator=g), (size, size), mode="bilinear")
+    noises = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    return ((scene + noise * noises).clamp(0, 1) * 255).round().byte()
+
+
+def view_of(images: Tensor) -> View:
+    return Plain().view(images, tuple(images.shape[-2:]), key()("view"))
+
+
+def asked(task: PretextTask, images: Tensor, seed: int = 0) -> tuple[list[View], Target]:
+    """Its views of these raw pictures, and what must be answered."""
+    views, target = task.views(Look(view_of(images)), key(seed)("question"))
+    return list(views), target
+
+
+def setting(task: PretextTask, tasks: tuple[str, ...] = (), size: int = 32, **more: Any) -> Experiment:
+    """An experiment whose one pretext, labelled "pretext", is this task."""
+    exp = experiment(tasks, size=size, **{"augment": Plain()} | more)
+    return evolve(exp, pretexts={"pretext": PretextEntry(task)})
+
+
+def built(task: PretextTask, size: int = 32, encoder: Any = None) -> tuple[SharedEncoder, Head]:
+    """An encoder of toys, and the task's head on it."""
+    net = SharedEncoder(encoder or Toy(), size)
+    return net, task.build(Host(net.info, net, {}))
+
+
+def plain_batch(images: Tensor) -> Batch:
+    """These pictures, without a label."""
+    return evolve(batch(n=len(images), size=images.shape[-1], tasks=(), unlabelled=len(images)), images=images)
+
+
+def learned(
+    task: PretextTask, steps: int = 60, n: int = 16, lr: float = 3e-3, encoder: Any = None, size: int = 32
+) -> list[float]:
+    """The loss of each of these steps on pictures that are alike."""
+    torch.manual_seed(0)
+    eng = engine(setting(task, size=size, encoder=encoder or Toy(width=8)), optimizer="adamw", lr=lr)
+    losses = []
+    for step in range(steps):
+        logged = train_step(eng, inputs(eng, [plain_batch(alike(n, size, seed=step))]))
+        assert not bool(logged["skipped"])
+        losses.append(float(logged["loss/pretext"]))
+    return losses
+
+
+def by_default_on_48_pixels(task: PretextTask) -> list[float]:
+    """Three steps of a small residual net on 48-pixel pictures."""
+    return learned(task, steps=3, n=4, encoder=ResnetSmall(width=16), size=48)
+
+
+def in_bf16(task: PretextTask) -> float:
+    """The loss of two pictures' second step under bf16 autocast."""
+    eng = engine(setting(task, train={"precision": "bf16-mixed"}))
+    for _ in range(2):
+        logged = train_step(eng, inputs(eng, [plain_batch(alike(2))]))
+        assert not bool(logged["skipped"])
+    return float(logged["loss/pretext"])
+
+
+def compiled_equals_eager(task: PretextTask) -> None:
+    """Head and loss trace as ONE graph, and give the same."""
+    torch.manual_seed(0)
+    net, head = built(task)
+    views, target = asked(task, alike(3))
+    features = [net(v.images) for v in views]
+
+    def judged(*features: Any) -> Tensor:
+        return head.loss(head(*features), target)
+
+    torch._dynamo.reset()
+    whole = torch.compile(judged, fullgraph=True, backend="eager")(*features)
+    torch.testing.assert_close(whole, judged(*features))
+
+
+def holds_the_contract(task: PretextTask, draws: bool = True) -> None:
+    """The clean view stays as it was, draws are the generator's alone, no sample depends on another, one row is enough."""
+    images = alike(4)
+    clean = view_of(images)
+    before, state = clean.images.clone(), torch.random.get_rng_state()
+    first, again, other = (task.views(Look(clean), key(seed)("question")) for seed in (1, 1, 2))
+    assert torch.equal(clean.images, before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert same(first, again)
+    assert same(first, other) != draws
+    changed = images.clone()
+    changed[2] = 80
+    touched, _ = task.views(Look(view_of(changed)), key(1)("question"))
+    kept = torch.tensor([0, 1, 3])
+    assert all(torch.equal(a.images[kept], b.images[kept]) for a, b in zip(first[0], touched, strict=True))
+    assert all(v.images.min() >= 0 and v.images.max() <= 1 and v.images.dtype == torch.float32 for v in first[0])
+    assert math.isfinite(*learned(task, steps=1, n=1))
+
+
+def same(one: tuple[Any, Target], other: tuple[Any, Target]) -> bool:
+    """The same views and the same answers, bit for bit."""
+    leaves = [[*(v.images for v in views), *tree_leaves(target)] for views, target in (one, other)]
+    return all(torch.equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def shown(task: PretextTask, images: Tensor) -> dict[str, Tensor]:
+    """The rows of a preview."""
+    return {s.label.replace("\n", ": "): s.pictures for s in strips(setting(task, size=images.shape[-1]), images)}
+
+
+def ramp(n: int, size: int) -> Tensor:
+    """(n, 2, size, size): the x and y of each pixel's centre."""
+    at = torch.arange(size) + 0.5
+    return torch.stack([at.expand(size, size), at[:, None].expand(size, size)]).expand(n, 2, size, size)

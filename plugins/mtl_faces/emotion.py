@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import evolve, frozen
 
-from mtlcore import Annotation, Classification, hookimpl
+from mtlcore import Annotation, Classification, Rng, hookimpl
 
 from .emotions import Emotion
 
@@ -24,8 +24,14 @@ class Fer(Classification):
 
     def fit(self, annotation: Annotation) -> Fer:
         """The order of the outputs is fixed, whatever classes a training set holds."""
-        names = self.classes or tuple(str(e) for e in Emotion)[: self.emotions]
-        return super(Fer, evolve(self, classes=names)).fit(annotation)  # type: ignore[return-value]
+        return super(Fer, self._named()).fit(annotation)  # type: ignore[return-value]
+
+    def examples(self, n: int, rng: Rng) -> Annotation:
+        """(n,) drawn emotions, for the conformance kit."""
+        return super(Fer, self._named()).examples(n, rng)
+
+    def _named(self) -> Fer:
+        return evolve(self, classes=self.classes or tuple(str(e) for e in Emotion)[: self.emotions])
 
 
 @hookimpl

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import field, frozen
 from attrs.validators import and_, ge, lt
 from torch import Tensor, nn
 
-from mtlcore import Annotation, Features, Geometry, Head, Host, SupervisedTask, hookimpl
+from mtlcore import Annotation, Features, Geometry, Head, Host, Rng, SupervisedTask, hookimpl
 
 from .draw import axes
 from .rotations import chordal_mean, from_6d, geodesic_rad, mirror, moved, to_6d, to_matrix
@@ -35,6 +36,12 @@ class HeadPose(SupervisedTask):
         pose_deg = torch.from_numpy(annotation.astype("float64")).reshape(-1, 3)
         present = pose_deg.isfinite().all(1)
         return (to_matrix(pose_deg.nan_to_num(0, 0, 0)) * present[:, None, None]).float(), present
+
+    def examples(self, n: int, rng: Rng) -> Annotation:
+        """(n, 3) drawn yaw, pitch and roll in degrees, for the conformance kit: within 70, 50 and 40 of 0."""
+        widest = np.array([70.0, 50.0, 40.0])
+        drawn: np.ndarray = (2 * rng.rand(n, 3) - 1).double().numpy() * widest
+        return drawn
 
     def build(self, host: Host) -> Head:
         return HeadPoseHead(host.info.dim, self.dropout)

@@ -48,6 +48,8 @@ class Inpainting(PretextTask):
     the three finest). mix: weight of the perceptual distance beside the L1. momentum: of the "ema" judge.
     """
 
+    cites = "Pourmirzaei et al. 2021, arXiv:2105.06421; Pathak et al. 2016, arXiv:1604.07379"
+
     grid: int = field(default=3, validator=in_((2, 3, 4, 6, 8)))
     ratio: float = field(default=1 / 3, validator=_some_tiles)
     perceptual: Literal["ema", "vgg16", "none"] = "ema"

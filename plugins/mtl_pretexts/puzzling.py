@@ -41,6 +41,8 @@ class Puzzling(PretextTask):
     shuffled; the others keep their order, which is a valid answer. dropout: before the pooled head's layer.
     """
 
+    cites = "Pourmirzaei et al. 2021, arXiv:2105.06421"
+
     grid: int = field(default=3, validator=in_((2, 3, 4)))
     head: Literal["pooled", "spatial"] = "pooled"
     scales: tuple[tuple[float, float], ...] = field(default=((1.0, 1.0),), validator=_rising)
@@ -72,8 +74,10 @@ class Puzzling(PretextTask):
         view = view.rearrange(partial(shuffle, answer["tile"], answer.get("turn")))
         return view if whole == side else view.resize((side, side))
 
-    def undo(self, view: Tensor, target: Answer) -> Tensor:
-        """The exact way back, (B, 3, H, W) of the FIRST view: for sides that the grid divides."""
+    def undo(self, view: Tensor, target: Answer) -> Tensor | None:
+        """The exact way back, (B, 3, H, W) of the FIRST view: for sides that the grid divides. None where that view was scaled."""
+        if self.scales[0] != (1.0, 1.0):
+            return None
         return unshuffle(target["tile"][:, 0], target["turn"][:, 0] if self.rotate else None, view)
 
     def build(self, host: Host) -> Head:

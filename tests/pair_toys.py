@@ -1,0 +1,100 @@
+"""Engines for the pretexts that compare two views, and what one of two gloo ranks does in `pretexts/test_pairs.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import evolve
+from lightning_fabric import Fabric
+from mtl_pretexts.barlow_twins import BarlowTwins
+from mtl_pretexts.byol import Byol
+from mtl_pretexts.simclr import Simclr
+from mtl_pretexts.vicreg import Vicreg
+from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, engine, experiment, inputs
+
+from mtlcore import PretextTask
+from mtlcore.experiment import Experiment, PretextEntry
+from mtlcore.rng import Streams
+from mtlcore.train.build import build_engine
+from mtlcore.train.devices import leave_together
+from mtlcore.train.step import Engine, train_step
+from mtlcore.views import Inputs, prepare
+
+PAIRS: dict[str, PretextTask] = {
+    "barlow_twins": BarlowTwins(width=16),
+    "vicreg": Vicreg(width=16),
+    "simclr": Simclr(width=8),
+    "byol": Byol(hidden=16, width=8),
+}
+COUPLED = ("barlow_twins", "vicreg", "simclr")
+
+
+def setting(
+    task: PretextTask, tasks: tuple[str, ...] = (), entry: dict[str, Any] | None = None, **more: Any
+) -> Experiment:
+    """An experiment with this task, labelled "pretext", as its one pretext."""
+    exp = experiment(tasks, size=24, **{"augment": Jitter()} | more)
+    return evolve(exp, pretexts={"pretext": PretextEntry(task, **entry or {})})
+
+
+def run(
+    task: PretextTask, tasks: tuple[str, ...] = (), optimizer: str = "sgd", lr: float = 0.05, **more: Any
+) -> Engine:
+    """An engine of toys on it."""
+    return engine(setting(task, tasks, **more), optimizer=optimizer, lr=lr)
+
+
+def pictures(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) -> Batch:
+    """Random pictures, without labels where there are no tasks."""
+    return batch(n=n, size=24, tasks=tasks, seed=seed, **{"unlabelled": 1 if tasks else n} | more)
+
+
+def answer(eng: Engine, made: Inputs) -> Any:
+    """The head's output about its one reading."""
+    return eng.model.answer(eng.model.encode(made)[0], made)["pretext"][0]
+
+
+def coloured(n: int, seed: int) -> Batch:
+    """Pictures of one colour each, a little noise on it: what two views of a picture have in common, and strangers have not."""
+    g = torch.Generator().manual_seed(seed)
+    pictures_ = torch.rand(n, 3, 1, 1, generator=g) * 0.8 + torch.rand(n, 3, 24, 24, generator=g) * 0.2
+    return evolve(pictures(n), images=(pictures_ * 255).round().byte())
+
+
+def losses(eng: Engine, steps: int, n: int = 16) -> list[float]:
+    """The pretext's loss at each step, on fresh coloured pictures."""
+    made = (inputs(eng, [coloured(n, step)]) for step in range(steps))
+    return [float(train_step(eng, parts)["loss/pretext"]) for parts in made]
+
+
+# ---------------------------------------------------------------------------------------------------- two ranks
+
+CASES = [(name, by) for name in COUPLED for by in ("losses", "rows")]
+
+
+def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
+    """-> the model's state after three steps on this rank's half of each joined batch of 8."""
+    more = {"weighting": PCGRAD} if by == "rows" else {}
+    exp = setting(PAIRS[name], ("fer",), encoder=Toy(norm="none"), **more)
+    eng = build_engine(evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02)), fabric, 100, 10)
+    rank, world = fabric.global_rank, fabric.world_size
+    for step in range(3):
+        joined = prepare(exp, counted([pictures(8, ("fer",), seed=step, unlabelled=0)])[0], Streams((0, step, 0)))
+        mine = joined if world == 1 else joined.rows(slice(4 * rank, 4 * rank + 4), world)
+        train_step(eng, [mine])
+    return {k: v.clone() for k, v in eng.model.state_dict().items()}
+
+
+def on_rank(fabric: Fabric, out: Path) -> None:
+    """Write, for each case, this rank's state and how far the two ranks are apart."""
+    torch.set_num_threads(1)
+    found = {}
+    for name, by in CASES:
+        state = train_case(fabric, name, by)
+        both = fabric.all_gather(torch.cat([v.flatten().double() for v in state.values()]))
+        found[f"{name} {by}"] = state, float((both[0] - both[1]).abs().max())
+    if fabric.is_global_zero:
+        torch.save(found, out)
+    leave_together(fabric)

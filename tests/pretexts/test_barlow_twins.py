@@ -1,0 +1,61 @@
+"""Barlow Twins: equation 1 by hand, what costs nothing, and what the metrics say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mtl_pretexts.barlow_twins import BarlowTwins, BarlowTwinsHead, cross_correlation
+
+
+def test_the_cross_correlation_is_numpys():
+    a, b = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    wanted = np.corrcoef(a.numpy(), b.numpy(), rowvar=False)[:4, 4:]
+    np.testing.assert_allclose(cross_correlation(a, b).numpy(), wanted, atol=1e-5)
+
+
+def test_the_loss_is_equation_1_over_the_number_of_components():
+    a, b = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(1))
+    c = np.corrcoef(a.numpy(), b.numpy(), rowvar=False)[:3, 3:]
+    invariance = sum((1 - c[i, i]) ** 2 for i in range(3))
+    redundancy = sum(c[i, j] ** 2 for i in range(3) for j in range(3) if i != j)
+    head = BarlowTwinsHead(5, BarlowTwins(redundancy=0.02, width=3))
+    assert float(head.loss((a, b), None)) == pytest.approx((invariance + 0.02 * redundancy) / 3, rel=1e-4)
+
+
+def test_equal_views_of_independent_components_cost_nothing_and_opposite_ones_four():
+    z = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]) * torch.tensor([2.0, 5.0])
+    head = BarlowTwinsHead(5, BarlowTwins(width=2))
+    assert float(head.loss((z, z), None)) == pytest.approx(0, abs=1e-6)
+    assert float(head.loss((z, -z), None)) == pytest.approx(4, abs=1e-4)
+
+
+def test_components_that_say_the_same_are_paid_for_by_lambda():
+    x = torch.tensor([1.0, -1, 1, -1])
+    z = torch.stack([x, x, x], 1)
+    head = BarlowTwinsHead(5, BarlowTwins(redundancy=0.01, width=3))
+    assert float(head.loss((z, z), None)) == pytest.approx(0.01 * 6 / 3, rel=1e-3)
+
+
+def test_the_projector_is_the_papers_at_the_papers_width():
+    head = BarlowTwinsHead(8, BarlowTwins(width=32))
+    shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
+    assert shapes == [(32, 8), (32, 32), (32, 32)]
+    assert sum(p.numel() for p in head.parameters() if p.ndim == 1) == 4 * 32  # two norms, no bias
+
+
+def test_metrics_know_the_best_and_the_worst():
+    z = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+    x = z[:, :1].expand(-1, 2)
+    for first, second, invariance, overlap in ((z, z, 1, 0), (z, -z, -1, 0), (x, x, 1, 1), (z, z.flip(1), 0, 1)):
+        metrics = BarlowTwins(width=2).metrics()
+        for metric in metrics.values():
+            metric.update((first, second), None)
+        assert float(metrics["invariance"].compute()) == pytest.approx(invariance, abs=1e-4)
+        assert float(metrics["overlap"].compute()) == pytest.approx(overlap, abs=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{"redundancy": -1.0}, {"width": 1}])
+def test_values_out_of_range_are_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        BarlowTwins(**fields)

@@ -1,0 +1,124 @@
+"""What all pretexts that compare two views have in common: the pair, its price, determinism, precision, and two ranks."""
+
+from __future__ import annotations
+
+import pair_toys
+import pytest
+import torch
+from lightning_fabric import Fabric
+from pair_toys import COUPLED, PAIRS, answer, losses, pictures, run
+from toys import Jitter, inputs, key
+
+from mtlcore import MtlError
+from mtlcore.rng import Streams
+from mtlcore.train.step import train_step
+from mtlcore.views import prepare
+
+every = pytest.mark.parametrize("name", PAIRS)
+
+
+@every
+def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edited(name):
+    eng, b = run(PAIRS[name], ("fer",)), pictures(6, ("fer",), unlabelled=0)
+    made = inputs(eng, [b])[0]
+    (reading,) = made.readings["pretext"]
+    recipe, streams = Jitter(), eng.streams(0)
+    for number, position in enumerate(reading.images):
+        name_ = ("augment", number, None)
+        wanted = recipe.finish(recipe.view(b.images, (24, 24), streams(*name_)).images, streams("finish", *name_))
+        assert torch.equal(made.images[position], wanted)
+    assert made.readings["fer"][0].images == reading.images[:1]  # supervised heads read the first one: encoded once
+    assert len(made.images) == 2
+
+
+@every
+def test_questions_and_steps_are_a_function_of_the_seed(name):
+    one, two = run(PAIRS[name]), run(PAIRS[name])
+    assert losses(one, 3) == losses(two, 3)
+    again, other = (prepare(one.experiment, pictures(), Streams((s, 0, 0))).images for s in (0, 1))
+    same = prepare(one.experiment, pictures(), key()).images
+    assert all(torch.equal(a, b) for a, b in zip(again, same))
+    assert not any(torch.equal(a, b) for a, b in zip(again, other))
+
+
+@every
+def test_it_trains(name):
+    """On fresh pictures of one colour each, the loss falls by a good part."""
+    found = losses(run(PAIRS[name], optimizer="adamw", lr=3e-3), 80)
+    assert sum(found[-8:]) < 0.8 * sum(found[:8])
+
+
+@every
+def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(name):
+    logged = {}
+    for precision in ("32", "bf16-mixed"):
+        eng = run(PAIRS[name], train={"precision": precision})
+        logged[precision] = train_step(eng, inputs(eng, [pictures(16)]))
+    low = logged["bf16-mixed"]
+    assert low["loss/pretext"].dtype == torch.float32
+    assert not bool(low["skipped"])
+    torch.testing.assert_close(low["loss/pretext"], logged["32"]["loss/pretext"], rtol=0.1, atol=0.05)
+
+
+@every
+def test_a_lone_row_is_refused_in_training_by_the_key_that_helps_and_finite_in_evaluation(name):
+    eng = run(PAIRS[name])
+    made = inputs(eng, [pictures(1)])[0]
+    with pytest.raises(MtlError, match=rf"{name}.*input\.batch_size"):
+        eng.model(made)
+    eng.model.eval()
+    assert eng.model(made)[0]["pretext"].isfinite()
+    assert "single_row" in PAIRS[name].lacks
+
+
+@every
+def test_metrics_are_the_same_for_any_split_into_batches(name):
+    eng = run(PAIRS[name])
+    losses(eng, 4)
+    eng.model.eval()
+    with torch.no_grad():
+        whole = answer(eng, inputs(eng, [pictures(12)])[0])
+    cut = {"byol": lambda o, s: {k: v[s] for k, v in o.items()}}.get(name, lambda o, s: tuple(z[s] for z in o))
+    for metric in PAIRS[name].metrics().values():
+        metric.update(whole, None)
+        at_once = metric.compute()
+        metric.reset()
+        for part in (slice(0, 1), slice(1, 8), slice(8, 12)):
+            metric.update(cut(whole, part), None)
+        torch.testing.assert_close(metric.compute(), at_once, rtol=1e-4, atol=1e-5)
+        assert at_once.ndim == 0
+
+
+@every
+def test_what_is_drawn_is_the_picture_itself_where_the_views_agree(name):
+    images, z = torch.rand(4, 3, 8, 8), torch.eye(4, 16 if name in ("barlow_twins", "vicreg") else 8)
+    swapped = z[[1, 0, 2, 3]]
+    for second, wanted in ((z, images), (swapped, images[[1, 0, 2, 3]])):
+        output = (
+            {"said": torch.stack([z, z], 1), "wanted": torch.stack([second, z], 1)} if name == "byol" else (z, second)
+        )
+        assert torch.equal(PAIRS[name].draw(images, None, output), wanted)
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_gradient_reaches_the_encoder_and_every_own_weight(name):
+    eng = run(PAIRS[name])
+    eng.model(inputs(eng, [pictures()])[0])[0]["pretext"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in eng.model.parameters())
+    assert all(float(p.grad.abs().sum()) > 0 for p in eng.model.encoder.parameters() if p.ndim > 1)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks") / "found.pt"
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(pair_toys.on_rank, out)
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize(("name", "by"), pair_toys.CASES)
+def test_two_ranks_equal_one_process_on_the_joined_batch(two_ranks, name, by):
+    """Two gloo processes: the projector's batch statistics and the losses are those of all rows together."""
+    state, apart = two_ranks[f"{name} {by}"]
+    alone = pair_toys.train_case(Fabric(accelerator="cpu", devices=1), name, by)
+    assert apart == 0
+    torch.testing.assert_close(state, alone, atol=1e-5, rtol=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from attrs import frozen
@@ -17,6 +18,12 @@ class Uncertainty(LossWeighting):
 
     s starts at 0, so the factors start at 1 and the learning rate carries over.
     """
+
+    cites = "Kendall, Gal and Cipolla 2018, CVPR, eq. 7, arXiv:1705.07115"
+    additive = True
+    lacks: ClassVar[Mapping[str, str]] = {
+        "units": "s grows towards the logarithm of the loss: small losses gain weight, large ones lose it"
+    }
 
     def build(self, names: Sequence[str]) -> nn.Module:
         return _Uncertainty(names)

@@ -1,0 +1,95 @@
+"""`python benchmarks/run.py hmtl`: train what a protocol asks for, one run after the other; stop it and start it as you like."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mtlcore import MtlError
+
+from .plan import Plan, Results, Run
+from .protocol import Protocol, load
+from .runs import ROOT, Bench
+
+
+def main(words: list[str]) -> int:
+    """-> the exit code."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/run.py hmtl", description=__doc__)
+    parser.add_argument("--protocol", default="cpu", help="a file of benchmarks/protocols")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that the sets lie in")
+    parser.add_argument("--work", type=Path, help="where run folders go (default: runs/hmtl-PROTOCOL)")
+    parser.add_argument("--arms", nargs="*", default=[], help="these alone")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[], help="these alone")
+    parser.add_argument(
+        "--stages", nargs="*", default=[], help="these alone: tune, screen, semi, headline, close, controls, extras"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="tell what would be run, and the estimated CPU seconds")
+    parser.add_argument(
+        "--table", action="store_true", help="write the table and the plot of what there is, and train nothing"
+    )
+    asked = parser.parse_args(words)
+    try:
+        return _run(asked)
+    except MtlError as error:
+        print(f"hmtl: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(asked: argparse.Namespace) -> int:
+    protocol = load(asked.protocol)
+    results = ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}"
+    work = asked.work or ROOT / "runs" / f"hmtl-{protocol.name}"
+    bench = Bench(protocol, asked.data.absolute(), work.absolute(), results / "runs.jsonl")
+    if asked.table:
+        return _table(bench, results)
+    if asked.dry_run:
+        return _dry(bench, asked)
+    while (run := next(iter(_left(bench, asked)), None)) is not None:
+        print(f"{run.name}: {_estimate(protocol, run):.0f} CPU s estimated", flush=True)
+        row = bench.do(run)
+        print(
+            f"{run.name}: {row['cpu_s']:.0f} CPU s, {protocol.metric} {_value(row, protocol)} on validation", flush=True
+        )
+    return _table(bench, results)
+
+
+def _left(bench: Bench, asked: argparse.Namespace) -> list[Run]:
+    """What is asked for and not yet done; each run once."""
+    plan = Plan(bench.protocol, Results(bench.rows(), bench.protocol.metric))
+    runs = {run.key: run for run in plan.runs(asked.stages) if plan.results.row(run) is None}
+    return [
+        run
+        for run in runs.values()
+        if (not asked.arms or run.arm.name in asked.arms) and (not asked.seeds or run.seed in asked.seeds)
+    ]
+
+
+def _dry(bench: Bench, asked: argparse.Namespace) -> int:
+    costs = {run.name: _estimate(bench.protocol, run) for run in _left(bench, asked)}
+    for name, cost in costs.items():
+        print(f"{cost:8.0f}  {name}")
+    print(f"{sum(costs.values()):8.0f}  CPU seconds estimated for what can be named by now ({len(costs)} runs)")
+    return 0
+
+
+def _estimate(protocol: Protocol, run: Run) -> float:
+    """By the encoder's forwards; a labelled row and an unlabelled one cost the same."""
+    rows = 64 * (run.arm.views + ("unlabelled" in " ".join(run.arm.set)))
+    return run.steps * rows / protocol.forwards_per_cpu_s
+
+
+def _value(row: dict[str, dict[str, float]], protocol: Protocol) -> str:
+    return f"{row['validation'].get(protocol.metric, float('nan')):.4f}"
+
+
+def _table(bench: Bench, results: Path) -> int:
+    from .report import plot, table
+
+    plan = Plan(bench.protocol, Results(bench.rows(), bench.protocol.metric))
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "table.md").write_text(table(plan) + "\n", encoding="utf-8")
+    if any("test" in row for row in plan.results.rows):
+        plot(plan, results / "arms.png")
+    print(table(plan))
+    return 0

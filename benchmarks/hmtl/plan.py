@@ -1,0 +1,188 @@
+"""What is to be run next: a pure function of the protocol and of the rows that are there. It reads validation figures alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from mtlcore import MtlError, nearest
+
+from .protocol import Arm, Protocol
+
+Row = dict[str, Any]
+
+
+@frozen
+class Run:
+    """One run. arm, trial, seed and steps name it within its stage ("tune", "main", or an extra's name)."""
+
+    stage: str
+    arm: Arm
+    trial: int
+    seed: int
+    steps: int
+    set: tuple[str, ...] = ()
+    config: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int, int, int]:
+        return self.stage, self.arm.name, self.trial, self.seed, self.steps
+
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, self.key))
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Everything that differs from the base configuration, later ones winning."""
+        return (*self.arm.set, *self.arm.trials[self.trial], *self.set, f"seed={self.seed}")
+
+
+@frozen(eq=False)
+class Results:
+    """The finished runs. metric: the validation figure that chooses."""
+
+    rows: Sequence[Row]
+    metric: str
+
+    def row(self, run: Run) -> Row | None:
+        return next((r for r in self.rows if key_of(r) == run.key), None)
+
+    def value(self, run: Run) -> float | None:
+        row = self.row(run)
+        return None if row is None else float(row["validation"][self.metric])
+
+
+def key_of(row: Row) -> tuple[str, str, int, int, int]:
+    """What names a row, as `Run.key` names a run."""
+    return row["stage"], row["arm"], row["trial"], row["seed"], row["steps"]
+
+
+@frozen(eq=False)
+class Plan:
+    """Stages in order: tune and screen every arm, feed the best by all images, the headline arms, those close to them, controls,
+    extras. What hangs on results that are not there yet is not listed yet."""
+
+    protocol: Protocol
+    results: Results
+
+    def runs(self, stages: Iterable[str] = ()) -> Iterator[Run]:
+        """Every run that can be named by now, finished or not."""
+        wanted = set(stages)
+        for stage, runs in self.stages():
+            if not wanted or stage in wanted:
+                yield from runs
+
+    def stages(self) -> Iterator[tuple[str, list[Run]]]:
+        p = self.protocol
+        arms = list(p.arms.values())
+        yield "tune", [run for arm in arms for run in self.tuning(arm)]
+        yield "screen", [run for arm in arms for run in self.main(arm, p.screen_seeds)]
+        semi = [arm.fed_by_all() for arm in self.best(self.of_kind("hmtl"), p.semi_best_of)]
+        yield "semi", [r for arm in semi for r in (*self.tuning(arm), *self.main(arm, p.screen_seeds))]
+        yield "headline", [run for arm in self.headline() for run in self.main(arm, p.headline_seeds)]
+        yield "close", [run for arm in self.close() for run in self.main(arm, p.close_seeds)]
+        leaders = self.best([*self.of_kind("hmtl"), *semi], 2)
+        controls = [a.control(w) for a in leaders for w in ("views_only", "random_target")]
+        yield "controls", [run for arm in controls for run in self.main(arm, p.close_seeds)]
+        for extra in p.extras:
+            yield extra.name, self.extra(extra.name)
+
+    # ------------------------------------------------------------------------------------------------ one arm's runs
+
+    def tuning(self, arm: Arm) -> list[Run]:
+        """Every trial of an arm; none where there is nothing to choose."""
+        if arm.like is not None or len(arm.trials) == 1:
+            return []
+        return [Run("tune", arm, t, self.protocol.tune_seed, self.protocol.tune_steps) for t in range(len(arm.trials))]
+
+    def trial(self, arm: Arm) -> int | None:
+        """The trial that is best on validation (the first of equals); None before all have run."""
+        if arm.like is not None:
+            return self.trial(self.arm(arm.like))
+        values = [self.results.value(run) for run in self.tuning(arm)]
+        if any(v is None for v in values):
+            return None
+        return max(range(len(values)), key=lambda i: values[i] or 0.0) if values else 0
+
+    def main(self, arm: Arm, seeds: Iterable[int]) -> list[Run]:
+        trial = self.trial(arm)
+        steps = round(self.protocol.steps * arm.factor)
+        return [] if trial is None else [Run("main", arm, trial, seed, steps) for seed in seeds]
+
+    def extra(self, name: str) -> list[Run]:
+        extra = next(e for e in self.protocol.extras if e.name == name)
+        arms = [arm for word in extra.arms for arm in self.role(word)]
+        steps = round(self.protocol.steps * extra.factor)
+        return [
+            Run(name, arm, trial, seed, steps, extra.set, extra.config)
+            for arm in arms
+            if (trial := self.trial(arm)) is not None
+            for seed in extra.seeds
+        ]
+
+    # ------------------------------------------------------------------------------------------------ choosing
+
+    def arm(self, name: str) -> Arm:
+        """An arm by its name, those derived from others too. Raises MtlError on an unknown one."""
+        first, *rest = name.split("+")
+        if first not in self.protocol.arms:
+            raise MtlError(f"there is no arm {first!r}; {nearest(first, self.protocol.arms)}")
+        arm = self.protocol.arms[first]
+        for word in rest:
+            arm = arm.fed_by_all() if word == "all" else arm.control(word)
+        return arm
+
+    def of_kind(self, kind: str) -> list[Arm]:
+        return [arm for arm in self.protocol.arms.values() if arm.kind == kind]
+
+    def screened(self, arm: Arm) -> float | None:
+        """Its validation figure at the first screening seed."""
+        runs = self.main(arm, self.protocol.screen_seeds[:1])
+        return self.results.value(runs[0]) if runs else None
+
+    def best(self, arms: Sequence[Arm], number: int) -> list[Arm]:
+        """The `number` best screened ones; none before all of them are screened."""
+        values = {arm.name: self.screened(arm) for arm in arms}
+        if not arms or any(v is None for v in values.values()):
+            return []
+        return sorted(arms, key=lambda arm: -(values[arm.name] or 0.0))[:number]
+
+    def semi(self) -> list[Arm]:
+        """Every arm that is fed by unlabelled rows."""
+        p = self.protocol
+        return [*self.of_kind("semi"), *(a.fed_by_all() for a in self.best(self.of_kind("hmtl"), p.semi_best_of))]
+
+    def role(self, word: str) -> list[Arm]:
+        """An arm by name, or by its part: the best of a group, by the screening."""
+        hmtl = self.of_kind("hmtl")
+        groups = {
+            "@equal_compute": [self.arm(n) for n in self.protocol.equal_compute],
+            "@one_view": [a for a in hmtl if a.views == 1],
+            "@labelled": hmtl,
+            "@unlabelled": self.semi(),
+            "@best": [*hmtl, *self.semi()],
+        }
+        if not word.startswith("@"):
+            return [self.arm(word)]
+        if word not in groups:
+            raise MtlError(f"there is no role {word!r}; {nearest(word, groups)}")
+        return self.best(groups[word], 1)
+
+    def headline(self) -> list[Arm]:
+        """SL, SL at equal compute, the best one-view HMTL, the best HMTL of any kind."""
+        roles = ("sl", "@equal_compute", "@one_view", "@best")
+        if not all(self.role(r) for r in roles):
+            return []
+        return list({arm.name: arm for r in roles for arm in self.role(r)}.values())
+
+    def close(self) -> list[Arm]:
+        """Arms within some points of the best on validation."""
+        best = self.role("@best")
+        if not best:
+            return []
+        least = (self.screened(best[0]) or 0.0) - self.protocol.close_points / 100
+        everyone = [*self.of_kind("hmtl"), *self.semi(), *self.of_kind("pretrain")]
+        return [arm for arm in everyone if (self.screened(arm) or 0.0) >= least]

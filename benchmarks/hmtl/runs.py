@@ -1,0 +1,130 @@
+"""One run of a protocol: trained (or gone on with), evaluated at its last and at its best step, and told in one JSON line."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from mtlcore.config import load
+from mtlcore.evaluate import evaluate
+from mtlcore.train.loop import Result, train
+
+from .plan import Row, Run, key_of
+from .protocol import Protocol
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@frozen
+class Bench:
+    """Where data lie, where run folders go, and the file of finished runs."""
+
+    protocol: Protocol
+    data: Path
+    work: Path
+    file: Path
+
+    def rows(self) -> list[Row]:
+        """The finished runs; of one that stands twice, the first."""
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        return list({key_of(row): row for row in reversed([json.loads(line) for line in lines])}.values())[::-1]
+
+    def do(self, run: Run) -> Row:
+        """Train what is left of this run, and add its line."""
+        start = self._pretrain(run)
+        steps = run.steps - _first_part(run)
+        result = self._trained(run, (*run.overrides, *start, f"train.steps={steps}"), self.work / run.name)
+        row = self._row(run, result)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        return row
+
+    def _pretrain(self, run: Run) -> tuple[str, ...]:
+        first = run.arm.pretraining
+        if first is None:
+            return ()
+        out = self.work / f"{run.name}-pretraining"
+        settings = (*run.overrides, *first.set, f"train.steps={_first_part(run)}")
+        self._trained(run, settings, out)
+        return (f'train.init_from="{out}"',)
+
+    def _trained(self, run: Run, overrides: tuple[str, ...], out: Path) -> Result:
+        experiment = load(self.protocol.base(run.config), [*overrides, *self._roots(run)])
+        return train(experiment, out, resume=(out / "config.toml").exists())
+
+    def _roots(self, run: Run) -> list[str]:
+        """Each source's root lies under --data, by its label."""
+        tables = tomllib.loads(self.protocol.base(run.config).read_text(encoding="utf-8")).get("data", {})
+        return [
+            f'data.{label}.root="{self.data / table["root"]}"' for label, table in tables.items() if "root" in table
+        ]
+
+    def _row(self, run: Run, result: Result) -> Row:
+        folder = self.work / run.name
+        first = self.work / f"{run.name}-pretraining"
+        before = _last(first / "metrics.jsonl") if first.exists() else {"encoded": 0, "cpu_s": 0.0}
+        row: dict[str, Any] = {
+            "protocol": self.protocol.name,
+            "stage": run.stage,
+            "arm": run.arm.name,
+            "trial": run.trial,
+            "seed": run.seed,
+            "steps": run.steps,
+            "set": list(run.overrides),
+            "encoded": result.encoded + before["encoded"],
+            "cpu_s": round(result.cpu_s + before["cpu_s"], 1),
+            "validation": _figures(evaluate(folder, split="validation").measured.metrics),
+        }
+        if run.stage != "tune":  # what tunes never looks at the test rows
+            row["validation_best"] = _figures(evaluate(folder, split="validation", which="best").measured.metrics)
+            row["test"] = _figures(evaluate(folder, split="test").measured.metrics)
+            row["test_best"] = _figures(evaluate(folder, split="test", which="best").measured.metrics)
+        return row | {
+            "fingerprint": fingerprint((folder / "config.toml").read_text(encoding="utf-8")),
+            "commit": commit(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "date": datetime.date.today().isoformat(),
+        }
+
+
+def _first_part(run: Run) -> int:
+    return round(run.steps * run.arm.pretraining.share) if run.arm.pretraining else 0
+
+
+def fingerprint(config: str) -> str:
+    """Of the resolved configuration, whatever the folders are called."""
+    plain = re.sub(r'(?m)^(root|init_from) = ".*"$', "", config)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+def commit() -> str:
+    """The commit of this working copy; "unknown" outside of one."""
+    try:
+        said = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return said.stdout.strip()
+
+
+def _figures(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in metrics.items() if "[" not in name}
+
+
+def _last(log: Path) -> dict[str, Any]:
+    """The last line of a log that tells what the run has cost."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    found: dict[str, Any] = next(row for row in reversed(rows) if "cpu_s" in row)
+    return found

@@ -1,0 +1,55 @@
+"""Cosine gate: a pretext counts only while it pulls where the supervised tasks pull.
+
+Du, Czarnecki, Jayakumar, Farajtabar, Pascanu and Lakshminarayanan, "Adapting Auxiliary Losses Using Gradient Similarity",
+2018, arXiv:1812.02224: the weighted version, of Proposition 1, and the unweighted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from ..contracts import StepLosses
+from .gramian import GramianModule, GramianWeighting, against_primary, normalised
+
+
+@frozen
+class CosineGate(GramianWeighting):
+    """A pretext's factor is a function of the cosine c between its gradient and the primary one (the weighted tasks' sum).
+
+    mode: "gate": 1 where c >= 0, else 0 (the unweighted version). "weighted": max(0, c), with which the paper proves
+    convergence on the primary losses. Tasks always have factor 1. Without a primary task, or without a pretext: the plain sum.
+    A gated pretext's own head keeps learning (at parameters), so that it is ready when the gate opens.
+    """
+
+    cites = "Du et al. 2018, arXiv:1812.02224, Proposition 1"
+    protects = True
+    mode: Literal["gate", "weighted"] = "gate"
+
+    @property
+    def lacks(self) -> Mapping[str, str]:  # type: ignore[override]
+        if self.mode == "gate":
+            return {}
+        return {"plain_sum": "a pretext that is orthogonal to the tasks gets its cosine, 0"}
+
+    def build(self, names: Sequence[str]) -> nn.Module:
+        return _CosineGate(self.mode == "weighted")
+
+
+class _CosineGate(GramianModule):
+    def __init__(self, weighted: bool) -> None:
+        super().__init__()
+        self.weighted = weighted
+
+    def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
+        gram, primary = normalised(gram), losses.primary
+        dot, square = against_primary(gram, primary)
+        factor = (dot >= 0).to(gram)
+        if self.weighted:
+            length = (gram.diagonal() * square).clamp_min(0).sqrt()
+            factor = torch.where(length > 0, dot / length, 0).clamp(0, 1)
+        return torch.where(primary | ~primary.any(), 1, factor)

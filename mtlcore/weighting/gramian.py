@@ -1,0 +1,58 @@
+"""What strategies on the Gramian share: their fields, the step from factors to an objective, and a few inner products.
+
+The Gramian (K, K) holds the inner products of the gradients of the WEIGHTED losses: gram[i, j] = <g_i, g_j>. With it come all
+norms and cosines, and those of any combination: p = sum_k m_k g_k has <g_i, p> = (gram m)_i and |p|^2 = m gram m.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from attrs import field, frozen
+from attrs.validators import ge
+from torch import Tensor, nn
+
+from ..contracts import LossWeighting, StepLosses
+
+
+@frozen
+class GramianWeighting(LossWeighting):
+    """at: where gradients are measured. "parameters": exactly, one backward a loss. "features": almost free, and only where all
+    tasks read the same images. every: measure each N-th step, keep the factors between.
+    """
+
+    at: Literal["parameters", "features"] = "parameters"
+    every: int = field(default=1, validator=ge(1))
+
+
+class GramianModule(nn.Module):
+    """StepLosses -> sum_k factor_k x loss_k, the factors being constants."""
+
+    def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
+        """(K,) from the (K, K) Gramian. No host sync where the strategy can do without."""
+        raise NotImplementedError
+
+    def forward(self, losses: StepLosses) -> Tensor:
+        assert losses.gram is not None, "the core measures a Gramian for strategies at parameters or features"
+        with torch.no_grad():
+            factors = self.factors(losses, losses.gram).to(losses.values)
+        return (factors * losses.values).sum()
+
+
+def normalised(gram: Tensor) -> Tensor:
+    """The Gramian over its largest diagonal entry; unchanged where that is 0. Cosines stay; squares don't over- or underflow."""
+    largest = gram.diagonal().max()
+    return gram / torch.where(largest > 0, largest, 1)
+
+
+def against_primary(gram: Tensor, primary: Tensor) -> tuple[Tensor, Tensor]:
+    """<g_k, p> (K,) and |p|^2 () for the primary gradient p, the sum of the supervised tasks' weighted gradients.
+
+    |p|^2 is exactly 0 where it is lost in rounding (gradients that cancel), so that nothing is divided by noise.
+    """
+    chosen = primary.to(gram.dtype)
+    dot = gram @ chosen
+    square, size = chosen @ dot, gram.diagonal().clamp_min(0).sqrt() @ chosen
+    noise = 8 * len(gram) * torch.finfo(gram.dtype).eps * size.square()
+    return dot, torch.where(square > noise, square, 0)

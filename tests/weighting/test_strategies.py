@@ -1,0 +1,208 @@
+"""The core's own strategies against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+
+import pytest
+import torch
+
+from mtlcore import MtlError, StepLosses
+from mtlcore.config import parse
+from mtlcore.rng import Streams
+from mtlcore.weighting import Budget, CosineGate, Equal, PrimaryProjection, Schedule, Uncertainty
+from mtlcore.weighting.schedule import value_at
+from mtlcore.weighting.state import ByName
+
+NAMES = ("fer", "pose", "puzzling", "rotation")
+
+
+def losses(jacobian, primary, progress=0.0, values=None, names=None):
+    """Gradients (K, P), the first `primary` of them of supervised tasks."""
+    j = torch.tensor(jacobian, dtype=torch.float32)
+    k = len(j)
+    values = torch.ones(k) if values is None else torch.tensor(values)
+    names = NAMES[:k] if names is None else names
+    mask = torch.arange(k) < primary
+    return StepLosses(names, values.requires_grad_(), j @ j.T, mask, progress, 0, Streams((0,))("weighting"))
+
+
+def factors(strategy, step, weigher=None):
+    weigher = weigher or strategy.build(step.names)
+    weigher(step).backward()
+    return step.values.grad.tolist()
+
+
+# ---------------------------------------------------------------------------------------------------- schedule
+
+WARM_UP_AND_OFF = ((0.0, 0.0), (0.1, 1.0), (0.8, 1.0), (0.8, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.5, 1.0), (0.799, 1.0), (0.8, 0.0), (0.99, 0.0)]
+)
+def test_a_pretext_warms_up_and_is_off_for_the_last_part(progress, expected):
+    step = losses([[1, 0], [0, 1], [1, 1]], primary=2, progress=progress)
+    assert factors(Schedule(pretexts=WARM_UP_AND_OFF), step) == pytest.approx([1, 1, expected])
+
+
+def test_a_label_of_its_own_goes_before_all_pretexts_and_may_be_a_task():
+    strategy = Schedule(pretexts=((0.0, 0.25),), of={"rotation": ((0.0, 1.0), (1.0, 0.0)), "pose": ((0.0, 2.0),)})
+    step = losses([[1], [1], [1], [1]], primary=2, progress=0.25)
+    assert factors(strategy, step) == [1, 2, 0.25, 0.75]
+
+
+def test_a_curve_is_constant_outside_its_points():
+    points = ((0.2, 3.0), (0.6, 1.0))
+    assert [value_at(points, p) for p in (0.0, 0.2, 0.4, 0.6, 0.99)] == pytest.approx([3, 3, 2, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ((), "points"),
+        (((0.5, 1.0), (0.2, 1.0)), "rising"),
+        (((0.0, -1.0),), "not negative"),
+        (((1.5, 1.0),), "from 0 to 1"),
+    ],
+)
+def test_a_curve_that_makes_no_sense_is_refused(points, said):
+    with pytest.raises(ValueError, match=said):
+        Schedule(pretexts=points)
+    with pytest.raises(ValueError, match=said):
+        Schedule(of={"puzzling": points})
+
+
+def test_a_schedule_of_an_unknown_label_names_the_nearest():
+    with pytest.raises(MtlError, match=r"weighting.of.puzling.*did you mean 'puzzling'"):
+        Schedule(of={"puzling": ((0.0, 1.0),)}).build(NAMES)
+
+
+# ---------------------------------------------------------------------------------------------------- cosine gate
+
+
+def test_the_gate_lets_through_what_agrees_with_the_sum_of_the_tasks():
+    # the tasks add up to (1, 1): the first pretext agrees, the second opposes
+    step = losses([[1, 0], [0, 1], [2, -1], [-2, 1]], primary=2)
+    assert factors(CosineGate(), step) == [1, 1, 1, 0]
+
+
+def test_the_weighted_gate_gives_the_cosine():
+    step = losses([[2, 0], [3, 4], [-3, 4]], primary=1)
+    assert factors(CosineGate(mode="weighted"), step) == pytest.approx([1, 0.6, 0])
+
+
+# ---------------------------------------------------------------------------------------------------- primary projection
+
+
+def test_projection_takes_out_the_part_against_the_tasks_and_nothing_else():
+    jacobian = torch.tensor([[1.0, 0, 0], [1.0, 1, 0], [-2.0, 0, 5], [1.0, 0, 1]])
+    step = losses(jacobian.tolist(), primary=2)
+    p, against = jacobian[:2].sum(0), jacobian[2]
+    expected = p + (against - (against @ p) / (p @ p) * p) + jacobian[3]  # the last pretext agrees, and stays
+    got = torch.tensor(factors(PrimaryProjection(), step)) @ jacobian
+    torch.testing.assert_close(got, expected)
+    assert got @ p >= p @ p
+
+
+def test_tasks_that_oppose_each_other_are_left_alone():
+    assert factors(PrimaryProjection(), losses([[1, 0], [-0.5, 0], [0, 1]], primary=2)) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-8])
+def test_tasks_that_cancel_each_other_do_not_blow_up_the_factors(noise):
+    step = losses([[1, noise], [-1, noise], [-3, -1]], primary=2)
+    assert factors(PrimaryProjection(), step) == pytest.approx([1, 1, 1])
+
+
+# ---------------------------------------------------------------------------------------------------- budget
+
+
+def test_the_pretexts_get_the_share_that_the_budget_names():
+    budget = Budget(share=0.25, relax=1.0)
+    step = losses([[3, 0], [0, 3], [8, 0], [0, 1]], primary=2)
+    f = factors(budget, step)
+    assert f[:2] == [1, 1]
+    assert f[2] == f[3]  # one factor: the weights say how the pretexts share
+    assert f[2] * 9 / (f[2] * 9 + 6) == pytest.approx(0.25)
+
+
+def test_with_one_task_and_one_pretext_half_the_norm_is_the_magnitude_of_the_task():
+    assert factors(Budget(relax=1.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 0.5])
+    assert factors(Budget(relax=0.7), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 0.7 * 0.5 + 0.3])
+    assert factors(Budget(relax=0.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 1])
+
+
+def test_norms_are_averaged_over_steps():
+    budget = Budget(relax=1.0, momentum=0.5)
+    weigher = budget.build(("fer", "puzzling"))
+    names = ("fer", "puzzling")
+    factors(budget, losses([[1.0], [1.0]], 1, names=names), weigher)
+    f = factors(budget, losses([[4.0], [1.0]], 1, names=names), weigher)
+    assert f[1] == pytest.approx((0.25 * 1 + 0.5 * 4) / (0.25 * 1 + 0.5 * 1))
+
+
+# ---------------------------------------------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("strategy", [CosineGate(), CosineGate(mode="weighted"), PrimaryProjection(), Budget()])
+@pytest.mark.parametrize("primary", [0, 3])
+def test_without_a_task_or_without_a_pretext_it_is_the_plain_sum(strategy, primary):
+    assert factors(strategy, losses([[1, 0], [-3, 1], [0, -2]], primary)) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("strategy", [CosineGate(), PrimaryProjection(), Budget()])
+def test_a_gramian_strategy_says_where_and_how_often_it_measures(strategy):
+    assert (strategy.at, strategy.every) == ("parameters", 1)
+    with pytest.raises(ValueError, match="every"):
+        type(strategy)(every=0)
+
+
+def test_learned_uncertainty_finds_the_logarithm_of_the_loss():
+    weigher = Uncertainty().build(("fer", "pose"))
+    optimizer = torch.optim.Adam(weigher.parameters(), lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        weigher(losses([[1], [1]], 2, values=[0.5, 4.0])).backward()
+        optimizer.step()
+    assert weigher.log_var["pose"].item() == pytest.approx(math.log(4), abs=0.01)
+    assert factors(Uncertainty(), losses([[1], [1]], 2, values=[0.5, 4.0]), weigher) == pytest.approx(
+        [2, 0.25], rel=0.02
+    )
+
+
+def test_equal_is_the_sum():
+    assert Equal().build(("a",))(losses([[1], [1]], 1, values=[2.0, 3.5])).item() == 5.5
+
+
+def test_memory_is_saved_by_name_and_found_in_another_order():
+    memory = ByName(("fer", "pose", "puzzling"), pairs=True)
+    memory.write(("puzzling", "fer"), torch.tensor([[1.0, 2], [3, 4]]))
+    saved = memory.state_dict()
+    assert saved["puzzling/fer"] == 2
+    assert saved["fer/puzzling"] == 3
+    other = ByName(("puzzling", "pose", "fer"), pairs=True)
+    other.load_state_dict(saved)
+    assert other.read(("fer", "puzzling")).tolist() == [[4, 3], [2, 1]]
+    with pytest.raises(RuntimeError, match="rotation"):
+        ByName(("fer", "rotation"), pairs=True).load_state_dict(saved)
+
+
+TOML = """
+[task.fer]
+name = "classification"
+classes = ["a", "b"]
+[pretext.puzzling]
+[weighting]
+name = "schedule"
+pretexts = [[0.0, 0.0], [0.1, 1]]
+of = { puzzling = [[0.5, 1.0], [1.0, 0.0]] }
+[train]
+steps = 10
+"""
+
+
+def test_a_schedule_is_written_in_toml():
+    strategy = parse(tomllib.loads(TOML)).weighting
+    assert strategy == Schedule(((0.0, 0.0), (0.1, 1.0)), {"puzzling": ((0.5, 1.0), (1.0, 0.0))})

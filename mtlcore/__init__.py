@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .contracts import Host as Host
     from .contracts import Index as Index
     from .contracts import LossWeighting as LossWeighting
+    from .contracts import Observer as Observer
     from .contracts import PretextTask as PretextTask
+    from .contracts import Run as Run
     from .contracts import Scene as Scene
     from .contracts import Skipped as Skipped
     from .contracts import StepCounts as StepCounts
@@ -42,12 +44,13 @@ if TYPE_CHECKING:
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
+    from .transform_pretext import predict_transform as predict_transform
 
 __version__ = "0.1.0"
 
 _HOME = {
     "contracts": "Annotation AugmentRecipe Batch DataSource Encoder EncoderInfo Features Head Host Index LossWeighting "
-    "PretextTask Scene Skipped StepCounts StepLosses SupervisedTask Target View",
+    "Observer PretextTask Run Scene Skipped StepCounts StepLosses SupervisedTask Target View",
     "data.images": "read_image",
     "errors": "MtlError nearest",
     "geometry": "Geometry orthogonal",
@@ -57,6 +60,7 @@ _HOME = {
     "tasks.classification": "Classification",
     "tasks.multilabel": "Multilabel",
     "tasks.regression": "Regression",
+    "transform_pretext": "predict_transform",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_MODULE)

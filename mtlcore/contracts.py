@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from attrs import evolve, field, frozen
@@ -153,7 +154,7 @@ class Host:
     encoder: nn.Module  # images in [0, 1] -> Features
     heads: Mapping[
         str, Head
-    ]  # supervised heads by label, built first; one that a pretext takes counts as used, and as shared
+    ]  # supervised heads by label, built first; one that a pretext borrows (`Borrowed`) counts as used, and as shared
 
 
 @frozen(eq=False)
@@ -303,17 +304,27 @@ class AugmentRecipe(Component):
 class LossWeighting(Component):
     """How several losses become one.
 
-    at: what it is shown: "losses", or Gramians at "parameters" | "features"; a class attribute, or a field of that name.
+    at: what it is shown: "losses", or Gramians at "parameters" | "features". every: of a strategy that is shown Gramians, how old
+    its factors may be, in steps: they are measured each `every`-th step and kept between, by task name. additive: of one that is
+    shown losses, whether micro-batches may be weighed one by one: its objective is linear in the losses, and `forward` changes no
+    state. Of the others the losses of all micro-batches are computed first, which costs one more forward where there are several.
+    protects: does it promise that no step goes against the sum of the tasks' weighted gradients?
+    Each is a class attribute, or a field of that name.
     """
 
     kind = "weighting"
-    at: ClassVar[str] = "losses"
+    at: Literal["losses", "parameters", "features"] = "losses"
+    every: int = 1
+    additive: bool = False
+    protects: bool = False
 
     @abstractmethod
     def build(self, names: Sequence[str]) -> nn.Module:
         """-> a module: StepLosses -> objective (). The core takes d objective / d values as factors; all 1 is the plain sum.
 
-        Learned state is keyed by task name.
+        A factor of a strategy that is shown Gramians rules the SHARED parameters; a head that no other loss moves gets the gradient
+        of its weighted loss, whatever the factor. Learned state is keyed by task name. It is called once a step (an `additive`
+        one: once a micro-batch), and not at all while factors are kept.
         """
 
 
@@ -373,6 +384,133 @@ class DataSource(Component):
         """-> (H, W, 3) uint8 RGB. Raises MtlError where the picture can't be read."""
 
 
+class Run(Protocol):
+    """What an observer sees of a run, and what it may do to it. Alive during the call alone: don't keep it.
+
+    Figures are named as in the log, without "validation/": "fer/accuracy", "puzzling/loss", "loss" (without tasks), and
+    "<observer's label>/<name>".
+    """
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done; `steps` are all that there will be."""
+        ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def epoch(self) -> int:
+        """Whole passes over the labelled training rows that are done."""
+        ...
+
+    @property
+    def experiment(self) -> Any:
+        """The resolved experiment, frozen: `.tasks[label].component`, `.pretexts`, `.train`, `.seed`, as in the configuration."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies. Not there yet in `check`."""
+        ...
+
+    @property
+    def validation(self) -> Mapping[str, float]:
+        """The latest figures: those of the last evaluation, and what observers added since the one before it."""
+        ...
+
+    @property
+    def better(self) -> Mapping[str, bool]:
+        """Each figure that has a better and a worse -> is more of it better?"""
+        ...
+
+    @property
+    def main(self) -> str:
+        """The figure that names the best checkpoint (`train.best`)."""
+        ...
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The observer's own memory: numbers, strings, tensors, and lists, tuples, dicts of them. It lies in every checkpoint."""
+        ...
+
+    @property
+    def network(self) -> nn.Module:
+        """What is kept when training is over, averaged where the run averages: `.encoder` (images in [0, 1] -> Features), `.heads`.
+
+        For looking at. A changed weight or buffer is an error.
+        """
+        ...
+
+    def rows(self, split: str) -> np.ndarray:
+        """(N,) int64: the rows of "train" or "validation"; empty where there is no such split."""
+        ...
+
+    def features(self, rows: np.ndarray) -> Tensor:
+        """(N, D) float32 on the run's device: pooled features of `network`, evaluated, of the "validation" view."""
+        ...
+
+    def targets(self, task: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(N, ...) targets of a task's label, zeros where absent; and (N,) bool: present. On the CPU."""
+        ...
+
+    def annotation(self, name: str, rows: np.ndarray) -> Annotation:
+        """What the sources say of these rows; missing where the label was cut from train. Raises MtlError on an unknown name."""
+        ...
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Report figures of this step as "validation/<label>/<name>": log, TensorBoard, final figures."""
+        ...
+
+    def stop(self, reason: str) -> None:
+        """End the run at this step, on every rank: evaluated, saved, and marked in run.json as stopped early, by whom and why."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Tell whoever watches the terminal."""
+        ...
+
+
+class Observer(Component):
+    """Watches a run from outside: logs elsewhere, adds figures, stops early. Every method is optional, and called between steps.
+
+    On the main process alone, except `check`. Nothing an observer does may change what the run computes: random generators, modes
+    and gradients are put back after each call, a changed weight is an error. MtlError ends the run; any other exception is told,
+    counted in run.json, and the run goes on: a log that can't be reached must not cost days of training.
+    A handle that lives between calls (a connection) may stand in a field with `init=False`, which is no configuration.
+    """
+
+    kind = "observer"
+
+    def figures(self, experiment: Any) -> Mapping[str, bool]:
+        """The names that it adds -> is more of it better? Those may be `train.best`. experiment: as `Run.experiment`."""
+        return {}
+
+    def check(self, run: Run) -> None:
+        """Before anything is written, on every process: raise MtlError where this run can't serve it."""
+
+    def on_start(self, run: Run) -> None:
+        """Before the first step, also of a resumed run: then `run.step` is not 0."""
+
+    def on_log(self, run: Run, row: Mapping[str, Any]) -> None:
+        """A line was written to metrics.jsonl: losses and learning rate every `log_every` steps, or figures "validation/...".
+
+        After a resume the lines behind the checkpoint come once more.
+        """
+
+    def on_epoch(self, run: Run) -> None:
+        """A pass over the labelled training rows is done; before the evaluation, where one falls on this step."""
+
+    def on_evaluation(self, run: Run) -> None:
+        """The run was measured: `run.validation` holds the figures, those of observers that stand before this one too."""
+
+    def on_checkpoint(self, run: Run, checkpoint: Path) -> None:
+        """This folder ("last-<step>" or "best-<step>") was written, `state` included: what changes here is not in it."""
+
+    def on_end(self, run: Run) -> None:
+        """The run is over: all its steps, or stopped early. Not called when it is interrupted: it goes on with --resume."""
+
+
 KINDS: dict[str, type[Component]] = {
-    c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, DataSource, AugmentRecipe)
+    c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, DataSource, AugmentRecipe, Observer)
 }

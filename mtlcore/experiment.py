@@ -17,6 +17,7 @@ from .contracts import (
     DataSource,
     Encoder,
     LossWeighting,
+    Observer,
     PretextTask,
     SupervisedTask,
 )
@@ -168,6 +169,7 @@ class Experiment:
     train: Train = field(factory=lambda: Train(steps=1000))
     seed: int = 0
     plugins: tuple[str, ...] = ()
+    observers: dict[str, Observer] = field(factory=dict)
 
     @property
     def entries(self) -> dict[str, TaskEntry | PretextEntry]:

@@ -13,7 +13,7 @@ from .contracts import Features, Head, Host
 from .errors import MtlError, nearest
 from .experiment import Experiment, PretextEntry, TaskEntry
 from .inference import Inference, SharedEncoder
-from .networks import EMA, losses_in_fp32, running_statistics_kept, total, world_size
+from .networks import EMA, Borrowed, losses_in_fp32, running_statistics_kept, total, world_size
 from .views import Inputs, Reading
 
 
@@ -26,14 +26,15 @@ class HybridModel(nn.Module):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
-        self.views, self.at = experiment.views, experiment.weighting.at
+        self.views = experiment.views
+        self.measuring = experiment.weighting.at == "features"  # whether a forward gives the Gramian; set by each step
         self.encoder = SharedEncoder(experiment.encoder, experiment.input.size)
-        self.lent: dict[str, set[str]] = {}  # pretext label -> labels of the supervised heads that it takes
+        self.lent: dict[str, set[str]] = {}  # pretext label -> supervised heads that its loss goes through
         supervised = {label: self._build(label, e, _Lent({})) for label, e in experiment.tasks.items()}
         self.tasks, self.heads = tuple(supervised), nn.ModuleDict(supervised)
         for label, entry in experiment.pretexts.items():
-            lent = _Lent(supervised)
-            self.heads[label], self.lent[label] = self._build(label, entry, lent), lent.taken
+            self.heads[label] = head = self._build(label, entry, _Lent(supervised))
+            self.lent[label] = _borrowed(head, supervised)
 
     def _build(self, label: str, entry: TaskEntry | PretextEntry, lent: _Lent) -> Head:
         head = entry.component.build(Host(self.encoder.info, self.encoder, lent))
@@ -50,8 +51,7 @@ class HybridModel(nn.Module):
         features, trunk = self.encode(inputs)
         outputs = self.answer(features, inputs)
         losses = {label: self.judge(label, output, inputs) for label, output in outputs.items()}
-        wanted = self.at == "features" and torch.is_grad_enabled()
-        gram = self.gramian(list(losses.values()), trunk) if wanted else None
+        gram = self.gramian(losses, trunk) if self.measuring and torch.is_grad_enabled() else None
         return self._touch_idle(losses), gram
 
     # ---------------------------------------------------------------------------------------- the three steps of a forward
@@ -122,11 +122,21 @@ class HybridModel(nn.Module):
 
     # ---------------------------------------------------------------------------------------- gradients and parameters
 
-    def gramian(self, losses: Sequence[Tensor], trunk: Sequence[Tensor]) -> Tensor:
-        """(K, K) inner products of the gradients at the features, without touching any .grad. Over ranks, products add up."""
-        gram, world = losses[0].new_zeros(len(losses), len(losses)), world_size()
-        with torch.autocast(losses[0].device.type, enabled=False):
-            rows = [torch.autograd.grad(loss, trunk, retain_graph=True, allow_unused=True) for loss in losses]
+    def gramian(self, losses: Mapping[str, Tensor], trunk: Sequence[Tensor]) -> Tensor:
+        """(K, K) inner products of the gradients at the features, without touching any .grad. Over ranks, products add up.
+
+        Raises MtlError where a loss does not pass them: what a compiled encoder gives hangs on nothing that can be seen from here.
+        """
+        k, world, device = len(losses), world_size(), trunk[0].device
+        with torch.autocast(device.type, enabled=False):
+            rows = [torch.autograd.grad(loss, trunk, retain_graph=True, allow_unused=True) for loss in losses.values()]
+        for label, row in zip(losses, rows, strict=True):
+            if all(g is None for g in row):
+                raise MtlError(
+                    f'weighting.at = "features": no gradient of {label!r} passes the encoder\'s `shared` features (a compiled '
+                    'network hides where its outputs come from). Set weighting.at = "parameters"'
+                )
+        gram = torch.zeros(k, k, device=device)
         for point, column in zip(trunk, zip(*rows, strict=True), strict=True):
             j = torch.stack([(torch.zeros_like(point) if g is None else g).flatten().float() for g in column]) / world
             gram += j @ j.T
@@ -171,17 +181,16 @@ class HybridModel(nn.Module):
 
 
 class _Lent(Mapping[str, Head]):
-    """Supervised heads by label; notes which of them a pretext takes."""
+    """Supervised heads by label; an unknown label is answered with the known ones."""
 
     def __init__(self, heads: Mapping[str, Head]) -> None:
-        self.heads, self.taken = heads, set[str]()
+        self.heads = heads
 
     def __getitem__(self, label: str) -> Head:
         if label not in self.heads:
             raise MtlError(
                 f"there is no supervised task {label!r} whose head could be lent; {nearest(label, self.heads)}"
             )
-        self.taken.add(label)
         return self.heads[label]
 
     def __contains__(self, label: object) -> bool:
@@ -192,6 +201,12 @@ class _Lent(Mapping[str, Head]):
 
     def __len__(self) -> int:
         return len(self.heads)
+
+
+def _borrowed(head: Head, supervised: Mapping[str, Head]) -> set[str]:
+    """Labels of the supervised heads that this one sends gradient into: by `Borrowed`, whole or in part. EMA copies get none."""
+    parts = {part for m in head.modules() if isinstance(m, Borrowed) for part in m.net.modules()}
+    return {label for label, owner in supervised.items() if not parts.isdisjoint(owner.modules())}
 
 
 def _loss(label: str, head: Head, output: Any, reading: Reading) -> Tensor:

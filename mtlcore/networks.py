@@ -62,7 +62,7 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, progress: float, ok: Tensor | float = 1.0) -> None:
         """progress: of the run, in [0, 1]. ok: a device scalar, 0 where the optimiser skipped the step; nothing is read back."""
-        rate = (1 - (self.momentum + (self.final - self.momentum) * progress)) * torch.as_tensor(ok)
+        rate = (1 - (self.momentum + (self.final - self.momentum) * min(progress, 1.0))) * torch.as_tensor(ok)
         mine, its = [p.data for p in self.copy.parameters()], [p.data for p in self._source[0].parameters()]
         torch._foreach_lerp_(
             mine, its, [rate.to(mine[0])] * len(mine)
@@ -76,14 +76,21 @@ class EMA(nn.Module):
 
 
 class Borrowed(nn.Module):
-    """Somebody else's network (a supervised head): its owner trains and saves it; here it is only called, gradient included."""
+    """Somebody else's network (a supervised head): its owner trains and saves it; here it is only called, gradient included.
+
+    A head, or a part of one, that a pretext borrows counts as used by it, and as shared by gradient-level weightings.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self._net = (net,)  # in a tuple: not our submodule, not in our state
 
+    @property
+    def net(self) -> nn.Module:
+        return self._net[0]
+
     def forward(self, *inputs: Any) -> Any:
-        return _run(self._net[0], inputs)
+        return _run(self.net, inputs)
 
 
 class Frozen(nn.Module):

@@ -1,7 +1,8 @@
 """The documentation is run, word for word: files are written, commands typed, and what they print is compared.
 
-In a page, a fence ```LANGUAGE file=NAME writes that file; a fence ```console types each line that starts with "$ ", and what stands
-below it must come (with "..." for what may differ). "# exit 1" after a command says that it must end so; else it must end with 0.
+In a page, a fence ```LANGUAGE file=NAME writes that file, ```diff file=NAME changes its lines; a fence ```console types each line
+that starts with "$ ", and what stands below it must come (with "..." for what may differ). "# exit 1" after a command says that it
+must end so; else it must end with 0.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ def commands(block: str) -> list[tuple[str, str]]:
     return [(command, "\n".join(lines).strip()) for command, lines in found]
 
 
+def change(file: Path, diff: str) -> None:
+    """Put the lines with + in the place of those with -, which must stand there once."""
+    old, new = ("".join(x[1:] for x in diff.splitlines(keepends=True) if x[0] == sign) for sign in "-+")
+    before = file.read_text(encoding="utf-8")
+    assert before.count(old) == 1, old
+    file.write_text(before.replace(old, new), encoding="utf-8")
+
+
 def typed(command: str, where: Path) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb"}
@@ -40,10 +49,14 @@ def typed(command: str, where: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # it types a dozen commands
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
 def test_a_page_does_what_it_says(page, tmp_path):
     for language, file, body in FENCE.findall(page.read_text(encoding="utf-8")):
-        if file:
+        if file and language == "diff":
+            change(tmp_path / file, body)
+        elif file:
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).write_text(body, encoding="utf-8")
         if language != "console":

@@ -8,11 +8,13 @@ import pytest
 import torch
 from attrs import evolve, frozen
 from torch import nn
-from toys import PRETEXTS, Rotation, RotationHead, Toy, batch, engine, experiment, inputs
+from toys import PCGRAD, PRETEXTS, Rotation, RotationHead, Toy, batch, engine, experiment, inputs
 
 from mtlcore import EMA, Borrowed, Frozen, MtlError
+from mtlcore.experiment import PretextEntry
 from mtlcore.model import HybridModel
 from mtlcore.networks import running_statistics_kept
+from mtlcore.train.step import train_step
 
 
 def test_inference_keeps_the_encoder_and_the_supervised_heads_alone():
@@ -140,3 +142,61 @@ def test_a_pretext_brings_the_encoder_no_other_start():
     alone = engine(experiment(("fer",))).model.state_dict()
     hybrid = engine(experiment(("fer",), tuple(PRETEXTS))).model.state_dict()
     assert all(torch.equal(v, hybrid[k]) for k, v in alone.items())
+
+
+# ---------------------------------------------------------------------------------------------------- lent heads
+
+
+class Takes(RotationHead):
+    """Reads the supervised head of `gender`: as a momentum copy, whole, or in part."""
+
+    def __init__(self, host, how):
+        super().__init__(host.info.dim)
+        head = host.heads["gender"]
+        made = {"copied": lambda: EMA(head, 0.5), "borrowed": lambda: Borrowed(head)}
+        made["borrowed in part"] = lambda: Borrowed(head.answer[1])
+        self.how, self.judge = how, made[how]()
+
+    def forward(self, features):
+        read = features.pooled if self.how == "borrowed in part" else features
+        return super().forward(features) * (1 + self.judge(read)[:, :1])
+
+
+@frozen
+class Taking(Rotation):
+    how: str = "copied"
+
+    def build(self, host):
+        return Takes(host, self.how)
+
+
+def taking(how, **more):
+    return evolve(experiment(("fer", "gender"), **more), pretexts={"taking": PretextEntry(Taking(how))})
+
+
+def test_a_momentum_copy_of_a_supervised_head_leaves_that_head_its_owners():
+    model = HybridModel(taking("copied"))
+    mine = {id(p) for p in model.heads["gender"].parameters()}
+    assert model.used(["taking"]) == {"taking"}
+    assert mine.isdisjoint({id(p) for p in model.shared()})
+    assert mine == {id(p) for p in model.own("gender")}
+
+
+@pytest.mark.parametrize("how", ["borrowed", "borrowed in part"])
+def test_a_borrowed_supervised_head_counts_as_used_and_as_shared(how):
+    model = HybridModel(taking(how))
+    mine = {id(p) for p in model.heads["gender"].parameters()}
+    assert model.used(["taking"]) == {"taking", "gender"}
+    assert mine <= {id(p) for p in model.shared()}
+    assert model.own("gender") == []
+    assert {id(p) for p in model.own("fer")} == {id(p) for p in model.heads["fer"].parameters()}
+
+
+@pytest.mark.parametrize(("how", "moved"), [("copied", False), ("borrowed", True)])
+@pytest.mark.parametrize("weighting", [None, PCGRAD])
+def test_a_step_without_the_owners_labels_moves_a_borrowed_head_and_lets_a_copied_one_rest(how, moved, weighting):
+    eng = engine(taking(how, **({"weighting": weighting} if weighting else {})))
+    head = eng.model.heads["gender"].answer[1]
+    before = head.bias.clone()
+    train_step(eng, inputs(eng, [batch(tasks=("fer", "gender"), absent=("gender",))]))
+    assert torch.equal(head.bias, before) is not moved

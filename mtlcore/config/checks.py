@@ -16,6 +16,7 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
         yield 'nothing is judged: every pretext has control = "views_only", and there is no [task.<label>]'
     yield from _views(experiment)
     yield from _unlabelled(experiment)
+    yield from _weighting(experiment)
     best = experiment.train.best
     if best is not None:
         yield from _best(best, experiment)
@@ -51,10 +52,31 @@ def _unlabelled(experiment: Experiment) -> Iterator[str]:
         yield f"input.unlabelled_batch = {n}: no source keeps rows without labels: {mend}"
 
 
+def _weighting(experiment: Experiment) -> Iterator[str]:
+    at, every, train = experiment.weighting.at, experiment.weighting.every, experiment.train
+    if at == "losses" and every > 1:
+        yield f"weighting.every = {every}: only factors that are measured on gradients are kept: set weighting.every = 1"
+    if at != "losses" and train.precision == "16-mixed":
+        yield (
+            f'train.precision = "16-mixed": the scaled gradients of a weighting at = "{at}" may overflow one by one: '
+            'set train.precision = "bf16-mixed"'
+        )
+    if at == "features" and train.accumulate > 1:
+        yield (
+            f'weighting.at = "features" and train.accumulate = {train.accumulate}: each micro-batch would be weighed by its own '
+            'Gramian: set weighting.at = "parameters", or train.accumulate = 1'
+        )
+
+
 def _best(best: str, experiment: Experiment) -> Iterator[str]:
     task, slash, metric = best.partition("/")
+    if task in experiment.observers and metric:
+        return
     if not experiment.tasks:
-        yield f"train.best = {best!r}: there is no task: leave it away, and the validation loss decides"
+        yield (
+            f"train.best = {best!r}: there is no task: leave it away, and the validation loss decides, or name a figure of an "
+            "[observer.<label>]"
+        )
     elif not slash or not task or not metric:
         yield f'train.best = {best!r}: expected "<task>/<metric>", such as "{next(iter(experiment.tasks))}/accuracy"'
     elif task not in experiment.tasks:

@@ -42,12 +42,14 @@ SECTIONS = (
     "augment",
     "recipes",
     "train",
+    "observer",
 )
 ENTRIES: dict[str, tuple[str, type]] = {
     "task": ("task", TaskEntry),
     "pretext": ("pretext", PretextEntry),
     "data": ("source", DataEntry),
 }
+LABELLED = ("task", "pretext", "observer")  # figures are named "<label>/<name>", so their labels differ
 SETTINGS: dict[str, type] = {"input": Input, "views": Views, "train": Train}
 _MODULE_WORDS = frozenset(dir(nn.ModuleDict()))  # `type`, `train`, `keys`: no module can be called so
 
@@ -63,12 +65,13 @@ def parse(tables: Mapping[str, Any], catalogue: Catalogue | None = None, base: P
     reader.unknown(tables, SECTIONS, "")
     tables = {key: tables.get(key, {}) for key in SECTIONS} | {"seed": tables.get("seed", 0)}
     entries = {section: reader.entries(section, tables[section]) for section in ENTRIES}
-    reader.labels(tables["task"], tables["pretext"])
+    reader.labels({section: tables[section] for section in LABELLED})
     given: dict[str, Any] = {
         "encoder": reader.component("encoder", "encoder", tables["encoder"], "resnet_small"),
         "weighting": reader.component("weighting", "weighting", tables["weighting"], "equal"),
         "augment": reader.component("augment", "augment", tables["augment"], "strong"),
         "recipes": reader.recipes(tables["recipes"]),
+        "observers": reader.observers(tables["observer"]),
         "seed": reader.structured(tables["seed"], int, "seed"),
     }
     given |= {key: reader.structured(tables[key], kind, key) for key, kind in SETTINGS.items() if tables[key] != {}}
@@ -177,19 +180,26 @@ class _Reader:
                 found[label] = entry
         return found
 
-    def labels(self, tasks: Any, pretexts: Any) -> None:
-        """Labels name modules, and are unique over tasks and pretexts."""
-        tasks, pretexts = ({*t} if isinstance(t, Mapping) else set() for t in (tasks, pretexts))
-        for label in sorted(tasks & pretexts):
-            self.problems.append(
-                f"pretext.{label}: task.{label} has that label too: rename one, and give its table name = {label!r}"
-            )
-        for section, labels in (("task", tasks), ("pretext", pretexts)):
-            for label in sorted(labels):
-                if not label.isidentifier() or label in _MODULE_WORDS:
+    def labels(self, tables: Mapping[str, Any]) -> None:
+        """Labels name modules and figures: words, each given once over these sections."""
+        owner: dict[str, str] = {}
+        for section, table in tables.items():
+            for label in sorted(table) if isinstance(table, Mapping) else ():
+                if label in owner:
+                    self.problems.append(
+                        f"{section}.{label}: {owner[label]}.{label} has that label too: rename one, and give its table "
+                        f"name = {label!r}"
+                    )
+                elif not label.isidentifier() or label in _MODULE_WORDS:
                     self.problems.append(
                         f"{section}.{label}: {label!r} can't be a label: expected a word such as pose_2"
                     )
+                owner.setdefault(label, section)
+
+    def observers(self, value: Any) -> dict[str, Any]:
+        """label -> component, of [observer.*]."""
+        tables = self.table(value, "observer").items()
+        return {label: self.component("observer", f"observer.{label}", table, label) for label, table in tables}
 
     def recipes(self, value: Any) -> dict[str, Any]:
         """The explicit [recipes.*], and every recipe of the catalogue that needs no key."""

@@ -30,6 +30,7 @@ def dump(experiment: Experiment) -> str:
         "augment": _component(e.augment),
         "recipes": {label: _component(r) for label, r in e.recipes.items() if not is_default(label, r)},
         "train": converter.unstructure(e.train),
+        "observer": {label: _component(observer) for label, observer in e.observers.items()},
     }
     return tomli_w.dumps({key: _given(value) for key, value in tables.items() if value not in ({}, [])})
 

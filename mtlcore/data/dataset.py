@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,10 @@ from .store import Images, LazyImages, Progress, Unreadable, open_images, store_
 Answers = tuple[Tensor, Tensor]  # targets (N, ...), zeros where absent; present (N,) bool
 
 
+def _no_annotation(name: str) -> Annotation:
+    raise MtlError(f"this data gives no annotation {name!r}")
+
+
 @frozen(eq=False)
 class Dataset:
     """N rows of all sources: those of the splits that were asked for.
@@ -37,6 +41,7 @@ class Dataset:
     split: name -> rows, int64, rising; unreadable rows are in none.
     fingerprint: of all rows of all sources, their annotations and splits, and the store's side; the same for all arms.
     report: what was left out, a line each.
+    annotation: name -> (N,) or (N, ...), "" or NaN where a row's source does not give it or its label was cut from train.
     """
 
     experiment: Experiment
@@ -49,6 +54,7 @@ class Dataset:
     split: dict[str, np.ndarray]
     fingerprint: str
     report: tuple[str, ...] = ()
+    annotation: Callable[[str], Annotation] = _no_annotation
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,6 +110,7 @@ def open_data(
         attributes=rows.attributes(sources),
         split={name: np.flatnonzero((split[kept] == name) & readable) for name in wanted},
         fingerprint=fingerprint_of(sources, side),
+        annotation=lambda name: _of_all(name, whole, sources)[kept],
     )
     report += [*_left_out(sources, rows, unreadable), *_dropped(split, whole, sources, wanted)]
     return evolve(data, report=(*report, *_not_known(tasks, answers, whole, sources), *_unanswered(data)))
@@ -205,6 +212,19 @@ def _annotation(name: str, sources: list[Source]) -> tuple[Annotation, np.ndarra
         kinds = ", ".join(f"data.{s.label}: {part.dtype} {part.shape}" for s, part in zip(givers, parts))
         raise MtlError(f"the sources disagree on what the annotation {name!r} is: {kinds}")
     return np.concatenate(parts), np.concatenate([np.full(len(s), s.gives(name)) for s in sources])
+
+
+def _of_all(name: str, rows: _Rows, sources: list[Source]) -> Annotation:
+    """(N, ...) over all rows, missing where the source does not give it, and where the label was cut from train."""
+    known = {a for s in sources for a in s.index.annotations}
+    if name not in known:
+        raise MtlError(f"no source gives the annotation {name!r}; {nearest(name, known)}")
+    values, where = _annotation(name, sources)
+    numbers = values.dtype.kind in "fiub"
+    found = np.full((len(rows), *values.shape[1:]), np.nan if numbers else "", dtype=float if numbers else values.dtype)
+    found[where] = values
+    found[~_keeps_labels(rows)] = np.nan if numbers else ""
+    return found
 
 
 def _fitted(label: str, entry: TaskEntry, rows: _Rows, sources: list[Source]) -> TaskEntry:

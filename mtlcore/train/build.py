@@ -31,6 +31,8 @@ def build_engine(
 
     resume: all weights will come from a checkpoint, so no file of weights and no other run is asked for them.
     """
+    if experiment.weighting.at == "parameters":
+        _keep_compiled_graphs()
     with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if resume else nullcontext():
         torch.manual_seed(Streams((experiment.seed,)).seed("weights"))
         model = HybridModel(experiment)
@@ -56,6 +58,13 @@ def build_engine(
         steps=steps,
         steps_per_epoch=steps_per_epoch,
     )
+
+
+def _keep_compiled_graphs() -> None:
+    """A compiled encoder's backward gives its memory away, unless it is told before that it will run once for each loss."""
+    import torch._functorch.config
+
+    torch._functorch.config.donated_buffer = False
 
 
 def start_from(encoder: SharedEncoder, run: Path) -> None:
@@ -89,7 +98,9 @@ def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> Non
 
 
 def dry_run(engine: Engine, real: Batch) -> None:
-    """Forward two rows, so that a view that the encoder can't read or a loss of a wrong shape is told before training starts."""
+    """Forward two rows, so that a view that the encoder can't read, a loss of a wrong shape, or features that hide their gradient
+    are told before training starts.
+    """
     rows = dict.fromkeys(engine.experiment.tasks, 2)
     batch = Batch(
         real.images[:2],
@@ -100,7 +111,7 @@ def dry_run(engine: Engine, real: Batch) -> None:
     )
     engine.model.eval()
     try:
-        with torch.no_grad(), engine.fabric.autocast():
+        with torch.set_grad_enabled(engine.model.measuring), engine.fabric.autocast():
             engine.model(prepare(engine.experiment, batch, Streams((engine.experiment.seed,), engine.fabric.device)))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         names = ", ".join(engine.experiment.entries)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from ..data.dataset import Dataset, open_data
 from ..data.sampler import Sampler
 from ..errors import MtlError
 from ..experiment import Experiment
-from ..measure import Measured, main_metric, measure, measure_pretexts
+from ..measure import Measured, measure, measure_pretexts
 from ..networks import total
 from ..runs import RunFolder, Which, said
 from ..views import prepare
@@ -25,6 +25,7 @@ from .build import build_engine, dry_run, load_exactly
 from .devices import fabric_for, leave_together
 from .facts import environment, resolved
 from .memory import keep_freed_memory
+from .observe import Observers
 from .optim import lr_at
 from .record import Record
 from .step import Engine, Logged, train_step
@@ -69,16 +70,17 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     experiment = data.experiment
     sampler = Sampler(data, experiment, fabric.world_size)
     steps = experiment.train.steps or math.ceil((experiment.train.epochs or 1) * sampler.steps_per_epoch)
-    main_metric(experiment)
     engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch, resume)
     dry_run(engine, sampler.batch(0, 0, fabric.device))
-    folder = _folder(experiment, out, resume, main)  # only now: what can't train leaves nothing behind
+    loop = Loop(engine, data, sampler, RunFolder(out), Record(experiment.train.max_skipped), watch, main)
+    loop.observers.check()
+    if main and not resume:  # only now: what can't train leaves nothing behind
+        RunFolder.create(out, *resolved(experiment))
     fabric.barrier()
-    loop = Loop(engine, data, sampler, folder, Record(experiment.train.max_skipped), watch, main)
     if resume:
         loop.load()
     elif main:
-        folder.note(environment(experiment, data, fabric))
+        loop.folder.note(environment(experiment, data, fabric))
     try:
         result = loop.run()
     except Interrupted:
@@ -86,13 +88,6 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
         raise
     leave_together(fabric)
     return result
-
-
-def _folder(experiment: Experiment, out: Path, resume: bool, main: bool) -> RunFolder:
-    if resume or not main:
-        return RunFolder(out)
-    text, plugins = resolved(experiment)
-    return RunFolder.create(out, text, plugins)
 
 
 @define(eq=False)
@@ -107,43 +102,74 @@ class Loop:
     watch: Watcher
     main: bool
     best: float | None = None
+    ended: bool = False  # by an observer, and all ranks know it
     measured: Measured = field(factory=Measured)
+    board: Board | None = None
+    observers: Observers = field(init=False)
     _logged_at: tuple[int, float] = (0, 0.0)
 
+    def __attrs_post_init__(self) -> None:
+        self.observers = Observers.of(self.engine, self.data, self.folder.path, self.watch, self.main)
+
     def run(self) -> Result:
-        engine, train = self.engine, self.engine.experiment.train
-        if engine.step >= engine.steps:
-            self.watch.note(f"this run is finished: {engine.step} steps")
+        if self.over and self.folder.facts().get("finished"):
+            self.watch.note(f"this run is finished: {self.engine.step} steps")
             self.measured = Measured(self.folder.facts().get("validation", {}))
             return self._result()
-        board = Board(self.folder.path / "tensorboard", engine.step) if train.tensorboard and self.main else None
+        if self.engine.experiment.train.tensorboard and self.main:
+            self.board = Board(self.folder.path / "tensorboard", self.engine.step)
         with _stop_flag() as stop:
-            while engine.step < engine.steps:
-                self.advance(board)
-                done = engine.step == engine.steps
-                if done or (train.eval_every and engine.step % train.eval_every == 0):
-                    self._evaluate(board)
-                stopping = not done and self._agreed(stop.is_set())
-                if done or stopping or engine.step % train.save_every == 0:
-                    self._save("last")
-                if stopping:
-                    raise Interrupted(self.folder.path, engine.step)
-        if board:
+            self.observers.tell("on_start")
+            while not self.over:
+                self.advance()
+                self._between_steps(stop)
+            self.observers.tell("on_end")
+            self._report(self.observers.taken())
+        if self.board:
             with said(self.folder.path, self.folder.checkpoint()):
-                board.close()
+                self.board.close()
         return self._finish()
 
-    def _agreed(self, stop: bool) -> bool:
-        """Ranks stop at the same step: they ask each other where the log is written, since the host waits there anyway."""
-        engine = self.engine
-        if engine.fabric.world_size == 1:
-            return stop
-        if engine.step % engine.experiment.train.log_every:
-            return False
-        asked = torch.tensor(float(stop), device=engine.fabric.device)
-        return bool(total(asked) > 0)
+    @property
+    def over(self) -> bool:
+        """All steps are done, or an observer ended the run at this one."""
+        return self.engine.step >= self.engine.steps or self.ended
 
-    def advance(self, board: Board | None = None) -> None:
+    def _between_steps(self, stop: threading.Event) -> None:
+        """Evaluate, save, hear the observers, stop: whatever falls on this step."""
+        engine, train = self.engine, self.engine.experiment.train
+        epoch, saving = _falls_on(engine.step, engine.steps_per_epoch), _falls_on(engine.step, train.save_every)
+        due = _falls_on(engine.step, train.eval_every) or engine.step == engine.steps
+        if epoch:
+            self.observers.tell("on_epoch")
+        if due:
+            self._evaluate()
+        asked, self.ended = self._agreed(stop.is_set(), heard=epoch or due or saving)
+        if self.ended and not due:
+            self._evaluate()
+        self._report(self.observers.taken())
+        stopping = asked and not self.over
+        if self.over or stopping or saving:
+            self._save("last")
+        if stopping:
+            raise Interrupted(self.folder.path, engine.step)
+
+    def _agreed(self, stop: bool, heard: bool) -> tuple[bool, bool]:
+        """Did somebody ask to stop, did an observer end the run? The same on all ranks.
+
+        They ask each other where the log is written, since the host waits there anyway, and where observers were heard.
+        """
+        engine, ended = self.engine, self.observers.stopped is not None
+        if engine.fabric.world_size == 1:
+            return stop, ended
+        heard = heard and bool(engine.experiment.observers)
+        if engine.step % engine.experiment.train.log_every and not heard:
+            return False, False
+        asked = torch.tensor([float(stop), float(ended)], device=engine.fabric.device)
+        stop, ended = (total(asked) > 0).tolist()
+        return stop, ended
+
+    def advance(self) -> None:
         """One optimiser step: draw, prepare, train, and log where it is time to."""
         engine = self.engine
         lr = lr_at(engine.experiment.train, engine.step, engine.steps)
@@ -154,7 +180,7 @@ class Loop:
         logged: Logged = train_step(engine, inputs)
         self.record.add(logged, sum(len(x) for i in inputs for x in i.images) * engine.fabric.world_size)
         if engine.step == engine.steps or engine.step % engine.experiment.train.log_every == 0:
-            self._log(board)
+            self._log()
 
     def _inputs(self, part: int) -> Any:
         engine, fabric = self.engine, self.engine.fabric
@@ -167,7 +193,7 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------ what it leaves
 
-    def _log(self, board: Board | None) -> None:
+    def _log(self) -> None:
         engine, before = self.engine, self.record.wall_s
         means = self.record.flush()
         rate = (engine.step - self._logged_at[0]) / max(1e-9, self.record.wall_s - before)
@@ -181,11 +207,11 @@ class Loop:
             "encoded": self.record.encoded,
             "cpu_s": round(self.record.cpu_s, 2),
         }
-        self._write({"step": engine.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters}, board)
+        self._write({"step": engine.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters})
         losses = {k.removeprefix("loss/"): v for k, v in means.items() if k.startswith("loss/")}
         self.watch.step(Moment(engine.step, engine.steps, losses, lr, rate, self.record.skipped))
 
-    def _evaluate(self, board: Board | None) -> None:
+    def _evaluate(self) -> None:
         rows = self.data.split.get("validation")
         if not self.main or rows is None or not len(rows):
             return
@@ -195,40 +221,52 @@ class Loop:
         pretexts = measure_pretexts(engine.model, engine.experiment, self.data, rows, device)
         loss = sum(e.weight * pretexts.metrics[f"{k}/loss"] for k, e in engine.experiment.pretexts.items())
         own = {} if engine.experiment.tasks else {"loss": loss}
-        metrics = supervised.metrics | pretexts.metrics | own
-        self.measured = Measured(metrics, supervised.tables | pretexts.tables, len(rows))
-        self._write({"step": engine.step} | {f"validation/{k}": v for k, v in metrics.items()}, board)
+        found = self.observers.evaluated(supervised.metrics | pretexts.metrics | own)
+        self.measured = Measured(found, supervised.tables | pretexts.tables, len(rows))
         self.watch.evaluated(engine.step, self.measured)
-        name, higher = main_metric(engine.experiment)
-        value = metrics.get(name, math.nan)
+        self._report(found)
+
+    def _report(self, figures: dict[str, float]) -> None:
+        """One line of validation figures; where the one that counts is among them, and better, the best checkpoint."""
+        if not figures or not self.main:
+            return
+        self._write({"step": self.engine.step} | {f"validation/{name}": value for name, value in figures.items()})
+        name = self.observers.best_by
+        value, higher = figures.get(name, math.nan), self.observers.better[name]
         if not math.isnan(value) and (self.best is None or (value > self.best if higher else value < self.best)):
             self.best = value
             self._save("best")
 
-    def _write(self, row: dict[str, Any], board: Board | None) -> None:
-        """One line of the log, for both kinds of readers."""
+    def _write(self, row: dict[str, Any]) -> None:
+        """One line of the log, for all kinds of readers."""
         with said(self.folder.path, self.folder.checkpoint()):
             self.folder.log(row)
-            if board:
-                board.write(row)
+            if self.board:
+                self.board.write(row)
+        self.observers.tell("on_log", row)
 
     def _save(self, which: Which) -> None:
         if not self.main:
             return
         engine, averaged = self.engine, self.engine.averaged
-        scaler = engine.fabric.strategy.precision.state_dict()
-        learned = engine.weigher_optimizer
-        state: dict[str, Any] = {
+        kept = averaged.copy.state_dict() if averaged else None
+        saved = self.folder.save(which, engine.step, engine.model.state_dict(), kept, self._state())
+        self.observers.tell("on_checkpoint", saved.path)
+
+    def _state(self) -> dict[str, Any]:
+        """What going on needs beside the weights; `_restore` takes it back."""
+        engine, learned = self.engine, self.engine.weigher_optimizer
+        return {
             "step": engine.step,
             "optimizer": engine.optimizer.optimizer.state_dict(),
             "weigher": engine.weigher.state_dict(),
             "weigher_optimizer": learned.state_dict() if learned else {},
-            "precision": scaler,
+            "precision": engine.fabric.strategy.precision.state_dict(),
             "record": self.record.state(),
             "best": self.best,
+            "kept": engine.kept_state(),
+            "observers": self.observers.state(),
         }
-        kept = averaged.copy.state_dict() if averaged else None
-        self.folder.save(which, engine.step, engine.model.state_dict(), kept, state)
 
     def load(self) -> None:
         """Everything as the last checkpoint left it; the log is cut back to its step."""
@@ -237,12 +275,19 @@ class Loop:
             self.watch.note("no checkpoint was saved yet: starting from step 0")
             self.folder.cut_log(0)
             return
-        engine, state = self.engine, checkpoint.state()
+        engine = self.engine
         self._same_ground(self.folder.facts())
         load_exactly(engine.model, checkpoint.weights(), str(checkpoint.path))
         averaged = checkpoint.averaged()
         if engine.averaged and averaged is not None:
             load_exactly(engine.averaged.copy, averaged, str(checkpoint.path))
+        self._restore(checkpoint.state())
+        if self.main:
+            self.folder.cut_log(engine.step)
+        self.watch.note(f"going on from step {engine.step}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        engine = self.engine
         engine.optimizer.optimizer.load_state_dict(state["optimizer"])
         engine.weigher.load_state_dict(state["weigher"])
         if engine.weigher_optimizer:
@@ -250,9 +295,9 @@ class Loop:
         engine.fabric.strategy.precision.load_state_dict(state["precision"])
         engine.step, self.best = int(state["step"]), state["best"]
         self.record.load(state["record"])
-        if self.main:
-            self.folder.cut_log(engine.step)
-        self.watch.note(f"going on from step {engine.step}")
+        engine.load_kept(state["kept"])
+        self.observers.load(state["observers"])
+        self.ended = self.observers.stopped is not None
 
     def _same_ground(self, facts: dict[str, Any]) -> None:
         """Other data is another run; other threads only round differently."""
@@ -270,6 +315,7 @@ class Loop:
 
     def _finish(self) -> Result:
         record, engine = self.record, self.engine
+        self.measured = evolve(self.measured, metrics=self.observers.figures)
         if self.main:
             self.folder.note(
                 {
@@ -280,13 +326,26 @@ class Loop:
                     "encoded": record.encoded,
                     "skipped": record.skipped,
                     "validation": self.measured.metrics,
+                    **self._told_by_observers(),
                 }
             )
         return self._result()
 
+    def _told_by_observers(self) -> dict[str, Any]:
+        observers, told = self.observers, dict[str, Any]()
+        if observers.stopped and self.engine.step < self.engine.steps:
+            by, reason = observers.stopped
+            told["stopped_early"] = {"by": by, "reason": reason, "of": self.engine.steps}
+        return told | ({"observer_failures": observers.failures} if observers.failures else {})
+
     def _result(self) -> Result:
         record = self.record
         return Result(self.folder.path, self.engine.step, self.measured, record.cpu_s, record.encoded, record.skipped)
+
+
+def _falls_on(step: int, every: int) -> bool:
+    """0: never."""
+    return every > 0 and step % every == 0
 
 
 @contextmanager

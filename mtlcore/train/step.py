@@ -1,8 +1,9 @@
 """One optimiser step: serves every task, pretext, view policy and weighting; knows none of them by name.
 
-Two ways to the gradient, by what the weighting looks at:
-- losses (or their Gramian at the features): factors first, then ONE backward a micro-batch;
-- Gramian at the parameters: one gradient a loss, added up over micro-batches and ranks, combined once.
+Three ways to the gradient, by what the weighting looks at:
+- losses: factors first, then ONE backward of the weighted sum a micro-batch;
+- Gramian at the parameters: one gradient a loss, added up over micro-batches and ranks, combined once;
+- Gramian at the features, or factors kept from a step before: ONE backward through what is shared, heads by themselves.
 Nothing is read back to the host; a step whose gradient norm is not finite changes nothing and is counted.
 """
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ..contracts import StepLosses
 from ..experiment import Experiment
 from ..model import HybridModel
-from ..networks import EMA, total
+from ..networks import EMA, total, world_size
 from ..rng import Streams
 from ..views import Inputs
 
@@ -45,7 +46,9 @@ class Engine:
     steps: int
     step: int = 0
     steps_per_epoch: int = 1
+    kept: dict[str, tuple[Tensor, int]] = field(factory=dict)  # task -> its factor, and the step that measured it
     _vectors: dict[tuple[str, ...], tuple[Tensor, Tensor]] = field(factory=dict)
+    _rows: Tensor | None = None
 
     @property
     def progress(self) -> float:
@@ -73,14 +76,41 @@ class Engine:
         rng = Streams((self.experiment.seed, self.step), self.fabric.device)("weighting")
         return StepLosses(names, values, gram, self.vectors(names)[1], self.progress, epoch, rng)
 
+    def rows(self, number: int, width: int) -> Tensor:
+        """(number, width) zeros: the memory of the step before, since new pages would cost a CPU 7 % of a step at K = 5."""
+        if self._rows is None or self._rows.shape[1] != width:
+            self._rows = torch.empty(len(self.experiment.entries), width, device=self.fabric.device)
+        return self._rows[:number].zero_()
+
+    def due(self, names: tuple[str, ...]) -> bool:
+        """Must the factors be measured? Where a task has none yet, or where its own is `every` steps old."""
+        every = self.experiment.weighting.every
+        return any(name not in self.kept or self.step - self.kept[name][1] >= every for name in names)
+
+    def keep(self, names: tuple[str, ...], factor: Tensor, ok: Tensor) -> None:
+        """Remember measured factors; those of a skipped step are as bad as its gradients: the ones before stay (at first, 1)."""
+        for name, new in zip(names, factor):
+            old = self.kept[name][0] if name in self.kept else torch.ones_like(new)
+            self.kept[name] = torch.where(ok, new, old), self.step
+
+    def kept_state(self) -> dict[str, dict[str, Any]]:
+        """Kept factors by task name, for a checkpoint."""
+        return {name: {"factor": factor.cpu(), "step": step} for name, (factor, step) in self.kept.items()}
+
+    def load_kept(self, state: dict[str, dict[str, Any]]) -> None:
+        """What `kept_state` gave."""
+        self.kept = {name: (kept["factor"].to(self.fabric.device), int(kept["step"])) for name, kept in state.items()}
+
 
 def train_step(engine: Engine, parts: Sequence[Inputs]) -> Logged:
-    """One step on the micro-batches `parts` of this rank. -> device scalars: losses, factors, gradient norm, skipped."""
+    """One step on the micro-batches `parts` of this rank. -> device scalars: losses, weights, factors, gradient norm, skipped."""
     names = tuple(parts[0].readings)
     model, buffers = engine.model, [*engine.model.buffers(), *engine.weigher.buffers()]
     before = [b.clone() for b in buffers]
-    differentiate = by_rows if model.at == "parameters" else by_loss
-    logged = differentiate(engine, parts, names)
+    at, due = engine.experiment.weighting.at, engine.due(names)
+    model.measuring = due and at == "features"
+    differentiate = by_loss if at == "losses" else by_rows if due and at == "parameters" else by_factor
+    values, factor = differentiate(engine, parts, names)
     _rest_idle_heads(model, names)
     norm = engine.fabric.clip_gradients(
         engine.module, engine.optimizer, max_norm=engine.experiment.train.clip, error_if_nonfinite=False
@@ -91,49 +121,88 @@ def train_step(engine: Engine, parts: Sequence[Inputs]) -> Logged:
     _step_if(ok, engine)
     for follower in (*model.followers(), *([engine.averaged] if engine.averaged else [])):
         follower.update(engine.progress, ok)
+    if due and engine.experiment.weighting.every > 1:
+        engine.keep(names, factor, ok)
     engine.step += 1
+    columns = {"loss": values, "weight": engine.vectors(names)[0], "factor": factor}
+    logged = {f"{what}/{name}": x for what, column in columns.items() for name, x in zip(names, column)}
     return logged | {"grad_norm": norm, "skipped": ~ok}
 
 
-def by_loss(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> Logged:
-    """Factors from the losses, or from their Gramian at the features; then one backward, for each micro-batch."""
-    weight, mean, used = engine.vectors(names)[0], torch.zeros(()), torch.zeros(())
-    for losses, gram in _forwards(engine, parts, synced=True):
+def by_loss(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Factors from the losses; then one backward, for each micro-batch. -> (K,) losses and (K,) factors of the step.
+
+    A weighting that is not `additive` must see the losses of the whole step, once, before any of it is differentiated.
+    """
+    weight = engine.vectors(names)[0]
+    mean, used = torch.zeros_like(weight), torch.zeros_like(weight)
+    alone = len(parts) == 1 or engine.experiment.weighting.additive
+    whole = None if alone else factors(engine.weigher, engine.losses(names, _looked_ahead(engine, parts, names), None))
+    for losses, _ in _forwards(engine, parts, synced=True):
         local = torch.stack([losses[name] for name in names])
         values = total(local.detach().clone()) / engine.fabric.world_size
-        gram = gram if gram is None else _solvable(gram * torch.outer(weight, weight))
-        factor = factors(engine.weigher, engine.losses(names, values, gram), len(parts))
+        own = engine.losses(names, values, None)
+        factor = factors(engine.weigher, own, len(parts)) if whole is None else whole / len(parts)
         engine.fabric.backward((factor * weight * local).sum())
         mean, used = values + mean, factor + used
-    return _log(names, mean / len(parts), used)
+    return mean / len(parts), used
 
 
-def by_rows(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> Logged:
-    """Each loss's gradient at the shared parameters is a row; rows add up over micro-batches and ranks, and are combined ONCE.
+def by_rows(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Each weighted loss's gradient at the shared parameters is a row; rows add up over micro-batches and ranks, and are
+    combined ONCE. -> (K,) losses and (K,) factors of the step.
 
-    A row goes on with the loss's own head, which no other loss moves: the strategy has no say there (as in LibMTL and TorchJD),
-    so that a gated pretext's head keeps learning and is ready when the gate opens.
+    A row is the only copy of its gradient: autograd adds into views of it, and the first row becomes the result. The same backward
+    reaches the loss's own head, which no other loss moves: the strategy has no say there (as in LibMTL and TorchJD), so that a
+    gated pretext's head keeps learning and is ready when the gate opens.
     """
-    model, weight, world = engine.model, engine.vectors(names)[0], engine.fabric.world_size
-    shared, own = model.shared(), [model.own(name) for name in names]
-    values, rows = torch.zeros(len(names), device=weight.device), [weight.new_zeros(()) for _ in names]
+    model, scale = engine.model, 1 / (engine.fabric.world_size * len(parts))
+    weight = engine.vectors(names)[0] * scale
+    shared, own, values = model.shared(), _own(model, names), torch.zeros_like(weight)
+    rows = engine.rows(len(names), sum(p.numel() for p in shared))
+    views = [_views(row, shared) for row in rows]
     for losses, _ in _forwards(engine, parts, synced=False):
-        values += torch.stack([losses[name].detach() for name in names])
+        values += torch.stack([losses[name].detach() for name in names]) * scale
         for k, name in enumerate(names):
-            rows[k] = rows[k] + _flat_gradient(losses[name], [*shared, *own[k]], retain=name != names[-1])
-    for x in (values, *rows):
-        total(x).div_(world * len(parts))
-    rows = [row * w for row, w in zip(rows, weight)]
-    size = sum(p.numel() for p in shared)
-    jacobian = torch.stack([row[:size] for row in rows])  # (K, P)
-    factor = factors(engine.weigher, engine.losses(names, values, _solvable(jacobian @ jacobian.T)))
-    _give(shared, factor @ jacobian)
-    for row, parameters in zip(rows, own):
-        _give(parameters, row[size:])
-    if world > 1:  # DDP does this where it syncs, and here it never does
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
-    return _log(names, values, factor)
+            _point(shared, views[k])
+            (losses[name] * weight[k]).backward(retain_graph=name != names[-1])
+    _add_up([values, *_gradients(own)])
+    total(rows)
+    factor = _measured(engine, names, values, rows @ rows.T)
+    rows[0].mul_(factor[0]).addmv_(rows[1:].T, factor[1:])
+    _point(shared, views[0])
+    _broadcast_buffers(model)
+    return values, factor
+
+
+def by_factor(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Factors that are known before the encoder is differentiated: kept, or measured at the features. -> (K,) losses and factors.
+
+    They rule the shared parameters alone, as in `by_rows`. So heads are differentiated twice: for themselves with factor 1, and
+    on the way to what is shared; the encoder once.
+    """
+    model, scale = engine.model, 1 / (engine.fabric.world_size * len(parts))
+    weight = engine.vectors(names)[0]
+    shared, own, values = model.shared(), _own(model, names), torch.zeros_like(weight)
+    mine, used = [torch.zeros_like(p) for p in own], torch.zeros_like(weight)
+    for losses, gram in _forwards(engine, parts, synced=False):
+        local = torch.stack([losses[name] for name in names])
+        values += local.detach() * scale
+        if gram is None:
+            factor = torch.stack([engine.kept[name][0] for name in names])
+        else:
+            seen = total(local.detach().clone()) / engine.fabric.world_size
+            factor = _measured(engine, names, seen, gram * torch.outer(weight, weight))
+        weighted = local * weight * scale
+        if own:
+            once = torch.autograd.grad(weighted.sum(), own, retain_graph=True, materialize_grads=True)
+            torch._foreach_add_(mine, once)
+        (factor * weighted).sum().backward()
+        used += factor / len(parts)
+    _point(own, mine)
+    _add_up([values, *mine, *_gradients(shared)])
+    _broadcast_buffers(model)
+    return values, used
 
 
 def factors(weigher: nn.Module, losses: StepLosses, parts: int = 1) -> Tensor:
@@ -160,23 +229,66 @@ def _forwards(
             yield result
 
 
-def _flat_gradient(loss: Tensor, parameters: Sequence[Tensor], retain: bool) -> Tensor:
-    grads = torch.autograd.grad(loss, parameters, retain_graph=retain, materialize_grads=True)
-    return torch.cat([g.flatten() for g in grads])
+@torch.no_grad()
+def _looked_ahead(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> Tensor:
+    """(K,) losses of the whole step, without gradient; what the forwards leave in buffers is put back."""
+    buffers, values = [*engine.model.buffers()], torch.zeros_like(engine.vectors(names)[0])
+    before = [b.clone() for b in buffers]
+    for losses, _ in _forwards(engine, parts, synced=False):
+        values += torch.stack([losses[name] for name in names])
+        for buffer, old in zip(buffers, before):
+            buffer.copy_(old)
+    return total(values) / (engine.fabric.world_size * len(parts))
 
 
-def _solvable(gram: Tensor) -> Tensor:
-    """Solvers raise on NaN; such a step is skipped anyway, for its norm is not finite."""
-    return torch.where(gram.isfinite().all(), gram, torch.eye(len(gram), device=gram.device))
+def _measured(engine: Engine, names: tuple[str, ...], values: Tensor, gram: Tensor) -> Tensor:
+    """(K,) factors. Solvers raise on a Gramian that is not finite: they get another one, and the factors become NaN, so that the
+    step is skipped even where a factor of 0 would have hidden the bad row.
+    """
+    finite = gram.isfinite().all()
+    gram = torch.where(finite, gram, torch.eye(len(gram), device=gram.device))
+    return torch.where(finite, factors(engine.weigher, engine.losses(names, values, gram)), torch.nan)
 
 
-def _give(parameters: Sequence[Tensor], flat: Tensor) -> None:
-    for p, g in zip(parameters, flat.split([p.numel() for p in parameters])):
-        p.grad = g.view_as(p)
+def _own(model: HybridModel, names: Sequence[str]) -> list[nn.Parameter]:
+    return [p for name in names for p in model.own(name)]
 
 
-def _log(names: Sequence[str], values: Tensor, factor: Tensor) -> Logged:
-    return {f"loss/{n}": v for n, v in zip(names, values)} | {f"factor/{n}": f for n, f in zip(names, factor)}
+def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [part.view_as(p) for part, p in zip(row.split([p.numel() for p in parameters]), parameters)]
+
+
+def _point(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """What autograd adds into, and what the optimiser reads."""
+    for p, g in zip(parameters, gradients):
+        p.grad = g
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Of each parameter; zeros where no loss reached it."""
+    return [_gradient(p) for p in parameters]
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _add_up(tensors: Sequence[Tensor]) -> None:
+    """Sums over ranks, in place, in one message."""
+    if world_size() == 1:
+        return
+    flat = total(torch.cat([t.flatten() for t in tensors]))
+    for t, part in zip(tensors, flat.split([t.numel() for t in tensors])):
+        t.copy_(part.view_as(t))
+
+
+def _broadcast_buffers(model: nn.Module) -> None:
+    """DDP does this where it syncs; where gradients are added up here, it never does."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def _rest_idle_heads(model: HybridModel, names: Sequence[str]) -> None:

@@ -1,0 +1,46 @@
+"""A source in one file: scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8 x 8 grey pictures.
+
+    plugins = ["digits_source.py"]     # in the configuration, or:  mtl train ... --plugin examples/digits_source.py
+
+It gives one annotation, "digit": the names "0" to "9". The pictures come with scikit-learn: nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from mtlcore import DataSource, Index, MtlError, hookimpl
+
+
+@functools.cache
+def bundled() -> Any:
+    """scikit-learn's object: `.images` (1797, 8, 8) float in [0, 16], `.target` (1797,) int."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MtlError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from error
+    return load_digits()
+
+
+@frozen
+class Digits(DataSource):
+    """Handwritten digits. They have no split of their own: the run draws one by its seed."""
+
+    cites = "Alpaydin & Kaynak 1998, UCI Machine Learning Repository, doi:10.24432/C50P49"
+
+    def index(self) -> Index:
+        digits = bundled().target.astype(str)
+        return Index(keys=np.arange(len(digits)).astype(str), annotations={"digit": digits})
+
+    def decode(self, index: Index, row: int) -> np.ndarray:
+        grey = (bundled().images[row] * (255 / 16)).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [Digits]

@@ -1,0 +1,13 @@
+"""What may watch a run: a probe of the features, and early stopping."""
+
+from __future__ import annotations
+
+from ..contracts import Observer
+from ..registry import hookimpl
+from .early_stopping import EarlyStopping
+from .probe import Probe
+
+
+@hookimpl
+def mtl_components() -> list[type[Observer]]:
+    return [EarlyStopping, Probe]

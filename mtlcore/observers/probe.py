@@ -1,0 +1,126 @@
+"""What did the pretext teach? Simple classifiers on frozen features (Alain & Bengio 2016, arXiv:1610.01644; kNN: Wu et al. 2018).
+
+    features of labelled training rows (N, D), classes (N,)  ->  two classifiers  ->  accuracy on the validation rows
+
+linear: logistic regression on standardised features, with the usual penalty |W|^2 / 2 on the summed loss (scikit-learn's C = 1),
+its minimum found by L-BFGS. knn: the k nearest training rows by cosine vote with weights exp(cosine / 0.07) (arXiv:1805.01978).
+Neither has randomness: the same features give the same figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attrs import field, frozen
+from attrs.validators import ge
+from torch import Tensor
+
+from ..contracts import Observer, Run
+from ..errors import MtlError
+from ..tasks.classification import Classification
+
+TEMPERATURE = 0.07
+CHUNK = 1024  # rows whose neighbours are looked for at once: what bounds the (rows, N) table of cosines
+
+
+@frozen
+class Probe(Observer):
+    """A linear and a kNN probe every N epochs and at the end: accuracies "<what>/linear" and "<what>/knn" on validation rows.
+
+    reads: annotations to probe (default: each task of classes; without such a task it must be given). every: epochs between two
+    probes. k: neighbours. limit: training rows at most (evenly spread over all), so that a probe of a large set stays cheap.
+    """
+
+    cites = "Alain & Bengio 2016, arXiv:1610.01644; Wu et al. 2018, arXiv:1805.01978"
+
+    reads: tuple[str, ...] = ()
+    every: int = field(default=1, validator=ge(1))
+    k: int = field(default=20, validator=ge(1))
+    limit: int = field(default=10_000, validator=ge(1))
+
+    def figures(self, experiment: Any) -> Mapping[str, bool]:
+        return {f"{what}/{kind}": True for what in self._asked(experiment) for kind in ("linear", "knn")}
+
+    def check(self, run: Run) -> None:
+        if not self._asked(run.experiment):
+            raise MtlError('the run has no task of classes: name annotations of the data, such as reads = ["emotion"]')
+        for split in ("train", "validation"):
+            for what, rows, _, _ in self._questions(run, split):
+                if not len(rows):
+                    raise MtlError(f"{what!r}: no row of {split} has this label")
+
+    def on_epoch(self, run: Run) -> None:
+        if run.epoch % self.every == 0:
+            self._probe(run)
+
+    def on_end(self, run: Run) -> None:
+        self._probe(run)
+
+    def _probe(self, run: Run) -> None:
+        if run.state.get("step") == run.step:
+            return
+        run.state["step"] = run.step
+        learnt = {what: (rows, classes) for what, rows, classes, _ in self._questions(run, "train")}
+        for what, rows, classes, number in self._questions(run, "validation"):
+            train, answers = learnt[what]
+            kept = spread(len(train), self.limit)
+            x, new = run.features(train[kept]), run.features(rows)
+            y, wanted = answers[torch.from_numpy(kept)].to(x.device), classes.to(x.device)
+            guesses = {"linear": linear(x, y, number, new), "knn": knn(x, y, number, new, self.k)}
+            run.add({f"{what}/{kind}": float((g == wanted).float().mean()) for kind, g in guesses.items()})
+
+    def _asked(self, experiment: Any) -> tuple[str, ...]:
+        if self.reads:
+            return self.reads
+        return tuple(label for label, e in experiment.tasks.items() if isinstance(e.component, Classification))
+
+    def _questions(self, run: Run, split: str) -> Iterator[tuple[str, np.ndarray, Tensor, int]]:
+        """what is asked, rows that have an answer, their classes (N,) int64, number of classes."""
+        rows = run.rows(split)
+        for what in self._asked(run.experiment):
+            if self.reads:
+                task = Classification(what).fit(run.annotation(what, run.rows("train")))
+                targets, present = task.target(run.annotation(what, rows))
+            else:
+                task = run.experiment.tasks[what].component
+                targets, present = run.targets(what, rows)
+            yield what, rows[present.numpy()], targets[present], len(task.classes)
+
+
+def spread(rows: int, limit: int) -> np.ndarray:
+    """At most `limit` places of so many rows, at even distances."""
+    return np.arange(rows) if rows <= limit else np.arange(limit) * rows // limit
+
+
+def linear(x: Tensor, y: Tensor, classes: int, new: Tensor) -> Tensor:
+    """Logistic regression of features (N, D) on classes (N,) int64 -> classes (M,) of `new` (M, D)."""
+    mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
+    x, new = (x - mean) / std, (new - mean) / std
+    with torch.enable_grad():
+        weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
+        bias = torch.zeros(classes, device=x.device, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = F.cross_entropy(x @ weight.T + bias, y) + weight.square().sum() / (2 * len(x))
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+    return (new @ weight.detach().T + bias.detach()).argmax(1)
+
+
+def knn(x: Tensor, y: Tensor, classes: int, new: Tensor, k: int) -> Tensor:
+    """The weighted vote of the k nearest of x (N, D) with classes y (N,) -> classes (M,) of `new` (M, D)."""
+    x, answers = F.normalize(x, dim=1), F.one_hot(y, classes).float()
+    guesses = []
+    for part in F.normalize(new, dim=1).split(CHUNK):
+        cosine, nearest = (part @ x.T).topk(min(k, len(x)), dim=1)
+        votes = (cosine / TEMPERATURE).exp()[:, :, None] * answers[nearest]
+        guesses.append(votes.sum(1).argmax(1))
+    return torch.cat(guesses)

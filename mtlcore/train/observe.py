@@ -1,0 +1,295 @@
+"""The observers of a run: what they are shown, what they may ask for, and what is put back after each call.
+
+They are called between steps, on the main process. Their figures go through the loop, which owns the log; a wish to stop is a flag
+that ranks agree on. An observer can't change what the run computes: `untouched` restores generators, modes and gradients, and finds
+a changed weight.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import define, field, frozen
+from torch import Tensor, nn
+
+from ..contracts import Annotation, Observer
+from ..data.dataset import Dataset
+from ..errors import MtlError, nearest
+from ..experiment import Experiment
+from ..measure import BATCH, main_metric
+from ..networks import alone
+from ..registry import one_line
+from ..rng import Streams
+from .step import Engine
+from .watch import Watcher
+
+PLAIN = (bool, int, float, str, type(None), Tensor)
+
+
+@define(eq=False)
+class Observers:
+    """All observers of a run, in the order of the configuration.
+
+    measured: the figures of the last evaluation. added: by observers since then. unwritten: of these, what no log line holds yet.
+    stopped: who asked to end the run, and why. failures: label -> exceptions that were passed over.
+    """
+
+    engine: Engine
+    data: Dataset
+    folder: Path
+    watch: Watcher
+    main: bool
+    better: dict[str, bool]
+    best_by: str
+    measured: dict[str, float] = field(factory=dict)
+    added: dict[str, float] = field(factory=dict)
+    unwritten: dict[str, float] = field(factory=dict)
+    stopped: tuple[str, str] | None = None
+    failures: dict[str, dict[str, Any]] = field(factory=dict)
+    states: dict[str, dict[str, Any]] = field(factory=dict)
+    features: dict[bytes, Tensor] = field(factory=dict)
+
+    @classmethod
+    def of(cls, engine: Engine, data: Dataset, folder: Path, watch: Watcher, main: bool) -> Observers:
+        """Raises MtlError where `train.best` names no figure."""
+        better, name = directions(engine.experiment), best_by(engine.experiment)
+        states: dict[str, dict[str, Any]] = {label: {} for label in engine.experiment.observers}
+        return cls(engine, data, folder, watch, main, better, name, states=states)
+
+    def check(self) -> None:
+        """Before anything is written, on every process. Raises MtlError where an observer can't serve this run."""
+        self._call("check")
+
+    def tell(self, event: str, *given: Any) -> None:
+        """Call `event` of each observer that implements it; on the main process."""
+        if self.main:
+            self._call(event, *given)
+
+    def _call(self, event: str, *given: Any) -> None:
+        for label, observer in self.engine.experiment.observers.items():
+            if getattr(type(observer), event) is getattr(Observer, event):
+                continue
+            with untouched(self.engine, label), self._tolerated(label, event):
+                getattr(observer, event)(ObservedRun(label, self), *given)
+        self.features.clear()
+
+    @contextmanager
+    def _tolerated(self, label: str, event: str) -> Iterator[None]:
+        try:
+            yield
+        except MtlError as error:
+            raise MtlError(f"observer.{label}: {error}") from error
+        except Exception as error:  # a log that can't be reached must not cost days of training
+            if event == "check":
+                raise MtlError(f"observer.{label}: its check failed: {one_line(error)}") from error
+            before = self.failures.get(label, {"times": 0})
+            self.failures[label] = {"times": before["times"] + 1, "last": f"{event}: {one_line(error)}"}
+            if not before["times"]:
+                self.watch.note(f"observer.{label} failed in {event}, and the run goes on: {one_line(error)}")
+
+    # ------------------------------------------------------------------------------------------------ figures
+
+    def evaluated(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The run was measured -> these figures, with those of observers that no log line holds yet; the caller writes them."""
+        self.measured = metrics
+        self.tell("on_evaluation")
+        self.measured, self.added = self.figures, {}
+        return metrics | self.taken()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those of the last evaluation, and what was added since the one before it."""
+        return self.measured | self.added
+
+    def taken(self) -> dict[str, float]:
+        """What no log line holds yet; the caller writes it."""
+        figures, self.unwritten = self.unwritten, {}
+        return figures
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps. Raises MtlError where an observer remembers what can't be loaded safely."""
+        for label, state in self.states.items():
+            for key, value in state.items():
+                if not _is_plain(value):
+                    raise MtlError(
+                        f"observer.{label} keeps state[{key!r}] of type {type(value).__name__}: expected numbers, strings, "
+                        "tensors, or lists, tuples, dicts of them"
+                    )
+        return {
+            "states": self.states,
+            "measured": self.measured,
+            "added": self.added,
+            "stopped": self.stopped,
+            "failures": self.failures,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """As a checkpoint left it; an observer that is new to the run begins with an empty memory."""
+        self.states |= {label: kept for label, kept in state["states"].items() if label in self.states}
+        self.measured, self.added, self.stopped = state["measured"], state["added"], state["stopped"]
+        self.failures = state["failures"]
+
+
+@frozen(eq=False)
+class ObservedRun:
+    """The run as one observer sees it (`contracts.Run`)."""
+
+    label: str
+    _all: Observers
+
+    @property
+    def step(self) -> int:
+        return self._all.engine.step
+
+    @property
+    def steps(self) -> int:
+        return self._all.engine.steps
+
+    @property
+    def epoch(self) -> int:
+        return self._all.engine.step // self._all.engine.steps_per_epoch
+
+    @property
+    def experiment(self) -> Experiment:
+        return self._all.engine.experiment
+
+    @property
+    def folder(self) -> Path:
+        return self._all.folder
+
+    @property
+    def validation(self) -> Mapping[str, float]:
+        return self._all.figures
+
+    @property
+    def better(self) -> Mapping[str, bool]:
+        return dict(self._all.better)
+
+    @property
+    def main(self) -> str:
+        return self._all.best_by
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self._all.states[self.label]
+
+    @property
+    def network(self) -> nn.Module:
+        engine = self._all.engine
+        return engine.averaged.copy if engine.averaged else engine.model.inference()
+
+    def rows(self, split: str) -> np.ndarray:
+        return self._all.data.split.get(split, np.zeros(0, dtype=np.int64))
+
+    def features(self, rows: np.ndarray) -> Tensor:
+        """Remembered while one event lasts: several observers, and several questions about the same rows, cost one pass."""
+        known, key = self._all.features, rows.tobytes()
+        if key not in known:
+            known[key] = pooled(self.network, self._all.engine, self._all.data, rows)
+        return known[key]
+
+    def targets(self, task: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        data = self._all.data
+        if task not in data.targets:
+            raise MtlError(f"there is no task {task!r}; {nearest(task, data.targets)}")
+        index = torch.from_numpy(rows)
+        return data.targets[task][index], data.present[task][index]
+
+    def annotation(self, name: str, rows: np.ndarray) -> Annotation:
+        return self._all.data.annotation(name)[rows]
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        mine = {f"{self.label}/{name}": float(value) for name, value in figures.items()}
+        self._all.added |= mine
+        self._all.unwritten |= mine
+
+    def stop(self, reason: str) -> None:
+        if self._all.stopped is None:
+            self._all.stopped = self.label, reason
+
+    def note(self, text: str) -> None:
+        self._all.watch.note(f"observer.{self.label}: {text}")
+
+
+# ------------------------------------------------------------------------------------------------ figures and features
+
+
+def directions(experiment: Experiment) -> dict[str, bool]:
+    """Every figure that has a better and a worse -> is more of it better?"""
+    found: dict[str, bool] = {}
+    for label, entry in experiment.entries.items():
+        metrics = entry.component.metrics().items()
+        found |= {f"{label}/{k}": m.higher_is_better for k, m in metrics if m.higher_is_better is not None}
+    found |= {f"{label}/loss": False for label in experiment.pretexts}
+    found |= {} if experiment.tasks else {"loss": False}
+    for label, observer in experiment.observers.items():
+        found |= {f"{label}/{name}": up for name, up in observer.figures(experiment).items()}
+    return found
+
+
+def best_by(experiment: Experiment) -> str:
+    """The figure that names the best checkpoint. Raises MtlError where there is no such."""
+    name = experiment.train.best or ""
+    label = name.partition("/")[0]
+    if label not in experiment.observers:
+        return main_metric(experiment)[0]
+    mine = [figure for figure in directions(experiment) if figure.startswith(f"{label}/")]
+    if name not in mine:
+        raise MtlError(f"train.best = {name!r}: observer.{label} adds no such figure; {nearest(name, mine)}")
+    return name
+
+
+@alone()
+@torch.no_grad()
+def pooled(network: Any, engine: Engine, data: Dataset, rows: np.ndarray) -> Tensor:
+    """(N, D) float32: features of these rows in evaluation mode, of the "validation" view."""
+    experiment, device, size = engine.experiment, engine.fabric.device, engine.experiment.input.size
+    recipe, rng = experiment.recipe("validation"), Streams((experiment.seed, 0), device)("view")
+    network.eval()
+    found = []
+    for start in range(0, len(rows), BATCH):
+        images = data.images.take(rows[start : start + BATCH]).to(device)
+        found.append(network.encoder(recipe.view(images, (size, size), rng).images).pooled.float())
+    return torch.cat(found) if found else torch.zeros(0, network.encoder.info.dim, device=device)
+
+
+# ------------------------------------------------------------------------------------------------ what is put back
+
+
+@contextmanager
+def untouched(engine: Engine, label: str) -> Iterator[None]:
+    """Whatever is done inside, the run computes what it would have computed. Raises MtlError where a weight was changed."""
+    nets = [engine.model, *([engine.averaged] if engine.averaged else [])]
+    modes = [(m, m.training) for net in nets for m in net.modules()]
+    weights = [t for net in nets for t in (*net.parameters(), *net.buffers())]
+    versions = [t._version for t in weights]
+    devices = [engine.fabric.device] if engine.fabric.device.type == "cuda" else []
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+            for module, training in modes:
+                module.training = training
+            for parameter in engine.model.parameters():
+                parameter.grad = None  # as the step left it
+    if [t._version for t in weights] != versions:
+        raise MtlError(f"observer.{label} changed the network: an observer may only look at it (in evaluation mode)")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str | int) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return type(value) in PLAIN or isinstance(value, Tensor)

@@ -1,0 +1,156 @@
+"""A transform becomes a pretext task: geometry that labels can trust, a head that learns, a class like any other."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from toys import PRETEXTS, Plain, batch, engine, experiment, inputs, key
+
+from mtlcore import EncoderInfo, Host, MtlError, predict_transform
+from mtlcore.components import component_name, fault
+from mtlcore.experiment import PretextEntry
+from mtlcore.geometry import warp
+from mtlcore.train.step import train_step
+from mtlcore.views import _Scene
+
+
+def turned(images, choice):
+    return images.rot90(choice, (-2, -1))
+
+
+def quarter(choice, side):
+    identity, quarter = ((1, 0, 0), (0, 1, 0)), ((0, 1, 0), (-1, 0, side))
+    return (identity, quarter, ((-1, 0, side), (0, -1, side)), ((0, -1, side), (1, 0, 0)))[choice]
+
+
+QuarterTurn = predict_transform(turned, 4, name="quarter_turn", moves=quarter)
+
+
+def faded(images, choice):
+    return images if choice == 0 else images.mean(1, keepdim=True).expand_as(images)
+
+
+Faded = predict_transform(faded, ("colour", "grey"), name="faded", moves=False)
+
+
+def shuffled(images, choice):
+    return images.roll(choice * 3, -1)
+
+
+Rolled = predict_transform(shuffled, 3, name="rolled")
+
+
+def scene(size=24, n=12):
+    exp = experiment(augment=Plain(), size=size)
+    return _Scene(exp, batch(n=n, size=size).images, key(), 0.0, None)
+
+
+def host():
+    return Host(EncoderInfo(6, (6,), ((2, 2),), 24), torch.nn.Identity(), {})
+
+
+def test_rotation_in_five_lines_is_the_rotation_written_by_hand():
+    mine, its = QuarterTurn().views(scene(), key()("q")), PRETEXTS["rotation"].views(scene(), key()("q"))
+    assert torch.equal(mine[1], its[1])
+    assert set(mine[1].tolist()) == {0, 1, 2, 3}
+    assert torch.equal(mine[0][0].images, its[0][0].images)
+    torch.testing.assert_close(mine[0][0].geometry.matrix, its[0][0].geometry.matrix)
+
+
+def test_each_picture_is_turned_by_its_own_choice_and_its_matrix_tells_the_same():
+    """Against a loop over pictures, and against a warp by the matrix."""
+    clean = scene().clean
+    [view], choice = QuarterTurn().views(scene(), key()("q"))
+    by_hand = torch.stack([torch.rot90(x, int(k), (-2, -1)) for x, k in zip(clean.images, choice)])
+    assert torch.equal(view.images, by_hand)
+    moved = warp(view.geometry.matrix @ torch.linalg.inv(clean.geometry.matrix), (24, 24), clean.images)
+    torch.testing.assert_close(moved, by_hand, atol=1e-5, rtol=0)
+    marks = torch.arange(12.0 * 24 * 24).view(12, 1, 24, 24)
+    same = torch.stack([torch.rot90(x, int(k), (-2, -1)) for x, k in zip(marks, choice)])
+    assert torch.equal(view.geometry.warp(marks, "nearest"), same)
+
+
+def test_pose_labels_follow_the_turn():
+    """A supervised head that reads the turned view is asked for the turned pose: what the hand-written rotation asks."""
+    asked = []
+    for component in (QuarterTurn(), PRETEXTS["rotation"]):
+        exp = experiment(("pose",), ("rotation",), supervised="pretext", augment=Plain())
+        exp.pretexts["rotation"] = PretextEntry(component)
+        [[target, _]] = inputs(engine(exp), [batch(tasks=("pose",))])[0].readings["pose"][0].answers
+        asked.append(target)
+    torch.testing.assert_close(*asked)
+    unmoved = batch(tasks=("pose",)).targets["pose"]
+    assert not torch.allclose(asked[0], unmoved)
+
+
+def test_colours_leave_every_label_where_it_is():
+    clean = scene().clean
+    [view], choice = Faded().views(scene(), key()("q"))
+    assert torch.equal(view.geometry.matrix, clean.geometry.matrix)
+    assert torch.equal(view.images[choice == 0], clean.images[choice == 0])
+    grey = view.images[choice == 1]
+    assert torch.equal(grey[:, 0], grey[:, 2])
+
+
+def test_pixels_that_move_untold_are_read_by_no_supervised_head():
+    [view], _ = Rolled().views(scene(), key()("q"))
+    assert view.geometry is None
+    exp = experiment(("fer",), ("rotation",), supervised="pretext")
+    exp.pretexts["rotation"] = PretextEntry(Rolled())
+    with pytest.raises(MtlError, match="whole picture"):
+        inputs(engine(exp), [batch(tasks=("fer",))])
+
+
+def test_it_trains():
+    exp = experiment((), ("rotation",), augment=Plain(), size=24)
+    exp.pretexts["rotation"] = PretextEntry(Faded())
+    eng = engine(exp, "adamw", 1e-2)
+    losses = [
+        float(
+            train_step(eng, inputs(eng, [batch(n=32, size=24, tasks=(), unlabelled=32, seed=s % 4)]))["loss/rotation"]
+        )
+        for s in range(60)
+    ]
+    assert losses[0] > 0.5  # log 2 = 0.69
+    assert sum(losses[-5:]) / 5 < 0.2
+
+
+def test_the_head_knows_chance_and_its_ideal():
+    head = QuarterTurn().build(host())
+    target = torch.tensor([0, 3, 1, 2])
+    assert head.choices == 4
+    torch.testing.assert_close(head.loss(torch.zeros(4, 4), target), torch.full((4,), 4.0).log())
+    assert head.loss(head.ideal(target), target).max() < 1e-6
+    metric = QuarterTurn().metrics()["accuracy"]
+    metric.update(head.ideal(target), torch.tensor([0, 3, 1, 0]))
+    assert float(metric.compute()) == 0.75
+
+
+def test_it_is_drawn_with_both_names():
+    pictures = torch.rand(2, 3, 64, 64)
+    drawn = Faded().draw(pictures, torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    assert drawn.shape == pictures.shape
+    assert not torch.equal(drawn[0, :, 40:], drawn[1, :, 40:])
+    assert torch.equal(drawn[:, :, :20], (pictures[:, :, :20] * 255).round() / 255)
+
+
+def test_it_is_a_component_like_any_other():
+    assert [fault(cls) for cls in (QuarterTurn, Faded, Rolled)] == [None] * 3
+    assert component_name(QuarterTurn) == "quarter_turn"
+    assert QuarterTurn() == QuarterTurn()
+    assert pickle.loads(pickle.dumps(QuarterTurn())) == QuarterTurn()
+    assert pickle.loads(pickle.dumps(Faded)) is Faded
+
+
+@pytest.mark.parametrize("choices", [1, 0, ("one",), ("a", "a")])
+def test_a_question_without_a_choice_is_refused(choices):
+    with pytest.raises(MtlError, match="at least two"):
+        predict_transform(turned, choices, name="odd")
+
+
+def test_a_transform_that_changes_the_shape_is_told():
+    halved = predict_transform(lambda images, choice: images[..., ::2, ::2], 2, name="halved")
+    with pytest.raises(MtlError, match="expected the same shape"):
+        halved().views(scene(), key()("q"))

@@ -1,0 +1,168 @@
+"""The probe's two classifiers, against scikit-learn; and what it says of real runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from mtlcore import MtlError
+from mtlcore.config import load
+from mtlcore.data.dataset import open_data
+from mtlcore.evaluate import kept_network
+from mtlcore.observers.probe import Probe, knn, linear, spread
+from mtlcore.runs import RunFolder
+from mtlcore.train.loop import train
+
+DOTS = Path(__file__).resolve().parent / "dots.py"
+CONFIG = f"""
+plugins = ["{DOTS}"]
+[encoder]
+width = 4
+[pretext.puzzling]
+grid = 2
+[data.dots]
+n = 300
+[input]
+size = 16
+batch_size = 16
+validation = 0.2
+[augment]
+name = "validation"
+crop = 1.0
+[recipes.validation]
+crop = 1.0
+[train]
+epochs = 4
+lr = 3e-3
+warmup = 4
+eval_every = 0
+tensorboard = false
+"""
+TASK = '[task.quarter]\nname = "classification"\n'
+
+
+def clouds(rows: int, classes: int = 3, dim: int = 8, seed: int = 0, noise: float = 1.0):
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
+    y = torch.randint(classes, (rows,), generator=g)
+    return centres[y] + noise * torch.randn(rows, dim, generator=g), y
+
+
+def run(tmp_path: Path, text: str, *overrides: str) -> RunFolder:
+    (tmp_path / "run.toml").write_text(text)
+    train(load(tmp_path / "run.toml", overrides), tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+# ---------------------------------------------------------------------------------------------------- the classifiers
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_the_linear_probe_says_what_scikit_learns_logistic_regression_says(noise):
+    (x, y), (new, _) = clouds(120, noise=noise), clouds(400, seed=1, noise=noise)
+    mean, std = x.mean(0), x.std(0, correction=0)
+    theirs = LogisticRegression(C=1.0, max_iter=2000, tol=1e-8).fit(((x - mean) / std).numpy(), y.numpy())
+    expected = theirs.predict(((new - mean) / std).numpy())
+    assert float((linear(x, y, 3, new).numpy() == expected).mean()) >= 0.995
+
+
+def test_the_knn_probe_is_the_weighted_vote_of_the_nearest():
+    """Against a loop over pictures."""
+    (x, y), (new, _) = clouds(60, seed=3), clouds(40, seed=4)
+    expected = []
+    for row in new:
+        cosines = [float(row @ other / row.norm() / other.norm()) for other in x]
+        votes = np.zeros(3)
+        for i in np.argsort(cosines)[-7:]:
+            votes[int(y[i])] += np.exp(cosines[i] / 0.07)
+        expected.append(int(votes.argmax()))
+    assert knn(x, y, 3, new, 7).tolist() == expected
+
+
+def test_more_neighbours_than_rows_and_a_feature_that_never_varies_are_no_trouble():
+    x, y = clouds(9)
+    x[:, 2] = 5.0
+    assert knn(x, y, 3, x, 500).shape == (9,)
+    assert torch.equal(linear(x, y, 3, x), y)
+
+
+def test_a_large_set_is_probed_on_rows_spread_over_all_of_it():
+    assert spread(3, 5).tolist() == [0, 1, 2]
+    assert spread(10, 4).tolist() == [0, 2, 5, 7]
+
+
+def test_chance_is_what_features_without_information_give():
+    g = torch.Generator().manual_seed(0)
+    x, new = torch.randn(300, 8, generator=g), torch.randn(600, 8, generator=g)
+    y, wanted = torch.randint(4, (300,), generator=g), torch.randint(4, (600,), generator=g)
+    for guess in (linear(x, y, 4, new), knn(x, y, 4, new, 20)):
+        assert 0.18 < float((guess == wanted).float().mean()) < 0.32
+
+
+# ---------------------------------------------------------------------------------------------------- in runs
+
+
+def test_a_pretext_alone_is_probed_by_an_annotation_and_may_choose_its_best_checkpoint(tmp_path):
+    folder = run(tmp_path, CONFIG + '[observer.probe]\nreads = ["quarter"]\n', "train.best='probe/quarter/linear'")
+    rows = {
+        r["step"]: r["validation/probe/quarter/linear"] for r in folder.rows() if "validation/probe/quarter/knn" in r
+    }
+    assert list(rows) == [12, 24, 36, 48]  # 192 training rows: an epoch is 12 steps
+    assert rows[48] > 0.45  # chance: 0.25
+    assert folder.require("best").step == max(rows, key=lambda step: (rows[step], -step))
+    assert folder.facts()["validation"]["probe/quarter/linear"] == rows[48]
+
+
+def test_it_probes_every_nth_epoch_and_always_the_end(tmp_path):
+    folder = run(tmp_path, CONFIG + TASK + "[observer.probe]\nevery = 3\n", "data.dots.labels=0.5")
+    steps = [r["step"] for r in folder.rows() if "validation/probe/quarter/linear" in r]
+    spe = 6  # half of the labels: 96 rows
+    assert steps == [3 * spe, 4 * spe]
+
+
+@pytest.mark.parametrize("ema", ["0", "0.9"])
+def test_its_figures_are_those_of_the_kept_network_on_labelled_rows_of_training(tmp_path, ema):
+    """Computed once more from what lies on disk: the averaged weights where the run averages."""
+    overrides = (f"train.ema={ema}", "data.dots.labels=0.5", 'data.dots.unlabelled="keep"')
+    folder = run(tmp_path, CONFIG + TASK + "[observer.probe]\n", *overrides)
+    exp = load(folder.config)
+    data, net = open_data(exp, {"train", "validation"}), kept_network(exp, folder.require())
+    rows = {split: torch.from_numpy(data.split[split]) for split in ("train", "validation")}
+    rows["train"] = rows["train"][data.present["quarter"][rows["train"]]]
+    assert len(rows["train"]) == 96
+    with torch.no_grad():
+        (x, y), (new, wanted) = (
+            (net.encoder(data.images.take(r.numpy()).float() / 255).pooled, data.targets["quarter"][r])
+            for r in rows.values()
+        )
+    figures = folder.facts()["validation"]
+    for kind, guess in (("linear", linear(x, y, 4, new)), ("knn", knn(x, y, 4, new, 20))):
+        assert figures[f"probe/quarter/{kind}"] == float((guess == wanted).float().mean())
+
+
+def test_a_run_without_classes_must_say_what_is_to_be_probed(tmp_path):
+    with pytest.raises(MtlError, match=r"observer\.probe.*reads = "):
+        run(tmp_path, CONFIG + "[observer.probe]\n")
+
+
+def test_an_annotation_whose_label_was_cut_from_training_is_missing_there_alone(tmp_path):
+    (tmp_path / "run.toml").write_text(CONFIG)
+    exp = load(tmp_path / "run.toml", ["data.dots.labels=0.5", 'data.dots.unlabelled="keep"'])
+    data = open_data(exp, {"train", "validation"})
+    values = data.annotation("quarter")
+    assert len(values) == len(data)
+    assert int((values[data.split["train"]] == "").sum()) == 96
+    names = np.array(["a", "b", "c", "d"])[[int(key.removeprefix("dot")) % 4 for key in data.keys]]
+    given = values != ""
+    assert (values[given] == names[given]).all()
+    assert given[data.split["validation"]].all()
+    with pytest.raises(MtlError, match="did you mean 'quarter'"):
+        data.annotation("quartr")
+
+
+def test_its_figures_are_known_before_the_run():
+    assert Probe(reads=("emotion",)).figures(None) == {"emotion/linear": True, "emotion/knn": True}

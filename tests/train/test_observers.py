@@ -1,0 +1,313 @@
+"""Observers of real runs: when they are called, what they add, how they stop, and that they change nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtlcore import MtlError
+from mtlcore.config import dump, load
+from mtlcore.experiment import Experiment
+from mtlcore.runs import RunFolder
+from mtlcore.train import loop
+from mtlcore.train.loop import train
+
+HERE = Path(__file__).resolve().parent
+PLUGINS = f'plugins = ["{HERE.parent / "dots.py"}", "{HERE / "watchers.py"}"]\n'
+BODY = """
+[encoder]
+width = 4
+
+[task.quarter]
+name = "classification"
+dropout = 0.2
+
+[data.dots]
+
+[input]
+size = 16
+batch_size = 16
+validation = 0.2
+
+[augment]
+name = "weak"
+
+[train]
+steps = 24
+lr = 3e-3
+warmup = 4
+eval_every = 8
+save_every = 8
+log_every = 4
+tensorboard = false
+"""  # 77 training rows: an epoch is 5 steps
+
+
+def experiment(tmp_path: Path, observers: str = "", *overrides: str, body: str = BODY) -> Experiment:
+    file = tmp_path / "run.toml"
+    file.write_text(PLUGINS + body + observers)
+    return load(file, overrides)
+
+
+def told(run: Path, *events: str) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "diary.jsonl").read_text().splitlines()]
+    return [r for r in rows if not events or r["event"] in events]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return RunFolder(run).require().weights()
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def losses(run: Path) -> list[dict]:
+    return [{k: v for k, v in r.items() if k != "cpu_s"} for r in RunFolder(run).rows() if "lr" in r]
+
+
+# ---------------------------------------------------------------------------------------------------- events and figures
+
+
+def test_an_observer_is_told_of_every_event_in_its_order(tmp_path):
+    train(experiment(tmp_path, "[observer.diary]\n"), tmp_path / "run")
+    events = told(tmp_path / "run")
+    assert [(e["event"], e["step"]) for e in events if e["event"] in ("start", "epoch", "evaluation", "end")] == [
+        ("start", 0), ("epoch", 5), ("evaluation", 8), ("epoch", 10), ("epoch", 15), ("evaluation", 16),
+        ("epoch", 20), ("evaluation", 24), ("end", 24),
+    ]  # fmt: skip
+    assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2, 3, 4]
+    saved = [e for e in events if e["event"] == "checkpoint"]
+    assert [e["name"] for e in saved if e["name"].startswith("last")] == [f"last-{s:08d}" for s in (8, 16, 24)]
+    assert all(e["there"] for e in saved)
+    assert [e["row"] for e in events if e["event"] == "log"] == RunFolder(tmp_path / "run").rows()
+
+
+def test_added_figures_stand_in_the_log_and_in_the_final_facts(tmp_path):
+    result = train(experiment(tmp_path, "[observer.diary]\n"), tmp_path / "run")
+    rows = {r["step"]: r for r in RunFolder(tmp_path / "run").rows() if "lr" not in r}
+    assert {s: r["validation/diary/score"] for s, r in rows.items() if "validation/diary/score" in r} == {
+        5: -7, 10: -2, 15: -3, 20: -8,
+    }  # fmt: skip
+    assert {s: r["validation/diary/seen"] for s, r in rows.items() if s % 8 == 0} == {8: 0, 16: 1, 24: 2}
+    facts = RunFolder(tmp_path / "run").facts()
+    assert facts["validation"] == result.measured.metrics
+    assert (facts["validation"]["diary/score"], facts["validation"]["diary/seen"]) == (-8, 2)
+    seen = told(tmp_path / "run", "evaluation")
+    assert [e["figures"]["diary/score"] for e in seen] == [-7, -3, -8]
+    assert all("quarter/accuracy" in e["figures"] for e in seen)
+
+
+def test_an_observers_figure_may_name_the_best_checkpoint(tmp_path):
+    train(experiment(tmp_path, "[observer.diary]\n", "train.best='diary/score'"), tmp_path / "run")
+    best = RunFolder(tmp_path / "run").require("best")
+    assert best.step == 10  # the epoch's end that lies nearest to step 12
+    with pytest.raises(MtlError, match=r"train\.best.*'diary/score'"):
+        train(experiment(tmp_path, "[observer.diary]\n", "train.best='diary/seen'"), tmp_path / "other")
+
+
+def test_observers_are_a_part_of_the_resolved_configuration(tmp_path):
+    exp = experiment(tmp_path, "[observer.diary]\nstop_at = 3\n[observer.patience]\nname = 'early_stopping'\n")
+    assert list(exp.observers) == ["diary", "patience"]
+    text = dump(exp)
+    assert '[observer.patience]\nname = "early_stopping"\nmetric = ""\npatience = 5\n' in text
+    (tmp_path / "again.toml").write_text(text)
+    assert load(tmp_path / "again.toml") == exp
+    for label, told_ in (("quarter", "task.quarter has that label too"), ("train", "can't be a label")):
+        with pytest.raises(MtlError, match=told_):
+            experiment(tmp_path, f"[observer.{label}]\nname = 'diary'\n")
+    with pytest.raises(MtlError, match="did you mean 'probe'"):
+        experiment(tmp_path, "[observer.prob]\n")
+
+
+# ---------------------------------------------------------------------------------------------------- nothing else changes
+
+
+@pytest.mark.parametrize(
+    ("observers", "overrides"),
+    [
+        ("[observer.probe]\n", ()),
+        ("[observer.probe]\n", ("train.ema=0.9",)),
+        ("[observer.diary]\n[observer.vandal]\n", ()),
+        ("[observer.early_stopping]\npatience = 9\n", ()),
+    ],
+)
+def test_a_run_with_observers_has_the_weights_and_losses_of_one_without_bit_for_bit(tmp_path, observers, overrides):
+    train(experiment(tmp_path, "", *overrides), tmp_path / "plain")
+    train(experiment(tmp_path, observers, *overrides), tmp_path / "observed")
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "observed"))
+    assert losses(tmp_path / "plain") == losses(tmp_path / "observed")
+    assert "observer_failures" not in RunFolder(tmp_path / "observed").facts()
+
+
+@pytest.mark.parametrize("how", ["weights", "statistics"])
+def test_an_observer_that_changes_the_network_is_found_out(tmp_path, how):
+    with pytest.raises(MtlError, match=r"observer\.vandal changed the network"):
+        train(experiment(tmp_path, f"[observer.vandal]\nhow = '{how}'\n"), tmp_path / "run")
+
+
+def test_generators_modes_and_gradients_are_put_back(tmp_path, monkeypatch):
+    """Looked at right behind the call, where the next step has not yet seeded or zeroed anything."""
+    seen = []
+
+    def spied(self, event, *given, before=loop.Observers.tell):
+        model = self.engine.model
+        noise = torch.get_rng_state()
+        before(self, event, *given)
+        if event == "on_epoch":
+            grads = [p.grad is None for p in model.parameters()]
+            seen.append(
+                (torch.equal(noise, torch.get_rng_state()), all(grads), all(m.training for m in model.modules()))
+            )
+
+    monkeypatch.setattr(loop.Observers, "tell", spied)
+    train(experiment(tmp_path, "[observer.vandal]\n", "train.steps=10"), tmp_path / "run")
+    assert seen == [(True, True, True)] * 2
+
+
+# ---------------------------------------------------------------------------------------------------- failures
+
+
+def test_an_observer_that_raises_is_told_and_counted_and_the_run_goes_on(tmp_path):
+    notes: list[str] = []
+
+    class Noting(loop.Silent):
+        def note(self, text):
+            notes.append(text)
+
+    train(experiment(tmp_path, "[observer.vandal]\nhow = 'raise'\n"), tmp_path / "run", watcher=Noting())
+    assert [n for n in notes if "vandal" in n] == [
+        "observer.vandal failed in on_epoch, and the run goes on: ConnectionError: no route to host"
+    ]
+    facts = RunFolder(tmp_path / "run").facts()
+    assert facts["finished"]
+    assert facts["observer_failures"]["vandal"] == {"times": 4, "last": "on_epoch: ConnectionError: no route to host"}
+
+
+def test_a_message_for_the_user_ends_the_run(tmp_path):
+    with pytest.raises(MtlError, match=r"observer\.vandal: enough of this"):
+        train(experiment(tmp_path, "[observer.vandal]\nhow = 'refuse'\n"), tmp_path / "run")
+
+
+def test_a_memory_that_a_checkpoint_could_not_give_back_is_refused(tmp_path):
+    with pytest.raises(MtlError, match=r"observer\.vandal keeps state\['kept'\] of type float64"):
+        train(experiment(tmp_path, "[observer.vandal]\nhow = 'state'\n"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("observers", "overrides", "message"),
+    [
+        ("[observer.vandal]\nhow = 'check'\n", (), r"observer\.vandal: this run is not for me"),
+        ("[observer.early_stopping]\nmetric = 'quarter/acuracy'\n", (), "did you mean 'quarter/accuracy'"),
+        ("[observer.early_stopping]\n", ("input.validation=0",), r"input\.validation"),
+        ("[observer.probe]\nreads = ['quatrer']\n", (), r"observer\.probe.*'quarter'"),
+    ],
+)
+def test_an_observer_that_this_run_cannot_serve_is_told_before_anything_is_written(
+    tmp_path, observers, overrides, message
+):
+    with pytest.raises(MtlError, match=message):
+        train(experiment(tmp_path, observers, *overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- stopping
+
+
+def test_a_run_that_is_stopped_is_evaluated_saved_and_marked(tmp_path):
+    result = train(experiment(tmp_path, "[observer.diary]\n[observer.quitter]\nepoch = 2\n"), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    facts = folder.facts()
+    assert (result.steps, facts["steps"], facts["finished"], folder.require().step) == (10, 10, True, 10)
+    assert facts["stopped_early"] == {"by": "quitter", "reason": "2 epochs are enough", "of": 24}
+    assert folder.rows()[-1]["step"] == 10
+    assert facts["validation"]["quarter/accuracy"] == result.measured.metrics["quarter/accuracy"]
+    assert [(e["event"], e["step"]) for e in told(tmp_path / "run")[-1:]] == [("end", 10)]
+
+
+def test_going_on_with_a_stopped_run_changes_nothing(tmp_path):
+    exp = experiment(tmp_path, "[observer.quitter]\nepoch = 1\n")
+    first = train(exp, tmp_path / "run")
+    facts = RunFolder(tmp_path / "run").facts()
+    again = train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
+    assert (again.steps, again.measured.metrics) == (first.steps, first.measured.metrics)
+    assert RunFolder(tmp_path / "run").facts() == facts
+
+
+STALLED = "[observer.early_stopping]\npatience = 3\nmin_delta = 1.0\n"  # nothing is ever better by 1.0
+
+
+def test_early_stopping_waits_as_long_as_its_patience(tmp_path):
+    result = train(experiment(tmp_path, STALLED, "train.eval_every=4"), tmp_path / "run")
+    assert result.steps == 16  # the first evaluation sets the mark, three more do not pass it
+    early = RunFolder(tmp_path / "run").facts()["stopped_early"]
+    assert early["by"] == "early_stopping"
+    assert "of step 4 in 3 evaluations" in early["reason"]
+    metric = "metric = 'quarter/macro_f1'\n"
+    assert train(experiment(tmp_path, STALLED + metric, "train.eval_every=5"), tmp_path / "other").steps == 20
+
+
+def test_patience_survives_a_kill_and_a_resume(tmp_path):
+    """A real process is killed after its second evaluation; it stops where the undisturbed run stops, with the same weights."""
+    overrides = ("train.steps=400", "train.eval_every=40", "train.save_every=4")
+    exp = experiment(tmp_path, STALLED + "[observer.diary]\n", *overrides)
+    train(exp, tmp_path / "whole")
+    words = [
+        str(tmp_path / "run.toml"),
+        *(w for o in overrides for w in ("--set", o)),
+        "--out",
+        str(tmp_path / "killed"),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit(main())", "train", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    folder = RunFolder(tmp_path / "killed")
+    while not (found := folder.checkpoint()) or found.step < 84:
+        assert process.poll() is None, process.stderr.read()
+    process.kill()
+    process.communicate()
+    assert folder.require().step < 160
+    assert folder.require().state()["observers"]["states"]["early_stopping"]["waited"] >= 1
+    result = train(load(tmp_path / "killed" / "config.toml"), tmp_path / "killed", resume=True)
+    assert result.steps == 160
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    mine, theirs = (RunFolder(tmp_path / name) for name in ("killed", "whole"))
+    assert mine.facts()["stopped_early"] == theirs.facts()["stopped_early"]
+    counts = [f.require().state()["observers"]["states"]["diary"]["epoch"] for f in (mine, theirs)]
+    assert counts[0] == counts[1] == 32
+    assert losses(mine.path) == losses(theirs.path)
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_ended_by_resume(tmp_path, monkeypatch):
+    exp = experiment(tmp_path, "[observer.diary]\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Loop, "_finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(exp, tmp_path / "run")
+    assert "finished" not in RunFolder(tmp_path / "run").facts()
+    result = train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
+    assert RunFolder(tmp_path / "run").facts()["validation"] == result.measured.metrics
+    assert "quarter/accuracy" in result.measured.metrics
+
+
+def test_two_ranks_agree_to_stop_at_the_step_of_the_observers_wish(tmp_path):
+    """Real processes: the observer lives on one of them, and neither hangs nor goes on."""
+    experiment(tmp_path, "[observer.diary]\n[observer.quitter]\nepoch = 1\n")
+    code = tmp_path / "mtl.py"
+    code.write_text("import sys\nfrom mtlcore.cli import main\nsys.exit(main())\n")
+    words = [str(code), "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "two")]
+    words += ["--set", "train.log_every=100", "--set", "train.accelerator=cpu"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *words]
+    done = subprocess.run(two, capture_output=True, text=True, timeout=150, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    facts = RunFolder(tmp_path / "two").facts()
+    assert (facts["world"], facts["steps"], facts["stopped_early"]["by"]) == (2, 5, "quitter")
+    assert [e["step"] for e in told(tmp_path / "two", "start", "end")] == [0, 5]

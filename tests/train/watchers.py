@@ -1,0 +1,94 @@
+"""A one-file plugin for the tests of observers: one that does all that it may, and ones that do what they may not."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import torch
+from attrs import frozen
+
+from mtlcore import MtlError, Observer, hookimpl
+
+
+@frozen
+class Diary(Observer):
+    """Writes every event into RUN/diary.jsonl; adds a figure at each epoch and evaluation; counts in its state."""
+
+    stop_at: int = 0
+
+    def figures(self, experiment):
+        return {"score": True}
+
+    def _write(self, run, event, **more):
+        run.state[event] = run.state.get(event, 0) + 1
+        with (run.folder / "diary.jsonl").open("a") as file:
+            file.write(json.dumps({"event": event, "step": run.step, "epoch": run.epoch, **more}) + "\n")
+
+    def on_start(self, run):
+        self._write(run, "start")
+
+    def on_log(self, run, row):
+        self._write(run, "log", row=row)
+
+    def on_epoch(self, run):
+        run.add({"score": -abs(run.step - 12)})
+        self._write(run, "epoch")
+
+    def on_evaluation(self, run):
+        run.add({"seen": run.state.get("evaluation", 0)})
+        self._write(run, "evaluation", figures=dict(run.validation))
+
+    def on_checkpoint(self, run, checkpoint):
+        self._write(run, "checkpoint", name=checkpoint.name, there=checkpoint.is_dir())
+
+    def on_end(self, run):
+        self._write(run, "end")
+
+
+@frozen
+class Quitter(Observer):
+    """Asks to stop at an epoch's end."""
+
+    epoch: int = 1
+
+    def on_epoch(self, run):
+        if run.epoch >= self.epoch:
+            run.stop(f"{run.epoch} epochs are enough")
+
+
+@frozen
+class Vandal(Observer):
+    """Disturbs whatever it can reach."""
+
+    how: str = "all"
+
+    def check(self, run):
+        if self.how == "check":
+            raise MtlError("this run is not for me")
+
+    def on_epoch(self, run):
+        if self.how == "all":
+            torch.manual_seed(1), np.random.seed(1), random.seed(1)
+            run.network.train()
+            torch.set_grad_enabled(True)
+            rows = run.rows("train")[:4]
+            run.network.eval()
+            run.network.encoder(torch.rand(len(rows), 3, 16, 16)).pooled.sum().backward()
+            run.network.train()
+        if self.how == "weights":
+            next(run.network.parameters()).mul_(1.5)
+        if self.how == "statistics":
+            run.network.train()(torch.rand(4, 3, 16, 16))
+        if self.how == "raise":
+            raise ConnectionError("no route to host")
+        if self.how == "state":
+            run.state["kept"] = np.float64(1)
+        if self.how == "refuse":
+            raise MtlError("enough of this")
+
+
+@hookimpl
+def mtl_components():
+    return [Diary, Quitter, Vandal]

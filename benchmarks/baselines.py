@@ -45,17 +45,49 @@ class HandStep:
         self.at += self.batch
         return self.order[self.at - self.batch : self.at]
 
+    def losses(self, images: Tensor, rows: Tensor) -> list[Tensor]:
+        return [F.cross_entropy(out, y[rows]) for out, y in zip(self.net(images), self.labels)]
+
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        losses = [F.cross_entropy(out, y[rows]) for out, y in zip(self.net(images), self.labels)]
-        return torch.stack(losses).sum()
+        return torch.stack(self.losses(images, rows)).sum()
+
+    def differentiate(self, images: Tensor, rows: Tensor) -> None:
+        self.loss(images, rows).backward()
 
     def __call__(self) -> None:
         rows = self.rows()
         images = self.pixels.index_select(0, rows).float() / 255
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss(images, rows).backward()
+        self.differentiate(images, rows)
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
         self.optimizer.step()
+
+
+class LoopStep(HandStep):
+    """The floor of every exact gradient-level weighting: K backwards, their gradients simply added up."""
+
+    def differentiate(self, images: Tensor, rows: Tensor) -> None:
+        losses = self.losses(images, rows)
+        for k, loss in enumerate(losses):
+            loss.backward(retain_graph=k + 1 < len(losses))
+
+
+class TorchJDStep(HandStep):
+    """UPGrad as TorchJD's documentation writes it, with its defaults."""
+
+    def __init__(self, net: HandNet, pixels: Tensor, labels: Sequence[Tensor], batch: int) -> None:
+        from torchjd.aggregation import UPGrad
+
+        super().__init__(net, pixels, labels, batch)
+        self.encoder, self.heads, self.aggregator = net.net, net.heads, UPGrad()
+
+    def differentiate(self, images: Tensor, rows: Tensor) -> None:
+        from torchjd.autojac import jac_to_grad, mtl_backward
+
+        pooled = self.encoder((images - 0.5) / 0.25).pooled
+        losses = [F.cross_entropy(head(pooled), y[rows]) for head, y in zip(self.heads, self.labels)]
+        mtl_backward(losses, features=pooled)
+        jac_to_grad(self.encoder.parameters(), self.aggregator)
 
 
 class HandMixedStep(HandStep):

@@ -21,6 +21,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -318,8 +319,13 @@ def by_tests(target: Target, mutant: Mutant | None) -> str:
     return forked(work)
 
 
+def _offline(*_: Any) -> None:
+    raise OSError("mutants have no network")
+
+
 def _install(mutant: Mutant | None) -> None:
     os.chdir(ROOT)
+    socket.socket.connect = _offline  # type: ignore[method-assign]  # a mutant may ask for weights to download
     if mutant is not None:
         sys.meta_path.insert(0, _Instead(mutant))
 

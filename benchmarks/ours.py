@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from mtlcore import Encoder, PretextTask
+from mtlcore import Encoder, LossWeighting, PretextTask
 from mtlcore.augment.recipes import Validation
 from mtlcore.data.dataset import Dataset
 from mtlcore.data.sampler import Sampler
@@ -50,9 +50,10 @@ def experiment(
     tasks: int,
     pretext: PretextTask | None = None,
     sources: int = 1,
+    weighting: LossWeighting | None = None,
     **views: Any,
 ) -> Experiment:
-    """K classification tasks, and a pretext where it is given."""
+    """K classification tasks, and a pretext where it is given; weighting: the plain sum where none is given."""
     names = tuple(str(c) for c in range(CLASSES))
     recipe = Validation(crop=1.0)
     return Experiment(
@@ -60,7 +61,7 @@ def experiment(
         tasks={f"task{k}": TaskEntry(Classification(classes=names, dropout=0.0)) for k in range(tasks)},
         pretexts={"pretext": PretextEntry(pretext)} if pretext else {},
         data={f"made{s}": DataEntry(MadeSource()) for s in range(sources)},  # type: ignore[arg-type]
-        weighting=Equal(),
+        weighting=weighting or Equal(),
         augment=recipe,
         recipes={"validation": recipe},
         input=Input(size=size, batch_size=batch, validation=0.0, store=size),

@@ -11,6 +11,7 @@ from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from ours import CLASSES, experiment, labels, pictures, stepper, where_it_goes
 from timing import Row, Variant, compare, cpu_times
+from weighting import weighting
 
 from mtlcore import PretextTask, Rng
 from mtlcore.augment.recipes import Strong, Weak
@@ -119,4 +120,5 @@ SUITES: dict[str, Callable[[bool], list[Row]]] = {
     "pretext-cost": pretext_cost,
     "augment": augment,
     "inference": inference,
+    "weighting": weighting,
 }

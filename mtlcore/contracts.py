@@ -143,7 +143,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     # Optional, for the conformance kit: `ideal(target) -> output`, a perfect answer; `choices`, how many answers there are to a
-    # K-way question, so that uniform logits (all 0) lose log(choices).
+    # K-way question (an int; a dict for several questions, by leaf), so that uniform logits (all 0) lose log(choices).
 
 
 @frozen(eq=False)
@@ -284,7 +284,8 @@ class PretextTask(Component):
         """View images (B, 3, H, W), what must be answered and the head's output -> pictures of the answer. Default: the views."""
         return images
 
-    # Optional: `undo(view, target) -> images`, the exact way back. The conformance kit uses it.
+    # Optional: `undo(images of the FIRST view, target) -> images`, the exact way back, or None where there is none. The conformance
+    # kit uses it.
 
 
 class AugmentRecipe(Component):

@@ -1,0 +1,450 @@
+"""Every strategy in the step: micro-batches, kept factors, absent tasks, bad batches, going on; and what must be refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from attrs import evolve, frozen
+from torch.utils.checkpoint import checkpoint
+from toys import PCGRAD, Plain, Toy, ToyNet, batch, engine, experiment, inputs
+from weightings import STRATEGIES, Fixed, small
+
+from mtlcore import Features, MtlError
+from mtlcore.config import load
+from mtlcore.runs import RunFolder
+from mtlcore.train.build import dry_run
+from mtlcore.train.loop import Interrupted, train
+from mtlcore.train.record import Record
+from mtlcore.train.step import train_step
+from mtlcore.train.watch import Silent
+from mtlcore.views import Inputs
+from mtlcore.weighting import Equal, TorchJD
+
+CONFIG = f"""
+plugins = ["{Path(__file__).resolve().parents[1] / "dots.py"}"]
+
+[encoder]
+width = 4
+
+[task.quarter]
+name = "classification"
+
+[pretext.puzzling]
+grid = 2
+weight = 0.3
+
+[data.dots]
+
+[input]
+size = 16
+batch_size = 16
+
+[augment]
+name = "weak"
+
+[train]
+steps = 24
+warmup = 4
+save_every = 8
+log_every = 4
+tensorboard = false
+"""
+
+TASKS = ("fer", "gender")
+EVERYWHERE = {name: w for name, w in STRATEGIES.items() if w.at != "features"}  # features: one micro-batch a step
+
+
+def made_for(eng, seed=0, **how):
+    """The inputs of one whole step; all rows carry a label, so that they can be sliced."""
+    return inputs(eng, [batch(n=8, unlabelled=0, seed=seed, tasks=TASKS, **how)])[0]
+
+
+def ruined(made: Inputs) -> Inputs:
+    return Inputs(tuple(x * float("nan") for x in made.images), made.readings, made.scale)
+
+
+def close(one, two, atol=1e-6):
+    torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=atol, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------- micro-batches
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_two_micro_batches_equal_the_joined_batch(name):
+    """Four steps, so that memories count; factors that are kept too."""
+    one, two = (engine(small(STRATEGIES[name])) for _ in range(2))
+    for step in range(4):
+        full = made_for(one, step)
+        logged = train_step(one, [full])
+        again = train_step(two, [full.rows(slice(0, 5), 2), full.rows(slice(5, 8), 2)])
+        torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
+    close(one, two, 1e-5)
+    torch.testing.assert_close(one.weigher.state_dict(), two.weigher.state_dict(), atol=1e-5, rtol=1e-5)
+
+
+def test_losses_that_are_looked_at_ahead_leave_no_trace():
+    """Once a step a strategy sees the whole; batch statistics see each micro-batch once, dropout draws the same twice."""
+    strategy = Fixed(at="losses")
+    eng = engine(experiment(TASKS, ("puzzle_pooled",), weighting=strategy))
+    train_step(eng, inputs(eng, [batch(seed=s, tasks=TASKS) for s in (1, 2)]))
+    assert strategy.asked == [("fer", "gender", "puzzle_pooled")]
+    counters = [v for k, v in eng.model.state_dict().items() if k.startswith("encoder") and "num_batches" in k]
+    assert [int(v) for v in counters] == [2, 2, 2]
+
+
+# ---------------------------------------------------------------------------------------------------- who is ruled by a factor
+
+
+FACTORS = {"fer": 1.0, "gender": 3.0, "rotation": 0.0, "fixmatch": -0.5}
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_factors_that_are_kept_move_all_as_measured_ones(parts):
+    """A gated head, a lent one, negative factors: one backward with kept factors equals one backward a loss."""
+
+    def made(every):
+        strategy = Fixed(FACTORS, every=every)
+        exp = experiment(TASKS, ("rotation", "fixmatch"), encoder=Toy(norm="none"), weighting=strategy)
+        return engine(exp), strategy
+
+    (one, always), (two, seldom) = made(1), made(100)
+    for step in range(3):
+        seen = [batch(n=8, unlabelled=0, seed=10 * step + p, tasks=TASKS) for p in range(parts)]
+        logged, again = (train_step(eng, inputs(eng, seen)) for eng in (one, two))
+        torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
+    close(one, two)
+    assert (len(always.asked), len(seldom.asked)) == (3, 1)
+
+
+def test_the_same_factors_move_all_alike_wherever_they_are_measured():
+    one, two = (engine(small(Fixed({"fer": 0.0, "location": 2.0}, at=at))) for at in ("parameters", "features"))
+    for step in range(3):
+        made = made_for(one, step)
+        train_step(one, [made])
+        train_step(two, [made])
+    close(one, two)
+
+
+@pytest.mark.parametrize("at", ["parameters", "features"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_gated_head_learns_from_its_own_loss_alone(at, kept):
+    """Factor 0: nothing reaches the encoder, and the head moves by the gradient of weight x loss."""
+    eng = engine(
+        small(Fixed(dict.fromkeys(("fer", "gender", "location"), 0.0), at=at, every=9), augment=Plain()), lr=1.0
+    )
+    eng.experiment = evolve(eng.experiment, train=evolve(eng.experiment.train, clip=1e9))
+    if kept:
+        train_step(eng, [made_for(eng)])
+    for group in eng.optimizer.param_groups:
+        group.update(momentum=0.0, weight_decay=0.0)
+    before, made = copy.deepcopy(eng.model), made_for(eng, 5)
+    before.measuring = False
+    loss = before(made)[0]["location"]
+    (wanted,) = torch.autograd.grad(0.5 * loss, before.heads["location"].answer.weight)
+    logged = train_step(eng, [made])
+    assert float(logged["weight/location"]) == 0.5
+    assert float(logged["factor/location"]) == 0.0
+    moved = before.heads["location"].answer.weight - eng.model.heads["location"].answer.weight
+    torch.testing.assert_close(moved, wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(list(before.encoder.parameters()), list(eng.model.encoder.parameters()), atol=0, rtol=0)
+
+
+def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
+    """Applied to one summed gradient it would be, without a word. Two tasks: g + h - (g.h / h.h) h - (g.h / g.g) g."""
+    exp = small(TorchJD("PCGrad"), pretexts=(), weights={}, augment=Plain())
+    eng, plain = engine(exp, lr=1.0), engine(evolve(exp, weighting=Equal()), lr=1.0)
+    b = batch(n=8, unlabelled=0, tasks=TASKS)
+    everyone = torch.ones(8, dtype=torch.bool)
+    targets = {"fer": b.targets["gender"], "gender": 1 - b.targets["gender"]}
+    b = evolve(b, targets=targets, present={"fer": everyone, "gender": everyone})
+    for e in (eng, plain):
+        fer, gender = (e.model.heads[k].answer[1] for k in TASKS)
+        fer.weight.data[:2], fer.bias.data[:] = gender.weight.data, -9.0  # the same question, opposite answers
+        fer.bias.data[:2] = gender.bias.data
+    made, start = inputs(eng, [b]), copy.deepcopy(eng.model)
+    losses = start(made[0])[0]
+    g, h = (
+        torch.cat(
+            [x.flatten() for x in torch.autograd.grad(losses[k], list(start.encoder.parameters()), retain_graph=True)]
+        )
+        for k in TASKS
+    )
+    assert float(g @ h) < -0.5 * float(g.norm() * h.norm())
+    projected = g + h - (g @ h) / (h @ h) * h - (g @ h) / (g @ g) * g
+    for e, wanted in ((eng, projected), (plain, g + h)):
+        norm = float(train_step(e, made)["grad_norm"])
+        clip = min(1.0, e.experiment.train.clip / (norm + 1e-6))
+        moved = torch.cat([(p - q).flatten() for p, q in zip(start.encoder.parameters(), e.model.encoder.parameters())])
+        decay = e.experiment.train.weight_decay
+        held = torch.cat([(p.detach() * decay * (p.ndim > 1)).flatten() for p in start.encoder.parameters()])
+        torch.testing.assert_close(moved - held, clip * wanted, atol=1e-5, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------- keeping factors
+
+
+def test_factors_are_measured_each_third_step_and_where_a_task_has_none():
+    strategy = Fixed(every=3)
+    eng = engine(small(strategy))
+    for step, absent in enumerate([("gender",), ("gender",), (), (), (), (), ()]):
+        train_step(eng, [made_for(eng, step, absent=absent)])
+    some, everyone = ("fer", "location"), ("fer", "gender", "location")
+    assert strategy.asked == [some, everyone, everyone]  # steps 0, 2 (a task without a factor), 5
+    assert {name: step for name, (_, step) in eng.kept.items()} == dict.fromkeys(everyone, 5)
+
+
+@pytest.mark.parametrize("at", ["parameters", "features"])
+def test_a_bad_batch_leaves_the_kept_factors_alone(at):
+    eng = engine(small(Fixed({"location": 0.25}, at=at, every=2)))
+    made = made_for(eng)
+    assert bool(train_step(eng, [ruined(made)])["skipped"])
+    assert [float(f) for f, _ in eng.kept.values()] == [1, 1, 1]  # nothing was measured: the plain sum
+    assert not bool(train_step(eng, [made])["skipped"])
+    train_step(eng, [made])
+    assert [float(f) for f, _ in eng.kept.values()] == [1, 1, 0.25]
+    train_step(eng, [made])
+    assert bool(train_step(eng, [ruined(made)])["skipped"])
+    assert [float(f) for f, _ in eng.kept.values()] == [1, 1, 0.25]
+
+
+@pytest.mark.parametrize("name", [n for n in STRATEGIES if n.endswith("every 3")])
+def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
+    """Saved between two measurements; state travels through `weights_only`, by task name."""
+    whole = engine(small(STRATEGIES[name]))
+    for step in range(4):
+        train_step(whole, [made_for(whole, step)])
+    file = io.BytesIO()
+    parts = whole.model.state_dict(), whole.weigher.state_dict(), whole.optimizer.optimizer.state_dict()
+    torch.save((*parts, whole.kept_state(), whole.step), file)
+    file.seek(0)
+    again = engine(small(STRATEGIES[name]))
+    model, weigher, optimizer, kept, step = torch.load(file, weights_only=True)
+    again.model.load_state_dict(model)
+    again.weigher.load_state_dict(weigher)
+    again.optimizer.optimizer.load_state_dict(optimizer)
+    again.load_kept(kept)
+    again.step = step
+    for number in range(4, 9):
+        made = made_for(whole, number)
+        logged, too = train_step(whole, [made]), train_step(again, [made])
+        assert all(torch.equal(logged[k], too[k]) for k in logged)
+    assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters()))
+
+
+class StopsAt(Silent):
+    """Presses Ctrl-C when a step is logged."""
+
+    def __init__(self, step):
+        self.at = step
+
+    def step(self, moment):
+        if moment.step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("weighting", ['name = "cosine_gate"\nevery = 5', 'name = "torchjd:GradVac"\nevery = 3'])
+def test_a_run_that_was_stopped_between_two_measurements_goes_on_bit_for_bit(weighting, tmp_path: Path):
+    config = tmp_path / "dots.toml"
+    config.write_text(CONFIG.replace("[train]", f"[weighting]\n{weighting}\n\n[train]"))
+    train(load(config), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(load(config), tmp_path / "parted", watcher=StopsAt(12))
+    parted = RunFolder(tmp_path / "parted")
+    train(load(parted.config), parted.path, resume=True)
+    a, b = RunFolder(tmp_path / "whole").require(), parted.require()
+    assert all(torch.equal(a.weights()[k], b.weights()[k]) for k in a.weights())
+    assert a.state()["kept"] == b.state()["kept"] != {}
+    rows = parted.rows()
+    assert {"weight/puzzling", "factor/puzzling"} <= set(rows[0])
+    assert rows[0]["weight/puzzling"] == pytest.approx(0.3)
+
+
+# ---------------------------------------------------------------------------------------------------- bad and missing
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_bad_batch_is_skipped_and_leaves_no_trace_in_any_strategy(name):
+    eng = engine(small(STRATEGIES[name]))
+    good = made_for(eng)
+    train_step(eng, [good])
+    before = copy.deepcopy(eng.model.state_dict() | eng.weigher.state_dict())
+    for _ in range(3):
+        assert bool(train_step(eng, [ruined(good)])["skipped"])
+    after = eng.model.state_dict() | eng.weigher.state_dict()
+    assert [k for k, v in after.items() if not torch.equal(v, before[k])] == []
+    assert not bool(train_step(eng, [good])["skipped"])
+
+
+@pytest.mark.parametrize("at", ["parameters", "features"])
+def test_one_bad_row_is_not_hidden_by_a_factor_of_0(at):
+    """Only the gradient at the encoder is bad: the gated loss and its head are finite."""
+
+    class Spoils(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * float("nan")
+
+    eng = engine(small(Fixed({"location": 0.0}, at=at)))
+    head = eng.model.heads["location"]
+    forward = head.forward
+    head.forward = lambda features: Spoils.apply(forward(features))
+    logged = train_step(eng, [made_for(eng)])
+    assert bool(torch.isfinite(logged["loss/location"]))
+    assert bool(logged["skipped"])
+
+
+def test_so_many_bad_steps_in_a_row_raise_the_alarm():
+    eng, record = engine(small(TorchJD("UPGrad", every=2))), Record(max_skipped=3)
+    good = made_for(eng)
+    for made in (ruined(good), ruined(good), good, ruined(good), ruined(good)):
+        record.add(train_step(eng, [made]), 1)
+    record.flush()
+    assert (record.skipped, record.in_a_row) == (4, 2)
+    record.add(train_step(eng, [ruined(good)]), 1)
+    with pytest.raises(MtlError, match="3 steps in a row"):
+        record.flush()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_head_of_an_absent_task_rests_under_every_strategy(name):
+    """No decay, no momentum; the task comes back; micro-batches may lack it too."""
+    eng = engine(small(STRATEGIES[name]), "adamw")
+    train_step(eng, [made_for(eng)])
+    before = copy.deepcopy(eng.model.heads["gender"].state_dict())
+    for step in (1, 2):
+        logged = train_step(eng, [made_for(eng, step, absent=("gender",))])
+        assert not bool(logged["skipped"])
+        assert "factor/gender" not in logged
+    assert all(torch.equal(v, before[k]) for k, v in eng.model.heads["gender"].state_dict().items())
+    assert not bool(train_step(eng, [made_for(eng, 3)])["skipped"])
+    assert any(not torch.equal(v, before[k]) for k, v in eng.model.heads["gender"].state_dict().items())
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_a_task_may_be_missing_from_one_micro_batch(name):
+    eng = engine(small(STRATEGIES[name]))
+    for step in range(2):
+        parts = [batch(n=4, unlabelled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())]
+        logged = train_step(eng, inputs(eng, parts))
+        assert not bool(logged["skipped"])
+        assert float(logged["loss/gender"]) > 0
+
+
+# ---------------------------------------------------------------------------------------------------- what works where
+
+
+@frozen
+class Special(Toy):
+    """how: "plain", "checkpoint", "reentrant" (both kinds of activation checkpointing), or a backend of torch.compile."""
+
+    norm: str = "none"
+    how: str = "plain"
+
+    def build(self, image_size):
+        net = ToyNet(self.width, torch.nn.Identity)
+        if self.how in ("checkpoint", "reentrant"):
+            net.forward = lambda x: remembering_little(net, x, self.how == "reentrant")
+        elif self.how != "plain":
+            net.compile(backend=self.how)
+        return net
+
+
+def remembering_little(net, x, reentrant):
+    maps = [net.stages[0](x)]
+    for stage in net.stages[1:]:
+        maps.append(checkpoint(stage, maps[-1], use_reentrant=reentrant))
+    return Features(tuple(maps), maps[-1].mean((2, 3)), maps[-1])
+
+
+LEVELS = {
+    "losses": Equal(),
+    "parameters": TorchJD("UPGrad", every=2),
+    "features": TorchJD("UPGrad", at="features", every=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # the reentrant kind, without gradient
+@pytest.mark.parametrize("at", LEVELS)
+@pytest.mark.parametrize("how", ["checkpoint", "reentrant", "aot_eager"])
+def test_checkpointing_and_compiled_encoders_take_the_steps_of_a_plain_one(how, at):
+    special, plain = (engine(small(LEVELS[at], encoder=Special(how=h), augment=Plain())) for h in (how, "plain"))
+    if (how, at) == ("aot_eager", "features"):
+        with pytest.raises(MtlError, match="compiled") as told:
+            dry_run(special, batch(tasks=TASKS))
+        assert 'weighting.at = "parameters"' in str(told.value)
+        return
+    dry_run(special, batch(tasks=TASKS))
+    for step in range(3):
+        made = made_for(plain, step)
+        train_step(special, [made])
+        train_step(plain, [made])
+    close(special, plain)
+
+
+@pytest.mark.slow
+def test_an_encoder_that_inductor_compiled_is_differentiated_once_for_each_loss():
+    special, plain = (engine(small(PCGRAD, encoder=Special(how=h), augment=Plain())) for h in ("inductor", "plain"))
+    for step in range(2):
+        made = made_for(plain, step)
+        train_step(special, [made])
+        train_step(plain, [made])
+    close(special, plain, 1e-5)
+
+
+@pytest.mark.parametrize("at", LEVELS)
+def test_bf16_clipping_and_averaged_weights_work_at_every_level(at):
+    eng = engine(small(LEVELS[at], train={"precision": "bf16-mixed", "weight_decay": 0.0}), ema=0.75, clip=1e-2, lr=0.1)
+    start, norms = torch.nn.utils.parameters_to_vector(eng.model.inference().parameters()).detach(), []
+    for step in range(2):
+        norms.append(float(train_step(eng, [made_for(eng, step)])["grad_norm"]))
+        if step == 0:
+            whole = [
+                (p - q).detach().norm()
+                for p, q in zip(eng.model.parameters(), engine(eng.experiment).model.parameters())
+            ]
+            assert float(torch.stack(whole).norm()) == pytest.approx(0.1 * 1e-2, rel=0.02)
+            first = torch.nn.utils.parameters_to_vector(eng.averaged.copy.parameters())
+            now = torch.nn.utils.parameters_to_vector(eng.model.inference().parameters())
+            torch.testing.assert_close(first, 0.75 * start + 0.25 * now, atol=1e-6, rtol=0)
+    assert min(norms) > 1e-2
+    assert all(p.dtype == torch.float32 for p in eng.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (['weighting.name="cosine_gate"', 'train.precision="16-mixed"'], ("16-mixed", "bf16-mixed", "parameters")),
+        (
+            ['weighting.name="cosine_gate"', 'weighting.at="features"', "train.accumulate=2"],
+            ("accumulate", "parameters"),
+        ),
+        (['weighting.name="torchjd:DWA"', "weighting.every=2"], ("every", "DWA")),
+        (['weighting.name="cosine_gate"', "weighting.every=0"], ("every",)),
+    ],
+)
+def test_what_can_not_be_exact_is_refused_by_the_configuration(overrides, words, tmp_path):
+    config = tmp_path / "dots.toml"
+    config.write_text(CONFIG.replace("[train]", "[weighting]\n\n[train]"))
+    with pytest.raises(MtlError) as told:
+        load(config, overrides)
+    assert all(word in str(told.value) for word in words)
+
+
+def test_features_of_different_pictures_are_refused_before_a_run_begins(tmp_path):
+    config = tmp_path / "dots.toml"
+    config.write_text(CONFIG.replace("[train]", '[weighting]\nname = "cosine_gate"\nat = "features"\n\n[train]'))
+    with pytest.raises(MtlError, match="same pictures") as told:
+        train(load(config), tmp_path / "run")
+    assert 'weighting.at = "parameters"' in str(told.value)
+    assert not (tmp_path / "run").exists()

@@ -259,6 +259,8 @@ class SupervisedTask(Component):
         """(3, H, W) in [0, 1] and one decoded answer -> the picture with the answer drawn on it. Default: the picture."""
         return image
 
+    # Optional: `examples(n, rng) -> Annotation`, annotations such as a source could give. The conformance kit uses it.
+
 
 class PretextTask(Component):
     """A self-supervised task: makes its own questions and answers from images; gone at inference."""

@@ -17,7 +17,8 @@ reads, at any stored size.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from attrs import Attribute, field, frozen
@@ -106,6 +107,7 @@ class Strong(AugmentRecipe):
 class Validation(AugmentRecipe):
     """A central crop, nothing random. crop: the share of the side that is shown; 1.0: the whole picture."""
 
+    lacks: ClassVar[Mapping[str, str]] = {"random": "evaluation looks at each picture in the same way each time"}
     crop: float = field(default=0.8, validator=and_(gt(0.0), le(1.0)))
 
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:

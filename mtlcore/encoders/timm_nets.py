@@ -43,6 +43,11 @@ class Timm(Encoder):
     def std(self) -> RGB:  # type: ignore[override]
         return Encoder.std if self.weights == files.NONE else tuple(self._facts().std)
 
+    @property
+    def lacks(self) -> Mapping[str, str]:  # type: ignore[override]
+        fixed = self._facts().fixed_input_size
+        return {"other_sizes": "timm builds this model for one image size"} if fixed else {}
+
     def build(self, image_size: int) -> nn.Module:
         timm, facts = _timm(), self._facts()
         options = {"num_classes": 0, **({"img_size": image_size} if facts.fixed_input_size else {})}
@@ -111,7 +116,7 @@ def _fitted(state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]
 class _TimmNet(nn.Module):
     """Normalised images (B, 3, H, W) -> Features: one map a resolution; pooled is what timm's own classifier reads.
 
-    shared is the net's final features: its last map, or all tokens of a transformer (B, prefix + n, D).
+    shared is the net's final features, in its own layout: its last map, or all tokens of a transformer (B, prefix + n, D).
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -129,4 +134,4 @@ class _TimmNet(nn.Module):
             return Features((coarse,), pooled, final)
         coarse = rearrange(final, "b h w d -> b d h w") if self.channels_last else final
         finer = [m for m in maps if m.shape[-1] > coarse.shape[-1]]
-        return Features((*finer, coarse), pooled, coarse)
+        return Features((*finer, coarse), pooled, final)

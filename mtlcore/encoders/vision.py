@@ -116,44 +116,60 @@ class _Tokens(nn.Module):
 
 @frozen
 class Resnet18(VisionNet):
+    """ResNet-18: eighteen layers of basic residual blocks."""
+
     name = "resnet18"
+    cites = "He et al. 2016, CVPR, arXiv:1512.03385"
     maps = ("layer1", "layer2", "layer3", "layer4")
     classifier = "fc."
 
 
 @frozen
 class Resnet50(VisionNet):
+    """ResNet-50: fifty layers of bottleneck residual blocks."""
+
     name = "resnet50"
+    cites = "He et al. 2016, CVPR, arXiv:1512.03385"
     maps = ("layer1", "layer2", "layer3", "layer4")
     classifier = "fc."
 
 
 @frozen
 class EfficientnetB0(VisionNet):
+    """EfficientNet-B0: mobile inverted bottlenecks with squeeze and excitation."""
+
     name = "efficientnet_b0"
+    cites = "Tan and Le 2019, ICML, arXiv:1905.11946"
     maps = ("features.2", "features.3", "features.5", "features.8")
     memory_format = torch.channels_last
 
 
 @frozen
 class EfficientnetB2(VisionNet):
+    """EfficientNet-B2: B0, deeper and wider by its compound scaling."""
+
     name = "efficientnet_b2"
+    cites = "Tan and Le 2019, ICML, arXiv:1905.11946"
     maps = ("features.2", "features.3", "features.5", "features.8")
     memory_format = torch.channels_last
 
 
 @frozen
 class MobilenetV3Large(VisionNet):
+    """MobileNetV3-Large: found by architecture search for a telephone's processor."""
+
     name = "mobilenet_v3_large"
+    cites = "Howard et al. 2019, ICCV, arXiv:1905.02244"
     maps = ("features.3", "features.6", "features.12", "features.16")
     memory_format = torch.channels_last
 
 
 @frozen
 class ConvnextTiny(VisionNet):
-    """Its classifier begins with a norm, which is kept."""
+    """ConvNeXt-Tiny. Its classifier begins with a norm, which is kept."""
 
     name = "convnext_tiny"
+    cites = "Liu et al. 2022, CVPR, arXiv:2201.03545"
     maps = ("features.1", "features.3", "features.5", "features.7")
     pooled = "classifier.1"
     classifier = "classifier.2."
@@ -162,13 +178,15 @@ class ConvnextTiny(VisionNet):
 
 @frozen
 class VitB16(VisionNet):
-    """Its position embeddings are made for one image size; foreign ones are interpolated to it."""
+    """ViT-B/16. Its position embeddings are made for one image size; foreign ones are interpolated to it."""
 
     name = "vit_b_16"
+    cites = "Dosovitskiy et al. 2021, ICLR, arXiv:2010.11929"
     maps = ()
     pooled = "encoder.ln"
     classifier = "heads."
     patch: ClassVar[int] = 16
+    lacks: ClassVar[Mapping[str, str]] = {"other_sizes": "its position embeddings are made for one image size"}
 
     def check(self, image_size: int) -> None:
         if image_size % self.patch:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..contracts import Annotation, Features, Head, Host, SupervisedTask
 from ..errors import MtlError
+from ..rng import Rng
 from .words import written
 
 fraction = and_(ge(0.0), lt(1.0))
@@ -64,6 +65,11 @@ class Classification(SupervisedTask):
         present = names[place] == annotation
         return torch.from_numpy(np.where(present, order[place], 0)), torch.from_numpy(present)
 
+    def examples(self, n: int, rng: Rng) -> Annotation:
+        """(n,) drawn names, for the conformance kit: of the classes, or of three where none are given."""
+        names = np.asarray(self.classes or ("one", "three", "two"))
+        return names[rng.randint(len(names), n).numpy()]
+
     def _refuse_numbers(self, annotation: Annotation) -> None:
         """No number equals a name: every row would count as one without a label."""
         if annotation.dtype.kind in "fiub":
@@ -110,6 +116,8 @@ class ClassificationHead(Head):
         self.classes = len(task.classes)
         self.label_smoothing = task.label_smoothing
         weights = torch.tensor(task.class_weights) if task.class_weights else None
+        if weights is None:
+            self.choices = self.classes  # equal logits lose log(choices)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, features: Features) -> Tensor:

@@ -11,8 +11,8 @@ An annotation takes one of two forms:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..contracts import Annotation, Features, Head, Host, SupervisedTask
 from ..errors import MtlError
+from ..rng import Rng
 from .classification import fraction
 from .words import written
 
@@ -43,6 +44,9 @@ class Multilabel(SupervisedTask):
     of the training rows, sorted); names that are not among them are passed over. dropout: before the linear layer, in [0, 1).
     """
 
+    lacks: ClassVar[Mapping[str, str]] = {
+        "one_of": "a name that is not among its classes says nothing of those that are"
+    }
     reads: str = ""
     classes: tuple[str, ...] = ()
     dropout: float = field(default=0.3, validator=fraction)
@@ -77,6 +81,16 @@ class Multilabel(SupervisedTask):
         flags = self._of_numbers(annotation) if annotation.dtype.kind in "fiub" else self._of_names(annotation)
         present = (flags != _UNKNOWN).any(1)
         return torch.from_numpy(np.where(present[:, None], flags, 0)), torch.from_numpy(present)
+
+    def examples(self, n: int, rng: Rng) -> Annotation:
+        """(n,) drawn strings, for the conformance kit: each of the classes (of three where none are given) there, not there, or in
+        one of eight rows unknown.
+        """
+        names = self.classes or ("one", "three", "two")
+        kinds = rng.randint(8, n, len(names)).tolist()
+        rows = ([name for name, k in zip(names, row) if k > 3] for row in kinds)
+        unknown = ([name for name, k in zip(names, row) if k == 0] for row in kinds)
+        return np.array([join_names(*pair) for pair in zip(rows, unknown)])
 
     def _of_numbers(self, annotation: Annotation) -> np.ndarray:
         numbers = annotation.reshape(len(annotation), -1).astype(np.float64)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..contracts import Annotation, Features, Head, Host, SupervisedTask
 from ..errors import MtlError
+from ..rng import Rng
 from .classification import fraction
 from .words import written
 
@@ -69,6 +70,15 @@ class Regression(SupervisedTask):
         values = self._values(annotation)
         present = self.known(values)
         return torch.from_numpy(np.where(present[:, None], values, 0).astype(np.float32)), torch.from_numpy(present)
+
+    def examples(self, n: int, rng: Rng) -> Annotation:
+        """(n,) or (n, D) drawn numbers, D as the fields say, for the conformance kit."""
+        width = len(self.outputs or self.mean or self.std)
+        unit = (2 * rng.rand(n, max(width, 1)) - 1).double().numpy()
+        numbers: np.ndarray = unit * (np.array(self.std) if self.std else 1.0) + (
+            np.array(self.mean) if self.mean else 0.0
+        )
+        return numbers if width else numbers[:, 0]
 
     def _values(self, annotation: Annotation) -> np.ndarray:
         """-> (N, D) float64, D as the fields say. Raises MtlError where it can't be."""

@@ -26,7 +26,7 @@ def add_common(checks: CheckList, *, must_cite: bool) -> None:
     def is_a_valid_component(subject: Subject) -> None:
         """A frozen attrs class with a lower-case name and none of the core's own keys among its fields."""
         said = fault(subject.cls)
-        require(said is None, said)
+        require(said is None, str(said))
 
     @checks.check(
         "packaging",
@@ -36,11 +36,12 @@ def add_common(checks: CheckList, *, must_cite: bool) -> None:
         core=True,
     )
     def is_found_by_its_name(subject: Subject) -> None:
-        """The catalogue finds this class, and no other, by its kind and name."""
-        if not any(cls is subject.cls for cls in subject.catalogue.classes.values()):
+        """Nobody else has its kind and name: the catalogue finds this class by them."""
+        name = component_name(subject.cls)
+        found = subject.catalogue.classes.get((subject.cls.kind, name))
+        if found is None:
             raise Skip("a class that no entry point and no plugin file gives")
-        found = subject.catalogue.find(subject.cls.kind, component_name(subject.cls))
-        require(found is subject.cls, f"{component_name(subject.cls)!r} is {found!r}")
+        require(found is subject.cls, f"{name!r} is {found.__module__}.{found.__qualname__}")
 
     @checks.check(
         "packaging",
@@ -65,9 +66,8 @@ def add_common(checks: CheckList, *, must_cite: bool) -> None:
         cites = subject.cls.cites
         if not cites and not must_cite:
             raise Skip(f"a {subject.cls.kind} need not cite anything")
-        assert cites == "original" or any(part.strip("(),.;:")[:4].isdigit() for part in cites.split()), (
-            f"cites = {cites!r}"
-        )
+        dated = any(part.strip("(),.;:")[:4].isdigit() for part in cites.split())
+        require(cites == "original" or dated, f"cites = {cites!r}")
 
     @checks.check(
         "build",
@@ -78,7 +78,7 @@ def add_common(checks: CheckList, *, must_cite: bool) -> None:
     )
     def builds_from_its_name(subject: Subject) -> None:
         """The component is built from its name and defaults alone (or from the fields that the test gives)."""
-        required = [f.name for f in attrs.fields(subject.cls) if f.default is attrs.NOTHING and f.init]
+        required = [f.name for f in _fields(subject) if f.default is attrs.NOTHING and f.init]
         missing = [name for name in required if name not in subject.fields]
         require(not missing, f"no default and no value for {', '.join(missing)}")
         require(subject.component is not None, "it builds nothing")
@@ -92,7 +92,7 @@ def add_common(checks: CheckList, *, must_cite: bool) -> None:
     )
     def configuration_is_frozen(subject: Subject) -> None:
         """No field can be set after the component is built, and equal fields make equal components."""
-        for field in attrs.fields(subject.cls):
+        for field in _fields(subject):
             try:
                 setattr(subject.component, field.name, getattr(subject.component, field.name))
             except attrs.exceptions.FrozenInstanceError:
@@ -104,7 +104,7 @@ def add_common(checks: CheckList, *, must_cite: bool) -> None:
         "build",
         why="runs are copied to other processes and kept beside their results.",
         mend="keep plain values in the fields, and no lambdas or open files.",
-        needs="builds_from_its_name",
+        needs="configuration_is_frozen",
     )
     def copies_and_pickles(subject: Subject) -> None:
         """A deep copy and a pickled copy are equal to the component."""
@@ -115,7 +115,7 @@ def add_common(checks: CheckList, *, must_cite: bool) -> None:
         "build",
         why="a run is repeated from the TOML that lies beside it: a field that is lost there changes the run.",
         mend="use field types that TOML can hold: numbers, strings, booleans, tuples, Path, Literal, None.",
-        needs="builds_from_its_name",
+        needs="configuration_is_frozen",
         core=True,
     )
     def survives_its_toml(subject: Subject) -> None:
@@ -138,6 +138,11 @@ def add_common(checks: CheckList, *, must_cite: bool) -> None:
 
         said = message_about(subject.component, "no_such_key")
         require("no_such_key" in said, f"the unknown key is not named: {said!r}")
+
+
+def _fields(subject: Subject) -> tuple[attrs.Attribute[Any], ...]:
+    cls: Any = subject.cls
+    return tuple(attrs.fields(cls))
 
 
 def _through_pickle(component: Any) -> Any:

@@ -37,7 +37,7 @@ def conformance(
 ) -> Conformance:
     """One plugin, ready to be held against the checks of its kind.
 
-    plugin: a name of the catalogue (`known`: another one than that of the installed plugins), or a class. fields: those of the
+    plugin: a name ("timm:resnet18" too) of the catalogue `known` (default: the installed plugins), or a class. fields: those of the
     component that are not at their defaults. Raises MtlError on unknown names, of plugins, fields or checks.
     """
     if kind not in lists():
@@ -45,6 +45,9 @@ def conformance(
     checks, bench = lists()[kind]
     cls = plugin if isinstance(plugin, type) else (known or catalogue()).find(kind, plugin)
     name = component_name(cls) if isinstance(plugin, type) else plugin
+    _, colon, member = name.partition(":")
+    if colon:  # a member of a family: its first field
+        fields = {attrs.fields(cls)[0].alias: member, **fields}  # type: ignore[arg-type]
     _require_fields(kind, name, cls, fields)
     subject = bench(name, cls, fields, known or catalogue())
     return Conformance(name, checks, subject, subject.lacks, xfail or {}, examples)

@@ -261,7 +261,8 @@ def _call(check: Check, subject: Any, draws: SearchStrategy[Any], examples: int)
     except SkipTest:
         raise
     except Exception as error:
-        error._example = last[-1]  # type: ignore[attr-defined]  # Hypothesis runs the smallest example last
+        if last:  # nothing was drawn where drawing itself fails
+            error._example = last[-1]  # type: ignore[attr-defined]  # Hypothesis runs the smallest example last
         raise
 
 

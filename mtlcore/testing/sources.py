@@ -2,14 +2,264 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import attrs
+import numpy as np
+
+from ..contracts import Index
+from ..errors import MtlError
 from .common import add_common
-from .kit import CheckList
-from .subject import Subject, draws
-
-
-class SourceSubject(Subject):
-    """A source on the bench: its index and its pictures."""
-
+from .generators import touched
+from .kit import CheckList, require
+from .sources_bench import SourceSubject, columns, require_picture
+from .subject import draws
 
 CHECKS, BENCH = CheckList("source", draws()), SourceSubject
 add_common(CHECKS, must_cite=False)
+
+# ---------------------------------------------------------------------------------------------------- index
+
+
+@CHECKS.check(
+    "index",
+    why="a run is told which rows there are by the index alone.",
+    mend="return mtlcore.Index(keys, annotations, ...) with at least one row; raise MtlError where files are missing.",
+    needs="builds_from_its_name",
+    core=True,
+)
+def index_holds_rows(subject: SourceSubject) -> None:
+    """`index` gives an Index of at least one row."""
+    require(isinstance(subject.index, Index), f"it gives {type(subject.index).__name__}")
+    require(len(subject.index) > 0, f"it holds no row; left out: {subject.index.skipped.names}")
+
+
+@CHECKS.check(
+    "index",
+    why="splits, label shares and caches are keyed by them: two rows of one key are one row to them.",
+    mend="use the path below the root, or the number of the row, as text.",
+    needs="index_holds_rows",
+    core=True,
+)
+def keys_are_unique_names(subject: SourceSubject) -> None:
+    """`keys` is (N,) text, and no two rows share one."""
+    keys = subject.index.keys
+    require(isinstance(keys, np.ndarray) and keys.dtype.kind == "U" and keys.ndim == 1, f"keys is {_said(keys)}")
+    names, counts = np.unique(keys, return_counts=True)
+    require(int(counts.max()) == 1, f"{str(names[counts.argmax()])!r} comes {counts.max()} times")
+    require("" not in names, "a key is empty")
+
+
+@CHECKS.check(
+    "index",
+    why="values would belong to other pictures.",
+    mend="give each annotation, attribute, split and group one value a key.",
+    needs="index_holds_rows",
+    core=True,
+)
+def columns_are_of_one_length(subject: SourceSubject) -> None:
+    """Annotations, attributes, split and group have one value a row."""
+    n = len(subject.index)
+    wrong = {name: len(values) for name, values in columns(subject.index).items() if len(values) != n}
+    require(not wrong, f"{n} keys, and {wrong}")
+
+
+@CHECKS.check(
+    "index",
+    why='categories travel by NAME: whole numbers of two data sets can\'t be compared, and have no "missing".',
+    mend='give categories as text ("" where missing), numbers as floats (NaN where missing).',
+    needs="index_holds_rows",
+    core=True,
+)
+def annotations_are_names_or_numbers(subject: SourceSubject) -> None:
+    """Each annotation is an array of text or of floats."""
+    for name, values in subject.index.annotations.items():
+        require(isinstance(values, np.ndarray) and values.dtype.kind in "Uf", f"{name!r} is {_said(values)}")
+
+
+@CHECKS.check(
+    "index",
+    why='a split or a person that is no text is compared with text, and never equal: "train" would be empty.',
+    mend='give split, group and attributes as arrays of text (.astype(str)); "" for a row in no split.',
+    needs="index_holds_rows",
+    core=True,
+)
+def split_group_and_attributes_are_names(subject: SourceSubject) -> None:
+    """`split`, `group` and each attribute are (N,) text."""
+    for name, values in columns(subject.index).items():
+        if not name.startswith("annotation"):
+            text = isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1
+            require(text, f"{name} is {_said(values)}")
+
+
+@CHECKS.check(
+    "index",
+    why="a resumed run, and another rank, must see the same rows in the same order.",
+    mend="sort what the file system lists; keep no state between calls.",
+    needs=("keys_are_unique_names", "columns_are_of_one_length"),
+    core=True,
+)
+def index_repeats_itself(subject: SourceSubject) -> None:
+    """Indexed again, the rows are the same, in the same order."""
+    again = subject.component.index()
+    require(np.array_equal(subject.index.keys, again.keys), "the keys differ")
+    other = columns(again)
+    for name, values in columns(subject.index).items():
+        same = name in other and np.array_equal(values, other[name], equal_nan=values.dtype.kind == "f")
+        require(same, f"{name} differs")
+
+
+@CHECKS.check(
+    "index",
+    why="a mistyped root must be a message, not a traceback, and never an empty training set.",
+    mend="look whether the root is there, and raise MtlError that names it where it is not.",
+    needs="index_holds_rows",
+    core=True,
+)
+def a_missing_root_is_named(subject: SourceSubject) -> None:
+    """Where a path of a field does not exist, `index` raises MtlError that names it."""
+    subject.require_files()
+    for name, path in subject.paths.items():
+        gone = path.parent / "no_such_place" / path.name
+        try:
+            attrs.evolve(subject.component, **{name: gone}).index()
+        except MtlError as error:
+            require("no_such_place" in str(error), f"the message does not name {gone}: {error}")
+        else:
+            raise AssertionError(f"{name} = {gone}: `index` raises nothing")
+
+
+# ---------------------------------------------------------------------------------------------------- pictures
+
+
+@CHECKS.check(
+    "pictures",
+    why="the store keeps uint8 RGB: anything else is refused, or seen in wrong colours.",
+    mend="return (H, W, 3) uint8 RGB; `mtlcore.read_image` does, for every common format.",
+    needs="index_holds_rows",
+    core=True,
+)
+def decodes_pictures(subject: SourceSubject) -> None:
+    """The first, the last and some other rows decode to contiguous (H, W, 3) uint8 arrays."""
+    for row in subject.rows:
+        require_picture(subject.decode(row), row)
+
+
+@CHECKS.check(
+    "pictures",
+    why="rows are read in a drawn order, and again in each epoch.",
+    mend="read each row by itself: no open file whose position counts, no iterator.",
+    needs="decodes_pictures",
+    core=True,
+)
+def rows_decode_in_any_order(subject: SourceSubject) -> None:
+    """Read forwards, backwards and twice, each row gives the same picture."""
+    forwards = {row: subject.decode(row).copy() for row in subject.rows}
+    for row in [*reversed(subject.rows), subject.rows[0], subject.rows[0]]:
+        require(np.array_equal(subject.decode(row), forwards[row]), f"row {row} gives another picture")
+
+
+@CHECKS.check(
+    "pictures",
+    why="a run that augments in place would change the source's own copy of the picture.",
+    mend="return a new array, or one that can't be written to.",
+    needs="rows_decode_in_any_order",
+)
+def pictures_are_the_callers_own(subject: SourceSubject) -> None:
+    """A picture that the caller paints over is read again as it was."""
+    row = subject.rows[0]
+    picture = subject.decode(row)
+    kept = picture.copy()
+    if picture.flags.writeable:
+        picture[:] = 255 - picture
+    require(np.array_equal(subject.decode(row), kept), f"row {row} is what the caller painted")
+
+
+@CHECKS.check(
+    "pictures",
+    why="a small pool of threads decodes what does not fit into memory.",
+    mend="share no open file between calls; open, read and close in `decode`.",
+    needs="rows_decode_in_any_order",
+    core=True,
+)
+def threads_decode_the_same(subject: SourceSubject) -> None:
+    """Eight threads at once get the pictures that one gets."""
+    rows = subject.rows * 8
+    alone = {row: subject.decode(row).copy() for row in subject.rows}
+    with ThreadPoolExecutor(8) as pool:
+        for row, picture in zip(rows, pool.map(subject.decode, rows)):
+            require(np.array_equal(picture, alone[row]), f"row {row} gives another picture in a thread")
+
+
+@CHECKS.check(
+    "pictures",
+    why="other processes get a copy of the source, and the index of the first.",
+    mend="keep what `decode` needs in the fields or in the index, not beside the component.",
+    needs=("rows_decode_in_any_order", "copies_and_pickles"),
+)
+def a_copy_decodes_the_same(subject: SourceSubject) -> None:
+    """A pickled copy of the source, given a pickled copy of the index, decodes the same pictures."""
+    again, index = pickle.loads(pickle.dumps((subject.component, subject.index)))  # noqa: S301 - our own bytes
+    for row in subject.rows:
+        require(np.array_equal(subject.decode(row), subject.decode(row, again, index)), f"row {row} differs")
+    deep = copy.deepcopy(subject.component)
+    require(np.array_equal(subject.decode(0), subject.decode(0, deep)), "the deep copy's row 0 differs")
+
+
+@CHECKS.check(
+    "pictures",
+    why="one bad file among a million is counted against `max_bad`: as a traceback it ends the run.",
+    mend="let `mtlcore.read_image` read files; turn what else can go wrong into MtlError.",
+    needs="decodes_pictures",
+)
+def unreadable_pictures_are_told(subject: SourceSubject) -> None:
+    """With its files emptied after `index`, `decode` gives a picture all the same, or raises MtlError."""
+    with subject.copied() as (component, files):
+        index = component.index()
+        for file in files:
+            file.write_bytes(b"")
+        try:
+            picture = component.decode(index, 0)
+        except MtlError:
+            return
+        require_picture(picture, 0)
+
+
+# ---------------------------------------------------------------------------------------------------- side effects
+
+
+@CHECKS.check(
+    "side effects",
+    why="data sets are shared, often read-only, and hashed: a file more is another data set.",
+    mend="keep caches in the user's cache folder, or nowhere.",
+    needs="decodes_pictures",
+)
+def writes_nothing_beside_the_data(subject: SourceSubject) -> None:
+    """Indexing and decoding leave the files and folders below its paths as they were."""
+    subject.require_files()
+    before = subject.on_disk()
+    subject.decode(subject.rows[0], index=subject.component.index())
+    after = subject.on_disk()
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    require(not changed, f"changed: {', '.join(changed[:3])}")
+
+
+@CHECKS.check(
+    "side effects",
+    why="a run's draws are keyed by its own seed: a source that seeds a global generator disturbs others.",
+    mend="use a generator of your own, with a fixed seed.",
+    needs="index_repeats_itself",
+    core=True,
+)
+def leaves_global_generators_alone(subject: SourceSubject) -> None:
+    """Neither `index` nor `decode` draws from, or seeds, the generators of torch, numpy or Python."""
+    found = touched(subject.component.index)
+    require(not found, f"`index` draws from {', '.join(found)}")
+    found = touched(lambda: subject.decode(subject.rows[0]))
+    require(not found, f"`decode` draws from {', '.join(found)}")
+
+
+def _said(values: object) -> str:
+    return f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__

@@ -12,21 +12,25 @@ from ..config.strict import converter
 from ..config.write import _component, _given
 
 
+def table(component: Any) -> dict[str, Any]:
+    """Its table, as a TOML file gives it."""
+    return tomllib.loads(tomli_w.dumps(_given(_component(component))))
+
+
 def there_and_back(component: Any) -> Any:
     """The component that its own table describes."""
-    return _read(component, tomllib.loads(tomli_w.dumps(_given(_component(component)))))
+    return _read(component, table(component))
 
 
 def message_about(component: Any, key: str) -> str:
     """What a user is told of a key that is no field; "" where it is taken."""
-    table = converter.unstructure(component) | {key: 1}
     try:
-        converter.structure(table, type(component))
+        converter.structure(converter.unstructure(component) | {key: 1}, type(component))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what the user is told
         return "\n".join(explain(error, ""))
     return ""
 
 
-def _read(component: Any, table: dict[str, Any]) -> Any:
-    del table["name"]
-    return converter.structure(table, type(component))
+def _read(component: Any, written: dict[str, Any]) -> Any:
+    del written["name"]
+    return converter.structure(written, type(component))

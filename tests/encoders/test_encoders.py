@@ -172,7 +172,7 @@ def timm():
         ("tf_efficientnet_lite0", 32, [(16, 16), (24, 8), (40, 4), (112, 2), (1280, 1)], 1280, (1280, 1, 1)),
         ("vit_tiny_patch16_224", 48, [(192, 3)], 192, (1 + 9, 192)),
         ("deit_tiny_distilled_patch16_224", 32, [(192, 2)], 192, (2 + 4, 192)),
-        ("swin_tiny_patch4_window7_224", 64, [(96, 16), (192, 8), (384, 4), (768, 2)], 768, (768, 2, 2)),
+        ("swin_tiny_patch4_window7_224", 64, [(96, 16), (192, 8), (384, 4), (768, 2)], 768, (2, 2, 768)),
     ],
 )
 def test_a_timm_net_gives_one_map_a_resolution_and_what_its_classifier_reads(

@@ -1,0 +1,332 @@
+"""The bench of a pretext task: a toy encoder, scenes of drawn pictures made by the real machinery, heads to lend.
+
+Shapes: B rows, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw pictures whose side is a quarter larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attrs import define, evolve, frozen
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from ..augment.recipes import NoAugment, Strong, Validation, Weak
+from ..contracts import (
+    AugmentRecipe,
+    Batch,
+    Encoder,
+    Features,
+    Head,
+    Host,
+    PretextTask,
+    Scene,
+    StepCounts,
+    SupervisedTask,
+    Target,
+    View,
+)
+from ..experiment import Experiment, Input, PretextEntry, TaskEntry, Train
+from ..inference import SharedEncoder
+from ..model import HybridModel
+from ..networks import losses_in_fp32
+from ..rng import Rng, Streams
+from ..views import Inputs, prepare
+from ..weighting import Equal
+from .generators import seeded
+from .kit import require
+from .subject import Drawn, Subject, patterns
+
+LABEL = "asked"  # of the pretext in the bench's experiments
+CLASSES = 4  # of a head that is lent
+SHARPNESS = (
+    20.0  # its weights are so much larger than new ones: of some pictures it is sure, so thresholds let them pass
+)
+
+
+# ---------------------------------------------------------------------------------------------------- toys
+
+
+@frozen
+class BenchEncoder(Encoder):
+    """Three strided convolutions with BatchNorm; a few hundred weights."""
+
+    width: int = 4
+
+    def build(self, image_size: int) -> nn.Module:
+        return _BenchNet(self.width)
+
+
+class _BenchNet(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = pairwise((3, width, 2 * width, 4 * width))
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.LeakyReLU(0.1)) for i, o in sizes
+        )
+
+    def forward(self, x: Tensor) -> Features:
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return Features(tuple(maps), x.mean((2, 3)), x)
+
+
+@frozen
+class BenchTask(SupervisedTask):
+    """Which of four classes? Its head is there to be lent."""
+
+    reads = "category"
+
+    def target(self, annotation: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(annotation), torch.ones(len(annotation), dtype=torch.bool)
+
+    def build(self, host: Host) -> Head:
+        return _BenchHead(host.info.dim)
+
+
+class _BenchHead(Head):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.answer = nn.Linear(dim, CLASSES)
+        with torch.no_grad():
+            self.answer.weight.mul_(SHARPNESS)
+
+    def forward(self, features: Features) -> Tensor:
+        answer: Tensor = self.answer(features.pooled)
+        return answer
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target, reduction="none")
+
+
+class _Lender(Mapping[str, Head]):
+    """Supervised heads: "category" from the start, any other label as soon as it is asked for. asked: which were."""
+
+    def __init__(self, encoder: SharedEncoder) -> None:
+        self.encoder, self.asked = encoder, set[str]()
+        self.heads: dict[str, Head] = {}
+
+    def __getitem__(self, label: str) -> Head:
+        self.asked.add(label)
+        if label not in self.heads:
+            self.heads[label] = BenchTask().build(Host(self.encoder.info, self.encoder, {}))
+        return self.heads[label]
+
+    def __contains__(self, label: object) -> bool:
+        return isinstance(label, str)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({"category": None, **self.heads})
+
+    def __len__(self) -> int:
+        return len(set(self))
+
+
+@frozen
+class ChannelsLast(AugmentRecipe):
+    """The views of another recipe, with their memory in the order that convolutions on a GPU like."""
+
+    inner: AugmentRecipe
+
+    def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
+        view = self.inner.view(images, size, rng)
+        return evolve(view, images=view.images.contiguous(memory_format=torch.channels_last))
+
+
+@frozen(eq=False)
+class _Listening(PretextTask):
+    """Hands its scene to the bench."""
+
+    heard: list[Scene]
+
+    def views(self, scene: Scene, rng: Rng) -> tuple[list[View], Target]:
+        self.heard.append(scene)
+        return [scene.clean], None
+
+    def build(self, host: Host) -> Head:
+        raise NotImplementedError
+
+
+# ---------------------------------------------------------------------------------------------------- the bench
+
+
+@frozen(eq=False)
+class Asked:
+    """One question of the pretext: what it looked at, its views, what must be answered, and whether it drew from its generator."""
+
+    scene: Scene
+    views: tuple[View, ...]
+    target: Target
+    drew: bool
+
+
+@define(eq=False, slots=False)
+class PretextSubject(Subject):
+    """A pretext on the bench. `model`: kept by size, in eval mode, for checks that change nothing. `fresh`: for the others."""
+
+    @cached_property
+    def _models(self) -> dict[int, HybridModel]:
+        return {}
+
+    @cached_property
+    def borrowed(self) -> tuple[str, ...]:
+        """Labels of the supervised heads that it asks its host for."""
+        return borrowed_by(self.component)
+
+    @cached_property
+    def built(self) -> Any:
+        """Its head, on a host of toys."""
+        with seeded(0):
+            return self.component.build(bench_host())
+
+    def experiment(self, size: int, recipe: AugmentRecipe | None = None, **entry: Any) -> Experiment:
+        """A run of this pretext, and of the tasks whose heads it borrows. entry: keys of its table."""
+        tasks = {label: TaskEntry(BenchTask()) for label in self.borrowed}
+        return bench_experiment(size, {LABEL: PretextEntry(self.component, **entry)}, tasks, recipe)
+
+    def fresh(self, size: int = 32, seed: int = 0) -> HybridModel:
+        """A new model, in train mode; its weights are a function of the seed."""
+        with seeded(seed):
+            return HybridModel(self.experiment(size))
+
+    def model(self, size: int) -> HybridModel:
+        """The model for this size, in eval mode, not to be changed."""
+        if size not in self._models:
+            self._models[size] = self.fresh(size).eval()
+        return self._models[size]
+
+    def head(self, size: int = 32) -> Any:
+        """The pretext's head in that model."""
+        return self.model(size).heads[LABEL]
+
+    def scene(self, images: Tensor, size: int, streams: Streams, recipe: AugmentRecipe | None = None) -> Scene:
+        """What a run would show to a pretext. images: uint8 (B, 3, H0, W0). recipe: in the place of all that are known by name."""
+        heard: list[Scene] = []
+        prepare(
+            bench_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, recipe), rows(images), streams
+        )
+        return heard[0]
+
+    def ask(
+        self,
+        drawn: Drawn,
+        *,
+        images: Tensor | None = None,
+        recipe: AugmentRecipe | None = None,
+        seed: int | None = None,
+    ) -> Asked:
+        """The views and the answers about these pictures (default: drawn ones). seed: of the pretext's own draws alone."""
+        images = raw(drawn) if images is None else images
+        scene = self.scene(images, drawn.size, drawn.streams(), recipe)
+        rng = Streams((drawn.seed if seed is None else seed,), images.device)(LABEL)
+        before = rng.generator.get_state()
+        views, target = self.component.views(scene, rng)
+        return Asked(scene, tuple(views), target, not torch.equal(before, rng.generator.get_state()))
+
+    def answer(self, model: HybridModel, asked: Asked) -> Any:
+        """The head's output, in the mode that the model is in."""
+        return model.heads[LABEL](*(model.encoder(v.images) for v in asked.views))
+
+    def judge(self, model: HybridModel, output: Any, target: Target) -> Tensor:
+        """The head's loss as a step takes it: in fp32, autocast off."""
+        head: Any = model.heads[LABEL]
+        output = tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+        with losses_in_fp32("cpu"):
+            loss: Tensor = head.loss(output, target)
+        return loss
+
+    def loss(self, model: HybridModel, asked: Asked) -> Tensor:
+        """(B,), or () where the head is coupled."""
+        return self.judge(model, self.answer(model, asked), asked.target)
+
+    def inputs(self, drawn: Drawn, **entry: Any) -> Inputs:
+        """What a step of a run would be given."""
+        experiment = self.experiment(drawn.size, **entry)
+        return prepare(experiment, rows(raw(drawn), self.borrowed), drawn.streams())
+
+
+def bench_host(size: int = 32) -> Host:
+    """A toy encoder, and heads to lend: "category", and any other label that is asked for."""
+    encoder = SharedEncoder(BenchEncoder(), size)
+    return Host(encoder.info, encoder, _Lender(encoder))
+
+
+def borrowed_by(component: PretextTask) -> tuple[str, ...]:
+    """Labels of the supervised heads that a pretext asks its host for."""
+    with seeded(0):
+        host = bench_host()
+        component.build(host)
+    return tuple(sorted(host.heads.asked)) if isinstance(host.heads, _Lender) else ()
+
+
+def bench_experiment(
+    size: int, pretexts: dict[str, PretextEntry], tasks: dict[str, TaskEntry], recipe: AugmentRecipe | None = None
+) -> Experiment:
+    """A run on the toy encoder. recipe: in the place of all named ones (default: those that ship, weak for the clean view)."""
+    shipped = {"none": NoAugment(), "weak": Weak(), "strong": Strong(), "validation": Validation()}
+    return Experiment(
+        encoder=BenchEncoder(),
+        tasks=tasks,
+        pretexts=pretexts,
+        data={},
+        weighting=Equal(),
+        augment=recipe or shipped["weak"],
+        recipes=dict.fromkeys(shipped, recipe) if recipe else shipped,
+        input=Input(size=size),
+        train=Train(steps=2, optimizer="sgd", lr=0.1, warmup=0, schedule="constant"),
+    )
+
+
+def rows(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
+    """A batch of these raw pictures, each labelled for each of the tasks."""
+    n = len(images)
+    targets = {label: torch.arange(n, device=images.device) % CLASSES for label in tasks}
+    present = {label: torch.ones(n, dtype=torch.bool, device=images.device) for label in tasks}
+    labelled = n if tasks else 0
+    return Batch(images, targets, present, StepCounts(dict.fromkeys(tasks, n), n, n - labelled), labelled)
+
+
+def raw(drawn: Drawn) -> Tensor:
+    """(B, 3, R, R) uint8: the drawn example's pictures, a quarter larger than its views."""
+    return patterns(drawn.rows, drawn.size * 5 // 4, drawn.seed)
+
+
+# ---------------------------------------------------------------------------------------------------- pytrees
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit-equal, leaf by leaf?"""
+    (left, form), (right, other) = tree_flatten(a), tree_flatten(b)
+    return form == other and all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(left, right))
+
+
+def pictures(asked: Asked) -> tuple[Tensor, ...]:
+    return tuple(v.images for v in asked.views)
+
+
+def cut(tree: Any, part: slice) -> Any:
+    """These rows of every tensor that has any."""
+    return tree_map(lambda x: x[part] if isinstance(x, Tensor) and x.ndim else x, tree)
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Its tensors; none of a target that is None."""
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def floats(tree: Any) -> list[Tensor]:
+    return [x for x in tensors(tree) if x.is_floating_point()]
+
+
+def require_finite(tree: Any, what: str) -> None:
+    for leaf in floats(tree):
+        bad = int((~leaf.isfinite()).sum())
+        require(not bad, f"{what}: {bad} of {leaf.numel()} numbers are not finite")

@@ -1,0 +1,686 @@
+"""A pretext that is right, and for each check of the kit one that fails it and nothing else.
+
+BROKEN: the check -> the class. A plugin file of its own: `mtl_components` gives those that a catalogue takes.
+"""
+
+from __future__ import annotations
+
+import gc
+from functools import partial
+from itertools import count
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from attrs import field, frozen
+from einops import rearrange
+from torch import nn
+
+from mtlcore import EMA, Frozen, Head, PretextTask, hookimpl
+
+BROKEN: dict[str, type[PretextTask]] = {}
+
+
+def fails(check):
+    """Enter a class as the one that fails this check."""
+
+    def enter(cls):
+        assert check not in BROKEN, check
+        BROKEN[check] = cls
+        return cls
+
+    return enter
+
+
+# ---------------------------------------------------------------------------------------------------- two that are right
+
+
+@frozen
+class Turned(PretextTask):
+    """Name the quarter turn of the whole picture."""
+
+    cites = "Gidaris et al. 2018, arXiv:1803.07728"
+
+    def views(self, scene, rng):
+        turns = rng.randint(4, len(scene.clean.images))
+        return [self.moved(scene.clean, turns)], turns
+
+    def moved(self, view, turns):
+        n = float(view.images.shape[-1])
+        rows = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
+        quarter = torch.tensor([[*row, 0, 0, 1] for row in rows]).view(4, 3, 3)
+        return view.rearrange(partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns])
+
+    def undo(self, view, target):
+        return turn(-target % 4, view)
+
+    def build(self, host):
+        return TurnedHead(host)
+
+    def metrics(self):
+        from torchmetrics.classification import MulticlassAccuracy
+
+        return {"accuracy": MulticlassAccuracy(4, average="micro")}
+
+    def draw(self, images, target, output):
+        return turn(-output.argmax(1) % 4, images)
+
+
+class TurnedHead(Head):
+    choices = 4
+
+    def __init__(self, host):
+        super().__init__()
+        self.answer = nn.Linear(host.info.dim, 4)
+
+    def forward(self, features):
+        return self.answer(features.pooled)
+
+    def loss(self, output, target):
+        return F.cross_entropy(output, target, reduction="none")
+
+    def ideal(self, target):
+        return 20.0 * F.one_hot(target, 4).float()
+
+
+@frozen
+class Hidden(PretextTask):
+    """Restore the tiles that are painted grey; a momentum copy of the encoder judges too."""
+
+    cites = "Pathak et al. 2016, arXiv:1604.07379"
+
+    def views(self, scene, rng):
+        images = scene.clean.images
+        cells = rng.permutations(len(images), 16) < 4
+        mask = F.interpolate(rearrange(cells, "b (i j) -> b 1 i j", i=4).float(), images.shape[-2:]).bool()
+        return [scene.clean.repaint(self.painted(images, mask))], {"image": images, "mask": mask}
+
+    def painted(self, images, mask):
+        return images.masked_fill(mask, 0.5)
+
+    def permute(self, target, order):
+        return target | {"image": target["image"][order]}
+
+    def build(self, host):
+        return HiddenHead(host)
+
+
+class HiddenHead(Head):
+    def __init__(self, host):
+        super().__init__()
+        self.decoder, self.judge = nn.Conv2d(host.info.channels[-1], 3, 1), EMA(host.encoder, 0.9)
+
+    def forward(self, features):
+        return F.interpolate(self.decoder(features.maps[-1]), features.images.shape[-2:], mode="bilinear").sigmoid()
+
+    def loss(self, output, target):
+        restored = torch.where(target["mask"], output, target["image"])
+        return (restored - target["image"]).abs().mean((1, 2, 3)) + self.distance(restored, target["image"])
+
+    def distance(self, restored, clean):
+        with torch.no_grad():
+            wanted = self.judge(clean).pooled
+        return (self.judge(restored).pooled - wanted).square().mean(1)
+
+    def ideal(self, target):
+        return target["image"]
+
+
+def turn(turns, maps):
+    return torch.stack([maps.rot90(k, (-2, -1)) for k in range(4)])[turns, torch.arange(len(maps), device=maps.device)]
+
+
+# ---------------------------------------------------------------------------------------------------- packaging, build
+
+
+@fails("is_a_valid_component")
+class ForgetsFrozen(Turned):
+    """It is no attrs class of its own, so a field would be ignored."""
+
+    tiles: int = 3
+
+
+@fails("is_found_by_its_name")
+@frozen
+class TakesAName(Turned):
+    """It has the name of another pretext."""
+
+    name = "puzzling"
+
+
+@fails("has_a_summary_line")
+@frozen
+class SaysNothing(Turned):
+    pass
+
+
+@fails("says_where_it_comes_from")
+@frozen
+class CitesNobody(Turned):
+    """It cites nobody."""
+
+    cites = ""
+
+
+@fails("builds_from_its_name")
+@frozen
+class NeedsAValue(Turned):
+    """It has a field without a default."""
+
+    tiles: int = field()
+
+
+@fails("configuration_is_frozen")
+@frozen(eq=False)
+class EqualsNothing(Turned):
+    """Two of the same fields are not equal."""
+
+    def __eq__(self, other):
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+@fails("copies_and_pickles")
+@frozen
+class KeepsALambda(Turned):
+    """It keeps a function that has no name."""
+
+    helper: Any = field(init=False, eq=False, factory=lambda: lambda x: x)
+
+
+@fails("survives_its_toml")
+@frozen
+class UntypedTuple(Turned):
+    """TOML gives a list back."""
+
+    sides: Any = (2, 3)
+
+
+@fails("refuses_an_unknown_key")
+@frozen
+class TakesAnyKey(Turned):
+    """It takes what nobody named."""
+
+    _anything: int = field(default=0, alias="no_such_key")
+
+
+@fails("builds_a_head")
+@frozen
+class BuildsALayer(Turned):
+    """Its head is no Head."""
+
+    def build(self, host):
+        return nn.Linear(host.info.dim, 4)
+
+
+class _KeepsTheEncoder(TurnedHead):
+    def __init__(self, host):
+        super().__init__(host)
+        self.encoder = host.encoder
+
+
+@fails("head_keeps_no_shared_network")
+@frozen
+class KeepsTheEncoder(Turned):
+    """Its head has the shared encoder as a part."""
+
+    def build(self, host):
+        return _KeepsTheEncoder(host)
+
+
+# ---------------------------------------------------------------------------------------------------- views
+
+
+@fails("views_are_pictures")
+@frozen
+class ReturnsTensors(Turned):
+    """Its views are bare tensors."""
+
+    def views(self, scene, rng):
+        return [scene.clean.images], rng.randint(4, len(scene.clean.images))
+
+
+@fails("targets_hold_one_entry_a_row")
+@frozen
+class OneTargetForAll(Turned):
+    """Its target holds a number for the whole batch."""
+
+    def views(self, scene, rng):
+        views, turns = super().views(scene, rng)
+        return views, {"answer": turns, "of": torch.tensor(4)}
+
+
+@fails("global_generators_are_left_alone")
+@frozen
+class GlobalDraws(Turned):
+    """It draws from torch's own generator."""
+
+    def views(self, scene, rng):
+        turns = torch.randint(4, (len(scene.clean.images),))
+        return [self.moved(scene.clean, turns)], turns
+
+
+_calls = count()
+
+
+@fails("same_seed_asks_the_same")
+@frozen
+class CountsCalls(Turned):
+    """What it asks depends on how often it was asked."""
+
+    def views(self, scene, rng):
+        turns = (rng.randint(4, len(scene.clean.images)) + next(_calls)) % 4
+        return [self.moved(scene.clean, turns)], turns
+
+
+@fails("the_scene_is_left_alone")
+@frozen
+class WritesIntoTheScene(Turned):
+    """It paints over the clean view in place."""
+
+    def views(self, scene, rng):
+        scene.clean.images[..., :4, :] = 0.5
+        return super().views(scene, rng)
+
+
+@fails("values_stay_in_range")
+@frozen
+class Normalises(Turned):
+    """Its views reach from -1 to 1."""
+
+    undo, draw = None, PretextTask.draw
+
+    def views(self, scene, rng):
+        (view,), turns = super().views(scene, rng)
+        return [view.repaint(view.images * 2 - 1)], turns
+
+
+@fails("reads_channels_last")
+@frozen
+class NeedsContiguous(Turned):
+    """It takes memory to be laid out in one way."""
+
+    def views(self, scene, rng):
+        x = scene.clean.images
+        return super().views(_Seen(scene.clean.repaint(x.view(len(x), -1).view(x.shape))), rng)
+
+
+class _Seen:
+    """A scene of one view."""
+
+    def __init__(self, clean):
+        self.clean = clean
+
+
+@fails("pixels_lie_where_the_geometry_says")
+@frozen
+class MovesUntold(Turned):
+    """It turns pictures by `repaint`."""
+
+    def moved(self, view, turns):
+        return view.repaint(turn(turns, view.images))
+
+
+@fails("rigid_labels_follow_the_picture")
+@frozen
+class ForgetsTheMatrix(Turned):
+    """It turns pictures by `rearrange`, and gives no matrix."""
+
+    def moved(self, view, turns):
+        return view.rearrange(partial(turn, turns))
+
+
+# ---------------------------------------------------------------------------------------------------- draws, truth
+
+
+@fails("another_seed_asks_something_else")
+@frozen
+class SeedsItself(Turned):
+    """It has a generator of its own, seeded anew each time."""
+
+    def views(self, scene, rng):
+        turns = torch.randint(4, (len(scene.clean.images),), generator=torch.Generator().manual_seed(3))
+        return [self.moved(scene.clean, turns)], turns
+
+
+@fails("undo_gives_the_picture_back")
+@frozen
+class UndoesAgain(Turned):
+    """Its way back goes on in the same direction."""
+
+    def undo(self, view, target):
+        return turn(target, view)
+
+
+@fails("pixels_outside_the_mask_are_untouched")
+@frozen
+class PaintsTooMuch(Hidden):
+    """It darkens what it calls whole."""
+
+    def painted(self, images, mask):
+        return 0.9 * super().painted(images, mask)
+
+
+@fails("targets_are_valid")
+@frozen
+class CountsFromOne(Turned):
+    """Its classes are 1 to 4 of 4."""
+
+    def views(self, scene, rng):
+        views, turns = super().views(scene, rng)
+        return views, turns + 1
+
+    def undo(self, view, target):
+        return super().undo(view, target - 1)
+
+
+# ---------------------------------------------------------------------------------------------------- losses, batches
+
+
+def with_head(name, doc, check, *, base=Turned, head=TurnedHead, **methods):
+    """A pretext whose head differs in these methods, entered as the one that fails `check`."""
+    made = type(f"_{name}Head", (head,), methods)
+    task = type(name, (base,), {"__doc__": doc, "__module__": __name__, "build": lambda self, host: made(host)})
+    globals()[name] = fails(check)(frozen(task))
+
+
+def _with_norm(self, host):
+    TurnedHead.__init__(self, host)
+    self.norm = nn.BatchNorm1d(host.info.dim)
+
+
+with_head(
+    "MeanOverRows",
+    "Its loss is the mean over the batch.",
+    "loss_has_one_value_a_row",
+    loss=lambda self, output, target: F.cross_entropy(output, target),
+)
+with_head(
+    "DropsInEval",
+    "It drops features at random in evaluation too.",
+    "loss_is_the_same_twice",
+    forward=lambda self, features: self.answer(F.dropout(features.pooled)),
+)
+with_head(
+    "DividesByNothing",
+    "It divides by the size of its answer.",
+    "loss_is_finite",
+    loss=lambda self, output, target: TurnedHead.loss(self, output, target) + 0.01 / output.norm(dim=1),
+)
+with_head(
+    "IdealOfAnother",
+    "What it calls ideal is the next class.",
+    "truth_loses_least",
+    ideal=lambda self, target: TurnedHead.ideal(self, (target + 1) % 4),
+)
+with_head(
+    "SumsUp",
+    "Its loss is a sum over the picture's tiles.",
+    "equal_logits_lose_log_choices",
+    loss=lambda self, output, target: 9 * TurnedHead.loss(self, output, target),
+)
+with_head(
+    "JudgesTogether",
+    "Each answer is mixed with the batch's mean.",
+    "a_row_is_judged_by_itself",
+    forward=lambda self, features: self.answer(features.pooled + 0.3 * features.pooled.mean(0)),
+)
+with_head(
+    "ScalesByRows",
+    "Its temperature is the number of rows.",
+    "batch_loss_is_its_rows_own",
+    loss=lambda self, output, target: TurnedHead.loss(self, output * len(output), target),
+)
+with_head(
+    "NormalisesOverRows",
+    "Its BatchNorm1d refuses one row in train mode.",
+    "one_row_is_enough",
+    __init__=_with_norm,
+    forward=lambda self, features: self.answer(self.norm(features.pooled)),
+)
+
+
+@fails("a_row_asks_for_itself")
+@frozen
+class MixesRows(Turned):
+    """A breath of the whole batch is in every view."""
+
+    undo = None
+
+    def views(self, scene, rng):
+        (view,), turns = super().views(scene, rng)
+        return [view.repaint(view.images * 0.999 + 0.001 * view.images.mean(0))], turns
+
+
+# ---------------------------------------------------------------------------------------------------- gradients, state
+
+
+def _with_fixed_norm(self, host):
+    TurnedHead.__init__(self, host)
+    self.fixed = Frozen(nn.BatchNorm2d(3))
+
+
+def _with_saved_norm(self, host):
+    TurnedHead.__init__(self, host)
+    self.fixed = nn.BatchNorm2d(3).requires_grad_(False)
+
+
+def _fixed_in_train_mode(self, mode=True):
+    nn.Module.train(self, mode)
+    self.fixed.net.train(mode)
+    return self
+
+
+def _fixed_in_eval_mode(self, mode=True):
+    nn.Module.train(self, mode)
+    self.fixed.eval()
+    return self
+
+
+def _with_fixed(self, features):
+    return self.answer(features.pooled) + F.pad(self.fixed(features.images).mean((2, 3)), (0, 1))
+
+
+def _with_unused(self, host):
+    TurnedHead.__init__(self, host)
+    self.unused = nn.Linear(host.info.dim, 4)
+
+
+def _with_learning_teacher(self, host):
+    TurnedHead.__init__(self, host)
+    self.teacher = EMA(host.encoder)
+    self.teacher.requires_grad_(True)
+
+
+def _with_bare_tensor(self, host):
+    TurnedHead.__init__(self, host)
+    self.code = torch.rand(host.info.dim)
+
+
+def _with_counter(self, host):
+    TurnedHead.__init__(self, host)
+    self.register_buffer("steps", torch.zeros(()))
+
+
+def _dying(self, features):
+    self.steps += float(self.training)
+    return self.answer(features.pooled) / (self.steps < 2)
+
+
+with_head(
+    "Detaches",
+    "It reads features without their gradient.",
+    "gradient_reaches_the_encoder",
+    forward=lambda self, features: self.answer(features.pooled.detach()),
+)
+with_head(
+    "HasAnIdleLayer",
+    "It builds a layer that nothing uses.",
+    "gradient_reaches_the_whole_head",
+    __init__=_with_unused,
+)
+with_head(
+    "TeachesItsTeacher",
+    "Its momentum copy learns from the loss.",
+    "frozen_networks_get_no_gradient",
+    __init__=_with_learning_teacher,
+    forward=lambda self, f: self.answer(f.pooled) + 0.1 * self.teacher(f.images).pooled[:, :4],
+)
+with_head(
+    "FrozenInTrainMode",
+    "Its fixed network follows the model into train mode.",
+    "frozen_networks_stay_in_eval",
+    __init__=_with_fixed_norm,
+    train=_fixed_in_train_mode,
+    forward=_with_fixed,
+)
+with_head(
+    "SavesTheFixed",
+    "Its fixed network is saved with every checkpoint.",
+    "frozen_networks_are_not_saved",
+    __init__=_with_saved_norm,
+    train=_fixed_in_eval_mode,
+    forward=_with_fixed,
+)
+with_head(
+    "BareTensor",
+    "It draws a code that is in no state.",
+    "state_round_trip_keeps_the_loss",
+    __init__=_with_bare_tensor,
+    forward=lambda self, features: self.answer(features.pooled * (1 + self.code.to(features.pooled.device))),
+)
+with_head(
+    "DiesAtTheSecondStep",
+    "It counts its steps, and divides by nothing at the second.",
+    "real_steps_train",
+    __init__=_with_counter,
+    forward=_dying,
+)
+
+
+@fails("weight_zero_leaves_no_trace")
+@frozen
+class SeedsTheWorld(Turned):
+    """Made from its table, it seeds the global generator."""
+
+    def __attrs_post_init__(self):
+        torch.manual_seed(0)
+
+
+# ---------------------------------------------------------------------------------------------------- metrics, numerics
+
+
+@fails("perfect_answers_reach_the_best")
+@frozen
+class CountsTheWorst(Turned):
+    """Its accuracy looks at the least likely class."""
+
+    def metrics(self):
+        from torchmetrics.classification import MulticlassAccuracy
+
+        class Worst(MulticlassAccuracy):
+            def update(self, output, target):
+                super().update(-output, target)
+
+        return {"accuracy": Worst(4, average="micro")}
+
+
+@fails("metrics_do_not_depend_on_batches")
+@frozen
+class MeanOfMeans(Turned):
+    """Its metric is a mean of the batches' means."""
+
+    def metrics(self):
+        from torchmetrics import MeanMetric
+
+        class Loss(MeanMetric):
+            higher_is_better = False
+
+            def update(self, output, target):
+                super().update(F.cross_entropy(output, target))
+
+        return {"loss": Loss()}
+
+
+with_head(
+    "FarFromZero",
+    "It goes through large numbers, which bf16 can't tell apart.",
+    "bf16_is_close_to_fp32",
+    forward=lambda self, features: (100 * self.answer(features.pooled) + 10_000) - 10_000,
+)
+with_head(
+    "LogOfSoftmax",
+    "It takes the log of a probability that may be 0.",
+    "extreme_answers_stay_finite",
+    loss=lambda self, output, target: -output.softmax(1).gather(1, target[:, None])[:, 0].log(),
+)
+
+
+# ---------------------------------------------------------------------------------------------------- speed, control, draw
+
+
+def _looks(self, output, target):
+    loss = TurnedHead.loss(self, output, target)
+    return loss * 1.0 if loss.max() > 100 else loss
+
+
+def _collects(self, output, target):
+    gc.isenabled()
+    return TurnedHead.loss(self, output, target)
+
+
+with_head("Looks", "It looks at its loss.", "reads_nothing_back", loss=_looks)
+with_head("CollectsGarbage", "It calls what can't be traced.", "traces_in_one_graph", loss=_collects)
+
+
+@fails("never_waits_for_the_gpu")
+@frozen
+class CopiesAndWaits(Turned):
+    """It copies a table to the device and waits for it."""
+
+    def views(self, scene, rng):
+        (view,), turns = super().views(scene, rng)
+        return [view.repaint(view.images * torch.tensor([1.0]).to(view.images.device))], turns
+
+
+@fails("answers_can_be_permuted")
+@frozen
+class PermutesNothing(Turned):
+    """Its control arm learns the truth."""
+
+    def permute(self, target, order):
+        return target
+
+
+@fails("draws_pictures")
+@frozen
+class DrawsBytes(Turned):
+    """It draws in the range of bytes."""
+
+    def draw(self, images, target, output):
+        return 255 * images
+
+
+# ---------------------------------------------------------------------------------------------------- for the engine's tests
+
+
+@frozen
+class BreaksFromThreeRows(Turned):
+    """Its views leave the range where there are three rows or more."""
+
+    def views(self, scene, rng):
+        (view,), turns = super().views(scene, rng)
+        return [view.repaint(view.images + 2 * (len(turns) >= 3))], turns
+
+
+REGISTERED = [
+    Turned,
+    Hidden,
+    *(cls for check, cls in BROKEN.items() if check not in ("is_a_valid_component", "is_found_by_its_name")),
+]
+
+
+@hookimpl
+def mtl_components():
+    return REGISTERED

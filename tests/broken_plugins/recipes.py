@@ -1,0 +1,197 @@
+"""A recipe that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+
+from mtlcore import AugmentRecipe, Geometry, View
+from mtlcore.geometry import similarity, warp
+
+BROKEN: dict[str, type[AugmentRecipe]] = {}
+
+
+def fails(check):
+    """Enter a class as the one that fails this check."""
+
+    def enter(cls):
+        assert check not in BROKEN, check
+        BROKEN[check] = cls
+        return cls
+
+    return enter
+
+
+@frozen
+class Right(AugmentRecipe):
+    """Mirror, turn, crop and contrast; darkened at the end."""
+
+    def view(self, images, size, rng):
+        u = rng.rand(4, len(images))
+        geometry = self.geometry(images, size, u)
+        moved = geometry.warp(images.float() / 255, "bilinear")
+        return View(self.paint(moved, 0.6 + 0.4 * u[3][:, None, None, None]), geometry)
+
+    def geometry(self, images, size, u):
+        return Geometry.affine(self.matrix(images, size, u), size)
+
+    def matrix(self, images, size, u):
+        old = tuple(images.shape[-2:])
+        return similarity((2 * u[0] - 1) * 0.3, 0.7 + 0.3 * u[1], u[2] < 0.5, old, size)
+
+    def paint(self, images, contrast):
+        return images * contrast
+
+    def finish(self, images, rng):
+        return images * (0.8 + 0.2 * rng.rand(len(images), 1, 1, 1))
+
+
+@fails("view_has_its_shape")
+@frozen
+class IgnoresSize(Right):
+    """It gives the size of the raw picture."""
+
+    def view(self, images, size, rng):
+        return super().view(images, tuple(images.shape[-2:]), rng)
+
+
+@fails("view_stays_between_0_and_1")
+@frozen
+class LeavesTheRange(Right):
+    """More contrast than there is room for."""
+
+    def paint(self, images, contrast):
+        return 2 * images - 0.5
+
+
+@fails("takes_a_single_row")
+@frozen
+class Squeezes(Right):
+    """A batch of one loses its first dimension."""
+
+    def paint(self, images, contrast):
+        return images.squeeze()
+
+
+@fails("takes_pictures_that_are_not_square")
+@frozen
+class Squares(Right):
+    """It takes the height for the width."""
+
+    def view(self, images, size, rng):
+        return super().view(images, (size[0], size[0]), rng)
+
+
+@fails("leaves_what_it_reads_alone")
+@frozen
+class DarkensInPlace(Right):
+    """It paints on what others read."""
+
+    def finish(self, images, rng):
+        return images.mul_(0.8 + 0.2 * rng.rand(len(images), 1, 1, 1))
+
+
+@fails("leaves_global_generators_alone")
+@frozen
+class DrawsGlobally(Right):
+    """A draw, though of no use, from torch's global generator."""
+
+    def paint(self, images, contrast):
+        torch.rand(1)
+        return images * contrast
+
+
+@fails("same_draws_same_view")
+@frozen
+class SeedsItself(Right):
+    """It has a generator of its own."""
+
+    def paint(self, images, contrast):
+        generator = torch.Generator()
+        generator.seed()
+        return images * (0.9 + 0.1 * torch.rand(1, generator=generator))
+
+
+@fails("reads_channels_last")
+@frozen
+class ViewsItsInput(Right):
+    """It asks for a memory layout that nobody promised."""
+
+    def view(self, images, size, rng):
+        return super().view(images.view(len(images), -1).view(images.shape), size, rng)
+
+
+@fails("other_draws_other_view")
+@frozen
+class DrawsNothing(Right):
+    """The same view each time, and no word of it."""
+
+    def view(self, images, size, rng):
+        geometry = Geometry.resize(tuple(images.shape[-2:]), size, images)
+        return View(geometry.warp(images.float() / 255, "bilinear"), geometry)
+
+
+@fails("a_row_of_the_view_depends_on_itself_alone")
+@frozen
+class BlendsTheBatch(Right):
+    """All pictures are drawn towards the mean of the batch."""
+
+    def paint(self, images, contrast):
+        return 0.6 * images + 0.4 * images.mean()
+
+
+@fails("class_maps_keep_their_classes")
+@frozen
+class InterpolatesClasses(Right):
+    """Its geometry does not listen to the mode."""
+
+    def geometry(self, images, size, u):
+        matrix = self.matrix(images, size, u)
+        return Geometry(matrix, (lambda maps, mode: warp(matrix, size, maps, "bilinear"),))
+
+
+@fails("matrix_and_warp_agree")
+@frozen
+class OtherMatrix(Right):
+    """The matrix is three pixels from where the pixels went."""
+
+    def geometry(self, images, size, u):
+        found = super().geometry(images, size, u)
+        shift = torch.tensor([[1.0, 0.0, 3.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        return Geometry(shift @ found.matrix, found.steps)
+
+
+@fails("pixels_lie_where_the_geometry_says")
+@frozen
+class MirrorsUntold(Right):
+    """A mirror that the geometry knows nothing of."""
+
+    def paint(self, images, contrast):
+        return images.flip(-1) * contrast
+
+
+@fails("finish_keeps_shape_and_range")
+@frozen
+class FinishesTooBright(Right):
+    """The last touch leaves the range."""
+
+    def finish(self, images, rng):
+        return images * 1.5
+
+
+@fails("finish_keeps_pixels_in_place")
+@frozen
+class FinishesWithAMirror(Right):
+    """Pixels move after the labels did."""
+
+    def finish(self, images, rng):
+        return images.flip(-1)
+
+
+@fails("a_finished_row_depends_on_itself_alone")
+@frozen
+class FinishesTowardsTheMean(Right):
+    """All pictures are drawn towards the mean of the batch."""
+
+    def finish(self, images, rng):
+        return 0.6 * images + 0.4 * images.mean()

@@ -1,0 +1,213 @@
+"""A source that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class.
+
+All read a folder of pictures named <kind>_<number>.png, which `written` makes.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from attrs import frozen
+from PIL import Image
+
+from mtlcore import DataSource, Index, MtlError, read_image
+
+BROKEN: dict[str, type[DataSource]] = {}
+CALLS, KEPT = count(), {}
+
+
+def fails(check):
+    """Enter a class as the one that fails this check."""
+
+    def enter(cls):
+        assert check not in BROKEN, check
+        BROKEN[check] = cls
+        return cls
+
+    return enter
+
+
+def written(root: Path) -> Path:
+    """Eight small pictures, none like another."""
+    root.mkdir(parents=True, exist_ok=True)
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 250, (10 + i, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{'ab'[i % 2]}_{i}.png")
+    return root
+
+
+@frozen
+class Right(DataSource):
+    """A folder of pictures whose names tell their kind."""
+
+    root: Path
+
+    def index(self):
+        self.check()
+        keys = np.array(self.names(), dtype=str)
+        kinds = np.array([key[:1] for key in keys])
+        return self.told(keys, kinds)
+
+    def check(self):
+        if not self.root.is_dir():
+            raise MtlError(f"{self.root} is no folder")
+
+    def names(self):
+        return sorted(file.name for file in self.root.glob("*.png"))
+
+    def told(self, keys, kinds):
+        size = np.array([float(len(k)) for k in keys])
+        return Index(keys, {"kind": kinds, "size": size}, group=kinds, attributes={"letter": kinds})
+
+    def decode(self, index, row):
+        return self.picture(str(index.keys[row]))
+
+    def picture(self, key):
+        return read_image(key, self.root)
+
+
+@fails("index_holds_rows")
+@frozen
+class FindsNothing(Right):
+    """It looks for other files."""
+
+    def names(self):
+        return []
+
+
+@fails("keys_are_unique_names")
+@frozen
+class NamesTwice(Right):
+    """Two rows of one key."""
+
+    def names(self):
+        return [super().names()[0], *super().names()]
+
+
+@fails("columns_are_of_one_length")
+@frozen
+class LosesOne(Right):
+    """An annotation that is too short."""
+
+    def told(self, keys, kinds):
+        return Index(keys, {"kind": kinds[1:]})
+
+
+@fails("annotations_are_names_or_numbers")
+@frozen
+class CountsClasses(Right):
+    """Categories as whole numbers."""
+
+    def told(self, keys, kinds):
+        return Index(keys, {"kind": (kinds == "a").astype(int)})
+
+
+@fails("split_group_and_attributes_are_names")
+@frozen
+class NumbersGroups(Right):
+    """Groups as whole numbers."""
+
+    def told(self, keys, kinds):
+        return Index(keys, {"kind": kinds}, group=(kinds == "a").astype(int))
+
+
+@fails("index_repeats_itself")
+@frozen
+class TurnsAround(Right):
+    """Another order each time."""
+
+    def names(self):
+        return list(np.roll(super().names(), next(CALLS)))
+
+
+@fails("a_missing_root_is_named")
+@frozen
+class TakesAnyRoot(Right):
+    """A folder that is not there holds no files."""
+
+    def check(self):
+        pass
+
+
+@fails("decodes_pictures")
+@frozen
+class DecodesGrey(Right):
+    """It decodes one channel alone."""
+
+    def picture(self, key):
+        return read_image(key, self.root)[:, :, 0]
+
+
+@fails("rows_decode_in_any_order")
+@frozen
+class ReadsOn(Right):
+    """What it gives hangs on how often it was asked."""
+
+    def picture(self, key):
+        return read_image(key, self.root) + np.uint8(next(CALLS) % 3)
+
+
+@fails("pictures_are_the_callers_own")
+@frozen
+class KeepsPictures(Right):
+    """It hands out its own copy."""
+
+    def picture(self, key):
+        if (self.root, key) not in KEPT:
+            KEPT[self.root, key] = read_image(key, self.root)
+        return KEPT[self.root, key]
+
+
+@fails("threads_decode_the_same")
+@frozen
+class ForOneThread(Right):
+    """In another thread it gives black pictures."""
+
+    def picture(self, key):
+        alone = threading.current_thread() is threading.main_thread()
+        return read_image(key, self.root) * np.uint8(alone)
+
+
+@fails("a_copy_decodes_the_same")
+@frozen
+class OpensInIndex(Right):
+    """What `decode` needs is known to the component that was indexed alone."""
+
+    def index(self):
+        KEPT[id(self)] = self
+        return super().index()
+
+    def picture(self, key):
+        return read_image(key, KEPT[id(self)].root)
+
+
+@fails("unreadable_pictures_are_told")
+@frozen
+class OpensByItself(Right):
+    """Whatever goes wrong is a traceback."""
+
+    def picture(self, key):
+        return np.array(Image.open(self.root / key).convert("RGB"))
+
+
+@fails("writes_nothing_beside_the_data")
+@frozen
+class WritesACache(Right):
+    """A file more, beside the pictures."""
+
+    def picture(self, key):
+        (self.root / f"cache_{next(CALLS)}.txt").write_text(key)
+        return read_image(key, self.root)
+
+
+@fails("leaves_global_generators_alone")
+@frozen
+class SeedsNumpy(Right):
+    """It seeds numpy's global generator."""
+
+    def check(self):
+        super().check()
+        np.random.seed(0)

@@ -1,0 +1,327 @@
+"""A weighting that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from mtlcore import LossWeighting
+
+BROKEN: dict[str, type[LossWeighting]] = {}
+
+
+def fails(check):
+    """Enter a class as the one that fails this check."""
+
+    def enter(cls):
+        assert check not in BROKEN, check
+        BROKEN[check] = cls
+        return cls
+
+    return enter
+
+
+class Weigher(nn.Module):
+    """Factors that are constants."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.names = tuple(names)
+
+    def factors(self, losses):
+        return torch.ones(len(losses.names))
+
+    def forward(self, losses):
+        return (self.factors(losses).detach() * losses.values).sum()
+
+
+@frozen
+class Right(LossWeighting):
+    """The plain sum."""
+
+    cites = "original"
+
+    def build(self, names):
+        return self.weigher(names)
+
+    def weigher(self, names):
+        return Weigher(names)
+
+
+def share(losses):
+    """(K,) of all losses, 1 where they are equal."""
+    return losses.values.detach() / losses.values.detach().mean().clamp_min(1e-30)
+
+
+@fails("says_what_it_looks_at")
+@frozen
+class LooksElsewhere(Right):
+    """A level that there is not."""
+
+    at = "gradients"
+
+
+@fails("objective_is_one_number")
+@frozen
+class GivesAVector(Right):
+    """It forgets to add up."""
+
+    def weigher(self, names):
+        return GivesAVectorWeigher(names)
+
+
+class GivesAVectorWeigher(Weigher):
+    def forward(self, losses):
+        return losses.values * 1
+
+
+@fails("factors_are_finite")
+@frozen
+class DividesByLosses(Right):
+    """A loss of 0 gets an infinite factor."""
+
+    def weigher(self, names):
+        return DividesByLossesWeigher(names)
+
+
+class DividesByLossesWeigher(Weigher):
+    def factors(self, losses):
+        return losses.values.mean() / losses.values
+
+
+@fails("leaves_global_generators_alone")
+@frozen
+class DrawsGlobally(Right):
+    """A draw, though of no use, from torch's global generator."""
+
+    def weigher(self, names):
+        return DrawsGloballyWeigher(names)
+
+
+class DrawsGloballyWeigher(Weigher):
+    def factors(self, losses):
+        torch.rand(1)
+        return torch.ones(len(losses.names))
+
+
+@fails("same_draws_same_factors")
+@frozen
+class SeedsItself(Right):
+    """It has a generator of its own."""
+
+    def weigher(self, names):
+        return SeedsItselfWeigher(names)
+
+
+class SeedsItselfWeigher(Weigher):
+    def factors(self, losses):
+        generator = torch.Generator()
+        generator.seed()
+        return 1 + 0.5 * torch.rand(len(losses.names), generator=generator)
+
+
+@fails("starts_as_the_plain_sum")
+@frozen
+class Doubles(Right):
+    """Every factor is 2."""
+
+    def weigher(self, names):
+        return DoublesWeigher(names)
+
+
+class DoublesWeigher(Weigher):
+    def factors(self, losses):
+        return torch.full((len(losses.names),), 2.0)
+
+
+@fails("one_task_goes_its_own_way")
+@frozen
+class ForSeveralAlone(Right):
+    """A single task gets the factor 0."""
+
+    def weigher(self, names):
+        return ForSeveralAloneWeigher(names)
+
+
+class ForSeveralAloneWeigher(Weigher):
+    def factors(self, losses):
+        return torch.full((len(losses.names),), float(len(losses.names) > 1))
+
+
+@fails("units_do_not_matter")
+@frozen
+class LikesSmallLosses(Right):
+    """Factors hang on the size of the losses."""
+
+    def weigher(self, names):
+        return LikesSmallLossesWeigher(names)
+
+
+class LikesSmallLossesWeigher(Weigher):
+    def factors(self, losses):
+        return 2 / (1 + losses.values)
+
+
+@fails("order_of_tasks_does_not_matter")
+@frozen
+class LikesTheFirst(Right):
+    """The first task in the order is treated in its own way."""
+
+    def weigher(self, names):
+        return LikesTheFirstWeigher(names)
+
+
+class LikesTheFirstWeigher(Weigher):
+    def factors(self, losses):
+        factors = torch.ones(len(losses.names))
+        factors[0] = share(losses)[0]
+        return factors
+
+
+@fails("primary_gradient_is_never_opposed")
+@frozen
+class OnlyClaims(Right):
+    """It says that it protects, and is the plain sum."""
+
+    at = "parameters"
+    protects = True
+
+
+@fails("micro_batches_add_up")
+@frozen
+class OnlyClaimsToAddUp(Right):
+    """It says that it is additive, and looks at the losses."""
+
+    additive = True
+
+    def weigher(self, names):
+        return OnlyClaimsToAddUpWeigher(names)
+
+
+class OnlyClaimsToAddUpWeigher(Weigher):
+    def factors(self, losses):
+        return share(losses)
+
+
+@fails("leaves_what_it_sees_alone")
+@frozen
+class EditsTheGramian(Right):
+    """It normalises what others read."""
+
+    def weigher(self, names):
+        return EditsTheGramianWeigher(names)
+
+
+class EditsTheGramianWeigher(Weigher):
+    def factors(self, losses):
+        losses.gram.add_(1)
+        return torch.ones(len(losses.names))
+
+
+@fails("a_task_may_be_missing")
+@frozen
+class WantsThemAll(Right):
+    """One factor a task, present or not."""
+
+    def weigher(self, names):
+        return WantsThemAllWeigher(names)
+
+
+class WantsThemAllWeigher(Weigher):
+    def factors(self, losses):
+        if len(losses.names) < len(self.names):
+            raise RuntimeError("a task is missing")
+        return torch.ones(len(losses.names))
+
+
+@fails("a_task_that_never_comes_changes_nothing")
+@frozen
+class CountsTheConfigured(Right):
+    """A mean over the tasks of the configuration."""
+
+    def weigher(self, names):
+        return CountsTheConfiguredWeigher(names)
+
+
+class CountsTheConfiguredWeigher(Weigher):
+    def factors(self, losses):
+        return torch.full((len(losses.names),), len(self.names) / len(losses.names))
+
+
+@fails("resumed_is_uninterrupted")
+@frozen
+class CountsInPython(Right):
+    """Its memory is a plain attribute."""
+
+    def weigher(self, names):
+        return CountsInPythonWeigher(names)
+
+
+class CountsInPythonWeigher(Weigher):
+    steps = 0
+
+    def factors(self, losses):
+        self.steps += 1
+        return torch.full((len(losses.names),), 0.9 + 0.1 * self.steps)
+
+
+@fails("state_is_kept_by_name")
+@frozen
+class KeepsByPlace(Right):
+    """Uncertainty weighting whose parameters have no names."""
+
+    lacks: ClassVar[Mapping[str, str]] = {"units": "its scales are learned"}
+
+    def weigher(self, names):
+        return KeepsByPlaceWeigher(names)
+
+
+class KeepsByPlaceWeigher(Weigher):
+    def __init__(self, names):
+        super().__init__(names)
+        self.log_var = nn.Parameter(torch.zeros(len(self.names)))
+
+    def forward(self, losses):
+        s = torch.stack([self.log_var[self.names.index(name)] for name in losses.names])
+        return (losses.values * torch.exp(-s) + s).sum()
+
+
+@fails("buffers_change_in_place")
+@frozen
+class ReplacesItsBuffer(Right):
+    """A new tensor in each step."""
+
+    def weigher(self, names):
+        return ReplacesItsBufferWeigher(names)
+
+
+class ReplacesItsBufferWeigher(Weigher):
+    def __init__(self, names):
+        super().__init__(names)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def factors(self, losses):
+        self.steps = self.steps + 1
+        return torch.ones(len(losses.names))
+
+
+@fails("what_is_learned_gets_a_gradient")
+@frozen
+class DetachesItsParameters(Right):
+    """Uncertainty weighting whose parameters never move."""
+
+    def weigher(self, names):
+        return DetachesItsParametersWeigher(names)
+
+
+class DetachesItsParametersWeigher(Weigher):
+    def __init__(self, names):
+        super().__init__(names)
+        self.log_var = nn.ParameterDict({name: torch.zeros(()) for name in names})
+
+    def factors(self, losses):
+        return torch.exp(-torch.stack([self.log_var[name] for name in losses.names]))

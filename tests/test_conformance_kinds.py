@@ -1,0 +1,234 @@
+"""Every shipped task, encoder, weighting, source and recipe keeps its contract. Sources read tiny sets in their real layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from face_files import marks, picture, pose_mat, ramp
+
+from mtlcore.registry import catalogue
+from mtlcore.testing import conformance
+
+torch.set_num_threads(1)
+
+TASKS = ["classification", "multilabel", "regression", "fer", "gender", "headpose", "valence_arousal"]
+RECIPES = ["none", "weak", "strong", "validation"]
+WEIGHTINGS = ["equal", "uncertainty", "schedule", "cosine_gate", "primary_projection", "budget"]
+TORCHJD = ["MGDA", "DWA", "UW", "PCGrad"]  # of each sort: a Gramian, a memory, learned scales, draws
+LIGHT = ["resnet_small"]
+HEAVY = [
+    "resnet18",
+    "resnet50",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "efficientnet_b2",
+    "convnext_tiny",
+    "vit_b_16",
+]
+TIMM = ["vit_tiny_patch16_224", "resnet10t", "swin_tiny_patch4_window7_224"]
+
+
+def require_conforming(kind, name, examples=5, **fields):
+    report = conformance(kind, name, examples=examples, **fields).report()
+    assert {o.name: o.reason for o in report.checks if o.status in ("failed", "blocked")} == {}
+    assert report.counts["ran"] > 15
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_conforms(name):
+    require_conforming("task", name)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "huber"])
+def test_regression_of_two_numbers_conforms_with_each_loss(name):
+    require_conforming("task", "regression", loss=name, outputs=("width", "height"))
+
+
+def test_classification_conforms_with_class_weights_smoothing_and_dropout():
+    require_conforming("task", "classification", balance="inverse", label_smoothing=0.1, dropout=0.5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_conforms(name):
+    require_conforming("augment", name)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_weighting_conforms(name):
+    require_conforming("weighting", name)
+
+
+@pytest.mark.parametrize("method", TORCHJD)
+def test_a_method_of_torchjd_conforms(method):
+    pytest.importorskip("torchjd", reason="torchjd is an extra")
+    require_conforming("weighting", "torchjd", method=method)
+
+
+@pytest.mark.parametrize("name", [*LIGHT, *(pytest.param(n, marks=pytest.mark.slow) for n in HEAVY)])
+def test_an_encoder_conforms(name):
+    require_conforming("encoder", name, examples=3)
+
+
+@pytest.mark.parametrize("model", [TIMM[0], *(pytest.param(n, marks=pytest.mark.slow) for n in TIMM[1:])])
+def test_an_encoder_of_timm_conforms(model):
+    pytest.importorskip("timm", reason="timm is an extra")
+    require_conforming("encoder", "timm", examples=3, model=model)
+
+
+# ---------------------------------------------------------------------------------------------------- sources
+
+
+def image_folder(root):
+    for i in range(8):
+        picture(root / "ab"[i % 2] / f"{i}.png", 20 * i)
+    return {"root": root}
+
+
+def csv(root):
+    rows = [f"{i}.png,{'ab'[i % 2]},{i / 8}" for i in range(8)]
+    for i in range(8):
+        picture(root / f"{i}.png", 20 * i)
+    (root / "table.csv").write_text("\n".join(["path,kind,size", *rows]) + "\n")
+    return {"file": root / "table.csv"}
+
+
+def fer2013(root):
+    for number, name in enumerate(("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")):
+        for split in ("train", "test"):
+            picture(root / split / name / f"{number}.jpg", 20 * number, (48, 48))
+    return {"root": root}
+
+
+def ferplus(root):
+    folders = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
+    header = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    lines = [f"{usage},fer{i:07d}.png,8,0,0,1,1,0,0,0,0,0" for i, usage in enumerate(folders)]
+    (root / "fer2013new.csv").write_text("\n".join([header, *lines]) + "\n")
+    for i, folder in enumerate(folders.values()):
+        picture(root / folder / f"fer{i:07d}.png", 20 * i, (48, 48))
+    return {"root": root}
+
+
+def rafdb(root):
+    names = ["train_00001", "train_00002", "test_0001"]
+    (root / "EmoLabel").mkdir()
+    (root / "EmoLabel" / "list_patition_label.txt").write_text(
+        "".join(f"{n}.jpg {i + 1}\n" for i, n in enumerate(names))
+    )
+    (root / "Annotation" / "manual").mkdir(parents=True)
+    for i, name in enumerate(names):
+        picture(root / "Image" / "aligned" / f"{name}_aligned.jpg", 20 * i)
+        points = "".join(f"{10.5 + k}\t{20.25 + k}\n" for k in range(5))
+        (root / "Annotation" / "manual" / f"{name}_manu_attri.txt").write_text(points + "1\n1\n4\n")
+    return {"root": root}
+
+
+def affectnet(root):
+    header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+    rows = [f"1/{i}.jpg,10,20,40,40,12.5;30.1,{i},0.25,-0.5" for i in range(8)]
+    (root / "training.csv").write_text("\n".join([header, *rows]) + "\n")
+    (root / "validation.csv").write_text("3/a.jpg,10,20,40,40,12.5;30.1,6,0.25,-0.5\n")
+    for path in (*(f"1/{i}.jpg" for i in range(8)), "3/a.jpg"):
+        picture(root / "Manually_Annotated_Images" / path, 40, (60, 70))
+    return {"root": root}
+
+
+def celeba(root):
+    from mtl_faces.sources.celeba import ATTRIBUTES
+
+    names = [f"{i + 1:06d}.jpg" for i in range(4)]
+    rows = [
+        f"{n} {' '.join('1' if (k + i) % 3 else '-1' for k in range(len(ATTRIBUTES)))}" for i, n in enumerate(names)
+    ]
+    (root / "list_attr_celeba.txt").write_text("\n".join(["4", " ".join(ATTRIBUTES), *rows]) + "\n")
+    (root / "list_eval_partition.txt").write_text("".join(f"{n} {i % 3}\n" for i, n in enumerate(names)))
+    for i, name in enumerate(names):
+        picture(root / "img_align_celeba" / name, 20 * i)
+    return {"root": root}
+
+
+def utkface(root):
+    for i in range(6):
+        picture(root / f"{20 + i}_{i % 2}_{i % 5}_20170101000000000.jpg.chip.jpg", 20 * i)
+    return {"root": root}
+
+
+def w300_lp(root):
+    for i, name in enumerate(("te_Abdullah_Gul_11", "te_Abdullah_Gul_50", "tr_Al-Hakim_01")):
+        ramp(root / "train" / f"{name}.jpg")
+        pose_mat(root / "train" / f"{name}.mat", 5.0 * i, -20, 30, pt2d=marks(30, 40, 70, 60))
+    return {"root": root}
+
+
+def aflw2000(root):
+    complete = np.concatenate([marks(30, 40, 70, 60), np.zeros((1, 68), dtype=np.float32)])
+    for number, yaw in ((2, 10.0), (4, 50.0)):
+        ramp(root / f"image{number:05d}.jpg")
+        pose_mat(root / f"image{number:05d}.mat", yaw, -5, 3, pt2d=marks(30, 40, 70, 60, n=21), pt3d_68=complete)
+    return {"root": root}
+
+
+def biwi(root):
+    calibration = "517.679 0 320\n0 517.679 240.5\n0 0 1\n\n0 0 0 0\n\n1 0 0\n0 1 0\n0 0 1\n\n0 0 0\n\n640 480\n"
+    for video in ("01", "02"):
+        for number in (3, 4):
+            picture(root / video / f"frame_{number:05d}_rgb.png", 20 * number, (640, 480))
+            (root / video / f"frame_{number:05d}_pose.txt").write_text("1 0 0 \n0 1 0 \n0 0 1 \n\n0 0 1000 \n")
+        (root / video / "rgb.cal").write_text(calibration)
+    return {"root": root}
+
+
+def synthfaces(root):
+    return {"train": 6, "test": 2, "size": 32}
+
+
+SOURCES = {
+    "image_folder": image_folder,
+    "csv": csv,
+    "fer2013": fer2013,
+    "ferplus": ferplus,
+    "rafdb": rafdb,
+    "affectnet": affectnet,
+    "celeba": celeba,
+    "utkface": utkface,
+    "300w_lp": w300_lp,
+    "aflw2000": aflw2000,
+    "biwi": biwi,
+    "synthfaces": synthfaces,
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_conforms(name, tmp_path):
+    require_conforming("source", name, **SOURCES[name](tmp_path))
+
+
+def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):
+    rows = [
+        f"{i},{' '.join([str(20 * i)] * 2304)},{u}" for i, u in enumerate(("Training", "PublicTest", "PrivateTest"))
+    ]
+    (tmp_path / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+    require_conforming("source", "fer2013", root=tmp_path / "fer2013.csv")
+
+
+# ---------------------------------------------------------------------------------------------------- completeness
+
+
+def test_every_shipped_component_of_these_kinds_is_held_against_its_checks():
+    tested = {
+        "task": TASKS,
+        "augment": RECIPES,
+        "weighting": [*WEIGHTINGS, "torchjd"],
+        "encoder": [*LIGHT, *HEAVY, "timm"],
+        "source": list(SOURCES),
+    }
+    for kind, names in tested.items():
+        own = {
+            n
+            for n, cls in catalogue().of_kind(kind).items()
+            if cls.__module__.split(".")[0] in ("mtlcore", "mtl_faces")
+        }
+        assert own == set(names), kind

@@ -97,7 +97,7 @@ class RunFolder:
             for name, file in plugins.items():
                 (path / "plugins").mkdir(exist_ok=True)
                 shutil.copyfile(file, path / "plugins" / name)
-            _write(run.config, config.encode())
+            write_whole(run.config, config.encode())
         return run
 
     @classmethod
@@ -121,7 +121,7 @@ class RunFolder:
         file = self.path / "run.json"
         known = json.loads(file.read_text()) if file.exists() else {}
         with said(self.path):
-            _write(file, json.dumps(known | dict(facts), indent=2).encode())
+            write_whole(file, json.dumps(known | dict(facts), indent=2).encode())
 
     def facts(self) -> dict[str, Any]:
         """What run.json says."""
@@ -139,7 +139,7 @@ class RunFolder:
         if self.metrics.exists():
             rows = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
             with said(self.path):
-                _write(self.metrics, "".join(f"{line}\n" for line in rows).encode())
+                write_whole(self.metrics, "".join(f"{line}\n" for line in rows).encode())
 
     def rows(self) -> list[dict[str, Any]]:
         """All complete lines of metrics.jsonl."""
@@ -176,12 +176,12 @@ class RunFolder:
         with said(self.path, self.checkpoint(which), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            _write(temporary / "model.safetensors", _packed(model))
+            write_whole(temporary / "model.safetensors", _packed(model))
             if averaged is not None:
-                _write(temporary / "averaged.safetensors", _packed(averaged))
+                write_whole(temporary / "averaged.safetensors", _packed(averaged))
             buffer = io.BytesIO()
             torch.save(dict(state), buffer)
-            _write(temporary / "state.pt", buffer.getbuffer())
+            write_whole(temporary / "state.pt", buffer.getbuffer())
             if done.exists():  # the same step again: after a resume, or as the last one
                 shutil.rmtree(done)
             temporary.rename(done)
@@ -210,7 +210,7 @@ class said:  # noqa: N801 - a context manager, used like a function
             raise MtlError(f"can't write {where}: {error.strerror or error}{kept}") from error
 
 
-def _write(file: Path, data: bytes | memoryview) -> None:
+def write_whole(file: Path, data: bytes | memoryview) -> None:
     """To a temporary name, flushed, renamed."""
     temporary = file.with_name(file.name + ".tmp")
     try:

@@ -48,7 +48,8 @@ class Bars:
         self._row(what, done, total, "")
 
     def note(self, text: str) -> None:
-        self.bars.console.print(Text(text))
+        if not self.bars.disable:
+            self.bars.console.print(Text(text))
 
     def step(self, moment: Moment) -> None:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())

@@ -60,7 +60,7 @@ def parse(tables: Mapping[str, Any], catalogue: Catalogue | None = None, base: P
     catalogue: what names are looked up in; default: every installed plugin. base: the folder that `plugins` are
     relative to; default: the current one. Raises MtlError with one line a problem.
     """
-    reader = _Reader((installed() if catalogue is None else catalogue).copy())
+    reader = Reader((installed() if catalogue is None else catalogue).copy())
     plugins = reader.plugins(tables.get("plugins", []), base or Path())
     reader.unknown(tables, SECTIONS, "")
     tables = {key: tables.get(key, {}) for key in SECTIONS} | {"seed": tables.get("seed", 0)}
@@ -84,7 +84,7 @@ def parse(tables: Mapping[str, Any], catalogue: Catalogue | None = None, base: P
     return experiment
 
 
-class _Reader:
+class Reader:
     """Collects problems while it reads; what it gives back means nothing once there is one."""
 
     def __init__(self, catalogue: Catalogue) -> None:

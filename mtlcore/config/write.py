@@ -20,34 +20,34 @@ def dump(experiment: Experiment) -> str:
     tables = {
         "seed": e.seed,
         "plugins": list(e.plugins),
-        "encoder": _component(e.encoder),
+        "encoder": component_table(e.encoder),
         "task": {label: _entry(entry) for label, entry in e.tasks.items()},
         "pretext": {label: _entry(entry) for label, entry in e.pretexts.items()},
-        "weighting": _component(e.weighting),
+        "weighting": component_table(e.weighting),
         "data": {label: _entry(entry) for label, entry in e.data.items()},
         "input": converter.unstructure(e.input),
         "views": converter.unstructure(e.views),
-        "augment": _component(e.augment),
-        "recipes": {label: _component(r) for label, r in e.recipes.items() if not is_default(label, r)},
+        "augment": component_table(e.augment),
+        "recipes": {label: component_table(r) for label, r in e.recipes.items() if not is_default(label, r)},
         "train": converter.unstructure(e.train),
-        "observer": {label: _component(observer) for label, observer in e.observers.items()},
+        "observer": {label: component_table(observer) for label, observer in e.observers.items()},
     }
-    return tomli_w.dumps({key: _given(value) for key, value in tables.items() if value not in ({}, [])})
+    return tomli_w.dumps({key: given(value) for key, value in tables.items() if value not in ({}, [])})
 
 
-def _component(component: Component) -> dict[str, Any]:
+def component_table(component: Component) -> dict[str, Any]:
     return {"name": component_name(type(component)), **converter.unstructure(component)}
 
 
 def _entry(entry: TaskEntry | PretextEntry | DataEntry) -> dict[str, Any]:
     own = {f.name: getattr(entry, f.name) for f in attrs.fields(type(entry)) if f.name != "component"}
-    return {**_component(entry.component), **converter.unstructure(own)}
+    return {**component_table(entry.component), **converter.unstructure(own)}
 
 
-def _given(value: Any) -> Any:
+def given(value: Any) -> Any:
     """Without what is None: TOML has no null."""
     if isinstance(value, dict):
-        return {key: _given(inner) for key, inner in value.items() if inner is not None}
+        return {key: given(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, set | frozenset):
         value = sorted(value)
-    return [_given(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return [given(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -9,12 +9,12 @@ import tomli_w
 
 from ..config.problems import explain
 from ..config.strict import converter
-from ..config.write import _component, _given
+from ..config.write import component_table, given
 
 
 def table(component: Any) -> dict[str, Any]:
     """Its table, as a TOML file gives it."""
-    return tomllib.loads(tomli_w.dumps(_given(_component(component))))
+    return tomllib.loads(tomli_w.dumps(given(component_table(component))))
 
 
 def there_and_back(component: Any) -> Any:

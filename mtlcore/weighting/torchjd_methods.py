@@ -188,7 +188,7 @@ class TorchJD(LossWeighting):
         return self.about.additive
 
     @property
-    def protects(self) -> bool:
+    def protects(self) -> bool:  # type: ignore[override]
         """Is the primary gradient never opposed?"""
         return self.about.protects
 

@@ -26,7 +26,9 @@ def python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["plugins", "--help"], []])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["train", "--help"], ["plugins", "--help"], ["data", "--help"], []]
+)
 def test_help_imports_no_torch(words: list[str], record_property) -> None:
     told = python(f"""
 import resource, sys
@@ -46,7 +48,16 @@ finally:
 
 def test_help_names_every_command() -> None:
     told = mtl("--help")
-    assert [name for name in ("train", "eval", "demo", "plugins") if f" {name} " not in told.stdout] == []
+    assert [
+        name
+        for name in ("train", "eval", "sweep", "demo", "preview", "plugins", "data")
+        if f" {name} " not in told.stdout
+    ] == []
+
+
+def test_help_names_what_there_is_to_do_with_plugins() -> None:
+    told = mtl("plugins", "--help")
+    assert [name for name in ("check", "show", "new", "--plugin", "--json") if f" {name} " not in told.stdout] == []
 
 
 def test_the_version_is_told() -> None:

@@ -1,0 +1,51 @@
+"""What the commands on plugins share: which catalogue, and which kind a name is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import MtlError, nearest
+
+if TYPE_CHECKING:
+    from ..registry import Catalogue
+
+Kind = Literal["pretext", "task", "encoder", "weighting", "source", "recipe", "augment", "observer"]
+"""What a user may write after --kind: a recipe's table is [augment], so both words are known."""
+
+
+def as_kind(said: Kind | None) -> str | None:
+    """The core's own word for it."""
+    return "augment" if said == "recipe" else said
+
+
+def catalogue_with(files: Sequence[Path]) -> Catalogue:
+    """Every installed plugin, and these one-file plugins. Raises MtlError where one of the files can't be loaded."""
+    from ..plugin_file import PluginFile
+    from ..registry import catalogue
+
+    found = catalogue().copy()
+    for file in map(PluginFile.read, files):
+        if not found.holds(file):
+            found.load_file(file)
+    return found
+
+
+def kind_of(name: str, said: Kind | None, known: Catalogue) -> str:
+    """The kind of the component of this name. Raises MtlError: no such name (with the nearest), or one in several kinds."""
+    kind = as_kind(said)
+    if kind is not None:
+        known.find(kind, name)
+        return kind
+    base = name.partition(":")[0]
+    kinds = sorted(k for k, n in known.classes if n == base)
+    if len(kinds) > 1:
+        raise MtlError(f"{name!r} is a {' and a '.join(kinds)}: say which by --kind")
+    if kinds:
+        known.find(kinds[0], name)
+        return kinds[0]
+    for row in known.records():
+        if row["status"] != "ok" and row["name"] == base:
+            known.find(row["kind"] or "plugin", name)  # its own message: why that plugin failed or is blocked
+    raise MtlError(f"there is no plugin {name!r}; {nearest(name, {n for _, n in known.classes})}")

@@ -1,0 +1,39 @@
+"""`mtl plugins new`: begin a plugin with a folder that passes its tests and trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def new(
+    name: str,
+    *,
+    kind: Literal["pretext", "task", "encoder", "weighting", "source", "recipe"],
+    out: Annotated[Path, Parameter(show_default=False)] = Path(),
+) -> int:
+    """Write the folder NAME: a module, its packaging, a conformance test, a README.
+
+    Parameters
+    ----------
+    name
+        What configurations call it: lower-case letters, digits and _.
+    kind
+        What it shall be.
+    out
+        The folder in which the folder NAME is made; default: the current one.
+    """
+    from rich.text import Text
+
+    from ..scaffold import scaffold
+    from ._shared import console
+
+    folder = scaffold(name, "augment" if kind == "recipe" else kind, out)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        console.print(Text(str(file)))
+    module = folder / f"{name}.py"
+    console.print(Text(f"\nedit {module}, and prove it: mtl plugins check {name} --plugin {module}"))
+    console.print(Text(f"install it, with its tests: pip install --editable '{folder}[test]'"))
+    return 0

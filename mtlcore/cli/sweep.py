@@ -1,0 +1,105 @@
+"""`mtl sweep`: one experiment with several values of a key; the best one by validation is written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from ..sweep import Outcome, Planned, Sweep
+
+
+def sweep(
+    config: Path,
+    *,
+    over: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)],
+    out: Path,
+    seeds: Annotated[tuple[int, ...], Parameter(negative="", consume_multiple=True, show_default=False)] = (),
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
+    plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
+    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+) -> int:
+    """Train CONFIG once for each value and seed, and choose the value on the validation split. The test split is not read.
+
+    The same command goes on where it stopped.
+
+    Parameters
+    ----------
+    config
+        The experiment, a TOML file.
+    over
+        A key and its values: `--over pretext.puzzling.weight=0,0.1,0.3`. A list is one value in brackets. May be given often:
+        then every combination is trained.
+    out
+        The folder of the sweep.
+    seeds
+        Train each setting with each of these seeds: `--seeds 0 1 2`; default: that of the configuration.
+    set_
+        Another value for a key, in all runs. May be given often.
+    plugin
+        A one-file plugin to load. May be given often.
+    json
+        Print JSON.
+    """
+    from rich.text import Text
+
+    from ..sweep import Axis, Sweep
+    from ..train.loop import Interrupted
+    from ._shared import console, print_json
+
+    axes = [Axis.parse(text) for text in over]
+    planned = Sweep.plan(config, axes, out, seeds=seeds, overrides=set_, plugin_files=plugin)
+    try:
+        for number, run in enumerate(planned.runs, 1):
+            _train(planned, run, f"{number} of {len(planned.runs)}", json)
+    except (Interrupted, KeyboardInterrupt):
+        if not json:
+            console.print(Text(f"stopped; the same command goes on from here: the runs lie in {out}"))
+        return 130
+    found, file = planned.choose()
+    if json:
+        print_json({**found.as_json(), "toml": str(file)})
+    else:
+        _show(found, file)
+    return 0
+
+
+def _train(planned: Sweep, run: Planned, which: str, quiet: bool) -> None:
+    from rich.text import Text
+
+    from ._progress import Bars
+    from ._shared import console
+
+    if quiet:
+        planned.train(run)
+        return
+    told = {"finished": "finished before", "begun": "goes on", "new": "begins"}[run.state]
+    console.print(Text(f"run {which}: {run.name} {told}"))
+    with Bars(quiet=run.state == "finished", title=run.name) as bars:
+        planned.train(run, bars)
+
+
+def _show(found: Outcome, file: Path) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ._shared import console
+
+    better = "higher" if found.higher_is_better else "lower"
+    table = Table(*found.settings[0].values, "mean", "sd", "n", "", title_justify="left")
+    table.title = Text(f"{found.metric} on validation, last step ({better} is better)")
+    for setting in found.settings:
+        mark = Text("chosen", "green") if setting is found.chosen else ""
+        values = (Text(str(value)) for value in setting.values.values())
+        table.add_row(*values, _number(setting.mean), _number(setting.sd), str(setting.n), mark)
+    console.print(table)
+    if any(setting.n == 1 for setting in found.settings):
+        console.print("One seed proves nothing: a seed is worth about a point. Give several by --seeds.")
+    console.print(Text(f"train what was chosen: mtl train {file} --out RUN"))
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"

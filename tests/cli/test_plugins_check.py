@@ -1,0 +1,211 @@
+"""`mtl plugins check`: a table or JSON, failures in full, exit codes; fields by --set and --config, and the sheet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mtlcore.cli import main
+
+DOTS = Path(__file__).parents[1] / "dots.py"
+GOOD = """
+from attrs import field, frozen
+from pathlib import Path
+from mtlcore import AugmentRecipe, DataSource, LossWeighting, hookimpl
+from torch import nn
+
+class Sum(nn.Module):
+    def forward(self, losses):
+        return losses.values.sum()
+
+@frozen
+class Steady(LossWeighting):
+    '''The plain sum of the losses.'''
+    cites = "original"
+    def build(self, names):
+        return Sum()
+
+@frozen
+class Needy(LossWeighting):
+    '''A sum that needs a folder and a number.'''
+    cites = "original"
+    root: Path
+    level: int = 1
+    def build(self, names):
+        return Sum()
+
+@hookimpl
+def mtl_components():
+    return [Steady, Needy]
+"""
+BAD = GOOD.replace("'''The plain sum of the losses.'''", "").replace("Steady", "Bare")
+CONFIG = """
+[task.kind]
+name = "classification"
+[weighting]
+name = "needy"
+root = "there"
+level = 7
+[data.all]
+name = "image_folder"
+root = "there"
+[train]
+steps = 1
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    (tmp_path / "good.py").write_text(GOOD)
+    (tmp_path / "bad.py").write_text(BAD)
+    (tmp_path / "run.toml").write_text(CONFIG)
+    return tmp_path / "good.py"
+
+
+def check(*words: str | Path) -> int:
+    return main(["plugins", "check", *map(str, words), "--examples", "2"])
+
+
+def test_json_has_one_row_a_check_and_counts_them(plugin, capsys) -> None:
+    assert check("steady", "--plugin", plugin, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["plugin"], found["kind"]) == ("steady", "weighting")
+    assert {tuple(row) for row in found["checks"]} == {("name", "status", "reason", "seconds")}
+    statuses = [row["status"] for row in found["checks"]]
+    assert set(statuses) <= {"passed", "failed", "skipped", "blocked", "xfailed"}
+    assert found["counts"]["passed"] == statuses.count("passed") > 5
+    assert found["counts"]["ran"] == sum(statuses.count(s) for s in ("passed", "failed", "xfailed"))
+    assert all(row["reason"] for row in found["checks"] if row["status"] != "passed")
+
+
+def test_a_failure_is_told_in_full_and_exits_1(plugin, capsys) -> None:
+    assert check("bare", "--plugin", plugin.with_name("bad.py")) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "│ has_a_summary_line │ failed │" in out
+    assert "weighting 'bare' fails has_a_summary_line" in out
+    assert "how to mend it: write a docstring whose first line says what the component does." in out
+    assert " checks ran: " in out
+    assert " 1 failed" in out
+
+
+def test_the_same_failure_in_json_exits_1(plugin, capsys) -> None:
+    assert check("bare", "--plugin", plugin.with_name("bad.py"), "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    [row] = [row for row in found["checks"] if row["status"] == "failed"]
+    assert row["name"] == "has_a_summary_line"
+    assert found["counts"]["failed"] == 1
+
+
+def test_what_a_component_needs_is_set_by_its_key(plugin, capsys) -> None:
+    assert check("needy", "--plugin", plugin) == 2
+    assert "weighting 'needy' needs root: give --set root=VALUE, or --config FILE" in capsys.readouterr().err
+    assert check("needy", "--plugin", plugin, "--set", "root=here", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["passed"] > 5
+    assert check("needy", "--plugin", plugin, "--set", "root=here", "--set", "levle=2") == 2
+    assert "did you mean 'level'?" in capsys.readouterr().err
+    assert check("needy", "--plugin", plugin, "--set", "root=here", "--set", "level=x") == 2
+    assert "weighting needy.level = 'x': expected a whole number" in capsys.readouterr().err
+
+
+def test_the_fields_come_from_the_table_of_an_experiment(plugin, monkeypatch, capsys) -> None:
+    from mtlcore import testing
+
+    given = {}
+    conformance = testing.conformance
+
+    def noted(kind, name, **options):
+        given.update(options)
+        return conformance(kind, name, **options)
+
+    monkeypatch.setattr(testing, "conformance", noted)
+    words = ("needy", "--plugin", plugin, "--config", plugin.with_name("run.toml"), "--json")
+    assert check(*words) == 0
+    assert (given["root"], given["level"]) == (Path("there").absolute(), 7)
+    assert check(*words, "--set", "level=8") == 0
+    assert (given["root"], given["level"]) == (Path("there").absolute(), 8)
+
+
+def test_all_of_a_kind_are_checked_a_line_each_and_those_in_need_are_listed(plugin, capsys) -> None:
+    code = check("--kind", "source", "--json")
+    found = {row["plugin"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["synthfaces"]["counts"]["ran"] > 5
+    assert {row["kind"] for row in found.values()} == {"source"}
+    needy = found["fer2013"]
+    assert (needy["status"], needy["reason"], needy["checks"]) == ("needs values", "needs root", [])
+    assert code == int(any(row["counts"]["failed"] for row in found.values()))
+    assert check("--kind", "source") == code
+    out = " ".join(capsys.readouterr().out.split())
+    assert "│ source │ synthfaces │" in out
+    assert "source fer2013 (needs root)" in out
+
+
+def test_a_plugin_that_failed_to_load_is_a_failure_of_the_whole(plugin, tmp_path) -> None:
+    """As an installed distribution, since a broken --plugin is refused at once."""
+    (tmp_path / "broken_plugin.py").write_text("raise ZeroDivisionError('no luck')")
+    info = tmp_path / "mtl_broken-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mtl-broken\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[mtlcore]\nbroken = broken_plugin\n")
+    code = "import sys; from mtlcore.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["plugins", "check", "--json", "--examples", "1", "--plugin", str(plugin)]
+    switches = {"MTLCORE_PLUGINS_ONLY": "broken", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    told = subprocess.run(
+        [sys.executable, "-c", code, *words], env=os.environ | switches, capture_output=True, text=True
+    )
+    assert told.returncode == 1, told.stderr
+    rows = {row["plugin"]: row for row in json.loads(told.stdout)}
+    assert set(rows) == {"steady", "needy", "broken"}
+    assert rows["broken"]["reason"] == "ZeroDivisionError: no luck"
+    told = subprocess.run(
+        [sys.executable, "-c", code, "plugins", "check", "broken"],
+        env=os.environ | switches,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 2
+    assert "ZeroDivisionError: no luck" in told.stderr.splitlines()[-1]
+    assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["puzling"], "did you mean 'puzzling'?"),
+        (["--set", "grid=2"], "--set is about one component: give its NAME"),
+        (["--sheet", "x.png"], "--sheet is about one component"),
+        (["puzzling", "--sheet", "x.jpg"], "expected a PNG file"),
+        (["puzzling", "--config", "absent.toml"], "absent.toml can't be read"),
+        (["probe", "--kind", "observer"], "no conformance checks for the kind 'observer'"),
+    ],
+)
+def test_what_a_user_got_wrong_is_one_message_and_code_2(words, told, capsys) -> None:
+    assert check(*words) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_examples_must_be_one_at_least(capsys) -> None:
+    assert main(["plugins", "check", "equal", "--examples", "0"]) == 2
+    assert "--examples 0: expected at least 1" in capsys.readouterr().err
+
+
+def test_the_sheet_shows_drawn_patterns_or_the_experiments_own_pictures(tmp_path, capsys) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        '[task.quarter]\nname = "classification"\n[pretext.puzzling]\ngrid = 2\n[data.dots]\n[input]\nsize = 32\n'
+        "[train]\nsteps = 1\n"
+    )
+    drawn, own = tmp_path / "drawn.png", tmp_path / "own.png"
+    check("puzzling", "--sheet", drawn, "--set", "grid=2")
+    assert f"look at it: {drawn}" in " ".join(capsys.readouterr().out.replace("\n", "").split())
+    check("puzzling", "--sheet", own, "--config", config, "--plugin", DOTS)
+    with Image.open(drawn) as a, Image.open(own) as b:
+        assert (a.format, b.format) == ("PNG", "PNG")
+        assert a.tobytes() != b.tobytes()
+    assert check("equal", "--sheet", drawn) == 2
+    assert "a sheet shows pretext tasks" in capsys.readouterr().err

@@ -1,0 +1,173 @@
+"""What is told of components: ranges from their validators, and tables that a configuration takes as they stand."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from attrs import Factory, field, fields, frozen
+from attrs.validators import (
+    and_,
+    deep_iterable,
+    ge,
+    gt,
+    in_,
+    instance_of,
+    le,
+    lt,
+    matches_re,
+    max_len,
+    min_len,
+    optional,
+)
+
+from mtlcore import LossWeighting, MtlError
+from mtlcore.config import parse
+from mtlcore.describe import OWN_RULE, component_of, describe_component, example, keys_of, needed, range_of
+from mtlcore.registry import catalogue
+
+BASE = '[task.any]\nname = "classification"\n[data.all]\nname = "image_folder"\nroot = "there"\n[train]\nsteps = 1\n'
+
+
+def rising(_: Any, __: Any, value: Any) -> None:
+    """Each larger than the one before it."""
+
+
+@pytest.mark.parametrize(
+    ("validator", "said"),
+    [
+        (None, ""),
+        (ge(1), "at least 1"),
+        (gt(0.5), "more than 0.5"),
+        (le(2), "at most 2"),
+        (lt(3), "less than 3"),
+        (and_(ge(0), lt(1)), "at least 0, less than 1"),
+        (optional(gt(0)), "more than 0"),
+        (optional(and_(gt(0), le(9))), "more than 0, at most 9"),
+        (in_((2, 3, "x")), "one of 2, 3, 'x'"),
+        (deep_iterable(ge(1), [min_len(1), max_len(6)]), "each at least 1, at least 1 long, at most 6 long"),
+        (deep_iterable(and_(ge(0), le(1))), "each at least 0, at most 1"),
+        (matches_re("a+"), "matches a+"),
+        (instance_of(int), ""),
+        (and_(instance_of(int), ge(4)), "at least 4"),
+        (rising, "Each larger than the one before it"),
+        (lambda *_: None, OWN_RULE),
+        (and_(ge(1), lambda *_: None), "at least 1"),
+        (and_(lambda *_: None, lambda *_: None), OWN_RULE),
+    ],
+)
+def test_a_validator_is_read_as_a_range(validator, said) -> None:
+    @frozen
+    class Holder:
+        x: Any = field(default=None, validator=validator)
+
+    assert range_of(fields(Holder).x.validator) == said
+
+
+@frozen
+class Every(LossWeighting):
+    """A key of every sort."""
+
+    needed: int = field(validator=ge(3))
+    where: Path = field()
+    mode: Literal["a", "b"] = "a"
+    pair: tuple[float, float] = (0.5, 1.0)
+    off: bool = False
+    none: int | None = None
+    table: dict[str, int] = field(factory=dict)
+    full: dict[str, int] = field(factory=lambda: {"a": 1})
+    other: int = Factory(lambda self: self.needed, takes_self=True)
+    quoted: str = 'say "so"\\'
+    hidden: int = field(init=False, default=3)
+
+    def build(self, names): ...
+
+
+def test_keys_are_told_with_type_default_and_range() -> None:
+    found = {key.name: (key.type, key.default, key.range, key.required) for key in keys_of(Every)}
+    assert found == {
+        "needed": ("a whole number", "", "at least 3", True),
+        "where": ("a path (a string)", "", "", True),
+        "mode": ("one of 'a', 'b'", '"a"', "", False),
+        "pair": ("a list of 2: a number, a number", "[0.5, 1.0]", "", False),
+        "off": ("true or false", "false", "", False),
+        "none": ("a whole number", "", "", False),
+        "table": ("a table", "{}", "", False),
+        "full": ("a table", "{ a = 1 }", "", False),
+        "other": ("a whole number", "", "", False),
+        "quoted": ("a string", '"say \\"so\\"\\\\"', "", False),
+    }
+    assert needed(Every) == ["needed", "where"]
+
+
+def test_an_example_gives_what_is_needed_and_repeats_the_defaults() -> None:
+    table = tomllib.loads(example(Every, "every"))["weighting"]
+    assert table == {
+        "name": "every",
+        "needed": 4,
+        "where": "path/to/every",
+        "mode": "a",
+        "pair": [0.5, 1.0],
+        "off": False,
+        "full": {"a": 1},
+        "quoted": 'say "so"\\',
+    }
+
+
+def _configured(kind: str, text: str) -> Any:
+    """A whole configuration around one table."""
+    tables = tomllib.loads(BASE)
+    for section, value in tomllib.loads(text).items():
+        if kind == "source":
+            tables["data"] = value
+        elif isinstance(tables.get(section), dict):
+            tables[section] |= value
+        else:
+            tables[section] = value
+    return parse(tables)
+
+
+@pytest.mark.parametrize(("kind", "name"), list(catalogue().classes))
+def test_the_example_of_every_component_is_taken_by_a_configuration(kind: str, name: str) -> None:
+    cls = catalogue().find(kind, name)
+    e = _configured(kind, describe_component(kind, name, catalogue()).example)
+    entries = [*e.tasks.values(), *e.pretexts.values(), *e.data.values()]
+    parts = [e.encoder, e.weighting, e.augment, *e.observers.values(), *(entry.component for entry in entries)]
+    component = [part for part in parts if type(part) is cls][-1]  # the table comes after those of the base
+    if not needed(cls) and kind != "task":
+        assert component == cls()
+
+
+@pytest.mark.parametrize(("kind", "name"), list(catalogue().classes))
+def test_every_component_says_who_gives_it_and_every_key_has_a_type(kind: str, name: str) -> None:
+    found = describe_component(kind, name, catalogue())
+    assert (found.kind, found.name, found.distribution) == (kind, name, "mtlcore")
+    assert found.doc
+    assert all(key.type and "<class" not in key.type and "typing." not in key.type for key in found.keys)
+    assert set(found.as_json()) >= {"name", "kind", "doc", "cites", "keys", "core_keys", "capabilities", "example"}
+
+
+def test_the_cores_own_keys_are_those_of_the_kinds_tables() -> None:
+    def names(kind: str, name: str) -> list[str]:
+        return [key.name for key in describe_component(kind, name, catalogue()).core_keys]
+
+    assert names("pretext", "puzzling") == ["weight", "supervised", "rows", "control"]
+    assert names("task", "fer") == ["weight"]
+    assert "labels" in names("source", "fer2013")
+    assert names("encoder", "resnet_small") == []
+
+
+def test_a_member_of_a_family_fills_its_first_key() -> None:
+    found = describe_component("encoder", "timm:vit_tiny_patch16_224", catalogue())
+    assert '[encoder]\nname = "timm:vit_tiny_patch16_224"\n' in found.example
+    assert needed(catalogue().find("encoder", "timm"), "timm:resnet18") == []
+
+
+def test_a_table_becomes_the_component_and_its_faults_are_told_by_their_keys() -> None:
+    made: Any = component_of("pretext", "puzzling", {"grid": 2}, catalogue())
+    assert made.grid == 2
+    assert component_of("encoder", "timm:resnet18", {}, catalogue()).model == "resnet18"
+    with pytest.raises(MtlError, match=r"girid: unknown key; did you mean 'grid'.*\npretext puzzling\.grid"):
+        component_of("pretext", "puzzling", {"grid": 7, "girid": 1}, catalogue())

@@ -1,0 +1,281 @@
+"""A sweep's grammar, its figures against numpy, and what it does with runs that lie there already; on tiny real runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtlcore import MtlError
+from mtlcore.config import load
+from mtlcore.runs import RunFolder
+from mtlcore.sweep import Axis, Sweep
+from mtlcore.train.loop import train
+
+DOTS = Path(__file__).parent / "dots.py"
+CONFIG = """
+[encoder]
+name = "resnet_small"
+width = 2
+depths = [1, 1]
+[task.quarter]
+name = "classification"
+[pretext.puzzling]
+grid = 2
+weight = 0.5
+[data.dots]
+n = 60
+[input]
+size = 16
+batch_size = 8
+validation = 0.25
+[train]
+steps = 3
+warmup = 0
+tensorboard = false
+"""
+OVER = Axis.parse("pretext.puzzling.weight=0,0.3")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def plan(config: Path, *axes: Axis, out: str = "sweep", plugin: Path = DOTS, **options) -> Sweep:
+    return Sweep.plan(config, axes or (OVER,), config.parent / out, plugin_files=[plugin], **options)
+
+
+def run(sweep: Sweep) -> Sweep:
+    for planned in sweep.runs:
+        sweep.train(planned)
+    return sweep
+
+
+# ---------------------------------------------------------------------------------------------------- the grammar
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "values"),
+    [
+        ("pretext.puzzling.weight=0,0.1,1", "pretext.puzzling.weight", ("0", "0.1", "1")),
+        ("augment.crop=[0.5, 0.9],[0.7,1.0]", "augment.crop", ("[0.5, 0.9]", "[0.7,1.0]")),
+        ("a.b=[[1, 2], [3]],[]", "a.b", ("[[1, 2], [3]]", "[]")),
+        ('augment.name="weak",strong', "augment.name", ('"weak"', "strong")),
+        ("""task.x.reads="a,b",'c,\\',d=e""", "task.x.reads", ('"a,b"', "'c,\\'", "d=e")),
+        ("w.of={ a = 1, b = [2,3] },{}", "w.of", ("{ a = 1, b = [2,3] }", "{}")),
+        ("train.lr=1e-3", "train.lr", ("1e-3",)),
+    ],
+)
+def test_values_are_parted_by_the_commas_outside_of_brackets_and_quotes(text, key, values) -> None:
+    axis = Axis.parse(text)
+    assert (axis.key, axis.values) == (key, values)
+
+
+@given(st.lists(st.lists(st.floats(-9, 9), max_size=3), min_size=1, max_size=4, unique_by=repr))
+def test_any_list_of_lists_comes_back_as_it_was_typed(lists) -> None:
+    typed = [repr([abs(x) + 0.0 for x in inner]) for inner in lists]
+    if len(set(typed)) == len(typed):
+        assert Axis.parse("a.b=" + ",".join(typed)).values == tuple(typed)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train.lr", "expected KEY=VALUE,VALUE"),
+        ("train.lr=", "expected KEY=VALUE,VALUE"),
+        ("train.lr=1,,2", "expected KEY=VALUE,VALUE"),
+        ("train.lr=0.1,0.10", "the value 0.1 stands there twice"),
+        ("=1,2", "expected KEY=VALUE"),
+    ],
+)
+def test_what_is_no_list_of_values_is_refused(text, told) -> None:
+    with pytest.raises(MtlError, match=told):
+        Axis.parse(text)
+
+
+def test_several_keys_make_the_product_and_each_run_a_readable_folder(config) -> None:
+    lr, crop = Axis.parse("train.lr=0.01,0.1"), Axis.parse("augment.crop=[0.5,0.9]")
+    sweep = plan(config, OVER, lr, crop, seeds=[3, 1])
+    assert len(sweep.runs) == 2 * 2 * 1 * 2
+    assert len({r.folder for r in sweep.runs}) == 8
+    first = sweep.runs[0]
+    assert first.name.startswith("weight=0_lr=0.01_crop=0.5-0.9-")
+    assert first.name.endswith("_seed=3")
+    assert first.experiment.pretexts == {}
+    assert [r.experiment.train.lr for r in sweep.runs] == [0.01, 0.01, 0.1, 0.1] * 2
+    assert {r.experiment.augment.crop for r in sweep.runs} == {(0.5, 0.9)}
+
+
+def test_keys_of_the_same_last_word_are_named_in_full(config) -> None:
+    sweep = plan(config, OVER, Axis.parse("task.quarter.weight=1,2"))
+    assert sweep.runs[-1].name == "pretext.puzzling.weight=0.3_task.quarter.weight=2_seed=0"
+
+
+def test_without_seeds_the_configurations_own_is_taken(config) -> None:
+    assert {r.seed for r in plan(config, overrides=["seed=7"]).runs} == {7}
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "told"),
+    [
+        (["pretext.puzzling.wieght=0,1"], {}, "did you mean 'weight'"),
+        (["pretext.puzzling.wieght=0,1"], {}, "from --over pretext.puzzling.wieght=0"),
+        (["pretext.puzzling.grid=2,9"], {}, "pretext.puzzling.grid"),
+        (["seed=0,1"], {}, "give them by --seeds"),
+        (["train.lr=1,2", "train.lr=3"], {}, "given twice"),
+        (["train.devices=1,2"], {}, "on one device"),
+        (["train.lr=0.1"], {"overrides": ["train.lrr=1"]}, "from --set train.lrr=1"),
+    ],
+)
+def test_what_cannot_be_run_is_told_before_anything_is_written(config, axes, options, told) -> None:
+    with pytest.raises(MtlError, match=told):
+        plan(config, *map(Axis.parse, axes), **options)
+    assert not (config.parent / "sweep").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- the runs
+
+
+def test_means_and_spreads_are_those_of_the_runs_and_the_best_mean_is_chosen(config) -> None:
+    sweep = run(plan(config, seeds=[0, 1, 2], overrides=["train.best=quarter/macro_f1", "train.lr=0.02"]))
+    found, file = sweep.choose()
+    assert (found.metric, found.higher_is_better) == ("quarter/macro_f1", True)
+    means = []
+    for setting, weight in zip(found.settings, ("0", "0.3")):
+        folders = [config.parent / "sweep" / f"weight={weight}_seed={seed}" for seed in (0, 1, 2)]
+        logged = [RunFolder(folder).rows()[-1]["validation/quarter/macro_f1"] for folder in folders]
+        assert setting.values == {"pretext.puzzling.weight": float(weight)}
+        assert setting.n == 3
+        assert setting.mean == pytest.approx(np.mean(logged), rel=1e-12)
+        assert setting.sd == pytest.approx(np.std(logged, ddof=1), rel=1e-12)
+        means.append(np.mean(logged))
+    assert found.chosen is found.settings[int(np.argmax(means))]
+    assert json.loads((config.parent / "sweep" / "sweep.json").read_text()) == found.as_json()
+    again = load(file)
+    best = config.parent / "sweep" / found.chosen.figures[0].run
+    assert again.tasks == load(best / "config.toml").tasks
+    assert (again.train, again.seed) == (load(best / "config.toml").train, 0)
+
+
+def test_a_swept_run_is_the_run_that_train_makes(config) -> None:
+    sweep = plan(config, Axis.parse("pretext.puzzling.weight=0.3"))
+    run(sweep)
+    alone = load(config, ["pretext.puzzling.weight=0.3"], [DOTS])
+    result = train(alone, config.parent / "alone")
+    assert RunFolder(sweep.runs[0].folder).facts()["validation"] == result.measured.metrics
+
+
+def test_a_finished_run_is_read_and_not_trained_again(config) -> None:
+    run(plan(config))
+    sweep = config.parent / "sweep"
+    stamps = {p: p.stat().st_mtime_ns for p in sweep.glob("weight=*/*")}
+    further = run(plan(config, Axis.parse("pretext.puzzling.weight=0,0.3,1"), seeds=[0]))
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert [setting.n for setting in further.outcome().settings] == [1, 1, 1]
+
+
+def test_a_change_of_the_configuration_under_the_same_folder_is_refused_by_its_key(config) -> None:
+    sweep = plan(config)
+    sweep.train(sweep.runs[0])
+    with pytest.raises(MtlError, match=r"(?s)another configuration.*- lr = 0.001.*\+ lr = 0.5"):
+        plan(config, overrides=["train.lr=0.5"])
+    assert plan(config).runs == sweep.runs
+
+
+def test_a_changed_plugin_file_is_another_configuration(config) -> None:
+    plugin = config.parent / "dots.py"
+    plugin.write_text(DOTS.read_text())
+    sweep = plan(config, plugin=plugin)
+    sweep.train(sweep.runs[0])
+    plugin.write_text(DOTS.read_text() + "\n")
+    with pytest.raises(MtlError, match="begun with another configuration"):
+        plan(config, plugin=plugin)
+
+
+def test_before_anything_is_trained_the_configuration_may_still_change(config) -> None:
+    plan(config)
+    changed = plan(config, overrides=["train.lr=0.5"])
+    assert load(changed.runs[0].config).train.lr == 0.5
+
+
+def test_a_run_that_somebody_else_put_there_is_not_taken_for_the_sweeps_own(config) -> None:
+    train(load(config, ["pretext.puzzling.weight=0"], [DOTS]), config.parent / "sweep" / "weight=0_seed=0")
+    with pytest.raises(MtlError, match="did not begin"):
+        plan(config)
+
+
+def test_without_a_validation_split_there_is_nothing_to_choose_by(config) -> None:
+    sweep = plan(config, overrides=["input.validation=0"])
+    with pytest.raises(MtlError, match=r"no 'quarter/accuracy' on the validation split.*set input.validation"):
+        sweep.train(sweep.runs[0])
+
+
+def test_a_loss_that_the_swept_weight_scales_chooses_nothing(config) -> None:
+    config.write_text(CONFIG.replace('[task.quarter]\nname = "classification"\n', ""))
+    sweep = plan(config, Axis.parse("pretext.puzzling.weight=0.1,1"))
+    with pytest.raises(MtlError, match="is a factor of it"):
+        sweep.train(sweep.runs[0])
+
+
+def test_lower_is_better_where_the_metric_says_so(config) -> None:
+    config.write_text(CONFIG.replace('[task.quarter]\nname = "classification"\n', ""))
+    found, _ = run(plan(config, Axis.parse("train.lr=0.0001,0.01"))).choose()
+    means = [setting.mean for setting in found.settings]
+    assert (found.metric, found.higher_is_better) == ("loss", False)
+    assert found.chosen is found.settings[int(np.argmin(means))]
+
+
+def test_a_run_that_came_to_nothing_is_never_chosen(config) -> None:
+    sweep = run(plan(config, Axis.parse("train.lr=0.01,0.1"), seeds=[0]))
+    for name, value in (("lr=0.01_seed=0", float("nan")), ("lr=0.1_seed=0", 0.01)):
+        facts = RunFolder(config.parent / "sweep" / name)
+        facts.note({"validation": {"quarter/accuracy": value}})
+    found, file = sweep.choose()
+    assert found.chosen.values == {"train.lr": 0.1}
+    assert load(file).train.lr == 0.1
+    assert found.as_json()["settings"][0]["mean"] is None
+    RunFolder(config.parent / "sweep" / "lr=0.1_seed=0").note({"validation": {"quarter/accuracy": float("inf")}})
+    with pytest.raises(MtlError, match="nothing to choose"):
+        sweep.choose()
+
+
+WITNESS = """
+import numpy as np
+from attrs import frozen
+from pathlib import Path
+from mtlcore import DataSource, Index, hookimpl
+
+@frozen
+class Witness(DataSource):
+    log: Path
+    def index(self):
+        rows = np.arange(60)
+        split = np.where(rows < 48, "train", "test")
+        return Index(rows.astype(str), {"quarter": np.array(["a", "b"])[rows % 2]}, split=split)
+    def decode(self, index, row):
+        with self.log.open("a") as file:
+            file.write(f"{index.split[row]}\\n")
+        return np.full((16, 16, 3), 40 * (row % 2), dtype=np.uint8)
+
+@hookimpl
+def mtl_components():
+    return [Witness]
+"""
+
+
+def test_no_picture_of_the_test_split_is_read(config) -> None:
+    """With the side of the store given: to find one, the data layer looks at the size of a few pictures of every split."""
+    plugin, log = config.parent / "witness.py", config.parent / "log"
+    plugin.write_text(WITNESS)
+    config.write_text(CONFIG.replace("[data.dots]\nn = 60", f'[data.witness]\nlog = "{log}"'))
+    run(plan(config, plugin=plugin, overrides=["input.store=16"])).choose()
+    read = log.read_text().split()
+    assert len(read) >= 48
+    assert set(read) == {"train"}

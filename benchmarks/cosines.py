@@ -3,8 +3,8 @@
     python benchmarks/cosines.py --root FER2013 --steps 300 --json benchmarks/results/cosines.json
 
 Emotion recognition with puzzling and in-painting. Exact: between the losses' gradients at ALL parameters of the encoder. Cheaper:
-at the features (what `at = "features"` sees), at the parameters of the last block, and the exact ones of N steps ago (what
-`every = N` keeps). The figure is the correlation (Pearson) over the steps of each pair of losses; "sign" is how often both agree on
+at the features (what `at = "features"` sees), at the parameters of the last block, at those of the stem, and the exact ones of N
+steps ago (what `every = N` keeps). The figure is the correlation (Pearson) over the steps of each pair of losses; "sign" is how often both agree on
 whether two losses pull against each other. `views`: each head reads its own view. `shared`: the emotion head reads the pretexts'
 views, too, so that the gradients at the features have rows in common.
 """
@@ -54,9 +54,10 @@ def measure(engine: Engine, inputs: Inputs) -> dict[str, list[float]]:
         features, points = model.encode(inputs)
         outputs = model.answer(features, inputs)
         losses = [model.judge(label, outputs[label], inputs) for label in LABELS]
-    last = list(model.encoder.net.stages[-1].parameters())  # type: ignore[union-attr, index]
+    net: Any = model.encoder.net
+    last, stem = list(net.stages[-1].parameters()), list(net.stem.parameters())
     everything = [p for p in model.encoder.parameters() if p.requires_grad]
-    places = {"exact": everything, "last block": last, "features": points}
+    places = {"exact": everything, "stem": stem, "last block": last, "features": points}
     grads = {
         place: [list(torch.autograd.grad(x, at, retain_graph=True, materialize_grads=True)) for x in losses]
         for place, at in places.items()

@@ -4,9 +4,9 @@
 
 Emotion recognition with puzzling and in-painting. Exact: between the losses' gradients at ALL parameters of the encoder. Cheaper:
 at the features (what `at = "features"` sees), at the parameters of the last block, at those of the stem, and the exact ones of N
-steps ago (what `every = N` keeps). The figure is the correlation (Pearson) over the steps of each pair of losses; "sign" is how often both agree on
-whether two losses pull against each other. `views`: each head reads its own view. `shared`: the emotion head reads the pretexts'
-views, too, so that the gradients at the features have rows in common.
+steps ago (what `every = N` keeps). The figure is the correlation (Pearson) over the steps of each pair of losses; in brackets how
+often both agree on whether two losses pull against each other. `views`: each head reads its own view. `shared`: the emotion head
+reads the pretexts' views, too, so that the gradients at the features have rows in common.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The one door to every measurement: `python benchmarks/run.py SUITE [--quick] [--json FILE] [--check]`.
 
 ratio = our process-CPU time / the rival's, measured interleaved in one process; lower is better. `--check` exits 1 when a gate is
-missed; gates are judged on the full run, `--quick` (within a minute of CPU) reports.
+missed; gates are judged on the full run, `--quick` (within a minute of CPU) reports. `run.py hmtl` trains the arms of a protocol:
+does hybrid training help?
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ def markdown(suite: str, rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["hmtl"]:  # evidence, not speed: a door of its own
+        from hmtl.door import main as hmtl
+
+        return hmtl(sys.argv[2:])
     from suites import SUITES
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")

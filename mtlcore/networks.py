@@ -38,7 +38,7 @@ def _run(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
 class EMA(nn.Module):
     """A momentum copy of `source`: copy <- momentum * copy + (1 - momentum) * source, once an optimiser step, by the core.
 
-    Saved with the run, never trained. momentum, final: in [0, 1); with `final` the momentum moves there linearly over the run.
+    Saved with the run, never trained. momentum: in [0, 1). final: in [0, 1]; the momentum moves there linearly over the run.
     batch_stats: norm layers use the batch's own statistics (BYOL's teacher) instead of the copied running ones.
     """
 

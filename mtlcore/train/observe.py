@@ -8,7 +8,7 @@ a changed weight.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -270,7 +270,7 @@ def untouched(engine: Engine, label: str) -> Iterator[None]:
     nets = [engine.model, *([engine.averaged] if engine.averaged else [])]
     modes = [(m, m.training) for net in nets for m in net.modules()]
     weights = [t for net in nets for t in (*net.parameters(), *net.buffers())]
-    versions = [t._version for t in weights]
+    versions, sizes = [t._version for t in weights], _sizes(weights)
     devices = [engine.fabric.device] if engine.fabric.device.type == "cuda" else []
     python, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -283,8 +283,14 @@ def untouched(engine: Engine, label: str) -> Iterator[None]:
                 module.training = training
             for parameter in engine.model.parameters():
                 parameter.grad = None  # as the step left it
-    if [t._version for t in weights] != versions:
+    if [t._version for t in weights] != versions or not torch.equal(_sizes(weights), sizes):
         raise MtlError(f"observer.{label} changed the network: an observer may only look at it (in evaluation mode)")
+
+
+@torch.no_grad()
+def _sizes(weights: Sequence[Tensor]) -> Tensor:
+    """The norm of each: what is written through `.data` leaves no trace in a tensor's version."""
+    return torch.stack([n.float() for n in torch._foreach_norm([w for w in weights if w.is_floating_point()])])
 
 
 def _is_plain(value: Any) -> bool:

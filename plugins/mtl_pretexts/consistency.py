@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from attrs import field, frozen
-from attrs.validators import and_, ge, le, lt
+from attrs.validators import and_, ge, in_, le, lt
 from torch import Tensor, nn
 
 from mtlcore import EMA, Borrowed, Features, Head, Host, MtlError, PretextTask, Rng, Scene, View, hookimpl
@@ -45,9 +45,9 @@ class Consistency(PretextTask):
     cites = "Sohn et al. 2020 (FixMatch), arXiv:2001.07685; Tarvainen and Valpola 2017 (Mean Teacher), arXiv:1703.01780"
 
     task: str = ""
-    teacher: Literal["self", "ema"] = "self"
+    teacher: Literal["self", "ema"] = field(default="self", validator=in_(("self", "ema")))
     threshold: float = field(default=0.95, validator=and_(ge(0.0), le(1.0)))
-    label: Literal["hard", "soft"] = "hard"
+    label: Literal["hard", "soft"] = field(default="hard", validator=in_(("hard", "soft")))
     weak: str = "weak"
     strong: str = "strong"
     momentum: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))

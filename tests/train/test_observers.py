@@ -146,7 +146,7 @@ def test_a_run_with_observers_has_the_weights_and_losses_of_one_without_bit_for_
     assert "observer_failures" not in RunFolder(tmp_path / "observed").facts()
 
 
-@pytest.mark.parametrize("how", ["weights", "statistics"])
+@pytest.mark.parametrize("how", ["weights", "data", "statistics"])
 def test_an_observer_that_changes_the_network_is_found_out(tmp_path, how):
     with pytest.raises(MtlError, match=r"observer\.vandal changed the network"):
         train(experiment(tmp_path, f"[observer.vandal]\nhow = '{how}'\n"), tmp_path / "run")

@@ -79,6 +79,8 @@ class Vandal(Observer):
             run.network.train()
         if self.how == "weights":
             next(run.network.parameters()).mul_(1.5)
+        if self.how == "data":  # what no version counter sees
+            next(iter(run.network.parameters())).data.mul_(0.5)
         if self.how == "statistics":
             run.network.train()(torch.rand(4, 3, 16, 16))
         if self.how == "raise":

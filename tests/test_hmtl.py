@@ -1,0 +1,152 @@
+"""The evidence runner: what is planned follows from validation figures alone; intervals agree with scipy; a run leaves one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from hmtl.plan import Plan, Results, Run  # noqa: E402
+from hmtl.protocol import load  # noqa: E402
+from hmtl.report import paired, spread, table  # noqa: E402
+from hmtl.runs import fingerprint  # noqa: E402
+
+from mtlcore import MtlError  # noqa: E402
+from mtlcore.config import load as load_config  # noqa: E402
+
+
+def finished(run: Run, value: float, test: float | None = None) -> dict:
+    row = {"stage": run.stage, "arm": run.arm.name, "trial": run.trial, "seed": run.seed, "steps": run.steps}
+    figures = {"cpu_s": 1.0, "encoded": 1, "validation": {"fer/accuracy": value}}
+    return (
+        row
+        | figures
+        | ({"test": {"fer/accuracy": test}, "test_best": {"fer/accuracy": test}} if test is not None else {})
+    )
+
+
+def played(values: dict[str, float], test: float = 0.5, tuned: dict[str, int] | None = None) -> Plan:
+    """Every run that the protocol asks for, with made-up figures by arm; the tuning prefers the trial that is told."""
+    protocol, rows = load("cpu"), []
+    while True:
+        plan = Plan(protocol, Results(rows, protocol.metric))
+        left = [r for r in {r.key: r for r in plan.runs()}.values() if plan.results.row(r) is None]
+        if not left:
+            return plan
+        for run in left:
+            base = values.get(run.arm.name, 0.4)
+            if run.stage == "tune":
+                rows.append(finished(run, 0.2 + 0.1 * (run.trial == (tuned or {}).get(run.arm.name, 0))))
+            else:
+                rows.append(finished(run, base, test + 0.001 * run.seed))
+
+
+def test_nothing_but_the_tuning_can_be_named_before_there_are_results():
+    protocol = load("cpu")
+    runs = list(Plan(protocol, Results([], protocol.metric)).runs())
+    assert {run.stage for run in runs} == {"tune"}
+    assert all(len(arm.trials) == 2 for arm in protocol.arms.values())
+
+
+def test_every_arm_is_a_configuration_that_loads():
+    protocol = load("cpu")
+    for arm in protocol.arms.values():
+        for trial in range(len(arm.trials)):
+            run = Run("tune", arm, trial, 0, 10)
+            load_config(protocol.base(), [*run.overrides, 'data.fer2013.root="somewhere"', "train.steps=10"])
+
+
+def test_the_better_trial_on_validation_is_used():
+    plan = played({}, tuned={"puzzling": 1})
+    assert plan.trial(plan.arm("puzzling")) == 1
+    assert plan.trial(plan.arm("sl_long")) == plan.trial(plan.arm("sl")) == 0
+
+
+def test_the_headline_arms_are_chosen_on_validation():
+    plan = played({"sl_long": 0.46, "puzzling_mix": 0.47, "inpainting_l1": 0.45, "puzzling_mix+all": 0.52})
+    assert [arm.name for arm in plan.headline()] == ["sl", "sl_long", "puzzling_mix", "puzzling_mix+all"]
+    seeds = {r.seed for r in plan.runs(["headline"]) if r.arm.name == "puzzling_mix+all"}
+    assert seeds == set(range(8))
+
+
+def test_test_figures_choose_nothing():
+    worse, better = played({"puzzling": 0.5}, test=0.1), played({"puzzling": 0.5}, test=0.9)
+    assert [r.key for r in worse.runs()] == [r.key for r in better.runs()]
+
+
+def test_a_control_differs_from_its_arm_by_one_key():
+    arm = load("cpu").arms["puzzling"]
+    assert set(arm.control("views_only").set) - set(arm.set) == {'pretext.puzzling.control="views_only"'}
+
+
+@pytest.mark.parametrize("n", [2, 5, 8])
+def test_the_interval_is_the_t_interval(n):
+    x = np.random.default_rng(n).normal(50, 2, n)
+    low, high = stats.t.interval(0.95, n - 1, loc=x.mean(), scale=stats.sem(x))
+    found = spread(list(x))
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_pairs_share_a_seed():
+    found = paired({0: 51.0, 1: 52.0, 7: 99.0}, {0: 50.0, 1: 50.0, 2: 0.0})
+    assert found is not None
+    assert (found.n, found.mean) == (2, pytest.approx(1.5))
+
+
+def test_the_table_tells_what_was_not_run():
+    protocol = load("cpu")
+    some = next(iter(Plan(protocol, Results([], protocol.metric)).runs()))
+    said = table(Plan(protocol, Results([finished(some, 0.3)], protocol.metric)))
+    assert "Not run: tune-sl-1-0-1000" in said
+
+
+def test_a_fingerprint_does_not_hang_on_folders():
+    assert fingerprint('a = 1\nroot = "/x"\n') == fingerprint('a = 1\nroot = "/y"\n') != fingerprint("a = 2\n")
+
+
+def test_an_unknown_protocol_names_the_known_ones():
+    with pytest.raises(MtlError, match="cpu"):
+        load("cpuu")
+
+
+def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path):
+    words = [
+        "hmtl",
+        "--protocol",
+        "cpu",
+        "--dry-run",
+        "--arms",
+        "sl",
+        "--stages",
+        "tune",
+        "--work",
+        str(tmp_path / "work"),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "run.py"), *words], capture_output=True, text=True, check=True
+    )
+    assert "CPU seconds estimated" in done.stdout
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_run_leaves_one_line_with_what_it_cost(unpacked, tmp_path):
+    from hmtl.runs import Bench
+
+    protocol = load("cpu")
+    bench = Bench(protocol, unpacked("fer2013"), tmp_path / "work", tmp_path / "runs.jsonl")
+    run = Run("main", protocol.arms["sl"], 0, 0, 2, set=("data.fer2013.limit=200",))
+    bench.do(run)
+    (line,) = (tmp_path / "runs.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert (row["arm"], row["seed"], row["steps"], row["encoded"]) == ("sl", 0, 2, 128)
+    assert {"fer/accuracy", "fer/macro_f1"} <= row["test"].keys()
+    assert row["fingerprint"]
+    assert bench.rows() == [row]

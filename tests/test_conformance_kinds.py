@@ -1,4 +1,7 @@
-"""Every shipped task, encoder, weighting, source and recipe keeps its contract. Sources read tiny sets in their real layouts."""
+"""Every shipped task, encoder, source and recipe keeps its contract. Sources read tiny sets in their real layouts.
+
+Pretexts are in test_conformance.py, weightings in properties/test_weighting.py.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ torch.set_num_threads(1)
 
 TASKS = ["classification", "multilabel", "regression", "fer", "gender", "headpose", "valence_arousal"]
 RECIPES = ["none", "weak", "strong", "validation"]
-WEIGHTINGS = ["equal", "uncertainty", "schedule", "cosine_gate", "primary_projection", "budget"]
-TORCHJD = ["MGDA", "DWA", "UW", "PCGrad"]  # of each sort: a Gramian, a memory, learned scales, draws
 LIGHT = ["resnet_small"]
 HEAVY = [
     "resnet18",
@@ -54,17 +55,6 @@ def test_classification_conforms_with_class_weights_smoothing_and_dropout():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_conforms(name):
     require_conforming("augment", name)
-
-
-@pytest.mark.parametrize("name", WEIGHTINGS)
-def test_a_weighting_conforms(name):
-    require_conforming("weighting", name)
-
-
-@pytest.mark.parametrize("method", TORCHJD)
-def test_a_method_of_torchjd_conforms(method):
-    pytest.importorskip("torchjd", reason="torchjd is an extra")
-    require_conforming("weighting", "torchjd", method=method)
 
 
 @pytest.mark.parametrize("name", [*LIGHT, *(pytest.param(n, marks=pytest.mark.slow) for n in HEAVY)])
@@ -221,7 +211,6 @@ def test_every_shipped_component_of_these_kinds_is_held_against_its_checks():
     tested = {
         "task": TASKS,
         "augment": RECIPES,
-        "weighting": [*WEIGHTINGS, "torchjd"],
         "encoder": [*LIGHT, *HEAVY, "timm"],
         "source": list(SOURCES),
     }

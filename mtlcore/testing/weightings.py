@@ -16,6 +16,7 @@ from .weightings_bench import (
     WeightingSubject,
     losses_at,
     require_same_steps,
+    scaled,
     steps,
 )
 
@@ -69,8 +70,8 @@ def objective_is_one_number(subject: WeightingSubject, step: DrawnStep) -> None:
     core=True,
 )
 def factors_are_finite(subject: WeightingSubject, step: DrawnStep) -> None:
-    """Factors are finite for gradients of any rank and for losses times 0, 1e-15, 1 and 1e15, over several epochs."""
-    for scale in (0.0, 1e-15, 1.0, 1e15):
+    """Factors are finite for gradients of any rank and for losses times 0, 1e-15 ... 1e15, over several epochs."""
+    for scale in (0.0, 1e-15, 1e-6, 1.0, 1e6, 1e15):
         factors = subject.player(step.names).play(step, scale=scale)
         require(bool(factors.isfinite().all()), f"losses times {scale}: the factors are {factors[-1].tolist()}")
 
@@ -141,8 +142,23 @@ def one_task_goes_its_own_way(subject: WeightingSubject) -> None:
 def units_do_not_matter(subject: WeightingSubject, step: DrawnStep) -> None:
     """All losses, and so all gradients, times a constant: the same factors."""
     here = subject.player(step.names).play(step)
-    for scale in (1e-2, 1e2):
+    for scale in (2.0**-7, 2.0**7):  # powers of 2, which round nothing: what is ill-conditioned may still know no units
         require_same_steps(here, subject.player(step.names).play(step, scale=scale), step)
+
+
+@CHECKS.check(
+    "objective",
+    why="a task would be unlearned because another's loss is large, though nothing asks for that.",
+    mend="keep factors at 0 or above where the Gramian is diagonal.",
+    needs="same_draws_same_factors",
+)
+def scaling_one_loss_turns_no_task_around(subject: WeightingSubject) -> None:
+    """Where no gradients conflict, one loss times 0.01 or 100 leaves all factors at 0 or above."""
+    for which in range(len(ORTHOGONAL.names)):
+        for scale in (1e-2, 1e2):
+            factors = subject.player(ORTHOGONAL.names).play(scaled(ORTHOGONAL, which, scale))
+            said = f"with the loss of {ORTHOGONAL.names[which]!r} times {scale} the factors are {factors.tolist()}"
+            require(bool((factors >= -1e-6).all()), said)
 
 
 @CHECKS.check(
@@ -274,7 +290,6 @@ def resumed_is_uninterrupted(subject: WeightingSubject, step: DrawnStep) -> None
     why="a checkpoint that is read with the tables in another order, or with one more, would mix the tasks up.",
     mend="key the state by task name (nn.ParameterDict, a buffer a name), not by place.",
     needs="resumed_is_uninterrupted",
-    capability="order",
 )
 def state_is_kept_by_name(subject: WeightingSubject) -> None:
     """Built and trained with the tasks in reverse order, its state_dict has the same value under each key."""

@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -69,6 +69,12 @@ def steps(draw: st.DrawFn) -> DrawnStep:
     rows = each(st.lists(st.integers(-3, 3), min_size=width, max_size=width).map(tuple))
     sizes, losses = each(st.sampled_from([0.01, 1.0, 100.0])), each(st.floats(1 / 64, 10, width=32))
     return DrawnStep(rows, sizes, losses, each(st.booleans()))  # type: ignore[arg-type]
+
+
+def scaled(step: DrawnStep, which: int, by: float) -> DrawnStep:
+    """The loss of one task, and so its gradient, times `by`."""
+    sizes, losses = (tuple(x * by if k == which else x for k, x in enumerate(xs)) for xs in (step.sizes, step.losses))
+    return evolve(step, sizes=sizes, losses=losses)
 
 
 class Player:

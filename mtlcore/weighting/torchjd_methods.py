@@ -30,6 +30,9 @@ from .gramian import GramianModule
 from .state import ByName
 
 SERIES = "0.18"  # private attributes are set, so another series is refused
+DEPENDENT = (
+    1e-4  # an eigenvalue of the cosines: below it, rounding in a float32 Gramian says more than the gradients do
+)
 INSTALL, SOLVERS = "pip install 'mtlcore[torchjd]'", "pip install 'mtlcore[torchjd-solvers]'"
 
 # ------------------------------------------------------------------------------------------------ the methods
@@ -101,10 +104,7 @@ METHODS: dict[str, Method] = {
         "gramian",
         "Wang et al. 2021, ICLR, arXiv:2010.05874",
         _one,
-        lacks={
-            "order": DRAWN,
-            "units": "divides by the sine between two gradients: rounding rules where they are parallel",
-        },
+        lacks={"order": DRAWN},
     ),
     "IMTLG": Method("gramian", "Liu et al. 2021, ICLR (IMTL-G)"),
     "MGDA": Method("gramian", "Sener and Koltun 2018, NeurIPS, Algorithm 2, arXiv:1810.04650"),
@@ -257,23 +257,53 @@ class _Projected(_Weighted):
     """
 
     def weights(self, names: tuple[str, ...], gram: Tensor) -> Tensor:
-        length = gram.diagonal().clamp_min(0).sqrt()
-        unit = torch.where(length > 0, length, 1)
-        self.held[0].pref_vector = length
-        return torch.where(length > 0, self.held[0](gram / torch.outer(unit, unit)) / unit, 1)
+        length, cosines = lengths_and_cosines(gram)
+        known = gram.diagonal() > 0
+        self.held[0].pref_vector = length * known
+        return torch.where(known, self.held[0](cosines) / length, 1)
 
 
-class _Ranked(_Weighted):
-    """Aligned-MTL and IMTL-G invert the Gramian within its rank, which rounding would decide where gradients are dependent.
+class _Aligned(_Weighted):
+    """Aligned-MTL balances the Gramian's principal components within its rank, which must be known: a component that is rounding
+    noise would be balanced like the others.
 
-    Eigenvalues below what float32 gradients can tell are put to 0; then TorchJD's own limit, that of float32, is met exactly.
+    The rank is that of the COSINES: a component is small where a gradient is short, which is no reason to leave it out. TorchJD is
+    given the components themselves, a diagonal matrix, in which those left out are exactly 0.
     """
 
     def weights(self, names: tuple[str, ...], gram: Tensor) -> Tensor:
+        _, cosines = lengths_and_cosines(gram)
+        rank = (torch.linalg.eigvalsh(cosines) > DEPENDENT).sum()
         values, vectors = torch.linalg.eigh(gram)
-        limit = 16 * len(gram) * torch.finfo(torch.float32).eps * values.max()
-        known = torch.where(values > limit, values, 0)
-        return self.held[0](((vectors * known) @ vectors.T).float())
+        known = torch.where(torch.arange(len(gram)) >= len(gram) - rank, values, 0)  # they ascend
+        self.held[0].pref_vector = vectors.mean(0)  # 1 / K each, seen along the components
+        return vectors @ self.held[0](known.diag())
+
+
+class _Impartial(_Weighted):
+    """IMTL-G on the COSINES: its weights, over the gradients' lengths, give a step along which all gradients are equally long.
+
+    The same weights where gradients are independent; where they are dependent, a short gradient counts as a long one does. Where
+    there is no such step (two opposed gradients) it is 0.
+    """
+
+    def weights(self, names: tuple[str, ...], gram: Tensor) -> Tensor:
+        length, cosines = lengths_and_cosines(gram)
+        values, vectors = torch.linalg.eigh(cosines)
+        known = torch.where(values > DEPENDENT, values, 0)
+        reached = vectors.sum(0)[known > 0].square().sum()  # how much of (1 ... 1) the gradients span
+        if reached < DEPENDENT:
+            return torch.zeros_like(length)
+        weights = self.held[0](((vectors * known) @ vectors.T).float()) / length  # float32: its limit leaves 0 at 0
+        total = weights.sum()
+        return weights / total if total != 0 else weights
+
+
+def lengths_and_cosines(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,), 1 where the gradient is 0, and (K, K), 0 there."""
+    length = gram.diagonal().clamp_min(0).sqrt()
+    length = torch.where(length > 0, length, 1)
+    return length, gram / torch.outer(length, length)
 
 
 class _GradVac(_Weighted):
@@ -419,8 +449,8 @@ class _FAMO(nn.Module):
 _MODULES: dict[str, Callable[[TorchJD, Sequence[str]], nn.Module]] = {
     "UPGrad": _Projected,
     "DualProj": _Projected,
-    "AlignedMTL": _Ranked,
-    "IMTLG": _Ranked,
+    "AlignedMTL": _Aligned,
+    "IMTLG": _Impartial,
     "GradVac": _GradVac,
     "Random": _Random,
     "UW": _Learned,

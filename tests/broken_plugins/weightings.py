@@ -166,6 +166,20 @@ class LikesSmallLossesWeigher(Weigher):
         return 2 / (1 + losses.values)
 
 
+@fails("scaling_one_loss_turns_no_task_around")
+@frozen
+class UnlearnsTheLargest(Right):
+    """What is far above the mean gets a negative factor."""
+
+    def weigher(self, names):
+        return UnlearnsTheLargestWeigher(names)
+
+
+class UnlearnsTheLargestWeigher(Weigher):
+    def factors(self, losses):
+        return 2 - share(losses)
+
+
 @fails("order_of_tasks_does_not_matter")
 @frozen
 class LikesTheFirst(Right):

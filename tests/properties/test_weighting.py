@@ -1,65 +1,166 @@
-"""Every strategy against every property; what a strategy declares in `lacks` must really fail somewhere."""
+"""Every strategy against the conformance kit; what it declares in `lacks` must really fail; steps that once went wrong."""
 
 from __future__ import annotations
 
-import sys
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from properties.weighting_report import STRATEGIES, held
+from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-from weighting_properties import PROPERTIES, STRATEGIES, asked
+from mtlcore import StepLosses
+from mtlcore.config import load
+from mtlcore.registry import catalogue
+from mtlcore.rng import Streams
+from mtlcore.runs import RunFolder
+from mtlcore.testing.weightings_bench import DrawnStep
+from mtlcore.train.loop import train
+from mtlcore.weighting import TorchJD
+from mtlcore.weighting.torchjd_methods import METHODS
 
 torch.set_num_threads(1)
-EVERY = [(s, p) for s in STRATEGIES for p in PROPERTIES if asked(STRATEGIES[s], p)]
-HELD = [(s, p) for s, p in EVERY if p not in STRATEGIES[s].lacks]
-DECLARED = [(s, p) for s, p in EVERY if p in STRATEGIES[s].lacks]
+EXAMPLES = {"torchjd:CAGrad": 3, "torchjd:FairGrad": 3, "torchjd:FAMO": 3}  # iterative solvers; and an Adam a step
+held_here = cache(lambda label: held(label, EXAMPLES.get(label, 6)))
 
 
-@st.composite
-def steps(draw):
-    """Small integers make equal, opposed and vanishing gradients, and Gramians of any rank; sizes differ by up to 1e4."""
-    k, rank = draw(st.integers(2, 4)), draw(st.integers(1, 5))
-    row = st.lists(st.integers(-3, 3), min_size=rank, max_size=rank)
-    jacobian = torch.tensor(draw(st.lists(row, min_size=k, max_size=k)), dtype=torch.float32)
-    size = torch.tensor(draw(st.lists(st.sampled_from([0.01, 1.0, 100.0]), min_size=k, max_size=k)))
-    jacobian = jacobian * size[:, None]
-    values = torch.tensor(draw(st.lists(st.floats(0.01, 10), min_size=k, max_size=k)))
-    primary = torch.tensor(draw(st.lists(st.booleans(), min_size=k, max_size=k)))
-    names = ("fer", "pose", "puzzling", "rotation")[:k]
-    return names, jacobian @ jacobian.T, values, primary
+def cases(pairs):
+    """pytest's cases of (strategy, name); TorchJD's are skipped where it is absent."""
+    absent = pytest.mark.skipif(find_spec("torchjd") is None, reason="torchjd is an extra")
+    return [pytest.param(*pair, marks=[absent] * pair[0].startswith("torchjd"), id="-".join(pair)) for pair in pairs]
 
 
-@pytest.mark.parametrize(("strategy", "name"), HELD)
-@settings(max_examples=6)
-@given(step=steps())
-def test_a_strategy_keeps_the_property(strategy, name, step):
-    PROPERTIES[name](STRATEGIES[strategy], *step)
+@pytest.mark.parametrize(("strategy", "name"), cases((s, b.name) for s in STRATEGIES for b in held_here(s)))
+def test_a_strategy_conforms(strategy, name):
+    {b.name: b for b in held_here(strategy)}[name]()
 
 
-def conflict(seed: int):
-    """Four tasks whose gradients oppose each other, or all lie on one line."""
-    g = torch.Generator().manual_seed(seed)
-    jacobian = torch.randn(4, 1 + seed % 3, generator=g)
-    values = 0.5 + torch.rand(4, generator=g)
-    return ("fer", "pose", "puzzling", "rotation"), jacobian @ jacobian.T, values, torch.tensor([1, 0, 0, 0]).bool()
+def test_every_registered_strategy_and_every_method_of_torchjd_is_held_against_the_kit():
+    own = {n for n, cls in catalogue().of_kind("weighting").items() if cls.__module__.split(".")[0] == "mtlcore"}
+    assert own == {label.partition(" ")[0].partition(":")[0] for label in STRATEGIES}
+    assert {f"torchjd:{method}" for method in METHODS} <= STRATEGIES.keys()
 
 
-@pytest.mark.parametrize(("strategy", "name"), DECLARED)
-def test_a_declared_exception_is_a_real_one(strategy, name):
-    assert STRATEGIES[strategy].lacks[name]
+# ---------------------------------------------------------------------------------------------------- declared exceptions
 
-    def on_each():
-        for seed in range(6):
-            PROPERTIES[name](STRATEGIES[strategy], *conflict(seed))
-
-    with pytest.raises(AssertionError):
-        on_each()
+CONFLICTS = tuple(
+    DrawnStep(rows, sizes, (0.5, 1.0, 2.0), (True, False, True))
+    for rows in (((2, 1, 0), (-1, 1, 2), (1, -3, 1)), ((1, 0, 1), (-2, 1, 0), (0, -1, 1)))
+    for sizes in ((1.0, 1.0, 1.0), (1.0, 0.01, 100.0))
+)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_exceptions_name_known_properties(strategy):
-    assert STRATEGIES[strategy].lacks.keys() <= PROPERTIES.keys()
+def fails(check, subject):
+    try:
+        for drawn in CONFLICTS if check.drawn else (None,):
+            check.run(*([subject, drawn] if check.drawn else [subject]))
+    except AssertionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("strategy", "capability"), cases((s, c) for s in STRATEGIES for c in held_here(s).lacks))
+def test_a_declared_exception_is_a_real_one(strategy, capability):
+    """Without it, each check that it switches off fails."""
+    suite = held_here(strategy)
+    off = [check for check in suite.checks.checks.values() if check.capability == capability]
+    assert off
+    assert {check.name: fails(check, suite.subject) for check in off} == {check.name: True for check in off}
+
+
+# ---------------------------------------------------------------------------------------------------- pinned steps
+
+
+def factors(strategy: str, jacobian: Tensor) -> Tensor:
+    """(K,) float64, for gradients (K, P) float64 that are measured in float32."""
+    k = len(jacobian)
+    names, values, rng = ("fer", "pose", "puzzling")[:k], torch.ones(k).requires_grad_(), Streams((7,))("weighting")
+    gram = (jacobian @ jacobian.T).float()
+    TorchJD(strategy).build(names)(StepLosses(names, values, gram, torch.arange(k) < 1, 0.0, 0, rng)).backward()
+    assert values.grad is not None
+    return values.grad.double()
+
+
+@pytest.mark.parametrize("method", ["UPGrad", "DualProj"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[0.01], [0.0], [-1.0]],  # TorchJD's own UPGrad: <step, first> = -0.005, half of what it may be
+        [[-0.01], [0.02], [-300.0]],
+        [[1e-4, 0.0], [-3.0, 1e-4], [1.0, 2.0]],
+    ],
+)
+def test_no_task_is_opposed_by_more_than_the_regularisation(method, rows):
+    jacobian = torch.tensor(rows, dtype=torch.float64)
+    got, length = factors(method, jacobian), jacobian.norm(dim=1)
+    along = jacobian @ (got @ jacobian)
+    assert (along >= -2.5e-4 * length * (got.abs() @ length)).all(), along.tolist()
+
+
+def test_aligned_mtl_balances_a_short_gradient_with_a_long_one():
+    """Orthogonal gradients of 0.001 and 1: the long one is shortened to the short one's length, none is taken for noise."""
+    got = factors("AlignedMTL", torch.tensor([[1e-3, 0.0], [0.0, 1.0]], dtype=torch.float64))
+    torch.testing.assert_close(got, torch.tensor([1.0, 1e-3]).double(), rtol=1e-5, atol=0)
+
+
+def test_aligned_mtl_knows_the_rank_of_dependent_gradients():
+    """(0, 0.01), (0, 2), (0.01, 0.01) span a plane; by hand, on the singular vectors of the exact gradients."""
+    jacobian = torch.tensor([[0.0, 0.01], [0.0, 2.0], [0.01, 0.01]], dtype=torch.float64)
+    u, s, _ = torch.linalg.svd(jacobian, full_matrices=False)
+    expected = s[-1] * (u / s) @ u.T @ torch.ones(3, dtype=torch.float64)
+    got = factors("AlignedMTL", jacobian)
+    torch.testing.assert_close(got @ jacobian, expected @ jacobian, rtol=1e-4, atol=1e-7)
+
+
+def test_imtl_g_steps_equally_far_along_a_short_gradient_and_a_long_one():
+    jacobian = torch.tensor([[1e-3, 0.0], [3.0, 4.0]], dtype=torch.float64)
+    got = factors("IMTLG", jacobian)
+    along = (jacobian @ (got @ jacobian)) / jacobian.norm(dim=1)
+    torch.testing.assert_close(along[0], along[1], rtol=1e-4, atol=0)
+    assert got.sum().item() == pytest.approx(2, rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [1.0, 3.0, 0.01])
+def test_imtl_g_stays_where_two_gradients_oppose_each_other(length):
+    assert factors("IMTLG", torch.tensor([[1.0, 2.0], [-length, -2 * length]]).double()).tolist() == [0, 0]
+
+
+# ---------------------------------------------------------------------------------------------------- weight 0
+
+CONFIG = f"""
+plugins = ["{Path(__file__).resolve().parents[1] / "dots.py"}"]
+[encoder]
+width = 4
+[task.quarter]
+name = "classification"
+[data.dots]
+[input]
+size = 16
+batch_size = 16
+[augment]
+name = "weak"
+[train]
+steps = 3
+warmup = 0
+save_every = 3
+log_every = 1
+tensorboard = false
+"""
+
+
+@pytest.mark.parametrize("strategy", ["equal", "uncertainty", "budget", "torchjd:DWA", "torchjd:UPGrad"])
+def test_a_pretext_of_weight_0_has_no_head_and_changes_no_weight(strategy, tmp_path):
+    """A run with the table equals the run without it, bit for bit."""
+    runs = []
+    for name, table in (("without", ""), ("with", "[pretext.puzzling]\ngrid = 2\nweight = 0\n")):
+        config = tmp_path / f"{name}.toml"
+        config.write_text(f'{CONFIG}[weighting]\nname = "{strategy}"\n{table}')
+        train(load(config), tmp_path / name)
+        runs.append(RunFolder(tmp_path / name).require())
+    without, there = (run.weights() for run in runs)
+    assert there.keys() == without.keys()
+    assert not [key for key in there if "puzzling" in key]
+    assert all(torch.equal(there[key], without[key]) for key in there)
+    assert not [key for row in RunFolder(tmp_path / "with").rows() for key in row if "puzzling" in key]

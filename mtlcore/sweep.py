@@ -8,7 +8,7 @@
 Runs follow one another. Those that are finished are read, those that were interrupted go on, the others begin: the same command
 again is all it takes, also with further values or seeds. A setting is chosen by the mean of the run's main metric (`train.best`)
 at the last step ON THE VALIDATION SPLIT; the test split is not read. A weight of 0 takes its table out of the experiment: the run
-without it is a setting like the others.
+without it is a setting like the others. A run that diverges is noted as such and not tried again: its setting is never chosen.
 """
 
 from __future__ import annotations
@@ -21,24 +21,30 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import ndiff
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from attrs import evolve, frozen
 
 from .config import dump, load
 from .config.overrides import parse_override, plain
+from .data.sources import open_source
 from .errors import MtlError
-from .experiment import Experiment
-from .measure import main_metric
+from .experiment import DataEntry, Experiment
 from .runs import RunFolder, said, write_whole
 from .train.loop import train
+from .train.observe import best_by, directions
+from .train.record import Diverged
 from .train.watch import Watcher
 
-State = Literal["finished", "begun", "new"]
+State = Literal["finished", "diverged", "begun", "new"]
+ENDED = ("finished", "diverged")
+VALIDATION = "set input.validation to the share of the training rows to keep for it, such as 0.1"
 LONGEST = 40  # letters of a value in a folder's name
+LOSS = "the validation loss"  # of a run without tasks
 DIFFERENCES = 3  # lines that a message about another configuration shows
 
 
@@ -90,12 +96,16 @@ class Planned:
         run = RunFolder(self.folder)
         if not run.config.is_file():
             return "new"
-        return "finished" if run.facts().get("finished") else "begun"
+        facts = run.facts()
+        return "finished" if facts.get("finished") else "diverged" if facts.get("diverged") else "begun"
 
 
 @frozen
 class Figure:
-    """One finished run. value: of the main metric; nan where it came to nothing. validation: all figures on that split."""
+    """One run that ended. value: of the main metric; nan where it came to nothing. validation: all figures on that split.
+
+    diverged: it ended before its last step. steps, cpu_s: then those of its last log line.
+    """
 
     run: str
     seed: int
@@ -103,11 +113,12 @@ class Figure:
     validation: dict[str, float]
     steps: int
     cpu_s: float
+    diverged: bool = False
 
 
 @frozen
 class Setting:
-    """The finished runs of one setting. values: by key, as TOML understands them."""
+    """The runs of one setting that ended. values: by key, as TOML understands them."""
 
     values: dict[str, Any]
     figures: tuple[Figure, ...]
@@ -115,6 +126,11 @@ class Setting:
     @property
     def n(self) -> int:
         return len(self.figures)
+
+    @property
+    def diverged(self) -> int:
+        """How many of them diverged."""
+        return sum(f.diverged for f in self.figures)
 
     @property
     def mean(self) -> float:
@@ -130,7 +146,7 @@ class Setting:
 
 @frozen
 class Outcome:
-    """Where a sweep stands. metric: "" before the first run is finished. chosen: the best setting, once all are finished."""
+    """Where a sweep stands. metric: "" before the first run has ended. chosen: the best setting, once all have."""
 
     metric: str
     higher_is_better: bool
@@ -168,13 +184,16 @@ class Sweep:
     ) -> Sweep:
         """Read every run's experiment, and note it below `out`; nothing is trained yet.
 
-        seeds: default: the configuration's own. Raises MtlError: the configuration's messages about a key or a value, and where
-        `out` holds runs that were begun with another configuration.
+        seeds: default: the configuration's own. Raises MtlError: the configuration's messages about a key or a value; settings
+        that can't be compared, or are one experiment; a weighting that can't be built; no validation split; and where `out` holds
+        runs that were begun with another configuration.
         """
         _require_axes(axes)
+        settings = list(itertools.product(*(axis.overrides for axis in axes)))
+        experiments = {setting: _loaded(config, overrides, setting, plugin_files) for setting in settings}
+        _require_choice(experiments)
         runs = []
-        for setting in itertools.product(*(axis.overrides for axis in axes)):
-            first = _loaded(config, overrides, setting, plugin_files)
+        for setting, first in experiments.items():
             for seed in dict.fromkeys(seeds or (first.seed,)):
                 name = _name([axis.key for axis in axes], setting, seed)
                 runs.append(
@@ -187,27 +206,34 @@ class Sweep:
         return sweep
 
     def train(self, run: Planned, watcher: Watcher | None = None) -> None:
-        """Bring one run to its end, and rewrite sweep.json. Raises Interrupted after Ctrl-C, with the run saved."""
-        if run.state == "new":
-            train(run.experiment, run.folder, watcher=watcher)
-        elif run.state == "begun":
-            train(load(run.folder / "config.toml"), run.folder, resume=True, watcher=watcher)
+        """Bring one run to its end, and rewrite sweep.json. Raises Interrupted after Ctrl-C, with the run saved.
+
+        One that diverges has come to its end too: the watcher is told, and the sweep may go on.
+        """
+        try:
+            if run.state == "new":
+                train(run.experiment, run.folder, watcher=watcher)
+            elif run.state == "begun":
+                train(load(run.folder / "config.toml"), run.folder, resume=True, watcher=watcher)
+        except Diverged as error:
+            RunFolder(run.folder).note({"diverged": str(error)})
+            if watcher is not None:
+                watcher.note(f"{run.name} has diverged, and its setting will not be chosen: {error}")
         self._write()
 
     def outcome(self) -> Outcome:
-        """The figures of all finished runs. Raises MtlError where they can't be compared."""
-        finished = [run for run in self.runs if run.state == "finished"]
-        metrics = {_judged_by(run.folder) for run in finished}
+        """The figures of all runs that ended. Raises MtlError where they can't be compared."""
+        ended = [run for run in self.runs if run.state in ENDED]
+        metrics = {_judged_by(run.folder) for run in ended}
         if len(metrics) > 1:
             names = ", ".join(sorted(name for name, _ in metrics))
             raise MtlError(f"{self.out}: the runs are judged by different metrics ({names}): set train.best")
         metric, higher = next(iter(metrics), ("", True))
-        self._require_comparable(metric)
         settings = []
         for setting in dict.fromkeys(run.setting for run in self.runs):
-            figures = [_figure(run, metric) for run in finished if run.setting == setting]
+            figures = [_figure(run, metric) for run in ended if run.setting == setting]
             settings.append(Setting(_values(setting), tuple(figures)))
-        done = len(finished) == len(self.runs)
+        done = len(ended) == len(self.runs)
         return Outcome(metric, higher, tuple(settings), _best(settings, higher) if done else None)
 
     def choose(self) -> tuple[Outcome, Path]:
@@ -234,14 +260,6 @@ class Sweep:
                 run.config.parent.mkdir(parents=True, exist_ok=True)
                 if run.state == "new":
                     write_whole(run.config, dump(run.experiment).encode())
-
-    def _require_comparable(self, metric: str) -> None:
-        weights = [key for run in self.runs for key in _values(run.setting) if key.endswith(".weight")]
-        if metric == "loss" and weights:
-            raise MtlError(
-                f"without tasks the runs are judged by their loss, and {weights[0]} is a factor of it: "
-                "name a figure that does not depend on it by train.best"
-            )
 
 
 # ---------------------------------------------------------------------------------------------------- before the runs
@@ -272,6 +290,78 @@ def _loaded(config: Path, overrides: Sequence[str], setting: Sequence[str], plug
             f"train.devices = {experiment.train.devices}: a sweep trains each run on one device: set it to 1"
         )
     return experiment
+
+
+def _require_choice(experiments: Mapping[tuple[str, ...], Experiment]) -> None:
+    """Can one of these settings be chosen? All that is known before anything is trained."""
+    _require_different(experiments)
+    _require_comparable(experiments)
+    for setting, experiment in experiments.items():
+        _require_weighting(experiment, setting)
+    _require_validation(list(experiments.values()))
+
+
+def _require_different(experiments: Mapping[tuple[str, ...], Experiment]) -> None:
+    """The same experiment twice is the same figure twice, for two costs."""
+    known: dict[str, tuple[str, ...]] = {}
+    for setting, experiment in experiments.items():
+        first = known.setdefault(dump(experiment), setting)
+        if first != setting:
+            raise MtlError(
+                f"{_over(setting)} is the same experiment as {_over(first)}: leave one of them out "
+                "(a weight of 0 takes its table out, with all its other keys)"
+            )
+
+
+def _require_comparable(experiments: Mapping[tuple[str, ...], Experiment]) -> None:
+    """One figure for all, that does not depend on what is swept."""
+    judges = {_judge(experiment): setting for setting, experiment in experiments.items()}
+    if len(judges) > 1:
+        told = "; ".join(f"{_over(setting)}: {judge}" for judge, setting in judges.items())
+        raise MtlError(
+            f"the settings are judged by different metrics ({told}): name one that all of them have by train.best"
+        )
+    keys = (key for setting in experiments for key in _values(setting))
+    factor = next((key for key in keys if key.startswith("pretext.") and key.endswith(".weight")), None)
+    if LOSS in judges and factor:
+        raise MtlError(
+            f"without tasks the runs are judged by their loss, and {factor} is a factor of it: "
+            "name a figure that does not depend on it by train.best (an [observer.<label>] gives some)"
+        )
+
+
+def _judge(experiment: Experiment) -> str:
+    """What a run is judged by, in words; a task's metrics are known by name only once its data is."""
+    if experiment.train.best is not None:
+        return experiment.train.best
+    return next((f"the first metric of task.{label}" for label in experiment.tasks), LOSS)
+
+
+def _require_weighting(experiment: Experiment, setting: tuple[str, ...]) -> None:
+    """A missing solver, an option that does not fit, a label that this setting does not have."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            experiment.weighting.build(list(experiment.entries))
+    except MtlError as error:
+        raise MtlError(f"{_over(setting)}: {error}") from error
+
+
+def _require_validation(experiments: Sequence[Experiment]) -> None:
+    """A share of train, or a split that a source brings along. Such a source is indexed; no picture is read."""
+    seen: list[DataEntry] = []
+    for experiment in experiments:
+        entries = [] if experiment.input.validation > 0 else list(experiment.data.values())
+        if not entries or all(entry in seen for entry in entries):
+            continue
+        seen += entries
+        plain_data = {k: evolve(entry, exclude_duplicates="none") for k, entry in experiment.data.items()}
+        plainly = evolve(experiment, data=plain_data)
+        if not any("validation" in open_source(plainly, label).split for label in plain_data):
+            raise MtlError(f"input.validation = 0: a setting is chosen on the validation split: {VALIDATION}")
+
+
+def _over(setting: Sequence[str]) -> str:
+    return " ".join(f"--over {override}" for override in setting)
 
 
 def _require_same(run: Planned) -> None:
@@ -340,17 +430,22 @@ def _values(setting: Sequence[str]) -> dict[str, Any]:
 
 @functools.cache
 def _judged_by(run: Path) -> tuple[str, bool]:
-    """A finished run's main metric, and whether more of it is better: only a resolved configuration knows (its classes)."""
-    return main_metric(load(run / "config.toml"))
+    """A run's main metric, and whether more of it is better: only a resolved configuration knows (its classes)."""
+    experiment = load(run / "config.toml")
+    name = best_by(experiment)
+    return name, directions(experiment)[name]
 
 
 def _figure(run: Planned, metric: str) -> Figure:
-    facts = RunFolder(run.folder).facts()
+    folder = RunFolder(run.folder)
+    facts = folder.facts()
+    if run.state == "diverged":
+        last: dict[str, Any] = next((row for row in reversed(folder.rows()) if "cpu_s" in row), {})
+        return Figure(run.name, run.seed, math.nan, {}, last.get("step", 0), last.get("cpu_s", 0.0), diverged=True)
     validation = facts.get("validation", {})
     if metric not in validation:
         raise MtlError(
-            f"{run.folder}: there is no {metric!r} on the validation split, by which a setting is chosen: "
-            "set input.validation to the share of the training rows to keep for it, such as 0.1"
+            f"{run.folder}: there is no {metric!r} on the validation split, by which a setting is chosen: {VALIDATION}"
         )
     return Figure(run.name, run.seed, float(validation[metric]), validation, facts["steps"], facts["cpu_s"])
 
@@ -380,6 +475,7 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
             "validation": {name: _finite(value) for name, value in f.validation.items()},
             "steps": f.steps,
             "cpu_s": f.cpu_s,
+            "diverged": f.diverged,
         }
         for f in setting.figures
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.sweep import Axis, Sweep
 from mtlcore.train.loop import train
+from mtlcore.train.watch import Silent
 
 DOTS = Path(__file__).parent / "dots.py"
 CONFIG = """
@@ -211,17 +213,162 @@ def test_a_run_that_somebody_else_put_there_is_not_taken_for_the_sweeps_own(conf
         plan(config)
 
 
-def test_without_a_validation_split_there_is_nothing_to_choose_by(config) -> None:
-    sweep = plan(config, overrides=["input.validation=0"])
-    with pytest.raises(MtlError, match=r"no 'quarter/accuracy' on the validation split.*set input.validation"):
-        sweep.train(sweep.runs[0])
+OWN = """
+from attrs import frozen
+import numpy as np
+from mtlcore import DataSource, Index, hookimpl
+
+@frozen
+class Own(DataSource):
+    def index(self):
+        rows = np.arange(60)
+        split = np.array(["train", "train", "validation", "test"])[rows % 4]
+        return Index(rows.astype(str), {"quarter": np.array(["a", "b"])[rows // 4 % 2]}, split=split)
+    def decode(self, index, row):
+        return np.full((16, 16, 3), 40 * (row // 4 % 2), dtype=np.uint8)
+
+@hookimpl
+def mtl_components():
+    return [Own]
+"""
 
 
-def test_a_loss_that_the_swept_weight_scales_chooses_nothing(config) -> None:
-    config.write_text(CONFIG.replace('[task.quarter]\nname = "classification"\n', ""))
-    sweep = plan(config, Axis.parse("pretext.puzzling.weight=0.1,1"))
-    with pytest.raises(MtlError, match="is a factor of it"):
-        sweep.train(sweep.runs[0])
+def test_without_a_validation_split_nothing_is_trained_and_a_sources_own_counts(config) -> None:
+    with pytest.raises(MtlError, match=r"input.validation = 0: a setting is chosen on the .*set input.validation"):
+        plan(config, overrides=["input.validation=0"])
+    with pytest.raises(MtlError, match=r"input.validation = 0: "):
+        plan(config, Axis.parse("input.validation=0.25,0"))
+    assert not (config.parent / "sweep").exists()
+    plugin = config.parent / "own.py"
+    plugin.write_text(OWN)
+    config.write_text(CONFIG.replace("[data.dots]\nn = 60", "[data.own]"))
+    sweep = plan(config, plugin=plugin, overrides=["input.validation=0"])
+    assert len(run(sweep).choose()[0].settings) == 2
+
+
+TASK = '[task.quarter]\nname = "classification"\n'
+
+
+def test_a_loss_that_the_swept_weight_scales_is_refused_before_anything_is_trained(config) -> None:
+    config.write_text(CONFIG.replace(TASK, ""))
+    with pytest.raises(MtlError, match=r"pretext.puzzling.weight is a factor of it"):
+        plan(config, Axis.parse("pretext.puzzling.weight=0.1,1"))
+    assert not (config.parent / "sweep").exists()
+    assert len(plan(config, Axis.parse("data.dots.weight=1,2")).runs) == 2  # how often rows are drawn is no factor
+
+
+def test_settings_with_and_without_tasks_are_refused_before_anything_is_trained(config) -> None:
+    with pytest.raises(MtlError, match=r"=0: the validation loss; .*=1: the first metric of task.quarter"):
+        plan(config, Axis.parse("task.quarter.weight=0,1"))
+    config.write_text(CONFIG.replace(TASK, TASK + TASK.replace("quarter", "other") + 'reads = "quarter"\n'))
+    with pytest.raises(MtlError, match=r"judged by different metrics .*first metric of task.other"):
+        plan(config, Axis.parse("task.quarter.weight=0,1"))
+    assert not (config.parent / "sweep").exists()
+    assert plan(config, Axis.parse("task.quarter.weight=0,1"), overrides=["train.best=other/accuracy"]).runs
+
+
+def test_an_observers_figure_chooses_among_runs_without_tasks(config) -> None:
+    config.write_text(CONFIG.replace(TASK, "") + '[observer.probe]\nreads = ["quarter"]\n')
+    over = Axis.parse("pretext.puzzling.weight=0.1,1")
+    found, _ = run(plan(config, over, overrides=["train.best=probe/quarter/knn"])).choose()
+    assert (found.metric, found.higher_is_better) == ("probe/quarter/knn", True)
+    rows = RunFolder(config.parent / "sweep" / "weight=1_seed=0").rows()
+    assert found.settings[1].mean == rows[-1]["validation/probe/quarter/knn"]
+
+
+def test_a_weighting_that_a_setting_can_not_build_is_told_with_that_setting(config) -> None:
+    config.write_text(CONFIG + '[weighting]\nname = "schedule"\nof = { puzzling = [[0.0, 1.0], [1.0, 0.0]] }\n')
+    with pytest.raises(MtlError, match=r"^--over pretext.puzzling.weight=0: weighting.of.puzzling.*under `pretexts`"):
+        plan(config)
+    named = ["weighting={name='torchjd:CAGrad'}"]
+    with pytest.raises(MtlError, match=r"^--over weighting.options.c=-1: .*must be non-negative"):
+        plan(config, Axis.parse("weighting.options.c=0.4,-1"), overrides=named)
+    assert not (config.parent / "sweep").exists()
+    assert plan(config, overrides=["weighting.of={}", "weighting.pretexts=[[0.0, 1.0], [1.0, 0.0]]"]).runs
+
+
+DRAWS = """
+import torch
+from attrs import frozen
+from mtlcore import LossWeighting, hookimpl
+
+class Drawn(torch.nn.Linear):
+    def forward(self, losses):
+        return losses.values.sum()
+
+@frozen
+class Draws(LossWeighting):
+    def build(self, names):
+        return Drawn(len(names), 1)
+
+@hookimpl
+def mtl_components():
+    return [Draws]
+"""
+
+
+def test_building_weightings_beforehand_takes_no_draw_from_the_global_generator(config) -> None:
+    (config.parent / "draws.py").write_text(DRAWS)
+    config.write_text(f'plugins = ["draws.py"]\n{CONFIG}[weighting]\nname = "draws"\n')
+    before = torch.get_rng_state()
+    plan(config)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        (["pretext.puzzling.weight=0,0.0"], r"weight=0.0 is the same experiment as --over pretext.puzzling.weight=0:"),
+        (
+            ["pretext.puzzling.weight=0,1", "pretext.puzzling.grid=2,3"],
+            r"weight=0 --over pretext.puzzling.grid=3 is the",
+        ),
+    ],
+)
+def test_the_same_experiment_twice_is_refused(config, axes, told) -> None:
+    with pytest.raises(MtlError, match=told):
+        plan(config, *map(Axis.parse, axes))
+    assert not (config.parent / "sweep").exists()
+
+
+def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(config) -> None:
+    hot = ["train.max_skipped=2", "train.log_every=1", "train.steps=8", "train.clip=1e30", 'train.optimizer="sgd"']
+    lr = Axis.parse("train.lr=1e30,0.01")
+    notes: list[str] = []
+
+    class Watch(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    sweep = plan(config, lr, overrides=hot)
+    for planned in sweep.runs:
+        sweep.train(planned, Watch())
+    found, file = sweep.choose()
+    assert [planned.state for planned in sweep.runs] == ["diverged", "finished"]
+    assert found.chosen.values == {"train.lr": 0.01}
+    assert load(file).train.lr == 0.01
+    (figure,) = found.settings[0].figures
+    last = RunFolder(sweep.runs[0].folder).rows()[-1]
+    assert figure.diverged
+    assert np.isnan(figure.value)
+    assert (figure.steps, figure.cpu_s) == (last["step"], last["cpu_s"])
+    assert [note for note in notes if note.startswith("lr=1e30_seed=0 has diverged")]
+    written = found.as_json()["settings"]
+    assert written[0]["mean"] is None
+    assert [setting["runs"][0]["diverged"] for setting in written] == [True, False]
+    stamps = {p: p.stat().st_mtime_ns for p in config.parent.glob("sweep/lr=*/*")}
+    again = run(plan(config, lr, overrides=hot))
+    assert again.outcome().as_json() == found.as_json()
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_where_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
+    sweep = run(plan(config, Axis.parse("train.lr=0.01"), seeds=[0]))
+    facts = sweep.runs[0].folder / "run.json"
+    facts.write_text(facts.read_text().replace('"finished": true', '"diverged": "30 steps in a row"'))
+    assert sweep.runs[0].state == "diverged"
+    with pytest.raises(MtlError, match="nothing to choose"):
+        sweep.choose()
 
 
 def test_lower_is_better_where_the_metric_says_so(config) -> None:
@@ -271,11 +418,10 @@ def mtl_components():
 
 
 def test_no_picture_of_the_test_split_is_read(config) -> None:
-    """With the side of the store given: to find one, the data layer looks at the size of a few pictures of every split."""
     plugin, log = config.parent / "witness.py", config.parent / "log"
     plugin.write_text(WITNESS)
     config.write_text(CONFIG.replace("[data.dots]\nn = 60", f'[data.witness]\nlog = "{log}"'))
-    run(plan(config, plugin=plugin, overrides=["input.store=16"])).choose()
+    run(plan(config, plugin=plugin)).choose()
     read = log.read_text().split()
     assert len(read) >= 48
     assert set(read) == {"train"}

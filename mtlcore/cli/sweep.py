@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from ..sweep import Outcome, Planned, Sweep
+    from ..sweep import Outcome, Planned, Setting, Sweep
 
 
 def sweep(
     config: Path,
     *,
     over: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)],
-    out: Path,
+    out: Path | None = None,
     seeds: Annotated[tuple[int, ...], Parameter(negative="", consume_multiple=True, show_default=False)] = (),
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
     plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
@@ -34,7 +34,7 @@ def sweep(
         A key and its values: `--over pretext.puzzling.weight=0,0.1,0.3`. A list is one value in brackets. May be given often:
         then every combination is trained.
     out
-        The folder of the sweep.
+        The folder of the sweep; default: CONFIG's name with -sweep, in the current folder.
     seeds
         Train each setting with each of these seeds: `--seeds 0 1 2`; default: that of the configuration.
     set_
@@ -50,8 +50,10 @@ def sweep(
     from ..train.loop import Interrupted
     from ._shared import console, print_json
 
-    axes = [Axis.parse(text) for text in over]
+    axes, out = [Axis.parse(text) for text in over], out or Path(f"{config.stem}-sweep")
     planned = Sweep.plan(config, axes, out, seeds=seeds, overrides=set_, plugin_files=plugin)
+    if not json:
+        console.print(Text(f"{len(planned.runs)} runs; they lie in {out}"))
     try:
         for number, run in enumerate(planned.runs, 1):
             _train(planned, run, f"{number} of {len(planned.runs)}", json)
@@ -70,15 +72,15 @@ def sweep(
 def _train(planned: Sweep, run: Planned, which: str, quiet: bool) -> None:
     from rich.text import Text
 
+    from ..sweep import ENDED
     from ._progress import Bars
     from ._shared import console
 
-    if quiet:
-        planned.train(run)
-        return
-    told = {"finished": "finished before", "begun": "goes on", "new": "begins"}[run.state]
-    console.print(Text(f"run {which}: {run.name} {told}"))
-    with Bars(quiet=run.state == "finished", title=run.name) as bars:
+    before = run.state
+    told = {"finished": "finished before", "diverged": "diverged before", "begun": "goes on", "new": "begins"}[before]
+    if not quiet:
+        console.print(Text(f"run {which}: {run.name} {told}"))
+    with Bars(quiet=quiet or before in ENDED, title=run.name) as bars:
         planned.train(run, bars)
 
 
@@ -92,13 +94,19 @@ def _show(found: Outcome, file: Path) -> None:
     table = Table(*found.settings[0].values, "mean", "sd", "n", "", title_justify="left")
     table.title = Text(f"{found.metric} on validation, last step ({better} is better)")
     for setting in found.settings:
-        mark = Text("chosen", "green") if setting is found.chosen else ""
+        mark = Text("chosen", "green") if setting is found.chosen else Text(_diverged(setting), "red")
         values = (Text(str(value)) for value in setting.values.values())
         table.add_row(*values, _number(setting.mean), _number(setting.sd), str(setting.n), mark)
     console.print(table)
     if any(setting.n == 1 for setting in found.settings):
         console.print("One seed proves nothing: a seed is worth about a point. Give several by --seeds.")
     console.print(Text(f"train what was chosen: mtl train {file} --out RUN"))
+
+
+def _diverged(setting: Setting) -> str:
+    if setting.diverged in (0, setting.n):
+        return "diverged" if setting.diverged else ""
+    return f"{setting.diverged} of {setting.n} diverged"
 
 
 def _number(value: float) -> str:

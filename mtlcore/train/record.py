@@ -12,6 +12,10 @@ from ..errors import MtlError
 from .step import Logged
 
 
+class Diverged(MtlError):  # noqa: N818 - it says what became of the run
+    """The alarm: too many steps in a row had to be skipped. The run's folder is whole, and ends at its last checkpoint."""
+
+
 @define
 class Record:
     """Collects the scalars of each step; `flush` reads them back, counts skipped steps, and raises the alarm."""
@@ -32,7 +36,7 @@ class Record:
         self.encoded += encoded
 
     def flush(self) -> dict[str, float]:
-        """Means over the good steps since the last flush, in one transfer. MtlError after `max_skipped` bad ones in a row."""
+        """Means over the good steps since the last flush, in one transfer. Diverged after `max_skipped` bad ones in a row."""
         keys = list(dict.fromkeys(k for logged in self._pending for k in logged))
         nan = float("nan")
         table = [[logged.get(k, nan) for k in keys] for logged in self._pending]
@@ -54,7 +58,7 @@ class Record:
             self.skipped += b
             self.in_a_row = self.in_a_row + 1 if b else 0
             if self.in_a_row >= self.max_skipped:
-                raise MtlError(
+                raise Diverged(
                     f"{self.in_a_row} steps in a row had a gradient that is not finite, and were skipped: the run has diverged. "
                     "Lower train.lr, or look at the data; go on from the last checkpoint with --resume"
                 )

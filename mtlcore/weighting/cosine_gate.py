@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import in_
 from torch import Tensor, nn
 
 from ..contracts import StepLosses
@@ -28,7 +29,7 @@ class CosineGate(GramianWeighting):
 
     cites = "Du et al. 2018, arXiv:1812.02224, Proposition 1"
     protects = True
-    mode: Literal["gate", "weighted"] = "gate"
+    mode: Literal["gate", "weighted"] = field(default="gate", validator=in_(("gate", "weighted")))
 
     @property
     def lacks(self) -> Mapping[str, str]:  # type: ignore[override]

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import ge, in_
 from torch import Tensor, nn
 
 from ..contracts import LossWeighting, StepLosses
@@ -22,7 +22,7 @@ class GramianWeighting(LossWeighting):
     tasks read the same images. every: measure each N-th step, keep the factors between.
     """
 
-    at: Literal["parameters", "features"] = "parameters"
+    at: Literal["parameters", "features"] = field(default="parameters", validator=in_(("parameters", "features")))
     every: int = field(default=1, validator=ge(1))
 
 

@@ -55,8 +55,10 @@ class Schedule(LossWeighting):
     def build(self, names: Sequence[str]) -> nn.Module:
         for label in self.of:
             if label not in names:
-                known = nearest(label, names)
-                raise MtlError(f"weighting.of.{label}: there is no such task or pretext (or its weight is 0); {known}")
+                raise MtlError(
+                    f"weighting.of.{label}: there is no such task or pretext; {nearest(label, names)}. If its weight is 0: "
+                    "give the curve under `pretexts` instead, or take it out with --set weighting.of={}"
+                )
         return _Scheduled(self.pretexts, self.of)
 
 

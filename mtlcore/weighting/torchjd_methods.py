@@ -3,8 +3,9 @@
 TorchJD (Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232; MIT) computes; here are
 - names: a method's memory is kept by task name, so that tasks may be missing from a step and a resumed run goes on exactly;
 - units: factors are scaled so that 1 is the plain sum (TorchJD's weights mostly add up to 1: they are multiplied by K);
-- numbers: a Gramian is divided by its mean diagonal and solved in float64 on the CPU (one host sync on a GPU); one that is 0 or
-  not finite gives the plain sum, and the step skips the latter anyway;
+- numbers: a Gramian is divided by its mean diagonal and solved in float64 on the CPU (one host sync on a GPU); one that is not
+  finite gives the plain sum, and the step is skipped anyway;
+- absence: a task whose gradient is exactly 0 has factor 1 (0 times anything), and the others the factors that they have without it;
 - draws: TorchJD draws from torch's global generator, which is seeded from the step's streams and put back afterwards.
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 from attrs import Attribute, field, frozen
-from attrs.validators import ge
+from attrs.validators import ge, in_
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -46,7 +47,8 @@ class Method:
     """One of TorchJD's, as it is used here.
 
     level: what it looks at. scale: (K) -> what its weights are multiplied by, so that 1 is the plain sum. cites: its paper.
-    defaults: of its own parameters that TorchJD wants to be given (the paper's choice). lacks: as in `Component`.
+    defaults: of its own parameters that TorchJD wants to be given (the paper's choice). positive: those that must be above 0, which
+    TorchJD does not ask. lacks: as in `Component`.
     protects: no task's gradient is opposed, so the primary one is not either. additive: as in `LossWeighting`.
     """
 
@@ -54,6 +56,7 @@ class Method:
     cites: str
     scale: Callable[[int], float] = float
     defaults: Mapping[str, Any] = {}
+    positive: tuple[str, ...] = ()
     lacks: Mapping[str, str] = {}
     protects: bool = False
     additive: bool = False
@@ -64,10 +67,12 @@ def _one(_: int) -> float:
 
 
 METHODS: dict[str, Method] = {
-    "DWA": Method("losses", "Liu, Johns and Davison 2019, CVPR, eq. 7", _one),
+    "DWA": Method("losses", "Liu, Johns and Davison 2019, CVPR, eq. 7, arXiv:1803.10704", _one),
     "FAMO": Method("losses", "Liu et al. 2023, NeurIPS, Algorithm 2, arXiv:2306.03792"),
-    "GeometricMean": Method("losses", "Chennupati et al. 2019, CVPR workshops (GLS)"),
-    "IMTLL": Method("losses", "Liu et al. 2021, ICLR (IMTL-L)", _one, lacks={"units": LEARNS}, additive=True),
+    "GeometricMean": Method("losses", "Chennupati et al. 2019, CVPR workshops (GLS), arXiv:1904.08492"),
+    "IMTLL": Method(
+        "losses", "Liu et al. 2021, ICLR (IMTL-L), OpenReview IMPnRXEWpvr", _one, lacks={"units": LEARNS}, additive=True
+    ),
     "Random": Method(
         "losses",
         "Lin et al. 2022, TMLR (RLW), Algorithm 2, arXiv:2111.10603",
@@ -85,9 +90,13 @@ METHODS: dict[str, Method] = {
         lacks={"units": "mu is in units of the loss"},
     ),
     "UW": Method(
-        "losses", "Kendall, Gal and Cipolla 2018, CVPR, eq. 7", lambda _: 2.0, lacks={"units": LEARNS}, additive=True
+        "losses",
+        "Kendall, Gal and Cipolla 2018, CVPR, eq. 7, arXiv:1705.07115",
+        lambda _: 2.0,
+        lacks={"units": LEARNS},
+        additive=True,
     ),
-    "AlignedMTL": Method("gramian", "Senushkin et al. 2023, CVPR, Algorithm 1"),
+    "AlignedMTL": Method("gramian", "Senushkin et al. 2023, CVPR, Algorithm 1, arXiv:2305.19000"),
     "CAGrad": Method(
         "gramian",
         "Liu et al. 2021, NeurIPS, Algorithm 1, arXiv:2110.14048",
@@ -98,7 +107,11 @@ METHODS: dict[str, Method] = {
         "gramian", "Lopez-Paz and Ranzato 2017, NeurIPS (GEM), eq. 11, arXiv:1706.08840", _one, protects=True
     ),
     "FairGrad": Method(
-        "gramian", "Ban and Ji 2024, ICML, eq. 4, arXiv:2402.15638", _one, defaults={"alpha": 2.0, "max_iters": 50}
+        "gramian",
+        "Ban and Ji 2024, ICML, eq. 4, arXiv:2402.15638",
+        _one,
+        defaults={"alpha": 2.0, "max_iters": 50},
+        positive=("alpha",),
     ),
     "GradVac": Method(
         "gramian",
@@ -106,7 +119,7 @@ METHODS: dict[str, Method] = {
         _one,
         lacks={"order": DRAWN},
     ),
-    "IMTLG": Method("gramian", "Liu et al. 2021, ICLR (IMTL-G)"),
+    "IMTLG": Method("gramian", "Liu et al. 2021, ICLR (IMTL-G), OpenReview IMPnRXEWpvr"),
     "MGDA": Method("gramian", "Sener and Koltun 2018, NeurIPS, Algorithm 2, arXiv:1810.04650"),
     "PCGrad": Method("gramian", "Yu et al. 2020, NeurIPS, Algorithm 1, arXiv:2001.06782", _one, lacks={"order": DRAWN}),
     "UPGrad": Method("gramian", "Quinton and Rey 2024, arXiv:2406.16232", _one, protects=True),
@@ -155,7 +168,7 @@ class TorchJD(LossWeighting):
     family = True
     cites = "TorchJD: Quinton and Rey 2024, arXiv:2406.16232; and each method's own paper"
     method: str = field(converter=method_named)
-    at: Literal["losses", "parameters", "features"] = field()
+    at: Literal["losses", "parameters", "features"] = field(validator=in_(("losses", "parameters", "features")))
     every: int = field(default=1, validator=ge(1))
     options: dict[str, Any] = field(factory=dict)
 
@@ -173,6 +186,16 @@ class TorchJD(LossWeighting):
     def _every_fits(self, attribute: Attribute[Any], value: int) -> None:
         if value != 1 and self.at == "losses":
             raise MtlError(f"weighting.every = {value}: torchjd:{self.method} reads the losses, which cost nothing")
+
+    @options.validator
+    def _options_are_numbers(self, attribute: Attribute[Any], options: dict[str, Any]) -> None:
+        """What TorchJD would take, and make something else of."""
+        for name, value in options.items():
+            where = f"weighting.options.{name} = {value!r}: torchjd:{self.method} expects"
+            if isinstance(value, bool):
+                raise MtlError(f"{where} a number")
+            if name in self.about.positive and not (isinstance(value, int | float) and value > 0):
+                raise MtlError(f"{where} a number above 0")
 
     @property
     def about(self) -> Method:
@@ -239,13 +262,19 @@ class _Weighted(GramianModule):
 
     def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
         solved = gram.detach().to("cpu", torch.float64)
-        size = solved.diagonal().mean()
-        if not (solved.isfinite().all() and size > 0):
-            return torch.ones_like(losses.values)
+        factors = torch.ones(len(gram), dtype=torch.float64)
+        there = (solved.diagonal() > 0).nonzero().flatten()
+        if not solved.isfinite().all() or not len(there):
+            return factors
+        names = tuple(losses.names[k] for k in there.tolist())
+        solved = solved[there][:, there]
         with drawn_from(losses.rng):
-            return self.scale(len(gram)) * self.weights(losses.names, solved / size)
+            weights = self.weights(names, solved / solved.diagonal().mean())
+        factors[there] = self.scale(len(there)) * weights.to(factors)
+        return factors
 
     def weights(self, names: tuple[str, ...], gram: Tensor) -> Tensor:
+        """(K,) from the float64 Gramian (K, K) of the tasks whose gradient is not 0; its mean diagonal is 1."""
         return self.held[0](gram)
 
 
@@ -258,9 +287,8 @@ class _Projected(_Weighted):
 
     def weights(self, names: tuple[str, ...], gram: Tensor) -> Tensor:
         length, cosines = lengths_and_cosines(gram)
-        known = gram.diagonal() > 0
-        self.held[0].pref_vector = length * known
-        return torch.where(known, self.held[0](cosines) / length, 1)
+        self.held[0].pref_vector = length
+        return self.held[0](cosines) / length
 
 
 class _Aligned(_Weighted):
@@ -300,9 +328,8 @@ class _Impartial(_Weighted):
 
 
 def lengths_and_cosines(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """(K,), 1 where the gradient is 0, and (K, K), 0 there."""
-    length = gram.diagonal().clamp_min(0).sqrt()
-    length = torch.where(length > 0, length, 1)
+    """(K,) and (K, K)."""
+    length = gram.diagonal().sqrt()
     return length, gram / torch.outer(length, length)
 
 
@@ -333,11 +360,18 @@ def drawn_from(rng: Rng) -> Iterator[None]:
 
 
 class _Scalarized(nn.Module):
-    """A scalarizer without memory. Losses below 1e-12 count as that: there is a logarithm in most."""
+    """A scalarizer without memory."""
 
     def __init__(self, torchjd: TorchJD, names: Sequence[str]) -> None:
         super().__init__()
         self.held, self.scale = [torchjd.make()], torchjd.about.scale
+
+    def forward(self, losses: StepLosses) -> Tensor:
+        return self.scale(len(losses.names)) * self.held[0](losses.values)
+
+
+class _Geometric(_Scalarized):
+    """The geometric mean takes logarithms: losses below 1e-12 count as that."""
 
     def forward(self, losses: StepLosses) -> Tensor:
         return self.scale(len(losses.names)) * self.held[0](losses.values.clamp_min(1e-12))
@@ -425,7 +459,8 @@ class _FAMO(nn.Module):
 
     def forward(self, losses: StepLosses) -> Tensor:
         names, values = losses.names, losses.values.clamp_min(0)
-        famo = self.make(len(names)).to(values.device)
+        with values.device:  # made there: copied there, it would wait for the device
+            famo = self.make(len(names))
         famo._w.data.copy_(self.logit.read(names))
         self._learn(famo, names, values.detach())
         self.logit.write(names, famo._w)
@@ -436,9 +471,9 @@ class _FAMO(nn.Module):
     def _learn(self, famo: Any, names: tuple[str, ...], values: Tensor) -> None:
         known = self.seen.read(names) > 0
         famo._prev_losses = torch.where(known, self.before.read(names), values)
-        adam = torch.optim.Adam([famo._w], lr=famo.lr, weight_decay=famo.weight_decay)
+        adam = torch.optim.Adam([famo._w], lr=famo.lr, weight_decay=famo.weight_decay, fused=True)
         moments = {"exp_avg": self.first.read(names), "exp_avg_sq": self.second.read(names)}
-        adam.state[famo._w] = {"step": self.updates.cpu().clone(), **moments}
+        adam.state[famo._w] = {"step": self.updates.clone(), **moments}  # fused: on the device, and never read
         famo._optimizer = adam
         famo.update(values)
         self.first.write(names, moments["exp_avg"])
@@ -452,6 +487,7 @@ _MODULES: dict[str, Callable[[TorchJD, Sequence[str]], nn.Module]] = {
     "AlignedMTL": _Aligned,
     "IMTLG": _Impartial,
     "GradVac": _GradVac,
+    "GeometricMean": _Geometric,
     "Random": _Random,
     "UW": _Learned,
     "IMTLL": _Learned,

@@ -79,6 +79,31 @@ def test_json_is_all_that_goes_to_stdout_and_a_second_call_only_reads(config, ca
     assert json.loads(capsys.readouterr().out) == first  # CPU seconds too: nothing was trained
 
 
+def test_without_a_folder_the_configurations_name_gives_one_in_the_current_folder(config, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(config.parent)
+    assert main(["sweep", "run.toml", "--over", "pretext.puzzling.weight=0,0.3", "--seeds", "0", "1"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "4 runs; they lie in run-sweep" in out
+    assert "mtl train run-sweep/chosen.toml" in out
+    runs = {f"weight={weight}_seed={seed}" for weight in ("0", "0.3") for seed in (0, 1)}
+    assert {p.name for p in Path("run-sweep").glob("weight=*")} == runs
+
+
+def test_a_setting_that_diverges_is_shown_as_such_and_the_others_are_chosen_among(config, capsys) -> None:
+    more = ["--set", "train.max_skipped=2", "--set", "train.log_every=1", "--set", "train.steps=8"]
+    more += ["--set", "train.clip=1e30", "--set", "train.optimizer=sgd", "--out", str(config.parent / "sweep")]
+    command = ["sweep", str(config), "--over", "train.lr=1e30,0.001", *more]
+    assert main(command) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "│ - │ - │ 1 │ diverged │" in out
+    assert out.count("chosen │") == 1
+    assert "lr=1e30_seed=0 has diverged" in out
+    assert main(command) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "run 1 of 2: lr=1e30_seed=0 diverged before" in out
+    assert "diverged │" in out
+
+
 def test_what_a_user_got_wrong_is_one_message_and_code_2(config, capsys) -> None:
     assert main(words(config, "--over", "pretext.puzzling.girid=2")) == 2
     assert "did you mean 'grid'" in capsys.readouterr().err

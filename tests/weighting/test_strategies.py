@@ -206,3 +206,14 @@ steps = 10
 def test_a_schedule_is_written_in_toml():
     strategy = parse(tomllib.loads(TOML)).weighting
     assert strategy == Schedule(((0.0, 0.0), (0.1, 1.0)), {"puzzling": ((0.5, 1.0), (1.0, 0.0))})
+
+
+@pytest.mark.parametrize("strategy", [CosineGate, PrimaryProjection, Budget])
+def test_a_level_that_there_is_not_is_refused_at_once(strategy):
+    with pytest.raises(ValueError, match="'at' must be in"):
+        strategy(at="foo")
+
+
+def test_a_gate_of_an_unknown_mode_is_refused_at_once():
+    with pytest.raises(ValueError, match="'mode' must be in"):
+        CosineGate(mode="foo")

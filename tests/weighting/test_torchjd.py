@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torchjd import aggregation, scalarization
 
 from mtlcore import MtlError, StepLosses
@@ -18,6 +19,7 @@ from mtlcore.weighting.torchjd_methods import METHODS, REFUSED
 NAMES = ("fer", "pose", "puzzling")
 JACOBIAN = torch.tensor([[1.0, 0.5, 0.0], [-1.0, 1.0, 0.5], [0.2, -2.0, 1.0]])
 VALUES = torch.tensor([0.7, 2.0, 1.1])
+GRAMIAN = [method for method, about in METHODS.items() if about.level == "gramian"]
 
 
 def losses(jacobian=JACOBIAN, values=VALUES, names=NAMES, step=0, epoch=0):
@@ -110,6 +112,35 @@ def test_famo_learns_as_torchjds_does_from_the_losses_of_the_next_batch():
         torch.testing.assert_close(factors(ours, losses(values=values)), 3 * mine.grad)
 
 
+class Synced(TorchFunctionMode):
+    """Notes each call that would make the host wait for the device, if the tensor lay on one."""
+
+    WAITS = ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__int__", "nonzero", "is_nonzero")
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ in self.WAITS:
+            self.calls.append(func.__name__)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(
+    ("method", "waits"),
+    [("FAMO", []), ("DWA", []), ("STCH", []), ("UW", []), ("IMTLL", []), ("GeometricMean", ["__bool__"])],
+)
+def test_scalarizers_do_not_wait_for_the_device_but_for_the_one_that_is_declared(method, waits):
+    weigher = TorchJD(method).build(NAMES)
+    for step in range(3):
+        weigher(losses(step=step, epoch=step))  # indices are made, and memory is there
+    taken = losses(step=3, epoch=3)
+    with Synced() as synced:
+        weigher(taken)
+    assert synced.calls == waits
+
+
 def test_uncertainty_is_twice_torchjds_uw():
     ours, theirs = Uncertainty().build(NAMES), TorchJD("UW").build(NAMES)
     for name, s in zip(NAMES, (0.3, -0.2, 1.0)):
@@ -160,9 +191,46 @@ def test_random_weights_have_mean_one_and_change_with_the_step():
 
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("method", [m for m, about in METHODS.items() if about.level == "gramian"])
+@pytest.mark.parametrize("method", GRAMIAN)
 def test_a_gramian_that_says_nothing_gives_the_plain_sum(method, bad):
     assert of(method, losses(torch.full((3, 3), bad))).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("method", GRAMIAN)
+def test_a_gradient_of_exactly_0_is_as_if_its_task_were_not_there(method):
+    """CAGrad's and MGDA's shortest combination would be that gradient alone: a step of 0, for ever."""
+    jacobian = torch.cat([JACOBIAN[:1], torch.zeros(1, 3), JACOBIAN[1:]])
+    values, names = torch.tensor([0.7, 1.0, 2.0, 1.1]), ("fer", "dead", "pose", "puzzling")
+    got = of(method, losses(jacobian, values, names))
+    alone = of(method, losses())
+    assert got[1] == 1
+    torch.testing.assert_close(got[[0, 2, 3]], alone)
+    assert (got @ jacobian).norm() > 0.1
+
+
+def test_gradvac_keeps_the_memory_of_a_task_whose_gradient_is_0():
+    weigher = TorchJD("GradVac").build(NAMES)
+    factors(weigher, losses())
+    before = weigher.state_dict()
+    dead = JACOBIAN * torch.tensor([[1.0], [0.0], [1.0]])
+    factors(weigher, losses(dead, step=1))
+    after = weigher.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"cosine.fer/puzzling", "cosine.puzzling/fer"}
+
+
+# ---------------------------------------------------------------------------------------------------- losses below 0
+
+
+def test_a_negative_loss_counts_in_stch_which_takes_no_logarithm():
+    values = torch.tensor([-0.3, 0.2, 0.1])
+    expected = 3 * torch.softmax(values / 3 / 0.1, 0)
+    torch.testing.assert_close(of("STCH", losses(values=values)), expected)
+
+
+def test_the_geometric_mean_of_a_loss_of_0_or_below_is_finite():
+    got = of("GeometricMean", losses(values=torch.tensor([-0.3, 0.0, 1.0])))
+    assert got.isfinite().all()
 
 
 # ---------------------------------------------------------------------------------------------------- state
@@ -236,6 +304,27 @@ def test_an_option_is_the_methods_own():
         of("CAGrad", losses(), c=-1.0)
     with pytest.raises(MtlError, match=r"no such option; known: none"):
         of("UPGrad", losses(), pref_vector=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "told"),
+    [
+        ("FairGrad", {"alpha": 0.0}, r"weighting.options.alpha = 0.0: torchjd:FairGrad expects a number above 0"),
+        ("FairGrad", {"alpha": -1}, "above 0"),
+        ("FairGrad", {"alpha": "two"}, "above 0"),
+        ("CAGrad", {"c": True}, r"weighting.options.c = True: torchjd:CAGrad expects a number$"),
+        ("MGDA", {"max_iters": False}, "expects a number$"),
+    ],
+)
+def test_an_option_that_torchjd_would_misread_is_refused_at_once(method, options, told):
+    with pytest.raises(MtlError, match=told):
+        TorchJD(method, options=options)
+
+
+def test_a_level_that_there_is_not_is_refused_at_once():
+    for make in (lambda: TorchJD("UPGrad", at="foo"), lambda: TorchJD("DWA", at="foo")):
+        with pytest.raises(ValueError, match="'at' must be in"):
+            make()
 
 
 def stch_gradient(mu):

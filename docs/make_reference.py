@@ -21,7 +21,8 @@ PAGE = Path(__file__).with_name("reference.md")
 KINDS = ("Encoder", "SupervisedTask", "PretextTask", "LossWeighting", "DataSource", "AugmentRecipe", "Observer")
 HEAD = """# Reference
 
-Made from the docstrings by `python docs/make_reference.py`; do not edit. Shapes: B samples, K tasks present, D width of the pooled
+Made from the docstrings by `python docs/make_reference.py`; do not edit. The keys of a configuration stand in
+[Configuration](configuration.md). Shapes: B samples, K tasks present, D width of the pooled
 features, (H, W) pixels, (h, w) cells of a map. Pictures are RGB in [0, 1], float (B, 3, H, W).
 """
 
@@ -56,29 +57,33 @@ def hooks() -> list[str]:
 
 
 def entry(name: str, thing: Any) -> str:
-    """Heading, signature, docstring, and for a class its public methods."""
-    lines = [f"### {name}\n", f"```python\n{signature(name, thing)}\n```\n", doc(thing) + "\n"]
-    if inspect.isclass(thing):
-        for method, what in methods(thing):
-            lines.append(f"- `{method}{arguments(what)}`" + (f": {brief(what)}" if doc(what) else ""))
+    """Heading, signature, docstring, and for a class its public properties and methods."""
+    lines = [f"### {name}\n", f"```python\n{signature(name, thing)}\n```\n", doc(name, thing) + "\n"]
+    if inspect.isclass(thing) and name not in ALIASES:
+        for member, what in members(thing):
+            lines.append(f"- `{member}{said_of(what)}`" + (f": {brief(what)}" if what.__doc__ else ""))
         lines.append("")
     return "\n".join(lines)
 
 
-def doc(thing: Any) -> str:
-    """Its own docstring; that of an alias of typing or of a partial is none."""
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
-        return ALIASES.get(id(thing), "")
-    return inspect.cleandoc(thing.__doc__ or "")
+def doc(name: str, thing: Any) -> str:
+    """Its own docstring; of an alias, whose docstring would be somebody else's, the words below."""
+    if name in ALIASES:
+        return ALIASES[name]
+    return inspect.cleandoc(thing.__doc__ or "") if inspect.isclass(thing) or inspect.isroutine(thing) else ""
 
 
 def brief(thing: Any) -> str:
     """A docstring in one paragraph."""
-    return " ".join(doc(thing).split())
+    return " ".join(inspect.cleandoc(thing.__doc__ or "").split())
 
 
 def signature(name: str, thing: Any) -> str:
     short = name.rpartition(".")[2]
+    if name in SIGNATURES:
+        return SIGNATURES[name]
+    if getattr(thing, "_is_protocol", False):
+        return f"class {short}(Protocol)"
     if inspect.isclass(thing) and attrs.has(thing):
         fields = [f"{f.alias}: {f.type}{_default(f)}" for f in attrs.fields(thing) if f.init]
         return f"{short}({', '.join(fields)})"
@@ -86,16 +91,42 @@ def signature(name: str, thing: Any) -> str:
 
 
 def arguments(thing: Any) -> str:
+    """(a: int = 1) -> str; a default that is a function is "...", since its address is another one each time."""
     try:
-        return str(inspect.signature(thing)).replace("'", "")
+        found = inspect.signature(thing)
     except (ValueError, TypeError):
         return ""
+    given = [
+        p.replace(annotation=_bare(p.annotation), default=_Words("...") if inspect.isroutine(p.default) else p.default)
+        for p in found.parameters.values()
+    ]
+    return str(found.replace(parameters=given, return_annotation=_bare(found.return_annotation)))
 
 
-def methods(cls: type) -> Iterator[tuple[str, Any]]:
+def _bare(annotation: Any) -> Any:
+    """An annotation that was postponed, without its quotes."""
+    said = getattr(annotation, "__forward_arg__", annotation)
+    return _Words(said) if isinstance(said, str) else annotation
+
+
+class _Words(str):
+    """Stands in a signature as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def said_of(member: Any) -> str:
+    """What stands behind the name of a property or method."""
+    return arguments(member.fget).replace("(self) -> ", ": ") if isinstance(member, property) else arguments(member)
+
+
+def members(cls: type) -> Iterator[tuple[str, Any]]:
     for name, what in vars(cls).items():
         what = what.__func__ if isinstance(what, classmethod | staticmethod) else what
-        if not name.startswith("_") and inspect.isfunction(what):
+        if not name.startswith("_") and (inspect.isfunction(what) or isinstance(what, property)):
             yield name, what
 
 
@@ -105,18 +136,25 @@ def _default(field: Any) -> str:
     return " = ..." if isinstance(field.default, attrs.Factory) else f" = {field.default!r}"  # type: ignore[arg-type]
 
 
-ALIASES = {
-    id(mtlcore.Target): "A tensor, or a tuple, list or dict of tensors, each (B, ...).",
-    id(mtlcore.hookimpl): "Marks a function of a plugin module as an implementation of a hook (pluggy).",
-    **{
-        id(getattr(mtlcore.testing, f"{kind}_{door}")): text.format(kind)
-        for kind in ("pretext", "task", "encoder", "weighting", "source", "recipe")
-        for door, text in {
-            "conformance": "A pytest test, one case a check, of a {}: `conformance` on its name or class.",
-            "checks": "The checks of a {} as plain callables.",
-        }.items()
-    },
+SIGNATURES = {
+    "mtlcore.Annotation": "Annotation = numpy.ndarray",
+    "mtlcore.Target": "Target = Any",
+    "mtlcore.hookimpl": "@hookimpl",
 }
+ALIASES = {
+    "mtlcore.Annotation": 'One label kind of N rows. Categories: (N,) strings, "" where missing. Numbers: (N,) or (N, ...) '
+    "float, NaN where missing.\nCategories travel by NAME, so the label orders of two data sets can never be mixed up.",
+    "mtlcore.Target": "A tensor, or a tuple, list or dict of tensors, each (B, ...).",
+    "mtlcore.hookimpl": "Marks a function of a plugin module as an implementation of a hook (pluggy).",
+}
+"""Words on what has no docstring of its own."""
+for _kind in ("pretext", "task", "encoder", "weighting", "source", "recipe"):
+    _one = f"{'an' if _kind[0] in 'aeiou' else 'a'} {_kind}"
+    ALIASES |= {
+        f"mtlcore.testing.{_kind}_conformance": f"A pytest test, one case a check, of {_one}: "
+        "`conformance` on its name or class.",
+        f"mtlcore.testing.{_kind}_checks": f"The checks of {_one} as plain callables.",
+    }
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")

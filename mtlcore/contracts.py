@@ -30,22 +30,29 @@ Categories travel by NAME, so the label orders of two data sets can never be mix
 
 @frozen
 class StepCounts:
-    """Rows of ONE optimiser step, over all ranks and micro-batches: host ints, known to the sampler before the first forward."""
+    """Rows of ONE optimiser step, over all ranks and micro-batches: host ints, known to the sampler before the first forward.
 
-    labelled: dict[str, int]  # task label -> rows that carry it
+    labelled: task label -> rows that carry it. rows: all. unlabelled_rows: those that carry no label at all.
+    """
+
+    labelled: dict[str, int]
     rows: int
-    unlabelled_rows: int  # rows that carry no label at all
+    unlabelled_rows: int
 
 
 @frozen(eq=False)
 class Batch:
-    """One micro-batch, as the loader gives it. A row may carry labels for some tasks, for all, or for none."""
+    """One micro-batch, as the loader gives it. A row may carry labels for some tasks, for all, or for none.
 
-    images: Tensor  # (B, 3, H0, W0) uint8
-    targets: dict[str, Tensor]  # task label -> (B, ...); rows without that label hold ZEROS
-    present: dict[str, Tensor]  # task label -> (B,) bool
+    images: (B, 3, H0, W0) uint8. targets: task label -> (B, ...); rows without that label hold ZEROS. present: task label -> (B,)
+    bool, who carries it. counts: of the whole step. labelled_rows: so many rows, the first ones, carry a label; the others none.
+    """
+
+    images: Tensor
+    targets: dict[str, Tensor]
+    present: dict[str, Tensor]
     counts: StepCounts
-    labelled_rows: int  # the first rows of the batch carry a label; the others none
+    labelled_rows: int
 
 
 @frozen(eq=False)
@@ -53,7 +60,8 @@ class View:
     """Images that an encoder may read, and how their pixels got where they are.
 
     images: (B, 3, H, W) float in [0, 1].
-    geometry: None means "no whole picture of the sample" (a patch); supervised heads never read such a view.
+    geometry: None means "no whole picture of the sample" (a patch), and no supervised head reads such a view. Every other view may
+    be read, the labels moved as the geometry says.
     mix: mixup or cutmix: the partner of each row (B,) int64, and the row's own share (B,) in [0, 1].
     recipe: whose `finish` these images get; set by the scene, kept by all that is derived. None: the run's own recipe.
     """
@@ -64,13 +72,14 @@ class View:
     recipe: str | None = None
 
     def repaint(self, images: Tensor) -> View:
-        """Other colours in the same places: masks, noise, grey."""
+        """Other colours in the same places: masks, noise, grey. Every label stays as it is."""
         return evolve(self, images=images)
 
     def rearrange(self, move: Move, matrix: Tensor | None = None) -> View:
-        """Other places. `move` (B, C, H, W) -> (B, C, H', W') acts on the images now and on dense labels later.
+        """Other places. `move` (B, C, H, W) -> (B, C, H', W') acts on the images now and on dense labels (masks) later.
 
-        matrix: (B, 3, 3) old -> new where the picture moved as a whole, so that rigid labels follow.
+        matrix: (B, 3, 3) old -> new where the picture moved as a whole, so that rigid labels (pose) follow. Without one they stay
+        as they were: right for shuffled parts, wrong for a picture that turned. Supervised heads may read the view either way.
         """
         geometry = self.geometry and self.geometry.moved(move, matrix)
         return evolve(self, images=move(self.images), geometry=geometry)
@@ -106,20 +115,29 @@ class Scene(Protocol):
 
 
 class Features(NamedTuple):
-    """What the encoder says of one view. A NamedTuple, since torch.compile, FSDP and DDP look into it (not into attrs)."""
+    """What the encoder says of one view.
 
-    maps: tuple[Tensor, ...]  # (B, C_i, h_i, w_i), fine first, coarse last
-    pooled: Tensor  # (B, D)
-    shared: Tensor  # every head's gradient passes here: maps[-1], or a ViT's tokens
-    images: Tensor | None = None  # (B, 3, H, W) in [0, 1], as read; set by the core's encoder wrapper
+    maps: each (B, C_i, h_i, w_i), fine first, coarse last. pooled: (B, D). shared: the tensor through which every head's gradient
+    passes: maps[-1], or a ViT's tokens (B, T, D). images: (B, 3, H, W) in [0, 1], as read; the core sets it, an encoder leaves it
+    None. (A NamedTuple, since torch.compile, FSDP and DDP look into it, and not into attrs.)
+    """
+
+    maps: tuple[Tensor, ...]
+    pooled: Tensor
+    shared: Tensor
+    images: Tensor | None = None
 
 
 @frozen
 class EncoderInfo:
-    """What the core measured of an encoder with one dry forward; no plugin declares it."""
+    """What the core measured of an encoder with one dry forward; no plugin declares it.
 
-    dim: int  # D
-    channels: tuple[int, ...]  # of each map
+    dim: D, the width of `Features.pooled`. channels: C of each map, fine first. map_sizes: (h, w) of each map, cells. image_size:
+    side of the square pictures that were read, pixels (`input.size`).
+    """
+
+    dim: int
+    channels: tuple[int, ...]
     map_sizes: tuple[tuple[int, int], ...]
     image_size: int
 
@@ -129,43 +147,54 @@ class Head(nn.Module):
 
     forward(*features) -> output: supervised heads get one Features a call; pretext heads one for each of their views, in order.
     Outputs are tensors, or tuples / lists / dicts of them.
+    coupled: True where the samples are judged together; the loss is then a scalar.
+
+    Optional members, for the conformance kit and the preview; a head has them or not:
+    - `ideal(target) -> output`: a perfect answer, in the form of `forward`'s output.
+    - `choices`: how many answers there are to a K-way question (an int; a dict for several questions, by leaf), so that uniform
+      logits (all 0) lose log(choices).
     """
 
-    coupled: ClassVar[bool] = False  # True: samples are judged together, the loss is a scalar
+    coupled: ClassVar[bool] = False
 
     def loss(self, output: Any, target: Target) -> Tensor:
         """-> (B,): one value a sample, in fp32, a MEAN over whatever one sample holds (tiles, pixels).
 
+        Outputs arrive in fp32 whatever the run's precision: the core casts their floats.
         Rows without a label hold zeros and must give a finite value; the core masks them.
         A `coupled` pretext head returns a scalar; a `coupled` supervised head is called as loss(output, target, share), with
         the weight (B,) of each row, and returns a scalar.
         """
         raise NotImplementedError
 
-    # Optional, for the conformance kit: `ideal(target) -> output`, a perfect answer; `choices`, how many answers there are to a
-    # K-way question (an int; a dict for several questions, by leaf), so that uniform logits (all 0) lose log(choices).
-
 
 @frozen(eq=False)
 class Host:
-    """What a head is built with. It may keep none of these modules as its own part: use `EMA(module)` or `Borrowed(module)`."""
+    """What a head is built with. It may keep none of these modules as its own part: use `EMA(module)` or `Borrowed(module)`.
+
+    info: the encoder's sizes. encoder: images (B, 3, H, W) in [0, 1] -> Features. heads: the supervised heads by label, built
+    first; one that a pretext borrows (`Borrowed`) counts as used, and as shared.
+    """
 
     info: EncoderInfo
-    encoder: nn.Module  # images in [0, 1] -> Features
-    heads: Mapping[
-        str, Head
-    ]  # supervised heads by label, built first; one that a pretext borrows (`Borrowed`) counts as used, and as shared
+    encoder: nn.Module
+    heads: Mapping[str, Head]
 
 
 @frozen(eq=False)
 class StepLosses:
-    """What a weighting is given: global values, the same on every rank. Only tasks present in this step are listed."""
+    """What a weighting is given: global values, the same on every rank. Only tasks present in this step are listed.
+
+    names: K labels. values: (K,) fp32, each the mean over all labelled rows of the step; requires grad. gram: (K, K) inner products
+    of the weighted losses' gradients; None at level "losses". primary: (K,) bool, on the device: is it a supervised task? progress:
+    how much of the run is done, in [0, 1). epoch: whole passes over the labelled rows that are done. rng: where to draw from.
+    """
 
     names: tuple[str, ...]
-    values: Tensor  # (K,) fp32: mean over all labelled rows of the step; requires grad
-    gram: Tensor | None  # (K, K) inner products of the weighted losses' gradients; None at level "losses"
-    primary: Tensor  # (K,) bool, on the device: is it a supervised task?
-    progress: float  # in [0, 1)
+    values: Tensor
+    gram: Tensor | None
+    primary: Tensor
+    progress: float
     epoch: int
     rng: Rng
 
@@ -176,7 +205,8 @@ class StepLosses:
 class Component(ABC):
     """A plugin class: a frozen attrs class. Its fields ARE its configuration; its methods build or compute.
 
-    The kind comes from the base class; the name from the class in snake_case (`LocalRotation` -> `local_rotation`), or from `name`.
+    The kind comes from the base class; the name from the class in snake_case (`LocalRotation` -> `local_rotation`), or from a
+    `name` of the class's own, which is not inherited.
     family: the part of a name after ":" fills the class's first field (`timm:resnet18`).
     cites: where the idea comes from (authors, year, venue or arXiv number), or "original" where it is the plugin's own.
     lacks: capabilities that the conformance kit expects of this kind and this component does not have, each with its reason:
@@ -209,6 +239,9 @@ class SupervisedTask(Component):
     fills with the task's label where it is left empty.
     by: attributes of the data, for each value of which the metrics are given too ("gender/accuracy[race=white]"), with the number
     of labelled rows ("gender/n[race=white]"); a class attribute, or a field. Those that the data does not have are passed over.
+
+    Optional member, for the conformance kit:
+    - `examples(n, rng) -> Annotation`: n annotations such as a source could give.
     """
 
     kind = "task"
@@ -251,7 +284,9 @@ class SupervisedTask(Component):
     def metrics(self) -> dict[str, Any]:
         """name -> fresh torchmetrics.Metric, updated with (decoded, target) of present rows. The first is the task's main one.
 
-        A metric that is a number enters tables and JSON; one that is a matrix (a confusion) is reported beside them.
+        A metric that is a number enters tables and JSON; one that is a matrix (a confusion) is reported beside them. One
+        whose `higher_is_better` is a bool can name the best checkpoint; to the best value that it declares (torchmetrics'
+        `plot_upper_bound`, or `plot_lower_bound` of one where less is better) the conformance kit holds perfect answers.
         """
         return {}
 
@@ -259,11 +294,13 @@ class SupervisedTask(Component):
         """(3, H, W) in [0, 1] and one decoded answer -> the picture with the answer drawn on it. Default: the picture."""
         return image
 
-    # Optional: `examples(n, rng) -> Annotation`, annotations such as a source could give. The conformance kit uses it.
-
 
 class PretextTask(Component):
-    """A self-supervised task: makes its own questions and answers from images; gone at inference."""
+    """A self-supervised task: makes its own questions and answers from images; gone at inference.
+
+    Optional member, for the conformance kit:
+    - `undo(images, target) -> images`: the exact way back from the FIRST view's images, or None where there is none.
+    """
 
     kind = "pretext"
 
@@ -279,15 +316,16 @@ class PretextTask(Component):
         return tree_map(lambda leaf: leaf[order], target)
 
     def metrics(self) -> dict[str, Any]:
-        """name -> fresh torchmetrics.Metric, updated with (output, target) on validation images."""
+        """name -> fresh torchmetrics.Metric, updated with (output, target) on validation images.
+
+        To the best value that one declares (`plot_upper_bound`, or `plot_lower_bound` where `higher_is_better` is False) the
+        conformance kit holds the answers of `Head.ideal`.
+        """
         return {}
 
     def draw(self, images: Tensor, target: Target, output: Any) -> Tensor:
         """View images (B, 3, H, W), what must be answered and the head's output -> pictures of the answer. Default: the views."""
         return images
-
-    # Optional: `undo(images of the FIRST view, target) -> images`, the exact way back, or None where there is none. The conformance
-    # kit uses it.
 
 
 class AugmentRecipe(Component):
@@ -308,10 +346,11 @@ class LossWeighting(Component):
     """How several losses become one.
 
     at: what it is shown: "losses", or Gramians at "parameters" | "features". every: of a strategy that is shown Gramians, how old
-    its factors may be, in steps: they are measured each `every`-th step and kept between, by task name. additive: of one that is
-    shown losses, whether micro-batches may be weighed one by one: its objective is linear in the losses, and `forward` changes no
-    state. Of the others the losses of all micro-batches are computed first, which costs one more forward where there are several.
-    protects: does it promise that no step goes against the sum of the tasks' weighted gradients?
+    its factors may be, in steps: they are measured each `every`-th step and kept between, for each set of tasks. additive: of one
+    that is shown losses, whether micro-batches may be weighed one by one: its objective is linear in the losses, and `forward`
+    changes no state. Of the others the losses of all micro-batches are computed first: one more forward where there are several.
+    protects: does it promise that no step goes against the sum of the tasks' weighted gradients? It holds of a measured step, at
+    the parameters: kept factors are of gradients that have moved on, and at "features" it is the gradient there that is protected.
     Each is a class attribute, or a field of that name.
     """
 

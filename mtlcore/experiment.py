@@ -1,6 +1,7 @@
 """One run, completely described: what the TOML says, as objects. `config` turns the one into the other.
 
-A table of weight 0 is as if it were not there: `config` drops it, so nothing below ever meets one.
+A table of weight 0 is as if it were not there: `config` drops it, so nothing below ever meets one. The docstrings say what each key
+means, a key a paragraph ("key: ..."): docs/configuration.md is made of them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ share = and_(ge(0.0), le(1.0))
 
 @frozen
 class TaskEntry:
-    """One [task.<label>] table: the keys that the core itself knows, and the component that its other keys describe."""
+    """One [task.<label>] table: the keys that the core itself knows, and the component that its other keys describe.
+
+    component: the task. The key `name` says which (default: the label); its fields are further keys of the table.
+    weight: what its loss is multiplied by, whatever factor the weighting gives it besides. 0 is allowed too: as if the table were
+        not there.
+    """
 
     component: SupervisedTask
     weight: float = field(default=1.0, validator=gt(0.0))
@@ -38,9 +44,13 @@ class TaskEntry:
 class PretextEntry:
     """One [pretext.<label>] table.
 
-    supervised: may supervised heads read its views? rows: which rows it looks at.
+    component: the pretext task. The key `name` says which (default: the label); its fields are further keys of the table.
+    weight: what its loss is multiplied by, whatever factor the weighting gives it besides. 0 is allowed too: as if the table were
+        not there.
+    supervised: may supervised heads read its views? `views.supervised` says whether they do.
+    rows: which rows it looks at: all, or those without a label.
     control: an experiment's control arm. "views_only": the same views and forwards, its loss off. "random_target": its answers
-    permuted across the batch.
+        permuted across the batch.
     """
 
     component: PretextTask
@@ -54,12 +64,17 @@ class PretextEntry:
 class DataEntry:
     """One [data.<label>] table.
 
-    labels: keep this share of the training labels (stratified, seeded; nested: 5 % lies in 10 %). unlabelled: rows without labels
-    are dropped, or kept for the pretexts. limit: at most so many rows of each split. split, group: a column of the source that
-    overrides its own. weight: how often its rows are drawn, beside other sources. max_bad: malformed or unreadable rows that
-    are skipped before the run stops. exclude_duplicates: by decoded pixels. "train" leaves out rows of train that also stand in
-    another split, or that have a copy with another label; "test" leaves out rows of other splits that also stand in train. In both,
-    copies never part where the run cuts a test or validation split itself. Each picture is decoded once more.
+    component: the source. The key `name` says which (default: the label); its fields (`root`) are further keys of the table.
+    labels: keep this share of the training labels (stratified, seeded; nested: 5 % lies in 10 %).
+    unlabelled: rows without labels are dropped, or kept for the pretexts.
+    limit: at most so many rows of each split (default: all).
+    split: the annotation or attribute that says which split a row is of (default: the source's own splits).
+    group: the annotation or attribute whose equal rows never part in splits, a person (default: the source's own groups).
+    weight: how often its rows are drawn, beside other sources.
+    max_bad: malformed or unreadable rows that are skipped before the run stops.
+    exclude_duplicates: by decoded pixels. "train" leaves out rows of train that also stand in another split, or that have a copy
+        with another label; "test" leaves out rows of other splits that also stand in train. In both, copies never part where the
+        run cuts a test or validation split itself. Each picture is decoded once more.
     """
 
     component: DataSource
@@ -75,10 +90,14 @@ class DataEntry:
 
 @frozen
 class Input:
-    """[input]. size: side of what the encoder reads, pixels. batch_size: LABELLED rows of a whole optimiser step, over all ranks
-    and micro-batches. unlabelled_batch: rows without labels beside them (default: as many, where a source keeps them).
-    validation: share of the training groups, cut before `labels`, seen by nobody in training. store: side at which pictures are
-    kept in memory (default: 1.5 x size). mix: how sources share a batch: by their number of rows, or equally.
+    """[input]: what the encoder reads, and how many rows a step has.
+
+    size: side of what the encoder reads, pixels.
+    batch_size: LABELLED rows of a whole optimiser step, over all ranks and micro-batches.
+    unlabelled_batch: rows without labels beside them (default: as many, where a source keeps them).
+    validation: share of the training groups, cut before `labels`, seen by nobody in training.
+    store: side at which pictures are kept in memory, pixels (default: 1.5 x size).
+    mix: how sources share a batch: by their number of rows, or equally.
     """
 
     size: int = field(default=64, validator=gt(0))
@@ -94,9 +113,10 @@ class Views:
     """[views]: what is encoded, and who reads it.
 
     supervised: which views the supervised heads read: the clean one, the pretexts' (the paper's choice), or both.
-    clean: how many augmented clean views there are (2: the baseline of equal compute). reduce: how the losses of several views of
-    a sample become one. forward: images of one size in one joint forward, or one forward a view. statistics: what BatchNorm's
-    running statistics see: every view, or the clean labelled rows alone.
+    clean: how many augmented clean views there are (2: the baseline of equal compute).
+    reduce: how the losses of several views of a sample become one: their mean, or their geometric mean.
+    forward: images of one size in one joint forward, or one forward a view.
+    statistics: what BatchNorm's running statistics see: every view, or the clean labelled rows alone.
     """
 
     supervised: Literal["clean", "pretext", "both"] = "clean"
@@ -107,19 +127,40 @@ class Views:
 
 
 def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> None:
+    """rising, each more than 0 and less than 1"""
     if any(b <= a for a, b in pairwise((0.0, *value, 1.0))):
         raise ValueError(f"'{attribute.name}' must be rising shares of the run, between 0 and 1: {value}")
 
 
 @frozen
 class Train:
-    """[train]. Give `steps` or `epochs` (passes over the labelled rows).
+    """[train]: how long, with which optimiser, on which machine. Give `steps` or `epochs`; without the table, 1000 steps.
 
-    schedule: after `warmup` steps of linear warm-up, cosine to 0, or times `decay` at each share of the run in `milestones`,
-    or constant. clip: largest gradient norm. accumulate: micro-batches a step. ema: momentum of the averaged weights that are
-    evaluated when on (0: off). eval_every, save_every, log_every: steps (eval_every 0: only at the end). best: "<task>/<metric>" on
-    validation that names the best checkpoint (default: the first task's first metric; without tasks, the validation loss).
-    max_skipped: so many non-finite steps in a row raise the alarm. init_from: a run whose encoder this one starts from.
+    steps: optimiser steps of the whole run.
+    epochs: passes over the labelled rows, instead of `steps`; parts of one too.
+    optimizer: AdamW, or SGD with `momentum`.
+    lr: the learning rate after the warm-up.
+    weight_decay: of the weights; biases, norms and other vectors are not decayed.
+    momentum: of SGD.
+    schedule: of the learning rate after the warm-up: cosine to 0, times `decay` at each share of the run in `milestones` ("step"),
+        or constant.
+    warmup: steps in which the learning rate rises linearly; at most half of the run.
+    milestones: shares of the run at which the schedule "step" multiplies the learning rate.
+    decay: what it is multiplied by there.
+    clip: largest norm of the gradient of a step.
+    accumulate: micro-batches a step; each holds that part of `input.batch_size`.
+    precision: of the forwards; losses, weights and optimiser stay in fp32.
+    ema: momentum of the averaged weights that are evaluated when on (0: off).
+    eval_every: steps between two evaluations on validation (0: only at the end).
+    save_every: steps between two checkpoints to go on from.
+    log_every: steps between two lines of metrics.jsonl.
+    best: the figure `<task>/<metric>` on validation that names the best checkpoint (default: the first task's first metric; without
+        tasks, the validation loss).
+    max_skipped: so many steps in a row whose gradient is not finite end the run; each of them is skipped.
+    init_from: a run whose encoder this one starts from.
+    accelerator: where to train; "auto" takes a CUDA device where there is one.
+    devices: processes, each with a device of its own and its part of the batch.
+    tensorboard: write TensorBoard's files beside metrics.jsonl?
     """
 
     steps: int | None = field(default=None, validator=optional(gt(0)))
@@ -155,7 +196,24 @@ class Train:
 
 @frozen
 class Experiment:
-    """The whole run. recipes: augmentation recipes by name beside the run's own; "validation" is the one that evaluation uses."""
+    """The whole run.
+
+    encoder: the shared network (default: `resnet_small`).
+    tasks: what is learned from labels, each under a label of yours.
+    pretexts: what is learned from the pictures alone, each under a label of yours.
+    data: the sources, each under a label of yours.
+    weighting: how the losses become one (default: `equal`, their sum).
+    augment: the recipe by which the clean view is made of a raw picture (default: `strong`).
+    recipes: further recipes that pretexts may ask for by name. Every recipe that needs no key is there without a table, under its
+        own name; a table gives one with other keys, or under another name. `validation` is the one that evaluation uses.
+    input: what the encoder reads, and how many rows a step has.
+    views: what is encoded, and who reads it.
+    train: how long, with which optimiser, on which machine.
+    seed: of everything that is drawn: splits, shares of labels, initial weights, batches, augmentations, questions.
+    plugins: one-file plugins, relative to the configuration's folder; `#sha256=...` behind a path demands that very text. What a
+        file gives takes the place of an installed component of that kind and name.
+    observers: what watches the run from outside, each under a label of yours; their figures are `<label>/<name>`.
+    """
 
     encoder: Encoder
     tasks: dict[str, TaskEntry]

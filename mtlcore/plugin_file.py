@@ -51,6 +51,14 @@ class PluginFile:
         """Unique for the text; a legal name, and the same in every process, so that pickles of its classes travel."""
         return f"mtlcore_file_{self.sha256[:16]}_{re.sub(r'[^0-9A-Za-z_]', '_', self.path.stem)}"
 
+    def is_text_of(self, module: str) -> bool:
+        """Was this loaded module made from the same text? False where its file can't be read."""
+        source = getattr(sys.modules.get(module), "__file__", None)
+        try:
+            return source is not None and Path(source).read_bytes() == self.text
+        except OSError:
+            return False
+
     def module(self) -> ModuleType:
         """Run it. The same text is the same module, with the same classes, wherever a copy of the file lies."""
         name = self.module_name

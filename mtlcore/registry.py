@@ -4,6 +4,9 @@ A plugin is a module (or an object) that implements hooks of `Specs`; an entry p
 it is a single file. Each one loads alone: one that fails is recorded with its reason and told once, and everything else
 goes on. Whoever asks for something that a failed plugin gives meets its original error.
 
+A file that is named takes the place of what is installed under the same kind and name: it is what its author works on, or
+what a run was trained with. The installed component is then on record as shadowed.
+
 Environment variables; the first two are comma lists of entry-point names or distributions:
     MTLCORE_PLUGINS_BLOCK   leave these out
     MTLCORE_PLUGINS_ONLY    load these alone
@@ -24,7 +27,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import pluggy
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .components import component_name, fault, is_component
 from .contracts import KINDS, Component
@@ -50,7 +53,7 @@ class Specs:
 
 
 class PluginWarning(UserWarning):
-    """A plugin could not be loaded; everything else goes on."""
+    """A plugin could not be loaded, and everything else goes on; or a plugin file takes the place of another one."""
 
 
 @frozen
@@ -61,11 +64,16 @@ class Provider:
     distribution: str | None
     version: str | None
     origin: str
+    file: PluginFile | None = None
 
     @classmethod
     def of(cls, point: EntryPoint) -> Provider:
         dist = point.dist
         return cls(point.name, dist.name if dist else None, dist.version if dist else None, point.value)
+
+    @classmethod
+    def of_file(cls, file: PluginFile) -> Provider:
+        return cls(file.path.stem, None, None, str(file.path), file)
 
     def __str__(self) -> str:
         owner = f" of {self.distribution} {self.version}" if self.distribution else ""
@@ -78,10 +86,13 @@ class Provider:
 
 @frozen(eq=False)
 class Record:
-    """One component, or a plugin that failed or was blocked before it gave any. error: the original one."""
+    """One component, or a plugin that failed or was blocked before it gave any. error: the original one.
+
+    status: "shadowed" is an installed component whose place a plugin file has taken.
+    """
 
     provider: Provider
-    status: Literal["ok", "failed", "blocked"]
+    status: Literal["ok", "failed", "blocked", "shadowed"]
     name: str
     kind: str | None = None
     reason: str = ""
@@ -142,12 +153,15 @@ class Catalogue:
         return twin
 
     def load_file(self, path: str | os.PathLike[str] | PluginFile) -> PluginFile:
-        """Load a one-file plugin. Raises MtlError where it is missing, broken, or loaded already."""
+        """Load a one-file plugin; its components take the place of installed ones of the same kind and name.
+
+        Where such a one differs, a PluginWarning tells it. Raises MtlError where the file is missing, broken, or loaded already,
+        and where another FILE gives one of its components.
+        """
         file = path if isinstance(path, PluginFile) else PluginFile.read(path)
         if self.holds(file):
             raise MtlError(f"plugin file {file.path} is loaded already")
-        provider = Provider(file.path.stem, None, None, str(file.path))
-        self._admit(provider, file.module, fatal=True, name=file.module_name)
+        self._admit(Provider.of_file(file), file.module, fatal=True, name=file.module_name)
         return file
 
     def holds(self, file: PluginFile) -> bool:
@@ -176,7 +190,8 @@ class Catalogue:
         except BaseException:
             self._manager.unregister(plugin)
             raise
-        self._records += [self._added(cls, provider) for cls in classes]
+        for cls in classes:
+            self._records.append(self._added(cls, provider))
 
     def _refuse_unknown_hooks(self, plugin: Any) -> None:
         """pluggy takes a misspelt hook without a word, and a function without its marker is no hook at all."""
@@ -200,15 +215,26 @@ class Catalogue:
             reason = f"mtl_components gives {cls!r}: expected classes derived from one of {bases}"
             return Record(provider, "failed", provider.name, reason=reason, error=MtlError(reason))
         key = cls.kind, component_name(cls)
-        reason = fault(cls) or self._duplicate(key, provider) or ""
+        giver = next((r for r in self._records if r.status == "ok" and (r.kind, r.name) == key), None)
+        reason = fault(cls) or (_conflict(giver, provider) if giver else "")
         if reason:
             return Record(provider, "failed", key[1], key[0], reason, MtlError(reason))
+        if giver:
+            self._shadow(giver, provider)
         self._classes[key] = cls
         return Record(provider, "ok", key[1], key[0])
 
-    def _duplicate(self, key: tuple[str, str], provider: Provider) -> str | None:
-        givers = [r.provider for r in self._records if r.status == "ok" and (r.kind, r.name) == key]
-        return f"{key[0]} {key[1]!r} is given by {givers[0]} and again by {provider}" if givers else None
+    def _shadow(self, giver: Record, provider: Provider) -> None:
+        """A plugin file takes the place of this installed component; it is told where their texts differ."""
+        assert giver.kind is not None
+        assert provider.file is not None
+        same = provider.file.is_text_of(self._classes[giver.kind, giver.name].__module__)
+        reason = f"{provider} takes its place" + (", with the same text" if same else "")
+        self._records[self._records.index(giver)] = evolve(giver, status="shadowed", reason=reason)
+        if not same:
+            _warn_once(
+                f"{giver.kind} {giver.name!r} comes from {provider.origin}, in the place of {giver.provider}, which differs"
+            )
 
     # ------------------------------------------------------------------------------------------------ looking up
 
@@ -304,6 +330,24 @@ def one_line(error: BaseException) -> str:
     if known or isinstance(error, MtlError):
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _conflict(giver: Record, provider: Provider) -> str:
+    """Why this provider can't give what `giver` gives; "" where it takes the place."""
+    if giver.provider == provider:
+        return f"{provider} gives the {giver.kind} {giver.name!r} twice"
+    said = f"{giver.kind} {giver.name!r} is given by {giver.provider} and again by {provider}"
+    if provider.file is None:
+        return said
+    if giver.provider.file is None:
+        return ""
+    return f"{said}: two plugin files can't give the same; name one of them alone, or give one of the classes another `name`"
+
+
+@functools.cache
+def _warn_once(said: str) -> None:
+    """Once a process: a command may read its configuration several times."""
+    warnings.warn(said, PluginWarning, stacklevel=3)
 
 
 def _tell(record: Record, fatal: bool) -> None:

@@ -89,9 +89,10 @@ def _files(name: str, kind: str) -> dict[Path, str]:
 
 
 def _table(module: Path) -> str:
-    """The table of the template's component, as a configuration takes it."""
+    """How a configuration names the template's component; its keys are the author's to change, so none is written down."""
     (cls,) = PluginFile.read(module).module().mtl_components()
-    return example(cls, "plugin_name")
+    lines = example(cls, "plugin_name").splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith(("[", "name = ")))
 
 
 def _replaced(text: str, words: dict[str, str]) -> str:

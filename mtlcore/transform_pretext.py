@@ -46,10 +46,13 @@ def predict_transform(
     """The class of a pretext task `name`, to be given by `mtl_components`: K-way, one random choice a picture.
 
     fn: (images (B, C, H, W) float, choice) -> images of the same shape; deterministic, each picture by itself, any number of
-    channels; choice is an int in [0, K). choices: K, or a name for each. moves: what becomes of the labels. False: only colours
-    change, all labels hold. A function (choice, side in pixels) -> the 2 x 3 or 3 x 3 matrix, old -> new pixel coordinates
-    (x to the right, y down, (0, 0) the outer corner of the first pixel): labels follow the pictures. True: pixels move in a way
-    that no matrix tells, so supervised heads can't read the views. cites: where the idea comes from.
+    channels; choice is an int in [0, K). choices: K, or a name for each. cites: where the idea comes from.
+    moves: what becomes of the labels.
+    - False: only colours change, all labels hold (`View.repaint`).
+    - A function (choice, side in pixels) -> the 2 x 3 or 3 x 3 matrix, old -> new pixel coordinates (x to the right, y down, (0, 0)
+      the outer corner of the first pixel): masks follow `fn`, rigid labels the matrix (`View.rearrange(move, matrix)`).
+    - True: no label is known to hold, so no supervised head reads the views (`View(images)`). For parts that change places while
+      rigid labels hold, write a class whose `views` calls `View.rearrange(move)`.
     To be pickled, the class must be assigned to a variable of its own name: `LocalBlur` for "local_blur".
     Raises MtlError where there is no choice, or a name stands twice.
     """

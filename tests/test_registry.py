@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import pickle
+import re
+import subprocess
+import sys
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -395,6 +399,141 @@ def test_a_plugin_file_that_can_not_load_is_an_error_at_once(
     with pytest.raises(MtlError, match=said) as told:
         Catalogue().load_file(tmp_path / name)
     assert name in str(told.value)
+
+
+# ------------------------------------------------------------------------------------------------ a file and what is installed
+
+PRETEXT = """
+import torch
+from mtlcore import Head
+
+@frozen
+class Brighter(PretextTask):
+    \"""Was it made brighter?\"""
+    by: float = {by}
+    def views(self, scene, rng):
+        answer = rng.randint(2, len(scene.clean.images))
+        return [scene.clean.repaint((scene.clean.images + self.by * answer[:, None, None, None]).clamp(0, 1))], answer
+    def build(self, host): return Answer(host.info.dim)
+
+class Answer(Head):
+    def __init__(self, dim):
+        super().__init__()
+        self.answer = torch.nn.Linear(dim, 2)
+    def forward(self, features): return self.answer(features.pooled)
+    def loss(self, output, target): return torch.nn.functional.cross_entropy(output, target, reduction="none")
+
+@hookimpl
+def mtl_components(): return [Brighter]
+"""
+RUN = """
+[task.fer]
+[pretext.brighter]
+[data.synthfaces]
+train = 16
+test = 4
+[encoder]
+width = 4
+[input]
+size = 16
+batch_size = 8
+[train]
+steps = 1
+warmup = 0
+tensorboard = false
+"""
+
+
+def test_a_file_takes_the_place_of_an_installed_component_and_it_is_told(tmp_path: Path, install: Install) -> None:
+    file = tmp_path / "balance.py"
+    file.write_text(HEAD + GOOD.format(name="Balance").replace("1.0", "2.0"))
+    both = GOOD.format(name="Balance").replace("[Balance]", "[Balance, Other]")
+    other = "@frozen\nclass Other(LossWeighting):\n    def build(self, names): ...\n"
+    installed = loaded(install("mtl-extra", other + both))
+    catalogue = installed.copy()
+    with pytest.warns(PluginWarning) as told:
+        catalogue.load_file(file)
+
+    [said] = [str(w.message) for w in told]
+    assert "\n" not in said
+    assert f"weighting 'balance' comes from {file}, in the place of 'mtl-extra' of mtl-extra 1.2" in said
+    assert catalogue.find("weighting", "balance")().power == 2.0
+    assert installed.find("weighting", "balance")().power == 1.0
+    assert row(catalogue, "balance", "ok")["origin"] == str(file)
+    hidden = row(catalogue, "balance", "shadowed")
+    assert hidden["distribution"] == "mtl-extra"
+    assert f"{file}) takes its place" in hidden["reason"]
+    assert row(catalogue, "other", "ok")["distribution"] == "mtl-extra"  # the rest of that plugin stays
+
+
+def test_a_file_takes_the_place_of_a_shipped_component(tmp_path: Path) -> None:
+    file = tmp_path / "equal.py"
+    file.write_text(HEAD + GOOD.format(name="Equal"))
+    shipped = [p for p in importlib.metadata.entry_points(group="mtlcore") if p.name == "weighting"]
+    catalogue = loaded(shipped)
+    with pytest.warns(PluginWarning, match="in the place of 'weighting' of mtlcore"):
+        catalogue.load_file(file)
+    assert catalogue.find("weighting", "equal").__module__.startswith("mtlcore_file_")
+
+
+def test_an_installed_copy_of_the_file_is_not_worth_a_word(tmp_path: Path, install: Install) -> None:
+    [point] = install("mtl-extra", GOOD.format(name="Alike"))
+    catalogue = loaded([point])
+    file = tmp_path / "kept" / "alike.py"
+    file.parent.mkdir()
+    file.write_bytes((tmp_path / f"{point.value}.py").read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        catalogue.load_file(file)
+    assert catalogue.find("weighting", "alike").__module__.startswith("mtlcore_file_")
+    assert row(catalogue, "alike", "shadowed")["reason"].endswith("takes its place, with the same text")
+
+
+def test_two_files_that_give_the_same_are_an_error_that_names_both_and_the_way_out(
+    tmp_path: Path, install: Install
+) -> None:
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    for number, file in enumerate((first, second)):
+        file.write_text(HEAD + GOOD.format(name="Twofold").replace("1.0", f"{number}.0"))
+    catalogue = loaded(install("mtl-extra", GOOD.format(name="Twofold")))
+    with pytest.warns(PluginWarning, match="first.py"):
+        catalogue.load_file(first)
+    with pytest.raises(MtlError, match="two plugin files can't give the same; name one of them alone") as told:
+        catalogue.load_file(second)
+    assert str(first) in str(told.value)
+    assert str(second) in str(told.value)
+    assert catalogue.find("weighting", "twofold")().power == 0.0
+
+
+def test_a_plugin_that_gives_the_same_twice_is_told(install: Install) -> None:
+    catalogue = loaded(install("mtl-extra", GOOD.format(name="Echo").replace("[Echo]", "[Echo, Echo]")))
+    assert row(catalogue, "echo", "ok")
+    assert row(catalogue, "echo")["reason"].endswith("gives the weighting 'echo' twice")
+
+
+def test_a_run_of_a_file_is_evaluated_after_another_version_is_installed(tmp_path: Path) -> None:
+    """In real processes."""
+    file, config, site = tmp_path / "brighter.py", tmp_path / "run.toml", tmp_path / "site"
+    file.write_text(HEAD + PRETEXT.format(by=0.25))
+    config.write_text(RUN)
+    assert mtl(site, "train", config, "--plugin", file, "--out", tmp_path / "run").stderr == ""
+    info = site / "mtl_brighter-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mtl-brighter\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[mtlcore]\nbrighter = brighter_plugin\n")
+    (site / "brighter_plugin.py").write_text(HEAD + PRETEXT.format(by=0.5))
+
+    done = mtl(site, "eval", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    [said] = done.stderr.splitlines()
+    assert re.fullmatch(r"mtl: warning: pretext 'brighter' comes from .*, in the place of .*mtl-brighter 0\.1.*", said)
+    assert "by = 0.25" in (tmp_path / "run" / "config.toml").read_text()
+
+
+def mtl(site: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit(main())"]
+    env = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*program, *map(str, words)], capture_output=True, text=True, env=env, check=False)
 
 
 # ------------------------------------------------------------------------------------------------ torch and torchvision

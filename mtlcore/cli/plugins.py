@@ -1,4 +1,4 @@
-"""`mtl plugins`: what can stand in a configuration, who gives it, and what failed."""
+"""`mtl plugins`: what can stand in a configuration, who gives it, what failed, and what a plugin file took the place of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def plugins(
     plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
-    """List every component there is, and every plugin that failed or is blocked, with the reason.
+    """List every component there is, and every plugin that failed, is blocked or is shadowed by a file, with the reason.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def _show(records: list[dict[str, str | None]]) -> None:
     table = Table("kind", "name", "status", "from", "origin")
     for row in sorted(records, key=lambda r: (r["kind"] or "", r["name"] or "")):
         owner = f"{row['distribution']} {row['version']}" if row["distribution"] else "a file"
-        style = {"ok": "green", "failed": "red", "blocked": "yellow"}[str(row["status"])]
+        style = {"ok": "green", "failed": "red", "blocked": "yellow", "shadowed": "yellow"}[str(row["status"])]
         cells = (row["kind"] or "", row["name"], Text(str(row["status"]), style), owner, row["origin"])
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
     console.print(table)

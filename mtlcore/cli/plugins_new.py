@@ -25,6 +25,8 @@ def new(
     out
         The folder in which the folder NAME is made; default: the current one.
     """
+    import shlex
+
     from rich.text import Text
 
     from ..scaffold import scaffold
@@ -35,5 +37,5 @@ def new(
         console.print(Text(str(file)))
     module = folder / f"{name}.py"
     console.print(Text(f"\nedit {module}, and prove it: mtl plugins check {name} --plugin {module}"))
-    console.print(Text(f"install it, with its tests: pip install --editable '{folder}[test]'"))
+    console.print(Text(f"install it: pip install --no-deps --editable {shlex.quote(str(folder))}"))
     return 0

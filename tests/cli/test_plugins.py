@@ -182,6 +182,21 @@ def test_the_table_shows_files_failures_and_reasons(site: Path, tmp_path: Path) 
     assert any("uncertainty" in line and "mtlcore" in line for line in lines)
 
 
+def test_a_file_that_takes_the_place_of_an_installed_plugin_is_told_and_shown(site: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(HEAD + "@frozen" + WEIGHTING.format(name="Healthy").replace("1.0", "2.0"))
+    told = mtl(site, "plugins", "--plugin", file, MTLCORE_PLUGINS_ONLY="healthy", COLUMNS="250")
+    assert told.returncode == 0
+    [said] = told.stderr.splitlines()
+    assert said.startswith(
+        f"mtl: warning: weighting 'healthy' comes from {file}, in the place of 'healthy' of mtl-healthy"
+    )
+    lines = [line for line in told.stdout.splitlines() if "healthy" in line]
+    assert any("shadowed" in line and "mtl-healthy 0.3" in line for line in lines)
+    assert any(" ok " in line and str(file) in line for line in lines)
+    assert f"healthy (shadowed): 'mine' ({file}) takes its place" in told.stdout
+
+
 def test_a_plugin_file_that_is_absent_is_told(site: Path, tmp_path: Path) -> None:
     told = mtl(site, "plugins", "--plugin", tmp_path / "absent.py", MTLCORE_PLUGINS_ONLY="weighting")
     assert told.returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,13 @@ def test_a_failure_is_told_in_full_and_exits_1(plugin, capsys) -> None:
     assert "│ has_a_summary_line │ failed │" in out
     assert "weighting 'bare' fails has_a_summary_line" in out
     assert "how to mend it: write a docstring whose first line says what the component does." in out
-    assert " checks ran: " in out
+    counted = re.search(
+        r"(\d+) checks, (\d+) ran: (\d+) passed, 1 failed, (\d+) skipped, (\d+) blocked, 0 xfailed", out
+    )
+    assert counted, out
+    checks, ran, passed, skipped, blocked = map(int, counted.groups())
+    assert (checks, ran) == (passed + 1 + skipped + blocked, passed + 1)
+    assert f"weighting bare: 10 of {checks} checks" in out
     assert " 1 failed" in out
 
 

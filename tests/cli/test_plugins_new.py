@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -91,7 +92,7 @@ def test_a_new_plugin_is_a_module_its_packaging_a_test_and_a_readme(made: Path) 
         assert files == {f"{name}.py", "pyproject.toml", "README.md", "tests/test_conformance.py"}
         texts = "".join((made / name / file).read_text() for file in files)
         assert "plugin_" not in texts.replace("plugin_name", "plugin_")  # no placeholder is left
-        assert f'mtlcore.testing.{kind}_conformance("{name}")' in texts
+        assert f"mtlcore.testing.{kind}_conformance({name.title().replace('_', '')})" in texts
     assert not list(made.glob(".*"))
 
 
@@ -122,6 +123,23 @@ def test_the_tests_that_they_bring_pass(python: Path, made: Path) -> None:
     assert told.returncode == 0, told.stdout[-5000:] + told.stderr[-2000:]
     assert " passed" in told.stdout
     assert "failed" not in told.stdout
+
+
+@pytest.mark.slow
+def test_the_tests_that_it_brings_pass_before_it_is_installed(made: Path) -> None:
+    told = run(Path(sys.executable), "-m", "pytest", "-rs", "-p", "no:cacheprovider", where=made / NAMES["weighting"])
+    assert told.returncode == 0, told.stdout[-5000:] + told.stderr[-2000:]
+    assert " passed" in told.stdout
+    assert "a class that no entry point and no plugin file gives" in told.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_names_the_plugin_and_no_key_of_the_template(made: Path, kind: str) -> None:
+    text = (made / NAMES[kind] / "README.md").read_text()
+    [table] = re.findall(r"```toml\n(.*?)```", text, re.S)
+    assert {line.partition(" = ")[0] for line in table.splitlines()} <= {"name", table.splitlines()[0]}
+    assert NAMES[kind] in table
+    assert "pip install --no-deps --editable ." in text
 
 
 def test_a_new_plugin_is_usable_as_a_single_file_before_it_is_installed(made: Path, capsys) -> None:

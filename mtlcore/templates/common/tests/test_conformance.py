@@ -4,4 +4,6 @@ from __future__ import annotations
 
 import mtlcore.testing
 
-test_conformance = mtlcore.testing.pretext_conformance("plugin_name")
+from plugin_name import PluginName
+
+test_conformance = mtlcore.testing.pretext_conformance(PluginName)

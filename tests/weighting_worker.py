@@ -1,14 +1,17 @@
-"""What one of two gloo ranks does in `train/test_weighting_ranks.py`: each strategy on its half of the same joined inputs."""
+"""What one of two gloo ranks does in `train/test_weighting_ranks.py`: each strategy on its half of the same joined inputs; and what
+DDP does not see to where the engine goes round it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from attrs import evolve
 from lightning_fabric import Fabric
-from toys import batch, counted
-from weightings import STRATEGIES, small
+from toys import Toy, batch, counted
+from weightings import STRATEGIES, Fixed, small, with_spare
 
 from mtlcore.rng import Streams
 from mtlcore.train.build import build_engine
@@ -20,9 +23,15 @@ STEPS = 20
 State = dict[str, torch.Tensor]
 
 
+SPARE = "a parameter that no loss reaches"  # its gradients are measured in one step, and kept in two
+CASES = {name: small(weighting) for name, weighting in STRATEGIES.items()} | {
+    SPARE: with_spare(small(Fixed({"gender": 0.5}, every=3)))
+}
+
+
 def trained(fabric: Fabric, name: str) -> State:
     """The model and the weighting after 20 steps on this rank's half of each batch; a task is absent from every seventh."""
-    exp = small(STRATEGIES[name])
+    exp = CASES[name]
     exp = evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02, momentum=0.5))
     engine = build_engine(exp, fabric, STEPS, 5)
     rank, world = fabric.global_rank, fabric.world_size
@@ -46,11 +55,40 @@ def _joined(exp) -> list[Inputs]:
     return _inputs[0]
 
 
+def statistics(fabric: Fabric) -> tuple[list[float], int]:
+    """BatchNorm, two micro-batches a step, a strategy that looks at both ahead, other pictures on each rank.
+
+    -> for each step, how far the ranks' buffers differ as the first forward that counts begins; and the broadcasts of one step.
+    """
+    exp = small(STRATEGIES["torchjd:DWA"], encoder=Toy())
+    engine = build_engine(exp, fabric, 4, 2)
+    begun, messages, send = list[torch.Tensor](), list[torch.dtype](), dist.broadcast
+
+    def note(model: torch.nn.Module, _: object) -> None:
+        if torch.is_grad_enabled():
+            begun.append(torch.cat([b.flatten().double() for b in model.buffers()]))
+
+    def counting(tensor: torch.Tensor, *args, **kwargs):
+        messages.append(tensor.dtype)
+        return send(tensor, *args, **kwargs)
+
+    engine.model.register_forward_pre_hook(note)
+    for step in range(4):
+        mine = [batch(n=4, unlabelled=0, seed=10 * step + engine.micro(p), tasks=("fer", "gender")) for p in range(2)]
+        made = counted(mine)
+        parts = [prepare(exp, b, engine.streams(p), parts=2, world=fabric.world_size) for p, b in enumerate(made)]
+        dist.broadcast = counting if step == 3 else send
+        train_step(engine, parts)
+    dist.broadcast = send
+    both = [fabric.all_gather(first) for first in begun[::2]]
+    return [float((one - two).abs().max()) for one, two in both], len(messages)
+
+
 def run(fabric: Fabric, out: Path) -> None:
-    """Write, for each strategy, this rank's state and how far the ranks differ."""
+    """Write, for each case, this rank's state and how far the ranks differ."""
     torch.set_num_threads(1)
-    found = {}
-    for name in STRATEGIES:
+    found: dict[str, object] = {"statistics": statistics(fabric)}
+    for name in CASES:
         state = trained(fabric, name)
         both = fabric.all_gather(torch.cat([v.flatten().double() for v in state.values()]))
         found[name] = state, float((both[0] - both[1]).abs().max())

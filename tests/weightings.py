@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import attrs
+import torch
 from attrs import evolve, field, frozen
 from torch import nn
-from toys import Toy, experiment
+from toys import RelativeLocation, Toy, experiment
 
 from mtlcore import LossWeighting
 from mtlcore.experiment import Experiment
@@ -63,6 +64,21 @@ class FixedFactors(nn.Module):
     def forward(self, losses):
         self.fixed.asked.append(losses.names)
         return sum(self.fixed.of.get(name, 1.0) * value for name, value in zip(losses.names, losses.values))
+
+
+@frozen
+class Spare(RelativeLocation):
+    """Its head has a parameter that no loss reaches."""
+
+    def build(self, host):
+        head = super().build(host)
+        head.spare = nn.Parameter(torch.ones(2, 2))
+        return head
+
+
+def with_spare(exp: Experiment) -> Experiment:
+    """The pretext `location` of `small` has a head with a parameter that no loss reaches."""
+    return evolve(exp, pretexts={"location": evolve(exp.pretexts["location"], component=Spare())})
 
 
 def small(weighting: LossWeighting, **fields) -> Experiment:

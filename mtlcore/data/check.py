@@ -7,7 +7,6 @@ Splits are those that a run has before it cuts validation: the source's own, tho
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 
 import numpy as np
 from attrs import evolve, frozen
@@ -16,10 +15,10 @@ from ..contracts import Annotation, Index
 from ..errors import MtlError, nearest
 from ..experiment import Experiment
 from .copies import disagree, groups_of_copies, read_pixels, shared
-from .dataset import fingerprint_of
+from .dataset import fingerprint_of, side_of
 from .sources import labels_of, split_source
 from .splits import given
-from .store import Progress, store_side
+from .store import Progress
 
 Counts = dict[str, dict[str, int]]  # split -> class -> rows
 
@@ -107,9 +106,7 @@ def _before_cuts(experiment: Experiment, label: str) -> Experiment:
 
 def _fingerprint(experiment: Experiment, label: str, index: Index) -> str:
     source = split_source(experiment, label, index)
-    decode = partial(source.entry.component.decode, index)
-    side = store_side(decode, len(index), experiment.input.size, experiment.input.store)
-    return fingerprint_of([source], side)
+    return fingerprint_of([source], side_of([source], experiment))
 
 
 def _told(malformed: dict[str, list[str]]) -> str:

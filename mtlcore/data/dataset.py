@@ -95,7 +95,7 @@ def open_data(
     answers = {label: _answers(entry.component, whole, sources) for label, entry in tasks.items()}
     split = _without_dropped(whole, sources, {label: present for label, (_, present) in answers.items()})
     wanted = _wanted(split, splits)
-    side = store_side(whole.decoder(sources), len(whole), experiment.input.size, experiment.input.store)
+    side = side_of(sources, experiment, wanted)
     kept = np.flatnonzero(np.isin(split, wanted))
     rows = whole.only(kept)
     images, unreadable = _opened(rows, sources, side, progress, memory, glance)
@@ -114,6 +114,18 @@ def open_data(
     )
     report += [*_left_out(sources, rows, unreadable), *_dropped(split, whole, sources, wanted)]
     return evolve(data, report=(*report, *_not_known(tasks, answers, whole, sources), *_unanswered(data)))
+
+
+def side_of(sources: list[Source], experiment: Experiment, wanted: Collection[str] = ()) -> int:
+    """The side S of the run's store, judged by pictures of train and validation, whether or not their labels are kept.
+
+    Those of test are not looked at: a run may not know them. Both, since validation is cut out of train by the seed. Where neither
+    has a row (a source to evaluate on), by the `wanted` splits.
+    """
+    whole = _Rows.join(sources)
+    known = np.isin(whole.split, ("train", "validation"))
+    rows = whole.only(np.flatnonzero(known if known.any() else np.isin(whole.split, list(wanted))))
+    return store_side(rows.decoder(sources), len(rows), experiment.input.size, experiment.input.store)
 
 
 def _opened(

@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..config import load
-from ..contracts import Batch, StepCounts
+from ..config.write import component_table
+from ..contracts import Batch, StepCounts, StepLosses
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
 from ..experiment import Experiment
@@ -21,7 +22,9 @@ from ..rng import Streams
 from ..runs import RunFolder
 from ..views import prepare
 from .optim import optimizer_for, weigher_optimizer_for
-from .step import Engine
+from .step import Engine, factors
+
+PLUGIN_FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 
 
 def build_engine(
@@ -31,8 +34,6 @@ def build_engine(
 
     resume: all weights will come from a checkpoint, so no file of weights and no other run is asked for them.
     """
-    if experiment.weighting.at == "parameters":
-        _keep_compiled_graphs()
     with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if resume else nullcontext():
         torch.manual_seed(Streams((experiment.seed,)).seed("weights"))
         model = HybridModel(experiment)
@@ -58,13 +59,6 @@ def build_engine(
         steps=steps,
         steps_per_epoch=steps_per_epoch,
     )
-
-
-def _keep_compiled_graphs() -> None:
-    """A compiled encoder's backward gives its memory away, unless it is told before that it will run once for each loss."""
-    import torch._functorch.config
-
-    torch._functorch.config.donated_buffer = False
 
 
 def start_from(encoder: SharedEncoder, run: Path) -> None:
@@ -97,6 +91,26 @@ def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> Non
     net.load_state_dict(weights)
 
 
+def try_weighting(experiment: Experiment, device: torch.device) -> None:
+    """Build the weighting and ask it once, on made losses of all names: before pictures are read, and in milliseconds.
+
+    Raises MtlError: a library or solver that is missing, an unknown option, or one whose value only shows in use to be wrong.
+    """
+    names, weighting = tuple(experiment.entries), experiment.weighting
+    primary = torch.tensor([name in experiment.tasks for name in names], device=device)
+    values = torch.ones(len(names), device=device)
+    opposing = values.diag() - 0.1 / len(names)  # gradients that oppose each other a little
+    gram = None if weighting.at == "losses" else opposing
+    rng = Streams((experiment.seed, 0), device)("weighting")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            weigher = weighting.build(names).to(device)
+            factors(weigher, StepLosses(names, values, gram, primary, 0.0, 0, rng))
+    except PLUGIN_FAILURES as error:
+        told = ", ".join(f"{key} = {value!r}" for key, value in component_table(weighting).items())
+        raise MtlError(f"[weighting] {told}: a trial on made losses failed: {type(error).__name__}: {error}") from error
+
+
 def dry_run(engine: Engine, real: Batch) -> None:
     """Forward two rows, so that a view that the encoder can't read, a loss of a wrong shape, or features that hide their gradient
     are told before training starts.
@@ -113,7 +127,7 @@ def dry_run(engine: Engine, real: Batch) -> None:
     try:
         with torch.set_grad_enabled(engine.model.measuring), engine.fabric.autocast():
             engine.model(prepare(engine.experiment, batch, Streams((engine.experiment.seed,), engine.fabric.device)))
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+    except PLUGIN_FAILURES as error:
         names = ", ".join(engine.experiment.entries)
         raise MtlError(
             f"a dry run of two rows failed ({names}; input.size = {engine.experiment.input.size}): {error}"

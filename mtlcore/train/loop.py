@@ -21,7 +21,7 @@ from ..measure import Measured, measure, measure_pretexts
 from ..networks import total
 from ..runs import RunFolder, Which, said
 from ..views import prepare
-from .build import build_engine, dry_run, load_exactly
+from .build import build_engine, dry_run, load_exactly, try_weighting
 from .devices import fabric_for, leave_together
 from .facts import environment, resolved
 from .memory import keep_freed_memory
@@ -64,6 +64,7 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
         RunFolder.refuse_existing(out)  # on every rank, and before any picture is read
     fabric.barrier()
     watch: Watcher = watcher if watcher is not None and main else Silent()
+    try_weighting(experiment, fabric.device)
     data = open_data(experiment, {"train", "validation"}, watch.progress)  # test is for `mtl eval` alone
     for line in data.report:
         watch.note(line)
@@ -79,8 +80,8 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     fabric.barrier()
     if resume:
         loop.load()
-    elif main:
-        loop.folder.note(environment(experiment, data, fabric))
+    else:
+        loop.note_environment()
     try:
         result = loop.run()
     except Interrupted:
@@ -193,6 +194,11 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------ what it leaves
 
+    def note_environment(self) -> None:
+        """What "bit for bit" hangs on, for a run that begins."""
+        if self.main:
+            self.folder.note(environment(self.engine.experiment, self.data, self.engine.fabric))
+
     def _log(self) -> None:
         engine, before = self.engine, self.record.wall_s
         means = self.record.flush()
@@ -273,7 +279,9 @@ class Loop:
         checkpoint = self.folder.checkpoint("last")
         if checkpoint is None:
             self.watch.note("no checkpoint was saved yet: starting from step 0")
-            self.folder.cut_log(0)
+            if self.main:
+                self.folder.cut_log(0)
+            self.note_environment()  # it may have been killed before this was written
             return
         engine = self.engine
         self._same_ground(self.folder.facts())

@@ -10,7 +10,7 @@ Nothing is read back to the host; a step whose gradient norm is not finite chang
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -46,7 +46,8 @@ class Engine:
     steps: int
     step: int = 0
     steps_per_epoch: int = 1
-    kept: dict[str, tuple[Tensor, int]] = field(factory=dict)  # task -> its factor, and the step that measured it
+    # The tasks of a step -> their (K,) factors, and the step that measured them. They say nothing of another set of tasks.
+    kept: dict[tuple[str, ...], tuple[Tensor, int]] = field(factory=dict)
     _vectors: dict[tuple[str, ...], tuple[Tensor, Tensor]] = field(factory=dict)
     _rows: Tensor | None = None
 
@@ -83,23 +84,22 @@ class Engine:
         return self._rows[:number].zero_()
 
     def due(self, names: tuple[str, ...]) -> bool:
-        """Must the factors be measured? Where a task has none yet, or where its own is `every` steps old."""
-        every = self.experiment.weighting.every
-        return any(name not in self.kept or self.step - self.kept[name][1] >= every for name in names)
+        """Must the factors be measured? Where this set of tasks has none yet, or where they are `every` steps old."""
+        return names not in self.kept or self.step - self.kept[names][1] >= self.experiment.weighting.every
 
     def keep(self, names: tuple[str, ...], factor: Tensor, ok: Tensor) -> None:
         """Remember measured factors; those of a skipped step are as bad as its gradients: the ones before stay (at first, 1)."""
-        for name, new in zip(names, factor):
-            old = self.kept[name][0] if name in self.kept else torch.ones_like(new)
-            self.kept[name] = torch.where(ok, new, old), self.step
+        old = self.kept[names][0] if names in self.kept else torch.ones_like(factor)
+        self.kept[names] = torch.where(ok, factor, old), self.step
 
-    def kept_state(self) -> dict[str, dict[str, Any]]:
-        """Kept factors by task name, for a checkpoint."""
-        return {name: {"factor": factor.cpu(), "step": step} for name, (factor, step) in self.kept.items()}
+    def kept_state(self) -> list[dict[str, Any]]:
+        """Kept factors, for a checkpoint: of each set of tasks its names, (K,) factors, and the step that measured them."""
+        return [{"names": [*k], "factor": factor.cpu(), "step": step} for k, (factor, step) in self.kept.items()]
 
-    def load_kept(self, state: dict[str, dict[str, Any]]) -> None:
+    def load_kept(self, state: Sequence[dict[str, Any]]) -> None:
         """What `kept_state` gave."""
-        self.kept = {name: (kept["factor"].to(self.fabric.device), int(kept["step"])) for name, kept in state.items()}
+        device = self.fabric.device
+        self.kept = {tuple(kept["names"]): (kept["factor"].to(device), int(kept["step"])) for kept in state}
 
 
 def train_step(engine: Engine, parts: Sequence[Inputs]) -> Logged:
@@ -110,7 +110,8 @@ def train_step(engine: Engine, parts: Sequence[Inputs]) -> Logged:
     at, due = engine.experiment.weighting.at, engine.due(names)
     model.measuring = due and at == "features"
     differentiate = by_loss if at == "losses" else by_rows if due and at == "parameters" else by_factor
-    values, factor = differentiate(engine, parts, names)
+    with _graphs_kept() if at == "parameters" else nullcontext():
+        values, factor = differentiate(engine, parts, names)
     _rest_idle_heads(model, names)
     norm = engine.fabric.clip_gradients(
         engine.module, engine.optimizer, max_norm=engine.experiment.train.clip, error_if_nonfinite=False
@@ -166,7 +167,7 @@ def by_rows(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> 
         for k, name in enumerate(names):
             _point(shared, views[k])
             (losses[name] * weight[k]).backward(retain_graph=name != names[-1])
-    _add_up([values, *_gradients(own)])
+    _add_up(values, own)
     total(rows)
     factor = _measured(engine, names, values, rows @ rows.T)
     rows[0].mul_(factor[0]).addmv_(rows[1:].T, factor[1:])
@@ -184,23 +185,24 @@ def by_factor(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -
     model, scale = engine.model, 1 / (engine.fabric.world_size * len(parts))
     weight = engine.vectors(names)[0]
     shared, own, values = model.shared(), _own(model, names), torch.zeros_like(weight)
-    mine, used = [torch.zeros_like(p) for p in own], torch.zeros_like(weight)
+    mine: list[Tensor | None] = [None] * len(own)
+    used = torch.zeros_like(weight)
     for losses, gram in _forwards(engine, parts, synced=False):
         local = torch.stack([losses[name] for name in names])
         values += local.detach() * scale
         if gram is None:
-            factor = torch.stack([engine.kept[name][0] for name in names])
+            factor = engine.kept[names][0]
         else:
             seen = total(local.detach().clone()) / engine.fabric.world_size
             factor = _measured(engine, names, seen, gram * torch.outer(weight, weight))
         weighted = local * weight * scale
         if own:
-            once = torch.autograd.grad(weighted.sum(), own, retain_graph=True, materialize_grads=True)
-            torch._foreach_add_(mine, once)
+            once = torch.autograd.grad(weighted.sum(), own, retain_graph=True, allow_unused=True)
+            mine = [_sum(before, now) for before, now in zip(mine, once)]
         (factor * weighted).sum().backward()
         used += factor / len(parts)
     _point(own, mine)
-    _add_up([values, *mine, *_gradients(shared)])
+    _add_up(values, [*own, *shared])
     _broadcast_buffers(model)
     return values, used
 
@@ -231,7 +233,12 @@ def _forwards(
 
 @torch.no_grad()
 def _looked_ahead(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> Tensor:
-    """(K,) losses of the whole step, without gradient; what the forwards leave in buffers is put back."""
+    """(K,) losses of the whole step, without gradient; what the forwards leave in buffers is put back.
+
+    DDP gives all ranks the buffers of rank 0 before the first forward of a step, which is one of these: what is put back must be
+    those, not this rank's own, for the forwards that count will not ask again.
+    """
+    _broadcast_buffers(engine.model)
     buffers, values = [*engine.model.buffers()], torch.zeros_like(engine.vectors(names)[0])
     before = [b.clone() for b in buffers]
     for losses, _ in _forwards(engine, parts, synced=False):
@@ -258,37 +265,57 @@ def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(p) for part, p in zip(row.split([p.numel() for p in parameters]), parameters)]
 
 
-def _point(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """What autograd adds into, and what the optimiser reads."""
+def _point(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """What autograd adds into, and what the optimiser reads; None: it leaves the parameter alone."""
     for p, g in zip(parameters, gradients):
         p.grad = g
 
 
-def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Of each parameter; zeros where no loss reached it."""
-    return [_gradient(p) for p in parameters]
+def _sum(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+    """None: no loss has reached it."""
+    return one + two if one is not None and two is not None else two if one is None else one
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+def _add_up(values: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Sums losses and gradients over ranks, in place, in one message.
 
-
-def _add_up(tensors: Sequence[Tensor]) -> None:
-    """Sums over ranks, in place, in one message."""
-    if world_size() == 1:
-        return
-    flat = total(torch.cat([t.flatten() for t in tensors]))
-    for t, part in zip(tensors, flat.split([t.numel() for t in tensors])):
-        t.copy_(part.view_as(t))
+    A parameter that no loss reached counts as 0 in the message and stays without a gradient, so that it is not decayed. Which those
+    are, all ranks agree on: heads and names of a step are the same everywhere.
+    """
+    if world_size() > 1:
+        tensors = [values, *(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)]
+        _spread(tensors, total(_joined(tensors)))
 
 
 def _broadcast_buffers(model: nn.Module) -> None:
-    """DDP does this where it syncs; where gradients are added up here, it never does."""
-    if world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+    """Rank 0's, in one message a dtype. DDP does this where it syncs; where gradients are added up here, it never does."""
+    if world_size() == 1:
+        return
+    for dtype in dict.fromkeys(b.dtype for b in model.buffers()):
+        same = [b for b in model.buffers() if b.dtype == dtype]
+        message = _joined(same)
+        dist.broadcast(message, 0)
+        _spread(same, message)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def _spread(tensors: Sequence[Tensor], joined: Tensor) -> None:
+    """Back from one message, in place."""
+    for t, part in zip(tensors, joined.split([t.numel() for t in tensors])):
+        t.copy_(part.view_as(t))
+
+
+def _graphs_kept() -> AbstractContextManager[Any]:
+    """A compiled encoder's backward gives its memory away, unless it is told, before it is compiled and whenever it runs, that it
+    may run once for each loss. torch has one switch for the process: it is put back after the step.
+    """
+    import torch._functorch.config
+
+    kept: AbstractContextManager[Any] = torch._functorch.config.patch(donated_buffer=False)
+    return kept
 
 
 def _rest_idle_heads(model: HybridModel, names: Sequence[str]) -> None:

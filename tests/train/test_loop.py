@@ -22,6 +22,7 @@ from mtlcore.config import load
 from mtlcore.evaluate import evaluate
 from mtlcore.experiment import Experiment
 from mtlcore.runs import RunFolder
+from mtlcore.train.facts import resolved
 from mtlcore.train.loop import train
 
 DOTS = Path(__file__).resolve().parents[1] / "dots.py"
@@ -270,6 +271,18 @@ def test_resuming_a_finished_run_changes_nothing(config, tmp_path):
     again = train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
     assert again.measured.metrics == first.measured.metrics
     assert RunFolder(tmp_path / "run").facts() == facts
+
+
+def test_a_run_that_was_killed_before_its_first_note_gets_its_facts_when_it_is_resumed(config, tmp_path):
+    folder = RunFolder.create(tmp_path / "run", *resolved(experiment(config, "train.steps=2")))
+    assert folder.facts() == {}
+    train(load(folder.config), folder.path, resume=True)
+    train(experiment(config, "train.steps=2"), tmp_path / "whole")
+    mine, whole = folder.facts(), RunFolder(tmp_path / "whole").facts()
+    assert mine.keys() == whole.keys()
+    assert {k: mine[k] for k in ("seed", "data_fingerprint", "rows")} == {
+        k: whole[k] for k in ("seed", "data_fingerprint", "rows")
+    }
 
 
 def test_a_run_stands_alone_once_it_has_begun(config, tmp_path):

@@ -13,12 +13,12 @@ import torch
 from attrs import evolve, frozen
 from torch.utils.checkpoint import checkpoint
 from toys import PCGRAD, Plain, Toy, ToyNet, batch, engine, experiment, inputs
-from weightings import STRATEGIES, Fixed, small
+from weightings import STRATEGIES, Fixed, small, with_spare
 
 from mtlcore import Features, MtlError
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
-from mtlcore.train.build import dry_run
+from mtlcore.train.build import dry_run, try_weighting
 from mtlcore.train.loop import Interrupted, train
 from mtlcore.train.record import Record
 from mtlcore.train.step import train_step
@@ -190,36 +190,52 @@ def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
 # ---------------------------------------------------------------------------------------------------- keeping factors
 
 
-def test_factors_are_measured_each_third_step_and_where_a_task_has_none():
+def test_each_set_of_tasks_has_factors_of_its_own_measured_each_third_step():
     strategy = Fixed(every=3)
     eng = engine(small(strategy))
-    for step, absent in enumerate([("gender",), ("gender",), (), (), (), (), ()]):
+    for step, absent in enumerate([("gender",), ("gender",), (), (), ("gender",), (), ()]):
         train_step(eng, [made_for(eng, step, absent=absent)])
     some, everyone = ("fer", "location"), ("fer", "gender", "location")
-    assert strategy.asked == [some, everyone, everyone]  # steps 0, 2 (a task without a factor), 5
-    assert {name: step for name, (_, step) in eng.kept.items()} == dict.fromkeys(everyone, 5)
+    assert strategy.asked == [some, everyone, some, everyone]  # steps 0, 2, 4, 5
+    assert {names: step for names, (_, step) in eng.kept.items()} == {some: 4, everyone: 5}
+
+
+def test_factors_that_were_kept_with_a_task_present_are_not_used_where_it_is_absent():
+    """What balanced three gradients says nothing of two of them."""
+    eng = engine(small(TorchJD("MGDA", every=100)))
+    train_step(eng, [made_for(eng)])
+    logged = train_step(eng, [made_for(eng, 1, absent=("gender",))])
+    factor = torch.stack([logged[f"factor/{name}"] for name in ("fer", "location")])
+    assert float(factor.sum()) == pytest.approx(2, abs=1e-4)  # MGDA's add up to the number of tasks that are there
+    again = train_step(eng, [made_for(eng, 2, absent=("gender",))])
+    assert torch.equal(factor, torch.stack([again[f"factor/{name}"] for name in ("fer", "location")]))
 
 
 @pytest.mark.parametrize("at", ["parameters", "features"])
 def test_a_bad_batch_leaves_the_kept_factors_alone(at):
     eng = engine(small(Fixed({"location": 0.25}, at=at, every=2)))
     made = made_for(eng)
+
+    def kept():
+        return eng.kept[tuple(made.readings)][0].tolist()
+
     assert bool(train_step(eng, [ruined(made)])["skipped"])
-    assert [float(f) for f, _ in eng.kept.values()] == [1, 1, 1]  # nothing was measured: the plain sum
+    assert kept() == [1, 1, 1]  # nothing was measured: the plain sum
     assert not bool(train_step(eng, [made])["skipped"])
     train_step(eng, [made])
-    assert [float(f) for f, _ in eng.kept.values()] == [1, 1, 0.25]
+    assert kept() == [1, 1, 0.25]
     train_step(eng, [made])
     assert bool(train_step(eng, [ruined(made)])["skipped"])
-    assert [float(f) for f, _ in eng.kept.values()] == [1, 1, 0.25]
+    assert kept() == [1, 1, 0.25]
 
 
 @pytest.mark.parametrize("name", [n for n in STRATEGIES if n.endswith("every 3")])
 def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
-    """Saved between two measurements; state travels through `weights_only`, by task name."""
+    """Saved between two measurements, of two sets of tasks; state travels through `weights_only`."""
     whole = engine(small(STRATEGIES[name]))
+    absent = [("gender",) if step in (1, 5) else () for step in range(9)]
     for step in range(4):
-        train_step(whole, [made_for(whole, step)])
+        train_step(whole, [made_for(whole, step, absent=absent[step])])
     file = io.BytesIO()
     parts = whole.model.state_dict(), whole.weigher.state_dict(), whole.optimizer.optimizer.state_dict()
     torch.save((*parts, whole.kept_state(), whole.step), file)
@@ -232,7 +248,7 @@ def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
     again.load_kept(kept)
     again.step = step
     for number in range(4, 9):
-        made = made_for(whole, number)
+        made = made_for(whole, number, absent=absent[number])
         logged, too = train_step(whole, [made]), train_step(again, [made])
         assert all(torch.equal(logged[k], too[k]) for k in logged)
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters()))
@@ -260,7 +276,8 @@ def test_a_run_that_was_stopped_between_two_measurements_goes_on_bit_for_bit(wei
     train(load(parted.config), parted.path, resume=True)
     a, b = RunFolder(tmp_path / "whole").require(), parted.require()
     assert all(torch.equal(a.weights()[k], b.weights()[k]) for k in a.weights())
-    assert a.state()["kept"] == b.state()["kept"] != {}
+    assert a.state()["kept"][0]["names"] == ["quarter", "puzzling"]
+    assert str(a.state()["kept"]) == str(b.state()["kept"])
     rows = parted.rows()
     assert {"weight/puzzling", "factor/puzzling"} <= set(rows[0])
     assert rows[0]["weight/puzzling"] == pytest.approx(0.3)
@@ -341,6 +358,20 @@ def test_a_task_may_be_missing_from_one_micro_batch(name):
         assert float(logged["loss/gender"]) > 0
 
 
+@pytest.mark.parametrize("weighting", [Equal(), Fixed(every=2), Fixed(at="features")])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_parameter_that_no_loss_reaches_is_left_alone_at_every_level(weighting, parts):
+    """No decay either: AdamW shrinks whatever has a gradient, even one of 0."""
+    eng = engine(with_spare(small(weighting)), "adamw", weight_decay=0.5)
+    head = eng.model.heads["location"]
+    answer = copy.deepcopy(head.answer)
+    for step in range(2):
+        parted = [batch(n=4, unlabelled=0, seed=10 * step + part, tasks=TASKS) for part in range(parts)]
+        train_step(eng, inputs(eng, parted))
+    assert torch.equal(head.spare, torch.ones(2, 2))
+    assert not torch.equal(head.answer.weight, answer.weight)
+
+
 # ---------------------------------------------------------------------------------------------------- what works where
 
 
@@ -390,6 +421,22 @@ def test_checkpointing_and_compiled_encoders_take_the_steps_of_a_plain_one(how, 
         train_step(special, [made])
         train_step(plain, [made])
     close(special, plain)
+
+
+def test_torchs_switch_for_compiled_graphs_is_put_back_after_a_step():
+    from torch._functorch import config
+
+    class Looks(Fixed):
+        def build(self, names):
+            module = super().build(names)
+            module.register_forward_pre_hook(lambda *_: seen.append(config.donated_buffer))
+            return module
+
+    seen, before = [], config.donated_buffer
+    eng = engine(small(Looks()))
+    train_step(eng, [made_for(eng)])
+    assert (seen, config.donated_buffer) == ([False], before)
+    assert before
 
 
 @pytest.mark.slow
@@ -448,3 +495,56 @@ def test_features_of_different_pictures_are_refused_before_a_run_begins(tmp_path
         train(load(config), tmp_path / "run")
     assert 'weighting.at = "parameters"' in str(told.value)
     assert not (tmp_path / "run").exists()
+
+
+WITNESS = """
+import numpy as np
+from attrs import frozen
+from pathlib import Path
+from mtlcore import DataSource, Index, hookimpl
+
+@frozen
+class Witness(DataSource):
+    log: Path
+
+    def index(self):
+        self.log.touch()
+        rows = np.arange(40)
+        return Index(rows.astype(str), {"quarter": np.array(["a", "b"])[rows % 2]})
+
+    def decode(self, index, row):
+        return np.zeros((16, 16, 3), dtype=np.uint8)
+
+@hookimpl
+def mtl_components():
+    return [Witness]
+"""
+
+
+@pytest.mark.parametrize(
+    ("weighting", "words"),
+    [
+        ('name = "torchjd:MGDA"\noptions = { max_iters = 1.5 }', ("max_iters", "1.5", "MGDA", "float")),
+        ('name = "torchjd:AlignedMTL"\noptions = { scale_mode = "max" }', ("scale_mode", "'max'", "median")),
+        ('name = "torchjd:STCH"\noptions = { mu = "small" }', ("mu", "'small'")),
+        ('name = "torchjd:MGDA"\noptions = { max_iter = 9 }', ("max_iter", "did you mean 'max_iters'")),
+    ],
+)
+def test_an_option_that_does_not_work_is_told_before_any_data_is_read(weighting, words, tmp_path):
+    plugin, config, log = tmp_path / "witness.py", tmp_path / "run.toml", tmp_path / "log"
+    plugin.write_text(WITNESS)
+    text = CONFIG.replace("[data.dots]", f'[data.witness]\nlog = "{log}"')
+    text = text.replace("plugins = [", f'plugins = ["{plugin}", ')
+    config.write_text(text.replace("[train]", f"[weighting]\n{weighting}\n\n[train]"))
+    with pytest.raises(MtlError, match=r"weighting") as told:
+        train(load(config), tmp_path / "run")
+    assert [word for word in words if word not in str(told.value)] == []
+    assert not log.exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_passes_its_trial_and_leaves_the_global_generator_alone(name):
+    before = torch.get_rng_state()
+    try_weighting(small(STRATEGIES[name]), torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 from attrs import frozen
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 import mtlcore.testing as kit
 from mtlcore import MtlError
 from mtlcore.registry import catalogue
-from mtlcore.testing.kit import CheckList, Conformance, Skip, require
+from mtlcore.testing.kit import CheckList, Conformance, Skip, Unproven, require
 
 HERE = Path(__file__).parent
 BROKEN = HERE / "broken_plugins" / "pretexts.py"
@@ -144,6 +148,81 @@ def test_each_check_runs_once():
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize(("most", "status"), [(-1, "skipped"), (0, "passed"), (50, "passed")])
+def test_examples_that_prove_nothing_are_skipped_where_all_of_them_do(most, status):
+    """`most`: the largest number that proves something; Hypothesis always draws 0."""
+    checks = CheckList("toy", st.integers(0, 50))
+
+    @checks.check("first", why="w", mend="m")
+    def seen(plugin: Plugin, number: int) -> None:
+        """It is seen."""
+        if number > most:
+            raise Unproven("nothing to see")
+
+    outcome = Conformance("plug", checks, Plugin()).outcome("seen")
+    assert (outcome.status, outcome.reason) == (status, "nothing to see" if status == "skipped" else "")
+
+
+def test_a_check_that_shows_something_fails_where_no_example_shows_it():
+    checks = CheckList("toy", st.integers(0, 50))
+
+    @checks.check("first", why="w", mend="m", shows=True)
+    def seen(plugin: Plugin, number: int) -> None:
+        """It is seen."""
+        raise Unproven("nothing to see")
+
+    outcome = Conformance("plug", checks, Plugin()).outcome("seen")
+    assert outcome.status == "failed"
+    assert "nothing to see, in every example" in outcome.reason
+    assert "smallest failing example" not in outcome.reason
+
+
+def test_a_failing_example_counts_though_others_prove_nothing():
+    checks = CheckList("toy", st.integers(0, 50))
+
+    @checks.check("first", why="w", mend="m")
+    def seen(plugin: Plugin, number: int) -> None:
+        """It is seen."""
+        if number < 20:
+            raise Unproven("too small to see")
+        require(number < 30, f"{number} is too large")
+
+    assert "smallest failing example: 30" in Conformance("plug", checks, Plugin()).outcome("seen").reason
+
+
+def test_what_takes_long_to_import_is_there_before_the_clock_starts():
+    """Its seconds belong to no check."""
+    slow = types.ModuleType("slow_of_the_kit")
+    calls: list[str] = []
+
+    class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+        def find_spec(self, name, path=None, target=None):
+            return importlib.machinery.ModuleSpec(name, self) if name == slow.__name__ else None
+
+        def create_module(self, spec):
+            calls.append("imported")
+            return slow
+
+        def exec_module(self, module):
+            pass
+
+    checks = CheckList("toy", st.integers())
+
+    @checks.check("first", why="w", mend="m")
+    def run(plugin: Any) -> None:
+        """It runs."""
+        calls.append("ran")
+
+    subject = types.SimpleNamespace(imports=(slow.__name__,))
+    sys.meta_path.insert(0, finder := Finder())
+    try:
+        assert Conformance("plug", checks, subject).outcome("run").status == "passed"
+    finally:
+        sys.meta_path.remove(finder)
+        sys.modules.pop(slow.__name__, None)
+    assert calls == ["imported", "ran"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -189,6 +268,37 @@ def test_whatever_a_plugin_raises_is_its_failure_and_is_named():
         raise KeyError("tile")
 
     assert "KeyError: 'tile'" in Conformance("plug", checks, Plugin()).outcome("crashes").reason
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("error", [SkipTest("not here"), SystemExit(0), GeneratorExit(), pytest.skip.Exception("no")])
+def test_a_plugin_that_skips_or_exits_has_failed(error, drawn):
+    checks = CheckList("toy", st.integers())
+
+    def leaves(plugin: Plugin) -> None:
+        """It stays."""
+        raise error
+
+    def leaves_drawn(plugin: Plugin, number: int) -> None:
+        """It stays, whatever is drawn."""
+        raise error
+
+    checks.check("first", why="w", mend="m")(leaves_drawn if drawn else leaves)
+    (outcome,) = Conformance("plug", checks, Plugin()).report().checks
+    assert outcome.status == "failed"
+    assert type(error).__name__ in outcome.reason
+
+
+def test_who_presses_ctrl_c_ends_the_run_of_the_checks():
+    checks = CheckList("toy", st.integers())
+
+    @checks.check("first", why="w", mend="m")
+    def interrupted(plugin: Plugin) -> None:
+        """It is interrupted."""
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Conformance("plug", checks, Plugin()).report()
 
 
 def test_the_report_counts_what_ran_and_what_did_not():

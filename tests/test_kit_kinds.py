@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from broken_plugins import encoders, recipes, sources, tasks, weightings
+from broken_plugins import encoders, recipes, sneaky_tasks, sources, tasks, weightings
 
 from mtlcore.testing import conformance
 from mtlcore.testing.common import add_common
@@ -14,7 +14,10 @@ from mtlcore.testing.subject import draws
 
 torch.set_num_threads(1)
 KINDS = {"encoder": encoders, "augment": recipes, "weighting": weightings, "source": sources, "task": tasks}
-CASES = [(kind, check) for kind, module in KINDS.items() for check in module.BROKEN]
+CASES = [
+    *((kind, check, cls) for kind, module in KINDS.items() for check, cls in module.BROKEN.items()),
+    *(("task", check, cls) for check, cls in sneaky_tasks.ALSO),
+]
 
 
 @pytest.fixture
@@ -47,9 +50,9 @@ def test_a_coupled_and_a_dense_task_are_right_too(cls):
     assert {o.name: o.reason for o in report.checks if o.status in ("failed", "blocked")} == {}
 
 
-@pytest.mark.parametrize(("kind", "check"), CASES)
-def test_a_broken_plugin_fails_its_own_check_alone(kind, check, fields):
-    suite = conformance(kind, KINDS[kind].BROKEN[check], examples=10, **fields(kind))
+@pytest.mark.parametrize(("kind", "check", "cls"), CASES, ids=lambda x: getattr(x, "__name__", x))
+def test_a_broken_plugin_fails_its_own_check_alone(kind, check, cls, fields):
+    suite = conformance(kind, cls, examples=10, **fields(kind))
     report = suite.report()
     status = {o.name: o.status for o in report.checks}
     assert {o.name: o.reason for o in report.checks if o.status == "failed" and o.name != check} == {}

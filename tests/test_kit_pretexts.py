@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from attrs import frozen
+from broken_plugins import sneaky
+from torchmetrics import Metric
 
 import mtlcore.testing as kit
+from mtlcore import Head, PretextTask
 from mtlcore.registry import Catalogue, catalogue
 from mtlcore.rng import Streams
 from mtlcore.testing.pretext_speed import HostReads
 from mtlcore.testing.pretexts import CHECKS
 
-FILE = Path(__file__).parent / "broken_plugins" / "pretexts.py"
+FOLDER = Path(__file__).parent / "broken_plugins"
+FILE, SNEAKY = FOLDER / "pretexts.py", FOLDER / "sneaky.py"
 ON_GPU = {"never_waits_for_the_gpu"}
 
 
 @pytest.fixture(scope="module")
 def broken() -> tuple[Catalogue, dict[str, type], object]:
-    """The catalogue with the broken plugins' file, check -> class, and the module."""
+    """The catalogue with the broken plugins' files, check -> class, and their names."""
     known = catalogue().copy()
-    module = known.load_file(FILE).module()
-    return known, module.BROKEN, module
+    module, other = known.load_file(FILE).module(), known.load_file(SNEAKY).module()
+    return known, {**module.BROKEN, **other.BROKEN}, SimpleNamespace(**{**vars(other), **vars(module)})
 
 
 def depend_on(check: str) -> set[str]:
@@ -39,7 +46,7 @@ def statuses(report: kit.Report, status: str) -> set[str]:
     return {o.name for o in report.checks if o.status == status}
 
 
-@pytest.mark.parametrize("name", ["Turned", "Hidden"])
+@pytest.mark.parametrize("name", ["Turned", "Hidden", "Together", "Drops"])
 def test_a_pretext_that_is_right_passes_every_check(broken, name):
     known, _, module = broken
     report = kit.conformance("pretext", getattr(module, name), known=known).report()
@@ -48,11 +55,11 @@ def test_a_pretext_that_is_right_passes_every_check(broken, name):
     assert report.counts["ran"] >= 40
 
 
-def test_the_two_that_are_right_leave_no_check_out(broken):
+def test_those_that_are_right_leave_no_check_out(broken):
     known, _, module = broken
     names = [
         statuses(kit.conformance("pretext", getattr(module, name), known=known, examples=1).report(), "skipped")
-        for name in ("Turned", "Hidden")
+        for name in ("Turned", "Hidden", "Together")
     ]
     assert set.intersection(*names) <= ON_GPU
 
@@ -72,6 +79,14 @@ def test_a_broken_plugin_fails_its_own_check_and_no_other(broken, check):
     assert statuses(report, "blocked") == depend_on(check)
 
 
+@pytest.mark.parametrize(("check", "name"), [(check, cls.__name__) for check, cls in sneaky.ALSO])
+def test_a_fault_that_hides_is_found_by_the_same_check(broken, check, name):
+    known, _, module = broken
+    report = kit.conformance("pretext", getattr(module, name), known=known, examples=3).report()
+    assert statuses(report, "failed") == {check}, [o.reason for o in report.checks if o.status == "failed"]
+    assert statuses(report, "blocked") == depend_on(check)
+
+
 def test_a_broken_plugin_is_told_what_was_expected_why_and_how_to_mend_it(broken):
     known, classes, _ = broken
     suite = kit.conformance("pretext", classes["rigid_labels_follow_the_picture"], known=known, examples=5)
@@ -84,6 +99,115 @@ def test_a_broken_plugin_is_told_what_was_expected_why_and_how_to_mend_it(broken
         "mend",
     ):
         assert part in said
+
+
+@frozen
+class Halves(PretextTask):
+    """Which half, if any, has been replaced by the other's mirror image? Parts move, the whole does not."""
+
+    cites = "original"
+
+    def views(self, scene, rng):
+        choice = 1 + rng.randint(2, len(scene.clean.images))
+        return [scene.clean.rearrange(partial(halved, choice))], choice
+
+    def build(self, host):
+        return HalvesHead(host)
+
+    def metrics(self):
+        return {"whole or not": Coarse()}
+
+
+class HalvesHead(Head):
+    choices = 3
+
+    def __init__(self, host):
+        super().__init__()
+        self.answer = torch.nn.Linear(host.info.dim, 3)
+
+    def forward(self, features):
+        return self.answer(features.pooled)
+
+    def loss(self, output, target):
+        return F.cross_entropy(output, target, reduction="none")
+
+    def ideal(self, target):
+        return 20.0 * F.one_hot(target, 3).float()
+
+
+class Coarse(Metric):
+    """Accuracy of "the left half or not"; its best is declared nowhere."""
+
+    higher_is_better = True
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("right", torch.tensor(0.0), "sum")
+        self.add_state("rows", torch.tensor(0.0), "sum")
+
+    def update(self, output, target):
+        self.right += ((output.argmax(1) == 1) == (target == 1)).sum()
+        self.rows += len(target)
+
+    def compute(self):
+        return self.right / self.rows
+
+
+class Constant(Coarse):
+    """It is 1, whatever is answered."""
+
+    def compute(self):
+        return torch.tensor(1.0)
+
+
+def halved(choice, maps):
+    n = maps.shape[-1] // 2
+    left, right = maps[..., :n], maps[..., n:]
+    pair = torch.stack([torch.cat(p, -1) for p in ((left, left.flip(-1)), (right.flip(-1), right))])
+    return pair[choice - 1, torch.arange(len(maps))]
+
+
+def test_where_parts_move_the_rigid_check_proves_nothing_and_says_so():
+    outcome = kit.conformance("pretext", Halves).outcome("rigid_labels_follow_the_picture")
+    assert outcome.status == "skipped"
+    assert "no view shows the picture moved as a whole" in outcome.reason
+
+
+def test_a_coarse_metric_that_finds_two_other_rows_as_right_is_no_failure():
+    assert kit.conformance("pretext", Halves).outcome("perfect_answers_reach_the_best").status == "passed"
+
+
+def test_a_metric_that_never_tells_right_from_wrong_fails_and_the_way_to_declare_its_best_is_told():
+    @frozen
+    class Blind(Halves):
+        """It measures nothing."""
+
+        def metrics(self):
+            return {"constant": Constant()}
+
+    outcome = kit.conformance("pretext", Blind).outcome("perfect_answers_reach_the_best")
+    assert outcome.status == "failed"
+    assert "in every example" in outcome.reason
+    assert "plot_upper_bound" in outcome.reason
+
+
+def test_a_loss_that_is_a_mean_over_rows_of_pixels_and_a_sum_over_columns_is_seen():
+    known = catalogue().copy()
+    module = known.load_file(FILE).module()
+
+    class Summed(module.HiddenHead):
+        def loss(self, output, target):
+            return super().loss(output, target) * output.shape[-1] / 32
+
+    @frozen
+    class ByColumns(module.Hidden):
+        """Its loss grows with the side, not with the area."""
+
+        def build(self, host):
+            return Summed(host)
+
+    suite = kit.conformance("pretext", ByColumns, known=known)
+    assert suite.outcome("loss_does_not_grow_with_the_picture").status == "failed"
 
 
 # ---------------------------------------------------------------------------------------------------- the watch on host reads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +14,14 @@ from ..errors import MtlError
 from ._plugins import Kind
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..experiment import Experiment
     from ..registry import Catalogue
     from ..testing import Conformance, Outcome, Report
 
 STYLES = {"passed": "green", "failed": "red", "skipped": "yellow", "blocked": "magenta", "xfailed": "cyan"}
+STRIDE = 10  # checks between two lines of progress where there is no terminal
 
 
 def check(
@@ -65,8 +69,12 @@ def check(
         require_png("--sheet", sheet)
     checked = _Checked.of(name, kind, plugin, config, set_, examples)
     if sheet is not None:
-        _draw(checked.suites[0], checked.experiment, sheet)
+        _require_pretext(checked.suites[0])
     reports = [_run(suite, quiet=json) for suite in checked.suites]
+    missing = None if sheet is None else _draw(checked.suites[0], checked.experiment, sheet)
+    if missing is not None:
+        print(f"no sheet: {missing}", file=sys.stderr)  # the report decides what the command says of the component
+        sheet = None
     if json:
         rows = [report.as_json() for report in reports]
         print_json(rows[0] if name is not None else [*rows, *checked.unchecked])
@@ -190,46 +198,65 @@ def _used(cls: type, experiment: Experiment | None) -> Any:
     return next((part for part in parts if type(part) is cls), None)
 
 
-def _draw(suite: Conformance, experiment: Experiment | None, path: Path) -> None:
-    """The sheet of one pretext task; its pictures are the experiment's, or drawn patterns."""
-    from ..testing.sheet import sheet
+def _require_pretext(suite: Conformance) -> None:
+    if suite.checks.kind != "pretext":
+        raise MtlError(f"a sheet shows pretext tasks, and {suite.plugin!r} is a {suite.checks.kind}")
+
+
+def _draw(suite: Conformance, experiment: Experiment | None, path: Path) -> str | None:
+    """Write the sheet of one pretext task -> None, or why there is none: whatever the plugin raises, in one line."""
+    from ..registry import one_line
     from ._png import save_png
 
-    subject: Any = suite.subject
-    component = subject.component
+    try:
+        save_png(path, _sheet(suite.subject.component, experiment))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and the checks tell of it
+        return one_line(error)
+    return None
+
+
+def _sheet(component: Any, experiment: Experiment | None) -> np.ndarray:
+    """(H, W, 3) uint8; its pictures are the experiment's, or drawn patterns."""
+    from ..testing.sheet import sheet
+
     if experiment is None:
-        save_png(path, sheet(component))
-        return
+        return sheet(component)
     from ..data.dataset import open_data
     from ..preview import some_pictures
 
     data = open_data(experiment, splits={"train", "validation"}, glance=True)
-    save_png(path, sheet(component, some_pictures(data, 8), size=experiment.input.size))
+    return sheet(component, some_pictures(data, 8), size=experiment.input.size)
 
 
 # ---------------------------------------------------------------------------------------------------- what is seen
 
 
 def _run(suite: Conformance, quiet: bool) -> Report:
-    """All checks, with one living line below which nothing stays."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    """All checks, with one living line below which nothing stays; where there is no terminal, one line for each ten."""
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
+    from rich.text import Text
 
     from ._shared import console
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
-    said = TextColumn("{task.fields[said]}", markup=False)
+    name, total, done = f"{suite.checks.kind} {suite.plugin}", len(suite.checks.checks), 0
+    columns = (TextColumn("{task.description}", markup=False), MofNCompleteColumn())
+    said = TextColumn("{task.fields[said]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     with Progress(*columns, said, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
-        name = f"{suite.checks.kind} {suite.plugin}"
-        row = bars.add_task(name, total=len(suite.checks.checks), said="")
+        row = bars.add_task(name, total=total, said="")
 
         def told(outcome: Outcome) -> None:
-            bars.update(row, advance=1, said=f"{outcome.name} {outcome.status}")
+            nonlocal done
+            done += 1
+            bars.update(row, advance=1, said=outcome.name)
+            if not (quiet or console.is_terminal) and done % STRIDE == 0:
+                console.print(Text(f"{name}: {done} of {total} checks"))
 
         return suite.report(told)
 
 
 def _show(report: Report, sheet: Path | None) -> None:
-    """One line a check; then every failure in full; then how many ran."""
+    """One line a check; then every failure in full; then how many there are, and how they ended."""
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -295,4 +322,5 @@ def _number(word: str, number: int) -> Any:
 
 def _counted(counts: dict[str, int]) -> str:
     others = ", ".join(f"{counts[word]} {word}" for word in ("passed", "failed", "skipped", "blocked", "xfailed"))
-    return f"{counts['ran']} checks ran: {others}"
+    checks = counts["ran"] + counts["skipped"] + counts["blocked"]
+    return f"{checks} checks, {counts['ran']} ran: {others}"

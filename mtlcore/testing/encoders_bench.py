@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import cached_property
 
 import torch
@@ -20,8 +21,13 @@ SIZES = (48, 32, 64)
 class EncoderSubject(Subject):
     """An encoder on the bench. Networks are in eval mode."""
 
+    imports = ("torch._dynamo",)
+
     def fresh(self, seed: int = 0, size: int | None = None) -> nn.Module:
-        """Another network, its initial weights from this seed."""
+        """Another network, its initial weights from this seed. Those that nobody has any more go first: traced ones hold
+        themselves in a circle, and a dozen of the large ones fill gigabytes until Python looks for circles by itself.
+        """
+        gc.collect()
         with seeded(seed):
             net: nn.Module = self.component.build(size or self.size)
         return net.eval()

@@ -6,6 +6,7 @@ are drawn by Hypothesis, so that a failure is told with the smallest example. Ch
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,17 @@ EXAMPLES = 20
 
 
 class Skip(SkipTest):
-    """Raised by a check that does not apply, with the reason. pytest and unittest know it as a skip."""
+    """Raised by a check that does not apply, with the reason. pytest and unittest know it as a skip.
+
+    No other exception skips a check: a plugin that raises a SkipTest of its own, or exits, has failed it.
+    """
+
+
+class Unproven(Exception):  # noqa: N818 - no error: the other examples go on
+    """Raised by a check of drawn examples where one of them proves nothing, with the reason; the others go on.
+
+    Where none proves anything the check is skipped; one that `shows` something fails.
+    """
 
 
 @frozen(eq=False)
@@ -39,7 +50,7 @@ class Check:
 
     group: what it looks at ("views", "loss"). why: what goes wrong in training where it fails. mend: how an author mends it.
     needs: checks that must pass first, or this one is blocked. capability: a component may lack it, with a reason (`lacks`).
-    core: may not be switched off, neither by `lacks` nor by `xfail`.
+    core: may not be switched off, neither by `lacks` nor by `xfail`. shows: some example must prove it, or it fails.
     """
 
     name: str
@@ -51,6 +62,7 @@ class Check:
     needs: tuple[str, ...] = ()
     capability: str | None = None
     core: bool = False
+    shows: bool = False
 
     @property
     def drawn(self) -> bool:
@@ -75,6 +87,7 @@ class CheckList:
         needs: str | Sequence[str] = (),
         capability: str | None = None,
         core: bool = False,
+        shows: bool = False,
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Add a function as a check: its name names it, the first line of its docstring says what must hold."""
 
@@ -85,7 +98,7 @@ class CheckList:
                 before
             )  # so that prerequisites come first, and there are no circles
             doc = inspect.cleandoc(run.__doc__ or "").splitlines()[0]
-            self.checks[run.__name__] = Check(run.__name__, group, doc, why, mend, run, before, capability, core)
+            self.checks[run.__name__] = Check(run.__name__, group, doc, why, mend, run, before, capability, core, shows)
             return run
 
         return add
@@ -136,7 +149,8 @@ class Report:
 class Conformance:
     """One plugin held against the checks of its kind. Each check runs once; a prerequisite runs before what needs it.
 
-    subject: what the checks are given. lacks: capability -> reason, of the component. xfail: check -> reason: it must fail.
+    subject: what the checks are given; modules that it names in `imports` are imported before the clock starts. lacks: capability
+    -> reason, of the component. xfail: check -> reason: it must fail.
     Raises MtlError where `lacks` or `xfail` name what there is not, or a core check.
     """
 
@@ -179,21 +193,29 @@ class Conformance:
         if check.capability in self.lacks:
             reason = f"lacks {check.capability}: {self.lacks[str(check.capability)]}"
             return Outcome(check.name, "skipped", reason, 0.0)
+        self._import()
         start = time.perf_counter()
         status, reason = self._held(check)
         return Outcome(check.name, status, reason, time.perf_counter() - start)
+
+    def _import(self) -> None:
+        """What takes seconds to import belongs to no check."""
+        for module in getattr(self.subject, "imports", ()):
+            importlib.import_module(module)
 
     def _held(self, check: Check) -> tuple[Status, str]:
         expected = self.xfail.get(check.name)
         try:
             _call(check, self.subject, self.checks.draws, self.examples)
-        except SkipTest as skip:
+        except Skip as skip:
             return "skipped", str(skip)
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its failure
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a plugin raises is its failure: an exit and a skip too
             return ("failed", self._explained(check, error)) if expected is None else ("xfailed", expected)
         return ("passed", "") if expected is None else ("failed", f"it passes, though xfail says: {expected}")
 
-    def _explained(self, check: Check, error: Exception) -> str:
+    def _explained(self, check: Check, error: BaseException) -> str:
         said = str(error) if isinstance(error, AssertionError | MtlError) else f"{type(error).__name__}: {error}"
         example = getattr(error, "_example", None)
         lines = [
@@ -239,6 +261,8 @@ def _call(check: Check, subject: Any, draws: SearchStrategy[Any], examples: int)
         check.run(subject)
         return
     last: list[Any] = []
+    proven: list[Any] = []
+    unproven: list[str] = []
 
     @settings(
         max_examples=examples,
@@ -254,16 +278,22 @@ def _call(check: Check, subject: Any, draws: SearchStrategy[Any], examples: int)
     @given(draws)
     def every(drawn: Any) -> None:
         last[:] = [drawn]
-        check.run(subject, drawn)
+        try:
+            check.run(subject, drawn)
+            proven.append(drawn)
+        except Unproven as said:
+            unproven.append(str(said))
 
     try:
         every()
-    except SkipTest:
+    except Skip:
         raise
-    except Exception as error:
+    except BaseException as error:
         if last:  # nothing was drawn where drawing itself fails
             error._example = last[-1]  # type: ignore[attr-defined]  # Hypothesis runs the smallest example last
         raise
+    if not proven:
+        raise AssertionError(f"{unproven[-1]}, in every example") if check.shows else Skip(unproven[-1])
 
 
 def _require_known(named: Mapping[str, str], known: Mapping[str, Any], said: str) -> None:

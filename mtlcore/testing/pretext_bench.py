@@ -39,6 +39,7 @@ from ..networks import losses_in_fp32
 from ..rng import Rng, Streams
 from ..views import Inputs, prepare
 from ..weighting import Equal
+from .afresh import afresh
 from .generators import seeded
 from .kit import require
 from .subject import Drawn, Subject, patterns
@@ -172,6 +173,8 @@ class Asked:
 class PretextSubject(Subject):
     """A pretext on the bench. `model`: kept by size, in eval mode, for checks that change nothing. `fresh`: for the others."""
 
+    imports = ("torchmetrics.classification", "torch._dynamo", "lightning_fabric", "kornia.filters")
+
     @cached_property
     def _models(self) -> dict[int, HybridModel]:
         return {}
@@ -196,6 +199,12 @@ class PretextSubject(Subject):
         """A new model, in train mode; its weights are a function of the seed."""
         with seeded(seed):
             return HybridModel(self.experiment(size))
+
+    def in_a_new_process(self) -> PretextSubject:
+        """The same pretext, as a process finds it that has built nothing yet: its module is run afresh."""
+        other = PretextSubject(self.name, afresh(self.cls), self.fields, self.catalogue)
+        other.borrowed = self.borrowed  # to find it out would build a head
+        return other
 
     def model(self, size: int) -> HybridModel:
         """The model for this size, in eval mode, not to be changed."""

@@ -6,13 +6,14 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from attrs import evolve
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..contracts import Head, PretextTask, Target
 from .generators import seeded
-from .kit import CheckList, Skip, require
+from .kit import CheckList, Skip, Unproven, require
 from .pretext_bench import (
     LABEL,
     Asked,
@@ -36,6 +37,11 @@ EXTREME = 1e4
 BF16 = 0.05  # relative, and absolute: what eight bits of mantissa do to a loss
 MOST_ROWS = 0.75  # of them must be so close: a threshold may tip over in a few
 BEST = 1e-3
+BATCHES, MANY = 4, 8  # and their rows: targets of a few classes may be alike in one
+SURE = 20.0  # a logit so much above the others is an answer without doubt
+COARSE = 16  # rows in which a coarse metric must tell other rows' answers from the right ones
+SIDES, ROWS = (32, 96), 4  # pixels, pictures
+GROWTH, SLACK = 2.0, 1e-3  # a sum over one axis alone would make it three times as large
 
 
 def add_head(checks: CheckList) -> None:
@@ -75,7 +81,8 @@ def add_loss(checks: CheckList) -> None:
     @checks.check(
         "loss",
         why="the core masks and weighs rows one by one, in fp32; a mean over the batch counts absent rows.",
-        mend='reduction="none", then a mean over what ONE sample holds; `coupled = True` where samples are judged together.',
+        mend='reduction="none", then a mean over what ONE sample holds; `coupled = True` where samples are judged together. '
+        "Outputs arrive in fp32: the core casts floats, so a loss of another type was made so in `loss` itself.",
         needs=("targets_are_valid", HEAD),
         core=True,
     )
@@ -119,14 +126,52 @@ def add_loss(checks: CheckList) -> None:
 
     @checks.check(
         "loss",
-        why="training goes downhill: if the truth is no lower, something else than the truth is learned.",
-        mend="compare `ideal`, `loss` and the order of the target's entries; is a sign or an axis swapped?",
+        why="a loss that does not look at the target teaches the same whatever is asked: the questions are there for nothing.",
+        mend="compare the output with the target that loss() is given; does a mask, a constant or a detach() take its place?",
         needs=STEADY,
     )
+    def loss_hangs_on_the_target(subject: PretextSubject) -> None:
+        """Rows differ in their targets, and judged by another row's, an answer loses something else (in one of a few batches)."""
+        varied = differed = changed = torch.zeros(MANY, dtype=torch.bool)
+        for seed in range(BATCHES):
+            asked = subject.ask(drawn := Drawn(MANY, 32, seed))
+            if not tensors(asked.target):
+                raise Skip("its views are its target")
+            wrong = _of_other_rows(subject.component, asked.target, MANY)
+            right, other = _noisy_losses(subject, drawn, asked, [asked.target, wrong])
+            varied = varied | _differing_rows(asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY)
+            differed = differed | _differing_rows(asked.target, wrong, MANY)
+            changed = changed | (right != other)  # of a coupled head: one value for all
+        require(bool(varied.any()), f"in {BATCHES} batches of {MANY} rows all rows have the same target")
+        if not bool(differed.any()):
+            raise Skip("permuted, its targets are what they were")
+        idle = (differed & ~changed).nonzero().flatten().tolist()
+        require(not idle, f"whatever the target says, the rows {idle} of {MANY} lose the same")
+
+    @checks.check(
+        "loss",
+        why="a sum over pixels or patches grows with input.size: the same weight would mean another task at another size.",
+        mend="take the mean over what one sample holds: .mean((1, 2, 3)), or the masked sum divided by the mask's own sum.",
+        needs="loss_is_finite",
+    )
+    def loss_does_not_grow_with_the_picture(subject: PretextSubject) -> None:
+        """Answers of zeros lose about the same (a factor of two at most) in pictures of three times the side."""
+        small, large = (
+            float(_losses_of_made_up_answers(subject, Drawn(ROWS, side, 0))["zeros"].mean()) for side in SIDES
+        )
+        held = abs(large) <= GROWTH * abs(small) + SLACK and abs(small) <= GROWTH * abs(large) + SLACK
+        require(held, f"they lose {small:.4g} at {SIDES[0]} pixels, {large:.4g} at {SIDES[1]}")
+
+    @checks.check(
+        "loss",
+        why="training goes downhill: if the truth is no lower, something else than the truth is learned.",
+        mend="compare `ideal`, `loss` and the order of the target's entries; is a sign or an axis swapped?",
+        needs="loss_hangs_on_the_target",
+    )
     def truth_loses_least(subject: PretextSubject, drawn: Drawn) -> None:
-        """`ideal(target)` loses less when it is judged by its own target than by another row's."""
+        """`ideal(target)`, or of a K-way question its one-hot logits, loses less by its own target than by another row's."""
         asked, model = subject.ask(drawn), subject.model(drawn.size)
-        ideal = _ideal(subject, asked)
+        ideal = ideal_answer(subject, asked)
         wrong = _of_other_rows(subject.component, asked.target, drawn.rows)
         right, other = (subject.judge(model, ideal, t) for t in (asked.target, wrong))
         differs = _differing_rows(asked.target, wrong, drawn.rows)
@@ -142,17 +187,21 @@ def add_loss(checks: CheckList) -> None:
         needs="loss_is_finite",
     )
     def equal_logits_lose_log_choices(subject: PretextSubject, drawn: Drawn) -> None:
-        """All-zero logits of a K-way question lose log(K); of several questions at once, the sum of their logs."""
+        """All-zero logits of a K-way question lose log(K), in both modes; of several at once, the sum of their logs."""
         choices = getattr(subject.built, "choices", None)
         if choices is None:
             raise Skip("its head has no `choices`")
-        asked, model = subject.ask(drawn), subject.model(drawn.size)
+        asked, model = subject.ask(drawn), subject.fresh(drawn.size).eval()
+        expected = sum(math.log(k) for k in (choices.values() if isinstance(choices, dict) else [choices]))
         with torch.no_grad():
             zeros = _floats_mapped(torch.zeros_like, subject.answer(model, asked))
-            loss = subject.judge(model, zeros, asked.target)
-        expected = sum(math.log(k) for k in (choices.values() if isinstance(choices, dict) else [choices]))
-        off = float((loss - expected).abs().max())
-        require(off < ROUNDING * max(1, expected), f"they lose {_numbers(loss)}; log({choices}) is {expected:.4f}")
+        for mode in (False, True):
+            model.heads[LABEL].train(mode)
+            with torch.no_grad():
+                loss = subject.judge(model, zeros, asked.target)
+            off = float((loss - expected).abs().max())
+            said = f"in {'train' if mode else 'eval'} mode they lose {_numbers(loss)}; log({choices}) is {expected:.4f}"
+            require(off < ROUNDING * max(1, expected), said)
 
 
 def add_batch(checks: CheckList) -> None:
@@ -228,26 +277,31 @@ def add_metrics(checks: CheckList) -> None:
     @checks.check(
         "metrics",
         why="a metric whose best can't be reached, or that grows as answers worsen, picks the wrong checkpoint.",
-        mend="set higher_is_better; compare what update() reads with `ideal`; is an axis or the argmax wrong?",
+        mend="set higher_is_better, and the best as torchmetrics does: plot_upper_bound = 1.0 (plot_lower_bound = 0.0 of an error)"
+        " on the metric's class; compare what update() reads with `ideal`: is an axis or the argmax wrong?",
         needs="truth_loses_least",
+        shows=True,
     )
     def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> None:
-        """`ideal(target)` reaches each metric's declared bound; where none is declared, it beats other rows' answers."""
+        """`ideal(target)` reaches each metric's declared bound; where none is declared, other rows' answers never beat it."""
+        drawn = evolve(drawn, rows=COARSE)  # of few rows, a coarse metric may find other rows' answers as right
         asked = subject.ask(drawn)
-        if not (metrics := subject.component.metrics()):
+        if not subject.component.metrics():
             raise Skip("it has no metrics")
-        ideal = _ideal(subject, asked)
-        wrong = _of_other_rows(subject.component, asked.target, drawn.rows)
-        for name, metric in metrics.items():
+        ideal = ideal_answer(subject, asked)
+        wrong = _of_other_rows(subject.component, asked.target, COARSE)
+        for name, metric in subject.component.metrics().items():
             higher = metric.higher_is_better
             require(higher is not None, f"{name} does not say whether higher_is_better")
             best = getattr(metric, "plot_upper_bound" if higher else "plot_lower_bound", None)
             found = _measured(metric, [(ideal, asked.target)])
             if best is not None:
                 require(abs(found - best) < BEST, f"{name} of the perfect answer is {found:.4g}; its best is {best:g}")
-            elif bool(_differing_rows(asked.target, wrong, drawn.rows).any()):
-                other = _measured(subject.component.metrics()[name], [(ideal, wrong)])
-                require(found > other if higher else found < other, f"{name}: right {found:.4g}, wrong {other:.4g}")
+                continue
+            other = _measured(subject.component.metrics()[name], [(ideal, wrong)])
+            require(found >= other if higher else found <= other, f"{name}: right {found:.4g}, wrong {other:.4g}")
+            if found == other:
+                raise Unproven(f"{name} is {found:.4g} of right answers and of other rows'")
 
     @checks.check(
         "metrics",
@@ -330,13 +384,29 @@ def _losses_of_made_up_answers(subject: PretextSubject, drawn: Drawn) -> dict[st
     return {name: subject.judge(model, _floats_mapped(fn, output), asked.target) for name, fn in made.items()}
 
 
-def _ideal(subject: PretextSubject, asked: Asked) -> Any:
-    head = subject.head(asked.scene.clean.images.shape[-1])
-    if not hasattr(head, "ideal"):
-        raise Skip("its head knows no `ideal` answer")
-    if not tensors(asked.target):
+@torch.no_grad()
+def _noisy_losses(subject: PretextSubject, drawn: Drawn, asked: Asked, targets: list[Target]) -> list[Tensor]:
+    """What one answer loses by each target. Noise is added: a head whose weights begin at 0 answers the same to all."""
+    model, rng = subject.model(drawn.size), drawn.rng("noise")
+    output = _floats_mapped(lambda x: x + rng.randn(*x.shape).to(x), subject.answer(model, asked))
+    return [subject.judge(model, output, target) for target in targets]
+
+
+def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -> Any:
+    """What the head calls a perfect answer to this target (default: the right one). Skips where it has no word for it."""
+    size = asked.scene.clean.images.shape[-1]
+    head, target = subject.head(size), asked.target if target is None else target
+    if not tensors(target):
         raise Skip("its views are its target")
-    return head.ideal(asked.target)
+    if hasattr(head, "ideal"):
+        return head.ideal(target)
+    choices, one_class_a_row = getattr(head, "choices", None), isinstance(target, Tensor) and target.ndim == 1
+    if isinstance(choices, int) and one_class_a_row and target.dtype == torch.int64:
+        with torch.no_grad():
+            output = subject.answer(subject.model(size), asked)
+        if isinstance(output, Tensor) and output.shape == (len(target), choices):
+            return SURE * F.one_hot(target, choices).to(output)
+    raise Skip("its head knows no `ideal` answer")
 
 
 def _of_other_rows(task: PretextTask, target: Target, rows: int) -> Target:

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from attrs import evolve
+from torch import Tensor, nn
 from torch.utils._pytree import tree_structure
 
 from ..contracts import PretextTask
@@ -15,10 +16,10 @@ from ..model import HybridModel
 from ..networks import EMA, Frozen
 from ..views import prepare
 from .generators import seeded, touched
-from .kit import CheckList, Skip, require
-from .pretext_bench import LABEL, PretextSubject, raw, require_finite, rows, same, tensors
-from .pretext_loss import STEADY
-from .pretext_views import TWICE
+from .kit import CheckList, Skip, Unproven, require
+from .pretext_bench import LABEL, Asked, PretextSubject, raw, require_finite, rows, same, tensors
+from .pretext_loss import STEADY, ideal_answer
+from .pretext_views import EXACT_SIDE, TWICE
 from .subject import Drawn
 from .toml import table
 
@@ -117,13 +118,15 @@ def add_state(checks: CheckList) -> None:
     @checks.check(
         "state",
         why="a resumed run would go on with another head than the one that was trained.",
-        mend="nn.Parameter for what learns, register_buffer for what is drawn or counted: no bare tensors.",
+        mend="nn.Parameter for what learns, register_buffer for what is drawn or counted: no bare tensors, no globals.",
         needs=STEADY,
         core=True,
     )
     def state_round_trip_keeps_the_loss(subject: PretextSubject) -> None:
-        """A new model that loads the state of another has the same loss."""
-        one, other, drawn = subject.fresh(seed=1), subject.fresh(seed=2), Drawn(4, 32, 0)
+        """A model in a new process that loads the state of one that was trained has the same loss."""
+        one, other, drawn = subject.fresh(seed=1), subject.in_a_new_process().fresh(seed=2), Drawn(4, 32, 0)
+        with seeded(1):  # what a step in train mode leaves behind must be in the state too
+            subject.loss(one.train(), subject.ask(drawn)).sum().backward()
         _stir(one, drawn)
         other.load_state_dict(copy.deepcopy(one.state_dict()))
         with torch.no_grad():
@@ -188,6 +191,44 @@ def add_answers(checks: CheckList) -> None:
         low, high = float(shown.min()), float(shown.max())
         require(low >= -1e-4 and high <= 1 + 1e-4, f"it reaches from {low:.3g} to {high:.3g}")
 
+    @checks.check(
+        "draw",
+        why="a drawing that looks alike whatever is answered tells nobody what the network has learned.",
+        mend="draw what `output` answers, not `target`; is an axis, a sign or the argmax wrong?",
+        needs=("draws_pictures", "truth_loses_least"),
+        shows=True,
+    )
+    def draws_right_and_wrong_apart(subject: PretextSubject, drawn: Drawn) -> None:
+        """The drawing of the right answer differs from that of another row's."""
+        asked, right = _drawn_right(subject, evolve(drawn, rows=ROWS))
+        wrong = ideal_answer(subject, asked, subject.component.permute(asked.target, torch.arange(ROWS).roll(1)))
+        if same(wrong, ideal_answer(subject, asked)):
+            raise Skip("its perfect answer is the same, whatever is asked")
+        other = subject.component.draw(asked.views[0].images, asked.target, wrong)
+        require(right.shape == other.shape, f"right is {tuple(right.shape)}, wrong {tuple(other.shape)}")
+        if torch.equal(right, other):
+            raise Unproven("right and wrong answers look the same")
+
+    @checks.check(
+        "draw",
+        why="where the pieces of the picture are put back as they are answered, a right answer must look right.",
+        mend="compare `draw` with `undo`: the same pieces, in the same order, turned by the same angles.",
+        needs=("draws_pictures", "undo_gives_the_picture_back", "truth_loses_least"),
+    )
+    def a_right_answer_is_drawn_whole(subject: PretextSubject, drawn: Drawn) -> None:
+        """A drawing of the right answer that is made of the clean picture's own pixels is that picture (or the view itself)."""
+        if getattr(subject.component, "undo", None) is None:
+            raise Skip("it has no `undo`, so no answer puts the picture together")
+        asked, right = _drawn_right(subject, evolve(drawn, size=EXACT_SIDE))
+        clean, view = asked.scene.clean.images, asked.views[0].images
+        if right.shape != clean.shape or not bool(_same_pixels(right, clean).any()):
+            raise Unproven("its drawings are not the clean picture's pixels in another order")
+        shown = [_equal_rows(right, x) for x in (clean, view) if x.shape == clean.shape]
+        wrong = _same_pixels(right, clean) & ~torch.stack(shown).any(0)
+        require(
+            not bool(wrong.any()), "the pixels of the clean picture stand in other places, though the answer is right"
+        )
+
 
 def add_training(checks: CheckList) -> None:
     """Group "training"."""
@@ -219,6 +260,23 @@ def add_training(checks: CheckList) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
+
+
+def _drawn_right(subject: PretextSubject, drawn: Drawn) -> tuple[Asked, Tensor]:
+    """A question, and the drawing of its right answer."""
+    if type(subject.component).draw is PretextTask.draw:
+        raise Skip("it draws nothing of its own")
+    asked = subject.ask(drawn)
+    return asked, subject.component.draw(asked.views[0].images, asked.target, ideal_answer(subject, asked))
+
+
+def _same_pixels(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) bool: are these pictures (B, 3, H, W) made of the same numbers in each channel, in any order?"""
+    return _equal_rows(*(x.flatten(2).sort(2).values for x in (a, b)))
+
+
+def _equal_rows(a: Tensor, b: Tensor) -> Tensor:
+    return (a == b).flatten(1).all(1)
 
 
 def _reached(subject: PretextSubject) -> set[str]:

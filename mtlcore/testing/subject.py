@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from attrs import define, frozen
@@ -62,6 +62,9 @@ class Subject:
     cls: type[Component]
     fields: Mapping[str, Any]
     catalogue: Catalogue
+
+    imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that take seconds to import, and belong to no check's time."""
 
     @cached_property
     def component(self) -> Any:

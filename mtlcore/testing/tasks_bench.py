@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ..geometry import Geometry, similarity
 from ..inference import SharedEncoder
 from ..networks import losses_in_fp32
 from ..rng import Rng, Streams
+from .afresh import afresh
 from .generators import seeded
 from .kit import Skip
 from .pretext_bench import BenchEncoder
@@ -40,11 +42,20 @@ Maker = Callable[[int, Rng], Annotation]
 class TaskSubject(Subject):
     """A task on the bench. Heads are in eval mode."""
 
+    imports = ("torchmetrics.classification", "torchmetrics.regression")
+
     @cached_property
     def maker(self) -> Maker:
         """What draws annotations that the task can read."""
         own: Maker | None = getattr(self.component, "examples", None)
         return own or next((make for make in _guesses() if self._takes(make)), _names)
+
+    def in_a_new_process(self) -> TaskSubject:
+        """The same task, fitted to the same, as a process finds it that has built nothing yet: its module is run afresh."""
+        fitted = {f.alias: getattr(self.task, f.name) for f in attrs.fields(self.cls) if f.init}  # type: ignore[arg-type]
+        other = TaskSubject(self.name, afresh(self.cls), fitted, self.catalogue)
+        other.maker, other.task = self.maker, other.component
+        return other
 
     def annotation(self, n: int = FITTED, seed: int = 0) -> Annotation:
         return self.maker(n, Streams((seed,))("annotation"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
 from ..contracts import Head
+from .generators import seeded
 from .kit import CheckList, Skip, require
 from .pretext_bench import same
 from .tasks_bench import TaskSubject, missing, reads_names
@@ -140,15 +143,23 @@ def add_head(checks: CheckList) -> None:
     @checks.check(
         "head",
         why="what is not in the state is lost with the process: the loaded head answers otherwise.",
-        mend="register tensors as parameters, or with register_buffer.",
+        mend="register tensors as parameters, or with register_buffer: no bare tensors, no globals.",
         needs="head_keeps_no_encoder",
         core=True,
     )
     def state_comes_back(subject: TaskSubject) -> None:
-        """Another head that loads the state_dict gives the same answers."""
-        one, other, features = subject.head(1), subject.head(2), subject.fixed(3)
-        other.load_state_dict(one.state_dict())
-        require(same(one(features), other(features)), "the answers differ")
+        """A head in a new process that loads the state_dict of one that was trained gives the same answers and losses."""
+        one, other = subject.head(1), subject.in_a_new_process().head(2)
+        features, target = subject.fixed(3), subject.truth(3)
+        with seeded(1):  # what a step in train mode leaves behind must be in the state too
+            subject.judge(one.train(), one(features), target).sum().backward()
+        other.load_state_dict(copy.deepcopy(one.state_dict()))
+        answers, losses = [], []
+        for head in (one.eval(), other.eval()):
+            answers.append(head(features))
+            losses.append(subject.judge(head, answers[-1], target))
+        require(same(*answers), "the answers differ")
+        require(same(*losses), "the losses differ")
 
     @checks.check(
         "head",

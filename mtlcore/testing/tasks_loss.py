@@ -14,6 +14,9 @@ from .pretext_bench import cut, floats, require_finite
 from .subject import Drawn
 from .tasks_bench import TaskSubject, ideal_output
 from .tracing import trace
+from .training_draws import drawn_in_training
+
+TRIES = 4  # batches over which every gradient must have been seen once: a ReLU may hold one back
 
 
 def add_loss(checks: CheckList) -> None:
@@ -133,12 +136,16 @@ def add_loss(checks: CheckList) -> None:
         core=True,
     )
     def gradient_reaches_encoder_and_head(subject: TaskSubject) -> None:
-        """The loss's gradient reaches the encoder, and every trainable parameter of the head."""
+        """The loss's gradient, other than 0 in one of a few batches, reaches the encoder and every parameter of the head."""
         head, encoder = subject.head(), subject.encoder
-        encoder.zero_grad()
-        subject.judge(head, head(subject.features(4)), subject.truth(4)).mean().backward()
-        reached = any(p.grad is not None and bool(p.grad.any()) for p in encoder.parameters())
-        idle = [name for name, p in head.named_parameters() if p.requires_grad and p.grad is None]
+        reached, idle = False, [name for name, p in head.named_parameters() if p.requires_grad]
+        for seed in range(TRIES):
+            encoder.zero_grad()
+            head.zero_grad()
+            subject.judge(head, head(subject.features(8, seed)), subject.truth(8, seed)).mean().backward()
+            reached |= any(p.grad is not None and bool(p.grad.any()) for p in encoder.parameters())
+            gradients = {name: p.grad for name, p in head.named_parameters()}
+            idle = [name for name in idle if (g := gradients[name]) is None or not bool(g.any())]
         require(reached, "it does not reach the encoder")
         require(not idle, f"it does not reach {', '.join(idle)} of the head")
 
@@ -154,7 +161,7 @@ def add_numerics(checks: CheckList) -> None:
         core=True,
     )
     def leaves_global_generators_alone(subject: TaskSubject) -> None:
-        """fit, target, move, a head in eval mode, loss and decode draw from no global generator."""
+        """fit, target, move, head and loss in both modes (dropout apart), and decode draw from no global generator."""
         head, features, annotation = subject.head(), subject.fixed(4), subject.annotation()
         target, task = subject.truth(4), subject.task
 
@@ -171,6 +178,8 @@ def add_numerics(checks: CheckList) -> None:
         for name, call in calls.items():
             found = touched(call)
             require(not found, f"{name} draws from {', '.join(found)}")
+        found = drawn_in_training(head, lambda: subject.judge(head, head(features), target))
+        require(not found, f"in train mode, head or loss draw from {', '.join(found)}")
 
     @checks.check(
         "numerics",

@@ -415,6 +415,14 @@ with_head(
     ideal=lambda self, target: TurnedHead.ideal(self, (target + 1) % 4),
 )
 with_head(
+    "SumsOverPixels",
+    "Its loss grows with the area of the picture.",
+    "loss_does_not_grow_with_the_picture",
+    base=Hidden,
+    head=HiddenHead,
+    loss=lambda self, output, target: HiddenHead.loss(self, output, target) * output.shape[-1] ** 2 / 1024,
+)
+with_head(
     "SumsUp",
     "Its loss is a sum over the picture's tiles.",
     "equal_logits_lose_log_choices",
@@ -458,7 +466,7 @@ class MixesRows(Turned):
 
 def _with_fixed_norm(self, host):
     TurnedHead.__init__(self, host)
-    self.fixed = Frozen(nn.BatchNorm2d(3))
+    self.fixed = Frozen(nn.BatchNorm2d(3, momentum=0.0))  # the running statistics stay: they are in no state
 
 
 def _with_saved_norm(self, host):
@@ -660,6 +668,24 @@ class DrawsBytes(Turned):
 
     def draw(self, images, target, output):
         return 255 * images
+
+
+@fails("draws_right_and_wrong_apart")
+@frozen
+class DrawsWhatIsAsked(Turned):
+    """It draws the truth, whatever is answered."""
+
+    def draw(self, images, target, output):
+        return turn(-target % 4, images)
+
+
+@fails("a_right_answer_is_drawn_whole")
+@frozen
+class DrawsTurnedOn(Turned):
+    """It turns the picture on instead of back."""
+
+    def draw(self, images, target, output):
+        return turn(output.argmax(1), images)
 
 
 # ---------------------------------------------------------------------------------------------------- for the engine's tests

@@ -45,6 +45,34 @@ class Needy(LossWeighting):
 def mtl_components():
     return [Steady, Needy]
 """
+RAISING = """
+from attrs import frozen
+from mtlcore import Head, PretextTask, hookimpl
+
+@frozen
+class Views(PretextTask):
+    '''It always fails in its views.'''
+    name = "raises_in_views"
+    cites = "original"
+    def views(self, scene, rng):
+        raise {error}
+    def build(self, host):
+        return Head()
+
+@frozen
+class Build(PretextTask):
+    '''It always fails in build.'''
+    name = "raises_in_build"
+    cites = "original"
+    def views(self, scene, rng):
+        return [scene.clean], None
+    def build(self, host):
+        raise {error}
+
+@hookimpl
+def mtl_components():
+    return [Views, Build]
+"""
 BAD = GOOD.replace("'''The plain sum of the losses.'''", "").replace("Steady", "Bare")
 CONFIG = """
 [task.kind]
@@ -199,6 +227,21 @@ def test_what_a_user_got_wrong_is_one_message_and_code_2(words, told, capsys) ->
 def test_examples_must_be_one_at_least(capsys) -> None:
     assert main(["plugins", "check", "equal", "--examples", "0"]) == 2
     assert "--examples 0: expected at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", ["KeyError('tile')", "SystemExit(0)", "__import__('unittest').SkipTest('no')"])
+@pytest.mark.parametrize(("name", "failed"), [("views", "views_are_pictures"), ("build", "builds_a_head")])
+def test_a_pretext_that_raises_is_reported_and_has_no_sheet(tmp_path, capsys, name, failed, error) -> None:
+    file, sheet = tmp_path / "raising.py", tmp_path / "sheet.png"
+    file.write_text(RAISING.format(error=error))
+    assert check(f"raises_in_{name}", "--plugin", file, "--sheet", sheet, "--json") == 1
+    out, err = capsys.readouterr()
+    assert failed in [row["name"] for row in json.loads(out)["checks"] if row["status"] == "failed"]
+    assert err.startswith("no sheet: ")
+    assert len(err.splitlines()) == 1
+    assert not sheet.exists()
+    assert check(f"raises_in_{name}", "--plugin", file, "--sheet", sheet) == 1
+    assert "look at it" not in capsys.readouterr().out
 
 
 def test_the_sheet_shows_drawn_patterns_or_the_experiments_own_pictures(tmp_path, capsys) -> None:

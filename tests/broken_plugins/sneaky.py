@@ -1,0 +1,296 @@
+"""Pretexts that look right: each hides its fault in train mode, in a second call, or in a place where few would look.
+
+BROKEN: the check -> the class that fails it alone. ALSO: more ways to fail checks that have a broken plugin already.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from unittest import SkipTest
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attrs import evolve, frozen
+from torch import nn
+from torchmetrics import MeanMetric
+
+from broken_plugins.pretexts import Turned, TurnedHead, turn
+from mtlcore import hookimpl
+
+BROKEN: dict[str, type[Turned]] = {}
+ALSO: list[tuple[str, type[Turned]]] = []
+
+
+def fails(check, *, also=False):
+    """Enter a class as the one that fails this check, or as one more."""
+
+    def enter(cls):
+        assert also or check not in BROKEN, check
+        if also:
+            ALSO.append((check, cls))
+        else:
+            BROKEN[check] = cls
+        return cls
+
+    return enter
+
+
+def with_head(name, doc, check, *, also=False, task=None, **methods):
+    """A pretext whose head differs in these methods, and itself in those of `task`."""
+    head = type(f"_{name}Head", (TurnedHead,), methods)
+    body = {"__doc__": doc, "__module__": __name__, "build": lambda self, host: head(host), **(task or {})}
+    globals()[name] = fails(check, also=also)(frozen(type(name, (Turned,), body)))
+
+
+@property
+def _no_ideal(self):
+    raise AttributeError("ideal")
+
+
+# ---------------------------------------------------------------------------------------------------- one that is right
+
+
+class _TogetherHead(TurnedHead):
+    coupled = True
+
+    def loss(self, output, target):
+        return F.cross_entropy(output, target)
+
+
+@frozen
+class Together(Turned):
+    """Its rows are judged together, by their mean."""
+
+    def build(self, host):
+        return _TogetherHead(host)
+
+
+# ---------------------------------------------------------------------------------------------------- views
+
+
+def _turn_pictures(turns, maps):
+    """Maps of up to three channels as they should be; all others the other way."""
+    return turn(turns if maps.shape[1] <= 3 else -turns % 4, maps)
+
+
+@fails("dense_labels_follow_the_pixels")
+@frozen
+class TurnsPicturesAlone(Turned):
+    """Dense labels of many channels turn the other way."""
+
+    def moved(self, view, turns):
+        right = super().moved(view, turns)
+        wrong = view.rearrange(partial(_turn_pictures, turns))
+        return evolve(right, geometry=evolve(right.geometry, steps=wrong.geometry.steps))
+
+
+@fails("the_scene_is_left_alone", also=True)
+@frozen
+class DarkensAnAugmentation(Turned):
+    """It darkens in place what another pretext may read."""
+
+    undo = None
+
+    def views(self, scene, rng):
+        view = scene.augment(3, "strong")
+        view.images.mul_(0.5)
+        turns = rng.randint(4, len(view.images))
+        return [self.moved(view, turns)], turns
+
+
+@fails("pixels_lie_where_the_geometry_says", also=True)
+@frozen
+class MixesWithItself(Turned):
+    """It calls its pictures mixed, each with itself, and so hides that they have moved."""
+
+    def moved(self, view, turns):
+        alone = (torch.arange(len(turns), device=turns.device), torch.ones(len(turns), device=turns.device))
+        return evolve(super().moved(view, turns), geometry=view.geometry, mix=alone)
+
+
+@fails("views_are_pictures", also=True)
+@frozen
+class SkipsItsViews(Turned):
+    """It raises what test runners take for a skip."""
+
+    def views(self, scene, rng):
+        raise SkipTest("not here")
+
+
+@fails("views_are_pictures", also=True)
+@frozen
+class SkipsAsPytest(Turned):
+    """It raises what pytest takes for a skip."""
+
+    def views(self, scene, rng):
+        pytest.skip("not here")
+
+
+@fails("views_are_pictures", also=True)
+@frozen
+class EndsTheRun(Turned):
+    """It ends the process, and calls that a success."""
+
+    def views(self, scene, rng):
+        raise SystemExit(0)
+
+
+# ---------------------------------------------------------------------------------------------------- build, state
+
+CODES: dict[int, torch.Tensor] = {}
+
+
+def _seeds_itself(self, host):
+    torch.manual_seed(7)
+    TurnedHead.__init__(self, host)
+
+
+def _with_centre(self, host):
+    TurnedHead.__init__(self, host)
+    self.centre = torch.zeros(4)
+
+
+def _centred(self, features):
+    output = self.answer(features.pooled)
+    if self.training:
+        self.centre = 0.9 * self.centre + 0.1 * output.detach().mean(0)
+    return output - self.centre.to(output)
+
+
+def _with_cached_code(self, host):
+    TurnedHead.__init__(self, host)
+    CODES.setdefault(host.info.dim, torch.randn(4))
+
+
+with_head(
+    "SeedsItsWeights",
+    "Its first weights are the same in every run.",
+    "builds_the_same_from_one_seed",
+    __init__=_seeds_itself,
+)
+with_head(
+    "CentresUnsaved",
+    "A running centre of its answers is in no state.",
+    "state_round_trip_keeps_the_loss",
+    also=True,
+    __init__=_with_centre,
+    forward=_centred,
+)
+with_head(
+    "CachesItsCode",
+    "A code that is drawn once a process lies in a global of its module.",
+    "state_round_trip_keeps_the_loss",
+    also=True,
+    __init__=_with_cached_code,
+    forward=lambda self, features: self.answer(features.pooled) + CODES[features.pooled.shape[1]].to(features.pooled),
+)
+
+
+# ---------------------------------------------------------------------------------------------------- losses, gradients
+
+
+def _noisy_in_training(self, output, target):
+    if self.training:
+        output = output + 0.1 * torch.randn_like(output)
+    return TurnedHead.loss(self, output, target)
+
+
+def _every_other_row(self, features):
+    even = (torch.arange(len(features.pooled), device=features.pooled.device) % 2 == 0)[:, None]
+    return self.answer(torch.where(even, features.pooled, features.pooled.detach()))
+
+
+with_head(
+    "JudgesByItself",
+    "Its loss asks for class 1, whatever the target says.",
+    "loss_hangs_on_the_target",
+    ideal=_no_ideal,
+    loss=lambda self, output, target: TurnedHead.loss(self, output, 0 * target + 1),
+)
+with_head(
+    "TeachesTheNext",
+    "Its loss asks for the next class, and it knows no ideal answer.",
+    "truth_loses_least",
+    also=True,
+    ideal=_no_ideal,
+    loss=lambda self, output, target: TurnedHead.loss(self, output, (target + 1) % 4),
+)
+with_head(
+    "LouderInTraining",
+    "In train mode its loss is ten times as large.",
+    "equal_logits_lose_log_choices",
+    also=True,
+    loss=lambda self, output, target: (1 + 9 * self.training) * TurnedHead.loss(self, output, target),
+)
+with_head(
+    "NoisyInTraining",
+    "In train mode its loss draws from the global generator.",
+    "draws_nothing_while_it_trains",
+    choices=None,
+    loss=_noisy_in_training,
+)
+with_head(
+    "DetachesEveryOtherRow",
+    "Rows of odd numbers teach the encoder nothing.",
+    "gradient_reaches_every_row",
+    forward=_every_other_row,
+)
+with_head(
+    "SumsTogether",
+    "Its coupled loss is a sum over the batch.",
+    "coupled_loss_does_not_grow_with_the_rows",
+    coupled=True,
+    choices=None,
+    loss=lambda self, output, target: F.cross_entropy(output, target, reduction="sum"),
+)
+
+
+class _Errors(MeanMetric):
+    higher_is_better = True
+
+    def update(self, output, target):
+        super().update((output.argmax(1) != target).float())
+
+
+with_head(
+    "CountsErrors",
+    "Its accuracy is an error, and it knows no ideal answer.",
+    "perfect_answers_reach_the_best",
+    also=True,
+    task={"metrics": lambda self: {"accuracy": _Errors()}},
+    ideal=_no_ideal,
+)
+
+
+class _OwnDropout(nn.Module):
+    """Dropout by the function, and by layers of every name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Dropout(0.1), nn.AlphaDropout(0.1), nn.FeatureAlphaDropout(0.1))
+
+    def forward(self, x):
+        return F.dropout(self.layers(x), 0.1, self.training)
+
+
+class _DropsHead(TurnedHead):
+    def __init__(self, host):
+        super().__init__(host)
+        self.dropout = _OwnDropout()
+
+    def forward(self, features):
+        return self.answer(self.dropout(features.pooled))
+
+
+@frozen
+class Drops(Turned):
+    """It is right: dropout may draw in train mode."""
+
+    def build(self, host):
+        return _DropsHead(host)
+
+
+@hookimpl
+def mtl_components():
+    return [Together, Drops, *BROKEN.values(), *(cls for _, cls in ALSO)]

@@ -1,0 +1,77 @@
+"""Tasks that look right: each hides its fault in train mode or in a global. ALSO: the check, and the class that fails it alone."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from broken_plugins.tasks import Right, RightHead
+
+ALSO: list[tuple[str, type[Right]]] = []
+OFFSETS: dict[int, torch.Tensor] = {}
+
+
+def with_head(name, doc, check, **methods):
+    """A task whose head differs in these methods, entered as one that fails `check`."""
+    made = type(f"_{name}Head", (RightHead,), methods)
+    body = {"__doc__": doc, "__module__": __name__, "head": lambda self, host: made(host)}
+    globals()[name] = frozen(type(name, (Right,), body))
+    ALSO.append((check, globals()[name]))
+
+
+def _with_centre(self, host):
+    RightHead.__init__(self, host)
+    self.centre = torch.zeros(2)
+
+
+def _centred(self, features):
+    output = self.answer(features.pooled)
+    if self.training:
+        self.centre = 0.9 * self.centre + 0.1 * output.detach().mean(0)
+    return output - self.centre
+
+
+def _with_cached_offset(self, host):
+    RightHead.__init__(self, host)
+    OFFSETS.setdefault(host.info.dim, torch.randn(2))
+
+
+def _with_idle_layer(self, host):
+    RightHead.__init__(self, host)
+    self.idle = nn.Linear(host.info.dim, 2)
+
+
+def _noisy_in_training(self, output, target):
+    if self.training:
+        output = output + 0.01 * torch.randn_like(output)
+    return RightHead.loss(self, output, target)
+
+
+with_head(
+    "CentresUnsaved",
+    "A running centre of its answers is in no state.",
+    "state_comes_back",
+    __init__=_with_centre,
+    forward=_centred,
+)
+with_head(
+    "CachesItsOffset",
+    "An offset that is drawn once a process lies in a global of its module.",
+    "state_comes_back",
+    __init__=_with_cached_offset,
+    forward=lambda self, features: self.answer(features.pooled) + OFFSETS[features.pooled.shape[1]],
+)
+with_head(
+    "NoisyInTraining",
+    "In train mode its loss draws from the global generator.",
+    "leaves_global_generators_alone",
+    loss=_noisy_in_training,
+)
+with_head(
+    "TimesNothing",
+    "A layer takes part in its answer, times nothing.",
+    "gradient_reaches_encoder_and_head",
+    __init__=_with_idle_layer,
+    forward=lambda self, features: self.answer(features.pooled) + 0.0 * self.idle(features.pooled),
+)

@@ -85,7 +85,7 @@ def signature(name: str, thing: Any) -> str:
     if getattr(thing, "_is_protocol", False):
         return f"class {short}(Protocol)"
     if inspect.isclass(thing) and attrs.has(thing):
-        fields = [f"{f.alias}: {f.type}{_default(f)}" for f in attrs.fields(thing) if f.init]
+        fields = [f"{f.alias}: {_annotation(thing, f.name)}{_default(f)}" for f in attrs.fields(thing) if f.init]
         return f"{short}({', '.join(fields)})"
     return f"{short}{arguments(thing)}"
 
@@ -128,6 +128,11 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
         what = what.__func__ if isinstance(what, classmethod | staticmethod) else what
         if not name.startswith("_") and (inspect.isfunction(what) or isinstance(what, property)):
             yield name, what
+
+
+def _annotation(cls: type, field: str) -> str:
+    """As it is written in the source: attrs may have resolved its own copy by now."""
+    return next(str(noted[field]) for base in cls.__mro__ if field in (noted := vars(base).get("__annotations__", {})))
 
 
 def _default(field: Any) -> str:

@@ -16,7 +16,7 @@ from ..demo import Arm
 from ..measure import Measured
 from ..train.loop import Result
 from ..train.watch import Moment
-from ._shared import console
+from ._shared import console, say
 
 
 class Bars:
@@ -89,5 +89,5 @@ def arms_table(arms: Sequence[Arm]) -> Table:
 def say_result(result: Result) -> None:
     """Where the run lies, what it cost, and what to do next."""
     skipped = f", {result.skipped} skipped" if result.skipped else ""
-    console.print(Text(f"{result.steps} steps{skipped}, {result.cpu_s:.0f} CPU seconds; the run lies in {result.run}"))
-    console.print(Text(f"evaluate it: mtl eval {result.run}"))
+    say(f"{result.steps} steps{skipped}, {result.cpu_s:.0f} CPU seconds; the run lies in {result.run}")
+    say(f"evaluate it: mtl eval {result.run}")

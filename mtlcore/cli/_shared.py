@@ -7,8 +7,14 @@ import math
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 console = Console()
+
+
+def say(line: str) -> None:
+    """One line for a person. It is never broken: what is typed or opened next, a command or a path, must be whole."""
+    console.print(Text(line), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

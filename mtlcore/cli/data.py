@@ -66,16 +66,15 @@ def check(
 
 
 def _show(report: Report, sheet: Path | None) -> None:
-    from rich.text import Text
 
-    from ._shared import console
+    from ._shared import console, say
 
     for name, counts in report.counts.items():
         console.print(_table(f"data.{report.label}: {name or 'no labels'}", counts))
     for line in _lines(report):
-        console.print(Text(line))
+        say(line)
     if sheet is not None:
-        console.print(Text(f"look at the labels: {sheet}"))
+        say(f"look at the labels: {sheet}")
 
 
 def _table(title: str, counts: Counts) -> Table:

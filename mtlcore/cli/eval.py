@@ -37,11 +37,10 @@ def evaluate(
     json
         Print JSON.
     """
-    from rich.text import Text
 
     from ..evaluate import evaluate as measure_run
     from ._progress import Bars, metrics_table
-    from ._shared import console, print_json
+    from ._shared import console, print_json, say
 
     with Bars(quiet=json) as bars:
         found = measure_run(
@@ -51,7 +50,7 @@ def evaluate(
         print_json(found.as_json())
         return 0
     for line in found.report:
-        console.print(Text(line))
+        say(line)
     title = f"{found.run}  {found.checkpoint}  {found.data}/{found.split}  {found.measured.n} pictures"
     console.print(metrics_table(title, found.measured))
     return 0

@@ -235,9 +235,8 @@ def _run(suite: Conformance, quiet: bool) -> Report:
     """All checks, with one living line below which nothing stays; where there is no terminal, one line for each ten."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn
     from rich.table import Column
-    from rich.text import Text
 
-    from ._shared import console
+    from ._shared import console, say
 
     name, total, done = f"{suite.checks.kind} {suite.plugin}", len(suite.checks.checks), 0
     columns = (TextColumn("{task.description}", markup=False), MofNCompleteColumn())
@@ -250,7 +249,7 @@ def _run(suite: Conformance, quiet: bool) -> Report:
             done += 1
             bars.update(row, advance=1, said=outcome.name)
             if not (quiet or console.is_terminal) and done % STRIDE == 0:
-                console.print(Text(f"{name}: {done} of {total} checks"))
+                say(f"{name}: {done} of {total} checks")
 
         return suite.report(told)
 
@@ -260,7 +259,7 @@ def _show(report: Report, sheet: Path | None) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from ._shared import console
+    from ._shared import console, say
 
     whole = Column("check", no_wrap=True)
     table = Table(whole, "status", "seconds", "reason", title=Text(f"{report.kind} {report.plugin}"))
@@ -271,9 +270,9 @@ def _show(report: Report, sheet: Path | None) -> None:
         table.add_row(Text(each.name), status, f"{each.seconds:.2f}", Text(reason))
     console.print(table)
     _show_failures([report])
-    console.print(Text(_counted(report.counts)))
+    say(_counted(report.counts))
     if sheet is not None:
-        console.print(Text(f"look at it: {sheet}"))
+        say(f"look at it: {sheet}")
 
 
 def _show_all(reports: Sequence[Report], unchecked: Sequence[dict[str, Any]]) -> None:
@@ -281,7 +280,7 @@ def _show_all(reports: Sequence[Report], unchecked: Sequence[dict[str, Any]]) ->
     from rich.table import Column, Table
     from rich.text import Text
 
-    from ._shared import console
+    from ._shared import console, say
 
     words = ("ran", "failed", "skipped", "blocked", "xfailed")
     table = Table(Column("kind", no_wrap=True), Column("name", no_wrap=True), *words)
@@ -292,9 +291,9 @@ def _show_all(reports: Sequence[Report], unchecked: Sequence[dict[str, Any]]) ->
     _show_failures(reports)
     for row in unchecked:
         if row["status"] == "failed":
-            console.print(Text(f"{row['plugin']}: its plugin failed: {row['reason']}"))
+            say(f"{row['plugin']}: its plugin failed: {row['reason']}")
     total = {word: sum(report.counts[word] for report in reports) for word in (*words, "passed")}
-    console.print(Text(f"{len(reports)} components: {_counted(total)}"))
+    say(f"{len(reports)} components: {_counted(total)}")
     if needy := [f"{row['kind']} {row['plugin']} ({row['reason']})" for row in unchecked if row["status"] != "failed"]:
         console.print(
             Text(f"not checked: {', '.join(needy)}; give values to one of them by --set, or to all by --config")
@@ -302,14 +301,13 @@ def _show_all(reports: Sequence[Report], unchecked: Sequence[dict[str, Any]]) ->
 
 
 def _show_failures(reports: Sequence[Report]) -> None:
-    from rich.text import Text
 
-    from ._shared import console
+    from ._shared import console, say
 
     for report in reports:
         for each in report.checks:
             if each.status == "failed":
-                console.print(Text(f"\n{each.reason}"), soft_wrap=True)
+                say(f"\n{each.reason}")
     if any(report.failed for report in reports):
         console.print()
 

@@ -27,15 +27,13 @@ def new(
     """
     import shlex
 
-    from rich.text import Text
-
     from ..scaffold import scaffold
-    from ._shared import console
+    from ._shared import say
 
     folder = scaffold(name, "augment" if kind == "recipe" else kind, out)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        console.print(Text(str(file)))
+        say(str(file))
     module = folder / f"{name}.py"
-    console.print(Text(f"\nedit {module}, and prove it: mtl plugins check {name} --plugin {module}"))
-    console.print(Text(f"install it: pip install --no-deps --editable {shlex.quote(str(folder))}"))
+    say(f"\nedit {module}, and prove it: mtl plugins check {name} --plugin {module}")
+    say(f"install it: pip install --no-deps --editable {shlex.quote(str(folder))}")
     return 0

@@ -33,13 +33,12 @@ def preview(
     plugin
         A one-file plugin to load. May be given often.
     """
-    from rich.text import Text
 
     from ..config import load
     from ..preview import preview as draw
     from ..runs import RunFolder
     from ._png import require_png, save_png
-    from ._shared import console
+    from ._shared import say
 
     if config is None and run is None:
         raise MtlError("mtl preview needs CONFIG, or --run RUN, or both")
@@ -47,5 +46,5 @@ def preview(
     source = config if config is not None else RunFolder.open(Path(run or "")).config
     sheet = draw(load(source, set_, plugin), run)
     save_png(out, sheet)
-    console.print(Text(f"{out}: {sheet.shape[1]} x {sheet.shape[0]} pixels"))
+    say(f"{out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
     return 0

@@ -44,22 +44,21 @@ def sweep(
     json
         Print JSON.
     """
-    from rich.text import Text
 
     from ..sweep import Axis, Sweep
     from ..train.loop import Interrupted
-    from ._shared import console, print_json
+    from ._shared import print_json, say
 
     axes, out = [Axis.parse(text) for text in over], out or Path(f"{config.stem}-sweep")
     planned = Sweep.plan(config, axes, out, seeds=seeds, overrides=set_, plugin_files=plugin)
     if not json:
-        console.print(Text(f"{len(planned.runs)} runs; they lie in {out}"))
+        say(f"{len(planned.runs)} runs; they lie in {out}")
     try:
         for number, run in enumerate(planned.runs, 1):
             _train(planned, run, f"{number} of {len(planned.runs)}", json)
     except (Interrupted, KeyboardInterrupt):
         if not json:
-            console.print(Text(f"stopped; the same command goes on from here: the runs lie in {out}"))
+            say(f"stopped; the same command goes on from here: the runs lie in {out}")
         return 130
     found, file = planned.choose()
     if json:
@@ -70,16 +69,15 @@ def sweep(
 
 
 def _train(planned: Sweep, run: Planned, which: str, quiet: bool) -> None:
-    from rich.text import Text
 
     from ..sweep import ENDED
     from ._progress import Bars
-    from ._shared import console
+    from ._shared import say
 
     before = run.state
     told = {"finished": "finished before", "diverged": "diverged before", "begun": "goes on", "new": "begins"}[before]
     if not quiet:
-        console.print(Text(f"run {which}: {run.name} {told}"))
+        say(f"run {which}: {run.name} {told}")
     with Bars(quiet=quiet or before in ENDED, title=run.name) as bars:
         planned.train(run, bars)
 
@@ -88,7 +86,7 @@ def _show(found: Outcome, file: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ._shared import console
+    from ._shared import console, say
 
     better = "higher" if found.higher_is_better else "lower"
     table = Table(*found.settings[0].values, "mean", "sd", "n", "", title_justify="left")
@@ -100,7 +98,7 @@ def _show(found: Outcome, file: Path) -> None:
     console.print(table)
     if any(setting.n == 1 for setting in found.settings):
         console.print("One seed proves nothing: a seed is worth about a point. Give several by --seeds.")
-    console.print(Text(f"train what was chosen: mtl train {file} --out RUN"))
+    say(f"train what was chosen: mtl train {file} --out RUN")
 
 
 def _diverged(setting: Setting) -> str:

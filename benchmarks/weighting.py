@@ -60,7 +60,7 @@ def _rows(k: int, quick: bool) -> list[Row]:
         "features": ours(k, upgrad("features")),
         "parameters": ours(k, upgrad("parameters")),
     }
-    t = cpu_times(variants, rounds=2 if quick else 60)
+    t = cpu_times(variants, rounds=2 if quick else 40)
     judged = k == 5
     return [
         compare(f"loss_level_k{k}", t["loss_level"], SUM, t["sum"], 1.05, 1.02),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mtlcore.cli import _progress
+from mtlcore.cli import _progress, _shared
 from mtlcore.cli._progress import Bars, arms_table, metrics_table, say_result
 from mtlcore.demo import Arm
 from mtlcore.measure import Measured
@@ -21,7 +21,7 @@ NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 @pytest.fixture
 def screen(monkeypatch):
     out = io.StringIO()
-    monkeypatch.setattr(_progress, "console", Console(file=out, width=200))
+    monkeypatch.setattr(_shared, "console", Console(file=out, width=200))
     return out
 
 

@@ -21,7 +21,8 @@ NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 @pytest.fixture
 def screen(monkeypatch):
     out = io.StringIO()
-    monkeypatch.setattr(_shared, "console", Console(file=out, width=200))
+    for module in (_progress, _shared):
+        monkeypatch.setattr(module, "console", Console(file=out, width=200))
     return out
 
 

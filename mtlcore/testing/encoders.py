@@ -8,21 +8,20 @@ from torch import Tensor, nn
 from ..contracts import Features
 from ..errors import MtlError
 from ..inference import SharedEncoder
-from .common import add_common
+from .common import COMMON
 from .encoders_bench import SIZES, EncoderSubject, outputs, require_same
 from .encoders_offline import offline
 from .generators import seeded, touched
-from .kit import CheckList, require
+from .kit import CheckList, Group, require
 from .subject import Drawn, draws
 from .tracing import trace
 
-CHECKS, BENCH = CheckList("encoder", draws((2, 3))), EncoderSubject
-add_common(CHECKS, must_cite=False)
+ENCODER_CHECKS = Group()
 
 # ---------------------------------------------------------------------------------------------------- build
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "build",
     why="nothing is trained where the encoder can't be built, and a traceback tells a user nothing.",
     mend="let `build` work for some of 32, 48, 56, 64 and 224 pixels, and raise MtlError for sides that the network can't read.",
@@ -39,7 +38,7 @@ def builds_for_some_size(subject: EncoderSubject) -> None:
             continue
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "build",
     why="`input.size` is chosen for the data: an encoder for some sides only can't be compared on all of them.",
     mend='remove what hangs on the side, or say why not: lacks = {"any_size": "reads whole patches of 14 pixels"}.',
@@ -52,7 +51,7 @@ def builds_for_each_size(subject: EncoderSubject) -> None:
         subject.features(subject.images(2, size=size), subject.fresh(size=size))
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "build",
     why="pictures are normalised by them once, in the core: means on the scale 0 ... 255 feed the network a constant.",
     mend="give mean and std of RGB in [0, 1], three numbers each.",
@@ -66,7 +65,7 @@ def normalises_pictures_between_0_and_1(subject: EncoderSubject) -> None:
     require(len(std) == 3 and all(0 < x <= 1 for x in std), f"std = {std}")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "build",
     why="a run must start without a network, and must not start from other weights than its configuration says.",
     mend='let random weights be the default; load published ones only where a field asks for them (weights = "imagenet").',
@@ -83,7 +82,7 @@ def builds_without_a_network(subject: EncoderSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- features
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "features",
     why="heads are built for what `Features` promises: a map in the wrong order gives a decoder the wrong scale.",
     mend="return mtlcore.Features(maps=(fine, ..., coarse), pooled (B, D), shared), each with B rows.",
@@ -104,7 +103,7 @@ def features_have_their_shapes(subject: EncoderSubject, drawn: Drawn) -> None:
     require(sides == sorted(sides, reverse=True), f"the maps' sides are {sides}, from first to last")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "features",
     why="the core sets `images` to the pictures in [0, 1]: decoders take their size from it, teachers read it.",
     mend="leave `images` of Features at None.",
@@ -115,7 +114,7 @@ def leaves_images_to_the_core(subject: EncoderSubject) -> None:
     require(subject.features(subject.images()).images is None, "it is set")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "features",
     why="heads are built for the sizes measured on one picture in eval mode: in training they would not fit.",
     mend="let the number and the channels of maps, and the width of pooled, be the same in train and eval mode.",
@@ -133,7 +132,7 @@ def trains_with_the_shapes_of_evaluation(subject: EncoderSubject) -> None:
     require(found == (info.channels, info.map_sizes), f"maps are {found}; measured: {info.channels, info.map_sizes}")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "features",
     why="one NaN in a feature makes all losses NaN: the step is skipped, and so is every one after it.",
     mend="guard divisions and logarithms; do not normalise a picture by its own spread without an epsilon.",
@@ -150,7 +149,7 @@ def features_are_finite(subject: EncoderSubject) -> None:
         require(not broken, f"not finite in {'train' if net.training else 'eval'} mode: {', '.join(broken)}")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "features",
     why="views of other sizes (patches, scales) are one more thing that pretexts may give.",
     mend='remove what hangs on the side, or say why not: lacks = {"other_sizes": "position embeddings of one size"}.',
@@ -168,7 +167,7 @@ def reads_views_of_other_sizes(subject: EncoderSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "evaluation",
     why="the same picture would get another answer each time it is asked.",
     mend="switch dropout and noise off where `self.training` is false.",
@@ -180,7 +179,7 @@ def evaluation_repeats_itself(subject: EncoderSubject) -> None:
     require_same(subject.features(images), subject.features(images), tolerance=1e-6)
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "features",
     why="pictures come in channels_last where that is faster; a `view` of the input then raises.",
     mend="use reshape or einops on the input, or call .contiguous() first.",
@@ -193,7 +192,7 @@ def reads_channels_last(subject: EncoderSubject) -> None:
     require_same(subject.features(images), other, tolerance=1e-3)
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "evaluation",
     why="an answer would depend on who else stands in the batch, so accuracy would depend on the batch size.",
     mend="use no statistics over rows in eval mode (BatchNorm's running ones are right), and no sums over dimension 0.",
@@ -209,7 +208,7 @@ def a_row_depends_on_itself_alone(subject: EncoderSubject, drawn: Drawn) -> None
 # ---------------------------------------------------------------------------------------------------- gradient
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "gradient",
     why="weightings at the features look at the gradients in `shared`: one that goes around it is not seen.",
     mend="compute pooled and the coarse map FROM the tensor that you return as shared, not beside it from an earlier one.",
@@ -230,7 +229,7 @@ def all_gradient_passes_shared(subject: EncoderSubject) -> None:
         require(apart < 1e-3, f"{apart:.1%} of the gradient of {name} does not pass shared")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "gradient",
     why="parameters without a gradient cost memory and decay, and DDP waits for them for ever.",
     mend="remove layers that no feature needs (a classifier), or freeze them with requires_grad_(False).",
@@ -252,7 +251,7 @@ def every_parameter_learns(subject: EncoderSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- randomness, state
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "randomness",
     why="paired arms of an experiment must start from the same weights, and a run must be repeatable.",
     mend="draw initial weights from torch's global generator alone, as torch.nn.init does.",
@@ -265,7 +264,7 @@ def same_seed_same_weights(subject: EncoderSubject) -> None:
     require(not differ, f"{', '.join(differ[:3])} differ")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "randomness",
     why="the core seeds torch alone: other generators make a run that nobody can repeat, or disturb a user's draws.",
     mend="draw initial weights with torch, and nothing at all in eval mode.",
@@ -280,7 +279,7 @@ def leaves_other_generators_alone(subject: EncoderSubject) -> None:
     require(not found, f"an evaluation draws from {', '.join(found)}")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "state",
     why="what is not in the state is lost with the process: a loaded network would answer otherwise.",
     mend="register tensors as parameters, or with register_buffer.",
@@ -305,7 +304,7 @@ def state_comes_back(subject: EncoderSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- numerics, speed
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "numerics",
     why='with train.precision = "bf16-mixed" the network would learn something else than in fp32.',
     mend="keep small differences of large numbers in fp32: `with torch.autocast(device, enabled=False)`.",
@@ -322,7 +321,7 @@ def bf16_agrees(subject: EncoderSubject) -> None:
         require(apart < 0.1, f"{name} differs by {apart:.1%}")
 
 
-@CHECKS.check(
+@ENCODER_CHECKS.check(
     "speed",
     why="with train.compile a graph that breaks costs its speed, and each new shape compiles anew.",
     mend="let Python decide nothing by the values of tensors: no .item(), no `if` on a tensor.",
@@ -335,3 +334,6 @@ def traces_as_one_graph(subject: EncoderSubject) -> None:
     with torch.no_grad():
         traced = trace(subject.net, images)
     require_same(subject.features(images), traced, tolerance=1e-3)
+
+
+CHECKS, BENCH = CheckList("encoder", draws((2, 3)), (COMMON, ENCODER_CHECKS)), EncoderSubject

@@ -16,20 +16,24 @@ from .subject import Drawn, Subject, patterns
 
 SIZES = (48, 32, 64)
 """Sides of pictures in pixels that are usual; 56 and 224 are tried where an encoder refuses them all."""
+LARGE = 2_000_000  # parameters
 
 
 class EncoderSubject(Subject):
     """An encoder on the bench. Networks are in eval mode."""
 
     imports = ("torch._dynamo",)
+    last = 0  # parameters of the network that was built last
 
     def fresh(self, seed: int = 0, size: int | None = None) -> nn.Module:
-        """Another network, its initial weights from this seed. Those that nobody has any more go first: traced ones hold
-        themselves in a circle, and a dozen of the large ones fill gigabytes until Python looks for circles by itself.
+        """Another network, its initial weights from this seed. A large one that nobody has any more goes first: traced ones hold
+        themselves in a circle, and a dozen fill gigabytes until Python looks for circles by itself.
         """
-        gc.collect()
+        if self.last > LARGE:
+            gc.collect()
         with seeded(seed):
             net: nn.Module = self.component.build(size or self.size)
+        self.last = sum(p.numel() for p in net.parameters())
         return net.eval()
 
     @cached_property

@@ -71,12 +71,10 @@ class Check:
 
 
 @define(eq=False)
-class CheckList:
-    """The checks of one kind, in the order in which they were written. draws: the strategy of their second argument."""
+class Group:
+    """Checks that belong together, in the order in which they were written."""
 
-    kind: str
-    draws: SearchStrategy[Any]
-    checks: dict[str, Check] = field(factory=dict)
+    checks: list[Check] = field(factory=list)
 
     def check(
         self,
@@ -93,15 +91,30 @@ class CheckList:
 
         def add(run: Callable[..., None]) -> Callable[..., None]:
             before = (needs,) if isinstance(needs, str) else tuple(needs)
-            assert run.__name__ not in self.checks, run.__name__
-            assert not set(before) - set(self.checks), (
-                before
-            )  # so that prerequisites come first, and there are no circles
             doc = inspect.cleandoc(run.__doc__ or "").splitlines()[0]
-            self.checks[run.__name__] = Check(run.__name__, group, doc, why, mend, run, before, capability, core, shows)
+            self.checks.append(Check(run.__name__, group, doc, why, mend, run, before, capability, core, shows))
             return run
 
         return add
+
+
+def _in_order(groups: Sequence[Group]) -> dict[str, Check]:
+    """name -> check; prerequisites come first, so there are no circles."""
+    found: dict[str, Check] = {}
+    for check in (check for group in groups for check in group.checks):
+        assert check.name not in found, check.name
+        assert not set(check.needs) - set(found), (check.name, check.needs)
+        found[check.name] = check
+    return found
+
+
+@define(eq=False)
+class CheckList:
+    """The checks of one kind, group by group. draws: the strategy of their second argument."""
+
+    kind: str
+    draws: SearchStrategy[Any]
+    checks: dict[str, Check] = field(converter=_in_order)
 
     @property
     def capabilities(self) -> dict[str, str]:

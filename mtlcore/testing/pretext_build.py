@@ -10,28 +10,27 @@ from attrs import frozen
 from torch import Tensor
 
 from .generators import seeded
-from .kit import CheckList, require
+from .kit import Group, require
 from .pretext_bench import PretextSubject, bench_host, same
 
+BUILD_CHECKS = Group()
 
-def add_build(checks: CheckList) -> None:
-    """Add to the group "build"."""
 
-    @checks.check(
-        "build",
-        why="runs of one seed would start from other weights; runs of several seeds, from the same: their spread is no spread.",
-        mend="initialise by torch.nn and torch.nn.init alone: no manual_seed, no generator of your own, no cache of weights.",
-        needs="head_keeps_no_shared_network",
-    )
-    def builds_the_same_from_one_seed(subject: PretextSubject) -> None:
-        """Built twice under one seed, heads and the generator's state are equal; another seed gives other weights."""
-        one, again, other = (_built(subject, seed) for seed in (1, 1, 2))
-        require(same(one.state, again.state), "two heads of one seed differ")
-        require(torch.equal(one.generator, again.generator), "the same seed leaves the generator in two states")
-        require(not torch.equal(one.generator, other.generator), "it seeds the global generator itself")
-        drawn = [name for name, weight in one.weights.items() if bool((weight != weight.flatten()[0]).any())]
-        alike = all(torch.equal(one.weights[name], other.weights[name]) for name in drawn)
-        require(not drawn or not alike, f"two seeds give the same weights: {', '.join(drawn[:5])}")
+@BUILD_CHECKS.check(
+    "build",
+    why="runs of one seed would start from other weights; runs of several seeds, from the same: their spread is no spread.",
+    mend="initialise by torch.nn and torch.nn.init alone: no manual_seed, no generator of your own, no cache of weights.",
+    needs="head_keeps_no_shared_network",
+)
+def builds_the_same_from_one_seed(subject: PretextSubject) -> None:
+    """Built twice under one seed, heads and the generator's state are equal; another seed gives other weights."""
+    one, again, other = (_built(subject, seed) for seed in (1, 1, 2))
+    require(same(one.state, again.state), "two heads of one seed differ")
+    require(torch.equal(one.generator, again.generator), "the same seed leaves the generator in two states")
+    require(not torch.equal(one.generator, other.generator), "it seeds the global generator itself")
+    drawn = [name for name, weight in one.weights.items() if bool((weight != weight.flatten()[0]).any())]
+    alike = all(torch.equal(one.weights[name], other.weights[name]) for name in drawn)
+    require(not drawn or not alike, f"two seeds give the same weights: {', '.join(drawn[:5])}")
 
 
 @frozen(eq=False)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from ..contracts import Head, PretextTask, Target
 from .generators import seeded
-from .kit import CheckList, Skip, Unproven, require
+from .kit import Group, Skip, Unproven, require
 from .pretext_bench import (
     LABEL,
     Asked,
@@ -44,325 +44,335 @@ SIDES, ROWS = (32, 96), 4  # pixels, pictures
 GROWTH, SLACK = 2.0, 1e-3  # a sum over one axis alone would make it three times as large
 
 
-def add_head(checks: CheckList) -> None:
-    """Group "build", beside the checks that all kinds share."""
-
-    @checks.check(
-        "build",
-        why="without a head the views are encoded for nothing.",
-        mend="let build(host) return a subclass of mtlcore.Head, made for host.info.",
-        needs="builds_from_its_name",
-        core=True,
-    )
-    def builds_a_head(subject: PretextSubject) -> None:
-        """build(host) gives a Head for the encoder that the host describes."""
-        require(isinstance(subject.built, Head), f"it gives a {type(subject.built).__name__}")
-
-    @checks.check(
-        "build",
-        why="its weights would be saved twice, moved twice by the optimiser, and taken for the head's own.",
-        mend="keep host.info; EMA(host.encoder) for a momentum copy; Borrowed(host.heads[label]) for a lent head.",
-        needs="builds_a_head",
-        core=True,
-    )
-    def head_keeps_no_shared_network(subject: PretextSubject) -> None:
-        """Neither the shared encoder nor a lent head is a part of the head, nor are their weights."""
-        with seeded(0):
-            host = bench_host()
-            head = subject.component.build(host)
-        for name, net in {"the shared encoder": host.encoder, **host.heads}.items():
-            shared = {id(t) for t in (*net.parameters(), *net.buffers())} & _ids(head)
-            require(not shared, f"{len(shared)} tensors of {name} are the head's own")
+HEAD_CHECKS = Group()
 
 
-def add_loss(checks: CheckList) -> None:
-    """Group "loss"."""
+@HEAD_CHECKS.check(
+    "build",
+    why="without a head the views are encoded for nothing.",
+    mend="let build(host) return a subclass of mtlcore.Head, made for host.info.",
+    needs="builds_from_its_name",
+    core=True,
+)
+def builds_a_head(subject: PretextSubject) -> None:
+    """build(host) gives a Head for the encoder that the host describes."""
+    require(isinstance(subject.built, Head), f"it gives a {type(subject.built).__name__}")
 
-    @checks.check(
-        "loss",
-        why="the core masks and weighs rows one by one, in fp32; a mean over the batch counts absent rows.",
-        mend='reduction="none", then a mean over what ONE sample holds; `coupled = True` where samples are judged together. '
-        "Outputs arrive in fp32: the core casts floats, so a loss of another type was made so in `loss` itself.",
-        needs=("targets_are_valid", HEAD),
-        core=True,
-    )
-    def loss_has_one_value_a_row(subject: PretextSubject, drawn: Drawn) -> None:
-        """The loss of a real answer is (B,), or () of a coupled head, in fp32 and finite."""
-        asked, model = subject.ask(drawn), subject.model(drawn.size)
+
+@HEAD_CHECKS.check(
+    "build",
+    why="its weights would be saved twice, moved twice by the optimiser, and taken for the head's own.",
+    mend="keep host.info; EMA(host.encoder) for a momentum copy; Borrowed(host.heads[label]) for a lent head.",
+    needs="builds_a_head",
+    core=True,
+)
+def head_keeps_no_shared_network(subject: PretextSubject) -> None:
+    """Neither the shared encoder nor a lent head is a part of the head, nor are their weights."""
+    with seeded(0):
+        host = bench_host()
+        head = subject.component.build(host)
+    for name, net in {"the shared encoder": host.encoder, **host.heads}.items():
+        shared = {id(t) for t in (*net.parameters(), *net.buffers())} & _ids(head)
+        require(not shared, f"{len(shared)} tensors of {name} are the head's own")
+
+
+LOSS_CHECKS = Group()
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="the core masks and weighs rows one by one, in fp32; a mean over the batch counts absent rows.",
+    mend='reduction="none", then a mean over what ONE sample holds; `coupled = True` where samples are judged together. '
+    "Outputs arrive in fp32: the core casts floats, so a loss of another type was made so in `loss` itself.",
+    needs=("targets_are_valid", HEAD),
+    core=True,
+)
+def loss_has_one_value_a_row(subject: PretextSubject, drawn: Drawn) -> None:
+    """The loss of a real answer is (B,), or () of a coupled head, in fp32 and finite."""
+    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    with torch.no_grad():
+        loss = subject.loss(model, asked)
+    expected = () if subject.built.coupled else (drawn.rows,)
+    require(isinstance(loss, Tensor), f"the loss is a {type(loss).__name__}")
+    require(tuple(loss.shape) == expected, f"the loss has the shape {tuple(loss.shape)}; expected {expected}")
+    require(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
+    require_finite(loss, "the loss")
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="evaluation draws nothing: a loss that differs from call to call can't be compared between runs.",
+    mend="draw in views(), from rng; F.dropout(x, p, training=self.training), or nn.Dropout.",
+    needs=(LOSS, TWICE),
+    core=True,
+)
+def loss_is_the_same_twice(subject: PretextSubject, drawn: Drawn) -> None:
+    """In eval mode the same question gets the same answer and the same loss."""
+    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    with torch.no_grad():
+        one, two = subject.answer(model, asked), subject.answer(model, asked)
+        require(same(one, two), "the answers differ")
+        losses = [subject.judge(model, one, asked.target) for _ in range(2)]
+    require(same(*losses), "the losses of one answer differ")
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="one NaN skips the whole step, of all tasks.",
+    mend="clamp or add a small number before log, sqrt and divisions.",
+    needs=STEADY,
+)
+def loss_is_finite(subject: PretextSubject, drawn: Drawn) -> None:
+    """Answers of zeros, of ones and of noise have finite losses."""
+    for name, loss in _losses_of_made_up_answers(subject, drawn).items():
+        require_finite(loss, f"the loss of {name}")
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="a loss that does not look at the target teaches the same whatever is asked: the questions are there for nothing.",
+    mend="compare the output with the target that loss() is given; does a mask, a constant or a detach() take its place?",
+    needs=STEADY,
+)
+def loss_hangs_on_the_target(subject: PretextSubject) -> None:
+    """Rows differ in their targets, and judged by another row's, an answer loses something else (in one of a few batches)."""
+    varied = differed = changed = torch.zeros(MANY, dtype=torch.bool)
+    for seed in range(BATCHES):
+        asked = subject.ask(drawn := Drawn(MANY, 32, seed))
+        if not tensors(asked.target):
+            raise Skip("its views are its target")
+        wrong = _of_other_rows(subject.component, asked.target, MANY)
+        right, other = _noisy_losses(subject, drawn, asked, [asked.target, wrong])
+        varied = varied | _differing_rows(asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY)
+        differed = differed | _differing_rows(asked.target, wrong, MANY)
+        changed = changed | (right != other)  # of a coupled head: one value for all
+    require(bool(varied.any()), f"in {BATCHES} batches of {MANY} rows all rows have the same target")
+    if not bool(differed.any()):
+        raise Skip("permuted, its targets are what they were")
+    idle = (differed & ~changed).nonzero().flatten().tolist()
+    require(not idle, f"whatever the target says, the rows {idle} of {MANY} lose the same")
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="a sum over pixels or patches grows with input.size: the same weight would mean another task at another size.",
+    mend="take the mean over what one sample holds: .mean((1, 2, 3)), or the masked sum divided by the mask's own sum.",
+    needs="loss_is_finite",
+)
+def loss_does_not_grow_with_the_picture(subject: PretextSubject) -> None:
+    """Answers of zeros lose about the same (a factor of two at most) in pictures of three times the side."""
+    small, large = (float(_losses_of_made_up_answers(subject, Drawn(ROWS, side, 0))["zeros"].mean()) for side in SIDES)
+    held = abs(large) <= GROWTH * abs(small) + SLACK and abs(small) <= GROWTH * abs(large) + SLACK
+    require(held, f"they lose {small:.4g} at {SIDES[0]} pixels, {large:.4g} at {SIDES[1]}")
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="training goes downhill: if the truth is no lower, something else than the truth is learned.",
+    mend="compare `ideal`, `loss` and the order of the target's entries; is a sign or an axis swapped?",
+    needs="loss_hangs_on_the_target",
+)
+def truth_loses_least(subject: PretextSubject, drawn: Drawn) -> None:
+    """`ideal(target)`, or of a K-way question its one-hot logits, loses less by its own target than by another row's."""
+    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    ideal = ideal_answer(subject, asked)
+    wrong = _of_other_rows(subject.component, asked.target, drawn.rows)
+    right, other = (subject.judge(model, ideal, t) for t in (asked.target, wrong))
+    differs = _differing_rows(asked.target, wrong, drawn.rows)
+    if right.ndim == 0:
+        differs = differs.any()
+    held = torch.where(differs, right < other, True)
+    require(bool(held.all()), f"the truth loses {_numbers(right)}, a wrong answer {_numbers(other)}")
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="a sum over tiles or pixels makes the loss, and so the learning rate, as many times larger.",
+    mend="take the mean over what one sample holds; cross-entropy on raw logits, softmax not applied before.",
+    needs="loss_is_finite",
+)
+def equal_logits_lose_log_choices(subject: PretextSubject, drawn: Drawn) -> None:
+    """All-zero logits of a K-way question lose log(K), in both modes; of several at once, the sum of their logs."""
+    choices = getattr(subject.built, "choices", None)
+    if choices is None:
+        raise Skip("its head has no `choices`")
+    asked, model = subject.ask(drawn), subject.fresh(drawn.size).eval()
+    expected = sum(math.log(k) for k in (choices.values() if isinstance(choices, dict) else [choices]))
+    with torch.no_grad():
+        zeros = _floats_mapped(torch.zeros_like, subject.answer(model, asked))
+    for mode in (False, True):
+        model.heads[LABEL].train(mode)
+        with torch.no_grad():
+            loss = subject.judge(model, zeros, asked.target)
+        off = float((loss - expected).abs().max())
+        said = f"in {'train' if mode else 'eval'} mode they lose {_numbers(loss)}; log({choices}) is {expected:.4f}"
+        require(off < ROUNDING * max(1, expected), said)
+
+
+BATCH_CHECKS = Group()
+
+
+@BATCH_CHECKS.check(
+    "batch",
+    why="a row's questions would depend on who else is in the batch: arms with other batches can't be paired.",
+    mend="let row i of each view and target depend on row i of the pictures and on the draws alone.",
+    needs=TWICE,
+    capability="independent_rows",
+)
+def a_row_asks_for_itself(subject: PretextSubject, drawn: Drawn) -> None:
+    """Another picture in the last row leaves the views and targets of the others as they are."""
+    one, two = _with_another_last_row(subject, drawn)
+    require(same(*(cut(pictures(a), slice(-1)) for a in (one, two))), "views of other rows have changed")
+    require(same(*(cut(a.target, slice(-1)) for a in (one, two))), "targets of other rows have changed")
+
+
+@BATCH_CHECKS.check(
+    "batch",
+    why="the core masks rows and adds them up over micro-batches and ranks: that holds for independent rows alone.",
+    mend="no means or norms over the batch in forward or loss; `coupled = True` where samples must be judged together.",
+    needs=(OWN_VIEW, STEADY),
+)
+def a_row_is_judged_by_itself(subject: PretextSubject, drawn: Drawn) -> None:
+    """Another picture in the last row leaves the losses of the others as they are (eval mode)."""
+    _skip_coupled(subject)
+    model = subject.model(drawn.size)
+    with torch.no_grad():
+        one, two = (subject.loss(model, a)[:-1] for a in _with_another_last_row(subject, drawn))
+    require(_near(one, two), f"losses of other rows go from {_numbers(one)} to {_numbers(two)}")
+
+
+@BATCH_CHECKS.check(
+    "batch",
+    why="runs with another batch size, more ranks or micro-batches would optimise another loss.",
+    mend="do not scale by len(output); return each row's own loss.",
+    needs=(LOSS, OWN_LOSS),
+)
+def batch_loss_is_its_rows_own(subject: PretextSubject, drawn: Drawn) -> None:
+    """Judged one by one, the rows of an answer lose what they lose together."""
+    _skip_coupled(subject)
+    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    with torch.no_grad():
+        output = subject.answer(model, asked)
+        together = subject.judge(model, output, asked.target)
+        parts = [slice(i, i + 1) for i in range(drawn.rows)]
+        alone = torch.cat([subject.judge(model, cut(output, p), cut(asked.target, p)) for p in parts])
+    require(_near(together, alone), f"together {_numbers(together)}, one by one {_numbers(alone)}")
+
+
+@BATCH_CHECKS.check(
+    "batch",
+    why="the last micro-batch, or a rank, may hold one row.",
+    mend="keep the batch dimension (no bare squeeze()), and no BatchNorm1d; or declare it: lacks = {'single_row': why}.",
+    needs=STEADY,
+    capability="single_row",
+)
+def one_row_is_enough(subject: PretextSubject, drawn: Drawn) -> None:
+    """A batch of one picture has a finite loss, in eval and in train mode."""
+    model = subject.fresh(drawn.size).eval()
+    asked = subject.ask(evolve(drawn, rows=1))
+    for mode in (False, True):
+        model.heads[LABEL].train(mode)
         with torch.no_grad():
             loss = subject.loss(model, asked)
-        expected = () if subject.built.coupled else (drawn.rows,)
-        require(isinstance(loss, Tensor), f"the loss is a {type(loss).__name__}")
-        require(tuple(loss.shape) == expected, f"the loss has the shape {tuple(loss.shape)}; expected {expected}")
-        require(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
-        require_finite(loss, "the loss")
+        expected = () if subject.built.coupled else (1,)
+        require(tuple(loss.shape) == expected, f"the loss of one row has the shape {tuple(loss.shape)}")
+        require_finite(loss, f"the loss of one row in {'train' if mode else 'eval'} mode")
 
-    @checks.check(
-        "loss",
-        why="evaluation draws nothing: a loss that differs from call to call can't be compared between runs.",
-        mend="draw in views(), from rng; F.dropout(x, p, training=self.training), or nn.Dropout.",
-        needs=(LOSS, TWICE),
-        core=True,
-    )
-    def loss_is_the_same_twice(subject: PretextSubject, drawn: Drawn) -> None:
-        """In eval mode the same question gets the same answer and the same loss."""
-        asked, model = subject.ask(drawn), subject.model(drawn.size)
-        with torch.no_grad():
-            one, two = subject.answer(model, asked), subject.answer(model, asked)
-            require(same(one, two), "the answers differ")
-            losses = [subject.judge(model, one, asked.target) for _ in range(2)]
-        require(same(*losses), "the losses of one answer differ")
 
-    @checks.check(
-        "loss",
-        why="one NaN skips the whole step, of all tasks.",
-        mend="clamp or add a small number before log, sqrt and divisions.",
-        needs=STEADY,
-    )
-    def loss_is_finite(subject: PretextSubject, drawn: Drawn) -> None:
-        """Answers of zeros, of ones and of noise have finite losses."""
-        for name, loss in _losses_of_made_up_answers(subject, drawn).items():
-            require_finite(loss, f"the loss of {name}")
+METRICS_CHECKS = Group()
 
-    @checks.check(
-        "loss",
-        why="a loss that does not look at the target teaches the same whatever is asked: the questions are there for nothing.",
-        mend="compare the output with the target that loss() is given; does a mask, a constant or a detach() take its place?",
-        needs=STEADY,
-    )
-    def loss_hangs_on_the_target(subject: PretextSubject) -> None:
-        """Rows differ in their targets, and judged by another row's, an answer loses something else (in one of a few batches)."""
-        varied = differed = changed = torch.zeros(MANY, dtype=torch.bool)
-        for seed in range(BATCHES):
-            asked = subject.ask(drawn := Drawn(MANY, 32, seed))
-            if not tensors(asked.target):
-                raise Skip("its views are its target")
-            wrong = _of_other_rows(subject.component, asked.target, MANY)
-            right, other = _noisy_losses(subject, drawn, asked, [asked.target, wrong])
-            varied = varied | _differing_rows(asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY)
-            differed = differed | _differing_rows(asked.target, wrong, MANY)
-            changed = changed | (right != other)  # of a coupled head: one value for all
-        require(bool(varied.any()), f"in {BATCHES} batches of {MANY} rows all rows have the same target")
-        if not bool(differed.any()):
-            raise Skip("permuted, its targets are what they were")
-        idle = (differed & ~changed).nonzero().flatten().tolist()
-        require(not idle, f"whatever the target says, the rows {idle} of {MANY} lose the same")
 
-    @checks.check(
-        "loss",
-        why="a sum over pixels or patches grows with input.size: the same weight would mean another task at another size.",
-        mend="take the mean over what one sample holds: .mean((1, 2, 3)), or the masked sum divided by the mask's own sum.",
-        needs="loss_is_finite",
-    )
-    def loss_does_not_grow_with_the_picture(subject: PretextSubject) -> None:
-        """Answers of zeros lose about the same (a factor of two at most) in pictures of three times the side."""
-        small, large = (
-            float(_losses_of_made_up_answers(subject, Drawn(ROWS, side, 0))["zeros"].mean()) for side in SIDES
+@METRICS_CHECKS.check(
+    "metrics",
+    why="a metric whose best can't be reached, or that grows as answers worsen, picks the wrong checkpoint.",
+    mend="set higher_is_better, and the best as torchmetrics does: plot_upper_bound = 1.0 (plot_lower_bound = 0.0 of an error)"
+    " on the metric's class; compare what update() reads with `ideal`: is an axis or the argmax wrong?",
+    needs="truth_loses_least",
+    shows=True,
+)
+def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> None:
+    """`ideal(target)` reaches each metric's declared bound; where none is declared, other rows' answers never beat it."""
+    drawn = evolve(drawn, rows=COARSE)  # of few rows, a coarse metric may find other rows' answers as right
+    asked = subject.ask(drawn)
+    if not subject.component.metrics():
+        raise Skip("it has no metrics")
+    ideal = ideal_answer(subject, asked)
+    wrong = _of_other_rows(subject.component, asked.target, COARSE)
+    for name, metric in subject.component.metrics().items():
+        higher = metric.higher_is_better
+        require(higher is not None, f"{name} does not say whether higher_is_better")
+        best = getattr(metric, "plot_upper_bound" if higher else "plot_lower_bound", None)
+        found = _measured(metric, [(ideal, asked.target)])
+        if best is not None:
+            require(abs(found - best) < BEST, f"{name} of the perfect answer is {found:.4g}; its best is {best:g}")
+            continue
+        other = _measured(subject.component.metrics()[name], [(ideal, wrong)])
+        require(found >= other if higher else found <= other, f"{name}: right {found:.4g}, wrong {other:.4g}")
+        if found == other:
+            raise Unproven(f"{name} is {found:.4g} of right answers and of other rows'")
+
+
+@METRICS_CHECKS.check(
+    "metrics",
+    why="evaluation would depend on the batch size: two runs can't be compared.",
+    mend="keep sums and counts as states (add_state(..., 'sum')), divide in compute().",
+    needs=STEADY,
+)
+def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> None:
+    """Each metric is the same for one batch and for any split of it."""
+    if not subject.component.metrics():
+        raise Skip("it has no metrics")
+    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    with torch.no_grad():
+        output = subject.answer(model, asked)
+    first, rest = slice(1), slice(1, None)
+    pairs = [(cut(output, p), cut(asked.target, p)) for p in (first, rest)]
+    for name, metric in subject.component.metrics().items():
+        whole, split = (
+            _measured(m, updates)
+            for m, updates in ((metric, [(output, asked.target)]), (subject.component.metrics()[name], pairs))
         )
-        held = abs(large) <= GROWTH * abs(small) + SLACK and abs(small) <= GROWTH * abs(large) + SLACK
-        require(held, f"they lose {small:.4g} at {SIDES[0]} pixels, {large:.4g} at {SIDES[1]}")
-
-    @checks.check(
-        "loss",
-        why="training goes downhill: if the truth is no lower, something else than the truth is learned.",
-        mend="compare `ideal`, `loss` and the order of the target's entries; is a sign or an axis swapped?",
-        needs="loss_hangs_on_the_target",
-    )
-    def truth_loses_least(subject: PretextSubject, drawn: Drawn) -> None:
-        """`ideal(target)`, or of a K-way question its one-hot logits, loses less by its own target than by another row's."""
-        asked, model = subject.ask(drawn), subject.model(drawn.size)
-        ideal = ideal_answer(subject, asked)
-        wrong = _of_other_rows(subject.component, asked.target, drawn.rows)
-        right, other = (subject.judge(model, ideal, t) for t in (asked.target, wrong))
-        differs = _differing_rows(asked.target, wrong, drawn.rows)
-        if right.ndim == 0:
-            differs = differs.any()
-        held = torch.where(differs, right < other, True)
-        require(bool(held.all()), f"the truth loses {_numbers(right)}, a wrong answer {_numbers(other)}")
-
-    @checks.check(
-        "loss",
-        why="a sum over tiles or pixels makes the loss, and so the learning rate, as many times larger.",
-        mend="take the mean over what one sample holds; cross-entropy on raw logits, softmax not applied before.",
-        needs="loss_is_finite",
-    )
-    def equal_logits_lose_log_choices(subject: PretextSubject, drawn: Drawn) -> None:
-        """All-zero logits of a K-way question lose log(K), in both modes; of several at once, the sum of their logs."""
-        choices = getattr(subject.built, "choices", None)
-        if choices is None:
-            raise Skip("its head has no `choices`")
-        asked, model = subject.ask(drawn), subject.fresh(drawn.size).eval()
-        expected = sum(math.log(k) for k in (choices.values() if isinstance(choices, dict) else [choices]))
-        with torch.no_grad():
-            zeros = _floats_mapped(torch.zeros_like, subject.answer(model, asked))
-        for mode in (False, True):
-            model.heads[LABEL].train(mode)
-            with torch.no_grad():
-                loss = subject.judge(model, zeros, asked.target)
-            off = float((loss - expected).abs().max())
-            said = f"in {'train' if mode else 'eval'} mode they lose {_numbers(loss)}; log({choices}) is {expected:.4f}"
-            require(off < ROUNDING * max(1, expected), said)
+        held = abs(whole - split) <= BEST * max(1, abs(whole)) or (math.isnan(whole) and math.isnan(split))
+        require(held, f"{name} is {whole:.6g} in one batch and {split:.6g} in two")
 
 
-def add_batch(checks: CheckList) -> None:
-    """Group "batch"."""
-
-    @checks.check(
-        "batch",
-        why="a row's questions would depend on who else is in the batch: arms with other batches can't be paired.",
-        mend="let row i of each view and target depend on row i of the pictures and on the draws alone.",
-        needs=TWICE,
-        capability="independent_rows",
-    )
-    def a_row_asks_for_itself(subject: PretextSubject, drawn: Drawn) -> None:
-        """Another picture in the last row leaves the views and targets of the others as they are."""
-        one, two = _with_another_last_row(subject, drawn)
-        require(same(*(cut(pictures(a), slice(-1)) for a in (one, two))), "views of other rows have changed")
-        require(same(*(cut(a.target, slice(-1)) for a in (one, two))), "targets of other rows have changed")
-
-    @checks.check(
-        "batch",
-        why="the core masks rows and adds them up over micro-batches and ranks: that holds for independent rows alone.",
-        mend="no means or norms over the batch in forward or loss; `coupled = True` where samples must be judged together.",
-        needs=(OWN_VIEW, STEADY),
-    )
-    def a_row_is_judged_by_itself(subject: PretextSubject, drawn: Drawn) -> None:
-        """Another picture in the last row leaves the losses of the others as they are (eval mode)."""
-        _skip_coupled(subject)
-        model = subject.model(drawn.size)
-        with torch.no_grad():
-            one, two = (subject.loss(model, a)[:-1] for a in _with_another_last_row(subject, drawn))
-        require(_near(one, two), f"losses of other rows go from {_numbers(one)} to {_numbers(two)}")
-
-    @checks.check(
-        "batch",
-        why="runs with another batch size, more ranks or micro-batches would optimise another loss.",
-        mend="do not scale by len(output); return each row's own loss.",
-        needs=(LOSS, OWN_LOSS),
-    )
-    def batch_loss_is_its_rows_own(subject: PretextSubject, drawn: Drawn) -> None:
-        """Judged one by one, the rows of an answer lose what they lose together."""
-        _skip_coupled(subject)
-        asked, model = subject.ask(drawn), subject.model(drawn.size)
-        with torch.no_grad():
-            output = subject.answer(model, asked)
-            together = subject.judge(model, output, asked.target)
-            parts = [slice(i, i + 1) for i in range(drawn.rows)]
-            alone = torch.cat([subject.judge(model, cut(output, p), cut(asked.target, p)) for p in parts])
-        require(_near(together, alone), f"together {_numbers(together)}, one by one {_numbers(alone)}")
-
-    @checks.check(
-        "batch",
-        why="the last micro-batch, or a rank, may hold one row.",
-        mend="keep the batch dimension (no bare squeeze()), and no BatchNorm1d; or declare it: lacks = {'single_row': why}.",
-        needs=STEADY,
-        capability="single_row",
-    )
-    def one_row_is_enough(subject: PretextSubject, drawn: Drawn) -> None:
-        """A batch of one picture has a finite loss, in eval and in train mode."""
-        model = subject.fresh(drawn.size).eval()
-        asked = subject.ask(evolve(drawn, rows=1))
-        for mode in (False, True):
-            model.heads[LABEL].train(mode)
-            with torch.no_grad():
-                loss = subject.loss(model, asked)
-            expected = () if subject.built.coupled else (1,)
-            require(tuple(loss.shape) == expected, f"the loss of one row has the shape {tuple(loss.shape)}")
-            require_finite(loss, f"the loss of one row in {'train' if mode else 'eval'} mode")
+NUMERICS_CHECKS = Group()
 
 
-def add_metrics(checks: CheckList) -> None:
-    """Group "metrics"."""
-
-    @checks.check(
-        "metrics",
-        why="a metric whose best can't be reached, or that grows as answers worsen, picks the wrong checkpoint.",
-        mend="set higher_is_better, and the best as torchmetrics does: plot_upper_bound = 1.0 (plot_lower_bound = 0.0 of an error)"
-        " on the metric's class; compare what update() reads with `ideal`: is an axis or the argmax wrong?",
-        needs="truth_loses_least",
-        shows=True,
-    )
-    def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> None:
-        """`ideal(target)` reaches each metric's declared bound; where none is declared, other rows' answers never beat it."""
-        drawn = evolve(drawn, rows=COARSE)  # of few rows, a coarse metric may find other rows' answers as right
-        asked = subject.ask(drawn)
-        if not subject.component.metrics():
-            raise Skip("it has no metrics")
-        ideal = ideal_answer(subject, asked)
-        wrong = _of_other_rows(subject.component, asked.target, COARSE)
-        for name, metric in subject.component.metrics().items():
-            higher = metric.higher_is_better
-            require(higher is not None, f"{name} does not say whether higher_is_better")
-            best = getattr(metric, "plot_upper_bound" if higher else "plot_lower_bound", None)
-            found = _measured(metric, [(ideal, asked.target)])
-            if best is not None:
-                require(abs(found - best) < BEST, f"{name} of the perfect answer is {found:.4g}; its best is {best:g}")
-                continue
-            other = _measured(subject.component.metrics()[name], [(ideal, wrong)])
-            require(found >= other if higher else found <= other, f"{name}: right {found:.4g}, wrong {other:.4g}")
-            if found == other:
-                raise Unproven(f"{name} is {found:.4g} of right answers and of other rows'")
-
-    @checks.check(
-        "metrics",
-        why="evaluation would depend on the batch size: two runs can't be compared.",
-        mend="keep sums and counts as states (add_state(..., 'sum')), divide in compute().",
-        needs=STEADY,
-    )
-    def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> None:
-        """Each metric is the same for one batch and for any split of it."""
-        if not subject.component.metrics():
-            raise Skip("it has no metrics")
-        asked, model = subject.ask(drawn), subject.model(drawn.size)
-        with torch.no_grad():
-            output = subject.answer(model, asked)
-        first, rest = slice(1), slice(1, None)
-        pairs = [(cut(output, p), cut(asked.target, p)) for p in (first, rest)]
-        for name, metric in subject.component.metrics().items():
-            whole, split = (
-                _measured(m, updates)
-                for m, updates in ((metric, [(output, asked.target)]), (subject.component.metrics()[name], pairs))
-            )
-            held = abs(whole - split) <= BEST * max(1, abs(whole)) or (math.isnan(whole) and math.isnan(split))
-            require(held, f"{name} is {whole:.6g} in one batch and {split:.6g} in two")
+@NUMERICS_CHECKS.check(
+    "numerics",
+    why="runs in bf16-mixed would learn something else, or stop at a mismatch of dtypes.",
+    mend="no differences of large numbers in forward; cast to float() before exp, norms and sums over many entries.",
+    needs=STEADY,
+)
+def bf16_is_close_to_fp32(subject: PretextSubject, drawn: Drawn) -> None:
+    """With the forward in bf16 and the loss in fp32, as a step takes them, losses are within 5 % of fp32's."""
+    asked, model = subject.ask(evolve(drawn, rows=8)), subject.model(drawn.size)
+    with torch.no_grad():
+        exact = subject.loss(model, asked)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = subject.loss(model, asked)
+    close = (rough - exact).abs() <= BF16 + BF16 * exact.abs()
+    require(float(close.float().mean()) >= MOST_ROWS, f"fp32 {_numbers(exact)}, bf16 {_numbers(rough)}")
 
 
-def add_numerics(checks: CheckList) -> None:
-    """Group "numerics"."""
-
-    @checks.check(
-        "numerics",
-        why="runs in bf16-mixed would learn something else, or stop at a mismatch of dtypes.",
-        mend="no differences of large numbers in forward; cast to float() before exp, norms and sums over many entries.",
-        needs=STEADY,
-    )
-    def bf16_is_close_to_fp32(subject: PretextSubject, drawn: Drawn) -> None:
-        """With the forward in bf16 and the loss in fp32, as a step takes them, losses are within 5 % of fp32's."""
-        asked, model = subject.ask(evolve(drawn, rows=8)), subject.model(drawn.size)
-        with torch.no_grad():
-            exact = subject.loss(model, asked)
-            with torch.autocast("cpu", torch.bfloat16):
-                rough = subject.loss(model, asked)
-        close = (rough - exact).abs() <= BF16 + BF16 * exact.abs()
-        require(float(close.float().mean()) >= MOST_ROWS, f"fp32 {_numbers(exact)}, bf16 {_numbers(rough)}")
-
-    @checks.check(
-        "numerics",
-        why="confident answers come late in training: a loss that then is infinite skips every step.",
-        mend="cross_entropy and binary_cross_entropy_with_logits on logits, not log(softmax(x)).",
-        needs="loss_is_finite",
-    )
-    def extreme_answers_stay_finite(subject: PretextSubject, drawn: Drawn) -> None:
-        """Answers ten thousand times as large have a finite loss and finite gradients."""
-        asked, model = subject.ask(drawn), subject.model(drawn.size)
-        with torch.no_grad():
-            output = _floats_mapped(lambda x: EXTREME * x, subject.answer(model, asked))
-        leaves = [x.requires_grad_() for x in floats(output)]
-        loss = subject.judge(model, output, asked.target)
-        require_finite(loss, "the loss")
-        if loss.requires_grad:
-            grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
-            require_finite([g for g in grads if g is not None], "the gradient")
+@NUMERICS_CHECKS.check(
+    "numerics",
+    why="confident answers come late in training: a loss that then is infinite skips every step.",
+    mend="cross_entropy and binary_cross_entropy_with_logits on logits, not log(softmax(x)).",
+    needs="loss_is_finite",
+)
+def extreme_answers_stay_finite(subject: PretextSubject, drawn: Drawn) -> None:
+    """Answers ten thousand times as large have a finite loss and finite gradients."""
+    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    with torch.no_grad():
+        output = _floats_mapped(lambda x: EXTREME * x, subject.answer(model, asked))
+    leaves = [x.requires_grad_() for x in floats(output)]
+    loss = subject.judge(model, output, asked.target)
+    require_finite(loss, "the loss")
+    if loss.requires_grad:
+        grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+        require_finite([g for g in grads if g is not None], "the gradient")
 
 
 # ---------------------------------------------------------------------------------------------------- helpers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kit import CheckList, Skip, require
+from .kit import Group, Skip, require
 from .pretext_bench import LABEL, PretextSubject
 from .subject import Drawn
 
@@ -15,42 +15,43 @@ MOST_GROWTH = 1.6  # from 8 rows to 16: a sum over rows doubles; the log of as m
 TINY = 1e-3  # a loss of about 0 may grow as it likes
 
 
-def add_rows(checks: CheckList) -> None:
-    """Add to the groups "gradient" and "batch"."""
+ROWS_CHECKS = Group()
 
-    @checks.check(
-        "gradient",
-        why="rows that are detached are encoded for nothing, and count as if they taught: the weight is a part of what it says.",
-        mend="no detach(), no_grad() or masks by the number of a row between the features and the loss.",
-        needs=("gradient_reaches_the_encoder", "a_row_is_judged_by_itself"),
-        core=True,
-    )
-    def gradient_reaches_every_row(subject: PretextSubject) -> None:
-        """Each row's own loss has a gradient at its own features in one of a few batches, in train mode."""
-        if subject.built.coupled:
-            raise Skip("its head is coupled: samples are judged together")
-        reached = torch.zeros(ROWS, dtype=torch.bool)
-        for seed in range(TRIES):
-            reached |= _rows_reached(subject, seed)
-            if bool(reached.all()):
-                break
-        without = (~reached).nonzero().flatten().tolist()
-        require(not without, f"the rows {without} of {ROWS} have none")
 
-    @checks.check(
-        "batch",
-        why="a sum over the batch makes the learning rate grow with the batch size, and with the number of ranks.",
-        mend="give the MEAN over samples or pairs: F.cross_entropy(..., reduction='mean').",
-        needs="loss_is_the_same_twice",
-        core=True,
-    )
-    def coupled_loss_does_not_grow_with_the_rows(subject: PretextSubject) -> None:
-        """The loss of a coupled head on twice as many rows is less than 1.6 times as large."""
-        if not subject.built.coupled:
-            raise Skip("its head is not coupled")
-        few, many = (_mean_loss(subject, rows) for rows in (ROWS, 2 * ROWS))
-        held = abs(many) < MOST_GROWTH * abs(few) + TINY
-        require(held, f"{ROWS} rows lose {few:.4g}, {2 * ROWS} rows {many:.4g}: {many / (few or 1):.2f} times as much")
+@ROWS_CHECKS.check(
+    "gradient",
+    why="rows that are detached are encoded for nothing, and count as if they taught: the weight is a part of what it says.",
+    mend="no detach(), no_grad() or masks by the number of a row between the features and the loss.",
+    needs=("gradient_reaches_the_encoder", "a_row_is_judged_by_itself"),
+    core=True,
+)
+def gradient_reaches_every_row(subject: PretextSubject) -> None:
+    """Each row's own loss has a gradient at its own features in one of a few batches, in train mode."""
+    if subject.built.coupled:
+        raise Skip("its head is coupled: samples are judged together")
+    reached = torch.zeros(ROWS, dtype=torch.bool)
+    for seed in range(TRIES):
+        reached |= _rows_reached(subject, seed)
+        if bool(reached.all()):
+            break
+    without = (~reached).nonzero().flatten().tolist()
+    require(not without, f"the rows {without} of {ROWS} have none")
+
+
+@ROWS_CHECKS.check(
+    "batch",
+    why="a sum over the batch makes the learning rate grow with the batch size, and with the number of ranks.",
+    mend="give the MEAN over samples or pairs: F.cross_entropy(..., reduction='mean').",
+    needs="loss_is_the_same_twice",
+    core=True,
+)
+def coupled_loss_does_not_grow_with_the_rows(subject: PretextSubject) -> None:
+    """The loss of a coupled head on twice as many rows is less than 1.6 times as large."""
+    if not subject.built.coupled:
+        raise Skip("its head is not coupled")
+    few, many = (_mean_loss(subject, rows) for rows in (ROWS, 2 * ROWS))
+    held = abs(many) < MOST_GROWTH * abs(few) + TINY
+    require(held, f"{ROWS} rows lose {few:.4g}, {2 * ROWS} rows {many:.4g}: {many / (few or 1):.2f} times as much")
 
 
 def _rows_reached(subject: PretextSubject, seed: int) -> Tensor:

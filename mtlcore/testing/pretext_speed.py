@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from .. import rng as own_draws
 from ..rng import Streams
-from .kit import CheckList, Skip, require
+from .kit import Group, Skip, require
 from .pretext_bench import LABEL, PretextSubject, raw
 from .pretext_loss import STEADY
 from .subject import Drawn
@@ -35,67 +35,69 @@ READS = {
 CALLS = {"item", "tolist", "numpy", "cpu", "__array__", "__bool__", "__int__", "__float__", "__index__"}
 
 
-def add_speed(checks: CheckList) -> None:
-    """Group "speed"."""
+SPEED_CHECKS = Group()
 
-    @checks.check(
-        "speed",
-        why="each value that the host reads makes a GPU run dry until it has arrived: some 10 % of a step, each.",
-        mend="torch.where and masked_fill instead of `if` and x[mask]; rng.integer for a host number; keep counts as tensors.",
-        needs=STEADY,
-        capability="stays_on_device",
-    )
-    def reads_nothing_back(subject: PretextSubject) -> None:
-        """views, forward and loss read no value of a tensor on the host: no item(), tolist(), `if`, x[mask], nonzero()."""
-        reads = HostReads()
-        drawn, model = Drawn(4, 48, 0), subject.fresh(48)
-        scene = subject.scene(raw(drawn), drawn.size, drawn.streams())
-        with reads.watched():
-            views, target = subject.component.views(scene, drawn.rng())
-        features = [model.encoder(v.images) for v in views]
-        head: Any = model.heads[LABEL]
-        with reads.watched():
-            head.loss(head(*features), target)
-        require(not reads.found, f"the host reads: {', '.join(dict.fromkeys(reads.found))}")
 
-    @checks.check(
-        "speed",
-        why="the host would wait for the GPU at every step.",
-        mend="create constants on the device; .to(device, non_blocking=True); no item(), no copies to the CPU.",
-        needs="reads_nothing_back",
-        capability="stays_on_device",
-    )
-    def never_waits_for_the_gpu(subject: PretextSubject) -> None:
-        """On a GPU, views, forward and loss run with torch.cuda.set_sync_debug_mode("error")."""
-        if not torch.cuda.is_available():
-            raise Skip("there is no CUDA device here")
-        device, drawn = torch.device("cuda"), Drawn(4, 48, 0)
-        model, streams = subject.fresh(48).to(device), Streams((drawn.seed,), device)
-        scene = subject.scene(raw(drawn).to(device), drawn.size, streams)
-        head: Any = model.heads[LABEL]
+@SPEED_CHECKS.check(
+    "speed",
+    why="each value that the host reads makes a GPU run dry until it has arrived: some 10 % of a step, each.",
+    mend="torch.where and masked_fill instead of `if` and x[mask]; rng.integer for a host number; keep counts as tensors.",
+    needs=STEADY,
+    capability="stays_on_device",
+)
+def reads_nothing_back(subject: PretextSubject) -> None:
+    """views, forward and loss read no value of a tensor on the host: no item(), tolist(), `if`, x[mask], nonzero()."""
+    reads = HostReads()
+    drawn, model = Drawn(4, 48, 0), subject.fresh(48)
+    scene = subject.scene(raw(drawn), drawn.size, drawn.streams())
+    with reads.watched():
+        views, target = subject.component.views(scene, drawn.rng())
+    features = [model.encoder(v.images) for v in views]
+    head: Any = model.heads[LABEL]
+    with reads.watched():
+        head.loss(head(*features), target)
+    require(not reads.found, f"the host reads: {', '.join(dict.fromkeys(reads.found))}")
 
-        def step() -> None:
-            views, target = subject.component.views(scene, streams(LABEL))
-            head.loss(head(*(model.encoder(v.images) for v in views)), target)
 
-        step()  # the first time, augmentations are drawn and libraries make their handles
-        with _sync_is_an_error():
-            step()
+@SPEED_CHECKS.check(
+    "speed",
+    why="the host would wait for the GPU at every step.",
+    mend="create constants on the device; .to(device, non_blocking=True); no item(), no copies to the CPU.",
+    needs="reads_nothing_back",
+    capability="stays_on_device",
+)
+def never_waits_for_the_gpu(subject: PretextSubject) -> None:
+    """On a GPU, views, forward and loss run with torch.cuda.set_sync_debug_mode("error")."""
+    if not torch.cuda.is_available():
+        raise Skip("there is no CUDA device here")
+    device, drawn = torch.device("cuda"), Drawn(4, 48, 0)
+    model, streams = subject.fresh(48).to(device), Streams((drawn.seed,), device)
+    scene = subject.scene(raw(drawn).to(device), drawn.size, streams)
+    head: Any = model.heads[LABEL]
 
-    @checks.check(
-        "speed",
-        why="a graph break gives back what torch.compile gains.",
-        mend="no prints, item() or data-dependent branches in forward and loss; or declare it: lacks = {'compiles': why}.",
-        needs="reads_nothing_back",
-        capability="compiles",
-    )
-    def traces_in_one_graph(subject: PretextSubject) -> None:
-        """torch.compile(fullgraph=True) traces the head's forward and loss."""
-        model, asked = subject.fresh(), subject.ask(Drawn(4, 32, 0))
-        head: Any = model.heads[LABEL]
-        features = [model.encoder(v.images) for v in asked.views]
-        loss = trace(lambda features, target: head.loss(head(*features), target), features, asked.target)
-        require(isinstance(loss, Tensor), f"it gives a {type(loss).__name__}")
+    def step() -> None:
+        views, target = subject.component.views(scene, streams(LABEL))
+        head.loss(head(*(model.encoder(v.images) for v in views)), target)
+
+    step()  # the first time, augmentations are drawn and libraries make their handles
+    with _sync_is_an_error():
+        step()
+
+
+@SPEED_CHECKS.check(
+    "speed",
+    why="a graph break gives back what torch.compile gains.",
+    mend="no prints, item() or data-dependent branches in forward and loss; or declare it: lacks = {'compiles': why}.",
+    needs="reads_nothing_back",
+    capability="compiles",
+)
+def traces_in_one_graph(subject: PretextSubject) -> None:
+    """torch.compile(fullgraph=True) traces the head's forward and loss."""
+    model, asked = subject.fresh(), subject.ask(Drawn(4, 32, 0))
+    head: Any = model.heads[LABEL]
+    features = [model.encoder(v.images) for v in asked.views]
+    loss = trace(lambda features, target: head.loss(head(*features), target), features, asked.target)
+    require(isinstance(loss, Tensor), f"it gives a {type(loss).__name__}")
 
 
 class HostReads:

@@ -16,7 +16,7 @@ from ..model import HybridModel
 from ..networks import EMA, Frozen
 from ..views import prepare
 from .generators import seeded, touched
-from .kit import CheckList, Skip, Unproven, require
+from .kit import Group, Skip, Unproven, require
 from .pretext_bench import LABEL, Asked, PretextSubject, raw, require_finite, rows, same, tensors
 from .pretext_loss import STEADY, ideal_answer
 from .pretext_views import EXACT_SIDE, TWICE
@@ -28,235 +28,241 @@ ROWS = 8
 STEPS = 2
 
 
-def add_gradients(checks: CheckList) -> None:
-    """Group "gradient"."""
-
-    @checks.check(
-        "gradient",
-        why="a pretext is there to teach the shared encoder.",
-        mend="no detach() or no_grad() between the features of at least one view and the loss.",
-        needs=STEADY,
-        core=True,
-    )
-    def gradient_reaches_the_encoder(subject: PretextSubject) -> None:
-        """The loss has a gradient at the encoder's first layer."""
-        first = next(name for name, _ in subject.fresh().encoder.named_parameters())
-        require(f"encoder.{first}" in _reached(subject), "no gradient arrives there")
-
-    @checks.check(
-        "gradient",
-        why="a weight without gradient stays random for ever, and stops DDP.",
-        mend="use every layer that is built, in forward or loss; take away those that are not needed; Frozen for fixed ones.",
-        needs=STEADY,
-        core=True,
-    )
-    def gradient_reaches_the_whole_head(subject: PretextSubject) -> None:
-        """Every trainable weight of the head has a gradient in one of a few batches."""
-        own = [name for name, p in subject.built.named_parameters() if p.requires_grad]
-        if not own:
-            raise Skip("its head has no weights of its own")
-        without = [name for name in own if f"heads.{LABEL}.{name}" not in _reached(subject)]
-        require(not without, f"without gradient: {', '.join(without)}")
-
-    @checks.check(
-        "gradient",
-        why="a teacher or a judge that learns from the loss it gives makes the loss small by itself: collapse.",
-        mend="leave EMA and Frozen as they are: no requires_grad_(True) on what is in them.",
-        needs=STEADY,
-        core=True,
-    )
-    def frozen_networks_get_no_gradient(subject: PretextSubject) -> None:
-        """Weights of momentum copies and frozen networks take part in no gradient."""
-        model = subject.fresh()
-        frozen = [net for _, net in _frozen(model.heads[LABEL])]
-        if not frozen:
-            raise Skip("it has no frozen network")
-        subject.loss(model, subject.ask(Drawn(ROWS, 32, 0))).sum().backward()
-        moved = [n for net in frozen for n, p in net.named_parameters() if p.requires_grad or p.grad is not None]
-        require(not moved, f"they take gradients: {', '.join(moved[:5])}")
-
-    @checks.check(
-        "gradient",
-        why="in train mode BatchNorm and dropout make the fixed network a moving target.",
-        mend="wrap it: Frozen(net) or EMA(net) stay in eval; EMA(net, batch_stats=True) where batch statistics are meant.",
-        needs=STEADY,
-    )
-    def frozen_networks_stay_in_eval(subject: PretextSubject) -> None:
-        """After model.train(), frozen networks are still in eval mode (an EMA with batch_stats follows the model)."""
-        model = subject.fresh().train()
-        frozen = [*_frozen(model.heads[LABEL]), *_frozen_by_hand(model.heads[LABEL])]
-        if not frozen:
-            raise Skip("it has no frozen network")
-        for owner, net in frozen:
-            expected = isinstance(owner, EMA) and owner.batch_stats
-            wrong = [type(m).__name__ for m in net.modules() if m.training and not expected]
-            require(not wrong, f"in train mode: {', '.join(wrong[:5])}")
-
-    @checks.check(
-        "gradient",
-        why="at weight 0 an arm must be as if the table were not there, or it is no control.",
-        mend="build and draw nothing when the component is made: networks belong into build(), draws into views().",
-        needs="survives_its_toml",
-    )
-    def weight_zero_leaves_no_trace(subject: PretextSubject) -> None:
-        """Read with weight = 0, the table is dropped, and reading it moves no global generator."""
-        from ..config import parse
-
-        if not any(cls is subject.cls for cls in subject.catalogue.classes.values()):
-            raise Skip("a class that no entry point and no plugin file gives")
-        task = {"category": {"name": "classification"}}
-        tables = {"task": task, "train": {"steps": 1}, "pretext": {LABEL: {**table(subject.component), "weight": 0}}}
-        moved = touched(lambda: parse(tables, subject.catalogue))
-        require(not moved, f"the global generator of {' and '.join(moved)} has moved")
-        read = parse(tables, subject.catalogue)
-        require(not read.pretexts, f"the run still has the pretext {read.pretexts}")
+GRADIENTS_CHECKS = Group()
 
 
-def add_state(checks: CheckList) -> None:
-    """Group "state"."""
-
-    @checks.check(
-        "state",
-        why="a resumed run would go on with another head than the one that was trained.",
-        mend="nn.Parameter for what learns, register_buffer for what is drawn or counted: no bare tensors, no globals.",
-        needs=STEADY,
-        core=True,
-    )
-    def state_round_trip_keeps_the_loss(subject: PretextSubject) -> None:
-        """A model in a new process that loads the state of one that was trained has the same loss."""
-        one, other, drawn = subject.fresh(seed=1), subject.in_a_new_process().fresh(seed=2), Drawn(4, 32, 0)
-        with seeded(1):  # what a step in train mode leaves behind must be in the state too
-            subject.loss(one.train(), subject.ask(drawn)).sum().backward()
-        _stir(one, drawn)
-        other.load_state_dict(copy.deepcopy(one.state_dict()))
-        with torch.no_grad():
-            before, after = (subject.loss(m.eval(), subject.ask(drawn)) for m in (one, other))
-        require(torch.allclose(before, after, rtol=1e-5, atol=1e-6), f"the loss goes from {before} to {after}")
-
-    @checks.check(
-        "state",
-        why="every checkpoint would carry a network that never changes, and that its users must be able to load.",
-        mend="wrap a fixed network in Frozen(net): it moves with the model and is not saved.",
-        needs=STEADY,
-    )
-    def frozen_networks_are_not_saved(subject: PretextSubject) -> None:
-        """The head's state holds trained weights, momentum copies and buffers, and no fixed weights."""
-        head = subject.model(32).heads[LABEL]
-        copies = {id(p) for m in head.modules() if isinstance(m, EMA) for p in m.parameters()}
-        saved = set(head.state_dict())
-        fixed = [n for n, p in head.named_parameters() if n in saved and not p.requires_grad and id(p) not in copies]
-        require(not fixed, f"saved, though they never change: {', '.join(fixed[:5])}")
+@GRADIENTS_CHECKS.check(
+    "gradient",
+    why="a pretext is there to teach the shared encoder.",
+    mend="no detach() or no_grad() between the features of at least one view and the loss.",
+    needs=STEADY,
+    core=True,
+)
+def gradient_reaches_the_encoder(subject: PretextSubject) -> None:
+    """The loss has a gradient at the encoder's first layer."""
+    first = next(name for name, _ in subject.fresh().encoder.named_parameters())
+    require(f"encoder.{first}" in _reached(subject), "no gradient arrives there")
 
 
-def add_answers(checks: CheckList) -> None:
-    """Groups "control" and "draw"."""
-
-    @checks.check(
-        "control",
-        why="the control arm `random_target` would learn the truth, or crash: then it controls nothing.",
-        mend="permute(target, order) gives row i the answer of row order[i]; what is part of the question stays.",
-        needs=TWICE,
-    )
-    def answers_can_be_permuted(subject: PretextSubject, drawn: Drawn) -> None:
-        """Permuted answers have the same shapes, are other rows' answers, and come back by the inverse order."""
-        asked = subject.ask(drawn)
-        target, order = asked.target, torch.arange(drawn.rows).roll(1)
-        if not tensors(target):
-            require(_refuses_random_target(subject, drawn), 'control = "random_target" is taken without a target')
-            return
-        moved = subject.component.permute(target, order)
-        shapes = [[(x.shape, x.dtype) for x in tensors(t)] for t in (target, moved)]
-        require(tree_structure(target) == tree_structure(moved) and shapes[0] == shapes[1], "shapes have changed")
-        back = subject.component.permute(moved, order.argsort())
-        require(same(back, target), "the inverse order does not give the answers back")
-        alike = all(torch.equal(x, x[:1].expand_as(x)) for x in tensors(target))
-        require(alike or not same(moved, target), "no answer has changed")
-
-    @checks.check(
-        "draw",
-        why="`mtl preview` shows what is asked and answered: the first look at a run.",
-        mend="draw(images, target, output) gives (N, 3, h, w) floats in [0, 1].",
-        needs=STEADY,
-    )
-    def draws_pictures(subject: PretextSubject, drawn: Drawn) -> None:
-        """draw() gives a picture (3, h, w) in [0, 1] a row."""
-        if type(subject.component).draw is PretextTask.draw:
-            raise Skip("it draws nothing of its own")
-        asked, model = subject.ask(drawn), subject.model(drawn.size)
-        with torch.no_grad():
-            shown = subject.component.draw(asked.views[0].images, asked.target, subject.answer(model, asked))
-        require(shown.ndim == 4 and shown.shape[:2] == (drawn.rows, 3), f"it draws {tuple(shown.shape)}")
-        require(shown.is_floating_point(), f"it draws {shown.dtype}")
-        require_finite(shown, "the drawing")
-        low, high = float(shown.min()), float(shown.max())
-        require(low >= -1e-4 and high <= 1 + 1e-4, f"it reaches from {low:.3g} to {high:.3g}")
-
-    @checks.check(
-        "draw",
-        why="a drawing that looks alike whatever is answered tells nobody what the network has learned.",
-        mend="draw what `output` answers, not `target`; is an axis, a sign or the argmax wrong?",
-        needs=("draws_pictures", "truth_loses_least"),
-        shows=True,
-    )
-    def draws_right_and_wrong_apart(subject: PretextSubject, drawn: Drawn) -> None:
-        """The drawing of the right answer differs from that of another row's."""
-        asked, right = _drawn_right(subject, evolve(drawn, rows=ROWS))
-        wrong = ideal_answer(subject, asked, subject.component.permute(asked.target, torch.arange(ROWS).roll(1)))
-        if same(wrong, ideal_answer(subject, asked)):
-            raise Skip("its perfect answer is the same, whatever is asked")
-        other = subject.component.draw(asked.views[0].images, asked.target, wrong)
-        require(right.shape == other.shape, f"right is {tuple(right.shape)}, wrong {tuple(other.shape)}")
-        if torch.equal(right, other):
-            raise Unproven("right and wrong answers look the same")
-
-    @checks.check(
-        "draw",
-        why="where the pieces of the picture are put back as they are answered, a right answer must look right.",
-        mend="compare `draw` with `undo`: the same pieces, in the same order, turned by the same angles.",
-        needs=("draws_pictures", "undo_gives_the_picture_back", "truth_loses_least"),
-    )
-    def a_right_answer_is_drawn_whole(subject: PretextSubject, drawn: Drawn) -> None:
-        """A drawing of the right answer that is made of the clean picture's own pixels is that picture (or the view itself)."""
-        if getattr(subject.component, "undo", None) is None:
-            raise Skip("it has no `undo`, so no answer puts the picture together")
-        asked, right = _drawn_right(subject, evolve(drawn, size=EXACT_SIDE))
-        clean, view = asked.scene.clean.images, asked.views[0].images
-        if right.shape != clean.shape or not bool(_same_pixels(right, clean).any()):
-            raise Unproven("its drawings are not the clean picture's pixels in another order")
-        shown = [_equal_rows(right, x) for x in (clean, view) if x.shape == clean.shape]
-        wrong = _same_pixels(right, clean) & ~torch.stack(shown).any(0)
-        require(
-            not bool(wrong.any()), "the pixels of the clean picture stand in other places, though the answer is right"
-        )
+@GRADIENTS_CHECKS.check(
+    "gradient",
+    why="a weight without gradient stays random for ever, and stops DDP.",
+    mend="use every layer that is built, in forward or loss; take away those that are not needed; Frozen for fixed ones.",
+    needs=STEADY,
+    core=True,
+)
+def gradient_reaches_the_whole_head(subject: PretextSubject) -> None:
+    """Every trainable weight of the head has a gradient in one of a few batches."""
+    own = [name for name, p in subject.built.named_parameters() if p.requires_grad]
+    if not own:
+        raise Skip("its head has no weights of its own")
+    without = [name for name in own if f"heads.{LABEL}.{name}" not in _reached(subject)]
+    require(not without, f"without gradient: {', '.join(without)}")
 
 
-def add_training(checks: CheckList) -> None:
-    """Group "training"."""
+@GRADIENTS_CHECKS.check(
+    "gradient",
+    why="a teacher or a judge that learns from the loss it gives makes the loss small by itself: collapse.",
+    mend="leave EMA and Frozen as they are: no requires_grad_(True) on what is in them.",
+    needs=STEADY,
+    core=True,
+)
+def frozen_networks_get_no_gradient(subject: PretextSubject) -> None:
+    """Weights of momentum copies and frozen networks take part in no gradient."""
+    model = subject.fresh()
+    frozen = [net for _, net in _frozen(model.heads[LABEL])]
+    if not frozen:
+        raise Skip("it has no frozen network")
+    subject.loss(model, subject.ask(Drawn(ROWS, 32, 0))).sum().backward()
+    moved = [n for net in frozen for n, p in net.named_parameters() if p.requires_grad or p.grad is not None]
+    require(not moved, f"they take gradients: {', '.join(moved[:5])}")
 
-    @checks.check(
-        "training",
-        why="this is the step that a run takes.",
-        mend="look at what forward changes in train mode: counters, running means, buffers.",
-        needs=("gradient_reaches_the_encoder", "state_round_trip_keeps_the_loss"),
-        core=True,
-    )
-    def real_steps_train(subject: PretextSubject) -> None:
-        """Real optimiser steps have finite losses and gradients, and move the encoder."""
-        from lightning_fabric import Fabric  # late: seconds
 
-        from ..train.build import build_engine
-        from ..train.step import train_step
+@GRADIENTS_CHECKS.check(
+    "gradient",
+    why="in train mode BatchNorm and dropout make the fixed network a moving target.",
+    mend="wrap it: Frozen(net) or EMA(net) stay in eval; EMA(net, batch_stats=True) where batch statistics are meant.",
+    needs=STEADY,
+)
+def frozen_networks_stay_in_eval(subject: PretextSubject) -> None:
+    """After model.train(), frozen networks are still in eval mode (an EMA with batch_stats follows the model)."""
+    model = subject.fresh().train()
+    frozen = [*_frozen(model.heads[LABEL]), *_frozen_by_hand(model.heads[LABEL])]
+    if not frozen:
+        raise Skip("it has no frozen network")
+    for owner, net in frozen:
+        expected = isinstance(owner, EMA) and owner.batch_stats
+        wrong = [type(m).__name__ for m in net.modules() if m.training and not expected]
+        require(not wrong, f"in train mode: {', '.join(wrong[:5])}")
 
-        experiment = subject.experiment(32)
-        batch = rows(raw(Drawn(ROWS, 32, 0)), subject.borrowed)
-        with seeded(0):
-            engine = build_engine(experiment, Fabric(accelerator="cpu", devices=1), STEPS, STEPS)
-            before = [p.detach().clone() for p in engine.model.encoder.parameters()]
-            for step in range(STEPS):
-                logged = train_step(engine, [prepare(experiment, batch, engine.streams(0), progress=engine.progress)])
-                require_finite(logged[f"loss/{LABEL}"], f"the loss of step {step + 1}")
-                require(not bool(logged["skipped"]), f"step {step + 1} was skipped: its gradient is not finite")
-        require(not same(before, list(engine.model.encoder.parameters())), "the encoder has not moved")
+
+@GRADIENTS_CHECKS.check(
+    "gradient",
+    why="at weight 0 an arm must be as if the table were not there, or it is no control.",
+    mend="build and draw nothing when the component is made: networks belong into build(), draws into views().",
+    needs="survives_its_toml",
+)
+def weight_zero_leaves_no_trace(subject: PretextSubject) -> None:
+    """Read with weight = 0, the table is dropped, and reading it moves no global generator."""
+    from ..config import parse
+
+    if not any(cls is subject.cls for cls in subject.catalogue.classes.values()):
+        raise Skip("a class that no entry point and no plugin file gives")
+    task = {"category": {"name": "classification"}}
+    tables = {"task": task, "train": {"steps": 1}, "pretext": {LABEL: {**table(subject.component), "weight": 0}}}
+    moved = touched(lambda: parse(tables, subject.catalogue))
+    require(not moved, f"the global generator of {' and '.join(moved)} has moved")
+    read = parse(tables, subject.catalogue)
+    require(not read.pretexts, f"the run still has the pretext {read.pretexts}")
+
+
+STATE_CHECKS = Group()
+
+
+@STATE_CHECKS.check(
+    "state",
+    why="a resumed run would go on with another head than the one that was trained.",
+    mend="nn.Parameter for what learns, register_buffer for what is drawn or counted: no bare tensors, no globals.",
+    needs=STEADY,
+    core=True,
+)
+def state_round_trip_keeps_the_loss(subject: PretextSubject) -> None:
+    """A model in a new process that loads the state of one that was trained has the same loss."""
+    one, other, drawn = subject.fresh(seed=1), subject.in_a_new_process().fresh(seed=2), Drawn(4, 32, 0)
+    with seeded(1):  # what a step in train mode leaves behind must be in the state too
+        subject.loss(one.train(), subject.ask(drawn)).sum().backward()
+    _stir(one, drawn)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    with torch.no_grad():
+        before, after = (subject.loss(m.eval(), subject.ask(drawn)) for m in (one, other))
+    require(torch.allclose(before, after, rtol=1e-5, atol=1e-6), f"the loss goes from {before} to {after}")
+
+
+@STATE_CHECKS.check(
+    "state",
+    why="every checkpoint would carry a network that never changes, and that its users must be able to load.",
+    mend="wrap a fixed network in Frozen(net): it moves with the model and is not saved.",
+    needs=STEADY,
+)
+def frozen_networks_are_not_saved(subject: PretextSubject) -> None:
+    """The head's state holds trained weights, momentum copies and buffers, and no fixed weights."""
+    head = subject.model(32).heads[LABEL]
+    copies = {id(p) for m in head.modules() if isinstance(m, EMA) for p in m.parameters()}
+    saved = set(head.state_dict())
+    fixed = [n for n, p in head.named_parameters() if n in saved and not p.requires_grad and id(p) not in copies]
+    require(not fixed, f"saved, though they never change: {', '.join(fixed[:5])}")
+
+
+ANSWERS_CHECKS = Group()
+
+
+@ANSWERS_CHECKS.check(
+    "control",
+    why="the control arm `random_target` would learn the truth, or crash: then it controls nothing.",
+    mend="permute(target, order) gives row i the answer of row order[i]; what is part of the question stays.",
+    needs=TWICE,
+)
+def answers_can_be_permuted(subject: PretextSubject, drawn: Drawn) -> None:
+    """Permuted answers have the same shapes, are other rows' answers, and come back by the inverse order."""
+    asked = subject.ask(drawn)
+    target, order = asked.target, torch.arange(drawn.rows).roll(1)
+    if not tensors(target):
+        require(_refuses_random_target(subject, drawn), 'control = "random_target" is taken without a target')
+        return
+    moved = subject.component.permute(target, order)
+    shapes = [[(x.shape, x.dtype) for x in tensors(t)] for t in (target, moved)]
+    require(tree_structure(target) == tree_structure(moved) and shapes[0] == shapes[1], "shapes have changed")
+    back = subject.component.permute(moved, order.argsort())
+    require(same(back, target), "the inverse order does not give the answers back")
+    alike = all(torch.equal(x, x[:1].expand_as(x)) for x in tensors(target))
+    require(alike or not same(moved, target), "no answer has changed")
+
+
+@ANSWERS_CHECKS.check(
+    "draw",
+    why="`mtl preview` shows what is asked and answered: the first look at a run.",
+    mend="draw(images, target, output) gives (N, 3, h, w) floats in [0, 1].",
+    needs=STEADY,
+)
+def draws_pictures(subject: PretextSubject, drawn: Drawn) -> None:
+    """draw() gives a picture (3, h, w) in [0, 1] a row."""
+    if type(subject.component).draw is PretextTask.draw:
+        raise Skip("it draws nothing of its own")
+    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    with torch.no_grad():
+        shown = subject.component.draw(asked.views[0].images, asked.target, subject.answer(model, asked))
+    require(shown.ndim == 4 and shown.shape[:2] == (drawn.rows, 3), f"it draws {tuple(shown.shape)}")
+    require(shown.is_floating_point(), f"it draws {shown.dtype}")
+    require_finite(shown, "the drawing")
+    low, high = float(shown.min()), float(shown.max())
+    require(low >= -1e-4 and high <= 1 + 1e-4, f"it reaches from {low:.3g} to {high:.3g}")
+
+
+@ANSWERS_CHECKS.check(
+    "draw",
+    why="a drawing that looks alike whatever is answered tells nobody what the network has learned.",
+    mend="draw what `output` answers, not `target`; is an axis, a sign or the argmax wrong?",
+    needs=("draws_pictures", "truth_loses_least"),
+    shows=True,
+)
+def draws_right_and_wrong_apart(subject: PretextSubject, drawn: Drawn) -> None:
+    """The drawing of the right answer differs from that of another row's."""
+    asked, right = _drawn_right(subject, evolve(drawn, rows=ROWS))
+    wrong = ideal_answer(subject, asked, subject.component.permute(asked.target, torch.arange(ROWS).roll(1)))
+    if same(wrong, ideal_answer(subject, asked)):
+        raise Skip("its perfect answer is the same, whatever is asked")
+    other = subject.component.draw(asked.views[0].images, asked.target, wrong)
+    require(right.shape == other.shape, f"right is {tuple(right.shape)}, wrong {tuple(other.shape)}")
+    if torch.equal(right, other):
+        raise Unproven("right and wrong answers look the same")
+
+
+@ANSWERS_CHECKS.check(
+    "draw",
+    why="where the pieces of the picture are put back as they are answered, a right answer must look right.",
+    mend="compare `draw` with `undo`: the same pieces, in the same order, turned by the same angles.",
+    needs=("draws_pictures", "undo_gives_the_picture_back", "truth_loses_least"),
+)
+def a_right_answer_is_drawn_whole(subject: PretextSubject, drawn: Drawn) -> None:
+    """A drawing of the right answer that is made of the clean picture's own pixels is that picture (or the view itself)."""
+    if getattr(subject.component, "undo", None) is None:
+        raise Skip("it has no `undo`, so no answer puts the picture together")
+    asked, right = _drawn_right(subject, evolve(drawn, size=EXACT_SIDE))
+    clean, view = asked.scene.clean.images, asked.views[0].images
+    if right.shape != clean.shape or not bool(_same_pixels(right, clean).any()):
+        raise Unproven("its drawings are not the clean picture's pixels in another order")
+    shown = [_equal_rows(right, x) for x in (clean, view) if x.shape == clean.shape]
+    wrong = _same_pixels(right, clean) & ~torch.stack(shown).any(0)
+    require(not bool(wrong.any()), "the pixels of the clean picture stand in other places, though the answer is right")
+
+
+TRAINING_CHECKS = Group()
+
+
+@TRAINING_CHECKS.check(
+    "training",
+    why="this is the step that a run takes.",
+    mend="look at what forward changes in train mode: counters, running means, buffers.",
+    needs=("gradient_reaches_the_encoder", "state_round_trip_keeps_the_loss"),
+    core=True,
+)
+def real_steps_train(subject: PretextSubject) -> None:
+    """Real optimiser steps have finite losses and gradients, and move the encoder."""
+    from lightning_fabric import Fabric  # late: seconds
+
+    from ..train.build import build_engine
+    from ..train.step import train_step
+
+    experiment = subject.experiment(32)
+    batch = rows(raw(Drawn(ROWS, 32, 0)), subject.borrowed)
+    with seeded(0):
+        engine = build_engine(experiment, Fabric(accelerator="cpu", devices=1), STEPS, STEPS)
+        before = [p.detach().clone() for p in engine.model.encoder.parameters()]
+        for step in range(STEPS):
+            logged = train_step(engine, [prepare(experiment, batch, engine.streams(0), progress=engine.progress)])
+            require_finite(logged[f"loss/{LABEL}"], f"the loss of step {step + 1}")
+            require(not bool(logged["skipped"]), f"step {step + 1} was skipped: its gradient is not finite")
+    require(not same(before, list(engine.model.encoder.parameters())), "the encoder has not moved")
 
 
 # ---------------------------------------------------------------------------------------------------- helpers

@@ -14,7 +14,7 @@ from ..augment.recipes import Validation, Weak
 from ..contracts import Scene, View
 from ..geometry import inverse_affine
 from .generators import touched
-from .kit import CheckList, Skip, Unproven, require
+from .kit import Group, Skip, Unproven, require
 from .pretext_bench import Asked, ChannelsLast, PretextSubject, floats, pictures, raw, require_finite, same, tensors
 from .subject import Drawn, patterns
 
@@ -31,256 +31,264 @@ VIEWS, TARGETS, PURE = "views_are_pictures", "targets_hold_one_entry_a_row", "gl
 TWICE = "same_seed_asks_the_same"  # what everything needs that asks twice
 
 
-def add_views(checks: CheckList) -> None:
-    """Group "views"."""
-
-    @checks.check(
-        "views",
-        why="the encoder reads RGB floats in one batch; any other shape stops the run, or trains on garbage.",
-        mend="return View objects made from scene.clean or scene.augment(), with images (B, 3, H, W) in float32.",
-        needs="builds_from_its_name",
-        core=True,
-    )
-    def views_are_pictures(subject: PretextSubject, drawn: Drawn) -> None:
-        """At least one view, and each is a View of float32 images (B, 3, H, W) on the scene's device."""
-        asked = subject.ask(drawn)
-        require(bool(asked.views), "it makes no view")
-        for i, view in enumerate(asked.views):
-            require(isinstance(view, View), f"view {i} is a {type(view).__name__}")
-            x, clean = view.images, asked.scene.clean.images
-            held = (
-                x.ndim == 4 and x.shape[:2] == (drawn.rows, 3) and x.dtype == clean.dtype and x.device == clean.device
-            )
-            require(held, f"view {i} holds {tuple(x.shape)}, {x.dtype}, {x.device}; expected ({drawn.rows}, 3, H, W)")
-
-    @checks.check(
-        "views",
-        why="targets are cut and permuted along their rows; a leaf without rows is given to the wrong pictures.",
-        mend="make each leaf of the target a tensor (B, ...); keep settings of the head in the head. None: no target.",
-        needs=VIEWS,
-        core=True,
-    )
-    def targets_hold_one_entry_a_row(subject: PretextSubject, drawn: Drawn) -> None:
-        """The target is None, or tensors (B, ...) in tuples, lists and dicts."""
-        target = subject.ask(drawn).target
-        for leaf in tree_leaves(target) if target is not None else []:
-            require(isinstance(leaf, Tensor), f"a leaf of the target is a {type(leaf).__name__}")
-            require(leaf.ndim > 0 and len(leaf) == drawn.rows, f"a leaf of {tuple(leaf.shape)} for {drawn.rows} rows")
-
-    @checks.check(
-        "views",
-        why="draws of a global generator depend on what else ran: paired runs are not paired, resumed runs differ.",
-        mend="draw with the rng that views() is given: rng.rand, rng.randint, rng.permutations, rng.randn, rng.integer.",
-        needs=TARGETS,
-        core=True,
-    )
-    def global_generators_are_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
-        """views() neither draws from nor seeds the global generators of torch, numpy and Python."""
-        scene = subject.scene(raw(drawn), drawn.size, drawn.streams())
-        moved = touched(lambda: subject.component.views(scene, drawn.rng()))
-        require(not moved, f"the global generator of {' and '.join(moved)} has moved")
-
-    @checks.check(
-        "views",
-        why="a run must be repeatable: the same seed, the same questions; else arms of an experiment can't be paired.",
-        mend="let views() depend on its arguments alone: no counters, no clock, no state kept between calls.",
-        needs=PURE,
-        core=True,
-    )
-    def same_seed_asks_the_same(subject: PretextSubject, drawn: Drawn) -> None:
-        """Asked twice about the same pictures with the same seed, views and targets are bit-equal."""
-        one, two = subject.ask(drawn), subject.ask(drawn)
-        require(same(pictures(one), pictures(two)), "the views differ")
-        require(same(one.target, two.target), "the targets differ")
-
-    @checks.check(
-        "views",
-        why="all heads of a step read the clean view: edited in place, the supervised ones train on the pretext's damage.",
-        mend="never write into scene.clean.images: masked_fill instead of masked_fill_, clone() before indexed writes.",
-        needs=TWICE,
-        core=True,
-    )
-    def the_scene_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
-        """Every view that the scene has given, and the raw pictures, hold the same after views() as in a fresh scene."""
-        images = raw(drawn)
-        scene = Noted(subject.scene(images, drawn.size, drawn.streams()))
-        subject.component.views(scene, drawn.rng())
-        fresh = subject.scene(raw(drawn), drawn.size, drawn.streams())
-        require(same(images, raw(drawn)), "the raw pictures were changed in place")
-        require(same(_held(scene.clean), _held(fresh.clean)), "scene.clean was changed in place")
-        for (number, recipe), view in scene.given.items():
-            kept = same(_held(view), _held(fresh.augment(number, recipe)))
-            require(kept, f"scene.augment({number}, {recipe!r}) was changed in place")
-
-    @checks.check(
-        "views",
-        why="the encoder's normalisation expects [0, 1]; other ranges shift BatchNorm's statistics for all heads.",
-        mend="clamp what you paint: images.clamp(0, 1).",
-        needs=TWICE,
-    )
-    def values_stay_in_range(subject: PretextSubject, drawn: Drawn) -> None:
-        """Every pixel of every view is finite and in [0, 1]."""
-        for i, x in enumerate(pictures(subject.ask(drawn))):
-            require_finite(x, f"view {i}")
-            low, high = float(x.min()), float(x.max())
-            require(low >= -1e-4 and high <= 1 + 1e-4, f"view {i} reaches from {low:.3g} to {high:.3g}")
-
-    @checks.check(
-        "views",
-        why="recipes and encoders may keep pictures in channels_last, which is faster: such a run would stop.",
-        mend="use reshape, flatten or einops instead of view() on pictures.",
-        needs=TWICE,
-    )
-    def reads_channels_last(subject: PretextSubject, drawn: Drawn) -> None:
-        """Pictures whose memory is laid out as channels_last give the same question."""
-        plain, last = (subject.ask(drawn, recipe=r) for r in (Weak(), ChannelsLast(Weak())))
-        for i, (a, b) in enumerate(zip(pictures(plain), pictures(last))):
-            off = float((a - b).abs().max())
-            require(off < 1e-5, f"view {i} differs by {off:.3g}")
-        require(_close(plain.target, last.target), "the targets differ")
-
-    @checks.check(
-        "views",
-        why="supervised heads may read this view: dense labels (masks, keypoint maps) then lie on the wrong pixels.",
-        mend="`repaint` is for colours alone; pixels that move go through `rearrange(move)`; a patch is View(images), no geometry.",
-        needs=TWICE,
-        core=True,
-    )
-    def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) -> None:
-        """Where other colours are put into the raw picture, a view changes only where geometry.warp puts them."""
-        images, marks = raw(drawn), _marks(drawn)
-        asked = subject.ask(drawn, recipe=MOVING)
-        marked = subject.ask(drawn, images=torch.where(marks, images + 128, images), recipe=MOVING)
-        for i, view in _whole(asked):
-            claimed = view.geometry.warp(marks.float(), "bilinear")  # type: ignore[union-attr]
-            size = tuple(view.images.shape[-2:])
-            require(claimed.shape[-2:] == size, f"view {i} is {size}, its geometry makes {tuple(claimed.shape[-2:])}")
-            if view.mix is not None:  # the scene mixes nothing here: the pretext did, and its partners lie there too
-                claimed = torch.maximum(claimed, claimed[view.mix[0]])
-            untouched = F.max_pool2d(claimed, 2 * EDGE_PX + 1, 1, EDGE_PX) < 1e-3
-            moved = (marked.views[i].images - view.images).abs().amax(1, keepdim=True) > CHANGED
-            share = float((moved & untouched).float().mean())
-            require(share <= FEW, f"view {i}: {share:.1%} of the pixels come from elsewhere than its geometry says")
-
-    @checks.check(
-        "views",
-        why="class maps, heat maps of many landmarks and pictures have more channels: each must move as the pixels did.",
-        mend="let `move` act on the last two dimensions alone, whatever stands before them.",
-        needs="pixels_lie_where_the_geometry_says",
-        core=True,
-    )
-    def dense_labels_follow_the_pixels(subject: PretextSubject, drawn: Drawn) -> None:
-        """Maps of several channels, read by the nearest pixel, are moved as one channel is."""
-        maps = torch.cat([_marks(drawn, f"marks {i}") for i in range(CHANNELS)], 1).float()
-        for i, view in _whole(subject.ask(drawn, recipe=MOVING)):
-            warp = view.geometry.warp  # type: ignore[union-attr]
-            found = warp(maps, "nearest")
-            for channel, alone in enumerate(maps.split(1, 1)):
-                expected = warp(alone, "bilinear")
-                wrong = float(
-                    (_inside(expected) & (found[:, channel : channel + 1] != expected.round())).float().mean()
-                )
-                said = f"channel {channel} of {CHANNELS}: {wrong:.1%} of the pixels lie elsewhere than those of one channel"
-                require(wrong <= FEW, f"view {i}, {said}")
-
-    @checks.check(
-        "views",
-        why="labels that turn with the picture (head pose, landmarks) stay where they were, and teach the wrong angle.",
-        mend="give `rearrange(move, matrix)` the (B, 3, 3) matrix, old pixels -> new, where the picture moves as a whole.",
-        needs=("pixels_lie_where_the_geometry_says",),
-        core=True,
-    )
-    def rigid_labels_follow_the_picture(subject: PretextSubject, drawn: Drawn) -> None:
-        """Of a view that shows the picture moved as a whole, the matrix tells the same movement as the pixels."""
-        moved = False
-        for i, view in _whole(subject.ask(drawn, recipe=MOVING)):
-            matrix = view.geometry.matrix  # type: ignore[union-attr]
-            require(matrix.shape == (drawn.rows, 3, 3), f"view {i}: the matrix has the shape {tuple(matrix.shape)}")
-            last = matrix.new_tensor([0.0, 0.0, 1.0]).expand(drawn.rows, 3)
-            require(torch.equal(matrix[:, 2], last), f"view {i}: the matrix's last row is {matrix[0, 2].tolist()}")
-            off = _off_px(view, drawn.size * 5 // 4)
-            held = bool((off < OFF_PX).all())
-            require(held, f"view {i}: its pixels lie up to {float(off.max()):.1f} px from where the matrix puts them")
-            moved |= bool((off >= 0).any())
-        if not moved:
-            raise Unproven("no view shows the picture moved as a whole: parts of it move, or go")
+VIEWS_CHECKS = Group()
 
 
-def add_draws(checks: CheckList) -> None:
-    """Groups "randomness" and "truth"."""
+@VIEWS_CHECKS.check(
+    "views",
+    why="the encoder reads RGB floats in one batch; any other shape stops the run, or trains on garbage.",
+    mend="return View objects made from scene.clean or scene.augment(), with images (B, 3, H, W) in float32.",
+    needs="builds_from_its_name",
+    core=True,
+)
+def views_are_pictures(subject: PretextSubject, drawn: Drawn) -> None:
+    """At least one view, and each is a View of float32 images (B, 3, H, W) on the scene's device."""
+    asked = subject.ask(drawn)
+    require(bool(asked.views), "it makes no view")
+    for i, view in enumerate(asked.views):
+        require(isinstance(view, View), f"view {i} is a {type(view).__name__}")
+        x, clean = view.images, asked.scene.clean.images
+        held = x.ndim == 4 and x.shape[:2] == (drawn.rows, 3) and x.dtype == clean.dtype and x.device == clean.device
+        require(held, f"view {i} holds {tuple(x.shape)}, {x.dtype}, {x.device}; expected ({drawn.rows}, 3, H, W)")
 
-    @checks.check(
-        "randomness",
-        why="the same question at every step teaches its answer by heart.",
-        mend="draw from the rng that views() is given; do not make or seed a generator of your own.",
-        needs=TWICE,
-        core=True,
-    )
-    def another_seed_asks_something_else(subject: PretextSubject) -> None:
-        """Where anything is drawn, other seeds give another view or target of the same picture."""
-        images = patterns(1, 40, 0).expand(4, -1, -1, -1).contiguous()
-        asked = [subject.ask(Drawn(4, 32, 0), images=images, recipe=STILL, seed=seed) for seed in range(8)]
-        drawn = any(a.drew for a in asked) or _rows_differ(asked[0])
-        if not drawn:
-            raise Skip("it draws nothing: its question is a function of the picture")
-        questions = [(pictures(a), a.target) for a in asked]
-        require(not all(same(q, questions[0]) for q in questions), "eight seeds ask the same question")
 
-    @checks.check(
-        "truth",
-        why="an answer that does not describe its view teaches noise.",
-        mend="let `undo` invert exactly what views() did to the FIRST view; return None where no exact way back exists.",
-        needs=TWICE,
-    )
-    def undo_gives_the_picture_back(subject: PretextSubject, drawn: Drawn) -> None:
-        """`undo(view, target)` gives the clean picture back, bit for bit."""
-        undo = getattr(subject.component, "undo", None)
-        if undo is None:
-            raise Skip("it has no `undo`")
-        asked = subject.ask(evolve(drawn, size=EXACT_SIDE))
-        back = undo(asked.views[0].images, asked.target)
-        if back is None:
-            raise Skip("its `undo` knows no exact way back with these fields")
-        clean = asked.scene.clean.images
-        require(back.shape == clean.shape, f"it gives {tuple(back.shape)} back; the picture is {tuple(clean.shape)}")
-        wrong = float((back != clean).float().mean())
-        require(not wrong, f"{wrong:.1%} of the numbers differ from the clean picture's")
+@VIEWS_CHECKS.check(
+    "views",
+    why="targets are cut and permuted along their rows; a leaf without rows is given to the wrong pictures.",
+    mend="make each leaf of the target a tensor (B, ...); keep settings of the head in the head. None: no target.",
+    needs=VIEWS,
+    core=True,
+)
+def targets_hold_one_entry_a_row(subject: PretextSubject, drawn: Drawn) -> None:
+    """The target is None, or tensors (B, ...) in tuples, lists and dicts."""
+    target = subject.ask(drawn).target
+    for leaf in tree_leaves(target) if target is not None else []:
+        require(isinstance(leaf, Tensor), f"a leaf of the target is a {type(leaf).__name__}")
+        require(leaf.ndim > 0 and len(leaf) == drawn.rows, f"a leaf of {tuple(leaf.shape)} for {drawn.rows} rows")
 
-    @checks.check(
-        "truth",
-        why="pixels that are damaged though the mask calls them whole are judged as if they were true.",
-        mend="paint where the mask says and nowhere else: torch.where(mask, painted, images).",
-        needs=TWICE,
-    )
-    def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn) -> None:
-        """On one side of each mask in the target, the view's pixels are the clean picture's, and neither side is empty."""
-        asked = subject.ask(drawn)
-        clean, view = asked.scene.clean.images, asked.views[0].images
-        masks = [x for x in tensors(asked.target) if _is_mask(x, view)]
-        if not masks or view.shape != clean.shape:
-            raise Skip("its target holds no mask of the view's size")
-        for mask in masks:
-            mask = mask.view(drawn.rows, 1, *view.shape[-2:])
-            share = mask.float().mean((1, 2, 3))
-            require(bool(((share > 0) & (share < 1)).all()), f"a mask covers {share.tolist()} of its pictures")
-            kept = min(int(((view != clean) & side).any(1).sum()) for side in (mask, ~mask))
-            require(not kept, f"{kept} pixels outside the mask differ from the clean picture's")
 
-    @checks.check(
-        "truth",
-        why="class numbers out of range stop the run on a GPU without a word of sense; NaN poisons every weight.",
-        mend="answers of a K-way question are 0 ... K - 1, where the head says choices = K; all others are finite.",
-        needs=(TWICE, "builds_a_head"),
-    )
-    def targets_are_valid(subject: PretextSubject, drawn: Drawn) -> None:
-        """Numbers are finite; class numbers lie in the range of the head's `choices`."""
-        target = subject.ask(drawn).target
-        if not tensors(target):
-            raise Skip("its views are its target")
-        require_finite(target, "the target")
-        for name, answer, choices in _asked_classes(target, getattr(subject.built, "choices", None)):
-            low, high = int(answer.min()), int(answer.max())
-            require(0 <= low <= high < choices, f"{name} holds classes from {low} to {high}, of {choices} choices")
+@VIEWS_CHECKS.check(
+    "views",
+    why="draws of a global generator depend on what else ran: paired runs are not paired, resumed runs differ.",
+    mend="draw with the rng that views() is given: rng.rand, rng.randint, rng.permutations, rng.randn, rng.integer.",
+    needs=TARGETS,
+    core=True,
+)
+def global_generators_are_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
+    """views() neither draws from nor seeds the global generators of torch, numpy and Python."""
+    scene = subject.scene(raw(drawn), drawn.size, drawn.streams())
+    moved = touched(lambda: subject.component.views(scene, drawn.rng()))
+    require(not moved, f"the global generator of {' and '.join(moved)} has moved")
+
+
+@VIEWS_CHECKS.check(
+    "views",
+    why="a run must be repeatable: the same seed, the same questions; else arms of an experiment can't be paired.",
+    mend="let views() depend on its arguments alone: no counters, no clock, no state kept between calls.",
+    needs=PURE,
+    core=True,
+)
+def same_seed_asks_the_same(subject: PretextSubject, drawn: Drawn) -> None:
+    """Asked twice about the same pictures with the same seed, views and targets are bit-equal."""
+    one, two = subject.ask(drawn), subject.ask(drawn)
+    require(same(pictures(one), pictures(two)), "the views differ")
+    require(same(one.target, two.target), "the targets differ")
+
+
+@VIEWS_CHECKS.check(
+    "views",
+    why="all heads of a step read the clean view: edited in place, the supervised ones train on the pretext's damage.",
+    mend="never write into scene.clean.images: masked_fill instead of masked_fill_, clone() before indexed writes.",
+    needs=TWICE,
+    core=True,
+)
+def the_scene_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
+    """Every view that the scene has given, and the raw pictures, hold the same after views() as in a fresh scene."""
+    images = raw(drawn)
+    scene = Noted(subject.scene(images, drawn.size, drawn.streams()))
+    subject.component.views(scene, drawn.rng())
+    fresh = subject.scene(raw(drawn), drawn.size, drawn.streams())
+    require(same(images, raw(drawn)), "the raw pictures were changed in place")
+    require(same(_held(scene.clean), _held(fresh.clean)), "scene.clean was changed in place")
+    for (number, recipe), view in scene.given.items():
+        kept = same(_held(view), _held(fresh.augment(number, recipe)))
+        require(kept, f"scene.augment({number}, {recipe!r}) was changed in place")
+
+
+@VIEWS_CHECKS.check(
+    "views",
+    why="the encoder's normalisation expects [0, 1]; other ranges shift BatchNorm's statistics for all heads.",
+    mend="clamp what you paint: images.clamp(0, 1).",
+    needs=TWICE,
+)
+def values_stay_in_range(subject: PretextSubject, drawn: Drawn) -> None:
+    """Every pixel of every view is finite and in [0, 1]."""
+    for i, x in enumerate(pictures(subject.ask(drawn))):
+        require_finite(x, f"view {i}")
+        low, high = float(x.min()), float(x.max())
+        require(low >= -1e-4 and high <= 1 + 1e-4, f"view {i} reaches from {low:.3g} to {high:.3g}")
+
+
+@VIEWS_CHECKS.check(
+    "views",
+    why="recipes and encoders may keep pictures in channels_last, which is faster: such a run would stop.",
+    mend="use reshape, flatten or einops instead of view() on pictures.",
+    needs=TWICE,
+)
+def reads_channels_last(subject: PretextSubject, drawn: Drawn) -> None:
+    """Pictures whose memory is laid out as channels_last give the same question."""
+    plain, last = (subject.ask(drawn, recipe=r) for r in (Weak(), ChannelsLast(Weak())))
+    for i, (a, b) in enumerate(zip(pictures(plain), pictures(last))):
+        off = float((a - b).abs().max())
+        require(off < 1e-5, f"view {i} differs by {off:.3g}")
+    require(_close(plain.target, last.target), "the targets differ")
+
+
+@VIEWS_CHECKS.check(
+    "views",
+    why="supervised heads may read this view: dense labels (masks, keypoint maps) then lie on the wrong pixels.",
+    mend="`repaint` is for colours alone; pixels that move go through `rearrange(move)`; a patch is View(images), no geometry.",
+    needs=TWICE,
+    core=True,
+)
+def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) -> None:
+    """Where other colours are put into the raw picture, a view changes only where geometry.warp puts them."""
+    images, marks = raw(drawn), _marks(drawn)
+    asked = subject.ask(drawn, recipe=MOVING)
+    marked = subject.ask(drawn, images=torch.where(marks, images + 128, images), recipe=MOVING)
+    for i, view in _whole(asked):
+        claimed = view.geometry.warp(marks.float(), "bilinear")  # type: ignore[union-attr]
+        size = tuple(view.images.shape[-2:])
+        require(claimed.shape[-2:] == size, f"view {i} is {size}, its geometry makes {tuple(claimed.shape[-2:])}")
+        if view.mix is not None:  # the scene mixes nothing here: the pretext did, and its partners lie there too
+            claimed = torch.maximum(claimed, claimed[view.mix[0]])
+        untouched = F.max_pool2d(claimed, 2 * EDGE_PX + 1, 1, EDGE_PX) < 1e-3
+        moved = (marked.views[i].images - view.images).abs().amax(1, keepdim=True) > CHANGED
+        share = float((moved & untouched).float().mean())
+        require(share <= FEW, f"view {i}: {share:.1%} of the pixels come from elsewhere than its geometry says")
+
+
+@VIEWS_CHECKS.check(
+    "views",
+    why="class maps, heat maps of many landmarks and pictures have more channels: each must move as the pixels did.",
+    mend="let `move` act on the last two dimensions alone, whatever stands before them.",
+    needs="pixels_lie_where_the_geometry_says",
+    core=True,
+)
+def dense_labels_follow_the_pixels(subject: PretextSubject, drawn: Drawn) -> None:
+    """Maps of several channels, read by the nearest pixel, are moved as one channel is."""
+    maps = torch.cat([_marks(drawn, f"marks {i}") for i in range(CHANNELS)], 1).float()
+    for i, view in _whole(subject.ask(drawn, recipe=MOVING)):
+        warp = view.geometry.warp  # type: ignore[union-attr]
+        found = warp(maps, "nearest")
+        for channel, alone in enumerate(maps.split(1, 1)):
+            expected = warp(alone, "bilinear")
+            wrong = float((_inside(expected) & (found[:, channel : channel + 1] != expected.round())).float().mean())
+            said = f"channel {channel} of {CHANNELS}: {wrong:.1%} of the pixels lie elsewhere than those of one channel"
+            require(wrong <= FEW, f"view {i}, {said}")
+
+
+@VIEWS_CHECKS.check(
+    "views",
+    why="labels that turn with the picture (head pose, landmarks) stay where they were, and teach the wrong angle.",
+    mend="give `rearrange(move, matrix)` the (B, 3, 3) matrix, old pixels -> new, where the picture moves as a whole.",
+    needs=("pixels_lie_where_the_geometry_says",),
+    core=True,
+)
+def rigid_labels_follow_the_picture(subject: PretextSubject, drawn: Drawn) -> None:
+    """Of a view that shows the picture moved as a whole, the matrix tells the same movement as the pixels."""
+    moved = False
+    for i, view in _whole(subject.ask(drawn, recipe=MOVING)):
+        matrix = view.geometry.matrix  # type: ignore[union-attr]
+        require(matrix.shape == (drawn.rows, 3, 3), f"view {i}: the matrix has the shape {tuple(matrix.shape)}")
+        last = matrix.new_tensor([0.0, 0.0, 1.0]).expand(drawn.rows, 3)
+        require(torch.equal(matrix[:, 2], last), f"view {i}: the matrix's last row is {matrix[0, 2].tolist()}")
+        off = _off_px(view, drawn.size * 5 // 4)
+        held = bool((off < OFF_PX).all())
+        require(held, f"view {i}: its pixels lie up to {float(off.max()):.1f} px from where the matrix puts them")
+        moved |= bool((off >= 0).any())
+    if not moved:
+        raise Unproven("no view shows the picture moved as a whole: parts of it move, or go")
+
+
+DRAWS_CHECKS = Group()
+
+
+@DRAWS_CHECKS.check(
+    "randomness",
+    why="the same question at every step teaches its answer by heart.",
+    mend="draw from the rng that views() is given; do not make or seed a generator of your own.",
+    needs=TWICE,
+    core=True,
+)
+def another_seed_asks_something_else(subject: PretextSubject) -> None:
+    """Where anything is drawn, other seeds give another view or target of the same picture."""
+    images = patterns(1, 40, 0).expand(4, -1, -1, -1).contiguous()
+    asked = [subject.ask(Drawn(4, 32, 0), images=images, recipe=STILL, seed=seed) for seed in range(8)]
+    drawn = any(a.drew for a in asked) or _rows_differ(asked[0])
+    if not drawn:
+        raise Skip("it draws nothing: its question is a function of the picture")
+    questions = [(pictures(a), a.target) for a in asked]
+    require(not all(same(q, questions[0]) for q in questions), "eight seeds ask the same question")
+
+
+@DRAWS_CHECKS.check(
+    "truth",
+    why="an answer that does not describe its view teaches noise.",
+    mend="let `undo` invert exactly what views() did to the FIRST view; return None where no exact way back exists.",
+    needs=TWICE,
+)
+def undo_gives_the_picture_back(subject: PretextSubject, drawn: Drawn) -> None:
+    """`undo(view, target)` gives the clean picture back, bit for bit."""
+    undo = getattr(subject.component, "undo", None)
+    if undo is None:
+        raise Skip("it has no `undo`")
+    asked = subject.ask(evolve(drawn, size=EXACT_SIDE))
+    back = undo(asked.views[0].images, asked.target)
+    if back is None:
+        raise Skip("its `undo` knows no exact way back with these fields")
+    clean = asked.scene.clean.images
+    require(back.shape == clean.shape, f"it gives {tuple(back.shape)} back; the picture is {tuple(clean.shape)}")
+    wrong = float((back != clean).float().mean())
+    require(not wrong, f"{wrong:.1%} of the numbers differ from the clean picture's")
+
+
+@DRAWS_CHECKS.check(
+    "truth",
+    why="pixels that are damaged though the mask calls them whole are judged as if they were true.",
+    mend="paint where the mask says and nowhere else: torch.where(mask, painted, images).",
+    needs=TWICE,
+)
+def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn) -> None:
+    """On one side of each mask in the target, the view's pixels are the clean picture's, and neither side is empty."""
+    asked = subject.ask(drawn)
+    clean, view = asked.scene.clean.images, asked.views[0].images
+    masks = [x for x in tensors(asked.target) if _is_mask(x, view)]
+    if not masks or view.shape != clean.shape:
+        raise Skip("its target holds no mask of the view's size")
+    for mask in masks:
+        mask = mask.view(drawn.rows, 1, *view.shape[-2:])
+        share = mask.float().mean((1, 2, 3))
+        require(bool(((share > 0) & (share < 1)).all()), f"a mask covers {share.tolist()} of its pictures")
+        kept = min(int(((view != clean) & side).any(1).sum()) for side in (mask, ~mask))
+        require(not kept, f"{kept} pixels outside the mask differ from the clean picture's")
+
+
+@DRAWS_CHECKS.check(
+    "truth",
+    why="class numbers out of range stop the run on a GPU without a word of sense; NaN poisons every weight.",
+    mend="answers of a K-way question are 0 ... K - 1, where the head says choices = K; all others are finite.",
+    needs=(TWICE, "builds_a_head"),
+)
+def targets_are_valid(subject: PretextSubject, drawn: Drawn) -> None:
+    """Numbers are finite; class numbers lie in the range of the head's `choices`."""
+    target = subject.ask(drawn).target
+    if not tensors(target):
+        raise Skip("its views are its target")
+    require_finite(target, "the target")
+    for name, answer, choices in _asked_classes(target, getattr(subject.built, "choices", None)):
+        low, high = int(answer.min()), int(answer.max())
+        require(0 <= low <= high < choices, f"{name} holds classes from {low} to {high}, of {choices} choices")
 
 
 # ---------------------------------------------------------------------------------------------------- helpers

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from .common import add_common
+from .common import COMMON
 from .kit import CheckList
 from .pretext_bench import PretextSubject
-from .pretext_build import add_build
-from .pretext_draws import add_training_draws
-from .pretext_loss import add_batch, add_head, add_loss, add_metrics, add_numerics
-from .pretext_rows import add_rows
-from .pretext_speed import add_speed
-from .pretext_training import add_answers, add_gradients, add_state, add_training
-from .pretext_views import add_draws, add_views
+from .pretext_build import BUILD_CHECKS
+from .pretext_draws import TRAINING_DRAWS_CHECKS
+from .pretext_loss import BATCH_CHECKS, HEAD_CHECKS, LOSS_CHECKS, METRICS_CHECKS, NUMERICS_CHECKS
+from .pretext_rows import ROWS_CHECKS
+from .pretext_speed import SPEED_CHECKS
+from .pretext_training import ANSWERS_CHECKS, GRADIENTS_CHECKS, STATE_CHECKS, TRAINING_CHECKS
+from .pretext_views import DRAWS_CHECKS, VIEWS_CHECKS
 from .subject import draws
 
-CHECKS, BENCH = CheckList("pretext", draws()), PretextSubject
-add_common(CHECKS, must_cite=True)
-for add in (
-    add_head,
-    add_build,
-    add_views,
-    add_draws,
-    add_loss,
-    add_training_draws,
-    add_batch,
-    add_gradients,
-    add_rows,
-    add_state,
-    add_metrics,
-    add_numerics,
-    add_speed,
-    add_answers,
-    add_training,
-):
-    add(CHECKS)
+GROUPS = (
+    COMMON,
+    HEAD_CHECKS,
+    BUILD_CHECKS,
+    VIEWS_CHECKS,
+    DRAWS_CHECKS,
+    LOSS_CHECKS,
+    TRAINING_DRAWS_CHECKS,
+    BATCH_CHECKS,
+    GRADIENTS_CHECKS,
+    ROWS_CHECKS,
+    STATE_CHECKS,
+    METRICS_CHECKS,
+    NUMERICS_CHECKS,
+    SPEED_CHECKS,
+    ANSWERS_CHECKS,
+    TRAINING_CHECKS,
+)
+CHECKS, BENCH = CheckList("pretext", draws(), GROUPS), PretextSubject

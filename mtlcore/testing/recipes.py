@@ -5,21 +5,20 @@ from __future__ import annotations
 import torch
 
 from ..contracts import View
-from .common import add_common
+from .common import COMMON
 from .generators import touched
-from .kit import CheckList, Skip, require
+from .kit import CheckList, Group, Skip, require
 from .recipes_bench import RecipeSubject, alike, coordinates, displaced, expected, marks
 from .subject import Drawn, draws, patterns
 
-CHECKS, BENCH = CheckList("augment", draws()), RecipeSubject
-add_common(CHECKS, must_cite=False)
+RECIPE_CHECKS = Group()
 
 ROUNDING = 1e-5  # of pictures in [0, 1]: interpolation of white gives 1.0000001
 
 # ---------------------------------------------------------------------------------------------------- views
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "views",
     why="everything behind the recipe takes a whole picture of the asked size, whose pixels' way is known.",
     mend="return mtlcore.View(images (B, 3, h, w) float, Geometry.affine(matrix, size)).",
@@ -39,7 +38,7 @@ def view_has_its_shape(subject: RecipeSubject, drawn: Drawn) -> None:
     require(found == (drawn.rows, 3, 3), f"the geometry's matrix is {tuple(found)}")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "views",
     why="pictures are in [0, 1] everywhere: the encoder normalises by mean and std for that range.",
     mend="divide uint8 by 255, and clamp to [0, 1] after noise and colour.",
@@ -60,7 +59,7 @@ def view_stays_between_0_and_1(subject: RecipeSubject) -> None:
         )
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "views",
     why="batches of one row come at the end of an evaluation, and in a preview.",
     mend="avoid squeeze() without a dimension, and statistics over the rows.",
@@ -74,7 +73,7 @@ def takes_a_single_row(subject: RecipeSubject) -> None:
     require(found == (1, 3, 32, 32), f"the finished picture is {tuple(found)}")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "views",
     why="rows may be kept, and views asked for, that are not square.",
     mend='use height and width where they belong, or say why not: lacks = {"any_shape": "..."}.',
@@ -90,7 +89,7 @@ def takes_pictures_that_are_not_square(subject: RecipeSubject) -> None:
         require(found == (2, 3, *size), f"of {raw_size}, asked for {size}: {found}")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "views",
     why="the raw batch, and a view that several heads share, are read by others: they would see the touched pixels.",
     mend="work on a copy (`images.float()` makes one); functions that end in _ overwrite.",
@@ -111,7 +110,7 @@ def leaves_what_it_reads_alone(subject: RecipeSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- randomness
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "randomness",
     why="global generators are not part of the key (seed, step, micro-batch): a resumed run would go on otherwise.",
     mend="draw from the `rng` that is given: rng.rand, rng.randn, rng.randint, rng.permutations.",
@@ -125,7 +124,7 @@ def leaves_global_generators_alone(subject: RecipeSubject) -> None:
     require(not found, f"it draws from {', '.join(found)}")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "randomness",
     why="two ranks, a resumed run and paired arms must see the same views for the same key.",
     mend="draw from the `rng` that is given alone, and keep no state between calls.",
@@ -140,7 +139,7 @@ def same_draws_same_view(subject: RecipeSubject, drawn: Drawn) -> None:
     require(torch.equal(*finished), "the finished pictures differ")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "views",
     why="pictures come in channels_last where that is faster; a `view` of the input then raises.",
     mend="use reshape or einops on the input, or call .contiguous() first.",
@@ -154,7 +153,7 @@ def reads_channels_last(subject: RecipeSubject) -> None:
     require(apart < 1e-4, f"pixels differ by {apart:.3g}")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "randomness",
     why="a picture that looks the same in every epoch is learned by heart.",
     mend='draw something from `rng`; a recipe that is meant to be fixed says lacks = {"random": "for evaluation"}.',
@@ -168,7 +167,7 @@ def other_draws_other_view(subject: RecipeSubject) -> None:
     require(any(not torch.equal(subject.view(raw, seed).images, first) for seed in range(1, 9)), "nine seeds, one view")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "randomness",
     why="a rank's rows would be augmented otherwise than the same rows in one process, and a pretext's rows than without it.",
     mend="give each row its own parameters, (B,), and use no statistics over rows; a recipe that mixes rows sets View.mix.",
@@ -188,7 +187,7 @@ def a_row_of_the_view_depends_on_itself_alone(subject: RecipeSubject, drawn: Dra
 # ---------------------------------------------------------------------------------------------------- geometry
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "geometry",
     why="a map of classes that is interpolated holds classes that nobody gave.",
     mend='hand the `mode` on: a step of a geometry is a function of (maps, mode), with mode "nearest" for class maps.',
@@ -206,7 +205,7 @@ def class_maps_keep_their_classes(subject: RecipeSubject, drawn: Drawn) -> None:
     require(not strange, f"new classes: {strange[:3]}")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "geometry",
     why="poses and landmarks follow the matrix, dense labels the warp: where they differ, one of them is wrong.",
     mend='build both from one matrix by Geometry.affine, or say why not: lacks = {"affine": "an elastic warp"}.',
@@ -227,7 +226,7 @@ def matrix_and_warp_agree(subject: RecipeSubject, drawn: Drawn) -> None:
     require(float(apart.max()) < 0.1, f"a pixel lies {float(apart.max()):.3g} raw pixels from where the matrix says")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "geometry",
     why="labels move as the geometry says: where the pixels went elsewhere, poses, landmarks and masks are wrong.",
     mend="make the images by the same geometry that you return: geometry.warp(images.float(), 'bilinear').",
@@ -244,7 +243,7 @@ def pixels_lie_where_the_geometry_says(subject: RecipeSubject, drawn: Drawn) -> 
 # ---------------------------------------------------------------------------------------------------- finish
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "finish",
     why="the encoder reads what `finish` gives: another size or range is not what the heads were built for.",
     mend="return images of the same shape, in [0, 1].",
@@ -262,7 +261,7 @@ def finish_keeps_shape_and_range(subject: RecipeSubject, drawn: Drawn) -> None:
     require(low > -ROUNDING and high < 1 + ROUNDING, f"the values lie in [{low:.4g}, {high:.4g}]")
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "finish",
     why="labels have moved already: pixels that move after the pretexts leave all of them behind.",
     mend="move pixels in `view`, where the geometry says so; `finish` hides, darkens or blurs.",
@@ -275,7 +274,7 @@ def finish_keeps_pixels_in_place(subject: RecipeSubject, drawn: Drawn) -> None:
     _require_in_place(subject.finished(images, drawn.seed), images, 0.2)
 
 
-@CHECKS.check(
+@RECIPE_CHECKS.check(
     "finish",
     why="a rank's rows would be finished otherwise than the same rows in one process.",
     mend="give each row its own parameters, (B,), and use no statistics over rows.",
@@ -297,3 +296,6 @@ def _require_in_place(images: torch.Tensor, wanted: torch.Tensor, least: float) 
     for name, moved in displaced(wanted).items():
         better = alike(images, moved) > here
         require(not bool(better.any()), f"it looks more like the picture {name}")
+
+
+CHECKS, BENCH = CheckList("augment", draws(), (COMMON, RECIPE_CHECKS)), RecipeSubject

@@ -11,19 +11,18 @@ import numpy as np
 
 from ..contracts import Index
 from ..errors import MtlError
-from .common import add_common
+from .common import COMMON
 from .generators import touched
-from .kit import CheckList, require
+from .kit import CheckList, Group, require
 from .sources_bench import SourceSubject, columns, require_picture
 from .subject import draws
 
-CHECKS, BENCH = CheckList("source", draws()), SourceSubject
-add_common(CHECKS, must_cite=False)
+SOURCE_CHECKS = Group()
 
 # ---------------------------------------------------------------------------------------------------- index
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "index",
     why="a run is told which rows there are by the index alone.",
     mend="return mtlcore.Index(keys, annotations, ...) with at least one row; raise MtlError where files are missing.",
@@ -36,7 +35,7 @@ def index_holds_rows(subject: SourceSubject) -> None:
     require(len(subject.index) > 0, f"it holds no row; left out: {subject.index.skipped.names}")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "index",
     why="splits, label shares and caches are keyed by them: two rows of one key are one row to them.",
     mend="use the path below the root, or the number of the row, as text.",
@@ -52,7 +51,7 @@ def keys_are_unique_names(subject: SourceSubject) -> None:
     require("" not in names, "a key is empty")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "index",
     why="values would belong to other pictures.",
     mend="give each annotation, attribute, split and group one value a key.",
@@ -66,7 +65,7 @@ def columns_are_of_one_length(subject: SourceSubject) -> None:
     require(not wrong, f"{n} keys, and {wrong}")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "index",
     why='categories travel by NAME: whole numbers of two data sets can\'t be compared, and have no "missing".',
     mend='give categories as text ("" where missing), numbers as floats (NaN where missing).',
@@ -79,7 +78,7 @@ def annotations_are_names_or_numbers(subject: SourceSubject) -> None:
         require(isinstance(values, np.ndarray) and values.dtype.kind in "Uf", f"{name!r} is {_said(values)}")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "index",
     why='a split or a person that is no text is compared with text, and never equal: "train" would be empty.',
     mend='give split, group and attributes as arrays of text (.astype(str)); "" for a row in no split.',
@@ -94,7 +93,7 @@ def split_group_and_attributes_are_names(subject: SourceSubject) -> None:
             require(text, f"{name} is {_said(values)}")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "index",
     why="a resumed run, and another rank, must see the same rows in the same order.",
     mend="sort what the file system lists; keep no state between calls.",
@@ -111,7 +110,7 @@ def index_repeats_itself(subject: SourceSubject) -> None:
         require(same, f"{name} differs")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "index",
     why="a mistyped root must be a message, not a traceback, and never an empty training set.",
     mend="look whether the root is there, and raise MtlError that names it where it is not.",
@@ -134,7 +133,7 @@ def a_missing_root_is_named(subject: SourceSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- pictures
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "pictures",
     why="the store keeps uint8 RGB: anything else is refused, or seen in wrong colours.",
     mend="return (H, W, 3) uint8 RGB; `mtlcore.read_image` does, for every common format.",
@@ -147,7 +146,7 @@ def decodes_pictures(subject: SourceSubject) -> None:
         require_picture(subject.decode(row), row)
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "pictures",
     why="rows are read in a drawn order, and again in each epoch.",
     mend="read each row by itself: no open file whose position counts, no iterator.",
@@ -161,7 +160,7 @@ def rows_decode_in_any_order(subject: SourceSubject) -> None:
         require(np.array_equal(subject.decode(row), forwards[row]), f"row {row} gives another picture")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "pictures",
     why="a run that augments in place would change the source's own copy of the picture.",
     mend="return a new array, or one that can't be written to.",
@@ -177,7 +176,7 @@ def pictures_are_the_callers_own(subject: SourceSubject) -> None:
     require(np.array_equal(subject.decode(row), kept), f"row {row} is what the caller painted")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "pictures",
     why="a small pool of threads decodes what does not fit into memory.",
     mend="share no open file between calls; open, read and close in `decode`.",
@@ -193,7 +192,7 @@ def threads_decode_the_same(subject: SourceSubject) -> None:
             require(np.array_equal(picture, alone[row]), f"row {row} gives another picture in a thread")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "pictures",
     why="other processes get a copy of the source, and the index of the first.",
     mend="keep what `decode` needs in the fields or in the index, not beside the component.",
@@ -208,7 +207,7 @@ def a_copy_decodes_the_same(subject: SourceSubject) -> None:
     require(np.array_equal(subject.decode(0), subject.decode(0, deep)), "the deep copy's row 0 differs")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "pictures",
     why="one bad file among a million is counted against `max_bad`: as a traceback it ends the run.",
     mend="let `mtlcore.read_image` read files; turn what else can go wrong into MtlError.",
@@ -230,7 +229,7 @@ def unreadable_pictures_are_told(subject: SourceSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- side effects
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "side effects",
     why="data sets are shared, often read-only, and hashed: a file more is another data set.",
     mend="keep caches in the user's cache folder, or nowhere.",
@@ -246,7 +245,7 @@ def writes_nothing_beside_the_data(subject: SourceSubject) -> None:
     require(not changed, f"changed: {', '.join(changed[:3])}")
 
 
-@CHECKS.check(
+@SOURCE_CHECKS.check(
     "side effects",
     why="a run's draws are keyed by its own seed: a source that seeds a global generator disturbs others.",
     mend="use a generator of your own, with a fixed seed.",
@@ -263,3 +262,6 @@ def leaves_global_generators_alone(subject: SourceSubject) -> None:
 
 def _said(values: object) -> str:
     return f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+
+
+CHECKS, BENCH = CheckList("source", draws(), (COMMON, SOURCE_CHECKS)), SourceSubject

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from .common import add_common
+from .common import COMMON
 from .kit import CheckList
 from .subject import draws
-from .tasks_answers import add_answers
+from .tasks_answers import ANSWERS_CHECKS
 from .tasks_bench import TaskSubject
-from .tasks_labels import add_head, add_labels
-from .tasks_loss import add_loss, add_numerics
-from .tasks_movement import add_movement
+from .tasks_labels import HEAD_CHECKS, LABELS_CHECKS
+from .tasks_loss import LOSS_CHECKS, NUMERICS_CHECKS
+from .tasks_movement import MOVEMENT_CHECKS
 
-CHECKS, BENCH = CheckList("task", draws()), TaskSubject
-add_common(CHECKS, must_cite=False)
-for add in (add_labels, add_head, add_loss, add_answers, add_movement, add_numerics):
-    add(CHECKS)
+CHECKS, BENCH = (
+    CheckList(
+        "task",
+        draws(),
+        (COMMON, LABELS_CHECKS, HEAD_CHECKS, LOSS_CHECKS, ANSWERS_CHECKS, MOVEMENT_CHECKS, NUMERICS_CHECKS),
+    ),
+    TaskSubject,
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from attrs import evolve
 
-from .common import add_common
+from .common import COMMON
 from .generators import touched
-from .kit import CheckList, Skip, require
+from .kit import CheckList, Group, Skip, require
 from .weightings_bench import (
     NAMES,
     STEPS,
@@ -20,8 +20,7 @@ from .weightings_bench import (
     steps,
 )
 
-CHECKS, BENCH = CheckList("weighting", steps()), WeightingSubject
-add_common(CHECKS, must_cite=True)
+WEIGHTING_CHECKS = Group()
 
 ORTHOGONAL = DrawnStep(((1, 0, 0), (0, 1, 0), (0, 0, 1)), (1.0,) * 3, (1.0,) * 3, (True, False, False))
 OPPOSED = DrawnStep(((2, 1, 0), (-1, 1, 2), (1, -3, 1)), (1.0,) * 3, (0.5, 1.0, 2.0), (True, False, True))
@@ -29,7 +28,7 @@ OPPOSED = DrawnStep(((2, 1, 0), (-1, 1, 2), (1, -3, 1)), (1.0,) * 3, (0.5, 1.0, 
 # ---------------------------------------------------------------------------------------------------- build, objective
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "build",
     why="the core measures gradients where `at` says, and as often as `every` says.",
     mend='let `at` be "losses", "parameters" or "features", and `every` a whole number from 1 on.',
@@ -44,7 +43,7 @@ def says_what_it_looks_at(subject: WeightingSubject) -> None:
     require(subject.looks_at_gradients or every == 1, f"every = {every}, and it is shown no gradients")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="the core differentiates the objective: it must be one number that hangs on the losses.",
     mend="return a sum over the tasks of factor x losses.values, not detached.",
@@ -62,7 +61,7 @@ def objective_is_one_number(subject: WeightingSubject, step: DrawnStep) -> None:
     require(factors is not None, "the objective does not depend on the losses")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="a factor that is not finite ends the step; the next one meets the same gradients.",
     mend="guard divisions and logarithms, and normalise a Gramian by its diagonal before you solve.",
@@ -76,7 +75,7 @@ def factors_are_finite(subject: WeightingSubject, step: DrawnStep) -> None:
         require(bool(factors.isfinite().all()), f"losses times {scale}: the factors are {factors[-1].tolist()}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "randomness",
     why="global generators are not part of the key (seed, step): ranks and resumed runs would draw otherwise.",
     mend="draw from `losses.rng`.",
@@ -90,7 +89,7 @@ def leaves_global_generators_alone(subject: WeightingSubject) -> None:
     require(not found, f"it draws from {', '.join(found)}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "randomness",
     why="all ranks must use the same factors, and a resumed run those of the uninterrupted one.",
     mend="draw from `losses.rng` alone.",
@@ -103,7 +102,7 @@ def same_draws_same_factors(subject: WeightingSubject, step: DrawnStep) -> None:
     require(torch.equal(here, there), f"{here[-1].tolist()} and {there[-1].tolist()}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="the learning rate was found for the plain sum: another length of step trains with another learning rate.",
     mend='scale the factors so that they are 1 there, or say why not: lacks = {"plain_sum": "..."}.',
@@ -119,7 +118,7 @@ def starts_as_the_plain_sum(subject: WeightingSubject) -> None:
     require(bool(((factors - 1).abs() < 1e-3).all()), f"the factors are {factors.tolist()}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="a run of one task is the baseline: with a factor of 0 or less it would not learn, or unlearn.",
     mend="give a single task a positive factor.",
@@ -132,7 +131,7 @@ def one_task_goes_its_own_way(subject: WeightingSubject) -> None:
     require(bool((factors > 0).all()), f"its factor is {factors.flatten().tolist()}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="a loss in other units (a sum for a mean) would get another weight.",
     mend='look at ratios of losses and gradients, or say why not: lacks = {"units": "..."}.',
@@ -146,7 +145,7 @@ def units_do_not_matter(subject: WeightingSubject, step: DrawnStep) -> None:
         require_same_steps(here, subject.player(step.names).play(step, scale=scale), step)
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="a task would be unlearned because another's loss is large, though nothing asks for that.",
     mend="keep factors at 0 or above where the Gramian is diagonal.",
@@ -161,7 +160,7 @@ def scaling_one_loss_turns_no_task_around(subject: WeightingSubject) -> None:
             require(bool((factors >= -1e-6).all()), said)
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="results would hang on the order of the tables in the configuration.",
     mend='treat the tasks alike, or say why not: lacks = {"order": "projects in a drawn order"}.',
@@ -175,7 +174,7 @@ def order_of_tasks_does_not_matter(subject: WeightingSubject, step: DrawnStep) -
     require_same_steps(here, there, step, tolerance=0.03)  # iterative solvers break ties by place
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="it says that pretexts can do the tasks no harm: then they must not.",
     mend="project what opposes the primary gradient away, or don't set `protects`.",
@@ -193,7 +192,7 @@ def primary_gradient_is_never_opposed(subject: WeightingSubject, step: DrawnStep
         require(bool(along >= -1e-3 * size), f"<step, primary> = {float(along):.3g}, factors {factors.tolist()}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="micro-batches would not add up to the step: accumulation would change what is learned.",
     mend="leave `additive` at False where factors hang on the losses, or where `forward` changes state.",
@@ -216,7 +215,7 @@ def micro_batches_add_up(subject: WeightingSubject, step: DrawnStep) -> None:
     require(player.saved() == before, "it changed its state")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "objective",
     why="the Gramian and the losses are logged, and read again after the weighting.",
     mend="work on copies: a function that ends in _ overwrites what it is given.",
@@ -235,7 +234,7 @@ def leaves_what_it_sees_alone(subject: WeightingSubject, step: DrawnStep) -> Non
 # ---------------------------------------------------------------------------------------------------- tasks that come and go
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "tasks",
     why="data sets label some tasks each: most steps lack one, and the others must go on.",
     mend="read `losses.names` in each step, and keep state by name.",
@@ -251,7 +250,7 @@ def a_task_may_be_missing(subject: WeightingSubject, step: DrawnStep) -> None:
         require(bool(factors.isfinite().all()), f"step {i}: the factors of {losses.names} are {factors.tolist()}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "tasks",
     why="a table for a task that no row is labelled for would change the others' weights.",
     mend="take means, and counts of tasks, over `losses.names`, not over the names given to `build`.",
@@ -267,7 +266,7 @@ def a_task_that_never_comes_changes_nothing(subject: WeightingSubject, step: Dra
 # ---------------------------------------------------------------------------------------------------- state
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "state",
     why="a resumed run would go on with other weights.",
     mend="keep what is remembered in parameters and buffers, never in plain attributes.",
@@ -285,7 +284,7 @@ def resumed_is_uninterrupted(subject: WeightingSubject, step: DrawnStep) -> None
     require(torch.equal(whole[half:], after), f"{whole[-1].tolist()} becomes {after[-1].tolist()}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "state",
     why="a checkpoint that is read with the tables in another order, or with one more, would mix the tasks up.",
     mend="key the state by task name (nn.ParameterDict, a buffer a name), not by place.",
@@ -302,7 +301,7 @@ def state_is_kept_by_name(subject: WeightingSubject) -> None:
     require(not differ, f"{', '.join(differ)}: the value hangs on the order of the tasks")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "state",
     why="after a bad batch the step puts buffers back as they were: one that was replaced keeps the bad values.",
     mend="change buffers in place: self.average.copy_(new), not self.average = new.",
@@ -319,7 +318,7 @@ def buffers_change_in_place(subject: WeightingSubject) -> None:
     require(not replaced, f"replaced: {', '.join(replaced)}")
 
 
-@CHECKS.check(
+@WEIGHTING_CHECKS.check(
     "state",
     why="a parameter that no gradient reaches stays what it was at the start: the weights are not learned.",
     mend="let the objective depend on the learned parameters, not on a detached copy of them.",
@@ -337,3 +336,6 @@ def what_is_learned_gets_a_gradient(subject: WeightingSubject) -> None:
 
 def _state(player: Player) -> dict[str, torch.Tensor]:
     return {k: v for k, v in player.weigher.state_dict().items() if isinstance(v, torch.Tensor)}
+
+
+CHECKS, BENCH = CheckList("weighting", steps(), (COMMON, WEIGHTING_CHECKS)), WeightingSubject

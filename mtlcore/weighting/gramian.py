@@ -6,6 +6,7 @@ norms and cosines, and those of any combination: p = sum_k m_k g_k has <g_i, p> 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -26,12 +27,12 @@ class GramianWeighting(LossWeighting):
     every: int = field(default=1, validator=ge(1))
 
 
-class GramianModule(nn.Module):
+class GramianModule(nn.Module, ABC):
     """StepLosses -> sum_k factor_k x loss_k, the factors being constants."""
 
+    @abstractmethod
     def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
         """(K,) from the (K, K) Gramian. No host sync where the strategy can do without."""
-        raise NotImplementedError
 
     def forward(self, losses: StepLosses) -> Tensor:
         assert losses.gram is not None, "the core measures a Gramian for strategies at parameters or features"

@@ -1,4 +1,4 @@
-"""What all tests share: where the real pictures lie, and how Hypothesis behaves."""
+"""What all tests share: where the real pictures lie, two ranks, how Hypothesis behaves, memory given back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import ctypes
 import gc
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -36,6 +37,20 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory):
         return done[name]
 
     return unpack
+
+
+@pytest.fixture(scope="session")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., None]], Any]:
+    """work(fabric, file) on two gloo processes -> what it saved into the file."""
+    import torch
+    from lightning_fabric import Fabric
+
+    def launch(work: Callable[..., None]) -> Any:
+        out = tmp_path_factory.mktemp("ranks") / "found.pt"
+        Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(work, out)
+        return torch.load(out, weights_only=True)
+
+    return launch
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -83,49 +82,6 @@ def learned(
 def by_default_on_48_pixels(task: PretextTask) -> list[float]:
     """Three steps of a small residual net on 48-pixel pictures."""
     return learned(task, steps=3, n=4, encoder=ResnetSmall(width=16), size=48)
-
-
-def in_bf16(task: PretextTask) -> float:
-    """The loss of two pictures' second step under bf16 autocast."""
-    eng = engine(setting(task, train={"precision": "bf16-mixed"}))
-    for _ in range(2):
-        logged = train_step(eng, inputs(eng, [plain_batch(alike(2))]))
-        assert not bool(logged["skipped"])
-    return float(logged["loss/pretext"])
-
-
-def compiled_equals_eager(task: PretextTask) -> None:
-    """Head and loss trace as ONE graph, and give the same."""
-    torch.manual_seed(0)
-    net, head = built(task)
-    views, target = asked(task, alike(3))
-    features = [net(v.images) for v in views]
-
-    def judged(*features: Any) -> Tensor:
-        return head.loss(head(*features), target)
-
-    torch._dynamo.reset()
-    whole = torch.compile(judged, fullgraph=True, backend="eager")(*features)
-    torch.testing.assert_close(whole, judged(*features))
-
-
-def holds_the_contract(task: PretextTask, draws: bool = True) -> None:
-    """The clean view stays as it was, draws are the generator's alone, no sample depends on another, one row is enough."""
-    images = alike(4)
-    clean = view_of(images)
-    before, state = clean.images.clone(), torch.random.get_rng_state()
-    first, again, other = (task.views(Look(clean), key(seed)("question")) for seed in (1, 1, 2))
-    assert torch.equal(clean.images, before)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert same(first, again)
-    assert same(first, other) != draws
-    changed = images.clone()
-    changed[2] = 80
-    touched, _ = task.views(Look(view_of(changed)), key(1)("question"))
-    kept = torch.tensor([0, 1, 3])
-    assert all(torch.equal(a.images[kept], b.images[kept]) for a, b in zip(first[0], touched, strict=True))
-    assert all(v.images.min() >= 0 and v.images.max() <= 1 and v.images.dtype == torch.float32 for v in first[0])
-    assert math.isfinite(*learned(task, steps=1, n=1))
 
 
 def same(one: tuple[Any, Target], other: tuple[Any, Target]) -> bool:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import mtlcore.testing as kit
 from mtlcore import MtlError
 from mtlcore.registry import catalogue
-from mtlcore.testing.kit import CheckList, Conformance, Skip, Unproven, require
+from mtlcore.testing.kit import CheckList, Conformance, Group, Skip, Unproven, require
 
 HERE = Path(__file__).parent
 BROKEN = HERE / "broken_plugins" / "pretexts.py"
@@ -34,9 +34,9 @@ class Plugin:
     fault: str = ""
 
 
-def numbers() -> CheckList:
+def numbers() -> Group:
     """Checks that need each other: made -> small -> even; `shiny` is a capability; `told` is never asked."""
-    checks = CheckList("toy", st.integers(0, 50))
+    checks = Group()
 
     @checks.check("first", why="w", mend="m", core=True)
     def made(plugin: Plugin) -> None:
@@ -65,8 +65,12 @@ def numbers() -> CheckList:
     return checks
 
 
+def listed(checks: Group) -> CheckList:
+    return CheckList("toy", st.integers(0, 50), [checks])
+
+
 def held(plugin: Plugin, **options: Any) -> Conformance:
-    return Conformance("plug", numbers(), plugin, **options)
+    return Conformance("plug", listed(numbers()), plugin, **options)
 
 
 def status(suite: Conformance) -> dict[str, str]:
@@ -104,7 +108,7 @@ def test_a_skipped_prerequisite_blocks_nothing():
     def after(plugin: Plugin) -> None:
         """It goes on."""
 
-    assert Conformance("plug", checks, Plugin()).outcome("after").status == "passed"
+    assert Conformance("plug", listed(checks), Plugin()).outcome("after").status == "passed"
 
 
 def test_a_lacking_capability_is_skipped_and_its_reason_is_printed():
@@ -133,14 +137,14 @@ def test_what_needs_an_xfailed_check_is_blocked():
 
 def test_each_check_runs_once():
     calls: list[int] = []
-    checks = CheckList("toy", st.integers())
+    checks = Group()
 
     @checks.check("first", why="w", mend="m")
     def counted(plugin: Plugin) -> None:
         """It is counted."""
         calls.append(1)
 
-    suite = Conformance("plug", checks, Plugin())
+    suite = Conformance("plug", listed(checks), Plugin())
     for _ in range(3):
         suite.report()
     for check in suite:
@@ -151,7 +155,7 @@ def test_each_check_runs_once():
 @pytest.mark.parametrize(("most", "status"), [(-1, "skipped"), (0, "passed"), (50, "passed")])
 def test_examples_that_prove_nothing_are_skipped_where_all_of_them_do(most, status):
     """`most`: the largest number that proves something; Hypothesis always draws 0."""
-    checks = CheckList("toy", st.integers(0, 50))
+    checks = Group()
 
     @checks.check("first", why="w", mend="m")
     def seen(plugin: Plugin, number: int) -> None:
@@ -159,26 +163,26 @@ def test_examples_that_prove_nothing_are_skipped_where_all_of_them_do(most, stat
         if number > most:
             raise Unproven("nothing to see")
 
-    outcome = Conformance("plug", checks, Plugin()).outcome("seen")
+    outcome = Conformance("plug", listed(checks), Plugin()).outcome("seen")
     assert (outcome.status, outcome.reason) == (status, "nothing to see" if status == "skipped" else "")
 
 
 def test_a_check_that_shows_something_fails_where_no_example_shows_it():
-    checks = CheckList("toy", st.integers(0, 50))
+    checks = Group()
 
     @checks.check("first", why="w", mend="m", shows=True)
     def seen(plugin: Plugin, number: int) -> None:
         """It is seen."""
         raise Unproven("nothing to see")
 
-    outcome = Conformance("plug", checks, Plugin()).outcome("seen")
+    outcome = Conformance("plug", listed(checks), Plugin()).outcome("seen")
     assert outcome.status == "failed"
     assert "nothing to see, in every example" in outcome.reason
     assert "smallest failing example" not in outcome.reason
 
 
 def test_a_failing_example_counts_though_others_prove_nothing():
-    checks = CheckList("toy", st.integers(0, 50))
+    checks = Group()
 
     @checks.check("first", why="w", mend="m")
     def seen(plugin: Plugin, number: int) -> None:
@@ -187,7 +191,7 @@ def test_a_failing_example_counts_though_others_prove_nothing():
             raise Unproven("too small to see")
         require(number < 30, f"{number} is too large")
 
-    assert "smallest failing example: 30" in Conformance("plug", checks, Plugin()).outcome("seen").reason
+    assert "smallest failing example: 30" in Conformance("plug", listed(checks), Plugin()).outcome("seen").reason
 
 
 def test_what_takes_long_to_import_is_there_before_the_clock_starts():
@@ -206,7 +210,7 @@ def test_what_takes_long_to_import_is_there_before_the_clock_starts():
         def exec_module(self, module):
             pass
 
-    checks = CheckList("toy", st.integers())
+    checks = Group()
 
     @checks.check("first", why="w", mend="m")
     def run(plugin: Any) -> None:
@@ -216,7 +220,7 @@ def test_what_takes_long_to_import_is_there_before_the_clock_starts():
     subject = types.SimpleNamespace(imports=(slow.__name__,))
     sys.meta_path.insert(0, finder := Finder())
     try:
-        assert Conformance("plug", checks, subject).outcome("run").status == "passed"
+        assert Conformance("plug", listed(checks), subject).outcome("run").status == "passed"
     finally:
         sys.meta_path.remove(finder)
         sys.modules.pop(slow.__name__, None)
@@ -260,20 +264,20 @@ def test_a_failure_names_plugin_and_check_says_why_it_matters_and_how_to_mend_it
 
 
 def test_whatever_a_plugin_raises_is_its_failure_and_is_named():
-    checks = CheckList("toy", st.integers())
+    checks = Group()
 
     @checks.check("first", why="w", mend="m")
     def crashes(plugin: Plugin) -> None:
         """It does not crash."""
         raise KeyError("tile")
 
-    assert "KeyError: 'tile'" in Conformance("plug", checks, Plugin()).outcome("crashes").reason
+    assert "KeyError: 'tile'" in Conformance("plug", listed(checks), Plugin()).outcome("crashes").reason
 
 
 @pytest.mark.parametrize("drawn", [False, True])
 @pytest.mark.parametrize("error", [SkipTest("not here"), SystemExit(0), GeneratorExit(), pytest.skip.Exception("no")])
 def test_a_plugin_that_skips_or_exits_has_failed(error, drawn):
-    checks = CheckList("toy", st.integers())
+    checks = Group()
 
     def leaves(plugin: Plugin) -> None:
         """It stays."""
@@ -284,13 +288,13 @@ def test_a_plugin_that_skips_or_exits_has_failed(error, drawn):
         raise error
 
     checks.check("first", why="w", mend="m")(leaves_drawn if drawn else leaves)
-    (outcome,) = Conformance("plug", checks, Plugin()).report().checks
+    (outcome,) = Conformance("plug", listed(checks), Plugin()).report().checks
     assert outcome.status == "failed"
     assert type(error).__name__ in outcome.reason
 
 
 def test_who_presses_ctrl_c_ends_the_run_of_the_checks():
-    checks = CheckList("toy", st.integers())
+    checks = Group()
 
     @checks.check("first", why="w", mend="m")
     def interrupted(plugin: Plugin) -> None:
@@ -298,7 +302,7 @@ def test_who_presses_ctrl_c_ends_the_run_of_the_checks():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Conformance("plug", checks, Plugin()).report()
+        Conformance("plug", listed(checks), Plugin()).report()
 
 
 def test_the_report_counts_what_ran_and_what_did_not():
@@ -322,14 +326,14 @@ def test_outcomes_are_told_as_they_come():
 
 def test_no_more_examples_are_drawn_than_are_asked_for():
     seen: list[int] = []
-    checks = CheckList("toy", st.integers())
+    checks = Group()
 
     @checks.check("first", why="w", mend="m")
     def looked(plugin: Plugin, number: int) -> None:
         """It is looked at."""
         seen.append(number)
 
-    Conformance("plug", checks, Plugin(), examples=7).report()
+    Conformance("plug", listed(checks), Plugin(), examples=7).report()
     assert 1 <= len(seen) <= 7
 
 

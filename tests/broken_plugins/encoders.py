@@ -10,20 +10,10 @@ import torch
 from attrs import frozen
 from torch import nn
 
+from broken_plugins import Broken
 from mtlcore import Encoder, Features, MtlError
 
-BROKEN: dict[str, type[Encoder]] = {}
-
-
-def fails(check):
-    """Enter a class as the one that fails this check."""
-
-    def enter(cls):
-        assert check not in BROKEN, check
-        BROKEN[check] = cls
-        return cls
-
-    return enter
+BROKEN = Broken()
 
 
 class Net(nn.Module):
@@ -53,7 +43,7 @@ class Right(Encoder):
         return Net(size)
 
 
-@fails("builds_for_some_size")
+@BROKEN.fails("builds_for_some_size")
 @frozen
 class RefusesWithAValueError(Right):
     """It says no in the wrong way."""
@@ -64,7 +54,7 @@ class RefusesWithAValueError(Right):
         return Net(size)
 
 
-@fails("builds_for_each_size")
+@BROKEN.fails("builds_for_each_size")
 @frozen
 class NotFor64(Right):
     """It refuses 64 pixels, and does not say so beforehand."""
@@ -75,7 +65,7 @@ class NotFor64(Right):
         return Net(size)
 
 
-@fails("normalises_pictures_between_0_and_1")
+@BROKEN.fails("normalises_pictures_between_0_and_1")
 @frozen
 class MeanOf255(Right):
     """Its mean is on the scale of bytes."""
@@ -83,7 +73,7 @@ class MeanOf255(Right):
     mean = (127.0, 127.0, 127.0)
 
 
-@fails("builds_without_a_network")
+@BROKEN.fails("builds_without_a_network")
 @frozen
 class AsksTheNetwork(Right):
     """It calls home."""
@@ -94,7 +84,7 @@ class AsksTheNetwork(Right):
         return Net(size)
 
 
-@fails("features_have_their_shapes")
+@BROKEN.fails("features_have_their_shapes")
 @frozen
 class CoarseFirst(Right):
     """Its maps are in the wrong order."""
@@ -108,7 +98,7 @@ class CoarseFirstNet(Net):
         return super().give(fine, coarse)._replace(maps=(coarse, fine))
 
 
-@fails("leaves_images_to_the_core")
+@BROKEN.fails("leaves_images_to_the_core")
 @frozen
 class SetsImages(Right):
     """It fills the field that is the core's."""
@@ -122,7 +112,7 @@ class SetsImagesNet(Net):
         return super().give(fine, coarse)._replace(images=fine)
 
 
-@fails("trains_with_the_shapes_of_evaluation")
+@BROKEN.fails("trains_with_the_shapes_of_evaluation")
 @frozen
 class OneMapInTraining(Right):
     """In train mode a map is missing."""
@@ -137,7 +127,7 @@ class OneMapInTrainingNet(Net):
         return found._replace(maps=(coarse,)) if self.training else found
 
 
-@fails("features_are_finite")
+@BROKEN.fails("features_are_finite")
 @frozen
 class DividesBySpread(Right):
     """A picture of one colour has no spread to divide by."""
@@ -151,7 +141,7 @@ class DividesBySpreadNet(Net):
         return super().forward(x / x.std((1, 2, 3), keepdim=True))
 
 
-@fails("reads_views_of_other_sizes")
+@BROKEN.fails("reads_views_of_other_sizes")
 @frozen
 class OneSize(Right):
     """It reads the size that it was built for, and no other."""
@@ -167,7 +157,7 @@ class OneSizeNet(Net):
         return super().forward(x)
 
 
-@fails("reads_channels_last")
+@BROKEN.fails("reads_channels_last")
 @frozen
 class ViewsItsInput(Right):
     """It asks for a memory layout that nobody promised."""
@@ -181,7 +171,7 @@ class ViewsItsInputNet(Net):
         return super().forward(x.view(len(x), -1).view(x.shape))
 
 
-@fails("evaluation_repeats_itself")
+@BROKEN.fails("evaluation_repeats_itself")
 @frozen
 class NoiseInEvaluation(Right):
     """It adds noise whatever the mode."""
@@ -199,7 +189,7 @@ class NoiseInEvaluationNet(Net):
         return super().give(fine, coarse + torch.rand(coarse.shape, generator=self.generator))
 
 
-@fails("a_row_depends_on_itself_alone")
+@BROKEN.fails("a_row_depends_on_itself_alone")
 @frozen
 class CentresTheBatch(Right):
     """It takes the batch's mean away, in eval mode too."""
@@ -213,7 +203,7 @@ class CentresTheBatchNet(Net):
         return super().give(fine, coarse - 0.5 * coarse.mean(0, keepdim=True))
 
 
-@fails("all_gradient_passes_shared")
+@BROKEN.fails("all_gradient_passes_shared")
 @frozen
 class GoesAroundShared(Right):
     """A part of pooled comes from the fine map."""
@@ -228,7 +218,7 @@ class GoesAroundSharedNet(Net):
         return found._replace(pooled=found.pooled + fine.mean((1, 2, 3))[:, None])
 
 
-@fails("every_parameter_learns")
+@BROKEN.fails("every_parameter_learns")
 @frozen
 class KeepsItsClassifier(Right):
     """It has a layer that nobody reads."""
@@ -243,7 +233,7 @@ class KeepsItsClassifierNet(Net):
         self.classifier = nn.Linear(16, 1000)
 
 
-@fails("same_seed_same_weights")
+@BROKEN.fails("same_seed_same_weights")
 @frozen
 class SeedsItself(Right):
     """Its weights come from a generator of its own."""
@@ -255,7 +245,7 @@ class SeedsItself(Right):
         return net
 
 
-@fails("leaves_other_generators_alone")
+@BROKEN.fails("leaves_other_generators_alone")
 @frozen
 class DrawsWithNumpy(Right):
     """It draws from numpy's global generator."""
@@ -265,7 +255,7 @@ class DrawsWithNumpy(Right):
         return Net(size)
 
 
-@fails("state_comes_back")
+@BROKEN.fails("state_comes_back")
 @frozen
 class ForgetsItsScale(Right):
     """A tensor is a plain attribute."""
@@ -283,7 +273,7 @@ class ForgetsItsScaleNet(Net):
         return super().give(fine, coarse * self.scale)
 
 
-@fails("bf16_agrees")
+@BROKEN.fails("bf16_agrees")
 @frozen
 class LosesDigits(Right):
     """A large number is added and taken away again."""
@@ -297,7 +287,7 @@ class LosesDigitsNet(Net):
         return super().give(fine, (coarse + 100) - 100)
 
 
-@fails("traces_as_one_graph")
+@BROKEN.fails("traces_as_one_graph")
 @frozen
 class BranchesOnValues(Right):
     """Python looks at a value."""

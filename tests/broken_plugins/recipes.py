@@ -5,21 +5,11 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
+from broken_plugins import Broken
 from mtlcore import AugmentRecipe, Geometry, View
 from mtlcore.geometry import similarity, warp
 
-BROKEN: dict[str, type[AugmentRecipe]] = {}
-
-
-def fails(check):
-    """Enter a class as the one that fails this check."""
-
-    def enter(cls):
-        assert check not in BROKEN, check
-        BROKEN[check] = cls
-        return cls
-
-    return enter
+BROKEN = Broken()
 
 
 @frozen
@@ -46,7 +36,7 @@ class Right(AugmentRecipe):
         return images * (0.8 + 0.2 * rng.rand(len(images), 1, 1, 1))
 
 
-@fails("view_has_its_shape")
+@BROKEN.fails("view_has_its_shape")
 @frozen
 class IgnoresSize(Right):
     """It gives the size of the raw picture."""
@@ -55,7 +45,7 @@ class IgnoresSize(Right):
         return super().view(images, tuple(images.shape[-2:]), rng)
 
 
-@fails("view_stays_between_0_and_1")
+@BROKEN.fails("view_stays_between_0_and_1")
 @frozen
 class LeavesTheRange(Right):
     """More contrast than there is room for."""
@@ -64,7 +54,7 @@ class LeavesTheRange(Right):
         return 2 * images - 0.5
 
 
-@fails("takes_a_single_row")
+@BROKEN.fails("takes_a_single_row")
 @frozen
 class Squeezes(Right):
     """A batch of one loses its first dimension."""
@@ -73,7 +63,7 @@ class Squeezes(Right):
         return images.squeeze()
 
 
-@fails("takes_pictures_that_are_not_square")
+@BROKEN.fails("takes_pictures_that_are_not_square")
 @frozen
 class Squares(Right):
     """It takes the height for the width."""
@@ -82,7 +72,7 @@ class Squares(Right):
         return super().view(images, (size[0], size[0]), rng)
 
 
-@fails("leaves_what_it_reads_alone")
+@BROKEN.fails("leaves_what_it_reads_alone")
 @frozen
 class DarkensInPlace(Right):
     """It paints on what others read."""
@@ -91,7 +81,7 @@ class DarkensInPlace(Right):
         return images.mul_(0.8 + 0.2 * rng.rand(len(images), 1, 1, 1))
 
 
-@fails("leaves_global_generators_alone")
+@BROKEN.fails("leaves_global_generators_alone")
 @frozen
 class DrawsGlobally(Right):
     """A draw, though of no use, from torch's global generator."""
@@ -101,7 +91,7 @@ class DrawsGlobally(Right):
         return images * contrast
 
 
-@fails("same_draws_same_view")
+@BROKEN.fails("same_draws_same_view")
 @frozen
 class SeedsItself(Right):
     """It has a generator of its own."""
@@ -112,7 +102,7 @@ class SeedsItself(Right):
         return images * (0.9 + 0.1 * torch.rand(1, generator=generator))
 
 
-@fails("reads_channels_last")
+@BROKEN.fails("reads_channels_last")
 @frozen
 class ViewsItsInput(Right):
     """It asks for a memory layout that nobody promised."""
@@ -121,7 +111,7 @@ class ViewsItsInput(Right):
         return super().view(images.view(len(images), -1).view(images.shape), size, rng)
 
 
-@fails("other_draws_other_view")
+@BROKEN.fails("other_draws_other_view")
 @frozen
 class DrawsNothing(Right):
     """The same view each time, and no word of it."""
@@ -131,7 +121,7 @@ class DrawsNothing(Right):
         return View(geometry.warp(images.float() / 255, "bilinear"), geometry)
 
 
-@fails("a_row_of_the_view_depends_on_itself_alone")
+@BROKEN.fails("a_row_of_the_view_depends_on_itself_alone")
 @frozen
 class BlendsTheBatch(Right):
     """All pictures are drawn towards the mean of the batch."""
@@ -140,7 +130,7 @@ class BlendsTheBatch(Right):
         return 0.6 * images + 0.4 * images.mean()
 
 
-@fails("class_maps_keep_their_classes")
+@BROKEN.fails("class_maps_keep_their_classes")
 @frozen
 class InterpolatesClasses(Right):
     """Its geometry does not listen to the mode."""
@@ -150,7 +140,7 @@ class InterpolatesClasses(Right):
         return Geometry(matrix, (lambda maps, mode: warp(matrix, size, maps, "bilinear"),))
 
 
-@fails("matrix_and_warp_agree")
+@BROKEN.fails("matrix_and_warp_agree")
 @frozen
 class OtherMatrix(Right):
     """The matrix is three pixels from where the pixels went."""
@@ -161,7 +151,7 @@ class OtherMatrix(Right):
         return Geometry(shift @ found.matrix, found.steps)
 
 
-@fails("pixels_lie_where_the_geometry_says")
+@BROKEN.fails("pixels_lie_where_the_geometry_says")
 @frozen
 class MirrorsUntold(Right):
     """A mirror that the geometry knows nothing of."""
@@ -170,7 +160,7 @@ class MirrorsUntold(Right):
         return images.flip(-1) * contrast
 
 
-@fails("finish_keeps_shape_and_range")
+@BROKEN.fails("finish_keeps_shape_and_range")
 @frozen
 class FinishesTooBright(Right):
     """The last touch leaves the range."""
@@ -179,7 +169,7 @@ class FinishesTooBright(Right):
         return images * 1.5
 
 
-@fails("finish_keeps_pixels_in_place")
+@BROKEN.fails("finish_keeps_pixels_in_place")
 @frozen
 class FinishesWithAMirror(Right):
     """Pixels move after the labels did."""
@@ -188,7 +178,7 @@ class FinishesWithAMirror(Right):
         return images.flip(-1)
 
 
-@fails("a_finished_row_depends_on_itself_alone")
+@BROKEN.fails("a_finished_row_depends_on_itself_alone")
 @frozen
 class FinishesTowardsTheMean(Right):
     """All pictures are drawn towards the mean of the batch."""

@@ -13,21 +13,11 @@ import numpy as np
 from attrs import frozen
 from PIL import Image
 
+from broken_plugins import Broken
 from mtlcore import DataSource, Index, MtlError, read_image
 
-BROKEN: dict[str, type[DataSource]] = {}
+BROKEN = Broken()
 CALLS, KEPT = count(), {}
-
-
-def fails(check):
-    """Enter a class as the one that fails this check."""
-
-    def enter(cls):
-        assert check not in BROKEN, check
-        BROKEN[check] = cls
-        return cls
-
-    return enter
 
 
 def written(root: Path) -> Path:
@@ -69,7 +59,7 @@ class Right(DataSource):
         return read_image(key, self.root)
 
 
-@fails("index_holds_rows")
+@BROKEN.fails("index_holds_rows")
 @frozen
 class FindsNothing(Right):
     """It looks for other files."""
@@ -78,7 +68,7 @@ class FindsNothing(Right):
         return []
 
 
-@fails("keys_are_unique_names")
+@BROKEN.fails("keys_are_unique_names")
 @frozen
 class NamesTwice(Right):
     """Two rows of one key."""
@@ -87,7 +77,7 @@ class NamesTwice(Right):
         return [super().names()[0], *super().names()]
 
 
-@fails("columns_are_of_one_length")
+@BROKEN.fails("columns_are_of_one_length")
 @frozen
 class LosesOne(Right):
     """An annotation that is too short."""
@@ -96,7 +86,7 @@ class LosesOne(Right):
         return Index(keys, {"kind": kinds[1:]})
 
 
-@fails("annotations_are_names_or_numbers")
+@BROKEN.fails("annotations_are_names_or_numbers")
 @frozen
 class CountsClasses(Right):
     """Categories as whole numbers."""
@@ -105,7 +95,7 @@ class CountsClasses(Right):
         return Index(keys, {"kind": (kinds == "a").astype(int)})
 
 
-@fails("split_group_and_attributes_are_names")
+@BROKEN.fails("split_group_and_attributes_are_names")
 @frozen
 class NumbersGroups(Right):
     """Groups as whole numbers."""
@@ -114,7 +104,7 @@ class NumbersGroups(Right):
         return Index(keys, {"kind": kinds}, group=(kinds == "a").astype(int))
 
 
-@fails("index_repeats_itself")
+@BROKEN.fails("index_repeats_itself")
 @frozen
 class TurnsAround(Right):
     """Another order each time."""
@@ -123,7 +113,7 @@ class TurnsAround(Right):
         return list(np.roll(super().names(), next(CALLS)))
 
 
-@fails("a_missing_root_is_named")
+@BROKEN.fails("a_missing_root_is_named")
 @frozen
 class TakesAnyRoot(Right):
     """A folder that is not there holds no files."""
@@ -132,7 +122,7 @@ class TakesAnyRoot(Right):
         pass
 
 
-@fails("decodes_pictures")
+@BROKEN.fails("decodes_pictures")
 @frozen
 class DecodesGrey(Right):
     """It decodes one channel alone."""
@@ -141,7 +131,7 @@ class DecodesGrey(Right):
         return read_image(key, self.root)[:, :, 0]
 
 
-@fails("rows_decode_in_any_order")
+@BROKEN.fails("rows_decode_in_any_order")
 @frozen
 class ReadsOn(Right):
     """What it gives hangs on how often it was asked."""
@@ -150,7 +140,7 @@ class ReadsOn(Right):
         return read_image(key, self.root) + np.uint8(next(CALLS) % 3)
 
 
-@fails("pictures_are_the_callers_own")
+@BROKEN.fails("pictures_are_the_callers_own")
 @frozen
 class KeepsPictures(Right):
     """It hands out its own copy."""
@@ -161,7 +151,7 @@ class KeepsPictures(Right):
         return KEPT[self.root, key]
 
 
-@fails("threads_decode_the_same")
+@BROKEN.fails("threads_decode_the_same")
 @frozen
 class ForOneThread(Right):
     """In another thread it gives black pictures."""
@@ -171,7 +161,7 @@ class ForOneThread(Right):
         return read_image(key, self.root) * np.uint8(alone)
 
 
-@fails("a_copy_decodes_the_same")
+@BROKEN.fails("a_copy_decodes_the_same")
 @frozen
 class OpensInIndex(Right):
     """What `decode` needs is known to the component that was indexed alone."""
@@ -184,7 +174,7 @@ class OpensInIndex(Right):
         return read_image(key, KEPT[id(self)].root)
 
 
-@fails("unreadable_pictures_are_told")
+@BROKEN.fails("unreadable_pictures_are_told")
 @frozen
 class OpensByItself(Right):
     """Whatever goes wrong is a traceback."""
@@ -193,7 +183,7 @@ class OpensByItself(Right):
         return np.array(Image.open(self.root / key).convert("RGB"))
 
 
-@fails("writes_nothing_beside_the_data")
+@BROKEN.fails("writes_nothing_beside_the_data")
 @frozen
 class WritesACache(Right):
     """A file more, beside the pictures."""
@@ -203,7 +193,7 @@ class WritesACache(Right):
         return read_image(key, self.root)
 
 
-@fails("leaves_global_generators_alone")
+@BROKEN.fails("leaves_global_generators_alone")
 @frozen
 class SeedsNumpy(Right):
     """It seeds numpy's global generator."""

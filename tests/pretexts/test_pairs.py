@@ -109,10 +109,8 @@ def test_gradient_reaches_the_encoder_and_every_own_weight(name):
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    out = tmp_path_factory.mktemp("ranks") / "found.pt"
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(pair_toys.on_rank, out)
-    return torch.load(out, weights_only=True)
+def two_ranks(on_two_ranks):
+    return on_two_ranks(pair_toys.on_rank)
 
 
 @pytest.mark.parametrize(("name", "by"), pair_toys.CASES)

@@ -13,10 +13,6 @@ from question_toys import (
     alike,
     asked,
     built,
-    by_default_on_48_pixels,
-    compiled_equals_eager,
-    holds_the_contract,
-    in_bf16,
     learned,
     setting,
     shown,
@@ -141,24 +137,10 @@ def test_accuracy_counts_the_right_places():
     assert float(metric.compute()) == 0.75
 
 
-@pytest.mark.parametrize("task", [RelativePosition(), RelativePosition(colours="project", enlarge=False)])
-def test_it_holds_the_contract(task):
-    holds_the_contract(task)
-
-
 def test_it_learns():
     losses = learned(RelativePosition(enlarge=False, colours="keep"), steps=80, n=32, lr=1e-2)
     assert losses[0] == pytest.approx(math.log(8), abs=0.4)
     assert sum(losses[-5:]) / 5 < 0.7
-
-
-@pytest.mark.parametrize("task", [RelativePosition(), RelativePosition(enlarge=False)])
-def test_it_trains_on_48_pixels_and_in_bf16(task):
-    assert all(math.isfinite(x) for x in [*by_default_on_48_pixels(task), in_bf16(task)])
-
-
-def test_head_and_loss_are_one_graph():
-    compiled_equals_eager(RelativePosition())
 
 
 def test_the_preview_shows_the_middle_patch_and_lights_the_answered_place():

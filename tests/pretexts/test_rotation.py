@@ -16,10 +16,6 @@ from question_toys import (
     alike,
     asked,
     built,
-    by_default_on_48_pixels,
-    compiled_equals_eager,
-    holds_the_contract,
-    in_bf16,
     learned,
     ramp,
     shown,
@@ -115,22 +111,10 @@ def test_accuracy_counts_the_right_turns():
     assert float(metric.compute()) == 0.75
 
 
-def test_it_holds_the_contract():
-    holds_the_contract(Rotation())
-
-
 def test_it_learns():
     losses = learned(Rotation())
     assert losses[0] == pytest.approx(math.log(4), abs=0.5)
     assert sum(losses[-5:]) / 5 < 0.3
-
-
-def test_it_trains_on_48_pixels_and_in_bf16():
-    assert all(math.isfinite(x) for x in [*by_default_on_48_pixels(Rotation()), in_bf16(Rotation())])
-
-
-def test_head_and_loss_are_one_graph():
-    compiled_equals_eager(Rotation())
 
 
 def test_the_preview_shows_the_right_answer_upright():

@@ -42,10 +42,8 @@ tensorboard = false
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    out = tmp_path_factory.mktemp("ranks") / "found.pt"
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(rank_worker.run, out)
-    return torch.load(out, weights_only=True)
+def two_ranks(on_two_ranks):
+    return on_two_ranks(rank_worker.run)
 
 
 @pytest.mark.parametrize("name", rank_worker.CASES)

@@ -9,11 +9,9 @@ from lightning_fabric import Fabric
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
+def two_ranks(on_two_ranks):
     """All strategies in one launch."""
-    out = tmp_path_factory.mktemp("ranks") / "found.pt"
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(weighting_worker.run, out)
-    return torch.load(out, weights_only=True)
+    return on_two_ranks(weighting_worker.run)
 
 
 @pytest.mark.parametrize("name", weighting_worker.CASES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from rich.console import Console
@@ -19,12 +18,6 @@ def say(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """Indented JSON on stdout; what is no finite number becomes null, since JSON knows none."""
-    print(json.dumps(_finite(value), indent=2))
+    from ..runs import finite
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(value), indent=2))

@@ -1,4 +1,4 @@
-"""Checks of how a pretext's head answers and judges: the head itself, its loss, rows and batches, metrics, precision."""
+"""Checks of how a pretext's head answers and judges: the head itself, its loss, and what precision does to it."""
 
 from __future__ import annotations
 
@@ -13,33 +13,27 @@ from torch.utils._pytree import tree_map
 
 from ..contracts import Head, PretextTask, Target
 from .generators import seeded
-from .kit import Group, Skip, Unproven, require
+from .kit import Group, Skip, require
 from .pretext_bench import (
     LABEL,
     Asked,
     PretextSubject,
     bench_host,
-    cut,
     floats,
-    pictures,
-    raw,
     require_finite,
     same,
     tensors,
 )
 from .pretext_views import TWICE
-from .subject import Drawn, patterns
+from .subject import Drawn
 
 HEAD, LOSS, STEADY = "head_keeps_no_shared_network", "loss_has_one_value_a_row", "loss_is_the_same_twice"
-OWN_VIEW, OWN_LOSS = "a_row_asks_for_itself", "a_row_is_judged_by_itself"
 ROUNDING = 1e-4
 EXTREME = 1e4
 BF16 = 0.05  # relative, and absolute: what eight bits of mantissa do to a loss
 MOST_ROWS = 0.75  # of them must be so close: a threshold may tip over in a few
-BEST = 1e-3
 BATCHES, MANY = 4, 8  # and their rows: targets of a few classes may be alike in one
 SURE = 20.0  # a logit so much above the others is an answer without doubt
-COARSE = 16  # rows in which a coarse metric must tell other rows' answers from the right ones
 SIDES, ROWS = (32, 96), 4  # pixels, pictures
 GROWTH, SLACK = 2.0, 1e-3  # a sum over one axis alone would make it three times as large
 
@@ -141,7 +135,7 @@ def loss_hangs_on_the_target(subject: PretextSubject) -> None:
         asked = subject.ask(drawn := Drawn(MANY, 32, seed))
         if not tensors(asked.target):
             raise Skip("its views are its target")
-        wrong = _of_other_rows(subject.component, asked.target, MANY)
+        wrong = of_other_rows(subject.component, asked.target, MANY)
         right, other = _noisy_losses(subject, drawn, asked, [asked.target, wrong])
         varied = varied | _differing_rows(asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY)
         differed = differed | _differing_rows(asked.target, wrong, MANY)
@@ -176,13 +170,13 @@ def truth_loses_least(subject: PretextSubject, drawn: Drawn) -> None:
     """`ideal(target)`, or of a K-way question its one-hot logits, loses less by its own target than by another row's."""
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     ideal = ideal_answer(subject, asked)
-    wrong = _of_other_rows(subject.component, asked.target, drawn.rows)
+    wrong = of_other_rows(subject.component, asked.target, drawn.rows)
     right, other = (subject.judge(model, ideal, t) for t in (asked.target, wrong))
     differs = _differing_rows(asked.target, wrong, drawn.rows)
     if right.ndim == 0:
         differs = differs.any()
     held = torch.where(differs, right < other, True)
-    require(bool(held.all()), f"the truth loses {_numbers(right)}, a wrong answer {_numbers(other)}")
+    require(bool(held.all()), f"the truth loses {numbers(right)}, a wrong answer {numbers(other)}")
 
 
 @LOSS_CHECKS.check(
@@ -205,135 +199,8 @@ def equal_logits_lose_log_choices(subject: PretextSubject, drawn: Drawn) -> None
         with torch.no_grad():
             loss = subject.judge(model, zeros, asked.target)
         off = float((loss - expected).abs().max())
-        said = f"in {'train' if mode else 'eval'} mode they lose {_numbers(loss)}; log({choices}) is {expected:.4f}"
+        said = f"in {'train' if mode else 'eval'} mode they lose {numbers(loss)}; log({choices}) is {expected:.4f}"
         require(off < ROUNDING * max(1, expected), said)
-
-
-BATCH_CHECKS = Group()
-
-
-@BATCH_CHECKS.check(
-    "batch",
-    why="a row's questions would depend on who else is in the batch: arms with other batches can't be paired.",
-    mend="let row i of each view and target depend on row i of the pictures and on the draws alone.",
-    needs=TWICE,
-    capability="independent_rows",
-)
-def a_row_asks_for_itself(subject: PretextSubject, drawn: Drawn) -> None:
-    """Another picture in the last row leaves the views and targets of the others as they are."""
-    one, two = _with_another_last_row(subject, drawn)
-    require(same(*(cut(pictures(a), slice(-1)) for a in (one, two))), "views of other rows have changed")
-    require(same(*(cut(a.target, slice(-1)) for a in (one, two))), "targets of other rows have changed")
-
-
-@BATCH_CHECKS.check(
-    "batch",
-    why="the core masks rows and adds them up over micro-batches and ranks: that holds for independent rows alone.",
-    mend="no means or norms over the batch in forward or loss; `coupled = True` where samples must be judged together.",
-    needs=(OWN_VIEW, STEADY),
-)
-def a_row_is_judged_by_itself(subject: PretextSubject, drawn: Drawn) -> None:
-    """Another picture in the last row leaves the losses of the others as they are (eval mode)."""
-    _skip_coupled(subject)
-    model = subject.model(drawn.size)
-    with torch.no_grad():
-        one, two = (subject.loss(model, a)[:-1] for a in _with_another_last_row(subject, drawn))
-    require(_near(one, two), f"losses of other rows go from {_numbers(one)} to {_numbers(two)}")
-
-
-@BATCH_CHECKS.check(
-    "batch",
-    why="runs with another batch size, more ranks or micro-batches would optimise another loss.",
-    mend="do not scale by len(output); return each row's own loss.",
-    needs=(LOSS, OWN_LOSS),
-)
-def batch_loss_is_its_rows_own(subject: PretextSubject, drawn: Drawn) -> None:
-    """Judged one by one, the rows of an answer lose what they lose together."""
-    _skip_coupled(subject)
-    asked, model = subject.ask(drawn), subject.model(drawn.size)
-    with torch.no_grad():
-        output = subject.answer(model, asked)
-        together = subject.judge(model, output, asked.target)
-        parts = [slice(i, i + 1) for i in range(drawn.rows)]
-        alone = torch.cat([subject.judge(model, cut(output, p), cut(asked.target, p)) for p in parts])
-    require(_near(together, alone), f"together {_numbers(together)}, one by one {_numbers(alone)}")
-
-
-@BATCH_CHECKS.check(
-    "batch",
-    why="the last micro-batch, or a rank, may hold one row.",
-    mend="keep the batch dimension (no bare squeeze()), and no BatchNorm1d; or declare it: lacks = {'single_row': why}.",
-    needs=STEADY,
-    capability="single_row",
-)
-def one_row_is_enough(subject: PretextSubject, drawn: Drawn) -> None:
-    """A batch of one picture has a finite loss, in eval and in train mode."""
-    model = subject.fresh(drawn.size).eval()
-    asked = subject.ask(evolve(drawn, rows=1))
-    for mode in (False, True):
-        model.heads[LABEL].train(mode)
-        with torch.no_grad():
-            loss = subject.loss(model, asked)
-        expected = () if subject.built.coupled else (1,)
-        require(tuple(loss.shape) == expected, f"the loss of one row has the shape {tuple(loss.shape)}")
-        require_finite(loss, f"the loss of one row in {'train' if mode else 'eval'} mode")
-
-
-METRICS_CHECKS = Group()
-
-
-@METRICS_CHECKS.check(
-    "metrics",
-    why="a metric whose best can't be reached, or that grows as answers worsen, picks the wrong checkpoint.",
-    mend="set higher_is_better, and the best as torchmetrics does: plot_upper_bound = 1.0 (plot_lower_bound = 0.0 of an error)"
-    " on the metric's class; compare what update() reads with `ideal`: is an axis or the argmax wrong?",
-    needs="truth_loses_least",
-    shows=True,
-)
-def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> None:
-    """`ideal(target)` reaches each metric's declared bound; where none is declared, other rows' answers never beat it."""
-    drawn = evolve(drawn, rows=COARSE)  # of few rows, a coarse metric may find other rows' answers as right
-    asked = subject.ask(drawn)
-    if not subject.component.metrics():
-        raise Skip("it has no metrics")
-    ideal = ideal_answer(subject, asked)
-    wrong = _of_other_rows(subject.component, asked.target, COARSE)
-    for name, metric in subject.component.metrics().items():
-        higher = metric.higher_is_better
-        require(higher is not None, f"{name} does not say whether higher_is_better")
-        best = getattr(metric, "plot_upper_bound" if higher else "plot_lower_bound", None)
-        found = _measured(metric, [(ideal, asked.target)])
-        if best is not None:
-            require(abs(found - best) < BEST, f"{name} of the perfect answer is {found:.4g}; its best is {best:g}")
-            continue
-        other = _measured(subject.component.metrics()[name], [(ideal, wrong)])
-        require(found >= other if higher else found <= other, f"{name}: right {found:.4g}, wrong {other:.4g}")
-        if found == other:
-            raise Unproven(f"{name} is {found:.4g} of right answers and of other rows'")
-
-
-@METRICS_CHECKS.check(
-    "metrics",
-    why="evaluation would depend on the batch size: two runs can't be compared.",
-    mend="keep sums and counts as states (add_state(..., 'sum')), divide in compute().",
-    needs=STEADY,
-)
-def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> None:
-    """Each metric is the same for one batch and for any split of it."""
-    if not subject.component.metrics():
-        raise Skip("it has no metrics")
-    asked, model = subject.ask(drawn), subject.model(drawn.size)
-    with torch.no_grad():
-        output = subject.answer(model, asked)
-    first, rest = slice(1), slice(1, None)
-    pairs = [(cut(output, p), cut(asked.target, p)) for p in (first, rest)]
-    for name, metric in subject.component.metrics().items():
-        whole, split = (
-            _measured(m, updates)
-            for m, updates in ((metric, [(output, asked.target)]), (subject.component.metrics()[name], pairs))
-        )
-        held = abs(whole - split) <= BEST * max(1, abs(whole)) or (math.isnan(whole) and math.isnan(split))
-        require(held, f"{name} is {whole:.6g} in one batch and {split:.6g} in two")
 
 
 NUMERICS_CHECKS = Group()
@@ -353,7 +220,7 @@ def bf16_is_close_to_fp32(subject: PretextSubject, drawn: Drawn) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rough = subject.loss(model, asked)
     close = (rough - exact).abs() <= BF16 + BF16 * exact.abs()
-    require(float(close.float().mean()) >= MOST_ROWS, f"fp32 {_numbers(exact)}, bf16 {_numbers(rough)}")
+    require(float(close.float().mean()) >= MOST_ROWS, f"fp32 {numbers(exact)}, bf16 {numbers(rough)}")
 
 
 @NUMERICS_CHECKS.check(
@@ -419,7 +286,7 @@ def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -
     raise Skip("its head knows no `ideal` answer")
 
 
-def _of_other_rows(task: PretextTask, target: Target, rows: int) -> Target:
+def of_other_rows(task: PretextTask, target: Target, rows: int) -> Target:
     return task.permute(target, torch.arange(rows).roll(1))
 
 
@@ -429,27 +296,9 @@ def _differing_rows(a: Any, b: Any, rows: int) -> Tensor:
     return torch.stack([(x != y).reshape(rows, -1).any(1) for x, y in pairs]).any(0)
 
 
-def _with_another_last_row(subject: PretextSubject, drawn: Drawn) -> tuple[Asked, Asked]:
-    images = raw(drawn)
-    other = images.clone()
-    other[-1:] = patterns(1, images.shape[-1], drawn.seed + 1)
-    return subject.ask(drawn, images=images), subject.ask(drawn, images=other)
-
-
-def _skip_coupled(subject: PretextSubject) -> None:
-    if subject.built.coupled:
-        raise Skip("its head is coupled: samples are judged together")
-
-
-def _measured(metric: Any, updates: list[tuple[Any, Target]]) -> float:
-    for output, target in updates:
-        metric.update(output, target)
-    return float(metric.compute())
-
-
-def _near(a: Tensor, b: Tensor) -> bool:
+def near(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=ROUNDING, atol=ROUNDING)
 
 
-def _numbers(x: Tensor) -> str:
+def numbers(x: Tensor) -> str:
     return ", ".join(f"{v:.4g}" for v in x.detach().flatten().tolist())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .common import COMMON
 from .kit import CheckList
+from .pretext_batch import BATCH_CHECKS
 from .pretext_bench import PretextSubject
 from .pretext_build import BUILD_CHECKS
 from .pretext_draws import TRAINING_DRAWS_CHECKS
-from .pretext_loss import BATCH_CHECKS, HEAD_CHECKS, LOSS_CHECKS, METRICS_CHECKS, NUMERICS_CHECKS
+from .pretext_loss import HEAD_CHECKS, LOSS_CHECKS, NUMERICS_CHECKS
+from .pretext_metrics import METRICS_CHECKS
 from .pretext_rows import ROWS_CHECKS
 from .pretext_speed import SPEED_CHECKS
 from .pretext_training import ANSWERS_CHECKS, GRADIENTS_CHECKS, STATE_CHECKS, TRAINING_CHECKS

@@ -1,0 +1,35 @@
+"""One run of a sweep, and what lies in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+
+from ..experiment import Experiment
+from ..runs import RunFolder
+
+State = Literal["finished", "diverged", "begun", "new"]
+ENDED = ("finished", "diverged")
+
+
+@frozen
+class Planned:
+    """One run of the sweep. setting: what it sets, one override an axis."""
+
+    name: str
+    setting: tuple[str, ...]
+    seed: int
+    experiment: Experiment
+    folder: Path
+    config: Path
+
+    @property
+    def state(self) -> State:
+        """What lies in its folder."""
+        run = RunFolder(self.folder)
+        if not run.config.is_file():
+            return "new"
+        facts = run.facts()
+        return "finished" if facts.get("finished") else "diverged" if facts.get("diverged") else "begun"

@@ -1,0 +1,105 @@
+"""Checks that a row of a batch asks, and is judged, by itself."""
+
+from __future__ import annotations
+
+import torch
+from attrs import evolve
+
+from .kit import Group, Skip, require
+from .pretext_bench import (
+    LABEL,
+    Asked,
+    PretextSubject,
+    cut,
+    pictures,
+    raw,
+    require_finite,
+    same,
+)
+from .pretext_loss import LOSS, STEADY, near, numbers
+from .pretext_views import TWICE
+from .subject import Drawn, patterns
+
+OWN_VIEW, OWN_LOSS = "a_row_asks_for_itself", "a_row_is_judged_by_itself"
+
+
+BATCH_CHECKS = Group()
+
+
+@BATCH_CHECKS.check(
+    "batch",
+    why="a row's questions would depend on who else is in the batch: arms with other batches can't be paired.",
+    mend="let row i of each view and target depend on row i of the pictures and on the draws alone.",
+    needs=TWICE,
+    capability="independent_rows",
+)
+def a_row_asks_for_itself(subject: PretextSubject, drawn: Drawn) -> None:
+    """Another picture in the last row leaves the views and targets of the others as they are."""
+    one, two = _with_another_last_row(subject, drawn)
+    require(same(*(cut(pictures(a), slice(-1)) for a in (one, two))), "views of other rows have changed")
+    require(same(*(cut(a.target, slice(-1)) for a in (one, two))), "targets of other rows have changed")
+
+
+@BATCH_CHECKS.check(
+    "batch",
+    why="the core masks rows and adds them up over micro-batches and ranks: that holds for independent rows alone.",
+    mend="no means or norms over the batch in forward or loss; `coupled = True` where samples must be judged together.",
+    needs=(OWN_VIEW, STEADY),
+)
+def a_row_is_judged_by_itself(subject: PretextSubject, drawn: Drawn) -> None:
+    """Another picture in the last row leaves the losses of the others as they are (eval mode)."""
+    _skip_coupled(subject)
+    model = subject.model(drawn.size)
+    with torch.no_grad():
+        one, two = (subject.loss(model, a)[:-1] for a in _with_another_last_row(subject, drawn))
+    require(near(one, two), f"losses of other rows go from {numbers(one)} to {numbers(two)}")
+
+
+@BATCH_CHECKS.check(
+    "batch",
+    why="runs with another batch size, more ranks or micro-batches would optimise another loss.",
+    mend="do not scale by len(output); return each row's own loss.",
+    needs=(LOSS, OWN_LOSS),
+)
+def batch_loss_is_its_rows_own(subject: PretextSubject, drawn: Drawn) -> None:
+    """Judged one by one, the rows of an answer lose what they lose together."""
+    _skip_coupled(subject)
+    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    with torch.no_grad():
+        output = subject.answer(model, asked)
+        together = subject.judge(model, output, asked.target)
+        parts = [slice(i, i + 1) for i in range(drawn.rows)]
+        alone = torch.cat([subject.judge(model, cut(output, p), cut(asked.target, p)) for p in parts])
+    require(near(together, alone), f"together {numbers(together)}, one by one {numbers(alone)}")
+
+
+@BATCH_CHECKS.check(
+    "batch",
+    why="the last micro-batch, or a rank, may hold one row.",
+    mend="keep the batch dimension (no bare squeeze()), and no BatchNorm1d; or declare it: lacks = {'single_row': why}.",
+    needs=STEADY,
+    capability="single_row",
+)
+def one_row_is_enough(subject: PretextSubject, drawn: Drawn) -> None:
+    """A batch of one picture has a finite loss, in eval and in train mode."""
+    model = subject.fresh(drawn.size).eval()
+    asked = subject.ask(evolve(drawn, rows=1))
+    for mode in (False, True):
+        model.heads[LABEL].train(mode)
+        with torch.no_grad():
+            loss = subject.loss(model, asked)
+        expected = () if subject.built.coupled else (1,)
+        require(tuple(loss.shape) == expected, f"the loss of one row has the shape {tuple(loss.shape)}")
+        require_finite(loss, f"the loss of one row in {'train' if mode else 'eval'} mode")
+
+
+def _with_another_last_row(subject: PretextSubject, drawn: Drawn) -> tuple[Asked, Asked]:
+    images = raw(drawn)
+    other = images.clone()
+    other[-1:] = patterns(1, images.shape[-1], drawn.seed + 1)
+    return subject.ask(drawn, images=images), subject.ask(drawn, images=other)
+
+
+def _skip_coupled(subject: PretextSubject) -> None:
+    if subject.built.coupled:
+        raise Skip("its head is coupled: samples are judged together")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from mtlcore import MtlError
@@ -11,6 +12,8 @@ from mtlcore import MtlError
 from .plan import Plan, Results, Run
 from .protocol import Protocol, load
 from .runs import ROOT, Bench
+
+WAIT_S = 5.0  # for other processes, whose results may name further runs
 
 
 def main(words: list[str]) -> int:
@@ -45,13 +48,22 @@ def _run(asked: argparse.Namespace) -> int:
         return _table(bench, results)
     if asked.dry_run:
         return _dry(bench, asked)
-    while (run := next(iter(_left(bench, asked)), None)) is not None:
-        print(f"{run.name}: {_estimate(protocol, run):.0f} CPU s estimated", flush=True)
-        row = bench.do(run)
-        print(
-            f"{run.name}: {row['cpu_s']:.0f} CPU s, {protocol.metric} {_value(row, protocol)} on validation", flush=True
-        )
+    while left := _left(bench, asked):
+        if not any(_done(bench, run) for run in left):  # all of them are being trained by other processes
+            time.sleep(WAIT_S)
     return _table(bench, results)
+
+
+def _done(bench: Bench, run: Run) -> bool:
+    """Whether this run is finished now; False where another process trains it. Any number of processes may share the work."""
+    with bench.claimed(run) as mine:
+        if mine and bench.row(run) is None:
+            print(f"{run.name}: {_estimate(bench.protocol, run):.0f} CPU s estimated", flush=True)
+            row, metric = bench.do(run), bench.protocol.metric
+            print(
+                f"{run.name}: {row['cpu_s']:.0f} CPU s, {metric} {_value(row, bench.protocol)}, validation", flush=True
+            )
+        return mine
 
 
 def _left(bench: Bench, asked: argparse.Namespace) -> list[Run]:
@@ -74,9 +86,8 @@ def _dry(bench: Bench, asked: argparse.Namespace) -> int:
 
 
 def _estimate(protocol: Protocol, run: Run) -> float:
-    """By the encoder's forwards; a labelled row and an unlabelled one cost the same."""
-    rows = 64 * (run.arm.views + ("unlabelled" in " ".join(run.arm.set)))
-    return run.steps * rows / protocol.forwards_per_cpu_s
+    """By the encoder's forwards; the part on pretexts alone encodes one batch a step."""
+    return run.steps * 64 * run.arm.views / protocol.forwards_per_cpu_s
 
 
 def _value(row: dict[str, dict[str, float]], protocol: Protocol) -> str:

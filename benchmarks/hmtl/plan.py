@@ -25,6 +25,7 @@ class Run:
     steps: int
     set: tuple[str, ...] = ()
     config: str | None = None
+    split: str = "test"
 
     @property
     def key(self) -> tuple[str, str, int, int, int]:
@@ -80,13 +81,17 @@ class Plan:
         arms = list(p.arms.values())
         yield "tune", [run for arm in arms for run in self.tuning(arm)]
         yield "screen", [run for arm in arms for run in self.main(arm, p.screen_seeds)]
-        semi = [arm.fed_by_all() for arm in self.best(self.of_kind("hmtl"), p.semi_best_of)]
+        semi = self.fed_by_all()
         yield "semi", [r for arm in semi for r in (*self.tuning(arm), *self.main(arm, p.screen_seeds))]
-        yield "headline", [run for arm in self.headline() for run in self.main(arm, p.headline_seeds)]
-        yield "close", [run for arm in self.close() for run in self.main(arm, p.close_seeds)]
+        # By seed, so that pairs are complete wherever the runs are stopped.
+        yield (
+            "headline",
+            [run for seed in p.headline_seeds for arm in self.headline() for run in self.main(arm, [seed])],
+        )
         leaders = self.best([*self.of_kind("hmtl"), *semi], 2)
         controls = [a.control(w) for a in leaders for w in ("views_only", "random_target")]
-        yield "controls", [run for arm in controls for run in self.main(arm, p.close_seeds)]
+        yield "controls", [run for seed in p.close_seeds for arm in controls for run in self.main(arm, [seed])]
+        yield "close", [run for arm in self.close() for run in self.main(arm, p.close_seeds)]
         for extra in p.extras:
             yield extra.name, self.extra(extra.name)
 
@@ -117,7 +122,7 @@ class Plan:
         arms = [arm for word in extra.arms for arm in self.role(word)]
         steps = round(self.protocol.steps * extra.factor)
         return [
-            Run(name, arm, trial, seed, steps, extra.set, extra.config)
+            Run(name, arm, trial, seed, steps, extra.set, extra.config, extra.split)
             for arm in arms
             if (trial := self.trial(arm)) is not None
             for seed in extra.seeds
@@ -132,7 +137,7 @@ class Plan:
             raise MtlError(f"there is no arm {first!r}; {nearest(first, self.protocol.arms)}")
         arm = self.protocol.arms[first]
         for word in rest:
-            arm = arm.fed_by_all() if word == "all" else arm.control(word)
+            arm = arm.fed_by_all(self.protocol.unlabelled) if word == "all" else arm.control(word)
         return arm
 
     def of_kind(self, kind: str) -> list[Arm]:
@@ -150,20 +155,21 @@ class Plan:
             return []
         return sorted(arms, key=lambda arm: -(values[arm.name] or 0.0))[:number]
 
-    def semi(self) -> list[Arm]:
-        """Every arm that is fed by unlabelled rows."""
+    def fed_by_all(self) -> list[Arm]:
+        """The best screened arms, fed by rows without labels, too."""
         p = self.protocol
-        return [*self.of_kind("semi"), *(a.fed_by_all() for a in self.best(self.of_kind("hmtl"), p.semi_best_of))]
+        return [arm.fed_by_all(p.unlabelled) for arm in self.best(self.of_kind("hmtl"), p.semi_best_of)]
 
     def role(self, word: str) -> list[Arm]:
-        """An arm by name, or by its part: the best of a group, by the screening."""
-        hmtl = self.of_kind("hmtl")
+        """An arm by name, or by its part: the best of a group, by the screening; none before that is known."""
+        hmtl, semi = self.of_kind("hmtl"), self.fed_by_all()
         groups = {
             "@equal_compute": [self.arm(n) for n in self.protocol.equal_compute],
             "@one_view": [a for a in hmtl if a.views == 1],
             "@labelled": hmtl,
-            "@unlabelled": self.semi(),
-            "@best": [*hmtl, *self.semi()],
+            "@unlabelled": semi,
+            "@best": [*hmtl, *semi] if semi else [],
+            "@rival": self.of_kind("rival"),
         }
         if not word.startswith("@"):
             return [self.arm(word)]
@@ -172,17 +178,19 @@ class Plan:
         return self.best(groups[word], 1)
 
     def headline(self) -> list[Arm]:
-        """SL, SL at equal compute, the best one-view HMTL, the best HMTL of any kind."""
-        roles = ("sl", "@equal_compute", "@one_view", "@best")
-        if not all(self.role(r) for r in roles):
-            return []
-        return list({arm.name: arm for r in roles for arm in self.role(r)}.values())
+        """The arms that get all seeds; none before the screening tells all of them."""
+        return self._named(self.protocol.headline)
 
     def close(self) -> list[Arm]:
-        """Arms within some points of the best on validation."""
+        """Arms within some points of the best on validation, and those that are compared with it whatever they reach."""
         best = self.role("@best")
         if not best:
             return []
         least = (self.screened(best[0]) or 0.0) - self.protocol.close_points / 100
-        everyone = [*self.of_kind("hmtl"), *self.semi(), *self.of_kind("pretrain")]
-        return [arm for arm in everyone if (self.screened(arm) or 0.0) >= least]
+        everyone = [*self.of_kind("hmtl"), *self.fed_by_all(), *self.of_kind("rival")]
+        near = [arm for arm in everyone if (self.screened(arm) or 0.0) >= least]
+        return list({arm.name: arm for arm in (*near, *self._named(self.protocol.compared))}.values())
+
+    def _named(self, words: Iterable[str]) -> list[Arm]:
+        found = [self.role(word) for word in words]
+        return list({arm.name: arm for arms in found for arm in arms}.values()) if all(found) else []

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "protocols"
 
 @frozen
 class Pretraining:
-    """The first part of an arm: the encoder alone, on pretexts; the rest of the arm's steps go on from it. share: of the steps."""
+    """The first part of an arm: its encoder on pretexts alone, without tasks; the rest goes on from it. share: of the steps."""
 
     share: float
     set: tuple[str, ...]
@@ -29,10 +29,10 @@ class Pretraining:
 class Arm:
     """One way to train.
 
-    kind: "sl", "hmtl" (labelled rows only), "semi" (unlabelled rows too), "pretrain". views: encoder forwards of a labelled row in
-    a step. set: what differs from the base configuration, as `mtl train --set` takes it. trials: what is tuned; the one that is
-    better on validation is used. like: take that arm's chosen trial instead. pretext: the label that controls switch off.
-    factor: times the protocol's steps.
+    kind: "sl", "hmtl" (labelled rows only), "semi" (unlabelled rows too), "rival" (whatever else is done with these rows). views:
+    batches of labelled rows' size that are encoded in a step. set: what differs from the base configuration, as `mtl train --set`
+    takes it. trials: what is tuned; the one that is better on validation is used. like: take that arm's chosen trial instead.
+    pretext: the label that controls switch off. factor: times the protocol's steps.
     """
 
     name: str
@@ -45,15 +45,14 @@ class Arm:
     factor: float = 1.0
     pretraining: Pretraining | None = None
 
-    def fed_by_all(self) -> Arm:
-        """The same arm, its pretext fed by images without labels, too."""
-        return evolve(
-            self,
-            name=f"{self.name}+all",
-            kind="semi",
-            views=self.views,
-            set=(*self.set, 'data.fer2013.unlabelled="keep"'),
-        )
+    def fed_by_all(self, unlabelled: tuple[str, ...]) -> Arm:
+        """The same arm, its pretext fed by as many rows without labels in each step: two batches are
+        encoded (three where the pretext compares the clean view with another).
+
+        unlabelled: the settings that keep such rows. A pretext with a view of its own looks at them alone.
+        """
+        alone = () if self.views == 1 else (f'pretext.{self.pretext}.rows="unlabelled"',)
+        return evolve(self, name=f"{self.name}+all", kind="semi", views=2, set=(*self.set, *unlabelled, *alone))
 
     def control(self, word: str) -> Arm:
         """The same views and forwards, the pretext's loss off ("views_only") or its answers permuted ("random_target")."""
@@ -63,7 +62,10 @@ class Arm:
 
 @frozen
 class Extra:
-    """A question beside the main one: some arms on another base or with other settings. arms: names, or roles ("@best")."""
+    """A question beside the main one: some arms on another base or with other settings. arms: names, or roles ("@best").
+
+    split: which one is the test.
+    """
 
     name: str
     arms: tuple[str, ...]
@@ -71,11 +73,16 @@ class Extra:
     set: tuple[str, ...] = ()
     config: str | None = None
     factor: float = 1.0
+    split: str = "test"
 
 
 @frozen
 class Protocol:
-    """metric: the figure that chooses, on validation, at the last step. equal_compute: the arms that stand for SL given more."""
+    """metric: the figure that chooses, on validation, at the last step. equal_compute: the arms that stand for SL given more.
+
+    headline, compared: arms by name or role ("@best": see `Plan.role`) that get the headline's seeds, and at least `close_seeds`.
+    unlabelled: the settings that keep rows without labels.
+    """
 
     name: str
     config: str
@@ -88,7 +95,10 @@ class Protocol:
     close_seeds: tuple[int, ...]
     close_points: float
     semi_best_of: int
+    headline: tuple[str, ...]
+    compared: tuple[str, ...]
     equal_compute: tuple[str, ...]
+    unlabelled: tuple[str, ...]
     forwards_per_cpu_s: float
     arms: dict[str, Arm] = field(factory=dict)
     extras: tuple[Extra, ...] = ()

@@ -8,17 +8,20 @@ import json
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
+from filelock import FileLock, Timeout
 
 from mtlcore.config import load
 from mtlcore.evaluate import evaluate
 from mtlcore.train.loop import Result, train
 
-from .plan import Row, Run, key_of
+from .plan import Results, Row, Run, key_of
 from .protocol import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -38,6 +41,25 @@ class Bench:
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
         return list({key_of(row): row for row in reversed([json.loads(line) for line in lines])}.values())[::-1]
 
+    def row(self, run: Run) -> Row | None:
+        """The line of this run, as it stands in the file now."""
+        return Results(self.rows(), self.protocol.metric).row(run)
+
+    @contextmanager
+    def claimed(self, run: Run) -> Iterator[bool]:
+        """Whether this process alone works on the run; the claim ends with the process, however it ends."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.work / f"{run.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
     def do(self, run: Run) -> Row:
         """Train what is left of this run, and add its line."""
         start = self._pretrain(run)
@@ -55,11 +77,13 @@ class Bench:
             return ()
         out = self.work / f"{run.name}-pretraining"
         settings = (*run.overrides, *first.set, f"train.steps={_first_part(run)}")
-        self._trained(run, settings, out)
+        self._trained(run, settings, out, supervised=False)
         return (f'train.init_from="{out}"',)
 
-    def _trained(self, run: Run, overrides: tuple[str, ...], out: Path) -> Result:
+    def _trained(self, run: Run, overrides: tuple[str, ...], out: Path, supervised: bool = True) -> Result:
         experiment = load(self.protocol.base(run.config), [*overrides, *self._roots(run)])
+        if not supervised:
+            experiment = evolve(experiment, tasks={})
         return train(experiment, out, resume=(out / "config.toml").exists())
 
     def _roots(self, run: Run) -> list[str]:
@@ -87,8 +111,8 @@ class Bench:
         }
         if run.stage != "tune":  # what tunes never looks at the test rows
             row["validation_best"] = _figures(evaluate(folder, split="validation", which="best").measured.metrics)
-            row["test"] = _figures(evaluate(folder, split="test").measured.metrics)
-            row["test_best"] = _figures(evaluate(folder, split="test", which="best").measured.metrics)
+            row["test"] = _figures(evaluate(folder, split=run.split).measured.metrics)
+            row["test_best"] = _figures(evaluate(folder, split=run.split, which="best").measured.metrics)
         return row | {
             "fingerprint": fingerprint((folder / "config.toml").read_text(encoding="utf-8")),
             "commit": commit(),

@@ -20,7 +20,6 @@ from hmtl.report import paired, spread, table  # noqa: E402
 from hmtl.runs import fingerprint  # noqa: E402
 
 from mtlcore import MtlError  # noqa: E402
-from mtlcore.config import load as load_config  # noqa: E402
 
 
 def finished(run: Run, value: float, test: float | None = None) -> dict:
@@ -54,14 +53,6 @@ def test_nothing_but_the_tuning_can_be_named_before_there_are_results():
     runs = list(Plan(protocol, Results([], protocol.metric)).runs())
     assert {run.stage for run in runs} == {"tune"}
     assert all(len(arm.trials) == 2 for arm in protocol.arms.values())
-
-
-def test_every_arm_is_a_configuration_that_loads():
-    protocol = load("cpu")
-    for arm in protocol.arms.values():
-        for trial in range(len(arm.trials)):
-            run = Run("tune", arm, trial, 0, 10)
-            load_config(protocol.base(), [*run.overrides, 'data.fer2013.root="somewhere"', "train.steps=10"])
 
 
 def test_the_better_trial_on_validation_is_used():

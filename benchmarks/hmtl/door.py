@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 from mtlcore import MtlError
@@ -31,6 +32,13 @@ def main(words: list[str]) -> int:
     parser.add_argument(
         "--table", action="store_true", help="write the table and the plot of what there is, and train nothing"
     )
+    parser.add_argument(
+        "--try",
+        dest="rehearse",
+        nargs="*",
+        metavar="SET",
+        help="two steps a run, with these settings on top: does all of it run here? Results stay in the work folder",
+    )
     asked = parser.parse_args(words)
     try:
         return _run(asked)
@@ -41,8 +49,10 @@ def main(words: list[str]) -> int:
 
 def _run(asked: argparse.Namespace) -> int:
     protocol = load(asked.protocol)
-    results = ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}"
+    if asked.rehearse is not None:
+        protocol = protocol.rehearsal(tuple(asked.rehearse))
     work = asked.work or ROOT / "runs" / f"hmtl-{protocol.name}"
+    results = ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}" if asked.rehearse is None else work
     bench = Bench(protocol, asked.data.absolute(), work.absolute(), results / "runs.jsonl")
     if asked.table:
         return _table(bench, results)
@@ -87,7 +97,8 @@ def _dry(bench: Bench, asked: argparse.Namespace) -> int:
 
 def _estimate(protocol: Protocol, run: Run) -> float:
     """By the encoder's forwards; the part on pretexts alone encodes one batch a step."""
-    return run.steps * 64 * run.arm.views / protocol.forwards_per_cpu_s
+    rows = tomllib.loads(protocol.base(run.config).read_text(encoding="utf-8"))["input"]["batch_size"]
+    return float(run.steps * rows * run.arm.views / protocol.forwards_per_cpu_s)
 
 
 def _value(row: dict[str, dict[str, float]], protocol: Protocol) -> str:

@@ -80,8 +80,10 @@ class Extra:
 class Protocol:
     """metric: the figure that chooses, on validation, at the last step. equal_compute: the arms that stand for SL given more.
 
-    headline, compared: arms by name or role ("@best": see `Plan.role`) that get the headline's seeds, and at least `close_seeds`.
-    unlabelled: the settings that keep rows without labels.
+    baseline: the arm that others are compared with. headline, compared: arms by name or role ("@best": see `Plan.role`) that get
+    the headline's seeds, and at least `close_seeds`. semi_best_of: so many of the best arms are fed by all images, too.
+    close_points: an arm so near to the best gets `close_seeds`. unlabelled: the settings that keep rows without labels.
+    forwards_per_cpu_s: for the estimate of a dry run.
     """
 
     name: str
@@ -93,29 +95,56 @@ class Protocol:
     screen_seeds: tuple[int, ...]
     headline_seeds: tuple[int, ...]
     close_seeds: tuple[int, ...]
-    close_points: float
-    semi_best_of: int
     headline: tuple[str, ...]
-    compared: tuple[str, ...]
-    equal_compute: tuple[str, ...]
-    unlabelled: tuple[str, ...]
     forwards_per_cpu_s: float
     arms: dict[str, Arm] = field(factory=dict)
+    baseline: str = "sl"
+    close_points: float = 0.0
+    semi_best_of: int = 0
+    compared: tuple[str, ...] = ()
+    equal_compute: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = ()
 
     def base(self, config: str | None = None) -> Path:
         """The base configuration's file."""
-        return FOLDER / (config or self.config)
+        return FOLDER / "bases" / (config or self.config)
+
+    def rehearsal(self, settings: tuple[str, ...]) -> Protocol:
+        """The same plan with two steps a run and one seed: does every arm run here? settings: for every run."""
+        arms = {name: evolve(arm, set=(*arm.set, *settings), factor=1.0) for name, arm in self.arms.items()}
+        extras = tuple(evolve(e, set=(*e.set, *settings), seeds=e.seeds[:1], factor=1.0) for e in self.extras)
+        one = self.screen_seeds[:1]
+        return evolve(
+            self,
+            name=f"{self.name}-try",
+            steps=2,
+            tune_steps=2,
+            arms=arms,
+            extras=extras,
+            screen_seeds=one,
+            headline_seeds=one,
+            close_seeds=one,
+        )
 
 
 def load(name: str) -> Protocol:
     """The protocol of that name. Raises MtlError where there is none, or a key is unknown."""
-    file = FOLDER / f"{name}.toml"
-    if not file.exists():
-        raise MtlError(f"there is no protocol {name!r}; {nearest(name, (f.stem for f in FOLDER.glob('*.toml')))}")
-    tables: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    tables = _tables(name)
     tables["arms"] = {label: {"name": label, **arm} for label, arm in tables.get("arms", {}).items()}
     try:
         return cattrs.Converter(forbid_extra_keys=True).structure(tables, Protocol)
     except cattrs.ClassValidationError as error:
-        raise MtlError(f"{file.name}: {'; '.join(cattrs.transform_error(error))}") from None
+        raise MtlError(f"{name}.toml: {'; '.join(cattrs.transform_error(error))}") from None
+
+
+def _tables(name: str) -> dict[str, Any]:
+    """A protocol's tables; `extends = "NAME"` takes what it does not say itself from that one, arm by arm."""
+    file = FOLDER / f"{name}.toml"
+    if not file.exists():
+        raise MtlError(f"there is no protocol {name!r}; {nearest(name, (f.stem for f in FOLDER.glob('*.toml')))}")
+    tables: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    if "extends" not in tables:
+        return tables
+    older = _tables(tables.pop("extends"))
+    return older | tables | {"arms": older["arms"] | tables.get("arms", {})}

@@ -21,6 +21,7 @@ from mtlcore.config import load
 from mtlcore.evaluate import evaluate
 from mtlcore.train.loop import Result, train
 
+from . import lite0
 from .plan import Results, Row, Run, key_of
 from .protocol import Protocol
 
@@ -81,7 +82,8 @@ class Bench:
         return (f'train.init_from="{out}"',)
 
     def _trained(self, run: Run, overrides: tuple[str, ...], out: Path, supervised: bool = True) -> Result:
-        experiment = load(self.protocol.base(run.config), [*overrides, *self._roots(run)])
+        settings = [lite0.filled_in(setting, self.work) for setting in overrides]
+        experiment = load(self.protocol.base(run.config), [*settings, *self._roots(run)])
         if not supervised:
             experiment = evolve(experiment, tasks={})
         return train(experiment, out, resume=(out / "config.toml").exists())
@@ -129,6 +131,7 @@ def _first_part(run: Run) -> int:
 def fingerprint(config: str) -> str:
     """Of the resolved configuration, whatever the folders are called."""
     plain = re.sub(r'(?m)^(root|init_from) = ".*"$', "", config)
+    plain = re.sub(r'(?m)^(weights = ").*/', r"\1", plain)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 

@@ -48,26 +48,33 @@ def _crop(_: Any, attribute: Attribute[Any], value: Range) -> None:
 
 
 _angle = and_(ge(0.0), le(180.0))
+_share = and_(ge(0.0), le(1.0))
 
 
 @frozen
 class NoAugment(AugmentRecipe):
-    """Mirrored or not, and a central crop. crop: [low, high], the share of the side that is shown."""
+    """Mirrored or not, and a central crop.
+
+    crop: [low, high], the share of the side that is shown. mirror: the share of the pictures that are mirrored; 0 where left
+    and right mean something (digits, words).
+    """
 
     name = "none"
     crop: Range = field(default=(TIGHT, TIGHT), validator=_crop)
+    mirror: float = field(default=0.5, validator=_share)
 
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
         flip, crop = rng.rand(2, len(images))
-        seen = show(images, size, torch.zeros_like(crop), between(self.crop, crop), flip < 0.5)
+        seen = show(images, size, torch.zeros_like(crop), between(self.crop, crop), flip < self.mirror)
         return seen.repaint(seen.images.div_(WHITE))
 
 
 @frozen
 class Weak(AugmentRecipe):
-    """Geometry and contrast. crop: as in `none`. turn_deg: the largest, either way. contrast: [low, high], a factor."""
+    """Geometry and contrast. crop, mirror: as in `none`. turn_deg: the largest, either way. contrast: [low, high], a factor."""
 
     crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
+    mirror: float = field(default=0.5, validator=_share)
     turn_deg: float = field(default=15.0, validator=_angle)
     contrast: Range = field(default=(0.6, 1.4), validator=_ordered)
 
@@ -85,6 +92,7 @@ class Strong(AugmentRecipe):
     """
 
     crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
+    mirror: float = field(default=0.5, validator=_share)
     turn_deg: float = field(default=20.0, validator=_angle)
     contrast: Range = field(default=(0.6, 1.4), validator=_ordered)
     brightness: float = field(default=0.05, validator=ge(0.0))
@@ -130,5 +138,5 @@ def _turned(
 ) -> View:
     """What `weak` and `strong` share. The last four are uniform draws in [0, 1), (B,)."""
     most = math.radians(recipe.turn_deg)
-    seen = show(images, size, between((-most, most), turn), between(recipe.crop, crop), flip < 0.5)
+    seen = show(images, size, between((-most, most), turn), between(recipe.crop, crop), flip < recipe.mirror)
     return seen.repaint(contrast_(seen.images, between(recipe.contrast, contrast), WHITE))

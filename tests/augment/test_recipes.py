@@ -161,6 +161,13 @@ def test_an_upright_uncropped_training_view_is_the_picture_or_its_exact_mirror()
     assert torch.equal(torch.linalg.det(view.geometry.matrix) < 0, mirrored)
 
 
+@pytest.mark.parametrize("recipe", [NoAugment, Weak, Strong])
+@pytest.mark.parametrize("mirror", [0.0, 1.0])
+def test_no_picture_or_every_one_is_mirrored(recipe: type[AugmentRecipe], mirror: float) -> None:
+    view = recipe(mirror=mirror).view(pictures(64), SIZE, rng())
+    assert (torch.linalg.det(view.geometry.matrix) < 0).float().mean() == mirror
+
+
 @pytest.mark.parametrize(
     ("recipe", "turn_deg"), [(NoAugment(crop=(0.69, 0.99)), 0.0), (Weak(), 15.0), (Strong(), 20.0)]
 )

@@ -202,3 +202,13 @@ def test_a_timm_nets_normalisation_is_what_timm_records_for_its_weights(timm) ->
     lite = Timm("tf_efficientnet_lite0", weights="imagenet")
     assert (lite.mean, lite.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert Timm("resnet18", weights="imagenet").mean == (0.485, 0.456, 0.406)
+
+
+def test_a_timm_net_with_depthwise_convolutions_reads_channels_last_and_says_the_same(timm) -> None:
+    torch.manual_seed(0)
+    lite, plain = Timm("tf_efficientnet_lite0").build(32).eval(), Timm("resnet10t").build(32).eval()
+    assert (lite.memory_format, plain.memory_format) == (torch.channels_last, torch.contiguous_format)
+    images = torch.randn(2, 3, 32, 32)
+    found = lite(images).pooled
+    lite.memory_format = torch.contiguous_format
+    assert torch.allclose(found, lite(images).pooled, atol=1e-5)

@@ -64,7 +64,7 @@ class Arm:
 class Extra:
     """A question beside the main one: some arms on another base or with other settings. arms: names, or roles ("@best").
 
-    split: which one is the test.
+    split: which one is the test. metric, scale: what the table tells (default: the protocol's metric, in points).
     """
 
     name: str
@@ -74,6 +74,8 @@ class Extra:
     config: str | None = None
     factor: float = 1.0
     split: str = "test"
+    metric: str | None = None
+    scale: float = 100.0
 
 
 @frozen

@@ -12,6 +12,8 @@ from attrs import frozen
 from .plan import Plan, Row
 
 CONFIDENCE = 0.95
+SAME = 1.25  # times the baseline's encoder forwards: still the same compute
+CONTROLS = ("views_only", "random_target")
 
 
 @frozen
@@ -54,15 +56,14 @@ def paired(mine: dict[int, float], others: dict[int, float]) -> Spread | None:
     return spread([mine[s] - others[s] for s in seeds]) if seeds else None
 
 
-def figures(rows: Sequence[Row], stage: str, arm: str, split: str, metric: str) -> dict[int, float]:
-    """seed -> points (100 x the figure)."""
-    mine = [r for r in rows if r["stage"] == stage and r["arm"] == arm and split in r]
-    return {r["seed"]: 100 * r[split][metric] for r in mine if metric in r[split]}
+def figures(rows: Sequence[Row], arm: str, split: str, metric: str, scale: float = 100.0) -> dict[int, float]:
+    """seed -> the figure times `scale`: shares as points."""
+    return {r["seed"]: scale * r[split][metric] for r in rows if r["arm"] == arm and metric in r.get(split, {})}
 
 
 def table(plan: Plan) -> str:
-    """Markdown: what was tuned, then every arm that was trained at full length, then what was not run."""
-    return "\n\n".join([_trials(plan), _arms(plan), *_extras(plan), _not_run(plan)])
+    """Markdown: what was tuned, every arm at full length, what decides, the extras, then what was not run."""
+    return "\n\n".join(filter(None, [_trials(plan), _arms(plan), _decisive(plan), *_extras(plan), _not_run(plan)]))
 
 
 def _trials(plan: Plan) -> str:
@@ -76,42 +77,80 @@ def _trials(plan: Plan) -> str:
 
 
 def _arms(plan: Plan) -> str:
-    rows, metric = plan.results.rows, plan.results.metric
-    names = dict.fromkeys(r["arm"] for r in rows if r["stage"] == "main")
-    rivals = [a.name for a in plan.role("@equal_compute")]
+    rows, metric, baseline = _main(plan), plan.results.metric, plan.protocol.baseline
+    over = f"over {baseline}, equal steps | over {baseline}, equal compute"
     lines = [
-        "| arm | seeds | CPU s | encoder forwards | validation | test, last step | test, best on validation | over SL, equal steps "
-        "| over SL, equal compute |",
+        f"| arm | seeds | CPU s | encoder forwards | validation | test, last step | test, best on validation | {over} |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in names:
-        mine = [r for r in rows if r["stage"] == "main" and r["arm"] == name]
-        splits = {s: figures(rows, "main", name, s, metric) for s in ("validation", "test", "test_best")}
-        cost = f"{np.mean([r['cpu_s'] for r in mine]):.0f} | {np.mean([r['encoded'] for r in mine]):.0f}"
-        over = [_over(splits["test"], rows, rival, metric, name) for rival in ("sl", *(rivals or ["-"]))]
+    for name in dict.fromkeys(r["arm"] for r in rows):
+        mine = [r for r in rows if r["arm"] == name]
+        splits = {s: figures(rows, name, s, metric) for s in ("validation", "test", "test_best")}
+        cost = f"{np.mean([r['cpu_s'] for r in mine]):.0f} | {_forwards(rows, name):.0f}"
         cells = " | ".join(str(spread(list(v.values()))) if v else "" for v in splits.values())
-        lines.append(f"| {name} | {len(mine)} | {cost} | {cells} | {' | '.join(over)} |")
+        differences = " | ".join(_over(rows, name, rival, metric) for rival in (baseline, equal_compute(plan, name)))
+        lines.append(f"| {name} | {len(mine)} | {cost} | {cells} | {differences} |")
     return "\n".join(lines)
 
 
-def _over(mine: dict[int, float], rows: Sequence[Row], rival: str, metric: str, name: str) -> str:
-    found = paired(mine, figures(rows, "main", rival, "test", metric)) if rival != name else None
+def equal_compute(plan: Plan, name: str) -> str | None:
+    """The arm that stands for the baseline given what `name` costs, by encoder forwards; None for those arms themselves."""
+    rows, baseline = _main(plan), plan.protocol.baseline
+    if name in (baseline, *plan.protocol.equal_compute):
+        return None
+    if _forwards(rows, name) < SAME * _forwards(rows, baseline):
+        return baseline
+    return next((arm.name for arm in plan.role("@equal_compute")), None)
+
+
+def _decisive(plan: Plan) -> str:
+    """Paired differences that say where a gain comes from: over an arm's controls, over what else is done with the same rows."""
+    rows, metric = _main(plan), plan.results.metric
+    names = list(dict.fromkeys(r["arm"] for r in rows))
+    controls = [(name.rpartition("+")[0], name) for name in names if name.rpartition("+")[2] in CONTROLS]
+    rivals = [arm.name for arm in plan.of_kind("rival") if arm.name in names]
+    pairs = controls + [(leader, rival) for leader in _leaders(plan) for rival in rivals]
+    lines = ["| arm | over | pairs | difference on test |", "|---|---|---|---|"]
+    for mine, other in pairs:
+        found = paired(figures(rows, mine, "test", metric), figures(rows, other, "test", metric))
+        if found:
+            lines.append(f"| {mine} | {other} | {found.n} | {found.difference} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _leaders(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(arm.name for role in ("@one_view", "@labelled", "@best") for arm in plan.role(role)))
+
+
+def _main(plan: Plan) -> list[Row]:
+    return [r for r in plan.results.rows if r["stage"] == "main"]
+
+
+def _forwards(rows: Sequence[Row], arm: str) -> float:
+    found = [r["encoded"] for r in rows if r["arm"] == arm]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _over(rows: Sequence[Row], name: str, rival: str | None, metric: str, scale: float = 100.0) -> str:
+    if rival is None or rival == name:
+        return ""
+    found = paired(figures(rows, name, "test", metric, scale), figures(rows, rival, "test", metric, scale))
     return found.difference if found else ""
 
 
 def _extras(plan: Plan) -> list[str]:
-    tables = []
+    tables, baseline = [], plan.protocol.baseline
     for extra in plan.protocol.extras:
         mine = [r for r in plan.results.rows if r["stage"] == extra.name]
         if not mine:
             continue
-        metrics = [m for m in mine[0]["test"] if "/" in m][:1]
-        lines = [f"| {extra.name} | seeds | {metrics[0]} | over sl |", "|---|---|---|---|"]
+        metric, scale = extra.metric or plan.results.metric, extra.scale
+        lines = [f"| {extra.name} | seeds | {metric} on test | over {baseline} |", "|---|---|---|---|"]
         for name in dict.fromkeys(r["arm"] for r in mine):
-            values = figures(mine, extra.name, name, "test", metrics[0])
-            over = paired(values, figures(mine, extra.name, "sl", "test", metrics[0])) if name != "sl" else None
-            said = spread(list(values.values()))
-            lines.append(f"| {name} | {len(values)} | {said} | {over.difference if over else ''} |")
+            values = list(figures(mine, name, "test", metric, scale).values())
+            lines.append(
+                f"| {name} | {len(values)} | {spread(values)} | {_over(mine, name, baseline, metric, scale)} |"
+            )
         tables.append("\n".join(lines))
     return tables
 
@@ -128,9 +167,9 @@ def plot(plan: Plan, file: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows, metric = plan.results.rows, plan.results.metric
-    names = list(dict.fromkeys(r["arm"] for r in rows if r["stage"] == "main"))
-    values: dict[str, Any] = {name: list(figures(rows, "main", name, "test", metric).values()) for name in names}
+    rows, metric = _main(plan), plan.results.metric
+    names = dict.fromkeys(r["arm"] for r in rows)
+    values: dict[str, Any] = {name: list(figures(rows, name, "test", metric).values()) for name in names}
     values = dict(sorted(((k, v) for k, v in values.items() if v), key=lambda kv: float(np.mean(kv[1]))))
     figure, axes = plt.subplots(figsize=(8, 0.5 + 0.35 * len(values)))
     for y, points in enumerate(values.values()):

@@ -141,3 +141,29 @@ def test_a_run_leaves_one_line_with_what_it_cost(unpacked, tmp_path):
     assert {"fer/accuracy", "fer/macro_f1"} <= row["test"].keys()
     assert row["fingerprint"]
     assert bench.rows() == [row]
+
+
+def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(tmp_path):
+    words = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "run.py"),
+        "hmtl",
+        "--protocol",
+        "digits",
+        "--work",
+        str(tmp_path),
+    ]
+    small = ["--try", "data.digits.limit=60"]
+    subprocess.run([*words, "--arms", "sl", "--stages", "tune", *small], check=True, capture_output=True)
+    again = subprocess.run([*words, "--again", "tune-sl-0-0-2", *small], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "the same, bit for bit" in again.stdout
+
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert lines[0]["weights"] != lines[1]["weights"]  # another learning rate
+    lines[0]["weights"] = lines[1]["weights"]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = subprocess.run([*words, "--again", "tune-sl-0-0-2", *small], capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "NOT the same" in again.stdout
+    assert lines[0]["weights"] in again.stdout

@@ -7,13 +7,17 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from mtlcore import MtlError
+from attrs import evolve
 
-from .plan import Plan, Results, Run
+from mtlcore import MtlError, nearest
+
+from .plan import Run
 from .protocol import Protocol, load
 from .runs import ROOT, Bench
 
+SAID_AGAIN = ("set", "encoded", "validation", "validation_best", "test", "test_best", "weights", "fingerprint")
 WAIT_S = 5.0  # for other processes, whose results may name further runs
 
 
@@ -39,6 +43,11 @@ def main(words: list[str]) -> int:
         metavar="SET",
         help="two steps a run, with these settings on top: does all of it run here? Results stay in the work folder",
     )
+    parser.add_argument(
+        "--again",
+        metavar="RUN",
+        help="train a finished run anew (named as the log and `Not run` name them) and hold it against its committed line",
+    )
     asked = parser.parse_args(words)
     try:
         return _run(asked)
@@ -56,6 +65,8 @@ def _run(asked: argparse.Namespace) -> int:
     bench = Bench(protocol, asked.data.absolute(), work.absolute(), results / "runs.jsonl")
     if asked.table:
         return _table(bench, results)
+    if asked.again:
+        return _again(bench, asked.again)
     if asked.dry_run:
         return _dry(bench, asked)
     while left := _left(bench, asked):
@@ -76,9 +87,27 @@ def _done(bench: Bench, run: Run) -> bool:
         return mine
 
 
+def _again(bench: Bench, name: str) -> int:
+    """0 where every figure and every bit of the weights is the committed one, 1 with the differences where not."""
+    runs = {run.name: run for run in bench.plan().runs() if bench.row(run)}
+    if name not in runs:
+        raise MtlError(f"there is no finished run {name!r}; {nearest(name, runs)}")
+    before = bench.row(runs[name])
+    assert before is not None
+    bench.work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=bench.work) as anew:  # never from what is left of the first time
+        now = evolve(bench, work=Path(anew)).trained(runs[name])
+    differ = [key for key in SAID_AGAIN if key in before and before[key] != now[key]]
+    for key in differ:
+        print(f"{key}: {before[key]} then, {now[key]} now")
+    where = ", ".join(f"{key} {before.get(key)} / {now[key]}" for key in ("commit", "torch", "threads", "device"))
+    print(f"{name}: {'NOT the same' if differ else 'the same, bit for bit'}; then / now: {where}")
+    return 1 if differ else 0
+
+
 def _left(bench: Bench, asked: argparse.Namespace) -> list[Run]:
     """What is asked for and not yet done; each run once."""
-    plan = Plan(bench.protocol, Results(bench.rows(), bench.protocol.metric))
+    plan = bench.plan()
     runs = {run.key: run for run in plan.runs(asked.stages) if plan.results.row(run) is None}
     return [
         run
@@ -108,7 +137,7 @@ def _value(row: dict[str, dict[str, float]], protocol: Protocol) -> str:
 def _table(bench: Bench, results: Path) -> int:
     from .report import plot, table
 
-    plan = Plan(bench.protocol, Results(bench.rows(), bench.protocol.metric))
+    plan = bench.plan()
     results.mkdir(parents=True, exist_ok=True)
     (results / "table.md").write_text(table(plan) + "\n", encoding="utf-8")
     if any("test" in row for row in plan.results.rows):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import platform
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from typing import Any
 import torch
 from attrs import evolve, frozen
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from mtlcore.config import load
 from mtlcore.evaluate import evaluate
+from mtlcore.runs import RunFolder
 from mtlcore.train.loop import Result, train
 
 from . import lite0
-from .plan import Results, Row, Run, key_of
+from .plan import Plan, Results, Row, Run, key_of
 from .protocol import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,9 +45,13 @@ class Bench:
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
         return list({key_of(row): row for row in reversed([json.loads(line) for line in lines])}.values())[::-1]
 
+    def plan(self) -> Plan:
+        """The plan by the lines that stand in the file now."""
+        return Plan(self.protocol, Results(self.rows(), self.protocol.metric))
+
     def row(self, run: Run) -> Row | None:
         """The line of this run, as it stands in the file now."""
-        return Results(self.rows(), self.protocol.metric).row(run)
+        return self.plan().results.row(run)
 
     @contextmanager
     def claimed(self, run: Run) -> Iterator[bool]:
@@ -63,14 +70,18 @@ class Bench:
 
     def do(self, run: Run) -> Row:
         """Train what is left of this run, and add its line."""
-        start = self._pretrain(run)
-        steps = run.steps - _first_part(run)
-        result = self._trained(run, (*run.overrides, *start, f"train.steps={steps}"), self.work / run.name)
-        row = self._row(run, result)
+        row = self.trained(run)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
         return row
+
+    def trained(self, run: Run) -> Row:
+        """Train what is left of this run. -> what its line says."""
+        start = self._pretrain(run)
+        steps = run.steps - _first_part(run)
+        result = self._trained(run, (*run.overrides, *start, f"train.steps={steps}"), self.work / run.name)
+        return self._row(run, result)
 
     def _pretrain(self, run: Run) -> tuple[str, ...]:
         first = run.arm.pretraining
@@ -116,10 +127,12 @@ class Bench:
             row["test"] = _figures(evaluate(folder, split=run.split).measured.metrics)
             row["test_best"] = _figures(evaluate(folder, split=run.split, which="best").measured.metrics)
         return row | {
+            "weights": weights_hash(RunFolder.open(folder).require().kept()),
             "fingerprint": fingerprint((folder / "config.toml").read_text(encoding="utf-8")),
             "commit": commit(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "device": device(),
             "date": datetime.date.today().isoformat(),
         }
 
@@ -133,6 +146,22 @@ def fingerprint(config: str) -> str:
     plain = re.sub(r'(?m)^(root|init_from) = ".*"$', "", config)
     plain = re.sub(r'(?m)^(weights = ").*/', r"\1", plain)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Of every bit of a network's tensors, by name."""
+    bits = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        bits.update(name.encode())
+        bits.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return bits.hexdigest()[:16]
+
+
+def device() -> str:
+    """What trains here: the GPU's name, or the processor's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def commit() -> str:

@@ -1,18 +1,16 @@
-"""How much does the conformance kit catch? Mutants of five shipped plugins, made by fixed rules and a seed, not chosen by hand.
+"""How much does the conformance kit catch? The mutants of `mutants.py`, each held against the kit alone.
 
     python benchmarks/mutation.py                 # all of them, one after the other; finished ones are kept, so it can be stopped
+    python benchmarks/mutation.py --only TEXT     # those with TEXT in their names; the others keep what is known of them
     python benchmarks/mutation.py --table         # the table of what lies in results/mutation.json
 
-A mutant is a module with ONE change of behaviour: an operator, a comparison, a constant, a condition, a reduction. Left out are
-annotations, docstrings and messages, what stands in a class body, and validators (all of that is configuration). Each mutant is
-held against the kit alone; one that survives, against the project's own tests of that plugin, too. It runs in a fork of a process
-that has imported torch already, with the mutated source in the place of the file's.
+One that survives the kit is held against the project's own tests of that plugin, too. Each is judged in a fork of a process that
+has imported torch already, with the mutated source in the place of the file's.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import hashlib
 import importlib.abc
@@ -20,227 +18,20 @@ import importlib.util
 import io
 import json
 import os
-import random
 import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from attrs import frozen
+from mutants import ROOT, SEED, TARGETS, Mutant, Target, chosen, path_of
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
-SEED, LIMIT_CPU_S = 0, 180
+LIMIT_CPU_S = 180
 TIMEOUT = "no answer in time, or a crash"
-
-
-@frozen
-class Target:
-    """A plugin: the modules it is made of, how many mutants of each, the variants that the kit is run on, its own tests."""
-
-    kind: str
-    name: str
-    modules: dict[str, int]  # module -> mutants
-    variants: tuple[dict[str, Any], ...]
-    tests: tuple[str, ...]
-
-
-TARGETS = (
-    Target(
-        "pretext",
-        "puzzling",
-        {"mtl_pretexts.puzzling": 16},
-        (
-            {},
-            {"grid": 2, "head": "spatial", "shuffled": 0.5},
-            {"grid": 2, "rotate": True, "scales": ((1.0, 1.0), (0.6, 0.9))},
-        ),
-        ("tests/pretexts/test_puzzling.py",),
-    ),
-    Target(
-        "pretext",
-        "inpainting",
-        {"mtl_pretexts.inpainting": 14},
-        ({}, {"perceptual": "ema"}),
-        ("tests/pretexts/test_inpainting.py",),
-    ),
-    Target("pretext", "rotation", {"mtl_pretexts.rotation": 10}, ({},), ("tests/pretexts/test_rotation.py",)),
-    Target(
-        "task",
-        "fer",
-        {"mtlcore.tasks.classification": 12},
-        ({}, {"emotions": 7, "balance": "inverse"}),
-        ("tests/faces/test_emotion.py", "tests/test_classification.py"),
-    ),
-    Target(
-        "task",
-        "headpose",
-        {"mtl_faces.head_pose": 4, "mtl_faces.rotations": 12},
-        ({},),
-        ("tests/faces/test_head_pose.py",),
-    ),
-)
-
-# ------------------------------------------------------------------------------------------------------------- making them
-
-Change = Callable[[ast.AST], ast.AST | None]
-
-_OPERATORS: dict[type, type] = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.Mult,
-    ast.Pow: ast.Mult,
-    ast.MatMult: ast.Mult,
-    ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd,
-}
-_COMPARISONS: dict[type, type] = {
-    ast.Lt: ast.GtE,
-    ast.LtE: ast.Gt,
-    ast.Gt: ast.LtE,
-    ast.GtE: ast.Lt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-}
-_PAIRS = (
-    ("mean", "sum"),
-    ("argmax", "argmin"),
-    ("max", "min"),
-    ("cos", "sin"),
-    ("any", "all"),
-    ("zeros", "ones"),
-    ("floor", "ceil"),
-)
-_NAMES = {old: new for pair in _PAIRS for old, new in (pair, pair[::-1])}
-
-
-def _operator(node: ast.AST) -> ast.AST | None:
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return ast.BinOp(node.left, _OPERATORS[type(node.op)](), node.right)
-    return None
-
-
-def _comparison(node: ast.AST) -> ast.AST | None:
-    if isinstance(node, ast.Compare) and type(node.ops[0]) in _COMPARISONS:
-        return ast.Compare(node.left, [_COMPARISONS[type(node.ops[0])](), *node.ops[1:]], node.comparators)
-    return None
-
-
-def _constant(node: ast.AST) -> ast.AST | None:
-    if isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        return ast.Constant(not node.value)
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return ast.Constant(node.value + 1)
-    return None
-
-
-def _negation(node: ast.AST) -> ast.AST | None:
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert):
-        return node.operand
-    if isinstance(node, ast.IfExp):
-        return ast.IfExp(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
-    if isinstance(node, ast.If):
-        return ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
-    return None
-
-
-def _reduction(node: ast.AST) -> ast.AST | None:
-    if isinstance(node, ast.Attribute) and node.attr in _NAMES:
-        return ast.Attribute(node.value, _NAMES[node.attr], node.ctx)
-    return None
-
-
-RULES: tuple[Change, ...] = (_operator, _comparison, _constant, _negation, _reduction)
-
-
-def _behaviour(tree: ast.Module) -> Iterator[ast.AST]:
-    """The nodes that do something when a function runs."""
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef) and not _only_refuses(function):
-            yield from _walk(function.body)
-
-
-def _only_refuses(function: ast.FunctionDef) -> bool:
-    """A validator: it gives nothing, and holds a `raise`."""
-    inside = list(ast.walk(function))
-    gives = any(isinstance(node, ast.Return | ast.Yield) for node in inside)
-    return not gives and any(isinstance(node, ast.Raise) for node in inside)
-
-
-def _walk(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
-    for node in body:
-        if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert | ast.FunctionDef | ast.ClassDef):
-            continue  # messages; inner functions have their own turn
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue
-        yield node
-        children = [c for c in ast.iter_child_nodes(node) if c is not getattr(node, "annotation", None)]
-        yield from _walk(children)
-
-
-@frozen
-class Mutant:
-    """The `site`-th possible change of a module."""
-
-    module: str
-    site: int
-    line: int
-    before: str
-    after: str
-    source: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.module}:{self.line} ({self.site}): {self.before} -> {self.after}"
-
-
-def mutants(module: str) -> list[Mutant]:
-    """Every mutant of a module, in the order of its lines."""
-    source = path_of(module).read_text(encoding="utf-8")
-    count = sum(rule(node) is not None for node in _behaviour(ast.parse(source)) for rule in RULES)
-    return [_mutant(module, source, site) for site in range(count)]
-
-
-def _mutant(module: str, source: str, site: int) -> Mutant:
-    tree = ast.parse(source)
-    changes = [(node, new) for node in _behaviour(tree) for rule in RULES if (new := rule(node)) is not None]
-    old, new = changes[site]
-    before, line = ast.unparse(old).splitlines()[0], getattr(old, "lineno", 0)
-
-    class Swap(ast.NodeTransformer):
-        def generic_visit(self, node: ast.AST) -> ast.AST:
-            return ast.copy_location(new, old) if node is old else super().generic_visit(node)
-
-        visit = generic_visit
-
-    changed = ast.unparse(ast.fix_missing_locations(Swap().visit(tree)))
-    return Mutant(module, site, line, before, ast.unparse(new).splitlines()[0], changed)
-
-
-def chosen(module: str, number: int) -> list[Mutant]:
-    """`number` mutants of a module, drawn with the seed."""
-    every = mutants(module)
-    picked = random.Random(f"{SEED} {module}").sample(every, min(number, len(every)))
-    return sorted(picked, key=lambda m: m.site)
-
-
-def path_of(module: str) -> Path:
-    """The file of a module of this project."""
-    parts = module.split(".")
-    return ROOT.joinpath(*(parts if parts[0] == "mtlcore" else ["plugins", *parts])).with_suffix(".py")
-
 
 # ------------------------------------------------------------------------------------------------------------ killing them
 
@@ -254,7 +45,7 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != self.mutant.module:
             return None
-        return importlib.util.spec_from_file_location(name, path_of(name), loader=self)  # type: ignore[arg-type]
+        return importlib.util.spec_from_file_location(name, path_of(name), loader=self)
 
     def exec_module(self, module: ModuleType) -> None:
         exec(compile(self.mutant.source, str(path_of(self.mutant.module)), "exec"), module.__dict__)  # noqa: S102
@@ -337,34 +128,57 @@ def _install(mutant: Mutant | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="judge those with this text in their names")
     parser.add_argument("--table", action="store_true", help="print the table of the finished run")
-    if not parser.parse_args().table:
-        run()
+    asked = parser.parse_args()
+    if not asked.table:
+        run(asked.only)
     print(table(json.loads(RESULT.read_text())))
 
 
-def run() -> None:
-    """Every mutant once. A verdict is kept as long as nothing that it hangs on has changed."""
+def run(only: str = "") -> None:
+    """Every mutant once, or those named. A verdict is kept as long as nothing that it hangs on has changed.
+
+    Raises SystemExit where no mutant has the text `only` in its name, or a plugin fails without any mutant.
+    """
+    _import_once()
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else {"mutants": {}}
+    rows: dict[str, Any] = {}
+    for target, asked in _asked(only):
+        _require_sound(target)
+        for mutant in asked:
+            rows[mutant.key] = _verdict(target, mutant, known["mutants"].get(mutant.key, {}))
+            _write(known["mutants"] | rows, known.get("date", ""))
+    if not only:
+        _write(rows, _today())  # what is no mutant any more goes
+
+
+def _asked(only: str) -> list[tuple[Target, list[Mutant]]]:
+    """Each target with its mutants that have this text in their names; those without any are left out."""
+    every = [(t, [m for module, n in t.modules.items() for m in chosen(module, n) if only in m.key]) for t in TARGETS]
+    found = [(target, asked) for target, asked in every if asked]
+    if not found:
+        raise SystemExit(f"no mutant has {only!r} in its name")
+    return found
+
+
+def _import_once() -> None:
+    """What takes seconds to import is imported before the forks."""
     import hypothesis
     import kornia
     import lightning_fabric
     import torch
-    import torchmetrics  # noqa: F401 - imported once, before the forks
+    import torchmetrics
 
     torch.set_num_threads(1)
-    del hypothesis, kornia, lightning_fabric
-    known = json.loads(RESULT.read_text())["mutants"] if RESULT.exists() else {}
-    rows: dict[str, Any] = {}
-    for target in TARGETS:
-        for said, what in ((by_kit(target, None), "kit"), (by_tests(target, None), "tests")):
-            if said:
-                raise SystemExit(f"{target.name}: without any mutant, the {what} fail: {said}")
-        for mutant in (m for module, n in target.modules.items() for m in chosen(module, n)):
-            ground, before = _ground(target, mutant), known.get(mutant.key, {})
-            reason = before.get("reason", "")
-            rows[mutant.key] = before if before.get("ground") == ground else _judge(target, mutant, ground, reason)
-            _write(rows | {k: v for k, v in known.items() if k not in rows})
-    _write(rows)
+    del hypothesis, kornia, lightning_fabric, torchmetrics
+
+
+def _require_sound(target: Target) -> None:
+    """Without any mutant, nothing may fail."""
+    for said, what in ((by_kit(target, None), "kit"), (by_tests(target, None), "tests")):
+        if said:
+            raise SystemExit(f"{target.name}: without any mutant, the {what} fail: {said}")
 
 
 def _ground(target: Target, mutant: Mutant) -> str:
@@ -374,16 +188,32 @@ def _ground(target: Target, mutant: Mutant) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def _judge(target: Target, mutant: Mutant, ground: str, reason: str) -> dict[str, str]:
+def _verdict(target: Target, mutant: Mutant, before: dict[str, str]) -> dict[str, str]:
+    """The verdict that is known, or a new one. The reason why it lives was written by hand, and stays."""
+    ground = _ground(target, mutant)
+    if before.get("ground") == ground:
+        return before
+    kit, tests = _judge(target, mutant)
+    said = {"kit": kit, "tests": tests, "reason": before.get("reason", ""), "ground": ground, "date": _today()}
+    return {"plugin": target.name, **said}
+
+
+def _judge(target: Target, mutant: Mutant) -> tuple[str, str]:
+    """What the kit says, and the own tests where the kit says nothing."""
     start = time.perf_counter()
     kit = by_kit(target, mutant)
     tests = by_tests(target, mutant) if not kit or kit == TIMEOUT else ""
     print(f"{time.perf_counter() - start:5.0f} s  {mutant.key}   kit: {kit or '-'}   tests: {tests or '-'}", flush=True)
-    return {"plugin": target.name, "kit": kit, "tests": tests, "reason": reason, "ground": ground}
+    return kit, tests
 
 
-def _write(rows: dict[str, Any]) -> None:
-    about = {"seed": SEED, "command": "python benchmarks/mutation.py", "date": time.strftime("%Y-%m-%d")}
+def _today() -> str:
+    return time.strftime("%Y-%m-%d")
+
+
+def _write(rows: dict[str, Any], date: str) -> None:
+    """date: of the last run of all; a verdict of a later one has its own."""
+    about = {"seed": SEED, "command": "python benchmarks/mutation.py", "date": date}
     RESULT.write_text(json.dumps({**about, "mutants": rows}, indent=1) + "\n")
 
 

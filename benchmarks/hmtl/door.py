@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from attrs import evolve
 
 from mtlcore import MtlError, nearest
+from mtlcore.train.loop import Interrupted
 
 from .plan import Run
 from .protocol import Protocol, load
@@ -54,6 +55,9 @@ def main(words: list[str]) -> int:
     except MtlError as error:
         print(f"hmtl: {error}", file=sys.stderr)
         return 2
+    except (Interrupted, KeyboardInterrupt):
+        print("hmtl: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 def _run(asked: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +90,17 @@ def test_undo_is_the_exact_way_back():
     target = made.readings["turning"][0].answers[0][0]
     back = exp.pretexts["turning"].component.undo(made.images[0], target)
     assert torch.equal(back, b.images.float() / 255)
+
+
+@pytest.mark.parametrize(("side", "grid", "whole"), [(50, 3, 51), (50, 4, 52), (31, 2, 32), (48, 3, 48)])
+def test_an_answer_is_drawn_at_the_next_side_that_the_grid_divides(side, grid, whole):
+    task = Puzzling(grid=grid)
+    order, _ = answers(grid, 2, 0)
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    target = {"tile": order[:, None]}
+    drawn = task.draw(images, target, PuzzlingHead(16, 8, task).ideal(target))
+    resized = F.interpolate(images, (whole, whole), mode="bilinear", align_corners=False) if whole != side else images
+    assert torch.equal(drawn, unshuffle(order, None, resized))
 
 
 @pytest.mark.parametrize("kind", ["pooled", "spatial"])

@@ -99,8 +99,13 @@ def test_the_table_tells_what_was_not_run():
     assert "Not run: tune-sl-1-0-1000" in said
 
 
-def test_a_fingerprint_does_not_hang_on_folders():
-    assert fingerprint('a = 1\nroot = "/x"\n') == fingerprint('a = 1\nroot = "/y"\n') != fingerprint("a = 2\n")
+def test_a_fingerprint_hangs_on_every_part_of_a_run_and_on_no_folder(tmp_path):
+    files = [tmp_path / f"{name}.toml" for name in "abc"]
+    for file, text in zip(files, ('a = 1\nroot = "/x"\n', 'a = 1\nroot = "/y"\n', "a = 2\n")):
+        file.write_text(text)
+    one, moved, other = files
+    assert fingerprint(one) == fingerprint(moved) != fingerprint(other)
+    assert len({fingerprint(other), fingerprint(one, other), fingerprint(other, one)}) == 3
 
 
 def test_an_unknown_protocol_names_the_known_ones():

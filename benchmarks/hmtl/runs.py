@@ -128,7 +128,7 @@ class Bench:
             row["test_best"] = _figures(evaluate(folder, split=run.split, which="best").measured.metrics)
         return row | {
             "weights": weights_hash(RunFolder.open(folder).require().kept()),
-            "fingerprint": fingerprint((folder / "config.toml").read_text(encoding="utf-8")),
+            "fingerprint": fingerprint(*(part / "config.toml" for part in (first, folder) if part.exists())),
             "commit": commit(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
@@ -141,9 +141,10 @@ def _first_part(run: Run) -> int:
     return round(run.steps * run.arm.pretraining.share) if run.arm.pretraining else 0
 
 
-def fingerprint(config: str) -> str:
-    """Of the resolved configuration, whatever the folders are called."""
-    plain = re.sub(r'(?m)^(root|init_from) = ".*"$', "", config)
+def fingerprint(*configs: Path) -> str:
+    """Of the resolved configurations of a run's parts, whatever the folders are called."""
+    text = "".join(file.read_text(encoding="utf-8") for file in configs)
+    plain = re.sub(r'(?m)^(root|init_from) = ".*"$', "", text)
     plain = re.sub(r'(?m)^(weights = ").*/', r"\1", plain)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 

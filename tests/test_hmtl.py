@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from hmtl import door  # noqa: E402
 from hmtl.plan import Plan, Results, Run  # noqa: E402
 from hmtl.protocol import load  # noqa: E402
 from hmtl.report import paired, spread, table  # noqa: E402
-from hmtl.runs import fingerprint  # noqa: E402
+from hmtl.runs import Bench, fingerprint  # noqa: E402
 
 from mtlcore import MtlError  # noqa: E402
 
@@ -113,62 +113,41 @@ def test_an_unknown_protocol_names_the_known_ones():
         load("cpuu")
 
 
-def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path):
-    words = [
-        "hmtl",
-        "--protocol",
-        "cpu",
-        "--dry-run",
-        "--arms",
-        "sl",
-        "--stages",
-        "tune",
-        "--work",
-        str(tmp_path / "work"),
-    ]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "run.py"), *words], capture_output=True, text=True, check=True
-    )
-    assert "CPU seconds estimated" in done.stdout
+def command(*words: str | Path) -> int:
+    """`python benchmarks/run.py hmtl ...`, in this process: tests/test_protocols.py runs it as a real one."""
+    return door.main([str(word) for word in words])
+
+
+def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys):
+    assert command("--protocol", "cpu", "--dry-run", "--stages", "tune", "--work", tmp_path / "work") == 0
+    assert "CPU seconds estimated" in capsys.readouterr().out
     assert not (tmp_path / "work").exists()
 
 
-def test_a_run_leaves_one_line_with_what_it_cost(unpacked, tmp_path):
-    from hmtl.runs import Bench
-
-    protocol = load("cpu")
-    bench = Bench(protocol, unpacked("fer2013"), tmp_path / "work", tmp_path / "runs.jsonl")
-    run = Run("main", protocol.arms["sl"], 0, 0, 2, set=("data.fer2013.limit=200",))
+def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):
+    protocol = load("digits")
+    bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
+    run = Run("main", protocol.arms["sl_2views"], 0, 0, 2, set=("data.digits.limit=200",))
     bench.do(run)
     (line,) = (tmp_path / "runs.jsonl").read_text().splitlines()
     row = json.loads(line)
-    assert (row["arm"], row["seed"], row["steps"], row["encoded"]) == ("sl", 0, 2, 128)
-    assert {"fer/accuracy", "fer/macro_f1"} <= row["test"].keys()
-    assert row["fingerprint"]
-    assert bench.rows() == [row]
+    assert (row["arm"], row["seed"], row["steps"], row["encoded"]) == ("sl_2views", 0, 2, 2 * 2 * 32)
+    assert {"digit/accuracy", "digit/macro_f1"} <= row["test"].keys()
+    assert row["cpu_s"] > 0
 
 
-def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(tmp_path):
-    words = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "run.py"),
-        "hmtl",
-        "--protocol",
-        "digits",
-        "--work",
-        str(tmp_path),
-    ]
-    small = ["--try", "data.digits.limit=60"]
-    subprocess.run([*words, "--arms", "sl", "--stages", "tune", *small], check=True, capture_output=True)
-    again = subprocess.run([*words, "--again", "tune-sl-0-0-2", *small], capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "the same, bit for bit" in again.stdout
+def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(tmp_path, capsys):
+    words = ("--protocol", "digits", "--work", tmp_path)
+    small = ("--try", "data.digits.limit=60")
+    assert command(*words, "--arms", "sl", "--stages", "tune", *small) == 0
+    assert command(*words, "--again", "tune-sl-0-0-2", *small) == 0
+    assert "the same, bit for bit" in capsys.readouterr().out
 
     lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert lines[0]["weights"] != lines[1]["weights"]  # another learning rate
     lines[0]["weights"] = lines[1]["weights"]
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    again = subprocess.run([*words, "--again", "tune-sl-0-0-2", *small], capture_output=True, text=True)
-    assert again.returncode == 1
-    assert "NOT the same" in again.stdout
-    assert lines[0]["weights"] in again.stdout
+    assert command(*words, "--again", "tune-sl-0-0-2", *small) == 1
+    said = capsys.readouterr().out
+    assert "NOT the same" in said
+    assert lines[0]["weights"] in said

@@ -20,11 +20,11 @@ weight = 0.3
 [pretext.inpainting]
 perceptual = "none"
 [data.synthfaces]
-train = 1500
+train = 1200
 test = 400
-size = 40
+size = 32
 [input]
-size = 40
+size = 32
 batch_size = 32
 validation = 0.1
 [augment]

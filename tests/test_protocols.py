@@ -93,7 +93,7 @@ def test_gpu_runs_two_steps(tmp_path):
 
 def test_affectnet_runs_two_steps(tmp_path):
     affectnet(tmp_path)
-    arms = ("--arms", "inpainting_paper", "--stages", "tune", "screen")
+    arms = ("--arms", "inpainting_one_view", "--stages", "tune", "screen")
     rows = rehearsed(
         tmp_path / "work", "--protocol", "affectnet", "--data", tmp_path, *arms, "--try", "input.batch_size=2"
     )

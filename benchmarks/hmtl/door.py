@@ -18,14 +18,14 @@ from .plan import Run
 from .protocol import Protocol, load
 from .runs import ROOT, Bench
 
-SAID_AGAIN = ("set", "encoded", "validation", "validation_best", "test", "test_best", "weights", "fingerprint")
+SAID_AGAIN = ("set", "encoded", "validation", "validation_best", "test", "test_best", "weights")
 WAIT_S = 5.0  # for other processes, whose results may name further runs
 
 
 def main(words: list[str]) -> int:
     """-> the exit code."""
     parser = argparse.ArgumentParser(prog="python benchmarks/run.py hmtl", description=__doc__)
-    parser.add_argument("--protocol", default="cpu", help="a file of benchmarks/protocols")
+    parser.add_argument("--protocol", default="cpu2", help="a file of benchmarks/protocols")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that the sets lie in")
     parser.add_argument("--work", type=Path, help="where run folders go (default: runs/hmtl-PROTOCOL)")
     parser.add_argument("--arms", nargs="*", default=[], help="these alone")
@@ -93,10 +93,11 @@ def _done(bench: Bench, run: Run) -> bool:
 
 def _again(bench: Bench, name: str) -> int:
     """0 where every figure and every bit of the weights is the committed one, 1 with the differences where not."""
-    runs = {run.name: run for run in bench.plan().runs() if bench.row(run)}
+    plan = bench.plan()
+    runs = {run.name: run for run in plan.runs() if plan.results.row(run)}
     if name not in runs:
         raise MtlError(f"there is no finished run {name!r}; {nearest(name, runs)}")
-    before = bench.row(runs[name])
+    before = plan.results.row(runs[name])
     assert before is not None
     bench.work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=bench.work) as anew:  # never from what is left of the first time
@@ -125,6 +126,8 @@ def _dry(bench: Bench, asked: argparse.Namespace) -> int:
     for name, cost in costs.items():
         print(f"{cost:8.0f}  {name}")
     print(f"{sum(costs.values()):8.0f}  CPU seconds estimated for what can be named by now ({len(costs)} runs)")
+    if unnamed := bench.plan().unnamed():
+        print(f"Not named yet, since they hang on results: {', '.join(unnamed)}")
     return 0
 
 

@@ -88,9 +88,9 @@ class Plan:
             "headline",
             [run for seed in p.headline_seeds for arm in self.headline() for run in self.main(arm, [seed])],
         )
-        leaders = self.best([*self.of_kind("hmtl"), *semi], 2)
-        controls = [a.control(w) for a in leaders for w in ("views_only", "random_target")]
-        yield "controls", [run for seed in p.close_seeds for arm in controls for run in self.main(arm, [seed])]
+        leaders = self.best(self.candidates(), 2)
+        paired = [*leaders, *(a.control(word) for a in leaders for word in a.controls)]
+        yield "controls", [run for seed in p.close_seeds for arm in paired for run in self.main(arm, [seed])]
         yield "close", [run for arm in self.close() for run in self.main(arm, p.close_seeds)]
         for extra in p.extras:
             yield extra.name, self.extra(extra.name)
@@ -120,13 +120,14 @@ class Plan:
     def extra(self, name: str) -> list[Run]:
         extra = next(e for e in self.protocol.extras if e.name == name)
         arms = [arm for word in extra.arms for arm in self.role(word)]
-        steps = round(self.protocol.steps * extra.factor)
-        return [
-            Run(name, arm, trial, seed, steps, extra.set, extra.config, extra.split)
+        steps = self.protocol.steps * extra.factor
+        found = [
+            Run(name, arm, trial, seed, round(steps * arm.factor), extra.set, extra.config, extra.split)
             for arm in arms
             if (trial := self.trial(arm)) is not None
             for seed in extra.seeds
         ]
+        return list({run.key: run for run in found}.values())  # one arm may have several roles
 
     # ------------------------------------------------------------------------------------------------ choosing
 
@@ -156,19 +157,25 @@ class Plan:
         return sorted(arms, key=lambda arm: -(values[arm.name] or 0.0))[:number]
 
     def fed_by_all(self) -> list[Arm]:
-        """The best screened arms, fed by rows without labels, too."""
+        """The best screened arms that can be, fed by rows without labels, too."""
         p = self.protocol
-        return [arm.fed_by_all(p.unlabelled) for arm in self.best(self.of_kind("hmtl"), p.semi_best_of)]
+        able = [arm for arm in self.of_kind("hmtl") if arm.semi]
+        return [arm.fed_by_all(p.unlabelled) for arm in self.best(able, p.semi_best_of)]
+
+    def candidates(self) -> list[Arm]:
+        """Every HMTL arm, once it is known which of them are fed by all images."""
+        semi = self.fed_by_all()
+        return [*self.of_kind("hmtl"), *semi] if semi or not self.protocol.semi_best_of else []
 
     def role(self, word: str) -> list[Arm]:
         """An arm by name, or by its part: the best of a group, by the screening; none before that is known."""
-        hmtl, semi = self.of_kind("hmtl"), self.fed_by_all()
+        hmtl = self.of_kind("hmtl")
         groups = {
             "@equal_compute": [self.arm(n) for n in self.protocol.equal_compute],
             "@one_view": [a for a in hmtl if a.views == 1],
             "@labelled": hmtl,
-            "@unlabelled": semi,
-            "@best": [*hmtl, *semi] if semi else [],
+            "@unlabelled": self.fed_by_all(),
+            "@best": self.candidates(),
             "@rival": self.of_kind("rival"),
         }
         if not word.startswith("@"):
@@ -179,18 +186,17 @@ class Plan:
 
     def headline(self) -> list[Arm]:
         """The arms that get all seeds; none before the screening tells all of them."""
-        return self._named(self.protocol.headline)
+        found = [self.role(word) for word in self.protocol.headline]
+        return list({arm.name: arm for arms in found for arm in arms}.values()) if all(found) else []
+
+    def unnamed(self) -> list[str]:
+        """Stages whose runs hang on results that are not there yet."""
+        return [stage for stage, runs in self.stages() if not runs]
 
     def close(self) -> list[Arm]:
-        """Arms within some points of the best on validation, and those that are compared with it whatever they reach."""
+        """Arms within some points of the best on validation."""
         best = self.role("@best")
         if not best:
             return []
         least = (self.screened(best[0]) or 0.0) - self.protocol.close_points / 100
-        everyone = [*self.of_kind("hmtl"), *self.fed_by_all(), *self.of_kind("rival")]
-        near = [arm for arm in everyone if (self.screened(arm) or 0.0) >= least]
-        return list({arm.name: arm for arm in (*near, *self._named(self.protocol.compared))}.values())
-
-    def _named(self, words: Iterable[str]) -> list[Arm]:
-        found = [self.role(word) for word in words]
-        return list({arm.name: arm for arms in found for arm in arms}.values()) if all(found) else []
+        return [a for a in (*self.candidates(), *self.of_kind("rival")) if (self.screened(a) or 0.0) >= least]

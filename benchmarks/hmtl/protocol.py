@@ -15,6 +15,7 @@ from attrs import evolve, field, frozen
 from mtlcore import MtlError, nearest
 
 FOLDER = Path(__file__).resolve().parent.parent / "protocols"
+CONTROLS = ("views_only", "random_target")
 
 
 @frozen
@@ -32,7 +33,8 @@ class Arm:
     kind: "sl", "hmtl" (labelled rows only), "semi" (unlabelled rows too), "rival" (whatever else is done with these rows). views:
     batches of labelled rows' size that are encoded in a step. set: what differs from the base configuration, as `mtl train --set`
     takes it. trials: what is tuned; the one that is better on validation is used. like: take that arm's chosen trial instead.
-    pretext: the label that controls switch off. factor: times the protocol's steps.
+    pretext: the label that controls switch off. controls: those that it can have. semi: may it be fed by all images? factor: times
+    the protocol's steps.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Arm:
     pretext: str | None = None
     factor: float = 1.0
     pretraining: Pretraining | None = None
+    controls: tuple[str, ...] = CONTROLS
+    semi: bool = True
 
     def fed_by_all(self, unlabelled: tuple[str, ...]) -> Arm:
         """The same arm, its pretext fed by as many rows without labels in each step: two batches are
@@ -82,8 +86,8 @@ class Extra:
 class Protocol:
     """metric: the figure that chooses, on validation, at the last step. equal_compute: the arms that stand for SL given more.
 
-    baseline: the arm that others are compared with. headline, compared: arms by name or role ("@best": see `Plan.role`) that get
-    the headline's seeds, and at least `close_seeds`. semi_best_of: so many of the best arms are fed by all images, too.
+    baseline: the arm that others are compared with. headline: arms by name or role ("@best": see `Plan.role`) that get the
+    headline's seeds. semi_best_of: so many of the best arms are fed by all images, too.
     close_points: an arm so near to the best gets `close_seeds`. unlabelled: the settings that keep rows without labels.
     forwards_per_cpu_s: for the estimate of a dry run.
     """
@@ -103,7 +107,6 @@ class Protocol:
     baseline: str = "sl"
     close_points: float = 0.0
     semi_best_of: int = 0
-    compared: tuple[str, ...] = ()
     equal_compute: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = ()

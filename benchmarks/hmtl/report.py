@@ -10,10 +10,10 @@ import numpy as np
 from attrs import frozen
 
 from .plan import Plan, Row
+from .protocol import CONTROLS
 
 CONFIDENCE = 0.95
 SAME = 1.25  # times the baseline's encoder forwards: still the same compute
-CONTROLS = ("views_only", "random_target")
 
 
 @frozen
@@ -62,8 +62,24 @@ def figures(rows: Sequence[Row], arm: str, split: str, metric: str, scale: float
 
 
 def table(plan: Plan) -> str:
-    """Markdown: what was tuned, every arm at full length, what decides, the extras, then what was not run."""
-    return "\n\n".join(filter(None, [_trials(plan), _arms(plan), _decisive(plan), *_extras(plan), _not_run(plan)]))
+    """Markdown: what was made where, what was tuned, every arm, what decides, the extras, then what was not run."""
+    return "\n\n".join(
+        filter(None, [_made(plan), _trials(plan), _arms(plan), _decisive(plan), *_extras(plan), _not_run(plan)])
+    )
+
+
+def _made(plan: Plan) -> str:
+    p, rows = plan.protocol, plan.results.rows
+    facts = {
+        key: sorted({str(r[key]) for r in rows if key in r}) for key in ("date", "device", "torch", "threads", "commit")
+    }
+    where = "; ".join(f"{key} {', '.join(values)}" for key, values in facts.items() if values)
+    cost = sum(r["cpu_s"] for r in rows)
+    return (
+        f"`python benchmarks/run.py hmtl --protocol {p.name}`: {len(rows)} runs, {cost:,.0f} CPU s; {where}.\n\n"
+        f"{p.metric} in points, mean +- standard deviation over seeds; differences are paired by seed, with 95 % t intervals "
+        f"of their mean. Trials: {p.tune_steps} steps, seed {p.tune_seed}, validation. Equal compute: encoder forwards."
+    )
 
 
 def _trials(plan: Plan) -> str:
@@ -80,16 +96,17 @@ def _arms(plan: Plan) -> str:
     rows, metric, baseline = _main(plan), plan.results.metric, plan.protocol.baseline
     over = f"over {baseline}, equal steps | over {baseline}, equal compute"
     lines = [
-        f"| arm | seeds | CPU s | encoder forwards | validation | test, last step | test, best on validation | {over} |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| arm | seeds | steps | CPU s | encoder forwards | validation | test, last step | test, best on validation | {over} |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(r["arm"] for r in rows):
         mine = [r for r in rows if r["arm"] == name]
         splits = {s: figures(rows, name, s, metric) for s in ("validation", "test", "test_best")}
         cost = f"{np.mean([r['cpu_s'] for r in mine]):.0f} | {_forwards(rows, name):.0f}"
         cells = " | ".join(str(spread(list(v.values()))) if v else "" for v in splits.values())
-        differences = " | ".join(_over(rows, name, rival, metric) for rival in (baseline, equal_compute(plan, name)))
-        lines.append(f"| {name} | {len(mine)} | {cost} | {cells} | {differences} |")
+        same_steps = baseline if mine[0]["steps"] == round(plan.protocol.steps) else None
+        differences = " | ".join(_over(rows, name, rival, metric) for rival in (same_steps, equal_compute(plan, name)))
+        lines.append(f"| {name} | {len(mine)} | {mine[0]['steps']} | {cost} | {cells} | {differences} |")
     return "\n".join(lines)
 
 
@@ -145,7 +162,10 @@ def _extras(plan: Plan) -> list[str]:
         if not mine:
             continue
         metric, scale = extra.metric or plan.results.metric, extra.scale
-        lines = [f"| {extra.name} | seeds | {metric} on test | over {baseline} |", "|---|---|---|---|"]
+        lines = [
+            f"| {extra.name} | seeds | {metric} on test{'' if scale == 100 else ' (lower is better)'} | over {baseline} |",
+            "|---|---|---|---|",
+        ]
         for name in dict.fromkeys(r["arm"] for r in mine):
             values = list(figures(mine, name, "test", metric, scale).values())
             lines.append(
@@ -157,7 +177,8 @@ def _extras(plan: Plan) -> list[str]:
 
 def _not_run(plan: Plan) -> str:
     missing = [run.name for run in plan.runs() if plan.results.row(run) is None]
-    return f"Not run: {', '.join(missing) if missing else 'nothing'}."
+    hanging = f" Not named yet, since they hang on results: {', '.join(plan.unnamed())}." if plan.unnamed() else ""
+    return f"Not run: {', '.join(missing) if missing else 'nothing'}.{hanging}"
 
 
 def plot(plan: Plan, file: Path) -> None:

@@ -42,8 +42,12 @@ class Bench:
 
     def rows(self) -> list[Row]:
         """The finished runs; of one that stands twice, the first."""
-        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        return list({key_of(row): row for row in reversed([json.loads(line) for line in lines])}.values())[::-1]
+        found: dict[Any, Row] = {}
+        for line in self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []:
+            if line.endswith("}"):  # what a crash has cut off was no finished run
+                row = json.loads(line)
+                found.setdefault(key_of(row), row)
+        return list(found.values())
 
     def plan(self) -> Plan:
         """The plan by the lines that stand in the file now."""
@@ -72,8 +76,10 @@ class Bench:
         """Train what is left of this run, and add its line."""
         row = self.trained(run)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
+        with self.file.open("a+b") as lines:
+            lines.seek(0)
+            cut = lines.read()[-1:] not in (b"", b"\n")
+            lines.write(b"\n" * cut + json.dumps(row).encode() + b"\n")
         return row
 
     def trained(self, run: Run) -> Row:

@@ -22,19 +22,17 @@ from hmtl.runs import Bench, fingerprint  # noqa: E402
 from mtlcore import MtlError  # noqa: E402
 
 
-def finished(run: Run, value: float, test: float | None = None) -> dict:
+def finished(run: Run, value: float, test: float | None = None, metric: str = "fer/accuracy") -> dict:
     row = {"stage": run.stage, "arm": run.arm.name, "trial": run.trial, "seed": run.seed, "steps": run.steps}
-    figures = {"cpu_s": 1.0, "encoded": 1, "validation": {"fer/accuracy": value}}
-    return (
-        row
-        | figures
-        | ({"test": {"fer/accuracy": test}, "test_best": {"fer/accuracy": test}} if test is not None else {})
-    )
+    figures = {"cpu_s": 1.0, "encoded": 1, "validation": {metric: value}}
+    return row | figures | ({"test": {metric: test}, "test_best": {metric: test}} if test is not None else {})
 
 
-def played(values: dict[str, float], test: float = 0.5, tuned: dict[str, int] | None = None) -> Plan:
+def played(
+    values: dict[str, float], test: float = 0.5, tuned: dict[str, int] | None = None, name: str = "cpu2"
+) -> Plan:
     """Every run that the protocol asks for, with made-up figures by arm; the tuning prefers the trial that is told."""
-    protocol, rows = load("cpu"), []
+    protocol, rows = load(name), []
     while True:
         plan = Plan(protocol, Results(rows, protocol.metric))
         left = [r for r in {r.key: r for r in plan.runs()}.values() if plan.results.row(r) is None]
@@ -43,16 +41,17 @@ def played(values: dict[str, float], test: float = 0.5, tuned: dict[str, int] | 
         for run in left:
             base = values.get(run.arm.name, 0.4)
             if run.stage == "tune":
-                rows.append(finished(run, 0.2 + 0.1 * (run.trial == (tuned or {}).get(run.arm.name, 0))))
+                value = 0.2 + 0.1 * (run.trial == (tuned or {}).get(run.arm.name, 0))
+                rows.append(finished(run, value, metric=protocol.metric))
             else:
-                rows.append(finished(run, base, test + 0.001 * run.seed))
+                rows.append(finished(run, base, test + 0.001 * run.seed, protocol.metric))
 
 
 def test_nothing_but_the_tuning_can_be_named_before_there_are_results():
-    protocol = load("cpu")
+    protocol = load("cpu2")
     runs = list(Plan(protocol, Results([], protocol.metric)).runs())
     assert {run.stage for run in runs} == {"tune"}
-    assert all(len(arm.trials) == 2 for arm in protocol.arms.values())
+    assert all(len(arm.trials) == 3 for arm in protocol.arms.values())
 
 
 def test_the_better_trial_on_validation_is_used():
@@ -62,8 +61,15 @@ def test_the_better_trial_on_validation_is_used():
 
 
 def test_the_headline_arms_are_chosen_on_validation():
-    plan = played({"sl_long": 0.46, "puzzling_mix": 0.47, "inpainting_l1": 0.45, "puzzling_mix+all": 0.52})
-    assert [arm.name for arm in plan.headline()] == ["sl", "sl_long", "puzzling_mix", "puzzling_mix+all"]
+    plan = played({"sl_long": 0.46, "puzzling_mix": 0.47, "rotation": 0.48, "puzzling_mix+all": 0.52, "fixmatch": 0.41})
+    assert [arm.name for arm in plan.headline()] == [
+        "sl",
+        "sl_long",
+        "puzzling_mix",
+        "rotation",
+        "puzzling_mix+all",
+        "fixmatch",
+    ]
     seeds = {r.seed for r in plan.runs(["headline"]) if r.arm.name == "puzzling_mix+all"}
     assert seeds == set(range(8))
 
@@ -73,8 +79,28 @@ def test_test_figures_choose_nothing():
     assert [r.key for r in worse.runs()] == [r.key for r in better.runs()]
 
 
+@pytest.mark.parametrize("name", ["cpu", "cpu2", "digits", "gpu", "affectnet", "imagenet"])
+def test_every_protocol_comes_to_its_headline_and_to_every_extra(name):
+    plan = played({}, name=name)
+    assert plan.headline()
+    assert set(plan.unnamed()) <= ({"semi", "controls", "close"} if name == "imagenet" else {"semi"})
+    assert all(plan.extra(extra.name) for extra in plan.protocol.extras)
+
+
+def test_the_leaders_and_their_controls_are_paired_at_every_seed():
+    plan = played({"barlow_twins": 0.5, "rotation": 0.45})
+    found = {(r.arm.name, r.seed) for r in plan.runs(["controls"])}
+    arms = {"barlow_twins", "rotation", "barlow_twins+views_only", "rotation+views_only", "rotation+random_target"}
+    assert found == {(arm, seed) for arm in arms for seed in (0, 1, 2)}  # Barlow Twins has no answers to permute
+
+
+def test_an_extra_keeps_an_arms_own_share_of_the_steps():
+    steps = {r.arm.name: r.steps for r in played({"sl_long": 0.46}).extra("plateau")}
+    assert (steps["sl"], steps["sl_long"]) == (9000, 18000)
+
+
 def test_a_control_differs_from_its_arm_by_one_key():
-    arm = load("cpu").arms["puzzling"]
+    arm = load("cpu2").arms["puzzling"]
     assert set(arm.control("views_only").set) - set(arm.set) == {'pretext.puzzling.control="views_only"'}
 
 
@@ -93,7 +119,7 @@ def test_pairs_share_a_seed():
 
 
 def test_the_table_tells_what_was_not_run():
-    protocol = load("cpu")
+    protocol = load("cpu2")
     some = next(iter(Plan(protocol, Results([], protocol.metric)).runs()))
     said = table(Plan(protocol, Results([finished(some, 0.3)], protocol.metric)))
     assert "Not run: tune-sl-1-0-1000" in said
@@ -119,7 +145,7 @@ def command(*words: str | Path) -> int:
 
 
 def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys):
-    assert command("--protocol", "cpu", "--dry-run", "--stages", "tune", "--work", tmp_path / "work") == 0
+    assert command("--protocol", "cpu2", "--dry-run", "--stages", "tune", "--work", tmp_path / "work") == 0
     assert "CPU seconds estimated" in capsys.readouterr().out
     assert not (tmp_path / "work").exists()
 
@@ -134,6 +160,15 @@ def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):
     assert (row["arm"], row["seed"], row["steps"], row["encoded"]) == ("sl_2views", 0, 2, 2 * 2 * 32)
     assert {"digit/accuracy", "digit/macro_f1"} <= row["test"].keys()
     assert row["cpu_s"] > 0
+
+
+def test_a_line_that_a_crash_has_cut_off_is_no_run_and_spoils_no_other(tmp_path):
+    protocol = load("digits")
+    bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
+    (tmp_path / "runs.jsonl").write_text('{"stage": "tune", "arm": "sl"')
+    assert bench.rows() == []
+    bench.do(Run("tune", protocol.arms["sl"], 0, 0, 1, set=("data.digits.limit=100",)))
+    assert [row["arm"] for row in bench.rows()] == ["sl"]
 
 
 def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(tmp_path, capsys):

@@ -76,19 +76,18 @@ def test_every_extra_stands_on_a_base_that_loads(name):
 
 
 def test_what_extends_a_protocol_keeps_its_arms():
-    assert load("gpu").arms.keys() == load("cpu").arms.keys()
+    assert load("gpu").arms.keys() == load("cpu2").arms.keys()
     assert (load("gpu").steps, load("gpu").tune_steps) == (20000, 5000)
 
 
 def test_gpu_runs_two_steps(tmp_path):
     fer2013(tmp_path)
-    small = ("--try", "input.batch_size=4", "data.fer2013.labels=0.5")
-    arms = ("--arms", "consistency", "--stages", "tune", "screen")
+    small = ("--try", "input.batch_size=4", "input.unlabelled_batch=2", "data.fer2013.labels=0.5")
+    arms = ("--arms", "fixmatch", "--stages", "tune", "screen")
     rows = rehearsed(tmp_path / "work", "--protocol", "gpu", "--data", tmp_path, *arms, *small)
-    assert Counter(row["stage"] for row in rows) == {"tune": 2, "main": 1}
-    assert {(row["steps"], row["encoded"]) for row in rows} == {
-        (2, 2 * 4 * 3)
-    }  # two steps of four rows, three batches each
+    assert Counter(row["stage"] for row in rows) == {"tune": 3, "main": 1}
+    each_step = 4 + 2 * 2  # four rows with labels; two without, each seen twice
+    assert {(row["steps"], row["encoded"]) for row in rows} == {(2, 2 * each_step)}
 
 
 def test_affectnet_runs_two_steps(tmp_path):

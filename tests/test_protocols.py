@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from hmtl import door  # noqa: E402
 from hmtl.plan import Run  # noqa: E402
 from hmtl.protocol import FOLDER, load  # noqa: E402
+from hmtl.runs import Bench  # noqa: E402
 
 from mtlcore.config import load as load_config  # noqa: E402
 
@@ -129,3 +130,14 @@ def test_imagenet_weights_come_from_the_wheel(tmp_path):
     assert state["bn1.running_mean"].abs().sum() > 0
     experiment = load_config(load("imagenet").base(), [f'encoder.weights="{path}"', "train.steps=2"])
     assert experiment.encoder.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_rehearsal_sets_what_a_base_knows_and_an_arm_inherits_the_trials_of_the_one_it_follows(tmp_path):
+    protocol = load("cpu2").rehearsal(("data.fer2013.limit=9", "input.batch_size=4"))
+    bench = Bench(protocol, tmp_path, tmp_path, tmp_path / "runs.jsonl")
+    arm = protocol.arms["sl"]
+    here = {config: bench.here(Run("x", arm, 0, 0, 2, config=config)) for config in (None, "utkface.toml")}
+    assert here[None] == [f'data.fer2013.root="{tmp_path}/fer2013"', "data.fer2013.limit=9", "input.batch_size=4"]
+    assert here["utkface.toml"] == [f'data.utkface.root="{tmp_path}/utkface"', "input.batch_size=4"]
+    digits = load("digits").arms
+    assert digits["sl_long"].trials == digits["sl"].trials

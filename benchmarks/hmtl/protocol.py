@@ -32,7 +32,7 @@ class Arm:
 
     kind: "sl", "hmtl" (labelled rows only), "semi" (unlabelled rows too), "rival" (whatever else is done with these rows). views:
     batches of labelled rows' size that are encoded in a step. set: what differs from the base configuration, as `mtl train --set`
-    takes it. trials: what is tuned; the one that is better on validation is used. like: take that arm's chosen trial instead.
+    takes it. trials: what is tuned; the one that is best on validation is used. like: take that arm's chosen trial instead.
     pretext: the label that controls switch off. controls: those that it can have. semi: may it be fed by all images? factor: times
     the protocol's steps.
     """
@@ -89,7 +89,7 @@ class Protocol:
     baseline: the arm that others are compared with. headline: arms by name or role ("@best": see `Plan.role`) that get the
     headline's seeds. semi_best_of: so many of the best arms are fed by all images, too.
     close_points: an arm so near to the best gets `close_seeds`. unlabelled: the settings that keep rows without labels.
-    forwards_per_cpu_s: for the estimate of a dry run.
+    forwards_per_cpu_s: for the estimate of a dry run. settings: of a rehearsal, for every run.
     """
 
     name: str
@@ -109,6 +109,7 @@ class Protocol:
     semi_best_of: int = 0
     equal_compute: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = ()
 
     def base(self, config: str | None = None) -> Path:
@@ -117,8 +118,8 @@ class Protocol:
 
     def rehearsal(self, settings: tuple[str, ...]) -> Protocol:
         """The same plan with two steps a run and one seed: does every arm run here? settings: for every run."""
-        arms = {name: evolve(arm, set=(*arm.set, *settings), factor=1.0) for name, arm in self.arms.items()}
-        extras = tuple(evolve(e, set=(*e.set, *settings), seeds=e.seeds[:1], factor=1.0) for e in self.extras)
+        arms = {name: evolve(arm, factor=1.0) for name, arm in self.arms.items()}
+        extras = tuple(evolve(extra, seeds=extra.seeds[:1], factor=1.0) for extra in self.extras)
         one = self.screen_seeds[:1]
         return evolve(
             self,
@@ -130,17 +131,24 @@ class Protocol:
             screen_seeds=one,
             headline_seeds=one,
             close_seeds=one,
+            settings=settings,
         )
 
 
 def load(name: str) -> Protocol:
     """The protocol of that name. Raises MtlError where there is none, or a key is unknown."""
     tables = _tables(name)
-    tables["arms"] = {label: {"name": label, **arm} for label, arm in tables.get("arms", {}).items()}
+    arms = tables.get("arms", {})
+    tables["arms"] = {label: {"name": label, **_like(arm, arms), **arm} for label, arm in arms.items()}
     try:
         return cattrs.Converter(forbid_extra_keys=True).structure(tables, Protocol)
     except cattrs.ClassValidationError as error:
         raise MtlError(f"{name}.toml: {'; '.join(cattrs.transform_error(error))}") from None
+
+
+def _like(arm: dict[str, Any], arms: dict[str, Any]) -> dict[str, Any]:
+    """The trials of the arm whose choice this one takes."""
+    return {"trials": arms[arm["like"]]["trials"]} if arm.get("like") in arms else {}
 
 
 def _tables(name: str) -> dict[str, Any]:

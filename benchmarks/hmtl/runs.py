@@ -100,17 +100,18 @@ class Bench:
 
     def _trained(self, run: Run, overrides: tuple[str, ...], out: Path, supervised: bool = True) -> Result:
         settings = [lite0.filled_in(setting, self.work) for setting in overrides]
-        experiment = load(self.protocol.base(run.config), [*settings, *self._roots(run)])
+        experiment = load(self.protocol.base(run.config), [*settings, *self.here(run)])
         if not supervised:
             experiment = evolve(experiment, tasks={})
         return train(experiment, out, resume=(out / "config.toml").exists())
 
-    def _roots(self, run: Run) -> list[str]:
-        """Each source's root lies under --data, by its label."""
+    def here(self, run: Run) -> list[str]:
+        """Each source's root, by its label under --data; and what a rehearsal sets, of the sources that this base has."""
         tables = tomllib.loads(self.protocol.base(run.config).read_text(encoding="utf-8")).get("data", {})
-        return [
-            f'data.{label}.root="{self.data / table["root"]}"' for label, table in tables.items() if "root" in table
-        ]
+        rooted = {label: self.data / table["root"] for label, table in tables.items() if "root" in table}
+        foreign = [s for s in self.protocol.settings if s.startswith("data.") and s.split(".")[1] not in tables]
+        settings = [s for s in self.protocol.settings if s not in foreign]
+        return [*(f'data.{label}.root="{root}"' for label, root in rooted.items()), *settings]
 
     def _row(self, run: Run, result: Result) -> Row:
         folder = self.work / run.name

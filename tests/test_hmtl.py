@@ -150,6 +150,24 @@ def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys):
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [(("--stages", "scren"), "screen"), (("--arms", "puzling"), "puzzling"), (("--again", "tune-sl-9"), "tune-sl")],
+)
+def test_a_name_that_is_not_there_is_told_with_its_neighbour(words, near, tmp_path, capsys):
+    assert command("--protocol", "cpu2", "--dry-run", "--work", tmp_path, *words) == 2
+    said = capsys.readouterr().err
+    assert f"did you mean '{near}" in said
+
+
+def test_extras_stand_for_each_of_them(tmp_path, capsys):
+    assert command("--protocol", "cpu2", "--dry-run", "--stages", "extras", "--work", tmp_path) == 0
+    named = capsys.readouterr().out
+    assert "labels_5-sl-" in named
+    assert "plateau-sl-" in named
+    assert "main-" not in named
+
+
 def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):
     protocol = load("digits")
     bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")

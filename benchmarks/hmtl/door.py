@@ -14,7 +14,7 @@ from attrs import evolve
 from mtlcore import MtlError, nearest
 from mtlcore.train.loop import Interrupted
 
-from .plan import Run
+from .plan import STAGES, Run
 from .protocol import Protocol, load
 from .runs import ROOT, Bench
 
@@ -31,7 +31,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--arms", nargs="*", default=[], help="these alone")
     parser.add_argument("--seeds", nargs="*", type=int, default=[], help="these alone")
     parser.add_argument(
-        "--stages", nargs="*", default=[], help="these alone: tune, screen, semi, headline, close, controls, extras"
+        "--stages", nargs="*", default=[], help=f"these alone: {', '.join(STAGES)}, extras, or the name of one extra"
     )
     parser.add_argument("--dry-run", action="store_true", help="tell what would be run, and the estimated CPU seconds")
     parser.add_argument(
@@ -113,12 +113,24 @@ def _again(bench: Bench, name: str) -> int:
 def _left(bench: Bench, asked: argparse.Namespace) -> list[Run]:
     """What is asked for and not yet done; each run once."""
     plan = bench.plan()
-    runs = {run.key: run for run in plan.runs(asked.stages) if plan.results.row(run) is None}
+    stages = _stages(bench.protocol, asked.stages)
+    for name in asked.arms:
+        plan.arm(name)  # an unknown one is told, not passed over
+    runs = {run.key: run for run in plan.runs(stages) if plan.results.row(run) is None}
     return [
         run
         for run in runs.values()
         if (not asked.arms or run.arm.name in asked.arms) and (not asked.seeds or run.seed in asked.seeds)
     ]
+
+
+def _stages(protocol: Protocol, asked: list[str]) -> list[str]:
+    """ "extras" stands for each of them. Raises MtlError on an unknown stage."""
+    extras = [extra.name for extra in protocol.extras]
+    for name in asked:
+        if name not in (known := [*STAGES, "extras", *extras]):
+            raise MtlError(f"there is no stage {name!r}; {nearest(name, known)}")
+    return [stage for name in asked for stage in (extras if name == "extras" else [name])]
 
 
 def _dry(bench: Bench, asked: argparse.Namespace) -> int:

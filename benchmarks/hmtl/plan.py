@@ -12,6 +12,7 @@ from mtlcore import MtlError, nearest
 from .protocol import Arm, Protocol
 
 Row = dict[str, Any]
+STAGES = ("tune", "screen", "semi", "headline", "controls", "close")  # then one for each extra
 
 
 @frozen

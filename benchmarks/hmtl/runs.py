@@ -116,7 +116,7 @@ class Bench:
     def _row(self, run: Run, result: Result) -> Row:
         folder = self.work / run.name
         first = self.work / f"{run.name}-pretraining"
-        before = _last(first / "metrics.jsonl") if first.exists() else {"encoded": 0, "cpu_s": 0.0}
+        before = _cost(first) if first.exists() else {"encoded": 0, "cpu_s": 0.0}
         row: dict[str, Any] = {
             "protocol": self.protocol.name,
             "stage": run.stage,
@@ -187,8 +187,6 @@ def _figures(metrics: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in metrics.items() if "[" not in name}
 
 
-def _last(log: Path) -> dict[str, Any]:
-    """The last line of a log that tells what the run has cost."""
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    found: dict[str, Any] = next(row for row in reversed(rows) if "cpu_s" in row)
-    return found
+def _cost(folder: Path) -> dict[str, Any]:
+    """The last line of a run's log that tells what it has cost."""
+    return next(row for row in reversed(RunFolder.open(folder).rows()) if "cpu_s" in row)

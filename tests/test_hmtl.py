@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attrs import evolve
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,6 +124,18 @@ def test_the_table_tells_what_was_not_run():
     some = next(iter(Plan(protocol, Results([], protocol.metric)).runs()))
     said = table(Plan(protocol, Results([finished(some, 0.3)], protocol.metric)))
     assert "Not run: tune-sl-1-0-1000" in said
+
+
+def test_a_run_of_a_trial_that_lost_later_stands_beside_the_table_and_not_in_it():
+    plan = played({}, tuned={"puzzling": 2})
+    before = evolve(next(r for r in plan.runs(["screen"]) if r.arm.name == "puzzling"), trial=1)
+    rows = [*plan.results.rows, finished(before, 0.4, test=0.9)]
+    said = table(Plan(plan.protocol, Results(rows, plan.results.metric)))
+    assert said.replace(
+        "On test, of trials that were not chosen in the end: main-puzzling-1-0-3000 90.00.\n\n", ""
+    ) == (
+        table(plan).replace(f"{len(rows) - 1} runs, {len(rows) - 1:,} CPU s", f"{len(rows)} runs, {len(rows):,} CPU s")
+    )
 
 
 def test_a_fingerprint_hangs_on_every_part_of_a_run_and_on_no_folder(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from .plan import Plan, Row
+from .plan import Plan, Row, key_of
 from .protocol import CONTROLS
 
 CONFIDENCE = 0.95
@@ -64,7 +64,17 @@ def figures(rows: Sequence[Row], arm: str, split: str, metric: str, scale: float
 def table(plan: Plan) -> str:
     """Markdown: what was made where, what was tuned, every arm, what decides, the extras, then what was not run."""
     return "\n\n".join(
-        filter(None, [_made(plan), _trials(plan), _arms(plan), _decisive(plan), *_extras(plan), _not_run(plan)])
+        part
+        for part in (
+            _made(plan),
+            _trials(plan),
+            _arms(plan),
+            _decisive(plan),
+            *_extras(plan),
+            _left_out(plan),
+            _not_run(plan),
+        )
+        if part
     )
 
 
@@ -140,7 +150,17 @@ def _leaders(plan: Plan) -> list[str]:
 
 
 def _main(plan: Plan) -> list[Row]:
-    return [r for r in plan.results.rows if r["stage"] == "main"]
+    return _of(plan, "main")
+
+
+def _of(plan: Plan, stage: str) -> list[Row]:
+    """The rows of a stage whose arm has the trial that it was given in the end."""
+    return [r for r in plan.results.rows if r["stage"] == stage and not _superseded(plan, r)]
+
+
+def _superseded(plan: Plan, row: Row) -> bool:
+    """Whether the row is of a trial that was the best only until a later one came: no seed of an arm has two figures."""
+    return row["stage"] != "tune" and plan.trial(plan.arm(row["arm"])) not in (None, row["trial"])
 
 
 def _forwards(rows: Sequence[Row], arm: str) -> float:
@@ -158,7 +178,7 @@ def _over(rows: Sequence[Row], name: str, rival: str | None, metric: str, scale:
 def _extras(plan: Plan) -> list[str]:
     tables, baseline = [], plan.protocol.baseline
     for extra in plan.protocol.extras:
-        mine = [r for r in plan.results.rows if r["stage"] == extra.name]
+        mine = _of(plan, extra.name)
         if not mine:
             continue
         metric, scale = extra.metric or plan.results.metric, extra.scale
@@ -173,6 +193,12 @@ def _extras(plan: Plan) -> list[str]:
             )
         tables.append("\n".join(lines))
     return tables
+
+
+def _left_out(plan: Plan) -> str:
+    rows, metric = [r for r in plan.results.rows if _superseded(plan, r)], plan.results.metric
+    said = [f"{'-'.join(map(str, key_of(r)))} {100 * r['test'][metric]:.2f}" for r in rows if metric in r["test"]]
+    return f"On test, of trials that were not chosen in the end: {', '.join(said)}." if said else ""
 
 
 def _not_run(plan: Plan) -> str:

@@ -130,7 +130,9 @@ def test_a_run_of_a_trial_that_lost_later_stands_beside_the_table_and_not_in_it(
     plan = played({}, tuned={"puzzling": 2})
     before = evolve(next(r for r in plan.runs(["screen"]) if r.arm.name == "puzzling"), trial=1)
     rows = [*plan.results.rows, finished(before, 0.4, test=0.9)]
-    said = table(Plan(plan.protocol, Results(rows, plan.results.metric)))
+    now = Plan(plan.protocol, Results(rows, plan.results.metric))
+    assert now.run(before.key) == before  # to be made again by its name
+    said = table(now)
     assert said.replace(
         "On test, of trials that were not chosen in the end: main-puzzling-1-0-3000 90.00.\n\n", ""
     ) == (

@@ -14,7 +14,7 @@ from attrs import evolve
 from mtlcore import MtlError, nearest
 from mtlcore.train.loop import Interrupted
 
-from .plan import STAGES, Run
+from .plan import STAGES, Run, key_of, name_of
 from .protocol import Protocol, load
 from .runs import ROOT, Bench
 
@@ -94,14 +94,13 @@ def _done(bench: Bench, run: Run) -> bool:
 def _again(bench: Bench, name: str) -> int:
     """0 where every figure and every bit of the weights is the committed one, 1 with the differences where not."""
     plan = bench.plan()
-    runs = {run.name: run for run in plan.runs() if plan.results.row(run)}
-    if name not in runs:
-        raise MtlError(f"there is no finished run {name!r}; {nearest(name, runs)}")
-    before = plan.results.row(runs[name])
-    assert before is not None
+    rows = {name_of(key_of(row)): row for row in plan.results.rows}
+    if name not in rows:
+        raise MtlError(f"there is no finished run {name!r}; {nearest(name, rows)}")
+    before = rows[name]
     bench.work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=bench.work) as anew:  # never from what is left of the first time
-        now = evolve(bench, work=Path(anew)).trained(runs[name])
+        now = evolve(bench, work=Path(anew)).trained(plan.run(key_of(before)))
     differ = [key for key in SAID_AGAIN if key in before and before[key] != now[key]]
     for key in differ:
         print(f"{key}: {before[key]} then, {now[key]} now")

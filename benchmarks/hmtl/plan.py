@@ -12,6 +12,7 @@ from mtlcore import MtlError, nearest
 from .protocol import Arm, Protocol
 
 Row = dict[str, Any]
+Key = tuple[str, str, int, int, int]  # stage, arm, trial, seed, steps
 STAGES = ("tune", "screen", "semi", "headline", "controls", "close")  # then one for each extra
 
 
@@ -29,12 +30,12 @@ class Run:
     split: str = "test"
 
     @property
-    def key(self) -> tuple[str, str, int, int, int]:
+    def key(self) -> Key:
         return self.stage, self.arm.name, self.trial, self.seed, self.steps
 
     @property
     def name(self) -> str:
-        return "-".join(map(str, self.key))
+        return name_of(self.key)
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -57,9 +58,14 @@ class Results:
         return None if row is None else float(row["validation"][self.metric])
 
 
-def key_of(row: Row) -> tuple[str, str, int, int, int]:
+def key_of(row: Row) -> Key:
     """What names a row, as `Run.key` names a run."""
     return row["stage"], row["arm"], row["trial"], row["seed"], row["steps"]
+
+
+def name_of(key: Key) -> str:
+    """A key in one word: what a user types, what a run's folder is called."""
+    return "-".join(map(str, key))
 
 
 @frozen(eq=False)
@@ -122,13 +128,20 @@ class Plan:
         extra = next(e for e in self.protocol.extras if e.name == name)
         arms = [arm for word in extra.arms for arm in self.role(word)]
         steps = self.protocol.steps * extra.factor
-        found = [
-            Run(name, arm, trial, seed, round(steps * arm.factor), extra.set, extra.config, extra.split)
+        keys = [
+            (name, arm.name, trial, seed, round(steps * arm.factor))
             for arm in arms
             if (trial := self.trial(arm)) is not None
             for seed in extra.seeds
         ]
-        return list({run.key: run for run in found}.values())  # one arm may have several roles
+        return [self.run(key) for key in dict.fromkeys(keys)]  # one arm may have several roles
+
+    def run(self, key: Key) -> Run:
+        """The run of that key, whether it is asked for or not: a trial that lost later is none that is."""
+        stage, arm, trial, seed, steps = key
+        extra = next((e for e in self.protocol.extras if e.name == stage), None)
+        told = (extra.set, extra.config, extra.split) if extra else ()
+        return Run(stage, self.arm(arm), trial, seed, steps, *told)
 
     # ------------------------------------------------------------------------------------------------ choosing
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from .plan import Plan, Row, key_of
+from .plan import Plan, Row, key_of, name_of
 from .protocol import CONTROLS
 
 CONFIDENCE = 0.95
@@ -63,19 +63,8 @@ def figures(rows: Sequence[Row], arm: str, split: str, metric: str, scale: float
 
 def table(plan: Plan) -> str:
     """Markdown: what was made where, what was tuned, every arm, what decides, the extras, then what was not run."""
-    return "\n\n".join(
-        part
-        for part in (
-            _made(plan),
-            _trials(plan),
-            _arms(plan),
-            _decisive(plan),
-            *_extras(plan),
-            _left_out(plan),
-            _not_run(plan),
-        )
-        if part
-    )
+    parts = [_made(plan), _trials(plan), _arms(plan), _decisive(plan), *_extras(plan), _left_out(plan), _not_run(plan)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _made(plan: Plan) -> str:
@@ -197,7 +186,7 @@ def _extras(plan: Plan) -> list[str]:
 
 def _left_out(plan: Plan) -> str:
     rows, metric = [r for r in plan.results.rows if _superseded(plan, r)], plan.results.metric
-    said = [f"{'-'.join(map(str, key_of(r)))} {100 * r['test'][metric]:.2f}" for r in rows if metric in r["test"]]
+    said = [f"{name_of(key_of(r))} {100 * r['test'][metric]:.2f}" for r in rows if metric in r["test"]]
     return f"On test, of trials that were not chosen in the end: {', '.join(said)}." if said else ""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,24 +13,26 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-_mixed: ContextVar[bool] = ContextVar("mixed", default=False)
-_alone: ContextVar[bool] = ContextVar("alone", default=False)
+# Plain globals, since dynamo traces what reads them: of a ContextVar torch 2.11 breaks the graph.
+_mixed = False
+_alone = False
 
 
 @contextmanager
 def losses_in_fp32(device: str) -> Iterator[None]:
     """Autocast off for the arithmetic of losses; the networks below, which a loss may call, keep the run's precision."""
-    token = _mixed.set(torch.is_autocast_enabled(device))
+    global _mixed
+    before, _mixed = _mixed, torch.is_autocast_enabled(device)
     try:
         with torch.autocast(device, enabled=False):
             yield
     finally:
-        _mixed.reset(token)
+        _mixed = before
 
 
 def _run(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
     device = next(x for x in tree_leaves(inputs) if isinstance(x, Tensor)).device.type
-    with torch.autocast(device, enabled=_mixed.get() or torch.is_autocast_enabled(device)):
+    with torch.autocast(device, enabled=_mixed or torch.is_autocast_enabled(device)):
         return net(*inputs)
 
 
@@ -142,14 +143,15 @@ def total(x: Tensor) -> Tensor:
 @contextmanager
 def alone() -> Iterator[None]:
     """One rank works by itself (evaluation): nothing below asks the others, who would not answer."""
-    token = _alone.set(True)
+    global _alone
+    before, _alone = _alone, True
     try:
         yield
     finally:
-        _alone.reset(token)
+        _alone = before
 
 
 def world_size() -> int:
     """Ranks that compute together here: 1 without data parallel, and while one rank is `alone`."""
-    together = dist.is_available() and dist.is_initialized() and not _alone.get()
+    together = dist.is_available() and dist.is_initialized() and not _alone
     return dist.get_world_size() if together else 1

@@ -340,7 +340,8 @@ class SeedsItself(Turned):
     """It has a generator of its own, seeded anew each time."""
 
     def views(self, scene, rng):
-        turns = torch.randint(4, (len(scene.clean.images),), generator=torch.Generator().manual_seed(3))
+        images, own = scene.clean.images, torch.Generator().manual_seed(3)
+        turns = torch.randint(4, (len(images),), generator=own).to(images.device, non_blocking=True)
         return [self.moved(scene.clean, turns)], turns
 
 
@@ -556,7 +557,7 @@ with_head(
     "It draws a code that is in no state.",
     "state_round_trip_keeps_the_loss",
     __init__=_with_bare_tensor,
-    forward=lambda self, features: self.answer(features.pooled * (1 + self.code.to(features.pooled.device))),
+    forward=lambda self, f: self.answer(f.pooled * (1 + self.code.to(f.pooled, non_blocking=True))),
 )
 with_head(
     "DiesAtTheSecondStep",

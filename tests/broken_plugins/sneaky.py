@@ -154,8 +154,8 @@ def _with_centre(self, host):
 def _centred(self, features):
     output = self.answer(features.pooled)
     if self.training:
-        self.centre = 0.9 * self.centre + 0.1 * output.detach().mean(0)
-    return output - self.centre.to(output)
+        self.centre = 0.9 * self.centre.to(output, non_blocking=True) + 0.1 * output.detach().mean(0)
+    return output - self.centre.to(output, non_blocking=True)
 
 
 def _with_cached_code(self, host):
@@ -183,7 +183,7 @@ with_head(
     "state_round_trip_keeps_the_loss",
     also=True,
     __init__=_with_cached_code,
-    forward=lambda self, features: self.answer(features.pooled) + CODES[features.pooled.shape[1]].to(features.pooled),
+    forward=lambda self, f: self.answer(f.pooled) + CODES[f.pooled.shape[1]].to(f.pooled, non_blocking=True),
 )
 
 

@@ -25,7 +25,7 @@ from mtlcore import MtlError  # noqa: E402
 
 def finished(run: Run, value: float, test: float | None = None, metric: str = "fer/accuracy") -> dict:
     row = {"stage": run.stage, "arm": run.arm.name, "trial": run.trial, "seed": run.seed, "steps": run.steps}
-    figures = {"cpu_s": 1.0, "encoded": 1, "validation": {metric: value}}
+    figures = {"cpu_s": 1.0, "encoded": 1, "device": "x86_64 AVX2", "validation": {metric: value}}
     return row | figures | ({"test": {metric: test}, "test_best": {metric: test}} if test is not None else {})
 
 
@@ -126,6 +126,22 @@ def test_the_table_tells_what_was_not_run():
     assert "Not run: tune-sl-1-0-1000" in said
 
 
+def test_an_extra_stands_against_equal_compute_too_and_each_row_says_its_devices():
+    plan = played({"sl_long": 0.46, "puzzling": 0.5, "puzzling+all": 0.6})
+    figures = {"sl": (0.48, 192), "sl_long": (0.50, 384), "puzzling+all": (0.51, 384)}
+    rows = [r for r in plan.results.rows if r["stage"] != "plateau"]
+    for run in plan.extra("plateau"):
+        if run.arm.name in figures:
+            value, encoded = figures[run.arm.name]
+            device = "NVIDIA H200" if run.seed == 0 else "x86_64 AVX2"
+            rows.append(finished(run, value, value) | {"encoded": encoded, "device": device})
+    said = table(Plan(plan.protocol, Results(rows, plan.results.metric)))
+    where = "H200: 0; AVX2: 1, 2"
+    assert f"| sl | 3 | 48.00 +- 0.00 |  |  | {where} |" in said
+    assert f"| sl_long | 3 | 50.00 +- 0.00 | +2.00 [+2.00, +2.00] |  | {where} |" in said
+    assert f"| puzzling+all | 3 | 51.00 +- 0.00 | +3.00 [+3.00, +3.00] | +1.00 [+1.00, +1.00] | {where} |" in said
+
+
 def test_a_run_of_a_trial_that_lost_later_stands_beside_the_table_and_not_in_it():
     plan = played({}, tuned={"puzzling": 2})
     before = evolve(next(r for r in plan.runs(["screen"]) if r.arm.name == "puzzling"), trial=1)
@@ -175,12 +191,9 @@ def test_a_name_that_is_not_there_is_told_with_its_neighbour(words, near, tmp_pa
     assert f"did you mean '{near}" in said
 
 
-def test_extras_stand_for_each_of_them(tmp_path, capsys):
-    assert command("--protocol", "cpu2", "--dry-run", "--stages", "extras", "--work", tmp_path) == 0
-    named = capsys.readouterr().out
-    assert "labels_5-sl-" in named
-    assert "plateau-sl-" in named
-    assert "main-" not in named
+def test_extras_stand_for_each_of_them():
+    protocol = load("cpu2")
+    assert door._stages(protocol, ["close", "extras"]) == ["close", *(extra.name for extra in protocol.extras)]
 
 
 def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):

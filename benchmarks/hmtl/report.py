@@ -95,8 +95,9 @@ def _arms(plan: Plan) -> str:
     rows, metric, baseline = _main(plan), plan.results.metric, plan.protocol.baseline
     over = f"over {baseline}, equal steps | over {baseline}, equal compute"
     lines = [
-        f"| arm | seeds | steps | CPU s | encoder forwards | validation | test, last step | test, best on validation | {over} |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| arm | seeds | steps | CPU s | encoder forwards | validation | test, last step | test, best on validation | {over} "
+        "| seeds made on |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(r["arm"] for r in rows):
         mine = [r for r in rows if r["arm"] == name]
@@ -104,14 +105,26 @@ def _arms(plan: Plan) -> str:
         cost = f"{np.mean([r['cpu_s'] for r in mine]):.0f} | {_forwards(rows, name):.0f}"
         cells = " | ".join(str(spread(list(v.values()))) if v else "" for v in splits.values())
         same_steps = baseline if mine[0]["steps"] == round(plan.protocol.steps) else None
-        differences = " | ".join(_over(rows, name, rival, metric) for rival in (same_steps, equal_compute(plan, name)))
-        lines.append(f"| {name} | {len(mine)} | {mine[0]['steps']} | {cost} | {cells} | {differences} |")
+        differences = " | ".join(
+            _over(rows, name, rival, metric) for rival in (same_steps, equal_compute(plan, rows, name))
+        )
+        lines.append(
+            f"| {name} | {len(mine)} | {mine[0]['steps']} | {cost} | {cells} | {differences} | {_devices(mine)} |"
+        )
     return "\n".join(lines)
 
 
-def equal_compute(plan: Plan, name: str) -> str | None:
+def _devices(rows: Sequence[Row]) -> str:
+    """Of each device its seeds, since a seed's figure is its device's, too."""
+    seeds: dict[str, list[int]] = {}
+    for row in sorted(rows, key=lambda r: r["seed"]):
+        seeds.setdefault(row["device"].removeprefix("x86_64 ").removeprefix("NVIDIA "), []).append(row["seed"])
+    return "; ".join(f"{device}: {', '.join(map(str, of))}" for device, of in seeds.items())
+
+
+def equal_compute(plan: Plan, rows: Sequence[Row], name: str) -> str | None:
     """The arm that stands for the baseline given what `name` costs, by encoder forwards; None for those arms themselves."""
-    rows, baseline = _main(plan), plan.protocol.baseline
+    baseline = plan.protocol.baseline
     if name in (baseline, *plan.protocol.equal_compute):
         return None
     if _forwards(rows, name) < SAME * _forwards(rows, baseline):
@@ -172,14 +185,16 @@ def _extras(plan: Plan) -> list[str]:
             continue
         metric, scale = extra.metric or plan.results.metric, extra.scale
         lines = [
-            f"| {extra.name} | seeds | {metric} on test{'' if scale == 100 else ' (lower is better)'} | over {baseline} |",
-            "|---|---|---|---|",
+            f"| {extra.name} | seeds | {metric} on test{'' if scale == 100 else ' (lower is better)'} | over {baseline} "
+            f"| over {baseline}, equal compute | seeds made on |",
+            "|---|---|---|---|---|---|",
         ]
         for name in dict.fromkeys(r["arm"] for r in mine):
             values = list(figures(mine, name, "test", metric, scale).values())
-            lines.append(
-                f"| {name} | {len(values)} | {spread(values)} | {_over(mine, name, baseline, metric, scale)} |"
-            )
+            rivals = (baseline, equal_compute(plan, mine, name))
+            differences = " | ".join(_over(mine, name, rival, metric, scale) for rival in rivals)
+            made_on = _devices([r for r in mine if r["arm"] == name])
+            lines.append(f"| {name} | {len(values)} | {spread(values)} | {differences} | {made_on} |")
         tables.append("\n".join(lines))
     return tables
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-# Plain globals, since dynamo traces what reads them: of a ContextVar torch 2.11 breaks the graph.
+# Plain globals, so one training a process: a ContextVar would part threads, but breaks the graph of torch 2.11's dynamo.
 _mixed = False
 _alone = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from hmtl import door  # noqa: E402
+from hmtl import door, runs  # noqa: E402
 from hmtl.plan import Plan, Results, Run  # noqa: E402
 from hmtl.protocol import load  # noqa: E402
 from hmtl.report import paired, spread, table  # noqa: E402
@@ -136,10 +137,20 @@ def test_an_extra_stands_against_equal_compute_too_and_each_row_says_its_devices
             device = "NVIDIA H200" if run.seed == 0 else "x86_64 AVX2"
             rows.append(finished(run, value, value) | {"encoded": encoded, "device": device})
     said = table(Plan(plan.protocol, Results(rows, plan.results.metric)))
-    where = "H200: 0; AVX2: 1, 2"
+    where = "H200: 0 (1); AVX2: 1, 2 (1)"
     assert f"| sl | 3 | 48.00 +- 0.00 |  |  | {where} |" in said
     assert f"| sl_long | 3 | 50.00 +- 0.00 | +2.00 [+2.00, +2.00] |  | {where} |" in said
     assert f"| puzzling+all | 3 | 51.00 +- 0.00 | +3.00 [+3.00, +3.00] | +1.00 [+1.00, +1.00] | {where} |" in said
+
+
+def test_an_extra_without_its_baseline_yet_is_set_against_nothing():
+    plan = played({"sl_long": 0.46, "puzzling_mix": 0.5})
+    rows = [r for r in plan.results.rows if r["stage"] != "labels_5"]
+    for run in plan.extra("labels_5"):
+        if run.arm.name in ("sl_long", "puzzling_mix"):
+            rows.append(finished(run, 0.5, 0.5))
+    said = table(Plan(plan.protocol, Results(rows, plan.results.metric)))
+    assert "| puzzling_mix | 1 | 50.00 |  |  | AVX2: 0 (1) |" in said
 
 
 def test_a_run_of_a_trial_that_lost_later_stands_beside_the_table_and_not_in_it():
@@ -163,6 +174,26 @@ def test_a_fingerprint_hangs_on_every_part_of_a_run_and_on_no_folder(tmp_path):
     one, moved, other = files
     assert fingerprint(one) == fingerprint(moved) != fingerprint(other)
     assert len({fingerprint(other), fingerprint(one, other), fingerprint(other, one)}) == 3
+
+
+def test_a_commit_says_where_the_code_differs_from_it(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    code, result = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "runs.jsonl"
+    result.parent.mkdir(parents=True)
+    code.write_text("a = 1\n")
+    result.write_text("{}\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    clean = runs.commit()
+    assert len(clean) == 12
+    result.write_text("{}\n{}\n")
+    assert runs.commit() == clean
+    code.write_text("a = 2\n")
+    assert runs.commit() == clean + "+"
 
 
 def test_an_unknown_protocol_names_the_known_ones():
@@ -191,9 +222,16 @@ def test_a_name_that_is_not_there_is_told_with_its_neighbour(words, near, tmp_pa
     assert f"did you mean '{near}" in said
 
 
-def test_extras_stand_for_each_of_them():
-    protocol = load("cpu2")
-    assert door._stages(protocol, ["close", "extras"]) == ["close", *(extra.name for extra in protocol.extras)]
+def test_extras_stand_for_each_of_them(tmp_path, capsys, monkeypatch):
+    plan = played({})
+    file = tmp_path / "benchmarks" / "results" / "hmtl-cpu2" / "runs.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(r) + "\n" for r in plan.results.rows if r["stage"] in ("tune", "main")))
+    monkeypatch.setattr(door, "ROOT", tmp_path)
+    assert command("--protocol", "cpu2", "--dry-run", "--stages", "extras", "--work", tmp_path) == 0
+    named = capsys.readouterr().out
+    assert all(f"  {extra.name}-sl-" in named for extra in plan.protocol.extras)
+    assert "main-" not in named
 
 
 def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):

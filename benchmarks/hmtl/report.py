@@ -95,31 +95,34 @@ def _arms(plan: Plan) -> str:
     rows, metric, baseline = _main(plan), plan.results.metric, plan.protocol.baseline
     over = f"over {baseline}, equal steps | over {baseline}, equal compute"
     lines = [
-        f"| arm | seeds | steps | CPU s | encoder forwards | validation | test, last step | test, best on validation | {over} "
-        "| seeds made on |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| arm | seeds | steps | encoder forwards | validation | test, last step | test, best on validation | {over} "
+        "| seeds made on (CPU s a run) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(r["arm"] for r in rows):
         mine = [r for r in rows if r["arm"] == name]
         splits = {s: figures(rows, name, s, metric) for s in ("validation", "test", "test_best")}
-        cost = f"{np.mean([r['cpu_s'] for r in mine]):.0f} | {_forwards(rows, name):.0f}"
         cells = " | ".join(str(spread(list(v.values()))) if v else "" for v in splits.values())
         same_steps = baseline if mine[0]["steps"] == round(plan.protocol.steps) else None
         differences = " | ".join(
             _over(rows, name, rival, metric) for rival in (same_steps, equal_compute(plan, rows, name))
         )
         lines.append(
-            f"| {name} | {len(mine)} | {mine[0]['steps']} | {cost} | {cells} | {differences} | {_devices(mine)} |"
+            f"| {name} | {len(mine)} | {mine[0]['steps']} | {_forwards(rows, name):.0f} | {cells} | {differences} "
+            f"| {_devices(mine)} |"
         )
     return "\n".join(lines)
 
 
 def _devices(rows: Sequence[Row]) -> str:
-    """Of each device its seeds, since a seed's figure is its device's, too."""
-    seeds: dict[str, list[int]] = {}
+    """Which seeds were made on which device, and at what cost: figures differ by rounding, seconds by speed."""
+    on: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda r: r["seed"]):
-        seeds.setdefault(row["device"].removeprefix("x86_64 ").removeprefix("NVIDIA "), []).append(row["seed"])
-    return "; ".join(f"{device}: {', '.join(map(str, of))}" for device, of in seeds.items())
+        on.setdefault(row["device"].removeprefix("x86_64 ").removeprefix("NVIDIA "), []).append(row)
+    return "; ".join(
+        f"{device}: {', '.join(str(r['seed']) for r in found)} ({np.mean([r['cpu_s'] for r in found]):.0f})"
+        for device, found in on.items()
+    )
 
 
 def equal_compute(plan: Plan, rows: Sequence[Row], name: str) -> str | None:
@@ -127,9 +130,9 @@ def equal_compute(plan: Plan, rows: Sequence[Row], name: str) -> str | None:
     baseline = plan.protocol.baseline
     if name in (baseline, *plan.protocol.equal_compute):
         return None
-    if _forwards(rows, name) < SAME * _forwards(rows, baseline):
-        return baseline
-    return next((arm.name for arm in plan.role("@equal_compute")), None)
+    if _forwards(rows, name) >= SAME * _forwards(rows, baseline):
+        return next((arm.name for arm in plan.role("@equal_compute")), None)
+    return baseline
 
 
 def _decisive(plan: Plan) -> str:
@@ -186,7 +189,7 @@ def _extras(plan: Plan) -> list[str]:
         metric, scale = extra.metric or plan.results.metric, extra.scale
         lines = [
             f"| {extra.name} | seeds | {metric} on test{'' if scale == 100 else ' (lower is better)'} | over {baseline} "
-            f"| over {baseline}, equal compute | seeds made on |",
+            f"| over {baseline}, equal compute | seeds made on (CPU s a run) |",
             "|---|---|---|---|---|---|",
         ]
         for name in dict.fromkeys(r["arm"] for r in mine):

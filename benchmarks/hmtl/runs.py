@@ -84,10 +84,11 @@ class Bench:
 
     def trained(self, run: Run) -> Row:
         """Train what is left of this run. -> what its line says."""
+        code = commit()  # now: the working copy may move on meanwhile
         start = self._pretrain(run)
         steps = run.steps - _first_part(run)
         result = self._trained(run, (*run.overrides, *start, f"train.steps={steps}"), self.work / run.name)
-        return self._row(run, result)
+        return self._row(run, result) | {"commit": code}
 
     def _pretrain(self, run: Run) -> tuple[str, ...]:
         first = run.arm.pretraining
@@ -136,7 +137,6 @@ class Bench:
         return row | {
             "weights": weights_hash(RunFolder.open(folder).require().kept()),
             "fingerprint": fingerprint(*(part / "config.toml" for part in (first, folder) if part.exists())),
-            "commit": commit(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "device": device(),
@@ -173,14 +173,16 @@ def device() -> str:
 
 
 def commit() -> str:
-    """The commit of this working copy; "unknown" outside of one."""
+    """The commit of this working copy, with a "+" where its files differ from it, results aside; "unknown" outside of one."""
     try:
-        said = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        said = _git("rev-parse", "--short=12", "HEAD")
+        return said + "+" * bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results"))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return said.stdout.strip()
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _figures(metrics: dict[str, float]) -> dict[str, float]:

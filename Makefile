@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 OLD := python 3.11 or newer is needed; this is %s: make PYTHON=python3.12 $(MAKECMDGOALS)
 CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD)" % sys.version.split()[0])
 
-.PHONY: demo test lint clean
+.PHONY: demo test floor lint clean
 
 demo: $(READY)
 	@echo "== the main job on synthetic faces (about two minutes): mtl demo"
@@ -16,6 +16,12 @@ demo: $(READY)
 test: $(READY)
 	@echo "== the tests: pytest (real pictures: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data})"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+floor: $(READY)
+	@echo "== the tests against the oldest versions that pyproject.toml allows, in $(VENV)-floor/"
+	@$(BIN)/python -m venv $(VENV)-floor
+	@$(BIN)/uv pip install --quiet --python $(VENV)-floor/bin/python --compile-bytecode --resolution lowest-direct -e ".[dev]"
+	@OMP_NUM_THREADS=1 $(VENV)-floor/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	@echo "== style, types, and who may import whom"
@@ -36,4 +42,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-floor runs .pytest_cache .mypy_cache .ruff_cache

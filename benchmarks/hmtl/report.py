@@ -186,7 +186,7 @@ def _extras(plan: Plan) -> list[str]:
         mine = _of(plan, extra.name)
         if not mine:
             continue
-        metric, scale = extra.metric or plan.results.metric, extra.scale
+        metric, scale = plan.protocol.metric_of(extra.name), extra.scale
         lines = [
             f"| {extra.name} | seeds | {metric} on test{'' if scale == 100 else ' (lower is better)'} | over {baseline} "
             f"| over {baseline}, equal compute | seeds made on (CPU s a run) |",
@@ -209,7 +209,7 @@ def _left_out(plan: Plan) -> str:
 
 
 def _not_run(plan: Plan) -> str:
-    missing = [run.name for run in plan.runs() if plan.results.row(run) is None]
+    missing = dict.fromkeys(run.name for run in plan.runs() if plan.results.row(run) is None)
     hanging = f" Not named yet, since they hang on results: {', '.join(plan.unnamed())}." if plan.unnamed() else ""
     return f"Not run: {', '.join(missing) if missing else 'nothing'}.{hanging}"
 

@@ -10,7 +10,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from attrs import evolve, frozen
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from mtlcore.config import load
+from mtlcore import MtlError
+from mtlcore.config import dump, load
 from mtlcore.evaluate import evaluate
+from mtlcore.experiment import Experiment
 from mtlcore.runs import RunFolder
 from mtlcore.train.loop import Result, train
 
 from . import lite0
-from .plan import Plan, Results, Row, Run, key_of
+from .plan import Plan, Results, Row, Run, key_of, name_of
 from .protocol import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,14 +46,29 @@ class Bench:
         """The finished runs; of one that stands twice, the first."""
         found: dict[Any, Row] = {}
         for line in self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []:
-            if line.endswith("}"):  # what a crash has cut off was no finished run
+            with suppress(json.JSONDecodeError):  # what a crash has cut off was no finished run
                 row = json.loads(line)
                 found.setdefault(key_of(row), row)
         return list(found.values())
 
     def plan(self) -> Plan:
-        """The plan by the lines that stand in the file now."""
-        return Plan(self.protocol, Results(self.rows(), self.protocol.metric))
+        """The plan by the lines that stand in the file now.
+
+        Raises MtlError where one was made with other settings than the protocol gives it now.
+        """
+        plan = Plan(self.protocol, Results(self.rows(), self.protocol.metric))
+        for row in plan.results.rows:
+            asked = self.settings(plan.run(key_of(row)))
+            if row["set"] != asked:
+                raise MtlError(
+                    f"{self.file}: {name_of(key_of(row))} was made with {row['set']}, the protocol now says {asked}: "
+                    "a protocol that has been run and changes gets a new name (a rehearsal: another --work)"
+                )
+        return plan
+
+    def settings(self, run: Run) -> list[str]:
+        """What a run's line says that it was set to."""
+        return [*run.overrides, *self.protocol.settings]
 
     def row(self, run: Run) -> Row | None:
         """The line of this run, as it stands in the file now."""
@@ -104,7 +121,20 @@ class Bench:
         experiment = load(self.protocol.base(run.config), [*settings, *self.here(run)])
         if not supervised:
             experiment = evolve(experiment, tasks={})
-        return train(experiment, out, resume=(out / "config.toml").exists())
+        resume = (out / "config.toml").exists()
+        self._same_question(experiment, out, resume)
+        return train(experiment, out, resume=resume)
+
+    def _same_question(self, experiment: Experiment, out: Path, resume: bool) -> None:
+        """A half-trained run goes on only with the configuration that it began with, which stands beside its folder."""
+        asked, now = out.with_name(f"{out.name}.toml"), dump(experiment)
+        if resume and asked.exists() and plain(asked.read_text(encoding="utf-8")) != plain(now):
+            raise MtlError(
+                f"{out}: begun with another configuration ({asked}) than the protocol gives it now: remove that folder, or "
+                "choose another --work"
+            )
+        self.work.mkdir(parents=True, exist_ok=True)
+        asked.write_text(now, encoding="utf-8")
 
     def here(self, run: Run) -> list[str]:
         """Each source's root, by its label under --data; and what a rehearsal sets, of the sources that this base has."""
@@ -125,7 +155,7 @@ class Bench:
             "trial": run.trial,
             "seed": run.seed,
             "steps": run.steps,
-            "set": list(run.overrides),
+            "set": self.settings(run),
             "encoded": result.encoded + before["encoded"],
             "cpu_s": round(result.cpu_s + before["cpu_s"], 1),
             "validation": _figures(evaluate(folder, split="validation").measured.metrics),
@@ -151,9 +181,13 @@ def _first_part(run: Run) -> int:
 def fingerprint(*configs: Path) -> str:
     """Of the resolved configurations of a run's parts, whatever the folders are called."""
     text = "".join(file.read_text(encoding="utf-8") for file in configs)
-    plain = re.sub(r'(?m)^(root|init_from) = ".*"$', "", text)
-    plain = re.sub(r'(?m)^(weights = ").*/', r"\1", plain)
-    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+    return hashlib.sha256(plain(text).encode()).hexdigest()[:16]
+
+
+def plain(config: str) -> str:
+    """A configuration without the names of folders."""
+    text = re.sub(r'(?m)^(root|init_from) = ".*"$', "", config)
+    return re.sub(r'(?m)^(weights = ").*/', r"\1", text)
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:

@@ -337,6 +337,15 @@ def test_a_line_that_was_made_with_other_settings_is_told(tmp_path, capsys):
     assert "limit=80" in said
 
 
+def test_a_line_of_a_trial_that_the_protocol_no_longer_has_is_told(tmp_path):
+    protocol = load("digits")
+    row = finished(Run("tune", protocol.arms["sl"], 0, 0, 1), 0.5) | {"trial": 9}
+    bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
+    bench.file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(MtlError, match=r"tune-sl-9-0-1: the protocol gives sl \d trials"):
+        bench.plan()
+
+
 def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(tmp_path, capsys):
     words = ("--protocol", "digits", "--work", tmp_path)
     small = ("--try", "data.digits.limit=60")

@@ -146,7 +146,10 @@ class Plan:
         stage, arm, trial, seed, steps = key
         extra = next((e for e in self.protocol.extras if e.name == stage), None)
         told = (extra.set, extra.config, extra.split) if extra else ()
-        return Run(stage, self.arm(arm), trial, seed, steps, *told)
+        found = self.arm(arm)
+        if trial >= len(found.trials):
+            raise MtlError(f"{name_of(key)}: the protocol gives {arm} {len(found.trials)} trials, counted from 0")
+        return Run(stage, found, trial, seed, steps, *told)
 
     # ------------------------------------------------------------------------------------------------ choosing
 

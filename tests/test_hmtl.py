@@ -160,6 +160,18 @@ def test_each_cell_of_an_arm_is_the_figure_that_its_column_names():
     assert f"| puzzling | puzzling+views_only | 3 | {over('puzzling+views_only', 3)} |" in said
 
 
+def test_what_is_close_to_the_best_stands_against_the_rivals_too_and_what_is_not_does_not():
+    values = {"rotation": 0.5, "local_rotation": 0.48, "puzzling_both": 0.495, "inpainting_l1": 0.485, "fixmatch": 0.45}
+    figures = {"puzzling_both": [0.54, 0.55, 0.57], "fixmatch": [0.5, 0.52, 0.52]}
+    said = table(
+        played(values, lambda run: figures[run.arm.name][run.seed] if run.seed < 3 and run.arm.name in figures else 0.3)
+    )
+    low, high = stats.t.interval(0.95, 2, loc=4.0, scale=1 / np.sqrt(3))  # of the differences 4, 3, 5
+    assert f"| puzzling_both | fixmatch | 3 | +4.00 [{low:+.2f}, {high:+.2f}] |" in said
+    over = {line.split(" | ")[0].removeprefix("| ") for line in said.splitlines() if " | fixmatch | " in line}
+    assert over == {"rotation", "local_rotation", "puzzling_both"}
+
+
 def test_an_extra_stands_against_equal_compute_too_and_each_row_says_its_devices():
     plan = played({"sl_long": 0.46, "puzzling": 0.5, "puzzling+all": 0.6})
     figures = {"sl": (0.48, 192), "sl_long": (0.50, 384), "puzzling+all": (0.51, 384)}

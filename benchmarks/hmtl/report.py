@@ -151,7 +151,9 @@ def _decisive(plan: Plan) -> str:
 
 
 def _leaders(plan: Plan) -> list[str]:
-    return list(dict.fromkeys(arm.name for role in ("@one_view", "@labelled", "@best") for arm in plan.role(role)))
+    """The best of each kind, then what is close to the best."""
+    best = [arm for role in ("@one_view", "@labelled", "@best") for arm in plan.role(role)]
+    return list(dict.fromkeys(arm.name for arm in (*best, *plan.close()) if arm.kind != "rival"))
 
 
 def _main(plan: Plan) -> list[Row]:

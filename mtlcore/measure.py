@@ -21,7 +21,7 @@ from .experiment import Experiment
 from .inference import Inference
 from .model import HybridModel
 from .networks import alone
-from .rng import Streams
+from .rng import VIEW, Streams
 from .views import prepare
 
 BATCH = 256
@@ -50,7 +50,7 @@ def measure(
     net.eval()
     for batch in _batches(experiment, data, rows, device):
         view = experiment.recipe("validation").view(
-            batch.images, (experiment.input.size,) * 2, _streams(experiment, device)("view")
+            batch.images, (experiment.input.size,) * 2, _streams(experiment, device)(VIEW)
         )
         outputs = net(view.images)
         flipped = net(view.images.flip(-1)) if mirror else None

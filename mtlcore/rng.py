@@ -14,6 +14,22 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 
+# The purposes of all draws. They are data, not words: another spelling draws other numbers, and no committed run could be
+# repeated. A pretext task draws under its own label.
+WEIGHTS = "weights"
+DROPOUT = "dropout"
+WEIGHTING = "weighting"
+AUGMENT = "augment"
+FINISH = "finish"
+CONTROL = "control"
+VIEW = "view"
+LABELED = "labelled"
+UNLABELED = "unlabelled"
+TEST = "test"
+VALIDATION = "validation"
+LIMIT = "limit"
+LABELS = "labels"
+
 
 @frozen(eq=False)
 class Rng:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .contracts import Batch, Target, View
 from .errors import MtlError
 from .experiment import Experiment, PretextEntry, TaskEntry
-from .rng import Rng, Streams
+from .rng import AUGMENT, CONTROL, FINISH, Rng, Streams
 
 Rows = Literal["all", "labelled", "unlabelled"]
 
@@ -73,7 +73,7 @@ class _Scene:
         return self.augment(0, self._clean)
 
     def augment(self, number: int = 1, recipe: str | None = None) -> View:
-        name = ("augment", number, recipe)
+        name = (AUGMENT, number, recipe)
         if name not in self._views:
             size = (self.experiment.input.size,) * 2
             view = self.experiment.recipe(recipe).view(self.images, size, self.streams(*name))
@@ -85,7 +85,7 @@ class _Scene:
         return next((name for name, v in self._views.items() if v.images is view.images), None)
 
     def finish(self, view: View, name: tuple[str | int | None, ...]) -> Tensor:
-        return self.experiment.recipe(view.recipe).finish(view.images, self.streams("finish", *name))
+        return self.experiment.recipe(view.recipe).finish(view.images, self.streams(FINISH, *name))
 
 
 class _Table:
@@ -186,7 +186,7 @@ def _question(label: str, entry: PretextEntry, scene: _Scene, table: _Table) -> 
     if entry.control == "views_only":
         return views, None
     if entry.control == "random_target":
-        target = _random(label, entry, target, scene.streams(label, "control"), len(scene.images))
+        target = _random(label, entry, target, scene.streams(label, CONTROL), len(scene.images))
     return views, Reading(positions, ((table.cut(target, entry.rows), None),))
 
 

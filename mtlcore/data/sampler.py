@@ -20,6 +20,7 @@ from torch import Tensor
 from ..contracts import Batch, StepCounts
 from ..errors import MtlError
 from ..experiment import Experiment
+from ..rng import LABELED, UNLABELED
 from .dataset import Dataset
 from .splits import generator
 
@@ -47,10 +48,10 @@ class Sampler:
         if experiment.tasks and not has_label.any():
             raise MtlError(f"no training row carries a label of any task ({', '.join(experiment.tasks)})")
         batch_size, beside = experiment.input.batch_size, experiment.input.unlabelled_batch
-        self._labelled = self._streams("labelled", train[has_label], "batch_size", batch_size)
+        self._labelled = self._streams(LABELED, train[has_label], "batch_size", batch_size)
         key = "unlabelled_batch" if experiment.tasks and beside else "batch_size"
         size = beside if experiment.tasks and beside else batch_size
-        self._unlabelled = self._streams("unlabelled", train[~has_label], key, size)
+        self._unlabelled = self._streams(UNLABELED, train[~has_label], key, size)
         counted = self._labelled or self._unlabelled
         self.steps_per_epoch = max(1, math.ceil(sum(len(s.rows) for s in counted) / batch_size))
         self._present = {label: present.numpy() for label, present in dataset.present.items()}

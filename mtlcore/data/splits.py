@@ -15,6 +15,7 @@ import numpy as np
 from attrs import frozen
 
 from ..contracts import Annotation
+from ..rng import LABELS, LIMIT, TEST, VALIDATION
 
 TEST_SHARE = 0.2  # of a source that has no official splits
 
@@ -57,19 +58,19 @@ def assign(
 def _assign_sorted(rules: Rules, strata: np.ndarray, split: np.ndarray | None, groups: np.ndarray) -> Assignment:
     names = np.full(len(strata), "train", dtype=object) if split is None else split.astype(object)
     if split is None:
-        names[cut(strata, groups, TEST_SHARE, generator(rules.seed, "test", rules.label))] = "test"
+        names[cut(strata, groups, TEST_SHARE, generator(rules.seed, TEST, rules.label))] = "test"
     if not (names == "validation").any():
         train = np.flatnonzero(names == "train")
-        drawn = cut(strata[train], groups[train], rules.validation, generator(rules.seed, "validation", rules.label))
+        drawn = cut(strata[train], groups[train], rules.validation, generator(rules.seed, VALIDATION, rules.label))
         names[train[drawn]] = "validation"
     if rules.limit is not None:
         for part in sorted(set(names) - {""}):
             rows = np.flatnonzero(names == part)
-            kept = thin(strata[rows], rules.limit, generator(rules.seed, "limit", rules.label, part))
+            kept = thin(strata[rows], rules.limit, generator(rules.seed, LIMIT, rules.label, part))
             names[rows[~kept]] = ""
     labelled = np.ones(len(names), dtype=bool)
     train = np.flatnonzero(names == "train")
-    labelled[train] = subset(strata[train], rules.labels, generator(rules.seed, "labels", rules.label))
+    labelled[train] = subset(strata[train], rules.labels, generator(rules.seed, LABELS, rules.label))
     return Assignment(names.astype(str), labelled)
 
 

@@ -18,7 +18,7 @@ from ..experiment import Experiment
 from ..inference import SharedEncoder
 from ..model import HybridModel
 from ..networks import EMA
-from ..rng import Streams
+from ..rng import WEIGHTING, WEIGHTS, Streams
 from ..runs import RunFolder
 from ..views import prepare
 from .optim import optimizer_for, weigher_optimizer_for
@@ -35,7 +35,7 @@ def build_engine(
     resume: all weights will come from a checkpoint, so no file of weights and no other run is asked for them.
     """
     with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if resume else nullcontext():
-        torch.manual_seed(Streams((experiment.seed,)).seed("weights"))
+        torch.manual_seed(Streams((experiment.seed,)).seed(WEIGHTS))
         model = HybridModel(experiment)
         weigher = experiment.weighting.build(list(experiment.entries))
     if experiment.train.init_from is not None and not resume:
@@ -101,7 +101,7 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
     values = torch.ones(len(names), device=device)
     opposing = values.diag() - 0.1 / len(names)  # gradients that oppose each other a little
     gram = None if weighting.at == "losses" else opposing
-    rng = Streams((experiment.seed, 0), device)("weighting")
+    rng = Streams((experiment.seed, 0), device)(WEIGHTING)
     try:
         with torch.random.fork_rng(devices=[]):
             weigher = weighting.build(names).to(device)

@@ -25,7 +25,7 @@ from ..experiment import Experiment
 from ..measure import BATCH, main_metric
 from ..networks import alone
 from ..registry import one_line
-from ..rng import Streams
+from ..rng import VIEW, Streams
 from .step import Engine
 from .watch import Watcher
 
@@ -252,7 +252,7 @@ def best_by(experiment: Experiment) -> str:
 def pooled(network: Any, engine: Engine, data: Dataset, rows: np.ndarray) -> Tensor:
     """(N, D) float32: features of these rows in evaluation mode, of the "validation" view."""
     experiment, device, size = engine.experiment, engine.fabric.device, engine.experiment.input.size
-    recipe, rng = experiment.recipe("validation"), Streams((experiment.seed, 0), device)("view")
+    recipe, rng = experiment.recipe("validation"), Streams((experiment.seed, 0), device)(VIEW)
     network.eval()
     found = []
     for start in range(0, len(rows), BATCH):

@@ -23,7 +23,7 @@ from ..contracts import StepLosses
 from ..experiment import Experiment
 from ..model import HybridModel
 from ..networks import EMA, total, world_size
-from ..rng import Streams
+from ..rng import DROPOUT, WEIGHTING, Streams
 from ..views import Inputs
 
 Logged = dict[str, Tensor]
@@ -74,7 +74,7 @@ class Engine:
     def losses(self, names: tuple[str, ...], values: Tensor, gram: Tensor | None) -> StepLosses:
         """What the weighting sees: the same on all ranks and for all micro-batches, its draws included."""
         epoch = self.step // self.steps_per_epoch
-        rng = Streams((self.experiment.seed, self.step), self.fabric.device)("weighting")
+        rng = Streams((self.experiment.seed, self.step), self.fabric.device)(WEIGHTING)
         return StepLosses(names, values, gram, self.vectors(names)[1], self.progress, epoch, rng)
 
     def rows(self, number: int, width: int) -> Tensor:
@@ -224,7 +224,7 @@ def _forwards(
     """One forward for each micro-batch. synced: the last one's backward reduces over ranks; else nothing does, the caller must."""
     no_sync: Callable[[], Any] = getattr(engine.module, "no_sync", nullcontext)
     for i, inputs in enumerate(parts):
-        torch.manual_seed(engine.streams(i).seed("dropout"))  # nn.Dropout and stochastic depth take no generator
+        torch.manual_seed(engine.streams(i).seed(DROPOUT))  # nn.Dropout and stochastic depth take no generator
         with no_sync() if i < len(parts) - 1 or not synced else nullcontext():
             with engine.fabric.autocast():
                 result = engine.module(inputs)

@@ -14,7 +14,7 @@ demo: $(READY)
 	@$(BIN)/mtl demo
 
 test: $(READY)
-	@echo "== the tests: pytest (real pictures: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data})"
+	@echo "== the tests: pytest (real images: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data})"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 floor: $(READY)

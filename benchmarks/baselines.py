@@ -1,6 +1,6 @@
 """The hand-written rivals: plain PyTorch, as one would write it for this very experiment, doing the same work and nothing more.
 
-Same network, pictures, normalisation, clipping, fused optimiser, precision, batch and memory format as ours.
+Same network, images, normalisation, clipping, fused optimiser, precision, batch and memory format as ours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class HandNet(nn.Module):
 
 
 class HandStep:
-    """A supervised step of K classification tasks on uint8 pictures in memory."""
+    """A supervised step of K classification tasks on uint8 images in memory."""
 
     def __init__(self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int) -> None:
         self.net, self.pixels, self.labels, self.batch = net.train(), pixels, labels, batch

@@ -1,4 +1,4 @@
-"""Our side of the measurements: the very loop that `mtl train` runs, on pictures made in memory."""
+"""Our side of the measurements: the very loop that `mtl train` runs, on images made in memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ N, CLASSES, STEPS = 2048, 8, 1_000_000
 
 
 class MadeSource:
-    """Stands in the data table; its pictures are made, so nothing is ever indexed or decoded."""
+    """Stands in the data table; its images are made, so nothing is ever indexed or decoded."""
 
 
-def pictures(size: int) -> torch.Tensor:
+def images(size: int) -> torch.Tensor:
     """(N, 3, size, size) uint8 noise."""
     return torch.randint(0, 256, (N, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -9,7 +9,7 @@ import torch
 from baselines import HandMixedStep, HandNet, HandStep, kornia_strong, kornia_weak
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
-from ours import CLASSES, experiment, labels, pictures, stepper, where_it_goes
+from ours import CLASSES, experiment, images, labels, stepper, where_it_goes
 from timing import Row, Variant, compare, cpu_times
 from weighting import weighting
 
@@ -28,7 +28,7 @@ SIAMESE = Puzzling(grid=2, scales=((113 / 112, 128 / 112), (1.0, 1.0), (64 / 112
 
 
 def _loop(tasks: int, pretext: PretextTask | None = None, sources: int = 1, **views: object) -> Loop:
-    pixels, targets = pictures(SIZE), labels(tasks)
+    pixels, targets = images(SIZE), labels(tasks)
     return stepper(experiment(ENCODER, SIZE, BATCH, tasks, pretext, sources, **views), pixels, targets)
 
 
@@ -36,10 +36,10 @@ def step(quick: bool) -> list[Row]:
     """One training step with K tasks against the same step by hand; `mixed`: of K sources, each labelling one task."""
     rows, rounds = [], 15 if quick else 120
     for k in (1, 3, 5):
-        hand = HandStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * k), pictures(SIZE), labels(k), BATCH)
+        hand = HandStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * k), images(SIZE), labels(k), BATCH)
         times = cpu_times({"ours": _loop(k).advance, "hand": hand}, rounds)
         rows.append(compare(f"k{k}", times["ours"], "plain PyTorch", times["hand"], gate=1.05, goal=1.02))
-    mixed = HandMixedStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * 3), pictures(SIZE), labels(3), BATCH)
+    mixed = HandMixedStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * 3), images(SIZE), labels(3), BATCH)
     times = cpu_times({"ours": _loop(3, sources=3).advance, "hand": mixed}, rounds)
     return [*rows, compare("k3_mixed", times["ours"], "plain PyTorch, masked", times["hand"], gate=1.05)]
 
@@ -92,7 +92,7 @@ def _kept(loop: Loop) -> Inference:
 
 
 def augment(quick: bool) -> list[Row]:
-    """Our recipes against kornia's `AugmentationSequential` of the same operations; uint8 pictures in, floats out."""
+    """Our recipes against kornia's `AugmentationSequential` of the same operations; uint8 images in, floats out."""
     rows = []
     kinds: dict[str, tuple[Weak | Strong, Callable[[int], torch.nn.Module]]] = {
         "weak": (Weak(), kornia_weak),

@@ -1,6 +1,6 @@
 """The suite `weighting`: what a strategy costs over a hand-written summed loss, in CPU time and in memory.
 
-torchvision's ResNet-18 on 64 px pictures, batches of 32, K classification tasks that read one view. Beside our rows stand TorchJD's
+torchvision's ResNet-18 on 64 px images, batches of 32, K classification tasks that read one view. Beside our rows stand TorchJD's
 own way (`mtl_backward`, `jac_to_grad`) and the floor of every exact method, the plain loop of K backwards.
 Run as a program it measures the memory of one variant in a fresh process: `python benchmarks/weighting.py VARIANT`.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from baselines import HandNet, HandStep, LoopStep, TorchJDStep
-from ours import CLASSES, experiment, labels, pictures, stepper
+from ours import CLASSES, experiment, images, labels, stepper
 from timing import Row, Variant, compare, cpu_times
 
 from mtlcore import LossWeighting
@@ -29,12 +29,12 @@ SUM, LOOP, JAC = "summed loss by hand", "K backwards by hand", "TorchJD jac_to_g
 def ours(tasks: int, weighting: LossWeighting) -> Variant:
     """One step of ours."""
     made = experiment(Resnet18(), SIZE, BATCH, tasks, weighting=weighting)
-    return stepper(made, pictures(SIZE), labels(tasks)).advance
+    return stepper(made, images(SIZE), labels(tasks)).advance
 
 
 def rival(kind: type[HandStep], tasks: int) -> Variant:
     """One step of theirs."""
-    return kind(HandNet(Resnet18(), SIZE, DIM, [CLASSES] * tasks), pictures(SIZE), labels(tasks), BATCH)
+    return kind(HandNet(Resnet18(), SIZE, DIM, [CLASSES] * tasks), images(SIZE), labels(tasks), BATCH)
 
 
 def upgrad(at: str, every: int = 1) -> LossWeighting:

@@ -23,7 +23,7 @@ HEAD = """# Reference
 
 Made from the docstrings by `python docs/make_reference.py`; do not edit. The keys of a configuration stand in
 [Configuration](configuration.md). Shapes: B samples, K tasks present, D width of the pooled
-features, (H, W) pixels, (h, w) cells of a map. Pictures are RGB in [0, 1], float (B, 3, H, W).
+features, (H, W) pixels, (h, w) cells of a map. Images are RGB in [0, 1], float (B, 3, H, W).
 """
 
 

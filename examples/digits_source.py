@@ -1,8 +1,8 @@
-"""A source in one file: scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8 x 8 grey pictures.
+"""A source in one file: scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8 x 8 grey images.
 
     plugins = ["digits_source.py"]     # in the configuration, or:  mtl train ... --plugin examples/digits_source.py
 
-It gives one annotation, "digit": the names "0" to "9". The pictures come with scikit-learn: nothing is downloaded.
+It gives one annotation, "digit": the names "0" to "9". The images come with scikit-learn: nothing is downloaded.
 """
 
 from __future__ import annotations

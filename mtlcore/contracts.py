@@ -60,7 +60,7 @@ class View:
     """Images that an encoder may read, and how their pixels got where they are.
 
     images: (B, 3, H, W) float in [0, 1].
-    geometry: None means "no whole picture of the sample" (a patch), and no supervised head reads such a view. Every other view may
+    geometry: None means "no whole image of the sample" (a patch), and no supervised head reads such a view. Every other view may
     be read, the labels moved as the geometry says.
     mix: mixup or cutmix: the partner of each row (B,) int64, and the row's own share (B,) in [0, 1].
     recipe: whose `finish` these images get; set by the scene, kept by all that is derived. None: the run's own recipe.
@@ -78,14 +78,14 @@ class View:
     def rearrange(self, move: Move, matrix: Tensor | None = None) -> View:
         """Other places. `move` (B, C, H, W) -> (B, C, H', W') acts on the images now and on dense labels (masks) later.
 
-        matrix: (B, 3, 3) old -> new where the picture moved as a whole, so that rigid labels (pose) follow. Without one they stay
-        as they were: right for shuffled parts, wrong for a picture that turned. Supervised heads may read the view either way.
+        matrix: (B, 3, 3) old -> new where the image moved as a whole, so that rigid labels (pose) follow. Without one they stay
+        as they were: right for shuffled parts, wrong for an image that turned. Supervised heads may read the view either way.
         """
         geometry = self.geometry and self.geometry.moved(move, matrix)
         return evolve(self, images=move(self.images), geometry=geometry)
 
     def resize(self, size: tuple[int, int]) -> View:
-        """The whole picture, bilinearly scaled to `size` (h, w)."""
+        """The whole image, bilinearly scaled to `size` (h, w)."""
         height, width = self.images.shape[-2:]
         step = Geometry.resize((height, width), size, self.images)
         return evolve(
@@ -133,7 +133,7 @@ class EncoderInfo:
     """What the core measured of an encoder with one dry forward; no plugin declares it.
 
     dim: D, the width of `Features.pooled`. channels: C of each map, fine first. map_sizes: (h, w) of each map, cells. image_size:
-    side of the square pictures that were read, pixels (`input.size`).
+    side of the square images that were read, pixels (`input.size`).
     """
 
     dim: int
@@ -266,7 +266,7 @@ class SupervisedTask(Component):
     def build(self, host: Host) -> Head: ...
 
     def move(self, target: Tensor, geometry: Geometry) -> Tensor:
-        """The label of the moved picture, called for each view that is read. Default: a label that does not move."""
+        """The label of the moved image, called for each view that is read. Default: a label that does not move."""
         return target
 
     def decode(self, output: Any) -> Tensor:
@@ -278,7 +278,7 @@ class SupervisedTask(Component):
         return target
 
     def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
-        """One answer out of those about a picture and about its mirror image. Default: the mean."""
+        """One answer out of those about an image and about its mirror image. Default: the mean."""
         return (decoded + mirrored) / 2
 
     def metrics(self) -> dict[str, Any]:
@@ -291,7 +291,7 @@ class SupervisedTask(Component):
         return {}
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1] and one decoded answer -> the picture with the answer drawn on it. Default: the picture."""
+        """(3, H, W) in [0, 1] and one decoded answer -> the image with the answer drawn on it. Default: the image."""
         return image
 
 
@@ -324,12 +324,12 @@ class PretextTask(Component):
         return {}
 
     def draw(self, images: Tensor, target: Target, output: Any) -> Tensor:
-        """View images (B, 3, H, W), what must be answered and the head's output -> pictures of the answer. Default: the views."""
+        """View images (B, 3, H, W), what must be answered and the head's output -> images of the answer. Default: the views."""
         return images
 
 
 class AugmentRecipe(Component):
-    """How a raw picture becomes a view. Sample i of the result depends on sample i alone (mixing recipes set `View.mix`)."""
+    """How a raw image becomes a view. Sample i of the result depends on sample i alone (mixing recipes set `View.mix`)."""
 
     kind = "augment"
 
@@ -394,7 +394,7 @@ class Skipped:
 
 @frozen(eq=False)
 class Index:
-    """What a source knows of its N rows without decoding a picture.
+    """What a source knows of its N rows without decoding an image.
 
     keys: (N,) strings, unique and stable: a path below the root, a row number. They name a row in messages and fingerprints.
     annotations: by name. split: (N,) strings such as "train" and "test", or None where the set has no official split.
@@ -413,7 +413,7 @@ class Index:
 
 
 class DataSource(Component):
-    """A labelled set of pictures. Both methods may be called from several threads."""
+    """A labelled set of images. Both methods may be called from several threads."""
 
     kind = "source"
 
@@ -423,7 +423,7 @@ class DataSource(Component):
 
     @abstractmethod
     def decode(self, index: Index, row: int) -> np.ndarray:
-        """-> (H, W, 3) uint8 RGB. Raises MtlError where the picture can't be read."""
+        """-> (H, W, 3) uint8 RGB. Raises MtlError where the image can't be read."""
 
 
 class Run(Protocol):

@@ -48,7 +48,7 @@ def evaluate(
     device: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluated:
-    """Every supervised metric of a run on one split: one forward a picture, or two and their mean with `mirror`.
+    """Every supervised metric of a run on one split: one forward an image, or two and their mean with `mirror`.
 
     data: one [data.<label>] of the run's configuration, or one that `overrides` add; default: all of them.
     """

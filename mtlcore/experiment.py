@@ -74,7 +74,7 @@ class DataEntry:
     max_bad: malformed or unreadable rows that are skipped before the run stops.
     exclude_duplicates: by decoded pixels. "train" leaves out rows of train that also stand in another split, or that have a copy
         with another label; "test" leaves out rows of other splits that also stand in train. In both, copies never part where the
-        run cuts a test or validation split itself. Each picture is decoded once more.
+        run cuts a test or validation split itself. Each image is decoded once more.
     """
 
     component: DataSource
@@ -96,7 +96,7 @@ class Input:
     batch_size: LABELLED rows of a whole optimiser step, over all ranks and micro-batches.
     unlabelled_batch: rows without labels beside them (default: as many, where a source keeps them).
     validation: share of the training groups, cut before `labels`, seen by nobody in training.
-    store: side at which pictures are kept in memory, pixels (default: 1.5 x size).
+    store: side at which images are kept in memory, pixels (default: 1.5 x size).
     mix: how sources share a batch: by their number of rows, or equally.
     """
 
@@ -200,10 +200,10 @@ class Experiment:
 
     encoder: the shared network (default: `resnet_small`).
     tasks: what is learned from labels, each under a label of yours.
-    pretexts: what is learned from the pictures alone, each under a label of yours.
+    pretexts: what is learned from the images alone, each under a label of yours.
     data: the sources, each under a label of yours.
     weighting: how the losses become one (default: `equal`, their sum).
-    augment: the recipe by which the clean view is made of a raw picture (default: `strong`).
+    augment: the recipe by which the clean view is made of a raw image (default: `strong`).
     recipes: further recipes that pretexts may ask for by name. Every recipe that needs no key is there without a table, under its
         own name; a table gives one with other keys, or under another name. `validation` is the one that evaluation uses.
     input: what the encoder reads, and how many rows a step has.

@@ -22,7 +22,7 @@ class Geometry:
     """The way from the raw image's pixels to a view's.
 
     matrix: (B, 3, 3) float, raw -> view; rigid labels (pose, landmarks) follow it. No matrix can tell of shuffled tiles: it
-        then says how the picture as a whole was moved before.
+        then says how the image as a whole was moved before.
     steps: what dense labels follow, in order: functions of (maps, interpolation mode).
     """
 
@@ -31,12 +31,12 @@ class Geometry:
 
     @classmethod
     def affine(cls, matrix: Tensor, size: tuple[int, int]) -> Geometry:
-        """One warp by `matrix` (B, 3, 3) to a picture of `size` (h, w)."""
+        """One warp by `matrix` (B, 3, 3) to an image of `size` (h, w)."""
         return cls(matrix, (partial(warp, matrix, size),))
 
     @classmethod
     def resize(cls, old: tuple[int, int], new: tuple[int, int], like: Tensor) -> Geometry:
-        """Whole picture of size `old` (h, w) scaled to `new`, for the samples and on the device of `like` (B, ...)."""
+        """Whole image of size `old` (h, w) scaled to `new`, for the samples and on the device of `like` (B, ...)."""
         rows = [[new[1] / old[1], 0.0, 0.0], [0.0, new[0] / old[0], 0.0], [0.0, 0.0, 1.0]]
         return cls.affine(torch.tensor(rows).to(like.device, non_blocking=True).expand(len(like), 3, 3), new)
 
@@ -45,14 +45,14 @@ class Geometry:
         return Geometry(later.matrix @ self.matrix, self.steps + later.steps)
 
     def moved(self, move: Move, matrix: Tensor | None = None) -> Geometry:
-        """This movement, and a rearrangement of pixels after it; `matrix` (B, 3, 3) where the whole picture moved."""
+        """This movement, and a rearrangement of pixels after it; `matrix` (B, 3, 3) where the whole image moved."""
         total = self.matrix if matrix is None else matrix @ self.matrix
         return Geometry(total, (*self.steps, lambda maps, _mode: move(maps)))
 
     def warp(self, maps: Tensor, mode: str = "nearest") -> Tensor:
         """Move anything of the raw image's shape (B, C, H0, W0), float, as the image was moved.
 
-        mode: "nearest" for class maps, "bilinear" for pictures.
+        mode: "nearest" for class maps, "bilinear" for images.
         """
         for step in self.steps:
             maps = step(maps, mode)
@@ -60,9 +60,9 @@ class Geometry:
 
 
 def warp(matrix: Tensor, size: tuple[int, int], maps: Tensor, mode: str = "bilinear") -> Tensor:
-    """Move `maps` (B, C, H, W) by `matrix` (B, 3, 3), old -> new, onto a picture of `size` (h, w): one interpolation.
+    """Move `maps` (B, C, H, W) by `matrix` (B, 3, 3), old -> new, onto an image of `size` (h, w): one interpolation.
 
-    Outside of the old picture its mirror image is read. The grid is one broadcast sum, laid out as two planes (x, y):
+    Outside of the old image its mirror image is read. The grid is one broadcast sum, laid out as two planes (x, y):
     `grid_sample` reads those fastest (interleaved, the whole warp is 1.5-2 x dearer).
     """
     (h, w), (old_h, old_w) = size, maps.shape[-2:]

@@ -42,7 +42,7 @@ class SharedEncoder(nn.Module):
 
 
 class Inference(nn.Module):
-    """Pictures in [0, 1] -> one output a task. The same parameter names as in training, so weights load by name."""
+    """Images in [0, 1] -> one output a task. The same parameter names as in training, so weights load by name."""
 
     def __init__(self, encoder: SharedEncoder, heads: Mapping[str, Head]) -> None:
         super().__init__()

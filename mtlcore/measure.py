@@ -1,6 +1,6 @@
-"""How good is it? Supervised metrics of the network that is kept, and the pretexts' own on the same pictures.
+"""How good is it? Supervised metrics of the network that is kept, and the pretexts' own on the same images.
 
-One forward a picture, the "validation" recipe, no gradient. Figures of supervised tasks do not depend on the batch size.
+One forward an image, the "validation" recipe, no gradient. Figures of supervised tasks do not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BATCH = 256
 
 @frozen
 class Measured:
-    """metrics: "<label>/<metric>" -> number. tables: the same for matrices (confusions). n: pictures looked at."""
+    """metrics: "<label>/<metric>" -> number. tables: the same for matrices (confusions). n: images looked at."""
 
     metrics: dict[str, float] = field(factory=dict)
     tables: dict[str, list[Any]] = field(factory=dict)
@@ -43,7 +43,7 @@ def measure(
 ) -> Measured:
     """Every supervised metric on these rows, and on each group of them that a task asks for.
 
-    mirror: average each answer with the one about the mirrored picture.
+    mirror: average each answer with the one about the mirrored image.
     """
     meters = {label: _Meters(e.component, data, rows, device) for label, e in experiment.tasks.items()}
     training = net.training

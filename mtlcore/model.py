@@ -57,7 +57,7 @@ class HybridModel(nn.Module):
     # ---------------------------------------------------------------------------------------- the three steps of a forward
 
     def encode(self, inputs: Inputs) -> tuple[list[Features], list[Tensor]]:
-        """-> the features of each picture batch, and the points where all gradients pass.
+        """-> the features of each image batch, and the points where all gradients pass.
 
         With `statistics = "clean"` in two forwards, joined again: the labelled rows of the clean views, then all the rest, which
         uses its own batch statistics and leaves the running ones alone.
@@ -80,7 +80,7 @@ class HybridModel(nn.Module):
         return [features[i] for i in range(len(rest))], points + more
 
     def _encode(self, images: Sequence[Tensor]) -> tuple[list[Features], list[Tensor]]:
-        """joint: one forward for each SIZE of picture. split: one for each picture batch.
+        """joint: one forward for each SIZE of image. split: one for each image batch.
 
         The gradient points are taken before a joint forward is split: `pooled` does not hang on a slice of `maps`.
         """

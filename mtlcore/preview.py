@@ -1,12 +1,12 @@
-"""A sheet to look at: what the encoder reads of a few pictures, what each pretext asks, the right answer and the model's.
+"""A sheet to look at: what the encoder reads of a few images, what each pretext asks, the right answer and the model's.
 
-    raw          | a column a picture, as stored
+    raw          | a column an image, as stored
     clean view   | as the encoder reads it in training
     <pretext>    | a row for each of its views
                  | the right answer, where its head knows an ideal one and the pretext can draw
                  | the model's answer, where a run is given
 
-Pictures come from the validation split where there is one, since nobody trained on them, and are augmented as in training.
+Images come from the validation split where there is one, since nobody trained on them, and are augmented as in training.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from .runs import RunFolder
 from .views import Inputs, prepare
 from .weighting import Equal
 
-CELL, GAP, TEXT = 96, 4, 14  # pixels: the least side of a picture, what is between two, the height of letters
-TRIES = 16  # pictures that are tried for one column
+CELL, GAP, TEXT = 96, 4, 14  # pixels: the least side of an image, what is between two, the height of letters
+TRIES = 16  # images that are tried for one column
 CLEAN = "clean view"  # no identifier, so no pretext is called so
 
 
 @frozen(eq=False)
 class Strip:
-    """One row of the sheet. label: its lines of text. pictures: (N, 3, H, W) float in [0, 1]."""
+    """One row of the sheet. label: its lines of text. images: (N, 3, H, W) float in [0, 1]."""
 
     label: str
-    pictures: Tensor
+    images: Tensor
 
 
-def preview(experiment: Experiment, run: Path | None = None, pictures: int = 8) -> np.ndarray:
-    """-> the sheet, (H, W, 3) uint8, one column a picture.
+def preview(experiment: Experiment, run: Path | None = None, images: int = 8) -> np.ndarray:
+    """-> the sheet, (H, W, 3) uint8, one column an image.
 
     run: whose weights answer. Raises MtlError where its weights belong to another configuration.
     """
     data = open_data(experiment, splits={"train", "validation"}, glance=True)
-    return sheet(strips(data.experiment, some_pictures(data, pictures), run), experiment.input.size)
+    return sheet(strips(data.experiment, some_images(data, images), run), experiment.input.size)
 
 
-def some_pictures(data: Dataset, n: int) -> Tensor:
+def some_images(data: Dataset, n: int) -> Tensor:
     """(N, 3, S, S) uint8, evenly spaced over validation, or over train where that is too small.
 
     In the place of an unreadable one stands the next that can be read; where a few on end can't be, none does.
@@ -75,13 +75,13 @@ def some_pictures(data: Dataset, n: int) -> Tensor:
             except MtlError as error:
                 reason = str(error)
     if not found:
-        raise MtlError(f"none of the pictures that a preview looked for can be read: {reason}")
+        raise MtlError(f"none of the images that a preview looked for can be read: {reason}")
     return torch.cat(found)
 
 
 @torch.no_grad()
 def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> list[Strip]:
-    """What there is to see of raw uint8 pictures (N, 3, S, S)."""
+    """What there is to see of raw uint8 images (N, 3, S, S)."""
     inputs = _questions(experiment, images)
     model = _model(experiment, run)
     asked = evolve(inputs, readings={k: v for k, v in inputs.readings.items() if k != CLEAN})
@@ -106,19 +106,19 @@ def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> l
 
 
 def sheet(rows: Sequence[Strip], size: int) -> np.ndarray:
-    """(H, W, 3) uint8: the rows below each other, their labels to the left, small pictures enlarged without smoothing.
+    """(H, W, 3) uint8: the rows below each other, their labels to the left, small images enlarged without smoothing.
 
     size: pixels of a side that are shown as whole blocks.
     """
     side = size * -(-CELL // size)
     font = ImageFont.load_default(TEXT)
     margin = 2 * GAP + max(round(font.getlength(line)) for s in rows for line in s.label.splitlines())
-    columns, step = max(len(s.pictures) for s in rows), side + GAP
+    columns, step = max(len(s.images) for s in rows), side + GAP
     page = Image.new("RGB", (margin + columns * step + GAP, len(rows) * step + GAP), "white")
     pen = ImageDraw.Draw(page)
     for y, strip in enumerate(rows):
         pen.multiline_text((GAP, y * step + 2 * GAP), strip.label, fill="black", font=font)
-        for x, cell in enumerate(_cells(strip.pictures, side)):
+        for x, cell in enumerate(_cells(strip.images, side)):
             page.paste(Image.fromarray(cell), (margin + x * step, y * step + GAP))
     return np.asarray(page)
 
@@ -138,7 +138,7 @@ class _Clean(PretextTask):
 
 
 def _questions(experiment: Experiment, images: Tensor) -> Inputs:
-    """What the first step of a run would make of these pictures, for the clean view and for every pretext."""
+    """What the first step of a run would make of these images, for the clean view and for every pretext."""
     pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
     looked = evolve(experiment, tasks={}, pretexts={CLEAN: PretextEntry(_Clean()), **pretexts}, weighting=Equal())
     n = len(images)
@@ -160,7 +160,7 @@ def _model(experiment: Experiment, run: Path | None) -> HybridModel:
 
 @frozen(eq=False)
 class _Drawn:
-    """One pretext's question about its first view, and pictures of answers to it."""
+    """One pretext's question about its first view, and images of answers to it."""
 
     label: str
     where: str
@@ -188,15 +188,15 @@ class _Drawn:
         return Strip(f"{self.label}\nthe model's answer{self.where}", self.task.draw(self.view, self.target, output))
 
 
-def _cells(pictures: Tensor, side: int) -> np.ndarray:
+def _cells(images: Tensor, side: int) -> np.ndarray:
     """(N, 3, H, W) -> (N, side, side, 3) uint8."""
-    pictures = pictures.float()
-    if pictures.shape[-1] > side:
-        pictures = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
-    elif pictures.shape[-2:] != (side, side):
-        pictures = F.interpolate(pictures, (side, side), mode="nearest-exact")
-    return (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    images = images.float()
+    if images.shape[-1] > side:
+        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    elif images.shape[-2:] != (side, side):
+        images = F.interpolate(images, (side, side), mode="nearest-exact")
+    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _px(pictures: Tensor) -> str:
-    return f"{pictures.shape[-1]} px"
+def _px(images: Tensor) -> str:
+    return f"{images.shape[-1]} px"

@@ -1,6 +1,6 @@
 """A transform becomes a pretext task: which of these transforms was applied?
 
-    clean view (B, 3, H, W)  ->  each picture by its own choice  ->  pooled features  ->  K logits, cross-entropy
+    clean view (B, 3, H, W)  ->  each image by its own choice  ->  pooled features  ->  K logits, cross-entropy
 
 Rotation (Gidaris et al. 2018, arXiv:1803.07728), written so:
 
@@ -43,9 +43,9 @@ def predict_transform(
     moves: Matrix | bool = True,
     cites: str = "original",
 ) -> type[PretextTask]:
-    """The class of a pretext task `name`, to be given by `mtl_components`: K-way, one random choice a picture.
+    """The class of a pretext task `name`, to be given by `mtl_components`: K-way, one random choice an image.
 
-    fn: (images (B, C, H, W) float, choice) -> images of the same shape; deterministic, each picture by itself, any number of
+    fn: (images (B, C, H, W) float, choice) -> images of the same shape; deterministic, each image by itself, any number of
     channels; choice is an int in [0, K). choices: K, or a name for each. cites: where the idea comes from.
     moves: what becomes of the labels.
     - False: only colours change, all labels hold (`View.repaint`).
@@ -94,7 +94,7 @@ class _PredictTransform(PretextTask):
     question: ClassVar[_Question]
 
     def views(self, scene: Scene, rng: Rng) -> tuple[list[View], Tensor]:
-        """The clean view, each picture transformed by its own choice; (B,) int64 choices."""
+        """The clean view, each image transformed by its own choice; (B,) int64 choices."""
         clean, ask = scene.clean, self.question
         choice = rng.randint(len(ask.names), len(clean.images))
         move = partial(applied, ask.fn, len(ask.names), choice)

@@ -1,6 +1,6 @@
 """From a batch to what the network reads. All randomness but dropout ends here: `HybridModel` draws nothing.
 
-Batch -> the clean view(s) -> each pretext's views -> which views the supervised heads read -> `Inputs`: the DISTINCT pictures to
+Batch -> the clean view(s) -> each pretext's views -> which views the supervised heads read -> `Inputs`: the DISTINCT images to
 encode, and for each label which of them its head reads and what it must answer. Every view is drawn for the WHOLE micro-batch
 under its own name and sliced afterwards, so nobody's draws depend on who else is there.
 """
@@ -24,7 +24,7 @@ Rows = Literal["all", "labelled", "unlabelled"]
 
 
 class Reading(NamedTuple):
-    """One call of a head: the pictures it reads, what it must answer, how much each row counts."""
+    """One call of a head: the images it reads, what it must answer, how much each row counts."""
 
     images: tuple[int, ...]  # positions in Inputs.images
     answers: tuple[tuple[Target, Tensor | None], ...]  # (target, share (B,)); None: every row counts 1. Two with mixup
@@ -43,7 +43,7 @@ class Inputs:
     Not a pytree on purpose: Fabric casts every float that it finds in a forward's arguments to bf16, targets included.
     """
 
-    images: tuple[Tensor, ...]  # DISTINCT pictures, float in [0, 1]; each is encoded once
+    images: tuple[Tensor, ...]  # DISTINCT images, float in [0, 1]; each is encoded once
     readings: dict[str, tuple[Reading, ...]]
     scale: dict[str, float]  # sum over rows x scale = this part's loss, in units of the step's mean
     clean: tuple[tuple[int, int], ...] = ()  # statistics = "clean": positions of the clean views, their labelled rows
@@ -54,7 +54,7 @@ class Inputs:
         return evolve(self, images=images, readings=readings)
 
     def rows(self, part: slice, scale: float = 1.0) -> Inputs:
-        """A slice of the samples, where all pictures have the same B: what one rank or one micro-batch of these inputs sees."""
+        """A slice of the samples, where all images have the same B: what one rank or one micro-batch of these inputs sees."""
         return evolve(self.map(lambda x: x[part]), scale={k: v * scale for k, v in self.scale.items()}, clean=())
 
 
@@ -89,9 +89,9 @@ class _Scene:
 
 
 class _Table:
-    """The distinct pictures of a micro-batch in order of first use, and which rows of each are encoded.
+    """The distinct images of a micro-batch in order of first use, and which rows of each are encoded.
 
-    Pictures are told apart by their identity: the entries keep every view alive, so no identity is used twice.
+    Images are told apart by their identity: the entries keep every view alive, so no identity is used twice.
     """
 
     def __init__(self, scene: _Scene, labelled_rows: int) -> None:
@@ -208,7 +208,7 @@ def _supervised(
     views = [] if policy == "clean" else list(readable.values())
     if policy == "pretext" and not views:
         raise MtlError(
-            'views.supervised = "pretext", and no pretext makes a whole picture of every row that supervised heads could '
+            'views.supervised = "pretext", and no pretext makes a whole image of every row that supervised heads could '
             'read: set views.supervised = "clean" or "both"'
         )
     if policy == "pretext":
@@ -220,7 +220,7 @@ def _supervised(
 
 def _answers(entry: TaskEntry, label: str, batch: Batch, view: View) -> tuple[tuple[Target, Tensor], ...]:
     geometry = view.geometry
-    assert geometry is not None, "supervised heads read whole pictures only"
+    assert geometry is not None, "supervised heads read whole images only"
     target, share = entry.component.move(batch.targets[label], geometry), batch.present[label].float()
     if view.mix is None:
         return ((target, share),)
@@ -243,7 +243,7 @@ def _same_images(readings: dict[str, tuple[Reading, ...]]) -> None:
     for label in read:
         if read[label] != read[first]:
             raise MtlError(
-                f'weighting.at = "features" needs all heads to read the same pictures; {first} reads {read[first]}, '
-                f"{label} reads {read[label]}: gradients at different pictures have products of exactly 0. "
+                f'weighting.at = "features" needs all heads to read the same images; {first} reads {read[first]}, '
+                f"{label} reads {read[label]}: gradients at different images have products of exactly 0. "
                 'Set weighting.at = "parameters"'
             )

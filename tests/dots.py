@@ -1,4 +1,4 @@
-"""A one-file plugin for the tests: pictures with one bright quarter, which is the class; learnt in a few steps."""
+"""A one-file plugin for the tests: images with one bright quarter, which is the class; learnt in a few steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mtlcore import DataSource, Index, MtlError, hookimpl
 
 @frozen
 class Dots(DataSource):
-    """n pictures of `side` pixels; the last fifth is the test split. bad: rows whose picture can't be read."""
+    """n images of `side` pixels; the last fifth is the test split. bad: rows whose image can't be read."""
 
     n: int = 120
     side: int = 16
@@ -27,11 +27,11 @@ class Dots(DataSource):
     def decode(self, index: Index, row: int) -> np.ndarray:
         if row < self.bad:
             raise MtlError(f"dot{row}: can't be read")
-        picture = np.random.default_rng(row).integers(0, 120, (self.side, self.side, 3), dtype=np.uint8)
+        image = np.random.default_rng(row).integers(0, 120, (self.side, self.side, 3), dtype=np.uint8)
         half = self.side // 2
         y, x = divmod(row % 4, 2)
-        picture[y * half : (y + 1) * half, x * half : (x + 1) * half] += 120
-        return picture
+        image[y * half : (y + 1) * half, x * half : (x + 1) * half] += 120
+        return image
 
 
 @hookimpl

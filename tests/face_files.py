@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.io import savemat
 
 
-def picture(path: Path, grey: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
-    """A grey picture of this size (w, h), whatever the ending."""
+def image(path: Path, grey: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
+    """A grey image of this size (w, h), whatever the ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF"}.get(path.suffix.lower(), "JPEG")
     Image.new("RGB", size, (grey, grey, grey)).save(path, kind)
@@ -18,7 +18,7 @@ def picture(path: Path, grey: int = 0, size: tuple[int, int] = (24, 20)) -> Path
 
 
 def ramp(path: Path, side: int = 100) -> Path:
-    """A picture that tells where its pixels were: red = x, green = y."""
+    """An image that tells where its pixels were: red = x, green = y."""
     path.parent.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:side, :side]
     Image.fromarray(np.stack([x, y, 0 * x], 2).astype(np.uint8)).save(path, "PNG")

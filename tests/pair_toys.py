@@ -46,8 +46,8 @@ def run(
     return engine(setting(task, tasks, **more), optimizer=optimizer, lr=lr)
 
 
-def pictures(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) -> Batch:
-    """Random pictures, without labels where there are no tasks."""
+def images(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) -> Batch:
+    """Random images, without labels where there are no tasks."""
     return batch(n=n, size=24, tasks=tasks, seed=seed, **{"unlabelled": 1 if tasks else n} | more)
 
 
@@ -57,14 +57,14 @@ def answer(eng: Engine, made: Inputs) -> Any:
 
 
 def coloured(n: int, seed: int) -> Batch:
-    """Pictures of one colour each, a little noise on it: what two views of a picture have in common, and strangers have not."""
+    """Images of one colour each, a little noise on it: what two views of an image have in common, and strangers have not."""
     g = torch.Generator().manual_seed(seed)
-    pictures_ = torch.rand(n, 3, 1, 1, generator=g) * 0.8 + torch.rand(n, 3, 24, 24, generator=g) * 0.2
-    return evolve(pictures(n), images=(pictures_ * 255).round().byte())
+    images_ = torch.rand(n, 3, 1, 1, generator=g) * 0.8 + torch.rand(n, 3, 24, 24, generator=g) * 0.2
+    return evolve(images(n), images=(images_ * 255).round().byte())
 
 
 def losses(eng: Engine, steps: int, n: int = 16) -> list[float]:
-    """The pretext's loss at each step, on fresh coloured pictures."""
+    """The pretext's loss at each step, on fresh coloured images."""
     made = (inputs(eng, [coloured(n, step)]) for step in range(steps))
     return [float(train_step(eng, parts)["loss/pretext"]) for parts in made]
 
@@ -81,7 +81,7 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     eng = build_engine(evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02)), fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step in range(3):
-        joined = prepare(exp, counted([pictures(8, ("fer",), seed=step, unlabelled=0)])[0], Streams((0, step, 0)))
+        joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabelled=0)])[0], Streams((0, step, 0)))
         mine = joined if world == 1 else joined.rows(slice(4 * rank, 4 * rank + 4), world)
         train_step(eng, [mine])
     return {k: v.clone() for k, v in eng.model.state_dict().items()}

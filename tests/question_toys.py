@@ -1,4 +1,4 @@
-"""A bench for pretexts that ask about one picture: a scene to look at, pictures that are easy, what all of them must hold."""
+"""A bench for pretexts that ask about one image: a scene to look at, images that are easy, what all of them must hold."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def view_of(images: Tensor) -> View:
 
 
 def asked(task: PretextTask, images: Tensor, seed: int = 0) -> tuple[list[View], Target]:
-    """Its views of these raw pictures, and what must be answered."""
+    """Its views of these raw images, and what must be answered."""
     views, target = task.views(Look(view_of(images)), key(seed)("question"))
     return list(views), target
 
@@ -61,14 +61,14 @@ def built(task: PretextTask, size: int = 32, encoder: Any = None) -> tuple[Share
 
 
 def plain_batch(images: Tensor) -> Batch:
-    """These pictures, without a label."""
+    """These images, without a label."""
     return evolve(batch(n=len(images), size=images.shape[-1], tasks=(), unlabelled=len(images)), images=images)
 
 
 def learned(
     task: PretextTask, steps: int = 60, n: int = 16, lr: float = 3e-3, encoder: Any = None, size: int = 32
 ) -> list[float]:
-    """The loss of each of these steps on pictures that are alike."""
+    """The loss of each of these steps on images that are alike."""
     torch.manual_seed(0)
     eng = engine(setting(task, size=size, encoder=encoder or Toy(width=8)), optimizer="adamw", lr=lr)
     losses = []
@@ -80,7 +80,7 @@ def learned(
 
 
 def by_default_on_48_pixels(task: PretextTask) -> list[float]:
-    """Three steps of a small residual net on 48-pixel pictures."""
+    """Three steps of a small residual net on 48-pixel images."""
     return learned(task, steps=3, n=4, encoder=ResnetSmall(width=16), size=48)
 
 
@@ -92,7 +92,7 @@ def same(one: tuple[Any, Target], other: tuple[Any, Target]) -> bool:
 
 def shown(task: PretextTask, images: Tensor) -> dict[str, Tensor]:
     """The rows of a preview."""
-    return {s.label.replace("\n", ": "): s.pictures for s in strips(setting(task, size=images.shape[-1]), images)}
+    return {s.label.replace("\n", ": "): s.images for s in strips(setting(task, size=images.shape[-1]), images)}
 
 
 def ramp(n: int, size: int) -> Tensor:

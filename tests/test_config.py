@@ -24,7 +24,7 @@ grid = 2
 weight = 0.3
 [data.faces]
 name = "folder"
-root = "/pictures"
+root = "/images"
 [train]
 steps = 10
 """
@@ -75,7 +75,7 @@ def test_defaults_fill_what_the_file_leaves_out(toys: Catalogue) -> None:
     assert e.augment == Strong()
     assert e.pretexts["puzzling"].component == Puzzling(grid=2)
     assert e.pretexts["puzzling"].weight == 0.3
-    assert e.data["faces"].component == Folder(Path("/pictures"))
+    assert e.data["faces"].component == Folder(Path("/images"))
     assert (e.seed, e.plugins, e.input.size) == (0, (), 64)
 
 
@@ -115,7 +115,7 @@ def test_every_type_of_field_is_read(toys: Catalogue, monkeypatch: pytest.Monkey
     seed = 4
     tag = 1.5
     [data.folder]
-    root = "~/pictures"
+    root = "~/images"
     columns = {path = "file", label = "mood"}
     [augment]
     box = {low = 0.25}
@@ -125,7 +125,7 @@ def test_every_type_of_field_is_read(toys: Catalogue, monkeypatch: pytest.Monkey
     assert e.tasks["faces"].component == Faces("faces", ("a", "b"), 7, 1.0, Colour.GREEN)
     assert type(e.tasks["faces"].component.smoothing) is float
     assert e.pretexts["puzzling"].component == Puzzling(3, ((0.5, 1.0), (1.0, 2.0)), True, 4, 1.5)
-    assert e.data["folder"].component == Folder(Path.home() / "pictures", {"path": "file", "label": "mood"})
+    assert e.data["folder"].component == Folder(Path.home() / "images", {"path": "file", "label": "mood"})
     assert e.augment == Strong(Box(low=0.25))
 
 
@@ -418,8 +418,8 @@ def test_the_shipped_components_make_a_hybrid_experiment() -> None:
 def test_a_dump_means_the_same_from_any_folder(
     toys: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    e = read(HYBRID.replace("/pictures", "pictures"), toys)
-    assert e.data["faces"].component == Folder(Path(os.getcwd()) / "pictures")
+    e = read(HYBRID.replace("/images", "images"), toys)
+    assert e.data["faces"].component == Folder(Path(os.getcwd()) / "images")
     text = dump(e)
     monkeypatch.chdir(tmp_path)
     assert read(text, toys) == e

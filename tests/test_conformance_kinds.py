@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from face_files import marks, picture, pose_mat, ramp
+from face_files import image, marks, pose_mat, ramp
 
 from mtlcore.registry import catalogue
 from mtlcore.testing import conformance
@@ -73,14 +73,14 @@ def test_an_encoder_of_timm_conforms(model):
 
 def image_folder(root):
     for i in range(8):
-        picture(root / "ab"[i % 2] / f"{i}.png", 20 * i)
+        image(root / "ab"[i % 2] / f"{i}.png", 20 * i)
     return {"root": root}
 
 
 def csv(root):
     rows = [f"{i}.png,{'ab'[i % 2]},{i / 8}" for i in range(8)]
     for i in range(8):
-        picture(root / f"{i}.png", 20 * i)
+        image(root / f"{i}.png", 20 * i)
     (root / "table.csv").write_text("\n".join(["path,kind,size", *rows]) + "\n")
     return {"file": root / "table.csv"}
 
@@ -88,7 +88,7 @@ def csv(root):
 def fer2013(root):
     for number, name in enumerate(("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")):
         for split in ("train", "test"):
-            picture(root / split / name / f"{number}.jpg", 20 * number, (48, 48))
+            image(root / split / name / f"{number}.jpg", 20 * number, (48, 48))
     return {"root": root}
 
 
@@ -98,7 +98,7 @@ def ferplus(root):
     lines = [f"{usage},fer{i:07d}.png,8,0,0,1,1,0,0,0,0,0" for i, usage in enumerate(folders)]
     (root / "fer2013new.csv").write_text("\n".join([header, *lines]) + "\n")
     for i, folder in enumerate(folders.values()):
-        picture(root / folder / f"fer{i:07d}.png", 20 * i, (48, 48))
+        image(root / folder / f"fer{i:07d}.png", 20 * i, (48, 48))
     return {"root": root}
 
 
@@ -110,7 +110,7 @@ def rafdb(root):
     )
     (root / "Annotation" / "manual").mkdir(parents=True)
     for i, name in enumerate(names):
-        picture(root / "Image" / "aligned" / f"{name}_aligned.jpg", 20 * i)
+        image(root / "Image" / "aligned" / f"{name}_aligned.jpg", 20 * i)
         points = "".join(f"{10.5 + k}\t{20.25 + k}\n" for k in range(5))
         (root / "Annotation" / "manual" / f"{name}_manu_attri.txt").write_text(points + "1\n1\n4\n")
     return {"root": root}
@@ -122,7 +122,7 @@ def affectnet(root):
     (root / "training.csv").write_text("\n".join([header, *rows]) + "\n")
     (root / "validation.csv").write_text("3/a.jpg,10,20,40,40,12.5;30.1,6,0.25,-0.5\n")
     for path in (*(f"1/{i}.jpg" for i in range(8)), "3/a.jpg"):
-        picture(root / "Manually_Annotated_Images" / path, 40, (60, 70))
+        image(root / "Manually_Annotated_Images" / path, 40, (60, 70))
     return {"root": root}
 
 
@@ -136,13 +136,13 @@ def celeba(root):
     (root / "list_attr_celeba.txt").write_text("\n".join(["4", " ".join(ATTRIBUTES), *rows]) + "\n")
     (root / "list_eval_partition.txt").write_text("".join(f"{n} {i % 3}\n" for i, n in enumerate(names)))
     for i, name in enumerate(names):
-        picture(root / "img_align_celeba" / name, 20 * i)
+        image(root / "img_align_celeba" / name, 20 * i)
     return {"root": root}
 
 
 def utkface(root):
     for i in range(6):
-        picture(root / f"{20 + i}_{i % 2}_{i % 5}_20170101000000000.jpg.chip.jpg", 20 * i)
+        image(root / f"{20 + i}_{i % 2}_{i % 5}_20170101000000000.jpg.chip.jpg", 20 * i)
     return {"root": root}
 
 
@@ -165,7 +165,7 @@ def biwi(root):
     calibration = "517.679 0 320\n0 517.679 240.5\n0 0 1\n\n0 0 0 0\n\n1 0 0\n0 1 0\n0 0 1\n\n0 0 0\n\n640 480\n"
     for video in ("01", "02"):
         for number in (3, 4):
-            picture(root / video / f"frame_{number:05d}_rgb.png", 20 * number, (640, 480))
+            image(root / video / f"frame_{number:05d}_rgb.png", 20 * number, (640, 480))
             (root / video / f"frame_{number:05d}_pose.txt").write_text("1 0 0 \n0 1 0 \n0 0 1 \n\n0 0 1000 \n")
         (root / video / "rgb.cal").write_text(calibration)
     return {"root": root}

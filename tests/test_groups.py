@@ -26,7 +26,7 @@ SAID = tuple("ab"[i % 5 < 2] for i in range(N))
 
 
 class Oracle(nn.Module):
-    """Reads the row's number in the picture, and says what is written for it."""
+    """Reads the row's number in the image, and says what is written for it."""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         rows = (images[:, 0, 0, 0] * 255).round().long()

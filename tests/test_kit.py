@@ -352,8 +352,8 @@ def test_an_unknown_plugin_field_or_kind_is_refused_with_the_nearest_name():
 def test_checks_are_plain_callables_with_a_name_a_capability_and_a_doc():
     checks = {c.name: c for c in kit.pretext_checks("puzzling", examples=1, grid=2)}
     assert checks["one_row_is_enough"].capability == "single_row"
-    assert checks["views_are_pictures"].doc.startswith("At least one view")
-    assert checks["views_are_pictures"]() is None
+    assert checks["views_are_images"].doc.startswith("At least one view")
+    assert checks["views_are_images"]() is None
 
 
 def test_a_plain_callable_raises_the_whole_story():
@@ -387,7 +387,7 @@ def test_checks_still_check_under_python_o(tmp_path):
     script = (
         "import sys; from mtlcore.registry import catalogue; import mtlcore.testing as kit\n"
         f"known = catalogue().copy(); module = known.load_file({str(BROKEN)!r}).module()\n"
-        "for check in ('says_where_it_comes_from', 'rigid_labels_follow_the_picture', 'equal_logits_lose_log_choices'):\n"
+        "for check in ('says_where_it_comes_from', 'rigid_labels_follow_the_image', 'equal_logits_lose_log_choices'):\n"
         "    outcome = kit.conformance('pretext', module.BROKEN[check], known=known, examples=3).outcome(check)\n"
         "    if outcome.status != 'failed': sys.exit(f'{check} {outcome.status}')\n"
     )

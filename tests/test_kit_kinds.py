@@ -21,7 +21,7 @@ CASES = [
 @pytest.fixture
 def fields(tmp_path):
     """kind -> the fields that its plugins need."""
-    return lambda kind: {"root": sources.written(tmp_path / "pictures")} if kind == "source" else {}
+    return lambda kind: {"root": sources.written(tmp_path / "images")} if kind == "source" else {}
 
 
 def own_checks(kind):

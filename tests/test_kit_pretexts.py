@@ -89,8 +89,8 @@ def test_a_fault_that_hides_is_found_by_the_same_check(broken, check, name):
 
 def test_a_broken_plugin_is_told_what_was_expected_why_and_how_to_mend_it(broken):
     known, classes, _ = broken
-    suite = kit.conformance("pretext", classes["rigid_labels_follow_the_picture"], known=known, examples=5)
-    said = suite.outcome("rigid_labels_follow_the_picture").reason
+    suite = kit.conformance("pretext", classes["rigid_labels_follow_the_image"], known=known, examples=5)
+    said = suite.outcome("rigid_labels_follow_the_image").reason
     for part in (
         "'forgets_the_matrix'",
         "expected:",
@@ -168,9 +168,9 @@ def halved(choice, maps):
 
 
 def test_where_parts_move_the_rigid_check_proves_nothing_and_says_so():
-    outcome = kit.conformance("pretext", Halves).outcome("rigid_labels_follow_the_picture")
+    outcome = kit.conformance("pretext", Halves).outcome("rigid_labels_follow_the_image")
     assert outcome.status == "skipped"
-    assert "no view shows the picture moved as a whole" in outcome.reason
+    assert "no view shows the image moved as a whole" in outcome.reason
 
 
 def test_a_coarse_metric_that_finds_two_other_rows_as_right_is_no_failure():
@@ -207,7 +207,7 @@ def test_a_loss_that_is_a_mean_over_rows_of_pixels_and_a_sum_over_columns_is_see
             return Summed(host)
 
     suite = kit.conformance("pretext", ByColumns, known=known)
-    assert suite.outcome("loss_does_not_grow_with_the_picture").status == "failed"
+    assert suite.outcome("loss_does_not_grow_with_the_image").status == "failed"
 
 
 # ---------------------------------------------------------------------------------------------------- the watch on host reads

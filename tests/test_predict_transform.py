@@ -59,8 +59,8 @@ def test_rotation_in_five_lines_is_the_rotation_written_by_hand():
     torch.testing.assert_close(mine[0][0].geometry.matrix, its[0][0].geometry.matrix)
 
 
-def test_each_picture_is_turned_by_its_own_choice_and_its_matrix_tells_the_same():
-    """Against a loop over pictures, and against a warp by the matrix."""
+def test_each_image_is_turned_by_its_own_choice_and_its_matrix_tells_the_same():
+    """Against a loop over images, and against a warp by the matrix."""
     clean = scene().clean
     [view], choice = QuarterTurn().views(scene(), key()("q"))
     by_hand = torch.stack([torch.rot90(x, int(k), (-2, -1)) for x, k in zip(clean.images, choice)])
@@ -99,7 +99,7 @@ def test_pixels_that_move_untold_are_read_by_no_supervised_head():
     assert view.geometry is None
     exp = experiment(("fer",), ("rotation",), supervised="pretext")
     exp.pretexts["rotation"] = PretextEntry(Rolled())
-    with pytest.raises(MtlError, match="whole picture"):
+    with pytest.raises(MtlError, match="whole image"):
         inputs(engine(exp), [batch(tasks=("fer",))])
 
 
@@ -129,11 +129,11 @@ def test_the_head_knows_chance_and_its_ideal():
 
 
 def test_it_is_drawn_with_both_names():
-    pictures = torch.rand(2, 3, 64, 64)
-    drawn = Faded().draw(pictures, torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    assert drawn.shape == pictures.shape
+    images = torch.rand(2, 3, 64, 64)
+    drawn = Faded().draw(images, torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    assert drawn.shape == images.shape
     assert not torch.equal(drawn[0, :, 40:], drawn[1, :, 40:])
-    assert torch.equal(drawn[:, :, :20], (pictures[:, :, :20] * 255).round() / 255)
+    assert torch.equal(drawn[:, :, :20], (images[:, :, :20] * 255).round() / 255)
 
 
 def test_it_is_a_component_like_any_other():

@@ -1,4 +1,4 @@
-"""The sheet: raw pictures, what the encoder reads, the right answers, and a model's own."""
+"""The sheet: raw images, what the encoder reads, the right answers, and a model's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toys import Jitter, Plain, RelativeLocation, Rotation, Toy, engine, experim
 from mtlcore import MtlError, PretextTask
 from mtlcore.data.dataset import open_data
 from mtlcore.experiment import DataEntry, Experiment, PretextEntry
-from mtlcore.preview import TRIES, Strip, preview, sheet, some_pictures, strips
+from mtlcore.preview import TRIES, Strip, preview, sheet, some_images, strips
 from mtlcore.runs import RunFolder
 from mtlcore.train.step import train_step
 
@@ -27,7 +27,7 @@ SIAMESE = ((1.01, 1.14), (1.0, 1.0), (0.57, 0.99))
 
 @frozen(eq=False)
 class Noise(InMemory):
-    """Pictures that differ everywhere."""
+    """Images that differ everywhere."""
 
     def decode(self, index: Any, row: int) -> np.ndarray:
         return np.random.default_rng(row).integers(0, 256, (self.side, self.side, 3), dtype=np.uint8)
@@ -39,16 +39,16 @@ def looked_at(pretexts: dict[str, PretextTask], size: int = 24, tasks: tuple[str
     return evolve(exp, pretexts={k: PretextEntry(t) for k, t in pretexts.items()}, data=data)
 
 
-def pictures(n: int = 4, size: int = 24) -> torch.Tensor:
+def images(n: int = 4, size: int = 24) -> torch.Tensor:
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def by_label(found: list[Strip]) -> dict[str, torch.Tensor]:
-    return {s.label.replace("\n", ": "): s.pictures for s in found}
+    return {s.label.replace("\n", ": "): s.images for s in found}
 
 
 def test_each_row_shows_what_its_label_says():
-    raw = pictures()
+    raw = images()
     found = by_label(strips(looked_at({"puzzling": Puzzling(grid=2, scales=SIAMESE), "painting": Inpainting()}), raw))
     names = list(found)
     assert names[:2] == ["raw: 24 px", "clean view: 24 px"]
@@ -67,21 +67,21 @@ def test_each_row_shows_what_its_label_says():
 @pytest.mark.parametrize(
     "task", [Puzzling(grid=2), Puzzling(grid=3, rotate=True), Puzzling(grid=2, head="spatial", shuffled=0.3)]
 )
-def test_a_puzzle_rightly_answered_is_the_whole_picture(task):
-    raw = pictures(8)
+def test_a_puzzle_rightly_answered_is_the_whole_image(task):
+    raw = images(8)
     found = by_label(strips(looked_at({"puzzling": task}), raw))
     assert torch.equal(found["puzzling: the right answer"], raw / 255)
 
 
 def test_the_clean_view_is_the_one_that_training_reads_cutout_included():
     exp = looked_at({"location": RelativeLocation()}, tasks=("fer",), augment=Jitter())
-    found = by_label(strips(exp, pictures()))
+    found = by_label(strips(exp, images()))
     assert list(found) == ["raw: 24 px", "clean view: 24 px"]  # a pretext that asks about it adds no row
     assert ((found["clean view: 24 px"] == 0.5).float().mean() > 0.05).item()
 
 
 def test_a_pretext_that_draws_nothing_has_no_answer_row():
-    assert [n.split(":")[0] for n in by_label(strips(looked_at({"turned": Rotation()}), pictures()))] == [
+    assert [n.split(":")[0] for n in by_label(strips(looked_at({"turned": Rotation()}), images()))] == [
         "raw",
         "clean view",
         "turned",
@@ -112,7 +112,7 @@ def test_a_drawn_answer_puts_each_tile_where_its_best_score_says(seed, grid, rot
 
 
 def test_a_wrong_answer_is_drawn_wrong():
-    task, raw = Puzzling(grid=2), pictures() / 255
+    task, raw = Puzzling(grid=2), images() / 255
     order = torch.tensor([[1, 0, 3, 2]] * 4)
     puzzled = shuffle(order, None, raw)
     stays = 20.0 * torch.eye(4).expand(4, 4, 4)[:, :, None]  # "every tile is at home"
@@ -137,7 +137,7 @@ def saved(exp: Experiment, folder, steps: int = 3):
 def test_a_runs_answers_are_those_of_its_saved_weights(tmp_path):
     exp = looked_at({"painting": Inpainting(), "puzzling": Puzzling(grid=2)}, tasks=("fer",))
     eng = saved(exp, tmp_path / "run")
-    found = by_label(strips(exp, pictures(), tmp_path / "run"))
+    found = by_label(strips(exp, images(), tmp_path / "run"))
     assert [n for n in found if "model" in n] == ["painting: the model's answer", "puzzling: the model's answer"]
     eng.model.eval()
     with torch.no_grad():
@@ -154,12 +154,12 @@ def test_weights_of_another_configuration_are_refused(tmp_path):
     saved(looked_at({"puzzling": Puzzling(grid=2)}), tmp_path / "run")
     other = looked_at({"puzzling": Puzzling(grid=2)}, encoder=Toy(width=6))
     with pytest.raises(MtlError, match="weights of another configuration"):
-        strips(other, pictures(), tmp_path / "run")
+        strips(other, images(), tmp_path / "run")
 
 
 def test_a_preview_changes_nobodys_draws():
     before = torch.random.get_rng_state()
-    strips(looked_at({"puzzling": Puzzling(grid=2)}), pictures())
+    strips(looked_at({"puzzling": Puzzling(grid=2)}), images())
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -167,8 +167,8 @@ def test_a_preview_changes_nobodys_draws():
 
 
 @pytest.mark.parametrize(("size", "side"), [(24, 96), (36, 108), (48, 96), (112, 112)])
-def test_small_pictures_are_enlarged_in_whole_blocks_to_at_least_96_pixels(size, side):
-    raw = pictures(2, size) / 255
+def test_small_images_are_enlarged_in_whole_blocks_to_at_least_96_pixels(size, side):
+    raw = images(2, size) / 255
     made = sheet([Strip("raw", raw)], size)
     assert made.dtype == np.uint8
     assert made.shape[0] == side + 8
@@ -178,7 +178,7 @@ def test_small_pictures_are_enlarged_in_whole_blocks_to_at_least_96_pixels(size,
 
 
 def test_labels_stand_in_a_white_margin_that_holds_them_whole():
-    made = sheet([Strip("short", pictures(1) / 255), Strip("a much longer label\nof two lines", pictures(1) / 255)], 24)
+    made = sheet([Strip("short", images(1) / 255), Strip("a much longer label\nof two lines", images(1) / 255)], 24)
     margin = made[:, : made.shape[1] - 96 - 8]
     ink = (margin < 128).all(2)
     assert ink[:100].any()
@@ -187,45 +187,45 @@ def test_labels_stand_in_a_white_margin_that_holds_them_whole():
     assert not ink[:, :2].any()
 
 
-def test_the_preview_of_an_experiment_is_one_picture_of_eight_columns():
+def test_the_preview_of_an_experiment_is_one_image_of_eight_columns():
     made = preview(looked_at({"puzzling": Puzzling(grid=2)}, tasks=("fer",)))
     assert made.dtype == np.uint8
     assert made.shape[0] == 4 * 100 + 4
     assert made.shape[1] > 8 * 100
 
 
-def test_a_set_of_fewer_pictures_shows_them_all_once():
+def test_a_set_of_fewer_images_shows_them_all_once():
     exp = looked_at({"puzzling": Puzzling(grid=2)})
     exp = evolve(exp, data={"made": DataEntry(Noise(3, side=24))}, input=evolve(exp.input, validation=0.0))
     assert preview(exp).shape[1] < 5 * 100 + 130
 
 
 def previewed(n: int, bad: frozenset[int], columns: int) -> list[int]:
-    """The rows that a preview of n pictures shows, told by their values."""
+    """The rows that a preview of n images shows, told by their values."""
     exp = looked_at({}, tasks=("fer",), size=8)
     source = InMemory(n, labels=cycle("ab", n), name_of_labels="emotion", split=("train",) * n, bad=bad)
     exp = evolve(exp, data={"made": DataEntry(source, max_bad=0)}, input=evolve(exp.input, validation=0.0))
     data = open_data(exp, {"train", "validation"}, glance=True)
-    return numbers_of(some_pictures(data, columns))
+    return numbers_of(some_images(data, columns))
 
 
-def test_the_next_picture_stands_in_for_an_unreadable_one():
+def test_the_next_image_stands_in_for_an_unreadable_one():
     assert previewed(400, frozenset(), 4) == [50, 150, 250, 350]
     assert previewed(400, frozenset([150, 151, 350]), 4) == [50, 152, 250, 351]
 
 
-def test_a_column_is_left_out_where_no_near_picture_can_be_read():
+def test_a_column_is_left_out_where_no_near_image_can_be_read():
     assert previewed(4, frozenset([1, 3]), 4) == [0, 2]
     assert previewed(400, frozenset(range(150, 150 + TRIES)), 4) == [50, 250, 350]
 
 
 def test_a_set_that_cannot_be_read_at_all_is_told_with_a_reason():
-    with pytest.raises(MtlError, match=r"none of the pictures .* can be read: .* is no readable picture: made so"):
+    with pytest.raises(MtlError, match=r"none of the images .* can be read: .* is no readable image: made so"):
         previewed(100, frozenset(range(100)), 4)
 
 
-def test_a_preview_shows_a_set_with_an_unreadable_picture():
+def test_a_preview_shows_a_set_with_an_unreadable_image():
     exp = looked_at({}, tasks=("fer",), size=24)
     broken = InMemory(4, cycle("ab", 4), "emotion", split=("train",) * 4, side=24, bad=frozenset([2]))
     exp = evolve(exp, data={"made": DataEntry(broken, max_bad=0)}, input=evolve(exp.input, validation=0.0))
-    assert preview(exp, pictures=4).shape[1] < 4 * 100 + 130
+    assert preview(exp, images=4).shape[1] < 4 * 100 + 130

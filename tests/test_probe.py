@@ -71,7 +71,7 @@ def test_the_linear_probe_says_what_scikit_learns_logistic_regression_says(noise
 
 
 def test_the_knn_probe_is_the_weighted_vote_of_the_nearest():
-    """Against a loop over pictures."""
+    """Against a loop over images."""
     (x, y), (new, _) = clouds(60, seed=3), clouds(40, seed=4)
     expected = []
     for row in new:

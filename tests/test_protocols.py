@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from face_files import picture
+from face_files import image
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +37,7 @@ def rehearsed(work: Path, *words: str | Path) -> list[dict]:
 
 
 def fer2013(root: Path) -> None:
-    """Class folders of 48 x 48 grey faces; every picture differs from every other."""
+    """Class folders of 48 x 48 grey faces; every image differs from every other."""
     rng = np.random.default_rng(0)
     for split, number in (("train", 12), ("test", 2)):
         for emotion in ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"):
@@ -51,13 +51,13 @@ def affectnet(root: Path) -> None:
     """The csv release: training.csv with a header, validation.csv without one."""
     header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
     files = {"training.csv": [f"1/{i}.jpg" for i in range(80)], "validation.csv": [f"2/{i}.jpg" for i in range(8)]}
-    for name, pictures in files.items():
-        rows = [f"{p},10,20,40,40,12.5;30.1,{i % 8},0.25,-0.5" for i, p in enumerate(pictures)]
+    for name, images in files.items():
+        rows = [f"{p},10,20,40,40,12.5;30.1,{i % 8},0.25,-0.5" for i, p in enumerate(images)]
         lines = [header, *rows] if name == "training.csv" else rows
         (root / "affectnet").mkdir(exist_ok=True)
         (root / "affectnet" / name).write_text("\n".join(lines) + "\n")
-        for i, p in enumerate(pictures):
-            picture(root / "affectnet" / "Manually_Annotated_Images" / p, 3 * i, (60, 70))
+        for i, p in enumerate(images):
+            image(root / "affectnet" / "Manually_Annotated_Images" / p, 3 * i, (60, 70))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -417,7 +417,7 @@ def mtl_components():
 """
 
 
-def test_no_picture_of_the_test_split_is_read(config) -> None:
+def test_no_image_of_the_test_split_is_read(config) -> None:
     plugin, log = config.parent / "witness.py", config.parent / "log"
     plugin.write_text(WITNESS)
     config.write_text(CONFIG.replace("[data.dots]\nn = 60", f'[data.witness]\nlog = "{log}"'))

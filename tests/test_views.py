@@ -26,7 +26,7 @@ def prepared(exp, b, step: int = 0):
     return inputs(eng, [b])[0]
 
 
-def test_nobodys_pictures_change_when_a_pretext_joins():
+def test_nobodys_images_change_when_a_pretext_joins():
     """Cutout included; alone, the clean view is encoded for labelled rows only, while Barlow needs all of them."""
     b = batch(n=8, unlabelled=3)
     few = seen(prepared(experiment(pretexts=("rotation", "fixmatch")), b))
@@ -38,7 +38,7 @@ def test_nobodys_pictures_change_when_a_pretext_joins():
             assert torch.equal(x, y[: len(x)])
 
 
-def test_nobodys_pictures_change_when_a_row_loses_its_labels():
+def test_nobodys_images_change_when_a_row_loses_its_labels():
     b = batch(n=8, unlabelled=3)
     less = evolve(b, labelled_rows=4, present={k: p & (torch.arange(8) < 4) for k, p in b.present.items()})
     exp = experiment(pretexts=("rotation", "fixmatch"))
@@ -70,7 +70,7 @@ def test_encoder_rows_are_only_those_that_somebody_reads():
     assert rows(tasks=(), pretexts=("rotation",)) == [8]
 
 
-def test_two_clean_views_are_two_different_pictures_read_by_the_same_heads():
+def test_two_clean_views_are_two_different_images_read_by_the_same_heads():
     made = prepared(experiment(("fer",), clean=2), batch(unlabelled=0, tasks=("fer",)))
     assert [r.images for r in made.readings["fer"]] == [(0,), (1,)]
     assert not torch.equal(*made.images)
@@ -78,14 +78,14 @@ def test_two_clean_views_are_two_different_pictures_read_by_the_same_heads():
 
 @pytest.mark.parametrize("name", ["puzzle_spatial", "siamese", "rotation", "jigen"])
 def test_dense_labels_follow_the_pixels(name):
-    """The picture IS its own label: bit-equal without interpolation, and closely correlated with it."""
+    """The image IS its own label: bit-equal without interpolation, and closely correlated with it."""
     for augment in (Plain(), Jitter()):
         exp = experiment(("parsing",), (name,), augment=augment, supervised="pretext")
         b = batch(size=32, unlabelled=0, tasks=("parsing",))
         blocks = F.interpolate(b.targets["parsing"][..., ::4, ::4].float(), scale_factor=4).long()
         b = evolve(b, targets={"parsing": blocks})
-        picture = (b.targets["parsing"] * 100).expand(-1, 3, -1, -1).to(torch.uint8).contiguous()
-        made = prepared(exp, evolve(b, images=picture))
+        painted = (b.targets["parsing"] * 100).expand(-1, 3, -1, -1).to(torch.uint8).contiguous()
+        made = prepared(exp, evolve(b, images=painted))
         for r in made.readings["parsing"]:
             image, target = made.images[r.images[0]], r.answers[0][0]
             assert target.shape[-2:] == image.shape[-2:]
@@ -105,7 +105,7 @@ def test_pose_follows_turns_and_mirrors_as_projected_points_do():
         moved = TASKS["pose"].move(r, Geometry.affine(m, (48, 48)))
         shown = 24 + 5 * (points @ r.mT)[..., :2]
         shown = (torch.cat([shown, torch.ones(64, 20, 1)], 2) @ m.mT)[..., :2]
-        head = points * torch.tensor([-1.0 if flip else 1.0, 1, 1])  # a mirrored picture shows a mirrored head
+        head = points * torch.tensor([-1.0 if flip else 1.0, 1, 1])  # a mirrored image shows a mirrored head
         wanted = (head @ moved.mT)[..., :2]
         got = (shown - shown.mean(1, keepdim=True)) / 5 * 0.8
         torch.testing.assert_close(got, wanted - wanted.mean(1, keepdim=True), atol=1e-4, rtol=0)

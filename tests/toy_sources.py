@@ -13,7 +13,7 @@ from mtlcore.experiment import DataEntry, Experiment, Input, TaskEntry, Train
 
 @frozen(eq=False)
 class InMemory(DataSource):
-    """n grey pictures whose top left pixel tells the row: value = row % 256, second pixel = row // 256.
+    """n grey images whose top left pixel tells the row: value = row % 256, second pixel = row // 256.
 
     labels: per row, "" where missing; others: further annotations. bad: rows that can't be read.
     """
@@ -53,7 +53,7 @@ class InMemory(DataSource):
     def decode(self, index: Index, row: int) -> np.ndarray:
         number = int(str(index.keys[row]).removeprefix(self.prefix))
         if number in self.bad:
-            raise MtlError(f"{index.keys[row]} is no readable picture: made so")
+            raise MtlError(f"{index.keys[row]} is no readable image: made so")
         image = np.full((self.side, self.side, 3), 7, dtype=np.uint8)
         image[0, 0], image[0, 1] = number % 256, number // 256
         return image
@@ -89,5 +89,5 @@ def experiment(
 
 
 def numbers_of(pixels: Any) -> list[int]:
-    """The row numbers that the pictures (n, 3, S, S) of `InMemory` show."""
+    """The row numbers that the images (n, 3, S, S) of `InMemory` show."""
     return [int(p[0, 0, 0]) + 256 * int(p[0, 0, 1]) for p in pixels]

@@ -152,7 +152,7 @@ class PoseHead(Head):
 
 @frozen
 class Parsing(SupervisedTask):
-    """Dense: a class for each pixel; target (B, 1, H0, W0) of the raw picture."""
+    """Dense: a class for each pixel; target (B, 1, H0, W0) of the raw image."""
 
     reads = "parsing"
 
@@ -482,7 +482,7 @@ def batch(
     unlabelled: int = 1,
     seed: int = 0,
 ) -> Batch:
-    """Random pictures; each labelled row carries at least the first task; the last `unlabelled` rows carry nothing."""
+    """Random images; each labelled row carries at least the first task; the last `unlabelled` rows carry nothing."""
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8)
     targets = {

@@ -47,7 +47,7 @@ _inputs: dict[int, list[Inputs]] = {}
 
 
 def _joined(exp) -> list[Inputs]:
-    """The same pictures and questions for every strategy."""
+    """The same images and questions for every strategy."""
     if not _inputs:
         absent = [("gender",) if step % 7 == 3 else () for step in range(STEPS)]
         made = [batch(n=8, unlabelled=0, seed=s, absent=a, tasks=("fer", "gender")) for s, a in enumerate(absent)]
@@ -56,7 +56,7 @@ def _joined(exp) -> list[Inputs]:
 
 
 def statistics(fabric: Fabric) -> tuple[list[float], int]:
-    """BatchNorm, two micro-batches a step, a strategy that looks at both ahead, other pictures on each rank.
+    """BatchNorm, two micro-batches a step, a strategy that looks at both ahead, other images on each rank.
 
     -> for each step, how far the ranks' buffers differ as the first forward that counts begins; and the broadcasts of one step.
     """

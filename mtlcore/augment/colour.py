@@ -2,7 +2,7 @@
 
 Contrast and brightness are `kornia.enhance.adjust_contrast` and `adjust_brightness` (multiply and clip; add and clip),
 and the tests hold them to those; they are written in place here because each kornia call allocates the batch twice,
-which at 224 px costs ten times the arithmetic. All parameters are (B,), one a picture. Functions that end in `_`
+which at 224 px costs ten times the arithmetic. All parameters are (B,), one an image. Functions that end in `_`
 overwrite the images they are given.
 """
 
@@ -25,12 +25,12 @@ def brightness_(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def noise_(images: Tensor, std: Tensor, rng: Rng) -> Tensor:
-    """Plus Gaussian noise of each picture's own `std`, independent in every pixel and channel; not clipped."""
+    """Plus Gaussian noise of each image's own `std`, independent in every pixel and channel; not clipped."""
     return images.addcmul_(rng.randn(*images.shape), _each(std))
 
 
 def blur(images: Tensor, chosen: Tensor, sigma_px: float) -> Tensor:
-    """The `chosen` (B,) bool pictures blurred by a 3 x 3 Gaussian, the others as they are (a 1 x 1 kernel).
+    """The `chosen` (B,) bool images blurred by a 3 x 3 Gaussian, the others as they are (a 1 x 1 kernel).
 
     One convolution. Its kernels are made here: kornia's `gaussian_blur2d` reads a batch of sigmas back to the host.
     """

@@ -1,8 +1,8 @@
-"""Cutout: a square of each picture is hidden. DeVries and Taylor, "Improved Regularization of Convolutional Neural
+"""Cutout: a square of each image is hidden. DeVries and Taylor, "Improved Regularization of Convolutional Neural
 Networks with Cutout", 2017; in the hybrid method it comes after the pretext transform, so that no tile is shuffled with
 its hole.
 
-Ours, since the paper is silent: the square lies wholly inside the picture (so its area is always the same), it is mid
+Ours, since the paper is silent: the square lies wholly inside the image (so its area is always the same), it is mid
 grey, and all its places are equally likely.
 """
 
@@ -17,7 +17,7 @@ GREY = 0.5
 
 
 def cutout(images: Tensor, share: float, rng: Rng) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> a copy with one grey rectangle a picture, `share` of each side long, anywhere."""
+    """(B, 3, H, W) in [0, 1] -> a copy with one grey rectangle an image, `share` of each side long, anywhere."""
     rows, columns = (_hidden(images, axis, share, place) for axis, place in zip((-2, -1), rng.rand(2, len(images))))
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], GREY)
 

@@ -2,7 +2,7 @@
 
 The paper's scripts turn, crop and resize one after the other: three interpolations, each a little blur, and black
 corners. One warp by the product matrix is the same movement. Ours, since the paper is silent: the turn is about the
-picture's centre, the crop is central, and outside of the picture its mirror image is read (no black corners that would
+image's centre, the crop is central, and outside of the image its mirror image is read (no black corners that would
 betray the angle).
 """
 
@@ -33,7 +33,7 @@ def show(images: Tensor, size: tuple[int, int], angle_rad: Tensor, crop: Tensor,
 
 
 def whole(images: Tensor) -> View:
-    """Raw uint8 (B, 3, H, W) -> the same picture, untouched: float in [0, 255], no interpolation."""
+    """Raw uint8 (B, 3, H, W) -> the same image, untouched: float in [0, 255], no interpolation."""
     still = torch.eye(3, device=images.device).expand(len(images), 3, 3)
     return View(images.float(), Geometry.affine(still, _size(images)))
 

@@ -8,7 +8,7 @@
 |        | kernel 1 or 3, sigma 1.5; a cutout of 60 / 224 of the side after the pretext |
 | validation | central crop of 0.8, resize |
 
-A recipe draws its parameters for the whole batch at once, warps each picture once, and reads nothing back to the host.
+A recipe draws its parameters for the whole batch at once, warps each image once, and reads nothing back to the host.
 Row i of the result depends on row i of the images alone. The warp comes FIRST, whereas the table has it last: colour is
 pointwise and nearly commutes with interpolation, and noise and blur are then measured in the pixels that the encoder
 reads, at any stored size.
@@ -55,7 +55,7 @@ _share = and_(ge(0.0), le(1.0))
 class NoAugment(AugmentRecipe):
     """Mirrored or not, and a central crop.
 
-    crop: [low, high], the share of the side that is shown. mirror: the share of the pictures that are mirrored; 0 where left
+    crop: [low, high], the share of the side that is shown. mirror: the share of the images that are mirrored; 0 where left
     and right mean something (digits, words).
     """
 
@@ -88,7 +88,7 @@ class Strong(AugmentRecipe):
     """As `weak`, then brightness, noise, blur; and a cutout after the pretext.
 
     brightness: the largest shift, either way, in units of white. noise: the largest std. blur_sigma_px: of the 3 x 3
-    Gaussian that half of the pictures get. cutout: the hidden square's side, as a share of the picture's; 0: none.
+    Gaussian that half of the images get. cutout: the hidden square's side, as a share of the image's; 0: none.
     """
 
     crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
@@ -113,9 +113,9 @@ class Strong(AugmentRecipe):
 
 @frozen
 class Validation(AugmentRecipe):
-    """A central crop, nothing random. crop: the share of the side that is shown; 1.0: the whole picture."""
+    """A central crop, nothing random. crop: the share of the side that is shown; 1.0: the whole image."""
 
-    lacks: ClassVar[Mapping[str, str]] = {"random": "evaluation looks at each picture in the same way each time"}
+    lacks: ClassVar[Mapping[str, str]] = {"random": "evaluation looks at each image in the same way each time"}
     crop: float = field(default=0.8, validator=and_(gt(0.0), le(1.0)))
 
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:

@@ -20,7 +20,7 @@ from .plugins import plugins
 COMMANDS = {
     "train": ("train:train", "Train an experiment, or go on with a run."),
     "eval": ("eval:evaluate", "The figures of a run on a split of its data, or of other data."),
-    "demo": ("demo:demo", "The main job on pictures that need no download: supervised alone, then hybrid."),
+    "demo": ("demo:demo", "The main job on images that need no download: supervised alone, then hybrid."),
     "preview": ("preview:preview", "A sheet of what the pretexts ask, and of what a run answers."),
     "sweep": ("sweep:sweep", "One experiment with several values of a key, over several seeds; the best one written."),
 }

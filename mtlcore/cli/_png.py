@@ -22,13 +22,13 @@ def require_png(option: str, path: Path) -> None:
         raise MtlError(f"can't write {path}: {path.parent} is read-only")
 
 
-def save_png(path: Path, picture: np.ndarray) -> None:
+def save_png(path: Path, image: np.ndarray) -> None:
     """(H, W, 3) uint8, as a whole or not at all. Raises MtlError where it can't be written."""
     from PIL import Image
 
     part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(picture).save(part, format="PNG")
+        Image.fromarray(image).save(part, format="PNG")
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

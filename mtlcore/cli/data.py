@@ -26,7 +26,7 @@ def check(
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     sheet: Path | None = None,
 ) -> int:
-    """Decode every picture of [data.LABEL] once: counts, faults, copies, leaks between splits.
+    """Decode every image of [data.LABEL] once: counts, faults, copies, leaks between splits.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def check(
     json
         Print JSON: figures alone.
     sheet
-        Write a PNG of pictures with their labels drawn on them.
+        Write a PNG of images with their labels drawn on them.
     """
     from ..config import load
     from ..data.check import check_data
@@ -102,7 +102,7 @@ def _lines(report: Report) -> list[str]:
     lines += [
         _line("groups of pixel-identical copies", [" = ".join(keys[:2]) for keys in report.duplicates]),
         _line("of them with conflicting labels", [" = ".join(keys[:2]) for keys in report.conflicting]),
-        _line("pictures outside of train that also stand in train", report.shared),
+        _line("images outside of train that also stand in train", report.shared),
     ]
     if report.shared or report.conflicting:
         lines.append(f'leave them out: data.{report.label}.exclude_duplicates = "train" or "test"')

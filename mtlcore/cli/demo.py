@@ -1,4 +1,4 @@
-"""`mtl demo`: the main job on pictures that need no download: supervised alone, then hybrid, for the same number of steps."""
+"""`mtl demo`: the main job on images that need no download: supervised alone, then hybrid, for the same number of steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def demo(
     out: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
 ) -> int:
-    """Train the supervised baseline and the hybrid model on synthetic pictures, and compare them.
+    """Train the supervised baseline and the hybrid model on synthetic images, and compare them.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ def evaluate(
     mirror: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Evaluate the network that RUN kept, on clean pictures.
+    """Evaluate the network that RUN kept, on clean images.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def evaluate(
     checkpoint
         The last one (to be reported), or the best on validation.
     mirror
-        Average each answer with the one about the mirrored picture: two forwards a picture.
+        Average each answer with the one about the mirrored image: two forwards an image.
     json
         Print JSON.
     """
@@ -51,6 +51,6 @@ def evaluate(
         return 0
     for line in found.report:
         say(line)
-    title = f"{found.run}  {found.checkpoint}  {found.data}/{found.split}  {found.measured.n} pictures"
+    title = f"{found.run}  {found.checkpoint}  {found.data}/{found.split}  {found.measured.n} images"
     console.print(metrics_table(title, found.measured))
     return 0

@@ -50,11 +50,11 @@ def check(
     plugin
         A one-file plugin to load besides. May be given often.
     config
-        An experiment: the component's keys come from its table there, and the pictures of the sheet from its data.
+        An experiment: the component's keys come from its table there, and the images of the sheet from its data.
     set_
         A key of the component: `--set root=DIR`. May be given often.
     sheet
-        Write a PNG of what a pretext task asks: pictures, each view, what must be answered, what its head answers.
+        Write a PNG of what a pretext task asks: images, each view, what must be answered, what its head answers.
     json
         Print JSON.
     """
@@ -216,16 +216,16 @@ def _draw(suite: Conformance, experiment: Experiment | None, path: Path) -> str 
 
 
 def _sheet(component: Any, experiment: Experiment | None) -> np.ndarray:
-    """(H, W, 3) uint8; its pictures are the experiment's, or drawn patterns."""
+    """(H, W, 3) uint8; its images are the experiment's, or drawn patterns."""
     from ..testing.sheet import sheet
 
     if experiment is None:
         return sheet(component)
     from ..data.dataset import open_data
-    from ..preview import some_pictures
+    from ..preview import some_images
 
     data = open_data(experiment, splits={"train", "validation"}, glance=True)
-    return sheet(component, some_pictures(data, 8), size=experiment.input.size)
+    return sheet(component, some_images(data, 8), size=experiment.input.size)
 
 
 # ---------------------------------------------------------------------------------------------------- what is seen

@@ -1,4 +1,4 @@
-"""`mtl preview`: a picture of what the pretexts ask, and of what a run answers."""
+"""`mtl preview`: an image of what the pretexts ask, and of what a run answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def preview(
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     plugin: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
 ) -> int:
-    """Draw 8 pictures: raw, as the encoder reads them, as each pretext asks, and the answers.
+    """Draw 8 images: raw, as the encoder reads them, as each pretext asks, and the answers.
 
     Parameters
     ----------

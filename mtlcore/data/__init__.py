@@ -1,1 +1,1 @@
-"""From files to batches: pictures, splits, the store, the joined sources, the sampler. No worker processes."""
+"""From files to batches: images, splits, the store, the joined sources, the sampler. No worker processes."""

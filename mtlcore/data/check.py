@@ -66,7 +66,7 @@ class Report:
 
 
 def check_data(experiment: Experiment, label: str, progress: Progress | None = None) -> Report:
-    """Index [data.<label>] and decode each of its pictures once; `max_bad` does not stop it.
+    """Index [data.<label>] and decode each of its images once; `max_bad` does not stop it.
 
     Raises MtlError: no such table, a source that can't be indexed, an unknown column.
     """

@@ -1,4 +1,4 @@
-"""Pictures of a checked data set with their labels drawn on them, since a wrong label order is seen in a second.
+"""Images of a checked data set with their labels drawn on them, since a wrong label order is seen in a second.
 
 A class a row, or numbers in rising order; then the first groups of copies that have different labels. The task that reads
 an annotation draws it, as it draws its own answers; without one, the value is written.
@@ -22,16 +22,16 @@ from .copies import disagree
 from .images import shrink
 from .splits import given
 
-SIDE, COLUMNS = 128, 8  # pixels of a picture; pictures in a row
+SIDE, COLUMNS = 128, 8  # pixels of an image; images in a row
 MOST_CLASSES, NUMERIC_ROWS, MOST_GROUPS = 16, 3, 4
 
 
 def check_sheet(experiment: Experiment, report: Report) -> np.ndarray:
-    """-> (H, W, 3) uint8. Pictures that can't be read are passed over."""
+    """-> (H, W, 3) uint8. Images that can't be read are passed over."""
     strips = [strip for name in report.reads for strip in _strips(experiment, report, name)]
     strips += _conflicts(experiment, report)
     return sheet(
-        strips or [Strip("no labels", _pictures(experiment, report, _spread(np.arange(len(report.index)))))], SIDE
+        strips or [Strip("no labels", _images(experiment, report, _spread(np.arange(len(report.index)))))], SIDE
     )
 
 
@@ -59,18 +59,18 @@ def _conflicts(experiment: Experiment, report: Report) -> Iterator[Strip]:
 
 
 def _strip(experiment: Experiment, report: Report, name: str, rows: np.ndarray, label: str) -> Strip:
-    """One row of pictures, the annotation of each drawn on it."""
+    """One row of images, the annotation of each drawn on it."""
     rows = rows[[_is_readable(report, row) for row in rows]]
-    pictures = _pictures(experiment, report, rows)
+    images = _images(experiment, report, rows)
     values = report.index.annotations[name]
     task = next((e.component for e in experiment.tasks.values() if e.component.reads == name), None)
-    drawn = _by_task(task, pictures, values, rows) if task is not None and _draws(task) else None
+    drawn = _by_task(task, images, values, rows) if task is not None and _draws(task) else None
     if drawn is None:
-        drawn = [written(picture, _text(value)) for picture, value in zip(pictures, values[rows])]
-    return Strip(label, torch.stack(drawn) if drawn else pictures)
+        drawn = [written(image, _text(value)) for image, value in zip(images, values[rows])]
+    return Strip(label, torch.stack(drawn) if drawn else images)
 
 
-def _by_task(task: SupervisedTask, pictures: Tensor, values: np.ndarray, rows: np.ndarray) -> list[Tensor] | None:
+def _by_task(task: SupervisedTask, images: Tensor, values: np.ndarray, rows: np.ndarray) -> list[Tensor] | None:
     """None where the task makes nothing of these labels."""
     try:
         fitted = task.fit(values[given(values)])
@@ -79,8 +79,8 @@ def _by_task(task: SupervisedTask, pictures: Tensor, values: np.ndarray, rows: n
         return None
     answers = fitted.as_answer(target)  # `_draws` has looked
     return [
-        fitted.draw(picture, answer) if here else written(picture, "no label")
-        for picture, answer, here in zip(pictures, answers, present.tolist())
+        fitted.draw(image, answer) if here else written(image, "no label")
+        for image, answer, here in zip(images, answers, present.tolist())
     ]
 
 
@@ -88,7 +88,7 @@ def _draws(task: SupervisedTask) -> bool:
     return hasattr(task, "as_answer") and type(task).draw is not SupervisedTask.draw
 
 
-def _pictures(experiment: Experiment, report: Report, rows: np.ndarray) -> Tensor:
+def _images(experiment: Experiment, report: Report, rows: np.ndarray) -> Tensor:
     """(N, 3, SIDE, SIDE) float in [0, 1]."""
     source = experiment.data[report.label].component
     squares = [shrink(source.decode(report.index, int(row)), SIDE, enlarge=True) for row in rows]

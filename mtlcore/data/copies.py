@@ -1,7 +1,7 @@
-"""Pictures that stand in a data set more than once, found on decoded pixels.
+"""Images that stand in a data set more than once, found on decoded pixels.
 
 Copies that part between train and test make figures too good, and copies with different labels can't both be right.
-Two pictures are copies where every pixel is equal; another encoding of the same picture is not found.
+Two images are copies where every pixel is equal; another encoding of the same image is not found.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .store import CHUNK, Progress, threads
 
 @frozen(eq=False)
 class Pixels:
-    """What the pictures of N rows are. copy: (N,) int64, equal where the pixels are; a row that can't be read is like no
-    other. missing, unreadable: row -> why: no file, or one that is no picture.
+    """What the images of N rows are. copy: (N,) int64, equal where the pixels are; a row that can't be read is like no
+    other. missing, unreadable: row -> why: no file, or one that is no image.
     """
 
     copy: np.ndarray
@@ -45,12 +45,12 @@ def read_pixels(source: DataSource, index: Index, progress: Progress | None = No
                     digest = f"row {row}".encode()
                 found.copy[row] = numbers.setdefault(digest, len(numbers))
             if progress:
-                progress("reading pictures", chunk.stop, len(index))
+                progress("reading images", chunk.stop, len(index))
     return found
 
 
 def groups_of_copies(copy: np.ndarray) -> list[np.ndarray]:
-    """(N,) -> the rows of each picture that stands there more than once, in the order of their first rows."""
+    """(N,) -> the rows of each image that stands there more than once, in the order of their first rows."""
     order = np.argsort(copy, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(copy[order])) + 1) if len(copy) else []
     return sorted((part for part in parts if len(part) > 1), key=lambda part: int(part[0]))
@@ -68,7 +68,7 @@ def disagree(rows: np.ndarray, annotations: Iterable[Annotation]) -> bool:
 
 
 def shared(groups: Iterable[np.ndarray], split: np.ndarray) -> list[int]:
-    """The rows, outside of train, of pictures that stand in several splits; where train has none of them, all but those
+    """The rows, outside of train, of images that stand in several splits; where train has none of them, all but those
     of the first split by name.
     """
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""`csv`: a user's own table, one row a picture: a column with its path, and columns with its labels.
+"""`csv`: a user's own table, one row an image: a column with its path, and columns with its labels.
 
 A label column whose values are all numbers is numeric, any other holds categories. Every column can also be named as
 the `split` or `group` of the [data.<label>] table. Commas, semicolons and tabs are told apart by the header.
@@ -24,7 +24,7 @@ _Table = dict[str, list[str]]  # column -> its cells, stripped
 
 @frozen
 class Csv(DataSource):
-    """One row a picture.
+    """One row an image.
 
     file: the table, with a header. root: the folder that its paths are below (default: the file's own). path: the column
     of paths. columns: annotation -> its column, or several numeric columns, which become one annotation (N, D); by
@@ -58,7 +58,7 @@ class Csv(DataSource):
     def decode(self, index: Index, row: int) -> np.ndarray:
         path = str(index.keys[row])
         if not _is_below(os.path.realpath(self._root), os.path.realpath(self._root / path)):
-            raise MtlError(f"{path!r} leads out of {self._root}: a picture must lie below the root")
+            raise MtlError(f"{path!r} leads out of {self._root}: an image must lie below the root")
         return read_image(path, self._root)
 
     @property

@@ -1,7 +1,7 @@
-"""All sources of a run side by side: pictures, targets, who has which label, splits.
+"""All sources of a run side by side: images, targets, who has which label, splits.
 
 `open_data` indexes each source once, cuts its splits, fits the tasks on the labelled training rows, and reads the
-pictures of the rows that are needed. What it leaves out is counted and told, never silent.
+images of the rows that are needed. What it leaves out is counted and told, never silent.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def open_data(
 ) -> Dataset:
     """Index, split, fit, read.
 
-    splits: which are needed (default: all); only their pictures are read. Of "train" only the share `labels` keeps its
+    splits: which are needed (default: all); only their images are read. Of "train" only the share `labels` keeps its
     labels; the other rows go, or stay as unlabelled ones. All other splits keep every label. Where "train" is not asked
     for, tasks that this data has no labels for are left out (of `targets` and of the dataset's `experiment`).
-    progress: told how many pictures are read. memory: bytes that they may take before they are decoded on demand
-    instead (default: half of what there is). glance: only a few pictures will be looked at: none is read beforehand, so
+    progress: told how many images are read. memory: bytes that they may take before they are decoded on demand
+    instead (default: half of what there is). glance: only a few images will be looked at: none is read beforehand, so
     unreadable rows are still in their splits, and taking one raises MtlError.
     Raises MtlError: a source that can't be indexed or has too many bad rows, a task that no source gives labels for, an
     unknown column, a split without rows, a task that can't be fitted.
@@ -117,7 +117,7 @@ def open_data(
 
 
 def side_of(sources: list[Source], experiment: Experiment, wanted: Collection[str] = ()) -> int:
-    """The side S of the run's store, judged by pictures of train and validation, whether or not their labels are kept.
+    """The side S of the run's store, judged by images of train and validation, whether or not their labels are kept.
 
     Those of test are not looked at: a run may not know them. Both, since validation is cut out of train by the seed. Where neither
     has a row (a source to evaluate on), by the `wanted` splits.
@@ -182,7 +182,7 @@ class _Rows:
 
 @frozen(eq=False)
 class _Decoder:
-    """Row -> its picture (H, W, 3) uint8, by the source it comes from."""
+    """Row -> its image (H, W, 3) uint8, by the source it comes from."""
 
     sources: list[Source]
     source: list[int]
@@ -308,7 +308,7 @@ def _bytes(array: np.ndarray) -> bytes:
 
 
 def _bad(sources: list[Source], rows: _Rows, unreadable: Unreadable) -> list[Skipped]:
-    """All that each source skipped, unreadable pictures included."""
+    """All that each source skipped, unreadable images included."""
     found = [Skipped({reason: list(names) for reason, names in s.index.skipped.names.items()}) for s in sources]
     for row, reason in sorted(unreadable.items()):
         found[int(rows.source[row])].add("unreadable", reason)

@@ -1,7 +1,7 @@
-"""`image_folder`: a user's own pictures, one folder a class; the folder's name is the label.
+"""`image_folder`: a user's own images, one folder a class; the folder's name is the label.
 
 Two layouts: `root / <class> / *`, which has no official split, and `root / <split> / <class> / *`, where the folders of
-the first level are train, val (or valid, validation) and test. Pictures may lie in folders below that of their class.
+the first level are train, val (or valid, validation) and test. Images may lie in folders below that of their class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..contracts import DataSource, Index, Skipped
 from ..errors import MtlError
 from .images import read_image
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 SPLITS = {
     "train": "train",
     "val": "validation",
@@ -34,7 +34,7 @@ class ImageFolder(DataSource):
     """One folder a class.
 
     root: the folder that holds the class folders, or those of the splits. annotation: what the labels are called; ""
-    where there are none: then every picture, at any depth, is a row without a label.
+    where there are none: then every image, at any depth, is a row without a label.
     The first level is read as splits where all of its folders, or one called train, bear the name of a split. A "val"
     folder is the run's validation split: nothing is then cut from train.
     """
@@ -47,7 +47,7 @@ class ImageFolder(DataSource):
             raise MtlError(f"image_folder: {self.root} is no folder; expected one that holds a folder for each class")
         skipped = Skipped()
         if not self.annotation:
-            return Index(np.array(list(_pictures(self.root, "", skipped)), dtype=str), {}, skipped=skipped)
+            return Index(np.array(list(_images(self.root, "", skipped)), dtype=str), {}, skipped=skipped)
         folders = _folders(self.root, "", skipped)
         has_splits = _are_splits(folders)
         rows = _split_rows(folders, skipped) if has_splits else list(_class_rows(folders, "", "", skipped))
@@ -78,23 +78,23 @@ def _split_rows(folders: list[os.DirEntry[str]], skipped: Skipped) -> list[_Row]
 def _class_rows(folders: list[os.DirEntry[str]], below: str, split: str, skipped: Skipped) -> Iterator[_Row]:
     for folder in folders:
         name = below + folder.name
-        pictures = list(_pictures(folder.path, f"{name}/", skipped))
-        if not pictures:
-            skipped.add("a class folder without pictures", name)
-        for key in pictures:
+        images = list(_images(folder.path, f"{name}/", skipped))
+        if not images:
+            skipped.add("a class folder without images", name)
+        for key in images:
             yield key, folder.name, split
 
 
-def _pictures(path: str | Path, below: str, skipped: Skipped) -> Iterator[str]:
-    """The keys of all pictures in a folder and below it; links to folders are not followed there, since they may circle."""
+def _images(path: str | Path, below: str, skipped: Skipped) -> Iterator[str]:
+    """The keys of all images in a folder and below it; links to folders are not followed there, since they may circle."""
     for entry in _entries(path):
         key = below + entry.name
         if entry.is_dir(follow_symlinks=False):
-            yield from _pictures(entry.path, f"{key}/", skipped)
-        elif entry.name.lower().endswith(PICTURES):
+            yield from _images(entry.path, f"{key}/", skipped)
+        elif entry.name.lower().endswith(IMAGES):
             yield key
         else:
-            skipped.add(f"not one of {', '.join(PICTURES)}", key)
+            skipped.add(f"not one of {', '.join(IMAGES)}", key)
 
 
 def _folders(path: str | Path, below: str, skipped: Skipped) -> list[os.DirEntry[str]]:

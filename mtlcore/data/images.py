@@ -1,4 +1,4 @@
-"""From a file's bytes to RGB pixels, and from any picture to a square one.
+"""From a file's bytes to RGB pixels, and from any image to a square one.
 
 JPEG goes through simplejpeg (1.7 to 6 times as fast as Pillow, the same pixels); whatever it can't take, and every
 other format, goes through Pillow. What comes out is always (H, W, 3) uint8 RGB, upright. Broken bytes give an
@@ -21,14 +21,14 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 
 def read_image(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> np.ndarray:
-    """The picture at `path`, below `root` where one is given -> (H, W, 3) uint8 RGB.
+    """The image at `path`, below `root` where one is given -> (H, W, 3) uint8 RGB.
 
     A path that leaves the root ("../secret.png", "/etc/x.png") is refused; symbolic links are followed.
-    Raises MtlError where the file is missing, is no picture, is broken, or is too large to be one in earnest.
+    Raises MtlError where the file is missing, is no image, is broken, or is too large to be one in earnest.
     """
     full = os.fspath(path) if root is None else _below(os.fspath(root), os.fspath(path))
     try:
-        with open(full, "rb") as file:  # noqa: PTH123 (a Path costs a third of a small picture's decoding)
+        with open(full, "rb") as file:  # noqa: PTH123 (a Path costs a third of a small image's decoding)
             data = file.read()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -37,12 +37,12 @@ def read_image(path: str | os.PathLike[str], root: str | os.PathLike[str] | None
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """An encoded picture -> (H, W, 3) uint8 RGB. `name` stands in the message of the MtlError for broken ones.
+    """An encoded image -> (H, W, 3) uint8 RGB. `name` stands in the message of the MtlError for broken ones.
 
-    EXIF rotation is applied; grey, palette, CMYK and 16-bit pictures become 8-bit RGB; transparent pixels become white.
+    EXIF rotation is applied; grey, palette, CMYK and 16-bit images become 8-bit RGB; transparent pixels become white.
     """
     if not data:
-        raise MtlError(f"{name} is no readable picture: the file is empty")
+        raise MtlError(f"{name} is no readable image: the file is empty")
     if data.startswith(b"\xff\xd8"):
         image = _plain_jpeg(data, name)
         if image is not None:
@@ -60,7 +60,7 @@ def shrink(image: np.ndarray, side: int, enlarge: bool = False) -> np.ndarray:
         return square
     if len(square) < side and not enlarge:
         h, w = image.shape[:2]
-        raise MtlError(f"a picture of {w} x {h} pixels is smaller than {side} x {side}")
+        raise MtlError(f"an image of {w} x {h} pixels is smaller than {side} x {side}")
     whole = Image.fromarray(np.ascontiguousarray(square))
     return np.asarray(whole.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0))
 
@@ -68,7 +68,7 @@ def shrink(image: np.ndarray, side: int, enlarge: bool = False) -> np.ndarray:
 def central_square(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (s, s, 3), a view, s = min(H, W). Raises MtlError where `image` is no such array."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise MtlError(f"a picture must be (H, W, 3) uint8; got {image.shape} {image.dtype}")
+        raise MtlError(f"an image must be (H, W, 3) uint8; got {image.shape} {image.dtype}")
     h, w = image.shape[:2]
     short = min(h, w)
     top, left = (h - short) // 2, (w - short) // 2
@@ -79,7 +79,7 @@ def _below(root: str, path: str) -> str:
     full = os.path.normpath(os.path.join(root, path))  # noqa: PTH118 (pathlib keeps "..")
     base, there = os.path.abspath(root), os.path.abspath(full)  # noqa: PTH100 (as above; links are followed)
     if there != base and not there.startswith(base.rstrip(os.sep) + os.sep):
-        raise MtlError(f"{path!r} leads out of {root}: a picture must lie below the root")
+        raise MtlError(f"{path!r} leads out of {root}: an image must lie below the root")
     return full
 
 
@@ -87,7 +87,7 @@ def _below(root: str, path: str) -> str:
 
 
 def _plain_jpeg(data: bytes, name: str) -> np.ndarray | None:
-    """The picture, or None where Pillow must look at it: CMYK, a rotation, an oddity."""
+    """The image, or None where Pillow must look at it: CMYK, a rotation, an oddity."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _refuse_bomb(width, height, name)
@@ -131,9 +131,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
+        opaque = image.convert("RGBA")
+        white = Image.new("RGBA", opaque.size, "white")
+        return Image.alpha_composite(white, opaque).convert("RGB")
     return image.convert("RGB")
 
 
@@ -152,4 +152,4 @@ def _reason(error: Exception) -> str:
 
 
 def _unreadable(name: str, reason: str) -> MtlError:
-    return MtlError(f"{name} is no readable picture: {reason}")
+    return MtlError(f"{name} is no readable image: {reason}")

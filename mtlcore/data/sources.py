@@ -1,6 +1,6 @@
 """One source, indexed and split; and the count of what it left out.
 
-Malformed rows that `index` passed over and pictures that can't be read draw on one budget, `max_bad`: within it they
+Malformed rows that `index` passed over and images that can't be read draw on one budget, `max_bad`: within it they
 are told once, with examples; beyond it the run stops.
 """
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, all of one side S: decoded once into memory, or on demand where they would not fit.
+"""Images of a run, all of one side S: decoded once into memory, or on demand where they would not fit.
 
 Either way each is decoded once at opening, so that what can't be read is known before anything is learned.
 Both stores answer `take(rows) -> (n, 3, S, S) uint8`. From memory this runs at the speed of a copy; worker processes
@@ -25,18 +25,18 @@ from ..errors import MtlError
 from .images import central_square, shrink
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
-Decode = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8 RGB; raises MtlError where the picture can't be read
+Decode = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8 RGB; raises MtlError where the image can't be read
 Unreadable = dict[int, str]  # row -> why
 Jobs = Sequence[tuple[int, int]]  # (place, row) pairs
 
-PROBES = 64  # pictures looked at to learn how large they are
+PROBES = 64  # images looked at to learn how large they are
 CHUNK = 128  # rows a thread decodes at a time
-WORTH_A_THREAD_S = 100e-6  # a picture that takes less is decoded faster by one thread than by two
+WORTH_A_THREAD_S = 100e-6  # an image that takes less is decoded faster by one thread than by two
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # what a container may take (control groups, version 2)
 
 
 class Images(Protocol):
-    """Pictures by row."""
+    """Images by row."""
 
     @property
     def side(self) -> int:
@@ -50,7 +50,7 @@ class Images(Protocol):
 
 @frozen(eq=False)
 class MemoryImages:
-    """All pictures in one tensor (N, 3, S, S) uint8."""
+    """All images in one tensor (N, 3, S, S) uint8."""
 
     pixels: Tensor
 
@@ -64,7 +64,7 @@ class MemoryImages:
 
 @frozen(eq=False)
 class LazyImages:
-    """Pictures that are decoded, by a few threads, each time they are asked for. An unreadable one raises MtlError.
+    """Images that are decoded, by a few threads, each time they are asked for. An unreadable one raises MtlError.
 
     decode: row -> (H, W, 3) uint8. side: S, pixels.
     """
@@ -98,15 +98,15 @@ def open_images(
     check: called with all unreadable rows so far whenever there are more of them; may raise MtlError to stop.
     """
     if n * 3 * side * side > (memory_budget() if memory is None else memory):
-        found = _read_all(_Checker(decode), n, "checking pictures", progress, check)
+        found = _read_all(_Checker(decode), n, "checking images", progress, check)
         return LazyImages(decode, side), found
     pixels = torch.zeros(n, 3, side, side, dtype=torch.uint8)
-    found = _read_all(_Filler(decode, side, pixels.numpy()), n, "reading pictures", progress, check)
+    found = _read_all(_Filler(decode, side, pixels.numpy()), n, "reading images", progress, check)
     return MemoryImages(pixels), found
 
 
 def store_side(decode: Decode, n: int, size: int, store: int | None) -> int:
-    """The side at which pictures are kept: `store`, or 1.5 x size; but no more than the largest one has to give.
+    """The side at which images are kept: `store`, or 1.5 x size; but no more than the largest one has to give.
 
     That is judged by up to 64 evenly spaced rows; those that can't be read are passed over.
     """
@@ -123,7 +123,7 @@ def store_side(decode: Decode, n: int, size: int, store: int | None) -> int:
 
 
 def memory_budget() -> int:
-    """Bytes that the pictures of one process may take: half of the memory, shared by this machine's processes."""
+    """Bytes that the images of one process may take: half of the memory, shared by this machine's processes."""
     env = os.environ
     processes = env.get("LOCAL_WORLD_SIZE") or env.get("WORLD_SIZE")  # Fabric itself sets this one
     return usable_memory() // 2 // max(1, int(processes or 1))
@@ -200,7 +200,7 @@ def _read_all(
 def _in_chunks(fill: Callable[[Jobs], Unreadable], n: int) -> Iterator[tuple[int, Unreadable]]:
     """-> how many rows are done, and the unreadable ones among the last chunk; in the order of the rows.
 
-    The first two chunks are timed: tiny pictures are faster without threads, which would fight over the interpreter.
+    The first two chunks are timed: tiny images are faster without threads, which would fight over the interpreter.
     """
     jobs = [[(row, row) for row in range(i, min(n, i + CHUNK))] for i in range(0, n, CHUNK)]
     fastest_s = math.inf

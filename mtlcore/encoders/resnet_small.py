@@ -1,7 +1,7 @@
 """A small residual network for a CPU, after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
 
 A 3 x 3 stem and four stages of torchvision's basic blocks, widths w x (1, 2, 4, 8), strides 1 2 2 2, BatchNorm. At
-48 px with width 16 and a stem of stride 2 a training step of 64 pictures costs about 0.1 s of one core.
+48 px with width 16 and a stem of stride 2 a training step of 64 images costs about 0.1 s of one core.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..contracts import Encoder, Features
 
 @frozen
 class ResnetSmall(Encoder):
-    """width: channels of the first stage. stem_stride: 1, or 2 to halve the picture at once. depths: blocks a stage."""
+    """width: channels of the first stage. stem_stride: 1, or 2 to halve the image at once. depths: blocks a stage."""
 
     width: int = field(default=16, validator=ge(1))
     stem_stride: int = field(default=1, validator=in_((1, 2)))

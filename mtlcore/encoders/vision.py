@@ -56,10 +56,10 @@ class VisionNet(Encoder):
         return self.adapted(net)
 
     def check(self, image_size: int) -> None:
-        """Raises MtlError where the net can't read pictures of this side."""
+        """Raises MtlError where the net can't read images of this side."""
         if image_size < self.smallest:
             raise MtlError(
-                f"input.size = {image_size}: {self.name} needs pictures of at least {self.smallest} pixels a side"
+                f"input.size = {image_size}: {self.name} needs images of at least {self.smallest} pixels a side"
             )
 
     def options(self, image_size: int) -> dict[str, Any]:

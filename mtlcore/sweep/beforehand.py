@@ -103,7 +103,7 @@ def _require_weighting(experiment: Experiment, setting: tuple[str, ...]) -> None
 
 
 def _require_validation(experiments: Sequence[Experiment]) -> None:
-    """A share of train, or a split that a source brings along. Such a source is indexed; no picture is read."""
+    """A share of train, or a split that a source brings along. Such a source is indexed; no image is read."""
     seen: list[DataEntry] = []
     for experiment in experiments:
         entries = [] if experiment.input.validation > 0 else list(experiment.data.values())

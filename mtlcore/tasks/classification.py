@@ -1,4 +1,4 @@
-"""Classification: one of C named classes a picture; cross-entropy on the pooled features."""
+"""Classification: one of C named classes an image; cross-entropy on the pooled features."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Classification(SupervisedTask):
         }
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], (C,) probabilities -> the picture with the likeliest class's name."""
+        """(3, H, W) in [0, 1], (C,) probabilities -> the image with the likeliest class's name."""
         return written(image, self.classes[int(decoded.argmax())])
 
 

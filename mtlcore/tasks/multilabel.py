@@ -1,8 +1,8 @@
-"""Multilabel: several named labels a picture, each there or not; binary cross-entropy on the pooled features.
+"""Multilabel: several named labels an image, each there or not; binary cross-entropy on the pooled features.
 
 An annotation takes one of two forms:
 
-    (N,) strings, the names that a picture has, joined by "|":  "smile|glasses". All others are absent; "|" alone has none of
+    (N,) strings, the names that an image has, joined by "|":  "smile|glasses". All others are absent; "|" alone has none of
         them, "" is a missing annotation, and "?hat" says that of this one label nothing is known. The form of a csv column
         that holds a list, and of sources (`join_names`): names travel, so two sets with other orders can't be mixed up.
     (N, L) numbers, 1 there, 0 not there, NaN unknown: several 0 / 1 columns of a csv. Their names are `classes`, which then
@@ -31,14 +31,14 @@ _UNKNOWN = -1  # in a target
 
 
 def join_names(present: Iterable[str], unknown: Iterable[str] = ()) -> str:
-    """The annotation of one picture: these labels are there, of those nothing is known, every other one is absent."""
+    """The annotation of one image: these labels are there, of those nothing is known, every other one is absent."""
     names = [*present, *(UNKNOWN + name for name in unknown)]
     return SEPARATOR.join(names) if names else SEPARATOR
 
 
 @frozen
 class Multilabel(SupervisedTask):
-    """Several named labels, each there or not; a label that is unknown in a picture is left out of its loss and its metrics.
+    """Several named labels, each there or not; a label that is unknown in an image is left out of its loss and its metrics.
 
     reads: the annotation (default: the task's label). classes: the labels' names, in the order of the outputs (default: those
     of the training rows, sorted); names that are not among them are passed over. dropout: before the linear layer, in [0, 1).
@@ -140,7 +140,7 @@ class Multilabel(SupervisedTask):
         }
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], (L,) probabilities -> the picture with the names of the labels that are there."""
+        """(3, H, W) in [0, 1], (L,) probabilities -> the image with the names of the labels that are there."""
         return written(image, ", ".join(name for name, p in zip(self.classes, decoded.tolist()) if p >= 0.5) or "-")
 
 

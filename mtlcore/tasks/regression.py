@@ -1,4 +1,4 @@
-"""Regression: one number or several a picture, learned from the pooled features and standardised by the training split."""
+"""Regression: one number or several an image, learned from the pooled features and standardised by the training split."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def _positive(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> No
 
 @frozen
 class Regression(SupervisedTask):
-    """D numbers a picture, from an annotation (N,) or (N, D). A row that lacks one of them (NaN) lacks all.
+    """D numbers an image, from an annotation (N,) or (N, D). A row that lacks one of them (NaN) lacks all.
 
     reads: the annotation (default: the task's label). loss: l1, l2 (squared) or huber (squared up to one standard deviation,
     then straight), on the standardised numbers, so that its size does not hang on their unit. outputs: their names (default:
-    "0", "1", ...), used in metrics and pictures. mean, std: of each of them (default: of the training rows; a constant one gets
+    "0", "1", ...), used in metrics and images. mean, std: of each of them (default: of the training rows; a constant one gets
     std 1). dropout: before the linear layer, in [0, 1).
     """
 
@@ -121,7 +121,7 @@ class Regression(SupervisedTask):
         return found
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], (D,) numbers -> the picture with the numbers on it."""
+        """(3, H, W) in [0, 1], (D,) numbers -> the image with the numbers on it."""
         if len(self.outputs) == 1:
             return written(image, f"{float(decoded):.4g}")
         return written(image, *(f"{name} {number:.3g}" for name, number in zip(self.outputs, decoded.tolist())))

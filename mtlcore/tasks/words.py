@@ -1,4 +1,4 @@
-"""Words on a picture, so that a person can read what a task answers. Knows no task."""
+"""Words on an image, so that a person can read what a task answers. Knows no task."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-SMALLEST, SHARE = 7, 7  # letters: pixels at least, and the part of the picture's height that they take
+SMALLEST, SHARE = 7, 7  # letters: pixels at least, and the part of the image's height that they take
 
 
 def written(image: Tensor, *lines: str) -> Tensor:
-    """(3, H, W) float in [0, 1] -> the same picture with lines of text on a dark band at its foot.
+    """(3, H, W) float in [0, 1] -> the same image with lines of text on a dark band at its foot.
 
-    Letters are scaled to the picture; a line that is too wide gets smaller ones, down to 7 pixels: enlarge what is smaller
+    Letters are scaled to the image; a line that is too wide gets smaller ones, down to 7 pixels: enlarge what is smaller
     than about 60 pixels before. Same shape, dtype and device.
     """
     pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -46,19 +46,19 @@ def builds_for_some_size(subject: EncoderSubject) -> None:
     capability="any_size",
 )
 def builds_for_each_size(subject: EncoderSubject) -> None:
-    """It builds for 32, 48 and 64 pixels, and reads pictures of that side."""
+    """It builds for 32, 48 and 64 pixels, and reads images of that side."""
     for size in SIZES:
         subject.features(subject.images(2, size=size), subject.fresh(size=size))
 
 
 @ENCODER_CHECKS.check(
     "build",
-    why="pictures are normalised by them once, in the core: means on the scale 0 ... 255 feed the network a constant.",
+    why="images are normalised by them once, in the core: means on the scale 0 ... 255 feed the network a constant.",
     mend="give mean and std of RGB in [0, 1], three numbers each.",
     needs="builds_from_its_name",
     core=True,
 )
-def normalises_pictures_between_0_and_1(subject: EncoderSubject) -> None:
+def normalises_images_between_0_and_1(subject: EncoderSubject) -> None:
     """`mean` holds three numbers in [0, 1], `std` three in (0, 1]."""
     mean, std = tuple(subject.component.mean), tuple(subject.component.std)
     require(len(mean) == 3 and all(0 <= x <= 1 for x in mean), f"mean = {mean}")
@@ -96,7 +96,7 @@ def features_have_their_shapes(subject: EncoderSubject, drawn: Drawn) -> None:
     require(isinstance(features.maps, tuple) and len(features.maps) > 0, "maps is no tuple of at least one map")
     for name, x in outputs(features).items():
         require(isinstance(x, Tensor) and x.is_floating_point(), f"{name} is no floating-point tensor")
-        require(len(x) == drawn.rows, f"{name} has {len(x)} rows for {drawn.rows} pictures")
+        require(len(x) == drawn.rows, f"{name} has {len(x)} rows for {drawn.rows} images")
     require(features.pooled.ndim == 2, f"pooled has {features.pooled.ndim} dimensions")
     require(all(m.ndim == 4 for m in features.maps), "a map has not four dimensions")
     sides = [min(m.shape[-2:]) for m in features.maps]
@@ -105,7 +105,7 @@ def features_have_their_shapes(subject: EncoderSubject, drawn: Drawn) -> None:
 
 @ENCODER_CHECKS.check(
     "features",
-    why="the core sets `images` to the pictures in [0, 1]: decoders take their size from it, teachers read it.",
+    why="the core sets `images` to the images in [0, 1]: decoders take their size from it, teachers read it.",
     mend="leave `images` of Features at None.",
     needs="features_have_their_shapes",
 )
@@ -116,7 +116,7 @@ def leaves_images_to_the_core(subject: EncoderSubject) -> None:
 
 @ENCODER_CHECKS.check(
     "features",
-    why="heads are built for the sizes measured on one picture in eval mode: in training they would not fit.",
+    why="heads are built for the sizes measured on one image in eval mode: in training they would not fit.",
     mend="let the number and the channels of maps, and the width of pooled, be the same in train and eval mode.",
     needs="features_have_their_shapes",
 )
@@ -135,11 +135,11 @@ def trains_with_the_shapes_of_evaluation(subject: EncoderSubject) -> None:
 @ENCODER_CHECKS.check(
     "features",
     why="one NaN in a feature makes all losses NaN: the step is skipped, and so is every one after it.",
-    mend="guard divisions and logarithms; do not normalise a picture by its own spread without an epsilon.",
+    mend="guard divisions and logarithms; do not normalise an image by its own spread without an epsilon.",
     needs="features_have_their_shapes",
 )
 def features_are_finite(subject: EncoderSubject) -> None:
-    """Of black, white, grey and drawn pictures, in eval and in train mode, all features are finite."""
+    """Of black, white, grey and drawn images, in eval and in train mode, all features are finite."""
     plain = torch.stack([torch.full((3, subject.size, subject.size), v, dtype=torch.uint8) for v in (0, 255, 128)])
     images = torch.cat([subject.normalised(plain), subject.images()])
     for net in (subject.net, subject.fresh().train()):
@@ -157,7 +157,7 @@ def features_are_finite(subject: EncoderSubject) -> None:
     capability="other_sizes",
 )
 def reads_views_of_other_sizes(subject: EncoderSubject) -> None:
-    """Built for one side, it reads pictures of another, and pooled keeps its width."""
+    """Built for one side, it reads images of another, and pooled keeps its width."""
     dim = subject.features(subject.images()).pooled.shape[1]
     for size in SIZES:
         found = subject.features(subject.images(2, size=size)).pooled.shape
@@ -169,24 +169,24 @@ def reads_views_of_other_sizes(subject: EncoderSubject) -> None:
 
 @ENCODER_CHECKS.check(
     "evaluation",
-    why="the same picture would get another answer each time it is asked.",
+    why="the same image would get another answer each time it is asked.",
     mend="switch dropout and noise off where `self.training` is false.",
     needs="features_are_finite",
 )
 def evaluation_repeats_itself(subject: EncoderSubject) -> None:
-    """In eval mode, the same pictures give the same features twice."""
+    """In eval mode, the same images give the same features twice."""
     images = subject.images()
     require_same(subject.features(images), subject.features(images), tolerance=1e-6)
 
 
 @ENCODER_CHECKS.check(
     "features",
-    why="pictures come in channels_last where that is faster; a `view` of the input then raises.",
+    why="images come in channels_last where that is faster; a `view` of the input then raises.",
     mend="use reshape or einops on the input, or call .contiguous() first.",
     needs="evaluation_repeats_itself",
 )
 def reads_channels_last(subject: EncoderSubject) -> None:
-    """The features do not depend on the memory layout of the pictures."""
+    """The features do not depend on the memory layout of the images."""
     images = subject.images()
     other = subject.features(images.contiguous(memory_format=torch.channels_last))
     require_same(subject.features(images), other, tolerance=1e-3)
@@ -199,7 +199,7 @@ def reads_channels_last(subject: EncoderSubject) -> None:
     needs="evaluation_repeats_itself",
 )
 def a_row_depends_on_itself_alone(subject: EncoderSubject, drawn: Drawn) -> None:
-    """In eval mode, other pictures in the batch do not change a picture's features."""
+    """In eval mode, other images in the batch do not change an image's features."""
     images = subject.drawn(drawn)
     others = torch.cat([images[:1], subject.images(drawn.rows - 1, drawn.seed + 1)])
     require_same(subject.features(images), subject.features(others), slice(1), 1e-3)
@@ -215,7 +215,7 @@ def a_row_depends_on_itself_alone(subject: EncoderSubject, drawn: Drawn) -> None
     needs="evaluation_repeats_itself",
 )
 def all_gradient_passes_shared(subject: EncoderSubject) -> None:
-    """The gradient of pooled, and of the coarse map, reaches the pictures through `shared` alone."""
+    """The gradient of pooled, and of the coarse map, reaches the images through `shared` alone."""
     images = subject.images().requires_grad_()
     features: Features = subject.net(images)
     for name, output in (("pooled", features.pooled), ("maps[-1]", features.maps[-1])):

@@ -1,4 +1,4 @@
-"""An encoder on the bench: built for a size that it takes, and normalised pictures for it."""
+"""An encoder on the bench: built for a size that it takes, and normalised images for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .kit import require
 from .subject import Drawn, Subject, patterns
 
 SIZES = (48, 32, 64)
-"""Sides of pictures in pixels that are usual; 56 and 224 are tried where an encoder refuses them all."""
+"""Sides of images in pixels that are usual; 56 and 224 are tried where an encoder refuses them all."""
 LARGE = 2_000_000  # parameters
 
 
@@ -54,14 +54,14 @@ class EncoderSubject(Subject):
         """The network that checks share; none of them may train it."""
         return self.fresh()
 
-    def normalised(self, pictures: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> as the core's wrapper gives them to the network."""
         mean, std = (torch.tensor(x).view(3, 1, 1) for x in (self.component.mean, self.component.std))
-        normalised: Tensor = (pictures / 255 - mean) / std
+        normalised: Tensor = (images / 255 - mean) / std
         return normalised
 
     def images(self, rows: int = 3, seed: int = 0, size: int | None = None) -> Tensor:
-        """(rows, 3, size, size) drawn pictures, normalised."""
+        """(rows, 3, size, size) drawn images, normalised."""
         return self.normalised(patterns(rows, size or self.size, seed))
 
     def drawn(self, drawn: Drawn) -> Tensor:

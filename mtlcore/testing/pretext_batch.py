@@ -11,7 +11,7 @@ from .pretext_bench import (
     Asked,
     PretextSubject,
     cut,
-    pictures,
+    images_of,
     raw,
     require_finite,
     same,
@@ -29,14 +29,14 @@ BATCH_CHECKS = Group()
 @BATCH_CHECKS.check(
     "batch",
     why="a row's questions would depend on who else is in the batch: arms with other batches can't be paired.",
-    mend="let row i of each view and target depend on row i of the pictures and on the draws alone.",
+    mend="let row i of each view and target depend on row i of the images and on the draws alone.",
     needs=TWICE,
     capability="independent_rows",
 )
 def a_row_asks_for_itself(subject: PretextSubject, drawn: Drawn) -> None:
-    """Another picture in the last row leaves the views and targets of the others as they are."""
+    """Another image in the last row leaves the views and targets of the others as they are."""
     one, two = _with_another_last_row(subject, drawn)
-    require(same(*(cut(pictures(a), slice(-1)) for a in (one, two))), "views of other rows have changed")
+    require(same(*(cut(images_of(a), slice(-1)) for a in (one, two))), "views of other rows have changed")
     require(same(*(cut(a.target, slice(-1)) for a in (one, two))), "targets of other rows have changed")
 
 
@@ -47,7 +47,7 @@ def a_row_asks_for_itself(subject: PretextSubject, drawn: Drawn) -> None:
     needs=(OWN_VIEW, STEADY),
 )
 def a_row_is_judged_by_itself(subject: PretextSubject, drawn: Drawn) -> None:
-    """Another picture in the last row leaves the losses of the others as they are (eval mode)."""
+    """Another image in the last row leaves the losses of the others as they are (eval mode)."""
     _skip_coupled(subject)
     model = subject.model(drawn.size)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def batch_loss_is_its_rows_own(subject: PretextSubject, drawn: Drawn) -> None:
     capability="single_row",
 )
 def one_row_is_enough(subject: PretextSubject, drawn: Drawn) -> None:
-    """A batch of one picture has a finite loss, in eval and in train mode."""
+    """A batch of one image has a finite loss, in eval and in train mode."""
     model = subject.fresh(drawn.size).eval()
     asked = subject.ask(evolve(drawn, rows=1))
     for mode in (False, True):

@@ -1,6 +1,6 @@
-"""The bench of a pretext task: a toy encoder, scenes of drawn pictures made by the real machinery, heads to lend.
+"""The bench of a pretext task: a toy encoder, scenes of drawn images made by the real machinery, heads to lend.
 
-Shapes: B rows, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw pictures whose side is a quarter larger.
+Shapes: B rows, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw images whose side is a quarter larger.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ from .subject import Drawn, Subject, patterns
 
 LABEL = "asked"  # of the pretext in the bench's experiments
 CLASSES = 4  # of a head that is lent
-SHARPNESS = (
-    20.0  # its weights are so much larger than new ones: of some pictures it is sure, so thresholds let them pass
-)
+SHARPNESS = 20.0  # its weights are so much larger than new ones: of some images it is sure, so thresholds let them pass
 
 
 # ---------------------------------------------------------------------------------------------------- toys
@@ -232,7 +230,7 @@ class PretextSubject(Subject):
         recipe: AugmentRecipe | None = None,
         seed: int | None = None,
     ) -> Asked:
-        """The views and the answers about these pictures (default: drawn ones). seed: of the pretext's own draws alone."""
+        """The views and the answers about these images (default: drawn ones). seed: of the pretext's own draws alone."""
         images = raw(drawn) if images is None else images
         scene = self.scene(images, drawn.size, drawn.streams(), recipe)
         rng = Streams((drawn.seed if seed is None else seed,), images.device)(LABEL)
@@ -295,7 +293,7 @@ def bench_experiment(
 
 
 def rows(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
-    """A batch of these raw pictures, each labelled for each of the tasks."""
+    """A batch of these raw images, each labelled for each of the tasks."""
     n = len(images)
     targets = {label: torch.arange(n, device=images.device) % CLASSES for label in tasks}
     present = {label: torch.ones(n, dtype=torch.bool, device=images.device) for label in tasks}
@@ -304,7 +302,7 @@ def rows(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
 
 
 def raw(drawn: Drawn) -> Tensor:
-    """(B, 3, R, R) uint8: the drawn example's pictures, a quarter larger than its views."""
+    """(B, 3, R, R) uint8: the drawn example's images, a quarter larger than its views."""
     return patterns(drawn.rows, drawn.size * 5 // 4, drawn.seed)
 
 
@@ -317,7 +315,7 @@ def same(a: Any, b: Any) -> bool:
     return form == other and all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(left, right))
 
 
-def pictures(asked: Asked) -> tuple[Tensor, ...]:
+def images_of(asked: Asked) -> tuple[Tensor, ...]:
     return tuple(v.images for v in asked.views)
 
 

@@ -34,7 +34,7 @@ BF16 = 0.05  # relative, and absolute: what eight bits of mantissa do to a loss
 MOST_ROWS = 0.75  # of them must be so close: a threshold may tip over in a few
 BATCHES, MANY = 4, 8  # and their rows: targets of a few classes may be alike in one
 SURE = 20.0  # a logit so much above the others is an answer without doubt
-SIDES, ROWS = (32, 96), 4  # pixels, pictures
+SIDES, ROWS = (32, 96), 4  # pixels, images
 GROWTH, SLACK = 2.0, 1e-3  # a sum over one axis alone would make it three times as large
 
 
@@ -153,8 +153,8 @@ def loss_hangs_on_the_target(subject: PretextSubject) -> None:
     mend="take the mean over what one sample holds: .mean((1, 2, 3)), or the masked sum divided by the mask's own sum.",
     needs="loss_is_finite",
 )
-def loss_does_not_grow_with_the_picture(subject: PretextSubject) -> None:
-    """Answers of zeros lose about the same (a factor of two at most) in pictures of three times the side."""
+def loss_does_not_grow_with_the_image(subject: PretextSubject) -> None:
+    """Answers of zeros lose about the same (a factor of two at most) in images of three times the side."""
     small, large = (float(_losses_of_made_up_answers(subject, Drawn(ROWS, side, 0))["zeros"].mean()) for side in SIDES)
     held = abs(large) <= GROWTH * abs(small) + SLACK and abs(small) <= GROWTH * abs(large) + SLACK
     require(held, f"they lose {small:.4g} at {SIDES[0]} pixels, {large:.4g} at {SIDES[1]}")

@@ -1,4 +1,4 @@
-"""Checks of what training does with a pretext: gradients, what is saved, its answers permuted, pictures of them, real steps."""
+"""Checks of what training does with a pretext: gradients, what is saved, its answers permuted, images of them, real steps."""
 
 from __future__ import annotations
 
@@ -184,8 +184,8 @@ def answers_can_be_permuted(subject: PretextSubject, drawn: Drawn) -> None:
     mend="draw(images, target, output) gives (N, 3, h, w) floats in [0, 1].",
     needs=STEADY,
 )
-def draws_pictures(subject: PretextSubject, drawn: Drawn) -> None:
-    """draw() gives a picture (3, h, w) in [0, 1] a row."""
+def draws_images(subject: PretextSubject, drawn: Drawn) -> None:
+    """draw() gives an image (3, h, w) in [0, 1] a row."""
     if type(subject.component).draw is PretextTask.draw:
         raise Skip("it draws nothing of its own")
     asked, model = subject.ask(drawn), subject.model(drawn.size)
@@ -202,7 +202,7 @@ def draws_pictures(subject: PretextSubject, drawn: Drawn) -> None:
     "draw",
     why="a drawing that looks alike whatever is answered tells nobody what the network has learned.",
     mend="draw what `output` answers, not `target`; is an axis, a sign or the argmax wrong?",
-    needs=("draws_pictures", "truth_loses_least"),
+    needs=("draws_images", "truth_loses_least"),
     shows=True,
 )
 def draws_right_and_wrong_apart(subject: PretextSubject, drawn: Drawn) -> None:
@@ -219,21 +219,21 @@ def draws_right_and_wrong_apart(subject: PretextSubject, drawn: Drawn) -> None:
 
 @ANSWERS_CHECKS.check(
     "draw",
-    why="where the pieces of the picture are put back as they are answered, a right answer must look right.",
+    why="where the pieces of the image are put back as they are answered, a right answer must look right.",
     mend="compare `draw` with `undo`: the same pieces, in the same order, turned by the same angles.",
-    needs=("draws_pictures", "undo_gives_the_picture_back", "truth_loses_least"),
+    needs=("draws_images", "undo_gives_the_image_back", "truth_loses_least"),
 )
 def a_right_answer_is_drawn_whole(subject: PretextSubject, drawn: Drawn) -> None:
-    """A drawing of the right answer that is made of the clean picture's own pixels is that picture (or the view itself)."""
+    """A drawing of the right answer that is made of the clean image's own pixels is that image (or the view itself)."""
     if getattr(subject.component, "undo", None) is None:
-        raise Skip("it has no `undo`, so no answer puts the picture together")
+        raise Skip("it has no `undo`, so no answer puts the image together")
     asked, right = _drawn_right(subject, evolve(drawn, size=EXACT_SIDE))
     clean, view = asked.scene.clean.images, asked.views[0].images
     if right.shape != clean.shape or not bool(_same_pixels(right, clean).any()):
-        raise Unproven("its drawings are not the clean picture's pixels in another order")
+        raise Unproven("its drawings are not the clean image's pixels in another order")
     shown = [_equal_rows(right, x) for x in (clean, view) if x.shape == clean.shape]
     wrong = _same_pixels(right, clean) & ~torch.stack(shown).any(0)
-    require(not bool(wrong.any()), "the pixels of the clean picture stand in other places, though the answer is right")
+    require(not bool(wrong.any()), "the pixels of the clean image stand in other places, though the answer is right")
 
 
 TRAINING_CHECKS = Group()
@@ -277,7 +277,7 @@ def _drawn_right(subject: PretextSubject, drawn: Drawn) -> tuple[Asked, Tensor]:
 
 
 def _same_pixels(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) bool: are these pictures (B, 3, H, W) made of the same numbers in each channel, in any order?"""
+    """(B,) bool: are these images (B, 3, H, W) made of the same numbers in each channel, in any order?"""
     return _equal_rows(*(x.flatten(2).sort(2).values for x in (a, b)))
 
 

@@ -15,7 +15,7 @@ from ..contracts import Scene, View
 from ..geometry import inverse_affine
 from .generators import touched
 from .kit import Group, Skip, Unproven, require
-from .pretext_bench import Asked, ChannelsLast, PretextSubject, floats, pictures, raw, require_finite, same, tensors
+from .pretext_bench import Asked, ChannelsLast, PretextSubject, floats, images_of, raw, require_finite, same, tensors
 from .subject import Drawn, patterns
 
 STILL = Validation()  # nothing random
@@ -23,11 +23,11 @@ MOVING = Weak(
     crop=(0.6, 0.69), contrast=(1.0, 1.0)
 )  # turned, mirrored, cut out of the inside: each pixel comes from one place
 CHANGED, FEW = 0.02, 0.002  # a pixel that differs by more; the share of pixels that may
-CHANNELS = 5  # of a dense label, to see that steps do not take it for a picture or a mask
+CHANNELS = 5  # of a dense label, to see that steps do not take it for an image or a mask
 EDGE_PX = 2  # pixels at edges, which interpolation mixes
-WHOLE_PX, OFF_PX = 0.5, 0.25  # a picture moved as a whole to this exactness; its matrix may be off by so much
+WHOLE_PX, OFF_PX = 0.5, 0.25  # an image moved as a whole to this exactness; its matrix may be off by so much
 EXACT_SIDE = 48  # pixels: divided by grids of 2, 3, 4, 6, 8, so the way back can be exact
-VIEWS, TARGETS, PURE = "views_are_pictures", "targets_hold_one_entry_a_row", "global_generators_are_left_alone"
+VIEWS, TARGETS, PURE = "views_are_images", "targets_hold_one_entry_a_row", "global_generators_are_left_alone"
 TWICE = "same_seed_asks_the_same"  # what everything needs that asks twice
 
 
@@ -41,7 +41,7 @@ VIEWS_CHECKS = Group()
     needs="builds_from_its_name",
     core=True,
 )
-def views_are_pictures(subject: PretextSubject, drawn: Drawn) -> None:
+def views_are_images(subject: PretextSubject, drawn: Drawn) -> None:
     """At least one view, and each is a View of float32 images (B, 3, H, W) on the scene's device."""
     asked = subject.ask(drawn)
     require(bool(asked.views), "it makes no view")
@@ -54,7 +54,7 @@ def views_are_pictures(subject: PretextSubject, drawn: Drawn) -> None:
 
 @VIEWS_CHECKS.check(
     "views",
-    why="targets are cut and permuted along their rows; a leaf without rows is given to the wrong pictures.",
+    why="targets are cut and permuted along their rows; a leaf without rows is given to the wrong images.",
     mend="make each leaf of the target a tensor (B, ...); keep settings of the head in the head. None: no target.",
     needs=VIEWS,
     core=True,
@@ -89,9 +89,9 @@ def global_generators_are_left_alone(subject: PretextSubject, drawn: Drawn) -> N
     core=True,
 )
 def same_seed_asks_the_same(subject: PretextSubject, drawn: Drawn) -> None:
-    """Asked twice about the same pictures with the same seed, views and targets are bit-equal."""
+    """Asked twice about the same images with the same seed, views and targets are bit-equal."""
     one, two = subject.ask(drawn), subject.ask(drawn)
-    require(same(pictures(one), pictures(two)), "the views differ")
+    require(same(images_of(one), images_of(two)), "the views differ")
     require(same(one.target, two.target), "the targets differ")
 
 
@@ -103,12 +103,12 @@ def same_seed_asks_the_same(subject: PretextSubject, drawn: Drawn) -> None:
     core=True,
 )
 def the_scene_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
-    """Every view that the scene has given, and the raw pictures, hold the same after views() as in a fresh scene."""
+    """Every view that the scene has given, and the raw images, hold the same after views() as in a fresh scene."""
     images = raw(drawn)
     scene = Noted(subject.scene(images, drawn.size, drawn.streams()))
     subject.component.views(scene, drawn.rng())
     fresh = subject.scene(raw(drawn), drawn.size, drawn.streams())
-    require(same(images, raw(drawn)), "the raw pictures were changed in place")
+    require(same(images, raw(drawn)), "the raw images were changed in place")
     require(same(_held(scene.clean), _held(fresh.clean)), "scene.clean was changed in place")
     for (number, recipe), view in scene.given.items():
         kept = same(_held(view), _held(fresh.augment(number, recipe)))
@@ -123,7 +123,7 @@ def the_scene_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
 )
 def values_stay_in_range(subject: PretextSubject, drawn: Drawn) -> None:
     """Every pixel of every view is finite and in [0, 1]."""
-    for i, x in enumerate(pictures(subject.ask(drawn))):
+    for i, x in enumerate(images_of(subject.ask(drawn))):
         require_finite(x, f"view {i}")
         low, high = float(x.min()), float(x.max())
         require(low >= -1e-4 and high <= 1 + 1e-4, f"view {i} reaches from {low:.3g} to {high:.3g}")
@@ -131,14 +131,14 @@ def values_stay_in_range(subject: PretextSubject, drawn: Drawn) -> None:
 
 @VIEWS_CHECKS.check(
     "views",
-    why="recipes and encoders may keep pictures in channels_last, which is faster: such a run would stop.",
-    mend="use reshape, flatten or einops instead of view() on pictures.",
+    why="recipes and encoders may keep images in channels_last, which is faster: such a run would stop.",
+    mend="use reshape, flatten or einops instead of view() on images.",
     needs=TWICE,
 )
 def reads_channels_last(subject: PretextSubject, drawn: Drawn) -> None:
-    """Pictures whose memory is laid out as channels_last give the same question."""
+    """Images whose memory is laid out as channels_last give the same question."""
     plain, last = (subject.ask(drawn, recipe=r) for r in (Weak(), ChannelsLast(Weak())))
-    for i, (a, b) in enumerate(zip(pictures(plain), pictures(last))):
+    for i, (a, b) in enumerate(zip(images_of(plain), images_of(last))):
         off = float((a - b).abs().max())
         require(off < 1e-5, f"view {i} differs by {off:.3g}")
     require(_close(plain.target, last.target), "the targets differ")
@@ -152,7 +152,7 @@ def reads_channels_last(subject: PretextSubject, drawn: Drawn) -> None:
     core=True,
 )
 def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) -> None:
-    """Where other colours are put into the raw picture, a view changes only where geometry.warp puts them."""
+    """Where other colours are put into the raw image, a view changes only where geometry.warp puts them."""
     images, marks = raw(drawn), _marks(drawn)
     asked = subject.ask(drawn, recipe=MOVING)
     marked = subject.ask(drawn, images=torch.where(marks, images + 128, images), recipe=MOVING)
@@ -170,7 +170,7 @@ def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) ->
 
 @VIEWS_CHECKS.check(
     "views",
-    why="class maps, heat maps of many landmarks and pictures have more channels: each must move as the pixels did.",
+    why="class maps, heat maps of many landmarks and images have more channels: each must move as the pixels did.",
     mend="let `move` act on the last two dimensions alone, whatever stands before them.",
     needs="pixels_lie_where_the_geometry_says",
     core=True,
@@ -190,13 +190,13 @@ def dense_labels_follow_the_pixels(subject: PretextSubject, drawn: Drawn) -> Non
 
 @VIEWS_CHECKS.check(
     "views",
-    why="labels that turn with the picture (head pose, landmarks) stay where they were, and teach the wrong angle.",
-    mend="give `rearrange(move, matrix)` the (B, 3, 3) matrix, old pixels -> new, where the picture moves as a whole.",
+    why="labels that turn with the image (head pose, landmarks) stay where they were, and teach the wrong angle.",
+    mend="give `rearrange(move, matrix)` the (B, 3, 3) matrix, old pixels -> new, where the image moves as a whole.",
     needs=("pixels_lie_where_the_geometry_says",),
     core=True,
 )
-def rigid_labels_follow_the_picture(subject: PretextSubject, drawn: Drawn) -> None:
-    """Of a view that shows the picture moved as a whole, the matrix tells the same movement as the pixels."""
+def rigid_labels_follow_the_image(subject: PretextSubject, drawn: Drawn) -> None:
+    """Of a view that shows the image moved as a whole, the matrix tells the same movement as the pixels."""
     moved = False
     for i, view in _whole(subject.ask(drawn, recipe=MOVING)):
         matrix = view.geometry.matrix  # type: ignore[union-attr]
@@ -208,7 +208,7 @@ def rigid_labels_follow_the_picture(subject: PretextSubject, drawn: Drawn) -> No
         require(held, f"view {i}: its pixels lie up to {float(off.max()):.1f} px from where the matrix puts them")
         moved |= bool((off >= 0).any())
     if not moved:
-        raise Unproven("no view shows the picture moved as a whole: parts of it move, or go")
+        raise Unproven("no view shows the image moved as a whole: parts of it move, or go")
 
 
 DRAWS_CHECKS = Group()
@@ -222,13 +222,13 @@ DRAWS_CHECKS = Group()
     core=True,
 )
 def another_seed_asks_something_else(subject: PretextSubject) -> None:
-    """Where anything is drawn, other seeds give another view or target of the same picture."""
+    """Where anything is drawn, other seeds give another view or target of the same image."""
     images = patterns(1, 40, 0).expand(4, -1, -1, -1).contiguous()
     asked = [subject.ask(Drawn(4, 32, 0), images=images, recipe=STILL, seed=seed) for seed in range(8)]
     drawn = any(a.drew for a in asked) or _rows_differ(asked[0])
     if not drawn:
-        raise Skip("it draws nothing: its question is a function of the picture")
-    questions = [(pictures(a), a.target) for a in asked]
+        raise Skip("it draws nothing: its question is a function of the image")
+    questions = [(images_of(a), a.target) for a in asked]
     require(not all(same(q, questions[0]) for q in questions), "eight seeds ask the same question")
 
 
@@ -238,8 +238,8 @@ def another_seed_asks_something_else(subject: PretextSubject) -> None:
     mend="let `undo` invert exactly what views() did to the FIRST view; return None where no exact way back exists.",
     needs=TWICE,
 )
-def undo_gives_the_picture_back(subject: PretextSubject, drawn: Drawn) -> None:
-    """`undo(view, target)` gives the clean picture back, bit for bit."""
+def undo_gives_the_image_back(subject: PretextSubject, drawn: Drawn) -> None:
+    """`undo(view, target)` gives the clean image back, bit for bit."""
     undo = getattr(subject.component, "undo", None)
     if undo is None:
         raise Skip("it has no `undo`")
@@ -248,9 +248,9 @@ def undo_gives_the_picture_back(subject: PretextSubject, drawn: Drawn) -> None:
     if back is None:
         raise Skip("its `undo` knows no exact way back with these fields")
     clean = asked.scene.clean.images
-    require(back.shape == clean.shape, f"it gives {tuple(back.shape)} back; the picture is {tuple(clean.shape)}")
+    require(back.shape == clean.shape, f"it gives {tuple(back.shape)} back; the image is {tuple(clean.shape)}")
     wrong = float((back != clean).float().mean())
-    require(not wrong, f"{wrong:.1%} of the numbers differ from the clean picture's")
+    require(not wrong, f"{wrong:.1%} of the numbers differ from the clean image's")
 
 
 @DRAWS_CHECKS.check(
@@ -260,7 +260,7 @@ def undo_gives_the_picture_back(subject: PretextSubject, drawn: Drawn) -> None:
     needs=TWICE,
 )
 def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn) -> None:
-    """On one side of each mask in the target, the view's pixels are the clean picture's, and neither side is empty."""
+    """On one side of each mask in the target, the view's pixels are the clean image's, and neither side is empty."""
     asked = subject.ask(drawn)
     clean, view = asked.scene.clean.images, asked.views[0].images
     masks = [x for x in tensors(asked.target) if _is_mask(x, view)]
@@ -269,9 +269,9 @@ def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn)
     for mask in masks:
         mask = mask.view(drawn.rows, 1, *view.shape[-2:])
         share = mask.float().mean((1, 2, 3))
-        require(bool(((share > 0) & (share < 1)).all()), f"a mask covers {share.tolist()} of its pictures")
+        require(bool(((share > 0) & (share < 1)).all()), f"a mask covers {share.tolist()} of its images")
         kept = min(int(((view != clean) & side).any(1).sum()) for side in (mask, ~mask))
-        require(not kept, f"{kept} pixels outside the mask differ from the clean picture's")
+        require(not kept, f"{kept} pixels outside the mask differ from the clean image's")
 
 
 @DRAWS_CHECKS.check(
@@ -298,7 +298,7 @@ def _whole(asked: Asked) -> list[tuple[int, View]]:
     """The views that tell where their pixels come from."""
     found = [(i, v) for i, v in enumerate(asked.views) if v.geometry is not None]
     if not found:
-        raise Skip("none of its views is a whole picture")
+        raise Skip("none of its views is a whole image")
     return found
 
 
@@ -332,7 +332,7 @@ def _inside(soft: Tensor) -> Tensor:
 
 
 def _marks(drawn: Drawn, purpose: str = "marks") -> Tensor:
-    """(B, 1, R, R) bool: about a third of 5 x 5 blocks of the raw picture."""
+    """(B, 1, R, R) bool: about a third of 5 x 5 blocks of the raw image."""
     blocks = drawn.rng(purpose).rand(drawn.rows, 1, 5, 5) < 0.33
     side = drawn.size * 5 // 4
     return F.interpolate(blocks.float(), (side, side)).bool()
@@ -357,7 +357,7 @@ def _inner(x: Tensor) -> Tensor:
 
 
 def _rows_differ(asked: Asked) -> bool:
-    return any(not torch.equal(x[:1].expand_as(x), x) for x in tensors((pictures(asked), asked.target)))
+    return any(not torch.equal(x[:1].expand_as(x), x) for x in tensors((images_of(asked), asked.target)))
 
 
 def _is_mask(x: Tensor, view: Tensor) -> bool:

@@ -13,14 +13,14 @@ from .subject import Drawn, draws, patterns
 
 RECIPE_CHECKS = Group()
 
-ROUNDING = 1e-5  # of pictures in [0, 1]: interpolation of white gives 1.0000001
+ROUNDING = 1e-5  # of images in [0, 1]: interpolation of white gives 1.0000001
 
 # ---------------------------------------------------------------------------------------------------- views
 
 
 @RECIPE_CHECKS.check(
     "views",
-    why="everything behind the recipe takes a whole picture of the asked size, whose pixels' way is known.",
+    why="everything behind the recipe takes a whole image of the asked size, whose pixels' way is known.",
     mend="return mtlcore.View(images (B, 3, h, w) float, Geometry.affine(matrix, size)).",
     needs="builds_from_its_name",
     core=True,
@@ -28,7 +28,7 @@ ROUNDING = 1e-5  # of pictures in [0, 1]: interpolation of white gives 1.0000001
 def view_has_its_shape(subject: RecipeSubject, drawn: Drawn) -> None:
     """A View with float32 images (B, 3, h, w) of the asked size and a geometry with a matrix (B, 3, 3)."""
     size = (36, 36)
-    view = subject.view(drawn.pictures(), drawn.seed, size)
+    view = subject.view(drawn.images(), drawn.seed, size)
     require(isinstance(view, View), f"it gives {type(view).__name__}")
     require(view.images.dtype == torch.float32, f"the images are {view.images.dtype}")
     require(view.images.shape == (drawn.rows, 3, *size), f"asked for {size}, the images are {tuple(view.images.shape)}")
@@ -40,13 +40,13 @@ def view_has_its_shape(subject: RecipeSubject, drawn: Drawn) -> None:
 
 @RECIPE_CHECKS.check(
     "views",
-    why="pictures are in [0, 1] everywhere: the encoder normalises by mean and std for that range.",
+    why="images are in [0, 1] everywhere: the encoder normalises by mean and std for that range.",
     mend="divide uint8 by 255, and clamp to [0, 1] after noise and colour.",
     needs="view_has_its_shape",
     core=True,
 )
 def view_stays_between_0_and_1(subject: RecipeSubject) -> None:
-    """Views of black, white and drawn pictures are finite and within [0, 1]."""
+    """Views of black, white and drawn images are finite and within [0, 1]."""
     plain = torch.stack([torch.full((3, 40, 40), v, dtype=torch.uint8) for v in (0, 255)])
     raw = torch.cat([plain, patterns(6, 40, 0)])
     for seed in range(8):
@@ -66,11 +66,11 @@ def view_stays_between_0_and_1(subject: RecipeSubject) -> None:
     needs="view_has_its_shape",
 )
 def takes_a_single_row(subject: RecipeSubject) -> None:
-    """A batch of one picture gives a view, and a finished picture, of one row."""
+    """A batch of one image gives a view, and a finished image, of one row."""
     view = subject.view(patterns(1, 40, 0))
     require(view.images.shape == (1, 3, 32, 32), f"the view is {tuple(view.images.shape)}")
     found = subject.finished(view.images).shape
-    require(found == (1, 3, 32, 32), f"the finished picture is {tuple(found)}")
+    require(found == (1, 3, 32, 32), f"the finished image is {tuple(found)}")
 
 
 @RECIPE_CHECKS.check(
@@ -80,8 +80,8 @@ def takes_a_single_row(subject: RecipeSubject) -> None:
     needs="view_has_its_shape",
     capability="any_shape",
 )
-def takes_pictures_that_are_not_square(subject: RecipeSubject) -> None:
-    """A raw picture and a view may have sides of different length."""
+def takes_images_that_are_not_square(subject: RecipeSubject) -> None:
+    """A raw image and a view may have sides of different length."""
     for raw_size, size in (((40, 56), (24, 32)), ((56, 40), (32, 24)), ((40, 40), (24, 48))):
         side = max(raw_size)
         raw = patterns(2, side, 0)[..., : raw_size[0], : raw_size[1]].contiguous()
@@ -97,11 +97,11 @@ def takes_pictures_that_are_not_square(subject: RecipeSubject) -> None:
     core=True,
 )
 def leaves_what_it_reads_alone(subject: RecipeSubject) -> None:
-    """Neither the raw pictures nor the images given to `finish` are edited in place."""
+    """Neither the raw images nor the images given to `finish` are edited in place."""
     raw = patterns(3, 32, 0)
     kept = raw.clone()
     view = subject.view(raw)
-    require(torch.equal(raw, kept), "`view` edits the raw pictures")
+    require(torch.equal(raw, kept), "`view` edits the raw images")
     before = view.images.clone()
     subject.finished(view.images)
     require(torch.equal(view.images, before), "`finish` edits the images of the view")
@@ -132,21 +132,21 @@ def leaves_global_generators_alone(subject: RecipeSubject) -> None:
     core=True,
 )
 def same_draws_same_view(subject: RecipeSubject, drawn: Drawn) -> None:
-    """The same generator gives the same view and the same finished pictures."""
+    """The same generator gives the same view and the same finished images."""
     one, other = subject.drawn(drawn), subject.drawn(drawn)
     require(torch.equal(one.images, other.images), "the views differ")
     finished = (subject.finished(view.images, drawn.seed) for view in (one, other))
-    require(torch.equal(*finished), "the finished pictures differ")
+    require(torch.equal(*finished), "the finished images differ")
 
 
 @RECIPE_CHECKS.check(
     "views",
-    why="pictures come in channels_last where that is faster; a `view` of the input then raises.",
+    why="images come in channels_last where that is faster; a `view` of the input then raises.",
     mend="use reshape or einops on the input, or call .contiguous() first.",
     needs="same_draws_same_view",
 )
 def reads_channels_last(subject: RecipeSubject) -> None:
-    """The view does not depend on the memory layout of the raw pictures."""
+    """The view does not depend on the memory layout of the raw images."""
     raw = patterns(3, 40, 0)
     one, other = subject.view(raw), subject.view(raw.contiguous(memory_format=torch.channels_last))
     apart = float((one.images - other.images).abs().max())
@@ -155,7 +155,7 @@ def reads_channels_last(subject: RecipeSubject) -> None:
 
 @RECIPE_CHECKS.check(
     "randomness",
-    why="a picture that looks the same in every epoch is learned by heart.",
+    why="an image that looks the same in every epoch is learned by heart.",
     mend='draw something from `rng`; a recipe that is meant to be fixed says lacks = {"random": "for evaluation"}.',
     needs="same_draws_same_view",
     capability="random",
@@ -175,8 +175,8 @@ def other_draws_other_view(subject: RecipeSubject) -> None:
     core=True,
 )
 def a_row_of_the_view_depends_on_itself_alone(subject: RecipeSubject, drawn: Drawn) -> None:
-    """Other pictures in the batch do not change a picture's view, unless the view says how rows are mixed."""
-    raw = drawn.pictures()
+    """Other images in the batch do not change an image's view, unless the view says how rows are mixed."""
+    raw = drawn.images()
     others = torch.cat([raw[:1], patterns(drawn.rows - 1, drawn.size, drawn.seed + 1)])
     one, other = subject.view(raw, drawn.seed), subject.view(others, drawn.seed)
     if one.mix is not None:
@@ -198,7 +198,7 @@ def class_maps_keep_their_classes(subject: RecipeSubject, drawn: Drawn) -> None:
     """`geometry.warp(maps, "nearest")` makes no class that was not there, and gives maps of the view's size."""
     view = subject.drawn(drawn)
     assert view.geometry is not None
-    classes = (drawn.pictures()[:, :1] // 64).float() * 10
+    classes = (drawn.images()[:, :1] // 64).float() * 10
     moved = view.geometry.warp(classes, "nearest")
     require(moved.shape[-2:] == view.images.shape[-2:], f"the maps become {tuple(moved.shape[-2:])}")
     strange = sorted(set(moved.flatten().tolist()) - set(classes.flatten().tolist()))
@@ -222,7 +222,7 @@ def matrix_and_warp_agree(subject: RecipeSubject, drawn: Drawn) -> None:
     wanted = torch.einsum("bij,bjhw->bihw", inverse[:, :2, :2], here) + inverse[:, :2, 2, None, None]
     inside = ((wanted > 1.5) & (wanted < drawn.size - 1.5)).all(1)
     apart = (ramp - wanted).norm(dim=1)[inside]
-    require(apart.numel() > 0, "no pixel of the view lies inside of the raw picture")
+    require(apart.numel() > 0, "no pixel of the view lies inside of the raw image")
     require(float(apart.max()) < 0.1, f"a pixel lies {float(apart.max()):.3g} raw pixels from where the matrix says")
 
 
@@ -234,7 +234,7 @@ def matrix_and_warp_agree(subject: RecipeSubject, drawn: Drawn) -> None:
     core=True,
 )
 def pixels_lie_where_the_geometry_says(subject: RecipeSubject, drawn: Drawn) -> None:
-    """The view looks like the raw picture warped by its geometry, and less like one shifted, mirrored or turned from there."""
+    """The view looks like the raw image warped by its geometry, and less like one shifted, mirrored or turned from there."""
     raw, side = marks(drawn.rows, drawn.size, drawn.seed), 32 + 8 * (drawn.seed % 3)
     view = subject.view(raw, drawn.seed, (side, side))
     _require_in_place(view.images, expected(view, raw), 0.3)
@@ -251,7 +251,7 @@ def pixels_lie_where_the_geometry_says(subject: RecipeSubject, drawn: Drawn) -> 
     core=True,
 )
 def finish_keeps_shape_and_range(subject: RecipeSubject, drawn: Drawn) -> None:
-    """Finished pictures have the shape and dtype that they had, and stay within [0, 1]."""
+    """Finished images have the shape and dtype that they had, and stay within [0, 1]."""
     images = subject.drawn(drawn).images.clone()
     images[0] = 1.0  # white: where a touch too bright shows
     finished = subject.finished(images, drawn.seed)
@@ -269,7 +269,7 @@ def finish_keeps_shape_and_range(subject: RecipeSubject, drawn: Drawn) -> None:
     core=True,
 )
 def finish_keeps_pixels_in_place(subject: RecipeSubject, drawn: Drawn) -> None:
-    """A finished picture looks more like itself than like itself shifted, mirrored or turned."""
+    """A finished image looks more like itself than like itself shifted, mirrored or turned."""
     images = marks(drawn.rows, 40, drawn.seed).float() / 255
     _require_in_place(subject.finished(images, drawn.seed), images, 0.2)
 
@@ -282,8 +282,8 @@ def finish_keeps_pixels_in_place(subject: RecipeSubject, drawn: Drawn) -> None:
     core=True,
 )
 def a_finished_row_depends_on_itself_alone(subject: RecipeSubject, drawn: Drawn) -> None:
-    """Other pictures in the batch do not change a finished picture."""
-    images = drawn.pictures().float() / 255
+    """Other images in the batch do not change a finished image."""
+    images = drawn.images().float() / 255
     others = torch.cat([images[:1], patterns(drawn.rows - 1, drawn.size, drawn.seed + 1).float() / 255])
     one, other = (subject.finished(x, drawn.seed)[0] for x in (images, others))
     require(torch.equal(one, other), "row 0 changes with the others")
@@ -292,10 +292,10 @@ def a_finished_row_depends_on_itself_alone(subject: RecipeSubject, drawn: Drawn)
 def _require_in_place(images: torch.Tensor, wanted: torch.Tensor, least: float) -> None:
     """(B, 3, H, W): each row's correlation with its own place is at least `least`, and the best there is."""
     here = alike(images, wanted)
-    require(float(here.min()) > least, f"a picture correlates by only {float(here.min()):.2f} with what it should show")
+    require(float(here.min()) > least, f"an image correlates by only {float(here.min()):.2f} with what it should show")
     for name, moved in displaced(wanted).items():
         better = alike(images, moved) > here
-        require(not bool(better.any()), f"it looks more like the picture {name}")
+        require(not bool(better.any()), f"it looks more like the image {name}")
 
 
 CHECKS, BENCH = CheckList("augment", draws(), (COMMON, RECIPE_CHECKS)), RecipeSubject

@@ -1,4 +1,4 @@
-"""A recipe on the bench: drawn pictures, its views of them, and where their pixels went."""
+"""A recipe on the bench: drawn images, its views of them, and where their pixels went."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RecipeSubject(Subject):
         return view
 
     def drawn(self, drawn: Drawn) -> View:
-        """Its view of drawn pictures, of a side that hangs on the seed."""
+        """Its view of drawn images, of a side that hangs on the seed."""
         side = SIDES[drawn.seed % len(SIDES)]
-        return self.view(drawn.pictures(), drawn.seed, (side, side))
+        return self.view(drawn.images(), drawn.seed, (side, side))
 
     def finished(self, images: Tensor, seed: int = 0) -> Tensor:
         finished: Tensor = self.component.finish(images, Streams((seed,))("finish"))
@@ -44,7 +44,7 @@ def marks(rows: int, size: int, seed: int) -> Tensor:
 
 
 def expected(view: View, raw: Tensor) -> Tensor:
-    """What the view must show, colours aside: the raw pictures moved as its geometry says, and mixed as it says."""
+    """What the view must show, colours aside: the raw images moved as its geometry says, and mixed as it says."""
     assert view.geometry is not None
     moved = view.geometry.warp(raw.float() / 255, "bilinear")
     if view.mix is None:
@@ -55,13 +55,13 @@ def expected(view: View, raw: Tensor) -> Tensor:
 
 
 def alike(a: Tensor, b: Tensor) -> Tensor:
-    """(B, 3, H, W) twice -> (B,): how well their brightness correlates, 0 ... 1; an inverted picture is alike."""
+    """(B, 3, H, W) twice -> (B,): how well their brightness correlates, 0 ... 1; an inverted image is alike."""
     one, other = (rearrange(x.float().mean(1), "b h w -> b (h w)") for x in (a, b))
     return F.cosine_similarity(one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True), dim=1).abs()
 
 
 def displaced(images: Tensor) -> dict[str, Tensor]:
-    """The same pictures where they are not: shifted by two pixels, mirrored, turned."""
+    """The same images where they are not: shifted by two pixels, mirrored, turned."""
     shifts = {f"shifted by {by} pixels along {axis}": (by, -2 + k) for k, axis in enumerate("yx") for by in (-2, 2)}
     moved = {name: images.roll(by, dims) for name, (by, dims) in shifts.items()}
     turned = {"turned by a half": images.rot90(2, (-2, -1)), "mirrored": images.flip(-1)}

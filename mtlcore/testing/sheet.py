@@ -1,4 +1,4 @@
-"""A sheet to look at while a pretext is written: clean pictures, each view, what must be answered, what its head answers.
+"""A sheet to look at while a pretext is written: clean images, each view, what must be answered, what its head answers.
 
 The head is untrained, so its answers show what they look like, not how good they are. Those that the pretext can't draw are
 written as numbers.
@@ -31,16 +31,16 @@ MOST = 16  # numbers that are written into one cell
 
 
 def sheet(
-    component: PretextTask, pictures: Tensor | None = None, *, size: int = 64, columns: int = 8, seed: int = 0
+    component: PretextTask, images: Tensor | None = None, *, size: int = 64, columns: int = 8, seed: int = 0
 ) -> np.ndarray:
-    """-> (H, W, 3) uint8, one column a picture.
+    """-> (H, W, 3) uint8, one column an image.
 
-    pictures: (N, 3, S, S) uint8 (default: `columns` drawn patterns). size: the side of the views. seed: of all draws.
+    images: (N, 3, S, S) uint8 (default: `columns` drawn patterns). size: the side of the views. seed: of all draws.
     Raises MtlError where the component is no pretext task.
     """
     if not isinstance(component, PretextTask):
         raise MtlError(f"a sheet shows pretext tasks, and {component_name(type(component))!r} is a {component.kind}")
-    images = patterns(columns, size * 5 // 4, seed) if pictures is None else pictures[:columns]
+    images = patterns(columns, size * 5 // 4, seed) if images is None else images[:columns]
     label = component_name(type(component))
     borrowed = borrowed_by(component)
     experiment = bench_experiment(size, {label: PretextEntry(component)}, {t: TaskEntry(BenchTask()) for t in borrowed})

@@ -14,7 +14,7 @@ from ..errors import MtlError
 from .common import COMMON
 from .generators import touched
 from .kit import CheckList, Group, require
-from .sources_bench import SourceSubject, columns, require_picture
+from .sources_bench import SourceSubject, columns, require_image
 from .subject import draws
 
 SOURCE_CHECKS = Group()
@@ -53,7 +53,7 @@ def keys_are_unique_names(subject: SourceSubject) -> None:
 
 @SOURCE_CHECKS.check(
     "index",
-    why="values would belong to other pictures.",
+    why="values would belong to other images.",
     mend="give each annotation, attribute, split and group one value a key.",
     needs="index_holds_rows",
     core=True,
@@ -130,76 +130,76 @@ def a_missing_root_is_named(subject: SourceSubject) -> None:
             raise AssertionError(f"{name} = {gone}: `index` raises nothing")
 
 
-# ---------------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------------- images
 
 
 @SOURCE_CHECKS.check(
-    "pictures",
+    "images",
     why="the store keeps uint8 RGB: anything else is refused, or seen in wrong colours.",
     mend="return (H, W, 3) uint8 RGB; `mtlcore.read_image` does, for every common format.",
     needs="index_holds_rows",
     core=True,
 )
-def decodes_pictures(subject: SourceSubject) -> None:
+def decodes_images(subject: SourceSubject) -> None:
     """The first, the last and some other rows decode to contiguous (H, W, 3) uint8 arrays."""
     for row in subject.rows:
-        require_picture(subject.decode(row), row)
+        require_image(subject.decode(row), row)
 
 
 @SOURCE_CHECKS.check(
-    "pictures",
+    "images",
     why="rows are read in a drawn order, and again in each epoch.",
     mend="read each row by itself: no open file whose position counts, no iterator.",
-    needs="decodes_pictures",
+    needs="decodes_images",
     core=True,
 )
 def rows_decode_in_any_order(subject: SourceSubject) -> None:
-    """Read forwards, backwards and twice, each row gives the same picture."""
+    """Read forwards, backwards and twice, each row gives the same image."""
     forwards = {row: subject.decode(row).copy() for row in subject.rows}
     for row in [*reversed(subject.rows), subject.rows[0], subject.rows[0]]:
-        require(np.array_equal(subject.decode(row), forwards[row]), f"row {row} gives another picture")
+        require(np.array_equal(subject.decode(row), forwards[row]), f"row {row} gives another image")
 
 
 @SOURCE_CHECKS.check(
-    "pictures",
-    why="a run that augments in place would change the source's own copy of the picture.",
+    "images",
+    why="a run that augments in place would change the source's own copy of the image.",
     mend="return a new array, or one that can't be written to.",
     needs="rows_decode_in_any_order",
 )
-def pictures_are_the_callers_own(subject: SourceSubject) -> None:
-    """A picture that the caller paints over is read again as it was."""
+def images_are_the_callers_own(subject: SourceSubject) -> None:
+    """An image that the caller paints over is read again as it was."""
     row = subject.rows[0]
-    picture = subject.decode(row)
-    kept = picture.copy()
-    if picture.flags.writeable:
-        picture[:] = 255 - picture
+    image = subject.decode(row)
+    kept = image.copy()
+    if image.flags.writeable:
+        image[:] = 255 - image
     require(np.array_equal(subject.decode(row), kept), f"row {row} is what the caller painted")
 
 
 @SOURCE_CHECKS.check(
-    "pictures",
+    "images",
     why="a small pool of threads decodes what does not fit into memory.",
     mend="share no open file between calls; open, read and close in `decode`.",
     needs="rows_decode_in_any_order",
     core=True,
 )
 def threads_decode_the_same(subject: SourceSubject) -> None:
-    """Eight threads at once get the pictures that one gets."""
+    """Eight threads at once get the images that one gets."""
     rows = subject.rows * 8
     alone = {row: subject.decode(row).copy() for row in subject.rows}
     with ThreadPoolExecutor(8) as pool:
-        for row, picture in zip(rows, pool.map(subject.decode, rows)):
-            require(np.array_equal(picture, alone[row]), f"row {row} gives another picture in a thread")
+        for row, image in zip(rows, pool.map(subject.decode, rows)):
+            require(np.array_equal(image, alone[row]), f"row {row} gives another image in a thread")
 
 
 @SOURCE_CHECKS.check(
-    "pictures",
+    "images",
     why="other processes get a copy of the source, and the index of the first.",
     mend="keep what `decode` needs in the fields or in the index, not beside the component.",
     needs=("rows_decode_in_any_order", "copies_and_pickles"),
 )
 def a_copy_decodes_the_same(subject: SourceSubject) -> None:
-    """A pickled copy of the source, given a pickled copy of the index, decodes the same pictures."""
+    """A pickled copy of the source, given a pickled copy of the index, decodes the same images."""
     again, index = pickle.loads(pickle.dumps((subject.component, subject.index)))  # noqa: S301 - our own bytes
     for row in subject.rows:
         require(np.array_equal(subject.decode(row), subject.decode(row, again, index)), f"row {row} differs")
@@ -208,22 +208,22 @@ def a_copy_decodes_the_same(subject: SourceSubject) -> None:
 
 
 @SOURCE_CHECKS.check(
-    "pictures",
+    "images",
     why="one bad file among a million is counted against `max_bad`: as a traceback it ends the run.",
     mend="let `mtlcore.read_image` read files; turn what else can go wrong into MtlError.",
-    needs="decodes_pictures",
+    needs="decodes_images",
 )
-def unreadable_pictures_are_told(subject: SourceSubject) -> None:
-    """With its files emptied after `index`, `decode` gives a picture all the same, or raises MtlError."""
+def unreadable_images_are_told(subject: SourceSubject) -> None:
+    """With its files emptied after `index`, `decode` gives an image all the same, or raises MtlError."""
     with subject.copied() as (component, files):
         index = component.index()
         for file in files:
             file.write_bytes(b"")
         try:
-            picture = component.decode(index, 0)
+            image = component.decode(index, 0)
         except MtlError:
             return
-        require_picture(picture, 0)
+        require_image(image, 0)
 
 
 # ---------------------------------------------------------------------------------------------------- side effects
@@ -233,7 +233,7 @@ def unreadable_pictures_are_told(subject: SourceSubject) -> None:
     "side effects",
     why="data sets are shared, often read-only, and hashed: a file more is another data set.",
     mend="keep caches in the user's cache folder, or nowhere.",
-    needs="decodes_pictures",
+    needs="decodes_images",
 )
 def writes_nothing_beside_the_data(subject: SourceSubject) -> None:
     """Indexing and decoding leave the files and folders below its paths as they were."""

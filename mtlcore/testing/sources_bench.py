@@ -18,7 +18,7 @@ from .kit import Skip, require
 from .subject import Subject
 
 LOOKED_AT = 6
-"""Rows whose pictures are decoded."""
+"""Rows whose images are decoded."""
 LARGEST = 16 * 2**20
 """Bytes of a data set that is copied, so that its copy can be spoiled."""
 
@@ -37,8 +37,8 @@ class SourceSubject(Subject):
         return sorted({int(row) for row in np.linspace(0, len(self.index) - 1, LOOKED_AT)})
 
     def decode(self, row: int, component: Any = None, index: Index | None = None) -> np.ndarray:
-        picture: np.ndarray = (component or self.component).decode(index or self.index, row)
-        return picture
+        image: np.ndarray = (component or self.component).decode(index or self.index, row)
+        return image
 
     @cached_property
     def paths(self) -> dict[str, Path]:
@@ -84,9 +84,9 @@ def columns(index: Index) -> dict[str, np.ndarray]:
     return found | {k: v for k, v in (("split", index.split), ("group", index.group)) if v is not None}
 
 
-def require_picture(picture: Any, row: int) -> None:
-    require(isinstance(picture, np.ndarray), f"row {row} decodes to {type(picture).__name__}")
-    require(picture.dtype == np.uint8, f"row {row} decodes to {picture.dtype}")
-    shape = picture.shape
+def require_image(image: Any, row: int) -> None:
+    require(isinstance(image, np.ndarray), f"row {row} decodes to {type(image).__name__}")
+    require(image.dtype == np.uint8, f"row {row} decodes to {image.dtype}")
+    shape = image.shape
     require(len(shape) == 3 and shape[2] == 3 and min(shape) > 0, f"row {row} decodes to the shape {shape}")
-    require(picture.flags.c_contiguous, f"row {row} decodes to an array that is not contiguous")
+    require(image.flags.c_contiguous, f"row {row} decodes to an array that is not contiguous")

@@ -1,4 +1,4 @@
-"""What a check is given: one plugin, built, on a bench of toy networks and drawn pictures."""
+"""What a check is given: one plugin, built, on a bench of toy networks and drawn images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..rng import Rng, Streams
 
 @frozen
 class Drawn:
-    """One drawn example: how many rows, the side of the pictures in pixels, and the seed that all tensors are built from."""
+    """One drawn example: how many rows, the side of the images in pixels, and the seed that all tensors are built from."""
 
     rows: int
     size: int
@@ -31,7 +31,7 @@ class Drawn:
         """A fresh generator: the same seed and purpose, the same draws."""
         return Streams((self.seed,))(purpose)
 
-    def pictures(self) -> Tensor:
+    def images(self) -> Tensor:
         """(rows, 3, size, size) uint8: smooth colour gradients, shapes and noise, another for each row."""
         return patterns(self.rows, self.size, self.seed)
 
@@ -42,7 +42,7 @@ def draws(rows: tuple[int, int] = (2, 4), sizes: tuple[int, ...] = (32, 40, 48))
 
 
 def patterns(rows: int, size: int, seed: int) -> Tensor:
-    """(rows, 3, size, size) uint8 pictures that no quarter turn and no mirror maps onto themselves."""
+    """(rows, 3, size, size) uint8 images that no quarter turn and no mirror maps onto themselves."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
     u = torch.rand(rows, 12, generator=generator)[..., None, None]
@@ -50,8 +50,8 @@ def patterns(rows: int, size: int, seed: int) -> Tensor:
     blob = torch.exp(-(((x - u[:, 6]) ** 2 + (y - u[:, 7]) ** 2) / (0.02 + 0.1 * u[:, 8])))
     wave = 0.5 + 0.5 * torch.sin(20 * u[:, 9] * x + 12 * u[:, 10] * y + 6 * u[:, 11])
     noise = torch.rand(rows, 3, size, size, generator=generator)
-    picture = 0.5 * slope + 0.25 * blob[:, None] + 0.15 * wave[:, None] + 0.1 * noise
-    return (picture.clamp(0, 1) * 255).round().byte()
+    image = 0.5 * slope + 0.25 * blob[:, None] + 0.15 * wave[:, None] + 0.1 * noise
+    return (image.clamp(0, 1) * 255).round().byte()
 
 
 @define(eq=False, slots=False)

@@ -1,4 +1,4 @@
-"""Checks of what a task's outputs become: answers, figures, pictures."""
+"""Checks of what a task's outputs become: answers, figures, images."""
 
 from __future__ import annotations
 
@@ -97,30 +97,30 @@ def metrics_do_not_hang_on_batches(subject: TaskSubject) -> None:
 
 
 @ANSWERS_CHECKS.check(
-    "pictures",
-    why="`mtl preview` and reports put pictures side by side.",
-    mend="return a tensor of the picture's shape, in [0, 1].",
+    "images",
+    why="`mtl preview` and reports put images side by side.",
+    mend="return a tensor of the image's shape, in [0, 1].",
     needs="decodes_each_row",
 )
-def draws_a_picture(subject: TaskSubject) -> None:
-    """`draw` gives a picture of the same shape, with values in [0, 1]."""
+def draws_a_image(subject: TaskSubject) -> None:
+    """`draw` gives an image of the same shape, with values in [0, 1]."""
     for answer in subject.task.as_answer(subject.truth(3)):
-        picture = patterns(1, 64, 0)[0].float() / 255
-        drawn = subject.task.draw(picture, answer)
-        require(drawn.shape == picture.shape, f"{tuple(picture.shape)} becomes {tuple(drawn.shape)}")
+        image = patterns(1, 64, 0)[0].float() / 255
+        drawn = subject.task.draw(image, answer)
+        require(drawn.shape == image.shape, f"{tuple(image.shape)} becomes {tuple(drawn.shape)}")
         low, high = float(drawn.min()), float(drawn.max())
         require(low > -ROUNDING and high < 1 + ROUNDING, f"the values lie in [{low:.4g}, {high:.4g}]")
 
 
 @ANSWERS_CHECKS.check(
-    "pictures",
-    why="the same picture is drawn on by every task of a run.",
+    "images",
+    why="the same image is drawn on by every task of a run.",
     mend="draw on a copy: image.clone().",
-    needs="draws_a_picture",
+    needs="draws_a_image",
 )
-def drawing_leaves_its_picture_alone(subject: TaskSubject) -> None:
-    """`draw` does not edit the picture that it is given."""
-    picture = patterns(1, 64, 0)[0].float() / 255
-    kept = picture.clone()
-    subject.task.draw(picture, subject.task.as_answer(subject.truth(1))[0])
-    require(torch.equal(picture, kept), "it is edited in place")
+def drawing_leaves_its_image_alone(subject: TaskSubject) -> None:
+    """`draw` does not edit the image that it is given."""
+    image = patterns(1, 64, 0)[0].float() / 255
+    kept = image.clone()
+    subject.task.draw(image, subject.task.as_answer(subject.truth(1))[0])
+    require(torch.equal(image, kept), "it is edited in place")

@@ -31,9 +31,9 @@ from .subject import Subject, patterns
 FITTED = 48
 """Rows that a task is fitted on."""
 SIDE = 32
-"""Side of the pictures in pixels, where the targets are not pictures themselves."""
+"""Side of the images in pixels, where the targets are not images themselves."""
 ROUNDING = 1e-5
-"""Of pictures in [0, 1]."""
+"""Of images in [0, 1]."""
 _SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (3,), (4,), (6,), (3, 3), (5, 2), (1, SIDE, SIDE))
 
 Maker = Callable[[int, Rng], Annotation]
@@ -82,12 +82,12 @@ class TaskSubject(Subject):
             return SharedEncoder(BenchEncoder(), self.side).eval()
 
     def features(self, rows: int, seed: int = 0) -> Features:
-        """Of drawn pictures; the gradient reaches the encoder."""
+        """Of drawn images; the gradient reaches the encoder."""
         features: Features = self.encoder(patterns(rows, self.side, seed).float() / 255)
         return features
 
     def fixed(self, rows: int, seed: int = 0) -> Features:
-        """Of drawn pictures, without a gradient."""
+        """Of drawn images, without a gradient."""
         with torch.no_grad():
             return self.features(rows, seed)
 
@@ -114,7 +114,7 @@ class TaskSubject(Subject):
         return {name: torch.as_tensor(metric.compute()).float() for name, metric in metrics.items()}
 
     def movement(self, rows: int, turn_deg: float = 0.0, mirrored: bool = False) -> Geometry:
-        """The picture turned about its centre, after a mirror."""
+        """The image turned about its centre, after a mirror."""
         return self.movements(torch.full((rows,), math.radians(turn_deg)), torch.full((rows,), mirrored))
 
     def movements(self, angle_rad: Tensor, flip: Tensor) -> Geometry:

@@ -170,12 +170,12 @@ def state_comes_back(subject: TaskSubject) -> None:
 
 @HEAD_CHECKS.check(
     "head",
-    why="the last batch of an evaluation, and a single picture to predict, have one row.",
+    why="the last batch of an evaluation, and a single image to predict, have one row.",
     mend="avoid squeeze() without a dimension, and statistics over the rows.",
     needs="head_keeps_no_encoder",
 )
 def takes_a_single_row(subject: TaskSubject) -> None:
-    """A batch of one picture gives an output, a loss and an answer of one row."""
+    """A batch of one image gives an output, a loss and an answer of one row."""
     head, target = subject.head(), subject.truth(1)
     output = head(subject.fixed(1))
     loss = subject.judge(head, output, target)

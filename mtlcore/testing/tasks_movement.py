@@ -1,4 +1,4 @@
-"""Checks of how labels follow their pictures."""
+"""Checks of how labels follow their images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOVEMENT_CHECKS = Group()
     needs="gives_targets_and_presence",
     core=True,
 )
-def unmoved_pictures_keep_their_labels(subject: TaskSubject, drawn: Drawn) -> None:
+def unmoved_images_keep_their_labels(subject: TaskSubject, drawn: Drawn) -> None:
     """Moved by the identity, targets stay as they are, with their shape and dtype."""
     target = subject.truth(drawn.rows, drawn.seed)
     _require_equal(subject.task.move(target, subject.movement(drawn.rows)), target, "unmoved")
@@ -30,7 +30,7 @@ def unmoved_pictures_keep_their_labels(subject: TaskSubject, drawn: Drawn) -> No
     "movement",
     why="the same targets are moved for each view in turn: the second would be moved twice.",
     mend="work on a copy of the target.",
-    needs="unmoved_pictures_keep_their_labels",
+    needs="unmoved_images_keep_their_labels",
     core=True,
 )
 def move_leaves_its_target_alone(subject: TaskSubject) -> None:
@@ -77,7 +77,7 @@ def movements_compose(subject: TaskSubject) -> None:
     "movement",
     why="rows without a label hold zeros and are moved with the others: NaN would reach the loss.",
     mend="do not divide by the label's own size; clamp the divisor.",
-    needs="unmoved_pictures_keep_their_labels",
+    needs="unmoved_images_keep_their_labels",
     core=True,
 )
 def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
@@ -91,12 +91,12 @@ def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
 
 @MOVEMENT_CHECKS.check(
     "answers",
-    why="evaluation on a picture and its mirror image would spoil answers that both are right.",
+    why="evaluation on an image and its mirror image would spoil answers that both are right.",
     mend="override `average`: mirror the second answer back, then take the mean.",
     needs=("decodes_each_row", "mirrored_twice_is_unmoved"),
 )
 def two_right_answers_average_to_a_right_one(subject: TaskSubject) -> None:
-    """average(the truth, the truth of the mirrored picture) is the truth."""
+    """average(the truth, the truth of the mirrored image) is the truth."""
     target = subject.truth(6)
     mirrored = subject.task.move(target, subject.movement(6, mirrored=True))
     right = subject.task.as_answer(target)

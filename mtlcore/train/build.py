@@ -68,7 +68,7 @@ def start_from(encoder: SharedEncoder, run: Path) -> None:
     for name, mine in (("mean", encoder.mean), ("std", encoder.std)):
         if not torch.allclose(mine.flatten(), torch.tensor(getattr(before, name))):
             raise MtlError(
-                f"train.init_from = {str(run)!r}: that encoder read pictures normalised by another {name} "
+                f"train.init_from = {str(run)!r}: that encoder read images normalised by another {name} "
                 f"{getattr(before, name)}; this one has {tuple(round(v, 3) for v in mine.flatten().tolist())}"
             )
     prefix = "encoder."
@@ -92,7 +92,7 @@ def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> Non
 
 
 def try_weighting(experiment: Experiment, device: torch.device) -> None:
-    """Build the weighting and ask it once, on made losses of all names: before pictures are read, and in milliseconds.
+    """Build the weighting and ask it once, on made losses of all names: before images are read, and in milliseconds.
 
     Raises MtlError: a library or solver that is missing, an unknown option, or one whose value only shows in use to be wrong.
     """

@@ -61,7 +61,7 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     fabric = fabric_for(experiment)
     main = fabric.is_global_zero
     if not resume:
-        RunFolder.refuse_existing(out)  # on every rank, and before any picture is read
+        RunFolder.refuse_existing(out)  # on every rank, and before any image is read
     fabric.barrier()
     watch: Watcher = watcher if watcher is not None and main else Silent()
     try_weighting(experiment, fabric.device)

@@ -23,7 +23,7 @@ class Record:
     max_skipped: int
     skipped: int = 0
     in_a_row: int = 0
-    encoded: int = 0  # pictures that went through the encoder
+    encoded: int = 0  # images that went through the encoder
     cpu_s: float = 0.0  # process CPU time of the run, over all its parts
     wall_s: float = 0.0
     _pending: list[Logged] = field(factory=list)

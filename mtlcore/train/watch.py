@@ -25,7 +25,7 @@ class Watcher(Protocol):
     """Called on the main process only, never inside the step."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Preparation: pictures decoded, and the like."""
+        """Preparation: images decoded, and the like."""
 
     def note(self, text: str) -> None:
         """Something a person should know."""

@@ -1,4 +1,4 @@
-"""Answers about faces, drawn on the picture for a person to see."""
+"""Answers about faces, drawn on the image for a person to see."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FINER = 4  # lines are drawn on a finer sheet and shrunk: smooth edges
 
 
 def axes(image: Tensor, rotation: Tensor) -> Tensor:
-    """(3, H, W) float in [0, 1], a rotation (3, 3) head -> view -> the picture with the head's axes from its middle.
+    """(3, H, W) float in [0, 1], a rotation (3, 3) head -> view -> the image with the head's axes from its middle.
 
     Red points to the head's side that is on the image's right when frontal, green to its chin, blue out of the face. An axis
     that points to the viewer is drawn over those that point away. Same shape, dtype and device.

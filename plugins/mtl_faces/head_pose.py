@@ -47,7 +47,7 @@ class HeadPose(SupervisedTask):
         return HeadPoseHead(host.info.dim, self.dropout)
 
     def move(self, target: Tensor, geometry: Geometry) -> Tensor:
-        """The heads as the moved pictures show them: turned with them, and mirrored."""
+        """The heads as the moved images show them: turned with them, and mirrored."""
         return moved(target, geometry)
 
     def decode(self, output: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class HeadPose(SupervisedTask):
         return pose_metrics()
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], a rotation (3, 3) -> the picture with the head's three axes."""
+        """(3, H, W) in [0, 1], a rotation (3, 3) -> the image with the head's three axes."""
         return axes(image, decoded)
 
 

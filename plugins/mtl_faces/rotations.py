@@ -1,4 +1,4 @@
-"""Rotations of a head: angles, matrices, six numbers, the angle between two, and how they follow a picture's pixels.
+"""Rotations of a head: angles, matrices, six numbers, the angle between two, and how they follow an image's pixels.
 
 Convention of 300W-LP and AFLW2000 labels (fits the landmarks of AFLW2000 to 2 degrees; the Rz Ry Rx of many repositories does
 not). x to the image's right, y down, z toward the viewer. yaw > 0 turns the face to the image's left, pitch > 0 up, roll > 0
@@ -92,9 +92,9 @@ def mirror(matrix: Tensor) -> Tensor:
 
 
 def moved(matrix: Tensor, geometry: Geometry) -> Tensor:
-    """(B, 3, 3) -> the heads as the moved pictures show them.
+    """(B, 3, 3) -> the heads as the moved images show them.
 
-    A turn Q of the picture gives Q R: away from the frontal view that changes all three angles. A mirror gives M R M, since
+    A turn Q of the image gives Q R: away from the frontal view that changes all three angles. A mirror gives M R M, since
     the head's own left and right change places too. Scale and place change nothing.
     """
     flat, mirrors = orthogonal(geometry.matrix)  # (B, 2, 2): Q, or Q M

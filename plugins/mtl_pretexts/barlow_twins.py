@@ -1,4 +1,4 @@
-"""Barlow Twins: two views of a picture must say the same, component by component, and no two components the same thing.
+"""Barlow Twins: two views of an image must say the same, component by component, and no two components the same thing.
 
 Zbontar et al. 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", arXiv:2103.03230, equations 1 and 2.
 
@@ -91,7 +91,7 @@ class BarlowTwins(PretextTask):
         return {"invariance": Invariance(), "overlap": Overlap()}
 
     def draw(self, images: Tensor, target: None, output: Pair) -> Tensor:
-        """In each place the picture whose second view is nearest to this one's first: itself, where the two agree."""
+        """In each place the image whose second view is nearest to this one's first: itself, where the two agree."""
         a, b = (F.normalize(z, dim=1) for z in output)
         return images[(a @ b.T).argmax(1)]
 

@@ -3,14 +3,14 @@
 Grill et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", arXiv:2006.07733, equation 2, made
 symmetric:
 
-    loss = (2 - 2 cos(q(z_A), z'_B)) + (2 - 2 cos(q(z_B), z'_A)),   in [0, 8] a picture
+    loss = (2 - 2 cos(q(z_A), z'_B)) + (2 - 2 cos(q(z_B), z'_A)),   in [0, 8] an image
 
 with z the projections of the network, q its predictor, z' the projections of the momentum copy, which gets no gradient.
 
 Where we differ: the momentum rises to 1 in a straight line over the run (paper: half a cosine between the same ends); hidden
 layers are 512 wide, for a CPU's sake (paper: 4096); batch statistics are those of each rank (paper: of all); view A is the clean
 view, which is encoded anyway where supervised heads read it, and view B the first further augmentation. The copy reads both
-pictures too: two more forwards of the encoder, without gradient.
+images too: two more forwards of the encoder, without gradient.
 
 Shapes: B rows, D wide features, E = `width` of the embeddings.
 """
@@ -56,7 +56,7 @@ class Byol(PretextTask):
         return ByolHead(host, self)
 
     def metrics(self) -> dict[str, Any]:
-        """pairs: mean cosine of prediction and copy's answer. strangers: of any two pictures'; near `pairs`: all collapsed."""
+        """pairs: mean cosine of prediction and copy's answer. strangers: of any two images'; near `pairs`: all collapsed."""
         from torchmetrics import Metric
 
         e = self.width
@@ -83,14 +83,14 @@ class Byol(PretextTask):
         class Strangers(Cosines):
             higher_is_better = False
 
-            def compute(self) -> Tensor:  # all B * B pairs in each direction, less those of one picture
+            def compute(self) -> Tensor:  # all B * B pairs in each direction, less those of one image
                 every = (self.said * self.wanted).sum() / 2
                 return (every - self.same) / (self.rows * (self.rows - 1)).clamp_min(1)
 
         return {"pairs": Pairs(), "strangers": Strangers()}
 
     def draw(self, images: Tensor, target: None, output: Answer) -> Tensor:
-        """In each place the picture that the copy's answer nearest to this one's prediction is of: itself, where they agree."""
+        """In each place the image that the copy's answer nearest to this one's prediction is of: itself, where they agree."""
         said, wanted = (F.normalize(output[key][:, 0], dim=1) for key in ("said", "wanted"))
         return images[(said @ wanted.T).argmax(1)]
 

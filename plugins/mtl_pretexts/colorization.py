@@ -1,4 +1,4 @@
-"""Colorization: the encoder reads the picture in grey; which colours did it have?
+"""Colorization: the encoder reads the image in grey; which colours did it have?
 
 Zhang, Isola, Efros 2016, "Colorful Image Colorization", arXiv:1603.08511, and Larsson, Maire, Shakhnarovich 2016, "Learning
 Representations for Automatic Colorization", arXiv:1603.06668. The question is the L of CIE Lab, three times, the answer its a
@@ -9,12 +9,12 @@ two peaks, where a regression would learn the brown between them. As in the seco
 
 Where we differ: the Gaussian covers all cells, not the five nearest (the others hold 7 % at most); our cells are
 those that some colour rounds to, 261, where it counts 313; and colours are not weighted by how rare they are in ImageNet, which
-makes pictures livelier and is no property of the pictures at hand.
+makes images livelier and is no property of the images at hand.
 
-Pictures that are grey (FER2013) hold nothing to learn here: the one right answer is grey, and the loss soon goes to 0 and stays
+Images that are grey (FER2013) hold nothing to learn here: the one right answer is grey, and the loss soon goes to 0 and stays
 finite; the features gain nothing.
 
-Shapes: B pictures (B, 3, H, W), target ab (B, 2, h, w) in Lab units (about -110 to 110) with h = ceil(H / 4), Q cells; logits
+Shapes: B images (B, 3, H, W), target ab (B, 2, h, w) in Lab units (about -110 to 110) with h = ceil(H / 4), Q cells; logits
 (B, Q, h, w).
 """
 
@@ -41,14 +41,14 @@ TEMPERATURE = (
 
 @frozen
 class Colorization(PretextTask):
-    """Name the colours of a picture that is read in grey."""
+    """Name the colours of an image that is read in grey."""
 
     cites = (
         "Zhang, Isola, Efros, ECCV 2016, arXiv:1603.08511; Larsson, Maire, Shakhnarovich, ECCV 2016, arXiv:1603.06668"
     )
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Tensor]:
-        """-> the picture in grey, its ab."""
+        """-> the image in grey, its ab."""
         colours = lab(scene.clean.images)
         grey = (colours[:, :1] / 100).clamp(0, 1).repeat(1, 3, 1, 1)
         return [scene.clean.repaint(grey)], F.adaptive_avg_pool2d(colours[:, 1:], quarter(grey))
@@ -75,7 +75,7 @@ class Colorization(PretextTask):
         return {"ab_error": AbError(), "accuracy": Accuracy()}
 
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
-        """The grey picture in the colours of the answer."""
+        """The grey image in the colours of the answer."""
         from kornia.color import lab_to_rgb  # late: 0.7 s
 
         ab = answered(output / TEMPERATURE, _cells_near(output))

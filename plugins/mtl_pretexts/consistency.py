@@ -1,6 +1,6 @@
-"""Consistency: of a strongly changed picture, a task's own head must say what is said of a barely changed one.
+"""Consistency: of a strongly changed image, a task's own head must say what is said of a barely changed one.
 
-Two methods in one frame, for pictures without labels (`rows = "unlabelled"`):
+Two methods in one frame, for images without labels (`rows = "unlabelled"`):
 
 - FixMatch, Sohn et al. 2020, arXiv:2001.07685, equation 4: teacher = "self", label = "hard", threshold = 0.95;
       loss = 1[max p >= threshold] CE(strong, argmax p),   p = softmax of the answer on the weak view, without gradient
@@ -12,7 +12,7 @@ Rows that the teacher is not sure of count as 0 and stay in the mean, as in FixM
 the teacher's head rests its dropout, also with "self"; the weight is not ramped up as Mean Teacher's is, and the momentum rises
 in a straight line instead of one step.
 
-Shapes: B pictures, K classes.
+Shapes: B images, K classes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Consistency(PretextTask):
         return ConsistencyHead(host, judge, self)
 
     def metrics(self) -> dict[str, Any]:
-        """agreement: share of pictures whose likeliest class is the same on both views. sure: share that passes the threshold."""
+        """agreement: share of images whose likeliest class is the same on both views. sure: share that passes the threshold."""
         from torchmetrics.aggregation import MeanMetric
 
         task = self

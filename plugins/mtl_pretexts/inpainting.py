@@ -1,10 +1,10 @@
-"""In-painting: tiles of the picture are painted grey, and must be restored from what is left.
+"""In-painting: tiles of the image are painted grey, and must be restored from what is left.
 
 Pourmirzaei et al. 2021, "Using Self-Supervised Auxiliary Tasks to Improve Fine-Grained Facial Representation", arXiv:2105.06421:
 in-painting judged by a perceptual loss. Which tiles, decoder, judge and mix are not told there: they are ours (`docs/method.md`).
 The context encoder is Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting", arXiv:1604.07379.
 
-Shapes: B pictures (B, 3, H, W) in [0, 1], a mask (B, 1, H, W), true where a picture is hidden.
+Shapes: B images (B, 3, H, W) in [0, 1], a mask (B, 1, H, W), true where an image is hidden.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Inpainting(PretextTask):
     """Restore the hidden tiles.
 
     grid: tiles a side. ratio: the share of them that is painted grey, to the nearest whole number, any ones, drawn for each
-    picture.
-    perceptual: who else judges the restored picture beside the L1 of the missing pixels: "ema", a momentum copy of the encoder;
+    image.
+    perceptual: who else judges the restored image beside the L1 of the missing pixels: "ema", a momentum copy of the encoder;
     "vgg16", torchvision's, from its cache, a download, or the file `vgg16_weights` (of "vgg16" alone); "none".
     layers: what the judge compares, 0 the finest: maps of the encoder, or relu1_2, relu2_2, relu3_3, relu4_3 of VGG16 (default:
     the three finest). mix: weight of the perceptual distance beside the L1. momentum: of the "ema" judge.
@@ -70,7 +70,7 @@ class Inpainting(PretextTask):
         return round(self.ratio * self.grid**2)
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
-        """-> the damaged picture, {"image": the clean one, "hidden": (B, 1, H, W) bool}."""
+        """-> the damaged image, {"image": the clean one, "hidden": (B, 1, H, W) bool}."""
         clean = scene.clean
         hidden = self._mask(rng.permutations(len(clean.images), self.grid**2) < self.hidden, clean.images)
         return [clean.repaint(clean.images.masked_fill(hidden, GREY))], {"image": clean.images, "hidden": hidden}
@@ -81,7 +81,7 @@ class Inpainting(PretextTask):
         return rearrange(tiles, "b (i j) -> b 1 i j", i=self.grid)[:, :, height[:, None], width]
 
     def permute(self, target: Question, order: Tensor) -> Question:
-        """What is hidden is the question; only the picture is the answer."""
+        """What is hidden is the question; only the image is the answer."""
         return target | {"image": target["image"][order]}
 
     def undo(self, view: Tensor, target: Question) -> Tensor:
@@ -126,12 +126,12 @@ class Inpainting(PretextTask):
         return {"l1": L1(), "over_mean": OverMean()}
 
     def draw(self, images: Tensor, target: Question, output: Tensor) -> Tensor:
-        """The clean picture, with the answer in the hidden places."""
+        """The clean image, with the answer in the hidden places."""
         return torch.where(target["hidden"], output, target["image"])
 
 
 class InpaintingHead(Head):
-    """-> the whole picture (B, 3, H, W) in [0, 1]; only its missing pixels are judged."""
+    """-> the whole image (B, 3, H, W) in [0, 1]; only its missing pixels are judged."""
 
     def __init__(self, info: EncoderInfo, judge: Judge | None, mix: float) -> None:
         super().__init__()
@@ -141,14 +141,14 @@ class InpaintingHead(Head):
         return self.decoder(features)
 
     def loss(self, output: Tensor, target: Question) -> Tensor:
-        """The L1 of the missing pixels, and `mix` times the perceptual distance of the restored picture."""
+        """The L1 of the missing pixels, and `mix` times the perceptual distance of the restored image."""
         pixels = missing_l1(output, target)
         if self.judge is None:
             return pixels
         return pixels + self.mix * self.judge(torch.where(target["hidden"], output, target["image"]), target["image"])
 
     def ideal(self, target: Question) -> Tensor:
-        """The clean picture."""
+        """The clean image."""
         return target["image"]
 
 
@@ -176,7 +176,7 @@ class Decoder(nn.Module):
 
 
 def missing_l1(output: Tensor, target: Question) -> Tensor:
-    """(B,): mean |output - clean| over the hidden pixels and the colours of each picture."""
+    """(B,): mean |output - clean| over the hidden pixels and the colours of each image."""
     hidden = target["hidden"]
     error = ((output - target["image"]).abs() * hidden).sum((1, 2, 3))
     return error / (3 * hidden.sum((1, 2, 3))).clamp_min(1)

@@ -1,7 +1,7 @@
-"""Jigsaw: the tiles of a picture are encoded one by one, in one of K fixed orders; which order is it?
+"""Jigsaw: the tiles of an image are encoded one by one, in one of K fixed orders; which order is it?
 
 Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", arXiv:1603.09246 (a
-context-free network: no tile sees another before the head). `puzzling` differs: there the whole shuffled picture is read, and
+context-free network: no tile sees another before the head). `puzzling` differs: there the whole shuffled image is read, and
 every order occurs.
 
 The K orders are chosen greedily, each as far as can be from those before: first by the smallest Hamming distance, then by the
@@ -11,10 +11,10 @@ its mean and spread are made equal to those of all other tiles.
 
 What it costs: grid * grid views, which run as one joint forward. At their own size these are about 0.7 of the clean view's
 pixels, whatever the grid; with `enlarge = true` as many forwards as tiles, for encoders that take one size alone (a ViT). The
-paper cuts 3 x 3 tiles out of 225 pixels and takes up to 1000 orders. Of a 48-pixel picture that leaves 14-pixel tiles, and 3 x
-3 jigsaws are known to hurt small nets on small pictures: the default is 2 x 2, and all of its 24 orders.
+paper cuts 3 x 3 tiles out of 225 pixels and takes up to 1000 orders. Of a 48-pixel image that leaves 14-pixel tiles, and 3 x
+3 jigsaws are known to hurt small nets on small images: the default is 2 x 2, and all of its 24 orders.
 
-Shapes: B pictures, P = grid * grid tiles; target (B,) int64, the number of the order; logits (B, K).
+Shapes: B images, P = grid * grid tiles; target (B,) int64, the number of the order; logits (B, K).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def _enough(task: Any, _: Attribute[int], value: int) -> None:
 
 @frozen
 class JigsawPermutation(PretextTask):
-    """Name the order in which the tiles of the picture come, one of K.
+    """Name the order in which the tiles of the image come, one of K.
 
-    grid: tiles a side. permutations: how many orders there are, K. enlarge: tiles are read at the picture's own side.
+    grid: tiles a side. permutations: how many orders there are, K. enlarge: tiles are read at the image's own side.
     """
 
     cites = "Noroozi, Favaro, ECCV 2016, arXiv:1603.09246"
@@ -80,7 +80,7 @@ class JigsawPermutation(PretextTask):
         return JigsawPermutationHead(host.info.dim, self.grid**2, self.permutations)
 
     def metrics(self) -> dict[str, Any]:
-        """accuracy: share of pictures whose order is named (chance: 1 / K)."""
+        """accuracy: share of images whose order is named (chance: 1 / K)."""
         from torchmetrics.classification import MulticlassAccuracy
 
         return {"accuracy": MulticlassAccuracy(self.permutations, average="micro")}

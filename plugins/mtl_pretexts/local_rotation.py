@@ -1,17 +1,17 @@
-"""Local rotation: one square of the picture is turned in place; which one, and by which quarter turn?
+"""Local rotation: one square of the image is turned in place; which one, and by which quarter turn?
 
 Moon, Kim, Heo 2022, "Tailoring Self-Supervision for Supervised Learning" (LoRot), ECCV 2022, arXiv:2207.10023. It is made for
-the supervised heads to read the very picture that was turned: set `views.supervised = "pretext"`, and there is no encoder
+the supervised heads to read the very image that was turned: set `views.supervised = "pretext"`, and there is no encoder
 forward beside theirs. The paper's weight is 0.1 to 0.5; start at 0.1.
 
-The picture as a whole stays where it is, so rigid labels (pose) do not move; dense ones move with their pixels.
+The image as a whole stays where it is, so rigid labels (pose) do not move; dense ones move with their pixels.
 
-Of the four quadrants, the explicit variant turns one by 0, 90, 180 or 270 degrees. A quarter of its pictures is not turned at
+Of the four quadrants, the explicit variant turns one by 0, 90, 180 or 270 degrees. A quarter of its images is not turned at
 all, and then nobody can tell which quadrant it was: as in the paper these are four of the 16 classes, so accuracy ends at 13/16
 and the loss at log(4) / 4 = 0.35. The implicit variant asks for the turn alone, of a square of any size and place; its range of
 sizes is ours.
 
-Shapes: B pictures, their squares "box" (B, 3) int64 of (top, left, side) in pixels, "answer" (B,) int64 with the turn in answer
+Shapes: B images, their squares "box" (B, 3) int64 of (top, left, side) in pixels, "answer" (B,) int64 with the turn in answer
 % 4.
 """
 
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from mtlcore import Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
 
 Question = dict[str, Tensor]
-SIDES = (0.25, 0.75)  # of an implicit square, as shares of the picture's side
+SIDES = (0.25, 0.75)  # of an implicit square, as shares of the image's side
 
 
 @frozen
@@ -50,7 +50,7 @@ class LocalRotation(PretextTask):
         return 16 if self.variant == "explicit" else 4
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
-        """-> the picture with one square turned, {"answer": (B,), "box": (B, 3)}."""
+        """-> the image with one square turned, {"answer": (B,), "box": (B, 3)}."""
         images = scene.clean.images
         answer = rng.randint(self.answers, len(images))
         box = quadrant(answer // 4, images) if self.variant == "explicit" else any_square(images, rng)
@@ -69,7 +69,7 @@ class LocalRotation(PretextTask):
         return LocalRotationHead(host.info.dim, self.answers)
 
     def metrics(self) -> dict[str, Any]:
-        """accuracy: share of pictures rightly answered; chance is 1/16, or 1/4 of the implicit variant."""
+        """accuracy: share of images rightly answered; chance is 1/16, or 1/4 of the implicit variant."""
         from torchmetrics.classification import MulticlassAccuracy
 
         class Accuracy(MulticlassAccuracy):

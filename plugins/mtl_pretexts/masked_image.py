@@ -1,4 +1,4 @@
-"""Masked image modelling: most of the picture is covered, patch by patch, and a light decoder must give back its pixels.
+"""Masked image modelling: most of the image is covered, patch by patch, and a light decoder must give back its pixels.
 
 After Xie et al. 2022, "SimMIM: A Simple Framework for Masked Image Modeling", arXiv:2111.09886: random patches of 32 of 192
 pixels (6 a side), 60 % of them covered, raw pixels as the answer, ONE linear layer on the coarse map as the decoder, L1 on covered
@@ -9,7 +9,7 @@ painted grey (0.5), so any encoder will do, and it is not told which grey is a m
 standardised ones, as departures from that grey. From `inpainting` it differs in how much is hidden, and by a decoder that reads
 the coarse map alone: the finer maps carry nothing across, so all must be in the last one.
 
-Shapes: B pictures (B, 3, H, W) in [0, 1], a mask (B, 1, H, W), true where a picture is covered.
+Shapes: B images (B, 3, H, W) in [0, 1], a mask (B, 1, H, W), true where an image is covered.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MaskedImage(PretextTask):
     """Restore the covered patches.
 
     grid: patches a side, which sets the mask's size: 6 is the paper's 32 of 192 pixels. ratio: the share of them that is covered,
-    to the nearest whole number, any ones, drawn for each picture; 0.6 is the paper's.
+    to the nearest whole number, any ones, drawn for each image; 0.6 is the paper's.
     """
 
     cites = "after Xie et al. 2022 (SimMIM), arXiv:2111.09886"
@@ -57,7 +57,7 @@ class MaskedImage(PretextTask):
         return round(self.ratio * self.grid**2)
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
-        """-> the covered picture, {"image": the clean one, "covered": (B, 1, H, W) bool}."""
+        """-> the covered image, {"image": the clean one, "covered": (B, 1, H, W) bool}."""
         clean = scene.clean
         covered = self._mask(rng.permutations(len(clean.images), self.grid**2) < self.covered, clean.images)
         return [clean.repaint(clean.images.masked_fill(covered, GREY))], {"image": clean.images, "covered": covered}
@@ -68,7 +68,7 @@ class MaskedImage(PretextTask):
         return rearrange(patches, "b (i j) -> b 1 i j", i=self.grid)[:, :, height[:, None], width]
 
     def permute(self, target: Question, order: Tensor) -> Question:
-        """What is covered is the question; only the picture is the answer."""
+        """What is covered is the question; only the image is the answer."""
         return target | {"image": target["image"][order]}
 
     def undo(self, view: Tensor, target: Question) -> Tensor:
@@ -106,12 +106,12 @@ class MaskedImage(PretextTask):
         return {"l1": L1(), "over_mean": OverMean()}
 
     def draw(self, images: Tensor, target: Question, output: Tensor) -> Tensor:
-        """The clean picture, with the answer in the covered places."""
+        """The clean image, with the answer in the covered places."""
         return torch.where(target["covered"], output.clamp(0, 1), target["image"])
 
 
 class MaskedImageHead(Head):
-    """-> the whole picture (B, 3, H, W); only its covered pixels are judged.
+    """-> the whole image (B, 3, H, W); only its covered pixels are judged.
 
     One 1 x 1 convolution of the coarse map makes the block of pixels that each of its cells stands for (sub-pixel convolution).
     """
@@ -130,12 +130,12 @@ class MaskedImageHead(Head):
         return covered_l1(output, target)
 
     def ideal(self, target: Question) -> Tensor:
-        """The clean picture."""
+        """The clean image."""
         return target["image"]
 
 
 def covered_l1(output: Tensor, target: Question) -> Tensor:
-    """(B,): mean |output - clean| over the covered pixels and the colours of each picture."""
+    """(B,): mean |output - clean| over the covered pixels and the colours of each image."""
     covered = target["covered"]
     error = ((output - target["image"]).abs() * covered).sum((1, 2, 3))
     return error / (3 * covered.sum((1, 2, 3))).clamp_min(1)

@@ -1,4 +1,4 @@
-"""Perceptual distance: how far a restored picture is from the clean one, as a network sees both.
+"""Perceptual distance: how far a restored image is from the clean one, as a network sees both.
 
 After Johnson, Alahi and Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016: features of
 several layers are compared. The judge is either a momentum copy of the encoder that is being trained (no outside weights), or
@@ -8,7 +8,7 @@ Ours: a layer's distance is RELATIVE, the mean |restored - clean| over its chann
 layer counts the same whatever the scale of its features, which grows as an encoder learns; and 0.1 means "10 % off", as an L1 of
 0.05 does for a mid-grey pixel.
 
-Shapes: B pictures (B, 3, H, W) in [0, 1]; a layer is (B, C, h, w).
+Shapes: B images (B, 3, H, W) in [0, 1]; a layer is (B, C, h, w).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Layers = Callable[[Tensor], Sequence[Tensor]]
 
 
 def relative_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Layers of the restored and of the clean pictures -> (B,) fp32: the mean relative error, over layers."""
+    """Layers of the restored and of the clean images -> (B,) fp32: the mean relative error, over layers."""
     return torch.stack([_size(f - w) / (_size(w) + TINY) for f, w in zip(found, wanted)]).mean(0)
 
 
@@ -42,7 +42,7 @@ def _size(layer: Tensor) -> Tensor:
 
 
 class Judge(nn.Module):
-    """(restored, clean) -> (B,). Gradient flows into the restored pictures, never into the judge."""
+    """(restored, clean) -> (B,). Gradient flows into the restored images, never into the judge."""
 
     def __init__(self, net: EMA | Frozen, layers: tuple[int, ...]) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def _chosen(layers: tuple[int, ...], known: int, what: str) -> tuple[int, ...]:
 
 
 class Vgg16(nn.Module):
-    """torchvision's VGG16 up to its `depth`-th compared layer: pictures in [0, 1], which it normalises -> that many layers."""
+    """torchvision's VGG16 up to its `depth`-th compared layer: images in [0, 1], which it normalises -> that many layers."""
 
     mean: Tensor
     std: Tensor

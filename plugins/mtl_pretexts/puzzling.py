@@ -1,11 +1,11 @@
-"""Puzzling: shuffle the tiles of the whole picture, and say which tile sits where.
+"""Puzzling: shuffle the tiles of the whole image, and say which tile sits where.
 
 Pourmirzaei et al. 2021, "Using Self-Supervised Auxiliary Tasks to Improve Fine-Grained Facial Representation", arXiv:2105.06421.
-One uniform permutation a picture; the encoder reads the reassembled picture. It is NOT the index into a fixed set of permutations
-of Noroozi and Favaro (2016), and tiles are not encoded one by one. Keeping a share of the pictures in order follows JiGen
+One uniform permutation an image; the encoder reads the reassembled image. It is NOT the index into a fixed set of permutations
+of Noroozi and Favaro (2016), and tiles are not encoded one by one. Keeping a share of the images in order follows JiGen
 (Carlucci et al. 2019, arXiv:1903.06864).
 
-Shapes: B pictures, V views (one for each entry of `scales`), P = grid * grid positions, as many tiles.
+Shapes: B images, V views (one for each entry of `scales`), P = grid * grid positions, as many tiles.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def _rising(_: Any, __: Any, value: tuple[tuple[float, float], ...]) -> None:
 
 @frozen
 class Puzzling(PretextTask):
-    """Name the tile at each position of the shuffled picture.
+    """Name the tile at each position of the shuffled image.
 
     grid: tiles a side. head: "pooled", the paper's g*g softmaxes on the pooled features (ONE linear layer), or "spatial": each cell
     of the coarse map names its tile. scales: one view each, of a size drawn in this range times the input's (the Siamese variant
-    has three). rotate: each tile is also turned by quarter turns, which must be named too. shuffled: share of the pictures that are
+    has three). rotate: each tile is also turned by quarter turns, which must be named too. shuffled: share of the images that are
     shuffled; the others keep their order, which is a valid answer. dropout: before the pooled head's layer.
     """
 
@@ -67,7 +67,7 @@ class Puzzling(PretextTask):
         return answer | {"turn": rng.randint(4, rows, p).masked_fill(kept, 0)} if self.rotate else answer
 
     def _puzzled(self, view: View, side: int, answer: Answer) -> View:
-        """The grid must divide the side: where it does not, the picture is resized there and back, as in the paper (225 -> 224)."""
+        """The grid must divide the side: where it does not, the image is resized there and back, as in the paper (225 -> 224)."""
         whole = -(-side // self.grid) * self.grid
         if view.images.shape[-1] != whole:
             view = view.resize((whole, whole))
@@ -153,7 +153,7 @@ def unshuffle(order: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:
 def assemble(scores: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:
     """Each position's tile goes where its best score says, turned back by turns (B, P); the surest one, where several go there.
 
-    scores: (B, P tiles, P positions). maps: (B, C, H, W), the shuffled picture. Places that no tile goes to are grey.
+    scores: (B, P tiles, P positions). maps: (B, C, H, W), the shuffled image. Places that no tile goes to are grey.
     """
     tiles = _cut(maps, scores.shape[1])
     tiles = tiles if turns is None else _turn(tiles, -turns % 4)

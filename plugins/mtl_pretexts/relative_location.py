@@ -8,9 +8,9 @@ Where we differ. Offsets are signed, so left and right must be told apart. A hea
 answers for EVERY two cells: one hidden layer whose two halves are computed once a cell and added up for each pair, in the place
 of the paper's two hidden layers of 512 on each pair that was drawn. Maps with more than 7 x 7 cells, the paper's own size, are
 averaged down to that. The map that is read is the coarsest with at least 3 cells a side, since deep nets leave one cell of a
-small picture.
+small image.
 
-Shapes: B pictures, M pairs, (h, w) cells; an offset (x, y) is a share of the map's side, in (-1, 1). Who always says 0 loses
+Shapes: B images, M pairs, (h, w) cells; an offset (x, y) is a share of the map's side, in (-1, 1). Who always says 0 loses
 1/3 x (1 - 1 / side^2).
 """
 
@@ -36,7 +36,7 @@ MOST, FEWEST = 7, 3  # cells a side
 class RelativeLocation(PretextTask):
     """Tell the offset between two cells of the clean view's map.
 
-    pairs: how many are asked of each picture, drawn with replacement. width: of the hidden layer.
+    pairs: how many are asked of each image, drawn with replacement. width: of the hidden layer.
     """
 
     cites = "Liu, Sangineto, Bi, Sebe, Lepri, De Nadai, NeurIPS 2021, arXiv:2106.03746"

@@ -1,19 +1,19 @@
-"""Relative position: two patches of a picture, a middle one and one of its eight neighbours; which neighbour is it?
+"""Relative position: two patches of an image, a middle one and one of its eight neighbours; which neighbour is it?
 
 Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction", arXiv:1505.05192. Both patches
 go through the shared encoder, as two views; their pooled features stand side by side before a small network.
 
 Against shortcuts, as in the paper: a gap of half a patch, so that no line runs on; jitter of each patch (7 of 96 pixels there);
 and the colour fringes of lenses, which tell where in a photograph a patch lies, are taken away: two of a patch's three channels
-are replaced by faint noise ("drop", its better remedy), or the picture is projected off the green-magenta axis ("project"). Its
-random downsampling of patches is left out: the pictures here are small. The three by three patches fill the picture, and the
-pair is always about its middle; the paper takes pairs from anywhere, out of far larger pictures.
+are replaced by faint noise ("drop", its better remedy), or the image is projected off the green-magenta axis ("project"). Its
+random downsampling of patches is left out: the images here are small. The three by three patches fill the image, and the
+pair is always about its middle; the paper takes pairs from anywhere, out of far larger images.
 
-Patches are no whole pictures: supervised heads never read them. They are about a quarter of the picture's side, and enlarged to
+Patches are no whole images: supervised heads never read them. They are about a quarter of the image's side, and enlarged to
 the whole side by default, the one size that every encoder takes: two more forwards. `enlarge = false` reads them as they are,
-for a tenth of that, in a net that is happy with such small pictures (`resnet_small`, no ViT).
+for a tenth of that, in a net that is happy with such small images (`resnet_small`, no ViT).
 
-Shapes: B pictures; target (B,) int64, the neighbour in reading order, the middle left out; logits (B, 8).
+Shapes: B images; target (B,) int64, the neighbour in reading order, the middle left out; logits (B, 8).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RelativePosition(PretextTask):
     """Name the place of a neighbouring patch, one of eight.
 
     gap: between patches; jitter: how far each is moved at most, up or down, left or right; both as shares of a patch's side.
-    colours: the remedy against colour fringes, "drop", "project", or "keep". enlarge: patches are read at the picture's own side.
+    colours: the remedy against colour fringes, "drop", "project", or "keep". enlarge: patches are read at the image's own side.
     """
 
     cites = "Doersch, Gupta, Efros, ICCV 2015, arXiv:1505.05192"
@@ -56,11 +56,11 @@ class RelativePosition(PretextTask):
         places = torch.full_like(answer, 4), answer + (answer >= 4)
         return [self._patch(scene.clean, place, rng) for place in places], answer
 
-    def layout(self, picture: int) -> tuple[int, int, int]:
-        """-> (side of a patch, from one to the next, largest shift), pixels, for pictures of this side."""
-        side = max(1, int(picture / (3 + 2 * self.gap + 2 * self.jitter)))
-        step = min(side + int(side * self.gap), (picture - side) // 2)
-        return side, step, min(round(side * self.jitter), (picture - side - 2 * step) // 2)
+    def layout(self, image: int) -> tuple[int, int, int]:
+        """-> (side of a patch, from one to the next, largest shift), pixels, for images of this side."""
+        side = max(1, int(image / (3 + 2 * self.gap + 2 * self.jitter)))
+        step = min(side + int(side * self.gap), (image - side) // 2)
+        return side, step, min(round(side * self.jitter), (image - side - 2 * step) // 2)
 
     def _patch(self, clean: View, place: Tensor, rng: Rng) -> View:
         """Of the cell `place` (B,) in 0 ... 8, in reading order."""

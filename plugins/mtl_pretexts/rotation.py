@@ -1,8 +1,8 @@
-"""Rotation: by which quarter turn was the whole picture turned?
+"""Rotation: by which quarter turn was the whole image turned?
 
 Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predicting Image Rotations", arXiv:1803.07728. They put
-all four turns of a picture into the batch; here each picture is turned once, at random: one forward. Labels follow the turn.
-Shapes: B square pictures; target (B,) int64, quarter turns counter-clockwise; the core's classification head: logits (B, 4).
+all four turns of an image into the batch; here each image is turned once, at random: one forward. Labels follow the turn.
+Shapes: B square images; target (B,) int64, quarter turns counter-clockwise; the core's classification head: logits (B, 4).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mtlcore import Classification, Head, Host, PretextTask, Rng, Scene, View, h
 
 @frozen
 class Rotation(PretextTask):
-    """Name the quarter turn of the picture, one of four."""
+    """Name the quarter turn of the image, one of four."""
 
     cites = "Gidaris, Singh, Komodakis, ICLR 2018, arXiv:1803.07728"
 
@@ -41,7 +41,7 @@ class Rotation(PretextTask):
         return {"accuracy": MulticlassAccuracy(4, average="micro")}
 
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
-        """The picture turned back as the answer says: upright where it is right."""
+        """The image turned back as the answer says: upright where it is right."""
         return turn(-output.argmax(1) % 4, images)
 
 

@@ -1,4 +1,4 @@
-"""SimCLR: find a picture's other view among the views of all pictures of the batch.
+"""SimCLR: find an image's other view among the views of all images of the batch.
 
 Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", arXiv:2002.05709: NT-Xent, equation 1.
 
@@ -28,14 +28,14 @@ Pair = tuple[Tensor, Tensor]
 
 @frozen
 class Simclr(PretextTask):
-    """Tell the other view of a picture from 2 (B - 1) views of others, over the rows of all ranks.
+    """Tell the other view of an image from 2 (B - 1) views of others, over the rows of all ranks.
 
     temperature: of the softmax; the paper's best is 0.1 (0.5 on CIFAR-10, with small batches). width: of the embedding; the
     projector's one hidden layer is as wide as the features, as in the paper. The loss of a blind guess is log(2 B - 1).
     """
 
     cites = "Chen et al. 2020, arXiv:2002.05709"
-    lacks: ClassVar[Mapping[str, str]] = {"single_row": "a picture is told from the others of its batch"}
+    lacks: ClassVar[Mapping[str, str]] = {"single_row": "an image is told from the others of its batch"}
 
     temperature: float = field(default=0.1, validator=gt(0.0))
     width: int = field(default=128, validator=ge(2))
@@ -48,7 +48,7 @@ class Simclr(PretextTask):
         return SimclrHead(host.info.dim, self)
 
     def metrics(self) -> dict[str, Any]:
-        """pairs: mean cosine of the two views of a picture. strangers: of any two pictures'; near `pairs`: all collapsed."""
+        """pairs: mean cosine of the two views of an image. strangers: of any two images'; near `pairs`: all collapsed."""
         from torchmetrics import Metric
 
         e = self.width
@@ -75,13 +75,13 @@ class Simclr(PretextTask):
         class Strangers(Cosines):
             higher_is_better = False
 
-            def compute(self) -> Tensor:  # all B * B pairs of a first and a second view, less those of one picture
+            def compute(self) -> Tensor:  # all B * B pairs of a first and a second view, less those of one image
                 return (self.a @ self.b - self.same) / (self.rows * (self.rows - 1)).clamp_min(1)
 
         return {"pairs": Pairs(), "strangers": Strangers()}
 
     def draw(self, images: Tensor, target: None, output: Pair) -> Tensor:
-        """In each place the picture whose second view is nearest to this one's first: itself, where it is found."""
+        """In each place the image whose second view is nearest to this one's first: itself, where it is found."""
         a, b = (F.normalize(z, dim=1) for z in output)
         return images[(a @ b.T).argmax(1)]
 

@@ -1,4 +1,4 @@
-"""VICReg: two views of a picture must be near, each component must vary over the batch, and no two must vary together.
+"""VICReg: two views of an image must be near, each component must vary over the batch, and no two must vary together.
 
 Bardes, Ponce and LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
 arXiv:2105.04906, equations 1 to 6, with the normalisation of the authors' code, which its 25, 25 and 1 were found with: the
@@ -95,7 +95,7 @@ class Vicreg(PretextTask):
         return {"distance": Distance(), "std": Std()}
 
     def draw(self, images: Tensor, target: None, output: Pair) -> Tensor:
-        """In each place the picture whose second view is nearest to this one's first: itself, where the two agree."""
+        """In each place the image whose second view is nearest to this one's first: itself, where the two agree."""
         a, b = output
         return images[torch.cdist(a, b).argmin(1)]
 

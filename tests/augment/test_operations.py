@@ -27,7 +27,7 @@ def rng(seed: int = 0) -> Rng:
 
 
 def smooth(rows: int, height: int, width: int) -> Tensor:
-    """Pictures in [0, 255] without noise, so that rounding of a coordinate stays small in the value."""
+    """Images in [0, 255] without noise, so that rounding of a coordinate stays small in the value."""
     y, x = torch.arange(height)[:, None], torch.arange(width)
     waves = [127 * (1 + torch.sin(0.2 * x * (r + 1) + 0.3 * y + c)) for r in range(rows) for c in range(3)]
     return torch.stack(waves).view(rows, 3, height, width).round().to(torch.uint8)
@@ -59,7 +59,7 @@ def test_blur_is_kornias_where_chosen_and_nothing_elsewhere(sigma_px: float) -> 
     assert torch.equal(blurred[~chosen], images[~chosen])
 
 
-def test_noise_has_the_asked_std_in_each_picture_and_mean_zero() -> None:
+def test_noise_has_the_asked_std_in_each_image_and_mean_zero() -> None:
     std = torch.tensor([0.0, 0.01, 0.05])
     noise = noise_(torch.zeros(3, 3, 64, 64), std, rng()).flatten(1)
     assert torch.allclose(noise.std(1), std, rtol=0.05)
@@ -82,7 +82,7 @@ def test_the_one_warp_is_kornias_affine_warp_by_the_same_matrix(old: tuple[int, 
 
 
 def _sources_inside(matrix: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """(B, h, w) bool: does a view's pixel come from within the old picture, where no border rule matters?"""
+    """(B, h, w) bool: does a view's pixel come from within the old image, where no border rule matters?"""
     y, x = torch.meshgrid(torch.arange(new[0]) + 0.5, torch.arange(new[1]) + 0.5, indexing="ij")
     source = torch.einsum("bij,jhw->bihw", torch.linalg.inv(matrix), torch.stack([x, y, torch.ones_like(x)]))
     limits = torch.tensor([old[1], old[0]])[:, None, None]
@@ -110,7 +110,7 @@ def test_a_turn_goes_the_way_of_kornias_rotate(degrees: float) -> None:
 
 @given(st.floats(-3.1, 3.1), st.floats(0.4, 1.0), st.booleans())
 def test_a_coordinate_ramp_lands_where_the_matrix_says(angle: float, crop: float, flip: bool) -> None:
-    """The picture holds its own coordinates; linear interpolation keeps them exact, so the view must read matrix^-1 (x,
+    """The image holds its own coordinates; linear interpolation keeps them exact, so the view must read matrix^-1 (x,
     y).
     """
     old, new = (40, 48), (20, 16)
@@ -133,7 +133,7 @@ def test_the_centre_stays_the_centre_and_a_mirror_swaps_left_and_right() -> None
 
 
 def test_beyond_the_border_the_mirror_image_is_read() -> None:
-    """Turned by 90 degrees in a wide frame: the view's outer pixels come from beyond the picture."""
+    """Turned by 90 degrees in a wide frame: the view's outer pixels come from beyond the image."""
     images = smooth(1, 8, 16)
     seen = show(images, (8, 16), torch.tensor([math.pi / 2]), torch.ones(1), torch.tensor([False])).images
     stretched = show(images, (8, 16), torch.zeros(1), torch.ones(1), torch.tensor([False])).images
@@ -143,7 +143,7 @@ def test_beyond_the_border_the_mirror_image_is_read() -> None:
     assert torch.allclose(column, images[0, 0, 3, 4:12].flip(0).float(), atol=0.05)
 
 
-def test_whole_is_the_picture_and_moves_nothing() -> None:
+def test_whole_is_the_image_and_moves_nothing() -> None:
     images = smooth(2, 6, 9)
     assert torch.equal(whole(images).images, images.float())
     assert torch.equal(whole(images).geometry.matrix, torch.eye(3).expand(2, 3, 3))

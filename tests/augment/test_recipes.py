@@ -26,7 +26,7 @@ def rng(seed: int = 0) -> Rng:
     return Rng(torch.Generator().manual_seed(seed), torch.device("cpu"))
 
 
-def pictures(rows: int = 6, height: int = 32, width: int = 32, seed: int = 1) -> Tensor:
+def made_images(rows: int = 6, height: int = 32, width: int = 32, seed: int = 1) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (rows, 3, height, width), dtype=torch.uint8, generator=draw)
 
@@ -49,7 +49,7 @@ class Calls(TorchDispatchMode):
 
 
 def calls(recipe: AugmentRecipe, rows: int) -> Counter[str]:
-    images = pictures(rows)
+    images = made_images(rows)
     blur(torch.rand(1, 3, 4, 4), torch.tensor([True]), 1.5)  # kornia's import runs operations of its own
     with Calls() as counted:
         whole_pass(recipe, images)
@@ -57,8 +57,8 @@ def calls(recipe: AugmentRecipe, rows: int) -> Counter[str]:
 
 
 @by_name
-def test_a_view_is_a_float_picture_of_the_asked_size_in_0_to_1_with_its_geometry(recipe: AugmentRecipe) -> None:
-    view = recipe.view(pictures(5, 32, 40), (24, 16), rng())
+def test_a_view_is_a_float_image_of_the_asked_size_in_0_to_1_with_its_geometry(recipe: AugmentRecipe) -> None:
+    view = recipe.view(made_images(5, 32, 40), (24, 16), rng())
     assert view.images.shape == (5, 3, 24, 16)
     assert view.images.dtype == torch.float32
     assert 0 <= view.images.min() < view.images.max() <= 1
@@ -67,7 +67,7 @@ def test_a_view_is_a_float_picture_of_the_asked_size_in_0_to_1_with_its_geometry
 
 
 @by_name
-def test_each_picture_is_interpolated_exactly_once(recipe: AugmentRecipe) -> None:
+def test_each_image_is_interpolated_exactly_once(recipe: AugmentRecipe) -> None:
     counted = calls(recipe, 6)
     assert sum(n for name, n in counted.items() if "grid_sampler" in name or "upsample" in name) == 1
 
@@ -99,7 +99,7 @@ def test_the_weak_recipe_runs_at_most_100_operations_and_the_strong_one_at_most_
 
 @by_name
 def test_a_row_does_not_depend_on_its_neighbours_pixels(recipe: AugmentRecipe) -> None:
-    images = pictures()
+    images = made_images()
     others = images.clone()
     others[[0, 2, 3, 4, 5]] = 255 - others[[0, 2, 3, 4, 5]]
     before, after = whole_pass(recipe, images), whole_pass(recipe, others)
@@ -108,22 +108,22 @@ def test_a_row_does_not_depend_on_its_neighbours_pixels(recipe: AugmentRecipe) -
 
 
 @by_name
-def test_the_raw_pictures_are_left_as_they_were(recipe: AugmentRecipe) -> None:
-    images = pictures()
+def test_the_raw_images_are_left_as_they_were(recipe: AugmentRecipe) -> None:
+    images = made_images()
     whole_pass(recipe, images)
-    assert torch.equal(images, pictures())
+    assert torch.equal(images, made_images())
 
 
 @pytest.mark.parametrize("recipe", RECIPES[:3], ids=lambda r: type(r).__name__)
 def test_the_same_seed_gives_the_same_view_and_another_seed_another(recipe: AugmentRecipe) -> None:
-    images = pictures()
+    images = made_images()
     assert torch.equal(whole_pass(recipe, images, 3), whole_pass(recipe, images, 3))
     assert not torch.equal(whole_pass(recipe, images, 3), whole_pass(recipe, images, 4))
 
 
 @by_name
 def test_the_global_generator_is_neither_read_nor_moved(recipe: AugmentRecipe) -> None:
-    images = pictures()
+    images = made_images()
     torch.manual_seed(5)
     state, first = torch.get_rng_state(), whole_pass(recipe, images)
     assert torch.equal(torch.get_rng_state(), state)
@@ -133,12 +133,12 @@ def test_the_global_generator_is_neither_read_nor_moved(recipe: AugmentRecipe) -
 
 def test_validation_draws_nothing() -> None:
     used = rng()
-    Validation().view(pictures(), SIZE, used)
+    Validation().view(made_images(), SIZE, used)
     assert torch.equal(used.generator.get_state(), rng().generator.get_state())
 
 
-def test_validation_of_the_whole_picture_at_its_own_size_is_the_picture() -> None:
-    images = pictures()
+def test_validation_of_the_whole_image_at_its_own_size_is_the_image() -> None:
+    images = made_images()
     view = Validation(crop=1.0).view(images, (32, 32), rng())
     assert torch.equal(view.images, images / 255)
     assert torch.equal(view.geometry.matrix, torch.eye(3).expand(6, 3, 3))
@@ -146,13 +146,13 @@ def test_validation_of_the_whole_picture_at_its_own_size_is_the_picture() -> Non
 
 
 def test_validation_shows_the_centre() -> None:
-    images = pictures(2, 40, 40)
+    images = made_images(2, 40, 40)
     view = Validation(crop=0.8).view(images, (32, 32), rng())  # 32 of 40 pixels: exactly pixel 4 to 35
     assert torch.allclose(view.images, images[:, :, 4:36, 4:36] / 255, atol=1e-4)
 
 
-def test_an_upright_uncropped_training_view_is_the_picture_or_its_exact_mirror() -> None:
-    images = pictures(32)
+def test_an_upright_uncropped_training_view_is_the_image_or_its_exact_mirror() -> None:
+    images = made_images(32)
     view = NoAugment(crop=(1.0, 1.0)).view(images, (32, 32), rng())
     straight = torch.isclose(view.images, images / 255, atol=1e-4).flatten(1).all(1)
     mirrored = torch.isclose(view.images, images.flip(-1) / 255, atol=1e-4).flatten(1).all(1)
@@ -163,8 +163,8 @@ def test_an_upright_uncropped_training_view_is_the_picture_or_its_exact_mirror()
 
 @pytest.mark.parametrize("recipe", [NoAugment, Weak, Strong])
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
-def test_no_picture_or_every_one_is_mirrored(recipe: type[AugmentRecipe], mirror: float) -> None:
-    view = recipe(mirror=mirror).view(pictures(64), SIZE, rng())
+def test_no_image_or_every_one_is_mirrored(recipe: type[AugmentRecipe], mirror: float) -> None:
+    view = recipe(mirror=mirror).view(made_images(64), SIZE, rng())
     assert (torch.linalg.det(view.geometry.matrix) < 0).float().mean() == mirror
 
 
@@ -172,7 +172,7 @@ def test_no_picture_or_every_one_is_mirrored(recipe: type[AugmentRecipe], mirror
     ("recipe", "turn_deg"), [(NoAugment(crop=(0.69, 0.99)), 0.0), (Weak(), 15.0), (Strong(), 20.0)]
 )
 def test_turns_crops_and_mirrors_fill_their_ranges_and_stay_in_them(recipe: AugmentRecipe, turn_deg: float) -> None:
-    matrix = recipe.view(pictures(2000, 4, 4), (4, 4), rng()).geometry.matrix
+    matrix = recipe.view(made_images(2000, 4, 4), (4, 4), rng()).geometry.matrix
     zoom = torch.linalg.det(matrix).abs().sqrt()
     mirrored = torch.linalg.det(matrix) < 0
     turn = torch.rad2deg(torch.atan2(-matrix[:, 1, 0] * (1 - 2 * mirrored.float()), matrix[:, 1, 1]))
@@ -215,7 +215,7 @@ def test_half_of_the_strong_views_are_blurred() -> None:
     assert 160 < int((contrast < 0.1).sum()) < 240
 
 
-def test_only_the_strong_recipe_touches_pictures_after_the_pretext() -> None:
+def test_only_the_strong_recipe_touches_images_after_the_pretext() -> None:
     images = torch.rand(3, 3, 8, 8)
     for recipe in (NoAugment(), Weak(), Validation(), Strong(cutout=0.0)):
         assert recipe.finish(images, rng()) is images
@@ -227,7 +227,7 @@ def test_values_stay_in_0_to_1_whatever_the_fields_and_sizes(
     seed: int, crop: float, turn_deg: float, height: int, width: int
 ) -> None:
     recipe = Strong(crop=(crop, crop), turn_deg=turn_deg, contrast=(0.1, 5.0), brightness=0.5, noise=0.5)
-    seen = recipe.finish(recipe.view(pictures(2, height, width, seed), (7, 9), rng(seed)).images, rng(seed))
+    seen = recipe.finish(recipe.view(made_images(2, height, width, seed), (7, 9), rng(seed)).images, rng(seed))
     assert seen.shape == (2, 3, 7, 9)
     assert 0 <= seen.min() <= seen.max() <= 1
 

@@ -65,7 +65,7 @@ class NotFor64(Right):
         return Net(size)
 
 
-@BROKEN.fails("normalises_pictures_between_0_and_1")
+@BROKEN.fails("normalises_images_between_0_and_1")
 @frozen
 class MeanOf255(Right):
     """Its mean is on the scale of bytes."""
@@ -130,7 +130,7 @@ class OneMapInTrainingNet(Net):
 @BROKEN.fails("features_are_finite")
 @frozen
 class DividesBySpread(Right):
-    """A picture of one colour has no spread to divide by."""
+    """An image of one colour has no spread to divide by."""
 
     def net(self, size):
         return DividesBySpreadNet(size)

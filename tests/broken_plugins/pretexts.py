@@ -37,7 +37,7 @@ def fails(check):
 
 @frozen
 class Turned(PretextTask):
-    """Name the quarter turn of the whole picture."""
+    """Name the quarter turn of the whole image."""
 
     cites = "Gidaris et al. 2018, arXiv:1803.07728"
 
@@ -232,7 +232,7 @@ class KeepsTheEncoder(Turned):
 # ---------------------------------------------------------------------------------------------------- views
 
 
-@fails("views_are_pictures")
+@fails("views_are_images")
 @frozen
 class ReturnsTensors(Turned):
     """Its views are bare tensors."""
@@ -316,16 +316,16 @@ class _Seen:
 @fails("pixels_lie_where_the_geometry_says")
 @frozen
 class MovesUntold(Turned):
-    """It turns pictures by `repaint`."""
+    """It turns images by `repaint`."""
 
     def moved(self, view, turns):
         return view.repaint(turn(turns, view.images))
 
 
-@fails("rigid_labels_follow_the_picture")
+@fails("rigid_labels_follow_the_image")
 @frozen
 class ForgetsTheMatrix(Turned):
-    """It turns pictures by `rearrange`, and gives no matrix."""
+    """It turns images by `rearrange`, and gives no matrix."""
 
     def moved(self, view, turns):
         return view.rearrange(partial(turn, turns))
@@ -345,7 +345,7 @@ class SeedsItself(Turned):
         return [self.moved(scene.clean, turns)], turns
 
 
-@fails("undo_gives_the_picture_back")
+@fails("undo_gives_the_image_back")
 @frozen
 class UndoesAgain(Turned):
     """Its way back goes on in the same direction."""
@@ -417,15 +417,15 @@ with_head(
 )
 with_head(
     "SumsOverPixels",
-    "Its loss grows with the area of the picture.",
-    "loss_does_not_grow_with_the_picture",
+    "Its loss grows with the area of the image.",
+    "loss_does_not_grow_with_the_image",
     base=Hidden,
     head=HiddenHead,
     loss=lambda self, output, target: HiddenHead.loss(self, output, target) * output.shape[-1] ** 2 / 1024,
 )
 with_head(
     "SumsUp",
-    "Its loss is a sum over the picture's tiles.",
+    "Its loss is a sum over the image's tiles.",
     "equal_logits_lose_log_choices",
     loss=lambda self, output, target: 9 * TurnedHead.loss(self, output, target),
 )
@@ -662,7 +662,7 @@ class PermutesNothing(Turned):
         return target
 
 
-@fails("draws_pictures")
+@fails("draws_images")
 @frozen
 class DrawsBytes(Turned):
     """It draws in the range of bytes."""
@@ -683,7 +683,7 @@ class DrawsWhatIsAsked(Turned):
 @fails("a_right_answer_is_drawn_whole")
 @frozen
 class DrawsTurnedOn(Turned):
-    """It turns the picture on instead of back."""
+    """It turns the image on instead of back."""
 
     def draw(self, images, target, output):
         return turn(output.argmax(1), images)

@@ -39,7 +39,7 @@ class Right(AugmentRecipe):
 @BROKEN.fails("view_has_its_shape")
 @frozen
 class IgnoresSize(Right):
-    """It gives the size of the raw picture."""
+    """It gives the size of the raw image."""
 
     def view(self, images, size, rng):
         return super().view(images, tuple(images.shape[-2:]), rng)
@@ -63,7 +63,7 @@ class Squeezes(Right):
         return images.squeeze()
 
 
-@BROKEN.fails("takes_pictures_that_are_not_square")
+@BROKEN.fails("takes_images_that_are_not_square")
 @frozen
 class Squares(Right):
     """It takes the height for the width."""
@@ -124,7 +124,7 @@ class DrawsNothing(Right):
 @BROKEN.fails("a_row_of_the_view_depends_on_itself_alone")
 @frozen
 class BlendsTheBatch(Right):
-    """All pictures are drawn towards the mean of the batch."""
+    """All images are drawn towards the mean of the batch."""
 
     def paint(self, images, contrast):
         return 0.6 * images + 0.4 * images.mean()
@@ -181,7 +181,7 @@ class FinishesWithAMirror(Right):
 @BROKEN.fails("a_finished_row_depends_on_itself_alone")
 @frozen
 class FinishesTowardsTheMean(Right):
-    """All pictures are drawn towards the mean of the batch."""
+    """All images are drawn towards the mean of the batch."""
 
     def finish(self, images, rng):
         return 0.6 * images + 0.4 * images.mean()

@@ -69,19 +69,19 @@ class Together(Turned):
 # ---------------------------------------------------------------------------------------------------- views
 
 
-def _turn_pictures(turns, maps):
+def _turn_images(turns, maps):
     """Maps of up to three channels as they should be; all others the other way."""
     return turn(turns if maps.shape[1] <= 3 else -turns % 4, maps)
 
 
 @fails("dense_labels_follow_the_pixels")
 @frozen
-class TurnsPicturesAlone(Turned):
+class TurnsImagesAlone(Turned):
     """Dense labels of many channels turn the other way."""
 
     def moved(self, view, turns):
         right = super().moved(view, turns)
-        wrong = view.rearrange(partial(_turn_pictures, turns))
+        wrong = view.rearrange(partial(_turn_images, turns))
         return evolve(right, geometry=evolve(right.geometry, steps=wrong.geometry.steps))
 
 
@@ -102,14 +102,14 @@ class DarkensAnAugmentation(Turned):
 @fails("pixels_lie_where_the_geometry_says", also=True)
 @frozen
 class MixesWithItself(Turned):
-    """It calls its pictures mixed, each with itself, and so hides that they have moved."""
+    """It calls its images mixed, each with itself, and so hides that they have moved."""
 
     def moved(self, view, turns):
         alone = (torch.arange(len(turns), device=turns.device), torch.ones(len(turns), device=turns.device))
         return evolve(super().moved(view, turns), geometry=view.geometry, mix=alone)
 
 
-@fails("views_are_pictures", also=True)
+@fails("views_are_images", also=True)
 @frozen
 class SkipsItsViews(Turned):
     """It raises what test runners take for a skip."""
@@ -118,7 +118,7 @@ class SkipsItsViews(Turned):
         raise SkipTest("not here")
 
 
-@fails("views_are_pictures", also=True)
+@fails("views_are_images", also=True)
 @frozen
 class SkipsAsPytest(Turned):
     """It raises what pytest takes for a skip."""
@@ -127,7 +127,7 @@ class SkipsAsPytest(Turned):
         pytest.skip("not here")
 
 
-@fails("views_are_pictures", also=True)
+@fails("views_are_images", also=True)
 @frozen
 class EndsTheRun(Turned):
     """It ends the process, and calls that a success."""

@@ -1,6 +1,6 @@
 """A source that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class.
 
-All read a folder of pictures named <kind>_<number>.png, which `written` makes.
+All read a folder of images named <kind>_<number>.png, which `written` makes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CALLS, KEPT = count(), {}
 
 
 def written(root: Path) -> Path:
-    """Eight small pictures, none like another."""
+    """Eight small images, none like another."""
     root.mkdir(parents=True, exist_ok=True)
     for i in range(8):
         pixels = np.random.default_rng(i).integers(0, 250, (10 + i, 12, 3), dtype=np.uint8)
@@ -31,7 +31,7 @@ def written(root: Path) -> Path:
 
 @frozen
 class Right(DataSource):
-    """A folder of pictures whose names tell their kind."""
+    """A folder of images whose names tell their kind."""
 
     root: Path
 
@@ -53,9 +53,9 @@ class Right(DataSource):
         return Index(keys, {"kind": kinds, "size": size}, group=kinds, attributes={"letter": kinds})
 
     def decode(self, index, row):
-        return self.picture(str(index.keys[row]))
+        return self.image(str(index.keys[row]))
 
-    def picture(self, key):
+    def image(self, key):
         return read_image(key, self.root)
 
 
@@ -122,12 +122,12 @@ class TakesAnyRoot(Right):
         pass
 
 
-@BROKEN.fails("decodes_pictures")
+@BROKEN.fails("decodes_images")
 @frozen
 class DecodesGrey(Right):
     """It decodes one channel alone."""
 
-    def picture(self, key):
+    def image(self, key):
         return read_image(key, self.root)[:, :, 0]
 
 
@@ -136,16 +136,16 @@ class DecodesGrey(Right):
 class ReadsOn(Right):
     """What it gives hangs on how often it was asked."""
 
-    def picture(self, key):
+    def image(self, key):
         return read_image(key, self.root) + np.uint8(next(CALLS) % 3)
 
 
-@BROKEN.fails("pictures_are_the_callers_own")
+@BROKEN.fails("images_are_the_callers_own")
 @frozen
-class KeepsPictures(Right):
+class KeepsImages(Right):
     """It hands out its own copy."""
 
-    def picture(self, key):
+    def image(self, key):
         if (self.root, key) not in KEPT:
             KEPT[self.root, key] = read_image(key, self.root)
         return KEPT[self.root, key]
@@ -154,9 +154,9 @@ class KeepsPictures(Right):
 @BROKEN.fails("threads_decode_the_same")
 @frozen
 class ForOneThread(Right):
-    """In another thread it gives black pictures."""
+    """In another thread it gives black images."""
 
-    def picture(self, key):
+    def image(self, key):
         alone = threading.current_thread() is threading.main_thread()
         return read_image(key, self.root) * np.uint8(alone)
 
@@ -170,25 +170,25 @@ class OpensInIndex(Right):
         KEPT[id(self)] = self
         return super().index()
 
-    def picture(self, key):
+    def image(self, key):
         return read_image(key, KEPT[id(self)].root)
 
 
-@BROKEN.fails("unreadable_pictures_are_told")
+@BROKEN.fails("unreadable_images_are_told")
 @frozen
 class OpensByItself(Right):
     """Whatever goes wrong is a traceback."""
 
-    def picture(self, key):
+    def image(self, key):
         return np.array(Image.open(self.root / key).convert("RGB"))
 
 
 @BROKEN.fails("writes_nothing_beside_the_data")
 @frozen
 class WritesACache(Right):
-    """A file more, beside the pictures."""
+    """A file more, beside the images."""
 
-    def picture(self, key):
+    def image(self, key):
         (self.root / f"cache_{next(CALLS)}.txt").write_text(key)
         return read_image(key, self.root)
 

@@ -37,7 +37,7 @@ class RightHead(Head):
 
 @frozen
 class Right(SupervisedTask):
-    """Where a face looks: a direction in the picture (N, 2), which turns and mirrors with it."""
+    """Where a face looks: a direction in the image (N, 2), which turns and mirrors with it."""
 
     reads = "gaze"
     mean: tuple[float, ...] = ()
@@ -94,7 +94,7 @@ class ConcordantHead(RightHead):
 
 @frozen
 class Parsing(SupervisedTask):
-    """A class for each pixel: maps (N, 1, S, S) that move as the picture does."""
+    """A class for each pixel: maps (N, 1, S, S) that move as the image does."""
 
     reads = "parsing"
 
@@ -441,7 +441,7 @@ class BatchMean(MeanMetric):
         super().update((decoded - target).abs().mean())
 
 
-@BROKEN.fails("draws_a_picture")
+@BROKEN.fails("draws_a_image")
 @frozen
 class DrawsTooBright(Right):
     """It leaves the range."""
@@ -450,7 +450,7 @@ class DrawsTooBright(Right):
         return image + 1
 
 
-@BROKEN.fails("drawing_leaves_its_picture_alone")
+@BROKEN.fails("drawing_leaves_its_image_alone")
 @frozen
 class DrawsInPlace(Right):
     """It paints on what others read."""
@@ -463,7 +463,7 @@ class DrawsInPlace(Right):
 # ---------------------------------------------------------------------------------------------------- movement
 
 
-@BROKEN.fails("unmoved_pictures_keep_their_labels")
+@BROKEN.fails("unmoved_images_keep_their_labels")
 @frozen
 class MovesAlways(Right):
     """Each view shifts the label a little."""

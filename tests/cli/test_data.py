@@ -66,7 +66,7 @@ def test_a_person_reads_counts_faults_and_what_to_do(config, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "1 unreadable" in out
     assert "1 of them with conflicting labels: train/cat/2.png = train/dog/2.png" in out
-    assert "1 pictures outside of train that also stand in train: test/cat/1.png" in out
+    assert "1 images outside of train that also stand in train: test/cat/1.png" in out
     assert 'data.own.exclude_duplicates = "train" or "test"' in out
 
 
@@ -85,7 +85,7 @@ def test_the_sheet_is_a_png(config, capsys):
     assert "can't write" in capsys.readouterr().err
 
 
-def test_a_sheet_that_cannot_be_written_is_refused_before_any_picture_is_read(config, capsys):
+def test_a_sheet_that_cannot_be_written_is_refused_before_any_image_is_read(config, capsys):
     for sheet, told in (
         ("sheet.jpg", "--sheet sheet.jpg: expected a PNG file, such as sheet.png"),
         (".png/x.png", "is no folder"),

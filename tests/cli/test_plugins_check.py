@@ -230,7 +230,7 @@ def test_examples_must_be_one_at_least(capsys) -> None:
 
 
 @pytest.mark.parametrize("error", ["KeyError('tile')", "SystemExit(0)", "__import__('unittest').SkipTest('no')"])
-@pytest.mark.parametrize(("name", "failed"), [("views", "views_are_pictures"), ("build", "builds_a_head")])
+@pytest.mark.parametrize(("name", "failed"), [("views", "views_are_images"), ("build", "builds_a_head")])
 def test_a_pretext_that_raises_is_reported_and_has_no_sheet(tmp_path, capsys, name, failed, error) -> None:
     file, sheet = tmp_path / "raising.py", tmp_path / "sheet.png"
     file.write_text(RAISING.format(error=error))
@@ -244,7 +244,7 @@ def test_a_pretext_that_raises_is_reported_and_has_no_sheet(tmp_path, capsys, na
     assert "look at it" not in capsys.readouterr().out
 
 
-def test_the_sheet_shows_drawn_patterns_or_the_experiments_own_pictures(tmp_path, capsys) -> None:
+def test_the_sheet_shows_drawn_patterns_or_the_experiments_own_images(tmp_path, capsys) -> None:
     config = tmp_path / "run.toml"
     config.write_text(
         '[task.quarter]\nname = "classification"\n[pretext.puzzling]\ngrid = 2\n[data.dots]\n[input]\nsize = 32\n'

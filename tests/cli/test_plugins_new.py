@@ -27,7 +27,7 @@ name = "zz_new_task"
 [weighting]
 name = "zz_new_weighting"
 [data.zz_new_source]
-pictures = 40
+images = 40
 side = 16
 [augment]
 name = "zz_new_recipe"

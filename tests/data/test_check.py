@@ -32,7 +32,7 @@ KEYS = {
 }
 
 
-def picture(path: Path, grey: int) -> None:
+def image(path: Path, grey: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (12, 12), grey).save(path)
 
@@ -47,7 +47,7 @@ def folders(tmp_path: Path) -> Path:
         ("test", "dog", [8, 9, 8]),
     ):
         for i, grey in enumerate(greys):
-            picture(tmp_path / split / name / f"{i}.png", 20 * grey)
+            image(tmp_path / split / name / f"{i}.png", 20 * grey)
     return tmp_path
 
 
@@ -87,7 +87,7 @@ def test_max_bad_does_not_stop_it(folders):
     assert len(checked(ImageFolder(folders, annotation="kind"), max_bad=0).unreadable) == 1
 
 
-def test_unreadable_pictures_are_no_copies_of_each_other(folders):
+def test_unreadable_images_are_no_copies_of_each_other(folders):
     for name in ("cat/1.png", "dog/1.png"):
         (folders / "train" / name).write_bytes(b"")
     assert len(checked(ImageFolder(folders, annotation="kind")).duplicates) == 3
@@ -202,7 +202,7 @@ def test_utkface_has_its_known_faults(unpacked):
 
 
 class _Same:
-    """Another source whose pictures are given by number."""
+    """Another source whose images are given by number."""
 
     def __init__(self, source, greys):
         self.source, self.greys = source, greys

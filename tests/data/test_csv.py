@@ -54,7 +54,7 @@ def test_a_list_of_columns_is_one_annotation_and_a_row_without_one_of_them_has_n
     assert Csv(file, columns={"v": ("v",)}).index().annotations["v"].shape == (3, 1)
 
 
-def test_every_row_decodes_to_its_own_picture_below_the_files_folder_or_the_root(people, tmp_path):
+def test_every_row_decodes_to_its_own_image_below_the_files_folder_or_the_root(people, tmp_path):
     source = Csv(people)
     index = source.index()
     assert [int(source.decode(index, i)[0, 0, 0]) for i in range(6)] == list(range(6))
@@ -112,7 +112,7 @@ def test_a_link_that_leaves_the_root_is_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     (tmp_path / "root" / "link.png").symlink_to(tmp_path / "secret.png")
     source = Csv(table(tmp_path / "root", "path\nlink.png\n"))
-    with pytest.raises(MtlError, match=r"'link.png' leads out of .*root: a picture must lie below the root"):
+    with pytest.raises(MtlError, match=r"'link.png' leads out of .*root: an image must lie below the root"):
         source.decode(source.index(), 0)
 
 
@@ -157,7 +157,7 @@ def test_a_missing_table_and_a_folder_in_its_place_are_errors(tmp_path):
             Csv(file).index()
 
 
-def test_a_missing_picture_is_counted_by_the_run(people):
+def test_a_missing_image_is_counted_by_the_run(people):
     (people.parent / "5.png").unlink()
     data = open_data(experiment({"own": DataEntry(Csv(people, columns={"kind": "mood"}))}, validation=0.0))
     assert any("1 left out, unreadable" in line and "5.png" in line for line in data.report)
@@ -177,7 +177,7 @@ def test_no_mutation_of_a_table_gives_anything_but_an_index_or_our_error(edits, 
         except MtlError:
             continue
         for row in range(len(index)):
-            with pytest.raises(MtlError):  # there are no pictures
+            with pytest.raises(MtlError):  # there are no images
                 source.decode(index, row)
 
 

@@ -1,4 +1,4 @@
-"""`exclude_duplicates`: no leak between splits, no picture with two labels; and nothing parts where the run cuts."""
+"""`exclude_duplicates`: no leak between splits, no image with two labels; and nothing parts where the run cuts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mtlcore.experiment import DataEntry
 TASK = {"kind": Classification(reads="kind")}
 
 
-def picture(path: Path, grey: int) -> None:
+def image(path: Path, grey: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (8, 8), grey).save(path)
 
@@ -37,7 +37,7 @@ def folders(tmp_path: Path) -> Path:
         ("test", "dog", [8]),
     ):
         for i, grey in enumerate(greys):
-            picture(tmp_path / split / name / f"{i}.png", 20 * grey)
+            image(tmp_path / split / name / f"{i}.png", 20 * grey)
     return tmp_path
 
 
@@ -82,7 +82,7 @@ def test_the_fingerprint_tells_that_rows_are_left_out(folders):
 @pytest.mark.parametrize("seed", range(4))
 def test_copies_never_part_where_the_run_cuts_the_splits_itself(which, seed, tmp_path):
     for i in range(60):
-        picture(tmp_path / "ab"[i % 2] / f"{i}.png", 4 * (i // 4) * 2 + i % 2)
+        image(tmp_path / "ab"[i % 2] / f"{i}.png", 4 * (i // 4) * 2 + i % 2)
     entry = DataEntry(ImageFolder(tmp_path, annotation="kind"), exclude_duplicates=which)
     data = open_data(experiment({"own": entry}, TASK, seed=seed, validation=0.2))
     pixels = {name: {int(p[0, 0, 0]) for p in data.images.take(rows)} for name, rows in data.split.items()}

@@ -15,7 +15,7 @@ from mtlcore.data.folder import ImageFolder
 from mtlcore.experiment import DataEntry
 
 
-def picture(path: Path, grey: int) -> None:
+def image(path: Path, grey: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (12, 10), (grey, grey, grey)).save(path)
 
@@ -24,7 +24,7 @@ def picture(path: Path, grey: int) -> None:
 def classes(tmp_path: Path) -> Path:
     for number, name in enumerate(["cat", "dog"]):
         for i, end in enumerate(["png", "PNG", "bmp"]):
-            picture(tmp_path / name / f"{i}.{end}", 100 * number + 10 * i)
+            image(tmp_path / name / f"{i}.{end}", 100 * number + 10 * i)
     return tmp_path
 
 
@@ -32,7 +32,7 @@ def classes(tmp_path: Path) -> Path:
 def splits(tmp_path: Path) -> Path:
     for number, split in enumerate(["Train", "valid", "test"]):
         for name in ["cat", "dog"]:
-            picture(tmp_path / split / name / "0.png", number)
+            image(tmp_path / split / name / "0.png", number)
     return tmp_path
 
 
@@ -44,7 +44,7 @@ def test_a_folder_is_a_class_and_there_is_no_official_split(classes):
     assert len(index.skipped) == 0
 
 
-def test_every_row_decodes_to_its_own_picture(classes):
+def test_every_row_decodes_to_its_own_image(classes):
     source = ImageFolder(classes)
     index = source.index()
     grey = [int(source.decode(index, row)[0, 0, 0]) for row in range(len(index))]
@@ -69,7 +69,7 @@ def test_the_first_level_may_be_splits(splits):
 
 
 def test_a_folder_that_is_no_split_beside_train_is_counted(splits):
-    picture(splits / "extra" / "cat" / "0.png", 0)
+    image(splits / "extra" / "cat" / "0.png", 0)
     index = ImageFolder(splits).index()
     assert len(index) == 6
     assert index.skipped.names == {
@@ -78,14 +78,14 @@ def test_a_folder_that_is_no_split_beside_train_is_counted(splits):
 
 
 def test_a_class_that_is_called_test_is_a_class_beside_others(classes):
-    picture(classes / "test" / "0.png", 0)
+    image(classes / "test" / "0.png", 0)
     index = ImageFolder(classes).index()
     assert index.split is None
     assert set(index.annotations["label"].tolist()) == {"cat", "dog", "test"}
 
 
-def test_pictures_lie_at_any_depth_and_hidden_files_do_not_count(classes):
-    picture(classes / "cat" / "2019" / "may" / "9.png", 0)
+def test_images_lie_at_any_depth_and_hidden_files_do_not_count(classes):
+    image(classes / "cat" / "2019" / "may" / "9.png", 0)
     (classes / "cat" / ".DS_Store").write_bytes(b"x")
     index = ImageFolder(classes).index()
     assert "cat/2019/may/9.png" in index.keys
@@ -105,7 +105,7 @@ def test_strays_and_empty_class_folders_are_counted(classes):
     (classes / "bird").mkdir()
     skipped = ImageFolder(classes).index().skipped.names
     assert skipped["not in a class folder"] == ["readme.txt"]
-    assert skipped["a class folder without pictures"] == ["bird"]
+    assert skipped["a class folder without images"] == ["bird"]
     assert [names for reason, names in skipped.items() if reason.startswith("not one of .jpg")] == [["cat/notes.txt"]]
 
 
@@ -119,8 +119,8 @@ def test_an_empty_root_is_an_error_of_the_run(tmp_path):
         open_data(experiment({"own": DataEntry(ImageFolder(tmp_path, annotation="kind"))}))
 
 
-def test_pictures_without_labels_are_rows_at_any_depth(classes):
-    picture(classes / "loose.png", 7)
+def test_images_without_labels_are_rows_at_any_depth(classes):
+    image(classes / "loose.png", 7)
     source = ImageFolder(classes, annotation="")
     index = source.index()
     assert len(index) == 7
@@ -128,10 +128,10 @@ def test_pictures_without_labels_are_rows_at_any_depth(classes):
     assert int(source.decode(index, index.keys.tolist().index("loose.png"))[0, 0, 0]) == 7
 
 
-def test_pictures_without_labels_stand_beside_those_with_labels(classes, tmp_path_factory):
+def test_images_without_labels_stand_beside_those_with_labels(classes, tmp_path_factory):
     bare = tmp_path_factory.mktemp("bare")
     for i in range(10):
-        picture(bare / f"{i}.png", i)
+        image(bare / f"{i}.png", i)
     entries = {
         "own": DataEntry(ImageFolder(classes, annotation="kind")),
         "bare": DataEntry(ImageFolder(bare, annotation=""), unlabelled="keep"),

@@ -1,4 +1,4 @@
-"""The store: in memory or on demand, the same pictures; unreadable ones told, none silently."""
+"""The store: in memory or on demand, the same images; unreadable ones told, none silently."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mtlcore.data.store import (
 )
 
 
-def picture(row: int) -> np.ndarray:
+def image(row: int) -> np.ndarray:
     """Sizes and colours that depend on the row."""
     rng = np.random.default_rng(row)
     return rng.integers(0, 255, (10 + row % 7, 8 + row % 5, 3), dtype=np.uint8)
@@ -32,14 +32,14 @@ def picture(row: int) -> np.ndarray:
 def some_unreadable(row: int) -> np.ndarray:
     if row % 100 == 3:
         raise MtlError(f"row {row} is broken")
-    return picture(row)
+    return image(row)
 
 
 @given(rows=st.lists(st.integers(0, 39), max_size=30), side=st.integers(1, 20))
 def test_the_lazy_store_equals_the_one_in_memory(rows, side):
     wanted = np.array(rows, dtype=np.int64)
-    inside, _ = open_images(picture, 40, side)
-    lazy, _ = open_images(picture, 40, side, memory=40 * 3 * side * side - 1)
+    inside, _ = open_images(image, 40, side)
+    lazy, _ = open_images(image, 40, side, memory=40 * 3 * side * side - 1)
     assert isinstance(inside, MemoryImages)
     assert isinstance(lazy, LazyImages)
     assert inside.side == lazy.side == side
@@ -49,22 +49,22 @@ def test_the_lazy_store_equals_the_one_in_memory(rows, side):
 
 
 def test_what_just_fits_is_kept_in_memory():
-    assert isinstance(open_images(picture, 40, 8, memory=40 * 3 * 8 * 8)[0], MemoryImages)
+    assert isinstance(open_images(image, 40, 8, memory=40 * 3 * 8 * 8)[0], MemoryImages)
 
 
-def test_pictures_stand_in_their_rows_channels_first():
+def test_images_stand_in_their_rows_channels_first():
     images, _ = open_images(lambda row: np.full((4, 4, 3), (row % 256, row // 256, 9), dtype=np.uint8), 700, 4)
     found = images.take(np.array([699, 0, 300]))
     assert found[:, :, 2, 1].tolist() == [[187, 2, 9], [0, 0, 9], [44, 1, 9]]
 
 
 def test_taking_gives_a_copy():
-    images, _ = open_images(picture, 4, 8)
+    images, _ = open_images(image, 4, 8)
     images.take(np.array([1])).zero_()
     assert images.take(np.array([1])).any()
 
 
-def test_slow_pictures_are_decoded_by_the_same_rules(monkeypatch):
+def test_slow_images_are_decoded_by_the_same_rules(monkeypatch):
     monkeypatch.setattr("mtlcore.data.store.WORTH_A_THREAD_S", 0.0)
     monkeypatch.setattr("mtlcore.data.store.threads", lambda: 3)
     seen = set()
@@ -89,12 +89,12 @@ def test_unreadable_rows_are_reported_with_their_reasons(memory):
 
 
 @pytest.mark.parametrize("memory", [None, 0])
-def test_what_is_no_picture_is_unreadable(memory):
+def test_what_is_no_image_is_unreadable(memory):
     def decode(row: int) -> np.ndarray:
         return np.zeros((4, 4) if row == 2 else (4, 4, 3), dtype=np.uint8)
 
     _, unreadable = open_images(decode, 5, 8, memory=memory)
-    assert unreadable == {2: "a picture must be (H, W, 3) uint8; got (4, 4) uint8"}
+    assert unreadable == {2: "an image must be (H, W, 3) uint8; got (4, 4) uint8"}
 
 
 @pytest.mark.parametrize("memory", [None, 0])
@@ -119,7 +119,7 @@ def test_a_row_that_breaks_after_opening_is_an_error():
     def decode(row: int) -> np.ndarray:
         if row in broken:
             raise MtlError(f"row {row} is broken")
-        return picture(row)
+        return image(row)
 
     images, unreadable = open_images(decode, 250, 8, memory=0)
     assert not unreadable
@@ -129,7 +129,7 @@ def test_a_row_that_breaks_after_opening_is_an_error():
         images.take(np.array([1, 103, 4]))
 
 
-def test_a_mistake_in_a_source_is_not_taken_for_a_bad_picture():
+def test_a_mistake_in_a_source_is_not_taken_for_a_bad_image():
     def decode(row: int) -> np.ndarray:
         raise KeyError("a bug")
 
@@ -137,10 +137,10 @@ def test_a_mistake_in_a_source_is_not_taken_for_a_bad_picture():
         open_images(decode, 10, 8)
 
 
-@pytest.mark.parametrize(("memory", "doing"), [(None, "reading pictures"), (0, "checking pictures")])
+@pytest.mark.parametrize(("memory", "doing"), [(None, "reading images"), (0, "checking images")])
 def test_progress_rises_to_the_total(memory, doing):
     told = []
-    open_images(picture, 300, 4, progress=lambda what, done, total: told.append((what, done, total)), memory=memory)
+    open_images(image, 300, 4, progress=lambda what, done, total: told.append((what, done, total)), memory=memory)
     assert [done for _, done, _ in told] == [128, 256, 300]
     assert {(what, total) for what, _, total in told} == {(doing, 300)}
 
@@ -182,7 +182,7 @@ def test_the_side_of_the_store(sides, size, store, expected):
     assert store_side(decode, 1001, size, store) == expected
 
 
-def test_pictures_that_cannot_be_read_have_no_say_in_the_side():
+def test_images_that_cannot_be_read_have_no_say_in_the_side():
     def decode(row: int) -> np.ndarray:
         if row < 900:
             raise MtlError("broken")
@@ -191,7 +191,7 @@ def test_pictures_that_cannot_be_read_have_no_say_in_the_side():
     assert store_side(decode, 1000, 64, None) == 40
 
 
-def test_few_pictures_are_looked_at():
+def test_few_images_are_looked_at():
     asked = []
 
     def decode(row: int) -> np.ndarray:

@@ -97,7 +97,7 @@ def test_a_fitted_task_stays_as_it_is_when_only_test_is_opened():
     assert again.fingerprint == trained.fingerprint
 
 
-def test_only_the_pictures_that_are_asked_for_are_read():
+def test_only_the_images_that_are_asked_for_are_read():
     source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset(range(60, 100)))
     assert len(opened(source, {"train", "validation"})) == 60
     assert opened(source, {"train", "validation"}).report == ()
@@ -246,8 +246,8 @@ def test_unreadable_rows_leave_every_split_and_are_told_once_with_examples():
     assert len(data.split["test"]) == 19
     assert data.report == (
         "data.a: 1 left out, malformed name: x.jpg",
-        "data.a: 5 left out, unreadable: 00001 is no readable picture: made so, 00002 is no readable picture: made so, "
-        "00003 is no readable picture: made so, ...",
+        "data.a: 5 left out, unreadable: 00001 is no readable image: made so, 00002 is no readable image: made so, "
+        "00003 is no readable image: made so, ...",
     )
 
 
@@ -416,4 +416,4 @@ def test_the_reader_is_told_how_far_reading_has_come():
     told = []
     source = InMemory(300, cycle("ab", 300), split=("train",) * 300)
     open_data(experiment({"a": DataEntry(source)}), progress=lambda *news: told.append(news))
-    assert told[-1] == ("reading pictures", 300, 300)
+    assert told[-1] == ("reading images", 300, 300)

@@ -1,4 +1,4 @@
-"""Reading pictures: every kind of good one comes out right, every kind of bad one is an MtlError."""
+"""Reading images: every kind of good one comes out right, every kind of bad one is an MtlError."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mtlcore.data.images import decode_image, shrink
 
 
 def photo(h: int = 40, w: int = 32, seed: int = 0) -> np.ndarray:
-    """A smooth picture with some noise, (h, w, 3) uint8."""
+    """A smooth image with some noise, (h, w, 3) uint8."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize((w, h), Image.Resampling.BICUBIC)
     return (np.asarray(small).astype(int) + rng.integers(-8, 8, (h, w, 3))).clip(0, 255).astype(np.uint8)
@@ -101,7 +101,7 @@ def test_other_formats_go_through_pillow(form):
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A valid PNG signature and IHDR for a picture of this size, without its pixels."""
+    """A valid PNG signature and IHDR for an image of this size, without its pixels."""
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + ihdr + struct.pack(">I", zlib.crc32(ihdr))
     return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
@@ -121,7 +121,7 @@ def ordinary(form: str) -> bytes:
 
 BAD = {
     "empty": b"",
-    "text": b"this is no picture",
+    "text": b"this is no image",
     "only a JPEG marker": b"\xff\xd8\xff",
     "half a JPEG": ordinary("JPEG")[: len(ordinary("JPEG")) // 2],
     "half a JPEG with an end marker": ordinary("JPEG")[: len(ordinary("JPEG")) // 2] + b"\xff\xd9",
@@ -138,9 +138,9 @@ BAD = {
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_picture_is_an_error_that_names_the_file_and_the_reason(kind, tmp_path):
+def test_a_bad_image_is_an_error_that_names_the_file_and_the_reason(kind, tmp_path):
     (tmp_path / "face.jpg").write_bytes(BAD[kind])
-    with pytest.raises(MtlError, match=r"face\.jpg is no readable picture: .") as caught:
+    with pytest.raises(MtlError, match=r"face\.jpg is no readable image: .") as caught:
         read_image("face.jpg", tmp_path)
     if "bomb" in kind:
         assert "bomb" in str(caught.value)
@@ -148,7 +148,7 @@ def test_a_bad_picture_is_an_error_that_names_the_file_and_the_reason(kind, tmp_
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_picture_just_over_the_limit_is_refused_and_one_at_it_is_read(form, monkeypatch):
+def test_a_image_just_over_the_limit_is_refused_and_one_at_it_is_read(form, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 32)
     assert decode_image(ordinary(form), "x").shape == (40, 32, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 32 - 1)
@@ -169,7 +169,7 @@ def test_a_path_that_leaves_the_root_is_refused(path, tmp_path):
 
 
 @pytest.mark.parametrize("root", [".", "", "below/.."])
-def test_a_relative_root_holds_its_own_pictures_and_no_others(root, tmp_path, monkeypatch):
+def test_a_relative_root_holds_its_own_images_and_no_others(root, tmp_path, monkeypatch):
     (tmp_path / "here" / "below").mkdir(parents=True)
     for place in ("x.png", "here/x.png", "here/below/x.png"):
         Image.fromarray(photo()).save(tmp_path / place)
@@ -242,18 +242,18 @@ def test_shrinking_does_not_alias():
     assert np.abs(shrink(stripes, 16).astype(int) - 127.5).max() < 12  # every 4th column alone would be 0 or 255
 
 
-def test_a_picture_of_the_right_side_is_left_alone():
+def test_a_image_of_the_right_side_is_left_alone():
     image = photo(20, 20)
     np.testing.assert_array_equal(shrink(image, 20), image)
 
 
-def test_a_picture_is_enlarged_only_when_asked():
+def test_a_image_is_enlarged_only_when_asked():
     with pytest.raises(MtlError, match="32 x 40 pixels is smaller than 48 x 48"):
         shrink(photo(), 48)
     assert shrink(photo(), 48, enlarge=True).shape == (48, 48, 3)
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
-def test_what_is_no_picture_is_refused(image):
+def test_what_is_no_image_is_refused(image):
     with pytest.raises(MtlError, match=r"must be \(H, W, 3\) uint8"):
         shrink(image, 2)

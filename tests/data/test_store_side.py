@@ -1,4 +1,4 @@
-"""Which pictures are looked at to learn how large the store's must be: none that a run may not know."""
+"""Which images are looked at to learn how large the store's must be: none that a run may not know."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ OFFICIAL = ("train",) * 60 + ("validation",) * 20 + ("test",) * 20
 
 @frozen(eq=False)
 class Witness(InMemory):
-    """Notes the split of each row that is decoded. Pictures of test are larger than the others."""
+    """Notes the split of each row that is decoded. Images of test are larger than the others."""
 
     seen: list[str] = field(factory=list)
     large: int = 40
 
     def decode(self, index, row):
         self.seen.append("unknown" if index.split is None else str(index.split[row]))
-        picture = super().decode(index, row)
-        return np.pad(picture, ((0, self.large),) * 2 + ((0, 0),)) if self.seen[-1] == "test" else picture
+        image = super().decode(index, row)
+        return np.pad(image, ((0, self.large),) * 2 + ((0, 0),)) if self.seen[-1] == "test" else image
 
 
 def witness(split=OFFICIAL) -> Witness:
@@ -34,7 +34,7 @@ def opened(source: Witness, splits, **keys):
     return open_data(experiment({"a": DataEntry(source, **keys)}, size=20), splits)
 
 
-def test_training_looks_at_no_picture_of_the_test_split():
+def test_training_looks_at_no_image_of_the_test_split():
     source = witness()
     data = opened(source, {"train", "validation"})
     assert set(source.seen) == {"train", "validation"}
@@ -59,13 +59,13 @@ def test_a_source_that_is_only_evaluated_on_is_judged_by_the_splits_that_are_ask
 
 
 def test_the_seed_that_cuts_validation_out_of_train_does_not_move_the_side():
-    """One picture is larger than the others, and stands now here, now there."""
+    """One image is larger than the others, and stands now here, now there."""
 
     @frozen(eq=False)
     class OneLarge(Witness):
         def decode(self, index, row):
-            picture = super().decode(index, row)
-            return np.pad(picture, ((0, 4), (0, 4), (0, 0))) if row == 20 else picture
+            image = super().decode(index, row)
+            return np.pad(image, ((0, 4), (0, 4), (0, 0))) if row == 20 else image
 
     split = ("train",) * 40 + ("test",) * 10
     sides = set()

@@ -82,7 +82,7 @@ def test_a_square_crop_is_centred_on_the_landmarks(shared):
     assert (image[-1, -1, :2] == [79, 79]).all()
 
 
-def test_a_square_crop_never_leaves_the_picture(tmp_path):
+def test_a_square_crop_never_leaves_the_image(tmp_path):
     face(tmp_path, "train/a_b_0", points=marks(70, 0, 99, 10))
     source = W300Lp(tmp_path, margin=0.5)
     image = source.decode(source.index(), 0)
@@ -92,7 +92,7 @@ def test_a_square_crop_never_leaves_the_picture(tmp_path):
     assert whole.decode(whole.index(), 0).shape == (100, 100, 3)
 
 
-def test_hopenets_crop_is_widened_in_its_order_and_black_beyond_the_picture(tmp_path):
+def test_hopenets_crop_is_widened_in_its_order_and_black_beyond_the_image(tmp_path):
     face(tmp_path, "train/a_b_0", points=marks(20, 20, 60, 70))
     source = W300Lp(tmp_path, crop="hopenet")
     index = source.index()
@@ -108,7 +108,7 @@ def test_hopenets_crop_is_widened_in_its_order_and_black_beyond_the_picture(tmp_
     assert (image[-int(y0), 0, :2] == [int(x0), 0]).all()
 
 
-def test_no_crop_gives_the_whole_picture_and_no_box(shared):
+def test_no_crop_gives_the_whole_image_and_no_box(shared):
     source = W300Lp(shared, crop="none")
     index = source.index()
     assert list(index.annotations) == ["pose_deg"]
@@ -128,8 +128,8 @@ def test_files_that_lack_something_are_counted_by_what_they_lack(shared):
     index = W300Lp(shared).index()
     assert len(index) == 4
     assert index.skipped.names == {
-        "neither a picture nor a .mat file": ["train/notes.txt"],
-        "a picture without a .mat file": ["train/x_a_0.jpg"],
+        "neither an image nor a .mat file": ["train/notes.txt"],
+        "an image without a .mat file": ["train/x_a_0.jpg"],
         "a .mat file without Pose_Para": ["train/x_b_0.jpg"],
         "an unreadable .mat file": ["train/x_c_0.jpg"],
         "a .mat file without pt2d": ["train/x_d_0.jpg"],
@@ -138,12 +138,12 @@ def test_files_that_lack_something_are_counted_by_what_they_lack(shared):
     }
 
 
-def test_landmarks_that_lie_nowhere_near_are_an_unreadable_picture(tmp_path):
+def test_landmarks_that_lie_nowhere_near_are_an_unreadable_image(tmp_path):
     face(tmp_path, "train/a_b_0", points=marks(5000, 0, 9000, 10))
     face(tmp_path, "train/a_c_0", points=marks(200, 0, 230, 10))
     source = W300Lp(tmp_path)
     index = source.index()
-    for row, message in ((0, "far outside of a picture of 100 x 100"), (1, "does not lie on a picture of 100 x 100")):
+    for row, message in ((0, "far outside of an image of 100 x 100"), (1, "does not lie on an image of 100 x 100")):
         with pytest.raises(MtlError, match=message):
             source.decode(index, row)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from face_files import picture, ramp
+from face_files import image, ramp
 from mtl_faces.sources.affectnet import Affectnet
 
 from mtlcore import MtlError
@@ -25,7 +25,7 @@ def csv_release(request, tmp_path):
     (tmp_path / "training.csv").write_text("\n".join([HEADER, *training]) + "\n")
     (tmp_path / "validation.csv").write_text(row("3/a.png", 6) + "\n" + row("3/b.png", 1) + "\n")
     for line in training:
-        picture(tmp_path / request.param / line.split(",")[0], size=(60, 70))
+        image(tmp_path / request.param / line.split(",")[0], size=(60, 70))
     for name in "ab":
         ramp(tmp_path / request.param / f"3/{name}.png")
     return tmp_path
@@ -35,7 +35,7 @@ def csv_release(request, tmp_path):
 def npy_release(request, tmp_path):
     rows = [("train_set", str(i), i) for i in range(8)] + [(request.param, "100", 3), (request.param, "101", 10)]
     for number, (folder, name, expression) in enumerate(rows):
-        picture(tmp_path / folder / "images" / f"{name}.jpg", 10 * number)
+        image(tmp_path / folder / "images" / f"{name}.jpg", 10 * number)
         values = {"exp": str(expression), "val": "0.5", "aro": "-0.25", "lnd": np.zeros(136)}
         (tmp_path / folder / "annotations").mkdir(parents=True, exist_ok=True)
         for tail, value in values.items():
@@ -51,10 +51,10 @@ def test_the_csv_release_is_read_with_and_without_a_header(csv_release):
     np.testing.assert_array_equal(index.annotations["valence_arousal"][0], [0.25, -0.5])
     assert np.isnan(index.annotations["valence_arousal"][8:10]).all()
     assert index.skipped.names == {}
-    assert index.skipped.notes == {"pictures left out, without a face by the set's own label": 1}
+    assert index.skipped.notes == {"images left out, without a face by the set's own label": 1}
 
 
-def test_pictures_are_found_however_deep_they_are_nested_and_cut_to_the_face(csv_release):
+def test_images_are_found_however_deep_they_are_nested_and_cut_to_the_face(csv_release):
     source = Affectnet(csv_release)
     index = source.index()
     for each in range(len(index)):
@@ -100,7 +100,7 @@ def test_the_npy_release_is_read_numbers_or_texts(npy_release):
     assert index.annotations["emotion"].tolist() == [*EMOTIONS, "surprise"]
     np.testing.assert_array_equal(index.annotations["valence_arousal"], [[0.5, -0.25]] * 9)
     assert index.skipped.names == {}
-    assert index.skipped.notes == {"pictures left out, without a face by the set's own label": 1}
+    assert index.skipped.notes == {"images left out, without a face by the set's own label": 1}
     assert [round(int(source.decode(index, i)[0, 0, 0]), -1) for i in range(9)] == [10 * i for i in range(9)]
 
 

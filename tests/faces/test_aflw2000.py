@@ -53,7 +53,7 @@ def test_hopenets_crop_takes_points_that_are_minus_one_as_they_are(root):
 def test_a_face_without_its_mat_file_is_counted(root):
     (root / "image00002.mat").unlink()
     index = Aflw2000(root).index()
-    assert index.skipped.names["a picture without a .mat file"] == ["image00002.jpg"]
+    assert index.skipped.names["an image without a .mat file"] == ["image00002.jpg"]
     with pytest.raises(MtlError, match="is no folder"):
         Aflw2000(root / "nowhere").index()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from face_files import picture, ramp
+from face_files import image, ramp
 from hypothesis import given
 from hypothesis import strategies as st
 from mtl_faces.sources import _cache
@@ -71,7 +71,7 @@ def test_a_face_that_looks_to_the_left_and_up_has_positive_angles(yaw, pitch):
     flip = np.diag([1.0, 1.0, -1.0])
     camera = flip @ turn(0, pitch) @ turn(1, -yaw) @ flip
     nose = camera @ np.array([0.0, 0.0, -1.0])  # the camera's z points away from it
-    assert nose[0] < 0  # left in the picture
+    assert nose[0] < 0  # left in the image
     assert nose[1] < 0  # up
     assert nose[2] < 0 or pitch + yaw > 90
     assert (angles_deg(camera)[:2] > 0).all()
@@ -158,7 +158,7 @@ def test_what_is_no_such_set_is_named(tmp_path):
         Biwi(tmp_path / "nowhere").index()
     with pytest.raises(MtlError, match=r"holds none of the folders 01 \.\.\. 24"):
         Biwi(tmp_path).index()
-    picture(tmp_path / "x.npz.png").rename(tmp_path / "x.npz")
+    image(tmp_path / "x.npz.png").rename(tmp_path / "x.npz")
     with pytest.raises(MtlError, match=r"is no .npz file with the arrays image and pose"):
         Biwi(tmp_path / "x.npz").index()
     np.savez(tmp_path / "y.npz", image=np.zeros((2, 8, 8, 3), dtype=np.uint8), pose=np.zeros((3, 3)))

@@ -1,4 +1,4 @@
-"""Real files with flipped, lost and foreign bytes: a row that is counted, a picture, or our own error; nothing else."""
+"""Real files with flipped, lost and foreign bytes: a row that is counted, an image, or our own error; nothing else."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def survives(source) -> None:
 
 @pytest.fixture
 def face(unpacked, tmp_path) -> Path:
-    """One real picture of AFLW2000 with its .mat file."""
+    """One real image of AFLW2000 with its .mat file."""
     root = next(unpacked("aflw2000_sample").rglob("image*.mat")).parent
     for end in ("jpg", "mat"):
         shutil.copy(root / f"image00050.{end}", tmp_path / f"image00050.{end}")
@@ -102,7 +102,7 @@ def test_a_mutated_mat_file_of_the_other_layout_is_counted_or_read(headpose_face
 
 @given(how=mutations, name=st.text(st.characters(codec="ascii", exclude_characters="/\0"), max_size=6))
 @real_files
-def test_a_mutated_picture_and_a_mutated_name_are_counted_or_read(unpacked, tmp_path, how, name):
+def test_a_mutated_image_and_a_mutated_name_are_counted_or_read(unpacked, tmp_path, how, name):
     real = min((unpacked("utkface") / "utkface").iterdir())
     path = tmp_path / f"2{name}_1_0_2017.jpg.chip.jpg"
     path.write_bytes(mutated(real.read_bytes(), how))

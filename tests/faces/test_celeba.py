@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from face_files import picture
+from face_files import image
 from mtl_faces.sources.celeba import ATTRIBUTES, Celeba
 
 from mtlcore import MtlError
@@ -12,18 +12,18 @@ HAS = [{"Male", "Young"}, {"Smiling"}, set(), {"Male", "Eyeglasses"}]
 
 
 def written(root, names=ATTRIBUTES, end="txt"):
-    pictures = [f"{i + 1:06d}.jpg" for i in range(len(HAS))]
+    images = [f"{i + 1:06d}.jpg" for i in range(len(HAS))]
     values = [["1" if name in has else "-1" for name in names] for has in HAS]
     if end == "txt":
-        lines = [str(len(HAS)), " ".join(names) + " ", *(f"{p}  {'  '.join(v)}" for p, v in zip(pictures, values))]
-        parts = [f"{p} {i % 3}" for i, p in enumerate(pictures)]
+        lines = [str(len(HAS)), " ".join(names) + " ", *(f"{p}  {'  '.join(v)}" for p, v in zip(images, values))]
+        parts = [f"{p} {i % 3}" for i, p in enumerate(images)]
     else:
-        lines = [",".join(["image_id", *names]), *(",".join([p, *v]) for p, v in zip(pictures, values))]
-        parts = ["image_id,partition", *(f"{p},{i % 3}" for i, p in enumerate(pictures))]
+        lines = [",".join(["image_id", *names]), *(",".join([p, *v]) for p, v in zip(images, values))]
+        parts = ["image_id,partition", *(f"{p},{i % 3}" for i, p in enumerate(images))]
     (root / f"list_attr_celeba.{end}").write_text("\n".join(lines) + "\n")
     (root / f"list_eval_partition.{end}").write_text("\n".join(parts) + "\n")
-    for i, name in enumerate(pictures):
-        picture(root / "img_align_celeba" / name, 10 * i)
+    for i, name in enumerate(images):
+        image(root / "img_align_celeba" / name, 10 * i)
     return root
 
 
@@ -67,8 +67,8 @@ def test_bad_rows_are_counted(tmp_path):
     index = Celeba(tmp_path).index()
     assert len(index) == 4
     assert index.skipped.names == {
-        "a row that is not a picture and 40 values of 1 or -1": ["000001.jpg", "../x.jpg", "000010.jpg"],
-        "a picture that list_eval_partition does not place": ["000009.jpg"],
+        "a row that is not an image and 40 values of 1 or -1": ["000001.jpg", "../x.jpg", "000010.jpg"],
+        "an image that list_eval_partition does not place": ["000009.jpg"],
     }
 
 

@@ -30,7 +30,7 @@ def text(values: np.ndarray) -> str:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Two training pictures and one test picture a class; some stray files."""
+    """Two training images and one test image a class; some stray files."""
     for number, name in enumerate(ORDER):
         for split, count in (("train", 2), ("test", 1)):
             folder = tmp_path / "fer2013" / split / name
@@ -59,7 +59,7 @@ def test_class_folders_become_emotions_by_name_and_splits(folders):
     assert "train/happy/train_1.JPG" in index.keys
 
 
-def test_every_row_decodes_to_its_own_picture(folders):
+def test_every_row_decodes_to_its_own_image(folders):
     source = Fer2013(folders)
     index = source.index()
     for row, key in enumerate(index.keys):
@@ -101,14 +101,14 @@ def test_stray_files_are_counted(folders):
     }
 
 
-def test_a_broken_picture_is_left_out_of_the_run_and_told(folders):
+def test_a_broken_image_is_left_out_of_the_run_and_told(folders):
     (folders / "train" / "sad" / "train_0.jpg").write_bytes(b"")
     run = experiment({"fer2013": DataEntry(Fer2013(folders))}, {"fer": Fer(emotions=7)}, validation=0.0, size=48)
     data = open_data(run)
     assert len(data.split["train"]) == 13
     (line,) = data.report
     assert "data.fer2013: 1 left out, unreadable: " in line
-    assert line.endswith("train/sad/train_0.jpg is no readable picture: the file is empty")
+    assert line.endswith("train/sad/train_0.jpg is no readable image: the file is empty")
 
 
 # ---------------------------------------------------------------------------------------------------- csv
@@ -176,7 +176,7 @@ def test_a_wrong_header_says_what_was_expected(header, tmp_path):
         Fer2013(path).index()
 
 
-def test_an_empty_file_and_a_picture_in_its_place_are_errors_too(tmp_path):
+def test_an_empty_file_and_a_image_in_its_place_are_errors_too(tmp_path):
     (tmp_path / "fer2013.csv").write_bytes(b"")
     with pytest.raises(MtlError, match="must open with the columns"):
         Fer2013(tmp_path).index()

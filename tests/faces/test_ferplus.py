@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from face_files import picture
+from face_files import image
 from mtl_faces.sources.ferplus import Ferplus
 
 from mtlcore import MtlError
@@ -35,7 +35,7 @@ def folders(tmp_path):
     votes(tmp_path)
     for number, (usage, name, _) in enumerate(ROWS):
         if name:
-            picture(tmp_path / FOLDERS[usage] / name, 10 * number, (48, 48))
+            image(tmp_path / FOLDERS[usage] / name, 10 * number, (48, 48))
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def test_majority_equals_the_authors_rule_on_random_votes(tmp_path):
         assert emotion == expected
 
 
-def test_pictures_come_from_the_folders_or_from_the_rows_of_fer2013_csv(folders, with_csv):
+def test_images_come_from_the_folders_or_from_the_rows_of_fer2013_csv(folders, with_csv):
     for source in (Ferplus(folders), Ferplus(with_csv)):
         index = source.index()
         grey = [int(source.decode(index, row)[0, 0, 0]) for row in range(len(index))]
@@ -109,7 +109,7 @@ def test_malformed_rows_are_counted(tmp_path):
     assert index.skipped.names == {
         "not 12 columns": ["row 00000"],
         "unknown usage 'Other'": ["row 00001"],
-        "a picture's name that is a path": ["row 00002"],
+        "an image's name that is a path": ["row 00002"],
         "votes that are no whole numbers": ["row 00003"],
     }
 

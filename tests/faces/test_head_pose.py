@@ -43,7 +43,7 @@ def some_rotations(n: int = 64, seed: int = 0) -> torch.Tensor:
 
 
 def test_angles_turn_a_head_as_the_labels_mean_it():
-    """The nose points out of the picture (z); x is to the image's right, y down."""
+    """The nose points out of the image (z); x is to the image's right, y down."""
     nose, right, half = 2, 0, math.sqrt(0.5)
     assert to_matrix(degrees(45, 0, 0))[0, :, nose].tolist() == pytest.approx([-half, 0, half])  # the image's left
     assert to_matrix(degrees(0, 45, 0))[0, :, nose].tolist() == pytest.approx([0, -half, half])  # up
@@ -52,7 +52,7 @@ def test_angles_turn_a_head_as_the_labels_mean_it():
     torch.testing.assert_close(to_matrix(degrees(40, 30, 0))[0], torch.tensor(pinned, dtype=torch.float64))
 
 
-def test_a_turn_of_the_picture_changes_all_three_angles_of_a_turned_head():
+def test_a_turn_of_the_image_changes_all_three_angles_of_a_turned_head():
     """20 degrees at yaw 40: the figures of a hand calculation."""
     turn = similarity(
         torch.tensor([math.radians(-20)]), torch.ones(1), torch.zeros(1, dtype=torch.bool), (64, 64), (64, 64)
@@ -180,7 +180,7 @@ def test_a_mirrored_face_keeps_its_pitch_and_changes_the_sign_of_yaw_and_roll():
     torch.testing.assert_close(mirror(to_matrix(degrees(40, 15, -25))), to_matrix(degrees(-40, 15, 25)))
 
 
-def test_a_picture_that_is_cropped_scaled_and_stretched_a_little_keeps_its_pose():
+def test_a_image_that_is_cropped_scaled_and_stretched_a_little_keeps_its_pose():
     matrix = torch.tensor([[[0.52, 0.0, -7.0], [0.0, 0.5, 3.0], [0.0, 0.0, 1.0]]])
     r = some_rotations(1)
     torch.testing.assert_close(POSE.move(r, Geometry.affine(matrix, (48, 48))), r, atol=1e-6, rtol=0)
@@ -205,9 +205,7 @@ def test_rendered_landmarks_that_move_with_the_pixels_are_those_of_the_moved_pos
     points = torch.where(flip[:, None, None], points[:, swapped], points)
     moved = POSE.move(target, Geometry.affine(matrix, (48, 48)))
     expected = landmarks(index, 64, 0, to_pose_deg(moved))
-    got = (points - points[:, -1:]) / zoom(matrix)[
-        :, None, None
-    ]  # about the head's centre, in pixels of the raw picture
+    got = (points - points[:, -1:]) / zoom(matrix)[:, None, None]  # about the head's centre, in pixels of the raw image
     # a mirrored face is not the face: a smile is a little lopsided
     assert (got - (expected - expected[:, -1:])).abs().amax((1, 2))[~flip].max() < 1e-3
     assert (got - (expected - expected[:, -1:])).abs().amax((1, 2))[flip].max() < 0.03
@@ -353,12 +351,12 @@ def test_the_mean_of_two_answers_lies_halfway():
     torch.testing.assert_close(geodesic_rad(mean, b), apart / 2, atol=1e-3, rtol=0)
 
 
-def test_the_head_answers_six_numbers_a_picture():
+def test_the_head_answers_six_numbers_a_image():
     pooled = torch.randn(3, 5)
     assert head()(Features((), pooled, pooled)).shape == (3, 6)
 
 
-def test_the_picture_shows_where_the_nose_points():
+def test_the_image_shows_where_the_nose_points():
     """Looking to the image's left and up: the blue axis ends there."""
     image = torch.full((3, 96, 96), 0.5)
     drawn = POSE.draw(image, to_matrix(degrees(60, 30, 0))[0].float())

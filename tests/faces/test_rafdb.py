@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from face_files import picture
+from face_files import image
 from mtl_faces.sources.rafdb import Rafdb
 
 from mtlcore import MtlError
@@ -20,7 +20,7 @@ def release(tmp_path):
     (tmp_path / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines) + "\n")
     (tmp_path / "Annotation" / "manual").mkdir(parents=True)
     for i, name in enumerate(names):
-        picture(tmp_path / "Image" / "aligned" / f"{name}_aligned.jpg", 10 * i)
+        image(tmp_path / "Image" / "aligned" / f"{name}_aligned.jpg", 10 * i)
         marks = "".join(f"{10.5 + k}\t{20.25 + k}\n" for k in range(5))
         text = marks + "\n".join(ATTRIBUTES[i % 3]) + "\n"
         (tmp_path / "Annotation" / "manual" / f"{name}_manu_attri.txt").write_text(text)
@@ -38,13 +38,13 @@ def test_the_list_gives_emotions_and_splits_and_the_annotation_gives_people(rele
     assert len(index.skipped) == 0
 
 
-def test_every_row_decodes_to_its_own_picture(release):
+def test_every_row_decodes_to_its_own_image(release):
     source = Rafdb(release)
     index = source.index()
     assert [round(int(source.decode(index, i)[0, 0, 0]), -1) for i in range(9)] == [10 * i for i in range(9)]
 
 
-def test_original_pictures_stand_in_for_aligned_ones(release):
+def test_original_images_stand_in_for_aligned_ones(release):
     (release / "Image" / "aligned").rename(release / "Image" / "original")
     for path in (release / "Image" / "original").iterdir():
         path.rename(path.with_name(path.name.replace("_aligned", "")))
@@ -79,7 +79,7 @@ def test_bad_lines_and_broken_annotations_are_counted(release):
 def test_copies_in_folders_are_read_too(tmp_path, test, names):
     for split in ("train", test):
         for name in names:
-            picture(tmp_path / split / name / "x.jpg")
+            image(tmp_path / split / name / "x.jpg")
     (tmp_path / "train" / "8").mkdir()
     index = Rafdb(tmp_path).index()
     assert index.split.tolist() == ["train"] * 7 + ["test"] * 7 or index.split.tolist() == ["test"] * 7 + ["train"] * 7

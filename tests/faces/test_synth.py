@@ -118,9 +118,9 @@ LABELS = (
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3, FAR])
 def test_every_machine_renders_this_face(index: int) -> None:
-    """Means of 4 x 4 patches of the grey picture, to 1/255."""
-    picture = render(torch.tensor([index]), 64, 0)[0].double().mean(0)
-    patches = picture.unflatten(0, (4, 16)).unflatten(2, (4, 16)).mean((1, 3))
+    """Means of 4 x 4 patches of the grey image, to 1/255."""
+    image = render(torch.tensor([index]), 64, 0)[0].double().mean(0)
+    patches = image.unflatten(0, (4, 16)).unflatten(2, (4, 16)).mean((1, 3))
     assert patches.tolist() == [pytest.approx(row, abs=1.0) for row in PINNED[index]]
 
 
@@ -198,7 +198,7 @@ def _angle_deg(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip((np.trace(one @ other.T) - 1) / 2, -1, 1))))
 
 
-def test_positive_yaw_faces_the_left_of_the_picture() -> None:
+def test_positive_yaw_faces_the_left_of_the_image() -> None:
     turned = at_pose(7, 30.0, 0.0, 0.0)
     eyes = (turned[AT["left_eye"]] + turned[AT["right_eye"]]) / 2
     assert turned[AT["nose_tip"], 0] < eyes[0] - 2
@@ -231,7 +231,7 @@ def test_own_landmarks_are_those_at_the_labelled_pose() -> None:
 
 
 @given(angles, st.floats(-40, 40))
-def test_a_picture_turned_in_its_plane_shows_the_head_at_the_pose_q_r(
+def test_a_image_turned_in_its_plane_shows_the_head_at_the_pose_q_r(
     pose: tuple[float, float, float], turn: float
 ) -> None:
     """The rule by which pose labels follow a view: R' = Q R."""
@@ -257,7 +257,7 @@ def test_a_mirrored_face_keeps_its_pitch(pose: tuple[float, float, float]) -> No
 
 
 def test_the_ray_through_a_landmark_meets_that_point_of_the_head() -> None:
-    """The picture and the landmarks agree: what is drawn where an eye should be is the eye's place on the head."""
+    """The image and the landmarks agree: what is drawn where an eye should be is the eye's place on the head."""
     faces = draw_faces(torch.arange(64), 0)
     turn, on_skin = rotation(faces.pose_deg), [AT[n] for n in ("left_eye", "right_eye", "nose_bridge", "mouth", "chin")]
     named = points(faces)[:, on_skin]

@@ -36,10 +36,10 @@ def test_annotations_are_the_labels_of_the_decoded_face() -> None:
     assert index.annotations["emotion"][33] == list(Emotion)[int(exact.emotion)]
     assert index.annotations["gender"][33] == ("male", "female")[int(exact.gender)]
     assert index.annotations["pose_deg"][33].tolist() == exact.pose_deg[0].tolist()
-    picture = SMALL.decode(index, 33)
-    assert (picture.shape, picture.dtype) == ((32, 32, 3), np.uint8)
+    image = SMALL.decode(index, 33)
+    assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
     alone = render(torch.tensor([33]), 32, 0)[0].permute(1, 2, 0).numpy()
-    assert np.abs(picture.astype(int) - alone.astype(int)).max() <= 1
+    assert np.abs(image.astype(int) - alone.astype(int)).max() <= 1
 
 
 def test_test_faces_stay_when_more_faces_train() -> None:
@@ -55,7 +55,7 @@ def test_no_test_face_trains() -> None:
     assert len(np.unique(poses, axis=0)) == 120
 
 
-def test_threads_get_the_same_pictures_as_one_reader() -> None:
+def test_threads_get_the_same_images_as_one_reader() -> None:
     index = SMALL.index()
     alone = [SMALL.decode(index, row) for row in range(120)]
     with ThreadPoolExecutor(4) as pool:
@@ -63,7 +63,7 @@ def test_threads_get_the_same_pictures_as_one_reader() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(alone, reversed(together)))
 
 
-def test_a_reader_that_edits_its_picture_spoils_no_other() -> None:
+def test_a_reader_that_edits_its_image_spoils_no_other() -> None:
     index = SMALL.index()
     first = SMALL.decode(index, 1)
     kept = first.copy()

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from face_files import picture
+from face_files import image
 from mtl_faces.sources.utkface import Utkface
 
 from mtlcore import MtlError
@@ -31,7 +31,7 @@ MALFORMED = [
 @pytest.fixture
 def root(tmp_path):
     for i, name in enumerate([*NAMES, *MALFORMED]):
-        picture(tmp_path / name, 20 * i)
+        image(tmp_path / name, 20 * i)
     (tmp_path / "list.txt").write_text("x")
     return tmp_path
 
@@ -50,18 +50,18 @@ def test_names_become_gender_age_race_and_age_band(root):
 def test_malformed_names_are_counted_and_never_guessed(root):
     skipped = Utkface(root).index().skipped.names
     assert sorted(skipped["a name that is not <age>_<gender>_<race>_<date>"]) == sorted(MALFORMED)
-    assert skipped["not a picture"] == ["list.txt"]
+    assert skipped["not an image"] == ["list.txt"]
 
 
-def test_every_row_decodes_to_its_own_picture(root):
+def test_every_row_decodes_to_its_own_image(root):
     source = Utkface(root)
     index = source.index()
     for row, key in enumerate(index.keys.tolist()):
         assert abs(int(source.decode(index, row)[0, 0, 0]) - 20 * NAMES.index(key)) <= 1
 
 
-def test_a_root_without_such_pictures_is_named(tmp_path):
-    with pytest.raises(MtlError, match="holds no picture with a name such as"):
+def test_a_root_without_such_images_is_named(tmp_path):
+    with pytest.raises(MtlError, match="holds no image with a name such as"):
         Utkface(tmp_path).index()
     with pytest.raises(MtlError, match="is no folder"):
         Utkface(tmp_path / "nowhere").index()

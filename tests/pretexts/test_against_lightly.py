@@ -1,7 +1,7 @@
 """Our losses against lightly's on the same inputs: values and gradients.
 
 Where the definitions differ, by a factor alone: our Barlow Twins is a mean over the E components (lightly: a sum), our BYOL is
-equation 2 in both directions, (2 - 2 cos) + (2 - 2 cos) for each picture (lightly: -cos, one direction, averaged over pictures).
+equation 2 in both directions, (2 - 2 cos) + (2 - 2 cos) for each image (lightly: -cos, one direction, averaged over images).
 """
 
 from __future__ import annotations

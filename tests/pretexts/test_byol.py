@@ -1,4 +1,4 @@
-"""BYOL: equation 2, a copy that follows and gets no gradient, and no collapse on pictures that differ."""
+"""BYOL: equation 2, a copy that follows and gets no gradient, and no collapse on images that differ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mtl_pretexts.byol import Byol, ByolHead
-from pair_toys import answer, coloured, losses, pictures, run
+from pair_toys import answer, coloured, images, losses, run
 from toys import Toy, inputs
 
 TASK = Byol(hidden=16, width=8)
@@ -25,7 +25,7 @@ def test_the_loss_is_the_squared_distance_of_unit_vectors_in_both_directions():
 def test_each_view_is_held_against_what_the_copy_says_of_the_other():
     eng = run(TASK)
     eng.model.eval()
-    head, made = eng.model.heads["pretext"], inputs(eng, [pictures()])[0]
+    head, made = eng.model.heads["pretext"], inputs(eng, [images()])[0]
     with torch.no_grad():
         found = answer(eng, made)
         a, b = (eng.model.encoder(made.images[i]).pooled for i in made.readings["pretext"][0].images)
@@ -37,7 +37,7 @@ def test_each_view_is_held_against_what_the_copy_says_of_the_other():
 
 def test_the_copy_gets_no_gradient_and_the_network_all_of_it():
     eng = run(TASK)
-    eng.model(inputs(eng, [pictures()])[0])[0]["pretext"].backward()
+    eng.model(inputs(eng, [images()])[0])[0]["pretext"].backward()
     head = eng.model.heads["pretext"]
     copied = {id(p) for m in (head.teacher, head.teacher_project) for p in m.parameters()}
     for p in eng.model.parameters():
@@ -57,7 +57,7 @@ def test_the_momentum_goes_from_its_start_to_one():
     assert Byol().momentum == 0.996
 
 
-def test_it_does_not_collapse_on_pictures_that_differ():
+def test_it_does_not_collapse_on_images_that_differ():
     task = Byol(hidden=64, width=32, momentum=0.95)
     eng = run(task, optimizer="adamw", lr=1e-3, encoder=Toy(width=8))
     losses(eng, 100, n=32)

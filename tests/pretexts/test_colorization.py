@@ -1,4 +1,4 @@
-"""Colorization: Lab as kornia has it, soft answers over the cells of the ab plane, and pictures without colour."""
+"""Colorization: Lab as kornia has it, soft answers over the cells of the ab plane, and images without colour."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_red_by_the_book():
     assert lab(red).flatten().tolist() == pytest.approx([53.24, 80.09, 67.20], abs=0.02)
 
 
-def test_the_encoder_reads_lightness_alone_and_the_picture_stays_in_place():
+def test_the_encoder_reads_lightness_alone_and_the_image_stays_in_place():
     images = alike(4)
     (view,), ab = asked(Colorization(), images)
     truth = rgb_to_lab(images / 255)
@@ -97,7 +97,7 @@ def test_uniform_logits_lose_log_261_less_what_is_soft_about_the_answer():
     torch.testing.assert_close(head.loss(torch.zeros(3, 261, 8, 8), target), math.log(261) - entropy, atol=1e-4, rtol=0)
 
 
-def test_pictures_without_colour_ask_for_grey_and_train_without_harm():
+def test_images_without_colour_ask_for_grey_and_train_without_harm():
     _, target = asked(Colorization(), grey())
     assert float(target.abs().max()) < 0.05
     eng = engine(setting(Colorization()), optimizer="adamw", lr=1e-2)
@@ -128,7 +128,7 @@ def test_the_metrics_of_a_perfect_and_of_a_grey_answer():
     assert float(dull["accuracy"].compute()) == pytest.approx(float(inside.float().mean()), abs=0.01)
 
 
-def test_supervised_heads_may_read_the_grey_picture():
+def test_supervised_heads_may_read_the_grey_image():
     made = inputs(engine(setting(Colorization(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])[0]
     assert len(made.images) == 1
     assert torch.equal(made.images[0][:, 0], made.images[0][:, 2])

@@ -302,7 +302,7 @@ def test_a_step_without_the_owners_labels_moves_the_borrowed_head(task):
 
 
 def two_kinds(n: int, unlabelled: int, seed: int):
-    """Reddish and bluish pictures; the first rows are told which, the others not."""
+    """Reddish and bluish images; the first rows are told which, the others not."""
     g = torch.Generator().manual_seed(seed)
     kind = torch.randint(0, 2, (n,), generator=g)
     colour = torch.tensor([[0.6, 0.3, 0.4], [0.4, 0.3, 0.6]])[kind][:, :, None, None]

@@ -27,7 +27,7 @@ def run(task: Inpainting, size: int = 24, tasks: tuple[str, ...] = ("fer",), **m
 
 
 def asked(eng, size: int = 24, n: int = 6):
-    """-> the inputs of one step, the damaged pictures, and the question."""
+    """-> the inputs of one step, the damaged images, and the question."""
     made = inputs(
         eng, [batch(n=n, size=size, tasks=tuple(eng.experiment.tasks), unlabelled=n if not eng.experiment.tasks else 1)]
     )[0]
@@ -39,7 +39,7 @@ def asked(eng, size: int = 24, n: int = 6):
 
 
 @given(st.sampled_from([2, 3, 4]), st.data(), st.sampled_from([24, 25, 31]))
-def test_each_picture_hides_exactly_the_asked_number_of_whole_tiles(grid, data, size):
+def test_each_image_hides_exactly_the_asked_number_of_whole_tiles(grid, data, size):
     hidden = data.draw(st.integers(1, grid**2 - 1))
     _, _, target = asked(run(Inpainting(grid=grid, ratio=hidden / grid**2), size, tasks=()), size)
     for mask in target["hidden"][:, 0]:
@@ -265,7 +265,7 @@ def test_options_that_nobody_would_read_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("size", [24, 31, 36])
-def test_the_answer_has_the_pictures_size(size):
+def test_the_answer_has_the_images_size(size):
     eng = run(Inpainting(), size)
     _, damaged, _ = asked(eng, size)
     answer = eng.model.heads["inpainting"](eng.model.encoder(damaged)).detach()
@@ -281,7 +281,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_fp32():
     assert not bool(logged["skipped"])
 
 
-def test_control_random_target_permutes_the_pictures_and_keeps_the_question():
+def test_control_random_target_permutes_the_images_and_keeps_the_question():
     plain, mixed = run(Inpainting()), run(Inpainting(), entry={"control": "random_target"})
     (_, damaged, target), (_, same, other) = asked(plain, n=12), asked(mixed, n=12)
     assert torch.equal(damaged, same)
@@ -327,16 +327,16 @@ def test_what_is_drawn_keeps_the_visible_pixels_and_shows_the_answer_in_the_othe
 
 
 def smooth(n: int, size: int, seed: int = 0):
-    """Pictures of two colours that blend from one side to the other: what is hidden follows from what is seen."""
+    """Images of two colours that blend from one side to the other: what is hidden follows from what is seen."""
     g = torch.Generator().manual_seed(seed)
     ends, across = torch.rand(2, n, 3, 1, 1, generator=g), torch.linspace(0, 1, size)
-    pictures = (ends[0] * across + ends[1] * (1 - across)).expand(n, 3, size, size)
+    images = (ends[0] * across + ends[1] * (1 - across)).expand(n, 3, size, size)
     made = batch(n=n, size=size, tasks=(), unlabelled=n, seed=seed)
-    return evolve(made, images=(pictures * 255).round().byte())
+    return evolve(made, images=(images * 255).round().byte())
 
 
 @pytest.mark.parametrize("perceptual", ["ema", "none"])
-def test_it_learns_to_restore_smooth_pictures_better_than_their_mean_colour(perceptual):
+def test_it_learns_to_restore_smooth_images_better_than_their_mean_colour(perceptual):
     eng = engine(
         evolve(
             experiment((), augment=Plain(), size=24, encoder=Toy(width=8)),

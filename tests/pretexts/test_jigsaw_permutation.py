@@ -110,7 +110,7 @@ def test_no_supervised_head_reads_a_tile():
         inputs(engine(setting(JigsawPermutation(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])
 
 
-def test_enlarged_tiles_have_the_pictures_side():
+def test_enlarged_tiles_have_the_images_side():
     views, _ = asked(JigsawPermutation(enlarge=True), alike(2))
     assert {tuple(v.images.shape) for v in views} == {(2, 3, 32, 32)}
 

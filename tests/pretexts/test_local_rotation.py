@@ -78,7 +78,7 @@ def test_maps_follow_the_pixels_and_the_matrix_does_not_move(task):
     assert torch.equal(view.images, (images / 255)[rows, :, y, x].movedim(-1, 1))
 
 
-def test_the_supervised_heads_read_the_turned_picture_at_no_forward_more():
+def test_the_supervised_heads_read_the_turned_image_at_no_forward_more():
     exp = setting(LocalRotation(), ("fer", "pose", "parsing"), supervised="pretext")
     eng = engine(exp)
     b = batch(size=32, tasks=("fer", "pose", "parsing"), unlabelled=0)
@@ -128,7 +128,7 @@ def test_accuracy_counts_the_right_answers():
 
 
 def test_it_learns_down_towards_the_floor():
-    """A quarter of the pictures is not turned: log(4) / 4 = 0.35 is the least that can be lost."""
+    """A quarter of the images is not turned: log(4) / 4 = 0.35 is the least that can be lost."""
     losses = learned(LocalRotation(), steps=80, n=32, lr=1e-2)
     assert losses[0] == pytest.approx(math.log(16), abs=0.5)
     assert sum(losses[-5:]) / 5 < 1.0

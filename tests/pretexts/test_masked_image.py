@@ -25,7 +25,7 @@ def run(task: MaskedImage, size: int = 24, tasks: tuple[str, ...] = ("fer",), **
 
 
 def asked(eng, size: int = 24, n: int = 6):
-    """-> the inputs of one step, the covered pictures, and the question."""
+    """-> the inputs of one step, the covered images, and the question."""
     tasks = tuple(eng.experiment.tasks)
     made = inputs(eng, [batch(n=n, size=size, tasks=tasks, unlabelled=1 if tasks else n)])[0]
     reading = made.readings["masked"][0]
@@ -36,7 +36,7 @@ def asked(eng, size: int = 24, n: int = 6):
 
 
 @given(st.sampled_from([2, 3, 6, 7]), st.data(), st.sampled_from([24, 25, 48]))
-def test_each_picture_covers_exactly_the_asked_number_of_whole_patches(grid, data, size):
+def test_each_image_covers_exactly_the_asked_number_of_whole_patches(grid, data, size):
     wanted = data.draw(st.integers(1, grid**2 - 1))
     _, _, target = asked(run(MaskedImage(grid=grid, ratio=wanted / grid**2), size, tasks=()), size, n=3)
     edges = [-(-i * size // grid) for i in range(grid + 1)]
@@ -47,8 +47,8 @@ def test_each_picture_covers_exactly_the_asked_number_of_whole_patches(grid, dat
         assert sum(bool(p.any()) for p in patches) == wanted
 
 
-def test_every_patch_is_covered_equally_often_and_pictures_differ():
-    """4 of 9, 6300 pictures: 2800 a patch, standard deviation 39."""
+def test_every_patch_is_covered_equally_often_and_images_differ():
+    """4 of 9, 6300 images: 2800 a patch, standard deviation 39."""
     _, _, target = asked(run(MaskedImage(grid=3, ratio=4 / 9), 9, tasks=()), 9, n=6300)
     patches = target["covered"][:, 0, 1::3, 1::3].flatten(1)
     assert len(patches.unique(dim=0)) == 126
@@ -93,7 +93,7 @@ def test_the_ideal_answer_costs_nothing_and_zero_targets_are_finite():
 
 
 @pytest.mark.parametrize("size", [24, 31, 36])
-def test_one_layer_on_the_coarse_map_answers_in_the_pictures_size(size):
+def test_one_layer_on_the_coarse_map_answers_in_the_images_size(size):
     eng = run(MaskedImage(), size)
     head, (_, covered, _) = eng.model.heads["masked"], asked(eng, size)
     features = eng.model.encoder(covered)
@@ -119,7 +119,7 @@ def test_each_cell_makes_its_own_block_of_pixels():
 # ---------------------------------------------------------------------------------------------------- in a run
 
 
-def test_control_random_target_permutes_the_pictures_and_keeps_the_mask():
+def test_control_random_target_permutes_the_images_and_keeps_the_mask():
     plain, mixed = run(MaskedImage()), run(MaskedImage(), entry={"control": "random_target"})
     (_, covered, target), (_, same, other) = asked(plain, n=12), asked(mixed, n=12)
     assert torch.equal(covered, same)
@@ -171,15 +171,15 @@ def test_what_is_drawn_keeps_the_visible_pixels_and_shows_the_answer_in_the_othe
 
 
 def smooth(n: int, size: int, seed: int):
-    """Pictures of two colours that blend from one side to the other: what is covered follows from what is seen."""
+    """Images of two colours that blend from one side to the other: what is covered follows from what is seen."""
     g = torch.Generator().manual_seed(seed)
     ends, across = torch.rand(2, n, 3, 1, 1, generator=g), torch.linspace(0, 1, size)
-    pictures = (ends[0] * across + ends[1] * (1 - across)).expand(n, 3, size, size)
+    images = (ends[0] * across + ends[1] * (1 - across)).expand(n, 3, size, size)
     made = batch(n=n, size=size, tasks=(), unlabelled=n, seed=seed)
-    return evolve(made, images=(pictures * 255).round().byte())
+    return evolve(made, images=(images * 255).round().byte())
 
 
-def test_it_learns_to_restore_smooth_pictures_better_than_their_mean_colour():
+def test_it_learns_to_restore_smooth_images_better_than_their_mean_colour():
     task = MaskedImage(grid=3, ratio=0.3)
     exp = experiment((), augment=Plain(), size=24, encoder=Toy(width=16, norm="none"))
     eng = engine(evolve(exp, pretexts={"masked": PretextEntry(task)}), optimizer="adamw", lr=3e-3)

@@ -6,7 +6,7 @@ import pair_toys
 import pytest
 import torch
 from lightning_fabric import Fabric
-from pair_toys import COUPLED, PAIRS, answer, losses, pictures, run
+from pair_toys import COUPLED, PAIRS, answer, images, losses, run
 from toys import Jitter, inputs, key
 
 from mtlcore import MtlError
@@ -19,7 +19,7 @@ every = pytest.mark.parametrize("name", PAIRS)
 
 @every
 def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edited(name):
-    eng, b = run(PAIRS[name], ("fer",)), pictures(6, ("fer",), unlabelled=0)
+    eng, b = run(PAIRS[name], ("fer",)), images(6, ("fer",), unlabelled=0)
     made = inputs(eng, [b])[0]
     (reading,) = made.readings["pretext"]
     recipe, streams = Jitter(), eng.streams(0)
@@ -35,15 +35,15 @@ def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edi
 def test_questions_and_steps_are_a_function_of_the_seed(name):
     one, two = run(PAIRS[name]), run(PAIRS[name])
     assert losses(one, 3) == losses(two, 3)
-    again, other = (prepare(one.experiment, pictures(), Streams((s, 0, 0))).images for s in (0, 1))
-    same = prepare(one.experiment, pictures(), key()).images
+    again, other = (prepare(one.experiment, images(), Streams((s, 0, 0))).images for s in (0, 1))
+    same = prepare(one.experiment, images(), key()).images
     assert all(torch.equal(a, b) for a, b in zip(again, same))
     assert not any(torch.equal(a, b) for a, b in zip(again, other))
 
 
 @every
 def test_it_trains(name):
-    """On fresh pictures of one colour each, the loss falls by a good part."""
+    """On fresh images of one colour each, the loss falls by a good part."""
     found = losses(run(PAIRS[name], optimizer="adamw", lr=3e-3), 80)
     assert sum(found[-8:]) < 0.8 * sum(found[:8])
 
@@ -53,7 +53,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(name):
     logged = {}
     for precision in ("32", "bf16-mixed"):
         eng = run(PAIRS[name], train={"precision": precision})
-        logged[precision] = train_step(eng, inputs(eng, [pictures(16)]))
+        logged[precision] = train_step(eng, inputs(eng, [images(16)]))
     low = logged["bf16-mixed"]
     assert low["loss/pretext"].dtype == torch.float32
     assert not bool(low["skipped"])
@@ -63,7 +63,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(name):
 @every
 def test_a_lone_row_is_refused_in_training_by_the_key_that_helps_and_finite_in_evaluation(name):
     eng = run(PAIRS[name])
-    made = inputs(eng, [pictures(1)])[0]
+    made = inputs(eng, [images(1)])[0]
     with pytest.raises(MtlError, match=rf"{name}.*input\.batch_size"):
         eng.model(made)
     eng.model.eval()
@@ -77,7 +77,7 @@ def test_metrics_are_the_same_for_any_split_into_batches(name):
     losses(eng, 4)
     eng.model.eval()
     with torch.no_grad():
-        whole = answer(eng, inputs(eng, [pictures(12)])[0])
+        whole = answer(eng, inputs(eng, [images(12)])[0])
     cut = {"byol": lambda o, s: {k: v[s] for k, v in o.items()}}.get(name, lambda o, s: tuple(z[s] for z in o))
     for metric in PAIRS[name].metrics().values():
         metric.update(whole, None)
@@ -90,7 +90,7 @@ def test_metrics_are_the_same_for_any_split_into_batches(name):
 
 
 @every
-def test_what_is_drawn_is_the_picture_itself_where_the_views_agree(name):
+def test_what_is_drawn_is_the_image_itself_where_the_views_agree(name):
     images, z = torch.rand(4, 3, 8, 8), torch.eye(4, 16 if name in ("barlow_twins", "vicreg") else 8)
     swapped = z[[1, 0, 2, 3]]
     for second, wanted in ((z, images), (swapped, images[[1, 0, 2, 3]])):
@@ -103,7 +103,7 @@ def test_what_is_drawn_is_the_picture_itself_where_the_views_agree(name):
 @pytest.mark.parametrize("name", COUPLED)
 def test_gradient_reaches_the_encoder_and_every_own_weight(name):
     eng = run(PAIRS[name])
-    eng.model(inputs(eng, [pictures()])[0])[0]["pretext"].backward()
+    eng.model(inputs(eng, [images()])[0])[0]["pretext"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in eng.model.parameters())
     assert all(float(p.grad.abs().sum()) > 0 for p in eng.model.encoder.parameters() if p.ndim > 1)
 

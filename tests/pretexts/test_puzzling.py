@@ -20,7 +20,7 @@ def answers(grid: int, rows: int, seed: int):
 
 
 @given(st.sampled_from([2, 3, 4]), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(0, 2**31))
-def test_unshuffle_gives_the_picture_back_bit_for_bit(grid, rows, tile, rotate, seed):
+def test_unshuffle_gives_the_image_back_bit_for_bit(grid, rows, tile, rotate, seed):
     order, turns = answers(grid, rows, seed)
     x = torch.rand(rows, 3, grid * tile, grid * tile, generator=torch.Generator().manual_seed(seed))
     turned = turns if rotate else None

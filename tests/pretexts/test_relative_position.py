@@ -102,7 +102,7 @@ def test_projection_leaves_grey_alone_and_takes_green_minus_magenta_away():
 
 
 @pytest.mark.parametrize(("enlarge", "side"), [(True, 48), (False, 11)])
-def test_patches_are_read_at_the_pictures_side_or_at_their_own(enlarge, side):
+def test_patches_are_read_at_the_images_side_or_at_their_own(enlarge, side):
     views, _ = asked(RelativePosition(enlarge=enlarge), alike(2, 48))
     assert [v.images.shape for v in views] == [(2, 3, side, side)] * 2
     assert [v.geometry for v in views] == [None, None]

@@ -1,4 +1,4 @@
-"""Rotation: the picture turns, labels turn with it, and it comes back bit for bit."""
+"""Rotation: the image turns, labels turn with it, and it comes back bit for bit."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_turns_are_uniform():
     assert (turns.bincount(minlength=4) - 1000).abs().max() < 120  # 4 deviations of a fair draw
 
 
-def test_pose_labels_turn_with_the_picture():
+def test_pose_labels_turn_with_the_image():
     """A quarter turn counter-clockwise on the screen: x right, y down, so (1, 0) goes to (0, -1)."""
     task = Rotation()
     (view,), turns = asked(task, alike(16))
@@ -80,7 +80,7 @@ def test_pose_labels_turn_with_the_picture():
     torch.testing.assert_close(pose, wanted, atol=1e-6, rtol=0)
 
 
-def test_dense_labels_turn_with_the_picture():
+def test_dense_labels_turn_with_the_image():
     exp = experiment(("parsing",), augment=None, supervised="pretext")
     exp = evolve(exp, pretexts={"rotation": PretextEntry(Rotation())}, augment=type(exp.recipes["validation"])())
     made = inputs(engine(exp), [batch(size=32, tasks=("parsing",), unlabelled=0)])[0]

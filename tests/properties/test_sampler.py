@@ -179,7 +179,7 @@ def test_counts_are_those_of_the_whole_step_by_task():
     assert {k: sum(int(p[k].sum()) for p in present) for k in tasks} == sampler.counts(7).labelled
 
 
-def test_a_batch_holds_the_pictures_and_labels_of_its_rows():
+def test_a_batch_holds_the_images_and_labels_of_its_rows():
     a = train_of(300, "abc")
     data, sampler = opened({"a": DataEntry(a)}, batch_size=16, accumulate=2)
     batch = sampler.batch(11, 1, CPU)

@@ -130,7 +130,7 @@ def by_definition(said: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     }
 
 
-def test_the_picture_names_what_is_there():
+def test_the_image_names_what_is_there():
     image = torch.zeros(3, 64, 64)
     assert not torch.equal(
         TASK.draw(image, torch.tensor([0.9, 0.1, 0.9])), TASK.draw(image, torch.tensor([0.9, 0.1, 0.1]))

@@ -139,7 +139,7 @@ def test_r2_of_a_single_row_is_undefined_and_no_crash():
     assert math.isnan(float(metric.compute()))
 
 
-def test_the_picture_shows_the_numbers():
+def test_the_image_shows_the_numbers():
     one = Regression(mean=(0.0,), std=(1.0,), outputs=("age",))
     image = torch.zeros(3, 64, 64)
     assert not torch.equal(one.draw(image, torch.tensor([31.0])), one.draw(image, torch.tensor([32.0])))

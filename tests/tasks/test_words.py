@@ -1,4 +1,4 @@
-"""Words on a picture."""
+"""Words on an image."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_the_resolved_configuration_reproduces_the_run_bit_for_bit(config, tmp_p
 
 
 def test_the_test_split_is_never_read_in_training(config, tmp_path):
-    """Ruin every test picture: training must not notice, evaluation must."""
+    """Ruin every test image: training must not notice, evaluation must."""
     broken = tmp_path / "ruined.py"
     broken.write_text(DOTS.read_text().replace("if row < self.bad:", "if row >= self.n * 4 // 5:"))
     config.write_text(CONFIG.replace(str(DOTS), str(broken)))
@@ -372,7 +372,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_after_some_the_alarm_
         train(experiment(config, "pretext.nan.every=1", "train.max_skipped=6"), tmp_path / "always")
 
 
-def test_unreadable_pictures_are_counted_reported_and_stop_the_run_beyond_max_bad(config, tmp_path):
+def test_unreadable_images_are_counted_reported_and_stop_the_run_beyond_max_bad(config, tmp_path):
     notes: list[str] = []
 
     class Noting:

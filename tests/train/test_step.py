@@ -168,7 +168,7 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
 
 
 def test_parts_prepared_apart_equal_the_joined_batch():
-    """The real path: each part is prepared by itself; recipes that draw nothing, so both ways see the same pictures."""
+    """The real path: each part is prepared by itself; recipes that draw nothing, so both ways see the same images."""
     halves = [batch(n=6, size=32, seed=s, unlabelled=2) for s in (1, 2)]
     order = [0, 1, 2, 3, 6, 7, 8, 9, 4, 5, 10, 11]  # labelled rows first
     joined = Batch(
@@ -319,14 +319,14 @@ def test_weighting_at_the_features_equals_its_gramian_by_hand():
     assert list(losses) == ["fer", "gender", "location"]
 
 
-def test_weighting_at_the_features_is_refused_where_heads_read_different_pictures():
+def test_weighting_at_the_features_is_refused_where_heads_read_different_images():
     exp = experiment(("fer",), ("rotation",), weighting=PCGrad(at="features"))
     with pytest.raises(MtlError, match="features") as told:
         inputs(engine(exp), [batch(tasks=("fer",))])
     assert "parameters" in str(told.value)
 
 
-def test_controls_show_the_same_pictures_with_the_loss_off_or_the_answers_permuted():
+def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted():
     b, seen = batch(n=8, unlabelled=0), []
     for control in ("none", "views_only", "random_target"):
         eng = engine(

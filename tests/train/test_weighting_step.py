@@ -488,10 +488,10 @@ def test_what_can_not_be_exact_is_refused_by_the_configuration(overrides, words,
     assert all(word in str(told.value) for word in words)
 
 
-def test_features_of_different_pictures_are_refused_before_a_run_begins(tmp_path):
+def test_features_of_different_images_are_refused_before_a_run_begins(tmp_path):
     config = tmp_path / "dots.toml"
     config.write_text(CONFIG.replace("[train]", '[weighting]\nname = "cosine_gate"\nat = "features"\n\n[train]'))
-    with pytest.raises(MtlError, match="same pictures") as told:
+    with pytest.raises(MtlError, match="same images") as told:
         train(load(config), tmp_path / "run")
     assert 'weighting.at = "parameters"' in str(told.value)
     assert not (tmp_path / "run").exists()

@@ -1,7 +1,7 @@
-"""plugin_name: some pictures are turned upside down; which ones?
+"""plugin_name: some images are turned upside down; which ones?
 
 Replace this by your own question: what is asked, why an encoder learns something by answering it, and the paper it comes from.
-Shapes: B pictures (B, 3, H, W) in [0, 1], D features (B, D).
+Shapes: B images (B, 3, H, W) in [0, 1], D features (B, D).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mtlcore import Features, Head, Host, PretextTask, Rng, Scene, View, hookimp
 
 @frozen
 class PluginName(PretextTask):
-    """Say which pictures were turned upside down.
+    """Say which images were turned upside down.
 
-    share: of the pictures that are turned.
+    share: of the images that are turned.
     """
 
     name = "plugin_name"
@@ -35,7 +35,7 @@ class PluginName(PretextTask):
         turned = rng.rand(len(clean.images)) < self.share
 
         def move(maps: Tensor) -> Tensor:
-            """Acts on the pictures now, and on labels that are maps later."""
+            """Acts on the images now, and on labels that are maps later."""
             return upside_down(turned, maps)
 
         return [clean.rearrange(move, half_turn(turned, clean.images))], turned.long()
@@ -44,7 +44,7 @@ class PluginName(PretextTask):
         return PluginNameHead(host.info.dim)
 
     def undo(self, view: Tensor, target: Tensor) -> Tensor:
-        """The clean pictures, bit for bit: with it the conformance kit proves that the answers are true."""
+        """The clean images, bit for bit: with it the conformance kit proves that the answers are true."""
         return upside_down(target.bool(), view)
 
     def metrics(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""plugin_name: the whole picture, mirrored or not, in the size that the encoder reads.
+"""plugin_name: the whole image, mirrored or not, in the size that the encoder reads.
 
 Replace this by your own augmentation: which operations, in which ranges, and the paper they come from.
-Shapes: B raw pictures (B, 3, H0, W0) uint8 -> a view (B, 3, H, W) in [0, 1].
+Shapes: B raw images (B, 3, H0, W0) uint8 -> a view (B, 3, H, W) in [0, 1].
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mtlcore import AugmentRecipe, Geometry, Rng, View, hookimpl
 
 @frozen
 class PluginName(AugmentRecipe):
-    """Resized, and mirrored in a share of the pictures.
+    """Resized, and mirrored in a share of the images.
 
     mirrored: that share.
     """
@@ -26,7 +26,7 @@ class PluginName(AugmentRecipe):
     mirrored: float = field(default=0.5, validator=and_(ge(0.0), le(1.0)))
 
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
-        """One interpolation by one matrix a picture, which labels follow too."""
+        """One interpolation by one matrix an image, which labels follow too."""
         mirror = rng.rand(len(images)) < self.mirrored
         geometry = Geometry.affine(resized(images, size, mirror), size)
         return View(geometry.warp(images / 255, "bilinear").clamp(0.0, 1.0), geometry)

@@ -1,6 +1,6 @@
-"""plugin_name: drawn pictures with a bright disc in one of four corners; no file is needed.
+"""plugin_name: drawn images with a bright disc in one of four corners; no file is needed.
 
-Replace this by your own data: where it lies, what is known of each row before its picture is read, and how the picture is read.
+Replace this by your own data: where it lies, what is known of each row before its image is read, and how the image is read.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ CORNERS = np.array(["top_left", "top_right", "bottom_left", "bottom_right"])
 class PluginName(DataSource):
     """Annotation "corner": where the disc is.
 
-    pictures: how many there are; the last fifth is the test split. side: in pixels.
+    images: how many there are; the last fifth is the test split. side: in pixels.
     """
 
     name = "plugin_name"
     cites = "original"
-    pictures: int = field(default=500, validator=ge(5))
+    images: int = field(default=500, validator=ge(5))
     side: int = field(default=48, validator=ge(8))
 
     def index(self) -> Index:
-        """Every row, without drawing a picture. A source of files would name their paths as keys."""
-        rows = np.arange(self.pictures)
+        """Every row, without drawing an image. A source of files would name their paths as keys."""
+        rows = np.arange(self.images)
         return Index(
             keys=np.array([f"{row:06d}" for row in rows]),
             annotations={"corner": CORNERS[rows % 4]},
-            split=np.where(rows < self.pictures * 4 // 5, "train", "test"),
+            split=np.where(rows < self.images * 4 // 5, "train", "test"),
         )
 
     def decode(self, index: Index, row: int) -> np.ndarray:
-        """-> (side, side, 3) uint8. The same row is the same picture, whoever asks and when."""
+        """-> (side, side, 3) uint8. The same row is the same image, whoever asks and when."""
         draws = np.random.default_rng(row)
-        picture = draws.integers(0, 100, (self.side, self.side, 3), dtype=np.uint8)
+        image = draws.integers(0, 100, (self.side, self.side, 3), dtype=np.uint8)
         down, right = divmod(row % 4, 2)
         y, x = np.mgrid[: self.side, : self.side] / self.side
         off_x, off_y = draws.uniform(0.2, 0.3, 2)
         disc = (x - off_x - 0.5 * right) ** 2 + (y - off_y - 0.5 * down) ** 2 < 0.02
-        picture[disc] += 120
-        return picture
+        image[disc] += 120
+        return image
 
 
 @hookimpl

@@ -1,7 +1,7 @@
-"""plugin_name: which of several named classes a picture is of.
+"""plugin_name: which of several named classes an image is of.
 
 Replace this by your own task: what it reads, what its head answers, and how the answer is judged.
-Shapes: B pictures, D features (B, D), C classes.
+Shapes: B images, D features (B, D), C classes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 
 from mtlcore import MtlError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
 def entries(source: str, path: str | Path) -> list[os.DirEntry[str]]:
@@ -44,8 +44,8 @@ def text_lines(source: str, path: Path) -> list[str]:
         raise MtlError(f"{source}: {path} can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def is_picture(name: str) -> bool:
-    return name.lower().endswith(PICTURES)
+def is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGES)
 
 
 def strings(values: Iterable[str]) -> np.ndarray:

@@ -68,7 +68,7 @@ def _load(path: Path, names: set[str]) -> dict[str, np.ndarray | None]:
     try:
         return arrays(path.read_bytes(), names)
     except FileNotFoundError as error:
-        raise ValueError("a picture without a .mat file") from error
+        raise ValueError("an image without a .mat file") from error
     except (OSError, ValueError, struct.error, zlib.error, OverflowError) as error:
         raise ValueError("an unreadable .mat file") from error
 

@@ -14,6 +14,6 @@ PoseRow = tuple[str, np.ndarray, np.ndarray]
 
 
 def pose_annotations(rows: Sequence[PoseRow], crop: Crop) -> dict[str, np.ndarray]:
-    """-> "pose_deg" (N, 3), and "box_px" (N, 4) unless whole pictures are read: float64, also without rows."""
+    """-> "pose_deg" (N, 3), and "box_px" (N, 4) unless whole images are read: float64, also without rows."""
     found = {"pose_deg": floats([pose for _, pose, _ in rows], 3)}
     return found if crop == "none" else found | {"box_px": floats([box for _, _, box in rows], 4)}

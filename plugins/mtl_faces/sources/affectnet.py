@@ -2,7 +2,7 @@
 Facial Expression, Valence, and Arousal Computing in the Wild", IEEE TAC 2019). Two releases.
 
 csv: `training.csv`, with a header, and `validation.csv`, without one: `subDirectory_filePath, face_x, face_y, face_width,
-face_height, facial_landmarks, expression, valence, arousal`; the pictures under `Manually_Annotated_Images`, now and then
+face_height, facial_landmarks, expression, valence, arousal`; the images under `Manually_Annotated_Images`, now and then
 nested twice. npy: `train_set | val_set / images / <id>.jpg` and `annotations / <id>_exp.npy, _val.npy, _aro.npy`, each
 one number, now and then as text.
 
@@ -28,7 +28,7 @@ from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
 from ..emotions import Emotion
 from ._cache import cached_index
 from ._crops import read_face, square_box
-from ._files import entries, floats, is_picture, require_folder, strings
+from ._files import entries, floats, is_image, require_folder, strings
 
 EMOTIONS = {
     0: Emotion.NEUTRAL,
@@ -42,7 +42,7 @@ EMOTIONS = {
 }
 NO_EMOTION = (8, 9)  # none of them, uncertain: a face without that label
 NO_FACE = 10
-FACELESS = "pictures left out, without a face by the set's own label"
+FACELESS = "images left out, without a face by the set's own label"
 CSV_FILES = {"training.csv": "train", "validation.csv": "test"}
 FIRST_COLUMN = "subDirectory_filePath"
 COLUMNS = 9
@@ -63,9 +63,9 @@ _Row = tuple[str, str, str, float, float, np.ndarray]  # key, split, emotion, va
 class Affectnet(DataSource):
     """root: the folder of training.csv and validation.csv, or of train_set and val_set.
 
-    Annotations: "emotion" (eight names; "" for "none" and "uncertain") and "valence_arousal" (N, 2) in [-1, 1]. Pictures
+    Annotations: "emotion" (eight names; "" for "none" and "uncertain") and "valence_arousal" (N, 2) in [-1, 1]. Images
     that the set itself marks as no face are left out. crop: of the csv release: "square" around the face box of the
-    table, a `margin` of its side wider on each side, or "none"; the pictures of the npy release are faces already.
+    table, a `margin` of its side wider on each side, or "none"; the images of the npy release are faces already.
     """
 
     root: Path
@@ -149,7 +149,7 @@ def _read_row(cells: list[str]) -> tuple[str, int, float, float, np.ndarray]:
     x, y, width, height = (_number(cell, "a face box") for cell in face)
     corners = np.array([[x, x + width], [y, y + height]])
     if np.abs(corners).max() > FARTHEST:
-        raise ValueError("a face box far outside of any picture")
+        raise ValueError("a face box far outside of any image")
     return path, _expression(expression), _affect(valence), _affect(arousal), corners
 
 
@@ -181,7 +181,7 @@ def _affect(cell: str) -> float:
 
 
 def _images(root: Path, first: str) -> str:
-    """Where the pictures lie: "Manually_Annotated_Images/", or "" beside the tables."""
+    """Where the images lie: "Manually_Annotated_Images/", or "" beside the tables."""
     folder = first.split("/")[0]
     below = next((b for b in IMAGES if os.path.exists(root / b / folder)), IMAGES[1])  # noqa: PTH110 (pathlib's raises on long names)
     return "" if below == "." else f"{below}/"
@@ -198,8 +198,8 @@ def _npy_index(root: Path, folders: list[str]) -> Index:
     for folder in folders:
         for entry in entries("affectnet", root / folder / "images"):
             key = f"{folder}/images/{entry.name}"
-            if not is_picture(entry.name):
-                skipped.add("not a picture", key)
+            if not is_image(entry.name):
+                skipped.add("not an image", key)
                 continue
             try:
                 expression, valence, arousal = _labels(root / folder / "annotations" / Path(entry.name).stem)

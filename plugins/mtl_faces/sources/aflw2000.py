@@ -2,7 +2,7 @@
 CVPR 2016), the usual test set of head pose: `imageNNNNN.jpg` beside `imageNNNNN.mat`.
 
 All rows are the split "test". As in every published figure, faces with an angle beyond 99 degrees are left out: 1,969
-pictures stay. Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down.
+images stay. Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attrs.validators import ge
 from mtlcore import DataSource, Index, Skipped, hookimpl
 
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
-from ._files import entries, is_picture, require_folder, strings
+from ._files import entries, is_image, require_folder, strings
 from ._mat import read_mat
 from ._pose import PoseRow, pose_annotations
 
@@ -30,7 +30,7 @@ class Aflw2000(DataSource):
 
     crop: "square" around the 68 landmarks `pt3d_68`, a `margin` of their longer side wider on each side; "hopenet", the
     box of Hopenet's and 6DRepNet's tests: it is taken from `pt2d`, where points that can't be seen are -1, so that it
-    reaches the picture's corner on turned faces; "none".
+    reaches the image's corner on turned faces; "none".
     """
 
     root: Path
@@ -43,7 +43,7 @@ class Aflw2000(DataSource):
         skipped = Skipped()
         beyond = 0
         for entry in entries("aflw2000", self.root):
-            if not is_picture(entry.name):
+            if not is_image(entry.name):
                 continue
             try:
                 pose_deg, box = self._read(Path(entry.path).with_suffix(".mat"))

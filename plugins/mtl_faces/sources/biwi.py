@@ -7,8 +7,8 @@ yaw, pitch, roll in degrees.
 
 Signs. The file's rotation Rb is that of the camera: x right, y down, z AWAY from it; a frontal head is the identity and
 looks along -z. The labels of 300W-LP have z TOWARDS the camera: R = F Rb F with F = diag(1, 1, -1), read back as
-R = Rx(pitch) Ry(-yaw) Rz(roll). So yaw > 0 faces the picture's left and pitch > 0 looks up in both, and the three angles
-are those of Hopenet's reader. What could not be checked without the pictures: that the frontal head is the identity to
+R = Rx(pitch) Ry(-yaw) Rz(roll). So yaw > 0 faces the image's left and pitch > 0 looks up in both, and the three angles
+are those of Hopenet's reader. What could not be checked without the images: that the frontal head is the identity to
 within a few degrees, and the direction of the small shift from the depth camera to the colour camera in rgb.cal, which
 only moves the crop.
 """

@@ -55,7 +55,7 @@ class Celeba(DataSource):
         partition = dict(cells[:2] for cells in _cells(self._table("list_eval_partition")) if len(cells) == 2)
         rows = self._rows(skipped)
         for name in [name for name in rows if partition.get(name) not in SPLITS]:
-            skipped.add("a picture that list_eval_partition does not place", name)
+            skipped.add("an image that list_eval_partition does not place", name)
             del rows[name]
         attributes = (
             "|".join(name for name in self.attributes if has[name]) or "|"  # none of them, which is not "not known"
@@ -79,7 +79,7 @@ class Celeba(DataSource):
         return found
 
     def _rows(self, skipped: Skipped) -> dict[str, dict[str, bool]]:
-        """picture -> attribute -> does the face have it?"""
+        """image -> attribute -> does the face have it?"""
         path = self._table("list_attr_celeba")
         lines = list(_cells(path))
         if lines and len(lines[0]) == 1:  # the count
@@ -90,12 +90,12 @@ class Celeba(DataSource):
                 f"celeba: {path} must name the set's {len(ATTRIBUTES)} attributes; got {' '.join(names)[:80]!r}"
             )
         rows: dict[str, dict[str, bool]] = {}
-        for picture, *values in lines[1:]:
+        for image, *values in lines[1:]:
             good = len(values) == len(names) and all(value in VALUES for value in values)
-            if not good or picture in rows or Path(picture).name != picture:
-                skipped.add(f"a row that is not a picture and {len(names)} values of 1 or -1", picture[:40])
+            if not good or image in rows or Path(image).name != image:
+                skipped.add(f"a row that is not an image and {len(names)} values of 1 or -1", image[:40])
                 continue
-            rows[picture] = {name: VALUES[value] for name, value in zip(names, values)}
+            rows[image] = {name: VALUES[value] for name, value in zip(names, values)}
         return rows
 
 

@@ -16,7 +16,7 @@ from attrs import field, frozen
 from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
-from ._files import PICTURES, emotion_columns, entries, is_picture
+from ._files import IMAGES, emotion_columns, entries, is_image
 
 SIDE = 48
 EMOTIONS = {
@@ -76,14 +76,14 @@ def _folder_index(root: Path, splits: list[str]) -> Index:
     skipped = Skipped()
     for split in splits:
         for folder in entries("fer2013", root / split):
-            pictures = _pictures(folder, f"{split}/{folder.name}", skipped)
+            images = _images(folder, f"{split}/{folder.name}", skipped)
             emotion = str(FOLDERS.get(folder.name.lower(), ""))
-            rows += [(key, emotion, split) for key in pictures]
+            rows += [(key, emotion, split) for key in images]
     return Index(*emotion_columns(rows), skipped=skipped)
 
 
-def _pictures(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str]:
-    """The keys of the pictures in one class folder; whatever else lies there is counted."""
+def _images(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str]:
+    """The keys of the images in one class folder; whatever else lies there is counted."""
     if not folder.is_dir():
         skipped.add("not in a class folder", name)
         return []
@@ -94,9 +94,9 @@ def _pictures(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str
             skipped.add(reason, file)
         return []
     for file in files:
-        if not is_picture(file):
-            skipped.add(f"not one of {', '.join(PICTURES)}", file)
-    return [file for file in files if is_picture(file)]
+        if not is_image(file):
+            skipped.add(f"not one of {', '.join(IMAGES)}", file)
+    return [file for file in files if is_image(file)]
 
 
 # ------------------------------------------------------------------------------------------------ csv

@@ -2,7 +2,7 @@
 Expression Recognition with Crowd-Sourced Label Distribution", ICMI 2016).
 
 `fer2013new.csv` holds the votes: `Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,
-unknown,NF`, in the row order of fer2013.csv. The pictures come from `fer2013.csv` beside it, or from the folders
+unknown,NF`, in the row order of fer2013.csv. The images come from `fer2013.csv` beside it, or from the folders
 `FER2013Train | FER2013Valid | FER2013Test` that the authors' script writes. Not yet tried on the real set.
 """
 
@@ -47,7 +47,7 @@ class _PixelIndex(Index):
 
 @frozen
 class Ferplus(DataSource):
-    """root: the folder that holds fer2013new.csv, and the pictures. Annotation: "emotion", "" where the votes do not agree.
+    """root: the folder that holds fer2013new.csv, and the images. Annotation: "emotion", "" where the votes do not agree.
 
     recipe: how ten votes become one emotion. "majority", the authors': emotions with one vote lose it, and the first must
     then have more than half of all votes that are left, those for "unknown" and "no face" among them. "plurality": most
@@ -62,8 +62,8 @@ class Ferplus(DataSource):
         skipped = Skipped()
         rows = self._rows(skipped)
         if any((self.root / folder).is_dir() for folder in FOLDERS.values()):
-            pictures = [(f"{FOLDERS[usage]}/{name}", emotion, USAGES[usage]) for _, name, emotion, usage in rows]
-            return Index(*emotion_columns(pictures), skipped=skipped)
+            images = [(f"{FOLDERS[usage]}/{name}", emotion, USAGES[usage]) for _, name, emotion, usage in rows]
+            return Index(*emotion_columns(images), skipped=skipped)
         if not (self.root / "fer2013.csv").is_file():
             raise MtlError(
                 f"ferplus: {self.root} holds neither fer2013.csv nor the folders {', '.join(FOLDERS.values())}"
@@ -96,7 +96,7 @@ class Ferplus(DataSource):
         )
 
     def _rows(self, skipped: Skipped) -> list[tuple[int, str, str, str]]:
-        """-> (number of the row, picture, emotion, usage) of each row that has a face."""
+        """-> (number of the row, image, emotion, usage) of each row that has a face."""
         lines = text_lines("ferplus", self.root / VOTES)
         header = tuple(name.strip() for name in (lines[0] if lines else "").split(","))
         if tuple(map(str.lower, header)) != tuple(map(str.lower, HEADER)):
@@ -138,7 +138,7 @@ def _cells(path: Path, lines: list[str]) -> Iterator[list[str]]:
 
 
 def _read(cells: list[str]) -> tuple[str, str, np.ndarray]:
-    """-> usage, picture, votes (10,). Raises ValueError with what is wrong with the row."""
+    """-> usage, image, votes (10,). Raises ValueError with what is wrong with the row."""
     if len(cells) != len(HEADER):
         raise ValueError(f"not {len(HEADER)} columns")
     usage, name, *votes = (cell.strip() for cell in cells)
@@ -147,7 +147,7 @@ def _read(cells: list[str]) -> tuple[str, str, np.ndarray]:
     if not all(vote.isascii() and vote.isdigit() for vote in votes):
         raise ValueError("votes that are no whole numbers")
     if name and Path(name).name != name:
-        raise ValueError("a picture's name that is a path")
+        raise ValueError("an image's name that is a path")
     return usage, name, np.array([int(vote[:4]) for vote in votes])
 
 

@@ -1,7 +1,7 @@
 """RAF-DB, basic emotions: 15,339 faces (Li et al., "Reliable Crowdsourcing and Deep Locality-Preserving Learning for
 Expression Recognition in the Wild", CVPR 2017).
 
-The release: `EmoLabel/list_patition_label.txt` (spelt so) with lines `train_00001.jpg 5`, the pictures
+The release: `EmoLabel/list_patition_label.txt` (spelt so) with lines `train_00001.jpg 5`, the images
 `Image/aligned/train_00001_aligned.jpg` (or `Image/original/train_00001.jpg`), and, where they are there,
 `Annotation/manual/train_00001_manu_attri.txt`: five lines of landmarks, then gender, race and age range. Copies:
 `train | test (or valid) / <1 ... 7, or an emotion> / *`. Not yet tried on the real set.
@@ -17,7 +17,7 @@ from attrs import frozen
 from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
-from ._files import entries, first_folder, is_picture, require_folder, strings, text_lines
+from ._files import entries, first_folder, is_image, require_folder, strings, text_lines
 
 EMOTIONS = {
     "1": Emotion.SURPRISE,
@@ -92,10 +92,10 @@ class Rafdb(DataSource):
                     continue
                 for file in entries("rafdb", folder.path):
                     key = f"{split}/{folder.name}/{file.name}"
-                    if is_picture(file.name):
+                    if is_image(file.name):
                         rows.append((key, str(emotion), SPLITS[split]))
                     else:
-                        skipped.add("not a picture", key)
+                        skipped.add("not an image", key)
         return rows
 
     def _people(self, names: list[str], skipped: Skipped) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -1,6 +1,6 @@
 """`synthfaces`: rendered faces with exact labels for emotion, head pose and gender-like appearance.
 
-Needs no download and no root: a row IS an index, and the picture is computed from it. For demos, tests and benchmarks;
+Needs no download and no root: a row IS an index, and the image is computed from it. For demos, tests and benchmarks;
 no figure on it says anything of real faces.
 """
 
@@ -29,8 +29,8 @@ _EMOTIONS = np.array([str(e) for e in Emotion])
 @lru_cache(maxsize=48)
 def _chunk(seed: int, size: int, number: int) -> np.ndarray:
     """Neighbours are rendered together: (64, size, size, 3) uint8. 48 such hold the default set in 40 MB."""
-    pictures = render(torch.arange(number * _CHUNK, (number + 1) * _CHUNK), size, seed)
-    return pictures.permute(0, 2, 3, 1).contiguous().numpy()
+    images = render(torch.arange(number * _CHUNK, (number + 1) * _CHUNK), size, seed)
+    return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 @frozen

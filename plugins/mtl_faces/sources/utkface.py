@@ -16,7 +16,7 @@ from attrs import frozen
 
 from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, read_image
 
-from ._files import entries, floats, is_picture, require_folder, strings
+from ._files import entries, floats, is_image, require_folder, strings
 
 GENDERS = {"0": "male", "1": "female"}
 RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
@@ -27,7 +27,7 @@ NAME = re.compile(r"([0-9]{1,3})_([01])_([0-4])_[0-9]+\.(?:jpg|jpeg|png)(?:\.chi
 
 @frozen
 class Utkface(DataSource):
-    """root: the folder of the pictures. Annotations: "gender" ("male", "female"), "age" (years, float).
+    """root: the folder of the images. Annotations: "gender" ("male", "female"), "age" (years, float).
 
     Attributes, for figures by group: "race" and "age_band".
     """
@@ -35,12 +35,12 @@ class Utkface(DataSource):
     root: Path
 
     def index(self) -> Index:
-        require_folder("utkface", self.root, "pictures such as 25_1_2_20170116174525125.jpg.chip.jpg")
+        require_folder("utkface", self.root, "images such as 25_1_2_20170116174525125.jpg.chip.jpg")
         rows: list[tuple[str, str, str, str]] = []
         skipped = Skipped()
         for entry in entries("utkface", self.root):
-            if not is_picture(entry.name):
-                skipped.add("not a picture", entry.name)
+            if not is_image(entry.name):
+                skipped.add("not an image", entry.name)
                 continue
             fields = NAME.fullmatch(entry.name)
             if fields is None or int(fields[1]) > OLDEST:
@@ -48,7 +48,7 @@ class Utkface(DataSource):
             else:
                 rows.append((entry.name, fields[1], GENDERS[fields[2]], RACES[fields[3]]))
         if not rows:
-            raise MtlError(f"utkface: {self.root} holds no picture with a name such as 25_1_2_20170116174525125.jpg")
+            raise MtlError(f"utkface: {self.root} holds no image with a name such as 25_1_2_20170116174525125.jpg")
         keys, ages, genders, races = zip(*rows)
         return Index(
             strings(keys),

@@ -5,7 +5,7 @@ Its own folders (AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW, LFPW_F
 have no official split, and all poses of a photograph, mirrored ones too, are one group, so none of them can leak. Or
 `train | val`, with names `<part>_<person>_<frame>.jpg`: there a person is a group.
 
-Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down; yaw > 0 faces the picture's left.
+Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down; yaw > 0 faces the image's left.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
 
 from ._cache import cached_index
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
-from ._files import entries, is_picture, require_folder, strings
+from ._files import entries, is_image, require_folder, strings
 from ._mat import read_mat
 from ._pose import PoseRow, pose_annotations
 
 PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
 FOLDERS = tuple(name for part in PARTS for name in (part, f"{part}_Flip"))
 SPLITS = ("train", "val", "test")
-K = 0.3  # Hopenet draws it anew from 0.2 ... 0.4 for each training picture; pictures are cut once here: the middle
+K = 0.3  # Hopenet draws it anew from 0.2 ... 0.4 for each training image; images are cut once here: the middle
 
 
 @frozen
@@ -37,7 +37,7 @@ class W300Lp(DataSource):
     """root: the folder that holds AFW, AFW_Flip, ..., or train and val. Annotations: "pose_deg" (N, 3) yaw, pitch, roll.
 
     crop: "square" around the landmarks, a `margin` of their longer side wider on each side; "hopenet", the box that
-    Hopenet and 6DRepNet train on; "none", for pictures that are faces already.
+    Hopenet and 6DRepNet train on; "none", for images that are faces already.
     """
 
     name: ClassVar[str] = "300w_lp"
@@ -75,9 +75,9 @@ class W300Lp(DataSource):
         rows: list[PoseRow] = []
         for entry in entries(self.name, self.root / folder):
             key = f"{folder}/{entry.name}"
-            if not is_picture(entry.name):
+            if not is_image(entry.name):
                 if not entry.name.lower().endswith(".mat"):
-                    skipped.add("neither a picture nor a .mat file", key)
+                    skipped.add("neither an image nor a .mat file", key)
                 continue
             try:
                 pose_deg, points = read_mat(Path(entry.path).with_suffix(".mat"), "pt2d")

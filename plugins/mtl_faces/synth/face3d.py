@@ -208,7 +208,7 @@ def mouth_width(faces: Faces) -> Tensor:
 
 
 def to_pixels(faces: Faces, size: int, pose_deg: Tensor | None = None) -> Tensor:
-    """(B, L, 2): the landmarks in the picture; x right, y down, (0, 0) the outer corner of the first pixel."""
+    """(B, L, 2): the landmarks in the image; x right, y down, (0, 0) the outer corner of the first pixel."""
     turn = rotation(faces.pose_deg if pose_deg is None else pose_deg)
     flat = (points(faces) @ turn.mT)[..., :2]
     return size * (faces.shot.centre[:, None] + faces.shot.scale[:, None] * flat)

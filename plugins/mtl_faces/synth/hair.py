@@ -31,25 +31,25 @@ class Hair:
         self.frame, self.parts = frame, _shells(frame.faces)
         self.met = hits(self.parts, frame)
 
-    def behind(self, picture: Tensor) -> Tensor:
+    def behind(self, image: Tensor) -> Tensor:
         """What hangs behind the head, and the far side of the cap (seen between a temple and the outline of the
         hair).
         """
         frame, faces = self.frame, self.frame.faces
         long_enough = (faces.shape.hair_length * 4).clamp(0, 1)
         colour, _ = self._lit(_HANGING)
-        picture = over(picture, self.met.cover[:, _HANGING] * long_enough, colour * 0.75)
+        image = over(image, self.met.cover[:, _HANGING] * long_enough, colour * 0.75)
         deep = frame.points(torch.full_like(frame.rays[:, 0], -0.35))
         mask = self.met.cover[:, _CAP] * _grows(deep, frame)
-        return over(picture, mask, faces.colours.hair * (0.25 + 0.5 * faces.shot.ambient))
+        return over(image, mask, faces.colours.hair * (0.25 + 0.5 * faces.shot.ambient))
 
-    def over_head(self, picture: Tensor, skin: Surface) -> Tensor:
+    def over_head(self, image: Tensor, skin: Surface) -> Tensor:
         """The cap, where it lies before the skin or stands out beside it; on it the hat."""
         colour, point = self._lit(_CAP)
         nearer = ((self.met.depth[:, _CAP] - skin.depth) / 0.03 + 0.5).clamp(0, 1)
         cover = self.met.cover[:, _CAP] * (1 - skin.cover * (1 - nearer))
-        picture = over(picture, cover * _grows(point, self.frame), colour)
-        return _hat(picture, point, cover, self.frame)
+        image = over(image, cover * _grows(point, self.frame), colour)
+        return _hat(image, point, cover, self.frame)
 
     def _lit(self, which: int) -> tuple[Tensor, Tensor]:
         """-> colour under the light, and point, of one shell; both (B, 3, P)."""
@@ -83,11 +83,11 @@ def _grows(point: Tensor, frame: Frame) -> Tensor:
     return edge(0.6 * (line - y).maximum(behind), frame.sharpness)
 
 
-def _hat(picture: Tensor, point: Tensor, cover: Tensor, frame: Frame) -> Tensor:
+def _hat(image: Tensor, point: Tensor, cover: Tensor, frame: Frame) -> Tensor:
     """A knitted cap over the upper hair."""
     x, y, z = point.unbind(1)
     shot, above = frame.faces.shot, -0.50 - y + 0.12 * z
     brim = 1 - (above / 0.16).clamp(0, 1)
     shade = (0.75 + 0.15 * torch.sin(30 * x) - 0.2 * brim + 0.25 * z.clamp(-0.5, 0.8)) * (0.55 + 0.45 * shot.ambient)
     cloth = frame.faces.colours.cloth[..., None] * shade[:, None]
-    return over(picture, edge(above, frame.sharpness) * cover * shot.hat, cloth)
+    return over(image, edge(above, frame.sharpness) * cover * shot.hat, cloth)

@@ -1,4 +1,4 @@
-"""Who a face is, what it does, and how the picture of it was taken: one record of numbers for each face.
+"""Who a face is, what it does, and how the image of it was taken: one record of numbers for each face.
 
 Lengths are in head units: half the height of a head. Head axes: x to the image's right, y down, z toward the viewer,
 for a frontal face; (0, 0, 0) is the middle of the head. Angles in degrees. Colours are RGB in [0, 1]. Gender-like
@@ -91,7 +91,7 @@ class Shot(NamedTuple):
     ambient: Tensor  # (B, 1)
     exposure: Tensor  # (B, 1)
     contrast: Tensor  # (B, 1)
-    grey: Tensor  # (B, 1) 1: a black-and-white picture
+    grey: Tensor  # (B, 1) 1: a black-and-white image
     blur: Tensor  # (B, 1) 0 ... 1
     noise: Tensor  # (B, 1) standard deviation
     waves: Tensor  # (B, 9) three waves of the background: fx, fy, phase

@@ -1,4 +1,4 @@
-"""index -> picture and labels: the same face on every machine, whatever batch it is asked in.
+"""index -> image and labels: the same face on every machine, whatever batch it is asked in.
 
 All is arithmetic on (faces, pixels) tensors: draw parameters, send parallel rays, paint the surface where they land,
 light it, put things before and behind, develop. Colours depend smoothly on floats, so that machines agree to 1/255.
@@ -50,9 +50,9 @@ def landmarks(indices: Tensor, size: int, seed: int, pose_deg: Tensor | None = N
 
 
 def render(indices: Tensor, size: int, seed: int) -> Tensor:
-    """indices: (B,) int64 >= 0 -> pictures (B, 3, size, size) uint8 RGB."""
+    """indices: (B,) int64 >= 0 -> images (B, 3, size, size) uint8 RGB."""
     faces, step = draw_faces(indices, seed), max(1, _RAYS_AT_ONCE // size**2)
-    done = [_pictures(faces.rows(i, i + step), size) for i in range(0, len(indices), step)]
+    done = [_images(faces.rows(i, i + step), size) for i in range(0, len(indices), step)]
     return torch.cat(done) if done else torch.zeros(0, 3, size, size, dtype=torch.uint8, device=indices.device)
 
 
@@ -64,14 +64,14 @@ def _framed(faces: Faces, size: int) -> Frame:
     return Frame(faces, rays, rotation(faces.pose_deg), faces.shot.scale * size)
 
 
-def _pictures(faces: Faces, size: int) -> Tensor:
+def _images(faces: Faces, size: int) -> Tensor:
     """From the back to the front."""
     frame = _framed(faces, size)
     hair, skin = Hair(frame), joined(skin_parts(faces), frame)
-    picture = shoulders(background(frame), frame)
-    picture = neck(hair.behind(picture), frame)
-    picture = over(picture, skin.cover, lit(paint_face(skin, frame), skin.normal, frame))
-    picture = glasses(scarf(picture, skin, frame), skin, frame)
-    picture = thing(hair.over_head(picture, skin), frame)
-    picture = developed(picture.unflatten(2, (size, size)), faces)
-    return (picture * 255).round().to(torch.uint8)
+    image = shoulders(background(frame), frame)
+    image = neck(hair.behind(image), frame)
+    image = over(image, skin.cover, lit(paint_face(skin, frame), skin.normal, frame))
+    image = glasses(scarf(image, skin, frame), skin, frame)
+    image = thing(hair.over_head(image, skin), frame)
+    image = developed(image.unflatten(2, (size, size)), faces)
+    return (image * 255).round().to(torch.uint8)

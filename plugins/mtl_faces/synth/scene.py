@@ -1,6 +1,6 @@
 """Light, and what is not the head: background, shoulders, neck; glasses and scarves; a thing in front of it all.
 
-Shapes: B faces, P pixels; pictures and colours (B, 3, P).
+Shapes: B faces, P pixels; images and colours (B, 3, P).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def background(frame: Frame) -> Tensor:
     waves = (shot.waves[:, 3 * i : 3 * i + 3, None].unbind(1) for i in range(3))
     mix = sum((torch.sin(2.6 * (fx * x + fy * y) + math.pi * phase) for fx, fy, phase in waves), torch.zeros_like(x))
     first = colours.back_one[..., None].expand(-1, -1, x.shape[1])
-    picture = over(first, (0.5 + 0.3 * mix).clamp(0, 1), colours.back_two)
+    image = over(first, (0.5 + 0.3 * mix).clamp(0, 1), colours.back_two)
     turn, offset, width, strength = shot.stripe[..., None].unbind(1)
     across = x * torch.cos(math.pi * turn) + y * torch.sin(math.pi * turn)
     band = edge(0.1 + 0.4 * width - (across - 3 * offset + 1.5).abs(), frame.sharpness) * strength
-    return over(picture, band, 1 - colours.back_one * 0.8)
+    return over(image, band, 1 - colours.back_one * 0.8)
 
 
 def neck_base(frame: Frame) -> Tensor:
@@ -46,15 +46,15 @@ def neck_base(frame: Frame) -> Tensor:
     return (frame.turn @ frame.turn.new_tensor([0.0, 0.62, -0.22]))[:, :2]
 
 
-def shoulders(picture: Tensor, frame: Frame) -> Tensor:
+def shoulders(image: Tensor, frame: Frame) -> Tensor:
     base = neck_base(frame)
     dx, dy = (frame.rays[:, 0] - 0.6 * base[:, :1]) / 1.45, (frame.rays[:, 1] - base[:, 1:] - 1.25) / 0.85
     shade = (1.0 - 0.35 * dx.abs()).clamp(0.3, 1) * (0.5 + 0.5 * frame.faces.shot.ambient)
     inside = edge(0.5 * (1 - dx.square() - dy.square()), frame.sharpness)
-    return over(picture, inside, frame.faces.colours.clothes[..., None] * shade[:, None])
+    return over(image, inside, frame.faces.colours.clothes[..., None] * shade[:, None])
 
 
-def neck(picture: Tensor, frame: Frame) -> Tensor:
+def neck(image: Tensor, frame: Frame) -> Tensor:
     """A column from the head down into the collar, in the shade of the chin."""
     shot, base = frame.faces.shot, neck_base(frame)
     down = frame.rays[:, 1] - base[:, 1:]
@@ -65,22 +65,22 @@ def neck(picture: Tensor, frame: Frame) -> Tensor:
     round_side = (1 - across.square()).clamp_min(0).sqrt()
     facing = (across * shot.light[:, :1] + round_side * shot.light[:, 2:]).clamp_min(0)
     light = (shot.ambient + (1 - shot.ambient) * facing) * (0.50 + 0.35 * (down - 0.2).clamp(0, 1))
-    return over(picture, mask, (frame.faces.colours.skin * frame.faces.colours.light)[..., None] * light[:, None])
+    return over(image, mask, (frame.faces.colours.skin * frame.faces.colours.light)[..., None] * light[:, None])
 
 
 # ------------------------------------------------------------------------------------------------ what covers the face
 
 
-def scarf(picture: Tensor, skin: Surface, frame: Frame) -> Tensor:
+def scarf(image: Tensor, skin: Surface, frame: Frame) -> Tensor:
     """Over mouth and nose; it turns with the head, so it is painted on it."""
     x, y, z = skin.point.unbind(1)
     shot, wide = frame.faces.shot, x.abs()
     mask = edge(y - 0.36 - 0.12 * wide, frame.sharpness) * (z / 0.2 + 1).clamp(0, 1) * skin.cover * shot.scarf
     folds = (0.8 + 0.2 * torch.sin(18 * y + 6 * wide)) * (0.4 + 0.6 * shot.ambient)
-    return over(picture, mask, frame.faces.colours.cloth[..., None] * folds[:, None])
+    return over(image, mask, frame.faces.colours.cloth[..., None] * folds[:, None])
 
 
-def glasses(picture: Tensor, skin: Surface, frame: Frame) -> Tensor:
+def glasses(image: Tensor, skin: Surface, frame: Frame) -> Tensor:
     """Rounded rims, a bridge and temples, painted on the skin like the scarf; some are dark."""
     x, y, z = skin.point.unbind(1)
     s, shot, colour = frame.faces.shape, frame.faces.shot, frame.faces.colours.frame
@@ -88,16 +88,16 @@ def glasses(picture: Tensor, skin: Surface, frame: Frame) -> Tensor:
     dx, dy = (wide - s.eye_x - 0.015) / 0.235, (y - s.eye_y - 0.02) / 0.165
     ring = (dx.square().square() + dy.square().square() + 1e-6).sqrt().sqrt()
     glass = edge((1 - ring) * 0.165, frame.sharpness) * front
-    picture = over(picture, glass * (0.06 * shot.glasses + 0.86 * shot.dark_glasses), colour * 0.5 + 0.02)
+    image = over(image, glass * (0.06 * shot.glasses + 0.86 * shot.dark_glasses), colour * 0.5 + 0.02)
     bar = stroke(y - s.eye_y + 0.03, 0.018, frame.sharpness)
     bridge = bar * edge(s.eye_x - 0.21 - wide, frame.sharpness) * front
     temple = bar * edge(wide - s.eye_x - 0.24, frame.sharpness) * skin.cover * ((z + 0.2) / 0.2).clamp(0, 1)
     rim = stroke((ring - 1) * 0.18, 0.016, frame.sharpness) * front
     wire = rim.maximum(bridge).maximum(temple).clamp(0, 1)
-    return over(picture, 0.9 * wire * shot.glasses, colour)
+    return over(image, 0.9 * wire * shot.glasses, colour)
 
 
-def thing(picture: Tensor, frame: Frame) -> Tensor:
+def thing(image: Tensor, frame: Frame) -> Tensor:
     """A bar before the face: an arm, a pole, another one's shoulder."""
     there, x, y, turn, width = frame.faces.shot.thing[..., None].unbind(1)
     dx, dy = frame.rays[:, 0] - 0.75 * x, frame.rays[:, 1] - 0.2 - 0.75 * y
@@ -105,4 +105,4 @@ def thing(picture: Tensor, frame: Frame) -> Tensor:
     across = dx * torch.cos(math.pi * turn) + dy * torch.sin(math.pi * turn)
     shade = (1 - 0.6 * (across / half).square()).clamp(0.3, 1)
     mask = edge(half - across.abs(), frame.sharpness) * there
-    return over(picture, mask, frame.faces.colours.thing[..., None] * shade[:, None])
+    return over(image, mask, frame.faces.colours.thing[..., None] * shade[:, None])

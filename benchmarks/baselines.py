@@ -1,6 +1,6 @@
 """The hand-written rivals: plain PyTorch, as one would write it for this very experiment, doing the same work and nothing more.
 
-Same network, images, normalisation, clipping, fused optimiser, precision, batch and memory format as ours.
+Same network, images, normalization, clipping, fused optimizer, precision, batch and memory format as ours.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class TorchJDStep(HandStep):
 
 
 class HandMixedStep(HandStep):
-    """The same on K sources side by side, each labelling one task: joint forward, masked losses."""
+    """The same on K sources side by side, each labeling one task: joint forward, masked losses."""
 
     def __init__(self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int) -> None:
         super().__init__(net, pixels, labels, batch)

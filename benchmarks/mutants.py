@@ -1,6 +1,6 @@
 """Mutants of five shipped plugins, made by fixed rules and a seed, not chosen by hand: what `mutation.py` judges.
 
-A mutant is a module with ONE change of behaviour: an operator, a comparison, a constant, a condition, a reduction. Left out are
+A mutant is a module with ONE change of behavior: an operator, a comparison, a constant, a condition, a reduction. Left out are
 annotations, docstrings and messages, what stands in a class body, and validators (all of that is configuration).
 """
 
@@ -142,7 +142,7 @@ def _reduction(node: ast.AST) -> ast.AST | None:
 RULES: tuple[Change, ...] = (_operator, _comparison, _constant, _negation, _reduction)
 
 
-def _behaviour(tree: ast.Module) -> Iterator[ast.AST]:
+def _behavior(tree: ast.Module) -> Iterator[ast.AST]:
     """The nodes that do something when a function runs."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef) and not _only_refuses(function):
@@ -191,7 +191,7 @@ def mutants(module: str) -> list[Mutant]:
 
 def _changes(tree: ast.Module) -> list[tuple[ast.AST, ast.AST]]:
     """Every node that a rule changes, with what it changes it to."""
-    return [(node, new) for node in _behaviour(tree) for rule in RULES if (new := rule(node)) is not None]
+    return [(node, new) for node in _behavior(tree) for rule in RULES if (new := rule(node)) is not None]
 
 
 def _mutant(module: str, source: str, site: int) -> Mutant:

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a busy neighbour must not turn waiting into CPU time
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a busy neighbor must not turn waiting into CPU time
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 

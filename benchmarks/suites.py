@@ -33,7 +33,7 @@ def _loop(tasks: int, pretext: PretextTask | None = None, sources: int = 1, **vi
 
 
 def step(quick: bool) -> list[Row]:
-    """One training step with K tasks against the same step by hand; `mixed`: of K sources, each labelling one task."""
+    """One training step with K tasks against the same step by hand; `mixed`: of K sources, each labeling one task."""
     rows, rounds = [], 15 if quick else 120
     for k in (1, 3, 5):
         hand = HandStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * k), images(SIZE), labels(k), BATCH)

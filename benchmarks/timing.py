@@ -1,4 +1,4 @@
-"""Measuring on noisy machines: variants interleaved in one process, process CPU time, ratios of neighbours in time."""
+"""Measuring on noisy machines: variants interleaved in one process, process CPU time, ratios of neighbors in time."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ HEAD = """# Configuration
 Made from `mtlcore/experiment.py` by `python docs/make_configuration.py`; do not edit.
 
 A run is one TOML file. What is left out has its default; the run keeps the whole of it, every default written out, as
-`RUN/config.toml`. A key that is unknown or misspelt, a value of another type and one out of its range are told before anything
+`RUN/config.toml`. A key that is unknown or misspelled, a value of another type and one out of its range are told before anything
 starts, all of them at once, each with the nearest name.
 
 Here stand the keys that the core reads. A table that names a component (an encoder, a task, a pretext ...) takes the fields of that

@@ -1,4 +1,4 @@
-"""A source in one file: scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8 x 8 grey images.
+"""A source in one file: scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8 x 8 gray images.
 
     plugins = ["digits_source.py"]     # in the configuration, or:  mtl train ... --plugin examples/digits_source.py
 
@@ -37,8 +37,8 @@ class Digits(DataSource):
         return Index(keys=np.arange(len(digits)).astype(str), annotations={"digit": digits})
 
     def decode(self, index: Index, row: int) -> np.ndarray:
-        grey = (bundled().images[row] * (255 / 16)).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        gray = (bundled().images[row] * (255 / 16)).round().astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 @hookimpl

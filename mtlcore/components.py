@@ -14,7 +14,7 @@ RESERVED: dict[str, frozenset[str]] = {
     "task": frozenset({"name", "weight"}),
     "pretext": frozenset({"name", "weight", "supervised", "rows", "control"}),
     "source": frozenset(
-        {"name", "labels", "unlabelled", "limit", "split", "group", "weight", "max_bad", "exclude_duplicates"}
+        {"name", "labels", "unlabeled", "limit", "split", "group", "weight", "max_bad", "exclude_duplicates"}
     ),
 }
 """The keys that the core itself reads in the tables of a kind: no plugin may have a field of such a name."""

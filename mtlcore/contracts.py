@@ -1,7 +1,7 @@
 """The nouns of mtlcore: what flows through a step, and what a plugin implements.
 
 Shape legend: B samples, K tasks present, D width of the pooled features, (H, W) pixels, (h, w) cells of a map.
-Images are RGB in [0, 1], float (B, 3, H, W), everywhere; only the core's encoder wrapper normalises them.
+Images are RGB in [0, 1], float (B, 3, H, W), everywhere; only the core's encoder wrapper normalizes them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Categories travel by NAME, so the label orders of two data sets can never be mix
 
 @frozen
 class StepCounts:
-    """Rows of ONE optimiser step, over all ranks and micro-batches: host ints, known to the sampler before the first forward.
+    """Rows of ONE optimizer step, over all ranks and micro-batches: host ints, known to the sampler before the first forward.
 
-    labelled: task label -> rows that carry it. rows: all. unlabelled_rows: those that carry no label at all.
+    labeled: task label -> rows that carry it. rows: all. unlabeled_rows: those that carry no label at all.
     """
 
-    labelled: dict[str, int]
+    labeled: dict[str, int]
     rows: int
-    unlabelled_rows: int
+    unlabeled_rows: int
 
 
 @frozen(eq=False)
@@ -45,14 +45,14 @@ class Batch:
     """One micro-batch, as the loader gives it. A row may carry labels for some tasks, for all, or for none.
 
     images: (B, 3, H0, W0) uint8. targets: task label -> (B, ...); rows without that label hold ZEROS. present: task label -> (B,)
-    bool, who carries it. counts: of the whole step. labelled_rows: so many rows, the first ones, carry a label; the others none.
+    bool, who carries it. counts: of the whole step. labeled_rows: so many rows, the first ones, carry a label; the others none.
     """
 
     images: Tensor
     targets: dict[str, Tensor]
     present: dict[str, Tensor]
     counts: StepCounts
-    labelled_rows: int
+    labeled_rows: int
 
 
 @frozen(eq=False)
@@ -72,7 +72,7 @@ class View:
     recipe: str | None = None
 
     def repaint(self, images: Tensor) -> View:
-        """Other colours in the same places: masks, noise, grey. Every label stays as it is."""
+        """Other colors in the same places: masks, noise, gray. Every label stays as it is."""
         return evolve(self, images=images)
 
     def rearrange(self, move: Move, matrix: Tensor | None = None) -> View:
@@ -185,9 +185,9 @@ class Host:
 class StepLosses:
     """What a weighting is given: global values, the same on every rank. Only tasks present in this step are listed.
 
-    names: K labels. values: (K,) fp32, each the mean over all labelled rows of the step; requires grad. gram: (K, K) inner products
+    names: K labels. values: (K,) fp32, each the mean over all labeled rows of the step; requires grad. gram: (K, K) inner products
     of the weighted losses' gradients; None at level "losses". primary: (K,) bool, on the device: is it a supervised task? progress:
-    how much of the run is done, in [0, 1). epoch: whole passes over the labelled rows that are done. rng: where to draw from.
+    how much of the run is done, in [0, 1). epoch: whole passes over the labeled rows that are done. rng: where to draw from.
     """
 
     names: tuple[str, ...]
@@ -221,7 +221,7 @@ class Component(ABC):
 
 
 class Encoder(Component):
-    """The shared network. mean, std: what normalised RGB means to it; `build` may depend on fields such as `weights`."""
+    """The shared network. mean, std: what normalized RGB means to it; `build` may depend on fields such as `weights`."""
 
     kind = "encoder"
     mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
@@ -229,7 +229,7 @@ class Encoder(Component):
 
     @abstractmethod
     def build(self, image_size: int) -> nn.Module:
-        """-> a module: normalised images (B, 3, H, W) -> Features (its `images` left None)."""
+        """-> a module: normalized images (B, 3, H, W) -> Features (its `images` left None)."""
 
 
 class SupervisedTask(Component):
@@ -238,7 +238,7 @@ class SupervisedTask(Component):
     reads: the annotation that a source must give ("emotion", "pose_deg"): a class attribute, or a field, which the configuration
     fills with the task's label where it is left empty.
     by: attributes of the data, for each value of which the metrics are given too ("gender/accuracy[race=white]"), with the number
-    of labelled rows ("gender/n[race=white]"); a class attribute, or a field. Those that the data does not have are passed over.
+    of labeled rows ("gender/n[race=white]"); a class attribute, or a field. Those that the data does not have are passed over.
 
     Optional member, for the conformance kit:
     - `examples(n, rng) -> Annotation`: n annotations such as a source could give.
@@ -249,7 +249,7 @@ class SupervisedTask(Component):
     by: tuple[str, ...] = ()
 
     def fit(self, annotation: Annotation) -> SupervisedTask:
-        """A copy with every field explicit (classes, class weights, mean and std), learned ONCE on the labelled training rows.
+        """A copy with every field explicit (classes, class weights, mean and std), learned ONCE on the labeled training rows.
 
         It goes into the resolved configuration, so that evaluation uses the same. Default: itself.
         """
@@ -413,7 +413,7 @@ class Index:
 
 
 class DataSource(Component):
-    """A labelled set of images. Both methods may be called from several threads."""
+    """A labeled set of images. Both methods may be called from several threads."""
 
     kind = "source"
 
@@ -435,7 +435,7 @@ class Run(Protocol):
 
     @property
     def step(self) -> int:
-        """Optimiser steps done; `steps` are all that there will be."""
+        """Optimizer steps done; `steps` are all that there will be."""
         ...
 
     @property
@@ -443,7 +443,7 @@ class Run(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Whole passes over the labelled training rows that are done."""
+        """Whole passes over the labeled training rows that are done."""
         ...
 
     @property
@@ -541,7 +541,7 @@ class Observer(Component):
         """
 
     def on_epoch(self, run: Run) -> None:
-        """A pass over the labelled training rows is done; before the evaluation, where one falls on this step."""
+        """A pass over the labeled training rows is done; before the evaluation, where one falls on this step."""
 
     def on_evaluation(self, run: Run) -> None:
         """The run was measured: `run.validation` holds the figures, those of observers that stand before this one too."""

@@ -20,7 +20,7 @@ from .components import component_name
 from .config.read import Reader
 from .config.strict import converter, describe
 from .experiment import DataEntry, PretextEntry, TaskEntry
-from .registry import Catalogue
+from .registry import Catalog
 
 ENTRIES: dict[str, type] = {"task": TaskEntry, "pretext": PretextEntry, "source": DataEntry}
 TABLES = {"task": "task", "pretext": "pretext", "source": "data", "observer": "observer"}  # under a label of the user's
@@ -77,11 +77,11 @@ class Description:
         return attrs.asdict(self)
 
 
-def describe_component(kind: str, name: str, catalogue: Catalogue) -> Description:
+def describe_component(kind: str, name: str, catalog: Catalog) -> Description:
     """What there is to say of one component. name: a family's may have a part behind ":". Raises MtlError on an unknown name."""
-    cls: Any = catalogue.find(kind, name)
+    cls: Any = catalog.find(kind, name)
     entry = ENTRIES.get(kind)
-    giver = next(r for r in catalogue.records() if (r["status"], r["kind"], r["name"]) == ("ok", kind, _base(name)))
+    giver = next(r for r in catalog.records() if (r["status"], r["kind"], r["name"]) == ("ok", kind, _base(name)))
     return Description(
         name=name,
         kind=kind,
@@ -92,7 +92,7 @@ def describe_component(kind: str, name: str, catalogue: Catalogue) -> Descriptio
         cites=cls.cites,
         keys=keys_of(cls),
         core_keys=tuple(key for key in keys_of(entry) if key.name != "component") if entry else (),
-        capabilities=_capabilities(kind, name, cls, catalogue),
+        capabilities=_capabilities(kind, name, cls, catalog),
         example=example(cls, name),
     )
 
@@ -114,9 +114,9 @@ def needed(cls: Any, name: str = "") -> list[str]:
     return [f.alias or f.name for f in fields if f.default is attrs.NOTHING and f not in given]
 
 
-def component_of(kind: str, name: str, table: Mapping[str, Any], catalogue: Catalogue) -> Any:
+def component_of(kind: str, name: str, table: Mapping[str, Any], catalog: Catalog) -> Any:
     """The component that this table describes, as a configuration reads it. Raises MtlError, one line a problem."""
-    reader = Reader(catalogue)
+    reader = Reader(catalog)
     component = reader.component(kind, f"{kind} {name}", {**table, "name": name}, name)
     reader.raise_problems()
     return component
@@ -232,7 +232,7 @@ def _member(cls: Any, base: str) -> str:
     return found[1] if found else component_name(cls)
 
 
-def _capabilities(kind: str, name: str, cls: Any, catalogue: Catalogue) -> tuple[Capability, ...]:
+def _capabilities(kind: str, name: str, cls: Any, catalog: Catalog) -> tuple[Capability, ...]:
     """Those that the kit expects of the kind. What a component lacks may depend on its fields: it is asked at their defaults."""
     from .testing.doors import lists  # late: Hypothesis
 
@@ -240,5 +240,5 @@ def _capabilities(kind: str, name: str, cls: Any, catalogue: Catalogue) -> tuple
         return ()
     checks, bench = lists()[kind]
     fields = {needed(cls)[0]: name.partition(":")[2]} if ":" in name and needed(cls) else {}
-    lacks = {} if set(needed(cls)) - set(fields) else bench(name, cls, fields, catalogue).lacks
+    lacks = {} if set(needed(cls)) - set(fields) else bench(name, cls, fields, catalog).lacks
     return tuple(Capability(c, expected, lacks.get(c, "")) for c, expected in checks.capabilities.items())

@@ -56,7 +56,7 @@ class PretextEntry:
     component: PretextTask
     weight: float = field(default=1.0, validator=gt(0.0))
     supervised: bool = True
-    rows: Literal["all", "unlabelled"] = "all"
+    rows: Literal["all", "unlabeled"] = "all"
     control: Literal["none", "views_only", "random_target"] = "none"
 
 
@@ -66,7 +66,7 @@ class DataEntry:
 
     component: the source. The key `name` says which (default: the label); its fields (`root`) are further keys of the table.
     labels: keep this share of the training labels (stratified, seeded; nested: 5 % lies in 10 %).
-    unlabelled: rows without labels are dropped, or kept for the pretexts.
+    unlabeled: rows without labels are dropped, or kept for the pretexts.
     limit: at most so many rows of each split (default: all).
     split: the annotation or attribute that says which split a row is of (default: the source's own splits).
     group: the annotation or attribute whose equal rows never part in splits, a person (default: the source's own groups).
@@ -79,7 +79,7 @@ class DataEntry:
 
     component: DataSource
     labels: float = field(default=1.0, validator=share)
-    unlabelled: Literal["drop", "keep"] = "drop"
+    unlabeled: Literal["drop", "keep"] = "drop"
     limit: int | None = field(default=None, validator=optional(gt(0)))
     split: str | None = None
     group: str | None = None
@@ -93,8 +93,8 @@ class Input:
     """[input]: what the encoder reads, and how many rows a step has.
 
     size: side of what the encoder reads, pixels.
-    batch_size: LABELLED rows of a whole optimiser step, over all ranks and micro-batches.
-    unlabelled_batch: rows without labels beside them (default: as many, where a source keeps them).
+    batch_size: LABELED rows of a whole optimizer step, over all ranks and micro-batches.
+    unlabeled_batch: rows without labels beside them (default: as many, where a source keeps them).
     validation: share of the training groups, cut before `labels`, seen by nobody in training.
     store: side at which images are kept in memory, pixels (default: 1.5 x size).
     mix: how sources share a batch: by their number of rows, or equally.
@@ -102,7 +102,7 @@ class Input:
 
     size: int = field(default=64, validator=gt(0))
     batch_size: int = field(default=64, validator=gt(0))
-    unlabelled_batch: int | None = field(default=None, validator=optional(gt(0)))
+    unlabeled_batch: int | None = field(default=None, validator=optional(gt(0)))
     validation: float = field(default=0.1, validator=share)
     store: int | None = field(default=None, validator=optional(gt(0)))
     mix: Literal["proportional", "balanced"] = "proportional"
@@ -116,7 +116,7 @@ class Views:
     clean: how many augmented clean views there are (2: the baseline of equal compute).
     reduce: how the losses of several views of a sample become one: their mean, or their geometric mean.
     forward: images of one size in one joint forward, or one forward a view.
-    statistics: what BatchNorm's running statistics see: every view, or the clean labelled rows alone.
+    statistics: what BatchNorm's running statistics see: every view, or the clean labeled rows alone.
     """
 
     supervised: Literal["clean", "pretext", "both"] = "clean"
@@ -134,10 +134,10 @@ def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[float, ...])
 
 @frozen
 class Train:
-    """[train]: how long, with which optimiser, on which machine. Give `steps` or `epochs`; without the table, 1000 steps.
+    """[train]: how long, with which optimizer, on which machine. Give `steps` or `epochs`; without the table, 1000 steps.
 
-    steps: optimiser steps of the whole run.
-    epochs: passes over the labelled rows, instead of `steps`; parts of one too.
+    steps: optimizer steps of the whole run.
+    epochs: passes over the labeled rows, instead of `steps`; parts of one too.
     optimizer: AdamW, or SGD with `momentum`.
     lr: the learning rate after the warm-up.
     weight_decay: of the weights; biases, norms and other vectors are not decayed.
@@ -149,7 +149,7 @@ class Train:
     decay: what it is multiplied by there.
     clip: largest norm of the gradient of a step.
     accumulate: micro-batches a step; each holds that part of `input.batch_size`.
-    precision: of the forwards; losses, weights and optimiser stay in fp32.
+    precision: of the forwards; losses, weights and optimizer stay in fp32.
     ema: momentum of the averaged weights that are evaluated when on (0: off).
     eval_every: steps between two evaluations on validation (0: only at the end).
     save_every: steps between two checkpoints to go on from.
@@ -208,7 +208,7 @@ class Experiment:
         own name; a table gives one with other keys, or under another name. `validation` is the one that evaluation uses.
     input: what the encoder reads, and how many rows a step has.
     views: what is encoded, and who reads it.
-    train: how long, with which optimiser, on which machine.
+    train: how long, with which optimizer, on which machine.
     seed: of everything that is drawn: splits, shares of labels, initial weights, batches, augmentations, questions.
     plugins: one-file plugins, relative to the configuration's folder; `#sha256=...` behind a path demands that very text. What a
         file gives takes the place of an installed component of that kind and name.

@@ -1,6 +1,6 @@
 """How pixels moved, so that labels can follow.
 
-Pixel coordinates: x to the right, y down, (0, 0) the outer corner of the first pixel, centres at +0.5.
+Pixel coordinates: x to the right, y down, (0, 0) the outer corner of the first pixel, centers at +0.5.
 Matrices act on column vectors (x, y, 1) and map OLD to NEW coordinates.
 """
 
@@ -84,7 +84,7 @@ def inverse_affine(matrix: Tensor) -> Tensor:
 
 
 def similarity(angle_rad: Tensor, scale: Tensor, flip: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """(B, 3, 3), raw -> view: mirror, turn about the centre, then show the central `scale` of each side.
+    """(B, 3, 3), raw -> view: mirror, turn about the center, then show the central `scale` of each side.
 
     angle_rad: (B,), counter-clockwise as seen on the screen. scale: (B,) in (0, 1], the share of the old side that
     fills the new one. flip: (B,) bool. old, new: sizes (h, w).

@@ -13,7 +13,7 @@ from .errors import MtlError
 
 
 class SharedEncoder(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> Features. Owns the normalisation, so that heads, EMA copies and exports agree on it."""
+    """(B, 3, H, W) in [0, 1] -> Features. Owns the normalization, so that heads, EMA copies and exports agree on it."""
 
     mean: Tensor
     std: Tensor

@@ -59,7 +59,7 @@ class HybridModel(nn.Module):
     def encode(self, inputs: Inputs) -> tuple[list[Features], list[Tensor]]:
         """-> the features of each image batch, and the points where all gradients pass.
 
-        With `statistics = "clean"` in two forwards, joined again: the labelled rows of the clean views, then all the rest, which
+        With `statistics = "clean"` in two forwards, joined again: the labeled rows of the clean views, then all the rest, which
         uses its own batch statistics and leaves the running ones alone.
         """
         if not inputs.clean:

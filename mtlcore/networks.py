@@ -1,4 +1,4 @@
-"""Networks that the optimiser does not train, and one collective: all that a pretext author needs beside `torch.nn`."""
+"""Networks that the optimizer does not train, and one collective: all that a pretext author needs beside `torch.nn`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _run(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
 
 
 class EMA(nn.Module):
-    """A momentum copy of `source`: copy <- momentum * copy + (1 - momentum) * source, once an optimiser step, by the core.
+    """A momentum copy of `source`: copy <- momentum * copy + (1 - momentum) * source, once an optimizer step, by the core.
 
     Saved with the run, never trained. momentum: in [0, 1). final: in [0, 1]; the momentum moves there linearly over the run.
     batch_stats: norm layers use the batch's own statistics (BYOL's teacher) instead of the copied running ones.
@@ -62,7 +62,7 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, progress: float, ok: Tensor | float = 1.0) -> None:
-        """progress: of the run, in [0, 1]. ok: a device scalar, 0 where the optimiser skipped the step; nothing is read back."""
+        """progress: of the run, in [0, 1]. ok: a device scalar, 0 where the optimizer skipped the step; nothing is read back."""
         rate = (1 - (self.momentum + (self.final - self.momentum) * min(progress, 1.0))) * torch.as_tensor(ok)
         mine, its = [p.data for p in self.copy.parameters()], [p.data for p in self._source[0].parameters()]
         torch._foreach_lerp_(
@@ -113,7 +113,7 @@ class Frozen(nn.Module):
 
 @contextmanager
 def running_statistics_kept(net: nn.Module) -> Iterator[None]:
-    """In training, norm layers normalise by the batch as ever, and leave their running statistics alone."""
+    """In training, norm layers normalize by the batch as ever, and leave their running statistics alone."""
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     try:
         for m in norms:

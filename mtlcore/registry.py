@@ -112,7 +112,7 @@ class Record:
         }
 
 
-class Catalogue:
+class Catalog:
     """The component classes of every loaded plugin, by kind and name."""
 
     def __init__(self) -> None:
@@ -125,9 +125,7 @@ class Catalogue:
     # ------------------------------------------------------------------------------------------------ loading
 
     @classmethod
-    def load(
-        cls, entry_points: Iterable[EntryPoint] | None = None, environ: Mapping[str, str] = os.environ
-    ) -> Catalogue:
+    def load(cls, entry_points: Iterable[EntryPoint] | None = None, environ: Mapping[str, str] = os.environ) -> Catalog:
         """Every plugin that is installed and not switched off; mtlcore's own come first, then by distribution and name.
 
         Raises MtlError where a plugin fails and MTLCORE_PLUGINS_FATAL is set; else warns, one line a plugin.
@@ -144,9 +142,9 @@ class Catalogue:
                 found._admit(provider, point.load, switches.fatal)
         return found
 
-    def copy(self) -> Catalogue:
-        """The same plugins in a catalogue of its own, which one-file plugins can join without touching this one."""
-        twin = Catalogue()
+    def copy(self) -> Catalog:
+        """The same plugins in a catalog of its own, which one-file plugins can join without touching this one."""
+        twin = Catalog()
         for name, plugin in self._manager.list_name_plugin():
             twin._manager.register(plugin, name)
         twin._classes, twin._records, twin._examples = dict(self._classes), list(self._records), dict(self._examples)
@@ -194,7 +192,7 @@ class Catalogue:
             self._records.append(self._added(cls, provider))
 
     def _refuse_unknown_hooks(self, plugin: Any) -> None:
-        """pluggy takes a misspelt hook without a word, and a function without its marker is no hook at all."""
+        """pluggy takes a misspelled hook without a word, and a function without its marker is no hook at all."""
         known = [name for name in vars(Specs) if name.startswith("mtl_")]
         hooks = [caller.name for caller in self._manager.get_hookcallers(plugin) or []]
         if not hooks:
@@ -289,9 +287,9 @@ class Catalogue:
 
 
 @functools.cache
-def catalogue() -> Catalogue:
+def catalog() -> Catalog:
     """Every installed plugin, loaded once a process."""
-    return Catalogue.load()
+    return Catalog.load()
 
 
 @frozen

@@ -65,7 +65,7 @@ class Checkpoint:
         net.load_state_dict({k: weights[k] for k in own})
 
     def state(self) -> dict[str, Any]:
-        """Optimisers, counters: what resuming needs."""
+        """Optimizers, counters: what resuming needs."""
         file = self.path / "state.pt"
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)

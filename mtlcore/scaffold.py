@@ -19,7 +19,7 @@ from .components import snake
 from .describe import example
 from .errors import MtlError
 from .plugin_file import PluginFile
-from .registry import Catalogue, catalogue
+from .registry import Catalog, catalog
 
 TEMPLATES = Path(__file__).with_name("templates")
 FOLDERS = {"augment": "recipe"}  # the word that users and tests say: recipe_conformance
@@ -28,16 +28,16 @@ LONGEST = 50  # letters of a name
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def scaffold(name: str, kind: str, out: Path, known: Catalogue | None = None) -> Path:
+def scaffold(name: str, kind: str, out: Path, known: Catalog | None = None) -> Path:
     """Write the plugin's folder out / name, as a whole or not at all -> that folder.
 
-    known: the catalogue in which the name must be free; default: every installed plugin. Raises MtlError on a name that can't be
+    known: the catalog in which the name must be free; default: every installed plugin. Raises MtlError on a name that can't be
     used or is taken, and where the folder exists or can't be written.
     """
     folder = out / name
     if folder.exists():
         raise MtlError(f"{folder} exists already: choose another name, or another --out")
-    require_name(name, kind, known or catalogue())
+    require_name(name, kind, known or catalog())
     part = out / f".{name}.{os.getpid()}.tmp"
     try:
         for path, text in _files(name, kind).items():
@@ -51,7 +51,7 @@ def scaffold(name: str, kind: str, out: Path, known: Catalogue | None = None) ->
     return folder
 
 
-def require_name(name: str, kind: str, known: Catalogue) -> None:
+def require_name(name: str, kind: str, known: Catalog) -> None:
     """Raises MtlError where no plugin can be called so, or where one is."""
     if not _NAME.fullmatch(name) or keyword.iskeyword(name) or len(name) > LONGEST:
         legal = re.sub(r"[^a-z0-9_]+", "_", snake(name)).strip("_0123456789")[:LONGEST]

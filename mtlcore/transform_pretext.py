@@ -48,7 +48,7 @@ def predict_transform(
     fn: (images (B, C, H, W) float, choice) -> images of the same shape; deterministic, each image by itself, any number of
     channels; choice is an int in [0, K). choices: K, or a name for each. cites: where the idea comes from.
     moves: what becomes of the labels.
-    - False: only colours change, all labels hold (`View.repaint`).
+    - False: only colors change, all labels hold (`View.repaint`).
     - A function (choice, side in pixels) -> the 2 x 3 or 3 x 3 matrix, old -> new pixel coordinates (x to the right, y down, (0, 0)
       the outer corner of the first pixel): masks follow `fn`, rigid labels the matrix (`View.rearrange(move, matrix)`).
     - True: no label is known to hold, so no supervised head reads the views (`View(images)`). For parts that change places while

@@ -20,7 +20,7 @@ from .errors import MtlError
 from .experiment import Experiment, PretextEntry, TaskEntry
 from .rng import AUGMENT, CONTROL, FINISH, Rng, Streams
 
-Rows = Literal["all", "labelled", "unlabelled"]
+Rows = Literal["all", "labeled", "unlabeled"]
 
 
 class Reading(NamedTuple):
@@ -46,7 +46,7 @@ class Inputs:
     images: tuple[Tensor, ...]  # DISTINCT images, float in [0, 1]; each is encoded once
     readings: dict[str, tuple[Reading, ...]]
     scale: dict[str, float]  # sum over rows x scale = this part's loss, in units of the step's mean
-    clean: tuple[tuple[int, int], ...] = ()  # statistics = "clean": positions of the clean views, their labelled rows
+    clean: tuple[tuple[int, int], ...] = ()  # statistics = "clean": positions of the clean views, their labeled rows
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Inputs:
         """`fn` on every tensor."""
@@ -94,13 +94,13 @@ class _Table:
     Images are told apart by their identity: the entries keep every view alive, so no identity is used twice.
     """
 
-    def __init__(self, scene: _Scene, labelled_rows: int) -> None:
-        self.scene, self.labelled = scene, labelled_rows
+    def __init__(self, scene: _Scene, labeled_rows: int) -> None:
+        self.scene, self.labeled = scene, labeled_rows
         self.entries: dict[tuple[int, Rows], tuple[View, tuple[str | int | None, ...]]] = {}
         self.slices: dict[Rows, slice] = {
             "all": slice(None),
-            "labelled": slice(labelled_rows),
-            "unlabelled": slice(labelled_rows, None),
+            "labeled": slice(labeled_rows),
+            "unlabeled": slice(labeled_rows, None),
         }
 
     def add(self, views: Sequence[View], rows: Rows, label: str = "") -> tuple[int, ...]:
@@ -121,15 +121,15 @@ class _Table:
         return tuple(self.cut(self.scene.finish(v, name), rows) for (_, rows), (v, name) in self.entries.items())
 
     def clean_rows(self) -> tuple[tuple[int, int], ...]:
-        """Where the clean views stand, and how many of their rows are labelled: what `statistics = "clean"` parts."""
+        """Where the clean views stand, and how many of their rows are labeled: what `statistics = "clean"` parts."""
         clean = [self.scene.augment(n) for n in range(self.scene.experiment.views.clean)]
-        found: list[tuple[View, Rows]] = [(v, r) for v in clean for r in ("labelled", "all") if self.holds(v, r)]
-        if not found or not self.labelled:
+        found: list[tuple[View, Rows]] = [(v, r) for v in clean for r in ("labeled", "all") if self.holds(v, r)]
+        if not found or not self.labeled:
             raise MtlError(
-                'views.statistics = "clean" needs labelled rows of the clean view, and no head reads any: '
+                'views.statistics = "clean" needs labeled rows of the clean view, and no head reads any: '
                 'set views.supervised = "clean" or "both"'
             )
-        return tuple((self.position(view, rows), self.labelled) for view, rows in found)
+        return tuple((self.position(view, rows), self.labeled) for view, rows in found)
 
 
 def prepare(
@@ -148,25 +148,25 @@ def prepare(
     the clean view (default: the run's; evaluation has its own).
     """
     scene = _Scene(experiment, batch.images, streams, progress, clean)
-    table = _Table(scene, batch.labelled_rows)
+    table = _Table(scene, batch.labeled_rows)
     readings: dict[str, tuple[Reading, ...]] = {}
     readable: dict[int, View] = {}
     counted: dict[str, int] = {}
     for label, entry in experiment.pretexts.items():
-        n = batch.counts.rows if entry.rows == "all" else batch.counts.unlabelled_rows
+        n = batch.counts.rows if entry.rows == "all" else batch.counts.unlabeled_rows
         if n:
             views, reading = _question(label, entry, scene, table)
             if entry.supervised and entry.rows == "all":
                 readable |= {id(v.images): v for v in views if v.geometry is not None}
             if reading is not None:
                 readings[label], counted[label] = (reading,), n
-    tasks = {label: e for label, e in experiment.tasks.items() if batch.counts.labelled[label]}
+    tasks = {label: e for label, e in experiment.tasks.items() if batch.counts.labeled[label]}
     for view, rows in _supervised(experiment, scene, readable, table) if tasks else ():
         positions = table.add([view], rows)
         for label, task in tasks.items():
             reading = Reading(positions, table.cut(_answers(task, label, batch, view), rows))
             readings[label] = (*readings.get(label, ()), reading)
-    counted |= {label: batch.counts.labelled[label] for label in tasks}
+    counted |= {label: batch.counts.labeled[label] for label in tasks}
     readings = {label: readings[label] for label in experiment.entries if label in readings}
     if experiment.weighting.at == "features":
         _same_images(readings)
@@ -213,9 +213,9 @@ def _supervised(
         )
     if policy == "pretext":
         return [(view, "all") for view in views]
-    everyone = bool(views) or any(table.holds(v, "all") for v in clean) or table.labelled == len(scene.images)
+    everyone = bool(views) or any(table.holds(v, "all") for v in clean) or table.labeled == len(scene.images)
     others = [v for v in views if all(v.images is not c.images for c in clean)]
-    return [*((v, "all") for v in others), *((v, "all" if everyone else "labelled") for v in clean)]
+    return [*((v, "all") for v in others), *((v, "all" if everyone else "labeled") for v in clean)]
 
 
 def _answers(entry: TaskEntry, label: str, batch: Batch, view: View) -> tuple[tuple[Target, Tensor], ...]:

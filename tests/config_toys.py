@@ -11,10 +11,10 @@ from attrs import field, frozen
 from attrs.validators import ge, in_
 
 from mtlcore import AugmentRecipe, DataSource, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
-from mtlcore.registry import Catalogue
+from mtlcore.registry import Catalog
 
 
-class Colour(Enum):
+class Color(Enum):
     RED = "red"
     GREEN = "green"
 
@@ -51,7 +51,7 @@ class Faces(SupervisedTask):
     classes: tuple[str, ...] = ()
     count: Literal[7, 8] = 8
     smoothing: float = field(default=0.0, validator=ge(0.0))
-    colour: Colour = Colour.RED
+    color: Color = Color.RED
 
     def target(self, annotation):
         raise NotImplementedError
@@ -132,5 +132,5 @@ def mtl_components():
     return TOYS
 
 
-def toy_catalogue() -> Catalogue:
-    return Catalogue.load([EntryPoint("toys", __name__, "mtlcore")], environ={})
+def toy_catalog() -> Catalog:
+    return Catalog.load([EntryPoint("toys", __name__, "mtlcore")], environ={})

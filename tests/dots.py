@@ -1,4 +1,4 @@
-"""A one-file plugin for the tests: images with one bright quarter, which is the class; learnt in a few steps."""
+"""A one-file plugin for the tests: images with one bright quarter, which is the class; learned in a few steps."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from PIL import Image
 from scipy.io import savemat
 
 
-def image(path: Path, grey: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
-    """A grey image of this size (w, h), whatever the ending."""
+def image(path: Path, gray: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
+    """A gray image of this size (w, h), whatever the ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF"}.get(path.suffix.lower(), "JPEG")
-    Image.new("RGB", size, (grey, grey, grey)).save(path, kind)
+    Image.new("RGB", size, (gray, gray, gray)).save(path, kind)
     return path
 
 

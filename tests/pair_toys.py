@@ -34,7 +34,7 @@ COUPLED = ("barlow_twins", "vicreg", "simclr")
 def setting(
     task: PretextTask, tasks: tuple[str, ...] = (), entry: dict[str, Any] | None = None, **more: Any
 ) -> Experiment:
-    """An experiment with this task, labelled "pretext", as its one pretext."""
+    """An experiment with this task, labeled "pretext", as its one pretext."""
     exp = experiment(tasks, size=24, **{"augment": Jitter()} | more)
     return evolve(exp, pretexts={"pretext": PretextEntry(task, **entry or {})})
 
@@ -48,7 +48,7 @@ def run(
 
 def images(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) -> Batch:
     """Random images, without labels where there are no tasks."""
-    return batch(n=n, size=24, tasks=tasks, seed=seed, **{"unlabelled": 1 if tasks else n} | more)
+    return batch(n=n, size=24, tasks=tasks, seed=seed, **{"unlabeled": 1 if tasks else n} | more)
 
 
 def answer(eng: Engine, made: Inputs) -> Any:
@@ -56,16 +56,16 @@ def answer(eng: Engine, made: Inputs) -> Any:
     return eng.model.answer(eng.model.encode(made)[0], made)["pretext"][0]
 
 
-def coloured(n: int, seed: int) -> Batch:
-    """Images of one colour each, a little noise on it: what two views of an image have in common, and strangers have not."""
+def colored(n: int, seed: int) -> Batch:
+    """Images of one color each, a little noise on it: what two views of an image have in common, and strangers have not."""
     g = torch.Generator().manual_seed(seed)
     images_ = torch.rand(n, 3, 1, 1, generator=g) * 0.8 + torch.rand(n, 3, 24, 24, generator=g) * 0.2
     return evolve(images(n), images=(images_ * 255).round().byte())
 
 
 def losses(eng: Engine, steps: int, n: int = 16) -> list[float]:
-    """The pretext's loss at each step, on fresh coloured images."""
-    made = (inputs(eng, [coloured(n, step)]) for step in range(steps))
+    """The pretext's loss at each step, on fresh colored images."""
+    made = (inputs(eng, [colored(n, step)]) for step in range(steps))
     return [float(train_step(eng, parts)["loss/pretext"]) for parts in made]
 
 
@@ -81,7 +81,7 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     eng = build_engine(evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02)), fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step in range(3):
-        joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabelled=0)])[0], Streams((0, step, 0)))
+        joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], Streams((0, step, 0)))
         mine = joined if world == 1 else joined.rows(slice(4 * rank, 4 * rank + 4), world)
         train_step(eng, [mine])
     return {k: v.clone() for k, v in eng.model.state_dict().items()}

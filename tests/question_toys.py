@@ -31,7 +31,7 @@ class Look:
 
 
 def alike(n: int = 8, size: int = 32, seed: int = 0, noise: float = 0.05) -> Tensor:
-    """(n, 3, size, size) uint8: one and the same patch of colours, a little noise on it. Every place of it can be told apart."""
+    """(n, 3, size, size) uint8: one and the same patch of colors, a little noise on it. Every place of it can be told apart."""
     g = torch.Generator().manual_seed(123)
     scene = F.interpolate(torch.rand(1, 3, 6, 6, generator=g), (size, size), mode="bilinear")
     noises = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
@@ -49,7 +49,7 @@ def asked(task: PretextTask, images: Tensor, seed: int = 0) -> tuple[list[View],
 
 
 def setting(task: PretextTask, tasks: tuple[str, ...] = (), size: int = 32, **more: Any) -> Experiment:
-    """An experiment whose one pretext, labelled "pretext", is this task."""
+    """An experiment whose one pretext, labeled "pretext", is this task."""
     exp = experiment(tasks, size=size, **{"augment": Plain()} | more)
     return evolve(exp, pretexts={"pretext": PretextEntry(task)})
 
@@ -62,7 +62,7 @@ def built(task: PretextTask, size: int = 32, encoder: Any = None) -> tuple[Share
 
 def plain_batch(images: Tensor) -> Batch:
     """These images, without a label."""
-    return evolve(batch(n=len(images), size=images.shape[-1], tasks=(), unlabelled=len(images)), images=images)
+    return evolve(batch(n=len(images), size=images.shape[-1], tasks=(), unlabeled=len(images)), images=images)
 
 
 def learned(
@@ -96,6 +96,6 @@ def shown(task: PretextTask, images: Tensor) -> dict[str, Tensor]:
 
 
 def ramp(n: int, size: int) -> Tensor:
-    """(n, 2, size, size): the x and y of each pixel's centre."""
+    """(n, 2, size, size): the x and y of each pixel's center."""
     at = torch.arange(size) + 0.5
     return torch.stack([at.expand(size, size), at[:, None].expand(size, size)]).expand(n, 2, size, size)

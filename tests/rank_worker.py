@@ -36,9 +36,9 @@ def case(name: str) -> Experiment:
 def batches() -> list[Batch]:
     """Three steps: rank 1 has no label at all in the first; a task is absent from the second."""
     made = [
-        batch(n=8, unlabelled=0, seed=1),
-        batch(n=8, unlabelled=0, seed=2, absent=("pose",)),
-        batch(n=8, unlabelled=0, seed=3),
+        batch(n=8, unlabeled=0, seed=1),
+        batch(n=8, unlabeled=0, seed=2, absent=("pose",)),
+        batch(n=8, unlabeled=0, seed=3),
     ]
     for present in made[0].present.values():
         present[:2], present[4:] = True, False

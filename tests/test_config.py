@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from config_toys import Box, Colour, Faces, Folder, Hub, Pose, Puzzling, ResnetSmall, Strong, Validation, toy_catalogue
+from config_toys import Box, Color, Faces, Folder, Hub, Pose, Puzzling, ResnetSmall, Strong, Validation, toy_catalog
 
 from mtlcore import MtlError
 from mtlcore.config import dump, load, parse
 from mtlcore.experiment import Experiment
-from mtlcore.registry import Catalogue, PluginWarning
+from mtlcore.registry import Catalog, PluginWarning
 
 HYBRID = """
 [task.faces]
@@ -46,21 +46,21 @@ def mtl_components(): return [Rotation]
 
 
 @pytest.fixture(scope="module")
-def toys() -> Catalogue:
-    return toy_catalogue()
+def toys() -> Catalog:
+    return toy_catalog()
 
 
-def read(text: str, toys: Catalogue) -> Experiment:
+def read(text: str, toys: Catalog) -> Experiment:
     return parse(tomllib.loads(text), toys)
 
 
-def problems(text: str, toys: Catalogue) -> list[str]:
+def problems(text: str, toys: Catalog) -> list[str]:
     with pytest.raises(MtlError) as told:
         read(text, toys)
     return str(told.value).splitlines()
 
 
-def problem(text: str, toys: Catalogue) -> str:
+def problem(text: str, toys: Catalog) -> str:
     [line] = problems(text, toys)
     return line
 
@@ -68,7 +68,7 @@ def problem(text: str, toys: Catalogue) -> str:
 # ------------------------------------------------------------------------------------------------ what is filled in
 
 
-def test_defaults_fill_what_the_file_leaves_out(toys: Catalogue) -> None:
+def test_defaults_fill_what_the_file_leaves_out(toys: Catalog) -> None:
     e = read(HYBRID, toys)
     assert e.encoder == ResnetSmall()
     assert type(e.weighting).__name__ == "Equal"
@@ -79,7 +79,7 @@ def test_defaults_fill_what_the_file_leaves_out(toys: Catalogue) -> None:
     assert (e.seed, e.plugins, e.input.size) == (0, (), 64)
 
 
-def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catalogue) -> None:
+def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catalog) -> None:
     text = "[task.faces]\n[task.mood]\nname = 'faces'\n[task.other]\nname = 'faces'\nreads = 'gender'\n[task.pose]\n"
     tasks = read(text, toys).tasks
     assert {label: t.component.reads for label, t in tasks.items()} == {
@@ -91,14 +91,14 @@ def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catal
     assert type(tasks["pose"].component) is Pose
 
 
-def test_recipes_are_the_explicit_ones_and_all_that_need_no_key(toys: Catalogue) -> None:
+def test_recipes_are_the_explicit_ones_and_all_that_need_no_key(toys: Catalog) -> None:
     text = HYBRID + "[recipes.validation]\nturn_deg = 1\n[recipes.mild]\nname = 'strong'\nturn_deg = 5.0\n"
     e = read(text, toys)
     assert e.recipes == {"strong": Strong(), "validation": Validation(turn_deg=1.0), "mild": Strong(turn_deg=5.0)}
     assert set(tomllib.loads(dump(e))["recipes"]) == {"validation", "mild"}
 
 
-def test_every_type_of_field_is_read(toys: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_type_of_field_is_read(toys: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     text = """
     [encoder]
@@ -108,7 +108,7 @@ def test_every_type_of_field_is_read(toys: Catalogue, monkeypatch: pytest.Monkey
     classes = ["a", "b"]
     count = 7
     smoothing = 1
-    colour = "green"
+    color = "green"
     [pretext.puzzling]
     scales = [[0.5, 1], [1, 2]]
     rotate = true
@@ -122,7 +122,7 @@ def test_every_type_of_field_is_read(toys: Catalogue, monkeypatch: pytest.Monkey
     """
     e = read(text, toys)
     assert e.encoder == Hub("resnet18", tmp_path / "w/net.safetensors")
-    assert e.tasks["faces"].component == Faces("faces", ("a", "b"), 7, 1.0, Colour.GREEN)
+    assert e.tasks["faces"].component == Faces("faces", ("a", "b"), 7, 1.0, Color.GREEN)
     assert type(e.tasks["faces"].component.smoothing) is float
     assert e.pretexts["puzzling"].component == Puzzling(3, ((0.5, 1.0), (1.0, 2.0)), True, 4, 1.5)
     assert e.data["folder"].component == Folder(Path.home() / "images", {"path": "file", "label": "mood"})
@@ -130,16 +130,16 @@ def test_every_type_of_field_is_read(toys: Catalogue, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("weight", ["0", "0.0", "-0.0"])
-def test_a_table_of_weight_0_is_as_if_it_were_not_there(toys: Catalogue, weight: str) -> None:
+def test_a_table_of_weight_0_is_as_if_it_were_not_there(toys: Catalog, weight: str) -> None:
     without = read(HYBRID.replace("[pretext.puzzling]\ngrid = 2\nweight = 0.3\n", ""), toys)
     assert read(HYBRID.replace("weight = 0.3", f"weight = {weight}"), toys) == without
 
 
-def test_a_misspelt_table_of_weight_0_is_still_told(toys: Catalogue) -> None:
+def test_a_misspelt_table_of_weight_0_is_still_told(toys: Catalog) -> None:
     assert "did you mean 'puzzling'" in problem(HYBRID + "[pretext.puzling]\nweight = 0\n", toys)
 
 
-def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalogue) -> None:
+def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalog) -> None:
     text = "[pretext.coarse]\nname = 'puzzling'\ngrid = 2\n[pretext.fine]\nname = 'puzzling'\ngrid = 4\n"
     assert [p.component.grid for p in read(text, toys).pretexts.values()] == [2, 4]  # type: ignore[attr-defined]
 
@@ -174,7 +174,7 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
         ("[task.pose]\ncount = 7.0", "task.pose.count", ["7.0", "7, 8"]),
         ("[task.pose]\nsmoothing = false", "task.pose.smoothing", ["False", "a number"]),
         ("[task.pose]\nsmoothing = -1", "task.pose.smoothing", ["-1"]),
-        ("[task.pose]\ncolour = 'gren'", "task.pose.colour", ["did you mean 'green'"]),
+        ("[task.pose]\ncolor = 'gren'", "task.pose.color", ["did you mean 'green'"]),
         ("[task.pose]\nweight = -1", "task.pose.weight", ["-1"]),
         ("[task.pose]\nweight = false", "task.pose.weight", ["False", "a number"]),
         ("[pretext.puzzling]\nrotate = 1", "pretext.puzzling.rotate", ["1", "true or false"]),
@@ -195,7 +195,7 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_path_and_what_mends_it(
-    toys: Catalogue, table: str, path: str, facts: list[str]
+    toys: Catalog, table: str, path: str, facts: list[str]
 ) -> None:
     line = problem("[task.faces]\n" + table, toys)
     assert line.startswith((f"{path}:", f"{path} "))
@@ -205,14 +205,14 @@ def test_a_mistake_is_told_with_its_path_and_what_mends_it(
 @pytest.mark.parametrize(
     "top", ["task = 3", "[task]\nfaces = 3", "encoder = 'resnet'", "recipes = []", "seed = 'one'", "plugins = 3"]
 )
-def test_what_should_be_a_table_or_a_value_and_is_not_is_told(toys: Catalogue, top: str) -> None:
+def test_what_should_be_a_table_or_a_value_and_is_not_is_told(toys: Catalog, top: str) -> None:
     lines = problems(top, toys)
     assert lines[0].startswith(top.split(" =")[0].split("\n")[0].strip("[]"))
 
 
-def test_all_problems_are_listed_one_a_line(toys: Catalogue) -> None:
+def test_all_problems_are_listed_one_a_line(toys: Catalog) -> None:
     text = """
-    colour = 1
+    color = 1
     [encoder]
     width = 0
     depths = "x"
@@ -226,7 +226,7 @@ def test_all_problems_are_listed_one_a_line(toys: Catalogue) -> None:
     starts = [line.split(" ")[0].rstrip(":") for line in problems(text, toys)]
     assert sorted(starts) == sorted(
         [
-            "colour",
+            "color",
             "encoder.width",
             "encoder.depths",
             "task.facs",
@@ -238,11 +238,11 @@ def test_all_problems_are_listed_one_a_line(toys: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("label", ["train", "type", "keys", "_modules", '"a-b"', '"a.b"', '"2"'])
-def test_a_label_that_no_module_can_have_is_told(toys: Catalogue, label: str) -> None:
+def test_a_label_that_no_module_can_have_is_told(toys: Catalog, label: str) -> None:
     assert label.strip('"') in problem(f"[task.{label}]\nname = 'faces'\n", toys)
 
 
-def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalogue) -> None:
+def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalog) -> None:
     line = problem("[task.same]\nname = 'faces'\n[pretext.same]\nname = 'puzzling'\n", toys)
     assert "task.same" in line
     assert "pretext.same" in line
@@ -265,12 +265,12 @@ def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalogue) -> None:
         ("[pretext.puzzling]\n[train]\nsteps = 1\nbest = 'puzzling/accuracy'", ["train.best", "there is no task"]),
     ],
 )
-def test_settings_that_conflict_are_told_with_what_mends_them(toys: Catalogue, text: str, facts: list[str]) -> None:
+def test_settings_that_conflict_are_told_with_what_mends_them(toys: Catalog, text: str, facts: list[str]) -> None:
     line = problem(text, toys)
     assert [fact for fact in facts if fact not in line] == []
 
 
-def test_both_views_without_a_pretext_is_the_clean_view_alone(toys: Catalogue) -> None:
+def test_both_views_without_a_pretext_is_the_clean_view_alone(toys: Catalog) -> None:
     assert read("[task.faces]\n[views]\nsupervised = 'both'", toys).views.supervised == "both"
 
 
@@ -284,28 +284,28 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_errors_of_a_file_name_it(file: Path, toys: Catalogue) -> None:
+def test_the_errors_of_a_file_name_it(file: Path, toys: Catalog) -> None:
     file.write_text(HYBRID + "[input]\nsize = 'a'\nstore = 'b'\n")
     with pytest.raises(MtlError) as told:
-        load(file, catalogue=toys)
+        load(file, catalog=toys)
     first, *lines = str(told.value).splitlines()
     assert first == f"{file}:"
     assert [line.split()[0] for line in lines] == ["input.size", "input.store"]
 
 
-def test_bad_toml_is_told_with_file_and_line(file: Path, toys: Catalogue) -> None:
+def test_bad_toml_is_told_with_file_and_line(file: Path, toys: Catalog) -> None:
     file.write_text("[task.faces]\nx = \n")
     with pytest.raises(MtlError, match=r"run\.toml.*line 2"):
-        load(file, catalogue=toys)
+        load(file, catalog=toys)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_can_not_be_read_is_told(tmp_path: Path, toys: Catalogue, content: bytes | None) -> None:
+def test_a_file_that_can_not_be_read_is_told(tmp_path: Path, toys: Catalog, content: bytes | None) -> None:
     path = tmp_path / "odd.toml"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(MtlError, match=r"odd\.toml"):
-        load(path, catalogue=toys)
+        load(path, catalog=toys)
 
 
 @pytest.mark.parametrize(
@@ -333,34 +333,34 @@ def test_a_file_that_can_not_be_read_is_told(tmp_path: Path, toys: Catalogue, co
         ('data."faces".limit=3', lambda e: e.data["faces"].limit == 3),
     ],
 )  # fmt: skip
-def test_an_override_sets_one_key(file: Path, toys: Catalogue, override: str, read_back) -> None:
-    assert read_back(load(file, [override], catalogue=toys))
+def test_an_override_sets_one_key(file: Path, toys: Catalog, override: str, read_back) -> None:
+    assert read_back(load(file, [override], catalog=toys))
 
 
-def test_the_last_override_wins(file: Path, toys: Catalogue) -> None:
-    assert load(file, ["seed=1", "seed=2", "train.epochs=3", "train.steps=4"], catalogue=toys) == evolve(
-        load(file, catalogue=toys), seed=2, train=load(file, ["train.steps=4"], catalogue=toys).train
+def test_the_last_override_wins(file: Path, toys: Catalog) -> None:
+    assert load(file, ["seed=1", "seed=2", "train.epochs=3", "train.steps=4"], catalog=toys) == evolve(
+        load(file, catalog=toys), seed=2, train=load(file, ["train.steps=4"], catalog=toys).train
     )
 
 
 @pytest.mark.parametrize(
     "override", ["seed", "=3", "a..b=3", "a b=3", "seed.deep=3", "train.steps.more=3", "input.size=x", "nonsense=1"]
 )
-def test_a_bad_override_is_named(file: Path, toys: Catalogue, override: str) -> None:
+def test_a_bad_override_is_named(file: Path, toys: Catalog, override: str) -> None:
     file.write_text("seed = 1\n" + HYBRID)
     with pytest.raises(MtlError) as told:
-        load(file, [override], catalogue=toys)
+        load(file, [override], catalog=toys)
     assert f"--set {override}" in str(told.value)
 
 
 # ------------------------------------------------------------------------------------------------ one-file plugins
 
 
-def test_a_plugin_file_beside_the_configuration_is_loaded_and_listed_with_its_hash(file: Path, toys: Catalogue) -> None:
+def test_a_plugin_file_beside_the_configuration_is_loaded_and_listed_with_its_hash(file: Path, toys: Catalog) -> None:
     plugin = file.parent / "rotation.py"
     plugin.write_text(PLUGIN)
     file.write_text('plugins = ["./rotation.py"]\n' + HYBRID + "[pretext.rotation]\nangles = [0, 180]\n")
-    e = load(file, catalogue=toys)
+    e = load(file, catalog=toys)
 
     assert e.pretexts["rotation"].component.angles == (0, 180)  # type: ignore[attr-defined]
     assert e.plugins == (f"{plugin}#sha256={hashlib.sha256(PLUGIN.encode()).hexdigest()}",)
@@ -369,7 +369,7 @@ def test_a_plugin_file_beside_the_configuration_is_loaded_and_listed_with_its_ha
 
 
 def test_a_plugin_file_may_be_given_beside_the_file_and_twice(
-    file: Path, toys: Catalogue, monkeypatch: pytest.MonkeyPatch
+    file: Path, toys: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = file.parent / "rotation.py"
     plugin.write_text(PLUGIN)
@@ -379,28 +379,28 @@ def test_a_plugin_file_may_be_given_beside_the_file_and_twice(
     assert len(e.plugins) == 1
 
 
-def test_a_plugin_file_that_has_changed_is_told(file: Path, toys: Catalogue) -> None:
+def test_a_plugin_file_that_has_changed_is_told(file: Path, toys: Catalog) -> None:
     (file.parent / "rotation.py").write_text(PLUGIN)
     file.write_text(f'plugins = ["rotation.py#sha256={"0" * 64}"]\n' + HYBRID)
     with pytest.raises(MtlError, match=r"rotation\.py has changed"):
-        load(file, catalogue=toys)
+        load(file, catalog=toys)
 
 
-def test_a_plugin_file_that_raises_keeps_its_original_error(file: Path, toys: Catalogue) -> None:
+def test_a_plugin_file_that_raises_keeps_its_original_error(file: Path, toys: Catalog) -> None:
     (file.parent / "broken.py").write_text("raise ZeroDivisionError('no luck')")
     file.write_text('plugins = ["broken.py"]\n' + HYBRID)
     with pytest.raises(MtlError, match="no luck") as told:
-        load(file, catalogue=toys)
+        load(file, catalog=toys)
     assert isinstance(told.value.__cause__, ZeroDivisionError)
 
 
 def test_a_configuration_that_asks_for_an_installed_plugin_that_failed_keeps_its_original_error(file: Path) -> None:
     missing = EntryPoint("puzzling", "no_such_module_at_all", "mtlcore")
     with pytest.warns(PluginWarning):
-        catalogue = Catalogue.load([EntryPoint("toys", "config_toys", "mtlcore"), missing], {})
+        catalog = Catalog.load([EntryPoint("toys", "config_toys", "mtlcore"), missing], {})
     file.write_text(HYBRID.replace("[pretext.puzzling]", "[pretext.jigsaw]"))
     with pytest.raises(MtlError, match="no_such_module_at_all") as told:
-        load(file, catalogue=catalogue)
+        load(file, catalog=catalog)
     assert isinstance(told.value.__cause__, ModuleNotFoundError)
 
 
@@ -415,9 +415,7 @@ def test_the_shipped_components_make_a_hybrid_experiment() -> None:
     assert parse(tomllib.loads(dump(e))) == e
 
 
-def test_a_dump_means_the_same_from_any_folder(
-    toys: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_dump_means_the_same_from_any_folder(toys: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     e = read(HYBRID.replace("/images", "images"), toys)
     assert e.data["faces"].component == Folder(Path(os.getcwd()) / "images")
     text = dump(e)

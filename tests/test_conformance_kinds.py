@@ -12,7 +12,7 @@ import pytest
 import torch
 from face_files import image, marks, pose_mat, ramp
 
-from mtlcore.registry import catalogue
+from mtlcore.registry import catalog
 from mtlcore.testing import conformance
 
 torch.set_num_threads(1)
@@ -216,8 +216,6 @@ def test_every_shipped_component_of_these_kinds_is_held_against_its_checks():
     }
     for kind, names in tested.items():
         own = {
-            n
-            for n, cls in catalogue().of_kind(kind).items()
-            if cls.__module__.split(".")[0] in ("mtlcore", "mtl_faces")
+            n for n, cls in catalog().of_kind(kind).items() if cls.__module__.split(".")[0] in ("mtlcore", "mtl_faces")
         }
         assert own == set(names), kind

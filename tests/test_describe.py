@@ -26,7 +26,7 @@ from attrs.validators import (
 from mtlcore import LossWeighting, MtlError
 from mtlcore.config import parse
 from mtlcore.describe import OWN_RULE, component_of, describe_component, example, keys_of, needed, range_of
-from mtlcore.registry import catalogue
+from mtlcore.registry import catalog
 
 BASE = '[task.any]\nname = "classification"\n[data.all]\nname = "image_folder"\nroot = "there"\n[train]\nsteps = 1\n'
 
@@ -129,10 +129,10 @@ def _configured(kind: str, text: str) -> Any:
     return parse(tables)
 
 
-@pytest.mark.parametrize(("kind", "name"), list(catalogue().classes))
+@pytest.mark.parametrize(("kind", "name"), list(catalog().classes))
 def test_the_example_of_every_component_is_taken_by_a_configuration(kind: str, name: str) -> None:
-    cls = catalogue().find(kind, name)
-    e = _configured(kind, describe_component(kind, name, catalogue()).example)
+    cls = catalog().find(kind, name)
+    e = _configured(kind, describe_component(kind, name, catalog()).example)
     entries = [*e.tasks.values(), *e.pretexts.values(), *e.data.values()]
     parts = [e.encoder, e.weighting, e.augment, *e.observers.values(), *(entry.component for entry in entries)]
     component = [part for part in parts if type(part) is cls][-1]  # the table comes after those of the base
@@ -140,9 +140,9 @@ def test_the_example_of_every_component_is_taken_by_a_configuration(kind: str, n
         assert component == cls()
 
 
-@pytest.mark.parametrize(("kind", "name"), list(catalogue().classes))
+@pytest.mark.parametrize(("kind", "name"), list(catalog().classes))
 def test_every_component_says_who_gives_it_and_every_key_has_a_type(kind: str, name: str) -> None:
-    found = describe_component(kind, name, catalogue())
+    found = describe_component(kind, name, catalog())
     assert (found.kind, found.name, found.distribution) == (kind, name, "mtlcore")
     assert found.doc
     assert all(key.type and "<class" not in key.type and "typing." not in key.type for key in found.keys)
@@ -151,7 +151,7 @@ def test_every_component_says_who_gives_it_and_every_key_has_a_type(kind: str, n
 
 def test_the_cores_own_keys_are_those_of_the_kinds_tables() -> None:
     def names(kind: str, name: str) -> list[str]:
-        return [key.name for key in describe_component(kind, name, catalogue()).core_keys]
+        return [key.name for key in describe_component(kind, name, catalog()).core_keys]
 
     assert names("pretext", "puzzling") == ["weight", "supervised", "rows", "control"]
     assert names("task", "fer") == ["weight"]
@@ -160,14 +160,14 @@ def test_the_cores_own_keys_are_those_of_the_kinds_tables() -> None:
 
 
 def test_a_member_of_a_family_fills_its_first_key() -> None:
-    found = describe_component("encoder", "timm:vit_tiny_patch16_224", catalogue())
+    found = describe_component("encoder", "timm:vit_tiny_patch16_224", catalog())
     assert '[encoder]\nname = "timm:vit_tiny_patch16_224"\n' in found.example
-    assert needed(catalogue().find("encoder", "timm"), "timm:resnet18") == []
+    assert needed(catalog().find("encoder", "timm"), "timm:resnet18") == []
 
 
 def test_a_table_becomes_the_component_and_its_faults_are_told_by_their_keys() -> None:
-    made: Any = component_of("pretext", "puzzling", {"grid": 2}, catalogue())
+    made: Any = component_of("pretext", "puzzling", {"grid": 2}, catalog())
     assert made.grid == 2
-    assert component_of("encoder", "timm:resnet18", {}, catalogue()).model == "resnet18"
+    assert component_of("encoder", "timm:resnet18", {}, catalog()).model == "resnet18"
     with pytest.raises(MtlError, match=r"girid: unknown key; did you mean 'grid'.*\npretext puzzling\.grid"):
-        component_of("pretext", "puzzling", {"grid": 7, "girid": 1}, catalogue())
+        component_of("pretext", "puzzling", {"grid": 7, "girid": 1}, catalog())

@@ -35,23 +35,23 @@ class Oracle(nn.Module):
 
 def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measured:
     source = InMemory(N, LABELS, split=("train",) * N, attributes=attributes)
-    run = experiment({"toys": DataEntry(source, unlabelled="keep")}, {"kind": task}, validation=0.0)
+    run = experiment({"toys": DataEntry(source, unlabeled="keep")}, {"kind": task}, validation=0.0)
     data = open_data(evolve(run, recipes={"validation": Plain()}))
     rows = data.split["train"]
     return measure(cast(Any, Oracle()), data.experiment, data, rows, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch", [256, 7])
-def test_the_figures_of_a_group_are_those_of_its_labelled_rows(batch, monkeypatch):
+def test_the_figures_of_a_group_are_those_of_its_labeled_rows(batch, monkeypatch):
     monkeypatch.setattr(measuring, "BATCH", batch)
     found = measured(Classification(reads="kind", by=("race", "age_band")), {"race": RACES, "age_band": AGES})
-    right, labelled = np.array(SAID) == np.array(LABELS), np.array(LABELS) != ""
+    right, labeled = np.array(SAID) == np.array(LABELS), np.array(LABELS) != ""
     for attribute, values in (("race", RACES), ("age_band", AGES)):
         for value in set(values.tolist()) - {""}:
-            here = labelled & (values == value)
+            here = labeled & (values == value)
             assert found.metrics[f"kind/n[{attribute}={value}]"] == here.sum()
             assert found.metrics[f"kind/accuracy[{attribute}={value}]"] == pytest.approx(right[here].mean(), abs=1e-6)
-    assert found.metrics["kind/accuracy"] == pytest.approx(right[labelled].mean(), abs=1e-6)
+    assert found.metrics["kind/accuracy"] == pytest.approx(right[labeled].mean(), abs=1e-6)
     assert not [name for name in found.metrics if "[race=]" in name]
     assert list(found.metrics)[:3] == ["kind/accuracy", "kind/macro_f1", "kind/mean_class_accuracy"]
     assert list(found.tables) == ["kind/confusion"]
@@ -64,8 +64,8 @@ def test_attributes_that_the_data_does_not_have_are_passed_over():
     assert not [name for name in plain.metrics if "[" in name]
 
 
-def test_a_group_without_a_labelled_row_is_not_told():
-    nobody = np.where(np.array(LABELS) == "", "unlabelled", "labelled")
+def test_a_group_without_a_labeled_row_is_not_told():
+    nobody = np.where(np.array(LABELS) == "", "unlabeled", "labeled")
     found = measured(Classification(reads="kind", by=("who",)), {"who": nobody})
-    assert [name for name in found.metrics if "[who=unlabelled]" in name] == []
-    assert found.metrics["kind/n[who=labelled]"] == sum(name != "" for name in LABELS)
+    assert [name for name in found.metrics if "[who=unlabeled]" in name] == []
+    assert found.metrics["kind/n[who=labeled]"] == sum(name != "" for name in LABELS)

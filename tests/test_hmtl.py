@@ -266,7 +266,7 @@ def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys):
         (("--again", "tune-sl-9"), "tune-sl"),
     ],
 )
-def test_a_name_that_is_not_there_is_told_with_its_neighbour(words, near, tmp_path, capsys):
+def test_a_name_that_is_not_there_is_told_with_its_neighbor(words, near, tmp_path, capsys):
     assert command("--protocol", "cpu2", "--dry-run", "--work", tmp_path, *words) == 2
     said = capsys.readouterr().err
     assert f"did you mean '{near}" in said

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import mtlcore.testing as kit
 from mtlcore import MtlError
-from mtlcore.registry import catalogue
+from mtlcore.registry import catalog
 from mtlcore.testing.kit import CheckList, Conformance, Group, Skip, Unproven, require
 
 HERE = Path(__file__).parent
@@ -250,7 +250,7 @@ def test_the_smallest_failing_example_is_told():
 
 
 def test_a_pretext_that_breaks_from_three_rows_on_is_told_with_three_rows():
-    known = catalogue().copy()
+    known = catalog().copy()
     module: Any = known.load_file(BROKEN).module()
     suite = kit.conformance("pretext", module.BreaksFromThreeRows, known=known)
     assert "Drawn(rows=3, size=32, seed=0)" in suite.outcome("values_stay_in_range").reason
@@ -385,8 +385,8 @@ def test_one_line_under_pytest_makes_a_test_of_each_check(tmp_path):
 def test_checks_still_check_under_python_o(tmp_path):
     """-O leaves out every `assert`: a broken plugin must not pass by it."""
     script = (
-        "import sys; from mtlcore.registry import catalogue; import mtlcore.testing as kit\n"
-        f"known = catalogue().copy(); module = known.load_file({str(BROKEN)!r}).module()\n"
+        "import sys; from mtlcore.registry import catalog; import mtlcore.testing as kit\n"
+        f"known = catalog().copy(); module = known.load_file({str(BROKEN)!r}).module()\n"
         "for check in ('says_where_it_comes_from', 'rigid_labels_follow_the_image', 'equal_logits_lose_log_choices'):\n"
         "    outcome = kit.conformance('pretext', module.BROKEN[check], known=known, examples=3).outcome(check)\n"
         "    if outcome.status != 'failed': sys.exit(f'{check} {outcome.status}')\n"

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 import mtlcore.testing as kit
 from mtlcore import Head, PretextTask
-from mtlcore.registry import Catalogue, catalogue
+from mtlcore.registry import Catalog, catalog
 from mtlcore.rng import Streams
 from mtlcore.testing.pretext_speed import HostReads
 from mtlcore.testing.pretexts import CHECKS
@@ -26,9 +26,9 @@ ON_GPU = {"never_waits_for_the_gpu"}
 
 
 @pytest.fixture(scope="module")
-def broken() -> tuple[Catalogue, dict[str, type], object]:
-    """The catalogue with the broken plugins' files, check -> class, and their names."""
-    known = catalogue().copy()
+def broken() -> tuple[Catalog, dict[str, type], object]:
+    """The catalog with the broken plugins' files, check -> class, and their names."""
+    known = catalog().copy()
     module, other = known.load_file(FILE).module(), known.load_file(SNEAKY).module()
     return known, {**module.BROKEN, **other.BROKEN}, SimpleNamespace(**{**vars(other), **vars(module)})
 
@@ -192,7 +192,7 @@ def test_a_metric_that_never_tells_right_from_wrong_fails_and_the_way_to_declare
 
 
 def test_a_loss_that_is_a_mean_over_rows_of_pixels_and_a_sum_over_columns_is_seen():
-    known = catalogue().copy()
+    known = catalog().copy()
     module = known.load_file(FILE).module()
 
     class Summed(module.HiddenHead):

@@ -115,7 +115,7 @@ def test_a_borrowed_network_passes_gradient_and_is_not_registered():
     assert net.weight.grad is not None
 
 
-def test_statistics_are_kept_while_the_batch_still_normalises():
+def test_statistics_are_kept_while_the_batch_still_normalizes():
     norm = nn.BatchNorm1d(3)
     x = torch.randn(16, 3) * 5 + 2
     wanted = nn.functional.batch_norm(x, None, None, training=True)

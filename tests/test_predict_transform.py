@@ -32,7 +32,7 @@ def faded(images, choice):
     return images if choice == 0 else images.mean(1, keepdim=True).expand_as(images)
 
 
-Faded = predict_transform(faded, ("colour", "grey"), name="faded", moves=False)
+Faded = predict_transform(faded, ("color", "gray"), name="faded", moves=False)
 
 
 def shuffled(images, choice):
@@ -85,13 +85,13 @@ def test_pose_labels_follow_the_turn():
     assert not torch.allclose(asked[0], unmoved)
 
 
-def test_colours_leave_every_label_where_it_is():
+def test_colors_leave_every_label_where_it_is():
     clean = scene().clean
     [view], choice = Faded().views(scene(), key()("q"))
     assert torch.equal(view.geometry.matrix, clean.geometry.matrix)
     assert torch.equal(view.images[choice == 0], clean.images[choice == 0])
-    grey = view.images[choice == 1]
-    assert torch.equal(grey[:, 0], grey[:, 2])
+    gray = view.images[choice == 1]
+    assert torch.equal(gray[:, 0], gray[:, 2])
 
 
 def test_pixels_that_move_untold_are_read_by_no_supervised_head():
@@ -108,9 +108,7 @@ def test_it_trains():
     exp.pretexts["rotation"] = PretextEntry(Faded())
     eng = engine(exp, "adamw", 1e-2)
     losses = [
-        float(
-            train_step(eng, inputs(eng, [batch(n=32, size=24, tasks=(), unlabelled=32, seed=s % 4)]))["loss/rotation"]
-        )
+        float(train_step(eng, inputs(eng, [batch(n=32, size=24, tasks=(), unlabeled=32, seed=s % 4)]))["loss/rotation"])
         for s in range(60)
     ]
     assert losses[0] > 0.5  # log 2 = 0.69

@@ -128,7 +128,7 @@ def saved(exp: Experiment, folder, steps: int = 3):
 
     eng = engine(evolve(exp, data={}))
     for _ in range(steps):
-        train_step(eng, inputs(eng, [batch(size=24, tasks=tuple(exp.tasks), unlabelled=1 if exp.tasks else 6)]))
+        train_step(eng, inputs(eng, [batch(size=24, tasks=tuple(exp.tasks), unlabeled=1 if exp.tasks else 6)]))
     run = RunFolder.create(folder, "", {})
     run.save("last", steps, eng.model.state_dict(), None, {})
     return eng

@@ -47,9 +47,9 @@ TASK = '[task.quarter]\nname = "classification"\n'
 
 def clouds(rows: int, classes: int = 3, dim: int = 8, seed: int = 0, noise: float = 1.0):
     g = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
+    centers = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
     y = torch.randint(classes, (rows,), generator=g)
-    return centres[y] + noise * torch.randn(rows, dim, generator=g), y
+    return centers[y] + noise * torch.randn(rows, dim, generator=g), y
 
 
 def run(tmp_path: Path, text: str, *overrides: str) -> RunFolder:
@@ -83,7 +83,7 @@ def test_the_knn_probe_is_the_weighted_vote_of_the_nearest():
     assert knn(x, y, 3, new, 7).tolist() == expected
 
 
-def test_more_neighbours_than_rows_and_a_feature_that_never_varies_are_no_trouble():
+def test_more_neighbors_than_rows_and_a_feature_that_never_varies_are_no_trouble():
     x, y = clouds(9)
     x[:, 2] = 5.0
     assert knn(x, y, 3, x, 500).shape == (9,)
@@ -125,9 +125,9 @@ def test_it_probes_every_nth_epoch_and_always_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("ema", ["0", "0.9"])
-def test_its_figures_are_those_of_the_kept_network_on_labelled_rows_of_training(tmp_path, ema):
+def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(tmp_path, ema):
     """Computed once more from what lies on disk: the averaged weights where the run averages."""
-    overrides = (f"train.ema={ema}", "data.dots.labels=0.5", 'data.dots.unlabelled="keep"')
+    overrides = (f"train.ema={ema}", "data.dots.labels=0.5", 'data.dots.unlabeled="keep"')
     folder = run(tmp_path, CONFIG + TASK + "[observer.probe]\n", *overrides)
     exp = load(folder.config)
     data, net = open_data(exp, {"train", "validation"}), kept_network(exp, folder.require())
@@ -151,7 +151,7 @@ def test_a_run_without_classes_must_say_what_is_to_be_probed(tmp_path):
 
 def test_an_annotation_whose_label_was_cut_from_training_is_missing_there_alone(tmp_path):
     (tmp_path / "run.toml").write_text(CONFIG)
-    exp = load(tmp_path / "run.toml", ["data.dots.labels=0.5", 'data.dots.unlabelled="keep"'])
+    exp = load(tmp_path / "run.toml", ["data.dots.labels=0.5", 'data.dots.unlabeled="keep"'])
     data = open_data(exp, {"train", "validation"})
     values = data.annotation("quarter")
     assert len(values) == len(data)

@@ -37,7 +37,7 @@ def rehearsed(work: Path, *words: str | Path) -> list[dict]:
 
 
 def fer2013(root: Path) -> None:
-    """Class folders of 48 x 48 grey faces; every image differs from every other."""
+    """Class folders of 48 x 48 gray faces; every image differs from every other."""
     rng = np.random.default_rng(0)
     for split, number in (("train", 12), ("test", 2)):
         for emotion in ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"):
@@ -83,7 +83,7 @@ def test_what_extends_a_protocol_keeps_its_arms():
 
 def test_gpu_runs_two_steps(tmp_path):
     fer2013(tmp_path)
-    small = ("--try", "input.batch_size=4", "input.unlabelled_batch=2", "data.fer2013.labels=0.5")
+    small = ("--try", "input.batch_size=4", "input.unlabeled_batch=2", "data.fer2013.labels=0.5")
     arms = ("--arms", "fixmatch", "--stages", "tune", "screen")
     rows = rehearsed(tmp_path / "work", "--protocol", "gpu", "--data", tmp_path, *arms, *small)
     assert Counter(row["stage"] for row in rows) == {"tune": 3, "main": 1}
@@ -126,7 +126,7 @@ def test_imagenet_weights_come_from_the_wheel(tmp_path):
     path = filled_in("{lite0}", tmp_path)
     state = load_file(path)
     assert len(state) == 296
-    # The paper's net was trained: its first filters are no draw of timm's initialisation, and statistics have moved.
+    # The paper's net was trained: its first filters are no draw of timm's initialization, and statistics have moved.
     assert state["bn1.running_mean"].abs().sum() > 0
     experiment = load_config(load("imagenet").base(), [f'encoder.weights="{path}"', "train.steps=2"])
     assert experiment.encoder.mean == (0.5, 0.5, 0.5)

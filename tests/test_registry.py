@@ -1,4 +1,4 @@
-"""The catalogue: real throw-away distributions on the path, good and broken ones side by side."""
+"""The catalog: real throw-away distributions on the path, good and broken ones side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from mtlcore import MtlError
 from mtlcore.components import snake
 from mtlcore.mismatch import mismatch
-from mtlcore.registry import Catalogue, PluginWarning
+from mtlcore.registry import Catalog, PluginWarning
 
 HEAD = """
 from __future__ import annotations
@@ -58,14 +58,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return put
 
 
-def loaded(points: list[EntryPoint], **environ: str) -> Catalogue:
+def loaded(points: list[EntryPoint], **environ: str) -> Catalog:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PluginWarning)
-        return Catalogue.load(points, environ)
+        return Catalog.load(points, environ)
 
 
-def row(catalogue: Catalogue, name: str, status: str = "failed") -> dict[str, Any]:
-    [found] = [r for r in catalogue.records() if r["name"] == name and r["status"] == status]
+def row(catalog: Catalog, name: str, status: str = "failed") -> dict[str, Any]:
+    [found] = [r for r in catalog.records() if r["name"] == name and r["status"] == status]
     return found
 
 
@@ -85,10 +85,10 @@ def test_a_class_is_named_in_snake_case(cls: str, name: str) -> None:
 
 
 def test_a_component_is_found_by_kind_and_name_with_its_distribution(install: Install) -> None:
-    catalogue = loaded(install("mtl-extra", GOOD.format(name="MyBalance")))
+    catalog = loaded(install("mtl-extra", GOOD.format(name="MyBalance")))
 
-    assert catalogue.find("weighting", "my_balance")().power == 1.0
-    assert row(catalogue, "my_balance", "ok") | {"origin": ""} == {
+    assert catalog.find("weighting", "my_balance")().power == 1.0
+    assert row(catalog, "my_balance", "ok") | {"origin": ""} == {
         "kind": "weighting",
         "name": "my_balance",
         "distribution": "mtl-extra",
@@ -119,12 +119,12 @@ def test_a_plugin_that_raises_on_import_fails_alone(install: Install) -> None:
     install("good", GOOD.format(name="Good"))
     points = install("broken", "raise ZeroDivisionError('no luck')")
     with pytest.warns(PluginWarning, match="no luck") as told:
-        catalogue = Catalogue.load(points, {})
+        catalog = Catalog.load(points, {})
 
     assert len(told) == 1
     assert "\n" not in str(told[0].message)
-    assert catalogue.find("weighting", "good")
-    failed = row(catalogue, "broken")
+    assert catalog.find("weighting", "good")
+    failed = row(catalog, "broken")
     assert failed["kind"] is None
     assert failed["distribution"] == "broken"
     assert failed["reason"] == "ZeroDivisionError: no luck"
@@ -132,63 +132,63 @@ def test_a_plugin_that_raises_on_import_fails_alone(install: Install) -> None:
 
 def test_a_plugin_that_exits_on_import_fails_alone(install: Install) -> None:
     install("good", GOOD.format(name="Good"))
-    catalogue = loaded(install("quitter", "raise SystemExit(3)"))
-    assert catalogue.find("weighting", "good")
-    assert "SystemExit" in row(catalogue, "quitter")["reason"]
+    catalog = loaded(install("quitter", "raise SystemExit(3)"))
+    assert catalog.find("weighting", "good")
+    assert "SystemExit" in row(catalog, "quitter")["reason"]
 
 
 def test_asking_for_what_a_failed_plugin_gives_raises_its_original_error(install: Install) -> None:
-    catalogue = loaded(install("broken", "raise ZeroDivisionError('no luck')", point="jigsaw"))
+    catalog = loaded(install("broken", "raise ZeroDivisionError('no luck')", point="jigsaw"))
 
     with pytest.raises(MtlError, match="no luck") as told:
-        catalogue.find("pretext", "jigsaw")
+        catalog.find("pretext", "jigsaw")
     assert "broken 1.2" in str(told.value)
     assert isinstance(told.value.__cause__, ZeroDivisionError)
     assert told.value.__cause__.__traceback__ is not None
 
 
 def test_asking_for_what_a_failed_plugin_may_give_names_it(install: Install) -> None:
-    catalogue = loaded(install("broken", "raise ZeroDivisionError('no luck')"))
+    catalog = loaded(install("broken", "raise ZeroDivisionError('no luck')"))
     with pytest.raises(MtlError, match=r"unknown pretext 'jigsaw'.*broken 1\.2.*no luck") as told:
-        catalogue.find("pretext", "jigsaw")
+        catalog.find("pretext", "jigsaw")
     assert isinstance(told.value.__cause__, ZeroDivisionError)
 
 
 def test_a_failed_component_is_not_blamed_for_its_name_in_another_kind(install: Install) -> None:
     body = "class Bad(LossWeighting):\n    def build(self, names): ...\n@hookimpl\ndef mtl_components(): return [Bad]"
-    catalogue = loaded(install("mixed", body))
+    catalog = loaded(install("mixed", body))
     with pytest.raises(MtlError, match="its plugin 'mixed'"):
-        catalogue.find("weighting", "bad")
+        catalog.find("weighting", "bad")
     with pytest.raises(MtlError, match="unknown encoder 'bad'"):
-        catalogue.find("encoder", "bad")
+        catalog.find("encoder", "bad")
 
 
 def test_an_unknown_name_tells_the_nearest_of_that_kind(install: Install) -> None:
     install("other", GOOD.format(name="Balances"))
-    catalogue = loaded(install("good", GOOD.format(name="Balance")))
+    catalog = loaded(install("good", GOOD.format(name="Balance")))
     with pytest.raises(MtlError, match="did you mean 'balance'"):
-        catalogue.find("weighting", "balanze")
+        catalog.find("weighting", "balanze")
     with pytest.raises(MtlError, match="known: none"):
-        catalogue.find("encoder", "balance")
+        catalog.find("encoder", "balance")
 
 
 def test_a_misspelt_hook_is_a_failure_that_names_the_nearest_hook_and_harms_nobody_else(install: Install) -> None:
     install("typo", "@hookimpl\ndef mtl_component(): return []")
-    catalogue = loaded(install("zzz-later", GOOD.format(name="Later")))
-    assert catalogue.find("weighting", "later")
-    reason = row(catalogue, "typo")["reason"]
+    catalog = loaded(install("zzz-later", GOOD.format(name="Later")))
+    assert catalog.find("weighting", "later")
+    reason = row(catalog, "typo")["reason"]
     assert "'mtl_component'" in reason
     assert "did you mean 'mtl_components'" in reason
 
 
 def test_a_plugin_without_a_marked_hook_is_a_failure(install: Install) -> None:
-    catalogue = loaded(install("unmarked", "def mtl_components(): return []"))
-    assert "@hookimpl" in row(catalogue, "unmarked")["reason"]
+    catalog = loaded(install("unmarked", "def mtl_components(): return []"))
+    assert "@hookimpl" in row(catalog, "unmarked")["reason"]
 
 
 def test_a_hook_with_an_argument_that_does_not_exist_is_a_failure(install: Install) -> None:
-    catalogue = loaded(install("greedy", "@hookimpl\ndef mtl_components(epoch): return []"))
-    assert "epoch" in row(catalogue, "greedy")["reason"]
+    catalog = loaded(install("greedy", "@hookimpl\ndef mtl_components(epoch): return []"))
+    assert "epoch" in row(catalog, "greedy")["reason"]
 
 
 @pytest.mark.parametrize(
@@ -220,53 +220,53 @@ def test_a_hook_with_an_argument_that_does_not_exist_is_a_failure(install: Insta
         ),
     ],
 )
-def test_an_invalid_component_is_rejected_with_its_reason_and_its_neighbour_is_not(
+def test_an_invalid_component_is_rejected_with_its_reason_and_its_neighbor_is_not(
     install: Install, body: str, reason: str
 ) -> None:
     good = "\n@frozen\nclass Good(LossWeighting):\n    def build(self, names): ...\n"
     hook = "@hookimpl\ndef mtl_components(): return [Bad, Good]\n"
-    catalogue = loaded(install("mixed", f"{body}\n{good}{hook}"))
+    catalog = loaded(install("mixed", f"{body}\n{good}{hook}"))
 
-    assert catalogue.find("weighting", "good")
-    [failed] = [r for r in catalogue.records() if r["status"] == "failed"]
+    assert catalog.find("weighting", "good")
+    [failed] = [r for r in catalog.records() if r["status"] == "failed"]
     assert reason in str(failed["reason"])
     assert failed["kind"] is not None
     with pytest.raises(MtlError, match="Bad"):
-        catalogue.find(str(failed["kind"]), str(failed["name"]))
+        catalog.find(str(failed["kind"]), str(failed["name"]))
 
 
 @pytest.mark.parametrize("given", ["[3]", "[dict]", "[object()]"])
 def test_what_is_no_component_class_is_rejected(install: Install, given: str) -> None:
-    catalogue = loaded(install("odd", f"@hookimpl\ndef mtl_components(): return {given}"))
-    assert "expected classes derived from" in row(catalogue, "odd")["reason"]
+    catalog = loaded(install("odd", f"@hookimpl\ndef mtl_components(): return {given}"))
+    assert "expected classes derived from" in row(catalog, "odd")["reason"]
 
 
 def test_a_hook_that_returns_no_list_is_a_failure(install: Install) -> None:
-    catalogue = loaded(install("odd", "@hookimpl\ndef mtl_components(): return 3"))
-    assert "expected a list" in row(catalogue, "odd")["reason"]
+    catalog = loaded(install("odd", "@hookimpl\ndef mtl_components(): return 3"))
+    assert "expected a list" in row(catalog, "odd")["reason"]
 
 
 def test_a_duplicate_is_rejected_naming_both_distributions_and_the_first_stays(install: Install) -> None:
     install("aaa", GOOD.format(name="Twice"))
-    catalogue = loaded(install("zzz", GOOD.format(name="Twice")))
+    catalog = loaded(install("zzz", GOOD.format(name="Twice")))
 
-    assert "aaa" in catalogue.find("weighting", "twice").__module__
-    reason = row(catalogue, "twice")["reason"]
+    assert "aaa" in catalog.find("weighting", "twice").__module__
+    reason = row(catalog, "twice")["reason"]
     assert "aaa 1.2" in reason
     assert "zzz 1.2" in reason
 
 
 def test_a_duplicate_of_a_shipped_component_never_replaces_it(install: Install) -> None:
     shipped = [p for p in importlib.metadata.entry_points(group="mtlcore") if p.name == "weighting"]
-    catalogue = loaded([*install("aaa", GOOD.format(name="Equal")), *shipped])
-    assert catalogue.find("weighting", "equal").__module__ == "mtlcore.weighting.equal"
-    assert "mtlcore" in row(catalogue, "equal")["reason"]
+    catalog = loaded([*install("aaa", GOOD.format(name="Equal")), *shipped])
+    assert catalog.find("weighting", "equal").__module__ == "mtlcore.weighting.equal"
+    assert "mtlcore" in row(catalog, "equal")["reason"]
 
 
 def test_the_same_module_behind_two_entry_points_is_told_in_our_words(install: Install) -> None:
     [point] = install("one", GOOD.format(name="One"))
-    catalogue = loaded([point, EntryPoint("again", point.value, "mtlcore")])
-    assert "registered already" in next(str(r["reason"]) for r in catalogue.records() if r["status"] == "failed")
+    catalog = loaded([point, EntryPoint("again", point.value, "mtlcore")])
+    assert "registered already" in next(str(r["reason"]) for r in catalog.records() if r["status"] == "failed")
 
 
 # ------------------------------------------------------------------------------------------------ environment variables
@@ -276,24 +276,24 @@ def test_the_same_module_behind_two_entry_points_is_told_in_our_words(install: I
 def test_a_plugin_is_blocked_by_entry_point_or_distribution(install: Install, blocked: str) -> None:
     install("other", GOOD.format(name="Other"))
     points = install("my-dist", "raise AssertionError('a blocked plugin must not run')", point="jigsaw")
-    catalogue = loaded(points, MTLCORE_PLUGINS_BLOCK=blocked)
+    catalog = loaded(points, MTLCORE_PLUGINS_BLOCK=blocked)
 
-    assert row(catalogue, "jigsaw", "blocked")["distribution"] == "my-dist"
-    assert catalogue.find("weighting", "other")
+    assert row(catalog, "jigsaw", "blocked")["distribution"] == "my-dist"
+    assert catalog.find("weighting", "other")
     with pytest.raises(MtlError, match="MTLCORE_PLUGINS_BLOCK"):
-        catalogue.find("pretext", "jigsaw")
+        catalog.find("pretext", "jigsaw")
 
 
 def test_only_the_pinned_plugins_load(install: Install) -> None:
     install("one", GOOD.format(name="One"))
-    catalogue = loaded(install("two", GOOD.format(name="Two")), MTLCORE_PLUGINS_ONLY="two")
-    assert set(catalogue.of_kind("weighting")) == {"two"}
-    assert "MTLCORE_PLUGINS_ONLY" in row(catalogue, "one", "blocked")["reason"]
+    catalog = loaded(install("two", GOOD.format(name="Two")), MTLCORE_PLUGINS_ONLY="two")
+    assert set(catalog.of_kind("weighting")) == {"two"}
+    assert "MTLCORE_PLUGINS_ONLY" in row(catalog, "one", "blocked")["reason"]
 
 
 def test_a_variable_that_names_no_plugin_is_told(install: Install) -> None:
     with pytest.warns(PluginWarning, match="MTLCORE_PLUGINS_BLOCK.*'jigsav'.*did you mean 'jigsaw'"):
-        Catalogue.load(install("jigsaw", GOOD.format(name="Jigsaw")), {"MTLCORE_PLUGINS_BLOCK": "jigsav"})
+        Catalog.load(install("jigsaw", GOOD.format(name="Jigsaw")), {"MTLCORE_PLUGINS_BLOCK": "jigsav"})
 
 
 @pytest.mark.parametrize(("value", "fatal"), [("1", True), ("true", True), ("0", False), ("", False)])
@@ -325,39 +325,39 @@ def test_a_family_takes_any_name_behind_its_colon_and_others_refuse_one(install:
     @hookimpl
     def mtl_components(): return [Hub, Plain]
     """
-    catalogue = loaded(install("hub", body))
-    assert catalogue.find("weighting", "hub:resnet18") is catalogue.find("weighting", "hub")
+    catalog = loaded(install("hub", body))
+    assert catalog.find("weighting", "hub:resnet18") is catalog.find("weighting", "hub")
     with pytest.raises(MtlError, match="'plain' is no family"):
-        catalogue.find("weighting", "plain:resnet18")
+        catalog.find("weighting", "plain:resnet18")
 
 
 def test_an_experiment_that_a_plugin_ships_is_found_by_name(install: Install) -> None:
     body = "@hookimpl\ndef mtl_examples(): return {'demo': Path('/somewhere/demo.toml')}"
-    catalogue = loaded(install("shipping", body))
-    assert catalogue.example("demo") == Path("/somewhere/demo.toml")
+    catalog = loaded(install("shipping", body))
+    assert catalog.example("demo") == Path("/somewhere/demo.toml")
     with pytest.raises(MtlError, match="did you mean 'demo'"):
-        catalogue.example("demos")
+        catalog.example("demos")
 
 
 def test_a_plugin_file_with_postponed_annotations_builds_and_pickles(tmp_path: Path) -> None:
     file = tmp_path / "my plugin.py"
     file.write_text(HEAD + GOOD.format(name="Filed"))
-    catalogue = Catalogue()
-    catalogue.load_file(file)
-    built = catalogue.find("weighting", "filed")(2.0)
+    catalog = Catalog()
+    catalog.load_file(file)
+    built = catalog.find("weighting", "filed")(2.0)
 
     assert pickle.loads(pickle.dumps(built)) == built
-    assert row(catalogue, "filed", "ok")["origin"] == str(file)
+    assert row(catalog, "filed", "ok")["origin"] == str(file)
     assert not list(tmp_path.glob("**/*.pyc"))
 
 
-def test_a_plugin_file_loads_once_a_catalogue(tmp_path: Path) -> None:
+def test_a_plugin_file_loads_once_a_catalog(tmp_path: Path) -> None:
     file = tmp_path / "once.py"
     file.write_text(HEAD + GOOD.format(name="Once"))
-    catalogue = Catalogue()
-    catalogue.load_file(file)
+    catalog = Catalog()
+    catalog.load_file(file)
     with pytest.raises(MtlError, match=r"once\.py is loaded already"):
-        catalogue.load_file(file)
+        catalog.load_file(file)
 
 
 def test_a_copy_of_a_plugin_file_gives_the_same_class(tmp_path: Path) -> None:
@@ -365,21 +365,21 @@ def test_a_copy_of_a_plugin_file_gives_the_same_class(tmp_path: Path) -> None:
     second.parent.mkdir()
     for file in (first, second):
         file.write_text(HEAD + GOOD.format(name="Same"))
-    one, other = Catalogue(), Catalogue()
+    one, other = Catalog(), Catalog()
     one.load_file(first)
     other.load_file(second)
     assert one.find("weighting", "same") is other.find("weighting", "same")
 
 
-def test_a_file_that_joins_a_copy_leaves_the_catalogue_alone(tmp_path: Path, install: Install) -> None:
+def test_a_file_that_joins_a_copy_leaves_the_catalog_alone(tmp_path: Path, install: Install) -> None:
     file = tmp_path / "joins.py"
     file.write_text(HEAD + GOOD.format(name="Joins"))
-    catalogue = loaded(install("good", GOOD.format(name="Good")))
-    twin = catalogue.copy()
+    catalog = loaded(install("good", GOOD.format(name="Good")))
+    twin = catalog.copy()
     twin.load_file(file)
     assert set(twin.of_kind("weighting")) == {"good", "joins"}
-    assert set(catalogue.of_kind("weighting")) == {"good"}
-    assert len(catalogue.records()) == 1
+    assert set(catalog.of_kind("weighting")) == {"good"}
+    assert len(catalog.records()) == 1
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_a_plugin_file_that_can_not_load_is_an_error_at_once(
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(MtlError, match=said) as told:
-        Catalogue().load_file(tmp_path / name)
+        Catalog().load_file(tmp_path / name)
     assert name in str(told.value)
 
 
@@ -450,43 +450,43 @@ def test_a_file_takes_the_place_of_an_installed_component_and_it_is_told(tmp_pat
     both = GOOD.format(name="Balance").replace("[Balance]", "[Balance, Other]")
     other = "@frozen\nclass Other(LossWeighting):\n    def build(self, names): ...\n"
     installed = loaded(install("mtl-extra", other + both))
-    catalogue = installed.copy()
+    catalog = installed.copy()
     with pytest.warns(PluginWarning) as told:
-        catalogue.load_file(file)
+        catalog.load_file(file)
 
     [said] = [str(w.message) for w in told]
     assert "\n" not in said
     assert f"weighting 'balance' comes from {file}, in the place of 'mtl-extra' of mtl-extra 1.2" in said
-    assert catalogue.find("weighting", "balance")().power == 2.0
+    assert catalog.find("weighting", "balance")().power == 2.0
     assert installed.find("weighting", "balance")().power == 1.0
-    assert row(catalogue, "balance", "ok")["origin"] == str(file)
-    hidden = row(catalogue, "balance", "shadowed")
+    assert row(catalog, "balance", "ok")["origin"] == str(file)
+    hidden = row(catalog, "balance", "shadowed")
     assert hidden["distribution"] == "mtl-extra"
     assert f"{file}) takes its place" in hidden["reason"]
-    assert row(catalogue, "other", "ok")["distribution"] == "mtl-extra"  # the rest of that plugin stays
+    assert row(catalog, "other", "ok")["distribution"] == "mtl-extra"  # the rest of that plugin stays
 
 
 def test_a_file_takes_the_place_of_a_shipped_component(tmp_path: Path) -> None:
     file = tmp_path / "equal.py"
     file.write_text(HEAD + GOOD.format(name="Equal"))
     shipped = [p for p in importlib.metadata.entry_points(group="mtlcore") if p.name == "weighting"]
-    catalogue = loaded(shipped)
+    catalog = loaded(shipped)
     with pytest.warns(PluginWarning, match="in the place of 'weighting' of mtlcore"):
-        catalogue.load_file(file)
-    assert catalogue.find("weighting", "equal").__module__.startswith("mtlcore_file_")
+        catalog.load_file(file)
+    assert catalog.find("weighting", "equal").__module__.startswith("mtlcore_file_")
 
 
 def test_an_installed_copy_of_the_file_is_not_worth_a_word(tmp_path: Path, install: Install) -> None:
     [point] = install("mtl-extra", GOOD.format(name="Alike"))
-    catalogue = loaded([point])
+    catalog = loaded([point])
     file = tmp_path / "kept" / "alike.py"
     file.parent.mkdir()
     file.write_bytes((tmp_path / f"{point.value}.py").read_bytes())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        catalogue.load_file(file)
-    assert catalogue.find("weighting", "alike").__module__.startswith("mtlcore_file_")
-    assert row(catalogue, "alike", "shadowed")["reason"].endswith("takes its place, with the same text")
+        catalog.load_file(file)
+    assert catalog.find("weighting", "alike").__module__.startswith("mtlcore_file_")
+    assert row(catalog, "alike", "shadowed")["reason"].endswith("takes its place, with the same text")
 
 
 def test_two_files_that_give_the_same_are_an_error_that_names_both_and_the_way_out(
@@ -495,20 +495,20 @@ def test_two_files_that_give_the_same_are_an_error_that_names_both_and_the_way_o
     first, second = tmp_path / "first.py", tmp_path / "second.py"
     for number, file in enumerate((first, second)):
         file.write_text(HEAD + GOOD.format(name="Twofold").replace("1.0", f"{number}.0"))
-    catalogue = loaded(install("mtl-extra", GOOD.format(name="Twofold")))
+    catalog = loaded(install("mtl-extra", GOOD.format(name="Twofold")))
     with pytest.warns(PluginWarning, match="first.py"):
-        catalogue.load_file(first)
+        catalog.load_file(first)
     with pytest.raises(MtlError, match="two plugin files can't give the same; name one of them alone") as told:
-        catalogue.load_file(second)
+        catalog.load_file(second)
     assert str(first) in str(told.value)
     assert str(second) in str(told.value)
-    assert catalogue.find("weighting", "twofold")().power == 0.0
+    assert catalog.find("weighting", "twofold")().power == 0.0
 
 
 def test_a_plugin_that_gives_the_same_twice_is_told(install: Install) -> None:
-    catalogue = loaded(install("mtl-extra", GOOD.format(name="Echo").replace("[Echo]", "[Echo, Echo]")))
-    assert row(catalogue, "echo", "ok")
-    assert row(catalogue, "echo")["reason"].endswith("gives the weighting 'echo' twice")
+    catalog = loaded(install("mtl-extra", GOOD.format(name="Echo").replace("[Echo]", "[Echo, Echo]")))
+    assert row(catalog, "echo", "ok")
+    assert row(catalog, "echo")["reason"].endswith("gives the weighting 'echo' twice")
 
 
 def test_a_run_of_a_file_is_evaluated_after_another_version_is_installed(tmp_path: Path) -> None:
@@ -546,8 +546,8 @@ def test_a_torchvision_of_another_torch_is_one_line_that_says_what_to_install(in
     except RuntimeError:
         raise ImportError("could not import the models")
     """
-    catalogue = loaded(install("vision", body))
-    reason = row(catalogue, "vision")["reason"]
+    catalog = loaded(install("vision", body))
+    reason = row(catalog, "vision")["reason"]
     assert importlib.metadata.version("torchvision") in reason
     assert "install --upgrade torch torchvision" in reason
     assert "\n" not in reason

@@ -27,8 +27,8 @@ def prepared(exp, b, step: int = 0):
 
 
 def test_nobodys_images_change_when_a_pretext_joins():
-    """Cutout included; alone, the clean view is encoded for labelled rows only, while Barlow needs all of them."""
-    b = batch(n=8, unlabelled=3)
+    """Cutout included; alone, the clean view is encoded for labeled rows only, while Barlow needs all of them."""
+    b = batch(n=8, unlabeled=3)
     few = seen(prepared(experiment(pretexts=("rotation", "fixmatch")), b))
     many = seen(
         prepared(experiment(pretexts=("siamese", "inpainting", "barlow", "rotation", "fixmatch", "patches")), b)
@@ -39,8 +39,8 @@ def test_nobodys_images_change_when_a_pretext_joins():
 
 
 def test_nobodys_images_change_when_a_row_loses_its_labels():
-    b = batch(n=8, unlabelled=3)
-    less = evolve(b, labelled_rows=4, present={k: p & (torch.arange(8) < 4) for k, p in b.present.items()})
+    b = batch(n=8, unlabeled=3)
+    less = evolve(b, labeled_rows=4, present={k: p & (torch.arange(8) < 4) for k, p in b.present.items()})
     exp = experiment(pretexts=("rotation", "fixmatch"))
     before, after = seen(prepared(exp, b)), seen(prepared(exp, less))
     assert torch.equal(before["rotation"][0], after["rotation"][0])
@@ -59,19 +59,19 @@ def test_nothing_is_drawn_from_the_global_generator():
 
 def test_encoder_rows_are_only_those_that_somebody_reads():
     def rows(**kw):
-        return [len(x) for x in prepared(experiment(**kw), batch(n=8, unlabelled=3)).images]
+        return [len(x) for x in prepared(experiment(**kw), batch(n=8, unlabeled=3)).images]
 
     assert rows() == [5]
     assert rows(pretexts=("rotation",)) == [8, 5]
     assert rows(pretexts=("rotation",), supervised="pretext") == [8]
     assert rows(pretexts=("location",)) == [8]
-    assert rows(pretexts=("fixmatch",), entries={"fixmatch": {"rows": "unlabelled"}}) == [3, 3, 5]
+    assert rows(pretexts=("fixmatch",), entries={"fixmatch": {"rows": "unlabeled"}}) == [3, 3, 5]
     assert rows(clean=2) == [5, 5]
     assert rows(tasks=(), pretexts=("rotation",)) == [8]
 
 
 def test_two_clean_views_are_two_different_images_read_by_the_same_heads():
-    made = prepared(experiment(("fer",), clean=2), batch(unlabelled=0, tasks=("fer",)))
+    made = prepared(experiment(("fer",), clean=2), batch(unlabeled=0, tasks=("fer",)))
     assert [r.images for r in made.readings["fer"]] == [(0,), (1,)]
     assert not torch.equal(*made.images)
 
@@ -81,7 +81,7 @@ def test_dense_labels_follow_the_pixels(name):
     """The image IS its own label: bit-equal without interpolation, and closely correlated with it."""
     for augment in (Plain(), Jitter()):
         exp = experiment(("parsing",), (name,), augment=augment, supervised="pretext")
-        b = batch(size=32, unlabelled=0, tasks=("parsing",))
+        b = batch(size=32, unlabeled=0, tasks=("parsing",))
         blocks = F.interpolate(b.targets["parsing"][..., ::4, ::4].float(), scale_factor=4).long()
         b = evolve(b, targets={"parsing": blocks})
         painted = (b.targets["parsing"] * 100).expand(-1, 3, -1, -1).to(torch.uint8).contiguous()
@@ -114,7 +114,7 @@ def test_pose_follows_turns_and_mirrors_as_projected_points_do():
 
 def test_mixup_equals_soft_labels_without_any_task_knowing():
     eng = engine(experiment(("fer",), augment=Mixup()))
-    b = batch(size=32, unlabelled=0, tasks=("fer",))
+    b = batch(size=32, unlabeled=0, tasks=("fer",))
     made = inputs(eng, [b])[0]
     (t, s), (t2, s2) = made.readings["fer"][0].answers
     soft = s[:, None] * F.one_hot(t, 8) + s2[:, None] * F.one_hot(t2, 8)
@@ -124,7 +124,7 @@ def test_mixup_equals_soft_labels_without_any_task_knowing():
 
 def test_geometric_mean_of_views_is_taken_for_each_sample():
     eng = engine(experiment(("fer",), ("siamese",), reduce="geometric", supervised="pretext"))
-    b = batch(unlabelled=0, tasks=("fer",))
+    b = batch(unlabeled=0, tasks=("fer",))
     made = inputs(eng, [b])[0]
     features, _ = eng.model.encode(made)
     each = [
@@ -145,8 +145,8 @@ def running(model):
 @pytest.mark.parametrize("forward", ["joint", "split"])
 @pytest.mark.parametrize("pretexts", [("rotation",), ("inpainting", "barlow", "fixmatch")])
 def test_clean_statistics_equal_those_of_a_supervised_run(forward, pretexts):
-    """BatchNorm's running statistics never see a pretext's view, nor an unlabelled row."""
-    b = batch(n=8, unlabelled=3)
+    """BatchNorm's running statistics never see a pretext's view, nor an unlabeled row."""
+    b = batch(n=8, unlabeled=3)
     alone = engine(experiment())
     train_step(alone, inputs(alone, [b]))
     for statistics, same in (("clean", True), ("all", False)):
@@ -158,7 +158,7 @@ def test_clean_statistics_equal_those_of_a_supervised_run(forward, pretexts):
 
 def test_clean_statistics_join_the_parted_rows_in_order():
     """With a net without batch statistics the parted forward must equal the plain one."""
-    b = batch(n=8, unlabelled=3)
+    b = batch(n=8, unlabeled=3)
     for clean, forward in itertools.product((1, 2), ("joint", "split")):
         exp = experiment(pretexts=("barlow", "rotation"), encoder=Toy(norm="none"), clean=clean, forward=forward)
         eng = engine(exp)
@@ -202,7 +202,7 @@ def test_fixmatch_reads_the_tasks_head_and_brings_none_of_its_own():
     assert not any("fixmatch" in k for k in eng.model.state_dict())
     assert {id(p) for p in eng.model.heads["fer"].parameters()} < {id(p) for p in eng.model.shared()}
     before = copy.deepcopy(eng.model.heads["fer"].state_dict())
-    logged = train_step(eng, inputs(eng, [batch(n=8, unlabelled=5, tasks=("fer", "gender"), absent=("fer",))]))
+    logged = train_step(eng, inputs(eng, [batch(n=8, unlabeled=5, tasks=("fer", "gender"), absent=("fer",))]))
     assert "loss/fer" not in logged
     assert not torch.equal(before["answer.1.weight"], eng.model.heads["fer"].state_dict()["answer.1.weight"])
 
@@ -211,5 +211,5 @@ def test_relative_location_costs_no_forward_of_its_own():
     eng = engine(experiment(("fer",), ("location",)))
     rows: list[int] = []
     eng.model.encoder.register_forward_hook(lambda m, i, o: rows.append(len(i[0])))
-    train_step(eng, inputs(eng, [batch(unlabelled=0, tasks=("fer",))]))
+    train_step(eng, inputs(eng, [batch(unlabeled=0, tasks=("fer",))]))
     assert rows == [6]

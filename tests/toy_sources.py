@@ -13,7 +13,7 @@ from mtlcore.experiment import DataEntry, Experiment, Input, TaskEntry, Train
 
 @frozen(eq=False)
 class InMemory(DataSource):
-    """n grey images whose top left pixel tells the row: value = row % 256, second pixel = row // 256.
+    """n gray images whose top left pixel tells the row: value = row % 256, second pixel = row // 256.
 
     labels: per row, "" where missing; others: further annotations. bad: rows that can't be read.
     """

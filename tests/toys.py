@@ -324,8 +324,8 @@ class RelativePositionHead(Head):
         super().__init__()
         self.answer = nn.Linear(2 * dim, 8)
 
-    def forward(self, centre, neighbour):
-        return self.answer(torch.cat([centre.pooled, neighbour.pooled], 1))
+    def forward(self, center, neighbor):
+        return self.answer(torch.cat([center.pooled, neighbor.pooled], 1))
 
     def loss(self, output, target):
         return F.cross_entropy(output, target, reduction="none")
@@ -479,10 +479,10 @@ def batch(
     *,
     tasks: tuple[str, ...] = ("fer", "gender", "pose", "parsing"),
     absent: tuple[str, ...] = (),
-    unlabelled: int = 1,
+    unlabeled: int = 1,
     seed: int = 0,
 ) -> Batch:
-    """Random images; each labelled row carries at least the first task; the last `unlabelled` rows carry nothing."""
+    """Random images; each labeled row carries at least the first task; the last `unlabeled` rows carry nothing."""
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8)
     targets = {
@@ -494,14 +494,14 @@ def batch(
     present = {k: torch.rand(n, generator=g) < 0.7 for k in tasks}
     for k in tasks:
         present[k][0] = True
-        present[k][n - unlabelled :] = False
+        present[k][n - unlabeled :] = False
         if k in absent:
             present[k][:] = False
     first = next((k for k in tasks if k not in absent), None)
     if first:
-        present[first][: n - unlabelled] = True
+        present[first][: n - unlabeled] = True
     targets = {k: torch.where(present[k].view(-1, *[1] * (targets[k].ndim - 1)), targets[k], 0) for k in tasks}
-    made = Batch(images, targets, present, StepCounts({}, 0, 0), n - unlabelled if first else 0)
+    made = Batch(images, targets, present, StepCounts({}, 0, 0), n - unlabeled if first else 0)
     return counted([made])[0]
 
 
@@ -511,7 +511,7 @@ def counted(parts: list[Batch]) -> list[Batch]:
     counts = StepCounts(
         {k: sum(int(b.present[k].sum()) for b in parts) for k in labels},
         sum(len(b.images) for b in parts),
-        sum(len(b.images) - b.labelled_rows for b in parts),
+        sum(len(b.images) - b.labeled_rows for b in parts),
     )
     return [evolve(b, counts=counts) for b in parts]
 

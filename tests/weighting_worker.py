@@ -50,7 +50,7 @@ def _joined(exp) -> list[Inputs]:
     """The same images and questions for every strategy."""
     if not _inputs:
         absent = [("gender",) if step % 7 == 3 else () for step in range(STEPS)]
-        made = [batch(n=8, unlabelled=0, seed=s, absent=a, tasks=("fer", "gender")) for s, a in enumerate(absent)]
+        made = [batch(n=8, unlabeled=0, seed=s, absent=a, tasks=("fer", "gender")) for s, a in enumerate(absent)]
         _inputs[0] = [prepare(exp, counted([b])[0], Streams((0, step, 0))) for step, b in enumerate(made)]
     return _inputs[0]
 
@@ -74,7 +74,7 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
 
     engine.model.register_forward_pre_hook(note)
     for step in range(4):
-        mine = [batch(n=4, unlabelled=0, seed=10 * step + engine.micro(p), tasks=("fer", "gender")) for p in range(2)]
+        mine = [batch(n=4, unlabeled=0, seed=10 * step + engine.micro(p), tasks=("fer", "gender")) for p in range(2)]
         made = counted(mine)
         parts = [prepare(exp, b, engine.streams(p), parts=2, world=fabric.world_size) for p, b in enumerate(made)]
         dist.broadcast = counting if step == 3 else send

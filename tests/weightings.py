@@ -10,7 +10,7 @@ from toys import RelativeLocation, Toy, experiment
 
 from mtlcore import LossWeighting
 from mtlcore.experiment import Experiment
-from mtlcore.registry import catalogue
+from mtlcore.registry import catalog
 from mtlcore.weighting import Schedule, TorchJD
 
 GRAMIANS = ("UPGrad", "MGDA", "PCGrad", "IMTLG", "AlignedMTL")
@@ -20,7 +20,7 @@ TOLD = {"schedule": Schedule(pretexts=((0.0, 0.2), (0.1, 1.5)))}  # its default 
 
 def registered() -> dict[str, LossWeighting]:
     """name -> the strategy as it comes, of every weighting that needs no key."""
-    classes = {k: cls for k, cls in catalogue().of_kind("weighting").items() if not cls.family}
+    classes = {k: cls for k, cls in catalog().of_kind("weighting").items() if not cls.family}
     made = {k: TOLD.get(k) or cls() for k, cls in classes.items()}
     return {k: w for k, w in made.items() if isinstance(w, LossWeighting)}
 

@@ -169,7 +169,7 @@ class Plan:
     def derived(self, arm: Arm) -> list[Arm]:
         """The same arm fed by all images, and its controls, as far as it can have them."""
         controls = [arm.control(word) for word in arm.controls] if arm.pretext and arm.kind in ("hmtl", "semi") else []
-        return [*([arm.fed_by_all(self.protocol.unlabelled)] if self.can_be_fed_by_all(arm) else []), *controls]
+        return [*([arm.fed_by_all(self.protocol.unlabeled)] if self.can_be_fed_by_all(arm) else []), *controls]
 
     def of_kind(self, kind: str) -> list[Arm]:
         return [arm for arm in self.protocol.arms.values() if arm.kind == kind]
@@ -190,10 +190,10 @@ class Plan:
         """The best screened arms that can be, fed by rows without labels, too."""
         p = self.protocol
         able = [arm for arm in self.of_kind("hmtl") if self.can_be_fed_by_all(arm)]
-        return [arm.fed_by_all(p.unlabelled) for arm in self.best(able, p.semi_best_of)]
+        return [arm.fed_by_all(p.unlabeled) for arm in self.best(able, p.semi_best_of)]
 
     def can_be_fed_by_all(self, arm: Arm) -> bool:
-        return arm.kind == "hmtl" and arm.semi and bool(self.protocol.unlabelled)
+        return arm.kind == "hmtl" and arm.semi and bool(self.protocol.unlabeled)
 
     def candidates(self) -> list[Arm]:
         """Every HMTL arm, once it is known which of them are fed by all images."""
@@ -206,8 +206,8 @@ class Plan:
         groups = {
             "@equal_compute": [self.arm(n) for n in self.protocol.equal_compute],
             "@one_view": [a for a in hmtl if a.views == 1],
-            "@labelled": hmtl,
-            "@unlabelled": self.fed_by_all(),
+            "@labeled": hmtl,
+            "@unlabeled": self.fed_by_all(),
             "@best": self.candidates(),
             "@rival": self.of_kind("rival"),
         }

@@ -30,8 +30,8 @@ class Pretraining:
 class Arm:
     """One way to train.
 
-    kind: "sl", "hmtl" (labelled rows only), "semi" (unlabelled rows too), "rival" (whatever else is done with these rows). views:
-    batches of labelled rows' size that are encoded in a step. set: what differs from the base configuration, as `mtl train --set`
+    kind: "sl", "hmtl" (labeled rows only), "semi" (unlabeled rows too), "rival" (whatever else is done with these rows). views:
+    batches of labeled rows' size that are encoded in a step. set: what differs from the base configuration, as `mtl train --set`
     takes it. trials: what is tuned; the one that is best on validation is used. like: take that arm's chosen trial instead.
     pretext: the label that controls switch off. controls: those that it can have. semi: may it be fed by all images? factor: times
     the protocol's steps.
@@ -49,14 +49,14 @@ class Arm:
     controls: tuple[str, ...] = CONTROLS
     semi: bool = True
 
-    def fed_by_all(self, unlabelled: tuple[str, ...]) -> Arm:
+    def fed_by_all(self, unlabeled: tuple[str, ...]) -> Arm:
         """The same arm, its pretext fed by as many rows without labels in each step: two batches are
         encoded (three where the pretext compares the clean view with another).
 
-        unlabelled: the settings that keep such rows. A pretext with a view of its own looks at them alone.
+        unlabeled: the settings that keep such rows. A pretext with a view of its own looks at them alone.
         """
-        alone = () if self.views == 1 else (f'pretext.{self.pretext}.rows="unlabelled"',)
-        return evolve(self, name=f"{self.name}+all", kind="semi", views=2, set=(*self.set, *unlabelled, *alone))
+        alone = () if self.views == 1 else (f'pretext.{self.pretext}.rows="unlabeled"',)
+        return evolve(self, name=f"{self.name}+all", kind="semi", views=2, set=(*self.set, *unlabeled, *alone))
 
     def control(self, word: str) -> Arm:
         """The same views and forwards, the pretext's loss off ("views_only") or its answers permuted ("random_target")."""
@@ -88,7 +88,7 @@ class Protocol:
 
     baseline: the arm that others are compared with. headline: arms by name or role ("@best": see `Plan.role`) that get the
     headline's seeds. semi_best_of: so many of the best arms are fed by all images, too.
-    close_points: an arm so near to the best gets `close_seeds`. unlabelled: the settings that keep rows without labels.
+    close_points: an arm so near to the best gets `close_seeds`. unlabeled: the settings that keep rows without labels.
     forwards_per_cpu_s: for the estimate of a dry run. settings: of a rehearsal, for every run.
     """
 
@@ -108,7 +108,7 @@ class Protocol:
     close_points: float = 0.0
     semi_best_of: int = 0
     equal_compute: tuple[str, ...] = ()
-    unlabelled: tuple[str, ...] = ()
+    unlabeled: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = ()
 

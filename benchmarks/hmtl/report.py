@@ -152,7 +152,7 @@ def _decisive(plan: Plan) -> str:
 
 def _leaders(plan: Plan) -> list[str]:
     """The best of each kind, then what is close to the best."""
-    best = [arm for role in ("@one_view", "@labelled", "@best") for arm in plan.role(role)]
+    best = [arm for role in ("@one_view", "@labeled", "@best") for arm in plan.role(role)]
     return list(dict.fromkeys(arm.name for arm in (*best, *plan.close()) if arm.kind != "rival"))
 
 

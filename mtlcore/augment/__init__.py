@@ -1,4 +1,4 @@
-"""Augmentation recipes: how a raw image becomes a view. `mtl_components` tells the catalogue of them."""
+"""Augmentation recipes: how a raw image becomes a view. `mtl_components` tells the catalog of them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ Networks with Cutout", 2017; in the hybrid method it comes after the pretext tra
 its hole.
 
 Ours, since the paper is silent: the square lies wholly inside the image (so its area is always the same), it is mid
-grey, and all its places are equally likely.
+gray, and all its places are equally likely.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..rng import Rng
 
-GREY = 0.5
+GRAY = 0.5
 
 
 def cutout(images: Tensor, share: float, rng: Rng) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> a copy with one grey rectangle an image, `share` of each side long, anywhere."""
+    """(B, 3, H, W) in [0, 1] -> a copy with one gray rectangle an image, `share` of each side long, anywhere."""
     rows, columns = (_hidden(images, axis, share, place) for axis, place in zip((-2, -1), rng.rand(2, len(images))))
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], GREY)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], GRAY)
 
 
 def _hidden(images: Tensor, axis: int, share: float, place: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The paper's scripts turn, crop and resize one after the other: three interpolations, each a little blur, and black
 corners. One warp by the product matrix is the same movement. Ours, since the paper is silent: the turn is about the
-image's centre, the crop is central, and outside of the image its mirror image is read (no black corners that would
+image's center, the crop is central, and outside of the image its mirror image is read (no black corners that would
 betray the angle).
 """
 

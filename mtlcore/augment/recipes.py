@@ -9,7 +9,7 @@
 | validation | central crop of 0.8, resize |
 
 A recipe draws its parameters for the whole batch at once, warps each image once, and reads nothing back to the host.
-Row i of the result depends on row i of the images alone. The warp comes FIRST, whereas the table has it last: colour is
+Row i of the result depends on row i of the images alone. The warp comes FIRST, whereas the table has it last: color is
 pointwise and nearly commutes with interpolation, and noise and blur are then measured in the pixels that the encoder
 reads, at any stored size.
 """
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..contracts import AugmentRecipe, View
 from ..rng import Rng
-from .colour import blur, brightness_, contrast_, noise_
+from .color import blur, brightness_, contrast_, noise_
 from .cutout import cutout
 from .geometry import Range, between, show, whole
 

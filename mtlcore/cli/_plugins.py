@@ -1,4 +1,4 @@
-"""What the commands on plugins share: which catalogue, and which kind a name is of."""
+"""What the commands on plugins share: which catalog, and which kind a name is of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import MtlError, nearest
 
 if TYPE_CHECKING:
-    from ..registry import Catalogue
+    from ..registry import Catalog
 
 Kind = Literal["pretext", "task", "encoder", "weighting", "source", "recipe", "augment", "observer"]
 """What a user may write after --kind: a recipe's table is [augment], so both words are known."""
@@ -20,19 +20,19 @@ def as_kind(said: Kind | None) -> str | None:
     return "augment" if said == "recipe" else said
 
 
-def catalogue_with(files: Sequence[Path]) -> Catalogue:
+def catalog_with(files: Sequence[Path]) -> Catalog:
     """Every installed plugin, and these one-file plugins. Raises MtlError where one of the files can't be loaded."""
     from ..plugin_file import PluginFile
-    from ..registry import catalogue
+    from ..registry import catalog
 
-    found = catalogue().copy()
+    found = catalog().copy()
     for file in map(PluginFile.read, files):
         if not found.holds(file):
             found.load_file(file)
     return found
 
 
-def kind_of(name: str, said: Kind | None, known: Catalogue) -> str:
+def kind_of(name: str, said: Kind | None, known: Catalog) -> str:
     """The kind of the component of this name. Raises MtlError: no such name (with the nearest), or one in several kinds."""
     kind = as_kind(said)
     if kind is not None:

@@ -75,7 +75,7 @@ def metrics_table(title: str, measured: Measured) -> Table:
 
 
 def arms_table(arms: Sequence[Arm]) -> Table:
-    """One line a metric, one column an arm; then what the pretexts learnt, and what each arm cost."""
+    """One line a metric, one column an arm; then what the pretexts learned, and what each arm cost."""
     table = Table("metric", *(arm.name for arm in arms), title=Text("test split, last step"), title_justify="left")
     for name in arms[0].test:
         table.add_row(Text(name), *(f"{arm.test[name]:.4f}" for arm in arms))

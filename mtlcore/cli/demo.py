@@ -24,13 +24,13 @@ def demo(
     """
     from ..config import load
     from ..demo import arms, next_folder, run_arm
-    from ..registry import catalogue
+    from ..registry import catalog
     from ..train.loop import Interrupted
     from ._progress import Bars, arms_table
     from ._shared import console
 
     folder = out or next_folder(Path("runs"))
-    hybrid = load(catalogue().example("demo"), set_)
+    hybrid = load(catalog().example("demo"), set_)
     names = " + ".join([*hybrid.tasks, *hybrid.pretexts])
     console.print(
         f"mtl demo: {names}; SL is the same without {', '.join(hybrid.pretexts)}", markup=False, highlight=False

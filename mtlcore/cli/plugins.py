@@ -25,10 +25,10 @@ def plugins(
     """
     from ..errors import MtlError
     from ..plugin_file import PluginFile
-    from ..registry import catalogue
+    from ..registry import catalog
     from ._shared import print_json
 
-    found = catalogue().copy()
+    found = catalog().copy()
     for file in map(PluginFile.read, plugin):
         if not found.holds(file):
             with contextlib.suppress(MtlError):  # it is on record, and shown with its reason

@@ -1,4 +1,4 @@
-"""`mtl plugins check`: hold a component against the checks of its kind, or the whole catalogue."""
+"""`mtl plugins check`: hold a component against the checks of its kind, or the whole catalog."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..experiment import Experiment
-    from ..registry import Catalogue
+    from ..registry import Catalog
     from ..testing import Conformance, Outcome, Report
 
 STYLES = {"passed": "green", "failed": "red", "skipped": "yellow", "blocked": "magenta", "xfailed": "cyan"}
@@ -109,10 +109,10 @@ class _Checked:
     ) -> _Checked:
         from ..config import load
         from ..testing import kinds
-        from ._plugins import as_kind, catalogue_with, kind_of
+        from ._plugins import as_kind, catalog_with, kind_of
 
         experiment = load(config, (), files) if config is not None else None
-        known = catalogue_with([*files, *(_files(experiment) if experiment else ())])
+        known = catalog_with([*files, *(_files(experiment) if experiment else ())])
         options: dict[str, Any] = {} if examples is None else {"examples": examples}
         if name is not None:
             return cls([_suite(kind_of(name, kind, known), name, known, experiment, sets, options)], [], experiment)
@@ -141,7 +141,7 @@ def _files(experiment: Experiment) -> list[Path]:
     return [Path(plugin.rpartition("#sha256=")[0] or plugin) for plugin in experiment.plugins]
 
 
-def _missing(kind: str, name: str, known: Catalogue, experiment: Experiment | None) -> list[str]:
+def _missing(kind: str, name: str, known: Catalog, experiment: Experiment | None) -> list[str]:
     from ..describe import needed
 
     cls = known.find(kind, name)
@@ -151,7 +151,7 @@ def _missing(kind: str, name: str, known: Catalogue, experiment: Experiment | No
 def _suite(
     kind: str,
     name: str,
-    known: Catalogue,
+    known: Catalog,
     experiment: Experiment | None,
     sets: Sequence[str],
     options: dict[str, Any],
@@ -162,9 +162,7 @@ def _suite(
     return conformance(kind, name, known=known, **options, **fields)
 
 
-def _fields(
-    kind: str, name: str, known: Catalogue, experiment: Experiment | None, sets: Sequence[str]
-) -> dict[str, Any]:
+def _fields(kind: str, name: str, known: Catalog, experiment: Experiment | None, sets: Sequence[str]) -> dict[str, Any]:
     """The component's keys: those of its table in the experiment, then those that were set."""
     import attrs
 

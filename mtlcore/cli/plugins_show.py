@@ -37,10 +37,10 @@ def show(
         Print JSON.
     """
     from ..describe import describe_component
-    from ._plugins import catalogue_with, kind_of
+    from ._plugins import catalog_with, kind_of
     from ._shared import print_json
 
-    known = catalogue_with(plugin)
+    known = catalog_with(plugin)
     found = describe_component(kind_of(name, kind, known), name, known)
     if json:
         print_json(found.as_json())

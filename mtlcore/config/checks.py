@@ -15,7 +15,7 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
     elif not experiment.tasks and all(p.control == "views_only" for p in experiment.pretexts.values()):
         yield 'nothing is judged: every pretext has control = "views_only", and there is no [task.<label>]'
     yield from _views(experiment)
-    yield from _unlabelled(experiment)
+    yield from _unlabeled(experiment)
     yield from _weighting(experiment)
     best = experiment.train.best
     if best is not None:
@@ -38,18 +38,18 @@ def _views(experiment: Experiment) -> Iterator[str]:
         yield 'views.statistics = "clean": no [task.<label>] reads a clean view: set views.statistics = "all"'
 
 
-def _unlabelled(experiment: Experiment) -> Iterator[str]:
-    """What reads unlabelled rows needs a source that keeps them. Without tasks every row is an unlabelled one."""
-    keeps = any(entry.unlabelled == "keep" for entry in experiment.data.values())
+def _unlabeled(experiment: Experiment) -> Iterator[str]:
+    """What reads unlabeled rows needs a source that keeps them. Without tasks every row is an unlabeled one."""
+    keeps = any(entry.unlabeled == "keep" for entry in experiment.data.values())
     if not experiment.tasks or not experiment.data or keeps:
         return
-    mend = 'set unlabelled = "keep" in a table [data.<label>]'
+    mend = 'set unlabeled = "keep" in a table [data.<label>]'
     for label, entry in experiment.pretexts.items():
-        if entry.rows == "unlabelled":
-            yield f'pretext.{label}.rows = "unlabelled": no source keeps rows without labels: {mend}'
-    if experiment.input.unlabelled_batch is not None:
-        n = experiment.input.unlabelled_batch
-        yield f"input.unlabelled_batch = {n}: no source keeps rows without labels: {mend}"
+        if entry.rows == "unlabeled":
+            yield f'pretext.{label}.rows = "unlabeled": no source keeps rows without labels: {mend}'
+    if experiment.input.unlabeled_batch is not None:
+        n = experiment.input.unlabeled_batch
+        yield f"input.unlabeled_batch = {n}: no source keeps rows without labels: {mend}"
 
 
 def _weighting(experiment: Experiment) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import MtlError
 from ..experiment import Experiment
-from ..registry import Catalogue
+from ..registry import Catalog
 from .overrides import apply, parse_override
 from .read import parse
 
@@ -19,12 +19,12 @@ Where = str | os.PathLike[str]
 
 
 def load(
-    path: Where, overrides: Sequence[str] = (), plugin_files: Sequence[Where] = (), catalogue: Catalogue | None = None
+    path: Where, overrides: Sequence[str] = (), plugin_files: Sequence[Where] = (), catalog: Catalog | None = None
 ) -> Experiment:
     """The experiment that a file describes.
 
     overrides: "a.b.c=VALUE", each sets one key. plugin_files: one-file plugins beside those of the file's `plugins`
-    (which are relative to the file). catalogue: what names are looked up in; default: every installed plugin.
+    (which are relative to the file). catalog: what names are looked up in; default: every installed plugin.
     Raises MtlError with all problems of the file, one line each; chained from the original error where a plugin failed.
     """
     file = Path(path)
@@ -33,7 +33,7 @@ def load(
     if plugin_files and isinstance(tables.setdefault("plugins", []), list):
         tables["plugins"] += [str(Path(f).expanduser().absolute()) for f in plugin_files]
     try:
-        return parse(tables, catalogue, base=file.parent)
+        return parse(tables, catalog, base=file.parent)
     except MtlError as error:
         lines = [_with_override(line, overrides) for line in str(error).splitlines()]
         raise MtlError("\n  ".join([f"{file}:", *lines])) from error.__cause__

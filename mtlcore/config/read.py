@@ -20,8 +20,8 @@ from ..contracts import Component
 from ..errors import MtlError
 from ..experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
 from ..plugin_file import PluginFile
-from ..registry import Catalogue
-from ..registry import catalogue as installed
+from ..registry import Catalog
+from ..registry import catalog as installed
 from .checks import conflicts
 from .overrides import plain
 from .problems import explain, unknown_key
@@ -49,23 +49,23 @@ ENTRIES: dict[str, tuple[str, type]] = {
     "pretext": ("pretext", PretextEntry),
     "data": ("source", DataEntry),
 }
-LABELLED = ("task", "pretext", "observer")  # figures are named "<label>/<name>", so their labels differ
+LABELED = ("task", "pretext", "observer")  # figures are named "<label>/<name>", so their labels differ
 SETTINGS: dict[str, type] = {"input": Input, "views": Views, "train": Train}
 _MODULE_WORDS = frozenset(dir(nn.ModuleDict()))  # `type`, `train`, `keys`: no module can be called so
 
 
-def parse(tables: Mapping[str, Any], catalogue: Catalogue | None = None, base: Path | None = None) -> Experiment:
+def parse(tables: Mapping[str, Any], catalog: Catalog | None = None, base: Path | None = None) -> Experiment:
     """The experiment that these tables describe.
 
-    catalogue: what names are looked up in; default: every installed plugin. base: the folder that `plugins` are
+    catalog: what names are looked up in; default: every installed plugin. base: the folder that `plugins` are
     relative to; default: the current one. Raises MtlError with one line a problem.
     """
-    reader = Reader((installed() if catalogue is None else catalogue).copy())
+    reader = Reader((installed() if catalog is None else catalog).copy())
     plugins = reader.plugins(tables.get("plugins", []), base or Path())
     reader.unknown(tables, SECTIONS, "")
     tables = {key: tables.get(key, {}) for key in SECTIONS} | {"seed": tables.get("seed", 0)}
     entries = {section: reader.entries(section, tables[section]) for section in ENTRIES}
-    reader.labels({section: tables[section] for section in LABELLED})
+    reader.labels({section: tables[section] for section in LABELED})
     given: dict[str, Any] = {
         "encoder": reader.component("encoder", "encoder", tables["encoder"], "resnet_small"),
         "weighting": reader.component("weighting", "weighting", tables["weighting"], "equal"),
@@ -87,8 +87,8 @@ def parse(tables: Mapping[str, Any], catalogue: Catalogue | None = None, base: P
 class Reader:
     """Collects problems while it reads; what it gives back means nothing once there is one."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
         self.problems: list[str] = []
         self.cause: BaseException | None = None
 
@@ -127,8 +127,8 @@ class Reader:
             file = PluginFile.read(base / Path(path).expanduser())
             if sha256:
                 file.require(sha256)
-            if not self.catalogue.holds(file):
-                self.catalogue.load_file(file)
+            if not self.catalog.holds(file):
+                self.catalog.load_file(file)
             files.setdefault(file.sha256, file)
         return tuple(f"{file.path}#sha256={file.sha256}" for file in files.values())
 
@@ -140,7 +140,7 @@ class Reader:
             self.problems.append(f"{path}.name = {given!r}: expected a string")
             return None
         try:
-            cls = self.catalogue.find(kind, given)
+            cls = self.catalog.find(kind, given)
         except MtlError as error:
             self.problems.append(f"{path}: {error}")
             self.cause = self.cause or error.__cause__
@@ -202,10 +202,8 @@ class Reader:
         return {label: self.component("observer", f"observer.{label}", table, label) for label, table in tables}
 
     def recipes(self, value: Any) -> dict[str, Any]:
-        """The explicit [recipes.*], and every recipe of the catalogue that needs no key."""
-        found = {
-            name: default for name, cls in self.catalogue.of_kind("augment").items() if (default := default_of(cls))
-        }
+        """The explicit [recipes.*], and every recipe of the catalog that needs no key."""
+        found = {name: default for name, cls in self.catalog.of_kind("augment").items() if (default := default_of(cls))}
         for label, table in self.table(value, "recipes").items():
             found[label] = self.component("augment", f"recipes.{label}", table, label)
         return found
@@ -219,7 +217,7 @@ def default_of(cls: type[Component]) -> Component | None:
 
 
 def is_default(label: str, component: Component) -> bool:
-    """Would the catalogue give the same without a table?"""
+    """Would the catalog give the same without a table?"""
     return component_name(type(component)) == label and default_of(type(component)) == component
 
 

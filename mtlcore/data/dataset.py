@@ -1,6 +1,6 @@
 """All sources of a run side by side: images, targets, who has which label, splits.
 
-`open_data` indexes each source once, cuts its splits, fits the tasks on the labelled training rows, and reads the
+`open_data` indexes each source once, cuts its splits, fits the tasks on the labeled training rows, and reads the
 images of the rows that are needed. What it leaves out is counted and told, never silent.
 """
 
@@ -65,7 +65,7 @@ class Dataset:
         return {label: entry.component for label, entry in self.experiment.tasks.items()}
 
     @property
-    def labelled(self) -> np.ndarray:
+    def labeled(self) -> np.ndarray:
         """(N,) bool: rows that carry a label of any task."""
         return _any(self.present, len(self))
 
@@ -80,7 +80,7 @@ def open_data(
     """Index, split, fit, read.
 
     splits: which are needed (default: all); only their images are read. Of "train" only the share `labels` keeps its
-    labels; the other rows go, or stay as unlabelled ones. All other splits keep every label. Where "train" is not asked
+    labels; the other rows go, or stay as unlabeled ones. All other splits keep every label. Where "train" is not asked
     for, tasks that this data has no labels for are left out (of `targets` and of the dataset's `experiment`).
     progress: told how many images are read. memory: bytes that they may take before they are decoded on demand
     instead (default: half of what there is). glance: only a few images will be looked at: none is read beforehand, so
@@ -148,7 +148,7 @@ class _Rows:
     local: np.ndarray
     keys: np.ndarray
     split: np.ndarray
-    labelled: np.ndarray
+    labeled: np.ndarray
 
     @classmethod
     def join(cls, sources: list[Source]) -> _Rows:
@@ -159,14 +159,14 @@ class _Rows:
             np.concatenate([np.arange(len(s)) for s in sources]),
             np.concatenate([s.index.keys.astype(str) for s in sources]),
             np.concatenate([s.split for s in sources]),
-            np.concatenate([s.labelled for s in sources]),
+            np.concatenate([s.labeled for s in sources]),
         )
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def only(self, rows: np.ndarray) -> _Rows:
-        return _Rows(self.source[rows], self.local[rows], self.keys[rows], self.split[rows], self.labelled[rows])
+        return _Rows(self.source[rows], self.local[rows], self.keys[rows], self.split[rows], self.labeled[rows])
 
     def decoder(self, sources: list[Source]) -> _Decoder:
         return _Decoder(sources, self.source.tolist(), self.local.tolist())
@@ -241,7 +241,7 @@ def _of_all(name: str, rows: _Rows, sources: list[Source]) -> Annotation:
 
 def _fitted(label: str, entry: TaskEntry, rows: _Rows, sources: list[Source]) -> TaskEntry:
     values, where = _annotation(entry.component.reads, sources)
-    learned_from = ((rows.split == "train") & rows.labelled)[where] & given(values)
+    learned_from = ((rows.split == "train") & rows.labeled)[where] & given(values)
     try:
         return evolve(entry, component=entry.component.fit(values[learned_from]))
     except (ValueError, MtlError) as error:
@@ -260,7 +260,7 @@ def _answers(task: SupervisedTask, rows: _Rows, sources: list[Source]) -> Answer
 
 
 def _keeps_labels(rows: _Rows) -> np.ndarray:
-    return (rows.split != "train") | rows.labelled
+    return (rows.split != "train") | rows.labeled
 
 
 def _any(present: Mapping[str, Tensor], n: int) -> np.ndarray:
@@ -271,10 +271,10 @@ def _any(present: Mapping[str, Tensor], n: int) -> np.ndarray:
 
 
 def _without_dropped(rows: _Rows, sources: list[Source], present: Mapping[str, Tensor]) -> np.ndarray:
-    """(N,) split names, "" where an unlabelled row of train goes. Without tasks only rows whose labels were cut go."""
-    labelled = _any(present, len(rows)) if present else rows.labelled
-    drops = np.array([s.entry.unlabelled == "drop" for s in sources])[rows.source]
-    return np.where((rows.split == "train") & ~labelled & drops, "", rows.split)
+    """(N,) split names, "" where an unlabeled row of train goes. Without tasks only rows whose labels were cut go."""
+    labeled = _any(present, len(rows)) if present else rows.labeled
+    drops = np.array([s.entry.unlabeled == "drop" for s in sources])[rows.source]
+    return np.where((rows.split == "train") & ~labeled & drops, "", rows.split)
 
 
 def _wanted(split: np.ndarray, asked: Collection[str] | None) -> list[str]:
@@ -293,7 +293,7 @@ def fingerprint_of(sources: list[Source], side: int) -> str:
     for s in sources:
         digest.update(s.label.encode())
         annotations = (value for _, value in sorted(s.index.annotations.items()))
-        for array in (s.index.keys, s.split, s.labelled, *annotations):
+        for array in (s.index.keys, s.split, s.labeled, *annotations):
             digest.update(_bytes(array))
     return digest.hexdigest()
 
@@ -329,7 +329,7 @@ def _dropped(split: np.ndarray, rows: _Rows, sources: list[Source], wanted: list
     gone = np.bincount(rows.source[(rows.split == "train") & (split == "")], minlength=len(sources))
     return [
         f"data.{s.label}: {n} rows of train without labels dropped "
-        f'(labels = {s.entry.labels}, unlabelled = "{s.entry.unlabelled}")'
+        f'(labels = {s.entry.labels}, unlabeled = "{s.entry.unlabeled}")'
         for s, n in zip(sources, gone.tolist())
         if n and "train" in wanted
     ]
@@ -338,7 +338,7 @@ def _dropped(split: np.ndarray, rows: _Rows, sources: list[Source], wanted: list
 def _unanswered(data: Dataset) -> list[str]:
     """A line for each task that a split opened for evaluation has no label of."""
     return [
-        f"task.{label}: no labelled row in the split {name!r}"
+        f"task.{label}: no labeled row in the split {name!r}"
         for name, rows in data.split.items()
         for label, present in data.present.items()
         if "train" not in data.split and not present.numpy()[rows].any()

@@ -39,7 +39,7 @@ def read_image(path: str | os.PathLike[str], root: str | os.PathLike[str] | None
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """An encoded image -> (H, W, 3) uint8 RGB. `name` stands in the message of the MtlError for broken ones.
 
-    EXIF rotation is applied; grey, palette, CMYK and 16-bit images become 8-bit RGB; transparent pixels become white.
+    EXIF rotation is applied; gray, palette, CMYK and 16-bit images become 8-bit RGB; transparent pixels become white.
     """
     if not data:
         raise MtlError(f"{name} is no readable image: the file is empty")
@@ -89,14 +89,14 @@ def _below(root: str, path: str) -> str:
 def _plain_jpeg(data: bytes, name: str) -> np.ndarray | None:
     """The image, or None where Pillow must look at it: CMYK, a rotation, an oddity."""
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         _refuse_bomb(width, height, name)
-        if colours not in ("YCbCr", "Gray") or (b"Exif" in data[: 1 << 16] and _is_rotated(data)):
+        if colors not in ("YCbCr", "Gray") or (b"Exif" in data[: 1 << 16] and _is_rotated(data)):
             return None
         image: np.ndarray = simplejpeg.decode_jpeg(data, "RGB")
         return image
     except (ValueError, LookupError, RuntimeError, MemoryError) as error:
-        if "remature end" in str(error):  # Pillow would fill the rest with grey where an end marker follows
+        if "remature end" in str(error):  # Pillow would fill the rest with gray where an end marker follows
             raise _unreadable(name, "the file is truncated") from error
         return None
 
@@ -124,12 +124,12 @@ def _by_pillow(data: bytes, name: str) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. 16-bit grey is scaled, not clipped; transparent pixels become white."""
+    """Any mode -> RGB. 16-bit gray is scaled, not clipped; transparent pixels become white."""
     if image.mode == "F":
         raise ValueError("its pixels are floats of unknown range")
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        gray = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((gray + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         opaque = image.convert("RGBA")
         white = Image.new("RGBA", opaque.size, "white")

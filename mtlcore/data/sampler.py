@@ -1,10 +1,10 @@
 """Which rows make up a step: a function of (seed, step), with no state to save.
 
-Each source's labelled training rows are an endless stream: one seeded permutation an epoch, one after the other. Step s
-takes the next places of every stream; unlabelled rows come from streams of their own. Every micro-batch of every rank
+Each source's labeled training rows are an endless stream: one seeded permutation an epoch, one after the other. Step s
+takes the next places of every stream; unlabeled rows come from streams of their own. Every micro-batch of every rank
 holds the same number of rows of each source and kind, so none ever lacks one.
 
-    micro-batch of Q / P rows:  [ source 0 | source 1 | ... | unlabelled of source 0 | ... ]      P = world x accumulate
+    micro-batch of Q / P rows:  [ source 0 | source 1 | ... | unlabeled of source 0 | ... ]      P = world x accumulate
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ REMEMBERED = 4  # steps; a step's micro-batches are drawn together
 
 
 class Part(NamedTuple):
-    """One micro-batch. rows: of the dataset, int64, those with labels first; labelled: how many of these there are."""
+    """One micro-batch. rows: of the dataset, int64, those with labels first; labeled: how many of these there are."""
 
     rows: np.ndarray
-    labelled: int
+    labeled: int
 
 
 class Sampler:
@@ -42,17 +42,17 @@ class Sampler:
         self._data, self._experiment = dataset, experiment
         self._parts, self._world = world * experiment.train.accumulate, world
         train = dataset.split.get("train", np.zeros(0, dtype=np.int64))
-        has_label = dataset.labelled[train]
+        has_label = dataset.labeled[train]
         if not len(train):
             raise MtlError("there is no training row")
         if experiment.tasks and not has_label.any():
             raise MtlError(f"no training row carries a label of any task ({', '.join(experiment.tasks)})")
-        batch_size, beside = experiment.input.batch_size, experiment.input.unlabelled_batch
-        self._labelled = self._streams(LABELED, train[has_label], "batch_size", batch_size)
-        key = "unlabelled_batch" if experiment.tasks and beside else "batch_size"
+        batch_size, beside = experiment.input.batch_size, experiment.input.unlabeled_batch
+        self._labeled = self._streams(LABELED, train[has_label], "batch_size", batch_size)
+        key = "unlabeled_batch" if experiment.tasks and beside else "batch_size"
         size = beside if experiment.tasks and beside else batch_size
-        self._unlabelled = self._streams(UNLABELED, train[~has_label], key, size)
-        counted = self._labelled or self._unlabelled
+        self._unlabeled = self._streams(UNLABELED, train[~has_label], key, size)
+        counted = self._labeled or self._unlabeled
         self.steps_per_epoch = max(1, math.ceil(sum(len(s.rows) for s in counted) / batch_size))
         self._present = {label: present.numpy() for label, present in dataset.present.items()}
         self._drawn: dict[int, tuple[list[Part], StepCounts]] = {}
@@ -68,25 +68,25 @@ class Sampler:
     def batch(self, step: int, part: int, device: torch.device) -> Batch:
         """The step's `part`-th micro-batch, images as stored, on the device. On CUDA nobody waits for the copies."""
         parts, counts = self._draw(step)
-        rows, labelled = parts[part]
+        rows, labeled = parts[part]
         index = torch.from_numpy(rows)
         return Batch(
             images=_landed(self._data.images.take(rows), device),
             targets={label: _landed(t.index_select(0, index), device) for label, t in self._data.targets.items()},
             present={label: _landed(p.index_select(0, index), device) for label, p in self._data.present.items()},
             counts=counts,
-            labelled_rows=labelled,
+            labeled_rows=labeled,
         )
 
     def _draw(self, step: int) -> tuple[list[Part], StepCounts]:
         if step not in self._drawn:
-            labelled = _taken(self._labelled, step, self._parts)
-            rows = np.concatenate([labelled, _taken(self._unlabelled, step, self._parts)], 1)
-            carried = {label: int(present[labelled].sum()) for label, present in self._present.items()}
-            counts = StepCounts(carried, rows.size, rows.size - labelled.size)
+            labeled = _taken(self._labeled, step, self._parts)
+            rows = np.concatenate([labeled, _taken(self._unlabeled, step, self._parts)], 1)
+            carried = {label: int(present[labeled].sum()) for label, present in self._present.items()}
+            counts = StepCounts(carried, rows.size, rows.size - labeled.size)
             while len(self._drawn) >= REMEMBERED:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[step] = [Part(part, labelled.shape[1]) for part in rows], counts
+            self._drawn[step] = [Part(part, labeled.shape[1]) for part in rows], counts
         return self._drawn[step]
 
     def _streams(self, kind: str, rows: np.ndarray, key: str, size: int) -> list[_Stream]:

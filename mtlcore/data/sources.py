@@ -20,7 +20,7 @@ EXAMPLES = 3  # names told with each reason
 
 @frozen(eq=False)
 class Source:
-    """An indexed source of n rows. split: (n,) names, "" for none; labelled: (n,) bool, rows whose labels are kept.
+    """An indexed source of n rows. split: (n,) names, "" for none; labeled: (n,) bool, rows whose labels are kept.
 
     absent: why rows are in no split -> how many: the source gives them none, or `exclude_duplicates` takes them out.
     """
@@ -29,7 +29,7 @@ class Source:
     entry: DataEntry
     index: Index
     split: np.ndarray
-    labelled: np.ndarray
+    labeled: np.ndarray
     absent: dict[str, int] = field(factory=dict)
 
     def __len__(self) -> int:
@@ -82,9 +82,9 @@ def split_source(experiment: Experiment, label: str, index: Index) -> Source:
     strata = strata_of(next(iter(labels.values()), None), n)
     official, groups = (None if names is None else names[kept] for names in (split, group))
     assigned = assign(rules, index.keys[kept], strata[kept], official, groups)
-    names, labelled = np.full(n, "", dtype=assigned.split.dtype), np.zeros(n, dtype=bool)
-    names[kept], labelled[kept] = assigned.split, assigned.labelled
-    return Source(label, entry, index, names, labelled, {reason: len(rows) for reason, rows in absent.items()})
+    names, labeled = np.full(n, "", dtype=assigned.split.dtype), np.zeros(n, dtype=bool)
+    names[kept], labeled[kept] = assigned.split, assigned.labeled
+    return Source(label, entry, index, names, labeled, {reason: len(rows) for reason, rows in absent.items()})
 
 
 def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:

@@ -22,10 +22,10 @@ TEST_SHARE = 0.2  # of a source that has no official splits
 
 @frozen(eq=False)
 class Assignment:
-    """split: (N,) names, "" for rows that `limit` left out. labelled: (N,) bool, rows whose labels are kept."""
+    """split: (N,) names, "" for rows that `limit` left out. labeled: (N,) bool, rows whose labels are kept."""
 
     split: np.ndarray
-    labelled: np.ndarray
+    labeled: np.ndarray
 
 
 @frozen
@@ -52,7 +52,7 @@ def assign(
     name = None if split is None else split[order]
     found = _assign_sorted(rules, strata[order], name, groups)
     back = np.argsort(order, kind="stable")
-    return Assignment(found.split[back], found.labelled[back])
+    return Assignment(found.split[back], found.labeled[back])
 
 
 def _assign_sorted(rules: Rules, strata: np.ndarray, split: np.ndarray | None, groups: np.ndarray) -> Assignment:
@@ -68,10 +68,10 @@ def _assign_sorted(rules: Rules, strata: np.ndarray, split: np.ndarray | None, g
             rows = np.flatnonzero(names == part)
             kept = thin(strata[rows], rules.limit, generator(rules.seed, LIMIT, rules.label, part))
             names[rows[~kept]] = ""
-    labelled = np.ones(len(names), dtype=bool)
+    labeled = np.ones(len(names), dtype=bool)
     train = np.flatnonzero(names == "train")
-    labelled[train] = subset(strata[train], rules.labels, generator(rules.seed, LABELS, rules.label))
-    return Assignment(names.astype(str), labelled)
+    labeled[train] = subset(strata[train], rules.labels, generator(rules.seed, LABELS, rules.label))
+    return Assignment(names.astype(str), labeled)
 
 
 # ------------------------------------------------------------------------------------------------ draws

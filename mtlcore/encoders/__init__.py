@@ -1,4 +1,4 @@
-"""Encoders: networks from normalised images to features. `mtl_components` tells the catalogue of them."""
+"""Encoders: networks from normalized images to features. `mtl_components` tells the catalog of them."""
 
 from __future__ import annotations
 

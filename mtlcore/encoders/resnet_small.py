@@ -29,7 +29,7 @@ class ResnetSmall(Encoder):
 
 
 class _ResnetSmall(nn.Module):
-    """Normalised images (B, 3, H, W) -> Features: one map a stage; pooled is the mean of the last, (B, 8 x width).
+    """Normalized images (B, 3, H, W) -> Features: one map a stage; pooled is the mean of the last, (B, 8 x width).
 
     Widths that are multiples of 16 run in channels_last: a step is 1.25-1.4 x faster for so few channels on a CPU, and
     tensor cores like it too. Others don't: with 4 or 8 channels torch 2.15's backward on a CPU writes past its memory.

@@ -28,7 +28,7 @@ class Timm(Encoder):
     """model: timm's name, with or without a tag. weights: "none" (random), "imagenet" (those that timm publishes under
     this name and tag, from its cache or a download), or a state file.
 
-    With weights, images are normalised by the mean and std that timm records for them.
+    With weights, images are normalized by the mean and std that timm records for them.
     """
 
     name = "timm"
@@ -115,7 +115,7 @@ def _fitted(state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]
 
 
 class _TimmNet(nn.Module):
-    """Normalised images (B, 3, H, W) -> Features: one map a resolution; pooled is what timm's own classifier reads.
+    """Normalized images (B, 3, H, W) -> Features: one map a resolution; pooled is what timm's own classifier reads.
 
     shared is the net's final features, in its own layout: its last map, or all tokens of a transformer (B, prefix + n, D).
     Nets with depthwise convolutions read their images in channels_last, as our efficientnets do: a CPU then takes about

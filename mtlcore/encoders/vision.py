@@ -25,7 +25,7 @@ RGB = tuple[float, float, float]
 class VisionNet(Encoder):
     """weights: "none" (random), "imagenet" (torchvision's own, from its cache or a download), or a state file.
 
-    With weights, images are normalised by ImageNet's mean and std, as those weights expect.
+    With weights, images are normalized by ImageNet's mean and std, as those weights expect.
     """
 
     weights: str = files.NONE
@@ -88,7 +88,7 @@ class VisionNet(Encoder):
 
 
 class _Maps(nn.Module):
-    """Normalised images (B, 3, H, W) -> Features of a convolutional net; the extractor names its outputs."""
+    """Normalized images (B, 3, H, W) -> Features of a convolutional net; the extractor names its outputs."""
 
     def __init__(self, net: nn.Module, memory_format: torch.memory_format) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class _Maps(nn.Module):
 
 
 class _Tokens(nn.Module):
-    """Normalised images (B, 3, H, W) -> Features of a ViT: shared is all tokens (B, 1 + n, D), pooled the first."""
+    """Normalized images (B, 3, H, W) -> Features of a ViT: shared is all tokens (B, 1 + n, D), pooled the first."""
 
     def __init__(self, net: nn.Module, patch: int) -> None:
         super().__init__()

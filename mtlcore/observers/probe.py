@@ -1,8 +1,8 @@
 """What did the pretext teach? Simple classifiers on frozen features (Alain & Bengio 2016, arXiv:1610.01644; kNN: Wu et al. 2018).
 
-    features of labelled training rows (N, D), classes (N,)  ->  two classifiers  ->  accuracy on the validation rows
+    features of labeled training rows (N, D), classes (N,)  ->  two classifiers  ->  accuracy on the validation rows
 
-linear: logistic regression on standardised features, with the usual penalty |W|^2 / 2 on the summed loss (scikit-learn's C = 1),
+linear: logistic regression on standardized features, with the usual penalty |W|^2 / 2 on the summed loss (scikit-learn's C = 1),
 its minimum found by L-BFGS. knn: the k nearest training rows by cosine vote with weights exp(cosine / 0.07) (arXiv:1805.01978).
 Neither has randomness: the same features give the same figures.
 """
@@ -24,7 +24,7 @@ from ..errors import MtlError
 from ..tasks.classification import Classification
 
 TEMPERATURE = 0.07
-CHUNK = 1024  # rows whose neighbours are looked for at once: what bounds the (rows, N) table of cosines
+CHUNK = 1024  # rows whose neighbors are looked for at once: what bounds the (rows, N) table of cosines
 
 
 @frozen
@@ -32,7 +32,7 @@ class Probe(Observer):
     """A linear and a kNN probe every N epochs and at the end: accuracies "<what>/linear" and "<what>/knn" on validation rows.
 
     reads: annotations to probe (default: each task of classes; without such a task it must be given). every: epochs between two
-    probes. k: neighbours. limit: training rows at most (evenly spread over all), so that a probe of a large set stays cheap.
+    probes. k: neighbors. limit: training rows at most (evenly spread over all), so that a probe of a large set stays cheap.
     """
 
     cites = "Alain & Bengio 2016, arXiv:1610.01644; Wu et al. 2018, arXiv:1805.01978"
@@ -64,9 +64,9 @@ class Probe(Observer):
         if run.state.get("step") == run.step:
             return
         run.state["step"] = run.step
-        learnt = {what: (rows, classes) for what, rows, classes, _ in self._questions(run, "train")}
+        learned = {what: (rows, classes) for what, rows, classes, _ in self._questions(run, "train")}
         for what, rows, classes, number in self._questions(run, "validation"):
-            train, answers = learnt[what]
+            train, answers = learned[what]
             kept = spread(len(train), self.limit)
             x, new = run.features(train[kept]), run.features(rows)
             y, wanted = answers[torch.from_numpy(kept)].to(x.device), classes.to(x.device)

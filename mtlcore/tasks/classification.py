@@ -45,7 +45,7 @@ class Classification(SupervisedTask):
             raise ValueError(f"classes holds a name twice: {self.classes}")
 
     def fit(self, annotation: Annotation) -> Classification:
-        """Classes and inverse class weights of these labelled rows, where they are not given. Raises MtlError on numbers."""
+        """Classes and inverse class weights of these labeled rows, where they are not given. Raises MtlError on numbers."""
         self._refuse_numbers(annotation)
         names = self.classes or tuple(sorted({str(a) for a in annotation} - {""}))
         if not names:

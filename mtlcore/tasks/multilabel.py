@@ -61,7 +61,7 @@ class Multilabel(SupervisedTask):
             )
 
     def fit(self, annotation: Annotation) -> Multilabel:
-        """The names in these labelled rows, where `classes` is not given."""
+        """The names in these labeled rows, where `classes` is not given."""
         if self.classes:
             return self
         if annotation.dtype.kind in "fiub":

@@ -1,4 +1,4 @@
-"""Regression: one number or several an image, learned from the pooled features and standardised by the training split."""
+"""Regression: one number or several an image, learned from the pooled features and standardized by the training split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Regression(SupervisedTask):
     """D numbers an image, from an annotation (N,) or (N, D). A row that lacks one of them (NaN) lacks all.
 
     reads: the annotation (default: the task's label). loss: l1, l2 (squared) or huber (squared up to one standard deviation,
-    then straight), on the standardised numbers, so that its size does not hang on their unit. outputs: their names (default:
+    then straight), on the standardized numbers, so that its size does not hang on their unit. outputs: their names (default:
     "0", "1", ...), used in metrics and images. mean, std: of each of them (default: of the training rows; a constant one gets
     std 1). dropout: before the linear layer, in [0, 1).
     """
@@ -50,7 +50,7 @@ class Regression(SupervisedTask):
             raise ValueError(f"outputs holds a name twice: {self.outputs}")
 
     def fit(self, annotation: Annotation) -> Regression:
-        """Names, mean and standard deviation of these labelled rows, where they are not given."""
+        """Names, mean and standard deviation of these labeled rows, where they are not given."""
         if self.outputs and self.mean and self.std:
             return self
         values = self._values(annotation)
@@ -98,7 +98,7 @@ class Regression(SupervisedTask):
         return RegressionHead(host.info.dim, self)
 
     def decode(self, output: Tensor) -> Tensor:
-        """(B, D) standardised -> (B, D) in the annotation's unit."""
+        """(B, D) standardized -> (B, D) in the annotation's unit."""
         return output.float() * output.new_tensor(self.std).float() + output.new_tensor(self.mean).float()
 
     def as_answer(self, target: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def _first_text(annotation: Annotation) -> str:
 
 
 class RegressionHead(Head):
-    """Dropout and ONE linear layer: (B, D') -> (B, D) standardised numbers."""
+    """Dropout and ONE linear layer: (B, D') -> (B, D) standardized numbers."""
 
     mean: Tensor
     std: Tensor
@@ -154,9 +154,9 @@ class RegressionHead(Head):
         return self.answer(features.pooled)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """(B,): the mean over the D standardised numbers."""
+        """(B,): the mean over the D standardized numbers."""
         return _LOSSES[self.kind](output.float(), self.ideal(target), reduction="none").mean(1)
 
     def ideal(self, target: Tensor) -> Tensor:
-        """The standardised target."""
+        """The standardized target."""
         return (target - self.mean) / self.std

@@ -21,7 +21,7 @@ class ColumnError(MeanAbsoluteError):
 
 
 class Determination(R2Score):
-    """R2, the mean over D columns, summed up in standardised units: its sums of squares would drown in an offset (years, say).
+    """R2, the mean over D columns, summed up in standardized units: its sums of squares would drown in an offset (years, say).
 
     NaN for less than two rows.
     """

@@ -19,7 +19,7 @@ MUST_CITE = ("pretext", "weighting")  # ideas that come from somewhere
 
 @COMMON.check(
     "packaging",
-    why="the catalogue refuses a class that is no valid component, and nothing of it can be configured.",
+    why="the catalog refuses a class that is no valid component, and nothing of it can be configured.",
     mend="derive from the kind's base class, decorate with attrs' @frozen, implement its abstract methods.",
     core=True,
 )
@@ -37,9 +37,9 @@ def is_a_valid_component(subject: Subject) -> None:
     core=True,
 )
 def is_found_by_its_name(subject: Subject) -> None:
-    """Nobody else has its kind and name: the catalogue finds this class by them."""
+    """Nobody else has its kind and name: the catalog finds this class by them."""
     name = component_name(subject.cls)
-    found = subject.catalogue.classes.get((subject.cls.kind, name))
+    found = subject.catalog.classes.get((subject.cls.kind, name))
     if found is None:
         raise Skip("a class that no entry point and no plugin file gives")
     require(found is subject.cls, f"{name!r} is {found.__module__}.{found.__qualname__}")
@@ -135,7 +135,7 @@ def survives_its_toml(subject: Subject) -> None:
 
 @COMMON.check(
     "build",
-    why="a misspelt key that is taken without a word trains something else than its author wrote.",
+    why="a misspelled key that is taken without a word trains something else than its author wrote.",
     mend="do not take **kwargs; let attrs make the constructor.",
     needs="builds_from_its_name",
     core=True,

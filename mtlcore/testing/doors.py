@@ -11,7 +11,7 @@ import attrs
 from ..components import component_name
 from ..contracts import Component
 from ..errors import MtlError, nearest
-from ..registry import Catalogue, catalogue
+from ..registry import Catalog, catalog
 from .kit import EXAMPLES, BoundCheck, CheckList, Conformance
 from .subject import Subject
 
@@ -32,24 +32,24 @@ def conformance(
     *,
     xfail: Mapping[str, str] | None = None,
     examples: int = EXAMPLES,
-    known: Catalogue | None = None,
+    known: Catalog | None = None,
     **fields: Any,
 ) -> Conformance:
     """One plugin, ready to be held against the checks of its kind.
 
-    plugin: a name ("timm:resnet18" too) of the catalogue `known` (default: the installed plugins), or a class. fields: those of the
+    plugin: a name ("timm:resnet18" too) of the catalog `known` (default: the installed plugins), or a class. fields: those of the
     component that are not at their defaults. Raises MtlError on unknown names, of plugins, fields or checks.
     """
     if kind not in lists():
         raise MtlError(f"there are no conformance checks for the kind {kind!r}; {nearest(kind, lists())}")
     checks, bench = lists()[kind]
-    cls = plugin if isinstance(plugin, type) else (known or catalogue()).find(kind, plugin)
+    cls = plugin if isinstance(plugin, type) else (known or catalog()).find(kind, plugin)
     name = component_name(cls) if isinstance(plugin, type) else plugin
     _, colon, member = name.partition(":")
     if colon:  # a member of a family: its first field
         fields = {attrs.fields(cls)[0].alias: member, **fields}  # type: ignore[arg-type]
     _require_fields(kind, name, cls, fields)
-    subject = bench(name, cls, fields, known or catalogue())
+    subject = bench(name, cls, fields, known or catalog())
     return Conformance(name, checks, subject, subject.lacks, xfail or {}, examples)
 
 

@@ -53,12 +53,12 @@ def builds_for_each_size(subject: EncoderSubject) -> None:
 
 @ENCODER_CHECKS.check(
     "build",
-    why="images are normalised by them once, in the core: means on the scale 0 ... 255 feed the network a constant.",
+    why="images are normalized by them once, in the core: means on the scale 0 ... 255 feed the network a constant.",
     mend="give mean and std of RGB in [0, 1], three numbers each.",
     needs="builds_from_its_name",
     core=True,
 )
-def normalises_images_between_0_and_1(subject: EncoderSubject) -> None:
+def normalizes_images_between_0_and_1(subject: EncoderSubject) -> None:
     """`mean` holds three numbers in [0, 1], `std` three in (0, 1]."""
     mean, std = tuple(subject.component.mean), tuple(subject.component.std)
     require(len(mean) == 3 and all(0 <= x <= 1 for x in mean), f"mean = {mean}")
@@ -135,13 +135,13 @@ def trains_with_the_shapes_of_evaluation(subject: EncoderSubject) -> None:
 @ENCODER_CHECKS.check(
     "features",
     why="one NaN in a feature makes all losses NaN: the step is skipped, and so is every one after it.",
-    mend="guard divisions and logarithms; do not normalise an image by its own spread without an epsilon.",
+    mend="guard divisions and logarithms; do not normalize an image by its own spread without an epsilon.",
     needs="features_have_their_shapes",
 )
 def features_are_finite(subject: EncoderSubject) -> None:
-    """Of black, white, grey and drawn images, in eval and in train mode, all features are finite."""
+    """Of black, white, gray and drawn images, in eval and in train mode, all features are finite."""
     plain = torch.stack([torch.full((3, subject.size, subject.size), v, dtype=torch.uint8) for v in (0, 255, 128)])
-    images = torch.cat([subject.normalised(plain), subject.images()])
+    images = torch.cat([subject.normalized(plain), subject.images()])
     for net in (subject.net, subject.fresh().train()):
         with seeded(0):
             found = outputs(subject.features(images, net))

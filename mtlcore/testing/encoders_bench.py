@@ -1,4 +1,4 @@
-"""An encoder on the bench: built for a size that it takes, and normalised images for it."""
+"""An encoder on the bench: built for a size that it takes, and normalized images for it."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ class EncoderSubject(Subject):
         """The network that checks share; none of them may train it."""
         return self.fresh()
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalized(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> as the core's wrapper gives them to the network."""
         mean, std = (torch.tensor(x).view(3, 1, 1) for x in (self.component.mean, self.component.std))
-        normalised: Tensor = (images / 255 - mean) / std
-        return normalised
+        normalized: Tensor = (images / 255 - mean) / std
+        return normalized
 
     def images(self, rows: int = 3, seed: int = 0, size: int | None = None) -> Tensor:
-        """(rows, 3, size, size) drawn images, normalised."""
-        return self.normalised(patterns(rows, size or self.size, seed))
+        """(rows, 3, size, size) drawn images, normalized."""
+        return self.normalized(patterns(rows, size or self.size, seed))
 
     def drawn(self, drawn: Drawn) -> Tensor:
         return self.images(drawn.rows, drawn.seed)

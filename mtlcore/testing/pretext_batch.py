@@ -57,7 +57,7 @@ def a_row_is_judged_by_itself(subject: PretextSubject, drawn: Drawn) -> None:
 
 @BATCH_CHECKS.check(
     "batch",
-    why="runs with another batch size, more ranks or micro-batches would optimise another loss.",
+    why="runs with another batch size, more ranks or micro-batches would optimize another loss.",
     mend="do not scale by len(output); return each row's own loss.",
     needs=(LOSS, OWN_LOSS),
 )

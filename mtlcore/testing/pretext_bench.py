@@ -200,7 +200,7 @@ class PretextSubject(Subject):
 
     def in_a_new_process(self) -> PretextSubject:
         """The same pretext, as a process finds it that has built nothing yet: its module is run afresh."""
-        other = PretextSubject(self.name, afresh(self.cls), self.fields, self.catalogue)
+        other = PretextSubject(self.name, afresh(self.cls), self.fields, self.catalog)
         other.borrowed = self.borrowed  # to find it out would build a head
         return other
 
@@ -293,12 +293,12 @@ def bench_experiment(
 
 
 def rows(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
-    """A batch of these raw images, each labelled for each of the tasks."""
+    """A batch of these raw images, each labeled for each of the tasks."""
     n = len(images)
     targets = {label: torch.arange(n, device=images.device) % CLASSES for label in tasks}
     present = {label: torch.ones(n, dtype=torch.bool, device=images.device) for label in tasks}
-    labelled = n if tasks else 0
-    return Batch(images, targets, present, StepCounts(dict.fromkeys(tasks, n), n, n - labelled), labelled)
+    labeled = n if tasks else 0
+    return Batch(images, targets, present, StepCounts(dict.fromkeys(tasks, n), n, n - labeled), labeled)
 
 
 def raw(drawn: Drawn) -> Tensor:

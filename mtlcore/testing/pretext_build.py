@@ -19,7 +19,7 @@ BUILD_CHECKS = Group()
 @BUILD_CHECKS.check(
     "build",
     why="runs of one seed would start from other weights; runs of several seeds, from the same: their spread is no spread.",
-    mend="initialise by torch.nn and torch.nn.init alone: no manual_seed, no generator of your own, no cache of weights.",
+    mend="initialize by torch.nn and torch.nn.init alone: no manual_seed, no generator of your own, no cache of weights.",
     needs="head_keeps_no_shared_network",
 )
 def builds_the_same_from_one_seed(subject: PretextSubject) -> None:

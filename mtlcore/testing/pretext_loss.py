@@ -55,7 +55,7 @@ def builds_a_head(subject: PretextSubject) -> None:
 
 @HEAD_CHECKS.check(
     "build",
-    why="its weights would be saved twice, moved twice by the optimiser, and taken for the head's own.",
+    why="its weights would be saved twice, moved twice by the optimizer, and taken for the head's own.",
     mend="keep host.info; EMA(host.encoder) for a momentum copy; Borrowed(host.heads[label]) for a lent head.",
     needs="builds_a_head",
     core=True,

@@ -106,13 +106,13 @@ def weight_zero_leaves_no_trace(subject: PretextSubject) -> None:
     """Read with weight = 0, the table is dropped, and reading it moves no global generator."""
     from ..config import parse
 
-    if not any(cls is subject.cls for cls in subject.catalogue.classes.values()):
+    if not any(cls is subject.cls for cls in subject.catalog.classes.values()):
         raise Skip("a class that no entry point and no plugin file gives")
     task = {"category": {"name": "classification"}}
     tables = {"task": task, "train": {"steps": 1}, "pretext": {LABEL: {**table(subject.component), "weight": 0}}}
-    moved = touched(lambda: parse(tables, subject.catalogue))
+    moved = touched(lambda: parse(tables, subject.catalog))
     require(not moved, f"the global generator of {' and '.join(moved)} has moved")
-    read = parse(tables, subject.catalogue)
+    read = parse(tables, subject.catalog)
     require(not read.pretexts, f"the run still has the pretext {read.pretexts}")
 
 
@@ -247,7 +247,7 @@ TRAINING_CHECKS = Group()
     core=True,
 )
 def real_steps_train(subject: PretextSubject) -> None:
-    """Real optimiser steps have finite losses and gradients, and move the encoder."""
+    """Real optimizer steps have finite losses and gradients, and move the encoder."""
     from lightning_fabric import Fabric  # late: seconds
 
     from ..train.build import build_engine

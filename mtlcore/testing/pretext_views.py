@@ -117,7 +117,7 @@ def the_scene_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
 
 @VIEWS_CHECKS.check(
     "views",
-    why="the encoder's normalisation expects [0, 1]; other ranges shift BatchNorm's statistics for all heads.",
+    why="the encoder's normalization expects [0, 1]; other ranges shift BatchNorm's statistics for all heads.",
     mend="clamp what you paint: images.clamp(0, 1).",
     needs=TWICE,
 )
@@ -147,12 +147,12 @@ def reads_channels_last(subject: PretextSubject, drawn: Drawn) -> None:
 @VIEWS_CHECKS.check(
     "views",
     why="supervised heads may read this view: dense labels (masks, keypoint maps) then lie on the wrong pixels.",
-    mend="`repaint` is for colours alone; pixels that move go through `rearrange(move)`; a patch is View(images), no geometry.",
+    mend="`repaint` is for colors alone; pixels that move go through `rearrange(move)`; a patch is View(images), no geometry.",
     needs=TWICE,
     core=True,
 )
 def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) -> None:
-    """Where other colours are put into the raw image, a view changes only where geometry.warp puts them."""
+    """Where other colors are put into the raw image, a view changes only where geometry.warp puts them."""
     images, marks = raw(drawn), _marks(drawn)
     asked = subject.ask(drawn, recipe=MOVING)
     marked = subject.ask(drawn, images=torch.where(marks, images + 128, images), recipe=MOVING)

@@ -40,8 +40,8 @@ def view_has_its_shape(subject: RecipeSubject, drawn: Drawn) -> None:
 
 @RECIPE_CHECKS.check(
     "views",
-    why="images are in [0, 1] everywhere: the encoder normalises by mean and std for that range.",
-    mend="divide uint8 by 255, and clamp to [0, 1] after noise and colour.",
+    why="images are in [0, 1] everywhere: the encoder normalizes by mean and std for that range.",
+    mend="divide uint8 by 255, and clamp to [0, 1] after noise and color.",
     needs="view_has_its_shape",
     core=True,
 )

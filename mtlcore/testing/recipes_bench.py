@@ -34,7 +34,7 @@ class RecipeSubject(Subject):
 
 
 def marks(rows: int, size: int, seed: int) -> Tensor:
-    """(rows, 3, size, size) uint8 grey blobs of a few pixels, others in each row: they tell a place to a pixel or two."""
+    """(rows, 3, size, size) uint8 gray blobs of a few pixels, others in each row: they tell a place to a pixel or two."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(rows, 1, size, size, generator=generator)
     for _ in range(2):
@@ -44,7 +44,7 @@ def marks(rows: int, size: int, seed: int) -> Tensor:
 
 
 def expected(view: View, raw: Tensor) -> Tensor:
-    """What the view must show, colours aside: the raw images moved as its geometry says, and mixed as it says."""
+    """What the view must show, colors aside: the raw images moved as its geometry says, and mixed as it says."""
     assert view.geometry is not None
     moved = view.geometry.warp(raw.float() / 255, "bilinear")
     if view.mix is None:
@@ -69,6 +69,6 @@ def displaced(images: Tensor) -> dict[str, Tensor]:
 
 
 def coordinates(rows: int, height: int, width: int) -> Tensor:
-    """(rows, 2, H, W): x and y of each pixel's centre."""
+    """(rows, 2, H, W): x and y of each pixel's center."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return torch.stack([x, y]).expand(rows, -1, -1, -1)

@@ -135,7 +135,7 @@ def a_missing_root_is_named(subject: SourceSubject) -> None:
 
 @SOURCE_CHECKS.check(
     "images",
-    why="the store keeps uint8 RGB: anything else is refused, or seen in wrong colours.",
+    why="the store keeps uint8 RGB: anything else is refused, or seen in wrong colors.",
     mend="return (H, W, 3) uint8 RGB; `mtlcore.read_image` does, for every common format.",
     needs="index_holds_rows",
     core=True,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ..contracts import Component
-from ..registry import Catalogue
+from ..registry import Catalog
 from ..rng import Rng, Streams
 
 
@@ -32,7 +32,7 @@ class Drawn:
         return Streams((self.seed,))(purpose)
 
     def images(self) -> Tensor:
-        """(rows, 3, size, size) uint8: smooth colour gradients, shapes and noise, another for each row."""
+        """(rows, 3, size, size) uint8: smooth color gradients, shapes and noise, another for each row."""
         return patterns(self.rows, self.size, self.seed)
 
 
@@ -56,12 +56,12 @@ def patterns(rows: int, size: int, seed: int) -> Tensor:
 
 @define(eq=False, slots=False)
 class Subject:
-    """One plugin on the bench. fields: what is not at its default. catalogue: where other components are found."""
+    """One plugin on the bench. fields: what is not at its default. catalog: where other components are found."""
 
     name: str
     cls: type[Component]
     fields: Mapping[str, Any]
-    catalogue: Catalogue
+    catalog: Catalog
 
     imports: ClassVar[tuple[str, ...]] = ()
     """Modules that take seconds to import, and belong to no check's time."""

@@ -53,7 +53,7 @@ class TaskSubject(Subject):
     def in_a_new_process(self) -> TaskSubject:
         """The same task, fitted to the same, as a process finds it that has built nothing yet: its module is run afresh."""
         fitted = {f.alias: getattr(self.task, f.name) for f in attrs.fields(self.cls) if f.init}  # type: ignore[arg-type]
-        other = TaskSubject(self.name, afresh(self.cls), fitted, self.catalogue)
+        other = TaskSubject(self.name, afresh(self.cls), fitted, self.catalog)
         other.maker, other.task = self.maker, other.component
         return other
 
@@ -66,7 +66,7 @@ class TaskSubject(Subject):
         return self.component.fit(self.annotation())
 
     def truth(self, n: int, seed: int = 0) -> Tensor:
-        """(n, ...) targets of rows that are labelled."""
+        """(n, ...) targets of rows that are labeled."""
         target, present = self.task.target(self.annotation(4 * n, seed))
         found: Tensor = target[present][:n]
         return found
@@ -114,7 +114,7 @@ class TaskSubject(Subject):
         return {name: torch.as_tensor(metric.compute()).float() for name, metric in metrics.items()}
 
     def movement(self, rows: int, turn_deg: float = 0.0, mirrored: bool = False) -> Geometry:
-        """The image turned about its centre, after a mirror."""
+        """The image turned about its center, after a mirror."""
         return self.movements(torch.full((rows,), math.radians(turn_deg)), torch.full((rows,), mirrored))
 
     def movements(self, angle_rad: Tensor, flip: Tensor) -> Geometry:

@@ -46,7 +46,7 @@ def loss_is_one_value_a_row(subject: TaskSubject, drawn: Drawn) -> None:
     needs="loss_is_one_value_a_row",
     core=True,
 )
-def unlabelled_rows_give_a_finite_loss(subject: TaskSubject, drawn: Drawn) -> None:
+def unlabeled_rows_give_a_finite_loss(subject: TaskSubject, drawn: Drawn) -> None:
     """With targets of zeros, the loss and its gradient are finite."""
     head, target = subject.head(), torch.zeros_like(subject.truth(drawn.rows, drawn.seed))
     loss = subject.judge(head, head(subject.fixed(drawn.rows, drawn.seed)), target)

@@ -64,7 +64,7 @@ def objective_is_one_number(subject: WeightingSubject, step: DrawnStep) -> None:
 @WEIGHTING_CHECKS.check(
     "objective",
     why="a factor that is not finite ends the step; the next one meets the same gradients.",
-    mend="guard divisions and logarithms, and normalise a Gramian by its diagonal before you solve.",
+    mend="guard divisions and logarithms, and normalize a Gramian by its diagonal before you solve.",
     needs="objective_is_one_number",
     core=True,
 )
@@ -252,7 +252,7 @@ def a_task_may_be_missing(subject: WeightingSubject, step: DrawnStep) -> None:
 
 @WEIGHTING_CHECKS.check(
     "tasks",
-    why="a table for a task that no row is labelled for would change the others' weights.",
+    why="a table for a task that no row is labeled for would change the others' weights.",
     mend="take means, and counts of tasks, over `losses.names`, not over the names given to `build`.",
     needs=("a_task_may_be_missing", "same_draws_same_factors"),
 )

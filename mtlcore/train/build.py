@@ -1,4 +1,4 @@
-"""From a resolved experiment to an engine that can step: networks, optimisers, starting weights, a dry run."""
+"""From a resolved experiment to an engine that can step: networks, optimizers, starting weights, a dry run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def start_from(encoder: SharedEncoder, run: Path) -> None:
     for name, mine in (("mean", encoder.mean), ("std", encoder.std)):
         if not torch.allclose(mine.flatten(), torch.tensor(getattr(before, name))):
             raise MtlError(
-                f"train.init_from = {str(run)!r}: that encoder read images normalised by another {name} "
+                f"train.init_from = {str(run)!r}: that encoder read images normalized by another {name} "
                 f"{getattr(before, name)}; this one has {tuple(round(v, 3) for v in mine.flatten().tolist())}"
             )
     prefix = "encoder."
@@ -121,7 +121,7 @@ def dry_run(engine: Engine, real: Batch) -> None:
         {k: v[:2] for k, v in real.targets.items()},
         {k: v[:2] for k, v in real.present.items()},
         StepCounts(rows, 2, 2),
-        min(1, real.labelled_rows),
+        min(1, real.labeled_rows),
     )
     engine.model.eval()
     try:

@@ -171,7 +171,7 @@ class Loop:
         return stop, ended
 
     def advance(self) -> None:
-        """One optimiser step: draw, prepare, train, and log where it is time to."""
+        """One optimizer step: draw, prepare, train, and log where it is time to."""
         engine = self.engine
         lr = lr_at(engine.experiment.train, engine.step, engine.steps)
         for optimizer in (engine.optimizer, engine.weigher_optimizer):

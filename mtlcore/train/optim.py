@@ -1,4 +1,4 @@
-"""Optimisers and the learning rate: pure functions of the configuration and the step, so that resuming needs no state of theirs."""
+"""Optimizers and the learning rate: pure functions of the configuration and the step, so that resuming needs no state of theirs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..experiment import Train
 
 
 def optimizer_for(model: nn.Module, train: Train) -> torch.optim.Optimizer:
-    """AdamW or SGD, fused: a fused optimiser can skip a bad step on the device. No weight decay on norms and biases."""
+    """AdamW or SGD, fused: a fused optimizer can skip a bad step on the device. No weight decay on norms and biases."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": train.weight_decay},
@@ -21,7 +21,7 @@ def optimizer_for(model: nn.Module, train: Train) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=train.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
     if train.momentum:
-        # torch makes these buffers uninitialised in the first step: a skipped one would leave them so, and a head that is
+        # torch makes these buffers uninitialized in the first step: a skipped one would leave them so, and a head that is
         # absent from it would have none.
         for p in trainable:
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)

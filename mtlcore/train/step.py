@@ -1,4 +1,4 @@
-"""One optimiser step: serves every task, pretext, view policy and weighting; knows none of them by name.
+"""One optimizer step: serves every task, pretext, view policy and weighting; knows none of them by name.
 
 Three ways to the gradient, by what the weighting looks at:
 - losses: factors first, then ONE backward of the weighted sum a micro-batch;
@@ -266,7 +266,7 @@ def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _point(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """What autograd adds into, and what the optimiser reads; None: it leaves the parameter alone."""
+    """What autograd adds into, and what the optimizer reads; None: it leaves the parameter alone."""
     for p, g in zip(parameters, gradients):
         p.grad = g
 
@@ -331,7 +331,7 @@ def _keep_if(ok: Tensor, buffers: Sequence[Tensor], before: Sequence[Tensor]) ->
 
 
 def _step_if(ok: Tensor, engine: Engine) -> None:
-    """Fused optimisers skip on the device where `found_inf` is set; under a GradScaler the scaler owns the skip."""
+    """Fused optimizers skip on the device where `found_inf` is set; under a GradScaler the scaler owns the skip."""
     bad = (~ok).float()
     inner = engine.optimizer.optimizer
     if engine.experiment.train.precision != "16-mixed":

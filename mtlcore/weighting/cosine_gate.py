@@ -15,7 +15,7 @@ from attrs.validators import in_
 from torch import Tensor, nn
 
 from ..contracts import StepLosses
-from .gramian import GramianModule, GramianWeighting, against_primary, normalised
+from .gramian import GramianModule, GramianWeighting, against_primary, normalized
 
 
 @frozen
@@ -47,7 +47,7 @@ class _CosineGate(GramianModule):
         self.weighted = weighted
 
     def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
-        gram, primary = normalised(gram), losses.primary
+        gram, primary = normalized(gram), losses.primary
         dot, square = against_primary(gram, primary)
         factor = (dot >= 0).to(gram)
         if self.weighted:

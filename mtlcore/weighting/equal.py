@@ -17,7 +17,7 @@ from ..contracts import LossWeighting, StepLosses
 class Equal(LossWeighting):
     """Every factor is 1: the objective is the sum of weight x loss."""
 
-    cites = "linear scalarisation; Xin et al. 2022, NeurIPS, arXiv:2209.11379"
+    cites = "linear scalarization; Xin et al. 2022, NeurIPS, arXiv:2209.11379"
     additive = True
 
     def build(self, names: Sequence[str]) -> nn.Module:

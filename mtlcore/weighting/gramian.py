@@ -41,7 +41,7 @@ class GramianModule(nn.Module, ABC):
         return (factors * losses.values).sum()
 
 
-def normalised(gram: Tensor) -> Tensor:
+def normalized(gram: Tensor) -> Tensor:
     """The Gramian over its largest diagonal entry; unchanged where that is 0. Cosines stay; squares don't over- or underflow."""
     largest = gram.diagonal().max()
     return gram / torch.where(largest > 0, largest, 1)

@@ -13,7 +13,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from ..contracts import StepLosses
-from .gramian import GramianModule, GramianWeighting, against_primary, normalised
+from .gramian import GramianModule, GramianWeighting, against_primary, normalized
 
 
 @frozen
@@ -36,7 +36,7 @@ class PrimaryProjection(GramianWeighting):
 
 class _PrimaryProjection(GramianModule):
     def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
-        dot, square = against_primary(normalised(gram), losses.primary)
+        dot, square = against_primary(normalized(gram), losses.primary)
         opposed = (-dot).clamp_min(0) * ~losses.primary  # a task that opposes the others is no pretext's fault
         removed = torch.where(square > 0, opposed.sum() / square, 0)
         return 1 + removed * losses.primary

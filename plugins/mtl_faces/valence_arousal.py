@@ -25,7 +25,7 @@ class ValenceArousal(Regression):
         return super().known(values) & (np.abs(values) <= 1).all(1)
 
     def decode(self, output: Tensor) -> Tensor:
-        """(B, 2) standardised -> (B, 2) valence and arousal, kept in [-1, 1]."""
+        """(B, 2) standardized -> (B, 2) valence and arousal, kept in [-1, 1]."""
         return super().decode(output).clamp(-1, 1)
 
     def metrics(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mtlcore import Features, Head, Host, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
 
 Pair = tuple[Tensor, Tensor]
-TINY = 1e-5  # beside a variance, as in batch normalisation
+TINY = 1e-5  # beside a variance, as in batch normalization
 
 
 @frozen
@@ -125,10 +125,10 @@ class BarlowTwinsHead(Head):
 
 def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Embeddings (B, E) of two views -> (E, E): equation 2, on components brought to mean 0 and std 1 over the batch."""
-    return standardised(a).T @ standardised(b) / len(a)
+    return standardized(a).T @ standardized(b) / len(a)
 
 
-def standardised(z: Tensor) -> Tensor:
+def standardized(z: Tensor) -> Tensor:
     """(B, E) -> mean 0 and std 1 in each component; a lone row gives zeros."""
     z = z - z.mean(0)
     return z * (z.square().mean(0) + TINY).rsqrt()

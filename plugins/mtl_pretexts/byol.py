@@ -41,7 +41,7 @@ class Byol(PretextTask):
 
     cites = "Grill et al. 2020, arXiv:2006.07733"
     lacks: ClassVar[Mapping[str, str]] = {
-        "single_row": "its batch normalisation, which keeps it from collapse, needs two rows"
+        "single_row": "its batch normalization, which keeps it from collapse, needs two rows"
     }
 
     momentum: float = field(default=0.996, validator=and_(ge(0.0), le(1.0)))
@@ -107,7 +107,7 @@ class ByolHead(Head):
 
     def forward(self, a: Features, b: Features) -> Answer:
         if self.training and len(a.pooled) < 2:
-            raise MtlError("byol normalises over rows and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError("byol normalizes over rows and a micro-batch holds 1: raise input.batch_size")
         said = [self.predict(self.project(f.pooled)) for f in (a, b)]
         with torch.no_grad():
             wanted = [self.teacher_project(self.teacher(f.images).pooled) for f in (b, a)]
@@ -118,7 +118,7 @@ class ByolHead(Head):
 
 
 def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
-    """The paper's projector and predictor: one hidden layer, normalised."""
+    """The paper's projector and predictor: one hidden layer, normalized."""
     return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 

@@ -1,17 +1,17 @@
-"""Colorization: the encoder reads the image in grey; which colours did it have?
+"""Colorization: the encoder reads the image in gray; which colors did it have?
 
 Zhang, Isola, Efros 2016, "Colorful Image Colorization", arXiv:1603.08511, and Larsson, Maire, Shakhnarovich 2016, "Learning
 Representations for Automatic Colorization", arXiv:1603.06668. The question is the L of CIE Lab, three times, the answer its a
 and b, at a quarter of the side. As in the first, they are answered by a softmax over cells of 10 x 10 in the ab plane, those
-that RGB can show, and a colour is spread softly over the cells about it (a Gaussian of 5): a thing that may be red or green has
+that RGB can show, and a color is spread softly over the cells about it (a Gaussian of 5): a thing that may be red or green has
 two peaks, where a regression would learn the brown between them. As in the second, the loss is the Kullback-Leibler divergence,
 0 for a perfect answer, and all maps are read, brought to one size (its hypercolumns), by one light layer.
 
 Where we differ: the Gaussian covers all cells, not the five nearest (the others hold 7 % at most); our cells are
-those that some colour rounds to, 261, where it counts 313; and colours are not weighted by how rare they are in ImageNet, which
+those that some color rounds to, 261, where it counts 313; and colors are not weighted by how rare they are in ImageNet, which
 makes images livelier and is no property of the images at hand.
 
-Images that are grey (FER2013) hold nothing to learn here: the one right answer is grey, and the loss soon goes to 0 and stays
+Images that are gray (FER2013) hold nothing to learn here: the one right answer is gray, and the loss soon goes to 0 and stays
 finite; the features gain nothing.
 
 Shapes: B images (B, 3, H, W), target ab (B, 2, h, w) in Lab units (about -110 to 110) with h = ceil(H / 4), Q cells; logits
@@ -35,23 +35,23 @@ QUARTER = 4
 CELL, SIGMA = 10.0, 5.0  # Lab units
 WIDTH = 64  # channels of the decoder
 TEMPERATURE = (
-    0.38  # of the colour that is shown: between the mean (1), which is dull, and the mode (0), which is blotched
+    0.38  # of the color that is shown: between the mean (1), which is dull, and the mode (0), which is blotched
 )
 
 
 @frozen
 class Colorization(PretextTask):
-    """Name the colours of an image that is read in grey."""
+    """Name the colors of an image that is read in gray."""
 
     cites = (
         "Zhang, Isola, Efros, ECCV 2016, arXiv:1603.08511; Larsson, Maire, Shakhnarovich, ECCV 2016, arXiv:1603.06668"
     )
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Tensor]:
-        """-> the image in grey, its ab."""
-        colours = lab(scene.clean.images)
-        grey = (colours[:, :1] / 100).clamp(0, 1).repeat(1, 3, 1, 1)
-        return [scene.clean.repaint(grey)], F.adaptive_avg_pool2d(colours[:, 1:], quarter(grey))
+        """-> the image in gray, its ab."""
+        colors = lab(scene.clean.images)
+        gray = (colors[:, :1] / 100).clamp(0, 1).repeat(1, 3, 1, 1)
+        return [scene.clean.repaint(gray)], F.adaptive_avg_pool2d(colors[:, 1:], quarter(gray))
 
     def build(self, host: Host) -> Head:
         return ColorizationHead(host.info)
@@ -75,7 +75,7 @@ class Colorization(PretextTask):
         return {"ab_error": AbError(), "accuracy": Accuracy()}
 
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
-        """The grey image in the colours of the answer."""
+        """The gray image in the colors of the answer."""
         from kornia.color import lab_to_rgb  # late: 0.7 s
 
         ab = answered(output / TEMPERATURE, _cells_near(output))
@@ -130,7 +130,7 @@ def _root(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def ab_cells() -> Tensor:
-    """(2, Q, 1, 1): a and b in the middles of the Q cells that some colour of RGB rounds to."""
+    """(2, Q, 1, 1): a and b in the middles of the Q cells that some color of RGB rounds to."""
     step = torch.linspace(0, 1, 65)
     cube = torch.cartesian_prod(step, step, step).T.reshape(1, 3, 65, -1)
     return (lab(cube)[0, 1:].flatten(1) / CELL).round().unique(dim=1)[:, :, None, None] * CELL
@@ -141,19 +141,19 @@ def _cells_near(maps: Tensor) -> Tensor:
 
 
 def spread(ab: Tensor, cells: Tensor) -> Tensor:
-    """(B, 2, h, w) -> (B, Q, h, w): the logarithm of how much of each place's colour belongs to each cell (2, Q, 1, 1)."""
+    """(B, 2, h, w) -> (B, Q, h, w): the logarithm of how much of each place's color belongs to each cell (2, Q, 1, 1)."""
     distance = (ab[:, :1] - cells[0]).square() + (ab[:, 1:] - cells[1]).square()
     return (distance / (-2 * SIGMA**2)).log_softmax(1)
 
 
 def answered(output: Tensor, cells: Tensor) -> Tensor:
-    """Logits (B, Q, h, w) over the cells (2, Q, 1, 1) -> the mean colour, ab (B, 2, h, w)."""
+    """Logits (B, Q, h, w) over the cells (2, Q, 1, 1) -> the mean color, ab (B, 2, h, w)."""
     share = output.softmax(1)
     return torch.stack([(share * middle).sum(1) for middle in cells], 1)
 
 
 def quarter(images: Tensor) -> tuple[int, int]:
-    """The size (h, w) that colours are told at."""
+    """The size (h, w) that colors are told at."""
     return -(-images.shape[-2] // QUARTER), -(-images.shape[-1] // QUARTER)
 
 

@@ -1,6 +1,6 @@
 """Consistency: of a strongly changed image, a task's own head must say what is said of a barely changed one.
 
-Two methods in one frame, for images without labels (`rows = "unlabelled"`):
+Two methods in one frame, for images without labels (`rows = "unlabeled"`):
 
 - FixMatch, Sohn et al. 2020, arXiv:2001.07685, equation 4: teacher = "self", label = "hard", threshold = 0.95;
       loss = 1[max p >= threshold] CE(strong, argmax p),   p = softmax of the answer on the weak view, without gradient
@@ -88,10 +88,10 @@ class Consistency(PretextTask):
         return output["weak"].softmax(1).amax(1) >= self.threshold
 
     def draw(self, images: Tensor, target: None, output: Answer) -> Tensor:
-        """The weak view in a frame: green where the answers agree, red where they differ, grey where the teacher is not sure."""
-        colours = torch.tensor(list(FRAME.values()), device=images.device)
+        """The weak view in a frame: green where the answers agree, red where they differ, gray where the teacher is not sure."""
+        colors = torch.tensor(list(FRAME.values()), device=images.device)
         chosen = torch.where(self.sure(output), torch.where(agrees(output), 1, 2), 0)
-        drawn, edge = colours[chosen][:, :, None, None].expand_as(images).clone(), max(1, images.shape[-1] // 16)
+        drawn, edge = colors[chosen][:, :, None, None].expand_as(images).clone(), max(1, images.shape[-1] // 16)
         drawn[..., edge:-edge, edge:-edge] = images[..., edge:-edge, edge:-edge]
         return drawn
 

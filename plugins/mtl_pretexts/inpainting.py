@@ -1,4 +1,4 @@
-"""In-painting: tiles of the image are painted grey, and must be restored from what is left.
+"""In-painting: tiles of the image are painted gray, and must be restored from what is left.
 
 Pourmirzaei et al. 2021, "Using Self-Supervised Auxiliary Tasks to Improve Fine-Grained Facial Representation", arXiv:2105.06421:
 in-painting judged by a perceptual loss. Which tiles, decoder, judge and mix are not told there: they are ours (`docs/method.md`).
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mtl_pretexts.perceptual import Judge, ema_judge, vgg16_judge
 from mtlcore import EncoderInfo, Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
 
-GREY = 0.5
+GRAY = 0.5
 Question = dict[str, Tensor]
 
 
@@ -40,7 +40,7 @@ def _some_tiles(task: Any, _: Attribute[float], value: float) -> None:
 class Inpainting(PretextTask):
     """Restore the hidden tiles.
 
-    grid: tiles a side. ratio: the share of them that is painted grey, to the nearest whole number, any ones, drawn for each
+    grid: tiles a side. ratio: the share of them that is painted gray, to the nearest whole number, any ones, drawn for each
     image.
     perceptual: who else judges the restored image beside the L1 of the missing pixels: "ema", a momentum copy of the encoder;
     "vgg16", torchvision's, from its cache, a download, or the file `vgg16_weights` (of "vgg16" alone); "none".
@@ -66,14 +66,14 @@ class Inpainting(PretextTask):
 
     @property
     def hidden(self) -> int:
-        """How many tiles are painted grey."""
+        """How many tiles are painted gray."""
         return round(self.ratio * self.grid**2)
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the damaged image, {"image": the clean one, "hidden": (B, 1, H, W) bool}."""
         clean = scene.clean
         hidden = self._mask(rng.permutations(len(clean.images), self.grid**2) < self.hidden, clean.images)
-        return [clean.repaint(clean.images.masked_fill(hidden, GREY))], {"image": clean.images, "hidden": hidden}
+        return [clean.repaint(clean.images.masked_fill(hidden, GRAY))], {"image": clean.images, "hidden": hidden}
 
     def _mask(self, tiles: Tensor, images: Tensor) -> Tensor:
         """(B, grid * grid) bool -> (B, 1, H, W) bool. Where the grid does not divide the side, tiles differ by a pixel."""
@@ -99,7 +99,7 @@ class Inpainting(PretextTask):
         return vgg16_judge(self.layers, str(self.vgg16_weights or ""))
 
     def metrics(self) -> dict[str, Any]:
-        """l1: of the missing pixels. over_mean: it, as a share of the L1 of the visible pixels' mean colour; lower is better."""
+        """l1: of the missing pixels. over_mean: it, as a share of the L1 of the visible pixels' mean color; lower is better."""
         from torchmetrics import Metric
 
         class MissingPixels(Metric):
@@ -112,7 +112,7 @@ class Inpainting(PretextTask):
 
             def update(self, output: Tensor, target: Question) -> None:
                 self.error += missing_l1(output, target).sum()
-                self.of_mean += missing_l1(mean_colour(target), target).sum()
+                self.of_mean += missing_l1(mean_color(target), target).sum()
                 self.rows += len(output)
 
         class L1(MissingPixels):
@@ -176,13 +176,13 @@ class Decoder(nn.Module):
 
 
 def missing_l1(output: Tensor, target: Question) -> Tensor:
-    """(B,): mean |output - clean| over the hidden pixels and the colours of each image."""
+    """(B,): mean |output - clean| over the hidden pixels and the colors of each image."""
     hidden = target["hidden"]
     error = ((output - target["image"]).abs() * hidden).sum((1, 2, 3))
     return error / (3 * hidden.sum((1, 2, 3))).clamp_min(1)
 
 
-def mean_colour(target: Question) -> Tensor:
+def mean_color(target: Question) -> Tensor:
     """(B, 3, 1, 1): of the visible pixels, what a blind guess would fill in."""
     seen = ~target["hidden"]
     return (target["image"] * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from mtlcore import Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
 
 TILE = 64 / 75  # of a cell's side
-SPREAD = 0.25  # of every tile, about grey
+SPREAD = 0.25  # of every tile, about gray
 
 
 def _enough(task: Any, _: Attribute[int], value: int) -> None:
@@ -86,7 +86,7 @@ class JigsawPermutation(PretextTask):
         return {"accuracy": MulticlassAccuracy(self.permutations, average="micro")}
 
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
-        """The FIRST tile, in the place on a grey field that it has in the order that the answer names."""
+        """The FIRST tile, in the place on a gray field that it has in the order that the answer names."""
         cell = orders(self.grid**2, self.permutations).to(images.device)[output.argmax(1), 0]
         here = F.one_hot(cell, self.grid**2).bool().view(-1, 1, self.grid, self.grid)
         n = images.shape[-1]
@@ -138,7 +138,7 @@ def crop(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
 
 
 def levelled(tiles: Tensor) -> Tensor:
-    """Each tile about grey, with the spread of all others, so that brightness does not tell which tiles are neighbours."""
+    """Each tile about gray, with the spread of all others, so that brightness does not tell which tiles are neighbors."""
     mean = tiles.mean((1, 2, 3), keepdim=True)
     spread = tiles.std((1, 2, 3), keepdim=True, correction=0)
     return (0.5 + SPREAD * (tiles - mean) / spread.clamp_min(1e-3)).clamp(0, 1)

@@ -4,9 +4,9 @@ After Xie et al. 2022, "SimMIM: A Simple Framework for Masked Image Modeling", a
 pixels (6 a side), 60 % of them covered, raw pixels as the answer, ONE linear layer on the coarse map as the decoder, L1 on covered
 pixels alone.
 
-Where we differ: SimMIM puts a learnt token in the place of covered patches, inside of a vision transformer. Here PIXELS are
-painted grey (0.5), so any encoder will do, and it is not told which grey is a mask; colours are answered in [0, 1] instead of
-standardised ones, as departures from that grey. From `inpainting` it differs in how much is hidden, and by a decoder that reads
+Where we differ: SimMIM puts a learned token in the place of covered patches, inside of a vision transformer. Here PIXELS are
+painted gray (0.5), so any encoder will do, and it is not told which gray is a mask; colors are answered in [0, 1] instead of
+standardized ones, as departures from that gray. From `inpainting` it differs in how much is hidden, and by a decoder that reads
 the coarse map alone: the finer maps carry nothing across, so all must be in the last one.
 
 Shapes: B images (B, 3, H, W) in [0, 1], a mask (B, 1, H, W), true where an image is covered.
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mtlcore import EncoderInfo, Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
 
-GREY = 0.5
+GRAY = 0.5
 Question = dict[str, Tensor]
 
 
@@ -53,14 +53,14 @@ class MaskedImage(PretextTask):
 
     @property
     def covered(self) -> int:
-        """How many patches are painted grey."""
+        """How many patches are painted gray."""
         return round(self.ratio * self.grid**2)
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the covered image, {"image": the clean one, "covered": (B, 1, H, W) bool}."""
         clean = scene.clean
         covered = self._mask(rng.permutations(len(clean.images), self.grid**2) < self.covered, clean.images)
-        return [clean.repaint(clean.images.masked_fill(covered, GREY))], {"image": clean.images, "covered": covered}
+        return [clean.repaint(clean.images.masked_fill(covered, GRAY))], {"image": clean.images, "covered": covered}
 
     def _mask(self, patches: Tensor, images: Tensor) -> Tensor:
         """(B, grid * grid) bool -> (B, 1, H, W) bool. Where the grid does not divide the side, patches differ by a pixel."""
@@ -79,7 +79,7 @@ class MaskedImage(PretextTask):
         return MaskedImageHead(host.info)
 
     def metrics(self) -> dict[str, Any]:
-        """l1: of the covered pixels. over_mean: it, as a share of the L1 of the visible pixels' mean colour; lower is better."""
+        """l1: of the covered pixels. over_mean: it, as a share of the L1 of the visible pixels' mean color; lower is better."""
         from torchmetrics import Metric
 
         class CoveredPixels(Metric):
@@ -92,7 +92,7 @@ class MaskedImage(PretextTask):
 
             def update(self, output: Tensor, target: Question) -> None:
                 self.error += covered_l1(output, target).sum()
-                self.of_mean += covered_l1(mean_colour(target), target).sum()
+                self.of_mean += covered_l1(mean_color(target), target).sum()
                 self.rows += len(output)
 
         class L1(CoveredPixels):
@@ -124,7 +124,7 @@ class MaskedImageHead(Head):
     def forward(self, features: Features) -> Tensor:
         assert features.images is not None
         x, size = F.pixel_shuffle(self.decode(features.maps[-1]), self.block), features.images.shape[-2:]
-        return GREY + (x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False))
+        return GRAY + (x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False))
 
     def loss(self, output: Tensor, target: Question) -> Tensor:
         return covered_l1(output, target)
@@ -135,13 +135,13 @@ class MaskedImageHead(Head):
 
 
 def covered_l1(output: Tensor, target: Question) -> Tensor:
-    """(B,): mean |output - clean| over the covered pixels and the colours of each image."""
+    """(B,): mean |output - clean| over the covered pixels and the colors of each image."""
     covered = target["covered"]
     error = ((output - target["image"]).abs() * covered).sum((1, 2, 3))
     return error / (3 * covered.sum((1, 2, 3))).clamp_min(1)
 
 
-def mean_colour(target: Question) -> Tensor:
+def mean_color(target: Question) -> Tensor:
     """(B, 3, 1, 1): of the visible pixels, what a blind guess would fill in."""
     seen = ~target["covered"]
     return (target["image"] * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)

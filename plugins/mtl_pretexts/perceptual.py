@@ -6,7 +6,7 @@ torchvision's VGG16.
 
 Ours: a layer's distance is RELATIVE, the mean |restored - clean| over its channels and positions, divided by the mean |clean|. So a
 layer counts the same whatever the scale of its features, which grows as an encoder learns; and 0.1 means "10 % off", as an L1 of
-0.05 does for a mid-grey pixel.
+0.05 does for a mid-gray pixel.
 
 Shapes: B images (B, 3, H, W) in [0, 1]; a layer is (B, C, h, w).
 """
@@ -87,7 +87,7 @@ def _chosen(layers: tuple[int, ...], known: int, what: str) -> tuple[int, ...]:
 
 
 class Vgg16(nn.Module):
-    """torchvision's VGG16 up to its `depth`-th compared layer: images in [0, 1], which it normalises -> that many layers."""
+    """torchvision's VGG16 up to its `depth`-th compared layer: images in [0, 1], which it normalizes -> that many layers."""
 
     mean: Tensor
     std: Tensor

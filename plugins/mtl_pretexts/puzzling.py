@@ -94,7 +94,7 @@ class Puzzling(PretextTask):
         return {"accuracy": TileAccuracy(self.grid**2, average="micro")}
 
     def draw(self, images: Tensor, target: Answer, output: Answer) -> Tensor:
-        """The FIRST view put together as the answer says: whole where it is right, grey where no tile was said to belong."""
+        """The FIRST view put together as the answer says: whole where it is right, gray where no tile was said to belong."""
         whole = -(-images.shape[-1] // self.grid) * self.grid
         if images.shape[-1] != whole:
             images = F.interpolate(images, (whole, whole), mode="bilinear", align_corners=False)
@@ -153,7 +153,7 @@ def unshuffle(order: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:
 def assemble(scores: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:
     """Each position's tile goes where its best score says, turned back by turns (B, P); the surest one, where several go there.
 
-    scores: (B, P tiles, P positions). maps: (B, C, H, W), the shuffled image. Places that no tile goes to are grey.
+    scores: (B, P tiles, P positions). maps: (B, C, H, W), the shuffled image. Places that no tile goes to are gray.
     """
     tiles = _cut(maps, scores.shape[1])
     tiles = tiles if turns is None else _turn(tiles, -turns % 4)

@@ -83,9 +83,9 @@ class RelativeLocation(PretextTask):
         guess = start / images.new_tensor([width, height]) + said(output, target)[:, 0]
         marks = {(1.0, 0.0, 0.0): end / images.new_tensor([width, height]), (0.0, 1.0, 0.0): guess}
         marks[1.0, 1.0, 1.0] = start / images.new_tensor([width, height])
-        for colour, corner in marks.items():
+        for color, corner in marks.items():
             images = torch.where(
-                _cell(corner, (height, width), images), images.new_tensor(colour)[:, None, None], images
+                _cell(corner, (height, width), images), images.new_tensor(color)[:, None, None], images
             )
         return images
 

@@ -1,10 +1,10 @@
-"""Relative position: two patches of an image, a middle one and one of its eight neighbours; which neighbour is it?
+"""Relative position: two patches of an image, a middle one and one of its eight neighbors; which neighbor is it?
 
 Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction", arXiv:1505.05192. Both patches
 go through the shared encoder, as two views; their pooled features stand side by side before a small network.
 
 Against shortcuts, as in the paper: a gap of half a patch, so that no line runs on; jitter of each patch (7 of 96 pixels there);
-and the colour fringes of lenses, which tell where in a photograph a patch lies, are taken away: two of a patch's three channels
+and the color fringes of lenses, which tell where in a photograph a patch lies, are taken away: two of a patch's three channels
 are replaced by faint noise ("drop", its better remedy), or the image is projected off the green-magenta axis ("project"). Its
 random downsampling of patches is left out: the images here are small. The three by three patches fill the image, and the
 pair is always about its middle; the paper takes pairs from anywhere, out of far larger images.
@@ -13,7 +13,7 @@ Patches are no whole images: supervised heads never read them. They are about a 
 the whole side by default, the one size that every encoder takes: two more forwards. `enlarge = false` reads them as they are,
 for a tenth of that, in a net that is happy with such small images (`resnet_small`, no ViT).
 
-Shapes: B images; target (B,) int64, the neighbour in reading order, the middle left out; logits (B, 8).
+Shapes: B images; target (B,) int64, the neighbor in reading order, the middle left out; logits (B, 8).
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ NOISE = 0.01  # of the spread of the channel that is kept
 
 @frozen
 class RelativePosition(PretextTask):
-    """Name the place of a neighbouring patch, one of eight.
+    """Name the place of a neighboring patch, one of eight.
 
     gap: between patches; jitter: how far each is moved at most, up or down, left or right; both as shares of a patch's side.
-    colours: the remedy against colour fringes, "drop", "project", or "keep". enlarge: patches are read at the image's own side.
+    colors: the remedy against color fringes, "drop", "project", or "keep". enlarge: patches are read at the image's own side.
     """
 
     cites = "Doersch, Gupta, Efros, ICCV 2015, arXiv:1505.05192"
 
     gap: float = field(default=0.5, validator=share)
     jitter: float = field(default=7 / 96, validator=share)
-    colours: Literal["drop", "project", "keep"] = field(default="drop", validator=in_(("drop", "project", "keep")))
+    colors: Literal["drop", "project", "keep"] = field(default="drop", validator=in_(("drop", "project", "keep")))
     enlarge: bool = True
 
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Tensor]:
-        """-> the middle patch and its neighbour, and which neighbour it is."""
+        """-> the middle patch and its neighbor, and which neighbor it is."""
         rows = len(scene.clean.images)
         answer = rng.randint(8, rows)
         places = torch.full_like(answer, 4), answer + (answer >= 4)
@@ -75,21 +75,21 @@ class RelativePosition(PretextTask):
         return evolve(clean, images=patch, geometry=None, mix=None)
 
     def _remedied(self, patch: Tensor, rng: Rng) -> Tensor:
-        if self.colours == "drop":
+        if self.colors == "drop":
             return one_channel(patch, rng)
-        return without_fringes(patch) if self.colours == "project" else patch
+        return without_fringes(patch) if self.colors == "project" else patch
 
     def build(self, host: Host) -> Head:
         return RelativePositionHead(host.info.dim)
 
     def metrics(self) -> dict[str, Any]:
-        """accuracy: share of neighbours that are placed rightly (chance: 1/8)."""
+        """accuracy: share of neighbors that are placed rightly (chance: 1/8)."""
         from torchmetrics.classification import MulticlassAccuracy
 
         return {"accuracy": MulticlassAccuracy(8, average="micro")}
 
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
-        """The FIRST patch in the middle of a grey field; the place that the answer names is white."""
+        """The FIRST patch in the middle of a gray field; the place that the answer names is white."""
         said = output.argmax(1)
         lit = F.one_hot(said + (said >= 4), 9).to(images).view(-1, 1, 3, 3)
         field_of_nine = F.interpolate(0.5 + lit / 2, scale_factor=images.shape[-1], mode="nearest").repeat(1, 3, 1, 1)
@@ -107,8 +107,8 @@ class RelativePositionHead(Head):
         super().__init__()
         self.answer = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, self.choices))
 
-    def forward(self, middle: Features, neighbour: Features) -> Tensor:
-        return self.answer(torch.cat([middle.pooled, neighbour.pooled], 1))
+    def forward(self, middle: Features, neighbor: Features) -> Tensor:
+        return self.answer(torch.cat([middle.pooled, neighbor.pooled], 1))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target, reduction="none")
@@ -127,7 +127,7 @@ def crop(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
 
 
 def one_channel(patch: Tensor, rng: Rng) -> Tensor:
-    """One channel of each patch stays; the two others become noise about grey, a hundredth as strong."""
+    """One channel of each patch stays; the two others become noise about gray, a hundredth as strong."""
     kept = F.one_hot(rng.randint(3, len(patch)), 3).bool()[:, :, None, None]
     spread = (patch * kept).sum(1, keepdim=True).std((2, 3), keepdim=True, correction=0)
     return torch.where(kept, patch, (0.5 + NOISE * spread * rng.randn(*patch.shape)).clamp(0, 1))

@@ -1,7 +1,7 @@
 """VICReg: two views of an image must be near, each component must vary over the batch, and no two must vary together.
 
 Bardes, Ponce and LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
-arXiv:2105.04906, equations 1 to 6, with the normalisation of the authors' code, which its 25, 25 and 1 were found with: the
+arXiv:2105.04906, equations 1 to 6, with the normalization of the authors' code, which its 25, 25 and 1 were found with: the
 invariance is a mean over components (equation 5 sums them), the variance term a mean over the two views (equation 6 adds them up).
 
     loss = 25 mean (Z - Z')^2 + 25 (v(Z) + v(Z')) / 2 + 1 (c(Z) + c(Z'))

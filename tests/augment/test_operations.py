@@ -13,7 +13,7 @@ from kornia.filters import gaussian_blur2d
 from kornia.geometry import get_affine_matrix2d, rotate, warp_affine
 from torch import Tensor
 
-from mtlcore.augment.colour import blur, brightness_, contrast_, noise_
+from mtlcore.augment.color import blur, brightness_, contrast_, noise_
 from mtlcore.augment.cutout import cutout
 from mtlcore.augment.geometry import show, whole
 from mtlcore.geometry import similarity
@@ -69,7 +69,7 @@ def test_noise_has_the_asked_std_in_each_image_and_mean_zero() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [((48, 48), (48, 48)), ((60, 60), (44, 44)), ((40, 56), (32, 24))])
 def test_the_one_warp_is_kornias_affine_warp_by_the_same_matrix(old: tuple[int, int], new: tuple[int, int]) -> None:
-    """kornia counts from the centre of the first pixel, we from its corner: half a pixel apart."""
+    """kornia counts from the center of the first pixel, we from its corner: half a pixel apart."""
     images = smooth(8, *old)
     view = show(images, new, *movements())
     matrix = view.geometry.matrix
@@ -89,12 +89,12 @@ def _sources_inside(matrix: Tensor, old: tuple[int, int], new: tuple[int, int]) 
     return ((source[:, :2] > 0.51) & (source[:, :2] < limits - 0.51)).all(1)
 
 
-def test_the_matrix_is_kornias_turn_and_zoom_about_the_centre() -> None:
+def test_the_matrix_is_kornias_turn_and_zoom_about_the_center() -> None:
     """`get_affine_matrix2d` turns clockwise by a positive angle, unlike `rotate`, which the next test holds us to."""
     angle, crop, _ = movements()
-    centre = torch.tensor([[24.0, 24.0]]).expand(8, 2)
+    center = torch.tensor([[24.0, 24.0]]).expand(8, 2)
     zoom = (1 / crop)[:, None].expand(8, 2)
-    theirs = get_affine_matrix2d(torch.zeros(8, 2), centre, zoom, -torch.rad2deg(angle))
+    theirs = get_affine_matrix2d(torch.zeros(8, 2), center, zoom, -torch.rad2deg(angle))
     ours = similarity(angle, crop, torch.zeros(8, dtype=torch.bool), (48, 48), (48, 48))
     assert torch.allclose(ours, theirs, atol=CLOSE)
 
@@ -124,7 +124,7 @@ def test_a_coordinate_ramp_lands_where_the_matrix_says(angle: float, crop: float
     assert (view.images[0, :2] - expected[:2])[:, inside].abs().max() < 1e-3
 
 
-def test_the_centre_stays_the_centre_and_a_mirror_swaps_left_and_right() -> None:
+def test_the_center_stays_the_center_and_a_mirror_swaps_left_and_right() -> None:
     angle, crop, flip = movements()
     matrix = similarity(angle, crop, flip, (40, 56), (20, 28))
     assert torch.allclose(matrix @ torch.tensor([28.0, 20.0, 1.0]), torch.tensor([14.0, 10.0, 1.0]), atol=CLOSE)
@@ -150,7 +150,7 @@ def test_whole_is_the_image_and_moves_nothing() -> None:
 
 
 @given(st.integers(0, 2**31), st.floats(0.05, 0.95), st.integers(4, 40), st.integers(4, 40))
-def test_cutout_hides_one_grey_rectangle_of_the_right_area(seed: int, share: float, height: int, width: int) -> None:
+def test_cutout_hides_one_gray_rectangle_of_the_right_area(seed: int, share: float, height: int, width: int) -> None:
     images = torch.full((3, 3, height, width), 0.9)
     hidden = cutout(images, share, rng(seed)) == 0.5
     area = round(share * height) * round(share * width)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlcore.augment import NoAugment, Strong, Validation, Weak
-from mtlcore.augment.colour import blur
+from mtlcore.augment.color import blur
 from mtlcore.contracts import AugmentRecipe
 from mtlcore.rng import Rng
 
@@ -98,7 +98,7 @@ def test_the_weak_recipe_runs_at_most_100_operations_and_the_strong_one_at_most_
 
 
 @by_name
-def test_a_row_does_not_depend_on_its_neighbours_pixels(recipe: AugmentRecipe) -> None:
+def test_a_row_does_not_depend_on_its_neighbors_pixels(recipe: AugmentRecipe) -> None:
     images = made_images()
     others = images.clone()
     others[[0, 2, 3, 4, 5]] = 255 - others[[0, 2, 3, 4, 5]]
@@ -145,7 +145,7 @@ def test_validation_of_the_whole_image_at_its_own_size_is_the_image() -> None:
     assert torch.equal(view.geometry.warp(images.float()), images.float())
 
 
-def test_validation_shows_the_centre() -> None:
+def test_validation_shows_the_center() -> None:
     images = made_images(2, 40, 40)
     view = Validation(crop=0.8).view(images, (32, 32), rng())  # 32 of 40 pixels: exactly pixel 4 to 35
     assert torch.allclose(view.images, images[:, :, 4:36, 4:36] / 255, atol=1e-4)

@@ -65,7 +65,7 @@ class NotFor64(Right):
         return Net(size)
 
 
-@BROKEN.fails("normalises_images_between_0_and_1")
+@BROKEN.fails("normalizes_images_between_0_and_1")
 @frozen
 class MeanOf255(Right):
     """Its mean is on the scale of bytes."""
@@ -130,7 +130,7 @@ class OneMapInTrainingNet(Net):
 @BROKEN.fails("features_are_finite")
 @frozen
 class DividesBySpread(Right):
-    """An image of one colour has no spread to divide by."""
+    """An image of one color has no spread to divide by."""
 
     def net(self, size):
         return DividesBySpreadNet(size)
@@ -191,14 +191,14 @@ class NoiseInEvaluationNet(Net):
 
 @BROKEN.fails("a_row_depends_on_itself_alone")
 @frozen
-class CentresTheBatch(Right):
+class CentersTheBatch(Right):
     """It takes the batch's mean away, in eval mode too."""
 
     def net(self, size):
-        return CentresTheBatchNet(size)
+        return CentersTheBatchNet(size)
 
 
-class CentresTheBatchNet(Net):
+class CentersTheBatchNet(Net):
     def give(self, fine, coarse):
         return super().give(fine, coarse - 0.5 * coarse.mean(0, keepdim=True))
 

@@ -1,6 +1,6 @@
 """A pretext that is right, and for each check of the kit one that fails it and nothing else.
 
-BROKEN: the check -> the class. A plugin file of its own: `mtl_components` gives those that a catalogue takes.
+BROKEN: the check -> the class. A plugin file of its own: `mtl_components` gives those that a catalog takes.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class TurnedHead(Head):
 
 @frozen
 class Hidden(PretextTask):
-    """Restore the tiles that are painted grey; a momentum copy of the encoder judges too."""
+    """Restore the tiles that are painted gray; a momentum copy of the encoder judges too."""
 
     cites = "Pathak et al. 2016, arXiv:1604.07379"
 
@@ -286,7 +286,7 @@ class WritesIntoTheScene(Turned):
 
 @fails("values_stay_in_range")
 @frozen
-class Normalises(Turned):
+class Normalizes(Turned):
     """Its views reach from -1 to 1."""
 
     undo, draw = None, PretextTask.draw
@@ -442,7 +442,7 @@ with_head(
     loss=lambda self, output, target: TurnedHead.loss(self, output * len(output), target),
 )
 with_head(
-    "NormalisesOverRows",
+    "NormalizesOverRows",
     "Its BatchNorm1d refuses one row in train mode.",
     "one_row_is_enough",
     __init__=_with_norm,

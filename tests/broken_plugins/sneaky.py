@@ -146,16 +146,16 @@ def _seeds_itself(self, host):
     TurnedHead.__init__(self, host)
 
 
-def _with_centre(self, host):
+def _with_center(self, host):
     TurnedHead.__init__(self, host)
-    self.centre = torch.zeros(4)
+    self.center = torch.zeros(4)
 
 
-def _centred(self, features):
+def _centered(self, features):
     output = self.answer(features.pooled)
     if self.training:
-        self.centre = 0.9 * self.centre.to(output, non_blocking=True) + 0.1 * output.detach().mean(0)
-    return output - self.centre.to(output, non_blocking=True)
+        self.center = 0.9 * self.center.to(output, non_blocking=True) + 0.1 * output.detach().mean(0)
+    return output - self.center.to(output, non_blocking=True)
 
 
 def _with_cached_code(self, host):
@@ -170,12 +170,12 @@ with_head(
     __init__=_seeds_itself,
 )
 with_head(
-    "CentresUnsaved",
-    "A running centre of its answers is in no state.",
+    "CentersUnsaved",
+    "A running center of its answers is in no state.",
     "state_round_trip_keeps_the_loss",
     also=True,
-    __init__=_with_centre,
-    forward=_centred,
+    __init__=_with_center,
+    forward=_centered,
 )
 with_head(
     "CachesItsCode",

@@ -20,16 +20,16 @@ def with_head(name, doc, check, **methods):
     ALSO.append((check, globals()[name]))
 
 
-def _with_centre(self, host):
+def _with_center(self, host):
     RightHead.__init__(self, host)
-    self.centre = torch.zeros(2)
+    self.center = torch.zeros(2)
 
 
-def _centred(self, features):
+def _centered(self, features):
     output = self.answer(features.pooled)
     if self.training:
-        self.centre = 0.9 * self.centre + 0.1 * output.detach().mean(0)
-    return output - self.centre
+        self.center = 0.9 * self.center + 0.1 * output.detach().mean(0)
+    return output - self.center
 
 
 def _with_cached_offset(self, host):
@@ -49,11 +49,11 @@ def _noisy_in_training(self, output, target):
 
 
 with_head(
-    "CentresUnsaved",
-    "A running centre of its answers is in no state.",
+    "CentersUnsaved",
+    "A running center of its answers is in no state.",
     "state_comes_back",
-    __init__=_with_centre,
-    forward=_centred,
+    __init__=_with_center,
+    forward=_centered,
 )
 with_head(
     "CachesItsOffset",

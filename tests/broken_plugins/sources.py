@@ -124,7 +124,7 @@ class TakesAnyRoot(Right):
 
 @BROKEN.fails("decodes_images")
 @frozen
-class DecodesGrey(Right):
+class DecodesGray(Right):
     """It decodes one channel alone."""
 
     def image(self, key):

@@ -179,7 +179,7 @@ class FitsWhatTomlCantHold(Right):
 
 @BROKEN.fails("leaves_annotations_alone")
 @frozen
-class CentresInPlace(Right):
+class CentersInPlace(Right):
     """Fitting shifts what others read."""
 
     def fit(self, annotation):
@@ -287,7 +287,7 @@ class MeanOverTheBatchHead(RightHead):
         return super().loss(output, target).mean() if len(target) > 1 else super().loss(output, target)
 
 
-@BROKEN.fails("unlabelled_rows_give_a_finite_loss")
+@BROKEN.fails("unlabeled_rows_give_a_finite_loss")
 @frozen
 class DividesByTheTruth(Right):
     """The error as a share of the target."""

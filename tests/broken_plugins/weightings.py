@@ -214,7 +214,7 @@ class OnlyClaimsToAddUpWeigher(Weigher):
 @BROKEN.fails("leaves_what_it_sees_alone")
 @frozen
 class EditsTheGramian(Right):
-    """It normalises what others read."""
+    """It normalizes what others read."""
 
     def weigher(self, names):
         return EditsTheGramianWeigher(names)

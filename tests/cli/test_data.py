@@ -27,16 +27,16 @@ steps = 1
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    for split, name, greys in (
+    for split, name, grays in (
         ("train", "cat", (1, 2)),
         ("train", "dog", (2, 3)),
         ("test", "cat", (1,)),
         ("test", "dog", (4,)),
     ):
-        for grey in greys:
+        for gray in grays:
             folder = tmp_path / "photos" / split / name
             folder.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (16, 16), 50 * grey).save(folder / f"{grey}.png")
+            Image.new("L", (16, 16), 50 * gray).save(folder / f"{gray}.png")
     (tmp_path / "run.toml").write_text(CONFIG)
     return tmp_path / "run.toml"
 

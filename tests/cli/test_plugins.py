@@ -27,7 +27,7 @@ def mtl_components(): return [{name}]
 """
 PLUGINS = {
     "raising": "raise ZeroDivisionError('no luck')",
-    "misspelt": HEAD + "@hookimpl\ndef mtl_component(): return []",
+    "misspelled": HEAD + "@hookimpl\ndef mtl_component(): return []",
     "unfrozen": HEAD + WEIGHTING.format(name="Unfrozen"),
     "duplicate": HEAD + "@frozen" + WEIGHTING.format(name="Equal"),
     "healthy": HEAD + "@frozen" + WEIGHTING.format(name="Healthy"),
@@ -120,7 +120,7 @@ def test_a_healthy_plugin_stands_beside_broken_ones(rows) -> None:
     ("distribution", "kind", "name", "reason"),
     [
         ("mtl-raising", None, "raising", "ZeroDivisionError: no luck"),
-        ("mtl-misspelt", None, "misspelt", "did you mean 'mtl_components'"),
+        ("mtl-misspelled", None, "misspelled", "did you mean 'mtl_components'"),
         ("mtl-unfrozen", "weighting", "unfrozen", "@frozen"),
         ("mtl-duplicate", "weighting", "equal", "mtlcore"),
     ],
@@ -145,7 +145,7 @@ def test_a_configuration_that_asks_for_a_broken_plugin_gets_its_original_error(s
 
 
 def test_a_blocked_plugin_is_shown_as_blocked_and_is_not_told_as_broken(site: Path) -> None:
-    told = mtl(site, "plugins", "--json", MTLCORE_PLUGINS_BLOCK="raising,mtl-misspelt,unfrozen,duplicate,vision")
+    told = mtl(site, "plugins", "--json", MTLCORE_PLUGINS_BLOCK="raising,mtl-misspelled,unfrozen,duplicate,vision")
     assert told.stderr == ""
     row = only(json.loads(told.stdout), "mtl-raising")
     assert (row["status"], row["kind"]) == ("blocked", None)

@@ -32,22 +32,22 @@ KEYS = {
 }
 
 
-def image(path: Path, grey: int) -> None:
+def image(path: Path, gray: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (12, 12), grey).save(path)
+    Image.new("L", (12, 12), gray).save(path)
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """train: cat 1 2 3 4, dog 3 5 6; test: cat 1 7, dog 8 9 8. 3 is torn, 1 leaks, 8 stands there twice."""
-    for split, name, greys in (
+    for split, name, grays in (
         ("train", "cat", [1, 2, 3, 4]),
         ("train", "dog", [3, 5, 6]),
         ("test", "cat", [1, 7]),
         ("test", "dog", [8, 9, 8]),
     ):
-        for i, grey in enumerate(greys):
-            image(tmp_path / split / name / f"{i}.png", 20 * grey)
+        for i, gray in enumerate(grays):
+            image(tmp_path / split / name / f"{i}.png", 20 * gray)
     return tmp_path
 
 
@@ -152,9 +152,9 @@ def test_the_sheet_has_a_row_for_each_class_and_for_each_conflict(folders):
     sheet = check_sheet(run, report)
     assert sheet.dtype == np.uint8
     assert sheet.shape[0] == 3 * (128 + 4) + 4  # cat, dog, one conflict
-    grey = np.unique(sheet[10:20].reshape(-1, 3), axis=0)  # the first row: 1 2 3 4 and the copy of 1
-    assert {(20 * g,) * 3 for g in (1, 2, 3, 4)} <= set(map(tuple, grey.tolist()))
-    assert (140, 140, 140) not in set(map(tuple, grey.tolist()))
+    gray = np.unique(sheet[10:20].reshape(-1, 3), axis=0)  # the first row: 1 2 3 4 and the copy of 1
+    assert {(20 * g,) * 3 for g in (1, 2, 3, 4)} <= set(map(tuple, gray.tolist()))
+    assert (140, 140, 140) not in set(map(tuple, gray.tolist()))
 
 
 def test_a_sheet_of_numbers_and_one_without_labels_are_drawn_too():
@@ -204,11 +204,11 @@ def test_utkface_has_its_known_faults(unpacked):
 class _Same:
     """Another source whose images are given by number."""
 
-    def __init__(self, source, greys):
-        self.source, self.greys = source, greys
+    def __init__(self, source, grays):
+        self.source, self.grays = source, grays
 
     def index(self):
         return self.source.index()
 
     def decode(self, index, row):
-        return np.full((8, 8, 3), self.greys[row], dtype=np.uint8)
+        return np.full((8, 8, 3), self.grays[row], dtype=np.uint8)

@@ -22,22 +22,22 @@ from mtlcore.experiment import DataEntry
 TASK = {"kind": Classification(reads="kind")}
 
 
-def image(path: Path, grey: int) -> None:
+def image(path: Path, gray: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (8, 8), grey).save(path)
+    Image.new("L", (8, 8), gray).save(path)
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """train: cat 1 2 3 4 4, dog 3 5 6; test: cat 1 7, dog 8. 1 leaks, 3 has two labels, 4 is a harmless copy."""
-    for split, name, greys in (
+    for split, name, grays in (
         ("train", "cat", [1, 2, 3, 4, 4]),
         ("train", "dog", [3, 5, 6]),
         ("test", "cat", [1, 7]),
         ("test", "dog", [8]),
     ):
-        for i, grey in enumerate(greys):
-            image(tmp_path / split / name / f"{i}.png", 20 * grey)
+        for i, gray in enumerate(grays):
+            image(tmp_path / split / name / f"{i}.png", 20 * gray)
     return tmp_path
 
 

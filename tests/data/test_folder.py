@@ -15,9 +15,9 @@ from mtlcore.data.folder import ImageFolder
 from mtlcore.experiment import DataEntry
 
 
-def image(path: Path, grey: int) -> None:
+def image(path: Path, gray: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (12, 10), (grey, grey, grey)).save(path)
+    Image.new("RGB", (12, 10), (gray, gray, gray)).save(path)
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_a_folder_is_a_class_and_there_is_no_official_split(classes):
 def test_every_row_decodes_to_its_own_image(classes):
     source = ImageFolder(classes)
     index = source.index()
-    grey = [int(source.decode(index, row)[0, 0, 0]) for row in range(len(index))]
-    assert grey == [0, 10, 20, 100, 110, 120]
+    gray = [int(source.decode(index, row)[0, 0, 0]) for row in range(len(index))]
+    assert gray == [0, 10, 20, 100, 110, 120]
 
 
 def test_the_annotation_bears_the_name_that_it_is_given(classes):
@@ -134,12 +134,12 @@ def test_images_without_labels_stand_beside_those_with_labels(classes, tmp_path_
         image(bare / f"{i}.png", i)
     entries = {
         "own": DataEntry(ImageFolder(classes, annotation="kind")),
-        "bare": DataEntry(ImageFolder(bare, annotation=""), unlabelled="keep"),
+        "bare": DataEntry(ImageFolder(bare, annotation=""), unlabeled="keep"),
     }
     data = open_data(experiment(entries, validation=0.0))
     train = data.split["train"]
     assert (data.source[train] == 1).sum() == 8
-    assert not data.labelled[data.source == 1].any()
+    assert not data.labeled[data.source == 1].any()
 
 
 def test_a_run_learns_the_folders_names(classes):

@@ -24,7 +24,7 @@ from mtlcore.data.store import (
 
 
 def image(row: int) -> np.ndarray:
-    """Sizes and colours that depend on the row."""
+    """Sizes and colors that depend on the row."""
     rng = np.random.default_rng(row)
     return rng.integers(0, 255, (10 + row % 7, 8 + row % 5, 3), dtype=np.uint8)
 

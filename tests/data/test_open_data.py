@@ -37,7 +37,7 @@ class Number(SupervisedTask):
 
 
 def opened(source: InMemory, splits=None, **options) -> Dataset:
-    keys = {k: options.pop(k) for k in ("labels", "unlabelled", "limit", "split", "group", "max_bad") if k in options}
+    keys = {k: options.pop(k) for k in ("labels", "unlabeled", "limit", "split", "group", "max_bad") if k in options}
     return open_data(experiment({"a": DataEntry(source, **keys)}, **options), splits)
 
 
@@ -63,7 +63,7 @@ def test_two_sources_stand_side_by_side_each_with_its_own_labels():
     assert data.keys[[0, 60]].tolist() == ["00000", "b00000"]
     assert numbers_of(data.images.take(np.array([3, 63]))) == [3, 3]
     assert (len(a.indexed), len(b.indexed)) == (1, 1)
-    assert data.labelled.all()
+    assert data.labeled.all()
 
 
 def test_the_label_orders_of_two_sources_cannot_be_mixed_up():
@@ -74,7 +74,7 @@ def test_the_label_orders_of_two_sources_cannot_be_mixed_up():
     assert data.targets["kind"].tolist() == [1, 2, 1, 2, 2, 2, 0, 1]
 
 
-def test_tasks_are_fitted_on_the_labelled_training_rows_alone():
+def test_tasks_are_fitted_on_the_labeled_training_rows_alone():
     values = np.stack([np.arange(100.0), np.zeros(100)], 1)
     values[5] = np.nan
     source = InMemory(100, None, others={"size": values}, split=OFFICIAL)
@@ -175,7 +175,7 @@ def test_the_subset_does_not_depend_on_other_tables(seed):
     entry = DataEntry(source, labels=0.2)
     other = DataEntry(InMemory(50, cycle("cd", 50), prefix="other"))
     alone = open_data(experiment({"a": entry}, seed=seed))
-    beside = open_data(experiment({"b": other, "a": entry}, seed=seed, batch_size=64, accumulate=2, unlabelled_batch=8))
+    beside = open_data(experiment({"b": other, "a": entry}, seed=seed, batch_size=64, accumulate=2, unlabeled_batch=8))
     for name in ("train", "validation", "test"):
         assert keys_of(alone, name) == {k for k in keys_of(beside, name) if not k.startswith("other")}
 
@@ -190,11 +190,11 @@ def test_pre_training_leaves_the_same_validation_and_test_alone():
 def test_rows_whose_labels_were_cut_go_or_stay_without_them():
     source = InMemory(100, cycle("ab", 100), split=OFFICIAL)
     dropped = opened(source, labels=0.1, validation=0.0)
-    kept = opened(source, labels=0.1, unlabelled="keep", validation=0.0)
+    kept = opened(source, labels=0.1, unlabeled="keep", validation=0.0)
     assert len(dropped.split["train"]) == 6
     assert len(kept.split["train"]) == 60
-    assert keys_of(dropped, "train") == set(kept.keys[kept.split["train"]][kept.labelled[kept.split["train"]]].tolist())
-    cut = kept.split["train"][~kept.labelled[kept.split["train"]]]
+    assert keys_of(dropped, "train") == set(kept.keys[kept.split["train"]][kept.labeled[kept.split["train"]]].tolist())
+    cut = kept.split["train"][~kept.labeled[kept.split["train"]]]
     assert not kept.targets["kind"][torch.from_numpy(cut)].any()
     assert kept.present["kind"][torch.from_numpy(kept.split["test"])].all()
 
@@ -202,9 +202,9 @@ def test_rows_whose_labels_were_cut_go_or_stay_without_them():
 def test_rows_that_never_had_a_label_go_or_stay():
     source = InMemory(60, cycle("ab", 40) + ("",) * 20, split=TRAIN60)
     assert len(opened(source, validation=0.0).split["train"]) == 40
-    data = opened(source, validation=0.0, unlabelled="keep")
+    data = opened(source, validation=0.0, unlabeled="keep")
     assert len(data.split["train"]) == 60
-    assert data.labelled.sum() == 40
+    assert data.labeled.sum() == 40
 
 
 def test_a_limit_holds_for_every_split():
@@ -293,9 +293,9 @@ def test_a_glance_decodes_no_more_than_the_side_of_the_store_asks_for():
 
 def test_training_rows_without_labels_that_go_are_told():
     source = InMemory(120, cycle("ab", 100) + ("",) * 20, split=("train",) * 100 + ("test",) * 20)
-    line = 'data.a: 80 rows of train without labels dropped (labels = 0.2, unlabelled = "drop")'
+    line = 'data.a: 80 rows of train without labels dropped (labels = 0.2, unlabeled = "drop")'
     assert opened(source, {"train", "validation"}, labels=0.2, validation=0.0).report == (line,)
-    assert opened(source, labels=0.2, unlabelled="keep", validation=0.0).report == ()
+    assert opened(source, labels=0.2, unlabeled="keep", validation=0.0).report == ()
     assert line not in opened(source, {"test"}, labels=0.2, validation=0.0).report
 
 
@@ -304,7 +304,7 @@ def test_in_evaluation_a_task_without_a_label_in_the_split_is_told():
     sizes[:60] = 1.0
     source = InMemory(100, cycle("ab", 100), others={"size": sizes}, split=OFFICIAL)
     tasks = {"kind": Classification(reads="kind"), "size": Number()}
-    assert opened(source, {"test"}, tasks=tasks).report == ("task.size: no labelled row in the split 'test'",)
+    assert opened(source, {"test"}, tasks=tasks).report == ("task.size: no labeled row in the split 'test'",)
     assert opened(source, {"validation"}, tasks=tasks).report == ()
 
 
@@ -330,7 +330,7 @@ def test_classes_that_a_task_does_not_know_are_counted_and_their_rows_carry_no_l
     source = InMemory(60, cycle("abc", 60), split=TRAIN60)
     data = opened(source, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0)
     assert data.report == (
-        'data.a: 20 rows of train without labels dropped (labels = 1.0, unlabelled = "drop")',
+        'data.a: 20 rows of train without labels dropped (labels = 1.0, unlabeled = "drop")',
         "task.kind: 20 rows have a label 'kind' that it does not know: c (20)",
     )
     assert len(data.split["train"]) == 40

@@ -33,12 +33,12 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_colour_jpeg_reads_as_pillow_reads_it(subsampling, progressive):
+def test_a_color_jpeg_reads_as_pillow_reads_it(subsampling, progressive):
     data = encoded(Image.fromarray(photo()), "JPEG", subsampling=subsampling, progressive=progressive, quality=90)
     np.testing.assert_array_equal(decode_image(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
-def test_a_grey_jpeg_becomes_rgb_with_three_equal_channels():
+def test_a_gray_jpeg_becomes_rgb_with_three_equal_channels():
     data = encoded(Image.fromarray(photo()).convert("L"), "JPEG")
     found = decode_image(data, "x")
     np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
@@ -67,13 +67,13 @@ def test_exif_rotation_is_applied(form, orientation, turn):
     assert np.abs(found.astype(int) - upright).max() <= (4 if form == "JPEG" else 0)
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
+def test_sixteen_bit_gray_is_scaled_not_clipped():
     values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
     found = decode_image(encoded(Image.fromarray(values), "PNG"), "x")
     assert found[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_a_palette_gives_its_colours():
+def test_a_palette_gives_its_colors():
     image = Image.fromarray(photo()).quantize(16)
     np.testing.assert_array_equal(decode_image(encoded(image, "PNG"), "x"), np.asarray(image.convert("RGB")))
 
@@ -84,7 +84,7 @@ def test_black_and_white_bits_become_0_and_255():
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_pixels_become_white_and_opaque_ones_keep_their_colour(mode):
+def test_transparent_pixels_become_white_and_opaque_ones_keep_their_color(mode):
     image = Image.new("RGBA", (2, 1), (10, 10, 10, 255))
     image.putpixel((1, 0), (10, 10, 10, 0))
     assert decode_image(encoded(image.convert(mode), "PNG"), "x").tolist() == [[[10] * 3, [255] * 3]]

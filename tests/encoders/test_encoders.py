@@ -122,7 +122,7 @@ def test_each_component_is_a_frozen_attrs_class_of_its_own_with_its_own_name() -
 
 
 @pytest.mark.parametrize("encoder", [c() for c in NETS], ids=lambda e: e.name)
-def test_images_are_normalised_by_imagenets_statistics_only_with_weights(encoder) -> None:
+def test_images_are_normalized_by_imagenets_statistics_only_with_weights(encoder) -> None:
     assert encoder.mean == Encoder.mean
     trained = attrs.evolve(encoder, weights="imagenet")
     assert (trained.mean, trained.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -185,7 +185,7 @@ def test_a_timm_net_gives_one_map_a_resolution_and_what_its_classifier_reads(
     assert untouched(net, features, zeros=True) == []  # timm starts residual branches at zero
 
 
-def test_an_unknown_timm_model_is_answered_with_its_neighbours_and_an_unknown_tag_with_the_known_ones(timm) -> None:
+def test_an_unknown_timm_model_is_answered_with_its_neighbors_and_an_unknown_tag_with_the_known_ones(timm) -> None:
     with pytest.raises(MtlError, match=r"timm:resnet19.*no such model; nearest: .*resnet18"):
         Timm("resnet19").build(32)
     with pytest.raises(MtlError, match=r"timm:resnet18\.nope.*resnet18\.a1_in1k"):
@@ -197,7 +197,7 @@ def test_a_timm_vit_refuses_a_size_that_would_be_cut_off(timm) -> None:
         Timm("vit_tiny_patch16_224").build(50)
 
 
-def test_a_timm_nets_normalisation_is_what_timm_records_for_its_weights(timm) -> None:
+def test_a_timm_nets_normalization_is_what_timm_records_for_its_weights(timm) -> None:
     assert Timm("tf_efficientnet_lite0").mean == Encoder.mean
     lite = Timm("tf_efficientnet_lite0", weights="imagenet")
     assert (lite.mean, lite.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -72,7 +72,7 @@ def test_train_and_val_folders_are_splits_and_a_person_is_a_group(shared):
     assert index.group.tolist() == ["Abdullah_Gul", "Abdullah_Gul", "Al-Hakim", "Ann"]
 
 
-def test_a_square_crop_is_centred_on_the_landmarks(shared):
+def test_a_square_crop_is_centered_on_the_landmarks(shared):
     source = W300Lp(shared, margin=0.25)
     index = source.index()
     np.testing.assert_allclose(index.annotations["box_px"][0], [20, 20, 80, 80], atol=1e-4)

@@ -38,10 +38,10 @@ def turn(axis: int, degrees: float) -> np.ndarray:
     return r
 
 
-def frame(root, video, number, rotation, centre=(0.0, 0.0, 1000.0)):
+def frame(root, video, number, rotation, center=(0.0, 0.0, 1000.0)):
     ramp(root / video / f"frame_{number:05d}_rgb.png", side=200)
     lines = [" ".join(f"{v:.6f}" for v in row) + " " for row in rotation]
-    text = "\n".join([*lines, "", " ".join(f"{v:.4f}" for v in centre) + " "]) + "\n"
+    text = "\n".join([*lines, "", " ".join(f"{v:.4f}" for v in center) + " "]) + "\n"
     (root / video / f"frame_{number:05d}_pose.txt").write_text(text)
 
 
@@ -98,8 +98,8 @@ def test_frames_are_test_rows_grouped_by_video_with_a_fold_for_training(videos):
     assert len(index.skipped) == 0
 
 
-def test_the_crop_is_the_heads_centre_through_the_camera(tmp_path):
-    frame(tmp_path, "01", 3, np.eye(3), centre=(-425.0, -270.0, 1000.0))
+def test_the_crop_is_the_heads_center_through_the_camera(tmp_path):
+    frame(tmp_path, "01", 3, np.eye(3), center=(-425.0, -270.0, 1000.0))
     source = Biwi(tmp_path, face_mm=100.0)
     index = source.index()
     middle = np.array([320, 240.5]) + 517.679 * np.array([-0.425, -0.27])
@@ -116,7 +116,7 @@ def test_broken_pose_files_and_calibrations_are_counted(videos):
     (videos / "01" / "frame_00003_pose.txt").unlink()
     (videos / "01" / "frame_00004_pose.txt").write_text("1 0 0\n0 1 0\n")
     frame(videos, "16", 3, 2 * np.eye(3))
-    frame(videos, "16", 4, np.eye(3), centre=(0, 0, -5))
+    frame(videos, "16", 4, np.eye(3), center=(0, 0, -5))
     (videos / "17" / "frame_00003_pose.txt").write_text("a b c")
     (videos / "24" / "rgb.cal").write_text("nothing")
     index = Biwi(videos).index()

@@ -78,8 +78,8 @@ def test_majority_equals_the_authors_rule_on_random_votes(tmp_path):
 def test_images_come_from_the_folders_or_from_the_rows_of_fer2013_csv(folders, with_csv):
     for source in (Ferplus(folders), Ferplus(with_csv)):
         index = source.index()
-        grey = [int(source.decode(index, row)[0, 0, 0]) for row in range(len(index))]
-        assert grey == [10 * i for i in (0, 1, 3, 4, 5, 6, 7)]
+        gray = [int(source.decode(index, row)[0, 0, 0]) for row in range(len(index))]
+        assert gray == [10 * i for i in (0, 1, 3, 4, 5, 6, 7)]
 
 
 def test_the_csv_beside_it_is_matched_by_row_and_checked(with_csv):

@@ -151,11 +151,11 @@ def test_gradient_descent_finds_a_rotation_from_the_opposite_one():
         to_matrix(degrees(30, 20, -10)).float(),
         to_6d(to_matrix(degrees(-140, 10, 60)).float()).requires_grad_(),
     )
-    optimiser = torch.optim.Adam([six], 0.05)
+    optimizer = torch.optim.Adam([six], 0.05)
     for _ in range(200):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         head().loss(six, truth).sum().backward()
-        optimiser.step()
+        optimizer.step()
     assert math.degrees(head().loss(six, truth).item()) < 3
 
 
@@ -205,7 +205,7 @@ def test_rendered_landmarks_that_move_with_the_pixels_are_those_of_the_moved_pos
     points = torch.where(flip[:, None, None], points[:, swapped], points)
     moved = POSE.move(target, Geometry.affine(matrix, (48, 48)))
     expected = landmarks(index, 64, 0, to_pose_deg(moved))
-    got = (points - points[:, -1:]) / zoom(matrix)[:, None, None]  # about the head's centre, in pixels of the raw image
+    got = (points - points[:, -1:]) / zoom(matrix)[:, None, None]  # about the head's center, in pixels of the raw image
     # a mirrored face is not the face: a smile is a little lopsided
     assert (got - (expected - expected[:, -1:])).abs().amax((1, 2))[~flip].max() < 1e-3
     assert (got - (expected - expected[:, -1:])).abs().amax((1, 2))[flip].max() < 0.03
@@ -332,7 +332,7 @@ def test_differences_wrap_at_a_full_turn_and_not_at_half_of_it():
     assert float(metrics["mae"].compute()) == pytest.approx(60, abs=1e-3)
 
 
-def test_a_yaw_beyond_ninety_degrees_is_one_degree_from_its_neighbour():
+def test_a_yaw_beyond_ninety_degrees_is_one_degree_from_its_neighbor():
     metric = POSE.metrics()["mae"]
     metric.update(to_matrix(degrees(89, 5, -3)), to_matrix(degrees(92, 5, -3)))
     assert float(metric.compute()) == pytest.approx(1, abs=1e-3)

@@ -118,7 +118,7 @@ LABELS = (
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3, FAR])
 def test_every_machine_renders_this_face(index: int) -> None:
-    """Means of 4 x 4 patches of the grey image, to 1/255."""
+    """Means of 4 x 4 patches of the gray image, to 1/255."""
     image = render(torch.tensor([index]), 64, 0)[0].double().mean(0)
     patches = image.unflatten(0, (4, 16)).unflatten(2, (4, 16)).mean((1, 3))
     assert patches.tolist() == [pytest.approx(row, abs=1.0) for row in PINNED[index]]
@@ -140,7 +140,7 @@ def test_labels_are_balanced() -> None:
     assert torch.bincount(both, minlength=16).tolist() == [100] * 16
 
 
-def test_neighbours_come_in_no_fixed_order() -> None:
+def test_neighbors_come_in_no_fixed_order() -> None:
     hands = labels(torch.arange(1600), 0).emotion.view(100, 16)
     assert len({tuple(hand.tolist()) for hand in hands}) == 100
 
@@ -202,7 +202,7 @@ def test_positive_yaw_faces_the_left_of_the_image() -> None:
     turned = at_pose(7, 30.0, 0.0, 0.0)
     eyes = (turned[AT["left_eye"]] + turned[AT["right_eye"]]) / 2
     assert turned[AT["nose_tip"], 0] < eyes[0] - 2
-    assert turned[AT["head_centre"], 0] > eyes[0] + 2
+    assert turned[AT["head_center"], 0] > eyes[0] + 2
 
 
 def test_positive_pitch_looks_up() -> None:
@@ -221,11 +221,11 @@ def test_positive_roll_is_clockwise() -> None:
 def test_landmarks_are_the_rotated_points(pose: tuple[float, float, float], index: int) -> None:
     faces = draw_faces(torch.tensor([index]), 0)
     turned = rotation(torch.tensor([pose], dtype=torch.float64)) @ points(faces).double().mT
-    pixels = 100 * (faces.shot.centre.double()[0] + faces.shot.scale.double()[0] * turned[0, :2].T)
+    pixels = 100 * (faces.shot.center.double()[0] + faces.shot.scale.double()[0] * turned[0, :2].T)
     assert at_pose(index, *pose, size=100).numpy() == pytest.approx(pixels.numpy(), abs=1e-3)
 
 
-def test_own_landmarks_are_those_at_the_labelled_pose() -> None:
+def test_own_landmarks_are_those_at_the_labeled_pose() -> None:
     indices = torch.arange(20)
     assert torch.equal(landmarks(indices, 64, 0), landmarks(indices, 64, 0, labels(indices, 0).pose_deg))
 
@@ -241,8 +241,8 @@ def test_a_image_turned_in_its_plane_shows_the_head_at_the_pose_q_r(
     roll = torch.atan2(-moved[0, 1], moved[0, 0])
     there = at_pose(3, *(float(torch.rad2deg(a)) for a in (yaw, pitch, roll)))
     here = at_pose(3, *pose)
-    offsets = (here - here[AT["head_centre"]]) @ q[:2, :2].T
-    assert (there - there[AT["head_centre"]]).numpy() == pytest.approx(offsets.numpy(), abs=2e-3)
+    offsets = (here - here[AT["head_center"]]) @ q[:2, :2].T
+    assert (there - there[AT["head_center"]]).numpy() == pytest.approx(offsets.numpy(), abs=2e-3)
 
 
 @given(angles)
@@ -252,8 +252,8 @@ def test_a_mirrored_face_keeps_its_pitch(pose: tuple[float, float, float]) -> No
     here, there = at_pose(3, yaw, pitch, roll), at_pose(3, -yaw, pitch, -roll)
     other = {"left": "right", "right": "left"}
     swapped = [AT["_".join(other.get(word, word) for word in name.split("_"))] for name in LANDMARKS]
-    offsets = (here - here[AT["head_centre"]])[swapped] * torch.tensor([-1.0, 1.0])
-    assert (there - there[AT["head_centre"]]).numpy() == pytest.approx(offsets.numpy(), abs=1e-3)
+    offsets = (here - here[AT["head_center"]])[swapped] * torch.tensor([-1.0, 1.0])
+    assert (there - there[AT["head_center"]]).numpy() == pytest.approx(offsets.numpy(), abs=1e-3)
 
 
 def test_the_ray_through_a_landmark_meets_that_point_of_the_head() -> None:
@@ -271,7 +271,7 @@ def test_the_ray_through_a_landmark_meets_that_point_of_the_head() -> None:
 
 
 def _probe(train: Tensor, answers: Tensor, test: Tensor, strength: float) -> Tensor:
-    """Closed-form ridge regression of one-hot answers on centred pixels -> predicted class, (n,)."""
+    """Closed-form ridge regression of one-hot answers on centered pixels -> predicted class, (n,)."""
     mean = train.mean(0)
     a, b = (train - mean).double(), (test - mean).double()
     wanted = torch.nn.functional.one_hot(answers).double()
@@ -282,7 +282,7 @@ def _probe(train: Tensor, answers: Tensor, test: Tensor, strength: float) -> Ten
 def test_a_linear_probe_on_pixels_reads_few_emotions() -> None:
     """Chance is 0.125; a small convolutional net trained on 2,000 faces reaches about 0.7."""
     train, test = torch.arange(1500), FAR + torch.arange(500)
-    grey = [render(i, 32, 0).float().mean(1).flatten(1) / 255 for i in (train, test)]
+    gray = [render(i, 32, 0).float().mean(1).flatten(1) / 255 for i in (train, test)]
     answers, truth = labels(train, 0).emotion, labels(test, 0).emotion
-    best = max(float((_probe(grey[0], answers, grey[1], s) == truth).double().mean()) for s in (10, 30, 100))
+    best = max(float((_probe(gray[0], answers, gray[1], s) == truth).double().mean()) for s in (10, 30, 100))
     assert 0.15 < best < 0.38

@@ -19,7 +19,7 @@ SHAPES = pytest.mark.parametrize(("rows", "width"), [(8, 16), (32, 5), (2, 3)])
 
 
 def pair(rows: int, width: int) -> list[torch.Tensor]:
-    """Two views' embeddings that have something in common, neither centred nor of unit length."""
+    """Two views' embeddings that have something in common, neither centered nor of unit length."""
     g = torch.Generator().manual_seed(100 * rows + width)
     same = torch.randn(rows, width, generator=g, dtype=torch.float64)
     noise = torch.randn(2, rows, width, generator=g, dtype=torch.float64) / 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mtl_pretexts.byol import Byol, ByolHead
-from pair_toys import answer, coloured, images, losses, run
+from pair_toys import answer, colored, images, losses, run
 from toys import Toy, inputs
 
 TASK = Byol(hidden=16, width=8)
@@ -63,7 +63,7 @@ def test_it_does_not_collapse_on_images_that_differ():
     losses(eng, 100, n=32)
     eng.model.eval()
     with torch.no_grad():
-        found = answer(eng, inputs(eng, [coloured(64, seed=999)])[0])
+        found = answer(eng, inputs(eng, [colored(64, seed=999)])[0])
     metrics = task.metrics()
     for metric in metrics.values():
         metric.update(found, None)

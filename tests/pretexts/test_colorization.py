@@ -1,4 +1,4 @@
-"""Colorization: Lab as kornia has it, soft answers over the cells of the ab plane, and images without colour."""
+"""Colorization: Lab as kornia has it, soft answers over the cells of the ab plane, and images without color."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from toys import batch, engine, inputs
 from mtlcore.train.step import train_step
 
 
-def grey(n: int = 4, size: int = 32) -> torch.Tensor:
+def gray(n: int = 4, size: int = 32) -> torch.Tensor:
     return alike(n, size)[:, :1].repeat(1, 3, 1, 1)
 
 
@@ -52,12 +52,12 @@ def test_the_encoder_reads_lightness_alone_and_the_image_stays_in_place():
 
 
 @pytest.mark.parametrize(("size", "quarter"), [(32, 8), (33, 9), (48, 12), (3, 1)])
-def test_colours_are_asked_at_a_quarter_of_any_side(size, quarter):
+def test_colors_are_asked_at_a_quarter_of_any_side(size, quarter):
     _, ab = asked(Colorization(), alike(2, size))
     assert ab.shape == (2, 2, quarter, quarter)
 
 
-def test_there_are_261_cells_ten_apart_grey_among_them_and_every_colour_is_near_one():
+def test_there_are_261_cells_ten_apart_gray_among_them_and_every_color_is_near_one():
     cells = ab_cells().flatten(1).T
     assert cells.shape == (261, 2)
     assert bool((cells % 10 == 0).all())
@@ -67,7 +67,7 @@ def test_there_are_261_cells_ten_apart_grey_among_them_and_every_colour_is_near_
 
 
 def test_a_soft_answer_by_hand():
-    """Grey lies in the middle of its cell: e^-2 for each of the four neighbours at 10, e^-4 at 14 ..."""
+    """Gray lies in the middle of its cell: e^-2 for each of the four neighbors at 10, e^-4 at 14 ..."""
     share = spread(torch.zeros(1, 2, 1, 1), ab_cells()).exp().flatten()
     cells = ab_cells().flatten(1)
     weight = torch.exp(-(cells.square().sum(0)) / 50)
@@ -76,7 +76,7 @@ def test_a_soft_answer_by_hand():
     assert float(share.max()) == pytest.approx(1 / near, rel=1e-3)
 
 
-def test_the_mean_of_a_soft_answer_is_its_colour():
+def test_the_mean_of_a_soft_answer_is_its_color():
     ab = lab(0.2 + 0.6 * torch.rand(2, 3, 10, 10))[:, 1:]
     assert float((answered(spread(ab, ab_cells()), ab_cells()) - ab).norm(dim=1).mean()) < 0.5
 
@@ -97,13 +97,13 @@ def test_uniform_logits_lose_log_261_less_what_is_soft_about_the_answer():
     torch.testing.assert_close(head.loss(torch.zeros(3, 261, 8, 8), target), math.log(261) - entropy, atol=1e-4, rtol=0)
 
 
-def test_images_without_colour_ask_for_grey_and_train_without_harm():
-    _, target = asked(Colorization(), grey())
+def test_images_without_color_ask_for_gray_and_train_without_harm():
+    _, target = asked(Colorization(), gray())
     assert float(target.abs().max()) < 0.05
     eng = engine(setting(Colorization()), optimizer="adamw", lr=1e-2)
     losses = []
     for _ in range(30):
-        logged = train_step(eng, inputs(eng, [plain_batch(grey())]))
+        logged = train_step(eng, inputs(eng, [plain_batch(gray())]))
         assert not bool(logged["skipped"])
         losses.append(float(logged["loss/pretext"]))
     assert losses[-1] < 0.1 < losses[0]
@@ -113,7 +113,7 @@ def test_images_without_colour_ask_for_grey_and_train_without_harm():
         assert math.isfinite(float(metric.compute()))
 
 
-def test_the_metrics_of_a_perfect_and_of_a_grey_answer():
+def test_the_metrics_of_a_perfect_and_of_a_gray_answer():
     task = Colorization()
     _, target = asked(task, torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
     _, head = built(task)
@@ -124,11 +124,11 @@ def test_the_metrics_of_a_perfect_and_of_a_grey_answer():
     assert float(perfect["accuracy"].compute()) == 1.0
     assert float(perfect["ab_error"].compute()) < 0.5
     assert float(dull["ab_error"].compute()) == pytest.approx(float(target.norm(dim=1).mean()), abs=1e-3)
-    inside = (target.abs() < 5).all(1)  # grey's own cell
+    inside = (target.abs() < 5).all(1)  # gray's own cell
     assert float(dull["accuracy"].compute()) == pytest.approx(float(inside.float().mean()), abs=0.01)
 
 
-def test_supervised_heads_may_read_the_grey_image():
+def test_supervised_heads_may_read_the_gray_image():
     made = inputs(engine(setting(Colorization(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])[0]
     assert len(made.images) == 1
     assert torch.equal(made.images[0][:, 0], made.images[0][:, 2])
@@ -140,9 +140,9 @@ def test_it_learns():
     assert sum(losses[-5:]) / 5 < 0.8
 
 
-def test_the_preview_shows_the_right_colours():
+def test_the_preview_shows_the_right_colors():
     images = alike(6, noise=0.0)
     found = shown(Colorization(), images)
     error = (found["pretext: the right answer"] - images / 255).abs().mean()
-    greyed = (found["pretext: view 1 of 1, 32 px"] - images / 255).abs().mean()
-    assert float(error) < 0.05 < float(greyed)
+    grayed = (found["pretext: view 1 of 1, 32 px"] - images / 255).abs().mean()
+    assert float(error) < 0.05 < float(grayed)

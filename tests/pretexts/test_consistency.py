@@ -1,4 +1,4 @@
-"""Consistency: FixMatch's and Mean Teacher's losses by hand, whose head judges, and that unlabelled rows help it to learn."""
+"""Consistency: FixMatch's and Mean Teacher's losses by hand, whose head judges, and that unlabeled rows help it to learn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ both = pytest.mark.parametrize("task", [FIXMATCH, MEAN_TEACHER], ids=["fixmatch"
 
 def setting(task: Consistency, tasks: tuple[str, ...] = ("fer",), entry: dict[str, Any] | None = None, **more: Any):
     exp = experiment(tasks, size=24, **more)
-    entry = {"rows": "unlabelled"} | (entry or {})
+    entry = {"rows": "unlabeled"} | (entry or {})
     return evolve(exp, pretexts={"consistency": PretextEntry(task, **entry)})
 
 
@@ -37,8 +37,8 @@ def run(task: Consistency, *args: Any, optimizer: str = "sgd", lr: float = 0.05,
     return engine(setting(task, *args, **more), optimizer=optimizer, lr=lr)
 
 
-def rows(n: int = 8, unlabelled: int = 4, tasks: tuple[str, ...] = ("fer",), **more: Any):
-    return batch(n=n, size=24, tasks=tasks, unlabelled=unlabelled, **more)
+def rows(n: int = 8, unlabeled: int = 4, tasks: tuple[str, ...] = ("fer",), **more: Any):
+    return batch(n=n, size=24, tasks=tasks, unlabeled=unlabeled, **more)
 
 
 def answer(eng, made):
@@ -54,7 +54,7 @@ def with_task(component: SupervisedTask, label: str = "odd"):
 # ---------------------------------------------------------------------------------------------------- the views
 
 
-def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_recipe_for_unlabelled_rows():
+def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_recipe_for_unlabeled_rows():
     eng, b = run(Consistency()), rows()
     made, streams = inputs(eng, [b])[0], eng.streams(0)
     (reading,) = made.readings["consistency"]
@@ -62,7 +62,7 @@ def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_recipe_for_unl
         key = ("augment", 1, name)
         wanted = recipe.finish(recipe.view(b.images, (24, 24), streams(*key)).images, streams("finish", *key))
         assert torch.equal(made.images[reading.images[at]], wanted[4:])
-    assert len(made.images) == 3  # the labelled rows' clean view beside them
+    assert len(made.images) == 3  # the labeled rows' clean view beside them
     assert reading.answers[0][0] is None
 
 
@@ -301,21 +301,21 @@ def test_a_step_without_the_owners_labels_moves_the_borrowed_head(task):
     assert not torch.equal(eng.model.heads["fer"].answer[1].weight, before)
 
 
-def two_kinds(n: int, unlabelled: int, seed: int):
+def two_kinds(n: int, unlabeled: int, seed: int):
     """Reddish and bluish images; the first rows are told which, the others not."""
     g = torch.Generator().manual_seed(seed)
     kind = torch.randint(0, 2, (n,), generator=g)
-    colour = torch.tensor([[0.6, 0.3, 0.4], [0.4, 0.3, 0.6]])[kind][:, :, None, None]
-    images = (colour + torch.randn(n, 3, 24, 24, generator=g) * 0.15).clamp(0, 1)
-    made = batch(n=n, size=24, tasks=("gender",), unlabelled=unlabelled)
-    known = torch.arange(n) < n - unlabelled
+    color = torch.tensor([[0.6, 0.3, 0.4], [0.4, 0.3, 0.6]])[kind][:, :, None, None]
+    images = (color + torch.randn(n, 3, 24, 24, generator=g) * 0.15).clamp(0, 1)
+    made = batch(n=n, size=24, tasks=("gender",), unlabeled=unlabeled)
+    known = torch.arange(n) < n - unlabeled
     made = evolve(made, targets={"gender": torch.where(known, kind, 0)}, present={"gender": known})
     return evolve(counted([made])[0], images=(images * 255).round().byte()), kind
 
 
 @both
 def test_it_trains_the_head_to_say_the_same_of_both_views(task):
-    """Its own loss falls while the supervised one is learned from four labelled rows a step."""
+    """Its own loss falls while the supervised one is learned from four labeled rows a step."""
     task = evolve(task, momentum=0.5, final=0.9)  # of a short run
     eng = run(task, ("gender",), optimizer="adamw", lr=3e-3, augment=Plain())
     found = [train_step(eng, inputs(eng, [two_kinds(16, 12, s)[0]])) for s in range(80)]

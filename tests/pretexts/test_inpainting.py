@@ -29,7 +29,7 @@ def run(task: Inpainting, size: int = 24, tasks: tuple[str, ...] = ("fer",), **m
 def asked(eng, size: int = 24, n: int = 6):
     """-> the inputs of one step, the damaged images, and the question."""
     made = inputs(
-        eng, [batch(n=n, size=size, tasks=tuple(eng.experiment.tasks), unlabelled=n if not eng.experiment.tasks else 1)]
+        eng, [batch(n=n, size=size, tasks=tuple(eng.experiment.tasks), unlabeled=n if not eng.experiment.tasks else 1)]
     )[0]
     reading = made.readings["inpainting"][0]
     return made, made.images[reading.images[0]], reading.answers[0][0]
@@ -67,14 +67,14 @@ def test_the_hidden_tiles_are_uniform():
     assert sum((c - 60) ** 2 / 60 for c in counts.values()) < 150  # 1 in 100,000
 
 
-def test_pixels_outside_of_the_mask_are_the_clean_ones_bit_for_bit_and_those_inside_are_grey():
+def test_pixels_outside_of_the_mask_are_the_clean_ones_bit_for_bit_and_those_inside_are_gray():
     eng = run(Inpainting())
     made, damaged, target = asked(eng)
     hidden = target["hidden"].expand_as(damaged)
     assert torch.equal(damaged[~hidden], target["image"][~hidden])
     assert (damaged[hidden] == 0.5).all()
     assert torch.equal(eng.experiment.pretexts["inpainting"].component.undo(damaged, target), target["image"])
-    clean = made.images[made.readings["fer"][0].images[0]]  # its labelled rows
+    clean = made.images[made.readings["fer"][0].images[0]]  # its labeled rows
     assert torch.equal(clean, target["image"][: len(clean)])  # the shared view is not edited in place
 
 
@@ -120,7 +120,7 @@ def test_the_ideal_answer_costs_nothing_and_zero_targets_are_finite(perceptual):
     assert head.loss(torch.rand(6, 3, 24, 24), nothing).isfinite().all()
 
 
-def test_a_samples_loss_does_not_depend_on_its_neighbours():
+def test_a_samples_loss_does_not_depend_on_its_neighbors():
     eng = run(Inpainting(), encoder=Toy(norm="none"))
     head, (_, damaged, target) = eng.model.heads["inpainting"], asked(eng)
     whole = head.loss(head(eng.model.encoder(damaged)), target)
@@ -177,7 +177,7 @@ def vgg_file(folder, depth: int = 3, suffix: str = ".pt"):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_vgg16_reads_a_weights_file_normalises_by_itself_and_is_not_saved(tmp_path, suffix):
+def test_vgg16_reads_a_weights_file_normalizes_by_itself_and_is_not_saved(tmp_path, suffix):
     path, state = vgg_file(tmp_path, suffix=suffix)
     eng = run(Inpainting(perceptual="vgg16", vgg16_weights=path))
     judge = eng.model.heads["inpainting"].judge
@@ -297,7 +297,7 @@ def test_control_views_only_encodes_the_damaged_view_and_judges_nothing():
     assert "inpainting" not in made.readings
 
 
-def test_metrics_are_one_for_the_mean_colour_and_zero_for_the_ideal():
+def test_metrics_are_one_for_the_mean_color_and_zero_for_the_ideal():
     eng = run(Inpainting())
     task = eng.experiment.pretexts["inpainting"].component
     _, _, target = asked(eng)
@@ -327,16 +327,16 @@ def test_what_is_drawn_keeps_the_visible_pixels_and_shows_the_answer_in_the_othe
 
 
 def smooth(n: int, size: int, seed: int = 0):
-    """Images of two colours that blend from one side to the other: what is hidden follows from what is seen."""
+    """Images of two colors that blend from one side to the other: what is hidden follows from what is seen."""
     g = torch.Generator().manual_seed(seed)
     ends, across = torch.rand(2, n, 3, 1, 1, generator=g), torch.linspace(0, 1, size)
     images = (ends[0] * across + ends[1] * (1 - across)).expand(n, 3, size, size)
-    made = batch(n=n, size=size, tasks=(), unlabelled=n, seed=seed)
+    made = batch(n=n, size=size, tasks=(), unlabeled=n, seed=seed)
     return evolve(made, images=(images * 255).round().byte())
 
 
 @pytest.mark.parametrize("perceptual", ["ema", "none"])
-def test_it_learns_to_restore_smooth_images_better_than_their_mean_colour(perceptual):
+def test_it_learns_to_restore_smooth_images_better_than_their_mean_color(perceptual):
     eng = engine(
         evolve(
             experiment((), augment=Plain(), size=24, encoder=Toy(width=8)),

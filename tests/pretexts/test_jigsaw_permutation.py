@@ -54,7 +54,7 @@ def test_a_smaller_set_is_the_beginning_of_a_larger_one_where_the_distance_alone
 
 @pytest.mark.parametrize(("grid", "size"), [(2, 32), (3, 48), (2, 33)])
 def test_each_view_shows_the_cell_that_the_order_names(grid, size):
-    """Flat cells of a colour each, told apart by their number in the green channel."""
+    """Flat cells of a color each, told apart by their number in the green channel."""
     task = JigsawPermutation(grid=grid, permutations=20)
     whole = size // grid
     cell = (torch.arange(size) // whole).clamp_max(grid - 1)
@@ -73,8 +73,8 @@ def test_each_view_shows_the_cell_that_the_order_names(grid, size):
 
 def levels_of(cells: int) -> torch.Tensor:
     """What levelling makes of the green of a flat cell (1, n / 255, 0)."""
-    colours = torch.stack([torch.ones(cells), torch.arange(cells) / 255, torch.zeros(cells)], 1)
-    flat = colours[:, :, None, None].expand(-1, 3, 2, 2)
+    colors = torch.stack([torch.ones(cells), torch.arange(cells) / 255, torch.zeros(cells)], 1)
+    flat = colors[:, :, None, None].expand(-1, 3, 2, 2)
     return levelled(flat)[:, 1, 0, 0]
 
 
@@ -101,7 +101,7 @@ def test_all_tiles_run_in_one_joint_forward():
     eng = engine(setting(JigsawPermutation()))
     calls: list[tuple[int, ...]] = []
     eng.model.encoder.net.register_forward_pre_hook(lambda _, args: calls.append(tuple(args[0].shape)))
-    eng.model(inputs(eng, [batch(n=3, tasks=(), unlabelled=3)])[0])
+    eng.model(inputs(eng, [batch(n=3, tasks=(), unlabeled=3)])[0])
     assert calls == [(4 * 3, 3, 14, 14)]
 
 

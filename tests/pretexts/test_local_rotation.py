@@ -81,7 +81,7 @@ def test_maps_follow_the_pixels_and_the_matrix_does_not_move(task):
 def test_the_supervised_heads_read_the_turned_image_at_no_forward_more():
     exp = setting(LocalRotation(), ("fer", "pose", "parsing"), supervised="pretext")
     eng = engine(exp)
-    b = batch(size=32, tasks=("fer", "pose", "parsing"), unlabelled=0)
+    b = batch(size=32, tasks=("fer", "pose", "parsing"), unlabeled=0)
     made = inputs(eng, [b])[0]
     assert len(made.images) == 1
     assert torch.equal(made.readings["pose"][0].answers[0][0], b.targets["pose"])

@@ -27,7 +27,7 @@ def run(task: MaskedImage, size: int = 24, tasks: tuple[str, ...] = ("fer",), **
 def asked(eng, size: int = 24, n: int = 6):
     """-> the inputs of one step, the covered images, and the question."""
     tasks = tuple(eng.experiment.tasks)
-    made = inputs(eng, [batch(n=n, size=size, tasks=tasks, unlabelled=1 if tasks else n)])[0]
+    made = inputs(eng, [batch(n=n, size=size, tasks=tasks, unlabeled=1 if tasks else n)])[0]
     reading = made.readings["masked"][0]
     return made, made.images[reading.images[0]], reading.answers[0][0]
 
@@ -55,7 +55,7 @@ def test_every_patch_is_covered_equally_often_and_images_differ():
     assert (patches.sum(0) - 2800).abs().max() < 200
 
 
-def test_pixels_outside_the_mask_are_the_clean_ones_bit_for_bit_and_those_inside_are_grey():
+def test_pixels_outside_the_mask_are_the_clean_ones_bit_for_bit_and_those_inside_are_gray():
     eng = run(MaskedImage(), augment=Jitter())
     eng.experiment = evolve(eng.experiment, augment=Plain())
     made, covered, target = asked(eng)
@@ -145,7 +145,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32():
     torch.testing.assert_close(logged["bf16-mixed"], logged["32"], rtol=0.03, atol=0)
 
 
-def test_metrics_are_one_for_the_mean_colour_and_zero_for_the_ideal():
+def test_metrics_are_one_for_the_mean_color_and_zero_for_the_ideal():
     _, _, target = asked(run(MaskedImage()))
     seen = ~target["covered"].expand_as(target["image"])
     means = torch.stack([torch.stack([x[c][s[c]].mean() for c in range(3)]) for x, s in zip(target["image"], seen)])
@@ -171,15 +171,15 @@ def test_what_is_drawn_keeps_the_visible_pixels_and_shows_the_answer_in_the_othe
 
 
 def smooth(n: int, size: int, seed: int):
-    """Images of two colours that blend from one side to the other: what is covered follows from what is seen."""
+    """Images of two colors that blend from one side to the other: what is covered follows from what is seen."""
     g = torch.Generator().manual_seed(seed)
     ends, across = torch.rand(2, n, 3, 1, 1, generator=g), torch.linspace(0, 1, size)
     images = (ends[0] * across + ends[1] * (1 - across)).expand(n, 3, size, size)
-    made = batch(n=n, size=size, tasks=(), unlabelled=n, seed=seed)
+    made = batch(n=n, size=size, tasks=(), unlabeled=n, seed=seed)
     return evolve(made, images=(images * 255).round().byte())
 
 
-def test_it_learns_to_restore_smooth_images_better_than_their_mean_colour():
+def test_it_learns_to_restore_smooth_images_better_than_their_mean_color():
     task = MaskedImage(grid=3, ratio=0.3)
     exp = experiment((), augment=Plain(), size=24, encoder=Toy(width=16, norm="none"))
     eng = engine(evolve(exp, pretexts={"masked": PretextEntry(task)}), optimizer="adamw", lr=3e-3)

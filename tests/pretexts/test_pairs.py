@@ -19,7 +19,7 @@ every = pytest.mark.parametrize("name", PAIRS)
 
 @every
 def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edited(name):
-    eng, b = run(PAIRS[name], ("fer",)), images(6, ("fer",), unlabelled=0)
+    eng, b = run(PAIRS[name], ("fer",)), images(6, ("fer",), unlabeled=0)
     made = inputs(eng, [b])[0]
     (reading,) = made.readings["pretext"]
     recipe, streams = Jitter(), eng.streams(0)
@@ -43,7 +43,7 @@ def test_questions_and_steps_are_a_function_of_the_seed(name):
 
 @every
 def test_it_trains(name):
-    """On fresh images of one colour each, the loss falls by a good part."""
+    """On fresh images of one color each, the loss falls by a good part."""
     found = losses(run(PAIRS[name], optimizer="adamw", lr=3e-3), 80)
     assert sum(found[-8:]) < 0.8 * sum(found[:8])
 

@@ -46,7 +46,7 @@ def test_permutations_are_uniform():
     counts: dict[tuple[int, ...], int] = {}
     for step in range(9):
         eng.step = step
-        b = batch(n=800, size=32, tasks=(), unlabelled=800)
+        b = batch(n=800, size=32, tasks=(), unlabeled=800)
         tiles = inputs(eng, [b])[0].readings["puzzle_spatial"][0].answers[0][0]["tile"][:, 0]
         for row in tiles.tolist():
             counts[tuple(row)] = counts.get(tuple(row), 0) + 1
@@ -57,7 +57,7 @@ def test_permutations_are_uniform():
 
 def test_a_share_keeps_its_order_and_that_is_a_valid_answer():
     eng = engine(experiment((), ("jigen",), augment=Plain()))
-    b = batch(n=2000, size=32, tasks=(), unlabelled=2000)
+    b = batch(n=2000, size=32, tasks=(), unlabeled=2000)
     made = inputs(eng, [b])[0]
     tiles = made.readings["jigen"][0].answers[0][0]["tile"][:, 0]
     kept = (tiles == torch.arange(4)).all(1)
@@ -85,7 +85,7 @@ def test_the_siamese_variant_makes_views_of_three_sizes():
 
 def test_undo_is_the_exact_way_back():
     exp = experiment((), ("turning",), augment=Plain(), size=32)
-    b = batch(size=32, tasks=(), unlabelled=6)
+    b = batch(size=32, tasks=(), unlabeled=6)
     made = inputs(engine(exp), [b])[0]
     target = made.readings["turning"][0].answers[0][0]
     back = exp.pretexts["turning"].component.undo(made.images[0], target)

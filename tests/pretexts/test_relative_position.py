@@ -1,4 +1,4 @@
-"""Relative position: the neighbour that the answer names, gaps and jitter, and what is done against shortcuts of colour."""
+"""Relative position: the neighbor that the answer names, gaps and jitter, and what is done against shortcuts of color."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from toys import batch, engine, inputs, key
 
 from mtlcore import MtlError
 
-EXACT = RelativePosition(gap=0.0, jitter=0.0, colours="keep", enlarge=False)
-AS_THEY_ARE = RelativePosition(colours="keep", enlarge=False)
+EXACT = RelativePosition(gap=0.0, jitter=0.0, colors="keep", enlarge=False)
+AS_THEY_ARE = RelativePosition(colors="keep", enlarge=False)
 
 
 def test_without_gap_and_jitter_the_patches_are_the_nine_cells_in_reading_order():
@@ -92,9 +92,9 @@ def test_one_channel_of_each_patch_stays_and_the_others_are_faint_noise():
     assert float(noise.std()) == pytest.approx(0.01 * float(x.std()), rel=0.05)
 
 
-def test_projection_leaves_grey_alone_and_takes_green_minus_magenta_away():
-    grey = torch.full((1, 3, 2, 2), 0.4)
-    torch.testing.assert_close(without_fringes(grey), grey)
+def test_projection_leaves_gray_alone_and_takes_green_minus_magenta_away():
+    gray = torch.full((1, 3, 2, 2), 0.4)
+    torch.testing.assert_close(without_fringes(gray), gray)
     fringe = torch.tensor([0.3, 0.6, 0.3]).view(1, 3, 1, 1)
     torch.testing.assert_close(without_fringes(fringe), torch.full((1, 3, 1, 1), 0.4))
     x = without_fringes(0.3 + 0.4 * torch.rand(4, 3, 5, 5))
@@ -124,7 +124,7 @@ def test_uniform_logits_lose_log_8_and_the_right_answer_next_to_nothing():
     assert float(head.loss(head.ideal(target), target.roll(1)).min()) > 19
 
 
-def test_the_head_tells_the_middle_from_the_neighbour():
+def test_the_head_tells_the_middle_from_the_neighbor():
     net, head = built(RelativePosition())
     a, b = net(alike(2) / 255), net(1 - alike(2) / 255)
     torch.testing.assert_close(head(a, b), head.answer(torch.cat([a.pooled, b.pooled], 1)))
@@ -138,7 +138,7 @@ def test_accuracy_counts_the_right_places():
 
 
 def test_it_learns():
-    losses = learned(RelativePosition(enlarge=False, colours="keep"), steps=80, n=32, lr=1e-2)
+    losses = learned(RelativePosition(enlarge=False, colors="keep"), steps=80, n=32, lr=1e-2)
     assert losses[0] == pytest.approx(math.log(8), abs=0.4)
     assert sum(losses[-5:]) / 5 < 0.7
 
@@ -156,7 +156,7 @@ def test_the_preview_shows_the_middle_patch_and_lights_the_answered_place():
     assert lit[:, 4].tolist() == [0.0] * 8
 
 
-@pytest.mark.parametrize("fields", [{"gap": -0.1}, {"jitter": 1.5}, {"colours": "grey"}])
+@pytest.mark.parametrize("fields", [{"gap": -0.1}, {"jitter": 1.5}, {"colors": "gray"}])
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         RelativePosition(**fields)

@@ -24,7 +24,7 @@ from question_toys import (
 from toys import Pose, batch, engine, experiment, inputs
 
 from mtlcore.experiment import PretextEntry
-from mtlcore.registry import catalogue
+from mtlcore.registry import catalog
 
 
 def test_it_is_advertised_with_fewer_than_sixty_lines():
@@ -32,7 +32,7 @@ def test_it_is_advertised_with_fewer_than_sixty_lines():
 
 
 def test_it_is_found_in_its_one_file():
-    own = catalogue().copy()
+    own = catalog().copy()
     if ("pretext", "rotation") not in own.classes:
         own.load_file(rotation.__file__)
     assert own.find("pretext", "rotation").__name__ == "Rotation"
@@ -83,7 +83,7 @@ def test_pose_labels_turn_with_the_image():
 def test_dense_labels_turn_with_the_image():
     exp = experiment(("parsing",), augment=None, supervised="pretext")
     exp = evolve(exp, pretexts={"rotation": PretextEntry(Rotation())}, augment=type(exp.recipes["validation"])())
-    made = inputs(engine(exp), [batch(size=32, tasks=("parsing",), unlabelled=0)])[0]
+    made = inputs(engine(exp), [batch(size=32, tasks=("parsing",), unlabeled=0)])[0]
     (reading,) = made.readings["parsing"]
     target = reading.answers[0][0]
     assert reading.images == made.readings["rotation"][0].images

@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 from config_toys import (
     Box,
-    Colour,
+    Color,
     Equal,
     Faces,
     Folder,
@@ -19,7 +19,7 @@ from config_toys import (
     Strong,
     Styled,
     Validation,
-    toy_catalogue,
+    toy_catalog,
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ from mtlcore import MtlError
 from mtlcore.config import dump, parse
 from mtlcore.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
 
-TOYS = toy_catalogue()
+TOYS = toy_catalog()
 DEFAULT_RECIPES = {"strong": Strong(), "validation": Validation()}
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -53,7 +53,7 @@ tasks = st.builds(
         st.lists(texts, max_size=3).map(tuple),
         st.sampled_from([7, 8]),
         numbers,
-        st.sampled_from(Colour),
+        st.sampled_from(Color),
     ),
     rates,
 )
@@ -69,7 +69,7 @@ pretexts = st.builds(
     ),
     rates,
     st.booleans(),
-    st.sampled_from(["all", "unlabelled"]),
+    st.sampled_from(["all", "unlabeled"]),
     st.sampled_from(["none", "views_only", "random_target"]),
 )
 sources = st.builds(
@@ -103,7 +103,7 @@ def experiments(draw: st.DrawFn) -> Experiment:
         encoder=draw(encoders),
         tasks={name: draw(tasks) for name in names[:cut]},
         pretexts={name: draw(pretexts) for name in names[cut:]},
-        data=draw(st.dictionaries(texts, sources, max_size=1)) | {"kept": evolve(draw(sources), unlabelled="keep")},
+        data=draw(st.dictionaries(texts, sources, max_size=1)) | {"kept": evolve(draw(sources), unlabeled="keep")},
         weighting=Equal(),
         augment=draw(recipes),
         recipes=DEFAULT_RECIPES | draw(st.dictionaries(texts, recipes, max_size=2)),

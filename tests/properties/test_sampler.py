@@ -29,14 +29,14 @@ def train_of(n: int, names: str = "ab", **options) -> InMemory:
     return InMemory(n, cycle(names, n), split=("train",) * n, **options)
 
 
-def labelled_rows(sampler: Sampler, steps: range) -> list[int]:
-    return [row for s in steps for part in sampler.step(s) for row in part.rows[: part.labelled].tolist()]
+def labeled_rows(sampler: Sampler, steps: range) -> list[int]:
+    return [row for s in steps for part in sampler.step(s) for row in part.rows[: part.labeled].tolist()]
 
 
 @given(n=st.integers(2, 60), batch=st.integers(1, 12), seed=st.integers(0, 99), epochs=st.integers(1, 3))
-def test_every_labelled_row_comes_once_an_epoch(n, batch, seed, epochs):
+def test_every_labeled_row_comes_once_an_epoch(n, batch, seed, epochs):
     data, sampler = opened({"a": DataEntry(train_of(n))}, seed=seed, batch_size=batch)
-    rows = labelled_rows(sampler, range(epochs * sampler.steps_per_epoch + 1))
+    rows = labeled_rows(sampler, range(epochs * sampler.steps_per_epoch + 1))
     for epoch in range(epochs):
         assert sorted(rows[epoch * n : (epoch + 1) * n]) == data.split["train"].tolist()
     assert sampler.steps_per_epoch == -(-n // batch)
@@ -53,7 +53,7 @@ def test_epochs_are_shuffled_differently():
 def test_ranks_and_micro_batches_share_out_the_same_rows(world, accumulate, per_part, step, keep):
     """Whoever computes micro-batch i, and however many ranks there are, it holds the same rows."""
     entries = {
-        "a": DataEntry(train_of(30), labels=0.5, unlabelled="keep" if keep else "drop"),
+        "a": DataEntry(train_of(30), labels=0.5, unlabeled="keep" if keep else "drop"),
         "b": DataEntry(train_of(11, prefix="b")),
     }
     batch = 2 * per_part * world * accumulate
@@ -62,7 +62,7 @@ def test_ranks_and_micro_batches_share_out_the_same_rows(world, accumulate, per_
     assert len(shared.step(step)) == world * accumulate
     for one, other in zip(alone.step(step), shared.step(step), strict=True):
         assert one.rows.tolist() == other.rows.tolist()
-        assert one.labelled == other.labelled
+        assert one.labeled == other.labeled
     assert alone.counts(step) == shared.counts(step)
 
 
@@ -75,7 +75,7 @@ def test_two_ranks_see_the_halves_of_one_process_of_one_source():
 
 @given(steps=st.lists(st.integers(0, 400), min_size=1, max_size=12), seed=st.integers(0, 9))
 def test_the_position_is_a_function_of_seed_and_step_alone(steps, seed):
-    entries = {"a": DataEntry(train_of(17), labels=0.5, unlabelled="keep")}
+    entries = {"a": DataEntry(train_of(17), labels=0.5, unlabeled="keep")}
     _, visited = opened(entries, seed=seed)
     for step in steps:
         _, fresh = opened(entries, seed=seed)
@@ -124,48 +124,48 @@ def test_the_mix_of_two_sources(mix, weight, expected):
     assert np.bincount(data.source[sampler.step(3)[0].rows]).tolist() == expected
 
 
-def test_unlabelled_rows_stand_behind_the_labelled_ones():
-    entries = {"a": DataEntry(train_of(40), labels=0.25, unlabelled="keep")}
-    data, sampler = opened(entries, batch_size=4, unlabelled_batch=6, accumulate=2)
+def test_unlabeled_rows_stand_behind_the_labeled_ones():
+    entries = {"a": DataEntry(train_of(40), labels=0.25, unlabeled="keep")}
+    data, sampler = opened(entries, batch_size=4, unlabeled_batch=6, accumulate=2)
     for step in range(20):
         for part in sampler.step(step):
-            assert (part.labelled, len(part.rows)) == (2, 5)
-            assert data.labelled[part.rows].tolist() == [True] * 2 + [False] * 3
+            assert (part.labeled, len(part.rows)) == (2, 5)
+            assert data.labeled[part.rows].tolist() == [True] * 2 + [False] * 3
     assert sampler.counts(0).rows == 10
-    assert sampler.counts(0).unlabelled_rows == 6
-    assert sampler.steps_per_epoch == 3  # 10 labelled rows
-    seen = Counter(row for s in range(5) for p in sampler.step(s) for row in p.rows[p.labelled :].tolist())
-    assert set(seen.values()) == {1}  # 30 unlabelled rows, once each
+    assert sampler.counts(0).unlabeled_rows == 6
+    assert sampler.steps_per_epoch == 3  # 10 labeled rows
+    seen = Counter(row for s in range(5) for p in sampler.step(s) for row in p.rows[p.labeled :].tolist())
+    assert set(seen.values()) == {1}  # 30 unlabeled rows, once each
 
 
-def test_as_many_unlabelled_as_labelled_rows_by_default():
-    _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25, unlabelled="keep")}, batch_size=4)
-    assert sampler.counts(0).unlabelled_rows == 4
+def test_as_many_unlabeled_as_labeled_rows_by_default():
+    _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25, unlabeled="keep")}, batch_size=4)
+    assert sampler.counts(0).unlabeled_rows == 4
 
 
-def test_dropped_rows_leave_no_unlabelled_ones():
-    _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25)}, batch_size=4, unlabelled_batch=6)
+def test_dropped_rows_leave_no_unlabeled_ones():
+    _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25)}, batch_size=4, unlabeled_batch=6)
     assert sampler.counts(0) == type(sampler.counts(0))({"kind": 4}, 4, 0)
 
 
-def test_labelled_rows_do_not_move_when_unlabelled_ones_are_kept():
-    arms = [{"a": DataEntry(train_of(40), labels=0.25, unlabelled=kept)} for kept in ("keep", "drop")]
+def test_labeled_rows_do_not_move_when_unlabeled_ones_are_kept():
+    arms = [{"a": DataEntry(train_of(40), labels=0.25, unlabeled=kept)} for kept in ("keep", "drop")]
     shown = []
     for arm in arms:
         data, sampler = opened(arm, batch_size=4)
         parts = [sampler.step(s)[0] for s in range(6)]
-        shown.append([data.keys[p.rows[: p.labelled]].tolist() for p in parts])
+        shown.append([data.keys[p.rows[: p.labeled]].tolist() for p in parts])
     assert shown[0] == shown[1]
 
 
-def test_pre_training_draws_all_rows_as_unlabelled_ones():
+def test_pre_training_draws_all_rows_as_unlabeled_ones():
     data, sampler = opened({"a": DataEntry(train_of(24))}, tasks={}, batch_size=8, accumulate=2)
     assert sampler.steps_per_epoch == 3
     rows = [row for s in range(3) for p in sampler.step(s) for row in p.rows.tolist()]
     assert sorted(rows) == data.split["train"].tolist()
-    assert {p.labelled for p in sampler.step(0)} == {0}
+    assert {p.labeled for p in sampler.step(0)} == {0}
     batch = sampler.batch(0, 1, CPU)
-    assert (batch.labelled_rows, batch.targets, batch.counts.unlabelled_rows) == (0, {}, 8)
+    assert (batch.labeled_rows, batch.targets, batch.counts.unlabeled_rows) == (0, {}, 8)
 
 
 def test_counts_are_those_of_the_whole_step_by_task():
@@ -174,9 +174,9 @@ def test_counts_are_those_of_the_whole_step_by_task():
     tasks = {"kind": Classification(reads="kind"), "sort": Classification(reads="sort")}
     entries = {"a": DataEntry(a), "b": DataEntry(b)}
     _, sampler = opened(entries, tasks=tasks, batch_size=12, accumulate=3)
-    assert sampler.counts(7).labelled == {"kind": 6, "sort": 6}
+    assert sampler.counts(7).labeled == {"kind": 6, "sort": 6}
     present = [sampler.batch(7, part, CPU).present for part in range(3)]
-    assert {k: sum(int(p[k].sum()) for p in present) for k in tasks} == sampler.counts(7).labelled
+    assert {k: sum(int(p[k].sum()) for p in present) for k in tasks} == sampler.counts(7).labeled
 
 
 def test_a_batch_holds_the_images_and_labels_of_its_rows():
@@ -189,7 +189,7 @@ def test_a_batch_holds_the_images_and_labels_of_its_rows():
     assert batch.targets["kind"].tolist() == [n % 3 for n in numbers]
     assert batch.present["kind"].all()
     assert batch.images.dtype == torch.uint8
-    assert batch.labelled_rows == 8
+    assert batch.labeled_rows == 8
     assert batch.counts is sampler.counts(11)
 
 
@@ -201,10 +201,10 @@ def test_a_batch_that_cannot_be_shared_out_names_the_nearest_sizes(batch, neares
         opened({"a": DataEntry(train_of(30))}, world=2, accumulate=2, batch_size=batch)
 
 
-def test_an_unlabelled_batch_that_cannot_be_shared_out_is_refused_too():
-    entry = DataEntry(train_of(30), labels=0.5, unlabelled="keep")
-    with pytest.raises(MtlError, match=r"input\.unlabelled_batch = 3 can't be shared out"):
-        opened({"a": entry}, accumulate=2, batch_size=4, unlabelled_batch=3)
+def test_an_unlabeled_batch_that_cannot_be_shared_out_is_refused_too():
+    entry = DataEntry(train_of(30), labels=0.5, unlabeled="keep")
+    with pytest.raises(MtlError, match=r"input\.unlabeled_batch = 3 can't be shared out"):
+        opened({"a": entry}, accumulate=2, batch_size=4, unlabeled_batch=3)
 
 
 def test_a_micro_batch_too_small_for_its_sources_is_refused():
@@ -217,4 +217,4 @@ def test_training_without_any_label_is_refused():
     silent = InMemory(10, ("",) * 10, split=("train",) * 10)
     tasks = {"kind": Classification(reads="kind", classes=("a", "b"))}
     with pytest.raises(MtlError, match=r"no training row carries a label of any task \(kind\)"):
-        opened({"a": DataEntry(silent, unlabelled="keep")}, tasks=tasks)
+        opened({"a": DataEntry(silent, unlabeled="keep")}, tasks=tasks)

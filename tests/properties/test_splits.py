@@ -82,7 +82,7 @@ def test_the_order_of_the_rows_does_not_matter(codes, seed, validation, labels, 
     rules = Rules(seed, "faces", validation, labels)
     one, other = assign(rules, names(n), codes), assign(rules, names(n)[order], codes[order])
     assert one.split[order].tolist() == other.split.tolist()
-    assert one.labelled[order].tolist() == other.labelled.tolist()
+    assert one.labeled[order].tolist() == other.labeled.tolist()
 
 
 @given(codes=strata, seed=seeds, data=st.data())
@@ -93,7 +93,7 @@ def test_groups_never_part_and_only_train_loses_labels(codes, seed, data):
     for group in set(groups):
         assert len(set(found.split[groups == group])) == 1
     assert set(found.split) <= {"train", "validation", "test"}
-    assert found.labelled[found.split != "train"].all()
+    assert found.labeled[found.split != "train"].all()
 
 
 @given(codes=strata, seed=seeds, share=shares)
@@ -142,7 +142,7 @@ def test_other_seeds_and_other_sources_draw_other_rows():
 def test_the_draws_are_the_same_on_every_machine():
     found = assign(Rules(7, "faces", 0.2, 0.5), names(20), np.repeat([0, 1], 10))
     letters = {"train": "T", "validation": "v", "test": "e"}
-    drawn = "".join(letters[s] if labelled else "-" for s, labelled in zip(found.split.tolist(), found.labelled))
+    drawn = "".join(letters[s] if labeled else "-" for s, labeled in zip(found.split.tolist(), found.labeled))
     assert drawn == "e-evv-TT-TTeT-T-e-Tv"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtlcore import StepLosses
 from mtlcore.config import load
-from mtlcore.registry import catalogue
+from mtlcore.registry import catalog
 from mtlcore.rng import Streams
 from mtlcore.runs import RunFolder
 from mtlcore.testing.weightings_bench import DrawnStep
@@ -38,7 +38,7 @@ def test_a_strategy_conforms(strategy, name):
 
 
 def test_every_registered_strategy_and_every_method_of_torchjd_is_held_against_the_kit():
-    own = {n for n, cls in catalogue().of_kind("weighting").items() if cls.__module__.split(".")[0] == "mtlcore"}
+    own = {n for n, cls in catalog().of_kind("weighting").items() if cls.__module__.split(".")[0] == "mtlcore"}
     assert own == {label.partition(" ")[0].partition(":")[0] for label in STRATEGIES}
     assert {f"torchjd:{method}" for method in METHODS} <= STRATEGIES.keys()
 
@@ -92,7 +92,7 @@ def factors(strategy: str, jacobian: Tensor) -> Tensor:
         [[1e-4, 0.0], [-3.0, 1e-4], [1.0, 2.0]],
     ],
 )
-def test_no_task_is_opposed_by_more_than_the_regularisation(method, rows):
+def test_no_task_is_opposed_by_more_than_the_regularization(method, rows):
     jacobian = torch.tensor(rows, dtype=torch.float64)
     got, length = factors(method, jacobian), jacobian.norm(dim=1)
     along = jacobian @ (got @ jacobian)

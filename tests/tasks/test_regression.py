@@ -1,4 +1,4 @@
-"""Regression: standardised by the training rows, answered and judged in the user's unit."""
+"""Regression: standardized by the training rows, answered and judged in the user's unit."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_what_a_user_gets_wrong_is_told():
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("l1", 1.25), ("l2", (0.25 + 4) / 2), ("huber", (0.125 + 1.5) / 2)])
-def test_the_loss_compares_standardised_numbers(loss, expected):
+def test_the_loss_compares_standardized_numbers(loss, expected):
     """Answers half a deviation and two deviations off."""
     task = Regression(reads="xy", loss=loss, mean=(10.0, -5.0), std=(4.0, 0.5), outputs=("x", "y"))
     output = torch.tensor([[0.5, 2.0]], requires_grad=True)

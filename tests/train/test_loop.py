@@ -172,13 +172,13 @@ def test_pre_training_then_fine_tuning_starts_from_the_other_runs_encoder(config
         train(experiment(config, f"train.init_from={tmp_path / 'ssl'}", "encoder.width=8"), tmp_path / "wrong")
 
 
-def test_unlabelled_rows_feed_the_pretext_alone(config, tmp_path):
+def test_unlabeled_rows_feed_the_pretext_alone(config, tmp_path):
     exp = experiment(
         config,
         "data.dots.labels=0.25",
-        'data.dots.unlabelled="keep"',
-        'pretext.puzzling.rows="unlabelled"',
-        "input.unlabelled_batch=8",
+        'data.dots.unlabeled="keep"',
+        'pretext.puzzling.rows="unlabeled"',
+        "input.unlabeled_batch=8",
     )
     train(exp, tmp_path / "run")
     assert RunFolder(tmp_path / "run").facts()["encoded"] == 24 * (16 + 8)
@@ -301,7 +301,7 @@ def test_a_run_stands_alone_once_it_has_begun(config, tmp_path):
         train(load(resolved), tmp_path / "run", resume=True)
 
 
-def test_another_normalisation_is_refused_when_fine_tuning(config, tmp_path, monkeypatch):
+def test_another_normalization_is_refused_when_fine_tuning(config, tmp_path, monkeypatch):
     from mtlcore.encoders.resnet_small import ResnetSmall
 
     train(experiment(config, "train.steps=2"), tmp_path / "one")
@@ -411,8 +411,8 @@ def test_eval_prints_the_json_that_is_promised(config, tmp_path):
         ("train.best='quarter/acuracy'", "quarter/accuracy"),
         ("train.best='quarter/confusion'", "no such metric"),
         ("task.quarter.class_weights=[1.0, 2.0]", r"task\.quarter"),
-        ("pretext.puzzling.rows='unlabelled'", "keep"),
-        ("input.unlabelled_batch=8", "keep"),
+        ("pretext.puzzling.rows='unlabeled'", "keep"),
+        ("input.unlabeled_batch=8", "keep"),
         ("train.ema=1.0", r"train\.ema"),
         ("train.milestones=[0.5, 1.5]", r"train\.milestones"),
         ("views.supervised='pretext'", ""),

@@ -81,7 +81,7 @@ def test_a_supervised_run_equals_a_hand_written_loop():
     for k in range(5):
         b = batch(seed=k, size=32, tasks=("fer", "gender"))
         logged = train_step(eng, inputs(eng, [b]))
-        n = b.labelled_rows  # rows without any label are never encoded
+        n = b.labeled_rows  # rows without any label are never encoded
         features = model.encoder(b.images[:n].float() / 255)
         i, j = b.present["fer"][:n], b.present["gender"][:n]
         fer = F.cross_entropy(model.heads["fer"](features)[i], b.targets["fer"][:n][i])
@@ -126,7 +126,7 @@ def test_puzzling_on_one_view_equals_a_hand_written_loss():
 
 
 def test_rows_of_two_sources_with_different_labels_give_each_loss_its_own_mean():
-    b = batch(n=10, size=32, unlabelled=0, tasks=("fer", "pose"))
+    b = batch(n=10, size=32, unlabeled=0, tasks=("fer", "pose"))
     first = torch.arange(10) < 5
     b = counted([evolve(b, present={"pose": first, "fer": ~first})])[0]
     for weighting in (EQUAL, UNCERTAINTY, PCGRAD):
@@ -169,8 +169,8 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
 
 def test_parts_prepared_apart_equal_the_joined_batch():
     """The real path: each part is prepared by itself; recipes that draw nothing, so both ways see the same images."""
-    halves = [batch(n=6, size=32, seed=s, unlabelled=2) for s in (1, 2)]
-    order = [0, 1, 2, 3, 6, 7, 8, 9, 4, 5, 10, 11]  # labelled rows first
+    halves = [batch(n=6, size=32, seed=s, unlabeled=2) for s in (1, 2)]
+    order = [0, 1, 2, 3, 6, 7, 8, 9, 4, 5, 10, 11]  # labeled rows first
     joined = Batch(
         torch.cat([b.images for b in halves])[order],
         *(
@@ -183,7 +183,7 @@ def test_parts_prepared_apart_equal_the_joined_batch():
     for weighting in (EQUAL, PCGRAD):
         exp = experiment(
             pretexts=("fixmatch",),
-            entries={"fixmatch": {"rows": "unlabelled"}},
+            entries={"fixmatch": {"rows": "unlabeled"}},
             weighting=weighting,
             encoder=Toy(norm="none"),
             augment=Plain(),
@@ -277,7 +277,7 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
         train={"weight_decay": 0.0},
     )
     eng = engine(exp, lr=1.0)
-    made = inputs(eng, [batch(n=8, unlabelled=3, tasks=("fer", "pose"))])[0]
+    made = inputs(eng, [batch(n=8, unlabeled=3, tasks=("fer", "pose"))])[0]
     model = copy.deepcopy(eng.model)
     losses, _ = model(made)
     shared = [*model.encoder.parameters(), *model.heads["fer"].parameters()]
@@ -309,7 +309,7 @@ def test_weighting_at_the_features_equals_its_gramian_by_hand():
         ("fer", "gender"), ("location",), encoder=Toy(norm="none"), weighting=PCGrad(at="features"), augment=Plain()
     )
     eng = engine(exp)
-    made = inputs(eng, [batch(tasks=("fer", "gender"), unlabelled=0)])[0]
+    made = inputs(eng, [batch(tasks=("fer", "gender"), unlabeled=0)])[0]
     losses, gram = eng.model(made)
     features, trunk = eng.model.encode(made)
     again = {k: eng.model.judge(k, o, made) for k, o in eng.model.answer(features, made).items()}
@@ -327,7 +327,7 @@ def test_weighting_at_the_features_is_refused_where_heads_read_different_images(
 
 
 def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted():
-    b, seen = batch(n=8, unlabelled=0), []
+    b, seen = batch(n=8, unlabeled=0), []
     for control in ("none", "views_only", "random_target"):
         eng = engine(
             experiment(pretexts=("inpainting",), supervised="both", entries={"inpainting": {"control": control}})
@@ -358,13 +358,13 @@ def test_a_random_target_is_refused_where_there_is_none():
         inputs(eng, [batch()])
 
 
-def test_the_optimiser_never_sees_momentum_copies_and_the_step_updates_them():
+def test_the_optimizer_never_sees_momentum_copies_and_the_step_updates_them():
     eng = engine(experiment(pretexts=("byol", "inpainting")))
-    optimised = {id(p) for group in eng.optimizer.param_groups for p in group["params"]}
+    optimized = {id(p) for group in eng.optimizer.param_groups for p in group["params"]}
     copies = [p for ema in eng.model.followers() for p in ema.copy.parameters()]
     before = [p.clone() for p in copies]
     train_step(eng, inputs(eng, [batch()]))
-    assert optimised.isdisjoint(id(p) for p in copies)
+    assert optimized.isdisjoint(id(p) for p in copies)
     assert any(not torch.equal(a, b) for a, b in zip(before, copies))
 
 

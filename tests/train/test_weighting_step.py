@@ -62,7 +62,7 @@ EVERYWHERE = {name: w for name, w in STRATEGIES.items() if w.at != "features"}  
 
 def made_for(eng, seed=0, **how):
     """The inputs of one whole step; all rows carry a label, so that they can be sliced."""
-    return inputs(eng, [batch(n=8, unlabelled=0, seed=seed, tasks=TASKS, **how)])[0]
+    return inputs(eng, [batch(n=8, unlabeled=0, seed=seed, tasks=TASKS, **how)])[0]
 
 
 def ruined(made: Inputs) -> Inputs:
@@ -116,7 +116,7 @@ def test_factors_that_are_kept_move_all_as_measured_ones(parts):
 
     (one, always), (two, seldom) = made(1), made(100)
     for step in range(3):
-        seen = [batch(n=8, unlabelled=0, seed=10 * step + p, tasks=TASKS) for p in range(parts)]
+        seen = [batch(n=8, unlabeled=0, seed=10 * step + p, tasks=TASKS) for p in range(parts)]
         logged, again = (train_step(eng, inputs(eng, seen)) for eng in (one, two))
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two)
@@ -160,7 +160,7 @@ def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
     """Applied to one summed gradient it would be, without a word. Two tasks: g + h - (g.h / h.h) h - (g.h / g.g) g."""
     exp = small(TorchJD("PCGrad"), pretexts=(), weights={}, augment=Plain())
     eng, plain = engine(exp, lr=1.0), engine(evolve(exp, weighting=Equal()), lr=1.0)
-    b = batch(n=8, unlabelled=0, tasks=TASKS)
+    b = batch(n=8, unlabeled=0, tasks=TASKS)
     everyone = torch.ones(8, dtype=torch.bool)
     targets = {"fer": b.targets["gender"], "gender": 1 - b.targets["gender"]}
     b = evolve(b, targets=targets, present={"fer": everyone, "gender": everyone})
@@ -352,7 +352,7 @@ def test_the_head_of_an_absent_task_rests_under_every_strategy(name):
 def test_a_task_may_be_missing_from_one_micro_batch(name):
     eng = engine(small(STRATEGIES[name]))
     for step in range(2):
-        parts = [batch(n=4, unlabelled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())]
+        parts = [batch(n=4, unlabeled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())]
         logged = train_step(eng, inputs(eng, parts))
         assert not bool(logged["skipped"])
         assert float(logged["loss/gender"]) > 0
@@ -366,7 +366,7 @@ def test_a_parameter_that_no_loss_reaches_is_left_alone_at_every_level(weighting
     head = eng.model.heads["location"]
     answer = copy.deepcopy(head.answer)
     for step in range(2):
-        parted = [batch(n=4, unlabelled=0, seed=10 * step + part, tasks=TASKS) for part in range(parts)]
+        parted = [batch(n=4, unlabeled=0, seed=10 * step + part, tasks=TASKS) for part in range(parts)]
         train_step(eng, inputs(eng, parted))
     assert torch.equal(head.spare, torch.ones(2, 2))
     assert not torch.equal(head.answer.weight, answer.weight)

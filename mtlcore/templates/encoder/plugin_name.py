@@ -1,7 +1,7 @@
 """plugin_name: a small convolutional network; the shared encoder of all tasks.
 
 Replace this by your own network: how it is built, and the paper it comes from.
-Shapes: B images (B, 3, H, W), normalised by the core; maps (B, C, h, w), fine first.
+Shapes: B images (B, 3, H, W), normalized by the core; maps (B, C, h, w), fine first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mtlcore import Encoder, Features, hookimpl
 
 @frozen
 class PluginName(Encoder):
-    """Convolutions of stride 2, each with group normalisation, which needs no other image of the batch.
+    """Convolutions of stride 2, each with group normalization, which needs no other image of the batch.
 
     width: channels of the first stage, doubled by each further one. stages: how many of them.
     """

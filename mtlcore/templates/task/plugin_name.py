@@ -33,7 +33,7 @@ class PluginName(SupervisedTask):
     dropout: float = field(default=0.1, validator=and_(ge(0.0), lt(1.0)))
 
     def fit(self, annotation: Annotation) -> PluginName:
-        """Called once, on the labelled training rows: every field explicit, so that evaluation uses the same."""
+        """Called once, on the labeled training rows: every field explicit, so that evaluation uses the same."""
         if annotation.dtype.kind in "fiub":
             raise MtlError(f"the annotation {self.reads!r} holds numbers; plugin_name needs names")
         return evolve(self, classes=self.classes or tuple(sorted({str(a) for a in annotation} - {""})))

@@ -1,4 +1,4 @@
-"""Where the face is in an image: boxes from landmarks or centres, and cutting them out.
+"""Where the face is in an image: boxes from landmarks or centers, and cutting them out.
 
 A box is (left, top, right, bottom) in pixels, x right, y down. Readers give it as the annotation "box_px" (N, 4), so
 that another crop gives another fingerprint, and cut when an image is decoded. What is then no square ("hopenet", or

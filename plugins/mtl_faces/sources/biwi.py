@@ -1,7 +1,7 @@
 """BIWI Kinect: 24 videos of 20 people who turn their heads, with the pose of a fitted head model (Fanelli et al.,
 "Random Forests for Real Time 3D Face Analysis", IJCV 2013). Not yet tried on the real set.
 
-Layouts: `01 ... 24 / frame_00003_rgb.png` and `frame_00003_pose.txt` (a 3 x 3 rotation, an empty line, the head's centre
+Layouts: `01 ... 24 / frame_00003_rgb.png` and `frame_00003_pose.txt` (a 3 x 3 rotation, an empty line, the head's center
 in mm), with each video's `rgb.cal`; or one of the common .npz copies: "image" (N, S, S, 3) uint8 in BGR and "pose" (N, 3),
 yaw, pitch, roll in degrees.
 
@@ -9,7 +9,7 @@ Signs. The file's rotation Rb is that of the camera: x right, y down, z AWAY fro
 looks along -z. The labels of 300W-LP have z TOWARDS the camera: R = F Rb F with F = diag(1, 1, -1), read back as
 R = Rx(pitch) Ry(-yaw) Rz(roll). So yaw > 0 faces the image's left and pitch > 0 looks up in both, and the three angles
 are those of Hopenet's reader. What could not be checked without the images: that the frontal head is the identity to
-within a few degrees, and the direction of the small shift from the depth camera to the colour camera in rgb.cal, which
+within a few degrees, and the direction of the small shift from the depth camera to the color camera in rgb.cal, which
 only moves the crop.
 """
 
@@ -49,7 +49,7 @@ class Biwi(DataSource):
     """root: the folder of the videos 01 ... 24, or an .npz file. Annotation: "pose_deg" (N, 3) yaw, pitch, roll.
 
     All rows are the split "test", as where a model of 300W-LP is tested on them. `split = "fold"` takes the videos 1 to
-    16 for training, the others for test. crop: "square", `face_mm` a side around the head's centre; "none".
+    16 for training, the others for test. crop: "square", `face_mm` a side around the head's center; "none".
     """
 
     root: Path
@@ -82,8 +82,8 @@ class Biwi(DataSource):
                     continue  # depth frames, the poses themselves, calibrations
                 key = f"{video}/{entry.name}"
                 try:
-                    rotation, centre_mm = read_pose(self.root / video / f"{frame[1]}_pose.txt")
-                    rows.append((key, angles_deg(rotation), camera.box(centre_mm, self.face_mm)))
+                    rotation, center_mm = read_pose(self.root / video / f"{frame[1]}_pose.txt")
+                    rows.append((key, angles_deg(rotation), camera.box(center_mm, self.face_mm)))
                 except ValueError as error:
                     skipped.add(str(error), key)
         keys = [key for key, _, _ in rows]
@@ -98,19 +98,19 @@ class Biwi(DataSource):
 
 
 def read_pose(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """-> Rb (3, 3) and the head's centre (3,) in mm, both of the camera. Raises ValueError where the file is broken."""
+    """-> Rb (3, 3) and the head's center (3,) in mm, both of the camera. Raises ValueError where the file is broken."""
     try:
         values = np.array([float(cell) for cell in " ".join(text_lines("biwi", path)).split()])
     except (MtlError, ValueError) as error:
         raise ValueError("no readable pose file") from error
     if len(values) != 12 or not (np.abs(values) < FARTHEST).all():
         raise ValueError("a pose file that does not hold twelve numbers")
-    rotation, centre_mm = values[:9].reshape(3, 3), values[9:]
+    rotation, center_mm = values[:9].reshape(3, 3), values[9:]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05 or np.linalg.det(rotation) < 0:
         raise ValueError("a pose file without a rotation")
-    if centre_mm[2] <= 0:
+    if center_mm[2] <= 0:
         raise ValueError("a head behind the camera")
-    return rotation, centre_mm
+    return rotation, center_mm
 
 
 def angles_deg(rotation: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def angles_deg(rotation: np.ndarray) -> np.ndarray:
 
 @frozen(eq=False)
 class _Camera:
-    """The colour camera. focal, middle: (2,) pixels. turn (3, 3), shift (3,) mm: from the depth camera's place."""
+    """The color camera. focal, middle: (2,) pixels. turn (3, 3), shift (3,) mm: from the depth camera's place."""
 
     focal: np.ndarray
     middle: np.ndarray
@@ -147,9 +147,9 @@ class _Camera:
             return nominal
         return cls(v[[0, 4]], v[[2, 5]], v[13:22].reshape(3, 3), v[22:25])
 
-    def box(self, centre_mm: np.ndarray, side_mm: float) -> np.ndarray:
-        """(4,): the square of that side around the head's centre, in pixels."""
-        x, y, z = self.turn @ centre_mm + self.shift
+    def box(self, center_mm: np.ndarray, side_mm: float) -> np.ndarray:
+        """(4,): the square of that side around the head's center, in pixels."""
+        x, y, z = self.turn @ center_mm + self.shift
         if z <= 0:
             raise ValueError("a head behind the camera")
         middle = self.focal * np.array([x, y]) / z + self.middle

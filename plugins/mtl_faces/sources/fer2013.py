@@ -1,6 +1,6 @@
-"""FER2013: 48 x 48 grey faces with seven emotions (Goodfellow et al., "Challenges in Representation Learning", 2013).
+"""FER2013: 48 x 48 gray faces with seven emotions (Goodfellow et al., "Challenges in Representation Learning", 2013).
 
-Two layouts. The csv release, one file: columns `emotion,pixels,Usage` in any order, 2,304 grey values a row. Folders:
+Two layouts. The csv release, one file: columns `emotion,pixels,Usage` in any order, 2,304 gray values a row. Folders:
 `train | test / <class name> / *.jpg`, as most copies come. Both give the annotation "emotion", by name.
 """
 
@@ -120,12 +120,12 @@ def _csv_index(path: Path) -> _CsvIndex:
             for number, cells in enumerate(reader):
                 key = f"row {number:05d}"
                 try:
-                    emotion, grey, split = _read_row(cells, places)
+                    emotion, gray, split = _read_row(cells, places)
                 except ValueError as error:
                     skipped.add(str(error), key)
                 else:
                     rows.append((key, emotion, split))
-                    pixels.append(grey)
+                    pixels.append(gray)
     except OSError as error:
         raise MtlError(f"fer2013: {path} can't be read: {error.strerror}") from error
     except csv.Error as error:
@@ -154,10 +154,10 @@ def _read_row(cells: list[str], places: tuple[int, ...]) -> tuple[str, bytes, st
         raise ValueError(f"unknown emotion {emotion[:20]!r}")
     if usage not in USAGES:
         raise ValueError(f"unknown usage {usage[:20]!r}")
-    return str(EMOTIONS[emotion]), _grey(pixels), USAGES[usage]
+    return str(EMOTIONS[emotion]), _gray(pixels), USAGES[usage]
 
 
-def _grey(text: str) -> bytes:
+def _gray(text: str) -> bytes:
     digits = text.replace(" ", "")
     values = np.fromstring(text, dtype=np.int64, sep=" ") if digits.isascii() and digits.isdigit() else None
     if values is None or values.max() > 255:

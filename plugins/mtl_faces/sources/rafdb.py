@@ -1,7 +1,7 @@
 """RAF-DB, basic emotions: 15,339 faces (Li et al., "Reliable Crowdsourcing and Deep Locality-Preserving Learning for
 Expression Recognition in the Wild", CVPR 2017).
 
-The release: `EmoLabel/list_patition_label.txt` (spelt so) with lines `train_00001.jpg 5`, the images
+The release: `EmoLabel/list_patition_label.txt` (spelled so) with lines `train_00001.jpg 5`, the images
 `Image/aligned/train_00001_aligned.jpg` (or `Image/original/train_00001.jpg`), and, where they are there,
 `Annotation/manual/train_00001_manu_attri.txt`: five lines of landmarks, then gender, race and age range. Copies:
 `train | test (or valid) / <1 ... 7, or an emotion> / *`. Not yet tried on the real set.

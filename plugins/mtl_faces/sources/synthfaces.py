@@ -21,14 +21,14 @@ from ..synth import labels, render
 
 _TEST_STARTS = 2**40  # test faces are the same however many faces train
 _CHUNK = 64
-_one_renders = Lock()  # threads that ask for neighbours wait for one rendering of them
+_one_renders = Lock()  # threads that ask for neighbors wait for one rendering of them
 _GENDERS = np.array(["male", "female"])
 _EMOTIONS = np.array([str(e) for e in Emotion])
 
 
 @lru_cache(maxsize=48)
 def _chunk(seed: int, size: int, number: int) -> np.ndarray:
-    """Neighbours are rendered together: (64, size, size, 3) uint8. 48 such hold the default set in 40 MB."""
+    """Neighbors are rendered together: (64, size, size, 3) uint8. 48 such hold the default set in 40 MB."""
     images = render(torch.arange(number * _CHUNK, (number + 1) * _CHUNK), size, seed)
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -1,6 +1,6 @@
 """Soft brushes: coverage in [0, 1] from distances, so that every edge is smooth over a pixel.
 
-Shapes: B faces, P pixels; distances and masks are (B, P), colours (B, 3) or (B, 3, P), images (B, 3, P).
+Shapes: B faces, P pixels; distances and masks are (B, P), colors (B, 3) or (B, 3, P), images (B, 3, P).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def blob(dx: Tensor, dy: Tensor | float = 0.0) -> Tensor:
     return (1 - dx * dx - dy * dy).clamp_min(0).square()
 
 
-def over(below: Tensor, mask: Tensor, colour: Tensor) -> Tensor:
-    """Paint a colour over an image where the mask is 1."""
-    colour = colour[..., None] if colour.dim() == 2 else colour
-    return below + mask[:, None] * (colour - below)
+def over(below: Tensor, mask: Tensor, color: Tensor) -> Tensor:
+    """Paint a color over an image where the mask is 1."""
+    color = color[..., None] if color.dim() == 2 else color
+    return below + mask[:, None] * (color - below)

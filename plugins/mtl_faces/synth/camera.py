@@ -1,4 +1,4 @@
-"""From colours to an image: blur, contrast, exposure, black and white, and the noise of a sensor."""
+"""From colors to an image: blur, contrast, exposure, black and white, and the noise of a sensor."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from .parameters import Faces
 
 
 def developed(image: Tensor, faces: Faces) -> Tensor:
-    """(B, 3, S, S) colours -> (B, 3, S, S) in [0, 1]."""
+    """(B, 3, S, S) colors -> (B, 3, S, S) in [0, 1]."""
     size = image.shape[-1]
-    blur, contrast, exposure, grey, noise = (
+    blur, contrast, exposure, gray, noise = (
         value[..., None, None]
-        for value in (faces.shot.blur, faces.shot.contrast, faces.shot.exposure, faces.shot.grey, faces.shot.noise)
+        for value in (faces.shot.blur, faces.shot.contrast, faces.shot.exposure, faces.shot.gray, faces.shot.noise)
     )
     image = _blurred(image, (blur * size / 64).clamp(0, 1))
     image = ((image - 0.45) * contrast + 0.45) * exposure
     lightness = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    image = image + grey * (lightness - image)
+    image = image + gray * (lightness - image)
     return (image + noise * _noise(faces, size)).clamp(0, 1)
 
 

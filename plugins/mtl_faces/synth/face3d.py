@@ -4,7 +4,7 @@ Head and view axes: x to the image's right, y down, z TOWARD the viewer; for a f
 axes R = Rx(pitch) Ry(-yaw) Rz(roll), as 300W-LP and AFLW2000 mean it: yaw > 0 turns the face to the image's left, pitch
 > 0 up, roll > 0 clockwise as seen. Parallel rays (weak perspective): the turned head IS the turned points.
 
-A ray meets an ellipsoid in closed form. Where it meets several, their depths join by a soft maximum: so colour is a
+A ray meets an ellipsoid in closed form. Where it meets several, their depths join by a soft maximum: so color is a
 smooth function of the parameters, and rounding differences between machines stay rounding differences.
 Shapes: B faces, K ellipsoids, P rays.
 """
@@ -44,9 +44,9 @@ class Frame(NamedTuple):
 
 
 class Ellipsoids(NamedTuple):
-    """centre, radius: (B, K, 3) in head axes."""
+    """center, radius: (B, K, 3) in head axes."""
 
-    centre: Tensor
+    center: Tensor
     radius: Tensor
 
 
@@ -117,7 +117,7 @@ def skin_parts(faces: Faces) -> Ellipsoids:
 
 
 def stacked(rows: list[tuple[_Number, ...]]) -> Ellipsoids:
-    """K rows of centre x, y, z and radius x, y, z, numbers or (B, 1) -> ellipsoids."""
+    """K rows of center x, y, z and radius x, y, z, numbers or (B, 1) -> ellipsoids."""
     like = next(v for row in rows for v in row if isinstance(v, Tensor))
     flat = [v if isinstance(v, Tensor) else torch.full_like(like, v) for row in rows for v in row]
     both = torch.cat(flat, 1).unflatten(1, (len(rows), 2, 3))
@@ -130,13 +130,13 @@ def stacked(rows: list[tuple[_Number, ...]]) -> Ellipsoids:
 def hits(parts: Ellipsoids, frame: Frame) -> Hits:
     """Where the rays meet the ellipsoids of the turned heads, nearest to the viewer.
 
-    In an ellipsoid's unit sphere a ray is o + z d, with o = M (x, y, 1). It is nearest to the centre at z = -p, p = o.d
+    In an ellipsoid's unit sphere a ray is o + z d, with o = M (x, y, 1). It is nearest to the center at z = -p, p = o.d
     / d.d, and inside while (z + p)^2 d.d < q, where q = d.d p^2 - |o|^2 + 1 is a quadratic form of (x, y, 1): two small
     matrix products.
     """
     scaled = frame.turn.mT[:, None] / parts.radius[..., None]  # (B, K, 3, 3): view -> unit sphere
     along = scaled[..., 2:]
-    m = torch.cat([scaled[..., :2], -(parts.centre / parts.radius)[..., None]], 3)
+    m = torch.cat([scaled[..., :2], -(parts.center / parts.radius)[..., None]], 3)
     length = along.square().sum(2)  # (B, K, 1)
     nearest = (m.mT @ along)[..., 0] / length  # (B, K, 3)
     form = nearest[..., :, None] * nearest[..., None, :] * length[..., None] - m.mT @ m
@@ -152,7 +152,7 @@ def hits(parts: Ellipsoids, frame: Frame) -> Hits:
 
 
 def joined(parts: Ellipsoids, frame: Frame) -> Surface:
-    """The skin: the soft maximum of the depths, and the blend of the normals (point - centre) / radius^2 that goes
+    """The skin: the soft maximum of the depths, and the blend of the normals (point - center) / radius^2 that goes
     with it.
     """
     met, back = hits(parts, frame), frame.turn.mT
@@ -162,7 +162,7 @@ def joined(parts: Ellipsoids, frame: Frame) -> Surface:
     depth = (top + SOFTNESS * total.log())[:, 0].clamp(-2, 2)
     bend = parts.radius.square().reciprocal().mT  # (B, 3, K)
     flat = back[..., :2] @ frame.rays
-    normal = (bend @ weight) * flat + (bend @ (weight * met.depth)) * back[..., 2:] - (bend * parts.centre.mT) @ weight
+    normal = (bend @ weight) * flat + (bend @ (weight * met.depth)) * back[..., 2:] - (bend * parts.center.mT) @ weight
     return Surface(1 - (1 - met.cover).prod(1), depth, flat + back[..., 2:] * depth[:, None], unit(normal))
 
 
@@ -177,8 +177,8 @@ _ON_SKIN = (
     "left_eye", "right_eye", "left_eye_outer", "right_eye_outer", "left_brow", "right_brow", "nose_bridge", "nose_tip",
     "left_mouth_corner", "right_mouth_corner", "mouth", "chin",
 )  # fmt: skip
-LANDMARKS = (*_ON_SKIN, "left_ear", "right_ear", "crown", "head_centre")
-"""Named points of a head; left and right are those of the image of a frontal face. "head_centre" is what the head
+LANDMARKS = (*_ON_SKIN, "left_ear", "right_ear", "crown", "head_center")
+"""Named points of a head; left and right are those of the image of a frontal face. "head_center" is what the head
 turns about.
 """
 
@@ -195,9 +195,9 @@ def points(faces: Faces) -> Tensor:
     rays = torch.stack([torch.cat(p, 1) for p in flat], 2)  # (B, 2, 12)
     parts = skin_parts(faces)
     frontal = Frame(faces, rays, torch.eye(3, device=rays.device).expand(len(rays), 3, 3), zero + 1e3)
-    skull = torch.cat([zero, parts.centre[:, 0, 1:2] - parts.radius[:, 0, 1:2], parts.centre[:, 0, 2:]], 1)
+    skull = torch.cat([zero, parts.center[:, 0, 1:2] - parts.radius[:, 0, 1:2], parts.center[:, 0, 2:]], 1)
     rest = torch.stack([skull, torch.zeros_like(skull)], 1)
-    return torch.cat([joined(parts, frontal).point.mT, parts.centre[:, -2:], rest], 1)
+    return torch.cat([joined(parts, frontal).point.mT, parts.center[:, -2:], rest], 1)
 
 
 def mouth_width(faces: Faces) -> Tensor:
@@ -211,4 +211,4 @@ def to_pixels(faces: Faces, size: int, pose_deg: Tensor | None = None) -> Tensor
     """(B, L, 2): the landmarks in the image; x right, y down, (0, 0) the outer corner of the first pixel."""
     turn = rotation(faces.pose_deg if pose_deg is None else pose_deg)
     flat = (points(faces) @ turn.mT)[..., :2]
-    return size * (faces.shot.centre[:, None] + faces.shot.scale[:, None] * flat)
+    return size * (faces.shot.center[:, None] + faces.shot.scale[:, None] * flat)

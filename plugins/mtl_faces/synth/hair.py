@@ -37,26 +37,26 @@ class Hair:
         """
         frame, faces = self.frame, self.frame.faces
         long_enough = (faces.shape.hair_length * 4).clamp(0, 1)
-        colour, _ = self._lit(_HANGING)
-        image = over(image, self.met.cover[:, _HANGING] * long_enough, colour * 0.75)
+        color, _ = self._lit(_HANGING)
+        image = over(image, self.met.cover[:, _HANGING] * long_enough, color * 0.75)
         deep = frame.points(torch.full_like(frame.rays[:, 0], -0.35))
         mask = self.met.cover[:, _CAP] * _grows(deep, frame)
-        return over(image, mask, faces.colours.hair * (0.25 + 0.5 * faces.shot.ambient))
+        return over(image, mask, faces.colors.hair * (0.25 + 0.5 * faces.shot.ambient))
 
     def over_head(self, image: Tensor, skin: Surface) -> Tensor:
         """The cap, where it lies before the skin or stands out beside it; on it the hat."""
-        colour, point = self._lit(_CAP)
+        color, point = self._lit(_CAP)
         nearer = ((self.met.depth[:, _CAP] - skin.depth) / 0.03 + 0.5).clamp(0, 1)
         cover = self.met.cover[:, _CAP] * (1 - skin.cover * (1 - nearer))
-        image = over(image, cover * _grows(point, self.frame), colour)
+        image = over(image, cover * _grows(point, self.frame), color)
         return _hat(image, point, cover, self.frame)
 
     def _lit(self, which: int) -> tuple[Tensor, Tensor]:
-        """-> colour under the light, and point, of one shell; both (B, 3, P)."""
+        """-> color under the light, and point, of one shell; both (B, 3, P)."""
         point = self.frame.points(self.met.depth[:, which])
-        outward = point - self.parts.centre[:, which, :, None]
+        outward = point - self.parts.center[:, which, :, None]
         normal = unit(outward / self.parts.radius[:, which, :, None].square())
-        albedo = self.frame.faces.colours.hair[..., None] * _strands(point, self.frame.faces)[:, None]
+        albedo = self.frame.faces.colors.hair[..., None] * _strands(point, self.frame.faces)[:, None]
         return lit(albedo, normal, self.frame, gloss=0.16), point
 
 
@@ -89,5 +89,5 @@ def _hat(image: Tensor, point: Tensor, cover: Tensor, frame: Frame) -> Tensor:
     shot, above = frame.faces.shot, -0.50 - y + 0.12 * z
     brim = 1 - (above / 0.16).clamp(0, 1)
     shade = (0.75 + 0.15 * torch.sin(30 * x) - 0.2 * brim + 0.25 * z.clamp(-0.5, 0.8)) * (0.55 + 0.45 * shot.ambient)
-    cloth = frame.faces.colours.cloth[..., None] * shade[:, None]
+    cloth = frame.faces.colors.cloth[..., None] * shade[:, None]
     return over(image, edge(above, frame.sharpness) * cover * shot.hat, cloth)

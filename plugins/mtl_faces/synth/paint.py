@@ -1,4 +1,4 @@
-"""The colours of a face: eyes, brows, mouth, folds, beard, as functions of the skin's point in head axes.
+"""The colors of a face: eyes, brows, mouth, folds, beard, as functions of the skin's point in head axes.
 
 What is painted turns with the head, since it is a function of the head's own coordinates. Folds are painted as shade:
 at 64 pixels that is what one sees of them. Shapes: B faces, P pixels; coordinates and masks are (B, P), parameters (B,
@@ -43,10 +43,10 @@ class Canvas(NamedTuple):
 
 
 def paint_face(surface: Surface, frame: Frame) -> Tensor:
-    """The colour of the skin with everything on it, before the light, (B, 3, P)."""
+    """The color of the skin with everything on it, before the light, (B, 3, P)."""
     x, y, z = surface.point.unbind(1)
     c = Canvas(frame.faces, x, y, z, x.abs(), (x / 0.08 + 0.5).clamp(0, 1), (z / 0.15).clamp(0, 1), frame.sharpness)
-    albedo = frame.faces.colours.skin[..., None] * _shade(c)[:, None]
+    albedo = frame.faces.colors.skin[..., None] * _shade(c)[:, None]
     for layer in (_flush, _beard, _nostrils, _mouth, _eyes, _brows):
         albedo = layer(c, albedo)
     return albedo
@@ -117,7 +117,7 @@ def _beard(c: Canvas, albedo: Tensor) -> Tensor:
     lip = blob(c.wide / 0.34, (c.y - s.mouth_y + 0.125) / 0.085).sqrt()
     grown = (low * s.beard).maximum(lip * s.moustache) * 0.88
     shadow = low.maximum(lip) * s.stubble * 0.45
-    return over(albedo, grown.maximum(shadow) * (c.z / 0.2 + 1).clamp(0, 1), c.faces.colours.hair * 0.85)
+    return over(albedo, grown.maximum(shadow) * (c.z / 0.2 + 1).clamp(0, 1), c.faces.colors.hair * 0.85)
 
 
 def _nostrils(c: Canvas, albedo: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _nostrils(c: Canvas, albedo: Tensor) -> Tensor:
     hole = blob((c.wide - 0.062 * s.nose_width) / 0.052, (below - 0.045) / 0.034) * 0.8
     wing = blob((c.wide - 0.165 * s.nose_width) / 0.035, below / 0.085) * 0.30
     under = blob(c.wide / 0.16, (below - 0.075) / 0.05) * 0.30
-    return over(albedo, (hole + wing + under).clamp(0, 1) * c.front, c.faces.colours.skin * 0.22)
+    return over(albedo, (hole + wing + under).clamp(0, 1) * c.front, c.faces.colors.skin * 0.22)
 
 
 # ------------------------------------------------------------------------------------------------ eyes and brows
@@ -152,20 +152,20 @@ def _eyes(c: Canvas, albedo: Tensor) -> Tensor:
     white = albedo.new_tensor([1.0, 0.98, 0.96])[:, None] * (0.93 - 0.30 * blob((v - upper) / 0.05))[:, None]
     albedo = _iris(c, over(albedo, opening, white), opening)
     crease = c.line(v - 1.15 * upper + 0.05, 0.008) * there * 0.45
-    albedo = over(albedo, crease, c.faces.colours.skin * 0.45)
+    albedo = over(albedo, crease, c.faces.colors.skin * 0.45)
     lash = c.line(v - upper, 0.014 + 0.016 * s.make_up) * (0.7 + 0.3 * s.make_up)
     rim = c.line(v - lower, 0.006) * (0.35 + 0.4 * s.make_up)
-    return over(albedo, ((lash + rim) * there).clamp(0, 1), c.faces.colours.hair * 0.18 + 0.02)
+    return over(albedo, ((lash + rim) * there).clamp(0, 1), c.faces.colors.hair * 0.18 + 0.02)
 
 
 def _iris(c: Canvas, albedo: Tensor, opening: Tensor) -> Tensor:
-    s, shot, colour = c.faces.shape, c.faces.shot, c.faces.colours.iris
+    s, shot, color = c.faces.shape, c.faces.shot, c.faces.colors.iris
     dx = c.x - (2 * (c.x > 0) - 1) * s.eye_x - shot.gaze[:, :1]
     dy = c.y - s.eye_y + 0.01 - shot.gaze[:, 1:]
     far = (dx.square() + dy.square() + 1e-6).sqrt()
-    albedo = over(albedo, c.edge(s.iris - far) * opening, colour)
-    albedo = over(albedo, c.line(far - s.iris, 0.008) * opening * 0.6, colour * 0.3)
-    albedo = over(albedo, c.edge(0.42 * s.iris - far) * opening, colour * 0.08)
+    albedo = over(albedo, c.edge(s.iris - far) * opening, color)
+    albedo = over(albedo, c.line(far - s.iris, 0.008) * opening * 0.6, color * 0.3)
+    albedo = over(albedo, c.edge(0.42 * s.iris - far) * opening, color * 0.08)
     spark = blob((dx + 0.025) / 0.028, (dy + 0.028) / 0.028) * opening
     return over(albedo, spark, albedo.new_ones(len(albedo), 3))
 
@@ -182,7 +182,7 @@ def _brows(c: Canvas, albedo: Tensor) -> Tensor:
     curve = (1 - at).square() * first + 2 * at * (1 - at) * middle + at.square() * last
     thick = s.brow_thickness * (0.65 + 0.9 * at - 1.25 * at.square()) * (1 + 0.2 * lower)
     mask = c.edge(thick - (c.y - s.brow_y - curve).abs()) * c.edge((0.5 - (t - 0.5).abs()) * (end - start))
-    return over(albedo, mask * s.brow_alpha * c.front, c.faces.colours.hair * 0.6)
+    return over(albedo, mask * s.brow_alpha * c.front, c.faces.colors.hair * 0.6)
 
 
 # ------------------------------------------------------------------------------------------------ mouth
@@ -222,11 +222,11 @@ def _mouth_shape(c: Canvas) -> _Mouth:
 
 
 def _mouth(c: Canvas, albedo: Tensor) -> Tensor:
-    m, colours = _mouth_shape(c), c.faces.colours
+    m, colors = _mouth_shape(c), c.faces.colors
     there = c.edge((1 - m.t.abs()) * mouth_width(c.faces)) * c.front
     lips = c.edge(c.y - m.top) * c.edge(m.bottom - c.y) * there
     shine = 0.86 + 0.14 * c.edge(c.y - m.upper) + 0.22 * blob(m.t / 0.6, (c.y - m.lower - 0.025) / 0.03)
-    albedo = over(albedo, lips, colours.lips[..., None] * shine[:, None])
+    albedo = over(albedo, lips, colors.lips[..., None] * shine[:, None])
     inside = c.edge(c.y - m.upper) * c.edge(m.lower - c.y) * there
     albedo = over(albedo, inside, albedo.new_tensor([[0.16, 0.04, 0.05]]))
     tongue = blob(m.t / 0.65, (c.y - m.lower) / 0.11) * inside * (m.gap * 5).clamp(0, 1)
@@ -234,7 +234,7 @@ def _mouth(c: Canvas, albedo: Tensor) -> Tensor:
     albedo = over(albedo, _teeth(c, m) * inside, albedo.new_tensor([[0.93, 0.91, 0.86]]))
     seam = c.line(c.y - 0.5 * (m.upper + m.lower), 0.010) * there * (1 - m.gap * 14).clamp(0, 1)
     corners = blob((m.t.abs() - 0.98) / 0.13, (c.y - m.upper) / 0.032) * 0.35 * c.front
-    return over(albedo, (seam * 0.8 + corners).clamp(0, 1), colours.lips * 0.25)
+    return over(albedo, (seam * 0.8 + corners).clamp(0, 1), colors.lips * 0.25)
 
 
 def _teeth(c: Canvas, m: _Mouth) -> Tensor:

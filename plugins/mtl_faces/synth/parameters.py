@@ -1,7 +1,7 @@
 """Who a face is, what it does, and how the image of it was taken: one record of numbers for each face.
 
 Lengths are in head units: half the height of a head. Head axes: x to the image's right, y down, z toward the viewer,
-for a frontal face; (0, 0, 0) is the middle of the head. Angles in degrees. Colours are RGB in [0, 1]. Gender-like
+for a frontal face; (0, 0, 0) is the middle of the head. Angles in degrees. Colors are RGB in [0, 1]. Gender-like
 appearance shifts distributions that overlap: no single number gives it away.
 """
 
@@ -65,7 +65,7 @@ class Shape(NamedTuple):
     make_up: Tensor
 
 
-class Colours(NamedTuple):
+class Colors(NamedTuple):
     """(B, 3) each."""
 
     skin: Tensor
@@ -85,13 +85,13 @@ class Shot(NamedTuple):
     """Camera, light, and what stands in the way."""
 
     gaze: Tensor  # (B, 2) where the eyes look, in head units
-    centre: Tensor  # (B, 2) of the head, in fractions of the side
+    center: Tensor  # (B, 2) of the head, in fractions of the side
     scale: Tensor  # (B, 1) fraction of the side that a head unit takes
     light: Tensor  # (B, 3) toward the light, view axes
     ambient: Tensor  # (B, 1)
     exposure: Tensor  # (B, 1)
     contrast: Tensor  # (B, 1)
-    grey: Tensor  # (B, 1) 1: a black-and-white image
+    gray: Tensor  # (B, 1) 1: a black-and-white image
     blur: Tensor  # (B, 1) 0 ... 1
     noise: Tensor  # (B, 1) standard deviation
     waves: Tensor  # (B, 9) three waves of the background: fx, fy, phase
@@ -112,7 +112,7 @@ class Faces(NamedTuple):
     pose_deg: Tensor  # (B, 3) yaw, pitch, roll
     actions: Actions
     shape: Shape
-    colours: Colours
+    colors: Colors
     shot: Shot
 
     def rows(self, start: int, stop: int) -> Faces:
@@ -121,7 +121,7 @@ class Faces(NamedTuple):
 
 
 def draw_faces(indices: Tensor, seed: int) -> Faces:
-    """indices (B,) int64 >= 0 -> the faces. Sixteen neighbours hold each emotion once a gender."""
+    """indices (B,) int64 >= 0 -> the faces. Sixteen neighbors hold each emotion once a gender."""
     draws = Draws(indices, seed)
     card = draws.dealt("label", 2 * len(Emotion))
     emotion, female = card % len(Emotion), torch.div(card, len(Emotion), rounding_mode="floor").float()[:, None]
@@ -132,7 +132,7 @@ def draw_faces(indices: Tensor, seed: int) -> Faces:
         pose_deg=_draw_pose(draws),
         actions=draw_actions(draws, emotion),
         shape=_draw_shape(draws, female),
-        colours=_draw_colours(draws, female),
+        colors=_draw_colors(draws, female),
         shot=_draw_shot(draws),
     )
 
@@ -200,7 +200,7 @@ def _draw_hair(d: Draws, female: Tensor, male: Tensor) -> dict[str, Tensor]:
 
 
 def _along(anchors: tuple[tuple[float, float, float], ...], at: Tensor) -> Tensor:
-    """at (B, 1) in [0, 1] -> the colour there on the line through the anchors, (B, 3)."""
+    """at (B, 1) in [0, 1] -> the color there on the line through the anchors, (B, 3)."""
     line = torch.tensor(anchors, device=at.device)
     position = at[:, 0] * (len(anchors) - 1)
     low = position.long().clamp(0, len(anchors) - 2)
@@ -209,27 +209,27 @@ def _along(anchors: tuple[tuple[float, float, float], ...], at: Tensor) -> Tenso
 
 
 def _muted(d: Draws, purpose: str) -> Tensor:
-    """Any lightness, seldom a loud colour, (B, 3)."""
+    """Any lightness, seldom a loud color, (B, 3)."""
     return (d.uniform(purpose, 0.05, 0.95) + d.bell(purpose + " tint", 0.0, 0.45, 3)).clamp(0, 1)
 
 
-def _draw_colours(d: Draws, female: Tensor) -> Colours:
+def _draw_colors(d: Draws, female: Tensor) -> Colors:
     skin = (_along(_SKIN, d.uniform("skin")) + d.bell("skin tint", 0.0, 0.05, 3)).clamp(0.08, 1)
     natural = skin * torch.tensor([0.86, 0.58, 0.58], device=skin.device)
     painted = torch.tensor([0.72, 0.12, 0.20], device=skin.device) + d.bell("lipstick", 0.0, 0.15, 3)
     paint = female * d.chance("wears lipstick", 0.45) * d.uniform("how much lipstick", 0.3, 0.9)
-    return Colours(
+    return Colors(
         skin=skin,
         hair=(_along(_HAIR, d.uniform("hair")) + d.bell("hair tint", 0.0, 0.04, 3)).clamp(0.02, 1),
-        iris=_along(_IRIS, d.uniform("iris colour")),
+        iris=_along(_IRIS, d.uniform("iris color")),
         lips=(natural * (1 - paint) + painted * paint).clamp(0.05, 1),
         clothes=_muted(d, "clothes"),
         back_one=_muted(d, "back one"),
         back_two=_muted(d, "back two"),
-        light=1 + d.bell("light colour", 0.0, 0.16, 3),
-        frame=d.uniform("frame colour", 0.0, 0.35, 3),
-        cloth=d.uniform("cloth colour", 0.05, 0.9, 3),
-        thing=d.uniform("thing colour", 0.05, 0.9, 3),
+        light=1 + d.bell("light color", 0.0, 0.16, 3),
+        frame=d.uniform("frame color", 0.0, 0.35, 3),
+        cloth=d.uniform("cloth color", 0.05, 0.9, 3),
+        thing=d.uniform("thing color", 0.05, 0.9, 3),
     )
 
 
@@ -239,13 +239,13 @@ def _draw_shot(d: Draws) -> Shot:
     light = torch.cat([sideways, upward, torch.ones_like(sideways)], 1)
     return Shot(
         gaze=d.bell("gaze", 0.0, 0.05, 2) * torch.tensor([1.0, 0.4], device=wears.device),
-        centre=0.5 + d.bell("centre", 0.0, 0.05, 2) - torch.tensor([0.0, 0.02], device=wears.device),
+        center=0.5 + d.bell("center", 0.0, 0.05, 2) - torch.tensor([0.0, 0.02], device=wears.device),
         scale=d.bell("scale", 0.455, 0.06),
         light=light / light.norm(dim=1, keepdim=True),
         ambient=d.uniform("ambient", 0.35, 0.65),
         exposure=d.bell("exposure", 1.05, 0.28),
         contrast=d.bell("contrast", 1.0, 0.25),
-        grey=d.chance("grey", 0.12),
+        gray=d.chance("gray", 0.12),
         blur=d.uniform("blur") ** 3,
         noise=0.04 * d.uniform("noise") ** 2,
         waves=d.uniform("waves", -1.0, 1.0, 9),

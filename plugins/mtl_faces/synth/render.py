@@ -1,7 +1,7 @@
 """index -> image and labels: the same face on every machine, whatever batch it is asked in.
 
 All is arithmetic on (faces, pixels) tensors: draw parameters, send parallel rays, paint the surface where they land,
-light it, put things before and behind, develop. Colours depend smoothly on floats, so that machines agree to 1/255.
+light it, put things before and behind, develop. Colors depend smoothly on floats, so that machines agree to 1/255.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Labels(NamedTuple):
 
 
 def labels(indices: Tensor, seed: int) -> Labels:
-    """indices: (B,) int64 >= 0 -> the exact labels. Sixteen neighbours (16 k ... 16 k + 15) hold each emotion once a
+    """indices: (B,) int64 >= 0 -> the exact labels. Sixteen neighbors (16 k ... 16 k + 15) hold each emotion once a
     gender.
     """
     faces = draw_faces(indices, seed)
@@ -43,7 +43,7 @@ def landmarks(indices: Tensor, size: int, seed: int, pose_deg: Tensor | None = N
     """Pixel positions (B, L, 2) of the points that `LANDMARKS` names, hidden ones too.
 
     Pixels: x right, y down, (0, 0) the outer corner of the first pixel. pose_deg: (B, 3) yaw, pitch, roll: the same
-    faces, turned otherwise about their centre (the last landmark). Rays are parallel: a point's offset from the centre
+    faces, turned otherwise about their center (the last landmark). Rays are parallel: a point's offset from the center
     is the first two rows of scale * size * R p, exactly.
     """
     return to_pixels(draw_faces(indices, seed), size, pose_deg)
@@ -60,7 +60,7 @@ def _framed(faces: Faces, size: int) -> Frame:
     """Rays through the middles of size x size pixels."""
     middles = (torch.arange(size, device=faces.key.device) + 0.5) / size
     y, x = torch.meshgrid(middles, middles, indexing="ij")
-    rays = (torch.stack([x.flatten(), y.flatten()]) - faces.shot.centre[..., None]) / faces.shot.scale[..., None]
+    rays = (torch.stack([x.flatten(), y.flatten()]) - faces.shot.center[..., None]) / faces.shot.scale[..., None]
     return Frame(faces, rays, rotation(faces.pose_deg), faces.shot.scale * size)
 
 

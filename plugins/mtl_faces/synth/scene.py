@@ -1,6 +1,6 @@
 """Light, and what is not the head: background, shoulders, neck; glasses and scarves; a thing in front of it all.
 
-Shapes: B faces, P pixels; images and colours (B, 3, P).
+Shapes: B faces, P pixels; images and colors (B, 3, P).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .face3d import Frame, Surface
 
 
 def lit(albedo: Tensor, normal: Tensor, frame: Frame, gloss: float = 0.10) -> Tensor:
-    """albedo (B, 3, P), normal (B, 3, P) in head axes -> the colour under one soft lamp and the light all around."""
+    """albedo (B, 3, P), normal (B, 3, P) in head axes -> the color under one soft lamp and the light all around."""
     shot = frame.faces.shot
     half = shot.light + shot.light.new_tensor([0.0, 0.0, 1.0])
     half = half / half.norm(dim=1, keepdim=True)
@@ -24,21 +24,21 @@ def lit(albedo: Tensor, normal: Tensor, frame: Frame, gloss: float = 0.10) -> Te
     diffuse = (0.8 * facing + 0.2).clamp_min(0)
     shine = mirror.clamp_min(0).square().square().square() * gloss * (1 - shot.ambient)
     light = shot.ambient + (1.08 - shot.ambient) * diffuse
-    return albedo * light[:, None] * frame.faces.colours.light[..., None] + shine[:, None]
+    return albedo * light[:, None] * frame.faces.colors.light[..., None] + shine[:, None]
 
 
 def background(frame: Frame) -> Tensor:
-    """Two colours mixed by three slow waves, and a band across."""
+    """Two colors mixed by three slow waves, and a band across."""
     x, y = frame.rays.unbind(1)
-    shot, colours = frame.faces.shot, frame.faces.colours
+    shot, colors = frame.faces.shot, frame.faces.colors
     waves = (shot.waves[:, 3 * i : 3 * i + 3, None].unbind(1) for i in range(3))
     mix = sum((torch.sin(2.6 * (fx * x + fy * y) + math.pi * phase) for fx, fy, phase in waves), torch.zeros_like(x))
-    first = colours.back_one[..., None].expand(-1, -1, x.shape[1])
-    image = over(first, (0.5 + 0.3 * mix).clamp(0, 1), colours.back_two)
+    first = colors.back_one[..., None].expand(-1, -1, x.shape[1])
+    image = over(first, (0.5 + 0.3 * mix).clamp(0, 1), colors.back_two)
     turn, offset, width, strength = shot.stripe[..., None].unbind(1)
     across = x * torch.cos(math.pi * turn) + y * torch.sin(math.pi * turn)
     band = edge(0.1 + 0.4 * width - (across - 3 * offset + 1.5).abs(), frame.sharpness) * strength
-    return over(image, band, 1 - colours.back_one * 0.8)
+    return over(image, band, 1 - colors.back_one * 0.8)
 
 
 def neck_base(frame: Frame) -> Tensor:
@@ -51,7 +51,7 @@ def shoulders(image: Tensor, frame: Frame) -> Tensor:
     dx, dy = (frame.rays[:, 0] - 0.6 * base[:, :1]) / 1.45, (frame.rays[:, 1] - base[:, 1:] - 1.25) / 0.85
     shade = (1.0 - 0.35 * dx.abs()).clamp(0.3, 1) * (0.5 + 0.5 * frame.faces.shot.ambient)
     inside = edge(0.5 * (1 - dx.square() - dy.square()), frame.sharpness)
-    return over(image, inside, frame.faces.colours.clothes[..., None] * shade[:, None])
+    return over(image, inside, frame.faces.colors.clothes[..., None] * shade[:, None])
 
 
 def neck(image: Tensor, frame: Frame) -> Tensor:
@@ -65,7 +65,7 @@ def neck(image: Tensor, frame: Frame) -> Tensor:
     round_side = (1 - across.square()).clamp_min(0).sqrt()
     facing = (across * shot.light[:, :1] + round_side * shot.light[:, 2:]).clamp_min(0)
     light = (shot.ambient + (1 - shot.ambient) * facing) * (0.50 + 0.35 * (down - 0.2).clamp(0, 1))
-    return over(image, mask, (frame.faces.colours.skin * frame.faces.colours.light)[..., None] * light[:, None])
+    return over(image, mask, (frame.faces.colors.skin * frame.faces.colors.light)[..., None] * light[:, None])
 
 
 # ------------------------------------------------------------------------------------------------ what covers the face
@@ -77,24 +77,24 @@ def scarf(image: Tensor, skin: Surface, frame: Frame) -> Tensor:
     shot, wide = frame.faces.shot, x.abs()
     mask = edge(y - 0.36 - 0.12 * wide, frame.sharpness) * (z / 0.2 + 1).clamp(0, 1) * skin.cover * shot.scarf
     folds = (0.8 + 0.2 * torch.sin(18 * y + 6 * wide)) * (0.4 + 0.6 * shot.ambient)
-    return over(image, mask, frame.faces.colours.cloth[..., None] * folds[:, None])
+    return over(image, mask, frame.faces.colors.cloth[..., None] * folds[:, None])
 
 
 def glasses(image: Tensor, skin: Surface, frame: Frame) -> Tensor:
     """Rounded rims, a bridge and temples, painted on the skin like the scarf; some are dark."""
     x, y, z = skin.point.unbind(1)
-    s, shot, colour = frame.faces.shape, frame.faces.shot, frame.faces.colours.frame
+    s, shot, color = frame.faces.shape, frame.faces.shot, frame.faces.colors.frame
     wide, front = x.abs(), (z / 0.15).clamp(0, 1) * skin.cover
     dx, dy = (wide - s.eye_x - 0.015) / 0.235, (y - s.eye_y - 0.02) / 0.165
     ring = (dx.square().square() + dy.square().square() + 1e-6).sqrt().sqrt()
     glass = edge((1 - ring) * 0.165, frame.sharpness) * front
-    image = over(image, glass * (0.06 * shot.glasses + 0.86 * shot.dark_glasses), colour * 0.5 + 0.02)
+    image = over(image, glass * (0.06 * shot.glasses + 0.86 * shot.dark_glasses), color * 0.5 + 0.02)
     bar = stroke(y - s.eye_y + 0.03, 0.018, frame.sharpness)
     bridge = bar * edge(s.eye_x - 0.21 - wide, frame.sharpness) * front
     temple = bar * edge(wide - s.eye_x - 0.24, frame.sharpness) * skin.cover * ((z + 0.2) / 0.2).clamp(0, 1)
     rim = stroke((ring - 1) * 0.18, 0.016, frame.sharpness) * front
     wire = rim.maximum(bridge).maximum(temple).clamp(0, 1)
-    return over(image, 0.9 * wire * shot.glasses, colour)
+    return over(image, 0.9 * wire * shot.glasses, color)
 
 
 def thing(image: Tensor, frame: Frame) -> Tensor:
@@ -105,4 +105,4 @@ def thing(image: Tensor, frame: Frame) -> Tensor:
     across = dx * torch.cos(math.pi * turn) + dy * torch.sin(math.pi * turn)
     shade = (1 - 0.6 * (across / half).square()).clamp(0.3, 1)
     mask = edge(half - across.abs(), frame.sharpness) * there
-    return over(image, mask, frame.faces.colours.thing[..., None] * shade[:, None])
+    return over(image, mask, frame.faces.colors.thing[..., None] * shade[:, None])

@@ -50,20 +50,20 @@ TABLES: dict[str, tuple[str, type | None]] = {
     "input": ("[input]", Input),
     "views": ("[views]", Views),
     "train": ("[train]", Train),
-    "observers": ("[observer.<label>]", None),
+    "callbacks": ("[callback.<label>]", None),
 }
 """Field of `Experiment` -> its table, and the class of the keys that the core reads; None: of the component's alone."""
 TOP = ("seed", "plugins")
 MORE = {
     "encoder": "Keys: `name`, and those of that encoder. [An encoder](plugins/encoder.md) of your own.",
-    "tasks": "A label is a word; tasks, pretexts and observers can't share one. [A task](plugins/task.md) of your own.",
+    "tasks": "A label is a word; tasks, pretexts and callbacks can't share one. [A task](plugins/task.md) of your own.",
     "pretexts": "[A pretext task](plugins/pretext.md) of your own.",
     "data": "[Data](data.md) tells which sources there are, and what becomes of splits.",
     "weighting": "Keys: `name`, and those of that weighting. [Loss weighting](weighting.md) tells which is for what.",
     "augment": "Keys: `name`, and those of that recipe. [A recipe](plugins/recipe.md) of your own.",
     "recipes": "Keys: `name` (default: the table's own), and those of that recipe.",
     "train": "Give `steps` or `epochs`; without the table a run has 1000 steps.",
-    "observers": "Keys: `name` (default: the label), and those of that observer. [Observers](plugins/observer.md).",
+    "callbacks": "Keys: `name` (default: the label), and those of that callback. [Callbacks](plugins/callback.md).",
 }
 
 

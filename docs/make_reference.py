@@ -18,7 +18,7 @@ import mtlcore.testing
 from mtlcore.registry import Specs
 
 PAGE = Path(__file__).with_name("reference.md")
-KINDS = ("Encoder", "SupervisedTask", "PretextTask", "LossWeighting", "DataSource", "AugmentRecipe", "Observer")
+KINDS = ("Encoder", "SupervisedTask", "PretextTask", "LossWeighting", "DataSource", "AugmentRecipe", "Callback")
 HEAD = """# Reference
 
 Made from the docstrings by `python docs/make_reference.py`; do not edit. The keys of a configuration stand in

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .contracts import Annotation as Annotation
     from .contracts import AugmentRecipe as AugmentRecipe
     from .contracts import Batch as Batch
+    from .contracts import Callback as Callback
+    from .contracts import CallbackContext as CallbackContext
     from .contracts import DataSource as DataSource
     from .contracts import Encoder as Encoder
     from .contracts import EncoderInfo as EncoderInfo
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
     from .contracts import Host as Host
     from .contracts import Index as Index
     from .contracts import LossWeighting as LossWeighting
-    from .contracts import Observer as Observer
     from .contracts import PretextTask as PretextTask
-    from .contracts import Run as Run
     from .contracts import Scene as Scene
     from .contracts import Skipped as Skipped
     from .contracts import StepCounts as StepCounts
@@ -50,7 +50,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "contracts": "Annotation AugmentRecipe Batch DataSource Encoder EncoderInfo Features Head Host Index LossWeighting "
-    "Observer PretextTask Run Scene Skipped StepCounts StepLosses SupervisedTask Target View",
+    "Callback PretextTask CallbackContext Scene Skipped StepCounts StepLosses SupervisedTask Target View",
     "data.images": "read_image",
     "errors": "MtlError nearest",
     "geometry": "Geometry orthogonal",

@@ -426,11 +426,11 @@ class DataSource(Component):
         """-> (H, W, 3) uint8 RGB. Raises MtlError where the image can't be read."""
 
 
-class Run(Protocol):
-    """What an observer sees of a run, and what it may do to it. Alive during the call alone: don't keep it.
+class CallbackContext(Protocol):
+    """What a callback sees of a run, and what it may do to it. Alive during the call alone: don't keep it.
 
     Figures are named as in the log, without "validation/": "fer/accuracy", "puzzling/loss", "loss" (without tasks), and
-    "<observer's label>/<name>".
+    "<callback's label>/<name>".
     """
 
     @property
@@ -458,7 +458,7 @@ class Run(Protocol):
 
     @property
     def validation(self) -> Mapping[str, float]:
-        """The latest figures: those of the last evaluation, and what observers added since the one before it."""
+        """The latest figures: those of the last evaluation, and what callbacks added since the one before it."""
         ...
 
     @property
@@ -473,7 +473,7 @@ class Run(Protocol):
 
     @property
     def state(self) -> dict[str, Any]:
-        """The observer's own memory: numbers, strings, tensors, and lists, tuples, dicts of them. It lies in every checkpoint."""
+        """The callback's own memory: numbers, strings, tensors, and lists, tuples, dicts of them. It lies in every checkpoint."""
         ...
 
     @property
@@ -513,46 +513,46 @@ class Run(Protocol):
         ...
 
 
-class Observer(Component):
+class Callback(Component):
     """Watches a run from outside: logs elsewhere, adds figures, stops early. Every method is optional, and called between steps.
 
-    On the main process alone, except `check`. Nothing an observer does may change what the run computes: random generators, modes
+    On the main process alone, except `check`. Nothing a callback does may change what the run computes: random generators, modes
     and gradients are put back after each call, a changed weight is an error. MtlError ends the run; any other exception is told,
     counted in run.json, and the run goes on: a log that can't be reached must not cost days of training.
     A handle that lives between calls (a connection) may stand in a field with `init=False`, which is no configuration.
     """
 
-    kind = "observer"
+    kind = "callback"
 
     def figures(self, experiment: Any) -> Mapping[str, bool]:
-        """The names that it adds -> is more of it better? Those may be `train.best`. experiment: as `Run.experiment`."""
+        """The names that it adds -> is more of it better? Those may be `train.best`. experiment: as `CallbackContext.experiment`."""
         return {}
 
-    def check(self, run: Run) -> None:
+    def check(self, run: CallbackContext) -> None:
         """Before anything is written, on every process: raise MtlError where this run can't serve it."""
 
-    def on_start(self, run: Run) -> None:
+    def on_train_start(self, run: CallbackContext) -> None:
         """Before the first step, also of a resumed run: then `run.step` is not 0."""
 
-    def on_log(self, run: Run, row: Mapping[str, Any]) -> None:
+    def on_log(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
         """A line was written to metrics.jsonl: losses and learning rate every `log_every` steps, or figures "validation/...".
 
         After a resume the lines behind the checkpoint come once more.
         """
 
-    def on_epoch(self, run: Run) -> None:
+    def on_epoch_end(self, run: CallbackContext) -> None:
         """A pass over the labeled training rows is done; before the evaluation, where one falls on this step."""
 
-    def on_evaluation(self, run: Run) -> None:
-        """The run was measured: `run.validation` holds the figures, those of observers that stand before this one too."""
+    def on_validation_end(self, run: CallbackContext) -> None:
+        """The run was measured: `run.validation` holds the figures, those of callbacks that stand before this one too."""
 
-    def on_checkpoint(self, run: Run, checkpoint: Path) -> None:
+    def on_checkpoint(self, run: CallbackContext, checkpoint: Path) -> None:
         """This folder ("last-<step>" or "best-<step>") was written, `state` included: what changes here is not in it."""
 
-    def on_end(self, run: Run) -> None:
+    def on_train_end(self, run: CallbackContext) -> None:
         """The run is over: all its steps, or stopped early. Not called when it is interrupted: it goes on with --resume."""
 
 
 KINDS: dict[str, type[Component]] = {
-    c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, DataSource, AugmentRecipe, Observer)
+    c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, DataSource, AugmentRecipe, Callback)
 }

@@ -23,7 +23,7 @@ from .experiment import DataEntry, PretextEntry, TaskEntry
 from .registry import Catalog
 
 ENTRIES: dict[str, type] = {"task": TaskEntry, "pretext": PretextEntry, "source": DataEntry}
-TABLES = {"task": "task", "pretext": "pretext", "source": "data", "observer": "observer"}  # under a label of the user's
+TABLES = {"task": "task", "pretext": "pretext", "source": "data", "callback": "callback"}  # under a label of the user's
 LONG = 80  # characters of a default that an example need not repeat
 OWN_RULE = "by a rule of its own"
 

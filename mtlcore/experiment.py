@@ -15,10 +15,10 @@ from attrs.validators import and_, ge, gt, le, lt, optional
 
 from .contracts import (
     AugmentRecipe,
+    Callback,
     DataSource,
     Encoder,
     LossWeighting,
-    Observer,
     PretextTask,
     SupervisedTask,
 )
@@ -212,7 +212,7 @@ class Experiment:
     seed: of everything that is drawn: splits, shares of labels, initial weights, batches, augmentations, questions.
     plugins: one-file plugins, relative to the configuration's folder; `#sha256=...` behind a path demands that very text. What a
         file gives takes the place of an installed component of that kind and name.
-    observers: what watches the run from outside, each under a label of yours; their figures are `<label>/<name>`.
+    callbacks: what watches the run from outside, each under a label of yours; their figures are `<label>/<name>`.
     """
 
     encoder: Encoder
@@ -227,7 +227,7 @@ class Experiment:
     train: Train = field(factory=lambda: Train(steps=1000))
     seed: int = 0
     plugins: tuple[str, ...] = ()
-    observers: dict[str, Observer] = field(factory=dict)
+    callbacks: dict[str, Callback] = field(factory=dict)
 
     @property
     def entries(self) -> dict[str, TaskEntry | PretextEntry]:

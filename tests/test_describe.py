@@ -134,7 +134,7 @@ def test_the_example_of_every_component_is_taken_by_a_configuration(kind: str, n
     cls = catalog().find(kind, name)
     e = _configured(kind, describe_component(kind, name, catalog()).example)
     entries = [*e.tasks.values(), *e.pretexts.values(), *e.data.values()]
-    parts = [e.encoder, e.weighting, e.augment, *e.observers.values(), *(entry.component for entry in entries)]
+    parts = [e.encoder, e.weighting, e.augment, *e.callbacks.values(), *(entry.component for entry in entries)]
     component = [part for part in parts if type(part) is cls][-1]  # the table comes after those of the base
     if not needed(cls) and kind != "task":
         assert component == cls()

@@ -10,10 +10,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from mtlcore import MtlError
+from mtlcore.callbacks.probe import Probe, knn, linear, spread
 from mtlcore.config import load
 from mtlcore.data.dataset import open_data
 from mtlcore.evaluate import kept_network
-from mtlcore.observers.probe import Probe, knn, linear, spread
 from mtlcore.runs import RunFolder
 from mtlcore.train.loop import train
 
@@ -107,7 +107,7 @@ def test_chance_is_what_features_without_information_give():
 
 
 def test_a_pretext_alone_is_probed_by_an_annotation_and_may_choose_its_best_checkpoint(tmp_path):
-    folder = run(tmp_path, CONFIG + '[observer.probe]\nreads = ["quarter"]\n', "train.best='probe/quarter/linear'")
+    folder = run(tmp_path, CONFIG + '[callback.probe]\nreads = ["quarter"]\n', "train.best='probe/quarter/linear'")
     rows = {
         r["step"]: r["validation/probe/quarter/linear"] for r in folder.rows() if "validation/probe/quarter/knn" in r
     }
@@ -118,7 +118,7 @@ def test_a_pretext_alone_is_probed_by_an_annotation_and_may_choose_its_best_chec
 
 
 def test_it_probes_every_nth_epoch_and_always_the_end(tmp_path):
-    folder = run(tmp_path, CONFIG + TASK + "[observer.probe]\nevery = 3\n", "data.dots.labels=0.5")
+    folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\nevery = 3\n", "data.dots.labels=0.5")
     steps = [r["step"] for r in folder.rows() if "validation/probe/quarter/linear" in r]
     spe = 6  # half of the labels: 96 rows
     assert steps == [3 * spe, 4 * spe]
@@ -128,7 +128,7 @@ def test_it_probes_every_nth_epoch_and_always_the_end(tmp_path):
 def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(tmp_path, ema):
     """Computed once more from what lies on disk: the averaged weights where the run averages."""
     overrides = (f"train.ema={ema}", "data.dots.labels=0.5", 'data.dots.unlabeled="keep"')
-    folder = run(tmp_path, CONFIG + TASK + "[observer.probe]\n", *overrides)
+    folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\n", *overrides)
     exp = load(folder.config)
     data, net = open_data(exp, {"train", "validation"}), kept_network(exp, folder.require())
     rows = {split: torch.from_numpy(data.split[split]) for split in ("train", "validation")}
@@ -145,8 +145,8 @@ def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(t
 
 
 def test_a_run_without_classes_must_say_what_is_to_be_probed(tmp_path):
-    with pytest.raises(MtlError, match=r"observer\.probe.*reads = "):
-        run(tmp_path, CONFIG + "[observer.probe]\n")
+    with pytest.raises(MtlError, match=r"callback\.probe.*reads = "):
+        run(tmp_path, CONFIG + "[callback.probe]\n")
 
 
 def test_an_annotation_whose_label_was_cut_from_training_is_missing_there_alone(tmp_path):

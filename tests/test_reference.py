@@ -89,7 +89,7 @@ def test_every_hook_is_documented(hook):
 
 def test_every_kind_has_a_page():
     pages = {p.stem for p in (ROOT / "docs" / "plugins").glob("*.md")}
-    assert pages == {"pretext", "task", "encoder", "weighting", "source", "recipe", "observer"}
+    assert pages == {"pretext", "task", "encoder", "weighting", "source", "recipe", "callback"}
 
 
 # ---------------------------------------------------------------------------------------------------- the page of keys

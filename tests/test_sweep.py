@@ -267,8 +267,8 @@ def test_settings_with_and_without_tasks_are_refused_before_anything_is_trained(
     assert plan(config, Axis.parse("task.quarter.weight=0,1"), overrides=["train.best=other/accuracy"]).runs
 
 
-def test_an_observers_figure_chooses_among_runs_without_tasks(config) -> None:
-    config.write_text(CONFIG.replace(TASK, "") + '[observer.probe]\nreads = ["quarter"]\n')
+def test_an_callbacks_figure_chooses_among_runs_without_tasks(config) -> None:
+    config.write_text(CONFIG.replace(TASK, "") + '[callback.probe]\nreads = ["quarter"]\n')
     over = Axis.parse("pretext.puzzling.weight=0.1,1")
     found, _ = run(plan(config, over, overrides=["train.best=probe/quarter/knn"])).choose()
     assert (found.metric, found.higher_is_better) == ("probe/quarter/knn", True)

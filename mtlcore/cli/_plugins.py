@@ -11,7 +11,7 @@ from ..errors import MtlError, nearest
 if TYPE_CHECKING:
     from ..registry import Catalog
 
-Kind = Literal["pretext", "task", "encoder", "weighting", "source", "recipe", "augment", "observer"]
+Kind = Literal["pretext", "task", "encoder", "weighting", "source", "recipe", "augment", "callback"]
 """What a user may write after --kind: a recipe's table is [augment], so both words are known."""
 
 

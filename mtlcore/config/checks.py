@@ -70,12 +70,12 @@ def _weighting(experiment: Experiment) -> Iterator[str]:
 
 def _best(best: str, experiment: Experiment) -> Iterator[str]:
     task, slash, metric = best.partition("/")
-    if task in experiment.observers and metric:
+    if task in experiment.callbacks and metric:
         return
     if not experiment.tasks:
         yield (
             f"train.best = {best!r}: there is no task: leave it away, and the validation loss decides, or name a figure of an "
-            "[observer.<label>]"
+            "[callback.<label>]"
         )
     elif not slash or not task or not metric:
         yield f'train.best = {best!r}: expected "<task>/<metric>", such as "{next(iter(experiment.tasks))}/accuracy"'

@@ -42,14 +42,14 @@ SECTIONS = (
     "augment",
     "recipes",
     "train",
-    "observer",
+    "callback",
 )
 ENTRIES: dict[str, tuple[str, type]] = {
     "task": ("task", TaskEntry),
     "pretext": ("pretext", PretextEntry),
     "data": ("source", DataEntry),
 }
-LABELED = ("task", "pretext", "observer")  # figures are named "<label>/<name>", so their labels differ
+LABELED = ("task", "pretext", "callback")  # figures are named "<label>/<name>", so their labels differ
 SETTINGS: dict[str, type] = {"input": Input, "views": Views, "train": Train}
 _MODULE_WORDS = frozenset(dir(nn.ModuleDict()))  # `type`, `train`, `keys`: no module can be called so
 
@@ -71,7 +71,7 @@ def parse(tables: Mapping[str, Any], catalog: Catalog | None = None, base: Path 
         "weighting": reader.component("weighting", "weighting", tables["weighting"], "equal"),
         "augment": reader.component("augment", "augment", tables["augment"], "strong"),
         "recipes": reader.recipes(tables["recipes"]),
-        "observers": reader.observers(tables["observer"]),
+        "callbacks": reader.callbacks(tables["callback"]),
         "seed": reader.structured(tables["seed"], int, "seed"),
     }
     given |= {key: reader.structured(tables[key], kind, key) for key, kind in SETTINGS.items() if tables[key] != {}}
@@ -196,10 +196,10 @@ class Reader:
                     )
                 owner.setdefault(label, section)
 
-    def observers(self, value: Any) -> dict[str, Any]:
-        """label -> component, of [observer.*]."""
-        tables = self.table(value, "observer").items()
-        return {label: self.component("observer", f"observer.{label}", table, label) for label, table in tables}
+    def callbacks(self, value: Any) -> dict[str, Any]:
+        """label -> component, of [callback.*]."""
+        tables = self.table(value, "callback").items()
+        return {label: self.component("callback", f"callback.{label}", table, label) for label, table in tables}
 
     def recipes(self, value: Any) -> dict[str, Any]:
         """The explicit [recipes.*], and every recipe of the catalog that needs no key."""

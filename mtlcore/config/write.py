@@ -30,7 +30,7 @@ def dump(experiment: Experiment) -> str:
         "augment": component_table(e.augment),
         "recipes": {label: component_table(r) for label, r in e.recipes.items() if not is_default(label, r)},
         "train": converter.unstructure(e.train),
-        "observer": {label: component_table(observer) for label, observer in e.observers.items()},
+        "callback": {label: component_table(callback) for label, callback in e.callbacks.items()},
     }
     return tomli_w.dumps({key: given(value) for key, value in tables.items() if value not in ({}, [])})
 

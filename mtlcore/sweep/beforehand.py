@@ -82,7 +82,7 @@ def _require_comparable(experiments: Mapping[tuple[str, ...], Experiment]) -> No
     if LOSS in judges and factor:
         raise MtlError(
             f"without tasks the runs are judged by their loss, and {factor} is a factor of it: "
-            "name a figure that does not depend on it by train.best (an [observer.<label>] gives some)"
+            "name a figure that does not depend on it by train.best (an [callback.<label>] gives some)"
         )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from ..callbacks.guard import best_by, directions
 from ..config import load
 from ..errors import MtlError
 from ..runs import RunFolder, finite
-from ..train.observe import best_by, directions
 from .planned import Planned
 
 VALIDATION = "set input.validation to the share of the training rows to keep for it, such as 0.1"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from attrs import define, evolve, field, frozen
 
+from ..callbacks.guard import Callbacks
 from ..data.dataset import Dataset, open_data
 from ..data.sampler import Sampler
 from ..errors import MtlError
@@ -25,7 +26,6 @@ from .build import build_engine, dry_run, load_exactly, try_weighting
 from .devices import fabric_for, leave_together
 from .facts import environment, resolved
 from .memory import keep_freed_memory
-from .observe import Observers
 from .optim import lr_at
 from .record import Record
 from .step import Engine, Logged, train_step
@@ -74,7 +74,7 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch, resume)
     dry_run(engine, sampler.batch(0, 0, fabric.device))
     loop = Loop(engine, data, sampler, RunFolder(out), Record(experiment.train.max_skipped), watch, main)
-    loop.observers.check()
+    loop.callbacks.check()
     if main and not resume:  # only now: what can't train leaves nothing behind
         RunFolder.create(out, *resolved(experiment))
     fabric.barrier()
@@ -103,14 +103,14 @@ class Loop:
     watch: Watcher
     main: bool
     best: float | None = None
-    ended: bool = False  # by an observer, and all ranks know it
+    ended: bool = False  # by a callback, and all ranks know it
     measured: Measured = field(factory=Measured)
     board: Board | None = None
-    observers: Observers = field(init=False)
+    callbacks: Callbacks = field(init=False)
     _logged_at: tuple[int, float] = (0, 0.0)
 
     def __attrs_post_init__(self) -> None:
-        self.observers = Observers.of(self.engine, self.data, self.folder.path, self.watch, self.main)
+        self.callbacks = Callbacks.of(self.engine, self.data, self.folder.path, self.watch, self.main)
 
     def run(self) -> Result:
         if self.over and self.folder.facts().get("finished"):
@@ -120,12 +120,12 @@ class Loop:
         if self.engine.experiment.train.tensorboard and self.main:
             self.board = Board(self.folder.path / "tensorboard", self.engine.step)
         with _stop_flag() as stop:
-            self.observers.tell("on_start")
+            self.callbacks.tell("on_train_start")
             while not self.over:
                 self.advance()
                 self._between_steps(stop)
-            self.observers.tell("on_end")
-            self._report(self.observers.taken())
+            self.callbacks.tell("on_train_end")
+            self._report(self.callbacks.taken())
         if self.board:
             with said(self.folder.path, self.folder.checkpoint()):
                 self.board.close()
@@ -133,22 +133,22 @@ class Loop:
 
     @property
     def over(self) -> bool:
-        """All steps are done, or an observer ended the run at this one."""
+        """All steps are done, or a callback ended the run at this one."""
         return self.engine.step >= self.engine.steps or self.ended
 
     def _between_steps(self, stop: threading.Event) -> None:
-        """Evaluate, save, hear the observers, stop: whatever falls on this step."""
+        """Evaluate, save, hear the callbacks, stop: whatever falls on this step."""
         engine, train = self.engine, self.engine.experiment.train
         epoch, saving = _falls_on(engine.step, engine.steps_per_epoch), _falls_on(engine.step, train.save_every)
         due = _falls_on(engine.step, train.eval_every) or engine.step == engine.steps
         if epoch:
-            self.observers.tell("on_epoch")
+            self.callbacks.tell("on_epoch_end")
         if due:
             self._evaluate()
         asked, self.ended = self._agreed(stop.is_set(), heard=epoch or due or saving)
         if self.ended and not due:
             self._evaluate()
-        self._report(self.observers.taken())
+        self._report(self.callbacks.taken())
         stopping = asked and not self.over
         if self.over or stopping or saving:
             self._save("last")
@@ -156,14 +156,14 @@ class Loop:
             raise Interrupted(self.folder.path, engine.step)
 
     def _agreed(self, stop: bool, heard: bool) -> tuple[bool, bool]:
-        """Did somebody ask to stop, did an observer end the run? The same on all ranks.
+        """Did somebody ask to stop, did a callback end the run? The same on all ranks.
 
-        They ask each other where the log is written, since the host waits there anyway, and where observers were heard.
+        They ask each other where the log is written, since the host waits there anyway, and where callbacks were heard.
         """
-        engine, ended = self.engine, self.observers.stopped is not None
+        engine, ended = self.engine, self.callbacks.stopped is not None
         if engine.fabric.world_size == 1:
             return stop, ended
-        heard = heard and bool(engine.experiment.observers)
+        heard = heard and bool(engine.experiment.callbacks)
         if engine.step % engine.experiment.train.log_every and not heard:
             return False, False
         asked = torch.tensor([float(stop), float(ended)], device=engine.fabric.device)
@@ -227,7 +227,7 @@ class Loop:
         pretexts = measure_pretexts(engine.model, engine.experiment, self.data, rows, device)
         loss = sum(e.weight * pretexts.metrics[f"{k}/loss"] for k, e in engine.experiment.pretexts.items())
         own = {} if engine.experiment.tasks else {"loss": loss}
-        found = self.observers.evaluated(supervised.metrics | pretexts.metrics | own)
+        found = self.callbacks.evaluated(supervised.metrics | pretexts.metrics | own)
         self.measured = Measured(found, supervised.tables | pretexts.tables, len(rows))
         self.watch.evaluated(engine.step, self.measured)
         self._report(found)
@@ -237,8 +237,8 @@ class Loop:
         if not figures or not self.main:
             return
         self._write({"step": self.engine.step} | {f"validation/{name}": value for name, value in figures.items()})
-        name = self.observers.best_by
-        value, higher = figures.get(name, math.nan), self.observers.better[name]
+        name = self.callbacks.best_by
+        value, higher = figures.get(name, math.nan), self.callbacks.better[name]
         if not math.isnan(value) and (self.best is None or (value > self.best if higher else value < self.best)):
             self.best = value
             self._save("best")
@@ -249,7 +249,7 @@ class Loop:
             self.folder.log(row)
             if self.board:
                 self.board.write(row)
-        self.observers.tell("on_log", row)
+        self.callbacks.tell("on_log", row)
 
     def _save(self, which: Which) -> None:
         if not self.main:
@@ -257,7 +257,7 @@ class Loop:
         engine, averaged = self.engine, self.engine.averaged
         kept = averaged.copy.state_dict() if averaged else None
         saved = self.folder.save(which, engine.step, engine.model.state_dict(), kept, self._state())
-        self.observers.tell("on_checkpoint", saved.path)
+        self.callbacks.tell("on_checkpoint", saved.path)
 
     def _state(self) -> dict[str, Any]:
         """What going on needs beside the weights; `_restore` takes it back."""
@@ -271,7 +271,7 @@ class Loop:
             "record": self.record.state(),
             "best": self.best,
             "kept": engine.kept_state(),
-            "observers": self.observers.state(),
+            "callbacks": self.callbacks.state(),
         }
 
     def load(self) -> None:
@@ -304,8 +304,8 @@ class Loop:
         engine.step, self.best = int(state["step"]), state["best"]
         self.record.load(state["record"])
         engine.load_kept(state["kept"])
-        self.observers.load(state["observers"])
-        self.ended = self.observers.stopped is not None
+        self.callbacks.load(state["callbacks"])
+        self.ended = self.callbacks.stopped is not None
 
     def _same_ground(self, facts: dict[str, Any]) -> None:
         """Other data is another run; other threads only round differently."""
@@ -323,7 +323,7 @@ class Loop:
 
     def _finish(self) -> Result:
         record, engine = self.record, self.engine
-        self.measured = evolve(self.measured, metrics=self.observers.figures)
+        self.measured = evolve(self.measured, metrics=self.callbacks.figures)
         if self.main:
             self.folder.note(
                 {
@@ -334,17 +334,17 @@ class Loop:
                     "encoded": record.encoded,
                     "skipped": record.skipped,
                     "validation": self.measured.metrics,
-                    **self._told_by_observers(),
+                    **self._told_by_callbacks(),
                 }
             )
         return self._result()
 
-    def _told_by_observers(self) -> dict[str, Any]:
-        observers, told = self.observers, dict[str, Any]()
-        if observers.stopped and self.engine.step < self.engine.steps:
-            by, reason = observers.stopped
+    def _told_by_callbacks(self) -> dict[str, Any]:
+        callbacks, told = self.callbacks, dict[str, Any]()
+        if callbacks.stopped and self.engine.step < self.engine.steps:
+            by, reason = callbacks.stopped
             told["stopped_early"] = {"by": by, "reason": reason, "of": self.engine.steps}
-        return told | ({"observer_failures": observers.failures} if observers.failures else {})
+        return told | ({"callback_failures": callbacks.failures} if callbacks.failures else {})
 
     def _result(self) -> Result:
         record = self.record

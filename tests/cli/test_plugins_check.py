@@ -216,7 +216,7 @@ def test_a_plugin_that_failed_to_load_is_a_failure_of_the_whole(plugin, tmp_path
         (["--sheet", "x.png"], "--sheet is about one component"),
         (["puzzling", "--sheet", "x.jpg"], "expected a PNG file"),
         (["puzzling", "--config", "absent.toml"], "absent.toml can't be read"),
-        (["probe", "--kind", "observer"], "no conformance checks for the kind 'observer'"),
+        (["probe", "--kind", "callback"], "no conformance checks for the kind 'callback'"),
     ],
 )
 def test_what_a_user_got_wrong_is_one_message_and_code_2(words, told, capsys) -> None:

@@ -1,4 +1,4 @@
-"""A one-file plugin for the tests of observers: one that does all that it may, and ones that do what they may not."""
+"""A one-file plugin for the tests of callbacks: one that does all that it may, and ones that do what they may not."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from mtlcore import MtlError, Observer, hookimpl
+from mtlcore import Callback, MtlError, hookimpl
 
 
 @frozen
-class Diary(Observer):
+class Diary(Callback):
     """Writes every event into RUN/diary.jsonl; adds a figure at each epoch and evaluation; counts in its state."""
 
     stop_at: int = 0
@@ -26,40 +26,40 @@ class Diary(Observer):
         with (run.folder / "diary.jsonl").open("a") as file:
             file.write(json.dumps({"event": event, "step": run.step, "epoch": run.epoch, **more}) + "\n")
 
-    def on_start(self, run):
+    def on_train_start(self, run):
         self._write(run, "start")
 
     def on_log(self, run, row):
         self._write(run, "log", row=row)
 
-    def on_epoch(self, run):
+    def on_epoch_end(self, run):
         run.add({"score": -abs(run.step - 12)})
         self._write(run, "epoch")
 
-    def on_evaluation(self, run):
+    def on_validation_end(self, run):
         run.add({"seen": run.state.get("evaluation", 0)})
         self._write(run, "evaluation", figures=dict(run.validation))
 
     def on_checkpoint(self, run, checkpoint):
         self._write(run, "checkpoint", name=checkpoint.name, there=checkpoint.is_dir())
 
-    def on_end(self, run):
+    def on_train_end(self, run):
         self._write(run, "end")
 
 
 @frozen
-class Quitter(Observer):
+class Quitter(Callback):
     """Asks to stop at an epoch's end."""
 
     epoch: int = 1
 
-    def on_epoch(self, run):
+    def on_epoch_end(self, run):
         if run.epoch >= self.epoch:
             run.stop(f"{run.epoch} epochs are enough")
 
 
 @frozen
-class Vandal(Observer):
+class Vandal(Callback):
     """Disturbs whatever it can reach."""
 
     how: str = "all"
@@ -68,7 +68,7 @@ class Vandal(Observer):
         if self.how == "check":
             raise MtlError("this run is not for me")
 
-    def on_epoch(self, run):
+    def on_epoch_end(self, run):
         if self.how == "all":
             torch.manual_seed(1), np.random.seed(1), random.seed(1)
             run.network.train()

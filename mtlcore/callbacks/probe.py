@@ -19,7 +19,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
-from ..contracts import Observer, Run
+from ..contracts import Callback, CallbackContext
 from ..errors import MtlError
 from ..tasks.classification import Classification
 
@@ -28,7 +28,7 @@ CHUNK = 1024  # rows whose neighbors are looked for at once: what bounds the (ro
 
 
 @frozen
-class Probe(Observer):
+class Probe(Callback):
     """A linear and a kNN probe every N epochs and at the end: accuracies "<what>/linear" and "<what>/knn" on validation rows.
 
     reads: annotations to probe (default: each task of classes; without such a task it must be given). every: epochs between two
@@ -45,7 +45,7 @@ class Probe(Observer):
     def figures(self, experiment: Any) -> Mapping[str, bool]:
         return {f"{what}/{kind}": True for what in self._asked(experiment) for kind in ("linear", "knn")}
 
-    def check(self, run: Run) -> None:
+    def check(self, run: CallbackContext) -> None:
         if not self._asked(run.experiment):
             raise MtlError('the run has no task of classes: name annotations of the data, such as reads = ["emotion"]')
         for split in ("train", "validation"):
@@ -53,14 +53,14 @@ class Probe(Observer):
                 if not len(rows):
                     raise MtlError(f"{what!r}: no row of {split} has this label")
 
-    def on_epoch(self, run: Run) -> None:
+    def on_epoch_end(self, run: CallbackContext) -> None:
         if run.epoch % self.every == 0:
             self._probe(run)
 
-    def on_end(self, run: Run) -> None:
+    def on_train_end(self, run: CallbackContext) -> None:
         self._probe(run)
 
-    def _probe(self, run: Run) -> None:
+    def _probe(self, run: CallbackContext) -> None:
         if run.state.get("step") == run.step:
             return
         run.state["step"] = run.step
@@ -78,7 +78,7 @@ class Probe(Observer):
             return self.reads
         return tuple(label for label, e in experiment.tasks.items() if isinstance(e.component, Classification))
 
-    def _questions(self, run: Run, split: str) -> Iterator[tuple[str, np.ndarray, Tensor, int]]:
+    def _questions(self, run: CallbackContext, split: str) -> Iterator[tuple[str, np.ndarray, Tensor, int]]:
         """what is asked, rows that have an answer, their classes (N,) int64, number of classes."""
         rows = run.rows(split)
         for what in self._asked(run.experiment):

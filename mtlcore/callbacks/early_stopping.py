@@ -7,12 +7,12 @@ import math
 from attrs import field, frozen
 from attrs.validators import ge
 
-from ..contracts import Observer, Run
+from ..contracts import Callback, CallbackContext
 from ..errors import MtlError, nearest
 
 
 @frozen
-class EarlyStopping(Observer):
+class EarlyStopping(Callback):
     """Stop once `patience` evaluations in a row brought nothing better.
 
     metric: a figure of the validation log, such as "fer/accuracy", "puzzling/loss", "probe/fer/linear" (default: the one that names
@@ -26,13 +26,13 @@ class EarlyStopping(Observer):
     patience: int = field(default=5, validator=ge(1))
     min_delta: float = field(default=0.0, validator=ge(0.0))
 
-    def check(self, run: Run) -> None:
+    def check(self, run: CallbackContext) -> None:
         if self.metric and self.metric not in run.better:
             raise MtlError(f"metric = {self.metric!r}: no such figure; {nearest(self.metric, run.better)}")
         if not len(run.rows("validation")):
             raise MtlError("there is no validation row to measure on: set input.validation above 0")
 
-    def on_evaluation(self, run: Run) -> None:
+    def on_validation_end(self, run: CallbackContext) -> None:
         name = self.metric or run.main
         value, state = run.validation.get(name, math.nan), run.state
         if math.isnan(value):

@@ -1,7 +1,7 @@
-"""The observers of a run: what they are shown, what they may ask for, and what is put back after each call.
+"""The callbacks of a run: what they are shown, what they may ask for, and what is put back after each call.
 
 They are called between steps, on the main process. Their figures go through the loop, which owns the log; a wish to stop is a flag
-that ranks agree on. An observer can't change what the run computes: `untouched` restores generators, modes and gradients, and finds
+that ranks agree on. A callback can't change what the run computes: `untouched` restores generators, modes and gradients, and finds
 a changed weight.
 """
 
@@ -11,14 +11,14 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
-from ..contracts import Annotation, Observer
+from ..contracts import Annotation, Callback
 from ..data.dataset import Dataset
 from ..errors import MtlError, nearest
 from ..experiment import Experiment
@@ -26,17 +26,19 @@ from ..measure import BATCH, main_metric
 from ..networks import alone
 from ..registry import one_line
 from ..rng import VIEW, Streams
-from .step import Engine
-from .watch import Watcher
+
+if TYPE_CHECKING:
+    from ..train.step import Engine
+    from ..train.watch import Watcher
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
 
 
 @define(eq=False)
-class Observers:
-    """All observers of a run, in the order of the configuration.
+class Callbacks:
+    """All callbacks of a run, in the order of the configuration.
 
-    measured: the figures of the last evaluation. added: by observers since then. unwritten: of these, what no log line holds yet.
+    measured: the figures of the last evaluation. added: by callbacks since then. unwritten: of these, what no log line holds yet.
     stopped: who asked to end the run, and why. failures: label -> exceptions that were passed over.
     """
 
@@ -56,27 +58,27 @@ class Observers:
     features: dict[bytes, Tensor] = field(factory=dict)
 
     @classmethod
-    def of(cls, engine: Engine, data: Dataset, folder: Path, watch: Watcher, main: bool) -> Observers:
+    def of(cls, engine: Engine, data: Dataset, folder: Path, watch: Watcher, main: bool) -> Callbacks:
         """Raises MtlError where `train.best` names no figure."""
         better, name = directions(engine.experiment), best_by(engine.experiment)
-        states: dict[str, dict[str, Any]] = {label: {} for label in engine.experiment.observers}
+        states: dict[str, dict[str, Any]] = {label: {} for label in engine.experiment.callbacks}
         return cls(engine, data, folder, watch, main, better, name, states=states)
 
     def check(self) -> None:
-        """Before anything is written, on every process. Raises MtlError where an observer can't serve this run."""
+        """Before anything is written, on every process. Raises MtlError where a callback can't serve this run."""
         self._call("check")
 
     def tell(self, event: str, *given: Any) -> None:
-        """Call `event` of each observer that implements it; on the main process."""
+        """Call `event` of each callback that implements it; on the main process."""
         if self.main:
             self._call(event, *given)
 
     def _call(self, event: str, *given: Any) -> None:
-        for label, observer in self.engine.experiment.observers.items():
-            if getattr(type(observer), event) is getattr(Observer, event):
+        for label, callback in self.engine.experiment.callbacks.items():
+            if getattr(type(callback), event) is getattr(Callback, event):
                 continue
             with untouched(self.engine, label), self._tolerated(label, event):
-                getattr(observer, event)(ObservedRun(label, self), *given)
+                getattr(callback, event)(GuardedContext(label, self), *given)
         self.features.clear()
 
     @contextmanager
@@ -84,21 +86,21 @@ class Observers:
         try:
             yield
         except MtlError as error:
-            raise MtlError(f"observer.{label}: {error}") from error
+            raise MtlError(f"callback.{label}: {error}") from error
         except Exception as error:  # a log that can't be reached must not cost days of training
             if event == "check":
-                raise MtlError(f"observer.{label}: its check failed: {one_line(error)}") from error
+                raise MtlError(f"callback.{label}: its check failed: {one_line(error)}") from error
             before = self.failures.get(label, {"times": 0})
             self.failures[label] = {"times": before["times"] + 1, "last": f"{event}: {one_line(error)}"}
             if not before["times"]:
-                self.watch.note(f"observer.{label} failed in {event}, and the run goes on: {one_line(error)}")
+                self.watch.note(f"callback.{label} failed in {event}, and the run goes on: {one_line(error)}")
 
     # ------------------------------------------------------------------------------------------------ figures
 
     def evaluated(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The run was measured -> these figures, with those of observers that no log line holds yet; the caller writes them."""
+        """The run was measured -> these figures, with those of callbacks that no log line holds yet; the caller writes them."""
         self.measured = metrics
-        self.tell("on_evaluation")
+        self.tell("on_validation_end")
         self.measured, self.added = self.figures, {}
         return metrics | self.taken()
 
@@ -115,12 +117,12 @@ class Observers:
     # ------------------------------------------------------------------------------------------------ checkpoints
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps. Raises MtlError where an observer remembers what can't be loaded safely."""
+        """What a checkpoint keeps. Raises MtlError where a callback remembers what can't be loaded safely."""
         for label, state in self.states.items():
             for key, value in state.items():
                 if not _is_plain(value):
                     raise MtlError(
-                        f"observer.{label} keeps state[{key!r}] of type {type(value).__name__}: expected numbers, strings, "
+                        f"callback.{label} keeps state[{key!r}] of type {type(value).__name__}: expected numbers, strings, "
                         "tensors, or lists, tuples, dicts of them"
                     )
         return {
@@ -132,18 +134,18 @@ class Observers:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """As a checkpoint left it; an observer that is new to the run begins with an empty memory."""
+        """As a checkpoint left it; a callback that is new to the run begins with an empty memory."""
         self.states |= {label: kept for label, kept in state["states"].items() if label in self.states}
         self.measured, self.added, self.stopped = state["measured"], state["added"], state["stopped"]
         self.failures = state["failures"]
 
 
 @frozen(eq=False)
-class ObservedRun:
-    """The run as one observer sees it (`contracts.Run`)."""
+class GuardedContext:
+    """The run as one callback sees it (`contracts.CallbackContext`)."""
 
     label: str
-    _all: Observers
+    _all: Callbacks
 
     @property
     def step(self) -> int:
@@ -190,7 +192,7 @@ class ObservedRun:
         return self._all.data.split.get(split, np.zeros(0, dtype=np.int64))
 
     def features(self, rows: np.ndarray) -> Tensor:
-        """Remembered while one event lasts: several observers, and several questions about the same rows, cost one pass."""
+        """Remembered while one event lasts: several callbacks, and several questions about the same rows, cost one pass."""
         known, key = self._all.features, rows.tobytes()
         if key not in known:
             known[key] = pooled(self.network, self._all.engine, self._all.data, rows)
@@ -216,7 +218,7 @@ class ObservedRun:
             self._all.stopped = self.label, reason
 
     def note(self, text: str) -> None:
-        self._all.watch.note(f"observer.{self.label}: {text}")
+        self._all.watch.note(f"callback.{self.label}: {text}")
 
 
 # ------------------------------------------------------------------------------------------------ figures and features
@@ -230,8 +232,8 @@ def directions(experiment: Experiment) -> dict[str, bool]:
         found |= {f"{label}/{k}": m.higher_is_better for k, m in metrics if m.higher_is_better is not None}
     found |= {f"{label}/loss": False for label in experiment.pretexts}
     found |= {} if experiment.tasks else {"loss": False}
-    for label, observer in experiment.observers.items():
-        found |= {f"{label}/{name}": up for name, up in observer.figures(experiment).items()}
+    for label, callback in experiment.callbacks.items():
+        found |= {f"{label}/{name}": up for name, up in callback.figures(experiment).items()}
     return found
 
 
@@ -239,11 +241,11 @@ def best_by(experiment: Experiment) -> str:
     """The figure that names the best checkpoint. Raises MtlError where there is no such."""
     name = experiment.train.best or ""
     label = name.partition("/")[0]
-    if label not in experiment.observers:
+    if label not in experiment.callbacks:
         return main_metric(experiment)[0]
     mine = [figure for figure in directions(experiment) if figure.startswith(f"{label}/")]
     if name not in mine:
-        raise MtlError(f"train.best = {name!r}: observer.{label} adds no such figure; {nearest(name, mine)}")
+        raise MtlError(f"train.best = {name!r}: callback.{label} adds no such figure; {nearest(name, mine)}")
     return name
 
 
@@ -284,7 +286,7 @@ def untouched(engine: Engine, label: str) -> Iterator[None]:
             for parameter in engine.model.parameters():
                 parameter.grad = None  # as the step left it
     if [t._version for t in weights] != versions or not torch.equal(_sizes(weights), sizes):
-        raise MtlError(f"observer.{label} changed the network: an observer may only look at it (in evaluation mode)")
+        raise MtlError(f"callback.{label} changed the network: a callback may only look at it (in evaluation mode)")
 
 
 @torch.no_grad()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..contracts import Observer
+from ..contracts import Callback
 from ..registry import hookimpl
 from .early_stopping import EarlyStopping
 from .probe import Probe
 
 
 @hookimpl
-def mtl_components() -> list[type[Observer]]:
+def mtl_components() -> list[type[Callback]]:
     return [EarlyStopping, Probe]

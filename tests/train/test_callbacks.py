@@ -1,4 +1,4 @@
-"""Observers of real runs: when they are called, what they add, how they stop, and that they change nothing else."""
+"""Callbacks of real runs: when they are called, what they add, how they stop, and that they change nothing else."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ tensorboard = false
 """  # 77 training rows: an epoch is 5 steps
 
 
-def experiment(tmp_path: Path, observers: str = "", *overrides: str, body: str = BODY) -> Experiment:
+def experiment(tmp_path: Path, callbacks: str = "", *overrides: str, body: str = BODY) -> Experiment:
     file = tmp_path / "run.toml"
-    file.write_text(PLUGINS + body + observers)
+    file.write_text(PLUGINS + body + callbacks)
     return load(file, overrides)
 
 
@@ -75,8 +75,8 @@ def losses(run: Path) -> list[dict]:
 # ---------------------------------------------------------------------------------------------------- events and figures
 
 
-def test_an_observer_is_told_of_every_event_in_its_order(tmp_path):
-    train(experiment(tmp_path, "[observer.diary]\n"), tmp_path / "run")
+def test_an_callback_is_told_of_every_event_in_its_order(tmp_path):
+    train(experiment(tmp_path, "[callback.diary]\n"), tmp_path / "run")
     events = told(tmp_path / "run")
     assert [(e["event"], e["step"]) for e in events if e["event"] in ("start", "epoch", "evaluation", "end")] == [
         ("start", 0), ("epoch", 5), ("evaluation", 8), ("epoch", 10), ("epoch", 15), ("evaluation", 16),
@@ -90,7 +90,7 @@ def test_an_observer_is_told_of_every_event_in_its_order(tmp_path):
 
 
 def test_added_figures_stand_in_the_log_and_in_the_final_facts(tmp_path):
-    result = train(experiment(tmp_path, "[observer.diary]\n"), tmp_path / "run")
+    result = train(experiment(tmp_path, "[callback.diary]\n"), tmp_path / "run")
     rows = {r["step"]: r for r in RunFolder(tmp_path / "run").rows() if "lr" not in r}
     assert {s: r["validation/diary/score"] for s, r in rows.items() if "validation/diary/score" in r} == {
         5: -7, 10: -2, 15: -3, 20: -8,
@@ -104,116 +104,119 @@ def test_added_figures_stand_in_the_log_and_in_the_final_facts(tmp_path):
     assert all("quarter/accuracy" in e["figures"] for e in seen)
 
 
-def test_an_observers_figure_may_name_the_best_checkpoint(tmp_path):
-    train(experiment(tmp_path, "[observer.diary]\n", "train.best='diary/score'"), tmp_path / "run")
+def test_an_callbacks_figure_may_name_the_best_checkpoint(tmp_path):
+    train(experiment(tmp_path, "[callback.diary]\n", "train.best='diary/score'"), tmp_path / "run")
     best = RunFolder(tmp_path / "run").require("best")
     assert best.step == 10  # the epoch's end that lies nearest to step 12
     with pytest.raises(MtlError, match=r"train\.best.*'diary/score'"):
-        train(experiment(tmp_path, "[observer.diary]\n", "train.best='diary/seen'"), tmp_path / "other")
+        train(experiment(tmp_path, "[callback.diary]\n", "train.best='diary/seen'"), tmp_path / "other")
 
 
-def test_observers_are_a_part_of_the_resolved_configuration(tmp_path):
-    exp = experiment(tmp_path, "[observer.diary]\nstop_at = 3\n[observer.patience]\nname = 'early_stopping'\n")
-    assert list(exp.observers) == ["diary", "patience"]
+def test_callbacks_are_a_part_of_the_resolved_configuration(tmp_path):
+    exp = experiment(tmp_path, "[callback.diary]\nstop_at = 3\n[callback.patience]\nname = 'early_stopping'\n")
+    assert list(exp.callbacks) == ["diary", "patience"]
     text = dump(exp)
-    assert '[observer.patience]\nname = "early_stopping"\nmetric = ""\npatience = 5\n' in text
+    assert '[callback.patience]\nname = "early_stopping"\nmetric = ""\npatience = 5\n' in text
     (tmp_path / "again.toml").write_text(text)
     assert load(tmp_path / "again.toml") == exp
     for label, told_ in (("quarter", "task.quarter has that label too"), ("train", "can't be a label")):
         with pytest.raises(MtlError, match=told_):
-            experiment(tmp_path, f"[observer.{label}]\nname = 'diary'\n")
+            experiment(tmp_path, f"[callback.{label}]\nname = 'diary'\n")
     with pytest.raises(MtlError, match="did you mean 'probe'"):
-        experiment(tmp_path, "[observer.prob]\n")
+        experiment(tmp_path, "[callback.prob]\n")
 
 
 # ---------------------------------------------------------------------------------------------------- nothing else changes
 
 
 @pytest.mark.parametrize(
-    ("observers", "overrides"),
+    ("callbacks", "overrides"),
     [
-        ("[observer.probe]\n", ()),
-        ("[observer.probe]\n", ("train.ema=0.9",)),
-        ("[observer.diary]\n[observer.vandal]\n", ()),
-        ("[observer.early_stopping]\npatience = 9\n", ()),
+        ("[callback.probe]\n", ()),
+        ("[callback.probe]\n", ("train.ema=0.9",)),
+        ("[callback.diary]\n[callback.vandal]\n", ()),
+        ("[callback.early_stopping]\npatience = 9\n", ()),
     ],
 )
-def test_a_run_with_observers_has_the_weights_and_losses_of_one_without_bit_for_bit(tmp_path, observers, overrides):
+def test_a_run_with_callbacks_has_the_weights_and_losses_of_one_without_bit_for_bit(tmp_path, callbacks, overrides):
     train(experiment(tmp_path, "", *overrides), tmp_path / "plain")
-    train(experiment(tmp_path, observers, *overrides), tmp_path / "observed")
-    assert same(weights(tmp_path / "plain"), weights(tmp_path / "observed"))
-    assert losses(tmp_path / "plain") == losses(tmp_path / "observed")
-    assert "observer_failures" not in RunFolder(tmp_path / "observed").facts()
+    train(experiment(tmp_path, callbacks, *overrides), tmp_path / "watched")
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "watched"))
+    assert losses(tmp_path / "plain") == losses(tmp_path / "watched")
+    assert "callback_failures" not in RunFolder(tmp_path / "watched").facts()
 
 
 @pytest.mark.parametrize("how", ["weights", "data", "statistics"])
-def test_an_observer_that_changes_the_network_is_found_out(tmp_path, how):
-    with pytest.raises(MtlError, match=r"observer\.vandal changed the network"):
-        train(experiment(tmp_path, f"[observer.vandal]\nhow = '{how}'\n"), tmp_path / "run")
+def test_an_callback_that_changes_the_network_is_found_out(tmp_path, how):
+    with pytest.raises(MtlError, match=r"callback\.vandal changed the network"):
+        train(experiment(tmp_path, f"[callback.vandal]\nhow = '{how}'\n"), tmp_path / "run")
 
 
 def test_generators_modes_and_gradients_are_put_back(tmp_path, monkeypatch):
     """Looked at right behind the call, where the next step has not yet seeded or zeroed anything."""
     seen = []
 
-    def spied(self, event, *given, before=loop.Observers.tell):
+    def spied(self, event, *given, before=loop.Callbacks.tell):
         model = self.engine.model
         noise = torch.get_rng_state()
         before(self, event, *given)
-        if event == "on_epoch":
+        if event == "on_epoch_end":
             grads = [p.grad is None for p in model.parameters()]
             seen.append(
                 (torch.equal(noise, torch.get_rng_state()), all(grads), all(m.training for m in model.modules()))
             )
 
-    monkeypatch.setattr(loop.Observers, "tell", spied)
-    train(experiment(tmp_path, "[observer.vandal]\n", "train.steps=10"), tmp_path / "run")
+    monkeypatch.setattr(loop.Callbacks, "tell", spied)
+    train(experiment(tmp_path, "[callback.vandal]\n", "train.steps=10"), tmp_path / "run")
     assert seen == [(True, True, True)] * 2
 
 
 # ---------------------------------------------------------------------------------------------------- failures
 
 
-def test_an_observer_that_raises_is_told_and_counted_and_the_run_goes_on(tmp_path):
+def test_an_callback_that_raises_is_told_and_counted_and_the_run_goes_on(tmp_path):
     notes: list[str] = []
 
     class Noting(loop.Silent):
         def note(self, text):
             notes.append(text)
 
-    train(experiment(tmp_path, "[observer.vandal]\nhow = 'raise'\n"), tmp_path / "run", watcher=Noting())
+    train(experiment(tmp_path, "[callback.vandal]\nhow = 'raise'\n"), tmp_path / "run", watcher=Noting())
     assert [n for n in notes if "vandal" in n] == [
-        "observer.vandal failed in on_epoch, and the run goes on: ConnectionError: no route to host"
+        "callback.vandal failed in on_epoch_end, and the run goes on: ConnectionError: no route to host"
     ]
     facts = RunFolder(tmp_path / "run").facts()
     assert facts["finished"]
-    assert facts["observer_failures"]["vandal"] == {"times": 4, "last": "on_epoch: ConnectionError: no route to host"}
+    assert facts["callback_failures"]["vandal"] == {
+        "times": 4,
+        "last": "on_epoch_end: ConnectionError: no route to host",
+    }
 
 
 def test_a_message_for_the_user_ends_the_run(tmp_path):
-    with pytest.raises(MtlError, match=r"observer\.vandal: enough of this"):
-        train(experiment(tmp_path, "[observer.vandal]\nhow = 'refuse'\n"), tmp_path / "run")
+    with pytest.raises(MtlError, match=r"callback\.vandal: enough of this"):
+        train(experiment(tmp_path, "[callback.vandal]\nhow = 'refuse'\n"), tmp_path / "run")
 
 
 def test_a_memory_that_a_checkpoint_could_not_give_back_is_refused(tmp_path):
-    with pytest.raises(MtlError, match=r"observer\.vandal keeps state\['kept'\] of type float64"):
-        train(experiment(tmp_path, "[observer.vandal]\nhow = 'state'\n"), tmp_path / "run")
+    with pytest.raises(MtlError, match=r"callback\.vandal keeps state\['kept'\] of type float64"):
+        train(experiment(tmp_path, "[callback.vandal]\nhow = 'state'\n"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    ("observers", "overrides", "message"),
+    ("callbacks", "overrides", "message"),
     [
-        ("[observer.vandal]\nhow = 'check'\n", (), r"observer\.vandal: this run is not for me"),
-        ("[observer.early_stopping]\nmetric = 'quarter/acuracy'\n", (), "did you mean 'quarter/accuracy'"),
-        ("[observer.early_stopping]\n", ("input.validation=0",), r"input\.validation"),
-        ("[observer.probe]\nreads = ['quatrer']\n", (), r"observer\.probe.*'quarter'"),
+        ("[callback.vandal]\nhow = 'check'\n", (), r"callback\.vandal: this run is not for me"),
+        ("[callback.early_stopping]\nmetric = 'quarter/acuracy'\n", (), "did you mean 'quarter/accuracy'"),
+        ("[callback.early_stopping]\n", ("input.validation=0",), r"input\.validation"),
+        ("[callback.probe]\nreads = ['quatrer']\n", (), r"callback\.probe.*'quarter'"),
     ],
 )
-def test_an_observer_that_this_run_cannot_serve_is_told_before_anything_is_written(
-    tmp_path, observers, overrides, message
+def test_an_callback_that_this_run_cannot_serve_is_told_before_anything_is_written(
+    tmp_path, callbacks, overrides, message
 ):
     with pytest.raises(MtlError, match=message):
-        train(experiment(tmp_path, observers, *overrides), tmp_path / "run")
+        train(experiment(tmp_path, callbacks, *overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -221,7 +224,7 @@ def test_an_observer_that_this_run_cannot_serve_is_told_before_anything_is_writt
 
 
 def test_a_run_that_is_stopped_is_evaluated_saved_and_marked(tmp_path):
-    result = train(experiment(tmp_path, "[observer.diary]\n[observer.quitter]\nepoch = 2\n"), tmp_path / "run")
+    result = train(experiment(tmp_path, "[callback.diary]\n[callback.quitter]\nepoch = 2\n"), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     facts = folder.facts()
     assert (result.steps, facts["steps"], facts["finished"], folder.require().step) == (10, 10, True, 10)
@@ -232,7 +235,7 @@ def test_a_run_that_is_stopped_is_evaluated_saved_and_marked(tmp_path):
 
 
 def test_going_on_with_a_stopped_run_changes_nothing(tmp_path):
-    exp = experiment(tmp_path, "[observer.quitter]\nepoch = 1\n")
+    exp = experiment(tmp_path, "[callback.quitter]\nepoch = 1\n")
     first = train(exp, tmp_path / "run")
     facts = RunFolder(tmp_path / "run").facts()
     again = train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
@@ -240,7 +243,7 @@ def test_going_on_with_a_stopped_run_changes_nothing(tmp_path):
     assert RunFolder(tmp_path / "run").facts() == facts
 
 
-STALLED = "[observer.early_stopping]\npatience = 3\nmin_delta = 1.0\n"  # nothing is ever better by 1.0
+STALLED = "[callback.early_stopping]\npatience = 3\nmin_delta = 1.0\n"  # nothing is ever better by 1.0
 
 
 def test_early_stopping_waits_as_long_as_its_patience(tmp_path):
@@ -256,7 +259,7 @@ def test_early_stopping_waits_as_long_as_its_patience(tmp_path):
 def test_patience_survives_a_kill_and_a_resume(tmp_path):
     """A real process is killed after its second evaluation; it stops where the undisturbed run stops, with the same weights."""
     overrides = ("train.steps=400", "train.eval_every=40", "train.save_every=4")
-    exp = experiment(tmp_path, STALLED + "[observer.diary]\n", *overrides)
+    exp = experiment(tmp_path, STALLED + "[callback.diary]\n", *overrides)
     train(exp, tmp_path / "whole")
     words = [
         str(tmp_path / "run.toml"),
@@ -275,19 +278,19 @@ def test_patience_survives_a_kill_and_a_resume(tmp_path):
     process.kill()
     process.communicate()
     assert folder.require().step < 160
-    assert folder.require().state()["observers"]["states"]["early_stopping"]["waited"] >= 1
+    assert folder.require().state()["callbacks"]["states"]["early_stopping"]["waited"] >= 1
     result = train(load(tmp_path / "killed" / "config.toml"), tmp_path / "killed", resume=True)
     assert result.steps == 160
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
     mine, theirs = (RunFolder(tmp_path / name) for name in ("killed", "whole"))
     assert mine.facts()["stopped_early"] == theirs.facts()["stopped_early"]
-    counts = [f.require().state()["observers"]["states"]["diary"]["epoch"] for f in (mine, theirs)]
+    counts = [f.require().state()["callbacks"]["states"]["diary"]["epoch"] for f in (mine, theirs)]
     assert counts[0] == counts[1] == 32
     assert losses(mine.path) == losses(theirs.path)
 
 
 def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_ended_by_resume(tmp_path, monkeypatch):
-    exp = experiment(tmp_path, "[observer.diary]\n")
+    exp = experiment(tmp_path, "[callback.diary]\n")
     with monkeypatch.context() as patched:
         patched.setattr(loop.Loop, "_finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -298,9 +301,9 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_ended_by_resume
     assert "quarter/accuracy" in result.measured.metrics
 
 
-def test_two_ranks_agree_to_stop_at_the_step_of_the_observers_wish(tmp_path):
-    """Real processes: the observer lives on one of them, and neither hangs nor goes on."""
-    experiment(tmp_path, "[observer.diary]\n[observer.quitter]\nepoch = 1\n")
+def test_two_ranks_agree_to_stop_at_the_step_of_the_callbacks_wish(tmp_path):
+    """Real processes: the callback lives on one of them, and neither hangs nor goes on."""
+    experiment(tmp_path, "[callback.diary]\n[callback.quitter]\nepoch = 1\n")
     code = tmp_path / "mtl.py"
     code.write_text("import sys\nfrom mtlcore.cli import main\nsys.exit(main())\n")
     words = [str(code), "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "two")]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from mtlcore.train.reporter import SilentReporter
 
 from mtlcore import Encoder, LossWeighting, PretextTask
 from mtlcore.augment.recipes import Validation
@@ -23,7 +24,6 @@ from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_engine
 from mtlcore.train.loop import Loop
 from mtlcore.train.record import Record
-from mtlcore.train.watch import Silent
 from mtlcore.weighting import Equal
 
 N, CLASSES, STEPS = 2048, 8, 1_000_000
@@ -94,7 +94,7 @@ def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) 
     )
     engine = build_engine(exp, Fabric(accelerator="cpu", devices=1), STEPS, len(rows) // exp.input.batch_size)
     record = Record(exp.train.max_skipped)
-    return Loop(engine, data, Sampler(data, exp), RunFolder(Path()), record, Silent(), main=False)
+    return Loop(engine, data, Sampler(data, exp), RunFolder(Path()), record, SilentReporter(), main=False)
 
 
 def where_it_goes(loop: Loop, rounds: int) -> dict[str, float]:

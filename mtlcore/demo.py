@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from .evaluate import evaluate
 from .experiment import Experiment
 from .train.loop import train
-from .train.watch import Watcher
+from .train.reporter import ProgressReporter
 
 
 @frozen
@@ -27,10 +27,10 @@ def arms(hybrid: Experiment) -> dict[str, Experiment]:
     return {"SL": evolve(hybrid, pretexts={}), "HMTL": hybrid}
 
 
-def run_arm(name: str, experiment: Experiment, folder: Path, watcher: Watcher) -> Arm:
+def run_arm(name: str, experiment: Experiment, folder: Path, reporter: ProgressReporter) -> Arm:
     """Train it into folder/<name> and evaluate its last step."""
-    result = train(experiment, folder / name.lower(), watcher=watcher)
-    test = evaluate(result.run, progress=watcher.progress).measured.metrics
+    result = train(experiment, folder / name.lower(), reporter=reporter)
+    test = evaluate(result.run, progress=reporter.progress).measured.metrics
     own = {k: v for k, v in result.measured.metrics.items() if k.partition("/")[0] in experiment.pretexts}
     return Arm(name, test, own, result.cpu_s)
 

@@ -1,4 +1,4 @@
-"""Randomness: every draw is a function of (run seed, optimiser step, global micro-batch, purpose), and of nothing else.
+"""Randomness: every draw is a function of (run seed, optimizer step, global micro-batch, purpose), and of nothing else.
 
 Never of the rank, never of the global generators: so two ranks of B/2 rows draw what one process draws that accumulates two
 micro-batches of B/2, and a resumed run draws what the uninterrupted one would have drawn.
@@ -67,7 +67,7 @@ class Rng:
 
 @frozen
 class Streams:
-    """The generators of one micro-batch, by purpose. key: (run seed, optimiser step, global micro-batch)."""
+    """The generators of one micro-batch, by purpose. key: (run seed, optimizer step, global micro-batch)."""
 
     key: tuple[int, ...]
     device: torch.device = CPU

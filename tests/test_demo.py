@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from mtl_faces.emotion import mtl_examples
+from mtlcore.train.reporter import SilentReporter
 
 from mtlcore.config import load
 from mtlcore.demo import arms, next_folder, run_arm
-from mtlcore.train.watch import Silent
 
 
 def test_the_arms_train_the_same_steps_and_tell_every_metric(tmp_path):
     small = ["data.synthfaces.train=32", "data.synthfaces.test=16", "train.steps=2", "input.batch_size=8"]
     both = arms(load(mtl_examples()["demo"], small))
     assert not both["SL"].pretexts
-    done = [run_arm(name, experiment, tmp_path, Silent()) for name, experiment in both.items()]
+    done = [run_arm(name, experiment, tmp_path, SilentReporter()) for name, experiment in both.items()]
     assert set(done[0].test) == set(done[1].test)
     assert {name.partition("/")[0] for name in done[0].test} == {"fer", "pose", "gender"}
     assert {name.partition("/")[0] for name in done[1].pretexts} == {"puzzling", "inpainting"}

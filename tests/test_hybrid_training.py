@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from mtlcore.train.reporter import SilentReporter
+
 from mtlcore.config import load
 from mtlcore.demo import arms, run_arm
-from mtlcore.train.watch import Silent
 
 EXPERIMENT = """
 seed = 0
@@ -47,7 +48,7 @@ def test_both_arms_learn_and_the_pretexts_are_solved(tmp_path):
     """Emotions far beyond chance, the puzzle too, missing pixels better than their mean. One test: both arms are half a minute."""
     (tmp_path / "faces.toml").write_text(EXPERIMENT)
     both = arms(load(tmp_path / "faces.toml"))
-    done = {name: run_arm(name, experiment, tmp_path, Silent()) for name, experiment in both.items()}
+    done = {name: run_arm(name, experiment, tmp_path, SilentReporter()) for name, experiment in both.items()}
     assert {name: arm.test["fer/accuracy"] > 1 / EMOTIONS + 6 * DEVIATION for name, arm in done.items()} == {
         "SL": True,
         "HMTL": True,

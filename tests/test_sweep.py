@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mtlcore.train.reporter import SilentReporter
 
 from mtlcore import MtlError
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.sweep import Axis, Sweep
 from mtlcore.train.loop import train
-from mtlcore.train.watch import Silent
 
 DOTS = Path(__file__).parent / "dots.py"
 CONFIG = """
@@ -336,7 +336,7 @@ def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(co
     lr = Axis.parse("train.lr=1e30,0.01")
     notes: list[str] = []
 
-    class Watch(Silent):
+    class Watch(SilentReporter):
         def note(self, text: str) -> None:
             notes.append(text)
 

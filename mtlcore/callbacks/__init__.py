@@ -1,4 +1,4 @@
-"""What may watch a run: a probe of the features, and early stopping."""
+"""What may reporter a run: a probe of the features, and early stopping."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from ..registry import one_line
 from ..rng import VIEW, Streams
 
 if TYPE_CHECKING:
+    from ..train.reporter import ProgressReporter
     from ..train.step import Engine
-    from ..train.watch import Watcher
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
 
@@ -45,7 +45,7 @@ class Callbacks:
     engine: Engine
     data: Dataset
     folder: Path
-    watch: Watcher
+    reporter: ProgressReporter
     main: bool
     better: dict[str, bool]
     best_by: str
@@ -58,11 +58,11 @@ class Callbacks:
     features: dict[bytes, Tensor] = field(factory=dict)
 
     @classmethod
-    def of(cls, engine: Engine, data: Dataset, folder: Path, watch: Watcher, main: bool) -> Callbacks:
+    def of(cls, engine: Engine, data: Dataset, folder: Path, reporter: ProgressReporter, main: bool) -> Callbacks:
         """Raises MtlError where `train.best` names no figure."""
         better, name = directions(engine.experiment), best_by(engine.experiment)
         states: dict[str, dict[str, Any]] = {label: {} for label in engine.experiment.callbacks}
-        return cls(engine, data, folder, watch, main, better, name, states=states)
+        return cls(engine, data, folder, reporter, main, better, name, states=states)
 
     def check(self) -> None:
         """Before anything is written, on every process. Raises MtlError where a callback can't serve this run."""
@@ -93,7 +93,7 @@ class Callbacks:
             before = self.failures.get(label, {"times": 0})
             self.failures[label] = {"times": before["times"] + 1, "last": f"{event}: {one_line(error)}"}
             if not before["times"]:
-                self.watch.note(f"callback.{label} failed in {event}, and the run goes on: {one_line(error)}")
+                self.reporter.note(f"callback.{label} failed in {event}, and the run goes on: {one_line(error)}")
 
     # ------------------------------------------------------------------------------------------------ figures
 
@@ -218,7 +218,7 @@ class GuardedContext:
             self._all.stopped = self.label, reason
 
     def note(self, text: str) -> None:
-        self._all.watch.note(f"callback.{self.label}: {text}")
+        self._all.reporter.note(f"callback.{self.label}: {text}")
 
 
 # ------------------------------------------------------------------------------------------------ figures and features

@@ -15,12 +15,12 @@ from rich.text import Text
 from ..demo import Arm
 from ..measure import Measured
 from ..train.loop import Result
-from ..train.watch import Moment
+from ..train.reporter import TrainProgress
 from ._shared import console, say
 
 
 class Bars:
-    """A `Watcher` for the terminal. quiet: shows nothing (JSON goes to the same terminal)."""
+    """A `ProgressReporter` for the terminal. quiet: shows nothing (JSON goes to the same terminal)."""
 
     def __init__(self, quiet: bool = False, title: str = "training") -> None:
         self.title = title
@@ -51,10 +51,10 @@ class Bars:
         if not self.bars.disable:
             self.bars.console.print(Text(text))
 
-    def step(self, moment: Moment) -> None:
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())
-        skipped = f"  {moment.skipped} skipped" if moment.skipped else ""
-        self._row(self.title, moment.step, moment.steps, f"{moment.rate:.1f} steps/s  {losses}{skipped}")
+    def step(self, progress: TrainProgress) -> None:
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+        skipped = f"  {progress.skipped} skipped" if progress.skipped else ""
+        self._row(self.title, progress.step, progress.steps, f"{progress.rate:.1f} steps/s  {losses}{skipped}")
 
     def evaluated(self, step: int, measured: Measured) -> None:
         figures = "  ".join(f"{name} {value:.3f}" for name, value in measured.metrics.items() if "[" not in name)

@@ -50,7 +50,7 @@ def train(
     assert folder is not None
     try:
         with Bars() as bars:
-            result = train(experiment, folder, resume=resume is not None, watcher=bars)
+            result = train(experiment, folder, resume=resume is not None, reporter=bars)
     except Interrupted as stopped:
         from ._shared import console
 

@@ -15,7 +15,7 @@ from ..errors import MtlError
 from ..runs import RunFolder, said, write_whole
 from ..train.loop import train
 from ..train.record import Diverged
-from ..train.watch import Watcher
+from ..train.reporter import ProgressReporter
 from .axes import Axis, folder_name, values_of
 from .beforehand import loaded, require_axes, require_choice, require_same
 from .outcome import Outcome, Setting, best_of, figure_of, judged_by
@@ -63,20 +63,20 @@ class Sweep:
         sweep._note_configs()
         return sweep
 
-    def train(self, run: Planned, watcher: Watcher | None = None) -> None:
+    def train(self, run: Planned, reporter: ProgressReporter | None = None) -> None:
         """Bring one run to its end, and rewrite sweep.json. Raises Interrupted after Ctrl-C, with the run saved.
 
-        One that diverges has come to its end too: the watcher is told, and the sweep may go on.
+        One that diverges has come to its end too: the reporter is told, and the sweep may go on.
         """
         try:
             if run.state == "new":
-                train(run.experiment, run.folder, watcher=watcher)
+                train(run.experiment, run.folder, reporter=reporter)
             elif run.state == "begun":
-                train(load(run.folder / "config.toml"), run.folder, resume=True, watcher=watcher)
+                train(load(run.folder / "config.toml"), run.folder, resume=True, reporter=reporter)
         except Diverged as error:
             RunFolder(run.folder).note({"diverged": str(error)})
-            if watcher is not None:
-                watcher.note(f"{run.name} has diverged, and its setting will not be chosen: {error}")
+            if reporter is not None:
+                reporter.note(f"{run.name} has diverged, and its setting will not be chosen: {error}")
         self._write()
 
     def outcome(self) -> Outcome:

@@ -1,4 +1,4 @@
-"""No network for a moment, and a list of who was called."""
+"""No network for a progress, and a list of who was called."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ from .facts import environment, resolved
 from .memory import keep_freed_memory
 from .optim import lr_at
 from .record import Record
+from .reporter import ProgressReporter, SilentReporter, TrainProgress
 from .step import Engine, Logged, train_step
 from .tensorboard import Board
-from .watch import Moment, Silent, Watcher
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: somebody asked for it
@@ -52,7 +52,9 @@ class Result:
     skipped: int
 
 
-def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: Watcher | None = None) -> Result:
+def train(
+    experiment: Experiment, out: Path, *, resume: bool = False, reporter: ProgressReporter | None = None
+) -> Result:
     """Train an experiment into the folder `out`, or go on with the run that lies there.
 
     Raises MtlError for what a user can mend, Interrupted after Ctrl-C or SIGTERM (with the run saved).
@@ -63,17 +65,17 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, watcher: W
     if not resume:
         RunFolder.refuse_existing(out)  # on every rank, and before any image is read
     fabric.barrier()
-    watch: Watcher = watcher if watcher is not None and main else Silent()
+    reporter: ProgressReporter = reporter if reporter is not None and main else SilentReporter()
     try_weighting(experiment, fabric.device)
-    data = open_data(experiment, {"train", "validation"}, watch.progress)  # test is for `mtl eval` alone
+    data = open_data(experiment, {"train", "validation"}, reporter.progress)  # test is for `mtl eval` alone
     for line in data.report:
-        watch.note(line)
+        reporter.note(line)
     experiment = data.experiment
     sampler = Sampler(data, experiment, fabric.world_size)
     steps = experiment.train.steps or math.ceil((experiment.train.epochs or 1) * sampler.steps_per_epoch)
     engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch, resume)
     dry_run(engine, sampler.batch(0, 0, fabric.device))
-    loop = Loop(engine, data, sampler, RunFolder(out), Record(experiment.train.max_skipped), watch, main)
+    loop = Loop(engine, data, sampler, RunFolder(out), Record(experiment.train.max_skipped), reporter, main)
     loop.callbacks.check()
     if main and not resume:  # only now: what can't train leaves nothing behind
         RunFolder.create(out, *resolved(experiment))
@@ -100,7 +102,7 @@ class Loop:
     sampler: Sampler
     folder: RunFolder
     record: Record
-    watch: Watcher
+    reporter: ProgressReporter
     main: bool
     best: float | None = None
     ended: bool = False  # by a callback, and all ranks know it
@@ -110,11 +112,11 @@ class Loop:
     _logged_at: tuple[int, float] = (0, 0.0)
 
     def __attrs_post_init__(self) -> None:
-        self.callbacks = Callbacks.of(self.engine, self.data, self.folder.path, self.watch, self.main)
+        self.callbacks = Callbacks.of(self.engine, self.data, self.folder.path, self.reporter, self.main)
 
     def run(self) -> Result:
         if self.over and self.folder.facts().get("finished"):
-            self.watch.note(f"this run is finished: {self.engine.step} steps")
+            self.reporter.note(f"this run is finished: {self.engine.step} steps")
             self.measured = Measured(self.folder.facts().get("validation", {}))
             return self._result()
         if self.engine.experiment.train.tensorboard and self.main:
@@ -215,7 +217,7 @@ class Loop:
         }
         self._write({"step": engine.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters})
         losses = {k.removeprefix("loss/"): v for k, v in means.items() if k.startswith("loss/")}
-        self.watch.step(Moment(engine.step, engine.steps, losses, lr, rate, self.record.skipped))
+        self.reporter.step(TrainProgress(engine.step, engine.steps, losses, lr, rate, self.record.skipped))
 
     def _evaluate(self) -> None:
         rows = self.data.split.get("validation")
@@ -229,7 +231,7 @@ class Loop:
         own = {} if engine.experiment.tasks else {"loss": loss}
         found = self.callbacks.evaluated(supervised.metrics | pretexts.metrics | own)
         self.measured = Measured(found, supervised.tables | pretexts.tables, len(rows))
-        self.watch.evaluated(engine.step, self.measured)
+        self.reporter.evaluated(engine.step, self.measured)
         self._report(found)
 
     def _report(self, figures: dict[str, float]) -> None:
@@ -278,7 +280,7 @@ class Loop:
         """Everything as the last checkpoint left it; the log is cut back to its step."""
         checkpoint = self.folder.checkpoint("last")
         if checkpoint is None:
-            self.watch.note("no checkpoint was saved yet: starting from step 0")
+            self.reporter.note("no checkpoint was saved yet: starting from step 0")
             if self.main:
                 self.folder.cut_log(0)
             self.note_environment()  # it may have been killed before this was written
@@ -292,7 +294,7 @@ class Loop:
         self._restore(checkpoint.state())
         if self.main:
             self.folder.cut_log(engine.step)
-        self.watch.note(f"going on from step {engine.step}")
+        self.reporter.note(f"going on from step {engine.step}")
 
     def _restore(self, state: dict[str, Any]) -> None:
         engine = self.engine
@@ -317,7 +319,7 @@ class Loop:
             )
         threads = torch.get_num_threads()
         if facts.get("threads", threads) != threads:
-            self.watch.note(
+            self.reporter.note(
                 f"this run began with {facts['threads']} threads and goes on with {threads}: not bit for bit"
             )
 

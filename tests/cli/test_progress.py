@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+from mtlcore.train.reporter import TrainProgress
 from rich.console import Console
 
 from mtlcore.cli import _progress, _shared
@@ -13,7 +14,6 @@ from mtlcore.cli._progress import Bars, arms_table, metrics_table, say_result
 from mtlcore.demo import Arm
 from mtlcore.measure import Measured
 from mtlcore.train.loop import Result
-from mtlcore.train.watch import Moment
 
 NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 
@@ -32,7 +32,7 @@ def test_notes_bars_and_tables_show_brackets_as_they_are(name, screen):
     with Bars(title=name) as bars:
         bars.note(f"note {name}")
         bars.progress(f"reading {name}", 1, 2)
-        bars.step(Moment(1, 2, {f"loss/{name}": 0.5}, 0.1, 3.0, 1))
+        bars.step(TrainProgress(1, 2, {f"loss/{name}": 0.5}, 0.1, 3.0, 1))
         bars.evaluated(1, measured)
     for table in (
         metrics_table(f"title {name}", measured),

@@ -19,7 +19,7 @@ from mtlcore.train import loop
 from mtlcore.train.loop import train
 
 HERE = Path(__file__).resolve().parent
-PLUGINS = f'plugins = ["{HERE.parent / "dots.py"}", "{HERE / "watchers.py"}"]\n'
+PLUGINS = f'plugins = ["{HERE.parent / "dots.py"}", "{HERE / "reporters.py"}"]\n'
 BODY = """
 [encoder]
 width = 4
@@ -177,11 +177,11 @@ def test_generators_modes_and_gradients_are_put_back(tmp_path, monkeypatch):
 def test_an_callback_that_raises_is_told_and_counted_and_the_run_goes_on(tmp_path):
     notes: list[str] = []
 
-    class Noting(loop.Silent):
+    class Noting(loop.SilentReporter):
         def note(self, text):
             notes.append(text)
 
-    train(experiment(tmp_path, "[callback.vandal]\nhow = 'raise'\n"), tmp_path / "run", watcher=Noting())
+    train(experiment(tmp_path, "[callback.vandal]\nhow = 'raise'\n"), tmp_path / "run", reporter=Noting())
     assert [n for n in notes if "vandal" in n] == [
         "callback.vandal failed in on_epoch_end, and the run goes on: ConnectionError: no route to host"
     ]

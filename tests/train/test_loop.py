@@ -380,10 +380,10 @@ def test_unreadable_images_are_counted_reported_and_stop_the_run_beyond_max_bad(
         def note(self, text):
             notes.append(text)
 
-        def step(self, moment): ...
+        def step(self, progress): ...
         def evaluated(self, step, measured): ...
 
-    train(experiment(config, "data.dots.bad=3"), tmp_path / "run", watcher=Noting())
+    train(experiment(config, "data.dots.bad=3"), tmp_path / "run", reporter=Noting())
     assert any("3" in n and "dot0" in n for n in notes)
     with pytest.raises(MtlError, match="max_bad"):
         train(experiment(config, "data.dots.bad=3", "data.dots.max_bad=2"), tmp_path / "no")

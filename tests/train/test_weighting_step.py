@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from attrs import evolve, frozen
+from mtlcore.train.reporter import SilentReporter
 from torch.utils.checkpoint import checkpoint
 from toys import PCGRAD, Plain, Toy, ToyNet, batch, engine, experiment, inputs
 from weightings import STRATEGIES, Fixed, small, with_spare
@@ -22,7 +23,6 @@ from mtlcore.train.build import dry_run, try_weighting
 from mtlcore.train.loop import Interrupted, train
 from mtlcore.train.record import Record
 from mtlcore.train.step import train_step
-from mtlcore.train.watch import Silent
 from mtlcore.views import Inputs
 from mtlcore.weighting import Equal, TorchJD
 
@@ -254,14 +254,14 @@ def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters()))
 
 
-class StopsAt(Silent):
+class StopsAt(SilentReporter):
     """Presses Ctrl-C when a step is logged."""
 
     def __init__(self, step):
         self.at = step
 
-    def step(self, moment):
-        if moment.step == self.at:
+    def step(self, progress):
+        if progress.step == self.at:
             os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -271,7 +271,7 @@ def test_a_run_that_was_stopped_between_two_measurements_goes_on_bit_for_bit(wei
     config.write_text(CONFIG.replace("[train]", f"[weighting]\n{weighting}\n\n[train]"))
     train(load(config), tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train(load(config), tmp_path / "parted", watcher=StopsAt(12))
+        train(load(config), tmp_path / "parted", reporter=StopsAt(12))
     parted = RunFolder(tmp_path / "parted")
     train(load(parted.config), parted.path, resume=True)
     a, b = RunFolder(tmp_path / "whole").require(), parted.require()

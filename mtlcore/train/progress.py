@@ -10,7 +10,7 @@ from ..measure import Measured
 
 
 @frozen
-class Moment:
+class TrainProgress:
     """The state of a run at a logged step. losses: by label, means since the last one. rate: steps a second."""
 
     step: int
@@ -21,7 +21,7 @@ class Moment:
     skipped: int
 
 
-class Watcher(Protocol):
+class ProgressReporter(Protocol):
     """Called on the main process only, never inside the step."""
 
     def progress(self, what: str, done: int, total: int) -> None:
@@ -30,17 +30,17 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """Something a person should know."""
 
-    def step(self, moment: Moment) -> None:
+    def step(self, progress: TrainProgress) -> None:
         """A logged step."""
 
     def evaluated(self, step: int, measured: Measured) -> None:
         """Figures on the validation split."""
 
 
-class Silent:
+class SilentReporter:
     """Nobody watches."""
 
     def progress(self, what: str, done: int, total: int) -> None: ...
     def note(self, text: str) -> None: ...
-    def step(self, moment: Moment) -> None: ...
+    def step(self, progress: TrainProgress) -> None: ...
     def evaluated(self, step: int, measured: Measured) -> None: ...

@@ -27,10 +27,10 @@ from mtlcore.config import load
 from mtlcore.data.dataset import open_data
 from mtlcore.data.sampler import Sampler
 from mtlcore.networks import running_statistics_kept
-from mtlcore.train.build import build_engine
+from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import fabric_for
 from mtlcore.train.optim import lr_at
-from mtlcore.train.step import Engine, train_step
+from mtlcore.train.step import TrainState, train_step
 from mtlcore.views import Inputs, prepare
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fer2013_low_data.toml"
@@ -46,10 +46,10 @@ def cosines(rows: list[list[Tensor | None]]) -> list[float]:
     return [float(a @ b / (a.norm() * b.norm())) for a, b in combinations(flat, 2)]
 
 
-def measure(engine: Engine, inputs: Inputs) -> dict[str, list[float]]:
+def measure(train_state: TrainState, inputs: Inputs) -> dict[str, list[float]]:
     """The cosines of one step, at all three places; changes nothing."""
-    model = engine.model
-    torch.manual_seed(engine.streams(0).seed("dropout"))
+    model = train_state.model
+    torch.manual_seed(train_state.streams(0).seed("dropout"))
     with running_statistics_kept(model.encoder):
         features, points = model.encode(inputs)
         outputs = model.answer(features, inputs)
@@ -77,16 +77,16 @@ def run(root: Path, setup: str, steps: int) -> dict[str, np.ndarray]:
     data = open_data(experiment, {"train"})
     fabric = fabric_for(data.experiment)
     sampler = Sampler(data, data.experiment, fabric.world_size)
-    engine = build_engine(data.experiment, fabric, steps, sampler.steps_per_epoch)
+    train_state = build_train_state(data.experiment, fabric, steps, sampler.steps_per_epoch)
     found: dict[str, list[list[float]]] = {}
     for step in range(steps):
         batch = sampler.batch(step, 0, fabric.device)
-        inputs = prepare(data.experiment, batch, engine.streams(0), progress=engine.progress)
-        for place, values in measure(engine, inputs).items():
+        inputs = prepare(data.experiment, batch, train_state.streams(0), progress=train_state.progress)
+        for place, values in measure(train_state, inputs).items():
             found.setdefault(place, []).append(values)
-        for group in engine.optimizer.param_groups:
+        for group in train_state.optimizer.param_groups:
             group["lr"] = lr_at(data.experiment.train, step, steps)
-        train_step(engine, [inputs])
+        train_step(train_state, [inputs])
     return {place: np.array(values) for place, values in found.items()}
 
 

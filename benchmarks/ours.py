@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from mtlcore.train.reporter import SilentReporter
 
 from mtlcore import Encoder, LossWeighting, PretextTask
 from mtlcore.augment.recipes import Validation
@@ -21,9 +20,10 @@ from mtlcore.data.store import MemoryImages
 from mtlcore.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
 from mtlcore.runs import RunFolder
 from mtlcore.tasks.classification import Classification
-from mtlcore.train.build import build_engine
-from mtlcore.train.loop import Loop
+from mtlcore.train.build import build_train_state
+from mtlcore.train.progress import SilentReporter
 from mtlcore.train.record import Record
+from mtlcore.train.trainer import Trainer
 from mtlcore.weighting import Equal
 
 N, CLASSES, STEPS = 2048, 8, 1_000_000
@@ -70,8 +70,8 @@ def experiment(
     )
 
 
-def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) -> Loop:
-    """A loop that is ready to step; `loop.advance()` is one training step, logging included.
+def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) -> Trainer:
+    """A loop that is ready to step; `trainer.advance()` is one training step, logging included.
 
     With several sources, each holds an equal share of the rows and labels one task.
     """
@@ -92,14 +92,14 @@ def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) 
         split={"train": rows},
         fingerprint="",
     )
-    engine = build_engine(exp, Fabric(accelerator="cpu", devices=1), STEPS, len(rows) // exp.input.batch_size)
+    train_state = build_train_state(exp, Fabric(accelerator="cpu", devices=1), STEPS, len(rows) // exp.input.batch_size)
     record = Record(exp.train.max_skipped)
-    return Loop(engine, data, Sampler(data, exp), RunFolder(Path()), record, SilentReporter(), main=False)
+    return Trainer(train_state, data, Sampler(data, exp), RunFolder(Path()), record, SilentReporter(), main=False)
 
 
-def where_it_goes(loop: Loop, rounds: int) -> dict[str, float]:
+def where_it_goes(trainer: Trainer, rounds: int) -> dict[str, float]:
     """Median CPU seconds of each part of a training step."""
-    engine, names = loop.engine, list(loop.engine.experiment.entries)
+    train_state, names = trainer.train_state, list(trainer.train_state.experiment.entries)
     spent: dict[str, list[float]] = {}
 
     def timed(part: str, work: Callable[[], Any]) -> Any:
@@ -109,13 +109,13 @@ def where_it_goes(loop: Loop, rounds: int) -> dict[str, float]:
         return done
 
     for _ in range(rounds):
-        inputs = timed("draw and prepare", lambda: loop._inputs(0))
-        features, _ = timed("encoder", lambda i=inputs: engine.model.encode(i))
-        outputs = timed("heads and decoder", lambda f=features, i=inputs: engine.model.answer(f, i))
+        inputs = timed("draw and prepare", lambda: trainer._inputs(0))
+        features, _ = timed("encoder", lambda i=inputs: train_state.model.encode(i))
+        outputs = timed("heads and decoder", lambda f=features, i=inputs: train_state.model.answer(f, i))
         losses = [
-            timed(f"loss of {name}", lambda n=name, o=outputs, i=inputs: engine.model.judge(n, o[n], i))
+            timed(f"loss of {name}", lambda n=name, o=outputs, i=inputs: train_state.model.judge(n, o[n], i))
             for name in names
         ]
         timed("backward", lambda ls=losses: torch.stack(ls).sum().backward())
-        timed("whole step", loop.advance)
+        timed("whole step", trainer.advance)
     return {part: statistics.median(times) for part, times in spent.items()}

@@ -17,7 +17,7 @@ from mtlcore import PretextTask, Rng
 from mtlcore.augment.recipes import Strong, Weak
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.inference import Inference
-from mtlcore.train.loop import Loop
+from mtlcore.train.trainer import Trainer
 
 BATCH, SIZE = 64, 64
 ENCODER = ResnetSmall(width=16, stem_stride=2)
@@ -27,7 +27,7 @@ DIM = 8 * ENCODER.width
 SIAMESE = Puzzling(grid=2, scales=((113 / 112, 128 / 112), (1.0, 1.0), (64 / 112, 111 / 112)))
 
 
-def _loop(tasks: int, pretext: PretextTask | None = None, sources: int = 1, **views: object) -> Loop:
+def _loop(tasks: int, pretext: PretextTask | None = None, sources: int = 1, **views: object) -> Trainer:
     pixels, targets = images(SIZE), labels(tasks)
     return stepper(experiment(ENCODER, SIZE, BATCH, tasks, pretext, sources, **views), pixels, targets)
 
@@ -47,7 +47,7 @@ def step(quick: bool) -> list[Row]:
 def pretext_cost(quick: bool) -> list[Row]:
     """What each pretext costs over our own supervised step, and where the time of the dearest goes."""
     puzzling = Puzzling(grid=2, head="spatial")
-    loops = {
+    trainers = {
         "supervised": _loop(1),
         "puzzling_1view": _loop(1, puzzling, supervised="pretext"),
         "puzzling_2views": _loop(1, puzzling, forward="joint"),
@@ -55,7 +55,7 @@ def pretext_cost(quick: bool) -> list[Row]:
         "inpainting_2views_ema": _loop(1, Inpainting(perceptual="ema")),
         "siamese_puzzling": _loop(1, SIAMESE, supervised="both", reduce="geometric"),
     }
-    times = cpu_times({name: loop.advance for name, loop in loops.items()}, rounds=6 if quick else 100)
+    times = cpu_times({name: trainer.advance for name, trainer in trainers.items()}, rounds=6 if quick else 100)
     gates = {
         "puzzling_1view": (1.05, 1.02),
         "puzzling_2views": (2.1, None),
@@ -65,7 +65,7 @@ def pretext_cost(quick: bool) -> list[Row]:
     }
     base = statistics.median(times["supervised"])
     for name in ("inpainting_2views_ema", "siamese_puzzling"):
-        print(_profile(name, where_it_goes(loops[name], 2 if quick else 15), base))
+        print(_profile(name, where_it_goes(trainers[name], 2 if quick else 15), base))
     return [compare(k, times[k], "the supervised step", times["supervised"], *gates[k]) for k in gates]
 
 
@@ -86,9 +86,9 @@ def inference(quick: bool) -> list[Row]:
     return [compare("hybrid", times["hybrid"], "the supervised run's network", times["supervised"])]
 
 
-def _kept(loop: Loop) -> Inference:
-    loop.advance()
-    return loop.engine.model.inference().eval()
+def _kept(trainer: Trainer) -> Inference:
+    trainer.advance()
+    return trainer.train_state.model.inference().eval()
 
 
 def augment(quick: bool) -> list[Row]:

@@ -8,8 +8,8 @@ from attrs import evolve, frozen
 
 from .evaluate import evaluate
 from .experiment import Experiment
-from .train.loop import train
-from .train.reporter import ProgressReporter
+from .train.progress import ProgressReporter
+from .train.trainer import train
 
 
 @frozen

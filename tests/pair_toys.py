@@ -12,14 +12,14 @@ from mtl_pretexts.barlow_twins import BarlowTwins
 from mtl_pretexts.byol import Byol
 from mtl_pretexts.simclr import Simclr
 from mtl_pretexts.vicreg import Vicreg
-from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, engine, experiment, inputs
+from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, experiment, inputs, train_state
 
 from mtlcore import PretextTask
 from mtlcore.experiment import Experiment, PretextEntry
 from mtlcore.rng import Streams
-from mtlcore.train.build import build_engine
+from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
-from mtlcore.train.step import Engine, train_step
+from mtlcore.train.step import TrainState, train_step
 from mtlcore.views import Inputs, prepare
 
 PAIRS: dict[str, PretextTask] = {
@@ -41,9 +41,9 @@ def setting(
 
 def run(
     task: PretextTask, tasks: tuple[str, ...] = (), optimizer: str = "sgd", lr: float = 0.05, **more: Any
-) -> Engine:
-    """An engine of toys on it."""
-    return engine(setting(task, tasks, **more), optimizer=optimizer, lr=lr)
+) -> TrainState:
+    """An train_state of toys on it."""
+    return train_state(setting(task, tasks, **more), optimizer=optimizer, lr=lr)
 
 
 def images(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) -> Batch:
@@ -51,7 +51,7 @@ def images(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) 
     return batch(n=n, size=24, tasks=tasks, seed=seed, **{"unlabeled": 1 if tasks else n} | more)
 
 
-def answer(eng: Engine, made: Inputs) -> Any:
+def answer(eng: TrainState, made: Inputs) -> Any:
     """The head's output about its one reading."""
     return eng.model.answer(eng.model.encode(made)[0], made)["pretext"][0]
 
@@ -63,7 +63,7 @@ def colored(n: int, seed: int) -> Batch:
     return evolve(images(n), images=(images_ * 255).round().byte())
 
 
-def losses(eng: Engine, steps: int, n: int = 16) -> list[float]:
+def losses(eng: TrainState, steps: int, n: int = 16) -> list[float]:
     """The pretext's loss at each step, on fresh colored images."""
     made = (inputs(eng, [colored(n, step)]) for step in range(steps))
     return [float(train_step(eng, parts)["loss/pretext"]) for parts in made]
@@ -78,7 +78,7 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     """-> the model's state after three steps on this rank's half of each joined batch of 8."""
     more = {"weighting": PCGRAD} if by == "rows" else {}
     exp = setting(PAIRS[name], ("fer",), encoder=Toy(norm="none"), **more)
-    eng = build_engine(evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02)), fabric, 100, 10)
+    eng = build_train_state(evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02)), fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step in range(3):
         joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], Streams((0, step, 0)))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from attrs import evolve, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from toys import Plain, Toy, batch, engine, experiment, inputs, key
+from toys import Plain, Toy, batch, experiment, inputs, key, train_state
 
 from mtlcore import Batch, Head, Host, PretextTask, Target, View
 from mtlcore.encoders.resnet_small import ResnetSmall
@@ -70,7 +70,7 @@ def learned(
 ) -> list[float]:
     """The loss of each of these steps on images that are alike."""
     torch.manual_seed(0)
-    eng = engine(setting(task, size=size, encoder=encoder or Toy(width=8)), optimizer="adamw", lr=lr)
+    eng = train_state(setting(task, size=size, encoder=encoder or Toy(width=8)), optimizer="adamw", lr=lr)
     losses = []
     for step in range(steps):
         logged = train_step(eng, inputs(eng, [plain_batch(alike(n, size, seed=step))]))

@@ -14,9 +14,9 @@ from mtlcore import gather
 from mtlcore.experiment import Experiment
 from mtlcore.networks import alone
 from mtlcore.rng import Streams
-from mtlcore.train.build import build_engine
+from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
-from mtlcore.train.step import Engine, train_step
+from mtlcore.train.step import TrainState, train_step
 from mtlcore.views import Inputs, prepare
 
 STRAINING = ("puzzle_spatial", "inpainting", "barlow", "byol", "patches", "location", "fixmatch")
@@ -45,8 +45,8 @@ def batches() -> list[Batch]:
     return [counted([b])[0] for b in made]
 
 
-def joined(engine: Engine, step: int, b: Batch) -> Inputs:
-    return prepare(engine.experiment, b, Streams((0, step, 0)))
+def joined(train_state: TrainState, step: int, b: Batch) -> Inputs:
+    return prepare(train_state.experiment, b, Streams((0, step, 0)))
 
 
 def two_micro_batches(name: str, step: int) -> bool:
@@ -61,20 +61,20 @@ def without(inputs: Inputs, label: str) -> Inputs:
 def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
     """-> the model's state after three steps on this rank's half of each batch."""
     exp = evolve(case(name), train=evolve(case(name).train, optimizer="sgd", lr=0.05))
-    engine = build_engine(exp, fabric, 100, 10)
+    train_state = build_train_state(exp, fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step, b in enumerate(batches()):
-        full = joined(engine, step, b)
+        full = joined(train_state, step, b)
         if world == 1:
-            train_step(engine, [without(full, "barlow") if two_micro_batches(name, step) else full])
+            train_step(train_state, [without(full, "barlow") if two_micro_batches(name, step) else full])
             continue
         mine = slice(4 * rank, 4 * rank + 4)
         parts = [full.rows(mine, world)]
         if two_micro_batches(name, step):
             cuts = (slice(4 * rank, 4 * rank + 1), slice(4 * rank + 1, 4 * rank + 4))
             parts = [without(full.rows(cut, 2 * world), "barlow") for cut in cuts]
-        train_step(engine, parts)
-    return {k: v.clone() for k, v in (engine.model.state_dict() | engine.weigher.state_dict()).items()}
+        train_step(train_state, parts)
+    return {k: v.clone() for k, v in (train_state.model.state_dict() | train_state.weigher.state_dict()).items()}
 
 
 def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
@@ -82,11 +82,11 @@ def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
     exp = experiment(
         pretexts=("inpainting", "byol"), weighting=PCGRAD, entries={"inpainting": {"control": "views_only"}}
     )
-    engine = build_engine(exp, fabric, 100, 10)
+    train_state = build_train_state(exp, fabric, 100, 10)
     for step in range(3):
         b = counted([batch(seed=10 * step + fabric.global_rank), batch(seed=10 * step + 1 - fabric.global_rank)])[0]
-        train_step(engine, [prepare(exp, b, engine.streams(0), world=fabric.world_size)])
-    return {k: v.clone() for k, v in engine.model.state_dict().items()}
+        train_step(train_state, [prepare(exp, b, train_state.streams(0), world=fabric.world_size)])
+    return {k: v.clone() for k, v in train_state.model.state_dict().items()}
 
 
 def run(fabric: Fabric, out: Path) -> None:

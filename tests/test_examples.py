@@ -13,7 +13,7 @@ from PIL import Image
 
 from mtlcore.config import load
 from mtlcore.evaluate import evaluate
-from mtlcore.train.loop import train
+from mtlcore.train.trainer import train
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SIDE = 56

@@ -16,7 +16,7 @@ from mtlcore.evaluate import kept_network
 from mtlcore.experiment import Experiment
 from mtlcore.inference import Inference
 from mtlcore.runs import RunFolder
-from mtlcore.train.loop import train
+from mtlcore.train.trainer import train
 
 
 def kept(experiment: Experiment, out: Path) -> Inference:

@@ -1,4 +1,4 @@
-"""The conformance kit's engine: statuses and their reasons, what can be switched off, how failures are told, its three doors."""
+"""The conformance kit's train_state: statuses and their reasons, what can be switched off, how failures are told, its three doors."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_a_loss_that_is_a_mean_over_rows_of_pixels_and_a_sum_over_columns_is_see
     assert suite.outcome("loss_does_not_grow_with_the_image").status == "failed"
 
 
-# ---------------------------------------------------------------------------------------------------- the reporter on host reads
+# ---------------------------------------------------------------------------------------------------- the reads on host reads
 
 READS = {
     "item": lambda x: x.sum().item(),
@@ -237,15 +237,15 @@ NO_READS = {
 
 @pytest.mark.parametrize("name", READS)
 def test_what_the_host_reads_is_noticed_without_a_gpu(name):
-    reporter = HostReads()
-    with reporter.watched():
+    reads = HostReads()
+    with reads.watched():
         READS[name](torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    assert reporter.found
+    assert reads.found
 
 
 @pytest.mark.parametrize("name", NO_READS)
 def test_what_stays_on_the_device_is_no_read(name):
-    reporter = HostReads()
-    with reporter.watched():
+    reads = HostReads()
+    with reads.watched():
         NO_READS[name](torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    assert not reporter.found
+    assert not reads.found

@@ -8,7 +8,7 @@ import pytest
 import torch
 from attrs import evolve, frozen
 from torch import nn
-from toys import PCGRAD, PRETEXTS, Rotation, RotationHead, Toy, batch, engine, experiment, inputs
+from toys import PCGRAD, PRETEXTS, Rotation, RotationHead, Toy, batch, experiment, inputs, train_state
 
 from mtlcore import EMA, Borrowed, Frozen, MtlError
 from mtlcore.experiment import PretextEntry
@@ -48,7 +48,7 @@ def test_a_mean_loss_is_refused_and_the_message_names_coupled():
         def loss(self, output, target):
             return super().loss(output, target).mean()
 
-    eng = engine(experiment(("fer",), ("rotation",)))
+    eng = train_state(experiment(("fer",), ("rotation",)))
     eng.model.heads["rotation"].__class__ = Mean
     with pytest.raises(MtlError, match="coupled"):
         eng.model(inputs(eng, [batch(tasks=("fer",))])[0])
@@ -129,18 +129,18 @@ def test_statistics_are_kept_while_the_batch_still_normalizes():
 def test_weights_depend_on_the_seed_alone():
     exp = experiment(("fer",), ("puzzle_pooled",))
     torch.manual_seed(1)
-    a = engine(exp).model.state_dict()
+    a = train_state(exp).model.state_dict()
     torch.manual_seed(2)
-    b = engine(exp).model.state_dict()
-    c = engine(evolve(exp, seed=1)).model.state_dict()
+    b = train_state(exp).model.state_dict()
+    c = train_state(evolve(exp, seed=1)).model.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not torch.equal(a["encoder.net.stages.0.0.weight"], c["encoder.net.stages.0.0.weight"])
 
 
 def test_a_pretext_brings_the_encoder_no_other_start():
     """Paired arms: SL and HMTL of one seed start from the same encoder and the same supervised head."""
-    alone = engine(experiment(("fer",))).model.state_dict()
-    hybrid = engine(experiment(("fer",), tuple(PRETEXTS))).model.state_dict()
+    alone = train_state(experiment(("fer",))).model.state_dict()
+    hybrid = train_state(experiment(("fer",), tuple(PRETEXTS))).model.state_dict()
     assert all(torch.equal(v, hybrid[k]) for k, v in alone.items())
 
 
@@ -195,7 +195,7 @@ def test_a_borrowed_supervised_head_counts_as_used_and_as_shared(how):
 @pytest.mark.parametrize(("how", "moved"), [("copied", False), ("borrowed", True)])
 @pytest.mark.parametrize("weighting", [None, PCGRAD])
 def test_a_step_without_the_owners_labels_moves_a_borrowed_head_and_lets_a_copied_one_rest(how, moved, weighting):
-    eng = engine(taking(how, **({"weighting": weighting} if weighting else {})))
+    eng = train_state(taking(how, **({"weighting": weighting} if weighting else {})))
     head = eng.model.heads["gender"].answer[1]
     before = head.bias.clone()
     train_step(eng, inputs(eng, [batch(tasks=("fer", "gender"), absent=("gender",))]))

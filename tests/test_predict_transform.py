@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from toys import PRETEXTS, Plain, batch, engine, experiment, inputs, key
+from toys import PRETEXTS, Plain, batch, experiment, inputs, key, train_state
 
 from mtlcore import EncoderInfo, Host, MtlError, predict_transform
 from mtlcore.components import component_name, fault
@@ -78,7 +78,7 @@ def test_pose_labels_follow_the_turn():
     for component in (QuarterTurn(), PRETEXTS["rotation"]):
         exp = experiment(("pose",), ("rotation",), supervised="pretext", augment=Plain())
         exp.pretexts["rotation"] = PretextEntry(component)
-        [[target, _]] = inputs(engine(exp), [batch(tasks=("pose",))])[0].readings["pose"][0].answers
+        [[target, _]] = inputs(train_state(exp), [batch(tasks=("pose",))])[0].readings["pose"][0].answers
         asked.append(target)
     torch.testing.assert_close(*asked)
     unmoved = batch(tasks=("pose",)).targets["pose"]
@@ -100,13 +100,13 @@ def test_pixels_that_move_untold_are_read_by_no_supervised_head():
     exp = experiment(("fer",), ("rotation",), supervised="pretext")
     exp.pretexts["rotation"] = PretextEntry(Rolled())
     with pytest.raises(MtlError, match="whole image"):
-        inputs(engine(exp), [batch(tasks=("fer",))])
+        inputs(train_state(exp), [batch(tasks=("fer",))])
 
 
 def test_it_trains():
     exp = experiment((), ("rotation",), augment=Plain(), size=24)
     exp.pretexts["rotation"] = PretextEntry(Faded())
-    eng = engine(exp, "adamw", 1e-2)
+    eng = train_state(exp, "adamw", 1e-2)
     losses = [
         float(train_step(eng, inputs(eng, [batch(n=32, size=24, tasks=(), unlabeled=32, seed=s % 4)]))["loss/rotation"])
         for s in range(60)

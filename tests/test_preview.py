@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling, shuffle
 from toy_sources import InMemory, cycle, numbers_of
-from toys import Jitter, Plain, RelativeLocation, Rotation, Toy, engine, experiment
+from toys import Jitter, Plain, RelativeLocation, Rotation, Toy, experiment, train_state
 
 from mtlcore import MtlError, PretextTask
 from mtlcore.data.dataset import open_data
@@ -126,7 +126,7 @@ def saved(exp: Experiment, folder, steps: int = 3):
     """A run folder with the weights of a few steps."""
     from toys import batch, inputs
 
-    eng = engine(evolve(exp, data={}))
+    eng = train_state(evolve(exp, data={}))
     for _ in range(steps):
         train_step(eng, inputs(eng, [batch(size=24, tasks=tuple(exp.tasks), unlabeled=1 if exp.tasks else 6)]))
     run = RunFolder.create(folder, "", {})

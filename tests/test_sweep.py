@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mtlcore.train.reporter import SilentReporter
 
 from mtlcore import MtlError
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.sweep import Axis, Sweep
-from mtlcore.train.loop import train
+from mtlcore.train.progress import SilentReporter
+from mtlcore.train.trainer import train
 
 DOTS = Path(__file__).parent / "dots.py"
 CONFIG = """

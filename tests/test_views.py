@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attrs import evolve
-from toys import PRETEXTS, TASKS, Jitter, Mixup, Plain, Toy, batch, engine, experiment, inputs, rotations
+from toys import PRETEXTS, TASKS, Jitter, Mixup, Plain, Toy, batch, experiment, inputs, rotations, train_state
 
 from mtlcore import Geometry, MtlError
 from mtlcore.geometry import similarity
@@ -21,7 +21,7 @@ def seen(made):
 
 
 def prepared(exp, b, step: int = 0):
-    eng = engine(exp)
+    eng = train_state(exp)
     eng.step = step
     return inputs(eng, [b])[0]
 
@@ -49,7 +49,7 @@ def test_nobodys_images_change_when_a_row_loses_its_labels():
 
 def test_nothing_is_drawn_from_the_global_generator():
     exp = experiment(pretexts=tuple(PRETEXTS))
-    eng, before = engine(exp), torch.get_rng_state()
+    eng, before = train_state(exp), torch.get_rng_state()
     a, b = inputs(eng, [batch()])[0], inputs(eng, [batch()])[0]
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(x, y) for x, y in zip(a.images, b.images))
@@ -113,7 +113,7 @@ def test_pose_follows_turns_and_mirrors_as_projected_points_do():
 
 
 def test_mixup_equals_soft_labels_without_any_task_knowing():
-    eng = engine(experiment(("fer",), augment=Mixup()))
+    eng = train_state(experiment(("fer",), augment=Mixup()))
     b = batch(size=32, unlabeled=0, tasks=("fer",))
     made = inputs(eng, [b])[0]
     (t, s), (t2, s2) = made.readings["fer"][0].answers
@@ -123,7 +123,7 @@ def test_mixup_equals_soft_labels_without_any_task_knowing():
 
 
 def test_geometric_mean_of_views_is_taken_for_each_sample():
-    eng = engine(experiment(("fer",), ("siamese",), reduce="geometric", supervised="pretext"))
+    eng = train_state(experiment(("fer",), ("siamese",), reduce="geometric", supervised="pretext"))
     b = batch(unlabeled=0, tasks=("fer",))
     made = inputs(eng, [b])[0]
     features, _ = eng.model.encode(made)
@@ -147,10 +147,10 @@ def running(model):
 def test_clean_statistics_equal_those_of_a_supervised_run(forward, pretexts):
     """BatchNorm's running statistics never see a pretext's view, nor an unlabeled row."""
     b = batch(n=8, unlabeled=3)
-    alone = engine(experiment())
+    alone = train_state(experiment())
     train_step(alone, inputs(alone, [b]))
     for statistics, same in (("clean", True), ("all", False)):
-        eng = engine(experiment(pretexts=pretexts, statistics=statistics, forward=forward))
+        eng = train_state(experiment(pretexts=pretexts, statistics=statistics, forward=forward))
         train_step(eng, inputs(eng, [b]))
         here, there = running(eng.model), running(alone.model)
         assert all(torch.equal(here[k], there[k]) for k in here) == same
@@ -161,7 +161,7 @@ def test_clean_statistics_join_the_parted_rows_in_order():
     b = batch(n=8, unlabeled=3)
     for clean, forward in itertools.product((1, 2), ("joint", "split")):
         exp = experiment(pretexts=("barlow", "rotation"), encoder=Toy(norm="none"), clean=clean, forward=forward)
-        eng = engine(exp)
+        eng = train_state(exp)
         parted = prepared(evolve(exp, views=evolve(exp.views, statistics="clean")), b)
         plain = prepared(exp, b)
         torch.testing.assert_close(eng.model(parted)[0], eng.model(plain)[0])
@@ -198,7 +198,7 @@ def test_a_target_that_is_not_a_row_a_sample_is_told():
 
 
 def test_fixmatch_reads_the_tasks_head_and_brings_none_of_its_own():
-    eng = engine(experiment(("fer", "gender"), ("fixmatch",)))
+    eng = train_state(experiment(("fer", "gender"), ("fixmatch",)))
     assert not any("fixmatch" in k for k in eng.model.state_dict())
     assert {id(p) for p in eng.model.heads["fer"].parameters()} < {id(p) for p in eng.model.shared()}
     before = copy.deepcopy(eng.model.heads["fer"].state_dict())
@@ -208,7 +208,7 @@ def test_fixmatch_reads_the_tasks_head_and_brings_none_of_its_own():
 
 
 def test_relative_location_costs_no_forward_of_its_own():
-    eng = engine(experiment(("fer",), ("location",)))
+    eng = train_state(experiment(("fer",), ("location",)))
     rows: list[int] = []
     eng.model.encoder.register_forward_hook(lambda m, i, o: rows.append(len(i[0])))
     train_step(eng, inputs(eng, [batch(unlabeled=0, tasks=("fer",))]))

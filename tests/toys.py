@@ -38,8 +38,8 @@ from mtlcore.experiment import Experiment, Input, PretextEntry, TaskEntry, Train
 from mtlcore.geometry import similarity
 from mtlcore.rng import Streams
 from mtlcore.tasks.classification import Classification
-from mtlcore.train.build import build_engine
-from mtlcore.train.step import Engine
+from mtlcore.train.build import build_train_state
+from mtlcore.train.step import TrainState
 from mtlcore.views import Inputs, prepare
 from mtlcore.weighting import Equal, Uncertainty
 
@@ -516,13 +516,13 @@ def counted(parts: list[Batch]) -> list[Batch]:
     return [evolve(b, counts=counts) for b in parts]
 
 
-def engine(exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **train: Any) -> Engine:
-    """An engine on one CPU process."""
+def train_state(exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **train: Any) -> TrainState:
+    """An train_state on one CPU process."""
     exp = evolve(exp, train=evolve(exp.train, optimizer=optimizer, lr=lr, **train))
-    return build_engine(exp, Fabric(accelerator="cpu", devices=1, precision=exp.train.precision), 100, 10)
+    return build_train_state(exp, Fabric(accelerator="cpu", devices=1, precision=exp.train.precision), 100, 10)
 
 
-def inputs(eng: Engine, parts: list[Batch]) -> list[Inputs]:
+def inputs(eng: TrainState, parts: list[Batch]) -> list[Inputs]:
     """Micro-batches of one step, prepared as the loop prepares them."""
     return [
         prepare(eng.experiment, b, eng.streams(i), parts=len(parts), progress=eng.progress)

@@ -1,5 +1,5 @@
 """What one of two gloo ranks does in `train/test_weighting_ranks.py`: each strategy on its half of the same joined inputs; and what
-DDP does not see to where the engine goes round it.
+DDP does not see to where the train_state goes round it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from toys import Toy, batch, counted
 from weightings import STRATEGIES, Fixed, small, with_spare
 
 from mtlcore.rng import Streams
-from mtlcore.train.build import build_engine
+from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import train_step
 from mtlcore.views import Inputs, prepare
@@ -33,14 +33,14 @@ def trained(fabric: Fabric, name: str) -> State:
     """The model and the weighting after 20 steps on this rank's half of each batch; a task is absent from every seventh."""
     exp = CASES[name]
     exp = evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02, momentum=0.5))
-    engine = build_engine(exp, fabric, STEPS, 5)
+    train_state = build_train_state(exp, fabric, STEPS, 5)
     rank, world = fabric.global_rank, fabric.world_size
     for step, full in enumerate(_joined(exp)):
         part = full if world == 1 else full.rows(slice(4 * rank, 4 * rank + 4), world)
-        logged = train_step(engine, [part])
+        logged = train_step(train_state, [part])
         assert not bool(logged["skipped"]), (name, step)
-    learned = {f"weighting.{k}": v for k, v in engine.weigher.state_dict().items()}
-    return {k: v.clone() for k, v in (engine.model.state_dict() | learned).items()}
+    learned = {f"weighting.{k}": v for k, v in train_state.weigher.state_dict().items()}
+    return {k: v.clone() for k, v in (train_state.model.state_dict() | learned).items()}
 
 
 _inputs: dict[int, list[Inputs]] = {}
@@ -61,7 +61,7 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
     -> for each step, how far the ranks' buffers differ as the first forward that counts begins; and the broadcasts of one step.
     """
     exp = small(STRATEGIES["torchjd:DWA"], encoder=Toy())
-    engine = build_engine(exp, fabric, 4, 2)
+    train_state = build_train_state(exp, fabric, 4, 2)
     begun, messages, send = list[torch.Tensor](), list[torch.dtype](), dist.broadcast
 
     def note(model: torch.nn.Module, _: object) -> None:
@@ -72,13 +72,15 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
         messages.append(tensor.dtype)
         return send(tensor, *args, **kwargs)
 
-    engine.model.register_forward_pre_hook(note)
+    train_state.model.register_forward_pre_hook(note)
     for step in range(4):
-        mine = [batch(n=4, unlabeled=0, seed=10 * step + engine.micro(p), tasks=("fer", "gender")) for p in range(2)]
+        mine = [
+            batch(n=4, unlabeled=0, seed=10 * step + train_state.micro(p), tasks=("fer", "gender")) for p in range(2)
+        ]
         made = counted(mine)
-        parts = [prepare(exp, b, engine.streams(p), parts=2, world=fabric.world_size) for p, b in enumerate(made)]
+        parts = [prepare(exp, b, train_state.streams(p), parts=2, world=fabric.world_size) for p, b in enumerate(made)]
         dist.broadcast = counting if step == 3 else send
-        train_step(engine, parts)
+        train_step(train_state, parts)
     dist.broadcast = send
     both = [fabric.all_gather(first) for first in begun[::2]]
     return [float((one - two).abs().max()) for one, two in both], len(messages)

@@ -1,4 +1,4 @@
-"""The strategies that the engine's tests go through: every registered one, at each level and age, and some of TorchJD's."""
+"""The strategies that the train_state's tests go through: every registered one, at each level and age, and some of TorchJD's."""
 
 from __future__ import annotations
 

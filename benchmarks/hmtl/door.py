@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from attrs import evolve
 
 from mtlcore import MtlError, nearest
-from mtlcore.train.loop import Interrupted
+from mtlcore.train.trainer import Interrupted
 
 from .plan import STAGES, Run, key_of, name_of
 from .protocol import Protocol, load

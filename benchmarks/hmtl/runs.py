@@ -24,7 +24,7 @@ from mtlcore.config import dump, load
 from mtlcore.evaluate import evaluate
 from mtlcore.experiment import Experiment
 from mtlcore.runs import RunFolder
-from mtlcore.train.loop import Result, train
+from mtlcore.train.trainer import Result, train
 
 from . import lite0
 from .plan import Plan, Results, Row, Run, key_of, name_of

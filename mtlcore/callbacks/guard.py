@@ -1,6 +1,6 @@
 """The callbacks of a run: what they are shown, what they may ask for, and what is put back after each call.
 
-They are called between steps, on the main process. Their figures go through the loop, which owns the log; a wish to stop is a flag
+They are called between steps, on the main process. Their figures go through the trainer, which owns the log; a wish to stop is a flag
 that ranks agree on. A callback can't change what the run computes: `untouched` restores generators, modes and gradients, and finds
 a changed weight.
 """
@@ -28,8 +28,8 @@ from ..registry import one_line
 from ..rng import VIEW, Streams
 
 if TYPE_CHECKING:
-    from ..train.reporter import ProgressReporter
-    from ..train.step import Engine
+    from ..train.progress import ProgressReporter
+    from ..train.step import TrainState
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
 
@@ -42,7 +42,7 @@ class Callbacks:
     stopped: who asked to end the run, and why. failures: label -> exceptions that were passed over.
     """
 
-    engine: Engine
+    train_state: TrainState
     data: Dataset
     folder: Path
     reporter: ProgressReporter
@@ -58,11 +58,13 @@ class Callbacks:
     features: dict[bytes, Tensor] = field(factory=dict)
 
     @classmethod
-    def of(cls, engine: Engine, data: Dataset, folder: Path, reporter: ProgressReporter, main: bool) -> Callbacks:
+    def of(
+        cls, train_state: TrainState, data: Dataset, folder: Path, reporter: ProgressReporter, main: bool
+    ) -> Callbacks:
         """Raises MtlError where `train.best` names no figure."""
-        better, name = directions(engine.experiment), best_by(engine.experiment)
-        states: dict[str, dict[str, Any]] = {label: {} for label in engine.experiment.callbacks}
-        return cls(engine, data, folder, reporter, main, better, name, states=states)
+        better, name = directions(train_state.experiment), best_by(train_state.experiment)
+        states: dict[str, dict[str, Any]] = {label: {} for label in train_state.experiment.callbacks}
+        return cls(train_state, data, folder, reporter, main, better, name, states=states)
 
     def check(self) -> None:
         """Before anything is written, on every process. Raises MtlError where a callback can't serve this run."""
@@ -74,10 +76,10 @@ class Callbacks:
             self._call(event, *given)
 
     def _call(self, event: str, *given: Any) -> None:
-        for label, callback in self.engine.experiment.callbacks.items():
+        for label, callback in self.train_state.experiment.callbacks.items():
             if getattr(type(callback), event) is getattr(Callback, event):
                 continue
-            with untouched(self.engine, label), self._tolerated(label, event):
+            with untouched(self.train_state, label), self._tolerated(label, event):
                 getattr(callback, event)(GuardedContext(label, self), *given)
         self.features.clear()
 
@@ -149,19 +151,19 @@ class GuardedContext:
 
     @property
     def step(self) -> int:
-        return self._all.engine.step
+        return self._all.train_state.step
 
     @property
     def steps(self) -> int:
-        return self._all.engine.steps
+        return self._all.train_state.steps
 
     @property
     def epoch(self) -> int:
-        return self._all.engine.step // self._all.engine.steps_per_epoch
+        return self._all.train_state.step // self._all.train_state.steps_per_epoch
 
     @property
     def experiment(self) -> Experiment:
-        return self._all.engine.experiment
+        return self._all.train_state.experiment
 
     @property
     def folder(self) -> Path:
@@ -185,8 +187,8 @@ class GuardedContext:
 
     @property
     def network(self) -> nn.Module:
-        engine = self._all.engine
-        return engine.averaged.copy if engine.averaged else engine.model.inference()
+        train_state = self._all.train_state
+        return train_state.averaged.copy if train_state.averaged else train_state.model.inference()
 
     def rows(self, split: str) -> np.ndarray:
         return self._all.data.split.get(split, np.zeros(0, dtype=np.int64))
@@ -195,7 +197,7 @@ class GuardedContext:
         """Remembered while one event lasts: several callbacks, and several questions about the same rows, cost one pass."""
         known, key = self._all.features, rows.tobytes()
         if key not in known:
-            known[key] = pooled(self.network, self._all.engine, self._all.data, rows)
+            known[key] = pooled(self.network, self._all.train_state, self._all.data, rows)
         return known[key]
 
     def targets(self, task: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -251,9 +253,9 @@ def best_by(experiment: Experiment) -> str:
 
 @alone()
 @torch.no_grad()
-def pooled(network: Any, engine: Engine, data: Dataset, rows: np.ndarray) -> Tensor:
+def pooled(network: Any, train_state: TrainState, data: Dataset, rows: np.ndarray) -> Tensor:
     """(N, D) float32: features of these rows in evaluation mode, of the "validation" view."""
-    experiment, device, size = engine.experiment, engine.fabric.device, engine.experiment.input.size
+    experiment, device, size = train_state.experiment, train_state.fabric.device, train_state.experiment.input.size
     recipe, rng = experiment.recipe("validation"), Streams((experiment.seed, 0), device)(VIEW)
     network.eval()
     found = []
@@ -267,13 +269,13 @@ def pooled(network: Any, engine: Engine, data: Dataset, rows: np.ndarray) -> Ten
 
 
 @contextmanager
-def untouched(engine: Engine, label: str) -> Iterator[None]:
+def untouched(train_state: TrainState, label: str) -> Iterator[None]:
     """Whatever is done inside, the run computes what it would have computed. Raises MtlError where a weight was changed."""
-    nets = [engine.model, *([engine.averaged] if engine.averaged else [])]
+    nets = [train_state.model, *([train_state.averaged] if train_state.averaged else [])]
     modes = [(m, m.training) for net in nets for m in net.modules()]
     weights = [t for net in nets for t in (*net.parameters(), *net.buffers())]
     versions, sizes = [t._version for t in weights], _sizes(weights)
-    devices = [engine.fabric.device] if engine.fabric.device.type == "cuda" else []
+    devices = [train_state.fabric.device] if train_state.fabric.device.type == "cuda" else []
     python, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         try:
@@ -283,7 +285,7 @@ def untouched(engine: Engine, label: str) -> Iterator[None]:
             np.random.set_state(numpy_state)
             for module, training in modes:
                 module.training = training
-            for parameter in engine.model.parameters():
+            for parameter in train_state.model.parameters():
                 parameter.grad = None  # as the step left it
     if [t._version for t in weights] != versions or not torch.equal(_sizes(weights), sizes):
         raise MtlError(f"callback.{label} changed the network: a callback may only look at it (in evaluation mode)")

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from ..demo import Arm
 from ..measure import Measured
-from ..train.loop import Result
-from ..train.reporter import TrainProgress
+from ..train.progress import TrainProgress
+from ..train.trainer import Result
 from ._shared import console, say
 
 

@@ -25,7 +25,7 @@ def demo(
     from ..config import load
     from ..demo import arms, next_folder, run_arm
     from ..registry import catalog
-    from ..train.loop import Interrupted
+    from ..train.trainer import Interrupted
     from ._progress import Bars, arms_table
     from ._shared import console
 

@@ -46,7 +46,7 @@ def sweep(
     """
 
     from ..sweep import Axis, Sweep
-    from ..train.loop import Interrupted
+    from ..train.trainer import Interrupted
     from ._shared import print_json, say
 
     axes, out = [Axis.parse(text) for text in over], out or Path(f"{config.stem}-sweep")

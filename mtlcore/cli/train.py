@@ -34,7 +34,7 @@ def train(
         A run to go on with, from its last checkpoint.
     """
     from ..config import load
-    from ..train.loop import Interrupted, train
+    from ..train.trainer import Interrupted, train
     from ._progress import Bars, say_result
 
     if resume is None and (config is None or out is None):

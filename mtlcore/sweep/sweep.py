@@ -13,9 +13,9 @@ from attrs import evolve, frozen
 from ..config import dump, load
 from ..errors import MtlError
 from ..runs import RunFolder, said, write_whole
-from ..train.loop import train
+from ..train.progress import ProgressReporter
 from ..train.record import Diverged
-from ..train.reporter import ProgressReporter
+from ..train.trainer import train
 from .axes import Axis, folder_name, values_of
 from .beforehand import loaded, require_axes, require_choice, require_same
 from .outcome import Outcome, Setting, best_of, figure_of, judged_by

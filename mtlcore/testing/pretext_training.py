@@ -250,19 +250,21 @@ def real_steps_train(subject: PretextSubject) -> None:
     """Real optimizer steps have finite losses and gradients, and move the encoder."""
     from lightning_fabric import Fabric  # late: seconds
 
-    from ..train.build import build_engine
+    from ..train.build import build_train_state
     from ..train.step import train_step
 
     experiment = subject.experiment(32)
     batch = rows(raw(Drawn(ROWS, 32, 0)), subject.borrowed)
     with seeded(0):
-        engine = build_engine(experiment, Fabric(accelerator="cpu", devices=1), STEPS, STEPS)
-        before = [p.detach().clone() for p in engine.model.encoder.parameters()]
+        train_state = build_train_state(experiment, Fabric(accelerator="cpu", devices=1), STEPS, STEPS)
+        before = [p.detach().clone() for p in train_state.model.encoder.parameters()]
         for step in range(STEPS):
-            logged = train_step(engine, [prepare(experiment, batch, engine.streams(0), progress=engine.progress)])
+            logged = train_step(
+                train_state, [prepare(experiment, batch, train_state.streams(0), progress=train_state.progress)]
+            )
             require_finite(logged[f"loss/{LABEL}"], f"the loss of step {step + 1}")
             require(not bool(logged["skipped"]), f"step {step + 1} was skipped: its gradient is not finite")
-    require(not same(before, list(engine.model.encoder.parameters())), "the encoder has not moved")
+    require(not same(before, list(train_state.model.encoder.parameters())), "the encoder has not moved")
 
 
 # ---------------------------------------------------------------------------------------------------- helpers

@@ -1,4 +1,4 @@
-"""From a resolved experiment to an engine that can step: networks, optimizers, starting weights, a dry run."""
+"""From a resolved experiment to an train_state that can step: networks, optimizers, starting weights, a dry run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ..rng import WEIGHTING, WEIGHTS, Streams
 from ..runs import RunFolder
 from ..views import prepare
 from .optim import optimizer_for, weigher_optimizer_for
-from .step import Engine, factors
+from .step import TrainState, factors
 
 PLUGIN_FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 
 
-def build_engine(
+def build_train_state(
     experiment: Experiment, fabric: Fabric, steps: int, steps_per_epoch: int, resume: bool = False
-) -> Engine:
+) -> TrainState:
     """Everything that a step works on; initial weights depend on the run's seed alone.
 
     resume: all weights will come from a checkpoint, so no file of weights and no other run is asked for them.
@@ -47,7 +47,7 @@ def build_engine(
     averaged = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
     module: nn.Module = fabric.strategy.setup_module(model)
     optimizer = fabric.setup_optimizers(optimizer_for(model, experiment.train))
-    return Engine(
+    return TrainState(
         experiment=experiment,
         model=model,
         weigher=weigher,
@@ -111,11 +111,11 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
         raise MtlError(f"[weighting] {told}: a trial on made losses failed: {type(error).__name__}: {error}") from error
 
 
-def dry_run(engine: Engine, real: Batch) -> None:
+def dry_run(train_state: TrainState, real: Batch) -> None:
     """Forward two rows, so that a view that the encoder can't read, a loss of a wrong shape, or features that hide their gradient
     are told before training starts.
     """
-    rows = dict.fromkeys(engine.experiment.tasks, 2)
+    rows = dict.fromkeys(train_state.experiment.tasks, 2)
     batch = Batch(
         real.images[:2],
         {k: v[:2] for k, v in real.targets.items()},
@@ -123,14 +123,18 @@ def dry_run(engine: Engine, real: Batch) -> None:
         StepCounts(rows, 2, 2),
         min(1, real.labeled_rows),
     )
-    engine.model.eval()
+    train_state.model.eval()
     try:
-        with torch.set_grad_enabled(engine.model.measuring), engine.fabric.autocast():
-            engine.model(prepare(engine.experiment, batch, Streams((engine.experiment.seed,), engine.fabric.device)))
+        with torch.set_grad_enabled(train_state.model.measuring), train_state.fabric.autocast():
+            train_state.model(
+                prepare(
+                    train_state.experiment, batch, Streams((train_state.experiment.seed,), train_state.fabric.device)
+                )
+            )
     except PLUGIN_FAILURES as error:
-        names = ", ".join(engine.experiment.entries)
+        names = ", ".join(train_state.experiment.entries)
         raise MtlError(
-            f"a dry run of two rows failed ({names}; input.size = {engine.experiment.input.size}): {error}"
+            f"a dry run of two rows failed ({names}; input.size = {train_state.experiment.input.size}): {error}"
         ) from error
     finally:
-        engine.model.train()
+        train_state.model.train()

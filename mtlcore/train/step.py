@@ -30,7 +30,7 @@ Logged = dict[str, Tensor]
 
 
 @define(eq=False)
-class Engine:
+class TrainState:
     """What a step works on. `module` is the model, or what the strategy (DDP) made of it."""
 
     experiment: Experiment
@@ -102,54 +102,58 @@ class Engine:
         self.kept = {tuple(kept["names"]): (kept["factor"].to(device), int(kept["step"])) for kept in state}
 
 
-def train_step(engine: Engine, parts: Sequence[Inputs]) -> Logged:
+def train_step(train_state: TrainState, parts: Sequence[Inputs]) -> Logged:
     """One step on the micro-batches `parts` of this rank. -> device scalars: losses, weights, factors, gradient norm, skipped."""
     names = tuple(parts[0].readings)
-    model, buffers = engine.model, [*engine.model.buffers(), *engine.weigher.buffers()]
+    model, buffers = train_state.model, [*train_state.model.buffers(), *train_state.weigher.buffers()]
     before = [b.clone() for b in buffers]
-    at, due = engine.experiment.weighting.at, engine.due(names)
+    at, due = train_state.experiment.weighting.at, train_state.due(names)
     model.measuring = due and at == "features"
     differentiate = by_loss if at == "losses" else by_rows if due and at == "parameters" else by_factor
     with _graphs_kept() if at == "parameters" else nullcontext():
-        values, factor = differentiate(engine, parts, names)
+        values, factor = differentiate(train_state, parts, names)
     _rest_idle_heads(model, names)
-    norm = engine.fabric.clip_gradients(
-        engine.module, engine.optimizer, max_norm=engine.experiment.train.clip, error_if_nonfinite=False
+    norm = train_state.fabric.clip_gradients(
+        train_state.module, train_state.optimizer, max_norm=train_state.experiment.train.clip, error_if_nonfinite=False
     )
     assert norm is not None
     ok = torch.isfinite(norm)
     _keep_if(ok, buffers, before)  # a bad batch must not stay in BatchNorm's statistics, nor in a weighting's
-    _step_if(ok, engine)
-    for follower in (*model.followers(), *([engine.averaged] if engine.averaged else [])):
-        follower.update(engine.progress, ok)
-    if due and engine.experiment.weighting.every > 1:
-        engine.keep(names, factor, ok)
-    engine.step += 1
-    columns = {"loss": values, "weight": engine.vectors(names)[0], "factor": factor}
+    _step_if(ok, train_state)
+    for follower in (*model.followers(), *([train_state.averaged] if train_state.averaged else [])):
+        follower.update(train_state.progress, ok)
+    if due and train_state.experiment.weighting.every > 1:
+        train_state.keep(names, factor, ok)
+    train_state.step += 1
+    columns = {"loss": values, "weight": train_state.vectors(names)[0], "factor": factor}
     logged = {f"{what}/{name}": x for what, column in columns.items() for name, x in zip(names, column)}
     return logged | {"grad_norm": norm, "skipped": ~ok}
 
 
-def by_loss(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def by_loss(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Factors from the losses; then one backward, for each micro-batch. -> (K,) losses and (K,) factors of the step.
 
     A weighting that is not `additive` must see the losses of the whole step, once, before any of it is differentiated.
     """
-    weight = engine.vectors(names)[0]
+    weight = train_state.vectors(names)[0]
     mean, used = torch.zeros_like(weight), torch.zeros_like(weight)
-    alone = len(parts) == 1 or engine.experiment.weighting.additive
-    whole = None if alone else factors(engine.weigher, engine.losses(names, _looked_ahead(engine, parts, names), None))
-    for losses, _ in _forwards(engine, parts, synced=True):
+    alone = len(parts) == 1 or train_state.experiment.weighting.additive
+    whole = (
+        None
+        if alone
+        else factors(train_state.weigher, train_state.losses(names, _looked_ahead(train_state, parts, names), None))
+    )
+    for losses, _ in _forwards(train_state, parts, synced=True):
         local = torch.stack([losses[name] for name in names])
-        values = total(local.detach().clone()) / engine.fabric.world_size
-        own = engine.losses(names, values, None)
-        factor = factors(engine.weigher, own, len(parts)) if whole is None else whole / len(parts)
-        engine.fabric.backward((factor * weight * local).sum())
+        values = total(local.detach().clone()) / train_state.fabric.world_size
+        own = train_state.losses(names, values, None)
+        factor = factors(train_state.weigher, own, len(parts)) if whole is None else whole / len(parts)
+        train_state.fabric.backward((factor * weight * local).sum())
         mean, used = values + mean, factor + used
     return mean / len(parts), used
 
 
-def by_rows(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def by_rows(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Each weighted loss's gradient at the shared parameters is a row; rows add up over micro-batches and ranks, and are
     combined ONCE. -> (K,) losses and (K,) factors of the step.
 
@@ -157,44 +161,44 @@ def by_rows(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> 
     reaches the loss's own head, which no other loss moves: the strategy has no say there (as in LibMTL and TorchJD), so that a
     gated pretext's head keeps learning and is ready when the gate opens.
     """
-    model, scale = engine.model, 1 / (engine.fabric.world_size * len(parts))
-    weight = engine.vectors(names)[0] * scale
+    model, scale = train_state.model, 1 / (train_state.fabric.world_size * len(parts))
+    weight = train_state.vectors(names)[0] * scale
     shared, own, values = model.shared(), _own(model, names), torch.zeros_like(weight)
-    rows = engine.rows(len(names), sum(p.numel() for p in shared))
+    rows = train_state.rows(len(names), sum(p.numel() for p in shared))
     views = [_views(row, shared) for row in rows]
-    for losses, _ in _forwards(engine, parts, synced=False):
+    for losses, _ in _forwards(train_state, parts, synced=False):
         values += torch.stack([losses[name].detach() for name in names]) * scale
         for k, name in enumerate(names):
             _point(shared, views[k])
             (losses[name] * weight[k]).backward(retain_graph=name != names[-1])
     _add_up(values, own)
     total(rows)
-    factor = _measured(engine, names, values, rows @ rows.T)
+    factor = _measured(train_state, names, values, rows @ rows.T)
     rows[0].mul_(factor[0]).addmv_(rows[1:].T, factor[1:])
     _point(shared, views[0])
     _broadcast_buffers(model)
     return values, factor
 
 
-def by_factor(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def by_factor(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Factors that are known before the encoder is differentiated: kept, or measured at the features. -> (K,) losses and factors.
 
     They rule the shared parameters alone, as in `by_rows`. So heads are differentiated twice: for themselves with factor 1, and
     on the way to what is shared; the encoder once.
     """
-    model, scale = engine.model, 1 / (engine.fabric.world_size * len(parts))
-    weight = engine.vectors(names)[0]
+    model, scale = train_state.model, 1 / (train_state.fabric.world_size * len(parts))
+    weight = train_state.vectors(names)[0]
     shared, own, values = model.shared(), _own(model, names), torch.zeros_like(weight)
     mine: list[Tensor | None] = [None] * len(own)
     used = torch.zeros_like(weight)
-    for losses, gram in _forwards(engine, parts, synced=False):
+    for losses, gram in _forwards(train_state, parts, synced=False):
         local = torch.stack([losses[name] for name in names])
         values += local.detach() * scale
         if gram is None:
-            factor = engine.kept[names][0]
+            factor = train_state.kept[names][0]
         else:
-            seen = total(local.detach().clone()) / engine.fabric.world_size
-            factor = _measured(engine, names, seen, gram * torch.outer(weight, weight))
+            seen = total(local.detach().clone()) / train_state.fabric.world_size
+            factor = _measured(train_state, names, seen, gram * torch.outer(weight, weight))
         weighted = local * weight * scale
         if own:
             once = torch.autograd.grad(weighted.sum(), own, retain_graph=True, allow_unused=True)
@@ -219,42 +223,42 @@ def factors(weigher: nn.Module, losses: StepLosses, parts: int = 1) -> Tensor:
 
 
 def _forwards(
-    engine: Engine, parts: Sequence[Inputs], synced: bool
+    train_state: TrainState, parts: Sequence[Inputs], synced: bool
 ) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
     """One forward for each micro-batch. synced: the last one's backward reduces over ranks; else nothing does, the caller must."""
-    no_sync: Callable[[], Any] = getattr(engine.module, "no_sync", nullcontext)
+    no_sync: Callable[[], Any] = getattr(train_state.module, "no_sync", nullcontext)
     for i, inputs in enumerate(parts):
-        torch.manual_seed(engine.streams(i).seed(DROPOUT))  # nn.Dropout and stochastic depth take no generator
+        torch.manual_seed(train_state.streams(i).seed(DROPOUT))  # nn.Dropout and stochastic depth take no generator
         with no_sync() if i < len(parts) - 1 or not synced else nullcontext():
-            with engine.fabric.autocast():
-                result = engine.module(inputs)
+            with train_state.fabric.autocast():
+                result = train_state.module(inputs)
             yield result
 
 
 @torch.no_grad()
-def _looked_ahead(engine: Engine, parts: Sequence[Inputs], names: tuple[str, ...]) -> Tensor:
+def _looked_ahead(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, ...]) -> Tensor:
     """(K,) losses of the whole step, without gradient; what the forwards leave in buffers is put back.
 
     DDP gives all ranks the buffers of rank 0 before the first forward of a step, which is one of these: what is put back must be
     those, not this rank's own, for the forwards that count will not ask again.
     """
-    _broadcast_buffers(engine.model)
-    buffers, values = [*engine.model.buffers()], torch.zeros_like(engine.vectors(names)[0])
+    _broadcast_buffers(train_state.model)
+    buffers, values = [*train_state.model.buffers()], torch.zeros_like(train_state.vectors(names)[0])
     before = [b.clone() for b in buffers]
-    for losses, _ in _forwards(engine, parts, synced=False):
+    for losses, _ in _forwards(train_state, parts, synced=False):
         values += torch.stack([losses[name] for name in names])
         for buffer, old in zip(buffers, before):
             buffer.copy_(old)
-    return total(values) / (engine.fabric.world_size * len(parts))
+    return total(values) / (train_state.fabric.world_size * len(parts))
 
 
-def _measured(engine: Engine, names: tuple[str, ...], values: Tensor, gram: Tensor) -> Tensor:
+def _measured(train_state: TrainState, names: tuple[str, ...], values: Tensor, gram: Tensor) -> Tensor:
     """(K,) factors. Solvers raise on a Gramian that is not finite: they get another one, and the factors become NaN, so that the
     step is skipped even where a factor of 0 would have hidden the bad row.
     """
     finite = gram.isfinite().all()
     gram = torch.where(finite, gram, torch.eye(len(gram), device=gram.device))
-    return torch.where(finite, factors(engine.weigher, engine.losses(names, values, gram)), torch.nan)
+    return torch.where(finite, factors(train_state.weigher, train_state.losses(names, values, gram)), torch.nan)
 
 
 def _own(model: HybridModel, names: Sequence[str]) -> list[nn.Parameter]:
@@ -330,15 +334,15 @@ def _keep_if(ok: Tensor, buffers: Sequence[Tensor], before: Sequence[Tensor]) ->
         buffer.copy_(torch.where(ok, buffer, old))
 
 
-def _step_if(ok: Tensor, engine: Engine) -> None:
+def _step_if(ok: Tensor, train_state: TrainState) -> None:
     """Fused optimizers skip on the device where `found_inf` is set; under a GradScaler the scaler owns the skip."""
     bad = (~ok).float()
-    inner = engine.optimizer.optimizer
-    if engine.experiment.train.precision != "16-mixed":
+    inner = train_state.optimizer.optimizer
+    if train_state.experiment.train.precision != "16-mixed":
         inner.found_inf = bad
-    engine.optimizer.step()
-    engine.optimizer.zero_grad(set_to_none=True)
-    if engine.weigher_optimizer:
-        engine.weigher_optimizer.found_inf = bad  # type: ignore[attr-defined]
-        engine.weigher_optimizer.step()
-        engine.weigher_optimizer.zero_grad(set_to_none=True)
+    train_state.optimizer.step()
+    train_state.optimizer.zero_grad(set_to_none=True)
+    if train_state.weigher_optimizer:
+        train_state.weigher_optimizer.found_inf = bad  # type: ignore[attr-defined]
+        train_state.weigher_optimizer.step()
+        train_state.weigher_optimizer.zero_grad(set_to_none=True)

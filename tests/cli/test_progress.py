@@ -6,14 +6,14 @@ import io
 from pathlib import Path
 
 import pytest
-from mtlcore.train.reporter import TrainProgress
 from rich.console import Console
 
 from mtlcore.cli import _progress, _shared
 from mtlcore.cli._progress import Bars, arms_table, metrics_table, say_result
 from mtlcore.demo import Arm
 from mtlcore.measure import Measured
-from mtlcore.train.loop import Result
+from mtlcore.train.progress import TrainProgress
+from mtlcore.train.trainer import Result
 
 NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 

@@ -18,7 +18,7 @@ from question_toys import (
     shown,
     view_of,
 )
-from toys import batch, engine, inputs
+from toys import batch, inputs, train_state
 
 from mtlcore.train.step import train_step
 
@@ -100,7 +100,7 @@ def test_uniform_logits_lose_log_261_less_what_is_soft_about_the_answer():
 def test_images_without_color_ask_for_gray_and_train_without_harm():
     _, target = asked(Colorization(), gray())
     assert float(target.abs().max()) < 0.05
-    eng = engine(setting(Colorization()), optimizer="adamw", lr=1e-2)
+    eng = train_state(setting(Colorization()), optimizer="adamw", lr=1e-2)
     losses = []
     for _ in range(30):
         logged = train_step(eng, inputs(eng, [plain_batch(gray())]))
@@ -129,7 +129,7 @@ def test_the_metrics_of_a_perfect_and_of_a_gray_answer():
 
 
 def test_supervised_heads_may_read_the_gray_image():
-    made = inputs(engine(setting(Colorization(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])[0]
+    made = inputs(train_state(setting(Colorization(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])[0]
     assert len(made.images) == 1
     assert torch.equal(made.images[0][:, 0], made.images[0][:, 2])
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
 from mtl_pretexts.consistency import FRAME, Consistency, ConsistencyHead
-from toys import PCGRAD, Jitter, Plain, PoseHead, batch, counted, engine, experiment, inputs
+from toys import PCGRAD, Jitter, Plain, PoseHead, batch, counted, experiment, inputs, train_state
 
 from mtlcore import Head, MtlError, SupervisedTask
 from mtlcore.experiment import PretextEntry, TaskEntry
@@ -34,7 +34,7 @@ def setting(task: Consistency, tasks: tuple[str, ...] = ("fer",), entry: dict[st
 
 
 def run(task: Consistency, *args: Any, optimizer: str = "sgd", lr: float = 0.05, **more: Any):
-    return engine(setting(task, *args, **more), optimizer=optimizer, lr=lr)
+    return train_state(setting(task, *args, **more), optimizer=optimizer, lr=lr)
 
 
 def rows(n: int = 8, unlabeled: int = 4, tasks: tuple[str, ...] = ("fer",), **more: Any):
@@ -132,7 +132,7 @@ def test_losses_and_gradients_are_finite_at_any_logits(task, scale):
 def test_with_self_the_weak_view_is_judged_by_the_head_as_it_is_without_its_dropout():
     exp = setting(FIXMATCH)
     exp = evolve(exp, tasks={"fer": TaskEntry(Classification(reads="emotion", classes=tuple("abcdefgh"), dropout=0.5))})
-    eng = engine(exp)
+    eng = train_state(exp)
     train_step(eng, inputs(eng, [rows()]))  # the copy has followed once
     made = inputs(eng, [rows()])[0]
     features = eng.model.encode(made)[0]

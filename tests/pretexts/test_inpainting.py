@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mtl_pretexts.inpainting import Inpainting, missing_l1
 from mtl_pretexts.perceptual import Vgg16, relative_distance
 from safetensors.torch import save_file
-from toys import Plain, Toy, batch, engine, experiment, inputs
+from toys import Plain, Toy, batch, experiment, inputs, train_state
 
 from mtlcore import MtlError
 from mtlcore.experiment import PretextEntry
@@ -21,9 +21,9 @@ from mtlcore.train.step import train_step
 
 
 def run(task: Inpainting, size: int = 24, tasks: tuple[str, ...] = ("fer",), **more: Any):
-    """An engine of toys with this task as its one pretext."""
+    """An train_state of toys with this task as its one pretext."""
     entry = PretextEntry(task, **more.pop("entry", {}))
-    return engine(evolve(experiment(tasks, augment=Plain(), size=size, **more), pretexts={"inpainting": entry}))
+    return train_state(evolve(experiment(tasks, augment=Plain(), size=size, **more), pretexts={"inpainting": entry}))
 
 
 def asked(eng, size: int = 24, n: int = 6):
@@ -337,7 +337,7 @@ def smooth(n: int, size: int, seed: int = 0):
 
 @pytest.mark.parametrize("perceptual", ["ema", "none"])
 def test_it_learns_to_restore_smooth_images_better_than_their_mean_color(perceptual):
-    eng = engine(
+    eng = train_state(
         evolve(
             experiment((), augment=Plain(), size=24, encoder=Toy(width=8)),
             pretexts={"inpainting": PretextEntry(Inpainting(perceptual=perceptual))},

@@ -15,7 +15,7 @@ from question_toys import (
     setting,
     shown,
 )
-from toys import batch, engine, inputs
+from toys import batch, inputs, train_state
 
 from mtlcore import MtlError
 
@@ -98,7 +98,7 @@ def test_levelled_tiles_have_one_mean_and_one_spread():
 
 
 def test_all_tiles_run_in_one_joint_forward():
-    eng = engine(setting(JigsawPermutation()))
+    eng = train_state(setting(JigsawPermutation()))
     calls: list[tuple[int, ...]] = []
     eng.model.encoder.net.register_forward_pre_hook(lambda _, args: calls.append(tuple(args[0].shape)))
     eng.model(inputs(eng, [batch(n=3, tasks=(), unlabeled=3)])[0])
@@ -107,7 +107,7 @@ def test_all_tiles_run_in_one_joint_forward():
 
 def test_no_supervised_head_reads_a_tile():
     with pytest.raises(MtlError, match="supervised"):
-        inputs(engine(setting(JigsawPermutation(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])
+        inputs(train_state(setting(JigsawPermutation(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])
 
 
 def test_enlarged_tiles_have_the_images_side():

@@ -20,7 +20,7 @@ from question_toys import (
     shown,
     view_of,
 )
-from toys import batch, engine, inputs, key
+from toys import batch, inputs, key, train_state
 
 from mtlcore.train.step import train_step
 
@@ -80,7 +80,7 @@ def test_maps_follow_the_pixels_and_the_matrix_does_not_move(task):
 
 def test_the_supervised_heads_read_the_turned_image_at_no_forward_more():
     exp = setting(LocalRotation(), ("fer", "pose", "parsing"), supervised="pretext")
-    eng = engine(exp)
+    eng = train_state(exp)
     b = batch(size=32, tasks=("fer", "pose", "parsing"), unlabeled=0)
     made = inputs(eng, [b])[0]
     assert len(made.images) == 1

@@ -11,17 +11,17 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from mtl_pretexts.masked_image import MaskedImage, covered_l1
-from toys import Jitter, Plain, Toy, batch, engine, experiment, inputs
+from toys import Jitter, Plain, Toy, batch, experiment, inputs, train_state
 
 from mtlcore.experiment import PretextEntry
 from mtlcore.train.step import train_step
 
 
 def run(task: MaskedImage, size: int = 24, tasks: tuple[str, ...] = ("fer",), **more: Any):
-    """An engine of toys with this task as its one pretext."""
+    """An train_state of toys with this task as its one pretext."""
     entry = PretextEntry(task, **more.pop("entry", {}))
     exp = experiment(tasks, size=size, **{"augment": Plain()} | more)
-    return engine(evolve(exp, pretexts={"masked": entry}))
+    return train_state(evolve(exp, pretexts={"masked": entry}))
 
 
 def asked(eng, size: int = 24, n: int = 6):
@@ -182,7 +182,7 @@ def smooth(n: int, size: int, seed: int):
 def test_it_learns_to_restore_smooth_images_better_than_their_mean_color():
     task = MaskedImage(grid=3, ratio=0.3)
     exp = experiment((), augment=Plain(), size=24, encoder=Toy(width=16, norm="none"))
-    eng = engine(evolve(exp, pretexts={"masked": PretextEntry(task)}), optimizer="adamw", lr=3e-3)
+    eng = train_state(evolve(exp, pretexts={"masked": PretextEntry(task)}), optimizer="adamw", lr=3e-3)
     found = [float(train_step(eng, inputs(eng, [smooth(16, 24, step)]))["loss/masked"]) for step in range(200)]
     assert sum(found[-5:]) < 0.6 * sum(found[:5])
     eng.model.eval()

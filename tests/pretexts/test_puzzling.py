@@ -9,7 +9,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, shuffle, unshuffle
-from toys import Plain, batch, engine, experiment, inputs
+from toys import Plain, batch, experiment, inputs, train_state
 
 from mtlcore import Features
 
@@ -42,7 +42,7 @@ def test_each_position_shows_the_tile_that_the_answer_names(grid, rotate, seed):
 
 def test_permutations_are_uniform():
     """All 24 orders of a 2 x 2 grid, 300 each on average; the largest deviation is far below that of a biased draw."""
-    eng = engine(experiment((), ("puzzle_spatial",), augment=Plain()))
+    eng = train_state(experiment((), ("puzzle_spatial",), augment=Plain()))
     counts: dict[tuple[int, ...], int] = {}
     for step in range(9):
         eng.step = step
@@ -56,7 +56,7 @@ def test_permutations_are_uniform():
 
 
 def test_a_share_keeps_its_order_and_that_is_a_valid_answer():
-    eng = engine(experiment((), ("jigen",), augment=Plain()))
+    eng = train_state(experiment((), ("jigen",), augment=Plain()))
     b = batch(n=2000, size=32, tasks=(), unlabeled=2000)
     made = inputs(eng, [b])[0]
     tiles = made.readings["jigen"][0].answers[0][0]["tile"][:, 0]
@@ -70,12 +70,12 @@ def test_a_share_keeps_its_order_and_that_is_a_valid_answer():
 def test_any_input_size_is_puzzled_at_that_size(size, grid):
     exp = experiment(("fer",), ("puzzle_pooled",), augment=Plain(), size=size)
     entry = evolve(exp.pretexts["puzzle_pooled"], component=Puzzling(grid=grid))
-    made = inputs(engine(evolve(exp, pretexts={"puzzling": entry})), [batch(tasks=("fer",))])[0]
+    made = inputs(train_state(evolve(exp, pretexts={"puzzling": entry})), [batch(tasks=("fer",))])[0]
     assert made.images[0].shape[-2:] == (size, size)
 
 
 def test_the_siamese_variant_makes_views_of_three_sizes():
-    made = inputs(engine(experiment(("fer",), ("siamese",), size=32)), [batch(tasks=("fer",))])[0]
+    made = inputs(train_state(experiment(("fer",), ("siamese",), size=32)), [batch(tasks=("fer",))])[0]
     sides = [x.shape[-1] for x in made.images[:3]]
     assert 32 <= sides[0] <= 36
     assert sides[1] == 32
@@ -86,7 +86,7 @@ def test_the_siamese_variant_makes_views_of_three_sizes():
 def test_undo_is_the_exact_way_back():
     exp = experiment((), ("turning",), augment=Plain(), size=32)
     b = batch(size=32, tasks=(), unlabeled=6)
-    made = inputs(engine(exp), [b])[0]
+    made = inputs(train_state(exp), [b])[0]
     target = made.readings["turning"][0].answers[0][0]
     back = exp.pretexts["turning"].component.undo(made.images[0], target)
     assert torch.equal(back, b.images.float() / 255)

@@ -12,7 +12,7 @@ from question_toys import (
     learned,
     setting,
 )
-from toys import batch, engine, inputs
+from toys import batch, inputs, train_state
 
 from mtlcore import EncoderInfo
 
@@ -79,7 +79,7 @@ def test_the_map_that_is_read_has_three_to_seven_cells_a_side(sizes, level, size
 
 
 def test_the_clean_view_is_shared_and_costs_no_forward():
-    made = inputs(engine(setting(RelativeLocation(), ("fer",))), [batch(tasks=("fer",))])[0]
+    made = inputs(train_state(setting(RelativeLocation(), ("fer",))), [batch(tasks=("fer",))])[0]
     assert len(made.images) == 1
     assert made.readings["fer"][0].images == made.readings["pretext"][0].images == (0,)
 

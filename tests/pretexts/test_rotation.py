@@ -21,7 +21,7 @@ from question_toys import (
     shown,
     view_of,
 )
-from toys import Pose, batch, engine, experiment, inputs
+from toys import Pose, batch, experiment, inputs, train_state
 
 from mtlcore.experiment import PretextEntry
 from mtlcore.registry import catalog
@@ -83,7 +83,7 @@ def test_pose_labels_turn_with_the_image():
 def test_dense_labels_turn_with_the_image():
     exp = experiment(("parsing",), augment=None, supervised="pretext")
     exp = evolve(exp, pretexts={"rotation": PretextEntry(Rotation())}, augment=type(exp.recipes["validation"])())
-    made = inputs(engine(exp), [batch(size=32, tasks=("parsing",), unlabeled=0)])[0]
+    made = inputs(train_state(exp), [batch(size=32, tasks=("parsing",), unlabeled=0)])[0]
     (reading,) = made.readings["parsing"]
     target = reading.answers[0][0]
     assert reading.images == made.readings["rotation"][0].images

@@ -17,7 +17,7 @@ from mtlcore.registry import catalog
 from mtlcore.rng import Streams
 from mtlcore.runs import RunFolder
 from mtlcore.testing.weightings_bench import DrawnStep
-from mtlcore.train.loop import train
+from mtlcore.train.trainer import train
 from mtlcore.weighting import TorchJD
 from mtlcore.weighting.torchjd_methods import METHODS
 

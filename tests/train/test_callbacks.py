@@ -15,8 +15,8 @@ from mtlcore import MtlError
 from mtlcore.config import dump, load
 from mtlcore.experiment import Experiment
 from mtlcore.runs import RunFolder
-from mtlcore.train import loop
-from mtlcore.train.loop import train
+from mtlcore.train import trainer
+from mtlcore.train.trainer import train
 
 HERE = Path(__file__).resolve().parent
 PLUGINS = f'plugins = ["{HERE.parent / "dots.py"}", "{HERE / "reporters.py"}"]\n'
@@ -156,8 +156,8 @@ def test_generators_modes_and_gradients_are_put_back(tmp_path, monkeypatch):
     """Looked at right behind the call, where the next step has not yet seeded or zeroed anything."""
     seen = []
 
-    def spied(self, event, *given, before=loop.Callbacks.tell):
-        model = self.engine.model
+    def spied(self, event, *given, before=trainer.Callbacks.tell):
+        model = self.train_state.model
         noise = torch.get_rng_state()
         before(self, event, *given)
         if event == "on_epoch_end":
@@ -166,7 +166,7 @@ def test_generators_modes_and_gradients_are_put_back(tmp_path, monkeypatch):
                 (torch.equal(noise, torch.get_rng_state()), all(grads), all(m.training for m in model.modules()))
             )
 
-    monkeypatch.setattr(loop.Callbacks, "tell", spied)
+    monkeypatch.setattr(trainer.Callbacks, "tell", spied)
     train(experiment(tmp_path, "[callback.vandal]\n", "train.steps=10"), tmp_path / "run")
     assert seen == [(True, True, True)] * 2
 
@@ -177,7 +177,7 @@ def test_generators_modes_and_gradients_are_put_back(tmp_path, monkeypatch):
 def test_an_callback_that_raises_is_told_and_counted_and_the_run_goes_on(tmp_path):
     notes: list[str] = []
 
-    class Noting(loop.SilentReporter):
+    class Noting(trainer.SilentReporter):
         def note(self, text):
             notes.append(text)
 
@@ -292,7 +292,7 @@ def test_patience_survives_a_kill_and_a_resume(tmp_path):
 def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_ended_by_resume(tmp_path, monkeypatch):
     exp = experiment(tmp_path, "[callback.diary]\n")
     with monkeypatch.context() as patched:
-        patched.setattr(loop.Loop, "_finish", lambda self: 1 / 0)
+        patched.setattr(trainer.Trainer, "_finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(exp, tmp_path / "run")
     assert "finished" not in RunFolder(tmp_path / "run").facts()

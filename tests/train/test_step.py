@@ -1,4 +1,4 @@
-"""The step against hand-written loops: sums, micro-batches, absent tasks, bad batches, controls."""
+"""The step against hand-written trainers: sums, micro-batches, absent tasks, bad batches, controls."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from toys import (
     Toy,
     batch,
     counted,
-    engine,
     experiment,
     inputs,
+    train_state,
 )
 
 from mtlcore import Batch, MtlError
@@ -34,7 +34,7 @@ SETS = [(p,) for p in PRETEXTS] + [(), ("barlow", "byol", "rotation"), tuple(PRE
 
 
 def finite_steps(exp, parts_of, steps: int = 2):
-    eng = engine(exp)
+    eng = train_state(exp)
     for k in range(steps):
         logged = train_step(eng, inputs(eng, parts_of(k)))
         assert not bool(logged["skipped"])
@@ -68,7 +68,7 @@ def test_every_weighting_trains_with_micro_batches_and_absent_tasks(weighting, a
 
 def test_a_supervised_run_equals_a_hand_written_loop():
     exp = experiment(tasks=("fer", "gender"), augment=Plain())
-    eng = engine(exp, lr=1e-2)
+    eng = train_state(exp, lr=1e-2)
     model = copy.deepcopy(eng.model)
     optimizer = torch.optim.SGD(
         [
@@ -103,7 +103,7 @@ def test_puzzling_on_one_view_equals_a_hand_written_loss():
         weights={"puzzle_spatial": 0.3},
         supervised="pretext",
     )
-    eng = engine(exp)
+    eng = train_state(exp)
     model, b = copy.deepcopy(eng.model), batch(size=32, tasks=("fer",))
     made = inputs(eng, [b])
     order = made[0].readings["puzzle_spatial"][0].answers[0][0]["tile"][:, 0]
@@ -131,7 +131,7 @@ def test_rows_of_two_sources_with_different_labels_give_each_loss_its_own_mean()
     b = counted([evolve(b, present={"pose": first, "fer": ~first})])[0]
     for weighting in (EQUAL, UNCERTAINTY, PCGRAD):
         exp = experiment(("fer", "pose"), ("location",), augment=Plain(), encoder=Toy(norm="none"), weighting=weighting)
-        eng = engine(exp)
+        eng = train_state(exp)
         features = eng.model.encoder(b.images.float() / 255)
         heads = eng.model.heads
         fer = F.cross_entropy(heads["fer"](features)[5:], b.targets["fer"][5:])
@@ -153,7 +153,7 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
             for k, e in exp.pretexts.items()
         },
     )
-    one, two = engine(exp, lr=0.1), engine(exp, lr=0.1)
+    one, two = train_state(exp, lr=0.1), train_state(exp, lr=0.1)
     full = inputs(one, [batch(n=8)])[0]
     full = evolve(full, images=tuple(x if len(x) == 8 else torch.cat([x, x[:1]]) for x in full.images))
     full = evolve(full, readings={k: r for k, r in full.readings.items() if k not in exp.tasks})
@@ -189,7 +189,7 @@ def test_parts_prepared_apart_equal_the_joined_batch():
             augment=Plain(),
         )
         exp = evolve(exp, recipes=dict.fromkeys(exp.recipes, Plain()))
-        one, two = engine(exp, lr=0.1), engine(exp, lr=0.1)
+        one, two = train_state(exp, lr=0.1), train_state(exp, lr=0.1)
         train_step(one, inputs(one, [joined]))
         train_step(two, inputs(two, halves))
         torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0)
@@ -197,7 +197,7 @@ def test_parts_prepared_apart_equal_the_joined_batch():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_head_of_an_absent_task_does_not_move(optimizer):
-    eng = engine(experiment(pretexts=("inpainting",)), optimizer)
+    eng = train_state(experiment(pretexts=("inpainting",)), optimizer)
     train_step(eng, inputs(eng, [batch()]))
     before = copy.deepcopy(eng.model.heads["pose"].state_dict())
     train_step(eng, inputs(eng, [batch(absent=("pose",))]))
@@ -206,7 +206,7 @@ def test_the_head_of_an_absent_task_does_not_move(optimizer):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_label_may_be_absent_from_the_first_step(optimizer):
-    eng = engine(experiment(), optimizer)
+    eng = train_state(experiment(), optimizer)
     for absent in (("pose",), (), ("fer",), ()):
         logged = train_step(eng, inputs(eng, [batch(absent=absent)]))
         assert not bool(logged["skipped"])
@@ -216,7 +216,7 @@ def test_a_label_may_be_absent_from_the_first_step(optimizer):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_bad_first_step_is_as_if_it_had_not_been(optimizer):
     exp = experiment(("fer",), encoder=Toy(norm="none"), augment=Plain())
-    bad_first, fresh = engine(exp, optimizer), engine(exp, optimizer)
+    bad_first, fresh = train_state(exp, optimizer), train_state(exp, optimizer)
     made = inputs(fresh, [batch(tasks=("fer",))])[0]
     train_step(bad_first, [Inputs(tuple(x * float("nan") for x in made.images), made.readings, made.scale)])
     for eng in (bad_first, fresh):
@@ -240,7 +240,7 @@ class Remembers(torch.nn.Module):
 
 
 def test_a_bad_batch_leaves_no_trace_in_a_weighting_and_micro_batches_share_its_draw():
-    eng = engine(experiment())
+    eng = train_state(experiment())
     eng.weigher = Remembers()
     parts = inputs(eng, [batch(seed=1), batch(seed=2)])
     train_step(eng, parts)
@@ -254,7 +254,7 @@ def test_a_bad_batch_leaves_no_trace_in_a_weighting_and_micro_batches_share_its_
 @pytest.mark.parametrize("weighting", [EQUAL, UNCERTAINTY, PCGRAD])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_bad_batch_changes_nothing_and_is_counted(weighting, optimizer):
-    eng = engine(experiment(pretexts=("inpainting", "byol"), weighting=weighting), optimizer)
+    eng = train_state(experiment(pretexts=("inpainting", "byol"), weighting=weighting), optimizer)
     train_step(eng, inputs(eng, [batch()]))
     before = copy.deepcopy(eng.model.state_dict() | eng.weigher.state_dict())
     made = inputs(eng, [batch()])[0]
@@ -276,7 +276,7 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
         weighting=PCGRAD,
         train={"weight_decay": 0.0},
     )
-    eng = engine(exp, lr=1.0)
+    eng = train_state(exp, lr=1.0)
     made = inputs(eng, [batch(n=8, unlabeled=3, tasks=("fer", "pose"))])[0]
     model = copy.deepcopy(eng.model)
     losses, _ = model(made)
@@ -308,7 +308,7 @@ def test_weighting_at_the_features_equals_its_gramian_by_hand():
     exp = experiment(
         ("fer", "gender"), ("location",), encoder=Toy(norm="none"), weighting=PCGrad(at="features"), augment=Plain()
     )
-    eng = engine(exp)
+    eng = train_state(exp)
     made = inputs(eng, [batch(tasks=("fer", "gender"), unlabeled=0)])[0]
     losses, gram = eng.model(made)
     features, trunk = eng.model.encode(made)
@@ -322,14 +322,14 @@ def test_weighting_at_the_features_equals_its_gramian_by_hand():
 def test_weighting_at_the_features_is_refused_where_heads_read_different_images():
     exp = experiment(("fer",), ("rotation",), weighting=PCGrad(at="features"))
     with pytest.raises(MtlError, match="features") as told:
-        inputs(engine(exp), [batch(tasks=("fer",))])
+        inputs(train_state(exp), [batch(tasks=("fer",))])
     assert "parameters" in str(told.value)
 
 
 def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted():
     b, seen = batch(n=8, unlabeled=0), []
     for control in ("none", "views_only", "random_target"):
-        eng = engine(
+        eng = train_state(
             experiment(pretexts=("inpainting",), supervised="both", entries={"inpainting": {"control": control}})
         )
         rows: list[int] = []
@@ -353,13 +353,13 @@ def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted
 
 
 def test_a_random_target_is_refused_where_there_is_none():
-    eng = engine(experiment(pretexts=("byol",), entries={"byol": {"control": "random_target"}}))
+    eng = train_state(experiment(pretexts=("byol",), entries={"byol": {"control": "random_target"}}))
     with pytest.raises(MtlError, match="views_only"):
         inputs(eng, [batch()])
 
 
 def test_the_optimizer_never_sees_momentum_copies_and_the_step_updates_them():
-    eng = engine(experiment(pretexts=("byol", "inpainting")))
+    eng = train_state(experiment(pretexts=("byol", "inpainting")))
     optimized = {id(p) for group in eng.optimizer.param_groups for p in group["params"]}
     copies = [p for ema in eng.model.followers() for p in ema.copy.parameters()]
     before = [p.clone() for p in copies]
@@ -380,12 +380,12 @@ def test_bf16_autocast_trains_and_keeps_losses_in_fp32():
 
 
 def test_a_jittered_run_draws_the_same_step_again():
-    """Two engines of one seed take bit-equal steps; nothing is drawn from the global generator but dropout's seed."""
+    """Two train_states of one seed take bit-equal steps; nothing is drawn from the global generator but dropout's seed."""
     exp = experiment(pretexts=("puzzle_pooled", "rotation"), augment=Jitter())
     results = []
     for _ in range(2):
         torch.manual_seed(torch.seed() % 1000)
-        eng = engine(exp)
+        eng = train_state(exp)
         for k in range(3):
             train_step(eng, inputs(eng, [batch(seed=k)]))
         results.append(eng.model.state_dict())

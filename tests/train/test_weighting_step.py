@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from attrs import evolve, frozen
-from mtlcore.train.reporter import SilentReporter
 from torch.utils.checkpoint import checkpoint
-from toys import PCGRAD, Plain, Toy, ToyNet, batch, engine, experiment, inputs
+from toys import PCGRAD, Plain, Toy, ToyNet, batch, experiment, inputs, train_state
 from weightings import STRATEGIES, Fixed, small, with_spare
 
 from mtlcore import Features, MtlError
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.train.build import dry_run, try_weighting
-from mtlcore.train.loop import Interrupted, train
+from mtlcore.train.progress import SilentReporter
 from mtlcore.train.record import Record
 from mtlcore.train.step import train_step
+from mtlcore.train.trainer import Interrupted, train
 from mtlcore.views import Inputs
 from mtlcore.weighting import Equal, TorchJD
 
@@ -79,7 +79,7 @@ def close(one, two, atol=1e-6):
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_two_micro_batches_equal_the_joined_batch(name):
     """Four steps, so that memories count; factors that are kept too."""
-    one, two = (engine(small(STRATEGIES[name])) for _ in range(2))
+    one, two = (train_state(small(STRATEGIES[name])) for _ in range(2))
     for step in range(4):
         full = made_for(one, step)
         logged = train_step(one, [full])
@@ -92,7 +92,7 @@ def test_two_micro_batches_equal_the_joined_batch(name):
 def test_losses_that_are_looked_at_ahead_leave_no_trace():
     """Once a step a strategy sees the whole; batch statistics see each micro-batch once, dropout draws the same twice."""
     strategy = Fixed(at="losses")
-    eng = engine(experiment(TASKS, ("puzzle_pooled",), weighting=strategy))
+    eng = train_state(experiment(TASKS, ("puzzle_pooled",), weighting=strategy))
     train_step(eng, inputs(eng, [batch(seed=s, tasks=TASKS) for s in (1, 2)]))
     assert strategy.asked == [("fer", "gender", "puzzle_pooled")]
     counters = [v for k, v in eng.model.state_dict().items() if k.startswith("encoder") and "num_batches" in k]
@@ -112,7 +112,7 @@ def test_factors_that_are_kept_move_all_as_measured_ones(parts):
     def made(every):
         strategy = Fixed(FACTORS, every=every)
         exp = experiment(TASKS, ("rotation", "fixmatch"), encoder=Toy(norm="none"), weighting=strategy)
-        return engine(exp), strategy
+        return train_state(exp), strategy
 
     (one, always), (two, seldom) = made(1), made(100)
     for step in range(3):
@@ -124,7 +124,7 @@ def test_factors_that_are_kept_move_all_as_measured_ones(parts):
 
 
 def test_the_same_factors_move_all_alike_wherever_they_are_measured():
-    one, two = (engine(small(Fixed({"fer": 0.0, "location": 2.0}, at=at))) for at in ("parameters", "features"))
+    one, two = (train_state(small(Fixed({"fer": 0.0, "location": 2.0}, at=at))) for at in ("parameters", "features"))
     for step in range(3):
         made = made_for(one, step)
         train_step(one, [made])
@@ -136,7 +136,7 @@ def test_the_same_factors_move_all_alike_wherever_they_are_measured():
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_gated_head_learns_from_its_own_loss_alone(at, kept):
     """Factor 0: nothing reaches the encoder, and the head moves by the gradient of weight x loss."""
-    eng = engine(
+    eng = train_state(
         small(Fixed(dict.fromkeys(("fer", "gender", "location"), 0.0), at=at, every=9), augment=Plain()), lr=1.0
     )
     eng.experiment = evolve(eng.experiment, train=evolve(eng.experiment.train, clip=1e9))
@@ -159,7 +159,7 @@ def test_a_gated_head_learns_from_its_own_loss_alone(at, kept):
 def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
     """Applied to one summed gradient it would be, without a word. Two tasks: g + h - (g.h / h.h) h - (g.h / g.g) g."""
     exp = small(TorchJD("PCGrad"), pretexts=(), weights={}, augment=Plain())
-    eng, plain = engine(exp, lr=1.0), engine(evolve(exp, weighting=Equal()), lr=1.0)
+    eng, plain = train_state(exp, lr=1.0), train_state(evolve(exp, weighting=Equal()), lr=1.0)
     b = batch(n=8, unlabeled=0, tasks=TASKS)
     everyone = torch.ones(8, dtype=torch.bool)
     targets = {"fer": b.targets["gender"], "gender": 1 - b.targets["gender"]}
@@ -192,7 +192,7 @@ def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
 
 def test_each_set_of_tasks_has_factors_of_its_own_measured_each_third_step():
     strategy = Fixed(every=3)
-    eng = engine(small(strategy))
+    eng = train_state(small(strategy))
     for step, absent in enumerate([("gender",), ("gender",), (), (), ("gender",), (), ()]):
         train_step(eng, [made_for(eng, step, absent=absent)])
     some, everyone = ("fer", "location"), ("fer", "gender", "location")
@@ -202,7 +202,7 @@ def test_each_set_of_tasks_has_factors_of_its_own_measured_each_third_step():
 
 def test_factors_that_were_kept_with_a_task_present_are_not_used_where_it_is_absent():
     """What balanced three gradients says nothing of two of them."""
-    eng = engine(small(TorchJD("MGDA", every=100)))
+    eng = train_state(small(TorchJD("MGDA", every=100)))
     train_step(eng, [made_for(eng)])
     logged = train_step(eng, [made_for(eng, 1, absent=("gender",))])
     factor = torch.stack([logged[f"factor/{name}"] for name in ("fer", "location")])
@@ -213,7 +213,7 @@ def test_factors_that_were_kept_with_a_task_present_are_not_used_where_it_is_abs
 
 @pytest.mark.parametrize("at", ["parameters", "features"])
 def test_a_bad_batch_leaves_the_kept_factors_alone(at):
-    eng = engine(small(Fixed({"location": 0.25}, at=at, every=2)))
+    eng = train_state(small(Fixed({"location": 0.25}, at=at, every=2)))
     made = made_for(eng)
 
     def kept():
@@ -232,7 +232,7 @@ def test_a_bad_batch_leaves_the_kept_factors_alone(at):
 @pytest.mark.parametrize("name", [n for n in STRATEGIES if n.endswith("every 3")])
 def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
     """Saved between two measurements, of two sets of tasks; state travels through `weights_only`."""
-    whole = engine(small(STRATEGIES[name]))
+    whole = train_state(small(STRATEGIES[name]))
     absent = [("gender",) if step in (1, 5) else () for step in range(9)]
     for step in range(4):
         train_step(whole, [made_for(whole, step, absent=absent[step])])
@@ -240,7 +240,7 @@ def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
     parts = whole.model.state_dict(), whole.weigher.state_dict(), whole.optimizer.optimizer.state_dict()
     torch.save((*parts, whole.kept_state(), whole.step), file)
     file.seek(0)
-    again = engine(small(STRATEGIES[name]))
+    again = train_state(small(STRATEGIES[name]))
     model, weigher, optimizer, kept, step = torch.load(file, weights_only=True)
     again.model.load_state_dict(model)
     again.weigher.load_state_dict(weigher)
@@ -288,7 +288,7 @@ def test_a_run_that_was_stopped_between_two_measurements_goes_on_bit_for_bit(wei
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_bad_batch_is_skipped_and_leaves_no_trace_in_any_strategy(name):
-    eng = engine(small(STRATEGIES[name]))
+    eng = train_state(small(STRATEGIES[name]))
     good = made_for(eng)
     train_step(eng, [good])
     before = copy.deepcopy(eng.model.state_dict() | eng.weigher.state_dict())
@@ -312,7 +312,7 @@ def test_one_bad_row_is_not_hidden_by_a_factor_of_0(at):
         def backward(ctx, grad):
             return grad * float("nan")
 
-    eng = engine(small(Fixed({"location": 0.0}, at=at)))
+    eng = train_state(small(Fixed({"location": 0.0}, at=at)))
     head = eng.model.heads["location"]
     forward = head.forward
     head.forward = lambda features: Spoils.apply(forward(features))
@@ -322,7 +322,7 @@ def test_one_bad_row_is_not_hidden_by_a_factor_of_0(at):
 
 
 def test_so_many_bad_steps_in_a_row_raise_the_alarm():
-    eng, record = engine(small(TorchJD("UPGrad", every=2))), Record(max_skipped=3)
+    eng, record = train_state(small(TorchJD("UPGrad", every=2))), Record(max_skipped=3)
     good = made_for(eng)
     for made in (ruined(good), ruined(good), good, ruined(good), ruined(good)):
         record.add(train_step(eng, [made]), 1)
@@ -336,7 +336,7 @@ def test_so_many_bad_steps_in_a_row_raise_the_alarm():
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_head_of_an_absent_task_rests_under_every_strategy(name):
     """No decay, no momentum; the task comes back; micro-batches may lack it too."""
-    eng = engine(small(STRATEGIES[name]), "adamw")
+    eng = train_state(small(STRATEGIES[name]), "adamw")
     train_step(eng, [made_for(eng)])
     before = copy.deepcopy(eng.model.heads["gender"].state_dict())
     for step in (1, 2):
@@ -350,7 +350,7 @@ def test_the_head_of_an_absent_task_rests_under_every_strategy(name):
 
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_a_task_may_be_missing_from_one_micro_batch(name):
-    eng = engine(small(STRATEGIES[name]))
+    eng = train_state(small(STRATEGIES[name]))
     for step in range(2):
         parts = [batch(n=4, unlabeled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())]
         logged = train_step(eng, inputs(eng, parts))
@@ -362,7 +362,7 @@ def test_a_task_may_be_missing_from_one_micro_batch(name):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_parameter_that_no_loss_reaches_is_left_alone_at_every_level(weighting, parts):
     """No decay either: AdamW shrinks whatever has a gradient, even one of 0."""
-    eng = engine(with_spare(small(weighting)), "adamw", weight_decay=0.5)
+    eng = train_state(with_spare(small(weighting)), "adamw", weight_decay=0.5)
     head = eng.model.heads["location"]
     answer = copy.deepcopy(head.answer)
     for step in range(2):
@@ -409,7 +409,7 @@ LEVELS = {
 @pytest.mark.parametrize("at", LEVELS)
 @pytest.mark.parametrize("how", ["checkpoint", "reentrant", "aot_eager"])
 def test_checkpointing_and_compiled_encoders_take_the_steps_of_a_plain_one(how, at):
-    special, plain = (engine(small(LEVELS[at], encoder=Special(how=h), augment=Plain())) for h in (how, "plain"))
+    special, plain = (train_state(small(LEVELS[at], encoder=Special(how=h), augment=Plain())) for h in (how, "plain"))
     if (how, at) == ("aot_eager", "features"):
         with pytest.raises(MtlError, match="compiled") as told:
             dry_run(special, batch(tasks=TASKS))
@@ -433,7 +433,7 @@ def test_torchs_switch_for_compiled_graphs_is_put_back_after_a_step():
             return module
 
     seen, before = [], config.donated_buffer
-    eng = engine(small(Looks()))
+    eng = train_state(small(Looks()))
     train_step(eng, [made_for(eng)])
     assert (seen, config.donated_buffer) == ([False], before)
     assert before
@@ -441,7 +441,9 @@ def test_torchs_switch_for_compiled_graphs_is_put_back_after_a_step():
 
 @pytest.mark.slow
 def test_an_encoder_that_inductor_compiled_is_differentiated_once_for_each_loss():
-    special, plain = (engine(small(PCGRAD, encoder=Special(how=h), augment=Plain())) for h in ("inductor", "plain"))
+    special, plain = (
+        train_state(small(PCGRAD, encoder=Special(how=h), augment=Plain())) for h in ("inductor", "plain")
+    )
     for step in range(2):
         made = made_for(plain, step)
         train_step(special, [made])
@@ -451,14 +453,16 @@ def test_an_encoder_that_inductor_compiled_is_differentiated_once_for_each_loss(
 
 @pytest.mark.parametrize("at", LEVELS)
 def test_bf16_clipping_and_averaged_weights_work_at_every_level(at):
-    eng = engine(small(LEVELS[at], train={"precision": "bf16-mixed", "weight_decay": 0.0}), ema=0.75, clip=1e-2, lr=0.1)
+    eng = train_state(
+        small(LEVELS[at], train={"precision": "bf16-mixed", "weight_decay": 0.0}), ema=0.75, clip=1e-2, lr=0.1
+    )
     start, norms = torch.nn.utils.parameters_to_vector(eng.model.inference().parameters()).detach(), []
     for step in range(2):
         norms.append(float(train_step(eng, [made_for(eng, step)])["grad_norm"]))
         if step == 0:
             whole = [
                 (p - q).detach().norm()
-                for p, q in zip(eng.model.parameters(), engine(eng.experiment).model.parameters())
+                for p, q in zip(eng.model.parameters(), train_state(eng.experiment).model.parameters())
             ]
             assert float(torch.stack(whole).norm()) == pytest.approx(0.1 * 1e-2, rel=0.02)
             first = torch.nn.utils.parameters_to_vector(eng.averaged.copy.parameters())

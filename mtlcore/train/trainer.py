@@ -22,14 +22,14 @@ from ..measure import Measured, measure, measure_pretexts
 from ..networks import total
 from ..runs import RunFolder, Which, said
 from ..views import prepare
-from .build import build_engine, dry_run, load_exactly, try_weighting
+from .build import build_train_state, dry_run, load_exactly, try_weighting
 from .devices import fabric_for, leave_together
 from .facts import environment, resolved
 from .memory import keep_freed_memory
 from .optim import lr_at
+from .progress import ProgressReporter, SilentReporter, TrainProgress
 from .record import Record
-from .reporter import ProgressReporter, SilentReporter, TrainProgress
-from .step import Engine, Logged, train_step
+from .step import Logged, TrainState, train_step
 from .tensorboard import Board
 
 
@@ -65,7 +65,7 @@ def train(
     if not resume:
         RunFolder.refuse_existing(out)  # on every rank, and before any image is read
     fabric.barrier()
-    reporter: ProgressReporter = reporter if reporter is not None and main else SilentReporter()
+    reporter = reporter if reporter is not None and main else SilentReporter()
     try_weighting(experiment, fabric.device)
     data = open_data(experiment, {"train", "validation"}, reporter.progress)  # test is for `mtl eval` alone
     for line in data.report:
@@ -73,19 +73,19 @@ def train(
     experiment = data.experiment
     sampler = Sampler(data, experiment, fabric.world_size)
     steps = experiment.train.steps or math.ceil((experiment.train.epochs or 1) * sampler.steps_per_epoch)
-    engine = build_engine(experiment, fabric, steps, sampler.steps_per_epoch, resume)
-    dry_run(engine, sampler.batch(0, 0, fabric.device))
-    loop = Loop(engine, data, sampler, RunFolder(out), Record(experiment.train.max_skipped), reporter, main)
-    loop.callbacks.check()
+    train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
+    dry_run(train_state, sampler.batch(0, 0, fabric.device))
+    trainer = Trainer(train_state, data, sampler, RunFolder(out), Record(experiment.train.max_skipped), reporter, main)
+    trainer.callbacks.check()
     if main and not resume:  # only now: what can't train leaves nothing behind
         RunFolder.create(out, *resolved(experiment))
     fabric.barrier()
     if resume:
-        loop.load()
+        trainer.load()
     else:
-        loop.note_environment()
+        trainer.note_environment()
     try:
-        result = loop.run()
+        result = trainer.run()
     except Interrupted:
         leave_together(fabric)
         raise
@@ -94,10 +94,10 @@ def train(
 
 
 @define(eq=False)
-class Loop:
+class Trainer:
     """One run's moving parts. Only the main process writes and watches."""
 
-    engine: Engine
+    train_state: TrainState
     data: Dataset
     sampler: Sampler
     folder: RunFolder
@@ -112,15 +112,15 @@ class Loop:
     _logged_at: tuple[int, float] = (0, 0.0)
 
     def __attrs_post_init__(self) -> None:
-        self.callbacks = Callbacks.of(self.engine, self.data, self.folder.path, self.reporter, self.main)
+        self.callbacks = Callbacks.of(self.train_state, self.data, self.folder.path, self.reporter, self.main)
 
     def run(self) -> Result:
         if self.over and self.folder.facts().get("finished"):
-            self.reporter.note(f"this run is finished: {self.engine.step} steps")
+            self.reporter.note(f"this run is finished: {self.train_state.step} steps")
             self.measured = Measured(self.folder.facts().get("validation", {}))
             return self._result()
-        if self.engine.experiment.train.tensorboard and self.main:
-            self.board = Board(self.folder.path / "tensorboard", self.engine.step)
+        if self.train_state.experiment.train.tensorboard and self.main:
+            self.board = Board(self.folder.path / "tensorboard", self.train_state.step)
         with _stop_flag() as stop:
             self.callbacks.tell("on_train_start")
             while not self.over:
@@ -136,13 +136,16 @@ class Loop:
     @property
     def over(self) -> bool:
         """All steps are done, or a callback ended the run at this one."""
-        return self.engine.step >= self.engine.steps or self.ended
+        return self.train_state.step >= self.train_state.steps or self.ended
 
     def _between_steps(self, stop: threading.Event) -> None:
         """Evaluate, save, hear the callbacks, stop: whatever falls on this step."""
-        engine, train = self.engine, self.engine.experiment.train
-        epoch, saving = _falls_on(engine.step, engine.steps_per_epoch), _falls_on(engine.step, train.save_every)
-        due = _falls_on(engine.step, train.eval_every) or engine.step == engine.steps
+        train_state, train = self.train_state, self.train_state.experiment.train
+        epoch, saving = (
+            _falls_on(train_state.step, train_state.steps_per_epoch),
+            _falls_on(train_state.step, train.save_every),
+        )
+        due = _falls_on(train_state.step, train.eval_every) or train_state.step == train_state.steps
         if epoch:
             self.callbacks.tell("on_epoch_end")
         if due:
@@ -155,43 +158,43 @@ class Loop:
         if self.over or stopping or saving:
             self._save("last")
         if stopping:
-            raise Interrupted(self.folder.path, engine.step)
+            raise Interrupted(self.folder.path, train_state.step)
 
     def _agreed(self, stop: bool, heard: bool) -> tuple[bool, bool]:
         """Did somebody ask to stop, did a callback end the run? The same on all ranks.
 
         They ask each other where the log is written, since the host waits there anyway, and where callbacks were heard.
         """
-        engine, ended = self.engine, self.callbacks.stopped is not None
-        if engine.fabric.world_size == 1:
+        train_state, ended = self.train_state, self.callbacks.stopped is not None
+        if train_state.fabric.world_size == 1:
             return stop, ended
-        heard = heard and bool(engine.experiment.callbacks)
-        if engine.step % engine.experiment.train.log_every and not heard:
+        heard = heard and bool(train_state.experiment.callbacks)
+        if train_state.step % train_state.experiment.train.log_every and not heard:
             return False, False
-        asked = torch.tensor([float(stop), float(ended)], device=engine.fabric.device)
+        asked = torch.tensor([float(stop), float(ended)], device=train_state.fabric.device)
         stop, ended = (total(asked) > 0).tolist()
         return stop, ended
 
     def advance(self) -> None:
         """One optimizer step: draw, prepare, train, and log where it is time to."""
-        engine = self.engine
-        lr = lr_at(engine.experiment.train, engine.step, engine.steps)
-        for optimizer in (engine.optimizer, engine.weigher_optimizer):
+        train_state = self.train_state
+        lr = lr_at(train_state.experiment.train, train_state.step, train_state.steps)
+        for optimizer in (train_state.optimizer, train_state.weigher_optimizer):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = lr
-        inputs = [self._inputs(part) for part in range(engine.experiment.train.accumulate)]
-        logged: Logged = train_step(engine, inputs)
-        self.record.add(logged, sum(len(x) for i in inputs for x in i.images) * engine.fabric.world_size)
-        if engine.step == engine.steps or engine.step % engine.experiment.train.log_every == 0:
+        inputs = [self._inputs(part) for part in range(train_state.experiment.train.accumulate)]
+        logged: Logged = train_step(train_state, inputs)
+        self.record.add(logged, sum(len(x) for i in inputs for x in i.images) * train_state.fabric.world_size)
+        if train_state.step == train_state.steps or train_state.step % train_state.experiment.train.log_every == 0:
             self._log()
 
     def _inputs(self, part: int) -> Any:
-        engine, fabric = self.engine, self.engine.fabric
-        parts = engine.experiment.train.accumulate
-        batch = self.sampler.batch(engine.step, engine.micro(part), fabric.device)
-        streams = engine.streams(part)
+        train_state, fabric = self.train_state, self.train_state.fabric
+        parts = train_state.experiment.train.accumulate
+        batch = self.sampler.batch(train_state.step, train_state.micro(part), fabric.device)
+        streams = train_state.streams(part)
         return prepare(
-            engine.experiment, batch, streams, parts=parts, world=fabric.world_size, progress=engine.progress
+            train_state.experiment, batch, streams, parts=parts, world=fabric.world_size, progress=train_state.progress
         )
 
     # ------------------------------------------------------------------------------------------------ what it leaves
@@ -199,46 +202,46 @@ class Loop:
     def note_environment(self) -> None:
         """What "bit for bit" hangs on, for a run that begins."""
         if self.main:
-            self.folder.note(environment(self.engine.experiment, self.data, self.engine.fabric))
+            self.folder.note(environment(self.train_state.experiment, self.data, self.train_state.fabric))
 
     def _log(self) -> None:
-        engine, before = self.engine, self.record.wall_s
+        train_state, before = self.train_state, self.record.wall_s
         means = self.record.flush()
-        rate = (engine.step - self._logged_at[0]) / max(1e-9, self.record.wall_s - before)
-        self._logged_at = engine.step, self.record.wall_s
+        rate = (train_state.step - self._logged_at[0]) / max(1e-9, self.record.wall_s - before)
+        self._logged_at = train_state.step, self.record.wall_s
         if not self.main:
             return
-        lr = lr_at(engine.experiment.train, engine.step - 1, engine.steps)
-        epoch = engine.step / engine.steps_per_epoch
+        lr = lr_at(train_state.experiment.train, train_state.step - 1, train_state.steps)
+        epoch = train_state.step / train_state.steps_per_epoch
         counters = {
             "skipped": self.record.skipped,
             "encoded": self.record.encoded,
             "cpu_s": round(self.record.cpu_s, 2),
         }
-        self._write({"step": engine.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters})
+        self._write({"step": train_state.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters})
         losses = {k.removeprefix("loss/"): v for k, v in means.items() if k.startswith("loss/")}
-        self.reporter.step(TrainProgress(engine.step, engine.steps, losses, lr, rate, self.record.skipped))
+        self.reporter.step(TrainProgress(train_state.step, train_state.steps, losses, lr, rate, self.record.skipped))
 
     def _evaluate(self) -> None:
         rows = self.data.split.get("validation")
         if not self.main or rows is None or not len(rows):
             return
-        engine, device = self.engine, self.engine.fabric.device
-        net: Any = engine.averaged.copy if engine.averaged else engine.model.inference()
-        supervised = measure(net, engine.experiment, self.data, rows, device)
-        pretexts = measure_pretexts(engine.model, engine.experiment, self.data, rows, device)
-        loss = sum(e.weight * pretexts.metrics[f"{k}/loss"] for k, e in engine.experiment.pretexts.items())
-        own = {} if engine.experiment.tasks else {"loss": loss}
+        train_state, device = self.train_state, self.train_state.fabric.device
+        net: Any = train_state.averaged.copy if train_state.averaged else train_state.model.inference()
+        supervised = measure(net, train_state.experiment, self.data, rows, device)
+        pretexts = measure_pretexts(train_state.model, train_state.experiment, self.data, rows, device)
+        loss = sum(e.weight * pretexts.metrics[f"{k}/loss"] for k, e in train_state.experiment.pretexts.items())
+        own = {} if train_state.experiment.tasks else {"loss": loss}
         found = self.callbacks.evaluated(supervised.metrics | pretexts.metrics | own)
         self.measured = Measured(found, supervised.tables | pretexts.tables, len(rows))
-        self.reporter.evaluated(engine.step, self.measured)
+        self.reporter.evaluated(train_state.step, self.measured)
         self._report(found)
 
     def _report(self, figures: dict[str, float]) -> None:
         """One line of validation figures; where the one that counts is among them, and better, the best checkpoint."""
         if not figures or not self.main:
             return
-        self._write({"step": self.engine.step} | {f"validation/{name}": value for name, value in figures.items()})
+        self._write({"step": self.train_state.step} | {f"validation/{name}": value for name, value in figures.items()})
         name = self.callbacks.best_by
         value, higher = figures.get(name, math.nan), self.callbacks.better[name]
         if not math.isnan(value) and (self.best is None or (value > self.best if higher else value < self.best)):
@@ -256,23 +259,23 @@ class Loop:
     def _save(self, which: Which) -> None:
         if not self.main:
             return
-        engine, averaged = self.engine, self.engine.averaged
+        train_state, averaged = self.train_state, self.train_state.averaged
         kept = averaged.copy.state_dict() if averaged else None
-        saved = self.folder.save(which, engine.step, engine.model.state_dict(), kept, self._state())
+        saved = self.folder.save(which, train_state.step, train_state.model.state_dict(), kept, self._state())
         self.callbacks.tell("on_checkpoint", saved.path)
 
     def _state(self) -> dict[str, Any]:
         """What going on needs beside the weights; `_restore` takes it back."""
-        engine, learned = self.engine, self.engine.weigher_optimizer
+        train_state, learned = self.train_state, self.train_state.weigher_optimizer
         return {
-            "step": engine.step,
-            "optimizer": engine.optimizer.optimizer.state_dict(),
-            "weigher": engine.weigher.state_dict(),
+            "step": train_state.step,
+            "optimizer": train_state.optimizer.optimizer.state_dict(),
+            "weigher": train_state.weigher.state_dict(),
             "weigher_optimizer": learned.state_dict() if learned else {},
-            "precision": engine.fabric.strategy.precision.state_dict(),
+            "precision": train_state.fabric.strategy.precision.state_dict(),
             "record": self.record.state(),
             "best": self.best,
-            "kept": engine.kept_state(),
+            "kept": train_state.kept_state(),
             "callbacks": self.callbacks.state(),
         }
 
@@ -285,27 +288,27 @@ class Loop:
                 self.folder.cut_log(0)
             self.note_environment()  # it may have been killed before this was written
             return
-        engine = self.engine
+        train_state = self.train_state
         self._same_ground(self.folder.facts())
-        load_exactly(engine.model, checkpoint.weights(), str(checkpoint.path))
+        load_exactly(train_state.model, checkpoint.weights(), str(checkpoint.path))
         averaged = checkpoint.averaged()
-        if engine.averaged and averaged is not None:
-            load_exactly(engine.averaged.copy, averaged, str(checkpoint.path))
+        if train_state.averaged and averaged is not None:
+            load_exactly(train_state.averaged.copy, averaged, str(checkpoint.path))
         self._restore(checkpoint.state())
         if self.main:
-            self.folder.cut_log(engine.step)
-        self.reporter.note(f"going on from step {engine.step}")
+            self.folder.cut_log(train_state.step)
+        self.reporter.note(f"going on from step {train_state.step}")
 
     def _restore(self, state: dict[str, Any]) -> None:
-        engine = self.engine
-        engine.optimizer.optimizer.load_state_dict(state["optimizer"])
-        engine.weigher.load_state_dict(state["weigher"])
-        if engine.weigher_optimizer:
-            engine.weigher_optimizer.load_state_dict(state["weigher_optimizer"])
-        engine.fabric.strategy.precision.load_state_dict(state["precision"])
-        engine.step, self.best = int(state["step"]), state["best"]
+        train_state = self.train_state
+        train_state.optimizer.optimizer.load_state_dict(state["optimizer"])
+        train_state.weigher.load_state_dict(state["weigher"])
+        if train_state.weigher_optimizer:
+            train_state.weigher_optimizer.load_state_dict(state["weigher_optimizer"])
+        train_state.fabric.strategy.precision.load_state_dict(state["precision"])
+        train_state.step, self.best = int(state["step"]), state["best"]
         self.record.load(state["record"])
-        engine.load_kept(state["kept"])
+        train_state.load_kept(state["kept"])
         self.callbacks.load(state["callbacks"])
         self.ended = self.callbacks.stopped is not None
 
@@ -324,13 +327,13 @@ class Loop:
             )
 
     def _finish(self) -> Result:
-        record, engine = self.record, self.engine
+        record, train_state = self.record, self.train_state
         self.measured = evolve(self.measured, metrics=self.callbacks.figures)
         if self.main:
             self.folder.note(
                 {
                     "finished": True,
-                    "steps": engine.step,
+                    "steps": train_state.step,
                     "cpu_s": round(record.cpu_s, 2),
                     "wall_s": round(record.wall_s, 2),
                     "encoded": record.encoded,
@@ -343,14 +346,16 @@ class Loop:
 
     def _told_by_callbacks(self) -> dict[str, Any]:
         callbacks, told = self.callbacks, dict[str, Any]()
-        if callbacks.stopped and self.engine.step < self.engine.steps:
+        if callbacks.stopped and self.train_state.step < self.train_state.steps:
             by, reason = callbacks.stopped
-            told["stopped_early"] = {"by": by, "reason": reason, "of": self.engine.steps}
+            told["stopped_early"] = {"by": by, "reason": reason, "of": self.train_state.steps}
         return told | ({"callback_failures": callbacks.failures} if callbacks.failures else {})
 
     def _result(self) -> Result:
         record = self.record
-        return Result(self.folder.path, self.engine.step, self.measured, record.cpu_s, record.encoded, record.skipped)
+        return Result(
+            self.folder.path, self.train_state.step, self.measured, record.cpu_s, record.encoded, record.skipped
+        )
 
 
 def _falls_on(step: int, every: int) -> bool:

@@ -23,7 +23,7 @@ from mtlcore.evaluate import evaluate
 from mtlcore.experiment import Experiment
 from mtlcore.runs import RunFolder
 from mtlcore.train.facts import resolved
-from mtlcore.train.loop import train
+from mtlcore.train.trainer import train
 
 DOTS = Path(__file__).resolve().parents[1] / "dots.py"
 CONFIG = f"""

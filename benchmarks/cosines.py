@@ -31,7 +31,7 @@ from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import fabric_for
 from mtlcore.train.optim import lr_at
 from mtlcore.train.step import TrainState, train_step
-from mtlcore.views import Inputs, prepare
+from mtlcore.views import PreparedBatch, prepare
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fer2013_low_data.toml"
 LABELS = ("fer", "puzzling", "inpainting")
@@ -46,14 +46,14 @@ def cosines(rows: list[list[Tensor | None]]) -> list[float]:
     return [float(a @ b / (a.norm() * b.norm())) for a, b in combinations(flat, 2)]
 
 
-def measure(train_state: TrainState, inputs: Inputs) -> dict[str, list[float]]:
+def measure(train_state: TrainState, prepared: PreparedBatch) -> dict[str, list[float]]:
     """The cosines of one step, at all three places; changes nothing."""
     model = train_state.model
     torch.manual_seed(train_state.streams(0).seed("dropout"))
     with running_statistics_kept(model.encoder):
-        features, points = model.encode(inputs)
-        outputs = model.answer(features, inputs)
-        losses = [model.judge(label, outputs[label], inputs) for label in LABELS]
+        features, points = model.encode(prepared)
+        outputs = model.answer(features, prepared)
+        losses = [model.judge(label, outputs[label], prepared) for label in LABELS]
     net: Any = model.encoder.net
     last, stem = list(net.stages[-1].parameters()), list(net.stem.parameters())
     everything = [p for p in model.encoder.parameters() if p.requires_grad]
@@ -81,12 +81,12 @@ def run(root: Path, setup: str, steps: int) -> dict[str, np.ndarray]:
     found: dict[str, list[list[float]]] = {}
     for step in range(steps):
         batch = sampler.batch(step, 0, fabric.device)
-        inputs = prepare(data.experiment, batch, train_state.streams(0), progress=train_state.progress)
-        for place, values in measure(train_state, inputs).items():
+        prepared = prepare(data.experiment, batch, train_state.streams(0), progress=train_state.progress)
+        for place, values in measure(train_state, prepared).items():
             found.setdefault(place, []).append(values)
         for group in train_state.optimizer.param_groups:
             group["lr"] = lr_at(data.experiment.train, step, steps)
-        train_step(train_state, [inputs])
+        train_step(train_state, [prepared])
     return {place: np.array(values) for place, values in found.items()}
 
 

@@ -109,11 +109,11 @@ def where_it_goes(trainer: Trainer, rounds: int) -> dict[str, float]:
         return done
 
     for _ in range(rounds):
-        inputs = timed("draw and prepare", lambda: trainer._inputs(0))
-        features, _ = timed("encoder", lambda i=inputs: train_state.model.encode(i))
-        outputs = timed("heads and decoder", lambda f=features, i=inputs: train_state.model.answer(f, i))
+        prepared = timed("draw and prepare", lambda: trainer._prepare(0))
+        features, _ = timed("encoder", lambda i=prepared: train_state.model.encode(i))
+        outputs = timed("heads and decoder", lambda f=features, i=prepared: train_state.model.answer(f, i))
         losses = [
-            timed(f"loss of {name}", lambda n=name, o=outputs, i=inputs: train_state.model.judge(n, o[n], i))
+            timed(f"loss of {name}", lambda n=name, o=outputs, i=prepared: train_state.model.judge(n, o[n], i))
             for name in names
         ]
         timed("backward", lambda ls=losses: torch.stack(ls).sum().backward())

@@ -126,11 +126,11 @@ def measure_pretexts(
     training = model.training
     model.eval()
     for number, batch in enumerate(_batches(experiment, data, rows, device)):
-        inputs = prepare(quiet, batch, _streams(experiment, device, number), clean="validation")
-        features, _ = model.encode(inputs)
-        for label, outputs in model.answer(features, inputs).items():
-            losses[label] += float(model.judge(label, outputs, inputs)) * len(batch.images) / max(1, len(rows))
-            target = inputs.readings[label][0].answers[0][0]
+        prepared = prepare(quiet, batch, _streams(experiment, device, number), clean="validation")
+        features, _ = model.encode(prepared)
+        for label, outputs in model.answer(features, prepared).items():
+            losses[label] += float(model.judge(label, outputs, prepared)) * len(batch.images) / max(1, len(rows))
+            target = prepared.head_inputs[label][0].answers[0][0]
             for metric in metrics[label].values():
                 metric.update(_fp32(outputs[0]), target)
     model.train(training)

@@ -1,4 +1,4 @@
-"""One encoder, many heads: `Inputs` in, one loss a label out; `inference()` keeps what a user needs."""
+"""One encoder, many heads: `PreparedBatch` in, one loss a label out; `inference()` keeps what a user needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .errors import MtlError, nearest
 from .experiment import Experiment, PretextEntry, TaskEntry
 from .inference import Inference, SharedEncoder
 from .networks import EMA, Borrowed, losses_in_fp32, running_statistics_kept, total, world_size
-from .views import Inputs, Reading
+from .views import HeadInput, PreparedBatch
 
 
 class HybridModel(nn.Module):
     """The network of a run, with the heads of every task and pretext.
 
-    forward(inputs) -> losses by label (fp32 scalars, in units of the step's mean) and, for a weighting at the features, their
+    forward(prepared) -> losses by label (fp32 scalars, in units of the step's mean) and, for a weighting at the features, their
     Gramian (K, K). Supervised only, hybrid and pretext only are the same code with other tables.
     """
 
@@ -46,27 +46,27 @@ class HybridModel(nn.Module):
                 )
         return head
 
-    def forward(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor | None]:
+    def forward(self, prepared: PreparedBatch) -> tuple[dict[str, Tensor], Tensor | None]:
         """The Gramian is measured HERE: outside, DDP and precision wrappers hand back copies that are not in the graph."""
-        features, trunk = self.encode(inputs)
-        outputs = self.answer(features, inputs)
-        losses = {label: self.judge(label, output, inputs) for label, output in outputs.items()}
+        features, trunk = self.encode(prepared)
+        outputs = self.answer(features, prepared)
+        losses = {label: self.judge(label, output, prepared) for label, output in outputs.items()}
         gram = self.gramian(losses, trunk) if self.measuring and torch.is_grad_enabled() else None
         return self._touch_idle(losses), gram
 
     # ---------------------------------------------------------------------------------------- the three steps of a forward
 
-    def encode(self, inputs: Inputs) -> tuple[list[Features], list[Tensor]]:
+    def encode(self, prepared: PreparedBatch) -> tuple[list[Features], list[Tensor]]:
         """-> the features of each image batch, and the points where all gradients pass.
 
         With `statistics = "clean"` in two forwards, joined again: the labeled rows of the clean views, then all the rest, which
         uses its own batch statistics and leaves the running ones alone.
         """
-        if not inputs.clean:
-            return self._encode(inputs.images)
-        cut = dict(inputs.clean)
-        first = [inputs.images[at][:n] for at, n in cut.items()]
-        rest = [x[cut.get(i, 0) :] for i, x in enumerate(inputs.images)]
+        if not prepared.clean:
+            return self._encode(prepared.images)
+        cut = dict(prepared.clean)
+        first = [prepared.images[at][:n] for at, n in cut.items()]
+        rest = [x[cut.get(i, 0) :] for i, x in enumerate(prepared.images)]
         kept = [i for i, x in enumerate(rest) if len(x)]
         clean, points = self._encode(first)
         others: list[Features] = []
@@ -96,29 +96,29 @@ class HybridModel(nn.Module):
             points.append(joint.shared)
         return [features[i] for i in range(len(images))], points
 
-    def answer(self, features: Sequence[Features], inputs: Inputs) -> dict[str, list[Any]]:
-        """label -> the head's output for each of its readings; also what metrics and previews look at."""
+    def answer(self, features: Sequence[Features], prepared: PreparedBatch) -> dict[str, list[Any]]:
+        """label -> the head's output for each of its head_inputs; also what metrics and previews look at."""
         return {
-            label: [self.heads[label](*(features[i] for i in r.images)) for r in readings]
-            for label, readings in inputs.readings.items()
+            label: [self.heads[label](*(features[i] for i in r.images)) for r in head_inputs]
+            for label, head_inputs in prepared.head_inputs.items()
         }
 
-    def judge(self, label: str, outputs: Sequence[Any], inputs: Inputs) -> Tensor:
-        """The loss of one label, in fp32: over its readings (views) first, for each SAMPLE, then over the samples.
+    def judge(self, label: str, outputs: Sequence[Any], prepared: PreparedBatch) -> Tensor:
+        """The loss of one label, in fp32: over its head_inputs (views) first, for each SAMPLE, then over the samples.
 
         So the geometric mean of views is exact under ranks and micro-batches.
         """
-        head, readings = self.heads[label], inputs.readings[label]
+        head, head_inputs = self.heads[label], prepared.head_inputs[label]
         assert isinstance(head, Head)
-        with losses_in_fp32(inputs.images[0].device.type):
-            views = torch.stack([_loss(label, head, o, r) for o, r in zip(outputs, readings, strict=True)])
+        with losses_in_fp32(prepared.images[0].device.type):
+            views = torch.stack([_loss(label, head, o, r) for o, r in zip(outputs, head_inputs, strict=True)])
             loss = views.mean(0)
             if self.views.reduce == "geometric" and len(views) > 1:
                 loss = views.clamp_min(1e-8).log().mean(0).exp()
             if head.coupled:  # already a mean over its samples
                 return loss
-            share = readings[0].share
-            return (loss if share is None else torch.where(share > 0, loss, 0)).sum() * inputs.scale[label]
+            share = head_inputs[0].share
+            return (loss if share is None else torch.where(share > 0, loss, 0)).sum() * prepared.scale[label]
 
     # ---------------------------------------------------------------------------------------- gradients and parameters
 
@@ -209,11 +209,11 @@ def _borrowed(head: Head, supervised: Mapping[str, Head]) -> set[str]:
     return {label for label, owner in supervised.items() if not parts.isdisjoint(owner.modules())}
 
 
-def _loss(label: str, head: Head, output: Any, reading: Reading) -> Tensor:
+def _loss(label: str, head: Head, output: Any, head_input: HeadInput) -> Tensor:
     """(B,), or () of a coupled head. With mixup a reading has two answers, whose shares add up to at most 1."""
     output = tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
     losses = []
-    for target, share in reading.answers:
+    for target, share in head_input.answers:
         loss = head.loss(output, target, *(() if share is None or not head.coupled else (share,)))
         if loss.ndim != (0 if head.coupled else 1):
             expected = "()" if head.coupled else "(B,), one value a sample"

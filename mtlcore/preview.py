@@ -32,7 +32,7 @@ from .experiment import Experiment, PretextEntry
 from .model import HybridModel
 from .rng import Rng, Streams
 from .runs import RunFolder
-from .views import Inputs, prepare
+from .views import PreparedBatch, prepare
 from .weighting import Equal
 
 CELL, GAP, TEXT = 96, 4, 14  # pixels: the least side of an image, what is between two, the height of letters
@@ -82,25 +82,25 @@ def some_images(data: Dataset, n: int) -> Tensor:
 @torch.no_grad()
 def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> list[Strip]:
     """What there is to see of raw uint8 images (N, 3, S, S)."""
-    inputs = _questions(experiment, images)
+    prepared = _questions(experiment, images)
     model = _model(experiment, run)
-    asked = evolve(inputs, readings={k: v for k, v in inputs.readings.items() if k != CLEAN})
-    answers = model.answer(model.encode(inputs)[0], asked) if run and asked.readings else {}
-    (seen,) = inputs.readings[CLEAN][0].images
+    asked = evolve(prepared, head_inputs={k: v for k, v in prepared.head_inputs.items() if k != CLEAN})
+    answers = model.answer(model.encode(prepared)[0], asked) if run and asked.head_inputs else {}
+    (seen,) = prepared.head_inputs[CLEAN][0].images
     found = [
         Strip(f"raw\n{_px(images)}", images / 255),
-        Strip(f"{CLEAN}\n{_px(inputs.images[seen])}", inputs.images[seen]),
+        Strip(f"{CLEAN}\n{_px(prepared.images[seen])}", prepared.images[seen]),
     ]
     for label, entry in experiment.pretexts.items():
-        reading = inputs.readings[label][0]
-        views = [(i, inputs.images[i]) for i in reading.images]
+        head_input = prepared.head_inputs[label][0]
+        views = [(i, prepared.images[i]) for i in head_input.images]
         for number, (i, view) in enumerate(views, 1):
             if i != seen:
                 found.append(Strip(f"{label}\nview {number} of {len(views)}, {_px(view)}", view))
         head = model.heads[label]
         assert isinstance(head, Head)
         where = " to view 1" if len(views) > 1 else ""
-        drawn = _Drawn(label, where, entry.component, views[0][1], reading.answers[0][0])
+        drawn = _Drawn(label, where, entry.component, views[0][1], head_input.answers[0][0])
         found += [*drawn.right(head), *(drawn.given(a) for a in answers.get(label, ()) if drawn.draws)]
     return found
 
@@ -137,7 +137,7 @@ class _Clean(PretextTask):
         raise NotImplementedError
 
 
-def _questions(experiment: Experiment, images: Tensor) -> Inputs:
+def _questions(experiment: Experiment, images: Tensor) -> PreparedBatch:
     """What the first step of a run would make of these images, for the clean view and for every pretext."""
     pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
     looked = evolve(experiment, tasks={}, pretexts={CLEAN: PretextEntry(_Clean()), **pretexts}, weighting=Equal())

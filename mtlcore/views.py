@@ -1,6 +1,6 @@
 """From a batch to what the network reads. All randomness but dropout ends here: `HybridModel` draws nothing.
 
-Batch -> the clean view(s) -> each pretext's views -> which views the supervised heads read -> `Inputs`: the DISTINCT images to
+Batch -> the clean view(s) -> each pretext's views -> which views the supervised heads read -> `PreparedBatch`: the DISTINCT images to
 encode, and for each label which of them its head reads and what it must answer. Every view is drawn for the WHOLE micro-batch
 under its own name and sliced afterwards, so nobody's draws depend on who else is there.
 """
@@ -23,10 +23,10 @@ from .rng import AUGMENT, CONTROL, FINISH, Rng, Streams
 Rows = Literal["all", "labeled", "unlabeled"]
 
 
-class Reading(NamedTuple):
+class HeadInput(NamedTuple):
     """One call of a head: the images it reads, what it must answer, how much each row counts."""
 
-    images: tuple[int, ...]  # positions in Inputs.images
+    images: tuple[int, ...]  # positions in PreparedBatch.images
     answers: tuple[tuple[Target, Tensor | None], ...]  # (target, share (B,)); None: every row counts 1. Two with mixup
 
     @property
@@ -37,24 +37,24 @@ class Reading(NamedTuple):
 
 
 @frozen(eq=False)
-class Inputs:
+class PreparedBatch:
     """Everything that one forward needs: can be prefetched, moved, sliced, saved, replayed.
 
     Not a pytree on purpose: Fabric casts every float that it finds in a forward's arguments to bf16, targets included.
     """
 
     images: tuple[Tensor, ...]  # DISTINCT images, float in [0, 1]; each is encoded once
-    readings: dict[str, tuple[Reading, ...]]
+    head_inputs: dict[str, tuple[HeadInput, ...]]
     scale: dict[str, float]  # sum over rows x scale = this part's loss, in units of the step's mean
     clean: tuple[tuple[int, int], ...] = ()  # statistics = "clean": positions of the clean views, their labeled rows
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Inputs:
+    def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedBatch:
         """`fn` on every tensor."""
-        images, readings = tree_map(lambda x: fn(x) if isinstance(x, Tensor) else x, (self.images, self.readings))
-        return evolve(self, images=images, readings=readings)
+        images, head_inputs = tree_map(lambda x: fn(x) if isinstance(x, Tensor) else x, (self.images, self.head_inputs))
+        return evolve(self, images=images, head_inputs=head_inputs)
 
-    def rows(self, part: slice, scale: float = 1.0) -> Inputs:
-        """A slice of the samples, where all images have the same B: what one rank or one micro-batch of these inputs sees."""
+    def rows(self, part: slice, scale: float = 1.0) -> PreparedBatch:
+        """A slice of the samples, where all images have the same B: what one rank or one micro-batch of these prepared sees."""
         return evolve(self.map(lambda x: x[part]), scale={k: v * scale for k, v in self.scale.items()}, clean=())
 
 
@@ -141,7 +141,7 @@ def prepare(
     world: int = 1,
     progress: float = 0.0,
     clean: str | None = None,
-) -> Inputs:
+) -> PreparedBatch:
     """Augment once, let every pretext make its views, decide which views the supervised heads read.
 
     parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the recipe of
@@ -149,36 +149,36 @@ def prepare(
     """
     scene = _Scene(experiment, batch.images, streams, progress, clean)
     table = _Table(scene, batch.labeled_rows)
-    readings: dict[str, tuple[Reading, ...]] = {}
+    head_inputs: dict[str, tuple[HeadInput, ...]] = {}
     readable: dict[int, View] = {}
     counted: dict[str, int] = {}
     for label, entry in experiment.pretexts.items():
         n = batch.counts.rows if entry.rows == "all" else batch.counts.unlabeled_rows
         if n:
-            views, reading = _question(label, entry, scene, table)
+            views, head_input = _question(label, entry, scene, table)
             if entry.supervised and entry.rows == "all":
                 readable |= {id(v.images): v for v in views if v.geometry is not None}
-            if reading is not None:
-                readings[label], counted[label] = (reading,), n
+            if head_input is not None:
+                head_inputs[label], counted[label] = (head_input,), n
     tasks = {label: e for label, e in experiment.tasks.items() if batch.counts.labeled[label]}
     for view, rows in _supervised(experiment, scene, readable, table) if tasks else ():
         positions = table.add([view], rows)
         for label, task in tasks.items():
-            reading = Reading(positions, table.cut(_answers(task, label, batch, view), rows))
-            readings[label] = (*readings.get(label, ()), reading)
+            head_input = HeadInput(positions, table.cut(_answers(task, label, batch, view), rows))
+            head_inputs[label] = (*head_inputs.get(label, ()), head_input)
     counted |= {label: batch.counts.labeled[label] for label in tasks}
-    readings = {label: readings[label] for label in experiment.entries if label in readings}
+    head_inputs = {label: head_inputs[label] for label in experiment.entries if label in head_inputs}
     if experiment.weighting.at == "features":
-        _same_images(readings)
-    return Inputs(
+        _same_images(head_inputs)
+    return PreparedBatch(
         table.images(),
-        readings,
+        head_inputs,
         {label: parts * world / n for label, n in counted.items()},
         table.clean_rows() if experiment.views.statistics == "clean" and tasks else (),
     )
 
 
-def _question(label: str, entry: PretextEntry, scene: _Scene, table: _Table) -> tuple[Sequence[View], Reading | None]:
+def _question(label: str, entry: PretextEntry, scene: _Scene, table: _Table) -> tuple[Sequence[View], HeadInput | None]:
     """A pretext's views, and how its head reads them; None for an arm whose views are encoded but judged by nobody."""
     views, target = entry.component.views(scene, scene.streams(label))
     _check(label, views, target, len(scene.images))
@@ -187,7 +187,7 @@ def _question(label: str, entry: PretextEntry, scene: _Scene, table: _Table) -> 
         return views, None
     if entry.control == "random_target":
         target = _random(label, entry, target, scene.streams(label, CONTROL), len(scene.images))
-    return views, Reading(positions, ((table.cut(target, entry.rows), None),))
+    return views, HeadInput(positions, ((table.cut(target, entry.rows), None),))
 
 
 def _check(label: str, views: Sequence[View], target: Target, rows: int) -> None:
@@ -200,7 +200,7 @@ def _check(label: str, views: Sequence[View], target: Target, rows: int) -> None
 def _supervised(
     experiment: Experiment, scene: _Scene, readable: dict[int, View], table: _Table
 ) -> list[tuple[View, Rows]]:
-    """The views that supervised heads read, and which rows of each; all readings of a task have the same rows.
+    """The views that supervised heads read, and which rows of each; all head_inputs of a task have the same rows.
 
     Rows without labels are not encoded in a clean view that only tasks read.
     """
@@ -237,8 +237,8 @@ def _random(label: str, entry: PretextEntry, target: Target, rng: Rng, rows: int
     return entry.component.permute(target, rng.permutations(1, rows)[0])
 
 
-def _same_images(readings: dict[str, tuple[Reading, ...]]) -> None:
-    read = {label: [r.images for r in rs] for label, rs in readings.items()}
+def _same_images(head_inputs: dict[str, tuple[HeadInput, ...]]) -> None:
+    read = {label: [r.images for r in rs] for label, rs in head_inputs.items()}
     first = next(iter(read), "")
     for label in read:
         if read[label] != read[first]:

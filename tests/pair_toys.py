@@ -12,7 +12,7 @@ from mtl_pretexts.barlow_twins import BarlowTwins
 from mtl_pretexts.byol import Byol
 from mtl_pretexts.simclr import Simclr
 from mtl_pretexts.vicreg import Vicreg
-from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, experiment, inputs, train_state
+from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, experiment, prepared_batches, train_state
 
 from mtlcore import PretextTask
 from mtlcore.experiment import Experiment, PretextEntry
@@ -20,7 +20,7 @@ from mtlcore.rng import Streams
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import TrainState, train_step
-from mtlcore.views import Inputs, prepare
+from mtlcore.views import PreparedBatch, prepare
 
 PAIRS: dict[str, PretextTask] = {
     "barlow_twins": BarlowTwins(width=16),
@@ -51,7 +51,7 @@ def images(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) 
     return batch(n=n, size=24, tasks=tasks, seed=seed, **{"unlabeled": 1 if tasks else n} | more)
 
 
-def answer(eng: TrainState, made: Inputs) -> Any:
+def answer(eng: TrainState, made: PreparedBatch) -> Any:
     """The head's output about its one reading."""
     return eng.model.answer(eng.model.encode(made)[0], made)["pretext"][0]
 
@@ -65,7 +65,7 @@ def colored(n: int, seed: int) -> Batch:
 
 def losses(eng: TrainState, steps: int, n: int = 16) -> list[float]:
     """The pretext's loss at each step, on fresh colored images."""
-    made = (inputs(eng, [colored(n, step)]) for step in range(steps))
+    made = (prepared_batches(eng, [colored(n, step)]) for step in range(steps))
     return [float(train_step(eng, parts)["loss/pretext"]) for parts in made]
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from attrs import evolve, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from toys import Plain, Toy, batch, experiment, inputs, key, train_state
+from toys import Plain, Toy, batch, experiment, key, prepared_batches, train_state
 
 from mtlcore import Batch, Head, Host, PretextTask, Target, View
 from mtlcore.encoders.resnet_small import ResnetSmall
@@ -73,7 +73,7 @@ def learned(
     eng = train_state(setting(task, size=size, encoder=encoder or Toy(width=8)), optimizer="adamw", lr=lr)
     losses = []
     for step in range(steps):
-        logged = train_step(eng, inputs(eng, [plain_batch(alike(n, size, seed=step))]))
+        logged = train_step(eng, prepared_batches(eng, [plain_batch(alike(n, size, seed=step))]))
         assert not bool(logged["skipped"])
         losses.append(float(logged["loss/pretext"]))
     return losses

@@ -17,7 +17,7 @@ from mtlcore.rng import Streams
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import TrainState, train_step
-from mtlcore.views import Inputs, prepare
+from mtlcore.views import PreparedBatch, prepare
 
 STRAINING = ("puzzle_spatial", "inpainting", "barlow", "byol", "patches", "location", "fixmatch")
 CASES: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ def batches() -> list[Batch]:
     return [counted([b])[0] for b in made]
 
 
-def joined(train_state: TrainState, step: int, b: Batch) -> Inputs:
+def joined(train_state: TrainState, step: int, b: Batch) -> PreparedBatch:
     return prepare(train_state.experiment, b, Streams((0, step, 0)))
 
 
@@ -54,8 +54,8 @@ def two_micro_batches(name: str, step: int) -> bool:
     return step == 2 and name != "pcgrad at features"
 
 
-def without(inputs: Inputs, label: str) -> Inputs:
-    return evolve(inputs, readings={k: v for k, v in inputs.readings.items() if k != label})
+def without(inputs: PreparedBatch, label: str) -> PreparedBatch:
+    return evolve(inputs, head_inputs={k: v for k, v in inputs.head_inputs.items() if k != label})
 
 
 def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from attrs import evolve, frozen
 from torch import nn
-from toys import PCGRAD, PRETEXTS, Rotation, RotationHead, Toy, batch, experiment, inputs, train_state
+from toys import PCGRAD, PRETEXTS, Rotation, RotationHead, Toy, batch, experiment, prepared_batches, train_state
 
 from mtlcore import EMA, Borrowed, Frozen, MtlError
 from mtlcore.experiment import PretextEntry
@@ -51,7 +51,7 @@ def test_a_mean_loss_is_refused_and_the_message_names_coupled():
     eng = train_state(experiment(("fer",), ("rotation",)))
     eng.model.heads["rotation"].__class__ = Mean
     with pytest.raises(MtlError, match="coupled"):
-        eng.model(inputs(eng, [batch(tasks=("fer",))])[0])
+        eng.model(prepared_batches(eng, [batch(tasks=("fer",))])[0])
 
 
 def test_a_pretext_that_asks_for_an_unknown_head_is_told_the_known_ones():
@@ -198,5 +198,5 @@ def test_a_step_without_the_owners_labels_moves_a_borrowed_head_and_lets_a_copie
     eng = train_state(taking(how, **({"weighting": weighting} if weighting else {})))
     head = eng.model.heads["gender"].answer[1]
     before = head.bias.clone()
-    train_step(eng, inputs(eng, [batch(tasks=("fer", "gender"), absent=("gender",))]))
+    train_step(eng, prepared_batches(eng, [batch(tasks=("fer", "gender"), absent=("gender",))]))
     assert torch.equal(head.bias, before) is not moved

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from toys import PRETEXTS, Plain, batch, experiment, inputs, key, train_state
+from toys import PRETEXTS, Plain, batch, experiment, key, prepared_batches, train_state
 
 from mtlcore import EncoderInfo, Host, MtlError, predict_transform
 from mtlcore.components import component_name, fault
@@ -78,7 +78,7 @@ def test_pose_labels_follow_the_turn():
     for component in (QuarterTurn(), PRETEXTS["rotation"]):
         exp = experiment(("pose",), ("rotation",), supervised="pretext", augment=Plain())
         exp.pretexts["rotation"] = PretextEntry(component)
-        [[target, _]] = inputs(train_state(exp), [batch(tasks=("pose",))])[0].readings["pose"][0].answers
+        [[target, _]] = prepared_batches(train_state(exp), [batch(tasks=("pose",))])[0].head_inputs["pose"][0].answers
         asked.append(target)
     torch.testing.assert_close(*asked)
     unmoved = batch(tasks=("pose",)).targets["pose"]
@@ -100,7 +100,7 @@ def test_pixels_that_move_untold_are_read_by_no_supervised_head():
     exp = experiment(("fer",), ("rotation",), supervised="pretext")
     exp.pretexts["rotation"] = PretextEntry(Rolled())
     with pytest.raises(MtlError, match="whole image"):
-        inputs(train_state(exp), [batch(tasks=("fer",))])
+        prepared_batches(train_state(exp), [batch(tasks=("fer",))])
 
 
 def test_it_trains():
@@ -108,7 +108,11 @@ def test_it_trains():
     exp.pretexts["rotation"] = PretextEntry(Faded())
     eng = train_state(exp, "adamw", 1e-2)
     losses = [
-        float(train_step(eng, inputs(eng, [batch(n=32, size=24, tasks=(), unlabeled=32, seed=s % 4)]))["loss/rotation"])
+        float(
+            train_step(eng, prepared_batches(eng, [batch(n=32, size=24, tasks=(), unlabeled=32, seed=s % 4)]))[
+                "loss/rotation"
+            ]
+        )
         for s in range(60)
     ]
     assert losses[0] > 0.5  # log 2 = 0.69

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attrs import evolve
-from toys import PRETEXTS, TASKS, Jitter, Mixup, Plain, Toy, batch, experiment, inputs, rotations, train_state
+from toys import PRETEXTS, TASKS, Jitter, Mixup, Plain, Toy, batch, experiment, prepared_batches, rotations, train_state
 
 from mtlcore import Geometry, MtlError
 from mtlcore.geometry import similarity
@@ -17,13 +17,13 @@ from mtlcore.train.step import train_step
 
 
 def seen(made):
-    return {k: [made.images[i] for r in rs for i in r.images] for k, rs in made.readings.items()}
+    return {k: [made.images[i] for r in rs for i in r.images] for k, rs in made.head_inputs.items()}
 
 
 def prepared(exp, b, step: int = 0):
     eng = train_state(exp)
     eng.step = step
-    return inputs(eng, [b])[0]
+    return prepared_batches(eng, [b])[0]
 
 
 def test_nobodys_images_change_when_a_pretext_joins():
@@ -50,11 +50,11 @@ def test_nobodys_images_change_when_a_row_loses_its_labels():
 def test_nothing_is_drawn_from_the_global_generator():
     exp = experiment(pretexts=tuple(PRETEXTS))
     eng, before = train_state(exp), torch.get_rng_state()
-    a, b = inputs(eng, [batch()])[0], inputs(eng, [batch()])[0]
+    a, b = prepared_batches(eng, [batch()])[0], prepared_batches(eng, [batch()])[0]
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(x, y) for x, y in zip(a.images, b.images))
     eng.step = 1
-    assert not torch.equal(inputs(eng, [batch()])[0].images[0], a.images[0])
+    assert not torch.equal(prepared_batches(eng, [batch()])[0].images[0], a.images[0])
 
 
 def test_encoder_rows_are_only_those_that_somebody_reads():
@@ -72,7 +72,7 @@ def test_encoder_rows_are_only_those_that_somebody_reads():
 
 def test_two_clean_views_are_two_different_images_read_by_the_same_heads():
     made = prepared(experiment(("fer",), clean=2), batch(unlabeled=0, tasks=("fer",)))
-    assert [r.images for r in made.readings["fer"]] == [(0,), (1,)]
+    assert [r.images for r in made.head_inputs["fer"]] == [(0,), (1,)]
     assert not torch.equal(*made.images)
 
 
@@ -86,7 +86,7 @@ def test_dense_labels_follow_the_pixels(name):
         b = evolve(b, targets={"parsing": blocks})
         painted = (b.targets["parsing"] * 100).expand(-1, 3, -1, -1).to(torch.uint8).contiguous()
         made = prepared(exp, evolve(b, images=painted))
-        for r in made.readings["parsing"]:
+        for r in made.head_inputs["parsing"]:
             image, target = made.images[r.images[0]], r.answers[0][0]
             assert target.shape[-2:] == image.shape[-2:]
             if isinstance(augment, Plain) and name != "siamese":
@@ -115,8 +115,8 @@ def test_pose_follows_turns_and_mirrors_as_projected_points_do():
 def test_mixup_equals_soft_labels_without_any_task_knowing():
     eng = train_state(experiment(("fer",), augment=Mixup()))
     b = batch(size=32, unlabeled=0, tasks=("fer",))
-    made = inputs(eng, [b])[0]
-    (t, s), (t2, s2) = made.readings["fer"][0].answers
+    made = prepared_batches(eng, [b])[0]
+    (t, s), (t2, s2) = made.head_inputs["fer"][0].answers
     soft = s[:, None] * F.one_hot(t, 8) + s2[:, None] * F.one_hot(t2, 8)
     wanted = F.cross_entropy(eng.model.heads["fer"](eng.model.encoder(made.images[0])), soft)
     torch.testing.assert_close(eng.model(made)[0]["fer"], wanted)
@@ -125,11 +125,11 @@ def test_mixup_equals_soft_labels_without_any_task_knowing():
 def test_geometric_mean_of_views_is_taken_for_each_sample():
     eng = train_state(experiment(("fer",), ("siamese",), reduce="geometric", supervised="pretext"))
     b = batch(unlabeled=0, tasks=("fer",))
-    made = inputs(eng, [b])[0]
+    made = prepared_batches(eng, [b])[0]
     features, _ = eng.model.encode(made)
     each = [
         F.cross_entropy(eng.model.heads["fer"](features[r.images[0]]), b.targets["fer"], reduction="none")
-        for r in made.readings["fer"]
+        for r in made.head_inputs["fer"]
     ]
     assert len(each) == 3
     torch.testing.assert_close(
@@ -148,10 +148,10 @@ def test_clean_statistics_equal_those_of_a_supervised_run(forward, pretexts):
     """BatchNorm's running statistics never see a pretext's view, nor an unlabeled row."""
     b = batch(n=8, unlabeled=3)
     alone = train_state(experiment())
-    train_step(alone, inputs(alone, [b]))
+    train_step(alone, prepared_batches(alone, [b]))
     for statistics, same in (("clean", True), ("all", False)):
         eng = train_state(experiment(pretexts=pretexts, statistics=statistics, forward=forward))
-        train_step(eng, inputs(eng, [b]))
+        train_step(eng, prepared_batches(eng, [b]))
         here, there = running(eng.model), running(alone.model)
         assert all(torch.equal(here[k], there[k]) for k in here) == same
 
@@ -202,7 +202,7 @@ def test_fixmatch_reads_the_tasks_head_and_brings_none_of_its_own():
     assert not any("fixmatch" in k for k in eng.model.state_dict())
     assert {id(p) for p in eng.model.heads["fer"].parameters()} < {id(p) for p in eng.model.shared()}
     before = copy.deepcopy(eng.model.heads["fer"].state_dict())
-    logged = train_step(eng, inputs(eng, [batch(n=8, unlabeled=5, tasks=("fer", "gender"), absent=("fer",))]))
+    logged = train_step(eng, prepared_batches(eng, [batch(n=8, unlabeled=5, tasks=("fer", "gender"), absent=("fer",))]))
     assert "loss/fer" not in logged
     assert not torch.equal(before["answer.1.weight"], eng.model.heads["fer"].state_dict()["answer.1.weight"])
 
@@ -211,5 +211,5 @@ def test_relative_location_costs_no_forward_of_its_own():
     eng = train_state(experiment(("fer",), ("location",)))
     rows: list[int] = []
     eng.model.encoder.register_forward_hook(lambda m, i, o: rows.append(len(i[0])))
-    train_step(eng, inputs(eng, [batch(unlabeled=0, tasks=("fer",))]))
+    train_step(eng, prepared_batches(eng, [batch(unlabeled=0, tasks=("fer",))]))
     assert rows == [6]

@@ -40,7 +40,7 @@ from mtlcore.rng import Streams
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
 from mtlcore.train.step import TrainState
-from mtlcore.views import Inputs, prepare
+from mtlcore.views import PreparedBatch, prepare
 from mtlcore.weighting import Equal, Uncertainty
 
 # ---------------------------------------------------------------------------------------------------- encoders, recipes
@@ -522,7 +522,7 @@ def train_state(exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **tra
     return build_train_state(exp, Fabric(accelerator="cpu", devices=1, precision=exp.train.precision), 100, 10)
 
 
-def inputs(eng: TrainState, parts: list[Batch]) -> list[Inputs]:
+def prepared_batches(eng: TrainState, parts: list[Batch]) -> list[PreparedBatch]:
     """Micro-batches of one step, prepared as the loop prepares them."""
     return [
         prepare(eng.experiment, b, eng.streams(i), parts=len(parts), progress=eng.progress)

@@ -17,7 +17,7 @@ from mtlcore.rng import Streams
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import train_step
-from mtlcore.views import Inputs, prepare
+from mtlcore.views import PreparedBatch, prepare
 
 STEPS = 20
 State = dict[str, torch.Tensor]
@@ -43,16 +43,16 @@ def trained(fabric: Fabric, name: str) -> State:
     return {k: v.clone() for k, v in (train_state.model.state_dict() | learned).items()}
 
 
-_inputs: dict[int, list[Inputs]] = {}
+_prepare: dict[int, list[PreparedBatch]] = {}
 
 
-def _joined(exp) -> list[Inputs]:
+def _joined(exp) -> list[PreparedBatch]:
     """The same images and questions for every strategy."""
-    if not _inputs:
+    if not _prepare:
         absent = [("gender",) if step % 7 == 3 else () for step in range(STEPS)]
         made = [batch(n=8, unlabeled=0, seed=s, absent=a, tasks=("fer", "gender")) for s, a in enumerate(absent)]
-        _inputs[0] = [prepare(exp, counted([b])[0], Streams((0, step, 0))) for step, b in enumerate(made)]
-    return _inputs[0]
+        _prepare[0] = [prepare(exp, counted([b])[0], Streams((0, step, 0))) for step, b in enumerate(made)]
+    return _prepare[0]
 
 
 def statistics(fabric: Fabric) -> tuple[list[float], int]:

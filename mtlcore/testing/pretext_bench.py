@@ -37,7 +37,7 @@ from ..inference import SharedEncoder
 from ..model import HybridModel
 from ..networks import losses_in_fp32
 from ..rng import Rng, Streams
-from ..views import Inputs, prepare
+from ..views import PreparedBatch, prepare
 from ..weighting import Equal
 from .afresh import afresh
 from .generators import seeded
@@ -254,7 +254,7 @@ class PretextSubject(Subject):
         """(B,), or () where the head is coupled."""
         return self.judge(model, self.answer(model, asked), asked.target)
 
-    def inputs(self, drawn: Drawn, **entry: Any) -> Inputs:
+    def prepared(self, drawn: Drawn, **entry: Any) -> PreparedBatch:
         """What a step of a run would be given."""
         experiment = self.experiment(drawn.size, **entry)
         return prepare(experiment, rows(raw(drawn), self.borrowed), drawn.streams())

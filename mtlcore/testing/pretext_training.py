@@ -328,7 +328,7 @@ def _stir(model: HybridModel, drawn: Drawn) -> None:
 
 def _refuses_random_target(subject: PretextSubject, drawn: Drawn) -> bool:
     try:
-        subject.inputs(drawn, control="random_target")
+        subject.prepared(drawn, control="random_target")
     except MtlError:
         return True
     return False

@@ -47,12 +47,12 @@ def sheet(
     with seeded(seed):
         found, model = strips(experiment, images), HybridModel(experiment).eval()
     with torch.no_grad():
-        inputs = prepare(experiment, rows(images, borrowed), Streams((seed, 0, 0)))
-        (output,) = model.answer(model.encode(inputs)[0], inputs)[label]
-    head, reading = model.heads[label], inputs.readings[label][0]
+        prepared = prepare(experiment, rows(images, borrowed), Streams((seed, 0, 0)))
+        (output,) = model.answer(model.encode(prepared)[0], prepared)[label]
+    head, head_input = model.heads[label], prepared.head_inputs[label][0]
     assert isinstance(head, Head)
-    target = reading.answers[0][0]
-    told = _told(label, component, head, inputs.images[reading.images[0]], target, output)
+    target = head_input.answers[0][0]
+    told = _told(label, component, head, prepared.images[head_input.images[0]], target, output)
     return drawn_below_each_other([*found, *told], size)
 
 

@@ -24,7 +24,7 @@ from ..experiment import Experiment
 from ..model import HybridModel
 from ..networks import EMA, total, world_size
 from ..rng import DROPOUT, WEIGHTING, Streams
-from ..views import Inputs
+from ..views import PreparedBatch
 
 Logged = dict[str, Tensor]
 
@@ -102,9 +102,9 @@ class TrainState:
         self.kept = {tuple(kept["names"]): (kept["factor"].to(device), int(kept["step"])) for kept in state}
 
 
-def train_step(train_state: TrainState, parts: Sequence[Inputs]) -> Logged:
+def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logged:
     """One step on the micro-batches `parts` of this rank. -> device scalars: losses, weights, factors, gradient norm, skipped."""
-    names = tuple(parts[0].readings)
+    names = tuple(parts[0].head_inputs)
     model, buffers = train_state.model, [*train_state.model.buffers(), *train_state.weigher.buffers()]
     before = [b.clone() for b in buffers]
     at, due = train_state.experiment.weighting.at, train_state.due(names)
@@ -130,7 +130,7 @@ def train_step(train_state: TrainState, parts: Sequence[Inputs]) -> Logged:
     return logged | {"grad_norm": norm, "skipped": ~ok}
 
 
-def by_loss(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def by_loss(train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Factors from the losses; then one backward, for each micro-batch. -> (K,) losses and (K,) factors of the step.
 
     A weighting that is not `additive` must see the losses of the whole step, once, before any of it is differentiated.
@@ -153,7 +153,7 @@ def by_loss(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, 
     return mean / len(parts), used
 
 
-def by_rows(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def by_rows(train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Each weighted loss's gradient at the shared parameters is a row; rows add up over micro-batches and ranks, and are
     combined ONCE. -> (K,) losses and (K,) factors of the step.
 
@@ -180,7 +180,7 @@ def by_rows(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, 
     return values, factor
 
 
-def by_factor(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def by_factor(train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Factors that are known before the encoder is differentiated: kept, or measured at the features. -> (K,) losses and factors.
 
     They rule the shared parameters alone, as in `by_rows`. So heads are differentiated twice: for themselves with factor 1, and
@@ -223,20 +223,20 @@ def factors(weigher: nn.Module, losses: StepLosses, parts: int = 1) -> Tensor:
 
 
 def _forwards(
-    train_state: TrainState, parts: Sequence[Inputs], synced: bool
+    train_state: TrainState, parts: Sequence[PreparedBatch], synced: bool
 ) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
     """One forward for each micro-batch. synced: the last one's backward reduces over ranks; else nothing does, the caller must."""
     no_sync: Callable[[], Any] = getattr(train_state.module, "no_sync", nullcontext)
-    for i, inputs in enumerate(parts):
+    for i, prepared in enumerate(parts):
         torch.manual_seed(train_state.streams(i).seed(DROPOUT))  # nn.Dropout and stochastic depth take no generator
         with no_sync() if i < len(parts) - 1 or not synced else nullcontext():
             with train_state.fabric.autocast():
-                result = train_state.module(inputs)
+                result = train_state.module(prepared)
             yield result
 
 
 @torch.no_grad()
-def _looked_ahead(train_state: TrainState, parts: Sequence[Inputs], names: tuple[str, ...]) -> Tensor:
+def _looked_ahead(train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]) -> Tensor:
     """(K,) losses of the whole step, without gradient; what the forwards leave in buffers is put back.
 
     DDP gives all ranks the buffers of rank 0 before the first forward of a step, which is one of these: what is put back must be

@@ -182,13 +182,13 @@ class Trainer:
         for optimizer in (train_state.optimizer, train_state.weigher_optimizer):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = lr
-        inputs = [self._inputs(part) for part in range(train_state.experiment.train.accumulate)]
-        logged: Logged = train_step(train_state, inputs)
-        self.record.add(logged, sum(len(x) for i in inputs for x in i.images) * train_state.fabric.world_size)
+        prepared = [self._prepare(part) for part in range(train_state.experiment.train.accumulate)]
+        logged: Logged = train_step(train_state, prepared)
+        self.record.add(logged, sum(len(x) for i in prepared for x in i.images) * train_state.fabric.world_size)
         if train_state.step == train_state.steps or train_state.step % train_state.experiment.train.log_every == 0:
             self._log()
 
-    def _inputs(self, part: int) -> Any:
+    def _prepare(self, part: int) -> Any:
         train_state, fabric = self.train_state, self.train_state.fabric
         parts = train_state.experiment.train.accumulate
         batch = self.sampler.batch(train_state.step, train_state.micro(part), fabric.device)

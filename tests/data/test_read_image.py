@@ -1,4 +1,4 @@
-"""Reading images: every kind of good one comes out right, every kind of bad one is an MtlError."""
+"""HeadInput images: every kind of good one comes out right, every kind of bad one is an MtlError."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from mtl_pretexts.byol import Byol, ByolHead
 from pair_toys import answer, colored, images, losses, run
-from toys import Toy, inputs
+from toys import Toy, prepared_batches
 
 TASK = Byol(hidden=16, width=8)
 
@@ -25,10 +25,10 @@ def test_the_loss_is_the_squared_distance_of_unit_vectors_in_both_directions():
 def test_each_view_is_held_against_what_the_copy_says_of_the_other():
     eng = run(TASK)
     eng.model.eval()
-    head, made = eng.model.heads["pretext"], inputs(eng, [images()])[0]
+    head, made = eng.model.heads["pretext"], prepared_batches(eng, [images()])[0]
     with torch.no_grad():
         found = answer(eng, made)
-        a, b = (eng.model.encoder(made.images[i]).pooled for i in made.readings["pretext"][0].images)
+        a, b = (eng.model.encoder(made.images[i]).pooled for i in made.head_inputs["pretext"][0].images)
     torch.testing.assert_close(found["said"], torch.stack([head.predict(head.project(z)) for z in (a, b)], 1))
     torch.testing.assert_close(
         found["wanted"], torch.stack([head.project(z) for z in (b, a)], 1)
@@ -37,7 +37,7 @@ def test_each_view_is_held_against_what_the_copy_says_of_the_other():
 
 def test_the_copy_gets_no_gradient_and_the_network_all_of_it():
     eng = run(TASK)
-    eng.model(inputs(eng, [images()])[0])[0]["pretext"].backward()
+    eng.model(prepared_batches(eng, [images()])[0])[0]["pretext"].backward()
     head = eng.model.heads["pretext"]
     copied = {id(p) for m in (head.teacher, head.teacher_project) for p in m.parameters()}
     for p in eng.model.parameters():
@@ -63,7 +63,7 @@ def test_it_does_not_collapse_on_images_that_differ():
     losses(eng, 100, n=32)
     eng.model.eval()
     with torch.no_grad():
-        found = answer(eng, inputs(eng, [colored(64, seed=999)])[0])
+        found = answer(eng, prepared_batches(eng, [colored(64, seed=999)])[0])
     metrics = task.metrics()
     for metric in metrics.values():
         metric.update(found, None)

@@ -18,7 +18,7 @@ from question_toys import (
     shown,
     view_of,
 )
-from toys import batch, inputs, train_state
+from toys import batch, prepared_batches, train_state
 
 from mtlcore.train.step import train_step
 
@@ -103,7 +103,7 @@ def test_images_without_color_ask_for_gray_and_train_without_harm():
     eng = train_state(setting(Colorization()), optimizer="adamw", lr=1e-2)
     losses = []
     for _ in range(30):
-        logged = train_step(eng, inputs(eng, [plain_batch(gray())]))
+        logged = train_step(eng, prepared_batches(eng, [plain_batch(gray())]))
         assert not bool(logged["skipped"])
         losses.append(float(logged["loss/pretext"]))
     assert losses[-1] < 0.1 < losses[0]
@@ -129,7 +129,9 @@ def test_the_metrics_of_a_perfect_and_of_a_gray_answer():
 
 
 def test_supervised_heads_may_read_the_gray_image():
-    made = inputs(train_state(setting(Colorization(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])[0]
+    made = prepared_batches(
+        train_state(setting(Colorization(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))]
+    )[0]
     assert len(made.images) == 1
     assert torch.equal(made.images[0][:, 0], made.images[0][:, 2])
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
 from mtl_pretexts.consistency import FRAME, Consistency, ConsistencyHead
-from toys import PCGRAD, Jitter, Plain, PoseHead, batch, counted, experiment, inputs, train_state
+from toys import PCGRAD, Jitter, Plain, PoseHead, batch, counted, experiment, prepared_batches, train_state
 
 from mtlcore import Head, MtlError, SupervisedTask
 from mtlcore.experiment import PretextEntry, TaskEntry
@@ -56,27 +56,27 @@ def with_task(component: SupervisedTask, label: str = "odd"):
 
 def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_recipe_for_unlabeled_rows():
     eng, b = run(Consistency()), rows()
-    made, streams = inputs(eng, [b])[0], eng.streams(0)
-    (reading,) = made.readings["consistency"]
+    made, streams = prepared_batches(eng, [b])[0], eng.streams(0)
+    (head_input,) = made.head_inputs["consistency"]
     for name, recipe, at in (("weak", Jitter(turn_rad=0.1), 0), ("strong", Jitter(), 1)):
         key = ("augment", 1, name)
         wanted = recipe.finish(recipe.view(b.images, (24, 24), streams(*key)).images, streams("finish", *key))
-        assert torch.equal(made.images[reading.images[at]], wanted[4:])
+        assert torch.equal(made.images[head_input.images[at]], wanted[4:])
     assert len(made.images) == 3  # the labeled rows' clean view beside them
-    assert reading.answers[0][0] is None
+    assert head_input.answers[0][0] is None
 
 
 def test_one_recipe_for_both_views_is_drawn_twice():
     eng = run(Consistency(strong="weak"))
-    made = inputs(eng, [rows()])[0]
-    weak, strong = (made.images[i] for i in made.readings["consistency"][0].images)
+    made = prepared_batches(eng, [rows()])[0]
+    weak, strong = (made.images[i] for i in made.head_inputs["consistency"][0].images)
     assert not torch.equal(weak, strong)
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones():
     eng = run(Consistency(strong="stron"))
     with pytest.raises(MtlError, match=r"'stron'.*strong"):
-        inputs(eng, [rows()])
+        prepared_batches(eng, [rows()])
 
 
 @both
@@ -133,11 +133,11 @@ def test_with_self_the_weak_view_is_judged_by_the_head_as_it_is_without_its_drop
     exp = setting(FIXMATCH)
     exp = evolve(exp, tasks={"fer": TaskEntry(Classification(reads="emotion", classes=tuple("abcdefgh"), dropout=0.5))})
     eng = train_state(exp)
-    train_step(eng, inputs(eng, [rows()]))  # the copy has followed once
-    made = inputs(eng, [rows()])[0]
+    train_step(eng, prepared_batches(eng, [rows()]))  # the copy has followed once
+    made = prepared_batches(eng, [rows()])[0]
     features = eng.model.encode(made)[0]
     head, owner = eng.model.heads["consistency"], eng.model.heads["fer"]
-    weak, strong = (features[i] for i in made.readings["consistency"][0].images)
+    weak, strong = (features[i] for i in made.head_inputs["consistency"][0].images)
     found = head(weak, strong)
     torch.testing.assert_close(found["weak"], owner.answer[1](weak.pooled))
     assert owner.training
@@ -148,12 +148,12 @@ def test_with_self_the_weak_view_is_judged_by_the_head_as_it_is_without_its_drop
 def test_with_ema_the_weak_view_is_judged_by_a_copy_of_encoder_and_head():
     eng = run(MEAN_TEACHER)
     head = eng.model.heads["consistency"]
-    made = inputs(eng, [rows()])[0]
+    made = prepared_batches(eng, [rows()])[0]
     with torch.no_grad():
         for p in (*head.teacher.copy.parameters(), *head.teacher_head.copy.parameters()):
             p.mul_(0.5)
         found = answer(eng, made)
-        weak = made.images[made.readings["consistency"][0].images[0]]
+        weak = made.images[made.head_inputs["consistency"][0].images[0]]
         wanted = head.teacher_head.copy(head.teacher.copy(weak))
     torch.testing.assert_close(found["weak"], wanted)
     assert (head.teacher.momentum, head.teacher.final, head.teacher_head.momentum) == (0.99, 0.999, 0.99)
@@ -162,7 +162,7 @@ def test_with_ema_the_weak_view_is_judged_by_a_copy_of_encoder_and_head():
 @both
 def test_gradient_goes_through_the_strong_view_into_encoder_and_borrowed_head_alone(task):
     eng = run(task)
-    eng.model(inputs(eng, [rows()])[0])[0]["consistency"].backward()
+    eng.model(prepared_batches(eng, [rows()])[0])[0]["consistency"].backward()
     model, head = eng.model, eng.model.heads["consistency"]
     assert all(p.grad is not None for p in (*model.encoder.parameters(), *model.heads["fer"].parameters()))
     assert all(p.grad is None for p in head.parameters())
@@ -275,7 +275,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(task):
     logged = {}
     for precision in ("32", "bf16-mixed"):
         eng = run(task, train={"precision": precision})
-        logged[precision] = train_step(eng, inputs(eng, [rows(16, 8)]))
+        logged[precision] = train_step(eng, prepared_batches(eng, [rows(16, 8)]))
     low = logged["bf16-mixed"]
     assert low["loss/consistency"].dtype == torch.float32
     assert not bool(low["skipped"])
@@ -289,7 +289,9 @@ def test_steps_are_a_function_of_the_seed(task, weighting):
     found = []
     for _ in range(2):
         eng = run(task, **more)
-        found.append([float(train_step(eng, inputs(eng, [rows(seed=s)]))["loss/consistency"]) for s in range(3)])
+        found.append(
+            [float(train_step(eng, prepared_batches(eng, [rows(seed=s)]))["loss/consistency"]) for s in range(3)]
+        )
     assert found[0] == found[1]
 
 
@@ -297,7 +299,7 @@ def test_steps_are_a_function_of_the_seed(task, weighting):
 def test_a_step_without_the_owners_labels_moves_the_borrowed_head(task):
     eng = run(evolve(task, task="fer"), ("fer", "gender"))
     before = eng.model.heads["fer"].answer[1].weight.clone()
-    train_step(eng, inputs(eng, [rows(tasks=("fer", "gender"), absent=("fer",))]))
+    train_step(eng, prepared_batches(eng, [rows(tasks=("fer", "gender"), absent=("fer",))]))
     assert not torch.equal(eng.model.heads["fer"].answer[1].weight, before)
 
 
@@ -318,14 +320,14 @@ def test_it_trains_the_head_to_say_the_same_of_both_views(task):
     """Its own loss falls while the supervised one is learned from four labeled rows a step."""
     task = evolve(task, momentum=0.5, final=0.9)  # of a short run
     eng = run(task, ("gender",), optimizer="adamw", lr=3e-3, augment=Plain())
-    found = [train_step(eng, inputs(eng, [two_kinds(16, 12, s)[0]])) for s in range(80)]
+    found = [train_step(eng, prepared_batches(eng, [two_kinds(16, 12, s)[0]])) for s in range(80)]
     supervised = [float(x["loss/gender"]) for x in found]
     assert sum(supervised[-5:]) < 0.5 * sum(supervised[:5])
     peak = max(float(x["loss/consistency"]) for x in found)
     assert sum(float(x["loss/consistency"]) for x in found[-5:]) / 5 < 0.5 * peak
     eng.model.eval()
     with torch.no_grad():
-        output = answer(eng, inputs(eng, [two_kinds(64, 60, 999)[0]])[0])
+        output = answer(eng, prepared_batches(eng, [two_kinds(64, 60, 999)[0]])[0])
     metrics = task.metrics()
     for metric in metrics.values():
         metric.update(output, None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mtl_pretexts.inpainting import Inpainting, missing_l1
 from mtl_pretexts.perceptual import Vgg16, relative_distance
 from safetensors.torch import save_file
-from toys import Plain, Toy, batch, experiment, inputs, train_state
+from toys import Plain, Toy, batch, experiment, prepared_batches, train_state
 
 from mtlcore import MtlError
 from mtlcore.experiment import PretextEntry
@@ -28,11 +28,11 @@ def run(task: Inpainting, size: int = 24, tasks: tuple[str, ...] = ("fer",), **m
 
 def asked(eng, size: int = 24, n: int = 6):
     """-> the inputs of one step, the damaged images, and the question."""
-    made = inputs(
+    made = prepared_batches(
         eng, [batch(n=n, size=size, tasks=tuple(eng.experiment.tasks), unlabeled=n if not eng.experiment.tasks else 1)]
     )[0]
-    reading = made.readings["inpainting"][0]
-    return made, made.images[reading.images[0]], reading.answers[0][0]
+    head_input = made.head_inputs["inpainting"][0]
+    return made, made.images[head_input.images[0]], head_input.answers[0][0]
 
 
 # ---------------------------------------------------------------------------------------------------- the mask
@@ -74,7 +74,7 @@ def test_pixels_outside_of_the_mask_are_the_clean_ones_bit_for_bit_and_those_ins
     assert torch.equal(damaged[~hidden], target["image"][~hidden])
     assert (damaged[hidden] == 0.5).all()
     assert torch.equal(eng.experiment.pretexts["inpainting"].component.undo(damaged, target), target["image"])
-    clean = made.images[made.readings["fer"][0].images[0]]  # its labeled rows
+    clean = made.images[made.head_inputs["fer"][0].images[0]]  # its labeled rows
     assert torch.equal(clean, target["image"][: len(clean)])  # the shared view is not edited in place
 
 
@@ -156,7 +156,7 @@ def test_the_momentum_judge_is_saved_follows_the_encoder_and_stays_in_eval_mode(
     eng = run(Inpainting(momentum=0.5))
     judge = eng.model.heads["inpainting"].judge.net
     before = [p.clone() for p in judge.copy.parameters()]
-    train_step(eng, inputs(eng, [batch(size=24, tasks=("fer",))]))
+    train_step(eng, prepared_batches(eng, [batch(size=24, tasks=("fer",))]))
     for mine, old, its in zip(judge.copy.parameters(), before, eng.model.encoder.parameters(), strict=True):
         torch.testing.assert_close(mine, (old + its.detach()) / 2)
     assert not any(m.training for m in judge.copy.modules())
@@ -192,7 +192,7 @@ def test_vgg16_reads_a_weights_file_normalizes_by_itself_and_is_not_saved(tmp_pa
     torch.testing.assert_close(first, x)
     assert second.shape == (2, 128, 12, 12)
     assert third.shape == (2, 256, 6, 6)
-    logged = train_step(eng, inputs(eng, [batch(size=24, tasks=("fer",))]))
+    logged = train_step(eng, prepared_batches(eng, [batch(size=24, tasks=("fer",))]))
     assert torch.isfinite(logged["loss/inpainting"])
 
 
@@ -275,7 +275,7 @@ def test_the_answer_has_the_images_size(size):
 
 def test_a_bf16_step_is_finite_and_its_loss_is_fp32():
     eng = run(Inpainting(), train={"precision": "bf16-mixed"})
-    logged = train_step(eng, inputs(eng, [batch(size=24, tasks=("fer",))]))
+    logged = train_step(eng, prepared_batches(eng, [batch(size=24, tasks=("fer",))]))
     assert logged["loss/inpainting"].dtype == torch.float32
     assert torch.isfinite(logged["loss/inpainting"])
     assert not bool(logged["skipped"])
@@ -292,9 +292,9 @@ def test_control_random_target_permutes_the_images_and_keeps_the_question():
 
 def test_control_views_only_encodes_the_damaged_view_and_judges_nothing():
     eng = run(Inpainting(), entry={"control": "views_only"})
-    made = inputs(eng, [batch(size=24, tasks=("fer",))])[0]
+    made = prepared_batches(eng, [batch(size=24, tasks=("fer",))])[0]
     assert len(made.images) == 2
-    assert "inpainting" not in made.readings
+    assert "inpainting" not in made.head_inputs
 
 
 def test_metrics_are_one_for_the_mean_color_and_zero_for_the_ideal():
@@ -346,11 +346,11 @@ def test_it_learns_to_restore_smooth_images_better_than_their_mean_color(percept
         lr=3e-3,
     )
     for step in range(200):
-        train_step(eng, inputs(eng, [smooth(16, 24, step)]))
+        train_step(eng, prepared_batches(eng, [smooth(16, 24, step)]))
     eng.model.eval()
-    made = inputs(eng, [smooth(64, 24, 999)])[0]
-    reading, metric = made.readings["inpainting"][0], Inpainting().metrics()["over_mean"]
+    made = prepared_batches(eng, [smooth(64, 24, 999)])[0]
+    head_input, metric = made.head_inputs["inpainting"][0], Inpainting().metrics()["over_mean"]
     with torch.no_grad():
         answer = eng.model.answer(eng.model.encode(made)[0], made)["inpainting"][0]
-    metric.update(answer, reading.answers[0][0])
+    metric.update(answer, head_input.answers[0][0])
     assert float(metric.compute()) < 0.8

@@ -15,7 +15,7 @@ from question_toys import (
     setting,
     shown,
 )
-from toys import batch, inputs, train_state
+from toys import batch, prepared_batches, train_state
 
 from mtlcore import MtlError
 
@@ -101,13 +101,15 @@ def test_all_tiles_run_in_one_joint_forward():
     eng = train_state(setting(JigsawPermutation()))
     calls: list[tuple[int, ...]] = []
     eng.model.encoder.net.register_forward_pre_hook(lambda _, args: calls.append(tuple(args[0].shape)))
-    eng.model(inputs(eng, [batch(n=3, tasks=(), unlabeled=3)])[0])
+    eng.model(prepared_batches(eng, [batch(n=3, tasks=(), unlabeled=3)])[0])
     assert calls == [(4 * 3, 3, 14, 14)]
 
 
 def test_no_supervised_head_reads_a_tile():
     with pytest.raises(MtlError, match="supervised"):
-        inputs(train_state(setting(JigsawPermutation(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])
+        prepared_batches(
+            train_state(setting(JigsawPermutation(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))]
+        )
 
 
 def test_enlarged_tiles_have_the_images_side():

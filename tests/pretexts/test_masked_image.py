@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from mtl_pretexts.masked_image import MaskedImage, covered_l1
-from toys import Jitter, Plain, Toy, batch, experiment, inputs, train_state
+from toys import Jitter, Plain, Toy, batch, experiment, prepared_batches, train_state
 
 from mtlcore.experiment import PretextEntry
 from mtlcore.train.step import train_step
@@ -27,9 +27,9 @@ def run(task: MaskedImage, size: int = 24, tasks: tuple[str, ...] = ("fer",), **
 def asked(eng, size: int = 24, n: int = 6):
     """-> the inputs of one step, the covered images, and the question."""
     tasks = tuple(eng.experiment.tasks)
-    made = inputs(eng, [batch(n=n, size=size, tasks=tasks, unlabeled=1 if tasks else n)])[0]
-    reading = made.readings["masked"][0]
-    return made, made.images[reading.images[0]], reading.answers[0][0]
+    made = prepared_batches(eng, [batch(n=n, size=size, tasks=tasks, unlabeled=1 if tasks else n)])[0]
+    head_input = made.head_inputs["masked"][0]
+    return made, made.images[head_input.images[0]], head_input.answers[0][0]
 
 
 # ---------------------------------------------------------------------------------------------------- the mask
@@ -63,7 +63,7 @@ def test_pixels_outside_the_mask_are_the_clean_ones_bit_for_bit_and_those_inside
     assert torch.equal(covered[~mask], target["image"][~mask])
     assert (covered[mask] == 0.5).all()
     assert torch.equal(MaskedImage().undo(covered, target), target["image"])
-    clean = made.images[made.readings["fer"][0].images[0]]
+    clean = made.images[made.head_inputs["fer"][0].images[0]]
     assert torch.equal(clean, target["image"][: len(clean)])  # the shared view is not edited in place
 
 
@@ -183,13 +183,15 @@ def test_it_learns_to_restore_smooth_images_better_than_their_mean_color():
     task = MaskedImage(grid=3, ratio=0.3)
     exp = experiment((), augment=Plain(), size=24, encoder=Toy(width=16, norm="none"))
     eng = train_state(evolve(exp, pretexts={"masked": PretextEntry(task)}), optimizer="adamw", lr=3e-3)
-    found = [float(train_step(eng, inputs(eng, [smooth(16, 24, step)]))["loss/masked"]) for step in range(200)]
+    found = [
+        float(train_step(eng, prepared_batches(eng, [smooth(16, 24, step)]))["loss/masked"]) for step in range(200)
+    ]
     assert sum(found[-5:]) < 0.6 * sum(found[:5])
     eng.model.eval()
-    made, metric = inputs(eng, [smooth(64, 24, 999)])[0], task.metrics()["over_mean"]
+    made, metric = prepared_batches(eng, [smooth(64, 24, 999)])[0], task.metrics()["over_mean"]
     with torch.no_grad():
         answer = eng.model.answer(eng.model.encode(made)[0], made)["masked"][0]
-    metric.update(answer, made.readings["masked"][0].answers[0][0])
+    metric.update(answer, made.head_inputs["masked"][0].answers[0][0])
     assert float(metric.compute()) < 0.9
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from pair_toys import COUPLED, PAIRS, answer, images, losses, run
-from toys import Jitter, inputs, key
+from toys import Jitter, key, prepared_batches
 
 from mtlcore import MtlError
 from mtlcore.rng import Streams
@@ -20,14 +20,16 @@ every = pytest.mark.parametrize("name", PAIRS)
 @every
 def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edited(name):
     eng, b = run(PAIRS[name], ("fer",)), images(6, ("fer",), unlabeled=0)
-    made = inputs(eng, [b])[0]
-    (reading,) = made.readings["pretext"]
+    made = prepared_batches(eng, [b])[0]
+    (head_input,) = made.head_inputs["pretext"]
     recipe, streams = Jitter(), eng.streams(0)
-    for number, position in enumerate(reading.images):
+    for number, position in enumerate(head_input.images):
         name_ = ("augment", number, None)
         wanted = recipe.finish(recipe.view(b.images, (24, 24), streams(*name_)).images, streams("finish", *name_))
         assert torch.equal(made.images[position], wanted)
-    assert made.readings["fer"][0].images == reading.images[:1]  # supervised heads read the first one: encoded once
+    assert (
+        made.head_inputs["fer"][0].images == head_input.images[:1]
+    )  # supervised heads read the first one: encoded once
     assert len(made.images) == 2
 
 
@@ -53,7 +55,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(name):
     logged = {}
     for precision in ("32", "bf16-mixed"):
         eng = run(PAIRS[name], train={"precision": precision})
-        logged[precision] = train_step(eng, inputs(eng, [images(16)]))
+        logged[precision] = train_step(eng, prepared_batches(eng, [images(16)]))
     low = logged["bf16-mixed"]
     assert low["loss/pretext"].dtype == torch.float32
     assert not bool(low["skipped"])
@@ -63,7 +65,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(name):
 @every
 def test_a_lone_row_is_refused_in_training_by_the_key_that_helps_and_finite_in_evaluation(name):
     eng = run(PAIRS[name])
-    made = inputs(eng, [images(1)])[0]
+    made = prepared_batches(eng, [images(1)])[0]
     with pytest.raises(MtlError, match=rf"{name}.*input\.batch_size"):
         eng.model(made)
     eng.model.eval()
@@ -77,7 +79,7 @@ def test_metrics_are_the_same_for_any_split_into_batches(name):
     losses(eng, 4)
     eng.model.eval()
     with torch.no_grad():
-        whole = answer(eng, inputs(eng, [images(12)])[0])
+        whole = answer(eng, prepared_batches(eng, [images(12)])[0])
     cut = {"byol": lambda o, s: {k: v[s] for k, v in o.items()}}.get(name, lambda o, s: tuple(z[s] for z in o))
     for metric in PAIRS[name].metrics().values():
         metric.update(whole, None)
@@ -103,7 +105,7 @@ def test_what_is_drawn_is_the_image_itself_where_the_views_agree(name):
 @pytest.mark.parametrize("name", COUPLED)
 def test_gradient_reaches_the_encoder_and_every_own_weight(name):
     eng = run(PAIRS[name])
-    eng.model(inputs(eng, [images()])[0])[0]["pretext"].backward()
+    eng.model(prepared_batches(eng, [images()])[0])[0]["pretext"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in eng.model.parameters())
     assert all(float(p.grad.abs().sum()) > 0 for p in eng.model.encoder.parameters() if p.ndim > 1)
 

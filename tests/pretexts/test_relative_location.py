@@ -12,7 +12,7 @@ from question_toys import (
     learned,
     setting,
 )
-from toys import batch, inputs, train_state
+from toys import batch, prepared_batches, train_state
 
 from mtlcore import EncoderInfo
 
@@ -79,9 +79,9 @@ def test_the_map_that_is_read_has_three_to_seven_cells_a_side(sizes, level, size
 
 
 def test_the_clean_view_is_shared_and_costs_no_forward():
-    made = inputs(train_state(setting(RelativeLocation(), ("fer",))), [batch(tasks=("fer",))])[0]
+    made = prepared_batches(train_state(setting(RelativeLocation(), ("fer",))), [batch(tasks=("fer",))])[0]
     assert len(made.images) == 1
-    assert made.readings["fer"][0].images == made.readings["pretext"][0].images == (0,)
+    assert made.head_inputs["fer"][0].images == made.head_inputs["pretext"][0].images == (0,)
 
 
 def test_a_permuted_question_asks_about_the_same_cells():

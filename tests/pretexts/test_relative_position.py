@@ -17,7 +17,7 @@ from question_toys import (
     setting,
     shown,
 )
-from toys import batch, inputs, key, train_state
+from toys import batch, key, prepared_batches, train_state
 
 from mtlcore import MtlError
 
@@ -110,10 +110,14 @@ def test_patches_are_read_at_the_images_side_or_at_their_own(enlarge, side):
 
 def test_no_supervised_head_reads_a_patch():
     with pytest.raises(MtlError, match="supervised"):
-        inputs(train_state(setting(RelativePosition(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))])
-    made = inputs(train_state(setting(RelativePosition(), ("fer",), supervised="both")), [batch(tasks=("fer",))])[0]
-    assert made.readings["pretext"][0].images == (0, 1)
-    assert [r.images for r in made.readings["fer"]] == [(2,)]
+        prepared_batches(
+            train_state(setting(RelativePosition(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))]
+        )
+    made = prepared_batches(
+        train_state(setting(RelativePosition(), ("fer",), supervised="both")), [batch(tasks=("fer",))]
+    )[0]
+    assert made.head_inputs["pretext"][0].images == (0, 1)
+    assert [r.images for r in made.head_inputs["fer"]] == [(2,)]
 
 
 def test_uniform_logits_lose_log_8_and_the_right_answer_next_to_nothing():

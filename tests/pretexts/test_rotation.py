@@ -21,7 +21,7 @@ from question_toys import (
     shown,
     view_of,
 )
-from toys import Pose, batch, experiment, inputs, train_state
+from toys import Pose, batch, experiment, prepared_batches, train_state
 
 from mtlcore.experiment import PretextEntry
 from mtlcore.registry import catalog
@@ -83,11 +83,11 @@ def test_pose_labels_turn_with_the_image():
 def test_dense_labels_turn_with_the_image():
     exp = experiment(("parsing",), augment=None, supervised="pretext")
     exp = evolve(exp, pretexts={"rotation": PretextEntry(Rotation())}, augment=type(exp.recipes["validation"])())
-    made = inputs(train_state(exp), [batch(size=32, tasks=("parsing",), unlabeled=0)])[0]
-    (reading,) = made.readings["parsing"]
-    target = reading.answers[0][0]
-    assert reading.images == made.readings["rotation"][0].images
-    raw = (made.images[reading.images[0]] * 255).round().byte()
+    made = prepared_batches(train_state(exp), [batch(size=32, tasks=("parsing",), unlabeled=0)])[0]
+    (head_input,) = made.head_inputs["parsing"]
+    target = head_input.answers[0][0]
+    assert head_input.images == made.head_inputs["rotation"][0].images
+    raw = (made.images[head_input.images[0]] * 255).round().byte()
     assert torch.equal(target, (raw[:, :1] // 86).long())
 
 

@@ -22,13 +22,13 @@ from toys import (
     batch,
     counted,
     experiment,
-    inputs,
+    prepared_batches,
     train_state,
 )
 
 from mtlcore import Batch, MtlError
 from mtlcore.train.step import train_step
-from mtlcore.views import Inputs
+from mtlcore.views import PreparedBatch
 
 SETS = [(p,) for p in PRETEXTS] + [(), ("barlow", "byol", "rotation"), tuple(PRETEXTS)]
 
@@ -36,7 +36,7 @@ SETS = [(p,) for p in PRETEXTS] + [(), ("barlow", "byol", "rotation"), tuple(PRE
 def finite_steps(exp, parts_of, steps: int = 2):
     eng = train_state(exp)
     for k in range(steps):
-        logged = train_step(eng, inputs(eng, parts_of(k)))
+        logged = train_step(eng, prepared_batches(eng, parts_of(k)))
         assert not bool(logged["skipped"])
         assert all(bool(torch.isfinite(v.float()).all()) for v in logged.values())
     assert all(bool(torch.isfinite(p).all()) for p in eng.model.parameters())
@@ -80,7 +80,7 @@ def test_a_supervised_run_equals_a_hand_written_loop():
     )
     for k in range(5):
         b = batch(seed=k, size=32, tasks=("fer", "gender"))
-        logged = train_step(eng, inputs(eng, [b]))
+        logged = train_step(eng, prepared_batches(eng, [b]))
         n = b.labeled_rows  # rows without any label are never encoded
         features = model.encoder(b.images[:n].float() / 255)
         i, j = b.present["fer"][:n], b.present["gender"][:n]
@@ -105,8 +105,8 @@ def test_puzzling_on_one_view_equals_a_hand_written_loss():
     )
     eng = train_state(exp)
     model, b = copy.deepcopy(eng.model), batch(size=32, tasks=("fer",))
-    made = inputs(eng, [b])
-    order = made[0].readings["puzzle_spatial"][0].answers[0][0]["tile"][:, 0]
+    made = prepared_batches(eng, [b])
+    order = made[0].head_inputs["puzzle_spatial"][0].answers[0][0]["tile"][:, 0]
     x, puzzled = b.images.float() / 255, torch.zeros(6, 3, 32, 32)
     for n, p in itertools.product(range(6), range(4)):
         t = int(order[n, p])
@@ -136,7 +136,7 @@ def test_rows_of_two_sources_with_different_labels_give_each_loss_its_own_mean()
         heads = eng.model.heads
         fer = F.cross_entropy(heads["fer"](features)[5:], b.targets["fer"][5:])
         pose = heads["pose"].loss(heads["pose"](features)[:5], b.targets["pose"][:5]).mean()
-        logged = train_step(eng, inputs(eng, [b]))
+        logged = train_step(eng, prepared_batches(eng, [b]))
         torch.testing.assert_close(logged["loss/fer"], fer.detach(), atol=1e-6, rtol=0)
         torch.testing.assert_close(logged["loss/pose"], pose.detach(), atol=1e-6, rtol=0)
 
@@ -154,9 +154,9 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
         },
     )
     one, two = train_state(exp, lr=0.1), train_state(exp, lr=0.1)
-    full = inputs(one, [batch(n=8)])[0]
+    full = prepared_batches(one, [batch(n=8)])[0]
     full = evolve(full, images=tuple(x if len(x) == 8 else torch.cat([x, x[:1]]) for x in full.images))
-    full = evolve(full, readings={k: r for k, r in full.readings.items() if k not in exp.tasks})
+    full = evolve(full, head_inputs={k: r for k, r in full.head_inputs.items() if k not in exp.tasks})
     logged = train_step(one, [full])
     again = train_step(two, [full.rows(slice(0, 5), 2), full.rows(slice(5, 8), 2)])
     torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0)
@@ -190,17 +190,17 @@ def test_parts_prepared_apart_equal_the_joined_batch():
         )
         exp = evolve(exp, recipes=dict.fromkeys(exp.recipes, Plain()))
         one, two = train_state(exp, lr=0.1), train_state(exp, lr=0.1)
-        train_step(one, inputs(one, [joined]))
-        train_step(two, inputs(two, halves))
+        train_step(one, prepared_batches(one, [joined]))
+        train_step(two, prepared_batches(two, halves))
         torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_head_of_an_absent_task_does_not_move(optimizer):
     eng = train_state(experiment(pretexts=("inpainting",)), optimizer)
-    train_step(eng, inputs(eng, [batch()]))
+    train_step(eng, prepared_batches(eng, [batch()]))
     before = copy.deepcopy(eng.model.heads["pose"].state_dict())
-    train_step(eng, inputs(eng, [batch(absent=("pose",))]))
+    train_step(eng, prepared_batches(eng, [batch(absent=("pose",))]))
     assert all(torch.equal(a, b) for a, b in zip(before.values(), eng.model.heads["pose"].state_dict().values()))
 
 
@@ -208,7 +208,7 @@ def test_the_head_of_an_absent_task_does_not_move(optimizer):
 def test_a_label_may_be_absent_from_the_first_step(optimizer):
     eng = train_state(experiment(), optimizer)
     for absent in (("pose",), (), ("fer",), ()):
-        logged = train_step(eng, inputs(eng, [batch(absent=absent)]))
+        logged = train_step(eng, prepared_batches(eng, [batch(absent=absent)]))
         assert not bool(logged["skipped"])
     assert all(bool(torch.isfinite(p).all()) for p in eng.model.parameters())
 
@@ -217,8 +217,8 @@ def test_a_label_may_be_absent_from_the_first_step(optimizer):
 def test_a_bad_first_step_is_as_if_it_had_not_been(optimizer):
     exp = experiment(("fer",), encoder=Toy(norm="none"), augment=Plain())
     bad_first, fresh = train_state(exp, optimizer), train_state(exp, optimizer)
-    made = inputs(fresh, [batch(tasks=("fer",))])[0]
-    train_step(bad_first, [Inputs(tuple(x * float("nan") for x in made.images), made.readings, made.scale)])
+    made = prepared_batches(fresh, [batch(tasks=("fer",))])[0]
+    train_step(bad_first, [PreparedBatch(tuple(x * float("nan") for x in made.images), made.head_inputs, made.scale)])
     for eng in (bad_first, fresh):
         for _ in range(2):
             train_step(eng, [made])
@@ -242,11 +242,13 @@ class Remembers(torch.nn.Module):
 def test_a_bad_batch_leaves_no_trace_in_a_weighting_and_micro_batches_share_its_draw():
     eng = train_state(experiment())
     eng.weigher = Remembers()
-    parts = inputs(eng, [batch(seed=1), batch(seed=2)])
+    parts = prepared_batches(eng, [batch(seed=1), batch(seed=2)])
     train_step(eng, parts)
     assert eng.weigher.drawn[0] == eng.weigher.drawn[1]
     before = eng.weigher.last.clone()
-    train_step(eng, [Inputs(tuple(x * float("nan") for x in parts[0].images), parts[0].readings, parts[0].scale)])
+    train_step(
+        eng, [PreparedBatch(tuple(x * float("nan") for x in parts[0].images), parts[0].head_inputs, parts[0].scale)]
+    )
     assert torch.equal(eng.weigher.last, before)
     assert eng.weigher.drawn[2] != eng.weigher.drawn[0]
 
@@ -255,14 +257,16 @@ def test_a_bad_batch_leaves_no_trace_in_a_weighting_and_micro_batches_share_its_
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_bad_batch_changes_nothing_and_is_counted(weighting, optimizer):
     eng = train_state(experiment(pretexts=("inpainting", "byol"), weighting=weighting), optimizer)
-    train_step(eng, inputs(eng, [batch()]))
+    train_step(eng, prepared_batches(eng, [batch()]))
     before = copy.deepcopy(eng.model.state_dict() | eng.weigher.state_dict())
-    made = inputs(eng, [batch()])[0]
-    logged = train_step(eng, [Inputs(tuple(x * float("nan") for x in made.images), made.readings, made.scale)])
+    made = prepared_batches(eng, [batch()])[0]
+    logged = train_step(
+        eng, [PreparedBatch(tuple(x * float("nan") for x in made.images), made.head_inputs, made.scale)]
+    )
     assert bool(logged["skipped"])
     after = eng.model.state_dict() | eng.weigher.state_dict()
     assert [k for k, v in after.items() if not torch.equal(v, before[k])] == []
-    assert not bool(train_step(eng, inputs(eng, [batch()]))["skipped"])
+    assert not bool(train_step(eng, prepared_batches(eng, [batch()]))["skipped"])
 
 
 def test_pcgrad_at_the_parameters_equals_projection_by_hand():
@@ -277,7 +281,7 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
         train={"weight_decay": 0.0},
     )
     eng = train_state(exp, lr=1.0)
-    made = inputs(eng, [batch(n=8, unlabeled=3, tasks=("fer", "pose"))])[0]
+    made = prepared_batches(eng, [batch(n=8, unlabeled=3, tasks=("fer", "pose"))])[0]
     model = copy.deepcopy(eng.model)
     losses, _ = model(made)
     shared = [*model.encoder.parameters(), *model.heads["fer"].parameters()]
@@ -309,7 +313,7 @@ def test_weighting_at_the_features_equals_its_gramian_by_hand():
         ("fer", "gender"), ("location",), encoder=Toy(norm="none"), weighting=PCGrad(at="features"), augment=Plain()
     )
     eng = train_state(exp)
-    made = inputs(eng, [batch(tasks=("fer", "gender"), unlabeled=0)])[0]
+    made = prepared_batches(eng, [batch(tasks=("fer", "gender"), unlabeled=0)])[0]
     losses, gram = eng.model(made)
     features, trunk = eng.model.encode(made)
     again = {k: eng.model.judge(k, o, made) for k, o in eng.model.answer(features, made).items()}
@@ -322,7 +326,7 @@ def test_weighting_at_the_features_equals_its_gramian_by_hand():
 def test_weighting_at_the_features_is_refused_where_heads_read_different_images():
     exp = experiment(("fer",), ("rotation",), weighting=PCGrad(at="features"))
     with pytest.raises(MtlError, match="features") as told:
-        inputs(train_state(exp), [batch(tasks=("fer",))])
+        prepared_batches(train_state(exp), [batch(tasks=("fer",))])
     assert "parameters" in str(told.value)
 
 
@@ -335,7 +339,7 @@ def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted
         rows: list[int] = []
         eng.model.encoder.register_forward_hook(lambda m, i, o, rows=rows: rows.append(len(i[0])))
         head = copy.deepcopy(eng.model.heads["inpainting"].decoder.state_dict())
-        made = inputs(eng, [b])[0]
+        made = prepared_batches(eng, [b])[0]
         logged = train_step(eng, [made])
         rested = all(
             torch.equal(x, y)
@@ -347,7 +351,7 @@ def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted
     assert (rested, rested1) == (False, True)
     assert all(torch.equal(x, y) and torch.equal(x, z) for x, y, z in zip(real.images, quiet.images, random.images))
     assert all(torch.equal(logged[k], v) for k, v in logged1.items() if k.startswith("loss"))
-    true, false = (i.readings["inpainting"][0].answers[0][0] for i in (real, random))
+    true, false = (i.head_inputs["inpainting"][0].answers[0][0] for i in (real, random))
     assert torch.equal(true["mask"], false["mask"])
     assert not torch.equal(true["images"], false["images"])
 
@@ -355,7 +359,7 @@ def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted
 def test_a_random_target_is_refused_where_there_is_none():
     eng = train_state(experiment(pretexts=("byol",), entries={"byol": {"control": "random_target"}}))
     with pytest.raises(MtlError, match="views_only"):
-        inputs(eng, [batch()])
+        prepared_batches(eng, [batch()])
 
 
 def test_the_optimizer_never_sees_momentum_copies_and_the_step_updates_them():
@@ -363,7 +367,7 @@ def test_the_optimizer_never_sees_momentum_copies_and_the_step_updates_them():
     optimized = {id(p) for group in eng.optimizer.param_groups for p in group["params"]}
     copies = [p for ema in eng.model.followers() for p in ema.copy.parameters()]
     before = [p.clone() for p in copies]
-    train_step(eng, inputs(eng, [batch()]))
+    train_step(eng, prepared_batches(eng, [batch()]))
     assert optimized.isdisjoint(id(p) for p in copies)
     assert any(not torch.equal(a, b) for a, b in zip(before, copies))
 
@@ -387,6 +391,6 @@ def test_a_jittered_run_draws_the_same_step_again():
         torch.manual_seed(torch.seed() % 1000)
         eng = train_state(exp)
         for k in range(3):
-            train_step(eng, inputs(eng, [batch(seed=k)]))
+            train_step(eng, prepared_batches(eng, [batch(seed=k)]))
         results.append(eng.model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values()))

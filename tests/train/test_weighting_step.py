@@ -12,7 +12,7 @@ import pytest
 import torch
 from attrs import evolve, frozen
 from torch.utils.checkpoint import checkpoint
-from toys import PCGRAD, Plain, Toy, ToyNet, batch, experiment, inputs, train_state
+from toys import PCGRAD, Plain, Toy, ToyNet, batch, experiment, prepared_batches, train_state
 from weightings import STRATEGIES, Fixed, small, with_spare
 
 from mtlcore import Features, MtlError
@@ -23,7 +23,7 @@ from mtlcore.train.progress import SilentReporter
 from mtlcore.train.record import Record
 from mtlcore.train.step import train_step
 from mtlcore.train.trainer import Interrupted, train
-from mtlcore.views import Inputs
+from mtlcore.views import PreparedBatch
 from mtlcore.weighting import Equal, TorchJD
 
 CONFIG = f"""
@@ -62,11 +62,11 @@ EVERYWHERE = {name: w for name, w in STRATEGIES.items() if w.at != "features"}  
 
 def made_for(eng, seed=0, **how):
     """The inputs of one whole step; all rows carry a label, so that they can be sliced."""
-    return inputs(eng, [batch(n=8, unlabeled=0, seed=seed, tasks=TASKS, **how)])[0]
+    return prepared_batches(eng, [batch(n=8, unlabeled=0, seed=seed, tasks=TASKS, **how)])[0]
 
 
-def ruined(made: Inputs) -> Inputs:
-    return Inputs(tuple(x * float("nan") for x in made.images), made.readings, made.scale)
+def ruined(made: PreparedBatch) -> PreparedBatch:
+    return PreparedBatch(tuple(x * float("nan") for x in made.images), made.head_inputs, made.scale)
 
 
 def close(one, two, atol=1e-6):
@@ -93,7 +93,7 @@ def test_losses_that_are_looked_at_ahead_leave_no_trace():
     """Once a step a strategy sees the whole; batch statistics see each micro-batch once, dropout draws the same twice."""
     strategy = Fixed(at="losses")
     eng = train_state(experiment(TASKS, ("puzzle_pooled",), weighting=strategy))
-    train_step(eng, inputs(eng, [batch(seed=s, tasks=TASKS) for s in (1, 2)]))
+    train_step(eng, prepared_batches(eng, [batch(seed=s, tasks=TASKS) for s in (1, 2)]))
     assert strategy.asked == [("fer", "gender", "puzzle_pooled")]
     counters = [v for k, v in eng.model.state_dict().items() if k.startswith("encoder") and "num_batches" in k]
     assert [int(v) for v in counters] == [2, 2, 2]
@@ -117,7 +117,7 @@ def test_factors_that_are_kept_move_all_as_measured_ones(parts):
     (one, always), (two, seldom) = made(1), made(100)
     for step in range(3):
         seen = [batch(n=8, unlabeled=0, seed=10 * step + p, tasks=TASKS) for p in range(parts)]
-        logged, again = (train_step(eng, inputs(eng, seen)) for eng in (one, two))
+        logged, again = (train_step(eng, prepared_batches(eng, seen)) for eng in (one, two))
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two)
     assert (len(always.asked), len(seldom.asked)) == (3, 1)
@@ -168,7 +168,7 @@ def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
         fer, gender = (e.model.heads[k].answer[1] for k in TASKS)
         fer.weight.data[:2], fer.bias.data[:] = gender.weight.data, -9.0  # the same question, opposite answers
         fer.bias.data[:2] = gender.bias.data
-    made, start = inputs(eng, [b]), copy.deepcopy(eng.model)
+    made, start = prepared_batches(eng, [b]), copy.deepcopy(eng.model)
     losses = start(made[0])[0]
     g, h = (
         torch.cat(
@@ -217,7 +217,7 @@ def test_a_bad_batch_leaves_the_kept_factors_alone(at):
     made = made_for(eng)
 
     def kept():
-        return eng.kept[tuple(made.readings)][0].tolist()
+        return eng.kept[tuple(made.head_inputs)][0].tolist()
 
     assert bool(train_step(eng, [ruined(made)])["skipped"])
     assert kept() == [1, 1, 1]  # nothing was measured: the plain sum
@@ -353,7 +353,7 @@ def test_a_task_may_be_missing_from_one_micro_batch(name):
     eng = train_state(small(STRATEGIES[name]))
     for step in range(2):
         parts = [batch(n=4, unlabeled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())]
-        logged = train_step(eng, inputs(eng, parts))
+        logged = train_step(eng, prepared_batches(eng, parts))
         assert not bool(logged["skipped"])
         assert float(logged["loss/gender"]) > 0
 
@@ -367,7 +367,7 @@ def test_a_parameter_that_no_loss_reaches_is_left_alone_at_every_level(weighting
     answer = copy.deepcopy(head.answer)
     for step in range(2):
         parted = [batch(n=4, unlabeled=0, seed=10 * step + part, tasks=TASKS) for part in range(parts)]
-        train_step(eng, inputs(eng, parted))
+        train_step(eng, prepared_batches(eng, parted))
     assert torch.equal(head.spare, torch.ones(2, 2))
     assert not torch.equal(head.answer.weight, answer.weight)
 

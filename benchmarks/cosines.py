@@ -49,7 +49,7 @@ def cosines(rows: list[list[Tensor | None]]) -> list[float]:
 def measure(train_state: TrainState, prepared: PreparedBatch) -> dict[str, list[float]]:
     """The cosines of one step, at all three places; changes nothing."""
     model = train_state.model
-    torch.manual_seed(train_state.streams(0).seed("dropout"))
+    torch.manual_seed(train_state.keyed_rng(0).seed("dropout"))
     with running_statistics_kept(model.encoder):
         features, points = model.encode(prepared)
         outputs = model.answer(features, prepared)
@@ -81,7 +81,7 @@ def run(root: Path, setup: str, steps: int) -> dict[str, np.ndarray]:
     found: dict[str, list[list[float]]] = {}
     for step in range(steps):
         batch = sampler.batch(step, 0, fabric.device)
-        prepared = prepare(data.experiment, batch, train_state.streams(0), progress=train_state.progress)
+        prepared = prepare(data.experiment, batch, train_state.keyed_rng(0), progress=train_state.progress)
         for place, values in measure(train_state, prepared).items():
             found.setdefault(place, []).append(values)
         for group in train_state.optimizer.param_groups:

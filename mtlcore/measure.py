@@ -21,7 +21,7 @@ from .experiment import Experiment
 from .inference import Inference
 from .model import HybridModel
 from .networks import alone
-from .rng import VIEW, Streams
+from .rng import VIEW, KeyedRng
 from .views import prepare
 
 BATCH = 256
@@ -50,7 +50,7 @@ def measure(
     net.eval()
     for batch in _batches(experiment, data, rows, device):
         view = experiment.recipe("validation").view(
-            batch.images, (experiment.input.size,) * 2, _streams(experiment, device)(VIEW)
+            batch.images, (experiment.input.size,) * 2, _keyed_rng(experiment, device)(VIEW)
         )
         outputs = net(view.images)
         flipped = net(view.images.flip(-1)) if mirror else None
@@ -126,7 +126,7 @@ def measure_pretexts(
     training = model.training
     model.eval()
     for number, batch in enumerate(_batches(experiment, data, rows, device)):
-        prepared = prepare(quiet, batch, _streams(experiment, device, number), clean="validation")
+        prepared = prepare(quiet, batch, _keyed_rng(experiment, device, number), clean="validation")
         features, _ = model.encode(prepared)
         for label, outputs in model.answer(features, prepared).items():
             losses[label] += float(model.judge(label, outputs, prepared)) * len(batch.images) / max(1, len(rows))
@@ -172,8 +172,8 @@ def _batches(experiment: Experiment, data: Dataset, rows: np.ndarray, device: to
         yield Batch(data.images.take(part).to(device), targets, present, StepCounts({}, len(part), 0), len(part))
 
 
-def _streams(experiment: Experiment, device: torch.device, number: int = 0) -> Streams:
-    return Streams((experiment.seed, number), device)
+def _keyed_rng(experiment: Experiment, device: torch.device, number: int = 0) -> KeyedRng:
+    return KeyedRng((experiment.seed, number), device)
 
 
 def _fp32(output: Any) -> Any:

@@ -30,7 +30,7 @@ from .encoders.weights import weights_from_checkpoint
 from .errors import MtlError
 from .experiment import Experiment, PretextEntry
 from .model import HybridModel
-from .rng import Rng, Streams
+from .rng import KeyedRng, Rng
 from .runs import RunFolder
 from .views import PreparedBatch, prepare
 from .weighting import Equal
@@ -142,7 +142,7 @@ def _questions(experiment: Experiment, images: Tensor) -> PreparedBatch:
     pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
     looked = evolve(experiment, tasks={}, pretexts={CLEAN: PretextEntry(_Clean()), **pretexts}, weighting=Equal())
     n = len(images)
-    return prepare(looked, Batch(images, {}, {}, StepCounts({}, n, n), 0), Streams((experiment.seed, 0, 0)))
+    return prepare(looked, Batch(images, {}, {}, StepCounts({}, n, n), 0), KeyedRng((experiment.seed, 0, 0)))
 
 
 def _model(experiment: Experiment, run: Path | None) -> HybridModel:

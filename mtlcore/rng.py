@@ -66,7 +66,7 @@ class Rng:
 
 
 @frozen
-class Streams:
+class KeyedRng:
     """The generators of one micro-batch, by purpose. key: (run seed, optimizer step, global micro-batch)."""
 
     key: tuple[int, ...]

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .contracts import Batch, Target, View
 from .errors import MtlError
 from .experiment import Experiment, PretextEntry, TaskEntry
-from .rng import AUGMENT, CONTROL, FINISH, Rng, Streams
+from .rng import AUGMENT, CONTROL, FINISH, KeyedRng, Rng
 
 Rows = Literal["all", "labeled", "unlabeled"]
 
@@ -62,9 +62,9 @@ class _Scene:
     """A batch to look at (`contracts.Scene`): each augmentation is drawn when first asked for."""
 
     def __init__(
-        self, experiment: Experiment, images: Tensor, streams: Streams, progress: float, clean: str | None
+        self, experiment: Experiment, images: Tensor, keyed_rng: KeyedRng, progress: float, clean: str | None
     ) -> None:
-        self.experiment, self.images, self.streams, self.progress = experiment, images, streams, progress
+        self.experiment, self.images, self.keyed_rng, self.progress = experiment, images, keyed_rng, progress
         self._clean = clean
         self._views: dict[tuple[str | int | None, ...], View] = {}
 
@@ -76,7 +76,7 @@ class _Scene:
         name = (AUGMENT, number, recipe)
         if name not in self._views:
             size = (self.experiment.input.size,) * 2
-            view = self.experiment.recipe(recipe).view(self.images, size, self.streams(*name))
+            view = self.experiment.recipe(recipe).view(self.images, size, self.keyed_rng(*name))
             self._views[name] = evolve(view, recipe=recipe)
         return self._views[name]
 
@@ -85,7 +85,7 @@ class _Scene:
         return next((name for name, v in self._views.items() if v.images is view.images), None)
 
     def finish(self, view: View, name: tuple[str | int | None, ...]) -> Tensor:
-        return self.experiment.recipe(view.recipe).finish(view.images, self.streams(FINISH, *name))
+        return self.experiment.recipe(view.recipe).finish(view.images, self.keyed_rng(FINISH, *name))
 
 
 class _Table:
@@ -135,7 +135,7 @@ class _Table:
 def prepare(
     experiment: Experiment,
     batch: Batch,
-    streams: Streams,
+    keyed_rng: KeyedRng,
     *,
     parts: int = 1,
     world: int = 1,
@@ -147,7 +147,7 @@ def prepare(
     parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the recipe of
     the clean view (default: the run's; evaluation has its own).
     """
-    scene = _Scene(experiment, batch.images, streams, progress, clean)
+    scene = _Scene(experiment, batch.images, keyed_rng, progress, clean)
     table = _Table(scene, batch.labeled_rows)
     head_inputs: dict[str, tuple[HeadInput, ...]] = {}
     readable: dict[int, View] = {}
@@ -180,13 +180,13 @@ def prepare(
 
 def _question(label: str, entry: PretextEntry, scene: _Scene, table: _Table) -> tuple[Sequence[View], HeadInput | None]:
     """A pretext's views, and how its head reads them; None for an arm whose views are encoded but judged by nobody."""
-    views, target = entry.component.views(scene, scene.streams(label))
+    views, target = entry.component.views(scene, scene.keyed_rng(label))
     _check(label, views, target, len(scene.images))
     positions = table.add(views, entry.rows, label)
     if entry.control == "views_only":
         return views, None
     if entry.control == "random_target":
-        target = _random(label, entry, target, scene.streams(label, CONTROL), len(scene.images))
+        target = _random(label, entry, target, scene.keyed_rng(label, CONTROL), len(scene.images))
     return views, HeadInput(positions, ((table.cut(target, entry.rows), None),))
 
 

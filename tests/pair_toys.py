@@ -16,7 +16,7 @@ from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, experiment, prepare
 
 from mtlcore import PretextTask
 from mtlcore.experiment import Experiment, PretextEntry
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import TrainState, train_step
@@ -81,7 +81,7 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     eng = build_train_state(evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02)), fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step in range(3):
-        joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], Streams((0, step, 0)))
+        joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], KeyedRng((0, step, 0)))
         mine = joined if world == 1 else joined.rows(slice(4 * rank, 4 * rank + 4), world)
         train_step(eng, [mine])
     return {k: v.clone() for k, v in eng.model.state_dict().items()}

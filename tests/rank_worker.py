@@ -13,7 +13,7 @@ from toys import PCGRAD, UNCERTAINTY, Batch, PCGrad, Toy, batch, counted, experi
 from mtlcore import gather
 from mtlcore.experiment import Experiment
 from mtlcore.networks import alone
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import TrainState, train_step
@@ -46,7 +46,7 @@ def batches() -> list[Batch]:
 
 
 def joined(train_state: TrainState, step: int, b: Batch) -> PreparedBatch:
-    return prepare(train_state.experiment, b, Streams((0, step, 0)))
+    return prepare(train_state.experiment, b, KeyedRng((0, step, 0)))
 
 
 def two_micro_batches(name: str, step: int) -> bool:
@@ -85,7 +85,7 @@ def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
     train_state = build_train_state(exp, fabric, 100, 10)
     for step in range(3):
         b = counted([batch(seed=10 * step + fabric.global_rank), batch(seed=10 * step + 1 - fabric.global_rank)])[0]
-        train_step(train_state, [prepare(exp, b, train_state.streams(0), world=fabric.world_size)])
+        train_step(train_state, [prepare(exp, b, train_state.keyed_rng(0), world=fabric.world_size)])
     return {k: v.clone() for k, v in train_state.model.state_dict().items()}
 
 

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 import mtlcore.testing as kit
 from mtlcore import Head, PretextTask
 from mtlcore.registry import Catalog, catalog
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.testing.pretext_speed import HostReads
 from mtlcore.testing.pretexts import CHECKS
 
@@ -229,7 +229,7 @@ NO_READS = {
     "where": lambda x: torch.where(x > 0, x, 0),
     "one value for a mask": lambda x: x.clone().index_put_((x > 0,), torch.tensor(0.0)),
     "one_hot of known classes": lambda x: F.one_hot(x.long(), 5),
-    "our own host number": lambda x: Streams((0,))("size").integer(3, 9),
+    "our own host number": lambda x: KeyedRng((0,))("size").integer(3, 9),
     "gather": lambda x: x.gather(0, x.long().argsort()),
     "cross_entropy": lambda x: F.cross_entropy(x[None], torch.tensor([1])),
 }

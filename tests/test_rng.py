@@ -29,10 +29,10 @@ def test_purposes_are_frozen():
 
 
 def test_seeds_of_a_step_are_frozen():
-    streams = rng.Streams((3, 17, 1))
+    keyed_rng = rng.KeyedRng((3, 17, 1))
 
-    assert streams.seed(rng.AUGMENT, 0, None) == 30265708674951692
-    assert streams.seed("puzzling", rng.CONTROL) == 47921570403347775
+    assert keyed_rng.seed(rng.AUGMENT, 0, None) == 30265708674951692
+    assert keyed_rng.seed("puzzling", rng.CONTROL) == 47921570403347775
 
 
 def test_draws_of_splits_are_frozen():

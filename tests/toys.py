@@ -36,7 +36,7 @@ from mtlcore import (
 )
 from mtlcore.experiment import Experiment, Input, PretextEntry, TaskEntry, Train, Views
 from mtlcore.geometry import similarity
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
 from mtlcore.train.step import TrainState
@@ -525,10 +525,10 @@ def train_state(exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **tra
 def prepared_batches(eng: TrainState, parts: list[Batch]) -> list[PreparedBatch]:
     """Micro-batches of one step, prepared as the loop prepares them."""
     return [
-        prepare(eng.experiment, b, eng.streams(i), parts=len(parts), progress=eng.progress)
+        prepare(eng.experiment, b, eng.keyed_rng(i), parts=len(parts), progress=eng.progress)
         for i, b in enumerate(counted(parts))
     ]
 
 
-def key(seed: int = 0) -> Streams:
-    return Streams((seed, 0, 0))
+def key(seed: int = 0) -> KeyedRng:
+    return KeyedRng((seed, 0, 0))

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from toys import Toy, batch, counted
 from weightings import STRATEGIES, Fixed, small, with_spare
 
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import train_step
@@ -51,7 +51,7 @@ def _joined(exp) -> list[PreparedBatch]:
     if not _prepare:
         absent = [("gender",) if step % 7 == 3 else () for step in range(STEPS)]
         made = [batch(n=8, unlabeled=0, seed=s, absent=a, tasks=("fer", "gender")) for s, a in enumerate(absent)]
-        _prepare[0] = [prepare(exp, counted([b])[0], Streams((0, step, 0))) for step, b in enumerate(made)]
+        _prepare[0] = [prepare(exp, counted([b])[0], KeyedRng((0, step, 0))) for step, b in enumerate(made)]
     return _prepare[0]
 
 
@@ -78,7 +78,9 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
             batch(n=4, unlabeled=0, seed=10 * step + train_state.micro(p), tasks=("fer", "gender")) for p in range(2)
         ]
         made = counted(mine)
-        parts = [prepare(exp, b, train_state.streams(p), parts=2, world=fabric.world_size) for p, b in enumerate(made)]
+        parts = [
+            prepare(exp, b, train_state.keyed_rng(p), parts=2, world=fabric.world_size) for p, b in enumerate(made)
+        ]
         dist.broadcast = counting if step == 3 else send
         train_step(train_state, parts)
     dist.broadcast = send

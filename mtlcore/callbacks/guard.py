@@ -25,7 +25,7 @@ from ..experiment import Experiment
 from ..measure import BATCH, main_metric
 from ..networks import alone
 from ..registry import one_line
-from ..rng import VIEW, Streams
+from ..rng import VIEW, KeyedRng
 
 if TYPE_CHECKING:
     from ..train.progress import ProgressReporter
@@ -256,7 +256,7 @@ def best_by(experiment: Experiment) -> str:
 def pooled(network: Any, train_state: TrainState, data: Dataset, rows: np.ndarray) -> Tensor:
     """(N, D) float32: features of these rows in evaluation mode, of the "validation" view."""
     experiment, device, size = train_state.experiment, train_state.fabric.device, train_state.experiment.input.size
-    recipe, rng = experiment.recipe("validation"), Streams((experiment.seed, 0), device)(VIEW)
+    recipe, rng = experiment.recipe("validation"), KeyedRng((experiment.seed, 0), device)(VIEW)
     network.eval()
     found = []
     for start in range(0, len(rows), BATCH):

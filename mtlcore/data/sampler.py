@@ -48,10 +48,10 @@ class Sampler:
         if experiment.tasks and not has_label.any():
             raise MtlError(f"no training row carries a label of any task ({', '.join(experiment.tasks)})")
         batch_size, beside = experiment.input.batch_size, experiment.input.unlabeled_batch
-        self._labeled = self._streams(LABELED, train[has_label], "batch_size", batch_size)
+        self._labeled = self._sample_streams(LABELED, train[has_label], "batch_size", batch_size)
         key = "unlabeled_batch" if experiment.tasks and beside else "batch_size"
         size = beside if experiment.tasks and beside else batch_size
-        self._unlabeled = self._streams(UNLABELED, train[~has_label], key, size)
+        self._unlabeled = self._sample_streams(UNLABELED, train[~has_label], key, size)
         counted = self._labeled or self._unlabeled
         self.steps_per_epoch = max(1, math.ceil(sum(len(s.rows) for s in counted) / batch_size))
         self._present = {label: present.numpy() for label, present in dataset.present.items()}
@@ -89,7 +89,7 @@ class Sampler:
             self._drawn[step] = [Part(part, labeled.shape[1]) for part in rows], counts
         return self._drawn[step]
 
-    def _streams(self, kind: str, rows: np.ndarray, key: str, size: int) -> list[_Stream]:
+    def _sample_streams(self, kind: str, rows: np.ndarray, key: str, size: int) -> list[_SampleStream]:
         """One stream for each source that has such rows, with its quota of a micro-batch."""
         experiment, source = self._experiment, self._data.source[rows]
         by_source = {label: rows[source == number] for number, label in enumerate(experiment.data)}
@@ -105,11 +105,13 @@ class Sampler:
                 f"({', '.join(by_source)}): at least {len(weights) * self._parts} are needed"
             )
         quotas = dict(zip(by_source, shares(each, weights)))
-        return [_Stream(own, quotas[label], experiment.seed, f"{kind} {label}") for label, own in by_source.items()]
+        return [
+            _SampleStream(own, quotas[label], experiment.seed, f"{kind} {label}") for label, own in by_source.items()
+        ]
 
 
 @define(eq=False)
-class _Stream:
+class _SampleStream:
     """An endless shuffled sequence of rows; `quota` of them go into each micro-batch."""
 
     rows: np.ndarray
@@ -160,7 +162,7 @@ def _shared_out(key: str, size: int, world: int, accumulate: int) -> int:
     return size // parts
 
 
-def _taken(streams: list[_Stream], step: int, parts: int) -> np.ndarray:
+def _taken(streams: list[_SampleStream], step: int, parts: int) -> np.ndarray:
     """-> (parts, sum of quotas) int64: row p is what the p-th micro-batch gets of these streams."""
     pieces = [s.take(step * parts * s.quota, parts * s.quota).reshape(parts, s.quota) for s in streams]
     return np.concatenate([np.zeros((parts, 0), dtype=np.int64), *pieces], 1)

@@ -36,7 +36,7 @@ from ..experiment import Experiment, Input, PretextEntry, TaskEntry, Train
 from ..inference import SharedEncoder
 from ..model import HybridModel
 from ..networks import losses_in_fp32
-from ..rng import Rng, Streams
+from ..rng import KeyedRng, Rng
 from ..views import PreparedBatch, prepare
 from ..weighting import Equal
 from .afresh import afresh
@@ -214,11 +214,11 @@ class PretextSubject(Subject):
         """The pretext's head in that model."""
         return self.model(size).heads[LABEL]
 
-    def scene(self, images: Tensor, size: int, streams: Streams, recipe: AugmentRecipe | None = None) -> Scene:
+    def scene(self, images: Tensor, size: int, keyed_rng: KeyedRng, recipe: AugmentRecipe | None = None) -> Scene:
         """What a run would show to a pretext. images: uint8 (B, 3, H0, W0). recipe: in the place of all that are known by name."""
         heard: list[Scene] = []
         prepare(
-            bench_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, recipe), rows(images), streams
+            bench_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, recipe), rows(images), keyed_rng
         )
         return heard[0]
 
@@ -232,8 +232,8 @@ class PretextSubject(Subject):
     ) -> Asked:
         """The views and the answers about these images (default: drawn ones). seed: of the pretext's own draws alone."""
         images = raw(drawn) if images is None else images
-        scene = self.scene(images, drawn.size, drawn.streams(), recipe)
-        rng = Streams((drawn.seed if seed is None else seed,), images.device)(LABEL)
+        scene = self.scene(images, drawn.size, drawn.keyed_rng(), recipe)
+        rng = KeyedRng((drawn.seed if seed is None else seed,), images.device)(LABEL)
         before = rng.generator.get_state()
         views, target = self.component.views(scene, rng)
         return Asked(scene, tuple(views), target, not torch.equal(before, rng.generator.get_state()))
@@ -257,7 +257,7 @@ class PretextSubject(Subject):
     def prepared(self, drawn: Drawn, **entry: Any) -> PreparedBatch:
         """What a step of a run would be given."""
         experiment = self.experiment(drawn.size, **entry)
-        return prepare(experiment, rows(raw(drawn), self.borrowed), drawn.streams())
+        return prepare(experiment, rows(raw(drawn), self.borrowed), drawn.keyed_rng())
 
 
 def bench_host(size: int = 32) -> Host:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .. import rng as own_draws
-from ..rng import Streams
+from ..rng import KeyedRng
 from .kit import Group, Skip, require
 from .pretext_bench import LABEL, PretextSubject, raw
 from .pretext_loss import STEADY
@@ -49,7 +49,7 @@ def reads_nothing_back(subject: PretextSubject) -> None:
     """views, forward and loss read no value of a tensor on the host: no item(), tolist(), `if`, x[mask], nonzero()."""
     reads = HostReads()
     drawn, model = Drawn(4, 48, 0), subject.fresh(48)
-    scene = subject.scene(raw(drawn), drawn.size, drawn.streams())
+    scene = subject.scene(raw(drawn), drawn.size, drawn.keyed_rng())
     with reads.watched():
         views, target = subject.component.views(scene, drawn.rng())
     features = [model.encoder(v.images) for v in views]
@@ -71,12 +71,12 @@ def never_waits_for_the_gpu(subject: PretextSubject) -> None:
     if not torch.cuda.is_available():
         raise Skip("there is no CUDA device here")
     device, drawn = torch.device("cuda"), Drawn(4, 48, 0)
-    model, streams = subject.fresh(48).to(device), Streams((drawn.seed,), device)
-    scene = subject.scene(raw(drawn).to(device), drawn.size, streams)
+    model, keyed_rng = subject.fresh(48).to(device), KeyedRng((drawn.seed,), device)
+    scene = subject.scene(raw(drawn).to(device), drawn.size, keyed_rng)
     head: Any = model.heads[LABEL]
 
     def step() -> None:
-        views, target = subject.component.views(scene, streams(LABEL))
+        views, target = subject.component.views(scene, keyed_rng(LABEL))
         head.loss(head(*(model.encoder(v.images) for v in views)), target)
 
     step()  # the first time, augmentations are drawn and libraries make their handles

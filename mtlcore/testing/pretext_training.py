@@ -260,7 +260,7 @@ def real_steps_train(subject: PretextSubject) -> None:
         before = [p.detach().clone() for p in train_state.model.encoder.parameters()]
         for step in range(STEPS):
             logged = train_step(
-                train_state, [prepare(experiment, batch, train_state.streams(0), progress=train_state.progress)]
+                train_state, [prepare(experiment, batch, train_state.keyed_rng(0), progress=train_state.progress)]
             )
             require_finite(logged[f"loss/{LABEL}"], f"the loss of step {step + 1}")
             require(not bool(logged["skipped"]), f"step {step + 1} was skipped: its gradient is not finite")

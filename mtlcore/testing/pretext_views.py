@@ -76,7 +76,7 @@ def targets_hold_one_entry_a_row(subject: PretextSubject, drawn: Drawn) -> None:
 )
 def global_generators_are_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
     """views() neither draws from nor seeds the global generators of torch, numpy and Python."""
-    scene = subject.scene(raw(drawn), drawn.size, drawn.streams())
+    scene = subject.scene(raw(drawn), drawn.size, drawn.keyed_rng())
     moved = touched(lambda: subject.component.views(scene, drawn.rng()))
     require(not moved, f"the global generator of {' and '.join(moved)} has moved")
 
@@ -105,9 +105,9 @@ def same_seed_asks_the_same(subject: PretextSubject, drawn: Drawn) -> None:
 def the_scene_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
     """Every view that the scene has given, and the raw images, hold the same after views() as in a fresh scene."""
     images = raw(drawn)
-    scene = Noted(subject.scene(images, drawn.size, drawn.streams()))
+    scene = Noted(subject.scene(images, drawn.size, drawn.keyed_rng()))
     subject.component.views(scene, drawn.rng())
-    fresh = subject.scene(raw(drawn), drawn.size, drawn.streams())
+    fresh = subject.scene(raw(drawn), drawn.size, drawn.keyed_rng())
     require(same(images, raw(drawn)), "the raw images were changed in place")
     require(same(_held(scene.clean), _held(fresh.clean)), "scene.clean was changed in place")
     for (number, recipe), view in scene.given.items():

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..contracts import View
-from ..rng import Streams
+from ..rng import KeyedRng
 from .subject import Drawn, Subject
 
 SIDES = (32, 40, 28)
@@ -20,7 +20,7 @@ class RecipeSubject(Subject):
 
     def view(self, raw: Tensor, seed: int = 0, size: tuple[int, int] = (32, 32)) -> View:
         """Its view, drawn from this seed."""
-        view: View = self.component.view(raw, size, Streams((seed,))("view"))
+        view: View = self.component.view(raw, size, KeyedRng((seed,))("view"))
         return view
 
     def drawn(self, drawn: Drawn) -> View:
@@ -29,7 +29,7 @@ class RecipeSubject(Subject):
         return self.view(drawn.images(), drawn.seed, (side, side))
 
     def finished(self, images: Tensor, seed: int = 0) -> Tensor:
-        finished: Tensor = self.component.finish(images, Streams((seed,))("finish"))
+        finished: Tensor = self.component.finish(images, KeyedRng((seed,))("finish"))
         return finished
 
 

@@ -20,7 +20,7 @@ from ..experiment import PretextEntry, TaskEntry
 from ..model import HybridModel
 from ..preview import Strip, strips
 from ..preview import sheet as drawn_below_each_other
-from ..rng import Streams
+from ..rng import KeyedRng
 from ..views import prepare
 from .generators import seeded
 from .pretext_bench import BenchTask, bench_experiment, borrowed_by, rows, tensors
@@ -47,7 +47,7 @@ def sheet(
     with seeded(seed):
         found, model = strips(experiment, images), HybridModel(experiment).eval()
     with torch.no_grad():
-        prepared = prepare(experiment, rows(images, borrowed), Streams((seed, 0, 0)))
+        prepared = prepare(experiment, rows(images, borrowed), KeyedRng((seed, 0, 0)))
         (output,) = model.answer(model.encode(prepared)[0], prepared)[label]
     head, head_input = model.heads[label], prepared.head_inputs[label][0]
     assert isinstance(head, Head)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..contracts import Component
 from ..registry import Catalog
-from ..rng import Rng, Streams
+from ..rng import KeyedRng, Rng
 
 
 @frozen
@@ -24,12 +24,12 @@ class Drawn:
     size: int
     seed: int
 
-    def streams(self, purpose: int = 0) -> Streams:
-        return Streams((self.seed, purpose))
+    def keyed_rng(self, purpose: int = 0) -> KeyedRng:
+        return KeyedRng((self.seed, purpose))
 
     def rng(self, purpose: str = "draws") -> Rng:
         """A fresh generator: the same seed and purpose, the same draws."""
-        return Streams((self.seed,))(purpose)
+        return KeyedRng((self.seed,))(purpose)
 
     def images(self) -> Tensor:
         """(rows, 3, size, size) uint8: smooth color gradients, shapes and noise, another for each row."""

@@ -21,7 +21,7 @@ from ..contracts import Annotation, Features, Head, Host
 from ..geometry import Geometry, similarity
 from ..inference import SharedEncoder
 from ..networks import losses_in_fp32
-from ..rng import Rng, Streams
+from ..rng import KeyedRng, Rng
 from .afresh import afresh
 from .generators import seeded
 from .kit import Skip
@@ -58,7 +58,7 @@ class TaskSubject(Subject):
         return other
 
     def annotation(self, n: int = FITTED, seed: int = 0) -> Annotation:
-        return self.maker(n, Streams((seed,))("annotation"))
+        return self.maker(n, KeyedRng((seed,))("annotation"))
 
     @cached_property
     def task(self) -> Any:
@@ -122,7 +122,7 @@ class TaskSubject(Subject):
         return Geometry.affine(similarity(angle_rad, torch.ones_like(angle_rad), flip, size, size), size)
 
     def _takes(self, make: Maker) -> bool:
-        annotation = make(FITTED, Streams((0,))("annotation"))
+        annotation = make(FITTED, KeyedRng((0,))("annotation"))
         try:
             target, present = self.component.fit(annotation).target(annotation)
         except Exception:  # noqa: BLE001 - it is a guess, and whatever the task says to it means no

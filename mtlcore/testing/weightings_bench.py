@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ..contracts import StepLosses
-from ..rng import Streams
+from ..rng import KeyedRng
 from .generators import seeded
 from .kit import require
 from .subject import Subject
@@ -146,7 +146,7 @@ def losses_at(
     size = torch.tensor([1 + 0.2 * ((sum(map(ord, name)) + 3 * i) % 5) for name in names])
     gram = step.gram[order][:, order] * torch.outer(size, size) * scale**2
     values = (step.values[order] * size * scale).requires_grad_()
-    return StepLosses(names, values, gram, step.primary[order], 0.1 + 0.1 * i, i // 2, Streams((7, i))("weighting"))
+    return StepLosses(names, values, gram, step.primary[order], 0.1 + 0.1 * i, i // 2, KeyedRng((7, i))("weighting"))
 
 
 def require_same_steps(left: Tensor, right: Tensor, step: DrawnStep, tolerance: float = 1e-3) -> None:

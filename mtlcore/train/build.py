@@ -18,7 +18,7 @@ from ..experiment import Experiment
 from ..inference import SharedEncoder
 from ..model import HybridModel
 from ..networks import EMA
-from ..rng import WEIGHTING, WEIGHTS, Streams
+from ..rng import WEIGHTING, WEIGHTS, KeyedRng
 from ..runs import RunFolder
 from ..views import prepare
 from .optim import optimizer_for, weigher_optimizer_for
@@ -35,7 +35,7 @@ def build_train_state(
     resume: all weights will come from a checkpoint, so no file of weights and no other run is asked for them.
     """
     with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if resume else nullcontext():
-        torch.manual_seed(Streams((experiment.seed,)).seed(WEIGHTS))
+        torch.manual_seed(KeyedRng((experiment.seed,)).seed(WEIGHTS))
         model = HybridModel(experiment)
         weigher = experiment.weighting.build(list(experiment.entries))
     if experiment.train.init_from is not None and not resume:
@@ -101,7 +101,7 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
     values = torch.ones(len(names), device=device)
     opposing = values.diag() - 0.1 / len(names)  # gradients that oppose each other a little
     gram = None if weighting.at == "losses" else opposing
-    rng = Streams((experiment.seed, 0), device)(WEIGHTING)
+    rng = KeyedRng((experiment.seed, 0), device)(WEIGHTING)
     try:
         with torch.random.fork_rng(devices=[]):
             weigher = weighting.build(names).to(device)
@@ -128,7 +128,7 @@ def dry_run(train_state: TrainState, real: Batch) -> None:
         with torch.set_grad_enabled(train_state.model.measuring), train_state.fabric.autocast():
             train_state.model(
                 prepare(
-                    train_state.experiment, batch, Streams((train_state.experiment.seed,), train_state.fabric.device)
+                    train_state.experiment, batch, KeyedRng((train_state.experiment.seed,), train_state.fabric.device)
                 )
             )
     except PLUGIN_FAILURES as error:

@@ -23,7 +23,7 @@ from ..contracts import StepLosses
 from ..experiment import Experiment
 from ..model import HybridModel
 from ..networks import EMA, total, world_size
-from ..rng import DROPOUT, WEIGHTING, Streams
+from ..rng import DROPOUT, WEIGHTING, KeyedRng
 from ..views import PreparedBatch
 
 Logged = dict[str, Tensor]
@@ -59,9 +59,9 @@ class TrainState:
         """The GLOBAL number of this rank's `part`-th micro-batch: what rows and draws are keyed by, never the rank."""
         return part * self.fabric.world_size + self.fabric.global_rank
 
-    def streams(self, part: int) -> Streams:
+    def keyed_rng(self, part: int) -> KeyedRng:
         """The draws of this rank's `part`-th micro-batch."""
-        return Streams((self.experiment.seed, self.step, self.micro(part)), self.fabric.device)
+        return KeyedRng((self.experiment.seed, self.step, self.micro(part)), self.fabric.device)
 
     def vectors(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """(K,) weights and (K,) "is it supervised?", made once for each set of names: no copy to the device in the step."""
@@ -74,7 +74,7 @@ class TrainState:
     def losses(self, names: tuple[str, ...], values: Tensor, gram: Tensor | None) -> StepLosses:
         """What the weighting sees: the same on all ranks and for all micro-batches, its draws included."""
         epoch = self.step // self.steps_per_epoch
-        rng = Streams((self.experiment.seed, self.step), self.fabric.device)(WEIGHTING)
+        rng = KeyedRng((self.experiment.seed, self.step), self.fabric.device)(WEIGHTING)
         return StepLosses(names, values, gram, self.vectors(names)[1], self.progress, epoch, rng)
 
     def rows(self, number: int, width: int) -> Tensor:
@@ -228,7 +228,7 @@ def _forwards(
     """One forward for each micro-batch. synced: the last one's backward reduces over ranks; else nothing does, the caller must."""
     no_sync: Callable[[], Any] = getattr(train_state.module, "no_sync", nullcontext)
     for i, prepared in enumerate(parts):
-        torch.manual_seed(train_state.streams(i).seed(DROPOUT))  # nn.Dropout and stochastic depth take no generator
+        torch.manual_seed(train_state.keyed_rng(i).seed(DROPOUT))  # nn.Dropout and stochastic depth take no generator
         with no_sync() if i < len(parts) - 1 or not synced else nullcontext():
             with train_state.fabric.autocast():
                 result = train_state.module(prepared)

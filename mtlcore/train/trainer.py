@@ -192,9 +192,14 @@ class Trainer:
         train_state, fabric = self.train_state, self.train_state.fabric
         parts = train_state.experiment.train.accumulate
         batch = self.sampler.batch(train_state.step, train_state.micro(part), fabric.device)
-        streams = train_state.streams(part)
+        keyed_rng = train_state.keyed_rng(part)
         return prepare(
-            train_state.experiment, batch, streams, parts=parts, world=fabric.world_size, progress=train_state.progress
+            train_state.experiment,
+            batch,
+            keyed_rng,
+            parts=parts,
+            world=fabric.world_size,
+            progress=train_state.progress,
         )
 
     # ------------------------------------------------------------------------------------------------ what it leaves

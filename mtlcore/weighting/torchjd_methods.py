@@ -6,7 +6,7 @@ TorchJD (Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2
 - numbers: a Gramian is divided by its mean diagonal and solved in float64 on the CPU (one host sync on a GPU); one that is not
   finite gives the plain sum, and the step is skipped anyway;
 - absence: a task whose gradient is exactly 0 has factor 1 (0 times anything), and the others the factors that they have without it;
-- draws: TorchJD draws from torch's global generator, which is seeded from the step's streams and put back afterwards.
+- draws: TorchJD draws from torch's global generator, which is seeded from the step's keyed_rng and put back afterwards.
 """
 
 from __future__ import annotations

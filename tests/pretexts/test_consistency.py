@@ -15,7 +15,7 @@ from toys import PCGRAD, Jitter, Plain, PoseHead, batch, counted, experiment, pr
 from mtlcore import Head, MtlError, SupervisedTask
 from mtlcore.experiment import PretextEntry, TaskEntry
 from mtlcore.model import HybridModel
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.tasks.multilabel import Multilabel
 from mtlcore.tasks.regression import Regression
@@ -56,11 +56,11 @@ def with_task(component: SupervisedTask, label: str = "odd"):
 
 def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_recipe_for_unlabeled_rows():
     eng, b = run(Consistency()), rows()
-    made, streams = prepared_batches(eng, [b])[0], eng.streams(0)
+    made, keyed_rng = prepared_batches(eng, [b])[0], eng.keyed_rng(0)
     (head_input,) = made.head_inputs["consistency"]
     for name, recipe, at in (("weak", Jitter(turn_rad=0.1), 0), ("strong", Jitter(), 1)):
         key = ("augment", 1, name)
-        wanted = recipe.finish(recipe.view(b.images, (24, 24), streams(*key)).images, streams("finish", *key))
+        wanted = recipe.finish(recipe.view(b.images, (24, 24), keyed_rng(*key)).images, keyed_rng("finish", *key))
         assert torch.equal(made.images[head_input.images[at]], wanted[4:])
     assert len(made.images) == 3  # the labeled rows' clean view beside them
     assert head_input.answers[0][0] is None
@@ -82,10 +82,10 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones():
 @both
 def test_views_are_a_function_of_the_seed_and_the_clean_view_is_not_edited(task):
     exp, b = setting(task), counted([rows()])[0]
-    again, same, other = (prepare(exp, b, Streams((s, 0, 0))).images for s in (0, 0, 1))
+    again, same, other = (prepare(exp, b, KeyedRng((s, 0, 0))).images for s in (0, 0, 1))
     assert all(torch.equal(x, y) for x, y in zip(again, same))
     assert not any(torch.equal(x, y) for x, y in zip(again, other))
-    alone = prepare(evolve(exp, pretexts={}), b, Streams((0, 0, 0))).images[0]
+    alone = prepare(evolve(exp, pretexts={}), b, KeyedRng((0, 0, 0))).images[0]
     assert any(torch.equal(x, alone) for x in again)
 
 

@@ -10,7 +10,7 @@ from pair_toys import COUPLED, PAIRS, answer, images, losses, run
 from toys import Jitter, key, prepared_batches
 
 from mtlcore import MtlError
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.train.step import train_step
 from mtlcore.views import prepare
 
@@ -22,10 +22,10 @@ def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edi
     eng, b = run(PAIRS[name], ("fer",)), images(6, ("fer",), unlabeled=0)
     made = prepared_batches(eng, [b])[0]
     (head_input,) = made.head_inputs["pretext"]
-    recipe, streams = Jitter(), eng.streams(0)
+    recipe, keyed_rng = Jitter(), eng.keyed_rng(0)
     for number, position in enumerate(head_input.images):
         name_ = ("augment", number, None)
-        wanted = recipe.finish(recipe.view(b.images, (24, 24), streams(*name_)).images, streams("finish", *name_))
+        wanted = recipe.finish(recipe.view(b.images, (24, 24), keyed_rng(*name_)).images, keyed_rng("finish", *name_))
         assert torch.equal(made.images[position], wanted)
     assert (
         made.head_inputs["fer"][0].images == head_input.images[:1]
@@ -37,7 +37,7 @@ def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edi
 def test_questions_and_steps_are_a_function_of_the_seed(name):
     one, two = run(PAIRS[name]), run(PAIRS[name])
     assert losses(one, 3) == losses(two, 3)
-    again, other = (prepare(one.experiment, images(), Streams((s, 0, 0))).images for s in (0, 1))
+    again, other = (prepare(one.experiment, images(), KeyedRng((s, 0, 0))).images for s in (0, 1))
     same = prepare(one.experiment, images(), key()).images
     assert all(torch.equal(a, b) for a, b in zip(again, same))
     assert not any(torch.equal(a, b) for a, b in zip(again, other))

@@ -14,7 +14,7 @@ from torch import Tensor
 from mtlcore import StepLosses
 from mtlcore.config import load
 from mtlcore.registry import catalog
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.runs import RunFolder
 from mtlcore.testing.weightings_bench import DrawnStep
 from mtlcore.train.trainer import train
@@ -76,7 +76,7 @@ def test_a_declared_exception_is_a_real_one(strategy, capability):
 def factors(strategy: str, jacobian: Tensor) -> Tensor:
     """(K,) float64, for gradients (K, P) float64 that are measured in float32."""
     k = len(jacobian)
-    names, values, rng = ("fer", "pose", "puzzling")[:k], torch.ones(k).requires_grad_(), Streams((7,))("weighting")
+    names, values, rng = ("fer", "pose", "puzzling")[:k], torch.ones(k).requires_grad_(), KeyedRng((7,))("weighting")
     gram = (jacobian @ jacobian.T).float()
     TorchJD(strategy).build(names)(StepLosses(names, values, gram, torch.arange(k) < 1, 0.0, 0, rng)).backward()
     assert values.grad is not None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mtlcore import LossWeighting, StepLosses
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.testing import Conformance, Report, conformance
 from mtlcore.testing.weightings_bench import DrawnStep, scaled
 from mtlcore.weighting import TorchJD
@@ -120,7 +120,7 @@ def pull(label: str) -> str:
 
 def at_start(step: DrawnStep, values: Tensor) -> StepLosses:
     """The losses of a run's first step, as drawn."""
-    return StepLosses(step.names, values, step.gram, step.primary, 0.0, 0, Streams((7,))("weighting"))
+    return StepLosses(step.names, values, step.gram, step.primary, 0.0, 0, KeyedRng((7,))("weighting"))
 
 
 def strategies() -> list[str]:
@@ -155,7 +155,9 @@ def example() -> list[str]:
         s, values, primary = component(label), torch.ones(3).requires_grad_(), torch.tensor([True, False, False])
         weigher = s.build(("task", "against", "along"))
         weigher(
-            StepLosses(("task", "against", "along"), values, jacobian @ jacobian.T, primary, 0.0, 0, Streams((0,))("w"))
+            StepLosses(
+                ("task", "against", "along"), values, jacobian @ jacobian.T, primary, 0.0, 0, KeyedRng((0,))("w")
+            )
         ).backward()
         assert values.grad is not None
         rows.append([f"`{label}`", *(f"{f:.2f}" for f in values.grad.tolist())])

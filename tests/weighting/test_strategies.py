@@ -10,7 +10,7 @@ import torch
 
 from mtlcore import MtlError, StepLosses
 from mtlcore.config import parse
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.weighting import Budget, CosineGate, Equal, PrimaryProjection, Schedule, Uncertainty
 from mtlcore.weighting.schedule import value_at
 from mtlcore.weighting.state import ByName
@@ -25,7 +25,7 @@ def losses(jacobian, primary, progress=0.0, values=None, names=None):
     values = torch.ones(k) if values is None else torch.tensor(values)
     names = NAMES[:k] if names is None else names
     mask = torch.arange(k) < primary
-    return StepLosses(names, values.requires_grad_(), j @ j.T, mask, progress, 0, Streams((0,))("weighting"))
+    return StepLosses(names, values.requires_grad_(), j @ j.T, mask, progress, 0, KeyedRng((0,))("weighting"))
 
 
 def factors(strategy, step, weigher=None):

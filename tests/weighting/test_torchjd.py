@@ -12,7 +12,7 @@ from torchjd import aggregation, scalarization
 
 from mtlcore import MtlError, StepLosses
 from mtlcore.config import dump, parse
-from mtlcore.rng import Streams
+from mtlcore.rng import KeyedRng
 from mtlcore.weighting import TorchJD, Uncertainty
 from mtlcore.weighting.torchjd_methods import METHODS, REFUSED
 
@@ -24,7 +24,7 @@ GRAMIAN = [method for method, about in METHODS.items() if about.level == "gramia
 
 def losses(jacobian=JACOBIAN, values=VALUES, names=NAMES, step=0, epoch=0):
     primary = torch.arange(len(names)) < 1
-    rng = Streams((3, step))("weighting")
+    rng = KeyedRng((3, step))("weighting")
     return StepLosses(names, values.clone().requires_grad_(), jacobian @ jacobian.T, primary, 0.0, epoch, rng)
 
 
@@ -67,7 +67,7 @@ def test_fairgrad_points_where_torchjds_points_and_has_the_length_of_a_sum():
 def test_draws_are_torchjds_from_the_steps_stream(method):
     cls = getattr(aggregation, f"{method}Weighting")
     gram = (JACOBIAN @ JACOBIAN.T).double()
-    seed = Streams((3, 0))("weighting").integer(0, 2**62)
+    seed = KeyedRng((3, 0))("weighting").integer(0, 2**62)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         expected = cls()(gram / gram.diagonal().mean())

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .contracts import Annotation as Annotation
     from .contracts import AugmentRecipe as AugmentRecipe
     from .contracts import Batch as Batch
+    from .contracts import BuildContext as BuildContext
     from .contracts import Callback as Callback
     from .contracts import CallbackContext as CallbackContext
     from .contracts import DataSource as DataSource
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .contracts import EncoderInfo as EncoderInfo
     from .contracts import Features as Features
     from .contracts import Head as Head
-    from .contracts import Host as Host
     from .contracts import Index as Index
     from .contracts import LossWeighting as LossWeighting
     from .contracts import PretextTask as PretextTask
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "contracts": "Annotation AugmentRecipe Batch DataSource Encoder EncoderInfo Features Head Host Index LossWeighting "
+    "contracts": "Annotation AugmentRecipe Batch DataSource Encoder EncoderInfo Features Head BuildContext Index LossWeighting "
     "Callback PretextTask CallbackContext Scene Skipped StepCounts StepLosses SupervisedTask Target View",
     "data.images": "read_image",
     "errors": "MtlError nearest",

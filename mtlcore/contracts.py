@@ -169,7 +169,7 @@ class Head(nn.Module):
 
 
 @frozen(eq=False)
-class Host:
+class BuildContext:
     """What a head is built with. It may keep none of these modules as its own part: use `EMA(module)` or `Borrowed(module)`.
 
     info: the encoder's sizes. encoder: images (B, 3, H, W) in [0, 1] -> Features. heads: the supervised heads by label, built
@@ -263,7 +263,7 @@ class SupervisedTask(Component):
         """
 
     @abstractmethod
-    def build(self, host: Host) -> Head: ...
+    def build(self, context: BuildContext) -> Head: ...
 
     def move(self, target: Tensor, geometry: Geometry) -> Tensor:
         """The label of the moved image, called for each view that is read. Default: a label that does not move."""
@@ -309,7 +309,7 @@ class PretextTask(Component):
         """The views the encoder reads, and what the head must answer about them, JOINTLY: a pytree of (B, ...), or None."""
 
     @abstractmethod
-    def build(self, host: Host) -> Head: ...
+    def build(self, context: BuildContext) -> Head: ...
 
     def permute(self, target: Target, order: Tensor) -> Target:
         """The answers of other rows, for `control = "random_target"`. Override where a leaf is part of the QUESTION (a mask)."""

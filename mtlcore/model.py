@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .contracts import Features, Head, Host
+from .contracts import BuildContext, Features, Head
 from .errors import MtlError, nearest
 from .experiment import Experiment, PretextEntry, TaskEntry
 from .inference import Inference, SharedEncoder
@@ -37,12 +37,12 @@ class HybridModel(nn.Module):
             self.lent[label] = _borrowed(head, supervised)
 
     def _build(self, label: str, entry: TaskEntry | PretextEntry, lent: _Lent) -> Head:
-        head = entry.component.build(Host(self.encoder.info, self.encoder, lent))
+        head = entry.component.build(BuildContext(self.encoder.info, self.encoder, lent))
         parts = set(head.modules())
         for name, module in {"the shared encoder": self.encoder, **lent.heads}.items():
             if not parts.isdisjoint(module.modules()):
                 raise MtlError(
-                    f"head {label!r} keeps {name} as its own part: use host.info, EMA(module) or Borrowed(module)"
+                    f"head {label!r} keeps {name} as its own part: use context.info, EMA(module) or Borrowed(module)"
                 )
         return head
 
@@ -143,7 +143,7 @@ class HybridModel(nn.Module):
         return total(gram)
 
     def used(self, names: Sequence[str]) -> set[str]:
-        """Labels of the heads that these losses go through: their own, and those that a pretext took from `host.heads`."""
+        """Labels of the heads that these losses go through: their own, and those that a pretext took from `context.heads`."""
         return {*names, *(label for name in names for label in self.lent.get(name, ()))}
 
     def shared(self) -> list[nn.Parameter]:

@@ -24,7 +24,7 @@ from attrs import evolve, frozen
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .contracts import Batch, Head, Host, PretextTask, Scene, StepCounts, Target, View
+from .contracts import Batch, BuildContext, Head, PretextTask, Scene, StepCounts, Target, View
 from .data.dataset import Dataset, open_data
 from .encoders.weights import weights_from_checkpoint
 from .errors import MtlError
@@ -133,7 +133,7 @@ class _Clean(PretextTask):
     def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Target]:
         return [scene.clean], None
 
-    def build(self, host: Host) -> Head:
+    def build(self, context: BuildContext) -> Head:
         raise NotImplementedError
 
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from .contracts import Features, Head, Host, PretextTask, Scene, View
+from .contracts import BuildContext, Features, Head, PretextTask, Scene, View
 from .errors import MtlError
 from .rng import Rng
 from .tasks.words import written
@@ -105,8 +105,8 @@ class _PredictTransform(PretextTask):
             return [View(move(clean.images), recipe=clean.recipe)], choice
         return [clean.repaint(move(clean.images))], choice
 
-    def build(self, host: Host) -> Head:
-        return TransformHead(host.info.dim, len(self.question.names))
+    def build(self, context: BuildContext) -> Head:
+        return TransformHead(context.info.dim, len(self.question.names))
 
     def metrics(self) -> dict[str, Any]:
         from torchmetrics.classification import MulticlassAccuracy

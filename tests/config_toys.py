@@ -56,7 +56,7 @@ class Faces(SupervisedTask):
     def target(self, annotation):
         raise NotImplementedError
 
-    def build(self, host):
+    def build(self, context):
         raise NotImplementedError
 
 
@@ -80,7 +80,7 @@ class Puzzling(PretextTask):
     def views(self, scene, rng):
         raise NotImplementedError
 
-    def build(self, host):
+    def build(self, context):
         raise NotImplementedError
 
 

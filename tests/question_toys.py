@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from toys import Plain, Toy, batch, experiment, key, prepared_batches, train_state
 
-from mtlcore import Batch, Head, Host, PretextTask, Target, View
+from mtlcore import Batch, BuildContext, Head, PretextTask, Target, View
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.experiment import Experiment, PretextEntry
 from mtlcore.inference import SharedEncoder
@@ -57,7 +57,7 @@ def setting(task: PretextTask, tasks: tuple[str, ...] = (), size: int = 32, **mo
 def built(task: PretextTask, size: int = 32, encoder: Any = None) -> tuple[SharedEncoder, Head]:
     """An encoder of toys, and the task's head on it."""
     net = SharedEncoder(encoder or Toy(), size)
-    return net, task.build(Host(net.info, net, {}))
+    return net, task.build(BuildContext(net.info, net, {}))
 
 
 def plain_batch(images: Tensor) -> Batch:

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlcore import EncoderInfo, Features, Host, MtlError
+from mtlcore import BuildContext, EncoderInfo, Features, MtlError
 from mtlcore.tasks.classification import Classification
 
 
 def head(task: Classification):
     info = EncoderInfo(8, (8,), ((2, 2),), 16)
-    return task.build(Host(info, torch.nn.Identity(), {}))
+    return task.build(BuildContext(info, torch.nn.Identity(), {}))
 
 
 @given(

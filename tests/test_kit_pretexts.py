@@ -111,8 +111,8 @@ class Halves(PretextTask):
         choice = 1 + rng.randint(2, len(scene.clean.images))
         return [scene.clean.rearrange(partial(halved, choice))], choice
 
-    def build(self, host):
-        return HalvesHead(host)
+    def build(self, context):
+        return HalvesHead(context)
 
     def metrics(self):
         return {"whole or not": Coarse()}
@@ -121,9 +121,9 @@ class Halves(PretextTask):
 class HalvesHead(Head):
     choices = 3
 
-    def __init__(self, host):
+    def __init__(self, context):
         super().__init__()
-        self.answer = torch.nn.Linear(host.info.dim, 3)
+        self.answer = torch.nn.Linear(context.info.dim, 3)
 
     def forward(self, features):
         return self.answer(features.pooled)
@@ -203,8 +203,8 @@ def test_a_loss_that_is_a_mean_over_rows_of_pixels_and_a_sum_over_columns_is_see
     class ByColumns(module.Hidden):
         """Its loss grows with the side, not with the area."""
 
-        def build(self, host):
-            return Summed(host)
+        def build(self, context):
+            return Summed(context)
 
     suite = kit.conformance("pretext", ByColumns, known=known)
     assert suite.outcome("loss_does_not_grow_with_the_image").status == "failed"

@@ -27,14 +27,14 @@ def test_inference_keeps_the_encoder_and_the_supervised_heads_alone():
 
 def test_a_head_that_keeps_the_encoder_is_refused():
     class Keeps(RotationHead):
-        def __init__(self, host):
-            super().__init__(host.info.dim)
-            self.encoder = host.encoder
+        def __init__(self, context):
+            super().__init__(context.info.dim)
+            self.encoder = context.encoder
 
     @frozen
     class Greedy(Rotation):
-        def build(self, host):
-            return Keeps(host)
+        def build(self, context):
+            return Keeps(context)
 
     exp = experiment(("fer",), ("rotation",))
     exp = evolve(exp, pretexts={"greedy": evolve(exp.pretexts["rotation"], component=Greedy())})
@@ -101,8 +101,8 @@ def test_an_ema_moves_by_its_momentum_and_rests_on_a_skipped_step():
 
 def test_a_frozen_network_is_not_saved_stays_in_eval_and_moves_with_the_model():
     frozen_net = Frozen(nn.BatchNorm1d(2))
-    host = nn.ModuleDict({"judge": frozen_net}).train().double()
-    assert host.state_dict() == {}
+    context = nn.ModuleDict({"judge": frozen_net}).train().double()
+    assert context.state_dict() == {}
     assert not frozen_net.net.training
     assert frozen_net.net.weight.dtype == torch.float64
 
@@ -150,9 +150,9 @@ def test_a_pretext_brings_the_encoder_no_other_start():
 class Takes(RotationHead):
     """Reads the supervised head of `gender`: as a momentum copy, whole, or in part."""
 
-    def __init__(self, host, how):
-        super().__init__(host.info.dim)
-        head = host.heads["gender"]
+    def __init__(self, context, how):
+        super().__init__(context.info.dim)
+        head = context.heads["gender"]
         made = {"copied": lambda: EMA(head, 0.5), "borrowed": lambda: Borrowed(head)}
         made["borrowed in part"] = lambda: Borrowed(head.answer[1])
         self.how, self.judge = how, made[how]()
@@ -166,8 +166,8 @@ class Takes(RotationHead):
 class Taking(Rotation):
     how: str = "copied"
 
-    def build(self, host):
-        return Takes(host, self.how)
+    def build(self, context):
+        return Takes(context, self.how)
 
 
 def taking(how, **more):

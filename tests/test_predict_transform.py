@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import PRETEXTS, Plain, batch, experiment, key, prepared_batches, train_state
 
-from mtlcore import EncoderInfo, Host, MtlError, predict_transform
+from mtlcore import BuildContext, EncoderInfo, MtlError, predict_transform
 from mtlcore.components import component_name, fault
 from mtlcore.experiment import PretextEntry
 from mtlcore.geometry import warp
@@ -47,8 +47,8 @@ def scene(size=24, n=12):
     return _Scene(exp, batch(n=n, size=size).images, key(), 0.0, None)
 
 
-def host():
-    return Host(EncoderInfo(6, (6,), ((2, 2),), 24), torch.nn.Identity(), {})
+def context():
+    return BuildContext(EncoderInfo(6, (6,), ((2, 2),), 24), torch.nn.Identity(), {})
 
 
 def test_rotation_in_five_lines_is_the_rotation_written_by_hand():
@@ -120,7 +120,7 @@ def test_it_trains():
 
 
 def test_the_head_knows_chance_and_its_ideal():
-    head = QuarterTurn().build(host())
+    head = QuarterTurn().build(context())
     target = torch.tensor([0, 3, 1, 2])
     assert head.choices == 4
     torch.testing.assert_close(head.loss(torch.zeros(4, 4), target), torch.full((4,), 4.0).log())

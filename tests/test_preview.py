@@ -124,11 +124,13 @@ def test_a_wrong_answer_is_drawn_wrong():
 
 def saved(exp: Experiment, folder, steps: int = 3):
     """A run folder with the weights of a few steps."""
-    from toys import batch, inputs
+    from toys import batch, prepared_batches
 
     eng = train_state(evolve(exp, data={}))
     for _ in range(steps):
-        train_step(eng, inputs(eng, [batch(size=24, tasks=tuple(exp.tasks), unlabeled=1 if exp.tasks else 6)]))
+        train_step(
+            eng, prepared_batches(eng, [batch(size=24, tasks=tuple(exp.tasks), unlabeled=1 if exp.tasks else 6)])
+        )
     run = RunFolder.create(folder, "", {})
     run.save("last", steps, eng.model.state_dict(), None, {})
     return eng

@@ -206,7 +206,7 @@ def test_a_hook_with_an_argument_that_does_not_exist_is_a_failure(install: Insta
         ("@frozen\nclass Bad(LossWeighting):\n    family = True\n    def build(self, names): ...", "family"),
         ("@frozen\nclass Bad(LossWeighting):\n    name = 'Not So'\n    def build(self, names): ...", "'Not So'"),
         (
-            "@frozen\nclass Bad(SupervisedTask):\n    def target(self, a): ...\n    def build(self, host): ...",
+            "@frozen\nclass Bad(SupervisedTask):\n    def target(self, a): ...\n    def build(self, context): ...",
             "which annotation it `reads`",
         ),
         (
@@ -414,7 +414,7 @@ class Brighter(PretextTask):
     def views(self, scene, rng):
         answer = rng.randint(2, len(scene.clean.images))
         return [scene.clean.repaint((scene.clean.images + self.by * answer[:, None, None, None]).clamp(0, 1))], answer
-    def build(self, host): return Answer(host.info.dim)
+    def build(self, context): return Answer(context.info.dim)
 
 class Answer(Head):
     def __init__(self, dim):

@@ -122,8 +122,8 @@ class Pose(SupervisedTask):
     def target(self, annotation):
         return torch.from_numpy(annotation), torch.ones(len(annotation), dtype=torch.bool)
 
-    def build(self, host):
-        return PoseHead(host.info.dim)
+    def build(self, context):
+        return PoseHead(context.info.dim)
 
     def move(self, target, geometry):
         turn, mirrored = orthogonal(geometry.matrix)
@@ -159,8 +159,8 @@ class Parsing(SupervisedTask):
     def target(self, annotation):
         return torch.from_numpy(annotation), torch.ones(len(annotation), dtype=torch.bool)
 
-    def build(self, host):
-        return ParsingHead(host.info.channels[-1])
+    def build(self, context):
+        return ParsingHead(context.info.channels[-1])
 
     def move(self, target, geometry):
         return geometry.warp(target.float(), "nearest").long()
@@ -189,8 +189,8 @@ class Rotation(PretextTask):
         quarter = torch.tensor([[*row, 0, 0, 1] for row in rows]).view(4, 3, 3)
         return [scene.clean.rearrange(partial(turn, turns), matrix=quarter[turns])], turns
 
-    def build(self, host):
-        return RotationHead(host.info.dim)
+    def build(self, context):
+        return RotationHead(context.info.dim)
 
 
 class RotationHead(Head):
@@ -222,8 +222,8 @@ class RelativeLocation(PretextTask):
     def permute(self, target, order):
         return target | {"answer": target["answer"][order]}
 
-    def build(self, host):
-        return RelativeLocationHead(host.info.channels[-1])
+    def build(self, context):
+        return RelativeLocationHead(context.info.channels[-1])
 
 
 class RelativeLocationHead(Head):
@@ -253,8 +253,8 @@ class Consistency(PretextTask):
     def views(self, scene, rng):
         return [scene.augment(1, "weak"), scene.augment(2, "strong")], None
 
-    def build(self, host):
-        return ConsistencyHead(host.heads[self.task], self.threshold)
+    def build(self, context):
+        return ConsistencyHead(context.heads[self.task], self.threshold)
 
 
 class ConsistencyHead(Head):
@@ -284,8 +284,8 @@ class Inpainting(PretextTask):
     def permute(self, target, order):
         return target | {"images": target["images"][order]}
 
-    def build(self, host):
-        return InpaintingHead(host.info.channels[-1], EMA(host.encoder, 0.9))
+    def build(self, context):
+        return InpaintingHead(context.info.channels[-1], EMA(context.encoder, 0.9))
 
 
 class InpaintingHead(Head):
@@ -315,8 +315,8 @@ class RelativePosition(PretextTask):
         where = rng.randint(8, len(images))
         return [View(cells[:, 4]), View(cells[torch.arange(len(images)), where + (where >= 4)])], where
 
-    def build(self, host):
-        return RelativePositionHead(host.info.dim)
+    def build(self, context):
+        return RelativePositionHead(context.info.dim)
 
 
 class RelativePositionHead(Head):
@@ -338,8 +338,8 @@ class Barlow(PretextTask):
     def views(self, scene, rng):
         return [scene.clean, scene.augment(1)], None
 
-    def build(self, host):
-        return BarlowHead(host.info.dim)
+    def build(self, context):
+        return BarlowHead(context.info.dim)
 
 
 class BarlowHead(Head):
@@ -363,15 +363,15 @@ class Byol(PretextTask):
     def views(self, scene, rng):
         return [scene.clean, scene.augment(1)], None
 
-    def build(self, host):
-        return ByolHead(host)
+    def build(self, context):
+        return ByolHead(context)
 
 
 class ByolHead(Head):
-    def __init__(self, host):
+    def __init__(self, context):
         super().__init__()
-        self.project, self.predict = nn.Linear(host.info.dim, 8), nn.Linear(8, 8)
-        self.teacher = EMA(host.encoder, 0.9, final=1.0, batch_stats=True)
+        self.project, self.predict = nn.Linear(context.info.dim, 8), nn.Linear(8, 8)
+        self.teacher = EMA(context.encoder, 0.9, final=1.0, batch_stats=True)
         self.teacher_project = EMA(self.project, 0.9, final=1.0)
 
     def forward(self, a, b):

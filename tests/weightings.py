@@ -70,8 +70,8 @@ class FixedFactors(nn.Module):
 class Spare(RelativeLocation):
     """Its head has a parameter that no loss reaches."""
 
-    def build(self, host):
-        head = super().build(host)
+    def build(self, context):
+        head = super().build(context)
         head.spare = nn.Parameter(torch.ones(2, 2))
         return head
 

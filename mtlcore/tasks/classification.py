@@ -11,7 +11,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import and_, ge, lt
 from torch import Tensor, nn
 
-from ..contracts import Annotation, Features, Head, Host, SupervisedTask
+from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
 from .words import written
@@ -78,8 +78,8 @@ class Classification(SupervisedTask):
                 f'(in a csv: categorical = ["{self.reads}"])'
             )
 
-    def build(self, host: Host) -> Head:
-        return ClassificationHead(host.info.dim, self)
+    def build(self, context: BuildContext) -> Head:
+        return ClassificationHead(context.info.dim, self)
 
     def decode(self, output: Tensor) -> Tensor:
         """(B, C) logits -> (B, C) probabilities."""

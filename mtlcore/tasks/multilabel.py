@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from ..contracts import Annotation, Features, Head, Host, SupervisedTask
+from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
 from .classification import fraction
@@ -116,8 +116,8 @@ class Multilabel(SupervisedTask):
                 flags[row] = _UNKNOWN
         return flags[which]
 
-    def build(self, host: Host) -> Head:
-        return MultilabelHead(host.info.dim, self)
+    def build(self, context: BuildContext) -> Head:
+        return MultilabelHead(context.info.dim, self)
 
     def decode(self, output: Tensor) -> Tensor:
         """(B, L) logits -> (B, L) probabilities."""

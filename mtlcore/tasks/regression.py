@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from attrs import Attribute, evolve, field, frozen
 from torch import Tensor, nn
 
-from ..contracts import Annotation, Features, Head, Host, SupervisedTask
+from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
 from .classification import fraction
@@ -94,8 +94,8 @@ class Regression(SupervisedTask):
                 raise MtlError(f"the annotation {self.reads!r} has {d} numbers a row, but {key} = {getattr(self, key)}")
         return values
 
-    def build(self, host: Host) -> Head:
-        return RegressionHead(host.info.dim, self)
+    def build(self, context: BuildContext) -> Head:
+        return RegressionHead(context.info.dim, self)
 
     def decode(self, output: Tensor) -> Tensor:
         """(B, D) standardized -> (B, D) in the annotation's unit."""

@@ -21,10 +21,10 @@ from ..augment.recipes import NoAugment, Strong, Validation, Weak
 from ..contracts import (
     AugmentRecipe,
     Batch,
+    BuildContext,
     Encoder,
     Features,
     Head,
-    Host,
     PretextTask,
     Scene,
     StepCounts,
@@ -87,8 +87,8 @@ class BenchTask(SupervisedTask):
     def target(self, annotation: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(annotation), torch.ones(len(annotation), dtype=torch.bool)
 
-    def build(self, host: Host) -> Head:
-        return _BenchHead(host.info.dim)
+    def build(self, context: BuildContext) -> Head:
+        return _BenchHead(context.info.dim)
 
 
 class _BenchHead(Head):
@@ -116,7 +116,7 @@ class _Lender(Mapping[str, Head]):
     def __getitem__(self, label: str) -> Head:
         self.asked.add(label)
         if label not in self.heads:
-            self.heads[label] = BenchTask().build(Host(self.encoder.info, self.encoder, {}))
+            self.heads[label] = BenchTask().build(BuildContext(self.encoder.info, self.encoder, {}))
         return self.heads[label]
 
     def __contains__(self, label: object) -> bool:
@@ -150,7 +150,7 @@ class _Listening(PretextTask):
         self.heard.append(scene)
         return [scene.clean], None
 
-    def build(self, host: Host) -> Head:
+    def build(self, context: BuildContext) -> Head:
         raise NotImplementedError
 
 
@@ -179,14 +179,14 @@ class PretextSubject(Subject):
 
     @cached_property
     def borrowed(self) -> tuple[str, ...]:
-        """Labels of the supervised heads that it asks its host for."""
+        """Labels of the supervised heads that it asks its context for."""
         return borrowed_by(self.component)
 
     @cached_property
     def built(self) -> Any:
-        """Its head, on a host of toys."""
+        """Its head, on a context of toys."""
         with seeded(0):
-            return self.component.build(bench_host())
+            return self.component.build(bench_context())
 
     def experiment(self, size: int, recipe: AugmentRecipe | None = None, **entry: Any) -> Experiment:
         """A run of this pretext, and of the tasks whose heads it borrows. entry: keys of its table."""
@@ -260,18 +260,18 @@ class PretextSubject(Subject):
         return prepare(experiment, rows(raw(drawn), self.borrowed), drawn.keyed_rng())
 
 
-def bench_host(size: int = 32) -> Host:
+def bench_context(size: int = 32) -> BuildContext:
     """A toy encoder, and heads to lend: "category", and any other label that is asked for."""
     encoder = SharedEncoder(BenchEncoder(), size)
-    return Host(encoder.info, encoder, _Lender(encoder))
+    return BuildContext(encoder.info, encoder, _Lender(encoder))
 
 
 def borrowed_by(component: PretextTask) -> tuple[str, ...]:
-    """Labels of the supervised heads that a pretext asks its host for."""
+    """Labels of the supervised heads that a pretext asks its context for."""
     with seeded(0):
-        host = bench_host()
-        component.build(host)
-    return tuple(sorted(host.heads.asked)) if isinstance(host.heads, _Lender) else ()
+        context = bench_context()
+        component.build(context)
+    return tuple(sorted(context.heads.asked)) if isinstance(context.heads, _Lender) else ()
 
 
 def bench_experiment(

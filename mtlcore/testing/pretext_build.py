@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .generators import seeded
 from .kit import Group, require
-from .pretext_bench import PretextSubject, bench_host, same
+from .pretext_bench import PretextSubject, bench_context, same
 
 BUILD_CHECKS = Group()
 
@@ -44,10 +44,10 @@ class _Built:
 
 def _built(subject: PretextSubject, seed: int) -> _Built:
     with seeded(0):
-        host = bench_host()
-        [host.heads[label] for label in subject.borrowed]  # lent heads are built before, as in a run
+        context = bench_context()
+        [context.heads[label] for label in subject.borrowed]  # lent heads are built before, as in a run
     with seeded(seed):
-        head = subject.component.build(host)
+        head = subject.component.build(context)
         generator = torch.get_rng_state()
     weights = {name: p.detach() for name, p in head.named_parameters() if p.requires_grad and p.numel()}
     return _Built(dict(head.state_dict()), weights, generator)

@@ -18,7 +18,7 @@ from .pretext_bench import (
     LABEL,
     Asked,
     PretextSubject,
-    bench_host,
+    bench_context,
     floats,
     require_finite,
     same,
@@ -44,28 +44,28 @@ HEAD_CHECKS = Group()
 @HEAD_CHECKS.check(
     "build",
     why="without a head the views are encoded for nothing.",
-    mend="let build(host) return a subclass of mtlcore.Head, made for host.info.",
+    mend="let build(context) return a subclass of mtlcore.Head, made for context.info.",
     needs="builds_from_its_name",
     core=True,
 )
 def builds_a_head(subject: PretextSubject) -> None:
-    """build(host) gives a Head for the encoder that the host describes."""
+    """build(context) gives a Head for the encoder that the host describes."""
     require(isinstance(subject.built, Head), f"it gives a {type(subject.built).__name__}")
 
 
 @HEAD_CHECKS.check(
     "build",
     why="its weights would be saved twice, moved twice by the optimizer, and taken for the head's own.",
-    mend="keep host.info; EMA(host.encoder) for a momentum copy; Borrowed(host.heads[label]) for a lent head.",
+    mend="keep context.info; EMA(context.encoder) for a momentum copy; Borrowed(context.heads[label]) for a lent head.",
     needs="builds_a_head",
     core=True,
 )
 def head_keeps_no_shared_network(subject: PretextSubject) -> None:
     """Neither the shared encoder nor a lent head is a part of the head, nor are their weights."""
     with seeded(0):
-        host = bench_host()
-        head = subject.component.build(host)
-    for name, net in {"the shared encoder": host.encoder, **host.heads}.items():
+        context = bench_context()
+        head = subject.component.build(context)
+    for name, net in {"the shared encoder": context.encoder, **context.heads}.items():
         shared = {id(t) for t in (*net.parameters(), *net.buffers())} & _ids(head)
         require(not shared, f"{len(shared)} tensors of {name} are the head's own")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..contracts import Annotation, Features, Head, Host
+from ..contracts import Annotation, BuildContext, Features, Head
 from ..geometry import Geometry, similarity
 from ..inference import SharedEncoder
 from ..networks import losses_in_fp32
@@ -94,7 +94,7 @@ class TaskSubject(Subject):
     def head(self, seed: int = 0) -> Head:
         """A new head, its initial weights from this seed."""
         with seeded(seed):
-            head: Head = self.task.build(Host(self.encoder.info, self.encoder, {}))
+            head: Head = self.task.build(BuildContext(self.encoder.info, self.encoder, {}))
         return head.eval()
 
     def judge(self, head: Head, output: Any, target: Tensor) -> Tensor:

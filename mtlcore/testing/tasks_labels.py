@@ -135,7 +135,7 @@ HEAD_CHECKS = Group()
 @HEAD_CHECKS.check(
     "head",
     why="the encoder would be saved and trained twice, as part of the head.",
-    mend="read host.info for sizes; keep neither host.encoder nor a part of it.",
+    mend="read context.info for sizes; keep neither context.encoder nor a part of it.",
     needs="gives_targets_and_presence",
     core=True,
 )

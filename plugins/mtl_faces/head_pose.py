@@ -14,7 +14,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, lt
 from torch import Tensor, nn
 
-from mtlcore import Annotation, Features, Geometry, Head, Host, Rng, SupervisedTask, hookimpl
+from mtlcore import Annotation, BuildContext, Features, Geometry, Head, Rng, SupervisedTask, hookimpl
 
 from .draw import axes
 from .rotations import chordal_mean, from_6d, geodesic_rad, mirror, moved, to_6d, to_matrix
@@ -43,8 +43,8 @@ class HeadPose(SupervisedTask):
         drawn: np.ndarray = (2 * rng.rand(n, 3) - 1).double().numpy() * widest
         return drawn
 
-    def build(self, host: Host) -> Head:
-        return HeadPoseHead(host.info.dim, self.dropout)
+    def build(self, context: BuildContext) -> Head:
+        return HeadPoseHead(context.info.dim, self.dropout)
 
     def move(self, target: Tensor, geometry: Geometry) -> Tensor:
         """The heads as the moved images show them: turned with them, and mirrored."""

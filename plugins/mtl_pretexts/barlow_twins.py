@@ -23,7 +23,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, Host, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
+from mtlcore import BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
 
 Pair = tuple[Tensor, Tensor]
 TINY = 1e-5  # beside a variance, as in batch normalization
@@ -47,8 +47,8 @@ class BarlowTwins(PretextTask):
         """-> the clean view and another augmentation; what must be answered is in the pair itself."""
         return [scene.clean, scene.augment(1)], None
 
-    def build(self, host: Host) -> Head:
-        return BarlowTwinsHead(host.info.dim, self)
+    def build(self, context: BuildContext) -> Head:
+        return BarlowTwinsHead(context.info.dim, self)
 
     def metrics(self) -> dict[str, Any]:
         """invariance: mean C_ii, at best 1. overlap: root mean square of C_ij, i != j, at best 0. Over all rows together."""

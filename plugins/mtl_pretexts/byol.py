@@ -26,7 +26,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
-from mtlcore import EMA, Features, Head, Host, MtlError, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import EMA, BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, hookimpl
 
 Answer = dict[str, Tensor]
 
@@ -52,8 +52,8 @@ class Byol(PretextTask):
         """-> the clean view and another augmentation; what must be answered is in the pair itself."""
         return [scene.clean, scene.augment(1)], None
 
-    def build(self, host: Host) -> Head:
-        return ByolHead(host, self)
+    def build(self, context: BuildContext) -> Head:
+        return ByolHead(context, self)
 
     def metrics(self) -> dict[str, Any]:
         """pairs: mean cosine of prediction and copy's answer. strangers: of any two images'; near `pairs`: all collapsed."""
@@ -98,11 +98,11 @@ class Byol(PretextTask):
 class ByolHead(Head):
     """-> {"said": (B, 2, E) predictions of views A and B, "wanted": (B, 2, E) what the copy says of B and A}."""
 
-    def __init__(self, host: Host, task: Byol) -> None:
+    def __init__(self, context: BuildContext, task: Byol) -> None:
         super().__init__()
-        self.project = perceptron(host.info.dim, task.hidden, task.width)
+        self.project = perceptron(context.info.dim, task.hidden, task.width)
         self.predict = perceptron(task.width, task.hidden, task.width)
-        self.teacher = EMA(host.encoder, task.momentum, final=1.0, batch_stats=True)
+        self.teacher = EMA(context.encoder, task.momentum, final=1.0, batch_stats=True)
         self.teacher_project = EMA(self.project, task.momentum, final=1.0, batch_stats=True)
 
     def forward(self, a: Features, b: Features) -> Answer:

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from mtlcore import EncoderInfo, Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, Scene, View, hookimpl
 
 QUARTER = 4
 CELL, SIGMA = 10.0, 5.0  # Lab units
@@ -53,8 +53,8 @@ class Colorization(PretextTask):
         gray = (colors[:, :1] / 100).clamp(0, 1).repeat(1, 3, 1, 1)
         return [scene.clean.repaint(gray)], F.adaptive_avg_pool2d(colors[:, 1:], quarter(gray))
 
-    def build(self, host: Host) -> Head:
-        return ColorizationHead(host.info)
+    def build(self, context: BuildContext) -> Head:
+        return ColorizationHead(context.info)
 
     def metrics(self) -> dict[str, Any]:
         """ab_error: distance of the mean answer from the truth, Lab units. accuracy: share of places whose cell is named."""

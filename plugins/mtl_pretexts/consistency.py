@@ -26,7 +26,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, in_, le, lt
 from torch import Tensor, nn
 
-from mtlcore import EMA, Borrowed, Features, Head, Host, MtlError, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import EMA, Borrowed, BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, hookimpl
 
 Answer = dict[str, Tensor]
 FRAME = {"unsure": (0.5, 0.5, 0.5), "agrees": (0.1, 0.7, 0.2), "differs": (0.9, 0.1, 0.1)}
@@ -57,11 +57,11 @@ class Consistency(PretextTask):
         """-> the weak and the strong view; where both are one recipe, two draws of it."""
         return [scene.augment(1, self.weak), scene.augment(1 + (self.weak == self.strong), self.strong)], None
 
-    def build(self, host: Host) -> Head:
-        label = self.task or _only(list(host.heads))
-        judge = host.heads[label]
-        _require_classes(judge, host, label)
-        return ConsistencyHead(host, judge, self)
+    def build(self, context: BuildContext) -> Head:
+        label = self.task or _only(list(context.heads))
+        judge = context.heads[label]
+        _require_classes(judge, context, label)
+        return ConsistencyHead(context, judge, self)
 
     def metrics(self) -> dict[str, Any]:
         """agreement: share of images whose likeliest class is the same on both views. sure: share that passes the threshold."""
@@ -102,12 +102,12 @@ class ConsistencyHead(Head):
     With "self" the teacher's head is a copy of momentum 0: at each step the head itself, but for its dropout.
     """
 
-    def __init__(self, host: Host, judge: Head, task: Consistency) -> None:
+    def __init__(self, context: BuildContext, judge: Head, task: Consistency) -> None:
         super().__init__()
         self.task, self.judge = task, Borrowed(judge)
         momentum = {"self": (0.0, 0.0), "ema": (task.momentum, task.final)}[task.teacher]
         self.teacher_head = EMA(judge, *momentum)
-        self.teacher: nn.Module | None = EMA(host.encoder, *momentum) if task.teacher == "ema" else None
+        self.teacher: nn.Module | None = EMA(context.encoder, *momentum) if task.teacher == "ema" else None
 
     def forward(self, weak: Features, strong: Features) -> Answer:
         with torch.no_grad():
@@ -141,12 +141,12 @@ def _only(labels: list[str]) -> str:
     return labels[0]
 
 
-def _require_classes(judge: Head, host: Host, label: str) -> None:
+def _require_classes(judge: Head, context: BuildContext, label: str) -> None:
     """Raises MtlError where a head does not choose one of K classes: (B, K) logits whose loss knows a softmax.
 
     A softmax does not see a number added to all logits; the losses of regression and of yes-or-no labels do.
     """
-    output = _answer(judge, host)
+    output = _answer(judge, context)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2 or not _knows_softmax(judge, output):
         raise MtlError(
@@ -156,9 +156,9 @@ def _require_classes(judge: Head, host: Host, label: str) -> None:
 
 
 @torch.no_grad()
-def _answer(judge: Head, host: Host) -> Any:
+def _answer(judge: Head, context: BuildContext) -> Any:
     """The head's answer about empty features, its dropout at rest."""
-    info, training = host.info, judge.training
+    info, training = context.info, judge.training
     maps = tuple(torch.zeros(1, c, *size) for c, size in zip(info.channels, info.map_sizes))
     blank = torch.zeros(1, 3, info.image_size, info.image_size)
     output = judge.eval()(Features(maps, torch.zeros(1, info.dim), maps[-1], blank))

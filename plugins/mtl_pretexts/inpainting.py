@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mtl_pretexts.perceptual import Judge, ema_judge, vgg16_judge
-from mtlcore import EncoderInfo, Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, Scene, View, hookimpl
 
 GRAY = 0.5
 Question = dict[str, Tensor]
@@ -88,14 +88,14 @@ class Inpainting(PretextTask):
         """The missing pixels put back; all others are the view's own, bit for bit."""
         return torch.where(target["hidden"], target["image"], view)
 
-    def build(self, host: Host) -> Head:
-        return InpaintingHead(host.info, self._judge(host), self.mix)
+    def build(self, context: BuildContext) -> Head:
+        return InpaintingHead(context.info, self._judge(context), self.mix)
 
-    def _judge(self, host: Host) -> Judge | None:
+    def _judge(self, context: BuildContext) -> Judge | None:
         if self.perceptual == "none" or not self.mix:
             return None
         if self.perceptual == "ema":
-            return ema_judge(host, self.layers, self.momentum)
+            return ema_judge(context, self.layers, self.momentum)
         return vgg16_judge(self.layers, str(self.vgg16_weights or ""))
 
     def metrics(self) -> dict[str, Any]:

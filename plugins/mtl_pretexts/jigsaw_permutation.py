@@ -32,7 +32,7 @@ from attrs import Attribute, evolve, field, frozen
 from attrs.validators import in_
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, Features, Head, PretextTask, Rng, Scene, View, hookimpl
 
 TILE = 64 / 75  # of a cell's side
 SPREAD = 0.25  # of every tile, about gray
@@ -76,8 +76,8 @@ class JigsawPermutation(PretextTask):
             tile = F.interpolate(tile, (height, width), mode="bilinear", align_corners=False)
         return evolve(clean, images=tile, geometry=None, mix=None)
 
-    def build(self, host: Host) -> Head:
-        return JigsawPermutationHead(host.info.dim, self.grid**2, self.permutations)
+    def build(self, context: BuildContext) -> Head:
+        return JigsawPermutationHead(context.info.dim, self.grid**2, self.permutations)
 
     def metrics(self) -> dict[str, Any]:
         """accuracy: share of images whose order is named (chance: 1 / K)."""

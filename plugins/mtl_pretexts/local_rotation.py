@@ -27,7 +27,7 @@ from attrs import field, frozen
 from attrs.validators import in_
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, Features, Head, PretextTask, Rng, Scene, View, hookimpl
 
 Question = dict[str, Tensor]
 SIDES = (0.25, 0.75)  # of an implicit square, as shares of the image's side
@@ -65,8 +65,8 @@ class LocalRotation(PretextTask):
         """The square turned back, bit for bit."""
         return turn_square(target["box"], -target["answer"] % 4, view)
 
-    def build(self, host: Host) -> Head:
-        return LocalRotationHead(host.info.dim, self.answers)
+    def build(self, context: BuildContext) -> Head:
+        return LocalRotationHead(context.info.dim, self.answers)
 
     def metrics(self) -> dict[str, Any]:
         """accuracy: share of images rightly answered; chance is 1/16, or 1/4 of the implicit variant."""

@@ -24,7 +24,7 @@ from attrs.validators import and_, ge, le
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtlcore import EncoderInfo, Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, Scene, View, hookimpl
 
 GRAY = 0.5
 Question = dict[str, Tensor]
@@ -75,8 +75,8 @@ class MaskedImage(PretextTask):
         """The covered pixels put back; all others are the view's own, bit for bit."""
         return torch.where(target["covered"], target["image"], view)
 
-    def build(self, host: Host) -> Head:
-        return MaskedImageHead(host.info)
+    def build(self, context: BuildContext) -> Head:
+        return MaskedImageHead(context.info)
 
     def metrics(self) -> dict[str, Any]:
         """l1: of the covered pixels. over_mean: it, as a share of the L1 of the visible pixels' mean color; lower is better."""

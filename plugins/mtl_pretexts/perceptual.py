@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcore import EMA, Frozen, Host, MtlError
+from mtlcore import EMA, BuildContext, Frozen, MtlError
 
 FINEST = 3  # layers, where none are named
 TINY = 1e-6
@@ -59,9 +59,9 @@ class Judge(nn.Module):
         return [maps[i] for i in self.layers]
 
 
-def ema_judge(host: Host, layers: tuple[int, ...], momentum: float) -> Judge:
+def ema_judge(context: BuildContext, layers: tuple[int, ...], momentum: float) -> Judge:
     """The encoder's momentum copy, by its running statistics; layers are its maps, 0 the finest."""
-    return Judge(EMA(host.encoder, momentum), _chosen(layers, len(host.info.channels), "the encoder's maps"))
+    return Judge(EMA(context.encoder, momentum), _chosen(layers, len(context.info.channels), "the encoder's maps"))
 
 
 def vgg16_judge(layers: tuple[int, ...], weights: str) -> Judge:

@@ -21,7 +21,7 @@ from attrs.validators import and_, ge, in_, le, lt
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, Features, Head, PretextTask, Rng, Scene, View, hookimpl
 
 Answer = dict[str, Tensor]
 
@@ -80,8 +80,8 @@ class Puzzling(PretextTask):
             return None
         return unshuffle(target["tile"][:, 0], target["turn"][:, 0] if self.rotate else None, view)
 
-    def build(self, host: Host) -> Head:
-        return PuzzlingHead(host.info.dim, host.info.channels[-1], self)
+    def build(self, context: BuildContext) -> Head:
+        return PuzzlingHead(context.info.dim, context.info.channels[-1], self)
 
     def metrics(self) -> dict[str, Any]:
         """accuracy: share of positions whose tile is named rightly (chance: 1 / P)."""

@@ -26,7 +26,7 @@ from attrs.validators import ge
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtlcore import EncoderInfo, Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, Scene, View, hookimpl
 
 Question = dict[str, Tensor]
 MOST, FEWEST = 7, 3  # cells a side
@@ -53,8 +53,8 @@ class RelativeLocation(PretextTask):
         """Which cells are asked is the question."""
         return target | {"answer": target["answer"][order]}
 
-    def build(self, host: Host) -> Head:
-        return RelativeLocationHead(host.info, self.width)
+    def build(self, context: BuildContext) -> Head:
+        return RelativeLocationHead(context.info, self.width)
 
     def metrics(self) -> dict[str, Any]:
         """l1: of the offsets, in shares of the side. accuracy: share of pairs whose offset is right to the cell."""

@@ -27,7 +27,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import and_, ge, in_, le
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, Features, Head, PretextTask, Rng, Scene, View, hookimpl
 
 share = and_(ge(0.0), le(1.0))
 GREEN_MAGENTA = (-1.0, 2.0, -1.0)
@@ -79,8 +79,8 @@ class RelativePosition(PretextTask):
             return one_channel(patch, rng)
         return without_fringes(patch) if self.colors == "project" else patch
 
-    def build(self, host: Host) -> Head:
-        return RelativePositionHead(host.info.dim)
+    def build(self, context: BuildContext) -> Head:
+        return RelativePositionHead(context.info.dim)
 
     def metrics(self) -> dict[str, Any]:
         """accuracy: share of neighbors that are placed rightly (chance: 1/8)."""

@@ -14,7 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mtlcore import Classification, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import BuildContext, Classification, Head, PretextTask, Rng, Scene, View, hookimpl
 
 
 @frozen
@@ -29,8 +29,8 @@ class Rotation(PretextTask):
         quarter = torch.tensor([[*row, 0, 0, 1] for row in rows]).view(4, 3, 3)
         return [scene.clean.rearrange(partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns])], turns
 
-    def build(self, host: Host) -> Head:
-        return Classification(classes=("0", "90", "180", "270"), dropout=0.0).build(host)
+    def build(self, context: BuildContext) -> Head:
+        return Classification(classes=("0", "90", "180", "270"), dropout=0.0).build(context)
 
     def undo(self, view: Tensor, target: Tensor) -> Tensor:
         return turn(-target % 4, view)

@@ -21,7 +21,7 @@ from attrs import field, frozen
 from attrs.validators import ge, gt
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, Host, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
+from mtlcore import BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
 
 Pair = tuple[Tensor, Tensor]
 
@@ -44,8 +44,8 @@ class Simclr(PretextTask):
         """-> the clean view and another augmentation; what must be answered is in the pair itself."""
         return [scene.clean, scene.augment(1)], None
 
-    def build(self, host: Host) -> Head:
-        return SimclrHead(host.info.dim, self)
+    def build(self, context: BuildContext) -> Head:
+        return SimclrHead(context.info.dim, self)
 
     def metrics(self) -> dict[str, Any]:
         """pairs: mean cosine of the two views of an image. strangers: of any two images'; near `pairs`: all collapsed."""

@@ -24,7 +24,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, Host, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
+from mtlcore import BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
 
 Pair = tuple[Tensor, Tensor]
 TINY = 1e-4  # the paper's epsilon, beside a variance
@@ -51,8 +51,8 @@ class Vicreg(PretextTask):
         """-> the clean view and another augmentation; what must be answered is in the pair itself."""
         return [scene.clean, scene.augment(1)], None
 
-    def build(self, host: Host) -> Head:
-        return VicregHead(host.info.dim, self)
+    def build(self, context: BuildContext) -> Head:
+        return VicregHead(context.info.dim, self)
 
     def metrics(self) -> dict[str, Any]:
         """distance: mean squared difference of the two views, at best 0. std: the mean one of a component; 0: all collapsed."""

@@ -54,8 +54,8 @@ class Turned(PretextTask):
     def undo(self, view, target):
         return turn(-target % 4, view)
 
-    def build(self, host):
-        return TurnedHead(host)
+    def build(self, context):
+        return TurnedHead(context)
 
     def metrics(self):
         from torchmetrics.classification import MulticlassAccuracy
@@ -69,9 +69,9 @@ class Turned(PretextTask):
 class TurnedHead(Head):
     choices = 4
 
-    def __init__(self, host):
+    def __init__(self, context):
         super().__init__()
-        self.answer = nn.Linear(host.info.dim, 4)
+        self.answer = nn.Linear(context.info.dim, 4)
 
     def forward(self, features):
         return self.answer(features.pooled)
@@ -101,14 +101,14 @@ class Hidden(PretextTask):
     def permute(self, target, order):
         return target | {"image": target["image"][order]}
 
-    def build(self, host):
-        return HiddenHead(host)
+    def build(self, context):
+        return HiddenHead(context)
 
 
 class HiddenHead(Head):
-    def __init__(self, host):
+    def __init__(self, context):
         super().__init__()
-        self.decoder, self.judge = nn.Conv2d(host.info.channels[-1], 3, 1), EMA(host.encoder, 0.9)
+        self.decoder, self.judge = nn.Conv2d(context.info.channels[-1], 3, 1), EMA(context.encoder, 0.9)
 
     def forward(self, features):
         return F.interpolate(self.decoder(features.maps[-1]), features.images.shape[-2:], mode="bilinear").sigmoid()
@@ -210,14 +210,14 @@ class TakesAnyKey(Turned):
 class BuildsALayer(Turned):
     """Its head is no Head."""
 
-    def build(self, host):
-        return nn.Linear(host.info.dim, 4)
+    def build(self, context):
+        return nn.Linear(context.info.dim, 4)
 
 
 class _KeepsTheEncoder(TurnedHead):
-    def __init__(self, host):
-        super().__init__(host)
-        self.encoder = host.encoder
+    def __init__(self, context):
+        super().__init__(context)
+        self.encoder = context.encoder
 
 
 @fails("head_keeps_no_shared_network")
@@ -225,8 +225,8 @@ class _KeepsTheEncoder(TurnedHead):
 class KeepsTheEncoder(Turned):
     """Its head has the shared encoder as a part."""
 
-    def build(self, host):
-        return _KeepsTheEncoder(host)
+    def build(self, context):
+        return _KeepsTheEncoder(context)
 
 
 # ---------------------------------------------------------------------------------------------------- views
@@ -382,13 +382,13 @@ class CountsFromOne(Turned):
 def with_head(name, doc, check, *, base=Turned, head=TurnedHead, **methods):
     """A pretext whose head differs in these methods, entered as the one that fails `check`."""
     made = type(f"_{name}Head", (head,), methods)
-    task = type(name, (base,), {"__doc__": doc, "__module__": __name__, "build": lambda self, host: made(host)})
+    task = type(name, (base,), {"__doc__": doc, "__module__": __name__, "build": lambda self, context: made(context)})
     globals()[name] = fails(check)(frozen(task))
 
 
-def _with_norm(self, host):
-    TurnedHead.__init__(self, host)
-    self.norm = nn.BatchNorm1d(host.info.dim)
+def _with_norm(self, context):
+    TurnedHead.__init__(self, context)
+    self.norm = nn.BatchNorm1d(context.info.dim)
 
 
 with_head(
@@ -465,13 +465,13 @@ class MixesRows(Turned):
 # ---------------------------------------------------------------------------------------------------- gradients, state
 
 
-def _with_fixed_norm(self, host):
-    TurnedHead.__init__(self, host)
+def _with_fixed_norm(self, context):
+    TurnedHead.__init__(self, context)
     self.fixed = Frozen(nn.BatchNorm2d(3, momentum=0.0))  # the running statistics stay: they are in no state
 
 
-def _with_saved_norm(self, host):
-    TurnedHead.__init__(self, host)
+def _with_saved_norm(self, context):
+    TurnedHead.__init__(self, context)
     self.fixed = nn.BatchNorm2d(3).requires_grad_(False)
 
 
@@ -491,24 +491,24 @@ def _with_fixed(self, features):
     return self.answer(features.pooled) + F.pad(self.fixed(features.images).mean((2, 3)), (0, 1))
 
 
-def _with_unused(self, host):
-    TurnedHead.__init__(self, host)
-    self.unused = nn.Linear(host.info.dim, 4)
+def _with_unused(self, context):
+    TurnedHead.__init__(self, context)
+    self.unused = nn.Linear(context.info.dim, 4)
 
 
-def _with_learning_teacher(self, host):
-    TurnedHead.__init__(self, host)
-    self.teacher = EMA(host.encoder)
+def _with_learning_teacher(self, context):
+    TurnedHead.__init__(self, context)
+    self.teacher = EMA(context.encoder)
     self.teacher.requires_grad_(True)
 
 
-def _with_bare_tensor(self, host):
-    TurnedHead.__init__(self, host)
-    self.code = torch.rand(host.info.dim)
+def _with_bare_tensor(self, context):
+    TurnedHead.__init__(self, context)
+    self.code = torch.rand(context.info.dim)
 
 
-def _with_counter(self, host):
-    TurnedHead.__init__(self, host)
+def _with_counter(self, context):
+    TurnedHead.__init__(self, context)
     self.register_buffer("steps", torch.zeros(()))
 
 

@@ -39,7 +39,7 @@ def fails(check, *, also=False):
 def with_head(name, doc, check, *, also=False, task=None, **methods):
     """A pretext whose head differs in these methods, and itself in those of `task`."""
     head = type(f"_{name}Head", (TurnedHead,), methods)
-    body = {"__doc__": doc, "__module__": __name__, "build": lambda self, host: head(host), **(task or {})}
+    body = {"__doc__": doc, "__module__": __name__, "build": lambda self, context: head(context), **(task or {})}
     globals()[name] = fails(check, also=also)(frozen(type(name, (Turned,), body)))
 
 
@@ -62,8 +62,8 @@ class _TogetherHead(TurnedHead):
 class Together(Turned):
     """Its rows are judged together, by their mean."""
 
-    def build(self, host):
-        return _TogetherHead(host)
+    def build(self, context):
+        return _TogetherHead(context)
 
 
 # ---------------------------------------------------------------------------------------------------- views
@@ -141,13 +141,13 @@ class EndsTheRun(Turned):
 CODES: dict[int, torch.Tensor] = {}
 
 
-def _seeds_itself(self, host):
+def _seeds_itself(self, context):
     torch.manual_seed(7)
-    TurnedHead.__init__(self, host)
+    TurnedHead.__init__(self, context)
 
 
-def _with_center(self, host):
-    TurnedHead.__init__(self, host)
+def _with_center(self, context):
+    TurnedHead.__init__(self, context)
     self.center = torch.zeros(4)
 
 
@@ -158,9 +158,9 @@ def _centered(self, features):
     return output - self.center.to(output, non_blocking=True)
 
 
-def _with_cached_code(self, host):
-    TurnedHead.__init__(self, host)
-    CODES.setdefault(host.info.dim, torch.randn(4))
+def _with_cached_code(self, context):
+    TurnedHead.__init__(self, context)
+    CODES.setdefault(context.info.dim, torch.randn(4))
 
 
 with_head(
@@ -275,8 +275,8 @@ class _OwnDropout(nn.Module):
 
 
 class _DropsHead(TurnedHead):
-    def __init__(self, host):
-        super().__init__(host)
+    def __init__(self, context):
+        super().__init__(context)
         self.dropout = _OwnDropout()
 
     def forward(self, features):
@@ -287,8 +287,8 @@ class _DropsHead(TurnedHead):
 class Drops(Turned):
     """It is right: dropout may draw in train mode."""
 
-    def build(self, host):
-        return _DropsHead(host)
+    def build(self, context):
+        return _DropsHead(context)
 
 
 @hookimpl

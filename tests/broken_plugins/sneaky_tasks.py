@@ -15,13 +15,13 @@ OFFSETS: dict[int, torch.Tensor] = {}
 def with_head(name, doc, check, **methods):
     """A task whose head differs in these methods, entered as one that fails `check`."""
     made = type(f"_{name}Head", (RightHead,), methods)
-    body = {"__doc__": doc, "__module__": __name__, "head": lambda self, host: made(host)}
+    body = {"__doc__": doc, "__module__": __name__, "head": lambda self, context: made(context)}
     globals()[name] = frozen(type(name, (Right,), body))
     ALSO.append((check, globals()[name]))
 
 
-def _with_center(self, host):
-    RightHead.__init__(self, host)
+def _with_center(self, context):
+    RightHead.__init__(self, context)
     self.center = torch.zeros(2)
 
 
@@ -32,14 +32,14 @@ def _centered(self, features):
     return output - self.center
 
 
-def _with_cached_offset(self, host):
-    RightHead.__init__(self, host)
-    OFFSETS.setdefault(host.info.dim, torch.randn(2))
+def _with_cached_offset(self, context):
+    RightHead.__init__(self, context)
+    OFFSETS.setdefault(context.info.dim, torch.randn(2))
 
 
-def _with_idle_layer(self, host):
-    RightHead.__init__(self, host)
-    self.idle = nn.Linear(host.info.dim, 2)
+def _with_idle_layer(self, context):
+    RightHead.__init__(self, context)
+    self.idle = nn.Linear(context.info.dim, 2)
 
 
 def _noisy_in_training(self, output, target):

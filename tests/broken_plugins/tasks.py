@@ -21,9 +21,9 @@ BROKEN = Broken()
 class RightHead(Head):
     """One linear layer, and the mean squared error."""
 
-    def __init__(self, host):
+    def __init__(self, context):
         super().__init__()
-        self.answer = nn.Linear(host.info.dim, 2)
+        self.answer = nn.Linear(context.info.dim, 2)
 
     def forward(self, features):
         return self.answer(features.pooled)
@@ -52,11 +52,11 @@ class Right(SupervisedTask):
         values = np.where(present[:, None], annotation, 0).astype(np.float32)
         return torch.from_numpy(values), torch.from_numpy(present)
 
-    def build(self, host):
-        return self.head(host)
+    def build(self, context):
+        return self.head(context)
 
-    def head(self, host):
-        return RightHead(host)
+    def head(self, context):
+        return RightHead(context)
 
     def move(self, target, geometry):
         return (orthogonal(geometry.matrix)[0] @ target[:, :, None])[:, :, 0]
@@ -77,8 +77,8 @@ class Right(SupervisedTask):
 class Concordant(Right):
     """The same task, its rows judged together: one minus a correlation, weighted by the rows' shares."""
 
-    def head(self, host):
-        return ConcordantHead(host)
+    def head(self, context):
+        return ConcordantHead(context)
 
 
 class ConcordantHead(RightHead):
@@ -106,8 +106,8 @@ class Parsing(SupervisedTask):
         kept = np.where(present[:, None, None, None], annotation, 0)
         return torch.from_numpy(kept.astype(np.int64)), torch.from_numpy(present)
 
-    def build(self, host):
-        return ParsingHead(host)
+    def build(self, context):
+        return ParsingHead(context)
 
     def move(self, target, geometry):
         return geometry.warp(target.float(), "nearest").long()
@@ -130,9 +130,9 @@ class PixelAccuracy(MeanMetric):
 
 
 class ParsingHead(Head):
-    def __init__(self, host):
+    def __init__(self, context):
         super().__init__()
-        self.answer = nn.Conv2d(host.info.channels[0], 3, 1)
+        self.answer = nn.Conv2d(context.info.channels[0], 3, 1)
 
     def forward(self, features):
         return F.interpolate(self.answer(features.maps[0]), features.images.shape[-2:], mode="bilinear")
@@ -229,9 +229,9 @@ class UnknownIsFirst(Classification):
 class KeepsTheEncoder(Right):
     """The encoder is a part of its head."""
 
-    def head(self, host):
-        head = RightHead(host)
-        head.encoder = host.encoder
+    def head(self, context):
+        head = RightHead(context)
+        head.encoder = context.encoder
         return head
 
 
@@ -240,13 +240,13 @@ class KeepsTheEncoder(Right):
 class ForgetsItsScale(Right):
     """A tensor is a plain attribute."""
 
-    def head(self, host):
-        return ForgetsItsScaleHead(host)
+    def head(self, context):
+        return ForgetsItsScaleHead(context)
 
 
 class ForgetsItsScaleHead(RightHead):
-    def __init__(self, host):
-        super().__init__(host)
+    def __init__(self, context):
+        super().__init__(context)
         self.scale = 0.5 + torch.rand(())
 
     def forward(self, features):
@@ -258,8 +258,8 @@ class ForgetsItsScaleHead(RightHead):
 class Squeezes(Right):
     """A batch of one loses its first dimension."""
 
-    def head(self, host):
-        return SqueezesHead(host)
+    def head(self, context):
+        return SqueezesHead(context)
 
 
 class SqueezesHead(RightHead):
@@ -278,8 +278,8 @@ class SqueezesHead(RightHead):
 class MeanOverTheBatch(Right):
     """One value for all, and no word of it."""
 
-    def head(self, host):
-        return MeanOverTheBatchHead(host)
+    def head(self, context):
+        return MeanOverTheBatchHead(context)
 
 
 class MeanOverTheBatchHead(RightHead):
@@ -292,8 +292,8 @@ class MeanOverTheBatchHead(RightHead):
 class DividesByTheTruth(Right):
     """The error as a share of the target."""
 
-    def head(self, host):
-        return DividesByTheTruthHead(host)
+    def head(self, context):
+        return DividesByTheTruthHead(context)
 
 
 class DividesByTheTruthHead(RightHead):
@@ -306,8 +306,8 @@ class DividesByTheTruthHead(RightHead):
 class GrowsTooFast(Right):
     """The exponential of an error."""
 
-    def head(self, host):
-        return GrowsTooFastHead(host)
+    def head(self, context):
+        return GrowsTooFastHead(context)
 
 
 class GrowsTooFastHead(RightHead):
@@ -320,8 +320,8 @@ class GrowsTooFastHead(RightHead):
 class AddsTheMean(Right):
     """Each row pays for the others too."""
 
-    def head(self, host):
-        return AddsTheMeanHead(host)
+    def head(self, context):
+        return AddsTheMeanHead(context)
 
 
 class AddsTheMeanHead(RightHead):
@@ -335,8 +335,8 @@ class AddsTheMeanHead(RightHead):
 class TurnsAway(Right):
     """The sign is wrong."""
 
-    def head(self, host):
-        return TurnsAwayHead(host)
+    def head(self, context):
+        return TurnsAwayHead(context)
 
 
 class TurnsAwayHead(RightHead):
@@ -349,8 +349,8 @@ class TurnsAwayHead(RightHead):
 class ClimbsUp(Right):
     """The value is right, its gradient is not."""
 
-    def head(self, host):
-        return ClimbsUpHead(host)
+    def head(self, context):
+        return ClimbsUpHead(context)
 
 
 class ClimbsUpHead(RightHead):
@@ -364,8 +364,8 @@ class ClimbsUpHead(RightHead):
 class Detaches(Right):
     """The encoder learns nothing of it."""
 
-    def head(self, host):
-        return DetachesHead(host)
+    def head(self, context):
+        return DetachesHead(context)
 
 
 class DetachesHead(RightHead):
@@ -529,8 +529,8 @@ class DrawsGlobally(Right):
 class LosesDigits(Right):
     """A large number is added and taken away again."""
 
-    def head(self, host):
-        return LosesDigitsHead(host)
+    def head(self, context):
+        return LosesDigitsHead(context)
 
 
 class LosesDigitsHead(RightHead):
@@ -546,8 +546,8 @@ class LosesDigitsHead(RightHead):
 class BranchesOnValues(Right):
     """Python looks at a value."""
 
-    def head(self, host):
-        return BranchesOnValuesHead(host)
+    def head(self, context):
+        return BranchesOnValuesHead(context)
 
 
 class BranchesOnValuesHead(RightHead):

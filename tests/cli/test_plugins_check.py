@@ -56,7 +56,7 @@ class Views(PretextTask):
     cites = "original"
     def views(self, scene, rng):
         raise {error}
-    def build(self, host):
+    def build(self, context):
         return Head()
 
 @frozen
@@ -66,7 +66,7 @@ class Build(PretextTask):
     cites = "original"
     def views(self, scene, rng):
         return [scene.clean], None
-    def build(self, host):
+    def build(self, context):
         raise {error}
 
 @hookimpl

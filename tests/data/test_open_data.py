@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_sources import InMemory, cycle, experiment, numbers_of
 
-from mtlcore import Annotation, Classification, Head, Host, MtlError, SupervisedTask
+from mtlcore import Annotation, BuildContext, Classification, Head, MtlError, SupervisedTask
 from mtlcore.data.dataset import Dataset, open_data
 from mtlcore.experiment import DataEntry
 
@@ -32,7 +32,7 @@ class Number(SupervisedTask):
         values = torch.from_numpy(annotation).float()
         return values, ~values.isnan().any(1)
 
-    def build(self, host: Host) -> Head:
+    def build(self, context: BuildContext) -> Head:
         raise NotImplementedError
 
 

@@ -214,26 +214,26 @@ class Numbers(SupervisedTask):
     def target(self, annotation):
         raise NotImplementedError
 
-    def build(self, host):
-        return Squares(host.info.dim, self.coupled)
+    def build(self, context):
+        return Squares(context.info.dim, self.coupled)
 
 
 @frozen
 class Turn(Numbers):
     reads = "pose"
 
-    def build(self, host):
-        return PoseHead(host.info.dim)
+    def build(self, context):
+        return PoseHead(context.info.dim)
 
 
 @frozen
 class Pieces(Numbers):
-    def build(self, host):
+    def build(self, context):
         class Dict(Squares):
             def forward(self, features):
                 return {"a": self.answer(features.pooled)}
 
-        return Dict(host.info.dim, False)
+        return Dict(context.info.dim, False)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlcore import EncoderInfo, Features, Host, MtlError
+from mtlcore import BuildContext, EncoderInfo, Features, MtlError
 from mtlcore.tasks.multilabel import Multilabel, MultilabelHead, join_names
 
 NAMES = ("glasses", "hat", "smile")
@@ -73,7 +73,7 @@ def test_what_a_user_gets_wrong_is_told():
 
 def head() -> MultilabelHead:
     torch.manual_seed(0)
-    made = TASK.build(Host(EncoderInfo(5, (), (), 32), torch.nn.Identity(), {}))
+    made = TASK.build(BuildContext(EncoderInfo(5, (), (), 32), torch.nn.Identity(), {}))
     assert isinstance(made, MultilabelHead)
     return made
 

@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 import torch
 
-from mtlcore import EncoderInfo, Features, Host, MtlError
+from mtlcore import BuildContext, EncoderInfo, Features, MtlError
 from mtlcore.config.strict import converter
 from mtlcore.tasks.regression import Regression, RegressionHead
 
@@ -18,7 +18,7 @@ AGES = np.array([20.0, 30.0, np.nan, 40.0])
 
 def head(task: Regression) -> RegressionHead:
     torch.manual_seed(0)
-    made = task.build(Host(EncoderInfo(5, (), (), 32), torch.nn.Identity(), {}))
+    made = task.build(BuildContext(EncoderInfo(5, (), (), 32), torch.nn.Identity(), {}))
     assert isinstance(made, RegressionHead)
     return made
 

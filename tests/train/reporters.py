@@ -84,7 +84,7 @@ class Vandal(Callback):
         if self.how == "statistics":
             run.network.train()(torch.rand(4, 3, 16, 16))
         if self.how == "raise":
-            raise ConnectionError("no route to host")
+            raise ConnectionError("no route to context")
         if self.how == "state":
             run.state["kept"] = np.float64(1)
         if self.how == "refuse":

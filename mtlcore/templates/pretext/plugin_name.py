@@ -15,7 +15,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, Host, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import Features, Head, BuildContext, PretextTask, Rng, Scene, View, hookimpl
 
 
 @frozen
@@ -40,8 +40,8 @@ class PluginName(PretextTask):
 
         return [clean.rearrange(move, half_turn(turned, clean.images))], turned.long()
 
-    def build(self, host: Host) -> Head:
-        return PluginNameHead(host.info.dim)
+    def build(self, context: BuildContext) -> Head:
+        return PluginNameHead(context.info.dim)
 
     def undo(self, view: Tensor, target: Tensor) -> Tensor:
         """The clean images, bit for bit: with it the conformance kit proves that the answers are true."""

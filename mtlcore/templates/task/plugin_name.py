@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import and_, ge, lt
 from torch import Tensor, nn
 
-from mtlcore import Annotation, Features, Head, Host, MtlError, SupervisedTask, hookimpl
+from mtlcore import Annotation, Features, Head, BuildContext, MtlError, SupervisedTask, hookimpl
 
 
 @frozen
@@ -43,8 +43,8 @@ class PluginName(SupervisedTask):
         matches = np.asarray(annotation)[:, None] == np.asarray(self.classes)
         return torch.from_numpy(matches.argmax(1)), torch.from_numpy(matches.any(1))
 
-    def build(self, host: Host) -> Head:
-        return PluginNameHead(host.info.dim, len(self.classes), self.dropout)
+    def build(self, context: BuildContext) -> Head:
+        return PluginNameHead(context.info.dim, len(self.classes), self.dropout)
 
     def decode(self, output: Tensor) -> Tensor:
         """(B, C) logits -> (B, C) probabilities: what metrics and people read."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .contracts import Annotation as Annotation
+    from .contracts import AugmentedBatch as AugmentedBatch
     from .contracts import AugmentRecipe as AugmentRecipe
     from .contracts import Batch as Batch
     from .contracts import BuildContext as BuildContext
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .contracts import Index as Index
     from .contracts import LossWeighting as LossWeighting
     from .contracts import PretextTask as PretextTask
-    from .contracts import Scene as Scene
     from .contracts import Skipped as Skipped
     from .contracts import StepCounts as StepCounts
     from .contracts import StepLosses as StepLosses
@@ -50,7 +50,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "contracts": "Annotation AugmentRecipe Batch DataSource Encoder EncoderInfo Features Head BuildContext Index LossWeighting "
-    "Callback PretextTask CallbackContext Scene Skipped StepCounts StepLosses SupervisedTask Target View",
+    "Callback PretextTask CallbackContext AugmentedBatch Skipped StepCounts StepLosses SupervisedTask Target View",
     "data.images": "read_image",
     "errors": "MtlError nearest",
     "geometry": "Geometry orthogonal",

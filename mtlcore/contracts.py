@@ -63,7 +63,7 @@ class View:
     geometry: None means "no whole image of the sample" (a patch), and no supervised head reads such a view. Every other view may
     be read, the labels moved as the geometry says.
     mix: mixup or cutmix: the partner of each row (B,) int64, and the row's own share (B,) in [0, 1].
-    recipe: whose `finish` these images get; set by the scene, kept by all that is derived. None: the run's own recipe.
+    recipe: whose `finish` these images get; set by the batch, kept by all that is derived. None: the run's own recipe.
     """
 
     images: Tensor
@@ -93,7 +93,7 @@ class View:
         )
 
 
-class Scene(Protocol):
+class AugmentedBatch(Protocol):
     """A batch of samples that a pretext may look at, as often as it likes."""
 
     @property
@@ -305,7 +305,7 @@ class PretextTask(Component):
     kind = "pretext"
 
     @abstractmethod
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Target]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
         """The views the encoder reads, and what the head must answer about them, JOINTLY: a pytree of (B, ...), or None."""
 
     @abstractmethod

@@ -24,7 +24,7 @@ from attrs import evolve, frozen
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .contracts import Batch, BuildContext, Head, PretextTask, Scene, StepCounts, Target, View
+from .contracts import AugmentedBatch, Batch, BuildContext, Head, PretextTask, StepCounts, Target, View
 from .data.dataset import Dataset, open_data
 from .encoders.weights import weights_from_checkpoint
 from .errors import MtlError
@@ -130,8 +130,8 @@ def sheet(rows: Sequence[Strip], size: int) -> np.ndarray:
 class _Clean(PretextTask):
     """Asks nothing, and is never built: it makes the clean view one of those that are looked at."""
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Target]:
-        return [scene.clean], None
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
+        return [batch.clean], None
 
     def build(self, context: BuildContext) -> Head:
         raise NotImplementedError

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from .contracts import BuildContext, Features, Head, PretextTask, Scene, View
+from .contracts import AugmentedBatch, BuildContext, Features, Head, PretextTask, View
 from .errors import MtlError
 from .rng import Rng
 from .tasks.words import written
@@ -93,9 +93,9 @@ class _PredictTransform(PretextTask):
 
     question: ClassVar[_Question]
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[list[View], Tensor]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[list[View], Tensor]:
         """The clean view, each image transformed by its own choice; (B,) int64 choices."""
-        clean, ask = scene.clean, self.question
+        clean, ask = batch.clean, self.question
         choice = rng.randint(len(ask.names), len(clean.images))
         move = partial(applied, ask.fn, len(ask.names), choice)
         if callable(ask.moves):

@@ -58,8 +58,8 @@ class PreparedBatch:
         return evolve(self.map(lambda x: x[part]), scale={k: v * scale for k, v in self.scale.items()}, clean=())
 
 
-class _Scene:
-    """A batch to look at (`contracts.Scene`): each augmentation is drawn when first asked for."""
+class _AugmentedBatch:
+    """A batch to look at (`contracts.AugmentedBatch`): each augmentation is drawn when first asked for."""
 
     def __init__(
         self, experiment: Experiment, images: Tensor, keyed_rng: KeyedRng, progress: float, clean: str | None
@@ -94,8 +94,8 @@ class _Table:
     Images are told apart by their identity: the entries keep every view alive, so no identity is used twice.
     """
 
-    def __init__(self, scene: _Scene, labeled_rows: int) -> None:
-        self.scene, self.labeled = scene, labeled_rows
+    def __init__(self, augmented: _AugmentedBatch, labeled_rows: int) -> None:
+        self.augmented, self.labeled = augmented, labeled_rows
         self.entries: dict[tuple[int, Rows], tuple[View, tuple[str | int | None, ...]]] = {}
         self.slices: dict[Rows, slice] = {
             "all": slice(None),
@@ -105,7 +105,7 @@ class _Table:
 
     def add(self, views: Sequence[View], rows: Rows, label: str = "") -> tuple[int, ...]:
         for i, view in enumerate(views):
-            self.entries.setdefault((id(view.images), rows), (view, self.scene.name(view) or (label, i)))
+            self.entries.setdefault((id(view.images), rows), (view, self.augmented.name(view) or (label, i)))
         return tuple(self.position(view, rows) for view in views)
 
     def position(self, view: View, rows: Rows) -> int:
@@ -118,11 +118,11 @@ class _Table:
         return tree if rows == "all" or tree is None else tree_map(lambda x: x[self.slices[rows]], tree)
 
     def images(self) -> tuple[Tensor, ...]:
-        return tuple(self.cut(self.scene.finish(v, name), rows) for (_, rows), (v, name) in self.entries.items())
+        return tuple(self.cut(self.augmented.finish(v, name), rows) for (_, rows), (v, name) in self.entries.items())
 
     def clean_rows(self) -> tuple[tuple[int, int], ...]:
         """Where the clean views stand, and how many of their rows are labeled: what `statistics = "clean"` parts."""
-        clean = [self.scene.augment(n) for n in range(self.scene.experiment.views.clean)]
+        clean = [self.augmented.augment(n) for n in range(self.augmented.experiment.views.clean)]
         found: list[tuple[View, Rows]] = [(v, r) for v in clean for r in ("labeled", "all") if self.holds(v, r)]
         if not found or not self.labeled:
             raise MtlError(
@@ -147,21 +147,21 @@ def prepare(
     parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the recipe of
     the clean view (default: the run's; evaluation has its own).
     """
-    scene = _Scene(experiment, batch.images, keyed_rng, progress, clean)
-    table = _Table(scene, batch.labeled_rows)
+    augmented = _AugmentedBatch(experiment, batch.images, keyed_rng, progress, clean)
+    table = _Table(augmented, batch.labeled_rows)
     head_inputs: dict[str, tuple[HeadInput, ...]] = {}
     readable: dict[int, View] = {}
     counted: dict[str, int] = {}
     for label, entry in experiment.pretexts.items():
         n = batch.counts.rows if entry.rows == "all" else batch.counts.unlabeled_rows
         if n:
-            views, head_input = _question(label, entry, scene, table)
+            views, head_input = _question(label, entry, augmented, table)
             if entry.supervised and entry.rows == "all":
                 readable |= {id(v.images): v for v in views if v.geometry is not None}
             if head_input is not None:
                 head_inputs[label], counted[label] = (head_input,), n
     tasks = {label: e for label, e in experiment.tasks.items() if batch.counts.labeled[label]}
-    for view, rows in _supervised(experiment, scene, readable, table) if tasks else ():
+    for view, rows in _supervised(experiment, augmented, readable, table) if tasks else ():
         positions = table.add([view], rows)
         for label, task in tasks.items():
             head_input = HeadInput(positions, table.cut(_answers(task, label, batch, view), rows))
@@ -178,15 +178,17 @@ def prepare(
     )
 
 
-def _question(label: str, entry: PretextEntry, scene: _Scene, table: _Table) -> tuple[Sequence[View], HeadInput | None]:
+def _question(
+    label: str, entry: PretextEntry, augmented: _AugmentedBatch, table: _Table
+) -> tuple[Sequence[View], HeadInput | None]:
     """A pretext's views, and how its head reads them; None for an arm whose views are encoded but judged by nobody."""
-    views, target = entry.component.views(scene, scene.keyed_rng(label))
-    _check(label, views, target, len(scene.images))
+    views, target = entry.component.views(augmented, augmented.keyed_rng(label))
+    _check(label, views, target, len(augmented.images))
     positions = table.add(views, entry.rows, label)
     if entry.control == "views_only":
         return views, None
     if entry.control == "random_target":
-        target = _random(label, entry, target, scene.keyed_rng(label, CONTROL), len(scene.images))
+        target = _random(label, entry, target, augmented.keyed_rng(label, CONTROL), len(augmented.images))
     return views, HeadInput(positions, ((table.cut(target, entry.rows), None),))
 
 
@@ -198,13 +200,13 @@ def _check(label: str, views: Sequence[View], target: Target, rows: int) -> None
 
 
 def _supervised(
-    experiment: Experiment, scene: _Scene, readable: dict[int, View], table: _Table
+    experiment: Experiment, augmented: _AugmentedBatch, readable: dict[int, View], table: _Table
 ) -> list[tuple[View, Rows]]:
     """The views that supervised heads read, and which rows of each; all head_inputs of a task have the same rows.
 
     Rows without labels are not encoded in a clean view that only tasks read.
     """
-    policy, clean = experiment.views.supervised, [scene.augment(n) for n in range(experiment.views.clean)]
+    policy, clean = experiment.views.supervised, [augmented.augment(n) for n in range(experiment.views.clean)]
     views = [] if policy == "clean" else list(readable.values())
     if policy == "pretext" and not views:
         raise MtlError(
@@ -213,7 +215,7 @@ def _supervised(
         )
     if policy == "pretext":
         return [(view, "all") for view in views]
-    everyone = bool(views) or any(table.holds(v, "all") for v in clean) or table.labeled == len(scene.images)
+    everyone = bool(views) or any(table.holds(v, "all") for v in clean) or table.labeled == len(augmented.images)
     others = [v for v in views if all(v.images is not c.images for c in clean)]
     return [*((v, "all") for v in others), *((v, "all" if everyone else "labeled") for v in clean)]
 

@@ -77,7 +77,7 @@ class Puzzling(PretextTask):
         if self.rotate and self.grid == 4:
             raise ValueError("a grid of 4 can't rotate")
 
-    def views(self, scene, rng):
+    def views(self, batch, rng):
         raise NotImplementedError
 
     def build(self, context):

@@ -1,4 +1,4 @@
-"""A bench for pretexts that ask about one image: a scene to look at, images that are easy, what all of them must hold."""
+"""A bench for pretexts that ask about one image: a batch to look at, images that are easy, what all of them must hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mtlcore.train.step import train_step
 
 @frozen(eq=False)
 class Look:
-    """A scene of one clean view."""
+    """A batch of one clean view."""
 
     clean: View
     progress: float = 0.0
@@ -33,9 +33,9 @@ class Look:
 def alike(n: int = 8, size: int = 32, seed: int = 0, noise: float = 0.05) -> Tensor:
     """(n, 3, size, size) uint8: one and the same patch of colors, a little noise on it. Every place of it can be told apart."""
     g = torch.Generator().manual_seed(123)
-    scene = F.interpolate(torch.rand(1, 3, 6, 6, generator=g), (size, size), mode="bilinear")
+    batch = F.interpolate(torch.rand(1, 3, 6, 6, generator=g), (size, size), mode="bilinear")
     noises = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
-    return ((scene + noise * noises).clamp(0, 1) * 255).round().byte()
+    return ((batch + noise * noises).clamp(0, 1) * 255).round().byte()
 
 
 def view_of(images: Tensor) -> View:

@@ -107,9 +107,9 @@ class Halves(PretextTask):
 
     cites = "original"
 
-    def views(self, scene, rng):
-        choice = 1 + rng.randint(2, len(scene.clean.images))
-        return [scene.clean.rearrange(partial(halved, choice))], choice
+    def views(self, augmented, rng):
+        choice = 1 + rng.randint(2, len(augmented.clean.images))
+        return [augmented.clean.rearrange(partial(halved, choice))], choice
 
     def build(self, context):
         return HalvesHead(context)

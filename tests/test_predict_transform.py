@@ -13,7 +13,7 @@ from mtlcore.components import component_name, fault
 from mtlcore.experiment import PretextEntry
 from mtlcore.geometry import warp
 from mtlcore.train.step import train_step
-from mtlcore.views import _Scene
+from mtlcore.views import _AugmentedBatch
 
 
 def turned(images, choice):
@@ -42,9 +42,9 @@ def shuffled(images, choice):
 Rolled = predict_transform(shuffled, 3, name="rolled")
 
 
-def scene(size=24, n=12):
+def augmented(size=24, n=12):
     exp = experiment(augment=Plain(), size=size)
-    return _Scene(exp, batch(n=n, size=size).images, key(), 0.0, None)
+    return _AugmentedBatch(exp, batch(n=n, size=size).images, key(), 0.0, None)
 
 
 def context():
@@ -52,7 +52,7 @@ def context():
 
 
 def test_rotation_in_five_lines_is_the_rotation_written_by_hand():
-    mine, its = QuarterTurn().views(scene(), key()("q")), PRETEXTS["rotation"].views(scene(), key()("q"))
+    mine, its = QuarterTurn().views(augmented(), key()("q")), PRETEXTS["rotation"].views(augmented(), key()("q"))
     assert torch.equal(mine[1], its[1])
     assert set(mine[1].tolist()) == {0, 1, 2, 3}
     assert torch.equal(mine[0][0].images, its[0][0].images)
@@ -61,8 +61,8 @@ def test_rotation_in_five_lines_is_the_rotation_written_by_hand():
 
 def test_each_image_is_turned_by_its_own_choice_and_its_matrix_tells_the_same():
     """Against a loop over images, and against a warp by the matrix."""
-    clean = scene().clean
-    [view], choice = QuarterTurn().views(scene(), key()("q"))
+    clean = augmented().clean
+    [view], choice = QuarterTurn().views(augmented(), key()("q"))
     by_hand = torch.stack([torch.rot90(x, int(k), (-2, -1)) for x, k in zip(clean.images, choice)])
     assert torch.equal(view.images, by_hand)
     moved = warp(view.geometry.matrix @ torch.linalg.inv(clean.geometry.matrix), (24, 24), clean.images)
@@ -86,8 +86,8 @@ def test_pose_labels_follow_the_turn():
 
 
 def test_colors_leave_every_label_where_it_is():
-    clean = scene().clean
-    [view], choice = Faded().views(scene(), key()("q"))
+    clean = augmented().clean
+    [view], choice = Faded().views(augmented(), key()("q"))
     assert torch.equal(view.geometry.matrix, clean.geometry.matrix)
     assert torch.equal(view.images[choice == 0], clean.images[choice == 0])
     gray = view.images[choice == 1]
@@ -95,7 +95,7 @@ def test_colors_leave_every_label_where_it_is():
 
 
 def test_pixels_that_move_untold_are_read_by_no_supervised_head():
-    [view], _ = Rolled().views(scene(), key()("q"))
+    [view], _ = Rolled().views(augmented(), key()("q"))
     assert view.geometry is None
     exp = experiment(("fer",), ("rotation",), supervised="pretext")
     exp.pretexts["rotation"] = PretextEntry(Rolled())
@@ -155,4 +155,4 @@ def test_a_question_without_a_choice_is_refused(choices):
 def test_a_transform_that_changes_the_shape_is_told():
     halved = predict_transform(lambda images, choice: images[..., ::2, ::2], 2, name="halved")
     with pytest.raises(MtlError, match="expected the same shape"):
-        halved().views(scene(), key()("q"))
+        halved().views(augmented(), key()("q"))

@@ -411,9 +411,9 @@ from mtlcore import Head
 class Brighter(PretextTask):
     \"""Was it made brighter?\"""
     by: float = {by}
-    def views(self, scene, rng):
-        answer = rng.randint(2, len(scene.clean.images))
-        return [scene.clean.repaint((scene.clean.images + self.by * answer[:, None, None, None]).clamp(0, 1))], answer
+    def views(self, batch, rng):
+        answer = rng.randint(2, len(batch.clean.images))
+        return [batch.clean.repaint((batch.clean.images + self.by * answer[:, None, None, None]).clamp(0, 1))], answer
     def build(self, context): return Answer(context.info.dim)
 
 class Answer(Head):

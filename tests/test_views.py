@@ -187,8 +187,8 @@ def test_an_unknown_recipe_is_told_with_the_known_ones():
 
 def test_a_target_that_is_not_a_row_a_sample_is_told():
     class Wrong(type(PRETEXTS["rotation"])):  # type: ignore[misc]
-        def views(self, scene, rng):
-            views, target = super().views(scene, rng)
+        def views(self, augmented, rng):
+            views, target = super().views(augmented, rng)
             return views, target[:2]
 
     exp = experiment(("fer",), ("rotation",))

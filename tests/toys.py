@@ -183,11 +183,11 @@ class ParsingHead(Head):
 
 @frozen
 class Rotation(PretextTask):
-    def views(self, scene, rng):
-        n, turns = float(scene.clean.images.shape[-1]), rng.randint(4, len(scene.clean.images))
+    def views(self, batch, rng):
+        n, turns = float(batch.clean.images.shape[-1]), rng.randint(4, len(batch.clean.images))
         rows = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
         quarter = torch.tensor([[*row, 0, 0, 1] for row in rows]).view(4, 3, 3)
-        return [scene.clean.rearrange(partial(turn, turns), matrix=quarter[turns])], turns
+        return [batch.clean.rearrange(partial(turn, turns), matrix=quarter[turns])], turns
 
     def build(self, context):
         return RotationHead(context.info.dim)
@@ -215,9 +215,9 @@ class RelativeLocation(PretextTask):
 
     pairs: int = 5
 
-    def views(self, scene, rng):
-        places = rng.rand(len(scene.clean.images), self.pairs, 2, 2)
-        return [scene.clean], {"asked": places, "answer": places}
+    def views(self, batch, rng):
+        places = rng.rand(len(batch.clean.images), self.pairs, 2, 2)
+        return [batch.clean], {"asked": places, "answer": places}
 
     def permute(self, target, order):
         return target | {"answer": target["answer"][order]}
@@ -250,8 +250,8 @@ class Consistency(PretextTask):
     task: str = "fer"
     threshold: float = 0.13
 
-    def views(self, scene, rng):
-        return [scene.augment(1, "weak"), scene.augment(2, "strong")], None
+    def views(self, batch, rng):
+        return [batch.augment(1, "weak"), batch.augment(2, "strong")], None
 
     def build(self, context):
         return ConsistencyHead(context.heads[self.task], self.threshold)
@@ -275,11 +275,11 @@ class ConsistencyHead(Head):
 
 @frozen
 class Inpainting(PretextTask):
-    def views(self, scene, rng):
-        images = scene.clean.images
+    def views(self, batch, rng):
+        images = batch.clean.images
         cells = rng.permutations(len(images), 9) < 3
         mask = F.interpolate(rearrange(cells, "b (i j) -> b 1 i j", i=3).float(), images.shape[-2:]).bool()
-        return [scene.clean.repaint(images.masked_fill(mask, 0.5))], {"images": images, "mask": mask}
+        return [batch.clean.repaint(images.masked_fill(mask, 0.5))], {"images": images, "mask": mask}
 
     def permute(self, target, order):
         return target | {"images": target["images"][order]}
@@ -308,8 +308,8 @@ class InpaintingHead(Head):
 class RelativePosition(PretextTask):
     """Patches: no geometry, so no supervised head may read them."""
 
-    def views(self, scene, rng):
-        images = scene.clean.images
+    def views(self, batch, rng):
+        images = batch.clean.images
         side = images.shape[-1] // 3
         cells = rearrange(images[..., : 3 * side, : 3 * side], "b c (i h) (j w) -> b (i j) c h w", i=3, j=3)
         where = rng.randint(8, len(images))
@@ -335,8 +335,8 @@ class RelativePositionHead(Head):
 class Barlow(PretextTask):
     """Coupled: samples are judged together."""
 
-    def views(self, scene, rng):
-        return [scene.clean, scene.augment(1)], None
+    def views(self, batch, rng):
+        return [batch.clean, batch.augment(1)], None
 
     def build(self, context):
         return BarlowHead(context.info.dim)
@@ -360,8 +360,8 @@ class BarlowHead(Head):
 
 @frozen
 class Byol(PretextTask):
-    def views(self, scene, rng):
-        return [scene.clean, scene.augment(1)], None
+    def views(self, batch, rng):
+        return [batch.clean, batch.augment(1)], None
 
     def build(self, context):
         return ByolHead(context)

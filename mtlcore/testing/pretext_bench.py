@@ -1,4 +1,4 @@
-"""The bench of a pretext task: a toy encoder, scenes of drawn images made by the real machinery, heads to lend.
+"""The bench of a pretext task: a toy encoder, augmented batches of drawn images made by the real machinery, heads to lend.
 
 Shapes: B rows, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw images whose side is a quarter larger.
 """
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from ..augment.recipes import NoAugment, Strong, Validation, Weak
 from ..contracts import (
+    AugmentedBatch,
     AugmentRecipe,
     Batch,
     BuildContext,
@@ -26,7 +27,6 @@ from ..contracts import (
     Features,
     Head,
     PretextTask,
-    Scene,
     StepCounts,
     SupervisedTask,
     Target,
@@ -142,13 +142,13 @@ class ChannelsLast(AugmentRecipe):
 
 @frozen(eq=False)
 class _Listening(PretextTask):
-    """Hands its scene to the bench."""
+    """Hands its augmented to the bench."""
 
-    heard: list[Scene]
+    heard: list[AugmentedBatch]
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[list[View], Target]:
-        self.heard.append(scene)
-        return [scene.clean], None
+    def views(self, augmented: AugmentedBatch, rng: Rng) -> tuple[list[View], Target]:
+        self.heard.append(augmented)
+        return [augmented.clean], None
 
     def build(self, context: BuildContext) -> Head:
         raise NotImplementedError
@@ -161,7 +161,7 @@ class _Listening(PretextTask):
 class Asked:
     """One question of the pretext: what it looked at, its views, what must be answered, and whether it drew from its generator."""
 
-    scene: Scene
+    augmented: AugmentedBatch
     views: tuple[View, ...]
     target: Target
     drew: bool
@@ -214,9 +214,11 @@ class PretextSubject(Subject):
         """The pretext's head in that model."""
         return self.model(size).heads[LABEL]
 
-    def scene(self, images: Tensor, size: int, keyed_rng: KeyedRng, recipe: AugmentRecipe | None = None) -> Scene:
+    def augmented(
+        self, images: Tensor, size: int, keyed_rng: KeyedRng, recipe: AugmentRecipe | None = None
+    ) -> AugmentedBatch:
         """What a run would show to a pretext. images: uint8 (B, 3, H0, W0). recipe: in the place of all that are known by name."""
-        heard: list[Scene] = []
+        heard: list[AugmentedBatch] = []
         prepare(
             bench_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, recipe), rows(images), keyed_rng
         )
@@ -232,11 +234,11 @@ class PretextSubject(Subject):
     ) -> Asked:
         """The views and the answers about these images (default: drawn ones). seed: of the pretext's own draws alone."""
         images = raw(drawn) if images is None else images
-        scene = self.scene(images, drawn.size, drawn.keyed_rng(), recipe)
+        augmented = self.augmented(images, drawn.size, drawn.keyed_rng(), recipe)
         rng = KeyedRng((drawn.seed if seed is None else seed,), images.device)(LABEL)
         before = rng.generator.get_state()
-        views, target = self.component.views(scene, rng)
-        return Asked(scene, tuple(views), target, not torch.equal(before, rng.generator.get_state()))
+        views, target = self.component.views(augmented, rng)
+        return Asked(augmented, tuple(views), target, not torch.equal(before, rng.generator.get_state()))
 
     def answer(self, model: HybridModel, asked: Asked) -> Any:
         """The head's output, in the mode that the model is in."""

@@ -271,7 +271,7 @@ def _noisy_losses(subject: PretextSubject, drawn: Drawn, asked: Asked, targets: 
 
 def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -> Any:
     """What the head calls a perfect answer to this target (default: the right one). Skips where it has no word for it."""
-    size = asked.scene.clean.images.shape[-1]
+    size = asked.augmented.clean.images.shape[-1]
     head, target = subject.head(size), asked.target if target is None else target
     if not tensors(target):
         raise Skip("its views are its target")

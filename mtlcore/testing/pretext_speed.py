@@ -49,9 +49,9 @@ def reads_nothing_back(subject: PretextSubject) -> None:
     """views, forward and loss read no value of a tensor on the host: no item(), tolist(), `if`, x[mask], nonzero()."""
     reads = HostReads()
     drawn, model = Drawn(4, 48, 0), subject.fresh(48)
-    scene = subject.scene(raw(drawn), drawn.size, drawn.keyed_rng())
+    augmented = subject.augmented(raw(drawn), drawn.size, drawn.keyed_rng())
     with reads.watched():
-        views, target = subject.component.views(scene, drawn.rng())
+        views, target = subject.component.views(augmented, drawn.rng())
     features = [model.encoder(v.images) for v in views]
     head: Any = model.heads[LABEL]
     with reads.watched():
@@ -72,11 +72,11 @@ def never_waits_for_the_gpu(subject: PretextSubject) -> None:
         raise Skip("there is no CUDA device here")
     device, drawn = torch.device("cuda"), Drawn(4, 48, 0)
     model, keyed_rng = subject.fresh(48).to(device), KeyedRng((drawn.seed,), device)
-    scene = subject.scene(raw(drawn).to(device), drawn.size, keyed_rng)
+    augmented = subject.augmented(raw(drawn).to(device), drawn.size, keyed_rng)
     head: Any = model.heads[LABEL]
 
     def step() -> None:
-        views, target = subject.component.views(scene, keyed_rng(LABEL))
+        views, target = subject.component.views(augmented, keyed_rng(LABEL))
         head.loss(head(*(model.encoder(v.images) for v in views)), target)
 
     step()  # the first time, augmentations are drawn and libraries make their handles

@@ -228,7 +228,7 @@ def a_right_answer_is_drawn_whole(subject: PretextSubject, drawn: Drawn) -> None
     if getattr(subject.component, "undo", None) is None:
         raise Skip("it has no `undo`, so no answer puts the image together")
     asked, right = _drawn_right(subject, evolve(drawn, size=EXACT_SIDE))
-    clean, view = asked.scene.clean.images, asked.views[0].images
+    clean, view = asked.augmented.clean.images, asked.views[0].images
     if right.shape != clean.shape or not bool(_same_pixels(right, clean).any()):
         raise Unproven("its drawings are not the clean image's pixels in another order")
     shown = [_equal_rows(right, x) for x in (clean, view) if x.shape == clean.shape]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..augment.recipes import Validation, Weak
-from ..contracts import Scene, View
+from ..contracts import AugmentedBatch, View
 from ..geometry import inverse_affine
 from .generators import touched
 from .kit import Group, Skip, Unproven, require
@@ -37,17 +37,17 @@ VIEWS_CHECKS = Group()
 @VIEWS_CHECKS.check(
     "views",
     why="the encoder reads RGB floats in one batch; any other shape stops the run, or trains on garbage.",
-    mend="return View objects made from scene.clean or scene.augment(), with images (B, 3, H, W) in float32.",
+    mend="return View objects made from augmented.clean or augmented.augment(), with images (B, 3, H, W) in float32.",
     needs="builds_from_its_name",
     core=True,
 )
 def views_are_images(subject: PretextSubject, drawn: Drawn) -> None:
-    """At least one view, and each is a View of float32 images (B, 3, H, W) on the scene's device."""
+    """At least one view, and each is a View of float32 images (B, 3, H, W) on the augmented's device."""
     asked = subject.ask(drawn)
     require(bool(asked.views), "it makes no view")
     for i, view in enumerate(asked.views):
         require(isinstance(view, View), f"view {i} is a {type(view).__name__}")
-        x, clean = view.images, asked.scene.clean.images
+        x, clean = view.images, asked.augmented.clean.images
         held = x.ndim == 4 and x.shape[:2] == (drawn.rows, 3) and x.dtype == clean.dtype and x.device == clean.device
         require(held, f"view {i} holds {tuple(x.shape)}, {x.dtype}, {x.device}; expected ({drawn.rows}, 3, H, W)")
 
@@ -76,8 +76,8 @@ def targets_hold_one_entry_a_row(subject: PretextSubject, drawn: Drawn) -> None:
 )
 def global_generators_are_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
     """views() neither draws from nor seeds the global generators of torch, numpy and Python."""
-    scene = subject.scene(raw(drawn), drawn.size, drawn.keyed_rng())
-    moved = touched(lambda: subject.component.views(scene, drawn.rng()))
+    augmented = subject.augmented(raw(drawn), drawn.size, drawn.keyed_rng())
+    moved = touched(lambda: subject.component.views(augmented, drawn.rng()))
     require(not moved, f"the global generator of {' and '.join(moved)} has moved")
 
 
@@ -98,21 +98,21 @@ def same_seed_asks_the_same(subject: PretextSubject, drawn: Drawn) -> None:
 @VIEWS_CHECKS.check(
     "views",
     why="all heads of a step read the clean view: edited in place, the supervised ones train on the pretext's damage.",
-    mend="never write into scene.clean.images: masked_fill instead of masked_fill_, clone() before indexed writes.",
+    mend="never write into augmented.clean.images: masked_fill instead of masked_fill_, clone() before indexed writes.",
     needs=TWICE,
     core=True,
 )
 def the_scene_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
-    """Every view that the scene has given, and the raw images, hold the same after views() as in a fresh scene."""
+    """Every view that the augmented has given, and the raw images, hold the same after views() as in a fresh augmented."""
     images = raw(drawn)
-    scene = Noted(subject.scene(images, drawn.size, drawn.keyed_rng()))
-    subject.component.views(scene, drawn.rng())
-    fresh = subject.scene(raw(drawn), drawn.size, drawn.keyed_rng())
+    augmented = Noted(subject.augmented(images, drawn.size, drawn.keyed_rng()))
+    subject.component.views(augmented, drawn.rng())
+    fresh = subject.augmented(raw(drawn), drawn.size, drawn.keyed_rng())
     require(same(images, raw(drawn)), "the raw images were changed in place")
-    require(same(_held(scene.clean), _held(fresh.clean)), "scene.clean was changed in place")
-    for (number, recipe), view in scene.given.items():
+    require(same(_held(augmented.clean), _held(fresh.clean)), "augmented.clean was changed in place")
+    for (number, recipe), view in augmented.given.items():
         kept = same(_held(view), _held(fresh.augment(number, recipe)))
-        require(kept, f"scene.augment({number}, {recipe!r}) was changed in place")
+        require(kept, f"augmented.augment({number}, {recipe!r}) was changed in place")
 
 
 @VIEWS_CHECKS.check(
@@ -160,7 +160,7 @@ def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) ->
         claimed = view.geometry.warp(marks.float(), "bilinear")  # type: ignore[union-attr]
         size = tuple(view.images.shape[-2:])
         require(claimed.shape[-2:] == size, f"view {i} is {size}, its geometry makes {tuple(claimed.shape[-2:])}")
-        if view.mix is not None:  # the scene mixes nothing here: the pretext did, and its partners lie there too
+        if view.mix is not None:  # the augmented mixes nothing here: the pretext did, and its partners lie there too
             claimed = torch.maximum(claimed, claimed[view.mix[0]])
         untouched = F.max_pool2d(claimed, 2 * EDGE_PX + 1, 1, EDGE_PX) < 1e-3
         moved = (marked.views[i].images - view.images).abs().amax(1, keepdim=True) > CHANGED
@@ -247,7 +247,7 @@ def undo_gives_the_image_back(subject: PretextSubject, drawn: Drawn) -> None:
     back = undo(asked.views[0].images, asked.target)
     if back is None:
         raise Skip("its `undo` knows no exact way back with these fields")
-    clean = asked.scene.clean.images
+    clean = asked.augmented.clean.images
     require(back.shape == clean.shape, f"it gives {tuple(back.shape)} back; the image is {tuple(clean.shape)}")
     wrong = float((back != clean).float().mean())
     require(not wrong, f"{wrong:.1%} of the numbers differ from the clean image's")
@@ -262,7 +262,7 @@ def undo_gives_the_image_back(subject: PretextSubject, drawn: Drawn) -> None:
 def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn) -> None:
     """On one side of each mask in the target, the view's pixels are the clean image's, and neither side is empty."""
     asked = subject.ask(drawn)
-    clean, view = asked.scene.clean.images, asked.views[0].images
+    clean, view = asked.augmented.clean.images, asked.views[0].images
     masks = [x for x in tensors(asked.target) if _is_mask(x, view)]
     if not masks or view.shape != clean.shape:
         raise Skip("its target holds no mask of the view's size")
@@ -303,21 +303,21 @@ def _whole(asked: Asked) -> list[tuple[int, View]]:
 
 
 class Noted:
-    """A scene that keeps the views that it has given, by (number, recipe)."""
+    """A augmented that keeps the views that it has given, by (number, recipe)."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene, self.given = scene, dict[tuple[int, str | None], View]()
+    def __init__(self, augmented: AugmentedBatch) -> None:
+        self.augmented, self.given = augmented, dict[tuple[int, str | None], View]()
 
     @property
     def clean(self) -> View:
-        return self.scene.clean
+        return self.augmented.clean
 
     @property
     def progress(self) -> float:
-        return self.scene.progress
+        return self.augmented.progress
 
     def augment(self, number: int = 1, recipe: str | None = None) -> View:
-        return self.given.setdefault((number, recipe), self.scene.augment(number, recipe))
+        return self.given.setdefault((number, recipe), self.augmented.augment(number, recipe))
 
 
 def _held(view: View) -> Any:

@@ -26,7 +26,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
-from mtlcore import EMA, BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import EMA, AugmentedBatch, BuildContext, Features, Head, MtlError, PretextTask, Rng, View, hookimpl
 
 Answer = dict[str, Tensor]
 
@@ -48,9 +48,9 @@ class Byol(PretextTask):
     hidden: int = field(default=512, validator=ge(1))
     width: int = field(default=256, validator=ge(1))
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], None]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """-> the clean view and another augmentation; what must be answered is in the pair itself."""
-        return [scene.clean, scene.augment(1)], None
+        return [batch.clean, batch.augment(1)], None
 
     def build(self, context: BuildContext) -> Head:
         return ByolHead(context, self)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, View, hookimpl
 
 QUARTER = 4
 CELL, SIGMA = 10.0, 5.0  # Lab units
@@ -47,11 +47,11 @@ class Colorization(PretextTask):
         "Zhang, Isola, Efros, ECCV 2016, arXiv:1603.08511; Larsson, Maire, Shakhnarovich, ECCV 2016, arXiv:1603.06668"
     )
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Tensor]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
         """-> the image in gray, its ab."""
-        colors = lab(scene.clean.images)
+        colors = lab(batch.clean.images)
         gray = (colors[:, :1] / 100).clamp(0, 1).repeat(1, 3, 1, 1)
-        return [scene.clean.repaint(gray)], F.adaptive_avg_pool2d(colors[:, 1:], quarter(gray))
+        return [batch.clean.repaint(gray)], F.adaptive_avg_pool2d(colors[:, 1:], quarter(gray))
 
     def build(self, context: BuildContext) -> Head:
         return ColorizationHead(context.info)

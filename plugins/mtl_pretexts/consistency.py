@@ -26,7 +26,19 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, in_, le, lt
 from torch import Tensor, nn
 
-from mtlcore import EMA, Borrowed, BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import (
+    EMA,
+    AugmentedBatch,
+    Borrowed,
+    BuildContext,
+    Features,
+    Head,
+    MtlError,
+    PretextTask,
+    Rng,
+    View,
+    hookimpl,
+)
 
 Answer = dict[str, Tensor]
 FRAME = {"unsure": (0.5, 0.5, 0.5), "agrees": (0.1, 0.7, 0.2), "differs": (0.9, 0.1, 0.1)}
@@ -53,9 +65,9 @@ class Consistency(PretextTask):
     momentum: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
     final: float = field(default=0.999, validator=and_(ge(0.0), le(1.0)))
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], None]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """-> the weak and the strong view; where both are one recipe, two draws of it."""
-        return [scene.augment(1, self.weak), scene.augment(1 + (self.weak == self.strong), self.strong)], None
+        return [batch.augment(1, self.weak), batch.augment(1 + (self.weak == self.strong), self.strong)], None
 
     def build(self, context: BuildContext) -> Head:
         label = self.task or _only(list(context.heads))

@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mtl_pretexts.perceptual import Judge, ema_judge, vgg16_judge
-from mtlcore import BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, View, hookimpl
 
 GRAY = 0.5
 Question = dict[str, Tensor]
@@ -69,9 +69,9 @@ class Inpainting(PretextTask):
         """How many tiles are painted gray."""
         return round(self.ratio * self.grid**2)
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the damaged image, {"image": the clean one, "hidden": (B, 1, H, W) bool}."""
-        clean = scene.clean
+        clean = batch.clean
         hidden = self._mask(rng.permutations(len(clean.images), self.grid**2) < self.hidden, clean.images)
         return [clean.repaint(clean.images.masked_fill(hidden, GRAY))], {"image": clean.images, "hidden": hidden}
 

@@ -32,7 +32,7 @@ from attrs import Attribute, evolve, field, frozen
 from attrs.validators import in_
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, Features, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
 TILE = 64 / 75  # of a cell's side
 SPREAD = 0.25  # of every tile, about gray
@@ -57,12 +57,12 @@ class JigsawPermutation(PretextTask):
     permutations: int = field(default=24, validator=_enough)
     enlarge: bool = False
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Tensor]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
         """-> P views of one tile each, and which order they come in."""
-        images = scene.clean.images
+        images = batch.clean.images
         answer = rng.randint(self.permutations, len(images))
         order = orders(self.grid**2, self.permutations).to(answer.device, non_blocking=True)[answer]
-        return [self._tile(scene.clean, cell, rng) for cell in order.unbind(1)], answer
+        return [self._tile(batch.clean, cell, rng) for cell in order.unbind(1)], answer
 
     def _tile(self, clean: View, cell: Tensor, rng: Rng) -> View:
         """Out of the cell (B,), in reading order, at a place of its own."""

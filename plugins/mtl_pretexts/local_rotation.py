@@ -27,7 +27,7 @@ from attrs import field, frozen
 from attrs.validators import in_
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, Features, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
 Question = dict[str, Tensor]
 SIDES = (0.25, 0.75)  # of an implicit square, as shares of the image's side
@@ -49,12 +49,12 @@ class LocalRotation(PretextTask):
         """How many answers there are."""
         return 16 if self.variant == "explicit" else 4
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the image with one square turned, {"answer": (B,), "box": (B, 3)}."""
-        images = scene.clean.images
+        images = batch.clean.images
         answer = rng.randint(self.answers, len(images))
         box = quadrant(answer // 4, images) if self.variant == "explicit" else any_square(images, rng)
-        turned = scene.clean.rearrange(partial(turn_square, box, answer % 4))
+        turned = batch.clean.rearrange(partial(turn_square, box, answer % 4))
         return [turned], {"answer": answer, "box": box}
 
     def permute(self, target: Question, order: Tensor) -> Question:

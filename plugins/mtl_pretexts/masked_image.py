@@ -24,7 +24,7 @@ from attrs.validators import and_, ge, le
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, View, hookimpl
 
 GRAY = 0.5
 Question = dict[str, Tensor]
@@ -56,9 +56,9 @@ class MaskedImage(PretextTask):
         """How many patches are painted gray."""
         return round(self.ratio * self.grid**2)
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the covered image, {"image": the clean one, "covered": (B, 1, H, W) bool}."""
-        clean = scene.clean
+        clean = batch.clean
         covered = self._mask(rng.permutations(len(clean.images), self.grid**2) < self.covered, clean.images)
         return [clean.repaint(clean.images.masked_fill(covered, GRAY))], {"image": clean.images, "covered": covered}
 

@@ -21,7 +21,7 @@ from attrs.validators import and_, ge, in_, le, lt
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, Features, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
 Answer = dict[str, Tensor]
 
@@ -50,13 +50,13 @@ class Puzzling(PretextTask):
     shuffled: float = field(default=1.0, validator=and_(ge(0.0), le(1.0)))
     dropout: float = field(default=0.2, validator=and_(ge(0.0), lt(1.0)))
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Answer]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Answer]:
         """-> V views, {"tile": (B, V, P) which tile sits at each position, "turn": (B, V, P) its quarter turns}."""
-        side, rows = scene.clean.images.shape[-1], len(scene.clean.images)
+        side, rows = batch.clean.images.shape[-1], len(batch.clean.images)
         views, answers = [], []
         for low, high in self.scales:
             answers.append(self._draw(rng, rows))
-            views.append(self._puzzled(scene.clean, rng.integer(round(side * low), round(side * high)), answers[-1]))
+            views.append(self._puzzled(batch.clean, rng.integer(round(side * low), round(side * high)), answers[-1]))
         return views, {key: torch.stack([a[key] for a in answers], 1) for key in answers[0]}
 
     def _draw(self, rng: Rng, rows: int) -> Answer:

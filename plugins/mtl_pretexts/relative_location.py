@@ -26,7 +26,7 @@ from attrs.validators import ge
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, View, hookimpl
 
 Question = dict[str, Tensor]
 MOST, FEWEST = 7, 3  # cells a side
@@ -44,10 +44,10 @@ class RelativeLocation(PretextTask):
     pairs: int = field(default=64, validator=ge(1))
     width: int = field(default=128, validator=ge(1))
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Question]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the clean view, {"asked", "answer"}: the same places (B, M, 2 ends, 2) of (x, y) in [0, 1), for a map of any size."""
-        places = rng.rand(len(scene.clean.images), self.pairs, 2, 2)
-        return [scene.clean], {"asked": places, "answer": places}
+        places = rng.rand(len(batch.clean.images), self.pairs, 2, 2)
+        return [batch.clean], {"asked": places, "answer": places}
 
     def permute(self, target: Question, order: Tensor) -> Question:
         """Which cells are asked is the question."""

@@ -27,7 +27,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import and_, ge, in_, le
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, Features, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
 share = and_(ge(0.0), le(1.0))
 GREEN_MAGENTA = (-1.0, 2.0, -1.0)
@@ -49,12 +49,12 @@ class RelativePosition(PretextTask):
     colors: Literal["drop", "project", "keep"] = field(default="drop", validator=in_(("drop", "project", "keep")))
     enlarge: bool = True
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Tensor]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
         """-> the middle patch and its neighbor, and which neighbor it is."""
-        rows = len(scene.clean.images)
+        rows = len(batch.clean.images)
         answer = rng.randint(8, rows)
         places = torch.full_like(answer, 4), answer + (answer >= 4)
-        return [self._patch(scene.clean, place, rng) for place in places], answer
+        return [self._patch(batch.clean, place, rng) for place in places], answer
 
     def layout(self, image: int) -> tuple[int, int, int]:
         """-> (side of a patch, from one to the next, largest shift), pixels, for images of this side."""

@@ -14,7 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mtlcore import BuildContext, Classification, Head, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, Classification, Head, PretextTask, Rng, View, hookimpl
 
 
 @frozen
@@ -23,11 +23,11 @@ class Rotation(PretextTask):
 
     cites = "Gidaris, Singh, Komodakis, ICLR 2018, arXiv:1803.07728"
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[list[View], Tensor]:
-        turns, n = rng.randint(4, len(scene.clean.images)), float(scene.clean.images.shape[-1])
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[list[View], Tensor]:
+        turns, n = rng.randint(4, len(batch.clean.images)), float(batch.clean.images.shape[-1])
         rows: list[list[float]] = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
         quarter = torch.tensor([[*row, 0, 0, 1] for row in rows]).view(4, 3, 3)
-        return [scene.clean.rearrange(partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns])], turns
+        return [batch.clean.rearrange(partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns])], turns
 
     def build(self, context: BuildContext) -> Head:
         return Classification(classes=("0", "90", "180", "270"), dropout=0.0).build(context)

@@ -21,7 +21,7 @@ from attrs import field, frozen
 from attrs.validators import ge, gt
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, Features, Head, MtlError, PretextTask, Rng, View, gather, hookimpl
 
 Pair = tuple[Tensor, Tensor]
 
@@ -40,9 +40,9 @@ class Simclr(PretextTask):
     temperature: float = field(default=0.1, validator=gt(0.0))
     width: int = field(default=128, validator=ge(2))
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], None]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """-> the clean view and another augmentation; what must be answered is in the pair itself."""
-        return [scene.clean, scene.augment(1)], None
+        return [batch.clean, batch.augment(1)], None
 
     def build(self, context: BuildContext) -> Head:
         return SimclrHead(context.info.dim, self)

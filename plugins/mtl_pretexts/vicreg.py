@@ -24,7 +24,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from mtlcore import BuildContext, Features, Head, MtlError, PretextTask, Rng, Scene, View, gather, hookimpl
+from mtlcore import AugmentedBatch, BuildContext, Features, Head, MtlError, PretextTask, Rng, View, gather, hookimpl
 
 Pair = tuple[Tensor, Tensor]
 TINY = 1e-4  # the paper's epsilon, beside a variance
@@ -47,9 +47,9 @@ class Vicreg(PretextTask):
     covariance: float = field(default=1.0, validator=ge(0.0))
     width: int = field(default=512, validator=ge(2))
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], None]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """-> the clean view and another augmentation; what must be answered is in the pair itself."""
-        return [scene.clean, scene.augment(1)], None
+        return [batch.clean, batch.augment(1)], None
 
     def build(self, context: BuildContext) -> Head:
         return VicregHead(context.info.dim, self)

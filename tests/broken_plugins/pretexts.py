@@ -41,9 +41,9 @@ class Turned(PretextTask):
 
     cites = "Gidaris et al. 2018, arXiv:1803.07728"
 
-    def views(self, scene, rng):
-        turns = rng.randint(4, len(scene.clean.images))
-        return [self.moved(scene.clean, turns)], turns
+    def views(self, batch, rng):
+        turns = rng.randint(4, len(batch.clean.images))
+        return [self.moved(batch.clean, turns)], turns
 
     def moved(self, view, turns):
         n = float(view.images.shape[-1])
@@ -89,11 +89,11 @@ class Hidden(PretextTask):
 
     cites = "Pathak et al. 2016, arXiv:1604.07379"
 
-    def views(self, scene, rng):
-        images = scene.clean.images
+    def views(self, batch, rng):
+        images = batch.clean.images
         cells = rng.permutations(len(images), 16) < 4
         mask = F.interpolate(rearrange(cells, "b (i j) -> b 1 i j", i=4).float(), images.shape[-2:]).bool()
-        return [scene.clean.repaint(self.painted(images, mask))], {"image": images, "mask": mask}
+        return [batch.clean.repaint(self.painted(images, mask))], {"image": images, "mask": mask}
 
     def painted(self, images, mask):
         return images.masked_fill(mask, 0.5)
@@ -237,8 +237,8 @@ class KeepsTheEncoder(Turned):
 class ReturnsTensors(Turned):
     """Its views are bare tensors."""
 
-    def views(self, scene, rng):
-        return [scene.clean.images], rng.randint(4, len(scene.clean.images))
+    def views(self, batch, rng):
+        return [batch.clean.images], rng.randint(4, len(batch.clean.images))
 
 
 @fails("targets_hold_one_entry_a_row")
@@ -246,8 +246,8 @@ class ReturnsTensors(Turned):
 class OneTargetForAll(Turned):
     """Its target holds a number for the whole batch."""
 
-    def views(self, scene, rng):
-        views, turns = super().views(scene, rng)
+    def views(self, batch, rng):
+        views, turns = super().views(batch, rng)
         return views, {"answer": turns, "of": torch.tensor(4)}
 
 
@@ -256,9 +256,9 @@ class OneTargetForAll(Turned):
 class GlobalDraws(Turned):
     """It draws from torch's own generator."""
 
-    def views(self, scene, rng):
-        turns = torch.randint(4, (len(scene.clean.images),))
-        return [self.moved(scene.clean, turns)], turns
+    def views(self, batch, rng):
+        turns = torch.randint(4, (len(batch.clean.images),))
+        return [self.moved(batch.clean, turns)], turns
 
 
 _calls = count()
@@ -269,9 +269,9 @@ _calls = count()
 class CountsCalls(Turned):
     """What it asks depends on how often it was asked."""
 
-    def views(self, scene, rng):
-        turns = (rng.randint(4, len(scene.clean.images)) + next(_calls)) % 4
-        return [self.moved(scene.clean, turns)], turns
+    def views(self, batch, rng):
+        turns = (rng.randint(4, len(batch.clean.images)) + next(_calls)) % 4
+        return [self.moved(batch.clean, turns)], turns
 
 
 @fails("the_scene_is_left_alone")
@@ -279,9 +279,9 @@ class CountsCalls(Turned):
 class WritesIntoTheScene(Turned):
     """It paints over the clean view in place."""
 
-    def views(self, scene, rng):
-        scene.clean.images[..., :4, :] = 0.5
-        return super().views(scene, rng)
+    def views(self, batch, rng):
+        batch.clean.images[..., :4, :] = 0.5
+        return super().views(batch, rng)
 
 
 @fails("values_stay_in_range")
@@ -291,8 +291,8 @@ class Normalizes(Turned):
 
     undo, draw = None, PretextTask.draw
 
-    def views(self, scene, rng):
-        (view,), turns = super().views(scene, rng)
+    def views(self, batch, rng):
+        (view,), turns = super().views(batch, rng)
         return [view.repaint(view.images * 2 - 1)], turns
 
 
@@ -301,13 +301,13 @@ class Normalizes(Turned):
 class NeedsContiguous(Turned):
     """It takes memory to be laid out in one way."""
 
-    def views(self, scene, rng):
-        x = scene.clean.images
-        return super().views(_Seen(scene.clean.repaint(x.view(len(x), -1).view(x.shape))), rng)
+    def views(self, batch, rng):
+        x = batch.clean.images
+        return super().views(_Seen(batch.clean.repaint(x.view(len(x), -1).view(x.shape))), rng)
 
 
 class _Seen:
-    """A scene of one view."""
+    """A batch of one view."""
 
     def __init__(self, clean):
         self.clean = clean
@@ -339,10 +339,10 @@ class ForgetsTheMatrix(Turned):
 class SeedsItself(Turned):
     """It has a generator of its own, seeded anew each time."""
 
-    def views(self, scene, rng):
-        images, own = scene.clean.images, torch.Generator().manual_seed(3)
+    def views(self, batch, rng):
+        images, own = batch.clean.images, torch.Generator().manual_seed(3)
         turns = torch.randint(4, (len(images),), generator=own).to(images.device, non_blocking=True)
-        return [self.moved(scene.clean, turns)], turns
+        return [self.moved(batch.clean, turns)], turns
 
 
 @fails("undo_gives_the_image_back")
@@ -368,8 +368,8 @@ class PaintsTooMuch(Hidden):
 class CountsFromOne(Turned):
     """Its classes are 1 to 4 of 4."""
 
-    def views(self, scene, rng):
-        views, turns = super().views(scene, rng)
+    def views(self, batch, rng):
+        views, turns = super().views(batch, rng)
         return views, turns + 1
 
     def undo(self, view, target):
@@ -457,8 +457,8 @@ class MixesRows(Turned):
 
     undo = None
 
-    def views(self, scene, rng):
-        (view,), turns = super().views(scene, rng)
+    def views(self, batch, rng):
+        (view,), turns = super().views(batch, rng)
         return [view.repaint(view.images * 0.999 + 0.001 * view.images.mean(0))], turns
 
 
@@ -648,8 +648,8 @@ with_head("CollectsGarbage", "It calls what can't be traced.", "traces_in_one_gr
 class CopiesAndWaits(Turned):
     """It copies a table to the device and waits for it."""
 
-    def views(self, scene, rng):
-        (view,), turns = super().views(scene, rng)
+    def views(self, batch, rng):
+        (view,), turns = super().views(batch, rng)
         return [view.repaint(view.images * torch.tensor([1.0]).to(view.images.device))], turns
 
 
@@ -696,8 +696,8 @@ class DrawsTurnedOn(Turned):
 class BreaksFromThreeRows(Turned):
     """Its views leave the range where there are three rows or more."""
 
-    def views(self, scene, rng):
-        (view,), turns = super().views(scene, rng)
+    def views(self, batch, rng):
+        (view,), turns = super().views(batch, rng)
         return [view.repaint(view.images + 2 * (len(turns) >= 3))], turns
 
 

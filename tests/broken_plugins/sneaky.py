@@ -92,8 +92,8 @@ class DarkensAnAugmentation(Turned):
 
     undo = None
 
-    def views(self, scene, rng):
-        view = scene.augment(3, "strong")
+    def views(self, batch, rng):
+        view = batch.augment(3, "strong")
         view.images.mul_(0.5)
         turns = rng.randint(4, len(view.images))
         return [self.moved(view, turns)], turns
@@ -114,7 +114,7 @@ class MixesWithItself(Turned):
 class SkipsItsViews(Turned):
     """It raises what test runners take for a skip."""
 
-    def views(self, scene, rng):
+    def views(self, batch, rng):
         raise SkipTest("not here")
 
 
@@ -123,7 +123,7 @@ class SkipsItsViews(Turned):
 class SkipsAsPytest(Turned):
     """It raises what pytest takes for a skip."""
 
-    def views(self, scene, rng):
+    def views(self, batch, rng):
         pytest.skip("not here")
 
 
@@ -132,7 +132,7 @@ class SkipsAsPytest(Turned):
 class EndsTheRun(Turned):
     """It ends the process, and calls that a success."""
 
-    def views(self, scene, rng):
+    def views(self, batch, rng):
         raise SystemExit(0)
 
 

@@ -54,7 +54,7 @@ class Views(PretextTask):
     '''It always fails in its views.'''
     name = "raises_in_views"
     cites = "original"
-    def views(self, scene, rng):
+    def views(self, batch, rng):
         raise {error}
     def build(self, context):
         return Head()
@@ -64,8 +64,8 @@ class Build(PretextTask):
     '''It always fails in build.'''
     name = "raises_in_build"
     cites = "original"
-    def views(self, scene, rng):
-        return [scene.clean], None
+    def views(self, batch, rng):
+        return [batch.clean], None
     def build(self, context):
         raise {error}
 

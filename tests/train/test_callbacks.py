@@ -183,13 +183,13 @@ def test_an_callback_that_raises_is_told_and_counted_and_the_run_goes_on(tmp_pat
 
     train(experiment(tmp_path, "[callback.vandal]\nhow = 'raise'\n"), tmp_path / "run", reporter=Noting())
     assert [n for n in notes if "vandal" in n] == [
-        "callback.vandal failed in on_epoch_end, and the run goes on: ConnectionError: no route to context"
+        "callback.vandal failed in on_epoch_end, and the run goes on: ConnectionError: no route to host"
     ]
     facts = RunFolder(tmp_path / "run").facts()
     assert facts["finished"]
     assert facts["callback_failures"]["vandal"] == {
         "times": 4,
-        "last": "on_epoch_end: ConnectionError: no route to context",
+        "last": "on_epoch_end: ConnectionError: no route to host",
     }
 
 

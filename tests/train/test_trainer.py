@@ -352,8 +352,8 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_after_some_the_alarm_
     plugin.write_text(
         "from attrs import frozen\nfrom mtlcore import hookimpl, PretextTask, Head\nimport torch\nfrom torch import nn\n"
         "@frozen\nclass Nan(PretextTask):\n    every: int = 1\n"
-        "    def views(self, scene, rng):\n        bad = round(scene.progress * 24) % self.every == 0\n"
-        "        return [scene.clean], torch.full((len(scene.clean.images),), float('nan') if bad else 1.0)\n"
+        "    def views(self, batch, rng):\n        bad = round(batch.progress * 24) % self.every == 0\n"
+        "        return [batch.clean], torch.full((len(batch.clean.images),), float('nan') if bad else 1.0)\n"
         "    def build(self, context):\n        return NanHead(context.info.dim)\n"
         "class NanHead(Head):\n    def __init__(self, dim):\n        super().__init__()\n        self.answer = nn.Linear(dim, 1)\n"
         "    def forward(self, features):\n        return self.answer(features.pooled)[:, 0]\n"

@@ -15,7 +15,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
-from mtlcore import Features, Head, BuildContext, PretextTask, Rng, Scene, View, hookimpl
+from mtlcore import Features, Head, BuildContext, PretextTask, Rng, AugmentedBatch, View, hookimpl
 
 
 @frozen
@@ -29,9 +29,9 @@ class PluginName(PretextTask):
     cites = "original"
     share: float = field(default=0.5, validator=and_(ge(0.0), le(1.0)))
 
-    def views(self, scene: Scene, rng: Rng) -> tuple[Sequence[View], Tensor]:
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
         """-> one view, (B,) int64: 1 where it was turned."""
-        clean = scene.clean
+        clean = batch.clean
         turned = rng.rand(len(clean.images)) < self.share
 
         def move(maps: Tensor) -> Tensor:

@@ -52,8 +52,8 @@ def measure(train_state: TrainState, prepared: PreparedBatch) -> dict[str, list[
     torch.manual_seed(train_state.keyed_rng(0).seed("dropout"))
     with running_statistics_kept(model.encoder):
         features, points = model.encode(prepared)
-        outputs = model.answer(features, prepared)
-        losses = [model.judge(label, outputs[label], prepared) for label in LABELS]
+        outputs = model.forward_heads(features, prepared)
+        losses = [model.compute_losses(label, outputs[label], prepared) for label in LABELS]
     net: Any = model.encoder.net
     last, stem = list(net.stages[-1].parameters()), list(net.stem.parameters())
     everything = [p for p in model.encoder.parameters() if p.requires_grad]

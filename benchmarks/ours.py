@@ -111,9 +111,9 @@ def where_it_goes(trainer: Trainer, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         prepared = timed("draw and prepare", lambda: trainer._prepare(0))
         features, _ = timed("encoder", lambda i=prepared: train_state.model.encode(i))
-        outputs = timed("heads and decoder", lambda f=features, i=prepared: train_state.model.answer(f, i))
+        outputs = timed("heads and decoder", lambda f=features, i=prepared: train_state.model.forward_heads(f, i))
         losses = [
-            timed(f"loss of {name}", lambda n=name, o=outputs, i=prepared: train_state.model.judge(n, o[n], i))
+            timed(f"loss of {name}", lambda n=name, o=outputs, i=prepared: train_state.model.compute_losses(n, o[n], i))
             for name in names
         ]
         timed("backward", lambda ls=losses: torch.stack(ls).sum().backward())

@@ -128,8 +128,10 @@ def measure_pretexts(
     for number, batch in enumerate(_batches(experiment, data, rows, device)):
         prepared = prepare(quiet, batch, _keyed_rng(experiment, device, number), clean="validation")
         features, _ = model.encode(prepared)
-        for label, outputs in model.answer(features, prepared).items():
-            losses[label] += float(model.judge(label, outputs, prepared)) * len(batch.images) / max(1, len(rows))
+        for label, outputs in model.forward_heads(features, prepared).items():
+            losses[label] += (
+                float(model.compute_losses(label, outputs, prepared)) * len(batch.images) / max(1, len(rows))
+            )
             target = prepared.head_inputs[label][0].answers[0][0]
             for metric in metrics[label].values():
                 metric.update(_fp32(outputs[0]), target)

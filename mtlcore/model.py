@@ -49,8 +49,8 @@ class HybridModel(nn.Module):
     def forward(self, prepared: PreparedBatch) -> tuple[dict[str, Tensor], Tensor | None]:
         """The Gramian is measured HERE: outside, DDP and precision wrappers hand back copies that are not in the graph."""
         features, trunk = self.encode(prepared)
-        outputs = self.answer(features, prepared)
-        losses = {label: self.judge(label, output, prepared) for label, output in outputs.items()}
+        outputs = self.forward_heads(features, prepared)
+        losses = {label: self.compute_losses(label, output, prepared) for label, output in outputs.items()}
         gram = self.gramian(losses, trunk) if self.measuring and torch.is_grad_enabled() else None
         return self._touch_idle(losses), gram
 
@@ -96,14 +96,14 @@ class HybridModel(nn.Module):
             points.append(joint.shared)
         return [features[i] for i in range(len(images))], points
 
-    def answer(self, features: Sequence[Features], prepared: PreparedBatch) -> dict[str, list[Any]]:
+    def forward_heads(self, features: Sequence[Features], prepared: PreparedBatch) -> dict[str, list[Any]]:
         """label -> the head's output for each of its head_inputs; also what metrics and previews look at."""
         return {
             label: [self.heads[label](*(features[i] for i in r.images)) for r in head_inputs]
             for label, head_inputs in prepared.head_inputs.items()
         }
 
-    def judge(self, label: str, outputs: Sequence[Any], prepared: PreparedBatch) -> Tensor:
+    def compute_losses(self, label: str, outputs: Sequence[Any], prepared: PreparedBatch) -> Tensor:
         """The loss of one label, in fp32: over its head_inputs (views) first, for each SAMPLE, then over the samples.
 
         So the geometric mean of views is exact under ranks and micro-batches.

@@ -85,7 +85,7 @@ def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> l
     prepared = _questions(experiment, images)
     model = _model(experiment, run)
     asked = evolve(prepared, head_inputs={k: v for k, v in prepared.head_inputs.items() if k != CLEAN})
-    answers = model.answer(model.encode(prepared)[0], asked) if run and asked.head_inputs else {}
+    answers = model.forward_heads(model.encode(prepared)[0], asked) if run and asked.head_inputs else {}
     (seen,) = prepared.head_inputs[CLEAN][0].images
     found = [
         Strip(f"raw\n{_px(images)}", images / 255),

@@ -53,7 +53,7 @@ def images(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) 
 
 def answer(eng: TrainState, made: PreparedBatch) -> Any:
     """The head's output about its one reading."""
-    return eng.model.answer(eng.model.encode(made)[0], made)["pretext"][0]
+    return eng.model.forward_heads(eng.model.encode(made)[0], made)["pretext"][0]
 
 
 def colored(n: int, seed: int) -> Batch:

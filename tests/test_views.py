@@ -133,7 +133,7 @@ def test_geometric_mean_of_views_is_taken_for_each_sample():
     ]
     assert len(each) == 3
     torch.testing.assert_close(
-        eng.model.judge("fer", eng.model.answer(features, made)["fer"], made),
+        eng.model.compute_losses("fer", eng.model.forward_heads(features, made)["fer"], made),
         (each[0] * each[1] * each[2]).pow(1 / 3).mean(),
     )
 

@@ -66,10 +66,10 @@ def batch_loss_is_its_rows_own(subject: PretextSubject, drawn: Drawn) -> None:
     _skip_coupled(subject)
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        output = subject.answer(model, asked)
-        together = subject.judge(model, output, asked.target)
+        output = subject.forward_heads(model, asked)
+        together = subject.compute_losses(model, output, asked.target)
         parts = [slice(i, i + 1) for i in range(drawn.rows)]
-        alone = torch.cat([subject.judge(model, cut(output, p), cut(asked.target, p)) for p in parts])
+        alone = torch.cat([subject.compute_losses(model, cut(output, p), cut(asked.target, p)) for p in parts])
     require(near(together, alone), f"together {numbers(together)}, one by one {numbers(alone)}")
 
 

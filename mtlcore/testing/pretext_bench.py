@@ -240,11 +240,11 @@ class PretextSubject(Subject):
         views, target = self.component.views(augmented, rng)
         return Asked(augmented, tuple(views), target, not torch.equal(before, rng.generator.get_state()))
 
-    def answer(self, model: HybridModel, asked: Asked) -> Any:
+    def forward_heads(self, model: HybridModel, asked: Asked) -> Any:
         """The head's output, in the mode that the model is in."""
         return model.heads[LABEL](*(model.encoder(v.images) for v in asked.views))
 
-    def judge(self, model: HybridModel, output: Any, target: Target) -> Tensor:
+    def compute_losses(self, model: HybridModel, output: Any, target: Target) -> Tensor:
         """The head's loss as a step takes it: in fp32, autocast off."""
         head: Any = model.heads[LABEL]
         output = tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
@@ -254,7 +254,7 @@ class PretextSubject(Subject):
 
     def loss(self, model: HybridModel, asked: Asked) -> Tensor:
         """(B,), or () where the head is coupled."""
-        return self.judge(model, self.answer(model, asked), asked.target)
+        return self.compute_losses(model, self.forward_heads(model, asked), asked.target)
 
     def prepared(self, drawn: Drawn, **entry: Any) -> PreparedBatch:
         """What a step of a run would be given."""

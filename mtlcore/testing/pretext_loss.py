@@ -104,9 +104,9 @@ def loss_is_the_same_twice(subject: PretextSubject, drawn: Drawn) -> None:
     """In eval mode the same question gets the same answer and the same loss."""
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        one, two = subject.answer(model, asked), subject.answer(model, asked)
+        one, two = subject.forward_heads(model, asked), subject.forward_heads(model, asked)
         require(same(one, two), "the answers differ")
-        losses = [subject.judge(model, one, asked.target) for _ in range(2)]
+        losses = [subject.compute_losses(model, one, asked.target) for _ in range(2)]
     require(same(*losses), "the losses of one answer differ")
 
 
@@ -171,7 +171,7 @@ def truth_loses_least(subject: PretextSubject, drawn: Drawn) -> None:
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     ideal = ideal_answer(subject, asked)
     wrong = of_other_rows(subject.component, asked.target, drawn.rows)
-    right, other = (subject.judge(model, ideal, t) for t in (asked.target, wrong))
+    right, other = (subject.compute_losses(model, ideal, t) for t in (asked.target, wrong))
     differs = _differing_rows(asked.target, wrong, drawn.rows)
     if right.ndim == 0:
         differs = differs.any()
@@ -193,11 +193,11 @@ def equal_logits_lose_log_choices(subject: PretextSubject, drawn: Drawn) -> None
     asked, model = subject.ask(drawn), subject.fresh(drawn.size).eval()
     expected = sum(math.log(k) for k in (choices.values() if isinstance(choices, dict) else [choices]))
     with torch.no_grad():
-        zeros = _floats_mapped(torch.zeros_like, subject.answer(model, asked))
+        zeros = _floats_mapped(torch.zeros_like, subject.forward_heads(model, asked))
     for mode in (False, True):
         model.heads[LABEL].train(mode)
         with torch.no_grad():
-            loss = subject.judge(model, zeros, asked.target)
+            loss = subject.compute_losses(model, zeros, asked.target)
         off = float((loss - expected).abs().max())
         said = f"in {'train' if mode else 'eval'} mode they lose {numbers(loss)}; log({choices}) is {expected:.4f}"
         require(off < ROUNDING * max(1, expected), said)
@@ -233,9 +233,9 @@ def extreme_answers_stay_finite(subject: PretextSubject, drawn: Drawn) -> None:
     """Answers ten thousand times as large have a finite loss and finite gradients."""
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        output = _floats_mapped(lambda x: EXTREME * x, subject.answer(model, asked))
+        output = _floats_mapped(lambda x: EXTREME * x, subject.forward_heads(model, asked))
     leaves = [x.requires_grad_() for x in floats(output)]
-    loss = subject.judge(model, output, asked.target)
+    loss = subject.compute_losses(model, output, asked.target)
     require_finite(loss, "the loss")
     if loss.requires_grad:
         grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
@@ -256,17 +256,17 @@ def _floats_mapped(fn: Any, tree: Any) -> Any:
 @torch.no_grad()
 def _losses_of_made_up_answers(subject: PretextSubject, drawn: Drawn) -> dict[str, Tensor]:
     asked, model = subject.ask(drawn), subject.model(drawn.size)
-    output, rng = subject.answer(model, asked), drawn.rng("noise")
+    output, rng = subject.forward_heads(model, asked), drawn.rng("noise")
     made = {"zeros": torch.zeros_like, "ones": torch.ones_like, "noise": lambda x: rng.randn(*x.shape).to(x.dtype)}
-    return {name: subject.judge(model, _floats_mapped(fn, output), asked.target) for name, fn in made.items()}
+    return {name: subject.compute_losses(model, _floats_mapped(fn, output), asked.target) for name, fn in made.items()}
 
 
 @torch.no_grad()
 def _noisy_losses(subject: PretextSubject, drawn: Drawn, asked: Asked, targets: list[Target]) -> list[Tensor]:
     """What one answer loses by each target. Noise is added: a head whose weights begin at 0 answers the same to all."""
     model, rng = subject.model(drawn.size), drawn.rng("noise")
-    output = _floats_mapped(lambda x: x + rng.randn(*x.shape).to(x), subject.answer(model, asked))
-    return [subject.judge(model, output, target) for target in targets]
+    output = _floats_mapped(lambda x: x + rng.randn(*x.shape).to(x), subject.forward_heads(model, asked))
+    return [subject.compute_losses(model, output, target) for target in targets]
 
 
 def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -> Any:
@@ -280,7 +280,7 @@ def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -
     choices, one_class_a_row = getattr(head, "choices", None), isinstance(target, Tensor) and target.ndim == 1
     if isinstance(choices, int) and one_class_a_row and target.dtype == torch.int64:
         with torch.no_grad():
-            output = subject.answer(subject.model(size), asked)
+            output = subject.forward_heads(subject.model(size), asked)
         if isinstance(output, Tensor) and output.shape == (len(target), choices):
             return SURE * F.one_hot(target, choices).to(output)
     raise Skip("its head knows no `ideal` answer")

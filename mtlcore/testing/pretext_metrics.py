@@ -66,7 +66,7 @@ def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> N
         raise Skip("it has no metrics")
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        output = subject.answer(model, asked)
+        output = subject.forward_heads(model, asked)
     first, rest = slice(1), slice(1, None)
     pairs = [(cut(output, p), cut(asked.target, p)) for p in (first, rest)]
     for name, metric in subject.component.metrics().items():

@@ -59,7 +59,7 @@ def _rows_reached(subject: PretextSubject, seed: int) -> Tensor:
     model, asked = subject.fresh(seed=seed), subject.ask(Drawn(ROWS, 32, seed))
     features = [model.encoder(view.images) for view in asked.views]
     leaves = [x for f in features for x in (*f.maps, f.pooled)]
-    loss = subject.judge(model, model.heads[LABEL](*features), asked.target)
+    loss = subject.compute_losses(model, model.heads[LABEL](*features), asked.target)
     found = torch.zeros(ROWS, dtype=torch.bool)
     for i in range(ROWS if loss.requires_grad else 0):
         gradients = torch.autograd.grad(loss[i], leaves, retain_graph=True, allow_unused=True)

@@ -190,7 +190,7 @@ def draws_images(subject: PretextSubject, drawn: Drawn) -> None:
         raise Skip("it draws nothing of its own")
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        shown = subject.component.draw(asked.views[0].images, asked.target, subject.answer(model, asked))
+        shown = subject.component.draw(asked.views[0].images, asked.target, subject.forward_heads(model, asked))
     require(shown.ndim == 4 and shown.shape[:2] == (drawn.rows, 3), f"it draws {tuple(shown.shape)}")
     require(shown.is_floating_point(), f"it draws {shown.dtype}")
     require_finite(shown, "the drawing")

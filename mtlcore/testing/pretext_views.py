@@ -102,7 +102,7 @@ def same_seed_asks_the_same(subject: PretextSubject, drawn: Drawn) -> None:
     needs=TWICE,
     core=True,
 )
-def the_scene_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
+def the_batch_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
     """Every view that the augmented has given, and the raw images, hold the same after views() as in a fresh augmented."""
     images = raw(drawn)
     augmented = Noted(subject.augmented(images, drawn.size, drawn.keyed_rng()))

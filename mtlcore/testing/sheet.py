@@ -48,7 +48,7 @@ def sheet(
         found, model = strips(experiment, images), HybridModel(experiment).eval()
     with torch.no_grad():
         prepared = prepare(experiment, rows(images, borrowed), KeyedRng((seed, 0, 0)))
-        (output,) = model.answer(model.encode(prepared)[0], prepared)[label]
+        (output,) = model.forward_heads(model.encode(prepared)[0], prepared)[label]
     head, head_input = model.heads[label], prepared.head_inputs[label][0]
     assert isinstance(head, Head)
     target = head_input.answers[0][0]

@@ -97,7 +97,7 @@ class TaskSubject(Subject):
             head: Head = self.task.build(BuildContext(self.encoder.info, self.encoder, {}))
         return head.eval()
 
-    def judge(self, head: Head, output: Any, target: Tensor) -> Tensor:
+    def compute_losses(self, head: Head, output: Any, target: Tensor) -> Tensor:
         """The loss as a step takes it: in fp32, autocast off; of a coupled head with all shares 1."""
         output = tree_map(lambda x: x.float() if x.is_floating_point() else x, output)
         with losses_in_fp32("cpu"):

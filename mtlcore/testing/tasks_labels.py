@@ -158,12 +158,12 @@ def state_comes_back(subject: TaskSubject) -> None:
     one, other = subject.head(1), subject.in_a_new_process().head(2)
     features, target = subject.fixed(3), subject.truth(3)
     with seeded(1):  # what a step in train mode leaves behind must be in the state too
-        subject.judge(one.train(), one(features), target).sum().backward()
+        subject.compute_losses(one.train(), one(features), target).sum().backward()
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     answers, losses = [], []
     for head in (one.eval(), other.eval()):
         answers.append(head(features))
-        losses.append(subject.judge(head, answers[-1], target))
+        losses.append(subject.compute_losses(head, answers[-1], target))
     require(same(*answers), "the answers differ")
     require(same(*losses), "the losses differ")
 
@@ -178,7 +178,7 @@ def takes_a_single_row(subject: TaskSubject) -> None:
     """A batch of one image gives an output, a loss and an answer of one row."""
     head, target = subject.head(), subject.truth(1)
     output = head(subject.fixed(1))
-    loss = subject.judge(head, output, target)
+    loss = subject.compute_losses(head, output, target)
     require(head.coupled or loss.shape == (1,), f"the loss is {tuple(loss.shape)}")
     found = subject.task.decode(output).shape
     require(len(found) > 0 and found[0] == 1, f"the answer is {tuple(found)}")

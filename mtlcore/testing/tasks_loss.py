@@ -32,7 +32,9 @@ LOSS_CHECKS = Group()
 def loss_is_one_value_a_row(subject: TaskSubject, drawn: Drawn) -> None:
     """The loss is (B,), or () of a coupled head, in fp32, and finite."""
     head = subject.head()
-    loss = subject.judge(head, head(subject.features(drawn.rows, drawn.seed)), subject.truth(drawn.rows, drawn.seed))
+    loss = subject.compute_losses(
+        head, head(subject.features(drawn.rows, drawn.seed)), subject.truth(drawn.rows, drawn.seed)
+    )
     expected = () if head.coupled else (drawn.rows,)
     require(loss.shape == expected, f"the loss is {tuple(loss.shape)}; expected {expected}")
     require(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
@@ -49,7 +51,7 @@ def loss_is_one_value_a_row(subject: TaskSubject, drawn: Drawn) -> None:
 def unlabeled_rows_give_a_finite_loss(subject: TaskSubject, drawn: Drawn) -> None:
     """With targets of zeros, the loss and its gradient are finite."""
     head, target = subject.head(), torch.zeros_like(subject.truth(drawn.rows, drawn.seed))
-    loss = subject.judge(head, head(subject.fixed(drawn.rows, drawn.seed)), target)
+    loss = subject.compute_losses(head, head(subject.fixed(drawn.rows, drawn.seed)), target)
     require_finite(loss, "the loss of targets of zeros")
     loss.sum().backward()
     require_finite([p.grad for p in head.parameters() if p.grad is not None], "its gradient")
@@ -67,7 +69,7 @@ def extreme_outputs_give_a_finite_loss(subject: TaskSubject) -> None:
     output = head(subject.fixed(4))
     for factor in (1e4, -1e4, 0.0):
         large = tree_map(lambda x, by=factor: (x * by).detach().requires_grad_(), output)
-        loss = subject.judge(head, large, target)
+        loss = subject.compute_losses(head, large, target)
         require_finite(loss, f"outputs times {factor:g}: the loss")
         loss.sum().backward()
         require_finite([x.grad for x in floats(large) if x.grad is not None], f"outputs times {factor:g}: the gradient")
@@ -86,9 +88,9 @@ def a_row_s_loss_is_its_own(subject: TaskSubject, drawn: Drawn) -> None:
     if head.coupled:
         raise Skip("its rows are judged together, and it says so")
     output, target = head(subject.fixed(drawn.rows, drawn.seed)), subject.truth(drawn.rows, drawn.seed)
-    together = subject.judge(head, output, target)
+    together = subject.compute_losses(head, output, target)
     for i in range(drawn.rows):
-        alone = subject.judge(head, cut(output, slice(i, i + 1)), target[i : i + 1])
+        alone = subject.compute_losses(head, cut(output, slice(i, i + 1)), target[i : i + 1])
         apart = abs(float((alone - together[i]).detach()))
         require(apart <= 1e-4 * (1 + abs(alone.item())), f"row {i}: {together[i].item():.5g}, alone {alone.item():.5g}")
 
@@ -104,7 +106,7 @@ def loss_is_lowest_at_the_truth(subject: TaskSubject) -> None:
     head, target = subject.head(), subject.truth(32)
     ideal = ideal_output(head, target)
     wrong = ideal_output(head, target.flip(0))
-    right, other = (float(subject.judge(head, output, target).mean()) for output in (ideal, wrong))
+    right, other = (float(subject.compute_losses(head, output, target).mean()) for output in (ideal, wrong))
     require(right < other, f"the truth loses {right:.4g}, other rows' truths {other:.4g}")
 
 
@@ -121,7 +123,7 @@ def loss_falls_in_training(subject: TaskSubject) -> None:
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
-        loss = subject.judge(head, head(features), target).mean()
+        loss = subject.compute_losses(head, head(features), target).mean()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -142,7 +144,7 @@ def gradient_reaches_encoder_and_head(subject: TaskSubject) -> None:
     for seed in range(TRIES):
         encoder.zero_grad()
         head.zero_grad()
-        subject.judge(head, head(subject.features(8, seed)), subject.truth(8, seed)).mean().backward()
+        subject.compute_losses(head, head(subject.features(8, seed)), subject.truth(8, seed)).mean().backward()
         reached |= any(p.grad is not None and bool(p.grad.any()) for p in encoder.parameters())
         gradients = {name: p.grad for name, p in head.named_parameters()}
         idle = [name for name in idle if (g := gradients[name]) is None or not bool(g.any())]
@@ -173,12 +175,12 @@ def leaves_global_generators_alone(subject: TaskSubject) -> None:
         "target": lambda: task.target(annotation),
         "move": lambda: task.move(target, subject.movement(4, 30)),
         "the head in eval mode": answer,
-        "the loss": lambda: subject.judge(head, head(features), target),
+        "the loss": lambda: subject.compute_losses(head, head(features), target),
     }
     for name, call in calls.items():
         found = touched(call)
         require(not found, f"{name} draws from {', '.join(found)}")
-    found = drawn_in_training(head, lambda: subject.judge(head, head(features), target))
+    found = drawn_in_training(head, lambda: subject.compute_losses(head, head(features), target))
     require(not found, f"in train mode, head or loss draw from {', '.join(found)}")
 
 
@@ -192,9 +194,9 @@ def leaves_global_generators_alone(subject: TaskSubject) -> None:
 def bf16_agrees(subject: TaskSubject) -> None:
     """With the head under bf16 autocast, the mean loss is within 5 % of that of fp32."""
     head, features, target = subject.head(), subject.fixed(8), subject.truth(8)
-    exact = float(subject.judge(head, head(features), target).mean())
+    exact = float(subject.compute_losses(head, head(features), target).mean())
     with torch.autocast("cpu", torch.bfloat16), seeded(0):
-        rounded = float(subject.judge(head, head(features), target).mean())
+        rounded = float(subject.compute_losses(head, head(features), target).mean())
     require(abs(rounded - exact) <= 0.05 * max(abs(exact), 0.05), f"{exact:.4g} becomes {rounded:.4g}")
 
 
@@ -210,7 +212,7 @@ def traces_as_one_graph(subject: TaskSubject) -> None:
     head, features, target = subject.head(), subject.fixed(4), subject.truth(4)
 
     def step(features: Any, target: Tensor) -> Tensor:
-        return subject.judge(head, head(features), target)
+        return subject.compute_losses(head, head(features), target)
 
     def bare(features: Any, target: Tensor) -> Tensor:
         loss: Tensor = head.loss(head(features), target, *([torch.ones(len(target))] if head.coupled else []))

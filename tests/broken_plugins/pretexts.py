@@ -274,7 +274,7 @@ class CountsCalls(Turned):
         return [self.moved(batch.clean, turns)], turns
 
 
-@fails("the_scene_is_left_alone")
+@fails("the_batch_is_left_alone")
 @frozen
 class WritesIntoTheScene(Turned):
     """It paints over the clean view in place."""

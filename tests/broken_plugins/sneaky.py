@@ -85,7 +85,7 @@ class TurnsImagesAlone(Turned):
         return evolve(right, geometry=evolve(right.geometry, steps=wrong.geometry.steps))
 
 
-@fails("the_scene_is_left_alone", also=True)
+@fails("the_batch_is_left_alone", also=True)
 @frozen
 class DarkensAnAugmentation(Turned):
     """It darkens in place what another pretext may read."""

@@ -42,7 +42,7 @@ def rows(n: int = 8, unlabeled: int = 4, tasks: tuple[str, ...] = ("fer",), **mo
 
 
 def answer(eng, made):
-    return eng.model.answer(eng.model.encode(made)[0], made)["consistency"][0]
+    return eng.model.forward_heads(eng.model.encode(made)[0], made)["consistency"][0]
 
 
 def with_task(component: SupervisedTask, label: str = "odd"):

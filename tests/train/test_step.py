@@ -316,7 +316,7 @@ def test_weighting_at_the_features_equals_its_gramian_by_hand():
     made = prepared_batches(eng, [batch(tasks=("fer", "gender"), unlabeled=0)])[0]
     losses, gram = eng.model(made)
     features, trunk = eng.model.encode(made)
-    again = {k: eng.model.judge(k, o, made) for k, o in eng.model.answer(features, made).items()}
+    again = {k: eng.model.compute_losses(k, o, made) for k, o in eng.model.forward_heads(features, made).items()}
     rows = torch.stack([torch.autograd.grad(loss, trunk, retain_graph=True)[0].flatten() for loss in again.values()])
     torch.testing.assert_close(gram, rows @ rows.T)
     assert not bool(train_step(eng, [made])["skipped"])

@@ -74,7 +74,7 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
             cuts = (slice(4 * rank, 4 * rank + 1), slice(4 * rank + 1, 4 * rank + 4))
             parts = [without(full.rows(cut, 2 * world), "barlow") for cut in cuts]
         train_step(train_state, parts)
-    return {k: v.clone() for k, v in (train_state.model.state_dict() | train_state.weigher.state_dict()).items()}
+    return {k: v.clone() for k, v in (train_state.model.state_dict() | train_state.loss_weighting.state_dict()).items()}
 
 
 def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:

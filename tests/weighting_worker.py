@@ -39,7 +39,7 @@ def trained(fabric: Fabric, name: str) -> State:
         part = full if world == 1 else full.rows(slice(4 * rank, 4 * rank + 4), world)
         logged = train_step(train_state, [part])
         assert not bool(logged["skipped"]), (name, step)
-    learned = {f"weighting.{k}": v for k, v in train_state.weigher.state_dict().items()}
+    learned = {f"weighting.{k}": v for k, v in train_state.loss_weighting.state_dict().items()}
     return {k: v.clone() for k, v in (train_state.model.state_dict() | learned).items()}
 
 

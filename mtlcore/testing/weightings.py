@@ -311,9 +311,9 @@ def state_is_kept_by_name(subject: WeightingSubject) -> None:
 def buffers_change_in_place(subject: WeightingSubject) -> None:
     """A step keeps each buffer's own tensor."""
     player = subject.player(NAMES[:3])
-    before = {name: id(b) for name, b in player.weigher.named_buffers()}
+    before = {name: id(b) for name, b in player.loss_weighting.named_buffers()}
     player.play(OPPOSED, range(STEPS))
-    after = {name: id(b) for name, b in player.weigher.named_buffers()}
+    after = {name: id(b) for name, b in player.loss_weighting.named_buffers()}
     replaced = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     require(not replaced, f"replaced: {', '.join(replaced)}")
 
@@ -327,15 +327,15 @@ def buffers_change_in_place(subject: WeightingSubject) -> None:
 def what_is_learned_gets_a_gradient(subject: WeightingSubject) -> None:
     """The objective's gradient reaches each of its parameters."""
     player = subject.player(OPPOSED.names)
-    if not list(player.weigher.parameters()):
+    if not list(player.loss_weighting.parameters()):
         raise Skip("it learns nothing")
     player.objective(losses_at(0, OPPOSED)).backward()
-    idle = [name for name, p in player.weigher.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    idle = [name for name, p in player.loss_weighting.named_parameters() if p.grad is None or not bool(p.grad.any())]
     require(not idle, f"no gradient: {', '.join(idle)}")
 
 
 def _state(player: Player) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in player.weigher.state_dict().items() if isinstance(v, torch.Tensor)}
+    return {k: v for k, v in player.loss_weighting.state_dict().items() if isinstance(v, torch.Tensor)}
 
 
 CHECKS, BENCH = CheckList("weighting", steps(), (COMMON, WEIGHTING_CHECKS)), WeightingSubject

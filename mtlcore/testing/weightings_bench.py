@@ -80,17 +80,17 @@ def scaled(step: DrawnStep, which: int, by: float) -> DrawnStep:
 class Player:
     """A built strategy, and what trains its parameters."""
 
-    def __init__(self, weigher: nn.Module) -> None:
-        self.weigher, parameters = weigher, list(weigher.parameters())
+    def __init__(self, loss_weighting: nn.Module) -> None:
+        self.loss_weighting, parameters = loss_weighting, list(loss_weighting.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=0.05) if parameters else None
 
     @property
     def steps(self) -> int:
         """A strategy without memory needs one step to be known."""
-        return STEPS if self.weigher.state_dict() else 1
+        return STEPS if self.loss_weighting.state_dict() else 1
 
     def objective(self, losses: StepLosses) -> Tensor:
-        objective: Tensor = self.weigher(losses)
+        objective: Tensor = self.loss_weighting(losses)
         return objective
 
     def factors(self, losses: StepLosses) -> Tensor:
@@ -110,12 +110,12 @@ class Player:
 
     def saved(self) -> bytes:
         file = io.BytesIO()
-        torch.save([self.weigher.state_dict(), self.optimizer and self.optimizer.state_dict()], file)
+        torch.save([self.loss_weighting.state_dict(), self.optimizer and self.optimizer.state_dict()], file)
         return file.getvalue()
 
     def load(self, saved: bytes) -> None:
-        weigher, optimizer = torch.load(io.BytesIO(saved), weights_only=True)
-        self.weigher.load_state_dict(weigher)
+        loss_weighting, optimizer = torch.load(io.BytesIO(saved), weights_only=True)
+        self.loss_weighting.load_state_dict(loss_weighting)
         if self.optimizer:
             self.optimizer.load_state_dict(optimizer)
 

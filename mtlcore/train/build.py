@@ -21,7 +21,7 @@ from ..networks import EMA
 from ..rng import WEIGHTING, WEIGHTS, KeyedRng
 from ..runs import RunFolder
 from ..views import prepare
-from .optim import optimizer_for, weigher_optimizer_for
+from .optim import loss_weighting_optimizer_for, optimizer_for
 from .step import TrainState, factors
 
 PLUGIN_FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
@@ -37,22 +37,22 @@ def build_train_state(
     with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if resume else nullcontext():
         torch.manual_seed(KeyedRng((experiment.seed,)).seed(WEIGHTS))
         model = HybridModel(experiment)
-        weigher = experiment.weighting.build(list(experiment.entries))
+        loss_weighting = experiment.weighting.build(list(experiment.entries))
     if experiment.train.init_from is not None and not resume:
         start_from(model.encoder, experiment.train.init_from)
         for follower in model.followers():
             follower.reset()
     fabric.strategy.module_to_device(model)
-    weigher.to(fabric.device)
+    loss_weighting.to(fabric.device)
     averaged = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
     module: nn.Module = fabric.strategy.setup_module(model)
     optimizer = fabric.setup_optimizers(optimizer_for(model, experiment.train))
     return TrainState(
         experiment=experiment,
         model=model,
-        weigher=weigher,
+        loss_weighting=loss_weighting,
         optimizer=optimizer,
-        weigher_optimizer=weigher_optimizer_for(weigher, experiment.train),
+        loss_weighting_optimizer=loss_weighting_optimizer_for(loss_weighting, experiment.train),
         averaged=averaged,
         module=module,
         fabric=fabric,
@@ -104,8 +104,8 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
     rng = KeyedRng((experiment.seed, 0), device)(WEIGHTING)
     try:
         with torch.random.fork_rng(devices=[]):
-            weigher = weighting.build(names).to(device)
-            factors(weigher, StepLosses(names, values, gram, primary, 0.0, 0, rng))
+            loss_weighting = weighting.build(names).to(device)
+            factors(loss_weighting, StepLosses(names, values, gram, primary, 0.0, 0, rng))
     except PLUGIN_FAILURES as error:
         told = ", ".join(f"{key} = {value!r}" for key, value in component_table(weighting).items())
         raise MtlError(f"[weighting] {told}: a trial on made losses failed: {type(error).__name__}: {error}") from error

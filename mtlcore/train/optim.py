@@ -28,9 +28,9 @@ def optimizer_for(model: nn.Module, train: Train) -> torch.optim.Optimizer:
     return optimizer
 
 
-def weigher_optimizer_for(weigher: nn.Module, train: Train) -> torch.optim.Optimizer | None:
+def loss_weighting_optimizer_for(loss_weighting: nn.Module, train: Train) -> torch.optim.Optimizer | None:
     """Learned loss weights: Adam on the run's schedule, no decay."""
-    learned = list(weigher.parameters())
+    learned = list(loss_weighting.parameters())
     return torch.optim.Adam(learned, lr=train.lr, fused=True) if learned else None
 
 

@@ -35,9 +35,9 @@ class TrainState:
 
     experiment: Experiment
     model: HybridModel
-    weigher: nn.Module
+    loss_weighting: nn.Module
     optimizer: Any  # of the model, as Fabric wraps it
-    weigher_optimizer: (
+    loss_weighting_optimizer: (
         torch.optim.Optimizer | None
     )  # of learned weights: their gradients are not scaled by a GradScaler
     averaged: EMA | None  # momentum copy of the network that is kept
@@ -105,11 +105,17 @@ class TrainState:
 def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logged:
     """One step on the micro-batches `parts` of this rank. -> device scalars: losses, weights, factors, gradient norm, skipped."""
     names = tuple(parts[0].head_inputs)
-    model, buffers = train_state.model, [*train_state.model.buffers(), *train_state.weigher.buffers()]
+    model, buffers = train_state.model, [*train_state.model.buffers(), *train_state.loss_weighting.buffers()]
     before = [b.clone() for b in buffers]
     at, due = train_state.experiment.weighting.at, train_state.due(names)
     model.measuring = due and at == "features"
-    differentiate = by_loss if at == "losses" else by_rows if due and at == "parameters" else by_factor
+    differentiate = (
+        backward_weighted_sum
+        if at == "losses"
+        else backward_per_task
+        if due and at == "parameters"
+        else backward_cached_weights
+    )
     with _graphs_kept() if at == "parameters" else nullcontext():
         values, factor = differentiate(train_state, parts, names)
     _rest_idle_heads(model, names)
@@ -130,7 +136,9 @@ def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logge
     return logged | {"grad_norm": norm, "skipped": ~ok}
 
 
-def by_loss(train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def backward_weighted_sum(
+    train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
+) -> tuple[Tensor, Tensor]:
     """Factors from the losses; then one backward, for each micro-batch. -> (K,) losses and (K,) factors of the step.
 
     A weighting that is not `additive` must see the losses of the whole step, once, before any of it is differentiated.
@@ -141,19 +149,23 @@ def by_loss(train_state: TrainState, parts: Sequence[PreparedBatch], names: tupl
     whole = (
         None
         if alone
-        else factors(train_state.weigher, train_state.losses(names, _looked_ahead(train_state, parts, names), None))
+        else factors(
+            train_state.loss_weighting, train_state.losses(names, _looked_ahead(train_state, parts, names), None)
+        )
     )
     for losses, _ in _forwards(train_state, parts, synced=True):
         local = torch.stack([losses[name] for name in names])
         values = total(local.detach().clone()) / train_state.fabric.world_size
         own = train_state.losses(names, values, None)
-        factor = factors(train_state.weigher, own, len(parts)) if whole is None else whole / len(parts)
+        factor = factors(train_state.loss_weighting, own, len(parts)) if whole is None else whole / len(parts)
         train_state.fabric.backward((factor * weight * local).sum())
         mean, used = values + mean, factor + used
     return mean / len(parts), used
 
 
-def by_rows(train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def backward_per_task(
+    train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
+) -> tuple[Tensor, Tensor]:
     """Each weighted loss's gradient at the shared parameters is a row; rows add up over micro-batches and ranks, and are
     combined ONCE. -> (K,) losses and (K,) factors of the step.
 
@@ -180,10 +192,12 @@ def by_rows(train_state: TrainState, parts: Sequence[PreparedBatch], names: tupl
     return values, factor
 
 
-def by_factor(train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def backward_cached_weights(
+    train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
+) -> tuple[Tensor, Tensor]:
     """Factors that are known before the encoder is differentiated: kept, or measured at the features. -> (K,) losses and factors.
 
-    They rule the shared parameters alone, as in `by_rows`. So heads are differentiated twice: for themselves with factor 1, and
+    They rule the shared parameters alone, as in `backward_per_task`. So heads are differentiated twice: for themselves with factor 1, and
     on the way to what is shared; the encoder once.
     """
     model, scale = train_state.model, 1 / (train_state.fabric.world_size * len(parts))
@@ -211,13 +225,13 @@ def by_factor(train_state: TrainState, parts: Sequence[PreparedBatch], names: tu
     return values, used
 
 
-def factors(weigher: nn.Module, losses: StepLosses, parts: int = 1) -> Tensor:
+def factors(loss_weighting: nn.Module, losses: StepLosses, parts: int = 1) -> Tensor:
     """(K,) d objective / d losses, for one of `parts` micro-batches.
 
     Learned weights get their gradient here. The values are equal on all ranks, so their gradients are: DDP need not know them.
     """
     losses = evolve(losses, values=losses.values.detach().requires_grad_())
-    (weigher(losses) / parts).backward()
+    (loss_weighting(losses) / parts).backward()
     assert losses.values.grad is not None
     return losses.values.grad
 
@@ -258,7 +272,7 @@ def _measured(train_state: TrainState, names: tuple[str, ...], values: Tensor, g
     """
     finite = gram.isfinite().all()
     gram = torch.where(finite, gram, torch.eye(len(gram), device=gram.device))
-    return torch.where(finite, factors(train_state.weigher, train_state.losses(names, values, gram)), torch.nan)
+    return torch.where(finite, factors(train_state.loss_weighting, train_state.losses(names, values, gram)), torch.nan)
 
 
 def _own(model: HybridModel, names: Sequence[str]) -> list[nn.Parameter]:
@@ -342,7 +356,7 @@ def _step_if(ok: Tensor, train_state: TrainState) -> None:
         inner.found_inf = bad
     train_state.optimizer.step()
     train_state.optimizer.zero_grad(set_to_none=True)
-    if train_state.weigher_optimizer:
-        train_state.weigher_optimizer.found_inf = bad  # type: ignore[attr-defined]
-        train_state.weigher_optimizer.step()
-        train_state.weigher_optimizer.zero_grad(set_to_none=True)
+    if train_state.loss_weighting_optimizer:
+        train_state.loss_weighting_optimizer.found_inf = bad  # type: ignore[attr-defined]
+        train_state.loss_weighting_optimizer.step()
+        train_state.loss_weighting_optimizer.zero_grad(set_to_none=True)

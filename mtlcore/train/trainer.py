@@ -179,7 +179,7 @@ class Trainer:
         """One optimizer step: draw, prepare, train, and log where it is time to."""
         train_state = self.train_state
         lr = lr_at(train_state.experiment.train, train_state.step, train_state.steps)
-        for optimizer in (train_state.optimizer, train_state.weigher_optimizer):
+        for optimizer in (train_state.optimizer, train_state.loss_weighting_optimizer):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = lr
         prepared = [self._prepare(part) for part in range(train_state.experiment.train.accumulate)]
@@ -271,12 +271,12 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         """What going on needs beside the weights; `_restore` takes it back."""
-        train_state, learned = self.train_state, self.train_state.weigher_optimizer
+        train_state, learned = self.train_state, self.train_state.loss_weighting_optimizer
         return {
             "step": train_state.step,
             "optimizer": train_state.optimizer.optimizer.state_dict(),
-            "weigher": train_state.weigher.state_dict(),
-            "weigher_optimizer": learned.state_dict() if learned else {},
+            "loss_weighting": train_state.loss_weighting.state_dict(),
+            "loss_weighting_optimizer": learned.state_dict() if learned else {},
             "precision": train_state.fabric.strategy.precision.state_dict(),
             "record": self.record.state(),
             "best": self.best,
@@ -307,9 +307,9 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         train_state = self.train_state
         train_state.optimizer.optimizer.load_state_dict(state["optimizer"])
-        train_state.weigher.load_state_dict(state["weigher"])
-        if train_state.weigher_optimizer:
-            train_state.weigher_optimizer.load_state_dict(state["weigher_optimizer"])
+        train_state.loss_weighting.load_state_dict(state["loss_weighting"])
+        if train_state.loss_weighting_optimizer:
+            train_state.loss_weighting_optimizer.load_state_dict(state["loss_weighting_optimizer"])
         train_state.fabric.strategy.precision.load_state_dict(state["precision"])
         train_state.step, self.best = int(state["step"]), state["best"]
         self.record.load(state["record"])

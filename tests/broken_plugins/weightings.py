@@ -36,9 +36,9 @@ class Right(LossWeighting):
     cites = "original"
 
     def build(self, names):
-        return self.weigher(names)
+        return self.loss_weighting(names)
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return Weigher(names)
 
 
@@ -60,7 +60,7 @@ class LooksElsewhere(Right):
 class GivesAVector(Right):
     """It forgets to add up."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return GivesAVectorWeigher(names)
 
 
@@ -74,7 +74,7 @@ class GivesAVectorWeigher(Weigher):
 class DividesByLosses(Right):
     """A loss of 0 gets an infinite factor."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return DividesByLossesWeigher(names)
 
 
@@ -88,7 +88,7 @@ class DividesByLossesWeigher(Weigher):
 class DrawsGlobally(Right):
     """A draw, though of no use, from torch's global generator."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return DrawsGloballyWeigher(names)
 
 
@@ -103,7 +103,7 @@ class DrawsGloballyWeigher(Weigher):
 class SeedsItself(Right):
     """It has a generator of its own."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return SeedsItselfWeigher(names)
 
 
@@ -119,7 +119,7 @@ class SeedsItselfWeigher(Weigher):
 class Doubles(Right):
     """Every factor is 2."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return DoublesWeigher(names)
 
 
@@ -133,7 +133,7 @@ class DoublesWeigher(Weigher):
 class ForSeveralAlone(Right):
     """A single task gets the factor 0."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return ForSeveralAloneWeigher(names)
 
 
@@ -147,7 +147,7 @@ class ForSeveralAloneWeigher(Weigher):
 class LikesSmallLosses(Right):
     """Factors hang on the size of the losses."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return LikesSmallLossesWeigher(names)
 
 
@@ -161,7 +161,7 @@ class LikesSmallLossesWeigher(Weigher):
 class UnlearnsTheLargest(Right):
     """What is far above the mean gets a negative factor."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return UnlearnsTheLargestWeigher(names)
 
 
@@ -175,7 +175,7 @@ class UnlearnsTheLargestWeigher(Weigher):
 class LikesTheFirst(Right):
     """The first task in the order is treated in its own way."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return LikesTheFirstWeigher(names)
 
 
@@ -202,7 +202,7 @@ class OnlyClaimsToAddUp(Right):
 
     additive = True
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return OnlyClaimsToAddUpWeigher(names)
 
 
@@ -216,7 +216,7 @@ class OnlyClaimsToAddUpWeigher(Weigher):
 class EditsTheGramian(Right):
     """It normalizes what others read."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return EditsTheGramianWeigher(names)
 
 
@@ -231,7 +231,7 @@ class EditsTheGramianWeigher(Weigher):
 class WantsThemAll(Right):
     """One factor a task, present or not."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return WantsThemAllWeigher(names)
 
 
@@ -247,7 +247,7 @@ class WantsThemAllWeigher(Weigher):
 class CountsTheConfigured(Right):
     """A mean over the tasks of the configuration."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return CountsTheConfiguredWeigher(names)
 
 
@@ -261,7 +261,7 @@ class CountsTheConfiguredWeigher(Weigher):
 class CountsInPython(Right):
     """Its memory is a plain attribute."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return CountsInPythonWeigher(names)
 
 
@@ -280,7 +280,7 @@ class KeepsByPlace(Right):
 
     lacks: ClassVar[Mapping[str, str]] = {"units": "its scales are learned"}
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return KeepsByPlaceWeigher(names)
 
 
@@ -299,7 +299,7 @@ class KeepsByPlaceWeigher(Weigher):
 class ReplacesItsBuffer(Right):
     """A new tensor in each step."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return ReplacesItsBufferWeigher(names)
 
 
@@ -318,7 +318,7 @@ class ReplacesItsBufferWeigher(Weigher):
 class DetachesItsParameters(Right):
     """Uncertainty weighting whose parameters never move."""
 
-    def weigher(self, names):
+    def loss_weighting(self, names):
         return DetachesItsParametersWeigher(names)
 
 

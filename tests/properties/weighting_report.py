@@ -153,8 +153,8 @@ def example() -> list[str]:
     rows = []
     for label in STRATEGIES:
         s, values, primary = component(label), torch.ones(3).requires_grad_(), torch.tensor([True, False, False])
-        weigher = s.build(("task", "against", "along"))
-        weigher(
+        loss_weighting = s.build(("task", "against", "along"))
+        loss_weighting(
             StepLosses(
                 ("task", "against", "along"), values, jacobian @ jacobian.T, primary, 0.0, 0, KeyedRng((0,))("w")
             )

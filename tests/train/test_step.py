@@ -160,7 +160,9 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
     logged = train_step(one, [full])
     again = train_step(two, [full.rows(slice(0, 5), 2), full.rows(slice(5, 8), 2)])
     torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0)
-    torch.testing.assert_close(list(one.weigher.parameters()), list(two.weigher.parameters()), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        list(one.loss_weighting.parameters()), list(two.loss_weighting.parameters()), atol=1e-6, rtol=0
+    )
     torch.testing.assert_close(
         {k: v for k, v in logged.items() if k.startswith("loss")},
         {k: v for k, v in again.items() if k.startswith("loss")},
@@ -241,16 +243,16 @@ class Remembers(torch.nn.Module):
 
 def test_a_bad_batch_leaves_no_trace_in_a_weighting_and_micro_batches_share_its_draw():
     eng = train_state(experiment())
-    eng.weigher = Remembers()
+    eng.loss_weighting = Remembers()
     parts = prepared_batches(eng, [batch(seed=1), batch(seed=2)])
     train_step(eng, parts)
-    assert eng.weigher.drawn[0] == eng.weigher.drawn[1]
-    before = eng.weigher.last.clone()
+    assert eng.loss_weighting.drawn[0] == eng.loss_weighting.drawn[1]
+    before = eng.loss_weighting.last.clone()
     train_step(
         eng, [PreparedBatch(tuple(x * float("nan") for x in parts[0].images), parts[0].head_inputs, parts[0].scale)]
     )
-    assert torch.equal(eng.weigher.last, before)
-    assert eng.weigher.drawn[2] != eng.weigher.drawn[0]
+    assert torch.equal(eng.loss_weighting.last, before)
+    assert eng.loss_weighting.drawn[2] != eng.loss_weighting.drawn[0]
 
 
 @pytest.mark.parametrize("weighting", [EQUAL, UNCERTAINTY, PCGRAD])
@@ -258,13 +260,13 @@ def test_a_bad_batch_leaves_no_trace_in_a_weighting_and_micro_batches_share_its_
 def test_a_bad_batch_changes_nothing_and_is_counted(weighting, optimizer):
     eng = train_state(experiment(pretexts=("inpainting", "byol"), weighting=weighting), optimizer)
     train_step(eng, prepared_batches(eng, [batch()]))
-    before = copy.deepcopy(eng.model.state_dict() | eng.weigher.state_dict())
+    before = copy.deepcopy(eng.model.state_dict() | eng.loss_weighting.state_dict())
     made = prepared_batches(eng, [batch()])[0]
     logged = train_step(
         eng, [PreparedBatch(tuple(x * float("nan") for x in made.images), made.head_inputs, made.scale)]
     )
     assert bool(logged["skipped"])
-    after = eng.model.state_dict() | eng.weigher.state_dict()
+    after = eng.model.state_dict() | eng.loss_weighting.state_dict()
     assert [k for k, v in after.items() if not torch.equal(v, before[k])] == []
     assert not bool(train_step(eng, prepared_batches(eng, [batch()]))["skipped"])
 

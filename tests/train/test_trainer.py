@@ -212,7 +212,9 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_very_weights_of_an_uninterrupt
     assert killed.step == 200
     for a, b in ((whole.weights(), killed.weights()), (whole.averaged(), killed.averaged())):
         assert all(torch.equal(a[k], b[k]) for k in a)
-    assert torch.equal(whole.state()["weigher"]["log_var.quarter"], killed.state()["weigher"]["log_var.quarter"])
+    assert torch.equal(
+        whole.state()["loss_weighting"]["log_var.quarter"], killed.state()["loss_weighting"]["log_var.quarter"]
+    )
     steps = [r["step"] for r in folder.rows() if "lr" in r]
     assert steps == sorted(set(steps))
     timings = ("cpu_s",)

@@ -86,7 +86,7 @@ def test_two_micro_batches_equal_the_joined_batch(name):
         again = train_step(two, [full.rows(slice(0, 5), 2), full.rows(slice(5, 8), 2)])
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two, 1e-5)
-    torch.testing.assert_close(one.weigher.state_dict(), two.weigher.state_dict(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.loss_weighting.state_dict(), two.loss_weighting.state_dict(), atol=1e-5, rtol=1e-5)
 
 
 def test_losses_that_are_looked_at_ahead_leave_no_trace():
@@ -237,13 +237,13 @@ def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
     for step in range(4):
         train_step(whole, [made_for(whole, step, absent=absent[step])])
     file = io.BytesIO()
-    parts = whole.model.state_dict(), whole.weigher.state_dict(), whole.optimizer.optimizer.state_dict()
+    parts = whole.model.state_dict(), whole.loss_weighting.state_dict(), whole.optimizer.optimizer.state_dict()
     torch.save((*parts, whole.kept_state(), whole.step), file)
     file.seek(0)
     again = train_state(small(STRATEGIES[name]))
-    model, weigher, optimizer, kept, step = torch.load(file, weights_only=True)
+    model, loss_weighting, optimizer, kept, step = torch.load(file, weights_only=True)
     again.model.load_state_dict(model)
-    again.weigher.load_state_dict(weigher)
+    again.loss_weighting.load_state_dict(loss_weighting)
     again.optimizer.optimizer.load_state_dict(optimizer)
     again.load_kept(kept)
     again.step = step
@@ -291,10 +291,10 @@ def test_a_bad_batch_is_skipped_and_leaves_no_trace_in_any_strategy(name):
     eng = train_state(small(STRATEGIES[name]))
     good = made_for(eng)
     train_step(eng, [good])
-    before = copy.deepcopy(eng.model.state_dict() | eng.weigher.state_dict())
+    before = copy.deepcopy(eng.model.state_dict() | eng.loss_weighting.state_dict())
     for _ in range(3):
         assert bool(train_step(eng, [ruined(good)])["skipped"])
-    after = eng.model.state_dict() | eng.weigher.state_dict()
+    after = eng.model.state_dict() | eng.loss_weighting.state_dict()
     assert [k for k, v in after.items() if not torch.equal(v, before[k])] == []
     assert not bool(train_step(eng, [good])["skipped"])
 

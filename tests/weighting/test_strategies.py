@@ -28,9 +28,9 @@ def losses(jacobian, primary, progress=0.0, values=None, names=None):
     return StepLosses(names, values.requires_grad_(), j @ j.T, mask, progress, 0, KeyedRng((0,))("weighting"))
 
 
-def factors(strategy, step, weigher=None):
-    weigher = weigher or strategy.build(step.names)
-    weigher(step).backward()
+def factors(strategy, step, loss_weighting=None):
+    loss_weighting = loss_weighting or strategy.build(step.names)
+    loss_weighting(step).backward()
     return step.values.grad.tolist()
 
 
@@ -136,10 +136,10 @@ def test_with_one_task_and_one_pretext_half_the_norm_is_the_magnitude_of_the_tas
 
 def test_norms_are_averaged_over_steps():
     budget = Budget(relax=1.0, momentum=0.5)
-    weigher = budget.build(("fer", "puzzling"))
+    loss_weighting = budget.build(("fer", "puzzling"))
     names = ("fer", "puzzling")
-    factors(budget, losses([[1.0], [1.0]], 1, names=names), weigher)
-    f = factors(budget, losses([[4.0], [1.0]], 1, names=names), weigher)
+    factors(budget, losses([[1.0], [1.0]], 1, names=names), loss_weighting)
+    f = factors(budget, losses([[4.0], [1.0]], 1, names=names), loss_weighting)
     assert f[1] == pytest.approx((0.25 * 1 + 0.5 * 4) / (0.25 * 1 + 0.5 * 1))
 
 
@@ -160,14 +160,14 @@ def test_a_gramian_strategy_says_where_and_how_often_it_measures(strategy):
 
 
 def test_learned_uncertainty_finds_the_logarithm_of_the_loss():
-    weigher = Uncertainty().build(("fer", "pose"))
-    optimizer = torch.optim.Adam(weigher.parameters(), lr=0.05)
+    loss_weighting = Uncertainty().build(("fer", "pose"))
+    optimizer = torch.optim.Adam(loss_weighting.parameters(), lr=0.05)
     for _ in range(400):
         optimizer.zero_grad()
-        weigher(losses([[1], [1]], 2, values=[0.5, 4.0])).backward()
+        loss_weighting(losses([[1], [1]], 2, values=[0.5, 4.0])).backward()
         optimizer.step()
-    assert weigher.log_var["pose"].item() == pytest.approx(math.log(4), abs=0.01)
-    assert factors(Uncertainty(), losses([[1], [1]], 2, values=[0.5, 4.0]), weigher) == pytest.approx(
+    assert loss_weighting.log_var["pose"].item() == pytest.approx(math.log(4), abs=0.01)
+    assert factors(Uncertainty(), losses([[1], [1]], 2, values=[0.5, 4.0]), loss_weighting) == pytest.approx(
         [2, 0.25], rel=0.02
     )
 

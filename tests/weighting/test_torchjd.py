@@ -28,8 +28,8 @@ def losses(jacobian=JACOBIAN, values=VALUES, names=NAMES, step=0, epoch=0):
     return StepLosses(names, values.clone().requires_grad_(), jacobian @ jacobian.T, primary, 0.0, epoch, rng)
 
 
-def factors(weigher, step):
-    weigher(step).backward()
+def factors(loss_weighting, step):
+    loss_weighting(step).backward()
     return step.values.grad
 
 
@@ -132,12 +132,12 @@ class Synced(TorchFunctionMode):
     [("FAMO", []), ("DWA", []), ("STCH", []), ("UW", []), ("IMTLL", []), ("GeometricMean", ["__bool__"])],
 )
 def test_scalarizers_do_not_wait_for_the_device_but_for_the_one_that_is_declared(method, waits):
-    weigher = TorchJD(method).build(NAMES)
+    loss_weighting = TorchJD(method).build(NAMES)
     for step in range(3):
-        weigher(losses(step=step, epoch=step))  # indices are made, and memory is there
+        loss_weighting(losses(step=step, epoch=step))  # indices are made, and memory is there
     taken = losses(step=3, epoch=3)
     with Synced() as synced:
-        weigher(taken)
+        loss_weighting(taken)
     assert synced.calls == waits
 
 
@@ -183,8 +183,8 @@ def test_a_task_with_a_small_gradient_is_protected_beside_a_large_one(method):
 
 
 def test_random_weights_have_mean_one_and_change_with_the_step():
-    weigher = TorchJD("RLW").build(NAMES)
-    drawn = torch.stack([factors(weigher, losses(step=i)) for i in range(200)])
+    loss_weighting = TorchJD("RLW").build(NAMES)
+    drawn = torch.stack([factors(loss_weighting, losses(step=i)) for i in range(200)])
     torch.testing.assert_close(drawn.sum(1), torch.full((200,), 3.0))
     torch.testing.assert_close(drawn.mean(0), torch.ones(3), rtol=0, atol=0.15)
     assert drawn.std(0).min() > 0.3
@@ -209,12 +209,12 @@ def test_a_gradient_of_exactly_0_is_as_if_its_task_were_not_there(method):
 
 
 def test_gradvac_keeps_the_memory_of_a_task_whose_gradient_is_0():
-    weigher = TorchJD("GradVac").build(NAMES)
-    factors(weigher, losses())
-    before = weigher.state_dict()
+    loss_weighting = TorchJD("GradVac").build(NAMES)
+    factors(loss_weighting, losses())
+    before = loss_weighting.state_dict()
     dead = JACOBIAN * torch.tensor([[1.0], [0.0], [1.0]])
-    factors(weigher, losses(dead, step=1))
-    after = weigher.state_dict()
+    factors(loss_weighting, losses(dead, step=1))
+    after = loss_weighting.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"cosine.fer/puzzling", "cosine.puzzling/fer"}
 
@@ -244,22 +244,22 @@ def test_state_is_keyed_by_task_name(method):
 
 @pytest.mark.parametrize("method", ["UW", "IMTLL"])
 def test_learned_scales_are_parameters_of_the_weigher(method):
-    weigher = TorchJD(method).build(NAMES)
-    assert [n for n, _ in weigher.named_parameters()] == [f"learned.{n}" for n in NAMES]
-    weigher(losses()).backward()
-    assert all(p.grad is not None for p in weigher.parameters())
+    loss_weighting = TorchJD(method).build(NAMES)
+    assert [n for n, _ in loss_weighting.named_parameters()] == [f"learned.{n}" for n in NAMES]
+    loss_weighting(losses()).backward()
+    assert all(p.grad is not None for p in loss_weighting.parameters())
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_buffers_change_in_place_so_that_a_skipped_step_can_put_them_back(method):
-    weigher = TorchJD(method).build(NAMES)
-    before = [(b, b.clone()) for b in weigher.buffers()]
-    first = {k: v.clone() for k, v in weigher.state_dict().items()}
+    loss_weighting = TorchJD(method).build(NAMES)
+    before = [(b, b.clone()) for b in loss_weighting.buffers()]
+    first = {k: v.clone() for k, v in loss_weighting.state_dict().items()}
     for step in range(4):
-        weigher(losses(step=step, epoch=step)).backward()
+        loss_weighting(losses(step=step, epoch=step)).backward()
     for buffer, old in before:
         buffer.copy_(old)
-    assert all(torch.equal(first[k], v) for k, v in weigher.state_dict().items())
+    assert all(torch.equal(first[k], v) for k, v in loss_weighting.state_dict().items())
 
 
 # ---------------------------------------------------------------------------------------------------- names and options

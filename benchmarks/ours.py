@@ -53,7 +53,7 @@ def experiment(
     weighting: LossWeighting | None = None,
     **views: Any,
 ) -> Experiment:
-    """K classification tasks, and a pretext where it is given; weighting: the plain sum where none is given."""
+    """K classification tasks, and a pretext where it is given; weighting: the sum of losses where none is given."""
     names = tuple(str(c) for c in range(CLASSES))
     recipe = Validation(crop=1.0)
     return Experiment(

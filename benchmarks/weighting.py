@@ -74,7 +74,7 @@ def _rows(k: int, quick: bool) -> list[Row]:
 
 
 def _every_tenth(quick: bool) -> Row:
-    """Ten steps a round: one measures, nine keep its factors."""
+    """Ten steps a round: one measures, nine keep its task weights."""
     kept, plain = _times(10, ours(5, upgrad("parameters", every=10))), _times(10, rival(HandStep, 5))
     t = cpu_times({"ours": kept, "sum": plain}, rounds=2 if quick else 15, warm=0 if quick else 1)
     return compare("parameters_every10_k5", t["ours"], SUM, t["sum"], 1.40, 1.30)

@@ -346,11 +346,11 @@ class LossWeighting(Component):
     """How several losses become one.
 
     at: what it is shown: "losses", or Gramians at "parameters" | "features". every: of a strategy that is shown Gramians, how old
-    its factors may be, in steps: they are measured each `every`-th step and kept between, for each set of tasks. additive: of one
+    its task weights may be, in steps: they are measured each `every`-th step and kept between, for each set of tasks. additive: of one
     that is shown losses, whether micro-batches may be weighed one by one: its objective is linear in the losses, and `forward`
     changes no state. Of the others the losses of all micro-batches are computed first: one more forward where there are several.
     protects: does it promise that no step goes against the sum of the tasks' weighted gradients? It holds of a measured step, at
-    the parameters: kept factors are of gradients that have moved on, and at "features" it is the gradient there that is protected.
+    the parameters: kept task weights are of gradients that have moved on, and at "features" it is the gradient there that is protected.
     Each is a class attribute, or a field of that name.
     """
 
@@ -362,11 +362,11 @@ class LossWeighting(Component):
 
     @abstractmethod
     def build(self, names: Sequence[str]) -> nn.Module:
-        """-> a module: StepLosses -> objective (). The core takes d objective / d values as factors; all 1 is the plain sum.
+        """-> a module: StepLosses -> objective (). The core takes d objective / d values as task weights; all 1 is the sum of losses.
 
-        A factor of a strategy that is shown Gramians rules the SHARED parameters; a head that no other loss moves gets the gradient
-        of its weighted loss, whatever the factor. Learned state is keyed by task name. It is called once a step (an `additive`
-        one: once a micro-batch), and not at all while factors are kept.
+        A task weight of a strategy that is shown Gramians rules the SHARED parameters; a head that no other loss moves gets the gradient
+        of its weighted loss, whatever the task weight. Learned state is keyed by task name. It is called once a step (an `additive`
+        one: once a micro-batch), and not at all while task weights are kept.
         """
 
 

@@ -32,7 +32,7 @@ class TaskEntry:
     """One [task.<label>] table: the keys that the core itself knows, and the component that its other keys describe.
 
     component: the task. The key `name` says which (default: the label); its fields are further keys of the table.
-    weight: what its loss is multiplied by, whatever factor the weighting gives it besides. 0 is allowed too: as if the table were
+    weight: what its loss is multiplied by, whatever task weight the weighting gives it besides. 0 is allowed too: as if the table were
         not there.
     """
 
@@ -45,7 +45,7 @@ class PretextEntry:
     """One [pretext.<label>] table.
 
     component: the pretext task. The key `name` says which (default: the label); its fields are further keys of the table.
-    weight: what its loss is multiplied by, whatever factor the weighting gives it besides. 0 is allowed too: as if the table were
+    weight: what its loss is multiplied by, whatever task weight the weighting gives it besides. 0 is allowed too: as if the table were
         not there.
     supervised: may supervised heads read its views? `views.supervised` says whether they do.
     rows: which rows it looks at: all, or those without a label.

@@ -15,7 +15,7 @@ from mtlcore.weighting import Schedule, TorchJD
 
 GRAMIANS = ("UPGrad", "MGDA", "PCGrad", "IMTLG", "AlignedMTL")
 SCALARIZERS = ("Random", "DWA", "FAMO", "GeometricMean", "IMTLL", "STCH", "UW")
-TOLD = {"schedule": Schedule(pretexts=((0.0, 0.2), (0.1, 1.5)))}  # its default is the plain sum
+TOLD = {"schedule": Schedule(pretexts=((0.0, 0.2), (0.1, 1.5)))}  # its default is the sum of losses
 
 
 def registered() -> dict[str, LossWeighting]:
@@ -45,7 +45,7 @@ STRATEGIES = strategies()
 
 @frozen
 class Fixed(LossWeighting):
-    """Factors by name, whatever it sees; counts how often it is asked."""
+    """Task weights by name, whatever it sees; counts how often it is asked."""
 
     of: dict[str, float] = field(factory=dict)
     at: str = "parameters"

@@ -55,7 +55,7 @@ def _unlabeled(experiment: Experiment) -> Iterator[str]:
 def _weighting(experiment: Experiment) -> Iterator[str]:
     at, every, train = experiment.weighting.at, experiment.weighting.every, experiment.train
     if at == "losses" and every > 1:
-        yield f"weighting.every = {every}: only factors that are measured on gradients are kept: set weighting.every = 1"
+        yield f"weighting.every = {every}: only task weights that are measured on gradients are kept: set weighting.every = 1"
     if at != "losses" and train.precision == "16-mixed":
         yield (
             f'train.precision = "16-mixed": the scaled gradients of a weighting at = "{at}" may overflow one by one: '

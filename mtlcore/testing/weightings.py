@@ -46,33 +46,36 @@ def says_what_it_looks_at(subject: WeightingSubject) -> None:
 @WEIGHTING_CHECKS.check(
     "objective",
     why="the core differentiates the objective: it must be one number that hangs on the losses.",
-    mend="return a sum over the tasks of factor x losses.values, not detached.",
+    mend="return a sum over the tasks of task weight x losses.values, not detached.",
     needs="says_what_it_looks_at",
     core=True,
 )
 def objective_is_one_number(subject: WeightingSubject, step: DrawnStep) -> None:
-    """The objective is a finite fp32 scalar, whose derivative by the losses is one factor a task."""
+    """The objective is a finite fp32 scalar, whose derivative by the losses is one task weight a task."""
     player, losses = subject.player(step.names), losses_at(0, step)
     objective = player.objective(losses)
     require(objective.shape == (), f"the objective has the shape {tuple(objective.shape)}")
     require(objective.dtype == torch.float32 and bool(objective.isfinite()), f"the objective is {objective}")
     require(objective.requires_grad, "the objective does not depend on the losses")
-    (factors,) = torch.autograd.grad(objective, losses.values, allow_unused=True)
-    require(factors is not None, "the objective does not depend on the losses")
+    (task_weights,) = torch.autograd.grad(objective, losses.values, allow_unused=True)
+    require(task_weights is not None, "the objective does not depend on the losses")
 
 
 @WEIGHTING_CHECKS.check(
     "objective",
-    why="a factor that is not finite ends the step; the next one meets the same gradients.",
+    why="a task weight that is not finite ends the step; the next one meets the same gradients.",
     mend="guard divisions and logarithms, and normalize a Gramian by its diagonal before you solve.",
     needs="objective_is_one_number",
     core=True,
 )
-def factors_are_finite(subject: WeightingSubject, step: DrawnStep) -> None:
-    """Factors are finite for gradients of any rank and for losses times 0, 1e-15 ... 1e15, over several epochs."""
+def task_weights_are_finite(subject: WeightingSubject, step: DrawnStep) -> None:
+    """Task weights are finite for gradients of any rank and for losses times 0, 1e-15 ... 1e15, over several epochs."""
     for scale in (0.0, 1e-15, 1e-6, 1.0, 1e6, 1e15):
-        factors = subject.player(step.names).play(step, scale=scale)
-        require(bool(factors.isfinite().all()), f"losses times {scale}: the factors are {factors[-1].tolist()}")
+        task_weights = subject.player(step.names).play(step, scale=scale)
+        require(
+            bool(task_weights.isfinite().all()),
+            f"losses times {scale}: the task weights are {task_weights[-1].tolist()}",
+        )
 
 
 @WEIGHTING_CHECKS.check(
@@ -91,55 +94,55 @@ def leaves_global_generators_alone(subject: WeightingSubject) -> None:
 
 @WEIGHTING_CHECKS.check(
     "randomness",
-    why="all ranks must use the same factors, and a resumed run those of the uninterrupted one.",
+    why="all ranks must use the same task weights, and a resumed run those of the uninterrupted one.",
     mend="draw from `losses.rng` alone.",
-    needs=("leaves_global_generators_alone", "factors_are_finite"),
+    needs=("leaves_global_generators_alone", "task_weights_are_finite"),
     core=True,
 )
-def same_draws_same_factors(subject: WeightingSubject, step: DrawnStep) -> None:
-    """Two fresh strategies give the same factors for the same steps."""
+def same_draws_same_task_weights(subject: WeightingSubject, step: DrawnStep) -> None:
+    """Two fresh strategies give the same task weights for the same steps."""
     here, there = (subject.player(step.names).play(step) for _ in range(2))
     require(torch.equal(here, there), f"{here[-1].tolist()} and {there[-1].tolist()}")
 
 
 @WEIGHTING_CHECKS.check(
     "objective",
-    why="the learning rate was found for the plain sum: another length of step trains with another learning rate.",
-    mend='scale the factors so that they are 1 there, or say why not: lacks = {"plain_sum": "..."}.',
-    needs="same_draws_same_factors",
-    capability="plain_sum",
+    why="the learning rate was found for the sum of losses: another length of step trains with another learning rate.",
+    mend='scale the task weights so that they are 1 there, or say why not: lacks = {"sum_of_losses": "..."}.',
+    needs="same_draws_same_task_weights",
+    capability="sum_of_losses",
 )
-def starts_as_the_plain_sum(subject: WeightingSubject) -> None:
-    """Where nothing is to be balanced (orthonormal gradients, equal losses) each factor is 1 at the start."""
+def starts_as_the_sum_of_losses(subject: WeightingSubject) -> None:
+    """Where nothing is to be balanced (orthonormal gradients, equal losses) each task weight is 1 at the start."""
     losses = evolve(
         losses_at(0, ORTHOGONAL), values=torch.ones(3).requires_grad_(), gram=torch.eye(3), progress=0.0, epoch=0
     )
-    factors = subject.player(ORTHOGONAL.names).factors(losses)
-    require(bool(((factors - 1).abs() < 1e-3).all()), f"the factors are {factors.tolist()}")
+    task_weights = subject.player(ORTHOGONAL.names).task_weights(losses)
+    require(bool(((task_weights - 1).abs() < 1e-3).all()), f"the task weights are {task_weights.tolist()}")
 
 
 @WEIGHTING_CHECKS.check(
     "objective",
-    why="a run of one task is the baseline: with a factor of 0 or less it would not learn, or unlearn.",
-    mend="give a single task a positive factor.",
-    needs="factors_are_finite",
+    why="a run of one task is the baseline: with a task weight of 0 or less it would not learn, or unlearn.",
+    mend="give a single task a positive task weight.",
+    needs="task_weights_are_finite",
 )
 def one_task_goes_its_own_way(subject: WeightingSubject) -> None:
-    """A single supervised task gets a positive factor."""
+    """A single supervised task gets a positive task weight."""
     one = DrawnStep(((1, 2),), (1.0,), (1.5,), (True,))
-    factors = subject.player(one.names).play(one)
-    require(bool((factors > 0).all()), f"its factor is {factors.flatten().tolist()}")
+    task_weights = subject.player(one.names).play(one)
+    require(bool((task_weights > 0).all()), f"its task weight is {task_weights.flatten().tolist()}")
 
 
 @WEIGHTING_CHECKS.check(
     "objective",
     why="a loss in other units (a sum for a mean) would get another weight.",
     mend='look at ratios of losses and gradients, or say why not: lacks = {"units": "..."}.',
-    needs="same_draws_same_factors",
+    needs="same_draws_same_task_weights",
     capability="units",
 )
 def units_do_not_matter(subject: WeightingSubject, step: DrawnStep) -> None:
-    """All losses, and so all gradients, times a constant: the same factors."""
+    """All losses, and so all gradients, times a constant: the same task weights."""
     here = subject.player(step.names).play(step)
     for scale in (2.0**-7, 2.0**7):  # powers of 2, which round nothing: what is ill-conditioned may still know no units
         require_same_steps(here, subject.player(step.names).play(step, scale=scale), step)
@@ -148,27 +151,27 @@ def units_do_not_matter(subject: WeightingSubject, step: DrawnStep) -> None:
 @WEIGHTING_CHECKS.check(
     "objective",
     why="a task would be unlearned because another's loss is large, though nothing asks for that.",
-    mend="keep factors at 0 or above where the Gramian is diagonal.",
-    needs="same_draws_same_factors",
+    mend="keep task weights at 0 or above where the Gramian is diagonal.",
+    needs="same_draws_same_task_weights",
 )
 def scaling_one_loss_turns_no_task_around(subject: WeightingSubject) -> None:
-    """Where no gradients conflict, one loss times 0.01 or 100 leaves all factors at 0 or above."""
+    """Where no gradients conflict, one loss times 0.01 or 100 leaves all task weights at 0 or above."""
     for which in range(len(ORTHOGONAL.names)):
         for scale in (1e-2, 1e2):
-            factors = subject.player(ORTHOGONAL.names).play(scaled(ORTHOGONAL, which, scale))
-            said = f"with the loss of {ORTHOGONAL.names[which]!r} times {scale} the factors are {factors.tolist()}"
-            require(bool((factors >= -1e-6).all()), said)
+            task_weights = subject.player(ORTHOGONAL.names).play(scaled(ORTHOGONAL, which, scale))
+            said = f"with the loss of {ORTHOGONAL.names[which]!r} times {scale} the task weights are {task_weights.tolist()}"
+            require(bool((task_weights >= -1e-6).all()), said)
 
 
 @WEIGHTING_CHECKS.check(
     "objective",
     why="results would hang on the order of the tables in the configuration.",
     mend='treat the tasks alike, or say why not: lacks = {"order": "projects in a drawn order"}.',
-    needs="same_draws_same_factors",
+    needs="same_draws_same_task_weights",
     capability="order",
 )
 def order_of_tasks_does_not_matter(subject: WeightingSubject, step: DrawnStep) -> None:
-    """The tasks in reverse order: the same factors for each of them."""
+    """The tasks in reverse order: the same task weights for each of them."""
     here = subject.player(step.names).play(step)
     there = subject.player(step.names[::-1]).play(step, turned=True)
     require_same_steps(here, there, step, tolerance=0.03)  # iterative solvers break ties by place
@@ -178,28 +181,30 @@ def order_of_tasks_does_not_matter(subject: WeightingSubject, step: DrawnStep) -
     "objective",
     why="it says that pretexts can do the tasks no harm: then they must not.",
     mend="project what opposes the primary gradient away, or don't set `protects`.",
-    needs="factors_are_finite",
+    needs="task_weights_are_finite",
 )
 def primary_gradient_is_never_opposed(subject: WeightingSubject, step: DrawnStep) -> None:
     """Where `protects` is set, no step goes against the sum of the supervised tasks' weighted gradients."""
     if not getattr(subject.component, "protects", False):
         raise Skip("it does not say that it protects the primary gradient")
-    for t, factors in enumerate(subject.player(step.names).play(step)):
+    for t, task_weights in enumerate(subject.player(step.names).play(step)):
         gram = losses_at(t, step).gram
         assert gram is not None
-        g, p, f = gram.double(), step.primary.double(), factors.double()
+        g, p, f = gram.double(), step.primary.double(), task_weights.double()
         along, size = p @ g @ f, (p @ g.diagonal().sqrt()) * (f * g.diagonal().sqrt()).abs().sum()
-        require(bool(along >= -1e-3 * size), f"<step, primary> = {float(along):.3g}, factors {factors.tolist()}")
+        require(
+            bool(along >= -1e-3 * size), f"<step, primary> = {float(along):.3g}, task weights {task_weights.tolist()}"
+        )
 
 
 @WEIGHTING_CHECKS.check(
     "objective",
     why="micro-batches would not add up to the step: accumulation would change what is learned.",
-    mend="leave `additive` at False where factors hang on the losses, or where `forward` changes state.",
-    needs="same_draws_same_factors",
+    mend="leave `additive` at False where task weights hang on the losses, or where `forward` changes state.",
+    needs="same_draws_same_task_weights",
 )
 def micro_batches_add_up(subject: WeightingSubject, step: DrawnStep) -> None:
-    """Where `additive` is set, factors do not hang on the losses, and a forward changes no state."""
+    """Where `additive` is set, task weights do not hang on the losses, and a forward changes no state."""
     if not subject.component.additive:
         raise Skip("it is shown the losses of the whole step, once")
     player = subject.player(step.names)
@@ -208,10 +213,12 @@ def micro_batches_add_up(subject: WeightingSubject, step: DrawnStep) -> None:
     before = player.saved()
     uneven = torch.linspace(0.5, 1.5, len(step.names))
     first, second = (
-        player.factors(evolve(losses, values=(losses.values.detach() * by).requires_grad_()))
+        player.task_weights(evolve(losses, values=(losses.values.detach() * by).requires_grad_()))
         for losses, by in ((losses_at(STEPS, step), uneven), (losses_at(STEPS, step), 1 / uneven))
     )
-    require(torch.allclose(first, second), f"the factors are {first.tolist()} and, of other losses, {second.tolist()}")
+    require(
+        torch.allclose(first, second), f"the task weights are {first.tolist()} and, of other losses, {second.tolist()}"
+    )
     require(player.saved() == before, "it changed its state")
 
 
@@ -238,26 +245,29 @@ def leaves_what_it_sees_alone(subject: WeightingSubject, step: DrawnStep) -> Non
     "tasks",
     why="data sets label some tasks each: most steps lack one, and the others must go on.",
     mend="read `losses.names` in each step, and keep state by name.",
-    needs="factors_are_finite",
+    needs="task_weights_are_finite",
     core=True,
 )
 def a_task_may_be_missing(subject: WeightingSubject, step: DrawnStep) -> None:
-    """With a task missing from every other step, the others get finite factors, one each."""
+    """With a task missing from every other step, the others get finite task weights, one each."""
     player = subject.player(step.names)
     for i in range(STEPS):
         losses = losses_at(i, step, rows=slice(None) if i % 2 else slice(1, None))
-        factors = player.factors(losses)
-        require(bool(factors.isfinite().all()), f"step {i}: the factors of {losses.names} are {factors.tolist()}")
+        task_weights = player.task_weights(losses)
+        require(
+            bool(task_weights.isfinite().all()),
+            f"step {i}: the task weights of {losses.names} are {task_weights.tolist()}",
+        )
 
 
 @WEIGHTING_CHECKS.check(
     "tasks",
     why="a table for a task that no row is labeled for would change the others' weights.",
     mend="take means, and counts of tasks, over `losses.names`, not over the names given to `build`.",
-    needs=("a_task_may_be_missing", "same_draws_same_factors"),
+    needs=("a_task_may_be_missing", "same_draws_same_task_weights"),
 )
 def a_task_that_never_comes_changes_nothing(subject: WeightingSubject, step: DrawnStep) -> None:
-    """A task that is configured but in no step leaves the others' factors as they are."""
+    """A task that is configured but in no step leaves the others' task weights as they are."""
     here = subject.player(step.names).play(step)
     there = subject.player(("elsewhere", *step.names)).play(step)
     require(torch.equal(here, there), f"{here[-1].tolist()} becomes {there[-1].tolist()}")
@@ -270,11 +280,11 @@ def a_task_that_never_comes_changes_nothing(subject: WeightingSubject, step: Dra
     "state",
     why="a resumed run would go on with other weights.",
     mend="keep what is remembered in parameters and buffers, never in plain attributes.",
-    needs="same_draws_same_factors",
+    needs="same_draws_same_task_weights",
     core=True,
 )
 def resumed_is_uninterrupted(subject: WeightingSubject, step: DrawnStep) -> None:
-    """Saved and loaded in the middle, it gives bit for bit the factors of an uninterrupted run."""
+    """Saved and loaded in the middle, it gives bit for bit the task weights of an uninterrupted run."""
     half = STEPS // 2
     whole = subject.player(step.names).play(step, range(STEPS))
     first, second = subject.player(step.names), subject.player(step.names)

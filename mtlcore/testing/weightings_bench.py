@@ -1,8 +1,8 @@
 """A weighting on the bench: run as in training, on drawn losses and Gramians.
 
-Several steps are played, whose gradients and losses change by task; learned parameters are trained by Adam. Two sets of factors
-are the same where they give the same STEP, sum_k factor_k g_k, whose length the Gramian tells: where gradients are linearly
-dependent, other factors can mean the same.
+Several steps are played, whose gradients and losses change by task; learned parameters are trained by Adam. Two sets of task weights
+are the same where they give the same STEP, sum_k task_weight_k g_k, whose length the Gramian tells: where gradients are linearly
+dependent, other task weights can mean the same.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Player:
         objective: Tensor = self.loss_weighting(losses)
         return objective
 
-    def factors(self, losses: StepLosses) -> Tensor:
+    def task_weights(self, losses: StepLosses) -> Tensor:
         """(K,) d objective / d values; learned parameters make a step."""
         self.objective(losses).backward()
         if self.optimizer:
@@ -102,10 +102,10 @@ class Player:
         return losses.values.new_zeros(len(losses.names)) if losses.values.grad is None else losses.values.grad
 
     def play(self, step: DrawnStep, when: range | None = None, *, scale: float = 1.0, turned: bool = False) -> Tensor:
-        """(T, K) factors of these steps, in the order of `step.names`. scale: of all losses. turned: shown in reverse order."""
+        """(T, K) task weights of these steps, in the order of `step.names`. scale: of all losses. turned: shown in reverse order."""
         when = range(self.steps) if when is None else when
         shown = (losses_at(i, step, scale=scale, turned=turned) for i in when)
-        found = torch.stack([self.factors(losses) for losses in shown])
+        found = torch.stack([self.task_weights(losses) for losses in shown])
         return found.flip(1) if turned else found
 
     def saved(self) -> bytes:
@@ -150,7 +150,7 @@ def losses_at(
 
 
 def require_same_steps(left: Tensor, right: Tensor, step: DrawnStep, tolerance: float = 1e-3) -> None:
-    """(T, K) factors twice: |sum_k (left - right)_k g_k| is small beside the longest of the terms."""
+    """(T, K) task weights twice: |sum_k (left - right)_k g_k| is small beside the longest of the terms."""
     for t, difference in enumerate((left - right).double()):
         gram = losses_at(t, step).gram
         assert gram is not None
@@ -158,5 +158,6 @@ def require_same_steps(left: Tensor, right: Tensor, step: DrawnStep, tolerance: 
         length = (difference @ g @ difference).clamp_min(0).sqrt()
         size = ((left[t].double().abs() + right[t].double().abs()) * g.diagonal().sqrt()).max()
         require(
-            bool(length <= tolerance * size + 1e-12), f"step {t}: factors {left[t].tolist()} and {right[t].tolist()}"
+            bool(length <= tolerance * size + 1e-12),
+            f"step {t}: task weights {left[t].tolist()} and {right[t].tolist()}",
         )

@@ -22,7 +22,7 @@ from ..rng import WEIGHTING, WEIGHTS, KeyedRng
 from ..runs import RunFolder
 from ..views import prepare
 from .optim import loss_weighting_optimizer_for, optimizer_for
-from .step import TrainState, factors
+from .step import TrainState, task_weights
 
 PLUGIN_FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 
@@ -105,7 +105,7 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             loss_weighting = weighting.build(names).to(device)
-            factors(loss_weighting, StepLosses(names, values, gram, primary, 0.0, 0, rng))
+            task_weights(loss_weighting, StepLosses(names, values, gram, primary, 0.0, 0, rng))
     except PLUGIN_FAILURES as error:
         told = ", ".join(f"{key} = {value!r}" for key, value in component_table(weighting).items())
         raise MtlError(f"[weighting] {told}: a trial on made losses failed: {type(error).__name__}: {error}") from error

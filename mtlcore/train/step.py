@@ -1,9 +1,9 @@
 """One optimizer step: serves every task, pretext, view policy and weighting; knows none of them by name.
 
 Three ways to the gradient, by what the weighting looks at:
-- losses: factors first, then ONE backward of the weighted sum a micro-batch;
+- losses: task weights first, then ONE backward of the weighted sum a micro-batch;
 - Gramian at the parameters: one gradient a loss, added up over micro-batches and ranks, combined once;
-- Gramian at the features, or factors kept from a step before: ONE backward through what is shared, heads by themselves.
+- Gramian at the features, or task weights kept from a step before: ONE backward through what is shared, heads by themselves.
 Nothing is read back to the host; a step whose gradient norm is not finite changes nothing and is counted.
 """
 
@@ -46,7 +46,7 @@ class TrainState:
     steps: int
     step: int = 0
     steps_per_epoch: int = 1
-    # The tasks of a step -> their (K,) factors, and the step that measured them. They say nothing of another set of tasks.
+    # The tasks of a step -> their (K,) task weights, and the step that measured them. They say nothing of another set of tasks.
     kept: dict[tuple[str, ...], tuple[Tensor, int]] = field(factory=dict)
     _vectors: dict[tuple[str, ...], tuple[Tensor, Tensor]] = field(factory=dict)
     _rows: Tensor | None = None
@@ -84,26 +84,29 @@ class TrainState:
         return self._rows[:number].zero_()
 
     def due(self, names: tuple[str, ...]) -> bool:
-        """Must the factors be measured? Where this set of tasks has none yet, or where they are `every` steps old."""
+        """Must the task weights be measured? Where this set of tasks has none yet, or where they are `every` steps old."""
         return names not in self.kept or self.step - self.kept[names][1] >= self.experiment.weighting.every
 
-    def keep(self, names: tuple[str, ...], factor: Tensor, ok: Tensor) -> None:
-        """Remember measured factors; those of a skipped step are as bad as its gradients: the ones before stay (at first, 1)."""
-        old = self.kept[names][0] if names in self.kept else torch.ones_like(factor)
-        self.kept[names] = torch.where(ok, factor, old), self.step
+    def keep(self, names: tuple[str, ...], task_weight: Tensor, ok: Tensor) -> None:
+        """Remember measured task weights; those of a skipped step are as bad as its gradients: the ones before stay (at first, 1)."""
+        old = self.kept[names][0] if names in self.kept else torch.ones_like(task_weight)
+        self.kept[names] = torch.where(ok, task_weight, old), self.step
 
     def kept_state(self) -> list[dict[str, Any]]:
-        """Kept factors, for a checkpoint: of each set of tasks its names, (K,) factors, and the step that measured them."""
-        return [{"names": [*k], "factor": factor.cpu(), "step": step} for k, (factor, step) in self.kept.items()]
+        """Kept task weights, for a checkpoint: of each set of tasks its names, (K,) task weights, and the step that measured them."""
+        return [
+            {"names": [*k], "task_weight": task_weight.cpu(), "step": step}
+            for k, (task_weight, step) in self.kept.items()
+        ]
 
     def load_kept(self, state: Sequence[dict[str, Any]]) -> None:
         """What `kept_state` gave."""
         device = self.fabric.device
-        self.kept = {tuple(kept["names"]): (kept["factor"].to(device), int(kept["step"])) for kept in state}
+        self.kept = {tuple(kept["names"]): (kept["task_weight"].to(device), int(kept["step"])) for kept in state}
 
 
 def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logged:
-    """One step on the micro-batches `parts` of this rank. -> device scalars: losses, weights, factors, gradient norm, skipped."""
+    """One step on the micro-batches `parts` of this rank. -> device scalars: losses, weights, task weights, gradient norm, skipped."""
     names = tuple(parts[0].head_inputs)
     model, buffers = train_state.model, [*train_state.model.buffers(), *train_state.loss_weighting.buffers()]
     before = [b.clone() for b in buffers]
@@ -117,7 +120,7 @@ def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logge
         else backward_cached_weights
     )
     with _graphs_kept() if at == "parameters" else nullcontext():
-        values, factor = differentiate(train_state, parts, names)
+        values, task_weight = differentiate(train_state, parts, names)
     _rest_idle_heads(model, names)
     norm = train_state.fabric.clip_gradients(
         train_state.module, train_state.optimizer, max_norm=train_state.experiment.train.clip, error_if_nonfinite=False
@@ -129,9 +132,9 @@ def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logge
     for follower in (*model.followers(), *([train_state.averaged] if train_state.averaged else [])):
         follower.update(train_state.progress, ok)
     if due and train_state.experiment.weighting.every > 1:
-        train_state.keep(names, factor, ok)
+        train_state.keep(names, task_weight, ok)
     train_state.step += 1
-    columns = {"loss": values, "weight": train_state.vectors(names)[0], "factor": factor}
+    columns = {"loss": values, "weight": train_state.vectors(names)[0], "task_weight": task_weight}
     logged = {f"{what}/{name}": x for what, column in columns.items() for name, x in zip(names, column)}
     return logged | {"grad_norm": norm, "skipped": ~ok}
 
@@ -139,7 +142,7 @@ def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logge
 def backward_weighted_sum(
     train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Factors from the losses; then one backward, for each micro-batch. -> (K,) losses and (K,) factors of the step.
+    """Task weights from the losses; then one backward, for each micro-batch. -> (K,) losses and (K,) task weights of the step.
 
     A weighting that is not `additive` must see the losses of the whole step, once, before any of it is differentiated.
     """
@@ -149,7 +152,7 @@ def backward_weighted_sum(
     whole = (
         None
         if alone
-        else factors(
+        else task_weights(
             train_state.loss_weighting, train_state.losses(names, _looked_ahead(train_state, parts, names), None)
         )
     )
@@ -157,9 +160,9 @@ def backward_weighted_sum(
         local = torch.stack([losses[name] for name in names])
         values = total(local.detach().clone()) / train_state.fabric.world_size
         own = train_state.losses(names, values, None)
-        factor = factors(train_state.loss_weighting, own, len(parts)) if whole is None else whole / len(parts)
-        train_state.fabric.backward((factor * weight * local).sum())
-        mean, used = values + mean, factor + used
+        task_weight = task_weights(train_state.loss_weighting, own, len(parts)) if whole is None else whole / len(parts)
+        train_state.fabric.backward((task_weight * weight * local).sum())
+        mean, used = values + mean, task_weight + used
     return mean / len(parts), used
 
 
@@ -167,7 +170,7 @@ def backward_per_task(
     train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
     """Each weighted loss's gradient at the shared parameters is a row; rows add up over micro-batches and ranks, and are
-    combined ONCE. -> (K,) losses and (K,) factors of the step.
+    combined ONCE. -> (K,) losses and (K,) task weights of the step.
 
     A row is the only copy of its gradient: autograd adds into views of it, and the first row becomes the result. The same backward
     reaches the loss's own head, which no other loss moves: the strategy has no say there (as in LibMTL and TorchJD), so that a
@@ -185,19 +188,19 @@ def backward_per_task(
             (losses[name] * weight[k]).backward(retain_graph=name != names[-1])
     _add_up(values, own)
     total(rows)
-    factor = _measured(train_state, names, values, rows @ rows.T)
-    rows[0].mul_(factor[0]).addmv_(rows[1:].T, factor[1:])
+    task_weight = _measured(train_state, names, values, rows @ rows.T)
+    rows[0].mul_(task_weight[0]).addmv_(rows[1:].T, task_weight[1:])
     _point(shared, views[0])
     _broadcast_buffers(model)
-    return values, factor
+    return values, task_weight
 
 
 def backward_cached_weights(
     train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Factors that are known before the encoder is differentiated: kept, or measured at the features. -> (K,) losses and factors.
+    """Task weights that are known before the encoder is differentiated: kept, or measured at the features. -> (K,) losses and task weights.
 
-    They rule the shared parameters alone, as in `backward_per_task`. So heads are differentiated twice: for themselves with factor 1, and
+    They rule the shared parameters alone, as in `backward_per_task`. So heads are differentiated twice: for themselves with task weight 1, and
     on the way to what is shared; the encoder once.
     """
     model, scale = train_state.model, 1 / (train_state.fabric.world_size * len(parts))
@@ -209,23 +212,23 @@ def backward_cached_weights(
         local = torch.stack([losses[name] for name in names])
         values += local.detach() * scale
         if gram is None:
-            factor = train_state.kept[names][0]
+            task_weight = train_state.kept[names][0]
         else:
             seen = total(local.detach().clone()) / train_state.fabric.world_size
-            factor = _measured(train_state, names, seen, gram * torch.outer(weight, weight))
+            task_weight = _measured(train_state, names, seen, gram * torch.outer(weight, weight))
         weighted = local * weight * scale
         if own:
             once = torch.autograd.grad(weighted.sum(), own, retain_graph=True, allow_unused=True)
             mine = [_sum(before, now) for before, now in zip(mine, once)]
-        (factor * weighted).sum().backward()
-        used += factor / len(parts)
+        (task_weight * weighted).sum().backward()
+        used += task_weight / len(parts)
     _point(own, mine)
     _add_up(values, [*own, *shared])
     _broadcast_buffers(model)
     return values, used
 
 
-def factors(loss_weighting: nn.Module, losses: StepLosses, parts: int = 1) -> Tensor:
+def task_weights(loss_weighting: nn.Module, losses: StepLosses, parts: int = 1) -> Tensor:
     """(K,) d objective / d losses, for one of `parts` micro-batches.
 
     Learned weights get their gradient here. The values are equal on all ranks, so their gradients are: DDP need not know them.
@@ -267,12 +270,14 @@ def _looked_ahead(train_state: TrainState, parts: Sequence[PreparedBatch], names
 
 
 def _measured(train_state: TrainState, names: tuple[str, ...], values: Tensor, gram: Tensor) -> Tensor:
-    """(K,) factors. Solvers raise on a Gramian that is not finite: they get another one, and the factors become NaN, so that the
-    step is skipped even where a factor of 0 would have hidden the bad row.
+    """(K,) task weights. Solvers raise on a Gramian that is not finite: they get another one, and the task weights become NaN, so that the
+    step is skipped even where a task weight of 0 would have hidden the bad row.
     """
     finite = gram.isfinite().all()
     gram = torch.where(finite, gram, torch.eye(len(gram), device=gram.device))
-    return torch.where(finite, factors(train_state.loss_weighting, train_state.losses(names, values, gram)), torch.nan)
+    return torch.where(
+        finite, task_weights(train_state.loss_weighting, train_state.losses(names, values, gram)), torch.nan
+    )
 
 
 def _own(model: HybridModel, names: Sequence[str]) -> list[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Loss weightings. Each turns the step's losses into ONE objective; the core reads the factors off its derivative."""
+"""Loss weightings. Each turns the step's losses into ONE objective; the core reads the task weights off its derivative."""
 
 from __future__ import annotations
 

@@ -21,18 +21,18 @@ from .state import ByName
 
 @frozen
 class Budget(GramianWeighting):
-    """All pretexts get ONE factor f, tasks 1, so that f A / (f A + P) = share, for A and P the summed norms of the pretexts' and of
+    """All pretexts get ONE task weight f, tasks 1, so that f A / (f A + P) = share, for A and P the summed norms of the pretexts' and of
     the tasks' weighted gradients, as moving averages by task. So `weight` still says how the pretexts share their budget.
 
     share: of the whole norm, in (0, 1); 0.5 with one task and one pretext is MetaBalance's equal magnitude.
-    relax: 1 holds the share, 0 is the plain sum; between, the factor is relax x f + 1 - relax (the paper's r; 0.7 did best there).
+    relax: 1 holds the share, 0 is the sum of losses; between, the task weight is relax x f + 1 - relax (the paper's r; 0.7 did best there).
     momentum: of the moving averages (the paper's beta).
-    Without a primary task, or without a pretext, or where one side has no gradient at all: the plain sum.
+    Without a primary task, or without a pretext, or where one side has no gradient at all: the sum of losses.
     """
 
     cites = "He et al. 2022 (MetaBalance), WWW, Algorithm 1, arXiv:2203.06801"
     lacks: ClassVar[Mapping[str, str]] = {
-        "plain_sum": "its factor 1 is where the pretexts' share is the target, not where all gradients are equal"
+        "sum_of_losses": "its task weight 1 is where the pretexts' share is the target, not where all gradients are equal"
     }
     share: float = field(default=0.5, validator=and_(gt(0.0), lt(1.0)))
     relax: float = field(default=0.7, validator=and_(ge(0.0), le(1.0)))
@@ -48,13 +48,13 @@ class _Budget(GramianModule):
         self.budget = budget
         self.norm, self.trust = ByName(names), ByName(names)  # averages that start at 0, and how full they are
 
-    def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
+    def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
         norm = self._averaged(losses.names, gram.diagonal().clamp_min(0).sqrt())
         tasks, pretexts = (norm * losses.primary).sum(), (norm * ~losses.primary).sum()
         wanted = self.budget.share / (1 - self.budget.share) * tasks / pretexts
-        factor = self.budget.relax * wanted + 1 - self.budget.relax
-        factor = torch.where((tasks > 0) & (pretexts > 0) & wanted.isfinite(), factor, 1)
-        return torch.where(losses.primary, 1, factor)
+        task_weight = self.budget.relax * wanted + 1 - self.budget.relax
+        task_weight = torch.where((tasks > 0) & (pretexts > 0) & wanted.isfinite(), task_weight, 1)
+        return torch.where(losses.primary, 1, task_weight)
 
     def _averaged(self, names: tuple[str, ...], now: Tensor) -> Tensor:
         """The moving average of each task's norm, free of the bias of its start."""

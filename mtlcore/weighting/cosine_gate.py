@@ -20,10 +20,10 @@ from .gramian import GramianModule, GramianWeighting, against_primary, normalize
 
 @frozen
 class CosineGate(GramianWeighting):
-    """A pretext's factor is a function of the cosine c between its gradient and the primary one (the weighted tasks' sum).
+    """A pretext's task weight is a function of the cosine c between its gradient and the primary one (the weighted tasks' sum).
 
     mode: "gate": 1 where c >= 0, else 0 (the unweighted version). "weighted": max(0, c), with which the paper proves
-    convergence on the primary losses. Tasks always have factor 1. Without a primary task, or without a pretext: the plain sum.
+    convergence on the primary losses. Tasks always have task weight 1. Without a primary task, or without a pretext: the sum of losses.
     A gated pretext's own head keeps learning (at parameters), so that it is ready when the gate opens.
     """
 
@@ -35,7 +35,7 @@ class CosineGate(GramianWeighting):
     def lacks(self) -> Mapping[str, str]:  # type: ignore[override]
         if self.mode == "gate":
             return {}
-        return {"plain_sum": "a pretext that is orthogonal to the tasks gets its cosine, 0"}
+        return {"sum_of_losses": "a pretext that is orthogonal to the tasks gets its cosine, 0"}
 
     def build(self, names: Sequence[str]) -> nn.Module:
         return _CosineGate(self.mode == "weighted")
@@ -46,11 +46,11 @@ class _CosineGate(GramianModule):
         super().__init__()
         self.weighted = weighted
 
-    def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
+    def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
         gram, primary = normalized(gram), losses.primary
         dot, square = against_primary(gram, primary)
-        factor = (dot >= 0).to(gram)
+        task_weight = (dot >= 0).to(gram)
         if self.weighted:
             length = (gram.diagonal() * square).clamp_min(0).sqrt()
-            factor = torch.where(length > 0, dot / length, 0).clamp(0, 1)
-        return torch.where(primary | ~primary.any(), 1, factor)
+            task_weight = torch.where(length > 0, dot / length, 0).clamp(0, 1)
+        return torch.where(primary | ~primary.any(), 1, task_weight)

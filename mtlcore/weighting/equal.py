@@ -1,4 +1,4 @@
-"""Equal: the plain sum of the weighted losses; the strategy that tuned constant weights stand on.
+"""Equal: the sum of losses of the weighted losses; the strategy that tuned constant weights stand on.
 
 Hard to beat: Xin et al., "Do Current Multi-Task Optimization Methods in Deep Learning Even Help?", NeurIPS 2022.
 """
@@ -15,7 +15,7 @@ from ..contracts import LossWeighting, StepLosses
 
 @frozen
 class Equal(LossWeighting):
-    """Every factor is 1: the objective is the sum of weight x loss."""
+    """Every task weight is 1: the objective is the sum of weight x loss."""
 
     cites = "linear scalarization; Xin et al. 2022, NeurIPS, arXiv:2209.11379"
     additive = True

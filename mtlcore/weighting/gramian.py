@@ -1,4 +1,4 @@
-"""What strategies on the Gramian share: their fields, the step from factors to an objective, and a few inner products.
+"""What strategies on the Gramian share: their fields, the step from task weights to an objective, and a few inner products.
 
 The Gramian (K, K) holds the inner products of the gradients of the WEIGHTED losses: gram[i, j] = <g_i, g_j>. With it come all
 norms and cosines, and those of any combination: p = sum_k m_k g_k has <g_i, p> = (gram m)_i and |p|^2 = m gram m.
@@ -20,7 +20,7 @@ from ..contracts import LossWeighting, StepLosses
 @frozen
 class GramianWeighting(LossWeighting):
     """at: where gradients are measured. "parameters": exactly, one backward a loss. "features": almost free, and only where all
-    tasks read the same images. every: measure each N-th step, keep the factors between.
+    tasks read the same images. every: measure each N-th step, keep the task weights between.
     """
 
     at: Literal["parameters", "features"] = field(default="parameters", validator=in_(("parameters", "features")))
@@ -28,17 +28,17 @@ class GramianWeighting(LossWeighting):
 
 
 class GramianModule(nn.Module, ABC):
-    """StepLosses -> sum_k factor_k x loss_k, the factors being constants."""
+    """StepLosses -> sum_k task_weight_k x loss_k, the task weights being constants."""
 
     @abstractmethod
-    def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
+    def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
         """(K,) from the (K, K) Gramian. No host sync where the strategy can do without."""
 
     def forward(self, losses: StepLosses) -> Tensor:
         assert losses.gram is not None, "the core measures a Gramian for strategies at parameters or features"
         with torch.no_grad():
-            factors = self.factors(losses, losses.gram).to(losses.values)
-        return (factors * losses.values).sum()
+            task_weights = self.task_weights(losses, losses.gram).to(losses.values)
+        return (task_weights * losses.values).sum()
 
 
 def normalized(gram: Tensor) -> Tensor:

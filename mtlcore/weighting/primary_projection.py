@@ -20,9 +20,9 @@ from .gramian import GramianModule, GramianWeighting, against_primary, normalize
 class PrimaryProjection(GramianWeighting):
     """g_i becomes g_i - (<g_i, p> / |p|^2) p for each pretext i with <g_i, p> < 0; p is the tasks' weighted sum.
 
-    In factors: what is removed is added to the tasks, 1 + sum_i max(0, -<g_i, p>) / |p|^2, and pretexts keep 1. So
-    <step, p> >= |p|^2, whatever the pretexts want. Where p is small beside an opposing pretext the tasks' factors are large,
-    their product with p is not. Without a primary task, or without a pretext: the plain sum.
+    In task weights: what is removed is added to the tasks, 1 + sum_i max(0, -<g_i, p>) / |p|^2, and pretexts keep 1. So
+    <step, p> >= |p|^2, whatever the pretexts want. Where p is small beside an opposing pretext the tasks' task weights are large,
+    their product with p is not. Without a primary task, or without a pretext: the sum of losses.
     """
 
     cites = (
@@ -35,7 +35,7 @@ class PrimaryProjection(GramianWeighting):
 
 
 class _PrimaryProjection(GramianModule):
-    def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
+    def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
         dot, square = against_primary(normalized(gram), losses.primary)
         opposed = (-dot).clamp_min(0) * ~losses.primary  # a task that opposes the others is no pretext's fault
         removed = torch.where(square > 0, opposed.sum() / square, 0)

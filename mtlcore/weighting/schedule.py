@@ -25,9 +25,11 @@ Points = tuple[tuple[float, float], ...]
 def _curve(_: Any, attribute: Attribute[Any], points: Points) -> None:
     progress = [p for p, _ in points]
     if not points or any(not 0 <= p <= 1 for p in progress) or any(b < a for a, b in pairwise(progress)):
-        raise ValueError(f"'{attribute.name}' must be points [progress, factor], progress rising from 0 to 1: {points}")
+        raise ValueError(
+            f"'{attribute.name}' must be points [progress, task weight], progress rising from 0 to 1: {points}"
+        )
     if any(not (math.isfinite(f) and f >= 0) for _, f in points):
-        raise ValueError(f"'{attribute.name}' must have factors that are finite and not negative: {points}")
+        raise ValueError(f"'{attribute.name}' must have task weights that are finite and not negative: {points}")
 
 
 def _curves(instance: Any, attribute: Attribute[Any], curves: dict[str, Points]) -> None:
@@ -37,12 +39,12 @@ def _curves(instance: Any, attribute: Attribute[Any], curves: dict[str, Points])
 
 @frozen
 class Schedule(LossWeighting):
-    """The plain sum, but some factors follow a curve over the run.
+    """The sum of losses, but some task weights follow a curve over the run.
 
-    pretexts: points [progress, factor] for all pretexts. of: points for single labels (tasks or pretexts), which go before.
-    Between two points the factor is linear, outside them it is constant; two points of one progress are a jump. So
+    pretexts: points [progress, task weight] for all pretexts. of: points for single labels (tasks or pretexts), which go before.
+    Between two points the task weight is linear, outside them it is constant; two points of one progress are a jump. So
     `pretexts = [[0.0, 0.0], [0.1, 1.0], [0.8, 1.0], [0.8, 0.0]]` is a warm-up over 10 % of the run, and off for the last 20 %.
-    A pretext whose factor is 0 is still encoded: it costs the same.
+    A pretext whose task weight is 0 is still encoded: it costs the same.
     """
 
     additive = True

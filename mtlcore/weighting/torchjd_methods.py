@@ -2,10 +2,10 @@
 
 TorchJD (Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232; MIT) computes; here are
 - names: a method's memory is kept by task name, so that tasks may be missing from a step and a resumed run goes on exactly;
-- units: factors are scaled so that 1 is the plain sum (TorchJD's weights mostly add up to 1: they are multiplied by K);
+- units: task weights are scaled so that 1 is the sum of losses (TorchJD's weights mostly add up to 1: they are multiplied by K);
 - numbers: a Gramian is divided by its mean diagonal and solved in float64 on the CPU (one host sync on a GPU); one that is not
-  finite gives the plain sum, and the step is skipped anyway;
-- absence: a task whose gradient is exactly 0 has factor 1 (0 times anything), and the others the factors that they have without it;
+  finite gives the sum of losses, and the step is skipped anyway;
+- absence: a task whose gradient is exactly 0 has task weight 1 (0 times anything), and the others the task weights that they have without it;
 - draws: TorchJD draws from torch's global generator, which is seeded from the step's keyed_rng and put back afterwards.
 """
 
@@ -46,7 +46,7 @@ LEARNS = "the learned scale follows the loss's size"
 class Method:
     """One of TorchJD's, as it is used here.
 
-    level: what it looks at. scale: (K) -> what its weights are multiplied by, so that 1 is the plain sum. cites: its paper.
+    level: what it looks at. scale: (K) -> what its weights are multiplied by, so that 1 is the sum of losses. cites: its paper.
     defaults: of its own parameters that TorchJD wants to be given (the paper's choice). positive: those that must be above 0, which
     TorchJD does not ask. lacks: as in `Component`.
     protects: no task's gradient is opposed, so the primary one is not either. additive: as in `LossWeighting`.
@@ -78,7 +78,7 @@ METHODS: dict[str, Method] = {
         "Lin et al. 2022, TMLR (RLW), Algorithm 2, arXiv:2111.10603",
         lacks={
             "order": "draws a weight for each place in the order",
-            "plain_sum": "weights are drawn anew in each step; their mean is 1",
+            "sum_of_losses": "weights are drawn anew in each step; their mean is 1",
         },
         additive=True,
     ),
@@ -101,7 +101,7 @@ METHODS: dict[str, Method] = {
         "gramian",
         "Liu et al. 2021, NeurIPS, Algorithm 1, arXiv:2110.14048",
         defaults={"c": 0.4},
-        lacks={"plain_sum": "a step of c times the mean gradient's length is added: 1 + c where all agree"},
+        lacks={"sum_of_losses": "a step of c times the mean gradient's length is added: 1 + c where all agree"},
     ),
     "DualProj": Method(
         "gramian", "Lopez-Paz and Ranzato 2017, NeurIPS (GEM), eq. 11, arXiv:1706.08840", _one, protects=True
@@ -260,18 +260,18 @@ class _Weighted(GramianModule):
         super().__init__()
         self.held, self.scale = [torchjd.make()], torchjd.about.scale
 
-    def factors(self, losses: StepLosses, gram: Tensor) -> Tensor:
+    def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
         solved = gram.detach().to("cpu", torch.float64)
-        factors = torch.ones(len(gram), dtype=torch.float64)
+        task_weights = torch.ones(len(gram), dtype=torch.float64)
         there = (solved.diagonal() > 0).nonzero().flatten()
         if not solved.isfinite().all() or not len(there):
-            return factors
+            return task_weights
         names = tuple(losses.names[k] for k in there.tolist())
         solved = solved[there][:, there]
         with drawn_from(losses.rng):
             weights = self.weights(names, solved / solved.diagonal().mean())
-        factors[there] = self.scale(len(there)) * weights.to(factors)
-        return factors
+        task_weights[there] = self.scale(len(there)) * weights.to(task_weights)
+        return task_weights
 
     def weights(self, names: tuple[str, ...], gram: Tensor) -> Tensor:
         """(K,) from the float64 Gramian (K, K) of the tasks whose gradient is not 0; its mean diagonal is 1."""
@@ -384,8 +384,8 @@ class _Random(_Scalarized):
         ones = torch.ones(len(losses.names), requires_grad=True)
         with drawn_from(losses.rng):
             (weights,) = torch.autograd.grad(self.held[0](ones), ones)
-        factors = (self.scale(len(ones)) * weights).to(losses.values.device, non_blocking=True)
-        return (factors * losses.values).sum()
+        task_weights = (self.scale(len(ones)) * weights).to(losses.values.device, non_blocking=True)
+        return (task_weights * losses.values).sum()
 
 
 class _Learned(nn.Module):

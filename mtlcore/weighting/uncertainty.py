@@ -16,7 +16,7 @@ from ..contracts import LossWeighting, StepLosses
 class Uncertainty(LossWeighting):
     """sum_k exp(-s_k) L_k + s_k with learned s_k = log sigma_k^2 (2 x the paper's form for regression).
 
-    s starts at 0, so the factors start at 1 and the learning rate carries over.
+    s starts at 0, so the task weights start at 1 and the learning rate carries over.
     """
 
     cites = "Kendall, Gal and Cipolla 2018, CVPR, eq. 7, arXiv:1705.07115"

@@ -16,22 +16,22 @@ BROKEN = Broken()
 
 
 class Weigher(nn.Module):
-    """Factors that are constants."""
+    """Task weights that are constants."""
 
     def __init__(self, names):
         super().__init__()
         self.names = tuple(names)
 
-    def factors(self, losses):
+    def task_weights(self, losses):
         return torch.ones(len(losses.names))
 
     def forward(self, losses):
-        return (self.factors(losses).detach() * losses.values).sum()
+        return (self.task_weights(losses).detach() * losses.values).sum()
 
 
 @frozen
 class Right(LossWeighting):
-    """The plain sum."""
+    """The sum of losses."""
 
     cites = "original"
 
@@ -69,17 +69,17 @@ class GivesAVectorWeigher(Weigher):
         return losses.values * 1
 
 
-@BROKEN.fails("factors_are_finite")
+@BROKEN.fails("task_weights_are_finite")
 @frozen
 class DividesByLosses(Right):
-    """A loss of 0 gets an infinite factor."""
+    """A loss of 0 gets an infinite task weight."""
 
     def loss_weighting(self, names):
         return DividesByLossesWeigher(names)
 
 
 class DividesByLossesWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         return losses.values.mean() / losses.values
 
 
@@ -93,12 +93,12 @@ class DrawsGlobally(Right):
 
 
 class DrawsGloballyWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         torch.rand(1)
         return torch.ones(len(losses.names))
 
 
-@BROKEN.fails("same_draws_same_factors")
+@BROKEN.fails("same_draws_same_task_weights")
 @frozen
 class SeedsItself(Right):
     """It has a generator of its own."""
@@ -108,65 +108,65 @@ class SeedsItself(Right):
 
 
 class SeedsItselfWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         generator = torch.Generator()
         generator.seed()
         return 1 + 0.5 * torch.rand(len(losses.names), generator=generator)
 
 
-@BROKEN.fails("starts_as_the_plain_sum")
+@BROKEN.fails("starts_as_the_sum_of_losses")
 @frozen
 class Doubles(Right):
-    """Every factor is 2."""
+    """Every task weight is 2."""
 
     def loss_weighting(self, names):
         return DoublesWeigher(names)
 
 
 class DoublesWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         return torch.full((len(losses.names),), 2.0)
 
 
 @BROKEN.fails("one_task_goes_its_own_way")
 @frozen
 class ForSeveralAlone(Right):
-    """A single task gets the factor 0."""
+    """A single task gets the task weight 0."""
 
     def loss_weighting(self, names):
         return ForSeveralAloneWeigher(names)
 
 
 class ForSeveralAloneWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         return torch.full((len(losses.names),), float(len(losses.names) > 1))
 
 
 @BROKEN.fails("units_do_not_matter")
 @frozen
 class LikesSmallLosses(Right):
-    """Factors hang on the size of the losses."""
+    """Task weights hang on the size of the losses."""
 
     def loss_weighting(self, names):
         return LikesSmallLossesWeigher(names)
 
 
 class LikesSmallLossesWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         return 2 / (1 + losses.values)
 
 
 @BROKEN.fails("scaling_one_loss_turns_no_task_around")
 @frozen
 class UnlearnsTheLargest(Right):
-    """What is far above the mean gets a negative factor."""
+    """What is far above the mean gets a negative task weight."""
 
     def loss_weighting(self, names):
         return UnlearnsTheLargestWeigher(names)
 
 
 class UnlearnsTheLargestWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         return 2 - share(losses)
 
 
@@ -180,16 +180,16 @@ class LikesTheFirst(Right):
 
 
 class LikesTheFirstWeigher(Weigher):
-    def factors(self, losses):
-        factors = torch.ones(len(losses.names))
-        factors[0] = share(losses)[0]
-        return factors
+    def task_weights(self, losses):
+        task_weights = torch.ones(len(losses.names))
+        task_weights[0] = share(losses)[0]
+        return task_weights
 
 
 @BROKEN.fails("primary_gradient_is_never_opposed")
 @frozen
 class OnlyClaims(Right):
-    """It says that it protects, and is the plain sum."""
+    """It says that it protects, and is the sum of losses."""
 
     at = "parameters"
     protects = True
@@ -207,7 +207,7 @@ class OnlyClaimsToAddUp(Right):
 
 
 class OnlyClaimsToAddUpWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         return share(losses)
 
 
@@ -221,7 +221,7 @@ class EditsTheGramian(Right):
 
 
 class EditsTheGramianWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         losses.gram.add_(1)
         return torch.ones(len(losses.names))
 
@@ -229,14 +229,14 @@ class EditsTheGramianWeigher(Weigher):
 @BROKEN.fails("a_task_may_be_missing")
 @frozen
 class WantsThemAll(Right):
-    """One factor a task, present or not."""
+    """One task weight a task, present or not."""
 
     def loss_weighting(self, names):
         return WantsThemAllWeigher(names)
 
 
 class WantsThemAllWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         if len(losses.names) < len(self.names):
             raise RuntimeError("a task is missing")
         return torch.ones(len(losses.names))
@@ -252,7 +252,7 @@ class CountsTheConfigured(Right):
 
 
 class CountsTheConfiguredWeigher(Weigher):
-    def factors(self, losses):
+    def task_weights(self, losses):
         return torch.full((len(losses.names),), len(self.names) / len(losses.names))
 
 
@@ -268,7 +268,7 @@ class CountsInPython(Right):
 class CountsInPythonWeigher(Weigher):
     steps = 0
 
-    def factors(self, losses):
+    def task_weights(self, losses):
         self.steps += 1
         return torch.full((len(losses.names),), 0.9 + 0.1 * self.steps)
 
@@ -308,7 +308,7 @@ class ReplacesItsBufferWeigher(Weigher):
         super().__init__(names)
         self.register_buffer("steps", torch.zeros(()))
 
-    def factors(self, losses):
+    def task_weights(self, losses):
         self.steps = self.steps + 1
         return torch.ones(len(losses.names))
 
@@ -327,5 +327,5 @@ class DetachesItsParametersWeigher(Weigher):
         super().__init__(names)
         self.log_var = nn.ParameterDict({name: torch.zeros(()) for name in names})
 
-    def factors(self, losses):
+    def task_weights(self, losses):
         return torch.exp(-torch.stack([self.log_var[name] for name in losses.names]))

@@ -27,7 +27,7 @@ class Sum(nn.Module):
 
 @frozen
 class Steady(LossWeighting):
-    '''The plain sum of the losses.'''
+    '''The sum of losses of the losses.'''
     cites = "original"
     def build(self, names):
         return Sum()
@@ -73,7 +73,7 @@ class Build(PretextTask):
 def mtl_components():
     return [Views, Build]
 """
-BAD = GOOD.replace("'''The plain sum of the losses.'''", "").replace("Steady", "Bare")
+BAD = GOOD.replace("'''The sum of losses of the losses.'''", "").replace("Steady", "Bare")
 CONFIG = """
 [task.kind]
 name = "classification"

@@ -73,7 +73,7 @@ def test_a_declared_exception_is_a_real_one(strategy, capability):
 # ---------------------------------------------------------------------------------------------------- pinned steps
 
 
-def factors(strategy: str, jacobian: Tensor) -> Tensor:
+def task_weights(strategy: str, jacobian: Tensor) -> Tensor:
     """(K,) float64, for gradients (K, P) float64 that are measured in float32."""
     k = len(jacobian)
     names, values, rng = ("fer", "pose", "puzzling")[:k], torch.ones(k).requires_grad_(), KeyedRng((7,))("weighting")
@@ -94,14 +94,14 @@ def factors(strategy: str, jacobian: Tensor) -> Tensor:
 )
 def test_no_task_is_opposed_by_more_than_the_regularization(method, rows):
     jacobian = torch.tensor(rows, dtype=torch.float64)
-    got, length = factors(method, jacobian), jacobian.norm(dim=1)
+    got, length = task_weights(method, jacobian), jacobian.norm(dim=1)
     along = jacobian @ (got @ jacobian)
     assert (along >= -2.5e-4 * length * (got.abs() @ length)).all(), along.tolist()
 
 
 def test_aligned_mtl_balances_a_short_gradient_with_a_long_one():
     """Orthogonal gradients of 0.001 and 1: the long one is shortened to the short one's length, none is taken for noise."""
-    got = factors("AlignedMTL", torch.tensor([[1e-3, 0.0], [0.0, 1.0]], dtype=torch.float64))
+    got = task_weights("AlignedMTL", torch.tensor([[1e-3, 0.0], [0.0, 1.0]], dtype=torch.float64))
     torch.testing.assert_close(got, torch.tensor([1.0, 1e-3]).double(), rtol=1e-5, atol=0)
 
 
@@ -110,13 +110,13 @@ def test_aligned_mtl_knows_the_rank_of_dependent_gradients():
     jacobian = torch.tensor([[0.0, 0.01], [0.0, 2.0], [0.01, 0.01]], dtype=torch.float64)
     u, s, _ = torch.linalg.svd(jacobian, full_matrices=False)
     expected = s[-1] * (u / s) @ u.T @ torch.ones(3, dtype=torch.float64)
-    got = factors("AlignedMTL", jacobian)
+    got = task_weights("AlignedMTL", jacobian)
     torch.testing.assert_close(got @ jacobian, expected @ jacobian, rtol=1e-4, atol=1e-7)
 
 
 def test_imtl_g_steps_equally_far_along_a_short_gradient_and_a_long_one():
     jacobian = torch.tensor([[1e-3, 0.0], [3.0, 4.0]], dtype=torch.float64)
-    got = factors("IMTLG", jacobian)
+    got = task_weights("IMTLG", jacobian)
     along = (jacobian @ (got @ jacobian)) / jacobian.norm(dim=1)
     torch.testing.assert_close(along[0], along[1], rtol=1e-4, atol=0)
     assert got.sum().item() == pytest.approx(2, rel=1e-5)
@@ -124,7 +124,7 @@ def test_imtl_g_steps_equally_far_along_a_short_gradient_and_a_long_one():
 
 @pytest.mark.parametrize("length", [1.0, 3.0, 0.01])
 def test_imtl_g_stays_where_two_gradients_oppose_each_other(length):
-    assert factors("IMTLG", torch.tensor([[1.0, 2.0], [-length, -2 * length]]).double()).tolist() == [0, 0]
+    assert task_weights("IMTLG", torch.tensor([[1.0, 2.0], [-length, -2 * length]]).double()).tolist() == [0, 0]
 
 
 # ---------------------------------------------------------------------------------------------------- weight 0

@@ -148,7 +148,7 @@ def refused() -> list[str]:
 
 
 def example() -> list[str]:
-    """The factors on one step: a task, a pretext that opposes it, a pretext that agrees and is four times as long."""
+    """The task weights on one step: a task, a pretext that opposes it, a pretext that agrees and is four times as long."""
     jacobian = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [3.0, 3.0]])
     rows = []
     for label in STRATEGIES:

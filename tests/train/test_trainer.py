@@ -101,7 +101,7 @@ def test_a_run_learns_and_leaves_all_that_is_needed_to_repeat_it(config, tmp_pat
     }  # fmt: skip
     rows = folder.rows()
     assert [r["step"] for r in rows if "lr" in r] == list(range(4, 61, 4))
-    assert {"loss/quarter", "loss/puzzling", "factor/puzzling", "grad_norm", "cpu_s"} <= set(rows[0])
+    assert {"loss/quarter", "loss/puzzling", "task_weight/puzzling", "grad_norm", "cpu_s"} <= set(rows[0])
     assert rows[-1]["validation/quarter/accuracy"] == pytest.approx(result.measured.metrics["quarter/accuracy"])
     assert "validation/puzzling/accuracy" in rows[-1]
     facts = folder.facts()

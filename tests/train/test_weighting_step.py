@@ -1,4 +1,4 @@
-"""Every strategy in the step: micro-batches, kept factors, absent tasks, bad batches, going on; and what must be refused."""
+"""Every strategy in the step: micro-batches, kept task weights, absent tasks, bad batches, going on; and what must be refused."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def close(one, two, atol=1e-6):
 
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_two_micro_batches_equal_the_joined_batch(name):
-    """Four steps, so that memories count; factors that are kept too."""
+    """Four steps, so that memories count; task weights that are kept too."""
     one, two = (train_state(small(STRATEGIES[name])) for _ in range(2))
     for step in range(4):
         full = made_for(one, step)
@@ -99,7 +99,7 @@ def test_losses_that_are_looked_at_ahead_leave_no_trace():
     assert [int(v) for v in counters] == [2, 2, 2]
 
 
-# ---------------------------------------------------------------------------------------------------- who is ruled by a factor
+# ---------------------------------------------------------------------------------------------------- who is ruled by a task weight
 
 
 FACTORS = {"fer": 1.0, "gender": 3.0, "rotation": 0.0, "fixmatch": -0.5}
@@ -107,7 +107,7 @@ FACTORS = {"fer": 1.0, "gender": 3.0, "rotation": 0.0, "fixmatch": -0.5}
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_factors_that_are_kept_move_all_as_measured_ones(parts):
-    """A gated head, a lent one, negative factors: one backward with kept factors equals one backward a loss."""
+    """A gated head, a lent one, negative task weights: one backward with kept task weights equals one backward a loss."""
 
     def made(every):
         strategy = Fixed(FACTORS, every=every)
@@ -135,7 +135,7 @@ def test_the_same_factors_move_all_alike_wherever_they_are_measured():
 @pytest.mark.parametrize("at", ["parameters", "features"])
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_gated_head_learns_from_its_own_loss_alone(at, kept):
-    """Factor 0: nothing reaches the encoder, and the head moves by the gradient of weight x loss."""
+    """Task weight 0: nothing reaches the encoder, and the head moves by the gradient of weight x loss."""
     eng = train_state(
         small(Fixed(dict.fromkeys(("fer", "gender", "location"), 0.0), at=at, every=9), augment=Plain()), lr=1.0
     )
@@ -150,7 +150,7 @@ def test_a_gated_head_learns_from_its_own_loss_alone(at, kept):
     (wanted,) = torch.autograd.grad(0.5 * loss, before.heads["location"].answer.weight)
     logged = train_step(eng, [made])
     assert float(logged["weight/location"]) == 0.5
-    assert float(logged["factor/location"]) == 0.0
+    assert float(logged["task_weight/location"]) == 0.0
     moved = before.heads["location"].answer.weight - eng.model.heads["location"].answer.weight
     torch.testing.assert_close(moved, wanted, atol=1e-6, rtol=0)
     torch.testing.assert_close(list(before.encoder.parameters()), list(eng.model.encoder.parameters()), atol=0, rtol=0)
@@ -187,7 +187,7 @@ def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
         torch.testing.assert_close(moved - held, clip * wanted, atol=1e-5, rtol=1e-4)
 
 
-# ---------------------------------------------------------------------------------------------------- keeping factors
+# ---------------------------------------------------------------------------------------------------- keeping task weights
 
 
 def test_each_set_of_tasks_has_factors_of_its_own_measured_each_third_step():
@@ -205,10 +205,10 @@ def test_factors_that_were_kept_with_a_task_present_are_not_used_where_it_is_abs
     eng = train_state(small(TorchJD("MGDA", every=100)))
     train_step(eng, [made_for(eng)])
     logged = train_step(eng, [made_for(eng, 1, absent=("gender",))])
-    factor = torch.stack([logged[f"factor/{name}"] for name in ("fer", "location")])
-    assert float(factor.sum()) == pytest.approx(2, abs=1e-4)  # MGDA's add up to the number of tasks that are there
+    task_weight = torch.stack([logged[f"task_weight/{name}"] for name in ("fer", "location")])
+    assert float(task_weight.sum()) == pytest.approx(2, abs=1e-4)  # MGDA's add up to the number of tasks that are there
     again = train_step(eng, [made_for(eng, 2, absent=("gender",))])
-    assert torch.equal(factor, torch.stack([again[f"factor/{name}"] for name in ("fer", "location")]))
+    assert torch.equal(task_weight, torch.stack([again[f"task_weight/{name}"] for name in ("fer", "location")]))
 
 
 @pytest.mark.parametrize("at", ["parameters", "features"])
@@ -220,7 +220,7 @@ def test_a_bad_batch_leaves_the_kept_factors_alone(at):
         return eng.kept[tuple(made.head_inputs)][0].tolist()
 
     assert bool(train_step(eng, [ruined(made)])["skipped"])
-    assert kept() == [1, 1, 1]  # nothing was measured: the plain sum
+    assert kept() == [1, 1, 1]  # nothing was measured: the sum of losses
     assert not bool(train_step(eng, [made])["skipped"])
     train_step(eng, [made])
     assert kept() == [1, 1, 0.25]
@@ -279,7 +279,7 @@ def test_a_run_that_was_stopped_between_two_measurements_goes_on_bit_for_bit(wei
     assert a.state()["kept"][0]["names"] == ["quarter", "puzzling"]
     assert str(a.state()["kept"]) == str(b.state()["kept"])
     rows = parted.rows()
-    assert {"weight/puzzling", "factor/puzzling"} <= set(rows[0])
+    assert {"weight/puzzling", "task_weight/puzzling"} <= set(rows[0])
     assert rows[0]["weight/puzzling"] == pytest.approx(0.3)
 
 
@@ -342,7 +342,7 @@ def test_the_head_of_an_absent_task_rests_under_every_strategy(name):
     for step in (1, 2):
         logged = train_step(eng, [made_for(eng, step, absent=("gender",))])
         assert not bool(logged["skipped"])
-        assert "factor/gender" not in logged
+        assert "task_weight/gender" not in logged
     assert all(torch.equal(v, before[k]) for k, v in eng.model.heads["gender"].state_dict().items())
     assert not bool(train_step(eng, [made_for(eng, 3)])["skipped"])
     assert any(not torch.equal(v, before[k]) for k, v in eng.model.heads["gender"].state_dict().items())

@@ -28,7 +28,7 @@ def losses(jacobian, primary, progress=0.0, values=None, names=None):
     return StepLosses(names, values.requires_grad_(), j @ j.T, mask, progress, 0, KeyedRng((0,))("weighting"))
 
 
-def factors(strategy, step, loss_weighting=None):
+def task_weights(strategy, step, loss_weighting=None):
     loss_weighting = loss_weighting or strategy.build(step.names)
     loss_weighting(step).backward()
     return step.values.grad.tolist()
@@ -44,13 +44,13 @@ WARM_UP_AND_OFF = ((0.0, 0.0), (0.1, 1.0), (0.8, 1.0), (0.8, 0.0))
 )
 def test_a_pretext_warms_up_and_is_off_for_the_last_part(progress, expected):
     step = losses([[1, 0], [0, 1], [1, 1]], primary=2, progress=progress)
-    assert factors(Schedule(pretexts=WARM_UP_AND_OFF), step) == pytest.approx([1, 1, expected])
+    assert task_weights(Schedule(pretexts=WARM_UP_AND_OFF), step) == pytest.approx([1, 1, expected])
 
 
 def test_a_label_of_its_own_goes_before_all_pretexts_and_may_be_a_task():
     strategy = Schedule(pretexts=((0.0, 0.25),), of={"rotation": ((0.0, 1.0), (1.0, 0.0)), "pose": ((0.0, 2.0),)})
     step = losses([[1], [1], [1], [1]], primary=2, progress=0.25)
-    assert factors(strategy, step) == [1, 2, 0.25, 0.75]
+    assert task_weights(strategy, step) == [1, 2, 0.25, 0.75]
 
 
 def test_a_curve_is_constant_outside_its_points():
@@ -85,12 +85,12 @@ def test_a_schedule_of_an_unknown_label_names_the_nearest():
 def test_the_gate_lets_through_what_agrees_with_the_sum_of_the_tasks():
     # the tasks add up to (1, 1): the first pretext agrees, the second opposes
     step = losses([[1, 0], [0, 1], [2, -1], [-2, 1]], primary=2)
-    assert factors(CosineGate(), step) == [1, 1, 1, 0]
+    assert task_weights(CosineGate(), step) == [1, 1, 1, 0]
 
 
 def test_the_weighted_gate_gives_the_cosine():
     step = losses([[2, 0], [3, 4], [-3, 4]], primary=1)
-    assert factors(CosineGate(mode="weighted"), step) == pytest.approx([1, 0.6, 0])
+    assert task_weights(CosineGate(mode="weighted"), step) == pytest.approx([1, 0.6, 0])
 
 
 # ---------------------------------------------------------------------------------------------------- primary projection
@@ -101,19 +101,19 @@ def test_projection_takes_out_the_part_against_the_tasks_and_nothing_else():
     step = losses(jacobian.tolist(), primary=2)
     p, against = jacobian[:2].sum(0), jacobian[2]
     expected = p + (against - (against @ p) / (p @ p) * p) + jacobian[3]  # the last pretext agrees, and stays
-    got = torch.tensor(factors(PrimaryProjection(), step)) @ jacobian
+    got = torch.tensor(task_weights(PrimaryProjection(), step)) @ jacobian
     torch.testing.assert_close(got, expected)
     assert got @ p >= p @ p
 
 
 def test_tasks_that_oppose_each_other_are_left_alone():
-    assert factors(PrimaryProjection(), losses([[1, 0], [-0.5, 0], [0, 1]], primary=2)) == [1, 1, 1]
+    assert task_weights(PrimaryProjection(), losses([[1, 0], [-0.5, 0], [0, 1]], primary=2)) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8])
 def test_tasks_that_cancel_each_other_do_not_blow_up_the_factors(noise):
     step = losses([[1, noise], [-1, noise], [-3, -1]], primary=2)
-    assert factors(PrimaryProjection(), step) == pytest.approx([1, 1, 1])
+    assert task_weights(PrimaryProjection(), step) == pytest.approx([1, 1, 1])
 
 
 # ---------------------------------------------------------------------------------------------------- budget
@@ -122,24 +122,24 @@ def test_tasks_that_cancel_each_other_do_not_blow_up_the_factors(noise):
 def test_the_pretexts_get_the_share_that_the_budget_names():
     budget = Budget(share=0.25, relax=1.0)
     step = losses([[3, 0], [0, 3], [8, 0], [0, 1]], primary=2)
-    f = factors(budget, step)
+    f = task_weights(budget, step)
     assert f[:2] == [1, 1]
-    assert f[2] == f[3]  # one factor: the weights say how the pretexts share
+    assert f[2] == f[3]  # one task weight: the weights say how the pretexts share
     assert f[2] * 9 / (f[2] * 9 + 6) == pytest.approx(0.25)
 
 
 def test_with_one_task_and_one_pretext_half_the_norm_is_the_magnitude_of_the_task():
-    assert factors(Budget(relax=1.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 0.5])
-    assert factors(Budget(relax=0.7), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 0.7 * 0.5 + 0.3])
-    assert factors(Budget(relax=0.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 1])
+    assert task_weights(Budget(relax=1.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 0.5])
+    assert task_weights(Budget(relax=0.7), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 0.7 * 0.5 + 0.3])
+    assert task_weights(Budget(relax=0.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 1])
 
 
 def test_norms_are_averaged_over_steps():
     budget = Budget(relax=1.0, momentum=0.5)
     loss_weighting = budget.build(("fer", "puzzling"))
     names = ("fer", "puzzling")
-    factors(budget, losses([[1.0], [1.0]], 1, names=names), loss_weighting)
-    f = factors(budget, losses([[4.0], [1.0]], 1, names=names), loss_weighting)
+    task_weights(budget, losses([[1.0], [1.0]], 1, names=names), loss_weighting)
+    f = task_weights(budget, losses([[4.0], [1.0]], 1, names=names), loss_weighting)
     assert f[1] == pytest.approx((0.25 * 1 + 0.5 * 4) / (0.25 * 1 + 0.5 * 1))
 
 
@@ -149,7 +149,7 @@ def test_norms_are_averaged_over_steps():
 @pytest.mark.parametrize("strategy", [CosineGate(), CosineGate(mode="weighted"), PrimaryProjection(), Budget()])
 @pytest.mark.parametrize("primary", [0, 3])
 def test_without_a_task_or_without_a_pretext_it_is_the_plain_sum(strategy, primary):
-    assert factors(strategy, losses([[1, 0], [-3, 1], [0, -2]], primary)) == [1, 1, 1]
+    assert task_weights(strategy, losses([[1, 0], [-3, 1], [0, -2]], primary)) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("strategy", [CosineGate(), PrimaryProjection(), Budget()])
@@ -167,7 +167,7 @@ def test_learned_uncertainty_finds_the_logarithm_of_the_loss():
         loss_weighting(losses([[1], [1]], 2, values=[0.5, 4.0])).backward()
         optimizer.step()
     assert loss_weighting.log_var["pose"].item() == pytest.approx(math.log(4), abs=0.01)
-    assert factors(Uncertainty(), losses([[1], [1]], 2, values=[0.5, 4.0]), loss_weighting) == pytest.approx(
+    assert task_weights(Uncertainty(), losses([[1], [1]], 2, values=[0.5, 4.0]), loss_weighting) == pytest.approx(
         [2, 0.25], rel=0.02
     )
 

@@ -28,13 +28,13 @@ def losses(jacobian=JACOBIAN, values=VALUES, names=NAMES, step=0, epoch=0):
     return StepLosses(names, values.clone().requires_grad_(), jacobian @ jacobian.T, primary, 0.0, epoch, rng)
 
 
-def factors(loss_weighting, step):
+def task_weights(loss_weighting, step):
     loss_weighting(step).backward()
     return step.values.grad
 
 
 def of(method, step, **options):
-    return factors(TorchJD(method, options=options).build(step.names), step)
+    return task_weights(TorchJD(method, options=options).build(step.names), step)
 
 
 # ---------------------------------------------------------------------------------------------------- against TorchJD
@@ -98,7 +98,7 @@ def test_dwa_rolls_its_epochs_as_torchjds_does():
             theirs.step()
         mine = values.clone().requires_grad_()
         theirs(mine).backward()
-        torch.testing.assert_close(factors(ours, losses(values=values, epoch=step // 3)), mine.grad)
+        torch.testing.assert_close(task_weights(ours, losses(values=values, epoch=step // 3)), mine.grad)
 
 
 def test_famo_learns_as_torchjds_does_from_the_losses_of_the_next_batch():
@@ -109,7 +109,7 @@ def test_famo_learns_as_torchjds_does_from_the_losses_of_the_next_batch():
             theirs.update(values)
         mine = values.clone().requires_grad_()
         theirs(mine).backward()
-        torch.testing.assert_close(factors(ours, losses(values=values)), 3 * mine.grad)
+        torch.testing.assert_close(task_weights(ours, losses(values=values)), 3 * mine.grad)
 
 
 class Synced(TorchFunctionMode):
@@ -184,7 +184,7 @@ def test_a_task_with_a_small_gradient_is_protected_beside_a_large_one(method):
 
 def test_random_weights_have_mean_one_and_change_with_the_step():
     loss_weighting = TorchJD("RLW").build(NAMES)
-    drawn = torch.stack([factors(loss_weighting, losses(step=i)) for i in range(200)])
+    drawn = torch.stack([task_weights(loss_weighting, losses(step=i)) for i in range(200)])
     torch.testing.assert_close(drawn.sum(1), torch.full((200,), 3.0))
     torch.testing.assert_close(drawn.mean(0), torch.ones(3), rtol=0, atol=0.15)
     assert drawn.std(0).min() > 0.3
@@ -210,10 +210,10 @@ def test_a_gradient_of_exactly_0_is_as_if_its_task_were_not_there(method):
 
 def test_gradvac_keeps_the_memory_of_a_task_whose_gradient_is_0():
     loss_weighting = TorchJD("GradVac").build(NAMES)
-    factors(loss_weighting, losses())
+    task_weights(loss_weighting, losses())
     before = loss_weighting.state_dict()
     dead = JACOBIAN * torch.tensor([[1.0], [0.0], [1.0]])
-    factors(loss_weighting, losses(dead, step=1))
+    task_weights(loss_weighting, losses(dead, step=1))
     after = loss_weighting.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"cosine.fer/puzzling", "cosine.puzzling/fer"}

@@ -33,15 +33,15 @@ class PluginName(LossWeighting):
 
 
 class PluginNameModule(nn.Module):
-    """StepLosses -> the objective (); a loss's factor is its derivative by that loss, and 1 leaves it as it is."""
+    """StepLosses -> the objective (); a loss's task weight is its derivative by that loss, and 1 leaves it as it is."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()
         self.limit = limit
 
     def forward(self, losses: StepLosses) -> Tensor:
-        factors = self.limit / losses.values.detach().clamp(min=self.limit)
-        return (factors * losses.values).sum()
+        task_weights = self.limit / losses.values.detach().clamp(min=self.limit)
+        return (task_weights * losses.values).sum()
 
 
 @hookimpl

@@ -62,16 +62,16 @@ def evaluate(
         raise MtlError(f"the data has no rows in the split {split!r}")
     checkpoint = folder.require(which)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    net = kept_network(experiment, checkpoint).to(place)
+    net = inference_network(experiment, checkpoint).to(place)
     measured = measure(net, found.experiment, found, rows, place, mirror)
     return Evaluated(str(run), ",".join(experiment.data), split, checkpoint.path.name, measured, found.report)
 
 
-def kept_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
+def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
     """Encoder and supervised heads, with the weights of a checkpoint (the average where the run keeps one)."""
     with weights_from_checkpoint():
         net = HybridModel(evolve(experiment, pretexts={})).inference()
-    checkpoint.load(net, checkpoint.kept())
+    checkpoint.load(net, checkpoint.inference_weights())
     return net.eval()
 
 

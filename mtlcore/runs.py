@@ -5,7 +5,7 @@
     RUN/metrics.jsonl    one line a logged step or evaluation
     RUN/tensorboard/     the same, for TensorBoard
     RUN/plugins/         copies of the one-file plugins
-    RUN/checkpoints/last-<step>/, best-<step>/     model.safetensors, averaged.safetensors (with EMA), state.pt
+    RUN/checkpoints/last-<step>/, best-<step>/     model.safetensors, ema.safetensors (with EMA), state.pt
 
 A checkpoint is written to a temporary folder, flushed, and renamed: it is complete, or it is not there. Older ones go only after.
 """
@@ -43,15 +43,15 @@ class Checkpoint:
         """The whole model by parameter name."""
         return _tensors(self.path / "model.safetensors")
 
-    def averaged(self) -> dict[str, Tensor] | None:
+    def ema(self) -> dict[str, Tensor] | None:
         """The averaged weights of the network that is kept, where the run keeps an average."""
-        file = self.path / "averaged.safetensors"
+        file = self.path / "ema.safetensors"
         return _tensors(file) if file.exists() else None
 
-    def kept(self) -> dict[str, Tensor]:
+    def inference_weights(self) -> dict[str, Tensor]:
         """The weights that are evaluated: the average where there is one, else the model's own."""
-        averaged = self.averaged()
-        return self.weights() if averaged is None else averaged
+        ema = self.ema()
+        return self.weights() if ema is None else ema
 
     def load(self, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Put these weights of this checkpoint into a network; MtlError where one is missing or of another shape."""
@@ -168,7 +168,7 @@ class RunFolder:
         which: Which,
         step: int,
         model: Mapping[str, Tensor],
-        averaged: Mapping[str, Tensor] | None,
+        ema: Mapping[str, Tensor] | None,
         state: Mapping[str, Any],
     ) -> Checkpoint:
         """Write a checkpoint, then drop the older ones of its kind. On any failure the older ones stay, and MtlError says so."""
@@ -178,8 +178,8 @@ class RunFolder:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             write_whole(temporary / "model.safetensors", _packed(model))
-            if averaged is not None:
-                write_whole(temporary / "averaged.safetensors", _packed(averaged))
+            if ema is not None:
+                write_whole(temporary / "ema.safetensors", _packed(ema))
             buffer = io.BytesIO()
             torch.save(dict(state), buffer)
             write_whole(temporary / "state.pt", buffer.getbuffer())

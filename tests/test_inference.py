@@ -12,7 +12,7 @@ from mtl_pretexts.puzzling import Puzzling
 from test_preview import looked_at
 
 from mtlcore.encoders.resnet_small import ResnetSmall
-from mtlcore.evaluate import kept_network
+from mtlcore.evaluate import inference_network
 from mtlcore.experiment import Experiment
 from mtlcore.inference import Inference
 from mtlcore.runs import RunFolder
@@ -25,7 +25,7 @@ def kept(experiment: Experiment, out: Path) -> Inference:
     batch = evolve(experiment.input, batch_size=4)
     ready = evolve(experiment, train=few, input=batch)
     run = train(ready, out).run
-    return kept_network(ready, RunFolder.open(run).require("last"))
+    return inference_network(ready, RunFolder.open(run).require("last"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from mtlcore import MtlError
 from mtlcore.callbacks.probe import Probe, knn, linear, spread
 from mtlcore.config import load
 from mtlcore.data.dataset import open_data
-from mtlcore.evaluate import kept_network
+from mtlcore.evaluate import inference_network
 from mtlcore.runs import RunFolder
 from mtlcore.train.trainer import train
 
@@ -130,7 +130,7 @@ def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(t
     overrides = (f"train.ema={ema}", "data.dots.labels=0.5", 'data.dots.unlabeled="keep"')
     folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\n", *overrides)
     exp = load(folder.config)
-    data, net = open_data(exp, {"train", "validation"}), kept_network(exp, folder.require())
+    data, net = open_data(exp, {"train", "validation"}), inference_network(exp, folder.require())
     rows = {split: torch.from_numpy(data.split[split]) for split in ("train", "validation")}
     rows["train"] = rows["train"][data.present["quarter"][rows["train"]]]
     assert len(rows["train"]) == 96

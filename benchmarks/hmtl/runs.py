@@ -165,7 +165,7 @@ class Bench:
             row["test"] = _figures(evaluate(folder, split=run.split).measured.metrics)
             row["test_best"] = _figures(evaluate(folder, split=run.split, which="best").measured.metrics)
         return row | {
-            "weights": weights_hash(RunFolder.open(folder).require().kept()),
+            "weights": weights_hash(RunFolder.open(folder).require().inference_weights()),
             "fingerprint": fingerprint(*(part / "config.toml" for part in (first, folder) if part.exists())),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),

@@ -188,7 +188,7 @@ class GuardedContext:
     @property
     def network(self) -> nn.Module:
         train_state = self._all.train_state
-        return train_state.averaged.copy if train_state.averaged else train_state.model.inference()
+        return train_state.ema.copy if train_state.ema else train_state.model.inference()
 
     def rows(self, split: str) -> np.ndarray:
         return self._all.data.split.get(split, np.zeros(0, dtype=np.int64))
@@ -271,7 +271,7 @@ def pooled(network: Any, train_state: TrainState, data: Dataset, rows: np.ndarra
 @contextmanager
 def untouched(train_state: TrainState, label: str) -> Iterator[None]:
     """Whatever is done inside, the run computes what it would have computed. Raises MtlError where a weight was changed."""
-    nets = [train_state.model, *([train_state.averaged] if train_state.averaged else [])]
+    nets = [train_state.model, *([train_state.ema] if train_state.ema else [])]
     modes = [(m, m.training) for net in nets for m in net.modules()]
     weights = [t for net in nets for t in (*net.parameters(), *net.buffers())]
     versions, sizes = [t._version for t in weights], _sizes(weights)

@@ -44,7 +44,7 @@ def build_train_state(
             follower.reset()
     fabric.strategy.module_to_device(model)
     loss_weighting.to(fabric.device)
-    averaged = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
+    ema = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
     module: nn.Module = fabric.strategy.setup_module(model)
     optimizer = fabric.setup_optimizers(optimizer_for(model, experiment.train))
     return TrainState(
@@ -53,7 +53,7 @@ def build_train_state(
         loss_weighting=loss_weighting,
         optimizer=optimizer,
         loss_weighting_optimizer=loss_weighting_optimizer_for(loss_weighting, experiment.train),
-        averaged=averaged,
+        ema=ema,
         module=module,
         fabric=fabric,
         steps=steps,
@@ -64,7 +64,7 @@ def build_train_state(
 def start_from(encoder: SharedEncoder, run: Path) -> None:
     """Load the encoder of another run (its average, where it keeps one): fine-tuning. Raises MtlError where the nets differ."""
     folder = RunFolder.open(run)
-    kept, before = folder.require("last").kept(), load(folder.config).encoder
+    kept, before = folder.require("last").inference_weights(), load(folder.config).encoder
     for name, mine in (("mean", encoder.mean), ("std", encoder.std)):
         if not torch.allclose(mine.flatten(), torch.tensor(getattr(before, name))):
             raise MtlError(

@@ -40,14 +40,14 @@ class TrainState:
     loss_weighting_optimizer: (
         torch.optim.Optimizer | None
     )  # of learned weights: their gradients are not scaled by a GradScaler
-    averaged: EMA | None  # momentum copy of the network that is kept
+    ema: EMA | None  # momentum copy of the network that is kept
     module: nn.Module
     fabric: Fabric
     steps: int
     step: int = 0
     steps_per_epoch: int = 1
     # The tasks of a step -> their (K,) task weights, and the step that measured them. They say nothing of another set of tasks.
-    kept: dict[tuple[str, ...], tuple[Tensor, int]] = field(factory=dict)
+    cached_task_weights: dict[tuple[str, ...], tuple[Tensor, int]] = field(factory=dict)
     _vectors: dict[tuple[str, ...], tuple[Tensor, Tensor]] = field(factory=dict)
     _rows: Tensor | None = None
 
@@ -85,24 +85,29 @@ class TrainState:
 
     def due(self, names: tuple[str, ...]) -> bool:
         """Must the task weights be measured? Where this set of tasks has none yet, or where they are `every` steps old."""
-        return names not in self.kept or self.step - self.kept[names][1] >= self.experiment.weighting.every
+        return (
+            names not in self.cached_task_weights
+            or self.step - self.cached_task_weights[names][1] >= self.experiment.weighting.every
+        )
 
-    def keep(self, names: tuple[str, ...], task_weight: Tensor, ok: Tensor) -> None:
+    def cache_task_weights(self, names: tuple[str, ...], task_weight: Tensor, ok: Tensor) -> None:
         """Remember measured task weights; those of a skipped step are as bad as its gradients: the ones before stay (at first, 1)."""
-        old = self.kept[names][0] if names in self.kept else torch.ones_like(task_weight)
-        self.kept[names] = torch.where(ok, task_weight, old), self.step
+        old = self.cached_task_weights[names][0] if names in self.cached_task_weights else torch.ones_like(task_weight)
+        self.cached_task_weights[names] = torch.where(ok, task_weight, old), self.step
 
-    def kept_state(self) -> list[dict[str, Any]]:
+    def cached_task_weights_state(self) -> list[dict[str, Any]]:
         """Kept task weights, for a checkpoint: of each set of tasks its names, (K,) task weights, and the step that measured them."""
         return [
             {"names": [*k], "task_weight": task_weight.cpu(), "step": step}
-            for k, (task_weight, step) in self.kept.items()
+            for k, (task_weight, step) in self.cached_task_weights.items()
         ]
 
-    def load_kept(self, state: Sequence[dict[str, Any]]) -> None:
-        """What `kept_state` gave."""
+    def load_cached_task_weights(self, state: Sequence[dict[str, Any]]) -> None:
+        """What `cached_task_weights_state` gave."""
         device = self.fabric.device
-        self.kept = {tuple(kept["names"]): (kept["task_weight"].to(device), int(kept["step"])) for kept in state}
+        self.cached_task_weights = {
+            tuple(kept["names"]): (kept["task_weight"].to(device), int(kept["step"])) for kept in state
+        }
 
 
 def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logged:
@@ -129,10 +134,10 @@ def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logge
     ok = torch.isfinite(norm)
     _keep_if(ok, buffers, before)  # a bad batch must not stay in BatchNorm's statistics, nor in a weighting's
     _step_if(ok, train_state)
-    for follower in (*model.followers(), *([train_state.averaged] if train_state.averaged else [])):
+    for follower in (*model.followers(), *([train_state.ema] if train_state.ema else [])):
         follower.update(train_state.progress, ok)
     if due and train_state.experiment.weighting.every > 1:
-        train_state.keep(names, task_weight, ok)
+        train_state.cache_task_weights(names, task_weight, ok)
     train_state.step += 1
     columns = {"loss": values, "weight": train_state.vectors(names)[0], "task_weight": task_weight}
     logged = {f"{what}/{name}": x for what, column in columns.items() for name, x in zip(names, column)}
@@ -212,7 +217,7 @@ def backward_cached_weights(
         local = torch.stack([losses[name] for name in names])
         values += local.detach() * scale
         if gram is None:
-            task_weight = train_state.kept[names][0]
+            task_weight = train_state.cached_task_weights[names][0]
         else:
             seen = total(local.detach().clone()) / train_state.fabric.world_size
             task_weight = _measured(train_state, names, seen, gram * torch.outer(weight, weight))

@@ -232,7 +232,7 @@ class Trainer:
         if not self.main or rows is None or not len(rows):
             return
         train_state, device = self.train_state, self.train_state.fabric.device
-        net: Any = train_state.averaged.copy if train_state.averaged else train_state.model.inference()
+        net: Any = train_state.ema.copy if train_state.ema else train_state.model.inference()
         supervised = measure(net, train_state.experiment, self.data, rows, device)
         pretexts = measure_pretexts(train_state.model, train_state.experiment, self.data, rows, device)
         loss = sum(e.weight * pretexts.metrics[f"{k}/loss"] for k, e in train_state.experiment.pretexts.items())
@@ -264,8 +264,8 @@ class Trainer:
     def _save(self, which: Which) -> None:
         if not self.main:
             return
-        train_state, averaged = self.train_state, self.train_state.averaged
-        kept = averaged.copy.state_dict() if averaged else None
+        train_state, ema = self.train_state, self.train_state.ema
+        kept = ema.copy.state_dict() if ema else None
         saved = self.folder.save(which, train_state.step, train_state.model.state_dict(), kept, self._state())
         self.callbacks.tell("on_checkpoint", saved.path)
 
@@ -280,7 +280,7 @@ class Trainer:
             "precision": train_state.fabric.strategy.precision.state_dict(),
             "record": self.record.state(),
             "best": self.best,
-            "kept": train_state.kept_state(),
+            "cached_task_weights": train_state.cached_task_weights_state(),
             "callbacks": self.callbacks.state(),
         }
 
@@ -296,9 +296,9 @@ class Trainer:
         train_state = self.train_state
         self._same_ground(self.folder.facts())
         load_exactly(train_state.model, checkpoint.weights(), str(checkpoint.path))
-        averaged = checkpoint.averaged()
-        if train_state.averaged and averaged is not None:
-            load_exactly(train_state.averaged.copy, averaged, str(checkpoint.path))
+        ema = checkpoint.ema()
+        if train_state.ema and ema is not None:
+            load_exactly(train_state.ema.copy, ema, str(checkpoint.path))
         self._restore(checkpoint.state())
         if self.main:
             self.folder.cut_log(train_state.step)
@@ -313,7 +313,7 @@ class Trainer:
         train_state.fabric.strategy.precision.load_state_dict(state["precision"])
         train_state.step, self.best = int(state["step"]), state["best"]
         self.record.load(state["record"])
-        train_state.load_kept(state["kept"])
+        train_state.load_cached_task_weights(state["cached_task_weights"])
         self.callbacks.load(state["callbacks"])
         self.ended = self.callbacks.stopped is not None
 

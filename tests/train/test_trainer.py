@@ -146,12 +146,12 @@ def test_evaluation_matches_the_last_validation_and_the_averaged_weights_are_use
         found = evaluate(tmp_path / arm, split="validation")
         assert found.measured.metrics["quarter/accuracy"] == pytest.approx(result.measured.metrics["quarter/accuracy"])
         assert sum(map(sum, found.measured.tables["quarter/confusion"])) == found.measured.n
-    assert RunFolder(tmp_path / "plain").require().averaged() is None
+    assert RunFolder(tmp_path / "plain").require().ema() is None
     checkpoint = RunFolder(tmp_path / "averaged").require()
-    averaged, own = checkpoint.averaged(), checkpoint.weights()
-    assert averaged is not None
-    assert set(averaged) < set(own)
-    assert any(not torch.equal(averaged[k], own[k]) for k in averaged)
+    ema, own = checkpoint.ema(), checkpoint.weights()
+    assert ema is not None
+    assert set(ema) < set(own)
+    assert any(not torch.equal(ema[k], own[k]) for k in ema)
 
 
 def test_pre_training_then_fine_tuning_starts_from_the_other_runs_encoder(config, tmp_path):
@@ -210,7 +210,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_very_weights_of_an_uninterrupt
     assert done.returncode == 0, done.stderr
     whole, killed = RunFolder(tmp_path / "whole").require(), folder.require()
     assert killed.step == 200
-    for a, b in ((whole.weights(), killed.weights()), (whole.averaged(), killed.averaged())):
+    for a, b in ((whole.weights(), killed.weights()), (whole.ema(), killed.ema())):
         assert all(torch.equal(a[k], b[k]) for k in a)
     assert torch.equal(
         whole.state()["loss_weighting"]["log_var.quarter"], killed.state()["loss_weighting"]["log_var.quarter"]

@@ -197,7 +197,7 @@ def test_each_set_of_tasks_has_factors_of_its_own_measured_each_third_step():
         train_step(eng, [made_for(eng, step, absent=absent)])
     some, everyone = ("fer", "location"), ("fer", "gender", "location")
     assert strategy.asked == [some, everyone, some, everyone]  # steps 0, 2, 4, 5
-    assert {names: step for names, (_, step) in eng.kept.items()} == {some: 4, everyone: 5}
+    assert {names: step for names, (_, step) in eng.cached_task_weights.items()} == {some: 4, everyone: 5}
 
 
 def test_factors_that_were_kept_with_a_task_present_are_not_used_where_it_is_absent():
@@ -217,7 +217,7 @@ def test_a_bad_batch_leaves_the_kept_factors_alone(at):
     made = made_for(eng)
 
     def kept():
-        return eng.kept[tuple(made.head_inputs)][0].tolist()
+        return eng.cached_task_weights[tuple(made.head_inputs)][0].tolist()
 
     assert bool(train_step(eng, [ruined(made)])["skipped"])
     assert kept() == [1, 1, 1]  # nothing was measured: the sum of losses
@@ -238,14 +238,14 @@ def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
         train_step(whole, [made_for(whole, step, absent=absent[step])])
     file = io.BytesIO()
     parts = whole.model.state_dict(), whole.loss_weighting.state_dict(), whole.optimizer.optimizer.state_dict()
-    torch.save((*parts, whole.kept_state(), whole.step), file)
+    torch.save((*parts, whole.cached_task_weights_state(), whole.step), file)
     file.seek(0)
     again = train_state(small(STRATEGIES[name]))
     model, loss_weighting, optimizer, kept, step = torch.load(file, weights_only=True)
     again.model.load_state_dict(model)
     again.loss_weighting.load_state_dict(loss_weighting)
     again.optimizer.optimizer.load_state_dict(optimizer)
-    again.load_kept(kept)
+    again.load_cached_task_weights(kept)
     again.step = step
     for number in range(4, 9):
         made = made_for(whole, number, absent=absent[number])
@@ -276,8 +276,8 @@ def test_a_run_that_was_stopped_between_two_measurements_goes_on_bit_for_bit(wei
     train(load(parted.config), parted.path, resume=True)
     a, b = RunFolder(tmp_path / "whole").require(), parted.require()
     assert all(torch.equal(a.weights()[k], b.weights()[k]) for k in a.weights())
-    assert a.state()["kept"][0]["names"] == ["quarter", "puzzling"]
-    assert str(a.state()["kept"]) == str(b.state()["kept"])
+    assert a.state()["cached_task_weights"][0]["names"] == ["quarter", "puzzling"]
+    assert str(a.state()["cached_task_weights"]) == str(b.state()["cached_task_weights"])
     rows = parted.rows()
     assert {"weight/puzzling", "task_weight/puzzling"} <= set(rows[0])
     assert rows[0]["weight/puzzling"] == pytest.approx(0.3)
@@ -465,7 +465,7 @@ def test_bf16_clipping_and_averaged_weights_work_at_every_level(at):
                 for p, q in zip(eng.model.parameters(), train_state(eng.experiment).model.parameters())
             ]
             assert float(torch.stack(whole).norm()) == pytest.approx(0.1 * 1e-2, rel=0.02)
-            first = torch.nn.utils.parameters_to_vector(eng.averaged.copy.parameters())
+            first = torch.nn.utils.parameters_to_vector(eng.ema.copy.parameters())
             now = torch.nn.utils.parameters_to_vector(eng.model.inference().parameters())
             torch.testing.assert_close(first, 0.75 * start + 0.25 * now, atol=1e-6, rtol=0)
     assert min(norms) > 1e-2

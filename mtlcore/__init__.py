@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from .geometry import Geometry as Geometry
     from .geometry import orthogonal as orthogonal
     from .networks import EMA as EMA
-    from .networks import Borrowed as Borrowed
-    from .networks import Frozen as Frozen
+    from .networks import FrozenModule as FrozenModule
+    from .networks import SharedHead as SharedHead
     from .networks import gather as gather
     from .registry import hookimpl as hookimpl
     from .rng import Rng as Rng
@@ -54,7 +54,7 @@ _HOME = {
     "data.images": "read_image",
     "errors": "MtlError nearest",
     "geometry": "Geometry orthogonal",
-    "networks": "EMA Borrowed Frozen gather",
+    "networks": "EMA SharedHead FrozenModule gather",
     "registry": "hookimpl",
     "rng": "Rng",
     "tasks.classification": "Classification",

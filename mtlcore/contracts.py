@@ -170,10 +170,10 @@ class Head(nn.Module):
 
 @frozen(eq=False)
 class BuildContext:
-    """What a head is built with. It may keep none of these modules as its own part: use `EMA(module)` or `Borrowed(module)`.
+    """What a head is built with. It may keep none of these modules as its own part: use `EMA(module)` or `SharedHead(module)`.
 
     info: the encoder's sizes. encoder: images (B, 3, H, W) in [0, 1] -> Features. heads: the supervised heads by label, built
-    first; one that a pretext borrows (`Borrowed`) counts as used, and as shared.
+    first; one that a pretext shares (`SharedHead`) counts as used, and as shared.
     """
 
     info: EncoderInfo

@@ -13,7 +13,7 @@ from .contracts import BuildContext, Features, Head
 from .errors import MtlError, nearest
 from .experiment import Experiment, PretextEntry, TaskEntry
 from .inference import Inference, SharedEncoder
-from .networks import EMA, Borrowed, losses_in_fp32, running_statistics_kept, total, world_size
+from .networks import EMA, SharedHead, losses_in_fp32, running_statistics_kept, total, world_size
 from .views import HeadInput, PreparedBatch
 
 
@@ -29,20 +29,20 @@ class HybridModel(nn.Module):
         self.views = experiment.views
         self.measuring = experiment.weighting.at == "features"  # whether a forward gives the Gramian; set by each step
         self.encoder = SharedEncoder(experiment.encoder, experiment.input.size)
-        self.lent: dict[str, set[str]] = {}  # pretext label -> supervised heads that its loss goes through
-        supervised = {label: self._build(label, e, _Lent({})) for label, e in experiment.tasks.items()}
+        self.shared_heads: dict[str, set[str]] = {}  # pretext label -> supervised heads that its loss goes through
+        supervised = {label: self._build(label, e, _SharedHeads({})) for label, e in experiment.tasks.items()}
         self.tasks, self.heads = tuple(supervised), nn.ModuleDict(supervised)
         for label, entry in experiment.pretexts.items():
-            self.heads[label] = head = self._build(label, entry, _Lent(supervised))
-            self.lent[label] = _borrowed(head, supervised)
+            self.heads[label] = head = self._build(label, entry, _SharedHeads(supervised))
+            self.shared_heads[label] = _shared_labels(head, supervised)
 
-    def _build(self, label: str, entry: TaskEntry | PretextEntry, lent: _Lent) -> Head:
-        head = entry.component.build(BuildContext(self.encoder.info, self.encoder, lent))
+    def _build(self, label: str, entry: TaskEntry | PretextEntry, shared_heads: _SharedHeads) -> Head:
+        head = entry.component.build(BuildContext(self.encoder.info, self.encoder, shared_heads))
         parts = set(head.modules())
-        for name, module in {"the shared encoder": self.encoder, **lent.heads}.items():
+        for name, module in {"the shared encoder": self.encoder, **shared_heads.heads}.items():
             if not parts.isdisjoint(module.modules()):
                 raise MtlError(
-                    f"head {label!r} keeps {name} as its own part: use context.info, EMA(module) or Borrowed(module)"
+                    f"head {label!r} keeps {name} as its own part: use context.info, EMA(module) or SharedHead(module)"
                 )
         return head
 
@@ -144,11 +144,11 @@ class HybridModel(nn.Module):
 
     def used(self, names: Sequence[str]) -> set[str]:
         """Labels of the heads that these losses go through: their own, and those that a pretext took from `context.heads`."""
-        return {*names, *(label for name in names for label in self.lent.get(name, ()))}
+        return {*names, *(label for name in names for label in self.shared_heads.get(name, ()))}
 
     def shared(self) -> list[nn.Parameter]:
         """Parameters that more than one loss may move: the encoder's, and those of heads that pretexts took."""
-        taken = sorted({label for labels in self.lent.values() for label in labels})
+        taken = sorted({label for labels in self.shared_heads.values() for label in labels})
         return [
             p for net in (self.encoder, *(self.heads[k] for k in taken)) for p in net.parameters() if p.requires_grad
         ]
@@ -180,7 +180,7 @@ class HybridModel(nn.Module):
         return Inference(self.encoder, heads)  # type: ignore[arg-type]
 
 
-class _Lent(Mapping[str, Head]):
+class _SharedHeads(Mapping[str, Head]):
     """Supervised heads by label; an unknown label is answered with the known ones."""
 
     def __init__(self, heads: Mapping[str, Head]) -> None:
@@ -189,7 +189,7 @@ class _Lent(Mapping[str, Head]):
     def __getitem__(self, label: str) -> Head:
         if label not in self.heads:
             raise MtlError(
-                f"there is no supervised task {label!r} whose head could be lent; {nearest(label, self.heads)}"
+                f"there is no supervised task {label!r} whose head could be shared; {nearest(label, self.heads)}"
             )
         return self.heads[label]
 
@@ -203,9 +203,9 @@ class _Lent(Mapping[str, Head]):
         return len(self.heads)
 
 
-def _borrowed(head: Head, supervised: Mapping[str, Head]) -> set[str]:
-    """Labels of the supervised heads that this one sends gradient into: by `Borrowed`, whole or in part. EMA copies get none."""
-    parts = {part for m in head.modules() if isinstance(m, Borrowed) for part in m.net.modules()}
+def _shared_labels(head: Head, supervised: Mapping[str, Head]) -> set[str]:
+    """Labels of the supervised heads that this one sends gradient into: by `SharedHead`, whole or in part. EMA copies get none."""
+    parts = {part for m in head.modules() if isinstance(m, SharedHead) for part in m.net.modules()}
     return {label for label, owner in supervised.items() if not parts.isdisjoint(owner.modules())}
 
 

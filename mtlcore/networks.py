@@ -76,10 +76,10 @@ class EMA(nn.Module):
         self.copy.load_state_dict(self._source[0].state_dict())
 
 
-class Borrowed(nn.Module):
+class SharedHead(nn.Module):
     """Somebody else's network (a supervised head): its owner trains and saves it; here it is only called, gradient included.
 
-    A head, or a part of one, that a pretext borrows counts as used by it, and as shared by gradient-level weightings.
+    A head, or a part of one, that a pretext shares counts as used by it, and as shared by gradient-level weightings.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -94,7 +94,7 @@ class Borrowed(nn.Module):
         return _run(self.net, inputs)
 
 
-class Frozen(nn.Module):
+class FrozenModule(nn.Module):
     """A fixed network (VGG16): never trained, always in eval mode, NOT saved, but moved with the model."""
 
     net: nn.Module
@@ -106,7 +106,7 @@ class Frozen(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         return _run(self.net, inputs)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenModule:
         self.net._apply(fn)
         return super()._apply(fn, recurse)
 

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from torch import nn
 from toys import PCGRAD, PRETEXTS, Rotation, RotationHead, Toy, batch, experiment, prepared_batches, train_state
 
-from mtlcore import EMA, Borrowed, Frozen, MtlError
+from mtlcore import EMA, FrozenModule, MtlError, SharedHead
 from mtlcore.experiment import PretextEntry
 from mtlcore.model import HybridModel
 from mtlcore.networks import running_statistics_kept
@@ -100,7 +100,7 @@ def test_an_ema_moves_by_its_momentum_and_rests_on_a_skipped_step():
 
 
 def test_a_frozen_network_is_not_saved_stays_in_eval_and_moves_with_the_model():
-    frozen_net = Frozen(nn.BatchNorm1d(2))
+    frozen_net = FrozenModule(nn.BatchNorm1d(2))
     context = nn.ModuleDict({"judge": frozen_net}).train().double()
     assert context.state_dict() == {}
     assert not frozen_net.net.training
@@ -109,9 +109,9 @@ def test_a_frozen_network_is_not_saved_stays_in_eval_and_moves_with_the_model():
 
 def test_a_borrowed_network_passes_gradient_and_is_not_registered():
     net = nn.Linear(2, 2)
-    borrowed = Borrowed(net)
-    borrowed(torch.ones(1, 2)).sum().backward()
-    assert list(borrowed.parameters()) == []
+    shared = SharedHead(net)
+    shared(torch.ones(1, 2)).sum().backward()
+    assert list(shared.parameters()) == []
     assert net.weight.grad is not None
 
 
@@ -144,7 +144,7 @@ def test_a_pretext_brings_the_encoder_no_other_start():
     assert all(torch.equal(v, hybrid[k]) for k, v in alone.items())
 
 
-# ---------------------------------------------------------------------------------------------------- lent heads
+# ---------------------------------------------------------------------------------------------------- shared heads
 
 
 class Takes(RotationHead):
@@ -153,12 +153,12 @@ class Takes(RotationHead):
     def __init__(self, context, how):
         super().__init__(context.info.dim)
         head = context.heads["gender"]
-        made = {"copied": lambda: EMA(head, 0.5), "borrowed": lambda: Borrowed(head)}
-        made["borrowed in part"] = lambda: Borrowed(head.answer[1])
+        made = {"copied": lambda: EMA(head, 0.5), "shared": lambda: SharedHead(head)}
+        made["shared in part"] = lambda: SharedHead(head.answer[1])
         self.how, self.judge = how, made[how]()
 
     def forward(self, features):
-        read = features.pooled if self.how == "borrowed in part" else features
+        read = features.pooled if self.how == "shared in part" else features
         return super().forward(features) * (1 + self.judge(read)[:, :1])
 
 
@@ -182,7 +182,7 @@ def test_a_momentum_copy_of_a_supervised_head_leaves_that_head_its_owners():
     assert mine == {id(p) for p in model.own("gender")}
 
 
-@pytest.mark.parametrize("how", ["borrowed", "borrowed in part"])
+@pytest.mark.parametrize("how", ["shared", "shared in part"])
 def test_a_borrowed_supervised_head_counts_as_used_and_as_shared(how):
     model = HybridModel(taking(how))
     mine = {id(p) for p in model.heads["gender"].parameters()}
@@ -192,7 +192,7 @@ def test_a_borrowed_supervised_head_counts_as_used_and_as_shared(how):
     assert {id(p) for p in model.own("fer")} == {id(p) for p in model.heads["fer"].parameters()}
 
 
-@pytest.mark.parametrize(("how", "moved"), [("copied", False), ("borrowed", True)])
+@pytest.mark.parametrize(("how", "moved"), [("copied", False), ("shared", True)])
 @pytest.mark.parametrize("weighting", [None, PCGRAD])
 def test_a_step_without_the_owners_labels_moves_a_borrowed_head_and_lets_a_copied_one_rest(how, moved, weighting):
     eng = train_state(taking(how, **({"weighting": weighting} if weighting else {})))

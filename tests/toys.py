@@ -1,6 +1,6 @@
 """Toy components and batches: networks of a few hundred weights, so that a test takes milliseconds.
 
-The pretexts here are the ones that strain the contracts: a lent head, the clean forward, patches, coupled losses, EMA teachers.
+The pretexts here are the ones that strain the contracts: a shared head, the clean forward, patches, coupled losses, EMA teachers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from mtlcore import (
     EMA,
     AugmentRecipe,
     Batch,
-    Borrowed,
     Encoder,
     Features,
     Geometry,
     Head,
     LossWeighting,
     PretextTask,
+    SharedHead,
     StepCounts,
     SupervisedTask,
     View,
@@ -260,7 +260,7 @@ class Consistency(PretextTask):
 class ConsistencyHead(Head):
     def __init__(self, judge, threshold):
         super().__init__()
-        self.judge, self.threshold = Borrowed(judge), threshold
+        self.judge, self.threshold = SharedHead(judge), threshold
 
     def forward(self, weak, strong):
         with torch.no_grad():

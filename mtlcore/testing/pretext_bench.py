@@ -1,4 +1,4 @@
-"""The bench of a pretext task: a toy encoder, augmented batches of drawn images made by the real machinery, heads to lend.
+"""The bench of a pretext task: a toy encoder, augmented batches of drawn images made by the real machinery, heads to share.
 
 Shapes: B rows, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw images whose side is a quarter larger.
 """
@@ -45,7 +45,7 @@ from .kit import require
 from .subject import Drawn, Subject, patterns
 
 LABEL = "asked"  # of the pretext in the bench's experiments
-CLASSES = 4  # of a head that is lent
+CLASSES = 4  # of a head that is shared
 SHARPNESS = 20.0  # its weights are so much larger than new ones: of some images it is sure, so thresholds let them pass
 
 
@@ -80,7 +80,7 @@ class _BenchNet(nn.Module):
 
 @frozen
 class BenchTask(SupervisedTask):
-    """Which of four classes? Its head is there to be lent."""
+    """Which of four classes? Its head is there to be shared."""
 
     reads = "category"
 
@@ -178,9 +178,9 @@ class PretextSubject(Subject):
         return {}
 
     @cached_property
-    def borrowed(self) -> tuple[str, ...]:
+    def shared_labels(self) -> tuple[str, ...]:
         """Labels of the supervised heads that it asks its context for."""
-        return borrowed_by(self.component)
+        return shared_heads_of(self.component)
 
     @cached_property
     def built(self) -> Any:
@@ -189,8 +189,8 @@ class PretextSubject(Subject):
             return self.component.build(bench_context())
 
     def experiment(self, size: int, recipe: AugmentRecipe | None = None, **entry: Any) -> Experiment:
-        """A run of this pretext, and of the tasks whose heads it borrows. entry: keys of its table."""
-        tasks = {label: TaskEntry(BenchTask()) for label in self.borrowed}
+        """A run of this pretext, and of the tasks whose heads it shares. entry: keys of its table."""
+        tasks = {label: TaskEntry(BenchTask()) for label in self.shared_labels}
         return bench_experiment(size, {LABEL: PretextEntry(self.component, **entry)}, tasks, recipe)
 
     def fresh(self, size: int = 32, seed: int = 0) -> HybridModel:
@@ -201,7 +201,7 @@ class PretextSubject(Subject):
     def in_a_new_process(self) -> PretextSubject:
         """The same pretext, as a process finds it that has built nothing yet: its module is run afresh."""
         other = PretextSubject(self.name, afresh(self.cls), self.fields, self.catalog)
-        other.borrowed = self.borrowed  # to find it out would build a head
+        other.shared_labels = self.shared_labels  # to find it out would build a head
         return other
 
     def model(self, size: int) -> HybridModel:
@@ -259,16 +259,16 @@ class PretextSubject(Subject):
     def prepared(self, drawn: Drawn, **entry: Any) -> PreparedBatch:
         """What a step of a run would be given."""
         experiment = self.experiment(drawn.size, **entry)
-        return prepare(experiment, rows(raw(drawn), self.borrowed), drawn.keyed_rng())
+        return prepare(experiment, rows(raw(drawn), self.shared_labels), drawn.keyed_rng())
 
 
 def bench_context(size: int = 32) -> BuildContext:
-    """A toy encoder, and heads to lend: "category", and any other label that is asked for."""
+    """A toy encoder, and heads to share: "category", and any other label that is asked for."""
     encoder = SharedEncoder(BenchEncoder(), size)
     return BuildContext(encoder.info, encoder, _Lender(encoder))
 
 
-def borrowed_by(component: PretextTask) -> tuple[str, ...]:
+def shared_heads_of(component: PretextTask) -> tuple[str, ...]:
     """Labels of the supervised heads that a pretext asks its context for."""
     with seeded(0):
         context = bench_context()

@@ -45,7 +45,7 @@ class _Built:
 def _built(subject: PretextSubject, seed: int) -> _Built:
     with seeded(0):
         context = bench_context()
-        [context.heads[label] for label in subject.borrowed]  # lent heads are built before, as in a run
+        [context.heads[label] for label in subject.shared_labels]  # shared heads are built before, as in a run
     with seeded(seed):
         head = subject.component.build(context)
         generator = torch.get_rng_state()

@@ -56,12 +56,12 @@ def builds_a_head(subject: PretextSubject) -> None:
 @HEAD_CHECKS.check(
     "build",
     why="its weights would be saved twice, moved twice by the optimizer, and taken for the head's own.",
-    mend="keep context.info; EMA(context.encoder) for a momentum copy; Borrowed(context.heads[label]) for a lent head.",
+    mend="keep context.info; EMA(context.encoder) for a momentum copy; SharedHead(context.heads[label]) for a shared head.",
     needs="builds_a_head",
     core=True,
 )
 def head_keeps_no_shared_network(subject: PretextSubject) -> None:
-    """Neither the shared encoder nor a lent head is a part of the head, nor are their weights."""
+    """Neither the shared encoder nor a shared head is a part of the head, nor are their weights."""
     with seeded(0):
         context = bench_context()
         head = subject.component.build(context)

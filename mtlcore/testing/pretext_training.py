@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_structure
 from ..contracts import PretextTask
 from ..errors import MtlError
 from ..model import HybridModel
-from ..networks import EMA, Frozen
+from ..networks import EMA, FrozenModule
 from ..views import prepare
 from .generators import seeded, touched
 from .kit import Group, Skip, Unproven, require
@@ -47,7 +47,7 @@ def gradient_reaches_the_encoder(subject: PretextSubject) -> None:
 @GRADIENTS_CHECKS.check(
     "gradient",
     why="a weight without gradient stays random for ever, and stops DDP.",
-    mend="use every layer that is built, in forward or loss; take away those that are not needed; Frozen for fixed ones.",
+    mend="use every layer that is built, in forward or loss; take away those that are not needed; FrozenModule for fixed ones.",
     needs=STEADY,
     core=True,
 )
@@ -63,7 +63,7 @@ def gradient_reaches_the_whole_head(subject: PretextSubject) -> None:
 @GRADIENTS_CHECKS.check(
     "gradient",
     why="a teacher or a judge that learns from the loss it gives makes the loss small by itself: collapse.",
-    mend="leave EMA and Frozen as they are: no requires_grad_(True) on what is in them.",
+    mend="leave EMA and FrozenModule as they are: no requires_grad_(True) on what is in them.",
     needs=STEADY,
     core=True,
 )
@@ -81,7 +81,7 @@ def frozen_networks_get_no_gradient(subject: PretextSubject) -> None:
 @GRADIENTS_CHECKS.check(
     "gradient",
     why="in train mode BatchNorm and dropout make the fixed network a moving target.",
-    mend="wrap it: Frozen(net) or EMA(net) stay in eval; EMA(net, batch_stats=True) where batch statistics are meant.",
+    mend="wrap it: FrozenModule(net) or EMA(net) stay in eval; EMA(net, batch_stats=True) where batch statistics are meant.",
     needs=STEADY,
 )
 def frozen_networks_stay_in_eval(subject: PretextSubject) -> None:
@@ -141,7 +141,7 @@ def state_round_trip_keeps_the_loss(subject: PretextSubject) -> None:
 @STATE_CHECKS.check(
     "state",
     why="every checkpoint would carry a network that never changes, and that its users must be able to load.",
-    mend="wrap a fixed network in Frozen(net): it moves with the model and is not saved.",
+    mend="wrap a fixed network in FrozenModule(net): it moves with the model and is not saved.",
     needs=STEADY,
 )
 def frozen_networks_are_not_saved(subject: PretextSubject) -> None:
@@ -254,7 +254,7 @@ def real_steps_train(subject: PretextSubject) -> None:
     from ..train.step import train_step
 
     experiment = subject.experiment(32)
-    batch = rows(raw(Drawn(ROWS, 32, 0)), subject.borrowed)
+    batch = rows(raw(Drawn(ROWS, 32, 0)), subject.shared_labels)
     with seeded(0):
         train_state = build_train_state(experiment, Fabric(accelerator="cpu", devices=1), STEPS, STEPS)
         before = [p.detach().clone() for p in train_state.model.encoder.parameters()]
@@ -305,13 +305,13 @@ def _frozen(head: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     for m in head.modules():
         if isinstance(m, EMA):
             yield m, m.copy
-        if isinstance(m, Frozen):
+        if isinstance(m, FrozenModule):
             yield m, m.net
 
 
 def _frozen_by_hand(head: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Parts of the head, in none of our wrappers, whose weights are all fixed."""
-    wrapped = {m for owner in head.modules() if isinstance(owner, EMA | Frozen) for m in owner.modules()}
+    wrapped = {m for owner in head.modules() if isinstance(owner, EMA | FrozenModule) for m in owner.modules()}
     for m in head.modules():
         weights, outside = list(m.parameters()), wrapped.isdisjoint(m.modules())
         if m is not head and outside and weights and not any(p.requires_grad for p in weights):

@@ -23,7 +23,7 @@ from ..preview import sheet as drawn_below_each_other
 from ..rng import KeyedRng
 from ..views import prepare
 from .generators import seeded
-from .pretext_bench import BenchTask, bench_experiment, borrowed_by, rows, tensors
+from .pretext_bench import BenchTask, bench_experiment, rows, shared_heads_of, tensors
 from .subject import patterns
 
 CELL, LETTERS = 96, 11  # pixels: a side of a cell with words, the height of its letters
@@ -42,12 +42,14 @@ def sheet(
         raise MtlError(f"a sheet shows pretext tasks, and {component_name(type(component))!r} is a {component.kind}")
     images = patterns(columns, size * 5 // 4, seed) if images is None else images[:columns]
     label = component_name(type(component))
-    borrowed = borrowed_by(component)
-    experiment = bench_experiment(size, {label: PretextEntry(component)}, {t: TaskEntry(BenchTask()) for t in borrowed})
+    shared_labels = shared_heads_of(component)
+    experiment = bench_experiment(
+        size, {label: PretextEntry(component)}, {t: TaskEntry(BenchTask()) for t in shared_labels}
+    )
     with seeded(seed):
         found, model = strips(experiment, images), HybridModel(experiment).eval()
     with torch.no_grad():
-        prepared = prepare(experiment, rows(images, borrowed), KeyedRng((seed, 0, 0)))
+        prepared = prepare(experiment, rows(images, shared_labels), KeyedRng((seed, 0, 0)))
         (output,) = model.forward_heads(model.encode(prepared)[0], prepared)[label]
     head, head_input = model.heads[label], prepared.head_inputs[label][0]
     assert isinstance(head, Head)

@@ -389,7 +389,7 @@ class _Random(_Scalarized):
 
 
 class _Learned(nn.Module):
-    """UW and IMTL-L: learned scales, here a parameter a task, of which TorchJD is lent those that are present."""
+    """UW and IMTL-L: learned scales, here a parameter a task, of which TorchJD is shared those that are present."""
 
     def __init__(self, torchjd: TorchJD, names: Sequence[str]) -> None:
         super().__init__()

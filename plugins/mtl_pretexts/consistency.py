@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from mtlcore import (
     EMA,
     AugmentedBatch,
-    Borrowed,
     BuildContext,
     Features,
     Head,
     MtlError,
     PretextTask,
     Rng,
+    SharedHead,
     View,
     hookimpl,
 )
@@ -109,14 +109,14 @@ class Consistency(PretextTask):
 
 
 class ConsistencyHead(Head):
-    """-> {"weak": (B, K) the teacher's logits, without gradient, "strong": (B, K) the borrowed head's}. Owns no trained weight.
+    """-> {"weak": (B, K) the teacher's logits, without gradient, "strong": (B, K) the shared head's}. Owns no trained weight.
 
     With "self" the teacher's head is a copy of momentum 0: at each step the head itself, but for its dropout.
     """
 
     def __init__(self, context: BuildContext, judge: Head, task: Consistency) -> None:
         super().__init__()
-        self.task, self.judge = task, Borrowed(judge)
+        self.task, self.judge = task, SharedHead(judge)
         momentum = {"self": (0.0, 0.0), "ema": (task.momentum, task.final)}[task.teacher]
         self.teacher_head = EMA(judge, *momentum)
         self.teacher: nn.Module | None = EMA(context.encoder, *momentum) if task.teacher == "ema" else None

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcore import EMA, BuildContext, Frozen, MtlError
+from mtlcore import EMA, BuildContext, FrozenModule, MtlError
 
 FINEST = 3  # layers, where none are named
 TINY = 1e-6
@@ -44,7 +44,7 @@ def _size(layer: Tensor) -> Tensor:
 class Judge(nn.Module):
     """(restored, clean) -> (B,). Gradient flows into the restored images, never into the judge."""
 
-    def __init__(self, net: EMA | Frozen, layers: tuple[int, ...]) -> None:
+    def __init__(self, net: EMA | FrozenModule, layers: tuple[int, ...]) -> None:
         super().__init__()
         self.net, self.layers = net, layers
 
@@ -72,7 +72,7 @@ def vgg16_judge(layers: tuple[int, ...], weights: str) -> Judge:
     chosen = _chosen(layers, len(VGG_ENDS), "VGG16's relu1_2, relu2_2, relu3_3, relu4_3")
     net = Vgg16(max(chosen) + 1)
     net.load(_read(weights) if weights else _published())
-    return Judge(Frozen(net), chosen)
+    return Judge(FrozenModule(net), chosen)
 
 
 def _chosen(layers: tuple[int, ...], known: int, what: str) -> tuple[int, ...]:

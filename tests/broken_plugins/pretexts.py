@@ -16,7 +16,7 @@ from attrs import field, frozen
 from einops import rearrange
 from torch import nn
 
-from mtlcore import EMA, Frozen, Head, PretextTask, hookimpl
+from mtlcore import EMA, FrozenModule, Head, PretextTask, hookimpl
 
 BROKEN: dict[str, type[PretextTask]] = {}
 
@@ -467,7 +467,7 @@ class MixesRows(Turned):
 
 def _with_fixed_norm(self, context):
     TurnedHead.__init__(self, context)
-    self.fixed = Frozen(nn.BatchNorm2d(3, momentum=0.0))  # the running statistics stay: they are in no state
+    self.fixed = FrozenModule(nn.BatchNorm2d(3, momentum=0.0))  # the running statistics stay: they are in no state
 
 
 def _with_saved_norm(self, context):

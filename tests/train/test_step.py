@@ -272,7 +272,7 @@ def test_a_bad_batch_changes_nothing_and_is_counted(weighting, optimizer):
 
 
 def test_pcgrad_at_the_parameters_equals_projection_by_hand():
-    """On the K x P matrix; an unshared head gets its own gradient, a lent head lies among the shared parameters."""
+    """On the K x P matrix; an unshared head gets its own gradient, a shared head lies among the shared parameters."""
     names = ("fer", "pose", "rotation", "fixmatch")
     exp = experiment(
         names[:2],

@@ -107,7 +107,7 @@ FACTORS = {"fer": 1.0, "gender": 3.0, "rotation": 0.0, "fixmatch": -0.5}
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_factors_that_are_kept_move_all_as_measured_ones(parts):
-    """A gated head, a lent one, negative task weights: one backward with kept task weights equals one backward a loss."""
+    """A gated head, a shared one, negative task weights: one backward with kept task weights equals one backward a loss."""
 
     def made(every):
         strategy = Fixed(FACTORS, every=every)

@@ -54,7 +54,7 @@ def main() -> int:
         if missing := [name for name in ("filelock", "scipy", "matplotlib") if find_spec(name) is None]:
             print(f'hmtl: not installed: {", ".join(missing)}; pip install "mtlcore[bench]"', file=sys.stderr)
             return 2
-        from hmtl.door import main as hmtl
+        from hmtl.main import main as hmtl
 
         return hmtl(sys.argv[2:])
     from suites import SUITES

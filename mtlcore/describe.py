@@ -234,11 +234,11 @@ def _member(cls: Any, base: str) -> str:
 
 def _capabilities(kind: str, name: str, cls: Any, catalog: Catalog) -> tuple[Capability, ...]:
     """Those that the kit expects of the kind. What a component lacks may depend on its fields: it is asked at their defaults."""
-    from .testing.doors import lists  # late: Hypothesis
+    from .testing.api import lists  # late: Hypothesis
 
     if kind not in lists():
         return ()
-    checks, bench = lists()[kind]
+    checks, harness = lists()[kind]
     fields = {needed(cls)[0]: name.partition(":")[2]} if ":" in name and needed(cls) else {}
-    lacks = {} if set(needed(cls)) - set(fields) else bench(name, cls, fields, catalog).lacks
+    lacks = {} if set(needed(cls)) - set(fields) else harness(name, cls, fields, catalog).lacks
     return tuple(Capability(c, expected, lacks.get(c, "")) for c, expected in checks.capabilities.items())

@@ -53,7 +53,7 @@ def preview(experiment: Experiment, run: Path | None = None, images: int = 8) ->
 
     run: whose weights answer. Raises MtlError where its weights belong to another configuration.
     """
-    data = open_data(experiment, splits={"train", "validation"}, glance=True)
+    data = open_data(experiment, splits={"train", "validation"}, lazy=True)
     return sheet(strips(data.experiment, some_images(data, images), run), experiment.input.size)
 
 

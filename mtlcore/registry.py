@@ -32,8 +32,8 @@ from attrs import evolve, frozen
 from .components import component_name, fault, is_component
 from .contracts import KINDS, Component
 from .errors import MtlError, nearest
-from .mismatch import mismatch
 from .plugin_file import PluginFile
+from .torch_version_hint import torch_version_hint
 
 GROUP = "mtlcore"
 BLOCK, ONLY, FATAL = "MTLCORE_PLUGINS_BLOCK", "MTLCORE_PLUGINS_ONLY", "MTLCORE_PLUGINS_FATAL"
@@ -323,7 +323,7 @@ class _Switches:
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one line."""
-    known = mismatch(error)
+    known = torch_version_hint(error)
     said = " ".join(str(known or error).split())
     if known or isinstance(error, MtlError):
         return said

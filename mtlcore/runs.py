@@ -93,7 +93,7 @@ class RunFolder:
         """A new folder with its resolved configuration. Raises MtlError where a run lies there already."""
         cls.refuse_existing(path)
         run = cls(path)
-        with said(path):
+        with write_errors_as_mtl_error(path):
             path.mkdir(parents=True, exist_ok=True)
             for name, file in plugins.items():
                 (path / "plugins").mkdir(exist_ok=True)
@@ -117,29 +117,29 @@ class RunFolder:
             raise MtlError(f"{path} is no run: it holds no config.toml")
         return run
 
-    def note(self, facts: Mapping[str, Any]) -> None:
-        """Add facts to run.json."""
+    def note(self, provenance: Mapping[str, Any]) -> None:
+        """Add provenance to run.json."""
         file = self.path / "run.json"
         known = json.loads(file.read_text()) if file.exists() else {}
-        with said(self.path):
-            write_whole(file, json.dumps(known | dict(facts), indent=2).encode())
+        with write_errors_as_mtl_error(self.path):
+            write_whole(file, json.dumps(known | dict(provenance), indent=2).encode())
 
-    def facts(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What run.json says."""
         file = self.path / "run.json"
-        facts: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        return facts
+        provenance: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return provenance
 
     def log(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
-        with said(self.path, self.checkpoint()), self.metrics.open("a") as file:
+        with write_errors_as_mtl_error(self.path, self.checkpoint()), self.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def cut_log(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them anew."""
         if self.metrics.exists():
             rows = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
-            with said(self.path):
+            with write_errors_as_mtl_error(self.path):
                 write_whole(self.metrics, "".join(f"{line}\n" for line in rows).encode())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ class RunFolder:
         """Write a checkpoint, then drop the older ones of its kind. On any failure the older ones stay, and MtlError says so."""
         folder = self.path / "checkpoints"
         done, temporary = folder / f"{which}-{step:08d}", folder / f"{which}-{step:08d}.tmp"
-        with said(self.path, self.checkpoint(which), temporary):
+        with write_errors_as_mtl_error(self.path, self.checkpoint(which), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             write_whole(temporary / "model.safetensors", _packed(model))
@@ -193,7 +193,7 @@ class RunFolder:
         return Checkpoint(done, step)
 
 
-class said:  # noqa: N801 - a context manager, used like a function
+class write_errors_as_mtl_error:  # noqa: N801 - a context manager, used like a function
     """What the disk refuses becomes one clear message; a half-written folder goes."""
 
     def __init__(self, path: Path, good: Checkpoint | None = None, temporary: Path | None = None) -> None:

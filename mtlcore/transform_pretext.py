@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .contracts import AugmentedBatch, BuildContext, Features, Head, PretextTask, View
 from .errors import MtlError
 from .rng import Rng
-from .tasks.words import written
+from .tasks.draw_text import written
 
 Transform = Callable[[Tensor, int], Tensor]
 Matrix = Callable[[int, int], Sequence[Sequence[float]]]

@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import run as door_of_all  # noqa: E402
-from hmtl import door, runs  # noqa: E402
+from hmtl import main, runs  # noqa: E402
 from hmtl.plan import Plan, Results, Run  # noqa: E402
 from hmtl.protocol import load  # noqa: E402
 from hmtl.report import paired, spread, table  # noqa: E402
-from hmtl.runs import Bench, fingerprint  # noqa: E402
+from hmtl.runs import Workspace, fingerprint  # noqa: E402
 
 from mtlcore import MtlError  # noqa: E402
 
@@ -248,7 +248,7 @@ def test_an_unknown_protocol_names_the_known_ones():
 
 def command(*words: str | Path) -> int:
     """`python benchmarks/run.py hmtl ...`, in this process: tests/test_protocols.py runs it as a real one."""
-    return door.main([str(word) for word in words])
+    return main.main([str(word) for word in words])
 
 
 def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys):
@@ -297,7 +297,7 @@ def test_extras_stand_for_each_of_them(tmp_path, capsys, monkeypatch):
     file = tmp_path / "benchmarks" / "results" / "hmtl-cpu2" / "runs.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps(r) + "\n" for r in plan.results.rows if r["stage"] in ("tune", "main")))
-    monkeypatch.setattr(door, "ROOT", tmp_path)
+    monkeypatch.setattr(main, "ROOT", tmp_path)
     assert command("--protocol", "cpu2", "--dry-run", "--stages", "extras", "--work", tmp_path) == 0
     named = capsys.readouterr().out
     assert all(f"  {extra.name}-sl-" in named for extra in plan.protocol.extras)
@@ -306,9 +306,9 @@ def test_extras_stand_for_each_of_them(tmp_path, capsys, monkeypatch):
 
 def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):
     protocol = load("digits")
-    bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
+    workspace = Workspace(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
     run = Run("main", protocol.arms["sl_2views"], 0, 0, 2, set=("data.digits.limit=200",))
-    bench.do(run)
+    workspace.do(run)
     (line,) = (tmp_path / "runs.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert (row["arm"], row["seed"], row["steps"], row["encoded"]) == ("sl_2views", 0, 2, 2 * 2 * 32)
@@ -318,25 +318,25 @@ def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):
 
 def test_a_line_that_a_crash_has_cut_off_is_no_run_and_spoils_no_other(tmp_path):
     protocol = load("digits")
-    bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
+    workspace = Workspace(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
     whole = json.dumps(finished(Run("tune", protocol.arms["sl"], 0, 0, 1), 0.5, 0.5))
     for end in range(1, len(whole)):
         (tmp_path / "runs.jsonl").write_text(whole[:end])
-        assert bench.rows() == []
-    bench.do(Run("tune", protocol.arms["sl"], 0, 0, 1, set=("data.digits.limit=100",)))
-    assert [row["arm"] for row in bench.rows()] == ["sl"]
+        assert workspace.rows() == []
+    workspace.do(Run("tune", protocol.arms["sl"], 0, 0, 1, set=("data.digits.limit=100",)))
+    assert [row["arm"] for row in workspace.rows()] == ["sl"]
 
 
 def test_a_half_trained_run_goes_on_only_with_its_own_configuration(tmp_path):
     protocol = load("digits")
-    bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
+    workspace = Workspace(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
     sl = Run("tune", protocol.arms["sl"], 0, 0, 1)
-    before, now = (evolve(bench, protocol=evolve(protocol, settings=(f"data.digits.limit={n}",))) for n in (60, 80))
+    before, now = (evolve(workspace, protocol=evolve(protocol, settings=(f"data.digits.limit={n}",))) for n in (60, 80))
     row = before.do(sl)
-    bench.file.unlink()
+    workspace.file.unlink()
     with pytest.raises(MtlError, match="begun with another configuration"):
         now.do(sl)
-    assert not bench.file.exists()
+    assert not workspace.file.exists()
     assert before.do(sl) == row  # it was finished: its line alone had been lost
 
 
@@ -352,10 +352,10 @@ def test_a_line_that_was_made_with_other_settings_is_told(tmp_path, capsys):
 def test_a_line_of_a_trial_that_the_protocol_no_longer_has_is_told(tmp_path):
     protocol = load("digits")
     row = finished(Run("tune", protocol.arms["sl"], 0, 0, 1), 0.5) | {"trial": 9}
-    bench = Bench(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
-    bench.file.write_text(json.dumps(row) + "\n")
+    workspace = Workspace(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
+    workspace.file.write_text(json.dumps(row) + "\n")
     with pytest.raises(MtlError, match=r"tune-sl-9-0-1: the protocol gives sl \d trials"):
-        bench.plan()
+        workspace.plan()
 
 
 def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The conformance kit's train_state: statuses and their reasons, what can be switched off, how failures are told, its three doors."""
+"""The conformance kit's engine: statuses and their reasons, what can be switched off, how failures are told, its three entry points."""
 
 from __future__ import annotations
 
@@ -337,7 +337,7 @@ def test_no_more_examples_are_drawn_than_are_asked_for():
     assert 1 <= len(seen) <= 7
 
 
-# ---------------------------------------------------------------------------------------------------- doors
+# ---------------------------------------------------------------------------------------------------- entry points
 
 
 def test_an_unknown_plugin_field_or_kind_is_refused_with_the_nearest_name():

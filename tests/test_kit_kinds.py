@@ -7,8 +7,8 @@ import torch
 from broken_plugins import encoders, recipes, sneaky_tasks, sources, tasks, weightings
 
 from mtlcore.testing import conformance
+from mtlcore.testing.api import lists
 from mtlcore.testing.common import COMMON
-from mtlcore.testing.doors import lists
 
 torch.set_num_threads(1)
 KINDS = {"encoder": encoders, "augment": recipes, "weighting": weightings, "source": sources, "task": tasks}

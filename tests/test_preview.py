@@ -207,7 +207,7 @@ def previewed(n: int, bad: frozenset[int], columns: int) -> list[int]:
     exp = looked_at({}, tasks=("fer",), size=8)
     source = InMemory(n, labels=cycle("ab", n), name_of_labels="emotion", split=("train",) * n, bad=bad)
     exp = evolve(exp, data={"made": DataEntry(source, max_bad=0)}, input=evolve(exp.input, validation=0.0))
-    data = open_data(exp, {"train", "validation"}, glance=True)
+    data = open_data(exp, {"train", "validation"}, lazy=True)
     return numbers_of(some_images(data, columns))
 
 

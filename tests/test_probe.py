@@ -114,7 +114,7 @@ def test_a_pretext_alone_is_probed_by_an_annotation_and_may_choose_its_best_chec
     assert list(rows) == [12, 24, 36, 48]  # 192 training rows: an epoch is 12 steps
     assert rows[48] > 0.45  # chance: 0.25
     assert folder.require("best").step == max(rows, key=lambda step: (rows[step], -step))
-    assert folder.facts()["validation"]["probe/quarter/linear"] == rows[48]
+    assert folder.provenance()["validation"]["probe/quarter/linear"] == rows[48]
 
 
 def test_it_probes_every_nth_epoch_and_always_the_end(tmp_path):
@@ -139,7 +139,7 @@ def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(t
             (net.encoder(data.images.take(r.numpy()).float() / 255).pooled, data.targets["quarter"][r])
             for r in rows.values()
         )
-    figures = folder.facts()["validation"]
+    figures = folder.provenance()["validation"]
     for kind, guess in (("linear", linear(x, y, 4, new)), ("knn", knn(x, y, 4, new, 20))):
         assert figures[f"probe/quarter/{kind}"] == float((guess == wanted).float().mean())
 

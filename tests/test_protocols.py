@@ -16,10 +16,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from hmtl import door  # noqa: E402
+from hmtl import main  # noqa: E402
 from hmtl.plan import Run  # noqa: E402
 from hmtl.protocol import FOLDER, load  # noqa: E402
-from hmtl.runs import Bench  # noqa: E402
+from hmtl.runs import Workspace  # noqa: E402
 
 from mtlcore.config import load as load_config  # noqa: E402
 
@@ -32,7 +32,7 @@ def command(*words: str | Path) -> list[str]:
 
 def rehearsed(work: Path, *words: str | Path) -> list[dict]:
     """The rows that the command leaves; it must end well. (In this process: two others run it as a real one, below.)"""
-    assert door.main(["--work", *map(str, (work, *words))]) == 0
+    assert main.main(["--work", *map(str, (work, *words))]) == 0
     return [json.loads(line) for line in (work / "runs.jsonl").read_text().splitlines()]
 
 
@@ -134,9 +134,9 @@ def test_imagenet_weights_come_from_the_wheel(tmp_path):
 
 def test_a_rehearsal_sets_what_a_base_knows_and_an_arm_inherits_the_trials_of_the_one_it_follows(tmp_path):
     protocol = load("cpu2").rehearsal(("data.fer2013.limit=9", "input.batch_size=4"))
-    bench = Bench(protocol, tmp_path, tmp_path, tmp_path / "runs.jsonl")
+    workspace = Workspace(protocol, tmp_path, tmp_path, tmp_path / "runs.jsonl")
     arm = protocol.arms["sl"]
-    here = {config: bench.here(Run("x", arm, 0, 0, 2, config=config)) for config in (None, "utkface.toml")}
+    here = {config: workspace.here(Run("x", arm, 0, 0, 2, config=config)) for config in (None, "utkface.toml")}
     assert here[None] == [f'data.fer2013.root="{tmp_path}/fer2013"', "data.fer2013.limit=9", "input.batch_size=4"]
     assert here["utkface.toml"] == [f'data.utkface.root="{tmp_path}/utkface"', "input.batch_size=4"]
     digits = load("digits").arms

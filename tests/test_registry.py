@@ -19,8 +19,8 @@ import pytest
 
 from mtlcore import MtlError
 from mtlcore.components import snake
-from mtlcore.mismatch import mismatch
 from mtlcore.registry import Catalog, PluginWarning
+from mtlcore.torch_version_hint import torch_version_hint
 
 HEAD = """
 from __future__ import annotations
@@ -554,7 +554,7 @@ def test_a_torchvision_of_another_torch_is_one_line_that_says_what_to_install(in
 
 
 def test_other_errors_are_no_mismatch() -> None:
-    assert mismatch(RuntimeError("operator aten::nms does not exist")) is None
+    assert torch_version_hint(RuntimeError("operator aten::nms does not exist")) is None
     looped = ValueError("a")
     looped.__cause__ = looped
-    assert mismatch(looped) is None
+    assert torch_version_hint(looped) is None

@@ -171,7 +171,7 @@ def test_a_swept_run_is_the_run_that_train_makes(config) -> None:
     run(sweep)
     alone = load(config, ["pretext.puzzling.weight=0.3"], [DOTS])
     result = train(alone, config.parent / "alone")
-    assert RunFolder(sweep.runs[0].folder).facts()["validation"] == result.measured.metrics
+    assert RunFolder(sweep.runs[0].folder).provenance()["validation"] == result.measured.metrics
 
 
 def test_a_finished_run_is_read_and_not_trained_again(config) -> None:
@@ -364,8 +364,8 @@ def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(co
 
 def test_where_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
     sweep = run(plan(config, Axis.parse("train.lr=0.01"), seeds=[0]))
-    facts = sweep.runs[0].folder / "run.json"
-    facts.write_text(facts.read_text().replace('"finished": true', '"diverged": "30 steps in a row"'))
+    provenance = sweep.runs[0].folder / "run.json"
+    provenance.write_text(provenance.read_text().replace('"finished": true', '"diverged": "30 steps in a row"'))
     assert sweep.runs[0].state == "diverged"
     with pytest.raises(MtlError, match="nothing to choose"):
         sweep.choose()
@@ -382,8 +382,8 @@ def test_lower_is_better_where_the_metric_says_so(config) -> None:
 def test_a_run_that_came_to_nothing_is_never_chosen(config) -> None:
     sweep = run(plan(config, Axis.parse("train.lr=0.01,0.1"), seeds=[0]))
     for name, value in (("lr=0.01_seed=0", float("nan")), ("lr=0.1_seed=0", 0.01)):
-        facts = RunFolder(config.parent / "sweep" / name)
-        facts.note({"validation": {"quarter/accuracy": value}})
+        provenance = RunFolder(config.parent / "sweep" / name)
+        provenance.note({"validation": {"quarter/accuracy": value}})
     found, file = sweep.choose()
     assert found.chosen.values == {"train.lr": 0.1}
     assert load(file).train.lr == 0.1

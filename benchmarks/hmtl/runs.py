@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @frozen
-class Bench:
+class Workspace:
     """Where data lie, where run folders go, and the file of finished runs."""
 
     protocol: Protocol

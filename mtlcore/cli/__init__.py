@@ -65,9 +65,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from ..mismatch import mismatch
+        from ..torch_version_hint import torch_version_hint
 
-        known = mismatch(error)
+        known = torch_version_hint(error)
         if known is None:
             raise
         return _refuse(known)

@@ -222,7 +222,7 @@ def _sheet(component: Any, experiment: Experiment | None) -> np.ndarray:
     from ..data.dataset import open_data
     from ..preview import some_images
 
-    data = open_data(experiment, splits={"train", "validation"}, glance=True)
+    data = open_data(experiment, splits={"train", "validation"}, lazy=True)
     return sheet(component, some_images(data, 8), size=experiment.input.size)
 
 

@@ -16,7 +16,7 @@ from ..contracts import SupervisedTask
 from ..errors import MtlError
 from ..experiment import Experiment
 from ..preview import Strip, sheet
-from ..tasks.words import written
+from ..tasks.draw_text import written
 from .check import Report
 from .copies import disagree
 from .images import shrink

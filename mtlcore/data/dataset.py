@@ -75,7 +75,7 @@ def open_data(
     splits: Collection[str] | None = None,
     progress: Progress | None = None,
     memory: int | None = None,
-    glance: bool = False,
+    lazy: bool = False,
 ) -> Dataset:
     """Index, split, fit, read.
 
@@ -83,7 +83,7 @@ def open_data(
     labels; the other rows go, or stay as unlabeled ones. All other splits keep every label. Where "train" is not asked
     for, tasks that this data has no labels for are left out (of `targets` and of the dataset's `experiment`).
     progress: told how many images are read. memory: bytes that they may take before they are decoded on demand
-    instead (default: half of what there is). glance: only a few images will be looked at: none is read beforehand, so
+    instead (default: half of what there is). lazy: only a few images will be looked at: none is read beforehand, so
     unreadable rows are still in their splits, and taking one raises MtlError.
     Raises MtlError: a source that can't be indexed or has too many bad rows, a task that no source gives labels for, an
     unknown column, a split without rows, a task that can't be fitted.
@@ -98,7 +98,7 @@ def open_data(
     side = side_of(sources, experiment, wanted)
     kept = np.flatnonzero(np.isin(split, wanted))
     rows = whole.only(kept)
-    images, unreadable = _opened(rows, sources, side, progress, memory, glance)
+    images, unreadable = _opened(rows, sources, side, progress, memory, lazy)
     readable = ~np.isin(np.arange(len(rows)), list(unreadable))
     data = Dataset(
         experiment=evolve(experiment, tasks=tasks, input=evolve(experiment.input, store=side)),
@@ -129,9 +129,9 @@ def side_of(sources: list[Source], experiment: Experiment, wanted: Collection[st
 
 
 def _opened(
-    rows: _Rows, sources: list[Source], side: int, progress: Progress | None, memory: int | None, glance: bool
+    rows: _Rows, sources: list[Source], side: int, progress: Progress | None, memory: int | None, lazy: bool
 ) -> tuple[Images, Unreadable]:
-    if glance:
+    if lazy:
         return LazyImages(rows.decoder(sources), side), {}
     check = partial(_refuse_too_many, sources, rows)
     return open_images(rows.decoder(sources), len(rows), side, progress, check, memory)

@@ -98,16 +98,16 @@ def judged_by(run: Path) -> tuple[str, bool]:
 
 def figure_of(run: Planned, metric: str) -> Figure:
     folder = RunFolder(run.folder)
-    facts = folder.facts()
+    provenance = folder.provenance()
     if run.state == "diverged":
         last: dict[str, Any] = next((row for row in reversed(folder.rows()) if "cpu_s" in row), {})
         return Figure(run.name, run.seed, math.nan, {}, last.get("step", 0), last.get("cpu_s", 0.0), diverged=True)
-    validation = facts.get("validation", {})
+    validation = provenance.get("validation", {})
     if metric not in validation:
         raise MtlError(
             f"{run.folder}: there is no {metric!r} on the validation split, by which a setting is chosen: {VALIDATION}"
         )
-    return Figure(run.name, run.seed, float(validation[metric]), validation, facts["steps"], facts["cpu_s"])
+    return Figure(run.name, run.seed, float(validation[metric]), validation, provenance["steps"], provenance["cpu_s"])
 
 
 def best_of(settings: Sequence[Setting], higher: bool) -> Setting | None:

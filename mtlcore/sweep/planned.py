@@ -31,5 +31,5 @@ class Planned:
         run = RunFolder(self.folder)
         if not run.config.is_file():
             return "new"
-        facts = run.facts()
-        return "finished" if facts.get("finished") else "diverged" if facts.get("diverged") else "begun"
+        provenance = run.provenance()
+        return "finished" if provenance.get("finished") else "diverged" if provenance.get("diverged") else "begun"

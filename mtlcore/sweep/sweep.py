@@ -12,14 +12,14 @@ from attrs import evolve, frozen
 
 from ..config import dump, load
 from ..errors import MtlError
-from ..runs import RunFolder, said, write_whole
+from ..runs import RunFolder, write_errors_as_mtl_error, write_whole
 from ..train.progress import ProgressReporter
 from ..train.record import Diverged
 from ..train.trainer import train
 from .axes import Axis, folder_name, values_of
-from .beforehand import loaded, require_axes, require_choice, require_same
 from .outcome import Outcome, Setting, best_of, figure_of, judged_by
 from .planned import ENDED, Planned
+from .validation import loaded, require_axes, require_choice, require_same
 
 
 @frozen
@@ -102,18 +102,18 @@ class Sweep:
                 f"{self.out}: no setting has a finite {found.metric} for every seed: there is nothing to choose"
             )
         file = self.out / "chosen.toml"
-        with said(file):
+        with write_errors_as_mtl_error(file):
             write_whole(file, _chosen_toml(self.out, found, found.chosen).encode())
         return found, file
 
     def _write(self) -> Outcome:
         found = self.outcome()
-        with said(self.out):
+        with write_errors_as_mtl_error(self.out):
             write_whole(self.out / "sweep.json", json.dumps(found.as_json(), indent=2).encode())
         return found
 
     def _note_configs(self) -> None:
-        with said(self.out):
+        with write_errors_as_mtl_error(self.out):
             for run in self.runs:
                 run.config.parent.mkdir(parents=True, exist_ok=True)
                 if run.state == "new":

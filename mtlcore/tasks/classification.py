@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
-from .words import written
+from .draw_text import written
 
 fraction = and_(ge(0.0), lt(1.0))
 

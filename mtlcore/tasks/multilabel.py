@@ -24,7 +24,7 @@ from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
 from .classification import fraction
-from .words import written
+from .draw_text import written
 
 SEPARATOR, UNKNOWN = "|", "?"
 _UNKNOWN = -1  # in a target

@@ -15,7 +15,7 @@ from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
 from .classification import fraction
-from .words import written
+from .draw_text import written
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.huber_loss}
 

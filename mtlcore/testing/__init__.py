@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from .doors import checks as checks
-from .doors import conformance as conformance
-from .doors import kinds as kinds
-from .doors import test_of
+from .api import checks as checks
+from .api import conformance as conformance
+from .api import kinds as kinds
+from .api import test_of
 from .kit import BoundCheck as BoundCheck
 from .kit import Check as Check
 from .kit import Conformance as Conformance

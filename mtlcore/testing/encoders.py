@@ -9,7 +9,7 @@ from ..contracts import Features
 from ..errors import MtlError
 from ..inference import SharedEncoder
 from .common import COMMON
-from .encoders_bench import SIZES, EncoderSubject, outputs, require_same
+from .encoders_harness import SIZES, EncoderSubject, outputs, require_same
 from .encoders_offline import offline
 from .generators import seeded, touched
 from .kit import CheckList, Group, require
@@ -336,4 +336,4 @@ def traces_as_one_graph(subject: EncoderSubject) -> None:
     require_same(subject.features(images), traced, tolerance=1e-3)
 
 
-CHECKS, BENCH = CheckList("encoder", draws((2, 3)), (COMMON, ENCODER_CHECKS)), EncoderSubject
+CHECKS, HARNESS = CheckList("encoder", draws((2, 3)), (COMMON, ENCODER_CHECKS)), EncoderSubject

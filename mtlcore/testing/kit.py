@@ -1,4 +1,4 @@
-"""The conformance kit's train_state: a list of checks a kind, run on one plugin, each with a status and a reason.
+"""The conformance kit's engine: a list of checks a kind, run on one plugin, each with a status and a reason.
 
 A check is a function of a subject (the plugin on a bench) and, where it has a second parameter, of drawn shapes and a seed: those
 are drawn by Hypothesis, so that a failure is told with the smallest example. Checks never look at message texts.

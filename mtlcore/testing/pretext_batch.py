@@ -6,7 +6,7 @@ import torch
 from attrs import evolve
 
 from .kit import Group, Skip, require
-from .pretext_bench import (
+from .pretext_harness import (
     LABEL,
     Asked,
     PretextSubject,

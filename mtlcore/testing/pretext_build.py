@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .generators import seeded
 from .kit import Group, require
-from .pretext_bench import PretextSubject, bench_context, same
+from .pretext_harness import PretextSubject, harness_context, same
 
 BUILD_CHECKS = Group()
 
@@ -44,7 +44,7 @@ class _Built:
 
 def _built(subject: PretextSubject, seed: int) -> _Built:
     with seeded(0):
-        context = bench_context()
+        context = harness_context()
         [context.heads[label] for label in subject.shared_labels]  # shared heads are built before, as in a run
     with seeded(seed):
         head = subject.component.build(context)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .kit import Group, require
-from .pretext_bench import LABEL, PretextSubject
+from .pretext_harness import LABEL, PretextSubject
 from .pretext_loss import STEADY
 from .subject import Drawn
 from .training_draws import drawn_in_training

@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_map
 from ..contracts import Head, PretextTask, Target
 from .generators import seeded
 from .kit import Group, Skip, require
-from .pretext_bench import (
+from .pretext_harness import (
     LABEL,
     Asked,
     PretextSubject,
-    bench_context,
     floats,
+    harness_context,
     require_finite,
     same,
     tensors,
@@ -63,7 +63,7 @@ def builds_a_head(subject: PretextSubject) -> None:
 def head_keeps_no_shared_network(subject: PretextSubject) -> None:
     """Neither the shared encoder nor a shared head is a part of the head, nor are their weights."""
     with seeded(0):
-        context = bench_context()
+        context = harness_context()
         head = subject.component.build(context)
     for name, net in {"the shared encoder": context.encoder, **context.heads}.items():
         shared = {id(t) for t in (*net.parameters(), *net.buffers())} & _ids(head)
@@ -208,7 +208,7 @@ NUMERICS_CHECKS = Group()
 
 @NUMERICS_CHECKS.check(
     "numerics",
-    why="runs in bf16-mixed would learn something else, or stop at a mismatch of dtypes.",
+    why="runs in bf16-mixed would learn something else, or stop at a torch_version_hint of dtypes.",
     mend="no differences of large numbers in forward; cast to float() before exp, norms and sums over many entries.",
     needs=STEADY,
 )

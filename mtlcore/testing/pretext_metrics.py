@@ -10,7 +10,7 @@ from attrs import evolve
 
 from ..contracts import Target
 from .kit import Group, Skip, Unproven, require
-from .pretext_bench import (
+from .pretext_harness import (
     PretextSubject,
     cut,
 )

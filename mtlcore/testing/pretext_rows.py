@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .kit import Group, Skip, require
-from .pretext_bench import LABEL, PretextSubject
+from .pretext_harness import LABEL, PretextSubject
 from .subject import Drawn
 
 TRIES = 6  # batches: a threshold or a ReLU may hold a row back in some

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from .. import rng as own_draws
 from ..rng import KeyedRng
 from .kit import Group, Skip, require
-from .pretext_bench import LABEL, PretextSubject, raw
+from .pretext_harness import LABEL, PretextSubject, raw
 from .pretext_loss import STEADY
 from .subject import Drawn
 from .tracing import trace

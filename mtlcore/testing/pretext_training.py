@@ -17,7 +17,7 @@ from ..networks import EMA, FrozenModule
 from ..views import prepare
 from .generators import seeded, touched
 from .kit import Group, Skip, Unproven, require
-from .pretext_bench import LABEL, Asked, PretextSubject, raw, require_finite, rows, same, tensors
+from .pretext_harness import LABEL, Asked, PretextSubject, raw, require_finite, rows, same, tensors
 from .pretext_loss import STEADY, ideal_answer
 from .pretext_views import EXACT_SIDE, TWICE
 from .subject import Drawn

@@ -15,7 +15,7 @@ from ..contracts import AugmentedBatch, View
 from ..geometry import inverse_affine
 from .generators import touched
 from .kit import Group, Skip, Unproven, require
-from .pretext_bench import Asked, ChannelsLast, PretextSubject, floats, images_of, raw, require_finite, same, tensors
+from .pretext_harness import Asked, ChannelsLast, PretextSubject, floats, images_of, raw, require_finite, same, tensors
 from .subject import Drawn, patterns
 
 STILL = Validation()  # nothing random

@@ -5,9 +5,9 @@ from __future__ import annotations
 from .common import COMMON
 from .kit import CheckList
 from .pretext_batch import BATCH_CHECKS
-from .pretext_bench import PretextSubject
 from .pretext_build import BUILD_CHECKS
 from .pretext_draws import TRAINING_DRAWS_CHECKS
+from .pretext_harness import PretextSubject
 from .pretext_loss import HEAD_CHECKS, LOSS_CHECKS, NUMERICS_CHECKS
 from .pretext_metrics import METRICS_CHECKS
 from .pretext_rows import ROWS_CHECKS
@@ -34,4 +34,4 @@ GROUPS = (
     ANSWERS_CHECKS,
     TRAINING_CHECKS,
 )
-CHECKS, BENCH = CheckList("pretext", draws(), GROUPS), PretextSubject
+CHECKS, HARNESS = CheckList("pretext", draws(), GROUPS), PretextSubject

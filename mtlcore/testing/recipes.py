@@ -8,7 +8,7 @@ from ..contracts import View
 from .common import COMMON
 from .generators import touched
 from .kit import CheckList, Group, Skip, require
-from .recipes_bench import RecipeSubject, alike, coordinates, displaced, expected, marks
+from .recipes_harness import RecipeSubject, alike, coordinates, displaced, expected, marks
 from .subject import Drawn, draws, patterns
 
 RECIPE_CHECKS = Group()
@@ -298,4 +298,4 @@ def _require_in_place(images: torch.Tensor, wanted: torch.Tensor, least: float) 
         require(not bool(better.any()), f"it looks more like the image {name}")
 
 
-CHECKS, BENCH = CheckList("augment", draws(), (COMMON, RECIPE_CHECKS)), RecipeSubject
+CHECKS, HARNESS = CheckList("augment", draws(), (COMMON, RECIPE_CHECKS)), RecipeSubject

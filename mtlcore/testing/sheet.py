@@ -23,7 +23,7 @@ from ..preview import sheet as drawn_below_each_other
 from ..rng import KeyedRng
 from ..views import prepare
 from .generators import seeded
-from .pretext_bench import BenchTask, bench_experiment, rows, shared_heads_of, tensors
+from .pretext_harness import HarnessTask, harness_experiment, rows, shared_heads_of, tensors
 from .subject import patterns
 
 CELL, LETTERS = 96, 11  # pixels: a side of a cell with words, the height of its letters
@@ -43,8 +43,8 @@ def sheet(
     images = patterns(columns, size * 5 // 4, seed) if images is None else images[:columns]
     label = component_name(type(component))
     shared_labels = shared_heads_of(component)
-    experiment = bench_experiment(
-        size, {label: PretextEntry(component)}, {t: TaskEntry(BenchTask()) for t in shared_labels}
+    experiment = harness_experiment(
+        size, {label: PretextEntry(component)}, {t: TaskEntry(HarnessTask()) for t in shared_labels}
     )
     with seeded(seed):
         found, model = strips(experiment, images), HybridModel(experiment).eval()

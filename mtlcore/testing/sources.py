@@ -14,7 +14,7 @@ from ..errors import MtlError
 from .common import COMMON
 from .generators import touched
 from .kit import CheckList, Group, require
-from .sources_bench import SourceSubject, columns, require_image
+from .sources_harness import SourceSubject, columns, require_image
 from .subject import draws
 
 SOURCE_CHECKS = Group()
@@ -264,4 +264,4 @@ def _said(values: object) -> str:
     return f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
 
 
-CHECKS, BENCH = CheckList("source", draws(), (COMMON, SOURCE_CHECKS)), SourceSubject
+CHECKS, HARNESS = CheckList("source", draws(), (COMMON, SOURCE_CHECKS)), SourceSubject

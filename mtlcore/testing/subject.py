@@ -56,7 +56,7 @@ def patterns(rows: int, size: int, seed: int) -> Tensor:
 
 @define(eq=False, slots=False)
 class Subject:
-    """One plugin on the bench. fields: what is not at its default. catalog: where other components are found."""
+    """One plugin on the harness. fields: what is not at its default. catalog: where other components are found."""
 
     name: str
     cls: type[Component]

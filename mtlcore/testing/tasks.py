@@ -6,12 +6,12 @@ from .common import COMMON
 from .kit import CheckList
 from .subject import draws
 from .tasks_answers import ANSWERS_CHECKS
-from .tasks_bench import TaskSubject
+from .tasks_harness import TaskSubject
 from .tasks_labels import HEAD_CHECKS, LABELS_CHECKS
 from .tasks_loss import LOSS_CHECKS, NUMERICS_CHECKS
 from .tasks_movement import MOVEMENT_CHECKS
 
-CHECKS, BENCH = (
+CHECKS, HARNESS = (
     CheckList(
         "task",
         draws(),

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .kit import Group, require
-from .pretext_bench import require_finite
+from .pretext_harness import require_finite
 from .subject import Drawn, patterns
-from .tasks_bench import ROUNDING, TaskSubject, ideal_output
+from .tasks_harness import ROUNDING, TaskSubject, ideal_output
 
 ANSWERS_CHECKS = Group()
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..contracts import Head
 from .generators import seeded
 from .kit import Group, Skip, require
-from .pretext_bench import same
-from .tasks_bench import TaskSubject, missing, reads_names
+from .pretext_harness import same
+from .tasks_harness import TaskSubject, missing, reads_names
 from .toml import there_and_back
 
 LABELS_CHECKS = Group()

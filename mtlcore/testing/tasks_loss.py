@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_map
 
 from .generators import seeded, touched
 from .kit import Group, Skip, require
-from .pretext_bench import cut, floats, require_finite
+from .pretext_harness import cut, floats, require_finite
 from .subject import Drawn
-from .tasks_bench import TaskSubject, ideal_output
+from .tasks_harness import TaskSubject, ideal_output
 from .tracing import trace
 from .training_draws import drawn_in_training
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .kit import Group, require
-from .pretext_bench import require_finite
+from .pretext_harness import require_finite
 from .subject import Drawn
-from .tasks_bench import TaskSubject
+from .tasks_harness import TaskSubject
 
 MOVEMENT_CHECKS = Group()
 

@@ -8,7 +8,7 @@ from attrs import evolve
 from .common import COMMON
 from .generators import touched
 from .kit import CheckList, Group, Skip, require
-from .weightings_bench import (
+from .weightings_harness import (
     NAMES,
     STEPS,
     DrawnStep,
@@ -348,4 +348,4 @@ def _state(player: Player) -> dict[str, torch.Tensor]:
     return {k: v for k, v in player.loss_weighting.state_dict().items() if isinstance(v, torch.Tensor)}
 
 
-CHECKS, BENCH = CheckList("weighting", steps(), (COMMON, WEIGHTING_CHECKS)), WeightingSubject
+CHECKS, HARNESS = CheckList("weighting", steps(), (COMMON, WEIGHTING_CHECKS)), WeightingSubject

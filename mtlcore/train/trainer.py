@@ -20,14 +20,14 @@ from ..errors import MtlError
 from ..experiment import Experiment
 from ..measure import Measured, measure, measure_pretexts
 from ..networks import total
-from ..runs import RunFolder, Which, said
+from ..runs import RunFolder, Which, write_errors_as_mtl_error
 from ..views import prepare
 from .build import build_train_state, dry_run, load_exactly, try_weighting
 from .devices import fabric_for, leave_together
-from .facts import environment, resolved
 from .memory import keep_freed_memory
 from .optim import lr_at
 from .progress import ProgressReporter, SilentReporter, TrainProgress
+from .provenance import environment, resolved
 from .record import Record
 from .step import Logged, TrainState, train_step
 from .tensorboard import Board
@@ -115,9 +115,9 @@ class Trainer:
         self.callbacks = Callbacks.of(self.train_state, self.data, self.folder.path, self.reporter, self.main)
 
     def run(self) -> Result:
-        if self.over and self.folder.facts().get("finished"):
+        if self.over and self.folder.provenance().get("finished"):
             self.reporter.note(f"this run is finished: {self.train_state.step} steps")
-            self.measured = Measured(self.folder.facts().get("validation", {}))
+            self.measured = Measured(self.folder.provenance().get("validation", {}))
             return self._result()
         if self.train_state.experiment.train.tensorboard and self.main:
             self.board = Board(self.folder.path / "tensorboard", self.train_state.step)
@@ -129,7 +129,7 @@ class Trainer:
             self.callbacks.tell("on_train_end")
             self._report(self.callbacks.taken())
         if self.board:
-            with said(self.folder.path, self.folder.checkpoint()):
+            with write_errors_as_mtl_error(self.folder.path, self.folder.checkpoint()):
                 self.board.close()
         return self._finish()
 
@@ -255,7 +255,7 @@ class Trainer:
 
     def _write(self, row: dict[str, Any]) -> None:
         """One line of the log, for all kinds of readers."""
-        with said(self.folder.path, self.folder.checkpoint()):
+        with write_errors_as_mtl_error(self.folder.path, self.folder.checkpoint()):
             self.folder.log(row)
             if self.board:
                 self.board.write(row)
@@ -294,7 +294,7 @@ class Trainer:
             self.note_environment()  # it may have been killed before this was written
             return
         train_state = self.train_state
-        self._same_ground(self.folder.facts())
+        self._same_ground(self.folder.provenance())
         load_exactly(train_state.model, checkpoint.weights(), str(checkpoint.path))
         ema = checkpoint.ema()
         if train_state.ema and ema is not None:
@@ -317,18 +317,18 @@ class Trainer:
         self.callbacks.load(state["callbacks"])
         self.ended = self.callbacks.stopped is not None
 
-    def _same_ground(self, facts: dict[str, Any]) -> None:
+    def _same_ground(self, provenance: dict[str, Any]) -> None:
         """Other data is another run; other threads only round differently."""
-        before, now = facts.get("data_fingerprint"), self.data.fingerprint
+        before, now = provenance.get("data_fingerprint"), self.data.fingerprint
         if before is not None and before != now:
             raise MtlError(
                 f"{self.folder.path}: the data has changed since this run began (fingerprint {before}, now {now}): "
                 "start a new run, with train.init_from if it shall go on from these weights"
             )
         threads = torch.get_num_threads()
-        if facts.get("threads", threads) != threads:
+        if provenance.get("threads", threads) != threads:
             self.reporter.note(
-                f"this run began with {facts['threads']} threads and goes on with {threads}: not bit for bit"
+                f"this run began with {provenance['threads']} threads and goes on with {threads}: not bit for bit"
             )
 
     def _finish(self) -> Result:

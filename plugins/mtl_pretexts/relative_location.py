@@ -64,13 +64,13 @@ class RelativeLocation(PretextTask):
             higher_is_better = False
 
             def update(self, output: Tensor, target: Question) -> None:
-                super().update((said(output, target) - offsets(target, output)).abs())
+                super().update((predicted_offsets(output, target) - offsets(target, output)).abs())
 
         class Accuracy(MeanMetric):
             higher_is_better = True
 
             def update(self, output: Tensor, target: Question) -> None:
-                error = (said(output, target) - offsets(target, output)).abs()
+                error = (predicted_offsets(output, target) - offsets(target, output)).abs()
                 off = torch.stack([error[..., 0] * output.shape[2], error[..., 1] * output.shape[1]])
                 super().update((off < 0.5).all(0).float())
 
@@ -80,7 +80,7 @@ class RelativeLocation(PretextTask):
         """The first pair: where it starts in white, where the answer points to in green, and below that the right end in red."""
         height, width = output.shape[1:3]
         start, end = cells(target["asked"][:, 0], (height, width)).unbind(1)
-        guess = start / images.new_tensor([width, height]) + said(output, target)[:, 0]
+        guess = start / images.new_tensor([width, height]) + predicted_offsets(output, target)[:, 0]
         marks = {(1.0, 0.0, 0.0): end / images.new_tensor([width, height]), (0.0, 1.0, 0.0): guess}
         marks[1.0, 1.0, 1.0] = start / images.new_tensor([width, height])
         for color, corner in marks.items():
@@ -112,7 +112,7 @@ class RelativeLocationHead(Head):
 
     def loss(self, output: Tensor, target: Question) -> Tensor:
         """L1, a mean over pairs and both directions."""
-        return (said(output, target) - offsets(target, output)).abs().mean((1, 2))
+        return (predicted_offsets(output, target) - offsets(target, output)).abs().mean((1, 2))
 
     def ideal(self, target: Question) -> Tensor:
         """What is true of every two cells, whatever was asked."""
@@ -138,7 +138,7 @@ def offsets(target: Question, output: Tensor) -> Tensor:
     return torch.stack([apart[..., 0] / width, apart[..., 1] / height], -1)
 
 
-def said(output: Tensor, target: Question) -> Tensor:
+def predicted_offsets(output: Tensor, target: Question) -> Tensor:
     """(B, M, 2): what the head says of the pairs that are asked."""
     height, width = output.shape[1:3]
     x, y = cells(target["asked"], (height, width)).unbind(-1)

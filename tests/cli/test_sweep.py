@@ -65,7 +65,7 @@ def test_a_person_reads_a_table_and_what_to_do_next(config, capsys) -> None:
     assert main(["train", str(chosen), "--out", str(config.parent / "again")]) == 0
     best = json.loads((config.parent / "sweep" / "sweep.json").read_text())["chosen"]["pretext.puzzling.weight"]
     first = RunFolder(config.parent / "sweep" / f"weight={best}_seed=0")
-    assert RunFolder(config.parent / "again").facts()["validation"] == first.facts()["validation"]
+    assert RunFolder(config.parent / "again").provenance()["validation"] == first.provenance()["validation"]
 
 
 def test_json_is_all_that_goes_to_stdout_and_a_second_call_only_reads(config, capsys) -> None:
@@ -126,9 +126,9 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_comes_to_the_same_figures(conf
     told = process.communicate(timeout=60)
     assert process.returncode == code, told
     assert b"Traceback" not in told[1]
-    first = RunFolder(config.parent / "sweep" / "weight=0_seed=0").facts()
+    first = RunFolder(config.parent / "sweep" / "weight=0_seed=0").provenance()
     assert first["finished"]
-    assert "finished" not in second.facts()
+    assert "finished" not in second.provenance()
     went = subprocess.run([*MTL, *words(config, *more)], env=env, capture_output=True, text=True)
     assert went.returncode == 0, went.stderr
     found = json.loads(went.stdout)
@@ -142,5 +142,5 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_comes_to_the_same_figures(conf
         text=True,
     )
     assert straight.returncode == 0, straight.stderr
-    whole = RunFolder(config.parent / "straight").facts()["validation"]
+    whole = RunFolder(config.parent / "straight").provenance()["validation"]
     assert found["settings"][1]["runs"][0]["validation"] == whole

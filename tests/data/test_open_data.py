@@ -286,7 +286,7 @@ def test_a_glance_decodes_no_more_than_the_side_of_the_store_asks_for():
             return InMemory.decode(self, index, row)
 
     source = Watched(5000, cycle("ab", 5000), bad=frozenset(range(10, 5000)))
-    data = open_data(experiment({"a": DataEntry(source, max_bad=1)}), glance=True)
+    data = open_data(experiment({"a": DataEntry(source, max_bad=1)}), lazy=True)
     assert len(decoded) <= 64
     assert sum(len(rows) for rows in data.split.values()) == 5000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mtl_pretexts.relative_location import RelativeLocation, RelativeLocationHead, cells, offsets, said
+from mtl_pretexts.relative_location import RelativeLocation, RelativeLocationHead, cells, offsets, predicted_offsets
 from question_toys import (
     alike,
     asked,
@@ -31,7 +31,7 @@ def test_the_offset_of_a_pair_by_hand():
     target = {"asked": PAIR, "answer": PAIR}
     assert offsets(target, table).tolist() == [[[0.75, 0.25]]]
     table[0, 1, 0, 2, 3] = torch.tensor([0.5, -0.5])
-    assert said(table, target).tolist() == [[[0.5, -0.5]]]
+    assert predicted_offsets(table, target).tolist() == [[[0.5, -0.5]]]
     _, head = built(RelativeLocation(pairs=1))
     assert head.loss(table, target).tolist() == [0.5]  # (0.25 + 0.75) / 2
 

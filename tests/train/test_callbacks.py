@@ -96,9 +96,9 @@ def test_added_figures_stand_in_the_log_and_in_the_final_facts(tmp_path):
         5: -7, 10: -2, 15: -3, 20: -8,
     }  # fmt: skip
     assert {s: r["validation/diary/seen"] for s, r in rows.items() if s % 8 == 0} == {8: 0, 16: 1, 24: 2}
-    facts = RunFolder(tmp_path / "run").facts()
-    assert facts["validation"] == result.measured.metrics
-    assert (facts["validation"]["diary/score"], facts["validation"]["diary/seen"]) == (-8, 2)
+    provenance = RunFolder(tmp_path / "run").provenance()
+    assert provenance["validation"] == result.measured.metrics
+    assert (provenance["validation"]["diary/score"], provenance["validation"]["diary/seen"]) == (-8, 2)
     seen = told(tmp_path / "run", "evaluation")
     assert [e["figures"]["diary/score"] for e in seen] == [-7, -3, -8]
     assert all("quarter/accuracy" in e["figures"] for e in seen)
@@ -143,7 +143,7 @@ def test_a_run_with_callbacks_has_the_weights_and_losses_of_one_without_bit_for_
     train(experiment(tmp_path, callbacks, *overrides), tmp_path / "watched")
     assert same(weights(tmp_path / "plain"), weights(tmp_path / "watched"))
     assert losses(tmp_path / "plain") == losses(tmp_path / "watched")
-    assert "callback_failures" not in RunFolder(tmp_path / "watched").facts()
+    assert "callback_failures" not in RunFolder(tmp_path / "watched").provenance()
 
 
 @pytest.mark.parametrize("how", ["weights", "data", "statistics"])
@@ -185,9 +185,9 @@ def test_an_callback_that_raises_is_told_and_counted_and_the_run_goes_on(tmp_pat
     assert [n for n in notes if "vandal" in n] == [
         "callback.vandal failed in on_epoch_end, and the run goes on: ConnectionError: no route to host"
     ]
-    facts = RunFolder(tmp_path / "run").facts()
-    assert facts["finished"]
-    assert facts["callback_failures"]["vandal"] == {
+    provenance = RunFolder(tmp_path / "run").provenance()
+    assert provenance["finished"]
+    assert provenance["callback_failures"]["vandal"] == {
         "times": 4,
         "last": "on_epoch_end: ConnectionError: no route to host",
     }
@@ -226,21 +226,21 @@ def test_an_callback_that_this_run_cannot_serve_is_told_before_anything_is_writt
 def test_a_run_that_is_stopped_is_evaluated_saved_and_marked(tmp_path):
     result = train(experiment(tmp_path, "[callback.diary]\n[callback.quitter]\nepoch = 2\n"), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
-    facts = folder.facts()
-    assert (result.steps, facts["steps"], facts["finished"], folder.require().step) == (10, 10, True, 10)
-    assert facts["stopped_early"] == {"by": "quitter", "reason": "2 epochs are enough", "of": 24}
+    provenance = folder.provenance()
+    assert (result.steps, provenance["steps"], provenance["finished"], folder.require().step) == (10, 10, True, 10)
+    assert provenance["stopped_early"] == {"by": "quitter", "reason": "2 epochs are enough", "of": 24}
     assert folder.rows()[-1]["step"] == 10
-    assert facts["validation"]["quarter/accuracy"] == result.measured.metrics["quarter/accuracy"]
+    assert provenance["validation"]["quarter/accuracy"] == result.measured.metrics["quarter/accuracy"]
     assert [(e["event"], e["step"]) for e in told(tmp_path / "run")[-1:]] == [("end", 10)]
 
 
 def test_going_on_with_a_stopped_run_changes_nothing(tmp_path):
     exp = experiment(tmp_path, "[callback.quitter]\nepoch = 1\n")
     first = train(exp, tmp_path / "run")
-    facts = RunFolder(tmp_path / "run").facts()
+    provenance = RunFolder(tmp_path / "run").provenance()
     again = train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
     assert (again.steps, again.measured.metrics) == (first.steps, first.measured.metrics)
-    assert RunFolder(tmp_path / "run").facts() == facts
+    assert RunFolder(tmp_path / "run").provenance() == provenance
 
 
 STALLED = "[callback.early_stopping]\npatience = 3\nmin_delta = 1.0\n"  # nothing is ever better by 1.0
@@ -249,7 +249,7 @@ STALLED = "[callback.early_stopping]\npatience = 3\nmin_delta = 1.0\n"  # nothin
 def test_early_stopping_waits_as_long_as_its_patience(tmp_path):
     result = train(experiment(tmp_path, STALLED, "train.eval_every=4"), tmp_path / "run")
     assert result.steps == 16  # the first evaluation sets the mark, three more do not pass it
-    early = RunFolder(tmp_path / "run").facts()["stopped_early"]
+    early = RunFolder(tmp_path / "run").provenance()["stopped_early"]
     assert early["by"] == "early_stopping"
     assert "of step 4 in 3 evaluations" in early["reason"]
     metric = "metric = 'quarter/macro_f1'\n"
@@ -283,7 +283,7 @@ def test_patience_survives_a_kill_and_a_resume(tmp_path):
     assert result.steps == 160
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
     mine, theirs = (RunFolder(tmp_path / name) for name in ("killed", "whole"))
-    assert mine.facts()["stopped_early"] == theirs.facts()["stopped_early"]
+    assert mine.provenance()["stopped_early"] == theirs.provenance()["stopped_early"]
     counts = [f.require().state()["callbacks"]["states"]["diary"]["epoch"] for f in (mine, theirs)]
     assert counts[0] == counts[1] == 32
     assert losses(mine.path) == losses(theirs.path)
@@ -295,9 +295,9 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_ended_by_resume
         patched.setattr(trainer.Trainer, "_finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(exp, tmp_path / "run")
-    assert "finished" not in RunFolder(tmp_path / "run").facts()
+    assert "finished" not in RunFolder(tmp_path / "run").provenance()
     result = train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
-    assert RunFolder(tmp_path / "run").facts()["validation"] == result.measured.metrics
+    assert RunFolder(tmp_path / "run").provenance()["validation"] == result.measured.metrics
     assert "quarter/accuracy" in result.measured.metrics
 
 
@@ -311,6 +311,6 @@ def test_two_ranks_agree_to_stop_at_the_step_of_the_callbacks_wish(tmp_path):
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *words]
     done = subprocess.run(two, capture_output=True, text=True, timeout=150, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
-    facts = RunFolder(tmp_path / "two").facts()
-    assert (facts["world"], facts["steps"], facts["stopped_early"]["by"]) == (2, 5, "quitter")
+    provenance = RunFolder(tmp_path / "two").provenance()
+    assert (provenance["world"], provenance["steps"], provenance["stopped_early"]["by"]) == (2, 5, "quitter")
     assert [e["step"] for e in told(tmp_path / "two", "start", "end")] == [0, 5]

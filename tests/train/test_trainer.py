@@ -22,7 +22,7 @@ from mtlcore.config import load
 from mtlcore.evaluate import evaluate
 from mtlcore.experiment import Experiment
 from mtlcore.runs import RunFolder
-from mtlcore.train.facts import resolved
+from mtlcore.train.provenance import resolved
 from mtlcore.train.trainer import train
 
 DOTS = Path(__file__).resolve().parents[1] / "dots.py"
@@ -104,9 +104,9 @@ def test_a_run_learns_and_leaves_all_that_is_needed_to_repeat_it(config, tmp_pat
     assert {"loss/quarter", "loss/puzzling", "task_weight/puzzling", "grad_norm", "cpu_s"} <= set(rows[0])
     assert rows[-1]["validation/quarter/accuracy"] == pytest.approx(result.measured.metrics["quarter/accuracy"])
     assert "validation/puzzling/accuracy" in rows[-1]
-    facts = folder.facts()
-    assert (facts["seed"], facts["steps"], facts["finished"], facts["skipped"]) == (0, 60, True, 0)
-    assert facts["encoded"] == 60 * 16 * 2  # a clean and a puzzled view
+    provenance = folder.provenance()
+    assert (provenance["seed"], provenance["steps"], provenance["finished"], provenance["skipped"]) == (0, 60, True, 0)
+    assert provenance["encoded"] == 60 * 16 * 2  # a clean and a puzzled view
     assert list((folder.path / "tensorboard").glob("events*"))
 
 
@@ -181,7 +181,7 @@ def test_unlabeled_rows_feed_the_pretext_alone(config, tmp_path):
         "input.unlabeled_batch=8",
     )
     train(exp, tmp_path / "run")
-    assert RunFolder(tmp_path / "run").facts()["encoded"] == 24 * (16 + 8)
+    assert RunFolder(tmp_path / "run").provenance()["encoded"] == 24 * (16 + 8)
 
 
 # ---------------------------------------------------------------------------------------------------- stopping, going on
@@ -269,18 +269,18 @@ def test_a_full_disk_is_one_message_and_the_last_good_checkpoint_stays(config, t
 
 def test_resuming_a_finished_run_changes_nothing(config, tmp_path):
     first = train(experiment(config), tmp_path / "run")
-    facts = RunFolder(tmp_path / "run").facts()
+    provenance = RunFolder(tmp_path / "run").provenance()
     again = train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
     assert again.measured.metrics == first.measured.metrics
-    assert RunFolder(tmp_path / "run").facts() == facts
+    assert RunFolder(tmp_path / "run").provenance() == provenance
 
 
 def test_a_run_that_was_killed_before_its_first_note_gets_its_facts_when_it_is_resumed(config, tmp_path):
     folder = RunFolder.create(tmp_path / "run", *resolved(experiment(config, "train.steps=2")))
-    assert folder.facts() == {}
+    assert folder.provenance() == {}
     train(load(folder.config), folder.path, resume=True)
     train(experiment(config, "train.steps=2"), tmp_path / "whole")
-    mine, whole = folder.facts(), RunFolder(tmp_path / "whole").facts()
+    mine, whole = folder.provenance(), RunFolder(tmp_path / "whole").provenance()
     assert mine.keys() == whole.keys()
     assert {k: mine[k] for k in ("seed", "data_fingerprint", "rows")} == {
         k: whole[k] for k in ("seed", "data_fingerprint", "rows")

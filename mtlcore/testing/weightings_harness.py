@@ -1,4 +1,4 @@
-"""A weighting on the bench: run as in training, on drawn losses and Gramians.
+"""A weighting on the harness: run as in training, on drawn losses and Gramians.
 
 Several steps are played, whose gradients and losses change by task; learned parameters are trained by Adam. Two sets of task weights
 are the same where they give the same STEP, sum_k task_weight_k g_k, whose length the Gramian tells: where gradients are linearly
@@ -121,7 +121,7 @@ class Player:
 
 
 class WeightingSubject(Subject):
-    """A weighting on the bench."""
+    """A weighting on the harness."""
 
     def player(self, names: Sequence[str]) -> Player:
         """A fresh strategy for these tasks."""

@@ -16,7 +16,7 @@ from mtlcore.train.trainer import Interrupted
 
 from .plan import STAGES, Run, key_of, name_of
 from .protocol import Protocol, load
-from .runs import ROOT, Bench
+from .runs import ROOT, Workspace
 
 SAID_AGAIN = ("set", "encoded", "validation", "validation_best", "test", "test_best", "weights")
 WAIT_S = 5.0  # for other processes, whose results may name further runs
@@ -71,25 +71,25 @@ def _run(asked: argparse.Namespace) -> int:
         protocol = protocol.rehearsal(tuple(asked.rehearse))
     work = Path(asked.work or ROOT / "runs" / f"hmtl-{protocol.name}")
     results = ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}" if asked.rehearse is None else work
-    bench = Bench(protocol, asked.data.absolute(), work.absolute(), results / "runs.jsonl")
+    workspace = Workspace(protocol, asked.data.absolute(), work.absolute(), results / "runs.jsonl")
     if asked.table:
-        return _table(bench, results)
+        return _table(workspace, results)
     if asked.again:
-        return _again(bench, asked.again)
+        return _again(workspace, asked.again)
     if asked.dry_run:
-        return _dry(bench, asked)
-    while left := _left(bench, asked):
-        if not any(_done(bench, run) for run in left):  # all of them are being trained by other processes
+        return _dry(workspace, asked)
+    while left := _left(workspace, asked):
+        if not any(_done(workspace, run) for run in left):  # all of them are being trained by other processes
             time.sleep(WAIT_S)
-    return _table(bench, results)
+    return _table(workspace, results)
 
 
-def _done(bench: Bench, run: Run) -> bool:
+def _done(workspace: Workspace, run: Run) -> bool:
     """Whether this run is finished now; False where another process trains it. Any number of processes may share the work."""
-    with bench.claimed(run) as mine:
-        if mine and bench.row(run) is None:
-            print(f"{run.name}: {_estimate(bench.protocol, run):.0f} CPU s estimated", flush=True)
-            row, metric = bench.do(run), bench.protocol.metric_of(run.stage)
+    with workspace.claimed(run) as mine:
+        if mine and workspace.row(run) is None:
+            print(f"{run.name}: {_estimate(workspace.protocol, run):.0f} CPU s estimated", flush=True)
+            row, metric = workspace.do(run), workspace.protocol.metric_of(run.stage)
             print(
                 f"{run.name}: {row['cpu_s']:.0f} CPU s, {metric} {row['validation'][metric]:.4f}, validation",
                 flush=True,
@@ -97,16 +97,16 @@ def _done(bench: Bench, run: Run) -> bool:
         return mine
 
 
-def _again(bench: Bench, name: str) -> int:
+def _again(workspace: Workspace, name: str) -> int:
     """0 where every figure and every bit of the weights is the committed one, 1 with the differences where not."""
-    plan = bench.plan()
+    plan = workspace.plan()
     rows = {name_of(key_of(row)): row for row in plan.results.rows}
     if name not in rows:
         raise MtlError(f"there is no finished run {name!r}; {nearest(name, rows)}")
     before = rows[name]
-    bench.work.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=bench.work) as anew:  # never from what is left of the first time
-        now = evolve(bench, work=Path(anew)).trained(plan.run(key_of(before)))
+    workspace.work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=workspace.work) as anew:  # never from what is left of the first time
+        now = evolve(workspace, work=Path(anew)).trained(plan.run(key_of(before)))
     differ = [key for key in SAID_AGAIN if key in before and before[key] != now[key]]
     for key in differ:
         print(f"{key}: {before[key]} then, {now[key]} now")
@@ -115,10 +115,10 @@ def _again(bench: Bench, name: str) -> int:
     return 1 if differ else 0
 
 
-def _left(bench: Bench, asked: argparse.Namespace) -> list[Run]:
+def _left(workspace: Workspace, asked: argparse.Namespace) -> list[Run]:
     """What is asked for and not yet done; each run once. Raises MtlError where the protocol has no such run (by now)."""
-    plan = bench.plan()
-    stages = _stages(bench.protocol, asked.stages)
+    plan = workspace.plan()
+    stages = _stages(workspace.protocol, asked.stages)
     for name in asked.arms:
         plan.arm(name)  # an unknown one is told, not passed over
     runs = [
@@ -144,12 +144,12 @@ def _stages(protocol: Protocol, asked: list[str]) -> list[str]:
     return [stage for name in asked for stage in (extras if name == "extras" else [name])]
 
 
-def _dry(bench: Bench, asked: argparse.Namespace) -> int:
-    costs = {run.name: _estimate(bench.protocol, run) for run in _left(bench, asked)}
+def _dry(workspace: Workspace, asked: argparse.Namespace) -> int:
+    costs = {run.name: _estimate(workspace.protocol, run) for run in _left(workspace, asked)}
     for name, cost in costs.items():
         print(f"{cost:8.0f}  {name}")
     print(f"{sum(costs.values()):8.0f}  CPU seconds estimated for what can be named by now ({len(costs)} runs)")
-    if unnamed := bench.plan().unnamed():
+    if unnamed := workspace.plan().unnamed():
         print(f"Not named yet, since they hang on results: {', '.join(unnamed)}")
     return 0
 
@@ -160,10 +160,10 @@ def _estimate(protocol: Protocol, run: Run) -> float:
     return float(run.steps * rows * run.arm.views / protocol.forwards_per_cpu_s)
 
 
-def _table(bench: Bench, results: Path) -> int:
+def _table(workspace: Workspace, results: Path) -> int:
     from .report import plot, table
 
-    plan = bench.plan()
+    plan = workspace.plan()
     results.mkdir(parents=True, exist_ok=True)
     (results / "table.md").write_text(table(plan) + "\n", encoding="utf-8")
     if any("test" in row for row in plan.results.rows):

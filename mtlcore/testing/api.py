@@ -17,11 +17,11 @@ from .subject import Subject
 
 
 def lists() -> dict[str, tuple[CheckList, type[Subject]]]:
-    """kind -> its checks, and the bench that they are run on."""
+    """kind -> its checks, and the harness that they are run on."""
     from . import encoders, pretexts, recipes, sources, tasks, weightings
 
     return {
-        module.CHECKS.kind: (module.CHECKS, module.BENCH)
+        module.CHECKS.kind: (module.CHECKS, module.HARNESS)
         for module in (pretexts, tasks, encoders, weightings, sources, recipes)
     }
 
@@ -42,14 +42,14 @@ def conformance(
     """
     if kind not in lists():
         raise MtlError(f"there are no conformance checks for the kind {kind!r}; {nearest(kind, lists())}")
-    checks, bench = lists()[kind]
+    checks, harness = lists()[kind]
     cls = plugin if isinstance(plugin, type) else (known or catalog()).find(kind, plugin)
     name = component_name(cls) if isinstance(plugin, type) else plugin
     _, colon, member = name.partition(":")
     if colon:  # a member of a family: its first field
         fields = {attrs.fields(cls)[0].alias: member, **fields}  # type: ignore[arg-type]
     _require_fields(kind, name, cls, fields)
-    subject = bench(name, cls, fields, known or catalog())
+    subject = harness(name, cls, fields, known or catalog())
     return Conformance(name, checks, subject, subject.lacks, xfail or {}, examples)
 
 

@@ -14,8 +14,8 @@ from .errors import MtlError
 _SYMPTOM = re.compile(r"operator torchvision::\w+ does not exist|Couldn't load custom C\+\+ ops")
 
 
-def mismatch(error: BaseException) -> MtlError | None:
-    """What to install, where `error` (or what caused it) comes of a torch / torchvision mismatch; else None."""
+def torch_version_hint(error: BaseException) -> MtlError | None:
+    """What to install, where `error` (or what caused it) comes of a torch / torchvision torch_version_hint; else None."""
     if not any(_SYMPTOM.search(str(e)) for e in _chain(error)):
         return None
     return MtlError(

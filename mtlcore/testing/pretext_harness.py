@@ -1,4 +1,4 @@
-"""The bench of a pretext task: a toy encoder, augmented batches of drawn images made by the real machinery, heads to share.
+"""The harness of a pretext task: a toy encoder, augmented batches of drawn images made by the real machinery, heads to share.
 
 Shapes: B rows, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw images whose side is a quarter larger.
 """
@@ -39,12 +39,12 @@ from ..networks import losses_in_fp32
 from ..rng import KeyedRng, Rng
 from ..views import PreparedBatch, prepare
 from ..weighting import Equal
-from .afresh import afresh
 from .generators import seeded
 from .kit import require
+from .reload import reload
 from .subject import Drawn, Subject, patterns
 
-LABEL = "asked"  # of the pretext in the bench's experiments
+LABEL = "asked"  # of the pretext in the harness's experiments
 CLASSES = 4  # of a head that is shared
 SHARPNESS = 20.0  # its weights are so much larger than new ones: of some images it is sure, so thresholds let them pass
 
@@ -79,7 +79,7 @@ class _BenchNet(nn.Module):
 
 
 @frozen
-class BenchTask(SupervisedTask):
+class HarnessTask(SupervisedTask):
     """Which of four classes? Its head is there to be shared."""
 
     reads = "category"
@@ -116,7 +116,7 @@ class _Lender(Mapping[str, Head]):
     def __getitem__(self, label: str) -> Head:
         self.asked.add(label)
         if label not in self.heads:
-            self.heads[label] = BenchTask().build(BuildContext(self.encoder.info, self.encoder, {}))
+            self.heads[label] = HarnessTask().build(BuildContext(self.encoder.info, self.encoder, {}))
         return self.heads[label]
 
     def __contains__(self, label: object) -> bool:
@@ -142,7 +142,7 @@ class ChannelsLast(AugmentRecipe):
 
 @frozen(eq=False)
 class _Listening(PretextTask):
-    """Hands its augmented to the bench."""
+    """Hands its augmented to the harness."""
 
     heard: list[AugmentedBatch]
 
@@ -154,7 +154,7 @@ class _Listening(PretextTask):
         raise NotImplementedError
 
 
-# ---------------------------------------------------------------------------------------------------- the bench
+# ---------------------------------------------------------------------------------------------------- the harness
 
 
 @frozen(eq=False)
@@ -169,7 +169,7 @@ class Asked:
 
 @define(eq=False, slots=False)
 class PretextSubject(Subject):
-    """A pretext on the bench. `model`: kept by size, in eval mode, for checks that change nothing. `fresh`: for the others."""
+    """A pretext on the harness. `model`: kept by size, in eval mode, for checks that change nothing. `fresh`: for the others."""
 
     imports = ("torchmetrics.classification", "torch._dynamo", "lightning_fabric", "kornia.filters")
 
@@ -186,12 +186,12 @@ class PretextSubject(Subject):
     def built(self) -> Any:
         """Its head, on a context of toys."""
         with seeded(0):
-            return self.component.build(bench_context())
+            return self.component.build(harness_context())
 
     def experiment(self, size: int, recipe: AugmentRecipe | None = None, **entry: Any) -> Experiment:
         """A run of this pretext, and of the tasks whose heads it shares. entry: keys of its table."""
-        tasks = {label: TaskEntry(BenchTask()) for label in self.shared_labels}
-        return bench_experiment(size, {LABEL: PretextEntry(self.component, **entry)}, tasks, recipe)
+        tasks = {label: TaskEntry(HarnessTask()) for label in self.shared_labels}
+        return harness_experiment(size, {LABEL: PretextEntry(self.component, **entry)}, tasks, recipe)
 
     def fresh(self, size: int = 32, seed: int = 0) -> HybridModel:
         """A new model, in train mode; its weights are a function of the seed."""
@@ -200,7 +200,7 @@ class PretextSubject(Subject):
 
     def in_a_new_process(self) -> PretextSubject:
         """The same pretext, as a process finds it that has built nothing yet: its module is run afresh."""
-        other = PretextSubject(self.name, afresh(self.cls), self.fields, self.catalog)
+        other = PretextSubject(self.name, reload(self.cls), self.fields, self.catalog)
         other.shared_labels = self.shared_labels  # to find it out would build a head
         return other
 
@@ -220,7 +220,9 @@ class PretextSubject(Subject):
         """What a run would show to a pretext. images: uint8 (B, 3, H0, W0). recipe: in the place of all that are known by name."""
         heard: list[AugmentedBatch] = []
         prepare(
-            bench_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, recipe), rows(images), keyed_rng
+            harness_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, recipe),
+            rows(images),
+            keyed_rng,
         )
         return heard[0]
 
@@ -262,7 +264,7 @@ class PretextSubject(Subject):
         return prepare(experiment, rows(raw(drawn), self.shared_labels), drawn.keyed_rng())
 
 
-def bench_context(size: int = 32) -> BuildContext:
+def harness_context(size: int = 32) -> BuildContext:
     """A toy encoder, and heads to share: "category", and any other label that is asked for."""
     encoder = SharedEncoder(BenchEncoder(), size)
     return BuildContext(encoder.info, encoder, _Lender(encoder))
@@ -271,12 +273,12 @@ def bench_context(size: int = 32) -> BuildContext:
 def shared_heads_of(component: PretextTask) -> tuple[str, ...]:
     """Labels of the supervised heads that a pretext asks its context for."""
     with seeded(0):
-        context = bench_context()
+        context = harness_context()
         component.build(context)
     return tuple(sorted(context.heads.asked)) if isinstance(context.heads, _Lender) else ()
 
 
-def bench_experiment(
+def harness_experiment(
     size: int, pretexts: dict[str, PretextEntry], tasks: dict[str, TaskEntry], recipe: AugmentRecipe | None = None
 ) -> Experiment:
     """A run on the toy encoder. recipe: in the place of all named ones (default: those that ship, weak for the clean view)."""

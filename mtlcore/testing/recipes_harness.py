@@ -1,4 +1,4 @@
-"""A recipe on the bench: drawn images, its views of them, and where their pixels went."""
+"""A recipe on the harness: drawn images, its views of them, and where their pixels went."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDES = (32, 40, 28)
 
 
 class RecipeSubject(Subject):
-    """A recipe on the bench."""
+    """A recipe on the harness."""
 
     def view(self, raw: Tensor, seed: int = 0, size: tuple[int, int] = (32, 32)) -> View:
         """Its view, drawn from this seed."""

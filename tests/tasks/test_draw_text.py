@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtlcore.tasks.classification import Classification
-from mtlcore.tasks.words import written
+from mtlcore.tasks.draw_text import written
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (64, 64), (200, 160), (8, 8)])

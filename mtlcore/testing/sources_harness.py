@@ -1,4 +1,4 @@
-"""A source on the bench: its index, some of its rows, and what lies on the disk."""
+"""A source on the harness: its index, some of its rows, and what lies on the disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGEST = 16 * 2**20
 
 
 class SourceSubject(Subject):
-    """A source on the bench."""
+    """A source on the harness."""
 
     @cached_property
     def index(self) -> Index:

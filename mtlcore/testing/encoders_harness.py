@@ -1,4 +1,4 @@
-"""An encoder on the bench: built for a size that it takes, and normalized images for it."""
+"""An encoder on the harness: built for a size that it takes, and normalized images for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGE = 2_000_000  # parameters
 
 
 class EncoderSubject(Subject):
-    """An encoder on the bench. Networks are in eval mode."""
+    """An encoder on the harness. Networks are in eval mode."""
 
     imports = ("torch._dynamo",)
     last = 0  # parameters of the network that was built last

@@ -1,4 +1,4 @@
-"""A task on the bench: annotations that it can read, fitted to them, and a head on a toy encoder.
+"""A task on the harness: annotations that it can read, fitted to them, and a head on a toy encoder.
 
 Where the task has `examples(n, rng) -> Annotation`, its annotations are those; else names and numbers of several shapes are tried,
 until `fit` and `target` take some. N rows, targets (N, ...).
@@ -22,10 +22,10 @@ from ..geometry import Geometry, similarity
 from ..inference import SharedEncoder
 from ..networks import losses_in_fp32
 from ..rng import KeyedRng, Rng
-from .afresh import afresh
 from .generators import seeded
 from .kit import Skip
-from .pretext_bench import BenchEncoder
+from .pretext_harness import BenchEncoder
+from .reload import reload
 from .subject import Subject, patterns
 
 FITTED = 48
@@ -40,7 +40,7 @@ Maker = Callable[[int, Rng], Annotation]
 
 
 class TaskSubject(Subject):
-    """A task on the bench. Heads are in eval mode."""
+    """A task on the harness. Heads are in eval mode."""
 
     imports = ("torchmetrics.classification", "torchmetrics.regression")
 
@@ -53,7 +53,7 @@ class TaskSubject(Subject):
     def in_a_new_process(self) -> TaskSubject:
         """The same task, fitted to the same, as a process finds it that has built nothing yet: its module is run afresh."""
         fitted = {f.alias: getattr(self.task, f.name) for f in attrs.fields(self.cls) if f.init}  # type: ignore[arg-type]
-        other = TaskSubject(self.name, afresh(self.cls), fitted, self.catalog)
+        other = TaskSubject(self.name, reload(self.cls), fitted, self.catalog)
         other.maker, other.task = self.maker, other.component
         return other
 

@@ -8,7 +8,7 @@ import sys
 from ..contracts import Component
 
 
-def afresh(cls: type[Component]) -> type[Component]:
+def reload(cls: type[Component]) -> type[Component]:
     """The class of the same name in a fresh copy of its module; the class itself where its module can't be run twice."""
     module = sys.modules.get(cls.__module__)
     spec = getattr(module, "__spec__", None)

@@ -13,10 +13,10 @@ import torch
 from lightning_fabric import Fabric
 
 from mtlcore import Encoder, LossWeighting, PretextTask
-from mtlcore.augment.recipes import Validation
-from mtlcore.data.dataset import Dataset
+from mtlcore.augment.levels import Validation
+from mtlcore.data.cache import MemoryImageCache
+from mtlcore.data.dataset import RunData
 from mtlcore.data.sampler import Sampler
-from mtlcore.data.store import MemoryImages
 from mtlcore.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
 from mtlcore.runs import RunFolder
 from mtlcore.tasks.classification import Classification
@@ -49,22 +49,22 @@ def experiment(
     batch: int,
     tasks: int,
     pretext: PretextTask | None = None,
-    sources: int = 1,
+    datasets: int = 1,
     weighting: LossWeighting | None = None,
     **views: Any,
 ) -> Experiment:
     """K classification tasks, and a pretext where it is given; weighting: the sum of losses where none is given."""
     names = tuple(str(c) for c in range(CLASSES))
-    recipe = Validation(crop=1.0)
+    augmentation = Validation(crop=1.0)
     return Experiment(
         encoder=encoder,
         tasks={f"task{k}": TaskEntry(Classification(classes=names, dropout=0.0)) for k in range(tasks)},
         pretexts={"pretext": PretextEntry(pretext)} if pretext else {},
-        data={f"made{s}": DataEntry(MadeSource()) for s in range(sources)},  # type: ignore[arg-type]
+        data={f"made{s}": DataEntry(MadeSource()) for s in range(datasets)},  # type: ignore[arg-type]
         weighting=weighting or Equal(),
-        augment=recipe,
-        recipes={"validation": recipe},
-        input=Input(size=size, batch_size=batch, validation=0.0, store=size),
+        augment=augmentation,
+        augmentations={"validation": augmentation},
+        input=Input(size=size, batch_size=batch, validation=0.0, cache_size=size),
         views=Views(**views),
         train=Train(steps=STEPS, tensorboard=False),
     )
@@ -73,20 +73,20 @@ def experiment(
 def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) -> Trainer:
     """A loop that is ready to step; `trainer.advance()` is one training step, logging included.
 
-    With several sources, each holds an equal share of the rows and labels one task.
+    With several datasets, each holds an equal share of the rows and labels one task.
     """
     rows = np.arange(len(pixels))
-    source = rows * len(exp.data) // len(rows)
+    dataset = rows * len(exp.data) // len(rows)
     tasks = dict(zip(exp.tasks, targets))
     every = len(exp.data) == 1
-    present = {k: torch.from_numpy((source == i) | every) for i, k in enumerate(tasks)}
+    present = {k: torch.from_numpy((dataset == i) | every) for i, k in enumerate(tasks)}
     tasks = {k: torch.where(present[k], t, 0) for k, t in tasks.items()}
-    data = Dataset(
+    data = RunData(
         experiment=exp,
-        images=MemoryImages(pixels),
+        images=MemoryImageCache(pixels),
         targets=tasks,
         present=present,
-        source=source,
+        dataset=dataset,
         keys=rows.astype(str),
         attributes={},
         split={"train": rows},

@@ -14,7 +14,7 @@ from timing import Row, Variant, compare, cpu_times
 from weighting import weighting
 
 from mtlcore import PretextTask, Rng
-from mtlcore.augment.recipes import Strong, Weak
+from mtlcore.augment.levels import Strong, Weak
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.inference import Inference
 from mtlcore.train.trainer import Trainer
@@ -27,20 +27,20 @@ DIM = 8 * ENCODER.width
 SIAMESE = Puzzling(grid=2, scales=((113 / 112, 128 / 112), (1.0, 1.0), (64 / 112, 111 / 112)))
 
 
-def _loop(tasks: int, pretext: PretextTask | None = None, sources: int = 1, **views: object) -> Trainer:
+def _loop(tasks: int, pretext: PretextTask | None = None, datasets: int = 1, **views: object) -> Trainer:
     pixels, targets = images(SIZE), labels(tasks)
-    return stepper(experiment(ENCODER, SIZE, BATCH, tasks, pretext, sources, **views), pixels, targets)
+    return stepper(experiment(ENCODER, SIZE, BATCH, tasks, pretext, datasets, **views), pixels, targets)
 
 
 def step(quick: bool) -> list[Row]:
-    """One training step with K tasks against the same step by hand; `mixed`: of K sources, each labeling one task."""
+    """One training step with K tasks against the same step by hand; `mixed`: of K datasets, each labeling one task."""
     rows, rounds = [], 15 if quick else 120
     for k in (1, 3, 5):
         hand = HandStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * k), images(SIZE), labels(k), BATCH)
         times = cpu_times({"ours": _loop(k).advance, "hand": hand}, rounds)
         rows.append(compare(f"k{k}", times["ours"], "plain PyTorch", times["hand"], gate=1.05, goal=1.02))
     mixed = HandMixedStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * 3), images(SIZE), labels(3), BATCH)
-    times = cpu_times({"ours": _loop(3, sources=3).advance, "hand": mixed}, rounds)
+    times = cpu_times({"ours": _loop(3, datasets=3).advance, "hand": mixed}, rounds)
     return [*rows, compare("k3_mixed", times["ours"], "plain PyTorch, masked", times["hand"], gate=1.05)]
 
 
@@ -92,7 +92,7 @@ def _kept(trainer: Trainer) -> Inference:
 
 
 def augment(quick: bool) -> list[Row]:
-    """Our recipes against kornia's `AugmentationSequential` of the same operations; uint8 images in, floats out."""
+    """Our augmentations against kornia's `AugmentationSequential` of the same operations; uint8 images in, floats out."""
     rows = []
     kinds: dict[str, tuple[Weak | Strong, Callable[[int], torch.nn.Module]]] = {
         "weak": (Weak(), kornia_weak),
@@ -100,12 +100,14 @@ def augment(quick: bool) -> list[Row]:
     }
     for size in (112, 224):
         images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
-        for kind, (recipe, make) in kinds.items():
+        for kind, (augmentation, make) in kinds.items():
             theirs, rng = make(size), Rng(torch.Generator().manual_seed(0), torch.device("cpu"))
 
-            def ours(recipe: Weak | Strong = recipe, images: torch.Tensor = images, rng: Rng = rng) -> torch.Tensor:
-                view = recipe.view(images, tuple(images.shape[-2:]), rng)  # type: ignore[arg-type]
-                return recipe.finish(view.images, rng)
+            def ours(
+                augmentation: Weak | Strong = augmentation, images: torch.Tensor = images, rng: Rng = rng
+            ) -> torch.Tensor:
+                view = augmentation.view(images, tuple(images.shape[-2:]), rng)  # type: ignore[arg-type]
+                return augmentation.finish(view.images, rng)
 
             def kornia(theirs: torch.nn.Module = theirs, images: torch.Tensor = images) -> torch.Tensor:
                 return theirs(images.float() / 255).clamp_(0, 1)

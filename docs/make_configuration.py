@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from mtlcore.describe import Key, keys_of
-from mtlcore.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
+from mtlcore.experiment import DataEntry, Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
 
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
@@ -33,7 +33,7 @@ component too: `mtl plugins` lists the components, `mtl plugins show NAME` gives
 value as in TOML; a value that is no TOML is a string, so quotes may be left out:
 
 ```
---set train.steps=500 --set train.milestones=[0.3,0.6] --set pretext.rotation.weight=0 --set encoder.name=timm:resnet18
+--set train.steps=500 --set schedule.milestones=[0.3,0.6] --set pretext.rotation.weight=0 --set encoder.name=timm:resnet18
 ```
 
 `train.steps` takes the file's `train.epochs` back, and the other way round. A task or pretext of weight 0 is as if its table were
@@ -46,9 +46,11 @@ TABLES: dict[str, tuple[str, type | None]] = {
     "data": ("[data.<label>]", DataEntry),
     "weighting": ("[weighting]", None),
     "augment": ("[augment]", None),
-    "recipes": ("[recipes.<name>]", None),
+    "augmentations": ("[augment.<name>]", None),
     "input": ("[input]", Input),
     "views": ("[views]", Views),
+    "optimizer": ("[optimizer]", Optimizer),
+    "schedule": ("[schedule]", Schedule),
     "train": ("[train]", Train),
     "callbacks": ("[callback.<label>]", None),
 }
@@ -58,11 +60,11 @@ MORE = {
     "encoder": "Keys: `name`, and those of that encoder. [An encoder](plugins/encoder.md) of your own.",
     "tasks": "A label is a word; tasks, pretexts and callbacks can't share one. [A task](plugins/task.md) of your own.",
     "pretexts": "[A pretext task](plugins/pretext.md) of your own.",
-    "data": "[Data](data.md) tells which sources there are, and what becomes of splits.",
+    "data": "[Data](data.md) tells which datasets there are, and what becomes of splits.",
     "weighting": "Keys: `name`, and those of that weighting. [Loss weighting](weighting.md) tells which is for what.",
-    "augment": "Keys: `name`, and those of that recipe. [A recipe](plugins/recipe.md) of your own.",
-    "recipes": "Keys: `name` (default: the table's own), and those of that recipe.",
-    "train": "Give `steps` or `epochs`; without the table a run has 1000 steps.",
+    "augment": "Keys: `name`, and those of that augmentation. [An augmentation](plugins/augmentation.md) of your own.",
+    "augmentations": "Keys: `name` (default: the table's own), and those of that augmentation.",
+    "train": "Set `steps` or `epochs`; without the table a run has 1000 steps.",
     "callbacks": "Keys: `name` (default: the label), and those of that callback. [Callbacks](plugins/callback.md).",
 }
 

@@ -18,7 +18,7 @@ import mtlcore.testing
 from mtlcore.registry import Specs
 
 PAGE = Path(__file__).with_name("reference.md")
-KINDS = ("Encoder", "SupervisedTask", "PretextTask", "LossWeighting", "DataSource", "AugmentRecipe", "Callback")
+KINDS = ("Encoder", "SupervisedTask", "PretextTask", "LossWeighting", "Dataset", "Augmentation", "Callback")
 HEAD = """# Reference
 
 Made from the docstrings by `python docs/make_reference.py`; do not edit. The keys of a configuration stand in
@@ -153,7 +153,7 @@ ALIASES = {
     "mtlcore.hookimpl": "Marks a function of a plugin module as an implementation of a hook (pluggy).",
 }
 """Words on what has no docstring of its own."""
-for _kind in ("pretext", "task", "encoder", "weighting", "source", "recipe"):
+for _kind in ("pretext", "task", "encoder", "weighting", "dataset", "augmentation"):
     _one = f"{'an' if _kind[0] in 'aeiou' else 'a'} {_kind}"
     ALIASES |= {
         f"mtlcore.testing.{_kind}_conformance": f"A pytest test, one case a check, of {_one}: "

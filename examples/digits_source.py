@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from mtlcore import DataSource, Index, MtlError, hookimpl
+from mtlcore import Dataset, Index, MtlError, hookimpl
 
 
 @functools.cache
@@ -27,7 +27,7 @@ def bundled() -> Any:
 
 
 @frozen
-class Digits(DataSource):
+class Digits(Dataset):
     """Handwritten digits. They have no split of their own: the run draws one by its seed."""
 
     cites = "Alpaydin & Kaynak 1998, UCI Machine Learning Repository, doi:10.24432/C50P49"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .contracts import Annotation as Annotation
+    from .contracts import Augmentation as Augmentation
     from .contracts import AugmentedBatch as AugmentedBatch
-    from .contracts import AugmentRecipe as AugmentRecipe
     from .contracts import Batch as Batch
     from .contracts import BuildContext as BuildContext
     from .contracts import Callback as Callback
     from .contracts import CallbackContext as CallbackContext
-    from .contracts import DataSource as DataSource
+    from .contracts import Dataset as Dataset
     from .contracts import Encoder as Encoder
     from .contracts import EncoderInfo as EncoderInfo
     from .contracts import Features as Features
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "contracts": "Annotation AugmentRecipe Batch DataSource Encoder EncoderInfo Features Head BuildContext Index LossWeighting "
+    "contracts": "Annotation Augmentation Batch Dataset Encoder EncoderInfo Features Head BuildContext Index LossWeighting "
     "Callback PretextTask CallbackContext AugmentedBatch Skipped StepCounts StepLosses SupervisedTask Target View",
     "data.images": "read_image",
     "errors": "MtlError nearest",

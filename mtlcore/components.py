@@ -12,8 +12,8 @@ from .contracts import KINDS, Component
 
 RESERVED: dict[str, frozenset[str]] = {
     "task": frozenset({"name", "weight"}),
-    "pretext": frozenset({"name", "weight", "supervised", "rows", "control"}),
-    "source": frozenset(
+    "pretext": frozenset({"name", "weight", "supervised", "samples", "control"}),
+    "dataset": frozenset(
         {"name", "labels", "unlabeled", "limit", "split", "group", "weight", "max_bad", "exclude_duplicates"}
     ),
 }

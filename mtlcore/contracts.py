@@ -63,13 +63,13 @@ class View:
     geometry: None means "no whole image of the sample" (a patch), and no supervised head reads such a view. Every other view may
     be read, the labels moved as the geometry says.
     mix: mixup or cutmix: the partner of each row (B,) int64, and the row's own share (B,) in [0, 1].
-    recipe: whose `finish` these images get; set by the batch, kept by all that is derived. None: the run's own recipe.
+    augmentation: whose `finish` these images get; set by the batch, kept by all that is derived. None: the run's own augmentation.
     """
 
     images: Tensor
     geometry: Geometry | None = None
     mix: tuple[Tensor, Tensor] | None = None
-    recipe: str | None = None
+    augmentation: str | None = None
 
     def repaint(self, images: Tensor) -> View:
         """Other colors in the same places: masks, noise, gray. Every label stays as it is."""
@@ -106,10 +106,10 @@ class AugmentedBatch(Protocol):
         """How much of the run is done, in [0, 1)."""
         ...
 
-    def augment(self, number: int = 1, recipe: str | None = None) -> View:
+    def augment(self, number: int = 1, augmentation: str | None = None) -> View:
         """The number-th independent augmentation: drawn when first asked for, then shared by all who ask.
 
-        recipe: another one than the run's, by name (FixMatch's weak view in a strong run).
+        augmentation: another one than the run's, by name (FixMatch's weak view in a strong run).
         """
         ...
 
@@ -235,13 +235,13 @@ class Encoder(Component):
 class SupervisedTask(Component):
     """A task with labels.
 
-    reads: the annotation that a source must give ("emotion", "pose_deg"): a class attribute, or a field, which the configuration
+    reads: the annotation that a dataset must give ("emotion", "pose_deg"): a class attribute, or a field, which the configuration
     fills with the task's label where it is left empty.
     by: attributes of the data, for each value of which the metrics are given too ("gender/accuracy[race=white]"), with the number
     of labeled rows ("gender/n[race=white]"); a class attribute, or a field. Those that the data does not have are passed over.
 
     Optional member, for the conformance kit:
-    - `examples(n, rng) -> Annotation`: n annotations such as a source could give.
+    - `examples(n, rng) -> Annotation`: n annotations such as a dataset could give.
     """
 
     kind = "task"
@@ -328,10 +328,10 @@ class PretextTask(Component):
         return images
 
 
-class AugmentRecipe(Component):
-    """How a raw image becomes a view. Sample i of the result depends on sample i alone (mixing recipes set `View.mix`)."""
+class Augmentation(Component):
+    """How a raw image becomes a view. Sample i of the result depends on sample i alone (mixing augmentations set `View.mix`)."""
 
-    kind = "augment"
+    kind = "augmentation"
 
     @abstractmethod
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
@@ -372,7 +372,7 @@ class LossWeighting(Component):
 
 @frozen(eq=False)
 class Skipped:
-    """What a source left out while it indexed: reason -> names, reported once, counted against `max_bad`.
+    """What a dataset left out while it indexed: reason -> names, reported once, counted against `max_bad`.
 
     notes: what is told once and is no fault of the files: reason -> how many. A benchmark's own rule, rows that stay though
     something of theirs is lacking. They count neither against `max_bad` nor in `len`.
@@ -394,7 +394,7 @@ class Skipped:
 
 @frozen(eq=False)
 class Index:
-    """What a source knows of its N rows without decoding an image.
+    """What a dataset knows of its N rows without decoding an image.
 
     keys: (N,) strings, unique and stable: a path below the root, a row number. They name a row in messages and fingerprints.
     annotations: by name. split: (N,) strings such as "train" and "test", or None where the set has no official split.
@@ -412,10 +412,10 @@ class Index:
         return len(self.keys)
 
 
-class DataSource(Component):
+class Dataset(Component):
     """A labeled set of images. Both methods may be called from several threads."""
 
-    kind = "source"
+    kind = "dataset"
 
     @abstractmethod
     def index(self) -> Index:
@@ -497,7 +497,7 @@ class CallbackContext(Protocol):
         ...
 
     def annotation(self, name: str, rows: np.ndarray) -> Annotation:
-        """What the sources say of these rows; missing where the label was cut from train. Raises MtlError on an unknown name."""
+        """What the datasets say of these rows; missing where the label was cut from train. Raises MtlError on an unknown name."""
         ...
 
     def add(self, figures: Mapping[str, float]) -> None:
@@ -554,5 +554,5 @@ class Callback(Component):
 
 
 KINDS: dict[str, type[Component]] = {
-    c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, DataSource, AugmentRecipe, Callback)
+    c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset, Augmentation, Callback)
 }

@@ -22,8 +22,14 @@ from .config.strict import converter, describe
 from .experiment import DataEntry, PretextEntry, TaskEntry
 from .registry import Catalog
 
-ENTRIES: dict[str, type] = {"task": TaskEntry, "pretext": PretextEntry, "source": DataEntry}
-TABLES = {"task": "task", "pretext": "pretext", "source": "data", "callback": "callback"}  # under a label of the user's
+ENTRIES: dict[str, type] = {"task": TaskEntry, "pretext": PretextEntry, "dataset": DataEntry}
+TABLES = {
+    "task": "task",
+    "pretext": "pretext",
+    "dataset": "data",
+    "callback": "callback",
+}  # under a label of the user's
+SINGLE = {"augmentation": "augment"}  # kinds whose table has another name
 LONG = 80  # characters of a default that an example need not repeat
 OWN_RULE = "by a rule of its own"
 
@@ -153,7 +159,7 @@ def example(cls: Any, name: str) -> str:
     label = base if base.isidentifier() and base not in dir(nn.ModuleDict()) else f"my_{base}"
     full = name if ":" in name or not cls.family else f"{base}:{_member(cls, base)}"
     section = TABLES.get(kind)
-    lines = [f"[{section}.{label}]" if section else f"[{kind}]"]
+    lines = [f"[{section}.{label}]" if section else f"[{SINGLE.get(kind, kind)}]"]
     if section is None or full != label:
         lines.append(f"name = {_toml(full)}")
     lines += ["weight = 1.0"] if kind in ("task", "pretext") else []

@@ -14,9 +14,9 @@ from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, gt, le, lt, optional
 
 from .contracts import (
-    AugmentRecipe,
+    Augmentation,
     Callback,
-    DataSource,
+    Dataset,
     Encoder,
     LossWeighting,
     PretextTask,
@@ -48,7 +48,7 @@ class PretextEntry:
     weight: what its loss is multiplied by, whatever task weight the weighting gives it besides. 0 is allowed too: as if the table were
         not there.
     supervised: may supervised heads read its views? `views.supervised` says whether they do.
-    rows: which rows it looks at: all, or those without a label.
+    samples: which samples it sees: all, or those without a label.
     control: an experiment's control arm. "views_only": the same views and forwards, its loss off. "random_target": its answers
         permuted across the batch.
     """
@@ -56,7 +56,7 @@ class PretextEntry:
     component: PretextTask
     weight: float = field(default=1.0, validator=gt(0.0))
     supervised: bool = True
-    rows: Literal["all", "unlabeled"] = "all"
+    samples: Literal["all", "unlabeled"] = "all"
     control: Literal["none", "views_only", "random_target"] = "none"
 
 
@@ -64,20 +64,20 @@ class PretextEntry:
 class DataEntry:
     """One [data.<label>] table.
 
-    component: the source. The key `name` says which (default: the label); its fields (`root`) are further keys of the table.
+    component: the dataset. The key `name` says which (default: the label); its fields (`root`) are further keys of the table.
     labels: keep this share of the training labels (stratified, seeded; nested: 5 % lies in 10 %).
     unlabeled: rows without labels are dropped, or kept for the pretexts.
     limit: at most so many rows of each split (default: all).
-    split: the annotation or attribute that says which split a row is of (default: the source's own splits).
-    group: the annotation or attribute whose equal rows never part in splits, a person (default: the source's own groups).
-    weight: how often its rows are drawn, beside other sources.
+    split: the annotation or attribute that says which split a row is of (default: the dataset's own splits).
+    group: the annotation or attribute whose equal rows never part in splits, a person (default: the dataset's own groups).
+    weight: how often its rows are drawn, beside other datasets.
     max_bad: malformed or unreadable rows that are skipped before the run stops.
     exclude_duplicates: by decoded pixels. "train" leaves out rows of train that also stand in another split, or that have a copy
         with another label; "test" leaves out rows of other splits that also stand in train. In both, copies never part where the
         run cuts a test or validation split itself. Each image is decoded once more.
     """
 
-    component: DataSource
+    component: Dataset
     labels: float = field(default=1.0, validator=share)
     unlabeled: Literal["drop", "keep"] = "drop"
     limit: int | None = field(default=None, validator=optional(gt(0)))
@@ -94,17 +94,17 @@ class Input:
 
     size: side of what the encoder reads, pixels.
     batch_size: LABELED rows of a whole optimizer step, over all ranks and micro-batches.
-    unlabeled_batch: rows without labels beside them (default: as many, where a source keeps them).
+    unlabeled_batch: rows without labels beside them (default: as many, where a dataset keeps them).
     validation: share of the training groups, cut before `labels`, seen by nobody in training.
-    store: side at which images are kept in memory, pixels (default: 1.5 x size).
-    mix: how sources share a batch: by their number of rows, or equally.
+    cache_size: side at which images are kept in memory, pixels (default: 1.5 x size).
+    mix: how datasets share a batch: by their number of rows, or equally.
     """
 
     size: int = field(default=64, validator=gt(0))
     batch_size: int = field(default=64, validator=gt(0))
     unlabeled_batch: int | None = field(default=None, validator=optional(gt(0)))
     validation: float = field(default=0.1, validator=share)
-    store: int | None = field(default=None, validator=optional(gt(0)))
+    cache_size: int | None = field(default=None, validator=optional(gt(0)))
     mix: Literal["proportional", "balanced"] = "proportional"
 
 
@@ -133,20 +133,43 @@ def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[float, ...])
 
 
 @frozen
+class Optimizer:
+    """[optimizer]: how weights follow their gradients.
+
+    name: "adamw", or "sgd" with `momentum`.
+    lr: the learning rate after the warm-up.
+    weight_decay: of weights; biases, norms and other vectors are not decayed.
+    momentum: of "sgd".
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = field(default=1e-3, validator=gt(0))
+    weight_decay: float = field(default=0.05, validator=ge(0))
+    momentum: float = field(default=0.9, validator=and_(ge(0.0), le(1.0)))
+
+
+@frozen
+class Schedule:
+    """[schedule]: the learning rate over the run.
+
+    name: what follows the warm-up. "cosine" falls to 0. "step" multiplies by `gamma` at each of `milestones`. "constant" stays.
+    warmup: steps in which the learning rate rises linearly; at most half of the run.
+    milestones: shares of the run, rising, at which "step" multiplies the learning rate.
+    gamma: the multiplier of "step".
+    """
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: int = field(default=200, validator=ge(0))
+    milestones: tuple[float, ...] = field(default=(0.5, 0.75), validator=_positive_range)
+    gamma: float = field(default=0.1, validator=gt(0))
+
+
+@frozen
 class Train:
-    """[train]: how long, with which optimizer, on which machine. Give `steps` or `epochs`; without the table, 1000 steps.
+    """[train]: how long, and on which machine. Set `steps` or `epochs`; without the table, 1000 steps.
 
     steps: optimizer steps of the whole run.
     epochs: passes over the labeled rows, instead of `steps`; parts of one too.
-    optimizer: AdamW, or SGD with `momentum`.
-    lr: the learning rate after the warm-up.
-    weight_decay: of the weights; biases, norms and other vectors are not decayed.
-    momentum: of SGD.
-    schedule: of the learning rate after the warm-up: cosine to 0, times `decay` at each share of the run in `milestones` ("step"),
-        or constant.
-    warmup: steps in which the learning rate rises linearly; at most half of the run.
-    milestones: shares of the run at which the schedule "step" multiplies the learning rate.
-    decay: what it is multiplied by there.
     clip: largest norm of the gradient of a step.
     accumulate: micro-batches a step; each holds that part of `input.batch_size`.
     precision: of the forwards; losses, weights and optimizer stay in fp32.
@@ -165,14 +188,6 @@ class Train:
 
     steps: int | None = field(default=None, validator=optional(gt(0)))
     epochs: float | None = field(default=None, validator=optional(gt(0)))
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = field(default=1e-3, validator=gt(0))
-    weight_decay: float = field(default=0.05, validator=ge(0))
-    momentum: float = field(default=0.9, validator=and_(ge(0.0), le(1.0)))
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: int = field(default=200, validator=ge(0))
-    milestones: tuple[float, ...] = field(default=(0.5, 0.75), validator=_positive_range)
-    decay: float = field(default=0.1, validator=gt(0))
     clip: float = field(default=5.0, validator=gt(0))
     accumulate: int = field(default=1, validator=gt(0))
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
@@ -189,9 +204,11 @@ class Train:
 
     def __attrs_post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
-            raise MtlError(f"[train] gives both steps = {self.steps} and epochs = {self.epochs}: keep one of them")
+            raise MtlError(
+                f"[train] sets both steps = {self.steps} and epochs = {self.epochs}: set exactly one of them"
+            )
         if self.steps is None and self.epochs is None:
-            raise MtlError("[train] gives neither steps nor epochs: how long shall it train?")
+            raise MtlError("[train] sets neither steps nor epochs: set exactly one of train.steps and train.epochs")
 
 
 @frozen
@@ -201,14 +218,16 @@ class Experiment:
     encoder: the shared network (default: `resnet_small`).
     tasks: what is learned from labels, each under a label of yours.
     pretexts: what is learned from the images alone, each under a label of yours.
-    data: the sources, each under a label of yours.
+    data: the datasets, each under a label of yours.
     weighting: how the losses become one (default: `equal`, their sum).
-    augment: the recipe by which the clean view is made of a raw image (default: `strong`).
-    recipes: further recipes that pretexts may ask for by name. Every recipe that needs no key is there without a table, under its
+    augment: the augmentation by which the clean view is made of a raw image (default: `strong`).
+    augmentations: further augmentations that pretexts may ask for by name. Every augmentation that needs no key is there without a table, under its
         own name; a table gives one with other keys, or under another name. `validation` is the one that evaluation uses.
     input: what the encoder reads, and how many rows a step has.
     views: what is encoded, and who reads it.
-    train: how long, with which optimizer, on which machine.
+    optimizer: how weights follow their gradients.
+    schedule: the learning rate over the run.
+    train: how long, and on which machine.
     seed: of everything that is drawn: splits, shares of labels, initial weights, batches, augmentations, questions.
     plugins: one-file plugins, relative to the configuration's folder; `#sha256=...` behind a path demands that very text. What a
         file gives takes the place of an installed component of that kind and name.
@@ -220,10 +239,12 @@ class Experiment:
     pretexts: dict[str, PretextEntry]
     data: dict[str, DataEntry]
     weighting: LossWeighting
-    augment: AugmentRecipe
-    recipes: dict[str, AugmentRecipe]
+    augment: Augmentation
+    augmentations: dict[str, Augmentation]
     input: Input = field(factory=Input)
     views: Views = field(factory=Views)
+    optimizer: Optimizer = field(factory=Optimizer)
+    schedule: Schedule = field(factory=Schedule)
     train: Train = field(factory=lambda: Train(steps=1000))
     seed: int = 0
     plugins: tuple[str, ...] = ()
@@ -233,10 +254,10 @@ class Experiment:
     def entries(self) -> dict[str, TaskEntry | PretextEntry]:
         return {**self.tasks, **self.pretexts}
 
-    def recipe(self, name: str | None) -> AugmentRecipe:
-        """The run's own recipe, or another one by name. Raises MtlError on an unknown name."""
+    def augmentation(self, name: str | None) -> Augmentation:
+        """The run's own augmentation, or another one by name. Raises MtlError on an unknown name."""
         if name is None:
             return self.augment
-        if name not in self.recipes:
-            raise MtlError(f"there is no augmentation recipe {name!r}; {nearest(name, self.recipes)}")
-        return self.recipes[name]
+        if name not in self.augmentations:
+            raise MtlError(f"there is no augmentation {name!r}; {nearest(name, self.augmentations)}")
+        return self.augmentations[name]

@@ -1,6 +1,6 @@
 """How good is it? Supervised metrics of the network that is kept, and the pretexts' own on the same images.
 
-One forward an image, the "validation" recipe, no gradient. Figures of supervised tasks do not depend on the batch size.
+One forward an image, the "validation" augmentation, no gradient. Figures of supervised tasks do not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .contracts import Batch, PretextTask, StepCounts, SupervisedTask
-from .data.dataset import Dataset
+from .data.dataset import RunData
 from .errors import MtlError, nearest
 from .experiment import Experiment
 from .inference import Inference
@@ -39,7 +39,7 @@ class Measured:
 @alone()
 @torch.no_grad()
 def measure(
-    net: Inference, experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device, mirror: bool = False
+    net: Inference, experiment: Experiment, data: RunData, rows: np.ndarray, device: torch.device, mirror: bool = False
 ) -> Measured:
     """Every supervised metric on these rows, and on each group of them that a task asks for.
 
@@ -49,7 +49,7 @@ def measure(
     training = net.training
     net.eval()
     for batch in _batches(experiment, data, rows, device):
-        view = experiment.recipe("validation").view(
+        view = experiment.augmentation("validation").view(
             batch.images, (experiment.input.size,) * 2, _keyed_rng(experiment, device)(VIEW)
         )
         outputs = net(view.images)
@@ -73,7 +73,7 @@ def measure(
 class _Meters:
     """The metrics of one task: over all rows (""), and over each group that its `by` names ("[race=white]")."""
 
-    def __init__(self, task: SupervisedTask, data: Dataset, rows: np.ndarray, device: torch.device) -> None:
+    def __init__(self, task: SupervisedTask, data: RunData, rows: np.ndarray, device: torch.device) -> None:
         groups = {"": np.ones(len(rows), dtype=bool), **_groups(task.by, data.attributes, rows)}
         self.members = {name: torch.from_numpy(here).to(device) for name, here in groups.items()}
         self.metrics = {name: _fresh(task, device) for name in groups}
@@ -112,14 +112,14 @@ def _groups(by: tuple[str, ...], attributes: Mapping[str, np.ndarray], rows: np.
 @alone()
 @torch.no_grad()
 def measure_pretexts(
-    model: HybridModel, experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device
+    model: HybridModel, experiment: Experiment, data: RunData, rows: np.ndarray, device: torch.device
 ) -> Measured:
     """Every pretext's loss and own metrics on these rows, with the same questions each time.
 
-    The clean view is that of the "validation" recipe; further augmentations that a pretext asks for are the run's own. The
+    The clean view is that of the "validation" augmentation; further augmentations that a pretext asks for are the run's own. The
     figures of a coupled loss depend on the size of its batches, since samples are judged together.
     """
-    pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
+    pretexts = {label: evolve(e, samples="all", control="none") for label, e in experiment.pretexts.items()}
     quiet = evolve(experiment, tasks={}, pretexts=pretexts)
     metrics = {label: _fresh(entry.component, device) for label, entry in pretexts.items()}
     losses = dict.fromkeys(pretexts, 0.0)
@@ -165,7 +165,7 @@ def _fresh(component: SupervisedTask | PretextTask, device: torch.device) -> dic
     return metrics
 
 
-def _batches(experiment: Experiment, data: Dataset, rows: np.ndarray, device: torch.device) -> Iterator[Batch]:
+def _batches(experiment: Experiment, data: RunData, rows: np.ndarray, device: torch.device) -> Iterator[Batch]:
     for start in range(0, len(rows), BATCH):
         part = rows[start : start + BATCH]
         index = torch.from_numpy(part)

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .contracts import AugmentedBatch, Batch, BuildContext, Head, PretextTask, StepCounts, Target, View
-from .data.dataset import Dataset, open_data
+from .data.dataset import RunData, open_data
 from .encoders.weights import weights_from_checkpoint
 from .errors import MtlError
 from .experiment import Experiment, PretextEntry
@@ -57,7 +57,7 @@ def preview(experiment: Experiment, run: Path | None = None, images: int = 8) ->
     return sheet(strips(data.experiment, some_images(data, images), run), experiment.input.size)
 
 
-def some_images(data: Dataset, n: int) -> Tensor:
+def some_images(data: RunData, n: int) -> Tensor:
     """(N, 3, S, S) uint8, evenly spaced over validation, or over train where that is too small.
 
     In the place of an unreadable one stands the next that can be read; where a few on end can't be, none does.
@@ -139,7 +139,7 @@ class _Clean(PretextTask):
 
 def _questions(experiment: Experiment, images: Tensor) -> PreparedBatch:
     """What the first step of a run would make of these images, for the clean view and for every pretext."""
-    pretexts = {label: evolve(e, rows="all", control="none") for label, e in experiment.pretexts.items()}
+    pretexts = {label: evolve(e, samples="all", control="none") for label, e in experiment.pretexts.items()}
     looked = evolve(experiment, tasks={}, pretexts={CLEAN: PretextEntry(_Clean()), **pretexts}, weighting=Equal())
     n = len(images)
     return prepare(looked, Batch(images, {}, {}, StepCounts({}, n, n), 0), KeyedRng((experiment.seed, 0, 0)))

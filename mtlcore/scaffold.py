@@ -22,7 +22,6 @@ from .plugin_file import PluginFile
 from .registry import Catalog, catalog
 
 TEMPLATES = Path(__file__).with_name("templates")
-FOLDERS = {"augment": "recipe"}  # the word that users and tests say: recipe_conformance
 LONGEST = 50  # letters of a name
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -70,17 +69,16 @@ def require_name(name: str, kind: str, known: Catalog) -> None:
 
 def _files(name: str, kind: str) -> dict[Path, str]:
     """Path below the folder -> text."""
-    folder = FOLDERS.get(kind, kind)
     words = {
-        "plugin_table": _table(TEMPLATES / folder / "plugin_name.py"),
+        "plugin_table": _table(TEMPLATES / kind / "plugin_name.py"),
         "plugin_name": name,
         "plugin-name": name.replace("_", "-").strip("-"),
         "PluginName": "".join(word.capitalize() for word in name.split("_")),
-        "plugin_kind": folder,
-        "pretext_conformance": f"{folder}_conformance",
+        "plugin_kind": kind,
+        "pretext_conformance": f"{kind}_conformance",
     }
     found: dict[Path, str] = {}
-    for root in (TEMPLATES / "common", TEMPLATES / folder):
+    for root in (TEMPLATES / "common", TEMPLATES / kind):
         for file in sorted(root.rglob("*")):
             if file.suffix in (".py", ".toml", ".md"):
                 path = str(file.relative_to(root)).replace("plugin_name", name)

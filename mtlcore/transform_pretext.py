@@ -102,7 +102,7 @@ class _PredictTransform(PretextTask):
             matrices = ask.matrices(clean.images.shape[-1]).to(choice.device, non_blocking=True)
             return [clean.rearrange(move, matrices[choice])], choice
         if ask.moves:
-            return [View(move(clean.images), recipe=clean.recipe)], choice
+            return [View(move(clean.images), augmentation=clean.augmentation)], choice
         return [clean.repaint(move(clean.images))], choice
 
     def build(self, context: BuildContext) -> Head:

@@ -72,12 +72,12 @@ class _AugmentedBatch:
     def clean(self) -> View:
         return self.augment(0, self._clean)
 
-    def augment(self, number: int = 1, recipe: str | None = None) -> View:
-        name = (AUGMENT, number, recipe)
+    def augment(self, number: int = 1, augmentation: str | None = None) -> View:
+        name = (AUGMENT, number, augmentation)
         if name not in self._views:
             size = (self.experiment.input.size,) * 2
-            view = self.experiment.recipe(recipe).view(self.images, size, self.keyed_rng(*name))
-            self._views[name] = evolve(view, recipe=recipe)
+            view = self.experiment.augmentation(augmentation).view(self.images, size, self.keyed_rng(*name))
+            self._views[name] = evolve(view, augmentation=augmentation)
         return self._views[name]
 
     def name(self, view: View) -> tuple[str | int | None, ...] | None:
@@ -85,7 +85,7 @@ class _AugmentedBatch:
         return next((name for name, v in self._views.items() if v.images is view.images), None)
 
     def finish(self, view: View, name: tuple[str | int | None, ...]) -> Tensor:
-        return self.experiment.recipe(view.recipe).finish(view.images, self.keyed_rng(FINISH, *name))
+        return self.experiment.augmentation(view.augmentation).finish(view.images, self.keyed_rng(FINISH, *name))
 
 
 class _Table:
@@ -144,7 +144,7 @@ def prepare(
 ) -> PreparedBatch:
     """Augment once, let every pretext make its views, decide which views the supervised heads read.
 
-    parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the recipe of
+    parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the augmentation of
     the clean view (default: the run's; evaluation has its own).
     """
     augmented = _AugmentedBatch(experiment, batch.images, keyed_rng, progress, clean)
@@ -153,10 +153,10 @@ def prepare(
     readable: dict[int, View] = {}
     counted: dict[str, int] = {}
     for label, entry in experiment.pretexts.items():
-        n = batch.counts.rows if entry.rows == "all" else batch.counts.unlabeled_rows
+        n = batch.counts.rows if entry.samples == "all" else batch.counts.unlabeled_rows
         if n:
             views, head_input = _question(label, entry, augmented, table)
-            if entry.supervised and entry.rows == "all":
+            if entry.supervised and entry.samples == "all":
                 readable |= {id(v.images): v for v in views if v.geometry is not None}
             if head_input is not None:
                 head_inputs[label], counted[label] = (head_input,), n
@@ -184,12 +184,12 @@ def _question(
     """A pretext's views, and how its head reads them; None for an arm whose views are encoded but judged by nobody."""
     views, target = entry.component.views(augmented, augmented.keyed_rng(label))
     _check(label, views, target, len(augmented.images))
-    positions = table.add(views, entry.rows, label)
+    positions = table.add(views, entry.samples, label)
     if entry.control == "views_only":
         return views, None
     if entry.control == "random_target":
         target = _random(label, entry, target, augmented.keyed_rng(label, CONTROL), len(augmented.images))
-    return views, HeadInput(positions, ((table.cut(target, entry.rows), None),))
+    return views, HeadInput(positions, ((table.cut(target, entry.samples), None),))
 
 
 def _check(label: str, views: Sequence[View], target: Target, rows: int) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from attrs import field, frozen
 from attrs.validators import ge, in_
 
-from mtlcore import AugmentRecipe, DataSource, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
+from mtlcore import Augmentation, Dataset, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
 from mtlcore.registry import Catalog
 
 
@@ -85,7 +85,7 @@ class Puzzling(PretextTask):
 
 
 @frozen
-class Folder(DataSource):
+class Folder(Dataset):
     root: Path
     columns: dict[str, str] = field(factory=dict)
     suffixes: frozenset[str] = frozenset()
@@ -104,7 +104,7 @@ class Equal(LossWeighting):
 
 
 @frozen
-class Strong(AugmentRecipe):
+class Strong(Augmentation):
     box: Box = Box()
     turn_deg: float = 20.0
 
@@ -119,7 +119,7 @@ class Validation(Strong):
 
 @frozen
 class Styled(Strong):
-    """It needs a key, so it is no recipe by default."""
+    """It needs a key, so it is no augmentation by default."""
 
     style: Path = field(kw_only=True)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from mtlcore import DataSource, Index, MtlError, hookimpl
+from mtlcore import Dataset, Index, MtlError, hookimpl
 
 
 @frozen
-class Dots(DataSource):
+class Dots(Dataset):
     """n images of `side` pixels; the last fifth is the test split. bad: rows whose image can't be read."""
 
     n: int = 120

@@ -78,7 +78,7 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     """-> the model's state after three steps on this rank's half of each joined batch of 8."""
     more = {"weighting": PCGRAD} if by == "rows" else {}
     exp = setting(PAIRS[name], ("fer",), encoder=Toy(norm="none"), **more)
-    eng = build_train_state(evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02)), fabric, 100, 10)
+    eng = build_train_state(evolve(exp, optimizer=evolve(exp.optimizer, name="sgd", lr=0.02)), fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step in range(3):
         joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], KeyedRng((0, step, 0)))

@@ -26,7 +26,7 @@ class Look:
     clean: View
     progress: float = 0.0
 
-    def augment(self, number: int = 1, recipe: str | None = None) -> View:
+    def augment(self, number: int = 1, augmentation: str | None = None) -> View:
         return self.clean
 
 

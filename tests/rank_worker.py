@@ -60,7 +60,7 @@ def without(inputs: PreparedBatch, label: str) -> PreparedBatch:
 
 def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
     """-> the model's state after three steps on this rank's half of each batch."""
-    exp = evolve(case(name), train=evolve(case(name).train, optimizer="sgd", lr=0.05))
+    exp = evolve(case(name), optimizer=evolve(case(name).optimizer, name="sgd", lr=0.05))
     train_state = build_train_state(exp, fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step, b in enumerate(batches()):

@@ -91,11 +91,12 @@ def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catal
     assert type(tasks["pose"].component) is Pose
 
 
-def test_recipes_are_the_explicit_ones_and_all_that_need_no_key(toys: Catalog) -> None:
-    text = HYBRID + "[recipes.validation]\nturn_deg = 1\n[recipes.mild]\nname = 'strong'\nturn_deg = 5.0\n"
+def test_augmentations_are_the_explicit_ones_and_all_that_need_no_key(toys: Catalog) -> None:
+    text = HYBRID + "[augment.validation]\nturn_deg = 1\n[augment.mild]\nname = 'strong'\nturn_deg = 5.0\n"
     e = read(text, toys)
-    assert e.recipes == {"strong": Strong(), "validation": Validation(turn_deg=1.0), "mild": Strong(turn_deg=5.0)}
-    assert set(tomllib.loads(dump(e))["recipes"]) == {"validation", "mild"}
+    assert e.augmentations == {"strong": Strong(), "validation": Validation(turn_deg=1.0), "mild": Strong(turn_deg=5.0)}
+    further = [key for key, value in tomllib.loads(dump(e))["augment"].items() if isinstance(value, dict)]
+    assert set(further) == {"validation", "mild"}
 
 
 def test_every_type_of_field_is_read(toys: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
         ("[trian]\nsteps = 3", "trian", ["did you mean 'train'"]),
         ("[train]\nsteps = 3\nstps = 3", "train.stps", ["did you mean 'steps'"]),
         ("[augment.box]\nlov = 1.0", "augment.box.lov", ["did you mean 'low'"]),
-        ("[augment]\nname = 'strnog'", "augment", ["unknown augment 'strnog'", "did you mean 'strong'"]),
+        ("[augment]\nname = 'strnog'", "augment", ["unknown augmentation 'strnog'", "did you mean 'strong'"]),
         ("[encoder]\nname = 'hub:a'\nmodel = 'b'", "encoder.model", ["hub:a"]),
         ("[encoder]\nname = 'resnet_small:a'", "encoder", ["no family"]),
         ("[encoder]\nname = 3", "encoder.name", ["3", "a string"]),
@@ -189,9 +190,9 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
         ("[data.folder]\nroot = 'x'\ncolumns = {a = 1}", "data.folder.columns[a]", ["1", "a string"]),
         ("[augment]\nbox = 3", "augment.box", ["3", "a table"]),
         ("[input]\nsize = 'big'", "input.size", ["'big'", "a whole number"]),
-        ("[train]\nlr = 1e-3", "[train]", ["neither steps nor epochs"]),
+        ("[train]\nclip = 1.0", "[train]", ["neither steps nor epochs"]),
         ("[train]\nsteps = 1\nepochs = 1", "[train]", ["both"]),
-        ("[train]\nsteps = 1\nmilestones = [0.9, 0.1]", "train.milestones", ["rising"]),
+        ("[schedule]\nmilestones = [0.9, 0.1]", "schedule.milestones", ["rising"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_path_and_what_mends_it(
@@ -203,7 +204,7 @@ def test_a_mistake_is_told_with_its_path_and_what_mends_it(
 
 
 @pytest.mark.parametrize(
-    "top", ["task = 3", "[task]\nfaces = 3", "encoder = 'resnet'", "recipes = []", "seed = 'one'", "plugins = 3"]
+    "top", ["task = 3", "[task]\nfaces = 3", "encoder = 'resnet'", "augmentations = []", "seed = 'one'", "plugins = 3"]
 )
 def test_what_should_be_a_table_or_a_value_and_is_not_is_told(toys: Catalog, top: str) -> None:
     lines = problems(top, toys)
@@ -285,12 +286,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_errors_of_a_file_name_it(file: Path, toys: Catalog) -> None:
-    file.write_text(HYBRID + "[input]\nsize = 'a'\nstore = 'b'\n")
+    file.write_text(HYBRID + "[input]\nsize = 'a'\ncache_size = 'b'\n")
     with pytest.raises(MtlError) as told:
         load(file, catalog=toys)
     first, *lines = str(told.value).splitlines()
     assert first == f"{file}:"
-    assert [line.split()[0] for line in lines] == ["input.size", "input.store"]
+    assert [line.split()[0] for line in lines] == ["input.size", "input.cache_size"]
 
 
 def test_bad_toml_is_told_with_file_and_line(file: Path, toys: Catalog) -> None:
@@ -411,7 +412,7 @@ def test_the_shipped_components_make_a_hybrid_experiment() -> None:
     text = '[task.fer]\n[pretext.puzzling]\ngrid = 2\n[data.fer2013]\nroot = "/data"\n[train]\nsteps = 1\n'
     e = parse(tomllib.loads(text))
     assert e.tasks["fer"].component.reads == "emotion"
-    assert {"none", "weak", "strong", "validation"} <= set(e.recipes)
+    assert {"none", "weak", "strong", "validation"} <= set(e.augmentations)
     assert parse(tomllib.loads(dump(e))) == e
 
 

@@ -1,4 +1,4 @@
-"""Every shipped task, encoder, source and recipe keeps its contract. Sources read tiny sets in their real layouts.
+"""Every shipped task, encoder, dataset and augmentation keeps its contract. Datasets read tiny sets in their real layouts.
 
 Pretexts are in test_conformance.py, weightings in properties/test_weighting.py.
 """
@@ -18,7 +18,7 @@ from mtlcore.testing import conformance
 torch.set_num_threads(1)
 
 TASKS = ["classification", "multilabel", "regression", "fer", "gender", "headpose", "valence_arousal"]
-RECIPES = ["none", "weak", "strong", "validation"]
+AUGMENTATIONS = ["none", "weak", "strong", "validation"]
 LIGHT = ["resnet_small"]
 HEAVY = [
     "resnet18",
@@ -52,9 +52,9 @@ def test_classification_conforms_with_class_weights_smoothing_and_dropout():
     require_conforming("task", "classification", balance="inverse", label_smoothing=0.1, dropout=0.5)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_conforms(name):
-    require_conforming("augment", name)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_augmentation_conforms(name):
+    require_conforming("augmentation", name)
 
 
 @pytest.mark.parametrize("name", [*LIGHT, *(pytest.param(n, marks=pytest.mark.slow) for n in HEAVY)])
@@ -68,7 +68,7 @@ def test_an_encoder_of_timm_conforms(model):
     require_conforming("encoder", "timm", examples=1, model=model)
 
 
-# ---------------------------------------------------------------------------------------------------- sources
+# ---------------------------------------------------------------------------------------------------- datasets
 
 
 def image_folder(root):
@@ -175,7 +175,7 @@ def synthfaces(root):
     return {"train": 6, "test": 2, "size": 32}
 
 
-SOURCES = {
+DATASETS = {
     "image_folder": image_folder,
     "csv": csv,
     "fer2013": fer2013,
@@ -191,9 +191,9 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", DATASETS)
 def test_a_source_conforms(name, tmp_path):
-    require_conforming("source", name, **SOURCES[name](tmp_path))
+    require_conforming("dataset", name, **DATASETS[name](tmp_path))
 
 
 def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):
@@ -201,7 +201,7 @@ def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):
         f"{i},{' '.join([str(20 * i)] * 2304)},{u}" for i, u in enumerate(("Training", "PublicTest", "PrivateTest"))
     ]
     (tmp_path / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
-    require_conforming("source", "fer2013", root=tmp_path / "fer2013.csv")
+    require_conforming("dataset", "fer2013", root=tmp_path / "fer2013.csv")
 
 
 # ---------------------------------------------------------------------------------------------------- completeness
@@ -210,9 +210,9 @@ def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):
 def test_every_shipped_component_of_these_kinds_is_held_against_its_checks():
     tested = {
         "task": TASKS,
-        "augment": RECIPES,
+        "augmentation": AUGMENTATIONS,
         "encoder": [*LIGHT, *HEAVY, "timm"],
-        "source": list(SOURCES),
+        "dataset": list(DATASETS),
     }
     for kind, names in tested.items():
         own = {

@@ -120,7 +120,7 @@ def _configured(kind: str, text: str) -> Any:
     """A whole configuration around one table."""
     tables = tomllib.loads(BASE)
     for section, value in tomllib.loads(text).items():
-        if kind == "source":
+        if kind == "dataset":
             tables["data"] = value
         elif isinstance(tables.get(section), dict):
             tables[section] |= value
@@ -153,9 +153,9 @@ def test_the_cores_own_keys_are_those_of_the_kinds_tables() -> None:
     def names(kind: str, name: str) -> list[str]:
         return [key.name for key in describe_component(kind, name, catalog()).core_keys]
 
-    assert names("pretext", "puzzling") == ["weight", "supervised", "rows", "control"]
+    assert names("pretext", "puzzling") == ["weight", "supervised", "samples", "control"]
     assert names("task", "fer") == ["weight"]
-    assert "labels" in names("source", "fer2013")
+    assert "labels" in names("dataset", "fer2013")
     assert names("encoder", "resnet_small") == []
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from attrs import evolve
 from torch import Tensor, nn
-from toy_sources import InMemory, experiment
+from toy_datasets import InMemory, experiment
 from toys import Plain
 
 from mtlcore import Classification, SupervisedTask
@@ -34,9 +34,9 @@ class Oracle(nn.Module):
 
 
 def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measured:
-    source = InMemory(N, LABELS, split=("train",) * N, attributes=attributes)
-    run = experiment({"toys": DataEntry(source, unlabeled="keep")}, {"kind": task}, validation=0.0)
-    data = open_data(evolve(run, recipes={"validation": Plain()}))
+    dataset = InMemory(N, LABELS, split=("train",) * N, attributes=attributes)
+    run = experiment({"toys": DataEntry(dataset, unlabeled="keep")}, {"kind": task}, validation=0.0)
+    data = open_data(evolve(run, augmentations={"validation": Plain()}))
     rows = data.split["train"]
     return measure(cast(Any, Oracle()), data.experiment, data, rows, torch.device("cpu"))
 

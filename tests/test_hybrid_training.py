@@ -30,12 +30,16 @@ validation = 0.1
 [augment]
 name = "none"
 crop = [0.9, 1.0]
-[recipes.validation]
+[augment.validation]
 crop = 0.95
+[optimizer]
+lr = 3e-3
+
+[schedule]
+warmup = 20
+
 [train]
 steps = 250
-lr = 3e-3
-warmup = 20
 eval_every = 0
 tensorboard = false
 """

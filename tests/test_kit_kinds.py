@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from broken_plugins import encoders, recipes, sneaky_tasks, sources, tasks, weightings
+from broken_plugins import augmentations, datasets, encoders, sneaky_tasks, tasks, weightings
 
 from mtlcore.testing import conformance
 from mtlcore.testing.api import lists
 from mtlcore.testing.common import COMMON
 
 torch.set_num_threads(1)
-KINDS = {"encoder": encoders, "augment": recipes, "weighting": weightings, "source": sources, "task": tasks}
+KINDS = {
+    "encoder": encoders,
+    "augmentation": augmentations,
+    "weighting": weightings,
+    "dataset": datasets,
+    "task": tasks,
+}
 CASES = [
     *((kind, check, cls) for kind, module in KINDS.items() for check, cls in module.BROKEN.items()),
     *(("task", check, cls) for check, cls in sneaky_tasks.ALSO),
@@ -21,7 +27,7 @@ CASES = [
 @pytest.fixture
 def fields(tmp_path):
     """kind -> the fields that its plugins need."""
-    return lambda kind: {"root": sources.written(tmp_path / "images")} if kind == "source" else {}
+    return lambda kind: {"root": datasets.written(tmp_path / "images")} if kind == "dataset" else {}
 
 
 def own_checks(kind):

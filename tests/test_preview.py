@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling, shuffle
-from toy_sources import InMemory, cycle, numbers_of
+from toy_datasets import InMemory, cycle, numbers_of
 from toys import Jitter, Plain, RelativeLocation, Rotation, Toy, experiment, train_state
 
 from mtlcore import MtlError, PretextTask

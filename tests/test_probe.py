@@ -33,12 +33,16 @@ validation = 0.2
 [augment]
 name = "validation"
 crop = 1.0
-[recipes.validation]
+[augment.validation]
 crop = 1.0
+[optimizer]
+lr = 3e-3
+
+[schedule]
+warmup = 4
+
 [train]
 epochs = 4
-lr = 3e-3
-warmup = 4
 eval_every = 0
 tensorboard = false
 """

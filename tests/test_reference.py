@@ -89,7 +89,7 @@ def test_every_hook_is_documented(hook):
 
 def test_every_kind_has_a_page():
     pages = {p.stem for p in (ROOT / "docs" / "plugins").glob("*.md")}
-    assert pages == {"pretext", "task", "encoder", "weighting", "source", "recipe", "callback"}
+    assert pages == {"pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback"}
 
 
 # ---------------------------------------------------------------------------------------------------- the page of keys
@@ -111,8 +111,8 @@ def test_every_section_of_a_configuration_has_its_heading_or_row():
 
 
 def test_every_key_of_the_core_has_a_row_in_its_table():
-    owned = {"task": TaskEntry, "pretext": PretextEntry, "source": DataEntry}
-    titles = {"task": "task.<label>", "pretext": "pretext.<label>", "source": "data.<label>"}
+    owned = {"task": TaskEntry, "pretext": PretextEntry, "dataset": DataEntry}
+    titles = {"task": "task.<label>", "pretext": "pretext.<label>", "dataset": "data.<label>"}
     for kind, cls in owned.items():
         rows = re.findall(r"^\| `(\w+)` \|", part(titles[kind]), re.M)
         assert set(rows) == RESERVED[kind], kind

@@ -26,7 +26,7 @@ HEAD = """
 from __future__ import annotations
 from pathlib import Path
 from attrs import define, field, frozen
-from mtlcore import AugmentRecipe, DataSource, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
+from mtlcore import Augmentation, Dataset, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
 """
 GOOD = """
 @frozen
@@ -210,11 +210,11 @@ def test_a_hook_with_an_argument_that_does_not_exist_is_a_failure(install: Insta
             "which annotation it `reads`",
         ),
         (
-            "@frozen\nclass Bad(PretextTask):\n    rows: int = 3\n    def views(self, s, r): ...\n    def build(self, h): ...",
-            "'rows'",
+            "@frozen\nclass Bad(PretextTask):\n    samples: int = 3\n    def views(self, s, r): ...\n    def build(self, h): ...",
+            "'samples'",
         ),
         (
-            "@frozen\nclass Bad(DataSource):\n    exclude_duplicates: bool = True\n    def index(self): ...\n"
+            "@frozen\nclass Bad(Dataset):\n    exclude_duplicates: bool = True\n    def index(self): ...\n"
             "    def decode(self, i, r): ...",
             "'exclude_duplicates'",
         ),
@@ -437,9 +437,11 @@ width = 4
 [input]
 size = 16
 batch_size = 8
+[schedule]
+warmup = 0
+
 [train]
 steps = 1
-warmup = 0
 tensorboard = false
 """
 

@@ -35,9 +35,11 @@ n = 60
 size = 16
 batch_size = 8
 validation = 0.25
+[schedule]
+warmup = 0
+
 [train]
 steps = 3
-warmup = 0
 tensorboard = false
 """
 OVER = Axis.parse("pretext.puzzling.weight=0,0.3")
@@ -72,7 +74,7 @@ def run(sweep: Sweep) -> Sweep:
         ('augment.name="weak",strong', "augment.name", ('"weak"', "strong")),
         ("""task.x.reads="a,b",'c,\\',d=e""", "task.x.reads", ('"a,b"', "'c,\\'", "d=e")),
         ("w.of={ a = 1, b = [2,3] },{}", "w.of", ("{ a = 1, b = [2,3] }", "{}")),
-        ("train.lr=1e-3", "train.lr", ("1e-3",)),
+        ("optimizer.lr=1e-3", "optimizer.lr", ("1e-3",)),
     ],
 )
 def test_values_are_parted_by_the_commas_outside_of_brackets_and_quotes(text, key, values) -> None:
@@ -90,10 +92,10 @@ def test_any_list_of_lists_comes_back_as_it_was_typed(lists) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("train.lr", "expected KEY=VALUE,VALUE"),
-        ("train.lr=", "expected KEY=VALUE,VALUE"),
-        ("train.lr=1,,2", "expected KEY=VALUE,VALUE"),
-        ("train.lr=0.1,0.10", "the value 0.1 stands there twice"),
+        ("optimizer.lr", "expected KEY=VALUE,VALUE"),
+        ("optimizer.lr=", "expected KEY=VALUE,VALUE"),
+        ("optimizer.lr=1,,2", "expected KEY=VALUE,VALUE"),
+        ("optimizer.lr=0.1,0.10", "the value 0.1 stands there twice"),
         ("=1,2", "expected KEY=VALUE"),
     ],
 )
@@ -103,7 +105,7 @@ def test_what_is_no_list_of_values_is_refused(text, told) -> None:
 
 
 def test_several_keys_make_the_product_and_each_run_a_readable_folder(config) -> None:
-    lr, crop = Axis.parse("train.lr=0.01,0.1"), Axis.parse("augment.crop=[0.5,0.9]")
+    lr, crop = Axis.parse("optimizer.lr=0.01,0.1"), Axis.parse("augment.crop=[0.5,0.9]")
     sweep = plan(config, OVER, lr, crop, seeds=[3, 1])
     assert len(sweep.runs) == 2 * 2 * 1 * 2
     assert len({r.folder for r in sweep.runs}) == 8
@@ -111,7 +113,7 @@ def test_several_keys_make_the_product_and_each_run_a_readable_folder(config) ->
     assert first.name.startswith("weight=0_lr=0.01_crop=0.5-0.9-")
     assert first.name.endswith("_seed=3")
     assert first.experiment.pretexts == {}
-    assert [r.experiment.train.lr for r in sweep.runs] == [0.01, 0.01, 0.1, 0.1] * 2
+    assert [r.experiment.optimizer.lr for r in sweep.runs] == [0.01, 0.01, 0.1, 0.1] * 2
     assert {r.experiment.augment.crop for r in sweep.runs} == {(0.5, 0.9)}
 
 
@@ -131,9 +133,9 @@ def test_without_seeds_the_configurations_own_is_taken(config) -> None:
         (["pretext.puzzling.wieght=0,1"], {}, "from --over pretext.puzzling.wieght=0"),
         (["pretext.puzzling.grid=2,9"], {}, "pretext.puzzling.grid"),
         (["seed=0,1"], {}, "give them by --seeds"),
-        (["train.lr=1,2", "train.lr=3"], {}, "given twice"),
+        (["optimizer.lr=1,2", "optimizer.lr=3"], {}, "given twice"),
         (["train.devices=1,2"], {}, "on one device"),
-        (["train.lr=0.1"], {"overrides": ["train.lrr=1"]}, "from --set train.lrr=1"),
+        (["optimizer.lr=0.1"], {"overrides": ["train.lrr=1"]}, "from --set train.lrr=1"),
     ],
 )
 def test_what_cannot_be_run_is_told_before_anything_is_written(config, axes, options, told) -> None:
@@ -146,7 +148,7 @@ def test_what_cannot_be_run_is_told_before_anything_is_written(config, axes, opt
 
 
 def test_means_and_spreads_are_those_of_the_runs_and_the_best_mean_is_chosen(config) -> None:
-    sweep = run(plan(config, seeds=[0, 1, 2], overrides=["train.best=quarter/macro_f1", "train.lr=0.02"]))
+    sweep = run(plan(config, seeds=[0, 1, 2], overrides=["train.best=quarter/macro_f1", "optimizer.lr=0.02"]))
     found, file = sweep.choose()
     assert (found.metric, found.higher_is_better) == ("quarter/macro_f1", True)
     means = []
@@ -187,7 +189,7 @@ def test_a_change_of_the_configuration_under_the_same_folder_is_refused_by_its_k
     sweep = plan(config)
     sweep.train(sweep.runs[0])
     with pytest.raises(MtlError, match=r"(?s)another configuration.*- lr = 0.001.*\+ lr = 0.5"):
-        plan(config, overrides=["train.lr=0.5"])
+        plan(config, overrides=["optimizer.lr=0.5"])
     assert plan(config).runs == sweep.runs
 
 
@@ -203,8 +205,8 @@ def test_a_changed_plugin_file_is_another_configuration(config) -> None:
 
 def test_before_anything_is_trained_the_configuration_may_still_change(config) -> None:
     plan(config)
-    changed = plan(config, overrides=["train.lr=0.5"])
-    assert load(changed.runs[0].config).train.lr == 0.5
+    changed = plan(config, overrides=["optimizer.lr=0.5"])
+    assert load(changed.runs[0].config).optimizer.lr == 0.5
 
 
 def test_a_run_that_somebody_else_put_there_is_not_taken_for_the_sweeps_own(config) -> None:
@@ -216,10 +218,10 @@ def test_a_run_that_somebody_else_put_there_is_not_taken_for_the_sweeps_own(conf
 OWN = """
 from attrs import frozen
 import numpy as np
-from mtlcore import DataSource, Index, hookimpl
+from mtlcore import Dataset, Index, hookimpl
 
 @frozen
-class Own(DataSource):
+class Own(Dataset):
     def index(self):
         rows = np.arange(60)
         split = np.array(["train", "train", "validation", "test"])[rows % 4]
@@ -332,8 +334,8 @@ def test_the_same_experiment_twice_is_refused(config, axes, told) -> None:
 
 
 def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(config) -> None:
-    hot = ["train.max_skipped=2", "train.log_every=1", "train.steps=8", "train.clip=1e30", 'train.optimizer="sgd"']
-    lr = Axis.parse("train.lr=1e30,0.01")
+    hot = ["train.max_skipped=2", "train.log_every=1", "train.steps=8", "train.clip=1e30", 'optimizer.name="sgd"']
+    lr = Axis.parse("optimizer.lr=1e30,0.01")
     notes: list[str] = []
 
     class Watch(SilentReporter):
@@ -345,8 +347,8 @@ def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(co
         sweep.train(planned, Watch())
     found, file = sweep.choose()
     assert [planned.state for planned in sweep.runs] == ["diverged", "finished"]
-    assert found.chosen.values == {"train.lr": 0.01}
-    assert load(file).train.lr == 0.01
+    assert found.chosen.values == {"optimizer.lr": 0.01}
+    assert load(file).optimizer.lr == 0.01
     (figure,) = found.settings[0].figures
     last = RunFolder(sweep.runs[0].folder).rows()[-1]
     assert figure.diverged
@@ -363,7 +365,7 @@ def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(co
 
 
 def test_where_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
-    sweep = run(plan(config, Axis.parse("train.lr=0.01"), seeds=[0]))
+    sweep = run(plan(config, Axis.parse("optimizer.lr=0.01"), seeds=[0]))
     provenance = sweep.runs[0].folder / "run.json"
     provenance.write_text(provenance.read_text().replace('"finished": true', '"diverged": "30 steps in a row"'))
     assert sweep.runs[0].state == "diverged"
@@ -373,20 +375,20 @@ def test_where_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
 
 def test_lower_is_better_where_the_metric_says_so(config) -> None:
     config.write_text(CONFIG.replace('[task.quarter]\nname = "classification"\n', ""))
-    found, _ = run(plan(config, Axis.parse("train.lr=0.0001,0.01"))).choose()
+    found, _ = run(plan(config, Axis.parse("optimizer.lr=0.0001,0.01"))).choose()
     means = [setting.mean for setting in found.settings]
     assert (found.metric, found.higher_is_better) == ("loss", False)
     assert found.chosen is found.settings[int(np.argmin(means))]
 
 
 def test_a_run_that_came_to_nothing_is_never_chosen(config) -> None:
-    sweep = run(plan(config, Axis.parse("train.lr=0.01,0.1"), seeds=[0]))
+    sweep = run(plan(config, Axis.parse("optimizer.lr=0.01,0.1"), seeds=[0]))
     for name, value in (("lr=0.01_seed=0", float("nan")), ("lr=0.1_seed=0", 0.01)):
         provenance = RunFolder(config.parent / "sweep" / name)
         provenance.note({"validation": {"quarter/accuracy": value}})
     found, file = sweep.choose()
-    assert found.chosen.values == {"train.lr": 0.1}
-    assert load(file).train.lr == 0.1
+    assert found.chosen.values == {"optimizer.lr": 0.1}
+    assert load(file).optimizer.lr == 0.1
     assert found.as_json()["settings"][0]["mean"] is None
     RunFolder(config.parent / "sweep" / "lr=0.1_seed=0").note({"validation": {"quarter/accuracy": float("inf")}})
     with pytest.raises(MtlError, match="nothing to choose"):
@@ -397,10 +399,10 @@ WITNESS = """
 import numpy as np
 from attrs import frozen
 from pathlib import Path
-from mtlcore import DataSource, Index, hookimpl
+from mtlcore import Dataset, Index, hookimpl
 
 @frozen
-class Witness(DataSource):
+class Witness(Dataset):
     log: Path
     def index(self):
         rows = np.arange(60)

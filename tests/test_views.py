@@ -65,7 +65,7 @@ def test_encoder_rows_are_only_those_that_somebody_reads():
     assert rows(pretexts=("rotation",)) == [8, 5]
     assert rows(pretexts=("rotation",), supervised="pretext") == [8]
     assert rows(pretexts=("location",)) == [8]
-    assert rows(pretexts=("fixmatch",), entries={"fixmatch": {"rows": "unlabeled"}}) == [3, 3, 5]
+    assert rows(pretexts=("fixmatch",), entries={"fixmatch": {"samples": "unlabeled"}}) == [3, 3, 5]
     assert rows(clean=2) == [5, 5]
     assert rows(tasks=(), pretexts=("rotation",)) == [8]
 
@@ -177,9 +177,9 @@ def test_supervised_heads_are_never_given_another_view_than_was_asked_for():
         prepared(experiment(pretexts=("patches",), supervised="pretext"), batch())
 
 
-def test_an_unknown_recipe_is_told_with_the_known_ones():
+def test_an_unknown_augmentation_is_told_with_the_known_ones():
     exp = experiment(("fer",), ("fixmatch",))
-    exp = evolve(exp, recipes={"weak": Plain()})
+    exp = evolve(exp, augmentations={"weak": Plain()})
     with pytest.raises(MtlError, match="strong") as told:
         prepared(exp, batch(tasks=("fer",)))
     assert "weak" in str(told.value)

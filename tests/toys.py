@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mtlcore import (
     EMA,
-    AugmentRecipe,
+    Augmentation,
     Batch,
     Encoder,
     Features,
@@ -34,7 +34,7 @@ from mtlcore import (
     gather,
     orthogonal,
 )
-from mtlcore.experiment import Experiment, Input, PretextEntry, TaskEntry, Train, Views
+from mtlcore.experiment import Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
 from mtlcore.geometry import similarity
 from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
@@ -43,7 +43,7 @@ from mtlcore.train.step import TrainState
 from mtlcore.views import PreparedBatch, prepare
 from mtlcore.weighting import Equal, Uncertainty
 
-# ---------------------------------------------------------------------------------------------------- encoders, recipes
+# ---------------------------------------------------------------------------------------------------- encoders, augmentations
 
 
 @frozen
@@ -74,7 +74,7 @@ class ToyNet(nn.Module):
 
 
 @frozen
-class Plain(AugmentRecipe):
+class Plain(Augmentation):
     """Resize only."""
 
     def view(self, images, size, rng):
@@ -83,7 +83,7 @@ class Plain(AugmentRecipe):
 
 
 @frozen
-class Jitter(AugmentRecipe):
+class Jitter(Augmentation):
     """Turn, crop, mirror, and a cutout after the pretexts."""
 
     turn_rad: float = 0.3
@@ -444,10 +444,11 @@ def experiment(
     weights: dict[str, float] | None = None,
     entries: dict[str, dict[str, Any]] | None = None,
     encoder: Encoder | None = None,
-    augment: AugmentRecipe | None = None,
+    augment: Augmentation | None = None,
     weighting: LossWeighting = EQUAL,
     size: int = 32,
     train: dict[str, Any] | None = None,
+    weight_decay: float = 0.05,
     **views: Any,
 ) -> Experiment:
     """An experiment of toys. entries: core keys of a pretext by label; views: fields of `Views`."""
@@ -460,10 +461,12 @@ def experiment(
         data=no_data,
         weighting=weighting,
         augment=augment or Jitter(),
-        recipes={"weak": Jitter(turn_rad=0.1), "strong": Jitter(), "validation": Plain()},
+        augmentations={"weak": Jitter(turn_rad=0.1), "strong": Jitter(), "validation": Plain()},
         input=Input(size=size),
         views=Views(**views),
-        train=Train(steps=100, warmup=0, schedule="constant", **(train or {})),
+        optimizer=Optimizer(weight_decay=weight_decay),
+        schedule=Schedule(name="constant", warmup=0),
+        train=Train(steps=100, **(train or {})),
     )
 
 
@@ -517,8 +520,8 @@ def counted(parts: list[Batch]) -> list[Batch]:
 
 
 def train_state(exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **train: Any) -> TrainState:
-    """An train_state on one CPU process."""
-    exp = evolve(exp, train=evolve(exp.train, optimizer=optimizer, lr=lr, **train))
+    """The training state of an experiment on one CPU process."""
+    exp = evolve(exp, optimizer=evolve(exp.optimizer, name=optimizer, lr=lr), train=evolve(exp.train, **train))
     return build_train_state(exp, Fabric(accelerator="cpu", devices=1, precision=exp.train.precision), 100, 10)
 
 

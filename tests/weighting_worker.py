@@ -32,7 +32,7 @@ CASES = {name: small(weighting) for name, weighting in STRATEGIES.items()} | {
 def trained(fabric: Fabric, name: str) -> State:
     """The model and the weighting after 20 steps on this rank's half of each batch; a task is absent from every seventh."""
     exp = CASES[name]
-    exp = evolve(exp, train=evolve(exp.train, optimizer="sgd", lr=0.02, momentum=0.5))
+    exp = evolve(exp, optimizer=evolve(exp.optimizer, name="sgd", lr=0.02, momentum=0.5))
     train_state = build_train_state(exp, fabric, STEPS, 5)
     rank, world = fabric.global_rank, fabric.world_size
     for step, full in enumerate(_joined(exp)):

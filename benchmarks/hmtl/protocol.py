@@ -55,7 +55,7 @@ class Arm:
 
         unlabeled: the settings that keep such rows. A pretext with a view of its own looks at them alone.
         """
-        alone = () if self.views == 1 else (f'pretext.{self.pretext}.rows="unlabeled"',)
+        alone = () if self.views == 1 else (f'pretext.{self.pretext}.samples="unlabeled"',)
         return evolve(self, name=f"{self.name}+all", kind="semi", views=2, set=(*self.set, *unlabeled, *alone))
 
     def control(self, word: str) -> Arm:

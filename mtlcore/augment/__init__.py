@@ -1,13 +1,13 @@
-"""Augmentation recipes: how a raw image becomes a view. `mtl_components` tells the catalog of them."""
+"""Augmentations: how a raw image becomes a view. `mtl_components` tells the catalog of them."""
 
 from __future__ import annotations
 
 from ..contracts import Component
 from ..registry import hookimpl
-from .recipes import NoAugment as NoAugment
-from .recipes import Strong as Strong
-from .recipes import Validation as Validation
-from .recipes import Weak as Weak
+from .levels import NoAugment as NoAugment
+from .levels import Strong as Strong
+from .levels import Validation as Validation
+from .levels import Weak as Weak
 
 
 @hookimpl

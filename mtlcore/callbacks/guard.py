@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from ..contracts import Annotation, Callback
-from ..data.dataset import Dataset
+from ..data.dataset import RunData
 from ..errors import MtlError, nearest
 from ..experiment import Experiment
 from ..measure import BATCH, main_metric
@@ -43,7 +43,7 @@ class Callbacks:
     """
 
     train_state: TrainState
-    data: Dataset
+    data: RunData
     folder: Path
     reporter: ProgressReporter
     main: bool
@@ -59,7 +59,7 @@ class Callbacks:
 
     @classmethod
     def of(
-        cls, train_state: TrainState, data: Dataset, folder: Path, reporter: ProgressReporter, main: bool
+        cls, train_state: TrainState, data: RunData, folder: Path, reporter: ProgressReporter, main: bool
     ) -> Callbacks:
         """Raises MtlError where `train.best` names no figure."""
         better, name = directions(train_state.experiment), best_by(train_state.experiment)
@@ -253,15 +253,15 @@ def best_by(experiment: Experiment) -> str:
 
 @alone()
 @torch.no_grad()
-def pooled(network: Any, train_state: TrainState, data: Dataset, rows: np.ndarray) -> Tensor:
+def pooled(network: Any, train_state: TrainState, data: RunData, rows: np.ndarray) -> Tensor:
     """(N, D) float32: features of these rows in evaluation mode, of the "validation" view."""
     experiment, device, size = train_state.experiment, train_state.fabric.device, train_state.experiment.input.size
-    recipe, rng = experiment.recipe("validation"), KeyedRng((experiment.seed, 0), device)(VIEW)
+    augmentation, rng = experiment.augmentation("validation"), KeyedRng((experiment.seed, 0), device)(VIEW)
     network.eval()
     found = []
     for start in range(0, len(rows), BATCH):
         images = data.images.take(rows[start : start + BATCH]).to(device)
-        found.append(network.encoder(recipe.view(images, (size, size), rng).images).pooled.float())
+        found.append(network.encoder(augmentation.view(images, (size, size), rng).images).pooled.float())
     return torch.cat(found) if found else torch.zeros(0, network.encoder.info.dim, device=device)
 
 

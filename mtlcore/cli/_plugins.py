@@ -11,13 +11,8 @@ from ..errors import MtlError, nearest
 if TYPE_CHECKING:
     from ..registry import Catalog
 
-Kind = Literal["pretext", "task", "encoder", "weighting", "source", "recipe", "augment", "callback"]
-"""What a user may write after --kind: a recipe's table is [augment], so both words are known."""
-
-
-def as_kind(said: Kind | None) -> str | None:
-    """The core's own word for it."""
-    return "augment" if said == "recipe" else said
+Kind = Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback"]
+"""What a user may write after --kind."""
 
 
 def catalog_with(files: Sequence[Path]) -> Catalog:
@@ -34,10 +29,9 @@ def catalog_with(files: Sequence[Path]) -> Catalog:
 
 def kind_of(name: str, said: Kind | None, known: Catalog) -> str:
     """The kind of the component of this name. Raises MtlError: no such name (with the nearest), or one in several kinds."""
-    kind = as_kind(said)
-    if kind is not None:
-        known.find(kind, name)
-        return kind
+    if said is not None:
+        known.find(said, name)
+        return said
     base = name.partition(":")[0]
     kinds = sorted(k for k, n in known.classes if n == base)
     if len(kinds) > 1:

@@ -109,7 +109,7 @@ class _Checked:
     ) -> _Checked:
         from ..config import load
         from ..testing import kinds
-        from ._plugins import as_kind, catalog_with, kind_of
+        from ._plugins import catalog_with, kind_of
 
         experiment = load(config, (), files) if config is not None else None
         known = catalog_with([*files, *(_files(experiment) if experiment else ())])
@@ -118,14 +118,14 @@ class _Checked:
             return cls([_suite(kind_of(name, kind, known), name, known, experiment, sets, options)], [], experiment)
         suites, unchecked = [], []
         for of_kind, each in sorted(known.classes):
-            if of_kind not in kinds() or as_kind(kind) not in (None, of_kind):
+            if of_kind not in kinds() or kind not in (None, of_kind):
                 continue
             if missing := _missing(of_kind, each, known, experiment):
                 unchecked.append(_row(each, of_kind, "needs values", f"needs {', '.join(missing)}"))
             else:
                 suites.append(_suite(of_kind, each, known, experiment, (), options))
         for row in known.records():
-            if row["status"] == "failed" and (kind is None or row["kind"] in (None, as_kind(kind))):
+            if row["status"] == "failed" and (kind is None or row["kind"] in (None, kind)):
                 unchecked.append(_row(row["name"], row["kind"], "failed", row["reason"] or ""))
         return cls(suites, unchecked, experiment)
 
@@ -192,7 +192,7 @@ def _used(cls: type, experiment: Experiment | None) -> Any:
         return None
     e = experiment
     entries: list[Any] = [*e.tasks.values(), *e.pretexts.values(), *e.data.values()]
-    parts = [e.encoder, e.weighting, e.augment, *e.recipes.values(), *(entry.component for entry in entries)]
+    parts = [e.encoder, e.weighting, e.augment, *e.augmentations.values(), *(entry.component for entry in entries)]
     return next((part for part in parts if type(part) is cls), None)
 
 

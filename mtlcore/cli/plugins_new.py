@@ -11,7 +11,7 @@ from cyclopts import Parameter
 def new(
     name: str,
     *,
-    kind: Literal["pretext", "task", "encoder", "weighting", "source", "recipe"],
+    kind: Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation"],
     out: Annotated[Path, Parameter(show_default=False)] = Path(),
 ) -> int:
     """Write the folder NAME: a module, its packaging, a conformance test, a README.
@@ -30,7 +30,7 @@ def new(
     from ..scaffold import scaffold
     from ._shared import say
 
-    folder = scaffold(name, "augment" if kind == "recipe" else kind, out)
+    folder = scaffold(name, kind, out)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         say(str(file))
     module = folder / f"{name}.py"

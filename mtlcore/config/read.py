@@ -18,7 +18,7 @@ from torch import nn
 from ..components import component_name
 from ..contracts import Component
 from ..errors import MtlError
-from ..experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
+from ..experiment import DataEntry, Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
 from ..plugin_file import PluginFile
 from ..registry import Catalog
 from ..registry import catalog as installed
@@ -40,17 +40,24 @@ SECTIONS = (
     "input",
     "views",
     "augment",
-    "recipes",
+    "optimizer",
+    "schedule",
     "train",
     "callback",
 )
 ENTRIES: dict[str, tuple[str, type]] = {
     "task": ("task", TaskEntry),
     "pretext": ("pretext", PretextEntry),
-    "data": ("source", DataEntry),
+    "data": ("dataset", DataEntry),
 }
 LABELED = ("task", "pretext", "callback")  # figures are named "<label>/<name>", so their labels differ
-SETTINGS: dict[str, type] = {"input": Input, "views": Views, "train": Train}
+SETTINGS: dict[str, type] = {
+    "input": Input,
+    "views": Views,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "train": Train,
+}
 _MODULE_WORDS = frozenset(dir(nn.ModuleDict()))  # `type`, `train`, `keys`: no module can be called so
 
 
@@ -66,11 +73,12 @@ def parse(tables: Mapping[str, Any], catalog: Catalog | None = None, base: Path 
     tables = {key: tables.get(key, {}) for key in SECTIONS} | {"seed": tables.get("seed", 0)}
     entries = {section: reader.entries(section, tables[section]) for section in ENTRIES}
     reader.labels({section: tables[section] for section in LABELED})
+    augment, further = reader.augment(tables["augment"])
     given: dict[str, Any] = {
         "encoder": reader.component("encoder", "encoder", tables["encoder"], "resnet_small"),
         "weighting": reader.component("weighting", "weighting", tables["weighting"], "equal"),
-        "augment": reader.component("augment", "augment", tables["augment"], "strong"),
-        "recipes": reader.recipes(tables["recipes"]),
+        "augment": reader.component("augmentation", "augment", augment, "strong"),
+        "augmentations": reader.augmentations(further),
         "callbacks": reader.callbacks(tables["callback"]),
         "seed": reader.structured(tables["seed"], int, "seed"),
     }
@@ -201,11 +209,23 @@ class Reader:
         tables = self.table(value, "callback").items()
         return {label: self.component("callback", f"callback.{label}", table, label) for label, table in tables}
 
-    def recipes(self, value: Any) -> dict[str, Any]:
-        """The explicit [recipes.*], and every recipe of the catalog that needs no key."""
-        found = {name: default for name, cls in self.catalog.of_kind("augment").items() if (default := default_of(cls))}
-        for label, table in self.table(value, "recipes").items():
-            found[label] = self.component("augment", f"recipes.{label}", table, label)
+    def augment(self, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """[augment] -> the keys of the run's own augmentation, and the further tables [augment.<label>]."""
+        table = self.table(value, "augment")
+        name = table.get("name", "strong")
+        cls = self.catalog.of_kind("augmentation").get(name) if isinstance(name, str) else None
+        keys = {f.alias for f in attrs.fields(cls)} if cls else set()  # type: ignore[arg-type]
+        further = {key: v for key, v in table.items() if isinstance(v, Mapping) and key not in keys}
+        return {key: v for key, v in table.items() if key not in further}, further
+
+    def augmentations(self, tables: Mapping[str, Any]) -> dict[str, Any]:
+        """The explicit [augment.*], and every augmentation of the catalog that needs no key."""
+        found: dict[str, Any] = {}
+        for name, cls in self.catalog.of_kind("augmentation").items():
+            if default := default_of(cls):
+                found[name] = default
+        for label, table in tables.items():
+            found[label] = self.component("augmentation", f"augment.{label}", table, label)
         return found
 
 

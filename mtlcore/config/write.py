@@ -15,7 +15,7 @@ from .strict import converter
 
 
 def dump(experiment: Experiment) -> str:
-    """TOML that parses to an equal experiment. Keys that are None, and recipes that need no table, are left out."""
+    """TOML that parses to an equal experiment. Keys that are None, and augmentations that need no table, are left out."""
     e = experiment
     tables = {
         "seed": e.seed,
@@ -27,12 +27,22 @@ def dump(experiment: Experiment) -> str:
         "data": {label: _entry(entry) for label, entry in e.data.items()},
         "input": converter.unstructure(e.input),
         "views": converter.unstructure(e.views),
-        "augment": component_table(e.augment),
-        "recipes": {label: component_table(r) for label, r in e.recipes.items() if not is_default(label, r)},
+        "augment": {**component_table(e.augment), **_further(e)},
+        "optimizer": converter.unstructure(e.optimizer),
+        "schedule": converter.unstructure(e.schedule),
         "train": converter.unstructure(e.train),
         "callback": {label: component_table(callback) for label, callback in e.callbacks.items()},
     }
     return tomli_w.dumps({key: given(value) for key, value in tables.items() if value not in ({}, [])})
+
+
+def _further(experiment: Experiment) -> dict[str, Any]:
+    """[augment.<label>]: the augmentations that the catalog would not give without a table."""
+    return {
+        label: component_table(augmentation)
+        for label, augmentation in experiment.augmentations.items()
+        if not is_default(label, augmentation)
+    }
 
 
 def component_table(component: Component) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""From files to batches: images, splits, the store, the joined sources, the sampler. No worker processes."""
+"""From files to batches: images, splits, the image cache, the joined datasets, the sampler. No worker processes."""

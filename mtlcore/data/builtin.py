@@ -1,4 +1,4 @@
-"""The data sources of a user's own images, as a plugin like any other."""
+"""The datasets of a user's own images, as a plugin like any other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What is wrong with a data set, before anything is trained on it: counts, faults, copies, leaks.
 
-Splits are those that a run has before it cuts validation: the source's own, those of its `split` column, or the seeded
-80 / 20 cut. Labels are what the configuration's tasks read of the source; without such a task, all of its annotations.
+Splits are those that a run has before it cuts validation: the dataset's own, those of its `split` column, or the seeded
+80 / 20 cut. Labels are what the configuration's tasks read of the dataset; without such a task, all of its annotations.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from attrs import evolve, frozen
 from ..contracts import Annotation, Index
 from ..errors import MtlError, nearest
 from ..experiment import Experiment
+from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
-from .dataset import fingerprint_of, side_of
-from .sources import labels_of, split_source
+from .dataset import cache_size_of, fingerprint_of
+from .indexed import labels_of, split_dataset
 from .splits import given
-from .store import Progress
 
 Counts = dict[str, dict[str, int]]  # split -> class -> rows
 
@@ -68,7 +68,7 @@ class Report:
 def check_data(experiment: Experiment, label: str, progress: Progress | None = None) -> Report:
     """Index [data.<label>] and decode each of its images once; `max_bad` does not stop it.
 
-    Raises MtlError: no such table, a source that can't be indexed, an unknown column.
+    Raises MtlError: no such table, a dataset that can't be indexed, an unknown column.
     """
     if label not in experiment.data:
         raise MtlError(f"there is no table [data.{label}]; {nearest(label, experiment.data)}")
@@ -77,7 +77,7 @@ def check_data(experiment: Experiment, label: str, progress: Progress | None = N
     if not len(index):
         raise MtlError(f"data.{label} holds no usable row; {_told(index.skipped.names)}")
     reads = labels_of(experiment, index)
-    split = split_source(_before_cuts(experiment, label), label, index).split
+    split = split_dataset(_before_cuts(experiment, label), label, index).split
     pixels = read_pixels(entry.component, index, progress)
     groups = groups_of_copies(pixels.copy)
     labels = [index.annotations[name] for name in reads]
@@ -99,14 +99,14 @@ def check_data(experiment: Experiment, label: str, progress: Progress | None = N
 
 
 def _before_cuts(experiment: Experiment, label: str) -> Experiment:
-    """All rows of the source, in train and test."""
+    """All rows of the dataset, in train and test."""
     entry = evolve(experiment.data[label], labels=1.0, limit=None, exclude_duplicates="none")
     return evolve(experiment, data={label: entry}, input=evolve(experiment.input, validation=0.0))
 
 
 def _fingerprint(experiment: Experiment, label: str, index: Index) -> str:
-    source = split_source(experiment, label, index)
-    return fingerprint_of([source], side_of([source], experiment))
+    dataset = split_dataset(experiment, label, index)
+    return fingerprint_of([dataset], cache_size_of([dataset], experiment))
 
 
 def _told(malformed: dict[str, list[str]]) -> str:

@@ -90,8 +90,8 @@ def _draws(task: SupervisedTask) -> bool:
 
 def _images(experiment: Experiment, report: Report, rows: np.ndarray) -> Tensor:
     """(N, 3, SIDE, SIDE) float in [0, 1]."""
-    source = experiment.data[report.label].component
-    squares = [shrink(source.decode(report.index, int(row)), SIDE, enlarge=True) for row in rows]
+    dataset = experiment.data[report.label].component
+    squares = [shrink(dataset.decode(report.index, int(row)), SIDE, enlarge=True) for row in rows]
     return torch.from_numpy(np.array(squares, dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)).permute(0, 3, 1, 2) / 255
 
 

@@ -14,10 +14,10 @@ from functools import partial
 import numpy as np
 from attrs import field, frozen
 
-from ..contracts import Annotation, DataSource, Index
+from ..contracts import Annotation, Dataset, Index
 from ..errors import MtlError
+from .cache import CHUNK, Progress, threads
 from .splits import given
-from .store import CHUNK, Progress, threads
 
 
 @frozen(eq=False)
@@ -31,13 +31,13 @@ class Pixels:
     unreadable: dict[int, str] = field(factory=dict)
 
 
-def read_pixels(source: DataSource, index: Index, progress: Progress | None = None) -> Pixels:
+def read_pixels(dataset: Dataset, index: Index, progress: Progress | None = None) -> Pixels:
     """Decode every row once, on a few threads, keeping 128 bits of each."""
     found = Pixels(np.zeros(len(index), dtype=np.int64))
     numbers: dict[bytes, int] = {}
     chunks = [range(i, min(len(index), i + CHUNK)) for i in range(0, len(index), CHUNK)]
     with ThreadPoolExecutor(threads(), "decode") as pool:
-        for chunk, digests in zip(chunks, pool.map(partial(_digests, source, index), chunks)):
+        for chunk, digests in zip(chunks, pool.map(partial(_digests, dataset, index), chunks)):
             for row, digest in zip(chunk, digests):
                 if isinstance(digest, MtlError):
                     absent = isinstance(digest.__cause__, FileNotFoundError)
@@ -116,11 +116,11 @@ def together(copy: np.ndarray, group: np.ndarray | None) -> np.ndarray:
             return found.astype(str)
 
 
-def _digests(source: DataSource, index: Index, rows: range) -> list[bytes | MtlError]:
+def _digests(dataset: Dataset, index: Index, rows: range) -> list[bytes | MtlError]:
     found: list[bytes | MtlError] = []
     for row in rows:
         try:
-            image = source.decode(index, row)
+            image = dataset.decode(index, row)
             found.append(hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).digest())
         except MtlError as error:
             found.append(error)

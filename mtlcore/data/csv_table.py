@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
-from ..contracts import Annotation, DataSource, Index, Skipped
+from ..contracts import Annotation, Dataset, Index, Skipped
 from ..errors import MtlError, nearest
 from .images import read_image
 
@@ -23,7 +23,7 @@ _Table = dict[str, list[str]]  # column -> its cells, stripped
 
 
 @frozen
-class Csv(DataSource):
+class Csv(Dataset):
     """One row an image.
 
     file: the table, with a header. root: the folder that its paths are below (default: the file's own). path: the column

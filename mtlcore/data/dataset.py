@@ -1,6 +1,6 @@
-"""All sources of a run side by side: images, targets, who has which label, splits.
+"""All datasets of a run side by side: images, targets, who has which label, splits.
 
-`open_data` indexes each source once, cuts its splits, fits the tasks on the labeled training rows, and reads the
+`open_data` indexes each dataset once, cuts its splits, fits the tasks on the labeled training rows, and reads the
 images of the rows that are needed. What it leaves out is counted and told, never silent.
 """
 
@@ -19,9 +19,9 @@ from torch import Tensor
 from ..contracts import Annotation, Skipped, SupervisedTask
 from ..errors import MtlError, nearest
 from ..experiment import Experiment, TaskEntry
-from .sources import Source, open_source, some
+from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
+from .indexed import IndexedDataset, open_dataset, some
 from .splits import given
-from .store import Images, LazyImages, Progress, Unreadable, open_images, store_side
 
 Answers = tuple[Tensor, Tensor]  # targets (N, ...), zeros where absent; present (N,) bool
 
@@ -31,24 +31,24 @@ def _no_annotation(name: str) -> Annotation:
 
 
 @frozen(eq=False)
-class Dataset:
-    """N rows of all sources: those of the splits that were asked for.
+class RunData:
+    """N rows of all datasets: those of the splits that were asked for.
 
-    experiment: the run's, with fitted tasks and the store's side filled in.
+    experiment: the run's, with fitted tasks and the cache size filled in.
     targets: task label -> (N, ...), zeros where absent. present: task label -> (N,) bool.
-    source: (N,) int64, the place of the row's source in `experiment.data`. keys: (N,) its name there.
-    attributes: name -> (N,) strings, "" where the source has none.
+    dataset: (N,) int64, the place of the row's dataset in `experiment.data`. keys: (N,) its name there.
+    attributes: name -> (N,) strings, "" where the dataset has none.
     split: name -> rows, int64, rising; unreadable rows are in none.
-    fingerprint: of all rows of all sources, their annotations and splits, and the store's side; the same for all arms.
+    fingerprint: of all rows of all datasets, their annotations and splits, and the cache size; the same for all arms.
     report: what was left out, a line each.
-    annotation: name -> (N,) or (N, ...), "" or NaN where a row's source does not give it or its label was cut from train.
+    annotation: name -> (N,) or (N, ...), "" or NaN where a row's dataset does not give it or its label was cut from train.
     """
 
     experiment: Experiment
-    images: Images
+    images: ImageCache
     targets: dict[str, Tensor]
     present: dict[str, Tensor]
-    source: np.ndarray
+    dataset: np.ndarray
     keys: np.ndarray
     attributes: dict[str, np.ndarray]
     split: dict[str, np.ndarray]
@@ -76,7 +76,7 @@ def open_data(
     progress: Progress | None = None,
     memory: int | None = None,
     lazy: bool = False,
-) -> Dataset:
+) -> RunData:
     """Index, split, fit, read.
 
     splits: which are needed (default: all); only their images are read. Of "train" only the share `labels` keeps its
@@ -85,56 +85,56 @@ def open_data(
     progress: told how many images are read. memory: bytes that they may take before they are decoded on demand
     instead (default: half of what there is). lazy: only a few images will be looked at: none is read beforehand, so
     unreadable rows are still in their splits, and taking one raises MtlError.
-    Raises MtlError: a source that can't be indexed or has too many bad rows, a task that no source gives labels for, an
+    Raises MtlError: a dataset that can't be indexed or has too many bad rows, a task that no dataset gives labels for, an
     unknown column, a split without rows, a task that can't be fitted.
     """
-    sources = [open_source(experiment, label) for label in experiment.data]
-    tasks, report = _served(experiment.tasks, sources, splits is None or "train" in splits)
-    whole = _Rows.join(sources)
-    tasks = {label: _fitted(label, entry, whole, sources) for label, entry in tasks.items()}
-    answers = {label: _answers(entry.component, whole, sources) for label, entry in tasks.items()}
-    split = _without_dropped(whole, sources, {label: present for label, (_, present) in answers.items()})
+    datasets = [open_dataset(experiment, label) for label in experiment.data]
+    tasks, report = _served(experiment.tasks, datasets, splits is None or "train" in splits)
+    whole = _Rows.join(datasets)
+    tasks = {label: _fitted(label, entry, whole, datasets) for label, entry in tasks.items()}
+    answers = {label: _answers(entry.component, whole, datasets) for label, entry in tasks.items()}
+    split = _without_dropped(whole, datasets, {label: present for label, (_, present) in answers.items()})
     wanted = _wanted(split, splits)
-    side = side_of(sources, experiment, wanted)
+    side = cache_size_of(datasets, experiment, wanted)
     kept = np.flatnonzero(np.isin(split, wanted))
     rows = whole.only(kept)
-    images, unreadable = _opened(rows, sources, side, progress, memory, lazy)
+    images, unreadable = _opened(rows, datasets, side, progress, memory, lazy)
     readable = ~np.isin(np.arange(len(rows)), list(unreadable))
-    data = Dataset(
-        experiment=evolve(experiment, tasks=tasks, input=evolve(experiment.input, store=side)),
+    data = RunData(
+        experiment=evolve(experiment, tasks=tasks, input=evolve(experiment.input, cache_size=side)),
         images=images,
         targets={label: target[kept] for label, (target, _) in answers.items()},
         present={label: present[kept] for label, (_, present) in answers.items()},
-        source=rows.source,
+        dataset=rows.dataset,
         keys=rows.keys,
-        attributes=rows.attributes(sources),
+        attributes=rows.attributes(datasets),
         split={name: np.flatnonzero((split[kept] == name) & readable) for name in wanted},
-        fingerprint=fingerprint_of(sources, side),
-        annotation=lambda name: _of_all(name, whole, sources)[kept],
+        fingerprint=fingerprint_of(datasets, side),
+        annotation=lambda name: _of_all(name, whole, datasets)[kept],
     )
-    report += [*_left_out(sources, rows, unreadable), *_dropped(split, whole, sources, wanted)]
-    return evolve(data, report=(*report, *_not_known(tasks, answers, whole, sources), *_unanswered(data)))
+    report += [*_left_out(datasets, rows, unreadable), *_dropped(split, whole, datasets, wanted)]
+    return evolve(data, report=(*report, *_not_known(tasks, answers, whole, datasets), *_unanswered(data)))
 
 
-def side_of(sources: list[Source], experiment: Experiment, wanted: Collection[str] = ()) -> int:
-    """The side S of the run's store, judged by images of train and validation, whether or not their labels are kept.
+def cache_size_of(datasets: list[IndexedDataset], experiment: Experiment, wanted: Collection[str] = ()) -> int:
+    """The side S of the image cache, judged by images of train and validation, whether or not their labels are kept.
 
     Those of test are not looked at: a run may not know them. Both, since validation is cut out of train by the seed. Where neither
-    has a row (a source to evaluate on), by the `wanted` splits.
+    has a row (a dataset to evaluate on), by the `wanted` splits.
     """
-    whole = _Rows.join(sources)
+    whole = _Rows.join(datasets)
     known = np.isin(whole.split, ("train", "validation"))
     rows = whole.only(np.flatnonzero(known if known.any() else np.isin(whole.split, list(wanted))))
-    return store_side(rows.decoder(sources), len(rows), experiment.input.size, experiment.input.store)
+    return cache_size(rows.decoder(datasets), len(rows), experiment.input.size, experiment.input.cache_size)
 
 
 def _opened(
-    rows: _Rows, sources: list[Source], side: int, progress: Progress | None, memory: int | None, lazy: bool
-) -> tuple[Images, Unreadable]:
+    rows: _Rows, datasets: list[IndexedDataset], side: int, progress: Progress | None, memory: int | None, lazy: bool
+) -> tuple[ImageCache, Unreadable]:
     if lazy:
-        return LazyImages(rows.decoder(sources), side), {}
-    check = partial(_refuse_too_many, sources, rows)
-    return open_images(rows.decoder(sources), len(rows), side, progress, check, memory)
+        return OnDemandImageCache(rows.decoder(datasets), side), {}
+    check = partial(_refuse_too_many, datasets, rows)
+    return open_images(rows.decoder(datasets), len(rows), side, progress, check, memory)
 
 
 # ------------------------------------------------------------------------------------------------ all rows
@@ -142,54 +142,54 @@ def _opened(
 
 @frozen(eq=False)
 class _Rows:
-    """N rows of all sources. source: (N,) its number; local: (N,) the row in its index; the rest as in `Source`."""
+    """N rows of all datasets. dataset: (N,) its number; local: (N,) the row in its index; the rest as in `IndexedDataset`."""
 
-    source: np.ndarray
+    dataset: np.ndarray
     local: np.ndarray
     keys: np.ndarray
     split: np.ndarray
     labeled: np.ndarray
 
     @classmethod
-    def join(cls, sources: list[Source]) -> _Rows:
-        if not sources:
+    def join(cls, datasets: list[IndexedDataset]) -> _Rows:
+        if not datasets:
             raise MtlError("the run has no data: it needs a table [data.<label>]")
         return cls(
-            np.repeat(np.arange(len(sources)), [len(s) for s in sources]),
-            np.concatenate([np.arange(len(s)) for s in sources]),
-            np.concatenate([s.index.keys.astype(str) for s in sources]),
-            np.concatenate([s.split for s in sources]),
-            np.concatenate([s.labeled for s in sources]),
+            np.repeat(np.arange(len(datasets)), [len(s) for s in datasets]),
+            np.concatenate([np.arange(len(s)) for s in datasets]),
+            np.concatenate([s.index.keys.astype(str) for s in datasets]),
+            np.concatenate([s.split for s in datasets]),
+            np.concatenate([s.labeled for s in datasets]),
         )
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def only(self, rows: np.ndarray) -> _Rows:
-        return _Rows(self.source[rows], self.local[rows], self.keys[rows], self.split[rows], self.labeled[rows])
+        return _Rows(self.dataset[rows], self.local[rows], self.keys[rows], self.split[rows], self.labeled[rows])
 
-    def decoder(self, sources: list[Source]) -> _Decoder:
-        return _Decoder(sources, self.source.tolist(), self.local.tolist())
+    def decoder(self, datasets: list[IndexedDataset]) -> _Decoder:
+        return _Decoder(datasets, self.dataset.tolist(), self.local.tolist())
 
-    def attributes(self, sources: list[Source]) -> dict[str, np.ndarray]:
+    def attributes(self, datasets: list[IndexedDataset]) -> dict[str, np.ndarray]:
         found = {}
-        for name in dict.fromkeys(name for s in sources for name in s.index.attributes):
-            columns = [s.index.attributes.get(name, np.full(len(s), "")).astype(str) for s in sources]
-            starts = np.cumsum([0, *map(len, sources)])[:-1]
-            found[name] = np.concatenate(columns)[starts[self.source] + self.local]
+        for name in dict.fromkeys(name for s in datasets for name in s.index.attributes):
+            columns = [s.index.attributes.get(name, np.full(len(s), "")).astype(str) for s in datasets]
+            starts = np.cumsum([0, *map(len, datasets)])[:-1]
+            found[name] = np.concatenate(columns)[starts[self.dataset] + self.local]
         return found
 
 
 @frozen(eq=False)
 class _Decoder:
-    """Row -> its image (H, W, 3) uint8, by the source it comes from."""
+    """Row -> its image (H, W, 3) uint8, by the dataset it comes from."""
 
-    sources: list[Source]
-    source: list[int]
+    datasets: list[IndexedDataset]
+    dataset: list[int]
     local: list[int]
 
     def __call__(self, row: int) -> np.ndarray:
-        its = self.sources[self.source[row]]
+        its = self.datasets[self.dataset[row]]
         return its.entry.component.decode(its.index, self.local[row])
 
 
@@ -197,18 +197,18 @@ class _Decoder:
 
 
 def _served(
-    tasks: Mapping[str, TaskEntry], sources: list[Source], training: bool
+    tasks: Mapping[str, TaskEntry], datasets: list[IndexedDataset], training: bool
 ) -> tuple[dict[str, TaskEntry], list[str]]:
-    """-> the tasks that a source has labels for, and a line about each other one. In training there may be no other."""
+    """-> the tasks that a dataset has labels for, and a line about each other one. In training there may be no other."""
     found, report = {}, []
-    gives = "; ".join(f"data.{s.label} gives {', '.join(s.index.annotations) or 'none'}" for s in sources)
+    gives = "; ".join(f"data.{s.label} gives {', '.join(s.index.annotations) or 'none'}" for s in datasets)
     for label, entry in tasks.items():
         name = entry.component.reads
-        line = f"task.{label} reads the annotation {name!r}, which no source gives ({gives})"
-        if any(s.gives(name) for s in sources):
+        line = f"task.{label} reads the annotation {name!r}, which no dataset gives ({gives})"
+        if any(s.gives(name) for s in datasets):
             found[label] = entry
         elif training:
-            raise MtlError(f"{line}; {nearest(name, {a for s in sources for a in s.index.annotations})}")
+            raise MtlError(f"{line}; {nearest(name, {a for s in datasets for a in s.index.annotations})}")
         else:
             report.append(line)
     if tasks and not found:
@@ -216,22 +216,22 @@ def _served(
     return found, report
 
 
-def _annotation(name: str, sources: list[Source]) -> tuple[Annotation, np.ndarray]:
-    """-> the values of all sources that give it, and (N,) bool over all rows: where they stand."""
-    givers = [s for s in sources if s.gives(name)]
+def _annotation(name: str, datasets: list[IndexedDataset]) -> tuple[Annotation, np.ndarray]:
+    """-> the values of all datasets that give it, and (N,) bool over all rows: where they stand."""
+    givers = [s for s in datasets if s.gives(name)]
     parts = [s.index.annotations[name] for s in givers]
     if len({(part.dtype.kind in "fiub", part.shape[1:]) for part in parts}) > 1:
         kinds = ", ".join(f"data.{s.label}: {part.dtype} {part.shape}" for s, part in zip(givers, parts))
-        raise MtlError(f"the sources disagree on what the annotation {name!r} is: {kinds}")
-    return np.concatenate(parts), np.concatenate([np.full(len(s), s.gives(name)) for s in sources])
+        raise MtlError(f"the datasets disagree on what the annotation {name!r} is: {kinds}")
+    return np.concatenate(parts), np.concatenate([np.full(len(s), s.gives(name)) for s in datasets])
 
 
-def _of_all(name: str, rows: _Rows, sources: list[Source]) -> Annotation:
-    """(N, ...) over all rows, missing where the source does not give it, and where the label was cut from train."""
-    known = {a for s in sources for a in s.index.annotations}
+def _of_all(name: str, rows: _Rows, datasets: list[IndexedDataset]) -> Annotation:
+    """(N, ...) over all rows, missing where the dataset does not give it, and where the label was cut from train."""
+    known = {a for s in datasets for a in s.index.annotations}
     if name not in known:
-        raise MtlError(f"no source gives the annotation {name!r}; {nearest(name, known)}")
-    values, where = _annotation(name, sources)
+        raise MtlError(f"no dataset gives the annotation {name!r}; {nearest(name, known)}")
+    values, where = _annotation(name, datasets)
     numbers = values.dtype.kind in "fiub"
     found = np.full((len(rows), *values.shape[1:]), np.nan if numbers else "", dtype=float if numbers else values.dtype)
     found[where] = values
@@ -239,8 +239,8 @@ def _of_all(name: str, rows: _Rows, sources: list[Source]) -> Annotation:
     return found
 
 
-def _fitted(label: str, entry: TaskEntry, rows: _Rows, sources: list[Source]) -> TaskEntry:
-    values, where = _annotation(entry.component.reads, sources)
+def _fitted(label: str, entry: TaskEntry, rows: _Rows, datasets: list[IndexedDataset]) -> TaskEntry:
+    values, where = _annotation(entry.component.reads, datasets)
     learned_from = ((rows.split == "train") & rows.labeled)[where] & given(values)
     try:
         return evolve(entry, component=entry.component.fit(values[learned_from]))
@@ -248,9 +248,9 @@ def _fitted(label: str, entry: TaskEntry, rows: _Rows, sources: list[Source]) ->
         raise MtlError(f"task.{label}: {error}") from error
 
 
-def _answers(task: SupervisedTask, rows: _Rows, sources: list[Source]) -> Answers:
+def _answers(task: SupervisedTask, rows: _Rows, datasets: list[IndexedDataset]) -> Answers:
     """Targets and presence of all N rows; labels that were cut from train are absent."""
-    values, where = _annotation(task.reads, sources)
+    values, where = _annotation(task.reads, datasets)
     target, present = task.target(values)
     present = present & torch.from_numpy(_keeps_labels(rows)[where])
     target = target.masked_fill(~present.view(-1, *[1] * (target.ndim - 1)), 0)
@@ -270,10 +270,10 @@ def _any(present: Mapping[str, Tensor], n: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ splits
 
 
-def _without_dropped(rows: _Rows, sources: list[Source], present: Mapping[str, Tensor]) -> np.ndarray:
+def _without_dropped(rows: _Rows, datasets: list[IndexedDataset], present: Mapping[str, Tensor]) -> np.ndarray:
     """(N,) split names, "" where an unlabeled row of train goes. Without tasks only rows whose labels were cut go."""
     labeled = _any(present, len(rows)) if present else rows.labeled
-    drops = np.array([s.entry.unlabeled == "drop" for s in sources])[rows.source]
+    drops = np.array([s.entry.unlabeled == "drop" for s in datasets])[rows.dataset]
     return np.where((rows.split == "train") & ~labeled & drops, "", rows.split)
 
 
@@ -287,10 +287,10 @@ def _wanted(split: np.ndarray, asked: Collection[str] | None) -> list[str]:
     return names
 
 
-def fingerprint_of(sources: list[Source], side: int) -> str:
+def fingerprint_of(datasets: list[IndexedDataset], side: int) -> str:
     """128 bits of what the rows are and how they were split."""
     digest = hashlib.blake2b(repr(side).encode(), digest_size=16)
-    for s in sources:
+    for s in datasets:
         digest.update(s.label.encode())
         annotations = (value for _, value in sorted(s.index.annotations.items()))
         for array in (s.index.keys, s.split, s.labeled, *annotations):
@@ -307,35 +307,35 @@ def _bytes(array: np.ndarray) -> bytes:
 # ------------------------------------------------------------------------------------------------ what was left out
 
 
-def _bad(sources: list[Source], rows: _Rows, unreadable: Unreadable) -> list[Skipped]:
-    """All that each source skipped, unreadable images included."""
-    found = [Skipped({reason: list(names) for reason, names in s.index.skipped.names.items()}) for s in sources]
+def _bad(datasets: list[IndexedDataset], rows: _Rows, unreadable: Unreadable) -> list[Skipped]:
+    """All that each dataset skipped, unreadable images included."""
+    found = [Skipped({reason: list(names) for reason, names in s.index.skipped.names.items()}) for s in datasets]
     for row, reason in sorted(unreadable.items()):
-        found[int(rows.source[row])].add("unreadable", reason)
+        found[int(rows.dataset[row])].add("unreadable", reason)
     return found
 
 
-def _refuse_too_many(sources: list[Source], rows: _Rows, unreadable: Unreadable) -> None:
-    for source, skipped in zip(sources, _bad(sources, rows, unreadable)):
-        source.refuse_too_many(skipped)
+def _refuse_too_many(datasets: list[IndexedDataset], rows: _Rows, unreadable: Unreadable) -> None:
+    for dataset, skipped in zip(datasets, _bad(datasets, rows, unreadable)):
+        dataset.refuse_too_many(skipped)
 
 
-def _left_out(sources: list[Source], rows: _Rows, unreadable: Unreadable) -> list[str]:
-    return [line for s, skipped in zip(sources, _bad(sources, rows, unreadable)) for line in s.left_out(skipped)]
+def _left_out(datasets: list[IndexedDataset], rows: _Rows, unreadable: Unreadable) -> list[str]:
+    return [line for s, skipped in zip(datasets, _bad(datasets, rows, unreadable)) for line in s.left_out(skipped)]
 
 
-def _dropped(split: np.ndarray, rows: _Rows, sources: list[Source], wanted: list[str]) -> list[str]:
-    """A line for each source that loses rows of train because they carry no label."""
-    gone = np.bincount(rows.source[(rows.split == "train") & (split == "")], minlength=len(sources))
+def _dropped(split: np.ndarray, rows: _Rows, datasets: list[IndexedDataset], wanted: list[str]) -> list[str]:
+    """A line for each dataset that loses rows of train because they carry no label."""
+    gone = np.bincount(rows.dataset[(rows.split == "train") & (split == "")], minlength=len(datasets))
     return [
         f"data.{s.label}: {n} rows of train without labels dropped "
         f'(labels = {s.entry.labels}, unlabeled = "{s.entry.unlabeled}")'
-        for s, n in zip(sources, gone.tolist())
+        for s, n in zip(datasets, gone.tolist())
         if n and "train" in wanted
     ]
 
 
-def _unanswered(data: Dataset) -> list[str]:
+def _unanswered(data: RunData) -> list[str]:
     """A line for each task that a split opened for evaluation has no label of."""
     return [
         f"task.{label}: no labeled row in the split {name!r}"
@@ -346,13 +346,13 @@ def _unanswered(data: Dataset) -> list[str]:
 
 
 def _not_known(
-    tasks: Mapping[str, TaskEntry], answers: Mapping[str, Answers], rows: _Rows, sources: list[Source]
+    tasks: Mapping[str, TaskEntry], answers: Mapping[str, Answers], rows: _Rows, datasets: list[IndexedDataset]
 ) -> list[str]:
     """A line for each task that some given labels mean nothing to: a class that is not its own."""
     report = []
     for label, entry in tasks.items():
         name = entry.component.reads
-        values, where = _annotation(name, sources)
+        values, where = _annotation(name, datasets)
         strange = given(values) & _keeps_labels(rows)[where] & ~answers[label][1].numpy()[where]
         if strange.any():
             classes = Counter(values[strange].astype(str).tolist()) if values.dtype.kind not in "fiub" else Counter()

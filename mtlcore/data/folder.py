@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from attrs import frozen
 
-from ..contracts import DataSource, Index, Skipped
+from ..contracts import Dataset, Index, Skipped
 from ..errors import MtlError
 from .images import read_image
 
@@ -30,7 +30,7 @@ _Row = tuple[str, str, str]  # key, label, split
 
 
 @frozen
-class ImageFolder(DataSource):
+class ImageFolder(Dataset):
     """One folder a class.
 
     root: the folder that holds the class folders, or those of the splits. annotation: what the labels are called; ""

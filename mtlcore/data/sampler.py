@@ -1,10 +1,10 @@
 """Which rows make up a step: a function of (seed, step), with no state to save.
 
-Each source's labeled training rows are an endless stream: one seeded permutation an epoch, one after the other. Step s
+Each dataset's labeled training rows are an endless stream: one seeded permutation an epoch, one after the other. Step s
 takes the next places of every stream; unlabeled rows come from streams of their own. Every micro-batch of every rank
-holds the same number of rows of each source and kind, so none ever lacks one.
+holds the same number of rows of each dataset and kind, so none ever lacks one.
 
-    micro-batch of Q / P rows:  [ source 0 | source 1 | ... | unlabeled of source 0 | ... ]      P = world x accumulate
+    micro-batch of Q / P rows:  [ dataset 0 | dataset 1 | ... | unlabeled of dataset 0 | ... ]      P = world x accumulate
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..contracts import Batch, StepCounts
 from ..errors import MtlError
 from ..experiment import Experiment
 from ..rng import LABELED, UNLABELED
-from .dataset import Dataset
+from .dataset import RunData
 from .splits import generator
 
 REMEMBERED = 4  # steps; a step's micro-batches are drawn together
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 class Sampler:
     """Rows and batches by step. world: ranks that share each step; micro-batch `i` of rank r is part i x world + r."""
 
-    def __init__(self, dataset: Dataset, experiment: Experiment, world: int = 1) -> None:
+    def __init__(self, dataset: RunData, experiment: Experiment, world: int = 1) -> None:
         """Raises MtlError where a batch can't be shared out evenly, or where there is nothing to learn from."""
         self._data, self._experiment = dataset, experiment
         self._parts, self._world = world * experiment.train.accumulate, world
@@ -90,23 +90,23 @@ class Sampler:
         return self._drawn[step]
 
     def _sample_streams(self, kind: str, rows: np.ndarray, key: str, size: int) -> list[_SampleStream]:
-        """One stream for each source that has such rows, with its quota of a micro-batch."""
-        experiment, source = self._experiment, self._data.source[rows]
-        by_source = {label: rows[source == number] for number, label in enumerate(experiment.data)}
-        by_source = {label: own for label, own in by_source.items() if len(own)}
-        if not by_source:
+        """One stream for each dataset that has such rows, with its quota of a micro-batch."""
+        experiment, dataset = self._experiment, self._data.dataset[rows]
+        by_dataset = {label: rows[dataset == number] for number, label in enumerate(experiment.data)}
+        by_dataset = {label: own for label, own in by_dataset.items() if len(own)}
+        if not by_dataset:
             return []
         each = _shared_out(key, size, self._world, experiment.train.accumulate)
         even = experiment.input.mix == "balanced"
-        weights = [experiment.data[label].weight * (1 if even else len(own)) for label, own in by_source.items()]
+        weights = [experiment.data[label].weight * (1 if even else len(own)) for label, own in by_dataset.items()]
         if each < len(weights):
             raise MtlError(
-                f"input.{key} = {size} gives micro-batches of {each} {kind} rows, too few for {len(weights)} sources "
-                f"({', '.join(by_source)}): at least {len(weights) * self._parts} are needed"
+                f"input.{key} = {size} gives micro-batches of {each} {kind} rows, too few for {len(weights)} datasets "
+                f"({', '.join(by_dataset)}): at least {len(weights) * self._parts} are needed"
             )
-        quotas = dict(zip(by_source, shares(each, weights)))
+        quotas = dict(zip(by_dataset, shares(each, weights)))
         return [
-            _SampleStream(own, quotas[label], experiment.seed, f"{kind} {label}") for label, own in by_source.items()
+            _SampleStream(own, quotas[label], experiment.seed, f"{kind} {label}") for label, own in by_dataset.items()
         ]
 
 

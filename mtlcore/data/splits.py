@@ -1,10 +1,10 @@
-"""Who is trained on, who validates, who tests, whose labels are kept: functions of the seed and of a source's own rows.
+"""Who is trained on, who validates, who tests, whose labels are kept: functions of the seed and of a dataset's own rows.
 
-The order: a source's official splits (or a seeded 80 / 20 cut), then validation out of train, then `limit`, then the
-share of labels. Nothing here depends on pretexts, weights or other sources, so all arms of an experiment get the same
+The order: a dataset's official splits (or a seeded 80 / 20 cut), then validation out of train, then `limit`, then the
+share of labels. Nothing here depends on pretexts, weights or other datasets, so all arms of an experiment get the same
 rows. Rows are handled in the order of their keys, so neither does it depend on the order in which a folder is listed.
 
-N rows of one source. strata: (N,) int, what is kept in proportion. groups: (N,) int, rows that never part.
+N rows of one dataset. strata: (N,) int, what is kept in proportion. groups: (N,) int, rows that never part.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attrs import frozen
 from ..contracts import Annotation
 from ..rng import LABELS, LIMIT, TEST, VALIDATION
 
-TEST_SHARE = 0.2  # of a source that has no official splits
+TEST_SHARE = 0.2  # of a dataset that has no official splits
 
 
 @frozen(eq=False)
@@ -30,7 +30,7 @@ class Assignment:
 
 @frozen
 class Rules:
-    """What the configuration asks of one source (its label). validation, labels: shares. limit: rows of each split."""
+    """What the configuration asks of one dataset (its label). validation, labels: shares. limit: rows of each split."""
 
     seed: int
     label: str
@@ -45,7 +45,7 @@ def assign(
     """The split of each row, and whether its labels are kept.
 
     keys: (N,) unique strings. split: (N,) official names or None. group: (N,) names, or None: each row for itself.
-    A source that brings its own "validation" split keeps it: nothing is cut from its train.
+    A dataset that brings its own "validation" split keeps it: nothing is cut from its train.
     """
     order = np.argsort(keys, kind="stable")
     groups = np.arange(len(keys)) if group is None else np.unique(group[order], return_inverse=True)[1]

@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 
 from ..config import dump, load
-from ..data.sources import open_source
+from ..data.indexed import open_dataset
 from ..errors import MtlError
 from ..experiment import DataEntry, Experiment
 from .axes import Axis, over, values_of
@@ -103,7 +103,7 @@ def _require_weighting(experiment: Experiment, setting: tuple[str, ...]) -> None
 
 
 def _require_validation(experiments: Sequence[Experiment]) -> None:
-    """A share of train, or a split that a source brings along. Such a source is indexed; no image is read."""
+    """A share of train, or a split that a dataset brings along. Such a dataset is indexed; no image is read."""
     seen: list[DataEntry] = []
     for experiment in experiments:
         entries = [] if experiment.input.validation > 0 else list(experiment.data.values())
@@ -112,7 +112,7 @@ def _require_validation(experiments: Sequence[Experiment]) -> None:
         seen += entries
         plain_data = {k: evolve(entry, exclude_duplicates="none") for k, entry in experiment.data.items()}
         plainly = evolve(experiment, data=plain_data)
-        if not any("validation" in open_source(plainly, label).split for label in plain_data):
+        if not any("validation" in open_dataset(plainly, label).split for label in plain_data):
             raise MtlError(f"input.validation = 0: a setting is chosen on the validation split: {VALIDATION}")
 
 

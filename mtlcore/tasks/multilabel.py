@@ -4,7 +4,7 @@ An annotation takes one of two forms:
 
     (N,) strings, the names that an image has, joined by "|":  "smile|glasses". All others are absent; "|" alone has none of
         them, "" is a missing annotation, and "?hat" says that of this one label nothing is known. The form of a csv column
-        that holds a list, and of sources (`join_names`): names travel, so two sets with other orders can't be mixed up.
+        that holds a list, and of datasets (`join_names`): names travel, so two sets with other orders can't be mixed up.
     (N, L) numbers, 1 there, 0 not there, NaN unknown: several 0 / 1 columns of a csv. Their names are `classes`, which then
         must be given, in the order of the columns.
 """

@@ -27,5 +27,5 @@ pretext_checks, pretext_conformance = partial(checks, "pretext"), partial(test_o
 task_checks, task_conformance = partial(checks, "task"), partial(test_of, "task")
 encoder_checks, encoder_conformance = partial(checks, "encoder"), partial(test_of, "encoder")
 weighting_checks, weighting_conformance = partial(checks, "weighting"), partial(test_of, "weighting")
-source_checks, source_conformance = partial(checks, "source"), partial(test_of, "source")
-recipe_checks, recipe_conformance = partial(checks, "augment"), partial(test_of, "augment")
+dataset_checks, dataset_conformance = partial(checks, "dataset"), partial(test_of, "dataset")
+augmentation_checks, augmentation_conformance = partial(checks, "augmentation"), partial(test_of, "augmentation")

@@ -18,11 +18,11 @@ from .subject import Subject
 
 def lists() -> dict[str, tuple[CheckList, type[Subject]]]:
     """kind -> its checks, and the harness that they are run on."""
-    from . import encoders, pretexts, recipes, sources, tasks, weightings
+    from . import augmentations, datasets, encoders, pretexts, tasks, weightings
 
     return {
         module.CHECKS.kind: (module.CHECKS, module.HARNESS)
-        for module in (pretexts, tasks, encoders, weightings, sources, recipes)
+        for module in (pretexts, tasks, encoders, weightings, datasets, augmentations)
     }
 
 

@@ -17,10 +17,10 @@ from attrs import define, evolve, frozen
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from ..augment.recipes import NoAugment, Strong, Validation, Weak
+from ..augment.levels import NoAugment, Strong, Validation, Weak
 from ..contracts import (
+    Augmentation,
     AugmentedBatch,
-    AugmentRecipe,
     Batch,
     BuildContext,
     Encoder,
@@ -32,7 +32,7 @@ from ..contracts import (
     Target,
     View,
 )
-from ..experiment import Experiment, Input, PretextEntry, TaskEntry, Train
+from ..experiment import Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train
 from ..inference import SharedEncoder
 from ..model import HybridModel
 from ..networks import losses_in_fp32
@@ -130,10 +130,10 @@ class _Lender(Mapping[str, Head]):
 
 
 @frozen
-class ChannelsLast(AugmentRecipe):
-    """The views of another recipe, with their memory in the order that convolutions on a GPU like."""
+class ChannelsLast(Augmentation):
+    """The views of another augmentation, with their memory in the order that convolutions on a GPU like."""
 
-    inner: AugmentRecipe
+    inner: Augmentation
 
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
         view = self.inner.view(images, size, rng)
@@ -188,10 +188,10 @@ class PretextSubject(Subject):
         with seeded(0):
             return self.component.build(harness_context())
 
-    def experiment(self, size: int, recipe: AugmentRecipe | None = None, **entry: Any) -> Experiment:
+    def experiment(self, size: int, augmentation: Augmentation | None = None, **entry: Any) -> Experiment:
         """A run of this pretext, and of the tasks whose heads it shares. entry: keys of its table."""
         tasks = {label: TaskEntry(HarnessTask()) for label in self.shared_labels}
-        return harness_experiment(size, {LABEL: PretextEntry(self.component, **entry)}, tasks, recipe)
+        return harness_experiment(size, {LABEL: PretextEntry(self.component, **entry)}, tasks, augmentation)
 
     def fresh(self, size: int = 32, seed: int = 0) -> HybridModel:
         """A new model, in train mode; its weights are a function of the seed."""
@@ -215,12 +215,12 @@ class PretextSubject(Subject):
         return self.model(size).heads[LABEL]
 
     def augmented(
-        self, images: Tensor, size: int, keyed_rng: KeyedRng, recipe: AugmentRecipe | None = None
+        self, images: Tensor, size: int, keyed_rng: KeyedRng, augmentation: Augmentation | None = None
     ) -> AugmentedBatch:
-        """What a run would show to a pretext. images: uint8 (B, 3, H0, W0). recipe: in the place of all that are known by name."""
+        """What a run would show to a pretext. images: uint8 (B, 3, H0, W0). augmentation: in the place of all that are known by name."""
         heard: list[AugmentedBatch] = []
         prepare(
-            harness_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, recipe),
+            harness_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, augmentation),
             rows(images),
             keyed_rng,
         )
@@ -231,12 +231,12 @@ class PretextSubject(Subject):
         drawn: Drawn,
         *,
         images: Tensor | None = None,
-        recipe: AugmentRecipe | None = None,
+        augmentation: Augmentation | None = None,
         seed: int | None = None,
     ) -> Asked:
         """The views and the answers about these images (default: drawn ones). seed: of the pretext's own draws alone."""
         images = raw(drawn) if images is None else images
-        augmented = self.augmented(images, drawn.size, drawn.keyed_rng(), recipe)
+        augmented = self.augmented(images, drawn.size, drawn.keyed_rng(), augmentation)
         rng = KeyedRng((drawn.seed if seed is None else seed,), images.device)(LABEL)
         before = rng.generator.get_state()
         views, target = self.component.views(augmented, rng)
@@ -279,9 +279,9 @@ def shared_heads_of(component: PretextTask) -> tuple[str, ...]:
 
 
 def harness_experiment(
-    size: int, pretexts: dict[str, PretextEntry], tasks: dict[str, TaskEntry], recipe: AugmentRecipe | None = None
+    size: int, pretexts: dict[str, PretextEntry], tasks: dict[str, TaskEntry], augmentation: Augmentation | None = None
 ) -> Experiment:
-    """A run on the toy encoder. recipe: in the place of all named ones (default: those that ship, weak for the clean view)."""
+    """A run on the toy encoder. augmentation: in the place of all named ones (default: those that ship, weak for the clean view)."""
     shipped = {"none": NoAugment(), "weak": Weak(), "strong": Strong(), "validation": Validation()}
     return Experiment(
         encoder=BenchEncoder(),
@@ -289,10 +289,12 @@ def harness_experiment(
         pretexts=pretexts,
         data={},
         weighting=Equal(),
-        augment=recipe or shipped["weak"],
-        recipes=dict.fromkeys(shipped, recipe) if recipe else shipped,
+        augment=augmentation or shipped["weak"],
+        augmentations=dict.fromkeys(shipped, augmentation) if augmentation else shipped,
         input=Input(size=size),
-        train=Train(steps=2, optimizer="sgd", lr=0.1, warmup=0, schedule="constant"),
+        optimizer=Optimizer(name="sgd", lr=0.1),
+        schedule=Schedule(name="constant", warmup=0),
+        train=Train(steps=2),
     )
 
 

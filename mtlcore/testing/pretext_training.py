@@ -320,7 +320,7 @@ def _frozen_by_hand(head: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
 
 @torch.no_grad()
 def _stir(model: HybridModel, drawn: Drawn) -> None:
-    """Other weights than a new model has, momentum copies apart from their sources."""
+    """Other weights than a new model has, momentum copies apart from their datasets."""
     rng = drawn.rng("stir")
     for p in model.parameters():
         p.add_(0.02 * rng.randn(*p.shape))

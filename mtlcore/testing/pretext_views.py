@@ -10,7 +10,7 @@ from attrs import evolve
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..augment.recipes import Validation, Weak
+from ..augment.levels import Validation, Weak
 from ..contracts import AugmentedBatch, View
 from ..geometry import inverse_affine
 from .generators import touched
@@ -110,9 +110,9 @@ def the_batch_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
     fresh = subject.augmented(raw(drawn), drawn.size, drawn.keyed_rng())
     require(same(images, raw(drawn)), "the raw images were changed in place")
     require(same(_held(augmented.clean), _held(fresh.clean)), "augmented.clean was changed in place")
-    for (number, recipe), view in augmented.given.items():
-        kept = same(_held(view), _held(fresh.augment(number, recipe)))
-        require(kept, f"augmented.augment({number}, {recipe!r}) was changed in place")
+    for (number, augmentation), view in augmented.given.items():
+        kept = same(_held(view), _held(fresh.augment(number, augmentation)))
+        require(kept, f"augmented.augment({number}, {augmentation!r}) was changed in place")
 
 
 @VIEWS_CHECKS.check(
@@ -131,13 +131,13 @@ def values_stay_in_range(subject: PretextSubject, drawn: Drawn) -> None:
 
 @VIEWS_CHECKS.check(
     "views",
-    why="recipes and encoders may keep images in channels_last, which is faster: such a run would stop.",
+    why="augmentations and encoders may keep images in channels_last, which is faster: such a run would stop.",
     mend="use reshape, flatten or einops instead of view() on images.",
     needs=TWICE,
 )
 def reads_channels_last(subject: PretextSubject, drawn: Drawn) -> None:
     """Images whose memory is laid out as channels_last give the same question."""
-    plain, last = (subject.ask(drawn, recipe=r) for r in (Weak(), ChannelsLast(Weak())))
+    plain, last = (subject.ask(drawn, augmentation=r) for r in (Weak(), ChannelsLast(Weak())))
     for i, (a, b) in enumerate(zip(images_of(plain), images_of(last))):
         off = float((a - b).abs().max())
         require(off < 1e-5, f"view {i} differs by {off:.3g}")
@@ -154,8 +154,8 @@ def reads_channels_last(subject: PretextSubject, drawn: Drawn) -> None:
 def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) -> None:
     """Where other colors are put into the raw image, a view changes only where geometry.warp puts them."""
     images, marks = raw(drawn), _marks(drawn)
-    asked = subject.ask(drawn, recipe=MOVING)
-    marked = subject.ask(drawn, images=torch.where(marks, images + 128, images), recipe=MOVING)
+    asked = subject.ask(drawn, augmentation=MOVING)
+    marked = subject.ask(drawn, images=torch.where(marks, images + 128, images), augmentation=MOVING)
     for i, view in _whole(asked):
         claimed = view.geometry.warp(marks.float(), "bilinear")  # type: ignore[union-attr]
         size = tuple(view.images.shape[-2:])
@@ -178,7 +178,7 @@ def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) ->
 def dense_labels_follow_the_pixels(subject: PretextSubject, drawn: Drawn) -> None:
     """Maps of several channels, read by the nearest pixel, are moved as one channel is."""
     maps = torch.cat([_marks(drawn, f"marks {i}") for i in range(CHANNELS)], 1).float()
-    for i, view in _whole(subject.ask(drawn, recipe=MOVING)):
+    for i, view in _whole(subject.ask(drawn, augmentation=MOVING)):
         warp = view.geometry.warp  # type: ignore[union-attr]
         found = warp(maps, "nearest")
         for channel, alone in enumerate(maps.split(1, 1)):
@@ -198,7 +198,7 @@ def dense_labels_follow_the_pixels(subject: PretextSubject, drawn: Drawn) -> Non
 def rigid_labels_follow_the_image(subject: PretextSubject, drawn: Drawn) -> None:
     """Of a view that shows the image moved as a whole, the matrix tells the same movement as the pixels."""
     moved = False
-    for i, view in _whole(subject.ask(drawn, recipe=MOVING)):
+    for i, view in _whole(subject.ask(drawn, augmentation=MOVING)):
         matrix = view.geometry.matrix  # type: ignore[union-attr]
         require(matrix.shape == (drawn.rows, 3, 3), f"view {i}: the matrix has the shape {tuple(matrix.shape)}")
         last = matrix.new_tensor([0.0, 0.0, 1.0]).expand(drawn.rows, 3)
@@ -224,7 +224,7 @@ DRAWS_CHECKS = Group()
 def another_seed_asks_something_else(subject: PretextSubject) -> None:
     """Where anything is drawn, other seeds give another view or target of the same image."""
     images = patterns(1, 40, 0).expand(4, -1, -1, -1).contiguous()
-    asked = [subject.ask(Drawn(4, 32, 0), images=images, recipe=STILL, seed=seed) for seed in range(8)]
+    asked = [subject.ask(Drawn(4, 32, 0), images=images, augmentation=STILL, seed=seed) for seed in range(8)]
     drawn = any(a.drew for a in asked) or _rows_differ(asked[0])
     if not drawn:
         raise Skip("it draws nothing: its question is a function of the image")
@@ -303,7 +303,7 @@ def _whole(asked: Asked) -> list[tuple[int, View]]:
 
 
 class Noted:
-    """A augmented that keeps the views that it has given, by (number, recipe)."""
+    """A augmented that keeps the views that it has given, by (number, augmentation)."""
 
     def __init__(self, augmented: AugmentedBatch) -> None:
         self.augmented, self.given = augmented, dict[tuple[int, str | None], View]()
@@ -316,8 +316,8 @@ class Noted:
     def progress(self) -> float:
         return self.augmented.progress
 
-    def augment(self, number: int = 1, recipe: str | None = None) -> View:
-        return self.given.setdefault((number, recipe), self.augmented.augment(number, recipe))
+    def augment(self, number: int = 1, augmentation: str | None = None) -> View:
+        return self.given.setdefault((number, augmentation), self.augmented.augment(number, augmentation))
 
 
 def _held(view: View) -> Any:

@@ -46,13 +46,13 @@ def build_train_state(
     loss_weighting.to(fabric.device)
     ema = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
     module: nn.Module = fabric.strategy.setup_module(model)
-    optimizer = fabric.setup_optimizers(optimizer_for(model, experiment.train))
+    optimizer = fabric.setup_optimizers(optimizer_for(model, experiment.optimizer))
     return TrainState(
         experiment=experiment,
         model=model,
         loss_weighting=loss_weighting,
         optimizer=optimizer,
-        loss_weighting_optimizer=loss_weighting_optimizer_for(loss_weighting, experiment.train),
+        loss_weighting_optimizer=loss_weighting_optimizer_for(loss_weighting, experiment.optimizer.lr),
         ema=ema,
         module=module,
         fabric=fabric,

@@ -14,7 +14,7 @@ from attrs import evolve
 from lightning_fabric import Fabric
 
 from ..config import dump
-from ..data.dataset import Dataset
+from ..data.dataset import RunData
 from ..experiment import Experiment
 
 
@@ -31,7 +31,7 @@ def resolved(experiment: Experiment) -> tuple[str, dict[str, Path]]:
     return dump(evolve(experiment, plugins=tuple(listed))), files
 
 
-def environment(experiment: Experiment, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[str, Any]:
     """Versions, threads, device, data: "bit for bit" means the same of these."""
     packages = ("mtlcore", "torch", "torchvision", "kornia", "lightning-fabric")
     return {

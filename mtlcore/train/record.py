@@ -60,7 +60,7 @@ class Record:
             if self.in_a_row >= self.max_skipped:
                 raise Diverged(
                     f"{self.in_a_row} steps in a row had a gradient that is not finite, and were skipped: the run has diverged. "
-                    "Lower train.lr, or look at the data; go on from the last checkpoint with --resume"
+                    "Lower optimizer.lr, or look at the data; go on from the last checkpoint with --resume"
                 )
 
     def _clock(self) -> None:

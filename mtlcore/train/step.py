@@ -25,6 +25,7 @@ from ..model import HybridModel
 from ..networks import EMA, total, world_size
 from ..rng import DROPOUT, WEIGHTING, KeyedRng
 from ..views import PreparedBatch
+from .optim import lr_at
 
 Logged = dict[str, Tensor]
 
@@ -54,6 +55,10 @@ class TrainState:
     @property
     def progress(self) -> float:
         return self.step / self.steps
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of this step."""
+        return lr_at(self.experiment.optimizer.lr, self.experiment.schedule, step, self.steps)
 
     def micro(self, part: int) -> int:
         """The GLOBAL number of this rank's `part`-th micro-batch: what rows and draws are keyed by, never the rank."""

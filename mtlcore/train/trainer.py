@@ -14,7 +14,7 @@ import torch
 from attrs import define, evolve, field, frozen
 
 from ..callbacks.guard import Callbacks
-from ..data.dataset import Dataset, open_data
+from ..data.dataset import RunData, open_data
 from ..data.sampler import Sampler
 from ..errors import MtlError
 from ..experiment import Experiment
@@ -25,7 +25,6 @@ from ..views import prepare
 from .build import build_train_state, dry_run, load_exactly, try_weighting
 from .devices import fabric_for, leave_together
 from .memory import keep_freed_memory
-from .optim import lr_at
 from .progress import ProgressReporter, SilentReporter, TrainProgress
 from .provenance import environment, resolved
 from .record import Record
@@ -98,7 +97,7 @@ class Trainer:
     """One run's moving parts. Only the main process writes and watches."""
 
     train_state: TrainState
-    data: Dataset
+    data: RunData
     sampler: Sampler
     folder: RunFolder
     record: Record
@@ -178,7 +177,7 @@ class Trainer:
     def advance(self) -> None:
         """One optimizer step: draw, prepare, train, and log where it is time to."""
         train_state = self.train_state
-        lr = lr_at(train_state.experiment.train, train_state.step, train_state.steps)
+        lr = train_state.lr_at(train_state.step)
         for optimizer in (train_state.optimizer, train_state.loss_weighting_optimizer):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = lr
@@ -216,7 +215,7 @@ class Trainer:
         self._logged_at = train_state.step, self.record.wall_s
         if not self.main:
             return
-        lr = lr_at(train_state.experiment.train, train_state.step - 1, train_state.steps)
+        lr = train_state.lr_at(train_state.step - 1)
         epoch = train_state.step / train_state.steps_per_epoch
         counters = {
             "skipped": self.record.skipped,

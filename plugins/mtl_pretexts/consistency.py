@@ -1,14 +1,14 @@
 """Consistency: of a strongly changed image, a task's own head must say what is said of a barely changed one.
 
-Two methods in one frame, for images without labels (`rows = "unlabeled"`):
+Two methods in one frame, for images without labels (`samples = "unlabeled"`):
 
 - FixMatch, Sohn et al. 2020, arXiv:2001.07685, equation 4: teacher = "self", label = "hard", threshold = 0.95;
       loss = 1[max p >= threshold] CE(strong, argmax p),   p = softmax of the answer on the weak view, without gradient
 - Mean Teacher, Tarvainen and Valpola 2017, arXiv:1703.01780: teacher = "ema", label = "soft", threshold = 0.0;
       loss = mean over classes of (softmax(strong) - p)^2,   p from the momentum copy of encoder and head
 
-Rows that the teacher is not sure of count as 0 and stay in the mean, as in FixMatch. Where we differ: views come from recipes
-(FixMatch: flip and shift against RandAugment and cutout; Mean Teacher: two draws of one noise, so give both the same recipe);
+Rows that the teacher is not sure of count as 0 and stay in the mean, as in FixMatch. Where we differ: views come from augmentations
+(FixMatch: flip and shift against RandAugment and cutout; Mean Teacher: two draws of one noise, so give both the same augmentation);
 the teacher's head rests its dropout, also with "self"; the weight is not ramped up as Mean Teacher's is, and the momentum rises
 in a straight line instead of one step.
 
@@ -51,7 +51,7 @@ class Consistency(PretextTask):
     task: the label of that task; may be left out where there is exactly one supervised task. teacher: who answers the weak view:
     "self", the network as it is, or "ema", its momentum copy (encoder and head: one more forward). threshold: the least
     probability of the likeliest class that counts. label: "hard", the likeliest class by cross-entropy, or "soft", all
-    probabilities by squared error. weak, strong: augmentation recipes by name. momentum, final: of the copy, first and last.
+    probabilities by squared error. weak, strong: augmentations by name. momentum, final: of the copy, first and last.
     """
 
     cites = "Sohn et al. 2020 (FixMatch), arXiv:2001.07685; Tarvainen and Valpola 2017 (Mean Teacher), arXiv:1703.01780"
@@ -66,7 +66,7 @@ class Consistency(PretextTask):
     final: float = field(default=0.999, validator=and_(ge(0.0), le(1.0)))
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
-        """-> the weak and the strong view; where both are one recipe, two draws of it."""
+        """-> the weak and the strong view; where both are one augmentation, two draws of it."""
         return [batch.augment(1, self.weak), batch.augment(1 + (self.weak == self.strong), self.strong)], None
 
     def build(self, context: BuildContext) -> Head:

@@ -5,7 +5,7 @@ Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Represe
     l(i, j) = -log( exp(cos(z_i, z_j) / t) / sum_{k != i} exp(cos(z_i, z_k) / t) ),   averaged over 2 B pairs (i, its other view)
 
 Where we differ: the first view is the clean view, which is encoded anyway where supervised heads read it, and the second the first
-further augmentation; how far the two are apart is the recipe's (the paper's crops and colors are harsher than `strong`).
+further augmentation; how far the two are apart is the augmentation's (the paper's crops and colors are harsher than `strong`).
 
 Shapes: B rows of all ranks together, D wide features, E = `width` of the embeddings.
 """

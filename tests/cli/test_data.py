@@ -111,9 +111,9 @@ def test_a_plugins_source_is_checked_too(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n"
         "from attrs import frozen\n"
-        "from mtlcore import DataSource, Index, hookimpl\n"
+        "from mtlcore import Dataset, Index, hookimpl\n"
         "@frozen\n"
-        "class Mine(DataSource):\n"
+        "class Mine(Dataset):\n"
         "    def index(self):\n"
         "        return Index(np.array(['a', 'b']), {'kind': np.array(['x', '[/b]'])}, split=np.array(['train', '[/i]']))\n"
         "    def decode(self, index, row):\n"

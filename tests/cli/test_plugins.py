@@ -92,9 +92,9 @@ def test_the_list_is_json_with_the_promised_keys(listed: subprocess.CompletedPro
         ("pretext", "puzzling"),
         ("weighting", "equal"),
         ("weighting", "uncertainty"),
-        ("augment", "strong"),
-        ("source", "fer2013"),
-        ("source", "synthfaces"),
+        ("augmentation", "strong"),
+        ("dataset", "fer2013"),
+        ("dataset", "synthfaces"),
     ],
 )
 def test_what_is_shipped_stays_whole_beside_broken_plugins(rows, kind: str, name: str) -> None:

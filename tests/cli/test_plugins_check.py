@@ -18,7 +18,7 @@ DOTS = Path(__file__).parents[1] / "dots.py"
 GOOD = """
 from attrs import field, frozen
 from pathlib import Path
-from mtlcore import AugmentRecipe, DataSource, LossWeighting, hookimpl
+from mtlcore import Augmentation, Dataset, LossWeighting, hookimpl
 from torch import nn
 
 class Sum(nn.Module):
@@ -167,14 +167,14 @@ def test_the_fields_come_from_the_table_of_an_experiment(plugin, monkeypatch, ca
 
 
 def test_all_of_a_kind_are_checked_a_line_each_and_those_in_need_are_listed(plugin, capsys) -> None:
-    code = check("--kind", "source", "--json")
+    code = check("--kind", "dataset", "--json")
     found = {row["plugin"]: row for row in json.loads(capsys.readouterr().out)}
     assert found["synthfaces"]["counts"]["ran"] > 5
-    assert {row["kind"] for row in found.values()} == {"source"}
+    assert {row["kind"] for row in found.values()} == {"dataset"}
     needy = found["fer2013"]
     assert (needy["status"], needy["reason"], needy["checks"]) == ("needs values", "needs root", [])
     assert code == int(any(row["counts"]["failed"] for row in found.values()))
-    assert check("--kind", "source") == code
+    assert check("--kind", "dataset") == code
     out = " ".join(capsys.readouterr().out.split())
     assert "│ source │ synthfaces │" in out
     assert "source fer2013 (needs root)" in out

@@ -16,7 +16,7 @@ import pytest
 
 from mtlcore.cli import main
 
-KINDS = ("pretext", "task", "encoder", "weighting", "source", "recipe")
+KINDS = ("pretext", "task", "encoder", "weighting", "dataset", "augmentation")
 NAMES = {kind: f"zz_new_{kind}" for kind in KINDS}
 CONFIG = """
 [encoder]
@@ -30,13 +30,15 @@ name = "zz_new_weighting"
 images = 40
 side = 16
 [augment]
-name = "zz_new_recipe"
+name = "zz_new_augmentation"
 [input]
 size = 16
 batch_size = 8
+[schedule]
+warmup = 0
+
 [train]
 steps = 2
-warmup = 0
 tensorboard = false
 """
 MTL = "import sys; from mtlcore.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -67,7 +67,7 @@ def test_json_holds_the_same(plugin, capsys):
 def test_the_cores_own_keys_stand_beside_the_plugins(capsys):
     assert main(["plugins", "show", "puzzling", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [key["name"] for key in found["core_keys"]] == ["weight", "supervised", "rows", "control"]
+    assert [key["name"] for key in found["core_keys"]] == ["weight", "supervised", "samples", "control"]
     assert "grid" in [key["name"] for key in found["keys"]]
 
 
@@ -83,10 +83,9 @@ def test_a_name_of_two_kinds_needs_the_kind(plugin, capsys):
     assert json.loads(capsys.readouterr().out)["doc"] == "Shares its name with a pretext."
 
 
-def test_a_recipe_is_found_by_either_word(capsys):
-    for word in ("recipe", "augment"):
-        assert main(["plugins", "show", "strong", "--kind", word, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["kind"] == "augment"
+def test_an_augmentation_is_found_by_its_kind(capsys):
+    assert main(["plugins", "show", "strong", "--kind", "augmentation", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "augmentation"
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,14 @@ test = 4
 size = 32
 [input]
 size = 32
-store = 32
+cache_size = 32
 batch_size = 8
 validation = 0.25
+[schedule]
+warmup = 0
+
 [train]
 steps = 3
-warmup = 0
 tensorboard = false
 """
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -91,8 +93,8 @@ def test_without_a_folder_the_configurations_name_gives_one_in_the_current_folde
 
 def test_a_setting_that_diverges_is_shown_as_such_and_the_others_are_chosen_among(config, capsys) -> None:
     more = ["--set", "train.max_skipped=2", "--set", "train.log_every=1", "--set", "train.steps=8"]
-    more += ["--set", "train.clip=1e30", "--set", "train.optimizer=sgd", "--out", str(config.parent / "sweep")]
-    command = ["sweep", str(config), "--over", "train.lr=1e30,0.001", *more]
+    more += ["--set", "train.clip=1e30", "--set", "optimizer.name=sgd", "--out", str(config.parent / "sweep")]
+    command = ["sweep", str(config), "--over", "optimizer.lr=1e30,0.001", *more]
     assert main(command) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "│ - │ - │ 1 │ diverged │" in out

@@ -10,7 +10,7 @@ from mtl_faces.emotion import Fer
 from mtl_faces.sources.fer2013 import Fer2013
 from mtl_faces.sources.utkface import Utkface
 from PIL import Image
-from toy_sources import InMemory, cycle, experiment
+from toy_datasets import InMemory, cycle, experiment
 
 from mtlcore import Classification, MtlError
 from mtlcore.data.check import check_data
@@ -51,8 +51,8 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def checked(source, **entry):
-    run = experiment({"own": DataEntry(source, **entry)}, {"kind": Classification(reads="kind")})
+def checked(dataset, **entry):
+    run = experiment({"own": DataEntry(dataset, **entry)}, {"kind": Classification(reads="kind")})
     return check_data(run, "own")
 
 
@@ -115,8 +115,8 @@ def test_every_annotation_that_counts_is_counted_numbers_as_given():
 def test_copies_whose_numbers_differ_are_in_conflict_and_missing_labels_agree_with_all():
     same = [7] * 8
     values = np.array([1.0, 1.0, np.nan, 1.0, 1.0, 2.0, np.nan, np.nan])
-    source = InMemory(8, None, others={"size": values}, order=tuple(range(8)))
-    run = experiment({"own": DataEntry(_Same(source, tuple(same)))}, {})
+    dataset = InMemory(8, None, others={"size": values}, order=tuple(range(8)))
+    run = experiment({"own": DataEntry(_Same(dataset, tuple(same)))}, {})
     report = check_data(run, "own")
     assert [len(keys) for keys in report.duplicates] == [8]
     assert len(report.conflicting) == 1
@@ -202,13 +202,13 @@ def test_utkface_has_its_known_faults(unpacked):
 
 
 class _Same:
-    """Another source whose images are given by number."""
+    """Another dataset whose images are given by number."""
 
-    def __init__(self, source, grays):
-        self.source, self.grays = source, grays
+    def __init__(self, dataset, grays):
+        self.dataset, self.grays = dataset, grays
 
     def index(self):
-        return self.source.index()
+        return self.dataset.index()
 
     def decode(self, index, row):
         return np.full((8, 8, 3), self.grays[row], dtype=np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from toy_sources import experiment
+from toy_datasets import experiment
 
 from mtlcore import MtlError
 from mtlcore.config import dump, parse
@@ -55,9 +55,9 @@ def test_a_list_of_columns_is_one_annotation_and_a_row_without_one_of_them_has_n
 
 
 def test_every_row_decodes_to_its_own_image_below_the_files_folder_or_the_root(people, tmp_path):
-    source = Csv(people)
-    index = source.index()
-    assert [int(source.decode(index, i)[0, 0, 0]) for i in range(6)] == list(range(6))
+    dataset = Csv(people)
+    index = dataset.index()
+    assert [int(dataset.decode(index, i)[0, 0, 0]) for i in range(6)] == list(range(6))
     (tmp_path / "tables").mkdir()
     moved = Csv(people.rename(tmp_path / "tables" / "people.csv"), root=tmp_path)
     assert int(moved.decode(moved.index(), 4)[0, 0, 0]) == 4
@@ -111,15 +111,15 @@ def test_a_link_that_leaves_the_root_is_refused(tmp_path):
     (tmp_path / "root").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     (tmp_path / "root" / "link.png").symlink_to(tmp_path / "secret.png")
-    source = Csv(table(tmp_path / "root", "path\nlink.png\n"))
+    dataset = Csv(table(tmp_path / "root", "path\nlink.png\n"))
     with pytest.raises(MtlError, match=r"'link.png' leads out of .*root: an image must lie below the root"):
-        source.decode(source.index(), 0)
+        dataset.decode(dataset.index(), 0)
 
 
 def test_a_root_that_is_itself_a_link_is_followed(people, tmp_path):
     (tmp_path / "link").symlink_to(people.parent, target_is_directory=True)
-    source = Csv(tmp_path / "link" / "people.csv")
-    assert source.decode(source.index(), 1)[0, 0, 0] == 1
+    dataset = Csv(tmp_path / "link" / "people.csv")
+    assert dataset.decode(dataset.index(), 1)[0, 0, 0] == 1
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_no_mutation_of_a_table_gives_anything_but_an_index_or_our_error(edits, 
         at = int(place * len(data))
         data = data[:at] + junk + data[at + len(junk) // 2 :]
     (folder / "t.csv").write_bytes(data)
-    for source in (Csv(folder / "t.csv"), Csv(folder / "t.csv", columns={"a": "age"}, numeric=("a",))):
+    for dataset in (Csv(folder / "t.csv"), Csv(folder / "t.csv", columns={"a": "age"}, numeric=("a",))):
         try:
-            index = source.index()
+            index = dataset.index()
         except MtlError:
             continue
         for row in range(len(index)):
             with pytest.raises(MtlError):  # there are no images
-                source.decode(index, row)
+                dataset.decode(index, row)
 
 
 def test_columns_survive_the_configuration_file(people):
@@ -188,6 +188,6 @@ def test_columns_survive_the_configuration_file(people):
         "train": {"steps": 1},
     }
     run = parse(tables)
-    source = run.data["own"].component
-    assert source == Csv(people, columns={"emotion": "mood", "p": ("x", "y")})
+    dataset = run.data["own"].component
+    assert dataset == Csv(people, columns={"emotion": "mood", "p": ("x", "y")})
     assert parse(tomllib.loads(dump(run))).data == run.data

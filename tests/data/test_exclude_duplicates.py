@@ -11,7 +11,7 @@ import pytest
 from mtl_faces.emotion import Fer
 from mtl_faces.sources.fer2013 import Fer2013
 from PIL import Image
-from toy_sources import experiment
+from toy_datasets import experiment
 
 from mtlcore import Classification, MtlError
 from mtlcore.config import dump, parse
@@ -104,16 +104,16 @@ def test_the_table_takes_its_three_values_and_keeps_them(folders):
 
 
 def test_the_real_test_set_loses_its_280_leaks(unpacked):
-    source = Fer2013(unpacked("fer2013") / "fer2013")
-    run = experiment({"fer": DataEntry(source, exclude_duplicates="test")}, {"fer": Fer(emotions=7)}, size=48)
+    dataset = Fer2013(unpacked("fer2013") / "fer2013")
+    run = experiment({"fer": DataEntry(dataset, exclude_duplicates="test")}, {"fer": Fer(emotions=7)}, size=48)
     data = open_data(run, {"test"})
     assert len(data.split["test"]) == 3589 - 280
     assert data.report == ("data.fer: 280 left out, their pixels also stand in train",)
 
 
 def test_the_real_training_set_loses_its_leaks_and_its_conflicts(unpacked):
-    source = Fer2013(unpacked("fer2013") / "fer2013")
-    run = experiment({"fer": DataEntry(source, exclude_duplicates="train")}, {"fer": Fer(emotions=7)}, size=48)
+    dataset = Fer2013(unpacked("fer2013") / "fer2013")
+    run = experiment({"fer": DataEntry(dataset, exclude_duplicates="train")}, {"fer": Fer(emotions=7)}, size=48)
     data = open_data(run, memory=0)
     digests = {
         name: [data.images.take(np.array([row])).numpy().tobytes() for row in rows] for name, rows in data.split.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_sources import experiment
+from toy_datasets import experiment
 
 from mtlcore import MtlError
 from mtlcore.data.dataset import open_data
@@ -45,9 +45,9 @@ def test_a_folder_is_a_class_and_there_is_no_official_split(classes):
 
 
 def test_every_row_decodes_to_its_own_image(classes):
-    source = ImageFolder(classes)
-    index = source.index()
-    gray = [int(source.decode(index, row)[0, 0, 0]) for row in range(len(index))]
+    dataset = ImageFolder(classes)
+    index = dataset.index()
+    gray = [int(dataset.decode(index, row)[0, 0, 0]) for row in range(len(index))]
     assert gray == [0, 10, 20, 100, 110, 120]
 
 
@@ -121,11 +121,11 @@ def test_an_empty_root_is_an_error_of_the_run(tmp_path):
 
 def test_images_without_labels_are_rows_at_any_depth(classes):
     image(classes / "loose.png", 7)
-    source = ImageFolder(classes, annotation="")
-    index = source.index()
+    dataset = ImageFolder(classes, annotation="")
+    index = dataset.index()
     assert len(index) == 7
     assert index.annotations == {}
-    assert int(source.decode(index, index.keys.tolist().index("loose.png"))[0, 0, 0]) == 7
+    assert int(dataset.decode(index, index.keys.tolist().index("loose.png"))[0, 0, 0]) == 7
 
 
 def test_images_without_labels_stand_beside_those_with_labels(classes, tmp_path_factory):
@@ -138,8 +138,8 @@ def test_images_without_labels_stand_beside_those_with_labels(classes, tmp_path_
     }
     data = open_data(experiment(entries, validation=0.0))
     train = data.split["train"]
-    assert (data.source[train] == 1).sum() == 8
-    assert not data.labeled[data.source == 1].any()
+    assert (data.dataset[train] == 1).sum() == 8
+    assert not data.labeled[data.dataset == 1].any()
 
 
 def test_a_run_learns_the_folders_names(classes):

@@ -1,4 +1,4 @@
-"""Sources joined: who is in which split, who has which label, what was left out, what a user did wrong."""
+"""Datasets joined: who is in which split, who has which label, what was left out, what a user did wrong."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from attrs import evolve, frozen
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_sources import InMemory, cycle, experiment, numbers_of
+from toy_datasets import InMemory, cycle, experiment, numbers_of
 
 from mtlcore import Annotation, BuildContext, Classification, Head, MtlError, SupervisedTask
-from mtlcore.data.dataset import Dataset, open_data
+from mtlcore.data.dataset import RunData, open_data
 from mtlcore.experiment import DataEntry
 
 TRAIN60 = ("train",) * 60
@@ -36,12 +36,12 @@ class Number(SupervisedTask):
         raise NotImplementedError
 
 
-def opened(source: InMemory, splits=None, **options) -> Dataset:
+def opened(dataset: InMemory, splits=None, **options) -> RunData:
     keys = {k: options.pop(k) for k in ("labels", "unlabeled", "limit", "split", "group", "max_bad") if k in options}
-    return open_data(experiment({"a": DataEntry(source, **keys)}, **options), splits)
+    return open_data(experiment({"a": DataEntry(dataset, **keys)}, **options), splits)
 
 
-def keys_of(data: Dataset, split: str) -> set[str]:
+def keys_of(data: RunData, split: str) -> set[str]:
     return set(data.keys[data.split[split]].tolist())
 
 
@@ -54,7 +54,7 @@ def test_two_sources_stand_side_by_side_each_with_its_own_labels():
     b = InMemory(60, None, others={"size": sizes}, split=TRAIN60, prefix="b")
     tasks = {"kind": Classification(reads="kind"), "size": Number()}
     data = open_data(experiment({"a": DataEntry(a), "b": DataEntry(b)}, tasks, validation=0.0))
-    assert data.source.tolist() == [0] * 60 + [1] * 60
+    assert data.dataset.tolist() == [0] * 60 + [1] * 60
     assert data.present["kind"].tolist() == [True] * 60 + [False] * 60
     assert data.present["size"].tolist() == [False] * 60 + [True] * 60
     assert data.targets["kind"].tolist() == [0, 1] * 30 + [0] * 60
@@ -77,8 +77,8 @@ def test_the_label_orders_of_two_sources_cannot_be_mixed_up():
 def test_tasks_are_fitted_on_the_labeled_training_rows_alone():
     values = np.stack([np.arange(100.0), np.zeros(100)], 1)
     values[5] = np.nan
-    source = InMemory(100, None, others={"size": values}, split=OFFICIAL)
-    data = opened(source, tasks={"size": Number()}, labels=0.5)
+    dataset = InMemory(100, None, others={"size": values}, split=OFFICIAL)
+    data = opened(dataset, tasks={"size": Number()}, labels=0.5)
     train = data.split["train"]
     assert len(train) < 40  # of the 54 that validation leaves
     own = [float(key) for key in data.keys[train] if key != "00005"]
@@ -87,8 +87,8 @@ def test_tasks_are_fitted_on_the_labeled_training_rows_alone():
 
 
 def test_a_fitted_task_stays_as_it_is_when_only_test_is_opened():
-    source = InMemory(100, cycle("abc", 100), split=OFFICIAL)
-    trained = opened(source)
+    dataset = InMemory(100, cycle("abc", 100), split=OFFICIAL)
+    trained = opened(dataset)
     again = open_data(trained.experiment, {"test"})
     assert again.tasks == trained.tasks
     assert set(again.split) == {"test"}
@@ -98,17 +98,17 @@ def test_a_fitted_task_stays_as_it_is_when_only_test_is_opened():
 
 
 def test_only_the_images_that_are_asked_for_are_read():
-    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset(range(60, 100)))
-    assert len(opened(source, {"train", "validation"})) == 60
-    assert opened(source, {"train", "validation"}).report == ()
+    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset(range(60, 100)))
+    assert len(opened(dataset, {"train", "validation"})) == 60
+    assert opened(dataset, {"train", "validation"}).report == ()
 
 
 def test_the_run_keeps_the_side_of_its_store():
-    source = InMemory(60, cycle("ab", 60), split=TRAIN60, side=20)
-    assert opened(source, size=8).experiment.input.store == 12
-    assert opened(source, size=8).images.side == 12
-    assert opened(source, size=16).images.side == 20
-    assert opened(source, size=8, store=16).images.side == 16
+    dataset = InMemory(60, cycle("ab", 60), split=TRAIN60, side=20)
+    assert opened(dataset, size=8).experiment.input.cache_size == 12
+    assert opened(dataset, size=8).images.side == 12
+    assert opened(dataset, size=16).images.side == 20
+    assert opened(dataset, size=8, cache_size=16).images.side == 16
 
 
 def test_the_lazy_store_gives_the_same_dataset():
@@ -146,8 +146,8 @@ def test_a_source_without_official_splits_is_cut_80_to_20_by_group():
 
 def test_a_named_column_overrides_split_and_group():
     columns = {"fold": np.array(["train"] * 50 + ["test"] * 50), "person": np.array([f"p{i // 2}" for i in range(100)])}
-    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, attributes=columns)
-    data = opened(source, split="fold", group="person", validation=0.2)
+    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, attributes=columns)
+    data = opened(dataset, split="fold", group="person", validation=0.2)
     assert keys_of(data, "test") == {f"{i:05d}" for i in range(50, 100)}
     assert not {int(k) // 2 for k in keys_of(data, "train")} & {int(k) // 2 for k in keys_of(data, "validation")}
 
@@ -171,8 +171,8 @@ def test_labels_are_nested_and_validation_does_not_move(seed, shares):
 
 @given(seed=st.integers(0, 50))
 def test_the_subset_does_not_depend_on_other_tables(seed):
-    source = InMemory(200, cycle("ab", 200))
-    entry = DataEntry(source, labels=0.2)
+    dataset = InMemory(200, cycle("ab", 200))
+    entry = DataEntry(dataset, labels=0.2)
     other = DataEntry(InMemory(50, cycle("cd", 50), prefix="other"))
     alone = open_data(experiment({"a": entry}, seed=seed))
     beside = open_data(experiment({"b": other, "a": entry}, seed=seed, batch_size=64, accumulate=2, unlabeled_batch=8))
@@ -181,16 +181,16 @@ def test_the_subset_does_not_depend_on_other_tables(seed):
 
 
 def test_pre_training_leaves_the_same_validation_and_test_alone():
-    source = InMemory(200, cycle("aab", 200))
-    tuned, pretrained = opened(source), opened(source, tasks={})
+    dataset = InMemory(200, cycle("aab", 200))
+    tuned, pretrained = opened(dataset), opened(dataset, tasks={})
     for name in ("train", "validation", "test"):
         assert keys_of(tuned, name) == keys_of(pretrained, name)
 
 
 def test_rows_whose_labels_were_cut_go_or_stay_without_them():
-    source = InMemory(100, cycle("ab", 100), split=OFFICIAL)
-    dropped = opened(source, labels=0.1, validation=0.0)
-    kept = opened(source, labels=0.1, unlabeled="keep", validation=0.0)
+    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL)
+    dropped = opened(dataset, labels=0.1, validation=0.0)
+    kept = opened(dataset, labels=0.1, unlabeled="keep", validation=0.0)
     assert len(dropped.split["train"]) == 6
     assert len(kept.split["train"]) == 60
     assert keys_of(dropped, "train") == set(kept.keys[kept.split["train"]][kept.labeled[kept.split["train"]]].tolist())
@@ -200,9 +200,9 @@ def test_rows_whose_labels_were_cut_go_or_stay_without_them():
 
 
 def test_rows_that_never_had_a_label_go_or_stay():
-    source = InMemory(60, cycle("ab", 40) + ("",) * 20, split=TRAIN60)
-    assert len(opened(source, validation=0.0).split["train"]) == 40
-    data = opened(source, validation=0.0, unlabeled="keep")
+    dataset = InMemory(60, cycle("ab", 40) + ("",) * 20, split=TRAIN60)
+    assert len(opened(dataset, validation=0.0).split["train"]) == 40
+    data = opened(dataset, validation=0.0, unlabeled="keep")
     assert len(data.split["train"]) == 60
     assert data.labeled.sum() == 40
 
@@ -231,7 +231,7 @@ def test_the_fingerprint_is_that_of_the_rows_their_labels_their_splits_and_the_s
         opened(InMemory(100, labels, split=("test", *OFFICIAL[1:]), side=20)),
         opened(base, seed=1),
         opened(base, labels=0.5),
-        opened(base, store=10),
+        opened(base, cache_size=10),
     ]
     assert len({reference, *(o.fingerprint for o in others)}) == 7
 
@@ -240,8 +240,8 @@ def test_the_fingerprint_is_that_of_the_rows_their_labels_their_splits_and_the_s
 
 
 def test_unreadable_rows_leave_every_split_and_are_told_once_with_examples():
-    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 3, 4, 85]), skipped=("x.jpg",))
-    data = opened(source, validation=0.0)
+    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 3, 4, 85]), skipped=("x.jpg",))
+    data = opened(dataset, validation=0.0)
     assert len(data.split["train"]) == 56
     assert len(data.split["test"]) == 19
     assert data.report == (
@@ -252,20 +252,20 @@ def test_unreadable_rows_leave_every_split_and_are_told_once_with_examples():
 
 
 def test_malformed_and_unreadable_rows_draw_on_one_budget():
-    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2]), skipped=("x.jpg", "y.jpg"))
-    opened(source, max_bad=4)
+    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2]), skipped=("x.jpg", "y.jpg"))
+    opened(dataset, max_bad=4)
     with pytest.raises(
         MtlError, match=r"data.a .*: 4 rows .* max_bad = 3; malformed name \(2\): x.jpg, y.jpg; unreadable \(2\)"
     ):
-        opened(source, max_bad=3)
+        opened(dataset, max_bad=3)
     with pytest.raises(MtlError, match=r"data.a .*: 2 rows are malformed or unreadable, more than max_bad = 1"):
-        opened(source, max_bad=1)
+        opened(dataset, max_bad=1)
 
 
 def test_on_demand_unreadable_rows_leave_every_split_and_draw_on_the_same_budget():
-    source = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 85]))
-    inside = open_data(experiment({"a": DataEntry(source)}))
-    lazy = open_data(experiment({"a": DataEntry(source)}), memory=0)
+    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 85]))
+    inside = open_data(experiment({"a": DataEntry(dataset)}))
+    lazy = open_data(experiment({"a": DataEntry(dataset)}), memory=0)
     assert {name: rows.tolist() for name, rows in lazy.split.items()} == {
         name: rows.tolist() for name, rows in inside.split.items()
     }
@@ -273,7 +273,7 @@ def test_on_demand_unreadable_rows_leave_every_split_and_draw_on_the_same_budget
     assert lazy.report == inside.report
     assert lazy.report[0].startswith("data.a: 3 left out, unreadable: ")
     with pytest.raises(MtlError, match=r"data.a .*: 3 rows .* max_bad = 2; unreadable \(3\)"):
-        open_data(experiment({"a": DataEntry(source, max_bad=2)}), memory=0)
+        open_data(experiment({"a": DataEntry(dataset, max_bad=2)}), memory=0)
 
 
 def test_a_glance_decodes_no_more_than_the_side_of_the_store_asks_for():
@@ -285,27 +285,27 @@ def test_a_glance_decodes_no_more_than_the_side_of_the_store_asks_for():
             decoded.append(row)
             return InMemory.decode(self, index, row)
 
-    source = Watched(5000, cycle("ab", 5000), bad=frozenset(range(10, 5000)))
-    data = open_data(experiment({"a": DataEntry(source, max_bad=1)}), lazy=True)
+    dataset = Watched(5000, cycle("ab", 5000), bad=frozenset(range(10, 5000)))
+    data = open_data(experiment({"a": DataEntry(dataset, max_bad=1)}), lazy=True)
     assert len(decoded) <= 64
     assert sum(len(rows) for rows in data.split.values()) == 5000
 
 
 def test_training_rows_without_labels_that_go_are_told():
-    source = InMemory(120, cycle("ab", 100) + ("",) * 20, split=("train",) * 100 + ("test",) * 20)
+    dataset = InMemory(120, cycle("ab", 100) + ("",) * 20, split=("train",) * 100 + ("test",) * 20)
     line = 'data.a: 80 rows of train without labels dropped (labels = 0.2, unlabeled = "drop")'
-    assert opened(source, {"train", "validation"}, labels=0.2, validation=0.0).report == (line,)
-    assert opened(source, labels=0.2, unlabeled="keep", validation=0.0).report == ()
-    assert line not in opened(source, {"test"}, labels=0.2, validation=0.0).report
+    assert opened(dataset, {"train", "validation"}, labels=0.2, validation=0.0).report == (line,)
+    assert opened(dataset, labels=0.2, unlabeled="keep", validation=0.0).report == ()
+    assert line not in opened(dataset, {"test"}, labels=0.2, validation=0.0).report
 
 
 def test_in_evaluation_a_task_without_a_label_in_the_split_is_told():
     sizes = np.full((100, 2), np.nan)
     sizes[:60] = 1.0
-    source = InMemory(100, cycle("ab", 100), others={"size": sizes}, split=OFFICIAL)
+    dataset = InMemory(100, cycle("ab", 100), others={"size": sizes}, split=OFFICIAL)
     tasks = {"kind": Classification(reads="kind"), "size": Number()}
-    assert opened(source, {"test"}, tasks=tasks).report == ("task.size: no labeled row in the split 'test'",)
-    assert opened(source, {"validation"}, tasks=tasks).report == ()
+    assert opened(dataset, {"test"}, tasks=tasks).report == ("task.size: no labeled row in the split 'test'",)
+    assert opened(dataset, {"validation"}, tasks=tasks).report == ()
 
 
 @pytest.mark.parametrize("kind", [ValueError, MtlError])
@@ -315,9 +315,9 @@ def test_a_task_that_cannot_be_fitted_is_named(kind):
         def fit(self, annotation):
             raise kind("numbers are needed")
 
-    source = InMemory(60, None, others={"size": np.ones((60, 2))}, split=TRAIN60)
+    dataset = InMemory(60, None, others={"size": np.ones((60, 2))}, split=TRAIN60)
     with pytest.raises(MtlError, match=r"^task.big: numbers are needed$"):
-        opened(source, tasks={"big": Fussy()})
+        opened(dataset, tasks={"big": Fussy()})
 
 
 def test_rows_without_a_split_are_told():
@@ -327,8 +327,8 @@ def test_rows_without_a_split_are_told():
 
 
 def test_classes_that_a_task_does_not_know_are_counted_and_their_rows_carry_no_label():
-    source = InMemory(60, cycle("abc", 60), split=TRAIN60)
-    data = opened(source, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0)
+    dataset = InMemory(60, cycle("abc", 60), split=TRAIN60)
+    data = opened(dataset, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0)
     assert data.report == (
         'data.a: 20 rows of train without labels dropped (labels = 1.0, unlabeled = "drop")',
         "task.kind: 20 rows have a label 'kind' that it does not know: c (20)",
@@ -340,21 +340,21 @@ def test_classes_that_a_task_does_not_know_are_counted_and_their_rows_carry_no_l
 
 
 def test_a_task_that_no_source_labels_is_refused_in_training():
-    source = InMemory(60, cycle("ab", 60), "emotion")
+    dataset = InMemory(60, cycle("ab", 60), "emotion")
     with pytest.raises(
         MtlError, match=r"task.fer reads the annotation 'emotions', .*data.a gives emotion.*did you mean 'emotion'"
     ):
-        opened(source, tasks={"fer": Classification(reads="emotions")})
+        opened(dataset, tasks={"fer": Classification(reads="emotions")})
 
 
 def test_in_evaluation_a_task_without_labels_is_left_out_and_told():
-    source = InMemory(100, cycle("ab", 100), split=OFFICIAL)
+    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL)
     tasks = {"kind": Classification(reads="kind", classes=("a", "b")), "size": Number(mean=0.0)}
-    data = opened(source, {"test"}, tasks=tasks)
+    data = opened(dataset, {"test"}, tasks=tasks)
     assert set(data.targets) == set(data.present) == set(data.tasks) == {"kind"}
-    assert data.report == ("task.size reads the annotation 'size', which no source gives (data.a gives kind)",)
-    with pytest.raises(MtlError, match=r"task.size reads the annotation 'size', which no source gives"):
-        opened(source, {"test"}, tasks={"size": Number(mean=0.0)})
+    assert data.report == ("task.size reads the annotation 'size', which no dataset gives (data.a gives kind)",)
+    with pytest.raises(MtlError, match=r"task.size reads the annotation 'size', which no dataset gives"):
+        opened(dataset, {"test"}, tasks={"size": Number(mean=0.0)})
 
 
 @pytest.mark.parametrize("asked", ["tset", "training"])
@@ -373,9 +373,9 @@ def test_data_without_train_is_refused():
 
 @pytest.mark.parametrize("key", ["split", "group"])
 def test_an_unknown_column_names_the_nearest(key):
-    source = InMemory(20, cycle("ab", 20), attributes={"person": np.array(cycle("pq", 20))})
+    dataset = InMemory(20, cycle("ab", 20), attributes={"person": np.array(cycle("pq", 20))})
     with pytest.raises(MtlError, match=f"data.a.{key} = 'persom': .*did you mean 'person'"):
-        opened(source, **{key: "persom"})
+        opened(dataset, **{key: "persom"})
 
 
 def test_an_empty_source_is_refused_with_what_it_skipped():
@@ -414,6 +414,6 @@ def test_a_source_that_gives_too_few_values_is_told_so(field):
 
 def test_the_reader_is_told_how_far_reading_has_come():
     told = []
-    source = InMemory(300, cycle("ab", 300), split=("train",) * 300)
-    open_data(experiment({"a": DataEntry(source)}), progress=lambda *news: told.append(news))
+    dataset = InMemory(300, cycle("ab", 300), split=("train",) * 300)
+    open_data(experiment({"a": DataEntry(dataset)}), progress=lambda *news: told.append(news))
     assert told[-1] == ("reading images", 300, 300)

@@ -19,9 +19,9 @@ from mtl_faces.sources.ferplus import Ferplus
 from mtl_faces.sources.rafdb import Rafdb
 from mtl_faces.sources.utkface import Utkface
 from mtl_faces.sources.w300_lp import W300Lp
-from toy_sources import experiment
+from toy_datasets import experiment
 
-from mtlcore import Classification, DataSource, MtlError, Regression
+from mtlcore import Classification, Dataset, MtlError, Regression
 from mtlcore.data.dataset import open_data
 from mtlcore.experiment import DataEntry
 
@@ -41,15 +41,15 @@ def mutated(data: bytes, how) -> bytes:
     return data if cut is None else data[: int(cut * len(data))]
 
 
-def survives(source) -> None:
+def survives(dataset) -> None:
     """Index and decode; every failure must be ours."""
     try:
-        index = source.index()
+        index = dataset.index()
     except MtlError:
         return
     for row in range(len(index)):
         try:
-            image = source.decode(index, row)
+            image = dataset.decode(index, row)
         except MtlError:
             continue
         assert image.ndim == 3
@@ -140,39 +140,39 @@ def test_a_benchmarks_own_rule_is_told_and_eats_none_of_max_bad(tmp_path):
 # ---------------------------------------------------------------------------------------------------- tables
 
 
-def _ferplus(root: Path) -> tuple[DataSource, Path]:
+def _ferplus(root: Path) -> tuple[Dataset, Path]:
     (root / "FER2013Train").mkdir()
     head = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
     rows = [f"Training,fer{i:07d}.png,8,0,0,1,1,0,0,0,0,0" for i in range(3)]
     return Ferplus(root), _written(root / "fer2013new.csv", [head, *rows])
 
 
-def _rafdb(root: Path) -> tuple[DataSource, Path]:
+def _rafdb(root: Path) -> tuple[Dataset, Path]:
     (root / "Image" / "aligned").mkdir(parents=True)
     return Rafdb(root), _written(root / "list_patition_label.txt", [f"train_{i:05d}.jpg {i % 7 + 1}" for i in range(4)])
 
 
-def _celeba(root: Path) -> tuple[DataSource, Path]:
+def _celeba(root: Path) -> tuple[Dataset, Path]:
     (root / "img_align_celeba").mkdir()
     _written(root / "list_eval_partition.txt", [f"{i:06d}.jpg {i % 3}" for i in range(3)])
     rows = [f"{i:06d}.jpg {' '.join(['1'] * len(ATTRIBUTES))}" for i in range(3)]
     return Celeba(root), _written(root / "list_attr_celeba.txt", ["3", " ".join(ATTRIBUTES), *rows])
 
 
-def _affectnet(root: Path) -> tuple[DataSource, Path]:
+def _affectnet(root: Path) -> tuple[Dataset, Path]:
     head = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
     return Affectnet(root), _written(
         root / "training.csv", [head, *(f"1/{i}.jpg,1,2,9,9,1;2,{i},0.5,-0.5" for i in range(4))]
     )
 
 
-def _biwi(root: Path) -> tuple[DataSource, Path]:
+def _biwi(root: Path) -> tuple[Dataset, Path]:
     ramp(root / "01" / "frame_00003_rgb.png")
     return Biwi(root), _written(root / "01" / "frame_00003_pose.txt", ["1 0 0", "0 1 0", "0 0 1", "", "0 0 1000"])
 
 
-def _biwi_camera(root: Path) -> tuple[DataSource, Path]:
-    source, _ = _biwi(root)
+def _biwi_camera(root: Path) -> tuple[Dataset, Path]:
+    dataset, _ = _biwi(root)
     lines = [
         "517 0 320",
         "0 517 240",
@@ -188,7 +188,7 @@ def _biwi_camera(root: Path) -> tuple[DataSource, Path]:
         "",
         "640 480",
     ]
-    return source, _written(root / "01" / "rgb.cal", lines)
+    return dataset, _written(root / "01" / "rgb.cal", lines)
 
 
 def _written(path: Path, lines: list[str]) -> Path:
@@ -243,7 +243,7 @@ def test_a_mutated_table_is_counted_or_read(make, tmp_path, how):
     root = tmp_path / make.__name__
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
-    source, path = make(root)
+    dataset, path = make(root)
     change, edits = how
     path.write_bytes(change(path.read_bytes(), edits))
-    survives(source)
+    survives(dataset)

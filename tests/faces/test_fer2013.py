@@ -10,7 +10,7 @@ import pytest
 from mtl_faces.emotion import Fer
 from mtl_faces.sources.fer2013 import Fer2013
 from PIL import Image
-from toy_sources import experiment
+from toy_datasets import experiment
 
 from mtlcore import MtlError
 from mtlcore.data.dataset import open_data

@@ -1,4 +1,4 @@
-"""FERPlus: ten votes become one emotion, by the recipe that the configuration names."""
+"""FERPlus: ten votes become one emotion, by the augmentation that the configuration names."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def with_csv(tmp_path):
     return root
 
 
-@pytest.mark.parametrize(("recipe", "expected"), [("majority", MAJORITY), ("plurality", PLURALITY)])
-def test_votes_become_emotions_by_the_named_recipe(folders, recipe, expected):
-    index = Ferplus(folders, recipe=recipe).index()
+@pytest.mark.parametrize(("augmentation", "expected"), [("majority", MAJORITY), ("plurality", PLURALITY)])
+def test_votes_become_emotions_by_the_named_augmentation(folders, augmentation, expected):
+    index = Ferplus(folders, augmentation=augmentation).index()
     assert index.annotations["emotion"].tolist() == expected
     assert index.split.tolist() == SPLITS
     assert index.skipped.names == {}
     assert index.skipped.notes == {
         "rows left out, without a name: no face, by the set's own label": 1,
-        f"faces stay without an emotion: their votes give no {recipe}": expected.count(""),
+        f"faces stay without an emotion: their votes give no {augmentation}": expected.count(""),
     }
 
 

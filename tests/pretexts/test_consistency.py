@@ -29,7 +29,7 @@ both = pytest.mark.parametrize("task", [FIXMATCH, MEAN_TEACHER], ids=["fixmatch"
 
 def setting(task: Consistency, tasks: tuple[str, ...] = ("fer",), entry: dict[str, Any] | None = None, **more: Any):
     exp = experiment(tasks, size=24, **more)
-    entry = {"rows": "unlabeled"} | (entry or {})
+    entry = {"samples": "unlabeled"} | (entry or {})
     return evolve(exp, pretexts={"consistency": PretextEntry(task, **entry)})
 
 
@@ -54,26 +54,28 @@ def with_task(component: SupervisedTask, label: str = "odd"):
 # ---------------------------------------------------------------------------------------------------- the views
 
 
-def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_recipe_for_unlabeled_rows():
+def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_augmentation_for_unlabeled_rows():
     eng, b = run(Consistency()), rows()
     made, keyed_rng = prepared_batches(eng, [b])[0], eng.keyed_rng(0)
     (head_input,) = made.head_inputs["consistency"]
-    for name, recipe, at in (("weak", Jitter(turn_rad=0.1), 0), ("strong", Jitter(), 1)):
+    for name, augmentation, at in (("weak", Jitter(turn_rad=0.1), 0), ("strong", Jitter(), 1)):
         key = ("augment", 1, name)
-        wanted = recipe.finish(recipe.view(b.images, (24, 24), keyed_rng(*key)).images, keyed_rng("finish", *key))
+        wanted = augmentation.finish(
+            augmentation.view(b.images, (24, 24), keyed_rng(*key)).images, keyed_rng("finish", *key)
+        )
         assert torch.equal(made.images[head_input.images[at]], wanted[4:])
     assert len(made.images) == 3  # the labeled rows' clean view beside them
     assert head_input.answers[0][0] is None
 
 
-def test_one_recipe_for_both_views_is_drawn_twice():
+def test_one_augmentation_for_both_views_is_drawn_twice():
     eng = run(Consistency(strong="weak"))
     made = prepared_batches(eng, [rows()])[0]
     weak, strong = (made.images[i] for i in made.head_inputs["consistency"][0].images)
     assert not torch.equal(weak, strong)
 
 
-def test_an_unknown_recipe_is_answered_with_the_known_ones():
+def test_an_unknown_augmentation_is_answered_with_the_known_ones():
     eng = run(Consistency(strong="stron"))
     with pytest.raises(MtlError, match=r"'stron'.*strong"):
         prepared_batches(eng, [rows()])

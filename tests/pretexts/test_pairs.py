@@ -22,10 +22,12 @@ def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edi
     eng, b = run(PAIRS[name], ("fer",)), images(6, ("fer",), unlabeled=0)
     made = prepared_batches(eng, [b])[0]
     (head_input,) = made.head_inputs["pretext"]
-    recipe, keyed_rng = Jitter(), eng.keyed_rng(0)
+    augmentation, keyed_rng = Jitter(), eng.keyed_rng(0)
     for number, position in enumerate(head_input.images):
         name_ = ("augment", number, None)
-        wanted = recipe.finish(recipe.view(b.images, (24, 24), keyed_rng(*name_)).images, keyed_rng("finish", *name_))
+        wanted = augmentation.finish(
+            augmentation.view(b.images, (24, 24), keyed_rng(*name_)).images, keyed_rng("finish", *name_)
+        )
         assert torch.equal(made.images[position], wanted)
     assert (
         made.head_inputs["fer"][0].images == head_input.images[:1]

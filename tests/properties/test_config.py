@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 
 from mtlcore import MtlError
 from mtlcore.config import dump, parse
-from mtlcore.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
+from mtlcore.experiment import DataEntry, Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
 
 TOYS = toy_catalog()
-DEFAULT_RECIPES = {"strong": Strong(), "validation": Validation()}
+DEFAULT_AUGMENTATIONS = {"strong": Strong(), "validation": Validation()}
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
 labels = st.from_regex(r"[A-Z][a-z0-9_]{1,6}", fullmatch=True)
@@ -40,7 +40,7 @@ counts = st.integers(1, 10**12)
 paths = st.from_regex(r"/[^\x00/][^\x00]{0,8}", fullmatch=True).map(Path)
 boxes = st.builds(Box, numbers, numbers)
 strong = st.builds(Strong, boxes, numbers)
-recipes = strong | st.builds(Validation, boxes, numbers) | st.builds(Styled, boxes, numbers, style=paths)
+augmentations = strong | st.builds(Validation, boxes, numbers) | st.builds(Styled, boxes, numbers, style=paths)
 
 encoders = st.builds(
     ResnetSmall, counts, st.lists(st.integers(), max_size=3).map(tuple), st.sampled_from(["batch", "none"])
@@ -72,7 +72,7 @@ pretexts = st.builds(
     st.sampled_from(["all", "unlabeled"]),
     st.sampled_from(["none", "views_only", "random_target"]),
 )
-sources = st.builds(
+datasets = st.builds(
     DataEntry,
     st.builds(Folder, paths, st.dictionaries(texts, texts, max_size=2), st.frozensets(texts, max_size=2)),
     shares,
@@ -87,12 +87,17 @@ trains = st.builds(
     Train,
     counts,
     st.none(),
-    lr=rates,
-    milestones=st.lists(st.floats(0.001, 0.999), max_size=3, unique=True).map(lambda m: tuple(sorted(m))),
     precision=st.sampled_from(["32", "bf16-mixed", "16-mixed"]),
     init_from=st.none() | paths,
     tensorboard=st.booleans(),
 ) | st.builds(Train, st.none(), rates)
+
+optimizers = st.builds(Optimizer, st.sampled_from(["adamw", "sgd"]), rates)
+schedules = st.builds(
+    Schedule,
+    st.sampled_from(["cosine", "step", "constant"]),
+    milestones=st.lists(st.floats(0.001, 0.999), max_size=3, unique=True).map(lambda m: tuple(sorted(m))),
+)
 
 
 @st.composite
@@ -103,14 +108,16 @@ def experiments(draw: st.DrawFn) -> Experiment:
         encoder=draw(encoders),
         tasks={name: draw(tasks) for name in names[:cut]},
         pretexts={name: draw(pretexts) for name in names[cut:]},
-        data=draw(st.dictionaries(texts, sources, max_size=1)) | {"kept": evolve(draw(sources), unlabeled="keep")},
+        data=draw(st.dictionaries(texts, datasets, max_size=1)) | {"kept": evolve(draw(datasets), unlabeled="keep")},
         weighting=Equal(),
-        augment=draw(recipes),
-        recipes=DEFAULT_RECIPES | draw(st.dictionaries(texts, recipes, max_size=2)),
+        augment=draw(augmentations),
+        augmentations=DEFAULT_AUGMENTATIONS | draw(st.dictionaries(texts, augmentations, max_size=2)),
         input=draw(st.builds(Input, counts, counts, st.none() | counts, shares, st.none() | counts)),
         views=draw(
             st.builds(Views, st.sampled_from(["clean", "both"]), counts, statistics=st.sampled_from(["all", "clean"]))
         ),
+        optimizer=draw(optimizers),
+        schedule=draw(schedules),
         train=draw(trains),
         seed=draw(st.integers()),
     )
@@ -124,7 +131,11 @@ def test_what_is_dumped_parses_to_an_equal_experiment(experiment: Experiment) ->
     assert dump(again) == dump(experiment)
 
 
-@given(experiments(), st.sampled_from(["encoder", "input", "views", "train", "augment", "weighting"]), labels)
+@given(
+    experiments(),
+    st.sampled_from(["encoder", "input", "views", "optimizer", "schedule", "train", "augment", "weighting"]),
+    labels,
+)
 def test_a_stray_key_never_passes(experiment: Experiment, section: str, key: str) -> None:
     tables = tomllib.loads(dump(experiment))
     assume(key not in tables[section])

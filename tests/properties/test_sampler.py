@@ -9,17 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_sources import InMemory, cycle, experiment, numbers_of
+from toy_datasets import InMemory, cycle, experiment, numbers_of
 
 from mtlcore import Classification, MtlError
-from mtlcore.data.dataset import Dataset, open_data
+from mtlcore.data.dataset import RunData, open_data
 from mtlcore.data.sampler import Sampler, shares
 from mtlcore.experiment import DataEntry
 
 CPU = torch.device("cpu")
 
 
-def opened(entries: dict[str, DataEntry], world: int = 1, **options) -> tuple[Dataset, Sampler]:
+def opened(entries: dict[str, DataEntry], world: int = 1, **options) -> tuple[RunData, Sampler]:
     data = open_data(experiment(entries, validation=0.0, **options))
     return data, Sampler(data, data.experiment, world)
 
@@ -93,7 +93,7 @@ def test_every_micro_batch_holds_the_same_composition(sizes, parts, balanced):
     entries = {f"s{i}": DataEntry(train_of(n, prefix=f"s{i}"), weight=1.0 + i) for i, n in enumerate(sizes)}
     mix = "balanced" if balanced else "proportional"
     data, sampler = opened(entries, batch_size=8 * parts, accumulate=parts, mix=mix)
-    made = {tuple(np.bincount(data.source[p.rows], minlength=len(sizes))) for s in range(9) for p in sampler.step(s)}
+    made = {tuple(np.bincount(data.dataset[p.rows], minlength=len(sizes))) for s in range(9) for p in sampler.step(s)}
     assert len(made) == 1
     assert min(made.pop()) >= 1
 
@@ -121,7 +121,7 @@ def test_shares_go_by_the_largest_remainder():
 def test_the_mix_of_two_sources(mix, weight, expected):
     entries = {"a": DataEntry(train_of(60)), "b": DataEntry(train_of(20, prefix="b"), weight=weight)}
     data, sampler = opened(entries, batch_size=8, mix=mix)
-    assert np.bincount(data.source[sampler.step(3)[0].rows]).tolist() == expected
+    assert np.bincount(data.dataset[sampler.step(3)[0].rows]).tolist() == expected
 
 
 def test_unlabeled_rows_stand_behind_the_labeled_ones():
@@ -209,7 +209,7 @@ def test_an_unlabeled_batch_that_cannot_be_shared_out_is_refused_too():
 
 def test_a_micro_batch_too_small_for_its_sources_is_refused():
     entries = {name: DataEntry(train_of(30, prefix=name)) for name in "abc"}
-    with pytest.raises(MtlError, match=r"too few for 3 sources \(a, b, c\): at least 6 are needed"):
+    with pytest.raises(MtlError, match=r"too few for 3 datasets \(a, b, c\): at least 6 are needed"):
         opened(entries, batch_size=4, accumulate=2)
 
 

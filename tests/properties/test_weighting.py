@@ -141,9 +141,11 @@ size = 16
 batch_size = 16
 [augment]
 name = "weak"
+[schedule]
+warmup = 0
+
 [train]
 steps = 3
-warmup = 0
 save_every = 3
 log_every = 1
 tensorboard = false

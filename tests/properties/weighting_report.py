@@ -124,7 +124,7 @@ def at_start(step: DrawnStep, values: Tensor) -> StepLosses:
 
 
 def strategies() -> list[str]:
-    """Strategies with their source, level, cost and memory."""
+    """Strategies with their dataset, level, cost and memory."""
     rows = []
     for label in STRATEGIES:
         s = component(label)
@@ -134,7 +134,7 @@ def strategies() -> list[str]:
         solver = "; solver extra" if torchjd and label.split(":")[1] in ("UPGrad", "DualProj", "CAGrad") else ""
         level, cost = ("losses", "free") if s.at == "losses" else ("Gramian", "K backwards, every N-th step")
         rows.append([f"`{label}`", cites, level, cost + solver, memory])
-    return table(["strategy", "source", "looks at", "cost", "memory, by task name"], rows)
+    return table(["strategy", "dataset", "looks at", "cost", "memory, by task name"], rows)
 
 
 def _own_memory(strategy: LossWeighting) -> str:

@@ -38,10 +38,14 @@ validation = 0.2
 [augment]
 name = "weak"
 
+[optimizer]
+lr = 3e-3
+
+[schedule]
+warmup = 4
+
 [train]
 steps = 24
-lr = 3e-3
-warmup = 4
 eval_every = 8
 save_every = 8
 log_every = 4

@@ -9,33 +9,33 @@ import torch
 from torch import nn
 
 from mtlcore import MtlError
-from mtlcore.experiment import Train
+from mtlcore.experiment import Optimizer, Schedule, Train
 from mtlcore.train.optim import lr_at, optimizer_for
 from mtlcore.train.record import Record
 
 
 def test_cosine_warms_up_linearly_and_ends_near_zero():
-    train = Train(steps=1000, lr=1.0, warmup=100)
-    assert [lr_at(train, s, 1000) for s in (0, 49, 99)] == pytest.approx([0.01, 0.5, 1.0])
-    assert lr_at(train, 100, 1000) == 1.0
-    assert lr_at(train, 550, 1000) == pytest.approx(0.5)
-    assert lr_at(train, 999, 1000) == pytest.approx(0.5 * (1 + math.cos(math.pi * 899 / 900)))
+    schedule = Schedule(warmup=100)
+    assert [lr_at(1.0, schedule, s, 1000) for s in (0, 49, 99)] == pytest.approx([0.01, 0.5, 1.0])
+    assert lr_at(1.0, schedule, 100, 1000) == 1.0
+    assert lr_at(1.0, schedule, 550, 1000) == pytest.approx(0.5)
+    assert lr_at(1.0, schedule, 999, 1000) == pytest.approx(0.5 * (1 + math.cos(math.pi * 899 / 900)))
 
 
 def test_step_decay_divides_at_each_milestone():
-    train = Train(steps=100, lr=1.0, warmup=0, schedule="step", milestones=(0.2, 0.5), decay=0.1)
-    assert [lr_at(train, s, 100) for s in (19, 20, 49, 50, 99)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+    schedule = Schedule(name="step", warmup=0, milestones=(0.2, 0.5), gamma=0.1)
+    assert [lr_at(1.0, schedule, s, 100) for s in (19, 20, 49, 50, 99)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_a_warm_up_longer_than_the_run_is_cut_to_half_of_it():
-    train = Train(steps=10, lr=1.0, warmup=1000, schedule="constant")
-    assert lr_at(train, 5, 10) == 1.0
+    schedule = Schedule(name="constant", warmup=1000)
+    assert lr_at(1.0, schedule, 5, 10) == 1.0
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_norms_and_biases_do_not_decay(kind):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    groups = optimizer_for(net, Train(steps=1, optimizer=kind, weight_decay=0.1)).param_groups
+    groups = optimizer_for(net, Optimizer(name=kind, weight_decay=0.1)).param_groups
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert [decay[id(p)] for p in net.parameters()] == [0.1, 0.0, 0.0, 0.0]
 

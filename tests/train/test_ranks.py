@@ -32,10 +32,12 @@ batch_size = 16
 [augment]
 name = "weak"
 
+[optimizer]
+name = "sgd"
+
 [train]
 steps = 6
 eval_every = 3
-optimizer = "sgd"
 accelerator = "cpu"
 tensorboard = false
 """

@@ -170,7 +170,7 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
 
 
 def test_parts_prepared_apart_equal_the_joined_batch():
-    """The real path: each part is prepared by itself; recipes that draw nothing, so both ways see the same images."""
+    """The real path: each part is prepared by itself; augmentations that draw nothing, so both ways see the same images."""
     halves = [batch(n=6, size=32, seed=s, unlabeled=2) for s in (1, 2)]
     order = [0, 1, 2, 3, 6, 7, 8, 9, 4, 5, 10, 11]  # labeled rows first
     joined = Batch(
@@ -185,12 +185,12 @@ def test_parts_prepared_apart_equal_the_joined_batch():
     for weighting in (EQUAL, PCGRAD):
         exp = experiment(
             pretexts=("fixmatch",),
-            entries={"fixmatch": {"rows": "unlabeled"}},
+            entries={"fixmatch": {"samples": "unlabeled"}},
             weighting=weighting,
             encoder=Toy(norm="none"),
             augment=Plain(),
         )
-        exp = evolve(exp, recipes=dict.fromkeys(exp.recipes, Plain()))
+        exp = evolve(exp, augmentations=dict.fromkeys(exp.augmentations, Plain()))
         one, two = train_state(exp, lr=0.1), train_state(exp, lr=0.1)
         train_step(one, prepared_batches(one, [joined]))
         train_step(two, prepared_batches(two, halves))
@@ -280,7 +280,7 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
         encoder=Toy(norm="none"),
         weights={"rotation": 0.5},
         weighting=PCGRAD,
-        train={"weight_decay": 0.0},
+        weight_decay=0.0,
     )
     eng = train_state(exp, lr=1.0)
     made = prepared_batches(eng, [batch(n=8, unlabeled=3, tasks=("fer", "pose"))])[0]

@@ -52,13 +52,17 @@ name = "weak"
 crop = [0.9, 1.0]
 turn_deg = 5.0
 
-[recipes.validation]
+[augment.validation]
 crop = 1.0
+
+[optimizer]
+lr = 3e-3
+
+[schedule]
+warmup = 4
 
 [train]
 steps = 24
-lr = 3e-3
-warmup = 4
 eval_every = 8
 save_every = 8
 log_every = 4
@@ -162,7 +166,7 @@ def test_pre_training_then_fine_tuning_starts_from_the_other_runs_encoder(config
     assert RunFolder(tmp_path / "ssl").checkpoint("best") is not None
     config.write_text(CONFIG)
     tuned = experiment(
-        config, f"train.init_from={tmp_path / 'ssl'}", "pretext.puzzling.weight=0", "train.steps=1", "train.lr=1e-9"
+        config, f"train.init_from={tmp_path / 'ssl'}", "pretext.puzzling.weight=0", "train.steps=1", "optimizer.lr=1e-9"
     )
     train(tuned, tmp_path / "tuned")
     before, after = weights(tmp_path / "ssl"), weights(tmp_path / "tuned")
@@ -177,7 +181,7 @@ def test_unlabeled_rows_feed_the_pretext_alone(config, tmp_path):
         config,
         "data.dots.labels=0.25",
         'data.dots.unlabeled="keep"',
-        'pretext.puzzling.rows="unlabeled"',
+        'pretext.puzzling.samples="unlabeled"',
         "input.unlabeled_batch=8",
     )
     train(exp, tmp_path / "run")
@@ -413,10 +417,10 @@ def test_eval_prints_the_json_that_is_promised(config, tmp_path):
         ("train.best='quarter/acuracy'", "quarter/accuracy"),
         ("train.best='quarter/confusion'", "no such metric"),
         ("task.quarter.class_weights=[1.0, 2.0]", r"task\.quarter"),
-        ("pretext.puzzling.rows='unlabeled'", "keep"),
+        ("pretext.puzzling.samples='unlabeled'", "keep"),
         ("input.unlabeled_batch=8", "keep"),
         ("train.ema=1.0", r"train\.ema"),
-        ("train.milestones=[0.5, 1.5]", r"train\.milestones"),
+        ("schedule.milestones=[0.5, 1.5]", r"train\.milestones"),
         ("views.supervised='pretext'", ""),
     ],
 )

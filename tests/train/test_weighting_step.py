@@ -48,9 +48,11 @@ batch_size = 16
 [augment]
 name = "weak"
 
+[schedule]
+warmup = 4
+
 [train]
 steps = 24
-warmup = 4
 save_every = 8
 log_every = 4
 tensorboard = false
@@ -182,7 +184,7 @@ def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
         norm = float(train_step(e, made)["grad_norm"])
         clip = min(1.0, e.experiment.train.clip / (norm + 1e-6))
         moved = torch.cat([(p - q).flatten() for p, q in zip(start.encoder.parameters(), e.model.encoder.parameters())])
-        decay = e.experiment.train.weight_decay
+        decay = e.experiment.optimizer.weight_decay
         held = torch.cat([(p.detach() * decay * (p.ndim > 1)).flatten() for p in start.encoder.parameters()])
         torch.testing.assert_close(moved - held, clip * wanted, atol=1e-5, rtol=1e-4)
 
@@ -362,7 +364,7 @@ def test_a_task_may_be_missing_from_one_micro_batch(name):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_parameter_that_no_loss_reaches_is_left_alone_at_every_level(weighting, parts):
     """No decay either: AdamW shrinks whatever has a gradient, even one of 0."""
-    eng = train_state(with_spare(small(weighting)), "adamw", weight_decay=0.5)
+    eng = train_state(with_spare(small(weighting, weight_decay=0.5)), "adamw")
     head = eng.model.heads["location"]
     answer = copy.deepcopy(head.answer)
     for step in range(2):
@@ -454,7 +456,7 @@ def test_an_encoder_that_inductor_compiled_is_differentiated_once_for_each_loss(
 @pytest.mark.parametrize("at", LEVELS)
 def test_bf16_clipping_and_averaged_weights_work_at_every_level(at):
     eng = train_state(
-        small(LEVELS[at], train={"precision": "bf16-mixed", "weight_decay": 0.0}), ema=0.75, clip=1e-2, lr=0.1
+        small(LEVELS[at], train={"precision": "bf16-mixed"}, weight_decay=0.0), ema=0.75, clip=1e-2, lr=0.1
     )
     start, norms = torch.nn.utils.parameters_to_vector(eng.model.inference().parameters()).detach(), []
     for step in range(2):
@@ -505,10 +507,10 @@ WITNESS = """
 import numpy as np
 from attrs import frozen
 from pathlib import Path
-from mtlcore import DataSource, Index, hookimpl
+from mtlcore import Dataset, Index, hookimpl
 
 @frozen
-class Witness(DataSource):
+class Witness(Dataset):
     log: Path
 
     def index(self):

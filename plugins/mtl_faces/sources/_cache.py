@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mtlcore import DataSource, Index, Skipped
+from mtlcore import Dataset, Index, Skipped
 
 SMALLEST = 10_000
 FORMAT = 2
 
 
-def cached_index(source: DataSource, folders: Iterable[Path], read: Callable[[], Index]) -> Index:
+def cached_index(source: Dataset, folders: Iterable[Path], read: Callable[[], Index]) -> Index:
     """What `read` gives, or gave last time. folders: those whose change makes the kept index a stale one.
 
     read: a function of the source's own module, whose text counts together with that of the helpers beside this file.
@@ -41,7 +41,7 @@ def cached_index(source: DataSource, folders: Iterable[Path], read: Callable[[],
     return index
 
 
-def _file(source: DataSource, folders: Iterable[Path], read: Callable[[], Index]) -> Path:
+def _file(source: Dataset, folders: Iterable[Path], read: Callable[[], Index]) -> Path:
     times = [(str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()]
     code = [file.read_bytes() for file in _code(read)]
     digest = hashlib.blake2b(repr((FORMAT, source, times, code)).encode(), digest_size=16).hexdigest()

@@ -23,7 +23,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
+from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl
 
 from ..emotions import Emotion
 from ._cache import cached_index
@@ -60,7 +60,7 @@ _Row = tuple[str, str, str, float, float, np.ndarray]  # key, split, emotion, va
 
 
 @frozen
-class Affectnet(DataSource):
+class Affectnet(Dataset):
     """root: the folder of training.csv and validation.csv, or of train_set and val_set.
 
     Annotations: "emotion" (eight names; "" for "none" and "uncertain") and "valence_arousal" (N, 2) in [-1, 1]. Images

@@ -13,7 +13,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import DataSource, Index, Skipped, hookimpl
+from mtlcore import Dataset, Index, Skipped, hookimpl
 
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
 from ._files import entries, is_image, require_folder, strings
@@ -25,7 +25,7 @@ K = 0.2
 
 
 @frozen
-class Aflw2000(DataSource):
+class Aflw2000(Dataset):
     """root: the folder of `imageNNNNN.jpg` and `.mat`. Annotations: "pose_deg" (N, 3) yaw, pitch, roll in degrees.
 
     crop: "square" around the 68 landmarks `pt3d_68`, a `margin` of their longer side wider on each side; "hopenet", the

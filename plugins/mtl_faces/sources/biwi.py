@@ -23,7 +23,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import gt
 
-from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
+from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl
 
 from ._cache import cached_index
 from ._crops import read_face
@@ -45,7 +45,7 @@ class _NpzIndex(Index):
 
 
 @frozen
-class Biwi(DataSource):
+class Biwi(Dataset):
     """root: the folder of the videos 01 ... 24, or an .npz file. Annotation: "pose_deg" (N, 3) yaw, pitch, roll.
 
     All rows are the split "test", as where a model of 300W-LP is tested on them. `split = "fold"` takes the videos 1 to

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
-from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, nearest, read_image
+from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_image
 
 from ._files import first_folder, require_folder, strings, text_lines
 
@@ -32,7 +32,7 @@ IMAGES = ("img_align_celeba/img_align_celeba", "img_align_celeba", "Img/img_alig
 
 
 @frozen
-class Celeba(DataSource):
+class Celeba(Dataset):
     """root: the folder that holds img_align_celeba and the two tables. Annotations: "gender" ("male", "female"), and
     "attributes", the names of those that a face has, joined by "|", as the task `multilabel` reads them.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
-from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, nearest, read_image
+from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
 from ._files import IMAGES, emotion_columns, entries, is_image
@@ -43,7 +43,7 @@ COLUMNS = ("emotion", "pixels", "Usage")
 
 
 @frozen
-class Fer2013(DataSource):
+class Fer2013(Dataset):
     """root: the folder that holds `train` and `test`, or the one that holds fer2013.csv, or that file."""
 
     root: Path

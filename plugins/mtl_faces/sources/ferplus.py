@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from attrs import field, frozen
 
-from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, read_image
+from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, read_image
 
 from ..emotions import Emotion
 from ._files import emotion_columns, require_folder, text_lines
@@ -46,16 +46,16 @@ class _PixelIndex(Index):
 
 
 @frozen
-class Ferplus(DataSource):
+class Ferplus(Dataset):
     """root: the folder that holds fer2013new.csv, and the images. Annotation: "emotion", "" where the votes do not agree.
 
-    recipe: how ten votes become one emotion. "majority", the authors': emotions with one vote lose it, and the first must
+    augmentation: how ten votes become one emotion. "majority", the authors': emotions with one vote lose it, and the first must
     then have more than half of all votes that are left, those for "unknown" and "no face" among them. "plurality": most
     votes; a draw is no label.
     """
 
     root: Path
-    recipe: Literal["majority", "plurality"] = "majority"
+    augmentation: Literal["majority", "plurality"] = "majority"
 
     def index(self) -> Index:
         require_folder("ferplus", self.root, f"{VOTES}, and fer2013.csv or {', '.join(FOLDERS.values())}")
@@ -114,12 +114,12 @@ class Ferplus(DataSource):
                 faceless += 1
         skipped.note("rows left out, without a name: no face, by the set's own label", faceless)
         skipped.note(
-            f"faces stay without an emotion: their votes give no {self.recipe}", sum(not row[2] for row in rows)
+            f"faces stay without an emotion: their votes give no {self.augmentation}", sum(not row[2] for row in rows)
         )
         return rows
 
     def _emotion(self, votes: np.ndarray) -> str:
-        if self.recipe == "majority":
+        if self.augmentation == "majority":
             votes = np.where(votes > 1, votes, 0)
             agreed = votes.max() * 2 > votes.sum()
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from attrs import frozen
 
-from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, nearest, read_image
+from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
 from ._files import entries, first_folder, is_image, require_folder, strings, text_lines
@@ -39,7 +39,7 @@ _Row = tuple[str, str, str]  # key, emotion, split
 
 
 @frozen
-class Rafdb(DataSource):
+class Rafdb(Dataset):
     """root: the folder `basic` of the release, or the one that holds train and test. Annotations: "emotion"; "gender"
     where the release's manual annotation is there, with the attributes "race" and "age_band".
     """

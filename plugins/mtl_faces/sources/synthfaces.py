@@ -14,7 +14,7 @@ import torch
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import DataSource, Index, hookimpl
+from mtlcore import Dataset, Index, hookimpl
 
 from ..emotions import Emotion
 from ..synth import labels, render
@@ -34,7 +34,7 @@ def _chunk(seed: int, size: int, number: int) -> np.ndarray:
 
 
 @frozen
-class Synthfaces(DataSource):
+class Synthfaces(Dataset):
     """Rendered faces: annotations "emotion" (names), "pose_deg" (yaw, pitch, roll), "gender" ("male", "female").
 
     train, test: how many faces of each split; more of them adds faces and changes none. size: pixels a side.

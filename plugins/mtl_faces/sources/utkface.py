@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from attrs import frozen
 
-from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl, read_image
+from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, read_image
 
 from ._files import entries, floats, is_image, require_folder, strings
 
@@ -26,7 +26,7 @@ NAME = re.compile(r"([0-9]{1,3})_([01])_([0-4])_[0-9]+\.(?:jpg|jpeg|png)(?:\.chi
 
 
 @frozen
-class Utkface(DataSource):
+class Utkface(Dataset):
     """root: the folder of the images. Annotations: "gender" ("male", "female"), "age" (years, float).
 
     Attributes, for figures by group: "race" and "age_band".

@@ -18,7 +18,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import DataSource, Index, MtlError, Skipped, hookimpl
+from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl
 
 from ._cache import cached_index
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
@@ -33,7 +33,7 @@ K = 0.3  # Hopenet draws it anew from 0.2 ... 0.4 for each training image; image
 
 
 @frozen
-class W300Lp(DataSource):
+class W300Lp(Dataset):
     """root: the folder that holds AFW, AFW_Flip, ..., or train and val. Annotations: "pose_deg" (N, 3) yaw, pitch, roll.
 
     crop: "square" around the landmarks, a `margin` of their longer side wider on each side; "hopenet", the box that

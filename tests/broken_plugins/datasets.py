@@ -1,4 +1,4 @@
-"""A source that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class.
+"""A dataset that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class.
 
 All read a folder of images named <kind>_<number>.png, which `written` makes.
 """
@@ -14,7 +14,7 @@ from attrs import frozen
 from PIL import Image
 
 from broken_plugins import Broken
-from mtlcore import DataSource, Index, MtlError, read_image
+from mtlcore import Dataset, Index, MtlError, read_image
 
 BROKEN = Broken()
 CALLS, KEPT = count(), {}
@@ -30,7 +30,7 @@ def written(root: Path) -> Path:
 
 
 @frozen
-class Right(DataSource):
+class Right(Dataset):
     """A folder of images whose names tell their kind."""
 
     root: Path

@@ -1,10 +1,10 @@
-"""Which images are looked at to learn how large the store's must be: none that a run may not know."""
+"""Which images are looked at to learn how large the image cache's must be: none that a run may not know."""
 
 from __future__ import annotations
 
 import numpy as np
 from attrs import evolve, field, frozen
-from toy_sources import InMemory, cycle, experiment
+from toy_datasets import InMemory, cycle, experiment
 
 from mtlcore import Classification
 from mtlcore.data.dataset import open_data
@@ -30,14 +30,14 @@ def witness(split=OFFICIAL) -> Witness:
     return Witness(len(split), cycle("ab", len(split)), split=split)
 
 
-def opened(source: Witness, splits, **keys):
-    return open_data(experiment({"a": DataEntry(source, **keys)}, size=20), splits)
+def opened(dataset: Witness, splits, **keys):
+    return open_data(experiment({"a": DataEntry(dataset, **keys)}, size=20), splits)
 
 
 def test_training_looks_at_no_image_of_the_test_split():
-    source = witness()
-    data = opened(source, {"train", "validation"})
-    assert set(source.seen) == {"train", "validation"}
+    dataset = witness()
+    data = opened(dataset, {"train", "validation"})
+    assert set(dataset.seen) == {"train", "validation"}
     assert data.images.side == 8  # test's 48 have no say
 
 
@@ -47,14 +47,14 @@ def test_all_arms_of_the_labels_and_the_test_have_the_same_side_and_fingerprint(
     test = open_data(evolve(whole.experiment, data={"a": DataEntry(witness())}), {"test"})
     assert {data.images.side for data in (whole, few, none, test)} == {8}
     assert test.fingerprint == whole.fingerprint
-    assert few.experiment.input.store == none.experiment.input.store == 8
+    assert few.experiment.input.cache_size == none.experiment.input.cache_size == 8
 
 
 def test_a_source_that_is_only_evaluated_on_is_judged_by_the_splits_that_are_asked_for():
-    source = witness(("",) * 40 + ("other",) * 20 + ("test",) * 20)
+    dataset = witness(("",) * 40 + ("other",) * 20 + ("test",) * 20)
     fitted = {"kind": Classification(reads="kind", classes=("a", "b"))}
-    data = open_data(experiment({"a": DataEntry(source)}, fitted, size=20), {"test"})
-    assert set(source.seen) == {"test"}
+    data = open_data(experiment({"a": DataEntry(dataset)}, fitted, size=20), {"test"})
+    assert set(dataset.seen) == {"test"}
     assert data.images.side == 30
 
 
@@ -70,7 +70,7 @@ def test_the_seed_that_cuts_validation_out_of_train_does_not_move_the_side():
     split = ("train",) * 40 + ("test",) * 10
     sides = set()
     for seed in range(6):
-        source = OneLarge(50, cycle("ab", 50), split=split)
-        run = experiment({"a": DataEntry(source)}, seed=seed, size=20, validation=0.5)
+        dataset = OneLarge(50, cycle("ab", 50), split=split)
+        run = experiment({"a": DataEntry(dataset)}, seed=seed, size=20, validation=0.5)
         sides.add(open_data(run, {"train", "validation"}).images.side)
     assert sides == {12}

@@ -1,4 +1,4 @@
-"""A recipe that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class."""
+"""An augmentation that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from attrs import frozen
 
 from broken_plugins import Broken
-from mtlcore import AugmentRecipe, Geometry, View
+from mtlcore import Augmentation, Geometry, View
 from mtlcore.geometry import similarity, warp
 
 BROKEN = Broken()
 
 
 @frozen
-class Right(AugmentRecipe):
+class Right(Augmentation):
     """Mirror, turn, crop and contrast; darkened at the end."""
 
     def view(self, images, size, rng):

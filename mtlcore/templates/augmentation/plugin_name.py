@@ -11,11 +11,11 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor
 
-from mtlcore import AugmentRecipe, Geometry, Rng, View, hookimpl
+from mtlcore import Augmentation, Geometry, Rng, View, hookimpl
 
 
 @frozen
-class PluginName(AugmentRecipe):
+class PluginName(Augmentation):
     """Resized, and mirrored in a share of the images.
 
     mirrored: that share.

@@ -1,4 +1,4 @@
-"""What every data source must hold."""
+"""What every dataset must hold."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import numpy as np
 from ..contracts import Index
 from ..errors import MtlError
 from .common import COMMON
+from .datasets_harness import DatasetSubject, columns, require_image
 from .generators import touched
 from .kit import CheckList, Group, require
-from .sources_harness import SourceSubject, columns, require_image
 from .subject import draws
 
-SOURCE_CHECKS = Group()
+DATASET_CHECKS = Group()
 
 # ---------------------------------------------------------------------------------------------------- index
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "index",
     why="a run is told which rows there are by the index alone.",
     mend="return mtlcore.Index(keys, annotations, ...) with at least one row; raise MtlError where files are missing.",
     needs="builds_from_its_name",
     core=True,
 )
-def index_holds_rows(subject: SourceSubject) -> None:
+def index_holds_rows(subject: DatasetSubject) -> None:
     """`index` gives an Index of at least one row."""
     require(isinstance(subject.index, Index), f"it gives {type(subject.index).__name__}")
     require(len(subject.index) > 0, f"it holds no row; left out: {subject.index.skipped.names}")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "index",
     why="splits, label shares and caches are keyed by them: two rows of one key are one row to them.",
     mend="use the path below the root, or the number of the row, as text.",
     needs="index_holds_rows",
     core=True,
 )
-def keys_are_unique_names(subject: SourceSubject) -> None:
+def keys_are_unique_names(subject: DatasetSubject) -> None:
     """`keys` is (N,) text, and no two rows share one."""
     keys = subject.index.keys
     require(isinstance(keys, np.ndarray) and keys.dtype.kind == "U" and keys.ndim == 1, f"keys is {_said(keys)}")
@@ -51,41 +51,41 @@ def keys_are_unique_names(subject: SourceSubject) -> None:
     require("" not in names, "a key is empty")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "index",
     why="values would belong to other images.",
     mend="give each annotation, attribute, split and group one value a key.",
     needs="index_holds_rows",
     core=True,
 )
-def columns_are_of_one_length(subject: SourceSubject) -> None:
+def columns_are_of_one_length(subject: DatasetSubject) -> None:
     """Annotations, attributes, split and group have one value a row."""
     n = len(subject.index)
     wrong = {name: len(values) for name, values in columns(subject.index).items() if len(values) != n}
     require(not wrong, f"{n} keys, and {wrong}")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "index",
     why='categories travel by NAME: whole numbers of two data sets can\'t be compared, and have no "missing".',
     mend='give categories as text ("" where missing), numbers as floats (NaN where missing).',
     needs="index_holds_rows",
     core=True,
 )
-def annotations_are_names_or_numbers(subject: SourceSubject) -> None:
+def annotations_are_names_or_numbers(subject: DatasetSubject) -> None:
     """Each annotation is an array of text or of floats."""
     for name, values in subject.index.annotations.items():
         require(isinstance(values, np.ndarray) and values.dtype.kind in "Uf", f"{name!r} is {_said(values)}")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "index",
     why='a split or a person that is no text is compared with text, and never equal: "train" would be empty.',
     mend='give split, group and attributes as arrays of text (.astype(str)); "" for a row in no split.',
     needs="index_holds_rows",
     core=True,
 )
-def split_group_and_attributes_are_names(subject: SourceSubject) -> None:
+def split_group_and_attributes_are_names(subject: DatasetSubject) -> None:
     """`split`, `group` and each attribute are (N,) text."""
     for name, values in columns(subject.index).items():
         if not name.startswith("annotation"):
@@ -93,14 +93,14 @@ def split_group_and_attributes_are_names(subject: SourceSubject) -> None:
             require(text, f"{name} is {_said(values)}")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "index",
     why="a resumed run, and another rank, must see the same rows in the same order.",
     mend="sort what the file system lists; keep no state between calls.",
     needs=("keys_are_unique_names", "columns_are_of_one_length"),
     core=True,
 )
-def index_repeats_itself(subject: SourceSubject) -> None:
+def index_repeats_itself(subject: DatasetSubject) -> None:
     """Indexed again, the rows are the same, in the same order."""
     again = subject.component.index()
     require(np.array_equal(subject.index.keys, again.keys), "the keys differ")
@@ -110,14 +110,14 @@ def index_repeats_itself(subject: SourceSubject) -> None:
         require(same, f"{name} differs")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "index",
     why="a mistyped root must be a message, not a traceback, and never an empty training set.",
     mend="look whether the root is there, and raise MtlError that names it where it is not.",
     needs="index_holds_rows",
     core=True,
 )
-def a_missing_root_is_named(subject: SourceSubject) -> None:
+def a_missing_root_is_named(subject: DatasetSubject) -> None:
     """Where a path of a field does not exist, `index` raises MtlError that names it."""
     subject.require_files()
     for name, path in subject.paths.items():
@@ -133,40 +133,40 @@ def a_missing_root_is_named(subject: SourceSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- images
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "images",
-    why="the store keeps uint8 RGB: anything else is refused, or seen in wrong colors.",
+    why="the image cache keeps uint8 RGB: anything else is refused, or seen in wrong colors.",
     mend="return (H, W, 3) uint8 RGB; `mtlcore.read_image` does, for every common format.",
     needs="index_holds_rows",
     core=True,
 )
-def decodes_images(subject: SourceSubject) -> None:
+def decodes_images(subject: DatasetSubject) -> None:
     """The first, the last and some other rows decode to contiguous (H, W, 3) uint8 arrays."""
     for row in subject.rows:
         require_image(subject.decode(row), row)
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "images",
     why="rows are read in a drawn order, and again in each epoch.",
     mend="read each row by itself: no open file whose position counts, no iterator.",
     needs="decodes_images",
     core=True,
 )
-def rows_decode_in_any_order(subject: SourceSubject) -> None:
+def rows_decode_in_any_order(subject: DatasetSubject) -> None:
     """Read forwards, backwards and twice, each row gives the same image."""
     forwards = {row: subject.decode(row).copy() for row in subject.rows}
     for row in [*reversed(subject.rows), subject.rows[0], subject.rows[0]]:
         require(np.array_equal(subject.decode(row), forwards[row]), f"row {row} gives another image")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "images",
-    why="a run that augments in place would change the source's own copy of the image.",
+    why="a run that augments in place would change the dataset's own copy of the image.",
     mend="return a new array, or one that can't be written to.",
     needs="rows_decode_in_any_order",
 )
-def images_are_the_callers_own(subject: SourceSubject) -> None:
+def images_are_the_callers_own(subject: DatasetSubject) -> None:
     """An image that the caller paints over is read again as it was."""
     row = subject.rows[0]
     image = subject.decode(row)
@@ -176,14 +176,14 @@ def images_are_the_callers_own(subject: SourceSubject) -> None:
     require(np.array_equal(subject.decode(row), kept), f"row {row} is what the caller painted")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "images",
     why="a small pool of threads decodes what does not fit into memory.",
     mend="share no open file between calls; open, read and close in `decode`.",
     needs="rows_decode_in_any_order",
     core=True,
 )
-def threads_decode_the_same(subject: SourceSubject) -> None:
+def threads_decode_the_same(subject: DatasetSubject) -> None:
     """Eight threads at once get the images that one gets."""
     rows = subject.rows * 8
     alone = {row: subject.decode(row).copy() for row in subject.rows}
@@ -192,14 +192,14 @@ def threads_decode_the_same(subject: SourceSubject) -> None:
             require(np.array_equal(image, alone[row]), f"row {row} gives another image in a thread")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "images",
-    why="other processes get a copy of the source, and the index of the first.",
+    why="other processes get a copy of the dataset, and the index of the first.",
     mend="keep what `decode` needs in the fields or in the index, not beside the component.",
     needs=("rows_decode_in_any_order", "copies_and_pickles"),
 )
-def a_copy_decodes_the_same(subject: SourceSubject) -> None:
-    """A pickled copy of the source, given a pickled copy of the index, decodes the same images."""
+def a_copy_decodes_the_same(subject: DatasetSubject) -> None:
+    """A pickled copy of the dataset, given a pickled copy of the index, decodes the same images."""
     again, index = pickle.loads(pickle.dumps((subject.component, subject.index)))  # noqa: S301 - our own bytes
     for row in subject.rows:
         require(np.array_equal(subject.decode(row), subject.decode(row, again, index)), f"row {row} differs")
@@ -207,13 +207,13 @@ def a_copy_decodes_the_same(subject: SourceSubject) -> None:
     require(np.array_equal(subject.decode(0), subject.decode(0, deep)), "the deep copy's row 0 differs")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "images",
     why="one bad file among a million is counted against `max_bad`: as a traceback it ends the run.",
     mend="let `mtlcore.read_image` read files; turn what else can go wrong into MtlError.",
     needs="decodes_images",
 )
-def unreadable_images_are_told(subject: SourceSubject) -> None:
+def unreadable_images_are_told(subject: DatasetSubject) -> None:
     """With its files emptied after `index`, `decode` gives an image all the same, or raises MtlError."""
     with subject.copied() as (component, files):
         index = component.index()
@@ -229,13 +229,13 @@ def unreadable_images_are_told(subject: SourceSubject) -> None:
 # ---------------------------------------------------------------------------------------------------- side effects
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "side effects",
     why="data sets are shared, often read-only, and hashed: a file more is another data set.",
     mend="keep caches in the user's cache folder, or nowhere.",
     needs="decodes_images",
 )
-def writes_nothing_beside_the_data(subject: SourceSubject) -> None:
+def writes_nothing_beside_the_data(subject: DatasetSubject) -> None:
     """Indexing and decoding leave the files and folders below its paths as they were."""
     subject.require_files()
     before = subject.on_disk()
@@ -245,14 +245,14 @@ def writes_nothing_beside_the_data(subject: SourceSubject) -> None:
     require(not changed, f"changed: {', '.join(changed[:3])}")
 
 
-@SOURCE_CHECKS.check(
+@DATASET_CHECKS.check(
     "side effects",
-    why="a run's draws are keyed by its own seed: a source that seeds a global generator disturbs others.",
+    why="a run's draws are keyed by its own seed: a dataset that seeds a global generator disturbs others.",
     mend="use a generator of your own, with a fixed seed.",
     needs="index_repeats_itself",
     core=True,
 )
-def leaves_global_generators_alone(subject: SourceSubject) -> None:
+def leaves_global_generators_alone(subject: DatasetSubject) -> None:
     """Neither `index` nor `decode` draws from, or seeds, the generators of torch, numpy or Python."""
     found = touched(subject.component.index)
     require(not found, f"`index` draws from {', '.join(found)}")
@@ -264,4 +264,4 @@ def _said(values: object) -> str:
     return f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
 
 
-CHECKS, HARNESS = CheckList("source", draws(), (COMMON, SOURCE_CHECKS)), SourceSubject
+CHECKS, HARNESS = CheckList("dataset", draws(), (COMMON, DATASET_CHECKS)), DatasetSubject

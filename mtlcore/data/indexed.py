@@ -1,4 +1,4 @@
-"""One source, indexed and split; and the count of what it left out.
+"""One dataset, indexed and split; and the count of what it left out.
 
 Malformed rows that `index` passed over and images that can't be read draw on one budget, `max_bad`: within it they
 are told once, with examples; beyond it the run stops.
@@ -19,10 +19,10 @@ EXAMPLES = 3  # names told with each reason
 
 
 @frozen(eq=False)
-class Source:
-    """An indexed source of n rows. split: (n,) names, "" for none; labeled: (n,) bool, rows whose labels are kept.
+class IndexedDataset:
+    """An indexed dataset of n rows. split: (n,) names, "" for none; labeled: (n,) bool, rows whose labels are kept.
 
-    absent: why rows are in no split -> how many: the source gives them none, or `exclude_duplicates` takes them out.
+    absent: why rows are in no split -> how many: the dataset gives them none, or `exclude_duplicates` takes them out.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Source:
         _refuse_too_many(self.label, self.entry, skipped)
 
     def left_out(self, skipped: Skipped) -> list[str]:
-        """A line for each reason, then one for each note of the source."""
+        """A line for each reason, then one for each note of the dataset."""
         lines = [f"data.{self.label}: {n} left out, {reason}" for reason, n in self.absent.items() if n]
         for reason, names in skipped.names.items():
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {some(names)}")
@@ -51,7 +51,7 @@ class Source:
         return lines
 
 
-def open_source(experiment: Experiment, label: str) -> Source:
+def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
     """Index [data.<label>] and split its rows.
 
     Raises MtlError: a missing root, no usable row, too many bad ones, an unknown column.
@@ -62,11 +62,11 @@ def open_source(experiment: Experiment, label: str) -> Source:
     _refuse_too_many(label, entry, index.skipped)
     if not len(index):
         raise MtlError(f"data.{label} ({_root(entry)}) holds no usable row{_reasons(index.skipped)}")
-    return split_source(experiment, label, index)
+    return split_dataset(experiment, label, index)
 
 
-def split_source(experiment: Experiment, label: str, index: Index) -> Source:
-    """The source of an index that is there already. Raises MtlError on an unknown column."""
+def split_dataset(experiment: Experiment, label: str, index: Index) -> IndexedDataset:
+    """The dataset of an index that is there already. Raises MtlError on an unknown column."""
     entry, n = experiment.data[label], len(index)
     split = index.split if entry.split is None else _splits(_column(index, entry.split, f"data.{label}.split"))
     group = index.group if entry.group is None else _column(index, entry.group, f"data.{label}.group")
@@ -84,11 +84,11 @@ def split_source(experiment: Experiment, label: str, index: Index) -> Source:
     assigned = assign(rules, index.keys[kept], strata[kept], official, groups)
     names, labeled = np.full(n, "", dtype=assigned.split.dtype), np.zeros(n, dtype=bool)
     names[kept], labeled[kept] = assigned.split, assigned.labeled
-    return Source(label, entry, index, names, labeled, {reason: len(rows) for reason, rows in absent.items()})
+    return IndexedDataset(label, entry, index, names, labeled, {reason: len(rows) for reason, rows in absent.items()})
 
 
 def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:
-    """The annotations that the run's tasks read of a source, in the order of the tasks; all that it has where none does."""
+    """The annotations that the run's tasks read of a dataset, in the order of the tasks; all that it has where none does."""
     read = dict.fromkeys(entry.component.reads for entry in experiment.tasks.values())
     return tuple(name for name in read if name in index.annotations) or tuple(index.annotations)
 
@@ -101,7 +101,7 @@ def some(names: list[str]) -> str:
 def _column(index: Index, name: str, where: str) -> np.ndarray:
     known = index.attributes | index.annotations
     if name not in known:
-        raise MtlError(f"{where} = {name!r}: the source has no such column; {nearest(name, known)}")
+        raise MtlError(f"{where} = {name!r}: the dataset has no such column; {nearest(name, known)}")
     return known[name].astype(str)
 
 
@@ -111,7 +111,7 @@ def _splits(names: np.ndarray) -> np.ndarray:
 
 
 def _check(label: str, index: Index) -> None:
-    """What a source's author can get wrong, told before it does harm."""
+    """What a dataset's author can get wrong, told before it does harm."""
     n = len(index)
     arrays = {f"annotation {k!r}": v for k, v in index.annotations.items()}
     arrays |= {f"attribute {k!r}": v for k, v in index.attributes.items()}

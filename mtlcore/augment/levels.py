@@ -8,7 +8,7 @@
 |        | kernel 1 or 3, sigma 1.5; a cutout of 60 / 224 of the side after the pretext |
 | validation | central crop of 0.8, resize |
 
-A recipe draws its parameters for the whole batch at once, warps each image once, and reads nothing back to the host.
+An augmentation draws its parameters for the whole batch at once, warps each image once, and reads nothing back to the host.
 Row i of the result depends on row i of the images alone. The warp comes FIRST, whereas the table has it last: color is
 pointwise and nearly commutes with interpolation, and noise and blur are then measured in the pixels that the encoder
 reads, at any stored size.
@@ -25,7 +25,7 @@ from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, gt, le, lt
 from torch import Tensor
 
-from ..contracts import AugmentRecipe, View
+from ..contracts import Augmentation, View
 from ..rng import Rng
 from .color import blur, brightness_, contrast_, noise_
 from .cutout import cutout
@@ -52,7 +52,7 @@ _share = and_(ge(0.0), le(1.0))
 
 
 @frozen
-class NoAugment(AugmentRecipe):
+class NoAugment(Augmentation):
     """Mirrored or not, and a central crop.
 
     crop: [low, high], the share of the side that is shown. mirror: the share of the images that are mirrored; 0 where left
@@ -70,7 +70,7 @@ class NoAugment(AugmentRecipe):
 
 
 @frozen
-class Weak(AugmentRecipe):
+class Weak(Augmentation):
     """Geometry and contrast. crop, mirror: as in `none`. turn_deg: the largest, either way. contrast: [low, high], a factor."""
 
     crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
@@ -84,7 +84,7 @@ class Weak(AugmentRecipe):
 
 
 @frozen
-class Strong(AugmentRecipe):
+class Strong(Augmentation):
     """As `weak`, then brightness, noise, blur; and a cutout after the pretext.
 
     brightness: the largest shift, either way, in units of white. noise: the largest std. blur_sigma_px: of the 3 x 3
@@ -112,7 +112,7 @@ class Strong(AugmentRecipe):
 
 
 @frozen
-class Validation(AugmentRecipe):
+class Validation(Augmentation):
     """A central crop, nothing random. crop: the share of the side that is shown; 1.0: the whole image."""
 
     lacks: ClassVar[Mapping[str, str]] = {"random": "evaluation looks at each image in the same way each time"}
@@ -128,7 +128,7 @@ class Validation(AugmentRecipe):
 
 
 def _turned(
-    recipe: Weak | Strong,
+    augmentation: Weak | Strong,
     images: Tensor,
     size: tuple[int, int],
     flip: Tensor,
@@ -137,6 +137,8 @@ def _turned(
     contrast: Tensor,
 ) -> View:
     """What `weak` and `strong` share. The last four are uniform draws in [0, 1), (B,)."""
-    most = math.radians(recipe.turn_deg)
-    seen = show(images, size, between((-most, most), turn), between(recipe.crop, crop), flip < recipe.mirror)
-    return seen.repaint(contrast_(seen.images, between(recipe.contrast, contrast), WHITE))
+    most = math.radians(augmentation.turn_deg)
+    seen = show(
+        images, size, between((-most, most), turn), between(augmentation.crop, crop), flip < augmentation.mirror
+    )
+    return seen.repaint(contrast_(seen.images, between(augmentation.contrast, contrast), WHITE))

@@ -1,4 +1,4 @@
-"""The store: in memory or on demand, the same images; unreadable ones told, none silently."""
+"""The image cache: in memory or on demand, the same images; unreadable ones told, none silently."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlcore import MtlError
-from mtlcore.data.store import (
+from mtlcore.data.cache import (
     CHUNK,
-    LazyImages,
-    MemoryImages,
+    MemoryImageCache,
+    OnDemandImageCache,
+    cache_size,
     memory_budget,
     open_images,
-    store_side,
     usable_memory,
 )
 
@@ -40,8 +40,8 @@ def test_the_lazy_store_equals_the_one_in_memory(rows, side):
     wanted = np.array(rows, dtype=np.int64)
     inside, _ = open_images(image, 40, side)
     lazy, _ = open_images(image, 40, side, memory=40 * 3 * side * side - 1)
-    assert isinstance(inside, MemoryImages)
-    assert isinstance(lazy, LazyImages)
+    assert isinstance(inside, MemoryImageCache)
+    assert isinstance(lazy, OnDemandImageCache)
     assert inside.side == lazy.side == side
     assert torch.equal(inside.take(wanted), lazy.take(wanted))
     assert inside.take(wanted).shape == (len(rows), 3, side, side)
@@ -49,7 +49,7 @@ def test_the_lazy_store_equals_the_one_in_memory(rows, side):
 
 
 def test_what_just_fits_is_kept_in_memory():
-    assert isinstance(open_images(image, 40, 8, memory=40 * 3 * 8 * 8)[0], MemoryImages)
+    assert isinstance(open_images(image, 40, 8, memory=40 * 3 * 8 * 8)[0], MemoryImageCache)
 
 
 def test_images_stand_in_their_rows_channels_first():
@@ -65,8 +65,8 @@ def test_taking_gives_a_copy():
 
 
 def test_slow_images_are_decoded_by_the_same_rules(monkeypatch):
-    monkeypatch.setattr("mtlcore.data.store.WORTH_A_THREAD_S", 0.0)
-    monkeypatch.setattr("mtlcore.data.store.threads", lambda: 3)
+    monkeypatch.setattr("mtlcore.data.cache.WORTH_A_THREAD_S", 0.0)
+    monkeypatch.setattr("mtlcore.data.cache.threads", lambda: 3)
     seen = set()
 
     def watched(row: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_slow_images_are_decoded_by_the_same_rules(monkeypatch):
     images, unreadable = open_images(watched, 5 * CHUNK, 8)
     assert len(seen) > 1
     assert sorted(unreadable) == list(range(3, 5 * CHUNK, 100))
-    monkeypatch.setattr("mtlcore.data.store.WORTH_A_THREAD_S", 10.0)
+    monkeypatch.setattr("mtlcore.data.cache.WORTH_A_THREAD_S", 10.0)
     alone, _ = open_images(some_unreadable, 5 * CHUNK, 8)
     everything = np.arange(5 * CHUNK)
     assert torch.equal(images.take(everything), alone.take(everything))
@@ -149,7 +149,7 @@ def test_progress_rises_to_the_total(memory, doing):
 def test_a_container_has_no_more_memory_than_its_limit(limit, usable, tmp_path, monkeypatch):
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
-    monkeypatch.setattr("mtlcore.data.store.CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr("mtlcore.data.cache.CGROUP_LIMIT", tmp_path / "memory.max")
     assert usable_memory() == (usable or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
@@ -179,7 +179,7 @@ def test_the_side_of_the_store(sides, size, store, expected):
         side = sides[row % len(sides)]
         return np.zeros((side, side + 20, 3), dtype=np.uint8)
 
-    assert store_side(decode, 1001, size, store) == expected
+    assert cache_size(decode, 1001, size, store) == expected
 
 
 def test_images_that_cannot_be_read_have_no_say_in_the_side():
@@ -188,7 +188,7 @@ def test_images_that_cannot_be_read_have_no_say_in_the_side():
             raise MtlError("broken")
         return np.zeros((40, 40, 3), dtype=np.uint8)
 
-    assert store_side(decode, 1000, 64, None) == 40
+    assert cache_size(decode, 1000, 64, None) == 40
 
 
 def test_few_images_are_looked_at():
@@ -198,7 +198,7 @@ def test_few_images_are_looked_at():
         asked.append(row)
         return np.zeros((40, 40, 3), dtype=np.uint8)
 
-    store_side(decode, 10_000, 64, None)
+    cache_size(decode, 10_000, 64, None)
     assert len(asked) == 64
     assert asked[0] == 0
     assert asked[-1] == 9_999

@@ -1,4 +1,4 @@
-"""The recipes: what is drawn, what it costs, and that each row is its own affair."""
+"""The augmentations: what is drawn, what it costs, and that each row is its own affair."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlcore.augment import NoAugment, Strong, Validation, Weak
 from mtlcore.augment.color import blur
-from mtlcore.contracts import AugmentRecipe
+from mtlcore.contracts import Augmentation
 from mtlcore.rng import Rng
 
 SIZE = (24, 24)
-RECIPES = [NoAugment(), Weak(), Strong(), Validation()]
-by_name = pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: type(r).__name__)
+AUGMENTATIONS = [NoAugment(), Weak(), Strong(), Validation()]
+by_name = pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda r: type(r).__name__)
 
 
 def rng(seed: int = 0) -> Rng:
@@ -31,9 +31,9 @@ def made_images(rows: int = 6, height: int = 32, width: int = 32, seed: int = 1)
     return torch.randint(0, 256, (rows, 3, height, width), dtype=torch.uint8, generator=draw)
 
 
-def whole_pass(recipe: AugmentRecipe, images: Tensor, seed: int = 0) -> Tensor:
+def whole_pass(augmentation: Augmentation, images: Tensor, seed: int = 0) -> Tensor:
     """What the encoder reads: `view`, then `finish`."""
-    return recipe.finish(recipe.view(images, SIZE, rng(seed)).images, rng(seed + 1))
+    return augmentation.finish(augmentation.view(images, SIZE, rng(seed)).images, rng(seed + 1))
 
 
 class Calls(TorchDispatchMode):
@@ -48,17 +48,17 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def calls(recipe: AugmentRecipe, rows: int) -> Counter[str]:
+def calls(augmentation: Augmentation, rows: int) -> Counter[str]:
     images = made_images(rows)
     blur(torch.rand(1, 3, 4, 4), torch.tensor([True]), 1.5)  # kornia's import runs operations of its own
     with Calls() as counted:
-        whole_pass(recipe, images)
+        whole_pass(augmentation, images)
     return counted.of
 
 
 @by_name
-def test_a_view_is_a_float_image_of_the_asked_size_in_0_to_1_with_its_geometry(recipe: AugmentRecipe) -> None:
-    view = recipe.view(made_images(5, 32, 40), (24, 16), rng())
+def test_a_view_is_a_float_image_of_the_asked_size_in_0_to_1_with_its_geometry(augmentation: Augmentation) -> None:
+    view = augmentation.view(made_images(5, 32, 40), (24, 16), rng())
     assert view.images.shape == (5, 3, 24, 16)
     assert view.images.dtype == torch.float32
     assert 0 <= view.images.min() < view.images.max() <= 1
@@ -67,14 +67,16 @@ def test_a_view_is_a_float_image_of_the_asked_size_in_0_to_1_with_its_geometry(r
 
 
 @by_name
-def test_each_image_is_interpolated_exactly_once(recipe: AugmentRecipe) -> None:
-    counted = calls(recipe, 6)
+def test_each_image_is_interpolated_exactly_once(augmentation: Augmentation) -> None:
+    counted = calls(augmentation, 6)
     assert sum(n for name, n in counted.items() if "grid_sampler" in name or "upsample" in name) == 1
 
 
 @by_name
-def test_nothing_is_read_back_to_the_host_and_nothing_has_a_size_that_depends_on_values(recipe: AugmentRecipe) -> None:
-    names = " ".join(calls(recipe, 6))
+def test_nothing_is_read_back_to_the_host_and_nothing_has_a_size_that_depends_on_values(
+    augmentation: Augmentation,
+) -> None:
+    names = " ".join(calls(augmentation, 6))
     for forbidden in (
         "_local_scalar_dense",
         "is_nonzero",
@@ -88,47 +90,47 @@ def test_nothing_is_read_back_to_the_host_and_nothing_has_a_size_that_depends_on
 
 
 @by_name
-def test_a_larger_batch_costs_no_more_operations(recipe: AugmentRecipe) -> None:
-    assert calls(recipe, 2) == calls(recipe, 31)
+def test_a_larger_batch_costs_no_more_operations(augmentation: Augmentation) -> None:
+    assert calls(augmentation, 2) == calls(augmentation, 31)
 
 
-def test_the_weak_recipe_runs_at_most_100_operations_and_the_strong_one_at_most_160() -> None:
+def test_the_weak_augmentation_runs_at_most_100_operations_and_the_strong_one_at_most_160() -> None:
     assert sum(calls(Weak(), 8).values()) <= 100
     assert sum(calls(Strong(), 8).values()) <= 160
 
 
 @by_name
-def test_a_row_does_not_depend_on_its_neighbors_pixels(recipe: AugmentRecipe) -> None:
+def test_a_row_does_not_depend_on_its_neighbors_pixels(augmentation: Augmentation) -> None:
     images = made_images()
     others = images.clone()
     others[[0, 2, 3, 4, 5]] = 255 - others[[0, 2, 3, 4, 5]]
-    before, after = whole_pass(recipe, images), whole_pass(recipe, others)
+    before, after = whole_pass(augmentation, images), whole_pass(augmentation, others)
     assert torch.equal(before[1], after[1])
     assert not torch.equal(before[0], after[0])
 
 
 @by_name
-def test_the_raw_images_are_left_as_they_were(recipe: AugmentRecipe) -> None:
+def test_the_raw_images_are_left_as_they_were(augmentation: Augmentation) -> None:
     images = made_images()
-    whole_pass(recipe, images)
+    whole_pass(augmentation, images)
     assert torch.equal(images, made_images())
 
 
-@pytest.mark.parametrize("recipe", RECIPES[:3], ids=lambda r: type(r).__name__)
-def test_the_same_seed_gives_the_same_view_and_another_seed_another(recipe: AugmentRecipe) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS[:3], ids=lambda r: type(r).__name__)
+def test_the_same_seed_gives_the_same_view_and_another_seed_another(augmentation: Augmentation) -> None:
     images = made_images()
-    assert torch.equal(whole_pass(recipe, images, 3), whole_pass(recipe, images, 3))
-    assert not torch.equal(whole_pass(recipe, images, 3), whole_pass(recipe, images, 4))
+    assert torch.equal(whole_pass(augmentation, images, 3), whole_pass(augmentation, images, 3))
+    assert not torch.equal(whole_pass(augmentation, images, 3), whole_pass(augmentation, images, 4))
 
 
 @by_name
-def test_the_global_generator_is_neither_read_nor_moved(recipe: AugmentRecipe) -> None:
+def test_the_global_generator_is_neither_read_nor_moved(augmentation: Augmentation) -> None:
     images = made_images()
     torch.manual_seed(5)
-    state, first = torch.get_rng_state(), whole_pass(recipe, images)
+    state, first = torch.get_rng_state(), whole_pass(augmentation, images)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(6)
-    assert torch.equal(whole_pass(recipe, images), first)
+    assert torch.equal(whole_pass(augmentation, images), first)
 
 
 def test_validation_draws_nothing() -> None:
@@ -161,18 +163,20 @@ def test_an_upright_uncropped_training_view_is_the_image_or_its_exact_mirror() -
     assert torch.equal(torch.linalg.det(view.geometry.matrix) < 0, mirrored)
 
 
-@pytest.mark.parametrize("recipe", [NoAugment, Weak, Strong])
+@pytest.mark.parametrize("augmentation", [NoAugment, Weak, Strong])
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
-def test_no_image_or_every_one_is_mirrored(recipe: type[AugmentRecipe], mirror: float) -> None:
-    view = recipe(mirror=mirror).view(made_images(64), SIZE, rng())
+def test_no_image_or_every_one_is_mirrored(augmentation: type[Augmentation], mirror: float) -> None:
+    view = augmentation(mirror=mirror).view(made_images(64), SIZE, rng())
     assert (torch.linalg.det(view.geometry.matrix) < 0).float().mean() == mirror
 
 
 @pytest.mark.parametrize(
-    ("recipe", "turn_deg"), [(NoAugment(crop=(0.69, 0.99)), 0.0), (Weak(), 15.0), (Strong(), 20.0)]
+    ("augmentation", "turn_deg"), [(NoAugment(crop=(0.69, 0.99)), 0.0), (Weak(), 15.0), (Strong(), 20.0)]
 )
-def test_turns_crops_and_mirrors_fill_their_ranges_and_stay_in_them(recipe: AugmentRecipe, turn_deg: float) -> None:
-    matrix = recipe.view(made_images(2000, 4, 4), (4, 4), rng()).geometry.matrix
+def test_turns_crops_and_mirrors_fill_their_ranges_and_stay_in_them(
+    augmentation: Augmentation, turn_deg: float
+) -> None:
+    matrix = augmentation.view(made_images(2000, 4, 4), (4, 4), rng()).geometry.matrix
     zoom = torch.linalg.det(matrix).abs().sqrt()
     mirrored = torch.linalg.det(matrix) < 0
     turn = torch.rad2deg(torch.atan2(-matrix[:, 1, 0] * (1 - 2 * mirrored.float()), matrix[:, 1, 1]))
@@ -197,28 +201,28 @@ def test_weak_multiplies_by_the_contrast_and_clips() -> None:
 
 def test_strong_shifts_brightness_and_adds_noise_of_a_std_of_its_own() -> None:
     flat = torch.full((400, 3, 24, 24), 128, dtype=torch.uint8)
-    recipe = Strong(contrast=(1.0, 1.0))
-    quiet = evolve(recipe, noise=0.0).view(flat, SIZE, rng()).images - 128 / 255
+    augmentation = Strong(contrast=(1.0, 1.0))
+    quiet = evolve(augmentation, noise=0.0).view(flat, SIZE, rng()).images - 128 / 255
     assert torch.allclose(quiet, quiet[:, :1, :1, :1].expand_as(quiet), atol=1e-4)
     assert -0.05 - 1e-4 < quiet.min() < -0.049
     assert 0.049 < quiet.max() < 0.05 + 1e-4
-    std = recipe.view(flat, SIZE, rng()).images.flatten(1).std(1)
+    std = augmentation.view(flat, SIZE, rng()).images.flatten(1).std(1)
     assert std.min() < 0.002
     assert 0.045 < std.max() < 0.052
 
 
 def test_half_of_the_strong_views_are_blurred() -> None:
     checkers = ((torch.arange(24)[:, None] + torch.arange(24)) % 2 * 255).to(torch.uint8).expand(400, 3, 24, 24)
-    recipe = Strong(crop=(1.0, 1.0), turn_deg=0.0, contrast=(1.0, 1.0), brightness=0.0, noise=0.0)
-    contrast = recipe.view(checkers, SIZE, rng()).images.flatten(1).std(1)
+    augmentation = Strong(crop=(1.0, 1.0), turn_deg=0.0, contrast=(1.0, 1.0), brightness=0.0, noise=0.0)
+    contrast = augmentation.view(checkers, SIZE, rng()).images.flatten(1).std(1)
     assert bool(((contrast > 0.49) | (contrast < 0.1)).all())
     assert 160 < int((contrast < 0.1).sum()) < 240
 
 
-def test_only_the_strong_recipe_touches_images_after_the_pretext() -> None:
+def test_only_the_strong_augmentation_touches_images_after_the_pretext() -> None:
     images = torch.rand(3, 3, 8, 8)
-    for recipe in (NoAugment(), Weak(), Validation(), Strong(cutout=0.0)):
-        assert recipe.finish(images, rng()) is images
+    for augmentation in (NoAugment(), Weak(), Validation(), Strong(cutout=0.0)):
+        assert augmentation.finish(images, rng()) is images
     assert not torch.equal(Strong().finish(images, rng()), images)
 
 
@@ -226,8 +230,10 @@ def test_only_the_strong_recipe_touches_images_after_the_pretext() -> None:
 def test_values_stay_in_0_to_1_whatever_the_fields_and_sizes(
     seed: int, crop: float, turn_deg: float, height: int, width: int
 ) -> None:
-    recipe = Strong(crop=(crop, crop), turn_deg=turn_deg, contrast=(0.1, 5.0), brightness=0.5, noise=0.5)
-    seen = recipe.finish(recipe.view(made_images(2, height, width, seed), (7, 9), rng(seed)).images, rng(seed))
+    augmentation = Strong(crop=(crop, crop), turn_deg=turn_deg, contrast=(0.1, 5.0), brightness=0.5, noise=0.5)
+    seen = augmentation.finish(
+        augmentation.view(made_images(2, height, width, seed), (7, 9), rng(seed)).images, rng(seed)
+    )
     assert seen.shape == (2, 3, 7, 9)
     assert 0 <= seen.min() <= seen.max() <= 1
 

@@ -1,4 +1,4 @@
-"""Small data sources that need no file, and experiments around them, for the tests of the data layer."""
+"""Small data datasets that need no file, and experiments around them, for the tests of the data layer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, cast
 import numpy as np
 from attrs import field, frozen
 
-from mtlcore import Classification, DataSource, Index, MtlError, Skipped, SupervisedTask
+from mtlcore import Classification, Dataset, Index, MtlError, Skipped, SupervisedTask
 from mtlcore.experiment import DataEntry, Experiment, Input, TaskEntry, Train
 
 
 @frozen(eq=False)
-class InMemory(DataSource):
+class InMemory(Dataset):
     """n gray images whose top left pixel tells the row: value = row % 256, second pixel = row // 256.
 
     labels: per row, "" where missing; others: further annotations. bad: rows that can't be read.
@@ -65,23 +65,23 @@ def cycle(names: str, n: int) -> tuple[str, ...]:
 
 
 def experiment(
-    sources: dict[str, DataEntry],
+    datasets: dict[str, DataEntry],
     tasks: dict[str, SupervisedTask] | None = None,
     seed: int = 0,
     accumulate: int = 1,
     **inputs: Any,
 ) -> Experiment:
-    """A run on these sources; default: one classification of "kind"."""
+    """A run on these datasets; default: one classification of "kind"."""
     absent = cast(Any, None)  # the data layer never looks at them
     own = {"kind": Classification(reads="kind")} if tasks is None else tasks
     return Experiment(
         encoder=absent,
         tasks={label: TaskEntry(task) for label, task in own.items()},
         pretexts={},
-        data=sources,
+        data=datasets,
         weighting=absent,
         augment=absent,
-        recipes={},
+        augmentations={},
         input=Input(**({"size": 8, "batch_size": 4} | inputs)),
         train=Train(steps=10, accumulate=accumulate),
         seed=seed,

@@ -9,13 +9,13 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import DataSource, Index, hookimpl
+from mtlcore import Dataset, Index, hookimpl
 
 CORNERS = np.array(["top_left", "top_right", "bottom_left", "bottom_right"])
 
 
 @frozen
-class PluginName(DataSource):
+class PluginName(Dataset):
     """Annotation "corner": where the disc is.
 
     images: how many there are; the last fifth is the test split. side: in pixels.
@@ -27,7 +27,7 @@ class PluginName(DataSource):
     side: int = field(default=48, validator=ge(8))
 
     def index(self) -> Index:
-        """Every row, without drawing an image. A source of files would name their paths as keys."""
+        """Every row, without drawing an image. A dataset of files would name their paths as keys."""
         rows = np.arange(self.images)
         return Index(
             keys=np.array([f"{row:06d}" for row in rows]),

@@ -35,7 +35,7 @@ WORTH_A_THREAD_S = 100e-6  # an image that takes less is decoded faster by one t
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # what a container may take (control groups, version 2)
 
 
-class Images(Protocol):
+class ImageCache(Protocol):
     """Images by row."""
 
     @property
@@ -49,7 +49,7 @@ class Images(Protocol):
 
 
 @frozen(eq=False)
-class MemoryImages:
+class MemoryImageCache:
     """All images in one tensor (N, 3, S, S) uint8."""
 
     pixels: Tensor
@@ -63,7 +63,7 @@ class MemoryImages:
 
 
 @frozen(eq=False)
-class LazyImages:
+class OnDemandImageCache:
     """Images that are decoded, by a few threads, each time they are asked for. An unreadable one raises MtlError.
 
     decode: row -> (H, W, 3) uint8. side: S, pixels.
@@ -91,26 +91,26 @@ def open_images(
     progress: Progress | None = None,
     check: Callable[[Unreadable], None] | None = None,
     memory: int | None = None,
-) -> tuple[Images, Unreadable]:
+) -> tuple[ImageCache, Unreadable]:
     """Rows 0 ... n-1, in memory where they fit into `memory` bytes (default: this process's half share), else on demand.
 
-    -> the store, and the rows that could not be read: in memory zeros stand in their place, on demand they raise MtlError.
+    -> the cache, and the rows that could not be read: in memory zeros stand in their place, on demand they raise MtlError.
     check: called with all unreadable rows so far whenever there are more of them; may raise MtlError to stop.
     """
     if n * 3 * side * side > (memory_budget() if memory is None else memory):
         found = _read_all(_Checker(decode), n, "checking images", progress, check)
-        return LazyImages(decode, side), found
+        return OnDemandImageCache(decode, side), found
     pixels = torch.zeros(n, 3, side, side, dtype=torch.uint8)
     found = _read_all(_Filler(decode, side, pixels.numpy()), n, "reading images", progress, check)
-    return MemoryImages(pixels), found
+    return MemoryImageCache(pixels), found
 
 
-def store_side(decode: Decode, n: int, size: int, store: int | None) -> int:
-    """The side at which images are kept: `store`, or 1.5 x size; but no more than the largest one has to give.
+def cache_size(decode: Decode, n: int, size: int, wanted: int | None) -> int:
+    """The side at which images are kept: `cache_size`, or 1.5 x size; but no more than the largest one has to give.
 
     That is judged by up to 64 evenly spaced rows; those that can't be read are passed over.
     """
-    wanted = store if store is not None else round(1.5 * size)
+    wanted = wanted if wanted is not None else round(1.5 * size)
     largest = 0
     for row in np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(np.int64)).tolist() if n else []:
         try:

@@ -1,4 +1,4 @@
-"""A source on the harness: its index, some of its rows, and what lies on the disk."""
+"""A dataset on the harness: its index, some of its rows, and what lies on the disk."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LARGEST = 16 * 2**20
 """Bytes of a data set that is copied, so that its copy can be spoiled."""
 
 
-class SourceSubject(Subject):
-    """A source on the harness."""
+class DatasetSubject(Subject):
+    """A dataset on the harness."""
 
     @cached_property
     def index(self) -> Index:
@@ -52,7 +52,7 @@ class SourceSubject(Subject):
 
     @contextmanager
     def copied(self) -> Iterator[tuple[Any, list[Path]]]:
-        """The source on a copy of its files, which may be spoiled. Skips where they are large."""
+        """The dataset on a copy of its files, which may be spoiled. Skips where they are large."""
         self.require_files()
         if sum(file.stat().st_size for file in self.files()) > LARGEST:
             raise Skip(f"its files hold more than {LARGEST // 2**20} MiB: give a small copy of the set to check this")

@@ -1,4 +1,4 @@
-"""A recipe on the harness: drawn images, its views of them, and where their pixels went."""
+"""An augmentation on the harness: drawn images, its views of them, and where their pixels went."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SIDES = (32, 40, 28)
 """Sides of views in pixels, one for each drawn seed in turn."""
 
 
-class RecipeSubject(Subject):
-    """A recipe on the harness."""
+class AugmentationSubject(Subject):
+    """An augmentation on the harness."""
 
     def view(self, raw: Tensor, seed: int = 0, size: tuple[int, int] = (32, 32)) -> View:
         """Its view, drawn from this seed."""

@@ -21,7 +21,7 @@ from .rng import Rng
 
 Target = Any  # a tensor, or a tuple / list / dict of tensors, each (B, ...)
 Annotation = np.ndarray
-"""One label kind of N rows. Categories: (N,) strings, "" where missing. Numbers: (N,) or (N, ...) float, NaN where missing.
+"""One label kind of N samples. Categories: (N,) strings, "" where missing. Numbers: (N,) or (N, ...) float, NaN where missing.
 Categories travel by NAME, so the label orders of two data sets can never be mixed up."""
 
 
@@ -30,29 +30,29 @@ Categories travel by NAME, so the label orders of two data sets can never be mix
 
 @frozen
 class StepCounts:
-    """Rows of ONE optimizer step, over all ranks and micro-batches: host ints, known to the sampler before the first forward.
+    """Samples of ONE optimizer step, over all ranks and micro-batches: host ints, known to the sampler before the first forward.
 
-    labeled: task label -> rows that carry it. rows: all. unlabeled_rows: those that carry no label at all.
+    labeled: task label -> samples that carry it. samples: all. unlabeled_samples: those that carry no label at all.
     """
 
     labeled: dict[str, int]
-    rows: int
-    unlabeled_rows: int
+    samples: int
+    unlabeled_samples: int
 
 
 @frozen(eq=False)
 class Batch:
-    """One micro-batch, as the loader gives it. A row may carry labels for some tasks, for all, or for none.
+    """One micro-batch, as the loader gives it. A sample may carry labels for some tasks, for all, or for none.
 
-    images: (B, 3, H0, W0) uint8. targets: task label -> (B, ...); rows without that label hold ZEROS. present: task label -> (B,)
-    bool, who carries it. counts: of the whole step. labeled_rows: so many rows, the first ones, carry a label; the others none.
+    images: (B, 3, H0, W0) uint8. targets: task label -> (B, ...); samples without that label hold ZEROS. present: task label -> (B,)
+    bool, who carries it. counts: of the whole step. labeled_samples: so many samples, the first ones, carry a label; the others none.
     """
 
     images: Tensor
     targets: dict[str, Tensor]
     present: dict[str, Tensor]
     counts: StepCounts
-    labeled_rows: int
+    labeled_samples: int
 
 
 @frozen(eq=False)
@@ -62,7 +62,7 @@ class View:
     images: (B, 3, H, W) float in [0, 1].
     geometry: None means "no whole image of the sample" (a patch), and no supervised head reads such a view. Every other view may
     be read, the labels moved as the geometry says.
-    mix: mixup or cutmix: the partner of each row (B,) int64, and the row's own share (B,) in [0, 1].
+    mix: mixup or cutmix: the partner of each sample (B,) int64, and the sample's own share (B,) in [0, 1].
     augmentation: whose `finish` these images get; set by the batch, kept by all that is derived. None: the run's own augmentation.
     """
 
@@ -161,9 +161,9 @@ class Head(nn.Module):
         """-> (B,): one value a sample, in fp32, a MEAN over whatever one sample holds (tiles, pixels).
 
         Outputs arrive in fp32 whatever the run's precision: the core casts their floats.
-        Rows without a label hold zeros and must give a finite value; the core masks them.
+        Samples without a label hold zeros and must give a finite value; the core masks them.
         A `coupled` pretext head returns a scalar; a `coupled` supervised head is called as loss(output, target, share), with
-        the weight (B,) of each row, and returns a scalar.
+        the weight (B,) of each sample, and returns a scalar.
         """
         raise NotImplementedError
 
@@ -185,9 +185,9 @@ class BuildContext:
 class StepLosses:
     """What a weighting is given: global values, the same on every rank. Only tasks present in this step are listed.
 
-    names: K labels. values: (K,) fp32, each the mean over all labeled rows of the step; requires grad. gram: (K, K) inner products
+    names: K labels. values: (K,) fp32, each the mean over all labeled samples of the step; requires grad. gram: (K, K) inner products
     of the weighted losses' gradients; None at level "losses". primary: (K,) bool, on the device: is it a supervised task? progress:
-    how much of the run is done, in [0, 1). epoch: whole passes over the labeled rows that are done. rng: where to draw from.
+    how much of the run is done, in [0, 1). epoch: whole passes over the labeled samples that are done. rng: where to draw from.
     """
 
     names: tuple[str, ...]
@@ -210,7 +210,7 @@ class Component(ABC):
     family: the part of a name after ":" fills the class's first field (`timm:resnet18`).
     cites: where the idea comes from (authors, year, venue or arXiv number), or "original" where it is the plugin's own.
     lacks: capabilities that the conformance kit expects of this kind and this component does not have, each with its reason:
-    {"single_row": "batch statistics need two rows"}. A class attribute, or a property where it depends on the fields.
+    {"single_sample": "batch statistics need two samples"}. A class attribute, or a property where it depends on the fields.
     """
 
     kind: ClassVar[str]
@@ -238,7 +238,7 @@ class SupervisedTask(Component):
     reads: the annotation that a dataset must give ("emotion", "pose_deg"): a class attribute, or a field, which the configuration
     fills with the task's label where it is left empty.
     by: attributes of the data, for each value of which the metrics are given too ("gender/accuracy[race=white]"), with the number
-    of labeled rows ("gender/n[race=white]"); a class attribute, or a field. Those that the data does not have are passed over.
+    of labeled samples ("gender/n[race=white]"); a class attribute, or a field. Those that the data does not have are passed over.
 
     Optional member, for the conformance kit:
     - `examples(n, rng) -> Annotation`: n annotations such as a dataset could give.
@@ -249,7 +249,7 @@ class SupervisedTask(Component):
     by: tuple[str, ...] = ()
 
     def fit(self, annotation: Annotation) -> SupervisedTask:
-        """A copy with every field explicit (classes, class weights, mean and std), learned ONCE on the labeled training rows.
+        """A copy with every field explicit (classes, class weights, mean and std), learned ONCE on the labeled training samples.
 
         It goes into the resolved configuration, so that evaluation uses the same. Default: itself.
         """
@@ -257,7 +257,7 @@ class SupervisedTask(Component):
 
     @abstractmethod
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
-        """N annotations -> targets (N, ...) and present (N,) bool. Rows that are not present hold zeros.
+        """N annotations -> targets (N, ...) and present (N,) bool. Samples that are not present hold zeros.
 
         A value that the task does not know (a class that is not its own) is not present.
         """
@@ -282,7 +282,7 @@ class SupervisedTask(Component):
         return (decoded + mirrored) / 2
 
     def metrics(self) -> dict[str, Any]:
-        """name -> fresh torchmetrics.Metric, updated with (decoded, target) of present rows. The first is the task's main one.
+        """name -> fresh torchmetrics.Metric, updated with (decoded, target) of present samples. The first is the task's main one.
 
         A metric that is a number enters tables and JSON; one that is a matrix (a confusion) is reported beside them. One
         whose `higher_is_better` is a bool can name the best checkpoint; to the best value that it declares (torchmetrics'
@@ -312,7 +312,7 @@ class PretextTask(Component):
     def build(self, context: BuildContext) -> Head: ...
 
     def permute(self, target: Target, order: Tensor) -> Target:
-        """The answers of other rows, for `control = "random_target"`. Override where a leaf is part of the QUESTION (a mask)."""
+        """The answers of other samples, for `control = "random_target"`. Override where a leaf is part of the QUESTION (a mask)."""
         return tree_map(lambda leaf: leaf[order], target)
 
     def metrics(self) -> dict[str, Any]:
@@ -374,7 +374,7 @@ class LossWeighting(Component):
 class Skipped:
     """What a dataset left out while it indexed: reason -> names, reported once, counted against `max_bad`.
 
-    notes: what is told once and is no fault of the files: reason -> how many. A benchmark's own rule, rows that stay though
+    notes: what is told once and is no fault of the files: reason -> how many. A benchmark's own rule, samples that stay though
     something of theirs is lacking. They count neither against `max_bad` nor in `len`.
     """
 
@@ -394,11 +394,11 @@ class Skipped:
 
 @frozen(eq=False)
 class Index:
-    """What a dataset knows of its N rows without decoding an image.
+    """What a dataset knows of its N samples without decoding an image.
 
-    keys: (N,) strings, unique and stable: a path below the root, a row number. They name a row in messages and fingerprints.
+    keys: (N,) strings, unique and stable: a path below the root, a sample number. They name a sample in messages and fingerprints.
     annotations: by name. split: (N,) strings such as "train" and "test", or None where the set has no official split.
-    group: (N,) strings: rows of one group never part in splits (a person, a mirrored twin). attributes: (N,) strings by name.
+    group: (N,) strings: samples of one group never part in splits (a person, a mirrored twin). attributes: (N,) strings by name.
     """
 
     keys: np.ndarray
@@ -419,10 +419,10 @@ class Dataset(Component):
 
     @abstractmethod
     def index(self) -> Index:
-        """Every row with its annotations. Raises MtlError where the root or a needed file is missing."""
+        """Every sample with its annotations. Raises MtlError where the root or a needed file is missing."""
 
     @abstractmethod
-    def decode(self, index: Index, row: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> np.ndarray:
         """-> (H, W, 3) uint8 RGB. Raises MtlError where the image can't be read."""
 
 
@@ -443,7 +443,7 @@ class CallbackContext(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Whole passes over the labeled training rows that are done."""
+        """Whole passes over the labeled training samples that are done."""
         ...
 
     @property
@@ -484,20 +484,20 @@ class CallbackContext(Protocol):
         """
         ...
 
-    def rows(self, split: str) -> np.ndarray:
-        """(N,) int64: the rows of "train" or "validation"; empty where there is no such split."""
+    def indices(self, split: str) -> np.ndarray:
+        """(N,) int64: the samples of "train" or "validation"; empty where there is no such split."""
         ...
 
-    def features(self, rows: np.ndarray) -> Tensor:
+    def features(self, indices: np.ndarray) -> Tensor:
         """(N, D) float32 on the run's device: pooled features of `network`, evaluated, of the "validation" view."""
         ...
 
-    def targets(self, task: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def targets(self, task: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """(N, ...) targets of a task's label, zeros where absent; and (N,) bool: present. On the CPU."""
         ...
 
-    def annotation(self, name: str, rows: np.ndarray) -> Annotation:
-        """What the datasets say of these rows; missing where the label was cut from train. Raises MtlError on an unknown name."""
+    def annotation(self, name: str, indices: np.ndarray) -> Annotation:
+        """What the datasets say of these samples; missing where the label was cut from train. Raises MtlError on an unknown name."""
         ...
 
     def add(self, figures: Mapping[str, float]) -> None:
@@ -541,7 +541,7 @@ class Callback(Component):
         """
 
     def on_epoch_end(self, run: CallbackContext) -> None:
-        """A pass over the labeled training rows is done; before the evaluation, where one falls on this step."""
+        """A pass over the labeled training samples is done; before the evaluation, where one falls on this step."""
 
     def on_validation_end(self, run: CallbackContext) -> None:
         """The run was measured: `run.validation` holds the figures, those of callbacks that stand before this one too."""

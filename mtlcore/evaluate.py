@@ -57,13 +57,13 @@ def evaluate(
     if not experiment.tasks:
         raise MtlError(f"{run} trained no supervised task: there is nothing to evaluate")
     found = open_data(experiment, splits={split}, progress=progress)
-    rows = found.split.get(split)
-    if rows is None or not len(rows):
-        raise MtlError(f"the data has no rows in the split {split!r}")
+    indices = found.split.get(split)
+    if indices is None or not len(indices):
+        raise MtlError(f"the data has no samples in the split {split!r}")
     checkpoint = folder.require(which)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     net = inference_network(experiment, checkpoint).to(place)
-    measured = measure(net, found.experiment, found, rows, place, mirror)
+    measured = measure(net, found.experiment, found, indices, place, mirror)
     return Evaluated(str(run), ",".join(experiment.data), split, checkpoint.path.name, measured, found.report)
 
 

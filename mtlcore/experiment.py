@@ -66,14 +66,14 @@ class DataEntry:
 
     component: the dataset. The key `name` says which (default: the label); its fields (`root`) are further keys of the table.
     labels: keep this share of the training labels (stratified, seeded; nested: 5 % lies in 10 %).
-    unlabeled: rows without labels are dropped, or kept for the pretexts.
-    limit: at most so many rows of each split (default: all).
-    split: the annotation or attribute that says which split a row is of (default: the dataset's own splits).
-    group: the annotation or attribute whose equal rows never part in splits, a person (default: the dataset's own groups).
-    weight: how often its rows are drawn, beside other datasets.
-    max_bad: malformed or unreadable rows that are skipped before the run stops.
-    exclude_duplicates: by decoded pixels. "train" leaves out rows of train that also stand in another split, or that have a copy
-        with another label; "test" leaves out rows of other splits that also stand in train. In both, copies never part where the
+    unlabeled: samples without labels are dropped, or kept for the pretexts.
+    limit: at most so many samples of each split (default: all).
+    split: the annotation or attribute that says which split a sample is of (default: the dataset's own splits).
+    group: the annotation or attribute whose equal samples never part in splits, a person (default: the dataset's own groups).
+    weight: how often its samples are drawn, beside other datasets.
+    max_bad: malformed or unreadable samples that are skipped before the run stops.
+    exclude_duplicates: by decoded pixels. "train" leaves out samples of train that also stand in another split, or that have a copy
+        with another label; "test" leaves out samples of other splits that also stand in train. In both, copies never part where the
         run cuts a test or validation split itself. Each image is decoded once more.
     """
 
@@ -90,14 +90,14 @@ class DataEntry:
 
 @frozen
 class Input:
-    """[input]: what the encoder reads, and how many rows a step has.
+    """[input]: what the encoder reads, and how many samples a step has.
 
     size: side of what the encoder reads, pixels.
-    batch_size: LABELED rows of a whole optimizer step, over all ranks and micro-batches.
-    unlabeled_batch: rows without labels beside them (default: as many, where a dataset keeps them).
+    batch_size: LABELED samples of a whole optimizer step, over all ranks and micro-batches.
+    unlabeled_batch: samples without labels beside them (default: as many, where a dataset keeps them).
     validation: share of the training groups, cut before `labels`, seen by nobody in training.
     cache_size: side at which images are kept in memory, pixels (default: 1.5 x size).
-    mix: how datasets share a batch: by their number of rows, or equally.
+    mix: how datasets share a batch: by their number of samples, or equally.
     """
 
     size: int = field(default=64, validator=gt(0))
@@ -116,7 +116,7 @@ class Views:
     clean: how many augmented clean views there are (2: the baseline of equal compute).
     reduce: how the losses of several views of a sample become one: their mean, or their geometric mean.
     forward: images of one size in one joint forward, or one forward a view.
-    statistics: what BatchNorm's running statistics see: every view, or the clean labeled rows alone.
+    statistics: what BatchNorm's running statistics see: every view, or the clean labeled samples alone.
     """
 
     supervised: Literal["clean", "pretext", "both"] = "clean"
@@ -169,7 +169,7 @@ class Train:
     """[train]: how long, and on which machine. Set `steps` or `epochs`; without the table, 1000 steps.
 
     steps: optimizer steps of the whole run.
-    epochs: passes over the labeled rows, instead of `steps`; parts of one too.
+    epochs: passes over the labeled samples, instead of `steps`; parts of one too.
     clip: largest norm of the gradient of a step.
     accumulate: micro-batches a step; each holds that part of `input.batch_size`.
     precision: of the forwards; losses, weights and optimizer stay in fp32.
@@ -223,7 +223,7 @@ class Experiment:
     augment: the augmentation by which the clean view is made of a raw image (default: `strong`).
     augmentations: further augmentations that pretexts may ask for by name. Every augmentation that needs no key is there without a table, under its
         own name; a table gives one with other keys, or under another name. `validation` is the one that evaluation uses.
-    input: what the encoder reads, and how many rows a step has.
+    input: what the encoder reads, and how many samples a step has.
     views: what is encoded, and who reads it.
     optimizer: how weights follow their gradients.
     schedule: the learning rate over the run.

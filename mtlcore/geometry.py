@@ -37,8 +37,8 @@ class Geometry:
     @classmethod
     def resize(cls, old: tuple[int, int], new: tuple[int, int], like: Tensor) -> Geometry:
         """Whole image of size `old` (h, w) scaled to `new`, for the samples and on the device of `like` (B, ...)."""
-        rows = [[new[1] / old[1], 0.0, 0.0], [0.0, new[0] / old[0], 0.0], [0.0, 0.0, 1.0]]
-        return cls.affine(torch.tensor(rows).to(like.device, non_blocking=True).expand(len(like), 3, 3), new)
+        samples = [[new[1] / old[1], 0.0, 0.0], [0.0, new[0] / old[0], 0.0], [0.0, 0.0, 1.0]]
+        return cls.affine(torch.tensor(samples).to(like.device, non_blocking=True).expand(len(like), 3, 3), new)
 
     def then(self, later: Geometry) -> Geometry:
         """This movement, and `later` after it."""

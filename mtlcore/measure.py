@@ -39,16 +39,21 @@ class Measured:
 @alone()
 @torch.no_grad()
 def measure(
-    net: Inference, experiment: Experiment, data: RunData, rows: np.ndarray, device: torch.device, mirror: bool = False
+    net: Inference,
+    experiment: Experiment,
+    data: RunData,
+    indices: np.ndarray,
+    device: torch.device,
+    mirror: bool = False,
 ) -> Measured:
-    """Every supervised metric on these rows, and on each group of them that a task asks for.
+    """Every supervised metric on these samples, and on each group of them that a task asks for.
 
     mirror: average each answer with the one about the mirrored image.
     """
-    meters = {label: _Meters(e.component, data, rows, device) for label, e in experiment.tasks.items()}
+    meters = {label: _Meters(e.component, data, indices, device) for label, e in experiment.tasks.items()}
     training = net.training
     net.eval()
-    for batch in _batches(experiment, data, rows, device):
+    for batch in _batches(experiment, data, indices, device):
         view = experiment.augmentation("validation").view(
             batch.images, (experiment.input.size,) * 2, _keyed_rng(experiment, device)(VIEW)
         )
@@ -63,7 +68,7 @@ def measure(
             meters[label].update(answer, target, here)
     net.train(training)
     found = _collected(
-        {f"{label}/{k}": m for label, its in meters.items() for k, m in its.metrics[""].items()}, len(rows)
+        {f"{label}/{k}": m for label, its in meters.items() for k, m in its.metrics[""].items()}, len(indices)
     )
     for label, its in meters.items():
         found.metrics.update({f"{label}/{name}": number for name, number in its.of_groups().items()})
@@ -71,17 +76,17 @@ def measure(
 
 
 class _Meters:
-    """The metrics of one task: over all rows (""), and over each group that its `by` names ("[race=white]")."""
+    """The metrics of one task: over all samples (""), and over each group that its `by` names ("[race=white]")."""
 
-    def __init__(self, task: SupervisedTask, data: RunData, rows: np.ndarray, device: torch.device) -> None:
-        groups = {"": np.ones(len(rows), dtype=bool), **_groups(task.by, data.attributes, rows)}
+    def __init__(self, task: SupervisedTask, data: RunData, indices: np.ndarray, device: torch.device) -> None:
+        groups = {"": np.ones(len(indices), dtype=bool), **_groups(task.by, data.attributes, indices)}
         self.members = {name: torch.from_numpy(here).to(device) for name, here in groups.items()}
         self.metrics = {name: _fresh(task, device) for name in groups}
         self.n = dict.fromkeys(groups, 0)
         self.seen = 0
 
     def update(self, answer: Tensor, target: Tensor, present: Tensor) -> None:
-        """The next rows, (B, ...)."""
+        """The next samples, (B, ...)."""
         for name, members in self.members.items():
             here = present & members[self.seen : self.seen + len(present)]
             if count := int(here.sum()):
@@ -91,7 +96,7 @@ class _Meters:
         self.seen += len(present)
 
     def of_groups(self) -> dict[str, float]:
-        """metric and group -> number; of each group first its number of rows. Matrices are left out."""
+        """metric and group -> number; of each group first its number of samples. Matrices are left out."""
         found: dict[str, float] = {}
         for name, n in self.n.items():
             if name and n:
@@ -100,11 +105,11 @@ class _Meters:
         return found
 
 
-def _groups(by: tuple[str, ...], attributes: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """ "[attribute=value]" -> (N,) bool; rows without a value are in no group."""
+def _groups(by: tuple[str, ...], attributes: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, np.ndarray]:
+    """ "[attribute=value]" -> (N,) bool; samples without a value are in no group."""
     found = {}
     for name in (name for name in by if name in attributes):
-        values = attributes[name][rows]
+        values = attributes[name][indices]
         found.update({f"[{name}={value}]": values == value for value in np.unique(values).tolist() if value})
     return found
 
@@ -112,9 +117,9 @@ def _groups(by: tuple[str, ...], attributes: Mapping[str, np.ndarray], rows: np.
 @alone()
 @torch.no_grad()
 def measure_pretexts(
-    model: HybridModel, experiment: Experiment, data: RunData, rows: np.ndarray, device: torch.device
+    model: HybridModel, experiment: Experiment, data: RunData, indices: np.ndarray, device: torch.device
 ) -> Measured:
-    """Every pretext's loss and own metrics on these rows, with the same questions each time.
+    """Every pretext's loss and own metrics on these samples, with the same questions each time.
 
     The clean view is that of the "validation" augmentation; further augmentations that a pretext asks for are the run's own. The
     figures of a coupled loss depend on the size of its batches, since samples are judged together.
@@ -125,18 +130,18 @@ def measure_pretexts(
     losses = dict.fromkeys(pretexts, 0.0)
     training = model.training
     model.eval()
-    for number, batch in enumerate(_batches(experiment, data, rows, device)):
+    for number, batch in enumerate(_batches(experiment, data, indices, device)):
         prepared = prepare(quiet, batch, _keyed_rng(experiment, device, number), clean="validation")
         features, _ = model.encode(prepared)
         for label, outputs in model.forward_heads(features, prepared).items():
             losses[label] += (
-                float(model.compute_losses(label, outputs, prepared)) * len(batch.images) / max(1, len(rows))
+                float(model.compute_losses(label, outputs, prepared)) * len(batch.images) / max(1, len(indices))
             )
             target = prepared.head_inputs[label][0].answers[0][0]
             for metric in metrics[label].values():
                 metric.update(_fp32(outputs[0]), target)
     model.train(training)
-    found = _collected({f"{label}/{k}": m for label, ms in metrics.items() for k, m in ms.items()}, len(rows))
+    found = _collected({f"{label}/{k}": m for label, ms in metrics.items() for k, m in ms.items()}, len(indices))
     found.metrics.update({f"{label}/loss": value for label, value in losses.items()})
     return found
 
@@ -158,16 +163,16 @@ def main_metric(experiment: Experiment) -> tuple[str, bool]:
 
 
 def _fresh(component: SupervisedTask | PretextTask, device: torch.device) -> dict[str, Any]:
-    """Its metrics on the device. Who measures sees every row, so there is nothing to ask of other ranks."""
+    """Its metrics on the device. Who measures sees every sample, so there is nothing to ask of other ranks."""
     metrics = {name: metric.to(device) for name, metric in component.metrics().items()}
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False
     return metrics
 
 
-def _batches(experiment: Experiment, data: RunData, rows: np.ndarray, device: torch.device) -> Iterator[Batch]:
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
+def _batches(experiment: Experiment, data: RunData, indices: np.ndarray, device: torch.device) -> Iterator[Batch]:
+    for start in range(0, len(indices), BATCH):
+        part = indices[start : start + BATCH]
         index = torch.from_numpy(part)
         targets = {label: data.targets[label][index].to(device) for label in experiment.tasks}
         present = {label: data.present[label][index].to(device) for label in experiment.tasks}
@@ -185,7 +190,7 @@ def _fp32(output: Any) -> Any:
 def _collected(metrics: dict[str, Any], n: int) -> Measured:
     found = Measured(n=n)
     for name, metric in metrics.items():
-        if not metric.update_called:  # no row of this split carries the label
+        if not metric.update_called:  # no sample of this split carries the label
             continue
         value = metric.compute()
         if value.ndim == 0:

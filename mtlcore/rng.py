@@ -1,6 +1,6 @@
 """Randomness: every draw is a function of (run seed, optimizer step, global micro-batch, purpose), and of nothing else.
 
-Never of the rank, never of the global generators: so two ranks of B/2 rows draw what one process draws that accumulates two
+Never of the rank, never of the global generators: so two ranks of B/2 samples draw what one process draws that accumulates two
 micro-batches of B/2, and a resumed run draws what the uninterrupted one would have drawn.
 """
 
@@ -53,9 +53,9 @@ class Rng:
         """Uniform integers in [0, high), int64."""
         return self._landed(torch.randint(high, shape, generator=self.generator))
 
-    def permutations(self, rows: int, n: int) -> Tensor:
-        """(rows, n) int64: one uniform permutation of 0 ... n-1 a row."""
-        return self._landed(torch.rand(rows, n, generator=self.generator).argsort(1))
+    def permutations(self, samples: int, n: int) -> Tensor:
+        """(samples, n) int64: one uniform permutation of 0 ... n-1 a sample."""
+        return self._landed(torch.rand(samples, n, generator=self.generator).argsort(1))
 
     def integer(self, low: int, high: int) -> int:
         """One host integer in [low, high] for the whole batch (a size)."""

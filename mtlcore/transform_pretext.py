@@ -83,8 +83,8 @@ class _Question:
     def matrices(self, side: int) -> Tensor:
         """(K, 3, 3) old -> new, on the CPU."""
         assert callable(self.moves)
-        rows = [[*self.moves(k, side), (0, 0, 1)][:3] for k in range(len(self.names))]
-        return torch.tensor(rows, dtype=torch.float32)
+        samples = [[*self.moves(k, side), (0, 0, 1)][:3] for k in range(len(self.names))]
+        return torch.tensor(samples, dtype=torch.float32)
 
 
 @frozen
@@ -138,7 +138,7 @@ class TransformHead(Head):
 
 
 def applied(fn: Transform, number: int, choice: Tensor, maps: Tensor) -> Tensor:
-    """Each row of `maps` (B, C, H, W) by its own choice (B,): every choice is computed for all rows, so nothing is read back."""
+    """Each sample of `maps` (B, C, H, W) by its own choice (B,): every choice is computed for all samples, so nothing is read back."""
     result = maps
     for k in range(number):
         made = fn(maps, k)

@@ -20,18 +20,20 @@ from .errors import MtlError
 from .experiment import Experiment, PretextEntry, TaskEntry
 from .rng import AUGMENT, CONTROL, FINISH, KeyedRng, Rng
 
-Rows = Literal["all", "labeled", "unlabeled"]
+Samples = Literal["all", "labeled", "unlabeled"]
 
 
 class HeadInput(NamedTuple):
-    """One call of a head: the images it reads, what it must answer, how much each row counts."""
+    """One call of a head: the images it reads, what it must answer, how much each sample counts."""
 
     images: tuple[int, ...]  # positions in PreparedBatch.images
-    answers: tuple[tuple[Target, Tensor | None], ...]  # (target, share (B,)); None: every row counts 1. Two with mixup
+    answers: tuple[
+        tuple[Target, Tensor | None], ...
+    ]  # (target, share (B,)); None: every sample counts 1. Two with mixup
 
     @property
     def share(self) -> Tensor | None:
-        """(B,) how much each row counts over all its answers."""
+        """(B,) how much each sample counts over all its answers."""
         shares = [share for _, share in self.answers if share is not None]
         return torch.stack(shares).sum(0) if shares else None
 
@@ -45,15 +47,15 @@ class PreparedBatch:
 
     images: tuple[Tensor, ...]  # DISTINCT images, float in [0, 1]; each is encoded once
     head_inputs: dict[str, tuple[HeadInput, ...]]
-    scale: dict[str, float]  # sum over rows x scale = this part's loss, in units of the step's mean
-    clean: tuple[tuple[int, int], ...] = ()  # statistics = "clean": positions of the clean views, their labeled rows
+    scale: dict[str, float]  # sum over samples x scale = this part's loss, in units of the step's mean
+    clean: tuple[tuple[int, int], ...] = ()  # statistics = "clean": positions of the clean views, their labeled samples
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedBatch:
         """`fn` on every tensor."""
         images, head_inputs = tree_map(lambda x: fn(x) if isinstance(x, Tensor) else x, (self.images, self.head_inputs))
         return evolve(self, images=images, head_inputs=head_inputs)
 
-    def rows(self, part: slice, scale: float = 1.0) -> PreparedBatch:
+    def samples(self, part: slice, scale: float = 1.0) -> PreparedBatch:
         """A slice of the samples, where all images have the same B: what one rank or one micro-batch of these prepared sees."""
         return evolve(self.map(lambda x: x[part]), scale={k: v * scale for k, v in self.scale.items()}, clean=())
 
@@ -89,47 +91,49 @@ class _AugmentedBatch:
 
 
 class _Table:
-    """The distinct images of a micro-batch in order of first use, and which rows of each are encoded.
+    """The distinct images of a micro-batch in order of first use, and which samples of each are encoded.
 
     Images are told apart by their identity: the entries keep every view alive, so no identity is used twice.
     """
 
-    def __init__(self, augmented: _AugmentedBatch, labeled_rows: int) -> None:
-        self.augmented, self.labeled = augmented, labeled_rows
-        self.entries: dict[tuple[int, Rows], tuple[View, tuple[str | int | None, ...]]] = {}
-        self.slices: dict[Rows, slice] = {
+    def __init__(self, augmented: _AugmentedBatch, labeled_samples: int) -> None:
+        self.augmented, self.labeled = augmented, labeled_samples
+        self.entries: dict[tuple[int, Samples], tuple[View, tuple[str | int | None, ...]]] = {}
+        self.slices: dict[Samples, slice] = {
             "all": slice(None),
-            "labeled": slice(labeled_rows),
-            "unlabeled": slice(labeled_rows, None),
+            "labeled": slice(labeled_samples),
+            "unlabeled": slice(labeled_samples, None),
         }
 
-    def add(self, views: Sequence[View], rows: Rows, label: str = "") -> tuple[int, ...]:
+    def add(self, views: Sequence[View], samples: Samples, label: str = "") -> tuple[int, ...]:
         for i, view in enumerate(views):
-            self.entries.setdefault((id(view.images), rows), (view, self.augmented.name(view) or (label, i)))
-        return tuple(self.position(view, rows) for view in views)
+            self.entries.setdefault((id(view.images), samples), (view, self.augmented.name(view) or (label, i)))
+        return tuple(self.position(view, samples) for view in views)
 
-    def position(self, view: View, rows: Rows) -> int:
-        return list(self.entries).index((id(view.images), rows))
+    def position(self, view: View, samples: Samples) -> int:
+        return list(self.entries).index((id(view.images), samples))
 
-    def holds(self, view: View, rows: Rows) -> bool:
-        return (id(view.images), rows) in self.entries
+    def holds(self, view: View, samples: Samples) -> bool:
+        return (id(view.images), samples) in self.entries
 
-    def cut(self, tree: Target, rows: Rows) -> Target:
-        return tree if rows == "all" or tree is None else tree_map(lambda x: x[self.slices[rows]], tree)
+    def cut(self, tree: Target, samples: Samples) -> Target:
+        return tree if samples == "all" or tree is None else tree_map(lambda x: x[self.slices[samples]], tree)
 
     def images(self) -> tuple[Tensor, ...]:
-        return tuple(self.cut(self.augmented.finish(v, name), rows) for (_, rows), (v, name) in self.entries.items())
+        return tuple(
+            self.cut(self.augmented.finish(v, name), samples) for (_, samples), (v, name) in self.entries.items()
+        )
 
-    def clean_rows(self) -> tuple[tuple[int, int], ...]:
-        """Where the clean views stand, and how many of their rows are labeled: what `statistics = "clean"` parts."""
+    def clean_samples(self) -> tuple[tuple[int, int], ...]:
+        """Where the clean views stand, and how many of their samples are labeled: what `statistics = "clean"` parts."""
         clean = [self.augmented.augment(n) for n in range(self.augmented.experiment.views.clean)]
-        found: list[tuple[View, Rows]] = [(v, r) for v in clean for r in ("labeled", "all") if self.holds(v, r)]
+        found: list[tuple[View, Samples]] = [(v, r) for v in clean for r in ("labeled", "all") if self.holds(v, r)]
         if not found or not self.labeled:
             raise MtlError(
-                'views.statistics = "clean" needs labeled rows of the clean view, and no head reads any: '
+                'views.statistics = "clean" needs labeled samples of the clean view, and no head reads any: '
                 'set views.supervised = "clean" or "both"'
             )
-        return tuple((self.position(view, rows), self.labeled) for view, rows in found)
+        return tuple((self.position(view, samples), self.labeled) for view, samples in found)
 
 
 def prepare(
@@ -148,12 +152,12 @@ def prepare(
     the clean view (default: the run's; evaluation has its own).
     """
     augmented = _AugmentedBatch(experiment, batch.images, keyed_rng, progress, clean)
-    table = _Table(augmented, batch.labeled_rows)
+    table = _Table(augmented, batch.labeled_samples)
     head_inputs: dict[str, tuple[HeadInput, ...]] = {}
     readable: dict[int, View] = {}
     counted: dict[str, int] = {}
     for label, entry in experiment.pretexts.items():
-        n = batch.counts.rows if entry.samples == "all" else batch.counts.unlabeled_rows
+        n = batch.counts.samples if entry.samples == "all" else batch.counts.unlabeled_samples
         if n:
             views, head_input = _question(label, entry, augmented, table)
             if entry.supervised and entry.samples == "all":
@@ -161,10 +165,10 @@ def prepare(
             if head_input is not None:
                 head_inputs[label], counted[label] = (head_input,), n
     tasks = {label: e for label, e in experiment.tasks.items() if batch.counts.labeled[label]}
-    for view, rows in _supervised(experiment, augmented, readable, table) if tasks else ():
-        positions = table.add([view], rows)
+    for view, samples in _supervised(experiment, augmented, readable, table) if tasks else ():
+        positions = table.add([view], samples)
         for label, task in tasks.items():
-            head_input = HeadInput(positions, table.cut(_answers(task, label, batch, view), rows))
+            head_input = HeadInput(positions, table.cut(_answers(task, label, batch, view), samples))
             head_inputs[label] = (*head_inputs.get(label, ()), head_input)
     counted |= {label: batch.counts.labeled[label] for label in tasks}
     head_inputs = {label: head_inputs[label] for label in experiment.entries if label in head_inputs}
@@ -174,7 +178,7 @@ def prepare(
         table.images(),
         head_inputs,
         {label: parts * world / n for label, n in counted.items()},
-        table.clean_rows() if experiment.views.statistics == "clean" and tasks else (),
+        table.clean_samples() if experiment.views.statistics == "clean" and tasks else (),
     )
 
 
@@ -192,25 +196,27 @@ def _question(
     return views, HeadInput(positions, ((table.cut(target, entry.samples), None),))
 
 
-def _check(label: str, views: Sequence[View], target: Target, rows: int) -> None:
+def _check(label: str, views: Sequence[View], target: Target, samples: int) -> None:
     """Shapes are host facts: looking at them costs no sync."""
     for what, leaf in [*(("a view", v.images) for v in views), *(("a target", x) for x in tree_leaves(target))]:
-        if isinstance(leaf, Tensor) and (not leaf.ndim or len(leaf) != rows):
-            raise MtlError(f"pretext {label!r}: {what} has the shape {tuple(leaf.shape)}; expected {rows} rows first")
+        if isinstance(leaf, Tensor) and (not leaf.ndim or len(leaf) != samples):
+            raise MtlError(
+                f"pretext {label!r}: {what} has the shape {tuple(leaf.shape)}; expected {samples} samples first"
+            )
 
 
 def _supervised(
     experiment: Experiment, augmented: _AugmentedBatch, readable: dict[int, View], table: _Table
-) -> list[tuple[View, Rows]]:
-    """The views that supervised heads read, and which rows of each; all head_inputs of a task have the same rows.
+) -> list[tuple[View, Samples]]:
+    """The views that supervised heads read, and which samples of each; all head_inputs of a task have the same samples.
 
-    Rows without labels are not encoded in a clean view that only tasks read.
+    Samples without labels are not encoded in a clean view that only tasks read.
     """
     policy, clean = experiment.views.supervised, [augmented.augment(n) for n in range(experiment.views.clean)]
     views = [] if policy == "clean" else list(readable.values())
     if policy == "pretext" and not views:
         raise MtlError(
-            'views.supervised = "pretext", and no pretext makes a whole image of every row that supervised heads could '
+            'views.supervised = "pretext", and no pretext makes a whole image of every sample that supervised heads could '
             'read: set views.supervised = "clean" or "both"'
         )
     if policy == "pretext":
@@ -230,13 +236,13 @@ def _answers(entry: TaskEntry, label: str, batch: Batch, view: View) -> tuple[tu
     return (target, share * own), (target[partner], share[partner] * (1 - own))
 
 
-def _random(label: str, entry: PretextEntry, target: Target, rng: Rng, rows: int) -> Target:
+def _random(label: str, entry: PretextEntry, target: Target, rng: Rng, samples: int) -> Target:
     if target is None:
         raise MtlError(
             f'[pretext.{label}] control = "random_target": its views are its target, there is none to permute; '
             'use "views_only"'
         )
-    return entry.component.permute(target, rng.permutations(1, rows)[0])
+    return entry.component.permute(target, rng.permutations(1, samples)[0])
 
 
 def _same_images(head_inputs: dict[str, tuple[HeadInput, ...]]) -> None:

@@ -93,7 +93,7 @@ class Folder(Dataset):
     def index(self):
         raise NotImplementedError
 
-    def decode(self, index, row):
+    def decode(self, index, sample):
         raise NotImplementedError
 
 

@@ -71,18 +71,18 @@ def losses(eng: TrainState, steps: int, n: int = 16) -> list[float]:
 
 # ---------------------------------------------------------------------------------------------------- two ranks
 
-CASES = [(name, by) for name in COUPLED for by in ("losses", "rows")]
+CASES = [(name, by) for name in COUPLED for by in ("losses", "samples")]
 
 
 def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     """-> the model's state after three steps on this rank's half of each joined batch of 8."""
-    more = {"weighting": PCGRAD} if by == "rows" else {}
+    more = {"weighting": PCGRAD} if by == "samples" else {}
     exp = setting(PAIRS[name], ("fer",), encoder=Toy(norm="none"), **more)
     eng = build_train_state(evolve(exp, optimizer=evolve(exp.optimizer, name="sgd", lr=0.02)), fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step in range(3):
         joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], KeyedRng((0, step, 0)))
-        mine = joined if world == 1 else joined.rows(slice(4 * rank, 4 * rank + 4), world)
+        mine = joined if world == 1 else joined.samples(slice(4 * rank, 4 * rank + 4), world)
         train_step(eng, [mine])
     return {k: v.clone() for k, v in eng.model.state_dict().items()}
 

@@ -91,7 +91,7 @@ def same(one: tuple[Any, Target], other: tuple[Any, Target]) -> bool:
 
 
 def shown(task: PretextTask, images: Tensor) -> dict[str, Tensor]:
-    """The rows of a preview."""
+    """The samples of a preview."""
     return {s.label.replace("\n", ": "): s.images for s in strips(setting(task, size=images.shape[-1]), images)}
 
 

@@ -1,4 +1,4 @@
-"""What one of two gloo ranks does in `train/test_ranks.py`: the same joined inputs, its half of the rows."""
+"""What one of two gloo ranks does in `train/test_ranks.py`: the same joined inputs, its half of the samples."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
             train_step(train_state, [without(full, "barlow") if two_micro_batches(name, step) else full])
             continue
         mine = slice(4 * rank, 4 * rank + 4)
-        parts = [full.rows(mine, world)]
+        parts = [full.samples(mine, world)]
         if two_micro_batches(name, step):
             cuts = (slice(4 * rank, 4 * rank + 1), slice(4 * rank + 1, 4 * rank + 4))
-            parts = [without(full.rows(cut, 2 * world), "barlow") for cut in cuts]
+            parts = [without(full.samples(cut, 2 * world), "barlow") for cut in cuts]
         train_step(train_state, parts)
     return {k: v.clone() for k, v in (train_state.model.state_dict() | train_state.loss_weighting.state_dict()).items()}
 
 
 def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
-    """Rows of gradients at the parameters, BatchNorm, an idle head, other rows on each rank: buffers must agree too."""
+    """Samples of gradients at the parameters, BatchNorm, an idle head, other samples on each rank: buffers must agree too."""
     exp = experiment(
         pretexts=("inpainting", "byol"), weighting=PCGRAD, entries={"inpainting": {"control": "views_only"}}
     )

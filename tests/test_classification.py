@@ -28,7 +28,7 @@ def test_a_target_is_the_place_of_the_name_and_unknown_names_are_absent(names, c
         assert t == (classes.index(name) if p else 0)
 
 
-def test_fit_learns_classes_and_inverse_weights_of_mean_one_over_the_rows():
+def test_fit_learns_classes_and_inverse_weights_of_mean_one_over_the_samples():
     annotation = np.asarray(["b"] * 6 + ["a"] * 3 + ["c"] + [""] * 5)
     fitted = Classification(balance="inverse").fit(annotation)
     assert fitted.classes == ("a", "b", "c")
@@ -57,7 +57,7 @@ def test_the_loss_is_weighted_smoothed_cross_entropy_by_hand():
     torch.testing.assert_close(head(task).loss(output, target), -(soft * w * log_p).sum(1))
 
 
-def test_metrics_against_counting_by_hand_however_the_rows_are_split():
+def test_metrics_against_counting_by_hand_however_the_samples_are_split():
     task = Classification(classes=tuple("abcd"))
     g = torch.Generator().manual_seed(0)
     target = torch.randint(0, 4, (200,), generator=g)

@@ -1,4 +1,4 @@
-"""Figures by group: each is the figure of the rows of that group alone, with their number."""
+"""Figures by group: each is the figure of the samples of that group alone, with their number."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ SAID = tuple("ab"[i % 5 < 2] for i in range(N))
 
 
 class Oracle(nn.Module):
-    """Reads the row's number in the image, and says what is written for it."""
+    """Reads the sample's number in the image, and says what is written for it."""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        rows = (images[:, 0, 0, 0] * 255).round().long()
-        return {"kind": torch.tensor([[s == "a", s == "b"] for s in SAID]).float()[rows]}
+        samples = (images[:, 0, 0, 0] * 255).round().long()
+        return {"kind": torch.tensor([[s == "a", s == "b"] for s in SAID]).float()[samples]}
 
 
 def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measured:
     dataset = InMemory(N, LABELS, split=("train",) * N, attributes=attributes)
     run = experiment({"toys": DataEntry(dataset, unlabeled="keep")}, {"kind": task}, validation=0.0)
     data = open_data(evolve(run, augmentations={"validation": Plain()}))
-    rows = data.split["train"]
-    return measure(cast(Any, Oracle()), data.experiment, data, rows, torch.device("cpu"))
+    samples = data.split["train"]
+    return measure(cast(Any, Oracle()), data.experiment, data, samples, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch", [256, 7])
-def test_the_figures_of_a_group_are_those_of_its_labeled_rows(batch, monkeypatch):
+def test_the_figures_of_a_group_are_those_of_its_labeled_samples(batch, monkeypatch):
     monkeypatch.setattr(measuring, "BATCH", batch)
     found = measured(Classification(reads="kind", by=("race", "age_band")), {"race": RACES, "age_band": AGES})
     right, labeled = np.array(SAID) == np.array(LABELS), np.array(LABELS) != ""
@@ -64,7 +64,7 @@ def test_attributes_that_the_data_does_not_have_are_passed_over():
     assert not [name for name in plain.metrics if "[" in name]
 
 
-def test_a_group_without_a_labeled_row_is_not_told():
+def test_a_group_without_a_labeled_sample_is_not_told():
     nobody = np.where(np.array(LABELS) == "", "unlabeled", "labeled")
     found = measured(Classification(reads="kind", by=("who",)), {"who": nobody})
     assert [name for name in found.metrics if "[who=unlabeled]" in name] == []

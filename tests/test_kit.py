@@ -249,11 +249,11 @@ def test_the_smallest_failing_example_is_told():
     assert "found:    17 is too large" in said
 
 
-def test_a_pretext_that_breaks_from_three_rows_on_is_told_with_three_rows():
+def test_a_pretext_that_breaks_from_three_samples_on_is_told_with_three_samples():
     known = catalog().copy()
     module: Any = known.load_file(BROKEN).module()
     suite = kit.conformance("pretext", module.BreaksFromThreeRows, known=known)
-    assert "Drawn(rows=3, size=32, seed=0)" in suite.outcome("values_stay_in_range").reason
+    assert "Drawn(samples=3, size=32, seed=0)" in suite.outcome("values_stay_in_range").reason
 
 
 def test_a_failure_names_plugin_and_check_says_why_it_matters_and_how_to_mend_it():
@@ -351,7 +351,7 @@ def test_an_unknown_plugin_field_or_kind_is_refused_with_the_nearest_name():
 
 def test_checks_are_plain_callables_with_a_name_a_capability_and_a_doc():
     checks = {c.name: c for c in kit.pretext_checks("puzzling", examples=1, grid=2)}
-    assert checks["one_row_is_enough"].capability == "single_row"
+    assert checks["one_sample_is_enough"].capability == "single_sample"
     assert checks["views_are_images"].doc.startswith("At least one view")
     assert checks["views_are_images"]() is None
 

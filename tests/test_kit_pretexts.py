@@ -95,7 +95,7 @@ def test_a_broken_plugin_is_told_what_was_expected_why_and_how_to_mend_it(broken
         "'forgets_the_matrix'",
         "expected:",
         "found:",
-        "smallest failing example: Drawn(rows=2, size=32",
+        "smallest failing example: Drawn(samples=2, size=32",
         "mend",
     ):
         assert part in said
@@ -143,14 +143,14 @@ class Coarse(Metric):
     def __init__(self):
         super().__init__()
         self.add_state("right", torch.tensor(0.0), "sum")
-        self.add_state("rows", torch.tensor(0.0), "sum")
+        self.add_state("samples", torch.tensor(0.0), "sum")
 
     def update(self, output, target):
         self.right += ((output.argmax(1) == 1) == (target == 1)).sum()
-        self.rows += len(target)
+        self.samples += len(target)
 
     def compute(self):
-        return self.right / self.rows
+        return self.right / self.samples
 
 
 class Constant(Coarse):
@@ -173,7 +173,7 @@ def test_where_parts_move_the_rigid_check_proves_nothing_and_says_so():
     assert "no view shows the image moved as a whole" in outcome.reason
 
 
-def test_a_coarse_metric_that_finds_two_other_rows_as_right_is_no_failure():
+def test_a_coarse_metric_that_finds_two_other_samples_as_right_is_no_failure():
     assert kit.conformance("pretext", Halves).outcome("perfect_answers_reach_the_best").status == "passed"
 
 
@@ -191,7 +191,7 @@ def test_a_metric_that_never_tells_right_from_wrong_fails_and_the_way_to_declare
     assert "plot_upper_bound" in outcome.reason
 
 
-def test_a_loss_that_is_a_mean_over_rows_of_pixels_and_a_sum_over_columns_is_seen():
+def test_a_loss_that_is_a_mean_over_samples_of_pixels_and_a_sum_over_columns_is_seen():
     known = catalog().copy()
     module = known.load_file(FILE).module()
 

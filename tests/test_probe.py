@@ -49,11 +49,11 @@ tensorboard = false
 TASK = '[task.quarter]\nname = "classification"\n'
 
 
-def clouds(rows: int, classes: int = 3, dim: int = 8, seed: int = 0, noise: float = 1.0):
+def clouds(indices: int, classes: int = 3, dim: int = 8, seed: int = 0, noise: float = 1.0):
     g = torch.Generator().manual_seed(seed)
     centers = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
-    y = torch.randint(classes, (rows,), generator=g)
-    return centers[y] + noise * torch.randn(rows, dim, generator=g), y
+    y = torch.randint(classes, (indices,), generator=g)
+    return centers[y] + noise * torch.randn(indices, dim, generator=g), y
 
 
 def run(tmp_path: Path, text: str, *overrides: str) -> RunFolder:
@@ -78,8 +78,8 @@ def test_the_knn_probe_is_the_weighted_vote_of_the_nearest():
     """Against a loop over images."""
     (x, y), (new, _) = clouds(60, seed=3), clouds(40, seed=4)
     expected = []
-    for row in new:
-        cosines = [float(row @ other / row.norm() / other.norm()) for other in x]
+    for index in new:
+        cosines = [float(index @ other / index.norm() / other.norm()) for other in x]
         votes = np.zeros(3)
         for i in np.argsort(cosines)[-7:]:
             votes[int(y[i])] += np.exp(cosines[i] / 0.07)
@@ -112,19 +112,19 @@ def test_chance_is_what_features_without_information_give():
 
 def test_a_pretext_alone_is_probed_by_an_annotation_and_may_choose_its_best_checkpoint(tmp_path):
     folder = run(tmp_path, CONFIG + '[callback.probe]\nreads = ["quarter"]\n', "train.best='probe/quarter/linear'")
-    rows = {
+    indices = {
         r["step"]: r["validation/probe/quarter/linear"] for r in folder.rows() if "validation/probe/quarter/knn" in r
     }
-    assert list(rows) == [12, 24, 36, 48]  # 192 training rows: an epoch is 12 steps
-    assert rows[48] > 0.45  # chance: 0.25
-    assert folder.require("best").step == max(rows, key=lambda step: (rows[step], -step))
-    assert folder.provenance()["validation"]["probe/quarter/linear"] == rows[48]
+    assert list(indices) == [12, 24, 36, 48]  # 192 training samples: an epoch is 12 steps
+    assert indices[48] > 0.45  # chance: 0.25
+    assert folder.require("best").step == max(indices, key=lambda step: (indices[step], -step))
+    assert folder.provenance()["validation"]["probe/quarter/linear"] == indices[48]
 
 
 def test_it_probes_every_nth_epoch_and_always_the_end(tmp_path):
     folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\nevery = 3\n", "data.dots.labels=0.5")
     steps = [r["step"] for r in folder.rows() if "validation/probe/quarter/linear" in r]
-    spe = 6  # half of the labels: 96 rows
+    spe = 6  # half of the labels: 96 samples
     assert steps == [3 * spe, 4 * spe]
 
 
@@ -135,13 +135,13 @@ def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(t
     folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\n", *overrides)
     exp = load(folder.config)
     data, net = open_data(exp, {"train", "validation"}), inference_network(exp, folder.require())
-    rows = {split: torch.from_numpy(data.split[split]) for split in ("train", "validation")}
-    rows["train"] = rows["train"][data.present["quarter"][rows["train"]]]
-    assert len(rows["train"]) == 96
+    indices = {split: torch.from_numpy(data.split[split]) for split in ("train", "validation")}
+    indices["train"] = indices["train"][data.present["quarter"][indices["train"]]]
+    assert len(indices["train"]) == 96
     with torch.no_grad():
         (x, y), (new, wanted) = (
             (net.encoder(data.images.take(r.numpy()).float() / 255).pooled, data.targets["quarter"][r])
-            for r in rows.values()
+            for r in indices.values()
         )
     figures = folder.provenance()["validation"]
     for kind, guess in (("linear", linear(x, y, 4, new)), ("knn", knn(x, y, 4, new, 20))):

@@ -1,4 +1,4 @@
-"""What the network reads: whose draws, which rows, which views, and labels that move with the pixels."""
+"""What the network reads: whose draws, which samples, which views, and labels that move with the pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prepared(exp, b, step: int = 0):
 
 
 def test_nobodys_images_change_when_a_pretext_joins():
-    """Cutout included; alone, the clean view is encoded for labeled rows only, while Barlow needs all of them."""
+    """Cutout included; alone, the clean view is encoded for labeled samples only, while Barlow needs all of them."""
     b = batch(n=8, unlabeled=3)
     few = seen(prepared(experiment(pretexts=("rotation", "fixmatch")), b))
     many = seen(
@@ -38,9 +38,9 @@ def test_nobodys_images_change_when_a_pretext_joins():
             assert torch.equal(x, y[: len(x)])
 
 
-def test_nobodys_images_change_when_a_row_loses_its_labels():
+def test_nobodys_images_change_when_a_sample_loses_its_labels():
     b = batch(n=8, unlabeled=3)
-    less = evolve(b, labeled_rows=4, present={k: p & (torch.arange(8) < 4) for k, p in b.present.items()})
+    less = evolve(b, labeled_samples=4, present={k: p & (torch.arange(8) < 4) for k, p in b.present.items()})
     exp = experiment(pretexts=("rotation", "fixmatch"))
     before, after = seen(prepared(exp, b)), seen(prepared(exp, less))
     assert torch.equal(before["rotation"][0], after["rotation"][0])
@@ -57,17 +57,17 @@ def test_nothing_is_drawn_from_the_global_generator():
     assert not torch.equal(prepared_batches(eng, [batch()])[0].images[0], a.images[0])
 
 
-def test_encoder_rows_are_only_those_that_somebody_reads():
-    def rows(**kw):
+def test_encoder_samples_are_only_those_that_somebody_reads():
+    def samples(**kw):
         return [len(x) for x in prepared(experiment(**kw), batch(n=8, unlabeled=3)).images]
 
-    assert rows() == [5]
-    assert rows(pretexts=("rotation",)) == [8, 5]
-    assert rows(pretexts=("rotation",), supervised="pretext") == [8]
-    assert rows(pretexts=("location",)) == [8]
-    assert rows(pretexts=("fixmatch",), entries={"fixmatch": {"samples": "unlabeled"}}) == [3, 3, 5]
-    assert rows(clean=2) == [5, 5]
-    assert rows(tasks=(), pretexts=("rotation",)) == [8]
+    assert samples() == [5]
+    assert samples(pretexts=("rotation",)) == [8, 5]
+    assert samples(pretexts=("rotation",), supervised="pretext") == [8]
+    assert samples(pretexts=("location",)) == [8]
+    assert samples(pretexts=("fixmatch",), entries={"fixmatch": {"samples": "unlabeled"}}) == [3, 3, 5]
+    assert samples(clean=2) == [5, 5]
+    assert samples(tasks=(), pretexts=("rotation",)) == [8]
 
 
 def test_two_clean_views_are_two_different_images_read_by_the_same_heads():
@@ -145,7 +145,7 @@ def running(model):
 @pytest.mark.parametrize("forward", ["joint", "split"])
 @pytest.mark.parametrize("pretexts", [("rotation",), ("inpainting", "barlow", "fixmatch")])
 def test_clean_statistics_equal_those_of_a_supervised_run(forward, pretexts):
-    """BatchNorm's running statistics never see a pretext's view, nor an unlabeled row."""
+    """BatchNorm's running statistics never see a pretext's view, nor an unlabeled sample."""
     b = batch(n=8, unlabeled=3)
     alone = train_state(experiment())
     train_step(alone, prepared_batches(alone, [b]))
@@ -156,7 +156,7 @@ def test_clean_statistics_equal_those_of_a_supervised_run(forward, pretexts):
         assert all(torch.equal(here[k], there[k]) for k in here) == same
 
 
-def test_clean_statistics_join_the_parted_rows_in_order():
+def test_clean_statistics_join_the_parted_samples_in_order():
     """With a net without batch statistics the parted forward must equal the plain one."""
     b = batch(n=8, unlabeled=3)
     for clean, forward in itertools.product((1, 2), ("joint", "split")):
@@ -185,7 +185,7 @@ def test_an_unknown_augmentation_is_told_with_the_known_ones():
     assert "weak" in str(told.value)
 
 
-def test_a_target_that_is_not_a_row_a_sample_is_told():
+def test_a_target_that_is_not_a_sample_a_sample_is_told():
     class Wrong(type(PRETEXTS["rotation"])):  # type: ignore[misc]
         def views(self, augmented, rng):
             views, target = super().views(augmented, rng)
@@ -209,7 +209,7 @@ def test_fixmatch_reads_the_tasks_head_and_brings_none_of_its_own():
 
 def test_relative_location_costs_no_forward_of_its_own():
     eng = train_state(experiment(("fer",), ("location",)))
-    rows: list[int] = []
-    eng.model.encoder.register_forward_hook(lambda m, i, o: rows.append(len(i[0])))
+    samples: list[int] = []
+    eng.model.encoder.register_forward_hook(lambda m, i, o: samples.append(len(i[0])))
     train_step(eng, prepared_batches(eng, [batch(unlabeled=0, tasks=("fer",))]))
-    assert rows == [6]
+    assert samples == [6]

@@ -13,9 +13,9 @@ from mtlcore.experiment import DataEntry, Experiment, Input, TaskEntry, Train
 
 @frozen(eq=False)
 class InMemory(Dataset):
-    """n gray images whose top left pixel tells the row: value = row % 256, second pixel = row // 256.
+    """n gray images whose top left pixel tells the sample: value = sample % 256, second pixel = sample // 256.
 
-    labels: per row, "" where missing; others: further annotations. bad: rows that can't be read.
+    labels: per sample, "" where missing; others: further annotations. bad: samples that can't be read.
     """
 
     n: int
@@ -34,26 +34,26 @@ class InMemory(Dataset):
 
     def index(self) -> Index:
         self.indexed.append(1)
-        rows = np.arange(self.n) if self.order is None else np.array(self.order)
-        annotations = {k: v[rows] for k, v in self.others.items()}
+        samples = np.arange(self.n) if self.order is None else np.array(self.order)
+        annotations = {k: v[samples] for k, v in self.others.items()}
         if self.labels is not None:
-            annotations = {self.name_of_labels: np.array(self.labels, dtype=str)[rows], **annotations}
+            annotations = {self.name_of_labels: np.array(self.labels, dtype=str)[samples], **annotations}
         skipped = Skipped()
         for name in self.skipped:
             skipped.add("malformed name", name)
         return Index(
-            keys=np.array([f"{self.prefix}{row:05d}" for row in rows], dtype=str),
+            keys=np.array([f"{self.prefix}{sample:05d}" for sample in samples], dtype=str),
             annotations=annotations,
-            split=None if self.split is None else np.array(self.split)[rows],
-            group=None if self.group is None else np.array(self.group)[rows],
-            attributes={k: v[rows] for k, v in self.attributes.items()},
+            split=None if self.split is None else np.array(self.split)[samples],
+            group=None if self.group is None else np.array(self.group)[samples],
+            attributes={k: v[samples] for k, v in self.attributes.items()},
             skipped=skipped,
         )
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        number = int(str(index.keys[row]).removeprefix(self.prefix))
+    def decode(self, index: Index, sample: int) -> np.ndarray:
+        number = int(str(index.keys[sample]).removeprefix(self.prefix))
         if number in self.bad:
-            raise MtlError(f"{index.keys[row]} is no readable image: made so")
+            raise MtlError(f"{index.keys[sample]} is no readable image: made so")
         image = np.full((self.side, self.side, 3), 7, dtype=np.uint8)
         image[0, 0], image[0, 1] = number % 256, number // 256
         return image
@@ -89,5 +89,5 @@ def experiment(
 
 
 def numbers_of(pixels: Any) -> list[int]:
-    """The row numbers that the images (n, 3, S, S) of `InMemory` show."""
+    """The sample numbers that the images (n, 3, S, S) of `InMemory` show."""
     return [int(p[0, 0, 0]) + 256 * int(p[0, 0, 1]) for p in pixels]

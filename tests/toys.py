@@ -185,8 +185,8 @@ class ParsingHead(Head):
 class Rotation(PretextTask):
     def views(self, batch, rng):
         n, turns = float(batch.clean.images.shape[-1]), rng.randint(4, len(batch.clean.images))
-        rows = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
-        quarter = torch.tensor([[*row, 0, 0, 1] for row in rows]).view(4, 3, 3)
+        samples = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
+        quarter = torch.tensor([[*sample, 0, 0, 1] for sample in samples]).view(4, 3, 3)
         return [batch.clean.rearrange(partial(turn, turns), matrix=quarter[turns])], turns
 
     def build(self, context):
@@ -237,8 +237,8 @@ class RelativeLocationHead(Head):
     def loss(self, output, target):
         size = torch.tensor(output.shape[:-3:-1])
         asked, answer = ((target[key] * size).long() for key in ("asked", "answer"))
-        rows = torch.arange(len(output)).view(-1, 1, 1)
-        pairs = rearrange(output[rows, :, asked[..., 1], asked[..., 0]], "b p ends c -> b p (ends c)")
+        samples = torch.arange(len(output)).view(-1, 1, 1)
+        pairs = rearrange(output[samples, :, asked[..., 1], asked[..., 0]], "b p ends c -> b p (ends c)")
         offset = (answer[:, :, 1] - answer[:, :, 0]) / size
         return F.l1_loss(self.answer(pairs), offset, reduction="none").mean((1, 2))
 
@@ -485,7 +485,7 @@ def batch(
     unlabeled: int = 1,
     seed: int = 0,
 ) -> Batch:
-    """Random images; each labeled row carries at least the first task; the last `unlabeled` rows carry nothing."""
+    """Random images; each labeled sample carries at least the first task; the last `unlabeled` samples carry nothing."""
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8)
     targets = {
@@ -514,7 +514,7 @@ def counted(parts: list[Batch]) -> list[Batch]:
     counts = StepCounts(
         {k: sum(int(b.present[k].sum()) for b in parts) for k in labels},
         sum(len(b.images) for b in parts),
-        sum(len(b.images) - b.labeled_rows for b in parts),
+        sum(len(b.images) - b.labeled_samples for b in parts),
     )
     return [evolve(b, counts=counts) for b in parts]
 

@@ -9,7 +9,7 @@
 | validation | central crop of 0.8, resize |
 
 An augmentation draws its parameters for the whole batch at once, warps each image once, and reads nothing back to the host.
-Row i of the result depends on row i of the images alone. The warp comes FIRST, whereas the table has it last: color is
+Row i of the result depends on sample i of the images alone. The warp comes FIRST, whereas the table has it last: color is
 pointwise and nearly commutes with interpolation, and noise and blur are then measured in the pixels that the encoder
 reads, at any stored size.
 """

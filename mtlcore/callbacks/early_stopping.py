@@ -13,7 +13,7 @@ from ..errors import MtlError, nearest
 
 @frozen
 class EarlyStopping(Callback):
-    """Stop once `patience` evaluations in a row brought nothing better.
+    """Stop once `patience` consecutive evaluations brought nothing better.
 
     metric: a figure of the validation log, such as "fer/accuracy", "puzzling/loss", "probe/fer/linear" (default: the one that names
     the best checkpoint). patience: evaluations without a better figure; those that lack the figure don't count. min_delta: by how
@@ -29,8 +29,8 @@ class EarlyStopping(Callback):
     def check(self, run: CallbackContext) -> None:
         if self.metric and self.metric not in run.better:
             raise MtlError(f"metric = {self.metric!r}: no such figure; {nearest(self.metric, run.better)}")
-        if not len(run.rows("validation")):
-            raise MtlError("there is no validation row to measure on: set input.validation above 0")
+        if not len(run.indices("validation")):
+            raise MtlError("there is no validation sample to measure on: set input.validation above 0")
 
     def on_validation_end(self, run: CallbackContext) -> None:
         name = self.metric or run.main

@@ -190,25 +190,25 @@ class GuardedContext:
         train_state = self._all.train_state
         return train_state.ema.copy if train_state.ema else train_state.model.inference()
 
-    def rows(self, split: str) -> np.ndarray:
+    def indices(self, split: str) -> np.ndarray:
         return self._all.data.split.get(split, np.zeros(0, dtype=np.int64))
 
-    def features(self, rows: np.ndarray) -> Tensor:
-        """Remembered while one event lasts: several callbacks, and several questions about the same rows, cost one pass."""
-        known, key = self._all.features, rows.tobytes()
+    def features(self, indices: np.ndarray) -> Tensor:
+        """Remembered while one event lasts: several callbacks, and several questions about the same samples, cost one pass."""
+        known, key = self._all.features, indices.tobytes()
         if key not in known:
-            known[key] = pooled(self.network, self._all.train_state, self._all.data, rows)
+            known[key] = pooled(self.network, self._all.train_state, self._all.data, indices)
         return known[key]
 
-    def targets(self, task: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def targets(self, task: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         data = self._all.data
         if task not in data.targets:
             raise MtlError(f"there is no task {task!r}; {nearest(task, data.targets)}")
-        index = torch.from_numpy(rows)
+        index = torch.from_numpy(indices)
         return data.targets[task][index], data.present[task][index]
 
-    def annotation(self, name: str, rows: np.ndarray) -> Annotation:
-        return self._all.data.annotation(name)[rows]
+    def annotation(self, name: str, indices: np.ndarray) -> Annotation:
+        return self._all.data.annotation(name)[indices]
 
     def add(self, figures: Mapping[str, float]) -> None:
         mine = {f"{self.label}/{name}": float(value) for name, value in figures.items()}
@@ -253,14 +253,14 @@ def best_by(experiment: Experiment) -> str:
 
 @alone()
 @torch.no_grad()
-def pooled(network: Any, train_state: TrainState, data: RunData, rows: np.ndarray) -> Tensor:
-    """(N, D) float32: features of these rows in evaluation mode, of the "validation" view."""
+def pooled(network: Any, train_state: TrainState, data: RunData, indices: np.ndarray) -> Tensor:
+    """(N, D) float32: features of these samples in evaluation mode, of the "validation" view."""
     experiment, device, size = train_state.experiment, train_state.fabric.device, train_state.experiment.input.size
     augmentation, rng = experiment.augmentation("validation"), KeyedRng((experiment.seed, 0), device)(VIEW)
     network.eval()
     found = []
-    for start in range(0, len(rows), BATCH):
-        images = data.images.take(rows[start : start + BATCH]).to(device)
+    for start in range(0, len(indices), BATCH):
+        images = data.images.take(indices[start : start + BATCH]).to(device)
         found.append(network.encoder(augmentation.view(images, (size, size), rng).images).pooled.float())
     return torch.cat(found) if found else torch.zeros(0, network.encoder.info.dim, device=device)
 

@@ -1,9 +1,9 @@
 """What did the pretext teach? Simple classifiers on frozen features (Alain & Bengio 2016, arXiv:1610.01644; kNN: Wu et al. 2018).
 
-    features of labeled training rows (N, D), classes (N,)  ->  two classifiers  ->  accuracy on the validation rows
+    features of labeled training samples (N, D), classes (N,)  ->  two classifiers  ->  accuracy on the validation samples
 
 linear: logistic regression on standardized features, with the usual penalty |W|^2 / 2 on the summed loss (scikit-learn's C = 1),
-its minimum found by L-BFGS. knn: the k nearest training rows by cosine vote with weights exp(cosine / 0.07) (arXiv:1805.01978).
+its minimum found by L-BFGS. knn: the k nearest training samples by cosine vote with weights exp(cosine / 0.07) (arXiv:1805.01978).
 Neither has randomness: the same features give the same figures.
 """
 
@@ -24,15 +24,15 @@ from ..errors import MtlError
 from ..tasks.classification import Classification
 
 TEMPERATURE = 0.07
-CHUNK = 1024  # rows whose neighbors are looked for at once: what bounds the (rows, N) table of cosines
+CHUNK = 1024  # samples whose neighbors are looked for at once: what bounds the (samples, N) table of cosines
 
 
 @frozen
 class Probe(Callback):
-    """A linear and a kNN probe every N epochs and at the end: accuracies "<what>/linear" and "<what>/knn" on validation rows.
+    """A linear and a kNN probe every N epochs and at the end: accuracies "<what>/linear" and "<what>/knn" on validation samples.
 
     reads: annotations to probe (default: each task of classes; without such a task it must be given). every: epochs between two
-    probes. k: neighbors. limit: training rows at most (evenly spread over all), so that a probe of a large set stays cheap.
+    probes. k: neighbors. limit: training samples at most (evenly spread over all), so that a probe of a large set stays cheap.
     """
 
     cites = "Alain & Bengio 2016, arXiv:1610.01644; Wu et al. 2018, arXiv:1805.01978"
@@ -49,9 +49,9 @@ class Probe(Callback):
         if not self._asked(run.experiment):
             raise MtlError('the run has no task of classes: name annotations of the data, such as reads = ["emotion"]')
         for split in ("train", "validation"):
-            for what, rows, _, _ in self._questions(run, split):
-                if not len(rows):
-                    raise MtlError(f"{what!r}: no row of {split} has this label")
+            for what, indices, _, _ in self._questions(run, split):
+                if not len(indices):
+                    raise MtlError(f"{what!r}: no sample of {split} has this label")
 
     def on_epoch_end(self, run: CallbackContext) -> None:
         if run.epoch % self.every == 0:
@@ -64,11 +64,11 @@ class Probe(Callback):
         if run.state.get("step") == run.step:
             return
         run.state["step"] = run.step
-        learned = {what: (rows, classes) for what, rows, classes, _ in self._questions(run, "train")}
-        for what, rows, classes, number in self._questions(run, "validation"):
+        learned = {what: (indices, classes) for what, indices, classes, _ in self._questions(run, "train")}
+        for what, indices, classes, number in self._questions(run, "validation"):
             train, answers = learned[what]
             kept = spread(len(train), self.limit)
-            x, new = run.features(train[kept]), run.features(rows)
+            x, new = run.features(train[kept]), run.features(indices)
             y, wanted = answers[torch.from_numpy(kept)].to(x.device), classes.to(x.device)
             guesses = {"linear": linear(x, y, number, new), "knn": knn(x, y, number, new, self.k)}
             run.add({f"{what}/{kind}": float((g == wanted).float().mean()) for kind, g in guesses.items()})
@@ -79,21 +79,21 @@ class Probe(Callback):
         return tuple(label for label, e in experiment.tasks.items() if isinstance(e.component, Classification))
 
     def _questions(self, run: CallbackContext, split: str) -> Iterator[tuple[str, np.ndarray, Tensor, int]]:
-        """what is asked, rows that have an answer, their classes (N,) int64, number of classes."""
-        rows = run.rows(split)
+        """what is asked, samples that have an answer, their classes (N,) int64, number of classes."""
+        indices = run.indices(split)
         for what in self._asked(run.experiment):
             if self.reads:
-                task = Classification(what).fit(run.annotation(what, run.rows("train")))
-                targets, present = task.target(run.annotation(what, rows))
+                task = Classification(what).fit(run.annotation(what, run.indices("train")))
+                targets, present = task.target(run.annotation(what, indices))
             else:
                 task = run.experiment.tasks[what].component
-                targets, present = run.targets(what, rows)
-            yield what, rows[present.numpy()], targets[present], len(task.classes)
+                targets, present = run.targets(what, indices)
+            yield what, indices[present.numpy()], targets[present], len(task.classes)
 
 
-def spread(rows: int, limit: int) -> np.ndarray:
-    """At most `limit` places of so many rows, at even distances."""
-    return np.arange(rows) if rows <= limit else np.arange(limit) * rows // limit
+def spread(indices: int, limit: int) -> np.ndarray:
+    """At most `limit` places of so many samples, at even distances."""
+    return np.arange(indices) if indices <= limit else np.arange(limit) * indices // limit
 
 
 def linear(x: Tensor, y: Tensor, classes: int, new: Tensor) -> Tensor:

@@ -83,11 +83,11 @@ def _table(title: str, counts: Counts) -> Table:
     from rich.text import Text
 
     table = Table("class", *(Column(Text(split)) for split in counts), title=Text(title), title_justify="left")
-    rows: Counter[str] = sum(map(Counter, counts.values()), Counter())
-    told = {name for name, _ in rows.most_common(MOST_CLASSES)}
+    samples: Counter[str] = sum(map(Counter, counts.values()), Counter())
+    told = {name for name, _ in samples.most_common(MOST_CLASSES)}
     for name in sorted(told):
         table.add_row(Text(name or "(no label)"), *(str(of_split.get(name, 0)) for of_split in counts.values()))
-    if others := len(rows) - len(told):
+    if others := len(samples) - len(told):
         left = (sum(n for name, n in of_split.items() if name not in told) for of_split in counts.values())
         table.add_row(f"({others} others)", *map(str, left))
     table.add_row("all", *(str(sum(of_split.values())) for of_split in counts.values()))

@@ -39,17 +39,17 @@ def _views(experiment: Experiment) -> Iterator[str]:
 
 
 def _unlabeled(experiment: Experiment) -> Iterator[str]:
-    """What reads unlabeled rows needs a dataset that keeps them. Without tasks every row is an unlabeled one."""
+    """What reads unlabeled samples needs a dataset that keeps them. Without tasks every sample is an unlabeled one."""
     keeps = any(entry.unlabeled == "keep" for entry in experiment.data.values())
     if not experiment.tasks or not experiment.data or keeps:
         return
     mend = 'set unlabeled = "keep" in a table [data.<label>]'
     for label, entry in experiment.pretexts.items():
         if entry.samples == "unlabeled":
-            yield f'pretext.{label}.samples = "unlabeled": no dataset keeps rows without labels: {mend}'
+            yield f'pretext.{label}.samples = "unlabeled": no dataset keeps samples without labels: {mend}'
     if experiment.input.unlabeled_batch is not None:
         n = experiment.input.unlabeled_batch
-        yield f"input.unlabeled_batch = {n}: no dataset keeps rows without labels: {mend}"
+        yield f"input.unlabeled_batch = {n}: no dataset keeps samples without labels: {mend}"
 
 
 def _weighting(experiment: Experiment) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Images of a run, all of one side S: decoded once into memory, or on demand where they would not fit.
 
 Either way each is decoded once at opening, so that what can't be read is known before anything is learned.
-Both stores answer `take(rows) -> (n, 3, S, S) uint8`. From memory this runs at the speed of a copy; worker processes
+Both stores answer `take(samples) -> (n, 3, S, S) uint8`. From memory this runs at the speed of a copy; worker processes
 would only add the price of shipping pixels between processes.
 """
 
@@ -25,25 +25,25 @@ from ..errors import MtlError
 from .images import central_square, shrink
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
-Decode = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8 RGB; raises MtlError where the image can't be read
-Unreadable = dict[int, str]  # row -> why
-Jobs = Sequence[tuple[int, int]]  # (place, row) pairs
+Decode = Callable[[int], np.ndarray]  # sample -> (H, W, 3) uint8 RGB; raises MtlError where the image can't be read
+Unreadable = dict[int, str]  # sample -> why
+Jobs = Sequence[tuple[int, int]]  # (place, sample) pairs
 
 PROBES = 64  # images looked at to learn how large they are
-CHUNK = 128  # rows a thread decodes at a time
+CHUNK = 128  # samples a thread decodes at a time
 WORTH_A_THREAD_S = 100e-6  # an image that takes less is decoded faster by one thread than by two
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # what a container may take (control groups, version 2)
 
 
 class ImageCache(Protocol):
-    """Images by row."""
+    """Images by sample."""
 
     @property
     def side(self) -> int:
         """S, pixels."""
         ...
 
-    def take(self, rows: np.ndarray) -> Tensor:
+    def take(self, indices: np.ndarray) -> Tensor:
         """(n,) int64 -> (n, 3, S, S) uint8, a copy."""
         ...
 
@@ -58,26 +58,26 @@ class MemoryImageCache:
     def side(self) -> int:
         return self.pixels.shape[-1]
 
-    def take(self, rows: np.ndarray) -> Tensor:
-        return self.pixels.index_select(0, torch.from_numpy(rows))
+    def take(self, indices: np.ndarray) -> Tensor:
+        return self.pixels.index_select(0, torch.from_numpy(indices))
 
 
 @frozen(eq=False)
 class OnDemandImageCache:
     """Images that are decoded, by a few threads, each time they are asked for. An unreadable one raises MtlError.
 
-    decode: row -> (H, W, 3) uint8. side: S, pixels.
+    decode: sample -> (H, W, 3) uint8. side: S, pixels.
     """
 
     decode: Decode
     side: int
     _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(threads(), "decode"), init=False)
 
-    def take(self, rows: np.ndarray) -> Tensor:
-        pixels = torch.empty(len(rows), 3, self.side, self.side, dtype=torch.uint8)
+    def take(self, indices: np.ndarray) -> Tensor:
+        pixels = torch.empty(len(indices), 3, self.side, self.side, dtype=torch.uint8)
         fill = partial(_tried, _Filler(self.decode, self.side, pixels.numpy()))
-        share = max(1, -(-len(rows) // threads()))
-        jobs = [list(zip(range(i, i + share), rows[i : i + share].tolist())) for i in range(0, len(rows), share)]
+        share = max(1, -(-len(indices) // threads()))
+        jobs = [list(zip(range(i, i + share), indices[i : i + share].tolist())) for i in range(0, len(indices), share)]
         for bad in self._pool.map(fill, jobs):
             if bad:
                 raise MtlError(next(iter(bad.values())))
@@ -92,10 +92,10 @@ def open_images(
     check: Callable[[Unreadable], None] | None = None,
     memory: int | None = None,
 ) -> tuple[ImageCache, Unreadable]:
-    """Rows 0 ... n-1, in memory where they fit into `memory` bytes (default: this process's half share), else on demand.
+    """Samples 0 ... n-1, in memory where they fit into `memory` bytes (default: this process's half share), else on demand.
 
-    -> the cache, and the rows that could not be read: in memory zeros stand in their place, on demand they raise MtlError.
-    check: called with all unreadable rows so far whenever there are more of them; may raise MtlError to stop.
+    -> the cache, and the samples that could not be read: in memory zeros stand in their place, on demand they raise MtlError.
+    check: called with all unreadable samples so far whenever there are more of them; may raise MtlError to stop.
     """
     if n * 3 * side * side > (memory_budget() if memory is None else memory):
         found = _read_all(_Checker(decode), n, "checking images", progress, check)
@@ -108,13 +108,13 @@ def open_images(
 def cache_size(decode: Decode, n: int, size: int, wanted: int | None) -> int:
     """The side at which images are kept: `cache_size`, or 1.5 x size; but no more than the largest one has to give.
 
-    That is judged by up to 64 evenly spaced rows; those that can't be read are passed over.
+    That is judged by up to 64 evenly spaced samples; those that can't be read are passed over.
     """
     wanted = wanted if wanted is not None else round(1.5 * size)
     largest = 0
-    for row in np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(np.int64)).tolist() if n else []:
+    for index in np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(np.int64)).tolist() if n else []:
         try:
-            largest = max(largest, min(decode(row).shape[:2]))
+            largest = max(largest, min(decode(index).shape[:2]))
         except MtlError:
             continue
         if largest >= wanted:
@@ -147,36 +147,36 @@ def threads() -> int:
 
 @frozen(eq=False)
 class _Filler:
-    """Decodes rows into places of one array (n, 3, S, S); called from several threads, each with its own places."""
+    """Decodes samples into places of one array (n, 3, S, S); called from several threads, each with its own places."""
 
     decode: Decode
     side: int
     pixels: np.ndarray
 
-    def __call__(self, place: int, row: int) -> None:
-        square = shrink(self.decode(row), self.side, enlarge=True)
+    def __call__(self, place: int, index: int) -> None:
+        square = shrink(self.decode(index), self.side, enlarge=True)
         for channel, plane in enumerate(self.pixels[place]):  # six times as fast as one transposed copy
             plane[:] = square[..., channel]
 
 
 @frozen(eq=False)
 class _Checker:
-    """Decodes rows and keeps nothing."""
+    """Decodes samples and keeps nothing."""
 
     decode: Decode
 
-    def __call__(self, place: int, row: int) -> None:
-        central_square(self.decode(row))
+    def __call__(self, place: int, index: int) -> None:
+        central_square(self.decode(index))
 
 
 def _tried(read: Callable[[int, int], None], jobs: Jobs) -> Unreadable:
-    """-> the rows that can't be read."""
+    """-> the samples that can't be read."""
     bad: Unreadable = {}
-    for place, row in jobs:
+    for place, index in jobs:
         try:
-            read(place, row)
+            read(place, index)
         except MtlError as error:
-            bad[row] = str(error)
+            bad[index] = str(error)
     return bad
 
 
@@ -198,11 +198,11 @@ def _read_all(
 
 
 def _in_chunks(fill: Callable[[Jobs], Unreadable], n: int) -> Iterator[tuple[int, Unreadable]]:
-    """-> how many rows are done, and the unreadable ones among the last chunk; in the order of the rows.
+    """-> how many samples are done, and the unreadable ones among the last chunk; in the order of the samples.
 
     The first two chunks are timed: tiny images are faster without threads, which would fight over the interpreter.
     """
-    jobs = [[(row, row) for row in range(i, min(n, i + CHUNK))] for i in range(0, n, CHUNK)]
+    jobs = [[(index, index) for index in range(i, min(n, i + CHUNK))] for i in range(0, n, CHUNK)]
     fastest_s = math.inf
     for number, job in enumerate(jobs[:2], 1):
         begun = time.perf_counter()

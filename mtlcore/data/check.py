@@ -20,15 +20,15 @@ from .dataset import cache_size_of, fingerprint_of
 from .indexed import labels_of, split_dataset
 from .splits import given
 
-Counts = dict[str, dict[str, int]]  # split -> class -> rows
+Counts = dict[str, dict[str, int]]  # split -> class -> samples
 
 
 @frozen(eq=False)
 class Report:
     """What `mtl data check` says of [data.<label>].
 
-    index, split: what was looked at, and the split (N,) of each row. reads: the annotations that count as labels.
-    counts: of each of them, split -> class -> rows; numbers are counted as "given"; "" is no label. Without any, all rows
+    index, split: what was looked at, and the split (N,) of each sample. reads: the annotations that count as labels.
+    counts: of each of them, split -> class -> samples; numbers are counted as "given"; "" is no label. Without any, all samples
     are counted as "" of the annotation "".
     missing, unreadable: key -> why. malformed: reason -> names. duplicates: keys of each group of pixel-identical copies;
     conflicting: those of them with different labels. shared: keys outside of train whose pixels also stand in train.
@@ -75,7 +75,7 @@ def check_data(experiment: Experiment, label: str, progress: Progress | None = N
     entry = experiment.data[label]
     index = entry.component.index()
     if not len(index):
-        raise MtlError(f"data.{label} holds no usable row; {_told(index.skipped.names)}")
+        raise MtlError(f"data.{label} holds no usable sample; {_told(index.skipped.names)}")
     reads = labels_of(experiment, index)
     split = split_dataset(_before_cuts(experiment, label), label, index).split
     pixels = read_pixels(entry.component, index, progress)
@@ -88,18 +88,18 @@ def check_data(experiment: Experiment, label: str, progress: Progress | None = N
         split=split,
         reads=reads,
         counts={name: _counts(split, index.annotations[name]) for name in reads} or {"": _counts(split, None)},
-        missing={str(keys[row]): why for row, why in pixels.missing.items()},
-        unreadable={str(keys[row]): why for row, why in pixels.unreadable.items()},
+        missing={str(keys[sample]): why for sample, why in pixels.missing.items()},
+        unreadable={str(keys[sample]): why for sample, why in pixels.unreadable.items()},
         malformed=index.skipped.names,
-        duplicates=[keys[rows].tolist() for rows in groups],
-        conflicting=[keys[rows].tolist() for rows in groups if disagree(rows, labels)],
+        duplicates=[keys[samples].tolist() for samples in groups],
+        conflicting=[keys[samples].tolist() for samples in groups if disagree(samples, labels)],
         shared=keys[shared(groups, split)].tolist(),
         fingerprint=_fingerprint(experiment, label, index),
     )
 
 
 def _before_cuts(experiment: Experiment, label: str) -> Experiment:
-    """All rows of the dataset, in train and test."""
+    """All samples of the dataset, in train and test."""
     entry = evolve(experiment.data[label], labels=1.0, limit=None, exclude_duplicates="none")
     return evolve(experiment, data={label: entry}, input=evolve(experiment.input, validation=0.0))
 
@@ -114,7 +114,7 @@ def _told(malformed: dict[str, list[str]]) -> str:
 
 
 def _counts(split: np.ndarray, values: Annotation | None) -> Counts:
-    """split -> class -> rows, both by name."""
+    """split -> class -> samples, both by name."""
     if values is None:
         classes = np.full(len(split), "")
     elif values.dtype.kind in "fiub":

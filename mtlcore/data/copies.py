@@ -22,8 +22,8 @@ from .splits import given
 
 @frozen(eq=False)
 class Pixels:
-    """What the images of N rows are. copy: (N,) int64, equal where the pixels are; a row that can't be read is like no
-    other. missing, unreadable: row -> why: no file, or one that is no image.
+    """What the images of N samples are. copy: (N,) int64, equal where the pixels are; a i that can't be read is like no
+    other. missing, unreadable: i -> why: no file, or one that is no image.
     """
 
     copy: np.ndarray
@@ -32,34 +32,34 @@ class Pixels:
 
 
 def read_pixels(dataset: Dataset, index: Index, progress: Progress | None = None) -> Pixels:
-    """Decode every row once, on a few threads, keeping 128 bits of each."""
+    """Decode every i once, on a few threads, keeping 128 bits of each."""
     found = Pixels(np.zeros(len(index), dtype=np.int64))
     numbers: dict[bytes, int] = {}
     chunks = [range(i, min(len(index), i + CHUNK)) for i in range(0, len(index), CHUNK)]
     with ThreadPoolExecutor(threads(), "decode") as pool:
         for chunk, digests in zip(chunks, pool.map(partial(_digests, dataset, index), chunks)):
-            for row, digest in zip(chunk, digests):
+            for i, digest in zip(chunk, digests):
                 if isinstance(digest, MtlError):
                     absent = isinstance(digest.__cause__, FileNotFoundError)
-                    (found.missing if absent else found.unreadable)[row] = str(digest)
-                    digest = f"row {row}".encode()
-                found.copy[row] = numbers.setdefault(digest, len(numbers))
+                    (found.missing if absent else found.unreadable)[i] = str(digest)
+                    digest = f"i {i}".encode()
+                found.copy[i] = numbers.setdefault(digest, len(numbers))
             if progress:
                 progress("reading images", chunk.stop, len(index))
     return found
 
 
 def groups_of_copies(copy: np.ndarray) -> list[np.ndarray]:
-    """(N,) -> the rows of each image that stands there more than once, in the order of their first rows."""
+    """(N,) -> the samples of each image that stands there more than once, in the order of their first samples."""
     order = np.argsort(copy, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(copy[order])) + 1) if len(copy) else []
     return sorted((part for part in parts if len(part) > 1), key=lambda part: int(part[0]))
 
 
-def disagree(rows: np.ndarray, annotations: Iterable[Annotation]) -> bool:
-    """Do these rows have different labels? Rows that lack a label agree with all."""
+def disagree(indices: np.ndarray, annotations: Iterable[Annotation]) -> bool:
+    """Do these samples have different labels? Samples that lack a label agree with all."""
     for values in annotations:
-        own = values[rows][given(values[rows])]
+        own = values[indices][given(values[indices])]
         if len(own) > 1 and not np.array_equal(
             own, np.broadcast_to(own[:1], own.shape), equal_nan=own.dtype.kind == "f"
         ):
@@ -68,31 +68,31 @@ def disagree(rows: np.ndarray, annotations: Iterable[Annotation]) -> bool:
 
 
 def shared(groups: Iterable[np.ndarray], split: np.ndarray) -> list[int]:
-    """The rows, outside of train, of images that stand in several splits; where train has none of them, all but those
+    """The samples, outside of train, of images that stand in several splits; where train has none of them, all but those
     of the first split by name.
     """
     found: list[int] = []
-    for rows in groups:
-        rows = rows[split[rows] != ""]
-        names = sorted(set(split[rows].tolist()), key=lambda name: (name != "train", name))
-        found += rows[split[rows] != names[0]].tolist() if len(names) > 1 else []
+    for indices in groups:
+        indices = indices[split[indices] != ""]
+        names = sorted(set(split[indices].tolist()), key=lambda name: (name != "train", name))
+        found += indices[split[indices] != names[0]].tolist() if len(names) > 1 else []
     return sorted(found)
 
 
 def excluded(
     which: str, copy: np.ndarray, split: np.ndarray | None, annotations: Mapping[str, Annotation]
 ) -> dict[str, np.ndarray]:
-    """reason -> (n,) rows that `exclude_duplicates` leaves out.
+    """reason -> (n,) samples that `exclude_duplicates` leaves out.
 
-    "train": rows of train that also stand in another split, or that have a copy with another label. "test": rows of
-    other splits that also stand in train. split: the official one; None: all rows are train, and no copies part.
+    "train": samples of train that also stand in another split, or that have a copy with another label. "test": samples of
+    other splits that also stand in train. split: the official one; None: all samples are train, and no copies part.
     """
     names = np.full(len(copy), "train") if split is None else split
     training, other = names == "train", (names != "train") & (names != "")
     if which == "test":
         return {"their pixels also stand in train": np.flatnonzero(other & np.isin(copy, copy[training]))}
     elsewhere = np.isin(copy, copy[other])
-    torn = [rows for rows in groups_of_copies(copy) if disagree(rows, annotations.values())]
+    torn = [indices for indices in groups_of_copies(copy) if disagree(indices, annotations.values())]
     conflicting = np.isin(np.arange(len(copy)), np.concatenate(torn) if torn else [])
     return {
         "their pixels also stand in another split": np.flatnonzero(training & elsewhere),
@@ -101,7 +101,7 @@ def excluded(
 
 
 def together(copy: np.ndarray, group: np.ndarray | None) -> np.ndarray:
-    """(N,) names of groups in which neither copies nor rows of one given group ever part."""
+    """(N,) names of groups in which neither copies nor samples of one given group ever part."""
     if group is None:
         return copy.astype(str)
     own = np.unique(group, return_inverse=True)[1].reshape(len(copy))
@@ -116,11 +116,11 @@ def together(copy: np.ndarray, group: np.ndarray | None) -> np.ndarray:
             return found.astype(str)
 
 
-def _digests(dataset: Dataset, index: Index, rows: range) -> list[bytes | MtlError]:
+def _digests(dataset: Dataset, index: Index, indices: range) -> list[bytes | MtlError]:
     found: list[bytes | MtlError] = []
-    for row in rows:
+    for i in indices:
         try:
-            image = dataset.decode(index, row)
+            image = dataset.decode(index, i)
             found.append(hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).digest())
         except MtlError as error:
             found.append(error)

@@ -1,7 +1,7 @@
 """All datasets of a run side by side: images, targets, who has which label, splits.
 
-`open_data` indexes each dataset once, cuts its splits, fits the tasks on the labeled training rows, and reads the
-images of the rows that are needed. What it leaves out is counted and told, never silent.
+`open_data` indexes each dataset once, cuts its splits, fits the tasks on the labeled training samples, and reads the
+images of the samples that are needed. What it leaves out is counted and told, never silent.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def _no_annotation(name: str) -> Annotation:
 
 @frozen(eq=False)
 class RunData:
-    """N rows of all datasets: those of the splits that were asked for.
+    """N samples of all datasets: those of the splits that were asked for.
 
     experiment: the run's, with fitted tasks and the cache size filled in.
     targets: task label -> (N, ...), zeros where absent. present: task label -> (N,) bool.
-    dataset: (N,) int64, the place of the row's dataset in `experiment.data`. keys: (N,) its name there.
+    dataset: (N,) int64, the place of the sample's dataset in `experiment.data`. keys: (N,) its name there.
     attributes: name -> (N,) strings, "" where the dataset has none.
-    split: name -> rows, int64, rising; unreadable rows are in none.
-    fingerprint: of all rows of all datasets, their annotations and splits, and the cache size; the same for all arms.
+    split: name -> samples, int64, rising; unreadable samples are in none.
+    fingerprint: of all samples of all datasets, their annotations and splits, and the cache size; the same for all arms.
     report: what was left out, a line each.
-    annotation: name -> (N,) or (N, ...), "" or NaN where a row's dataset does not give it or its label was cut from train.
+    annotation: name -> (N,) or (N, ...), "" or NaN where a sample's dataset does not give it or its label was cut from train.
     """
 
     experiment: Experiment
@@ -66,7 +66,7 @@ class RunData:
 
     @property
     def labeled(self) -> np.ndarray:
-        """(N,) bool: rows that carry a label of any task."""
+        """(N,) bool: samples that carry a label of any task."""
         return _any(self.present, len(self))
 
 
@@ -80,39 +80,39 @@ def open_data(
     """Index, split, fit, read.
 
     splits: which are needed (default: all); only their images are read. Of "train" only the share `labels` keeps its
-    labels; the other rows go, or stay as unlabeled ones. All other splits keep every label. Where "train" is not asked
+    labels; the other samples go, or stay as unlabeled ones. All other splits keep every label. Where "train" is not asked
     for, tasks that this data has no labels for are left out (of `targets` and of the dataset's `experiment`).
     progress: told how many images are read. memory: bytes that they may take before they are decoded on demand
     instead (default: half of what there is). lazy: only a few images will be looked at: none is read beforehand, so
-    unreadable rows are still in their splits, and taking one raises MtlError.
-    Raises MtlError: a dataset that can't be indexed or has too many bad rows, a task that no dataset gives labels for, an
-    unknown column, a split without rows, a task that can't be fitted.
+    unreadable samples are still in their splits, and taking one raises MtlError.
+    Raises MtlError: a dataset that can't be indexed or has too many bad samples, a task that no dataset gives labels for, an
+    unknown column, a split without samples, a task that can't be fitted.
     """
     datasets = [open_dataset(experiment, label) for label in experiment.data]
     tasks, report = _served(experiment.tasks, datasets, splits is None or "train" in splits)
-    whole = _Rows.join(datasets)
+    whole = _Samples.join(datasets)
     tasks = {label: _fitted(label, entry, whole, datasets) for label, entry in tasks.items()}
     answers = {label: _answers(entry.component, whole, datasets) for label, entry in tasks.items()}
     split = _without_dropped(whole, datasets, {label: present for label, (_, present) in answers.items()})
     wanted = _wanted(split, splits)
     side = cache_size_of(datasets, experiment, wanted)
     kept = np.flatnonzero(np.isin(split, wanted))
-    rows = whole.only(kept)
-    images, unreadable = _opened(rows, datasets, side, progress, memory, lazy)
-    readable = ~np.isin(np.arange(len(rows)), list(unreadable))
+    samples = whole.only(kept)
+    images, unreadable = _opened(samples, datasets, side, progress, memory, lazy)
+    readable = ~np.isin(np.arange(len(samples)), list(unreadable))
     data = RunData(
         experiment=evolve(experiment, tasks=tasks, input=evolve(experiment.input, cache_size=side)),
         images=images,
         targets={label: target[kept] for label, (target, _) in answers.items()},
         present={label: present[kept] for label, (_, present) in answers.items()},
-        dataset=rows.dataset,
-        keys=rows.keys,
-        attributes=rows.attributes(datasets),
+        dataset=samples.dataset,
+        keys=samples.keys,
+        attributes=samples.attributes(datasets),
         split={name: np.flatnonzero((split[kept] == name) & readable) for name in wanted},
         fingerprint=fingerprint_of(datasets, side),
         annotation=lambda name: _of_all(name, whole, datasets)[kept],
     )
-    report += [*_left_out(datasets, rows, unreadable), *_dropped(split, whole, datasets, wanted)]
+    report += [*_left_out(datasets, samples, unreadable), *_dropped(split, whole, datasets, wanted)]
     return evolve(data, report=(*report, *_not_known(tasks, answers, whole, datasets), *_unanswered(data)))
 
 
@@ -120,29 +120,34 @@ def cache_size_of(datasets: list[IndexedDataset], experiment: Experiment, wanted
     """The side S of the image cache, judged by images of train and validation, whether or not their labels are kept.
 
     Those of test are not looked at: a run may not know them. Both, since validation is cut out of train by the seed. Where neither
-    has a row (a dataset to evaluate on), by the `wanted` splits.
+    has a sample (a dataset to evaluate on), by the `wanted` splits.
     """
-    whole = _Rows.join(datasets)
+    whole = _Samples.join(datasets)
     known = np.isin(whole.split, ("train", "validation"))
-    rows = whole.only(np.flatnonzero(known if known.any() else np.isin(whole.split, list(wanted))))
-    return cache_size(rows.decoder(datasets), len(rows), experiment.input.size, experiment.input.cache_size)
+    samples = whole.only(np.flatnonzero(known if known.any() else np.isin(whole.split, list(wanted))))
+    return cache_size(samples.decoder(datasets), len(samples), experiment.input.size, experiment.input.cache_size)
 
 
 def _opened(
-    rows: _Rows, datasets: list[IndexedDataset], side: int, progress: Progress | None, memory: int | None, lazy: bool
+    samples: _Samples,
+    datasets: list[IndexedDataset],
+    side: int,
+    progress: Progress | None,
+    memory: int | None,
+    lazy: bool,
 ) -> tuple[ImageCache, Unreadable]:
     if lazy:
-        return OnDemandImageCache(rows.decoder(datasets), side), {}
-    check = partial(_refuse_too_many, datasets, rows)
-    return open_images(rows.decoder(datasets), len(rows), side, progress, check, memory)
+        return OnDemandImageCache(samples.decoder(datasets), side), {}
+    check = partial(_refuse_too_many, datasets, samples)
+    return open_images(samples.decoder(datasets), len(samples), side, progress, check, memory)
 
 
-# ------------------------------------------------------------------------------------------------ all rows
+# ------------------------------------------------------------------------------------------------ all samples
 
 
 @frozen(eq=False)
-class _Rows:
-    """N rows of all datasets. dataset: (N,) its number; local: (N,) the row in its index; the rest as in `IndexedDataset`."""
+class _Samples:
+    """N samples of all datasets. dataset: (N,) its number; local: (N,) the sample in its index; the rest as in `IndexedDataset`."""
 
     dataset: np.ndarray
     local: np.ndarray
@@ -151,7 +156,7 @@ class _Rows:
     labeled: np.ndarray
 
     @classmethod
-    def join(cls, datasets: list[IndexedDataset]) -> _Rows:
+    def join(cls, datasets: list[IndexedDataset]) -> _Samples:
         if not datasets:
             raise MtlError("the run has no data: it needs a table [data.<label>]")
         return cls(
@@ -165,8 +170,10 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def only(self, rows: np.ndarray) -> _Rows:
-        return _Rows(self.dataset[rows], self.local[rows], self.keys[rows], self.split[rows], self.labeled[rows])
+    def only(self, samples: np.ndarray) -> _Samples:
+        return _Samples(
+            self.dataset[samples], self.local[samples], self.keys[samples], self.split[samples], self.labeled[samples]
+        )
 
     def decoder(self, datasets: list[IndexedDataset]) -> _Decoder:
         return _Decoder(datasets, self.dataset.tolist(), self.local.tolist())
@@ -188,9 +195,9 @@ class _Decoder:
     dataset: list[int]
     local: list[int]
 
-    def __call__(self, row: int) -> np.ndarray:
-        its = self.datasets[self.dataset[row]]
-        return its.entry.component.decode(its.index, self.local[row])
+    def __call__(self, sample: int) -> np.ndarray:
+        its = self.datasets[self.dataset[sample]]
+        return its.entry.component.decode(its.index, self.local[sample])
 
 
 # ------------------------------------------------------------------------------------------------ tasks
@@ -217,7 +224,7 @@ def _served(
 
 
 def _annotation(name: str, datasets: list[IndexedDataset]) -> tuple[Annotation, np.ndarray]:
-    """-> the values of all datasets that give it, and (N,) bool over all rows: where they stand."""
+    """-> the values of all datasets that give it, and (N,) bool over all samples: where they stand."""
     givers = [s for s in datasets if s.gives(name)]
     parts = [s.index.annotations[name] for s in givers]
     if len({(part.dtype.kind in "fiub", part.shape[1:]) for part in parts}) > 1:
@@ -226,41 +233,43 @@ def _annotation(name: str, datasets: list[IndexedDataset]) -> tuple[Annotation, 
     return np.concatenate(parts), np.concatenate([np.full(len(s), s.gives(name)) for s in datasets])
 
 
-def _of_all(name: str, rows: _Rows, datasets: list[IndexedDataset]) -> Annotation:
-    """(N, ...) over all rows, missing where the dataset does not give it, and where the label was cut from train."""
+def _of_all(name: str, samples: _Samples, datasets: list[IndexedDataset]) -> Annotation:
+    """(N, ...) over all samples, missing where the dataset does not give it, and where the label was cut from train."""
     known = {a for s in datasets for a in s.index.annotations}
     if name not in known:
         raise MtlError(f"no dataset gives the annotation {name!r}; {nearest(name, known)}")
     values, where = _annotation(name, datasets)
     numbers = values.dtype.kind in "fiub"
-    found = np.full((len(rows), *values.shape[1:]), np.nan if numbers else "", dtype=float if numbers else values.dtype)
+    found = np.full(
+        (len(samples), *values.shape[1:]), np.nan if numbers else "", dtype=float if numbers else values.dtype
+    )
     found[where] = values
-    found[~_keeps_labels(rows)] = np.nan if numbers else ""
+    found[~_keeps_labels(samples)] = np.nan if numbers else ""
     return found
 
 
-def _fitted(label: str, entry: TaskEntry, rows: _Rows, datasets: list[IndexedDataset]) -> TaskEntry:
+def _fitted(label: str, entry: TaskEntry, samples: _Samples, datasets: list[IndexedDataset]) -> TaskEntry:
     values, where = _annotation(entry.component.reads, datasets)
-    learned_from = ((rows.split == "train") & rows.labeled)[where] & given(values)
+    learned_from = ((samples.split == "train") & samples.labeled)[where] & given(values)
     try:
         return evolve(entry, component=entry.component.fit(values[learned_from]))
     except (ValueError, MtlError) as error:
         raise MtlError(f"task.{label}: {error}") from error
 
 
-def _answers(task: SupervisedTask, rows: _Rows, datasets: list[IndexedDataset]) -> Answers:
-    """Targets and presence of all N rows; labels that were cut from train are absent."""
+def _answers(task: SupervisedTask, samples: _Samples, datasets: list[IndexedDataset]) -> Answers:
+    """Targets and presence of all N samples; labels that were cut from train are absent."""
     values, where = _annotation(task.reads, datasets)
     target, present = task.target(values)
-    present = present & torch.from_numpy(_keeps_labels(rows)[where])
+    present = present & torch.from_numpy(_keeps_labels(samples)[where])
     target = target.masked_fill(~present.view(-1, *[1] * (target.ndim - 1)), 0)
-    n, places = len(rows), torch.from_numpy(np.flatnonzero(where))
+    n, places = len(samples), torch.from_numpy(np.flatnonzero(where))
     targets = torch.zeros(n, *target.shape[1:], dtype=target.dtype).index_copy(0, places, target)
     return targets, torch.zeros(n, dtype=torch.bool).index_copy(0, places, present)
 
 
-def _keeps_labels(rows: _Rows) -> np.ndarray:
-    return (rows.split != "train") | rows.labeled
+def _keeps_labels(samples: _Samples) -> np.ndarray:
+    return (samples.split != "train") | samples.labeled
 
 
 def _any(present: Mapping[str, Tensor], n: int) -> np.ndarray:
@@ -270,11 +279,11 @@ def _any(present: Mapping[str, Tensor], n: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ splits
 
 
-def _without_dropped(rows: _Rows, datasets: list[IndexedDataset], present: Mapping[str, Tensor]) -> np.ndarray:
-    """(N,) split names, "" where an unlabeled row of train goes. Without tasks only rows whose labels were cut go."""
-    labeled = _any(present, len(rows)) if present else rows.labeled
-    drops = np.array([s.entry.unlabeled == "drop" for s in datasets])[rows.dataset]
-    return np.where((rows.split == "train") & ~labeled & drops, "", rows.split)
+def _without_dropped(samples: _Samples, datasets: list[IndexedDataset], present: Mapping[str, Tensor]) -> np.ndarray:
+    """(N,) split names, "" where an unlabeled sample of train goes. Without tasks only samples whose labels were cut go."""
+    labeled = _any(present, len(samples)) if present else samples.labeled
+    drops = np.array([s.entry.unlabeled == "drop" for s in datasets])[samples.dataset]
+    return np.where((samples.split == "train") & ~labeled & drops, "", samples.split)
 
 
 def _wanted(split: np.ndarray, asked: Collection[str] | None) -> list[str]:
@@ -283,12 +292,12 @@ def _wanted(split: np.ndarray, asked: Collection[str] | None) -> list[str]:
     names = sorted(set(asked) if asked is not None else known | {"train", "validation"})
     for name in names:
         if name not in known and not (name == "validation" and "train" in names):
-            raise MtlError(f"the data has no row of the split {name!r}; {nearest(name, known)}")
+            raise MtlError(f"the data has no sample of the split {name!r}; {nearest(name, known)}")
     return names
 
 
 def fingerprint_of(datasets: list[IndexedDataset], side: int) -> str:
-    """128 bits of what the rows are and how they were split."""
+    """128 bits of what the samples are and how they were split."""
     digest = hashlib.blake2b(repr(side).encode(), digest_size=16)
     for s in datasets:
         digest.update(s.label.encode())
@@ -307,28 +316,28 @@ def _bytes(array: np.ndarray) -> bytes:
 # ------------------------------------------------------------------------------------------------ what was left out
 
 
-def _bad(datasets: list[IndexedDataset], rows: _Rows, unreadable: Unreadable) -> list[Skipped]:
+def _bad(datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable) -> list[Skipped]:
     """All that each dataset skipped, unreadable images included."""
     found = [Skipped({reason: list(names) for reason, names in s.index.skipped.names.items()}) for s in datasets]
-    for row, reason in sorted(unreadable.items()):
-        found[int(rows.dataset[row])].add("unreadable", reason)
+    for sample, reason in sorted(unreadable.items()):
+        found[int(samples.dataset[sample])].add("unreadable", reason)
     return found
 
 
-def _refuse_too_many(datasets: list[IndexedDataset], rows: _Rows, unreadable: Unreadable) -> None:
-    for dataset, skipped in zip(datasets, _bad(datasets, rows, unreadable)):
+def _refuse_too_many(datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable) -> None:
+    for dataset, skipped in zip(datasets, _bad(datasets, samples, unreadable)):
         dataset.refuse_too_many(skipped)
 
 
-def _left_out(datasets: list[IndexedDataset], rows: _Rows, unreadable: Unreadable) -> list[str]:
-    return [line for s, skipped in zip(datasets, _bad(datasets, rows, unreadable)) for line in s.left_out(skipped)]
+def _left_out(datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable) -> list[str]:
+    return [line for s, skipped in zip(datasets, _bad(datasets, samples, unreadable)) for line in s.left_out(skipped)]
 
 
-def _dropped(split: np.ndarray, rows: _Rows, datasets: list[IndexedDataset], wanted: list[str]) -> list[str]:
-    """A line for each dataset that loses rows of train because they carry no label."""
-    gone = np.bincount(rows.dataset[(rows.split == "train") & (split == "")], minlength=len(datasets))
+def _dropped(split: np.ndarray, samples: _Samples, datasets: list[IndexedDataset], wanted: list[str]) -> list[str]:
+    """A line for each dataset that loses samples of train because they carry no label."""
+    gone = np.bincount(samples.dataset[(samples.split == "train") & (split == "")], minlength=len(datasets))
     return [
-        f"data.{s.label}: {n} rows of train without labels dropped "
+        f"data.{s.label}: {n} samples of train without labels dropped "
         f'(labels = {s.entry.labels}, unlabeled = "{s.entry.unlabeled}")'
         for s, n in zip(datasets, gone.tolist())
         if n and "train" in wanted
@@ -338,26 +347,28 @@ def _dropped(split: np.ndarray, rows: _Rows, datasets: list[IndexedDataset], wan
 def _unanswered(data: RunData) -> list[str]:
     """A line for each task that a split opened for evaluation has no label of."""
     return [
-        f"task.{label}: no labeled row in the split {name!r}"
-        for name, rows in data.split.items()
+        f"task.{label}: no labeled sample in the split {name!r}"
+        for name, samples in data.split.items()
         for label, present in data.present.items()
-        if "train" not in data.split and not present.numpy()[rows].any()
+        if "train" not in data.split and not present.numpy()[samples].any()
     ]
 
 
 def _not_known(
-    tasks: Mapping[str, TaskEntry], answers: Mapping[str, Answers], rows: _Rows, datasets: list[IndexedDataset]
+    tasks: Mapping[str, TaskEntry], answers: Mapping[str, Answers], samples: _Samples, datasets: list[IndexedDataset]
 ) -> list[str]:
     """A line for each task that some given labels mean nothing to: a class that is not its own."""
     report = []
     for label, entry in tasks.items():
         name = entry.component.reads
         values, where = _annotation(name, datasets)
-        strange = given(values) & _keeps_labels(rows)[where] & ~answers[label][1].numpy()[where]
+        strange = given(values) & _keeps_labels(samples)[where] & ~answers[label][1].numpy()[where]
         if strange.any():
             classes = Counter(values[strange].astype(str).tolist()) if values.dtype.kind not in "fiub" else Counter()
             told = some([f"{each} ({count})" for each, count in classes.most_common()])
             report.append(
-                f"task.{label}: {strange.sum()} rows have a label {name!r} that it does not know: {told}".rstrip(": ")
+                f"task.{label}: {strange.sum()} samples have a label {name!r} that it does not know: {told}".rstrip(
+                    ": "
+                )
             )
     return report

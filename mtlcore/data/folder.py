@@ -34,7 +34,7 @@ class ImageFolder(Dataset):
     """One folder a class.
 
     root: the folder that holds the class folders, or those of the splits. annotation: what the labels are called; ""
-    where there are none: then every image, at any depth, is a row without a label.
+    where there are none: then every image, at any depth, is a sample without a label.
     The first level is read as splits where all of its folders, or one called train, bear the name of a split. A "val"
     folder is the run's validation split: nothing is then cut from train.
     """
@@ -50,12 +50,12 @@ class ImageFolder(Dataset):
             return Index(np.array(list(_images(self.root, "", skipped)), dtype=str), {}, skipped=skipped)
         folders = _folders(self.root, "", skipped)
         has_splits = _are_splits(folders)
-        rows = _split_rows(folders, skipped) if has_splits else list(_class_rows(folders, "", "", skipped))
-        keys, labels, splits = (np.array([row[i] for row in rows], dtype=str) for i in range(3))
+        samples = _split_samples(folders, skipped) if has_splits else list(_class_samples(folders, "", "", skipped))
+        keys, labels, splits = (np.array([sample[i] for sample in samples], dtype=str) for i in range(3))
         return Index(keys, {self.annotation: labels}, split=splits if has_splits else None, skipped=skipped)
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        return read_image(str(index.keys[row]), self.root)
+    def decode(self, index: Index, sample: int) -> np.ndarray:
+        return read_image(str(index.keys[sample]), self.root)
 
 
 def _are_splits(folders: list[os.DirEntry[str]]) -> bool:
@@ -63,19 +63,19 @@ def _are_splits(folders: list[os.DirEntry[str]]) -> bool:
     return "train" in names or (bool(names) and all(name in SPLITS for name in names))
 
 
-def _split_rows(folders: list[os.DirEntry[str]], skipped: Skipped) -> list[_Row]:
-    rows: list[_Row] = []
+def _split_samples(folders: list[os.DirEntry[str]], skipped: Skipped) -> list[_Row]:
+    samples: list[_Row] = []
     for folder in folders:
         split = SPLITS.get(folder.name.lower())
         if split is None:
             skipped.add(f"no split, beside a folder called train (known: {', '.join(SPLITS)})", folder.name)
             continue
         below = f"{folder.name}/"
-        rows += _class_rows(_folders(folder.path, below, skipped), below, split, skipped)
-    return rows
+        samples += _class_samples(_folders(folder.path, below, skipped), below, split, skipped)
+    return samples
 
 
-def _class_rows(folders: list[os.DirEntry[str]], below: str, split: str, skipped: Skipped) -> Iterator[_Row]:
+def _class_samples(folders: list[os.DirEntry[str]], below: str, split: str, skipped: Skipped) -> Iterator[_Row]:
     for folder in folders:
         name = below + folder.name
         images = list(_images(folder.path, f"{name}/", skipped))

@@ -1,6 +1,6 @@
 """One dataset, indexed and split; and the count of what it left out.
 
-Malformed rows that `index` passed over and images that can't be read draw on one budget, `max_bad`: within it they
+Malformed samples that `index` passed over and images that can't be read draw on one budget, `max_bad`: within it they
 are told once, with examples; beyond it the run stops.
 """
 
@@ -20,9 +20,9 @@ EXAMPLES = 3  # names told with each reason
 
 @frozen(eq=False)
 class IndexedDataset:
-    """An indexed dataset of n rows. split: (n,) names, "" for none; labeled: (n,) bool, rows whose labels are kept.
+    """An indexed dataset of n samples. split: (n,) names, "" for none; labeled: (n,) bool, samples whose labels are kept.
 
-    absent: why rows are in no split -> how many: the dataset gives them none, or `exclude_duplicates` takes them out.
+    absent: why samples are in no split -> how many: the dataset gives them none, or `exclude_duplicates` takes them out.
     """
 
     label: str
@@ -39,7 +39,7 @@ class IndexedDataset:
         return name in self.index.annotations
 
     def refuse_too_many(self, skipped: Skipped) -> None:
-        """Raises MtlError where more rows are bad than `max_bad` allows."""
+        """Raises MtlError where more samples are bad than `max_bad` allows."""
         _refuse_too_many(self.label, self.entry, skipped)
 
     def left_out(self, skipped: Skipped) -> list[str]:
@@ -52,16 +52,16 @@ class IndexedDataset:
 
 
 def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
-    """Index [data.<label>] and split its rows.
+    """Index [data.<label>] and split its samples.
 
-    Raises MtlError: a missing root, no usable row, too many bad ones, an unknown column.
+    Raises MtlError: a missing root, no usable sample, too many bad ones, an unknown column.
     """
     entry = experiment.data[label]
     index = entry.component.index()
     _check(label, index)
     _refuse_too_many(label, entry, index.skipped)
     if not len(index):
-        raise MtlError(f"data.{label} ({_root(entry)}) holds no usable row{_reasons(index.skipped)}")
+        raise MtlError(f"data.{label} ({_root(entry)}) holds no usable sample{_reasons(index.skipped)}")
     return split_dataset(experiment, label, index)
 
 
@@ -84,7 +84,9 @@ def split_dataset(experiment: Experiment, label: str, index: Index) -> IndexedDa
     assigned = assign(rules, index.keys[kept], strata[kept], official, groups)
     names, labeled = np.full(n, "", dtype=assigned.split.dtype), np.zeros(n, dtype=bool)
     names[kept], labeled[kept] = assigned.split, assigned.labeled
-    return IndexedDataset(label, entry, index, names, labeled, {reason: len(rows) for reason, rows in absent.items()})
+    return IndexedDataset(
+        label, entry, index, names, labeled, {reason: len(samples) for reason, samples in absent.items()}
+    )
 
 
 def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:
@@ -127,7 +129,7 @@ def _check(label: str, index: Index) -> None:
 def _refuse_too_many(label: str, entry: DataEntry, skipped: Skipped) -> None:
     if len(skipped) > entry.max_bad:
         raise MtlError(
-            f"data.{label} ({_root(entry)}): {len(skipped)} rows are malformed or unreadable, more than "
+            f"data.{label} ({_root(entry)}): {len(skipped)} samples are malformed or unreadable, more than "
             f"max_bad = {entry.max_bad}{_reasons(skipped)}. Mend the files, or raise data.{label}.max_bad"
         )
 

@@ -1,10 +1,10 @@
-"""Which rows make up a step: a function of (seed, step), with no state to save.
+"""Which samples make up a step: a function of (seed, step), with no state to save.
 
-Each dataset's labeled training rows are an endless stream: one seeded permutation an epoch, one after the other. Step s
-takes the next places of every stream; unlabeled rows come from streams of their own. Every micro-batch of every rank
-holds the same number of rows of each dataset and kind, so none ever lacks one.
+Each dataset's labeled training samples are an endless stream: one seeded permutation an epoch, one after the other. Step s
+takes the next places of every stream; unlabeled samples come from streams of their own. Every micro-batch of every rank
+holds the same number of samples of each dataset and kind, so none ever lacks one.
 
-    micro-batch of Q / P rows:  [ dataset 0 | dataset 1 | ... | unlabeled of dataset 0 | ... ]      P = world x accumulate
+    micro-batch of Q / P samples:  [ dataset 0 | dataset 1 | ... | unlabeled of dataset 0 | ... ]      P = world x accumulate
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ REMEMBERED = 4  # steps; a step's micro-batches are drawn together
 
 
 class Part(NamedTuple):
-    """One micro-batch. rows: of the dataset, int64, those with labels first; labeled: how many of these there are."""
+    """One micro-batch. samples: of the dataset, int64, those with labels first; labeled: how many of these there are."""
 
-    rows: np.ndarray
+    samples: np.ndarray
     labeled: int
 
 
 class Sampler:
-    """Rows and batches by step. world: ranks that share each step; micro-batch `i` of rank r is part i x world + r."""
+    """Samples and batches by step. world: ranks that share each step; micro-batch `i` of rank r is part i x world + r."""
 
     def __init__(self, dataset: RunData, experiment: Experiment, world: int = 1) -> None:
         """Raises MtlError where a batch can't be shared out evenly, or where there is nothing to learn from."""
@@ -44,16 +44,16 @@ class Sampler:
         train = dataset.split.get("train", np.zeros(0, dtype=np.int64))
         has_label = dataset.labeled[train]
         if not len(train):
-            raise MtlError("there is no training row")
+            raise MtlError("there is no training sample")
         if experiment.tasks and not has_label.any():
-            raise MtlError(f"no training row carries a label of any task ({', '.join(experiment.tasks)})")
+            raise MtlError(f"no training sample carries a label of any task ({', '.join(experiment.tasks)})")
         batch_size, beside = experiment.input.batch_size, experiment.input.unlabeled_batch
         self._labeled = self._sample_streams(LABELED, train[has_label], "batch_size", batch_size)
         key = "unlabeled_batch" if experiment.tasks and beside else "batch_size"
         size = beside if experiment.tasks and beside else batch_size
         self._unlabeled = self._sample_streams(UNLABELED, train[~has_label], key, size)
         counted = self._labeled or self._unlabeled
-        self.steps_per_epoch = max(1, math.ceil(sum(len(s.rows) for s in counted) / batch_size))
+        self.steps_per_epoch = max(1, math.ceil(sum(len(s.samples) for s in counted) / batch_size))
         self._present = {label: present.numpy() for label, present in dataset.present.items()}
         self._drawn: dict[int, tuple[list[Part], StepCounts]] = {}
 
@@ -62,37 +62,37 @@ class Sampler:
         return self._draw(step)[0]
 
     def counts(self, step: int) -> StepCounts:
-        """How many rows the whole step has, and how many labels of each task."""
+        """How many samples the whole step has, and how many labels of each task."""
         return self._draw(step)[1]
 
     def batch(self, step: int, part: int, device: torch.device) -> Batch:
         """The step's `part`-th micro-batch, images as stored, on the device. On CUDA nobody waits for the copies."""
         parts, counts = self._draw(step)
-        rows, labeled = parts[part]
-        index = torch.from_numpy(rows)
+        samples, labeled = parts[part]
+        index = torch.from_numpy(samples)
         return Batch(
-            images=_landed(self._data.images.take(rows), device),
+            images=_landed(self._data.images.take(samples), device),
             targets={label: _landed(t.index_select(0, index), device) for label, t in self._data.targets.items()},
             present={label: _landed(p.index_select(0, index), device) for label, p in self._data.present.items()},
             counts=counts,
-            labeled_rows=labeled,
+            labeled_samples=labeled,
         )
 
     def _draw(self, step: int) -> tuple[list[Part], StepCounts]:
         if step not in self._drawn:
             labeled = _taken(self._labeled, step, self._parts)
-            rows = np.concatenate([labeled, _taken(self._unlabeled, step, self._parts)], 1)
+            samples = np.concatenate([labeled, _taken(self._unlabeled, step, self._parts)], 1)
             carried = {label: int(present[labeled].sum()) for label, present in self._present.items()}
-            counts = StepCounts(carried, rows.size, rows.size - labeled.size)
+            counts = StepCounts(carried, samples.size, samples.size - labeled.size)
             while len(self._drawn) >= REMEMBERED:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[step] = [Part(part, labeled.shape[1]) for part in rows], counts
+            self._drawn[step] = [Part(part, labeled.shape[1]) for part in samples], counts
         return self._drawn[step]
 
-    def _sample_streams(self, kind: str, rows: np.ndarray, key: str, size: int) -> list[_SampleStream]:
-        """One stream for each dataset that has such rows, with its quota of a micro-batch."""
-        experiment, dataset = self._experiment, self._data.dataset[rows]
-        by_dataset = {label: rows[dataset == number] for number, label in enumerate(experiment.data)}
+    def _sample_streams(self, kind: str, samples: np.ndarray, key: str, size: int) -> list[_SampleStream]:
+        """One stream for each dataset that has such samples, with its quota of a micro-batch."""
+        experiment, dataset = self._experiment, self._data.dataset[samples]
+        by_dataset = {label: samples[dataset == number] for number, label in enumerate(experiment.data)}
         by_dataset = {label: own for label, own in by_dataset.items() if len(own)}
         if not by_dataset:
             return []
@@ -101,7 +101,7 @@ class Sampler:
         weights = [experiment.data[label].weight * (1 if even else len(own)) for label, own in by_dataset.items()]
         if each < len(weights):
             raise MtlError(
-                f"input.{key} = {size} gives micro-batches of {each} {kind} rows, too few for {len(weights)} datasets "
+                f"input.{key} = {size} gives micro-batches of {each} {kind} samples, too few for {len(weights)} datasets "
                 f"({', '.join(by_dataset)}): at least {len(weights) * self._parts} are needed"
             )
         quotas = dict(zip(by_dataset, shares(each, weights)))
@@ -112,17 +112,17 @@ class Sampler:
 
 @define(eq=False)
 class _SampleStream:
-    """An endless shuffled sequence of rows; `quota` of them go into each micro-batch."""
+    """An endless shuffled sequence of samples; `quota` of them go into each micro-batch."""
 
-    rows: np.ndarray
+    samples: np.ndarray
     quota: int
     seed: int
     name: str
     _orders: dict[int, np.ndarray] = field(factory=dict, init=False)
 
     def take(self, start: int, n: int) -> np.ndarray:
-        """(n,) rows from place `start` on."""
-        length, pieces = len(self.rows), []
+        """(n,) samples from place `start` on."""
+        length, pieces = len(self.samples), []
         while n > 0:
             epoch, place = divmod(start, length)
             piece = self._order(epoch)[place : place + n]
@@ -134,7 +134,7 @@ class _SampleStream:
         if epoch not in self._orders:
             while len(self._orders) >= 2:
                 self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = generator(self.seed, self.name, epoch).permutation(self.rows)
+            self._orders[epoch] = generator(self.seed, self.name, epoch).permutation(self.samples)
         return self._orders[epoch]
 
 
@@ -163,7 +163,7 @@ def _shared_out(key: str, size: int, world: int, accumulate: int) -> int:
 
 
 def _taken(streams: list[_SampleStream], step: int, parts: int) -> np.ndarray:
-    """-> (parts, sum of quotas) int64: row p is what the p-th micro-batch gets of these streams."""
+    """-> (parts, sum of quotas) int64: sample p is what the p-th micro-batch gets of these streams."""
     pieces = [s.take(step * parts * s.quota, parts * s.quota).reshape(parts, s.quota) for s in streams]
     return np.concatenate([np.zeros((parts, 0), dtype=np.int64), *pieces], 1)
 

@@ -1,10 +1,10 @@
-"""Who is trained on, who validates, who tests, whose labels are kept: functions of the seed and of a dataset's own rows.
+"""Who is trained on, who validates, who tests, whose labels are kept: functions of the seed and of a dataset's own samples.
 
 The order: a dataset's official splits (or a seeded 80 / 20 cut), then validation out of train, then `limit`, then the
 share of labels. Nothing here depends on pretexts, weights or other datasets, so all arms of an experiment get the same
-rows. Rows are handled in the order of their keys, so neither does it depend on the order in which a folder is listed.
+samples. Samples are handled in the order of their keys, so neither does it depend on the order in which a folder is listed.
 
-N rows of one dataset. strata: (N,) int, what is kept in proportion. groups: (N,) int, rows that never part.
+N samples of one dataset. strata: (N,) int, what is kept in proportion. groups: (N,) int, samples that never part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEST_SHARE = 0.2  # of a dataset that has no official splits
 
 @frozen(eq=False)
 class Assignment:
-    """split: (N,) names, "" for rows that `limit` left out. labeled: (N,) bool, rows whose labels are kept."""
+    """split: (N,) names, "" for samples that `limit` left out. labeled: (N,) bool, samples whose labels are kept."""
 
     split: np.ndarray
     labeled: np.ndarray
@@ -30,7 +30,7 @@ class Assignment:
 
 @frozen
 class Rules:
-    """What the configuration asks of one dataset (its label). validation, labels: shares. limit: rows of each split."""
+    """What the configuration asks of one dataset (its label). validation, labels: shares. limit: samples of each split."""
 
     seed: int
     label: str
@@ -42,9 +42,9 @@ class Rules:
 def assign(
     rules: Rules, keys: np.ndarray, strata: np.ndarray, split: np.ndarray | None = None, group: np.ndarray | None = None
 ) -> Assignment:
-    """The split of each row, and whether its labels are kept.
+    """The split of each sample, and whether its labels are kept.
 
-    keys: (N,) unique strings. split: (N,) official names or None. group: (N,) names, or None: each row for itself.
+    keys: (N,) unique strings. split: (N,) official names or None. group: (N,) names, or None: each sample for itself.
     A dataset that brings its own "validation" split keeps it: nothing is cut from its train.
     """
     order = np.argsort(keys, kind="stable")
@@ -65,9 +65,9 @@ def _assign_sorted(rules: Rules, strata: np.ndarray, split: np.ndarray | None, g
         names[train[drawn]] = "validation"
     if rules.limit is not None:
         for part in sorted(set(names) - {""}):
-            rows = np.flatnonzero(names == part)
-            kept = thin(strata[rows], rules.limit, generator(rules.seed, LIMIT, rules.label, part))
-            names[rows[~kept]] = ""
+            samples = np.flatnonzero(names == part)
+            kept = thin(strata[samples], rules.limit, generator(rules.seed, LIMIT, rules.label, part))
+            names[samples[~kept]] = ""
     labeled = np.ones(len(names), dtype=bool)
     train = np.flatnonzero(names == "train")
     labeled[train] = subset(strata[train], rules.labels, generator(rules.seed, LABELS, rules.label))
@@ -84,10 +84,10 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
 
 def cut(strata: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """-> (N,) bool: about `share` of the rows, whole groups only, in proportion in every stratum.
+    """-> (N,) bool: about `share` of the samples, whole groups only, in proportion in every stratum.
 
-    Where each row is its own group, every stratum gives its share to within one row. A group counts to the stratum that
-    most of its rows lie in. Of two groups or more at least one is taken and one is left, unless the share is 0 or 1.
+    Where each sample is its own group, every stratum gives its share to within one sample. A group counts to the stratum that
+    most of its samples lie in. Of two groups or more at least one is taken and one is left, unless the share is 0 or 1.
     """
     order, sizes = _shuffled_groups(strata, groups, rng)
     if share <= 0 or not len(order):
@@ -108,7 +108,7 @@ def cut(strata: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Gen
 
 
 def _shuffled_groups(strata: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
-    """-> groups in random order, stratum after stratum, and their numbers of rows."""
+    """-> groups in random order, stratum after stratum, and their numbers of samples."""
     names, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) == len(groups):
         main = strata[np.argsort(groups, kind="stable")]
@@ -122,20 +122,20 @@ def _shuffled_groups(strata: np.ndarray, groups: np.ndarray, rng: np.random.Gene
 
 
 def thin(strata: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """-> (N,) bool: exactly min(limit, N) rows, each stratum in proportion to within one row."""
+    """-> (N,) bool: exactly min(limit, N) samples, each stratum in proportion to within one sample."""
     n = len(strata)
     if n <= limit:
         return np.ones(n, dtype=bool)
     order = rng.permutation(n)
     order = order[np.argsort(strata[order], kind="stable")]
-    owed = (np.arange(n + 1) * limit + n // 2) // n  # rows taken before each place: integers, so the sum is exact
+    owed = (np.arange(n + 1) * limit + n // 2) // n  # samples taken before each place: integers, so the sum is exact
     chosen = np.zeros(n, dtype=bool)
     chosen[order[np.diff(owed) > 0]] = True
     return chosen
 
 
 def subset(strata: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """-> (N,) bool: a share of every stratum, at least one row of each. Nested: that of 5 % lies in that of 10 %.
+    """-> (N,) bool: a share of every stratum, at least one sample of each. Nested: that of 5 % lies in that of 10 %.
 
     A share of 0 takes none. The same generator state gives every share's subset.
     """
@@ -168,7 +168,7 @@ def strata_of(annotation: Annotation | None, n: int) -> np.ndarray:
 
 
 def given(annotation: Annotation) -> np.ndarray:
-    """(N,) bool: rows where the annotation is not missing ("" or NaN throughout)."""
+    """(N,) bool: samples where the annotation is not missing ("" or NaN throughout)."""
     if annotation.dtype.kind in "fiub":
         numbers = annotation.reshape(len(annotation), -1).astype(np.float64)
         return np.asarray(~np.isnan(numbers).all(1)) if numbers.shape[1] else np.zeros(len(numbers), dtype=bool)

@@ -24,9 +24,9 @@ class Classification(SupervisedTask):
     """One of several named classes.
 
     reads: the annotation (default: the task's label). classes: their names, in the order of the outputs (default: those of the
-    training rows, sorted). balance: "inverse" weighs each class by N / (C n_c), so that the mean weight of a row is 1.
+    training samples, sorted). balance: "inverse" weighs each class by N / (C n_c), so that the mean weight of a sample is 1.
     class_weights: explicit weights, in the order of `classes`. label_smoothing, dropout (before the linear layer): in [0, 1).
-    by: attributes of the data (a race, an age band) for each value of which the metrics are given too, with the number of rows;
+    by: attributes of the data (a race, an age band) for each value of which the metrics are given too, with the number of samples;
     those that the data does not have are passed over.
     """
 
@@ -45,11 +45,11 @@ class Classification(SupervisedTask):
             raise ValueError(f"classes holds a name twice: {self.classes}")
 
     def fit(self, annotation: Annotation) -> Classification:
-        """Classes and inverse class weights of these labeled rows, where they are not given. Raises MtlError on numbers."""
+        """Classes and inverse class weights of these labeled samples, where they are not given. Raises MtlError on numbers."""
         self._refuse_numbers(annotation)
         names = self.classes or tuple(sorted({str(a) for a in annotation} - {""}))
         if not names:
-            raise MtlError(f"no training row has the annotation {self.reads!r}: there are no classes to learn")
+            raise MtlError(f"no training sample has the annotation {self.reads!r}: there are no classes to learn")
         if self.balance == "none" or self.class_weights:
             return evolve(self, classes=names)
         counts = np.array([(annotation == name).sum() for name in names])
@@ -71,7 +71,7 @@ class Classification(SupervisedTask):
         return names[rng.randint(len(names), n).numpy()]
 
     def _refuse_numbers(self, annotation: Annotation) -> None:
-        """No number equals a name: every row would count as one without a label."""
+        """No number equals a name: every sample would count as one without a label."""
         if annotation.dtype.kind in "fiub":
             raise MtlError(
                 f"the annotation {self.reads!r} holds numbers; classification needs names "

@@ -41,7 +41,7 @@ class Multilabel(SupervisedTask):
     """Several named labels, each there or not; a label that is unknown in an image is left out of its loss and its metrics.
 
     reads: the annotation (default: the task's label). classes: the labels' names, in the order of the outputs (default: those
-    of the training rows, sorted); names that are not among them are passed over. dropout: before the linear layer, in [0, 1).
+    of the training samples, sorted); names that are not among them are passed over. dropout: before the linear layer, in [0, 1).
     """
 
     lacks: ClassVar[Mapping[str, str]] = {
@@ -61,7 +61,7 @@ class Multilabel(SupervisedTask):
             )
 
     def fit(self, annotation: Annotation) -> Multilabel:
-        """The names in these labeled rows, where `classes` is not given."""
+        """The names in these labeled samples, where `classes` is not given."""
         if self.classes:
             return self
         if annotation.dtype.kind in "fiub":
@@ -72,7 +72,7 @@ class Multilabel(SupervisedTask):
         names = {name for cell in np.unique(annotation) for name in (*_present(cell), *_unknown(cell))}
         if not names:
             raise MtlError(
-                f"no training row has a label in the annotation {self.reads!r}: there are no classes to learn"
+                f"no training sample has a label in the annotation {self.reads!r}: there are no classes to learn"
             )
         return evolve(self, classes=tuple(sorted(names)))
 
@@ -84,13 +84,13 @@ class Multilabel(SupervisedTask):
 
     def examples(self, n: int, rng: Rng) -> Annotation:
         """(n,) drawn strings, for the conformance kit: each of the classes (of three where none are given) there, not there, or in
-        one of eight rows unknown.
+        one of eight samples unknown.
         """
         names = self.classes or ("one", "three", "two")
         kinds = rng.randint(8, n, len(names)).tolist()
-        rows = ([name for name, k in zip(names, row) if k > 3] for row in kinds)
-        unknown = ([name for name, k in zip(names, row) if k == 0] for row in kinds)
-        return np.array([join_names(*pair) for pair in zip(rows, unknown)])
+        samples = ([name for name, k in zip(names, sample) if k > 3] for sample in kinds)
+        unknown = ([name for name, k in zip(names, sample) if k == 0] for sample in kinds)
+        return np.array([join_names(*pair) for pair in zip(samples, unknown)])
 
     def _of_numbers(self, annotation: Annotation) -> np.ndarray:
         numbers = annotation.reshape(len(annotation), -1).astype(np.float64)
@@ -109,11 +109,11 @@ class Multilabel(SupervisedTask):
         place = {name: i for i, name in enumerate(self.classes)}
         cells, which = np.unique(annotation, return_inverse=True)
         flags = np.zeros((len(cells), len(self.classes)), dtype=np.int64)
-        for row, cell in enumerate(cells):
-            flags[row, [place[name] for name in _present(cell) if name in place]] = 1
-            flags[row, [place[name] for name in _unknown(cell) if name in place]] = _UNKNOWN
+        for sample, cell in enumerate(cells):
+            flags[sample, [place[name] for name in _present(cell) if name in place]] = 1
+            flags[sample, [place[name] for name in _unknown(cell) if name in place]] = _UNKNOWN
             if not cell:
-                flags[row] = _UNKNOWN
+                flags[sample] = _UNKNOWN
         return flags[which]
 
     def build(self, context: BuildContext) -> Head:

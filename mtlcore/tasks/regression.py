@@ -27,11 +27,11 @@ def _positive(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> No
 
 @frozen
 class Regression(SupervisedTask):
-    """D numbers an image, from an annotation (N,) or (N, D). A row that lacks one of them (NaN) lacks all.
+    """D numbers an image, from an annotation (N,) or (N, D). A sample that lacks one of them (NaN) lacks all.
 
     reads: the annotation (default: the task's label). loss: l1, l2 (squared) or huber (squared up to one standard deviation,
     then straight), on the standardized numbers, so that its size does not hang on their unit. outputs: their names (default:
-    "0", "1", ...), used in metrics and images. mean, std: of each of them (default: of the training rows; a constant one gets
+    "0", "1", ...), used in metrics and images. mean, std: of each of them (default: of the training samples; a constant one gets
     std 1). dropout: before the linear layer, in [0, 1).
     """
 
@@ -50,19 +50,21 @@ class Regression(SupervisedTask):
             raise ValueError(f"outputs holds a name twice: {self.outputs}")
 
     def fit(self, annotation: Annotation) -> Regression:
-        """Names, mean and standard deviation of these labeled rows, where they are not given."""
+        """Names, mean and standard deviation of these labeled samples, where they are not given."""
         if self.outputs and self.mean and self.std:
             return self
         values = self._values(annotation)
         values = values[self.known(values)]
         if not len(values):
-            raise MtlError(f"no training row has numbers in the annotation {self.reads!r}: there is nothing to learn")
+            raise MtlError(
+                f"no training sample has numbers in the annotation {self.reads!r}: there is nothing to learn"
+            )
         mean = self.mean or tuple(values.mean(0).tolist())
         std = self.std or tuple(float(s) if s > 0 else 1.0 for s in values.std(0))
         return evolve(self, outputs=self.outputs or tuple(map(str, range(len(mean)))), mean=mean, std=std)
 
     def known(self, values: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N,) bool: the rows that are labels. Override where a set writes a number for "none"."""
+        """(N, D) -> (N,) bool: the samples that are labels. Override where a set writes a number for "none"."""
         return np.isfinite(values).all(1)
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
@@ -91,7 +93,9 @@ class Regression(SupervisedTask):
         for key in ("outputs", "mean", "std"):
             if getattr(self, key) and len(getattr(self, key)) != values.shape[1]:
                 d = values.shape[1]
-                raise MtlError(f"the annotation {self.reads!r} has {d} numbers a row, but {key} = {getattr(self, key)}")
+                raise MtlError(
+                    f"the annotation {self.reads!r} has {d} numbers a sample, but {key} = {getattr(self, key)}"
+                )
         return values
 
     def build(self, context: BuildContext) -> Head:
@@ -106,7 +110,7 @@ class Regression(SupervisedTask):
         return target
 
     def metrics(self) -> dict[str, Any]:
-        """mae, rmse (in the annotation's unit, over rows and outputs), r2 (mean over outputs); mae of each of several outputs."""
+        """mae, rmse (in the annotation's unit, over samples and outputs), r2 (mean over outputs); mae of each of several outputs."""
         from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 
         from .regression_metrics import ColumnError, Determination
@@ -133,7 +137,7 @@ def _first_text(annotation: Annotation) -> str:
         try:
             float(value or "nan")
         except ValueError:
-            return f", such as {value[:40]!r} (in a csv: list it in `numeric` to leave such rows out)"
+            return f", such as {value[:40]!r} (in a csv: list it in `numeric` to leave such samples out)"
     return ""
 
 

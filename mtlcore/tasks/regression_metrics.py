@@ -23,7 +23,7 @@ class ColumnError(MeanAbsoluteError):
 class Determination(R2Score):
     """R2, the mean over D columns, summed up in standardized units: its sums of squares would drown in an offset (years, say).
 
-    NaN for less than two rows.
+    NaN for less than two samples.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:

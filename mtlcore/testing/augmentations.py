@@ -31,11 +31,13 @@ def view_has_its_shape(subject: AugmentationSubject, drawn: Drawn) -> None:
     view = subject.view(drawn.images(), drawn.seed, size)
     require(isinstance(view, View), f"it gives {type(view).__name__}")
     require(view.images.dtype == torch.float32, f"the images are {view.images.dtype}")
-    require(view.images.shape == (drawn.rows, 3, *size), f"asked for {size}, the images are {tuple(view.images.shape)}")
+    require(
+        view.images.shape == (drawn.samples, 3, *size), f"asked for {size}, the images are {tuple(view.images.shape)}"
+    )
     require(view.geometry is not None, "its geometry is None: supervised heads could not read it")
     assert view.geometry is not None
     found = view.geometry.matrix.shape
-    require(found == (drawn.rows, 3, 3), f"the geometry's matrix is {tuple(found)}")
+    require(found == (drawn.samples, 3, 3), f"the geometry's matrix is {tuple(found)}")
 
 
 @AUGMENTATION_CHECKS.check(
@@ -61,12 +63,12 @@ def view_stays_between_0_and_1(subject: AugmentationSubject) -> None:
 
 @AUGMENTATION_CHECKS.check(
     "views",
-    why="batches of one row come at the end of an evaluation, and in a preview.",
-    mend="avoid squeeze() without a dimension, and statistics over the rows.",
+    why="batches of one sample come at the end of an evaluation, and in a preview.",
+    mend="avoid squeeze() without a dimension, and statistics over the samples.",
     needs="view_has_its_shape",
 )
-def takes_a_single_row(subject: AugmentationSubject) -> None:
-    """A batch of one image gives a view, and a finished image, of one row."""
+def takes_a_single_sample(subject: AugmentationSubject) -> None:
+    """A batch of one image gives a view, and a finished image, of one sample."""
     view = subject.view(patterns(1, 40, 0))
     require(view.images.shape == (1, 3, 32, 32), f"the view is {tuple(view.images.shape)}")
     found = subject.finished(view.images).shape
@@ -75,7 +77,7 @@ def takes_a_single_row(subject: AugmentationSubject) -> None:
 
 @AUGMENTATION_CHECKS.check(
     "views",
-    why="rows may be kept, and views asked for, that are not square.",
+    why="samples may be kept, and views asked for, that are not square.",
     mend='use height and width where they belong, or say why not: lacks = {"any_shape": "..."}.',
     needs="view_has_its_shape",
     capability="any_shape",
@@ -169,19 +171,19 @@ def other_draws_other_view(subject: AugmentationSubject) -> None:
 
 @AUGMENTATION_CHECKS.check(
     "randomness",
-    why="a rank's rows would be augmented otherwise than the same rows in one process, and a pretext's rows than without it.",
-    mend="give each row its own parameters, (B,), and use no statistics over rows; an augmentation that mixes rows sets View.mix.",
+    why="a rank's samples would be augmented otherwise than the same samples in one process, and a pretext's samples than without it.",
+    mend="give each sample its own parameters, (B,), and use no statistics over samples; an augmentation that mixes samples sets View.mix.",
     needs="same_draws_same_view",
     core=True,
 )
-def a_row_of_the_view_depends_on_itself_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """Other images in the batch do not change an image's view, unless the view says how rows are mixed."""
+def a_sample_of_the_view_depends_on_itself_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
+    """Other images in the batch do not change an image's view, unless the view says how samples are mixed."""
     raw = drawn.images()
-    others = torch.cat([raw[:1], patterns(drawn.rows - 1, drawn.size, drawn.seed + 1)])
+    others = torch.cat([raw[:1], patterns(drawn.samples - 1, drawn.size, drawn.seed + 1)])
     one, other = subject.view(raw, drawn.seed), subject.view(others, drawn.seed)
     if one.mix is not None:
-        raise Skip("it mixes rows, and says so")
-    require(torch.equal(one.images[0], other.images[0]), "row 0 changes with the others")
+        raise Skip("it mixes samples, and says so")
+    require(torch.equal(one.images[0], other.images[0]), "sample 0 changes with the others")
 
 
 # ---------------------------------------------------------------------------------------------------- geometry
@@ -216,8 +218,8 @@ def matrix_and_warp_agree(subject: AugmentationSubject, drawn: Drawn) -> None:
     """A ramp of coordinates, warped, holds at each pixel what the inverse matrix says of it."""
     geometry = subject.drawn(drawn).geometry
     assert geometry is not None
-    ramp = geometry.warp(coordinates(drawn.rows, drawn.size, drawn.size), "bilinear")
-    here = coordinates(drawn.rows, *ramp.shape[-2:])
+    ramp = geometry.warp(coordinates(drawn.samples, drawn.size, drawn.size), "bilinear")
+    here = coordinates(drawn.samples, *ramp.shape[-2:])
     inverse = torch.linalg.inv(geometry.matrix.double()).float()
     wanted = torch.einsum("bij,bjhw->bihw", inverse[:, :2, :2], here) + inverse[:, :2, 2, None, None]
     inside = ((wanted > 1.5) & (wanted < drawn.size - 1.5)).all(1)
@@ -235,7 +237,7 @@ def matrix_and_warp_agree(subject: AugmentationSubject, drawn: Drawn) -> None:
 )
 def pixels_lie_where_the_geometry_says(subject: AugmentationSubject, drawn: Drawn) -> None:
     """The view looks like the raw image warped by its geometry, and less like one shifted, mirrored or turned from there."""
-    raw, side = marks(drawn.rows, drawn.size, drawn.seed), 32 + 8 * (drawn.seed % 3)
+    raw, side = marks(drawn.samples, drawn.size, drawn.seed), 32 + 8 * (drawn.seed % 3)
     view = subject.view(raw, drawn.seed, (side, side))
     _require_in_place(view.images, expected(view, raw), 0.3)
 
@@ -270,27 +272,27 @@ def finish_keeps_shape_and_range(subject: AugmentationSubject, drawn: Drawn) -> 
 )
 def finish_keeps_pixels_in_place(subject: AugmentationSubject, drawn: Drawn) -> None:
     """A finished image looks more like itself than like itself shifted, mirrored or turned."""
-    images = marks(drawn.rows, 40, drawn.seed).float() / 255
+    images = marks(drawn.samples, 40, drawn.seed).float() / 255
     _require_in_place(subject.finished(images, drawn.seed), images, 0.2)
 
 
 @AUGMENTATION_CHECKS.check(
     "finish",
-    why="a rank's rows would be finished otherwise than the same rows in one process.",
-    mend="give each row its own parameters, (B,), and use no statistics over rows.",
+    why="a rank's samples would be finished otherwise than the same samples in one process.",
+    mend="give each sample its own parameters, (B,), and use no statistics over samples.",
     needs=("finish_keeps_shape_and_range", "same_draws_same_view"),
     core=True,
 )
-def a_finished_row_depends_on_itself_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
+def a_finished_sample_depends_on_itself_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
     """Other images in the batch do not change a finished image."""
     images = drawn.images().float() / 255
-    others = torch.cat([images[:1], patterns(drawn.rows - 1, drawn.size, drawn.seed + 1).float() / 255])
+    others = torch.cat([images[:1], patterns(drawn.samples - 1, drawn.size, drawn.seed + 1).float() / 255])
     one, other = (subject.finished(x, drawn.seed)[0] for x in (images, others))
-    require(torch.equal(one, other), "row 0 changes with the others")
+    require(torch.equal(one, other), "sample 0 changes with the others")
 
 
 def _require_in_place(images: torch.Tensor, wanted: torch.Tensor, least: float) -> None:
-    """(B, 3, H, W): each row's correlation with its own place is at least `least`, and the best there is."""
+    """(B, 3, H, W): each sample's correlation with its own place is at least `least`, and the best there is."""
     here = alike(images, wanted)
     require(float(here.min()) > least, f"an image correlates by only {float(here.min()):.2f} with what it should show")
     for name, moved in displaced(wanted).items():

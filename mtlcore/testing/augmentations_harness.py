@@ -33,10 +33,10 @@ class AugmentationSubject(Subject):
         return finished
 
 
-def marks(rows: int, size: int, seed: int) -> Tensor:
-    """(rows, 3, size, size) uint8 gray blobs of a few pixels, others in each row: they tell a place to a pixel or two."""
+def marks(samples: int, size: int, seed: int) -> Tensor:
+    """(samples, 3, size, size) uint8 gray blobs of a few pixels, others in each sample: they tell a place to a pixel or two."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(rows, 1, size, size, generator=generator)
+    noise = torch.randn(samples, 1, size, size, generator=generator)
     for _ in range(2):
         noise = F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), mode="reflect"), 3, 1)
     blobs = noise / noise.flatten(1).std(1)[:, None, None, None]
@@ -68,7 +68,7 @@ def displaced(images: Tensor) -> dict[str, Tensor]:
     return moved | turned | ({"transposed": images.mT} if images.shape[-1] == images.shape[-2] else {})
 
 
-def coordinates(rows: int, height: int, width: int) -> Tensor:
-    """(rows, 2, H, W): x and y of each pixel's center."""
+def coordinates(samples: int, height: int, width: int) -> Tensor:
+    """(samples, 2, H, W): x and y of each pixel's center."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    return torch.stack([x, y]).expand(rows, -1, -1, -1)
+    return torch.stack([x, y]).expand(samples, -1, -1, -1)

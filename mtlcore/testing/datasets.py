@@ -24,26 +24,26 @@ DATASET_CHECKS = Group()
 
 @DATASET_CHECKS.check(
     "index",
-    why="a run is told which rows there are by the index alone.",
-    mend="return mtlcore.Index(keys, annotations, ...) with at least one row; raise MtlError where files are missing.",
+    why="a run is told which samples there are by the index alone.",
+    mend="return mtlcore.Index(keys, annotations, ...) with at least one sample; raise MtlError where files are missing.",
     needs="builds_from_its_name",
     core=True,
 )
-def index_holds_rows(subject: DatasetSubject) -> None:
-    """`index` gives an Index of at least one row."""
+def index_holds_samples(subject: DatasetSubject) -> None:
+    """`index` gives an Index of at least one sample."""
     require(isinstance(subject.index, Index), f"it gives {type(subject.index).__name__}")
-    require(len(subject.index) > 0, f"it holds no row; left out: {subject.index.skipped.names}")
+    require(len(subject.index) > 0, f"it holds no sample; left out: {subject.index.skipped.names}")
 
 
 @DATASET_CHECKS.check(
     "index",
-    why="splits, label shares and caches are keyed by them: two rows of one key are one row to them.",
-    mend="use the path below the root, or the number of the row, as text.",
-    needs="index_holds_rows",
+    why="splits, label shares and caches are keyed by them: two samples of one key are one sample to them.",
+    mend="use the path below the root, or the number of the sample, as text.",
+    needs="index_holds_samples",
     core=True,
 )
 def keys_are_unique_names(subject: DatasetSubject) -> None:
-    """`keys` is (N,) text, and no two rows share one."""
+    """`keys` is (N,) text, and no two samples share one."""
     keys = subject.index.keys
     require(isinstance(keys, np.ndarray) and keys.dtype.kind == "U" and keys.ndim == 1, f"keys is {_said(keys)}")
     names, counts = np.unique(keys, return_counts=True)
@@ -55,11 +55,11 @@ def keys_are_unique_names(subject: DatasetSubject) -> None:
     "index",
     why="values would belong to other images.",
     mend="give each annotation, attribute, split and group one value a key.",
-    needs="index_holds_rows",
+    needs="index_holds_samples",
     core=True,
 )
 def columns_are_of_one_length(subject: DatasetSubject) -> None:
-    """Annotations, attributes, split and group have one value a row."""
+    """Annotations, attributes, split and group have one value a sample."""
     n = len(subject.index)
     wrong = {name: len(values) for name, values in columns(subject.index).items() if len(values) != n}
     require(not wrong, f"{n} keys, and {wrong}")
@@ -69,7 +69,7 @@ def columns_are_of_one_length(subject: DatasetSubject) -> None:
     "index",
     why='categories travel by NAME: whole numbers of two data sets can\'t be compared, and have no "missing".',
     mend='give categories as text ("" where missing), numbers as floats (NaN where missing).',
-    needs="index_holds_rows",
+    needs="index_holds_samples",
     core=True,
 )
 def annotations_are_names_or_numbers(subject: DatasetSubject) -> None:
@@ -81,8 +81,8 @@ def annotations_are_names_or_numbers(subject: DatasetSubject) -> None:
 @DATASET_CHECKS.check(
     "index",
     why='a split or a person that is no text is compared with text, and never equal: "train" would be empty.',
-    mend='give split, group and attributes as arrays of text (.astype(str)); "" for a row in no split.',
-    needs="index_holds_rows",
+    mend='give split, group and attributes as arrays of text (.astype(str)); "" for a sample in no split.',
+    needs="index_holds_samples",
     core=True,
 )
 def split_group_and_attributes_are_names(subject: DatasetSubject) -> None:
@@ -95,13 +95,13 @@ def split_group_and_attributes_are_names(subject: DatasetSubject) -> None:
 
 @DATASET_CHECKS.check(
     "index",
-    why="a resumed run, and another rank, must see the same rows in the same order.",
+    why="a resumed run, and another rank, must see the same samples in the same order.",
     mend="sort what the file system lists; keep no state between calls.",
     needs=("keys_are_unique_names", "columns_are_of_one_length"),
     core=True,
 )
 def index_repeats_itself(subject: DatasetSubject) -> None:
-    """Indexed again, the rows are the same, in the same order."""
+    """Indexed again, the samples are the same, in the same order."""
     again = subject.component.index()
     require(np.array_equal(subject.index.keys, again.keys), "the keys differ")
     other = columns(again)
@@ -114,7 +114,7 @@ def index_repeats_itself(subject: DatasetSubject) -> None:
     "index",
     why="a mistyped root must be a message, not a traceback, and never an empty training set.",
     mend="look whether the root is there, and raise MtlError that names it where it is not.",
-    needs="index_holds_rows",
+    needs="index_holds_samples",
     core=True,
 )
 def a_missing_root_is_named(subject: DatasetSubject) -> None:
@@ -137,74 +137,76 @@ def a_missing_root_is_named(subject: DatasetSubject) -> None:
     "images",
     why="the image cache keeps uint8 RGB: anything else is refused, or seen in wrong colors.",
     mend="return (H, W, 3) uint8 RGB; `mtlcore.read_image` does, for every common format.",
-    needs="index_holds_rows",
+    needs="index_holds_samples",
     core=True,
 )
 def decodes_images(subject: DatasetSubject) -> None:
-    """The first, the last and some other rows decode to contiguous (H, W, 3) uint8 arrays."""
-    for row in subject.rows:
-        require_image(subject.decode(row), row)
+    """The first, the last and some other samples decode to contiguous (H, W, 3) uint8 arrays."""
+    for sample in subject.samples:
+        require_image(subject.decode(sample), sample)
 
 
 @DATASET_CHECKS.check(
     "images",
-    why="rows are read in a drawn order, and again in each epoch.",
-    mend="read each row by itself: no open file whose position counts, no iterator.",
+    why="samples are read in a drawn order, and again in each epoch.",
+    mend="read each sample by itself: no open file whose position counts, no iterator.",
     needs="decodes_images",
     core=True,
 )
-def rows_decode_in_any_order(subject: DatasetSubject) -> None:
-    """Read forwards, backwards and twice, each row gives the same image."""
-    forwards = {row: subject.decode(row).copy() for row in subject.rows}
-    for row in [*reversed(subject.rows), subject.rows[0], subject.rows[0]]:
-        require(np.array_equal(subject.decode(row), forwards[row]), f"row {row} gives another image")
+def samples_decode_in_any_order(subject: DatasetSubject) -> None:
+    """Read forwards, backwards and twice, each sample gives the same image."""
+    forwards = {sample: subject.decode(sample).copy() for sample in subject.samples}
+    for sample in [*reversed(subject.samples), subject.samples[0], subject.samples[0]]:
+        require(np.array_equal(subject.decode(sample), forwards[sample]), f"sample {sample} gives another image")
 
 
 @DATASET_CHECKS.check(
     "images",
     why="a run that augments in place would change the dataset's own copy of the image.",
     mend="return a new array, or one that can't be written to.",
-    needs="rows_decode_in_any_order",
+    needs="samples_decode_in_any_order",
 )
 def images_are_the_callers_own(subject: DatasetSubject) -> None:
     """An image that the caller paints over is read again as it was."""
-    row = subject.rows[0]
-    image = subject.decode(row)
+    sample = subject.samples[0]
+    image = subject.decode(sample)
     kept = image.copy()
     if image.flags.writeable:
         image[:] = 255 - image
-    require(np.array_equal(subject.decode(row), kept), f"row {row} is what the caller painted")
+    require(np.array_equal(subject.decode(sample), kept), f"sample {sample} is what the caller painted")
 
 
 @DATASET_CHECKS.check(
     "images",
     why="a small pool of threads decodes what does not fit into memory.",
     mend="share no open file between calls; open, read and close in `decode`.",
-    needs="rows_decode_in_any_order",
+    needs="samples_decode_in_any_order",
     core=True,
 )
 def threads_decode_the_same(subject: DatasetSubject) -> None:
     """Eight threads at once get the images that one gets."""
-    rows = subject.rows * 8
-    alone = {row: subject.decode(row).copy() for row in subject.rows}
+    samples = subject.samples * 8
+    alone = {sample: subject.decode(sample).copy() for sample in subject.samples}
     with ThreadPoolExecutor(8) as pool:
-        for row, image in zip(rows, pool.map(subject.decode, rows)):
-            require(np.array_equal(image, alone[row]), f"row {row} gives another image in a thread")
+        for sample, image in zip(samples, pool.map(subject.decode, samples)):
+            require(np.array_equal(image, alone[sample]), f"sample {sample} gives another image in a thread")
 
 
 @DATASET_CHECKS.check(
     "images",
     why="other processes get a copy of the dataset, and the index of the first.",
     mend="keep what `decode` needs in the fields or in the index, not beside the component.",
-    needs=("rows_decode_in_any_order", "copies_and_pickles"),
+    needs=("samples_decode_in_any_order", "copies_and_pickles"),
 )
 def a_copy_decodes_the_same(subject: DatasetSubject) -> None:
     """A pickled copy of the dataset, given a pickled copy of the index, decodes the same images."""
     again, index = pickle.loads(pickle.dumps((subject.component, subject.index)))  # noqa: S301 - our own bytes
-    for row in subject.rows:
-        require(np.array_equal(subject.decode(row), subject.decode(row, again, index)), f"row {row} differs")
+    for sample in subject.samples:
+        require(
+            np.array_equal(subject.decode(sample), subject.decode(sample, again, index)), f"sample {sample} differs"
+        )
     deep = copy.deepcopy(subject.component)
-    require(np.array_equal(subject.decode(0), subject.decode(0, deep)), "the deep copy's row 0 differs")
+    require(np.array_equal(subject.decode(0), subject.decode(0, deep)), "the deep copy's sample 0 differs")
 
 
 @DATASET_CHECKS.check(
@@ -239,7 +241,7 @@ def writes_nothing_beside_the_data(subject: DatasetSubject) -> None:
     """Indexing and decoding leave the files and folders below its paths as they were."""
     subject.require_files()
     before = subject.on_disk()
-    subject.decode(subject.rows[0], index=subject.component.index())
+    subject.decode(subject.samples[0], index=subject.component.index())
     after = subject.on_disk()
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     require(not changed, f"changed: {', '.join(changed[:3])}")
@@ -256,7 +258,7 @@ def leaves_global_generators_alone(subject: DatasetSubject) -> None:
     """Neither `index` nor `decode` draws from, or seeds, the generators of torch, numpy or Python."""
     found = touched(subject.component.index)
     require(not found, f"`index` draws from {', '.join(found)}")
-    found = touched(lambda: subject.decode(subject.rows[0]))
+    found = touched(lambda: subject.decode(subject.samples[0]))
     require(not found, f"`decode` draws from {', '.join(found)}")
 
 

@@ -1,4 +1,4 @@
-"""A dataset on the harness: its index, some of its rows, and what lies on the disk."""
+"""A dataset on the harness: its index, some of its samples, and what lies on the disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .kit import Skip, require
 from .subject import Subject
 
 LOOKED_AT = 6
-"""Rows whose images are decoded."""
+"""Samples whose images are decoded."""
 LARGEST = 16 * 2**20
 """Bytes of a data set that is copied, so that its copy can be spoiled."""
 
@@ -32,12 +32,12 @@ class DatasetSubject(Subject):
         return index
 
     @cached_property
-    def rows(self) -> list[int]:
-        """The first row, the last, and some between."""
-        return sorted({int(row) for row in np.linspace(0, len(self.index) - 1, LOOKED_AT)})
+    def samples(self) -> list[int]:
+        """The first sample, the last, and some between."""
+        return sorted({int(sample) for sample in np.linspace(0, len(self.index) - 1, LOOKED_AT)})
 
-    def decode(self, row: int, component: Any = None, index: Index | None = None) -> np.ndarray:
-        image: np.ndarray = (component or self.component).decode(index or self.index, row)
+    def decode(self, sample: int, component: Any = None, index: Index | None = None) -> np.ndarray:
+        image: np.ndarray = (component or self.component).decode(index or self.index, sample)
         return image
 
     @cached_property
@@ -78,15 +78,15 @@ class DatasetSubject(Subject):
 
 
 def columns(index: Index) -> dict[str, np.ndarray]:
-    """Everything that an index says of its rows, by name."""
+    """Everything that an index says of its samples, by name."""
     found = {f"annotation {name!r}": values for name, values in index.annotations.items()}
     found |= {f"attribute {name!r}": values for name, values in index.attributes.items()}
     return found | {k: v for k, v in (("split", index.split), ("group", index.group)) if v is not None}
 
 
-def require_image(image: Any, row: int) -> None:
-    require(isinstance(image, np.ndarray), f"row {row} decodes to {type(image).__name__}")
-    require(image.dtype == np.uint8, f"row {row} decodes to {image.dtype}")
+def require_image(image: Any, sample: int) -> None:
+    require(isinstance(image, np.ndarray), f"sample {sample} decodes to {type(image).__name__}")
+    require(image.dtype == np.uint8, f"sample {sample} decodes to {image.dtype}")
     shape = image.shape
-    require(len(shape) == 3 and shape[2] == 3 and min(shape) > 0, f"row {row} decodes to the shape {shape}")
-    require(image.flags.c_contiguous, f"row {row} decodes to an array that is not contiguous")
+    require(len(shape) == 3 and shape[2] == 3 and min(shape) > 0, f"sample {sample} decodes to the shape {shape}")
+    require(image.flags.c_contiguous, f"sample {sample} decodes to an array that is not contiguous")

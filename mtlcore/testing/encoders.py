@@ -85,7 +85,7 @@ def builds_without_a_network(subject: EncoderSubject) -> None:
 @ENCODER_CHECKS.check(
     "features",
     why="heads are built for what `Features` promises: a map in the wrong order gives a decoder the wrong scale.",
-    mend="return mtlcore.Features(maps=(fine, ..., coarse), pooled (B, D), shared), each with B rows.",
+    mend="return mtlcore.Features(maps=(fine, ..., coarse), pooled (B, D), shared), each with B samples.",
     needs="builds_for_some_size",
     core=True,
 )
@@ -96,7 +96,7 @@ def features_have_their_shapes(subject: EncoderSubject, drawn: Drawn) -> None:
     require(isinstance(features.maps, tuple) and len(features.maps) > 0, "maps is no tuple of at least one map")
     for name, x in outputs(features).items():
         require(isinstance(x, Tensor) and x.is_floating_point(), f"{name} is no floating-point tensor")
-        require(len(x) == drawn.rows, f"{name} has {len(x)} rows for {drawn.rows} images")
+        require(len(x) == drawn.samples, f"{name} has {len(x)} samples for {drawn.samples} images")
     require(features.pooled.ndim == 2, f"pooled has {features.pooled.ndim} dimensions")
     require(all(m.ndim == 4 for m in features.maps), "a map has not four dimensions")
     sides = [min(m.shape[-2:]) for m in features.maps]
@@ -195,13 +195,13 @@ def reads_channels_last(subject: EncoderSubject) -> None:
 @ENCODER_CHECKS.check(
     "evaluation",
     why="an answer would depend on who else stands in the batch, so accuracy would depend on the batch size.",
-    mend="use no statistics over rows in eval mode (BatchNorm's running ones are right), and no sums over dimension 0.",
+    mend="use no statistics over samples in eval mode (BatchNorm's running ones are right), and no sums over dimension 0.",
     needs="evaluation_repeats_itself",
 )
-def a_row_depends_on_itself_alone(subject: EncoderSubject, drawn: Drawn) -> None:
+def a_sample_depends_on_itself_alone(subject: EncoderSubject, drawn: Drawn) -> None:
     """In eval mode, other images in the batch do not change an image's features."""
     images = subject.drawn(drawn)
-    others = torch.cat([images[:1], subject.images(drawn.rows - 1, drawn.seed + 1)])
+    others = torch.cat([images[:1], subject.images(drawn.samples - 1, drawn.seed + 1)])
     require_same(subject.features(images), subject.features(others), slice(1), 1e-3)
 
 

@@ -60,12 +60,12 @@ class EncoderSubject(Subject):
         normalized: Tensor = (images / 255 - mean) / std
         return normalized
 
-    def images(self, rows: int = 3, seed: int = 0, size: int | None = None) -> Tensor:
-        """(rows, 3, size, size) drawn images, normalized."""
-        return self.normalized(patterns(rows, size or self.size, seed))
+    def images(self, samples: int = 3, seed: int = 0, size: int | None = None) -> Tensor:
+        """(samples, 3, size, size) drawn images, normalized."""
+        return self.normalized(patterns(samples, size or self.size, seed))
 
     def drawn(self, drawn: Drawn) -> Tensor:
-        return self.images(drawn.rows, drawn.seed)
+        return self.images(drawn.samples, drawn.seed)
 
     @torch.no_grad()
     def features(self, images: Tensor, net: nn.Module | None = None) -> Features:
@@ -79,10 +79,10 @@ def outputs(features: Features) -> dict[str, Tensor]:
     return {**maps, "pooled": features.pooled, "shared": features.shared}
 
 
-def require_same(expected: Features, found: Features, rows: slice = slice(None), tolerance: float = 1e-4) -> None:
-    """Both say the same of these rows, up to rounding."""
+def require_same(expected: Features, found: Features, samples: slice = slice(None), tolerance: float = 1e-4) -> None:
+    """Both say the same of these samples, up to rounding."""
     for name, want in outputs(expected).items():
         got = outputs(found)[name]
         require(want.shape == got.shape, f"{name} is {tuple(got.shape)}, and was {tuple(want.shape)}")
-        apart = float((got[rows] - want[rows]).abs().max() / want[rows].abs().max().clamp_min(1e-6))
+        apart = float((got[samples] - want[samples]).abs().max() / want[samples].abs().max().clamp_min(1e-6))
         require(apart <= tolerance, f"{name} differs by {apart:.2g} of its largest value")

@@ -1,6 +1,6 @@
 """The harness of a pretext task: a toy encoder, augmented batches of drawn images made by the real machinery, heads to share.
 
-Shapes: B rows, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw images whose side is a quarter larger.
+Shapes: B samples, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw images whose side is a quarter larger.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class PretextSubject(Subject):
         heard: list[AugmentedBatch] = []
         prepare(
             harness_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, augmentation),
-            rows(images),
+            samples(images),
             keyed_rng,
         )
         return heard[0]
@@ -261,7 +261,7 @@ class PretextSubject(Subject):
     def prepared(self, drawn: Drawn, **entry: Any) -> PreparedBatch:
         """What a step of a run would be given."""
         experiment = self.experiment(drawn.size, **entry)
-        return prepare(experiment, rows(raw(drawn), self.shared_labels), drawn.keyed_rng())
+        return prepare(experiment, samples(raw(drawn), self.shared_labels), drawn.keyed_rng())
 
 
 def harness_context(size: int = 32) -> BuildContext:
@@ -298,7 +298,7 @@ def harness_experiment(
     )
 
 
-def rows(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
+def samples(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
     """A batch of these raw images, each labeled for each of the tasks."""
     n = len(images)
     targets = {label: torch.arange(n, device=images.device) % CLASSES for label in tasks}
@@ -309,7 +309,7 @@ def rows(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
 
 def raw(drawn: Drawn) -> Tensor:
     """(B, 3, R, R) uint8: the drawn example's images, a quarter larger than its views."""
-    return patterns(drawn.rows, drawn.size * 5 // 4, drawn.seed)
+    return patterns(drawn.samples, drawn.size * 5 // 4, drawn.seed)
 
 
 # ---------------------------------------------------------------------------------------------------- pytrees
@@ -326,7 +326,7 @@ def images_of(asked: Asked) -> tuple[Tensor, ...]:
 
 
 def cut(tree: Any, part: slice) -> Any:
-    """These rows of every tensor that has any."""
+    """These samples of every tensor that has any."""
     return tree_map(lambda x: x[part] if isinstance(x, Tensor) and x.ndim else x, tree)
 
 

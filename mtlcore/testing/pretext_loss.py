@@ -27,14 +27,14 @@ from .pretext_harness import (
 from .pretext_views import TWICE
 from .subject import Drawn
 
-HEAD, LOSS, STEADY = "head_keeps_no_shared_network", "loss_has_one_value_a_row", "loss_is_the_same_twice"
+HEAD, LOSS, STEADY = "head_keeps_no_shared_network", "loss_has_one_value_a_sample", "loss_is_the_same_twice"
 ROUNDING = 1e-4
 EXTREME = 1e4
 BF16 = 0.05  # relative, and absolute: what eight bits of mantissa do to a loss
-MOST_ROWS = 0.75  # of them must be so close: a threshold may tip over in a few
-BATCHES, MANY = 4, 8  # and their rows: targets of a few classes may be alike in one
+MOST_SAMPLES = 0.75  # of them must be so close: a threshold may tip over in a few
+BATCHES, MANY = 4, 8  # and their samples: targets of a few classes may be alike in one
 SURE = 20.0  # a logit so much above the others is an answer without doubt
-SIDES, ROWS = (32, 96), 4  # pixels, images
+SIDES, SAMPLES = (32, 96), 4  # pixels, images
 GROWTH, SLACK = 2.0, 1e-3  # a sum over one axis alone would make it three times as large
 
 
@@ -75,18 +75,18 @@ LOSS_CHECKS = Group()
 
 @LOSS_CHECKS.check(
     "loss",
-    why="the core masks and weighs rows one by one, in fp32; a mean over the batch counts absent rows.",
+    why="the core masks and weighs samples one by one, in fp32; a mean over the batch counts absent samples.",
     mend='reduction="none", then a mean over what ONE sample holds; `coupled = True` where samples are judged together. '
     "Outputs arrive in fp32: the core casts floats, so a loss of another type was made so in `loss` itself.",
     needs=("targets_are_valid", HEAD),
     core=True,
 )
-def loss_has_one_value_a_row(subject: PretextSubject, drawn: Drawn) -> None:
+def loss_has_one_value_a_sample(subject: PretextSubject, drawn: Drawn) -> None:
     """The loss of a real answer is (B,), or () of a coupled head, in fp32 and finite."""
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     with torch.no_grad():
         loss = subject.loss(model, asked)
-    expected = () if subject.built.coupled else (drawn.rows,)
+    expected = () if subject.built.coupled else (drawn.samples,)
     require(isinstance(loss, Tensor), f"the loss is a {type(loss).__name__}")
     require(tuple(loss.shape) == expected, f"the loss has the shape {tuple(loss.shape)}; expected {expected}")
     require(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
@@ -129,22 +129,22 @@ def loss_is_finite(subject: PretextSubject, drawn: Drawn) -> None:
     needs=STEADY,
 )
 def loss_hangs_on_the_target(subject: PretextSubject) -> None:
-    """Rows differ in their targets, and judged by another row's, an answer loses something else (in one of a few batches)."""
+    """Samples differ in their targets, and judged by another sample's, an answer loses something else (in one of a few batches)."""
     varied = differed = changed = torch.zeros(MANY, dtype=torch.bool)
     for seed in range(BATCHES):
         asked = subject.ask(drawn := Drawn(MANY, 32, seed))
         if not tensors(asked.target):
             raise Skip("its views are its target")
-        wrong = of_other_rows(subject.component, asked.target, MANY)
+        wrong = of_other_samples(subject.component, asked.target, MANY)
         right, other = _noisy_losses(subject, drawn, asked, [asked.target, wrong])
-        varied = varied | _differing_rows(asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY)
-        differed = differed | _differing_rows(asked.target, wrong, MANY)
+        varied = varied | _differing_samples(asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY)
+        differed = differed | _differing_samples(asked.target, wrong, MANY)
         changed = changed | (right != other)  # of a coupled head: one value for all
-    require(bool(varied.any()), f"in {BATCHES} batches of {MANY} rows all rows have the same target")
+    require(bool(varied.any()), f"in {BATCHES} batches of {MANY} samples all samples have the same target")
     if not bool(differed.any()):
         raise Skip("permuted, its targets are what they were")
     idle = (differed & ~changed).nonzero().flatten().tolist()
-    require(not idle, f"whatever the target says, the rows {idle} of {MANY} lose the same")
+    require(not idle, f"whatever the target says, the samples {idle} of {MANY} lose the same")
 
 
 @LOSS_CHECKS.check(
@@ -155,7 +155,9 @@ def loss_hangs_on_the_target(subject: PretextSubject) -> None:
 )
 def loss_does_not_grow_with_the_image(subject: PretextSubject) -> None:
     """Answers of zeros lose about the same (a factor of two at most) in images of three times the side."""
-    small, large = (float(_losses_of_made_up_answers(subject, Drawn(ROWS, side, 0))["zeros"].mean()) for side in SIDES)
+    small, large = (
+        float(_losses_of_made_up_answers(subject, Drawn(SAMPLES, side, 0))["zeros"].mean()) for side in SIDES
+    )
     held = abs(large) <= GROWTH * abs(small) + SLACK and abs(small) <= GROWTH * abs(large) + SLACK
     require(held, f"they lose {small:.4g} at {SIDES[0]} pixels, {large:.4g} at {SIDES[1]}")
 
@@ -167,12 +169,12 @@ def loss_does_not_grow_with_the_image(subject: PretextSubject) -> None:
     needs="loss_hangs_on_the_target",
 )
 def truth_loses_least(subject: PretextSubject, drawn: Drawn) -> None:
-    """`ideal(target)`, or of a K-way question its one-hot logits, loses less by its own target than by another row's."""
+    """`ideal(target)`, or of a K-way question its one-hot logits, loses less by its own target than by another sample's."""
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     ideal = ideal_answer(subject, asked)
-    wrong = of_other_rows(subject.component, asked.target, drawn.rows)
+    wrong = of_other_samples(subject.component, asked.target, drawn.samples)
     right, other = (subject.compute_losses(model, ideal, t) for t in (asked.target, wrong))
-    differs = _differing_rows(asked.target, wrong, drawn.rows)
+    differs = _differing_samples(asked.target, wrong, drawn.samples)
     if right.ndim == 0:
         differs = differs.any()
     held = torch.where(differs, right < other, True)
@@ -214,13 +216,13 @@ NUMERICS_CHECKS = Group()
 )
 def bf16_is_close_to_fp32(subject: PretextSubject, drawn: Drawn) -> None:
     """With the forward in bf16 and the loss in fp32, as a step takes them, losses are within 5 % of fp32's."""
-    asked, model = subject.ask(evolve(drawn, rows=8)), subject.model(drawn.size)
+    asked, model = subject.ask(evolve(drawn, samples=8)), subject.model(drawn.size)
     with torch.no_grad():
         exact = subject.loss(model, asked)
         with torch.autocast("cpu", torch.bfloat16):
             rough = subject.loss(model, asked)
     close = (rough - exact).abs() <= BF16 + BF16 * exact.abs()
-    require(float(close.float().mean()) >= MOST_ROWS, f"fp32 {numbers(exact)}, bf16 {numbers(rough)}")
+    require(float(close.float().mean()) >= MOST_SAMPLES, f"fp32 {numbers(exact)}, bf16 {numbers(rough)}")
 
 
 @NUMERICS_CHECKS.check(
@@ -277,8 +279,8 @@ def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -
         raise Skip("its views are its target")
     if hasattr(head, "ideal"):
         return head.ideal(target)
-    choices, one_class_a_row = getattr(head, "choices", None), isinstance(target, Tensor) and target.ndim == 1
-    if isinstance(choices, int) and one_class_a_row and target.dtype == torch.int64:
+    choices, one_class_a_sample = getattr(head, "choices", None), isinstance(target, Tensor) and target.ndim == 1
+    if isinstance(choices, int) and one_class_a_sample and target.dtype == torch.int64:
         with torch.no_grad():
             output = subject.forward_heads(subject.model(size), asked)
         if isinstance(output, Tensor) and output.shape == (len(target), choices):
@@ -286,14 +288,14 @@ def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -
     raise Skip("its head knows no `ideal` answer")
 
 
-def of_other_rows(task: PretextTask, target: Target, rows: int) -> Target:
-    return task.permute(target, torch.arange(rows).roll(1))
+def of_other_samples(task: PretextTask, target: Target, samples: int) -> Target:
+    return task.permute(target, torch.arange(samples).roll(1))
 
 
-def _differing_rows(a: Any, b: Any, rows: int) -> Tensor:
+def _differing_samples(a: Any, b: Any, samples: int) -> Tensor:
     """(B,) bool: where any leaf differs."""
     pairs = zip(tensors(a), tensors(b))
-    return torch.stack([(x != y).reshape(rows, -1).any(1) for x, y in pairs]).any(0)
+    return torch.stack([(x != y).reshape(samples, -1).any(1) for x, y in pairs]).any(0)
 
 
 def near(a: Tensor, b: Tensor) -> bool:

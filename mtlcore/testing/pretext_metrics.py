@@ -1,4 +1,4 @@
-"""Checks of a pretext's metrics: right answers reach the best, however the rows are cut into batches."""
+"""Checks of a pretext's metrics: right answers reach the best, however the samples are cut into batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .pretext_harness import (
     PretextSubject,
     cut,
 )
-from .pretext_loss import STEADY, ideal_answer, of_other_rows
+from .pretext_loss import STEADY, ideal_answer, of_other_samples
 from .subject import Drawn
 
 BEST = 1e-3
-COARSE = 16  # rows in which a coarse metric must tell other rows' answers from the right ones
+COARSE = 16  # samples in which a coarse metric must tell other samples' answers from the right ones
 
 
 METRICS_CHECKS = Group()
@@ -33,13 +33,13 @@ METRICS_CHECKS = Group()
     shows=True,
 )
 def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> None:
-    """`ideal(target)` reaches each metric's declared bound; where none is declared, other rows' answers never beat it."""
-    drawn = evolve(drawn, rows=COARSE)  # of few rows, a coarse metric may find other rows' answers as right
+    """`ideal(target)` reaches each metric's declared bound; where none is declared, other samples' answers never beat it."""
+    drawn = evolve(drawn, samples=COARSE)  # of few samples, a coarse metric may find other samples' answers as right
     asked = subject.ask(drawn)
     if not subject.component.metrics():
         raise Skip("it has no metrics")
     ideal = ideal_answer(subject, asked)
-    wrong = of_other_rows(subject.component, asked.target, COARSE)
+    wrong = of_other_samples(subject.component, asked.target, COARSE)
     for name, metric in subject.component.metrics().items():
         higher = metric.higher_is_better
         require(higher is not None, f"{name} does not say whether higher_is_better")
@@ -51,7 +51,7 @@ def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> Non
         other = _measured(subject.component.metrics()[name], [(ideal, wrong)])
         require(found >= other if higher else found <= other, f"{name}: right {found:.4g}, wrong {other:.4g}")
         if found == other:
-            raise Unproven(f"{name} is {found:.4g} of right answers and of other rows'")
+            raise Unproven(f"{name} is {found:.4g} of right answers and of other samples'")
 
 
 @METRICS_CHECKS.check(

@@ -17,14 +17,14 @@ from ..networks import EMA, FrozenModule
 from ..views import prepare
 from .generators import seeded, touched
 from .kit import Group, Skip, Unproven, require
-from .pretext_harness import LABEL, Asked, PretextSubject, raw, require_finite, rows, same, tensors
+from .pretext_harness import LABEL, Asked, PretextSubject, raw, require_finite, same, samples, tensors
 from .pretext_loss import STEADY, ideal_answer
 from .pretext_views import EXACT_SIDE, TWICE
 from .subject import Drawn
 from .toml import table
 
 TRIES = 6  # batches over which every gradient must have been seen once: a threshold or a ReLU may hold one back
-ROWS = 8
+SAMPLES = 8
 STEPS = 2
 
 
@@ -73,7 +73,7 @@ def frozen_networks_get_no_gradient(subject: PretextSubject) -> None:
     frozen = [net for _, net in _frozen(model.heads[LABEL])]
     if not frozen:
         raise Skip("it has no frozen network")
-    subject.loss(model, subject.ask(Drawn(ROWS, 32, 0))).sum().backward()
+    subject.loss(model, subject.ask(Drawn(SAMPLES, 32, 0))).sum().backward()
     moved = [n for net in frozen for n, p in net.named_parameters() if p.requires_grad or p.grad is not None]
     require(not moved, f"they take gradients: {', '.join(moved[:5])}")
 
@@ -159,13 +159,13 @@ ANSWERS_CHECKS = Group()
 @ANSWERS_CHECKS.check(
     "control",
     why="the control arm `random_target` would learn the truth, or crash: then it controls nothing.",
-    mend="permute(target, order) gives row i the answer of row order[i]; what is part of the question stays.",
+    mend="permute(target, order) gives sample i the answer of sample order[i]; what is part of the question stays.",
     needs=TWICE,
 )
 def answers_can_be_permuted(subject: PretextSubject, drawn: Drawn) -> None:
-    """Permuted answers have the same shapes, are other rows' answers, and come back by the inverse order."""
+    """Permuted answers have the same shapes, are other samples' answers, and come back by the inverse order."""
     asked = subject.ask(drawn)
-    target, order = asked.target, torch.arange(drawn.rows).roll(1)
+    target, order = asked.target, torch.arange(drawn.samples).roll(1)
     if not tensors(target):
         require(_refuses_random_target(subject, drawn), 'control = "random_target" is taken without a target')
         return
@@ -185,13 +185,13 @@ def answers_can_be_permuted(subject: PretextSubject, drawn: Drawn) -> None:
     needs=STEADY,
 )
 def draws_images(subject: PretextSubject, drawn: Drawn) -> None:
-    """draw() gives an image (3, h, w) in [0, 1] a row."""
+    """draw() gives an image (3, h, w) in [0, 1] a sample."""
     if type(subject.component).draw is PretextTask.draw:
         raise Skip("it draws nothing of its own")
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     with torch.no_grad():
         shown = subject.component.draw(asked.views[0].images, asked.target, subject.forward_heads(model, asked))
-    require(shown.ndim == 4 and shown.shape[:2] == (drawn.rows, 3), f"it draws {tuple(shown.shape)}")
+    require(shown.ndim == 4 and shown.shape[:2] == (drawn.samples, 3), f"it draws {tuple(shown.shape)}")
     require(shown.is_floating_point(), f"it draws {shown.dtype}")
     require_finite(shown, "the drawing")
     low, high = float(shown.min()), float(shown.max())
@@ -206,9 +206,9 @@ def draws_images(subject: PretextSubject, drawn: Drawn) -> None:
     shows=True,
 )
 def draws_right_and_wrong_apart(subject: PretextSubject, drawn: Drawn) -> None:
-    """The drawing of the right answer differs from that of another row's."""
-    asked, right = _drawn_right(subject, evolve(drawn, rows=ROWS))
-    wrong = ideal_answer(subject, asked, subject.component.permute(asked.target, torch.arange(ROWS).roll(1)))
+    """The drawing of the right answer differs from that of another sample's."""
+    asked, right = _drawn_right(subject, evolve(drawn, samples=SAMPLES))
+    wrong = ideal_answer(subject, asked, subject.component.permute(asked.target, torch.arange(SAMPLES).roll(1)))
     if same(wrong, ideal_answer(subject, asked)):
         raise Skip("its perfect answer is the same, whatever is asked")
     other = subject.component.draw(asked.views[0].images, asked.target, wrong)
@@ -231,7 +231,7 @@ def a_right_answer_is_drawn_whole(subject: PretextSubject, drawn: Drawn) -> None
     clean, view = asked.augmented.clean.images, asked.views[0].images
     if right.shape != clean.shape or not bool(_same_pixels(right, clean).any()):
         raise Unproven("its drawings are not the clean image's pixels in another order")
-    shown = [_equal_rows(right, x) for x in (clean, view) if x.shape == clean.shape]
+    shown = [_equal_samples(right, x) for x in (clean, view) if x.shape == clean.shape]
     wrong = _same_pixels(right, clean) & ~torch.stack(shown).any(0)
     require(not bool(wrong.any()), "the pixels of the clean image stand in other places, though the answer is right")
 
@@ -254,7 +254,7 @@ def real_steps_train(subject: PretextSubject) -> None:
     from ..train.step import train_step
 
     experiment = subject.experiment(32)
-    batch = rows(raw(Drawn(ROWS, 32, 0)), subject.shared_labels)
+    batch = samples(raw(Drawn(SAMPLES, 32, 0)), subject.shared_labels)
     with seeded(0):
         train_state = build_train_state(experiment, Fabric(accelerator="cpu", devices=1), STEPS, STEPS)
         before = [p.detach().clone() for p in train_state.model.encoder.parameters()]
@@ -280,10 +280,10 @@ def _drawn_right(subject: PretextSubject, drawn: Drawn) -> tuple[Asked, Tensor]:
 
 def _same_pixels(a: Tensor, b: Tensor) -> Tensor:
     """(B,) bool: are these images (B, 3, H, W) made of the same numbers in each channel, in any order?"""
-    return _equal_rows(*(x.flatten(2).sort(2).values for x in (a, b)))
+    return _equal_samples(*(x.flatten(2).sort(2).values for x in (a, b)))
 
 
-def _equal_rows(a: Tensor, b: Tensor) -> Tensor:
+def _equal_samples(a: Tensor, b: Tensor) -> Tensor:
     return (a == b).flatten(1).all(1)
 
 
@@ -292,7 +292,7 @@ def _reached(subject: PretextSubject) -> set[str]:
     found: set[str] = set()
     for seed in range(TRIES):
         model = subject.fresh(seed=seed)
-        subject.loss(model, subject.ask(Drawn(ROWS, 32, seed))).sum().backward()
+        subject.loss(model, subject.ask(Drawn(SAMPLES, 32, seed))).sum().backward()
         found |= {n for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
         wanted = {n for n, p in model.named_parameters() if p.requires_grad and n.startswith(f"heads.{LABEL}.")}
         if wanted <= found and any(n.startswith("encoder.") for n in found):

@@ -27,7 +27,7 @@ CHANNELS = 5  # of a dense label, to see that steps do not take it for an image 
 EDGE_PX = 2  # pixels at edges, which interpolation mixes
 WHOLE_PX, OFF_PX = 0.5, 0.25  # an image moved as a whole to this exactness; its matrix may be off by so much
 EXACT_SIDE = 48  # pixels: divided by grids of 2, 3, 4, 6, 8, so the way back can be exact
-VIEWS, TARGETS, PURE = "views_are_images", "targets_hold_one_entry_a_row", "global_generators_are_left_alone"
+VIEWS, TARGETS, PURE = "views_are_images", "targets_hold_one_entry_a_sample", "global_generators_are_left_alone"
 TWICE = "same_seed_asks_the_same"  # what everything needs that asks twice
 
 
@@ -48,23 +48,25 @@ def views_are_images(subject: PretextSubject, drawn: Drawn) -> None:
     for i, view in enumerate(asked.views):
         require(isinstance(view, View), f"view {i} is a {type(view).__name__}")
         x, clean = view.images, asked.augmented.clean.images
-        held = x.ndim == 4 and x.shape[:2] == (drawn.rows, 3) and x.dtype == clean.dtype and x.device == clean.device
-        require(held, f"view {i} holds {tuple(x.shape)}, {x.dtype}, {x.device}; expected ({drawn.rows}, 3, H, W)")
+        held = x.ndim == 4 and x.shape[:2] == (drawn.samples, 3) and x.dtype == clean.dtype and x.device == clean.device
+        require(held, f"view {i} holds {tuple(x.shape)}, {x.dtype}, {x.device}; expected ({drawn.samples}, 3, H, W)")
 
 
 @VIEWS_CHECKS.check(
     "views",
-    why="targets are cut and permuted along their rows; a leaf without rows is given to the wrong images.",
+    why="targets are cut and permuted along their samples; a leaf without samples is given to the wrong images.",
     mend="make each leaf of the target a tensor (B, ...); keep settings of the head in the head. None: no target.",
     needs=VIEWS,
     core=True,
 )
-def targets_hold_one_entry_a_row(subject: PretextSubject, drawn: Drawn) -> None:
+def targets_hold_one_entry_a_sample(subject: PretextSubject, drawn: Drawn) -> None:
     """The target is None, or tensors (B, ...) in tuples, lists and dicts."""
     target = subject.ask(drawn).target
     for leaf in tree_leaves(target) if target is not None else []:
         require(isinstance(leaf, Tensor), f"a leaf of the target is a {type(leaf).__name__}")
-        require(leaf.ndim > 0 and len(leaf) == drawn.rows, f"a leaf of {tuple(leaf.shape)} for {drawn.rows} rows")
+        require(
+            leaf.ndim > 0 and len(leaf) == drawn.samples, f"a leaf of {tuple(leaf.shape)} for {drawn.samples} samples"
+        )
 
 
 @VIEWS_CHECKS.check(
@@ -200,9 +202,9 @@ def rigid_labels_follow_the_image(subject: PretextSubject, drawn: Drawn) -> None
     moved = False
     for i, view in _whole(subject.ask(drawn, augmentation=MOVING)):
         matrix = view.geometry.matrix  # type: ignore[union-attr]
-        require(matrix.shape == (drawn.rows, 3, 3), f"view {i}: the matrix has the shape {tuple(matrix.shape)}")
-        last = matrix.new_tensor([0.0, 0.0, 1.0]).expand(drawn.rows, 3)
-        require(torch.equal(matrix[:, 2], last), f"view {i}: the matrix's last row is {matrix[0, 2].tolist()}")
+        require(matrix.shape == (drawn.samples, 3, 3), f"view {i}: the matrix has the shape {tuple(matrix.shape)}")
+        last = matrix.new_tensor([0.0, 0.0, 1.0]).expand(drawn.samples, 3)
+        require(torch.equal(matrix[:, 2], last), f"view {i}: the matrix's last sample is {matrix[0, 2].tolist()}")
         off = _off_px(view, drawn.size * 5 // 4)
         held = bool((off < OFF_PX).all())
         require(held, f"view {i}: its pixels lie up to {float(off.max()):.1f} px from where the matrix puts them")
@@ -225,7 +227,7 @@ def another_seed_asks_something_else(subject: PretextSubject) -> None:
     """Where anything is drawn, other seeds give another view or target of the same image."""
     images = patterns(1, 40, 0).expand(4, -1, -1, -1).contiguous()
     asked = [subject.ask(Drawn(4, 32, 0), images=images, augmentation=STILL, seed=seed) for seed in range(8)]
-    drawn = any(a.drew for a in asked) or _rows_differ(asked[0])
+    drawn = any(a.drew for a in asked) or _samples_differ(asked[0])
     if not drawn:
         raise Skip("it draws nothing: its question is a function of the image")
     questions = [(images_of(a), a.target) for a in asked]
@@ -267,7 +269,7 @@ def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn)
     if not masks or view.shape != clean.shape:
         raise Skip("its target holds no mask of the view's size")
     for mask in masks:
-        mask = mask.view(drawn.rows, 1, *view.shape[-2:])
+        mask = mask.view(drawn.samples, 1, *view.shape[-2:])
         share = mask.float().mean((1, 2, 3))
         require(bool(((share > 0) & (share < 1)).all()), f"a mask covers {share.tolist()} of its images")
         kept = min(int(((view != clean) & side).any(1).sum()) for side in (mask, ~mask))
@@ -333,13 +335,13 @@ def _inside(soft: Tensor) -> Tensor:
 
 def _marks(drawn: Drawn, purpose: str = "marks") -> Tensor:
     """(B, 1, R, R) bool: about a third of 5 x 5 blocks of the raw image."""
-    blocks = drawn.rng(purpose).rand(drawn.rows, 1, 5, 5) < 0.33
+    blocks = drawn.rng(purpose).rand(drawn.samples, 1, 5, 5) < 0.33
     side = drawn.size * 5 // 4
     return F.interpolate(blocks.float(), (side, side)).bool()
 
 
 def _off_px(view: View, side: int) -> Tensor:
-    """(B,) the most, in raw pixels, by which the matrix misses the places that a row shows; -1 of one not moved as a whole."""
+    """(B,) the most, in raw pixels, by which the matrix misses the places that a sample shows; -1 of one not moved as a whole."""
     ramp = torch.arange(side) + 0.5
     places = torch.stack(torch.meshgrid(ramp, ramp, indexing="xy")).expand(len(view.images), -1, -1, -1)
     assert view.geometry is not None
@@ -356,7 +358,7 @@ def _inner(x: Tensor) -> Tensor:
     return x[..., EDGE_PX:-EDGE_PX, EDGE_PX:-EDGE_PX]
 
 
-def _rows_differ(asked: Asked) -> bool:
+def _samples_differ(asked: Asked) -> bool:
     return any(not torch.equal(x[:1].expand_as(x), x) for x in tensors((images_of(asked), asked.target)))
 
 

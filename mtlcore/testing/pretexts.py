@@ -10,7 +10,7 @@ from .pretext_draws import TRAINING_DRAWS_CHECKS
 from .pretext_harness import PretextSubject
 from .pretext_loss import HEAD_CHECKS, LOSS_CHECKS, NUMERICS_CHECKS
 from .pretext_metrics import METRICS_CHECKS
-from .pretext_rows import ROWS_CHECKS
+from .pretext_samples import SAMPLES_CHECKS
 from .pretext_speed import SPEED_CHECKS
 from .pretext_training import ANSWERS_CHECKS, GRADIENTS_CHECKS, STATE_CHECKS, TRAINING_CHECKS
 from .pretext_views import DRAWS_CHECKS, VIEWS_CHECKS
@@ -26,7 +26,7 @@ GROUPS = (
     TRAINING_DRAWS_CHECKS,
     BATCH_CHECKS,
     GRADIENTS_CHECKS,
-    ROWS_CHECKS,
+    SAMPLES_CHECKS,
     STATE_CHECKS,
     METRICS_CHECKS,
     NUMERICS_CHECKS,

@@ -23,7 +23,7 @@ from ..preview import sheet as drawn_below_each_other
 from ..rng import KeyedRng
 from ..views import prepare
 from .generators import seeded
-from .pretext_harness import HarnessTask, harness_experiment, rows, shared_heads_of, tensors
+from .pretext_harness import HarnessTask, harness_experiment, samples, shared_heads_of, tensors
 from .subject import patterns
 
 CELL, LETTERS = 96, 11  # pixels: a side of a cell with words, the height of its letters
@@ -49,7 +49,7 @@ def sheet(
     with seeded(seed):
         found, model = strips(experiment, images), HybridModel(experiment).eval()
     with torch.no_grad():
-        prepared = prepare(experiment, rows(images, shared_labels), KeyedRng((seed, 0, 0)))
+        prepared = prepare(experiment, samples(images, shared_labels), KeyedRng((seed, 0, 0)))
         (output,) = model.forward_heads(model.encode(prepared)[0], prepared)[label]
     head, head_input = model.heads[label], prepared.head_inputs[label][0]
     assert isinstance(head, Head)

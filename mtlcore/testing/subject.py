@@ -18,9 +18,9 @@ from ..rng import KeyedRng, Rng
 
 @frozen
 class Drawn:
-    """One drawn example: how many rows, the side of the images in pixels, and the seed that all tensors are built from."""
+    """One drawn example: how many samples, the side of the images in pixels, and the seed that all tensors are built from."""
 
-    rows: int
+    samples: int
     size: int
     seed: int
 
@@ -32,24 +32,24 @@ class Drawn:
         return KeyedRng((self.seed,))(purpose)
 
     def images(self) -> Tensor:
-        """(rows, 3, size, size) uint8: smooth color gradients, shapes and noise, another for each row."""
-        return patterns(self.rows, self.size, self.seed)
+        """(samples, 3, size, size) uint8: smooth color gradients, shapes and noise, another for each sample."""
+        return patterns(self.samples, self.size, self.seed)
 
 
-def draws(rows: tuple[int, int] = (2, 4), sizes: tuple[int, ...] = (32, 40, 48)) -> st.SearchStrategy[Drawn]:
+def draws(samples: tuple[int, int] = (2, 4), sizes: tuple[int, ...] = (32, 40, 48)) -> st.SearchStrategy[Drawn]:
     """Drawn examples; shapes and seeds are drawn, tensors are built from them, so that shrinking stays fast."""
-    return st.builds(Drawn, st.integers(*rows), st.sampled_from(sizes), st.integers(0, 2**16))
+    return st.builds(Drawn, st.integers(*samples), st.sampled_from(sizes), st.integers(0, 2**16))
 
 
-def patterns(rows: int, size: int, seed: int) -> Tensor:
-    """(rows, 3, size, size) uint8 images that no quarter turn and no mirror maps onto themselves."""
+def patterns(samples: int, size: int, seed: int) -> Tensor:
+    """(samples, 3, size, size) uint8 images that no quarter turn and no mirror maps onto themselves."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
-    u = torch.rand(rows, 12, generator=generator)[..., None, None]
+    u = torch.rand(samples, 12, generator=generator)[..., None, None]
     slope = torch.stack([u[:, i] * x + u[:, 3 + i] * y for i in range(3)], 1) / 2
     blob = torch.exp(-(((x - u[:, 6]) ** 2 + (y - u[:, 7]) ** 2) / (0.02 + 0.1 * u[:, 8])))
     wave = 0.5 + 0.5 * torch.sin(20 * u[:, 9] * x + 12 * u[:, 10] * y + 6 * u[:, 11])
-    noise = torch.rand(rows, 3, size, size, generator=generator)
+    noise = torch.rand(samples, 3, size, size, generator=generator)
     image = 0.5 * slope + 0.25 * blob[:, None] + 0.15 * wave[:, None] + 0.1 * noise
     return (image.clamp(0, 1) * 255).round().byte()
 

@@ -15,15 +15,15 @@ ANSWERS_CHECKS = Group()
 
 @ANSWERS_CHECKS.check(
     "answers",
-    why="metrics and people read the decoded answer, row by row.",
+    why="metrics and people read the decoded answer, sample by sample.",
     mend="decode outputs (B, ...) to a tensor (B, ...).",
     needs="head_keeps_no_encoder",
     core=True,
 )
-def decodes_each_row(subject: TaskSubject, drawn: Drawn) -> None:
-    """Decoded answers are a finite tensor of B rows, shaped like `as_answer` of the targets."""
-    decoded = subject.task.decode(subject.head()(subject.fixed(drawn.rows, drawn.seed)))
-    truth = subject.task.as_answer(subject.truth(drawn.rows, drawn.seed))
+def decodes_each_sample(subject: TaskSubject, drawn: Drawn) -> None:
+    """Decoded answers are a finite tensor of B samples, shaped like `as_answer` of the targets."""
+    decoded = subject.task.decode(subject.head()(subject.fixed(drawn.samples, drawn.seed)))
+    truth = subject.task.as_answer(subject.truth(drawn.samples, drawn.seed))
     require(isinstance(decoded, Tensor), f"decode gives {type(decoded).__name__}")
     require(decoded.shape == truth.shape, f"an answer is {tuple(decoded.shape)}, the truth {tuple(truth.shape)}")
     require_finite(decoded, "the answers")
@@ -33,7 +33,7 @@ def decodes_each_row(subject: TaskSubject, drawn: Drawn) -> None:
     "answers",
     why="figures would be computed of something else than what the loss trains.",
     mend="let `decode` undo what `ideal` does: decode(ideal(target)) is as_answer(target).",
-    needs="decodes_each_row",
+    needs="decodes_each_sample",
 )
 def a_perfect_output_is_a_perfect_answer(subject: TaskSubject) -> None:
     """decode(ideal(target)) is as_answer(target)."""
@@ -47,7 +47,7 @@ def a_perfect_output_is_a_perfect_answer(subject: TaskSubject) -> None:
     "metrics",
     why='"best" is chosen by the first metric: without one, by the validation loss, which compares with nothing.',
     mend='give `metrics`, or say why not: lacks = {"metrics": "..."}.',
-    needs="decodes_each_row",
+    needs="decodes_each_sample",
     capability="metrics",
 )
 def has_a_main_metric(subject: TaskSubject) -> None:
@@ -65,7 +65,7 @@ def has_a_main_metric(subject: TaskSubject) -> None:
     needs="has_a_main_metric",
 )
 def the_truth_scores_best(subject: TaskSubject) -> None:
-    """as_answer(target) reaches each metric's declared bound, and beats other rows' truths in the main one."""
+    """as_answer(target) reaches each metric's declared bound, and beats other samples' truths in the main one."""
     target = subject.truth(32)
     right = subject.scores(subject.task.as_answer(target), target)
     wrong = subject.scores(subject.task.as_answer(target.flip(0)), target)
@@ -76,18 +76,18 @@ def the_truth_scores_best(subject: TaskSubject) -> None:
         value, other = float(right[name]), float(wrong[name])
         require(best is None or abs(value - best) < 1e-3, f"{name} of the truth is {value:.4g}; its best is {best}")
         better = value > other if metric.higher_is_better else value < other
-        require(place > 0 or better, f"{name} of the truth is {value:.4g}, of other rows' truths {other:.4g}")
+        require(place > 0 or better, f"{name} of the truth is {value:.4g}, of other samples' truths {other:.4g}")
 
 
 @ANSWERS_CHECKS.check(
     "metrics",
     why="figures would hang on the batch size of the evaluation.",
-    mend="keep sums over rows and divide in `compute`; do not average values of batches.",
+    mend="keep sums over samples and divide in `compute`; do not average values of batches.",
     needs="has_a_main_metric",
     core=True,
 )
 def metrics_do_not_hang_on_batches(subject: TaskSubject) -> None:
-    """32 rows at once, or as 1, 7 and 24 rows: the same values."""
+    """32 samples at once, or as 1, 7 and 24 samples: the same values."""
     target, parts = subject.truth(32), (1, 7, 24)
     decoded = subject.task.as_answer(torch.cat([target[:10], target[10:].flip(0)]))
     whole, split = subject.scores(decoded, target), subject.scores(decoded, target, parts)
@@ -100,7 +100,7 @@ def metrics_do_not_hang_on_batches(subject: TaskSubject) -> None:
     "images",
     why="`mtl preview` and reports put images side by side.",
     mend="return a tensor of the image's shape, in [0, 1].",
-    needs="decodes_each_row",
+    needs="decodes_each_sample",
 )
 def draws_a_image(subject: TaskSubject) -> None:
     """`draw` gives an image of the same shape, with values in [0, 1]."""

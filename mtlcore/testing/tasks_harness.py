@@ -1,7 +1,7 @@
 """A task on the harness: annotations that it can read, fitted to them, and a head on a toy encoder.
 
 Where the task has `examples(n, rng) -> Annotation`, its annotations are those; else names and numbers of several shapes are tried,
-until `fit` and `target` take some. N rows, targets (N, ...).
+until `fit` and `target` take some. N samples, targets (N, ...).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .reload import reload
 from .subject import Subject, patterns
 
 FITTED = 48
-"""Rows that a task is fitted on."""
+"""Samples that a task is fitted on."""
 SIDE = 32
 """Side of the images in pixels, where the targets are not images themselves."""
 ROUNDING = 1e-5
@@ -66,7 +66,7 @@ class TaskSubject(Subject):
         return self.component.fit(self.annotation())
 
     def truth(self, n: int, seed: int = 0) -> Tensor:
-        """(n, ...) targets of rows that are labeled."""
+        """(n, ...) targets of samples that are labeled."""
         target, present = self.task.target(self.annotation(4 * n, seed))
         found: Tensor = target[present][:n]
         return found
@@ -81,15 +81,15 @@ class TaskSubject(Subject):
         with seeded(0):
             return SharedEncoder(BenchEncoder(), self.side).eval()
 
-    def features(self, rows: int, seed: int = 0) -> Features:
+    def features(self, samples: int, seed: int = 0) -> Features:
         """Of drawn images; the gradient reaches the encoder."""
-        features: Features = self.encoder(patterns(rows, self.side, seed).float() / 255)
+        features: Features = self.encoder(patterns(samples, self.side, seed).float() / 255)
         return features
 
-    def fixed(self, rows: int, seed: int = 0) -> Features:
+    def fixed(self, samples: int, seed: int = 0) -> Features:
         """Of drawn images, without a gradient."""
         with torch.no_grad():
-            return self.features(rows, seed)
+            return self.features(samples, seed)
 
     def head(self, seed: int = 0) -> Head:
         """A new head, its initial weights from this seed."""
@@ -105,7 +105,7 @@ class TaskSubject(Subject):
         return loss
 
     def scores(self, decoded: Tensor, target: Tensor, parts: tuple[int, ...] = ()) -> dict[str, Tensor]:
-        """metric -> its value, updated with these rows, at once or in parts."""
+        """metric -> its value, updated with these samples, at once or in parts."""
         metrics = self.task.metrics()
         sizes = list(parts) or [len(target)]
         for answer, truth in zip(decoded.split(sizes), target.split(sizes), strict=True):
@@ -113,9 +113,9 @@ class TaskSubject(Subject):
                 metric.update(answer, truth)
         return {name: torch.as_tensor(metric.compute()).float() for name, metric in metrics.items()}
 
-    def movement(self, rows: int, turn_deg: float = 0.0, mirrored: bool = False) -> Geometry:
+    def movement(self, samples: int, turn_deg: float = 0.0, mirrored: bool = False) -> Geometry:
         """The image turned about its center, after a mirror."""
-        return self.movements(torch.full((rows,), math.radians(turn_deg)), torch.full((rows,), mirrored))
+        return self.movements(torch.full((samples,), math.radians(turn_deg)), torch.full((samples,), mirrored))
 
     def movements(self, angle_rad: Tensor, flip: Tensor) -> Geometry:
         size = (self.side, self.side)
@@ -142,7 +142,7 @@ def reads_names(annotation: Annotation) -> bool:
 
 
 def missing(annotation: Annotation) -> Annotation:
-    """As many rows, all missing: "" or NaN."""
+    """As many samples, all missing: "" or NaN."""
     return np.full_like(annotation, "" if reads_names(annotation) else np.nan)
 
 

@@ -19,7 +19,7 @@ LABELS_CHECKS = Group()
 
 @LABELS_CHECKS.check(
     "labels",
-    why="a batch holds (B, ...) targets and says which rows carry them; int64 for classes, float32 for numbers.",
+    why="a batch holds (B, ...) targets and says which samples carry them; int64 for classes, float32 for numbers.",
     mend="return (targets (N, ...), present (N,) bool); give the kit annotations to read by `examples(n, rng)`.",
     needs="builds_from_its_name",
     core=True,
@@ -44,7 +44,7 @@ def gives_targets_and_presence(subject: TaskSubject) -> None:
     core=True,
 )
 def fit_is_done_once(subject: TaskSubject) -> None:
-    """A fitted task, fitted again on other rows, is the same; it is of the same class."""
+    """A fitted task, fitted again on other samples, is the same; it is of the same class."""
     require(type(subject.task) is subject.cls, f"fit gives {type(subject.task).__name__}")
     again = subject.task.fit(subject.annotation(seed=1)[:20])
     require(again == subject.task, f"{subject.task!r} becomes {again!r}")
@@ -85,36 +85,36 @@ def leaves_annotations_alone(subject: TaskSubject) -> None:
     core=True,
 )
 def missing_annotations_are_absent(subject: TaskSubject) -> None:
-    """Rows whose annotation is "" or NaN are not present; all others are as they were."""
+    """Samples whose annotation is "" or NaN are not present; all others are as they were."""
     annotation = subject.annotation(12)
     before, was = subject.task.target(annotation)
     annotation[::3] = missing(annotation[::3])
     target, present = subject.task.target(annotation)
     require(not bool(present[::3].any()), f"{int(present[::3].sum())} of 4 missing annotations count as labels")
     kept = torch.arange(12) % 3 != 0
-    require(torch.equal(present[kept], was[kept]), "a missing row changes the presence of others")
-    require(torch.equal(target[kept], before[kept]), "a missing row changes the targets of others")
+    require(torch.equal(present[kept], was[kept]), "a missing sample changes the presence of others")
+    require(torch.equal(target[kept], before[kept]), "a missing sample changes the targets of others")
 
 
 @LABELS_CHECKS.check(
     "labels",
-    why="rows without a label go through the loss and are masked after it: NaN times 0 is NaN.",
-    mend="write zeros where a row is not present: np.where(present, value, 0).",
+    why="samples without a label go through the loss and are masked after it: NaN times 0 is NaN.",
+    mend="write zeros where a sample is not present: np.where(present, value, 0).",
     needs="missing_annotations_are_absent",
     core=True,
 )
-def absent_rows_hold_zeros(subject: TaskSubject) -> None:
-    """The targets of rows that are not present are zeros."""
+def absent_samples_hold_zeros(subject: TaskSubject) -> None:
+    """The targets of samples that are not present are zeros."""
     annotation = subject.annotation(12)
     annotation[::3] = missing(annotation[::3])
     target, present = subject.task.target(annotation)
-    require(not bool(target[~present].ne(0).any()), f"absent rows hold {target[~present].flatten()[:4].tolist()}")
+    require(not bool(target[~present].ne(0).any()), f"absent samples hold {target[~present].flatten()[:4].tolist()}")
 
 
 @LABELS_CHECKS.check(
     "labels",
     why="a data set with more classes than the task knows must not teach them as others.",
-    mend='let names that the task does not know be absent, or say why not: lacks = {"one_of": "several names a row"}.',
+    mend='let names that the task does not know be absent, or say why not: lacks = {"one_of": "several names a sample"}.',
     needs="missing_annotations_are_absent",
     capability="one_of",
 )
@@ -170,12 +170,12 @@ def state_comes_back(subject: TaskSubject) -> None:
 
 @HEAD_CHECKS.check(
     "head",
-    why="the last batch of an evaluation, and a single image to predict, have one row.",
-    mend="avoid squeeze() without a dimension, and statistics over the rows.",
+    why="the last batch of an evaluation, and a single image to predict, have one sample.",
+    mend="avoid squeeze() without a dimension, and statistics over the samples.",
     needs="head_keeps_no_encoder",
 )
-def takes_a_single_row(subject: TaskSubject) -> None:
-    """A batch of one image gives an output, a loss and an answer of one row."""
+def takes_a_single_sample(subject: TaskSubject) -> None:
+    """A batch of one image gives an output, a loss and an answer of one sample."""
     head, target = subject.head(), subject.truth(1)
     output = head(subject.fixed(1))
     loss = subject.compute_losses(head, output, target)

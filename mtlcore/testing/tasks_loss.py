@@ -24,18 +24,18 @@ LOSS_CHECKS = Group()
 
 @LOSS_CHECKS.check(
     "loss",
-    why="rows are masked and averaged over the whole step by the core: it needs one value of each.",
-    mend='use reduction="none" and mean over what one row holds; set `coupled = True` where rows are judged together.',
+    why="samples are masked and averaged over the whole step by the core: it needs one value of each.",
+    mend='use reduction="none" and mean over what one sample holds; set `coupled = True` where samples are judged together.',
     needs="head_keeps_no_encoder",
     core=True,
 )
-def loss_is_one_value_a_row(subject: TaskSubject, drawn: Drawn) -> None:
+def loss_is_one_value_a_sample(subject: TaskSubject, drawn: Drawn) -> None:
     """The loss is (B,), or () of a coupled head, in fp32, and finite."""
     head = subject.head()
     loss = subject.compute_losses(
-        head, head(subject.features(drawn.rows, drawn.seed)), subject.truth(drawn.rows, drawn.seed)
+        head, head(subject.features(drawn.samples, drawn.seed)), subject.truth(drawn.samples, drawn.seed)
     )
-    expected = () if head.coupled else (drawn.rows,)
+    expected = () if head.coupled else (drawn.samples,)
     require(loss.shape == expected, f"the loss is {tuple(loss.shape)}; expected {expected}")
     require(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
     require_finite(loss, "the loss")
@@ -43,15 +43,15 @@ def loss_is_one_value_a_row(subject: TaskSubject, drawn: Drawn) -> None:
 
 @LOSS_CHECKS.check(
     "loss",
-    why="rows without a label are masked AFTER the loss: a NaN there, or in its gradient, spoils the step.",
+    why="samples without a label are masked AFTER the loss: a NaN there, or in its gradient, spoils the step.",
     mend="let the loss be finite at a target of zeros: clamp norms and logarithms.",
-    needs="loss_is_one_value_a_row",
+    needs="loss_is_one_value_a_sample",
     core=True,
 )
-def unlabeled_rows_give_a_finite_loss(subject: TaskSubject, drawn: Drawn) -> None:
+def unlabeled_samples_give_a_finite_loss(subject: TaskSubject, drawn: Drawn) -> None:
     """With targets of zeros, the loss and its gradient are finite."""
-    head, target = subject.head(), torch.zeros_like(subject.truth(drawn.rows, drawn.seed))
-    loss = subject.compute_losses(head, head(subject.fixed(drawn.rows, drawn.seed)), target)
+    head, target = subject.head(), torch.zeros_like(subject.truth(drawn.samples, drawn.seed))
+    loss = subject.compute_losses(head, head(subject.fixed(drawn.samples, drawn.seed)), target)
     require_finite(loss, "the loss of targets of zeros")
     loss.sum().backward()
     require_finite([p.grad for p in head.parameters() if p.grad is not None], "its gradient")
@@ -61,7 +61,7 @@ def unlabeled_rows_give_a_finite_loss(subject: TaskSubject, drawn: Drawn) -> Non
     "loss",
     why="one bad batch with large outputs would end the run in NaN.",
     mend="use the losses that take logits; clamp before logarithms, square roots and divisions.",
-    needs="loss_is_one_value_a_row",
+    needs="loss_is_one_value_a_sample",
 )
 def extreme_outputs_give_a_finite_loss(subject: TaskSubject) -> None:
     """With outputs 10,000 times as large, or all zero, the loss and its gradient are finite."""
@@ -78,43 +78,45 @@ def extreme_outputs_give_a_finite_loss(subject: TaskSubject) -> None:
 @LOSS_CHECKS.check(
     "loss",
     why="ranks and micro-batches cut the batch: the step would hang on how.",
-    mend="use no statistics over rows in the loss, or set `coupled = True`.",
-    needs="loss_is_one_value_a_row",
+    mend="use no statistics over samples in the loss, or set `coupled = True`.",
+    needs="loss_is_one_value_a_sample",
     core=True,
 )
-def a_row_s_loss_is_its_own(subject: TaskSubject, drawn: Drawn) -> None:
-    """Each row's loss is the one that it has alone in a batch, unless the head is coupled."""
+def a_sample_s_loss_is_its_own(subject: TaskSubject, drawn: Drawn) -> None:
+    """Each sample's loss is the one that it has alone in a batch, unless the head is coupled."""
     head = subject.head()
     if head.coupled:
-        raise Skip("its rows are judged together, and it says so")
-    output, target = head(subject.fixed(drawn.rows, drawn.seed)), subject.truth(drawn.rows, drawn.seed)
+        raise Skip("its samples are judged together, and it says so")
+    output, target = head(subject.fixed(drawn.samples, drawn.seed)), subject.truth(drawn.samples, drawn.seed)
     together = subject.compute_losses(head, output, target)
-    for i in range(drawn.rows):
+    for i in range(drawn.samples):
         alone = subject.compute_losses(head, cut(output, slice(i, i + 1)), target[i : i + 1])
         apart = abs(float((alone - together[i]).detach()))
-        require(apart <= 1e-4 * (1 + abs(alone.item())), f"row {i}: {together[i].item():.5g}, alone {alone.item():.5g}")
+        require(
+            apart <= 1e-4 * (1 + abs(alone.item())), f"sample {i}: {together[i].item():.5g}, alone {alone.item():.5g}"
+        )
 
 
 @LOSS_CHECKS.check(
     "loss",
     why="training goes where the loss is low: away from the truth, if it is lower elsewhere.",
     mend="look at signs, at the order of (output, target), and at what `ideal` gives.",
-    needs="loss_is_one_value_a_row",
+    needs="loss_is_one_value_a_sample",
 )
 def loss_is_lowest_at_the_truth(subject: TaskSubject) -> None:
-    """The head's `ideal` output for the truth loses less than that for other rows' truths."""
+    """The head's `ideal` output for the truth loses less than that for other samples' truths."""
     head, target = subject.head(), subject.truth(32)
     ideal = ideal_output(head, target)
     wrong = ideal_output(head, target.flip(0))
     right, other = (float(subject.compute_losses(head, output, target).mean()) for output in (ideal, wrong))
-    require(right < other, f"the truth loses {right:.4g}, other rows' truths {other:.4g}")
+    require(right < other, f"the truth loses {right:.4g}, other samples' truths {other:.4g}")
 
 
 @LOSS_CHECKS.check(
     "loss",
     why="what does not learn one batch by heart learns nothing.",
     mend="look at the sign of the loss, and that the output hangs on the head's parameters.",
-    needs="loss_is_one_value_a_row",
+    needs="loss_is_one_value_a_sample",
 )
 def loss_falls_in_training(subject: TaskSubject) -> None:
     """Forty steps of the head alone on one batch make its loss smaller."""
@@ -134,7 +136,7 @@ def loss_falls_in_training(subject: TaskSubject) -> None:
     "gradient",
     why="the shared encoder learns nothing from a task whose gradient does not reach it.",
     mend="detach nothing of the features, and compute the loss of the output that the head gave.",
-    needs="loss_is_one_value_a_row",
+    needs="loss_is_one_value_a_sample",
     core=True,
 )
 def gradient_reaches_encoder_and_head(subject: TaskSubject) -> None:
@@ -159,7 +161,7 @@ NUMERICS_CHECKS = Group()
     "randomness",
     why="all draws are keyed by (seed, step): a task that draws from a global generator can't be repeated.",
     mend="draw nothing; dropout, in train mode, is the only exception.",
-    needs="loss_is_one_value_a_row",
+    needs="loss_is_one_value_a_sample",
     core=True,
 )
 def leaves_global_generators_alone(subject: TaskSubject) -> None:
@@ -188,7 +190,7 @@ def leaves_global_generators_alone(subject: TaskSubject) -> None:
     "numerics",
     why='with train.precision = "bf16-mixed" the task would learn something else than in fp32.',
     mend="keep small differences of large numbers in fp32.",
-    needs="loss_is_one_value_a_row",
+    needs="loss_is_one_value_a_sample",
     capability="bf16",
 )
 def bf16_agrees(subject: TaskSubject) -> None:
@@ -204,7 +206,7 @@ def bf16_agrees(subject: TaskSubject) -> None:
     "speed",
     why="with train.compile a graph that breaks costs its speed.",
     mend="let Python decide nothing by the values of tensors: no .item(), no `if` on a tensor.",
-    needs="loss_is_one_value_a_row",
+    needs="loss_is_one_value_a_sample",
     capability="compiles",
 )
 def traces_as_one_graph(subject: TaskSubject) -> None:

@@ -22,8 +22,8 @@ MOVEMENT_CHECKS = Group()
 )
 def unmoved_images_keep_their_labels(subject: TaskSubject, drawn: Drawn) -> None:
     """Moved by the identity, targets stay as they are, with their shape and dtype."""
-    target = subject.truth(drawn.rows, drawn.seed)
-    _require_equal(subject.task.move(target, subject.movement(drawn.rows)), target, "unmoved")
+    target = subject.truth(drawn.samples, drawn.seed)
+    _require_equal(subject.task.move(target, subject.movement(drawn.samples)), target, "unmoved")
 
 
 @MOVEMENT_CHECKS.check(
@@ -50,7 +50,7 @@ def move_leaves_its_target_alone(subject: TaskSubject) -> None:
 )
 def mirrored_twice_is_unmoved(subject: TaskSubject, drawn: Drawn) -> None:
     """Moved by a mirror twice, targets are as they were."""
-    target, mirror = subject.truth(drawn.rows, drawn.seed), subject.movement(drawn.rows, mirrored=True)
+    target, mirror = subject.truth(drawn.samples, drawn.seed), subject.movement(drawn.samples, mirrored=True)
     _require_equal(subject.task.move(subject.task.move(target, mirror), mirror), target, "mirrored twice")
 
 
@@ -75,15 +75,15 @@ def movements_compose(subject: TaskSubject) -> None:
 
 @MOVEMENT_CHECKS.check(
     "movement",
-    why="rows without a label hold zeros and are moved with the others: NaN would reach the loss.",
+    why="samples without a label hold zeros and are moved with the others: NaN would reach the loss.",
     mend="do not divide by the label's own size; clamp the divisor.",
     needs="unmoved_images_keep_their_labels",
     core=True,
 )
 def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
     """Targets of zeros stay finite under turns and mirrors."""
-    zeros = torch.zeros_like(subject.truth(drawn.rows, drawn.seed))
-    unit = drawn.rng().rand(2, drawn.rows)
+    zeros = torch.zeros_like(subject.truth(drawn.samples, drawn.seed))
+    unit = drawn.rng().rand(2, drawn.samples)
     moved = subject.task.move(zeros, subject.movements(6.28 * unit[0], unit[1] < 0.5))
     require(moved.shape == zeros.shape, f"{tuple(zeros.shape)} becomes {tuple(moved.shape)}")
     require_finite(moved.float(), "moved zeros")
@@ -93,7 +93,7 @@ def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
     "answers",
     why="evaluation on an image and its mirror image would spoil answers that both are right.",
     mend="override `average`: mirror the second answer back, then take the mean.",
-    needs=("decodes_each_row", "mirrored_twice_is_unmoved"),
+    needs=("decodes_each_sample", "mirrored_twice_is_unmoved"),
 )
 def two_right_answers_average_to_a_right_one(subject: TaskSubject) -> None:
     """average(the truth, the truth of the mirrored image) is the truth."""

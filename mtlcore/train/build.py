@@ -112,16 +112,16 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
 
 
 def dry_run(train_state: TrainState, real: Batch) -> None:
-    """Forward two rows, so that a view that the encoder can't read, a loss of a wrong shape, or features that hide their gradient
+    """Forward two samples, so that a view that the encoder can't read, a loss of a wrong shape, or features that hide their gradient
     are told before training starts.
     """
-    rows = dict.fromkeys(train_state.experiment.tasks, 2)
+    samples = dict.fromkeys(train_state.experiment.tasks, 2)
     batch = Batch(
         real.images[:2],
         {k: v[:2] for k, v in real.targets.items()},
         {k: v[:2] for k, v in real.present.items()},
-        StepCounts(rows, 2, 2),
-        min(1, real.labeled_rows),
+        StepCounts(samples, 2, 2),
+        min(1, real.labeled_samples),
     )
     train_state.model.eval()
     try:
@@ -134,7 +134,7 @@ def dry_run(train_state: TrainState, real: Batch) -> None:
     except PLUGIN_FAILURES as error:
         names = ", ".join(train_state.experiment.entries)
         raise MtlError(
-            f"a dry run of two rows failed ({names}; input.size = {train_state.experiment.input.size}): {error}"
+            f"a dry run of two samples failed ({names}; input.size = {train_state.experiment.input.size}): {error}"
         ) from error
     finally:
         train_state.model.train()

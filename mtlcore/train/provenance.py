@@ -45,5 +45,5 @@ def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[s
         "world": fabric.world_size,
         "seed": experiment.seed,
         "data_fingerprint": data.fingerprint,
-        "rows": {name: len(rows) for name, rows in data.split.items()},
+        "samples": {name: len(samples) for name, samples in data.split.items()},
     }

@@ -1,4 +1,4 @@
-"""Errors of head pose, as sums over rows: figures do not depend on the batch size. Imported late: torchmetrics is slow to load."""
+"""Errors of head pose, as sums over samples: figures do not depend on the batch size. Imported late: torchmetrics is slow to load."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .rotations import geodesic_rad, to_pose_deg, wrapped_deg
 
 
 class _MeanError(Metric):
-    """The mean over all rows of what `errors` says of each; in double precision, since fp32 sums of many rows drift."""
+    """The mean over all samples of what `errors` says of each; in double precision, since fp32 sums of many samples drift."""
 
     higher_is_better = False
     is_differentiable = False
     full_state_update = False
     total: Tensor
-    rows: Tensor
+    samples: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def errors(self, decoded: Tensor, target: Tensor) -> Tensor:
         raise NotImplementedError
@@ -33,10 +33,10 @@ class _MeanError(Metric):
         """Rotation matrices (B, 3, 3), answered and true."""
         errors = self.errors(decoded, target)
         self.total += errors.double().sum()
-        self.rows += errors.shape[0]
+        self.samples += errors.shape[0]
 
     def compute(self) -> Tensor:
-        return (self.total / self.rows).float()
+        return (self.total / self.samples).float()
 
 
 class AngleError(_MeanError):

@@ -25,12 +25,12 @@ def to_matrix(pose_deg: Tensor) -> Tensor:
     """(..., 3) yaw, pitch, roll in degrees -> (..., 3, 3)."""
     yaw, pitch, roll = (pose_deg * (math.pi / 180)).unbind(-1)
     (sy, cy), (sp, cp), (sr, cr) = ((a.sin(), a.cos()) for a in (-yaw, pitch, roll))
-    rows = [
+    samples = [
         cy * cr, -cy * sr, sy,
         sp * sy * cr + cp * sr, cp * cr - sp * sy * sr, -sp * cy,
         sp * sr - cp * sy * cr, cp * sy * sr + sp * cr, cp * cy,
     ]  # fmt: skip
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    return torch.stack(samples, -1).unflatten(-1, (3, 3))
 
 
 def to_pose_deg(matrix: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class ValenceArousal(Regression):
         return super().decode(output).clamp(-1, 1)
 
     def metrics(self) -> dict[str, Any]:
-        """ccc: the mean of the two concordance correlation coefficients (Lin 1989), over all rows at once; then each of them,
+        """ccc: the mean of the two concordance correlation coefficients (Lin 1989), over all samples at once; then each of them,
         and the metrics of regression.
         """
         from .valence_arousal_metrics import concordance

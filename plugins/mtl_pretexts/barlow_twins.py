@@ -9,7 +9,7 @@ Where we differ: the factor 1 / E, so that the loss is a mean over components as
 one `width` holds at another; the projector is 512 wide, for a CPU's sake (paper: 8192); view A is the clean view, which is
 encoded anyway where supervised heads read it, and view B the first further augmentation (paper: two augmentations of two kinds).
 
-Shapes: B rows of all ranks together, D wide features, E = `width` components.
+Shapes: B samples of all ranks together, D wide features, E = `width` components.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ TINY = 1e-5  # beside a variance, as in batch normalization
 
 @frozen
 class BarlowTwins(PretextTask):
-    """Bring the cross-correlation of two views' embeddings to the identity, over the rows of all ranks.
+    """Bring the cross-correlation of two views' embeddings to the identity, over the samples of all ranks.
 
     redundancy: the paper's lambda, the weight of each correlation off the diagonal. width: of the projector's three layers; wider
     is better in the paper, up to 8192. The loss begins at 1 or below.
     """
 
     cites = "Zbontar et al. 2021, arXiv:2103.03230"
-    lacks: ClassVar[Mapping[str, str]] = {"single_row": "components are correlated over the rows of a batch"}
+    lacks: ClassVar[Mapping[str, str]] = {"single_sample": "components are correlated over the samples of a batch"}
 
     redundancy: float = field(default=5e-3, validator=ge(0.0))
     width: int = field(default=512, validator=ge(2))
@@ -51,7 +51,7 @@ class BarlowTwins(PretextTask):
         return BarlowTwinsHead(context.info.dim, self)
 
     def metrics(self) -> dict[str, Any]:
-        """invariance: mean C_ii, at best 1. overlap: root mean square of C_ij, i != j, at best 0. Over all rows together."""
+        """invariance: mean C_ii, at best 1. overlap: root mean square of C_ij, i != j, at best 0. Over all samples together."""
         from torchmetrics import Metric
 
         e = self.width
@@ -59,7 +59,7 @@ class BarlowTwins(PretextTask):
         class Correlation(Metric):
             def __init__(self) -> None:
                 super().__init__()
-                shapes = {"rows": (), "a": (e,), "b": (e,), "aa": (e,), "bb": (e,), "ab": (e, e)}
+                shapes = {"samples": (), "a": (e,), "b": (e,), "aa": (e,), "bb": (e,), "ab": (e, e)}
                 for name, shape in shapes.items():
                     self.add_state(name, torch.zeros(shape), "sum")
 
@@ -68,12 +68,12 @@ class BarlowTwins(PretextTask):
                 for name, found in {"a": a, "b": b, "aa": a * a, "bb": b * b}.items():
                     setattr(self, name, getattr(self, name) + found.sum(0))
                 self.ab += a.T @ b
-                self.rows += len(a)
+                self.samples += len(a)
 
             def matrix(self) -> Tensor:
-                a, b = self.a / self.rows, self.b / self.rows
-                std = [(s / self.rows - m * m + TINY).sqrt() for s, m in ((self.aa, a), (self.bb, b))]
-                return (self.ab / self.rows - torch.outer(a, b)) / torch.outer(*std)
+                a, b = self.a / self.samples, self.b / self.samples
+                std = [(s / self.samples - m * m + TINY).sqrt() for s, m in ((self.aa, a), (self.bb, b))]
+                return (self.ab / self.samples - torch.outer(a, b)) / torch.outer(*std)
 
         class Invariance(Correlation):
             higher_is_better = True
@@ -97,7 +97,7 @@ class BarlowTwins(PretextTask):
 
 
 class BarlowTwinsHead(Head):
-    """-> the embeddings (B, E) of both views, of all ranks' rows: so the projector's batch statistics are the whole batch's too."""
+    """-> the embeddings (B, E) of both views, of all ranks' samples: so the projector's batch statistics are the whole batch's too."""
 
     coupled = True
 
@@ -113,7 +113,7 @@ class BarlowTwinsHead(Head):
     def forward(self, a: Features, b: Features) -> Pair:
         first, second = gather(torch.stack([a.pooled, b.pooled], 1).float()).unbind(1)
         if self.training and len(first) < 2:
-            raise MtlError("barlow_twins correlates over rows and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError("barlow_twins correlates over samples and a micro-batch holds 1: raise input.batch_size")
         return self.project(first), self.project(second)
 
     def loss(self, output: Pair, target: None) -> Tensor:
@@ -129,7 +129,7 @@ def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def standardized(z: Tensor) -> Tensor:
-    """(B, E) -> mean 0 and std 1 in each component; a lone row gives zeros."""
+    """(B, E) -> mean 0 and std 1 in each component; a lone sample gives zeros."""
     z = z - z.mean(0)
     return z * (z.square().mean(0) + TINY).rsqrt()
 

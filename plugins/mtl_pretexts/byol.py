@@ -12,7 +12,7 @@ layers are 512 wide, for a CPU's sake (paper: 4096); batch statistics are those 
 view, which is encoded anyway where supervised heads read it, and view B the first further augmentation. The copy reads both
 images too: two more forwards of the encoder, without gradient.
 
-Shapes: B rows, D wide features, E = `width` of the embeddings.
+Shapes: B samples, D wide features, E = `width` of the embeddings.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Byol(PretextTask):
 
     cites = "Grill et al. 2020, arXiv:2006.07733"
     lacks: ClassVar[Mapping[str, str]] = {
-        "single_row": "its batch normalization, which keeps it from collapse, needs two rows"
+        "single_sample": "its batch normalization, which keeps it from collapse, needs two samples"
     }
 
     momentum: float = field(default=0.996, validator=and_(ge(0.0), le(1.0)))
@@ -64,7 +64,7 @@ class Byol(PretextTask):
         class Cosines(Metric):
             def __init__(self) -> None:
                 super().__init__()
-                for name, shape in {"rows": (), "same": (), "said": (2, e), "wanted": (2, e)}.items():
+                for name, shape in {"samples": (), "same": (), "said": (2, e), "wanted": (2, e)}.items():
                     self.add_state(name, torch.zeros(shape), "sum")
 
             def update(self, output: Answer, target: None) -> None:
@@ -72,20 +72,20 @@ class Byol(PretextTask):
                 self.same += (said * wanted).sum() / 2
                 self.said += said.sum(0)
                 self.wanted += wanted.sum(0)
-                self.rows += len(said)
+                self.samples += len(said)
 
         class Pairs(Cosines):
             higher_is_better = True
 
             def compute(self) -> Tensor:
-                return self.same / self.rows
+                return self.same / self.samples
 
         class Strangers(Cosines):
             higher_is_better = False
 
             def compute(self) -> Tensor:  # all B * B pairs in each direction, less those of one image
                 every = (self.said * self.wanted).sum() / 2
-                return (every - self.same) / (self.rows * (self.rows - 1)).clamp_min(1)
+                return (every - self.same) / (self.samples * (self.samples - 1)).clamp_min(1)
 
         return {"pairs": Pairs(), "strangers": Strangers()}
 
@@ -107,7 +107,7 @@ class ByolHead(Head):
 
     def forward(self, a: Features, b: Features) -> Answer:
         if self.training and len(a.pooled) < 2:
-            raise MtlError("byol normalizes over rows and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError("byol normalizes over samples and a micro-batch holds 1: raise input.batch_size")
         said = [self.predict(self.project(f.pooled)) for f in (a, b)]
         with torch.no_grad():
             wanted = [self.teacher_project(self.teacher(f.images).pooled) for f in (b, a)]

@@ -7,7 +7,7 @@ Two methods in one frame, for images without labels (`samples = "unlabeled"`):
 - Mean Teacher, Tarvainen and Valpola 2017, arXiv:1703.01780: teacher = "ema", label = "soft", threshold = 0.0;
       loss = mean over classes of (softmax(strong) - p)^2,   p from the momentum copy of encoder and head
 
-Rows that the teacher is not sure of count as 0 and stay in the mean, as in FixMatch. Where we differ: views come from augmentations
+Samples that the teacher is not sure of count as 0 and stay in the mean, as in FixMatch. Where we differ: views come from augmentations
 (FixMatch: flip and shift against RandAugment and cutout; Mean Teacher: two draws of one noise, so give both the same augmentation);
 the teacher's head rests its dropout, also with "self"; the weight is not ramped up as Mean Teacher's is, and the momentum rises
 in a straight line instead of one step.

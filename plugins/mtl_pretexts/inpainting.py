@@ -107,17 +107,17 @@ class Inpainting(PretextTask):
 
             def __init__(self) -> None:
                 super().__init__()
-                for name in ("error", "of_mean", "rows"):
+                for name in ("error", "of_mean", "samples"):
                     self.add_state(name, torch.zeros(()), "sum")
 
             def update(self, output: Tensor, target: Question) -> None:
                 self.error += missing_l1(output, target).sum()
                 self.of_mean += missing_l1(mean_color(target), target).sum()
-                self.rows += len(output)
+                self.samples += len(output)
 
         class L1(MissingPixels):
             def compute(self) -> Tensor:
-                return self.error / self.rows
+                return self.error / self.samples
 
         class OverMean(MissingPixels):
             def compute(self) -> Tensor:

@@ -131,10 +131,10 @@ def orders(tiles: int, number: int) -> Tensor:
 
 def crop(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     """(B, C, H, W) -> (B, C, side, side): of each sample the square whose first pixel is (top, left), each (B,)."""
-    row, channel = (torch.arange(n, device=images.device) for n in images.shape[:2])
+    sample, channel = (torch.arange(n, device=images.device) for n in images.shape[:2])
     along = torch.arange(side, device=images.device)
     y, x = top[:, None] + along, left[:, None] + along
-    return images[row[:, None, None, None], channel[:, None, None], y[:, None, :, None], x[:, None, None, :]]
+    return images[sample[:, None, None, None], channel[:, None, None], y[:, None, :, None], x[:, None, None, :]]
 
 
 def levelled(tiles: Tensor) -> Tensor:

@@ -87,17 +87,17 @@ class MaskedImage(PretextTask):
 
             def __init__(self) -> None:
                 super().__init__()
-                for name in ("error", "of_mean", "rows"):
+                for name in ("error", "of_mean", "samples"):
                     self.add_state(name, torch.zeros(()), "sum")
 
             def update(self, output: Tensor, target: Question) -> None:
                 self.error += covered_l1(output, target).sum()
                 self.of_mean += covered_l1(mean_color(target), target).sum()
-                self.rows += len(output)
+                self.samples += len(output)
 
         class L1(CoveredPixels):
             def compute(self) -> Tensor:
-                return self.error / self.rows
+                return self.error / self.samples
 
         class OverMean(CoveredPixels):
             def compute(self) -> Tensor:

@@ -52,19 +52,19 @@ class Puzzling(PretextTask):
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Answer]:
         """-> V views, {"tile": (B, V, P) which tile sits at each position, "turn": (B, V, P) its quarter turns}."""
-        side, rows = batch.clean.images.shape[-1], len(batch.clean.images)
+        side, samples = batch.clean.images.shape[-1], len(batch.clean.images)
         views, answers = [], []
         for low, high in self.scales:
-            answers.append(self._draw(rng, rows))
+            answers.append(self._draw(rng, samples))
             views.append(self._puzzled(batch.clean, rng.integer(round(side * low), round(side * high)), answers[-1]))
         return views, {key: torch.stack([a[key] for a in answers], 1) for key in answers[0]}
 
-    def _draw(self, rng: Rng, rows: int) -> Answer:
+    def _draw(self, rng: Rng, samples: int) -> Answer:
         p = self.grid**2
-        kept = rng.rand(rows, 1) >= self.shuffled
-        order = rng.permutations(rows, p)
+        kept = rng.rand(samples, 1) >= self.shuffled
+        order = rng.permutations(samples, p)
         answer = {"tile": torch.where(kept, torch.arange(p, device=order.device), order)}
-        return answer | {"turn": rng.randint(4, rows, p).masked_fill(kept, 0)} if self.rotate else answer
+        return answer | {"turn": rng.randint(4, samples, p).masked_fill(kept, 0)} if self.rotate else answer
 
     def _puzzled(self, view: View, side: int, answer: Answer) -> View:
         """The grid must divide the side: where it does not, the image is resized there and back, as in the paper (225 -> 224)."""

@@ -51,8 +51,8 @@ class RelativePosition(PretextTask):
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
         """-> the middle patch and its neighbor, and which neighbor it is."""
-        rows = len(batch.clean.images)
-        answer = rng.randint(8, rows)
+        samples = len(batch.clean.images)
+        answer = rng.randint(8, samples)
         places = torch.full_like(answer, 4), answer + (answer >= 4)
         return [self._patch(batch.clean, place, rng) for place in places], answer
 
@@ -120,10 +120,10 @@ class RelativePositionHead(Head):
 
 def crop(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     """(B, C, H, W) -> (B, C, side, side): of each sample the square whose first pixel is (top, left), each (B,)."""
-    row, channel = (torch.arange(n, device=images.device) for n in images.shape[:2])
+    sample, channel = (torch.arange(n, device=images.device) for n in images.shape[:2])
     along = torch.arange(side, device=images.device)
     y, x = top[:, None] + along, left[:, None] + along
-    return images[row[:, None, None, None], channel[:, None, None], y[:, None, :, None], x[:, None, None, :]]
+    return images[sample[:, None, None, None], channel[:, None, None], y[:, None, :, None], x[:, None, None, :]]
 
 
 def one_channel(patch: Tensor, rng: Rng) -> Tensor:

@@ -25,8 +25,13 @@ class Rotation(PretextTask):
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[list[View], Tensor]:
         turns, n = rng.randint(4, len(batch.clean.images)), float(batch.clean.images.shape[-1])
-        rows: list[list[float]] = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
-        quarter = torch.tensor([[*row, 0, 0, 1] for row in rows]).view(4, 3, 3)
+        samples: list[list[float]] = [
+            [1, 0, 0, 0, 1, 0],
+            [0, 1, 0, -1, 0, n],
+            [-1, 0, n, 0, -1, n],
+            [0, -1, n, 1, 0, 0],
+        ]
+        quarter = torch.tensor([[*sample, 0, 0, 1] for sample in samples]).view(4, 3, 3)
         return [batch.clean.rearrange(partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns])], turns
 
     def build(self, context: BuildContext) -> Head:

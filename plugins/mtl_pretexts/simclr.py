@@ -7,7 +7,7 @@ Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Represe
 Where we differ: the first view is the clean view, which is encoded anyway where supervised heads read it, and the second the first
 further augmentation; how far the two are apart is the augmentation's (the paper's crops and colors are harsher than `strong`).
 
-Shapes: B rows of all ranks together, D wide features, E = `width` of the embeddings.
+Shapes: B samples of all ranks together, D wide features, E = `width` of the embeddings.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Pair = tuple[Tensor, Tensor]
 
 @frozen
 class Simclr(PretextTask):
-    """Tell the other view of an image from 2 (B - 1) views of others, over the rows of all ranks.
+    """Tell the other view of an image from 2 (B - 1) views of others, over the samples of all ranks.
 
     temperature: of the softmax; the paper's best is 0.1 (0.5 on CIFAR-10, with small batches). width: of the embedding; the
     projector's one hidden layer is as wide as the features, as in the paper. The loss of a blind guess is log(2 B - 1).
     """
 
     cites = "Chen et al. 2020, arXiv:2002.05709"
-    lacks: ClassVar[Mapping[str, str]] = {"single_row": "an image is told from the others of its batch"}
+    lacks: ClassVar[Mapping[str, str]] = {"single_sample": "an image is told from the others of its batch"}
 
     temperature: float = field(default=0.1, validator=gt(0.0))
     width: int = field(default=128, validator=ge(2))
@@ -56,7 +56,7 @@ class Simclr(PretextTask):
         class Cosines(Metric):
             def __init__(self) -> None:
                 super().__init__()
-                for name, shape in {"rows": (), "same": (), "a": (e,), "b": (e,)}.items():
+                for name, shape in {"samples": (), "same": (), "a": (e,), "b": (e,)}.items():
                     self.add_state(name, torch.zeros(shape), "sum")
 
             def update(self, output: Pair, target: None) -> None:
@@ -64,19 +64,19 @@ class Simclr(PretextTask):
                 self.same += (a * b).sum()
                 self.a += a.sum(0)
                 self.b += b.sum(0)
-                self.rows += len(a)
+                self.samples += len(a)
 
         class Pairs(Cosines):
             higher_is_better = True
 
             def compute(self) -> Tensor:
-                return self.same / self.rows
+                return self.same / self.samples
 
         class Strangers(Cosines):
             higher_is_better = False
 
             def compute(self) -> Tensor:  # all B * B pairs of a first and a second view, less those of one image
-                return (self.a @ self.b - self.same) / (self.rows * (self.rows - 1)).clamp_min(1)
+                return (self.a @ self.b - self.same) / (self.samples * (self.samples - 1)).clamp_min(1)
 
         return {"pairs": Pairs(), "strangers": Strangers()}
 
@@ -87,7 +87,7 @@ class Simclr(PretextTask):
 
 
 class SimclrHead(Head):
-    """-> the embeddings (B, E) of both views, of all ranks' rows: all are each other's negatives."""
+    """-> the embeddings (B, E) of both views, of all ranks' samples: all are each other's negatives."""
 
     coupled = True
 
@@ -102,7 +102,7 @@ class SimclrHead(Head):
     def forward(self, a: Features, b: Features) -> Pair:
         first, second = gather(torch.stack([a.pooled, b.pooled], 1).float()).unbind(1)
         if self.training and len(first) < 2:
-            raise MtlError("simclr tells rows from each other and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError("simclr tells samples from each other and a micro-batch holds 1: raise input.batch_size")
         return self.project(first), self.project(second)
 
     def loss(self, output: Pair, target: None) -> Tensor:
@@ -110,11 +110,11 @@ class SimclrHead(Head):
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Embeddings (B, E) of two views -> (): equation 1, averaged over both directions of all pairs. One row has nobody else: 0."""
+    """Embeddings (B, E) of two views -> (): equation 1, averaged over both directions of all pairs. One sample has nobody else: 0."""
     z = F.normalize(torch.cat([a, b]), dim=1)
-    rows = torch.arange(len(z), device=z.device)
-    scores = (z @ z.T / temperature).masked_fill(rows[:, None] == rows, -torch.inf)
-    return F.cross_entropy(scores, rows.roll(len(a)))
+    samples = torch.arange(len(z), device=z.device)
+    scores = (z @ z.T / temperature).masked_fill(samples[:, None] == samples, -torch.inf)
+    return F.cross_entropy(scores, samples.roll(len(a)))
 
 
 @hookimpl

@@ -10,7 +10,7 @@ invariance is a mean over components (equation 5 sums them), the variance term a
 Where we differ: the expander is 512 wide, for a CPU's sake (paper: 8192); the first view is the clean view, which is encoded anyway
 where supervised heads read it, and the second the first further augmentation.
 
-Shapes: B rows of all ranks together, D wide features, E = `width` components.
+Shapes: B samples of all ranks together, D wide features, E = `width` components.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ WANTED = 1.0  # the paper's gamma, the least std of a component
 
 @frozen
 class Vicreg(PretextTask):
-    """Invariance, variance and covariance of two views' embeddings, over the rows of all ranks.
+    """Invariance, variance and covariance of two views' embeddings, over the samples of all ranks.
 
     invariance, variance, covariance: weights of the three terms (the paper's lambda, mu, nu). width: of the expander's three
     layers. With the paper's weights the loss begins near 20: beside a cross-entropy, a weight of 0.02 to 0.1 lets both be heard.
     """
 
     cites = "Bardes, Ponce and LeCun 2022, arXiv:2105.04906"
-    lacks: ClassVar[Mapping[str, str]] = {"single_row": "components vary over the rows of a batch"}
+    lacks: ClassVar[Mapping[str, str]] = {"single_sample": "components vary over the samples of a batch"}
 
     invariance: float = field(default=25.0, validator=ge(0.0))
     variance: float = field(default=25.0, validator=ge(0.0))
@@ -80,17 +80,17 @@ class Vicreg(PretextTask):
 
             def __init__(self) -> None:
                 super().__init__()
-                for name, shape in {"rows": (), "sums": (2, e), "squares": (2, e)}.items():
+                for name, shape in {"samples": (), "sums": (2, e), "squares": (2, e)}.items():
                     self.add_state(name, torch.zeros(shape), "sum")
 
             def update(self, output: Pair, target: None) -> None:
                 z = torch.stack(output)
                 self.sums += z.sum(1)
                 self.squares += z.square().sum(1)
-                self.rows += z.shape[1]
+                self.samples += z.shape[1]
 
             def compute(self) -> Tensor:
-                return (self.squares / self.rows - (self.sums / self.rows).square()).clamp_min(0).sqrt().mean()
+                return (self.squares / self.samples - (self.sums / self.samples).square()).clamp_min(0).sqrt().mean()
 
         return {"distance": Distance(), "std": Std()}
 
@@ -101,7 +101,7 @@ class Vicreg(PretextTask):
 
 
 class VicregHead(Head):
-    """-> the embeddings (B, E) of both views, of all ranks' rows: so the expander's batch statistics are the whole batch's too."""
+    """-> the embeddings (B, E) of both views, of all ranks' samples: so the expander's batch statistics are the whole batch's too."""
 
     coupled = True
 
@@ -117,7 +117,7 @@ class VicregHead(Head):
     def forward(self, a: Features, b: Features) -> Pair:
         first, second = gather(torch.stack([a.pooled, b.pooled], 1).float()).unbind(1)
         if self.training and len(first) < 2:
-            raise MtlError("vicreg needs rows that vary and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError("vicreg needs samples that vary and a micro-batch holds 1: raise input.batch_size")
         return self.expand(first), self.expand(second)
 
     def loss(self, output: Pair, target: None) -> Tensor:

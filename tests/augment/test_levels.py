@@ -1,4 +1,4 @@
-"""The augmentations: what is drawn, what it costs, and that each row is its own affair."""
+"""The augmentations: what is drawn, what it costs, and that each sample is its own affair."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def rng(seed: int = 0) -> Rng:
     return Rng(torch.Generator().manual_seed(seed), torch.device("cpu"))
 
 
-def made_images(rows: int = 6, height: int = 32, width: int = 32, seed: int = 1) -> Tensor:
+def made_images(samples: int = 6, height: int = 32, width: int = 32, seed: int = 1) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (rows, 3, height, width), dtype=torch.uint8, generator=draw)
+    return torch.randint(0, 256, (samples, 3, height, width), dtype=torch.uint8, generator=draw)
 
 
 def whole_pass(augmentation: Augmentation, images: Tensor, seed: int = 0) -> Tensor:
@@ -48,8 +48,8 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def calls(augmentation: Augmentation, rows: int) -> Counter[str]:
-    images = made_images(rows)
+def calls(augmentation: Augmentation, samples: int) -> Counter[str]:
+    images = made_images(samples)
     blur(torch.rand(1, 3, 4, 4), torch.tensor([True]), 1.5)  # kornia's import runs operations of its own
     with Calls() as counted:
         whole_pass(augmentation, images)
@@ -100,7 +100,7 @@ def test_the_weak_augmentation_runs_at_most_100_operations_and_the_strong_one_at
 
 
 @by_name
-def test_a_row_does_not_depend_on_its_neighbors_pixels(augmentation: Augmentation) -> None:
+def test_a_sample_does_not_depend_on_its_neighbors_pixels(augmentation: Augmentation) -> None:
     images = made_images()
     others = images.clone()
     others[[0, 2, 3, 4, 5]] = 255 - others[[0, 2, 3, 4, 5]]

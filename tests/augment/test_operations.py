@@ -26,17 +26,17 @@ def rng(seed: int = 0) -> Rng:
     return Rng(torch.Generator().manual_seed(seed), torch.device("cpu"))
 
 
-def smooth(rows: int, height: int, width: int) -> Tensor:
+def smooth(samples: int, height: int, width: int) -> Tensor:
     """Images in [0, 255] without noise, so that rounding of a coordinate stays small in the value."""
     y, x = torch.arange(height)[:, None], torch.arange(width)
-    waves = [127 * (1 + torch.sin(0.2 * x * (r + 1) + 0.3 * y + c)) for r in range(rows) for c in range(3)]
-    return torch.stack(waves).view(rows, 3, height, width).round().to(torch.uint8)
+    waves = [127 * (1 + torch.sin(0.2 * x * (r + 1) + 0.3 * y + c)) for r in range(samples) for c in range(3)]
+    return torch.stack(waves).view(samples, 3, height, width).round().to(torch.uint8)
 
 
-def movements(rows: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+def movements(samples: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
-    angle = (torch.rand(rows, generator=draw) - 0.5) * 0.7
-    return angle, 0.6 + 0.4 * torch.rand(rows, generator=draw), torch.arange(rows) % 2 == 1
+    angle = (torch.rand(samples, generator=draw) - 0.5) * 0.7
+    return angle, 0.6 + 0.4 * torch.rand(samples, generator=draw), torch.arange(samples) % 2 == 1
 
 
 @given(st.lists(st.floats(0.0, 3.0), min_size=1, max_size=4))

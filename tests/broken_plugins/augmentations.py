@@ -54,7 +54,7 @@ class LeavesTheRange(Right):
         return 2 * images - 0.5
 
 
-@BROKEN.fails("takes_a_single_row")
+@BROKEN.fails("takes_a_single_sample")
 @frozen
 class Squeezes(Right):
     """A batch of one loses its first dimension."""
@@ -121,7 +121,7 @@ class DrawsNothing(Right):
         return View(geometry.warp(images.float() / 255, "bilinear"), geometry)
 
 
-@BROKEN.fails("a_row_of_the_view_depends_on_itself_alone")
+@BROKEN.fails("a_sample_of_the_view_depends_on_itself_alone")
 @frozen
 class BlendsTheBatch(Right):
     """All images are drawn towards the mean of the batch."""
@@ -178,7 +178,7 @@ class FinishesWithAMirror(Right):
         return images.flip(-1)
 
 
-@BROKEN.fails("a_finished_row_depends_on_itself_alone")
+@BROKEN.fails("a_finished_sample_depends_on_itself_alone")
 @frozen
 class FinishesTowardsTheMean(Right):
     """All images are drawn towards the mean of the batch."""

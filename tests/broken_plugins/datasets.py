@@ -52,14 +52,14 @@ class Right(Dataset):
         size = np.array([float(len(k)) for k in keys])
         return Index(keys, {"kind": kinds, "size": size}, group=kinds, attributes={"letter": kinds})
 
-    def decode(self, index, row):
-        return self.image(str(index.keys[row]))
+    def decode(self, index, sample):
+        return self.image(str(index.keys[sample]))
 
     def image(self, key):
         return read_image(key, self.root)
 
 
-@BROKEN.fails("index_holds_rows")
+@BROKEN.fails("index_holds_samples")
 @frozen
 class FindsNothing(Right):
     """It looks for other files."""
@@ -71,7 +71,7 @@ class FindsNothing(Right):
 @BROKEN.fails("keys_are_unique_names")
 @frozen
 class NamesTwice(Right):
-    """Two rows of one key."""
+    """Two samples of one key."""
 
     def names(self):
         return [super().names()[0], *super().names()]
@@ -131,7 +131,7 @@ class DecodesGray(Right):
         return read_image(key, self.root)[:, :, 0]
 
 
-@BROKEN.fails("rows_decode_in_any_order")
+@BROKEN.fails("samples_decode_in_any_order")
 @frozen
 class ReadsOn(Right):
     """What it gives hangs on how often it was asked."""

@@ -189,7 +189,7 @@ class NoiseInEvaluationNet(Net):
         return super().give(fine, coarse + torch.rand(coarse.shape, generator=self.generator))
 
 
-@BROKEN.fails("a_row_depends_on_itself_alone")
+@BROKEN.fails("a_sample_depends_on_itself_alone")
 @frozen
 class CentersTheBatch(Right):
     """It takes the batch's mean away, in eval mode too."""

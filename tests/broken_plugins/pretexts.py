@@ -47,8 +47,8 @@ class Turned(PretextTask):
 
     def moved(self, view, turns):
         n = float(view.images.shape[-1])
-        rows = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
-        quarter = torch.tensor([[*row, 0, 0, 1] for row in rows]).view(4, 3, 3)
+        samples = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
+        quarter = torch.tensor([[*sample, 0, 0, 1] for sample in samples]).view(4, 3, 3)
         return view.rearrange(partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns])
 
     def undo(self, view, target):
@@ -241,7 +241,7 @@ class ReturnsTensors(Turned):
         return [batch.clean.images], rng.randint(4, len(batch.clean.images))
 
 
-@fails("targets_hold_one_entry_a_row")
+@fails("targets_hold_one_entry_a_sample")
 @frozen
 class OneTargetForAll(Turned):
     """Its target holds a number for the whole batch."""
@@ -394,7 +394,7 @@ def _with_norm(self, context):
 with_head(
     "MeanOverRows",
     "Its loss is the mean over the batch.",
-    "loss_has_one_value_a_row",
+    "loss_has_one_value_a_sample",
     loss=lambda self, output, target: F.cross_entropy(output, target),
 )
 with_head(
@@ -432,25 +432,25 @@ with_head(
 with_head(
     "JudgesTogether",
     "Each answer is mixed with the batch's mean.",
-    "a_row_is_judged_by_itself",
+    "a_sample_is_judged_by_itself",
     forward=lambda self, features: self.answer(features.pooled + 0.3 * features.pooled.mean(0)),
 )
 with_head(
     "ScalesByRows",
-    "Its temperature is the number of rows.",
-    "batch_loss_is_its_rows_own",
+    "Its temperature is the number of samples.",
+    "batch_loss_is_its_samples_own",
     loss=lambda self, output, target: TurnedHead.loss(self, output * len(output), target),
 )
 with_head(
     "NormalizesOverRows",
-    "Its BatchNorm1d refuses one row in train mode.",
-    "one_row_is_enough",
+    "Its BatchNorm1d refuses one sample in train mode.",
+    "one_sample_is_enough",
     __init__=_with_norm,
     forward=lambda self, features: self.answer(self.norm(features.pooled)),
 )
 
 
-@fails("a_row_asks_for_itself")
+@fails("a_sample_asks_for_itself")
 @frozen
 class MixesRows(Turned):
     """A breath of the whole batch is in every view."""
@@ -694,7 +694,7 @@ class DrawsTurnedOn(Turned):
 
 @frozen
 class BreaksFromThreeRows(Turned):
-    """Its views leave the range where there are three rows or more."""
+    """Its views leave the range where there are three samples or more."""
 
     def views(self, batch, rng):
         (view,), turns = super().views(batch, rng)

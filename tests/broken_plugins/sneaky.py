@@ -60,7 +60,7 @@ class _TogetherHead(TurnedHead):
 
 @frozen
 class Together(Turned):
-    """Its rows are judged together, by their mean."""
+    """Its samples are judged together, by their mean."""
 
     def build(self, context):
         return _TogetherHead(context)
@@ -196,7 +196,7 @@ def _noisy_in_training(self, output, target):
     return TurnedHead.loss(self, output, target)
 
 
-def _every_other_row(self, features):
+def _every_other_sample(self, features):
     even = (torch.arange(len(features.pooled), device=features.pooled.device) % 2 == 0)[:, None]
     return self.answer(torch.where(even, features.pooled, features.pooled.detach()))
 
@@ -232,14 +232,14 @@ with_head(
 )
 with_head(
     "DetachesEveryOtherRow",
-    "Rows of odd numbers teach the encoder nothing.",
-    "gradient_reaches_every_row",
-    forward=_every_other_row,
+    "Samples of odd numbers teach the encoder nothing.",
+    "gradient_reaches_every_sample",
+    forward=_every_other_sample,
 )
 with_head(
     "SumsTogether",
     "Its coupled loss is a sum over the batch.",
-    "coupled_loss_does_not_grow_with_the_rows",
+    "coupled_loss_does_not_grow_with_the_samples",
     coupled=True,
     choices=None,
     loss=lambda self, output, target: F.cross_entropy(output, target, reduction="sum"),

@@ -47,7 +47,7 @@ class Right(SupervisedTask):
 
     def target(self, annotation):
         if annotation.shape[1:] != (2,):
-            raise MtlError("gaze reads two numbers a row")
+            raise MtlError("gaze reads two numbers a sample")
         present = np.isfinite(annotation).all(1)
         values = np.where(present[:, None], annotation, 0).astype(np.float32)
         return torch.from_numpy(values), torch.from_numpy(present)
@@ -75,7 +75,7 @@ class Right(SupervisedTask):
 
 @frozen
 class Concordant(Right):
-    """The same task, its rows judged together: one minus a correlation, weighted by the rows' shares."""
+    """The same task, its samples judged together: one minus a correlation, weighted by the samples' shares."""
 
     def head(self, context):
         return ConcordantHead(context)
@@ -198,10 +198,10 @@ class TakesNaNForZero(Right):
         return super().target(np.nan_to_num(annotation))
 
 
-@BROKEN.fails("absent_rows_hold_zeros")
+@BROKEN.fails("absent_samples_hold_zeros")
 @frozen
 class WritesMinusOne(Right):
-    """Absent rows hold -1."""
+    """Absent samples hold -1."""
 
     def target(self, annotation):
         target, present = super().target(annotation)
@@ -253,7 +253,7 @@ class ForgetsItsScaleHead(RightHead):
         return super().forward(features) * self.scale
 
 
-@BROKEN.fails("takes_a_single_row")
+@BROKEN.fails("takes_a_single_sample")
 @frozen
 class Squeezes(Right):
     """A batch of one loses its first dimension."""
@@ -273,7 +273,7 @@ class SqueezesHead(RightHead):
 # ---------------------------------------------------------------------------------------------------- loss
 
 
-@BROKEN.fails("loss_is_one_value_a_row")
+@BROKEN.fails("loss_is_one_value_a_sample")
 @frozen
 class MeanOverTheBatch(Right):
     """One value for all, and no word of it."""
@@ -287,7 +287,7 @@ class MeanOverTheBatchHead(RightHead):
         return super().loss(output, target).mean() if len(target) > 1 else super().loss(output, target)
 
 
-@BROKEN.fails("unlabeled_rows_give_a_finite_loss")
+@BROKEN.fails("unlabeled_samples_give_a_finite_loss")
 @frozen
 class DividesByTheTruth(Right):
     """The error as a share of the target."""
@@ -315,10 +315,10 @@ class GrowsTooFastHead(RightHead):
         return super().loss(output, target).expm1()
 
 
-@BROKEN.fails("a_row_s_loss_is_its_own")
+@BROKEN.fails("a_sample_s_loss_is_its_own")
 @frozen
 class AddsTheMean(Right):
-    """Each row pays for the others too."""
+    """Each sample pays for the others too."""
 
     def head(self, context):
         return AddsTheMeanHead(context)
@@ -376,7 +376,7 @@ class DetachesHead(RightHead):
 # ---------------------------------------------------------------------------------------------------- answers
 
 
-@BROKEN.fails("decodes_each_row")
+@BROKEN.fails("decodes_each_sample")
 @frozen
 class DecodesHalf(Right):
     """It gives one number of two."""

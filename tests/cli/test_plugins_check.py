@@ -176,7 +176,7 @@ def test_all_of_a_kind_are_checked_a_line_each_and_those_in_need_are_listed(plug
     assert code == int(any(row["counts"]["failed"] for row in found.values()))
     assert check("--kind", "dataset") == code
     out = " ".join(capsys.readouterr().out.split())
-    assert "│ source │ synthfaces │" in out
+    assert "│ dataset │ synthfaces │" in out
     assert "source fer2013 (needs root)" in out
 
 

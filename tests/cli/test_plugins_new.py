@@ -26,7 +26,7 @@ name = "zz_new_task"
 [pretext.zz_new_pretext]
 [weighting]
 name = "zz_new_weighting"
-[data.zz_new_source]
+[data.zz_new_dataset]
 images = 40
 side = 16
 [augment]

@@ -15,14 +15,14 @@ OFFICIAL = ("train",) * 60 + ("validation",) * 20 + ("test",) * 20
 
 @frozen(eq=False)
 class Witness(InMemory):
-    """Notes the split of each row that is decoded. Images of test are larger than the others."""
+    """Notes the split of each sample that is decoded. Images of test are larger than the others."""
 
     seen: list[str] = field(factory=list)
     large: int = 40
 
-    def decode(self, index, row):
-        self.seen.append("unknown" if index.split is None else str(index.split[row]))
-        image = super().decode(index, row)
+    def decode(self, index, sample):
+        self.seen.append("unknown" if index.split is None else str(index.split[sample]))
+        image = super().decode(index, sample)
         return np.pad(image, ((0, self.large),) * 2 + ((0, 0),)) if self.seen[-1] == "test" else image
 
 
@@ -63,9 +63,9 @@ def test_the_seed_that_cuts_validation_out_of_train_does_not_move_the_side():
 
     @frozen(eq=False)
     class OneLarge(Witness):
-        def decode(self, index, row):
-            image = super().decode(index, row)
-            return np.pad(image, ((0, 4), (0, 4), (0, 0))) if row == 20 else image
+        def decode(self, index, sample):
+            image = super().decode(index, sample)
+            return np.pad(image, ((0, 4), (0, 4), (0, 0))) if sample == 20 else image
 
     split = ("train",) * 40 + ("test",) * 10
     sides = set()

@@ -134,16 +134,16 @@ def test_the_fingerprint_is_that_of_a_run_on_this_table_alone(folders):
     assert check_data(run, "own").fingerprint != before
 
 
-def test_an_unknown_label_and_a_set_without_rows_are_named(tmp_path):
+def test_an_unknown_label_and_a_set_without_samples_are_named(tmp_path):
     run = experiment({"own": DataEntry(ImageFolder(tmp_path))})
     with pytest.raises(MtlError, match=r"there is no table \[data.owm\]; did you mean 'own'\?"):
         check_data(run, "owm")
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(MtlError, match=r"data.own holds no usable row; not in a class folder: 1"):
+    with pytest.raises(MtlError, match=r"data.own holds no usable sample; not in a class folder: 1"):
         check_data(run, "own")
 
 
-def test_the_sheet_has_a_row_for_each_class_and_for_each_conflict(folders):
+def test_the_sheet_has_a_sample_for_each_class_and_for_each_conflict(folders):
     (folders / "test" / "cat" / "1.png").write_bytes(b"")
     run = experiment(
         {"own": DataEntry(ImageFolder(folders, annotation="kind"))}, {"kind": Classification(reads="kind")}
@@ -152,7 +152,7 @@ def test_the_sheet_has_a_row_for_each_class_and_for_each_conflict(folders):
     sheet = check_sheet(run, report)
     assert sheet.dtype == np.uint8
     assert sheet.shape[0] == 3 * (128 + 4) + 4  # cat, dog, one conflict
-    gray = np.unique(sheet[10:20].reshape(-1, 3), axis=0)  # the first row: 1 2 3 4 and the copy of 1
+    gray = np.unique(sheet[10:20].reshape(-1, 3), axis=0)  # the first sample: 1 2 3 4 and the copy of 1
     assert {(20 * g,) * 3 for g in (1, 2, 3, 4)} <= set(map(tuple, gray.tolist()))
     assert (140, 140, 140) not in set(map(tuple, gray.tolist()))
 
@@ -210,5 +210,5 @@ class _Same:
     def index(self):
         return self.dataset.index()
 
-    def decode(self, index, row):
-        return np.full((8, 8, 3), self.grays[row], dtype=np.uint8)
+    def decode(self, index, sample):
+        return np.full((8, 8, 3), self.grays[sample], dtype=np.uint8)

@@ -50,7 +50,7 @@ def keys(data, split: str) -> list[str]:
     return [key.removeprefix(f"{split}/") for key in data.keys[data.split[split]].tolist()]
 
 
-def test_by_default_all_rows_stay(folders):
+def test_by_default_all_samples_stay(folders):
     data = opened(folders, "none")
     assert (len(data.split["train"]), len(data.split["test"])) == (8, 3)
     assert data.report == ()
@@ -73,7 +73,7 @@ def test_test_loses_what_also_stands_in_train(folders):
     assert data.report == ("data.own: 1 left out, their pixels also stand in train",)
 
 
-def test_the_fingerprint_tells_that_rows_are_left_out(folders):
+def test_the_fingerprint_tells_that_samples_are_left_out(folders):
     prints = {opened(folders, which).fingerprint for which in ("none", "train", "test")}
     assert len(prints) == 3
 
@@ -85,7 +85,7 @@ def test_copies_never_part_where_the_run_cuts_the_splits_itself(which, seed, tmp
         image(tmp_path / "ab"[i % 2] / f"{i}.png", 4 * (i // 4) * 2 + i % 2)
     entry = DataEntry(ImageFolder(tmp_path, annotation="kind"), exclude_duplicates=which)
     data = open_data(experiment({"own": entry}, TASK, seed=seed, validation=0.2))
-    pixels = {name: {int(p[0, 0, 0]) for p in data.images.take(rows)} for name, rows in data.split.items()}
+    pixels = {name: {int(p[0, 0, 0]) for p in data.images.take(samples)} for name, samples in data.split.items()}
     assert set(pixels) == {"train", "validation", "test"}
     assert all(pixels.values())
     assert sum(map(len, pixels.values())) == 30
@@ -116,11 +116,12 @@ def test_the_real_training_set_loses_its_leaks_and_its_conflicts(unpacked):
     run = experiment({"fer": DataEntry(dataset, exclude_duplicates="train")}, {"fer": Fer(emotions=7)}, size=48)
     data = open_data(run, memory=0)
     digests = {
-        name: [data.images.take(np.array([row])).numpy().tobytes() for row in rows] for name, rows in data.split.items()
+        name: [data.images.take(np.array([sample])).numpy().tobytes() for sample in samples]
+        for name, samples in data.split.items()
     }
     assert not set(digests["train"]) & set(digests["test"])
     assert not set(digests["train"]) & set(digests["validation"])
     labels: dict[bytes, set[int]] = {}
-    for digest, row in zip(digests["train"], data.split["train"]):
-        labels.setdefault(digest, set()).add(int(data.targets["fer"][row]))
+    for digest, sample in zip(digests["train"], data.split["train"]):
+        labels.setdefault(digest, set()).add(int(data.targets["fer"][sample]))
     assert Counter(len(each) for each in labels.values()).keys() == {1}

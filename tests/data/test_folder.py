@@ -44,10 +44,10 @@ def test_a_folder_is_a_class_and_there_is_no_official_split(classes):
     assert len(index.skipped) == 0
 
 
-def test_every_row_decodes_to_its_own_image(classes):
+def test_every_sample_decodes_to_its_own_image(classes):
     dataset = ImageFolder(classes)
     index = dataset.index()
-    gray = [int(dataset.decode(index, row)[0, 0, 0]) for row in range(len(index))]
+    gray = [int(dataset.decode(index, sample)[0, 0, 0]) for sample in range(len(index))]
     assert gray == [0, 10, 20, 100, 110, 120]
 
 
@@ -115,11 +115,11 @@ def test_a_root_that_is_missing_is_named(tmp_path):
 
 
 def test_an_empty_root_is_an_error_of_the_run(tmp_path):
-    with pytest.raises(MtlError, match=r"data.own .* holds no usable row"):
+    with pytest.raises(MtlError, match=r"data.own .* holds no usable sample"):
         open_data(experiment({"own": DataEntry(ImageFolder(tmp_path, annotation="kind"))}))
 
 
-def test_images_without_labels_are_rows_at_any_depth(classes):
+def test_images_without_labels_are_samples_at_any_depth(classes):
     image(classes / "loose.png", 7)
     dataset = ImageFolder(classes, annotation="")
     index = dataset.index()

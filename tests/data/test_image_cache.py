@@ -23,28 +23,28 @@ from mtlcore.data.cache import (
 )
 
 
-def image(row: int) -> np.ndarray:
-    """Sizes and colors that depend on the row."""
-    rng = np.random.default_rng(row)
-    return rng.integers(0, 255, (10 + row % 7, 8 + row % 5, 3), dtype=np.uint8)
+def image(index: int) -> np.ndarray:
+    """Sizes and colors that depend on the sample."""
+    rng = np.random.default_rng(index)
+    return rng.integers(0, 255, (10 + index % 7, 8 + index % 5, 3), dtype=np.uint8)
 
 
-def some_unreadable(row: int) -> np.ndarray:
-    if row % 100 == 3:
-        raise MtlError(f"row {row} is broken")
-    return image(row)
+def some_unreadable(index: int) -> np.ndarray:
+    if index % 100 == 3:
+        raise MtlError(f"sample {index} is broken")
+    return image(index)
 
 
-@given(rows=st.lists(st.integers(0, 39), max_size=30), side=st.integers(1, 20))
-def test_the_lazy_store_equals_the_one_in_memory(rows, side):
-    wanted = np.array(rows, dtype=np.int64)
+@given(indices=st.lists(st.integers(0, 39), max_size=30), side=st.integers(1, 20))
+def test_the_lazy_store_equals_the_one_in_memory(indices, side):
+    wanted = np.array(indices, dtype=np.int64)
     inside, _ = open_images(image, 40, side)
     lazy, _ = open_images(image, 40, side, memory=40 * 3 * side * side - 1)
     assert isinstance(inside, MemoryImageCache)
     assert isinstance(lazy, OnDemandImageCache)
     assert inside.side == lazy.side == side
     assert torch.equal(inside.take(wanted), lazy.take(wanted))
-    assert inside.take(wanted).shape == (len(rows), 3, side, side)
+    assert inside.take(wanted).shape == (len(indices), 3, side, side)
     assert inside.take(wanted).dtype == torch.uint8
 
 
@@ -53,7 +53,7 @@ def test_what_just_fits_is_kept_in_memory():
 
 
 def test_images_stand_in_their_rows_channels_first():
-    images, _ = open_images(lambda row: np.full((4, 4, 3), (row % 256, row // 256, 9), dtype=np.uint8), 700, 4)
+    images, _ = open_images(lambda index: np.full((4, 4, 3), (index % 256, index // 256, 9), dtype=np.uint8), 700, 4)
     found = images.take(np.array([699, 0, 300]))
     assert found[:, :, 2, 1].tolist() == [[187, 2, 9], [0, 0, 9], [44, 1, 9]]
 
@@ -69,9 +69,9 @@ def test_slow_images_are_decoded_by_the_same_rules(monkeypatch):
     monkeypatch.setattr("mtlcore.data.cache.threads", lambda: 3)
     seen = set()
 
-    def watched(row: int) -> np.ndarray:
+    def watched(index: int) -> np.ndarray:
         seen.add(threading.current_thread().name)
-        return some_unreadable(row)
+        return some_unreadable(index)
 
     images, unreadable = open_images(watched, 5 * CHUNK, 8)
     assert len(seen) > 1
@@ -85,13 +85,13 @@ def test_slow_images_are_decoded_by_the_same_rules(monkeypatch):
 @pytest.mark.parametrize("memory", [None, 0])
 def test_unreadable_rows_are_reported_with_their_reasons(memory):
     _, unreadable = open_images(some_unreadable, 250, 8, memory=memory)
-    assert unreadable == {3: "row 3 is broken", 103: "row 103 is broken", 203: "row 203 is broken"}
+    assert unreadable == {3: "sample 3 is broken", 103: "sample 103 is broken", 203: "sample 203 is broken"}
 
 
 @pytest.mark.parametrize("memory", [None, 0])
 def test_what_is_no_image_is_unreadable(memory):
-    def decode(row: int) -> np.ndarray:
-        return np.zeros((4, 4) if row == 2 else (4, 4, 3), dtype=np.uint8)
+    def decode(index: int) -> np.ndarray:
+        return np.zeros((4, 4) if index == 2 else (4, 4, 3), dtype=np.uint8)
 
     _, unreadable = open_images(decode, 5, 8, memory=memory)
     assert unreadable == {2: "an image must be (H, W, 3) uint8; got (4, 4) uint8"}
@@ -101,8 +101,8 @@ def test_what_is_no_image_is_unreadable(memory):
 def test_reading_stops_as_soon_as_the_check_refuses(memory):
     decoded = []
 
-    def decode(row: int) -> np.ndarray:
-        decoded.append(row)
+    def decode(index: int) -> np.ndarray:
+        decoded.append(index)
         raise MtlError("broken")
 
     def check(unreadable):
@@ -116,21 +116,21 @@ def test_reading_stops_as_soon_as_the_check_refuses(memory):
 def test_a_row_that_breaks_after_opening_is_an_error():
     broken: set[int] = set()
 
-    def decode(row: int) -> np.ndarray:
-        if row in broken:
-            raise MtlError(f"row {row} is broken")
-        return image(row)
+    def decode(index: int) -> np.ndarray:
+        if index in broken:
+            raise MtlError(f"sample {index} is broken")
+        return image(index)
 
     images, unreadable = open_images(decode, 250, 8, memory=0)
     assert not unreadable
     broken.add(103)
     images.take(np.array([1, 2, 4]))
-    with pytest.raises(MtlError, match="row 103 is broken"):
+    with pytest.raises(MtlError, match="sample 103 is broken"):
         images.take(np.array([1, 103, 4]))
 
 
 def test_a_mistake_in_a_source_is_not_taken_for_a_bad_image():
-    def decode(row: int) -> np.ndarray:
+    def decode(index: int) -> np.ndarray:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError, match="a bug"):
@@ -175,16 +175,16 @@ def test_processes_of_one_machine_share_half_of_its_memory(monkeypatch):
     ],
 )
 def test_the_side_of_the_store(sides, size, store, expected):
-    def decode(row: int) -> np.ndarray:
-        side = sides[row % len(sides)]
+    def decode(index: int) -> np.ndarray:
+        side = sides[index % len(sides)]
         return np.zeros((side, side + 20, 3), dtype=np.uint8)
 
     assert cache_size(decode, 1001, size, store) == expected
 
 
 def test_images_that_cannot_be_read_have_no_say_in_the_side():
-    def decode(row: int) -> np.ndarray:
-        if row < 900:
+    def decode(index: int) -> np.ndarray:
+        if index < 900:
             raise MtlError("broken")
         return np.zeros((40, 40, 3), dtype=np.uint8)
 
@@ -194,8 +194,8 @@ def test_images_that_cannot_be_read_have_no_say_in_the_side():
 def test_few_images_are_looked_at():
     asked = []
 
-    def decode(row: int) -> np.ndarray:
-        asked.append(row)
+    def decode(index: int) -> np.ndarray:
+        asked.append(index)
         return np.zeros((40, 40, 3), dtype=np.uint8)
 
     cache_size(decode, 10_000, 64, None)

@@ -20,7 +20,7 @@ OFFICIAL = ("train",) * 60 + ("val",) * 20 + ("test",) * 20
 
 @frozen
 class Number(SupervisedTask):
-    """A task on numbers (N, 2): the mean of the training rows becomes its field."""
+    """A task on numbers (N, 2): the mean of the training samples becomes its field."""
 
     reads: str = "size"
     mean: float | None = None
@@ -74,7 +74,7 @@ def test_the_label_orders_of_two_sources_cannot_be_mixed_up():
     assert data.targets["kind"].tolist() == [1, 2, 1, 2, 2, 2, 0, 1]
 
 
-def test_tasks_are_fitted_on_the_labeled_training_rows_alone():
+def test_tasks_are_fitted_on_the_labeled_training_samples_alone():
     values = np.stack([np.arange(100.0), np.zeros(100)], 1)
     values[5] = np.nan
     dataset = InMemory(100, None, others={"size": values}, split=OFFICIAL)
@@ -114,9 +114,9 @@ def test_the_run_keeps_the_side_of_its_store():
 def test_the_lazy_store_gives_the_same_dataset():
     run = experiment({"a": DataEntry(InMemory(100, cycle("ab", 100), split=OFFICIAL))})
     inside, lazy = open_data(run), open_data(run, memory=0)
-    rows = np.arange(100)
+    samples = np.arange(100)
     assert type(inside.images) is not type(lazy.images)
-    assert torch.equal(inside.images.take(rows), lazy.images.take(rows))
+    assert torch.equal(inside.images.take(samples), lazy.images.take(samples))
     assert inside.fingerprint == lazy.fingerprint
 
 
@@ -125,7 +125,7 @@ def test_the_lazy_store_gives_the_same_dataset():
 
 def test_official_splits_stay_and_validation_is_cut_from_train():
     data = opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), validation=0.1)
-    assert {name: len(rows) for name, rows in data.split.items()} == {
+    assert {name: len(samples) for name, samples in data.split.items()} == {
         "train": 54,
         "validation": 6,
         "val": 20,
@@ -156,7 +156,7 @@ def test_a_named_column_overrides_split_and_group():
 def test_a_named_column_may_call_validation_by_its_short_names(name):
     column = {"fold": np.array(["train"] * 70 + [name] * 20 + ["test"] * 10)}
     data = opened(InMemory(100, cycle("ab", 100), attributes=column), split="fold", validation=0.5)
-    assert {split: len(rows) for split, rows in data.split.items()} == {"train": 70, "validation": 20, "test": 10}
+    assert {split: len(samples) for split, samples in data.split.items()} == {"train": 70, "validation": 20, "test": 10}
     assert keys_of(data, "validation") == {f"{i:05d}" for i in range(70, 90)}
 
 
@@ -187,7 +187,7 @@ def test_pre_training_leaves_the_same_validation_and_test_alone():
         assert keys_of(tuned, name) == keys_of(pretrained, name)
 
 
-def test_rows_whose_labels_were_cut_go_or_stay_without_them():
+def test_samples_whose_labels_were_cut_go_or_stay_without_them():
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL)
     dropped = opened(dataset, labels=0.1, validation=0.0)
     kept = opened(dataset, labels=0.1, unlabeled="keep", validation=0.0)
@@ -199,7 +199,7 @@ def test_rows_whose_labels_were_cut_go_or_stay_without_them():
     assert kept.present["kind"][torch.from_numpy(kept.split["test"])].all()
 
 
-def test_rows_that_never_had_a_label_go_or_stay():
+def test_samples_that_never_had_a_label_go_or_stay():
     dataset = InMemory(60, cycle("ab", 40) + ("",) * 20, split=TRAIN60)
     assert len(opened(dataset, validation=0.0).split["train"]) == 40
     data = opened(dataset, validation=0.0, unlabeled="keep")
@@ -209,7 +209,12 @@ def test_rows_that_never_had_a_label_go_or_stay():
 
 def test_a_limit_holds_for_every_split():
     data = opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), limit=5, validation=0.2)
-    assert {name: len(rows) for name, rows in data.split.items()} == {"train": 5, "validation": 5, "val": 5, "test": 5}
+    assert {name: len(samples) for name, samples in data.split.items()} == {
+        "train": 5,
+        "validation": 5,
+        "val": 5,
+        "test": 5,
+    }
 
 
 def test_validation_may_be_empty_beside_train():
@@ -220,7 +225,7 @@ def test_validation_may_be_empty_beside_train():
 # ---------------------------------------------------------------------------------------------------- the fingerprint
 
 
-def test_the_fingerprint_is_that_of_the_rows_their_labels_their_splits_and_the_side():
+def test_the_fingerprint_is_that_of_the_samples_their_labels_their_splits_and_the_side():
     labels = cycle("ab", 100)
     base = InMemory(100, labels, split=OFFICIAL, side=20)
     reference = opened(base).fingerprint
@@ -239,7 +244,7 @@ def test_the_fingerprint_is_that_of_the_rows_their_labels_their_splits_and_the_s
 # ---------------------------------------------------------------------------------------------------- what is left out
 
 
-def test_unreadable_rows_leave_every_split_and_are_told_once_with_examples():
+def test_unreadable_samples_leave_every_split_and_are_told_once_with_examples():
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 3, 4, 85]), skipped=("x.jpg",))
     data = opened(dataset, validation=0.0)
     assert len(data.split["train"]) == 56
@@ -251,28 +256,28 @@ def test_unreadable_rows_leave_every_split_and_are_told_once_with_examples():
     )
 
 
-def test_malformed_and_unreadable_rows_draw_on_one_budget():
+def test_malformed_and_unreadable_samples_draw_on_one_budget():
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2]), skipped=("x.jpg", "y.jpg"))
     opened(dataset, max_bad=4)
     with pytest.raises(
-        MtlError, match=r"data.a .*: 4 rows .* max_bad = 3; malformed name \(2\): x.jpg, y.jpg; unreadable \(2\)"
+        MtlError, match=r"data.a .*: 4 samples .* max_bad = 3; malformed name \(2\): x.jpg, y.jpg; unreadable \(2\)"
     ):
         opened(dataset, max_bad=3)
-    with pytest.raises(MtlError, match=r"data.a .*: 2 rows are malformed or unreadable, more than max_bad = 1"):
+    with pytest.raises(MtlError, match=r"data.a .*: 2 samples are malformed or unreadable, more than max_bad = 1"):
         opened(dataset, max_bad=1)
 
 
-def test_on_demand_unreadable_rows_leave_every_split_and_draw_on_the_same_budget():
+def test_on_demand_unreadable_samples_leave_every_split_and_draw_on_the_same_budget():
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 85]))
     inside = open_data(experiment({"a": DataEntry(dataset)}))
     lazy = open_data(experiment({"a": DataEntry(dataset)}), memory=0)
-    assert {name: rows.tolist() for name, rows in lazy.split.items()} == {
-        name: rows.tolist() for name, rows in inside.split.items()
+    assert {name: samples.tolist() for name, samples in lazy.split.items()} == {
+        name: samples.tolist() for name, samples in inside.split.items()
     }
     assert not {1, 2, 85} & {int(key) for name in lazy.split for key in keys_of(lazy, name)}
     assert lazy.report == inside.report
     assert lazy.report[0].startswith("data.a: 3 left out, unreadable: ")
-    with pytest.raises(MtlError, match=r"data.a .*: 3 rows .* max_bad = 2; unreadable \(3\)"):
+    with pytest.raises(MtlError, match=r"data.a .*: 3 samples .* max_bad = 2; unreadable \(3\)"):
         open_data(experiment({"a": DataEntry(dataset, max_bad=2)}), memory=0)
 
 
@@ -281,19 +286,19 @@ def test_a_glance_decodes_no_more_than_the_side_of_the_store_asks_for():
 
     @frozen(eq=False)
     class Watched(InMemory):
-        def decode(self, index, row):
-            decoded.append(row)
-            return InMemory.decode(self, index, row)
+        def decode(self, index, sample):
+            decoded.append(sample)
+            return InMemory.decode(self, index, sample)
 
     dataset = Watched(5000, cycle("ab", 5000), bad=frozenset(range(10, 5000)))
     data = open_data(experiment({"a": DataEntry(dataset, max_bad=1)}), lazy=True)
     assert len(decoded) <= 64
-    assert sum(len(rows) for rows in data.split.values()) == 5000
+    assert sum(len(samples) for samples in data.split.values()) == 5000
 
 
-def test_training_rows_without_labels_that_go_are_told():
+def test_training_samples_without_labels_that_go_are_told():
     dataset = InMemory(120, cycle("ab", 100) + ("",) * 20, split=("train",) * 100 + ("test",) * 20)
-    line = 'data.a: 80 rows of train without labels dropped (labels = 0.2, unlabeled = "drop")'
+    line = 'data.a: 80 samples of train without labels dropped (labels = 0.2, unlabeled = "drop")'
     assert opened(dataset, {"train", "validation"}, labels=0.2, validation=0.0).report == (line,)
     assert opened(dataset, labels=0.2, unlabeled="keep", validation=0.0).report == ()
     assert line not in opened(dataset, {"test"}, labels=0.2, validation=0.0).report
@@ -304,7 +309,7 @@ def test_in_evaluation_a_task_without_a_label_in_the_split_is_told():
     sizes[:60] = 1.0
     dataset = InMemory(100, cycle("ab", 100), others={"size": sizes}, split=OFFICIAL)
     tasks = {"kind": Classification(reads="kind"), "size": Number()}
-    assert opened(dataset, {"test"}, tasks=tasks).report == ("task.size: no labeled row in the split 'test'",)
+    assert opened(dataset, {"test"}, tasks=tasks).report == ("task.size: no labeled sample in the split 'test'",)
     assert opened(dataset, {"validation"}, tasks=tasks).report == ()
 
 
@@ -320,18 +325,18 @@ def test_a_task_that_cannot_be_fitted_is_named(kind):
         opened(dataset, tasks={"big": Fussy()})
 
 
-def test_rows_without_a_split_are_told():
+def test_samples_without_a_split_are_told():
     data = opened(InMemory(60, cycle("ab", 60), split=("",) * 7 + TRAIN60[7:]), validation=0.0)
     assert len(data.split["train"]) == 53
     assert data.report == ("data.a: 7 left out, they belong to no split",)
 
 
-def test_classes_that_a_task_does_not_know_are_counted_and_their_rows_carry_no_label():
+def test_classes_that_a_task_does_not_know_are_counted_and_their_samples_carry_no_label():
     dataset = InMemory(60, cycle("abc", 60), split=TRAIN60)
     data = opened(dataset, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0)
     assert data.report == (
-        'data.a: 20 rows of train without labels dropped (labels = 1.0, unlabeled = "drop")',
-        "task.kind: 20 rows have a label 'kind' that it does not know: c (20)",
+        'data.a: 20 samples of train without labels dropped (labels = 1.0, unlabeled = "drop")',
+        "task.kind: 20 samples have a label 'kind' that it does not know: c (20)",
     )
     assert len(data.split["train"]) == 40
 
@@ -359,12 +364,12 @@ def test_in_evaluation_a_task_without_labels_is_left_out_and_told():
 
 @pytest.mark.parametrize("asked", ["tset", "training"])
 def test_an_unknown_split_names_those_there_are(asked):
-    with pytest.raises(MtlError, match=f"no row of the split '{asked}'; .*known: test, train, val, validation"):
+    with pytest.raises(MtlError, match=f"no sample of the split '{asked}'; .*known: test, train, val, validation"):
         opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), {asked})
 
 
 def test_data_without_train_is_refused():
-    with pytest.raises(MtlError, match="no row of the split 'train'; known: test"):
+    with pytest.raises(MtlError, match="no sample of the split 'train'; known: test"):
         opened(
             InMemory(20, cycle("ab", 20), split=("test",) * 20),
             tasks={"kind": Classification(reads="kind", classes=("a",))},
@@ -379,7 +384,7 @@ def test_an_unknown_column_names_the_nearest(key):
 
 
 def test_an_empty_source_is_refused_with_what_it_skipped():
-    with pytest.raises(MtlError, match=r"data.a .* holds no usable row; malformed name \(1\): x.jpg"):
+    with pytest.raises(MtlError, match=r"data.a .* holds no usable sample; malformed name \(1\): x.jpg"):
         opened(InMemory(0, (), skipped=("x.jpg",)))
 
 

@@ -17,10 +17,10 @@ from mtlcore.encoders.vision import NETS, ConvnextTiny, EfficientnetB0, Mobilene
 from mtlcore.errors import MtlError
 
 
-def read(encoder: Encoder, size: int, rows: int = 2) -> tuple[nn.Module, Features]:
+def read(encoder: Encoder, size: int, samples: int = 2) -> tuple[nn.Module, Features]:
     torch.manual_seed(0)
     net = encoder.build(size)
-    return net, net(torch.randn(rows, 3, size, size))
+    return net, net(torch.randn(samples, 3, size, size))
 
 
 def untouched(net: nn.Module, features: Features, zeros: bool = False) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_vit_gives_its_tokens_as_shared_and_its_patches_as_the_map() -> None:
     assert torch.equal(features.pooled, features.shared[:, 0])
     (patches,) = features.maps
     assert patches.shape == (2, 768, 2, 2)
-    assert torch.equal(patches[:, :, 1, 0], features.shared[:, 1 + 2])  # row by row
+    assert torch.equal(patches[:, :, 1, 0], features.shared[:, 1 + 2])  # sample by sample
     assert untouched(net, features) == []
 
 

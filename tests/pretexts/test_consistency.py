@@ -1,4 +1,4 @@
-"""Consistency: FixMatch's and Mean Teacher's losses by hand, whose head judges, and that unlabeled rows help it to learn."""
+"""Consistency: FixMatch's and Mean Teacher's losses by hand, whose head judges, and that unlabeled samples help it to learn."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(task: Consistency, *args: Any, optimizer: str = "sgd", lr: float = 0.05,
     return train_state(setting(task, *args, **more), optimizer=optimizer, lr=lr)
 
 
-def rows(n: int = 8, unlabeled: int = 4, tasks: tuple[str, ...] = ("fer",), **more: Any):
+def samples(n: int = 8, unlabeled: int = 4, tasks: tuple[str, ...] = ("fer",), **more: Any):
     return batch(n=n, size=24, tasks=tasks, unlabeled=unlabeled, **more)
 
 
@@ -54,8 +54,8 @@ def with_task(component: SupervisedTask, label: str = "odd"):
 # ---------------------------------------------------------------------------------------------------- the views
 
 
-def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_augmentation_for_unlabeled_rows():
-    eng, b = run(Consistency()), rows()
+def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_augmentation_for_unlabeled_samples():
+    eng, b = run(Consistency()), samples()
     made, keyed_rng = prepared_batches(eng, [b])[0], eng.keyed_rng(0)
     (head_input,) = made.head_inputs["consistency"]
     for name, augmentation, at in (("weak", Jitter(turn_rad=0.1), 0), ("strong", Jitter(), 1)):
@@ -64,13 +64,13 @@ def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_augmentation_f
             augmentation.view(b.images, (24, 24), keyed_rng(*key)).images, keyed_rng("finish", *key)
         )
         assert torch.equal(made.images[head_input.images[at]], wanted[4:])
-    assert len(made.images) == 3  # the labeled rows' clean view beside them
+    assert len(made.images) == 3  # the labeled samples' clean view beside them
     assert head_input.answers[0][0] is None
 
 
 def test_one_augmentation_for_both_views_is_drawn_twice():
     eng = run(Consistency(strong="weak"))
-    made = prepared_batches(eng, [rows()])[0]
+    made = prepared_batches(eng, [samples()])[0]
     weak, strong = (made.images[i] for i in made.head_inputs["consistency"][0].images)
     assert not torch.equal(weak, strong)
 
@@ -78,12 +78,12 @@ def test_one_augmentation_for_both_views_is_drawn_twice():
 def test_an_unknown_augmentation_is_answered_with_the_known_ones():
     eng = run(Consistency(strong="stron"))
     with pytest.raises(MtlError, match=r"'stron'.*strong"):
-        prepared_batches(eng, [rows()])
+        prepared_batches(eng, [samples()])
 
 
 @both
 def test_views_are_a_function_of_the_seed_and_the_clean_view_is_not_edited(task):
-    exp, b = setting(task), counted([rows()])[0]
+    exp, b = setting(task), counted([samples()])[0]
     again, same, other = (prepare(exp, b, KeyedRng((s, 0, 0))).images for s in (0, 0, 1))
     assert all(torch.equal(x, y) for x, y in zip(again, same))
     assert not any(torch.equal(x, y) for x, y in zip(again, other))
@@ -135,8 +135,8 @@ def test_with_self_the_weak_view_is_judged_by_the_head_as_it_is_without_its_drop
     exp = setting(FIXMATCH)
     exp = evolve(exp, tasks={"fer": TaskEntry(Classification(reads="emotion", classes=tuple("abcdefgh"), dropout=0.5))})
     eng = train_state(exp)
-    train_step(eng, prepared_batches(eng, [rows()]))  # the copy has followed once
-    made = prepared_batches(eng, [rows()])[0]
+    train_step(eng, prepared_batches(eng, [samples()]))  # the copy has followed once
+    made = prepared_batches(eng, [samples()])[0]
     features = eng.model.encode(made)[0]
     head, owner = eng.model.heads["consistency"], eng.model.heads["fer"]
     weak, strong = (features[i] for i in made.head_inputs["consistency"][0].images)
@@ -150,7 +150,7 @@ def test_with_self_the_weak_view_is_judged_by_the_head_as_it_is_without_its_drop
 def test_with_ema_the_weak_view_is_judged_by_a_copy_of_encoder_and_head():
     eng = run(MEAN_TEACHER)
     head = eng.model.heads["consistency"]
-    made = prepared_batches(eng, [rows()])[0]
+    made = prepared_batches(eng, [samples()])[0]
     with torch.no_grad():
         for p in (*head.teacher.copy.parameters(), *head.teacher_head.copy.parameters()):
             p.mul_(0.5)
@@ -164,7 +164,7 @@ def test_with_ema_the_weak_view_is_judged_by_a_copy_of_encoder_and_head():
 @both
 def test_gradient_goes_through_the_strong_view_into_encoder_and_borrowed_head_alone(task):
     eng = run(task)
-    eng.model(prepared_batches(eng, [rows()])[0])[0]["consistency"].backward()
+    eng.model(prepared_batches(eng, [samples()])[0])[0]["consistency"].backward()
     model, head = eng.model, eng.model.heads["consistency"]
     assert all(p.grad is not None for p in (*model.encoder.parameters(), *model.heads["fer"].parameters()))
     assert all(p.grad is None for p in head.parameters())
@@ -277,7 +277,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(task):
     logged = {}
     for precision in ("32", "bf16-mixed"):
         eng = run(task, train={"precision": precision})
-        logged[precision] = train_step(eng, prepared_batches(eng, [rows(16, 8)]))
+        logged[precision] = train_step(eng, prepared_batches(eng, [samples(16, 8)]))
     low = logged["bf16-mixed"]
     assert low["loss/consistency"].dtype == torch.float32
     assert not bool(low["skipped"])
@@ -285,14 +285,14 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(task):
 
 
 @both
-@pytest.mark.parametrize("weighting", [None, PCGRAD], ids=["losses", "rows"])
+@pytest.mark.parametrize("weighting", [None, PCGRAD], ids=["losses", "samples"])
 def test_steps_are_a_function_of_the_seed(task, weighting):
     more = {"weighting": weighting} if weighting else {}
     found = []
     for _ in range(2):
         eng = run(task, **more)
         found.append(
-            [float(train_step(eng, prepared_batches(eng, [rows(seed=s)]))["loss/consistency"]) for s in range(3)]
+            [float(train_step(eng, prepared_batches(eng, [samples(seed=s)]))["loss/consistency"]) for s in range(3)]
         )
     assert found[0] == found[1]
 
@@ -301,12 +301,12 @@ def test_steps_are_a_function_of_the_seed(task, weighting):
 def test_a_step_without_the_owners_labels_moves_the_borrowed_head(task):
     eng = run(evolve(task, task="fer"), ("fer", "gender"))
     before = eng.model.heads["fer"].answer[1].weight.clone()
-    train_step(eng, prepared_batches(eng, [rows(tasks=("fer", "gender"), absent=("fer",))]))
+    train_step(eng, prepared_batches(eng, [samples(tasks=("fer", "gender"), absent=("fer",))]))
     assert not torch.equal(eng.model.heads["fer"].answer[1].weight, before)
 
 
 def two_kinds(n: int, unlabeled: int, seed: int):
-    """Reddish and bluish images; the first rows are told which, the others not."""
+    """Reddish and bluish images; the first samples are told which, the others not."""
     g = torch.Generator().manual_seed(seed)
     kind = torch.randint(0, 2, (n,), generator=g)
     color = torch.tensor([[0.6, 0.3, 0.4], [0.4, 0.3, 0.6]])[kind][:, :, None, None]
@@ -319,7 +319,7 @@ def two_kinds(n: int, unlabeled: int, seed: int):
 
 @both
 def test_it_trains_the_head_to_say_the_same_of_both_views(task):
-    """Its own loss falls while the supervised one is learned from four labeled rows a step."""
+    """Its own loss falls while the supervised one is learned from four labeled samples a step."""
     task = evolve(task, momentum=0.5, final=0.9)  # of a short run
     eng = run(task, ("gender",), optimizer="adamw", lr=3e-3, augment=Plain())
     found = [train_step(eng, prepared_batches(eng, [two_kinds(16, 12, s)[0]])) for s in range(80)]
@@ -337,7 +337,7 @@ def test_it_trains_the_head_to_say_the_same_of_both_views(task):
     assert float(metrics["sure"].compute()) == 1.0
 
 
-def test_metrics_are_shares_of_rows_for_any_split_into_batches():
+def test_metrics_are_shares_of_samples_for_any_split_into_batches():
     weak = torch.tensor([[9.0, 0, 0], [1, 0, 0], [0, 9, 0], [0, 1, 0]])
     strong = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]])
     for cuts in ([slice(4)], [slice(1), slice(1, 4)]):
@@ -354,8 +354,8 @@ def test_the_frame_tells_agreement_from_difference_and_from_doubt():
     strong = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]])
     images = torch.rand(3, 3, 32, 32)
     drawn = Consistency().draw(images, None, {"weak": weak, "strong": strong})
-    for row, name in enumerate(("agrees", "differs", "unsure")):
-        assert drawn[row, :, 0, 7].tolist() == pytest.approx(FRAME[name])
+    for sample, name in enumerate(("agrees", "differs", "unsure")):
+        assert drawn[sample, :, 0, 7].tolist() == pytest.approx(FRAME[name])
     assert torch.equal(drawn[..., 2:-2, 2:-2], images[..., 2:-2, 2:-2])
 
 

@@ -61,8 +61,8 @@ def test_the_hidden_tiles_are_uniform():
     for step in range(7):
         eng.step = step
         _, _, target = asked(eng, 9, n=720)
-        for row in target["hidden"][:, 0, 1::3, 1::3].flatten(1).int().tolist():
-            counts[tuple(row)] = counts.get(tuple(row), 0) + 1
+        for sample in target["hidden"][:, 0, 1::3, 1::3].flatten(1).int().tolist():
+            counts[tuple(sample)] = counts.get(tuple(sample), 0) + 1
     assert len(counts) == 84
     assert sum((c - 60) ** 2 / 60 for c in counts.values()) < 150  # 1 in 100,000
 
@@ -74,7 +74,7 @@ def test_pixels_outside_of_the_mask_are_the_clean_ones_bit_for_bit_and_those_ins
     assert torch.equal(damaged[~hidden], target["image"][~hidden])
     assert (damaged[hidden] == 0.5).all()
     assert torch.equal(eng.experiment.pretexts["inpainting"].component.undo(damaged, target), target["image"])
-    clean = made.images[made.head_inputs["fer"][0].images[0]]  # its labeled rows
+    clean = made.images[made.head_inputs["fer"][0].images[0]]  # its labeled samples
     assert torch.equal(clean, target["image"][: len(clean)])  # the shared view is not edited in place
 
 

@@ -74,8 +74,8 @@ def test_maps_follow_the_pixels_and_the_matrix_does_not_move(task):
     (view,), _ = asked(task, images)
     assert torch.equal(view.geometry.matrix, view_of(images).geometry.matrix)
     x, y = (view.geometry.warp(ramp(16, 32)) - 0.5).long().unbind(1)
-    rows = torch.arange(16)[:, None, None]
-    assert torch.equal(view.images, (images / 255)[rows, :, y, x].movedim(-1, 1))
+    samples = torch.arange(16)[:, None, None]
+    assert torch.equal(view.images, (images / 255)[samples, :, y, x].movedim(-1, 1))
 
 
 def test_the_supervised_heads_read_the_turned_image_at_no_forward_more():
@@ -114,8 +114,8 @@ def test_a_permuted_question_keeps_its_square():
 def test_class_6_is_the_upper_right_quadrant_upside_down():
     images = alike(200)
     (view,), target = asked(LocalRotation(), images)
-    row = int((target["answer"] == 6).nonzero()[0])
-    clean, turned = images[row] / 255, view.images[row]
+    sample = int((target["answer"] == 6).nonzero()[0])
+    clean, turned = images[sample] / 255, view.images[sample]
     assert torch.equal(turned[:, :16, 16:], clean[:, :16, 16:].rot90(2, (-2, -1)))
     assert torch.equal(turned[:, 16:], clean[:, 16:])
     assert torch.equal(turned[:, :16, :16], clean[:, :16, :16])

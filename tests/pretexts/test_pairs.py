@@ -65,14 +65,14 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(name):
 
 
 @every
-def test_a_lone_row_is_refused_in_training_by_the_key_that_helps_and_finite_in_evaluation(name):
+def test_a_lone_sample_is_refused_in_training_by_the_key_that_helps_and_finite_in_evaluation(name):
     eng = run(PAIRS[name])
     made = prepared_batches(eng, [images(1)])[0]
     with pytest.raises(MtlError, match=rf"{name}.*input\.batch_size"):
         eng.model(made)
     eng.model.eval()
     assert eng.model(made)[0]["pretext"].isfinite()
-    assert "single_row" in PAIRS[name].lacks
+    assert "single_sample" in PAIRS[name].lacks
 
 
 @every
@@ -119,7 +119,7 @@ def two_ranks(on_two_ranks):
 
 @pytest.mark.parametrize(("name", "by"), pair_toys.CASES)
 def test_two_ranks_equal_one_process_on_the_joined_batch(two_ranks, name, by):
-    """Two gloo processes: the projector's batch statistics and the losses are those of all rows together."""
+    """Two gloo processes: the projector's batch statistics and the losses are those of all samples together."""
     state, apart = two_ranks[f"{name} {by}"]
     alone = pair_toys.train_case(Fabric(accelerator="cpu", devices=1), name, by)
     assert apart == 0

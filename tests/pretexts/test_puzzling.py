@@ -14,15 +14,15 @@ from toys import Plain, batch, experiment, prepared_batches, train_state
 from mtlcore import Features
 
 
-def answers(grid: int, rows: int, seed: int):
+def answers(grid: int, samples: int, seed: int):
     g = torch.Generator().manual_seed(seed)
-    return torch.rand(rows, grid**2, generator=g).argsort(1), torch.randint(4, (rows, grid**2), generator=g)
+    return torch.rand(samples, grid**2, generator=g).argsort(1), torch.randint(4, (samples, grid**2), generator=g)
 
 
 @given(st.sampled_from([2, 3, 4]), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(0, 2**31))
-def test_unshuffle_gives_the_image_back_bit_for_bit(grid, rows, tile, rotate, seed):
-    order, turns = answers(grid, rows, seed)
-    x = torch.rand(rows, 3, grid * tile, grid * tile, generator=torch.Generator().manual_seed(seed))
+def test_unshuffle_gives_the_image_back_bit_for_bit(grid, samples, tile, rotate, seed):
+    order, turns = answers(grid, samples, seed)
+    x = torch.rand(samples, 3, grid * tile, grid * tile, generator=torch.Generator().manual_seed(seed))
     turned = turns if rotate else None
     assert torch.equal(unshuffle(order, turned, shuffle(order, turned, x)), x)
 
@@ -48,8 +48,8 @@ def test_permutations_are_uniform():
         eng.step = step
         b = batch(n=800, size=32, tasks=(), unlabeled=800)
         tiles = prepared_batches(eng, [b])[0].head_inputs["puzzle_spatial"][0].answers[0][0]["tile"][:, 0]
-        for row in tiles.tolist():
-            counts[tuple(row)] = counts.get(tuple(row), 0) + 1
+        for sample in tiles.tolist():
+            counts[tuple(sample)] = counts.get(tuple(sample), 0) + 1
     assert len(counts) == 24
     chi2 = sum((c - 300) ** 2 / 300 for c in counts.values())
     assert chi2 < 60  # 23 degrees of freedom: 1 in 40,000

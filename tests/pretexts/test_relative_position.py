@@ -31,10 +31,10 @@ def test_without_gap_and_jitter_the_patches_are_the_nine_cells_in_reading_order(
     x = images / 255
     assert torch.equal(middle.images, x[:, :, 10:20, 10:20])
     seen = set()
-    for row, said in enumerate(answer.tolist()):
+    for sample, said in enumerate(answer.tolist()):
         cell = said + (said >= 4)
         y0, x0 = cell // 3 * 10, cell % 3 * 10
-        assert torch.equal(other.images[row], x[row, :, y0 : y0 + 10, x0 : x0 + 10])
+        assert torch.equal(other.images[sample], x[sample, :, y0 : y0 + 10, x0 : x0 + 10])
         seen.add(cell)
     assert seen == {0, 1, 2, 3, 5, 6, 7, 8}
 

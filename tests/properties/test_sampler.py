@@ -25,33 +25,33 @@ def opened(entries: dict[str, DataEntry], world: int = 1, **options) -> tuple[Ru
 
 
 def train_of(n: int, names: str = "ab", **options) -> InMemory:
-    """n training rows with labels in turn."""
+    """n training samples with labels in turn."""
     return InMemory(n, cycle(names, n), split=("train",) * n, **options)
 
 
-def labeled_rows(sampler: Sampler, steps: range) -> list[int]:
-    return [row for s in steps for part in sampler.step(s) for row in part.rows[: part.labeled].tolist()]
+def labeled_samples(sampler: Sampler, steps: range) -> list[int]:
+    return [sample for s in steps for part in sampler.step(s) for sample in part.samples[: part.labeled].tolist()]
 
 
 @given(n=st.integers(2, 60), batch=st.integers(1, 12), seed=st.integers(0, 99), epochs=st.integers(1, 3))
-def test_every_labeled_row_comes_once_an_epoch(n, batch, seed, epochs):
+def test_every_labeled_sample_comes_once_an_epoch(n, batch, seed, epochs):
     data, sampler = opened({"a": DataEntry(train_of(n))}, seed=seed, batch_size=batch)
-    rows = labeled_rows(sampler, range(epochs * sampler.steps_per_epoch + 1))
+    samples = labeled_samples(sampler, range(epochs * sampler.steps_per_epoch + 1))
     for epoch in range(epochs):
-        assert sorted(rows[epoch * n : (epoch + 1) * n]) == data.split["train"].tolist()
+        assert sorted(samples[epoch * n : (epoch + 1) * n]) == data.split["train"].tolist()
     assert sampler.steps_per_epoch == -(-n // batch)
 
 
 def test_epochs_are_shuffled_differently():
     _, sampler = opened({"a": DataEntry(train_of(40))}, batch_size=40)
-    first, second = (sampler.step(s)[0].rows.tolist() for s in (0, 1))
+    first, second = (sampler.step(s)[0].samples.tolist() for s in (0, 1))
     assert sorted(first) == sorted(second)
     assert first != second != sorted(second)
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 50), st.booleans())
-def test_ranks_and_micro_batches_share_out_the_same_rows(world, accumulate, per_part, step, keep):
-    """Whoever computes micro-batch i, and however many ranks there are, it holds the same rows."""
+def test_ranks_and_micro_batches_share_out_the_same_samples(world, accumulate, per_part, step, keep):
+    """Whoever computes micro-batch i, and however many ranks there are, it holds the same samples."""
     entries = {
         "a": DataEntry(train_of(30), labels=0.5, unlabeled="keep" if keep else "drop"),
         "b": DataEntry(train_of(11, prefix="b")),
@@ -61,16 +61,16 @@ def test_ranks_and_micro_batches_share_out_the_same_rows(world, accumulate, per_
     _, shared = opened(entries, world=world, batch_size=batch, accumulate=accumulate)
     assert len(shared.step(step)) == world * accumulate
     for one, other in zip(alone.step(step), shared.step(step), strict=True):
-        assert one.rows.tolist() == other.rows.tolist()
+        assert one.samples.tolist() == other.samples.tolist()
         assert one.labeled == other.labeled
     assert alone.counts(step) == shared.counts(step)
 
 
 def test_two_ranks_see_the_halves_of_one_process_of_one_source():
     entries = {"a": DataEntry(train_of(32))}
-    whole = opened(entries, batch_size=8)[1].step(5)[0].rows
+    whole = opened(entries, batch_size=8)[1].step(5)[0].samples
     halves = opened(entries, world=2, batch_size=8)[1].step(5)
-    assert np.concatenate([p.rows for p in halves]).tolist() == whole.tolist()
+    assert np.concatenate([p.samples for p in halves]).tolist() == whole.tolist()
 
 
 @given(steps=st.lists(st.integers(0, 400), min_size=1, max_size=12), seed=st.integers(0, 9))
@@ -79,12 +79,12 @@ def test_the_position_is_a_function_of_seed_and_step_alone(steps, seed):
     _, visited = opened(entries, seed=seed)
     for step in steps:
         _, fresh = opened(entries, seed=seed)
-        assert [p.rows.tolist() for p in visited.step(step)] == [p.rows.tolist() for p in fresh.step(step)]
+        assert [p.samples.tolist() for p in visited.step(step)] == [p.samples.tolist() for p in fresh.step(step)]
 
 
-def test_other_seeds_draw_other_rows():
+def test_other_seeds_draw_other_samples():
     entries = {"a": DataEntry(train_of(64))}
-    drawn = {tuple(opened(entries, seed=seed, batch_size=16)[1].step(0)[0].rows.tolist()) for seed in range(5)}
+    drawn = {tuple(opened(entries, seed=seed, batch_size=16)[1].step(0)[0].samples.tolist()) for seed in range(5)}
     assert len(drawn) == 5
 
 
@@ -93,7 +93,9 @@ def test_every_micro_batch_holds_the_same_composition(sizes, parts, balanced):
     entries = {f"s{i}": DataEntry(train_of(n, prefix=f"s{i}"), weight=1.0 + i) for i, n in enumerate(sizes)}
     mix = "balanced" if balanced else "proportional"
     data, sampler = opened(entries, batch_size=8 * parts, accumulate=parts, mix=mix)
-    made = {tuple(np.bincount(data.dataset[p.rows], minlength=len(sizes))) for s in range(9) for p in sampler.step(s)}
+    made = {
+        tuple(np.bincount(data.dataset[p.samples], minlength=len(sizes))) for s in range(9) for p in sampler.step(s)
+    }
     assert len(made) == 1
     assert min(made.pop()) >= 1
 
@@ -121,51 +123,51 @@ def test_shares_go_by_the_largest_remainder():
 def test_the_mix_of_two_sources(mix, weight, expected):
     entries = {"a": DataEntry(train_of(60)), "b": DataEntry(train_of(20, prefix="b"), weight=weight)}
     data, sampler = opened(entries, batch_size=8, mix=mix)
-    assert np.bincount(data.dataset[sampler.step(3)[0].rows]).tolist() == expected
+    assert np.bincount(data.dataset[sampler.step(3)[0].samples]).tolist() == expected
 
 
-def test_unlabeled_rows_stand_behind_the_labeled_ones():
+def test_unlabeled_samples_stand_behind_the_labeled_ones():
     entries = {"a": DataEntry(train_of(40), labels=0.25, unlabeled="keep")}
     data, sampler = opened(entries, batch_size=4, unlabeled_batch=6, accumulate=2)
     for step in range(20):
         for part in sampler.step(step):
-            assert (part.labeled, len(part.rows)) == (2, 5)
-            assert data.labeled[part.rows].tolist() == [True] * 2 + [False] * 3
-    assert sampler.counts(0).rows == 10
-    assert sampler.counts(0).unlabeled_rows == 6
-    assert sampler.steps_per_epoch == 3  # 10 labeled rows
-    seen = Counter(row for s in range(5) for p in sampler.step(s) for row in p.rows[p.labeled :].tolist())
-    assert set(seen.values()) == {1}  # 30 unlabeled rows, once each
+            assert (part.labeled, len(part.samples)) == (2, 5)
+            assert data.labeled[part.samples].tolist() == [True] * 2 + [False] * 3
+    assert sampler.counts(0).samples == 10
+    assert sampler.counts(0).unlabeled_samples == 6
+    assert sampler.steps_per_epoch == 3  # 10 labeled samples
+    seen = Counter(sample for s in range(5) for p in sampler.step(s) for sample in p.samples[p.labeled :].tolist())
+    assert set(seen.values()) == {1}  # 30 unlabeled samples, once each
 
 
-def test_as_many_unlabeled_as_labeled_rows_by_default():
+def test_as_many_unlabeled_as_labeled_samples_by_default():
     _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25, unlabeled="keep")}, batch_size=4)
-    assert sampler.counts(0).unlabeled_rows == 4
+    assert sampler.counts(0).unlabeled_samples == 4
 
 
-def test_dropped_rows_leave_no_unlabeled_ones():
+def test_dropped_samples_leave_no_unlabeled_ones():
     _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25)}, batch_size=4, unlabeled_batch=6)
     assert sampler.counts(0) == type(sampler.counts(0))({"kind": 4}, 4, 0)
 
 
-def test_labeled_rows_do_not_move_when_unlabeled_ones_are_kept():
+def test_labeled_samples_do_not_move_when_unlabeled_ones_are_kept():
     arms = [{"a": DataEntry(train_of(40), labels=0.25, unlabeled=kept)} for kept in ("keep", "drop")]
     shown = []
     for arm in arms:
         data, sampler = opened(arm, batch_size=4)
         parts = [sampler.step(s)[0] for s in range(6)]
-        shown.append([data.keys[p.rows[: p.labeled]].tolist() for p in parts])
+        shown.append([data.keys[p.samples[: p.labeled]].tolist() for p in parts])
     assert shown[0] == shown[1]
 
 
-def test_pre_training_draws_all_rows_as_unlabeled_ones():
+def test_pre_training_draws_all_samples_as_unlabeled_ones():
     data, sampler = opened({"a": DataEntry(train_of(24))}, tasks={}, batch_size=8, accumulate=2)
     assert sampler.steps_per_epoch == 3
-    rows = [row for s in range(3) for p in sampler.step(s) for row in p.rows.tolist()]
-    assert sorted(rows) == data.split["train"].tolist()
+    samples = [sample for s in range(3) for p in sampler.step(s) for sample in p.samples.tolist()]
+    assert sorted(samples) == data.split["train"].tolist()
     assert {p.labeled for p in sampler.step(0)} == {0}
     batch = sampler.batch(0, 1, CPU)
-    assert (batch.labeled_rows, batch.targets, batch.counts.unlabeled_rows) == (0, {}, 8)
+    assert (batch.labeled_samples, batch.targets, batch.counts.unlabeled_samples) == (0, {}, 8)
 
 
 def test_counts_are_those_of_the_whole_step_by_task():
@@ -179,17 +181,17 @@ def test_counts_are_those_of_the_whole_step_by_task():
     assert {k: sum(int(p[k].sum()) for p in present) for k in tasks} == sampler.counts(7).labeled
 
 
-def test_a_batch_holds_the_images_and_labels_of_its_rows():
+def test_a_batch_holds_the_images_and_labels_of_its_samples():
     a = train_of(300, "abc")
     data, sampler = opened({"a": DataEntry(a)}, batch_size=16, accumulate=2)
     batch = sampler.batch(11, 1, CPU)
-    rows = sampler.step(11)[1].rows
+    samples = sampler.step(11)[1].samples
     numbers = numbers_of(batch.images)
-    assert numbers == [int(key) for key in data.keys[rows]]
+    assert numbers == [int(key) for key in data.keys[samples]]
     assert batch.targets["kind"].tolist() == [n % 3 for n in numbers]
     assert batch.present["kind"].all()
     assert batch.images.dtype == torch.uint8
-    assert batch.labeled_rows == 8
+    assert batch.labeled_samples == 8
     assert batch.counts is sampler.counts(11)
 
 
@@ -216,5 +218,5 @@ def test_a_micro_batch_too_small_for_its_sources_is_refused():
 def test_training_without_any_label_is_refused():
     silent = InMemory(10, ("",) * 10, split=("train",) * 10)
     tasks = {"kind": Classification(reads="kind", classes=("a", "b"))}
-    with pytest.raises(MtlError, match=r"no training row carries a label of any task \(kind\)"):
+    with pytest.raises(MtlError, match=r"no training sample carries a label of any task \(kind\)"):
         opened({"a": DataEntry(silent, unlabeled="keep")}, tasks=tasks)

@@ -1,4 +1,4 @@
-"""Splits, whatever the rows: nobody in two of them, groups whole, strata in proportion, subsets nested."""
+"""Splits, whatever the samples: nobody in two of them, groups whole, strata in proportion, subsets nested."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ shares = st.floats(0.01, 0.99)
 
 
 def names(n: int) -> np.ndarray:
-    return np.array([f"row {i:04d}" for i in range(n)], dtype=str)
+    return np.array([f"sample {i:04d}" for i in range(n)], dtype=str)
 
 
 def per_stratum(codes: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, int]]:
-    """stratum -> (rows chosen, rows there are)."""
+    """stratum -> (samples chosen, samples there are)."""
     return {int(s): (int(chosen[codes == s].sum()), int((codes == s).sum())) for s in np.unique(codes)}
 
 
 @given(codes=strata, share=shares, seed=seeds)
-def test_a_cut_of_single_rows_takes_its_share_of_every_stratum_to_within_one_row(codes, share, seed):
+def test_a_cut_of_single_samples_takes_its_share_of_every_stratum_to_within_one_sample(codes, share, seed):
     chosen = cut(codes, np.arange(len(codes)), share, generator(seed))
     for got, there in per_stratum(codes, chosen).values():
         assert abs(got - share * there) <= 1 + 1e-6
@@ -48,7 +48,7 @@ def test_a_cut_of_nothing_or_of_everything_is_that(codes, seed):
     assert cut(codes, groups, 1.0, generator(seed)).all()
 
 
-def test_a_cut_of_equal_groups_takes_its_share_of_the_rows():
+def test_a_cut_of_equal_groups_takes_its_share_of_the_samples():
     groups = np.repeat(np.arange(100), 20)
     chosen = cut(np.zeros(2000, dtype=np.int64), groups, 0.1, generator(0))
     assert chosen.sum() == 200
@@ -76,7 +76,7 @@ def test_a_limit_is_met_exactly_and_in_proportion(codes, limit, seed):
 
 
 @given(codes=strata, seed=seeds, validation=shares, labels=shares, data=st.data())
-def test_the_order_of_the_rows_does_not_matter(codes, seed, validation, labels, data):
+def test_the_order_of_the_samples_does_not_matter(codes, seed, validation, labels, data):
     n = len(codes)
     order = np.array(data.draw(st.permutations(range(n))))
     rules = Rules(seed, "faces", validation, labels)
@@ -103,7 +103,7 @@ def test_the_share_of_labels_changes_no_split(codes, seed, share):
 
 
 @given(codes=strata, seed=seeds, limit=st.integers(1, 50))
-def test_a_limit_only_takes_rows_away(codes, seed, limit):
+def test_a_limit_only_takes_samples_away(codes, seed, limit):
     full, few = (assign(Rules(seed, "faces", 0.2, 1.0, most), names(len(codes)), codes) for most in (None, limit))
     kept = few.split != ""
     assert few.split[kept].tolist() == full.split[kept].tolist()
@@ -132,7 +132,7 @@ def test_without_official_splits_a_fifth_is_test():
     assert [(found.split[i : i + 250] == "test").sum() for i in range(0, 1000, 250)] == [50] * 4
 
 
-def test_other_seeds_and_other_sources_draw_other_rows():
+def test_other_seeds_and_other_sources_draw_other_samples():
     codes = np.zeros(400, dtype=np.int64)
     rules = [Rules(0, "a"), Rules(1, "a"), Rules(0, "b")]
     found = {tuple(assign(r, names(400), codes).split.tolist()) for r in rules}

@@ -34,7 +34,7 @@ def test_numbers_are_the_same_labels_in_columns():
     assert torch.equal(present, also)
 
 
-def test_a_row_that_knows_nothing_is_not_present_and_leaves_zeros():
+def test_a_sample_that_knows_nothing_is_not_present_and_leaves_zeros():
     target, present = TASK.target(np.array(["?glasses|?hat|?smile"]))
     assert present.tolist() == [False]
     assert not target.any()

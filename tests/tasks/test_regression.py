@@ -1,4 +1,4 @@
-"""Regression: standardized by the training rows, answered and judged in the user's unit."""
+"""Regression: standardized by the training samples, answered and judged in the user's unit."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def head(task: Regression) -> RegressionHead:
     return made
 
 
-def test_fit_takes_mean_and_deviation_of_the_rows_that_have_numbers():
+def test_fit_takes_mean_and_deviation_of_the_samples_that_have_numbers():
     fitted = Regression(reads="age").fit(AGES)
     assert (fitted.mean, fitted.outputs) == ((30.0,), ("0",))
     assert fitted.std == pytest.approx((math.sqrt(200 / 3),))
 
 
-def test_fit_keeps_what_is_given_and_needs_no_rows_the_second_time():
+def test_fit_keeps_what_is_given_and_needs_no_samples_the_second_time():
     given = Regression(reads="age", mean=(25.0,), std=(10.0,), outputs=("age",))
     assert given.fit(AGES) == given
     fitted = Regression(reads="age", std=(10.0,)).fit(AGES)
@@ -45,7 +45,7 @@ def test_a_fitted_task_survives_a_configuration_file():
     assert converter.structure(table, Regression) == fitted
 
 
-def test_targets_keep_their_unit_and_rows_that_lack_a_number_are_absent():
+def test_targets_keep_their_unit_and_samples_that_lack_a_number_are_absent():
     target, present = Regression(reads="age").fit(AGES).target(AGES)
     assert (target.tolist(), target.dtype) == ([[20.0], [30.0], [0.0], [40.0]], torch.float32)
     assert present.tolist() == [True, True, False, True]
@@ -62,11 +62,11 @@ def test_a_constant_is_learned_as_it_is():
 def test_what_a_user_gets_wrong_is_told():
     with pytest.raises(MtlError, match="'age' holds text"):
         Regression(reads="age").fit(np.array(["20", "30"]))
-    with pytest.raises(MtlError, match=r"holds text, such as 'old' .*list it in `numeric` to leave such rows out"):
+    with pytest.raises(MtlError, match=r"holds text, such as 'old' .*list it in `numeric` to leave such samples out"):
         Regression(reads="age").fit(np.array(["20", "", "old", "older"]))
-    with pytest.raises(MtlError, match="2 numbers a row, but outputs"):
+    with pytest.raises(MtlError, match="2 numbers a sample, but outputs"):
         Regression(reads="xy", outputs=("x", "y", "z")).fit(np.ones((4, 2)))
-    with pytest.raises(MtlError, match="2 numbers a row, but outputs"):
+    with pytest.raises(MtlError, match="2 numbers a sample, but outputs"):
         Regression(reads="age").fit(AGES).target(np.ones((4, 2)))
     with pytest.raises(MtlError, match="nothing to learn"):
         Regression(reads="age").fit(np.array([np.nan]))
@@ -110,7 +110,7 @@ def test_a_head_keeps_its_scale_out_of_the_weights():
 
 
 @pytest.mark.parametrize("offset", [0.0, 100_000.0])
-def test_metrics_are_those_of_all_rows_whatever_the_batches_and_the_offset(offset):
+def test_metrics_are_those_of_all_samples_whatever_the_batches_and_the_offset(offset):
     g = np.random.default_rng(2)
     true = np.round(g.normal(0, 8, (90, 2)) * [1, 5] + offset)
     said = np.round(true + g.normal(1, 4, (90, 2)))
@@ -133,7 +133,7 @@ def test_metrics_are_those_of_all_rows_whatever_the_batches_and_the_offset(offse
     assert all(m.update_called for m in metrics.values())
 
 
-def test_r2_of_a_single_row_is_undefined_and_no_crash():
+def test_r2_of_a_single_sample_is_undefined_and_no_crash():
     metric = Regression(mean=(0.0,), std=(1.0,), outputs=("0",)).metrics()["r2"]
     metric.update(torch.ones(1, 1), torch.zeros(1, 1))
     assert math.isnan(float(metric.compute()))

@@ -73,9 +73,9 @@ class Vandal(Callback):
             torch.manual_seed(1), np.random.seed(1), random.seed(1)
             run.network.train()
             torch.set_grad_enabled(True)
-            rows = run.rows("train")[:4]
+            indices = run.indices("train")[:4]
             run.network.eval()
-            run.network.encoder(torch.rand(len(rows), 3, 16, 16)).pooled.sum().backward()
+            run.network.encoder(torch.rand(len(indices), 3, 16, 16)).pooled.sum().backward()
             run.network.train()
         if self.how == "weights":
             next(run.network.parameters()).mul_(1.5)
@@ -84,7 +84,7 @@ class Vandal(Callback):
         if self.how == "statistics":
             run.network.train()(torch.rand(4, 3, 16, 16))
         if self.how == "raise":
-            raise ConnectionError("no route to context")
+            raise ConnectionError("no route to host")
         if self.how == "state":
             run.state["kept"] = np.float64(1)
         if self.how == "refuse":

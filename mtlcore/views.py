@@ -55,9 +55,9 @@ class PreparedBatch:
         images, head_inputs = tree_map(lambda x: fn(x) if isinstance(x, Tensor) else x, (self.images, self.head_inputs))
         return evolve(self, images=images, head_inputs=head_inputs)
 
-    def samples(self, part: slice, scale: float = 1.0) -> PreparedBatch:
+    def cut(self, samples: slice, scale: float = 1.0) -> PreparedBatch:
         """A slice of the samples, where all images have the same B: what one rank or one micro-batch of these prepared sees."""
-        return evolve(self.map(lambda x: x[part]), scale={k: v * scale for k, v in self.scale.items()}, clean=())
+        return evolve(self.map(lambda x: x[samples]), scale={k: v * scale for k, v in self.scale.items()}, clean=())
 
 
 class _AugmentedBatch:
@@ -141,14 +141,14 @@ def prepare(
     batch: Batch,
     keyed_rng: KeyedRng,
     *,
-    parts: int = 1,
+    micro_batches: int = 1,
     world: int = 1,
     progress: float = 0.0,
     clean: str | None = None,
 ) -> PreparedBatch:
     """Augment once, let every pretext make its views, decide which views the supervised heads read.
 
-    parts, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the augmentation of
+    micro_batches, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the augmentation of
     the clean view (default: the run's; evaluation has its own).
     """
     augmented = _AugmentedBatch(experiment, batch.images, keyed_rng, progress, clean)
@@ -177,7 +177,7 @@ def prepare(
     return PreparedBatch(
         table.images(),
         head_inputs,
-        {label: parts * world / n for label, n in counted.items()},
+        {label: micro_batches * world / n for label, n in counted.items()},
         table.clean_samples() if experiment.views.statistics == "clean" and tasks else (),
     )
 

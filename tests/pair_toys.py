@@ -66,7 +66,7 @@ def colored(n: int, seed: int) -> Batch:
 def losses(eng: TrainState, steps: int, n: int = 16) -> list[float]:
     """The pretext's loss at each step, on fresh colored images."""
     made = (prepared_batches(eng, [colored(n, step)]) for step in range(steps))
-    return [float(train_step(eng, parts)["loss/pretext"]) for parts in made]
+    return [float(train_step(eng, micro_batches)["loss/pretext"]) for micro_batches in made]
 
 
 # ---------------------------------------------------------------------------------------------------- two ranks
@@ -82,7 +82,7 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     rank, world = fabric.global_rank, fabric.world_size
     for step in range(3):
         joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], KeyedRng((0, step, 0)))
-        mine = joined if world == 1 else joined.samples(slice(4 * rank, 4 * rank + 4), world)
+        mine = joined if world == 1 else joined.cut(slice(4 * rank, 4 * rank + 4), world)
         train_step(eng, [mine])
     return {k: v.clone() for k, v in eng.model.state_dict().items()}
 

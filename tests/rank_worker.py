@@ -69,11 +69,11 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
             train_step(train_state, [without(full, "barlow") if two_micro_batches(name, step) else full])
             continue
         mine = slice(4 * rank, 4 * rank + 4)
-        parts = [full.samples(mine, world)]
+        micro_batches = [full.cut(mine, world)]
         if two_micro_batches(name, step):
             cuts = (slice(4 * rank, 4 * rank + 1), slice(4 * rank + 1, 4 * rank + 4))
-            parts = [without(full.samples(cut, 2 * world), "barlow") for cut in cuts]
-        train_step(train_state, parts)
+            micro_batches = [without(full.cut(cut, 2 * world), "barlow") for cut in cuts]
+        train_step(train_state, micro_batches)
     return {k: v.clone() for k, v in (train_state.model.state_dict() | train_state.loss_weighting.state_dict()).items()}
 
 

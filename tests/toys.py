@@ -508,15 +508,15 @@ def batch(
     return counted([made])[0]
 
 
-def counted(parts: list[Batch]) -> list[Batch]:
+def counted(micro_batches: list[Batch]) -> list[Batch]:
     """The same micro-batches, each told what the whole step holds."""
-    labels = parts[0].present
+    labels = micro_batches[0].present
     counts = StepCounts(
-        {k: sum(int(b.present[k].sum()) for b in parts) for k in labels},
-        sum(len(b.images) for b in parts),
-        sum(len(b.images) - b.labeled_samples for b in parts),
+        {k: sum(int(b.present[k].sum()) for b in micro_batches) for k in labels},
+        sum(len(b.images) for b in micro_batches),
+        sum(len(b.images) - b.labeled_samples for b in micro_batches),
     )
-    return [evolve(b, counts=counts) for b in parts]
+    return [evolve(b, counts=counts) for b in micro_batches]
 
 
 def train_state(exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **train: Any) -> TrainState:
@@ -525,11 +525,11 @@ def train_state(exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **tra
     return build_train_state(exp, Fabric(accelerator="cpu", devices=1, precision=exp.train.precision), 100, 10)
 
 
-def prepared_batches(eng: TrainState, parts: list[Batch]) -> list[PreparedBatch]:
+def prepared_batches(eng: TrainState, micro_batches: list[Batch]) -> list[PreparedBatch]:
     """Micro-batches of one step, prepared as the loop prepares them."""
     return [
-        prepare(eng.experiment, b, eng.keyed_rng(i), parts=len(parts), progress=eng.progress)
-        for i, b in enumerate(counted(parts))
+        prepare(eng.experiment, b, eng.keyed_rng(i), micro_batches=len(micro_batches), progress=eng.progress)
+        for i, b in enumerate(counted(micro_batches))
     ]
 
 

@@ -36,7 +36,7 @@ def trained(fabric: Fabric, name: str) -> State:
     train_state = build_train_state(exp, fabric, STEPS, 5)
     rank, world = fabric.global_rank, fabric.world_size
     for step, full in enumerate(_joined(exp)):
-        part = full if world == 1 else full.rows(slice(4 * rank, 4 * rank + 4), world)
+        part = full if world == 1 else full.cut(slice(4 * rank, 4 * rank + 4), world)
         logged = train_step(train_state, [part])
         assert not bool(logged["skipped"]), (name, step)
     learned = {f"weighting.{k}": v for k, v in train_state.loss_weighting.state_dict().items()}
@@ -78,11 +78,12 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
             batch(n=4, unlabeled=0, seed=10 * step + train_state.micro(p), tasks=("fer", "gender")) for p in range(2)
         ]
         made = counted(mine)
-        parts = [
-            prepare(exp, b, train_state.keyed_rng(p), parts=2, world=fabric.world_size) for p, b in enumerate(made)
+        micro_batches = [
+            prepare(exp, b, train_state.keyed_rng(p), micro_batches=2, world=fabric.world_size)
+            for p, b in enumerate(made)
         ]
         dist.broadcast = counting if step == 3 else send
-        train_step(train_state, parts)
+        train_step(train_state, micro_batches)
     dist.broadcast = send
     both = [fabric.all_gather(first) for first in begun[::2]]
     return [float((one - two).abs().max()) for one, two in both], len(messages)

@@ -27,7 +27,7 @@ from .splits import generator
 REMEMBERED = 4  # steps; a step's micro-batches are drawn together
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """One micro-batch. samples: of the dataset, int64, those with labels first; labeled: how many of these there are."""
 
     samples: np.ndarray
@@ -35,12 +35,12 @@ class Part(NamedTuple):
 
 
 class Sampler:
-    """Samples and batches by step. world: ranks that share each step; micro-batch `i` of rank r is part i x world + r."""
+    """Samples and batches by step. world: ranks that share each step; micro-batch `i` of rank r is micro_batch i x world + r."""
 
     def __init__(self, dataset: RunData, experiment: Experiment, world: int = 1) -> None:
         """Raises MtlError where a batch can't be shared out evenly, or where there is nothing to learn from."""
         self._data, self._experiment = dataset, experiment
-        self._parts, self._world = world * experiment.train.accumulate, world
+        self._micro_batches, self._world = world * experiment.train.accumulate, world
         train = dataset.split.get("train", np.zeros(0, dtype=np.int64))
         has_label = dataset.labeled[train]
         if not len(train):
@@ -55,9 +55,9 @@ class Sampler:
         counted = self._labeled or self._unlabeled
         self.steps_per_epoch = max(1, math.ceil(sum(len(s.samples) for s in counted) / batch_size))
         self._present = {label: present.numpy() for label, present in dataset.present.items()}
-        self._drawn: dict[int, tuple[list[Part], StepCounts]] = {}
+        self._drawn: dict[int, tuple[list[MicroBatch], StepCounts]] = {}
 
-    def step(self, step: int) -> list[Part]:
+    def step(self, step: int) -> list[MicroBatch]:
         """All micro-batches of a step, over all ranks, in their global order."""
         return self._draw(step)[0]
 
@@ -65,10 +65,10 @@ class Sampler:
         """How many samples the whole step has, and how many labels of each task."""
         return self._draw(step)[1]
 
-    def batch(self, step: int, part: int, device: torch.device) -> Batch:
-        """The step's `part`-th micro-batch, images as stored, on the device. On CUDA nobody waits for the copies."""
-        parts, counts = self._draw(step)
-        samples, labeled = parts[part]
+    def batch(self, step: int, micro_batch: int, device: torch.device) -> Batch:
+        """The step's micro-batch number `micro_batch`, images as stored, on the device. On CUDA nobody waits for the copies."""
+        micro_batches, counts = self._draw(step)
+        samples, labeled = micro_batches[micro_batch]
         index = torch.from_numpy(samples)
         return Batch(
             images=_landed(self._data.images.take(samples), device),
@@ -78,15 +78,15 @@ class Sampler:
             labeled_samples=labeled,
         )
 
-    def _draw(self, step: int) -> tuple[list[Part], StepCounts]:
+    def _draw(self, step: int) -> tuple[list[MicroBatch], StepCounts]:
         if step not in self._drawn:
-            labeled = _taken(self._labeled, step, self._parts)
-            samples = np.concatenate([labeled, _taken(self._unlabeled, step, self._parts)], 1)
+            labeled = _taken(self._labeled, step, self._micro_batches)
+            samples = np.concatenate([labeled, _taken(self._unlabeled, step, self._micro_batches)], 1)
             carried = {label: int(present[labeled].sum()) for label, present in self._present.items()}
             counts = StepCounts(carried, samples.size, samples.size - labeled.size)
             while len(self._drawn) >= REMEMBERED:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[step] = [Part(part, labeled.shape[1]) for part in samples], counts
+            self._drawn[step] = [MicroBatch(micro_batch, labeled.shape[1]) for micro_batch in samples], counts
         return self._drawn[step]
 
     def _sample_streams(self, kind: str, samples: np.ndarray, key: str, size: int) -> list[_SampleStream]:
@@ -102,7 +102,7 @@ class Sampler:
         if each < len(weights):
             raise MtlError(
                 f"input.{key} = {size} gives micro-batches of {each} {kind} samples, too few for {len(weights)} datasets "
-                f"({', '.join(by_dataset)}): at least {len(weights) * self._parts} are needed"
+                f"({', '.join(by_dataset)}): at least {len(weights) * self._micro_batches} are needed"
             )
         quotas = dict(zip(by_dataset, shares(each, weights)))
         return [
@@ -151,21 +151,23 @@ def shares(total: int, weights: list[float]) -> list[int]:
 
 
 def _shared_out(key: str, size: int, world: int, accumulate: int) -> int:
-    parts = world * accumulate
-    if size % parts:
-        below, above = size // parts * parts, -(-size // parts) * parts
+    micro_batches = world * accumulate
+    if size % micro_batches:
+        below, above = size // micro_batches * micro_batches, -(-size // micro_batches) * micro_batches
         nearest = f"{below} or {above}" if below else str(above)
         raise MtlError(
             f"input.{key} = {size} can't be shared out over {world} device(s) x train.accumulate = {accumulate}: "
             f"the nearest that can: {nearest}"
         )
-    return size // parts
+    return size // micro_batches
 
 
-def _taken(streams: list[_SampleStream], step: int, parts: int) -> np.ndarray:
-    """-> (parts, sum of quotas) int64: sample p is what the p-th micro-batch gets of these streams."""
-    pieces = [s.take(step * parts * s.quota, parts * s.quota).reshape(parts, s.quota) for s in streams]
-    return np.concatenate([np.zeros((parts, 0), dtype=np.int64), *pieces], 1)
+def _taken(streams: list[_SampleStream], step: int, micro_batches: int) -> np.ndarray:
+    """-> (micro_batches, sum of quotas) int64: sample p is what the p-th micro-batch gets of these streams."""
+    pieces = [
+        s.take(step * micro_batches * s.quota, micro_batches * s.quota).reshape(micro_batches, s.quota) for s in streams
+    ]
+    return np.concatenate([np.zeros((micro_batches, 0), dtype=np.int64), *pieces], 1)
 
 
 def _landed(tensor: Tensor, device: torch.device) -> Tensor:

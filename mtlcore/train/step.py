@@ -60,13 +60,13 @@ class TrainState:
         """The learning rate of this step."""
         return lr_at(self.experiment.optimizer.lr, self.experiment.schedule, step, self.steps)
 
-    def micro(self, part: int) -> int:
-        """The GLOBAL number of this rank's `part`-th micro-batch: what rows and draws are keyed by, never the rank."""
-        return part * self.fabric.world_size + self.fabric.global_rank
+    def micro(self, micro_batch: int) -> int:
+        """The GLOBAL number of this rank's micro-batch number `micro_batch`: what rows and draws are keyed by, never the rank."""
+        return micro_batch * self.fabric.world_size + self.fabric.global_rank
 
-    def keyed_rng(self, part: int) -> KeyedRng:
-        """The draws of this rank's `part`-th micro-batch."""
-        return KeyedRng((self.experiment.seed, self.step, self.micro(part)), self.fabric.device)
+    def keyed_rng(self, micro_batch: int) -> KeyedRng:
+        """The draws of this rank's micro-batch number `micro_batch`."""
+        return KeyedRng((self.experiment.seed, self.step, self.micro(micro_batch)), self.fabric.device)
 
     def vectors(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """(K,) weights and (K,) "is it supervised?", made once for each set of names: no copy to the device in the step."""
@@ -115,9 +115,9 @@ class TrainState:
         }
 
 
-def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logged:
-    """One step on the micro-batches `parts` of this rank. -> device scalars: losses, weights, task weights, gradient norm, skipped."""
-    names = tuple(parts[0].head_inputs)
+def train_step(train_state: TrainState, micro_batches: Sequence[PreparedBatch]) -> Logged:
+    """One step on the micro-batches `micro_batches` of this rank. -> device scalars: losses, weights, task weights, gradient norm, skipped."""
+    names = tuple(micro_batches[0].head_inputs)
     model, buffers = train_state.model, [*train_state.model.buffers(), *train_state.loss_weighting.buffers()]
     before = [b.clone() for b in buffers]
     at, due = train_state.experiment.weighting.at, train_state.due(names)
@@ -130,7 +130,7 @@ def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logge
         else backward_cached_weights
     )
     with _graphs_kept() if at == "parameters" else nullcontext():
-        values, task_weight = differentiate(train_state, parts, names)
+        values, task_weight = differentiate(train_state, micro_batches, names)
     _rest_idle_heads(model, names)
     norm = train_state.fabric.clip_gradients(
         train_state.module, train_state.optimizer, max_norm=train_state.experiment.train.clip, error_if_nonfinite=False
@@ -150,7 +150,7 @@ def train_step(train_state: TrainState, parts: Sequence[PreparedBatch]) -> Logge
 
 
 def backward_weighted_sum(
-    train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
+    train_state: TrainState, micro_batches: Sequence[PreparedBatch], names: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
     """Task weights from the losses; then one backward, for each micro-batch. -> (K,) losses and (K,) task weights of the step.
 
@@ -158,26 +158,31 @@ def backward_weighted_sum(
     """
     weight = train_state.vectors(names)[0]
     mean, used = torch.zeros_like(weight), torch.zeros_like(weight)
-    alone = len(parts) == 1 or train_state.experiment.weighting.additive
+    alone = len(micro_batches) == 1 or train_state.experiment.weighting.additive
     whole = (
         None
         if alone
         else task_weights(
-            train_state.loss_weighting, train_state.losses(names, _looked_ahead(train_state, parts, names), None)
+            train_state.loss_weighting,
+            train_state.losses(names, _looked_ahead(train_state, micro_batches, names), None),
         )
     )
-    for losses, _ in _forwards(train_state, parts, synced=True):
+    for losses, _ in _forwards(train_state, micro_batches, synced=True):
         local = torch.stack([losses[name] for name in names])
         values = total(local.detach().clone()) / train_state.fabric.world_size
         own = train_state.losses(names, values, None)
-        task_weight = task_weights(train_state.loss_weighting, own, len(parts)) if whole is None else whole / len(parts)
+        task_weight = (
+            task_weights(train_state.loss_weighting, own, len(micro_batches))
+            if whole is None
+            else whole / len(micro_batches)
+        )
         train_state.fabric.backward((task_weight * weight * local).sum())
         mean, used = values + mean, task_weight + used
-    return mean / len(parts), used
+    return mean / len(micro_batches), used
 
 
 def backward_per_task(
-    train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
+    train_state: TrainState, micro_batches: Sequence[PreparedBatch], names: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
     """Each weighted loss's gradient at the shared parameters is a row; rows add up over micro-batches and ranks, and are
     combined ONCE. -> (K,) losses and (K,) task weights of the step.
@@ -186,12 +191,12 @@ def backward_per_task(
     reaches the loss's own head, which no other loss moves: the strategy has no say there (as in LibMTL and TorchJD), so that a
     gated pretext's head keeps learning and is ready when the gate opens.
     """
-    model, scale = train_state.model, 1 / (train_state.fabric.world_size * len(parts))
+    model, scale = train_state.model, 1 / (train_state.fabric.world_size * len(micro_batches))
     weight = train_state.vectors(names)[0] * scale
     shared, own, values = model.shared(), _own(model, names), torch.zeros_like(weight)
     rows = train_state.rows(len(names), sum(p.numel() for p in shared))
     views = [_views(row, shared) for row in rows]
-    for losses, _ in _forwards(train_state, parts, synced=False):
+    for losses, _ in _forwards(train_state, micro_batches, synced=False):
         values += torch.stack([losses[name].detach() for name in names]) * scale
         for k, name in enumerate(names):
             _point(shared, views[k])
@@ -206,19 +211,19 @@ def backward_per_task(
 
 
 def backward_cached_weights(
-    train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]
+    train_state: TrainState, micro_batches: Sequence[PreparedBatch], names: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
     """Task weights that are known before the encoder is differentiated: kept, or measured at the features. -> (K,) losses and task weights.
 
     They rule the shared parameters alone, as in `backward_per_task`. So heads are differentiated twice: for themselves with task weight 1, and
     on the way to what is shared; the encoder once.
     """
-    model, scale = train_state.model, 1 / (train_state.fabric.world_size * len(parts))
+    model, scale = train_state.model, 1 / (train_state.fabric.world_size * len(micro_batches))
     weight = train_state.vectors(names)[0]
     shared, own, values = model.shared(), _own(model, names), torch.zeros_like(weight)
     mine: list[Tensor | None] = [None] * len(own)
     used = torch.zeros_like(weight)
-    for losses, gram in _forwards(train_state, parts, synced=False):
+    for losses, gram in _forwards(train_state, micro_batches, synced=False):
         local = torch.stack([losses[name] for name in names])
         values += local.detach() * scale
         if gram is None:
@@ -231,39 +236,39 @@ def backward_cached_weights(
             once = torch.autograd.grad(weighted.sum(), own, retain_graph=True, allow_unused=True)
             mine = [_sum(before, now) for before, now in zip(mine, once)]
         (task_weight * weighted).sum().backward()
-        used += task_weight / len(parts)
+        used += task_weight / len(micro_batches)
     _point(own, mine)
     _add_up(values, [*own, *shared])
     _broadcast_buffers(model)
     return values, used
 
 
-def task_weights(loss_weighting: nn.Module, losses: StepLosses, parts: int = 1) -> Tensor:
-    """(K,) d objective / d losses, for one of `parts` micro-batches.
+def task_weights(loss_weighting: nn.Module, losses: StepLosses, micro_batches: int = 1) -> Tensor:
+    """(K,) d objective / d losses, for one of `micro_batches` micro-batches.
 
     Learned weights get their gradient here. The values are equal on all ranks, so their gradients are: DDP need not know them.
     """
     losses = evolve(losses, values=losses.values.detach().requires_grad_())
-    (loss_weighting(losses) / parts).backward()
+    (loss_weighting(losses) / micro_batches).backward()
     assert losses.values.grad is not None
     return losses.values.grad
 
 
 def _forwards(
-    train_state: TrainState, parts: Sequence[PreparedBatch], synced: bool
+    train_state: TrainState, micro_batches: Sequence[PreparedBatch], synced: bool
 ) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
     """One forward for each micro-batch. synced: the last one's backward reduces over ranks; else nothing does, the caller must."""
     no_sync: Callable[[], Any] = getattr(train_state.module, "no_sync", nullcontext)
-    for i, prepared in enumerate(parts):
+    for i, prepared in enumerate(micro_batches):
         torch.manual_seed(train_state.keyed_rng(i).seed(DROPOUT))  # nn.Dropout and stochastic depth take no generator
-        with no_sync() if i < len(parts) - 1 or not synced else nullcontext():
+        with no_sync() if i < len(micro_batches) - 1 or not synced else nullcontext():
             with train_state.fabric.autocast():
                 result = train_state.module(prepared)
             yield result
 
 
 @torch.no_grad()
-def _looked_ahead(train_state: TrainState, parts: Sequence[PreparedBatch], names: tuple[str, ...]) -> Tensor:
+def _looked_ahead(train_state: TrainState, micro_batches: Sequence[PreparedBatch], names: tuple[str, ...]) -> Tensor:
     """(K,) losses of the whole step, without gradient; what the forwards leave in buffers is put back.
 
     DDP gives all ranks the buffers of rank 0 before the first forward of a step, which is one of these: what is put back must be
@@ -272,11 +277,11 @@ def _looked_ahead(train_state: TrainState, parts: Sequence[PreparedBatch], names
     _broadcast_buffers(train_state.model)
     buffers, values = [*train_state.model.buffers()], torch.zeros_like(train_state.vectors(names)[0])
     before = [b.clone() for b in buffers]
-    for losses, _ in _forwards(train_state, parts, synced=False):
+    for losses, _ in _forwards(train_state, micro_batches, synced=False):
         values += torch.stack([losses[name] for name in names])
         for buffer, old in zip(buffers, before):
             buffer.copy_(old)
-    return total(values) / (train_state.fabric.world_size * len(parts))
+    return total(values) / (train_state.fabric.world_size * len(micro_batches))
 
 
 def _measured(train_state: TrainState, names: tuple[str, ...], values: Tensor, gram: Tensor) -> Tensor:
@@ -295,7 +300,7 @@ def _own(model: HybridModel, names: Sequence[str]) -> list[nn.Parameter]:
 
 
 def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [part.view_as(p) for part, p in zip(row.split([p.numel() for p in parameters]), parameters)]
+    return [piece.view_as(p) for piece, p in zip(row.split([p.numel() for p in parameters]), parameters)]
 
 
 def _point(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -337,8 +342,8 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 
 def _spread(tensors: Sequence[Tensor], joined: Tensor) -> None:
     """Back from one message, in place."""
-    for t, part in zip(tensors, joined.split([t.numel() for t in tensors])):
-        t.copy_(part.view_as(t))
+    for t, piece in zip(tensors, joined.split([t.numel() for t in tensors])):
+        t.copy_(piece.view_as(t))
 
 
 def _graphs_kept() -> AbstractContextManager[Any]:

@@ -94,7 +94,7 @@ def train(
 
 @define(eq=False)
 class Trainer:
-    """One run's moving parts. Only the main process writes and watches."""
+    """one run's moving pieces. Only the main process writes and watches."""
 
     train_state: TrainState
     data: RunData
@@ -181,22 +181,22 @@ class Trainer:
         for optimizer in (train_state.optimizer, train_state.loss_weighting_optimizer):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = lr
-        prepared = [self._prepare(part) for part in range(train_state.experiment.train.accumulate)]
+        prepared = [self._prepare(micro_batch) for micro_batch in range(train_state.experiment.train.accumulate)]
         logged: Logged = train_step(train_state, prepared)
         self.record.add(logged, sum(len(x) for i in prepared for x in i.images) * train_state.fabric.world_size)
         if train_state.step == train_state.steps or train_state.step % train_state.experiment.train.log_every == 0:
             self._log()
 
-    def _prepare(self, part: int) -> Any:
+    def _prepare(self, micro_batch: int) -> Any:
         train_state, fabric = self.train_state, self.train_state.fabric
-        parts = train_state.experiment.train.accumulate
-        batch = self.sampler.batch(train_state.step, train_state.micro(part), fabric.device)
-        keyed_rng = train_state.keyed_rng(part)
+        micro_batches = train_state.experiment.train.accumulate
+        batch = self.sampler.batch(train_state.step, train_state.micro(micro_batch), fabric.device)
+        keyed_rng = train_state.keyed_rng(micro_batch)
         return prepare(
             train_state.experiment,
             batch,
             keyed_rng,
-            parts=parts,
+            micro_batches=micro_batches,
             world=fabric.world_size,
             progress=train_state.progress,
         )

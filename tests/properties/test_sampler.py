@@ -30,7 +30,12 @@ def train_of(n: int, names: str = "ab", **options) -> InMemory:
 
 
 def labeled_samples(sampler: Sampler, steps: range) -> list[int]:
-    return [sample for s in steps for part in sampler.step(s) for sample in part.samples[: part.labeled].tolist()]
+    return [
+        sample
+        for s in steps
+        for micro_batch in sampler.step(s)
+        for sample in micro_batch.samples[: micro_batch.labeled].tolist()
+    ]
 
 
 @given(n=st.integers(2, 60), batch=st.integers(1, 12), seed=st.integers(0, 99), epochs=st.integers(1, 3))
@@ -88,11 +93,13 @@ def test_other_seeds_draw_other_samples():
     assert len(drawn) == 5
 
 
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4), parts=st.integers(1, 3), balanced=st.booleans())
-def test_every_micro_batch_holds_the_same_composition(sizes, parts, balanced):
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4), micro_batches=st.integers(1, 3), balanced=st.booleans()
+)
+def test_every_micro_batch_holds_the_same_composition(sizes, micro_batches, balanced):
     entries = {f"s{i}": DataEntry(train_of(n, prefix=f"s{i}"), weight=1.0 + i) for i, n in enumerate(sizes)}
     mix = "balanced" if balanced else "proportional"
-    data, sampler = opened(entries, batch_size=8 * parts, accumulate=parts, mix=mix)
+    data, sampler = opened(entries, batch_size=8 * micro_batches, accumulate=micro_batches, mix=mix)
     made = {
         tuple(np.bincount(data.dataset[p.samples], minlength=len(sizes))) for s in range(9) for p in sampler.step(s)
     }
@@ -130,9 +137,9 @@ def test_unlabeled_samples_stand_behind_the_labeled_ones():
     entries = {"a": DataEntry(train_of(40), labels=0.25, unlabeled="keep")}
     data, sampler = opened(entries, batch_size=4, unlabeled_batch=6, accumulate=2)
     for step in range(20):
-        for part in sampler.step(step):
-            assert (part.labeled, len(part.samples)) == (2, 5)
-            assert data.labeled[part.samples].tolist() == [True] * 2 + [False] * 3
+        for micro_batch in sampler.step(step):
+            assert (micro_batch.labeled, len(micro_batch.samples)) == (2, 5)
+            assert data.labeled[micro_batch.samples].tolist() == [True] * 2 + [False] * 3
     assert sampler.counts(0).samples == 10
     assert sampler.counts(0).unlabeled_samples == 6
     assert sampler.steps_per_epoch == 3  # 10 labeled samples
@@ -155,8 +162,8 @@ def test_labeled_samples_do_not_move_when_unlabeled_ones_are_kept():
     shown = []
     for arm in arms:
         data, sampler = opened(arm, batch_size=4)
-        parts = [sampler.step(s)[0] for s in range(6)]
-        shown.append([data.keys[p.samples[: p.labeled]].tolist() for p in parts])
+        micro_batches = [sampler.step(s)[0] for s in range(6)]
+        shown.append([data.keys[p.samples[: p.labeled]].tolist() for p in micro_batches])
     assert shown[0] == shown[1]
 
 
@@ -177,7 +184,7 @@ def test_counts_are_those_of_the_whole_step_by_task():
     entries = {"a": DataEntry(a), "b": DataEntry(b)}
     _, sampler = opened(entries, tasks=tasks, batch_size=12, accumulate=3)
     assert sampler.counts(7).labeled == {"kind": 6, "sort": 6}
-    present = [sampler.batch(7, part, CPU).present for part in range(3)]
+    present = [sampler.batch(7, micro_batch, CPU).present for micro_batch in range(3)]
     assert {k: sum(int(p[k].sum()) for p in present) for k in tasks} == sampler.counts(7).labeled
 
 

@@ -158,7 +158,7 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
     full = evolve(full, images=tuple(x if len(x) == 8 else torch.cat([x, x[:1]]) for x in full.images))
     full = evolve(full, head_inputs={k: r for k, r in full.head_inputs.items() if k not in exp.tasks})
     logged = train_step(one, [full])
-    again = train_step(two, [full.rows(slice(0, 5), 2), full.rows(slice(5, 8), 2)])
+    again = train_step(two, [full.cut(slice(0, 5), 2), full.cut(slice(5, 8), 2)])
     torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0)
     torch.testing.assert_close(
         list(one.loss_weighting.parameters()), list(two.loss_weighting.parameters()), atol=1e-6, rtol=0
@@ -170,7 +170,7 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
 
 
 def test_parts_prepared_apart_equal_the_joined_batch():
-    """The real path: each part is prepared by itself; augmentations that draw nothing, so both ways see the same images."""
+    """The real path: each micro_batch is prepared by itself; augmentations that draw nothing, so both ways see the same images."""
     halves = [batch(n=6, size=32, seed=s, unlabeled=2) for s in (1, 2)]
     order = [0, 1, 2, 3, 6, 7, 8, 9, 4, 5, 10, 11]  # labeled rows first
     joined = Batch(
@@ -244,12 +244,19 @@ class Remembers(torch.nn.Module):
 def test_a_bad_batch_leaves_no_trace_in_a_weighting_and_micro_batches_share_its_draw():
     eng = train_state(experiment())
     eng.loss_weighting = Remembers()
-    parts = prepared_batches(eng, [batch(seed=1), batch(seed=2)])
-    train_step(eng, parts)
+    micro_batches = prepared_batches(eng, [batch(seed=1), batch(seed=2)])
+    train_step(eng, micro_batches)
     assert eng.loss_weighting.drawn[0] == eng.loss_weighting.drawn[1]
     before = eng.loss_weighting.last.clone()
     train_step(
-        eng, [PreparedBatch(tuple(x * float("nan") for x in parts[0].images), parts[0].head_inputs, parts[0].scale)]
+        eng,
+        [
+            PreparedBatch(
+                tuple(x * float("nan") for x in micro_batches[0].images),
+                micro_batches[0].head_inputs,
+                micro_batches[0].scale,
+            )
+        ],
     )
     assert torch.equal(eng.loss_weighting.last, before)
     assert eng.loss_weighting.drawn[2] != eng.loss_weighting.drawn[0]

@@ -85,7 +85,7 @@ def test_two_micro_batches_equal_the_joined_batch(name):
     for step in range(4):
         full = made_for(one, step)
         logged = train_step(one, [full])
-        again = train_step(two, [full.rows(slice(0, 5), 2), full.rows(slice(5, 8), 2)])
+        again = train_step(two, [full.cut(slice(0, 5), 2), full.cut(slice(5, 8), 2)])
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two, 1e-5)
     torch.testing.assert_close(one.loss_weighting.state_dict(), two.loss_weighting.state_dict(), atol=1e-5, rtol=1e-5)
@@ -107,8 +107,8 @@ def test_losses_that_are_looked_at_ahead_leave_no_trace():
 FACTORS = {"fer": 1.0, "gender": 3.0, "rotation": 0.0, "fixmatch": -0.5}
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_factors_that_are_kept_move_all_as_measured_ones(parts):
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_factors_that_are_kept_move_all_as_measured_ones(micro_batches):
     """A gated head, a shared one, negative task weights: one backward with kept task weights equals one backward a loss."""
 
     def made(every):
@@ -118,7 +118,7 @@ def test_factors_that_are_kept_move_all_as_measured_ones(parts):
 
     (one, always), (two, seldom) = made(1), made(100)
     for step in range(3):
-        seen = [batch(n=8, unlabeled=0, seed=10 * step + p, tasks=TASKS) for p in range(parts)]
+        seen = [batch(n=8, unlabeled=0, seed=10 * step + p, tasks=TASKS) for p in range(micro_batches)]
         logged, again = (train_step(eng, prepared_batches(eng, seen)) for eng in (one, two))
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two)
@@ -239,8 +239,8 @@ def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
     for step in range(4):
         train_step(whole, [made_for(whole, step, absent=absent[step])])
     file = io.BytesIO()
-    parts = whole.model.state_dict(), whole.loss_weighting.state_dict(), whole.optimizer.optimizer.state_dict()
-    torch.save((*parts, whole.cached_task_weights_state(), whole.step), file)
+    micro_batches = whole.model.state_dict(), whole.loss_weighting.state_dict(), whole.optimizer.optimizer.state_dict()
+    torch.save((*micro_batches, whole.cached_task_weights_state(), whole.step), file)
     file.seek(0)
     again = train_state(small(STRATEGIES[name]))
     model, loss_weighting, optimizer, kept, step = torch.load(file, weights_only=True)
@@ -354,21 +354,21 @@ def test_the_head_of_an_absent_task_rests_under_every_strategy(name):
 def test_a_task_may_be_missing_from_one_micro_batch(name):
     eng = train_state(small(STRATEGIES[name]))
     for step in range(2):
-        parts = [batch(n=4, unlabeled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())]
-        logged = train_step(eng, prepared_batches(eng, parts))
+        micro_batches = [batch(n=4, unlabeled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())]
+        logged = train_step(eng, prepared_batches(eng, micro_batches))
         assert not bool(logged["skipped"])
         assert float(logged["loss/gender"]) > 0
 
 
 @pytest.mark.parametrize("weighting", [Equal(), Fixed(every=2), Fixed(at="features")])
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_parameter_that_no_loss_reaches_is_left_alone_at_every_level(weighting, parts):
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_parameter_that_no_loss_reaches_is_left_alone_at_every_level(weighting, micro_batches):
     """No decay either: AdamW shrinks whatever has a gradient, even one of 0."""
     eng = train_state(with_spare(small(weighting, weight_decay=0.5)), "adamw")
     head = eng.model.heads["location"]
     answer = copy.deepcopy(head.answer)
     for step in range(2):
-        parted = [batch(n=4, unlabeled=0, seed=10 * step + part, tasks=TASKS) for part in range(parts)]
+        parted = [batch(n=4, unlabeled=0, seed=10 * step + part, tasks=TASKS) for part in range(micro_batches)]
         train_step(eng, prepared_batches(eng, parted))
     assert torch.equal(head.spare, torch.ones(2, 2))
     assert not torch.equal(head.answer.weight, answer.weight)

@@ -81,7 +81,7 @@ def test_a_supervised_run_equals_a_hand_written_loop():
     for k in range(5):
         b = batch(seed=k, size=32, tasks=("fer", "gender"))
         logged = train_step(eng, prepared_batches(eng, [b]))
-        n = b.labeled_rows  # rows without any label are never encoded
+        n = b.labeled_samples  # samples without any label are never encoded
         features = model.encoder(b.images[:n].float() / 255)
         i, j = b.present["fer"][:n], b.present["gender"][:n]
         fer = F.cross_entropy(model.heads["fer"](features)[i], b.targets["fer"][:n][i])

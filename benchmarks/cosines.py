@@ -24,14 +24,15 @@ from run import machine
 from torch import Tensor
 
 from mtlcore.config import load
+from mtlcore.contracts import PreparedBatch
 from mtlcore.data.dataset import open_data
 from mtlcore.data.sampler import Sampler
+from mtlcore.model.views import prepare
 from mtlcore.networks import running_statistics_kept
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import fabric_for
 from mtlcore.train.optim import lr_at
 from mtlcore.train.step import TrainState, train_step
-from mtlcore.views import PreparedBatch, prepare
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fer2013_low_data.toml"
 LABELS = ("fer", "puzzling", "inpainting")

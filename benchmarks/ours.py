@@ -14,14 +14,14 @@ from lightning_fabric import Fabric
 
 from mtlcore import Encoder, LossWeighting, PretextTask
 from mtlcore.augment.levels import Validation
+from mtlcore.callbacks.progress import SilentReporter
+from mtlcore.config.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
 from mtlcore.data.cache import MemoryImageCache
 from mtlcore.data.dataset import RunData
 from mtlcore.data.sampler import Sampler
-from mtlcore.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
 from mtlcore.runs import RunFolder
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
-from mtlcore.train.progress import SilentReporter
 from mtlcore.train.record import Record
 from mtlcore.train.trainer import Trainer
 from mtlcore.weighting import Equal

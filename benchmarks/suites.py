@@ -16,7 +16,7 @@ from weighting import weighting
 from mtlcore import PretextTask, Rng
 from mtlcore.augment.levels import Strong, Weak
 from mtlcore.encoders.resnet_small import ResnetSmall
-from mtlcore.inference import Inference
+from mtlcore.model.inference import Inference
 from mtlcore.train.trainer import Trainer
 
 BATCH, SIZE = 64, 64

@@ -12,8 +12,18 @@ from typing import Any
 
 import attrs
 
-from mtlcore.describe import Key, keys_of
-from mtlcore.experiment import DataEntry, Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
+from mtlcore.authoring.describe import Key, keys_of
+from mtlcore.config.experiment import (
+    DataEntry,
+    Experiment,
+    Input,
+    Optimizer,
+    PretextEntry,
+    Schedule,
+    TaskEntry,
+    Train,
+    Views,
+)
 
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration

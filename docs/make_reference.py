@@ -15,7 +15,7 @@ import attrs
 
 import mtlcore
 import mtlcore.testing
-from mtlcore.registry import Specs
+from mtlcore.registry.catalog import Specs
 
 PAGE = Path(__file__).with_name("reference.md")
 KINDS = ("Encoder", "SupervisedTask", "PretextTask", "LossWeighting", "Dataset", "Augmentation", "Callback")

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .authoring.predict_transform import predict_transform as predict_transform
     from .contracts import Annotation as Annotation
     from .contracts import Augmentation as Augmentation
     from .contracts import AugmentedBatch as AugmentedBatch
@@ -39,12 +40,11 @@ if TYPE_CHECKING:
     from .networks import FrozenModule as FrozenModule
     from .networks import SharedHead as SharedHead
     from .networks import gather as gather
-    from .registry import hookimpl as hookimpl
+    from .registry.catalog import hookimpl as hookimpl
     from .rng import Rng as Rng
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
-    from .transform_pretext import predict_transform as predict_transform
 
 __version__ = "0.1.0"
 
@@ -55,12 +55,12 @@ _HOME = {
     "errors": "MtlError nearest",
     "geometry": "Geometry orthogonal",
     "networks": "EMA SharedHead FrozenModule gather",
-    "registry": "hookimpl",
+    "registry.catalog": "hookimpl",
     "rng": "Rng",
     "tasks.classification": "Classification",
     "tasks.multilabel": "Multilabel",
     "tasks.regression": "Regression",
-    "transform_pretext": "predict_transform",
+    "authoring.predict_transform": "predict_transform",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_MODULE)

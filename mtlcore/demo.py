@@ -6,9 +6,9 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from .evaluate import evaluate
-from .experiment import Experiment
-from .train.progress import ProgressReporter
+from .callbacks.progress import ProgressReporter
+from .config.experiment import Experiment
+from .evaluation.evaluate import evaluate
 from .train.trainer import train
 
 

@@ -11,7 +11,7 @@ from attrs import field, frozen
 from attrs.validators import ge, in_
 
 from mtlcore import Augmentation, Dataset, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
-from mtlcore.registry import Catalog
+from mtlcore.registry.catalog import Catalog
 
 
 class Color(Enum):

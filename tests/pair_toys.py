@@ -15,12 +15,13 @@ from mtl_pretexts.vicreg import Vicreg
 from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, experiment, prepared_batches, train_state
 
 from mtlcore import PretextTask
-from mtlcore.experiment import Experiment, PretextEntry
+from mtlcore.config.experiment import Experiment, PretextEntry
+from mtlcore.contracts import PreparedBatch
+from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import TrainState, train_step
-from mtlcore.views import PreparedBatch, prepare
 
 PAIRS: dict[str, PretextTask] = {
     "barlow_twins": BarlowTwins(width=16),

@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 from toys import Plain, Toy, batch, experiment, key, prepared_batches, train_state
 
 from mtlcore import Batch, BuildContext, Head, PretextTask, Target, View
+from mtlcore.config.experiment import Experiment, PretextEntry
 from mtlcore.encoders.resnet_small import ResnetSmall
-from mtlcore.experiment import Experiment, PretextEntry
-from mtlcore.inference import SharedEncoder
-from mtlcore.preview import strips
+from mtlcore.evaluation.preview import strips
+from mtlcore.model.inference import SharedEncoder
 from mtlcore.train.step import train_step
 
 

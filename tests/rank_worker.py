@@ -11,13 +11,14 @@ from lightning_fabric import Fabric
 from toys import PCGRAD, UNCERTAINTY, Batch, PCGrad, Toy, batch, counted, experiment
 
 from mtlcore import gather
-from mtlcore.experiment import Experiment
+from mtlcore.config.experiment import Experiment
+from mtlcore.contracts import PreparedBatch
+from mtlcore.model.views import prepare
 from mtlcore.networks import alone
 from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import TrainState, train_step
-from mtlcore.views import PreparedBatch, prepare
 
 STRAINING = ("puzzle_spatial", "inpainting", "barlow", "byol", "patches", "location", "fixmatch")
 CASES: dict[str, dict[str, Any]] = {

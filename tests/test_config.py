@@ -14,8 +14,8 @@ from config_toys import Box, Color, Faces, Folder, Hub, Pose, Puzzling, ResnetSm
 
 from mtlcore import MtlError
 from mtlcore.config import dump, load, parse
-from mtlcore.experiment import Experiment
-from mtlcore.registry import Catalog, PluginWarning
+from mtlcore.config.experiment import Experiment
+from mtlcore.registry.catalog import Catalog, PluginWarning
 
 HYBRID = """
 [task.faces]

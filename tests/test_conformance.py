@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import mtlcore.testing as kit
-from mtlcore.registry import catalog
+from mtlcore.registry.catalog import catalog
 
 VARIANTS = {
     "puzzling": [
@@ -50,7 +50,7 @@ def test_nothing_that_ships_is_excused():
 
 @pytest.mark.parametrize("name", sorted(catalog().of_kind("pretext")))
 def test_a_shipped_pretext_can_be_shown_on_a_sheet(name):
-    from mtlcore.testing.sheet import sheet
+    from mtlcore.testing.pretext.sheet import sheet
 
     page = sheet(catalog().find("pretext", name)(), size=48, columns=3)
     assert page.dtype.name == "uint8"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from face_files import image, marks, pose_mat, ramp
 
-from mtlcore.registry import catalog
+from mtlcore.registry.catalog import catalog
 from mtlcore.testing import conformance
 
 torch.set_num_threads(1)

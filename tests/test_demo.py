@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mtl_faces.emotion import mtl_examples
 
+from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.demo import arms, next_folder, run_arm
-from mtlcore.train.progress import SilentReporter
 
 
 def test_the_arms_train_the_same_steps_and_tell_every_metric(tmp_path):

@@ -24,9 +24,9 @@ from attrs.validators import (
 )
 
 from mtlcore import LossWeighting, MtlError
+from mtlcore.authoring.describe import OWN_RULE, component_of, describe_component, example, keys_of, needed, range_of
 from mtlcore.config import parse
-from mtlcore.describe import OWN_RULE, component_of, describe_component, example, keys_of, needed, range_of
-from mtlcore.registry import catalog
+from mtlcore.registry.catalog import catalog
 
 BASE = '[task.any]\nname = "classification"\n[data.all]\nname = "image_folder"\nroot = "there"\n[train]\nsteps = 1\n'
 

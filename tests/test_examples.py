@@ -12,7 +12,7 @@ from mtl_faces.emotion import mtl_examples
 from PIL import Image
 
 from mtlcore.config import load
-from mtlcore.evaluate import evaluate
+from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.train.trainer import train
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

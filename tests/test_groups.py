@@ -13,10 +13,10 @@ from toy_datasets import InMemory, experiment
 from toys import Plain
 
 from mtlcore import Classification, SupervisedTask
-from mtlcore import measure as measuring
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
-from mtlcore.experiment import DataEntry
-from mtlcore.measure import Measured, measure
+from mtlcore.evaluation import measure as measuring
+from mtlcore.evaluation.measure import Measured, measure
 
 N = 40
 RACES = np.array(["x", "y", "", "z"])[np.arange(N) % 4]

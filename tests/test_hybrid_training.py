@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.demo import arms, run_arm
-from mtlcore.train.progress import SilentReporter
 
 EXPERIMENT = """
 seed = 0

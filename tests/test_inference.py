@@ -11,10 +11,10 @@ from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from test_preview import looked_at
 
+from mtlcore.config.experiment import Experiment
 from mtlcore.encoders.resnet_small import ResnetSmall
-from mtlcore.evaluate import inference_network
-from mtlcore.experiment import Experiment
-from mtlcore.inference import Inference
+from mtlcore.evaluation.evaluate import inference_network
+from mtlcore.model.inference import Inference
 from mtlcore.runs import RunFolder
 from mtlcore.train.trainer import train
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import mtlcore.testing as kit
 from mtlcore import MtlError
-from mtlcore.registry import catalog
+from mtlcore.registry.catalog import catalog
 from mtlcore.testing.kit import CheckList, Conformance, Group, Skip, Unproven, require
 
 HERE = Path(__file__).parent

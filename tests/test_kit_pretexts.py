@@ -15,10 +15,10 @@ from torchmetrics import Metric
 
 import mtlcore.testing as kit
 from mtlcore import Head, PretextTask
-from mtlcore.registry import Catalog, catalog
+from mtlcore.registry.catalog import Catalog, catalog
 from mtlcore.rng import KeyedRng
-from mtlcore.testing.pretext_speed import HostReads
-from mtlcore.testing.pretexts import CHECKS
+from mtlcore.testing.pretext.checks import CHECKS
+from mtlcore.testing.pretext.speed import HostReads
 
 FOLDER = Path(__file__).parent / "broken_plugins"
 FILE, SNEAKY = FOLDER / "pretexts.py", FOLDER / "sneaky.py"

@@ -11,8 +11,8 @@ from torch import nn
 from toys import PCGRAD, PRETEXTS, Rotation, RotationHead, Toy, batch, experiment, prepared_batches, train_state
 
 from mtlcore import EMA, FrozenModule, MtlError, SharedHead
-from mtlcore.experiment import PretextEntry
-from mtlcore.model import HybridModel
+from mtlcore.config.experiment import PretextEntry
+from mtlcore.model.hybrid import HybridModel
 from mtlcore.networks import running_statistics_kept
 from mtlcore.train.step import train_step
 

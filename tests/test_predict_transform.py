@@ -9,11 +9,11 @@ import torch
 from toys import PRETEXTS, Plain, batch, experiment, key, prepared_batches, train_state
 
 from mtlcore import BuildContext, EncoderInfo, MtlError, predict_transform
-from mtlcore.components import component_name, fault
-from mtlcore.experiment import PretextEntry
+from mtlcore.config.experiment import PretextEntry
 from mtlcore.geometry import warp
+from mtlcore.model.views import _AugmentedBatch
+from mtlcore.registry.components import component_name, fault
 from mtlcore.train.step import train_step
-from mtlcore.views import _AugmentedBatch
 
 
 def turned(images, choice):

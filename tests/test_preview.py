@@ -16,9 +16,9 @@ from toy_datasets import InMemory, cycle, numbers_of
 from toys import Jitter, Plain, RelativeLocation, Rotation, Toy, experiment, train_state
 
 from mtlcore import MtlError, PretextTask
+from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry
 from mtlcore.data.dataset import open_data
-from mtlcore.experiment import DataEntry, Experiment, PretextEntry
-from mtlcore.preview import TRIES, Strip, preview, sheet, some_images, strips
+from mtlcore.evaluation.preview import TRIES, Strip, preview, sheet, some_images, strips
 from mtlcore.runs import RunFolder
 from mtlcore.train.step import train_step
 

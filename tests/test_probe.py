@@ -13,7 +13,7 @@ from mtlcore import MtlError
 from mtlcore.callbacks.probe import Probe, knn, linear, spread
 from mtlcore.config import load
 from mtlcore.data.dataset import open_data
-from mtlcore.evaluate import inference_network
+from mtlcore.evaluation.evaluate import inference_network
 from mtlcore.runs import RunFolder
 from mtlcore.train.trainer import train
 

@@ -11,10 +11,10 @@ import attrs
 import pytest
 
 import mtlcore
-from mtlcore.components import RESERVED, component_name
+from mtlcore.config.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
 from mtlcore.config.read import SECTIONS, parse
-from mtlcore.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
-from mtlcore.registry import Specs
+from mtlcore.registry.catalog import Specs
+from mtlcore.registry.components import RESERVED, component_name
 
 ROOT = Path(__file__).resolve().parent.parent
 

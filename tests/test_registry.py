@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from mtlcore import MtlError
-from mtlcore.components import snake
-from mtlcore.registry import Catalog, PluginWarning
-from mtlcore.torch_version_hint import torch_version_hint
+from mtlcore.registry.catalog import Catalog, PluginWarning
+from mtlcore.registry.components import snake
+from mtlcore.registry.torch_version_hint import torch_version_hint
 
 HEAD = """
 from __future__ import annotations

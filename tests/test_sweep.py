@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlcore import MtlError
+from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.sweep import Axis, Sweep
-from mtlcore.train.progress import SilentReporter
 from mtlcore.train.trainer import train
 
 DOTS = Path(__file__).parent / "dots.py"

@@ -87,7 +87,7 @@ def test_dense_labels_follow_the_pixels(name):
         painted = (b.targets["parsing"] * 100).expand(-1, 3, -1, -1).to(torch.uint8).contiguous()
         made = prepared(exp, evolve(b, images=painted))
         for r in made.head_inputs["parsing"]:
-            image, target = made.images[r.images[0]], r.answers[0][0]
+            image, target = made.images[r.images[0]], r.targets[0][0]
             assert target.shape[-2:] == image.shape[-2:]
             if isinstance(augment, Plain) and name != "siamese":
                 assert torch.equal((image[:, :1] * 2.55).round().long(), target)

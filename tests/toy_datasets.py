@@ -8,7 +8,7 @@ import numpy as np
 from attrs import field, frozen
 
 from mtlcore import Classification, Dataset, Index, MtlError, Skipped, SupervisedTask
-from mtlcore.experiment import DataEntry, Experiment, Input, TaskEntry, Train
+from mtlcore.config.experiment import DataEntry, Experiment, Input, TaskEntry, Train
 
 
 @frozen(eq=False)

@@ -34,13 +34,14 @@ from mtlcore import (
     gather,
     orthogonal,
 )
-from mtlcore.experiment import Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
+from mtlcore.config.experiment import Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
+from mtlcore.contracts import PreparedBatch
 from mtlcore.geometry import similarity
+from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
 from mtlcore.train.step import TrainState
-from mtlcore.views import PreparedBatch, prepare
 from mtlcore.weighting import Equal, Uncertainty
 
 # ---------------------------------------------------------------------------------------------------- encoders, augmentations

@@ -13,11 +13,12 @@ from lightning_fabric import Fabric
 from toys import Toy, batch, counted
 from weightings import STRATEGIES, Fixed, small, with_spare
 
+from mtlcore.contracts import PreparedBatch
+from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
 from mtlcore.train.step import train_step
-from mtlcore.views import PreparedBatch, prepare
 
 STEPS = 20
 State = dict[str, torch.Tensor]

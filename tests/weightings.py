@@ -9,8 +9,8 @@ from torch import nn
 from toys import RelativeLocation, Toy, experiment
 
 from mtlcore import LossWeighting
-from mtlcore.experiment import Experiment
-from mtlcore.registry import catalog
+from mtlcore.config.experiment import Experiment
+from mtlcore.registry.catalog import catalog
 from mtlcore.weighting import Schedule, TorchJD
 
 GRAMIANS = ("UPGrad", "MGDA", "PCGrad", "IMTLG", "AlignedMTL")

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from mtlcore import MtlError
 from mtlcore.config import dump, load
-from mtlcore.evaluate import evaluate
-from mtlcore.experiment import Experiment
+from mtlcore.config.experiment import Experiment
+from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import RunFolder
 from mtlcore.train.trainer import Result, train
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contracts import Component
-from ..registry import hookimpl
+from ..registry.catalog import hookimpl
 from .levels import NoAugment as NoAugment
 from .levels import Strong as Strong
 from .levels import Validation as Validation

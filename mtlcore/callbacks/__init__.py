@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contracts import Callback
-from ..registry import hookimpl
+from ..registry.catalog import hookimpl
 from .early_stopping import EarlyStopping
 from .probe import Probe
 

@@ -18,18 +18,18 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
+from ..config.experiment import Experiment
 from ..contracts import Annotation, Callback
 from ..data.dataset import RunData
 from ..errors import MtlError, nearest
-from ..experiment import Experiment
-from ..measure import BATCH, main_metric
+from ..evaluation.measure import BATCH, main_metric
 from ..networks import alone
-from ..registry import one_line
+from ..registry.catalog import one_line
 from ..rng import VIEW, KeyedRng
 
 if TYPE_CHECKING:
-    from ..train.progress import ProgressReporter
     from ..train.step import TrainState
+    from .progress import ProgressReporter
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
 

@@ -65,7 +65,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from ..torch_version_hint import torch_version_hint
+        from ..registry.torch_version_hint import torch_version_hint
 
         known = torch_version_hint(error)
         if known is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import MtlError, nearest
 
 if TYPE_CHECKING:
-    from ..registry import Catalog
+    from ..registry.catalog import Catalog
 
 Kind = Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback"]
 """What a user may write after --kind."""
@@ -17,8 +17,8 @@ Kind = Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentati
 
 def catalog_with(files: Sequence[Path]) -> Catalog:
     """Every installed plugin, and these one-file plugins. Raises MtlError where one of the files can't be loaded."""
-    from ..plugin_file import PluginFile
-    from ..registry import catalog
+    from ..registry.catalog import catalog
+    from ..registry.plugin_file import PluginFile
 
     found = catalog().copy()
     for file in map(PluginFile.read, files):

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from ..callbacks.progress import TrainProgress
 from ..demo import Arm
-from ..measure import Measured
-from ..train.progress import TrainProgress
+from ..evaluation.measure import Measured
 from ..train.trainer import Result
 from ._shared import console, say
 

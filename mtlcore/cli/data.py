@@ -55,7 +55,7 @@ def check(
     with Bars(quiet=json) as bars:
         report = check_data(experiment, label, bars.progress)
     if sheet is not None:
-        from ..data.check_sheet import check_sheet
+        from ..evaluation.check_sheet import check_sheet
 
         save_png(sheet, check_sheet(experiment, report))
     if json:

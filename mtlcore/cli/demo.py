@@ -24,7 +24,7 @@ def demo(
     """
     from ..config import load
     from ..demo import arms, next_folder, run_arm
-    from ..registry import catalog
+    from ..registry.catalog import catalog
     from ..train.trainer import Interrupted
     from ._progress import Bars, arms_table
     from ._shared import console

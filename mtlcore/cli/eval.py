@@ -38,7 +38,7 @@ def evaluate(
         Print JSON.
     """
 
-    from ..evaluate import evaluate as measure_run
+    from ..evaluation.evaluate import evaluate as measure_run
     from ._progress import Bars, metrics_table
     from ._shared import console, print_json, say
 

@@ -24,8 +24,8 @@ def plugins(
         Print JSON.
     """
     from ..errors import MtlError
-    from ..plugin_file import PluginFile
-    from ..registry import catalog
+    from ..registry.catalog import catalog
+    from ..registry.plugin_file import PluginFile
     from ._shared import print_json
 
     found = catalog().copy()

@@ -16,8 +16,8 @@ from ._plugins import Kind
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..experiment import Experiment
-    from ..registry import Catalog
+    from ..config.experiment import Experiment
+    from ..registry.catalog import Catalog
     from ..testing import Conformance, Outcome, Report
 
 STYLES = {"passed": "green", "failed": "red", "skipped": "yellow", "blocked": "magenta", "xfailed": "cyan"}
@@ -142,7 +142,7 @@ def _files(experiment: Experiment) -> list[Path]:
 
 
 def _missing(kind: str, name: str, known: Catalog, experiment: Experiment | None) -> list[str]:
-    from ..describe import needed
+    from ..authoring.describe import needed
 
     cls = known.find(kind, name)
     return needed(cls) if _used(cls, experiment) is None else []
@@ -166,9 +166,9 @@ def _fields(kind: str, name: str, known: Catalog, experiment: Experiment | None,
     """The component's keys: those of its table in the experiment, then those that were set."""
     import attrs
 
+    from ..authoring.describe import component_of, needed
     from ..config.overrides import apply
     from ..config.strict import converter
-    from ..describe import component_of, needed
 
     cls = known.find(kind, name)
     used = _used(cls, experiment)
@@ -203,7 +203,7 @@ def _require_pretext(suite: Conformance) -> None:
 
 def _draw(suite: Conformance, experiment: Experiment | None, path: Path) -> str | None:
     """Write the sheet of one pretext task -> None, or why there is none: whatever the plugin raises, in one line."""
-    from ..registry import one_line
+    from ..registry.catalog import one_line
     from ._png import save_png
 
     try:
@@ -215,12 +215,12 @@ def _draw(suite: Conformance, experiment: Experiment | None, path: Path) -> str 
 
 def _sheet(component: Any, experiment: Experiment | None) -> np.ndarray:
     """(H, W, 3) uint8; its images are the experiment's, or drawn patterns."""
-    from ..testing.sheet import sheet
+    from ..testing.pretext.sheet import sheet
 
     if experiment is None:
         return sheet(component)
     from ..data.dataset import open_data
-    from ..preview import some_images
+    from ..evaluation.preview import some_images
 
     data = open_data(experiment, splits={"train", "validation"}, lazy=True)
     return sheet(component, some_images(data, 8), size=experiment.input.size)

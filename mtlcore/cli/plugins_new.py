@@ -27,7 +27,7 @@ def new(
     """
     import shlex
 
-    from ..scaffold import scaffold
+    from ..authoring.scaffold import scaffold
     from ._shared import say
 
     folder = scaffold(name, kind, out)

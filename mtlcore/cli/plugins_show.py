@@ -13,7 +13,7 @@ from ._plugins import Kind
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..describe import Description, Key
+    from ..authoring.describe import Description, Key
 
 
 def show(
@@ -36,7 +36,7 @@ def show(
     json
         Print JSON.
     """
-    from ..describe import describe_component
+    from ..authoring.describe import describe_component
     from ._plugins import catalog_with, kind_of
     from ._shared import print_json
 

@@ -35,7 +35,7 @@ def preview(
     """
 
     from ..config import load
-    from ..preview import preview as draw
+    from ..evaluation.preview import preview as draw
     from ..runs import RunFolder
     from ._png import require_png, save_png
     from ._shared import say

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import nearest
-from ..experiment import Experiment
+from .experiment import Experiment
 
 
 def conflicts(experiment: Experiment) -> Iterator[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MtlError
-from ..experiment import Experiment
-from ..registry import Catalog
+from ..registry.catalog import Catalog
+from .experiment import Experiment
 from .overrides import apply, parse_override
 from .read import parse
 

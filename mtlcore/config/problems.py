@@ -9,7 +9,7 @@ import attrs
 from cattrs import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError, StructureHandlerNotFoundError
 
 from ..errors import MtlError, nearest
-from ..registry import one_line
+from ..registry.catalog import one_line
 from .strict import IllTypedError, describe
 
 

@@ -15,14 +15,14 @@ import attrs
 from cattrs.errors import CattrsError
 from torch import nn
 
-from ..components import component_name
 from ..contracts import Component
 from ..errors import MtlError
-from ..experiment import DataEntry, Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
-from ..plugin_file import PluginFile
-from ..registry import Catalog
-from ..registry import catalog as installed
+from ..registry.catalog import Catalog
+from ..registry.catalog import catalog as installed
+from ..registry.components import component_name
+from ..registry.plugin_file import PluginFile
 from .checks import conflicts
+from .experiment import DataEntry, Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
 from .overrides import plain
 from .problems import explain, unknown_key
 from .strict import converter

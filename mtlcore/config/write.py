@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import tomli_w
 
-from ..components import component_name
 from ..contracts import Component
-from ..experiment import DataEntry, Experiment, PretextEntry, TaskEntry
+from ..registry.components import component_name
+from .experiment import DataEntry, Experiment, PretextEntry, TaskEntry
 from .read import is_default
 from .strict import converter
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contracts import Component
-from ..registry import hookimpl
+from ..registry.catalog import hookimpl
 from .csv_table import Csv
 from .folder import ImageFolder
 

@@ -11,9 +11,9 @@ from collections import Counter
 import numpy as np
 from attrs import evolve, frozen
 
+from ..config.experiment import Experiment
 from ..contracts import Annotation, Index
 from ..errors import MtlError, nearest
-from ..experiment import Experiment
 from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
 from .dataset import cache_size_of, fingerprint_of

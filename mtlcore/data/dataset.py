@@ -16,9 +16,9 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
+from ..config.experiment import Experiment, TaskEntry
 from ..contracts import Annotation, Skipped, SupervisedTask
 from ..errors import MtlError, nearest
-from ..experiment import Experiment, TaskEntry
 from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
 from .indexed import IndexedDataset, open_dataset, some
 from .splits import given

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from attrs import field, frozen
 
+from ..config.experiment import DataEntry, Experiment
 from ..contracts import Index, Skipped
 from ..errors import MtlError, nearest
-from ..experiment import DataEntry, Experiment
 from .copies import excluded, read_pixels, together
 from .splits import Rules, assign, strata_of
 

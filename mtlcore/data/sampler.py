@@ -17,9 +17,9 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from ..config.experiment import Experiment
 from ..contracts import Batch, StepCounts
 from ..errors import MtlError
-from ..experiment import Experiment
 from ..rng import LABELED, UNLABELED
 from .dataset import RunData
 from .splits import generator

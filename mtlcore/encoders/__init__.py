@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contracts import Component
-from ..registry import hookimpl
+from ..registry.catalog import hookimpl
 from .resnet_small import ResnetSmall as ResnetSmall
 from .timm_nets import Timm as Timm
 from .vision import NETS

@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from ..experiment import Experiment
+from ..config.experiment import Experiment
 from ..runs import RunFolder
 
 State = Literal["finished", "diverged", "begun", "new"]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from ..callbacks.progress import ProgressReporter
 from ..config import dump, load
 from ..errors import MtlError
 from ..runs import RunFolder, write_errors_as_mtl_error, write_whole
-from ..train.progress import ProgressReporter
 from ..train.record import Diverged
 from ..train.trainer import train
 from .axes import Axis, folder_name, values_of

@@ -10,9 +10,9 @@ import torch
 from attrs import evolve
 
 from ..config import dump, load
+from ..config.experiment import DataEntry, Experiment
 from ..data.indexed import open_dataset
 from ..errors import MtlError
-from ..experiment import DataEntry, Experiment
 from .axes import Axis, over, values_of
 from .outcome import VALIDATION
 from .planned import Planned

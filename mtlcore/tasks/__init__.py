@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contracts import Component
-from ..registry import hookimpl
+from ..registry.catalog import hookimpl
 from .classification import Classification as Classification
 from .multilabel import Multilabel as Multilabel
 from .regression import Regression as Regression

@@ -8,17 +8,22 @@ from typing import Any
 
 import attrs
 
-from ..components import component_name
 from ..contracts import Component
 from ..errors import MtlError, nearest
-from ..registry import Catalog, catalog
+from ..registry.catalog import Catalog, catalog
+from ..registry.components import component_name
 from .kit import EXAMPLES, BoundCheck, CheckList, Conformance
 from .subject import Subject
 
 
 def lists() -> dict[str, tuple[CheckList, type[Subject]]]:
     """kind -> its checks, and the harness that they are run on."""
-    from . import augmentations, datasets, encoders, pretexts, tasks, weightings
+    from .augmentation import checks as augmentations
+    from .dataset import checks as datasets
+    from .encoder import checks as encoders
+    from .pretext import checks as pretexts
+    from .task import checks as tasks
+    from .weighting import checks as weightings
 
     return {
         module.CHECKS.kind: (module.CHECKS, module.HARNESS)

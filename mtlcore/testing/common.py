@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ..components import component_name, fault
+from ..registry.components import component_name, fault
 from .kit import Group, Skip, require
 from .subject import Subject
 

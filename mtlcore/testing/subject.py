@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ..contracts import Component
-from ..registry import Catalog
+from ..registry.catalog import Catalog
 from ..rng import KeyedRng, Rng
 
 

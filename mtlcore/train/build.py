@@ -10,17 +10,17 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..config import load
+from ..config.experiment import Experiment
 from ..config.write import component_table
 from ..contracts import Batch, StepCounts, StepLosses
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
-from ..experiment import Experiment
-from ..inference import SharedEncoder
-from ..model import HybridModel
+from ..model.hybrid import HybridModel
+from ..model.inference import SharedEncoder
+from ..model.views import prepare
 from ..networks import EMA
 from ..rng import WEIGHTING, WEIGHTS, KeyedRng
 from ..runs import RunFolder
-from ..views import prepare
 from .optim import loss_weighting_optimizer_for, optimizer_for
 from .step import TrainState, task_weights
 

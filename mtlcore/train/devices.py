@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 
+from ..config.experiment import Experiment
 from ..errors import MtlError
-from ..experiment import Experiment
 
 
 def fabric_for(experiment: Experiment) -> Fabric:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from ..experiment import Optimizer, Schedule
+from ..config.experiment import Optimizer, Schedule
 
 
 def optimizer_for(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:

@@ -14,8 +14,8 @@ from attrs import evolve
 from lightning_fabric import Fabric
 
 from ..config import dump
+from ..config.experiment import Experiment
 from ..data.dataset import RunData
-from ..experiment import Experiment
 
 
 def resolved(experiment: Experiment) -> tuple[str, dict[str, Path]]:

@@ -19,12 +19,11 @@ from attrs import define, evolve, field
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ..contracts import StepLosses
-from ..experiment import Experiment
-from ..model import HybridModel
+from ..config.experiment import Experiment
+from ..contracts import PreparedBatch, StepLosses
+from ..model.hybrid import HybridModel
 from ..networks import EMA, total, world_size
 from ..rng import DROPOUT, WEIGHTING, KeyedRng
-from ..views import PreparedBatch
 from .optim import lr_at
 
 Logged = dict[str, Tensor]

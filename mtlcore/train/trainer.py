@@ -14,22 +14,22 @@ import torch
 from attrs import define, evolve, field, frozen
 
 from ..callbacks.guard import Callbacks
+from ..callbacks.progress import ProgressReporter, SilentReporter, TrainProgress
+from ..callbacks.tensorboard import Board
+from ..config.experiment import Experiment
 from ..data.dataset import RunData, open_data
 from ..data.sampler import Sampler
 from ..errors import MtlError
-from ..experiment import Experiment
-from ..measure import Measured, measure, measure_pretexts
+from ..evaluation.measure import Measured, measure, measure_pretexts
+from ..model.views import prepare
 from ..networks import total
 from ..runs import RunFolder, Which, write_errors_as_mtl_error
-from ..views import prepare
 from .build import build_train_state, dry_run, load_exactly, try_weighting
 from .devices import fabric_for, leave_together
 from .memory import keep_freed_memory
-from .progress import ProgressReporter, SilentReporter, TrainProgress
 from .provenance import environment, resolved
 from .record import Record
 from .step import Logged, TrainState, train_step
-from .tensorboard import Board
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: somebody asked for it

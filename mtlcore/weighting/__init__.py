@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contracts import Component
-from ..registry import hookimpl
+from ..registry.catalog import hookimpl
 from .budget import Budget as Budget
 from .cosine_gate import CosineGate as CosineGate
 from .equal import Equal as Equal

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mtlcore.callbacks.progress import TrainProgress
 from mtlcore.cli import _progress, _shared
 from mtlcore.cli._progress import Bars, arms_table, metrics_table, say_result
 from mtlcore.demo import Arm
-from mtlcore.measure import Measured
-from mtlcore.train.progress import TrainProgress
+from mtlcore.evaluation.measure import Measured
 from mtlcore.train.trainer import Result
 
 NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]

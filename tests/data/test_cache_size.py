@@ -7,8 +7,8 @@ from attrs import evolve, field, frozen
 from toy_datasets import InMemory, cycle, experiment
 
 from mtlcore import Classification
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
-from mtlcore.experiment import DataEntry
 
 OFFICIAL = ("train",) * 60 + ("validation",) * 20 + ("test",) * 20
 

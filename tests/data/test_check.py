@@ -13,12 +13,12 @@ from PIL import Image
 from toy_datasets import InMemory, cycle, experiment
 
 from mtlcore import Classification, MtlError
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.check import check_data
-from mtlcore.data.check_sheet import check_sheet
 from mtlcore.data.copies import together
 from mtlcore.data.dataset import open_data
 from mtlcore.data.folder import ImageFolder
-from mtlcore.experiment import DataEntry
+from mtlcore.evaluation.check_sheet import check_sheet
 
 KEYS = {
     "counts",

@@ -14,9 +14,9 @@ from toy_datasets import experiment
 
 from mtlcore import MtlError
 from mtlcore.config import dump, parse
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.csv_table import Csv
 from mtlcore.data.dataset import open_data
-from mtlcore.experiment import DataEntry
 
 
 def table(folder: Path, text: str, name: str = "people.csv") -> Path:

@@ -15,9 +15,9 @@ from toy_datasets import experiment
 
 from mtlcore import Classification, MtlError
 from mtlcore.config import dump, parse
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
 from mtlcore.data.folder import ImageFolder
-from mtlcore.experiment import DataEntry
 
 TASK = {"kind": Classification(reads="kind")}
 

@@ -10,9 +10,9 @@ from PIL import Image
 from toy_datasets import experiment
 
 from mtlcore import MtlError
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
 from mtlcore.data.folder import ImageFolder
-from mtlcore.experiment import DataEntry
 
 
 def image(path: Path, gray: int) -> None:

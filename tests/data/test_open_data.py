@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from toy_datasets import InMemory, cycle, experiment, numbers_of
 
 from mtlcore import Annotation, BuildContext, Classification, Head, MtlError, SupervisedTask
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import RunData, open_data
-from mtlcore.experiment import DataEntry
 
 TRAIN60 = ("train",) * 60
 OFFICIAL = ("train",) * 60 + ("val",) * 20 + ("test",) * 20

@@ -14,7 +14,7 @@ from mtl_faces.sources.w300_lp import W300Lp
 from scipy.io import savemat
 
 from mtlcore import Index, MtlError
-from mtlcore.components import component_name
+from mtlcore.registry.components import component_name
 
 
 def face(root, key, yaw=10.0, pitch=-20.0, roll=30.0, points=None):

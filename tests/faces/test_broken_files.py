@@ -22,8 +22,8 @@ from mtl_faces.sources.w300_lp import W300Lp
 from toy_datasets import experiment
 
 from mtlcore import Classification, Dataset, MtlError, Regression
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
-from mtlcore.experiment import DataEntry
 
 SCALE = {"outputs": ("yaw", "pitch", "roll"), "mean": (0.0,) * 3, "std": (1.0,) * 3}
 

@@ -13,8 +13,8 @@ from PIL import Image
 from toy_datasets import experiment
 
 from mtlcore import MtlError
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
-from mtlcore.experiment import DataEntry
 
 ORDER = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 EMOTIONS = ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]

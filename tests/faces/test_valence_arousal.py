@@ -10,8 +10,8 @@ import torch
 from mtl_faces.valence_arousal import ValenceArousal
 from toys import experiment
 
-from mtlcore.experiment import TaskEntry
-from mtlcore.model import HybridModel
+from mtlcore.config.experiment import TaskEntry
+from mtlcore.model.hybrid import HybridModel
 
 
 def fitted() -> ValenceArousal:

@@ -13,14 +13,14 @@ from mtl_pretexts.consistency import FRAME, Consistency, ConsistencyHead
 from toys import PCGRAD, Jitter, Plain, PoseHead, batch, counted, experiment, prepared_batches, train_state
 
 from mtlcore import Head, MtlError, SupervisedTask
-from mtlcore.experiment import PretextEntry, TaskEntry
-from mtlcore.model import HybridModel
+from mtlcore.config.experiment import PretextEntry, TaskEntry
+from mtlcore.model.hybrid import HybridModel
+from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.tasks.multilabel import Multilabel
 from mtlcore.tasks.regression import Regression
 from mtlcore.train.step import train_step
-from mtlcore.views import prepare
 
 FIXMATCH = Consistency(threshold=0.0)
 MEAN_TEACHER = Consistency(teacher="ema", label="soft", threshold=0.0)
@@ -65,7 +65,7 @@ def test_the_views_are_one_draw_of_the_weak_and_one_of_the_strong_augmentation_f
         )
         assert torch.equal(made.images[head_input.images[at]], wanted[4:])
     assert len(made.images) == 3  # the labeled samples' clean view beside them
-    assert head_input.answers[0][0] is None
+    assert head_input.targets[0][0] is None
 
 
 def test_one_augmentation_for_both_views_is_drawn_twice():

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from toys import Plain, Toy, batch, experiment, prepared_batches, train_state
 
 from mtlcore import MtlError
-from mtlcore.experiment import PretextEntry
+from mtlcore.config.experiment import PretextEntry
 from mtlcore.train.step import train_step
 
 
@@ -32,7 +32,7 @@ def asked(eng, size: int = 24, n: int = 6):
         eng, [batch(n=n, size=size, tasks=tuple(eng.experiment.tasks), unlabeled=n if not eng.experiment.tasks else 1)]
     )[0]
     head_input = made.head_inputs["inpainting"][0]
-    return made, made.images[head_input.images[0]], head_input.answers[0][0]
+    return made, made.images[head_input.images[0]], head_input.targets[0][0]
 
 
 # ---------------------------------------------------------------------------------------------------- the mask
@@ -352,5 +352,5 @@ def test_it_learns_to_restore_smooth_images_better_than_their_mean_color(percept
     head_input, metric = made.head_inputs["inpainting"][0], Inpainting().metrics()["over_mean"]
     with torch.no_grad():
         answer = eng.model.forward_heads(eng.model.encode(made)[0], made)["inpainting"][0]
-    metric.update(answer, head_input.answers[0][0])
+    metric.update(answer, head_input.targets[0][0])
     assert float(metric.compute()) < 0.8

@@ -84,9 +84,9 @@ def test_the_supervised_heads_read_the_turned_image_at_no_forward_more():
     b = batch(size=32, tasks=("fer", "pose", "parsing"), unlabeled=0)
     made = prepared_batches(eng, [b])[0]
     assert len(made.images) == 1
-    assert torch.equal(made.head_inputs["pose"][0].answers[0][0], b.targets["pose"])
+    assert torch.equal(made.head_inputs["pose"][0].targets[0][0], b.targets["pose"])
     raw = (made.images[0] * 255).round().byte()
-    moved = made.head_inputs["parsing"][0].answers[0][0]
+    moved = made.head_inputs["parsing"][0].targets[0][0]
     here = b.present["parsing"]
     assert torch.equal(moved[here], (raw[:, :1] // 86).long()[here])
     assert not bool(train_step(eng, [made])["skipped"])

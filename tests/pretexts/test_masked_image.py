@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mtl_pretexts.masked_image import MaskedImage, covered_l1
 from toys import Jitter, Plain, Toy, batch, experiment, prepared_batches, train_state
 
-from mtlcore.experiment import PretextEntry
+from mtlcore.config.experiment import PretextEntry
 from mtlcore.train.step import train_step
 
 
@@ -29,7 +29,7 @@ def asked(eng, size: int = 24, n: int = 6):
     tasks = tuple(eng.experiment.tasks)
     made = prepared_batches(eng, [batch(n=n, size=size, tasks=tasks, unlabeled=1 if tasks else n)])[0]
     head_input = made.head_inputs["masked"][0]
-    return made, made.images[head_input.images[0]], head_input.answers[0][0]
+    return made, made.images[head_input.images[0]], head_input.targets[0][0]
 
 
 # ---------------------------------------------------------------------------------------------------- the mask
@@ -191,7 +191,7 @@ def test_it_learns_to_restore_smooth_images_better_than_their_mean_color():
     made, metric = prepared_batches(eng, [smooth(64, 24, 999)])[0], task.metrics()["over_mean"]
     with torch.no_grad():
         answer = eng.model.forward_heads(eng.model.encode(made)[0], made)["masked"][0]
-    metric.update(answer, made.head_inputs["masked"][0].answers[0][0])
+    metric.update(answer, made.head_inputs["masked"][0].targets[0][0])
     assert float(metric.compute()) < 0.9
 
 

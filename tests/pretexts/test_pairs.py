@@ -10,9 +10,9 @@ from pair_toys import COUPLED, PAIRS, answer, images, losses, run
 from toys import Jitter, key, prepared_batches
 
 from mtlcore import MtlError
+from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.train.step import train_step
-from mtlcore.views import prepare
 
 every = pytest.mark.parametrize("name", PAIRS)
 

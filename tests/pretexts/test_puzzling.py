@@ -47,7 +47,7 @@ def test_permutations_are_uniform():
     for step in range(9):
         eng.step = step
         b = batch(n=800, size=32, tasks=(), unlabeled=800)
-        tiles = prepared_batches(eng, [b])[0].head_inputs["puzzle_spatial"][0].answers[0][0]["tile"][:, 0]
+        tiles = prepared_batches(eng, [b])[0].head_inputs["puzzle_spatial"][0].targets[0][0]["tile"][:, 0]
         for sample in tiles.tolist():
             counts[tuple(sample)] = counts.get(tuple(sample), 0) + 1
     assert len(counts) == 24
@@ -59,7 +59,7 @@ def test_a_share_keeps_its_order_and_that_is_a_valid_answer():
     eng = train_state(experiment((), ("jigen",), augment=Plain()))
     b = batch(n=2000, size=32, tasks=(), unlabeled=2000)
     made = prepared_batches(eng, [b])[0]
-    tiles = made.head_inputs["jigen"][0].answers[0][0]["tile"][:, 0]
+    tiles = made.head_inputs["jigen"][0].targets[0][0]["tile"][:, 0]
     kept = (tiles == torch.arange(4)).all(1)
     assert abs(float(kept.float().mean()) - (0.7 + 0.3 / 24)) < 0.04
     assert torch.equal(made.images[0][kept], b.images[kept].float() / 255)
@@ -80,14 +80,14 @@ def test_the_siamese_variant_makes_views_of_three_sizes():
     assert 32 <= sides[0] <= 36
     assert sides[1] == 32
     assert 18 <= sides[2] <= 32
-    assert made.head_inputs["siamese"][0].answers[0][0]["tile"].shape == (6, 3, 4)
+    assert made.head_inputs["siamese"][0].targets[0][0]["tile"].shape == (6, 3, 4)
 
 
 def test_undo_is_the_exact_way_back():
     exp = experiment((), ("turning",), augment=Plain(), size=32)
     b = batch(size=32, tasks=(), unlabeled=6)
     made = prepared_batches(train_state(exp), [b])[0]
-    target = made.head_inputs["turning"][0].answers[0][0]
+    target = made.head_inputs["turning"][0].targets[0][0]
     back = exp.pretexts["turning"].component.undo(made.images[0], target)
     assert torch.equal(back, b.images.float() / 255)
 

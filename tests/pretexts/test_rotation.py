@@ -23,8 +23,8 @@ from question_toys import (
 )
 from toys import Pose, batch, experiment, prepared_batches, train_state
 
-from mtlcore.experiment import PretextEntry
-from mtlcore.registry import catalog
+from mtlcore.config.experiment import PretextEntry
+from mtlcore.registry.catalog import catalog
 
 
 def test_it_is_advertised_with_fewer_than_sixty_lines():
@@ -85,7 +85,7 @@ def test_dense_labels_turn_with_the_image():
     exp = evolve(exp, pretexts={"rotation": PretextEntry(Rotation())}, augment=type(exp.augmentations["validation"])())
     made = prepared_batches(train_state(exp), [batch(size=32, tasks=("parsing",), unlabeled=0)])[0]
     (head_input,) = made.head_inputs["parsing"]
-    target = head_input.answers[0][0]
+    target = head_input.targets[0][0]
     assert head_input.images == made.head_inputs["rotation"][0].images
     raw = (made.images[head_input.images[0]] * 255).round().byte()
     assert torch.equal(target, (raw[:, :1] // 86).long())

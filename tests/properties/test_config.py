@@ -26,7 +26,17 @@ from hypothesis import strategies as st
 
 from mtlcore import MtlError
 from mtlcore.config import dump, parse
-from mtlcore.experiment import DataEntry, Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
+from mtlcore.config.experiment import (
+    DataEntry,
+    Experiment,
+    Input,
+    Optimizer,
+    PretextEntry,
+    Schedule,
+    TaskEntry,
+    Train,
+    Views,
+)
 
 TOYS = toy_catalog()
 DEFAULT_AUGMENTATIONS = {"strong": Strong(), "validation": Validation()}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from toy_datasets import InMemory, cycle, experiment, numbers_of
 
 from mtlcore import Classification, MtlError
+from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import RunData, open_data
 from mtlcore.data.sampler import Sampler, shares
-from mtlcore.experiment import DataEntry
 
 CPU = torch.device("cpu")
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mtlcore import StepLosses
 from mtlcore.config import load
-from mtlcore.registry import catalog
+from mtlcore.registry.catalog import catalog
 from mtlcore.rng import KeyedRng
 from mtlcore.runs import RunFolder
-from mtlcore.testing.weightings_harness import DrawnStep
+from mtlcore.testing.weighting.harness import DrawnStep
 from mtlcore.train.trainer import train
 from mtlcore.weighting import TorchJD
 from mtlcore.weighting.torchjd_methods import METHODS

@@ -17,7 +17,7 @@ from torch import Tensor
 from mtlcore import LossWeighting, StepLosses
 from mtlcore.rng import KeyedRng
 from mtlcore.testing import Conformance, Report, conformance
-from mtlcore.testing.weightings_harness import DrawnStep, scaled
+from mtlcore.testing.weighting.harness import DrawnStep, scaled
 from mtlcore.weighting import TorchJD
 from mtlcore.weighting.torchjd_methods import METHODS, REFUSED
 

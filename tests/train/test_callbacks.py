@@ -13,7 +13,7 @@ import torch
 
 from mtlcore import MtlError
 from mtlcore.config import dump, load
-from mtlcore.experiment import Experiment
+from mtlcore.config.experiment import Experiment
 from mtlcore.runs import RunFolder
 from mtlcore.train import trainer
 from mtlcore.train.trainer import train

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtlcore import MtlError
-from mtlcore.experiment import Optimizer, Schedule, Train
+from mtlcore.config.experiment import Optimizer, Schedule, Train
 from mtlcore.train.optim import lr_at, optimizer_for
 from mtlcore.train.record import Record
 

@@ -27,8 +27,8 @@ from toys import (
 )
 
 from mtlcore import Batch, MtlError
+from mtlcore.contracts import PreparedBatch
 from mtlcore.train.step import train_step
-from mtlcore.views import PreparedBatch
 
 SETS = [(p,) for p in PRETEXTS] + [(), ("barlow", "byol", "rotation"), tuple(PRETEXTS)]
 
@@ -106,7 +106,7 @@ def test_puzzling_on_one_view_equals_a_hand_written_loss():
     eng = train_state(exp)
     model, b = copy.deepcopy(eng.model), batch(size=32, tasks=("fer",))
     made = prepared_batches(eng, [b])
-    order = made[0].head_inputs["puzzle_spatial"][0].answers[0][0]["tile"][:, 0]
+    order = made[0].head_inputs["puzzle_spatial"][0].targets[0][0]["tile"][:, 0]
     x, puzzled = b.images.float() / 255, torch.zeros(6, 3, 32, 32)
     for n, p in itertools.product(range(6), range(4)):
         t = int(order[n, p])
@@ -360,7 +360,7 @@ def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted
     assert (rested, rested1) == (False, True)
     assert all(torch.equal(x, y) and torch.equal(x, z) for x, y, z in zip(real.images, quiet.images, random.images))
     assert all(torch.equal(logged[k], v) for k, v in logged1.items() if k.startswith("loss"))
-    true, false = (i.head_inputs["inpainting"][0].answers[0][0] for i in (real, random))
+    true, false = (i.head_inputs["inpainting"][0].targets[0][0] for i in (real, random))
     assert torch.equal(true["mask"], false["mask"])
     assert not torch.equal(true["images"], false["images"])
 

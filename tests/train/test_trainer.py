@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from mtlcore import MtlError
 from mtlcore.config import load
-from mtlcore.evaluate import evaluate
-from mtlcore.experiment import Experiment
+from mtlcore.config.experiment import Experiment
+from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import RunFolder
 from mtlcore.train.provenance import resolved
 from mtlcore.train.trainer import train

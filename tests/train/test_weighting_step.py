@@ -16,14 +16,14 @@ from toys import PCGRAD, Plain, Toy, ToyNet, batch, experiment, prepared_batches
 from weightings import STRATEGIES, Fixed, small, with_spare
 
 from mtlcore import Features, MtlError
+from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
+from mtlcore.contracts import PreparedBatch
 from mtlcore.runs import RunFolder
 from mtlcore.train.build import dry_run, try_weighting
-from mtlcore.train.progress import SilentReporter
 from mtlcore.train.record import Record
 from mtlcore.train.step import train_step
 from mtlcore.train.trainer import Interrupted, train
-from mtlcore.views import PreparedBatch
 from mtlcore.weighting import Equal, TorchJD
 
 CONFIG = f"""

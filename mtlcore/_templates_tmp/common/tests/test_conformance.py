@@ -1,9 +1,0 @@
-"""plugin_name keeps the contract of its kind: one case a check, each with its reason where it fails."""
-
-from __future__ import annotations
-
-import mtlcore.testing
-
-from plugin_name import PluginName
-
-test_conformance = mtlcore.testing.pretext_conformance(PluginName)

@@ -1,0 +1,32 @@
+"""The nouns of mtlcore: what flows through a step, and what a plugin implements."""
+
+from __future__ import annotations
+
+from .callback import Callback as Callback
+from .callback import CallbackContext as CallbackContext
+from .components import Augmentation as Augmentation
+from .components import BuildContext as BuildContext
+from .components import Component as Component
+from .components import Dataset as Dataset
+from .components import Encoder as Encoder
+from .components import Head as Head
+from .components import Index as Index
+from .components import LossWeighting as LossWeighting
+from .components import PretextTask as PretextTask
+from .components import Skipped as Skipped
+from .components import StepLosses as StepLosses
+from .components import SupervisedTask as SupervisedTask
+from .samples import Annotation as Annotation
+from .samples import AugmentedBatch as AugmentedBatch
+from .samples import Batch as Batch
+from .samples import EncoderInfo as EncoderInfo
+from .samples import Features as Features
+from .samples import HeadInput as HeadInput
+from .samples import PreparedBatch as PreparedBatch
+from .samples import StepCounts as StepCounts
+from .samples import Target as Target
+from .samples import View as View
+
+KINDS: dict[str, type[Component]] = {
+    c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset, Augmentation, Callback)
+}

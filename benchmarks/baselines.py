@@ -31,7 +31,9 @@ class HandNet(nn.Module):
 class HandStep:
     """A supervised step of K classification tasks on uint8 images in memory."""
 
-    def __init__(self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int) -> None:
+    def __init__(
+        self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int
+    ) -> None:
         self.net, self.pixels, self.labels, self.batch = net.train(), pixels, labels, batch
         wide = [p for p in net.parameters() if p.ndim > 1]
         narrow = [p for p in net.parameters() if p.ndim <= 1]
@@ -85,7 +87,9 @@ class TorchJDStep(HandStep):
         from torchjd.autojac import jac_to_grad, mtl_backward
 
         pooled = self.encoder((images - 0.5) / 0.25).pooled
-        losses = [F.cross_entropy(head(pooled), y[rows]) for head, y in zip(self.heads, self.labels)]
+        losses = [
+            F.cross_entropy(head(pooled), y[rows]) for head, y in zip(self.heads, self.labels)
+        ]
         mtl_backward(losses, features=pooled)
         jac_to_grad(self.encoder.parameters(), self.aggregator)
 
@@ -93,7 +97,9 @@ class TorchJDStep(HandStep):
 class HandMixedStep(HandStep):
     """The same on K sources side by side, each labeling one task: joint forward, masked losses."""
 
-    def __init__(self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int) -> None:
+    def __init__(
+        self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int
+    ) -> None:
         super().__init__(net, pixels, labels, batch)
         k = len(labels)
         self.source = torch.arange(len(pixels)) * k // len(pixels)
@@ -125,7 +131,13 @@ def kornia_weak(size: int) -> nn.Module:
     return K.AugmentationSequential(
         K.RandomHorizontalFlip(p=0.5),
         K.RandomRotation(15.0, p=1.0),
-        K.RandomResizedCrop((size, size), scale=(0.69**2, 0.99**2), ratio=(1.0, 1.0), p=1.0, cropping_mode="resample"),
+        K.RandomResizedCrop(
+            (size, size),
+            scale=(0.69**2, 0.99**2),
+            ratio=(1.0, 1.0),
+            p=1.0,
+            cropping_mode="resample",
+        ),
         K.RandomContrast((0.6, 1.4), p=1.0),
     )
 
@@ -135,10 +147,18 @@ def kornia_strong(size: int) -> nn.Module:
     return K.AugmentationSequential(
         K.RandomHorizontalFlip(p=0.5),
         K.RandomRotation(20.0, p=1.0),
-        K.RandomResizedCrop((size, size), scale=(0.69**2, 0.99**2), ratio=(1.0, 1.0), p=1.0, cropping_mode="resample"),
+        K.RandomResizedCrop(
+            (size, size),
+            scale=(0.69**2, 0.99**2),
+            ratio=(1.0, 1.0),
+            p=1.0,
+            cropping_mode="resample",
+        ),
         K.RandomContrast((0.6, 1.4), p=1.0),
         K.RandomBrightness((0.95, 1.05), p=1.0),
         K.RandomGaussianNoise(std=0.025, p=1.0),
         K.RandomGaussianBlur((3, 3), (1.5, 1.5), p=0.5),
-        K.RandomErasing(scale=((60 / 224) ** 2, (60 / 224) ** 2), ratio=(1.0, 1.0), value=0.5, p=1.0),
+        K.RandomErasing(
+            scale=((60 / 224) ** 2, (60 / 224) ** 2), ratio=(1.0, 1.0), value=0.5, p=1.0
+        ),
     )

@@ -60,7 +60,10 @@ def measure(train_state: TrainState, prepared: PreparedBatch) -> dict[str, list[
     everything = [p for p in model.encoder.parameters() if p.requires_grad]
     places = {"exact": everything, "stem": stem, "last block": last, "features": points}
     grads = {
-        place: [list(torch.autograd.grad(x, at, retain_graph=True, materialize_grads=True)) for x in losses]
+        place: [
+            list(torch.autograd.grad(x, at, retain_graph=True, materialize_grads=True))
+            for x in losses
+        ]
         for place, at in places.items()
     }
     return {place: cosines(rows) for place, rows in grads.items()}
@@ -82,7 +85,9 @@ def run(root: Path, setup: str, steps: int) -> dict[str, np.ndarray]:
     found: dict[str, list[list[float]]] = {}
     for step in range(steps):
         batch = sampler.batch(step, 0, fabric.device)
-        prepared = prepare(data.experiment, batch, train_state.keyed_rng(0), progress=train_state.progress)
+        prepared = prepare(
+            data.experiment, batch, train_state.keyed_rng(0), progress=train_state.progress
+        )
         for place, values in measure(train_state, prepared).items():
             found.setdefault(place, []).append(values)
         for group in train_state.optimizer.param_groups:
@@ -119,11 +124,17 @@ def markdown(result: dict[str, Any]) -> str:
     """A row a predictor, a column a pair: correlation (agreement of signs)."""
     lines = []
     for setup, rows in result["setups"].items():
-        lines += [f"| `{setup}` | {' | '.join(' - '.join(p) for p in PAIRS)} |", "|---|" + "---|" * len(PAIRS)]
+        lines += [
+            f"| `{setup}` | {' | '.join(' - '.join(p) for p in PAIRS)} |",
+            "|---|" + "---|" * len(PAIRS),
+        ]
         for name in dict.fromkeys(r["predictor"] for r in rows):
             cells = [r for r in rows if r["predictor"] == name]
             said = [
-                "always 0" if c["correlation"] is None else f"{c['correlation']:.2f} ({c['sign']:.0%})" for c in cells
+                "always 0"
+                if c["correlation"] is None
+                else f"{c['correlation']:.2f} ({c['sign']:.0%})"
+                for c in cells
             ]
             lines.append(f"| {name} | {' | '.join(said)} |")
         exact = [r for r in rows if r["predictor"] == "features"]
@@ -133,7 +144,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", type=Path, required=True, help="the folder of FER2013")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--json", type=Path)

@@ -48,13 +48,23 @@ TARGETS = (
         ({}, {"perceptual": "ema"}),
         ("tests/pretexts/test_inpainting.py",),
     ),
-    Target("pretext", "rotation", {"mtl_pretexts.rotation": 10}, ({},), ("tests/pretexts/test_rotation.py",)),
+    Target(
+        "pretext",
+        "rotation",
+        {"mtl_pretexts.rotation": 10},
+        ({},),
+        ("tests/pretexts/test_rotation.py",),
+    ),
     Target(
         "task",
         "fer",
         {"mtlcore.tasks.classification": 12},
         ({}, {"emotions": 7, "balance": "inverse"}),
-        ("tests/faces/test_emotion.py", "tests/test_classification.py", "tests/tasks/test_words.py"),
+        (
+            "tests/faces/test_emotion.py",
+            "tests/test_classification.py",
+            "tests/tasks/test_words.py",
+        ),
     ),
     Target(
         "task",
@@ -111,7 +121,9 @@ def _operator(node: ast.AST) -> ast.AST | None:
 
 def _comparison(node: ast.AST) -> ast.AST | None:
     if isinstance(node, ast.Compare) and type(node.ops[0]) in _COMPARISONS:
-        return ast.Compare(node.left, [_COMPARISONS[type(node.ops[0])](), *node.ops[1:]], node.comparators)
+        return ast.Compare(
+            node.left, [_COMPARISONS[type(node.ops[0])](), *node.ops[1:]], node.comparators
+        )
     return None
 
 
@@ -158,12 +170,16 @@ def _only_refuses(function: ast.FunctionDef) -> bool:
 
 def _walk(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
     for node in body:
-        if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert | ast.FunctionDef | ast.ClassDef):
+        if isinstance(
+            node, ast.Raise | ast.JoinedStr | ast.Assert | ast.FunctionDef | ast.ClassDef
+        ):
             continue  # messages; inner functions have their own turn
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue
         yield node
-        children = [c for c in ast.iter_child_nodes(node) if c is not getattr(node, "annotation", None)]
+        children = [
+            c for c in ast.iter_child_nodes(node) if c is not getattr(node, "annotation", None)
+        ]
         yield from _walk(children)
 
 
@@ -191,7 +207,9 @@ def mutants(module: str) -> list[Mutant]:
 
 def _changes(tree: ast.Module) -> list[tuple[ast.AST, ast.AST]]:
     """Every node that a rule changes, with what it changes it to."""
-    return [(node, new) for node in _behavior(tree) for rule in RULES if (new := rule(node)) is not None]
+    return [
+        (node, new) for node in _behavior(tree) for rule in RULES if (new := rule(node)) is not None
+    ]
 
 
 def _mutant(module: str, source: str, site: int) -> Mutant:
@@ -219,4 +237,6 @@ def chosen(module: str, number: int) -> list[Mutant]:
 def path_of(module: str) -> Path:
     """The file of a module of this project."""
     parts = module.split(".")
-    return ROOT.joinpath(*(parts if parts[0] == "mtlcore" else ["plugins", *parts])).with_suffix(".py")
+    return ROOT.joinpath(*(parts if parts[0] == "mtlcore" else ["plugins", *parts])).with_suffix(
+        ".py"
+    )

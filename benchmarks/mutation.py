@@ -57,9 +57,15 @@ def forked(work: Callable[[], str], limit_s: int = LIMIT_CPU_S) -> str:
     child = os.fork()
     if child == 0:
         os.close(read)
-        used = int(time.process_time())  # CPU time: a busy machine must not pass for a mutant that hangs
+        used = int(
+            time.process_time()
+        )  # CPU time: a busy machine must not pass for a mutant that hangs
         resource.setrlimit(resource.RLIMIT_CPU, (used + limit_s, used + limit_s + 5))
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):  # noqa: PTH123
             try:
                 said = work()
             except BaseException as error:  # noqa: BLE001 - whatever a mutant does, it is caught by it
@@ -106,7 +112,10 @@ def by_tests(target: Target, mutant: Mutant | None) -> str:
 
         first, here = First(), io.StringIO()
         with contextlib.redirect_stdout(here):
-            code = pytest.main([*target.tests, "-x", "-q", "-p", "no:cacheprovider", "--no-header"], plugins=[first])
+            code = pytest.main(
+                [*target.tests, "-x", "-q", "-p", "no:cacheprovider", "--no-header"],
+                plugins=[first],
+            )
         return "" if code == 0 else first.name or f"pytest ends with {code}"
 
     return forked(work)
@@ -127,8 +136,12 @@ def _install(mutant: Mutant | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="judge those with this text in their names")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="judge those with this text in their names"
+    )
     parser.add_argument("--table", action="store_true", help="print the table of the finished run")
     asked = parser.parse_args()
     if not asked.table:
@@ -155,7 +168,10 @@ def run(only: str = "") -> None:
 
 def _asked(only: str) -> list[tuple[Target, list[Mutant]]]:
     """Each target with its mutants that have this text in their names; those without any are left out."""
-    every = [(t, [m for module, n in t.modules.items() for m in chosen(module, n) if only in m.key]) for t in TARGETS]
+    every = [
+        (t, [m for module, n in t.modules.items() for m in chosen(module, n) if only in m.key])
+        for t in TARGETS
+    ]
     found = [(target, asked) for target, asked in every if asked]
     if not found:
         raise SystemExit(f"no mutant has {only!r} in its name")
@@ -183,7 +199,10 @@ def _require_sound(target: Target) -> None:
 
 def _ground(target: Target, mutant: Mutant) -> str:
     """What a verdict hangs on: the mutated source, the kit, the plugin's own tests."""
-    files = [*sorted((ROOT / "mtlcore" / "testing").glob("*.py")), *(ROOT / test for test in target.tests)]
+    files = [
+        *sorted((ROOT / "mtlcore" / "testing").glob("*.py")),
+        *(ROOT / test for test in target.tests),
+    ]
     parts = [mutant.source.encode(), *(file.read_bytes() for file in files)]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
@@ -194,7 +213,13 @@ def _verdict(target: Target, mutant: Mutant, before: dict[str, str]) -> dict[str
     if before.get("ground") == ground:
         return before
     kit, tests = _judge(target, mutant)
-    said = {"kit": kit, "tests": tests, "reason": before.get("reason", ""), "ground": ground, "date": _today()}
+    said = {
+        "kit": kit,
+        "tests": tests,
+        "reason": before.get("reason", ""),
+        "ground": ground,
+        "date": _today(),
+    }
     return {"plugin": target.name, **said}
 
 
@@ -203,7 +228,10 @@ def _judge(target: Target, mutant: Mutant) -> tuple[str, str]:
     start = time.perf_counter()
     kit = by_kit(target, mutant)
     tests = by_tests(target, mutant) if not kit or kit == TIMEOUT else ""
-    print(f"{time.perf_counter() - start:5.0f} s  {mutant.key}   kit: {kit or '-'}   tests: {tests or '-'}", flush=True)
+    print(
+        f"{time.perf_counter() - start:5.0f} s  {mutant.key}   kit: {kit or '-'}   tests: {tests or '-'}",
+        flush=True,
+    )
     return kit, tests
 
 
@@ -219,15 +247,25 @@ def _write(rows: dict[str, Any], date: str) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """Markdown: a row a plugin, then the survivors with their reasons."""
-    lines = ["| plugin | mutants | caught by the kit alone | by kit or own tests |", "|---|---|---|---|"]
+    lines = [
+        "| plugin | mutants | caught by the kit alone | by kit or own tests |",
+        "|---|---|---|---|",
+    ]
     rows = list(result["mutants"].values())
     for name in (*dict.fromkeys(r["plugin"] for r in rows), "all"):
         mine = [r for r in rows if name in (r["plugin"], "all")]
-        kit, both = sum(bool(r["kit"]) for r in mine), sum(bool(r["kit"] or r["tests"]) for r in mine)
-        lines.append(f"| {name} | {len(mine)} | {kit} ({kit / len(mine):.0%}) | {both} ({both / len(mine):.0%}) |")
+        kit, both = (
+            sum(bool(r["kit"]) for r in mine),
+            sum(bool(r["kit"] or r["tests"]) for r in mine),
+        )
+        lines.append(
+            f"| {name} | {len(mine)} | {kit} ({kit / len(mine):.0%}) | {both} ({both / len(mine):.0%}) |"
+        )
     alive = {k: r for k, r in result["mutants"].items() if not r["kit"]}
     lines += ["", "| what the kit alone lets live | its own tests | why |", "|---|---|---|"]
-    lines += [f"| `{key}` | {r['tests'] or 'survives'} | {r['reason']} |" for key, r in alive.items()]
+    lines += [
+        f"| `{key}` | {r['tests'] or 'survives'} | {r['reason']} |" for key, r in alive.items()
+    ]
     return "\n".join(lines)
 
 

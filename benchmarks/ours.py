@@ -15,7 +15,15 @@ from lightning_fabric import Fabric
 from mtlcore import Encoder, LossWeighting, PretextTask
 from mtlcore.augment.levels import Validation
 from mtlcore.callbacks.progress import SilentReporter
-from mtlcore.config.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
+from mtlcore.config.experiment import (
+    DataEntry,
+    Experiment,
+    Input,
+    PretextEntry,
+    TaskEntry,
+    Train,
+    Views,
+)
 from mtlcore.data.cache import MemoryImageCache
 from mtlcore.data.dataset import RunData
 from mtlcore.data.sampler import Sampler
@@ -35,7 +43,9 @@ class MadeSource:
 
 def images(size: int) -> torch.Tensor:
     """(N, 3, size, size) uint8 noise."""
-    return torch.randint(0, 256, (N, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (N, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def labels(tasks: int) -> list[torch.Tensor]:
@@ -58,7 +68,9 @@ def experiment(
     augmentation = Validation(crop=1.0)
     return Experiment(
         encoder=encoder,
-        tasks={f"task{k}": TaskEntry(Classification(classes=names, dropout=0.0)) for k in range(tasks)},
+        tasks={
+            f"task{k}": TaskEntry(Classification(classes=names, dropout=0.0)) for k in range(tasks)
+        },
         pretexts={"pretext": PretextEntry(pretext)} if pretext else {},
         data={f"made{s}": DataEntry(MadeSource()) for s in range(datasets)},  # type: ignore[arg-type]
         weighting=weighting or Equal(),
@@ -92,9 +104,19 @@ def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) 
         split={"train": rows},
         fingerprint="",
     )
-    train_state = build_train_state(exp, Fabric(accelerator="cpu", devices=1), STEPS, len(rows) // exp.input.batch_size)
+    train_state = build_train_state(
+        exp, Fabric(accelerator="cpu", devices=1), STEPS, len(rows) // exp.input.batch_size
+    )
     record = Record(exp.train.max_skipped)
-    return Trainer(train_state, data, Sampler(data, exp), RunFolder(Path()), record, SilentReporter(), main=False)
+    return Trainer(
+        train_state,
+        data,
+        Sampler(data, exp),
+        RunFolder(Path()),
+        record,
+        SilentReporter(),
+        main=False,
+    )
 
 
 def where_it_goes(trainer: Trainer, rounds: int) -> dict[str, float]:
@@ -111,9 +133,15 @@ def where_it_goes(trainer: Trainer, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         prepared = timed("draw and prepare", lambda: trainer._prepare(0))
         features, _ = timed("encoder", lambda i=prepared: train_state.model.encode(i))
-        outputs = timed("heads and decoder", lambda f=features, i=prepared: train_state.model.forward_heads(f, i))
+        outputs = timed(
+            "heads and decoder",
+            lambda f=features, i=prepared: train_state.model.forward_heads(f, i),
+        )
         losses = [
-            timed(f"loss of {name}", lambda n=name, o=outputs, i=prepared: train_state.model.compute_losses(n, o[n], i))
+            timed(
+                f"loss of {name}",
+                lambda n=name, o=outputs, i=prepared: train_state.model.compute_losses(n, o[n], i),
+            )
             for name in names
         ]
         timed("backward", lambda ls=losses: torch.stack(ls).sum().backward())

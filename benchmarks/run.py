@@ -17,7 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a busy neighbor must not turn waiting into CPU time
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # a busy neighbor must not turn waiting into CPU time
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
@@ -37,7 +39,12 @@ def markdown(suite: str, rows: list[dict[str, Any]]) -> str:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3f}"
 
-    lines = [f"### {suite}", "", "| row | over | ratio | quartiles | gate | goal |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"### {suite}",
+        "",
+        "| row | over | ratio | quartiles | gate | goal |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in rows:
         verdict = " **missed**" if r["gate"] is not None and r["ratio"] > r["gate"] else ""
         spread = f"{number(r['low'])} - {number(r['high'])}"
@@ -51,8 +58,13 @@ def markdown(suite: str, rows: list[dict[str, Any]]) -> str:
 def main() -> int:
     if sys.argv[1:2] == ["hmtl"]:  # evidence, not speed: a door of its own
         # All three are needed in the end: it is told before anything is trained.
-        if missing := [name for name in ("filelock", "scipy", "matplotlib") if find_spec(name) is None]:
-            print(f'hmtl: not installed: {", ".join(missing)}; pip install "mtlcore[bench]"', file=sys.stderr)
+        if missing := [
+            name for name in ("filelock", "scipy", "matplotlib") if find_spec(name) is None
+        ]:
+            print(
+                f'hmtl: not installed: {", ".join(missing)}; pip install "mtlcore[bench]"',
+                file=sys.stderr,
+            )
             return 2
         from hmtl.main import main as hmtl
 
@@ -61,7 +73,9 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("suite", choices=SUITES)
-    parser.add_argument("--quick", action="store_true", help="within a minute of CPU; gates are not judged")
+    parser.add_argument(
+        "--quick", action="store_true", help="within a minute of CPU; gates are not judged"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     parser.add_argument("--check", action="store_true", help="exit 1 when a gate is missed")
     asked = parser.parse_args()

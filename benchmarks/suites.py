@@ -27,9 +27,13 @@ DIM = 8 * ENCODER.width
 SIAMESE = Puzzling(grid=2, scales=((113 / 112, 128 / 112), (1.0, 1.0), (64 / 112, 111 / 112)))
 
 
-def _loop(tasks: int, pretext: PretextTask | None = None, datasets: int = 1, **views: object) -> Trainer:
+def _loop(
+    tasks: int, pretext: PretextTask | None = None, datasets: int = 1, **views: object
+) -> Trainer:
     pixels, targets = images(SIZE), labels(tasks)
-    return stepper(experiment(ENCODER, SIZE, BATCH, tasks, pretext, datasets, **views), pixels, targets)
+    return stepper(
+        experiment(ENCODER, SIZE, BATCH, tasks, pretext, datasets, **views), pixels, targets
+    )
 
 
 def step(quick: bool) -> list[Row]:
@@ -38,10 +42,17 @@ def step(quick: bool) -> list[Row]:
     for k in (1, 3, 5):
         hand = HandStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * k), images(SIZE), labels(k), BATCH)
         times = cpu_times({"ours": _loop(k).advance, "hand": hand}, rounds)
-        rows.append(compare(f"k{k}", times["ours"], "plain PyTorch", times["hand"], gate=1.05, goal=1.02))
-    mixed = HandMixedStep(HandNet(ENCODER, SIZE, DIM, [CLASSES] * 3), images(SIZE), labels(3), BATCH)
+        rows.append(
+            compare(f"k{k}", times["ours"], "plain PyTorch", times["hand"], gate=1.05, goal=1.02)
+        )
+    mixed = HandMixedStep(
+        HandNet(ENCODER, SIZE, DIM, [CLASSES] * 3), images(SIZE), labels(3), BATCH
+    )
     times = cpu_times({"ours": _loop(3, datasets=3).advance, "hand": mixed}, rounds)
-    return [*rows, compare("k3_mixed", times["ours"], "plain PyTorch, masked", times["hand"], gate=1.05)]
+    return [
+        *rows,
+        compare("k3_mixed", times["ours"], "plain PyTorch, masked", times["hand"], gate=1.05),
+    ]
 
 
 def pretext_cost(quick: bool) -> list[Row]:
@@ -55,7 +66,9 @@ def pretext_cost(quick: bool) -> list[Row]:
         "inpainting_2views_ema": _loop(1, Inpainting(perceptual="ema")),
         "siamese_puzzling": _loop(1, SIAMESE, supervised="both", reduce="geometric"),
     }
-    times = cpu_times({name: trainer.advance for name, trainer in trainers.items()}, rounds=6 if quick else 100)
+    times = cpu_times(
+        {name: trainer.advance for name, trainer in trainers.items()}, rounds=6 if quick else 100
+    )
     gates = {
         "puzzling_1view": (1.05, 1.02),
         "puzzling_2views": (2.1, None),
@@ -66,12 +79,16 @@ def pretext_cost(quick: bool) -> list[Row]:
     base = statistics.median(times["supervised"])
     for name in ("inpainting_2views_ema", "siamese_puzzling"):
         print(_profile(name, where_it_goes(trainers[name], 2 if quick else 15), base))
-    return [compare(k, times[k], "the supervised step", times["supervised"], *gates[k]) for k in gates]
+    return [
+        compare(k, times[k], "the supervised step", times["supervised"], *gates[k]) for k in gates
+    ]
 
 
 def _profile(name: str, parts: dict[str, float], base: float) -> str:
     lines = [f"where the time of {name} goes, in supervised steps:", "", "| part | |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {part} | {seconds / base:.2f} |" for part, seconds in parts.items()), ""])
+    return "\n".join(
+        [*lines, *(f"| {part} | {seconds / base:.2f} |" for part, seconds in parts.items()), ""]
+    )
 
 
 def inference(quick: bool) -> list[Row]:
@@ -82,7 +99,9 @@ def inference(quick: bool) -> list[Row]:
     def forward(net: Inference) -> Variant:
         return torch.inference_mode()(lambda: net(images))
 
-    times = cpu_times({name: forward(net) for name, net in nets.items()}, rounds=30 if quick else 300)
+    times = cpu_times(
+        {name: forward(net) for name, net in nets.items()}, rounds=30 if quick else 300
+    )
     return [compare("hybrid", times["hybrid"], "the supervised run's network", times["supervised"])]
 
 
@@ -104,16 +123,27 @@ def augment(quick: bool) -> list[Row]:
             theirs, rng = make(size), Rng(torch.Generator().manual_seed(0), torch.device("cpu"))
 
             def ours(
-                augmentation: Weak | Strong = augmentation, images: torch.Tensor = images, rng: Rng = rng
+                augmentation: Weak | Strong = augmentation,
+                images: torch.Tensor = images,
+                rng: Rng = rng,
             ) -> torch.Tensor:
                 view = augmentation.view(images, tuple(images.shape[-2:]), rng)  # type: ignore[arg-type]
                 return augmentation.finish(view.images, rng)
 
-            def kornia(theirs: torch.nn.Module = theirs, images: torch.Tensor = images) -> torch.Tensor:
+            def kornia(
+                theirs: torch.nn.Module = theirs, images: torch.Tensor = images
+            ) -> torch.Tensor:
                 return theirs(images.float() / 255).clamp_(0, 1)
 
             times = cpu_times({"ours": ours, "kornia": kornia}, rounds=5 if quick else 30)
-            rows.append(compare(f"{kind}_{size}", times["ours"], "kornia AugmentationSequential", times["kornia"]))
+            rows.append(
+                compare(
+                    f"{kind}_{size}",
+                    times["ours"],
+                    "kornia AugmentationSequential",
+                    times["kornia"],
+                )
+            )
     return rows
 
 

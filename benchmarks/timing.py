@@ -36,7 +36,9 @@ class Row:
         return asdict(self)
 
 
-def cpu_times(variants: Mapping[str, Variant], rounds: int, warm: int = 2) -> dict[str, list[float]]:
+def cpu_times(
+    variants: Mapping[str, Variant], rounds: int, warm: int = 2
+) -> dict[str, list[float]]:
     """name -> CPU seconds of each round. Every round runs every variant once, in alternating order."""
     names = list(variants)
     for _ in range(warm):

@@ -34,7 +34,9 @@ def ours(tasks: int, weighting: LossWeighting) -> Variant:
 
 def rival(kind: type[HandStep], tasks: int) -> Variant:
     """One step of theirs."""
-    return kind(HandNet(Resnet18(), SIZE, DIM, [CLASSES] * tasks), images(SIZE), labels(tasks), BATCH)
+    return kind(
+        HandNet(Resnet18(), SIZE, DIM, [CLASSES] * tasks), images(SIZE), labels(tasks), BATCH
+    )
 
 
 def upgrad(at: str, every: int = 1) -> LossWeighting:
@@ -65,8 +67,12 @@ def _rows(k: int, quick: bool) -> list[Row]:
     return [
         compare(f"loss_level_k{k}", t["loss_level"], SUM, t["sum"], 1.05, 1.02),
         compare(f"features_k{k}", t["features"], SUM, t["sum"], 1.10, 1.05),
-        compare(f"parameters_k{k}", t["parameters"], LOOP, t["loop"], *((1.15, 1.08) if judged else ())),
-        compare(f"torchjd_k{k}", t["parameters"], JAC, t["torchjd"], *((0.83, 0.67) if judged else ())),
+        compare(
+            f"parameters_k{k}", t["parameters"], LOOP, t["loop"], *((1.15, 1.08) if judged else ())
+        ),
+        compare(
+            f"torchjd_k{k}", t["parameters"], JAC, t["torchjd"], *((0.83, 0.67) if judged else ())
+        ),
         compare(f"parameters_k{k} in sums", t["parameters"], SUM, t["sum"]),
         compare(f"rival: {LOOP}, k{k}", t["loop"], SUM, t["sum"]),
         compare(f"rival: {JAC}, k{k}", t["torchjd"], SUM, t["sum"]),
@@ -75,7 +81,10 @@ def _rows(k: int, quick: bool) -> list[Row]:
 
 def _every_tenth(quick: bool) -> Row:
     """Ten steps a round: one measures, nine keep its task weights."""
-    kept, plain = _times(10, ours(5, upgrad("parameters", every=10))), _times(10, rival(HandStep, 5))
+    kept, plain = (
+        _times(10, ours(5, upgrad("parameters", every=10))),
+        _times(10, rival(HandStep, 5)),
+    )
     t = cpu_times({"ours": kept, "sum": plain}, rounds=2 if quick else 15, warm=0 if quick else 1)
     return compare("parameters_every10_k5", t["ours"], SUM, t["sum"], 1.40, 1.30)
 
@@ -105,14 +114,20 @@ def _memory(quick: bool) -> list[Row]:
     if not quick:
         rows["features"] = ("memory_k5 at features",)
         rows |= {"torchjd": (f"memory of rival: {JAC}",), "loop": (f"memory of rival: {LOOP}",)}
-    peaks = {name: [_peak_of(name) for _ in range(1 if quick else 5)] * 2 for name in ("sum", *rows)}
+    peaks = {
+        name: [_peak_of(name) for _ in range(1 if quick else 5)] * 2 for name in ("sum", *rows)
+    }
     plain = [statistics.median(peaks["sum"])] * len(peaks["sum"])
-    return [compare(title, peaks[name], SUM, plain, *gates) for name, (title, *gates) in rows.items()]
+    return [
+        compare(title, peaks[name], SUM, plain, *gates) for name, (title, *gates) in rows.items()
+    ]
 
 
 def _peak_of(variant: str) -> float:
     """MiB that the first steps add, in a fresh process."""
-    done = subprocess.run([sys.executable, __file__, variant], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, variant], capture_output=True, text=True, check=True
+    )
     return float(done.stdout.split()[-1])
 
 

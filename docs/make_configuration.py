@@ -82,7 +82,12 @@ MORE = {
 def configuration() -> str:
     """The whole page."""
     top = [key for key in keys_of(Experiment) if key.name in TOP]
-    parts = [HEAD, "## At the top of the file\n", table(top, meanings(Experiment)), *map(section, TABLES)]
+    parts = [
+        HEAD,
+        "## At the top of the file\n",
+        table(top, meanings(Experiment)),
+        *map(section, TABLES),
+    ]
     return "\n".join(parts)
 
 

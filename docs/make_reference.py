@@ -18,7 +18,15 @@ import mtlcore.testing
 from mtlcore.registry.catalog import Specs
 
 PAGE = Path(__file__).with_name("reference.md")
-KINDS = ("Encoder", "SupervisedTask", "PretextTask", "LossWeighting", "Dataset", "Augmentation", "Callback")
+KINDS = (
+    "Encoder",
+    "SupervisedTask",
+    "PretextTask",
+    "LossWeighting",
+    "Dataset",
+    "Augmentation",
+    "Callback",
+)
 HEAD = """# Reference
 
 Made from the docstrings by `python docs/make_reference.py`; do not edit. The keys of a configuration stand in
@@ -48,7 +56,9 @@ def reference() -> str:
 def testing_names() -> list[str]:
     """The public names of the kit that are functions or classes of its own."""
     return [
-        n for n, v in vars(mtlcore.testing).items() if n[0] != "_" and callable(v) and n not in ("partial", "test_of")
+        n
+        for n, v in vars(mtlcore.testing).items()
+        if n[0] != "_" and callable(v) and n not in ("partial", "test_of")
     ]
 
 
@@ -58,10 +68,16 @@ def hooks() -> list[str]:
 
 def entry(name: str, thing: Any) -> str:
     """Heading, signature, docstring, and for a class its public properties and methods."""
-    lines = [f"### {name}\n", f"```python\n{signature(name, thing)}\n```\n", doc(name, thing) + "\n"]
+    lines = [
+        f"### {name}\n",
+        f"```python\n{signature(name, thing)}\n```\n",
+        doc(name, thing) + "\n",
+    ]
     if inspect.isclass(thing) and name not in ALIASES:
         for member, what in members(thing):
-            lines.append(f"- `{member}{said_of(what)}`" + (f": {brief(what)}" if what.__doc__ else ""))
+            lines.append(
+                f"- `{member}{said_of(what)}`" + (f": {brief(what)}" if what.__doc__ else "")
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -70,7 +86,11 @@ def doc(name: str, thing: Any) -> str:
     """Its own docstring; of an alias, whose docstring would be somebody else's, the words below."""
     if name in ALIASES:
         return ALIASES[name]
-    return inspect.cleandoc(thing.__doc__ or "") if inspect.isclass(thing) or inspect.isroutine(thing) else ""
+    return (
+        inspect.cleandoc(thing.__doc__ or "")
+        if inspect.isclass(thing) or inspect.isroutine(thing)
+        else ""
+    )
 
 
 def brief(thing: Any) -> str:
@@ -85,7 +105,11 @@ def signature(name: str, thing: Any) -> str:
     if getattr(thing, "_is_protocol", False):
         return f"class {short}(Protocol)"
     if inspect.isclass(thing) and attrs.has(thing):
-        fields = [f"{f.alias}: {_annotation(thing, f.name)}{_default(f)}" for f in attrs.fields(thing) if f.init]
+        fields = [
+            f"{f.alias}: {_annotation(thing, f.name)}{_default(f)}"
+            for f in attrs.fields(thing)
+            if f.init
+        ]
         return f"{short}({', '.join(fields)})"
     return f"{short}{arguments(thing)}"
 
@@ -97,7 +121,10 @@ def arguments(thing: Any) -> str:
     except (ValueError, TypeError):
         return ""
     given = [
-        p.replace(annotation=_bare(p.annotation), default=_Words("...") if inspect.isroutine(p.default) else p.default)
+        p.replace(
+            annotation=_bare(p.annotation),
+            default=_Words("...") if inspect.isroutine(p.default) else p.default,
+        )
         for p in found.parameters.values()
     ]
     return str(found.replace(parameters=given, return_annotation=_bare(found.return_annotation)))
@@ -120,7 +147,11 @@ class _Words(str):
 
 def said_of(member: Any) -> str:
     """What stands behind the name of a property or method."""
-    return arguments(member.fget).replace("(self) -> ", ": ") if isinstance(member, property) else arguments(member)
+    return (
+        arguments(member.fget).replace("(self) -> ", ": ")
+        if isinstance(member, property)
+        else arguments(member)
+    )
 
 
 def members(cls: type) -> Iterator[tuple[str, Any]]:
@@ -132,7 +163,11 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
 
 def _annotation(cls: type, field: str) -> str:
     """As it is written in the source: attrs may have resolved its own copy by now."""
-    return next(str(noted[field]) for base in cls.__mro__ if field in (noted := vars(base).get("__annotations__", {})))
+    return next(
+        str(noted[field])
+        for base in cls.__mro__
+        if field in (noted := vars(base).get("__annotations__", {}))
+    )
 
 
 def _default(field: Any) -> str:

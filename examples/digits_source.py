@@ -22,7 +22,9 @@ def bundled() -> Any:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MtlError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from error
+        raise MtlError(
+            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        ) from error
     return load_digits()
 
 

@@ -31,7 +31,11 @@ def run_arm(name: str, experiment: Experiment, folder: Path, reporter: ProgressR
     """Train it into folder/<name> and evaluate its last step."""
     result = train(experiment, folder / name.lower(), reporter=reporter)
     test = evaluate(result.run, progress=reporter.progress).measured.metrics
-    own = {k: v for k, v in result.measured.metrics.items() if k.partition("/")[0] in experiment.pretexts}
+    own = {
+        k: v
+        for k, v in result.measured.metrics.items()
+        if k.partition("/")[0] in experiment.pretexts
+    }
     return Arm(name, test, own, result.cpu_s)
 
 

@@ -38,7 +38,9 @@ class Geometry:
     def resize(cls, old: tuple[int, int], new: tuple[int, int], like: Tensor) -> Geometry:
         """Whole image of size `old` (h, w) scaled to `new`, for the samples and on the device of `like` (B, ...)."""
         samples = [[new[1] / old[1], 0.0, 0.0], [0.0, new[0] / old[0], 0.0], [0.0, 0.0, 1.0]]
-        return cls.affine(torch.tensor(samples).to(like.device, non_blocking=True).expand(len(like), 3, 3), new)
+        return cls.affine(
+            torch.tensor(samples).to(like.device, non_blocking=True).expand(len(like), 3, 3), new
+        )
 
     def then(self, later: Geometry) -> Geometry:
         """This movement, and `later` after it."""
@@ -73,17 +75,23 @@ def warp(matrix: Tensor, size: tuple[int, int], maps: Tensor, mode: str = "bilin
     along_y = torch.stack([b * (2 / old_w), d * (2 / old_h)], 1)[:, :, None, None]
     origin = torch.stack([x0 * (2 / old_w) - 1, y0 * (2 / old_h) - 1], 1)[:, :, None, None]
     grid = (along_x * x + (along_y * y + origin)).permute(0, 2, 3, 1)
-    return F.grid_sample(maps, grid.to(maps.dtype), mode, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(
+        maps, grid.to(maps.dtype), mode, padding_mode="reflection", align_corners=False
+    )
 
 
 def inverse_affine(matrix: Tensor) -> Tensor:
     """(B, 3, 3) affine -> its inverse, in closed form: no solver, so no host sync on a GPU."""
     a, b, tx, c, d, ty, *_ = matrix.flatten(1).unbind(1)
-    top = torch.stack([d, -b, b * ty - d * tx, -c, a, c * tx - a * ty], 1) / (a * d - b * c)[:, None]
+    top = (
+        torch.stack([d, -b, b * ty - d * tx, -c, a, c * tx - a * ty], 1) / (a * d - b * c)[:, None]
+    )
     return torch.cat([top.view(-1, 2, 3), matrix[:, 2:]], 1)
 
 
-def similarity(angle_rad: Tensor, scale: Tensor, flip: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def similarity(
+    angle_rad: Tensor, scale: Tensor, flip: Tensor, old: tuple[int, int], new: tuple[int, int]
+) -> Tensor:
     """(B, 3, 3), raw -> view: mirror, turn about the center, then show the central `scale` of each side.
 
     angle_rad: (B,), counter-clockwise as seen on the screen. scale: (B,) in (0, 1], the share of the old side that

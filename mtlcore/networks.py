@@ -44,11 +44,19 @@ class EMA(nn.Module):
     """
 
     def __init__(
-        self, source: nn.Module, momentum: float = 0.99, final: float | None = None, batch_stats: bool = False
+        self,
+        source: nn.Module,
+        momentum: float = 0.99,
+        final: float | None = None,
+        batch_stats: bool = False,
     ) -> None:
         super().__init__()
         self._source = (source,)  # in a tuple: not our submodule, not in our state
-        self.momentum, self.final, self.batch_stats = momentum, momentum if final is None else final, batch_stats
+        self.momentum, self.final, self.batch_stats = (
+            momentum,
+            momentum if final is None else final,
+            batch_stats,
+        )
         self.copy = copy.deepcopy(source).requires_grad_(False)
         self.train(False)
 
@@ -63,8 +71,13 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, progress: float, ok: Tensor | float = 1.0) -> None:
         """progress: of the run, in [0, 1]. ok: a device scalar, 0 where the optimizer skipped the step; nothing is read back."""
-        rate = (1 - (self.momentum + (self.final - self.momentum) * min(progress, 1.0))) * torch.as_tensor(ok)
-        mine, its = [p.data for p in self.copy.parameters()], [p.data for p in self._source[0].parameters()]
+        rate = (
+            1 - (self.momentum + (self.final - self.momentum) * min(progress, 1.0))
+        ) * torch.as_tensor(ok)
+        mine, its = (
+            [p.data for p in self.copy.parameters()],
+            [p.data for p in self._source[0].parameters()],
+        )
         torch._foreach_lerp_(
             mine, its, [rate.to(mine[0])] * len(mine)
         )  # a list of tensors: a scalar would be read back
@@ -101,7 +114,9 @@ class FrozenModule(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "net", net.eval().requires_grad_(False))  # not registered: not in our state
+        object.__setattr__(
+            self, "net", net.eval().requires_grad_(False)
+        )  # not registered: not in our state
 
     def forward(self, *inputs: Any) -> Any:
         return _run(self.net, inputs)

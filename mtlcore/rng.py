@@ -62,7 +62,11 @@ class Rng:
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
     def _landed(self, draw: Tensor) -> Tensor:
-        return draw if self.device.type == "cpu" else draw.pin_memory().to(self.device, non_blocking=True)
+        return (
+            draw
+            if self.device.type == "cpu"
+            else draw.pin_memory().to(self.device, non_blocking=True)
+        )
 
 
 @frozen

@@ -132,13 +132,18 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
-        with write_errors_as_mtl_error(self.path, self.checkpoint()), self.metrics.open("a") as file:
+        with (
+            write_errors_as_mtl_error(self.path, self.checkpoint()),
+            self.metrics.open("a") as file,
+        ):
             file.write(json.dumps(row) + "\n")
 
     def cut_log(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them anew."""
         if self.metrics.exists():
-            rows = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
+            rows = [
+                line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step
+            ]
             with write_errors_as_mtl_error(self.path):
                 write_whole(self.metrics, "".join(f"{line}\n" for line in rows).encode())
 
@@ -146,7 +151,11 @@ class RunFolder:
         """All complete lines of metrics.jsonl."""
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines() if _step_of(line) < _NEVER]
+        return [
+            json.loads(line)
+            for line in self.metrics.read_text().splitlines()
+            if _step_of(line) < _NEVER
+        ]
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -196,7 +205,9 @@ class RunFolder:
 class write_errors_as_mtl_error:  # noqa: N801 - a context manager, used like a function
     """What the disk refuses becomes one clear message; a half-written folder goes."""
 
-    def __init__(self, path: Path, good: Checkpoint | None = None, temporary: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, good: Checkpoint | None = None, temporary: Path | None = None
+    ) -> None:
         self.path, self.good, self.temporary = path, good, temporary
 
     def __enter__(self) -> None:
@@ -206,7 +217,11 @@ class write_errors_as_mtl_error:  # noqa: N801 - a context manager, used like a 
         if isinstance(error, OSError):
             if self.temporary:
                 shutil.rmtree(self.temporary, ignore_errors=True)
-            kept = f"; the checkpoint of step {self.good.step} is intact: {self.good.path}" if self.good else ""
+            kept = (
+                f"; the checkpoint of step {self.good.step} is intact: {self.good.path}"
+                if self.good
+                else ""
+            )
             where = error.filename or self.path
             raise MtlError(f"can't write {where}: {error.strerror or error}{kept}") from error
 
@@ -235,7 +250,9 @@ def _flush_folder(folder: Path) -> None:
 
 def _packed(tensors: Mapping[str, Tensor]) -> bytes:
     """safetensors takes neither channels_last nor views of other tensors."""
-    return safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
+    return safetensors.torch.save(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    )
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -10,7 +10,15 @@ from typing import Literal
 from attrs import field, frozen
 from attrs.validators import ge, in_
 
-from mtlcore import Augmentation, Dataset, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
+from mtlcore import (
+    Augmentation,
+    Dataset,
+    Encoder,
+    LossWeighting,
+    PretextTask,
+    SupervisedTask,
+    hookimpl,
+)
 from mtlcore.registry.catalog import Catalog
 
 

@@ -29,7 +29,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory):
     def unpack(name: str) -> Path:
         tar = DATA / f"{name}.tar"
         if not tar.is_file():
-            pytest.skip(f"real images absent: {tar} (set MTLCORE_TEST_DATA to the folder that holds them)")
+            pytest.skip(
+                f"real images absent: {tar} (set MTLCORE_TEST_DATA to the folder that holds them)"
+            )
         if name not in done:
             done[name] = tmp_path_factory.mktemp(name)
             with tarfile.open(tar) as archive:

@@ -27,7 +27,9 @@ class Dots(Dataset):
     def decode(self, index: Index, sample: int) -> np.ndarray:
         if sample < self.bad:
             raise MtlError(f"dot{sample}: can't be read")
-        image = np.random.default_rng(sample).integers(0, 120, (self.side, self.side, 3), dtype=np.uint8)
+        image = np.random.default_rng(sample).integers(
+            0, 120, (self.side, self.side, 3), dtype=np.uint8
+        )
         half = self.side // 2
         y, x = divmod(sample % 4, 2)
         image[y * half : (y + 1) * half, x * half : (x + 1) * half] += 120

@@ -12,7 +12,17 @@ from mtl_pretexts.barlow_twins import BarlowTwins
 from mtl_pretexts.byol import Byol
 from mtl_pretexts.simclr import Simclr
 from mtl_pretexts.vicreg import Vicreg
-from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, experiment, prepared_batches, train_state
+from toys import (
+    PCGRAD,
+    Batch,
+    Jitter,
+    Toy,
+    batch,
+    counted,
+    experiment,
+    prepared_batches,
+    train_state,
+)
 
 from mtlcore import PretextTask
 from mtlcore.config.experiment import Experiment, PretextEntry
@@ -41,7 +51,11 @@ def setting(
 
 
 def run(
-    task: PretextTask, tasks: tuple[str, ...] = (), optimizer: str = "sgd", lr: float = 0.05, **more: Any
+    task: PretextTask,
+    tasks: tuple[str, ...] = (),
+    optimizer: str = "sgd",
+    lr: float = 0.05,
+    **more: Any,
 ) -> TrainState:
     """An train_state of toys on it."""
     return train_state(setting(task, tasks, **more), optimizer=optimizer, lr=lr)
@@ -60,7 +74,9 @@ def answer(eng: TrainState, made: PreparedBatch) -> Any:
 def colored(n: int, seed: int) -> Batch:
     """Images of one color each, a little noise on it: what two views of an image have in common, and strangers have not."""
     g = torch.Generator().manual_seed(seed)
-    images_ = torch.rand(n, 3, 1, 1, generator=g) * 0.8 + torch.rand(n, 3, 24, 24, generator=g) * 0.2
+    images_ = (
+        torch.rand(n, 3, 1, 1, generator=g) * 0.8 + torch.rand(n, 3, 24, 24, generator=g) * 0.2
+    )
     return evolve(images(n), images=(images_ * 255).round().byte())
 
 
@@ -79,10 +95,14 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     """-> the model's state after three steps on this rank's half of each joined batch of 8."""
     more = {"weighting": PCGRAD} if by == "samples" else {}
     exp = setting(PAIRS[name], ("fer",), encoder=Toy(norm="none"), **more)
-    eng = build_train_state(evolve(exp, optimizer=evolve(exp.optimizer, name="sgd", lr=0.02)), fabric, 100, 10)
+    eng = build_train_state(
+        evolve(exp, optimizer=evolve(exp.optimizer, name="sgd", lr=0.02)), fabric, 100, 10
+    )
     rank, world = fabric.global_rank, fabric.world_size
     for step in range(3):
-        joined = prepare(exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], KeyedRng((0, step, 0)))
+        joined = prepare(
+            exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], KeyedRng((0, step, 0))
+        )
         mine = joined if world == 1 else joined.cut(slice(4 * rank, 4 * rank + 4), world)
         train_step(eng, [mine])
     return {k: v.clone() for k, v in eng.model.state_dict().items()}

@@ -48,7 +48,9 @@ def asked(task: PretextTask, images: Tensor, seed: int = 0) -> tuple[list[View],
     return list(views), target
 
 
-def setting(task: PretextTask, tasks: tuple[str, ...] = (), size: int = 32, **more: Any) -> Experiment:
+def setting(
+    task: PretextTask, tasks: tuple[str, ...] = (), size: int = 32, **more: Any
+) -> Experiment:
     """An experiment whose one pretext, labeled "pretext", is this task."""
     exp = experiment(tasks, size=size, **{"augment": Plain()} | more)
     return evolve(exp, pretexts={"pretext": PretextEntry(task)})
@@ -62,15 +64,24 @@ def built(task: PretextTask, size: int = 32, encoder: Any = None) -> tuple[Share
 
 def plain_batch(images: Tensor) -> Batch:
     """These images, without a label."""
-    return evolve(batch(n=len(images), size=images.shape[-1], tasks=(), unlabeled=len(images)), images=images)
+    return evolve(
+        batch(n=len(images), size=images.shape[-1], tasks=(), unlabeled=len(images)), images=images
+    )
 
 
 def learned(
-    task: PretextTask, steps: int = 60, n: int = 16, lr: float = 3e-3, encoder: Any = None, size: int = 32
+    task: PretextTask,
+    steps: int = 60,
+    n: int = 16,
+    lr: float = 3e-3,
+    encoder: Any = None,
+    size: int = 32,
 ) -> list[float]:
     """The loss of each of these steps on images that are alike."""
     torch.manual_seed(0)
-    eng = train_state(setting(task, size=size, encoder=encoder or Toy(width=8)), optimizer="adamw", lr=lr)
+    eng = train_state(
+        setting(task, size=size, encoder=encoder or Toy(width=8)), optimizer="adamw", lr=lr
+    )
     losses = []
     for step in range(steps):
         logged = train_step(eng, prepared_batches(eng, [plain_batch(alike(n, size, seed=step))]))
@@ -92,10 +103,15 @@ def same(one: tuple[Any, Target], other: tuple[Any, Target]) -> bool:
 
 def shown(task: PretextTask, images: Tensor) -> dict[str, Tensor]:
     """The samples of a preview."""
-    return {s.label.replace("\n", ": "): s.images for s in strips(setting(task, size=images.shape[-1]), images)}
+    return {
+        s.label.replace("\n", ": "): s.images
+        for s in strips(setting(task, size=images.shape[-1]), images)
+    }
 
 
 def ramp(n: int, size: int) -> Tensor:
     """(n, 2, size, size): the x and y of each pixel's center."""
     at = torch.arange(size) + 0.5
-    return torch.stack([at.expand(size, size), at[:, None].expand(size, size)]).expand(n, 2, size, size)
+    return torch.stack([at.expand(size, size), at[:, None].expand(size, size)]).expand(
+        n, 2, size, size
+    )

@@ -25,7 +25,11 @@ CASES: dict[str, dict[str, Any]] = {
     "equal": {},
     "uncertainty": {"weighting": UNCERTAINTY},
     "pcgrad": {"weighting": PCGRAD},
-    "pcgrad at features": {"weighting": PCGrad(at="features"), "pretexts": ("location",), "supervised": "clean"},
+    "pcgrad at features": {
+        "weighting": PCGrad(at="features"),
+        "pretexts": ("location",),
+        "supervised": "clean",
+    },
 }
 
 
@@ -67,7 +71,9 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
     for step, b in enumerate(batches()):
         full = joined(train_state, step, b)
         if world == 1:
-            train_step(train_state, [without(full, "barlow") if two_micro_batches(name, step) else full])
+            train_step(
+                train_state, [without(full, "barlow") if two_micro_batches(name, step) else full]
+            )
             continue
         mine = slice(4 * rank, 4 * rank + 4)
         micro_batches = [full.cut(mine, world)]
@@ -75,18 +81,32 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
             cuts = (slice(4 * rank, 4 * rank + 1), slice(4 * rank + 1, 4 * rank + 4))
             micro_batches = [without(full.cut(cut, 2 * world), "barlow") for cut in cuts]
         train_step(train_state, micro_batches)
-    return {k: v.clone() for k, v in (train_state.model.state_dict() | train_state.loss_weighting.state_dict()).items()}
+    return {
+        k: v.clone()
+        for k, v in (
+            train_state.model.state_dict() | train_state.loss_weighting.state_dict()
+        ).items()
+    }
 
 
 def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
     """Samples of gradients at the parameters, BatchNorm, an idle head, other samples on each rank: buffers must agree too."""
     exp = experiment(
-        pretexts=("inpainting", "byol"), weighting=PCGRAD, entries={"inpainting": {"control": "views_only"}}
+        pretexts=("inpainting", "byol"),
+        weighting=PCGRAD,
+        entries={"inpainting": {"control": "views_only"}},
     )
     train_state = build_train_state(exp, fabric, 100, 10)
     for step in range(3):
-        b = counted([batch(seed=10 * step + fabric.global_rank), batch(seed=10 * step + 1 - fabric.global_rank)])[0]
-        train_step(train_state, [prepare(exp, b, train_state.keyed_rng(0), world=fabric.world_size)])
+        b = counted(
+            [
+                batch(seed=10 * step + fabric.global_rank),
+                batch(seed=10 * step + 1 - fabric.global_rank),
+            ]
+        )[0]
+        train_step(
+            train_state, [prepare(exp, b, train_state.keyed_rng(0), world=fabric.world_size)]
+        )
     return {k: v.clone() for k, v in train_state.model.state_dict().items()}
 
 
@@ -99,9 +119,7 @@ def run(fabric: Fabric, out: Path) -> None:
         both = fabric.all_gather(torch.cat([v.flatten().double() for v in state.values()]))
         found[name] = state, float((both[0] - both[1]).abs().max())
     if fabric.is_global_zero:
-        with (
-            alone()
-        ):  # what evaluation does: a coupled pretext's `gather` must not ask the other rank, which is not here
+        with alone():  # what evaluation does: a coupled pretext's `gather` must not ask the other rank, which is not here
             z = torch.randn(4, 3)
             assert torch.equal(gather(z), z)
         torch.save(found, out)

@@ -19,7 +19,8 @@ def head(task: Classification):
 
 
 @given(
-    st.lists(st.sampled_from(["", "a", "b", "zebra", "?"]), min_size=1, max_size=30), st.permutations(["b", "a", "c"])
+    st.lists(st.sampled_from(["", "a", "b", "zebra", "?"]), min_size=1, max_size=30),
+    st.permutations(["b", "a", "c"]),
 )
 def test_a_target_is_the_place_of_the_name_and_unknown_names_are_absent(names, classes):
     target, present = Classification(classes=tuple(classes)).target(np.asarray(names))
@@ -50,7 +51,9 @@ def test_explicit_classes_and_weights_are_kept():
 
 
 def test_the_loss_is_weighted_smoothed_cross_entropy_by_hand():
-    task = Classification(classes=("a", "b", "c"), class_weights=(1.0, 2.0, 0.5), label_smoothing=0.1, dropout=0.0)
+    task = Classification(
+        classes=("a", "b", "c"), class_weights=(1.0, 2.0, 0.5), label_smoothing=0.1, dropout=0.0
+    )
     output, target = torch.randn(7, 3), torch.tensor([0, 1, 2, 1, 0, 2, 1])
     log_p, w = output.log_softmax(1), torch.tensor([1.0, 2.0, 0.5])
     soft = 0.9 * F.one_hot(target, 3) + 0.1 / 3
@@ -73,7 +76,10 @@ def test_metrics_against_counting_by_hand_however_the_samples_are_split():
         found[len(parts)] = {k: m.compute() for k, m in metrics.items()}
     assert all(torch.equal(found[1][k], found[3][k]) for k in found[1])
     hits = [(said[target == c] == c).float().mean() for c in range(4)]
-    f1 = [2 * ((said == c) & (target == c)).sum() / ((said == c).sum() + (target == c).sum()) for c in range(4)]
+    f1 = [
+        2 * ((said == c) & (target == c)).sum() / ((said == c).sum() + (target == c).sum())
+        for c in range(4)
+    ]
     assert float(found[1]["accuracy"]) == pytest.approx(float((said == target).float().mean()))
     assert float(found[1]["mean_class_accuracy"]) == pytest.approx(float(torch.stack(hits).mean()))
     assert float(found[1]["macro_f1"]) == pytest.approx(float(torch.stack(f1).mean()))
@@ -89,9 +95,13 @@ def test_the_head_reads_the_pooled_features_through_one_linear_layer():
     assert float(h.loss(h.ideal(torch.tensor([0, 1, 1])), torch.tensor([0, 1, 1])).max()) < 1e-6
 
 
-@pytest.mark.parametrize("values", [np.array([0, 1, 2]), np.array([0.0, np.nan]), np.array([True, False])])
+@pytest.mark.parametrize(
+    "values", [np.array([0, 1, 2]), np.array([0.0, np.nan]), np.array([True, False])]
+)
 def test_numbers_are_refused_with_the_way_to_names(values):
     for task in (Classification(reads="kind"), Classification(reads="kind", classes=("0", "1"))):
         for use in (task.fit, task.target):
-            with pytest.raises(MtlError, match=r"'kind' holds numbers; .* \(in a csv: categorical = \[\"kind\"\]\)"):
+            with pytest.raises(
+                MtlError, match=r"'kind' holds numbers; .* \(in a csv: categorical = \[\"kind\"\]\)"
+            ):
                 use(values)

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from config_toys import Box, Color, Faces, Folder, Hub, Pose, Puzzling, ResnetSmall, Strong, Validation, toy_catalog
+from config_toys import (
+    Box,
+    Color,
+    Faces,
+    Folder,
+    Hub,
+    Pose,
+    Puzzling,
+    ResnetSmall,
+    Strong,
+    Validation,
+    toy_catalog,
+)
 
 from mtlcore import MtlError
 from mtlcore.config import dump, load, parse
@@ -92,14 +104,25 @@ def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catal
 
 
 def test_augmentations_are_the_explicit_ones_and_all_that_need_no_key(toys: Catalog) -> None:
-    text = HYBRID + "[augment.validation]\nturn_deg = 1\n[augment.mild]\nname = 'strong'\nturn_deg = 5.0\n"
+    text = (
+        HYBRID
+        + "[augment.validation]\nturn_deg = 1\n[augment.mild]\nname = 'strong'\nturn_deg = 5.0\n"
+    )
     e = read(text, toys)
-    assert e.augmentations == {"strong": Strong(), "validation": Validation(turn_deg=1.0), "mild": Strong(turn_deg=5.0)}
-    further = [key for key, value in tomllib.loads(dump(e))["augment"].items() if isinstance(value, dict)]
+    assert e.augmentations == {
+        "strong": Strong(),
+        "validation": Validation(turn_deg=1.0),
+        "mild": Strong(turn_deg=5.0),
+    }
+    further = [
+        key for key, value in tomllib.loads(dump(e))["augment"].items() if isinstance(value, dict)
+    ]
     assert set(further) - {"box"} == {"validation", "mild"}  # `box` is a key of the toy itself
 
 
-def test_every_type_of_field_is_read(toys: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_type_of_field_is_read(
+    toys: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     text = """
     [encoder]
@@ -126,7 +149,9 @@ def test_every_type_of_field_is_read(toys: Catalog, monkeypatch: pytest.MonkeyPa
     assert e.tasks["faces"].component == Faces("faces", ("a", "b"), 7, 1.0, Color.GREEN)
     assert type(e.tasks["faces"].component.smoothing) is float
     assert e.pretexts["puzzling"].component == Puzzling(3, ((0.5, 1.0), (1.0, 2.0)), True, 4, 1.5)
-    assert e.data["folder"].component == Folder(Path.home() / "images", {"path": "file", "label": "mood"})
+    assert e.data["folder"].component == Folder(
+        Path.home() / "images", {"path": "file", "label": "mood"}
+    )
     assert e.augment == Strong(Box(low=0.25))
 
 
@@ -204,7 +229,15 @@ def test_a_mistake_is_told_with_its_path_and_what_mends_it(
 
 
 @pytest.mark.parametrize(
-    "top", ["task = 3", "[task]\nfaces = 3", "encoder = 'resnet'", "augmentations = []", "seed = 'one'", "plugins = 3"]
+    "top",
+    [
+        "task = 3",
+        "[task]\nfaces = 3",
+        "encoder = 'resnet'",
+        "augmentations = []",
+        "seed = 'one'",
+        "plugins = 3",
+    ],
 )
 def test_what_should_be_a_table_or_a_value_and_is_not_is_told(toys: Catalog, top: str) -> None:
     lines = problems(top, toys)
@@ -254,19 +287,36 @@ def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalog) -> None:
     [
         ("[input]\nsize = 4", ["[task.<label>]", "[pretext.<label>]"]),
         ("[pretext.puzzling]\nweight = 0", ["nothing to train"]),
-        ("[task.faces]\n[views]\nsupervised = 'pretext'", ["views.supervised", "[pretext.<label>]", '"clean"']),
-        ("[task.faces]\n[pretext.puzzling]\nsupervised = false\n[views]\nsupervised = 'pretext'", ["views.supervised"]),
+        (
+            "[task.faces]\n[views]\nsupervised = 'pretext'",
+            ["views.supervised", "[pretext.<label>]", '"clean"'],
+        ),
+        (
+            "[task.faces]\n[pretext.puzzling]\nsupervised = false\n[views]\nsupervised = 'pretext'",
+            ["views.supervised"],
+        ),
         (
             "[task.faces]\n[pretext.puzzling]\n[views]\nsupervised = 'pretext'\nstatistics = 'clean'",
             ["views.statistics", "views.supervised", '"all"'],
         ),
-        ("[pretext.puzzling]\n[views]\nstatistics = 'clean'", ["views.statistics", "[task.<label>]"]),
-        ("[task.faces]\n[train]\nsteps = 1\nbest = 'fases/accuracy'", ["train.best", "did you mean 'faces'"]),
+        (
+            "[pretext.puzzling]\n[views]\nstatistics = 'clean'",
+            ["views.statistics", "[task.<label>]"],
+        ),
+        (
+            "[task.faces]\n[train]\nsteps = 1\nbest = 'fases/accuracy'",
+            ["train.best", "did you mean 'faces'"],
+        ),
         ("[task.faces]\n[train]\nsteps = 1\nbest = 'accuracy'", ["train.best", "<task>/<metric>"]),
-        ("[pretext.puzzling]\n[train]\nsteps = 1\nbest = 'puzzling/accuracy'", ["train.best", "there is no task"]),
+        (
+            "[pretext.puzzling]\n[train]\nsteps = 1\nbest = 'puzzling/accuracy'",
+            ["train.best", "there is no task"],
+        ),
     ],
 )
-def test_settings_that_conflict_are_told_with_what_mends_them(toys: Catalog, text: str, facts: list[str]) -> None:
+def test_settings_that_conflict_are_told_with_what_mends_them(
+    toys: Catalog, text: str, facts: list[str]
+) -> None:
     line = problem(text, toys)
     assert [fact for fact in facts if fact not in line] == []
 
@@ -301,7 +351,9 @@ def test_bad_toml_is_told_with_file_and_line(file: Path, toys: Catalog) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_can_not_be_read_is_told(tmp_path: Path, toys: Catalog, content: bytes | None) -> None:
+def test_a_file_that_can_not_be_read_is_told(
+    tmp_path: Path, toys: Catalog, content: bytes | None
+) -> None:
     path = tmp_path / "odd.toml"
     if content is not None:
         path.write_bytes(content)
@@ -339,13 +391,25 @@ def test_an_override_sets_one_key(file: Path, toys: Catalog, override: str, read
 
 
 def test_the_last_override_wins(file: Path, toys: Catalog) -> None:
-    assert load(file, ["seed=1", "seed=2", "train.epochs=3", "train.steps=4"], catalog=toys) == evolve(
+    assert load(
+        file, ["seed=1", "seed=2", "train.epochs=3", "train.steps=4"], catalog=toys
+    ) == evolve(
         load(file, catalog=toys), seed=2, train=load(file, ["train.steps=4"], catalog=toys).train
     )
 
 
 @pytest.mark.parametrize(
-    "override", ["seed", "=3", "a..b=3", "a b=3", "seed.deep=3", "train.steps.more=3", "input.size=x", "nonsense=1"]
+    "override",
+    [
+        "seed",
+        "=3",
+        "a..b=3",
+        "a b=3",
+        "seed.deep=3",
+        "train.steps.more=3",
+        "input.size=x",
+        "nonsense=1",
+    ],
 )
 def test_a_bad_override_is_named(file: Path, toys: Catalog, override: str) -> None:
     file.write_text("seed = 1\n" + HYBRID)
@@ -357,10 +421,14 @@ def test_a_bad_override_is_named(file: Path, toys: Catalog, override: str) -> No
 # ------------------------------------------------------------------------------------------------ one-file plugins
 
 
-def test_a_plugin_file_beside_the_configuration_is_loaded_and_listed_with_its_hash(file: Path, toys: Catalog) -> None:
+def test_a_plugin_file_beside_the_configuration_is_loaded_and_listed_with_its_hash(
+    file: Path, toys: Catalog
+) -> None:
     plugin = file.parent / "rotation.py"
     plugin.write_text(PLUGIN)
-    file.write_text('plugins = ["./rotation.py"]\n' + HYBRID + "[pretext.rotation]\nangles = [0, 180]\n")
+    file.write_text(
+        'plugins = ["./rotation.py"]\n' + HYBRID + "[pretext.rotation]\nangles = [0, 180]\n"
+    )
     e = load(file, catalog=toys)
 
     assert e.pretexts["rotation"].component.angles == (0, 180)  # type: ignore[attr-defined]
@@ -395,7 +463,9 @@ def test_a_plugin_file_that_raises_keeps_its_original_error(file: Path, toys: Ca
     assert isinstance(told.value.__cause__, ZeroDivisionError)
 
 
-def test_a_configuration_that_asks_for_an_installed_plugin_that_failed_keeps_its_original_error(file: Path) -> None:
+def test_a_configuration_that_asks_for_an_installed_plugin_that_failed_keeps_its_original_error(
+    file: Path,
+) -> None:
     missing = EntryPoint("puzzling", "no_such_module_at_all", "mtlcore")
     with pytest.warns(PluginWarning):
         catalog = Catalog.load([EntryPoint("toys", "config_toys", "mtlcore"), missing], {})
@@ -416,7 +486,9 @@ def test_the_shipped_components_make_a_hybrid_experiment() -> None:
     assert parse(tomllib.loads(dump(e))) == e
 
 
-def test_a_dump_means_the_same_from_any_folder(toys: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_dump_means_the_same_from_any_folder(
+    toys: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     e = read(HYBRID.replace("/images", "images"), toys)
     assert e.data["faces"].component == Folder(Path(os.getcwd()) / "images")
     text = dump(e)

@@ -25,7 +25,11 @@ VARIANTS = {
 
 def _suites() -> list[tuple[str, kit.Conformance]]:
     """One for each shipped pretext, with few examples for each of its variants."""
-    shipped = [name for name, cls in catalog().of_kind("pretext").items() if cls.__module__.startswith("mtl_pretexts.")]
+    shipped = [
+        name
+        for name, cls in catalog().of_kind("pretext").items()
+        if cls.__module__.startswith("mtl_pretexts.")
+    ]
     plain = [(name, kit.conformance("pretext", name, examples=5)) for name in shipped]
     other = [
         (f"{name}-{i}", kit.conformance("pretext", name, examples=2, **fields))
@@ -35,7 +39,9 @@ def _suites() -> list[tuple[str, kit.Conformance]]:
     return plain + other
 
 
-CASES = [pytest.param(check, id=f"{name}-{check.name}") for name, suite in _suites() for check in suite]
+CASES = [
+    pytest.param(check, id=f"{name}-{check.name}") for name, suite in _suites() for check in suite
+]
 
 
 @pytest.mark.parametrize("check", CASES)

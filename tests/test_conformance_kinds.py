@@ -17,7 +17,15 @@ from mtlcore.testing import conformance
 
 torch.set_num_threads(1)
 
-TASKS = ["classification", "multilabel", "regression", "fer", "gender", "headpose", "valence_arousal"]
+TASKS = [
+    "classification",
+    "multilabel",
+    "regression",
+    "fer",
+    "gender",
+    "headpose",
+    "valence_arousal",
+]
 AUGMENTATIONS = ["none", "weak", "strong", "validation"]
 LIGHT = ["resnet_small"]
 HEAVY = [
@@ -49,7 +57,9 @@ def test_regression_of_two_numbers_conforms_with_each_loss(name):
 
 
 def test_classification_conforms_with_class_weights_smoothing_and_dropout():
-    require_conforming("task", "classification", balance="inverse", label_smoothing=0.1, dropout=0.5)
+    require_conforming(
+        "task", "classification", balance="inverse", label_smoothing=0.1, dropout=0.5
+    )
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -57,12 +67,16 @@ def test_a_augmentation_conforms(name):
     require_conforming("augmentation", name)
 
 
-@pytest.mark.parametrize("name", [*LIGHT, *(pytest.param(n, marks=pytest.mark.slow) for n in HEAVY)])
+@pytest.mark.parametrize(
+    "name", [*LIGHT, *(pytest.param(n, marks=pytest.mark.slow) for n in HEAVY)]
+)
 def test_an_encoder_conforms(name):
     require_conforming("encoder", name, examples=1 if name in HEAVY else 3)
 
 
-@pytest.mark.parametrize("model", [TIMM[0], *(pytest.param(n, marks=pytest.mark.slow) for n in TIMM[1:])])
+@pytest.mark.parametrize(
+    "model", [TIMM[0], *(pytest.param(n, marks=pytest.mark.slow) for n in TIMM[1:])]
+)
 def test_an_encoder_of_timm_conforms(model):
     pytest.importorskip("timm", reason="timm is an extra")
     require_conforming("encoder", "timm", examples=1, model=model)
@@ -86,15 +100,23 @@ def csv(root):
 
 
 def fer2013(root):
-    for number, name in enumerate(("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")):
+    for number, name in enumerate(
+        ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    ):
         for split in ("train", "test"):
             image(root / split / name / f"{number}.jpg", 20 * number, (48, 48))
     return {"root": root}
 
 
 def ferplus(root):
-    folders = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
-    header = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    folders = {
+        "Training": "FER2013Train",
+        "PublicTest": "FER2013Valid",
+        "PrivateTest": "FER2013Test",
+    }
+    header = (
+        "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    )
     lines = [f"{usage},fer{i:07d}.png,8,0,0,1,1,0,0,0,0,0" for i, usage in enumerate(folders)]
     (root / "fer2013new.csv").write_text("\n".join([header, *lines]) + "\n")
     for i, folder in enumerate(folders.values()):
@@ -131,10 +153,13 @@ def celeba(root):
 
     names = [f"{i + 1:06d}.jpg" for i in range(4)]
     rows = [
-        f"{n} {' '.join('1' if (k + i) % 3 else '-1' for k in range(len(ATTRIBUTES)))}" for i, n in enumerate(names)
+        f"{n} {' '.join('1' if (k + i) % 3 else '-1' for k in range(len(ATTRIBUTES)))}"
+        for i, n in enumerate(names)
     ]
     (root / "list_attr_celeba.txt").write_text("\n".join(["4", " ".join(ATTRIBUTES), *rows]) + "\n")
-    (root / "list_eval_partition.txt").write_text("".join(f"{n} {i % 3}\n" for i, n in enumerate(names)))
+    (root / "list_eval_partition.txt").write_text(
+        "".join(f"{n} {i % 3}\n" for i, n in enumerate(names))
+    )
     for i, name in enumerate(names):
         image(root / "img_align_celeba" / name, 20 * i)
     return {"root": root}
@@ -157,7 +182,14 @@ def aflw2000(root):
     complete = np.concatenate([marks(30, 40, 70, 60), np.zeros((1, 68), dtype=np.float32)])
     for number, yaw in ((2, 10.0), (4, 50.0)):
         ramp(root / f"image{number:05d}.jpg")
-        pose_mat(root / f"image{number:05d}.mat", yaw, -5, 3, pt2d=marks(30, 40, 70, 60, n=21), pt3d_68=complete)
+        pose_mat(
+            root / f"image{number:05d}.mat",
+            yaw,
+            -5,
+            3,
+            pt2d=marks(30, 40, 70, 60, n=21),
+            pt3d_68=complete,
+        )
     return {"root": root}
 
 
@@ -166,7 +198,9 @@ def biwi(root):
     for video in ("01", "02"):
         for number in (3, 4):
             image(root / video / f"frame_{number:05d}_rgb.png", 20 * number, (640, 480))
-            (root / video / f"frame_{number:05d}_pose.txt").write_text("1 0 0 \n0 1 0 \n0 0 1 \n\n0 0 1000 \n")
+            (root / video / f"frame_{number:05d}_pose.txt").write_text(
+                "1 0 0 \n0 1 0 \n0 0 1 \n\n0 0 1000 \n"
+            )
         (root / video / "rgb.cal").write_text(calibration)
     return {"root": root}
 
@@ -198,7 +232,8 @@ def test_a_source_conforms(name, tmp_path):
 
 def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):
     rows = [
-        f"{i},{' '.join([str(20 * i)] * 2304)},{u}" for i, u in enumerate(("Training", "PublicTest", "PrivateTest"))
+        f"{i},{' '.join([str(20 * i)] * 2304)},{u}"
+        for i, u in enumerate(("Training", "PublicTest", "PrivateTest"))
     ]
     (tmp_path / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
     require_conforming("dataset", "fer2013", root=tmp_path / "fer2013.csv")
@@ -216,6 +251,8 @@ def test_every_shipped_component_of_these_kinds_is_held_against_its_checks():
     }
     for kind, names in tested.items():
         own = {
-            n for n, cls in catalog().of_kind(kind).items() if cls.__module__.split(".")[0] in ("mtlcore", "mtl_faces")
+            n
+            for n, cls in catalog().of_kind(kind).items()
+            if cls.__module__.split(".")[0] in ("mtlcore", "mtl_faces")
         }
         assert own == set(names), kind

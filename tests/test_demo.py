@@ -10,10 +10,17 @@ from mtlcore.demo import arms, next_folder, run_arm
 
 
 def test_the_arms_train_the_same_steps_and_tell_every_metric(tmp_path):
-    small = ["data.synthfaces.train=32", "data.synthfaces.test=16", "train.steps=2", "input.batch_size=8"]
+    small = [
+        "data.synthfaces.train=32",
+        "data.synthfaces.test=16",
+        "train.steps=2",
+        "input.batch_size=8",
+    ]
     both = arms(load(mtl_examples()["demo"], small))
     assert not both["SL"].pretexts
-    done = [run_arm(name, experiment, tmp_path, SilentReporter()) for name, experiment in both.items()]
+    done = [
+        run_arm(name, experiment, tmp_path, SilentReporter()) for name, experiment in both.items()
+    ]
     assert set(done[0].test) == set(done[1].test)
     assert {name.partition("/")[0] for name in done[0].test} == {"fer", "pose", "gender"}
     assert {name.partition("/")[0] for name in done[1].pretexts} == {"puzzling", "inpainting"}

@@ -24,7 +24,15 @@ from attrs.validators import (
 )
 
 from mtlcore import LossWeighting, MtlError
-from mtlcore.authoring.describe import OWN_RULE, component_of, describe_component, example, keys_of, needed, range_of
+from mtlcore.authoring.describe import (
+    OWN_RULE,
+    component_of,
+    describe_component,
+    example,
+    keys_of,
+    needed,
+    range_of,
+)
 from mtlcore.config import parse
 from mtlcore.registry.catalog import catalog
 
@@ -47,7 +55,10 @@ def rising(_: Any, __: Any, value: Any) -> None:
         (optional(gt(0)), "more than 0"),
         (optional(and_(gt(0), le(9))), "more than 0, at most 9"),
         (in_((2, 3, "x")), "one of 2, 3, 'x'"),
-        (deep_iterable(ge(1), [min_len(1), max_len(6)]), "each at least 1, at least 1 long, at most 6 long"),
+        (
+            deep_iterable(ge(1), [min_len(1), max_len(6)]),
+            "each at least 1, at least 1 long, at most 6 long",
+        ),
         (deep_iterable(and_(ge(0), le(1))), "each at least 0, at most 1"),
         (matches_re("a+"), "matches a+"),
         (instance_of(int), ""),
@@ -134,8 +145,16 @@ def test_the_example_of_every_component_is_taken_by_a_configuration(kind: str, n
     cls = catalog().find(kind, name)
     e = _configured(kind, describe_component(kind, name, catalog()).example)
     entries = [*e.tasks.values(), *e.pretexts.values(), *e.data.values()]
-    parts = [e.encoder, e.weighting, e.augment, *e.callbacks.values(), *(entry.component for entry in entries)]
-    component = [part for part in parts if type(part) is cls][-1]  # the table comes after those of the base
+    parts = [
+        e.encoder,
+        e.weighting,
+        e.augment,
+        *e.callbacks.values(),
+        *(entry.component for entry in entries),
+    ]
+    component = [part for part in parts if type(part) is cls][
+        -1
+    ]  # the table comes after those of the base
     if not needed(cls) and kind != "task":
         assert component == cls()
 
@@ -145,8 +164,19 @@ def test_every_component_says_who_gives_it_and_every_key_has_a_type(kind: str, n
     found = describe_component(kind, name, catalog())
     assert (found.kind, found.name, found.distribution) == (kind, name, "mtlcore")
     assert found.doc
-    assert all(key.type and "<class" not in key.type and "typing." not in key.type for key in found.keys)
-    assert set(found.as_json()) >= {"name", "kind", "doc", "cites", "keys", "core_keys", "capabilities", "example"}
+    assert all(
+        key.type and "<class" not in key.type and "typing." not in key.type for key in found.keys
+    )
+    assert set(found.as_json()) >= {
+        "name",
+        "kind",
+        "doc",
+        "cites",
+        "keys",
+        "core_keys",
+        "capabilities",
+        "example",
+    }
 
 
 def test_the_cores_own_keys_are_those_of_the_kinds_tables() -> None:
@@ -169,5 +199,7 @@ def test_a_table_becomes_the_component_and_its_faults_are_told_by_their_keys() -
     made: Any = component_of("pretext", "puzzling", {"grid": 2}, catalog())
     assert made.grid == 2
     assert component_of("encoder", "timm:resnet18", {}, catalog()).model == "resnet18"
-    with pytest.raises(MtlError, match=r"girid: unknown key; did you mean 'grid'.*\npretext puzzling\.grid"):
+    with pytest.raises(
+        MtlError, match=r"girid: unknown key; did you mean 'grid'.*\npretext puzzling\.grid"
+    ):
         component_of("pretext", "puzzling", {"grid": 7, "girid": 1}, catalog())

@@ -27,7 +27,11 @@ def test_it_gives_the_bundled_digits_by_name(plugin):
     assert len(index) == 1797
     assert index.annotations["digit"][:10].tolist() == list("0123456789")
     image = source.decode(index, 0)
-    assert (image.shape, str(image.dtype), int(image.max())) == ((8, 8, 3), "uint8", 239)  # 15 of 16
+    assert (image.shape, str(image.dtype), int(image.max())) == (
+        (8, 8, 3),
+        "uint8",
+        239,
+    )  # 15 of 16
 
 
 def test_without_scikit_learn_it_says_what_to_install(plugin, monkeypatch):

@@ -35,7 +35,9 @@ def commands(block: str) -> list[tuple[str, str]]:
 
 def change(file: Path, diff: str) -> None:
     """Put the lines with + in the place of those with -, which must stand there once."""
-    old, new = ("".join(x[1:] for x in diff.splitlines(keepends=True) if x[0] == sign) for sign in "-+")
+    old, new = (
+        "".join(x[1:] for x in diff.splitlines(keepends=True) if x[0] == sign) for sign in "-+"
+    )
     before = file.read_text(encoding="utf-8")
     assert before.count(old) == 1, old
     file.write_text(before.replace(old, new), encoding="utf-8")
@@ -43,9 +45,22 @@ def change(file: Path, diff: str) -> None:
 
 def typed(command: str, where: Path) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = os.environ | {
+        "PATH": path,
+        "COLUMNS": "120",
+        "OMP_NUM_THREADS": "1",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+    }
     return subprocess.run(
-        command, shell=True, cwd=where, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command,
+        shell=True,
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
 
@@ -67,7 +82,9 @@ def test_a_page_does_what_it_says(page, tmp_path):
             said = done.stdout + done.stderr
             assert done.returncode == (int(wanted[1]) if wanted else 0), f"$ {command}\n{said}"
             if expected:
-                same = doctest.OutputChecker().check_output(expected + "\n", said.strip() + "\n", SAME)
+                same = doctest.OutputChecker().check_output(
+                    expected + "\n", said.strip() + "\n", SAME
+                )
                 assert same, f"$ {command}\nexpected:\n{expected}\ngot:\n{said}"
 
 

@@ -41,7 +41,13 @@ def utkface(root: Path) -> str:
 def w300_lp(root: Path) -> str:
     for split, person, frame in itertools.product(("train", "val"), range(4), range(2)):
         photo(root / split / f"AFW_{split}{person}_{frame}.jpg")
-        pose_mat(root / split / f"AFW_{split}{person}_{frame}.mat", 10.0 * frame, 5.0, 0.0, pt2d=marks(8, 8, 48, 48))
+        pose_mat(
+            root / split / f"AFW_{split}{person}_{frame}.mat",
+            10.0 * frame,
+            5.0,
+            0.0,
+            pt2d=marks(8, 8, 48, 48),
+        )
     return f"data.300w_lp.root={root}"
 
 
@@ -60,15 +66,27 @@ def people(root: Path) -> str:
     return f"data.people.file={root / 'people.csv'}"
 
 
-MAKERS = {"fer2013": fer2013, "utkface": utkface, "300w_lp": w300_lp, "photos": photos, "people": people}
+MAKERS = {
+    "fer2013": fer2013,
+    "utkface": utkface,
+    "300w_lp": w300_lp,
+    "photos": photos,
+    "people": people,
+}
 
 
-@pytest.mark.parametrize("file", [*sorted(EXAMPLES.glob("*.toml")), mtl_examples()["demo"]], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "file", [*sorted(EXAMPLES.glob("*.toml")), mtl_examples()["demo"]], ids=lambda p: p.stem
+)
 def test_the_experiment_trains_two_steps_and_is_evaluated(file, tmp_path):
     labels = load(file).data
     roots = [MAKERS[label](tmp_path / label) for label in labels if label in MAKERS]
-    small = ["data.synthfaces.train=48", "data.synthfaces.test=16"] if "synthfaces" in labels else []
-    experiment = load(file, [*roots, *small, "train.steps=2", "input.batch_size=12", "train.tensorboard=false"])
+    small = (
+        ["data.synthfaces.train=48", "data.synthfaces.test=16"] if "synthfaces" in labels else []
+    )
+    experiment = load(
+        file, [*roots, *small, "train.steps=2", "input.batch_size=12", "train.tensorboard=false"]
+    )
     result = train(experiment, tmp_path / "run")
     assert result.skipped == 0
     for label in experiment.tasks:

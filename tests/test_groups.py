@@ -44,13 +44,17 @@ def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measure
 @pytest.mark.parametrize("batch", [256, 7])
 def test_the_figures_of_a_group_are_those_of_its_labeled_samples(batch, monkeypatch):
     monkeypatch.setattr(measuring, "BATCH", batch)
-    found = measured(Classification(reads="kind", by=("race", "age_band")), {"race": RACES, "age_band": AGES})
+    found = measured(
+        Classification(reads="kind", by=("race", "age_band")), {"race": RACES, "age_band": AGES}
+    )
     right, labeled = np.array(SAID) == np.array(LABELS), np.array(LABELS) != ""
     for attribute, values in (("race", RACES), ("age_band", AGES)):
         for value in set(values.tolist()) - {""}:
             here = labeled & (values == value)
             assert found.metrics[f"kind/n[{attribute}={value}]"] == here.sum()
-            assert found.metrics[f"kind/accuracy[{attribute}={value}]"] == pytest.approx(right[here].mean(), abs=1e-6)
+            assert found.metrics[f"kind/accuracy[{attribute}={value}]"] == pytest.approx(
+                right[here].mean(), abs=1e-6
+            )
     assert found.metrics["kind/accuracy"] == pytest.approx(right[labeled].mean(), abs=1e-6)
     assert not [name for name in found.metrics if "[race=]" in name]
     assert list(found.metrics)[:3] == ["kind/accuracy", "kind/macro_f1", "kind/mean_class_accuracy"]

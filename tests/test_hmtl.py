@@ -26,11 +26,26 @@ from hmtl.runs import Workspace, fingerprint  # noqa: E402
 from mtlcore import MtlError  # noqa: E402
 
 
-def finished(run: Run, value: float, test: float | None = None, metric: str = "fer/accuracy") -> dict:
-    row = {"stage": run.stage, "arm": run.arm.name, "trial": run.trial, "seed": run.seed, "steps": run.steps}
-    cost = {"set": list(run.overrides), "cpu_s": 1.0, "encoded": run.steps * run.arm.views, "device": "x86_64 AVX2"}
+def finished(
+    run: Run, value: float, test: float | None = None, metric: str = "fer/accuracy"
+) -> dict:
+    row = {
+        "stage": run.stage,
+        "arm": run.arm.name,
+        "trial": run.trial,
+        "seed": run.seed,
+        "steps": run.steps,
+    }
+    cost = {
+        "set": list(run.overrides),
+        "cpu_s": 1.0,
+        "encoded": run.steps * run.arm.views,
+        "device": "x86_64 AVX2",
+    }
     row |= cost | {"validation": {metric: value}}
-    return row | ({"test": {metric: test}, "test_best": {metric: test + 0.01}} if test is not None else {})
+    return row | (
+        {"test": {metric: test}, "test_best": {metric: test + 0.01}} if test is not None else {}
+    )
 
 
 def played(
@@ -69,7 +84,15 @@ def test_the_better_trial_on_validation_is_used():
 
 
 def test_the_headline_arms_are_chosen_on_validation():
-    plan = played({"sl_long": 0.46, "puzzling_mix": 0.47, "rotation": 0.48, "puzzling_mix+all": 0.52, "fixmatch": 0.41})
+    plan = played(
+        {
+            "sl_long": 0.46,
+            "puzzling_mix": 0.47,
+            "rotation": 0.48,
+            "puzzling_mix+all": 0.52,
+            "fixmatch": 0.41,
+        }
+    )
     assert [arm.name for arm in plan.headline()] == [
         "sl",
         "sl_long",
@@ -100,8 +123,16 @@ def test_every_protocol_comes_to_its_headline_and_to_every_extra(name):
 def test_the_leaders_and_their_controls_are_paired_at_every_seed():
     plan = played({"barlow_twins": 0.5, "rotation": 0.45})
     found = {(r.arm.name, r.seed) for r in plan.runs(["controls"])}
-    arms = {"barlow_twins", "rotation", "barlow_twins+views_only", "rotation+views_only", "rotation+random_target"}
-    assert found == {(arm, seed) for arm in arms for seed in (0, 1, 2)}  # Barlow Twins has no answers to permute
+    arms = {
+        "barlow_twins",
+        "rotation",
+        "barlow_twins+views_only",
+        "rotation+views_only",
+        "rotation+random_target",
+    }
+    assert found == {
+        (arm, seed) for arm in arms for seed in (0, 1, 2)
+    }  # Barlow Twins has no answers to permute
 
 
 def test_an_extra_keeps_an_arms_own_share_of_the_steps():
@@ -111,7 +142,9 @@ def test_an_extra_keeps_an_arms_own_share_of_the_steps():
 
 def test_a_control_differs_from_its_arm_by_one_key():
     arm = load("cpu2").arms["puzzling"]
-    assert set(arm.control("views_only").set) - set(arm.set) == {'pretext.puzzling.control="views_only"'}
+    assert set(arm.control("views_only").set) - set(arm.set) == {
+        'pretext.puzzling.control="views_only"'
+    }
 
 
 @pytest.mark.parametrize("n", [2, 5, 8])
@@ -142,9 +175,12 @@ def test_each_cell_of_an_arm_is_the_figure_that_its_column_names():
         "puzzling": (0.52, 0.02),
         "puzzling+views_only": (0.50, 0.0),
     }
-    test = {arm: [start + slope * seed for seed in range(8)] for arm, (start, slope) in figures.items()}
+    test = {
+        arm: [start + slope * seed for seed in range(8)] for arm, (start, slope) in figures.items()
+    }
     plan = played(
-        {"puzzling": 0.5, "sl_long": 0.46}, lambda run: test[run.arm.name][run.seed] if run.arm.name in test else 0.3
+        {"puzzling": 0.5, "sl_long": 0.46},
+        lambda run: test[run.arm.name][run.seed] if run.arm.name in test else 0.3,
     )
 
     def over(other: str, seeds: int) -> str:
@@ -156,19 +192,39 @@ def test_each_cell_of_an_arm_is_the_figure_that_its_column_names():
     mean, std = 100 * np.mean(test["puzzling"]), 100 * np.std(test["puzzling"], ddof=1)
     splits = f"50.00 +- 0.00 | {mean:.2f} +- {std:.2f} | {mean + 1:.2f} +- {std:.2f}"
     differences = f"{over('sl', 8)} | {over('sl_long', 8)}"
-    assert f"| puzzling | 8 | 3000 | 6000 | {splits} | {differences} | AVX2: 0, 1, 2, 3, 4, 5, 6, 7 (1) |" in said
+    assert (
+        f"| puzzling | 8 | 3000 | 6000 | {splits} | {differences} | AVX2: 0, 1, 2, 3, 4, 5, 6, 7 (1) |"
+        in said
+    )
     assert f"| puzzling | puzzling+views_only | 3 | {over('puzzling+views_only', 3)} |" in said
 
 
 def test_what_is_close_to_the_best_stands_against_the_rivals_too_and_what_is_not_does_not():
-    values = {"rotation": 0.5, "local_rotation": 0.48, "puzzling_both": 0.495, "inpainting_l1": 0.485, "fixmatch": 0.45}
+    values = {
+        "rotation": 0.5,
+        "local_rotation": 0.48,
+        "puzzling_both": 0.495,
+        "inpainting_l1": 0.485,
+        "fixmatch": 0.45,
+    }
     figures = {"puzzling_both": [0.54, 0.55, 0.57], "fixmatch": [0.5, 0.52, 0.52]}
     said = table(
-        played(values, lambda run: figures[run.arm.name][run.seed] if run.seed < 3 and run.arm.name in figures else 0.3)
+        played(
+            values,
+            lambda run: (
+                figures[run.arm.name][run.seed] if run.seed < 3 and run.arm.name in figures else 0.3
+            ),
+        )
     )
-    low, high = stats.t.interval(0.95, 2, loc=4.0, scale=1 / np.sqrt(3))  # of the differences 4, 3, 5
+    low, high = stats.t.interval(
+        0.95, 2, loc=4.0, scale=1 / np.sqrt(3)
+    )  # of the differences 4, 3, 5
     assert f"| puzzling_both | fixmatch | 3 | +4.00 [{low:+.2f}, {high:+.2f}] |" in said
-    over = {line.split(" | ")[0].removeprefix("| ") for line in said.splitlines() if " | fixmatch | " in line}
+    over = {
+        line.split(" | ")[0].removeprefix("| ")
+        for line in said.splitlines()
+        if " | fixmatch | " in line
+    }
     assert over == {"rotation", "local_rotation", "puzzling_both"}
 
 
@@ -185,7 +241,10 @@ def test_an_extra_stands_against_equal_compute_too_and_each_row_says_its_devices
     where = "H200: 0 (1); AVX2: 1, 2 (1)"
     assert f"| sl | 3 | 48.00 +- 0.00 |  |  | {where} |" in said
     assert f"| sl_long | 3 | 50.00 +- 0.00 | +2.00 [+2.00, +2.00] |  | {where} |" in said
-    assert f"| puzzling+all | 3 | 51.00 +- 0.00 | +3.00 [+3.00, +3.00] | +1.00 [+1.00, +1.00] | {where} |" in said
+    assert (
+        f"| puzzling+all | 3 | 51.00 +- 0.00 | +3.00 [+3.00, +3.00] | +1.00 [+1.00, +1.00] | {where} |"
+        in said
+    )
 
 
 def test_an_extra_without_its_baseline_yet_is_set_against_nothing():
@@ -208,7 +267,10 @@ def test_a_run_of_a_trial_that_lost_later_stands_beside_the_table_and_not_in_it(
     assert said.replace(
         "On test, of trials that were not chosen in the end: main-puzzling-1-0-3000 90.00.\n\n", ""
     ) == (
-        table(plan).replace(f"{len(rows) - 1} runs, {len(rows) - 1:,} CPU s", f"{len(rows)} runs, {len(rows):,} CPU s")
+        table(plan).replace(
+            f"{len(rows) - 1} runs, {len(rows) - 1:,} CPU s",
+            f"{len(rows)} runs, {len(rows):,} CPU s",
+        )
     )
 
 
@@ -223,7 +285,9 @@ def test_a_fingerprint_hangs_on_every_part_of_a_run_and_on_no_folder(tmp_path):
 
 def test_a_commit_says_where_the_code_differs_from_it(tmp_path, monkeypatch):
     def git(*words):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True
+        )
 
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     code, result = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "runs.jsonl"
@@ -252,7 +316,10 @@ def command(*words: str | Path) -> int:
 
 
 def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys):
-    assert command("--protocol", "cpu2", "--dry-run", "--stages", "tune", "--work", tmp_path / "work") == 0
+    assert (
+        command("--protocol", "cpu2", "--dry-run", "--stages", "tune", "--work", tmp_path / "work")
+        == 0
+    )
     assert "CPU seconds estimated" in capsys.readouterr().out
     assert not (tmp_path / "work").exists()
 
@@ -280,7 +347,9 @@ def test_a_name_that_is_not_there_is_told_with_its_neighbor(words, near, tmp_pat
         (("--stages", "gender", "--arms", "fixmatch"), "no run of gender, fixmatch"),
     ],
 )
-def test_what_the_protocol_does_not_ask_for_is_told_and_not_passed_over(words, told, tmp_path, capsys):
+def test_what_the_protocol_does_not_ask_for_is_told_and_not_passed_over(
+    words, told, tmp_path, capsys
+):
     assert command("--protocol", "cpu2", "--work", tmp_path, *words) == 2
     assert told in capsys.readouterr().err
 
@@ -296,7 +365,9 @@ def test_extras_stand_for_each_of_them(tmp_path, capsys, monkeypatch):
     plan = played({})
     file = tmp_path / "benchmarks" / "results" / "hmtl-cpu2" / "runs.jsonl"
     file.parent.mkdir(parents=True)
-    file.write_text("".join(json.dumps(r) + "\n" for r in plan.results.rows if r["stage"] in ("tune", "main")))
+    file.write_text(
+        "".join(json.dumps(r) + "\n" for r in plan.results.rows if r["stage"] in ("tune", "main"))
+    )
     monkeypatch.setattr(main, "ROOT", tmp_path)
     assert command("--protocol", "cpu2", "--dry-run", "--stages", "extras", "--work", tmp_path) == 0
     named = capsys.readouterr().out
@@ -311,7 +382,12 @@ def test_a_run_leaves_one_line_with_what_it_cost(tmp_path):
     workspace.do(run)
     (line,) = (tmp_path / "runs.jsonl").read_text().splitlines()
     row = json.loads(line)
-    assert (row["arm"], row["seed"], row["steps"], row["encoded"]) == ("sl_2views", 0, 2, 2 * 2 * 32)
+    assert (row["arm"], row["seed"], row["steps"], row["encoded"]) == (
+        "sl_2views",
+        0,
+        2,
+        2 * 2 * 32,
+    )
     assert {"digit/accuracy", "digit/macro_f1"} <= row["test"].keys()
     assert row["cpu_s"] > 0
 
@@ -331,7 +407,10 @@ def test_a_half_trained_run_goes_on_only_with_its_own_configuration(tmp_path):
     protocol = load("digits")
     workspace = Workspace(protocol, tmp_path, tmp_path / "work", tmp_path / "runs.jsonl")
     sl = Run("tune", protocol.arms["sl"], 0, 0, 1)
-    before, now = (evolve(workspace, protocol=evolve(protocol, settings=(f"data.digits.limit={n}",))) for n in (60, 80))
+    before, now = (
+        evolve(workspace, protocol=evolve(protocol, settings=(f"data.digits.limit={n}",)))
+        for n in (60, 80)
+    )
     row = before.do(sl)
     workspace.file.unlink()
     with pytest.raises(MtlError, match="begun with another configuration"):
@@ -358,7 +437,9 @@ def test_a_line_of_a_trial_that_the_protocol_no_longer_has_is_told(tmp_path):
         workspace.plan()
 
 
-def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(tmp_path, capsys):
+def test_a_run_that_is_made_again_is_the_same_to_the_bit_and_a_changed_line_is_told(
+    tmp_path, capsys
+):
     words = ("--protocol", "digits", "--work", tmp_path)
     small = ("--try", "data.digits.limit=60")
     assert command(*words, "--arms", "sl", "--stages", "tune", *small) == 0

@@ -44,15 +44,22 @@ eval_every = 0
 tensorboard = false
 """
 EMOTIONS, PLACES = 8, 4
-DEVIATION = (1 / EMOTIONS * (1 - 1 / EMOTIONS) / 400) ** 0.5  # of a blind guess's accuracy on 400 faces: 0.017
+DEVIATION = (
+    1 / EMOTIONS * (1 - 1 / EMOTIONS) / 400
+) ** 0.5  # of a blind guess's accuracy on 400 faces: 0.017
 
 
 def test_both_arms_learn_and_the_pretexts_are_solved(tmp_path):
     """Emotions far beyond chance, the puzzle too, missing pixels better than their mean. One test: both arms are half a minute."""
     (tmp_path / "faces.toml").write_text(EXPERIMENT)
     both = arms(load(tmp_path / "faces.toml"))
-    done = {name: run_arm(name, experiment, tmp_path, SilentReporter()) for name, experiment in both.items()}
-    assert {name: arm.test["fer/accuracy"] > 1 / EMOTIONS + 6 * DEVIATION for name, arm in done.items()} == {
+    done = {
+        name: run_arm(name, experiment, tmp_path, SilentReporter())
+        for name, experiment in both.items()
+    }
+    assert {
+        name: arm.test["fer/accuracy"] > 1 / EMOTIONS + 6 * DEVIATION for name, arm in done.items()
+    } == {
         "SL": True,
         "HMTL": True,
     }

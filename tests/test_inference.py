@@ -38,7 +38,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inference, Infer
 
 
 def test_a_hybrid_run_keeps_parameters_of_the_same_names_and_shapes(networks):
-    hybrid, supervised = ({k: tuple(v.shape) for k, v in net.state_dict().items()} for net in networks)
+    hybrid, supervised = (
+        {k: tuple(v.shape) for k, v in net.state_dict().items()} for net in networks
+    )
     assert hybrid == supervised
     assert any(k.startswith("heads.fer.") for k in hybrid)
     assert not any("puzzling" in k or "inpainting" in k for k in hybrid)

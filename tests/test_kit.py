@@ -82,9 +82,9 @@ def status(suite: Conformance) -> dict[str, str]:
 
 def test_a_right_plugin_passes_and_what_does_not_apply_is_skipped_with_its_reason():
     report = held(Plugin()).report()
-    assert {o.name: o.status for o in report.checks} == dict.fromkeys(["made", "small", "even", "shines"], "passed") | {
-        "told": "skipped"
-    }
+    assert {o.name: o.status for o in report.checks} == dict.fromkeys(
+        ["made", "small", "even", "shines"], "passed"
+    ) | {"told": "skipped"}
     assert report.checks[-1].reason == "it has nothing to tell"
     assert not report.failed
 
@@ -164,7 +164,10 @@ def test_examples_that_prove_nothing_are_skipped_where_all_of_them_do(most, stat
             raise Unproven("nothing to see")
 
     outcome = Conformance("plug", listed(checks), Plugin()).outcome("seen")
-    assert (outcome.status, outcome.reason) == (status, "nothing to see" if status == "skipped" else "")
+    assert (outcome.status, outcome.reason) == (
+        status,
+        "nothing to see" if status == "skipped" else "",
+    )
 
 
 def test_a_check_that_shows_something_fails_where_no_example_shows_it():
@@ -191,7 +194,10 @@ def test_a_failing_example_counts_though_others_prove_nothing():
             raise Unproven("too small to see")
         require(number < 30, f"{number} is too large")
 
-    assert "smallest failing example: 30" in Conformance("plug", listed(checks), Plugin()).outcome("seen").reason
+    assert (
+        "smallest failing example: 30"
+        in Conformance("plug", listed(checks), Plugin()).outcome("seen").reason
+    )
 
 
 def test_what_takes_long_to_import_is_there_before_the_clock_starts():
@@ -271,11 +277,16 @@ def test_whatever_a_plugin_raises_is_its_failure_and_is_named():
         """It does not crash."""
         raise KeyError("tile")
 
-    assert "KeyError: 'tile'" in Conformance("plug", listed(checks), Plugin()).outcome("crashes").reason
+    assert (
+        "KeyError: 'tile'"
+        in Conformance("plug", listed(checks), Plugin()).outcome("crashes").reason
+    )
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-@pytest.mark.parametrize("error", [SkipTest("not here"), SystemExit(0), GeneratorExit(), pytest.skip.Exception("no")])
+@pytest.mark.parametrize(
+    "error", [SkipTest("not here"), SystemExit(0), GeneratorExit(), pytest.skip.Exception("no")]
+)
 def test_a_plugin_that_skips_or_exits_has_failed(error, drawn):
     checks = Group()
 
@@ -306,7 +317,9 @@ def test_who_presses_ctrl_c_ends_the_run_of_the_checks():
 
 
 def test_the_report_counts_what_ran_and_what_did_not():
-    counts = held(Plugin(limit=10), lacks={"shiny": "wood"}, xfail={"small": "soon"}).report().counts
+    counts = (
+        held(Plugin(limit=10), lacks={"shiny": "wood"}, xfail={"small": "soon"}).report().counts
+    )
     assert counts == {"ran": 2, "passed": 1, "failed": 0, "skipped": 2, "blocked": 1, "xfailed": 1}
 
 
@@ -365,7 +378,13 @@ def test_a_plain_callable_raises_the_whole_story():
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=280
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
     )
 
 

@@ -57,7 +57,9 @@ def test_a_broken_plugin_fails_its_own_check_alone(kind, check, cls, fields):
     suite = conformance(kind, cls, examples=10, **fields(kind))
     report = suite.report()
     status = {o.name: o.status for o in report.checks}
-    assert {o.name: o.reason for o in report.checks if o.status == "failed" and o.name != check} == {}
+    assert {
+        o.name: o.reason for o in report.checks if o.status == "failed" and o.name != check
+    } == {}
     assert status[check] == "failed"
     blocked = {name for name, s in status.items() if s == "blocked"}
     assert blocked == dependents(suite.checks, check)

@@ -30,7 +30,11 @@ def broken() -> tuple[Catalog, dict[str, type], object]:
     """The catalog with the broken plugins' files, check -> class, and their names."""
     known = catalog().copy()
     module, other = known.load_file(FILE).module(), known.load_file(SNEAKY).module()
-    return known, {**module.BROKEN, **other.BROKEN}, SimpleNamespace(**{**vars(other), **vars(module)})
+    return (
+        known,
+        {**module.BROKEN, **other.BROKEN},
+        SimpleNamespace(**{**vars(other), **vars(module)}),
+    )
 
 
 def depend_on(check: str) -> set[str]:
@@ -58,7 +62,10 @@ def test_a_pretext_that_is_right_passes_every_check(broken, name):
 def test_those_that_are_right_leave_no_check_out(broken):
     known, _, module = broken
     names = [
-        statuses(kit.conformance("pretext", getattr(module, name), known=known, examples=1).report(), "skipped")
+        statuses(
+            kit.conformance("pretext", getattr(module, name), known=known, examples=1).report(),
+            "skipped",
+        )
         for name in ("Turned", "Hidden", "Together")
     ]
     assert set.intersection(*names) <= ON_GPU
@@ -75,7 +82,9 @@ def test_a_broken_plugin_fails_its_own_check_and_no_other(broken, check):
         pytest.skip("there is no CUDA device here")
     known, classes, _ = broken
     report = kit.conformance("pretext", classes[check], known=known, examples=3).report()
-    assert statuses(report, "failed") == {check}, [o.reason for o in report.checks if o.status == "failed"]
+    assert statuses(report, "failed") == {check}, [
+        o.reason for o in report.checks if o.status == "failed"
+    ]
     assert statuses(report, "blocked") == depend_on(check)
 
 
@@ -83,13 +92,17 @@ def test_a_broken_plugin_fails_its_own_check_and_no_other(broken, check):
 def test_a_fault_that_hides_is_found_by_the_same_check(broken, check, name):
     known, _, module = broken
     report = kit.conformance("pretext", getattr(module, name), known=known, examples=3).report()
-    assert statuses(report, "failed") == {check}, [o.reason for o in report.checks if o.status == "failed"]
+    assert statuses(report, "failed") == {check}, [
+        o.reason for o in report.checks if o.status == "failed"
+    ]
     assert statuses(report, "blocked") == depend_on(check)
 
 
 def test_a_broken_plugin_is_told_what_was_expected_why_and_how_to_mend_it(broken):
     known, classes, _ = broken
-    suite = kit.conformance("pretext", classes["rigid_labels_follow_the_image"], known=known, examples=5)
+    suite = kit.conformance(
+        "pretext", classes["rigid_labels_follow_the_image"], known=known, examples=5
+    )
     said = suite.outcome("rigid_labels_follow_the_image").reason
     for part in (
         "'forgets_the_matrix'",
@@ -174,7 +187,10 @@ def test_where_parts_move_the_rigid_check_proves_nothing_and_says_so():
 
 
 def test_a_coarse_metric_that_finds_two_other_samples_as_right_is_no_failure():
-    assert kit.conformance("pretext", Halves).outcome("perfect_answers_reach_the_best").status == "passed"
+    assert (
+        kit.conformance("pretext", Halves).outcome("perfect_answers_reach_the_best").status
+        == "passed"
+    )
 
 
 def test_a_metric_that_never_tells_right_from_wrong_fails_and_the_way_to_declare_its_best_is_told():

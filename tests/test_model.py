@@ -8,7 +8,17 @@ import pytest
 import torch
 from attrs import evolve, frozen
 from torch import nn
-from toys import PCGRAD, PRETEXTS, Rotation, RotationHead, Toy, batch, experiment, prepared_batches, train_state
+from toys import (
+    PCGRAD,
+    PRETEXTS,
+    Rotation,
+    RotationHead,
+    Toy,
+    batch,
+    experiment,
+    prepared_batches,
+    train_state,
+)
 
 from mtlcore import EMA, FrozenModule, MtlError, SharedHead
 from mtlcore.config.experiment import PretextEntry
@@ -171,7 +181,9 @@ class Taking(Rotation):
 
 
 def taking(how, **more):
-    return evolve(experiment(("fer", "gender"), **more), pretexts={"taking": PretextEntry(Taking(how))})
+    return evolve(
+        experiment(("fer", "gender"), **more), pretexts={"taking": PretextEntry(Taking(how))}
+    )
 
 
 def test_a_momentum_copy_of_a_supervised_head_leaves_that_head_its_owners():
@@ -194,7 +206,9 @@ def test_a_borrowed_supervised_head_counts_as_used_and_as_shared(how):
 
 @pytest.mark.parametrize(("how", "moved"), [("copied", False), ("shared", True)])
 @pytest.mark.parametrize("weighting", [None, PCGRAD])
-def test_a_step_without_the_owners_labels_moves_a_borrowed_head_and_lets_a_copied_one_rest(how, moved, weighting):
+def test_a_step_without_the_owners_labels_moves_a_borrowed_head_and_lets_a_copied_one_rest(
+    how, moved, weighting
+):
     eng = train_state(taking(how, **({"weighting": weighting} if weighting else {})))
     head = eng.model.heads["gender"].answer[1]
     before = head.bias.clone()

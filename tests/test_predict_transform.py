@@ -52,7 +52,10 @@ def context():
 
 
 def test_rotation_in_five_lines_is_the_rotation_written_by_hand():
-    mine, its = QuarterTurn().views(augmented(), key()("q")), PRETEXTS["rotation"].views(augmented(), key()("q"))
+    mine, its = (
+        QuarterTurn().views(augmented(), key()("q")),
+        PRETEXTS["rotation"].views(augmented(), key()("q")),
+    )
     assert torch.equal(mine[1], its[1])
     assert set(mine[1].tolist()) == {0, 1, 2, 3}
     assert torch.equal(mine[0][0].images, its[0][0].images)
@@ -65,7 +68,9 @@ def test_each_image_is_turned_by_its_own_choice_and_its_matrix_tells_the_same():
     [view], choice = QuarterTurn().views(augmented(), key()("q"))
     by_hand = torch.stack([torch.rot90(x, int(k), (-2, -1)) for x, k in zip(clean.images, choice)])
     assert torch.equal(view.images, by_hand)
-    moved = warp(view.geometry.matrix @ torch.linalg.inv(clean.geometry.matrix), (24, 24), clean.images)
+    moved = warp(
+        view.geometry.matrix @ torch.linalg.inv(clean.geometry.matrix), (24, 24), clean.images
+    )
     torch.testing.assert_close(moved, by_hand, atol=1e-5, rtol=0)
     marks = torch.arange(12.0 * 24 * 24).view(12, 1, 24, 24)
     same = torch.stack([torch.rot90(x, int(k), (-2, -1)) for x, k in zip(marks, choice)])
@@ -78,7 +83,11 @@ def test_pose_labels_follow_the_turn():
     for component in (QuarterTurn(), PRETEXTS["rotation"]):
         exp = experiment(("pose",), ("rotation",), supervised="pretext", augment=Plain())
         exp.pretexts["rotation"] = PretextEntry(component)
-        [[target, _]] = prepared_batches(train_state(exp), [batch(tasks=("pose",))])[0].head_inputs["pose"][0].answers
+        [[target, _]] = (
+            prepared_batches(train_state(exp), [batch(tasks=("pose",))])[0]
+            .head_inputs["pose"][0]
+            .answers
+        )
         asked.append(target)
     torch.testing.assert_close(*asked)
     unmoved = batch(tasks=("pose",)).targets["pose"]
@@ -109,9 +118,10 @@ def test_it_trains():
     eng = train_state(exp, "adamw", 1e-2)
     losses = [
         float(
-            train_step(eng, prepared_batches(eng, [batch(n=32, size=24, tasks=(), unlabeled=32, seed=s % 4)]))[
-                "loss/rotation"
-            ]
+            train_step(
+                eng,
+                prepared_batches(eng, [batch(n=32, size=24, tasks=(), unlabeled=32, seed=s % 4)]),
+            )["loss/rotation"]
         )
         for s in range(60)
     ]

@@ -30,17 +30,27 @@ class Noise(InMemory):
     """Images that differ everywhere."""
 
     def decode(self, index: Any, row: int) -> np.ndarray:
-        return np.random.default_rng(row).integers(0, 256, (self.side, self.side, 3), dtype=np.uint8)
+        return np.random.default_rng(row).integers(
+            0, 256, (self.side, self.side, 3), dtype=np.uint8
+        )
 
 
-def looked_at(pretexts: dict[str, PretextTask], size: int = 24, tasks: tuple[str, ...] = (), **more: Any) -> Experiment:
+def looked_at(
+    pretexts: dict[str, PretextTask], size: int = 24, tasks: tuple[str, ...] = (), **more: Any
+) -> Experiment:
     exp = experiment(tasks, augment=more.pop("augment", Plain()), size=size, **more)
-    data = {"made": DataEntry(Noise(40, labels=cycle("abcdefgh", 40), name_of_labels="emotion", side=size))}
+    data = {
+        "made": DataEntry(
+            Noise(40, labels=cycle("abcdefgh", 40), name_of_labels="emotion", side=size)
+        )
+    }
     return evolve(exp, pretexts={k: PretextEntry(t) for k, t in pretexts.items()}, data=data)
 
 
 def images(n: int = 4, size: int = 24) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def by_label(found: list[Strip]) -> dict[str, torch.Tensor]:
@@ -49,7 +59,11 @@ def by_label(found: list[Strip]) -> dict[str, torch.Tensor]:
 
 def test_each_row_shows_what_its_label_says():
     raw = images()
-    found = by_label(strips(looked_at({"puzzling": Puzzling(grid=2, scales=SIAMESE), "painting": Inpainting()}), raw))
+    found = by_label(
+        strips(
+            looked_at({"puzzling": Puzzling(grid=2, scales=SIAMESE), "painting": Inpainting()}), raw
+        )
+    )
     names = list(found)
     assert names[:2] == ["raw: 24 px", "clean view: 24 px"]
     assert [n.split(",")[0] for n in names[2:5]] == [f"puzzling: view {i} of 3" for i in (1, 2, 3)]
@@ -65,7 +79,12 @@ def test_each_row_shows_what_its_label_says():
 
 
 @pytest.mark.parametrize(
-    "task", [Puzzling(grid=2), Puzzling(grid=3, rotate=True), Puzzling(grid=2, head="spatial", shuffled=0.3)]
+    "task",
+    [
+        Puzzling(grid=2),
+        Puzzling(grid=3, rotate=True),
+        Puzzling(grid=2, head="spatial", shuffled=0.3),
+    ],
 )
 def test_a_puzzle_rightly_answered_is_the_whole_image(task):
     raw = images(8)
@@ -76,12 +95,17 @@ def test_a_puzzle_rightly_answered_is_the_whole_image(task):
 def test_the_clean_view_is_the_one_that_training_reads_cutout_included():
     exp = looked_at({"location": RelativeLocation()}, tasks=("fer",), augment=Jitter())
     found = by_label(strips(exp, images()))
-    assert list(found) == ["raw: 24 px", "clean view: 24 px"]  # a pretext that asks about it adds no row
+    assert list(found) == [
+        "raw: 24 px",
+        "clean view: 24 px",
+    ]  # a pretext that asks about it adds no row
     assert ((found["clean view: 24 px"] == 0.5).float().mean() > 0.05).item()
 
 
 def test_a_pretext_that_draws_nothing_has_no_answer_row():
-    assert [n.split(":")[0] for n in by_label(strips(looked_at({"turned": Rotation()}), images()))] == [
+    assert [
+        n.split(":")[0] for n in by_label(strips(looked_at({"turned": Rotation()}), images()))
+    ] == [
         "raw",
         "clean view",
         "turned",
@@ -129,7 +153,10 @@ def saved(exp: Experiment, folder, steps: int = 3):
     eng = train_state(evolve(exp, data={}))
     for _ in range(steps):
         train_step(
-            eng, prepared_batches(eng, [batch(size=24, tasks=tuple(exp.tasks), unlabeled=1 if exp.tasks else 6)])
+            eng,
+            prepared_batches(
+                eng, [batch(size=24, tasks=tuple(exp.tasks), unlabeled=1 if exp.tasks else 6)]
+            ),
         )
     run = RunFolder.create(folder, "", {})
     run.save("last", steps, eng.model.state_dict(), None, {})
@@ -140,12 +167,19 @@ def test_a_runs_answers_are_those_of_its_saved_weights(tmp_path):
     exp = looked_at({"painting": Inpainting(), "puzzling": Puzzling(grid=2)}, tasks=("fer",))
     eng = saved(exp, tmp_path / "run")
     found = by_label(strips(exp, images(), tmp_path / "run"))
-    assert [n for n in found if "model" in n] == ["painting: the model's answer", "puzzling: the model's answer"]
+    assert [n for n in found if "model" in n] == [
+        "painting: the model's answer",
+        "puzzling: the model's answer",
+    ]
     eng.model.eval()
     with torch.no_grad():
-        answer = eng.model.heads["painting"](eng.model.encoder(found["painting: view 1 of 1, 24 px"]))
+        answer = eng.model.heads["painting"](
+            eng.model.encoder(found["painting: view 1 of 1, 24 px"])
+        )
     hidden = (
-        (found["painting: view 1 of 1, 24 px"] != found["clean view: 24 px"]).any(1, keepdim=True).expand_as(answer)
+        (found["painting: view 1 of 1, 24 px"] != found["clean view: 24 px"])
+        .any(1, keepdim=True)
+        .expand_as(answer)
     )
     restored = found["painting: the model's answer"]
     torch.testing.assert_close(restored[hidden], answer[hidden])
@@ -175,12 +209,24 @@ def test_small_images_are_enlarged_in_whole_blocks_to_at_least_96_pixels(size, s
     assert made.dtype == np.uint8
     assert made.shape[0] == side + 8
     cell = made[4 : 4 + side, -2 * (side + 4) - 4 :][:, :side]
-    wanted = (raw[0] * 255).round().byte().repeat_interleave(side // size, 1).repeat_interleave(side // size, 2)
+    wanted = (
+        (raw[0] * 255)
+        .round()
+        .byte()
+        .repeat_interleave(side // size, 1)
+        .repeat_interleave(side // size, 2)
+    )
     assert np.array_equal(cell, wanted.permute(1, 2, 0).numpy())
 
 
 def test_labels_stand_in_a_white_margin_that_holds_them_whole():
-    made = sheet([Strip("short", images(1) / 255), Strip("a much longer label\nof two lines", images(1) / 255)], 24)
+    made = sheet(
+        [
+            Strip("short", images(1) / 255),
+            Strip("a much longer label\nof two lines", images(1) / 255),
+        ],
+        24,
+    )
     margin = made[:, : made.shape[1] - 96 - 8]
     ink = (margin < 128).all(2)
     assert ink[:100].any()
@@ -198,15 +244,21 @@ def test_the_preview_of_an_experiment_is_one_image_of_eight_columns():
 
 def test_a_set_of_fewer_images_shows_them_all_once():
     exp = looked_at({"puzzling": Puzzling(grid=2)})
-    exp = evolve(exp, data={"made": DataEntry(Noise(3, side=24))}, input=evolve(exp.input, validation=0.0))
+    exp = evolve(
+        exp, data={"made": DataEntry(Noise(3, side=24))}, input=evolve(exp.input, validation=0.0)
+    )
     assert preview(exp).shape[1] < 5 * 100 + 130
 
 
 def previewed(n: int, bad: frozenset[int], columns: int) -> list[int]:
     """The rows that a preview of n images shows, told by their values."""
     exp = looked_at({}, tasks=("fer",), size=8)
-    source = InMemory(n, labels=cycle("ab", n), name_of_labels="emotion", split=("train",) * n, bad=bad)
-    exp = evolve(exp, data={"made": DataEntry(source, max_bad=0)}, input=evolve(exp.input, validation=0.0))
+    source = InMemory(
+        n, labels=cycle("ab", n), name_of_labels="emotion", split=("train",) * n, bad=bad
+    )
+    exp = evolve(
+        exp, data={"made": DataEntry(source, max_bad=0)}, input=evolve(exp.input, validation=0.0)
+    )
     data = open_data(exp, {"train", "validation"}, lazy=True)
     return numbers_of(some_images(data, columns))
 
@@ -222,12 +274,18 @@ def test_a_column_is_left_out_where_no_near_image_can_be_read():
 
 
 def test_a_set_that_cannot_be_read_at_all_is_told_with_a_reason():
-    with pytest.raises(MtlError, match=r"none of the images .* can be read: .* is no readable image: made so"):
+    with pytest.raises(
+        MtlError, match=r"none of the images .* can be read: .* is no readable image: made so"
+    ):
         previewed(100, frozenset(range(100)), 4)
 
 
 def test_a_preview_shows_a_set_with_an_unreadable_image():
     exp = looked_at({}, tasks=("fer",), size=24)
-    broken = InMemory(4, cycle("ab", 4), "emotion", split=("train",) * 4, side=24, bad=frozenset([2]))
-    exp = evolve(exp, data={"made": DataEntry(broken, max_bad=0)}, input=evolve(exp.input, validation=0.0))
+    broken = InMemory(
+        4, cycle("ab", 4), "emotion", split=("train",) * 4, side=24, bad=frozenset([2])
+    )
+    exp = evolve(
+        exp, data={"made": DataEntry(broken, max_bad=0)}, input=evolve(exp.input, validation=0.0)
+    )
     assert preview(exp, images=4).shape[1] < 4 * 100 + 130

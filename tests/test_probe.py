@@ -69,7 +69,9 @@ def run(tmp_path: Path, text: str, *overrides: str) -> RunFolder:
 def test_the_linear_probe_says_what_scikit_learns_logistic_regression_says(noise):
     (x, y), (new, _) = clouds(120, noise=noise), clouds(400, seed=1, noise=noise)
     mean, std = x.mean(0), x.std(0, correction=0)
-    theirs = LogisticRegression(C=1.0, max_iter=2000, tol=1e-8).fit(((x - mean) / std).numpy(), y.numpy())
+    theirs = LogisticRegression(C=1.0, max_iter=2000, tol=1e-8).fit(
+        ((x - mean) / std).numpy(), y.numpy()
+    )
     expected = theirs.predict(((new - mean) / std).numpy())
     assert float((linear(x, y, 3, new).numpy() == expected).mean()) >= 0.995
 
@@ -111,9 +113,15 @@ def test_chance_is_what_features_without_information_give():
 
 
 def test_a_pretext_alone_is_probed_by_an_annotation_and_may_choose_its_best_checkpoint(tmp_path):
-    folder = run(tmp_path, CONFIG + '[callback.probe]\nreads = ["quarter"]\n', "train.best='probe/quarter/linear'")
+    folder = run(
+        tmp_path,
+        CONFIG + '[callback.probe]\nreads = ["quarter"]\n',
+        "train.best='probe/quarter/linear'",
+    )
     indices = {
-        r["step"]: r["validation/probe/quarter/linear"] for r in folder.rows() if "validation/probe/quarter/knn" in r
+        r["step"]: r["validation/probe/quarter/linear"]
+        for r in folder.rows()
+        if "validation/probe/quarter/knn" in r
     }
     assert list(indices) == [12, 24, 36, 48]  # 192 training samples: an epoch is 12 steps
     assert indices[48] > 0.45  # chance: 0.25
@@ -140,7 +148,10 @@ def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(t
     assert len(indices["train"]) == 96
     with torch.no_grad():
         (x, y), (new, wanted) = (
-            (net.encoder(data.images.take(r.numpy()).float() / 255).pooled, data.targets["quarter"][r])
+            (
+                net.encoder(data.images.take(r.numpy()).float() / 255).pooled,
+                data.targets["quarter"][r],
+            )
             for r in indices.values()
         )
     figures = folder.provenance()["validation"]

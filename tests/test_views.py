@@ -9,7 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attrs import evolve
-from toys import PRETEXTS, TASKS, Jitter, Mixup, Plain, Toy, batch, experiment, prepared_batches, rotations, train_state
+from toys import (
+    PRETEXTS,
+    TASKS,
+    Jitter,
+    Mixup,
+    Plain,
+    Toy,
+    batch,
+    experiment,
+    prepared_batches,
+    rotations,
+    train_state,
+)
 
 from mtlcore import Geometry, MtlError
 from mtlcore.geometry import similarity
@@ -31,7 +43,12 @@ def test_nobodys_images_change_when_a_pretext_joins():
     b = batch(n=8, unlabeled=3)
     few = seen(prepared(experiment(pretexts=("rotation", "fixmatch")), b))
     many = seen(
-        prepared(experiment(pretexts=("siamese", "inpainting", "barlow", "rotation", "fixmatch", "patches")), b)
+        prepared(
+            experiment(
+                pretexts=("siamese", "inpainting", "barlow", "rotation", "fixmatch", "patches")
+            ),
+            b,
+        )
     )
     for label in few:
         for x, y in zip(few[label], many[label], strict=True):
@@ -40,7 +57,9 @@ def test_nobodys_images_change_when_a_pretext_joins():
 
 def test_nobodys_images_change_when_a_sample_loses_its_labels():
     b = batch(n=8, unlabeled=3)
-    less = evolve(b, labeled_samples=4, present={k: p & (torch.arange(8) < 4) for k, p in b.present.items()})
+    less = evolve(
+        b, labeled_samples=4, present={k: p & (torch.arange(8) < 4) for k, p in b.present.items()}
+    )
     exp = experiment(pretexts=("rotation", "fixmatch"))
     before, after = seen(prepared(exp, b)), seen(prepared(exp, less))
     assert torch.equal(before["rotation"][0], after["rotation"][0])
@@ -65,7 +84,11 @@ def test_encoder_samples_are_only_those_that_somebody_reads():
     assert samples(pretexts=("rotation",)) == [8, 5]
     assert samples(pretexts=("rotation",), supervised="pretext") == [8]
     assert samples(pretexts=("location",)) == [8]
-    assert samples(pretexts=("fixmatch",), entries={"fixmatch": {"samples": "unlabeled"}}) == [3, 3, 5]
+    assert samples(pretexts=("fixmatch",), entries={"fixmatch": {"samples": "unlabeled"}}) == [
+        3,
+        3,
+        5,
+    ]
     assert samples(clean=2) == [5, 5]
     assert samples(tasks=(), pretexts=("rotation",)) == [8]
 
@@ -105,7 +128,9 @@ def test_pose_follows_turns_and_mirrors_as_projected_points_do():
         moved = TASKS["pose"].move(r, Geometry.affine(m, (48, 48)))
         shown = 24 + 5 * (points @ r.mT)[..., :2]
         shown = (torch.cat([shown, torch.ones(64, 20, 1)], 2) @ m.mT)[..., :2]
-        head = points * torch.tensor([-1.0 if flip else 1.0, 1, 1])  # a mirrored image shows a mirrored head
+        head = points * torch.tensor(
+            [-1.0 if flip else 1.0, 1, 1]
+        )  # a mirrored image shows a mirrored head
         wanted = (head @ moved.mT)[..., :2]
         got = (shown - shown.mean(1, keepdim=True)) / 5 * 0.8
         torch.testing.assert_close(got, wanted - wanted.mean(1, keepdim=True), atol=1e-4, rtol=0)
@@ -128,7 +153,9 @@ def test_geometric_mean_of_views_is_taken_for_each_sample():
     made = prepared_batches(eng, [b])[0]
     features, _ = eng.model.encode(made)
     each = [
-        F.cross_entropy(eng.model.heads["fer"](features[r.images[0]]), b.targets["fer"], reduction="none")
+        F.cross_entropy(
+            eng.model.heads["fer"](features[r.images[0]]), b.targets["fer"], reduction="none"
+        )
         for r in made.head_inputs["fer"]
     ]
     assert len(each) == 3
@@ -139,7 +166,11 @@ def test_geometric_mean_of_views_is_taken_for_each_sample():
 
 
 def running(model):
-    return {k: v.clone() for k, v in model.encoder.state_dict().items() if "running" in k or "tracked" in k}
+    return {
+        k: v.clone()
+        for k, v in model.encoder.state_dict().items()
+        if "running" in k or "tracked" in k
+    }
 
 
 @pytest.mark.parametrize("forward", ["joint", "split"])
@@ -160,7 +191,9 @@ def test_clean_statistics_join_the_parted_samples_in_order():
     """With a net without batch statistics the parted forward must equal the plain one."""
     b = batch(n=8, unlabeled=3)
     for clean, forward in itertools.product((1, 2), ("joint", "split")):
-        exp = experiment(pretexts=("barlow", "rotation"), encoder=Toy(norm="none"), clean=clean, forward=forward)
+        exp = experiment(
+            pretexts=("barlow", "rotation"), encoder=Toy(norm="none"), clean=clean, forward=forward
+        )
         eng = train_state(exp)
         parted = prepared(evolve(exp, views=evolve(exp.views, statistics="clean")), b)
         plain = prepared(exp, b)
@@ -169,7 +202,9 @@ def test_clean_statistics_join_the_parted_samples_in_order():
 
 def test_clean_statistics_are_refused_where_no_clean_view_is_read():
     with pytest.raises(MtlError, match=r"views\.supervised"):
-        prepared(experiment(pretexts=("rotation",), statistics="clean", supervised="pretext"), batch())
+        prepared(
+            experiment(pretexts=("rotation",), statistics="clean", supervised="pretext"), batch()
+        )
 
 
 def test_supervised_heads_are_never_given_another_view_than_was_asked_for():
@@ -200,11 +235,18 @@ def test_a_target_that_is_not_a_sample_a_sample_is_told():
 def test_fixmatch_reads_the_tasks_head_and_brings_none_of_its_own():
     eng = train_state(experiment(("fer", "gender"), ("fixmatch",)))
     assert not any("fixmatch" in k for k in eng.model.state_dict())
-    assert {id(p) for p in eng.model.heads["fer"].parameters()} < {id(p) for p in eng.model.shared()}
+    assert {id(p) for p in eng.model.heads["fer"].parameters()} < {
+        id(p) for p in eng.model.shared()
+    }
     before = copy.deepcopy(eng.model.heads["fer"].state_dict())
-    logged = train_step(eng, prepared_batches(eng, [batch(n=8, unlabeled=5, tasks=("fer", "gender"), absent=("fer",))]))
+    logged = train_step(
+        eng,
+        prepared_batches(eng, [batch(n=8, unlabeled=5, tasks=("fer", "gender"), absent=("fer",))]),
+    )
     assert "loss/fer" not in logged
-    assert not torch.equal(before["answer.1.weight"], eng.model.heads["fer"].state_dict()["answer.1.weight"])
+    assert not torch.equal(
+        before["answer.1.weight"], eng.model.heads["fer"].state_dict()["answer.1.weight"]
+    )
 
 
 def test_relative_location_costs_no_forward_of_its_own():

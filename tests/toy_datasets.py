@@ -37,7 +37,10 @@ class InMemory(Dataset):
         samples = np.arange(self.n) if self.order is None else np.array(self.order)
         annotations = {k: v[samples] for k, v in self.others.items()}
         if self.labels is not None:
-            annotations = {self.name_of_labels: np.array(self.labels, dtype=str)[samples], **annotations}
+            annotations = {
+                self.name_of_labels: np.array(self.labels, dtype=str)[samples],
+                **annotations,
+            }
         skipped = Skipped()
         for name in self.skipped:
             skipped.add("malformed name", name)

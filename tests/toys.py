@@ -34,7 +34,16 @@ from mtlcore import (
     gather,
     orthogonal,
 )
-from mtlcore.config.experiment import Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
+from mtlcore.config.experiment import (
+    Experiment,
+    Input,
+    Optimizer,
+    PretextEntry,
+    Schedule,
+    TaskEntry,
+    Train,
+    Views,
+)
 from mtlcore.contracts import PreparedBatch
 from mtlcore.geometry import similarity
 from mtlcore.model.views import prepare
@@ -91,7 +100,9 @@ class Jitter(Augmentation):
 
     def view(self, images, size, rng):
         u = rng.rand(3, len(images))
-        matrix = similarity((2 * u[0] - 1) * self.turn_rad, 0.7 + 0.3 * u[1], u[2] < 0.5, images.shape[-2:], size)
+        matrix = similarity(
+            (2 * u[0] - 1) * self.turn_rad, 0.7 + 0.3 * u[1], u[2] < 0.5, images.shape[-2:], size
+        )
         geometry = Geometry.affine(matrix, size)
         return View(geometry.warp(images.float() / 255, "bilinear"), geometry)
 
@@ -108,7 +119,11 @@ class Mixup(Plain):
         view = super().view(images, size, rng)
         partner, own = rng.permutations(1, len(images))[0], rng.rand(len(images))
         share = own.view(-1, 1, 1, 1)
-        return evolve(view, images=view.images * share + view.images[partner] * (1 - share), mix=(partner, own))
+        return evolve(
+            view,
+            images=view.images * share + view.images[partner] * (1 - share),
+            mix=(partner, own),
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- supervised tasks
@@ -131,7 +146,9 @@ class Pose(SupervisedTask):
         q = torch.eye(3).repeat(len(target), 1, 1)
         q[:, :2, :2] = turn
         mirror = torch.ones(len(target), 1, 3)
-        mirror[:, 0, 0] = torch.where(mirrored, -1.0, 1.0)  # the mirrored head's own left and right change too
+        mirror[:, 0, 0] = torch.where(
+            mirrored, -1.0, 1.0
+        )  # the mirrored head's own left and right change too
         return (q @ target) * mirror
 
 
@@ -147,8 +164,12 @@ class PoseHead(Head):
         x = F.normalize(output[:, :3], dim=1)
         y = F.normalize(output[:, 3:] - (x * output[:, 3:]).sum(1, keepdim=True) * x, dim=1)
         r = torch.stack([x, y, torch.linalg.cross(x, y)], 2) @ target.mT
-        vee = torch.stack([r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], 1)
-        return torch.atan2((vee.square().sum(1) + 1e-12).sqrt(), r.diagonal(dim1=1, dim2=2).sum(1) - 1)
+        vee = torch.stack(
+            [r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], 1
+        )
+        return torch.atan2(
+            (vee.square().sum(1) + 1e-12).sqrt(), r.diagonal(dim1=1, dim2=2).sum(1) - 1
+        )
 
 
 @frozen
@@ -173,7 +194,9 @@ class ParsingHead(Head):
         self.answer = nn.Conv2d(channels, 3, 1)
 
     def forward(self, features):
-        return F.interpolate(self.answer(features.maps[-1]), features.images.shape[-2:], mode="bilinear")
+        return F.interpolate(
+            self.answer(features.maps[-1]), features.images.shape[-2:], mode="bilinear"
+        )
 
     def loss(self, output, target):
         return F.cross_entropy(output, target[:, 0], reduction="none").mean((1, 2))
@@ -186,7 +209,12 @@ class ParsingHead(Head):
 class Rotation(PretextTask):
     def views(self, batch, rng):
         n, turns = float(batch.clean.images.shape[-1]), rng.randint(4, len(batch.clean.images))
-        samples = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
+        samples = [
+            [1, 0, 0, 0, 1, 0],
+            [0, 1, 0, -1, 0, n],
+            [-1, 0, n, 0, -1, n],
+            [0, -1, n, 1, 0, 0],
+        ]
         quarter = torch.tensor([[*sample, 0, 0, 1] for sample in samples]).view(4, 3, 3)
         return [batch.clean.rearrange(partial(turn, turns), matrix=quarter[turns])], turns
 
@@ -239,7 +267,9 @@ class RelativeLocationHead(Head):
         size = torch.tensor(output.shape[:-3:-1])
         asked, answer = ((target[key] * size).long() for key in ("asked", "answer"))
         samples = torch.arange(len(output)).view(-1, 1, 1)
-        pairs = rearrange(output[samples, :, asked[..., 1], asked[..., 0]], "b p ends c -> b p (ends c)")
+        pairs = rearrange(
+            output[samples, :, asked[..., 1], asked[..., 0]], "b p ends c -> b p (ends c)"
+        )
         offset = (answer[:, :, 1] - answer[:, :, 0]) / size
         return F.l1_loss(self.answer(pairs), offset, reduction="none").mean((1, 2))
 
@@ -271,7 +301,9 @@ class ConsistencyHead(Head):
     def loss(self, output, target):
         wanted, answer = output
         sure, label = wanted.softmax(1).max(1)
-        return torch.where(sure >= self.threshold, F.cross_entropy(answer, label, reduction="none"), 0)
+        return torch.where(
+            sure >= self.threshold, F.cross_entropy(answer, label, reduction="none"), 0
+        )
 
 
 @frozen
@@ -279,8 +311,13 @@ class Inpainting(PretextTask):
     def views(self, batch, rng):
         images = batch.clean.images
         cells = rng.permutations(len(images), 9) < 3
-        mask = F.interpolate(rearrange(cells, "b (i j) -> b 1 i j", i=3).float(), images.shape[-2:]).bool()
-        return [batch.clean.repaint(images.masked_fill(mask, 0.5))], {"images": images, "mask": mask}
+        mask = F.interpolate(
+            rearrange(cells, "b (i j) -> b 1 i j", i=3).float(), images.shape[-2:]
+        ).bool()
+        return [batch.clean.repaint(images.masked_fill(mask, 0.5))], {
+            "images": images,
+            "mask": mask,
+        }
 
     def permute(self, target, order):
         return target | {"images": target["images"][order]}
@@ -295,7 +332,9 @@ class InpaintingHead(Head):
         self.decoder, self.judge = nn.Conv2d(channels, 3, 1), judge
 
     def forward(self, features):
-        return F.interpolate(self.decoder(features.maps[-1]), features.images.shape[-2:], mode="bilinear").sigmoid()
+        return F.interpolate(
+            self.decoder(features.maps[-1]), features.images.shape[-2:], mode="bilinear"
+        ).sigmoid()
 
     def loss(self, output, target):
         restored = torch.where(target["mask"], output, target["images"])
@@ -312,9 +351,14 @@ class RelativePosition(PretextTask):
     def views(self, batch, rng):
         images = batch.clean.images
         side = images.shape[-1] // 3
-        cells = rearrange(images[..., : 3 * side, : 3 * side], "b c (i h) (j w) -> b (i j) c h w", i=3, j=3)
+        cells = rearrange(
+            images[..., : 3 * side, : 3 * side], "b c (i h) (j w) -> b (i j) c h w", i=3, j=3
+        )
         where = rng.randint(8, len(images))
-        return [View(cells[:, 4]), View(cells[torch.arange(len(images)), where + (where >= 4)])], where
+        return [
+            View(cells[:, 4]),
+            View(cells[torch.arange(len(images)), where + (where >= 4)]),
+        ], where
 
     def build(self, context):
         return RelativePositionHead(context.info.dim)
@@ -356,7 +400,9 @@ class BarlowHead(Head):
     def loss(self, output, target):
         a, b = (F.batch_norm(gather(z), None, None, training=True) for z in output)
         c = a.T @ b / len(a)
-        return (c.diagonal() - 1).square().sum() + 0.005 * (c - torch.diag(c.diagonal())).square().sum()
+        return (c.diagonal() - 1).square().sum() + 0.005 * (
+            c - torch.diag(c.diagonal())
+        ).square().sum()
 
 
 @frozen
@@ -458,7 +504,10 @@ def experiment(
     return Experiment(
         encoder=encoder or Toy(),
         tasks={k: TaskEntry(TASKS[k], weights.get(k, 1.0)) for k in tasks},
-        pretexts={k: PretextEntry(PRETEXTS[k], weights.get(k, 1.0), **entries.get(k, {})) for k in pretexts},
+        pretexts={
+            k: PretextEntry(PRETEXTS[k], weights.get(k, 1.0), **entries.get(k, {}))
+            for k in pretexts
+        },
         data=no_data,
         weighting=weighting,
         augment=augment or Jitter(),
@@ -474,7 +523,9 @@ def experiment(
 def rotations(n: int, generator: torch.Generator) -> Tensor:
     q, r = torch.linalg.qr(torch.randn(n, 3, 3, generator=generator))
     q = q * torch.sign(torch.diagonal(r, dim1=1, dim2=2))[:, None]
-    return torch.where((torch.linalg.det(q) < 0)[:, None, None], q * torch.tensor([1.0, 1.0, -1.0]), q)
+    return torch.where(
+        (torch.linalg.det(q) < 0)[:, None, None], q * torch.tensor([1.0, 1.0, -1.0]), q
+    )
 
 
 def batch(
@@ -504,7 +555,10 @@ def batch(
     first = next((k for k in tasks if k not in absent), None)
     if first:
         present[first][: n - unlabeled] = True
-    targets = {k: torch.where(present[k].view(-1, *[1] * (targets[k].ndim - 1)), targets[k], 0) for k in tasks}
+    targets = {
+        k: torch.where(present[k].view(-1, *[1] * (targets[k].ndim - 1)), targets[k], 0)
+        for k in tasks
+    }
     made = Batch(images, targets, present, StepCounts({}, 0, 0), n - unlabeled if first else 0)
     return counted([made])[0]
 
@@ -520,16 +574,30 @@ def counted(micro_batches: list[Batch]) -> list[Batch]:
     return [evolve(b, counts=counts) for b in micro_batches]
 
 
-def train_state(exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **train: Any) -> TrainState:
+def train_state(
+    exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **train: Any
+) -> TrainState:
     """The training state of an experiment on one CPU process."""
-    exp = evolve(exp, optimizer=evolve(exp.optimizer, name=optimizer, lr=lr), train=evolve(exp.train, **train))
-    return build_train_state(exp, Fabric(accelerator="cpu", devices=1, precision=exp.train.precision), 100, 10)
+    exp = evolve(
+        exp,
+        optimizer=evolve(exp.optimizer, name=optimizer, lr=lr),
+        train=evolve(exp.train, **train),
+    )
+    return build_train_state(
+        exp, Fabric(accelerator="cpu", devices=1, precision=exp.train.precision), 100, 10
+    )
 
 
 def prepared_batches(eng: TrainState, micro_batches: list[Batch]) -> list[PreparedBatch]:
     """Micro-batches of one step, prepared as the loop prepares them."""
     return [
-        prepare(eng.experiment, b, eng.keyed_rng(i), micro_batches=len(micro_batches), progress=eng.progress)
+        prepare(
+            eng.experiment,
+            b,
+            eng.keyed_rng(i),
+            micro_batches=len(micro_batches),
+            progress=eng.progress,
+        )
         for i, b in enumerate(counted(micro_batches))
     ]
 

@@ -24,7 +24,9 @@ STEPS = 20
 State = dict[str, torch.Tensor]
 
 
-SPARE = "a parameter that no loss reaches"  # its gradients are measured in one step, and kept in two
+SPARE = (
+    "a parameter that no loss reaches"  # its gradients are measured in one step, and kept in two
+)
 CASES = {name: small(weighting) for name, weighting in STRATEGIES.items()} | {
     SPARE: with_spare(small(Fixed({"gender": 0.5}, every=3)))
 }
@@ -51,8 +53,13 @@ def _joined(exp) -> list[PreparedBatch]:
     """The same images and questions for every strategy."""
     if not _prepare:
         absent = [("gender",) if step % 7 == 3 else () for step in range(STEPS)]
-        made = [batch(n=8, unlabeled=0, seed=s, absent=a, tasks=("fer", "gender")) for s, a in enumerate(absent)]
-        _prepare[0] = [prepare(exp, counted([b])[0], KeyedRng((0, step, 0))) for step, b in enumerate(made)]
+        made = [
+            batch(n=8, unlabeled=0, seed=s, absent=a, tasks=("fer", "gender"))
+            for s, a in enumerate(absent)
+        ]
+        _prepare[0] = [
+            prepare(exp, counted([b])[0], KeyedRng((0, step, 0))) for step, b in enumerate(made)
+        ]
     return _prepare[0]
 
 
@@ -76,7 +83,8 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
     train_state.model.register_forward_pre_hook(note)
     for step in range(4):
         mine = [
-            batch(n=4, unlabeled=0, seed=10 * step + train_state.micro(p), tasks=("fer", "gender")) for p in range(2)
+            batch(n=4, unlabeled=0, seed=10 * step + train_state.micro(p), tasks=("fer", "gender"))
+            for p in range(2)
         ]
         made = counted(mine)
         micro_batches = [

@@ -63,7 +63,9 @@ class FixedFactors(nn.Module):
 
     def forward(self, losses):
         self.fixed.asked.append(losses.names)
-        return sum(self.fixed.of.get(name, 1.0) * value for name, value in zip(losses.names, losses.values))
+        return sum(
+            self.fixed.of.get(name, 1.0) * value for name, value in zip(losses.names, losses.values)
+        )
 
 
 @frozen

@@ -67,5 +67,7 @@ def _in_timm() -> dict:
     try:
         import timm
     except ImportError:
-        raise MtlError('weights absent: their net needs timm, pip install "mtlcore[timm]"') from None
+        raise MtlError(
+            'weights absent: their net needs timm, pip install "mtlcore[timm]"'
+        ) from None
     return timm.create_model(MODEL).state_dict()

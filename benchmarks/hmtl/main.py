@@ -26,16 +26,29 @@ def main(words: list[str]) -> int:
     """-> the exit code."""
     parser = argparse.ArgumentParser(prog="python benchmarks/run.py hmtl", description=__doc__)
     parser.add_argument("--protocol", default="cpu2", help="a file of benchmarks/protocols")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that the sets lie in")
-    parser.add_argument("--work", type=Path, help="where run folders go (default: runs/hmtl-PROTOCOL)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="the folder that the sets lie in"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="where run folders go (default: runs/hmtl-PROTOCOL)"
+    )
     parser.add_argument("--arms", nargs="*", default=[], help="these alone")
     parser.add_argument("--seeds", nargs="*", type=int, default=[], help="these alone")
     parser.add_argument(
-        "--stages", nargs="*", default=[], help=f"these alone: {', '.join(STAGES)}, extras, or the name of one extra"
+        "--stages",
+        nargs="*",
+        default=[],
+        help=f"these alone: {', '.join(STAGES)}, extras, or the name of one extra",
     )
-    parser.add_argument("--dry-run", action="store_true", help="tell what would be run, and the estimated CPU seconds")
     parser.add_argument(
-        "--table", action="store_true", help="write the table and the plot of what there is, and train nothing"
+        "--dry-run",
+        action="store_true",
+        help="tell what would be run, and the estimated CPU seconds",
+    )
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="write the table and the plot of what there is, and train nothing",
     )
     parser.add_argument(
         "--try",
@@ -70,7 +83,11 @@ def _run(asked: argparse.Namespace) -> int:
     if asked.rehearse is not None:
         protocol = protocol.rehearsal(tuple(asked.rehearse))
     work = Path(asked.work or ROOT / "runs" / f"hmtl-{protocol.name}")
-    results = ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}" if asked.rehearse is None else work
+    results = (
+        ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}"
+        if asked.rehearse is None
+        else work
+    )
     workspace = Workspace(protocol, asked.data.absolute(), work.absolute(), results / "runs.jsonl")
     if asked.table:
         return _table(workspace, results)
@@ -79,7 +96,9 @@ def _run(asked: argparse.Namespace) -> int:
     if asked.dry_run:
         return _dry(workspace, asked)
     while left := _left(workspace, asked):
-        if not any(_done(workspace, run) for run in left):  # all of them are being trained by other processes
+        if not any(
+            _done(workspace, run) for run in left
+        ):  # all of them are being trained by other processes
             time.sleep(WAIT_S)
     return _table(workspace, results)
 
@@ -88,7 +107,9 @@ def _done(workspace: Workspace, run: Run) -> bool:
     """Whether this run is finished now; False where another process trains it. Any number of processes may share the work."""
     with workspace.claimed(run) as mine:
         if mine and workspace.row(run) is None:
-            print(f"{run.name}: {_estimate(workspace.protocol, run):.0f} CPU s estimated", flush=True)
+            print(
+                f"{run.name}: {_estimate(workspace.protocol, run):.0f} CPU s estimated", flush=True
+            )
             row, metric = workspace.do(run), workspace.protocol.metric_of(run.stage)
             print(
                 f"{run.name}: {row['cpu_s']:.0f} CPU s, {metric} {row['validation'][metric]:.4f}, validation",
@@ -105,12 +126,16 @@ def _again(workspace: Workspace, name: str) -> int:
         raise MtlError(f"there is no finished run {name!r}; {nearest(name, rows)}")
     before = rows[name]
     workspace.work.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=workspace.work) as anew:  # never from what is left of the first time
+    with TemporaryDirectory(
+        dir=workspace.work
+    ) as anew:  # never from what is left of the first time
         now = evolve(workspace, work=Path(anew)).trained(plan.run(key_of(before)))
     differ = [key for key in SAID_AGAIN if key in before and before[key] != now[key]]
     for key in differ:
         print(f"{key}: {before[key]} then, {now[key]} now")
-    where = ", ".join(f"{key} {before.get(key)} / {now[key]}" for key in ("commit", "torch", "threads", "device"))
+    where = ", ".join(
+        f"{key} {before.get(key)} / {now[key]}" for key in ("commit", "torch", "threads", "device")
+    )
     print(f"{name}: {'NOT the same' if differ else 'the same, bit for bit'}; then / now: {where}")
     return 1 if differ else 0
 
@@ -124,14 +149,18 @@ def _left(workspace: Workspace, asked: argparse.Namespace) -> list[Run]:
     runs = [
         run
         for run in {run.key: run for run in plan.runs(stages)}.values()
-        if (not asked.arms or run.arm.name in asked.arms) and (not asked.seeds or run.seed in asked.seeds)
+        if (not asked.arms or run.arm.name in asked.arms)
+        and (not asked.seeds or run.seed in asked.seeds)
     ]
     if not runs:
         words = [*stages, *asked.arms, *(f"seed {seed}" for seed in asked.seeds)]
-        hanging = f", or it hangs on results that are not there yet ({', '.join(plan.unnamed())})" * bool(
-            plan.unnamed()
+        hanging = (
+            f", or it hangs on results that are not there yet ({', '.join(plan.unnamed())})"
+            * bool(plan.unnamed())
         )
-        raise MtlError(f"there is no run of {', '.join(words)}: the protocol does not ask for it{hanging}")
+        raise MtlError(
+            f"there is no run of {', '.join(words)}: the protocol does not ask for it{hanging}"
+        )
     return [run for run in runs if plan.results.row(run) is None]
 
 
@@ -148,7 +177,9 @@ def _dry(workspace: Workspace, asked: argparse.Namespace) -> int:
     costs = {run.name: _estimate(workspace.protocol, run) for run in _left(workspace, asked)}
     for name, cost in costs.items():
         print(f"{cost:8.0f}  {name}")
-    print(f"{sum(costs.values()):8.0f}  CPU seconds estimated for what can be named by now ({len(costs)} runs)")
+    print(
+        f"{sum(costs.values()):8.0f}  CPU seconds estimated for what can be named by now ({len(costs)} runs)"
+    )
     if unnamed := workspace.plan().unnamed():
         print(f"Not named yet, since they hang on results: {', '.join(unnamed)}")
     return 0
@@ -156,7 +187,9 @@ def _dry(workspace: Workspace, asked: argparse.Namespace) -> int:
 
 def _estimate(protocol: Protocol, run: Run) -> float:
     """By the encoder's forwards; the part on pretexts alone encodes one batch a step."""
-    rows = tomllib.loads(protocol.base(run.config).read_text(encoding="utf-8"))["input"]["batch_size"]
+    rows = tomllib.loads(protocol.base(run.config).read_text(encoding="utf-8"))["input"][
+        "batch_size"
+    ]
     return float(run.steps * rows * run.arm.views / protocol.forwards_per_cpu_s)
 
 

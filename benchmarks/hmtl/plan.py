@@ -94,15 +94,26 @@ class Plan:
         yield "tune", [run for arm in arms for run in self.tuning(arm)]
         yield "screen", [run for arm in arms for run in self.main(arm, p.screen_seeds)]
         semi = self.fed_by_all()
-        yield "semi", [r for arm in semi for r in (*self.tuning(arm), *self.main(arm, p.screen_seeds))]
+        yield (
+            "semi",
+            [r for arm in semi for r in (*self.tuning(arm), *self.main(arm, p.screen_seeds))],
+        )
         # By seed, so that pairs are complete wherever the runs are stopped.
         yield (
             "headline",
-            [run for seed in p.headline_seeds for arm in self.headline() for run in self.main(arm, [seed])],
+            [
+                run
+                for seed in p.headline_seeds
+                for arm in self.headline()
+                for run in self.main(arm, [seed])
+            ],
         )
         leaders = self.best(self.candidates(), 2)
         paired = [*leaders, *(a.control(word) for a in leaders for word in a.controls)]
-        yield "controls", [run for seed in p.close_seeds for arm in paired for run in self.main(arm, [seed])]
+        yield (
+            "controls",
+            [run for seed in p.close_seeds for arm in paired for run in self.main(arm, [seed])],
+        )
         yield "close", [run for arm in self.close() for run in self.main(arm, p.close_seeds)]
         for extra in p.extras:
             yield extra.name, self.extra(extra.name)
@@ -113,7 +124,10 @@ class Plan:
         """Every trial of an arm; none where there is nothing to choose."""
         if arm.like is not None or len(arm.trials) == 1:
             return []
-        return [Run("tune", arm, t, self.protocol.tune_seed, self.protocol.tune_steps) for t in range(len(arm.trials))]
+        return [
+            Run("tune", arm, t, self.protocol.tune_seed, self.protocol.tune_steps)
+            for t in range(len(arm.trials))
+        ]
 
     def trial(self, arm: Arm) -> int | None:
         """The trial that is best on validation (the first of equals); None before all have run."""
@@ -148,7 +162,9 @@ class Plan:
         told = (extra.set, extra.config, extra.split) if extra else ()
         found = self.arm(arm)
         if trial >= len(found.trials):
-            raise MtlError(f"{name_of(key)}: the protocol gives {arm} {len(found.trials)} trials, counted from 0")
+            raise MtlError(
+                f"{name_of(key)}: the protocol gives {arm} {len(found.trials)} trials, counted from 0"
+            )
         return Run(stage, found, trial, seed, steps, *told)
 
     # ------------------------------------------------------------------------------------------------ choosing
@@ -168,8 +184,15 @@ class Plan:
 
     def derived(self, arm: Arm) -> list[Arm]:
         """The same arm fed by all images, and its controls, as far as it can have them."""
-        controls = [arm.control(word) for word in arm.controls] if arm.pretext and arm.kind in ("hmtl", "semi") else []
-        return [*([arm.fed_by_all(self.protocol.unlabeled)] if self.can_be_fed_by_all(arm) else []), *controls]
+        controls = (
+            [arm.control(word) for word in arm.controls]
+            if arm.pretext and arm.kind in ("hmtl", "semi")
+            else []
+        )
+        return [
+            *([arm.fed_by_all(self.protocol.unlabeled)] if self.can_be_fed_by_all(arm) else []),
+            *controls,
+        ]
 
     def of_kind(self, kind: str) -> list[Arm]:
         return [arm for arm in self.protocol.arms.values() if arm.kind == kind]
@@ -220,7 +243,9 @@ class Plan:
     def headline(self) -> list[Arm]:
         """The arms that get all seeds; none before the screening tells all of them."""
         found = [self.role(word) for word in self.protocol.headline]
-        return list({arm.name: arm for arms in found for arm in arms}.values()) if all(found) else []
+        return (
+            list({arm.name: arm for arms in found for arm in arms}.values()) if all(found) else []
+        )
 
     def unnamed(self) -> list[str]:
         """Stages whose runs hang on results that are not there yet; not those that this protocol can't have."""
@@ -239,4 +264,8 @@ class Plan:
         if not best:
             return []
         least = (self.screened(best[0]) or 0.0) - self.protocol.close_points / 100
-        return [a for a in (*self.candidates(), *self.of_kind("rival")) if (self.screened(a) or 0.0) >= least]
+        return [
+            a
+            for a in (*self.candidates(), *self.of_kind("rival"))
+            if (self.screened(a) or 0.0) >= least
+        ]

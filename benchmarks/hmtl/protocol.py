@@ -56,12 +56,20 @@ class Arm:
         unlabeled: the settings that keep such rows. A pretext with a view of its own looks at them alone.
         """
         alone = () if self.views == 1 else (f'pretext.{self.pretext}.samples="unlabeled"',)
-        return evolve(self, name=f"{self.name}+all", kind="semi", views=2, set=(*self.set, *unlabeled, *alone))
+        return evolve(
+            self, name=f"{self.name}+all", kind="semi", views=2, set=(*self.set, *unlabeled, *alone)
+        )
 
     def control(self, word: str) -> Arm:
         """The same views and forwards, the pretext's loss off ("views_only") or its answers permuted ("random_target")."""
         switch = f'pretext.{self.pretext}.control="{word}"'
-        return evolve(self, name=f"{self.name}+{word}", kind="control", set=(*self.set, switch), like=self.name)
+        return evolve(
+            self,
+            name=f"{self.name}+{word}",
+            kind="control",
+            set=(*self.set, switch),
+            like=self.name,
+        )
 
 
 @frozen
@@ -143,7 +151,9 @@ def load(name: str) -> Protocol:
     """The protocol of that name. Raises MtlError where there is none, or a key is unknown."""
     tables = _tables(name)
     arms = tables.get("arms", {})
-    tables["arms"] = {label: {"name": label, **_like(arm, arms), **arm} for label, arm in arms.items()}
+    tables["arms"] = {
+        label: {"name": label, **_like(arm, arms), **arm} for label, arm in arms.items()
+    }
     try:
         return cattrs.Converter(forbid_extra_keys=True).structure(tables, Protocol)
     except cattrs.ClassValidationError as error:
@@ -159,7 +169,9 @@ def _tables(name: str) -> dict[str, Any]:
     """A protocol's tables; `extends = "NAME"` takes what it does not say itself from that one, arm by arm."""
     file = FOLDER / f"{name}.toml"
     if not file.exists():
-        raise MtlError(f"there is no protocol {name!r}; {nearest(name, (f.stem for f in FOLDER.glob('*.toml')))}")
+        raise MtlError(
+            f"there is no protocol {name!r}; {nearest(name, (f.stem for f in FOLDER.glob('*.toml')))}"
+        )
     tables: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     if "extends" not in tables:
         return tables

@@ -47,7 +47,13 @@ def spread(values: Sequence[float]) -> Spread:
     if len(x) < 2:
         return Spread(len(x), float(x.mean()), None, None, None)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Spread(len(x), float(x.mean()), float(x.std(ddof=1)), float(x.mean()) - half, float(x.mean()) + half)
+    return Spread(
+        len(x),
+        float(x.mean()),
+        float(x.std(ddof=1)),
+        float(x.mean()) - half,
+        float(x.mean()) + half,
+    )
 
 
 def paired(mine: dict[int, float], others: dict[int, float]) -> Spread | None:
@@ -56,21 +62,36 @@ def paired(mine: dict[int, float], others: dict[int, float]) -> Spread | None:
     return spread([mine[s] - others[s] for s in seeds]) if seeds else None
 
 
-def figures(rows: Sequence[Row], arm: str, split: str, metric: str, scale: float = 100.0) -> dict[int, float]:
+def figures(
+    rows: Sequence[Row], arm: str, split: str, metric: str, scale: float = 100.0
+) -> dict[int, float]:
     """seed -> the figure times `scale`: shares as points."""
-    return {r["seed"]: scale * r[split][metric] for r in rows if r["arm"] == arm and metric in r.get(split, {})}
+    return {
+        r["seed"]: scale * r[split][metric]
+        for r in rows
+        if r["arm"] == arm and metric in r.get(split, {})
+    }
 
 
 def table(plan: Plan) -> str:
     """Markdown: what was made where, what was tuned, every arm, what decides, the extras, then what was not run."""
-    parts = [_made(plan), _trials(plan), _arms(plan), _decisive(plan), *_extras(plan), _left_out(plan), _not_run(plan)]
+    parts = [
+        _made(plan),
+        _trials(plan),
+        _arms(plan),
+        _decisive(plan),
+        *_extras(plan),
+        _left_out(plan),
+        _not_run(plan),
+    ]
     return "\n\n".join(filter(None, parts))
 
 
 def _made(plan: Plan) -> str:
     p, rows = plan.protocol, plan.results.rows
     facts = {
-        key: sorted({str(r[key]) for r in rows if key in r}) for key in ("date", "device", "torch", "threads", "commit")
+        key: sorted({str(r[key]) for r in rows if key in r})
+        for key in ("date", "device", "torch", "threads", "commit")
     }
     where = "; ".join(f"{key} {', '.join(values)}" for key, values in facts.items() if values)
     cost = sum(r["cpu_s"] for r in rows)
@@ -87,7 +108,9 @@ def _trials(plan: Plan) -> str:
         value = plan.results.value(run)
         if run.stage == "tune" and value is not None:
             chosen = "yes" if plan.trial(run.arm) == run.trial else ""
-            lines.append(f"| {run.arm.name} | {', '.join(run.arm.trials[run.trial])} | {100 * value:.2f} | {chosen} |")
+            lines.append(
+                f"| {run.arm.name} | {', '.join(run.arm.trials[run.trial])} | {100 * value:.2f} | {chosen} |"
+            )
     return "\n".join(lines)
 
 
@@ -105,7 +128,8 @@ def _arms(plan: Plan) -> str:
         cells = " | ".join(str(spread(list(v.values()))) if v else "" for v in splits.values())
         same_steps = baseline if mine[0]["steps"] == round(plan.protocol.steps) else None
         differences = " | ".join(
-            _over(rows, name, rival, metric) for rival in (same_steps, equal_compute(plan, rows, name))
+            _over(rows, name, rival, metric)
+            for rival in (same_steps, equal_compute(plan, rows, name))
         )
         lines.append(
             f"| {name} | {len(mine)} | {mine[0]['steps']} | {_forwards(rows, name):.0f} | {cells} | {differences} "
@@ -139,7 +163,9 @@ def _decisive(plan: Plan) -> str:
     """Paired differences that say where a gain comes from: over an arm's controls, over what else is done with the same rows."""
     rows, metric = _main(plan), plan.results.metric
     names = list(dict.fromkeys(r["arm"] for r in rows))
-    controls = [(name.rpartition("+")[0], name) for name in names if name.rpartition("+")[2] in CONTROLS]
+    controls = [
+        (name.rpartition("+")[0], name) for name in names if name.rpartition("+")[2] in CONTROLS
+    ]
     rivals = [arm.name for arm in plan.of_kind("rival") if arm.name in names]
     pairs = controls + [(leader, rival) for leader in _leaders(plan) for rival in rivals]
     lines = ["| arm | over | pairs | difference on test |", "|---|---|---|---|"]
@@ -175,10 +201,14 @@ def _forwards(rows: Sequence[Row], arm: str) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def _over(rows: Sequence[Row], name: str, rival: str | None, metric: str, scale: float = 100.0) -> str:
+def _over(
+    rows: Sequence[Row], name: str, rival: str | None, metric: str, scale: float = 100.0
+) -> str:
     if rival is None or rival == name:
         return ""
-    found = paired(figures(rows, name, "test", metric, scale), figures(rows, rival, "test", metric, scale))
+    found = paired(
+        figures(rows, name, "test", metric, scale), figures(rows, rival, "test", metric, scale)
+    )
     return found.difference if found else ""
 
 
@@ -199,20 +229,28 @@ def _extras(plan: Plan) -> list[str]:
             rivals = (baseline, equal_compute(plan, mine, name))
             differences = " | ".join(_over(mine, name, rival, metric, scale) for rival in rivals)
             made_on = _devices([r for r in mine if r["arm"] == name])
-            lines.append(f"| {name} | {len(values)} | {spread(values)} | {differences} | {made_on} |")
+            lines.append(
+                f"| {name} | {len(values)} | {spread(values)} | {differences} | {made_on} |"
+            )
         tables.append("\n".join(lines))
     return tables
 
 
 def _left_out(plan: Plan) -> str:
     rows, metric = [r for r in plan.results.rows if _superseded(plan, r)], plan.results.metric
-    said = [f"{name_of(key_of(r))} {100 * r['test'][metric]:.2f}" for r in rows if metric in r["test"]]
+    said = [
+        f"{name_of(key_of(r))} {100 * r['test'][metric]:.2f}" for r in rows if metric in r["test"]
+    ]
     return f"On test, of trials that were not chosen in the end: {', '.join(said)}." if said else ""
 
 
 def _not_run(plan: Plan) -> str:
     missing = dict.fromkeys(run.name for run in plan.runs() if plan.results.row(run) is None)
-    hanging = f" Not named yet, since they hang on results: {', '.join(plan.unnamed())}." if plan.unnamed() else ""
+    hanging = (
+        f" Not named yet, since they hang on results: {', '.join(plan.unnamed())}."
+        if plan.unnamed()
+        else ""
+    )
     return f"Not run: {', '.join(missing) if missing else 'nothing'}.{hanging}"
 
 
@@ -225,8 +263,12 @@ def plot(plan: Plan, file: Path) -> None:
 
     rows, metric = _main(plan), plan.results.metric
     names = dict.fromkeys(r["arm"] for r in rows)
-    values: dict[str, Any] = {name: list(figures(rows, name, "test", metric).values()) for name in names}
-    values = dict(sorted(((k, v) for k, v in values.items() if v), key=lambda kv: float(np.mean(kv[1]))))
+    values: dict[str, Any] = {
+        name: list(figures(rows, name, "test", metric).values()) for name in names
+    }
+    values = dict(
+        sorted(((k, v) for k, v in values.items() if v), key=lambda kv: float(np.mean(kv[1])))
+    )
     figure, axes = plt.subplots(figsize=(8, 0.5 + 0.35 * len(values)))
     for y, points in enumerate(values.values()):
         axes.plot(points, [y] * len(points), "o", color="tab:blue", alpha=0.5)

@@ -45,7 +45,9 @@ class Workspace:
     def rows(self) -> list[Row]:
         """The finished runs; of one that stands twice, the first."""
         found: dict[Any, Row] = {}
-        for line in self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []:
+        for line in (
+            self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        ):
             with suppress(json.JSONDecodeError):  # what a crash has cut off was no finished run
                 row = json.loads(line)
                 found.setdefault(key_of(row), row)
@@ -104,7 +106,9 @@ class Workspace:
         code = commit()  # now: the working copy may move on meanwhile
         start = self._pretrain(run)
         steps = run.steps - _first_part(run)
-        result = self._trained(run, (*run.overrides, *start, f"train.steps={steps}"), self.work / run.name)
+        result = self._trained(
+            run, (*run.overrides, *start, f"train.steps={steps}"), self.work / run.name
+        )
         return self._row(run, result) | {"commit": code}
 
     def _pretrain(self, run: Run) -> tuple[str, ...]:
@@ -116,7 +120,9 @@ class Workspace:
         self._trained(run, settings, out, supervised=False)
         return (f'train.init_from="{out}"',)
 
-    def _trained(self, run: Run, overrides: tuple[str, ...], out: Path, supervised: bool = True) -> Result:
+    def _trained(
+        self, run: Run, overrides: tuple[str, ...], out: Path, supervised: bool = True
+    ) -> Result:
         settings = [lite0.filled_in(setting, self.work) for setting in overrides]
         experiment = load(self.protocol.base(run.config), [*settings, *self.here(run)])
         if not supervised:
@@ -138,9 +144,17 @@ class Workspace:
 
     def here(self, run: Run) -> list[str]:
         """Each source's root, by its label under --data; and what a rehearsal sets, of the sources that this base has."""
-        tables = tomllib.loads(self.protocol.base(run.config).read_text(encoding="utf-8")).get("data", {})
-        rooted = {label: self.data / table["root"] for label, table in tables.items() if "root" in table}
-        foreign = [s for s in self.protocol.settings if s.startswith("data.") and s.split(".")[1] not in tables]
+        tables = tomllib.loads(self.protocol.base(run.config).read_text(encoding="utf-8")).get(
+            "data", {}
+        )
+        rooted = {
+            label: self.data / table["root"] for label, table in tables.items() if "root" in table
+        }
+        foreign = [
+            s
+            for s in self.protocol.settings
+            if s.startswith("data.") and s.split(".")[1] not in tables
+        ]
         settings = [s for s in self.protocol.settings if s not in foreign]
         return [*(f'data.{label}.root="{root}"' for label, root in rooted.items()), *settings]
 
@@ -161,12 +175,18 @@ class Workspace:
             "validation": _figures(evaluate(folder, split="validation").measured.metrics),
         }
         if run.stage != "tune":  # what tunes never looks at the test rows
-            row["validation_best"] = _figures(evaluate(folder, split="validation", which="best").measured.metrics)
+            row["validation_best"] = _figures(
+                evaluate(folder, split="validation", which="best").measured.metrics
+            )
             row["test"] = _figures(evaluate(folder, split=run.split).measured.metrics)
-            row["test_best"] = _figures(evaluate(folder, split=run.split, which="best").measured.metrics)
+            row["test_best"] = _figures(
+                evaluate(folder, split=run.split, which="best").measured.metrics
+            )
         return row | {
             "weights": weights_hash(RunFolder.open(folder).require().inference_weights()),
-            "fingerprint": fingerprint(*(part / "config.toml" for part in (first, folder) if part.exists())),
+            "fingerprint": fingerprint(
+                *(part / "config.toml" for part in (first, folder) if part.exists())
+            ),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "device": device(),
@@ -195,7 +215,9 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     bits = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         bits.update(name.encode())
-        bits.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        bits.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return bits.hexdigest()[:16]
 
 
@@ -216,7 +238,9 @@ def commit() -> str:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def _figures(metrics: dict[str, float]) -> dict[str, float]:

@@ -18,7 +18,10 @@ GRAY = 0.5
 
 def cutout(images: Tensor, share: float, rng: Rng) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> a copy with one gray rectangle an image, `share` of each side long, anywhere."""
-    rows, columns = (_hidden(images, axis, share, place) for axis, place in zip((-2, -1), rng.rand(2, len(images))))
+    rows, columns = (
+        _hidden(images, axis, share, place)
+        for axis, place in zip((-2, -1), rng.rand(2, len(images)))
+    )
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], GRAY)
 
 

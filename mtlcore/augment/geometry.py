@@ -23,7 +23,9 @@ def between(limits: Range, unit: Tensor) -> Tensor:
     return unit * (high - low) + low
 
 
-def show(images: Tensor, size: tuple[int, int], angle_rad: Tensor, crop: Tensor, flip: Tensor) -> View:
+def show(
+    images: Tensor, size: tuple[int, int], angle_rad: Tensor, crop: Tensor, flip: Tensor
+) -> View:
     """Raw uint8 (B, 3, H0, W0) -> a view of `size` (h, w), float in [0, 255], by one interpolation.
 
     angle_rad: (B,), counter-clockwise. crop: (B,) in (0, 1], the share of each side that is shown. flip: (B,) bool.

@@ -38,13 +38,17 @@ TIGHT, LOOSE = 0.69, 0.99  # the paper's crops, as shares of the side
 def _ordered(_: Any, attribute: Attribute[Any], value: Range) -> None:
     low, high = value
     if not 0 < low <= high:
-        raise ValueError(f"{attribute.name} = {list(value)}: expected [low, high] with 0 < low <= high")
+        raise ValueError(
+            f"{attribute.name} = {list(value)}: expected [low, high] with 0 < low <= high"
+        )
 
 
 def _crop(_: Any, attribute: Attribute[Any], value: Range) -> None:
     _ordered(_, attribute, value)
     if value[1] > 1:
-        raise ValueError(f"{attribute.name} = {list(value)}: expected shares of the side, at most 1.0")
+        raise ValueError(
+            f"{attribute.name} = {list(value)}: expected shares of the side, at most 1.0"
+        )
 
 
 _angle = and_(ge(0.0), le(180.0))
@@ -65,7 +69,9 @@ class NoAugment(Augmentation):
 
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
         flip, crop = rng.rand(2, len(images))
-        seen = show(images, size, torch.zeros_like(crop), between(self.crop, crop), flip < self.mirror)
+        seen = show(
+            images, size, torch.zeros_like(crop), between(self.crop, crop), flip < self.mirror
+        )
         return seen.repaint(seen.images.div_(WHITE))
 
 
@@ -115,7 +121,9 @@ class Strong(Augmentation):
 class Validation(Augmentation):
     """A central crop, nothing random. crop: the share of the side that is shown; 1.0: the whole image."""
 
-    lacks: ClassVar[Mapping[str, str]] = {"random": "evaluation looks at each image in the same way each time"}
+    lacks: ClassVar[Mapping[str, str]] = {
+        "random": "evaluation looks at each image in the same way each time"
+    }
     crop: float = field(default=0.8, validator=and_(gt(0.0), le(1.0)))
 
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
@@ -139,6 +147,10 @@ def _turned(
     """What `weak` and `strong` share. The last four are uniform draws in [0, 1), (B,)."""
     most = math.radians(augmentation.turn_deg)
     seen = show(
-        images, size, between((-most, most), turn), between(augmentation.crop, crop), flip < augmentation.mirror
+        images,
+        size,
+        between((-most, most), turn),
+        between(augmentation.crop, crop),
+        flip < augmentation.mirror,
     )
     return seen.repaint(contrast_(seen.images, between(augmentation.contrast, contrast), WHITE))

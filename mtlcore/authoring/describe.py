@@ -13,7 +13,17 @@ from typing import Any
 
 import attrs
 from attrs import Attribute, frozen
-from attrs.validators import and_, deep_iterable, ge, in_, instance_of, matches_re, max_len, min_len, optional
+from attrs.validators import (
+    and_,
+    deep_iterable,
+    ge,
+    in_,
+    instance_of,
+    matches_re,
+    max_len,
+    min_len,
+    optional,
+)
 from torch import nn
 
 from ..config.experiment import DataEntry, PretextEntry, TaskEntry
@@ -33,7 +43,15 @@ SINGLE = {"augmentation": "augment"}  # kinds whose table has another name
 LONG = 80  # characters of a default that an example need not repeat
 OWN_RULE = "by a rule of its own"
 
-_SAMPLES: tuple[Any, ...] = (ge(0), and_(), optional(ge(0)), in_(()), deep_iterable(ge(0)), min_len(0), max_len(0))
+_SAMPLES: tuple[Any, ...] = (
+    ge(0),
+    and_(),
+    optional(ge(0)),
+    in_(()),
+    deep_iterable(ge(0)),
+    min_len(0),
+    max_len(0),
+)
 _NUMBER, _ALL, _MAYBE, _ONE_OF, _EACH, _LEAST, _MOST = map(type, _SAMPLES)
 _MATCHES, _IS_A = type(matches_re("")), type(instance_of(int))
 _COMPARED = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
@@ -87,7 +105,11 @@ def describe_component(kind: str, name: str, catalog: Catalog) -> Description:
     """What there is to say of one component. name: a family's may have a part behind ":". Raises MtlError on an unknown name."""
     cls: Any = catalog.find(kind, name)
     entry = ENTRIES.get(kind)
-    giver = next(r for r in catalog.records() if (r["status"], r["kind"], r["name"]) == ("ok", kind, _base(name)))
+    giver = next(
+        r
+        for r in catalog.records()
+        if (r["status"], r["kind"], r["name"]) == ("ok", kind, _base(name))
+    )
     return Description(
         name=name,
         kind=kind,
@@ -107,7 +129,13 @@ def keys_of(cls: Any) -> tuple[Key, ...]:
     """The fields of an attrs class, as keys of its table."""
     attrs.resolve_types(cls)
     return tuple(
-        Key(f.alias or f.name, describe(f.type), _default(f), range_of(f.validator), f.default is attrs.NOTHING)
+        Key(
+            f.alias or f.name,
+            describe(f.type),
+            _default(f),
+            range_of(f.validator),
+            f.default is attrs.NOTHING,
+        )
         for f in attrs.fields(cls)
         if f.init
     )
@@ -146,10 +174,18 @@ def range_of(validator: Any) -> str:
     if kind is _ONE_OF:
         return f"one of {', '.join(map(repr, validator.options))}"
     if kind is _EACH:
-        return ", ".join(filter(None, (_each(validator.member_validator), range_of(validator.iterable_validator))))
+        return ", ".join(
+            filter(
+                None, (_each(validator.member_validator), range_of(validator.iterable_validator))
+            )
+        )
     if kind in (_LEAST, _MOST):
         least = kind is _LEAST
-        return f"at least {validator.min_length} long" if least else f"at most {validator.max_length} long"
+        return (
+            f"at least {validator.min_length} long"
+            if least
+            else f"at most {validator.max_length} long"
+        )
     return f"matches {validator.pattern.pattern}" if kind is _MATCHES else _said(validator)
 
 
@@ -176,7 +212,9 @@ def _default(field: Attribute[Any]) -> str:
     default: Any = field.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         default = None if default.takes_self else default.factory()
-    return "" if default is attrs.NOTHING or default is None else _toml(converter.unstructure(default))
+    return (
+        "" if default is attrs.NOTHING or default is None else _toml(converter.unstructure(default))
+    )
 
 
 def _exemplary(field: Attribute[Any], name: str) -> str:
@@ -217,7 +255,11 @@ def _toml(value: Any) -> str:
 
         return tomli_w.dumps({"v": str(value)}).removeprefix("v = ").rstrip("\n")
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
+        return (
+            "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+            if value
+            else "{}"
+        )
     if isinstance(value, list | tuple | set | frozenset):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value)
@@ -247,4 +289,6 @@ def _capabilities(kind: str, name: str, cls: Any, catalog: Catalog) -> tuple[Cap
     checks, harness = lists()[kind]
     fields = {needed(cls)[0]: name.partition(":")[2]} if ":" in name and needed(cls) else {}
     lacks = {} if set(needed(cls)) - set(fields) else harness(name, cls, fields, catalog).lacks
-    return tuple(Capability(c, expected, lacks.get(c, "")) for c, expected in checks.capabilities.items())
+    return tuple(
+        Capability(c, expected, lacks.get(c, "")) for c, expected in checks.capabilities.items()
+    )

@@ -58,7 +58,9 @@ def predict_transform(
     """
     names = tuple(map(str, range(choices))) if isinstance(choices, int) else tuple(choices)
     if len(names) < 2 or len(set(names)) != len(names):
-        raise MtlError(f"predict_transform(name={name!r}): choices = {choices!r}; expected at least two, all different")
+        raise MtlError(
+            f"predict_transform(name={name!r}): choices = {choices!r}; expected at least two, all different"
+        )
     title = "".join(word.capitalize() for word in name.split("_"))
     body = {
         "__module__": sys._getframe(1).f_globals.get("__name__", __name__),
@@ -116,7 +118,9 @@ class _PredictTransform(PretextTask):
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
         """The views, with the choice that was made, and the one that the head names."""
         names, said = self.question.names, zip(images, target.tolist(), output.argmax(1).tolist())
-        return torch.stack([written(x, names[asked], f"> {names[answer]}") for x, asked, answer in said])
+        return torch.stack(
+            [written(x, names[asked], f"> {names[answer]}") for x, asked, answer in said]
+        )
 
 
 class TransformHead(Head):
@@ -144,6 +148,8 @@ def applied(fn: Transform, number: int, choice: Tensor, maps: Tensor) -> Tensor:
         made = fn(maps, k)
         if made.shape != maps.shape:
             what = getattr(fn, "__name__", "the transform")
-            raise MtlError(f"{what} makes {tuple(made.shape)} of {tuple(maps.shape)}: expected the same shape")
+            raise MtlError(
+                f"{what} makes {tuple(made.shape)} of {tuple(maps.shape)}: expected the same shape"
+            )
         result = torch.where((choice == k).view(-1, 1, 1, 1), made, result)
     return result

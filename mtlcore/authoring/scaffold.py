@@ -54,17 +54,31 @@ def require_name(name: str, kind: str, known: Catalog) -> None:
     """Raises MtlError where no plugin can be called so, or where one is."""
     if not _NAME.fullmatch(name) or keyword.iskeyword(name) or len(name) > LONGEST:
         legal = re.sub(r"[^a-z0-9_]+", "_", snake(name)).strip("_0123456789")[:LONGEST]
-        hint = f", such as {legal!r}" if _NAME.fullmatch(legal) and not keyword.iskeyword(legal) else ""
-        raise MtlError(f"{name!r} can't be a plugin's name: expected lower-case letters, digits and _{hint}")
+        hint = (
+            f", such as {legal!r}"
+            if _NAME.fullmatch(legal) and not keyword.iskeyword(legal)
+            else ""
+        )
+        raise MtlError(
+            f"{name!r} can't be a plugin's name: expected lower-case letters, digits and _{hint}"
+        )
     for row in known.records():
         if (row["kind"], row["name"]) == (kind, name):
-            giver = f"{row['distribution']} {row['version']}" if row["distribution"] else row["origin"]
-            raise MtlError(f"the {kind} {name!r} is given by {giver} already: choose another name, such as 'my_{name}'")
+            giver = (
+                f"{row['distribution']} {row['version']}" if row["distribution"] else row["origin"]
+            )
+            raise MtlError(
+                f"the {kind} {name!r} is given by {giver} already: choose another name, such as 'my_{name}'"
+            )
     if name in dir(nn.ModuleDict()):
-        raise MtlError(f"{name!r} can't be the label of a table, since torch uses the word: choose 'my_{name}'")
+        raise MtlError(
+            f"{name!r} can't be the label of a table, since torch uses the word: choose 'my_{name}'"
+        )
     module = find_spec(name)
     if module is not None and module.origin is not None:  # a mere folder of that name has no origin
-        raise MtlError(f"there is a module {name!r} already, which the plugin's would hide: choose 'my_{name}'")
+        raise MtlError(
+            f"there is a module {name!r} already, which the plugin's would hide: choose 'my_{name}'"
+        )
 
 
 def _files(name: str, kind: str) -> dict[Path, str]:

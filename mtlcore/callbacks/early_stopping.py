@@ -28,9 +28,13 @@ class EarlyStopping(Callback):
 
     def check(self, run: CallbackContext) -> None:
         if self.metric and self.metric not in run.better:
-            raise MtlError(f"metric = {self.metric!r}: no such figure; {nearest(self.metric, run.better)}")
+            raise MtlError(
+                f"metric = {self.metric!r}: no such figure; {nearest(self.metric, run.better)}"
+            )
         if not len(run.indices("validation")):
-            raise MtlError("there is no validation sample to measure on: set input.validation above 0")
+            raise MtlError(
+                "there is no validation sample to measure on: set input.validation above 0"
+            )
 
     def on_validation_end(self, run: CallbackContext) -> None:
         name = self.metric or run.main

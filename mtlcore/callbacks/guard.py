@@ -59,11 +59,18 @@ class Callbacks:
 
     @classmethod
     def of(
-        cls, train_state: TrainState, data: RunData, folder: Path, reporter: ProgressReporter, main: bool
+        cls,
+        train_state: TrainState,
+        data: RunData,
+        folder: Path,
+        reporter: ProgressReporter,
+        main: bool,
     ) -> Callbacks:
         """Raises MtlError where `train.best` names no figure."""
         better, name = directions(train_state.experiment), best_by(train_state.experiment)
-        states: dict[str, dict[str, Any]] = {label: {} for label in train_state.experiment.callbacks}
+        states: dict[str, dict[str, Any]] = {
+            label: {} for label in train_state.experiment.callbacks
+        }
         return cls(train_state, data, folder, reporter, main, better, name, states=states)
 
     def check(self) -> None:
@@ -93,9 +100,14 @@ class Callbacks:
             if event == "check":
                 raise MtlError(f"callback.{label}: its check failed: {one_line(error)}") from error
             before = self.failures.get(label, {"times": 0})
-            self.failures[label] = {"times": before["times"] + 1, "last": f"{event}: {one_line(error)}"}
+            self.failures[label] = {
+                "times": before["times"] + 1,
+                "last": f"{event}: {one_line(error)}",
+            }
             if not before["times"]:
-                self.reporter.note(f"callback.{label} failed in {event}, and the run goes on: {one_line(error)}")
+                self.reporter.note(
+                    f"callback.{label} failed in {event}, and the run goes on: {one_line(error)}"
+                )
 
     # ------------------------------------------------------------------------------------------------ figures
 
@@ -137,8 +149,14 @@ class Callbacks:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """As a checkpoint left it; a callback that is new to the run begins with an empty memory."""
-        self.states |= {label: kept for label, kept in state["states"].items() if label in self.states}
-        self.measured, self.added, self.stopped = state["measured"], state["added"], state["stopped"]
+        self.states |= {
+            label: kept for label, kept in state["states"].items() if label in self.states
+        }
+        self.measured, self.added, self.stopped = (
+            state["measured"],
+            state["added"],
+            state["stopped"],
+        )
         self.failures = state["failures"]
 
 
@@ -231,7 +249,9 @@ def directions(experiment: Experiment) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for label, entry in experiment.entries.items():
         metrics = entry.component.metrics().items()
-        found |= {f"{label}/{k}": m.higher_is_better for k, m in metrics if m.higher_is_better is not None}
+        found |= {
+            f"{label}/{k}": m.higher_is_better for k, m in metrics if m.higher_is_better is not None
+        }
     found |= {f"{label}/loss": False for label in experiment.pretexts}
     found |= {} if experiment.tasks else {"loss": False}
     for label, callback in experiment.callbacks.items():
@@ -247,7 +267,9 @@ def best_by(experiment: Experiment) -> str:
         return main_metric(experiment)[0]
     mine = [figure for figure in directions(experiment) if figure.startswith(f"{label}/")]
     if name not in mine:
-        raise MtlError(f"train.best = {name!r}: callback.{label} adds no such figure; {nearest(name, mine)}")
+        raise MtlError(
+            f"train.best = {name!r}: callback.{label} adds no such figure; {nearest(name, mine)}"
+        )
     return name
 
 
@@ -255,13 +277,22 @@ def best_by(experiment: Experiment) -> str:
 @torch.no_grad()
 def pooled(network: Any, train_state: TrainState, data: RunData, indices: np.ndarray) -> Tensor:
     """(N, D) float32: features of these samples in evaluation mode, of the "validation" view."""
-    experiment, device, size = train_state.experiment, train_state.fabric.device, train_state.experiment.input.size
-    augmentation, rng = experiment.augmentation("validation"), KeyedRng((experiment.seed, 0), device)(VIEW)
+    experiment, device, size = (
+        train_state.experiment,
+        train_state.fabric.device,
+        train_state.experiment.input.size,
+    )
+    augmentation, rng = (
+        experiment.augmentation("validation"),
+        KeyedRng((experiment.seed, 0), device)(VIEW),
+    )
     network.eval()
     found = []
     for start in range(0, len(indices), BATCH):
         images = data.images.take(indices[start : start + BATCH]).to(device)
-        found.append(network.encoder(augmentation.view(images, (size, size), rng).images).pooled.float())
+        found.append(
+            network.encoder(augmentation.view(images, (size, size), rng).images).pooled.float()
+        )
     return torch.cat(found) if found else torch.zeros(0, network.encoder.info.dim, device=device)
 
 
@@ -288,13 +319,17 @@ def untouched(train_state: TrainState, label: str) -> Iterator[None]:
             for parameter in train_state.model.parameters():
                 parameter.grad = None  # as the step left it
     if [t._version for t in weights] != versions or not torch.equal(_sizes(weights), sizes):
-        raise MtlError(f"callback.{label} changed the network: a callback may only look at it (in evaluation mode)")
+        raise MtlError(
+            f"callback.{label} changed the network: a callback may only look at it (in evaluation mode)"
+        )
 
 
 @torch.no_grad()
 def _sizes(weights: Sequence[Tensor]) -> Tensor:
     """The norm of each: what is written through `.data` leaves no trace in a tensor's version."""
-    return torch.stack([n.float() for n in torch._foreach_norm([w for w in weights if w.is_floating_point()])])
+    return torch.stack(
+        [n.float() for n in torch._foreach_norm([w for w in weights if w.is_floating_point()])]
+    )
 
 
 def _is_plain(value: Any) -> bool:

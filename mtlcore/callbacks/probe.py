@@ -43,11 +43,15 @@ class Probe(Callback):
     limit: int = field(default=10_000, validator=ge(1))
 
     def figures(self, experiment: Any) -> Mapping[str, bool]:
-        return {f"{what}/{kind}": True for what in self._asked(experiment) for kind in ("linear", "knn")}
+        return {
+            f"{what}/{kind}": True for what in self._asked(experiment) for kind in ("linear", "knn")
+        }
 
     def check(self, run: CallbackContext) -> None:
         if not self._asked(run.experiment):
-            raise MtlError('the run has no task of classes: name annotations of the data, such as reads = ["emotion"]')
+            raise MtlError(
+                'the run has no task of classes: name annotations of the data, such as reads = ["emotion"]'
+            )
         for split in ("train", "validation"):
             for what, indices, _, _ in self._questions(run, split):
                 if not len(indices):
@@ -64,21 +68,34 @@ class Probe(Callback):
         if run.state.get("step") == run.step:
             return
         run.state["step"] = run.step
-        learned = {what: (indices, classes) for what, indices, classes, _ in self._questions(run, "train")}
+        learned = {
+            what: (indices, classes) for what, indices, classes, _ in self._questions(run, "train")
+        }
         for what, indices, classes, number in self._questions(run, "validation"):
             train, answers = learned[what]
             kept = spread(len(train), self.limit)
             x, new = run.features(train[kept]), run.features(indices)
             y, wanted = answers[torch.from_numpy(kept)].to(x.device), classes.to(x.device)
             guesses = {"linear": linear(x, y, number, new), "knn": knn(x, y, number, new, self.k)}
-            run.add({f"{what}/{kind}": float((g == wanted).float().mean()) for kind, g in guesses.items()})
+            run.add(
+                {
+                    f"{what}/{kind}": float((g == wanted).float().mean())
+                    for kind, g in guesses.items()
+                }
+            )
 
     def _asked(self, experiment: Any) -> tuple[str, ...]:
         if self.reads:
             return self.reads
-        return tuple(label for label, e in experiment.tasks.items() if isinstance(e.component, Classification))
+        return tuple(
+            label
+            for label, e in experiment.tasks.items()
+            if isinstance(e.component, Classification)
+        )
 
-    def _questions(self, run: CallbackContext, split: str) -> Iterator[tuple[str, np.ndarray, Tensor, int]]:
+    def _questions(
+        self, run: CallbackContext, split: str
+    ) -> Iterator[tuple[str, np.ndarray, Tensor, int]]:
         """what is asked, samples that have an answer, their classes (N,) int64, number of classes."""
         indices = run.indices(split)
         for what in self._asked(run.experiment):

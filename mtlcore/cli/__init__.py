@@ -20,9 +20,15 @@ from .plugins import plugins
 COMMANDS = {
     "train": ("train:train", "Train an experiment, or go on with a run."),
     "eval": ("eval:evaluate", "The figures of a run on a split of its data, or of other data."),
-    "demo": ("demo:demo", "The main job on images that need no download: supervised alone, then hybrid."),
+    "demo": (
+        "demo:demo",
+        "The main job on images that need no download: supervised alone, then hybrid.",
+    ),
     "preview": ("preview:preview", "A sheet of what the pretexts ask, and of what a run answers."),
-    "sweep": ("sweep:sweep", "One experiment with several values of a key, over several seeds; the best one written."),
+    "sweep": (
+        "sweep:sweep",
+        "One experiment with several values of a key, over several seeds; the best one written.",
+    ),
 }
 
 app = App(
@@ -36,17 +42,31 @@ for _name, (_where, _help) in COMMANDS.items():
     app.command(f"{__name__}.{_where}", name=_name, help=_help)
 
 _data = App(name="data", help="Look at data before anything is trained on it.")
-_data.command(f"{__name__}.data:check", name="check", help="Counts, faults, copies and leaks of one [data.LABEL].")
+_data.command(
+    f"{__name__}.data:check",
+    name="check",
+    help="Counts, faults, copies and leaks of one [data.LABEL].",
+)
 app.command(_data)
 
-_plugins = App(name="plugins", help="Every component there is, and every plugin that failed or is blocked.")
+_plugins = App(
+    name="plugins", help="Every component there is, and every plugin that failed or is blocked."
+)
 _plugins.default(plugins)
-_plugins.command(f"{__name__}.plugins_check:check", name="check", help="Prove that a component keeps its contract.")
 _plugins.command(
-    f"{__name__}.plugins_show:show", name="show", help="What a component is, and which keys its table takes."
+    f"{__name__}.plugins_check:check",
+    name="check",
+    help="Prove that a component keeps its contract.",
 )
 _plugins.command(
-    f"{__name__}.plugins_new:new", name="new", help="Begin a plugin: a folder that passes its tests and trains."
+    f"{__name__}.plugins_show:show",
+    name="show",
+    help="What a component is, and which keys its table takes.",
+)
+_plugins.command(
+    f"{__name__}.plugins_new:new",
+    name="new",
+    help="Begin a plugin: a folder that passes its tests and trains.",
 )
 app.command(_plugins)
 

@@ -41,5 +41,7 @@ def kind_of(name: str, said: Kind | None, known: Catalog) -> str:
         return kinds[0]
     for row in known.records():
         if row["status"] != "ok" and row["name"] == base:
-            known.find(row["kind"] or "plugin", name)  # its own message: why that plugin failed or is blocked
+            known.find(
+                row["kind"] or "plugin", name
+            )  # its own message: why that plugin failed or is blocked
     raise MtlError(f"there is no plugin {name!r}; {nearest(name, {n for _, n in known.classes})}")

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -40,7 +47,10 @@ class Bars:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.bars.stop()
 
@@ -54,10 +64,17 @@ class Bars:
     def step(self, progress: TrainProgress) -> None:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
         skipped = f"  {progress.skipped} skipped" if progress.skipped else ""
-        self._row(self.title, progress.step, progress.steps, f"{progress.rate:.1f} steps/s  {losses}{skipped}")
+        self._row(
+            self.title,
+            progress.step,
+            progress.steps,
+            f"{progress.rate:.1f} steps/s  {losses}{skipped}",
+        )
 
     def evaluated(self, step: int, measured: Measured) -> None:
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in measured.metrics.items() if "[" not in name)
+        figures = "  ".join(
+            f"{name} {value:.3f}" for name, value in measured.metrics.items() if "[" not in name
+        )
         self.note(f"step {step}, validation: {figures}")
 
     def _row(self, name: str, done: int, total: int, said: str) -> None:
@@ -76,7 +93,12 @@ def metrics_table(title: str, measured: Measured) -> Table:
 
 def arms_table(arms: Sequence[Arm]) -> Table:
     """One line a metric, one column an arm; then what the pretexts learned, and what each arm cost."""
-    table = Table("metric", *(arm.name for arm in arms), title=Text("test split, last step"), title_justify="left")
+    table = Table(
+        "metric",
+        *(arm.name for arm in arms),
+        title=Text("test split, last step"),
+        title_justify="left",
+    )
     for name in arms[0].test:
         table.add_row(Text(name), *(f"{arm.test[name]:.4f}" for arm in arms))
     for name in dict.fromkeys(name for arm in arms for name in arm.pretexts):
@@ -89,5 +111,7 @@ def arms_table(arms: Sequence[Arm]) -> Table:
 def say_result(result: Result) -> None:
     """Where the run lies, what it cost, and what to do next."""
     skipped = f", {result.skipped} skipped" if result.skipped else ""
-    say(f"{result.steps} steps{skipped}, {result.cpu_s:.0f} CPU seconds; the run lies in {result.run}")
+    say(
+        f"{result.steps} steps{skipped}, {result.cpu_s:.0f} CPU seconds; the run lies in {result.run}"
+    )
     say(f"evaluate it: mtl eval {result.run}")

@@ -82,13 +82,21 @@ def _table(title: str, counts: Counts) -> Table:
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("class", *(Column(Text(split)) for split in counts), title=Text(title), title_justify="left")
+    table = Table(
+        "class", *(Column(Text(split)) for split in counts), title=Text(title), title_justify="left"
+    )
     samples: Counter[str] = sum(map(Counter, counts.values()), Counter())
     told = {name for name, _ in samples.most_common(MOST_CLASSES)}
     for name in sorted(told):
-        table.add_row(Text(name or "(no label)"), *(str(of_split.get(name, 0)) for of_split in counts.values()))
+        table.add_row(
+            Text(name or "(no label)"),
+            *(str(of_split.get(name, 0)) for of_split in counts.values()),
+        )
     if others := len(samples) - len(told):
-        left = (sum(n for name, n in of_split.items() if name not in told) for of_split in counts.values())
+        left = (
+            sum(n for name, n in of_split.items() if name not in told)
+            for of_split in counts.values()
+        )
         table.add_row(f"({others} others)", *map(str, left))
     table.add_row("all", *(str(sum(of_split.values())) for of_split in counts.values()))
     return table
@@ -96,12 +104,19 @@ def _table(title: str, counts: Counts) -> Table:
 
 def _lines(report: Report) -> list[str]:
     """One line a fault, with a few names; then the fingerprint."""
-    lines = [_line("missing", list(report.missing)), _line("unreadable", list(report.unreadable.values()))]
+    lines = [
+        _line("missing", list(report.missing)),
+        _line("unreadable", list(report.unreadable.values())),
+    ]
     lines += [_line(f"malformed, {reason}", names) for reason, names in report.malformed.items()]
     lines += [f"{number:>7}  {reason}" for reason, number in report.index.skipped.notes.items()]
     lines += [
-        _line("groups of pixel-identical copies", [" = ".join(keys[:2]) for keys in report.duplicates]),
-        _line("of them with conflicting labels", [" = ".join(keys[:2]) for keys in report.conflicting]),
+        _line(
+            "groups of pixel-identical copies", [" = ".join(keys[:2]) for keys in report.duplicates]
+        ),
+        _line(
+            "of them with conflicting labels", [" = ".join(keys[:2]) for keys in report.conflicting]
+        ),
         _line("images outside of train that also stand in train", report.shared),
     ]
     if report.shared or report.conflicting:

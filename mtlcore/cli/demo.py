@@ -33,7 +33,9 @@ def demo(
     hybrid = load(catalog().example("demo"), set_)
     names = " + ".join([*hybrid.tasks, *hybrid.pretexts])
     console.print(
-        f"mtl demo: {names}; SL is the same without {', '.join(hybrid.pretexts)}", markup=False, highlight=False
+        f"mtl demo: {names}; SL is the same without {', '.join(hybrid.pretexts)}",
+        markup=False,
+        highlight=False,
     )
     done = []
     for name, experiment in arms(hybrid).items():

@@ -44,13 +44,21 @@ def evaluate(
 
     with Bars(quiet=json) as bars:
         found = measure_run(
-            run, data=data, overrides=set_, split=split, which=checkpoint, mirror=mirror, progress=bars.progress
+            run,
+            data=data,
+            overrides=set_,
+            split=split,
+            which=checkpoint,
+            mirror=mirror,
+            progress=bars.progress,
         )
     if json:
         print_json(found.as_json())
         return 0
     for line in found.report:
         say(line)
-    title = f"{found.run}  {found.checkpoint}  {found.data}/{found.split}  {found.measured.n} images"
+    title = (
+        f"{found.run}  {found.checkpoint}  {found.data}/{found.split}  {found.measured.n} images"
+    )
     console.print(metrics_table(title, found.measured))
     return 0

@@ -49,10 +49,20 @@ def _show(records: list[dict[str, str | None]]) -> None:
     table = Table("kind", "name", "status", "from", "origin")
     for row in sorted(records, key=lambda r: (r["kind"] or "", r["name"] or "")):
         owner = f"{row['distribution']} {row['version']}" if row["distribution"] else "a file"
-        style = {"ok": "green", "failed": "red", "blocked": "yellow", "shadowed": "yellow"}[str(row["status"])]
-        cells = (row["kind"] or "", row["name"], Text(str(row["status"]), style), owner, row["origin"])
+        style = {"ok": "green", "failed": "red", "blocked": "yellow", "shadowed": "yellow"}[
+            str(row["status"])
+        ]
+        cells = (
+            row["kind"] or "",
+            row["name"],
+            Text(str(row["status"]), style),
+            owner,
+            row["origin"],
+        )
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
     console.print(table)
     for row in records:
         if row["reason"]:
-            console.print(f"{row['name']} ({row['status']}): {row['reason']}", markup=False, highlight=False)
+            console.print(
+                f"{row['name']} ({row['status']}): {row['reason']}", markup=False, highlight=False
+            )

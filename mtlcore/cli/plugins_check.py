@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from ..registry.catalog import Catalog
     from ..testing import Conformance, Outcome, Report
 
-STYLES = {"passed": "green", "failed": "red", "skipped": "yellow", "blocked": "magenta", "xfailed": "cyan"}
+STYLES = {
+    "passed": "green",
+    "failed": "red",
+    "skipped": "yellow",
+    "blocked": "magenta",
+    "xfailed": "cyan",
+}
 STRIDE = 10  # checks between two lines of progress where there is no terminal
 
 
@@ -73,7 +79,9 @@ def check(
     reports = [_run(suite, quiet=json) for suite in checked.suites]
     missing = None if sheet is None else _draw(checked.suites[0], checked.experiment, sheet)
     if missing is not None:
-        print(f"no sheet: {missing}", file=sys.stderr)  # the report decides what the command says of the component
+        print(
+            f"no sheet: {missing}", file=sys.stderr
+        )  # the report decides what the command says of the component
         sheet = None
     if json:
         rows = [report.as_json() for report in reports]
@@ -115,7 +123,11 @@ class _Checked:
         known = catalog_with([*files, *(_files(experiment) if experiment else ())])
         options: dict[str, Any] = {} if examples is None else {"examples": examples}
         if name is not None:
-            return cls([_suite(kind_of(name, kind, known), name, known, experiment, sets, options)], [], experiment)
+            return cls(
+                [_suite(kind_of(name, kind, known), name, known, experiment, sets, options)],
+                [],
+                experiment,
+            )
         suites, unchecked = [], []
         for of_kind, each in sorted(known.classes):
             if of_kind not in kinds() or kind not in (None, of_kind):
@@ -162,7 +174,9 @@ def _suite(
     return conformance(kind, name, known=known, **options, **fields)
 
 
-def _fields(kind: str, name: str, known: Catalog, experiment: Experiment | None, sets: Sequence[str]) -> dict[str, Any]:
+def _fields(
+    kind: str, name: str, known: Catalog, experiment: Experiment | None, sets: Sequence[str]
+) -> dict[str, Any]:
     """The component's keys: those of its table in the experiment, then those that were set."""
     import attrs
 
@@ -179,7 +193,9 @@ def _fields(kind: str, name: str, known: Catalog, experiment: Experiment | None,
     apply(table, sets)
     missing = [key for key in needed(cls, name) if key not in table]
     if missing:
-        raise MtlError(f"{kind} {name!r} needs {', '.join(missing)}: give --set {missing[0]}=VALUE, or --config FILE")
+        raise MtlError(
+            f"{kind} {name!r} needs {', '.join(missing)}: give --set {missing[0]}=VALUE, or --config FILE"
+        )
     if not table and ":" not in name:
         return {}  # the kit builds it from its defaults, and tells what goes wrong there
     component = component_of(kind, name, table, known)
@@ -192,13 +208,21 @@ def _used(cls: type, experiment: Experiment | None) -> Any:
         return None
     e = experiment
     entries: list[Any] = [*e.tasks.values(), *e.pretexts.values(), *e.data.values()]
-    parts = [e.encoder, e.weighting, e.augment, *e.augmentations.values(), *(entry.component for entry in entries)]
+    parts = [
+        e.encoder,
+        e.weighting,
+        e.augment,
+        *e.augmentations.values(),
+        *(entry.component for entry in entries),
+    ]
     return next((part for part in parts if type(part) is cls), None)
 
 
 def _require_pretext(suite: Conformance) -> None:
     if suite.checks.kind != "pretext":
-        raise MtlError(f"a sheet shows pretext tasks, and {suite.plugin!r} is a {suite.checks.kind}")
+        raise MtlError(
+            f"a sheet shows pretext tasks, and {suite.plugin!r} is a {suite.checks.kind}"
+        )
 
 
 def _draw(suite: Conformance, experiment: Experiment | None, path: Path) -> str | None:
@@ -238,8 +262,12 @@ def _run(suite: Conformance, quiet: bool) -> Report:
 
     name, total, done = f"{suite.checks.kind} {suite.plugin}", len(suite.checks.checks), 0
     columns = (TextColumn("{task.description}", markup=False), MofNCompleteColumn())
-    said = TextColumn("{task.fields[said]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-    with Progress(*columns, said, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
+    said = TextColumn(
+        "{task.fields[said]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+    )
+    with Progress(
+        *columns, said, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as bars:
         row = bars.add_task(name, total=total, said="")
 
         def told(outcome: Outcome) -> None:
@@ -260,7 +288,9 @@ def _show(report: Report, sheet: Path | None) -> None:
     from ._shared import console, say
 
     whole = Column("check", no_wrap=True)
-    table = Table(whole, "status", "seconds", "reason", title=Text(f"{report.kind} {report.plugin}"))
+    table = Table(
+        whole, "status", "seconds", "reason", title=Text(f"{report.kind} {report.plugin}")
+    )
     table.title_justify = "left"
     for each in report.checks:
         status = Text(each.status, STYLES[each.status])
@@ -292,9 +322,15 @@ def _show_all(reports: Sequence[Report], unchecked: Sequence[dict[str, Any]]) ->
             say(f"{row['plugin']}: its plugin failed: {row['reason']}")
     total = {word: sum(report.counts[word] for report in reports) for word in (*words, "passed")}
     say(f"{len(reports)} components: {_counted(total)}")
-    if needy := [f"{row['kind']} {row['plugin']} ({row['reason']})" for row in unchecked if row["status"] != "failed"]:
+    if needy := [
+        f"{row['kind']} {row['plugin']} ({row['reason']})"
+        for row in unchecked
+        if row["status"] != "failed"
+    ]:
         console.print(
-            Text(f"not checked: {', '.join(needy)}; give values to one of them by --set, or to all by --config")
+            Text(
+                f"not checked: {', '.join(needy)}; give values to one of them by --set, or to all by --config"
+            )
         )
 
 
@@ -317,6 +353,8 @@ def _number(word: str, number: int) -> Any:
 
 
 def _counted(counts: dict[str, int]) -> str:
-    others = ", ".join(f"{counts[word]} {word}" for word in ("passed", "failed", "skipped", "blocked", "xfailed"))
+    others = ", ".join(
+        f"{counts[word]} {word}" for word in ("passed", "failed", "skipped", "blocked", "xfailed")
+    )
     checks = counts["ran"] + counts["skipped"] + counts["blocked"]
     return f"{checks} checks, {counts['ran']} ran: {others}"

@@ -85,7 +85,9 @@ def _capabilities(found: Description) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("capability", "what is expected", "", title=Text("capabilities"), title_justify="left")
+    table = Table(
+        "capability", "what is expected", "", title=Text("capabilities"), title_justify="left"
+    )
     for each in found.capabilities:
         said = Text(f"lacks it: {each.lacks}", "yellow") if each.lacks else Text("has it", "green")
         table.add_row(Text(each.name), Text(each.expected), said)

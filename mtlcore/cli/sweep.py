@@ -17,7 +17,9 @@ def sweep(
     *,
     over: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)],
     out: Path | None = None,
-    seeds: Annotated[tuple[int, ...], Parameter(negative="", consume_multiple=True, show_default=False)] = (),
+    seeds: Annotated[
+        tuple[int, ...], Parameter(negative="", consume_multiple=True, show_default=False)
+    ] = (),
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
     plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
@@ -75,7 +77,12 @@ def _train(planned: Sweep, run: Planned, which: str, quiet: bool) -> None:
     from ._shared import say
 
     before = run.state
-    told = {"finished": "finished before", "diverged": "diverged before", "begun": "goes on", "new": "begins"}[before]
+    told = {
+        "finished": "finished before",
+        "diverged": "diverged before",
+        "begun": "goes on",
+        "new": "begins",
+    }[before]
     if not quiet:
         say(f"run {which}: {run.name} {told}")
     with Bars(quiet=quiet or before in ENDED, title=run.name) as bars:
@@ -92,12 +99,16 @@ def _show(found: Outcome, file: Path) -> None:
     table = Table(*found.settings[0].values, "mean", "sd", "n", "", title_justify="left")
     table.title = Text(f"{found.metric} on validation, last step ({better} is better)")
     for setting in found.settings:
-        mark = Text("chosen", "green") if setting is found.chosen else Text(_diverged(setting), "red")
+        mark = (
+            Text("chosen", "green") if setting is found.chosen else Text(_diverged(setting), "red")
+        )
         values = (Text(str(value)) for value in setting.values.values())
         table.add_row(*values, _number(setting.mean), _number(setting.sd), str(setting.n), mark)
     console.print(table)
     if any(setting.n == 1 for setting in found.settings):
-        console.print("One seed proves nothing: a seed is worth about a point. Give several by --seeds.")
+        console.print(
+            "One seed proves nothing: a seed is worth about a point. Give several by --seeds."
+        )
     say(f"train what was chosen: mtl train {file} --out RUN")
 
 

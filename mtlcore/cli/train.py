@@ -40,7 +40,9 @@ def train(
     if resume is None and (config is None or out is None):
         raise MtlError("mtl train needs CONFIG and --out RUN, or --resume RUN")
     if resume is not None and (config is not None or out is not None or set_):
-        raise MtlError("--resume goes on with the run's own configuration: leave CONFIG, --out and --set away")
+        raise MtlError(
+            "--resume goes on with the run's own configuration: leave CONFIG, --out and --set away"
+        )
     source = resume / "config.toml" if resume is not None else config
     assert source is not None
     if resume is not None and not source.is_file():

@@ -12,7 +12,9 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
     """One line for each conflict."""
     if not experiment.tasks and not experiment.pretexts:
         yield "nothing to train: expected a table [task.<label>] or [pretext.<label>] (one of weight 0 does not count)"
-    elif not experiment.tasks and all(p.control == "views_only" for p in experiment.pretexts.values()):
+    elif not experiment.tasks and all(
+        p.control == "views_only" for p in experiment.pretexts.values()
+    ):
         yield 'nothing is judged: every pretext has control = "views_only", and there is no [task.<label>]'
     yield from _views(experiment)
     yield from _unlabeled(experiment)
@@ -24,7 +26,9 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
 
 def _views(experiment: Experiment) -> Iterator[str]:
     views = experiment.views
-    if views.supervised == "pretext" and not any(p.supervised for p in experiment.pretexts.values()):
+    if views.supervised == "pretext" and not any(
+        p.supervised for p in experiment.pretexts.values()
+    ):
         yield (
             'views.supervised = "pretext": there is no [pretext.<label>] whose views supervised heads may read: '
             'set views.supervised = "clean", or add one'

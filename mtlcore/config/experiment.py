@@ -13,7 +13,15 @@ from typing import Any, Literal
 from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, gt, le, lt, optional
 
-from ..contracts import Augmentation, Callback, Dataset, Encoder, LossWeighting, PretextTask, SupervisedTask
+from ..contracts import (
+    Augmentation,
+    Callback,
+    Dataset,
+    Encoder,
+    LossWeighting,
+    PretextTask,
+    SupervisedTask,
+)
 from ..errors import MtlError, nearest
 
 share = and_(ge(0.0), le(1.0))
@@ -121,7 +129,9 @@ class Views:
 def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> None:
     """rising, each more than 0 and less than 1"""
     if any(b <= a for a, b in pairwise((0.0, *value, 1.0))):
-        raise ValueError(f"'{attribute.name}' must be rising shares of the run, between 0 and 1: {value}")
+        raise ValueError(
+            f"'{attribute.name}' must be rising shares of the run, between 0 and 1: {value}"
+        )
 
 
 @frozen
@@ -200,7 +210,9 @@ class Train:
                 f"[train] sets both steps = {self.steps} and epochs = {self.epochs}: set exactly one of them"
             )
         if self.steps is None and self.epochs is None:
-            raise MtlError("[train] sets neither steps nor epochs: set exactly one of train.steps and train.epochs")
+            raise MtlError(
+                "[train] sets neither steps nor epochs: set exactly one of train.steps and train.epochs"
+            )
 
 
 @frozen
@@ -251,5 +263,7 @@ class Experiment:
         if name is None:
             return self.augment
         if name not in self.augmentations:
-            raise MtlError(f"there is no augmentation {name!r}; {nearest(name, self.augmentations)}")
+            raise MtlError(
+                f"there is no augmentation {name!r}; {nearest(name, self.augmentations)}"
+            )
         return self.augmentations[name]

@@ -19,7 +19,10 @@ Where = str | os.PathLike[str]
 
 
 def load(
-    path: Where, overrides: Sequence[str] = (), plugin_files: Sequence[Where] = (), catalog: Catalog | None = None
+    path: Where,
+    overrides: Sequence[str] = (),
+    plugin_files: Sequence[Where] = (),
+    catalog: Catalog | None = None,
 ) -> Experiment:
     """The experiment that a file describes.
 

@@ -38,7 +38,9 @@ def apply(tables: dict[str, Any], overrides: Sequence[str]) -> None:
         for depth, parent in enumerate(parents, 1):
             table = table.setdefault(parent, {})
             if not isinstance(table, dict):
-                raise MtlError(f"--set {override}: {'.'.join(path[:depth])} is a value, not a table")
+                raise MtlError(
+                    f"--set {override}: {'.'.join(path[:depth])} is a value, not a table"
+                )
         table.pop(_EITHER.get(".".join(path), key), None)
         table[key] = value
 

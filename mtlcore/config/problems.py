@@ -6,7 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
-from cattrs import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError, StructureHandlerNotFoundError
+from cattrs import (
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    StructureHandlerNotFoundError,
+)
 
 from ..errors import MtlError, nearest
 from ..registry.catalog import one_line
@@ -45,14 +50,20 @@ def _explain_field(error: BaseException, path: str, name: str, kind: Any) -> Ite
 
 def _leaf(error: BaseException, path: str) -> str:
     if isinstance(error, IllTypedError):
-        hint = f"; {nearest(error.value, error.known)}" if isinstance(error.value, str) and error.known else ""
+        hint = (
+            f"; {nearest(error.value, error.known)}"
+            if isinstance(error.value, str) and error.known
+            else ""
+        )
         return f"{path} = {_shown(error.value)}: expected {error.expected}{hint}"
     if isinstance(error, StructureHandlerNotFoundError):
         return f"{path}: its type {error.type_!r} can't be written in TOML"
     if isinstance(error, MtlError):
         said = one_line(error)
         return said if said.startswith(f"[{path}]") else f"{path}: {said}"
-    if isinstance(error, ValueError | TypeError) and error.args:  # attrs' validators: (message, attribute, ...)
+    if (
+        isinstance(error, ValueError | TypeError) and error.args
+    ):  # attrs' validators: (message, attribute, ...)
         field = error.args[1] if len(error.args) > 1 else None
         if isinstance(field, attrs.Attribute) and not path.endswith(f".{field.name}"):
             path = f"{path}.{field.name}"

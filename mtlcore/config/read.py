@@ -22,7 +22,17 @@ from ..registry.catalog import catalog as installed
 from ..registry.components import component_name
 from ..registry.plugin_file import PluginFile
 from .checks import conflicts
-from .experiment import DataEntry, Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train, Views
+from .experiment import (
+    DataEntry,
+    Experiment,
+    Input,
+    Optimizer,
+    PretextEntry,
+    Schedule,
+    TaskEntry,
+    Train,
+    Views,
+)
 from .overrides import plain
 from .problems import explain, unknown_key
 from .strict import converter
@@ -50,7 +60,11 @@ ENTRIES: dict[str, tuple[str, type]] = {
     "pretext": ("pretext", PretextEntry),
     "data": ("dataset", DataEntry),
 }
-LABELED = ("task", "pretext", "callback")  # figures are named "<label>/<name>", so their labels differ
+LABELED = (
+    "task",
+    "pretext",
+    "callback",
+)  # figures are named "<label>/<name>", so their labels differ
 SETTINGS: dict[str, type] = {
     "input": Input,
     "views": Views,
@@ -58,10 +72,14 @@ SETTINGS: dict[str, type] = {
     "schedule": Schedule,
     "train": Train,
 }
-_MODULE_WORDS = frozenset(dir(nn.ModuleDict()))  # `type`, `train`, `keys`: no module can be called so
+_MODULE_WORDS = frozenset(
+    dir(nn.ModuleDict())
+)  # `type`, `train`, `keys`: no module can be called so
 
 
-def parse(tables: Mapping[str, Any], catalog: Catalog | None = None, base: Path | None = None) -> Experiment:
+def parse(
+    tables: Mapping[str, Any], catalog: Catalog | None = None, base: Path | None = None
+) -> Experiment:
     """The experiment that these tables describe.
 
     catalog: what names are looked up in; default: every installed plugin. base: the folder that `plugins` are
@@ -82,10 +100,18 @@ def parse(tables: Mapping[str, Any], catalog: Catalog | None = None, base: Path 
         "callbacks": reader.callbacks(tables["callback"]),
         "seed": reader.structured(tables["seed"], int, "seed"),
     }
-    given |= {key: reader.structured(tables[key], kind, key) for key, kind in SETTINGS.items() if tables[key] != {}}
+    given |= {
+        key: reader.structured(tables[key], kind, key)
+        for key, kind in SETTINGS.items()
+        if tables[key] != {}
+    }
     reader.raise_problems()
     experiment = Experiment(
-        tasks=entries["task"], pretexts=entries["pretext"], data=entries["data"], plugins=plugins, **given
+        tasks=entries["task"],
+        pretexts=entries["pretext"],
+        data=entries["data"],
+        plugins=plugins,
+        **given,
     )
     reader.problems += conflicts(experiment)
     reader.raise_problems()
@@ -140,7 +166,9 @@ class Reader:
             files.setdefault(file.sha256, file)
         return tuple(f"{file.path}#sha256={file.sha256}" for file in files.values())
 
-    def component(self, kind: str, path: str, value: Any, name: str, own: Collection[str] = ()) -> Any:
+    def component(
+        self, kind: str, path: str, value: Any, name: str, own: Collection[str] = ()
+    ) -> Any:
         """The component of one table. name: if the table gives none. own: the core's keys, already taken out."""
         table = self.table(value, path)
         given = table.pop("name", name)
@@ -159,15 +187,24 @@ class Reader:
         self._fill(table, fields, path, given, name)
         return self.structured(table, cls, path)
 
-    def _fill(self, table: dict[str, Any], fields: list[Any], path: str, name: str, label: str) -> None:
+    def _fill(
+        self, table: dict[str, Any], fields: list[Any], path: str, name: str, label: str
+    ) -> None:
         """Keys that names give: the part behind a family's ":", and the annotation that a task reads."""
         _, colon, tail = name.partition(":")
         if colon and fields[0].alias in table:
-            self.problems.append(f"{path}.{fields[0].alias}: given a second time by name = {name!r}")
+            self.problems.append(
+                f"{path}.{fields[0].alias}: given a second time by name = {name!r}"
+            )
         if colon:
             table[fields[0].alias] = tail
         reads = next((f for f in fields if f.name == "reads"), None)
-        if path.startswith("task.") and reads and not table.get("reads") and reads.default in ("", attrs.NOTHING):
+        if (
+            path.startswith("task.")
+            and reads
+            and not table.get("reads")
+            and reads.default in ("", attrs.NOTHING)
+        ):
             table["reads"] = label
 
     def entries(self, section: str, value: Any) -> dict[str, Any]:
@@ -207,7 +244,10 @@ class Reader:
     def callbacks(self, value: Any) -> dict[str, Any]:
         """label -> component, of [callback.*]."""
         tables = self.table(value, "callback").items()
-        return {label: self.component("callback", f"callback.{label}", table, label) for label, table in tables}
+        return {
+            label: self.component("callback", f"callback.{label}", table, label)
+            for label, table in tables
+        }
 
     def augment(self, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """[augment] -> the keys of the run's own augmentation, and the further tables [augment.<label>]."""

@@ -124,7 +124,9 @@ def _is_union(kind: Any) -> bool:
 
 
 def _members(union: Any) -> list[Any]:
-    return [k for k in get_args(union) if k is not type(None)]  # TOML has no null: a key is there, or it is not
+    return [
+        k for k in get_args(union) if k is not type(None)
+    ]  # TOML has no null: a key is there, or it is not
 
 
 def _is_list(kind: Any) -> bool:
@@ -227,7 +229,9 @@ def _field_hook(field: attrs.Attribute[Any], converter: Converter) -> Hook:
     def structure(value: Any, _: Any) -> Any:
         result = converter.structure(value, kind)
         if field.validator is not None and field.converter is None:
-            with contextlib.suppress(AttributeError):  # it reads other fields: it has its say when the object is built
+            with contextlib.suppress(
+                AttributeError
+            ):  # it reads other fields: it has its say when the object is built
                 field.validator(typing.cast("Any", None), field, result)
         return result
 
@@ -241,7 +245,10 @@ def _converter() -> Converter:
         (_is_list, _list_hook),
         (_is_mapping, _mapping_hook),
         (_is_union, _union_hook),
-        (lambda k: get_origin(k) is Literal, lambda k, _: _choice(get_args(k), get_args(k), describe(k))),
+        (
+            lambda k: get_origin(k) is Literal,
+            lambda k, _: _choice(get_args(k), get_args(k), describe(k)),
+        ),
         (lambda k: isinstance(k, type) and issubclass(k, Enum), lambda k, _: _enum(k)),
         (lambda k: k is Any or k is object, lambda _, __: lambda value, ___: plain(value)),
         (lambda k: k in KINDS.values(), lambda _, __: lambda value, ___: value),  # built already

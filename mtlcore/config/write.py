@@ -33,7 +33,9 @@ def dump(experiment: Experiment) -> str:
         "train": converter.unstructure(e.train),
         "callback": {label: component_table(callback) for label, callback in e.callbacks.items()},
     }
-    return tomli_w.dumps({key: given(value) for key, value in tables.items() if value not in ({}, [])})
+    return tomli_w.dumps(
+        {key: given(value) for key, value in tables.items() if value not in ({}, [])}
+    )
 
 
 def _further(experiment: Experiment) -> dict[str, Any]:
@@ -50,7 +52,9 @@ def component_table(component: Component) -> dict[str, Any]:
 
 
 def _entry(entry: TaskEntry | PretextEntry | DataEntry) -> dict[str, Any]:
-    own = {f.name: getattr(entry, f.name) for f in attrs.fields(type(entry)) if f.name != "component"}
+    own = {
+        f.name: getattr(entry, f.name) for f in attrs.fields(type(entry)) if f.name != "component"
+    }
     return {**component_table(entry.component), **converter.unstructure(own)}
 
 

@@ -28,5 +28,6 @@ from .samples import Target as Target
 from .samples import View as View
 
 KINDS: dict[str, type[Component]] = {
-    c.kind: c for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset, Augmentation, Callback)
+    c.kind: c
+    for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset, Augmentation, Callback)
 }

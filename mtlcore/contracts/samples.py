@@ -84,7 +84,9 @@ class View:
         height, width = self.images.shape[-2:]
         step = Geometry.resize((height, width), size, self.images)
         return evolve(
-            self, images=step.warp(self.images, "bilinear"), geometry=self.geometry and self.geometry.then(step)
+            self,
+            images=step.warp(self.images, "bilinear"),
+            geometry=self.geometry and self.geometry.then(step),
         )
 
 
@@ -141,7 +143,9 @@ class HeadInput(NamedTuple):
     """One call of a head: the images it reads, what it must answer, how much each sample counts."""
 
     images: tuple[int, ...]  # positions in PreparedBatch.images
-    targets: tuple[tuple[Target, Tensor | None], ...]  # (target, share (B,)); share None: all count 1. Two with mixup
+    targets: tuple[
+        tuple[Target, Tensor | None], ...
+    ]  # (target, share (B,)); share None: all count 1. Two with mixup
 
     @property
     def share(self) -> Tensor | None:
@@ -159,14 +163,24 @@ class PreparedBatch:
 
     images: tuple[Tensor, ...]  # DISTINCT images, float in [0, 1]; each is encoded once
     head_inputs: dict[str, tuple[HeadInput, ...]]
-    scale: dict[str, float]  # sum over samples x scale = this part's loss, in units of the step's mean
-    clean: tuple[tuple[int, int], ...] = ()  # statistics = "clean": positions of the clean views, their labeled samples
+    scale: dict[
+        str, float
+    ]  # sum over samples x scale = this part's loss, in units of the step's mean
+    clean: tuple[
+        tuple[int, int], ...
+    ] = ()  # statistics = "clean": positions of the clean views, their labeled samples
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedBatch:
         """`fn` on every tensor."""
-        images, head_inputs = tree_map(lambda x: fn(x) if isinstance(x, Tensor) else x, (self.images, self.head_inputs))
+        images, head_inputs = tree_map(
+            lambda x: fn(x) if isinstance(x, Tensor) else x, (self.images, self.head_inputs)
+        )
         return evolve(self, images=images, head_inputs=head_inputs)
 
     def cut(self, samples: slice, scale: float = 1.0) -> PreparedBatch:
         """A slice of the samples, where all images have the same B: what one rank or one micro-batch of these prepared sees."""
-        return evolve(self.map(lambda x: x[samples]), scale={k: v * scale for k, v in self.scale.items()}, clean=())
+        return evolve(
+            self.map(lambda x: x[samples]),
+            scale={k: v * scale for k, v in self.scale.items()},
+            clean=(),
+        )

@@ -24,15 +24,21 @@ from torch import Tensor
 from ..errors import MtlError
 from .images import central_square, shrink
 
-Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
-Decode = Callable[[int], np.ndarray]  # sample -> (H, W, 3) uint8 RGB; raises MtlError where the image can't be read
+Progress = Callable[
+    [str, int, int], None
+]  # what is being done, how much of it is done, of how much
+Decode = Callable[
+    [int], np.ndarray
+]  # sample -> (H, W, 3) uint8 RGB; raises MtlError where the image can't be read
 Unreadable = dict[int, str]  # sample -> why
 Jobs = Sequence[tuple[int, int]]  # (place, sample) pairs
 
 PROBES = 64  # images looked at to learn how large they are
 CHUNK = 128  # samples a thread decodes at a time
 WORTH_A_THREAD_S = 100e-6  # an image that takes less is decoded faster by one thread than by two
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # what a container may take (control groups, version 2)
+CGROUP_LIMIT = Path(
+    "/sys/fs/cgroup/memory.max"
+)  # what a container may take (control groups, version 2)
 
 
 class ImageCache(Protocol):
@@ -71,13 +77,18 @@ class OnDemandImageCache:
 
     decode: Decode
     side: int
-    _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(threads(), "decode"), init=False)
+    _pool: ThreadPoolExecutor = field(
+        factory=lambda: ThreadPoolExecutor(threads(), "decode"), init=False
+    )
 
     def take(self, indices: np.ndarray) -> Tensor:
         pixels = torch.empty(len(indices), 3, self.side, self.side, dtype=torch.uint8)
         fill = partial(_tried, _Filler(self.decode, self.side, pixels.numpy()))
         share = max(1, -(-len(indices) // threads()))
-        jobs = [list(zip(range(i, i + share), indices[i : i + share].tolist())) for i in range(0, len(indices), share)]
+        jobs = [
+            list(zip(range(i, i + share), indices[i : i + share].tolist()))
+            for i in range(0, len(indices), share)
+        ]
         for bad in self._pool.map(fill, jobs):
             if bad:
                 raise MtlError(next(iter(bad.values())))
@@ -112,7 +123,11 @@ def cache_size(decode: Decode, n: int, size: int, wanted: int | None) -> int:
     """
     wanted = wanted if wanted is not None else round(1.5 * size)
     largest = 0
-    for index in np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(np.int64)).tolist() if n else []:
+    for index in (
+        np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(np.int64)).tolist()
+        if n
+        else []
+    ):
         try:
             largest = max(largest, min(decode(index).shape[:2]))
         except MtlError:
@@ -141,7 +156,9 @@ def usable_memory() -> int:
 
 def threads() -> int:
     """Threads that decode: one a core that this process may use, eight at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(8, cores)
 
 
@@ -155,7 +172,9 @@ class _Filler:
 
     def __call__(self, place: int, index: int) -> None:
         square = shrink(self.decode(index), self.side, enlarge=True)
-        for channel, plane in enumerate(self.pixels[place]):  # six times as fast as one transposed copy
+        for channel, plane in enumerate(
+            self.pixels[place]
+        ):  # six times as fast as one transposed copy
             plane[:] = square[..., channel]
 
 

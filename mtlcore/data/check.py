@@ -87,7 +87,8 @@ def check_data(experiment: Experiment, label: str, progress: Progress | None = N
         index=index,
         split=split,
         reads=reads,
-        counts={name: _counts(split, index.annotations[name]) for name in reads} or {"": _counts(split, None)},
+        counts={name: _counts(split, index.annotations[name]) for name in reads}
+        or {"": _counts(split, None)},
         missing={str(keys[sample]): why for sample, why in pixels.missing.items()},
         unreadable={str(keys[sample]): why for sample, why in pixels.unreadable.items()},
         malformed=index.skipped.names,
@@ -110,7 +111,9 @@ def _fingerprint(experiment: Experiment, label: str, index: Index) -> str:
 
 
 def _told(malformed: dict[str, list[str]]) -> str:
-    return "; ".join(f"{reason}: {len(names)}" for reason, names in malformed.items()) or "it is empty"
+    return (
+        "; ".join(f"{reason}: {len(names)}" for reason, names in malformed.items()) or "it is empty"
+    )
 
 
 def _counts(split: np.ndarray, values: Annotation | None) -> Counts:

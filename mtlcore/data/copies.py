@@ -90,9 +90,15 @@ def excluded(
     names = np.full(len(copy), "train") if split is None else split
     training, other = names == "train", (names != "train") & (names != "")
     if which == "test":
-        return {"their pixels also stand in train": np.flatnonzero(other & np.isin(copy, copy[training]))}
+        return {
+            "their pixels also stand in train": np.flatnonzero(
+                other & np.isin(copy, copy[training])
+            )
+        }
     elsewhere = np.isin(copy, copy[other])
-    torn = [indices for indices in groups_of_copies(copy) if disagree(indices, annotations.values())]
+    torn = [
+        indices for indices in groups_of_copies(copy) if disagree(indices, annotations.values())
+    ]
     conflicting = np.isin(np.arange(len(copy)), np.concatenate(torn) if torn else [])
     return {
         "their pixels also stand in another split": np.flatnonzero(training & elsewhere),
@@ -121,7 +127,11 @@ def _digests(dataset: Dataset, index: Index, indices: range) -> list[bytes | Mtl
     for i in indices:
         try:
             image = dataset.decode(index, i)
-            found.append(hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).digest())
+            found.append(
+                hashlib.blake2b(
+                    repr(image.shape).encode() + image.tobytes(), digest_size=16
+                ).digest()
+            )
         except MtlError as error:
             found.append(error)
     return found

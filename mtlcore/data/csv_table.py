@@ -44,7 +44,9 @@ class Csv(Dataset):
         table = _read(self.file, skipped)
         wanted = self._wanted(table)
         numeric = {name: self._is_numeric(name, names, table) for name, names in wanted.items()}
-        parsed = {c: _numbers(table[c]) for name, names in wanted.items() if numeric[name] for c in names}
+        parsed = {
+            c: _numbers(table[c]) for name, names in wanted.items() if numeric[name] for c in names
+        }
         rows = self._good_rows(table, parsed, skipped)
         annotations = {
             name: _numeric([parsed[c][rows] for c in names], self.columns.get(name))
@@ -53,7 +55,9 @@ class Csv(Dataset):
             for name, names in wanted.items()
         }
         others = {name: _column(cells, rows) for name, cells in table.items() if name != self.path}
-        return Index(_column(table[self.path], rows), annotations, attributes=others, skipped=skipped)
+        return Index(
+            _column(table[self.path], rows), annotations, attributes=others, skipped=skipped
+        )
 
     def decode(self, index: Index, row: int) -> np.ndarray:
         path = str(index.keys[row])
@@ -67,15 +71,24 @@ class Csv(Dataset):
 
     def _wanted(self, table: _Table) -> dict[str, tuple[str, ...]]:
         """annotation -> its columns. Raises MtlError where one is not in the table."""
-        own: Mapping[str, str | tuple[str, ...]] = self.columns or {name: name for name in table if name != self.path}
+        own: Mapping[str, str | tuple[str, ...]] = self.columns or {
+            name: name for name in table if name != self.path
+        }
         wanted = {name: (c,) if isinstance(c, str) else tuple(c) for name, c in own.items()}
-        for where, column in [("path", self.path), *((f"columns.{n}", c) for n, cs in wanted.items() for c in cs)]:
+        for where, column in [
+            ("path", self.path),
+            *((f"columns.{n}", c) for n, cs in wanted.items() for c in cs),
+        ]:
             if column not in table:
-                raise MtlError(f"csv: {self.file} has no column {column!r} ({where}); {nearest(column, table)}")
+                raise MtlError(
+                    f"csv: {self.file} has no column {column!r} ({where}); {nearest(column, table)}"
+                )
         for key in ("numeric", "categorical"):
             for name in getattr(self, key):
                 if name not in wanted:
-                    raise MtlError(f"csv: {key} names {name!r}, which is no annotation; {nearest(name, wanted)}")
+                    raise MtlError(
+                        f"csv: {key} names {name!r}, which is no annotation; {nearest(name, wanted)}"
+                    )
         return wanted
 
     def _is_numeric(self, name: str, columns: tuple[str, ...], table: _Table) -> bool:
@@ -83,13 +96,19 @@ class Csv(Dataset):
             raise MtlError(f"csv: {name!r} stands in numeric and in categorical: keep one of them")
         listed = not isinstance(self.columns.get(name, ""), str)
         if listed and name in self.categorical:
-            raise MtlError(f"csv: columns.{name} is a list, which makes it numeric: take it out of categorical")
+            raise MtlError(
+                f"csv: columns.{name} is a list, which makes it numeric: take it out of categorical"
+            )
         if listed or name in self.numeric:
             return True
         cells = [cell for cell in table[columns[0]] if cell]
-        return name not in self.categorical and bool(cells) and all(_is_number(cell) for cell in cells)
+        return (
+            name not in self.categorical and bool(cells) and all(_is_number(cell) for cell in cells)
+        )
 
-    def _good_rows(self, table: _Table, parsed: Mapping[str, np.ndarray], skipped: Skipped) -> np.ndarray:
+    def _good_rows(
+        self, table: _Table, parsed: Mapping[str, np.ndarray], skipped: Skipped
+    ) -> np.ndarray:
         good: list[int] = []
         seen: set[str] = set()
         bad = {c: np.isinf(values) for c, values in parsed.items()}
@@ -98,7 +117,9 @@ class Csv(Dataset):
             if reason := _fault_of_path(path, self._root, seen):
                 skipped.add(reason, path or f"row {row + 1}")
             elif wrong is not None:
-                skipped.add(f"no number in the column {wrong!r}", f"{path} ({table[wrong][row][:20]!r})")
+                skipped.add(
+                    f"no number in the column {wrong!r}", f"{path} ({table[wrong][row][:20]!r})"
+                )
             else:
                 seen.add(path)
                 good.append(row)

@@ -93,7 +93,9 @@ def open_data(
     whole = _Samples.join(datasets)
     tasks = {label: _fitted(label, entry, whole, datasets) for label, entry in tasks.items()}
     answers = {label: _answers(entry.component, whole, datasets) for label, entry in tasks.items()}
-    split = _without_dropped(whole, datasets, {label: present for label, (_, present) in answers.items()})
+    split = _without_dropped(
+        whole, datasets, {label: present for label, (_, present) in answers.items()}
+    )
     wanted = _wanted(split, splits)
     side = cache_size_of(datasets, experiment, wanted)
     kept = np.flatnonzero(np.isin(split, wanted))
@@ -113,10 +115,14 @@ def open_data(
         annotation=lambda name: _of_all(name, whole, datasets)[kept],
     )
     report += [*_left_out(datasets, samples, unreadable), *_dropped(split, whole, datasets, wanted)]
-    return evolve(data, report=(*report, *_not_known(tasks, answers, whole, datasets), *_unanswered(data)))
+    return evolve(
+        data, report=(*report, *_not_known(tasks, answers, whole, datasets), *_unanswered(data))
+    )
 
 
-def cache_size_of(datasets: list[IndexedDataset], experiment: Experiment, wanted: Collection[str] = ()) -> int:
+def cache_size_of(
+    datasets: list[IndexedDataset], experiment: Experiment, wanted: Collection[str] = ()
+) -> int:
     """The side S of the image cache, judged by images of train and validation, whether or not their labels are kept.
 
     Those of test are not looked at: a run may not know them. Both, since validation is cut out of train by the seed. Where neither
@@ -124,8 +130,12 @@ def cache_size_of(datasets: list[IndexedDataset], experiment: Experiment, wanted
     """
     whole = _Samples.join(datasets)
     known = np.isin(whole.split, ("train", "validation"))
-    samples = whole.only(np.flatnonzero(known if known.any() else np.isin(whole.split, list(wanted))))
-    return cache_size(samples.decoder(datasets), len(samples), experiment.input.size, experiment.input.cache_size)
+    samples = whole.only(
+        np.flatnonzero(known if known.any() else np.isin(whole.split, list(wanted)))
+    )
+    return cache_size(
+        samples.decoder(datasets), len(samples), experiment.input.size, experiment.input.cache_size
+    )
 
 
 def _opened(
@@ -172,7 +182,11 @@ class _Samples:
 
     def only(self, samples: np.ndarray) -> _Samples:
         return _Samples(
-            self.dataset[samples], self.local[samples], self.keys[samples], self.split[samples], self.labeled[samples]
+            self.dataset[samples],
+            self.local[samples],
+            self.keys[samples],
+            self.split[samples],
+            self.labeled[samples],
         )
 
     def decoder(self, datasets: list[IndexedDataset]) -> _Decoder:
@@ -181,7 +195,9 @@ class _Samples:
     def attributes(self, datasets: list[IndexedDataset]) -> dict[str, np.ndarray]:
         found = {}
         for name in dict.fromkeys(name for s in datasets for name in s.index.attributes):
-            columns = [s.index.attributes.get(name, np.full(len(s), "")).astype(str) for s in datasets]
+            columns = [
+                s.index.attributes.get(name, np.full(len(s), "")).astype(str) for s in datasets
+            ]
             starts = np.cumsum([0, *map(len, datasets)])[:-1]
             found[name] = np.concatenate(columns)[starts[self.dataset] + self.local]
         return found
@@ -208,14 +224,18 @@ def _served(
 ) -> tuple[dict[str, TaskEntry], list[str]]:
     """-> the tasks that a dataset has labels for, and a line about each other one. In training there may be no other."""
     found, report = {}, []
-    gives = "; ".join(f"data.{s.label} gives {', '.join(s.index.annotations) or 'none'}" for s in datasets)
+    gives = "; ".join(
+        f"data.{s.label} gives {', '.join(s.index.annotations) or 'none'}" for s in datasets
+    )
     for label, entry in tasks.items():
         name = entry.component.reads
         line = f"task.{label} reads the annotation {name!r}, which no dataset gives ({gives})"
         if any(s.gives(name) for s in datasets):
             found[label] = entry
         elif training:
-            raise MtlError(f"{line}; {nearest(name, {a for s in datasets for a in s.index.annotations})}")
+            raise MtlError(
+                f"{line}; {nearest(name, {a for s in datasets for a in s.index.annotations})}"
+            )
         else:
             report.append(line)
     if tasks and not found:
@@ -228,7 +248,9 @@ def _annotation(name: str, datasets: list[IndexedDataset]) -> tuple[Annotation, 
     givers = [s for s in datasets if s.gives(name)]
     parts = [s.index.annotations[name] for s in givers]
     if len({(part.dtype.kind in "fiub", part.shape[1:]) for part in parts}) > 1:
-        kinds = ", ".join(f"data.{s.label}: {part.dtype} {part.shape}" for s, part in zip(givers, parts))
+        kinds = ", ".join(
+            f"data.{s.label}: {part.dtype} {part.shape}" for s, part in zip(givers, parts)
+        )
         raise MtlError(f"the datasets disagree on what the annotation {name!r} is: {kinds}")
     return np.concatenate(parts), np.concatenate([np.full(len(s), s.gives(name)) for s in datasets])
 
@@ -241,14 +263,18 @@ def _of_all(name: str, samples: _Samples, datasets: list[IndexedDataset]) -> Ann
     values, where = _annotation(name, datasets)
     numbers = values.dtype.kind in "fiub"
     found = np.full(
-        (len(samples), *values.shape[1:]), np.nan if numbers else "", dtype=float if numbers else values.dtype
+        (len(samples), *values.shape[1:]),
+        np.nan if numbers else "",
+        dtype=float if numbers else values.dtype,
     )
     found[where] = values
     found[~_keeps_labels(samples)] = np.nan if numbers else ""
     return found
 
 
-def _fitted(label: str, entry: TaskEntry, samples: _Samples, datasets: list[IndexedDataset]) -> TaskEntry:
+def _fitted(
+    label: str, entry: TaskEntry, samples: _Samples, datasets: list[IndexedDataset]
+) -> TaskEntry:
     values, where = _annotation(entry.component.reads, datasets)
     learned_from = ((samples.split == "train") & samples.labeled)[where] & given(values)
     try:
@@ -279,7 +305,9 @@ def _any(present: Mapping[str, Tensor], n: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ splits
 
 
-def _without_dropped(samples: _Samples, datasets: list[IndexedDataset], present: Mapping[str, Tensor]) -> np.ndarray:
+def _without_dropped(
+    samples: _Samples, datasets: list[IndexedDataset], present: Mapping[str, Tensor]
+) -> np.ndarray:
     """(N,) split names, "" where an unlabeled sample of train goes. Without tasks only samples whose labels were cut go."""
     labeled = _any(present, len(samples)) if present else samples.labeled
     drops = np.array([s.entry.unlabeled == "drop" for s in datasets])[samples.dataset]
@@ -316,26 +344,43 @@ def _bytes(array: np.ndarray) -> bytes:
 # ------------------------------------------------------------------------------------------------ what was left out
 
 
-def _bad(datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable) -> list[Skipped]:
+def _bad(
+    datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable
+) -> list[Skipped]:
     """All that each dataset skipped, unreadable images included."""
-    found = [Skipped({reason: list(names) for reason, names in s.index.skipped.names.items()}) for s in datasets]
+    found = [
+        Skipped({reason: list(names) for reason, names in s.index.skipped.names.items()})
+        for s in datasets
+    ]
     for sample, reason in sorted(unreadable.items()):
         found[int(samples.dataset[sample])].add("unreadable", reason)
     return found
 
 
-def _refuse_too_many(datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable) -> None:
+def _refuse_too_many(
+    datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable
+) -> None:
     for dataset, skipped in zip(datasets, _bad(datasets, samples, unreadable)):
         dataset.refuse_too_many(skipped)
 
 
-def _left_out(datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable) -> list[str]:
-    return [line for s, skipped in zip(datasets, _bad(datasets, samples, unreadable)) for line in s.left_out(skipped)]
+def _left_out(
+    datasets: list[IndexedDataset], samples: _Samples, unreadable: Unreadable
+) -> list[str]:
+    return [
+        line
+        for s, skipped in zip(datasets, _bad(datasets, samples, unreadable))
+        for line in s.left_out(skipped)
+    ]
 
 
-def _dropped(split: np.ndarray, samples: _Samples, datasets: list[IndexedDataset], wanted: list[str]) -> list[str]:
+def _dropped(
+    split: np.ndarray, samples: _Samples, datasets: list[IndexedDataset], wanted: list[str]
+) -> list[str]:
     """A line for each dataset that loses samples of train because they carry no label."""
-    gone = np.bincount(samples.dataset[(samples.split == "train") & (split == "")], minlength=len(datasets))
+    gone = np.bincount(
+        samples.dataset[(samples.split == "train") & (split == "")], minlength=len(datasets)
+    )
     return [
         f"data.{s.label}: {n} samples of train without labels dropped "
         f'(labels = {s.entry.labels}, unlabeled = "{s.entry.unlabeled}")'
@@ -355,7 +400,10 @@ def _unanswered(data: RunData) -> list[str]:
 
 
 def _not_known(
-    tasks: Mapping[str, TaskEntry], answers: Mapping[str, Answers], samples: _Samples, datasets: list[IndexedDataset]
+    tasks: Mapping[str, TaskEntry],
+    answers: Mapping[str, Answers],
+    samples: _Samples,
+    datasets: list[IndexedDataset],
 ) -> list[str]:
     """A line for each task that some given labels mean nothing to: a class that is not its own."""
     report = []
@@ -364,7 +412,11 @@ def _not_known(
         values, where = _annotation(name, datasets)
         strange = given(values) & _keeps_labels(samples)[where] & ~answers[label][1].numpy()[where]
         if strange.any():
-            classes = Counter(values[strange].astype(str).tolist()) if values.dtype.kind not in "fiub" else Counter()
+            classes = (
+                Counter(values[strange].astype(str).tolist())
+                if values.dtype.kind not in "fiub"
+                else Counter()
+            )
             told = some([f"{each} ({count})" for each, count in classes.most_common()])
             report.append(
                 f"task.{label}: {strange.sum()} samples have a label {name!r} that it does not know: {told}".rstrip(

@@ -44,15 +44,27 @@ class ImageFolder(Dataset):
 
     def index(self) -> Index:
         if not self.root.is_dir():
-            raise MtlError(f"image_folder: {self.root} is no folder; expected one that holds a folder for each class")
+            raise MtlError(
+                f"image_folder: {self.root} is no folder; expected one that holds a folder for each class"
+            )
         skipped = Skipped()
         if not self.annotation:
-            return Index(np.array(list(_images(self.root, "", skipped)), dtype=str), {}, skipped=skipped)
+            return Index(
+                np.array(list(_images(self.root, "", skipped)), dtype=str), {}, skipped=skipped
+            )
         folders = _folders(self.root, "", skipped)
         has_splits = _are_splits(folders)
-        samples = _split_samples(folders, skipped) if has_splits else list(_class_samples(folders, "", "", skipped))
-        keys, labels, splits = (np.array([sample[i] for sample in samples], dtype=str) for i in range(3))
-        return Index(keys, {self.annotation: labels}, split=splits if has_splits else None, skipped=skipped)
+        samples = (
+            _split_samples(folders, skipped)
+            if has_splits
+            else list(_class_samples(folders, "", "", skipped))
+        )
+        keys, labels, splits = (
+            np.array([sample[i] for sample in samples], dtype=str) for i in range(3)
+        )
+        return Index(
+            keys, {self.annotation: labels}, split=splits if has_splits else None, skipped=skipped
+        )
 
     def decode(self, index: Index, sample: int) -> np.ndarray:
         return read_image(str(index.keys[sample]), self.root)
@@ -68,14 +80,18 @@ def _split_samples(folders: list[os.DirEntry[str]], skipped: Skipped) -> list[_R
     for folder in folders:
         split = SPLITS.get(folder.name.lower())
         if split is None:
-            skipped.add(f"no split, beside a folder called train (known: {', '.join(SPLITS)})", folder.name)
+            skipped.add(
+                f"no split, beside a folder called train (known: {', '.join(SPLITS)})", folder.name
+            )
             continue
         below = f"{folder.name}/"
         samples += _class_samples(_folders(folder.path, below, skipped), below, split, skipped)
     return samples
 
 
-def _class_samples(folders: list[os.DirEntry[str]], below: str, split: str, skipped: Skipped) -> Iterator[_Row]:
+def _class_samples(
+    folders: list[os.DirEntry[str]], below: str, split: str, skipped: Skipped
+) -> Iterator[_Row]:
     for folder in folders:
         name = below + folder.name
         images = list(_images(folder.path, f"{name}/", skipped))

@@ -16,11 +16,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import MtlError
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # no format that runs a program (EPS)
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "WEBP",
+    "PPM",
+)  # no format that runs a program (EPS)
 ORIENTATION = 0x0112  # the EXIF tag
 
 
-def read_image(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> np.ndarray:
     """The image at `path`, below `root` where one is given -> (H, W, 3) uint8 RGB.
 
     A path that leaves the root ("../secret.png", "/etc/x.png") is refused; symbolic links are followed.
@@ -96,7 +106,9 @@ def _plain_jpeg(data: bytes, name: str) -> np.ndarray | None:
         image: np.ndarray = simplejpeg.decode_jpeg(data, "RGB")
         return image
     except (ValueError, LookupError, RuntimeError, MemoryError) as error:
-        if "remature end" in str(error):  # Pillow would fill the rest with gray where an end marker follows
+        if "remature end" in str(
+            error
+        ):  # Pillow would fill the rest with gray where an end marker follows
             raise _unreadable(name, "the file is truncated") from error
         return None
 
@@ -140,7 +152,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _refuse_bomb(width: int, height: int, name: str) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
-        raise _unreadable(name, f"{width} x {height} pixels are more than {limit}: a decompression bomb?")
+        raise _unreadable(
+            name, f"{width} x {height} pixels are more than {limit}: a decompression bomb?"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -44,10 +44,14 @@ class IndexedDataset:
 
     def left_out(self, skipped: Skipped) -> list[str]:
         """A line for each reason, then one for each note of the dataset."""
-        lines = [f"data.{self.label}: {n} left out, {reason}" for reason, n in self.absent.items() if n]
+        lines = [
+            f"data.{self.label}: {n} left out, {reason}" for reason, n in self.absent.items() if n
+        ]
         for reason, names in skipped.names.items():
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {some(names)}")
-        lines += [f"data.{self.label}: {n} {reason}" for reason, n in self.index.skipped.notes.items()]
+        lines += [
+            f"data.{self.label}: {n} {reason}" for reason, n in self.index.skipped.notes.items()
+        ]
         return lines
 
 
@@ -61,17 +65,29 @@ def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
     _check(label, index)
     _refuse_too_many(label, entry, index.skipped)
     if not len(index):
-        raise MtlError(f"data.{label} ({_root(entry)}) holds no usable sample{_reasons(index.skipped)}")
+        raise MtlError(
+            f"data.{label} ({_root(entry)}) holds no usable sample{_reasons(index.skipped)}"
+        )
     return split_dataset(experiment, label, index)
 
 
 def split_dataset(experiment: Experiment, label: str, index: Index) -> IndexedDataset:
     """The dataset of an index that is there already. Raises MtlError on an unknown column."""
     entry, n = experiment.data[label], len(index)
-    split = index.split if entry.split is None else _splits(_column(index, entry.split, f"data.{label}.split"))
-    group = index.group if entry.group is None else _column(index, entry.group, f"data.{label}.group")
+    split = (
+        index.split
+        if entry.split is None
+        else _splits(_column(index, entry.split, f"data.{label}.split"))
+    )
+    group = (
+        index.group if entry.group is None else _column(index, entry.group, f"data.{label}.group")
+    )
     labels = {name: index.annotations[name] for name in labels_of(experiment, index)}
-    absent = {"they belong to no split": np.flatnonzero(split == "") if split is not None else np.arange(0)}
+    absent = {
+        "they belong to no split": np.flatnonzero(split == "")
+        if split is not None
+        else np.arange(0)
+    }
     kept = np.ones(n, dtype=bool)
     if entry.exclude_duplicates != "none":
         copy = read_pixels(entry.component, index).copy
@@ -85,7 +101,12 @@ def split_dataset(experiment: Experiment, label: str, index: Index) -> IndexedDa
     names, labeled = np.full(n, "", dtype=assigned.split.dtype), np.zeros(n, dtype=bool)
     names[kept], labeled[kept] = assigned.split, assigned.labeled
     return IndexedDataset(
-        label, entry, index, names, labeled, {reason: len(samples) for reason, samples in absent.items()}
+        label,
+        entry,
+        index,
+        names,
+        labeled,
+        {reason: len(samples) for reason, samples in absent.items()},
     )
 
 
@@ -103,7 +124,9 @@ def some(names: list[str]) -> str:
 def _column(index: Index, name: str, where: str) -> np.ndarray:
     known = index.attributes | index.annotations
     if name not in known:
-        raise MtlError(f"{where} = {name!r}: the dataset has no such column; {nearest(name, known)}")
+        raise MtlError(
+            f"{where} = {name!r}: the dataset has no such column; {nearest(name, known)}"
+        )
     return known[name].astype(str)
 
 
@@ -120,10 +143,14 @@ def _check(label: str, index: Index) -> None:
     arrays |= {k: v for k, v in (("split", index.split), ("group", index.group)) if v is not None}
     for name, array in arrays.items():
         if len(array) != n:
-            raise MtlError(f"data.{label}: its index gives {n} keys but {len(array)} values of {name}")
+            raise MtlError(
+                f"data.{label}: its index gives {n} keys but {len(array)} values of {name}"
+            )
     names, counts = np.unique(index.keys, return_counts=True)
     if len(names) != n:
-        raise MtlError(f"data.{label}: its index gives the key {str(names[counts.argmax()])!r} {counts.max()} times")
+        raise MtlError(
+            f"data.{label}: its index gives the key {str(names[counts.argmax()])!r} {counts.max()} times"
+        )
 
 
 def _refuse_too_many(label: str, entry: DataEntry, skipped: Skipped) -> None:
@@ -136,7 +163,9 @@ def _refuse_too_many(label: str, entry: DataEntry, skipped: Skipped) -> None:
 
 def _reasons(skipped: Skipped) -> str:
     """What was skipped, as the tail of a message."""
-    return "".join(f"; {reason} ({len(names)}): {some(names)}" for reason, names in skipped.names.items())
+    return "".join(
+        f"; {reason} ({len(names)}): {some(names)}" for reason, names in skipped.names.items()
+    )
 
 
 def _root(entry: DataEntry) -> str:

@@ -46,7 +46,9 @@ class Sampler:
         if not len(train):
             raise MtlError("there is no training sample")
         if experiment.tasks and not has_label.any():
-            raise MtlError(f"no training sample carries a label of any task ({', '.join(experiment.tasks)})")
+            raise MtlError(
+                f"no training sample carries a label of any task ({', '.join(experiment.tasks)})"
+            )
         batch_size, beside = experiment.input.batch_size, experiment.input.unlabeled_batch
         self._labeled = self._sample_streams(LABELED, train[has_label], "batch_size", batch_size)
         key = "unlabeled_batch" if experiment.tasks and beside else "batch_size"
@@ -72,8 +74,14 @@ class Sampler:
         index = torch.from_numpy(samples)
         return Batch(
             images=_landed(self._data.images.take(samples), device),
-            targets={label: _landed(t.index_select(0, index), device) for label, t in self._data.targets.items()},
-            present={label: _landed(p.index_select(0, index), device) for label, p in self._data.present.items()},
+            targets={
+                label: _landed(t.index_select(0, index), device)
+                for label, t in self._data.targets.items()
+            },
+            present={
+                label: _landed(p.index_select(0, index), device)
+                for label, p in self._data.present.items()
+            },
             counts=counts,
             labeled_samples=labeled,
         )
@@ -81,24 +89,38 @@ class Sampler:
     def _draw(self, step: int) -> tuple[list[MicroBatch], StepCounts]:
         if step not in self._drawn:
             labeled = _taken(self._labeled, step, self._micro_batches)
-            samples = np.concatenate([labeled, _taken(self._unlabeled, step, self._micro_batches)], 1)
-            carried = {label: int(present[labeled].sum()) for label, present in self._present.items()}
+            samples = np.concatenate(
+                [labeled, _taken(self._unlabeled, step, self._micro_batches)], 1
+            )
+            carried = {
+                label: int(present[labeled].sum()) for label, present in self._present.items()
+            }
             counts = StepCounts(carried, samples.size, samples.size - labeled.size)
             while len(self._drawn) >= REMEMBERED:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[step] = [MicroBatch(micro_batch, labeled.shape[1]) for micro_batch in samples], counts
+            self._drawn[step] = (
+                [MicroBatch(micro_batch, labeled.shape[1]) for micro_batch in samples],
+                counts,
+            )
         return self._drawn[step]
 
-    def _sample_streams(self, kind: str, samples: np.ndarray, key: str, size: int) -> list[_SampleStream]:
+    def _sample_streams(
+        self, kind: str, samples: np.ndarray, key: str, size: int
+    ) -> list[_SampleStream]:
         """One stream for each dataset that has such samples, with its quota of a micro-batch."""
         experiment, dataset = self._experiment, self._data.dataset[samples]
-        by_dataset = {label: samples[dataset == number] for number, label in enumerate(experiment.data)}
+        by_dataset = {
+            label: samples[dataset == number] for number, label in enumerate(experiment.data)
+        }
         by_dataset = {label: own for label, own in by_dataset.items() if len(own)}
         if not by_dataset:
             return []
         each = _shared_out(key, size, self._world, experiment.train.accumulate)
         even = experiment.input.mix == "balanced"
-        weights = [experiment.data[label].weight * (1 if even else len(own)) for label, own in by_dataset.items()]
+        weights = [
+            experiment.data[label].weight * (1 if even else len(own))
+            for label, own in by_dataset.items()
+        ]
         if each < len(weights):
             raise MtlError(
                 f"input.{key} = {size} gives micro-batches of {each} {kind} samples, too few for {len(weights)} datasets "
@@ -106,7 +128,8 @@ class Sampler:
             )
         quotas = dict(zip(by_dataset, shares(each, weights)))
         return [
-            _SampleStream(own, quotas[label], experiment.seed, f"{kind} {label}") for label, own in by_dataset.items()
+            _SampleStream(own, quotas[label], experiment.seed, f"{kind} {label}")
+            for label, own in by_dataset.items()
         ]
 
 
@@ -153,7 +176,10 @@ def shares(total: int, weights: list[float]) -> list[int]:
 def _shared_out(key: str, size: int, world: int, accumulate: int) -> int:
     micro_batches = world * accumulate
     if size % micro_batches:
-        below, above = size // micro_batches * micro_batches, -(-size // micro_batches) * micro_batches
+        below, above = (
+            size // micro_batches * micro_batches,
+            -(-size // micro_batches) * micro_batches,
+        )
         nearest = f"{below} or {above}" if below else str(above)
         raise MtlError(
             f"input.{key} = {size} can't be shared out over {world} device(s) x train.accumulate = {accumulate}: "
@@ -165,10 +191,17 @@ def _shared_out(key: str, size: int, world: int, accumulate: int) -> int:
 def _taken(streams: list[_SampleStream], step: int, micro_batches: int) -> np.ndarray:
     """-> (micro_batches, sum of quotas) int64: sample p is what the p-th micro-batch gets of these streams."""
     pieces = [
-        s.take(step * micro_batches * s.quota, micro_batches * s.quota).reshape(micro_batches, s.quota) for s in streams
+        s.take(step * micro_batches * s.quota, micro_batches * s.quota).reshape(
+            micro_batches, s.quota
+        )
+        for s in streams
     ]
     return np.concatenate([np.zeros((micro_batches, 0), dtype=np.int64), *pieces], 1)
 
 
 def _landed(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )

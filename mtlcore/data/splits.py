@@ -40,7 +40,11 @@ class Rules:
 
 
 def assign(
-    rules: Rules, keys: np.ndarray, strata: np.ndarray, split: np.ndarray | None = None, group: np.ndarray | None = None
+    rules: Rules,
+    keys: np.ndarray,
+    strata: np.ndarray,
+    split: np.ndarray | None = None,
+    group: np.ndarray | None = None,
 ) -> Assignment:
     """The split of each sample, and whether its labels are kept.
 
@@ -48,25 +52,36 @@ def assign(
     A dataset that brings its own "validation" split keeps it: nothing is cut from its train.
     """
     order = np.argsort(keys, kind="stable")
-    groups = np.arange(len(keys)) if group is None else np.unique(group[order], return_inverse=True)[1]
+    groups = (
+        np.arange(len(keys)) if group is None else np.unique(group[order], return_inverse=True)[1]
+    )
     name = None if split is None else split[order]
     found = _assign_sorted(rules, strata[order], name, groups)
     back = np.argsort(order, kind="stable")
     return Assignment(found.split[back], found.labeled[back])
 
 
-def _assign_sorted(rules: Rules, strata: np.ndarray, split: np.ndarray | None, groups: np.ndarray) -> Assignment:
+def _assign_sorted(
+    rules: Rules, strata: np.ndarray, split: np.ndarray | None, groups: np.ndarray
+) -> Assignment:
     names = np.full(len(strata), "train", dtype=object) if split is None else split.astype(object)
     if split is None:
         names[cut(strata, groups, TEST_SHARE, generator(rules.seed, TEST, rules.label))] = "test"
     if not (names == "validation").any():
         train = np.flatnonzero(names == "train")
-        drawn = cut(strata[train], groups[train], rules.validation, generator(rules.seed, VALIDATION, rules.label))
+        drawn = cut(
+            strata[train],
+            groups[train],
+            rules.validation,
+            generator(rules.seed, VALIDATION, rules.label),
+        )
         names[train[drawn]] = "validation"
     if rules.limit is not None:
         for part in sorted(set(names) - {""}):
             samples = np.flatnonzero(names == part)
-            kept = thin(strata[samples], rules.limit, generator(rules.seed, LIMIT, rules.label, part))
+            kept = thin(
+                strata[samples], rules.limit, generator(rules.seed, LIMIT, rules.label, part)
+            )
             names[samples[~kept]] = ""
     labeled = np.ones(len(names), dtype=bool)
     train = np.flatnonzero(names == "train")
@@ -83,7 +98,9 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-def cut(strata: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+def cut(
+    strata: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
     """-> (N,) bool: about `share` of the samples, whole groups only, in proportion in every stratum.
 
     Where each sample is its own group, every stratum gives its share to within one sample. A group counts to the stratum that
@@ -94,7 +111,9 @@ def cut(strata: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Gen
         return np.zeros(len(groups), dtype=bool)
     chosen = np.zeros(len(order), dtype=bool)
     seen = taken = 0
-    for place, size in enumerate(sizes):  # a group is taken where that brings what is taken nearer to what is owed
+    for place, size in enumerate(
+        sizes
+    ):  # a group is taken where that brings what is taken nearer to what is owed
         seen += size
         if share * seen - taken >= size / 2 - 1e-9:
             chosen[place] = True
@@ -107,7 +126,9 @@ def cut(strata: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Gen
     return np.isin(groups, order[chosen])
 
 
-def _shuffled_groups(strata: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
+def _shuffled_groups(
+    strata: np.ndarray, groups: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, list[int]]:
     """-> groups in random order, stratum after stratum, and their numbers of samples."""
     names, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) == len(groups):
@@ -128,7 +149,9 @@ def thin(strata: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray
         return np.ones(n, dtype=bool)
     order = rng.permutation(n)
     order = order[np.argsort(strata[order], kind="stable")]
-    owed = (np.arange(n + 1) * limit + n // 2) // n  # samples taken before each place: integers, so the sum is exact
+    owed = (
+        np.arange(n + 1) * limit + n // 2
+    ) // n  # samples taken before each place: integers, so the sum is exact
     chosen = np.zeros(n, dtype=bool)
     chosen[order[np.diff(owed) > 0]] = True
     return chosen
@@ -171,5 +194,9 @@ def given(annotation: Annotation) -> np.ndarray:
     """(N,) bool: samples where the annotation is not missing ("" or NaN throughout)."""
     if annotation.dtype.kind in "fiub":
         numbers = annotation.reshape(len(annotation), -1).astype(np.float64)
-        return np.asarray(~np.isnan(numbers).all(1)) if numbers.shape[1] else np.zeros(len(numbers), dtype=bool)
+        return (
+            np.asarray(~np.isnan(numbers).all(1))
+            if numbers.shape[1]
+            else np.zeros(len(numbers), dtype=bool)
+        )
     return np.asarray(annotation.astype(str) != "")

@@ -21,7 +21,8 @@ class ResnetSmall(Encoder):
     width: int = field(default=16, validator=ge(1))
     stem_stride: int = field(default=1, validator=in_((1, 2)))
     depths: tuple[int, ...] = field(
-        default=(2, 2, 2, 2), validator=deep_iterable(ge(1), iterable_validator=[min_len(1), max_len(6)])
+        default=(2, 2, 2, 2),
+        validator=deep_iterable(ge(1), iterable_validator=[min_len(1), max_len(6)]),
     )
 
     def build(self, image_size: int) -> nn.Module:

@@ -54,10 +54,16 @@ class Timm(Encoder):
         options = {"num_classes": 0, **({"img_size": image_size} if facts.fixed_input_size else {})}
         wanted = files.to_load(self.weights)
         published = wanted == files.IMAGENET
-        net = self._published(timm, options) if published else timm.create_model(self.model, **options)
+        net = (
+            self._published(timm, options)
+            if published
+            else timm.create_model(self.model, **options)
+        )
         self._check(net, image_size)
         if wanted not in (files.NONE, files.IMAGENET):
-            classifier = facts.classifier if isinstance(facts.classifier, tuple) else (facts.classifier,)
+            classifier = (
+                facts.classifier if isinstance(facts.classifier, tuple) else (facts.classifier,)
+            )
             state = _fitted(files.read(self._label, self.weights), net)
             files.load(self._label, net, state, [f"{name}." for name in classifier])
         return _TimmNet(net)
@@ -70,14 +76,20 @@ class Timm(Encoder):
         """What timm knows of the model without building it. Raises MtlError for a name that timm does not know."""
         timm = _timm()
         try:
-            facts = timm.models.get_pretrained_cfg(self.model) if timm.is_model(self.model) else None
+            facts = (
+                timm.models.get_pretrained_cfg(self.model) if timm.is_model(self.model) else None
+            )
         except RuntimeError as error:  # a known net, an unknown tag
             tags = timm.list_pretrained(self.model.partition(".")[0] + ".*")
-            raise MtlError(f"[encoder] {self._label}: {error} Known: {', '.join(tags) or 'none'}") from error
+            raise MtlError(
+                f"[encoder] {self._label}: {error} Known: {', '.join(tags) or 'none'}"
+            ) from error
         if facts is None:
             close = difflib.get_close_matches(self.model, timm.list_models(), n=5)
             hint = f"nearest: {', '.join(close)}" if close else "`timm.list_models()` lists them"
-            raise MtlError(f"[encoder] {self._label}: timm {timm.__version__} knows no such model; {hint}")
+            raise MtlError(
+                f"[encoder] {self._label}: timm {timm.__version__} knows no such model; {hint}"
+            )
         return facts
 
     def _check(self, net: nn.Module, image_size: int) -> None:
@@ -90,14 +102,18 @@ class Timm(Encoder):
             )
 
     def _published(self, timm: ModuleType, options: Mapping[str, Any]) -> nn.Module:
-        return files.published(self._label, lambda: timm.create_model(self.model, pretrained=True, **options))
+        return files.published(
+            self._label, lambda: timm.create_model(self.model, pretrained=True, **options)
+        )
 
 
 def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise MtlError(f'[encoder] timm:<name> needs timm ({error}): pip install "mtlcore[timm]"') from error
+        raise MtlError(
+            f'[encoder] timm:<name> needs timm ({error}): pip install "mtlcore[timm]"'
+        ) from error
     return timm
 
 
@@ -110,7 +126,9 @@ def _fitted(state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]
         return state
     prefix = 0 if getattr(net, "no_embed_class", False) else getattr(net, "num_prefix_tokens", 1)
     patches: Any = net.patch_embed
-    embeddings = resample_abs_pos_embed(state["pos_embed"], patches.grid_size, num_prefix_tokens=prefix)
+    embeddings = resample_abs_pos_embed(
+        state["pos_embed"], patches.grid_size, num_prefix_tokens=prefix
+    )
     return {**state, "pos_embed": embeddings}
 
 
@@ -126,7 +144,9 @@ class _TimmNet(nn.Module):
         super().__init__()
         self.net = net
         self.gives_nhwc = getattr(net, "output_fmt", "NCHW") == "NHWC"
-        depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.modules())
+        depthwise = any(
+            isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.modules()
+        )
         self.memory_format = torch.channels_last if depthwise else torch.contiguous_format
         self.prefix = getattr(net, "num_prefix_tokens", 0)  # the class token, and its like
 
@@ -135,7 +155,9 @@ class _TimmNet(nn.Module):
         final, maps = net.forward_intermediates(images.contiguous(memory_format=self.memory_format))
         pooled = net.forward_head(final, pre_logits=True)
         if final.ndim == 3:
-            coarse = rearrange(final[:, self.prefix :], "b (h w) d -> b d h w", h=maps[-1].shape[-2])
+            coarse = rearrange(
+                final[:, self.prefix :], "b (h w) d -> b d h w", h=maps[-1].shape[-2]
+            )
             return Features((coarse,), pooled, final)
         coarse = rearrange(final, "b h w d -> b d h w") if self.gives_nhwc else final
         finer = [m for m in maps if m.shape[-1] > coarse.shape[-1]]

@@ -33,7 +33,9 @@ class VisionNet(Encoder):
     maps: ClassVar[tuple[str, ...]]  # the modules whose outputs are the maps, coarse last
     pooled: ClassVar[str] = "flatten"  # what the classifier reads
     classifier: ClassVar[str] = "classifier."  # how its keys begin
-    memory_format: ClassVar[torch.memory_format] = torch.contiguous_format  # the faster one on a CPU
+    memory_format: ClassVar[torch.memory_format] = (
+        torch.contiguous_format
+    )  # the faster one on a CPU
     smallest: ClassVar[int] = 1  # image side that the net still digests
 
     @property
@@ -50,9 +52,13 @@ class VisionNet(Encoder):
 
         self.check(image_size)
         nodes = {**{name: name for name in self.maps}, self.pooled: "pooled"}
-        net = create_feature_extractor(get_model(self.name, weights=None, **self.options(image_size)), nodes)
+        net = create_feature_extractor(
+            get_model(self.name, weights=None, **self.options(image_size)), nodes
+        )
         if files.to_load(self.weights) != files.NONE:
-            files.load(str(self.name), net, self.fitted(self._state(), image_size), [self.classifier])
+            files.load(
+                str(self.name), net, self.fitted(self._state(), image_size), [self.classifier]
+            )
         return self.adapted(net)
 
     def check(self, image_size: int) -> None:
@@ -186,7 +192,9 @@ class VitB16(VisionNet):
     pooled = "encoder.ln"
     classifier = "heads."
     patch: ClassVar[int] = 16
-    lacks: ClassVar[Mapping[str, str]] = {"other_sizes": "its position embeddings are made for one image size"}
+    lacks: ClassVar[Mapping[str, str]] = {
+        "other_sizes": "its position embeddings are made for one image size"
+    }
 
     def check(self, image_size: int) -> None:
         if image_size % self.patch:

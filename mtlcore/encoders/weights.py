@@ -25,7 +25,10 @@ NONE, IMAGENET = "none", "imagenet"
 _coming: ContextVar[bool] = ContextVar("coming", default=False)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_WRAPPERS = ("state_dict", "model")  # timm's and torchvision's training scripts put the weights under one of these
+_WRAPPERS = (
+    "state_dict",
+    "model",
+)  # timm's and torchvision's training scripts put the weights under one of these
 _SHOWN = 5
 Found = TypeVar("Found")
 
@@ -66,10 +69,14 @@ def read(encoder: str, path: str) -> Mapping[str, Tensor]:
         raise MtlError(
             f'[encoder] {encoder}: weights = "{path}": no such file; expected "{NONE}", "{IMAGENET}" or a file{hint}'
         )
-    state = _safetensors(encoder, file) if file.suffix == ".safetensors" else _pickled(encoder, file)
+    state = (
+        _safetensors(encoder, file) if file.suffix == ".safetensors" else _pickled(encoder, file)
+    )
     state = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)), state)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise MtlError(f"[encoder] {encoder}: weights: {file} holds no network's state (a table of names and tensors)")
+        raise MtlError(
+            f"[encoder] {encoder}: weights: {file} holds no network's state (a table of names and tensors)"
+        )
     return state
 
 
@@ -80,7 +87,9 @@ def _safetensors(encoder: str, file: Path) -> dict[str, Any]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise MtlError(f"[encoder] {encoder}: weights: {file} is no safetensors file: {error}") from error
+        raise MtlError(
+            f"[encoder] {encoder}: weights: {file} is no safetensors file: {error}"
+        ) from error
 
 
 def _pickled(encoder: str, file: Path) -> dict[str, Any]:
@@ -88,11 +97,15 @@ def _pickled(encoder: str, file: Path) -> dict[str, Any]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
-        raise MtlError(f"[encoder] {encoder}: weights: {file} can't be read as a file of tensors: {reason}") from error
+        raise MtlError(
+            f"[encoder] {encoder}: weights: {file} can't be read as a file of tensors: {reason}"
+        ) from error
     return state if isinstance(state, dict) else {}
 
 
-def load(encoder: str, net: nn.Module, state: Mapping[str, Tensor], classifier: Iterable[str]) -> None:
+def load(
+    encoder: str, net: nn.Module, state: Mapping[str, Tensor], classifier: Iterable[str]
+) -> None:
     """Every tensor of `net` from `state`. Raises MtlError telling which are missing, unexpected or of another shape.
 
     classifier: how the names of the file's own classifier begin; those that `net` lacks are left aside. Counters of
@@ -102,10 +115,16 @@ def load(encoder: str, net: nn.Module, state: Mapping[str, Tensor], classifier: 
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in wanted and not k.startswith(prefixes)]
     shared = [k for k in wanted if k in state]
-    shapes = [f"{k} {_shape(state[k])}, not {_shape(wanted[k])}" for k in shared if state[k].shape != wanted[k].shape]
+    shapes = [
+        f"{k} {_shape(state[k])}, not {_shape(wanted[k])}"
+        for k in shared
+        if state[k].shape != wanted[k].shape
+    ]
     wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(wrong.values()):
-        told = "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in wrong.items() if names)
+        told = "; ".join(
+            f"{len(names)} {what}: {_first(names)}" for what, names in wrong.items() if names
+        )
         raise MtlError(f"[encoder] {encoder}: the weights do not fit this network. {told}")
     net.load_state_dict({k: state[k] for k in shared}, strict=False)
 

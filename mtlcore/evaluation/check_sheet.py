@@ -31,7 +31,9 @@ def check_sheet(experiment: Experiment, report: Report) -> np.ndarray:
     strips = [strip for name in report.reads for strip in _strips(experiment, report, name)]
     strips += _conflicts(experiment, report)
     return sheet(
-        strips or [Strip("no labels", _images(experiment, report, _spread(np.arange(len(report.index)))))], SIDE
+        strips
+        or [Strip("no labels", _images(experiment, report, _spread(np.arange(len(report.index)))))],
+        SIDE,
     )
 
 
@@ -39,10 +41,20 @@ def _strips(experiment: Experiment, report: Report, name: str) -> Iterator[Strip
     values = report.index.annotations[name]
     known = np.flatnonzero(given(values))
     if values.dtype.kind in "fiub":
-        order = known[np.argsort(values[known].reshape(len(known), -1)[:, 0], kind="stable")] if len(known) else known
+        order = (
+            known[np.argsort(values[known].reshape(len(known), -1)[:, 0], kind="stable")]
+            if len(known)
+            else known
+        )
         indices = _spread(order, COLUMNS * NUMERIC_ROWS)
         for start in range(0, len(indices), COLUMNS):
-            yield _strip(experiment, report, name, indices[start : start + COLUMNS], name if not start else "")
+            yield _strip(
+                experiment,
+                report,
+                name,
+                indices[start : start + COLUMNS],
+                name if not start else "",
+            )
         return
     classes, counts = np.unique(values[known].astype(str), return_counts=True)
     for label, number in list(zip(classes.tolist(), counts.tolist()))[:MOST_CLASSES]:
@@ -55,10 +67,14 @@ def _conflicts(experiment: Experiment, report: Report) -> Iterator[Strip]:
     for keys in report.conflicting[:MOST_GROUPS]:
         indices = np.array([place[key] for key in keys])
         name = next(n for n in report.reads if disagree(indices, [report.index.annotations[n]]))
-        yield _strip(experiment, report, name, indices[:COLUMNS], f"{len(keys)} copies,\nlabels differ")
+        yield _strip(
+            experiment, report, name, indices[:COLUMNS], f"{len(keys)} copies,\nlabels differ"
+        )
 
 
-def _strip(experiment: Experiment, report: Report, name: str, indices: np.ndarray, label: str) -> Strip:
+def _strip(
+    experiment: Experiment, report: Report, name: str, indices: np.ndarray, label: str
+) -> Strip:
     """One strip of images, the annotation of each drawn on it."""
     indices = indices[[_is_readable(report, index) for index in indices]]
     images = _images(experiment, report, indices)
@@ -70,7 +86,9 @@ def _strip(experiment: Experiment, report: Report, name: str, indices: np.ndarra
     return Strip(label, torch.stack(drawn) if drawn else images)
 
 
-def _by_task(task: SupervisedTask, images: Tensor, values: np.ndarray, indices: np.ndarray) -> list[Tensor] | None:
+def _by_task(
+    task: SupervisedTask, images: Tensor, values: np.ndarray, indices: np.ndarray
+) -> list[Tensor] | None:
     """None where the task makes nothing of these labels."""
     try:
         fitted = task.fit(values[given(values)])
@@ -91,8 +109,15 @@ def _draws(task: SupervisedTask) -> bool:
 def _images(experiment: Experiment, report: Report, indices: np.ndarray) -> Tensor:
     """(N, 3, SIDE, SIDE) float in [0, 1]."""
     dataset = experiment.data[report.label].component
-    squares = [shrink(dataset.decode(report.index, int(index)), SIDE, enlarge=True) for index in indices]
-    return torch.from_numpy(np.array(squares, dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)).permute(0, 3, 1, 2) / 255
+    squares = [
+        shrink(dataset.decode(report.index, int(index)), SIDE, enlarge=True) for index in indices
+    ]
+    return (
+        torch.from_numpy(np.array(squares, dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)).permute(
+            0, 3, 1, 2
+        )
+        / 255
+    )
 
 
 def _is_readable(report: Report, index: int) -> bool:
@@ -102,7 +127,11 @@ def _is_readable(report: Report, index: int) -> bool:
 
 def _spread(indices: np.ndarray, number: int = COLUMNS) -> np.ndarray:
     """Up to so many of them, evenly spaced."""
-    return indices[np.unique(np.linspace(0, len(indices) - 1, min(number, len(indices))).round().astype(np.int64))]
+    return indices[
+        np.unique(
+            np.linspace(0, len(indices) - 1, min(number, len(indices))).round().astype(np.int64)
+        )
+    ]
 
 
 def _text(value: object) -> str:

@@ -33,7 +33,12 @@ class Evaluated:
 
     def as_json(self) -> dict[str, Any]:
         m = self.measured
-        names = {"run": self.run, "data": self.data, "split": self.split, "checkpoint": self.checkpoint}
+        names = {
+            "run": self.run,
+            "data": self.data,
+            "split": self.split,
+            "checkpoint": self.checkpoint,
+        }
         return {**names, "n": m.n, "metrics": m.metrics, "tables": m.tables}
 
 
@@ -64,7 +69,9 @@ def evaluate(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     net = inference_network(experiment, checkpoint).to(place)
     measured = measure(net, found.experiment, found, indices, place, mirror)
-    return Evaluated(str(run), ",".join(experiment.data), split, checkpoint.path.name, measured, found.report)
+    return Evaluated(
+        str(run), ",".join(experiment.data), split, checkpoint.path.name, measured, found.report
+    )
 
 
 def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
@@ -79,5 +86,7 @@ def _of_data(experiment: Experiment, label: str | None) -> Experiment:
     if label is None:
         return experiment
     if label not in experiment.data:
-        raise MtlError(f"--data {label}: the run has no [data.{label}]; {nearest(label, experiment.data)}")
+        raise MtlError(
+            f"--data {label}: the run has no [data.{label}]; {nearest(label, experiment.data)}"
+        )
     return evolve(experiment, data={label: experiment.data[label]})

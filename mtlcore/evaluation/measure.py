@@ -50,7 +50,9 @@ def measure(
 
     mirror: average each answer with the one about the mirrored image.
     """
-    meters = {label: _Meters(e.component, data, indices, device) for label, e in experiment.tasks.items()}
+    meters = {
+        label: _Meters(e.component, data, indices, device) for label, e in experiment.tasks.items()
+    }
     training = net.training
     net.eval()
     for batch in _batches(experiment, data, indices, device):
@@ -62,24 +64,35 @@ def measure(
         for label, entry in experiment.tasks.items():
             task, here = entry.component, batch.present[label]
             assert view.geometry is not None
-            answer, target = task.decode(outputs[label]), task.move(batch.targets[label], view.geometry)
+            answer, target = (
+                task.decode(outputs[label]),
+                task.move(batch.targets[label], view.geometry),
+            )
             if flipped is not None:
                 answer = task.average(answer, task.decode(flipped[label]))
             meters[label].update(answer, target, here)
     net.train(training)
     found = _collected(
-        {f"{label}/{k}": m for label, its in meters.items() for k, m in its.metrics[""].items()}, len(indices)
+        {f"{label}/{k}": m for label, its in meters.items() for k, m in its.metrics[""].items()},
+        len(indices),
     )
     for label, its in meters.items():
-        found.metrics.update({f"{label}/{name}": number for name, number in its.of_groups().items()})
+        found.metrics.update(
+            {f"{label}/{name}": number for name, number in its.of_groups().items()}
+        )
     return found
 
 
 class _Meters:
     """The metrics of one task: over all samples (""), and over each group that its `by` names ("[race=white]")."""
 
-    def __init__(self, task: SupervisedTask, data: RunData, indices: np.ndarray, device: torch.device) -> None:
-        groups = {"": np.ones(len(indices), dtype=bool), **_groups(task.by, data.attributes, indices)}
+    def __init__(
+        self, task: SupervisedTask, data: RunData, indices: np.ndarray, device: torch.device
+    ) -> None:
+        groups = {
+            "": np.ones(len(indices), dtype=bool),
+            **_groups(task.by, data.attributes, indices),
+        }
         self.members = {name: torch.from_numpy(here).to(device) for name, here in groups.items()}
         self.metrics = {name: _fresh(task, device) for name in groups}
         self.n = dict.fromkeys(groups, 0)
@@ -101,30 +114,43 @@ class _Meters:
         for name, n in self.n.items():
             if name and n:
                 numbers = _collected(self.metrics[name], n).metrics
-                found |= {f"n{name}": float(n), **{f"{key}{name}": value for key, value in numbers.items()}}
+                found |= {
+                    f"n{name}": float(n),
+                    **{f"{key}{name}": value for key, value in numbers.items()},
+                }
         return found
 
 
-def _groups(by: tuple[str, ...], attributes: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, np.ndarray]:
+def _groups(
+    by: tuple[str, ...], attributes: Mapping[str, np.ndarray], indices: np.ndarray
+) -> dict[str, np.ndarray]:
     """ "[attribute=value]" -> (N,) bool; samples without a value are in no group."""
     found = {}
     for name in (name for name in by if name in attributes):
         values = attributes[name][indices]
-        found.update({f"[{name}={value}]": values == value for value in np.unique(values).tolist() if value})
+        found.update(
+            {f"[{name}={value}]": values == value for value in np.unique(values).tolist() if value}
+        )
     return found
 
 
 @alone()
 @torch.no_grad()
 def measure_pretexts(
-    model: HybridModel, experiment: Experiment, data: RunData, indices: np.ndarray, device: torch.device
+    model: HybridModel,
+    experiment: Experiment,
+    data: RunData,
+    indices: np.ndarray,
+    device: torch.device,
 ) -> Measured:
     """Every pretext's loss and own metrics on these samples, with the same questions each time.
 
     The clean view is that of the "validation" augmentation; further augmentations that a pretext asks for are the run's own. The
     figures of a coupled loss depend on the size of its batches, since samples are judged together.
     """
-    pretexts = {label: evolve(e, samples="all", control="none") for label, e in experiment.pretexts.items()}
+    pretexts = {
+        label: evolve(e, samples="all", control="none") for label, e in experiment.pretexts.items()
+    }
     quiet = evolve(experiment, tasks={}, pretexts=pretexts)
     metrics = {label: _fresh(entry.component, device) for label, entry in pretexts.items()}
     losses = dict.fromkeys(pretexts, 0.0)
@@ -135,13 +161,17 @@ def measure_pretexts(
         features, _ = model.encode(prepared)
         for label, outputs in model.forward_heads(features, prepared).items():
             losses[label] += (
-                float(model.compute_losses(label, outputs, prepared)) * len(batch.images) / max(1, len(indices))
+                float(model.compute_losses(label, outputs, prepared))
+                * len(batch.images)
+                / max(1, len(indices))
             )
             target = prepared.head_inputs[label][0].targets[0][0]
             for metric in metrics[label].values():
                 metric.update(_fp32(outputs[0]), target)
     model.train(training)
-    found = _collected({f"{label}/{k}": m for label, ms in metrics.items() for k, m in ms.items()}, len(indices))
+    found = _collected(
+        {f"{label}/{k}": m for label, ms in metrics.items() for k, m in ms.items()}, len(indices)
+    )
     found.metrics.update({f"{label}/loss": value for label, value in losses.items()})
     return found
 
@@ -170,13 +200,21 @@ def _fresh(component: SupervisedTask | PretextTask, device: torch.device) -> dic
     return metrics
 
 
-def _batches(experiment: Experiment, data: RunData, indices: np.ndarray, device: torch.device) -> Iterator[Batch]:
+def _batches(
+    experiment: Experiment, data: RunData, indices: np.ndarray, device: torch.device
+) -> Iterator[Batch]:
     for start in range(0, len(indices), BATCH):
         part = indices[start : start + BATCH]
         index = torch.from_numpy(part)
         targets = {label: data.targets[label][index].to(device) for label in experiment.tasks}
         present = {label: data.present[label][index].to(device) for label in experiment.tasks}
-        yield Batch(data.images.take(part).to(device), targets, present, StepCounts({}, len(part), 0), len(part))
+        yield Batch(
+            data.images.take(part).to(device),
+            targets,
+            present,
+            StepCounts({}, len(part), 0),
+            len(part),
+        )
 
 
 def _keyed_rng(experiment: Experiment, device: torch.device, number: int = 0) -> KeyedRng:
@@ -184,7 +222,9 @@ def _keyed_rng(experiment: Experiment, device: torch.device, number: int = 0) ->
 
 
 def _fp32(output: Any) -> Any:
-    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+    return tree_map(
+        lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output
+    )
 
 
 def _collected(metrics: dict[str, Any], n: int) -> Measured:

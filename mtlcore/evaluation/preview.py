@@ -25,7 +25,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config.experiment import Experiment, PretextEntry
-from ..contracts import AugmentedBatch, Batch, BuildContext, Head, PreparedBatch, PretextTask, StepCounts, Target, View
+from ..contracts import (
+    AugmentedBatch,
+    Batch,
+    BuildContext,
+    Head,
+    PreparedBatch,
+    PretextTask,
+    StepCounts,
+    Target,
+    View,
+)
 from ..data.dataset import RunData, open_data
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
@@ -35,7 +45,11 @@ from ..rng import KeyedRng, Rng
 from ..runs import RunFolder
 from ..weighting import Equal
 
-CELL, GAP, TEXT = 96, 4, 14  # pixels: the least side of an image, what is between two, the height of letters
+CELL, GAP, TEXT = (
+    96,
+    4,
+    14,
+)  # pixels: the least side of an image, what is between two, the height of letters
 TRIES = 16  # images that are tried for one column
 CLEAN = "clean view"  # no identifier, so no pretext is called so
 
@@ -62,7 +76,9 @@ def some_images(data: RunData, n: int) -> Tensor:
 
     In the place of an unreadable one stands the next that can be read; where a few on end can't be, none does.
     """
-    validation, train = (data.split.get(name, np.zeros(0, dtype=np.int64)) for name in ("validation", "train"))
+    validation, train = (
+        data.split.get(name, np.zeros(0, dtype=np.int64)) for name in ("validation", "train")
+    )
     rows = validation if len(validation) >= n else train
     places = np.unique((np.arange(n) + 0.5) * len(rows) // n).astype(np.int64)
     found: list[Tensor] = []
@@ -84,8 +100,12 @@ def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> l
     """What there is to see of raw uint8 images (N, 3, S, S)."""
     prepared = _questions(experiment, images)
     model = _model(experiment, run)
-    asked = evolve(prepared, head_inputs={k: v for k, v in prepared.head_inputs.items() if k != CLEAN})
-    answers = model.forward_heads(model.encode(prepared)[0], asked) if run and asked.head_inputs else {}
+    asked = evolve(
+        prepared, head_inputs={k: v for k, v in prepared.head_inputs.items() if k != CLEAN}
+    )
+    answers = (
+        model.forward_heads(model.encode(prepared)[0], asked) if run and asked.head_inputs else {}
+    )
     (seen,) = prepared.head_inputs[CLEAN][0].images
     found = [
         Strip(f"raw\n{_px(images)}", images / 255),
@@ -101,7 +121,10 @@ def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> l
         assert isinstance(head, Head)
         where = " to view 1" if len(views) > 1 else ""
         drawn = _Drawn(label, where, entry.component, views[0][1], head_input.targets[0][0])
-        found += [*drawn.right(head), *(drawn.given(a) for a in answers.get(label, ()) if drawn.draws)]
+        found += [
+            *drawn.right(head),
+            *(drawn.given(a) for a in answers.get(label, ()) if drawn.draws),
+        ]
     return found
 
 
@@ -112,7 +135,9 @@ def sheet(rows: Sequence[Strip], size: int) -> np.ndarray:
     """
     side = size * -(-CELL // size)
     font = ImageFont.load_default(TEXT)
-    margin = 2 * GAP + max(round(font.getlength(line)) for s in rows for line in s.label.splitlines())
+    margin = 2 * GAP + max(
+        round(font.getlength(line)) for s in rows for line in s.label.splitlines()
+    )
     columns, step = max(len(s.images) for s in rows), side + GAP
     page = Image.new("RGB", (margin + columns * step + GAP, len(rows) * step + GAP), "white")
     pen = ImageDraw.Draw(page)
@@ -139,10 +164,19 @@ class _Clean(PretextTask):
 
 def _questions(experiment: Experiment, images: Tensor) -> PreparedBatch:
     """What the first step of a run would make of these images, for the clean view and for every pretext."""
-    pretexts = {label: evolve(e, samples="all", control="none") for label, e in experiment.pretexts.items()}
-    looked = evolve(experiment, tasks={}, pretexts={CLEAN: PretextEntry(_Clean()), **pretexts}, weighting=Equal())
+    pretexts = {
+        label: evolve(e, samples="all", control="none") for label, e in experiment.pretexts.items()
+    }
+    looked = evolve(
+        experiment,
+        tasks={},
+        pretexts={CLEAN: PretextEntry(_Clean()), **pretexts},
+        weighting=Equal(),
+    )
     n = len(images)
-    return prepare(looked, Batch(images, {}, {}, StepCounts({}, n, n), 0), KeyedRng((experiment.seed, 0, 0)))
+    return prepare(
+        looked, Batch(images, {}, {}, StepCounts({}, n, n), 0), KeyedRng((experiment.seed, 0, 0))
+    )
 
 
 def _model(experiment: Experiment, run: Path | None) -> HybridModel:
@@ -185,7 +219,10 @@ class _Drawn:
         ]
 
     def given(self, output: Any) -> Strip:
-        return Strip(f"{self.label}\nthe model's answer{self.where}", self.task.draw(self.view, self.target, output))
+        return Strip(
+            f"{self.label}\nthe model's answer{self.where}",
+            self.task.draw(self.view, self.target, output),
+        )
 
 
 def _cells(images: Tensor, side: int) -> np.ndarray:

@@ -26,16 +26,24 @@ class HybridModel(nn.Module):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
         self.views = experiment.views
-        self.measuring = experiment.weighting.at == "features"  # whether a forward gives the Gramian; set by each step
+        self.measuring = (
+            experiment.weighting.at == "features"
+        )  # whether a forward gives the Gramian; set by each step
         self.encoder = SharedEncoder(experiment.encoder, experiment.input.size)
-        self.shared_heads: dict[str, set[str]] = {}  # pretext label -> supervised heads that its loss goes through
-        supervised = {label: self._build(label, e, _SharedHeads({})) for label, e in experiment.tasks.items()}
+        self.shared_heads: dict[
+            str, set[str]
+        ] = {}  # pretext label -> supervised heads that its loss goes through
+        supervised = {
+            label: self._build(label, e, _SharedHeads({})) for label, e in experiment.tasks.items()
+        }
         self.tasks, self.heads = tuple(supervised), nn.ModuleDict(supervised)
         for label, entry in experiment.pretexts.items():
             self.heads[label] = head = self._build(label, entry, _SharedHeads(supervised))
             self.shared_heads[label] = _shared_labels(head, supervised)
 
-    def _build(self, label: str, entry: TaskEntry | PretextEntry, shared_heads: _SharedHeads) -> Head:
+    def _build(
+        self, label: str, entry: TaskEntry | PretextEntry, shared_heads: _SharedHeads
+    ) -> Head:
         head = entry.component.build(BuildContext(self.encoder.info, self.encoder, shared_heads))
         parts = set(head.modules())
         for name, module in {"the shared encoder": self.encoder, **shared_heads.heads}.items():
@@ -49,7 +57,9 @@ class HybridModel(nn.Module):
         """The Gramian is measured HERE: outside, DDP and precision wrappers hand back copies that are not in the graph."""
         features, trunk = self.encode(prepared)
         outputs = self.forward_heads(features, prepared)
-        losses = {label: self.compute_losses(label, output, prepared) for label, output in outputs.items()}
+        losses = {
+            label: self.compute_losses(label, output, prepared) for label, output in outputs.items()
+        }
         gram = self.gramian(losses, trunk) if self.measuring and torch.is_grad_enabled() else None
         return self._touch_idle(losses), gram
 
@@ -75,7 +85,11 @@ class HybridModel(nn.Module):
                 others, more = self._encode([rest[i] for i in kept])
         features: dict[int, Features] = dict(zip(kept, others))
         for at, mine in zip(cut, clean):
-            features[at] = tree_map(lambda a, b: torch.cat([a, b]), mine, features[at]) if at in features else mine
+            features[at] = (
+                tree_map(lambda a, b: torch.cat([a, b]), mine, features[at])
+                if at in features
+                else mine
+            )
         return [features[i] for i in range(len(rest))], points + more
 
     def _encode(self, images: Sequence[Tensor]) -> tuple[list[Features], list[Tensor]]:
@@ -95,7 +109,9 @@ class HybridModel(nn.Module):
             points.append(joint.shared)
         return [features[i] for i in range(len(images))], points
 
-    def forward_heads(self, features: Sequence[Features], prepared: PreparedBatch) -> dict[str, list[Any]]:
+    def forward_heads(
+        self, features: Sequence[Features], prepared: PreparedBatch
+    ) -> dict[str, list[Any]]:
         """label -> the head's output for each of its head_inputs; also what metrics and previews look at."""
         return {
             label: [self.heads[label](*(features[i] for i in r.images)) for r in head_inputs]
@@ -110,14 +126,18 @@ class HybridModel(nn.Module):
         head, head_inputs = self.heads[label], prepared.head_inputs[label]
         assert isinstance(head, Head)
         with losses_in_fp32(prepared.images[0].device.type):
-            views = torch.stack([_loss(label, head, o, r) for o, r in zip(outputs, head_inputs, strict=True)])
+            views = torch.stack(
+                [_loss(label, head, o, r) for o, r in zip(outputs, head_inputs, strict=True)]
+            )
             loss = views.mean(0)
             if self.views.reduce == "geometric" and len(views) > 1:
                 loss = views.clamp_min(1e-8).log().mean(0).exp()
             if head.coupled:  # already a mean over its samples
                 return loss
             share = head_inputs[0].share
-            return (loss if share is None else torch.where(share > 0, loss, 0)).sum() * prepared.scale[label]
+            return (
+                loss if share is None else torch.where(share > 0, loss, 0)
+            ).sum() * prepared.scale[label]
 
     # ---------------------------------------------------------------------------------------- gradients and parameters
 
@@ -128,7 +148,10 @@ class HybridModel(nn.Module):
         """
         k, world, device = len(losses), world_size(), trunk[0].device
         with torch.autocast(device.type, enabled=False):
-            rows = [torch.autograd.grad(loss, trunk, retain_graph=True, allow_unused=True) for loss in losses.values()]
+            rows = [
+                torch.autograd.grad(loss, trunk, retain_graph=True, allow_unused=True)
+                for loss in losses.values()
+            ]
         for label, row in zip(losses, rows, strict=True):
             if all(g is None for g in row):
                 raise MtlError(
@@ -137,7 +160,15 @@ class HybridModel(nn.Module):
                 )
         gram = torch.zeros(k, k, device=device)
         for point, column in zip(trunk, zip(*rows, strict=True), strict=True):
-            j = torch.stack([(torch.zeros_like(point) if g is None else g).flatten().float() for g in column]) / world
+            j = (
+                torch.stack(
+                    [
+                        (torch.zeros_like(point) if g is None else g).flatten().float()
+                        for g in column
+                    ]
+                )
+                / world
+            )
             gram += j @ j.T
         return total(gram)
 
@@ -149,20 +180,29 @@ class HybridModel(nn.Module):
         """Parameters that more than one loss may move: the encoder's, and those of heads that pretexts took."""
         taken = sorted({label for labels in self.shared_heads.values() for label in labels})
         return [
-            p for net in (self.encoder, *(self.heads[k] for k in taken)) for p in net.parameters() if p.requires_grad
+            p
+            for net in (self.encoder, *(self.heads[k] for k in taken))
+            for p in net.parameters()
+            if p.requires_grad
         ]
 
     def own(self, label: str) -> list[nn.Parameter]:
         """Parameters that this loss alone moves."""
         shared = {id(p) for p in self.shared()}
-        return [p for p in self.heads[label].parameters() if p.requires_grad and id(p) not in shared]
+        return [
+            p for p in self.heads[label].parameters() if p.requires_grad and id(p) not in shared
+        ]
 
     def _touch_idle(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """DDP waits for every parameter: give those of absent tasks a zero gradient, which the step then drops."""
         if world_size() == 1:
             return losses
         idle = [
-            p.sum() for k, head in self.heads.items() if k not in losses for p in head.parameters() if p.requires_grad
+            p.sum()
+            for k, head in self.heads.items()
+            if k not in losses
+            for p in head.parameters()
+            if p.requires_grad
         ]
         if not idle:
             return losses
@@ -210,20 +250,35 @@ def _shared_labels(head: Head, supervised: Mapping[str, Head]) -> set[str]:
 
 def _loss(label: str, head: Head, output: Any, head_input: HeadInput) -> Tensor:
     """(B,), or () of a coupled head. With mixup a reading has two answers, whose shares add up to at most 1."""
-    output = tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+    output = tree_map(
+        lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output
+    )
     losses = []
     for target, share in head_input.targets:
         loss = head.loss(output, target, *(() if share is None or not head.coupled else (share,)))
         if loss.ndim != (0 if head.coupled else 1):
             expected = "()" if head.coupled else "(B,), one value a sample"
-            hint = f" (set `coupled = True` on {type(head).__name__} if samples are judged together)"
-            raise MtlError(f"{label!r}: the loss has the shape {tuple(loss.shape)}; expected {expected}{hint}")
-        losses.append(loss if share is None or head.coupled else torch.where(share > 0, loss, 0) * share)
+            hint = (
+                f" (set `coupled = True` on {type(head).__name__} if samples are judged together)"
+            )
+            raise MtlError(
+                f"{label!r}: the loss has the shape {tuple(loss.shape)}; expected {expected}{hint}"
+            )
+        losses.append(
+            loss if share is None or head.coupled else torch.where(share > 0, loss, 0) * share
+        )
     return torch.stack(losses).sum(0)
 
 
 def _split(joint: Features, sizes: list[int]) -> list[Features]:
-    leaves = [[m.split(sizes) for m in joint.maps], joint.pooled.split(sizes), joint.shared.split(sizes)]
+    leaves = [
+        [m.split(sizes) for m in joint.maps],
+        joint.pooled.split(sizes),
+        joint.shared.split(sizes),
+    ]
     assert joint.images is not None
     images = joint.images.split(sizes)
-    return [Features(tuple(m[i] for m in leaves[0]), leaves[1][i], leaves[2][i], images[i]) for i in range(len(sizes))]
+    return [
+        Features(tuple(m[i] for m in leaves[0]), leaves[1][i], leaves[2][i], images[i])
+        for i in range(len(sizes))
+    ]

@@ -35,7 +35,9 @@ class SharedEncoder(nn.Module):
         features = self.eval().net(torch.zeros(1, 3, size, size))
         self.train(training)
         if not isinstance(features, Features) or features.pooled.ndim != 2:
-            raise MtlError(f"the encoder {type(self.net).__name__} must return mtlcore.Features with pooled (B, D)")
+            raise MtlError(
+                f"the encoder {type(self.net).__name__} must return mtlcore.Features with pooled (B, D)"
+            )
         maps = features.maps
         sizes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
         return EncoderInfo(features.pooled.shape[1], tuple(m.shape[1] for m in maps), sizes, size)

@@ -26,9 +26,19 @@ class _AugmentedBatch:
     """A batch to look at (`contracts.AugmentedBatch`): each augmentation is drawn when first asked for."""
 
     def __init__(
-        self, experiment: Experiment, images: Tensor, keyed_rng: KeyedRng, progress: float, clean: str | None
+        self,
+        experiment: Experiment,
+        images: Tensor,
+        keyed_rng: KeyedRng,
+        progress: float,
+        clean: str | None,
     ) -> None:
-        self.experiment, self.images, self.keyed_rng, self.progress = experiment, images, keyed_rng, progress
+        self.experiment, self.images, self.keyed_rng, self.progress = (
+            experiment,
+            images,
+            keyed_rng,
+            progress,
+        )
         self._clean = clean
         self._views: dict[tuple[str | int | None, ...], View] = {}
 
@@ -40,7 +50,9 @@ class _AugmentedBatch:
         name = (AUGMENT, number, augmentation)
         if name not in self._views:
             size = (self.experiment.input.size,) * 2
-            view = self.experiment.augmentation(augmentation).view(self.images, size, self.keyed_rng(*name))
+            view = self.experiment.augmentation(augmentation).view(
+                self.images, size, self.keyed_rng(*name)
+            )
             self._views[name] = evolve(view, augmentation=augmentation)
         return self._views[name]
 
@@ -49,7 +61,9 @@ class _AugmentedBatch:
         return next((name for name, v in self._views.items() if v.images is view.images), None)
 
     def finish(self, view: View, name: tuple[str | int | None, ...]) -> Tensor:
-        return self.experiment.augmentation(view.augmentation).finish(view.images, self.keyed_rng(FINISH, *name))
+        return self.experiment.augmentation(view.augmentation).finish(
+            view.images, self.keyed_rng(FINISH, *name)
+        )
 
 
 class _Table:
@@ -69,7 +83,9 @@ class _Table:
 
     def add(self, views: Sequence[View], samples: Samples, label: str = "") -> tuple[int, ...]:
         for i, view in enumerate(views):
-            self.entries.setdefault((id(view.images), samples), (view, self.augmented.name(view) or (label, i)))
+            self.entries.setdefault(
+                (id(view.images), samples), (view, self.augmented.name(view) or (label, i))
+            )
         return tuple(self.position(view, samples) for view in views)
 
     def position(self, view: View, samples: Samples) -> int:
@@ -79,17 +95,24 @@ class _Table:
         return (id(view.images), samples) in self.entries
 
     def cut(self, tree: Target, samples: Samples) -> Target:
-        return tree if samples == "all" or tree is None else tree_map(lambda x: x[self.slices[samples]], tree)
+        return (
+            tree
+            if samples == "all" or tree is None
+            else tree_map(lambda x: x[self.slices[samples]], tree)
+        )
 
     def images(self) -> tuple[Tensor, ...]:
         return tuple(
-            self.cut(self.augmented.finish(v, name), samples) for (_, samples), (v, name) in self.entries.items()
+            self.cut(self.augmented.finish(v, name), samples)
+            for (_, samples), (v, name) in self.entries.items()
         )
 
     def clean_samples(self) -> tuple[tuple[int, int], ...]:
         """Where the clean views stand, and how many of their samples are labeled: what `statistics = "clean"` parts."""
         clean = [self.augmented.augment(n) for n in range(self.augmented.experiment.views.clean)]
-        found: list[tuple[View, Samples]] = [(v, r) for v in clean for r in ("labeled", "all") if self.holds(v, r)]
+        found: list[tuple[View, Samples]] = [
+            (v, r) for v in clean for r in ("labeled", "all") if self.holds(v, r)
+        ]
         if not found or not self.labeled:
             raise MtlError(
                 'views.statistics = "clean" needs labeled samples of the clean view, and no head reads any: '
@@ -130,10 +153,14 @@ def prepare(
     for view, samples in _supervised(experiment, augmented, readable, table) if tasks else ():
         positions = table.add([view], samples)
         for label, task in tasks.items():
-            head_input = HeadInput(positions, table.cut(_answers(task, label, batch, view), samples))
+            head_input = HeadInput(
+                positions, table.cut(_answers(task, label, batch, view), samples)
+            )
             head_inputs[label] = (*head_inputs.get(label, ()), head_input)
     counted |= {label: batch.counts.labeled[label] for label in tasks}
-    head_inputs = {label: head_inputs[label] for label in experiment.entries if label in head_inputs}
+    head_inputs = {
+        label: head_inputs[label] for label in experiment.entries if label in head_inputs
+    }
     if experiment.weighting.at == "features":
         _same_images(head_inputs)
     return PreparedBatch(
@@ -154,13 +181,18 @@ def _question(
     if entry.control == "views_only":
         return views, None
     if entry.control == "random_target":
-        target = _random(label, entry, target, augmented.keyed_rng(label, CONTROL), len(augmented.images))
+        target = _random(
+            label, entry, target, augmented.keyed_rng(label, CONTROL), len(augmented.images)
+        )
     return views, HeadInput(positions, ((table.cut(target, entry.samples), None),))
 
 
 def _check(label: str, views: Sequence[View], target: Target, samples: int) -> None:
     """Shapes are host facts: looking at them costs no sync."""
-    for what, leaf in [*(("a view", v.images) for v in views), *(("a target", x) for x in tree_leaves(target))]:
+    for what, leaf in [
+        *(("a view", v.images) for v in views),
+        *(("a target", x) for x in tree_leaves(target)),
+    ]:
         if isinstance(leaf, Tensor) and (not leaf.ndim or len(leaf) != samples):
             raise MtlError(
                 f"pretext {label!r}: {what} has the shape {tuple(leaf.shape)}; expected {samples} samples first"
@@ -174,7 +206,10 @@ def _supervised(
 
     Samples without labels are not encoded in a clean view that only tasks read.
     """
-    policy, clean = experiment.views.supervised, [augmented.augment(n) for n in range(experiment.views.clean)]
+    policy, clean = (
+        experiment.views.supervised,
+        [augmented.augment(n) for n in range(experiment.views.clean)],
+    )
     views = [] if policy == "clean" else list(readable.values())
     if policy == "pretext" and not views:
         raise MtlError(
@@ -183,15 +218,24 @@ def _supervised(
         )
     if policy == "pretext":
         return [(view, "all") for view in views]
-    everyone = bool(views) or any(table.holds(v, "all") for v in clean) or table.labeled == len(augmented.images)
+    everyone = (
+        bool(views)
+        or any(table.holds(v, "all") for v in clean)
+        or table.labeled == len(augmented.images)
+    )
     others = [v for v in views if all(v.images is not c.images for c in clean)]
     return [*((v, "all") for v in others), *((v, "all" if everyone else "labeled") for v in clean)]
 
 
-def _answers(entry: TaskEntry, label: str, batch: Batch, view: View) -> tuple[tuple[Target, Tensor], ...]:
+def _answers(
+    entry: TaskEntry, label: str, batch: Batch, view: View
+) -> tuple[tuple[Target, Tensor], ...]:
     geometry = view.geometry
     assert geometry is not None, "supervised heads read whole images only"
-    target, share = entry.component.move(batch.targets[label], geometry), batch.present[label].float()
+    target, share = (
+        entry.component.move(batch.targets[label], geometry),
+        batch.present[label].float(),
+    )
     if view.mix is None:
         return ((target, share),)
     partner, own = view.mix

@@ -69,7 +69,9 @@ class Provider:
     @classmethod
     def of(cls, point: EntryPoint) -> Provider:
         dist = point.dist
-        return cls(point.name, dist.name if dist else None, dist.version if dist else None, point.value)
+        return cls(
+            point.name, dist.name if dist else None, dist.version if dist else None, point.value
+        )
 
     @classmethod
     def of_file(cls, file: PluginFile) -> Provider:
@@ -81,7 +83,9 @@ class Provider:
 
     def named_in(self, names: set[str]) -> bool:
         """Is its entry point or its distribution among these names?"""
-        return self.name in names or _canonical(self.distribution or "") in {_canonical(n) for n in names}
+        return self.name in names or _canonical(self.distribution or "") in {
+            _canonical(n) for n in names
+        }
 
 
 @frozen(eq=False)
@@ -125,13 +129,19 @@ class Catalog:
     # ------------------------------------------------------------------------------------------------ loading
 
     @classmethod
-    def load(cls, entry_points: Iterable[EntryPoint] | None = None, environ: Mapping[str, str] = os.environ) -> Catalog:
+    def load(
+        cls,
+        entry_points: Iterable[EntryPoint] | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Catalog:
         """Every plugin that is installed and not switched off; mtlcore's own come first, then by distribution and name.
 
         Raises MtlError where a plugin fails and MTLCORE_PLUGINS_FATAL is set; else warns, one line a plugin.
         """
         found = cls()
-        points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+        points = (
+            importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+        )
         offered = sorted(((Provider.of(p), p) for p in points), key=lambda pair: _order(pair[0]))
         switches = _Switches.read(environ)
         switches.warn_of_unknown([provider for provider, _ in offered])
@@ -147,7 +157,11 @@ class Catalog:
         twin = Catalog()
         for name, plugin in self._manager.list_name_plugin():
             twin._manager.register(plugin, name)
-        twin._classes, twin._records, twin._examples = dict(self._classes), list(self._records), dict(self._examples)
+        twin._classes, twin._records, twin._examples = (
+            dict(self._classes),
+            list(self._records),
+            dict(self._examples),
+        )
         return twin
 
     def load_file(self, path: str | os.PathLike[str] | PluginFile) -> PluginFile:
@@ -166,12 +180,18 @@ class Catalog:
         """Is this file, or a copy of it, loaded already?"""
         return self._manager.has_plugin(file.module_name)
 
-    def _admit(self, provider: Provider, importing: Callable[[], Any], fatal: bool, name: str | None = None) -> None:
+    def _admit(
+        self, provider: Provider, importing: Callable[[], Any], fatal: bool, name: str | None = None
+    ) -> None:
         before = len(self._records)
         try:
-            self._register(importing(), provider, name or f"{provider.distribution}:{provider.name}")
+            self._register(
+                importing(), provider, name or f"{provider.distribution}:{provider.name}"
+            )
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and the others must go on
-            self._records.append(Record(provider, "failed", provider.name, reason=one_line(error), error=error))
+            self._records.append(
+                Record(provider, "failed", provider.name, reason=one_line(error), error=error)
+            )
         for record in self._records[before:]:
             if record.error is not None:
                 _tell(record, fatal)
@@ -182,7 +202,9 @@ class Catalog:
         self._manager.register(plugin, name)
         try:
             self._refuse_unknown_hooks(plugin)
-            classes = [cls for given in self._ask("mtl_components", plugin) for cls in _listed(given)]
+            classes = [
+                cls for given in self._ask("mtl_components", plugin) for cls in _listed(given)
+            ]
             for examples in self._ask("mtl_examples", plugin):
                 self._examples.update(examples)
         except BaseException:
@@ -196,7 +218,9 @@ class Catalog:
         known = [name for name in vars(Specs) if name.startswith("mtl_")]
         hooks = [caller.name for caller in self._manager.get_hookcallers(plugin) or []]
         if not hooks:
-            raise MtlError(f"it implements no hook: mark one with @hookimpl; known: {', '.join(known)}")
+            raise MtlError(
+                f"it implements no hook: mark one with @hookimpl; known: {', '.join(known)}"
+            )
         for hook in hooks:
             if hook not in known:
                 raise MtlError(f"it implements the unknown hook {hook!r}; {nearest(hook, known)}")
@@ -213,7 +237,9 @@ class Catalog:
             reason = f"mtl_components gives {cls!r}: expected classes derived from one of {bases}"
             return Record(provider, "failed", provider.name, reason=reason, error=MtlError(reason))
         key = cls.kind, component_name(cls)
-        giver = next((r for r in self._records if r.status == "ok" and (r.kind, r.name) == key), None)
+        giver = next(
+            (r for r in self._records if r.status == "ok" and (r.kind, r.name) == key), None
+        )
         reason = fault(cls) or (_conflict(giver, provider) if giver else "")
         if reason:
             return Record(provider, "failed", key[1], key[0], reason, MtlError(reason))
@@ -256,14 +282,18 @@ class Catalog:
         if cls is None:
             raise self._missing(kind, wanted)
         if colon and not cls.family:
-            raise MtlError(f"{kind} {wanted!r} is no family of names: write {wanted!r} instead of {name!r}")
+            raise MtlError(
+                f"{kind} {wanted!r} is no family of names: write {wanted!r} instead of {name!r}"
+            )
         return cls
 
     def example(self, name: str) -> Path:
         """The TOML file of a shipped experiment. Raises MtlError where no plugin gives it."""
         if name not in self._examples:
             known = nearest(name, self._examples)
-            raise MtlError(f"no plugin ships an experiment named {name!r}; {known}{self._suspects()}")
+            raise MtlError(
+                f"no plugin ships an experiment named {name!r}; {known}{self._suspects()}"
+            )
         return self._examples[name]
 
     def records(self) -> list[dict[str, str | None]]:
@@ -274,16 +304,22 @@ class Catalog:
         for record in self._records:
             if record.status != "ok" and record.name == name and record.kind in (None, kind):
                 verb = "failed" if record.status == "failed" else "is blocked"
-                lost = MtlError(f"{kind} {name!r}: its plugin {record.provider} {verb}: {record.reason}")
+                lost = MtlError(
+                    f"{kind} {name!r}: its plugin {record.provider} {verb}: {record.reason}"
+                )
                 lost.__cause__ = record.error
                 return lost
-        unknown = MtlError(f"unknown {kind} {name!r}; {nearest(name, self.of_kind(kind))}{self._suspects()}")
+        unknown = MtlError(
+            f"unknown {kind} {name!r}; {nearest(name, self.of_kind(kind))}{self._suspects()}"
+        )
         unknown.__cause__ = next((r.error for r in self._records if r.error is not None), None)
         return unknown
 
     def _suspects(self) -> str:
         failed = [f"{r.provider}: {r.reason}" for r in self._records if r.status == "failed"]
-        return f" (these plugins failed, and may have given it: {'; '.join(failed)})" if failed else ""
+        return (
+            f" (these plugins failed, and may have given it: {'; '.join(failed)})" if failed else ""
+        )
 
 
 @functools.cache
@@ -302,7 +338,9 @@ class _Switches:
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> _Switches:
-        block, only = ({n.strip() for n in environ.get(v, "").split(",")} - {""} for v in (BLOCK, ONLY))
+        block, only = (
+            {n.strip() for n in environ.get(v, "").split(",")} - {""} for v in (BLOCK, ONLY)
+        )
         return cls(block, only, environ.get(FATAL, "").lower() not in ("", "0", "false", "no"))
 
     def reason(self, provider: Provider) -> str:

@@ -14,7 +14,17 @@ RESERVED: dict[str, frozenset[str]] = {
     "task": frozenset({"name", "weight"}),
     "pretext": frozenset({"name", "weight", "supervised", "samples", "control"}),
     "dataset": frozenset(
-        {"name", "labels", "unlabeled", "limit", "split", "group", "weight", "max_bad", "exclude_duplicates"}
+        {
+            "name",
+            "labels",
+            "unlabeled",
+            "limit",
+            "split",
+            "group",
+            "weight",
+            "max_bad",
+            "exclude_duplicates",
+        }
     ),
 }
 """The keys that the core itself reads in the tables of a kind: no plugin may have a field of such a name."""

@@ -32,7 +32,9 @@ class PluginFile:
         try:
             return cls(file, file.read_bytes())
         except OSError as error:
-            raise MtlError(f"plugin file {file} can't be read: {error.strerror or error}") from error
+            raise MtlError(
+                f"plugin file {file} can't be read: {error.strerror or error}"
+            ) from error
 
     @property
     def sha256(self) -> str:
@@ -68,7 +70,9 @@ class PluginFile:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # BEFORE it runs: annotations are looked up there, and so are pickled classes
+        sys.modules[name] = (
+            module  # BEFORE it runs: annotations are looked up there, and so are pickled classes
+        )
         try:
             spec.loader.exec_module(module)
         except BaseException:

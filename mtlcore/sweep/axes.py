@@ -32,10 +32,19 @@ class Axis:
         key, equals, typed = text.partition("=")
         values = tuple(_parted(typed)) if equals else ()
         if not values or "" in values:
-            raise MtlError(f"--over {text}: expected KEY=VALUE,VALUE, such as pretext.puzzling.weight=0,0.1,0.3")
+            raise MtlError(
+                f"--over {text}: expected KEY=VALUE,VALUE, such as pretext.puzzling.weight=0,0.1,0.3"
+            )
         axis = cls(key.strip(), values)
         meant = [plain(parse_override(override)[1]) for override in axis.overrides]
-        twice = next((v for i, v in enumerate(meant) if any(type(v) is type(w) and v == w for w in meant[:i])), None)
+        twice = next(
+            (
+                v
+                for i, v in enumerate(meant)
+                if any(type(v) is type(w) and v == w for w in meant[:i])
+            ),
+            None,
+        )
         if twice is not None:
             raise MtlError(f"--over {text}: the value {twice!r} stands there twice")
         return axis
@@ -66,7 +75,9 @@ def folder_name(keys: Sequence[str], setting: Sequence[str], seed: int) -> str:
         typed = override.partition("=")[2]
         legal = re.sub(r"[^A-Za-z0-9.+-]+", "-", typed).strip("-")[:LONGEST]
         unique = (
-            "" if legal == typed else "-" * bool(legal) + hashlib.blake2b(typed.encode(), digest_size=3).hexdigest()
+            ""
+            if legal == typed
+            else "-" * bool(legal) + hashlib.blake2b(typed.encode(), digest_size=3).hexdigest()
         )
         shown = short if last.count(short) == 1 else re.sub(r"[^A-Za-z0-9._-]+", "-", key)
         parts.append(f"{shown}={legal}{unique}")

@@ -61,11 +61,15 @@ class Setting:
     def sd(self) -> float:
         """The sample's standard deviation (n - 1); nan of a single run."""
         values = [f.value for f in self.figures]
-        return statistics.stdev(values) if self.n > 1 and all(map(math.isfinite, values)) else math.nan
+        return (
+            statistics.stdev(values) if self.n > 1 and all(map(math.isfinite, values)) else math.nan
+        )
 
     def as_json(self) -> dict[str, Any]:
         runs = [asdict(figure) for figure in self.figures]
-        return finite({"values": self.values, "n": self.n, "mean": self.mean, "sd": self.sd, "runs": runs})
+        return finite(
+            {"values": self.values, "n": self.n, "mean": self.mean, "sd": self.sd, "runs": runs}
+        )
 
 
 @frozen
@@ -101,13 +105,28 @@ def figure_of(run: Planned, metric: str) -> Figure:
     provenance = folder.provenance()
     if run.state == "diverged":
         last: dict[str, Any] = next((row for row in reversed(folder.rows()) if "cpu_s" in row), {})
-        return Figure(run.name, run.seed, math.nan, {}, last.get("step", 0), last.get("cpu_s", 0.0), diverged=True)
+        return Figure(
+            run.name,
+            run.seed,
+            math.nan,
+            {},
+            last.get("step", 0),
+            last.get("cpu_s", 0.0),
+            diverged=True,
+        )
     validation = provenance.get("validation", {})
     if metric not in validation:
         raise MtlError(
             f"{run.folder}: there is no {metric!r} on the validation split, by which a setting is chosen: {VALIDATION}"
         )
-    return Figure(run.name, run.seed, float(validation[metric]), validation, provenance["steps"], provenance["cpu_s"])
+    return Figure(
+        run.name,
+        run.seed,
+        float(validation[metric]),
+        validation,
+        provenance["steps"],
+        provenance["cpu_s"],
+    )
 
 
 def best_of(settings: Sequence[Setting], higher: bool) -> Setting | None:

@@ -32,4 +32,10 @@ class Planned:
         if not run.config.is_file():
             return "new"
         provenance = run.provenance()
-        return "finished" if provenance.get("finished") else "diverged" if provenance.get("diverged") else "begun"
+        return (
+            "finished"
+            if provenance.get("finished")
+            else "diverged"
+            if provenance.get("diverged")
+            else "begun"
+        )

@@ -48,14 +48,23 @@ class Sweep:
         """
         require_axes(axes)
         settings = list(itertools.product(*(axis.overrides for axis in axes)))
-        experiments = {setting: loaded(config, overrides, setting, plugin_files) for setting in settings}
+        experiments = {
+            setting: loaded(config, overrides, setting, plugin_files) for setting in settings
+        }
         require_choice(experiments)
         runs = []
         for setting, first in experiments.items():
             for seed in dict.fromkeys(seeds or (first.seed,)):
                 name = folder_name([axis.key for axis in axes], setting, seed)
                 runs.append(
-                    Planned(name, setting, seed, evolve(first, seed=seed), out / name, out / "configs" / f"{name}.toml")
+                    Planned(
+                        name,
+                        setting,
+                        seed,
+                        evolve(first, seed=seed),
+                        out / name,
+                        out / "configs" / f"{name}.toml",
+                    )
                 )
         sweep = cls(out, tuple(runs))
         for run in sweep.runs:
@@ -76,7 +85,9 @@ class Sweep:
         except Diverged as error:
             RunFolder(run.folder).note({"diverged": str(error)})
             if reporter is not None:
-                reporter.note(f"{run.name} has diverged, and its setting will not be chosen: {error}")
+                reporter.note(
+                    f"{run.name} has diverged, and its setting will not be chosen: {error}"
+                )
         self._write()
 
     def outcome(self) -> Outcome:
@@ -85,7 +96,9 @@ class Sweep:
         metrics = {judged_by(run.folder) for run in ended}
         if len(metrics) > 1:
             names = ", ".join(sorted(name for name, _ in metrics))
-            raise MtlError(f"{self.out}: the runs are judged by different metrics ({names}): set train.best")
+            raise MtlError(
+                f"{self.out}: the runs are judged by different metrics ({names}): set train.best"
+            )
         metric, higher = next(iter(metrics), ("", True))
         settings = []
         for setting in dict.fromkeys(run.setting for run in self.runs):

@@ -32,7 +32,9 @@ def require_axes(axes: Sequence[Axis]) -> None:
             raise MtlError(f"--over {key} is given twice: list all its values in one")
 
 
-def loaded(config: Path, overrides: Sequence[str], setting: Sequence[str], plugin_files: Sequence[Path]) -> Experiment:
+def loaded(
+    config: Path, overrides: Sequence[str], setting: Sequence[str], plugin_files: Sequence[Path]
+) -> Experiment:
     """The experiment of one setting; in messages its values came from --over."""
     try:
         experiment = load(config, [*overrides, *setting], plugin_files)
@@ -78,7 +80,9 @@ def _require_comparable(experiments: Mapping[tuple[str, ...], Experiment]) -> No
             f"the settings are judged by different metrics ({told}): name one that all of them have by train.best"
         )
     keys = (key for setting in experiments for key in values_of(setting))
-    factor = next((key for key in keys if key.startswith("pretext.") and key.endswith(".weight")), None)
+    factor = next(
+        (key for key in keys if key.startswith("pretext.") and key.endswith(".weight")), None
+    )
     if LOSS in judges and factor:
         raise MtlError(
             f"without tasks the runs are judged by their loss, and {factor} is a factor of it: "
@@ -110,10 +114,14 @@ def _require_validation(experiments: Sequence[Experiment]) -> None:
         if not entries or all(entry in seen for entry in entries):
             continue
         seen += entries
-        plain_data = {k: evolve(entry, exclude_duplicates="none") for k, entry in experiment.data.items()}
+        plain_data = {
+            k: evolve(entry, exclude_duplicates="none") for k, entry in experiment.data.items()
+        }
         plainly = evolve(experiment, data=plain_data)
         if not any("validation" in open_dataset(plainly, label).split for label in plain_data):
-            raise MtlError(f"input.validation = 0: a setting is chosen on the validation split: {VALIDATION}")
+            raise MtlError(
+                f"input.validation = 0: a setting is chosen on the validation split: {VALIDATION}"
+            )
 
 
 def require_same(run: Planned) -> None:
@@ -121,12 +129,16 @@ def require_same(run: Planned) -> None:
     if run.state == "new":
         return
     if not run.config.exists():
-        raise MtlError(f"{run.folder} holds a run that this sweep did not begin: choose another --out")
+        raise MtlError(
+            f"{run.folder} holds a run that this sweep did not begin: choose another --out"
+        )
     again = f"bring it back, or choose another --out (or remove {run.folder} and {run.config})"
     try:
         before = dump(load(run.config)).splitlines()
     except MtlError as error:
-        raise MtlError(f"{run.folder} was begun with another configuration: {again}\n  {error}") from error
+        raise MtlError(
+            f"{run.folder} was begun with another configuration: {again}\n  {error}"
+        ) from error
     now = dump(run.experiment).splitlines()
     if before != now:
         changes = [line.rstrip() for line in ndiff(before, now) if line[:1] in "+-"]

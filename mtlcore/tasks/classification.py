@@ -40,7 +40,9 @@ class Classification(SupervisedTask):
 
     def __attrs_post_init__(self) -> None:
         if self.classes and self.class_weights and len(self.classes) != len(self.class_weights):
-            raise ValueError(f"class_weights has {len(self.class_weights)} numbers for {len(self.classes)} classes")
+            raise ValueError(
+                f"class_weights has {len(self.class_weights)} numbers for {len(self.classes)} classes"
+            )
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes holds a name twice: {self.classes}")
 
@@ -49,7 +51,9 @@ class Classification(SupervisedTask):
         self._refuse_numbers(annotation)
         names = self.classes or tuple(sorted({str(a) for a in annotation} - {""}))
         if not names:
-            raise MtlError(f"no training sample has the annotation {self.reads!r}: there are no classes to learn")
+            raise MtlError(
+                f"no training sample has the annotation {self.reads!r}: there are no classes to learn"
+            )
         if self.balance == "none" or self.class_weights:
             return evolve(self, classes=names)
         counts = np.array([(annotation == name).sum() for name in names])
@@ -90,7 +94,11 @@ class Classification(SupervisedTask):
         return F.one_hot(target, len(self.classes)).float()
 
     def metrics(self) -> dict[str, Any]:
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassConfusionMatrix,
+            MulticlassF1Score,
+        )
 
         c = len(self.classes)
         return {
@@ -125,7 +133,11 @@ class ClassificationHead(Head):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(
-            output, target, self.class_weights, reduction="none", label_smoothing=self.label_smoothing
+            output,
+            target,
+            self.class_weights,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
         )
 
     def ideal(self, target: Tensor) -> Tensor:

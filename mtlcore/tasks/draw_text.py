@@ -7,7 +7,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-SMALLEST, SHARE = 7, 7  # letters: pixels at least, and the part of the image's height that they take
+SMALLEST, SHARE = (
+    7,
+    7,
+)  # letters: pixels at least, and the part of the image's height that they take
 
 
 def written(image: Tensor, *lines: str) -> Tensor:
@@ -16,7 +19,9 @@ def written(image: Tensor, *lines: str) -> Tensor:
     Letters are scaled to the image; a line that is too wide gets smaller ones, down to 7 pixels: enlarge what is smaller
     than about 60 pixels before. Same shape, dtype and device.
     """
-    pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    pixels = (
+        (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    )
     canvas = Image.fromarray(np.ascontiguousarray(pixels))
     font = _fitting(lines, *canvas.size)
     step = sum(font.getmetrics())  # above the line, and below it
@@ -41,5 +46,7 @@ def _fitting(lines: tuple[str, ...], width: int, height: int) -> ImageFont.FreeT
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # the bitmap font comes back only where no size is asked for
+    assert isinstance(
+        font, ImageFont.FreeTypeFont
+    )  # the bitmap font comes back only where no size is asked for
     return font

@@ -54,7 +54,11 @@ class Multilabel(SupervisedTask):
     def __attrs_post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes holds a name twice: {self.classes}")
-        wrong = [name for name in self.classes if not name or SEPARATOR in name or name.startswith(UNKNOWN)]
+        wrong = [
+            name
+            for name in self.classes
+            if not name or SEPARATOR in name or name.startswith(UNKNOWN)
+        ]
         if wrong:
             raise ValueError(
                 f"classes holds {wrong[0]!r}: a name has letters, no {SEPARATOR!r}, and no {UNKNOWN!r} in front"
@@ -69,7 +73,9 @@ class Multilabel(SupervisedTask):
                 f"the annotation {self.reads!r} holds numbers, which have no names: give the task `classes`, in the "
                 f"order of the columns"
             )
-        names = {name for cell in np.unique(annotation) for name in (*_present(cell), *_unknown(cell))}
+        names = {
+            name for cell in np.unique(annotation) for name in (*_present(cell), *_unknown(cell))
+        }
         if not names:
             raise MtlError(
                 f"no training sample has a label in the annotation {self.reads!r}: there are no classes to learn"
@@ -78,7 +84,11 @@ class Multilabel(SupervisedTask):
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
         """(N,) strings or (N, L) numbers -> (N, L) int64: 1 there, 0 not there, -1 unknown; present (N,) bool."""
-        flags = self._of_numbers(annotation) if annotation.dtype.kind in "fiub" else self._of_names(annotation)
+        flags = (
+            self._of_numbers(annotation)
+            if annotation.dtype.kind in "fiub"
+            else self._of_names(annotation)
+        )
         present = (flags != _UNKNOWN).any(1)
         return torch.from_numpy(np.where(present[:, None], flags, 0)), torch.from_numpy(present)
 
@@ -102,7 +112,9 @@ class Multilabel(SupervisedTask):
         known = ~np.isnan(numbers)
         strange = numbers[known & (numbers != 0) & (numbers != 1)]
         if len(strange):
-            raise MtlError(f"the annotation {self.reads!r} holds {strange[0]:g}; expected 0, 1, or nothing")
+            raise MtlError(
+                f"the annotation {self.reads!r} holds {strange[0]:g}; expected 0, 1, or nothing"
+            )
         return np.where(known, numbers, _UNKNOWN).astype(np.int64)
 
     def _of_names(self, annotation: Annotation) -> np.ndarray:
@@ -129,7 +141,11 @@ class Multilabel(SupervisedTask):
 
     def metrics(self) -> dict[str, Any]:
         """macro_map: mean over the labels of the average precision. The others call a label present from 0.5 on."""
-        from torchmetrics.classification import MultilabelAveragePrecision, MultilabelExactMatch, MultilabelF1Score
+        from torchmetrics.classification import (
+            MultilabelAveragePrecision,
+            MultilabelExactMatch,
+            MultilabelF1Score,
+        )
 
         n = len(self.classes)
         return {
@@ -141,7 +157,10 @@ class Multilabel(SupervisedTask):
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
         """(3, H, W) in [0, 1], (L,) probabilities -> the image with the names of the labels that are there."""
-        return written(image, ", ".join(name for name, p in zip(self.classes, decoded.tolist()) if p >= 0.5) or "-")
+        return written(
+            image,
+            ", ".join(name for name, p in zip(self.classes, decoded.tolist()) if p >= 0.5) or "-",
+        )
 
 
 class MultilabelHead(Head):
@@ -157,7 +176,9 @@ class MultilabelHead(Head):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """(B,): the mean over the labels that are known."""
         known = (target != _UNKNOWN).float()
-        each = F.binary_cross_entropy_with_logits(output.float(), target.clamp_min(0).float(), reduction="none")
+        each = F.binary_cross_entropy_with_logits(
+            output.float(), target.clamp_min(0).float(), reduction="none"
+        )
         return (each * known).sum(1) / known.sum(1).clamp_min(1)
 
     def ideal(self, target: Tensor) -> Tensor:

@@ -17,7 +17,11 @@ from ..rng import Rng
 from .classification import fraction
 from .draw_text import written
 
-_LOSSES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.huber_loss}
+_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
+    "huber": F.huber_loss,
+}
 
 
 def _positive(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> None:
@@ -43,7 +47,9 @@ class Regression(SupervisedTask):
     dropout: float = field(default=0.0, validator=fraction)
 
     def __attrs_post_init__(self) -> None:
-        given = {key: len(getattr(self, key)) for key in ("outputs", "mean", "std") if getattr(self, key)}
+        given = {
+            key: len(getattr(self, key)) for key in ("outputs", "mean", "std") if getattr(self, key)
+        }
         if len(set(given.values())) > 1:
             raise ValueError(f"outputs, mean and std differ in length: {given}")
         if len(set(self.outputs)) != len(self.outputs):
@@ -61,7 +67,9 @@ class Regression(SupervisedTask):
             )
         mean = self.mean or tuple(values.mean(0).tolist())
         std = self.std or tuple(float(s) if s > 0 else 1.0 for s in values.std(0))
-        return evolve(self, outputs=self.outputs or tuple(map(str, range(len(mean)))), mean=mean, std=std)
+        return evolve(
+            self, outputs=self.outputs or tuple(map(str, range(len(mean)))), mean=mean, std=std
+        )
 
     def known(self, values: np.ndarray) -> np.ndarray:
         """(N, D) -> (N,) bool: the samples that are labels. Override where a set writes a number for "none"."""
@@ -71,7 +79,9 @@ class Regression(SupervisedTask):
         """(N,) or (N, D) numbers -> (N, D) float32, in their own unit; present (N,) bool."""
         values = self._values(annotation)
         present = self.known(values)
-        return torch.from_numpy(np.where(present[:, None], values, 0).astype(np.float32)), torch.from_numpy(present)
+        return torch.from_numpy(
+            np.where(present[:, None], values, 0).astype(np.float32)
+        ), torch.from_numpy(present)
 
     def examples(self, n: int, rng: Rng) -> Annotation:
         """(n,) or (n, D) drawn numbers, D as the fields say, for the conformance kit."""
@@ -103,7 +113,10 @@ class Regression(SupervisedTask):
 
     def decode(self, output: Tensor) -> Tensor:
         """(B, D) standardized -> (B, D) in the annotation's unit."""
-        return output.float() * output.new_tensor(self.std).float() + output.new_tensor(self.mean).float()
+        return (
+            output.float() * output.new_tensor(self.std).float()
+            + output.new_tensor(self.mean).float()
+        )
 
     def as_answer(self, target: Tensor) -> Tensor:
         """(B, D) -> (B, D): a target is an answer."""
@@ -128,7 +141,9 @@ class Regression(SupervisedTask):
         """(3, H, W) in [0, 1], (D,) numbers -> the image with the numbers on it."""
         if len(self.outputs) == 1:
             return written(image, f"{float(decoded):.4g}")
-        return written(image, *(f"{name} {number:.3g}" for name, number in zip(self.outputs, decoded.tolist())))
+        return written(
+            image, *(f"{name} {number:.3g}" for name, number in zip(self.outputs, decoded.tolist()))
+        )
 
 
 def _first_text(annotation: Annotation) -> str:

@@ -26,6 +26,12 @@ from .kit import Skip as Skip
 pretext_checks, pretext_conformance = partial(checks, "pretext"), partial(test_of, "pretext")
 task_checks, task_conformance = partial(checks, "task"), partial(test_of, "task")
 encoder_checks, encoder_conformance = partial(checks, "encoder"), partial(test_of, "encoder")
-weighting_checks, weighting_conformance = partial(checks, "weighting"), partial(test_of, "weighting")
+weighting_checks, weighting_conformance = (
+    partial(checks, "weighting"),
+    partial(test_of, "weighting"),
+)
 dataset_checks, dataset_conformance = partial(checks, "dataset"), partial(test_of, "dataset")
-augmentation_checks, augmentation_conformance = partial(checks, "augmentation"), partial(test_of, "augmentation")
+augmentation_checks, augmentation_conformance = (
+    partial(checks, "augmentation"),
+    partial(test_of, "augmentation"),
+)

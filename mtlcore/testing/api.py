@@ -46,7 +46,9 @@ def conformance(
     component that are not at their defaults. Raises MtlError on unknown names, of plugins, fields or checks.
     """
     if kind not in lists():
-        raise MtlError(f"there are no conformance checks for the kind {kind!r}; {nearest(kind, lists())}")
+        raise MtlError(
+            f"there are no conformance checks for the kind {kind!r}; {nearest(kind, lists())}"
+        )
     checks, harness = lists()[kind]
     cls = plugin if isinstance(plugin, type) else (known or catalog()).find(kind, plugin)
     name = component_name(cls) if isinstance(plugin, type) else plugin
@@ -81,7 +83,9 @@ def test_of(kind: str, plugin: str | type[Component], **options: Any) -> Callabl
 
 def _require_fields(kind: str, name: str, cls: type[Component], fields: Mapping[str, Any]) -> None:
     known = (
-        [f.alias or f.name for f in attrs.fields(cls)] if attrs.has(cls) else list(inspect.signature(cls).parameters)
+        [f.alias or f.name for f in attrs.fields(cls)]
+        if attrs.has(cls)
+        else list(inspect.signature(cls).parameters)
     )
     for field in fields:
         if field not in known:

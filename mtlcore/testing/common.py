@@ -103,7 +103,10 @@ def configuration_is_frozen(subject: Subject) -> None:
         except attrs.exceptions.FrozenInstanceError:
             continue
         raise AssertionError(f"the field {field.name!r} can be set")
-    require(subject.component == subject.cls(**subject.fields), "two components of equal fields are not equal")
+    require(
+        subject.component == subject.cls(**subject.fields),
+        "two components of equal fields are not equal",
+    )
 
 
 @COMMON.check(

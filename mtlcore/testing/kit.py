@@ -92,7 +92,9 @@ class Group:
         def add(run: Callable[..., None]) -> Callable[..., None]:
             before = (needs,) if isinstance(needs, str) else tuple(needs)
             doc = inspect.cleandoc(run.__doc__ or "").splitlines()[0]
-            self.checks.append(Check(run.__name__, group, doc, why, mend, run, before, capability, core, shows))
+            self.checks.append(
+                Check(run.__name__, group, doc, why, mend, run, before, capability, core, shows)
+            )
             return run
 
         return add
@@ -143,7 +145,10 @@ class Report:
     @property
     def counts(self) -> dict[str, int]:
         """How many checks ended in each status; how many ran (passed, failed or failed as said)."""
-        by = {s: sum(o.status == s for o in self.checks) for s in ("passed", "failed", "skipped", "blocked", "xfailed")}
+        by = {
+            s: sum(o.status == s for o in self.checks)
+            for s in ("passed", "failed", "skipped", "blocked", "xfailed")
+        }
         return {"ran": by["passed"] + by["failed"] + by["xfailed"], **by}
 
     @property
@@ -179,7 +184,9 @@ class Conformance:
         whose = f"{self.checks.kind} {self.plugin!r}"
         _require_known(self.xfail, self.checks.checks, f"{whose}: xfail names no check")
         _require_known(
-            self.lacks, self.checks.capabilities, f"{whose}: lacks names no capability of a {self.checks.kind}"
+            self.lacks,
+            self.checks.capabilities,
+            f"{whose}: lacks names no capability of a {self.checks.kind}",
         )
         for name in self.xfail:
             if self.checks.checks[name].core:
@@ -192,7 +199,9 @@ class Conformance:
         """Run all that has not run yet. each: told of every outcome in turn."""
         for name in self.checks.checks:
             each(self.outcome(name))
-        return Report(self.plugin, self.checks.kind, tuple(self.outcome(name) for name in self.checks.checks))
+        return Report(
+            self.plugin, self.checks.kind, tuple(self.outcome(name) for name in self.checks.checks)
+        )
 
     def outcome(self, name: str) -> Outcome:
         if name not in self._outcomes:
@@ -225,11 +234,23 @@ class Conformance:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a plugin raises is its failure: an exit and a skip too
-            return ("failed", self._explained(check, error)) if expected is None else ("xfailed", expected)
-        return ("passed", "") if expected is None else ("failed", f"it passes, though xfail says: {expected}")
+            return (
+                ("failed", self._explained(check, error))
+                if expected is None
+                else ("xfailed", expected)
+            )
+        return (
+            ("passed", "")
+            if expected is None
+            else ("failed", f"it passes, though xfail says: {expected}")
+        )
 
     def _explained(self, check: Check, error: BaseException) -> str:
-        said = str(error) if isinstance(error, AssertionError | MtlError) else f"{type(error).__name__}: {error}"
+        said = (
+            str(error)
+            if isinstance(error, AssertionError | MtlError)
+            else f"{type(error).__name__}: {error}"
+        )
         example = getattr(error, "_example", None)
         lines = [
             f"{self.checks.kind} {self.plugin!r} fails {check.name}",
@@ -306,7 +327,11 @@ def _call(check: Check, subject: Any, draws: SearchStrategy[Any], examples: int)
             error._example = last[-1]  # type: ignore[attr-defined]  # Hypothesis runs the smallest example last
         raise
     if not proven:
-        raise AssertionError(f"{unproven[-1]}, in every example") if check.shows else Skip(unproven[-1])
+        raise (
+            AssertionError(f"{unproven[-1]}, in every example")
+            if check.shows
+            else Skip(unproven[-1])
+        )
 
 
 def _require_known(named: Mapping[str, str], known: Mapping[str, Any], said: str) -> None:

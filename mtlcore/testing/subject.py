@@ -36,7 +36,9 @@ class Drawn:
         return patterns(self.samples, self.size, self.seed)
 
 
-def draws(samples: tuple[int, int] = (2, 4), sizes: tuple[int, ...] = (32, 40, 48)) -> st.SearchStrategy[Drawn]:
+def draws(
+    samples: tuple[int, int] = (2, 4), sizes: tuple[int, ...] = (32, 40, 48)
+) -> st.SearchStrategy[Drawn]:
     """Drawn examples; shapes and seeds are drawn, tensors are built from them, so that shrinking stays fast."""
     return st.builds(Drawn, st.integers(*samples), st.sampled_from(sizes), st.integers(0, 2**16))
 

@@ -24,7 +24,15 @@ from ..runs import RunFolder
 from .optim import loss_weighting_optimizer_for, optimizer_for
 from .step import TrainState, task_weights
 
-PLUGIN_FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
+PLUGIN_FAILURES = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
 
 
 def build_train_state(
@@ -52,7 +60,9 @@ def build_train_state(
         model=model,
         loss_weighting=loss_weighting,
         optimizer=optimizer,
-        loss_weighting_optimizer=loss_weighting_optimizer_for(loss_weighting, experiment.optimizer.lr),
+        loss_weighting_optimizer=loss_weighting_optimizer_for(
+            loss_weighting, experiment.optimizer.lr
+        ),
         ema=ema,
         module=module,
         fabric=fabric,
@@ -83,7 +93,11 @@ def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> Non
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     problems = [
         f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} ({len(names)})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(shapes)))
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", sorted(shapes)),
+        )
         if names
     ]
     if problems:
@@ -108,7 +122,9 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
             task_weights(loss_weighting, StepLosses(names, values, gram, primary, 0.0, 0, rng))
     except PLUGIN_FAILURES as error:
         told = ", ".join(f"{key} = {value!r}" for key, value in component_table(weighting).items())
-        raise MtlError(f"[weighting] {told}: a trial on made losses failed: {type(error).__name__}: {error}") from error
+        raise MtlError(
+            f"[weighting] {told}: a trial on made losses failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def dry_run(train_state: TrainState, real: Batch) -> None:
@@ -128,7 +144,9 @@ def dry_run(train_state: TrainState, real: Batch) -> None:
         with torch.set_grad_enabled(train_state.model.measuring), train_state.fabric.autocast():
             train_state.model(
                 prepare(
-                    train_state.experiment, batch, KeyedRng((train_state.experiment.seed,), train_state.fabric.device)
+                    train_state.experiment,
+                    batch,
+                    KeyedRng((train_state.experiment.seed,), train_state.fabric.device),
                 )
             )
     except PLUGIN_FAILURES as error:

@@ -20,13 +20,17 @@ def fabric_for(experiment: Experiment) -> Fabric:
     Raises MtlError where the precision does not fit the device or the weighting.
     """
     train = experiment.train
-    cuda = train.accelerator == "cuda" or (train.accelerator == "auto" and torch.cuda.is_available())
+    cuda = train.accelerator == "cuda" or (
+        train.accelerator == "auto" and torch.cuda.is_available()
+    )
     if train.accelerator == "cuda" and not torch.cuda.is_available():
         raise MtlError('train.accelerator = "cuda", and torch sees no GPU: set "auto" or "cpu"')
     if train.precision == "16-mixed" and not cuda:
         raise MtlError('train.precision = "16-mixed" needs a GPU: set "bf16-mixed" or "32"')
     if train.precision == "16-mixed" and (at := experiment.weighting.at) != "losses":
-        raise MtlError(f'train.precision = "16-mixed" and a weighting at = "{at}" exclude each other: set "bf16-mixed"')
+        raise MtlError(
+            f'train.precision = "16-mixed" and a weighting at = "{at}" exclude each other: set "bf16-mixed"'
+        )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     devices = local or train.devices
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local if local else 1
@@ -42,7 +46,9 @@ def fabric_for(experiment: Experiment) -> Fabric:
     )  # channels_last: no error, says torch
     fabric.launch()
     if fabric.world_size != devices * nodes:
-        raise MtlError(f"started {fabric.world_size} processes for {devices} devices on {nodes} machines")
+        raise MtlError(
+            f"started {fabric.world_size} processes for {devices} devices on {nodes} machines"
+        )
     return fabric
 
 

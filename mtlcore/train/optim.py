@@ -28,7 +28,9 @@ def optimizer_for(model: nn.Module, settings: Optimizer) -> torch.optim.Optimize
     return optimizer
 
 
-def loss_weighting_optimizer_for(loss_weighting: nn.Module, lr: float) -> torch.optim.Optimizer | None:
+def loss_weighting_optimizer_for(
+    loss_weighting: nn.Module, lr: float
+) -> torch.optim.Optimizer | None:
     """Learned loss weights: Adam on the run's schedule, no decay."""
     learned = list(loss_weighting.parameters())
     return torch.optim.Adam(learned, lr=lr, fused=True) if learned else None

@@ -41,7 +41,9 @@ class Record:
         nan = float("nan")
         table = [[logged.get(k, nan) for k in keys] for logged in self._pending]
         values = (
-            torch.stack([torch.stack([_scalar(v) for v in row]) for row in table]).cpu() if table else torch.empty(0, 0)
+            torch.stack([torch.stack([_scalar(v) for v in row]) for row in table]).cpu()
+            if table
+            else torch.empty(0, 0)
         )
         self._pending.clear()
         means: dict[str, float] = {}
@@ -49,7 +51,11 @@ class Record:
             bad = values[:, keys.index("skipped")] > 0
             self._count(bad.tolist())
             good = values[~bad]
-            means = {k: float(good[:, i].nanmean()) for i, k in enumerate(keys) if k != "skipped" and len(good)}
+            means = {
+                k: float(good[:, i].nanmean())
+                for i, k in enumerate(keys)
+                if k != "skipped" and len(good)
+            }
         self._clock()
         return {k: v for k, v in means.items() if v == v}
 
@@ -65,7 +71,10 @@ class Record:
 
     def _clock(self) -> None:
         cpu, wall = time.process_time(), time.perf_counter()
-        self.cpu_s, self.wall_s = self.cpu_s + cpu - self._cpu_from, self.wall_s + wall - self._wall_from
+        self.cpu_s, self.wall_s = (
+            self.cpu_s + cpu - self._cpu_from,
+            self.wall_s + wall - self._wall_from,
+        )
         self._cpu_from, self._wall_from = cpu, wall
 
     def state(self) -> dict[str, float | int]:

@@ -65,7 +65,9 @@ class TrainState:
 
     def keyed_rng(self, micro_batch: int) -> KeyedRng:
         """The draws of this rank's micro-batch number `micro_batch`."""
-        return KeyedRng((self.experiment.seed, self.step, self.micro(micro_batch)), self.fabric.device)
+        return KeyedRng(
+            (self.experiment.seed, self.step, self.micro(micro_batch)), self.fabric.device
+        )
 
     def vectors(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """(K,) weights and (K,) "is it supervised?", made once for each set of names: no copy to the device in the step."""
@@ -96,7 +98,11 @@ class TrainState:
 
     def cache_task_weights(self, names: tuple[str, ...], task_weight: Tensor, ok: Tensor) -> None:
         """Remember measured task weights; those of a skipped step are as bad as its gradients: the ones before stay (at first, 1)."""
-        old = self.cached_task_weights[names][0] if names in self.cached_task_weights else torch.ones_like(task_weight)
+        old = (
+            self.cached_task_weights[names][0]
+            if names in self.cached_task_weights
+            else torch.ones_like(task_weight)
+        )
         self.cached_task_weights[names] = torch.where(ok, task_weight, old), self.step
 
     def cached_task_weights_state(self) -> list[dict[str, Any]]:
@@ -110,14 +116,18 @@ class TrainState:
         """What `cached_task_weights_state` gave."""
         device = self.fabric.device
         self.cached_task_weights = {
-            tuple(kept["names"]): (kept["task_weight"].to(device), int(kept["step"])) for kept in state
+            tuple(kept["names"]): (kept["task_weight"].to(device), int(kept["step"]))
+            for kept in state
         }
 
 
 def train_step(train_state: TrainState, micro_batches: Sequence[PreparedBatch]) -> Logged:
     """One step on the micro-batches `micro_batches` of this rank. -> device scalars: losses, weights, task weights, gradient norm, skipped."""
     names = tuple(micro_batches[0].head_inputs)
-    model, buffers = train_state.model, [*train_state.model.buffers(), *train_state.loss_weighting.buffers()]
+    model, buffers = (
+        train_state.model,
+        [*train_state.model.buffers(), *train_state.loss_weighting.buffers()],
+    )
     before = [b.clone() for b in buffers]
     at, due = train_state.experiment.weighting.at, train_state.due(names)
     model.measuring = due and at == "features"
@@ -132,11 +142,16 @@ def train_step(train_state: TrainState, micro_batches: Sequence[PreparedBatch]) 
         values, task_weight = differentiate(train_state, micro_batches, names)
     _rest_idle_heads(model, names)
     norm = train_state.fabric.clip_gradients(
-        train_state.module, train_state.optimizer, max_norm=train_state.experiment.train.clip, error_if_nonfinite=False
+        train_state.module,
+        train_state.optimizer,
+        max_norm=train_state.experiment.train.clip,
+        error_if_nonfinite=False,
     )
     assert norm is not None
     ok = torch.isfinite(norm)
-    _keep_if(ok, buffers, before)  # a bad batch must not stay in BatchNorm's statistics, nor in a weighting's
+    _keep_if(
+        ok, buffers, before
+    )  # a bad batch must not stay in BatchNorm's statistics, nor in a weighting's
     _step_if(ok, train_state)
     for follower in (*model.followers(), *([train_state.ema] if train_state.ema else [])):
         follower.update(train_state.progress, ok)
@@ -144,7 +159,9 @@ def train_step(train_state: TrainState, micro_batches: Sequence[PreparedBatch]) 
         train_state.cache_task_weights(names, task_weight, ok)
     train_state.step += 1
     columns = {"loss": values, "weight": train_state.vectors(names)[0], "task_weight": task_weight}
-    logged = {f"{what}/{name}": x for what, column in columns.items() for name, x in zip(names, column)}
+    logged = {
+        f"{what}/{name}": x for what, column in columns.items() for name, x in zip(names, column)
+    }
     return logged | {"grad_norm": norm, "skipped": ~ok}
 
 
@@ -259,7 +276,9 @@ def _forwards(
     """One forward for each micro-batch. synced: the last one's backward reduces over ranks; else nothing does, the caller must."""
     no_sync: Callable[[], Any] = getattr(train_state.module, "no_sync", nullcontext)
     for i, prepared in enumerate(micro_batches):
-        torch.manual_seed(train_state.keyed_rng(i).seed(DROPOUT))  # nn.Dropout and stochastic depth take no generator
+        torch.manual_seed(
+            train_state.keyed_rng(i).seed(DROPOUT)
+        )  # nn.Dropout and stochastic depth take no generator
         with no_sync() if i < len(micro_batches) - 1 or not synced else nullcontext():
             with train_state.fabric.autocast():
                 result = train_state.module(prepared)
@@ -267,14 +286,19 @@ def _forwards(
 
 
 @torch.no_grad()
-def _looked_ahead(train_state: TrainState, micro_batches: Sequence[PreparedBatch], names: tuple[str, ...]) -> Tensor:
+def _looked_ahead(
+    train_state: TrainState, micro_batches: Sequence[PreparedBatch], names: tuple[str, ...]
+) -> Tensor:
     """(K,) losses of the whole step, without gradient; what the forwards leave in buffers is put back.
 
     DDP gives all ranks the buffers of rank 0 before the first forward of a step, which is one of these: what is put back must be
     those, not this rank's own, for the forwards that count will not ask again.
     """
     _broadcast_buffers(train_state.model)
-    buffers, values = [*train_state.model.buffers()], torch.zeros_like(train_state.vectors(names)[0])
+    buffers, values = (
+        [*train_state.model.buffers()],
+        torch.zeros_like(train_state.vectors(names)[0]),
+    )
     before = [b.clone() for b in buffers]
     for losses, _ in _forwards(train_state, micro_batches, synced=False):
         values += torch.stack([losses[name] for name in names])
@@ -283,14 +307,18 @@ def _looked_ahead(train_state: TrainState, micro_batches: Sequence[PreparedBatch
     return total(values) / (train_state.fabric.world_size * len(micro_batches))
 
 
-def _measured(train_state: TrainState, names: tuple[str, ...], values: Tensor, gram: Tensor) -> Tensor:
+def _measured(
+    train_state: TrainState, names: tuple[str, ...], values: Tensor, gram: Tensor
+) -> Tensor:
     """(K,) task weights. Solvers raise on a Gramian that is not finite: they get another one, and the task weights become NaN, so that the
     step is skipped even where a task weight of 0 would have hidden the bad row.
     """
     finite = gram.isfinite().all()
     gram = torch.where(finite, gram, torch.eye(len(gram), device=gram.device))
     return torch.where(
-        finite, task_weights(train_state.loss_weighting, train_state.losses(names, values, gram)), torch.nan
+        finite,
+        task_weights(train_state.loss_weighting, train_state.losses(names, values, gram)),
+        torch.nan,
     )
 
 
@@ -299,7 +327,9 @@ def _own(model: HybridModel, names: Sequence[str]) -> list[nn.Parameter]:
 
 
 def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [piece.view_as(p) for piece, p in zip(row.split([p.numel() for p in parameters]), parameters)]
+    return [
+        piece.view_as(p) for piece, p in zip(row.split([p.numel() for p in parameters]), parameters)
+    ]
 
 
 def _point(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

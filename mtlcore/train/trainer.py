@@ -52,7 +52,11 @@ class Result:
 
 
 def train(
-    experiment: Experiment, out: Path, *, resume: bool = False, reporter: ProgressReporter | None = None
+    experiment: Experiment,
+    out: Path,
+    *,
+    resume: bool = False,
+    reporter: ProgressReporter | None = None,
 ) -> Result:
     """Train an experiment into the folder `out`, or go on with the run that lies there.
 
@@ -66,15 +70,27 @@ def train(
     fabric.barrier()
     reporter = reporter if reporter is not None and main else SilentReporter()
     try_weighting(experiment, fabric.device)
-    data = open_data(experiment, {"train", "validation"}, reporter.progress)  # test is for `mtl eval` alone
+    data = open_data(
+        experiment, {"train", "validation"}, reporter.progress
+    )  # test is for `mtl eval` alone
     for line in data.report:
         reporter.note(line)
     experiment = data.experiment
     sampler = Sampler(data, experiment, fabric.world_size)
-    steps = experiment.train.steps or math.ceil((experiment.train.epochs or 1) * sampler.steps_per_epoch)
+    steps = experiment.train.steps or math.ceil(
+        (experiment.train.epochs or 1) * sampler.steps_per_epoch
+    )
     train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
     dry_run(train_state, sampler.batch(0, 0, fabric.device))
-    trainer = Trainer(train_state, data, sampler, RunFolder(out), Record(experiment.train.max_skipped), reporter, main)
+    trainer = Trainer(
+        train_state,
+        data,
+        sampler,
+        RunFolder(out),
+        Record(experiment.train.max_skipped),
+        reporter,
+        main,
+    )
     trainer.callbacks.check()
     if main and not resume:  # only now: what can't train leaves nothing behind
         RunFolder.create(out, *resolved(experiment))
@@ -111,7 +127,9 @@ class Trainer:
     _logged_at: tuple[int, float] = (0, 0.0)
 
     def __attrs_post_init__(self) -> None:
-        self.callbacks = Callbacks.of(self.train_state, self.data, self.folder.path, self.reporter, self.main)
+        self.callbacks = Callbacks.of(
+            self.train_state, self.data, self.folder.path, self.reporter, self.main
+        )
 
     def run(self) -> Result:
         if self.over and self.folder.provenance().get("finished"):
@@ -181,10 +199,18 @@ class Trainer:
         for optimizer in (train_state.optimizer, train_state.loss_weighting_optimizer):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = lr
-        prepared = [self._prepare(micro_batch) for micro_batch in range(train_state.experiment.train.accumulate)]
+        prepared = [
+            self._prepare(micro_batch)
+            for micro_batch in range(train_state.experiment.train.accumulate)
+        ]
         logged: Logged = train_step(train_state, prepared)
-        self.record.add(logged, sum(len(x) for i in prepared for x in i.images) * train_state.fabric.world_size)
-        if train_state.step == train_state.steps or train_state.step % train_state.experiment.train.log_every == 0:
+        self.record.add(
+            logged, sum(len(x) for i in prepared for x in i.images) * train_state.fabric.world_size
+        )
+        if (
+            train_state.step == train_state.steps
+            or train_state.step % train_state.experiment.train.log_every == 0
+        ):
             self._log()
 
     def _prepare(self, micro_batch: int) -> Any:
@@ -206,7 +232,9 @@ class Trainer:
     def note_environment(self) -> None:
         """What "bit for bit" hangs on, for a run that begins."""
         if self.main:
-            self.folder.note(environment(self.train_state.experiment, self.data, self.train_state.fabric))
+            self.folder.note(
+                environment(self.train_state.experiment, self.data, self.train_state.fabric)
+            )
 
     def _log(self) -> None:
         train_state, before = self.train_state, self.record.wall_s
@@ -222,9 +250,15 @@ class Trainer:
             "encoded": self.record.encoded,
             "cpu_s": round(self.record.cpu_s, 2),
         }
-        self._write({"step": train_state.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters})
+        self._write(
+            {"step": train_state.step, "epoch": round(epoch, 3), "lr": lr, **means, **counters}
+        )
         losses = {k.removeprefix("loss/"): v for k, v in means.items() if k.startswith("loss/")}
-        self.reporter.step(TrainProgress(train_state.step, train_state.steps, losses, lr, rate, self.record.skipped))
+        self.reporter.step(
+            TrainProgress(
+                train_state.step, train_state.steps, losses, lr, rate, self.record.skipped
+            )
+        )
 
     def _evaluate(self) -> None:
         rows = self.data.split.get("validation")
@@ -233,8 +267,13 @@ class Trainer:
         train_state, device = self.train_state, self.train_state.fabric.device
         net: Any = train_state.ema.copy if train_state.ema else train_state.model.inference()
         supervised = measure(net, train_state.experiment, self.data, rows, device)
-        pretexts = measure_pretexts(train_state.model, train_state.experiment, self.data, rows, device)
-        loss = sum(e.weight * pretexts.metrics[f"{k}/loss"] for k, e in train_state.experiment.pretexts.items())
+        pretexts = measure_pretexts(
+            train_state.model, train_state.experiment, self.data, rows, device
+        )
+        loss = sum(
+            e.weight * pretexts.metrics[f"{k}/loss"]
+            for k, e in train_state.experiment.pretexts.items()
+        )
         own = {} if train_state.experiment.tasks else {"loss": loss}
         found = self.callbacks.evaluated(supervised.metrics | pretexts.metrics | own)
         self.measured = Measured(found, supervised.tables | pretexts.tables, len(rows))
@@ -245,10 +284,15 @@ class Trainer:
         """One line of validation figures; where the one that counts is among them, and better, the best checkpoint."""
         if not figures or not self.main:
             return
-        self._write({"step": self.train_state.step} | {f"validation/{name}": value for name, value in figures.items()})
+        self._write(
+            {"step": self.train_state.step}
+            | {f"validation/{name}": value for name, value in figures.items()}
+        )
         name = self.callbacks.best_by
         value, higher = figures.get(name, math.nan), self.callbacks.better[name]
-        if not math.isnan(value) and (self.best is None or (value > self.best if higher else value < self.best)):
+        if not math.isnan(value) and (
+            self.best is None or (value > self.best if higher else value < self.best)
+        ):
             self.best = value
             self._save("best")
 
@@ -265,7 +309,9 @@ class Trainer:
             return
         train_state, ema = self.train_state, self.train_state.ema
         kept = ema.copy.state_dict() if ema else None
-        saved = self.folder.save(which, train_state.step, train_state.model.state_dict(), kept, self._state())
+        saved = self.folder.save(
+            which, train_state.step, train_state.model.state_dict(), kept, self._state()
+        )
         self.callbacks.tell("on_checkpoint", saved.path)
 
     def _state(self) -> dict[str, Any]:
@@ -358,7 +404,12 @@ class Trainer:
     def _result(self) -> Result:
         record = self.record
         return Result(
-            self.folder.path, self.train_state.step, self.measured, record.cpu_s, record.encoded, record.skipped
+            self.folder.path,
+            self.train_state.step,
+            self.measured,
+            record.cpu_s,
+            record.encoded,
+            record.skipped,
         )
 
 

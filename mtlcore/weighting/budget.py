@@ -46,7 +46,10 @@ class _Budget(GramianModule):
     def __init__(self, budget: Budget, names: Sequence[str]) -> None:
         super().__init__()
         self.budget = budget
-        self.norm, self.trust = ByName(names), ByName(names)  # averages that start at 0, and how full they are
+        self.norm, self.trust = (
+            ByName(names),
+            ByName(names),
+        )  # averages that start at 0, and how full they are
 
     def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
         norm = self._averaged(losses.names, gram.diagonal().clamp_min(0).sqrt())

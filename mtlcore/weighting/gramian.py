@@ -23,7 +23,9 @@ class GramianWeighting(LossWeighting):
     tasks read the same images. every: measure each N-th step, keep the task weights between.
     """
 
-    at: Literal["parameters", "features"] = field(default="parameters", validator=in_(("parameters", "features")))
+    at: Literal["parameters", "features"] = field(
+        default="parameters", validator=in_(("parameters", "features"))
+    )
     every: int = field(default=1, validator=ge(1))
 
 
@@ -35,7 +37,9 @@ class GramianModule(nn.Module, ABC):
         """(K,) from the (K, K) Gramian. No host sync where the strategy can do without."""
 
     def forward(self, losses: StepLosses) -> Tensor:
-        assert losses.gram is not None, "the core measures a Gramian for strategies at parameters or features"
+        assert losses.gram is not None, (
+            "the core measures a Gramian for strategies at parameters or features"
+        )
         with torch.no_grad():
             task_weights = self.task_weights(losses, losses.gram).to(losses.values)
         return (task_weights * losses.values).sum()

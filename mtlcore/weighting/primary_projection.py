@@ -25,9 +25,7 @@ class PrimaryProjection(GramianWeighting):
     their product with p is not. Without a primary task, or without a pretext: the sum of losses.
     """
 
-    cites = (
-        "Chaudhry et al. 2019 (A-GEM), ICLR, eq. 11, arXiv:1812.00420; Yu et al. 2020 (PCGrad), NeurIPS, Algorithm 1"
-    )
+    cites = "Chaudhry et al. 2019 (A-GEM), ICLR, eq. 11, arXiv:1812.00420; Yu et al. 2020 (PCGrad), NeurIPS, Algorithm 1"
     protects = True
 
     def build(self, names: Sequence[str]) -> nn.Module:
@@ -37,6 +35,8 @@ class PrimaryProjection(GramianWeighting):
 class _PrimaryProjection(GramianModule):
     def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
         dot, square = against_primary(normalized(gram), losses.primary)
-        opposed = (-dot).clamp_min(0) * ~losses.primary  # a task that opposes the others is no pretext's fault
+        opposed = (-dot).clamp_min(
+            0
+        ) * ~losses.primary  # a task that opposes the others is no pretext's fault
         removed = torch.where(square > 0, opposed.sum() / square, 0)
         return 1 + removed * losses.primary

@@ -24,12 +24,18 @@ Points = tuple[tuple[float, float], ...]
 
 def _curve(_: Any, attribute: Attribute[Any], points: Points) -> None:
     progress = [p for p, _ in points]
-    if not points or any(not 0 <= p <= 1 for p in progress) or any(b < a for a, b in pairwise(progress)):
+    if (
+        not points
+        or any(not 0 <= p <= 1 for p in progress)
+        or any(b < a for a, b in pairwise(progress))
+    ):
         raise ValueError(
             f"'{attribute.name}' must be points [progress, task weight], progress rising from 0 to 1: {points}"
         )
     if any(not (math.isfinite(f) and f >= 0) for _, f in points):
-        raise ValueError(f"'{attribute.name}' must have task weights that are finite and not negative: {points}")
+        raise ValueError(
+            f"'{attribute.name}' must have task weights that are finite and not negative: {points}"
+        )
 
 
 def _curves(instance: Any, attribute: Attribute[Any], curves: dict[str, Points]) -> None:
@@ -48,9 +54,7 @@ class Schedule(LossWeighting):
     """
 
     additive = True
-    cites = (
-        "Laine and Aila 2017, ICLR, section 2, arXiv:1610.02242 (ramp-up); Jiang et al. 2023, NeurIPS, arXiv:2301.12618"
-    )
+    cites = "Laine and Aila 2017, ICLR, section 2, arXiv:1610.02242 (ramp-up); Jiang et al. 2023, NeurIPS, arXiv:2301.12618"
     pretexts: Points = field(default=((0.0, 1.0),), validator=_curve)
     of: dict[str, Points] = field(factory=dict, validator=_curves)
 
@@ -70,10 +74,14 @@ class _Scheduled(nn.Module):
         self.pretexts, self.of = pretexts, of
 
     def forward(self, losses: StepLosses) -> Tensor:
-        rest = torch.ones_like(losses.values).masked_fill(~losses.primary, value_at(self.pretexts, losses.progress))
+        rest = torch.ones_like(losses.values).masked_fill(
+            ~losses.primary, value_at(self.pretexts, losses.progress)
+        )
         for k, name in enumerate(losses.names):
             if name in self.of:
-                rest[k] = value_at(self.of[name], losses.progress)  # a host number: no copy to the device
+                rest[k] = value_at(
+                    self.of[name], losses.progress
+                )  # a host number: no copy to the device
         return (rest.detach() * losses.values).sum()
 
 

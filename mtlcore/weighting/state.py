@@ -34,7 +34,9 @@ class ByName(nn.Module):
     def _at(self, names: tuple[str, ...]) -> Any:
         """An index, made once for each set of names: a list would be copied to the device in each step."""
         if names not in self._places:
-            self._places[names] = torch.tensor([self.names.index(n) for n in names], device=self.values.device)
+            self._places[names] = torch.tensor(
+                [self.names.index(n) for n in names], device=self.values.device
+            )
         place = self._places[names]
         return place if self.axes == 1 else (place[:, None], place)
 
@@ -58,7 +60,9 @@ class ByName(nn.Module):
     ) -> None:
         known = {prefix + key: places for key, places in self._entries()}
         missing_keys += [key for key in known if key not in state_dict]
-        unexpected_keys += [key for key in state_dict if key.startswith(prefix) and key not in known]
+        unexpected_keys += [
+            key for key in state_dict if key.startswith(prefix) and key not in known
+        ]
         for key, places in known.items():
             if key in state_dict:
                 self.values[places] = state_dict[key]

@@ -31,9 +31,7 @@ from .gramian import GramianModule
 from .state import ByName
 
 SERIES = "0.18"  # private attributes are set, so another series is refused
-DEPENDENT = (
-    1e-4  # an eigenvalue of the cosines: below it, rounding in a float32 Gramian says more than the gradients do
-)
+DEPENDENT = 1e-4  # an eigenvalue of the cosines: below it, rounding in a float32 Gramian says more than the gradients do
 INSTALL, SOLVERS = "pip install 'mtlcore[torchjd]'", "pip install 'mtlcore[torchjd-solvers]'"
 
 # ------------------------------------------------------------------------------------------------ the methods
@@ -69,9 +67,15 @@ def _one(_: int) -> float:
 METHODS: dict[str, Method] = {
     "DWA": Method("losses", "Liu, Johns and Davison 2019, CVPR, eq. 7, arXiv:1803.10704", _one),
     "FAMO": Method("losses", "Liu et al. 2023, NeurIPS, Algorithm 2, arXiv:2306.03792"),
-    "GeometricMean": Method("losses", "Chennupati et al. 2019, CVPR workshops (GLS), arXiv:1904.08492"),
+    "GeometricMean": Method(
+        "losses", "Chennupati et al. 2019, CVPR workshops (GLS), arXiv:1904.08492"
+    ),
     "IMTLL": Method(
-        "losses", "Liu et al. 2021, ICLR (IMTL-L), OpenReview IMPnRXEWpvr", _one, lacks={"units": LEARNS}, additive=True
+        "losses",
+        "Liu et al. 2021, ICLR (IMTL-L), OpenReview IMPnRXEWpvr",
+        _one,
+        lacks={"units": LEARNS},
+        additive=True,
     ),
     "Random": Method(
         "losses",
@@ -101,10 +105,15 @@ METHODS: dict[str, Method] = {
         "gramian",
         "Liu et al. 2021, NeurIPS, Algorithm 1, arXiv:2110.14048",
         defaults={"c": 0.4},
-        lacks={"sum_of_losses": "a step of c times the mean gradient's length is added: 1 + c where all agree"},
+        lacks={
+            "sum_of_losses": "a step of c times the mean gradient's length is added: 1 + c where all agree"
+        },
     ),
     "DualProj": Method(
-        "gramian", "Lopez-Paz and Ranzato 2017, NeurIPS (GEM), eq. 11, arXiv:1706.08840", _one, protects=True
+        "gramian",
+        "Lopez-Paz and Ranzato 2017, NeurIPS (GEM), eq. 11, arXiv:1706.08840",
+        _one,
+        protects=True,
     ),
     "FairGrad": Method(
         "gramian",
@@ -121,15 +130,30 @@ METHODS: dict[str, Method] = {
     ),
     "IMTLG": Method("gramian", "Liu et al. 2021, ICLR (IMTL-G), OpenReview IMPnRXEWpvr"),
     "MGDA": Method("gramian", "Sener and Koltun 2018, NeurIPS, Algorithm 2, arXiv:1810.04650"),
-    "PCGrad": Method("gramian", "Yu et al. 2020, NeurIPS, Algorithm 1, arXiv:2001.06782", _one, lacks={"order": DRAWN}),
+    "PCGrad": Method(
+        "gramian",
+        "Yu et al. 2020, NeurIPS, Algorithm 1, arXiv:2001.06782",
+        _one,
+        lacks={"order": DRAWN},
+    ),
     "UPGrad": Method("gramian", "Quinton and Rey 2024, arXiv:2406.16232", _one, protects=True),
 }
 ALIASES = {"RLW": "Random", "GLS": "GeometricMean"}
 REFUSED: dict[str, str] = {
-    **dict.fromkeys(("Constant", "Mean", "Sum"), 'that is `name = "equal"` with the tasks\' own `weight`'),
-    **dict.fromkeys(("COSMOS", "PBI"), "it needs a preference vector that is drawn anew, to trace a Pareto front"),
-    **dict.fromkeys(("MoDo", "SDMGrad"), "it needs the gradients of two independent batches a step"),
-    **dict.fromkeys(("ConFIG", "ExcessMTL", "GradDrop", "TrimmedMean"), "it needs every gradient, not their Gramian"),
+    **dict.fromkeys(
+        ("Constant", "Mean", "Sum"), 'that is `name = "equal"` with the tasks\' own `weight`'
+    ),
+    **dict.fromkeys(
+        ("COSMOS", "PBI"),
+        "it needs a preference vector that is drawn anew, to trace a Pareto front",
+    ),
+    **dict.fromkeys(
+        ("MoDo", "SDMGrad"), "it needs the gradients of two independent batches a step"
+    ),
+    **dict.fromkeys(
+        ("ConFIG", "ExcessMTL", "GradDrop", "TrimmedMean"),
+        "it needs every gradient, not their Gramian",
+    ),
     "CRMOGM": "it wraps another weighting",
     "Krum": "it chooses among honest and hostile senders of the same gradient, not among tasks",
     "NashMTL": "TorchJD gives it no public weighting, and it keeps state that no checkpoint would hold",
@@ -144,12 +168,16 @@ def plain(name: str) -> str:
 
 def method_named(name: str) -> str:
     """TorchJD's own spelling of a method. Raises MtlError where it is unknown, or known and of no use here."""
-    known = {plain(n): n for n in (*METHODS, *REFUSED)} | {plain(alias): n for alias, n in ALIASES.items()}
+    known = {plain(n): n for n in (*METHODS, *REFUSED)} | {
+        plain(alias): n for alias, n in ALIASES.items()
+    }
     official = known.get(plain(name))
     if official is None:
         raise MtlError(f"[weighting] torchjd has no method {name!r}; {nearest(name, METHODS)}")
     if official in REFUSED:
-        raise MtlError(f"[weighting] torchjd:{official} can't be used: {REFUSED[official]}; {nearest('', METHODS)}")
+        raise MtlError(
+            f"[weighting] torchjd:{official} can't be used: {REFUSED[official]}; {nearest('', METHODS)}"
+        )
     return official
 
 
@@ -168,7 +196,9 @@ class TorchJD(LossWeighting):
     family = True
     cites = "TorchJD: Quinton and Rey 2024, arXiv:2406.16232; and each method's own paper"
     method: str = field(converter=method_named)
-    at: Literal["losses", "parameters", "features"] = field(validator=in_(("losses", "parameters", "features")))
+    at: Literal["losses", "parameters", "features"] = field(
+        validator=in_(("losses", "parameters", "features"))
+    )
     every: int = field(default=1, validator=ge(1))
     options: dict[str, Any] = field(factory=dict)
 
@@ -185,7 +215,9 @@ class TorchJD(LossWeighting):
     @every.validator
     def _every_fits(self, attribute: Attribute[Any], value: int) -> None:
         if value != 1 and self.at == "losses":
-            raise MtlError(f"weighting.every = {value}: torchjd:{self.method} reads the losses, which cost nothing")
+            raise MtlError(
+                f"weighting.every = {value}: torchjd:{self.method} reads the losses, which cost nothing"
+            )
 
     @options.validator
     def _options_are_numbers(self, attribute: Attribute[Any], options: dict[str, Any]) -> None:
@@ -216,7 +248,9 @@ class TorchJD(LossWeighting):
         return self.about.protects
 
     def build(self, names: Sequence[str]) -> nn.Module:
-        return _MODULES.get(self.method, _Weighted if self.about.level == "gramian" else _Scalarized)(self, names)
+        return _MODULES.get(
+            self.method, _Weighted if self.about.level == "gramian" else _Scalarized
+        )(self, names)
 
     def make(self, *shape: int) -> Any:
         """TorchJD's object. Raises MtlError where TorchJD or a solver is missing, or where an option does not fit."""
@@ -225,19 +259,29 @@ class TorchJD(LossWeighting):
         try:
             return cls(*shape, **options)
         except ImportError as error:
-            raise MtlError(f"[weighting] torchjd:{self.method}: a solver is missing ({error}): {SOLVERS}") from error
+            raise MtlError(
+                f"[weighting] torchjd:{self.method}: a solver is missing ({error}): {SOLVERS}"
+            ) from error
         except (TypeError, ValueError) as error:
-            raise MtlError(f"[weighting] torchjd:{self.method}, options = {self.options}: {error}") from error
+            raise MtlError(
+                f"[weighting] torchjd:{self.method}, options = {self.options}: {error}"
+            ) from error
 
     def _class(self) -> Any:
         gramian = self.about.level == "gramian"
         try:
             version = importlib.metadata.version("torchjd")
-            home = importlib.import_module("torchjd.aggregation" if gramian else "torchjd.scalarization")
+            home = importlib.import_module(
+                "torchjd.aggregation" if gramian else "torchjd.scalarization"
+            )
         except ImportError as error:
-            raise MtlError(f"[weighting] torchjd:{self.method} needs torchjd ({error}): {INSTALL}") from error
+            raise MtlError(
+                f"[weighting] torchjd:{self.method} needs torchjd ({error}): {INSTALL}"
+            ) from error
         if not version.startswith(f"{SERIES}."):
-            raise MtlError(f"[weighting] torchjd {version} is installed; expected {SERIES}: {INSTALL}")
+            raise MtlError(
+                f"[weighting] torchjd {version} is installed; expected {SERIES}: {INSTALL}"
+            )
         return getattr(home, f"{self.method}Weighting" if gramian else self.method)
 
     def _checked(self, cls: Any) -> dict[str, Any]:
@@ -319,10 +363,14 @@ class _Impartial(_Weighted):
         length, cosines = lengths_and_cosines(gram)
         values, vectors = torch.linalg.eigh(cosines)
         known = torch.where(values > DEPENDENT, values, 0)
-        reached = vectors.sum(0)[known > 0].square().sum()  # how much of (1 ... 1) the gradients span
+        reached = (
+            vectors.sum(0)[known > 0].square().sum()
+        )  # how much of (1 ... 1) the gradients span
         if reached < DEPENDENT:
             return torch.zeros_like(length)
-        weights = self.held[0](((vectors * known) @ vectors.T).float()) / length  # float32: its limit leaves 0 at 0
+        weights = (
+            self.held[0](((vectors * known) @ vectors.T).float()) / length
+        )  # float32: its limit leaves 0 at 0
         total = weights.sum()
         return weights / total if total != 0 else weights
 
@@ -342,7 +390,10 @@ class _GradVac(_Weighted):
 
     def weights(self, names: tuple[str, ...], gram: Tensor) -> Tensor:
         weighting = self.held[0]
-        weighting._phi_t, weighting._state_key = self.cosine.read(names).to(gram), (len(gram), gram.dtype)
+        weighting._phi_t, weighting._state_key = (
+            self.cosine.read(names).to(gram),
+            (len(gram), gram.dtype),
+        )
         weights = weighting(gram)
         self.cosine.write(names, weighting._phi_t)
         return weights
@@ -400,7 +451,9 @@ class _Learned(nn.Module):
     def forward(self, losses: StepLosses) -> Tensor:
         scales = torch.stack([self.learned[name] for name in losses.names])
         scalarizer = self.make(len(losses.names))
-        return self.scale(len(scales)) * functional_call(scalarizer, {self.parameter: scales}, (losses.values,))
+        return self.scale(len(scales)) * functional_call(
+            scalarizer, {self.parameter: scales}, (losses.values,)
+        )
 
 
 class _DWA(nn.Module):
@@ -420,7 +473,9 @@ class _DWA(nn.Module):
         names, dwa = losses.names, self.held[0]
         known = self.epochs.read(names) >= 2
         older, newer = self.older.read(names).clamp_min(1e-12), self.newer.read(names)
-        dwa._previous_averages = [torch.where(known, x, 1) for x in (older, newer)]  # unknown: neither falls nor rises
+        dwa._previous_averages = [
+            torch.where(known, x, 1) for x in (older, newer)
+        ]  # unknown: neither falls nor rises
         objective: Tensor = self.scale(len(names)) * dwa(losses.values)
         dwa.reset()
         self.total.write(names, self.total.read(names) + losses.values)
@@ -473,7 +528,10 @@ class _FAMO(nn.Module):
         famo._prev_losses = torch.where(known, self.before.read(names), values)
         adam = torch.optim.Adam([famo._w], lr=famo.lr, weight_decay=famo.weight_decay, fused=True)
         moments = {"exp_avg": self.first.read(names), "exp_avg_sq": self.second.read(names)}
-        adam.state[famo._w] = {"step": self.updates.clone(), **moments}  # fused: on the device, and never read
+        adam.state[famo._w] = {
+            "step": self.updates.clone(),
+            **moments,
+        }  # fused: on the device, and never read
         famo._optimizer = adam
         famo.update(values)
         self.first.write(names, moments["exp_avg"])

@@ -21,7 +21,9 @@ def axes(image: Tensor, rotation: Tensor) -> Tensor:
     sheet = Image.new("RGBA", (width * _FINER, height * _FINER))
     pen, reach = ImageDraw.Draw(sheet), 0.4 * _FINER * min(width, height)
     middle = (width * _FINER / 2, height * _FINER / 2)
-    columns = sorted(zip(rotation.detach().float().cpu().T.tolist(), (RED, GREEN, BLUE)), key=lambda c: c[0][2])
+    columns = sorted(
+        zip(rotation.detach().float().cpu().T.tolist(), (RED, GREEN, BLUE)), key=lambda c: c[0][2]
+    )
     for (x, y, _), color in columns:
         end = (middle[0] + reach * x, middle[1] + reach * y)
         pen.line([middle, end], fill=color, width=max(_FINER, round(reach / 10)))

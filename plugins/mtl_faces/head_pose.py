@@ -14,7 +14,16 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, lt
 from torch import Tensor, nn
 
-from mtlcore import Annotation, BuildContext, Features, Geometry, Head, Rng, SupervisedTask, hookimpl
+from mtlcore import (
+    Annotation,
+    BuildContext,
+    Features,
+    Geometry,
+    Head,
+    Rng,
+    SupervisedTask,
+    hookimpl,
+)
 
 from .draw import axes
 from .rotations import chordal_mean, from_6d, geodesic_rad, mirror, moved, to_6d, to_matrix

@@ -21,7 +21,9 @@ class Concordance(ConcordanceCorrCoef):
         self.column = column
 
     def compute(self) -> Tensor:
-        apart = self.n_total * (self.mean_x - self.mean_y) ** 2  # var_x, var_y, corr_xy are sums over the samples
+        apart = (
+            self.n_total * (self.mean_x - self.mean_y) ** 2
+        )  # var_x, var_y, corr_xy are sums over the samples
         both: Tensor = 2 * self.corr_xy / (self.var_x + self.var_y + apart)
         return both.mean() if self.column is None else both[self.column]
 

@@ -23,7 +23,18 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from mtlcore import AugmentedBatch, BuildContext, Features, Head, MtlError, PretextTask, Rng, View, gather, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    Features,
+    Head,
+    MtlError,
+    PretextTask,
+    Rng,
+    View,
+    gather,
+    hookimpl,
+)
 
 Pair = tuple[Tensor, Tensor]
 TINY = 1e-5  # beside a variance, as in batch normalization
@@ -38,7 +49,9 @@ class BarlowTwins(PretextTask):
     """
 
     cites = "Zbontar et al. 2021, arXiv:2103.03230"
-    lacks: ClassVar[Mapping[str, str]] = {"single_sample": "components are correlated over the samples of a batch"}
+    lacks: ClassVar[Mapping[str, str]] = {
+        "single_sample": "components are correlated over the samples of a batch"
+    }
 
     redundancy: float = field(default=5e-3, validator=ge(0.0))
     width: int = field(default=512, validator=ge(2))
@@ -72,7 +85,10 @@ class BarlowTwins(PretextTask):
 
             def matrix(self) -> Tensor:
                 a, b = self.a / self.samples, self.b / self.samples
-                std = [(s / self.samples - m * m + TINY).sqrt() for s, m in ((self.aa, a), (self.bb, b))]
+                std = [
+                    (s / self.samples - m * m + TINY).sqrt()
+                    for s, m in ((self.aa, a), (self.bb, b))
+                ]
                 return (self.ab / self.samples - torch.outer(a, b)) / torch.outer(*std)
 
         class Invariance(Correlation):
@@ -113,7 +129,9 @@ class BarlowTwinsHead(Head):
     def forward(self, a: Features, b: Features) -> Pair:
         first, second = gather(torch.stack([a.pooled, b.pooled], 1).float()).unbind(1)
         if self.training and len(first) < 2:
-            raise MtlError("barlow_twins correlates over samples and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError(
+                "barlow_twins correlates over samples and a micro-batch holds 1: raise input.batch_size"
+            )
         return self.project(first), self.project(second)
 
     def loss(self, output: Pair, target: None) -> Tensor:

@@ -26,7 +26,18 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
-from mtlcore import EMA, AugmentedBatch, BuildContext, Features, Head, MtlError, PretextTask, Rng, View, hookimpl
+from mtlcore import (
+    EMA,
+    AugmentedBatch,
+    BuildContext,
+    Features,
+    Head,
+    MtlError,
+    PretextTask,
+    Rng,
+    View,
+    hookimpl,
+)
 
 Answer = dict[str, Tensor]
 
@@ -64,7 +75,12 @@ class Byol(PretextTask):
         class Cosines(Metric):
             def __init__(self) -> None:
                 super().__init__()
-                for name, shape in {"samples": (), "same": (), "said": (2, e), "wanted": (2, e)}.items():
+                for name, shape in {
+                    "samples": (),
+                    "same": (),
+                    "said": (2, e),
+                    "wanted": (2, e),
+                }.items():
                     self.add_state(name, torch.zeros(shape), "sum")
 
             def update(self, output: Answer, target: None) -> None:
@@ -83,7 +99,9 @@ class Byol(PretextTask):
         class Strangers(Cosines):
             higher_is_better = False
 
-            def compute(self) -> Tensor:  # all B * B pairs in each direction, less those of one image
+            def compute(
+                self,
+            ) -> Tensor:  # all B * B pairs in each direction, less those of one image
                 every = (self.said * self.wanted).sum() / 2
                 return (every - self.same) / (self.samples * (self.samples - 1)).clamp_min(1)
 
@@ -107,7 +125,9 @@ class ByolHead(Head):
 
     def forward(self, a: Features, b: Features) -> Answer:
         if self.training and len(a.pooled) < 2:
-            raise MtlError("byol normalizes over samples and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError(
+                "byol normalizes over samples and a micro-batch holds 1: raise input.batch_size"
+            )
         said = [self.predict(self.project(f.pooled)) for f in (a, b)]
         with torch.no_grad():
             wanted = [self.teacher_project(self.teacher(f.images).pooled) for f in (b, a)]
@@ -119,7 +139,9 @@ class ByolHead(Head):
 
 def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
     """The paper's projector and predictor: one hidden layer, normalized."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out))
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out)
+    )
 
 
 @hookimpl

@@ -29,23 +29,29 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from mtlcore import AugmentedBatch, BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, View, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    EncoderInfo,
+    Features,
+    Head,
+    PretextTask,
+    Rng,
+    View,
+    hookimpl,
+)
 
 QUARTER = 4
 CELL, SIGMA = 10.0, 5.0  # Lab units
 WIDTH = 64  # channels of the decoder
-TEMPERATURE = (
-    0.38  # of the color that is shown: between the mean (1), which is dull, and the mode (0), which is blotched
-)
+TEMPERATURE = 0.38  # of the color that is shown: between the mean (1), which is dull, and the mode (0), which is blotched
 
 
 @frozen
 class Colorization(PretextTask):
     """Name the colors of an image that is read in gray."""
 
-    cites = (
-        "Zhang, Isola, Efros, ECCV 2016, arXiv:1603.08511; Larsson, Maire, Shakhnarovich, ECCV 2016, arXiv:1603.06668"
-    )
+    cites = "Zhang, Isola, Efros, ECCV 2016, arXiv:1603.08511; Larsson, Maire, Shakhnarovich, ECCV 2016, arXiv:1603.06668"
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
         """-> the image in gray, its ab."""
@@ -70,7 +76,9 @@ class Colorization(PretextTask):
             higher_is_better = True
 
             def update(self, output: Tensor, target: Tensor) -> None:
-                super().update((output.argmax(1) == spread(target, _cells_near(target)).argmax(1)).float())
+                super().update(
+                    (output.argmax(1) == spread(target, _cells_near(target)).argmax(1)).float()
+                )
 
         return {"ab_error": AbError(), "accuracy": Accuracy()}
 
@@ -79,7 +87,9 @@ class Colorization(PretextTask):
         from kornia.color import lab_to_rgb  # late: 0.7 s
 
         ab = answered(output / TEMPERATURE, _cells_near(output))
-        return lab_to_rgb(torch.cat([100 * images[:, :1], resized(ab, (images.shape[-2], images.shape[-1]))], 1))
+        return lab_to_rgb(
+            torch.cat([100 * images[:, :1], resized(ab, (images.shape[-2], images.shape[-1]))], 1)
+        )
 
 
 class ColorizationHead(Head):
@@ -97,13 +107,19 @@ class ColorizationHead(Head):
         assert features.images is not None
         size = quarter(features.images)
         # one layer on the hypercolumn is the sum of one layer a map, each at its own size
-        columns = [resized(column(x), size) for column, x in zip(self.columns, features.maps, strict=True)]
+        columns = [
+            resized(column(x), size) for column, x in zip(self.columns, features.maps, strict=True)
+        ]
         return self.answer(F.relu(torch.stack(columns).sum(0)))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Kullback-Leibler divergence, a mean over places."""
         wanted = spread(target, self.cells)
-        return F.kl_div(output.log_softmax(1), wanted, reduction="none", log_target=True).sum(1).mean((1, 2))
+        return (
+            F.kl_div(output.log_softmax(1), wanted, reduction="none", log_target=True)
+            .sum(1)
+            .mean((1, 2))
+        )
 
     def ideal(self, target: Tensor) -> Tensor:
         """The soft answer itself."""
@@ -161,7 +177,11 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Averaged down, or bilinearly up."""
     if maps.shape[-2] > size[0]:
         return F.adaptive_avg_pool2d(maps, size)
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    return (
+        maps
+        if maps.shape[-2:] == size
+        else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    )
 
 
 @hookimpl

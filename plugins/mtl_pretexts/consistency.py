@@ -67,7 +67,10 @@ class Consistency(PretextTask):
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """-> the weak and the strong view; where both are one augmentation, two draws of it."""
-        return [batch.augment(1, self.weak), batch.augment(1 + (self.weak == self.strong), self.strong)], None
+        return [
+            batch.augment(1, self.weak),
+            batch.augment(1 + (self.weak == self.strong), self.strong),
+        ], None
 
     def build(self, context: BuildContext) -> Head:
         label = self.task or _only(list(context.heads))
@@ -103,7 +106,10 @@ class Consistency(PretextTask):
         """The weak view in a frame: green where the answers agree, red where they differ, gray where the teacher is not sure."""
         colors = torch.tensor(list(FRAME.values()), device=images.device)
         chosen = torch.where(self.sure(output), torch.where(agrees(output), 1, 2), 0)
-        drawn, edge = colors[chosen][:, :, None, None].expand_as(images).clone(), max(1, images.shape[-1] // 16)
+        drawn, edge = (
+            colors[chosen][:, :, None, None].expand_as(images).clone(),
+            max(1, images.shape[-1] // 16),
+        )
         drawn[..., edge:-edge, edge:-edge] = images[..., edge:-edge, edge:-edge]
         return drawn
 
@@ -119,7 +125,9 @@ class ConsistencyHead(Head):
         self.task, self.judge = task, SharedHead(judge)
         momentum = {"self": (0.0, 0.0), "ema": (task.momentum, task.final)}[task.teacher]
         self.teacher_head = EMA(judge, *momentum)
-        self.teacher: nn.Module | None = EMA(context.encoder, *momentum) if task.teacher == "ema" else None
+        self.teacher: nn.Module | None = (
+            EMA(context.encoder, *momentum) if task.teacher == "ema" else None
+        )
 
     def forward(self, weak: Features, strong: Features) -> Answer:
         with torch.no_grad():
@@ -146,7 +154,9 @@ def agrees(output: Answer) -> Tensor:
 def _only(labels: list[str]) -> str:
     """The label of the one supervised task. Raises MtlError where there is none, or a choice."""
     if len(labels) != 1:
-        known = f"there are {', '.join(sorted(labels))}" if labels else "there is no supervised task"
+        known = (
+            f"there are {', '.join(sorted(labels))}" if labels else "there is no supervised task"
+        )
         raise MtlError(
             f'consistency: task = "": whose head shall judge? {known}; set task = "<label of a classification task>"'
         )
@@ -160,7 +170,12 @@ def _require_classes(judge: Head, context: BuildContext, label: str) -> None:
     """
     output = _answer(judge, context)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2 or not _knows_softmax(judge, output):
+    if (
+        not isinstance(output, Tensor)
+        or output.ndim != 2
+        or output.shape[1] < 2
+        or not _knows_softmax(judge, output)
+    ):
         raise MtlError(
             f"consistency: the head of task {label!r} does not choose one of several classes (its answer: {shape}): "
             "expected logits (B, K) judged by a cross-entropy, as those of a `classification` task"
@@ -183,7 +198,14 @@ def _knows_softmax(judge: Head, output: Tensor) -> bool:
     first = torch.zeros(1, dtype=torch.long)
     try:
         losses = [judge.loss(output + shift, first) for shift in (0.0, 3.0)]
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):  # no class number is its target
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        KeyError,
+        AttributeError,
+    ):  # no class number is its target
         return False
     return losses[0].shape == (1,) and torch.allclose(losses[0], losses[1], atol=1e-4)
 

@@ -22,7 +22,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mtl_pretexts.perceptual import Judge, ema_judge, vgg16_judge
-from mtlcore import AugmentedBatch, BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, View, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    EncoderInfo,
+    Features,
+    Head,
+    PretextTask,
+    Rng,
+    View,
+    hookimpl,
+)
 
 GRAY = 0.5
 Question = dict[str, Tensor]
@@ -60,7 +70,9 @@ class Inpainting(PretextTask):
 
     def __attrs_post_init__(self) -> None:
         if self.vgg16_weights is not None and self.perceptual != "vgg16":
-            raise ValueError(f'vgg16_weights is given, but perceptual = "{self.perceptual}" does not read it')
+            raise ValueError(
+                f'vgg16_weights is given, but perceptual = "{self.perceptual}" does not read it'
+            )
         if self.layers and self.perceptual == "none":
             raise ValueError('layers is given, but perceptual = "none" compares none')
 
@@ -72,12 +84,19 @@ class Inpainting(PretextTask):
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the damaged image, {"image": the clean one, "hidden": (B, 1, H, W) bool}."""
         clean = batch.clean
-        hidden = self._mask(rng.permutations(len(clean.images), self.grid**2) < self.hidden, clean.images)
-        return [clean.repaint(clean.images.masked_fill(hidden, GRAY))], {"image": clean.images, "hidden": hidden}
+        hidden = self._mask(
+            rng.permutations(len(clean.images), self.grid**2) < self.hidden, clean.images
+        )
+        return [clean.repaint(clean.images.masked_fill(hidden, GRAY))], {
+            "image": clean.images,
+            "hidden": hidden,
+        }
 
     def _mask(self, tiles: Tensor, images: Tensor) -> Tensor:
         """(B, grid * grid) bool -> (B, 1, H, W) bool. Where the grid does not divide the side, tiles differ by a pixel."""
-        height, width = (torch.arange(n, device=images.device) * self.grid // n for n in images.shape[-2:])
+        height, width = (
+            torch.arange(n, device=images.device) * self.grid // n for n in images.shape[-2:]
+        )
         return rearrange(tiles, "b (i j) -> b 1 i j", i=self.grid)[:, :, height[:, None], width]
 
     def permute(self, target: Question, order: Tensor) -> Question:
@@ -145,7 +164,9 @@ class InpaintingHead(Head):
         pixels = missing_l1(output, target)
         if self.judge is None:
             return pixels
-        return pixels + self.mix * self.judge(torch.where(target["hidden"], output, target["image"]), target["image"])
+        return pixels + self.mix * self.judge(
+            torch.where(target["hidden"], output, target["image"]), target["image"]
+        )
 
     def ideal(self, target: Question) -> Tensor:
         """The clean image."""
@@ -163,16 +184,24 @@ class Decoder(nn.Module):
         super().__init__()
         self.block = -(-info.image_size // info.map_sizes[0][0])
         channels = info.channels
-        self.steps = nn.ModuleList(nn.Conv2d(c, finer, 3, padding=1) for finer, c in pairwise(channels))
+        self.steps = nn.ModuleList(
+            nn.Conv2d(c, finer, 3, padding=1) for finer, c in pairwise(channels)
+        )
         self.last = nn.Conv2d(channels[0], 3 * self.block**2, 3, padding=1)
 
     def forward(self, features: Features) -> Tensor:
         assert features.images is not None
         *finer, x = features.maps
         for step, skip in zip(reversed(self.steps), reversed(finer)):
-            x = F.relu(skip + F.interpolate(step(x), skip.shape[-2:], mode="bilinear", align_corners=False))
+            x = F.relu(
+                skip + F.interpolate(step(x), skip.shape[-2:], mode="bilinear", align_corners=False)
+            )
         x, size = F.pixel_shuffle(self.last(x), self.block), features.images.shape[-2:]
-        return (x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)).sigmoid()
+        return (
+            x
+            if x.shape[-2:] == size
+            else F.interpolate(x, size, mode="bilinear", align_corners=False)
+        ).sigmoid()
 
 
 def missing_l1(output: Tensor, target: Question) -> Tensor:
@@ -185,7 +214,9 @@ def missing_l1(output: Tensor, target: Question) -> Tensor:
 def mean_color(target: Question) -> Tensor:
     """(B, 3, 1, 1): of the visible pixels, what a blind guess would fill in."""
     seen = ~target["hidden"]
-    return (target["image"] * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
+    return (target["image"] * seen).sum((2, 3), keepdim=True) / seen.sum(
+        (2, 3), keepdim=True
+    ).clamp_min(1)
 
 
 @hookimpl

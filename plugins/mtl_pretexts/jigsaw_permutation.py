@@ -121,7 +121,11 @@ def orders(tiles: int, number: int) -> Tensor:
     1000 of 9 tiles take one or two seconds, once a process.
     """
     every = np.array(list(all_orders(range(tiles))), dtype=np.int8).T.copy()
-    nearest, total, chosen = np.full(every.shape[1], tiles, np.int32), np.zeros(every.shape[1], np.int32), [0]
+    nearest, total, chosen = (
+        np.full(every.shape[1], tiles, np.int32),
+        np.zeros(every.shape[1], np.int32),
+        [0],
+    )
     while len(chosen) < number:
         distance = (every != every[:, chosen[-1], None]).sum(0, dtype=np.int8)
         nearest, total = np.minimum(nearest, distance), total + distance
@@ -134,7 +138,12 @@ def crop(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     sample, channel = (torch.arange(n, device=images.device) for n in images.shape[:2])
     along = torch.arange(side, device=images.device)
     y, x = top[:, None] + along, left[:, None] + along
-    return images[sample[:, None, None, None], channel[:, None, None], y[:, None, :, None], x[:, None, None, :]]
+    return images[
+        sample[:, None, None, None],
+        channel[:, None, None],
+        y[:, None, :, None],
+        x[:, None, None, :],
+    ]
 
 
 def levelled(tiles: Tensor) -> Tensor:

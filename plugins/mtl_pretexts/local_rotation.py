@@ -42,7 +42,9 @@ class LocalRotation(PretextTask):
 
     cites = "Moon, Kim, Heo, ECCV 2022, arXiv:2207.10023"
 
-    variant: Literal["explicit", "implicit"] = field(default="explicit", validator=in_(("explicit", "implicit")))
+    variant: Literal["explicit", "implicit"] = field(
+        default="explicit", validator=in_(("explicit", "implicit"))
+    )
 
     @property
     def answers(self) -> int:
@@ -53,7 +55,9 @@ class LocalRotation(PretextTask):
         """-> the image with one square turned, {"answer": (B,), "box": (B, 3)}."""
         images = batch.clean.images
         answer = rng.randint(self.answers, len(images))
-        box = quadrant(answer // 4, images) if self.variant == "explicit" else any_square(images, rng)
+        box = (
+            quadrant(answer // 4, images) if self.variant == "explicit" else any_square(images, rng)
+        )
         turned = batch.clean.rearrange(partial(turn_square, box, answer % 4))
         return [turned], {"answer": answer, "box": box}
 
@@ -108,7 +112,9 @@ def quadrant(place: Tensor, images: Tensor) -> Tensor:
     """Squares (B, 3) in the corners 0 to 3 (in reading order) of place (B,). The middle line of an odd side belongs to none."""
     height, width = images.shape[-2:]
     side = min(height, width) // 2
-    return torch.stack([place // 2 * (height - side), place % 2 * (width - side), torch.full_like(place, side)], 1)
+    return torch.stack(
+        [place // 2 * (height - side), place % 2 * (width - side), torch.full_like(place, side)], 1
+    )
 
 
 def any_square(images: Tensor, rng: Rng) -> Tensor:
@@ -127,13 +133,20 @@ def turn_square(box: Tensor, turns: Tensor, maps: Tensor) -> Tensor:
     """
     (height, width), every = maps.shape[-2:], torch.arange(len(maps), device=maps.device)
     top, left, side = box.view(-1, 3, 1, 1).unbind(1)
-    y, x = torch.arange(height, device=maps.device)[:, None], torch.arange(width, device=maps.device)
+    y, x = (
+        torch.arange(height, device=maps.device)[:, None],
+        torch.arange(width, device=maps.device),
+    )
     v, u = y - top, x - left  # (B, H, 1), (B, 1, W): from the square's corner
     inside = (v >= 0) & (v < side) & (u >= 0) & (u < side)
     places = torch.stack(torch.broadcast_tensors(v, u, side - 1 - v, side - 1 - u))
     row, column = places[turns, every], places[(turns + 1) % 4, every]
     source = torch.where(inside, (top + row) * width + left + column, y * width + x)
-    return maps.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, maps.shape[1], -1)).view_as(maps)
+    return (
+        maps.flatten(2)
+        .gather(2, source.flatten(1)[:, None].expand(-1, maps.shape[1], -1))
+        .view_as(maps)
+    )
 
 
 @hookimpl

@@ -24,7 +24,17 @@ from attrs.validators import and_, ge, le
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtlcore import AugmentedBatch, BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, View, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    EncoderInfo,
+    Features,
+    Head,
+    PretextTask,
+    Rng,
+    View,
+    hookimpl,
+)
 
 GRAY = 0.5
 Question = dict[str, Tensor]
@@ -59,12 +69,19 @@ class MaskedImage(PretextTask):
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Question]:
         """-> the covered image, {"image": the clean one, "covered": (B, 1, H, W) bool}."""
         clean = batch.clean
-        covered = self._mask(rng.permutations(len(clean.images), self.grid**2) < self.covered, clean.images)
-        return [clean.repaint(clean.images.masked_fill(covered, GRAY))], {"image": clean.images, "covered": covered}
+        covered = self._mask(
+            rng.permutations(len(clean.images), self.grid**2) < self.covered, clean.images
+        )
+        return [clean.repaint(clean.images.masked_fill(covered, GRAY))], {
+            "image": clean.images,
+            "covered": covered,
+        }
 
     def _mask(self, patches: Tensor, images: Tensor) -> Tensor:
         """(B, grid * grid) bool -> (B, 1, H, W) bool. Where the grid does not divide the side, patches differ by a pixel."""
-        height, width = (torch.arange(n, device=images.device) * self.grid // n for n in images.shape[-2:])
+        height, width = (
+            torch.arange(n, device=images.device) * self.grid // n for n in images.shape[-2:]
+        )
         return rearrange(patches, "b (i j) -> b 1 i j", i=self.grid)[:, :, height[:, None], width]
 
     def permute(self, target: Question, order: Tensor) -> Question:
@@ -123,8 +140,15 @@ class MaskedImageHead(Head):
 
     def forward(self, features: Features) -> Tensor:
         assert features.images is not None
-        x, size = F.pixel_shuffle(self.decode(features.maps[-1]), self.block), features.images.shape[-2:]
-        return GRAY + (x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False))
+        x, size = (
+            F.pixel_shuffle(self.decode(features.maps[-1]), self.block),
+            features.images.shape[-2:],
+        )
+        return GRAY + (
+            x
+            if x.shape[-2:] == size
+            else F.interpolate(x, size, mode="bilinear", align_corners=False)
+        )
 
     def loss(self, output: Tensor, target: Question) -> Tensor:
         return covered_l1(output, target)
@@ -144,7 +168,9 @@ def covered_l1(output: Tensor, target: Question) -> Tensor:
 def mean_color(target: Question) -> Tensor:
     """(B, 3, 1, 1): of the visible pixels, what a blind guess would fill in."""
     seen = ~target["covered"]
-    return (target["image"] * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
+    return (target["image"] * seen).sum((2, 3), keepdim=True) / seen.sum(
+        (2, 3), keepdim=True
+    ).clamp_min(1)
 
 
 @hookimpl

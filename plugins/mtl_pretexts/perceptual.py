@@ -26,7 +26,12 @@ from mtlcore import EMA, BuildContext, FrozenModule, MtlError
 
 FINEST = 3  # layers, where none are named
 TINY = 1e-6
-VGG_ENDS = (3, 8, 15, 22)  # relu1_2, relu2_2, relu3_3, relu4_3: Johnson's, by their places in torchvision's `features`
+VGG_ENDS = (
+    3,
+    8,
+    15,
+    22,
+)  # relu1_2, relu2_2, relu3_3, relu4_3: Johnson's, by their places in torchvision's `features`
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Layers = Callable[[Tensor], Sequence[Tensor]]
@@ -61,7 +66,10 @@ class Judge(nn.Module):
 
 def ema_judge(context: BuildContext, layers: tuple[int, ...], momentum: float) -> Judge:
     """The encoder's momentum copy, by its running statistics; layers are its maps, 0 the finest."""
-    return Judge(EMA(context.encoder, momentum), _chosen(layers, len(context.info.channels), "the encoder's maps"))
+    return Judge(
+        EMA(context.encoder, momentum),
+        _chosen(layers, len(context.info.channels), "the encoder's maps"),
+    )
 
 
 def vgg16_judge(layers: tuple[int, ...], weights: str) -> Judge:
@@ -113,8 +121,12 @@ class Vgg16(nn.Module):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Weights by torchvision's names ("features.0.weight"); deeper ones are left aside. Raises MtlError for what is missing."""
-        own = {f"features.{name}": p for block in self.blocks for name, p in block.named_parameters()}
-        wrong = [name for name, p in own.items() if name not in state or state[name].shape != p.shape]
+        own = {
+            f"features.{name}": p for block in self.blocks for name, p in block.named_parameters()
+        }
+        wrong = [
+            name for name, p in own.items() if name not in state or state[name].shape != p.shape
+        ]
         if wrong:
             raise MtlError(
                 f"inpainting: these are no weights of torchvision's VGG16; missing or of another shape: {', '.join(wrong)}"
@@ -128,7 +140,11 @@ def _published() -> Mapping[str, Tensor]:
 
     try:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
-            VGG16_Weights.IMAGENET1K_V1.url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            VGG16_Weights.IMAGENET1K_V1.url,
+            map_location="cpu",
+            progress=False,
+            check_hash=True,
+            weights_only=True,
         )
     except (OSError, RuntimeError, HTTPException) as error:
         reason = str(error).partition("\n")[0]
@@ -147,9 +163,13 @@ def _read(path: str) -> Mapping[str, Tensor]:
         state: Any = _tensors(file)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
-        raise MtlError(f"inpainting: vgg16_weights: {file} can't be read as a file of tensors: {reason}") from error
+        raise MtlError(
+            f"inpainting: vgg16_weights: {file} can't be read as a file of tensors: {reason}"
+        ) from error
     if not isinstance(state, dict):
-        raise MtlError(f"inpainting: vgg16_weights: {file} holds no network's state (a table of names and tensors)")
+        raise MtlError(
+            f"inpainting: vgg16_weights: {file} holds no network's state (a table of names and tensors)"
+        )
     return state
 
 

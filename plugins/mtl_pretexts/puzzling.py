@@ -56,7 +56,11 @@ class Puzzling(PretextTask):
         views, answers = [], []
         for low, high in self.scales:
             answers.append(self._draw(rng, samples))
-            views.append(self._puzzled(batch.clean, rng.integer(round(side * low), round(side * high)), answers[-1]))
+            views.append(
+                self._puzzled(
+                    batch.clean, rng.integer(round(side * low), round(side * high)), answers[-1]
+                )
+            )
         return views, {key: torch.stack([a[key] for a in answers], 1) for key in answers[0]}
 
     def _draw(self, rng: Rng, samples: int) -> Answer:
@@ -64,7 +68,11 @@ class Puzzling(PretextTask):
         kept = rng.rand(samples, 1) >= self.shuffled
         order = rng.permutations(samples, p)
         answer = {"tile": torch.where(kept, torch.arange(p, device=order.device), order)}
-        return answer | {"turn": rng.randint(4, samples, p).masked_fill(kept, 0)} if self.rotate else answer
+        return (
+            answer | {"turn": rng.randint(4, samples, p).masked_fill(kept, 0)}
+            if self.rotate
+            else answer
+        )
 
     def _puzzled(self, view: View, side: int, answer: Answer) -> View:
         """The grid must divide the side: where it does not, the image is resized there and back, as in the paper (225 -> 224)."""
@@ -128,12 +136,18 @@ class PuzzlingHead(Head):
 
     def loss(self, output: Answer, target: Answer) -> Tensor:
         """Cross-entropy, a mean over positions and views; tiles and turns add up."""
-        losses = [F.cross_entropy(output[key], target[key], reduction="none").mean((1, 2)) for key in output]
+        losses = [
+            F.cross_entropy(output[key], target[key], reduction="none").mean((1, 2))
+            for key in output
+        ]
         return torch.stack(losses).sum(0)
 
     def ideal(self, target: Answer) -> Answer:
         """Logits that are sure of the right tile and turn."""
-        return {k: 20.0 * F.one_hot(t, self.choices[k]).movedim(-1, 1).float() for k, t in target.items()}
+        return {
+            k: 20.0 * F.one_hot(t, self.choices[k]).movedim(-1, 1).float()
+            for k, t in target.items()
+        }
 
 
 def shuffle(order: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:

@@ -26,7 +26,17 @@ from attrs.validators import ge
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtlcore import AugmentedBatch, BuildContext, EncoderInfo, Features, Head, PretextTask, Rng, View, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    EncoderInfo,
+    Features,
+    Head,
+    PretextTask,
+    Rng,
+    View,
+    hookimpl,
+)
 
 Question = dict[str, Tensor]
 MOST, FEWEST = 7, 3  # cells a side
@@ -71,7 +81,9 @@ class RelativeLocation(PretextTask):
 
             def update(self, output: Tensor, target: Question) -> None:
                 error = (predicted_offsets(output, target) - offsets(target, output)).abs()
-                off = torch.stack([error[..., 0] * output.shape[2], error[..., 1] * output.shape[1]])
+                off = torch.stack(
+                    [error[..., 0] * output.shape[2], error[..., 1] * output.shape[1]]
+                )
                 super().update((off < 0.5).all(0).float())
 
         return {"l1": L1(), "accuracy": Accuracy()}
@@ -85,7 +97,9 @@ class RelativeLocation(PretextTask):
         marks[1.0, 1.0, 1.0] = start / images.new_tensor([width, height])
         for color, corner in marks.items():
             images = torch.where(
-                _cell(corner, (height, width), images), images.new_tensor(color)[:, None, None], images
+                _cell(corner, (height, width), images),
+                images.new_tensor(color)[:, None, None],
+                images,
             )
         return images
 
@@ -149,8 +163,12 @@ def predicted_offsets(output: Tensor, target: Question) -> Tensor:
 
 def _cell(corner: Tensor, size: tuple[int, int], images: Tensor) -> Tensor:
     """(B, 1, H, W) bool: the cell whose upper left corner lies at the shares `corner` (B, 2) of (x, y)."""
-    x = (torch.arange(images.shape[-1], device=images.device) + 0.5) / images.shape[-1] - corner[:, 0, None]
-    y = (torch.arange(images.shape[-2], device=images.device) + 0.5) / images.shape[-2] - corner[:, 1, None]
+    x = (torch.arange(images.shape[-1], device=images.device) + 0.5) / images.shape[-1] - corner[
+        :, 0, None
+    ]
+    y = (torch.arange(images.shape[-2], device=images.device) + 0.5) / images.shape[-2] - corner[
+        :, 1, None
+    ]
     column, row = (x >= 0) & (x < 1 / size[1]), (y >= 0) & (y < 1 / size[0])
     return rearrange(row, "b h -> b 1 h 1") & rearrange(column, "b w -> b 1 1 w")
 

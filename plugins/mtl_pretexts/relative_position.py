@@ -46,7 +46,9 @@ class RelativePosition(PretextTask):
 
     gap: float = field(default=0.5, validator=share)
     jitter: float = field(default=7 / 96, validator=share)
-    colors: Literal["drop", "project", "keep"] = field(default="drop", validator=in_(("drop", "project", "keep")))
+    colors: Literal["drop", "project", "keep"] = field(
+        default="drop", validator=in_(("drop", "project", "keep"))
+    )
     enlarge: bool = True
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
@@ -92,7 +94,9 @@ class RelativePosition(PretextTask):
         """The FIRST patch in the middle of a gray field; the place that the answer names is white."""
         said = output.argmax(1)
         lit = F.one_hot(said + (said >= 4), 9).to(images).view(-1, 1, 3, 3)
-        field_of_nine = F.interpolate(0.5 + lit / 2, scale_factor=images.shape[-1], mode="nearest").repeat(1, 3, 1, 1)
+        field_of_nine = F.interpolate(
+            0.5 + lit / 2, scale_factor=images.shape[-1], mode="nearest"
+        ).repeat(1, 3, 1, 1)
         n = images.shape[-1]
         field_of_nine[:, :, n : 2 * n, n : 2 * n] = images
         return field_of_nine
@@ -105,7 +109,9 @@ class RelativePositionHead(Head):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.answer = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, self.choices))
+        self.answer = nn.Sequential(
+            nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, self.choices)
+        )
 
     def forward(self, middle: Features, neighbor: Features) -> Tensor:
         return self.answer(torch.cat([middle.pooled, neighbor.pooled], 1))
@@ -123,7 +129,12 @@ def crop(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     sample, channel = (torch.arange(n, device=images.device) for n in images.shape[:2])
     along = torch.arange(side, device=images.device)
     y, x = top[:, None] + along, left[:, None] + along
-    return images[sample[:, None, None, None], channel[:, None, None], y[:, None, :, None], x[:, None, None, :]]
+    return images[
+        sample[:, None, None, None],
+        channel[:, None, None],
+        y[:, None, :, None],
+        x[:, None, None, :],
+    ]
 
 
 def one_channel(patch: Tensor, rng: Rng) -> Tensor:

@@ -14,7 +14,16 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mtlcore import AugmentedBatch, BuildContext, Classification, Head, PretextTask, Rng, View, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    Classification,
+    Head,
+    PretextTask,
+    Rng,
+    View,
+    hookimpl,
+)
 
 
 @frozen
@@ -32,7 +41,11 @@ class Rotation(PretextTask):
             [0, -1, n, 1, 0, 0],
         ]
         quarter = torch.tensor([[*sample, 0, 0, 1] for sample in samples]).view(4, 3, 3)
-        return [batch.clean.rearrange(partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns])], turns
+        return [
+            batch.clean.rearrange(
+                partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns]
+            )
+        ], turns
 
     def build(self, context: BuildContext) -> Head:
         return Classification(classes=("0", "90", "180", "270"), dropout=0.0).build(context)
@@ -52,7 +65,9 @@ class Rotation(PretextTask):
 
 def turn(turns: Tensor, maps: Tensor) -> Tensor:
     """(B, C, H, W) turned by (B,) quarters. All four turns are made and one is chosen: no loop over samples."""
-    return torch.stack([maps.rot90(k, (-2, -1)) for k in range(4)])[turns, torch.arange(len(maps), device=maps.device)]
+    return torch.stack([maps.rot90(k, (-2, -1)) for k in range(4)])[
+        turns, torch.arange(len(maps), device=maps.device)
+    ]
 
 
 @hookimpl

@@ -21,7 +21,18 @@ from attrs import field, frozen
 from attrs.validators import ge, gt
 from torch import Tensor, nn
 
-from mtlcore import AugmentedBatch, BuildContext, Features, Head, MtlError, PretextTask, Rng, View, gather, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    Features,
+    Head,
+    MtlError,
+    PretextTask,
+    Rng,
+    View,
+    gather,
+    hookimpl,
+)
 
 Pair = tuple[Tensor, Tensor]
 
@@ -35,7 +46,9 @@ class Simclr(PretextTask):
     """
 
     cites = "Chen et al. 2020, arXiv:2002.05709"
-    lacks: ClassVar[Mapping[str, str]] = {"single_sample": "an image is told from the others of its batch"}
+    lacks: ClassVar[Mapping[str, str]] = {
+        "single_sample": "an image is told from the others of its batch"
+    }
 
     temperature: float = field(default=0.1, validator=gt(0.0))
     width: int = field(default=128, validator=ge(2))
@@ -75,8 +88,12 @@ class Simclr(PretextTask):
         class Strangers(Cosines):
             higher_is_better = False
 
-            def compute(self) -> Tensor:  # all B * B pairs of a first and a second view, less those of one image
-                return (self.a @ self.b - self.same) / (self.samples * (self.samples - 1)).clamp_min(1)
+            def compute(
+                self,
+            ) -> Tensor:  # all B * B pairs of a first and a second view, less those of one image
+                return (self.a @ self.b - self.same) / (
+                    self.samples * (self.samples - 1)
+                ).clamp_min(1)
 
         return {"pairs": Pairs(), "strangers": Strangers()}
 
@@ -102,7 +119,9 @@ class SimclrHead(Head):
     def forward(self, a: Features, b: Features) -> Pair:
         first, second = gather(torch.stack([a.pooled, b.pooled], 1).float()).unbind(1)
         if self.training and len(first) < 2:
-            raise MtlError("simclr tells samples from each other and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError(
+                "simclr tells samples from each other and a micro-batch holds 1: raise input.batch_size"
+            )
         return self.project(first), self.project(second)
 
     def loss(self, output: Pair, target: None) -> Tensor:

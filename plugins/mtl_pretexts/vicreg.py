@@ -24,7 +24,18 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from mtlcore import AugmentedBatch, BuildContext, Features, Head, MtlError, PretextTask, Rng, View, gather, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    Features,
+    Head,
+    MtlError,
+    PretextTask,
+    Rng,
+    View,
+    gather,
+    hookimpl,
+)
 
 Pair = tuple[Tensor, Tensor]
 TINY = 1e-4  # the paper's epsilon, beside a variance
@@ -40,7 +51,9 @@ class Vicreg(PretextTask):
     """
 
     cites = "Bardes, Ponce and LeCun 2022, arXiv:2105.04906"
-    lacks: ClassVar[Mapping[str, str]] = {"single_sample": "components vary over the samples of a batch"}
+    lacks: ClassVar[Mapping[str, str]] = {
+        "single_sample": "components vary over the samples of a batch"
+    }
 
     invariance: float = field(default=25.0, validator=ge(0.0))
     variance: float = field(default=25.0, validator=ge(0.0))
@@ -90,7 +103,12 @@ class Vicreg(PretextTask):
                 self.samples += z.shape[1]
 
             def compute(self) -> Tensor:
-                return (self.squares / self.samples - (self.sums / self.samples).square()).clamp_min(0).sqrt().mean()
+                return (
+                    (self.squares / self.samples - (self.sums / self.samples).square())
+                    .clamp_min(0)
+                    .sqrt()
+                    .mean()
+                )
 
         return {"distance": Distance(), "std": Std()}
 
@@ -117,14 +135,20 @@ class VicregHead(Head):
     def forward(self, a: Features, b: Features) -> Pair:
         first, second = gather(torch.stack([a.pooled, b.pooled], 1).float()).unbind(1)
         if self.training and len(first) < 2:
-            raise MtlError("vicreg needs samples that vary and a micro-batch holds 1: raise input.batch_size")
+            raise MtlError(
+                "vicreg needs samples that vary and a micro-batch holds 1: raise input.batch_size"
+            )
         return self.expand(first), self.expand(second)
 
     def loss(self, output: Pair, target: None) -> Tensor:
         a, b = output
         near, spread, apart = self.weights
         variance = (variance_term(a) + variance_term(b)) / 2
-        return near * F.mse_loss(a, b) + spread * variance + apart * (covariance_term(a) + covariance_term(b))
+        return (
+            near * F.mse_loss(a, b)
+            + spread * variance
+            + apart * (covariance_term(a) + covariance_term(b))
+        )
 
 
 def variance_term(z: Tensor) -> Tensor:

@@ -50,14 +50,18 @@ class Calls(TorchDispatchMode):
 
 def calls(augmentation: Augmentation, samples: int) -> Counter[str]:
     images = made_images(samples)
-    blur(torch.rand(1, 3, 4, 4), torch.tensor([True]), 1.5)  # kornia's import runs operations of its own
+    blur(
+        torch.rand(1, 3, 4, 4), torch.tensor([True]), 1.5
+    )  # kornia's import runs operations of its own
     with Calls() as counted:
         whole_pass(augmentation, images)
     return counted.of
 
 
 @by_name
-def test_a_view_is_a_float_image_of_the_asked_size_in_0_to_1_with_its_geometry(augmentation: Augmentation) -> None:
+def test_a_view_is_a_float_image_of_the_asked_size_in_0_to_1_with_its_geometry(
+    augmentation: Augmentation,
+) -> None:
     view = augmentation.view(made_images(5, 32, 40), (24, 16), rng())
     assert view.images.shape == (5, 3, 24, 16)
     assert view.images.dtype == torch.float32
@@ -69,7 +73,9 @@ def test_a_view_is_a_float_image_of_the_asked_size_in_0_to_1_with_its_geometry(a
 @by_name
 def test_each_image_is_interpolated_exactly_once(augmentation: Augmentation) -> None:
     counted = calls(augmentation, 6)
-    assert sum(n for name, n in counted.items() if "grid_sampler" in name or "upsample" in name) == 1
+    assert (
+        sum(n for name, n in counted.items() if "grid_sampler" in name or "upsample" in name) == 1
+    )
 
 
 @by_name
@@ -117,7 +123,9 @@ def test_the_raw_images_are_left_as_they_were(augmentation: Augmentation) -> Non
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS[:3], ids=lambda r: type(r).__name__)
-def test_the_same_seed_gives_the_same_view_and_another_seed_another(augmentation: Augmentation) -> None:
+def test_the_same_seed_gives_the_same_view_and_another_seed_another(
+    augmentation: Augmentation,
+) -> None:
     images = made_images()
     assert torch.equal(whole_pass(augmentation, images, 3), whole_pass(augmentation, images, 3))
     assert not torch.equal(whole_pass(augmentation, images, 3), whole_pass(augmentation, images, 4))
@@ -149,7 +157,9 @@ def test_validation_of_the_whole_image_at_its_own_size_is_the_image() -> None:
 
 def test_validation_shows_the_center() -> None:
     images = made_images(2, 40, 40)
-    view = Validation(crop=0.8).view(images, (32, 32), rng())  # 32 of 40 pixels: exactly pixel 4 to 35
+    view = Validation(crop=0.8).view(
+        images, (32, 32), rng()
+    )  # 32 of 40 pixels: exactly pixel 4 to 35
     assert torch.allclose(view.images, images[:, :, 4:36, 4:36] / 255, atol=1e-4)
 
 
@@ -171,7 +181,8 @@ def test_no_image_or_every_one_is_mirrored(augmentation: type[Augmentation], mir
 
 
 @pytest.mark.parametrize(
-    ("augmentation", "turn_deg"), [(NoAugment(crop=(0.69, 0.99)), 0.0), (Weak(), 15.0), (Strong(), 20.0)]
+    ("augmentation", "turn_deg"),
+    [(NoAugment(crop=(0.69, 0.99)), 0.0), (Weak(), 15.0), (Strong(), 20.0)],
 )
 def test_turns_crops_and_mirrors_fill_their_ranges_and_stay_in_them(
     augmentation: Augmentation, turn_deg: float
@@ -179,7 +190,9 @@ def test_turns_crops_and_mirrors_fill_their_ranges_and_stay_in_them(
     matrix = augmentation.view(made_images(2000, 4, 4), (4, 4), rng()).geometry.matrix
     zoom = torch.linalg.det(matrix).abs().sqrt()
     mirrored = torch.linalg.det(matrix) < 0
-    turn = torch.rad2deg(torch.atan2(-matrix[:, 1, 0] * (1 - 2 * mirrored.float()), matrix[:, 1, 1]))
+    turn = torch.rad2deg(
+        torch.atan2(-matrix[:, 1, 0] * (1 - 2 * mirrored.float()), matrix[:, 1, 1])
+    )
     assert 0.689 < (1 / zoom).min() < 0.70
     assert 0.98 < (1 / zoom).max() < 0.991
     assert turn.abs().max() <= turn_deg + 1e-3
@@ -212,8 +225,14 @@ def test_strong_shifts_brightness_and_adds_noise_of_a_std_of_its_own() -> None:
 
 
 def test_half_of_the_strong_views_are_blurred() -> None:
-    checkers = ((torch.arange(24)[:, None] + torch.arange(24)) % 2 * 255).to(torch.uint8).expand(400, 3, 24, 24)
-    augmentation = Strong(crop=(1.0, 1.0), turn_deg=0.0, contrast=(1.0, 1.0), brightness=0.0, noise=0.0)
+    checkers = (
+        ((torch.arange(24)[:, None] + torch.arange(24)) % 2 * 255)
+        .to(torch.uint8)
+        .expand(400, 3, 24, 24)
+    )
+    augmentation = Strong(
+        crop=(1.0, 1.0), turn_deg=0.0, contrast=(1.0, 1.0), brightness=0.0, noise=0.0
+    )
     contrast = augmentation.view(checkers, SIZE, rng()).images.flatten(1).std(1)
     assert bool(((contrast > 0.49) | (contrast < 0.1)).all())
     assert 160 < int((contrast < 0.1).sum()) < 240
@@ -226,11 +245,19 @@ def test_only_the_strong_augmentation_touches_images_after_the_pretext() -> None
     assert not torch.equal(Strong().finish(images, rng()), images)
 
 
-@given(st.integers(0, 2**31), st.floats(0.3, 1.0), st.floats(0.0, 60.0), st.integers(3, 40), st.integers(3, 40))
+@given(
+    st.integers(0, 2**31),
+    st.floats(0.3, 1.0),
+    st.floats(0.0, 60.0),
+    st.integers(3, 40),
+    st.integers(3, 40),
+)
 def test_values_stay_in_0_to_1_whatever_the_fields_and_sizes(
     seed: int, crop: float, turn_deg: float, height: int, width: int
 ) -> None:
-    augmentation = Strong(crop=(crop, crop), turn_deg=turn_deg, contrast=(0.1, 5.0), brightness=0.5, noise=0.5)
+    augmentation = Strong(
+        crop=(crop, crop), turn_deg=turn_deg, contrast=(0.1, 5.0), brightness=0.5, noise=0.5
+    )
     seen = augmentation.finish(
         augmentation.view(made_images(2, height, width, seed), (7, 9), rng(seed)).images, rng(seed)
     )
@@ -261,6 +288,16 @@ def test_the_defaults_are_the_papers() -> None:
         (0.69, 0.99),
         0.8,
     )
-    assert (Weak().turn_deg, Strong().turn_deg, Weak().contrast, Strong().contrast) == (15, 20, (0.6, 1.4), (0.6, 1.4))
+    assert (Weak().turn_deg, Strong().turn_deg, Weak().contrast, Strong().contrast) == (
+        15,
+        20,
+        (0.6, 1.4),
+        (0.6, 1.4),
+    )
     strong = Strong()
-    assert (strong.brightness, strong.noise, strong.blur_sigma_px, strong.cutout * 224) == (0.05, 0.05, 1.5, 60)
+    assert (strong.brightness, strong.noise, strong.blur_sigma_px, strong.cutout * 224) == (
+        0.05,
+        0.05,
+        1.5,
+        60,
+    )

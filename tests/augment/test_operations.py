@@ -29,7 +29,11 @@ def rng(seed: int = 0) -> Rng:
 def smooth(samples: int, height: int, width: int) -> Tensor:
     """Images in [0, 255] without noise, so that rounding of a coordinate stays small in the value."""
     y, x = torch.arange(height)[:, None], torch.arange(width)
-    waves = [127 * (1 + torch.sin(0.2 * x * (r + 1) + 0.3 * y + c)) for r in range(samples) for c in range(3)]
+    waves = [
+        127 * (1 + torch.sin(0.2 * x * (r + 1) + 0.3 * y + c))
+        for r in range(samples)
+        for c in range(3)
+    ]
     return torch.stack(waves).view(samples, 3, height, width).round().to(torch.uint8)
 
 
@@ -42,20 +46,26 @@ def movements(samples: int = 8) -> tuple[Tensor, Tensor, Tensor]:
 @given(st.lists(st.floats(0.0, 3.0), min_size=1, max_size=4))
 def test_contrast_is_kornias(factors: list[float]) -> None:
     images, factor = torch.rand(len(factors), 3, 5, 7), torch.tensor(factors)
-    assert torch.allclose(contrast_(images * 255, factor, 255.0), adjust_contrast(images, factor), atol=CLOSE)
+    assert torch.allclose(
+        contrast_(images * 255, factor, 255.0), adjust_contrast(images, factor), atol=CLOSE
+    )
 
 
 @given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=4))
 def test_brightness_is_kornias(shifts: list[float]) -> None:
     images, shift = torch.rand(len(shifts), 3, 5, 7), torch.tensor(shifts)
-    assert torch.allclose(brightness_(images.clone(), shift), adjust_brightness(images, shift), atol=CLOSE)
+    assert torch.allclose(
+        brightness_(images.clone(), shift), adjust_brightness(images, shift), atol=CLOSE
+    )
 
 
 @pytest.mark.parametrize("sigma_px", [0.4, 1.5, 6.0])
 def test_blur_is_kornias_where_chosen_and_nothing_elsewhere(sigma_px: float) -> None:
     images, chosen = torch.rand(4, 3, 9, 7), torch.tensor([True, False, True, False])
     blurred = blur(images, chosen, sigma_px)
-    assert torch.allclose(blurred[chosen], gaussian_blur2d(images[chosen], 3, (sigma_px, sigma_px)), atol=CLOSE)
+    assert torch.allclose(
+        blurred[chosen], gaussian_blur2d(images[chosen], 3, (sigma_px, sigma_px)), atol=CLOSE
+    )
     assert torch.equal(blurred[~chosen], images[~chosen])
 
 
@@ -67,15 +77,21 @@ def test_noise_has_the_asked_std_in_each_image_and_mean_zero() -> None:
     assert not torch.equal(noise[2, :4096], noise[2, 4096:8192])  # each channel its own
 
 
-@pytest.mark.parametrize(("old", "new"), [((48, 48), (48, 48)), ((60, 60), (44, 44)), ((40, 56), (32, 24))])
-def test_the_one_warp_is_kornias_affine_warp_by_the_same_matrix(old: tuple[int, int], new: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"), [((48, 48), (48, 48)), ((60, 60), (44, 44)), ((40, 56), (32, 24))]
+)
+def test_the_one_warp_is_kornias_affine_warp_by_the_same_matrix(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
     """kornia counts from the center of the first pixel, we from its corner: half a pixel apart."""
     images = smooth(8, *old)
     view = show(images, new, *movements())
     matrix = view.geometry.matrix
     half = torch.eye(3)
     half[:2, 2] = 0.5
-    theirs = warp_affine(images.float(), (torch.linalg.inv(half) @ matrix @ half)[:, :2], new, align_corners=True)
+    theirs = warp_affine(
+        images.float(), (torch.linalg.inv(half) @ matrix @ half)[:, :2], new, align_corners=True
+    )
     inside = _sources_inside(matrix, old, new)[:, None].expand_as(theirs)
     assert inside.float().mean() > 0.7
     assert (view.images - theirs)[inside].abs().max() / 255 < CLOSE
@@ -84,7 +100,9 @@ def test_the_one_warp_is_kornias_affine_warp_by_the_same_matrix(old: tuple[int, 
 def _sources_inside(matrix: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """(B, h, w) bool: does a view's pixel come from within the old image, where no border rule matters?"""
     y, x = torch.meshgrid(torch.arange(new[0]) + 0.5, torch.arange(new[1]) + 0.5, indexing="ij")
-    source = torch.einsum("bij,jhw->bihw", torch.linalg.inv(matrix), torch.stack([x, y, torch.ones_like(x)]))
+    source = torch.einsum(
+        "bij,jhw->bihw", torch.linalg.inv(matrix), torch.stack([x, y, torch.ones_like(x)])
+    )
     limits = torch.tensor([old[1], old[0]])[:, None, None]
     return ((source[:, :2] > 0.51) & (source[:, :2] < limits - 0.51)).all(1)
 
@@ -102,14 +120,18 @@ def test_the_matrix_is_kornias_turn_and_zoom_about_the_center() -> None:
 @pytest.mark.parametrize("degrees", [-20.0, 7.0, 90.0])
 def test_a_turn_goes_the_way_of_kornias_rotate(degrees: float) -> None:
     images = smooth(2, 33, 33)
-    seen = show(images, (33, 33), torch.full((2,), math.radians(degrees)), torch.ones(2), torch.zeros(2) > 0)
+    seen = show(
+        images, (33, 33), torch.full((2,), math.radians(degrees)), torch.ones(2), torch.zeros(2) > 0
+    )
     theirs = rotate(images.float(), torch.full((2,), degrees))
     middle = (slice(None), slice(None), slice(9, 24), slice(9, 24))
     assert (seen.images - theirs)[middle].abs().max() / 255 < CLOSE
 
 
 @given(st.floats(-3.1, 3.1), st.floats(0.4, 1.0), st.booleans())
-def test_a_coordinate_ramp_lands_where_the_matrix_says(angle: float, crop: float, flip: bool) -> None:
+def test_a_coordinate_ramp_lands_where_the_matrix_says(
+    angle: float, crop: float, flip: bool
+) -> None:
     """The image holds its own coordinates; linear interpolation keeps them exact, so the view must read matrix^-1 (x,
     y).
     """
@@ -117,9 +139,13 @@ def test_a_coordinate_ramp_lands_where_the_matrix_says(angle: float, crop: float
     y, x = torch.meshgrid(torch.arange(old[0]) + 0.5, torch.arange(old[1]) + 0.5, indexing="ij")
     ramp = torch.stack([x, y, torch.zeros_like(x)])[None]
     view = show(ramp, new, torch.tensor([angle]), torch.tensor([crop]), torch.tensor([flip]))
-    new_y, new_x = torch.meshgrid(torch.arange(new[0]) + 0.5, torch.arange(new[1]) + 0.5, indexing="ij")
+    new_y, new_x = torch.meshgrid(
+        torch.arange(new[0]) + 0.5, torch.arange(new[1]) + 0.5, indexing="ij"
+    )
     places = torch.stack([new_x, new_y, torch.ones_like(new_x)]).double()
-    expected = torch.einsum("ij,jhw->ihw", torch.linalg.inv(view.geometry.matrix[0].double()), places)
+    expected = torch.einsum(
+        "ij,jhw->ihw", torch.linalg.inv(view.geometry.matrix[0].double()), places
+    )
     inside = _sources_inside(view.geometry.matrix, old, new)[0]
     assert (view.images[0, :2] - expected[:2])[:, inside].abs().max() < 1e-3
 
@@ -127,15 +153,21 @@ def test_a_coordinate_ramp_lands_where_the_matrix_says(angle: float, crop: float
 def test_the_center_stays_the_center_and_a_mirror_swaps_left_and_right() -> None:
     angle, crop, flip = movements()
     matrix = similarity(angle, crop, flip, (40, 56), (20, 28))
-    assert torch.allclose(matrix @ torch.tensor([28.0, 20.0, 1.0]), torch.tensor([14.0, 10.0, 1.0]), atol=CLOSE)
+    assert torch.allclose(
+        matrix @ torch.tensor([28.0, 20.0, 1.0]), torch.tensor([14.0, 10.0, 1.0]), atol=CLOSE
+    )
     mirror = similarity(torch.zeros(1), torch.ones(1), torch.tensor([True]), (8, 10), (8, 10))[0]
-    assert torch.allclose(mirror @ torch.tensor([1.0, 2.0, 1.0]), torch.tensor([9.0, 2.0, 1.0]), atol=1e-6)
+    assert torch.allclose(
+        mirror @ torch.tensor([1.0, 2.0, 1.0]), torch.tensor([9.0, 2.0, 1.0]), atol=1e-6
+    )
 
 
 def test_beyond_the_border_the_mirror_image_is_read() -> None:
     """Turned by 90 degrees in a wide frame: the view's outer pixels come from beyond the image."""
     images = smooth(1, 8, 16)
-    seen = show(images, (8, 16), torch.tensor([math.pi / 2]), torch.ones(1), torch.tensor([False])).images
+    seen = show(
+        images, (8, 16), torch.tensor([math.pi / 2]), torch.ones(1), torch.tensor([False])
+    ).images
     stretched = show(images, (8, 16), torch.zeros(1), torch.ones(1), torch.tensor([False])).images
     assert seen.min() >= images.min()
     assert torch.allclose(stretched, images.float(), atol=1e-2)
@@ -150,14 +182,18 @@ def test_whole_is_the_image_and_moves_nothing() -> None:
 
 
 @given(st.integers(0, 2**31), st.floats(0.05, 0.95), st.integers(4, 40), st.integers(4, 40))
-def test_cutout_hides_one_gray_rectangle_of_the_right_area(seed: int, share: float, height: int, width: int) -> None:
+def test_cutout_hides_one_gray_rectangle_of_the_right_area(
+    seed: int, share: float, height: int, width: int
+) -> None:
     images = torch.full((3, 3, height, width), 0.9)
     hidden = cutout(images, share, rng(seed)) == 0.5
     area = round(share * height) * round(share * width)
     assert hidden.flatten(2).sum(2).tolist() == [[area] * 3] * 3
     assert bool((hidden[:, 0] == hidden[:, 2]).all())
     rows, columns = hidden[:, 0].any(2), hidden[:, 0].any(1)
-    assert torch.equal(hidden[:, 0], rows[:, :, None] & columns[:, None, :])  # a rectangle, not scattered pixels
+    assert torch.equal(
+        hidden[:, 0], rows[:, :, None] & columns[:, None, :]
+    )  # a rectangle, not scattered pixels
     assert bool((images == 0.9).all())  # a copy was painted
 
 

@@ -47,9 +47,16 @@ class Turned(PretextTask):
 
     def moved(self, view, turns):
         n = float(view.images.shape[-1])
-        samples = [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, n], [-1, 0, n, 0, -1, n], [0, -1, n, 1, 0, 0]]
+        samples = [
+            [1, 0, 0, 0, 1, 0],
+            [0, 1, 0, -1, 0, n],
+            [-1, 0, n, 0, -1, n],
+            [0, -1, n, 1, 0, 0],
+        ]
         quarter = torch.tensor([[*sample, 0, 0, 1] for sample in samples]).view(4, 3, 3)
-        return view.rearrange(partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns])
+        return view.rearrange(
+            partial(turn, turns), quarter.to(turns.device, non_blocking=True)[turns]
+        )
 
     def undo(self, view, target):
         return turn(-target % 4, view)
@@ -92,7 +99,9 @@ class Hidden(PretextTask):
     def views(self, batch, rng):
         images = batch.clean.images
         cells = rng.permutations(len(images), 16) < 4
-        mask = F.interpolate(rearrange(cells, "b (i j) -> b 1 i j", i=4).float(), images.shape[-2:]).bool()
+        mask = F.interpolate(
+            rearrange(cells, "b (i j) -> b 1 i j", i=4).float(), images.shape[-2:]
+        ).bool()
         return [batch.clean.repaint(self.painted(images, mask))], {"image": images, "mask": mask}
 
     def painted(self, images, mask):
@@ -108,14 +117,21 @@ class Hidden(PretextTask):
 class HiddenHead(Head):
     def __init__(self, context):
         super().__init__()
-        self.decoder, self.judge = nn.Conv2d(context.info.channels[-1], 3, 1), EMA(context.encoder, 0.9)
+        self.decoder, self.judge = (
+            nn.Conv2d(context.info.channels[-1], 3, 1),
+            EMA(context.encoder, 0.9),
+        )
 
     def forward(self, features):
-        return F.interpolate(self.decoder(features.maps[-1]), features.images.shape[-2:], mode="bilinear").sigmoid()
+        return F.interpolate(
+            self.decoder(features.maps[-1]), features.images.shape[-2:], mode="bilinear"
+        ).sigmoid()
 
     def loss(self, output, target):
         restored = torch.where(target["mask"], output, target["image"])
-        return (restored - target["image"]).abs().mean((1, 2, 3)) + self.distance(restored, target["image"])
+        return (restored - target["image"]).abs().mean((1, 2, 3)) + self.distance(
+            restored, target["image"]
+        )
 
     def distance(self, restored, clean):
         with torch.no_grad():
@@ -127,7 +143,9 @@ class HiddenHead(Head):
 
 
 def turn(turns, maps):
-    return torch.stack([maps.rot90(k, (-2, -1)) for k in range(4)])[turns, torch.arange(len(maps), device=maps.device)]
+    return torch.stack([maps.rot90(k, (-2, -1)) for k in range(4)])[
+        turns, torch.arange(len(maps), device=maps.device)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- packaging, build
@@ -382,7 +400,11 @@ class CountsFromOne(Turned):
 def with_head(name, doc, check, *, base=Turned, head=TurnedHead, **methods):
     """A pretext whose head differs in these methods, entered as the one that fails `check`."""
     made = type(f"_{name}Head", (head,), methods)
-    task = type(name, (base,), {"__doc__": doc, "__module__": __name__, "build": lambda self, context: made(context)})
+    task = type(
+        name,
+        (base,),
+        {"__doc__": doc, "__module__": __name__, "build": lambda self, context: made(context)},
+    )
     globals()[name] = fails(check)(frozen(task))
 
 
@@ -407,7 +429,9 @@ with_head(
     "DividesByNothing",
     "It divides by the size of its answer.",
     "loss_is_finite",
-    loss=lambda self, output, target: TurnedHead.loss(self, output, target) + 0.01 / output.norm(dim=1),
+    loss=lambda self, output, target: (
+        TurnedHead.loss(self, output, target) + 0.01 / output.norm(dim=1)
+    ),
 )
 with_head(
     "IdealOfAnother",
@@ -421,7 +445,9 @@ with_head(
     "loss_does_not_grow_with_the_image",
     base=Hidden,
     head=HiddenHead,
-    loss=lambda self, output, target: HiddenHead.loss(self, output, target) * output.shape[-1] ** 2 / 1024,
+    loss=lambda self, output, target: (
+        HiddenHead.loss(self, output, target) * output.shape[-1] ** 2 / 1024
+    ),
 )
 with_head(
     "SumsUp",
@@ -467,7 +493,9 @@ class MixesRows(Turned):
 
 def _with_fixed_norm(self, context):
     TurnedHead.__init__(self, context)
-    self.fixed = FrozenModule(nn.BatchNorm2d(3, momentum=0.0))  # the running statistics stay: they are in no state
+    self.fixed = FrozenModule(
+        nn.BatchNorm2d(3, momentum=0.0)
+    )  # the running statistics stay: they are in no state
 
 
 def _with_saved_norm(self, context):
@@ -640,7 +668,9 @@ def _collects(self, output, target):
 
 
 with_head("Looks", "It looks at its loss.", "reads_nothing_back", loss=_looks)
-with_head("CollectsGarbage", "It calls what can't be traced.", "traces_in_one_graph", loss=_collects)
+with_head(
+    "CollectsGarbage", "It calls what can't be traced.", "traces_in_one_graph", loss=_collects
+)
 
 
 @fails("never_waits_for_the_gpu")
@@ -704,7 +734,11 @@ class BreaksFromThreeRows(Turned):
 REGISTERED = [
     Turned,
     Hidden,
-    *(cls for check, cls in BROKEN.items() if check not in ("is_a_valid_component", "is_found_by_its_name")),
+    *(
+        cls
+        for check, cls in BROKEN.items()
+        if check not in ("is_a_valid_component", "is_found_by_its_name")
+    ),
 ]
 
 

@@ -39,7 +39,12 @@ def fails(check, *, also=False):
 def with_head(name, doc, check, *, also=False, task=None, **methods):
     """A pretext whose head differs in these methods, and itself in those of `task`."""
     head = type(f"_{name}Head", (TurnedHead,), methods)
-    body = {"__doc__": doc, "__module__": __name__, "build": lambda self, context: head(context), **(task or {})}
+    body = {
+        "__doc__": doc,
+        "__module__": __name__,
+        "build": lambda self, context: head(context),
+        **(task or {}),
+    }
     globals()[name] = fails(check, also=also)(frozen(type(name, (Turned,), body)))
 
 
@@ -105,7 +110,10 @@ class MixesWithItself(Turned):
     """It calls its images mixed, each with itself, and so hides that they have moved."""
 
     def moved(self, view, turns):
-        alone = (torch.arange(len(turns), device=turns.device), torch.ones(len(turns), device=turns.device))
+        alone = (
+            torch.arange(len(turns), device=turns.device),
+            torch.ones(len(turns), device=turns.device),
+        )
         return evolve(super().moved(view, turns), geometry=view.geometry, mix=alone)
 
 
@@ -154,7 +162,9 @@ def _with_center(self, context):
 def _centered(self, features):
     output = self.answer(features.pooled)
     if self.training:
-        self.center = 0.9 * self.center.to(output, non_blocking=True) + 0.1 * output.detach().mean(0)
+        self.center = 0.9 * self.center.to(output, non_blocking=True) + 0.1 * output.detach().mean(
+            0
+        )
     return output - self.center.to(output, non_blocking=True)
 
 
@@ -183,7 +193,9 @@ with_head(
     "state_round_trip_keeps_the_loss",
     also=True,
     __init__=_with_cached_code,
-    forward=lambda self, f: self.answer(f.pooled) + CODES[f.pooled.shape[1]].to(f.pooled, non_blocking=True),
+    forward=lambda self, f: (
+        self.answer(f.pooled) + CODES[f.pooled.shape[1]].to(f.pooled, non_blocking=True)
+    ),
 )
 
 
@@ -221,7 +233,9 @@ with_head(
     "In train mode its loss is ten times as large.",
     "equal_logits_lose_log_choices",
     also=True,
-    loss=lambda self, output, target: (1 + 9 * self.training) * TurnedHead.loss(self, output, target),
+    loss=lambda self, output, target: (
+        (1 + 9 * self.training) * TurnedHead.loss(self, output, target)
+    ),
 )
 with_head(
     "NoisyInTraining",
@@ -268,7 +282,9 @@ class _OwnDropout(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Dropout(0.1), nn.AlphaDropout(0.1), nn.FeatureAlphaDropout(0.1))
+        self.layers = nn.Sequential(
+            nn.Dropout(0.1), nn.AlphaDropout(0.1), nn.FeatureAlphaDropout(0.1)
+        )
 
     def forward(self, x):
         return F.dropout(self.layers(x), 0.1, self.training)

@@ -43,7 +43,11 @@ class Right(SupervisedTask):
     mean: tuple[float, ...] = ()
 
     def fit(self, annotation):
-        return self if self.mean else evolve(self, mean=tuple(float(m) for m in np.nanmean(annotation, 0)))
+        return (
+            self
+            if self.mean
+            else evolve(self, mean=tuple(float(m) for m in np.nanmean(annotation, 0)))
+        )
 
     def target(self, annotation):
         if annotation.shape[1:] != (2,):
@@ -99,7 +103,13 @@ class Parsing(SupervisedTask):
     reads = "parsing"
 
     def examples(self, n, rng):
-        return rng.randint(3, n, 1, 5, 5).repeat_interleave(8, -1).repeat_interleave(8, -2).double().numpy()
+        return (
+            rng.randint(3, n, 1, 5, 5)
+            .repeat_interleave(8, -1)
+            .repeat_interleave(8, -2)
+            .double()
+            .numpy()
+        )
 
     def target(self, annotation):
         present = np.isfinite(annotation).all((1, 2, 3))
@@ -135,7 +145,9 @@ class ParsingHead(Head):
         self.answer = nn.Conv2d(context.info.channels[0], 3, 1)
 
     def forward(self, features):
-        return F.interpolate(self.answer(features.maps[0]), features.images.shape[-2:], mode="bilinear")
+        return F.interpolate(
+            self.answer(features.maps[0]), features.images.shape[-2:], mode="bilinear"
+        )
 
     def loss(self, output, target):
         return F.cross_entropy(output, target[:, 0], reduction="none").mean((1, 2))
@@ -284,7 +296,9 @@ class MeanOverTheBatch(Right):
 
 class MeanOverTheBatchHead(RightHead):
     def loss(self, output, target):
-        return super().loss(output, target).mean() if len(target) > 1 else super().loss(output, target)
+        return (
+            super().loss(output, target).mean() if len(target) > 1 else super().loss(output, target)
+        )
 
 
 @BROKEN.fails("unlabeled_samples_give_a_finite_loss")

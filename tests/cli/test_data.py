@@ -72,13 +72,25 @@ def test_a_person_reads_counts_faults_and_what_to_do(config, capsys):
 
 def test_the_sheet_is_a_png(config, capsys):
     sheet = config.parent / "sheet.png"
-    assert main(["data", "check", "own", str(config), "--set", root(config), "--sheet", str(sheet)]) == 0
+    assert (
+        main(["data", "check", "own", str(config), "--set", root(config), "--sheet", str(sheet)])
+        == 0
+    )
     with Image.open(sheet) as image:
         assert image.format == "PNG"
         assert image.height == 3 * (128 + 4) + 4
     assert (
         main(
-            ["data", "check", "own", str(config), "--set", root(config), "--sheet", str(config.parent / "no" / "x.png")]
+            [
+                "data",
+                "check",
+                "own",
+                str(config),
+                "--set",
+                root(config),
+                "--sheet",
+                str(config.parent / "no" / "x.png"),
+            ]
         )
         == 2
     )
@@ -90,7 +102,9 @@ def test_a_sheet_that_cannot_be_written_is_refused_before_any_image_is_read(conf
         ("sheet.jpg", "--sheet sheet.jpg: expected a PNG file, such as sheet.png"),
         (".png/x.png", "is no folder"),
     ):
-        assert main(["data", "check", "own", str(config), "--sheet", sheet]) == 2  # the root is wrong, too
+        assert (
+            main(["data", "check", "own", str(config), "--sheet", sheet]) == 2
+        )  # the root is wrong, too
         assert told in capsys.readouterr().err
 
 
@@ -122,7 +136,9 @@ def test_a_plugins_source_is_checked_too(tmp_path, capsys):
         "def mtl_components():\n"
         "    return [Mine]\n"
     )
-    (tmp_path / "run.toml").write_text('[task.kind]\nname = "classification"\n[data.mine]\n[train]\nsteps = 1\n')
+    (tmp_path / "run.toml").write_text(
+        '[task.kind]\nname = "classification"\n[data.mine]\n[train]\nsteps = 1\n'
+    )
     tokens = ["data", "check", "mine", str(tmp_path / "run.toml")]
     assert main(tokens) == 2
     assert main([*tokens, "--plugin", str(tmp_path / "mine.py")]) == 0
@@ -141,7 +157,18 @@ def test_what_a_user_got_wrong_is_one_message_and_code_2(config, capsys):
 def test_it_runs_as_a_process(config):
     code = "import sys; from mtlcore.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", code, "data", "check", "own", str(config), "--set", root(config), "--json"],
+        [
+            sys.executable,
+            "-c",
+            code,
+            "data",
+            "check",
+            "own",
+            str(config),
+            "--set",
+            root(config),
+            "--json",
+        ],
         capture_output=True,
         text=True,
         env=os.environ,

@@ -16,18 +16,27 @@ MTL = [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit
 
 def mtl(*words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*MTL, *map(str, words)], capture_output=True, text=True, env=os.environ | environ, check=False
+        [*MTL, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environ,
+        check=False,
     )
 
 
 def python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environ, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | environ,
+        check=False,
     )
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["train", "--help"], ["plugins", "--help"], ["data", "--help"], []]
+    "words",
+    [["--help"], ["--version"], ["train", "--help"], ["plugins", "--help"], ["data", "--help"], []],
 )
 def test_help_imports_no_torch(words: list[str], record_property) -> None:
     told = python(f"""
@@ -57,7 +66,11 @@ def test_help_names_every_command() -> None:
 
 def test_help_names_what_there_is_to_do_with_plugins() -> None:
     told = mtl("plugins", "--help")
-    assert [name for name in ("check", "show", "new", "--plugin", "--json") if f" {name} " not in told.stdout] == []
+    assert [
+        name
+        for name in ("check", "show", "new", "--plugin", "--json")
+        if f" {name} " not in told.stdout
+    ] == []
 
 
 def test_the_version_is_told() -> None:
@@ -116,7 +129,9 @@ def test_a_number_that_a_command_gives_back_is_the_exit_code() -> None:
 
 
 def test_a_torchvision_of_another_torch_is_one_line_and_exits_2() -> None:
-    told = python(COMMAND.format(body="raise RuntimeError('operator torchvision::nms does not exist')"))
+    told = python(
+        COMMAND.format(body="raise RuntimeError('operator torchvision::nms does not exist')")
+    )
     assert told.returncode == 2
     assert "install --upgrade torch torchvision" in told.stderr
     assert len(told.stderr.splitlines()) == 1
@@ -124,7 +139,9 @@ def test_a_torchvision_of_another_torch_is_one_line_and_exits_2() -> None:
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     code = COMMAND.format(body="print('x' * 10_000_000)")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.read(10)

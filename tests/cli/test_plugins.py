@@ -58,7 +58,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def mtl(site: Path, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"} | environ
-    return subprocess.run([*MTL, *map(str, words)], capture_output=True, text=True, env=env, check=False)
+    return subprocess.run(
+        [*MTL, *map(str, words)], capture_output=True, text=True, env=env, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +79,13 @@ def only(rows: list[dict[str, Any]], distribution: str) -> dict[str, Any]:
     return row
 
 
-def test_the_list_is_json_with_the_promised_keys(listed: subprocess.CompletedProcess[str], rows) -> None:
+def test_the_list_is_json_with_the_promised_keys(
+    listed: subprocess.CompletedProcess[str], rows
+) -> None:
     assert listed.returncode == 0
-    assert {tuple(row) for row in rows} == {("kind", "name", "distribution", "version", "status", "origin", "reason")}
+    assert {tuple(row) for row in rows} == {
+        ("kind", "name", "distribution", "version", "status", "origin", "reason")
+    }
     assert {row["status"] for row in rows} == {"ok", "failed"}
 
 
@@ -134,7 +140,9 @@ def test_a_broken_plugin_is_shown_with_its_reason(
     assert len([line for line in listed.stderr.splitlines() if distribution in line]) == 1
 
 
-def test_a_configuration_that_asks_for_a_broken_plugin_gets_its_original_error(site: Path, tmp_path: Path) -> None:
+def test_a_configuration_that_asks_for_a_broken_plugin_gets_its_original_error(
+    site: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "run.toml"
     config.write_text(CONFIG.format(weighting="raising"))
     told = mtl(site, "train", config, "--out", tmp_path / "run")
@@ -145,7 +153,12 @@ def test_a_configuration_that_asks_for_a_broken_plugin_gets_its_original_error(s
 
 
 def test_a_blocked_plugin_is_shown_as_blocked_and_is_not_told_as_broken(site: Path) -> None:
-    told = mtl(site, "plugins", "--json", MTLCORE_PLUGINS_BLOCK="raising,mtl-misspelled,unfrozen,duplicate,vision")
+    told = mtl(
+        site,
+        "plugins",
+        "--json",
+        MTLCORE_PLUGINS_BLOCK="raising,mtl-misspelled,unfrozen,duplicate,vision",
+    )
     assert told.stderr == ""
     row = only(json.loads(told.stdout), "mtl-raising")
     assert (row["status"], row["kind"]) == ("blocked", None)
@@ -160,11 +173,21 @@ def test_the_first_failure_stops_the_program_where_failures_are_fatal(site: Path
     assert "Traceback" not in told.stderr
 
 
-def test_a_torchvision_of_another_torch_is_told_once_and_clearly(site: Path, tmp_path: Path) -> None:
+def test_a_torchvision_of_another_torch_is_told_once_and_clearly(
+    site: Path, tmp_path: Path
+) -> None:
     fake = tmp_path / "torchvision"
     fake.mkdir()
-    (fake / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    told = mtl(site, "plugins", "--json", MTLCORE_PLUGINS_ONLY="vision", PYTHONPATH=f"{tmp_path}{os.pathsep}{site}")
+    (fake / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    told = mtl(
+        site,
+        "plugins",
+        "--json",
+        MTLCORE_PLUGINS_ONLY="vision",
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{site}",
+    )
     row = only(json.loads(told.stdout), "mtl-vision")
     assert row["status"] == "failed"
     assert "install --upgrade torch torchvision" in row["reason"]
@@ -174,7 +197,16 @@ def test_the_table_shows_files_failures_and_reasons(site: Path, tmp_path: Path) 
     good, broken = tmp_path / "good.py", tmp_path / "broken.py"
     good.write_text(HEAD + "@frozen" + WEIGHTING.format(name="Filed"))
     broken.write_text("raise KeyError('whoops')")
-    told = mtl(site, "plugins", "--plugin", good, "--plugin", broken, MTLCORE_PLUGINS_ONLY="weighting", COLUMNS="200")
+    told = mtl(
+        site,
+        "plugins",
+        "--plugin",
+        good,
+        "--plugin",
+        broken,
+        MTLCORE_PLUGINS_ONLY="weighting",
+        COLUMNS="200",
+    )
     assert told.returncode == 0
     lines = told.stdout.splitlines()
     assert any("filed" in line and "ok" in line and str(good) in line for line in lines)
@@ -182,7 +214,9 @@ def test_the_table_shows_files_failures_and_reasons(site: Path, tmp_path: Path) 
     assert any("uncertainty" in line and "mtlcore" in line for line in lines)
 
 
-def test_a_file_that_takes_the_place_of_an_installed_plugin_is_told_and_shown(site: Path, tmp_path: Path) -> None:
+def test_a_file_that_takes_the_place_of_an_installed_plugin_is_told_and_shown(
+    site: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.py"
     file.write_text(HEAD + "@frozen" + WEIGHTING.format(name="Healthy").replace("1.0", "2.0"))
     told = mtl(site, "plugins", "--plugin", file, MTLCORE_PLUGINS_ONLY="healthy", COLUMNS="250")
@@ -198,6 +232,8 @@ def test_a_file_that_takes_the_place_of_an_installed_plugin_is_told_and_shown(si
 
 
 def test_a_plugin_file_that_is_absent_is_told(site: Path, tmp_path: Path) -> None:
-    told = mtl(site, "plugins", "--plugin", tmp_path / "absent.py", MTLCORE_PLUGINS_ONLY="weighting")
+    told = mtl(
+        site, "plugins", "--plugin", tmp_path / "absent.py", MTLCORE_PLUGINS_ONLY="weighting"
+    )
     assert told.returncode == 2
     assert "absent.py" in told.stderr

@@ -120,7 +120,8 @@ def test_a_failure_is_told_in_full_and_exits_1(plugin, capsys) -> None:
     assert "weighting 'bare' fails has_a_summary_line" in out
     assert "how to mend it: write a docstring whose first line says what the component does." in out
     counted = re.search(
-        r"(\d+) checks, (\d+) ran: (\d+) passed, 1 failed, (\d+) skipped, (\d+) blocked, 0 xfailed", out
+        r"(\d+) checks, (\d+) ran: (\d+) passed, 1 failed, (\d+) skipped, (\d+) blocked, 0 xfailed",
+        out,
     )
     assert counted, out
     checks, ran, passed, skipped, blocked = map(int, counted.groups())
@@ -139,7 +140,10 @@ def test_the_same_failure_in_json_exits_1(plugin, capsys) -> None:
 
 def test_what_a_component_needs_is_set_by_its_key(plugin, capsys) -> None:
     assert check("needy", "--plugin", plugin) == 2
-    assert "weighting 'needy' needs root: give --set root=VALUE, or --config FILE" in capsys.readouterr().err
+    assert (
+        "weighting 'needy' needs root: give --set root=VALUE, or --config FILE"
+        in capsys.readouterr().err
+    )
     assert check("needy", "--plugin", plugin, "--set", "root=here", "--json") == 0
     assert json.loads(capsys.readouterr().out)["counts"]["passed"] > 5
     assert check("needy", "--plugin", plugin, "--set", "root=here", "--set", "levle=2") == 2
@@ -189,9 +193,16 @@ def test_a_plugin_that_failed_to_load_is_a_failure_of_the_whole(plugin, tmp_path
     (info / "entry_points.txt").write_text("[mtlcore]\nbroken = broken_plugin\n")
     code = "import sys; from mtlcore.cli import main; sys.exit(main(sys.argv[1:]))"
     words = ["plugins", "check", "--json", "--examples", "1", "--plugin", str(plugin)]
-    switches = {"MTLCORE_PLUGINS_ONLY": "broken", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    switches = {
+        "MTLCORE_PLUGINS_ONLY": "broken",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(tmp_path),
+    }
     told = subprocess.run(
-        [sys.executable, "-c", code, *words], env=os.environ | switches, capture_output=True, text=True
+        [sys.executable, "-c", code, *words],
+        env=os.environ | switches,
+        capture_output=True,
+        text=True,
     )
     assert told.returncode == 1, told.stderr
     rows = {row["plugin"]: row for row in json.loads(told.stdout)}
@@ -229,9 +240,15 @@ def test_examples_must_be_one_at_least(capsys) -> None:
     assert "--examples 0: expected at least 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", ["KeyError('tile')", "SystemExit(0)", "__import__('unittest').SkipTest('no')"])
-@pytest.mark.parametrize(("name", "failed"), [("views", "views_are_images"), ("build", "builds_a_head")])
-def test_a_pretext_that_raises_is_reported_and_has_no_sheet(tmp_path, capsys, name, failed, error) -> None:
+@pytest.mark.parametrize(
+    "error", ["KeyError('tile')", "SystemExit(0)", "__import__('unittest').SkipTest('no')"]
+)
+@pytest.mark.parametrize(
+    ("name", "failed"), [("views", "views_are_images"), ("build", "builds_a_head")]
+)
+def test_a_pretext_that_raises_is_reported_and_has_no_sheet(
+    tmp_path, capsys, name, failed, error
+) -> None:
     file, sheet = tmp_path / "raising.py", tmp_path / "sheet.png"
     file.write_text(RAISING.format(error=error))
     assert check(f"raises_in_{name}", "--plugin", file, "--sheet", sheet, "--json") == 1

@@ -75,16 +75,35 @@ def python(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path
     python = place / "bin" / "python"
     (site,) = place.glob("lib/python*/site-packages")
     parent = sysconfig.get_path("purelib")
-    (site / "parent.pth").write_text(f"import site; site.addsitedir({parent!r})\n")  # its own .pth files are read too
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "--quiet"]
+    (site / "parent.pth").write_text(
+        f"import site; site.addsitedir({parent!r})\n"
+    )  # its own .pth files are read too
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+    ]
     subprocess.run([*command, *map(str, wheels)], check=True, capture_output=True)
     return python
 
 
 def run(python: Path, *words: str | Path, where: Path) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {"OMP_NUM_THREADS": "1"}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {
+        "OMP_NUM_THREADS": "1"
+    }
     return subprocess.run(
-        [str(python), *map(str, words)], capture_output=True, text=True, env=env, cwd=where, check=False
+        [str(python), *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=where,
+        check=False,
     )
 
 
@@ -121,7 +140,17 @@ def test_all_six_train_together(python: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tests_that_they_bring_pass(python: Path, made: Path) -> None:
     folders = [f"{name}/tests" for name in NAMES.values()]
-    told = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *folders, where=made)
+    told = run(
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--import-mode=importlib",
+        *folders,
+        where=made,
+    )
     assert told.returncode == 0, told.stdout[-5000:] + told.stderr[-2000:]
     assert " passed" in told.stdout
     assert "failed" not in told.stdout
@@ -129,7 +158,15 @@ def test_the_tests_that_they_bring_pass(python: Path, made: Path) -> None:
 
 @pytest.mark.slow
 def test_the_tests_that_it_brings_pass_before_it_is_installed(made: Path) -> None:
-    told = run(Path(sys.executable), "-m", "pytest", "-rs", "-p", "no:cacheprovider", where=made / NAMES["weighting"])
+    told = run(
+        Path(sys.executable),
+        "-m",
+        "pytest",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        where=made / NAMES["weighting"],
+    )
     assert told.returncode == 0, told.stdout[-5000:] + told.stderr[-2000:]
     assert " passed" in told.stdout
     assert "a class that no entry point and no plugin file gives" in told.stdout
@@ -139,14 +176,25 @@ def test_the_tests_that_it_brings_pass_before_it_is_installed(made: Path) -> Non
 def test_the_readme_names_the_plugin_and_no_key_of_the_template(made: Path, kind: str) -> None:
     text = (made / NAMES[kind] / "README.md").read_text()
     [table] = re.findall(r"```toml\n(.*?)```", text, re.S)
-    assert {line.partition(" = ")[0] for line in table.splitlines()} <= {"name", table.splitlines()[0]}
+    assert {line.partition(" = ")[0] for line in table.splitlines()} <= {
+        "name",
+        table.splitlines()[0],
+    }
     assert NAMES[kind] in table
     assert "pip install --no-deps --editable ." in text
 
 
 def test_a_new_plugin_is_usable_as_a_single_file_before_it_is_installed(made: Path, capsys) -> None:
     name = NAMES["weighting"]
-    words = ["plugins", "check", name, "--plugin", str(made / name / f"{name}.py"), "--examples", "2"]
+    words = [
+        "plugins",
+        "check",
+        name,
+        "--plugin",
+        str(made / name / f"{name}.py"),
+        "--examples",
+        "2",
+    ]
     assert main(words) == 0
     assert " 0 failed" in " ".join(capsys.readouterr().out.split())
 
@@ -158,13 +206,18 @@ def test_a_new_plugin_is_usable_as_a_single_file_before_it_is_installed(made: Pa
         ("3d", "expected lower-case letters"),
         ("class", "can't be a plugin's name"),
         ("x" * 51, "can't be a plugin's name"),
-        ("../up", "can't be a plugin's name: expected lower-case letters, digits and _, such as 'up'"),
+        (
+            "../up",
+            "can't be a plugin's name: expected lower-case letters, digits and _, such as 'up'",
+        ),
         ("puzzling", "the pretext 'puzzling' is given by mtlcore"),
         ("keys", "can't be the label of a table"),
         ("torch", "there is a module 'torch' already"),
     ],
 )
-def test_a_name_that_cannot_be_used_is_refused_with_a_better_one(name: str, told: str, tmp_path: Path, capsys) -> None:
+def test_a_name_that_cannot_be_used_is_refused_with_a_better_one(
+    name: str, told: str, tmp_path: Path, capsys
+) -> None:
     assert main(["plugins", "new", name, "--kind", "pretext", "--out", str(tmp_path)]) == 2
     assert told in capsys.readouterr().err
     assert list(tmp_path.rglob("*")) == []
@@ -179,7 +232,9 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path, capsys) -> None:
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     assert main(["plugins", "new", "mine", "--kind", "task", "--out", str(tmp_path)]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -60,14 +60,25 @@ def test_json_holds_the_same(plugin, capsys):
     assert (found["kind"], found["name"], found["distribution"]) == ("weighting", "mine", None)
     assert found["origin"] == str(plugin)
     assert found["keys"] == [
-        {"name": "power", "type": "a number", "default": "2.0", "range": "at least 1.0", "required": False}
+        {
+            "name": "power",
+            "type": "a number",
+            "default": "2.0",
+            "range": "at least 1.0",
+            "required": False,
+        }
     ]
 
 
 def test_the_cores_own_keys_stand_beside_the_plugins(capsys):
     assert main(["plugins", "show", "puzzling", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [key["name"] for key in found["core_keys"]] == ["weight", "supervised", "samples", "control"]
+    assert [key["name"] for key in found["core_keys"]] == [
+        "weight",
+        "supervised",
+        "samples",
+        "control",
+    ]
     assert "grid" in [key["name"] for key in found["keys"]]
 
 
@@ -79,7 +90,21 @@ def test_what_must_be_given_is_marked(capsys):
 def test_a_name_of_two_kinds_needs_the_kind(plugin, capsys):
     assert main(["plugins", "show", "puzzling", "--plugin", str(plugin)]) == 2
     assert "'puzzling' is a pretext and a weighting: say which by --kind" in capsys.readouterr().err
-    assert main(["plugins", "show", "puzzling", "--plugin", str(plugin), "--kind", "weighting", "--json"]) == 0
+    assert (
+        main(
+            [
+                "plugins",
+                "show",
+                "puzzling",
+                "--plugin",
+                str(plugin),
+                "--kind",
+                "weighting",
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["doc"] == "Shares its name with a pretext."
 
 

@@ -58,7 +58,21 @@ def test_a_run_adds_a_row_for_each_answer_of_the_model(config, tmp_path):
     assert main(["preview", "--run", str(run), "--out", str(out)]) == 0
     with Image.open(out) as sheet:
         assert sheet.size[1] == 8 * 100 + 4
-    assert main(["preview", str(config), "--run", str(run), "--set", "encoder.width=4", "--out", str(out)]) == 2
+    assert (
+        main(
+            [
+                "preview",
+                str(config),
+                "--run",
+                str(run),
+                "--set",
+                "encoder.width=4",
+                "--out",
+                str(out),
+            ]
+        )
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,12 +80,17 @@ def test_a_run_adds_a_row_for_each_answer_of_the_model(config, tmp_path):
     [
         (["--out", "x.png"], "needs CONFIG, or --run RUN"),
         (["CONFIG", "--out", "x.jpg"], "expected a PNG file, such as x.png"),
-        (["CONFIG", "--out", "no/such/folder/x.png"], "can't write no/such/folder/x.png: no/such/folder is no folder"),
+        (
+            ["CONFIG", "--out", "no/such/folder/x.png"],
+            "can't write no/such/folder/x.png: no/such/folder is no folder",
+        ),
         (["--run", "nowhere", "--out", "x.png"], "nowhere is no run"),
         (["CONFIG", "--set", "pretext.puzzling.grid=7", "--out", "x.png"], "pretext.puzzling.grid"),
     ],
 )
-def test_what_a_user_can_mend_is_told_in_one_message(config, tokens, told, capsys, tmp_path, monkeypatch):
+def test_what_a_user_can_mend_is_told_in_one_message(
+    config, tokens, told, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main(["preview", *(str(config) if t == "CONFIG" else t for t in tokens)]) == 2
     assert told in capsys.readouterr().err

@@ -54,4 +54,6 @@ def test_notes_bars_and_tables_show_brackets_as_they_are(name, screen):
 @pytest.mark.parametrize("name", NASTY)
 def test_the_last_lines_name_the_runs_folder_as_it_is(name, screen):
     say_result(Result(Path(name), 3, Measured(), 1.0, 24, 0))
-    assert f"the run lies in {Path(name)}\nevaluate it: mtl eval {Path(name)}\n" in screen.getvalue()
+    assert (
+        f"the run lies in {Path(name)}\nevaluate it: mtl eval {Path(name)}\n" in screen.getvalue()
+    )

@@ -65,15 +65,22 @@ def test_a_person_reads_a_table_and_what_to_do_next(config, capsys) -> None:
     chosen = config.parent / "sweep" / "chosen.toml"
     assert f"mtl train {chosen}" in "".join(out.split("train what was chosen: ")[1])
     assert main(["train", str(chosen), "--out", str(config.parent / "again")]) == 0
-    best = json.loads((config.parent / "sweep" / "sweep.json").read_text())["chosen"]["pretext.puzzling.weight"]
+    best = json.loads((config.parent / "sweep" / "sweep.json").read_text())["chosen"][
+        "pretext.puzzling.weight"
+    ]
     first = RunFolder(config.parent / "sweep" / f"weight={best}_seed=0")
-    assert RunFolder(config.parent / "again").provenance()["validation"] == first.provenance()["validation"]
+    assert (
+        RunFolder(config.parent / "again").provenance()["validation"]
+        == first.provenance()["validation"]
+    )
 
 
 def test_json_is_all_that_goes_to_stdout_and_a_second_call_only_reads(config, capsys) -> None:
     assert main(words(config, "--json")) == 0
     first = json.loads(capsys.readouterr().out)
-    assert [s["values"] for s in first["settings"]] == [{"pretext.puzzling.weight": w} for w in (0, 0.3)]
+    assert [s["values"] for s in first["settings"]] == [
+        {"pretext.puzzling.weight": w} for w in (0, 0.3)
+    ]
     assert (first["split"], first["metric"]) == ("validation", "gender/accuracy")
     assert [(s["n"], s["sd"]) for s in first["settings"]] == [(1, None)] * 2
     assert first["toml"] == str(config.parent / "sweep" / "chosen.toml")
@@ -81,9 +88,14 @@ def test_json_is_all_that_goes_to_stdout_and_a_second_call_only_reads(config, ca
     assert json.loads(capsys.readouterr().out) == first  # CPU seconds too: nothing was trained
 
 
-def test_without_a_folder_the_configurations_name_gives_one_in_the_current_folder(config, capsys, monkeypatch) -> None:
+def test_without_a_folder_the_configurations_name_gives_one_in_the_current_folder(
+    config, capsys, monkeypatch
+) -> None:
     monkeypatch.chdir(config.parent)
-    assert main(["sweep", "run.toml", "--over", "pretext.puzzling.weight=0,0.3", "--seeds", "0", "1"]) == 0
+    assert (
+        main(["sweep", "run.toml", "--over", "pretext.puzzling.weight=0,0.3", "--seeds", "0", "1"])
+        == 0
+    )
     out = " ".join(capsys.readouterr().out.split())
     assert "4 runs; they lie in run-sweep" in out
     assert "mtl train run-sweep/chosen.toml" in out
@@ -91,9 +103,18 @@ def test_without_a_folder_the_configurations_name_gives_one_in_the_current_folde
     assert {p.name for p in Path("run-sweep").glob("weight=*")} == runs
 
 
-def test_a_setting_that_diverges_is_shown_as_such_and_the_others_are_chosen_among(config, capsys) -> None:
+def test_a_setting_that_diverges_is_shown_as_such_and_the_others_are_chosen_among(
+    config, capsys
+) -> None:
     more = ["--set", "train.max_skipped=2", "--set", "train.log_every=1", "--set", "train.steps=8"]
-    more += ["--set", "train.clip=1e30", "--set", "optimizer.name=sgd", "--out", str(config.parent / "sweep")]
+    more += [
+        "--set",
+        "train.clip=1e30",
+        "--set",
+        "optimizer.name=sgd",
+        "--out",
+        str(config.parent / "sweep"),
+    ]
     command = ["sweep", str(config), "--over", "optimizer.lr=1e30,0.001", *more]
     assert main(command) == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -116,11 +137,23 @@ def test_what_a_user_got_wrong_is_one_message_and_code_2(config, capsys) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signals", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_stopped_sweep_goes_on_where_it_was_and_comes_to_the_same_figures(config, signals, code, capsys) -> None:
+def test_a_stopped_sweep_goes_on_where_it_was_and_comes_to_the_same_figures(
+    config, signals, code, capsys
+) -> None:
     """Stopped in the second run, after a checkpoint of it; the uninterrupted sweep lies beside it."""
-    more = ["--set", "train.steps=120", "--set", "train.save_every=5", "--set", "train.eval_every=0", "--json"]
+    more = [
+        "--set",
+        "train.steps=120",
+        "--set",
+        "train.save_every=5",
+        "--set",
+        "train.eval_every=0",
+        "--json",
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*MTL, *words(config, *more)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*MTL, *words(config, *more)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     second = RunFolder(config.parent / "sweep" / "weight=0.3_seed=0")
     while not second.checkpoint() and process.poll() is None:
         time.sleep(0.02)

@@ -23,7 +23,9 @@ class Witness(InMemory):
     def decode(self, index, sample):
         self.seen.append("unknown" if index.split is None else str(index.split[sample]))
         image = super().decode(index, sample)
-        return np.pad(image, ((0, self.large),) * 2 + ((0, 0),)) if self.seen[-1] == "test" else image
+        return (
+            np.pad(image, ((0, self.large),) * 2 + ((0, 0),)) if self.seen[-1] == "test" else image
+        )
 
 
 def witness(split=OFFICIAL) -> Witness:

@@ -68,7 +68,9 @@ def test_it_counts_classes_copies_conflicts_and_leaks(folders):
     assert report.shared == ["test/cat/0.png"]
     found = report.as_json()
     assert set(found) == KEYS
-    assert [found[k] for k in ("duplicate_groups", "conflicting_groups", "shared_between_splits")] == [3, 1, 1]
+    assert [
+        found[k] for k in ("duplicate_groups", "conflicting_groups", "shared_between_splits")
+    ] == [3, 1, 1]
 
 
 def test_missing_unreadable_and_malformed_are_told_apart(folders):
@@ -101,7 +103,12 @@ def test_a_source_without_official_splits_is_looked_at_as_the_run_cuts_it():
 def test_every_annotation_that_counts_is_counted_numbers_as_given():
     values = np.array([1.0, np.nan, 3.0, np.nan])
     run = experiment(
-        {"own": DataEntry(InMemory(4, ("a", "b", "a", ""), others={"age": values}, split=("train",) * 4))}, {}
+        {
+            "own": DataEntry(
+                InMemory(4, ("a", "b", "a", ""), others={"age": values}, split=("train",) * 4)
+            )
+        },
+        {},
     )
     report = check_data(run, "own")
     assert report.as_json()["counts"] == {
@@ -121,12 +128,16 @@ def test_copies_whose_numbers_differ_are_in_conflict_and_missing_labels_agree_wi
     assert [len(keys) for keys in report.duplicates] == [8]
     assert len(report.conflicting) == 1
     agreeing = InMemory(4, None, others={"size": values[:4]})
-    assert check_data(experiment({"own": DataEntry(_Same(agreeing, (7,) * 4))}, {}), "own").conflicting == []
+    assert (
+        check_data(experiment({"own": DataEntry(_Same(agreeing, (7,) * 4))}, {}), "own").conflicting
+        == []
+    )
 
 
 def test_the_fingerprint_is_that_of_a_run_on_this_table_alone(folders):
     run = experiment(
-        {"own": DataEntry(ImageFolder(folders, annotation="kind"))}, {"kind": Classification(reads="kind")}
+        {"own": DataEntry(ImageFolder(folders, annotation="kind"))},
+        {"kind": Classification(reads="kind")},
     )
     assert check_data(run, "own").fingerprint == open_data(run).fingerprint
     before = check_data(run, "own").fingerprint
@@ -139,20 +150,25 @@ def test_an_unknown_label_and_a_set_without_samples_are_named(tmp_path):
     with pytest.raises(MtlError, match=r"there is no table \[data.owm\]; did you mean 'own'\?"):
         check_data(run, "owm")
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(MtlError, match=r"data.own holds no usable sample; not in a class folder: 1"):
+    with pytest.raises(
+        MtlError, match=r"data.own holds no usable sample; not in a class folder: 1"
+    ):
         check_data(run, "own")
 
 
 def test_the_sheet_has_a_sample_for_each_class_and_for_each_conflict(folders):
     (folders / "test" / "cat" / "1.png").write_bytes(b"")
     run = experiment(
-        {"own": DataEntry(ImageFolder(folders, annotation="kind"))}, {"kind": Classification(reads="kind")}
+        {"own": DataEntry(ImageFolder(folders, annotation="kind"))},
+        {"kind": Classification(reads="kind")},
     )
     report = check_data(run, "own")
     sheet = check_sheet(run, report)
     assert sheet.dtype == np.uint8
     assert sheet.shape[0] == 3 * (128 + 4) + 4  # cat, dog, one conflict
-    gray = np.unique(sheet[10:20].reshape(-1, 3), axis=0)  # the first sample: 1 2 3 4 and the copy of 1
+    gray = np.unique(
+        sheet[10:20].reshape(-1, 3), axis=0
+    )  # the first sample: 1 2 3 4 and the copy of 1
     assert {(20 * g,) * 3 for g in (1, 2, 3, 4)} <= set(map(tuple, gray.tolist()))
     assert (140, 140, 140) not in set(map(tuple, gray.tolist()))
 
@@ -178,7 +194,9 @@ def test_groups_are_merged_with_copies_until_nothing_parts():
 
 
 def test_fer2013_has_its_known_copies(unpacked):
-    run = experiment({"fer2013": DataEntry(Fer2013(unpacked("fer2013") / "fer2013"))}, {"fer": Fer(emotions=7)})
+    run = experiment(
+        {"fer2013": DataEntry(Fer2013(unpacked("fer2013") / "fer2013"))}, {"fer": Fer(emotions=7)}
+    )
     found = check_data(run, "fer2013").as_json()
     assert found["duplicate_groups"] == 1273
     assert found["conflicting_groups"] == 47
@@ -190,7 +208,9 @@ def test_fer2013_has_its_known_copies(unpacked):
 
 def test_utkface_has_its_known_faults(unpacked):
     task = {"gender": Classification(reads="gender")}
-    report = check_data(experiment({"utk": DataEntry(Utkface(unpacked("utkface") / "utkface"))}, task), "utk")
+    report = check_data(
+        experiment({"utk": DataEntry(Utkface(unpacked("utkface") / "utkface"))}, task), "utk"
+    )
     assert report.malformed == {
         "a name that is not <age>_<gender>_<race>_<date>": [
             "61_1_20170109142408075.jpg.chip.jpg",

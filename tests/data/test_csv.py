@@ -28,7 +28,10 @@ def table(folder: Path, text: str, name: str = "people.csv") -> Path:
 def people(tmp_path: Path) -> Path:
     for i in range(6):
         Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
-    rows = [f"{i}.png,{20 + i if i != 2 else ''},{'ab'[i % 2] if i != 3 else ''},p{i // 2},{i},{-i}" for i in range(6)]
+    rows = [
+        f"{i}.png,{20 + i if i != 2 else ''},{'ab'[i % 2] if i != 3 else ''},p{i // 2},{i},{-i}"
+        for i in range(6)
+    ]
     return table(tmp_path, "\n".join(["path,age,mood,person,x,y", *rows]) + "\n")
 
 
@@ -50,7 +53,9 @@ def test_without_columns_every_other_column_is_an_annotation(people):
 def test_a_list_of_columns_is_one_annotation_and_a_row_without_one_of_them_has_none(tmp_path):
     file = table(tmp_path, "path,v,a\n1.png,0.5,-1\n2.png,,1\n3.png,0,1e-3\n")
     index = Csv(file, columns={"valence_arousal": ("v", "a")}).index()
-    np.testing.assert_array_equal(index.annotations["valence_arousal"], [[0.5, -1], [np.nan, np.nan], [0, 1e-3]])
+    np.testing.assert_array_equal(
+        index.annotations["valence_arousal"], [[0.5, -1], [np.nan, np.nan], [0, 1e-3]]
+    )
     assert Csv(file, columns={"v": ("v",)}).index().annotations["v"].shape == (3, 1)
 
 
@@ -74,7 +79,9 @@ def test_a_text_among_numbers_makes_a_category_or_a_bad_row_where_numbers_are_as
     assert Csv(file).index().annotations["age"].tolist() == ["30", "old", "inf"]
     index = Csv(file, numeric=("age",)).index()
     assert index.annotations["age"].tolist() == [30.0]
-    assert index.skipped.names == {"no number in the column 'age'": ["2.png ('old')", "3.png ('inf')"]}
+    assert index.skipped.names == {
+        "no number in the column 'age'": ["2.png ('old')", "3.png ('inf')"]
+    }
 
 
 @pytest.mark.parametrize("mark", [";", "\t", ","])
@@ -86,7 +93,9 @@ def test_semicolons_and_tabs_are_told_by_the_header(mark, tmp_path):
 def test_split_and_group_are_columns_that_the_table_names(people):
     text = people.read_text().splitlines()
     fold = ["fold", "train", "train", "train", "train", "test", "test"]
-    file = table(people.parent, "\n".join(f"{line},{f}" for line, f in zip(text, fold)) + "\n", "folds.csv")
+    file = table(
+        people.parent, "\n".join(f"{line},{f}" for line, f in zip(text, fold)) + "\n", "folds.csv"
+    )
     entry = DataEntry(Csv(file, columns={"kind": "mood"}), split="fold", group="person")
     data = open_data(experiment({"own": entry}, validation=0.0))
     assert {name: data.keys[rows].tolist() for name, rows in data.split.items() if len(rows)} == {
@@ -96,7 +105,17 @@ def test_split_and_group_are_columns_that_the_table_names(people):
 
 
 def test_bad_rows_are_counted_by_what_is_wrong_with_them(tmp_path):
-    rows = ["1.png,a", "2.png", "3.png,a,b", ",a", "../x.png,a", "/etc/passwd,a", "1.png,b", "", "4.png,b"]
+    rows = [
+        "1.png,a",
+        "2.png",
+        "3.png,a,b",
+        ",a",
+        "../x.png,a",
+        "/etc/passwd,a",
+        "1.png,b",
+        "",
+        "4.png,b",
+    ]
     index = Csv(table(tmp_path, "\n".join(["path,mood", *rows]) + "\n")).index()
     assert index.keys.tolist() == ["1.png", "4.png"]
     assert index.skipped.names == {
@@ -112,7 +131,9 @@ def test_a_link_that_leaves_the_root_is_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     (tmp_path / "root" / "link.png").symlink_to(tmp_path / "secret.png")
     dataset = Csv(table(tmp_path / "root", "path\nlink.png\n"))
-    with pytest.raises(MtlError, match=r"'link.png' leads out of .*root: an image must lie below the root"):
+    with pytest.raises(
+        MtlError, match=r"'link.png' leads out of .*root: an image must lie below the root"
+    ):
         dataset.decode(dataset.index(), 0)
 
 
@@ -125,12 +146,21 @@ def test_a_root_that_is_itself_a_link_is_followed(people, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "file"}, r"has no column 'file' \(path\); .*known: age, mood, path, person, x, y"),
-        ({"columns": {"m": "moood"}}, r"has no column 'moood' \(columns.m\); did you mean 'mood'\?"),
+        (
+            {"path": "file"},
+            r"has no column 'file' \(path\); .*known: age, mood, path, person, x, y",
+        ),
+        (
+            {"columns": {"m": "moood"}},
+            r"has no column 'moood' \(columns.m\); did you mean 'mood'\?",
+        ),
         ({"columns": {"p": ("x", "z")}}, r"has no column 'z' \(columns.p\)"),
         ({"numeric": ("ag",)}, r"numeric names 'ag', which is no annotation; did you mean 'age'\?"),
         ({"numeric": ("age",), "categorical": ("age",)}, "stands in numeric and in categorical"),
-        ({"columns": {"p": ("x", "y")}, "categorical": ("p",)}, "is a list, which makes it numeric"),
+        (
+            {"columns": {"p": ("x", "y")}, "categorical": ("p",)},
+            "is a list, which makes it numeric",
+        ),
     ],
 )
 def test_a_column_that_is_not_there_is_named_with_the_nearest_one(people, options, message):
@@ -159,19 +189,26 @@ def test_a_missing_table_and_a_folder_in_its_place_are_errors(tmp_path):
 
 def test_a_missing_image_is_counted_by_the_run(people):
     (people.parent / "5.png").unlink()
-    data = open_data(experiment({"own": DataEntry(Csv(people, columns={"kind": "mood"}))}, validation=0.0))
+    data = open_data(
+        experiment({"own": DataEntry(Csv(people, columns={"kind": "mood"}))}, validation=0.0)
+    )
     assert any("1 left out, unreadable" in line and "5.png" in line for line in data.report)
 
 
 @given(edits=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=6)), min_size=1, max_size=8))
 def test_no_mutation_of_a_table_gives_anything_but_an_index_or_our_error(edits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("csv")
-    data = b"path,age,mood\n" + b"".join(b"%d.png,%d,%s\n" % (i, i, b"ab"[i % 2 : i % 2 + 1]) for i in range(9))
+    data = b"path,age,mood\n" + b"".join(
+        b"%d.png,%d,%s\n" % (i, i, b"ab"[i % 2 : i % 2 + 1]) for i in range(9)
+    )
     for place, junk in edits:
         at = int(place * len(data))
         data = data[:at] + junk + data[at + len(junk) // 2 :]
     (folder / "t.csv").write_bytes(data)
-    for dataset in (Csv(folder / "t.csv"), Csv(folder / "t.csv", columns={"a": "age"}, numeric=("a",))):
+    for dataset in (
+        Csv(folder / "t.csv"),
+        Csv(folder / "t.csv", columns={"a": "age"}, numeric=("a",)),
+    ):
         try:
             index = dataset.index()
         except MtlError:
@@ -184,7 +221,13 @@ def test_no_mutation_of_a_table_gives_anything_but_an_index_or_our_error(edits, 
 def test_columns_survive_the_configuration_file(people):
     tables = {
         "task": {"emotion": {"name": "classification"}},
-        "data": {"own": {"name": "csv", "file": str(people), "columns": {"emotion": "mood", "p": ["x", "y"]}}},
+        "data": {
+            "own": {
+                "name": "csv",
+                "file": str(people),
+                "columns": {"emotion": "mood", "p": ["x", "y"]},
+            }
+        },
         "train": {"steps": 1},
     }
     run = parse(tables)

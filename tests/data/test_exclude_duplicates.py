@@ -85,7 +85,10 @@ def test_copies_never_part_where_the_run_cuts_the_splits_itself(which, seed, tmp
         image(tmp_path / "ab"[i % 2] / f"{i}.png", 4 * (i // 4) * 2 + i % 2)
     entry = DataEntry(ImageFolder(tmp_path, annotation="kind"), exclude_duplicates=which)
     data = open_data(experiment({"own": entry}, TASK, seed=seed, validation=0.2))
-    pixels = {name: {int(p[0, 0, 0]) for p in data.images.take(samples)} for name, samples in data.split.items()}
+    pixels = {
+        name: {int(p[0, 0, 0]) for p in data.images.take(samples)}
+        for name, samples in data.split.items()
+    }
     assert set(pixels) == {"train", "validation", "test"}
     assert all(pixels.values())
     assert sum(map(len, pixels.values())) == 30
@@ -99,13 +102,18 @@ def test_the_table_takes_its_three_values_and_keeps_them(folders):
         run = parse(tables | {"data": {"own": own | {"exclude_duplicates": which}}})
         assert run.data["own"].exclude_duplicates == which
         assert parse(tomllib.loads(dump(run))).data == run.data
-    with pytest.raises(MtlError, match=r"data.own.exclude_duplicates = 'all': expected one of 'none', 'train', 'test'"):
+    with pytest.raises(
+        MtlError,
+        match=r"data.own.exclude_duplicates = 'all': expected one of 'none', 'train', 'test'",
+    ):
         parse(tables | {"data": {"own": own | {"exclude_duplicates": "all"}}})
 
 
 def test_the_real_test_set_loses_its_280_leaks(unpacked):
     dataset = Fer2013(unpacked("fer2013") / "fer2013")
-    run = experiment({"fer": DataEntry(dataset, exclude_duplicates="test")}, {"fer": Fer(emotions=7)}, size=48)
+    run = experiment(
+        {"fer": DataEntry(dataset, exclude_duplicates="test")}, {"fer": Fer(emotions=7)}, size=48
+    )
     data = open_data(run, {"test"})
     assert len(data.split["test"]) == 3589 - 280
     assert data.report == ("data.fer: 280 left out, their pixels also stand in train",)
@@ -113,7 +121,9 @@ def test_the_real_test_set_loses_its_280_leaks(unpacked):
 
 def test_the_real_training_set_loses_its_leaks_and_its_conflicts(unpacked):
     dataset = Fer2013(unpacked("fer2013") / "fer2013")
-    run = experiment({"fer": DataEntry(dataset, exclude_duplicates="train")}, {"fer": Fer(emotions=7)}, size=48)
+    run = experiment(
+        {"fer": DataEntry(dataset, exclude_duplicates="train")}, {"fer": Fer(emotions=7)}, size=48
+    )
     data = open_data(run, memory=0)
     digests = {
         name: [data.images.take(np.array([sample])).numpy().tobytes() for sample in samples]

@@ -38,7 +38,14 @@ def splits(tmp_path: Path) -> Path:
 
 def test_a_folder_is_a_class_and_there_is_no_official_split(classes):
     index = ImageFolder(classes).index()
-    assert index.keys.tolist() == ["cat/0.png", "cat/1.PNG", "cat/2.bmp", "dog/0.png", "dog/1.PNG", "dog/2.bmp"]
+    assert index.keys.tolist() == [
+        "cat/0.png",
+        "cat/1.PNG",
+        "cat/2.bmp",
+        "dog/0.png",
+        "dog/1.PNG",
+        "dog/2.bmp",
+    ]
     assert index.annotations["label"].tolist() == ["cat"] * 3 + ["dog"] * 3
     assert index.split is None
     assert len(index.skipped) == 0
@@ -73,7 +80,9 @@ def test_a_folder_that_is_no_split_beside_train_is_counted(splits):
     index = ImageFolder(splits).index()
     assert len(index) == 6
     assert index.skipped.names == {
-        "no split, beside a folder called train (known: train, val, valid, validation, test)": ["extra"]
+        "no split, beside a folder called train (known: train, val, valid, validation, test)": [
+            "extra"
+        ]
     }
 
 
@@ -106,11 +115,15 @@ def test_strays_and_empty_class_folders_are_counted(classes):
     skipped = ImageFolder(classes).index().skipped.names
     assert skipped["not in a class folder"] == ["readme.txt"]
     assert skipped["a class folder without images"] == ["bird"]
-    assert [names for reason, names in skipped.items() if reason.startswith("not one of .jpg")] == [["cat/notes.txt"]]
+    assert [names for reason, names in skipped.items() if reason.startswith("not one of .jpg")] == [
+        ["cat/notes.txt"]
+    ]
 
 
 def test_a_root_that_is_missing_is_named(tmp_path):
-    with pytest.raises(MtlError, match=r"nowhere is no folder; expected one that holds a folder for each class"):
+    with pytest.raises(
+        MtlError, match=r"nowhere is no folder; expected one that holds a folder for each class"
+    ):
         ImageFolder(tmp_path / "nowhere").index()
 
 

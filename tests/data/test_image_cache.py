@@ -53,7 +53,9 @@ def test_what_just_fits_is_kept_in_memory():
 
 
 def test_images_stand_in_their_rows_channels_first():
-    images, _ = open_images(lambda index: np.full((4, 4, 3), (index % 256, index // 256, 9), dtype=np.uint8), 700, 4)
+    images, _ = open_images(
+        lambda index: np.full((4, 4, 3), (index % 256, index // 256, 9), dtype=np.uint8), 700, 4
+    )
     found = images.take(np.array([699, 0, 300]))
     assert found[:, :, 2, 1].tolist() == [[187, 2, 9], [0, 0, 9], [44, 1, 9]]
 
@@ -85,7 +87,11 @@ def test_slow_images_are_decoded_by_the_same_rules(monkeypatch):
 @pytest.mark.parametrize("memory", [None, 0])
 def test_unreadable_rows_are_reported_with_their_reasons(memory):
     _, unreadable = open_images(some_unreadable, 250, 8, memory=memory)
-    assert unreadable == {3: "sample 3 is broken", 103: "sample 103 is broken", 203: "sample 203 is broken"}
+    assert unreadable == {
+        3: "sample 3 is broken",
+        103: "sample 103 is broken",
+        203: "sample 203 is broken",
+    }
 
 
 @pytest.mark.parametrize("memory", [None, 0])
@@ -140,12 +146,20 @@ def test_a_mistake_in_a_source_is_not_taken_for_a_bad_image():
 @pytest.mark.parametrize(("memory", "doing"), [(None, "reading images"), (0, "checking images")])
 def test_progress_rises_to_the_total(memory, doing):
     told = []
-    open_images(image, 300, 4, progress=lambda what, done, total: told.append((what, done, total)), memory=memory)
+    open_images(
+        image,
+        300,
+        4,
+        progress=lambda what, done, total: told.append((what, done, total)),
+        memory=memory,
+    )
     assert [done for _, done, _ in told] == [128, 256, 300]
     assert {(what, total) for what, _, total in told} == {(doing, 300)}
 
 
-@pytest.mark.parametrize(("limit", "usable"), [("4194304\n", 1 << 22), ("max\n", None), ("9" * 19, None), (None, None)])
+@pytest.mark.parametrize(
+    ("limit", "usable"), [("4194304\n", 1 << 22), ("max\n", None), ("9" * 19, None), (None, None)]
+)
 def test_a_container_has_no_more_memory_than_its_limit(limit, usable, tmp_path, monkeypatch):
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)

@@ -37,7 +37,11 @@ class Number(SupervisedTask):
 
 
 def opened(dataset: InMemory, splits=None, **options) -> RunData:
-    keys = {k: options.pop(k) for k in ("labels", "unlabeled", "limit", "split", "group", "max_bad") if k in options}
+    keys = {
+        k: options.pop(k)
+        for k in ("labels", "unlabeled", "limit", "split", "group", "max_bad")
+        if k in options
+    }
     return open_data(experiment({"a": DataEntry(dataset, **keys)}, **options), splits)
 
 
@@ -145,24 +149,35 @@ def test_a_source_without_official_splits_is_cut_80_to_20_by_group():
 
 
 def test_a_named_column_overrides_split_and_group():
-    columns = {"fold": np.array(["train"] * 50 + ["test"] * 50), "person": np.array([f"p{i // 2}" for i in range(100)])}
+    columns = {
+        "fold": np.array(["train"] * 50 + ["test"] * 50),
+        "person": np.array([f"p{i // 2}" for i in range(100)]),
+    }
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, attributes=columns)
     data = opened(dataset, split="fold", group="person", validation=0.2)
     assert keys_of(data, "test") == {f"{i:05d}" for i in range(50, 100)}
-    assert not {int(k) // 2 for k in keys_of(data, "train")} & {int(k) // 2 for k in keys_of(data, "validation")}
+    assert not {int(k) // 2 for k in keys_of(data, "train")} & {
+        int(k) // 2 for k in keys_of(data, "validation")
+    }
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_a_named_column_may_call_validation_by_its_short_names(name):
     column = {"fold": np.array(["train"] * 70 + [name] * 20 + ["test"] * 10)}
     data = opened(InMemory(100, cycle("ab", 100), attributes=column), split="fold", validation=0.5)
-    assert {split: len(samples) for split, samples in data.split.items()} == {"train": 70, "validation": 20, "test": 10}
+    assert {split: len(samples) for split, samples in data.split.items()} == {
+        "train": 70,
+        "validation": 20,
+        "test": 10,
+    }
     assert keys_of(data, "validation") == {f"{i:05d}" for i in range(70, 90)}
 
 
 @given(seed=st.integers(0, 50), shares=st.tuples(st.floats(0.02, 1.0), st.floats(0.02, 1.0)))
 def test_labels_are_nested_and_validation_does_not_move(seed, shares):
-    few, many = (opened(InMemory(200, cycle("aab", 200)), labels=s, seed=seed) for s in sorted(shares))
+    few, many = (
+        opened(InMemory(200, cycle("aab", 200)), labels=s, seed=seed) for s in sorted(shares)
+    )
     assert keys_of(few, "train") <= keys_of(many, "train")
     assert keys_of(few, "validation") == keys_of(many, "validation")
     assert keys_of(few, "test") == keys_of(many, "test")
@@ -175,9 +190,15 @@ def test_the_subset_does_not_depend_on_other_tables(seed):
     entry = DataEntry(dataset, labels=0.2)
     other = DataEntry(InMemory(50, cycle("cd", 50), prefix="other"))
     alone = open_data(experiment({"a": entry}, seed=seed))
-    beside = open_data(experiment({"b": other, "a": entry}, seed=seed, batch_size=64, accumulate=2, unlabeled_batch=8))
+    beside = open_data(
+        experiment(
+            {"b": other, "a": entry}, seed=seed, batch_size=64, accumulate=2, unlabeled_batch=8
+        )
+    )
     for name in ("train", "validation", "test"):
-        assert keys_of(alone, name) == {k for k in keys_of(beside, name) if not k.startswith("other")}
+        assert keys_of(alone, name) == {
+            k for k in keys_of(beside, name) if not k.startswith("other")
+        }
 
 
 def test_pre_training_leaves_the_same_validation_and_test_alone():
@@ -193,7 +214,9 @@ def test_samples_whose_labels_were_cut_go_or_stay_without_them():
     kept = opened(dataset, labels=0.1, unlabeled="keep", validation=0.0)
     assert len(dropped.split["train"]) == 6
     assert len(kept.split["train"]) == 60
-    assert keys_of(dropped, "train") == set(kept.keys[kept.split["train"]][kept.labeled[kept.split["train"]]].tolist())
+    assert keys_of(dropped, "train") == set(
+        kept.keys[kept.split["train"]][kept.labeled[kept.split["train"]]].tolist()
+    )
     cut = kept.split["train"][~kept.labeled[kept.split["train"]]]
     assert not kept.targets["kind"][torch.from_numpy(cut)].any()
     assert kept.present["kind"][torch.from_numpy(kept.split["test"])].all()
@@ -218,7 +241,9 @@ def test_a_limit_holds_for_every_split():
 
 
 def test_validation_may_be_empty_beside_train():
-    data = opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), {"train", "validation"}, validation=0.0)
+    data = opened(
+        InMemory(100, cycle("ab", 100), split=OFFICIAL), {"train", "validation"}, validation=0.0
+    )
     assert len(data.split["validation"]) == 0
 
 
@@ -245,7 +270,9 @@ def test_the_fingerprint_is_that_of_the_samples_their_labels_their_splits_and_th
 
 
 def test_unreadable_samples_leave_every_split_and_are_told_once_with_examples():
-    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 3, 4, 85]), skipped=("x.jpg",))
+    dataset = InMemory(
+        100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 3, 4, 85]), skipped=("x.jpg",)
+    )
     data = opened(dataset, validation=0.0)
     assert len(data.split["train"]) == 56
     assert len(data.split["test"]) == 19
@@ -257,13 +284,18 @@ def test_unreadable_samples_leave_every_split_and_are_told_once_with_examples():
 
 
 def test_malformed_and_unreadable_samples_draw_on_one_budget():
-    dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2]), skipped=("x.jpg", "y.jpg"))
+    dataset = InMemory(
+        100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2]), skipped=("x.jpg", "y.jpg")
+    )
     opened(dataset, max_bad=4)
     with pytest.raises(
-        MtlError, match=r"data.a .*: 4 samples .* max_bad = 3; malformed name \(2\): x.jpg, y.jpg; unreadable \(2\)"
+        MtlError,
+        match=r"data.a .*: 4 samples .* max_bad = 3; malformed name \(2\): x.jpg, y.jpg; unreadable \(2\)",
     ):
         opened(dataset, max_bad=3)
-    with pytest.raises(MtlError, match=r"data.a .*: 2 samples are malformed or unreadable, more than max_bad = 1"):
+    with pytest.raises(
+        MtlError, match=r"data.a .*: 2 samples are malformed or unreadable, more than max_bad = 1"
+    ):
         opened(dataset, max_bad=1)
 
 
@@ -309,7 +341,9 @@ def test_in_evaluation_a_task_without_a_label_in_the_split_is_told():
     sizes[:60] = 1.0
     dataset = InMemory(100, cycle("ab", 100), others={"size": sizes}, split=OFFICIAL)
     tasks = {"kind": Classification(reads="kind"), "size": Number()}
-    assert opened(dataset, {"test"}, tasks=tasks).report == ("task.size: no labeled sample in the split 'test'",)
+    assert opened(dataset, {"test"}, tasks=tasks).report == (
+        "task.size: no labeled sample in the split 'test'",
+    )
     assert opened(dataset, {"validation"}, tasks=tasks).report == ()
 
 
@@ -333,7 +367,9 @@ def test_samples_without_a_split_are_told():
 
 def test_classes_that_a_task_does_not_know_are_counted_and_their_samples_carry_no_label():
     dataset = InMemory(60, cycle("abc", 60), split=TRAIN60)
-    data = opened(dataset, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0)
+    data = opened(
+        dataset, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0
+    )
     assert data.report == (
         'data.a: 20 samples of train without labels dropped (labels = 1.0, unlabeled = "drop")',
         "task.kind: 20 samples have a label 'kind' that it does not know: c (20)",
@@ -347,7 +383,8 @@ def test_classes_that_a_task_does_not_know_are_counted_and_their_samples_carry_n
 def test_a_task_that_no_source_labels_is_refused_in_training():
     dataset = InMemory(60, cycle("ab", 60), "emotion")
     with pytest.raises(
-        MtlError, match=r"task.fer reads the annotation 'emotions', .*data.a gives emotion.*did you mean 'emotion'"
+        MtlError,
+        match=r"task.fer reads the annotation 'emotions', .*data.a gives emotion.*did you mean 'emotion'",
     ):
         opened(dataset, tasks={"fer": Classification(reads="emotions")})
 
@@ -357,14 +394,20 @@ def test_in_evaluation_a_task_without_labels_is_left_out_and_told():
     tasks = {"kind": Classification(reads="kind", classes=("a", "b")), "size": Number(mean=0.0)}
     data = opened(dataset, {"test"}, tasks=tasks)
     assert set(data.targets) == set(data.present) == set(data.tasks) == {"kind"}
-    assert data.report == ("task.size reads the annotation 'size', which no dataset gives (data.a gives kind)",)
-    with pytest.raises(MtlError, match=r"task.size reads the annotation 'size', which no dataset gives"):
+    assert data.report == (
+        "task.size reads the annotation 'size', which no dataset gives (data.a gives kind)",
+    )
+    with pytest.raises(
+        MtlError, match=r"task.size reads the annotation 'size', which no dataset gives"
+    ):
         opened(dataset, {"test"}, tasks={"size": Number(mean=0.0)})
 
 
 @pytest.mark.parametrize("asked", ["tset", "training"])
 def test_an_unknown_split_names_those_there_are(asked):
-    with pytest.raises(MtlError, match=f"no sample of the split '{asked}'; .*known: test, train, val, validation"):
+    with pytest.raises(
+        MtlError, match=f"no sample of the split '{asked}'; .*known: test, train, val, validation"
+    ):
         opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), {asked})
 
 
@@ -384,7 +427,9 @@ def test_an_unknown_column_names_the_nearest(key):
 
 
 def test_an_empty_source_is_refused_with_what_it_skipped():
-    with pytest.raises(MtlError, match=r"data.a .* holds no usable sample; malformed name \(1\): x.jpg"):
+    with pytest.raises(
+        MtlError, match=r"data.a .* holds no usable sample; malformed name \(1\): x.jpg"
+    ):
         opened(InMemory(0, (), skipped=("x.jpg",)))
 
 
@@ -394,9 +439,13 @@ def test_no_data_at_all_is_refused():
 
 
 def test_sources_that_mean_different_things_by_one_name_are_refused():
-    a, b = InMemory(20, cycle("ab", 20)), InMemory(20, None, others={"kind": np.arange(20.0)}, prefix="b")
+    a, b = (
+        InMemory(20, cycle("ab", 20)),
+        InMemory(20, None, others={"kind": np.arange(20.0)}, prefix="b"),
+    )
     with pytest.raises(
-        MtlError, match=r"disagree on what the annotation 'kind' is: data.a: <U1 \(20,\), data.b: float64"
+        MtlError,
+        match=r"disagree on what the annotation 'kind' is: data.a: <U1 \(20,\), data.b: float64",
     ):
         open_data(experiment({"a": DataEntry(a), "b": DataEntry(b)}))
 

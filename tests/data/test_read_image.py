@@ -21,8 +21,14 @@ from mtlcore.data.images import decode_image, shrink
 def photo(h: int = 40, w: int = 32, seed: int = 0) -> np.ndarray:
     """A smooth image with some noise, (h, w, 3) uint8."""
     rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize((w, h), Image.Resampling.BICUBIC)
-    return (np.asarray(small).astype(int) + rng.integers(-8, 8, (h, w, 3))).clip(0, 255).astype(np.uint8)
+    small = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize(
+        (w, h), Image.Resampling.BICUBIC
+    )
+    return (
+        (np.asarray(small).astype(int) + rng.integers(-8, 8, (h, w, 3)))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 
 def encoded(image: Image.Image, form: str, **options) -> bytes:
@@ -34,8 +40,16 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_color_jpeg_reads_as_pillow_reads_it(subsampling, progressive):
-    data = encoded(Image.fromarray(photo()), "JPEG", subsampling=subsampling, progressive=progressive, quality=90)
-    np.testing.assert_array_equal(decode_image(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    data = encoded(
+        Image.fromarray(photo()),
+        "JPEG",
+        subsampling=subsampling,
+        progressive=progressive,
+        quality=90,
+    )
+    np.testing.assert_array_equal(
+        decode_image(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    )
 
 
 def test_a_gray_jpeg_becomes_rgb_with_three_equal_channels():
@@ -75,7 +89,9 @@ def test_sixteen_bit_gray_is_scaled_not_clipped():
 
 def test_a_palette_gives_its_colors():
     image = Image.fromarray(photo()).quantize(16)
-    np.testing.assert_array_equal(decode_image(encoded(image, "PNG"), "x"), np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(
+        decode_image(encoded(image, "PNG"), "x"), np.asarray(image.convert("RGB"))
+    )
 
 
 def test_black_and_white_bits_become_0_and_255():
@@ -87,14 +103,18 @@ def test_black_and_white_bits_become_0_and_255():
 def test_transparent_pixels_become_white_and_opaque_ones_keep_their_color(mode):
     image = Image.new("RGBA", (2, 1), (10, 10, 10, 255))
     image.putpixel((1, 0), (10, 10, 10, 0))
-    assert decode_image(encoded(image.convert(mode), "PNG"), "x").tolist() == [[[10] * 3, [255] * 3]]
+    assert decode_image(encoded(image.convert(mode), "PNG"), "x").tolist() == [
+        [[10] * 3, [255] * 3]
+    ]
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF"])
 def test_other_formats_go_through_pillow(form):
     image = Image.fromarray(photo())
     data = encoded(image, form, **({"lossless": True} if form == "WEBP" else {}))
-    np.testing.assert_array_equal(decode_image(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    np.testing.assert_array_equal(
+        decode_image(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- bad ones
@@ -162,7 +182,9 @@ def test_what_is_no_file_is_an_error_that_names_it(name, tmp_path):
         read_image(name, tmp_path)
 
 
-@pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/secret.png", "../root-not/x.png"])
+@pytest.mark.parametrize(
+    "path", ["../secret.png", "a/../../secret.png", "/etc/secret.png", "../root-not/x.png"]
+)
 def test_a_path_that_leaves_the_root_is_refused(path, tmp_path):
     with pytest.raises(MtlError, match="leads out of"):
         read_image(path, tmp_path / "root")
@@ -239,7 +261,9 @@ def test_shrinking_takes_the_central_square():
 def test_shrinking_does_not_alias():
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
-    assert np.abs(shrink(stripes, 16).astype(int) - 127.5).max() < 12  # every 4th column alone would be 0 or 255
+    assert (
+        np.abs(shrink(stripes, 16).astype(int) - 127.5).max() < 12
+    )  # every 4th column alone would be 0 or 255
 
 
 def test_a_image_of_the_right_side_is_left_alone():
@@ -253,7 +277,9 @@ def test_a_image_is_enlarged_only_when_asked():
     assert shrink(photo(), 48, enlarge=True).shape == (48, 48, 3)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(MtlError, match=r"must be \(H, W, 3\) uint8"):
         shrink(image, 2)

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from mtlcore.contracts import Encoder, Features
 from mtlcore.encoders import ResnetSmall, Timm, mtl_components
-from mtlcore.encoders.vision import NETS, ConvnextTiny, EfficientnetB0, MobilenetV3Large, Resnet18, Resnet50, VitB16
+from mtlcore.encoders.vision import (
+    NETS,
+    ConvnextTiny,
+    EfficientnetB0,
+    MobilenetV3Large,
+    Resnet18,
+    Resnet50,
+    VitB16,
+)
 from mtlcore.errors import MtlError
 
 
@@ -27,7 +35,11 @@ def untouched(net: nn.Module, features: Features, zeros: bool = False) -> list[s
     """Parameters that no gradient reaches from everything a head may read. zeros: a gradient of 0 will do."""
     read_by_heads = (features.pooled, features.shared, *features.maps)
     sum(x.square().mean() for x in read_by_heads).backward()
-    return [name for name, p in net.named_parameters() if p.grad is None or not (zeros or p.grad.abs().sum() > 0)]
+    return [
+        name
+        for name, p in net.named_parameters()
+        if p.grad is None or not (zeros or p.grad.abs().sum() > 0)
+    ]
 
 
 SMALL = [
@@ -71,11 +83,18 @@ def test_a_vit_gives_its_tokens_as_shared_and_its_patches_as_the_map() -> None:
 
 def test_the_small_net_pools_by_the_mean_and_its_shapes_follow_width_and_stride() -> None:
     _, features = read(ResnetSmall(width=6, stem_stride=2), 48)
-    assert [m.shape[1:] for m in features.maps] == [(6, 24, 24), (12, 12, 12), (24, 6, 6), (48, 3, 3)]
+    assert [m.shape[1:] for m in features.maps] == [
+        (6, 24, 24),
+        (12, 12, 12),
+        (24, 6, 6),
+        (48, 3, 3),
+    ]
     assert torch.allclose(features.pooled, features.maps[-1].mean((2, 3)))
 
 
-@pytest.mark.parametrize(("width", "layout"), [(16, torch.channels_last), (4, torch.contiguous_format)])
+@pytest.mark.parametrize(
+    ("width", "layout"), [(16, torch.channels_last), (4, torch.contiguous_format)]
+)
 def test_the_small_nets_weights_are_contiguous_whatever_its_activations_are(width, layout) -> None:
     net, features = read(ResnetSmall(width=width), 16)
     assert features.maps[0].is_contiguous(memory_format=layout)
@@ -93,7 +112,9 @@ def test_the_small_net_computes_what_the_same_layers_compute_in_the_plain_layout
         assert torch.allclose(x, found, atol=1e-4)
 
 
-@pytest.mark.parametrize("encoder", [ResnetSmall(width=4), MobilenetV3Large()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "encoder", [ResnetSmall(width=4), MobilenetV3Large()], ids=lambda e: type(e).__name__
+)
 def test_a_deep_copy_and_eval_mode_work_as_in_any_module(encoder: Encoder) -> None:
     net, _ = read(encoder, 32)
     twin = copy.deepcopy(net).eval()
@@ -135,7 +156,9 @@ def test_a_size_that_the_net_can_not_read_is_refused_before_anything_is_built() 
         ConvnextTiny().build(24)
 
 
-@pytest.mark.parametrize("field", [{"width": 0}, {"stem_stride": 3}, {"depths": ()}, {"depths": (1, 0)}])
+@pytest.mark.parametrize(
+    "field", [{"width": 0}, {"stem_stride": 3}, {"depths": ()}, {"depths": (1, 0)}]
+)
 def test_a_small_net_of_an_impossible_shape_is_refused_by_the_fields_name(field) -> None:
     with pytest.raises(ValueError, match=next(iter(field))):
         ResnetSmall(**field)
@@ -168,11 +191,29 @@ def timm():
     ("model", "size", "maps", "width", "shared"),
     [
         ("resnet10t", 32, [(64, 16), (64, 8), (128, 4), (256, 2), (512, 1)], 512, (512, 1, 1)),
-        ("mobilenetv3_small_050", 32, [(16, 16), (8, 8), (16, 4), (24, 2), (288, 1)], 1024, (288, 1, 1)),
-        ("tf_efficientnet_lite0", 32, [(16, 16), (24, 8), (40, 4), (112, 2), (1280, 1)], 1280, (1280, 1, 1)),
+        (
+            "mobilenetv3_small_050",
+            32,
+            [(16, 16), (8, 8), (16, 4), (24, 2), (288, 1)],
+            1024,
+            (288, 1, 1),
+        ),
+        (
+            "tf_efficientnet_lite0",
+            32,
+            [(16, 16), (24, 8), (40, 4), (112, 2), (1280, 1)],
+            1280,
+            (1280, 1, 1),
+        ),
         ("vit_tiny_patch16_224", 48, [(192, 3)], 192, (1 + 9, 192)),
         ("deit_tiny_distilled_patch16_224", 32, [(192, 2)], 192, (2 + 4, 192)),
-        ("swin_tiny_patch4_window7_224", 64, [(96, 16), (192, 8), (384, 4), (768, 2)], 768, (2, 2, 768)),
+        (
+            "swin_tiny_patch4_window7_224",
+            64,
+            [(96, 16), (192, 8), (384, 4), (768, 2)],
+            768,
+            (2, 2, 768),
+        ),
     ],
 )
 def test_a_timm_net_gives_one_map_a_resolution_and_what_its_classifier_reads(
@@ -185,7 +226,9 @@ def test_a_timm_net_gives_one_map_a_resolution_and_what_its_classifier_reads(
     assert untouched(net, features, zeros=True) == []  # timm starts residual branches at zero
 
 
-def test_an_unknown_timm_model_is_answered_with_its_neighbors_and_an_unknown_tag_with_the_known_ones(timm) -> None:
+def test_an_unknown_timm_model_is_answered_with_its_neighbors_and_an_unknown_tag_with_the_known_ones(
+    timm,
+) -> None:
     with pytest.raises(MtlError, match=r"timm:resnet19.*no such model; nearest: .*resnet18"):
         Timm("resnet19").build(32)
     with pytest.raises(MtlError, match=r"timm:resnet18\.nope.*resnet18\.a1_in1k"):
@@ -207,7 +250,10 @@ def test_a_timm_nets_normalization_is_what_timm_records_for_its_weights(timm) ->
 def test_a_timm_net_with_depthwise_convolutions_reads_channels_last_and_says_the_same(timm) -> None:
     torch.manual_seed(0)
     lite, plain = Timm("tf_efficientnet_lite0").build(32).eval(), Timm("resnet10t").build(32).eval()
-    assert (lite.memory_format, plain.memory_format) == (torch.channels_last, torch.contiguous_format)
+    assert (lite.memory_format, plain.memory_format) == (
+        torch.channels_last,
+        torch.contiguous_format,
+    )
     images = torch.randn(2, 3, 32, 32)
     found = lite(images).pooled
     lite.memory_format = torch.contiguous_format

@@ -69,16 +69,24 @@ def test_pth_safetensors_and_a_training_scripts_wrapper_all_load(resnet18, tmp_p
     torch.save(state, tmp_path / "plain.pth")
     torch.save({"model": state, "epoch": 3}, tmp_path / "wrapped.pth")
     save_file(state, tmp_path / "net.safetensors")
-    assert all(loads(tmp_path / name, resnet18) for name in ("plain.pth", "wrapped.pth", "net.safetensors"))
+    assert all(
+        loads(tmp_path / name, resnet18) for name in ("plain.pth", "wrapped.pth", "net.safetensors")
+    )
 
 
 def test_a_file_without_classifier_or_batch_counters_loads(resnet18, tmp_path: Path) -> None:
-    state = {k: v for k, v in resnet18.state_dict().items() if not k.startswith("fc.") and "num_batches" not in k}
+    state = {
+        k: v
+        for k, v in resnet18.state_dict().items()
+        if not k.startswith("fc.") and "num_batches" not in k
+    }
     torch.save(state, tmp_path / "old.pth")
     assert loads(tmp_path / "old.pth", resnet18)
 
 
-def test_missing_unexpected_and_misshapen_tensors_are_told_five_of_each(resnet18, tmp_path: Path) -> None:
+def test_missing_unexpected_and_misshapen_tensors_are_told_five_of_each(
+    resnet18, tmp_path: Path
+) -> None:
     state = dict(resnet18.state_dict())
     for key in [k for k in state if k.startswith("layer4.1.")][:6]:
         del state[key]
@@ -109,7 +117,9 @@ def test_the_weights_of_another_net_are_refused(resnet18, tmp_path: Path) -> Non
         ("empty.pth", b"", "can't be read as a file of tensors"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_told(name: str, content: bytes, expected: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_told(
+    name: str, content: bytes, expected: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MtlError, match=expected):
         Resnet18(weights=str(tmp_path / name)).build(32)
@@ -125,7 +135,9 @@ def test_a_pickled_network_is_refused_not_run(resnet18, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_misspelt_word_are_told() -> None:
-    with pytest.raises(MtlError, match=r'weights = "/nowhere/net.pth": no such file; expected "none", "imagenet"'):
+    with pytest.raises(
+        MtlError, match=r'weights = "/nowhere/net.pth": no such file; expected "none", "imagenet"'
+    ):
         Resnet18(weights="/nowhere/net.pth").build(32)
     with pytest.raises(MtlError, match="did you mean 'imagenet'"):
         Resnet18(weights="imagenett").build(32)
@@ -136,7 +148,9 @@ def test_a_vits_position_embeddings_are_interpolated_to_the_runs_image_size(tmp_
     torch.manual_seed(0)
     state = get_model("vit_b_16", weights=None, image_size=64).state_dict()
     torch.save(state, tmp_path / "vit.pth")
-    mine = built(VitB16(weights=str(tmp_path / "vit.pth")), 32).net.state_dict()["encoder.pos_embedding"]
+    mine = built(VitB16(weights=str(tmp_path / "vit.pth")), 32).net.state_dict()[
+        "encoder.pos_embedding"
+    ]
     assert mine.shape == (1, 1 + 4, 768)
     assert torch.equal(mine[:, 0], state["encoder.pos_embedding"][:, 0])
 
@@ -150,8 +164,12 @@ UNREACHABLE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", ["vision.Resnet18(weights='imagenet')", "Timm('resnet10t', weights='imagenet')"])
-def test_published_weights_that_can_not_be_had_stop_the_run_and_name_the_way_out(make: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "make", ["vision.Resnet18(weights='imagenet')", "Timm('resnet10t', weights='imagenet')"]
+)
+def test_published_weights_that_can_not_be_had_stop_the_run_and_name_the_way_out(
+    make: str, tmp_path: Path
+) -> None:
     """A real process with empty caches and no way out to the network."""
     if make.startswith("Timm"):
         pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
@@ -161,13 +179,19 @@ def test_published_weights_that_can_not_be_had_stop_the_run_and_name_the_way_out
     )
     caches = {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | caches | UNREACHABLE
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | caches | UNREACHABLE,
     )
     assert 'weights = "imagenet"' in found.stdout
     assert 'weights = "<file>"' in found.stdout
 
 
-def test_published_weights_in_torchvisions_cache_are_used(resnet18, tmp_path: Path, monkeypatch) -> None:
+def test_published_weights_in_torchvisions_cache_are_used(
+    resnet18, tmp_path: Path, monkeypatch
+) -> None:
     """Filled by hand under the published name; the hash in the name is checked after a download only."""
     from torchvision.models import ResNet18_Weights
 
@@ -190,7 +214,9 @@ def test_a_timm_state_file_loads_and_gives_timms_own_features(tmp_path: Path) ->
         assert torch.allclose(ours.maps[-1], theirs.forward_features(images), atol=1e-5)
 
 
-def test_a_timm_vits_file_of_another_size_is_interpolated_and_a_foreign_file_refused(tmp_path: Path) -> None:
+def test_a_timm_vits_file_of_another_size_is_interpolated_and_a_foreign_file_refused(
+    tmp_path: Path,
+) -> None:
     timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
     theirs = timm.create_model("vit_tiny_patch16_224", img_size=64)
     torch.save(theirs.state_dict(), tmp_path / "vit.pth")

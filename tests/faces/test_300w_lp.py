@@ -19,7 +19,13 @@ from mtlcore.registry.components import component_name
 
 def face(root, key, yaw=10.0, pitch=-20.0, roll=30.0, points=None):
     ramp(root / f"{key}.jpg")
-    pose_mat(root / f"{key}.mat", yaw, pitch, roll, pt2d=marks(30, 40, 70, 60) if points is None else points)
+    pose_mat(
+        root / f"{key}.mat",
+        yaw,
+        pitch,
+        roll,
+        pt2d=marks(30, 40, 70, 60) if points is None else points,
+    )
 
 
 @pytest.fixture
@@ -62,7 +68,11 @@ def test_all_poses_of_a_photograph_and_their_mirrored_copies_are_one_group(relea
     assert len(index) == 13
     assert index.split is None
     groups = dict(zip(index.keys.tolist(), index.group.tolist()))
-    assert set(groups.values()) == {"AFW/AFW_1051618982_1", "HELEN/HELEN_1051618982_1", "HELEN/HELEN_232194_1"}
+    assert set(groups.values()) == {
+        "AFW/AFW_1051618982_1",
+        "HELEN/HELEN_1051618982_1",
+        "HELEN/HELEN_232194_1",
+    }
     assert groups["AFW_Flip/AFW_1051618982_1_12.jpg"] == groups["AFW/AFW_1051618982_1_0.jpg"]
 
 
@@ -143,17 +153,24 @@ def test_landmarks_that_lie_nowhere_near_are_an_unreadable_image(tmp_path):
     face(tmp_path, "train/a_c_0", points=marks(200, 0, 230, 10))
     source = W300Lp(tmp_path)
     index = source.index()
-    for row, message in ((0, "far outside of an image of 100 x 100"), (1, "does not lie on an image of 100 x 100")):
+    for row, message in (
+        (0, "far outside of an image of 100 x 100"),
+        (1, "does not lie on an image of 100 x 100"),
+    ):
         with pytest.raises(MtlError, match=message):
             source.decode(index, row)
 
 
 def test_a_root_without_its_folders_is_named(tmp_path):
-    with pytest.raises(MtlError, match=r"holds none of the folders train \| val \| test \| AFW \| AFW_Flip"):
+    with pytest.raises(
+        MtlError, match=r"holds none of the folders train \| val \| test \| AFW \| AFW_Flip"
+    ):
         W300Lp(tmp_path).index()
 
 
-def test_a_large_set_is_read_once_and_again_when_a_file_comes_or_goes(shared, monkeypatch, tmp_path_factory):
+def test_a_large_set_is_read_once_and_again_when_a_file_comes_or_goes(
+    shared, monkeypatch, tmp_path_factory
+):
     monkeypatch.setattr(_cache, "SMALLEST", 4)
     monkeypatch.setenv("XDG_CACHE_HOME", str(home := tmp_path_factory.mktemp("cache")))
     first = W300Lp(shared).index()
@@ -167,7 +184,10 @@ def test_a_large_set_is_read_once_and_again_when_a_file_comes_or_goes(shared, mo
     kept.write_bytes(b"broken")
     (shared / "val" / "tr_New_00.jpg").unlink()
     assert len(W300Lp(shared).index()) == 4
-    assert W300Lp(shared, margin=0.5).index().annotations["box_px"][0, 0] != first.annotations["box_px"][0, 0]
+    assert (
+        W300Lp(shared, margin=0.5).index().annotations["box_px"][0, 0]
+        != first.annotations["box_px"][0, 0]
+    )
 
 
 def test_the_shared_set_has_its_known_counts(unpacked):
@@ -184,7 +204,9 @@ def test_the_shared_set_has_its_known_counts(unpacked):
 def reader_of(file: Path, table: str) -> Callable[[], Index]:
     """The function of a reader's module with this table of labels."""
     file.write_text(f"def read():\n    return index({table!r})\n")
-    module: dict[str, Any] = {"index": lambda name: Index(np.array(["a", "b"]), {"mood": np.array([name, name])})}
+    module: dict[str, Any] = {
+        "index": lambda name: Index(np.array(["a", "b"]), {"mood": np.array([name, name])})
+    }
     exec(compile(file.read_text(), str(file), "exec"), module)
     return module["read"]
 
@@ -200,5 +222,8 @@ def test_an_index_that_an_older_label_table_made_is_read_anew(monkeypatch, tmp_p
 
 
 def test_the_helpers_that_read_a_set_are_part_of_what_is_kept():
-    names = {file.name for file in _cache._code(test_the_helpers_that_read_a_set_are_part_of_what_is_kept)}
+    names = {
+        file.name
+        for file in _cache._code(test_the_helpers_that_read_a_set_are_part_of_what_is_kept)
+    }
     assert {"test_300w_lp.py", "_mat.py", "_crops.py"} <= names

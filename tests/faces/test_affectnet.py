@@ -18,7 +18,9 @@ def row(path, expression, valence="0.25", arousal="-0.5", box="10,20,40,40"):
     return f"{path},{box},{MARKS},{expression},{valence},{arousal}"
 
 
-@pytest.fixture(params=["Manually_Annotated_Images", "Manually_Annotated_Images/Manually_Annotated_Images", "."])
+@pytest.fixture(
+    params=["Manually_Annotated_Images", "Manually_Annotated_Images/Manually_Annotated_Images", "."]
+)
 def csv_release(request, tmp_path):
     training = [row(f"1/{i}.{'JPG' if i else 'bmp'}", i) for i in range(8)]
     training += [row("2/8.tif", 8, -2, -2), row("2/9.jpg", 9, -2, -2), row("2/10.jpg", 10, -2, -2)]
@@ -33,7 +35,10 @@ def csv_release(request, tmp_path):
 
 @pytest.fixture(params=["val_set", "valid_set"])
 def npy_release(request, tmp_path):
-    rows = [("train_set", str(i), i) for i in range(8)] + [(request.param, "100", 3), (request.param, "101", 10)]
+    rows = [("train_set", str(i), i) for i in range(8)] + [
+        (request.param, "100", 3),
+        (request.param, "101", 10),
+    ]
     for number, (folder, name, expression) in enumerate(rows):
         image(tmp_path / folder / "images" / f"{name}.jpg", 10 * number)
         values = {"exp": str(expression), "val": "0.5", "aro": "-0.25", "lnd": np.zeros(136)}
@@ -101,7 +106,9 @@ def test_the_npy_release_is_read_numbers_or_texts(npy_release):
     np.testing.assert_array_equal(index.annotations["valence_arousal"], [[0.5, -0.25]] * 9)
     assert index.skipped.names == {}
     assert index.skipped.notes == {"images left out, without a face by the set's own label": 1}
-    assert [round(int(source.decode(index, i)[0, 0, 0]), -1) for i in range(9)] == [10 * i for i in range(9)]
+    assert [round(int(source.decode(index, i)[0, 0, 0]), -1) for i in range(9)] == [
+        10 * i for i in range(9)
+    ]
 
 
 def test_broken_npy_files_are_counted_and_never_unpickled(npy_release):
@@ -120,5 +127,7 @@ def test_broken_npy_files_are_counted_and_never_unpickled(npy_release):
 
 
 def test_a_root_with_neither_release_is_named(tmp_path):
-    with pytest.raises(MtlError, match=r"holds none of training.csv \| validation.csv \| train_set \| val_set"):
+    with pytest.raises(
+        MtlError, match=r"holds none of training.csv \| validation.csv \| train_set \| val_set"
+    ):
         Affectnet(tmp_path).index()

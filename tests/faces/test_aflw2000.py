@@ -28,7 +28,9 @@ def test_faces_beyond_99_degrees_are_left_out_and_told_as_one(root):
     assert index.split.tolist() == ["test", "test"]
     np.testing.assert_allclose(index.annotations["pose_deg"][0], [10, -5, 3], atol=1e-4)
     assert index.skipped.names == {}
-    assert index.skipped.notes == {"faces left out, an angle beyond 99 degrees, as in the benchmark": 2}
+    assert index.skipped.notes == {
+        "faces left out, an angle beyond 99 degrees, as in the benchmark": 2
+    }
 
 
 def test_the_square_comes_from_the_complete_landmarks(root):
@@ -66,7 +68,9 @@ def test_the_16_real_faces_lie_in_their_crops(unpacked):
     for row, key in enumerate(index.keys.tolist()):
         mat = loadmat(root / key.replace(".jpg", ".mat"))
         pitch, yaw, roll = np.degrees(mat["Pose_Para"][0, :3])
-        np.testing.assert_allclose(index.annotations["pose_deg"][row], [yaw, pitch, roll], rtol=1e-6)
+        np.testing.assert_allclose(
+            index.annotations["pose_deg"][row], [yaw, pitch, roll], rtol=1e-6
+        )
         x0, y0, x1, y1 = index.annotations["box_px"][row]
         points = mat["pt3d_68"][:2]
         assert (points[0] >= x0).all()

@@ -91,7 +91,9 @@ def videos(tmp_path):
 def test_frames_are_test_rows_grouped_by_video_with_a_fold_for_training(videos):
     index = Biwi(videos).index()
     assert index.keys[:2].tolist() == ["01/frame_00003_rgb.png", "01/frame_00004_rgb.png"]
-    np.testing.assert_allclose(index.annotations["pose_deg"][:2], [[0, 0, 0], [0, 0, 20]], atol=1e-4)
+    np.testing.assert_allclose(
+        index.annotations["pose_deg"][:2], [[0, 0, 0], [0, 0, 20]], atol=1e-4
+    )
     assert set(index.split.tolist()) == {"test"}
     assert index.group.tolist() == ["01", "01", "16", "16", "17", "17", "24", "24"]
     assert index.attributes["fold"].tolist() == ["train"] * 4 + ["test"] * 4
@@ -120,14 +122,20 @@ def test_broken_pose_files_and_calibrations_are_counted(videos):
     (videos / "17" / "frame_00003_pose.txt").write_text("a b c")
     (videos / "24" / "rgb.cal").write_text("nothing")
     index = Biwi(videos).index()
-    assert index.keys.tolist() == ["17/frame_00004_rgb.png", "24/frame_00003_rgb.png", "24/frame_00004_rgb.png"]
+    assert index.keys.tolist() == [
+        "17/frame_00004_rgb.png",
+        "24/frame_00003_rgb.png",
+        "24/frame_00004_rgb.png",
+    ]
     assert index.skipped.names == {
         "no readable pose file": ["01/frame_00003_rgb.png", "17/frame_00003_rgb.png"],
         "a pose file that does not hold twelve numbers": ["01/frame_00004_rgb.png"],
         "a pose file without a rotation": ["16/frame_00003_rgb.png"],
         "a head behind the camera": ["16/frame_00004_rgb.png"],
     }
-    assert index.skipped.notes == {"videos with an unreadable rgb.cal: they stay, with the Kinect's usual values": 1}
+    assert index.skipped.notes == {
+        "videos with an unreadable rgb.cal: they stay, with the Kinect's usual values": 1
+    }
 
 
 def test_a_kept_index_keeps_what_is_told_of_it(videos, monkeypatch, tmp_path_factory):
@@ -137,7 +145,11 @@ def test_a_kept_index_keeps_what_is_told_of_it(videos, monkeypatch, tmp_path_fac
     (videos / "01" / "frame_00003_pose.txt").unlink()
     first, again = Biwi(videos).index(), Biwi(videos).index()
     assert len(list(home.rglob("*.npz"))) == 1
-    assert again.skipped.names == first.skipped.names == {"no readable pose file": ["01/frame_00003_rgb.png"]}
+    assert (
+        again.skipped.names
+        == first.skipped.names
+        == {"no readable pose file": ["01/frame_00003_rgb.png"]}
+    )
     assert again.skipped.notes == first.skipped.notes
     assert list(again.skipped.notes.values()) == [1]
 
@@ -145,7 +157,9 @@ def test_a_kept_index_keeps_what_is_told_of_it(videos, monkeypatch, tmp_path_fac
 def test_an_npz_copy_is_bgr_with_yaw_pitch_roll(tmp_path):
     pixels = np.zeros((3, 8, 8, 3), dtype=np.uint8)
     pixels[:, ..., 0], pixels[:, ..., 2] = 10, 30
-    np.savez(tmp_path / "biwi.npz", image=pixels, pose=np.array([[1.0, 2, 3], [4, 5, 6], [np.nan, 0, 0]]))
+    np.savez(
+        tmp_path / "biwi.npz", image=pixels, pose=np.array([[1.0, 2, 3], [4, 5, 6], [np.nan, 0, 0]])
+    )
     source = Biwi(tmp_path / "biwi.npz")
     index = source.index()
     assert index.annotations["pose_deg"].tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -161,6 +175,8 @@ def test_what_is_no_such_set_is_named(tmp_path):
     image(tmp_path / "x.npz.png").rename(tmp_path / "x.npz")
     with pytest.raises(MtlError, match=r"is no .npz file with the arrays image and pose"):
         Biwi(tmp_path / "x.npz").index()
-    np.savez(tmp_path / "y.npz", image=np.zeros((2, 8, 8, 3), dtype=np.uint8), pose=np.zeros((3, 3)))
+    np.savez(
+        tmp_path / "y.npz", image=np.zeros((2, 8, 8, 3), dtype=np.uint8), pose=np.zeros((3, 3))
+    )
     with pytest.raises(MtlError, match=r"pose must be \(2, 3\), as many as images"):
         Biwi(tmp_path / "y.npz").index()

@@ -27,7 +27,9 @@ from mtlcore.data.dataset import open_data
 
 SCALE = {"outputs": ("yaw", "pitch", "roll"), "mean": (0.0,) * 3, "std": (1.0,) * 3}
 
-places = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6)
+places = st.lists(
+    st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6
+)
 mutations = st.tuples(places, st.one_of(st.none(), st.floats(0, 1)), st.booleans())
 real_files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
@@ -100,7 +102,9 @@ def test_a_mutated_mat_file_of_the_other_layout_is_counted_or_read(headpose_face
         path.write_bytes(whole)
 
 
-@given(how=mutations, name=st.text(st.characters(codec="ascii", exclude_characters="/\0"), max_size=6))
+@given(
+    how=mutations, name=st.text(st.characters(codec="ascii", exclude_characters="/\0"), max_size=6)
+)
 @real_files
 def test_a_mutated_image_and_a_mutated_name_are_counted_or_read(unpacked, tmp_path, how, name):
     real = min((unpacked("utkface") / "utkface").iterdir())
@@ -123,7 +127,8 @@ def test_a_run_stops_beyond_max_bad_and_says_why(unpacked, tmp_path):
     assert sum(map(len, data.split.values())) == 26
     assert [line.split(" left out")[0] for line in data.report] == ["data.utk: 1", "data.utk: 4"]
     with pytest.raises(
-        MtlError, match=r"5 rows are malformed or unreadable, more than max_bad = 4; a name that is not"
+        MtlError,
+        match=r"5 rows are malformed or unreadable, more than max_bad = 4; a name that is not",
     ):
         open_data(experiment({"utk": DataEntry(Utkface(tmp_path), max_bad=4)}, task))
 
@@ -133,8 +138,12 @@ def test_a_benchmarks_own_rule_is_told_and_eats_none_of_max_bad(tmp_path):
         ramp(tmp_path / f"image{number:05d}.jpg")
         pose_mat(tmp_path / f"image{number:05d}.mat", yaw, 0, 0, pt3d_68=marks(30, 40, 70, 60))
     entry = DataEntry(Aflw2000(tmp_path), max_bad=0)
-    data = open_data(experiment({"aflw": entry}, {"pose": Regression(reads="pose_deg", **SCALE)}), {"test"})
-    assert data.report == ("data.aflw: 2 faces left out, an angle beyond 99 degrees, as in the benchmark",)
+    data = open_data(
+        experiment({"aflw": entry}, {"pose": Regression(reads="pose_deg", **SCALE)}), {"test"}
+    )
+    assert data.report == (
+        "data.aflw: 2 faces left out, an angle beyond 99 degrees, as in the benchmark",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- tables
@@ -142,14 +151,18 @@ def test_a_benchmarks_own_rule_is_told_and_eats_none_of_max_bad(tmp_path):
 
 def _ferplus(root: Path) -> tuple[Dataset, Path]:
     (root / "FER2013Train").mkdir()
-    head = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    head = (
+        "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    )
     rows = [f"Training,fer{i:07d}.png,8,0,0,1,1,0,0,0,0,0" for i in range(3)]
     return Ferplus(root), _written(root / "fer2013new.csv", [head, *rows])
 
 
 def _rafdb(root: Path) -> tuple[Dataset, Path]:
     (root / "Image" / "aligned").mkdir(parents=True)
-    return Rafdb(root), _written(root / "list_patition_label.txt", [f"train_{i:05d}.jpg {i % 7 + 1}" for i in range(4)])
+    return Rafdb(root), _written(
+        root / "list_patition_label.txt", [f"train_{i:05d}.jpg {i % 7 + 1}" for i in range(4)]
+    )
 
 
 def _celeba(root: Path) -> tuple[Dataset, Path]:
@@ -168,7 +181,9 @@ def _affectnet(root: Path) -> tuple[Dataset, Path]:
 
 def _biwi(root: Path) -> tuple[Dataset, Path]:
     ramp(root / "01" / "frame_00003_rgb.png")
-    return Biwi(root), _written(root / "01" / "frame_00003_pose.txt", ["1 0 0", "0 1 0", "0 0 1", "", "0 0 1000"])
+    return Biwi(root), _written(
+        root / "01" / "frame_00003_pose.txt", ["1 0 0", "0 1 0", "0 0 1", "", "0 0 1000"]
+    )
 
 
 def _biwi_camera(root: Path) -> tuple[Dataset, Path]:

@@ -15,10 +15,17 @@ def written(root, names=ATTRIBUTES, end="txt"):
     images = [f"{i + 1:06d}.jpg" for i in range(len(HAS))]
     values = [["1" if name in has else "-1" for name in names] for has in HAS]
     if end == "txt":
-        lines = [str(len(HAS)), " ".join(names) + " ", *(f"{p}  {'  '.join(v)}" for p, v in zip(images, values))]
+        lines = [
+            str(len(HAS)),
+            " ".join(names) + " ",
+            *(f"{p}  {'  '.join(v)}" for p, v in zip(images, values)),
+        ]
         parts = [f"{p} {i % 3}" for i, p in enumerate(images)]
     else:
-        lines = [",".join(["image_id", *names]), *(",".join([p, *v]) for p, v in zip(images, values))]
+        lines = [
+            ",".join(["image_id", *names]),
+            *(",".join([p, *v]) for p, v in zip(images, values)),
+        ]
         parts = ["image_id,partition", *(f"{p},{i % 3}" for i, p in enumerate(images))]
     (root / f"list_attr_celeba.{end}").write_text("\n".join(lines) + "\n")
     (root / f"list_eval_partition.{end}").write_text("\n".join(parts) + "\n")
@@ -31,7 +38,12 @@ def written(root, names=ATTRIBUTES, end="txt"):
 def test_names_travel_whatever_the_order_of_the_columns(tmp_path, end):
     index = Celeba(written(tmp_path, tuple(reversed(ATTRIBUTES)), end)).index()
     assert index.annotations["gender"].tolist() == ["male", "female", "female", "male"]
-    assert index.annotations["attributes"].tolist() == ["Male|Young", "Smiling", "|", "Eyeglasses|Male"]
+    assert index.annotations["attributes"].tolist() == [
+        "Male|Young",
+        "Smiling",
+        "|",
+        "Eyeglasses|Male",
+    ]
     assert index.split.tolist() == ["train", "validation", "test", "train"]
     assert len(index.skipped) == 0
 
@@ -63,11 +75,18 @@ def test_bad_rows_are_counted(tmp_path):
     written(tmp_path)
     path = tmp_path / "list_attr_celeba.txt"
     values = " ".join(["1"] * 40)
-    path.write_text(path.read_text() + f"000009.jpg {values}\n000001.jpg {values}\n../x.jpg {values}\n000010.jpg 1 2\n")
+    path.write_text(
+        path.read_text()
+        + f"000009.jpg {values}\n000001.jpg {values}\n../x.jpg {values}\n000010.jpg 1 2\n"
+    )
     index = Celeba(tmp_path).index()
     assert len(index) == 4
     assert index.skipped.names == {
-        "a row that is not an image and 40 values of 1 or -1": ["000001.jpg", "../x.jpg", "000010.jpg"],
+        "a row that is not an image and 40 values of 1 or -1": [
+            "000001.jpg",
+            "../x.jpg",
+            "000010.jpg",
+        ],
         "an image that list_eval_partition does not place": ["000009.jpg"],
     }
 

@@ -86,7 +86,9 @@ def test_an_unknown_class_folder_is_counted_with_the_nearest_name(folders):
     index = Fer2013(folders).index()
     (reason, names), *rest = index.skipped.names.items()
     assert not rest
-    assert reason.startswith("unknown class folder 'hapy' (did you mean 'happy'? known: anger, angry")
+    assert reason.startswith(
+        "unknown class folder 'hapy' (did you mean 'happy'? known: anger, angry"
+    )
     assert names == ["train/hapy/train_0.jpg", "train/hapy/train_1.JPG"]
     assert len(index) == 19
 
@@ -103,7 +105,9 @@ def test_stray_files_are_counted(folders):
 
 def test_a_broken_image_is_left_out_of_the_run_and_told(folders):
     (folders / "train" / "sad" / "train_0.jpg").write_bytes(b"")
-    run = experiment({"fer2013": DataEntry(Fer2013(folders))}, {"fer": Fer(emotions=7)}, validation=0.0, size=48)
+    run = experiment(
+        {"fer2013": DataEntry(Fer2013(folders))}, {"fer": Fer(emotions=7)}, validation=0.0, size=48
+    )
     data = open_data(run)
     assert len(data.split["train"]) == 13
     (line,) = data.report
@@ -138,7 +142,11 @@ def test_columns_may_come_in_another_order_with_spaces_and_a_byte_order_mark(tmp
     row = f"4, Training,{text(pixels(0))}"
     path = csv_file(tmp_path / "fer2013.csv", [row], header="\ufeffemotion, Usage, pixels")
     index = Fer2013(path).index()
-    assert (index.annotations["emotion"][0], index.split[0], len(index.skipped)) == ("sadness", "train", 0)
+    assert (index.annotations["emotion"][0], index.split[0], len(index.skipped)) == (
+        "sadness",
+        "train",
+        0,
+    )
 
 
 def test_malformed_rows_are_counted_by_what_is_wrong_with_them(tmp_path):
@@ -172,7 +180,9 @@ def test_malformed_rows_are_counted_by_what_is_wrong_with_them(tmp_path):
 @pytest.mark.parametrize("header", ["emotion,pixel,Usage", "3,1 2 3,Training", ""])
 def test_a_wrong_header_says_what_was_expected(header, tmp_path):
     path = csv_file(tmp_path / "fer2013.csv", [], header=header)
-    with pytest.raises(MtlError, match=r"must open with the columns emotion,pixels,Usage; .*pixels.* missing in"):
+    with pytest.raises(
+        MtlError, match=r"must open with the columns emotion,pixels,Usage; .*pixels.* missing in"
+    ):
         Fer2013(path).index()
 
 
@@ -193,10 +203,13 @@ def test_a_field_without_end_is_an_error_and_not_a_traceback(tmp_path):
 
 def test_a_root_that_is_missing_or_holds_something_else_is_named(tmp_path):
     with pytest.raises(
-        MtlError, match=r"nowhere does not exist; expected a folder with train/ and test/, or fer2013.csv"
+        MtlError,
+        match=r"nowhere does not exist; expected a folder with train/ and test/, or fer2013.csv",
     ):
         Fer2013(tmp_path / "nowhere").index()
-    with pytest.raises(MtlError, match=r"holds neither the folders train \| val \| test nor the file fer2013.csv"):
+    with pytest.raises(
+        MtlError, match=r"holds neither the folders train \| val \| test nor the file fer2013.csv"
+    ):
         Fer2013(tmp_path).index()
 
 
@@ -215,7 +228,10 @@ def test_the_real_set_opens_with_a_tenth_of_its_labels(unpacked):
     source = Fer2013(unpacked("fer2013") / "fer2013")
     run = experiment({"fer2013": DataEntry(source, labels=0.1)}, {"fer": Fer(emotions=7)}, size=48)
     data = open_data(run, {"train", "validation"})
-    assert {name: len(rows) for name, rows in data.split.items()} == {"train": 2584, "validation": 2871}
+    assert {name: len(rows) for name, rows in data.split.items()} == {
+        "train": 2584,
+        "validation": 2871,
+    }
     counts = np.bincount(data.targets["fer"][data.split["train"]], minlength=7)
     whole = {
         "neutral": 4965,

@@ -9,7 +9,9 @@ from mtl_faces.sources.ferplus import Ferplus
 
 from mtlcore import MtlError
 
-HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+HEADER = (
+    "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+)
 ROWS = [
     ("Training", "fer0000000.png", "8,0,0,1,1,0,0,0,0,0"),  # neutral in both
     ("Training", "fer0000001.png", "0,5,5,0,0,0,0,0,0,0"),  # a draw
@@ -27,7 +29,9 @@ FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTes
 
 
 def votes(root, rows=ROWS, header=HEADER):
-    (root / "fer2013new.csv").write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+    (root / "fer2013new.csv").write_text(
+        "\n".join([header, *(",".join(row) for row in rows)]) + "\n"
+    )
 
 
 @pytest.fixture
@@ -44,12 +48,16 @@ def with_csv(tmp_path):
     root = tmp_path / "csv"
     root.mkdir()
     votes(root)
-    pixels = [f"{i % 7},{' '.join([str(10 * i)] * 2304)},{usage}" for i, (usage, _, _) in enumerate(ROWS)]
+    pixels = [
+        f"{i % 7},{' '.join([str(10 * i)] * 2304)},{usage}" for i, (usage, _, _) in enumerate(ROWS)
+    ]
     (root / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *pixels]) + "\n")
     return root
 
 
-@pytest.mark.parametrize(("augmentation", "expected"), [("majority", MAJORITY), ("plurality", PLURALITY)])
+@pytest.mark.parametrize(
+    ("augmentation", "expected"), [("majority", MAJORITY), ("plurality", PLURALITY)]
+)
 def test_votes_become_emotions_by_the_named_augmentation(folders, augmentation, expected):
     index = Ferplus(folders, augmentation=augmentation).index()
     assert index.annotations["emotion"].tolist() == expected
@@ -64,7 +72,9 @@ def test_votes_become_emotions_by_the_named_augmentation(folders, augmentation, 
 def test_majority_equals_the_authors_rule_on_random_votes(tmp_path):
     rng = np.random.default_rng(0)
     table = rng.multinomial(10, [0.2, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02], size=200)
-    votes(tmp_path, [("Training", f"{i}.png", ",".join(map(str, row))) for i, row in enumerate(table)])
+    votes(
+        tmp_path, [("Training", f"{i}.png", ",".join(map(str, row))) for i, row in enumerate(table)]
+    )
     (tmp_path / "FER2013Train").mkdir()
     found = Ferplus(tmp_path).index().annotations["emotion"].tolist()
     names = HEADER.split(",")[2:]
@@ -102,7 +112,11 @@ def test_a_row_that_fer2013_csv_lacks_is_counted(with_csv):
 
 def test_malformed_rows_are_counted(tmp_path):
     (tmp_path / "FER2013Train").mkdir()
-    rows = [("Training", "a.png", "10,0"), ("Other", "b.png", ROWS[0][2]), ("Training", "../c.png", ROWS[0][2])]
+    rows = [
+        ("Training", "a.png", "10,0"),
+        ("Other", "b.png", ROWS[0][2]),
+        ("Training", "../c.png", ROWS[0][2]),
+    ]
     votes(tmp_path, [*rows, ("Training", "d.png", "x,0,0,0,0,0,0,0,0,0")])
     index = Ferplus(tmp_path).index()
     assert len(index) == 0

@@ -25,5 +25,7 @@ def test_figures_are_asked_for_by_race_and_age_band():
 def test_accuracy_comes_first_and_counts_hits():
     metrics = Gender().metrics()
     assert next(iter(metrics)) == "accuracy"
-    metrics["accuracy"].update(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), torch.tensor([0, 1, 1]))
+    metrics["accuracy"].update(
+        torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), torch.tensor([0, 1, 1])
+    )
     assert abs(float(metrics["accuracy"].compute()) - 2 / 3) < 1e-6

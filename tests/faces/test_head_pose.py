@@ -45,17 +45,33 @@ def some_rotations(n: int = 64, seed: int = 0) -> torch.Tensor:
 def test_angles_turn_a_head_as_the_labels_mean_it():
     """The nose points out of the image (z); x is to the image's right, y down."""
     nose, right, half = 2, 0, math.sqrt(0.5)
-    assert to_matrix(degrees(45, 0, 0))[0, :, nose].tolist() == pytest.approx([-half, 0, half])  # the image's left
-    assert to_matrix(degrees(0, 45, 0))[0, :, nose].tolist() == pytest.approx([0, -half, half])  # up
-    assert to_matrix(degrees(0, 0, 45))[0, :, right].tolist() == pytest.approx([half, half, 0])  # clockwise
-    pinned = [[0.76604444, 0, -0.64278761], [-0.32139380, 0.86602540, -0.38302222], [0.55667040, 0.5, 0.66341395]]
-    torch.testing.assert_close(to_matrix(degrees(40, 30, 0))[0], torch.tensor(pinned, dtype=torch.float64))
+    assert to_matrix(degrees(45, 0, 0))[0, :, nose].tolist() == pytest.approx(
+        [-half, 0, half]
+    )  # the image's left
+    assert to_matrix(degrees(0, 45, 0))[0, :, nose].tolist() == pytest.approx(
+        [0, -half, half]
+    )  # up
+    assert to_matrix(degrees(0, 0, 45))[0, :, right].tolist() == pytest.approx(
+        [half, half, 0]
+    )  # clockwise
+    pinned = [
+        [0.76604444, 0, -0.64278761],
+        [-0.32139380, 0.86602540, -0.38302222],
+        [0.55667040, 0.5, 0.66341395],
+    ]
+    torch.testing.assert_close(
+        to_matrix(degrees(40, 30, 0))[0], torch.tensor(pinned, dtype=torch.float64)
+    )
 
 
 def test_a_turn_of_the_image_changes_all_three_angles_of_a_turned_head():
     """20 degrees at yaw 40: the figures of a hand calculation."""
     turn = similarity(
-        torch.tensor([math.radians(-20)]), torch.ones(1), torch.zeros(1, dtype=torch.bool), (64, 64), (64, 64)
+        torch.tensor([math.radians(-20)]),
+        torch.ones(1),
+        torch.zeros(1, dtype=torch.bool),
+        (64, 64),
+        (64, 64),
     )
     moved = POSE.move(to_matrix(degrees(40, 0, 0)).float(), Geometry.affine(turn, (64, 64)))
     assert to_pose_deg(moved)[0].tolist() == pytest.approx([37.2, 16.0, 25.4], abs=0.1)
@@ -110,7 +126,9 @@ def test_the_loss_is_the_angle_between_the_rotations():
 
 def test_the_loss_vanishes_at_the_truth_and_the_ideal_answer_is_the_truth():
     target = some_rotations()
-    assert head().loss(head().ideal(target), target).max() < 2e-5  # radians; the root's guard alone is 1e-6
+    assert (
+        head().loss(head().ideal(target), target).max() < 2e-5
+    )  # radians; the root's guard alone is 1e-6
     torch.testing.assert_close(POSE.decode(head().ideal(target)), target, atol=1e-6, rtol=0)
 
 
@@ -168,7 +186,9 @@ def test_missing_angles_are_absent_and_leave_zeros():
     assert present.tolist() == [True, False, False]
     assert (target.shape, target.dtype) == ((3, 3, 3), torch.float32)
     assert not target[1:].any()
-    torch.testing.assert_close(to_pose_deg(target[:1]), torch.tensor([[10.0, 20, 30]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        to_pose_deg(target[:1]), torch.tensor([[10.0, 20, 30]]), atol=1e-4, rtol=0
+    )
     empty, nobody = POSE.target(np.zeros((0, 3)))
     assert (empty.shape, nobody.shape) == ((0, 3, 3), (0,))
 
@@ -177,13 +197,17 @@ def test_a_mirrored_face_keeps_its_pitch_and_changes_the_sign_of_yaw_and_roll():
     flip = torch.tensor([[[-1.0, 0, 64], [0, 1, 0], [0, 0, 1]]])
     moved = POSE.move(to_matrix(degrees(40, 15, -25)).float(), Geometry.affine(flip, (64, 64)))
     assert to_pose_deg(moved)[0].tolist() == pytest.approx([-40, 15, 25], abs=1e-4)
-    torch.testing.assert_close(mirror(to_matrix(degrees(40, 15, -25))), to_matrix(degrees(-40, 15, 25)))
+    torch.testing.assert_close(
+        mirror(to_matrix(degrees(40, 15, -25))), to_matrix(degrees(-40, 15, 25))
+    )
 
 
 def test_a_image_that_is_cropped_scaled_and_stretched_a_little_keeps_its_pose():
     matrix = torch.tensor([[[0.52, 0.0, -7.0], [0.0, 0.5, 3.0], [0.0, 0.0, 1.0]]])
     r = some_rotations(1)
-    torch.testing.assert_close(POSE.move(r, Geometry.affine(matrix, (48, 48))), r, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        POSE.move(r, Geometry.affine(matrix, (48, 48))), r, atol=1e-6, rtol=0
+    )
 
 
 def random_moves(n: int, size: int, seed: int) -> torch.Tensor:
@@ -205,7 +229,9 @@ def test_rendered_landmarks_that_move_with_the_pixels_are_those_of_the_moved_pos
     points = torch.where(flip[:, None, None], points[:, swapped], points)
     moved = POSE.move(target, Geometry.affine(matrix, (48, 48)))
     expected = landmarks(index, 64, 0, to_pose_deg(moved))
-    got = (points - points[:, -1:]) / zoom(matrix)[:, None, None]  # about the head's center, in pixels of the raw image
+    got = (points - points[:, -1:]) / zoom(matrix)[
+        :, None, None
+    ]  # about the head's center, in pixels of the raw image
     # a mirrored face is not the face: a smile is a little lopsided
     assert (got - (expected - expected[:, -1:])).abs().amax((1, 2))[~flip].max() < 1e-3
     assert (got - (expected - expected[:, -1:])).abs().amax((1, 2))[flip].max() < 0.03
@@ -234,7 +260,9 @@ def aflw2000(unpacked) -> tuple[torch.Tensor, np.ndarray]:
     assert len(files) == 16
     read = [loadmat(f) for f in files]
     pitch_yaw_roll = np.degrees(np.stack([m["Pose_Para"][0, :3] for m in read]))
-    return torch.from_numpy(np.stack([m["pt3d_68"] for m in read])).double(), pitch_yaw_roll[:, [1, 0, 2]]
+    return torch.from_numpy(np.stack([m["pt3d_68"] for m in read])).double(), pitch_yaw_roll[
+        :, [1, 0, 2]
+    ]
 
 
 def kabsch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -246,8 +274,12 @@ def kabsch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def misfit_deg(points: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """For each pair of faces: the angle between the turn that their points show and the turn that their labels tell."""
     pairs = itertools.combinations(range(len(points)), 2)
-    turns = [(kabsch(points[i], points[j]), (rotation[j] @ rotation[i].T).double()) for i, j in pairs]
-    return geodesic_rad(torch.stack([a for a, _ in turns]), torch.stack([b for _, b in turns])) * (180 / math.pi)
+    turns = [
+        (kabsch(points[i], points[j]), (rotation[j] @ rotation[i].T).double()) for i, j in pairs
+    ]
+    return geodesic_rad(torch.stack([a for a, _ in turns]), torch.stack([b for _, b in turns])) * (
+        180 / math.pi
+    )
 
 
 def moved_points(points: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
@@ -313,9 +345,14 @@ def test_metrics_are_mean_errors_in_degrees_whatever_the_batches():
         metrics = POSE.metrics()
         for start in range(0, 101, size):
             for metric in metrics.values():
-                metric.update(to_matrix(said_deg[start : start + size]), to_matrix(true_deg[start : start + size]))
+                metric.update(
+                    to_matrix(said_deg[start : start + size]),
+                    to_matrix(true_deg[start : start + size]),
+                )
         found = {name: float(metric.compute()) for name, metric in metrics.items()}
-        assert [found[f"mae_{k}"] for k in ("yaw", "pitch", "roll")] == pytest.approx(expected.tolist(), abs=1e-3)
+        assert [found[f"mae_{k}"] for k in ("yaw", "pitch", "roll")] == pytest.approx(
+            expected.tolist(), abs=1e-3
+        )
         assert found["mae"] == pytest.approx(float(expected.mean()), abs=1e-3)
         angles = geodesic_rad(to_matrix(said_deg), to_matrix(true_deg)).rad2deg()
         assert found["geodesic"] == pytest.approx(float(angles.mean()), abs=1e-3)
@@ -324,7 +361,12 @@ def test_metrics_are_mean_errors_in_degrees_whatever_the_batches():
 
 
 def test_differences_wrap_at_a_full_turn_and_not_at_half_of_it():
-    assert wrapped_deg(torch.tensor([358.0, -359.0, 181.0, 10.0])).tolist() == [-2.0, 1.0, -179.0, 10.0]
+    assert wrapped_deg(torch.tensor([358.0, -359.0, 181.0, 10.0])).tolist() == [
+        -2.0,
+        1.0,
+        -179.0,
+        10.0,
+    ]
     metrics = POSE.metrics()
     metrics["mae_roll"].update(to_matrix(degrees(0, 0, 179)), to_matrix(degrees(0, 0, -179)))
     metrics["mae"].update(to_matrix(degrees(0, 0, 180)), to_matrix(degrees(0, 0, 0)))

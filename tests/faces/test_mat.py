@@ -33,7 +33,13 @@ def test_every_number_type_is_read_as_scipy_reads_it(compressed, dtype):
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_what_is_no_numeric_array_is_none_and_what_is_absent_is_absent(compressed):
-    data = saved(compressed, text="abc", cell=np.array([[1], "x"], dtype=object), record={"a": 1}, n=np.ones((1, 2)))
+    data = saved(
+        compressed,
+        text="abc",
+        cell=np.array([[1], "x"], dtype=object),
+        record={"a": 1},
+        n=np.ones((1, 2)),
+    )
     found = arrays(data, {"text", "cell", "record", "n", "absent"})
     assert found.keys() == {"text", "cell", "record", "n"}
     assert (found["text"], found["cell"], found["record"]) == (None, None, None)
@@ -61,10 +67,15 @@ def test_an_array_that_unpacks_without_end_is_cut_off():
 
 
 def test_the_real_files_are_read_as_scipy_reads_them(unpacked):
-    files = sorted(unpacked("aflw2000_sample").rglob("*.mat")) + sorted(unpacked("headpose").rglob("*.mat"))[::200]
+    files = (
+        sorted(unpacked("aflw2000_sample").rglob("*.mat"))
+        + sorted(unpacked("headpose").rglob("*.mat"))[::200]
+    )
     assert len(files) > 30
     for file in files:
-        expected = {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
+        expected = {
+            name: value for name, value in loadmat(file).items() if not name.startswith("__")
+        }
         found = arrays(file.read_bytes(), set(expected))
         assert found.keys() == expected.keys()
         for name, value in expected.items():

@@ -41,7 +41,9 @@ def test_the_list_gives_emotions_and_splits_and_the_annotation_gives_people(rele
 def test_every_row_decodes_to_its_own_image(release):
     source = Rafdb(release)
     index = source.index()
-    assert [round(int(source.decode(index, i)[0, 0, 0]), -1) for i in range(9)] == [10 * i for i in range(9)]
+    assert [round(int(source.decode(index, i)[0, 0, 0]), -1) for i in range(9)] == [
+        10 * i for i in range(9)
+    ]
 
 
 def test_original_images_stand_in_for_aligned_ones(release):
@@ -63,7 +65,9 @@ def test_without_the_manual_annotation_there_is_no_gender(release):
 
 def test_bad_lines_and_broken_annotations_are_counted(release):
     path = release / "EmoLabel" / "list_patition_label.txt"
-    path.write_text(path.read_text() + "train_00009.jpg 8\nface.jpg 1\ntrain_00001.jpg 2\n../train_1.jpg 1\n")
+    path.write_text(
+        path.read_text() + "train_00009.jpg 8\nface.jpg 1\ntrain_00001.jpg 2\n../train_1.jpg 1\n"
+    )
     (release / "Annotation" / "manual" / "train_00001_manu_attri.txt").write_text("1 2")
     (release / "Annotation" / "manual" / "train_00002_manu_attri.txt").unlink()
     index = Rafdb(release).index()
@@ -72,7 +76,9 @@ def test_bad_lines_and_broken_annotations_are_counted(release):
     skipped = index.skipped.names
     assert len(skipped["a line that is not <train|test>_<number>.jpg <1 ... 7>"]) == 4
     assert list(skipped) == ["a line that is not <train|test>_<number>.jpg <1 ... 7>"]
-    assert index.skipped.notes == {"faces without a readable manual annotation: they stay, without gender": 2}
+    assert index.skipped.notes == {
+        "faces without a readable manual annotation: they stay, without gender": 2
+    }
 
 
 @pytest.mark.parametrize(("test", "names"), [("valid", "1234567"), ("test", EMOTIONS)])
@@ -82,8 +88,13 @@ def test_copies_in_folders_are_read_too(tmp_path, test, names):
             image(tmp_path / split / name / "x.jpg")
     (tmp_path / "train" / "8").mkdir()
     index = Rafdb(tmp_path).index()
-    assert index.split.tolist() == ["train"] * 7 + ["test"] * 7 or index.split.tolist() == ["test"] * 7 + ["train"] * 7
-    by_folder = dict(zip((k.split("/")[1] for k in index.keys.tolist()), index.annotations["emotion"].tolist()))
+    assert (
+        index.split.tolist() == ["train"] * 7 + ["test"] * 7
+        or index.split.tolist() == ["test"] * 7 + ["train"] * 7
+    )
+    by_folder = dict(
+        zip((k.split("/")[1] for k in index.keys.tolist()), index.annotations["emotion"].tolist())
+    )
     assert by_folder == dict(zip(names, EMOTIONS))
     (reason,) = index.skipped.names
     assert reason.startswith("not a class folder (")
@@ -91,6 +102,7 @@ def test_copies_in_folders_are_read_too(tmp_path, test, names):
 
 def test_a_root_with_neither_is_named(tmp_path):
     with pytest.raises(
-        MtlError, match=r"holds neither EmoLabel/list_patition_label.txt nor the folders train and test"
+        MtlError,
+        match=r"holds neither EmoLabel/list_patition_label.txt nor the folders train and test",
     ):
         Rafdb(tmp_path).index()

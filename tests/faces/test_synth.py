@@ -73,7 +73,13 @@ def test_uniform_draws_are_uniform_and_independent() -> None:
     assert u.max() < 1
     counts = torch.histc(u[:, 0], 10, 0, 1)
     assert (counts - 2000).abs().max() < 200  # 4.7 standard deviations
-    assert torch.corrcoef(torch.stack([u[:, 0], u[:, 1], u[:, 0].roll(1)])).fill_diagonal_(0).abs().max() < 0.03
+    assert (
+        torch.corrcoef(torch.stack([u[:, 0], u[:, 1], u[:, 0].roll(1)]))
+        .fill_diagonal_(0)
+        .abs()
+        .max()
+        < 0.03
+    )
 
 
 PINNED: dict[int, list[list[float]]] = {
@@ -89,7 +95,12 @@ PINNED: dict[int, list[list[float]]] = {
         [74.6, 145.2, 126.6, 154.7],
         [63.4, 125.9, 84.9, 157.7],
     ],
-    2: [[103.2, 93.1, 85.2, 146.5], [92.7, 93.0, 85.2, 110.6], [86.5, 83.6, 81.6, 126.6], [116.3, 62.4, 93.4, 142.1]],
+    2: [
+        [103.2, 93.1, 85.2, 146.5],
+        [92.7, 93.0, 85.2, 110.6],
+        [86.5, 83.6, 81.6, 126.6],
+        [116.3, 62.4, 93.4, 142.1],
+    ],
     3: [
         [132.2, 145.7, 184.5, 215.7],
         [176.6, 204.2, 196.4, 189.4],
@@ -182,7 +193,9 @@ def test_the_rotation_means_what_real_labels_mean(unpacked) -> None:
         poses.append(np.degrees(mat["Pose_Para"][0, [1, 0, 2]]))
     turns = rotation(torch.tensor(np.array(poses), dtype=torch.float64)).numpy()
     errors = [
-        _angle_deg(_kabsch(shapes[i], shapes[j]), turns[j] @ turns[i].T) for i in range(len(turns)) for j in range(i)
+        _angle_deg(_kabsch(shapes[i], shapes[j]), turns[j] @ turns[i].T)
+        for i in range(len(turns))
+        for j in range(i)
     ]
     assert len(errors) >= 100
     assert np.median(errors) < 2.5
@@ -227,7 +240,9 @@ def test_landmarks_are_the_rotated_points(pose: tuple[float, float, float], inde
 
 def test_own_landmarks_are_those_at_the_labeled_pose() -> None:
     indices = torch.arange(20)
-    assert torch.equal(landmarks(indices, 64, 0), landmarks(indices, 64, 0, labels(indices, 0).pose_deg))
+    assert torch.equal(
+        landmarks(indices, 64, 0), landmarks(indices, 64, 0, labels(indices, 0).pose_deg)
+    )
 
 
 @given(angles, st.floats(-40, 40))
@@ -251,7 +266,9 @@ def test_a_mirrored_face_keeps_its_pitch(pose: tuple[float, float, float]) -> No
     yaw, pitch, roll = pose
     here, there = at_pose(3, yaw, pitch, roll), at_pose(3, -yaw, pitch, -roll)
     other = {"left": "right", "right": "left"}
-    swapped = [AT["_".join(other.get(word, word) for word in name.split("_"))] for name in LANDMARKS]
+    swapped = [
+        AT["_".join(other.get(word, word) for word in name.split("_"))] for name in LANDMARKS
+    ]
     offsets = (here - here[AT["head_center"]])[swapped] * torch.tensor([-1.0, 1.0])
     assert (there - there[AT["head_center"]]).numpy() == pytest.approx(offsets.numpy(), abs=1e-3)
 
@@ -259,7 +276,10 @@ def test_a_mirrored_face_keeps_its_pitch(pose: tuple[float, float, float]) -> No
 def test_the_ray_through_a_landmark_meets_that_point_of_the_head() -> None:
     """The image and the landmarks agree: what is drawn where an eye should be is the eye's place on the head."""
     faces = draw_faces(torch.arange(64), 0)
-    turn, on_skin = rotation(faces.pose_deg), [AT[n] for n in ("left_eye", "right_eye", "nose_bridge", "mouth", "chin")]
+    turn, on_skin = (
+        rotation(faces.pose_deg),
+        [AT[n] for n in ("left_eye", "right_eye", "nose_bridge", "mouth", "chin")],
+    )
     named = points(faces)[:, on_skin]
     rays = (named @ turn.mT)[..., :2].mT
     skin = joined(skin_parts(faces), Frame(faces, rays, turn, faces.shot.scale * 64))
@@ -275,7 +295,9 @@ def _probe(train: Tensor, answers: Tensor, test: Tensor, strength: float) -> Ten
     mean = train.mean(0)
     a, b = (train - mean).double(), (test - mean).double()
     wanted = torch.nn.functional.one_hot(answers).double()
-    weights = torch.linalg.solve(a.T @ a + strength * torch.eye(a.shape[1]).double(), a.T @ (wanted - wanted.mean(0)))
+    weights = torch.linalg.solve(
+        a.T @ a + strength * torch.eye(a.shape[1]).double(), a.T @ (wanted - wanted.mean(0))
+    )
     return (b @ weights + wanted.mean(0)).argmax(1)
 
 
@@ -284,5 +306,8 @@ def test_a_linear_probe_on_pixels_reads_few_emotions() -> None:
     train, test = torch.arange(1500), FAR + torch.arange(500)
     gray = [render(i, 32, 0).float().mean(1).flatten(1) / 255 for i in (train, test)]
     answers, truth = labels(train, 0).emotion, labels(test, 0).emotion
-    best = max(float((_probe(gray[0], answers, gray[1], s) == truth).double().mean()) for s in (10, 30, 100))
+    best = max(
+        float((_probe(gray[0], answers, gray[1], s) == truth).double().mean())
+        for s in (10, 30, 100)
+    )
     assert 0.15 < best < 0.38

@@ -79,4 +79,7 @@ def test_the_real_set_has_its_known_counts(unpacked):
         "other": 985,
         "black": 357,
     }
-    assert (np.nanmin(index.annotations["age"]), np.nanmax(index.annotations["age"])) == (1.0, 110.0)
+    assert (np.nanmin(index.annotations["age"]), np.nanmax(index.annotations["age"])) == (
+        1.0,
+        110.0,
+    )

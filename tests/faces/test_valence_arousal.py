@@ -44,11 +44,17 @@ def test_concordance_is_that_of_all_rows_whatever_the_batches():
         metrics = fitted().metrics()
         for start in range(0, 103, size):
             for metric in metrics.values():
-                metric.update(*(torch.from_numpy(x[start : start + size]).float() for x in (said, true)))
+                metric.update(
+                    *(torch.from_numpy(x[start : start + size]).float() for x in (said, true))
+                )
         found = {name: float(metric.compute()) for name, metric in metrics.items()}
-        assert [found["ccc_valence"], found["ccc_arousal"]] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert [found["ccc_valence"], found["ccc_arousal"]] == pytest.approx(
+            expected.tolist(), abs=1e-5
+        )
         assert found["ccc"] == pytest.approx(float(expected.mean()), abs=1e-5)
-        assert found["mae_valence"] == pytest.approx(float(np.abs(said - true)[:, 0].mean()), abs=1e-5)
+        assert found["mae_valence"] == pytest.approx(
+            float(np.abs(said - true)[:, 0].mean()), abs=1e-5
+        )
     assert next(iter(metrics)) == "ccc"
     assert metrics["ccc"].higher_is_better is True
 

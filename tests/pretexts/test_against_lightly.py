@@ -35,7 +35,10 @@ def agree(ours, theirs, z: list[torch.Tensor]) -> None:
 @SHAPES
 @pytest.mark.parametrize("redundancy", [5e-3, 0.3])
 def test_barlow_twins_times_its_width_is_lightlys(samples, width, redundancy):
-    z, head = pair(samples, width), BarlowTwinsHead(4, BarlowTwins(redundancy=redundancy, width=width))
+    z, head = (
+        pair(samples, width),
+        BarlowTwinsHead(4, BarlowTwins(redundancy=redundancy, width=width)),
+    )
     agree(width * head.loss(tuple(z), None), lightly.BarlowTwinsLoss(redundancy)(*z), z)
 
 
@@ -57,7 +60,9 @@ def test_nt_xent_is_lightlys(samples, width, temperature):
 def test_byol_is_four_and_twice_lightlys_of_both_directions(samples, width):
     a, b = pair(samples, width)
     wanted = [x.detach() for x in pair(samples, width)[::-1]]
-    ours = ByolHead.loss(None, {"said": torch.stack([a, b], 1), "wanted": torch.stack(wanted, 1)}, None)
+    ours = ByolHead.loss(
+        None, {"said": torch.stack([a, b], 1), "wanted": torch.stack(wanted, 1)}, None
+    )
     assert ours.shape == (samples,)
     cosine = lightly.NegativeCosineSimilarity()
     agree(ours.mean(), 4 + 2 * cosine(a, wanted[0]) + 2 * cosine(b, wanted[1]), [a, b])

@@ -20,7 +20,9 @@ def test_the_loss_is_equation_1_over_the_number_of_components():
     invariance = sum((1 - c[i, i]) ** 2 for i in range(3))
     redundancy = sum(c[i, j] ** 2 for i in range(3) for j in range(3) if i != j)
     head = BarlowTwinsHead(5, BarlowTwins(redundancy=0.02, width=3))
-    assert float(head.loss((a, b), None)) == pytest.approx((invariance + 0.02 * redundancy) / 3, rel=1e-4)
+    assert float(head.loss((a, b), None)) == pytest.approx(
+        (invariance + 0.02 * redundancy) / 3, rel=1e-4
+    )
 
 
 def test_equal_views_of_independent_components_cost_nothing_and_opposite_ones_four():
@@ -47,7 +49,12 @@ def test_the_projector_is_the_papers_at_the_papers_width():
 def test_metrics_know_the_best_and_the_worst():
     z = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
     x = z[:, :1].expand(-1, 2)
-    for first, second, invariance, overlap in ((z, z, 1, 0), (z, -z, -1, 0), (x, x, 1, 1), (z, z.flip(1), 0, 1)):
+    for first, second, invariance, overlap in (
+        (z, z, 1, 0),
+        (z, -z, -1, 0),
+        (x, x, 1, 1),
+        (z, z.flip(1), 0, 1),
+    ):
         metrics = BarlowTwins(width=2).metrics()
         for metric in metrics.values():
             metric.update((first, second), None)

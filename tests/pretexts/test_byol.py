@@ -28,8 +28,12 @@ def test_each_view_is_held_against_what_the_copy_says_of_the_other():
     head, made = eng.model.heads["pretext"], prepared_batches(eng, [images()])[0]
     with torch.no_grad():
         found = answer(eng, made)
-        a, b = (eng.model.encoder(made.images[i]).pooled for i in made.head_inputs["pretext"][0].images)
-    torch.testing.assert_close(found["said"], torch.stack([head.predict(head.project(z)) for z in (a, b)], 1))
+        a, b = (
+            eng.model.encoder(made.images[i]).pooled for i in made.head_inputs["pretext"][0].images
+        )
+    torch.testing.assert_close(
+        found["said"], torch.stack([head.predict(head.project(z)) for z in (a, b)], 1)
+    )
     torch.testing.assert_close(
         found["wanted"], torch.stack([head.project(z) for z in (b, a)], 1)
     )  # it starts as a copy
@@ -52,7 +56,9 @@ def test_the_momentum_goes_from_its_start_to_one():
         with torch.no_grad():
             source += 1
         head.teacher_project.update(progress)
-        torch.testing.assert_close(head.teacher_project.copy[0].weight - before, rate * (source - before))
+        torch.testing.assert_close(
+            head.teacher_project.copy[0].weight - before, rate * (source - before)
+        )
     assert (head.teacher.momentum, head.teacher.final) == (0.9, 1.0)
     assert Byol().momentum == 0.996
 
@@ -80,7 +86,9 @@ def test_metrics_are_the_mean_cosines_of_both_directions():
     cosine = F.cosine_similarity(said[:, None], wanted[None], dim=3)  # (7, 7, 2)
     same = torch.eye(7, dtype=torch.bool)
     assert float(metrics["pairs"].compute()) == pytest.approx(float(cosine[same].mean()), abs=1e-5)
-    assert float(metrics["strangers"].compute()) == pytest.approx(float(cosine[~same].mean()), abs=1e-5)
+    assert float(metrics["strangers"].compute()) == pytest.approx(
+        float(cosine[~same].mean()), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("fields", [{"momentum": 1.1}, {"hidden": 0}, {"width": 0}])

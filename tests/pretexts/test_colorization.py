@@ -94,7 +94,9 @@ def test_uniform_logits_lose_log_261_less_what_is_soft_about_the_answer():
     _, target = asked(Colorization(), alike(3))
     wanted = spread(target, ab_cells())
     entropy = -(wanted.exp() * wanted).sum(1).mean((1, 2))
-    torch.testing.assert_close(head.loss(torch.zeros(3, 261, 8, 8), target), math.log(261) - entropy, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        head.loss(torch.zeros(3, 261, 8, 8), target), math.log(261) - entropy, atol=1e-4, rtol=0
+    )
 
 
 def test_images_without_color_ask_for_gray_and_train_without_harm():
@@ -123,14 +125,19 @@ def test_the_metrics_of_a_perfect_and_of_a_gray_answer():
         dull[name].update(head.ideal(torch.zeros_like(target)), target)
     assert float(perfect["accuracy"].compute()) == 1.0
     assert float(perfect["ab_error"].compute()) < 0.5
-    assert float(dull["ab_error"].compute()) == pytest.approx(float(target.norm(dim=1).mean()), abs=1e-3)
+    assert float(dull["ab_error"].compute()) == pytest.approx(
+        float(target.norm(dim=1).mean()), abs=1e-3
+    )
     inside = (target.abs() < 5).all(1)  # gray's own cell
-    assert float(dull["accuracy"].compute()) == pytest.approx(float(inside.float().mean()), abs=0.01)
+    assert float(dull["accuracy"].compute()) == pytest.approx(
+        float(inside.float().mean()), abs=0.01
+    )
 
 
 def test_supervised_heads_may_read_the_gray_image():
     made = prepared_batches(
-        train_state(setting(Colorization(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))]
+        train_state(setting(Colorization(), ("fer",), supervised="pretext")),
+        [batch(tasks=("fer",))],
     )[0]
     assert len(made.images) == 1
     assert torch.equal(made.images[0][:, 0], made.images[0][:, 2])

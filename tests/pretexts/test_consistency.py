@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
 from mtl_pretexts.consistency import FRAME, Consistency, ConsistencyHead
-from toys import PCGRAD, Jitter, Plain, PoseHead, batch, counted, experiment, prepared_batches, train_state
+from toys import (
+    PCGRAD,
+    Jitter,
+    Plain,
+    PoseHead,
+    batch,
+    counted,
+    experiment,
+    prepared_batches,
+    train_state,
+)
 
 from mtlcore import Head, MtlError, SupervisedTask
 from mtlcore.config.experiment import PretextEntry, TaskEntry
@@ -27,7 +37,12 @@ MEAN_TEACHER = Consistency(teacher="ema", label="soft", threshold=0.0)
 both = pytest.mark.parametrize("task", [FIXMATCH, MEAN_TEACHER], ids=["fixmatch", "mean_teacher"])
 
 
-def setting(task: Consistency, tasks: tuple[str, ...] = ("fer",), entry: dict[str, Any] | None = None, **more: Any):
+def setting(
+    task: Consistency,
+    tasks: tuple[str, ...] = ("fer",),
+    entry: dict[str, Any] | None = None,
+    **more: Any,
+):
     exp = experiment(tasks, size=24, **more)
     entry = {"samples": "unlabeled"} | (entry or {})
     return evolve(exp, pretexts={"consistency": PretextEntry(task, **entry)})
@@ -133,7 +148,14 @@ def test_losses_and_gradients_are_finite_at_any_logits(task, scale):
 
 def test_with_self_the_weak_view_is_judged_by_the_head_as_it_is_without_its_dropout():
     exp = setting(FIXMATCH)
-    exp = evolve(exp, tasks={"fer": TaskEntry(Classification(reads="emotion", classes=tuple("abcdefgh"), dropout=0.5))})
+    exp = evolve(
+        exp,
+        tasks={
+            "fer": TaskEntry(
+                Classification(reads="emotion", classes=tuple("abcdefgh"), dropout=0.5)
+            )
+        },
+    )
     eng = train_state(exp)
     train_step(eng, prepared_batches(eng, [samples()]))  # the copy has followed once
     made = prepared_batches(eng, [samples()])[0]
@@ -143,7 +165,9 @@ def test_with_self_the_weak_view_is_judged_by_the_head_as_it_is_without_its_drop
     found = head(weak, strong)
     torch.testing.assert_close(found["weak"], owner.answer[1](weak.pooled))
     assert owner.training
-    assert not torch.allclose(found["strong"], owner.answer[1](strong.pooled))  # dropout acts on the student
+    assert not torch.allclose(
+        found["strong"], owner.answer[1](strong.pooled)
+    )  # dropout acts on the student
     assert not found["weak"].requires_grad
 
 
@@ -158,7 +182,11 @@ def test_with_ema_the_weak_view_is_judged_by_a_copy_of_encoder_and_head():
         weak = made.images[made.head_inputs["consistency"][0].images[0]]
         wanted = head.teacher_head.copy(head.teacher.copy(weak))
     torch.testing.assert_close(found["weak"], wanted)
-    assert (head.teacher.momentum, head.teacher.final, head.teacher_head.momentum) == (0.99, 0.999, 0.99)
+    assert (head.teacher.momentum, head.teacher.final, head.teacher_head.momentum) == (
+        0.99,
+        0.999,
+        0.99,
+    )
 
 
 @both
@@ -166,7 +194,9 @@ def test_gradient_goes_through_the_strong_view_into_encoder_and_borrowed_head_al
     eng = run(task)
     eng.model(prepared_batches(eng, [samples()])[0])[0]["consistency"].backward()
     model, head = eng.model, eng.model.heads["consistency"]
-    assert all(p.grad is not None for p in (*model.encoder.parameters(), *model.heads["fer"].parameters()))
+    assert all(
+        p.grad is not None for p in (*model.encoder.parameters(), *model.heads["fer"].parameters())
+    )
     assert all(p.grad is None for p in head.parameters())
     assert not any(p.requires_grad for p in head.parameters())
     assert model.used(["consistency"]) == {"consistency", "fer"}
@@ -181,7 +211,10 @@ def test_the_run_keeps_only_what_it_must(task):
 
 
 def test_the_one_supervised_task_is_taken_and_a_choice_must_be_made_among_several():
-    assert HybridModel(setting(Consistency(), ("gender",))).used(["consistency"]) == {"consistency", "gender"}
+    assert HybridModel(setting(Consistency(), ("gender",))).used(["consistency"]) == {
+        "consistency",
+        "gender",
+    }
     chosen = HybridModel(setting(Consistency(task="fer"), ("fer", "gender")))
     assert chosen.used(["consistency"]) == {"consistency", "fer"}
     with pytest.raises(MtlError, match="there are fer, gender"):
@@ -199,7 +232,9 @@ class Squares(Head):
         super().__init__()
         self.answer = torch.nn.Linear(dim, 2)
         if coupled:
-            self.loss = lambda output, target, share: ((output - target).square().sum(1) * share).sum()
+            self.loss = lambda output, target, share: (
+                (output - target).square().sum(1) * share
+            ).sum()
 
     def forward(self, features):
         return self.answer(features.pooled)
@@ -256,12 +291,16 @@ def test_a_head_that_does_not_choose_a_class_is_refused_at_build(component):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"class_weights": (1.0, 2.0, 0.5)}, {"label_smoothing": 0.1}, {"dropout": 0.5}], ids=str
+    "fields",
+    [{}, {"class_weights": (1.0, 2.0, 0.5)}, {"label_smoothing": 0.1}, {"dropout": 0.5}],
+    ids=str,
 )
 def test_every_kind_of_classification_is_taken_and_building_leaves_its_head_alone(fields):
     component = Classification(reads="emotion", classes=("a", "b", "c"), **fields)
     torch.manual_seed(0)
-    alone = HybridModel(evolve(setting(Consistency()), tasks={"odd": TaskEntry(component)}, pretexts={}))
+    alone = HybridModel(
+        evolve(setting(Consistency()), tasks={"odd": TaskEntry(component)}, pretexts={})
+    )
     torch.manual_seed(0)
     model = with_task(component)
     assert model.heads["odd"].training
@@ -281,7 +320,9 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(task):
     low = logged["bf16-mixed"]
     assert low["loss/consistency"].dtype == torch.float32
     assert not bool(low["skipped"])
-    torch.testing.assert_close(low["loss/consistency"], logged["32"]["loss/consistency"], rtol=0.1, atol=1e-4)
+    torch.testing.assert_close(
+        low["loss/consistency"], logged["32"]["loss/consistency"], rtol=0.1, atol=1e-4
+    )
 
 
 @both
@@ -292,7 +333,10 @@ def test_steps_are_a_function_of_the_seed(task, weighting):
     for _ in range(2):
         eng = run(task, **more)
         found.append(
-            [float(train_step(eng, prepared_batches(eng, [samples(seed=s)]))["loss/consistency"]) for s in range(3)]
+            [
+                float(train_step(eng, prepared_batches(eng, [samples(seed=s)]))["loss/consistency"])
+                for s in range(3)
+            ]
         )
     assert found[0] == found[1]
 
@@ -359,7 +403,9 @@ def test_the_frame_tells_agreement_from_difference_and_from_doubt():
     assert torch.equal(drawn[..., 2:-2, 2:-2], images[..., 2:-2, 2:-2])
 
 
-@pytest.mark.parametrize("fields", [{"threshold": 1.1}, {"threshold": -0.1}, {"momentum": 1.0}, {"final": 1.1}])
+@pytest.mark.parametrize(
+    "fields", [{"threshold": 1.1}, {"threshold": -0.1}, {"momentum": 1.0}, {"final": 1.1}]
+)
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         Consistency(**fields)

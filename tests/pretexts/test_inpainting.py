@@ -23,13 +23,25 @@ from mtlcore.train.step import train_step
 def run(task: Inpainting, size: int = 24, tasks: tuple[str, ...] = ("fer",), **more: Any):
     """An train_state of toys with this task as its one pretext."""
     entry = PretextEntry(task, **more.pop("entry", {}))
-    return train_state(evolve(experiment(tasks, augment=Plain(), size=size, **more), pretexts={"inpainting": entry}))
+    return train_state(
+        evolve(
+            experiment(tasks, augment=Plain(), size=size, **more), pretexts={"inpainting": entry}
+        )
+    )
 
 
 def asked(eng, size: int = 24, n: int = 6):
     """-> the inputs of one step, the damaged images, and the question."""
     made = prepared_batches(
-        eng, [batch(n=n, size=size, tasks=tuple(eng.experiment.tasks), unlabeled=n if not eng.experiment.tasks else 1)]
+        eng,
+        [
+            batch(
+                n=n,
+                size=size,
+                tasks=tuple(eng.experiment.tasks),
+                unlabeled=n if not eng.experiment.tasks else 1,
+            )
+        ],
     )[0]
     head_input = made.head_inputs["inpainting"][0]
     return made, made.images[head_input.images[0]], head_input.targets[0][0]
@@ -73,9 +85,13 @@ def test_pixels_outside_of_the_mask_are_the_clean_ones_bit_for_bit_and_those_ins
     hidden = target["hidden"].expand_as(damaged)
     assert torch.equal(damaged[~hidden], target["image"][~hidden])
     assert (damaged[hidden] == 0.5).all()
-    assert torch.equal(eng.experiment.pretexts["inpainting"].component.undo(damaged, target), target["image"])
+    assert torch.equal(
+        eng.experiment.pretexts["inpainting"].component.undo(damaged, target), target["image"]
+    )
     clean = made.images[made.head_inputs["fer"][0].images[0]]  # its labeled samples
-    assert torch.equal(clean, target["image"][: len(clean)])  # the shared view is not edited in place
+    assert torch.equal(
+        clean, target["image"][: len(clean)]
+    )  # the shared view is not edited in place
 
 
 # ---------------------------------------------------------------------------------------------------- the loss
@@ -85,8 +101,12 @@ def test_the_l1_is_a_mean_over_missing_pixels_alone():
     hidden = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
     hidden[0, 0, :2, :2], hidden[1, 0, 4:, :3] = True, True
     image = torch.rand(2, 3, 6, 6)
-    answer = torch.where(hidden, image + torch.tensor([0.25, -0.5])[:, None, None, None], torch.rand(2, 3, 6, 6))
-    torch.testing.assert_close(missing_l1(answer, {"image": image, "hidden": hidden}), torch.tensor([0.25, 0.5]))
+    answer = torch.where(
+        hidden, image + torch.tensor([0.25, -0.5])[:, None, None, None], torch.rand(2, 3, 6, 6)
+    )
+    torch.testing.assert_close(
+        missing_l1(answer, {"image": image, "hidden": hidden}), torch.tensor([0.25, 0.5])
+    )
 
 
 def test_the_loss_is_the_l1_plus_the_mixed_relative_distance_of_the_judges_maps():
@@ -99,16 +119,25 @@ def test_the_loss_is_the_l1_plus_the_mixed_relative_distance_of_the_judges_maps(
     for n in range(len(answer)):
         here = target["hidden"][n].expand(3, -1, -1)
         l1 = (answer[n] - target["image"][n])[here].abs().mean()
-        layers = [(mine[i][n] - wanted[i][n]).abs().mean() / wanted[i][n].abs().mean() for i in (0, 2)]
+        layers = [
+            (mine[i][n] - wanted[i][n]).abs().mean() / wanted[i][n].abs().mean() for i in (0, 2)
+        ]
         torch.testing.assert_close(
-            head.loss(answer, target)[n], l1 + 0.7 * (layers[0] + layers[1]) / 2, rtol=1e-4, atol=1e-5
+            head.loss(answer, target)[n],
+            l1 + 0.7 * (layers[0] + layers[1]) / 2,
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 
 def test_the_perceptual_distance_does_not_depend_on_the_features_scale():
     found, wanted = torch.rand(3, 4, 5, 5), torch.rand(3, 4, 5, 5)
-    torch.testing.assert_close(relative_distance([100 * found], [100 * wanted]), relative_distance([found], [wanted]))
-    torch.testing.assert_close(relative_distance([1.1 * wanted, wanted], [wanted, wanted]), torch.full((3,), 0.05))
+    torch.testing.assert_close(
+        relative_distance([100 * found], [100 * wanted]), relative_distance([found], [wanted])
+    )
+    torch.testing.assert_close(
+        relative_distance([1.1 * wanted, wanted], [wanted, wanted]), torch.full((3,), 0.05)
+    )
 
 
 @pytest.mark.parametrize("perceptual", ["ema", "none"])
@@ -157,7 +186,9 @@ def test_the_momentum_judge_is_saved_follows_the_encoder_and_stays_in_eval_mode(
     judge = eng.model.heads["inpainting"].judge.net
     before = [p.clone() for p in judge.copy.parameters()]
     train_step(eng, prepared_batches(eng, [batch(size=24, tasks=("fer",))]))
-    for mine, old, its in zip(judge.copy.parameters(), before, eng.model.encoder.parameters(), strict=True):
+    for mine, old, its in zip(
+        judge.copy.parameters(), before, eng.model.encoder.parameters(), strict=True
+    ):
         torch.testing.assert_close(mine, (old + its.detach()) / 2)
     assert not any(m.training for m in judge.copy.modules())
     assert any(k.startswith("heads.inpainting.judge.net.copy.") for k in eng.model.state_dict())
@@ -170,7 +201,9 @@ def vgg_file(folder, depth: int = 3, suffix: str = ".pt"):
     net, state = Vgg16(depth), {}
     for block in net.blocks:
         for name, p in block.named_parameters():
-            state[f"features.{name}"] = torch.randn(p.shape) / (p[0].numel() ** 0.5 if p.ndim > 1 else 10)
+            state[f"features.{name}"] = torch.randn(p.shape) / (
+                p[0].numel() ** 0.5 if p.ndim > 1 else 10
+            )
     path = folder / f"vgg{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     return path, state
@@ -185,9 +218,13 @@ def test_vgg16_reads_a_weights_file_normalizes_by_itself_and_is_not_saved(tmp_pa
     assert not any(p.shape[:1] == (256,) for p in eng.model.parameters())
 
     x = images = torch.rand(2, 3, 24, 24)
-    x = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    x = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
     for i in (0, 2):
-        x = F.relu(F.conv2d(x, state[f"features.{i}.weight"], state[f"features.{i}.bias"], padding=1))
+        x = F.relu(
+            F.conv2d(x, state[f"features.{i}.weight"], state[f"features.{i}.bias"], padding=1)
+        )
     first, second, third = judge.net(images)
     torch.testing.assert_close(first, x)
     assert second.shape == (2, 128, 12, 12)
@@ -207,7 +244,9 @@ def test_vgg16_is_built_only_as_deep_as_its_layers_need(tmp_path):
 def test_weights_that_cannot_be_had_name_the_option_and_never_fall_back(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there: no download
-    with pytest.raises(MtlError, match=r'perceptual = "vgg16".*vgg16_weights = "<file>".*"ema" or "none"'):
+    with pytest.raises(
+        MtlError, match=r'perceptual = "vgg16".*vgg16_weights = "<file>".*"ema" or "none"'
+    ):
         run(Inpainting(perceptual="vgg16"))
     with pytest.raises(MtlError, match=r'vgg16_weights = ".*absent\.pt": no such file'):
         run(Inpainting(perceptual="vgg16", vgg16_weights=tmp_path / "absent.pt"))
@@ -241,7 +280,8 @@ def test_values_out_of_range_are_refused(fields):
 
 
 @pytest.mark.parametrize(
-    ("grid", "ratio", "hidden"), [(3, 1 / 3, 3), (3, 0.333, 3), (2, 1 / 3, 1), (4, 0.5, 8), (8, 0.99, 63)]
+    ("grid", "ratio", "hidden"),
+    [(3, 1 / 3, 3), (3, 0.333, 3), (2, 1 / 3, 1), (4, 0.5, 8), (8, 0.99, 63)],
 )
 def test_the_ratio_is_rounded_to_whole_tiles(grid, ratio, hidden):
     assert Inpainting(grid=grid, ratio=ratio).hidden == hidden
@@ -249,13 +289,16 @@ def test_the_ratio_is_rounded_to_whole_tiles(grid, ratio, hidden):
 
 def test_a_ratio_that_hides_no_tile_or_all_names_ratio_and_grid():
     with pytest.raises(
-        ValueError, match=r"ratio = 0\.1 of grid = 2 \(4 tiles\): expected a share that hides 1 to 3 of them"
+        ValueError,
+        match=r"ratio = 0\.1 of grid = 2 \(4 tiles\): expected a share that hides 1 to 3 of them",
     ):
         Inpainting(grid=2, ratio=0.1)
 
 
 def test_options_that_nobody_would_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match='vgg16_weights is given, but perceptual = "ema" does not read it'):
+    with pytest.raises(
+        ValueError, match='vgg16_weights is given, but perceptual = "ema" does not read it'
+    ):
         Inpainting(vgg16_weights=tmp_path / "vgg.pt")
     with pytest.raises(ValueError, match='layers is given, but perceptual = "none" compares none'):
         Inpainting(perceptual="none", layers=(0,))
@@ -287,7 +330,9 @@ def test_control_random_target_permutes_the_images_and_keeps_the_question():
     assert torch.equal(damaged, same)
     assert torch.equal(target["hidden"], other["hidden"])
     assert not torch.equal(target["image"], other["image"])
-    assert torch.equal(target["image"].sum((1, 2, 3)).sort()[0], other["image"].sum((1, 2, 3)).sort()[0])
+    assert torch.equal(
+        target["image"].sum((1, 2, 3)).sort()[0], other["image"].sum((1, 2, 3)).sort()[0]
+    )
 
 
 def test_control_views_only_encodes_the_damaged_view_and_judges_nothing():
@@ -302,7 +347,9 @@ def test_metrics_are_one_for_the_mean_color_and_zero_for_the_ideal():
     task = eng.experiment.pretexts["inpainting"].component
     _, _, target = asked(eng)
     seen = ~target["hidden"].expand_as(target["image"])
-    means = torch.stack([torch.stack([x[c][s[c]].mean() for c in range(3)]) for x, s in zip(target["image"], seen)])
+    means = torch.stack(
+        [torch.stack([x[c][s[c]].mean() for c in range(3)]) for x, s in zip(target["image"], seen)]
+    )
     blind = means[:, :, None, None].expand_as(target["image"])
     metrics = task.metrics()
     for metric in metrics.values():
@@ -320,7 +367,9 @@ def test_metrics_are_one_for_the_mean_color_and_zero_for_the_ideal():
 def test_what_is_drawn_keeps_the_visible_pixels_and_shows_the_answer_in_the_others():
     eng = run(Inpainting())
     _, damaged, target = asked(eng)
-    drawn = eng.experiment.pretexts["inpainting"].component.draw(damaged, target, torch.full_like(damaged, 0.25))
+    drawn = eng.experiment.pretexts["inpainting"].component.draw(
+        damaged, target, torch.full_like(damaged, 0.25)
+    )
     hidden = target["hidden"].expand_as(drawn)
     assert torch.equal(drawn[~hidden], target["image"][~hidden])
     assert (drawn[hidden] == 0.25).all()

@@ -32,7 +32,11 @@ def test_four_orders_of_four_tiles_are_a_latin_square():
 
 def test_twelve_orders_of_four_tiles_are_the_even_ones_and_24_are_all():
     """No 13 orders of 4 can be 3 apart: the even ones are the largest such set."""
-    even = [p for p in orders(4, 12).tolist() if sum(a > b for i, a in enumerate(p) for b in p[i + 1 :]) % 2 == 0]
+    even = [
+        p
+        for p in orders(4, 12).tolist()
+        if sum(a > b for i, a in enumerate(p) for b in p[i + 1 :]) % 2 == 0
+    ]
     assert len(even) == 12
     assert int(distances(orders(4, 12)).min()) == 3
     assert len(orders(4, 24).unique(dim=0)) == 24
@@ -93,14 +97,18 @@ def test_levelled_tiles_have_one_mean_and_one_spread():
     x = 0.2 + 0.1 * torch.rand(5, 3, 20, 20)
     y = levelled(x)
     torch.testing.assert_close(y.mean((1, 2, 3)), torch.full((5,), 0.5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(y.std((1, 2, 3), correction=0), torch.full((5,), 0.25), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        y.std((1, 2, 3), correction=0), torch.full((5,), 0.25), atol=1e-3, rtol=0
+    )
     assert bool((levelled(torch.full((2, 3, 4, 4), 0.7)) - 0.5).abs().max() < 1e-3)
 
 
 def test_all_tiles_run_in_one_joint_forward():
     eng = train_state(setting(JigsawPermutation()))
     calls: list[tuple[int, ...]] = []
-    eng.model.encoder.net.register_forward_pre_hook(lambda _, args: calls.append(tuple(args[0].shape)))
+    eng.model.encoder.net.register_forward_pre_hook(
+        lambda _, args: calls.append(tuple(args[0].shape))
+    )
     eng.model(prepared_batches(eng, [batch(n=3, tasks=(), unlabeled=3)])[0])
     assert calls == [(4 * 3, 3, 14, 14)]
 
@@ -108,7 +116,8 @@ def test_all_tiles_run_in_one_joint_forward():
 def test_no_supervised_head_reads_a_tile():
     with pytest.raises(MtlError, match="supervised"):
         prepared_batches(
-            train_state(setting(JigsawPermutation(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))]
+            train_state(setting(JigsawPermutation(), ("fer",), supervised="pretext")),
+            [batch(tasks=("fer",))],
         )
 
 
@@ -117,7 +126,9 @@ def test_enlarged_tiles_have_the_images_side():
     assert {tuple(v.images.shape) for v in views} == {(2, 3, 32, 32)}
 
 
-@pytest.mark.parametrize(("task", "k"), [(JigsawPermutation(), 24), (JigsawPermutation(grid=3, permutations=30), 30)])
+@pytest.mark.parametrize(
+    ("task", "k"), [(JigsawPermutation(), 24), (JigsawPermutation(grid=3, permutations=30), 30)]
+)
 def test_uniform_logits_lose_log_k_and_the_right_answer_next_to_nothing(task, k):
     _, head = built(task)
     target = torch.arange(k)

@@ -31,11 +31,16 @@ BOTH = [LocalRotation(), LocalRotation(variant="implicit")]
 def test_a_square_of_any_size_and_place_turns_as_rot90_and_the_rest_stays(side, turns, seed):
     g = torch.Generator().manual_seed(seed)
     x = torch.rand(1, 2, 9, 11, generator=g)
-    top, left = int(torch.randint(10 - side, (), generator=g)), int(torch.randint(12 - side, (), generator=g))
+    top, left = (
+        int(torch.randint(10 - side, (), generator=g)),
+        int(torch.randint(12 - side, (), generator=g)),
+    )
     wanted = x.clone()
     square = x[..., top : top + side, left : left + side]
     wanted[..., top : top + side, left : left + side] = square.rot90(turns, (-2, -1))
-    assert torch.equal(turn_square(torch.tensor([[top, left, side]]), torch.tensor([turns]), x), wanted)
+    assert torch.equal(
+        turn_square(torch.tensor([[top, left, side]]), torch.tensor([turns]), x), wanted
+    )
 
 
 def test_squares_of_different_sizes_turn_at_once():
@@ -123,7 +128,10 @@ def test_class_6_is_the_upper_right_quadrant_upside_down():
 
 def test_accuracy_counts_the_right_answers():
     metric = LocalRotation().metrics()["accuracy"]
-    metric.update(torch.eye(16)[[0, 5, 15, 3]], {"answer": torch.tensor([0, 5, 14, 3]), "box": torch.zeros(4, 3)})
+    metric.update(
+        torch.eye(16)[[0, 5, 15, 3]],
+        {"answer": torch.tensor([0, 5, 14, 3]), "box": torch.zeros(4, 3)},
+    )
     assert float(metric.compute()) == 0.75
 
 

@@ -27,7 +27,9 @@ def run(task: MaskedImage, size: int = 24, tasks: tuple[str, ...] = ("fer",), **
 def asked(eng, size: int = 24, n: int = 6):
     """-> the inputs of one step, the covered images, and the question."""
     tasks = tuple(eng.experiment.tasks)
-    made = prepared_batches(eng, [batch(n=n, size=size, tasks=tasks, unlabeled=1 if tasks else n)])[0]
+    made = prepared_batches(eng, [batch(n=n, size=size, tasks=tasks, unlabeled=1 if tasks else n)])[
+        0
+    ]
     head_input = made.head_inputs["masked"][0]
     return made, made.images[head_input.images[0]], head_input.targets[0][0]
 
@@ -38,7 +40,9 @@ def asked(eng, size: int = 24, n: int = 6):
 @given(st.sampled_from([2, 3, 6, 7]), st.data(), st.sampled_from([24, 25, 48]))
 def test_each_image_covers_exactly_the_asked_number_of_whole_patches(grid, data, size):
     wanted = data.draw(st.integers(1, grid**2 - 1))
-    _, _, target = asked(run(MaskedImage(grid=grid, ratio=wanted / grid**2), size, tasks=()), size, n=3)
+    _, _, target = asked(
+        run(MaskedImage(grid=grid, ratio=wanted / grid**2), size, tasks=()), size, n=3
+    )
     edges = [-(-i * size // grid) for i in range(grid + 1)]
     for mask in target["covered"][:, 0]:
         patches = [mask[a:b, c:d] for a, b in pairwise(edges) for c, d in pairwise(edges)]
@@ -64,7 +68,9 @@ def test_pixels_outside_the_mask_are_the_clean_ones_bit_for_bit_and_those_inside
     assert (covered[mask] == 0.5).all()
     assert torch.equal(MaskedImage().undo(covered, target), target["image"])
     clean = made.images[made.head_inputs["fer"][0].images[0]]
-    assert torch.equal(clean, target["image"][: len(clean)])  # the shared view is not edited in place
+    assert torch.equal(
+        clean, target["image"][: len(clean)]
+    )  # the shared view is not edited in place
 
 
 def test_defaults_are_simmims_and_the_share_is_rounded_to_whole_patches():
@@ -79,8 +85,12 @@ def test_the_l1_is_a_mean_over_covered_pixels_alone():
     covered = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
     covered[0, 0, :2, :2], covered[1, 0, 4:, :3] = True, True
     image = torch.rand(2, 3, 6, 6)
-    answer = torch.where(covered, image + torch.tensor([0.25, -0.5])[:, None, None, None], torch.rand(2, 3, 6, 6))
-    torch.testing.assert_close(covered_l1(answer, {"image": image, "covered": covered}), torch.tensor([0.25, 0.5]))
+    answer = torch.where(
+        covered, image + torch.tensor([0.25, -0.5])[:, None, None, None], torch.rand(2, 3, 6, 6)
+    )
+    torch.testing.assert_close(
+        covered_l1(answer, {"image": image, "covered": covered}), torch.tensor([0.25, 0.5])
+    )
 
 
 def test_the_ideal_answer_costs_nothing_and_zero_targets_are_finite():
@@ -98,7 +108,9 @@ def test_one_layer_on_the_coarse_map_answers_in_the_images_size(size):
     head, (_, covered, _) = eng.model.heads["masked"], asked(eng, size)
     features = eng.model.encoder(covered)
     assert head(features).shape == covered.shape
-    blind = features._replace(maps=(*(torch.zeros_like(m) for m in features.maps[:-1]), features.maps[-1]))
+    blind = features._replace(
+        maps=(*(torch.zeros_like(m) for m in features.maps[:-1]), features.maps[-1])
+    )
     assert torch.equal(head(blind), head(features))
     assert len(list(head.parameters())) == 2
 
@@ -125,7 +137,9 @@ def test_control_random_target_permutes_the_images_and_keeps_the_mask():
     assert torch.equal(covered, same)
     assert torch.equal(target["covered"], other["covered"])
     assert not torch.equal(target["image"], other["image"])
-    assert torch.equal(target["image"].sum((1, 2, 3)).sort()[0], other["image"].sum((1, 2, 3)).sort()[0])
+    assert torch.equal(
+        target["image"].sum((1, 2, 3)).sort()[0], other["image"].sum((1, 2, 3)).sort()[0]
+    )
 
 
 def test_a_question_is_a_function_of_the_seed():
@@ -148,7 +162,9 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32():
 def test_metrics_are_one_for_the_mean_color_and_zero_for_the_ideal():
     _, _, target = asked(run(MaskedImage()))
     seen = ~target["covered"].expand_as(target["image"])
-    means = torch.stack([torch.stack([x[c][s[c]].mean() for c in range(3)]) for x, s in zip(target["image"], seen)])
+    means = torch.stack(
+        [torch.stack([x[c][s[c]].mean() for c in range(3)]) for x, s in zip(target["image"], seen)]
+    )
     blind = means[:, :, None, None].expand_as(target["image"])
     metrics = MaskedImage().metrics()
     for metric in metrics.values():
@@ -182,9 +198,12 @@ def smooth(n: int, size: int, seed: int):
 def test_it_learns_to_restore_smooth_images_better_than_their_mean_color():
     task = MaskedImage(grid=3, ratio=0.3)
     exp = experiment((), augment=Plain(), size=24, encoder=Toy(width=16, norm="none"))
-    eng = train_state(evolve(exp, pretexts={"masked": PretextEntry(task)}), optimizer="adamw", lr=3e-3)
+    eng = train_state(
+        evolve(exp, pretexts={"masked": PretextEntry(task)}), optimizer="adamw", lr=3e-3
+    )
     found = [
-        float(train_step(eng, prepared_batches(eng, [smooth(16, 24, step)]))["loss/masked"]) for step in range(200)
+        float(train_step(eng, prepared_batches(eng, [smooth(16, 24, step)]))["loss/masked"])
+        for step in range(200)
     ]
     assert sum(found[-5:]) < 0.6 * sum(found[:5])
     eng.model.eval()
@@ -196,7 +215,15 @@ def test_it_learns_to_restore_smooth_images_better_than_their_mean_color():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"grid": 1}, {"grid": 33}, {"ratio": 0.0}, {"ratio": 1.0}, {"ratio": 0.01}, {"ratio": float("nan")}]
+    "fields",
+    [
+        {"grid": 1},
+        {"grid": 33},
+        {"ratio": 0.0},
+        {"ratio": 1.0},
+        {"ratio": 0.01},
+        {"ratio": float("nan")},
+    ],
 )
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):

@@ -26,7 +26,8 @@ def test_the_pair_is_the_clean_view_and_one_more_augmentation_and_neither_is_edi
     for number, position in enumerate(head_input.images):
         name_ = ("augment", number, None)
         wanted = augmentation.finish(
-            augmentation.view(b.images, (24, 24), keyed_rng(*name_)).images, keyed_rng("finish", *name_)
+            augmentation.view(b.images, (24, 24), keyed_rng(*name_)).images,
+            keyed_rng("finish", *name_),
         )
         assert torch.equal(made.images[position], wanted)
     assert (
@@ -61,7 +62,9 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(name):
     low = logged["bf16-mixed"]
     assert low["loss/pretext"].dtype == torch.float32
     assert not bool(low["skipped"])
-    torch.testing.assert_close(low["loss/pretext"], logged["32"]["loss/pretext"], rtol=0.1, atol=0.05)
+    torch.testing.assert_close(
+        low["loss/pretext"], logged["32"]["loss/pretext"], rtol=0.1, atol=0.05
+    )
 
 
 @every
@@ -82,7 +85,9 @@ def test_metrics_are_the_same_for_any_split_into_batches(name):
     eng.model.eval()
     with torch.no_grad():
         whole = answer(eng, prepared_batches(eng, [images(12)])[0])
-    cut = {"byol": lambda o, s: {k: v[s] for k, v in o.items()}}.get(name, lambda o, s: tuple(z[s] for z in o))
+    cut = {"byol": lambda o, s: {k: v[s] for k, v in o.items()}}.get(
+        name, lambda o, s: tuple(z[s] for z in o)
+    )
     for metric in PAIRS[name].metrics().values():
         metric.update(whole, None)
         at_once = metric.compute()
@@ -95,11 +100,16 @@ def test_metrics_are_the_same_for_any_split_into_batches(name):
 
 @every
 def test_what_is_drawn_is_the_image_itself_where_the_views_agree(name):
-    images, z = torch.rand(4, 3, 8, 8), torch.eye(4, 16 if name in ("barlow_twins", "vicreg") else 8)
+    images, z = (
+        torch.rand(4, 3, 8, 8),
+        torch.eye(4, 16 if name in ("barlow_twins", "vicreg") else 8),
+    )
     swapped = z[[1, 0, 2, 3]]
     for second, wanted in ((z, images), (swapped, images[[1, 0, 2, 3]])):
         output = (
-            {"said": torch.stack([z, z], 1), "wanted": torch.stack([second, z], 1)} if name == "byol" else (z, second)
+            {"said": torch.stack([z, z], 1), "wanted": torch.stack([second, z], 1)}
+            if name == "byol"
+            else (z, second)
         )
         assert torch.equal(PAIRS[name].draw(images, None, output), wanted)
 

@@ -16,13 +16,23 @@ from mtlcore import Features
 
 def answers(grid: int, samples: int, seed: int):
     g = torch.Generator().manual_seed(seed)
-    return torch.rand(samples, grid**2, generator=g).argsort(1), torch.randint(4, (samples, grid**2), generator=g)
+    return torch.rand(samples, grid**2, generator=g).argsort(1), torch.randint(
+        4, (samples, grid**2), generator=g
+    )
 
 
-@given(st.sampled_from([2, 3, 4]), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(0, 2**31))
+@given(
+    st.sampled_from([2, 3, 4]),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
 def test_unshuffle_gives_the_image_back_bit_for_bit(grid, samples, tile, rotate, seed):
     order, turns = answers(grid, samples, seed)
-    x = torch.rand(samples, 3, grid * tile, grid * tile, generator=torch.Generator().manual_seed(seed))
+    x = torch.rand(
+        samples, 3, grid * tile, grid * tile, generator=torch.Generator().manual_seed(seed)
+    )
     turned = turns if rotate else None
     assert torch.equal(unshuffle(order, turned, shuffle(order, turned, x)), x)
 
@@ -47,7 +57,11 @@ def test_permutations_are_uniform():
     for step in range(9):
         eng.step = step
         b = batch(n=800, size=32, tasks=(), unlabeled=800)
-        tiles = prepared_batches(eng, [b])[0].head_inputs["puzzle_spatial"][0].targets[0][0]["tile"][:, 0]
+        tiles = (
+            prepared_batches(eng, [b])[0]
+            .head_inputs["puzzle_spatial"][0]
+            .targets[0][0]["tile"][:, 0]
+        )
         for sample in tiles.tolist():
             counts[tuple(sample)] = counts.get(tuple(sample), 0) + 1
     assert len(counts) == 24
@@ -70,12 +84,16 @@ def test_a_share_keeps_its_order_and_that_is_a_valid_answer():
 def test_any_input_size_is_puzzled_at_that_size(size, grid):
     exp = experiment(("fer",), ("puzzle_pooled",), augment=Plain(), size=size)
     entry = evolve(exp.pretexts["puzzle_pooled"], component=Puzzling(grid=grid))
-    made = prepared_batches(train_state(evolve(exp, pretexts={"puzzling": entry})), [batch(tasks=("fer",))])[0]
+    made = prepared_batches(
+        train_state(evolve(exp, pretexts={"puzzling": entry})), [batch(tasks=("fer",))]
+    )[0]
     assert made.images[0].shape[-2:] == (size, size)
 
 
 def test_the_siamese_variant_makes_views_of_three_sizes():
-    made = prepared_batches(train_state(experiment(("fer",), ("siamese",), size=32)), [batch(tasks=("fer",))])[0]
+    made = prepared_batches(
+        train_state(experiment(("fer",), ("siamese",), size=32)), [batch(tasks=("fer",))]
+    )[0]
     sides = [x.shape[-1] for x in made.images[:3]]
     assert 32 <= sides[0] <= 36
     assert sides[1] == 32
@@ -92,20 +110,28 @@ def test_undo_is_the_exact_way_back():
     assert torch.equal(back, b.images.float() / 255)
 
 
-@pytest.mark.parametrize(("side", "grid", "whole"), [(50, 3, 51), (50, 4, 52), (31, 2, 32), (48, 3, 48)])
+@pytest.mark.parametrize(
+    ("side", "grid", "whole"), [(50, 3, 51), (50, 4, 52), (31, 2, 32), (48, 3, 48)]
+)
 def test_an_answer_is_drawn_at_the_next_side_that_the_grid_divides(side, grid, whole):
     task = Puzzling(grid=grid)
     order, _ = answers(grid, 2, 0)
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     target = {"tile": order[:, None]}
     drawn = task.draw(images, target, PuzzlingHead(16, 8, task).ideal(target))
-    resized = F.interpolate(images, (whole, whole), mode="bilinear", align_corners=False) if whole != side else images
+    resized = (
+        F.interpolate(images, (whole, whole), mode="bilinear", align_corners=False)
+        if whole != side
+        else images
+    )
     assert torch.equal(drawn, unshuffle(order, None, resized))
 
 
 @pytest.mark.parametrize("kind", ["pooled", "spatial"])
 @pytest.mark.parametrize("rotate", [False, True])
-def test_the_loss_is_log_of_the_choices_at_uniform_logits_and_falls_for_the_ideal_answer(kind, rotate):
+def test_the_loss_is_log_of_the_choices_at_uniform_logits_and_falls_for_the_ideal_answer(
+    kind, rotate
+):
     task = Puzzling(grid=3, head=kind, rotate=rotate)
     head = PuzzlingHead(16, 8, task)
     for p in head.parameters():
@@ -130,7 +156,9 @@ def test_tile_accuracy_counts_rightly_named_positions():
     assert float(metric.compute()) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("fields", [{"grid": 5}, {"shuffled": 1.5}, {"scales": ()}, {"scales": ((0.5, 0.1),)}])
+@pytest.mark.parametrize(
+    "fields", [{"grid": 5}, {"shuffled": 1.5}, {"scales": ()}, {"scales": ((0.5, 0.1),)}]
+)
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         Puzzling(**fields)

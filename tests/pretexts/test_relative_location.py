@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mtl_pretexts.relative_location import RelativeLocation, RelativeLocationHead, cells, offsets, predicted_offsets
+from mtl_pretexts.relative_location import (
+    RelativeLocation,
+    RelativeLocationHead,
+    cells,
+    offsets,
+    predicted_offsets,
+)
 from question_toys import (
     alike,
     asked,
@@ -16,7 +22,9 @@ from toys import batch, prepared_batches, train_state
 
 from mtlcore import EncoderInfo
 
-PAIR = torch.tensor([[[[0.1, 0.3], [0.9, 0.55]]]])  # on a map of 4 x 4: cells (x, y) = (0, 1) and (3, 2)
+PAIR = torch.tensor(
+    [[[[0.1, 0.3], [0.9, 0.55]]]]
+)  # on a map of 4 x 4: cells (x, y) = (0, 1) and (3, 2)
 
 
 def test_places_fall_into_cells():
@@ -79,7 +87,9 @@ def test_the_map_that_is_read_has_three_to_seven_cells_a_side(sizes, level, size
 
 
 def test_the_clean_view_is_shared_and_costs_no_forward():
-    made = prepared_batches(train_state(setting(RelativeLocation(), ("fer",))), [batch(tasks=("fer",))])[0]
+    made = prepared_batches(
+        train_state(setting(RelativeLocation(), ("fer",))), [batch(tasks=("fer",))]
+    )[0]
     assert len(made.images) == 1
     assert made.head_inputs["fer"][0].images == made.head_inputs["pretext"][0].images == (0,)
 

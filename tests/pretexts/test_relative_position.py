@@ -49,7 +49,9 @@ def test_the_layout_of_48_pixels_by_hand():
 
 
 @given(st.integers(3, 130), st.floats(0, 1), st.floats(0, 1))
-def test_patches_of_any_layout_lie_inside_and_do_not_touch_more_than_their_jitter_allows(size, gap, jitter):
+def test_patches_of_any_layout_lie_inside_and_do_not_touch_more_than_their_jitter_allows(
+    size, gap, jitter
+):
     side, step, shift = RelativePosition(gap=gap, jitter=jitter).layout(size)
     assert side >= 1
     assert shift >= 0
@@ -62,7 +64,9 @@ def test_patches_of_any_layout_lie_inside_and_do_not_touch_more_than_their_jitte
 def test_jitter_moves_each_patch_by_itself_and_no_further_than_it_may():
     size = 96
     at = torch.arange(size, dtype=torch.uint8)
-    images = torch.stack([at.expand(size, size), at[:, None].expand(size, size), torch.zeros(size, size).byte()])
+    images = torch.stack(
+        [at.expand(size, size), at[:, None].expand(size, size), torch.zeros(size, size).byte()]
+    )
     (middle, other), answer = asked(AS_THEY_ARE, images.expand(2000, 3, size, size))
     side, step, shift = AS_THEY_ARE.layout(size)
     assert (side, step, shift) == (23, 34, 2)
@@ -78,7 +82,12 @@ def test_jitter_moves_each_patch_by_itself_and_no_further_than_it_may():
 def test_crop_cuts_each_sample_at_its_own_corner():
     x = torch.rand(3, 2, 7, 9)
     top, left = torch.tensor([0, 2, 4]), torch.tensor([6, 0, 3])
-    wanted = torch.stack([x[i, :, int(a) : int(a) + 3, int(b) : int(b) + 3] for i, (a, b) in enumerate(zip(top, left))])
+    wanted = torch.stack(
+        [
+            x[i, :, int(a) : int(a) + 3, int(b) : int(b) + 3]
+            for i, (a, b) in enumerate(zip(top, left))
+        ]
+    )
     assert torch.equal(crop(x, top, left, 3), wanted)
 
 
@@ -111,10 +120,12 @@ def test_patches_are_read_at_the_images_side_or_at_their_own(enlarge, side):
 def test_no_supervised_head_reads_a_patch():
     with pytest.raises(MtlError, match="supervised"):
         prepared_batches(
-            train_state(setting(RelativePosition(), ("fer",), supervised="pretext")), [batch(tasks=("fer",))]
+            train_state(setting(RelativePosition(), ("fer",), supervised="pretext")),
+            [batch(tasks=("fer",))],
         )
     made = prepared_batches(
-        train_state(setting(RelativePosition(), ("fer",), supervised="both")), [batch(tasks=("fer",))]
+        train_state(setting(RelativePosition(), ("fer",), supervised="both")),
+        [batch(tasks=("fer",))],
     )[0]
     assert made.head_inputs["pretext"][0].images == (0, 1)
     assert [r.images for r in made.head_inputs["fer"]] == [(2,)]
@@ -150,11 +161,18 @@ def test_it_learns():
 def test_the_preview_shows_the_middle_patch_and_lights_the_answered_place():
     images = alike(6, 32)
     found = shown(RelativePosition(), images)
-    middle, drawn = found["pretext: view 1 of 2, 32 px"], found["pretext: the right answer to view 1"]
+    middle, drawn = (
+        found["pretext: view 1 of 2, 32 px"],
+        found["pretext: the right answer to view 1"],
+    )
     assert drawn.shape == (6, 3, 96, 96)
     assert torch.equal(drawn[:, :, 32:64, 32:64], middle)
     target = torch.arange(8)
-    lit = RelativePosition().draw(torch.zeros(8, 3, 4, 4), target, torch.eye(8))[:, 0, 2::4, 2::4].flatten(1)
+    lit = (
+        RelativePosition()
+        .draw(torch.zeros(8, 3, 4, 4), target, torch.eye(8))[:, 0, 2::4, 2::4]
+        .flatten(1)
+    )
     assert lit.argmax(1).tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
     assert bool((lit == 0.5).sum(1).eq(7).all())
     assert lit[:, 4].tolist() == [0.0] * 8

@@ -82,7 +82,11 @@ def test_pose_labels_turn_with_the_image():
 
 def test_dense_labels_turn_with_the_image():
     exp = experiment(("parsing",), augment=None, supervised="pretext")
-    exp = evolve(exp, pretexts={"rotation": PretextEntry(Rotation())}, augment=type(exp.augmentations["validation"])())
+    exp = evolve(
+        exp,
+        pretexts={"rotation": PretextEntry(Rotation())},
+        augment=type(exp.augmentations["validation"])(),
+    )
     made = prepared_batches(train_state(exp), [batch(size=32, tasks=("parsing",), unlabeled=0)])[0]
     (head_input,) = made.head_inputs["parsing"]
     target = head_input.targets[0][0]

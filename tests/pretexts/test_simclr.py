@@ -12,7 +12,9 @@ from mtl_pretexts.simclr import Simclr, nt_xent
 
 def test_nt_xent_is_equation_1_over_all_pairs_in_both_orders():
     a, b = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    z = F.normalize(torch.stack([a, b], 1).flatten(0, 1), dim=1)  # the paper's order: 2k - 1 and 2k are a pair
+    z = F.normalize(
+        torch.stack([a, b], 1).flatten(0, 1), dim=1
+    )  # the paper's order: 2k - 1 and 2k are a pair
     total = 0.0
     for i in range(10):
         j = i ^ 1
@@ -53,7 +55,9 @@ def test_metrics_are_the_mean_cosines_of_pairs_and_of_strangers():
     for metric in metrics.values():
         metric.update((a, b), None)
     cosine = F.cosine_similarity(a[:, None], b[None], dim=2)
-    assert float(metrics["pairs"].compute()) == pytest.approx(float(cosine.diagonal().mean()), abs=1e-5)
+    assert float(metrics["pairs"].compute()) == pytest.approx(
+        float(cosine.diagonal().mean()), abs=1e-5
+    )
     others = cosine[~torch.eye(7, dtype=torch.bool)]
     assert float(metrics["strangers"].compute()) == pytest.approx(float(others.mean()), abs=1e-5)
 

@@ -54,7 +54,9 @@ def test_metrics_tell_a_collapse_from_an_agreement():
         assert float(metrics["std"].compute()) == pytest.approx(std, abs=1e-3)
 
 
-@pytest.mark.parametrize("fields", [{"invariance": -1.0}, {"variance": -1.0}, {"covariance": -1.0}, {"width": 1}])
+@pytest.mark.parametrize(
+    "fields", [{"invariance": -1.0}, {"variance": -1.0}, {"covariance": -1.0}, {"width": 1}]
+)
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         Vicreg(**fields)

@@ -50,10 +50,15 @@ counts = st.integers(1, 10**12)
 paths = st.from_regex(r"/[^\x00/][^\x00]{0,8}", fullmatch=True).map(Path)
 boxes = st.builds(Box, numbers, numbers)
 strong = st.builds(Strong, boxes, numbers)
-augmentations = strong | st.builds(Validation, boxes, numbers) | st.builds(Styled, boxes, numbers, style=paths)
+augmentations = (
+    strong | st.builds(Validation, boxes, numbers) | st.builds(Styled, boxes, numbers, style=paths)
+)
 
 encoders = st.builds(
-    ResnetSmall, counts, st.lists(st.integers(), max_size=3).map(tuple), st.sampled_from(["batch", "none"])
+    ResnetSmall,
+    counts,
+    st.lists(st.integers(), max_size=3).map(tuple),
+    st.sampled_from(["batch", "none"]),
 ) | st.builds(Hub, texts, st.none() | paths)
 tasks = st.builds(
     TaskEntry,
@@ -84,7 +89,9 @@ pretexts = st.builds(
 )
 datasets = st.builds(
     DataEntry,
-    st.builds(Folder, paths, st.dictionaries(texts, texts, max_size=2), st.frozensets(texts, max_size=2)),
+    st.builds(
+        Folder, paths, st.dictionaries(texts, texts, max_size=2), st.frozensets(texts, max_size=2)
+    ),
     shares,
     st.sampled_from(["drop", "keep"]),
     st.none() | counts,
@@ -106,7 +113,9 @@ optimizers = st.builds(Optimizer, st.sampled_from(["adamw", "sgd"]), rates)
 schedules = st.builds(
     Schedule,
     st.sampled_from(["cosine", "step", "constant"]),
-    milestones=st.lists(st.floats(0.001, 0.999), max_size=3, unique=True).map(lambda m: tuple(sorted(m))),
+    milestones=st.lists(st.floats(0.001, 0.999), max_size=3, unique=True).map(
+        lambda m: tuple(sorted(m))
+    ),
 )
 
 
@@ -118,13 +127,22 @@ def experiments(draw: st.DrawFn) -> Experiment:
         encoder=draw(encoders),
         tasks={name: draw(tasks) for name in names[:cut]},
         pretexts={name: draw(pretexts) for name in names[cut:]},
-        data=draw(st.dictionaries(texts, datasets, max_size=1)) | {"kept": evolve(draw(datasets), unlabeled="keep")},
+        data=draw(st.dictionaries(texts, datasets, max_size=1))
+        | {"kept": evolve(draw(datasets), unlabeled="keep")},
         weighting=Equal(),
         augment=draw(augmentations),
-        augmentations=DEFAULT_AUGMENTATIONS | draw(st.dictionaries(texts, augmentations, max_size=2)),
-        input=draw(st.builds(Input, counts, counts, st.none() | counts, shares, st.none() | counts)),
+        augmentations=DEFAULT_AUGMENTATIONS
+        | draw(st.dictionaries(texts, augmentations, max_size=2)),
+        input=draw(
+            st.builds(Input, counts, counts, st.none() | counts, shares, st.none() | counts)
+        ),
         views=draw(
-            st.builds(Views, st.sampled_from(["clean", "both"]), counts, statistics=st.sampled_from(["all", "clean"]))
+            st.builds(
+                Views,
+                st.sampled_from(["clean", "both"]),
+                counts,
+                statistics=st.sampled_from(["all", "clean"]),
+            )
         ),
         optimizer=draw(optimizers),
         schedule=draw(schedules),
@@ -143,7 +161,9 @@ def test_what_is_dumped_parses_to_an_equal_experiment(experiment: Experiment) ->
 
 @given(
     experiments(),
-    st.sampled_from(["encoder", "input", "views", "optimizer", "schedule", "train", "augment", "weighting"]),
+    st.sampled_from(
+        ["encoder", "input", "views", "optimizer", "schedule", "train", "augment", "weighting"]
+    ),
     labels,
 )
 def test_a_stray_key_never_passes(experiment: Experiment, section: str, key: str) -> None:

@@ -38,7 +38,12 @@ def labeled_samples(sampler: Sampler, steps: range) -> list[int]:
     ]
 
 
-@given(n=st.integers(2, 60), batch=st.integers(1, 12), seed=st.integers(0, 99), epochs=st.integers(1, 3))
+@given(
+    n=st.integers(2, 60),
+    batch=st.integers(1, 12),
+    seed=st.integers(0, 99),
+    epochs=st.integers(1, 3),
+)
 def test_every_labeled_sample_comes_once_an_epoch(n, batch, seed, epochs):
     data, sampler = opened({"a": DataEntry(train_of(n))}, seed=seed, batch_size=batch)
     samples = labeled_samples(sampler, range(epochs * sampler.steps_per_epoch + 1))
@@ -55,7 +60,9 @@ def test_epochs_are_shuffled_differently():
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 50), st.booleans())
-def test_ranks_and_micro_batches_share_out_the_same_samples(world, accumulate, per_part, step, keep):
+def test_ranks_and_micro_batches_share_out_the_same_samples(
+    world, accumulate, per_part, step, keep
+):
     """Whoever computes micro-batch i, and however many ranks there are, it holds the same samples."""
     entries = {
         "a": DataEntry(train_of(30), labels=0.5, unlabeled="keep" if keep else "drop"),
@@ -84,24 +91,35 @@ def test_the_position_is_a_function_of_seed_and_step_alone(steps, seed):
     _, visited = opened(entries, seed=seed)
     for step in steps:
         _, fresh = opened(entries, seed=seed)
-        assert [p.samples.tolist() for p in visited.step(step)] == [p.samples.tolist() for p in fresh.step(step)]
+        assert [p.samples.tolist() for p in visited.step(step)] == [
+            p.samples.tolist() for p in fresh.step(step)
+        ]
 
 
 def test_other_seeds_draw_other_samples():
     entries = {"a": DataEntry(train_of(64))}
-    drawn = {tuple(opened(entries, seed=seed, batch_size=16)[1].step(0)[0].samples.tolist()) for seed in range(5)}
+    drawn = {
+        tuple(opened(entries, seed=seed, batch_size=16)[1].step(0)[0].samples.tolist())
+        for seed in range(5)
+    }
     assert len(drawn) == 5
 
 
 @given(
-    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4), micro_batches=st.integers(1, 3), balanced=st.booleans()
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    micro_batches=st.integers(1, 3),
+    balanced=st.booleans(),
 )
 def test_every_micro_batch_holds_the_same_composition(sizes, micro_batches, balanced):
-    entries = {f"s{i}": DataEntry(train_of(n, prefix=f"s{i}"), weight=1.0 + i) for i, n in enumerate(sizes)}
+    entries = {
+        f"s{i}": DataEntry(train_of(n, prefix=f"s{i}"), weight=1.0 + i) for i, n in enumerate(sizes)
+    }
     mix = "balanced" if balanced else "proportional"
     data, sampler = opened(entries, batch_size=8 * micro_batches, accumulate=micro_batches, mix=mix)
     made = {
-        tuple(np.bincount(data.dataset[p.samples], minlength=len(sizes))) for s in range(9) for p in sampler.step(s)
+        tuple(np.bincount(data.dataset[p.samples], minlength=len(sizes)))
+        for s in range(9)
+        for p in sampler.step(s)
     }
     assert len(made) == 1
     assert min(made.pop()) >= 1
@@ -125,10 +143,14 @@ def test_shares_go_by_the_largest_remainder():
 
 
 @pytest.mark.parametrize(
-    ("mix", "weight", "expected"), [("proportional", 1.0, [6, 2]), ("balanced", 1.0, [4, 4]), ("balanced", 3.0, [2, 6])]
+    ("mix", "weight", "expected"),
+    [("proportional", 1.0, [6, 2]), ("balanced", 1.0, [4, 4]), ("balanced", 3.0, [2, 6])],
 )
 def test_the_mix_of_two_sources(mix, weight, expected):
-    entries = {"a": DataEntry(train_of(60)), "b": DataEntry(train_of(20, prefix="b"), weight=weight)}
+    entries = {
+        "a": DataEntry(train_of(60)),
+        "b": DataEntry(train_of(20, prefix="b"), weight=weight),
+    }
     data, sampler = opened(entries, batch_size=8, mix=mix)
     assert np.bincount(data.dataset[sampler.step(3)[0].samples]).tolist() == expected
 
@@ -143,7 +165,12 @@ def test_unlabeled_samples_stand_behind_the_labeled_ones():
     assert sampler.counts(0).samples == 10
     assert sampler.counts(0).unlabeled_samples == 6
     assert sampler.steps_per_epoch == 3  # 10 labeled samples
-    seen = Counter(sample for s in range(5) for p in sampler.step(s) for sample in p.samples[p.labeled :].tolist())
+    seen = Counter(
+        sample
+        for s in range(5)
+        for p in sampler.step(s)
+        for sample in p.samples[p.labeled :].tolist()
+    )
     assert set(seen.values()) == {1}  # 30 unlabeled samples, once each
 
 
@@ -153,12 +180,16 @@ def test_as_many_unlabeled_as_labeled_samples_by_default():
 
 
 def test_dropped_samples_leave_no_unlabeled_ones():
-    _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25)}, batch_size=4, unlabeled_batch=6)
+    _, sampler = opened(
+        {"a": DataEntry(train_of(40), labels=0.25)}, batch_size=4, unlabeled_batch=6
+    )
     assert sampler.counts(0) == type(sampler.counts(0))({"kind": 4}, 4, 0)
 
 
 def test_labeled_samples_do_not_move_when_unlabeled_ones_are_kept():
-    arms = [{"a": DataEntry(train_of(40), labels=0.25, unlabeled=kept)} for kept in ("keep", "drop")]
+    arms = [
+        {"a": DataEntry(train_of(40), labels=0.25, unlabeled=kept)} for kept in ("keep", "drop")
+    ]
     shown = []
     for arm in arms:
         data, sampler = opened(arm, batch_size=4)
@@ -205,7 +236,8 @@ def test_a_batch_holds_the_images_and_labels_of_its_samples():
 @pytest.mark.parametrize(("batch", "nearest"), [(10, "8 or 12"), (3, "4"), (13, "12 or 16")])
 def test_a_batch_that_cannot_be_shared_out_names_the_nearest_sizes(batch, nearest):
     with pytest.raises(
-        MtlError, match=rf"input.batch_size = {batch} .* 2 device.*accumulate = 2: the nearest that can: {nearest}$"
+        MtlError,
+        match=rf"input.batch_size = {batch} .* 2 device.*accumulate = 2: the nearest that can: {nearest}$",
     ):
         opened({"a": DataEntry(train_of(30))}, world=2, accumulate=2, batch_size=batch)
 
@@ -218,7 +250,9 @@ def test_an_unlabeled_batch_that_cannot_be_shared_out_is_refused_too():
 
 def test_a_micro_batch_too_small_for_its_sources_is_refused():
     entries = {name: DataEntry(train_of(30, prefix=name)) for name in "abc"}
-    with pytest.raises(MtlError, match=r"too few for 3 datasets \(a, b, c\): at least 6 are needed"):
+    with pytest.raises(
+        MtlError, match=r"too few for 3 datasets \(a, b, c\): at least 6 are needed"
+    ):
         opened(entries, batch_size=4, accumulate=2)
 
 

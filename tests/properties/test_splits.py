@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from mtlcore.data.splits import Rules, assign, cut, generator, strata_of, subset, thin
 from mtlcore.data.splits import given as is_given
 
-strata = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(lambda x: np.array(x, dtype=np.int64))
+strata = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(
+    lambda x: np.array(x, dtype=np.int64)
+)
 seeds = st.integers(0, 2**40)
 shares = st.floats(0.01, 0.99)
 
@@ -21,11 +23,15 @@ def names(n: int) -> np.ndarray:
 
 def per_stratum(codes: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, int]]:
     """stratum -> (samples chosen, samples there are)."""
-    return {int(s): (int(chosen[codes == s].sum()), int((codes == s).sum())) for s in np.unique(codes)}
+    return {
+        int(s): (int(chosen[codes == s].sum()), int((codes == s).sum())) for s in np.unique(codes)
+    }
 
 
 @given(codes=strata, share=shares, seed=seeds)
-def test_a_cut_of_single_samples_takes_its_share_of_every_stratum_to_within_one_sample(codes, share, seed):
+def test_a_cut_of_single_samples_takes_its_share_of_every_stratum_to_within_one_sample(
+    codes, share, seed
+):
     chosen = cut(codes, np.arange(len(codes)), share, generator(seed))
     for got, there in per_stratum(codes, chosen).values():
         assert abs(got - share * there) <= 1 + 1e-6
@@ -98,13 +104,19 @@ def test_groups_never_part_and_only_train_loses_labels(codes, seed, data):
 
 @given(codes=strata, seed=seeds, share=shares)
 def test_the_share_of_labels_changes_no_split(codes, seed, share):
-    full, low = (assign(Rules(seed, "faces", 0.1, labels), names(len(codes)), codes) for labels in (1.0, share))
+    full, low = (
+        assign(Rules(seed, "faces", 0.1, labels), names(len(codes)), codes)
+        for labels in (1.0, share)
+    )
     assert full.split.tolist() == low.split.tolist()
 
 
 @given(codes=strata, seed=seeds, limit=st.integers(1, 50))
 def test_a_limit_only_takes_samples_away(codes, seed, limit):
-    full, few = (assign(Rules(seed, "faces", 0.2, 1.0, most), names(len(codes)), codes) for most in (None, limit))
+    full, few = (
+        assign(Rules(seed, "faces", 0.2, 1.0, most), names(len(codes)), codes)
+        for most in (None, limit)
+    )
     kept = few.split != ""
     assert few.split[kept].tolist() == full.split[kept].tolist()
     for part in ("train", "validation", "test"):
@@ -122,7 +134,9 @@ def test_official_splits_are_kept_and_validation_comes_out_of_train_alone():
 def test_a_source_that_brings_its_own_validation_keeps_all_of_its_train():
     official = np.array(["train"] * 50 + ["validation"] * 10)
     assert (
-        assign(Rules(0, "faces", 0.1), names(60), np.zeros(60, dtype=np.int64), official).split.tolist()
+        assign(
+            Rules(0, "faces", 0.1), names(60), np.zeros(60, dtype=np.int64), official
+        ).split.tolist()
         == official.tolist()
     )
 
@@ -142,7 +156,9 @@ def test_other_seeds_and_other_sources_draw_other_samples():
 def test_the_draws_are_the_same_on_every_machine():
     found = assign(Rules(7, "faces", 0.2, 0.5), names(20), np.repeat([0, 1], 10))
     letters = {"train": "T", "validation": "v", "test": "e"}
-    drawn = "".join(letters[s] if labeled else "-" for s, labeled in zip(found.split.tolist(), found.labeled))
+    drawn = "".join(
+        letters[s] if labeled else "-" for s, labeled in zip(found.split.tolist(), found.labeled)
+    )
     assert drawn == "e-evv-TT-TTeT-T-e-Tv"
 
 

@@ -22,23 +22,36 @@ from mtlcore.weighting import TorchJD
 from mtlcore.weighting.torchjd_methods import METHODS
 
 torch.set_num_threads(1)
-EXAMPLES = {"torchjd:CAGrad": 3, "torchjd:FairGrad": 3, "torchjd:FAMO": 3}  # iterative solvers; and an Adam a step
+EXAMPLES = {
+    "torchjd:CAGrad": 3,
+    "torchjd:FairGrad": 3,
+    "torchjd:FAMO": 3,
+}  # iterative solvers; and an Adam a step
 held_here = cache(lambda label: held(label, EXAMPLES.get(label, 6)))
 
 
 def cases(pairs):
     """pytest's cases of (strategy, name); TorchJD's are skipped where it is absent."""
     absent = pytest.mark.skipif(find_spec("torchjd") is None, reason="torchjd is an extra")
-    return [pytest.param(*pair, marks=[absent] * pair[0].startswith("torchjd"), id="-".join(pair)) for pair in pairs]
+    return [
+        pytest.param(*pair, marks=[absent] * pair[0].startswith("torchjd"), id="-".join(pair))
+        for pair in pairs
+    ]
 
 
-@pytest.mark.parametrize(("strategy", "name"), cases((s, b.name) for s in STRATEGIES for b in held_here(s)))
+@pytest.mark.parametrize(
+    ("strategy", "name"), cases((s, b.name) for s in STRATEGIES for b in held_here(s))
+)
 def test_a_strategy_conforms(strategy, name):
     {b.name: b for b in held_here(strategy)}[name]()
 
 
 def test_every_registered_strategy_and_every_method_of_torchjd_is_held_against_the_kit():
-    own = {n for n, cls in catalog().of_kind("weighting").items() if cls.__module__.split(".")[0] == "mtlcore"}
+    own = {
+        n
+        for n, cls in catalog().of_kind("weighting").items()
+        if cls.__module__.split(".")[0] == "mtlcore"
+    }
     assert own == {label.partition(" ")[0].partition(":")[0] for label in STRATEGIES}
     assert {f"torchjd:{method}" for method in METHODS} <= STRATEGIES.keys()
 
@@ -61,13 +74,17 @@ def fails(check, subject):
     return False
 
 
-@pytest.mark.parametrize(("strategy", "capability"), cases((s, c) for s in STRATEGIES for c in held_here(s).lacks))
+@pytest.mark.parametrize(
+    ("strategy", "capability"), cases((s, c) for s in STRATEGIES for c in held_here(s).lacks)
+)
 def test_a_declared_exception_is_a_real_one(strategy, capability):
     """Without it, each check that it switches off fails."""
     suite = held_here(strategy)
     off = [check for check in suite.checks.checks.values() if check.capability == capability]
     assert off
-    assert {check.name: fails(check, suite.subject) for check in off} == {check.name: True for check in off}
+    assert {check.name: fails(check, suite.subject) for check in off} == {
+        check.name: True for check in off
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- pinned steps
@@ -76,9 +93,15 @@ def test_a_declared_exception_is_a_real_one(strategy, capability):
 def task_weights(strategy: str, jacobian: Tensor) -> Tensor:
     """(K,) float64, for gradients (K, P) float64 that are measured in float32."""
     k = len(jacobian)
-    names, values, rng = ("fer", "pose", "puzzling")[:k], torch.ones(k).requires_grad_(), KeyedRng((7,))("weighting")
+    names, values, rng = (
+        ("fer", "pose", "puzzling")[:k],
+        torch.ones(k).requires_grad_(),
+        KeyedRng((7,))("weighting"),
+    )
     gram = (jacobian @ jacobian.T).float()
-    TorchJD(strategy).build(names)(StepLosses(names, values, gram, torch.arange(k) < 1, 0.0, 0, rng)).backward()
+    TorchJD(strategy).build(names)(
+        StepLosses(names, values, gram, torch.arange(k) < 1, 0.0, 0, rng)
+    ).backward()
     assert values.grad is not None
     return values.grad.double()
 
@@ -87,7 +110,11 @@ def task_weights(strategy: str, jacobian: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "rows",
     [
-        [[0.01], [0.0], [-1.0]],  # TorchJD's own UPGrad: <step, first> = -0.005, half of what it may be
+        [
+            [0.01],
+            [0.0],
+            [-1.0],
+        ],  # TorchJD's own UPGrad: <step, first> = -0.005, half of what it may be
         [[-0.01], [0.02], [-300.0]],
         [[1e-4, 0.0], [-3.0, 1e-4], [1.0, 2.0]],
     ],
@@ -124,7 +151,9 @@ def test_imtl_g_steps_equally_far_along_a_short_gradient_and_a_long_one():
 
 @pytest.mark.parametrize("length", [1.0, 3.0, 0.01])
 def test_imtl_g_stays_where_two_gradients_oppose_each_other(length):
-    assert task_weights("IMTLG", torch.tensor([[1.0, 2.0], [-length, -2 * length]]).double()).tolist() == [0, 0]
+    assert task_weights(
+        "IMTLG", torch.tensor([[1.0, 2.0], [-length, -2 * length]]).double()
+    ).tolist() == [0, 0]
 
 
 # ---------------------------------------------------------------------------------------------------- weight 0
@@ -152,7 +181,9 @@ tensorboard = false
 """
 
 
-@pytest.mark.parametrize("strategy", ["equal", "uncertainty", "budget", "torchjd:DWA", "torchjd:UPGrad"])
+@pytest.mark.parametrize(
+    "strategy", ["equal", "uncertainty", "budget", "torchjd:DWA", "torchjd:UPGrad"]
+)
 def test_a_pretext_of_weight_0_has_no_head_and_changes_no_weight(strategy, tmp_path):
     """A run with the table equals the run without it, bit for bit."""
     runs = []
@@ -165,4 +196,6 @@ def test_a_pretext_of_weight_0_has_no_head_and_changes_no_weight(strategy, tmp_p
     assert there.keys() == without.keys()
     assert not [key for key in there if "puzzling" in key]
     assert all(torch.equal(there[key], without[key]) for key in there)
-    assert not [key for row in RunFolder(tmp_path / "with").rows() for key in row if "puzzling" in key]
+    assert not [
+        key for row in RunFolder(tmp_path / "with").rows() for key in row if "puzzling" in key
+    ]

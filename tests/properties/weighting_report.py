@@ -33,7 +33,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     **{f"torchjd:{method}": {} for method in METHODS},
 }
 EXAMPLES = 20
-TWO = DrawnStep(((1, 0), (0, 1)), (1.0, 1.0), (1.0, 1.0), (True, False))  # orthonormal gradients, equal losses
+TWO = DrawnStep(
+    ((1, 0), (0, 1)), (1.0, 1.0), (1.0, 1.0), (True, False)
+)  # orthonormal gradients, equal losses
 CARRIED = {
     "DWA": "losses of two epochs (TorchJD's own state dict: nothing)",
     "FAMO": "logits, Adam's moments, last losses (TorchJD's: the logits alone)",
@@ -57,21 +59,37 @@ def component(label: str) -> LossWeighting:
 def reports() -> dict[str, Report]:
     """What the kit says of each. Raises AssertionError where one breaks its word."""
     found = {label: held(label).report() for label in STRATEGIES}
-    broken = [o.reason for report in found.values() for o in report.checks if o.status in ("failed", "blocked")]
+    broken = [
+        o.reason
+        for report in found.values()
+        for o in report.checks
+        if o.status in ("failed", "blocked")
+    ]
     assert not broken, "\n".join(broken)
     return found
 
 
 def telling() -> list[str]:
     """The checks of weightings that some strategy does not pass, because it declares so or makes no such claim."""
-    own = [name for name, check in held("equal").checks.checks.items() if check.group not in ("packaging", "build")]
-    ends = {name: {o.status for r in reports().values() for o in r.checks if o.name == name} for name in own}
+    own = [
+        name
+        for name, check in held("equal").checks.checks.items()
+        if check.group not in ("packaging", "build")
+    ]
+    ends = {
+        name: {o.status for r in reports().values() for o in r.checks if o.name == name}
+        for name in own
+    }
     return [name for name in own if ends[name] != {"passed"}]
 
 
 def checks() -> list[str]:
     """The kit's checks of weightings."""
-    rows = [[f"`{c.name}`", c.doc] for c in held("equal").checks.checks.values() if c.group != "packaging"]
+    rows = [
+        [f"`{c.name}`", c.doc]
+        for c in held("equal").checks.checks.values()
+        if c.group != "packaging"
+    ]
     return table(["check", "what must hold"], rows)
 
 
@@ -89,10 +107,16 @@ def properties() -> list[str]:
                 pull(label),
             ]
         )
-        lacks = [o.reason.removeprefix("lacks ") for o in report.checks if o.reason.startswith("lacks ")]
+        lacks = [
+            o.reason.removeprefix("lacks ") for o in report.checks if o.reason.startswith("lacks ")
+        ]
         reasons += [f"- `{label}`, {reason}." for reason in lacks]
     names = [name.replace("_", " ") for name in telling()]
-    return [*table(["strategy", *names, "all other checks", "pull of a loss x 10"], rows), "", *reasons]
+    return [
+        *table(["strategy", *names, "all other checks", "pull of a loss x 10"], rows),
+        "",
+        *reasons,
+    ]
 
 
 def verdict(status: str, reason: str) -> str:
@@ -120,7 +144,9 @@ def pull(label: str) -> str:
 
 def at_start(step: DrawnStep, values: Tensor) -> StepLosses:
     """The losses of a run's first step, as drawn."""
-    return StepLosses(step.names, values, step.gram, step.primary, 0.0, 0, KeyedRng((7,))("weighting"))
+    return StepLosses(
+        step.names, values, step.gram, step.primary, 0.0, 0, KeyedRng((7,))("weighting")
+    )
 
 
 def strategies() -> list[str]:
@@ -131,8 +157,14 @@ def strategies() -> list[str]:
         torchjd = isinstance(s, TorchJD)
         memory = CARRIED.get(s.method, "none") if isinstance(s, TorchJD) else _own_memory(s)
         cites = s.about.cites if isinstance(s, TorchJD) else s.cites
-        solver = "; solver extra" if torchjd and label.split(":")[1] in ("UPGrad", "DualProj", "CAGrad") else ""
-        level, cost = ("losses", "free") if s.at == "losses" else ("Gramian", "K backwards, every N-th step")
+        solver = (
+            "; solver extra"
+            if torchjd and label.split(":")[1] in ("UPGrad", "DualProj", "CAGrad")
+            else ""
+        )
+        level, cost = (
+            ("losses", "free") if s.at == "losses" else ("Gramian", "K backwards, every N-th step")
+        )
         rows.append([f"`{label}`", cites, level, cost + solver, memory])
     return table(["strategy", "dataset", "looks at", "cost", "memory, by task name"], rows)
 
@@ -152,11 +184,21 @@ def example() -> list[str]:
     jacobian = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [3.0, 3.0]])
     rows = []
     for label in STRATEGIES:
-        s, values, primary = component(label), torch.ones(3).requires_grad_(), torch.tensor([True, False, False])
+        s, values, primary = (
+            component(label),
+            torch.ones(3).requires_grad_(),
+            torch.tensor([True, False, False]),
+        )
         loss_weighting = s.build(("task", "against", "along"))
         loss_weighting(
             StepLosses(
-                ("task", "against", "along"), values, jacobian @ jacobian.T, primary, 0.0, 0, KeyedRng((0,))("w")
+                ("task", "against", "along"),
+                values,
+                jacobian @ jacobian.T,
+                primary,
+                0.0,
+                0,
+                KeyedRng((0,))("w"),
             )
         ).backward()
         assert values.grad is not None
@@ -168,7 +210,13 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
 
 
-TABLES = {"strategies": strategies, "checks": checks, "properties": properties, "example": example, "refused": refused}
+TABLES = {
+    "strategies": strategies,
+    "checks": checks,
+    "properties": properties,
+    "example": example,
+    "refused": refused,
+}
 
 
 def main() -> None:
@@ -180,7 +228,9 @@ def main() -> None:
     text = page.read_text()
     for name, lines in made.items():
         begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-        text = re.sub(f"({begin}\n).*?({end})", lambda m, x=lines: f"{m[1]}{x}\n{m[2]}", text, flags=re.DOTALL)
+        text = re.sub(
+            f"({begin}\n).*?({end})", lambda m, x=lines: f"{m[1]}{x}\n{m[2]}", text, flags=re.DOTALL
+        )
     page.write_text(text)
 
 

@@ -12,7 +12,8 @@ from mtlcore.tasks.draw_text import written
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (64, 64), (200, 160), (8, 8)])
 @pytest.mark.parametrize(
-    "lines", [("happiness",), ("valence 0.31", "arousal -0.2"), ("a very long name of a class indeed",)]
+    "lines",
+    [("happiness",), ("valence 0.31", "arousal -0.2"), ("a very long name of a class indeed",)],
 )
 def test_words_stand_on_a_band_at_the_foot_and_leave_the_rest_alone(height, width, lines):
     image = torch.full((3, height, width), 0.5)

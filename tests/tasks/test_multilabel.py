@@ -42,7 +42,9 @@ def test_a_sample_that_knows_nothing_is_not_present_and_leaves_zeros():
 
 @given(st.lists(st.sampled_from([0, 1, -1]), min_size=3, max_size=3))
 def test_joined_names_come_back(flags):
-    cell = join_names([n for n, f in zip(NAMES, flags) if f == 1], [n for n, f in zip(NAMES, flags) if f == -1])
+    cell = join_names(
+        [n for n, f in zip(NAMES, flags) if f == 1], [n for n, f in zip(NAMES, flags) if f == -1]
+    )
     target, present = TASK.target(np.array([cell]))
     assert present.item() == (flags != [-1] * 3)
     assert not present or target[0].tolist() == flags
@@ -56,9 +58,13 @@ def test_fit_learns_the_names_once():
 
 
 def test_what_a_user_gets_wrong_is_told():
-    with pytest.raises(MtlError, match="holds numbers, which have no names: give the task `classes`"):
+    with pytest.raises(
+        MtlError, match="holds numbers, which have no names: give the task `classes`"
+    ):
         Multilabel(reads="attributes").fit(np.ones((4, 3)))
-    with pytest.raises(MtlError, match="has 2 columns, but the task has 3 classes: glasses, hat, smile"):
+    with pytest.raises(
+        MtlError, match="has 2 columns, but the task has 3 classes: glasses, hat, smile"
+    ):
         TASK.target(np.ones((4, 2)))
     with pytest.raises(MtlError, match="holds 2; expected 0, 1, or nothing"):
         TASK.target(np.full((4, 3), 2.0))
@@ -106,7 +112,9 @@ def test_metrics_are_those_of_the_definitions_and_leave_unknown_labels_out():
         for start in range(0, 80, size):
             for metric in metrics.values():
                 metric.update(said[start : start + size], target[start : start + size])
-        assert {name: float(m.compute()) for name, m in metrics.items()} == pytest.approx(expected, abs=1e-5)
+        assert {name: float(m.compute()) for name, m in metrics.items()} == pytest.approx(
+            expected, abs=1e-5
+        )
     assert next(iter(metrics)) == "macro_map"
     assert all(m.higher_is_better for m in metrics.values())
 
@@ -118,7 +126,9 @@ def by_definition(said: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
         hits = t[np.argsort(-s)]
         ap.append(float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits == 1].mean()))
         call = s >= 0.5
-        counts = np.array([(call & (t == 1)).sum(), (call & (t == 0)).sum(), (~call & (t == 1)).sum()])
+        counts = np.array(
+            [(call & (t == 1)).sum(), (call & (t == 0)).sum(), (~call & (t == 1)).sum()]
+        )
         f1.append(2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]))
         sums += counts
     right = (((said >= 0.5).long() == target) | (target < 0)).all(1)
@@ -133,7 +143,8 @@ def by_definition(said: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
 def test_the_image_names_what_is_there():
     image = torch.zeros(3, 64, 64)
     assert not torch.equal(
-        TASK.draw(image, torch.tensor([0.9, 0.1, 0.9])), TASK.draw(image, torch.tensor([0.9, 0.1, 0.1]))
+        TASK.draw(image, torch.tensor([0.9, 0.1, 0.9])),
+        TASK.draw(image, torch.tensor([0.9, 0.1, 0.1])),
     )
 
 

@@ -38,7 +38,9 @@ def test_fit_keeps_what_is_given_and_needs_no_samples_the_second_time():
 
 
 def test_a_fitted_task_survives_a_configuration_file():
-    fitted = Regression(reads="box", loss="huber").fit(np.random.default_rng(0).normal(3, 2, (9, 2)))
+    fitted = Regression(reads="box", loss="huber").fit(
+        np.random.default_rng(0).normal(3, 2, (9, 2))
+    )
     import tomllib
 
     table = tomllib.loads(tomli_w.dumps(converter.unstructure(fitted)))
@@ -62,7 +64,10 @@ def test_a_constant_is_learned_as_it_is():
 def test_what_a_user_gets_wrong_is_told():
     with pytest.raises(MtlError, match="'age' holds text"):
         Regression(reads="age").fit(np.array(["20", "30"]))
-    with pytest.raises(MtlError, match=r"holds text, such as 'old' .*list it in `numeric` to leave such samples out"):
+    with pytest.raises(
+        MtlError,
+        match=r"holds text, such as 'old' .*list it in `numeric` to leave such samples out",
+    ):
         Regression(reads="age").fit(np.array(["20", "", "old", "older"]))
     with pytest.raises(MtlError, match="2 numbers a sample, but outputs"):
         Regression(reads="xy", outputs=("x", "y", "z")).fit(np.ones((4, 2)))
@@ -76,7 +81,9 @@ def test_what_a_user_gets_wrong_is_told():
         Regression(mean=(1.0, 2.0), std=(1.0,))
 
 
-@pytest.mark.parametrize(("loss", "expected"), [("l1", 1.25), ("l2", (0.25 + 4) / 2), ("huber", (0.125 + 1.5) / 2)])
+@pytest.mark.parametrize(
+    ("loss", "expected"), [("l1", 1.25), ("l2", (0.25 + 4) / 2), ("huber", (0.125 + 1.5) / 2)]
+)
 def test_the_loss_compares_standardized_numbers(loss, expected):
     """Answers half a deviation and two deviations off."""
     task = Regression(reads="xy", loss=loss, mean=(10.0, -5.0), std=(4.0, 0.5), outputs=("x", "y"))
@@ -106,7 +113,10 @@ def test_the_ideal_answer_is_the_target():
 
 
 def test_a_head_keeps_its_scale_out_of_the_weights():
-    assert set(head(Regression(mean=(1.0,), std=(2.0,))).state_dict()) == {"answer.1.weight", "answer.1.bias"}
+    assert set(head(Regression(mean=(1.0,), std=(2.0,))).state_dict()) == {
+        "answer.1.weight",
+        "answer.1.bias",
+    }
 
 
 @pytest.mark.parametrize("offset", [0.0, 100_000.0])
@@ -127,8 +137,12 @@ def test_metrics_are_those_of_all_samples_whatever_the_batches_and_the_offset(of
         metrics = task.metrics()
         for start in range(0, 90, size):
             for metric in metrics.values():
-                metric.update(*(torch.from_numpy(x[start : start + size]).float() for x in (said, true)))
-        assert {name: float(m.compute()) for name, m in metrics.items()} == pytest.approx(expected, abs=1e-4)
+                metric.update(
+                    *(torch.from_numpy(x[start : start + size]).float() for x in (said, true))
+                )
+        assert {name: float(m.compute()) for name, m in metrics.items()} == pytest.approx(
+            expected, abs=1e-4
+        )
     assert [m.higher_is_better for m in metrics.values()] == [False, False, True, False, False]
     assert all(m.update_called for m in metrics.values())
 
@@ -142,6 +156,8 @@ def test_r2_of_a_single_sample_is_undefined_and_no_crash():
 def test_the_image_shows_the_numbers():
     one = Regression(mean=(0.0,), std=(1.0,), outputs=("age",))
     image = torch.zeros(3, 64, 64)
-    assert not torch.equal(one.draw(image, torch.tensor([31.0])), one.draw(image, torch.tensor([32.0])))
+    assert not torch.equal(
+        one.draw(image, torch.tensor([31.0])), one.draw(image, torch.tensor([32.0]))
+    )
     two = Regression(mean=(0.0, 0.0), std=(1.0, 1.0), outputs=("x", "y"))
     assert two.draw(image, torch.tensor([0.1, 0.2])).shape == image.shape

@@ -24,7 +24,9 @@ class Diary(Callback):
     def _write(self, run, event, **more):
         run.state[event] = run.state.get(event, 0) + 1
         with (run.folder / "diary.jsonl").open("a") as file:
-            file.write(json.dumps({"event": event, "step": run.step, "epoch": run.epoch, **more}) + "\n")
+            file.write(
+                json.dumps({"event": event, "step": run.step, "epoch": run.epoch, **more}) + "\n"
+            )
 
     def on_train_start(self, run):
         self._write(run, "start")

@@ -53,7 +53,9 @@ tensorboard = false
 """  # 77 training rows: an epoch is 5 steps
 
 
-def experiment(tmp_path: Path, callbacks: str = "", *overrides: str, body: str = BODY) -> Experiment:
+def experiment(
+    tmp_path: Path, callbacks: str = "", *overrides: str, body: str = BODY
+) -> Experiment:
     file = tmp_path / "run.toml"
     file.write_text(PLUGINS + body + callbacks)
     return load(file, overrides)
@@ -73,7 +75,9 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def losses(run: Path) -> list[dict]:
-    return [{k: v for k, v in r.items() if k != "cpu_s"} for r in RunFolder(run).rows() if "lr" in r]
+    return [
+        {k: v for k, v in r.items() if k != "cpu_s"} for r in RunFolder(run).rows() if "lr" in r
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- events and figures
@@ -88,7 +92,9 @@ def test_an_callback_is_told_of_every_event_in_its_order(tmp_path):
     ]  # fmt: skip
     assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2, 3, 4]
     saved = [e for e in events if e["event"] == "checkpoint"]
-    assert [e["name"] for e in saved if e["name"].startswith("last")] == [f"last-{s:08d}" for s in (8, 16, 24)]
+    assert [e["name"] for e in saved if e["name"].startswith("last")] == [
+        f"last-{s:08d}" for s in (8, 16, 24)
+    ]
     assert all(e["there"] for e in saved)
     assert [e["row"] for e in events if e["event"] == "log"] == RunFolder(tmp_path / "run").rows()
 
@@ -99,10 +105,17 @@ def test_added_figures_stand_in_the_log_and_in_the_final_facts(tmp_path):
     assert {s: r["validation/diary/score"] for s, r in rows.items() if "validation/diary/score" in r} == {
         5: -7, 10: -2, 15: -3, 20: -8,
     }  # fmt: skip
-    assert {s: r["validation/diary/seen"] for s, r in rows.items() if s % 8 == 0} == {8: 0, 16: 1, 24: 2}
+    assert {s: r["validation/diary/seen"] for s, r in rows.items() if s % 8 == 0} == {
+        8: 0,
+        16: 1,
+        24: 2,
+    }
     provenance = RunFolder(tmp_path / "run").provenance()
     assert provenance["validation"] == result.measured.metrics
-    assert (provenance["validation"]["diary/score"], provenance["validation"]["diary/seen"]) == (-8, 2)
+    assert (provenance["validation"]["diary/score"], provenance["validation"]["diary/seen"]) == (
+        -8,
+        2,
+    )
     seen = told(tmp_path / "run", "evaluation")
     assert [e["figures"]["diary/score"] for e in seen] == [-7, -3, -8]
     assert all("quarter/accuracy" in e["figures"] for e in seen)
@@ -113,17 +126,25 @@ def test_an_callbacks_figure_may_name_the_best_checkpoint(tmp_path):
     best = RunFolder(tmp_path / "run").require("best")
     assert best.step == 10  # the epoch's end that lies nearest to step 12
     with pytest.raises(MtlError, match=r"train\.best.*'diary/score'"):
-        train(experiment(tmp_path, "[callback.diary]\n", "train.best='diary/seen'"), tmp_path / "other")
+        train(
+            experiment(tmp_path, "[callback.diary]\n", "train.best='diary/seen'"),
+            tmp_path / "other",
+        )
 
 
 def test_callbacks_are_a_part_of_the_resolved_configuration(tmp_path):
-    exp = experiment(tmp_path, "[callback.diary]\nstop_at = 3\n[callback.patience]\nname = 'early_stopping'\n")
+    exp = experiment(
+        tmp_path, "[callback.diary]\nstop_at = 3\n[callback.patience]\nname = 'early_stopping'\n"
+    )
     assert list(exp.callbacks) == ["diary", "patience"]
     text = dump(exp)
     assert '[callback.patience]\nname = "early_stopping"\nmetric = ""\npatience = 5\n' in text
     (tmp_path / "again.toml").write_text(text)
     assert load(tmp_path / "again.toml") == exp
-    for label, told_ in (("quarter", "task.quarter has that label too"), ("train", "can't be a label")):
+    for label, told_ in (
+        ("quarter", "task.quarter has that label too"),
+        ("train", "can't be a label"),
+    ):
         with pytest.raises(MtlError, match=told_):
             experiment(tmp_path, f"[callback.{label}]\nname = 'diary'\n")
     with pytest.raises(MtlError, match="did you mean 'probe'"):
@@ -142,7 +163,9 @@ def test_callbacks_are_a_part_of_the_resolved_configuration(tmp_path):
         ("[callback.early_stopping]\npatience = 9\n", ()),
     ],
 )
-def test_a_run_with_callbacks_has_the_weights_and_losses_of_one_without_bit_for_bit(tmp_path, callbacks, overrides):
+def test_a_run_with_callbacks_has_the_weights_and_losses_of_one_without_bit_for_bit(
+    tmp_path, callbacks, overrides
+):
     train(experiment(tmp_path, "", *overrides), tmp_path / "plain")
     train(experiment(tmp_path, callbacks, *overrides), tmp_path / "watched")
     assert same(weights(tmp_path / "plain"), weights(tmp_path / "watched"))
@@ -167,7 +190,11 @@ def test_generators_modes_and_gradients_are_put_back(tmp_path, monkeypatch):
         if event == "on_epoch_end":
             grads = [p.grad is None for p in model.parameters()]
             seen.append(
-                (torch.equal(noise, torch.get_rng_state()), all(grads), all(m.training for m in model.modules()))
+                (
+                    torch.equal(noise, torch.get_rng_state()),
+                    all(grads),
+                    all(m.training for m in model.modules()),
+                )
             )
 
     monkeypatch.setattr(trainer.Callbacks, "tell", spied)
@@ -185,7 +212,11 @@ def test_an_callback_that_raises_is_told_and_counted_and_the_run_goes_on(tmp_pat
         def note(self, text):
             notes.append(text)
 
-    train(experiment(tmp_path, "[callback.vandal]\nhow = 'raise'\n"), tmp_path / "run", reporter=Noting())
+    train(
+        experiment(tmp_path, "[callback.vandal]\nhow = 'raise'\n"),
+        tmp_path / "run",
+        reporter=Noting(),
+    )
     assert [n for n in notes if "vandal" in n] == [
         "callback.vandal failed in on_epoch_end, and the run goes on: ConnectionError: no route to host"
     ]
@@ -211,7 +242,11 @@ def test_a_memory_that_a_checkpoint_could_not_give_back_is_refused(tmp_path):
     ("callbacks", "overrides", "message"),
     [
         ("[callback.vandal]\nhow = 'check'\n", (), r"callback\.vandal: this run is not for me"),
-        ("[callback.early_stopping]\nmetric = 'quarter/acuracy'\n", (), "did you mean 'quarter/accuracy'"),
+        (
+            "[callback.early_stopping]\nmetric = 'quarter/acuracy'\n",
+            (),
+            "did you mean 'quarter/accuracy'",
+        ),
         ("[callback.early_stopping]\n", ("input.validation=0",), r"input\.validation"),
         ("[callback.probe]\nreads = ['quatrer']\n", (), r"callback\.probe.*'quarter'"),
     ],
@@ -228,13 +263,26 @@ def test_an_callback_that_this_run_cannot_serve_is_told_before_anything_is_writt
 
 
 def test_a_run_that_is_stopped_is_evaluated_saved_and_marked(tmp_path):
-    result = train(experiment(tmp_path, "[callback.diary]\n[callback.quitter]\nepoch = 2\n"), tmp_path / "run")
+    result = train(
+        experiment(tmp_path, "[callback.diary]\n[callback.quitter]\nepoch = 2\n"), tmp_path / "run"
+    )
     folder = RunFolder(tmp_path / "run")
     provenance = folder.provenance()
-    assert (result.steps, provenance["steps"], provenance["finished"], folder.require().step) == (10, 10, True, 10)
-    assert provenance["stopped_early"] == {"by": "quitter", "reason": "2 epochs are enough", "of": 24}
+    assert (result.steps, provenance["steps"], provenance["finished"], folder.require().step) == (
+        10,
+        10,
+        True,
+        10,
+    )
+    assert provenance["stopped_early"] == {
+        "by": "quitter",
+        "reason": "2 epochs are enough",
+        "of": 24,
+    }
     assert folder.rows()[-1]["step"] == 10
-    assert provenance["validation"]["quarter/accuracy"] == result.measured.metrics["quarter/accuracy"]
+    assert (
+        provenance["validation"]["quarter/accuracy"] == result.measured.metrics["quarter/accuracy"]
+    )
     assert [(e["event"], e["step"]) for e in told(tmp_path / "run")[-1:]] == [("end", 10)]
 
 
@@ -247,7 +295,9 @@ def test_going_on_with_a_stopped_run_changes_nothing(tmp_path):
     assert RunFolder(tmp_path / "run").provenance() == provenance
 
 
-STALLED = "[callback.early_stopping]\npatience = 3\nmin_delta = 1.0\n"  # nothing is ever better by 1.0
+STALLED = (
+    "[callback.early_stopping]\npatience = 3\nmin_delta = 1.0\n"  # nothing is ever better by 1.0
+)
 
 
 def test_early_stopping_waits_as_long_as_its_patience(tmp_path):
@@ -257,7 +307,12 @@ def test_early_stopping_waits_as_long_as_its_patience(tmp_path):
     assert early["by"] == "early_stopping"
     assert "of step 4 in 3 evaluations" in early["reason"]
     metric = "metric = 'quarter/macro_f1'\n"
-    assert train(experiment(tmp_path, STALLED + metric, "train.eval_every=5"), tmp_path / "other").steps == 20
+    assert (
+        train(
+            experiment(tmp_path, STALLED + metric, "train.eval_every=5"), tmp_path / "other"
+        ).steps
+        == 20
+    )
 
 
 def test_patience_survives_a_kill_and_a_resume(tmp_path):
@@ -272,7 +327,13 @@ def test_patience_survives_a_kill_and_a_resume(tmp_path):
         str(tmp_path / "killed"),
     ]
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit(main())", "train", *words],
+        [
+            sys.executable,
+            "-c",
+            "import sys; from mtlcore.cli import main; sys.exit(main())",
+            "train",
+            *words,
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -293,7 +354,9 @@ def test_patience_survives_a_kill_and_a_resume(tmp_path):
     assert losses(mine.path) == losses(theirs.path)
 
 
-def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_ended_by_resume(tmp_path, monkeypatch):
+def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_ended_by_resume(
+    tmp_path, monkeypatch
+):
     exp = experiment(tmp_path, "[callback.diary]\n")
     with monkeypatch.context() as patched:
         patched.setattr(trainer.Trainer, "_finish", lambda self: 1 / 0)
@@ -313,8 +376,14 @@ def test_two_ranks_agree_to_stop_at_the_step_of_the_callbacks_wish(tmp_path):
     words = [str(code), "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "two")]
     words += ["--set", "train.log_every=100", "--set", "train.accelerator=cpu"]
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *words]
-    done = subprocess.run(two, capture_output=True, text=True, timeout=150, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        two, capture_output=True, text=True, timeout=150, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     provenance = RunFolder(tmp_path / "two").provenance()
-    assert (provenance["world"], provenance["steps"], provenance["stopped_early"]["by"]) == (2, 5, "quitter")
+    assert (provenance["world"], provenance["steps"], provenance["stopped_early"]["by"]) == (
+        2,
+        5,
+        "quitter",
+    )
     assert [e["step"] for e in told(tmp_path / "two", "start", "end")] == [0, 5]

@@ -19,12 +19,16 @@ def test_cosine_warms_up_linearly_and_ends_near_zero():
     assert [lr_at(1.0, schedule, s, 1000) for s in (0, 49, 99)] == pytest.approx([0.01, 0.5, 1.0])
     assert lr_at(1.0, schedule, 100, 1000) == 1.0
     assert lr_at(1.0, schedule, 550, 1000) == pytest.approx(0.5)
-    assert lr_at(1.0, schedule, 999, 1000) == pytest.approx(0.5 * (1 + math.cos(math.pi * 899 / 900)))
+    assert lr_at(1.0, schedule, 999, 1000) == pytest.approx(
+        0.5 * (1 + math.cos(math.pi * 899 / 900))
+    )
 
 
 def test_step_decay_divides_at_each_milestone():
     schedule = Schedule(name="step", warmup=0, milestones=(0.2, 0.5), gamma=0.1)
-    assert [lr_at(1.0, schedule, s, 100) for s in (19, 20, 49, 50, 99)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+    assert [lr_at(1.0, schedule, s, 100) for s in (19, 20, 49, 50, 99)] == pytest.approx(
+        [1, 0.1, 0.1, 0.01, 0.01]
+    )
 
 
 def test_a_warm_up_longer_than_the_run_is_cut_to_half_of_it():

@@ -68,11 +68,23 @@ def test_two_processes_of_torchrun_train_through_the_command_line(tmp_path):
     code = tmp_path / "mtl.py"
     code.write_text("import sys\nfrom mtlcore.cli import main\nsys.exit(main())\n")
     train = [str(code), "train", str(config), "--out"]
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *train, str(tmp_path / "two")]
+    two = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        *train,
+        str(tmp_path / "two"),
+    ]
     one = [sys.executable, *train, str(tmp_path / "one"), "--set", "train.accumulate=2"]
     for words in (two, one):
         done = subprocess.run(words, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stderr[-2000:]
     a, b = (RunFolder(tmp_path / name).require().weights() for name in ("two", "one"))
-    parameters = [k for k in a if "running" not in k and "num_batches" not in k]  # BatchNorm's statistics are rank 0's
-    torch.testing.assert_close([a[k] for k in parameters], [b[k] for k in parameters], atol=1e-6, rtol=0)
+    parameters = [
+        k for k in a if "running" not in k and "num_batches" not in k
+    ]  # BatchNorm's statistics are rank 0's
+    torch.testing.assert_close(
+        [a[k] for k in parameters], [b[k] for k in parameters], atol=1e-6, rtol=0
+    )

@@ -47,7 +47,10 @@ def finite_steps(exp, parts_of, steps: int = 2):
 @pytest.mark.parametrize("forward", ["joint", "split"])
 def test_every_pretext_trains_under_every_view_policy(forward, supervised):
     for pretexts, reduce in itertools.product(SETS, ("mean", "geometric")):
-        if supervised == "pretext" and pretexts in ((), ("patches",)):  # nothing that supervised heads could read
+        if supervised == "pretext" and pretexts in (
+            (),
+            ("patches",),
+        ):  # nothing that supervised heads could read
             continue
         exp = experiment(pretexts=pretexts, forward=forward, supervised=supervised, reduce=reduce)
         finite_steps(exp, lambda k: [batch(seed=k)])
@@ -63,7 +66,10 @@ def test_every_weighting_trains_with_micro_batches_and_absent_tasks(weighting, a
             forward=forward,
             supervised="both",
         )
-        finite_steps(exp, lambda k, micro=micro: [batch(seed=10 * k + m, absent=absent) for m in range(micro)])
+        finite_steps(
+            exp,
+            lambda k, micro=micro: [batch(seed=10 * k + m, absent=absent) for m in range(micro)],
+        )
 
 
 def test_a_supervised_run_equals_a_hand_written_loop():
@@ -72,7 +78,10 @@ def test_a_supervised_run_equals_a_hand_written_loop():
     model = copy.deepcopy(eng.model)
     optimizer = torch.optim.SGD(
         [
-            {"params": [p for p in model.parameters() if (p.ndim > 1) == wide], "weight_decay": 0.05 * wide}
+            {
+                "params": [p for p in model.parameters() if (p.ndim > 1) == wide],
+                "weight_decay": 0.05 * wide,
+            }
             for wide in (1, 0)
         ],
         lr=1e-2,
@@ -91,7 +100,9 @@ def test_a_supervised_run_equals_a_hand_written_loop():
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         torch.testing.assert_close(logged["loss/fer"], fer.detach(), atol=1e-6, rtol=0)
-        torch.testing.assert_close(list(model.parameters()), list(eng.model.parameters()), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            list(model.parameters()), list(eng.model.parameters()), atol=1e-6, rtol=0
+        )
 
 
 def test_puzzling_on_one_view_equals_a_hand_written_loss():
@@ -116,13 +127,17 @@ def test_puzzling_on_one_view_equals_a_hand_written_loss():
     assert len(made[0].images) == 1
     features, i = model.encoder(puzzled), b.present["fer"]
     fer = F.cross_entropy(model.heads["fer"](features)[i], b.targets["fer"][i])
-    scores = F.adaptive_avg_pool2d(model.heads["puzzle_spatial"].answer(features.maps[-1]), 2).flatten(2)
+    scores = F.adaptive_avg_pool2d(
+        model.heads["puzzle_spatial"].answer(features.maps[-1]), 2
+    ).flatten(2)
     puzzle = F.cross_entropy(scores, order)
     logged = train_step(eng, made)
     torch.testing.assert_close(logged["loss/fer"], fer.detach())
     torch.testing.assert_close(logged["loss/puzzle_spatial"], puzzle.detach())
     (fer + 0.3 * puzzle).backward()
-    torch.testing.assert_close(logged["grad_norm"], nn.utils.clip_grad_norm_(model.parameters(), 1e9))
+    torch.testing.assert_close(
+        logged["grad_norm"], nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    )
 
 
 def test_rows_of_two_sources_with_different_labels_give_each_loss_its_own_mean():
@@ -130,7 +145,13 @@ def test_rows_of_two_sources_with_different_labels_give_each_loss_its_own_mean()
     first = torch.arange(10) < 5
     b = counted([evolve(b, present={"pose": first, "fer": ~first})])[0]
     for weighting in (EQUAL, UNCERTAINTY, PCGRAD):
-        exp = experiment(("fer", "pose"), ("location",), augment=Plain(), encoder=Toy(norm="none"), weighting=weighting)
+        exp = experiment(
+            ("fer", "pose"),
+            ("location",),
+            augment=Plain(),
+            encoder=Toy(norm="none"),
+            weighting=weighting,
+        )
         eng = train_state(exp)
         features = eng.model.encoder(b.images.float() / 255)
         heads = eng.model.heads
@@ -144,7 +165,9 @@ def test_rows_of_two_sources_with_different_labels_give_each_loss_its_own_mean()
 @pytest.mark.parametrize("weighting", [EQUAL, UNCERTAINTY, PCGRAD])
 def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
     exp = experiment(
-        pretexts=("puzzle_pooled", "inpainting", "byol", "fixmatch"), weighting=weighting, encoder=Toy(norm="none")
+        pretexts=("puzzle_pooled", "inpainting", "byol", "fixmatch"),
+        weighting=weighting,
+        encoder=Toy(norm="none"),
     )
     exp = evolve(
         exp,
@@ -155,13 +178,22 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
     )
     one, two = train_state(exp, lr=0.1), train_state(exp, lr=0.1)
     full = prepared_batches(one, [batch(n=8)])[0]
-    full = evolve(full, images=tuple(x if len(x) == 8 else torch.cat([x, x[:1]]) for x in full.images))
-    full = evolve(full, head_inputs={k: r for k, r in full.head_inputs.items() if k not in exp.tasks})
+    full = evolve(
+        full, images=tuple(x if len(x) == 8 else torch.cat([x, x[:1]]) for x in full.images)
+    )
+    full = evolve(
+        full, head_inputs={k: r for k, r in full.head_inputs.items() if k not in exp.tasks}
+    )
     logged = train_step(one, [full])
     again = train_step(two, [full.cut(slice(0, 5), 2), full.cut(slice(5, 8), 2)])
-    torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0)
     torch.testing.assert_close(
-        list(one.loss_weighting.parameters()), list(two.loss_weighting.parameters()), atol=1e-6, rtol=0
+        list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        list(one.loss_weighting.parameters()),
+        list(two.loss_weighting.parameters()),
+        atol=1e-6,
+        rtol=0,
     )
     torch.testing.assert_close(
         {k: v for k, v in logged.items() if k.startswith("loss")},
@@ -194,7 +226,9 @@ def test_parts_prepared_apart_equal_the_joined_batch():
         one, two = train_state(exp, lr=0.1), train_state(exp, lr=0.1)
         train_step(one, prepared_batches(one, [joined]))
         train_step(two, prepared_batches(two, halves))
-        torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -203,7 +237,10 @@ def test_the_head_of_an_absent_task_does_not_move(optimizer):
     train_step(eng, prepared_batches(eng, [batch()]))
     before = copy.deepcopy(eng.model.heads["pose"].state_dict())
     train_step(eng, prepared_batches(eng, [batch(absent=("pose",))]))
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), eng.model.heads["pose"].state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before.values(), eng.model.heads["pose"].state_dict().values())
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -220,7 +257,10 @@ def test_a_bad_first_step_is_as_if_it_had_not_been(optimizer):
     exp = experiment(("fer",), encoder=Toy(norm="none"), augment=Plain())
     bad_first, fresh = train_state(exp, optimizer), train_state(exp, optimizer)
     made = prepared_batches(fresh, [batch(tasks=("fer",))])[0]
-    train_step(bad_first, [PreparedBatch(tuple(x * float("nan") for x in made.images), made.head_inputs, made.scale)])
+    train_step(
+        bad_first,
+        [PreparedBatch(tuple(x * float("nan") for x in made.images), made.head_inputs, made.scale)],
+    )
     for eng in (bad_first, fresh):
         for _ in range(2):
             train_step(eng, [made])
@@ -270,7 +310,8 @@ def test_a_bad_batch_changes_nothing_and_is_counted(weighting, optimizer):
     before = copy.deepcopy(eng.model.state_dict() | eng.loss_weighting.state_dict())
     made = prepared_batches(eng, [batch()])[0]
     logged = train_step(
-        eng, [PreparedBatch(tuple(x * float("nan") for x in made.images), made.head_inputs, made.scale)]
+        eng,
+        [PreparedBatch(tuple(x * float("nan") for x in made.images), made.head_inputs, made.scale)],
     )
     assert bool(logged["skipped"])
     after = eng.model.state_dict() | eng.loss_weighting.state_dict()
@@ -298,7 +339,12 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
         [
             exp.entries[k].weight
             * torch.cat(
-                [g.flatten() for g in torch.autograd.grad(losses[k], shared, retain_graph=True, materialize_grads=True)]
+                [
+                    g.flatten()
+                    for g in torch.autograd.grad(
+                        losses[k], shared, retain_graph=True, materialize_grads=True
+                    )
+                ]
             )
             for k in names
         ]
@@ -319,14 +365,26 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
 
 def test_weighting_at_the_features_equals_its_gramian_by_hand():
     exp = experiment(
-        ("fer", "gender"), ("location",), encoder=Toy(norm="none"), weighting=PCGrad(at="features"), augment=Plain()
+        ("fer", "gender"),
+        ("location",),
+        encoder=Toy(norm="none"),
+        weighting=PCGrad(at="features"),
+        augment=Plain(),
     )
     eng = train_state(exp)
     made = prepared_batches(eng, [batch(tasks=("fer", "gender"), unlabeled=0)])[0]
     losses, gram = eng.model(made)
     features, trunk = eng.model.encode(made)
-    again = {k: eng.model.compute_losses(k, o, made) for k, o in eng.model.forward_heads(features, made).items()}
-    rows = torch.stack([torch.autograd.grad(loss, trunk, retain_graph=True)[0].flatten() for loss in again.values()])
+    again = {
+        k: eng.model.compute_losses(k, o, made)
+        for k, o in eng.model.forward_heads(features, made).items()
+    }
+    rows = torch.stack(
+        [
+            torch.autograd.grad(loss, trunk, retain_graph=True)[0].flatten()
+            for loss in again.values()
+        ]
+    )
     torch.testing.assert_close(gram, rows @ rows.T)
     assert not bool(train_step(eng, [made])["skipped"])
     assert list(losses) == ["fer", "gender", "location"]
@@ -343,7 +401,11 @@ def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted
     b, seen = batch(n=8, unlabeled=0), []
     for control in ("none", "views_only", "random_target"):
         eng = train_state(
-            experiment(pretexts=("inpainting",), supervised="both", entries={"inpainting": {"control": control}})
+            experiment(
+                pretexts=("inpainting",),
+                supervised="both",
+                entries={"inpainting": {"control": control}},
+            )
         )
         rows: list[int] = []
         eng.model.encoder.register_forward_hook(lambda m, i, o, rows=rows: rows.append(len(i[0])))
@@ -352,13 +414,18 @@ def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted
         logged = train_step(eng, [made])
         rested = all(
             torch.equal(x, y)
-            for x, y in zip(head.values(), eng.model.heads["inpainting"].decoder.state_dict().values())
+            for x, y in zip(
+                head.values(), eng.model.heads["inpainting"].decoder.state_dict().values()
+            )
         )
         seen.append((rows, made, logged, rested))
     (rows, real, logged, rested), (rows1, quiet, logged1, rested1), (rows2, random, _, _) = seen
     assert rows == rows1 == rows2
     assert (rested, rested1) == (False, True)
-    assert all(torch.equal(x, y) and torch.equal(x, z) for x, y, z in zip(real.images, quiet.images, random.images))
+    assert all(
+        torch.equal(x, y) and torch.equal(x, z)
+        for x, y, z in zip(real.images, quiet.images, random.images)
+    )
     assert all(torch.equal(logged[k], v) for k, v in logged1.items() if k.startswith("loss"))
     true, false = (i.head_inputs["inpainting"][0].targets[0][0] for i in (real, random))
     assert torch.equal(true["mask"], false["mask"])
@@ -366,7 +433,9 @@ def test_controls_show_the_same_images_with_the_loss_off_or_the_answers_permuted
 
 
 def test_a_random_target_is_refused_where_there_is_none():
-    eng = train_state(experiment(pretexts=("byol",), entries={"byol": {"control": "random_target"}}))
+    eng = train_state(
+        experiment(pretexts=("byol",), entries={"byol": {"control": "random_target"}})
+    )
     with pytest.raises(MtlError, match="views_only"):
         prepared_batches(eng, [batch()])
 
@@ -385,7 +454,9 @@ def test_bf16_autocast_trains_and_keeps_losses_in_fp32():
     for weighting in (EQUAL, PCGRAD):
         _, logged = finite_steps(
             experiment(
-                pretexts=("inpainting", "byol", "puzzle_pooled"), weighting=weighting, train={"precision": "bf16-mixed"}
+                pretexts=("inpainting", "byol", "puzzle_pooled"),
+                weighting=weighting,
+                train={"precision": "bf16-mixed"},
             ),
             lambda k: [batch(seed=k)],
         )

@@ -88,7 +88,11 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def mtl(*words: str | Path, **kw) -> subprocess.CompletedProcess[str]:
     code = "import sys; from mtlcore.cli import main; sys.exit(main())"
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=120, **kw
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **kw,
     )
 
 
@@ -105,11 +109,20 @@ def test_a_run_learns_and_leaves_all_that_is_needed_to_repeat_it(config, tmp_pat
     }  # fmt: skip
     rows = folder.rows()
     assert [r["step"] for r in rows if "lr" in r] == list(range(4, 61, 4))
-    assert {"loss/quarter", "loss/puzzling", "task_weight/puzzling", "grad_norm", "cpu_s"} <= set(rows[0])
-    assert rows[-1]["validation/quarter/accuracy"] == pytest.approx(result.measured.metrics["quarter/accuracy"])
+    assert {"loss/quarter", "loss/puzzling", "task_weight/puzzling", "grad_norm", "cpu_s"} <= set(
+        rows[0]
+    )
+    assert rows[-1]["validation/quarter/accuracy"] == pytest.approx(
+        result.measured.metrics["quarter/accuracy"]
+    )
     assert "validation/puzzling/accuracy" in rows[-1]
     provenance = folder.provenance()
-    assert (provenance["seed"], provenance["steps"], provenance["finished"], provenance["skipped"]) == (0, 60, True, 0)
+    assert (
+        provenance["seed"],
+        provenance["steps"],
+        provenance["finished"],
+        provenance["skipped"],
+    ) == (0, 60, True, 0)
     assert provenance["encoded"] == 60 * 16 * 2  # a clean and a puzzled view
     assert list((folder.path / "tensorboard").glob("events*"))
 
@@ -141,14 +154,20 @@ def test_pretext_weight_zero_is_as_if_the_table_were_not_there(config, tmp_path)
     zero, none = weights(tmp_path / "zero"), weights(tmp_path / "none")
     assert zero.keys() == none.keys()
     assert all(torch.equal(zero[k], none[k]) for k in zero)
-    assert (tmp_path / "zero" / "config.toml").read_text() == (tmp_path / "none" / "config.toml").read_text()
+    assert (tmp_path / "zero" / "config.toml").read_text() == (
+        tmp_path / "none" / "config.toml"
+    ).read_text()
 
 
-def test_evaluation_matches_the_last_validation_and_the_averaged_weights_are_used_when_on(config, tmp_path):
+def test_evaluation_matches_the_last_validation_and_the_averaged_weights_are_used_when_on(
+    config, tmp_path
+):
     for arm, ema in (("plain", "0"), ("averaged", "0.9")):
         result = train(experiment(config, f"train.ema={ema}"), tmp_path / arm)
         found = evaluate(tmp_path / arm, split="validation")
-        assert found.measured.metrics["quarter/accuracy"] == pytest.approx(result.measured.metrics["quarter/accuracy"])
+        assert found.measured.metrics["quarter/accuracy"] == pytest.approx(
+            result.measured.metrics["quarter/accuracy"]
+        )
         assert sum(map(sum, found.measured.tables["quarter/confusion"])) == found.measured.n
     assert RunFolder(tmp_path / "plain").require().ema() is None
     checkpoint = RunFolder(tmp_path / "averaged").require()
@@ -166,14 +185,21 @@ def test_pre_training_then_fine_tuning_starts_from_the_other_runs_encoder(config
     assert RunFolder(tmp_path / "ssl").checkpoint("best") is not None
     config.write_text(CONFIG)
     tuned = experiment(
-        config, f"train.init_from={tmp_path / 'ssl'}", "pretext.puzzling.weight=0", "train.steps=1", "optimizer.lr=1e-9"
+        config,
+        f"train.init_from={tmp_path / 'ssl'}",
+        "pretext.puzzling.weight=0",
+        "train.steps=1",
+        "optimizer.lr=1e-9",
     )
     train(tuned, tmp_path / "tuned")
     before, after = weights(tmp_path / "ssl"), weights(tmp_path / "tuned")
     name = "encoder.net.stem.0.weight"
     torch.testing.assert_close(before[name], after[name], atol=1e-6, rtol=0)
     with pytest.raises(MtlError, match="another network"):
-        train(experiment(config, f"train.init_from={tmp_path / 'ssl'}", "encoder.width=8"), tmp_path / "wrong")
+        train(
+            experiment(config, f"train.init_from={tmp_path / 'ssl'}", "encoder.width=8"),
+            tmp_path / "wrong",
+        )
 
 
 def test_unlabeled_rows_feed_the_pretext_alone(config, tmp_path):
@@ -191,9 +217,13 @@ def test_unlabeled_rows_feed_the_pretext_alone(config, tmp_path):
 # ---------------------------------------------------------------------------------------------------- stopping, going on
 
 
-def test_a_run_killed_in_mid_epoch_goes_on_to_the_very_weights_of_an_uninterrupted_one(config, tmp_path):
+def test_a_run_killed_in_mid_epoch_goes_on_to_the_very_weights_of_an_uninterrupted_one(
+    config, tmp_path
+):
     """A real process, SIGKILL, --resume: bit for bit, with dropout, averaged weights, a learned weighting."""
-    config.write_text(CONFIG.replace("[train]", '[weighting]\nname = "uncertainty"\n\n[train]\nema = 0.9'))
+    config.write_text(
+        CONFIG.replace("[train]", '[weighting]\nname = "uncertainty"\n\n[train]\nema = 0.9')
+    )
     train(experiment(config, "train.steps=200"), tmp_path / "whole")
     code = "import sys; from mtlcore.cli import main; sys.exit(main())"
     words = ["train", str(config), "--set", "train.steps=200", "--out", str(tmp_path / "killed")]
@@ -217,7 +247,8 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_very_weights_of_an_uninterrupt
     for a, b in ((whole.weights(), killed.weights()), (whole.ema(), killed.ema())):
         assert all(torch.equal(a[k], b[k]) for k in a)
     assert torch.equal(
-        whole.state()["loss_weighting"]["log_var.quarter"], killed.state()["loss_weighting"]["log_var.quarter"]
+        whole.state()["loss_weighting"]["log_var.quarter"],
+        killed.state()["loss_weighting"]["log_var.quarter"],
     )
     steps = [r["step"] for r in folder.rows() if "lr" in r]
     assert steps == sorted(set(steps))
@@ -233,7 +264,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(config, tmp_path):
     code = "import sys; from mtlcore.cli import main; sys.exit(main())"
     words = ["train", str(config), "--set", "train.steps=100000", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     until = time.monotonic() + 100
     while not RunFolder(tmp_path / "run").metrics.exists():
@@ -279,7 +313,9 @@ def test_resuming_a_finished_run_changes_nothing(config, tmp_path):
     assert RunFolder(tmp_path / "run").provenance() == provenance
 
 
-def test_a_run_that_was_killed_before_its_first_note_gets_its_facts_when_it_is_resumed(config, tmp_path):
+def test_a_run_that_was_killed_before_its_first_note_gets_its_facts_when_it_is_resumed(
+    config, tmp_path
+):
     folder = RunFolder.create(tmp_path / "run", *resolved(experiment(config, "train.steps=2")))
     assert folder.provenance() == {}
     train(load(folder.config), folder.path, resume=True)
@@ -297,12 +333,16 @@ def test_a_run_stands_alone_once_it_has_begun(config, tmp_path):
     config.write_text(text)
     train(experiment(config), tmp_path / "ssl")
     config.write_text(CONFIG)
-    train(experiment(config, f"train.init_from={tmp_path / 'ssl'}", "train.steps=8"), tmp_path / "run")
+    train(
+        experiment(config, f"train.init_from={tmp_path / 'ssl'}", "train.steps=8"), tmp_path / "run"
+    )
     shutil.rmtree(tmp_path / "ssl")
     resolved = tmp_path / "run" / "config.toml"
     resolved.write_text(resolved.read_text().replace("steps = 8", "steps = 12"))
     assert train(load(resolved), tmp_path / "run", resume=True).steps == 12
-    resolved.write_text(resolved.read_text().replace("n = 120", "n = 100").replace("steps = 12", "steps = 16"))
+    resolved.write_text(
+        resolved.read_text().replace("n = 120", "n = 100").replace("steps = 12", "steps = 16")
+    )
     with pytest.raises(MtlError, match="data has changed"):
         train(load(resolved), tmp_path / "run", resume=True)
 
@@ -336,7 +376,10 @@ def test_a_checkpoint_of_another_configuration_is_told_with_the_names_that_diffe
     run = tmp_path / "run"
     train(experiment(config, "train.steps=4"), run)
     (run / "config.toml").write_text(
-        (run / "config.toml").read_text().replace("grid = 2", "grid = 3").replace("width = 4", "width = 8")
+        (run / "config.toml")
+        .read_text()
+        .replace("grid = 2", "grid = 3")
+        .replace("width = 4", "width = 8")
     )
     for act in (lambda: train(load(run / "config.toml"), run, resume=True), lambda: evaluate(run)):
         with pytest.raises(MtlError, match=r"encoder\.net"):
@@ -352,7 +395,9 @@ def test_a_truncated_checkpoint_is_told_by_name(config, tmp_path):
         evaluate(tmp_path / "run")
 
 
-def test_steps_that_are_not_finite_are_skipped_counted_and_after_some_the_alarm_is_raised(config, tmp_path):
+def test_steps_that_are_not_finite_are_skipped_counted_and_after_some_the_alarm_is_raised(
+    config, tmp_path
+):
     """A plugin whose loss is NaN now and then, and one whose loss is always NaN."""
     plugin = tmp_path / "nan.py"
     plugin.write_text(
@@ -402,7 +447,11 @@ def test_eval_prints_the_json_that_is_promised(config, tmp_path):
     said = json.loads(done.stdout)
     assert {"run", "data", "split", "n", "metrics"} <= set(said)
     assert (said["data"], said["split"], said["n"]) == ("dots", "test", 24)
-    assert set(said["metrics"]) == {"quarter/accuracy", "quarter/macro_f1", "quarter/mean_class_accuracy"}
+    assert set(said["metrics"]) == {
+        "quarter/accuracy",
+        "quarter/macro_f1",
+        "quarter/mean_class_accuracy",
+    }
     wrong = mtl("eval", tmp_path / "run", "--split", "tset")
     assert wrong.returncode == 2
     assert "test" in wrong.stderr
@@ -436,7 +485,9 @@ def test_settings_that_cannot_work_are_told_before_training(config, tmp_path, ov
 
 def test_a_view_that_the_encoder_cannot_read_is_told_by_the_dry_run(config, tmp_path):
     config.write_text(
-        CONFIG.replace("width = 4", 'name = "vit_b_16"').replace("grid = 2", "grid = 2\nscales = [[0.5, 0.5]]")
+        CONFIG.replace("width = 4", 'name = "vit_b_16"').replace(
+            "grid = 2", "grid = 2\nscales = [[0.5, 0.5]]"
+        )
     )
     with pytest.raises(MtlError, match="dry run"):
         train(experiment(config), tmp_path / "run")
@@ -444,7 +495,8 @@ def test_a_view_that_the_encoder_cannot_read_is_told_by_the_dry_run(config, tmp_
 
 def test_bf16_and_accumulation_train_through_the_loop(config, tmp_path):
     result = train(
-        experiment(config, "train.precision='bf16-mixed'", "train.accumulate=2", "train.steps=8"), tmp_path / "run"
+        experiment(config, "train.precision='bf16-mixed'", "train.accumulate=2", "train.steps=8"),
+        tmp_path / "run",
     )
     assert result.skipped == 0
     assert os.path.exists(tmp_path / "run" / "run.json")

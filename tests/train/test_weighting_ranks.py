@@ -15,7 +15,9 @@ def two_ranks(on_two_ranks):
 
 
 @pytest.mark.parametrize("name", weighting_worker.CASES)
-def test_twenty_steps_of_two_ranks_equal_those_of_one_process_on_the_joined_batches(two_ranks, name):
+def test_twenty_steps_of_two_ranks_equal_those_of_one_process_on_the_joined_batches(
+    two_ranks, name
+):
     state, apart = two_ranks[name]
     alone = weighting_worker.trained(Fabric(accelerator="cpu", devices=1), name)
     assert apart == 0

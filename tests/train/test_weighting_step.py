@@ -59,7 +59,9 @@ tensorboard = false
 """
 
 TASKS = ("fer", "gender")
-EVERYWHERE = {name: w for name, w in STRATEGIES.items() if w.at != "features"}  # features: one micro-batch a step
+EVERYWHERE = {
+    name: w for name, w in STRATEGIES.items() if w.at != "features"
+}  # features: one micro-batch a step
 
 
 def made_for(eng, seed=0, **how):
@@ -72,7 +74,9 @@ def ruined(made: PreparedBatch) -> PreparedBatch:
 
 
 def close(one, two, atol=1e-6):
-    torch.testing.assert_close(list(one.model.parameters()), list(two.model.parameters()), atol=atol, rtol=0)
+    torch.testing.assert_close(
+        list(one.model.parameters()), list(two.model.parameters()), atol=atol, rtol=0
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- micro-batches
@@ -88,7 +92,9 @@ def test_two_micro_batches_equal_the_joined_batch(name):
         again = train_step(two, [full.cut(slice(0, 5), 2), full.cut(slice(5, 8), 2)])
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two, 1e-5)
-    torch.testing.assert_close(one.loss_weighting.state_dict(), two.loss_weighting.state_dict(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        one.loss_weighting.state_dict(), two.loss_weighting.state_dict(), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_losses_that_are_looked_at_ahead_leave_no_trace():
@@ -97,7 +103,11 @@ def test_losses_that_are_looked_at_ahead_leave_no_trace():
     eng = train_state(experiment(TASKS, ("puzzle_pooled",), weighting=strategy))
     train_step(eng, prepared_batches(eng, [batch(seed=s, tasks=TASKS) for s in (1, 2)]))
     assert strategy.asked == [("fer", "gender", "puzzle_pooled")]
-    counters = [v for k, v in eng.model.state_dict().items() if k.startswith("encoder") and "num_batches" in k]
+    counters = [
+        v
+        for k, v in eng.model.state_dict().items()
+        if k.startswith("encoder") and "num_batches" in k
+    ]
     assert [int(v) for v in counters] == [2, 2, 2]
 
 
@@ -113,12 +123,16 @@ def test_factors_that_are_kept_move_all_as_measured_ones(micro_batches):
 
     def made(every):
         strategy = Fixed(FACTORS, every=every)
-        exp = experiment(TASKS, ("rotation", "fixmatch"), encoder=Toy(norm="none"), weighting=strategy)
+        exp = experiment(
+            TASKS, ("rotation", "fixmatch"), encoder=Toy(norm="none"), weighting=strategy
+        )
         return train_state(exp), strategy
 
     (one, always), (two, seldom) = made(1), made(100)
     for step in range(3):
-        seen = [batch(n=8, unlabeled=0, seed=10 * step + p, tasks=TASKS) for p in range(micro_batches)]
+        seen = [
+            batch(n=8, unlabeled=0, seed=10 * step + p, tasks=TASKS) for p in range(micro_batches)
+        ]
         logged, again = (train_step(eng, prepared_batches(eng, seen)) for eng in (one, two))
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two)
@@ -126,7 +140,10 @@ def test_factors_that_are_kept_move_all_as_measured_ones(micro_batches):
 
 
 def test_the_same_factors_move_all_alike_wherever_they_are_measured():
-    one, two = (train_state(small(Fixed({"fer": 0.0, "location": 2.0}, at=at))) for at in ("parameters", "features"))
+    one, two = (
+        train_state(small(Fixed({"fer": 0.0, "location": 2.0}, at=at)))
+        for at in ("parameters", "features")
+    )
     for step in range(3):
         made = made_for(one, step)
         train_step(one, [made])
@@ -139,7 +156,11 @@ def test_the_same_factors_move_all_alike_wherever_they_are_measured():
 def test_a_gated_head_learns_from_its_own_loss_alone(at, kept):
     """Task weight 0: nothing reaches the encoder, and the head moves by the gradient of weight x loss."""
     eng = train_state(
-        small(Fixed(dict.fromkeys(("fer", "gender", "location"), 0.0), at=at, every=9), augment=Plain()), lr=1.0
+        small(
+            Fixed(dict.fromkeys(("fer", "gender", "location"), 0.0), at=at, every=9),
+            augment=Plain(),
+        ),
+        lr=1.0,
     )
     eng.experiment = evolve(eng.experiment, train=evolve(eng.experiment.train, clip=1e9))
     if kept:
@@ -155,7 +176,9 @@ def test_a_gated_head_learns_from_its_own_loss_alone(at, kept):
     assert float(logged["task_weight/location"]) == 0.0
     moved = before.heads["location"].answer.weight - eng.model.heads["location"].answer.weight
     torch.testing.assert_close(moved, wanted, atol=1e-6, rtol=0)
-    torch.testing.assert_close(list(before.encoder.parameters()), list(eng.model.encoder.parameters()), atol=0, rtol=0)
+    torch.testing.assert_close(
+        list(before.encoder.parameters()), list(eng.model.encoder.parameters()), atol=0, rtol=0
+    )
 
 
 def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
@@ -168,13 +191,21 @@ def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
     b = evolve(b, targets=targets, present={"fer": everyone, "gender": everyone})
     for e in (eng, plain):
         fer, gender = (e.model.heads[k].answer[1] for k in TASKS)
-        fer.weight.data[:2], fer.bias.data[:] = gender.weight.data, -9.0  # the same question, opposite answers
+        fer.weight.data[:2], fer.bias.data[:] = (
+            gender.weight.data,
+            -9.0,
+        )  # the same question, opposite answers
         fer.bias.data[:2] = gender.bias.data
     made, start = prepared_batches(eng, [b]), copy.deepcopy(eng.model)
     losses = start(made[0])[0]
     g, h = (
         torch.cat(
-            [x.flatten() for x in torch.autograd.grad(losses[k], list(start.encoder.parameters()), retain_graph=True)]
+            [
+                x.flatten()
+                for x in torch.autograd.grad(
+                    losses[k], list(start.encoder.parameters()), retain_graph=True
+                )
+            ]
         )
         for k in TASKS
     )
@@ -183,9 +214,16 @@ def test_pcgrad_is_not_the_plain_sum_where_gradients_oppose_each_other():
     for e, wanted in ((eng, projected), (plain, g + h)):
         norm = float(train_step(e, made)["grad_norm"])
         clip = min(1.0, e.experiment.train.clip / (norm + 1e-6))
-        moved = torch.cat([(p - q).flatten() for p, q in zip(start.encoder.parameters(), e.model.encoder.parameters())])
+        moved = torch.cat(
+            [
+                (p - q).flatten()
+                for p, q in zip(start.encoder.parameters(), e.model.encoder.parameters())
+            ]
+        )
         decay = e.experiment.optimizer.weight_decay
-        held = torch.cat([(p.detach() * decay * (p.ndim > 1)).flatten() for p in start.encoder.parameters()])
+        held = torch.cat(
+            [(p.detach() * decay * (p.ndim > 1)).flatten() for p in start.encoder.parameters()]
+        )
         torch.testing.assert_close(moved - held, clip * wanted, atol=1e-5, rtol=1e-4)
 
 
@@ -199,7 +237,10 @@ def test_each_set_of_tasks_has_factors_of_its_own_measured_each_third_step():
         train_step(eng, [made_for(eng, step, absent=absent)])
     some, everyone = ("fer", "location"), ("fer", "gender", "location")
     assert strategy.asked == [some, everyone, some, everyone]  # steps 0, 2, 4, 5
-    assert {names: step for names, (_, step) in eng.cached_task_weights.items()} == {some: 4, everyone: 5}
+    assert {names: step for names, (_, step) in eng.cached_task_weights.items()} == {
+        some: 4,
+        everyone: 5,
+    }
 
 
 def test_factors_that_were_kept_with_a_task_present_are_not_used_where_it_is_absent():
@@ -208,9 +249,13 @@ def test_factors_that_were_kept_with_a_task_present_are_not_used_where_it_is_abs
     train_step(eng, [made_for(eng)])
     logged = train_step(eng, [made_for(eng, 1, absent=("gender",))])
     task_weight = torch.stack([logged[f"task_weight/{name}"] for name in ("fer", "location")])
-    assert float(task_weight.sum()) == pytest.approx(2, abs=1e-4)  # MGDA's add up to the number of tasks that are there
+    assert float(task_weight.sum()) == pytest.approx(
+        2, abs=1e-4
+    )  # MGDA's add up to the number of tasks that are there
     again = train_step(eng, [made_for(eng, 2, absent=("gender",))])
-    assert torch.equal(task_weight, torch.stack([again[f"task_weight/{name}"] for name in ("fer", "location")]))
+    assert torch.equal(
+        task_weight, torch.stack([again[f"task_weight/{name}"] for name in ("fer", "location")])
+    )
 
 
 @pytest.mark.parametrize("at", ["parameters", "features"])
@@ -239,7 +284,11 @@ def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
     for step in range(4):
         train_step(whole, [made_for(whole, step, absent=absent[step])])
     file = io.BytesIO()
-    micro_batches = whole.model.state_dict(), whole.loss_weighting.state_dict(), whole.optimizer.optimizer.state_dict()
+    micro_batches = (
+        whole.model.state_dict(),
+        whole.loss_weighting.state_dict(),
+        whole.optimizer.optimizer.state_dict(),
+    )
     torch.save((*micro_batches, whole.cached_task_weights_state(), whole.step), file)
     file.seek(0)
     again = train_state(small(STRATEGIES[name]))
@@ -253,7 +302,9 @@ def test_an_engine_that_is_loaded_goes_on_bit_for_bit(name):
         made = made_for(whole, number, absent=absent[number])
         logged, too = train_step(whole, [made]), train_step(again, [made])
         assert all(torch.equal(logged[k], too[k]) for k in logged)
-    assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters()))
+    assert all(
+        torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters())
+    )
 
 
 class StopsAt(SilentReporter):
@@ -267,8 +318,12 @@ class StopsAt(SilentReporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("weighting", ['name = "cosine_gate"\nevery = 5', 'name = "torchjd:GradVac"\nevery = 3'])
-def test_a_run_that_was_stopped_between_two_measurements_goes_on_bit_for_bit(weighting, tmp_path: Path):
+@pytest.mark.parametrize(
+    "weighting", ['name = "cosine_gate"\nevery = 5', 'name = "torchjd:GradVac"\nevery = 3']
+)
+def test_a_run_that_was_stopped_between_two_measurements_goes_on_bit_for_bit(
+    weighting, tmp_path: Path
+):
     config = tmp_path / "dots.toml"
     config.write_text(CONFIG.replace("[train]", f"[weighting]\n{weighting}\n\n[train]"))
     train(load(config), tmp_path / "whole")
@@ -347,14 +402,18 @@ def test_the_head_of_an_absent_task_rests_under_every_strategy(name):
         assert "task_weight/gender" not in logged
     assert all(torch.equal(v, before[k]) for k, v in eng.model.heads["gender"].state_dict().items())
     assert not bool(train_step(eng, [made_for(eng, 3)])["skipped"])
-    assert any(not torch.equal(v, before[k]) for k, v in eng.model.heads["gender"].state_dict().items())
+    assert any(
+        not torch.equal(v, before[k]) for k, v in eng.model.heads["gender"].state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_a_task_may_be_missing_from_one_micro_batch(name):
     eng = train_state(small(STRATEGIES[name]))
     for step in range(2):
-        micro_batches = [batch(n=4, unlabeled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())]
+        micro_batches = [
+            batch(n=4, unlabeled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())
+        ]
         logged = train_step(eng, prepared_batches(eng, micro_batches))
         assert not bool(logged["skipped"])
         assert float(logged["loss/gender"]) > 0
@@ -368,7 +427,10 @@ def test_a_parameter_that_no_loss_reaches_is_left_alone_at_every_level(weighting
     head = eng.model.heads["location"]
     answer = copy.deepcopy(head.answer)
     for step in range(2):
-        parted = [batch(n=4, unlabeled=0, seed=10 * step + part, tasks=TASKS) for part in range(micro_batches)]
+        parted = [
+            batch(n=4, unlabeled=0, seed=10 * step + part, tasks=TASKS)
+            for part in range(micro_batches)
+        ]
         train_step(eng, prepared_batches(eng, parted))
     assert torch.equal(head.spare, torch.ones(2, 2))
     assert not torch.equal(head.answer.weight, answer.weight)
@@ -407,11 +469,16 @@ LEVELS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # the reentrant kind, without gradient
+@pytest.mark.filterwarnings(
+    "ignore:None of the inputs have requires_grad"
+)  # the reentrant kind, without gradient
 @pytest.mark.parametrize("at", LEVELS)
 @pytest.mark.parametrize("how", ["checkpoint", "reentrant", "aot_eager"])
 def test_checkpointing_and_compiled_encoders_take_the_steps_of_a_plain_one(how, at):
-    special, plain = (train_state(small(LEVELS[at], encoder=Special(how=h), augment=Plain())) for h in (how, "plain"))
+    special, plain = (
+        train_state(small(LEVELS[at], encoder=Special(how=h), augment=Plain()))
+        for h in (how, "plain")
+    )
     if (how, at) == ("aot_eager", "features"):
         with pytest.raises(MtlError, match="compiled") as told:
             dry_run(special, batch(tasks=TASKS))
@@ -444,7 +511,8 @@ def test_torchs_switch_for_compiled_graphs_is_put_back_after_a_step():
 @pytest.mark.slow
 def test_an_encoder_that_inductor_compiled_is_differentiated_once_for_each_loss():
     special, plain = (
-        train_state(small(PCGRAD, encoder=Special(how=h), augment=Plain())) for h in ("inductor", "plain")
+        train_state(small(PCGRAD, encoder=Special(how=h), augment=Plain()))
+        for h in ("inductor", "plain")
     )
     for step in range(2):
         made = made_for(plain, step)
@@ -456,15 +524,23 @@ def test_an_encoder_that_inductor_compiled_is_differentiated_once_for_each_loss(
 @pytest.mark.parametrize("at", LEVELS)
 def test_bf16_clipping_and_averaged_weights_work_at_every_level(at):
     eng = train_state(
-        small(LEVELS[at], train={"precision": "bf16-mixed"}, weight_decay=0.0), ema=0.75, clip=1e-2, lr=0.1
+        small(LEVELS[at], train={"precision": "bf16-mixed"}, weight_decay=0.0),
+        ema=0.75,
+        clip=1e-2,
+        lr=0.1,
     )
-    start, norms = torch.nn.utils.parameters_to_vector(eng.model.inference().parameters()).detach(), []
+    start, norms = (
+        torch.nn.utils.parameters_to_vector(eng.model.inference().parameters()).detach(),
+        [],
+    )
     for step in range(2):
         norms.append(float(train_step(eng, [made_for(eng, step)])["grad_norm"]))
         if step == 0:
             whole = [
                 (p - q).detach().norm()
-                for p, q in zip(eng.model.parameters(), train_state(eng.experiment).model.parameters())
+                for p, q in zip(
+                    eng.model.parameters(), train_state(eng.experiment).model.parameters()
+                )
             ]
             assert float(torch.stack(whole).norm()) == pytest.approx(0.1 * 1e-2, rel=0.02)
             first = torch.nn.utils.parameters_to_vector(eng.ema.copy.parameters())
@@ -477,7 +553,10 @@ def test_bf16_clipping_and_averaged_weights_work_at_every_level(at):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (['weighting.name="cosine_gate"', 'train.precision="16-mixed"'], ("16-mixed", "bf16-mixed", "parameters")),
+        (
+            ['weighting.name="cosine_gate"', 'train.precision="16-mixed"'],
+            ("16-mixed", "bf16-mixed", "parameters"),
+        ),
         (
             ['weighting.name="cosine_gate"', 'weighting.at="features"', "train.accumulate=2"],
             ("accumulate", "parameters"),
@@ -496,7 +575,9 @@ def test_what_can_not_be_exact_is_refused_by_the_configuration(overrides, words,
 
 def test_features_of_different_images_are_refused_before_a_run_begins(tmp_path):
     config = tmp_path / "dots.toml"
-    config.write_text(CONFIG.replace("[train]", '[weighting]\nname = "cosine_gate"\nat = "features"\n\n[train]'))
+    config.write_text(
+        CONFIG.replace("[train]", '[weighting]\nname = "cosine_gate"\nat = "features"\n\n[train]')
+    )
     with pytest.raises(MtlError, match="same images") as told:
         train(load(config), tmp_path / "run")
     assert 'weighting.at = "parameters"' in str(told.value)
@@ -530,10 +611,19 @@ def mtl_components():
 @pytest.mark.parametrize(
     ("weighting", "words"),
     [
-        ('name = "torchjd:MGDA"\noptions = { max_iters = 1.5 }', ("max_iters", "1.5", "MGDA", "float")),
-        ('name = "torchjd:AlignedMTL"\noptions = { scale_mode = "max" }', ("scale_mode", "'max'", "median")),
+        (
+            'name = "torchjd:MGDA"\noptions = { max_iters = 1.5 }',
+            ("max_iters", "1.5", "MGDA", "float"),
+        ),
+        (
+            'name = "torchjd:AlignedMTL"\noptions = { scale_mode = "max" }',
+            ("scale_mode", "'max'", "median"),
+        ),
         ('name = "torchjd:STCH"\noptions = { mu = "small" }', ("mu", "'small'")),
-        ('name = "torchjd:MGDA"\noptions = { max_iter = 9 }', ("max_iter", "did you mean 'max_iters'")),
+        (
+            'name = "torchjd:MGDA"\noptions = { max_iter = 9 }',
+            ("max_iter", "did you mean 'max_iters'"),
+        ),
     ],
 )
 def test_an_option_that_does_not_work_is_told_before_any_data_is_read(weighting, words, tmp_path):

@@ -25,7 +25,9 @@ def losses(jacobian, primary, progress=0.0, values=None, names=None):
     values = torch.ones(k) if values is None else torch.tensor(values)
     names = NAMES[:k] if names is None else names
     mask = torch.arange(k) < primary
-    return StepLosses(names, values.requires_grad_(), j @ j.T, mask, progress, 0, KeyedRng((0,))("weighting"))
+    return StepLosses(
+        names, values.requires_grad_(), j @ j.T, mask, progress, 0, KeyedRng((0,))("weighting")
+    )
 
 
 def task_weights(strategy, step, loss_weighting=None):
@@ -40,7 +42,8 @@ WARM_UP_AND_OFF = ((0.0, 0.0), (0.1, 1.0), (0.8, 1.0), (0.8, 0.0))
 
 
 @pytest.mark.parametrize(
-    ("progress", "expected"), [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.5, 1.0), (0.799, 1.0), (0.8, 0.0), (0.99, 0.0)]
+    ("progress", "expected"),
+    [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.5, 1.0), (0.799, 1.0), (0.8, 0.0), (0.99, 0.0)],
 )
 def test_a_pretext_warms_up_and_is_off_for_the_last_part(progress, expected):
     step = losses([[1, 0], [0, 1], [1, 1]], primary=2, progress=progress)
@@ -48,14 +51,18 @@ def test_a_pretext_warms_up_and_is_off_for_the_last_part(progress, expected):
 
 
 def test_a_label_of_its_own_goes_before_all_pretexts_and_may_be_a_task():
-    strategy = Schedule(pretexts=((0.0, 0.25),), of={"rotation": ((0.0, 1.0), (1.0, 0.0)), "pose": ((0.0, 2.0),)})
+    strategy = Schedule(
+        pretexts=((0.0, 0.25),), of={"rotation": ((0.0, 1.0), (1.0, 0.0)), "pose": ((0.0, 2.0),)}
+    )
     step = losses([[1], [1], [1], [1]], primary=2, progress=0.25)
     assert task_weights(strategy, step) == [1, 2, 0.25, 0.75]
 
 
 def test_a_curve_is_constant_outside_its_points():
     points = ((0.2, 3.0), (0.6, 1.0))
-    assert [value_at(points, p) for p in (0.0, 0.2, 0.4, 0.6, 0.99)] == pytest.approx([3, 3, 2, 1, 1])
+    assert [value_at(points, p) for p in (0.0, 0.2, 0.4, 0.6, 0.99)] == pytest.approx(
+        [3, 3, 2, 1, 1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,14 +107,20 @@ def test_projection_takes_out_the_part_against_the_tasks_and_nothing_else():
     jacobian = torch.tensor([[1.0, 0, 0], [1.0, 1, 0], [-2.0, 0, 5], [1.0, 0, 1]])
     step = losses(jacobian.tolist(), primary=2)
     p, against = jacobian[:2].sum(0), jacobian[2]
-    expected = p + (against - (against @ p) / (p @ p) * p) + jacobian[3]  # the last pretext agrees, and stays
+    expected = (
+        p + (against - (against @ p) / (p @ p) * p) + jacobian[3]
+    )  # the last pretext agrees, and stays
     got = torch.tensor(task_weights(PrimaryProjection(), step)) @ jacobian
     torch.testing.assert_close(got, expected)
     assert got @ p >= p @ p
 
 
 def test_tasks_that_oppose_each_other_are_left_alone():
-    assert task_weights(PrimaryProjection(), losses([[1, 0], [-0.5, 0], [0, 1]], primary=2)) == [1, 1, 1]
+    assert task_weights(PrimaryProjection(), losses([[1, 0], [-0.5, 0], [0, 1]], primary=2)) == [
+        1,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8])
@@ -129,9 +142,15 @@ def test_the_pretexts_get_the_share_that_the_budget_names():
 
 
 def test_with_one_task_and_one_pretext_half_the_norm_is_the_magnitude_of_the_task():
-    assert task_weights(Budget(relax=1.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 0.5])
-    assert task_weights(Budget(relax=0.7), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 0.7 * 0.5 + 0.3])
-    assert task_weights(Budget(relax=0.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx([1, 1])
+    assert task_weights(Budget(relax=1.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx(
+        [1, 0.5]
+    )
+    assert task_weights(Budget(relax=0.7), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx(
+        [1, 0.7 * 0.5 + 0.3]
+    )
+    assert task_weights(Budget(relax=0.0), losses([[3, 4], [0, 10]], primary=1)) == pytest.approx(
+        [1, 1]
+    )
 
 
 def test_norms_are_averaged_over_steps():
@@ -146,7 +165,9 @@ def test_norms_are_averaged_over_steps():
 # ---------------------------------------------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("strategy", [CosineGate(), CosineGate(mode="weighted"), PrimaryProjection(), Budget()])
+@pytest.mark.parametrize(
+    "strategy", [CosineGate(), CosineGate(mode="weighted"), PrimaryProjection(), Budget()]
+)
 @pytest.mark.parametrize("primary", [0, 3])
 def test_without_a_task_or_without_a_pretext_it_is_the_plain_sum(strategy, primary):
     assert task_weights(strategy, losses([[1, 0], [-3, 1], [0, -2]], primary)) == [1, 1, 1]
@@ -167,9 +188,9 @@ def test_learned_uncertainty_finds_the_logarithm_of_the_loss():
         loss_weighting(losses([[1], [1]], 2, values=[0.5, 4.0])).backward()
         optimizer.step()
     assert loss_weighting.log_var["pose"].item() == pytest.approx(math.log(4), abs=0.01)
-    assert task_weights(Uncertainty(), losses([[1], [1]], 2, values=[0.5, 4.0]), loss_weighting) == pytest.approx(
-        [2, 0.25], rel=0.02
-    )
+    assert task_weights(
+        Uncertainty(), losses([[1], [1]], 2, values=[0.5, 4.0]), loss_weighting
+    ) == pytest.approx([2, 0.25], rel=0.02)
 
 
 def test_equal_is_the_sum():

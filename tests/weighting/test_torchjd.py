@@ -25,7 +25,9 @@ GRAMIAN = [method for method, about in METHODS.items() if about.level == "gramia
 def losses(jacobian=JACOBIAN, values=VALUES, names=NAMES, step=0, epoch=0):
     primary = torch.arange(len(names)) < 1
     rng = KeyedRng((3, step))("weighting")
-    return StepLosses(names, values.clone().requires_grad_(), jacobian @ jacobian.T, primary, 0.0, epoch, rng)
+    return StepLosses(
+        names, values.clone().requires_grad_(), jacobian @ jacobian.T, primary, 0.0, epoch, rng
+    )
 
 
 def task_weights(loss_weighting, step):
@@ -91,14 +93,19 @@ def test_objectives_are_torchjds_scaled_to_a_sum(method, scalarizer, scale):
 
 
 def test_dwa_rolls_its_epochs_as_torchjds_does():
-    ours, theirs = TorchJD("DWA", options={"temperature": 0.5}).build(NAMES), scalarization.DWA(temperature=0.5)
+    ours, theirs = (
+        TorchJD("DWA", options={"temperature": 0.5}).build(NAMES),
+        scalarization.DWA(temperature=0.5),
+    )
     for step in range(12):
         values = VALUES * (1 + 0.3 * torch.sin(torch.arange(3.0) * (step + 1)))
         if step and step % 3 == 0:
             theirs.step()
         mine = values.clone().requires_grad_()
         theirs(mine).backward()
-        torch.testing.assert_close(task_weights(ours, losses(values=values, epoch=step // 3)), mine.grad)
+        torch.testing.assert_close(
+            task_weights(ours, losses(values=values, epoch=step // 3)), mine.grad
+        )
 
 
 def test_famo_learns_as_torchjds_does_from_the_losses_of_the_next_batch():
@@ -115,7 +122,17 @@ def test_famo_learns_as_torchjds_does_from_the_losses_of_the_next_batch():
 class Synced(TorchFunctionMode):
     """Notes each call that would make the host wait for the device, if the tensor lay on one."""
 
-    WAITS = ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__int__", "nonzero", "is_nonzero")
+    WAITS = (
+        "item",
+        "cpu",
+        "numpy",
+        "tolist",
+        "__bool__",
+        "__float__",
+        "__int__",
+        "nonzero",
+        "is_nonzero",
+    )
 
     def __init__(self):
         super().__init__()
@@ -129,7 +146,14 @@ class Synced(TorchFunctionMode):
 
 @pytest.mark.parametrize(
     ("method", "waits"),
-    [("FAMO", []), ("DWA", []), ("STCH", []), ("UW", []), ("IMTLL", []), ("GeometricMean", ["__bool__"])],
+    [
+        ("FAMO", []),
+        ("DWA", []),
+        ("STCH", []),
+        ("UW", []),
+        ("IMTLL", []),
+        ("GeometricMean", ["__bool__"]),
+    ],
 )
 def test_scalarizers_do_not_wait_for_the_device_but_for_the_one_that_is_declared(method, waits):
     loss_weighting = TorchJD(method).build(NAMES)
@@ -172,7 +196,9 @@ def test_mgda_keeps_the_kkt_conditions_of_the_shortest_combination():
     shortest = alpha @ along
     assert alpha.sum().item() == pytest.approx(1, abs=1e-6)
     assert (along >= shortest - 2e-3).all()
-    torch.testing.assert_close(along[alpha > 0.01], shortest.expand(int((alpha > 0.01).sum())), rtol=0, atol=5e-3)
+    torch.testing.assert_close(
+        along[alpha > 0.01], shortest.expand(int((alpha > 0.01).sum())), rtol=0, atol=5e-3
+    )
 
 
 @pytest.mark.parametrize("method", ["UPGrad", "DualProj"])
@@ -239,7 +265,9 @@ def test_the_geometric_mean_of_a_loss_of_0_or_below_is_finite():
 @pytest.mark.parametrize("method", ["UW", "IMTLL", "DWA", "FAMO", "GradVac"])
 def test_state_is_keyed_by_task_name(method):
     keys = TorchJD(method).build(NAMES).state_dict()
-    assert {name for name in NAMES for key in keys if name in key.replace("/", ".").split(".")} == set(NAMES)
+    assert {
+        name for name in NAMES for key in keys if name in key.replace("/", ".").split(".")
+    } == set(NAMES)
 
 
 @pytest.mark.parametrize("method", ["UW", "IMTLL"])
@@ -266,7 +294,8 @@ def test_buffers_change_in_place_so_that_a_skipped_step_can_put_them_back(method
 
 
 @pytest.mark.parametrize(
-    ("said", "method"), [("upgrad", "UPGrad"), ("rlw", "Random"), ("IMTL-G", "IMTLG"), ("Aligned-MTL", "AlignedMTL")]
+    ("said", "method"),
+    [("upgrad", "UPGrad"), ("rlw", "Random"), ("IMTL-G", "IMTLG"), ("Aligned-MTL", "AlignedMTL")],
 )
 def test_names_do_not_hang_on_case_and_hyphens(said, method):
     assert TorchJD(said).method == method
@@ -298,7 +327,10 @@ def test_scalarizers_look_at_losses_and_weightings_at_gramians():
 
 def test_an_option_is_the_methods_own():
     torch.testing.assert_close(of("STCH", losses(), mu=1.0), 9 * stch_gradient(1.0))
-    with pytest.raises(MtlError, match=r"weighting.options.C: torchjd:CAGrad has no such option; .*known: c, norm_eps"):
+    with pytest.raises(
+        MtlError,
+        match=r"weighting.options.C: torchjd:CAGrad has no such option; .*known: c, norm_eps",
+    ):
         of("CAGrad", losses(), C=0.5)
     with pytest.raises(MtlError, match="c must be non-negative"):
         of("CAGrad", losses(), c=-1.0)
@@ -309,7 +341,11 @@ def test_an_option_is_the_methods_own():
 @pytest.mark.parametrize(
     ("method", "options", "told"),
     [
-        ("FairGrad", {"alpha": 0.0}, r"weighting.options.alpha = 0.0: torchjd:FairGrad expects a number above 0"),
+        (
+            "FairGrad",
+            {"alpha": 0.0},
+            r"weighting.options.alpha = 0.0: torchjd:FairGrad expects a number above 0",
+        ),
         ("FairGrad", {"alpha": -1}, "above 0"),
         ("FairGrad", {"alpha": "two"}, "above 0"),
         ("CAGrad", {"c": True}, r"weighting.options.c = True: torchjd:CAGrad expects a number$"),

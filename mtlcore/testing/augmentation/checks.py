@@ -32,7 +32,8 @@ def view_has_its_shape(subject: AugmentationSubject, drawn: Drawn) -> None:
     require(isinstance(view, View), f"it gives {type(view).__name__}")
     require(view.images.dtype == torch.float32, f"the images are {view.images.dtype}")
     require(
-        view.images.shape == (drawn.samples, 3, *size), f"asked for {size}, the images are {tuple(view.images.shape)}"
+        view.images.shape == (drawn.samples, 3, *size),
+        f"asked for {size}, the images are {tuple(view.images.shape)}",
     )
     require(view.geometry is not None, "its geometry is None: supervised heads could not read it")
     assert view.geometry is not None
@@ -166,7 +167,10 @@ def other_draws_other_view(subject: AugmentationSubject) -> None:
     """Other seeds give other views."""
     raw = patterns(4, 40, 0)
     first = subject.view(raw, 0).images
-    require(any(not torch.equal(subject.view(raw, seed).images, first) for seed in range(1, 9)), "nine seeds, one view")
+    require(
+        any(not torch.equal(subject.view(raw, seed).images, first) for seed in range(1, 9)),
+        "nine seeds, one view",
+    )
 
 
 @AUGMENTATION_CHECKS.check(
@@ -176,7 +180,9 @@ def other_draws_other_view(subject: AugmentationSubject) -> None:
     needs="same_draws_same_view",
     core=True,
 )
-def a_sample_of_the_view_depends_on_itself_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
+def a_sample_of_the_view_depends_on_itself_alone(
+    subject: AugmentationSubject, drawn: Drawn
+) -> None:
     """Other images in the batch do not change an image's view, unless the view says how samples are mixed."""
     raw = drawn.images()
     others = torch.cat([raw[:1], patterns(drawn.samples - 1, drawn.size, drawn.seed + 1)])
@@ -202,7 +208,9 @@ def class_maps_keep_their_classes(subject: AugmentationSubject, drawn: Drawn) ->
     assert view.geometry is not None
     classes = (drawn.images()[:, :1] // 64).float() * 10
     moved = view.geometry.warp(classes, "nearest")
-    require(moved.shape[-2:] == view.images.shape[-2:], f"the maps become {tuple(moved.shape[-2:])}")
+    require(
+        moved.shape[-2:] == view.images.shape[-2:], f"the maps become {tuple(moved.shape[-2:])}"
+    )
     strange = sorted(set(moved.flatten().tolist()) - set(classes.flatten().tolist()))
     require(not strange, f"new classes: {strange[:3]}")
 
@@ -221,11 +229,16 @@ def matrix_and_warp_agree(subject: AugmentationSubject, drawn: Drawn) -> None:
     ramp = geometry.warp(coordinates(drawn.samples, drawn.size, drawn.size), "bilinear")
     here = coordinates(drawn.samples, *ramp.shape[-2:])
     inverse = torch.linalg.inv(geometry.matrix.double()).float()
-    wanted = torch.einsum("bij,bjhw->bihw", inverse[:, :2, :2], here) + inverse[:, :2, 2, None, None]
+    wanted = (
+        torch.einsum("bij,bjhw->bihw", inverse[:, :2, :2], here) + inverse[:, :2, 2, None, None]
+    )
     inside = ((wanted > 1.5) & (wanted < drawn.size - 1.5)).all(1)
     apart = (ramp - wanted).norm(dim=1)[inside]
     require(apart.numel() > 0, "no pixel of the view lies inside of the raw image")
-    require(float(apart.max()) < 0.1, f"a pixel lies {float(apart.max()):.3g} raw pixels from where the matrix says")
+    require(
+        float(apart.max()) < 0.1,
+        f"a pixel lies {float(apart.max()):.3g} raw pixels from where the matrix says",
+    )
 
 
 @AUGMENTATION_CHECKS.check(
@@ -257,7 +270,9 @@ def finish_keeps_shape_and_range(subject: AugmentationSubject, drawn: Drawn) -> 
     images = subject.drawn(drawn).images.clone()
     images[0] = 1.0  # white: where a touch too bright shows
     finished = subject.finished(images, drawn.seed)
-    require(finished.shape == images.shape, f"{tuple(images.shape)} becomes {tuple(finished.shape)}")
+    require(
+        finished.shape == images.shape, f"{tuple(images.shape)} becomes {tuple(finished.shape)}"
+    )
     require(finished.dtype == images.dtype, f"{images.dtype} becomes {finished.dtype}")
     low, high = float(finished.min()), float(finished.max())
     require(low > -ROUNDING and high < 1 + ROUNDING, f"the values lie in [{low:.4g}, {high:.4g}]")
@@ -286,7 +301,9 @@ def finish_keeps_pixels_in_place(subject: AugmentationSubject, drawn: Drawn) -> 
 def a_finished_sample_depends_on_itself_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
     """Other images in the batch do not change a finished image."""
     images = drawn.images().float() / 255
-    others = torch.cat([images[:1], patterns(drawn.samples - 1, drawn.size, drawn.seed + 1).float() / 255])
+    others = torch.cat(
+        [images[:1], patterns(drawn.samples - 1, drawn.size, drawn.seed + 1).float() / 255]
+    )
     one, other = (subject.finished(x, drawn.seed)[0] for x in (images, others))
     require(torch.equal(one, other), "sample 0 changes with the others")
 
@@ -294,10 +311,16 @@ def a_finished_sample_depends_on_itself_alone(subject: AugmentationSubject, draw
 def _require_in_place(images: torch.Tensor, wanted: torch.Tensor, least: float) -> None:
     """(B, 3, H, W): each sample's correlation with its own place is at least `least`, and the best there is."""
     here = alike(images, wanted)
-    require(float(here.min()) > least, f"an image correlates by only {float(here.min()):.2f} with what it should show")
+    require(
+        float(here.min()) > least,
+        f"an image correlates by only {float(here.min()):.2f} with what it should show",
+    )
     for name, moved in displaced(wanted).items():
         better = alike(images, moved) > here
         require(not bool(better.any()), f"it looks more like the image {name}")
 
 
-CHECKS, HARNESS = CheckList("augmentation", draws(), (COMMON, AUGMENTATION_CHECKS)), AugmentationSubject
+CHECKS, HARNESS = (
+    CheckList("augmentation", draws(), (COMMON, AUGMENTATION_CHECKS)),
+    AugmentationSubject,
+)

@@ -57,15 +57,23 @@ def expected(view: View, raw: Tensor) -> Tensor:
 def alike(a: Tensor, b: Tensor) -> Tensor:
     """(B, 3, H, W) twice -> (B,): how well their brightness correlates, 0 ... 1; an inverted image is alike."""
     one, other = (rearrange(x.float().mean(1), "b h w -> b (h w)") for x in (a, b))
-    return F.cosine_similarity(one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True), dim=1).abs()
+    return F.cosine_similarity(
+        one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True), dim=1
+    ).abs()
 
 
 def displaced(images: Tensor) -> dict[str, Tensor]:
     """The same images where they are not: shifted by two pixels, mirrored, turned."""
-    shifts = {f"shifted by {by} pixels along {axis}": (by, -2 + k) for k, axis in enumerate("yx") for by in (-2, 2)}
+    shifts = {
+        f"shifted by {by} pixels along {axis}": (by, -2 + k)
+        for k, axis in enumerate("yx")
+        for by in (-2, 2)
+    }
     moved = {name: images.roll(by, dims) for name, (by, dims) in shifts.items()}
     turned = {"turned by a half": images.rot90(2, (-2, -1)), "mirrored": images.flip(-1)}
-    return moved | turned | ({"transposed": images.mT} if images.shape[-1] == images.shape[-2] else {})
+    return (
+        moved | turned | ({"transposed": images.mT} if images.shape[-1] == images.shape[-2] else {})
+    )
 
 
 def coordinates(samples: int, height: int, width: int) -> Tensor:

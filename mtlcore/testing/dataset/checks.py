@@ -45,7 +45,10 @@ def index_holds_samples(subject: DatasetSubject) -> None:
 def keys_are_unique_names(subject: DatasetSubject) -> None:
     """`keys` is (N,) text, and no two samples share one."""
     keys = subject.index.keys
-    require(isinstance(keys, np.ndarray) and keys.dtype.kind == "U" and keys.ndim == 1, f"keys is {_said(keys)}")
+    require(
+        isinstance(keys, np.ndarray) and keys.dtype.kind == "U" and keys.ndim == 1,
+        f"keys is {_said(keys)}",
+    )
     names, counts = np.unique(keys, return_counts=True)
     require(int(counts.max()) == 1, f"{str(names[counts.argmax()])!r} comes {counts.max()} times")
     require("" not in names, "a key is empty")
@@ -61,7 +64,9 @@ def keys_are_unique_names(subject: DatasetSubject) -> None:
 def columns_are_of_one_length(subject: DatasetSubject) -> None:
     """Annotations, attributes, split and group have one value a sample."""
     n = len(subject.index)
-    wrong = {name: len(values) for name, values in columns(subject.index).items() if len(values) != n}
+    wrong = {
+        name: len(values) for name, values in columns(subject.index).items() if len(values) != n
+    }
     require(not wrong, f"{n} keys, and {wrong}")
 
 
@@ -75,7 +80,10 @@ def columns_are_of_one_length(subject: DatasetSubject) -> None:
 def annotations_are_names_or_numbers(subject: DatasetSubject) -> None:
     """Each annotation is an array of text or of floats."""
     for name, values in subject.index.annotations.items():
-        require(isinstance(values, np.ndarray) and values.dtype.kind in "Uf", f"{name!r} is {_said(values)}")
+        require(
+            isinstance(values, np.ndarray) and values.dtype.kind in "Uf",
+            f"{name!r} is {_said(values)}",
+        )
 
 
 @DATASET_CHECKS.check(
@@ -106,7 +114,9 @@ def index_repeats_itself(subject: DatasetSubject) -> None:
     require(np.array_equal(subject.index.keys, again.keys), "the keys differ")
     other = columns(again)
     for name, values in columns(subject.index).items():
-        same = name in other and np.array_equal(values, other[name], equal_nan=values.dtype.kind == "f")
+        same = name in other and np.array_equal(
+            values, other[name], equal_nan=values.dtype.kind == "f"
+        )
         require(same, f"{name} differs")
 
 
@@ -157,7 +167,10 @@ def samples_decode_in_any_order(subject: DatasetSubject) -> None:
     """Read forwards, backwards and twice, each sample gives the same image."""
     forwards = {sample: subject.decode(sample).copy() for sample in subject.samples}
     for sample in [*reversed(subject.samples), subject.samples[0], subject.samples[0]]:
-        require(np.array_equal(subject.decode(sample), forwards[sample]), f"sample {sample} gives another image")
+        require(
+            np.array_equal(subject.decode(sample), forwards[sample]),
+            f"sample {sample} gives another image",
+        )
 
 
 @DATASET_CHECKS.check(
@@ -173,7 +186,9 @@ def images_are_the_callers_own(subject: DatasetSubject) -> None:
     kept = image.copy()
     if image.flags.writeable:
         image[:] = 255 - image
-    require(np.array_equal(subject.decode(sample), kept), f"sample {sample} is what the caller painted")
+    require(
+        np.array_equal(subject.decode(sample), kept), f"sample {sample} is what the caller painted"
+    )
 
 
 @DATASET_CHECKS.check(
@@ -189,7 +204,10 @@ def threads_decode_the_same(subject: DatasetSubject) -> None:
     alone = {sample: subject.decode(sample).copy() for sample in subject.samples}
     with ThreadPoolExecutor(8) as pool:
         for sample, image in zip(samples, pool.map(subject.decode, samples)):
-            require(np.array_equal(image, alone[sample]), f"sample {sample} gives another image in a thread")
+            require(
+                np.array_equal(image, alone[sample]),
+                f"sample {sample} gives another image in a thread",
+            )
 
 
 @DATASET_CHECKS.check(
@@ -203,10 +221,14 @@ def a_copy_decodes_the_same(subject: DatasetSubject) -> None:
     again, index = pickle.loads(pickle.dumps((subject.component, subject.index)))  # noqa: S301 - our own bytes
     for sample in subject.samples:
         require(
-            np.array_equal(subject.decode(sample), subject.decode(sample, again, index)), f"sample {sample} differs"
+            np.array_equal(subject.decode(sample), subject.decode(sample, again, index)),
+            f"sample {sample} differs",
         )
     deep = copy.deepcopy(subject.component)
-    require(np.array_equal(subject.decode(0), subject.decode(0, deep)), "the deep copy's sample 0 differs")
+    require(
+        np.array_equal(subject.decode(0), subject.decode(0, deep)),
+        "the deep copy's sample 0 differs",
+    )
 
 
 @DATASET_CHECKS.check(
@@ -243,7 +265,9 @@ def writes_nothing_beside_the_data(subject: DatasetSubject) -> None:
     before = subject.on_disk()
     subject.decode(subject.samples[0], index=subject.component.index())
     after = subject.on_disk()
-    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    changed = sorted(
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    )
     require(not changed, f"changed: {', '.join(changed[:3])}")
 
 
@@ -263,7 +287,11 @@ def leaves_global_generators_alone(subject: DatasetSubject) -> None:
 
 
 def _said(values: object) -> str:
-    return f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+    return (
+        f"{values.dtype} {values.shape}"
+        if isinstance(values, np.ndarray)
+        else type(values).__name__
+    )
 
 
 CHECKS, HARNESS = CheckList("dataset", draws(), (COMMON, DATASET_CHECKS)), DatasetSubject

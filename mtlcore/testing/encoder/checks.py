@@ -93,14 +93,21 @@ def features_have_their_shapes(subject: EncoderSubject, drawn: Drawn) -> None:
     """Features: floating maps (B, C, h, w), fine to coarse, pooled (B, D), shared (B, ...)."""
     features = subject.features(subject.drawn(drawn))
     require(isinstance(features, Features), f"it returns {type(features).__name__}")
-    require(isinstance(features.maps, tuple) and len(features.maps) > 0, "maps is no tuple of at least one map")
+    require(
+        isinstance(features.maps, tuple) and len(features.maps) > 0,
+        "maps is no tuple of at least one map",
+    )
     for name, x in outputs(features).items():
-        require(isinstance(x, Tensor) and x.is_floating_point(), f"{name} is no floating-point tensor")
+        require(
+            isinstance(x, Tensor) and x.is_floating_point(), f"{name} is no floating-point tensor"
+        )
         require(len(x) == drawn.samples, f"{name} has {len(x)} samples for {drawn.samples} images")
     require(features.pooled.ndim == 2, f"pooled has {features.pooled.ndim} dimensions")
     require(all(m.ndim == 4 for m in features.maps), "a map has not four dimensions")
     sides = [min(m.shape[-2:]) for m in features.maps]
-    require(sides == sorted(sides, reverse=True), f"the maps' sides are {sides}, from first to last")
+    require(
+        sides == sorted(sides, reverse=True), f"the maps' sides are {sides}, from first to last"
+    )
 
 
 @ENCODER_CHECKS.check(
@@ -127,9 +134,15 @@ def trains_with_the_shapes_of_evaluation(subject: EncoderSubject) -> None:
         wrapper = SharedEncoder(subject.component, size).train()
         features = wrapper(torch.rand(3, 3, size, size))
     info, maps = wrapper.info, features.maps
-    require(features.pooled.shape == (3, info.dim), f"pooled is {tuple(features.pooled.shape)}, D = {info.dim}")
+    require(
+        features.pooled.shape == (3, info.dim),
+        f"pooled is {tuple(features.pooled.shape)}, D = {info.dim}",
+    )
     found = tuple(m.shape[1] for m in maps), tuple(tuple(m.shape[-2:]) for m in maps)
-    require(found == (info.channels, info.map_sizes), f"maps are {found}; measured: {info.channels, info.map_sizes}")
+    require(
+        found == (info.channels, info.map_sizes),
+        f"maps are {found}; measured: {info.channels, info.map_sizes}",
+    )
 
 
 @ENCODER_CHECKS.check(
@@ -140,13 +153,18 @@ def trains_with_the_shapes_of_evaluation(subject: EncoderSubject) -> None:
 )
 def features_are_finite(subject: EncoderSubject) -> None:
     """Of black, white, gray and drawn images, in eval and in train mode, all features are finite."""
-    plain = torch.stack([torch.full((3, subject.size, subject.size), v, dtype=torch.uint8) for v in (0, 255, 128)])
+    plain = torch.stack(
+        [torch.full((3, subject.size, subject.size), v, dtype=torch.uint8) for v in (0, 255, 128)]
+    )
     images = torch.cat([subject.normalized(plain), subject.images()])
     for net in (subject.net, subject.fresh().train()):
         with seeded(0):
             found = outputs(subject.features(images, net))
         broken = [name for name, x in found.items() if not bool(x.isfinite().all())]
-        require(not broken, f"not finite in {'train' if net.training else 'eval'} mode: {', '.join(broken)}")
+        require(
+            not broken,
+            f"not finite in {'train' if net.training else 'eval'} mode: {', '.join(broken)}",
+        )
 
 
 @ENCODER_CHECKS.check(
@@ -161,7 +179,10 @@ def reads_views_of_other_sizes(subject: EncoderSubject) -> None:
     dim = subject.features(subject.images()).pooled.shape[1]
     for size in SIZES:
         found = subject.features(subject.images(2, size=size)).pooled.shape
-        require(found == (2, dim), f"built for {subject.size} pixels, of {size} pixels pooled is {tuple(found)}")
+        require(
+            found == (2, dim),
+            f"built for {subject.size} pixels, of {size} pixels pooled is {tuple(found)}",
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -221,7 +242,9 @@ def all_gradient_passes_shared(subject: EncoderSubject) -> None:
     for name, output in (("pooled", features.pooled), ("maps[-1]", features.maps[-1])):
         with seeded(0):
             loss = (output * torch.randn_like(output)).sum()
-        (at_shared,) = torch.autograd.grad(loss, features.shared, retain_graph=True, allow_unused=True)
+        (at_shared,) = torch.autograd.grad(
+            loss, features.shared, retain_graph=True, allow_unused=True
+        )
         require(at_shared is not None, f"{name} is not computed from shared")
         (through,) = torch.autograd.grad(features.shared, images, at_shared, retain_graph=True)
         (whole,) = torch.autograd.grad(loss, images, retain_graph=True)
@@ -244,7 +267,11 @@ def every_parameter_learns(subject: EncoderSubject) -> None:
     trained = {name: p.grad for name, p in net.named_parameters() if p.requires_grad}
     idle = [name for name, grad in trained.items() if grad is None]
     require(not idle, f"{len(idle)} parameters get no gradient: {', '.join(idle[:3])}")
-    broken = [name for name, grad in trained.items() if grad is not None and not bool(grad.isfinite().all())]
+    broken = [
+        name
+        for name, grad in trained.items()
+        if grad is not None and not bool(grad.isfinite().all())
+    ]
     require(not broken, f"gradients that are not finite: {', '.join(broken[:3])}")
 
 
@@ -272,7 +299,9 @@ def same_seed_same_weights(subject: EncoderSubject) -> None:
 )
 def leaves_other_generators_alone(subject: EncoderSubject) -> None:
     """`build` draws from torch's global generator alone, an evaluation from none."""
-    found = [name for name in touched(lambda: subject.component.build(subject.size)) if name != "torch"]
+    found = [
+        name for name in touched(lambda: subject.component.build(subject.size)) if name != "torch"
+    ]
     require(not found, f"build draws from {', '.join(found)}")
     images = subject.images()
     found = touched(lambda: subject.features(images))

@@ -56,7 +56,9 @@ class EncoderSubject(Subject):
 
     def normalized(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> as the core's wrapper gives them to the network."""
-        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (self.component.mean, self.component.std))
+        mean, std = (
+            torch.tensor(x).view(3, 1, 1) for x in (self.component.mean, self.component.std)
+        )
         normalized: Tensor = (images / 255 - mean) / std
         return normalized
 
@@ -79,10 +81,16 @@ def outputs(features: Features) -> dict[str, Tensor]:
     return {**maps, "pooled": features.pooled, "shared": features.shared}
 
 
-def require_same(expected: Features, found: Features, samples: slice = slice(None), tolerance: float = 1e-4) -> None:
+def require_same(
+    expected: Features, found: Features, samples: slice = slice(None), tolerance: float = 1e-4
+) -> None:
     """Both say the same of these samples, up to rounding."""
     for name, want in outputs(expected).items():
         got = outputs(found)[name]
-        require(want.shape == got.shape, f"{name} is {tuple(got.shape)}, and was {tuple(want.shape)}")
-        apart = float((got[samples] - want[samples]).abs().max() / want[samples].abs().max().clamp_min(1e-6))
+        require(
+            want.shape == got.shape, f"{name} is {tuple(got.shape)}, and was {tuple(want.shape)}"
+        )
+        apart = float(
+            (got[samples] - want[samples]).abs().max() / want[samples].abs().max().clamp_min(1e-6)
+        )
         require(apart <= tolerance, f"{name} differs by {apart:.2g} of its largest value")

@@ -27,8 +27,14 @@ BATCH_CHECKS = Group()
 def a_sample_asks_for_itself(subject: PretextSubject, drawn: Drawn) -> None:
     """Another image in the last sample leaves the views and targets of the others as they are."""
     one, two = _with_another_last_sample(subject, drawn)
-    require(same(*(cut(images_of(a), slice(-1)) for a in (one, two))), "views of other samples have changed")
-    require(same(*(cut(a.target, slice(-1)) for a in (one, two))), "targets of other samples have changed")
+    require(
+        same(*(cut(images_of(a), slice(-1)) for a in (one, two))),
+        "views of other samples have changed",
+    )
+    require(
+        same(*(cut(a.target, slice(-1)) for a in (one, two))),
+        "targets of other samples have changed",
+    )
 
 
 @BATCH_CHECKS.check(
@@ -60,7 +66,9 @@ def batch_loss_is_its_samples_own(subject: PretextSubject, drawn: Drawn) -> None
         output = subject.forward_heads(model, asked)
         together = subject.compute_losses(model, output, asked.target)
         parts = [slice(i, i + 1) for i in range(drawn.samples)]
-        alone = torch.cat([subject.compute_losses(model, cut(output, p), cut(asked.target, p)) for p in parts])
+        alone = torch.cat(
+            [subject.compute_losses(model, cut(output, p), cut(asked.target, p)) for p in parts]
+        )
     require(near(together, alone), f"together {numbers(together)}, one by one {numbers(alone)}")
 
 
@@ -80,7 +88,10 @@ def one_sample_is_enough(subject: PretextSubject, drawn: Drawn) -> None:
         with torch.no_grad():
             loss = subject.loss(model, asked)
         expected = () if subject.built.coupled else (1,)
-        require(tuple(loss.shape) == expected, f"the loss of one sample has the shape {tuple(loss.shape)}")
+        require(
+            tuple(loss.shape) == expected,
+            f"the loss of one sample has the shape {tuple(loss.shape)}",
+        )
         require_finite(loss, f"the loss of one sample in {'train' if mode else 'eval'} mode")
 
 

@@ -26,9 +26,14 @@ def builds_the_same_from_one_seed(subject: PretextSubject) -> None:
     """Built twice under one seed, heads and the generator's state are equal; another seed gives other weights."""
     one, again, other = (_built(subject, seed) for seed in (1, 1, 2))
     require(same(one.state, again.state), "two heads of one seed differ")
-    require(torch.equal(one.generator, again.generator), "the same seed leaves the generator in two states")
+    require(
+        torch.equal(one.generator, again.generator),
+        "the same seed leaves the generator in two states",
+    )
     require(not torch.equal(one.generator, other.generator), "it seeds the global generator itself")
-    drawn = [name for name, weight in one.weights.items() if bool((weight != weight.flatten()[0]).any())]
+    drawn = [
+        name for name, weight in one.weights.items() if bool((weight != weight.flatten()[0]).any())
+    ]
     alike = all(torch.equal(one.weights[name], other.weights[name]) for name in drawn)
     require(not drawn or not alike, f"two seeds give the same weights: {', '.join(drawn[:5])}")
 
@@ -45,9 +50,13 @@ class _Built:
 def _built(subject: PretextSubject, seed: int) -> _Built:
     with seeded(0):
         context = harness_context()
-        [context.heads[label] for label in subject.shared_labels]  # shared heads are built before, as in a run
+        [
+            context.heads[label] for label in subject.shared_labels
+        ]  # shared heads are built before, as in a run
     with seeded(seed):
         head = subject.component.build(context)
         generator = torch.get_rng_state()
-    weights = {name: p.detach() for name, p in head.named_parameters() if p.requires_grad and p.numel()}
+    weights = {
+        name: p.detach() for name, p in head.named_parameters() if p.requires_grad and p.numel()
+    }
     return _Built(dict(head.state_dict()), weights, generator)

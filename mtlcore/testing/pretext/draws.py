@@ -28,5 +28,7 @@ def draws_nothing_while_it_trains(subject: PretextSubject, drawn: Drawn) -> None
     model, asked = subject.fresh(drawn.size), subject.ask(drawn)
     head: Any = model.heads[LABEL]
     features = [model.encoder(v.images) for v in asked.views]
-    moved = drawn_in_training(head, lambda: subject.compute_losses(model, head(*features), asked.target))
+    moved = drawn_in_training(
+        head, lambda: subject.compute_losses(model, head(*features), asked.target)
+    )
     require(not moved, f"the global generator of {' and '.join(moved)} has moved")

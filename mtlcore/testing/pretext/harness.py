@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from ...augment.levels import NoAugment, Strong, Validation, Weak
-from ...config.experiment import Experiment, Input, Optimizer, PretextEntry, Schedule, TaskEntry, Train
+from ...config.experiment import (
+    Experiment,
+    Input,
+    Optimizer,
+    PretextEntry,
+    Schedule,
+    TaskEntry,
+    Train,
+)
 from ...contracts import (
     Augmentation,
     AugmentedBatch,
@@ -68,7 +76,8 @@ class _BenchNet(nn.Module):
         super().__init__()
         sizes = pairwise((3, width, 2 * width, 4 * width))
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.LeakyReLU(0.1)) for i, o in sizes
+            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.LeakyReLU(0.1))
+            for i, o in sizes
         )
 
     def forward(self, x: Tensor) -> Features:
@@ -117,7 +126,9 @@ class _Lender(Mapping[str, Head]):
     def __getitem__(self, label: str) -> Head:
         self.asked.add(label)
         if label not in self.heads:
-            self.heads[label] = HarnessTask().build(BuildContext(self.encoder.info, self.encoder, {}))
+            self.heads[label] = HarnessTask().build(
+                BuildContext(self.encoder.info, self.encoder, {})
+            )
         return self.heads[label]
 
     def __contains__(self, label: object) -> bool:
@@ -189,10 +200,14 @@ class PretextSubject(Subject):
         with seeded(0):
             return self.component.build(harness_context())
 
-    def experiment(self, size: int, augmentation: Augmentation | None = None, **entry: Any) -> Experiment:
+    def experiment(
+        self, size: int, augmentation: Augmentation | None = None, **entry: Any
+    ) -> Experiment:
         """A run of this pretext, and of the tasks whose heads it shares. entry: keys of its table."""
         tasks = {label: TaskEntry(HarnessTask()) for label in self.shared_labels}
-        return harness_experiment(size, {LABEL: PretextEntry(self.component, **entry)}, tasks, augmentation)
+        return harness_experiment(
+            size, {LABEL: PretextEntry(self.component, **entry)}, tasks, augmentation
+        )
 
     def fresh(self, size: int = 32, seed: int = 0) -> HybridModel:
         """A new model, in train mode; its weights are a function of the seed."""
@@ -216,12 +231,18 @@ class PretextSubject(Subject):
         return self.model(size).heads[LABEL]
 
     def augmented(
-        self, images: Tensor, size: int, keyed_rng: KeyedRng, augmentation: Augmentation | None = None
+        self,
+        images: Tensor,
+        size: int,
+        keyed_rng: KeyedRng,
+        augmentation: Augmentation | None = None,
     ) -> AugmentedBatch:
         """What a run would show to a pretext. images: uint8 (B, 3, H0, W0). augmentation: in the place of all that are known by name."""
         heard: list[AugmentedBatch] = []
         prepare(
-            harness_experiment(size, {"listening": PretextEntry(_Listening(heard))}, {}, augmentation),
+            harness_experiment(
+                size, {"listening": PretextEntry(_Listening(heard))}, {}, augmentation
+            ),
             samples(images),
             keyed_rng,
         )
@@ -241,7 +262,9 @@ class PretextSubject(Subject):
         rng = KeyedRng((drawn.seed if seed is None else seed,), images.device)(LABEL)
         before = rng.generator.get_state()
         views, target = self.component.views(augmented, rng)
-        return Asked(augmented, tuple(views), target, not torch.equal(before, rng.generator.get_state()))
+        return Asked(
+            augmented, tuple(views), target, not torch.equal(before, rng.generator.get_state())
+        )
 
     def forward_heads(self, model: HybridModel, asked: Asked) -> Any:
         """The head's output, in the mode that the model is in."""
@@ -250,7 +273,9 @@ class PretextSubject(Subject):
     def compute_losses(self, model: HybridModel, output: Any, target: Target) -> Tensor:
         """The head's loss as a step takes it: in fp32, autocast off."""
         head: Any = model.heads[LABEL]
-        output = tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+        output = tree_map(
+            lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output
+        )
         with losses_in_fp32("cpu"):
             loss: Tensor = head.loss(output, target)
         return loss
@@ -280,7 +305,10 @@ def shared_heads_of(component: PretextTask) -> tuple[str, ...]:
 
 
 def harness_experiment(
-    size: int, pretexts: dict[str, PretextEntry], tasks: dict[str, TaskEntry], augmentation: Augmentation | None = None
+    size: int,
+    pretexts: dict[str, PretextEntry],
+    tasks: dict[str, TaskEntry],
+    augmentation: Augmentation | None = None,
 ) -> Experiment:
     """A run on the toy encoder. augmentation: in the place of all named ones (default: those that ship, weak for the clean view)."""
     shipped = {"none": NoAugment(), "weak": Weak(), "strong": Strong(), "validation": Validation()}
@@ -305,7 +333,9 @@ def samples(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
     targets = {label: torch.arange(n, device=images.device) % CLASSES for label in tasks}
     present = {label: torch.ones(n, dtype=torch.bool, device=images.device) for label in tasks}
     labeled = n if tasks else 0
-    return Batch(images, targets, present, StepCounts(dict.fromkeys(tasks, n), n, n - labeled), labeled)
+    return Batch(
+        images, targets, present, StepCounts(dict.fromkeys(tasks, n), n, n - labeled), labeled
+    )
 
 
 def raw(drawn: Drawn) -> Tensor:
@@ -319,7 +349,9 @@ def raw(drawn: Drawn) -> Tensor:
 def same(a: Any, b: Any) -> bool:
     """Bit-equal, leaf by leaf?"""
     (left, form), (right, other) = tree_flatten(a), tree_flatten(b)
-    return form == other and all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(left, right))
+    return form == other and all(
+        torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(left, right)
+    )
 
 
 def images_of(asked: Asked) -> tuple[Tensor, ...]:

@@ -15,10 +15,23 @@ from ...contracts import Head, PretextTask, Target
 from ..generators import seeded
 from ..kit import Group, Skip, require
 from ..subject import Drawn
-from .harness import LABEL, Asked, PretextSubject, floats, harness_context, require_finite, same, tensors
+from .harness import (
+    LABEL,
+    Asked,
+    PretextSubject,
+    floats,
+    harness_context,
+    require_finite,
+    same,
+    tensors,
+)
 from .views import TWICE
 
-HEAD, LOSS, STEADY = "head_keeps_no_shared_network", "loss_has_one_value_a_sample", "loss_is_the_same_twice"
+HEAD, LOSS, STEADY = (
+    "head_keeps_no_shared_network",
+    "loss_has_one_value_a_sample",
+    "loss_is_the_same_twice",
+)
 ROUNDING = 1e-4
 EXTREME = 1e4
 BF16 = 0.05  # relative, and absolute: what eight bits of mantissa do to a loss
@@ -79,7 +92,10 @@ def loss_has_one_value_a_sample(subject: PretextSubject, drawn: Drawn) -> None:
         loss = subject.loss(model, asked)
     expected = () if subject.built.coupled else (drawn.samples,)
     require(isinstance(loss, Tensor), f"the loss is a {type(loss).__name__}")
-    require(tuple(loss.shape) == expected, f"the loss has the shape {tuple(loss.shape)}; expected {expected}")
+    require(
+        tuple(loss.shape) == expected,
+        f"the loss has the shape {tuple(loss.shape)}; expected {expected}",
+    )
     require(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
     require_finite(loss, "the loss")
 
@@ -128,10 +144,15 @@ def loss_hangs_on_the_target(subject: PretextSubject) -> None:
             raise Skip("its views are its target")
         wrong = of_other_samples(subject.component, asked.target, MANY)
         right, other = _noisy_losses(subject, drawn, asked, [asked.target, wrong])
-        varied = varied | _differing_samples(asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY)
+        varied = varied | _differing_samples(
+            asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY
+        )
         differed = differed | _differing_samples(asked.target, wrong, MANY)
         changed = changed | (right != other)  # of a coupled head: one value for all
-    require(bool(varied.any()), f"in {BATCHES} batches of {MANY} samples all samples have the same target")
+    require(
+        bool(varied.any()),
+        f"in {BATCHES} batches of {MANY} samples all samples have the same target",
+    )
     if not bool(differed.any()):
         raise Skip("permuted, its targets are what they were")
     idle = (differed & ~changed).nonzero().flatten().tolist()
@@ -147,7 +168,8 @@ def loss_hangs_on_the_target(subject: PretextSubject) -> None:
 def loss_does_not_grow_with_the_image(subject: PretextSubject) -> None:
     """Answers of zeros lose about the same (a factor of two at most) in images of three times the side."""
     small, large = (
-        float(_losses_of_made_up_answers(subject, Drawn(SAMPLES, side, 0))["zeros"].mean()) for side in SIDES
+        float(_losses_of_made_up_answers(subject, Drawn(SAMPLES, side, 0))["zeros"].mean())
+        for side in SIDES
     )
     held = abs(large) <= GROWTH * abs(small) + SLACK and abs(small) <= GROWTH * abs(large) + SLACK
     require(held, f"they lose {small:.4g} at {SIDES[0]} pixels, {large:.4g} at {SIDES[1]}")
@@ -184,7 +206,9 @@ def equal_logits_lose_log_choices(subject: PretextSubject, drawn: Drawn) -> None
     if choices is None:
         raise Skip("its head has no `choices`")
     asked, model = subject.ask(drawn), subject.fresh(drawn.size).eval()
-    expected = sum(math.log(k) for k in (choices.values() if isinstance(choices, dict) else [choices]))
+    expected = sum(
+        math.log(k) for k in (choices.values() if isinstance(choices, dict) else [choices])
+    )
     with torch.no_grad():
         zeros = _floats_mapped(torch.zeros_like, subject.forward_heads(model, asked))
     for mode in (False, True):
@@ -213,7 +237,9 @@ def bf16_is_close_to_fp32(subject: PretextSubject, drawn: Drawn) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rough = subject.loss(model, asked)
     close = (rough - exact).abs() <= BF16 + BF16 * exact.abs()
-    require(float(close.float().mean()) >= MOST_SAMPLES, f"fp32 {numbers(exact)}, bf16 {numbers(rough)}")
+    require(
+        float(close.float().mean()) >= MOST_SAMPLES, f"fp32 {numbers(exact)}, bf16 {numbers(rough)}"
+    )
 
 
 @NUMERICS_CHECKS.check(
@@ -250,15 +276,26 @@ def _floats_mapped(fn: Any, tree: Any) -> Any:
 def _losses_of_made_up_answers(subject: PretextSubject, drawn: Drawn) -> dict[str, Tensor]:
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     output, rng = subject.forward_heads(model, asked), drawn.rng("noise")
-    made = {"zeros": torch.zeros_like, "ones": torch.ones_like, "noise": lambda x: rng.randn(*x.shape).to(x.dtype)}
-    return {name: subject.compute_losses(model, _floats_mapped(fn, output), asked.target) for name, fn in made.items()}
+    made = {
+        "zeros": torch.zeros_like,
+        "ones": torch.ones_like,
+        "noise": lambda x: rng.randn(*x.shape).to(x.dtype),
+    }
+    return {
+        name: subject.compute_losses(model, _floats_mapped(fn, output), asked.target)
+        for name, fn in made.items()
+    }
 
 
 @torch.no_grad()
-def _noisy_losses(subject: PretextSubject, drawn: Drawn, asked: Asked, targets: list[Target]) -> list[Tensor]:
+def _noisy_losses(
+    subject: PretextSubject, drawn: Drawn, asked: Asked, targets: list[Target]
+) -> list[Tensor]:
     """What one answer loses by each target. Noise is added: a head whose weights begin at 0 answers the same to all."""
     model, rng = subject.model(drawn.size), drawn.rng("noise")
-    output = _floats_mapped(lambda x: x + rng.randn(*x.shape).to(x), subject.forward_heads(model, asked))
+    output = _floats_mapped(
+        lambda x: x + rng.randn(*x.shape).to(x), subject.forward_heads(model, asked)
+    )
     return [subject.compute_losses(model, output, target) for target in targets]
 
 
@@ -270,7 +307,10 @@ def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -
         raise Skip("its views are its target")
     if hasattr(head, "ideal"):
         return head.ideal(target)
-    choices, one_class_a_sample = getattr(head, "choices", None), isinstance(target, Tensor) and target.ndim == 1
+    choices, one_class_a_sample = (
+        getattr(head, "choices", None),
+        isinstance(target, Tensor) and target.ndim == 1,
+    )
     if isinstance(choices, int) and one_class_a_sample and target.dtype == torch.int64:
         with torch.no_grad():
             output = subject.forward_heads(subject.model(size), asked)

@@ -31,7 +31,9 @@ METRICS_CHECKS = Group()
 )
 def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> None:
     """`ideal(target)` reaches each metric's declared bound; where none is declared, other samples' answers never beat it."""
-    drawn = evolve(drawn, samples=COARSE)  # of few samples, a coarse metric may find other samples' answers as right
+    drawn = evolve(
+        drawn, samples=COARSE
+    )  # of few samples, a coarse metric may find other samples' answers as right
     asked = subject.ask(drawn)
     if not subject.component.metrics():
         raise Skip("it has no metrics")
@@ -43,10 +45,16 @@ def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> Non
         best = getattr(metric, "plot_upper_bound" if higher else "plot_lower_bound", None)
         found = _measured(metric, [(ideal, asked.target)])
         if best is not None:
-            require(abs(found - best) < BEST, f"{name} of the perfect answer is {found:.4g}; its best is {best:g}")
+            require(
+                abs(found - best) < BEST,
+                f"{name} of the perfect answer is {found:.4g}; its best is {best:g}",
+            )
             continue
         other = _measured(subject.component.metrics()[name], [(ideal, wrong)])
-        require(found >= other if higher else found <= other, f"{name}: right {found:.4g}, wrong {other:.4g}")
+        require(
+            found >= other if higher else found <= other,
+            f"{name}: right {found:.4g}, wrong {other:.4g}",
+        )
         if found == other:
             raise Unproven(f"{name} is {found:.4g} of right answers and of other samples'")
 
@@ -69,9 +77,14 @@ def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> N
     for name, metric in subject.component.metrics().items():
         whole, split = (
             _measured(m, updates)
-            for m, updates in ((metric, [(output, asked.target)]), (subject.component.metrics()[name], pairs))
+            for m, updates in (
+                (metric, [(output, asked.target)]),
+                (subject.component.metrics()[name], pairs),
+            )
         )
-        held = abs(whole - split) <= BEST * max(1, abs(whole)) or (math.isnan(whole) and math.isnan(split))
+        held = abs(whole - split) <= BEST * max(1, abs(whole)) or (
+            math.isnan(whole) and math.isnan(split)
+        )
         require(held, f"{name} is {whole:.6g} in one batch and {split:.6g} in two")
 
 

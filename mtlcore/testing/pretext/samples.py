@@ -11,9 +11,7 @@ from .harness import LABEL, PretextSubject
 
 TRIES = 6  # batches: a threshold or a ReLU may hold a sample back in some
 SAMPLES = 8
-MOST_GROWTH = (
-    1.6  # from 8 samples to 16: a sum over samples doubles; the log of as many candidates (NT-Xent) grows by 1.27
-)
+MOST_GROWTH = 1.6  # from 8 samples to 16: a sum over samples doubles; the log of as many candidates (NT-Xent) grows by 1.27
 TINY = 1e-3  # a loss of about 0 may grow as it likes
 
 
@@ -76,4 +74,10 @@ def _mean_loss(subject: PretextSubject, samples: int) -> float:
     """Over a few batches of so many samples, in eval mode."""
     model = subject.model(32)
     with torch.no_grad():
-        return sum(float(subject.loss(model, subject.ask(Drawn(samples, 32, seed)))) for seed in range(TRIES)) / TRIES
+        return (
+            sum(
+                float(subject.loss(model, subject.ask(Drawn(samples, 32, seed))))
+                for seed in range(TRIES)
+            )
+            / TRIES
+        )

@@ -31,7 +31,12 @@ MOST = 16  # numbers that are written into one cell
 
 
 def sheet(
-    component: PretextTask, images: Tensor | None = None, *, size: int = 64, columns: int = 8, seed: int = 0
+    component: PretextTask,
+    images: Tensor | None = None,
+    *,
+    size: int = 64,
+    columns: int = 8,
+    seed: int = 0,
 ) -> np.ndarray:
     """-> (H, W, 3) uint8, one column an image.
 
@@ -39,7 +44,9 @@ def sheet(
     Raises MtlError where the component is no pretext task.
     """
     if not isinstance(component, PretextTask):
-        raise MtlError(f"a sheet shows pretext tasks, and {component_name(type(component))!r} is a {component.kind}")
+        raise MtlError(
+            f"a sheet shows pretext tasks, and {component_name(type(component))!r} is a {component.kind}"
+        )
     images = patterns(columns, size * 5 // 4, seed) if images is None else images[:columns]
     label = component_name(type(component))
     shared_labels = shared_heads_of(component)
@@ -58,21 +65,34 @@ def sheet(
     return drawn_below_each_other([*found, *told], size)
 
 
-def _told(label: str, task: PretextTask, head: Head, view: Tensor, target: Any, output: Any) -> list[Strip]:
+def _told(
+    label: str, task: PretextTask, head: Head, view: Tensor, target: Any, output: Any
+) -> list[Strip]:
     """The right answer in numbers, and the untrained head's, drawn where the pretext can draw."""
     draws = type(task).draw is not PretextTask.draw
     found = []
     if tensors(target) and not (draws and hasattr(head, "ideal")):  # else the right answer is drawn
         found.append(Strip(f"{label}\nmust be answered", _written(target, len(view))))
     if draws:
-        return [*found, Strip(f"{label}\nthe untrained head's answer", task.draw(view, target, output))]
-    return [*found, Strip(f"{label}\nthe untrained head's answer", _written(_decided(head, output), len(view)))]
+        return [
+            *found,
+            Strip(f"{label}\nthe untrained head's answer", task.draw(view, target, output)),
+        ]
+    return [
+        *found,
+        Strip(f"{label}\nthe untrained head's answer", _written(_decided(head, output), len(view))),
+    ]
 
 
 def _decided(head: Head, output: Any) -> Any:
     """Of K-way logits the best; else the output itself."""
     choices = getattr(head, "choices", None)
-    if isinstance(output, Tensor) and isinstance(choices, int) and output.ndim > 1 and output.shape[1] == choices:
+    if (
+        isinstance(output, Tensor)
+        and isinstance(choices, int)
+        and output.ndim > 1
+        and output.shape[1] == choices
+    ):
         return output.argmax(1)
     if isinstance(output, dict) and isinstance(choices, dict):
         return {k: x.argmax(1) if k in choices else x for k, x in output.items()}
@@ -87,13 +107,19 @@ def _written(tree: Any, n: int) -> Tensor:
 
 def _lines(tree: Any, row: int) -> list[str]:
     named = tree.items() if isinstance(tree, dict) else [("", x) for x in tensors(tree)]
-    return [f"{name} {_short(leaf[row])}".strip() for name, leaf in named if isinstance(leaf, Tensor) and leaf.ndim]
+    return [
+        f"{name} {_short(leaf[row])}".strip()
+        for name, leaf in named
+        if isinstance(leaf, Tensor) and leaf.ndim
+    ]
 
 
 def _short(x: Tensor) -> str:
     if x.numel() > MOST:
         return f"{'x'.join(map(str, x.shape))} values"
-    return " ".join(f"{v:.2g}" if isinstance(v, float) else f"{int(v)}" for v in x.flatten().tolist())
+    return " ".join(
+        f"{v:.2g}" if isinstance(v, float) else f"{int(v)}" for v in x.flatten().tolist()
+    )
 
 
 def _cell(lines: list[str]) -> np.ndarray:

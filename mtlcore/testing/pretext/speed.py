@@ -32,7 +32,17 @@ READS = {
     "unique_dim",
     "_unique2",
 }
-CALLS = {"item", "tolist", "numpy", "cpu", "__array__", "__bool__", "__int__", "__float__", "__index__"}
+CALLS = {
+    "item",
+    "tolist",
+    "numpy",
+    "cpu",
+    "__array__",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+}
 
 
 SPEED_CHECKS = Group()
@@ -96,7 +106,9 @@ def traces_in_one_graph(subject: PretextSubject) -> None:
     model, asked = subject.fresh(), subject.ask(Drawn(4, 32, 0))
     head: Any = model.heads[LABEL]
     features = [model.encoder(v.images) for v in asked.views]
-    loss = trace(lambda features, target: head.loss(head(*features), target), features, asked.target)
+    loss = trace(
+        lambda features, target: head.loss(head(*features), target), features, asked.target
+    )
     require(isinstance(loss, Tensor), f"it gives a {type(loss).__name__}")
 
 
@@ -157,7 +169,9 @@ class _Operations(TorchDispatchMode):
 
 def _masked(name: str, args: Any) -> bool:
     """Is a mask among the indices? One value for all of a mask's places is a masked_fill, which reads nothing."""
-    if not any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in tree_leaves(args[1])):
+    if not any(
+        isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in tree_leaves(args[1])
+    ):
         return False
     return name == "index" or args[2].numel() != 1
 

@@ -74,7 +74,12 @@ def frozen_networks_get_no_gradient(subject: PretextSubject) -> None:
     if not frozen:
         raise Skip("it has no frozen network")
     subject.loss(model, subject.ask(Drawn(SAMPLES, 32, 0))).sum().backward()
-    moved = [n for net in frozen for n, p in net.named_parameters() if p.requires_grad or p.grad is not None]
+    moved = [
+        n
+        for net in frozen
+        for n, p in net.named_parameters()
+        if p.requires_grad or p.grad is not None
+    ]
     require(not moved, f"they take gradients: {', '.join(moved[:5])}")
 
 
@@ -109,7 +114,11 @@ def weight_zero_leaves_no_trace(subject: PretextSubject) -> None:
     if not any(cls is subject.cls for cls in subject.catalog.classes.values()):
         raise Skip("a class that no entry point and no plugin file gives")
     task = {"category": {"name": "classification"}}
-    tables = {"task": task, "train": {"steps": 1}, "pretext": {LABEL: {**table(subject.component), "weight": 0}}}
+    tables = {
+        "task": task,
+        "train": {"steps": 1},
+        "pretext": {LABEL: {**table(subject.component), "weight": 0}},
+    }
     moved = touched(lambda: parse(tables, subject.catalog))
     require(not moved, f"the global generator of {' and '.join(moved)} has moved")
     read = parse(tables, subject.catalog)
@@ -128,14 +137,21 @@ STATE_CHECKS = Group()
 )
 def state_round_trip_keeps_the_loss(subject: PretextSubject) -> None:
     """A model in a new process that loads the state of one that was trained has the same loss."""
-    one, other, drawn = subject.fresh(seed=1), subject.in_a_new_process().fresh(seed=2), Drawn(4, 32, 0)
+    one, other, drawn = (
+        subject.fresh(seed=1),
+        subject.in_a_new_process().fresh(seed=2),
+        Drawn(4, 32, 0),
+    )
     with seeded(1):  # what a step in train mode leaves behind must be in the state too
         subject.loss(one.train(), subject.ask(drawn)).sum().backward()
     _stir(one, drawn)
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     with torch.no_grad():
         before, after = (subject.loss(m.eval(), subject.ask(drawn)) for m in (one, other))
-    require(torch.allclose(before, after, rtol=1e-5, atol=1e-6), f"the loss goes from {before} to {after}")
+    require(
+        torch.allclose(before, after, rtol=1e-5, atol=1e-6),
+        f"the loss goes from {before} to {after}",
+    )
 
 
 @STATE_CHECKS.check(
@@ -149,7 +165,11 @@ def frozen_networks_are_not_saved(subject: PretextSubject) -> None:
     head = subject.model(32).heads[LABEL]
     copies = {id(p) for m in head.modules() if isinstance(m, EMA) for p in m.parameters()}
     saved = set(head.state_dict())
-    fixed = [n for n, p in head.named_parameters() if n in saved and not p.requires_grad and id(p) not in copies]
+    fixed = [
+        n
+        for n, p in head.named_parameters()
+        if n in saved and not p.requires_grad and id(p) not in copies
+    ]
     require(not fixed, f"saved, though they never change: {', '.join(fixed[:5])}")
 
 
@@ -167,11 +187,17 @@ def answers_can_be_permuted(subject: PretextSubject, drawn: Drawn) -> None:
     asked = subject.ask(drawn)
     target, order = asked.target, torch.arange(drawn.samples).roll(1)
     if not tensors(target):
-        require(_refuses_random_target(subject, drawn), 'control = "random_target" is taken without a target')
+        require(
+            _refuses_random_target(subject, drawn),
+            'control = "random_target" is taken without a target',
+        )
         return
     moved = subject.component.permute(target, order)
     shapes = [[(x.shape, x.dtype) for x in tensors(t)] for t in (target, moved)]
-    require(tree_structure(target) == tree_structure(moved) and shapes[0] == shapes[1], "shapes have changed")
+    require(
+        tree_structure(target) == tree_structure(moved) and shapes[0] == shapes[1],
+        "shapes have changed",
+    )
     back = subject.component.permute(moved, order.argsort())
     require(same(back, target), "the inverse order does not give the answers back")
     alike = all(torch.equal(x, x[:1].expand_as(x)) for x in tensors(target))
@@ -190,8 +216,12 @@ def draws_images(subject: PretextSubject, drawn: Drawn) -> None:
         raise Skip("it draws nothing of its own")
     asked, model = subject.ask(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        shown = subject.component.draw(asked.views[0].images, asked.target, subject.forward_heads(model, asked))
-    require(shown.ndim == 4 and shown.shape[:2] == (drawn.samples, 3), f"it draws {tuple(shown.shape)}")
+        shown = subject.component.draw(
+            asked.views[0].images, asked.target, subject.forward_heads(model, asked)
+        )
+    require(
+        shown.ndim == 4 and shown.shape[:2] == (drawn.samples, 3), f"it draws {tuple(shown.shape)}"
+    )
     require(shown.is_floating_point(), f"it draws {shown.dtype}")
     require_finite(shown, "the drawing")
     low, high = float(shown.min()), float(shown.max())
@@ -208,11 +238,15 @@ def draws_images(subject: PretextSubject, drawn: Drawn) -> None:
 def draws_right_and_wrong_apart(subject: PretextSubject, drawn: Drawn) -> None:
     """The drawing of the right answer differs from that of another sample's."""
     asked, right = _drawn_right(subject, evolve(drawn, samples=SAMPLES))
-    wrong = ideal_answer(subject, asked, subject.component.permute(asked.target, torch.arange(SAMPLES).roll(1)))
+    wrong = ideal_answer(
+        subject, asked, subject.component.permute(asked.target, torch.arange(SAMPLES).roll(1))
+    )
     if same(wrong, ideal_answer(subject, asked)):
         raise Skip("its perfect answer is the same, whatever is asked")
     other = subject.component.draw(asked.views[0].images, asked.target, wrong)
-    require(right.shape == other.shape, f"right is {tuple(right.shape)}, wrong {tuple(other.shape)}")
+    require(
+        right.shape == other.shape, f"right is {tuple(right.shape)}, wrong {tuple(other.shape)}"
+    )
     if torch.equal(right, other):
         raise Unproven("right and wrong answers look the same")
 
@@ -233,7 +267,10 @@ def a_right_answer_is_drawn_whole(subject: PretextSubject, drawn: Drawn) -> None
         raise Unproven("its drawings are not the clean image's pixels in another order")
     shown = [_equal_samples(right, x) for x in (clean, view) if x.shape == clean.shape]
     wrong = _same_pixels(right, clean) & ~torch.stack(shown).any(0)
-    require(not bool(wrong.any()), "the pixels of the clean image stand in other places, though the answer is right")
+    require(
+        not bool(wrong.any()),
+        "the pixels of the clean image stand in other places, though the answer is right",
+    )
 
 
 TRAINING_CHECKS = Group()
@@ -256,15 +293,27 @@ def real_steps_train(subject: PretextSubject) -> None:
     experiment = subject.experiment(32)
     batch = samples(raw(Drawn(SAMPLES, 32, 0)), subject.shared_labels)
     with seeded(0):
-        train_state = build_train_state(experiment, Fabric(accelerator="cpu", devices=1), STEPS, STEPS)
+        train_state = build_train_state(
+            experiment, Fabric(accelerator="cpu", devices=1), STEPS, STEPS
+        )
         before = [p.detach().clone() for p in train_state.model.encoder.parameters()]
         for step in range(STEPS):
             logged = train_step(
-                train_state, [prepare(experiment, batch, train_state.keyed_rng(0), progress=train_state.progress)]
+                train_state,
+                [
+                    prepare(
+                        experiment, batch, train_state.keyed_rng(0), progress=train_state.progress
+                    )
+                ],
             )
             require_finite(logged[f"loss/{LABEL}"], f"the loss of step {step + 1}")
-            require(not bool(logged["skipped"]), f"step {step + 1} was skipped: its gradient is not finite")
-    require(not same(before, list(train_state.model.encoder.parameters())), "the encoder has not moved")
+            require(
+                not bool(logged["skipped"]),
+                f"step {step + 1} was skipped: its gradient is not finite",
+            )
+    require(
+        not same(before, list(train_state.model.encoder.parameters())), "the encoder has not moved"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
@@ -275,7 +324,9 @@ def _drawn_right(subject: PretextSubject, drawn: Drawn) -> tuple[Asked, Tensor]:
     if type(subject.component).draw is PretextTask.draw:
         raise Skip("it draws nothing of its own")
     asked = subject.ask(drawn)
-    return asked, subject.component.draw(asked.views[0].images, asked.target, ideal_answer(subject, asked))
+    return asked, subject.component.draw(
+        asked.views[0].images, asked.target, ideal_answer(subject, asked)
+    )
 
 
 def _same_pixels(a: Tensor, b: Tensor) -> Tensor:
@@ -293,8 +344,14 @@ def _reached(subject: PretextSubject) -> set[str]:
     for seed in range(TRIES):
         model = subject.fresh(seed=seed)
         subject.loss(model, subject.ask(Drawn(SAMPLES, 32, seed))).sum().backward()
-        found |= {n for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
-        wanted = {n for n, p in model.named_parameters() if p.requires_grad and n.startswith(f"heads.{LABEL}.")}
+        found |= {
+            n for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())
+        }
+        wanted = {
+            n
+            for n, p in model.named_parameters()
+            if p.requires_grad and n.startswith(f"heads.{LABEL}.")
+        }
         if wanted <= found and any(n.startswith("encoder.") for n in found):
             break
     return found
@@ -311,7 +368,12 @@ def _frozen(head: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
 
 def _frozen_by_hand(head: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Parts of the head, in none of our wrappers, whose weights are all fixed."""
-    wrapped = {m for owner in head.modules() if isinstance(owner, EMA | FrozenModule) for m in owner.modules()}
+    wrapped = {
+        m
+        for owner in head.modules()
+        if isinstance(owner, EMA | FrozenModule)
+        for m in owner.modules()
+    }
     for m in head.modules():
         weights, outside = list(m.parameters()), wrapped.isdisjoint(m.modules())
         if m is not head and outside and weights and not any(p.requires_grad for p in weights):

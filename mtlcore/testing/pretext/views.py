@@ -16,7 +16,17 @@ from ...geometry import inverse_affine
 from ..generators import touched
 from ..kit import Group, Skip, Unproven, require
 from ..subject import Drawn, patterns
-from .harness import Asked, ChannelsLast, PretextSubject, floats, images_of, raw, require_finite, same, tensors
+from .harness import (
+    Asked,
+    ChannelsLast,
+    PretextSubject,
+    floats,
+    images_of,
+    raw,
+    require_finite,
+    same,
+    tensors,
+)
 
 STILL = Validation()  # nothing random
 MOVING = Weak(
@@ -25,9 +35,16 @@ MOVING = Weak(
 CHANGED, FEW = 0.02, 0.002  # a pixel that differs by more; the share of pixels that may
 CHANNELS = 5  # of a dense label, to see that steps do not take it for an image or a mask
 EDGE_PX = 2  # pixels at edges, which interpolation mixes
-WHOLE_PX, OFF_PX = 0.5, 0.25  # an image moved as a whole to this exactness; its matrix may be off by so much
+WHOLE_PX, OFF_PX = (
+    0.5,
+    0.25,
+)  # an image moved as a whole to this exactness; its matrix may be off by so much
 EXACT_SIDE = 48  # pixels: divided by grids of 2, 3, 4, 6, 8, so the way back can be exact
-VIEWS, TARGETS, PURE = "views_are_images", "targets_hold_one_entry_a_sample", "global_generators_are_left_alone"
+VIEWS, TARGETS, PURE = (
+    "views_are_images",
+    "targets_hold_one_entry_a_sample",
+    "global_generators_are_left_alone",
+)
 TWICE = "same_seed_asks_the_same"  # what everything needs that asks twice
 
 
@@ -48,8 +65,16 @@ def views_are_images(subject: PretextSubject, drawn: Drawn) -> None:
     for i, view in enumerate(asked.views):
         require(isinstance(view, View), f"view {i} is a {type(view).__name__}")
         x, clean = view.images, asked.augmented.clean.images
-        held = x.ndim == 4 and x.shape[:2] == (drawn.samples, 3) and x.dtype == clean.dtype and x.device == clean.device
-        require(held, f"view {i} holds {tuple(x.shape)}, {x.dtype}, {x.device}; expected ({drawn.samples}, 3, H, W)")
+        held = (
+            x.ndim == 4
+            and x.shape[:2] == (drawn.samples, 3)
+            and x.dtype == clean.dtype
+            and x.device == clean.device
+        )
+        require(
+            held,
+            f"view {i} holds {tuple(x.shape)}, {x.dtype}, {x.device}; expected ({drawn.samples}, 3, H, W)",
+        )
 
 
 @VIEWS_CHECKS.check(
@@ -65,7 +90,8 @@ def targets_hold_one_entry_a_sample(subject: PretextSubject, drawn: Drawn) -> No
     for leaf in tree_leaves(target) if target is not None else []:
         require(isinstance(leaf, Tensor), f"a leaf of the target is a {type(leaf).__name__}")
         require(
-            leaf.ndim > 0 and len(leaf) == drawn.samples, f"a leaf of {tuple(leaf.shape)} for {drawn.samples} samples"
+            leaf.ndim > 0 and len(leaf) == drawn.samples,
+            f"a leaf of {tuple(leaf.shape)} for {drawn.samples} samples",
         )
 
 
@@ -111,7 +137,9 @@ def the_batch_is_left_alone(subject: PretextSubject, drawn: Drawn) -> None:
     subject.component.views(augmented, drawn.rng())
     fresh = subject.augmented(raw(drawn), drawn.size, drawn.keyed_rng())
     require(same(images, raw(drawn)), "the raw images were changed in place")
-    require(same(_held(augmented.clean), _held(fresh.clean)), "augmented.clean was changed in place")
+    require(
+        same(_held(augmented.clean), _held(fresh.clean)), "augmented.clean was changed in place"
+    )
     for (number, augmentation), view in augmented.given.items():
         kept = same(_held(view), _held(fresh.augment(number, augmentation)))
         require(kept, f"augmented.augment({number}, {augmentation!r}) was changed in place")
@@ -157,17 +185,27 @@ def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) ->
     """Where other colors are put into the raw image, a view changes only where geometry.warp puts them."""
     images, marks = raw(drawn), _marks(drawn)
     asked = subject.ask(drawn, augmentation=MOVING)
-    marked = subject.ask(drawn, images=torch.where(marks, images + 128, images), augmentation=MOVING)
+    marked = subject.ask(
+        drawn, images=torch.where(marks, images + 128, images), augmentation=MOVING
+    )
     for i, view in _whole(asked):
         claimed = view.geometry.warp(marks.float(), "bilinear")  # type: ignore[union-attr]
         size = tuple(view.images.shape[-2:])
-        require(claimed.shape[-2:] == size, f"view {i} is {size}, its geometry makes {tuple(claimed.shape[-2:])}")
-        if view.mix is not None:  # the augmented mixes nothing here: the pretext did, and its partners lie there too
+        require(
+            claimed.shape[-2:] == size,
+            f"view {i} is {size}, its geometry makes {tuple(claimed.shape[-2:])}",
+        )
+        if (
+            view.mix is not None
+        ):  # the augmented mixes nothing here: the pretext did, and its partners lie there too
             claimed = torch.maximum(claimed, claimed[view.mix[0]])
         untouched = F.max_pool2d(claimed, 2 * EDGE_PX + 1, 1, EDGE_PX) < 1e-3
         moved = (marked.views[i].images - view.images).abs().amax(1, keepdim=True) > CHANGED
         share = float((moved & untouched).float().mean())
-        require(share <= FEW, f"view {i}: {share:.1%} of the pixels come from elsewhere than its geometry says")
+        require(
+            share <= FEW,
+            f"view {i}: {share:.1%} of the pixels come from elsewhere than its geometry says",
+        )
 
 
 @VIEWS_CHECKS.check(
@@ -185,7 +223,11 @@ def dense_labels_follow_the_pixels(subject: PretextSubject, drawn: Drawn) -> Non
         found = warp(maps, "nearest")
         for channel, alone in enumerate(maps.split(1, 1)):
             expected = warp(alone, "bilinear")
-            wrong = float((_inside(expected) & (found[:, channel : channel + 1] != expected.round())).float().mean())
+            wrong = float(
+                (_inside(expected) & (found[:, channel : channel + 1] != expected.round()))
+                .float()
+                .mean()
+            )
             said = f"channel {channel} of {CHANNELS}: {wrong:.1%} of the pixels lie elsewhere than those of one channel"
             require(wrong <= FEW, f"view {i}, {said}")
 
@@ -202,12 +244,21 @@ def rigid_labels_follow_the_image(subject: PretextSubject, drawn: Drawn) -> None
     moved = False
     for i, view in _whole(subject.ask(drawn, augmentation=MOVING)):
         matrix = view.geometry.matrix  # type: ignore[union-attr]
-        require(matrix.shape == (drawn.samples, 3, 3), f"view {i}: the matrix has the shape {tuple(matrix.shape)}")
+        require(
+            matrix.shape == (drawn.samples, 3, 3),
+            f"view {i}: the matrix has the shape {tuple(matrix.shape)}",
+        )
         last = matrix.new_tensor([0.0, 0.0, 1.0]).expand(drawn.samples, 3)
-        require(torch.equal(matrix[:, 2], last), f"view {i}: the matrix's last sample is {matrix[0, 2].tolist()}")
+        require(
+            torch.equal(matrix[:, 2], last),
+            f"view {i}: the matrix's last sample is {matrix[0, 2].tolist()}",
+        )
         off = _off_px(view, drawn.size * 5 // 4)
         held = bool((off < OFF_PX).all())
-        require(held, f"view {i}: its pixels lie up to {float(off.max()):.1f} px from where the matrix puts them")
+        require(
+            held,
+            f"view {i}: its pixels lie up to {float(off.max()):.1f} px from where the matrix puts them",
+        )
         moved |= bool((off >= 0).any())
     if not moved:
         raise Unproven("no view shows the image moved as a whole: parts of it move, or go")
@@ -226,7 +277,10 @@ DRAWS_CHECKS = Group()
 def another_seed_asks_something_else(subject: PretextSubject) -> None:
     """Where anything is drawn, other seeds give another view or target of the same image."""
     images = patterns(1, 40, 0).expand(4, -1, -1, -1).contiguous()
-    asked = [subject.ask(Drawn(4, 32, 0), images=images, augmentation=STILL, seed=seed) for seed in range(8)]
+    asked = [
+        subject.ask(Drawn(4, 32, 0), images=images, augmentation=STILL, seed=seed)
+        for seed in range(8)
+    ]
     drawn = any(a.drew for a in asked) or _samples_differ(asked[0])
     if not drawn:
         raise Skip("it draws nothing: its question is a function of the image")
@@ -250,7 +304,10 @@ def undo_gives_the_image_back(subject: PretextSubject, drawn: Drawn) -> None:
     if back is None:
         raise Skip("its `undo` knows no exact way back with these fields")
     clean = asked.augmented.clean.images
-    require(back.shape == clean.shape, f"it gives {tuple(back.shape)} back; the image is {tuple(clean.shape)}")
+    require(
+        back.shape == clean.shape,
+        f"it gives {tuple(back.shape)} back; the image is {tuple(clean.shape)}",
+    )
     wrong = float((back != clean).float().mean())
     require(not wrong, f"{wrong:.1%} of the numbers differ from the clean image's")
 
@@ -271,7 +328,9 @@ def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn)
     for mask in masks:
         mask = mask.view(drawn.samples, 1, *view.shape[-2:])
         share = mask.float().mean((1, 2, 3))
-        require(bool(((share > 0) & (share < 1)).all()), f"a mask covers {share.tolist()} of its images")
+        require(
+            bool(((share > 0) & (share < 1)).all()), f"a mask covers {share.tolist()} of its images"
+        )
         kept = min(int(((view != clean) & side).any(1).sum()) for side in (mask, ~mask))
         require(not kept, f"{kept} pixels outside the mask differ from the clean image's")
 
@@ -290,7 +349,10 @@ def targets_are_valid(subject: PretextSubject, drawn: Drawn) -> None:
     require_finite(target, "the target")
     for name, answer, choices in _asked_classes(target, getattr(subject.built, "choices", None)):
         low, high = int(answer.min()), int(answer.max())
-        require(0 <= low <= high < choices, f"{name} holds classes from {low} to {high}, of {choices} choices")
+        require(
+            0 <= low <= high < choices,
+            f"{name} holds classes from {low} to {high}, of {choices} choices",
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
@@ -319,7 +381,9 @@ class Noted:
         return self.augmented.progress
 
     def augment(self, number: int = 1, augmentation: str | None = None) -> View:
-        return self.given.setdefault((number, augmentation), self.augmented.augment(number, augmentation))
+        return self.given.setdefault(
+            (number, augmentation), self.augmented.augment(number, augmentation)
+        )
 
 
 def _held(view: View) -> Any:
@@ -330,7 +394,9 @@ def _held(view: View) -> Any:
 def _inside(soft: Tensor) -> Tensor:
     """Where a map in [0, 1] is the same all around: no edge, whose pixels interpolation may round either way."""
     around = 2 * EDGE_PX + 1
-    return F.max_pool2d(soft, around, 1, EDGE_PX) - -F.max_pool2d(-soft, around, 1, EDGE_PX) < CHANGED
+    return (
+        F.max_pool2d(soft, around, 1, EDGE_PX) - -F.max_pool2d(-soft, around, 1, EDGE_PX) < CHANGED
+    )
 
 
 def _marks(drawn: Drawn, purpose: str = "marks") -> Tensor:
@@ -343,11 +409,22 @@ def _marks(drawn: Drawn, purpose: str = "marks") -> Tensor:
 def _off_px(view: View, side: int) -> Tensor:
     """(B,) the most, in raw pixels, by which the matrix misses the places that a sample shows; -1 of one not moved as a whole."""
     ramp = torch.arange(side) + 0.5
-    places = torch.stack(torch.meshgrid(ramp, ramp, indexing="xy")).expand(len(view.images), -1, -1, -1)
+    places = torch.stack(torch.meshgrid(ramp, ramp, indexing="xy")).expand(
+        len(view.images), -1, -1, -1
+    )
     assert view.geometry is not None
-    shown = _inner(view.geometry.warp(places.contiguous(), "bilinear")).flatten(2).mT.double()  # (B, pixels, 2)
-    x, y = (torch.arange(n, dtype=torch.float64) + 0.5 for n in (view.images.shape[-1], view.images.shape[-2]))
-    grid = _inner(torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x))])).flatten(1).T
+    shown = (
+        _inner(view.geometry.warp(places.contiguous(), "bilinear")).flatten(2).mT.double()
+    )  # (B, pixels, 2)
+    x, y = (
+        torch.arange(n, dtype=torch.float64) + 0.5
+        for n in (view.images.shape[-1], view.images.shape[-2])
+    )
+    grid = (
+        _inner(torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x))]))
+        .flatten(1)
+        .T
+    )
     fit = grid @ torch.linalg.lstsq(grid.expand(len(shown), -1, -1), shown).solution
     rigid = (fit - shown).abs().amax((1, 2)) < WHOLE_PX
     said = grid @ inverse_affine(view.geometry.matrix.double())[:, :2].mT
@@ -359,11 +436,17 @@ def _inner(x: Tensor) -> Tensor:
 
 
 def _samples_differ(asked: Asked) -> bool:
-    return any(not torch.equal(x[:1].expand_as(x), x) for x in tensors((images_of(asked), asked.target)))
+    return any(
+        not torch.equal(x[:1].expand_as(x), x) for x in tensors((images_of(asked), asked.target))
+    )
 
 
 def _is_mask(x: Tensor, view: Tensor) -> bool:
-    return x.dtype == torch.bool and x.shape[-2:] == view.shape[-2:] and x.numel() == view[:, :1].numel()
+    return (
+        x.dtype == torch.bool
+        and x.shape[-2:] == view.shape[-2:]
+        and x.numel() == view[:, :1].numel()
+    )
 
 
 def _asked_classes(target: Any, choices: Any) -> list[tuple[str, Tensor, int]]:
@@ -372,13 +455,17 @@ def _asked_classes(target: Any, choices: Any) -> list[tuple[str, Tensor, int]]:
         return [(repr(key), target[key], k) for key, k in choices.items() if key in target]
     if isinstance(target, dict):
         target = target.get("answer", next(iter(target.values())) if len(target) == 1 else None)
-    known = isinstance(choices, int) and isinstance(target, Tensor) and not target.is_floating_point()
+    known = (
+        isinstance(choices, int) and isinstance(target, Tensor) and not target.is_floating_point()
+    )
     return [("the target", target, choices)] if known else []
 
 
 def _close(a: Any, b: Any) -> bool:
     """Floats to rounding, all else exactly."""
-    near = all(x.shape == y.shape and torch.allclose(x, y, atol=1e-5) for x, y in zip(floats(a), floats(b)))
+    near = all(
+        x.shape == y.shape and torch.allclose(x, y, atol=1e-5) for x, y in zip(floats(a), floats(b))
+    )
     return near and same(*(tree_map(_without_floats, t) for t in (a, b)))
 
 

@@ -25,7 +25,10 @@ def decodes_each_sample(subject: TaskSubject, drawn: Drawn) -> None:
     decoded = subject.task.decode(subject.head()(subject.fixed(drawn.samples, drawn.seed)))
     truth = subject.task.as_answer(subject.truth(drawn.samples, drawn.seed))
     require(isinstance(decoded, Tensor), f"decode gives {type(decoded).__name__}")
-    require(decoded.shape == truth.shape, f"an answer is {tuple(decoded.shape)}, the truth {tuple(truth.shape)}")
+    require(
+        decoded.shape == truth.shape,
+        f"an answer is {tuple(decoded.shape)}, the truth {tuple(truth.shape)}",
+    )
     require_finite(decoded, "the answers")
 
 
@@ -39,7 +42,9 @@ def a_perfect_output_is_a_perfect_answer(subject: TaskSubject) -> None:
     """decode(ideal(target)) is as_answer(target)."""
     head, target = subject.head(), subject.truth(16)
     found, wanted = subject.task.decode(ideal_output(head, target)), subject.task.as_answer(target)
-    apart = float((found.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp_min(1))
+    apart = float(
+        (found.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp_min(1)
+    )
     require(apart < 1e-2, f"an answer is {apart:.3g} away, in units of the largest")
 
 
@@ -55,7 +60,10 @@ def has_a_main_metric(subject: TaskSubject) -> None:
     metrics = subject.task.metrics()
     require(bool(metrics), "there is none")
     name, main = next(iter(metrics.items()))
-    require(isinstance(main.higher_is_better, bool), f"{name}.higher_is_better = {main.higher_is_better!r}")
+    require(
+        isinstance(main.higher_is_better, bool),
+        f"{name}.higher_is_better = {main.higher_is_better!r}",
+    )
 
 
 @ANSWERS_CHECKS.check(
@@ -74,9 +82,15 @@ def the_truth_scores_best(subject: TaskSubject) -> None:
             continue
         best = metric.plot_upper_bound if metric.higher_is_better else metric.plot_lower_bound
         value, other = float(right[name]), float(wrong[name])
-        require(best is None or abs(value - best) < 1e-3, f"{name} of the truth is {value:.4g}; its best is {best}")
+        require(
+            best is None or abs(value - best) < 1e-3,
+            f"{name} of the truth is {value:.4g}; its best is {best}",
+        )
         better = value > other if metric.higher_is_better else value < other
-        require(place > 0 or better, f"{name} of the truth is {value:.4g}, of other samples' truths {other:.4g}")
+        require(
+            place > 0 or better,
+            f"{name} of the truth is {value:.4g}, of other samples' truths {other:.4g}",
+        )
 
 
 @ANSWERS_CHECKS.check(
@@ -109,7 +123,9 @@ def draws_a_image(subject: TaskSubject) -> None:
         drawn = subject.task.draw(image, answer)
         require(drawn.shape == image.shape, f"{tuple(image.shape)} becomes {tuple(drawn.shape)}")
         low, high = float(drawn.min()), float(drawn.max())
-        require(low > -ROUNDING and high < 1 + ROUNDING, f"the values lie in [{low:.4g}, {high:.4g}]")
+        require(
+            low > -ROUNDING and high < 1 + ROUNDING, f"the values lie in [{low:.4g}, {high:.4g}]"
+        )
 
 
 @ANSWERS_CHECKS.check(

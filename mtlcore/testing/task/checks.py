@@ -15,7 +15,15 @@ CHECKS, HARNESS = (
     CheckList(
         "task",
         draws(),
-        (COMMON, LABELS_CHECKS, HEAD_CHECKS, LOSS_CHECKS, ANSWERS_CHECKS, MOVEMENT_CHECKS, NUMERICS_CHECKS),
+        (
+            COMMON,
+            LABELS_CHECKS,
+            HEAD_CHECKS,
+            LOSS_CHECKS,
+            ANSWERS_CHECKS,
+            MOVEMENT_CHECKS,
+            NUMERICS_CHECKS,
+        ),
     ),
     TaskSubject,
 )

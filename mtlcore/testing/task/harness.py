@@ -34,7 +34,17 @@ SIDE = 32
 """Side of the images in pixels, where the targets are not images themselves."""
 ROUNDING = 1e-5
 """Of images in [0, 1]."""
-_SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (3,), (4,), (6,), (3, 3), (5, 2), (1, SIDE, SIDE))
+_SHAPES: tuple[tuple[int, ...], ...] = (
+    (),
+    (1,),
+    (2,),
+    (3,),
+    (4,),
+    (6,),
+    (3, 3),
+    (5, 2),
+    (1, SIDE, SIDE),
+)
 
 Maker = Callable[[int, Rng], Annotation]
 
@@ -101,10 +111,14 @@ class TaskSubject(Subject):
         """The loss as a step takes it: in fp32, autocast off; of a coupled head with all shares 1."""
         output = tree_map(lambda x: x.float() if x.is_floating_point() else x, output)
         with losses_in_fp32("cpu"):
-            loss: Tensor = head.loss(output, target, *([torch.ones(len(target))] if head.coupled else []))
+            loss: Tensor = head.loss(
+                output, target, *([torch.ones(len(target))] if head.coupled else [])
+            )
         return loss
 
-    def scores(self, decoded: Tensor, target: Tensor, parts: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    def scores(
+        self, decoded: Tensor, target: Tensor, parts: tuple[int, ...] = ()
+    ) -> dict[str, Tensor]:
         """metric -> its value, updated with these samples, at once or in parts."""
         metrics = self.task.metrics()
         sizes = list(parts) or [len(target)]
@@ -115,11 +129,15 @@ class TaskSubject(Subject):
 
     def movement(self, samples: int, turn_deg: float = 0.0, mirrored: bool = False) -> Geometry:
         """The image turned about its center, after a mirror."""
-        return self.movements(torch.full((samples,), math.radians(turn_deg)), torch.full((samples,), mirrored))
+        return self.movements(
+            torch.full((samples,), math.radians(turn_deg)), torch.full((samples,), mirrored)
+        )
 
     def movements(self, angle_rad: Tensor, flip: Tensor) -> Geometry:
         size = (self.side, self.side)
-        return Geometry.affine(similarity(angle_rad, torch.ones_like(angle_rad), flip, size, size), size)
+        return Geometry.affine(
+            similarity(angle_rad, torch.ones_like(angle_rad), flip, size, size), size
+        )
 
     def _takes(self, make: Maker) -> bool:
         annotation = make(FITTED, KeyedRng((0,))("annotation"))

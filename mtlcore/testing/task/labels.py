@@ -28,8 +28,14 @@ def gives_targets_and_presence(subject: TaskSubject) -> None:
     """N annotations become N targets, float32, int64 or bool, and (N,) bool that says which are labels."""
     annotation = subject.annotation()
     target, present = subject.component.fit(annotation).target(annotation)
-    require(isinstance(target, Tensor) and isinstance(present, Tensor), "targets or presence are no tensors")
-    require(len(target) == len(annotation), f"{len(annotation)} annotations, {tuple(target.shape)} targets")
+    require(
+        isinstance(target, Tensor) and isinstance(present, Tensor),
+        "targets or presence are no tensors",
+    )
+    require(
+        len(target) == len(annotation),
+        f"{len(annotation)} annotations, {tuple(target.shape)} targets",
+    )
     require(target.dtype in (torch.float32, torch.int64, torch.bool), f"targets are {target.dtype}")
     require(present.shape == (len(annotation),), f"presence is {tuple(present.shape)}")
     require(present.dtype == torch.bool, f"presence is {present.dtype}")
@@ -90,10 +96,17 @@ def missing_annotations_are_absent(subject: TaskSubject) -> None:
     before, was = subject.task.target(annotation)
     annotation[::3] = missing(annotation[::3])
     target, present = subject.task.target(annotation)
-    require(not bool(present[::3].any()), f"{int(present[::3].sum())} of 4 missing annotations count as labels")
+    require(
+        not bool(present[::3].any()),
+        f"{int(present[::3].sum())} of 4 missing annotations count as labels",
+    )
     kept = torch.arange(12) % 3 != 0
-    require(torch.equal(present[kept], was[kept]), "a missing sample changes the presence of others")
-    require(torch.equal(target[kept], before[kept]), "a missing sample changes the targets of others")
+    require(
+        torch.equal(present[kept], was[kept]), "a missing sample changes the presence of others"
+    )
+    require(
+        torch.equal(target[kept], before[kept]), "a missing sample changes the targets of others"
+    )
 
 
 @LABELS_CHECKS.check(
@@ -108,7 +121,10 @@ def absent_samples_hold_zeros(subject: TaskSubject) -> None:
     annotation = subject.annotation(12)
     annotation[::3] = missing(annotation[::3])
     target, present = subject.task.target(annotation)
-    require(not bool(target[~present].ne(0).any()), f"absent samples hold {target[~present].flatten()[:4].tolist()}")
+    require(
+        not bool(target[~present].ne(0).any()),
+        f"absent samples hold {target[~present].flatten()[:4].tolist()}",
+    )
 
 
 @LABELS_CHECKS.check(
@@ -124,7 +140,11 @@ def unknown_names_are_absent(subject: TaskSubject) -> None:
     if not reads_names(annotation):
         raise Skip("it reads numbers")
     strange = annotation.astype("U32")
-    strange[::2] = ["!", "a class that nobody has", "~"]  # before, among and behind the known ones in order
+    strange[::2] = [
+        "!",
+        "a class that nobody has",
+        "~",
+    ]  # before, among and behind the known ones in order
     present = subject.task.target(strange)[1]
     require(not bool(present[::2].any()), "a name that the task does not know counts as a label")
 
@@ -143,7 +163,9 @@ def head_keeps_no_encoder(subject: TaskSubject) -> None:
     """The head is an mtlcore.Head, and no part of the encoder is one of its own."""
     head = subject.head()
     require(isinstance(head, Head), f"build gives {type(head).__name__}")
-    require(set(head.modules()).isdisjoint(subject.encoder.modules()), "it holds a part of the encoder")
+    require(
+        set(head.modules()).isdisjoint(subject.encoder.modules()), "it holds a part of the encoder"
+    )
 
 
 @HEAD_CHECKS.check(

@@ -33,7 +33,9 @@ def loss_is_one_value_a_sample(subject: TaskSubject, drawn: Drawn) -> None:
     """The loss is (B,), or () of a coupled head, in fp32, and finite."""
     head = subject.head()
     loss = subject.compute_losses(
-        head, head(subject.features(drawn.samples, drawn.seed)), subject.truth(drawn.samples, drawn.seed)
+        head,
+        head(subject.features(drawn.samples, drawn.seed)),
+        subject.truth(drawn.samples, drawn.seed),
     )
     expected = () if head.coupled else (drawn.samples,)
     require(loss.shape == expected, f"the loss is {tuple(loss.shape)}; expected {expected}")
@@ -72,7 +74,10 @@ def extreme_outputs_give_a_finite_loss(subject: TaskSubject) -> None:
         loss = subject.compute_losses(head, large, target)
         require_finite(loss, f"outputs times {factor:g}: the loss")
         loss.sum().backward()
-        require_finite([x.grad for x in floats(large) if x.grad is not None], f"outputs times {factor:g}: the gradient")
+        require_finite(
+            [x.grad for x in floats(large) if x.grad is not None],
+            f"outputs times {factor:g}: the gradient",
+        )
 
 
 @LOSS_CHECKS.check(
@@ -87,13 +92,17 @@ def a_sample_s_loss_is_its_own(subject: TaskSubject, drawn: Drawn) -> None:
     head = subject.head()
     if head.coupled:
         raise Skip("its samples are judged together, and it says so")
-    output, target = head(subject.fixed(drawn.samples, drawn.seed)), subject.truth(drawn.samples, drawn.seed)
+    output, target = (
+        head(subject.fixed(drawn.samples, drawn.seed)),
+        subject.truth(drawn.samples, drawn.seed),
+    )
     together = subject.compute_losses(head, output, target)
     for i in range(drawn.samples):
         alone = subject.compute_losses(head, cut(output, slice(i, i + 1)), target[i : i + 1])
         apart = abs(float((alone - together[i]).detach()))
         require(
-            apart <= 1e-4 * (1 + abs(alone.item())), f"sample {i}: {together[i].item():.5g}, alone {alone.item():.5g}"
+            apart <= 1e-4 * (1 + abs(alone.item())),
+            f"sample {i}: {together[i].item():.5g}, alone {alone.item():.5g}",
         )
 
 
@@ -108,7 +117,9 @@ def loss_is_lowest_at_the_truth(subject: TaskSubject) -> None:
     head, target = subject.head(), subject.truth(32)
     ideal = ideal_output(head, target)
     wrong = ideal_output(head, target.flip(0))
-    right, other = (float(subject.compute_losses(head, output, target).mean()) for output in (ideal, wrong))
+    right, other = (
+        float(subject.compute_losses(head, output, target).mean()) for output in (ideal, wrong)
+    )
     require(right < other, f"the truth loses {right:.4g}, other samples' truths {other:.4g}")
 
 
@@ -146,7 +157,9 @@ def gradient_reaches_encoder_and_head(subject: TaskSubject) -> None:
     for seed in range(TRIES):
         encoder.zero_grad()
         head.zero_grad()
-        subject.compute_losses(head, head(subject.features(8, seed)), subject.truth(8, seed)).mean().backward()
+        subject.compute_losses(
+            head, head(subject.features(8, seed)), subject.truth(8, seed)
+        ).mean().backward()
         reached |= any(p.grad is not None and bool(p.grad.any()) for p in encoder.parameters())
         gradients = {name: p.grad for name, p in head.named_parameters()}
         idle = [name for name in idle if (g := gradients[name]) is None or not bool(g.any())]
@@ -199,7 +212,9 @@ def bf16_agrees(subject: TaskSubject) -> None:
     exact = float(subject.compute_losses(head, head(features), target).mean())
     with torch.autocast("cpu", torch.bfloat16), seeded(0):
         rounded = float(subject.compute_losses(head, head(features), target).mean())
-    require(abs(rounded - exact) <= 0.05 * max(abs(exact), 0.05), f"{exact:.4g} becomes {rounded:.4g}")
+    require(
+        abs(rounded - exact) <= 0.05 * max(abs(exact), 0.05), f"{exact:.4g} becomes {rounded:.4g}"
+    )
 
 
 @NUMERICS_CHECKS.check(
@@ -217,8 +232,13 @@ def traces_as_one_graph(subject: TaskSubject) -> None:
         return subject.compute_losses(head, head(features), target)
 
     def bare(features: Any, target: Tensor) -> Tensor:
-        loss: Tensor = head.loss(head(features), target, *([torch.ones(len(target))] if head.coupled else []))
+        loss: Tensor = head.loss(
+            head(features), target, *([torch.ones(len(target))] if head.coupled else [])
+        )
         return loss
 
     loss = trace(bare, features, target)
-    require(torch.allclose(loss, step(features, target), rtol=1e-3, atol=1e-4), "the traced loss differs")
+    require(
+        torch.allclose(loss, step(features, target), rtol=1e-3, atol=1e-4),
+        "the traced loss differs",
+    )

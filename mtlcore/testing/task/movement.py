@@ -50,8 +50,13 @@ def move_leaves_its_target_alone(subject: TaskSubject) -> None:
 )
 def mirrored_twice_is_unmoved(subject: TaskSubject, drawn: Drawn) -> None:
     """Moved by a mirror twice, targets are as they were."""
-    target, mirror = subject.truth(drawn.samples, drawn.seed), subject.movement(drawn.samples, mirrored=True)
-    _require_equal(subject.task.move(subject.task.move(target, mirror), mirror), target, "mirrored twice")
+    target, mirror = (
+        subject.truth(drawn.samples, drawn.seed),
+        subject.movement(drawn.samples, mirrored=True),
+    )
+    _require_equal(
+        subject.task.move(subject.task.move(target, mirror), mirror), target, "mirrored twice"
+    )
 
 
 @MOVEMENT_CHECKS.check(
@@ -70,7 +75,9 @@ def movements_compose(subject: TaskSubject) -> None:
             product = subject.movement(4)
             product = type(product)(second.matrix @ first.matrix, first.steps + second.steps)
             apart = subject.task.move(subject.task.move(target, first), second)
-            _require_equal(apart, subject.task.move(target, product), f"(turn, mirror) {one}, then {other}")
+            _require_equal(
+                apart, subject.task.move(target, product), f"(turn, mirror) {one}, then {other}"
+            )
 
 
 @MOVEMENT_CHECKS.check(
@@ -102,12 +109,16 @@ def two_right_answers_average_to_a_right_one(subject: TaskSubject) -> None:
     right = subject.task.as_answer(target)
     found = subject.task.average(right, subject.task.as_answer(mirrored))
     require(found.shape == right.shape, f"{tuple(right.shape)} becomes {tuple(found.shape)}")
-    apart = float((found.float() - right.float()).abs().max() / right.float().abs().max().clamp_min(1))
+    apart = float(
+        (found.float() - right.float()).abs().max() / right.float().abs().max().clamp_min(1)
+    )
     require(apart < 1e-3, f"an answer is {apart:.3g} away")
 
 
 def _require_equal(found: Tensor, wanted: Tensor, what: str) -> None:
-    require(found.shape == wanted.shape, f"{what}: {tuple(wanted.shape)} becomes {tuple(found.shape)}")
+    require(
+        found.shape == wanted.shape, f"{what}: {tuple(wanted.shape)} becomes {tuple(found.shape)}"
+    )
     require(found.dtype == wanted.dtype, f"{what}: {wanted.dtype} becomes {found.dtype}")
     apart = float((found.double() - wanted.double()).abs().max())
     require(apart < 1e-3, f"{what}: a target differs by {apart:.3g}")

@@ -8,12 +8,26 @@ from attrs import evolve
 from ..common import COMMON
 from ..generators import touched
 from ..kit import CheckList, Group, Skip, require
-from .harness import NAMES, STEPS, DrawnStep, Player, WeightingSubject, losses_at, require_same_steps, scaled, steps
+from .harness import (
+    NAMES,
+    STEPS,
+    DrawnStep,
+    Player,
+    WeightingSubject,
+    losses_at,
+    require_same_steps,
+    scaled,
+    steps,
+)
 
 WEIGHTING_CHECKS = Group()
 
-ORTHOGONAL = DrawnStep(((1, 0, 0), (0, 1, 0), (0, 0, 1)), (1.0,) * 3, (1.0,) * 3, (True, False, False))
-OPPOSED = DrawnStep(((2, 1, 0), (-1, 1, 2), (1, -3, 1)), (1.0,) * 3, (0.5, 1.0, 2.0), (True, False, True))
+ORTHOGONAL = DrawnStep(
+    ((1, 0, 0), (0, 1, 0), (0, 0, 1)), (1.0,) * 3, (1.0,) * 3, (True, False, False)
+)
+OPPOSED = DrawnStep(
+    ((2, 1, 0), (-1, 1, 2), (1, -3, 1)), (1.0,) * 3, (0.5, 1.0, 2.0), (True, False, True)
+)
 
 # ---------------------------------------------------------------------------------------------------- build, objective
 
@@ -30,7 +44,9 @@ def says_what_it_looks_at(subject: WeightingSubject) -> None:
     at, every = subject.component.at, subject.component.every
     require(at in ("losses", "parameters", "features"), f"at = {at!r}")
     require(isinstance(every, int) and every >= 1, f"every = {every!r}")
-    require(subject.looks_at_gradients or every == 1, f"every = {every}, and it is shown no gradients")
+    require(
+        subject.looks_at_gradients or every == 1, f"every = {every}, and it is shown no gradients"
+    )
 
 
 @WEIGHTING_CHECKS.check(
@@ -45,7 +61,10 @@ def objective_is_one_number(subject: WeightingSubject, step: DrawnStep) -> None:
     player, losses = subject.player(step.names), losses_at(0, step)
     objective = player.objective(losses)
     require(objective.shape == (), f"the objective has the shape {tuple(objective.shape)}")
-    require(objective.dtype == torch.float32 and bool(objective.isfinite()), f"the objective is {objective}")
+    require(
+        objective.dtype == torch.float32 and bool(objective.isfinite()),
+        f"the objective is {objective}",
+    )
     require(objective.requires_grad, "the objective does not depend on the losses")
     (task_weights,) = torch.autograd.grad(objective, losses.values, allow_unused=True)
     require(task_weights is not None, "the objective does not depend on the losses")
@@ -105,10 +124,17 @@ def same_draws_same_task_weights(subject: WeightingSubject, step: DrawnStep) -> 
 def starts_as_the_sum_of_losses(subject: WeightingSubject) -> None:
     """Where nothing is to be balanced (orthonormal gradients, equal losses) each task weight is 1 at the start."""
     losses = evolve(
-        losses_at(0, ORTHOGONAL), values=torch.ones(3).requires_grad_(), gram=torch.eye(3), progress=0.0, epoch=0
+        losses_at(0, ORTHOGONAL),
+        values=torch.ones(3).requires_grad_(),
+        gram=torch.eye(3),
+        progress=0.0,
+        epoch=0,
     )
     task_weights = subject.player(ORTHOGONAL.names).task_weights(losses)
-    require(bool(((task_weights - 1).abs() < 1e-3).all()), f"the task weights are {task_weights.tolist()}")
+    require(
+        bool(((task_weights - 1).abs() < 1e-3).all()),
+        f"the task weights are {task_weights.tolist()}",
+    )
 
 
 @WEIGHTING_CHECKS.check(
@@ -134,7 +160,10 @@ def one_task_goes_its_own_way(subject: WeightingSubject) -> None:
 def units_do_not_matter(subject: WeightingSubject, step: DrawnStep) -> None:
     """All losses, and so all gradients, times a constant: the same task weights."""
     here = subject.player(step.names).play(step)
-    for scale in (2.0**-7, 2.0**7):  # powers of 2, which round nothing: what is ill-conditioned may still know no units
+    for scale in (
+        2.0**-7,
+        2.0**7,
+    ):  # powers of 2, which round nothing: what is ill-conditioned may still know no units
         require_same_steps(here, subject.player(step.names).play(step, scale=scale), step)
 
 
@@ -183,7 +212,8 @@ def primary_gradient_is_never_opposed(subject: WeightingSubject, step: DrawnStep
         g, p, f = gram.double(), step.primary.double(), task_weights.double()
         along, size = p @ g @ f, (p @ g.diagonal().sqrt()) * (f * g.diagonal().sqrt()).abs().sum()
         require(
-            bool(along >= -1e-3 * size), f"<step, primary> = {float(along):.3g}, task weights {task_weights.tolist()}"
+            bool(along >= -1e-3 * size),
+            f"<step, primary> = {float(along):.3g}, task weights {task_weights.tolist()}",
         )
 
 
@@ -207,7 +237,8 @@ def micro_batches_add_up(subject: WeightingSubject, step: DrawnStep) -> None:
         for losses, by in ((losses_at(STEPS, step), uneven), (losses_at(STEPS, step), 1 / uneven))
     )
     require(
-        torch.allclose(first, second), f"the task weights are {first.tolist()} and, of other losses, {second.tolist()}"
+        torch.allclose(first, second),
+        f"the task weights are {first.tolist()} and, of other losses, {second.tolist()}",
     )
     require(player.saved() == before, "it changed its state")
 
@@ -297,7 +328,9 @@ def state_is_kept_by_name(subject: WeightingSubject) -> None:
     there.play(OPPOSED, range(STEPS), turned=True)
     one, other = (_state(player) for player in (here, there))
     require(one.keys() == other.keys(), f"the keys are {sorted(one)} and {sorted(other)}")
-    differ = [k for k in one if not torch.allclose(one[k].float(), other[k].float(), rtol=0.03, atol=1e-5)]
+    differ = [
+        k for k in one if not torch.allclose(one[k].float(), other[k].float(), rtol=0.03, atol=1e-5)
+    ]
     require(not differ, f"{', '.join(differ)}: the value hangs on the order of the tasks")
 
 
@@ -314,7 +347,9 @@ def buffers_change_in_place(subject: WeightingSubject) -> None:
     before = {name: id(b) for name, b in player.loss_weighting.named_buffers()}
     player.play(OPPOSED, range(STEPS))
     after = {name: id(b) for name, b in player.loss_weighting.named_buffers()}
-    replaced = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    replaced = sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
     require(not replaced, f"replaced: {', '.join(replaced)}")
 
 
@@ -330,12 +365,18 @@ def what_is_learned_gets_a_gradient(subject: WeightingSubject) -> None:
     if not list(player.loss_weighting.parameters()):
         raise Skip("it learns nothing")
     player.objective(losses_at(0, OPPOSED)).backward()
-    idle = [name for name, p in player.loss_weighting.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    idle = [
+        name
+        for name, p in player.loss_weighting.named_parameters()
+        if p.grad is None or not bool(p.grad.any())
+    ]
     require(not idle, f"no gradient: {', '.join(idle)}")
 
 
 def _state(player: Player) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in player.loss_weighting.state_dict().items() if isinstance(v, torch.Tensor)}
+    return {
+        k: v for k, v in player.loss_weighting.state_dict().items() if isinstance(v, torch.Tensor)
+    }
 
 
 CHECKS, HARNESS = CheckList("weighting", steps(), (COMMON, WEIGHTING_CHECKS)), WeightingSubject

@@ -73,7 +73,10 @@ def steps(draw: st.DrawFn) -> DrawnStep:
 
 def scaled(step: DrawnStep, which: int, by: float) -> DrawnStep:
     """The loss of one task, and so its gradient, times `by`."""
-    sizes, losses = (tuple(x * by if k == which else x for k, x in enumerate(xs)) for xs in (step.sizes, step.losses))
+    sizes, losses = (
+        tuple(x * by if k == which else x for k, x in enumerate(xs))
+        for xs in (step.sizes, step.losses)
+    )
     return evolve(step, sizes=sizes, losses=losses)
 
 
@@ -99,9 +102,20 @@ class Player:
         if self.optimizer:
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return losses.values.new_zeros(len(losses.names)) if losses.values.grad is None else losses.values.grad
+        return (
+            losses.values.new_zeros(len(losses.names))
+            if losses.values.grad is None
+            else losses.values.grad
+        )
 
-    def play(self, step: DrawnStep, when: range | None = None, *, scale: float = 1.0, turned: bool = False) -> Tensor:
+    def play(
+        self,
+        step: DrawnStep,
+        when: range | None = None,
+        *,
+        scale: float = 1.0,
+        turned: bool = False,
+    ) -> Tensor:
         """(T, K) task weights of these steps, in the order of `step.names`. scale: of all losses. turned: shown in reverse order."""
         when = range(self.steps) if when is None else when
         shown = (losses_at(i, step, scale=scale, turned=turned) for i in when)
@@ -110,7 +124,9 @@ class Player:
 
     def saved(self) -> bytes:
         file = io.BytesIO()
-        torch.save([self.loss_weighting.state_dict(), self.optimizer and self.optimizer.state_dict()], file)
+        torch.save(
+            [self.loss_weighting.state_dict(), self.optimizer and self.optimizer.state_dict()], file
+        )
         return file.getvalue()
 
     def load(self, saved: bytes) -> None:
@@ -146,10 +162,20 @@ def losses_at(
     size = torch.tensor([1 + 0.2 * ((sum(map(ord, name)) + 3 * i) % 5) for name in names])
     gram = step.gram[order][:, order] * torch.outer(size, size) * scale**2
     values = (step.values[order] * size * scale).requires_grad_()
-    return StepLosses(names, values, gram, step.primary[order], 0.1 + 0.1 * i, i // 2, KeyedRng((7, i))("weighting"))
+    return StepLosses(
+        names,
+        values,
+        gram,
+        step.primary[order],
+        0.1 + 0.1 * i,
+        i // 2,
+        KeyedRng((7, i))("weighting"),
+    )
 
 
-def require_same_steps(left: Tensor, right: Tensor, step: DrawnStep, tolerance: float = 1e-3) -> None:
+def require_same_steps(
+    left: Tensor, right: Tensor, step: DrawnStep, tolerance: float = 1e-3
+) -> None:
     """(T, K) task weights twice: |sum_k (left - right)_k g_k| is small beside the longest of the terms."""
     for t, difference in enumerate((left - right).double()):
         gram = losses_at(t, step).gram

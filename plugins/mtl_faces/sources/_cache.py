@@ -36,7 +36,9 @@ def cached_index(source: Dataset, folders: Iterable[Path], read: Callable[[], In
         return kept
     index = read()
     if len(index) >= SMALLEST:
-        with contextlib.suppress(OSError):  # a disk that is full or read-only only costs the next run its time
+        with contextlib.suppress(
+            OSError
+        ):  # a disk that is full or read-only only costs the next run its time
             _save(file, index)
     return index
 
@@ -44,7 +46,9 @@ def cached_index(source: Dataset, folders: Iterable[Path], read: Callable[[], In
 def _file(source: Dataset, folders: Iterable[Path], read: Callable[[], Index]) -> Path:
     times = [(str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()]
     code = [file.read_bytes() for file in _code(read)]
-    digest = hashlib.blake2b(repr((FORMAT, source, times, code)).encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(
+        repr((FORMAT, source, times, code)).encode(), digest_size=16
+    ).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (no home raises in pathlib)
     return Path(home) / "mtlcore" / "indexes" / f"{digest}.npz"
 
@@ -55,8 +59,15 @@ def _code(read: Callable[[], Index]) -> list[Path]:
 
 
 def _save(file: Path, index: Index) -> None:
-    arrays = {"keys": index.keys, "skipped": np.array(json.dumps([index.skipped.names, index.skipped.notes]))}
-    arrays |= {name: value for name, value in (("split", index.split), ("group", index.group)) if value is not None}
+    arrays = {
+        "keys": index.keys,
+        "skipped": np.array(json.dumps([index.skipped.names, index.skipped.notes])),
+    }
+    arrays |= {
+        name: value
+        for name, value in (("split", index.split), ("group", index.group))
+        if value is not None
+    }
     arrays |= {f"annotation/{name}": value for name, value in index.annotations.items()}
     arrays |= {f"attribute/{name}": value for name, value in index.attributes.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,4 +95,8 @@ def _load(file: Path) -> Index | None:
 
 
 def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }

@@ -37,7 +37,9 @@ def square_box(points: np.ndarray, margin: float) -> np.ndarray:
     return np.concatenate([middle - half, middle + half])
 
 
-def widened_box(points: np.ndarray, left: float, top: float, right: float, bottom: float) -> np.ndarray:
+def widened_box(
+    points: np.ndarray, left: float, top: float, right: float, bottom: float
+) -> np.ndarray:
     """(2, P) landmarks -> (4,): their box, widened by shares of its sides, in the order in which Hopenet's code does it.
 
     Left and top are moved first, and right and bottom by shares of the sides as they are then.
@@ -76,8 +78,12 @@ def _on_image(image: np.ndarray, box: np.ndarray, name: str) -> tuple[int, int, 
     h, w = image.shape[:2]
     far = 4 * max(h, w)  # nobody's landmarks: a broken file, and memory without end
     if not np.isfinite(box).all() or np.abs(box).max() > far:
-        raise MtlError(f"{name}: its face box {box.tolist()} is far outside of an image of {w} x {h} pixels")
+        raise MtlError(
+            f"{name}: its face box {box.tolist()} is far outside of an image of {w} x {h} pixels"
+        )
     x0, y0, x1, y1 = (int(v) for v in box)
     if x1 - x0 < 2 or y1 - y0 < 2 or x1 <= 0 or y1 <= 0 or x0 >= w or y0 >= h:
-        raise MtlError(f"{name}: its face box {[x0, y0, x1, y1]} does not lie on an image of {w} x {h} pixels")
+        raise MtlError(
+            f"{name}: its face box {[x0, y0, x1, y1]} does not lie on an image of {w} x {h} pixels"
+        )
     return x0, y0, x1, y1

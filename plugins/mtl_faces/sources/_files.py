@@ -41,7 +41,9 @@ def text_lines(source: str, path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        raise MtlError(f"{source}: {path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+        raise MtlError(
+            f"{source}: {path} can't be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def is_image(name: str) -> bool:
@@ -53,7 +55,9 @@ def strings(values: Iterable[str]) -> np.ndarray:
     return np.array(list(values), dtype=str)
 
 
-def emotion_columns(rows: Iterable[tuple[str, str, str]]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+def emotion_columns(
+    rows: Iterable[tuple[str, str, str]],
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """Rows of (key, emotion, split) -> the first three fields of an Index."""
     listed = list(rows)
     keys, emotions, splits = (strings(row[i] for row in listed) for i in range(3))

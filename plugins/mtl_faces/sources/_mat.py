@@ -20,7 +20,9 @@ LARGEST = 1 << 24  # bytes that one compressed array may unpack to
 HEADER = 128
 MATRIX, COMPRESSED = 14, 15
 TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-NUMERIC_CLASSES = range(6, 16)  # double, single, int8 ... uint64; others are cells, structures, text, sparse
+NUMERIC_CLASSES = range(
+    6, 16
+)  # double, single, int8 ... uint64; others are cells, structures, text, sparse
 
 
 def read_mat(path: Path, points: str) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +40,12 @@ def read_mat(path: Path, points: str) -> tuple[np.ndarray, np.ndarray]:
     pose_deg = np.array([yaw, pitch, roll])
     if not np.isfinite(pose_deg).all() or np.abs(pose_deg).max() > LIMIT_DEG:
         raise ValueError("Pose_Para that holds no angles")
-    if marks.ndim != 2 or marks.shape[0] < 2 or marks.shape[1] < 2 or not np.isfinite(marks[:2]).all():
+    if (
+        marks.ndim != 2
+        or marks.shape[0] < 2
+        or marks.shape[1] < 2
+        or not np.isfinite(marks[:2]).all()
+    ):
         raise ValueError(f"{points} that holds no landmarks")
     return pose_deg, marks[:2]
 
@@ -54,7 +61,9 @@ def arrays(data: bytes, names: set[str]) -> dict[str, np.ndarray | None]:
     found: dict[str, np.ndarray | None] = {}
     for kind, body in _elements(data[HEADER:], order):
         if kind == COMPRESSED:
-            kind, body = next(_elements(zlib.decompressobj().decompress(body, LARGEST), order), (0, b""))
+            kind, body = next(
+                _elements(zlib.decompressobj().decompress(body, LARGEST), order), (0, b"")
+            )
         if kind == MATRIX:
             name, array = _matrix(body, order)
             if name in names:
@@ -113,5 +122,7 @@ def _matrix(body: bytes, order: str) -> tuple[str, np.ndarray | None]:
     flat = np.frombuffer(values, dtype=order + TYPES[kind])
     if len(flat) != math.prod(shape):
         raise ValueError("a matrix with too few numbers")
-    with np.errstate(invalid="ignore"):  # broken floats may be NaNs of the kind that the processor complains of
+    with np.errstate(
+        invalid="ignore"
+    ):  # broken floats may be NaNs of the kind that the processor complains of
         return label, flat.reshape(shape, order="F").astype(np.float64)

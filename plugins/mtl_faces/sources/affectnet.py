@@ -73,18 +73,26 @@ class Affectnet(Dataset):
     margin: float = field(default=0.0, validator=ge(0.0))
 
     def index(self) -> Index:
-        require_folder("affectnet", self.root, "training.csv and validation.csv, or train_set and val_set")
+        require_folder(
+            "affectnet", self.root, "training.csv and validation.csv, or train_set and val_set"
+        )
         files = [name for name in CSV_FILES if (self.root / name).is_file()]
         if files:
             return self._csv_index(files)
         folders = [name for name in NPY_FOLDERS if (self.root / name).is_dir()]
         if not folders:
-            raise MtlError(f"affectnet: {self.root} holds none of {' | '.join((*CSV_FILES, *NPY_FOLDERS))}")
-        parts = [self.root / folder / part for folder in folders for part in ("images", "annotations")]
+            raise MtlError(
+                f"affectnet: {self.root} holds none of {' | '.join((*CSV_FILES, *NPY_FOLDERS))}"
+            )
+        parts = [
+            self.root / folder / part for folder in folders for part in ("images", "annotations")
+        ]
         return cached_index(self, parts, lambda: _npy_index(self.root, folders))
 
     def decode(self, index: Index, row: int) -> np.ndarray:
-        return read_face(self.crop if "box_px" in index.annotations else "none", self.root, index, row)
+        return read_face(
+            self.crop if "box_px" in index.annotations else "none", self.root, index, row
+        )
 
     def _csv_index(self, files: list[str]) -> Index:
         skipped = Skipped()
@@ -101,7 +109,16 @@ class Affectnet(Dataset):
                 else:
                     seen.add(path)
                     around = square_box(box, self.margin)
-                    rows.append((below + path, CSV_FILES[name], _emotion(expression), valence, arousal, around))
+                    rows.append(
+                        (
+                            below + path,
+                            CSV_FILES[name],
+                            _emotion(expression),
+                            valence,
+                            arousal,
+                            around,
+                        )
+                    )
         skipped.note(FACELESS, faceless)
         return _index(rows, skipped, boxes=self.crop != "none")
 
@@ -139,7 +156,9 @@ def _csv_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, int, float, f
     except OSError as error:
         raise MtlError(f"affectnet: {path} can't be read: {error.strerror or error}") from error
     except csv.Error as error:
-        raise MtlError(f"affectnet: {path} is no csv file: line {reader.line_num}: {error}") from error
+        raise MtlError(
+            f"affectnet: {path} is no csv file: line {reader.line_num}: {error}"
+        ) from error
 
 
 def _read_row(cells: list[str]) -> tuple[str, int, float, float, np.ndarray]:
@@ -202,14 +221,18 @@ def _npy_index(root: Path, folders: list[str]) -> Index:
                 skipped.add("not an image", key)
                 continue
             try:
-                expression, valence, arousal = _labels(root / folder / "annotations" / Path(entry.name).stem)
+                expression, valence, arousal = _labels(
+                    root / folder / "annotations" / Path(entry.name).stem
+                )
             except ValueError as error:
                 skipped.add(str(error), key)
                 continue
             if expression == NO_FACE:
                 faceless += 1
             else:
-                rows.append((key, NPY_FOLDERS[folder], _emotion(expression), valence, arousal, none))
+                rows.append(
+                    (key, NPY_FOLDERS[folder], _emotion(expression), valence, arousal, none)
+                )
     skipped.note(FACELESS, faceless)
     return _index(rows, skipped, boxes=False)
 

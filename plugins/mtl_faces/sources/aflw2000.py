@@ -54,7 +54,9 @@ class Aflw2000(Dataset):
                 rows.append((entry.name, pose_deg, box))
             else:
                 beyond += 1
-        skipped.note(f"faces left out, an angle beyond {LIMIT_DEG:g} degrees, as in the benchmark", beyond)
+        skipped.note(
+            f"faces left out, an angle beyond {LIMIT_DEG:g} degrees, as in the benchmark", beyond
+        )
         return Index(
             strings(key for key, _, _ in rows),
             pose_annotations(rows, self.crop),

@@ -34,7 +34,12 @@ FRAME = re.compile(r"(frame_[0-9]+)_rgb\.png", re.IGNORECASE)
 VIDEO = re.compile(r"[0-9]{2}")
 TRAIN_VIDEOS = 16  # FSA-Net's protocol: 16 videos for training, 8 for test
 FARTHEST = 1e6  # mm or pixels: beyond it, and for NaN, a number is a broken one
-KINECT = (517.679, 517.679, 320.0, 240.5)  # focal lengths and middle, pixels, where a video has no rgb.cal
+KINECT = (
+    517.679,
+    517.679,
+    320.0,
+    240.5,
+)  # focal lengths and middle, pixels, where a video has no rgb.cal
 
 
 @frozen(eq=False)
@@ -60,11 +65,17 @@ class Biwi(Dataset):
         if self.root.is_file():
             return _npz_index(self.root)
         if not self.root.is_dir():
-            raise MtlError(f"biwi: {self.root} does not exist; expected the folder of 01 ... 24, or an .npz file")
-        videos = [e.name for e in entries("biwi", self.root) if VIDEO.fullmatch(e.name) and e.is_dir()]
+            raise MtlError(
+                f"biwi: {self.root} does not exist; expected the folder of 01 ... 24, or an .npz file"
+            )
+        videos = [
+            e.name for e in entries("biwi", self.root) if VIDEO.fullmatch(e.name) and e.is_dir()
+        ]
         if not videos:
             raise MtlError(f"biwi: {self.root} holds none of the folders 01 ... 24")
-        return cached_index(self, [self.root / video for video in videos], lambda: self._index(videos))
+        return cached_index(
+            self, [self.root / video for video in videos], lambda: self._index(videos)
+        )
 
     def decode(self, index: Index, row: int) -> np.ndarray:
         if isinstance(index, _NpzIndex):
@@ -143,7 +154,9 @@ class _Camera:
         except (MtlError, ValueError):
             v = np.empty(0)
         if len(v) < 25 or not (np.abs(v) < FARTHEST).all():
-            skipped.note("videos with an unreadable rgb.cal: they stay, with the Kinect's usual values")
+            skipped.note(
+                "videos with an unreadable rgb.cal: they stay, with the Kinect's usual values"
+            )
             return nominal
         return cls(v[[0, 4]], v[[2, 5]], v[13:22].reshape(3, 3), v[22:25])
 
@@ -165,11 +178,22 @@ def _npz_index(path: Path) -> _NpzIndex:
         with np.load(path, allow_pickle=False) as found:
             pixels, pose = found["image"], found["pose"]
     except Exception as error:  # numpy's reader raises nearly anything on broken bytes
-        raise MtlError(f"biwi: {path} is no .npz file with the arrays image and pose: {error}") from error
-    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8 or pose.dtype.kind not in "fiu":
-        raise MtlError(f"biwi: {path}: image must be (N, S, S, 3) uint8; got {pixels.shape} {pixels.dtype}")
+        raise MtlError(
+            f"biwi: {path} is no .npz file with the arrays image and pose: {error}"
+        ) from error
+    if (
+        pixels.ndim != 4
+        or pixels.shape[3] != 3
+        or pixels.dtype != np.uint8
+        or pose.dtype.kind not in "fiu"
+    ):
+        raise MtlError(
+            f"biwi: {path}: image must be (N, S, S, 3) uint8; got {pixels.shape} {pixels.dtype}"
+        )
     if pose.shape != (len(pixels), 3):
-        raise MtlError(f"biwi: {path}: pose must be ({len(pixels)}, 3), as many as images; got {pose.shape}")
+        raise MtlError(
+            f"biwi: {path}: pose must be ({len(pixels)}, 3), as many as images; got {pose.shape}"
+        )
     good = np.isfinite(pose).all(1)
     keys = np.array([f"row {row:05d}" for row in range(len(pose))], dtype=str)
     skipped = Skipped()
@@ -177,7 +201,11 @@ def _npz_index(path: Path) -> _NpzIndex:
         skipped.add("a pose that holds no numbers", str(key))
     split = np.full(int(good.sum()), "test")
     return _NpzIndex(
-        keys[good], {"pose_deg": pose[good].astype(np.float64)}, split, skipped=skipped, pixels=pixels[good]
+        keys[good],
+        {"pose_deg": pose[good].astype(np.float64)},
+        split,
+        skipped=skipped,
+        pixels=pixels[good],
     )
 
 

@@ -49,21 +49,31 @@ class Celeba(Dataset):
                 raise ValueError(f"no attribute {name!r}; {nearest(name, ATTRIBUTES)}")
 
     def index(self) -> Index:
-        require_folder("celeba", self.root, "img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt")
+        require_folder(
+            "celeba",
+            self.root,
+            "img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt",
+        )
         skipped = Skipped()
         folder = first_folder("celeba", self.root, IMAGES).relative_to(self.root).as_posix()
-        partition = dict(cells[:2] for cells in _cells(self._table("list_eval_partition")) if len(cells) == 2)
+        partition = dict(
+            cells[:2] for cells in _cells(self._table("list_eval_partition")) if len(cells) == 2
+        )
         rows = self._rows(skipped)
         for name in [name for name in rows if partition.get(name) not in SPLITS]:
             skipped.add("an image that list_eval_partition does not place", name)
             del rows[name]
         attributes = (
-            "|".join(name for name in self.attributes if has[name]) or "|"  # none of them, which is not "not known"
+            "|".join(name for name in self.attributes if has[name])
+            or "|"  # none of them, which is not "not known"
             for has in rows.values()
         )
         return Index(
             strings(f"{folder}/{name}" for name in rows),
-            {"gender": strings(GENDERS[has["Male"]] for has in rows.values()), "attributes": strings(attributes)},
+            {
+                "gender": strings(GENDERS[has["Male"]] for has in rows.values()),
+                "attributes": strings(attributes),
+            },
             split=strings(SPLITS[partition[name]] for name in rows),
             skipped=skipped,
         )
@@ -72,10 +82,16 @@ class Celeba(Dataset):
         return read_image(str(index.keys[row]), self.root)
 
     def _table(self, name: str) -> Path:
-        places = [self.root / below / f"{name}{end}" for below in ("", "Anno", "Eval") for end in (".txt", ".csv")]
+        places = [
+            self.root / below / f"{name}{end}"
+            for below in ("", "Anno", "Eval")
+            for end in (".txt", ".csv")
+        ]
         found = next((path for path in places if path.is_file()), None)
         if found is None:
-            raise MtlError(f"celeba: {self.root} holds no {name}.txt (looked in it, in Anno and in Eval)")
+            raise MtlError(
+                f"celeba: {self.root} holds no {name}.txt (looked in it, in Anno and in Eval)"
+            )
         return found
 
     def _rows(self, skipped: Skipped) -> dict[str, dict[str, bool]]:
@@ -93,7 +109,9 @@ class Celeba(Dataset):
         for image, *values in lines[1:]:
             good = len(values) == len(names) and all(value in VALUES for value in values)
             if not good or image in rows or Path(image).name != image:
-                skipped.add(f"a row that is not an image and {len(names)} values of 1 or -1", image[:40])
+                skipped.add(
+                    f"a row that is not an image and {len(names)} values of 1 or -1", image[:40]
+                )
                 continue
             rows[image] = {name: VALUES[value] for name, value in zip(names, values)}
         return rows

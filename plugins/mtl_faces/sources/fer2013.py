@@ -60,7 +60,9 @@ class Fer2013(Dataset):
             return _folder_index(self.root, splits)
         if (self.root / "fer2013.csv").is_file():
             return _csv_index(self.root / "fer2013.csv")
-        raise MtlError(f"fer2013: {self.root} holds neither the folders {' | '.join(SPLITS)} nor the file fer2013.csv")
+        raise MtlError(
+            f"fer2013: {self.root} holds neither the folders {' | '.join(SPLITS)} nor the file fer2013.csv"
+        )
 
     def decode(self, index: Index, row: int) -> np.ndarray:
         if isinstance(index, _CsvIndex):
@@ -129,7 +131,9 @@ def _csv_index(path: Path) -> _CsvIndex:
     except OSError as error:
         raise MtlError(f"fer2013: {path} can't be read: {error.strerror}") from error
     except csv.Error as error:
-        raise MtlError(f"fer2013: {path} is no csv file: line {reader.line_num}: {error}") from error
+        raise MtlError(
+            f"fer2013: {path} is no csv file: line {reader.line_num}: {error}"
+        ) from error
     grid = np.frombuffer(b"".join(pixels), dtype=np.uint8).reshape(-1, SIDE * SIDE)
     return _CsvIndex(*emotion_columns(rows), skipped=skipped, pixels=grid)
 
@@ -159,7 +163,11 @@ def _read_row(cells: list[str], places: tuple[int, ...]) -> tuple[str, bytes, st
 
 def _gray(text: str) -> bytes:
     digits = text.replace(" ", "")
-    values = np.fromstring(text, dtype=np.int64, sep=" ") if digits.isascii() and digits.isdigit() else None
+    values = (
+        np.fromstring(text, dtype=np.int64, sep=" ")
+        if digits.isascii() and digits.isdigit()
+        else None
+    )
     if values is None or values.max() > 255:
         raise ValueError("a pixel that is no whole number from 0 to 255")
     if len(values) != SIDE * SIDE:

@@ -58,11 +58,16 @@ class Ferplus(Dataset):
     augmentation: Literal["majority", "plurality"] = "majority"
 
     def index(self) -> Index:
-        require_folder("ferplus", self.root, f"{VOTES}, and fer2013.csv or {', '.join(FOLDERS.values())}")
+        require_folder(
+            "ferplus", self.root, f"{VOTES}, and fer2013.csv or {', '.join(FOLDERS.values())}"
+        )
         skipped = Skipped()
         rows = self._rows(skipped)
         if any((self.root / folder).is_dir() for folder in FOLDERS.values()):
-            images = [(f"{FOLDERS[usage]}/{name}", emotion, USAGES[usage]) for _, name, emotion, usage in rows]
+            images = [
+                (f"{FOLDERS[usage]}/{name}", emotion, USAGES[usage])
+                for _, name, emotion, usage in rows
+            ]
             return Index(*emotion_columns(images), skipped=skipped)
         if not (self.root / "fer2013.csv").is_file():
             raise MtlError(
@@ -92,7 +97,10 @@ class Ferplus(Dataset):
                 found.append((key, emotion, USAGES[usage]))
                 places.append(place[key])
         return _PixelIndex(
-            *emotion_columns(found), skipped=skipped, pixels=pixels, places=np.array(places, dtype=np.int64)
+            *emotion_columns(found),
+            skipped=skipped,
+            pixels=pixels,
+            places=np.array(places, dtype=np.int64),
         )
 
     def _rows(self, skipped: Skipped) -> list[tuple[int, str, str, str]]:
@@ -100,7 +108,9 @@ class Ferplus(Dataset):
         lines = text_lines("ferplus", self.root / VOTES)
         header = tuple(name.strip() for name in (lines[0] if lines else "").split(","))
         if tuple(map(str.lower, header)) != tuple(map(str.lower, HEADER)):
-            raise MtlError(f"ferplus: {self.root / VOTES} must open with the line {','.join(HEADER)}")
+            raise MtlError(
+                f"ferplus: {self.root / VOTES} must open with the line {','.join(HEADER)}"
+            )
         rows, faceless = [], 0
         for number, cells in enumerate(_cells(self.root / VOTES, lines[1:])):
             try:
@@ -114,7 +124,8 @@ class Ferplus(Dataset):
                 faceless += 1
         skipped.note("rows left out, without a name: no face, by the set's own label", faceless)
         skipped.note(
-            f"faces stay without an emotion: their votes give no {self.augmentation}", sum(not row[2] for row in rows)
+            f"faces stay without an emotion: their votes give no {self.augmentation}",
+            sum(not row[2] for row in rows),
         )
         return rows
 
@@ -134,7 +145,9 @@ def _cells(path: Path, lines: list[str]) -> Iterator[list[str]]:
     try:
         yield from reader
     except csv.Error as error:
-        raise MtlError(f"ferplus: {path} is no csv file: line {reader.line_num + 1}: {error}") from error
+        raise MtlError(
+            f"ferplus: {path} is no csv file: line {reader.line_num + 1}: {error}"
+        ) from error
 
 
 def _read(cells: list[str]) -> tuple[str, str, np.ndarray]:

@@ -29,8 +29,17 @@ EMOTIONS = {
     "7": Emotion.NEUTRAL,
 }
 FOLDERS = EMOTIONS | {str(emotion): emotion for emotion in EMOTIONS.values()}
-SPLITS = {"train": "train", "test": "test", "valid": "test", "val": "test"}  # such copies give the test set that name
-LISTS = ("EmoLabel/list_patition_label.txt", "EmoLabel/list_partition_label.txt", "list_patition_label.txt")
+SPLITS = {
+    "train": "train",
+    "test": "test",
+    "valid": "test",
+    "val": "test",
+}  # such copies give the test set that name
+LISTS = (
+    "EmoLabel/list_patition_label.txt",
+    "EmoLabel/list_partition_label.txt",
+    "list_patition_label.txt",
+)
 GENDERS = {"0": "male", "1": "female", "2": ""}  # 2: the annotators were not sure
 RACES = {"0": "caucasian", "1": "african-american", "2": "asian"}
 AGE_BANDS = {"0": "0-3", "1": "4-19", "2": "20-39", "3": "40-69", "4": "70+"}
@@ -60,7 +69,9 @@ class Rafdb(Dataset):
         return read_image(str(index.keys[row]), self.root)
 
     def _list_rows(self, listed: Path, skipped: Skipped) -> tuple[list[str], list[_Row]]:
-        folder = first_folder("rafdb", self.root, ("Image/aligned", "Image/original", "aligned", "original"))
+        folder = first_folder(
+            "rafdb", self.root, ("Image/aligned", "Image/original", "aligned", "original")
+        )
         tail = "_aligned" if folder.name == "aligned" else ""
         below = folder.relative_to(self.root).as_posix()
         names: dict[str, None] = {}
@@ -70,24 +81,37 @@ class Rafdb(Dataset):
             stem, split = Path(name).stem, name.partition("_")[0]
             if not line.strip():
                 continue
-            if label.strip() not in EMOTIONS or split not in ("train", "test") or "/" in name or stem in names:
-                skipped.add("a line that is not <train|test>_<number>.jpg <1 ... 7>", f"line {number}: {line[:40]!r}")
+            if (
+                label.strip() not in EMOTIONS
+                or split not in ("train", "test")
+                or "/" in name
+                or stem in names
+            ):
+                skipped.add(
+                    "a line that is not <train|test>_<number>.jpg <1 ... 7>",
+                    f"line {number}: {line[:40]!r}",
+                )
                 continue
             names[stem] = None
-            rows.append((f"{below}/{stem}{tail}{Path(name).suffix}", str(EMOTIONS[label.strip()]), split))
+            rows.append(
+                (f"{below}/{stem}{tail}{Path(name).suffix}", str(EMOTIONS[label.strip()]), split)
+            )
         return list(names), rows
 
     def _folder_rows(self, skipped: Skipped) -> list[_Row]:
         splits = [name for name in SPLITS if (self.root / name).is_dir()]
         if not splits:
-            raise MtlError(f"rafdb: {self.root} holds neither {LISTS[0]} nor the folders train and test")
+            raise MtlError(
+                f"rafdb: {self.root} holds neither {LISTS[0]} nor the folders train and test"
+            )
         rows = []
         for split in splits:
             for folder in entries("rafdb", self.root / split):
                 emotion = FOLDERS.get(folder.name.lower())
                 if emotion is None or not folder.is_dir():
                     skipped.add(
-                        f"not a class folder ({nearest(folder.name.lower(), FOLDERS)})", f"{split}/{folder.name}"
+                        f"not a class folder ({nearest(folder.name.lower(), FOLDERS)})",
+                        f"{split}/{folder.name}",
                     )
                     continue
                 for file in entries("rafdb", folder.path):
@@ -98,7 +122,9 @@ class Rafdb(Dataset):
                         skipped.add("not an image", key)
         return rows
 
-    def _people(self, names: list[str], skipped: Skipped) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def _people(
+        self, names: list[str], skipped: Skipped
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """-> the annotation "gender" and the attributes; none without the manual annotation."""
         folder = self.root / "Annotation" / "manual"
         if not folder.is_dir():
@@ -109,10 +135,15 @@ class Rafdb(Dataset):
 
 
 def _index(
-    rows: list[_Row], genders: dict[str, np.ndarray], attributes: dict[str, np.ndarray], skipped: Skipped
+    rows: list[_Row],
+    genders: dict[str, np.ndarray],
+    attributes: dict[str, np.ndarray],
+    skipped: Skipped,
 ) -> Index:
     keys, emotions, splits = (strings(row[i] for row in rows) for i in range(3))
-    return Index(keys, {"emotion": emotions, **genders}, split=splits, attributes=attributes, skipped=skipped)
+    return Index(
+        keys, {"emotion": emotions, **genders}, split=splits, attributes=attributes, skipped=skipped
+    )
 
 
 def _person(path: Path, skipped: Skipped) -> tuple[str, str, str]:
@@ -121,7 +152,12 @@ def _person(path: Path, skipped: Skipped) -> tuple[str, str, str]:
         cells = " ".join(text_lines("rafdb", path)).split()
     except MtlError:
         cells = []
-    if len(cells) < 3 or cells[-3] not in GENDERS or cells[-2] not in RACES or cells[-1] not in AGE_BANDS:
+    if (
+        len(cells) < 3
+        or cells[-3] not in GENDERS
+        or cells[-2] not in RACES
+        or cells[-1] not in AGE_BANDS
+    ):
         skipped.note("faces without a readable manual annotation: they stay, without gender")
         return "", "", ""
     return GENDERS[cells[-3]], RACES[cells[-2]], AGE_BANDS[cells[-1]]

@@ -51,7 +51,9 @@ class Synthfaces(Dataset):
         exact = labels(torch.from_numpy(numbers), self.seed)
         split = np.where(numbers < _TEST_STARTS, "train", "test")
         return Index(
-            keys=np.array([f"{s}/{n % _TEST_STARTS:06d}" for s, n in zip(split, numbers)], dtype=str),
+            keys=np.array(
+                [f"{s}/{n % _TEST_STARTS:06d}" for s, n in zip(split, numbers)], dtype=str
+            ),
             annotations={
                 "emotion": _EMOTIONS[exact.emotion.numpy()],
                 "pose_deg": exact.pose_deg.numpy(),

@@ -22,7 +22,9 @@ GENDERS = {"0": "male", "1": "female"}
 RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
 AGE_BANDS = ("0-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
 OLDEST = 116  # by the set's own description
-NAME = re.compile(r"([0-9]{1,3})_([01])_([0-4])_[0-9]+\.(?:jpg|jpeg|png)(?:\.chip\.jpg)?", re.IGNORECASE)
+NAME = re.compile(
+    r"([0-9]{1,3})_([01])_([0-4])_[0-9]+\.(?:jpg|jpeg|png)(?:\.chip\.jpg)?", re.IGNORECASE
+)
 
 
 @frozen
@@ -48,12 +50,17 @@ class Utkface(Dataset):
             else:
                 rows.append((entry.name, fields[1], GENDERS[fields[2]], RACES[fields[3]]))
         if not rows:
-            raise MtlError(f"utkface: {self.root} holds no image with a name such as 25_1_2_20170116174525125.jpg")
+            raise MtlError(
+                f"utkface: {self.root} holds no image with a name such as 25_1_2_20170116174525125.jpg"
+            )
         keys, ages, genders, races = zip(*rows)
         return Index(
             strings(keys),
             {"gender": strings(genders), "age": floats(map(int, ages))},
-            attributes={"race": strings(races), "age_band": strings(_band(int(age)) for age in ages)},
+            attributes={
+                "race": strings(races),
+                "age_band": strings(_band(int(age)) for age in ages),
+            },
             skipped=skipped,
         )
 

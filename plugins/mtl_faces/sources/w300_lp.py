@@ -50,8 +50,12 @@ class W300Lp(Dataset):
         splits = [name for name in SPLITS if (self.root / name).is_dir()]
         folders = splits or [name for name in FOLDERS if (self.root / name).is_dir()]
         if not folders:
-            raise MtlError(f"300w_lp: {self.root} holds none of the folders {' | '.join((*SPLITS, *FOLDERS))}")
-        return cached_index(self, [self.root / folder for folder in folders], lambda: self._index(folders))
+            raise MtlError(
+                f"300w_lp: {self.root} holds none of the folders {' | '.join((*SPLITS, *FOLDERS))}"
+            )
+        return cached_index(
+            self, [self.root / folder for folder in folders], lambda: self._index(folders)
+        )
 
     def _index(self, folders: list[str]) -> Index:
         official = folders[0] in SPLITS

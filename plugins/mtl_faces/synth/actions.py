@@ -46,7 +46,13 @@ _FACES: dict[Emotion, tuple[dict[str, float], dict[str, float]]] = {
         {"cheek": 0.7, "corner_pull": 1.0},
     ),
     Emotion.SADNESS: (
-        {"inner_brow": 1.0, "brow_lower": 0.15, "corner_drop": 1.0, "chin": 0.6, "lid_tighten": 0.35},
+        {
+            "inner_brow": 1.0,
+            "brow_lower": 0.15,
+            "corner_drop": 1.0,
+            "chin": 0.6,
+            "lid_tighten": 0.35,
+        },
         {"inner_brow": 0.85, "corner_drop": 0.8, "lid_tighten": 0.75, "press": 0.2},
     ),
     Emotion.SURPRISE: (
@@ -74,7 +80,14 @@ _FACES: dict[Emotion, tuple[dict[str, float], dict[str, float]]] = {
         },
     ),
     Emotion.DISGUST: (
-        {"nose_wrinkle": 1.0, "lip_raise": 1.0, "brow_lower": 0.5, "lid_tighten": 0.6, "cheek": 0.4, "part": 0.5},
+        {
+            "nose_wrinkle": 1.0,
+            "lip_raise": 1.0,
+            "brow_lower": 0.5,
+            "lid_tighten": 0.6,
+            "cheek": 0.4,
+            "part": 0.5,
+        },
         {
             "nose_wrinkle": 1.0,
             "lip_raise": 0.7,
@@ -98,7 +111,13 @@ _FACES: dict[Emotion, tuple[dict[str, float], dict[str, float]]] = {
     ),
     Emotion.CONTEMPT: (
         {"corner_pull": 1.1, "dimple": 1.0, "lid_tighten": 0.5, "press": 0.5},
-        {"corner_pull": 0.9, "dimple": 1.0, "outer_brow": 0.8, "lip_raise": 0.4, "lid_tighten": 0.3},
+        {
+            "corner_pull": 0.9,
+            "dimple": 1.0,
+            "outer_brow": 0.8,
+            "lip_raise": 0.4,
+            "lid_tighten": 0.3,
+        },
     ),
 }
 ONE_SIDED = ("corner_pull", "dimple", "outer_brow", "lip_raise")  # of contempt
@@ -106,7 +125,9 @@ ONE_SIDED = ("corner_pull", "dimple", "outer_brow", "lip_raise")  # of contempt
 
 def _table() -> Tensor:
     """(8, 2, A): emotion, which of its two faces, action."""
-    return torch.tensor([[[face.get(a, 0.0) for a in Actions._fields] for face in _FACES[e]] for e in Emotion])
+    return torch.tensor(
+        [[[face.get(a, 0.0) for a in Actions._fields] for face in _FACES[e]] for e in Emotion]
+    )
 
 
 def draw_actions(draws: Draws, emotion: Tensor) -> Actions:
@@ -117,7 +138,9 @@ def draw_actions(draws: Draws, emotion: Tensor) -> Actions:
     strength = 0.65 + 0.5 * draws.uniform("strength").sqrt()
     own = draws.uniform("strength of single actions", 0.8, 1.2, count)
     both = wanted * strength * own
-    sides = both[..., None] * (1 + draws.bell("sides differ", 0.0, 0.2, 2 * count).unflatten(1, (count, 2)))
+    sides = both[..., None] * (
+        1 + draws.bell("sides differ", 0.0, 0.2, 2 * count).unflatten(1, (count, 2))
+    )
     contempt = emotion == list(Emotion).index(Emotion.CONTEMPT)
     sides = sides * _one_sided(draws, contempt)
     idle = draws.bell("idle", 0.0, 0.22, count)[..., None].clamp_min(0)
@@ -134,5 +157,7 @@ def _one_sided(draws: Draws, contempt: Tensor) -> Tensor:
     """(B, A, 2): contempt leaves out, even a little reverses, one side of these actions."""
     side = draws.chance("side of contempt", 0.5)
     weaker = torch.cat([side, 1 - side], 1)[:, None]  # (B, 1, 2)
-    affected = torch.tensor([[float(a in ONE_SIDED)] for a in Actions._fields], device=contempt.device)
+    affected = torch.tensor(
+        [[float(a in ONE_SIDED)] for a in Actions._fields], device=contempt.device
+    )
     return 1 - 1.15 * contempt.float()[:, None, None] * affected * weaker

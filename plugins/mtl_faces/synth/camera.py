@@ -14,11 +14,19 @@ def developed(image: Tensor, faces: Faces) -> Tensor:
     size = image.shape[-1]
     blur, contrast, exposure, gray, noise = (
         value[..., None, None]
-        for value in (faces.shot.blur, faces.shot.contrast, faces.shot.exposure, faces.shot.gray, faces.shot.noise)
+        for value in (
+            faces.shot.blur,
+            faces.shot.contrast,
+            faces.shot.exposure,
+            faces.shot.gray,
+            faces.shot.noise,
+        )
     )
     image = _blurred(image, (blur * size / 64).clamp(0, 1))
     image = ((image - 0.45) * contrast + 0.45) * exposure
-    lightness = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    lightness = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(
+        1, keepdim=True
+    )
     image = image + gray * (lightness - image)
     return (image + noise * _noise(faces, size)).clamp(0, 1)
 

@@ -36,7 +36,9 @@ def hashed(indices: Tensor, seed: int, purpose: str, columns: int = 1) -> Tensor
     """int64 (B,) -> int64 (B, columns): independent bits for each face, purpose and column."""
     start = _signed(seed * _GOLDEN + zlib.crc32(purpose.encode()))
     key = mixed(indices * _signed(_GOLDEN) + mixed(torch.tensor(start, device=indices.device)))
-    return mixed(key[:, None] + torch.arange(1, columns + 1, device=indices.device) * _signed(_GOLDEN))
+    return mixed(
+        key[:, None] + torch.arange(1, columns + 1, device=indices.device) * _signed(_GOLDEN)
+    )
 
 
 def as_uniform(bits: Tensor) -> Tensor:
@@ -51,7 +53,9 @@ class Draws:
     indices: Tensor  # (B,) int64
     seed: int
 
-    def uniform(self, purpose: str, low: float = 0.0, high: float = 1.0, columns: int = 1) -> Tensor:
+    def uniform(
+        self, purpose: str, low: float = 0.0, high: float = 1.0, columns: int = 1
+    ) -> Tensor:
         return low + (high - low) * as_uniform(hashed(self.indices, self.seed, purpose, columns))
 
     def bell(self, purpose: str, mean: float = 0.0, reach: float = 1.0, columns: int = 1) -> Tensor:

@@ -100,19 +100,37 @@ def skin_parts(faces: Faces) -> Ellipsoids:
     rows: list[tuple[_Number, ...]] = [
         (0, -0.22, -0.17, 0.74 * w, 0.84, 0.90),  # skull
         (0, 0.12, 0.10, 0.655 * w, 0.80, 0.62),  # middle of the face
-        (0, 0.52 + 0.7 * drop, 0.14, 0.53 * w * s.jaw_width, 0.50 * s.chin + 0.4 * drop, 0.54),  # jaw
+        (
+            0,
+            0.52 + 0.7 * drop,
+            0.14,
+            0.53 * w * s.jaw_width,
+            0.50 * s.chin + 0.4 * drop,
+            0.54,
+        ),  # jaw
         (0, 0.87 * s.chin + drop, 0.36, 0.27 * s.jaw_width, 0.19, 0.235),  # chin
         (0, -0.17, 0.54, 0.46 * w, 0.13, 0.19),  # ridge of the brows
         (0, 0.11, 0.70, 0.09 * s.nose_width, 0.33, 0.15 * s.nose_depth),  # bridge of the nose
-        (0, s.nose_length - 0.05, 0.80, 0.115 * s.nose_width, 0.105, 0.19 * s.nose_depth),  # its tip
+        (
+            0,
+            s.nose_length - 0.05,
+            0.80,
+            0.115 * s.nose_width,
+            0.105,
+            0.19 * s.nose_depth,
+        ),  # its tip
         (0, s.mouth_y, 0.49, 0.30, 0.21, 0.155),  # lips
     ]
     for side, sign in ((0, -1.0), (1, 1.0)):
         smile, lift = a.corner_pull[:, side, None], a.cheek[:, side, None]
         up, out = 0.30 - 0.05 * lift - 0.03 * smile, 0.27 + 0.045 * smile
         rows.append((sign * 0.31 * w, up, 0.30, 0.30 * s.cheek, 0.27, out))
-        rows.append((sign * 0.105 * s.nose_width, s.nose_length - 0.015, 0.70, 0.075, 0.075, 0.10))  # wing of the nose
-    rows.extend((sign * 0.75 * w, 0.08, -0.10, 0.085 * s.ear, 0.215 * s.ear, 0.15) for sign in (-1.0, 1.0))
+        rows.append(
+            (sign * 0.105 * s.nose_width, s.nose_length - 0.015, 0.70, 0.075, 0.075, 0.10)
+        )  # wing of the nose
+    rows.extend(
+        (sign * 0.75 * w, 0.08, -0.10, 0.085 * s.ear, 0.215 * s.ear, 0.15) for sign in (-1.0, 1.0)
+    )
     return stacked(rows)
 
 
@@ -144,7 +162,9 @@ def hits(parts: Ellipsoids, frame: Frame) -> Hits:
     x, y = frame.rays.unbind(1)
     flat = torch.stack([x, y, torch.ones_like(x)], 1)
     curved = torch.cat([flat, torch.stack([x * x, y * y, x * y], 1)], 1)
-    inside = torch.stack([2 * x1, 2 * y1, one + 1, xx, yy, 2 * xy], -1) @ curved  # q: 1 in the middle, 0 at the outline
+    inside = (
+        torch.stack([2 * x1, 2 * y1, one + 1, xx, yy, 2 * xy], -1) @ curved
+    )  # q: 1 in the middle, 0 at the outline
     depth = (inside.clamp_min(0) / length + 1e-6).sqrt() - nearest @ flat
     size = parts.radius.amin(-1, keepdim=True)
     cover = (inside * (0.5 * size * frame.sharpness[:, None]) + 0.5).clamp(0, 1)
@@ -162,8 +182,14 @@ def joined(parts: Ellipsoids, frame: Frame) -> Surface:
     depth = (top + SOFTNESS * total.log())[:, 0].clamp(-2, 2)
     bend = parts.radius.square().reciprocal().mT  # (B, 3, K)
     flat = back[..., :2] @ frame.rays
-    normal = (bend @ weight) * flat + (bend @ (weight * met.depth)) * back[..., 2:] - (bend * parts.center.mT) @ weight
-    return Surface(1 - (1 - met.cover).prod(1), depth, flat + back[..., 2:] * depth[:, None], unit(normal))
+    normal = (
+        (bend @ weight) * flat
+        + (bend @ (weight * met.depth)) * back[..., 2:]
+        - (bend * parts.center.mT) @ weight
+    )
+    return Surface(
+        1 - (1 - met.cover).prod(1), depth, flat + back[..., 2:] * depth[:, None], unit(normal)
+    )
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -194,8 +220,12 @@ def points(faces: Faces) -> Tensor:
     ]  # fmt: skip
     rays = torch.stack([torch.cat(p, 1) for p in flat], 2)  # (B, 2, 12)
     parts = skin_parts(faces)
-    frontal = Frame(faces, rays, torch.eye(3, device=rays.device).expand(len(rays), 3, 3), zero + 1e3)
-    skull = torch.cat([zero, parts.center[:, 0, 1:2] - parts.radius[:, 0, 1:2], parts.center[:, 0, 2:]], 1)
+    frontal = Frame(
+        faces, rays, torch.eye(3, device=rays.device).expand(len(rays), 3, 3), zero + 1e3
+    )
+    skull = torch.cat(
+        [zero, parts.center[:, 0, 1:2] - parts.radius[:, 0, 1:2], parts.center[:, 0, 2:]], 1
+    )
     rest = torch.stack([skull, torch.zeros_like(skull)], 1)
     return torch.cat([joined(parts, frontal).point.mT, parts.center[:, -2:], rest], 1)
 

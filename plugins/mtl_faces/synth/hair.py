@@ -19,8 +19,22 @@ _CAP, _HANGING = 0, 1
 def _shells(faces: Faces) -> Ellipsoids:
     s = faces.shape
     grow, hang = 0.07 * s.hair_volume, s.hair_length
-    cap = (0, -0.23 - 0.4 * grow, -0.18, 0.755 * s.width + 0.6 * grow, 0.86 + grow, 0.905 + 0.4 * grow)
-    hanging = (0, 0.05 + 0.42 * hang, -0.35, (0.70 + 0.22 * hang) * s.width, 0.72 + 0.60 * hang, 0.50 + 0.06 * hang)
+    cap = (
+        0,
+        -0.23 - 0.4 * grow,
+        -0.18,
+        0.755 * s.width + 0.6 * grow,
+        0.86 + grow,
+        0.905 + 0.4 * grow,
+    )
+    hanging = (
+        0,
+        0.05 + 0.42 * hang,
+        -0.35,
+        (0.70 + 0.22 * hang) * s.width,
+        0.72 + 0.60 * hang,
+        0.50 + 0.06 * hang,
+    )
     return stacked([cap, hanging])
 
 
@@ -56,7 +70,9 @@ class Hair:
         point = self.frame.points(self.met.depth[:, which])
         outward = point - self.parts.center[:, which, :, None]
         normal = unit(outward / self.parts.radius[:, which, :, None].square())
-        albedo = self.frame.faces.colors.hair[..., None] * _strands(point, self.frame.faces)[:, None]
+        albedo = (
+            self.frame.faces.colors.hair[..., None] * _strands(point, self.frame.faces)[:, None]
+        )
         return lit(albedo, normal, self.frame, gloss=0.16), point
 
 
@@ -74,7 +90,11 @@ def _grows(point: Tensor, frame: Frame) -> Tensor:
     s = frame.faces.shape
     x, y, z = point.unbind(1)
     off = x - 0.6 * s.parting
-    jag = 0.018 * torch.sin(21 * x + 3 * s.parting) + 0.012 * torch.sin(47 * x) - 0.05 * blob(off / 0.12)
+    jag = (
+        0.018 * torch.sin(21 * x + 3 * s.parting)
+        + 0.012 * torch.sin(47 * x)
+        - 0.05 * blob(off / 0.12)
+    )
     line = s.hair_line + s.fringe * (1 + 0.5 * s.parting * x) + s.hair_round * off.square() + jag
     neck = 0.16 + 0.5 * (-z - 0.1).clamp(0, 1) + 0.7 * s.hair_length
     temple = -0.02 - z + 0.18 * s.hair_length - 0.18 * (y + 0.3).clamp(-0.4, 0.4)
@@ -88,6 +108,8 @@ def _hat(image: Tensor, point: Tensor, cover: Tensor, frame: Frame) -> Tensor:
     x, y, z = point.unbind(1)
     shot, above = frame.faces.shot, -0.50 - y + 0.12 * z
     brim = 1 - (above / 0.16).clamp(0, 1)
-    shade = (0.75 + 0.15 * torch.sin(30 * x) - 0.2 * brim + 0.25 * z.clamp(-0.5, 0.8)) * (0.55 + 0.45 * shot.ambient)
+    shade = (0.75 + 0.15 * torch.sin(30 * x) - 0.2 * brim + 0.25 * z.clamp(-0.5, 0.8)) * (
+        0.55 + 0.45 * shot.ambient
+    )
     cloth = frame.faces.colors.cloth[..., None] * shade[:, None]
     return over(image, edge(above, frame.sharpness) * cover * shot.hat, cloth)

@@ -45,7 +45,16 @@ class Canvas(NamedTuple):
 def paint_face(surface: Surface, frame: Frame) -> Tensor:
     """The color of the skin with everything on it, before the light, (B, 3, P)."""
     x, y, z = surface.point.unbind(1)
-    c = Canvas(frame.faces, x, y, z, x.abs(), (x / 0.08 + 0.5).clamp(0, 1), (z / 0.15).clamp(0, 1), frame.sharpness)
+    c = Canvas(
+        frame.faces,
+        x,
+        y,
+        z,
+        x.abs(),
+        (x / 0.08 + 0.5).clamp(0, 1),
+        (z / 0.15).clamp(0, 1),
+        frame.sharpness,
+    )
     albedo = frame.faces.colors.skin[..., None] * _shade(c)[:, None]
     for layer in (_flush, _beard, _nostrils, _mouth, _eyes, _brows):
         albedo = layer(c, albedo)
@@ -70,9 +79,19 @@ def _brow_folds(c: Canvas) -> Tensor:
     """Waves on the forehead, a frown between the brows, wrinkles over the nose."""
     s, a = c.faces.shape, c.faces.actions
     rise = c.side(a.inner_brow).clamp(0, 1) * (0.45 + 0.55 * c.side(a.outer_brow).clamp(0, 1))
-    forehead = _waves(c.y + 0.30, 0.105) * blob(c.wide / 0.5, (c.y + 0.42) / 0.19) * (0.34 * rise + 0.14 * s.age)
-    frown = c.line(c.wide - 0.05, 0.016) * blob(c.wide / 0.12, (c.y - s.brow_y - 0.03) / 0.17) * c.side(a.brow_lower)
-    wrinkle = _waves(c.y + 0.2, 0.075) * blob(c.wide / 0.17, (c.y - 0.05) / 0.16) * c.side(a.nose_wrinkle)
+    forehead = (
+        _waves(c.y + 0.30, 0.105)
+        * blob(c.wide / 0.5, (c.y + 0.42) / 0.19)
+        * (0.34 * rise + 0.14 * s.age)
+    )
+    frown = (
+        c.line(c.wide - 0.05, 0.016)
+        * blob(c.wide / 0.12, (c.y - s.brow_y - 0.03) / 0.17)
+        * c.side(a.brow_lower)
+    )
+    wrinkle = (
+        _waves(c.y + 0.2, 0.075) * blob(c.wide / 0.17, (c.y - 0.05) / 0.16) * c.side(a.nose_wrinkle)
+    )
     return forehead + 0.75 * frown + 0.5 * wrinkle
 
 
@@ -88,7 +107,9 @@ def _cheek_folds(c: Canvas) -> Tensor:
     reach = mouth_width(c.faces) + 0.075
     down = ((c.y - s.nose_length + 0.07) / (s.mouth_y - s.nose_length + 0.09)).clamp(0, 1)
     place = 0.155 * s.nose_width + (reach - 0.155 * s.nose_width) * down.sqrt()
-    strength = 0.16 * s.age + 0.40 * pull + 0.34 * c.side(a.lip_raise) + 0.26 * c.side(a.nose_wrinkle)
+    strength = (
+        0.16 * s.age + 0.40 * pull + 0.34 * c.side(a.lip_raise) + 0.26 * c.side(a.nose_wrinkle)
+    )
     fold = c.line(c.wide - place, 0.022) * (1 - (2 * down - 1).square()) * strength
     corner = blob((c.wide - reach + 0.01) / 0.075, (c.y - s.mouth_y + 0.08 * pull) / 0.09)
     return fold + corner * (0.34 * c.side(a.dimple) + 0.10 * pull)
@@ -98,7 +119,9 @@ def _eye_folds(c: Canvas) -> Tensor:
     """What raised cheeks do: a fold below the lid, and crow's feet."""
     s, raised = c.faces.shape, c.side(c.faces.actions.cheek)
     off = c.wide - s.eye_x
-    fold = c.line(c.y - s.eye_y - 0.105 - 0.5 * off.square(), 0.02) * blob(off / 0.22, (c.y - s.eye_y - 0.1) / 0.2)
+    fold = c.line(c.y - s.eye_y - 0.105 - 0.5 * off.square(), 0.02) * blob(
+        off / 0.22, (c.y - s.eye_y - 0.1) / 0.2
+    )
     feet = blob((off - 0.24) / 0.07, (c.y - s.eye_y) / 0.09)
     return raised * (0.35 * fold + 0.22 * feet)
 
@@ -113,11 +136,15 @@ def _flush(c: Canvas, albedo: Tensor) -> Tensor:
 
 def _beard(c: Canvas, albedo: Tensor) -> Tensor:
     s = c.faces.shape
-    low = ((c.y - 0.50 - 0.25 * (0.45 - c.wide).clamp_min(0)) / 0.14).clamp(0, 1) * ((0.75 - c.wide) / 0.1).clamp(0, 1)
+    low = ((c.y - 0.50 - 0.25 * (0.45 - c.wide).clamp_min(0)) / 0.14).clamp(0, 1) * (
+        (0.75 - c.wide) / 0.1
+    ).clamp(0, 1)
     lip = blob(c.wide / 0.34, (c.y - s.mouth_y + 0.125) / 0.085).sqrt()
     grown = (low * s.beard).maximum(lip * s.moustache) * 0.88
     shadow = low.maximum(lip) * s.stubble * 0.45
-    return over(albedo, grown.maximum(shadow) * (c.z / 0.2 + 1).clamp(0, 1), c.faces.colors.hair * 0.85)
+    return over(
+        albedo, grown.maximum(shadow) * (c.z / 0.2 + 1).clamp(0, 1), c.faces.colors.hair * 0.85
+    )
 
 
 def _nostrils(c: Canvas, albedo: Tensor) -> Tensor:
@@ -149,7 +176,10 @@ def _eyes(c: Canvas, albedo: Tensor) -> Tensor:
     upper, lower = _lids(c, u)
     there = c.edge((1 - u.abs()) * s.eye_width) * c.front
     opening = c.edge(v - upper) * c.edge(lower - v) * there
-    white = albedo.new_tensor([1.0, 0.98, 0.96])[:, None] * (0.93 - 0.30 * blob((v - upper) / 0.05))[:, None]
+    white = (
+        albedo.new_tensor([1.0, 0.98, 0.96])[:, None]
+        * (0.93 - 0.30 * blob((v - upper) / 0.05))[:, None]
+    )
     albedo = _iris(c, over(albedo, opening, white), opening)
     crease = c.line(v - 1.15 * upper + 0.05, 0.008) * there * 0.45
     albedo = over(albedo, crease, c.faces.colors.skin * 0.45)
@@ -181,7 +211,9 @@ def _brows(c: Canvas, albedo: Tensor) -> Tensor:
     last = 0.035 + 0.03 * inner - 0.12 * outer - 0.03 * lower
     curve = (1 - at).square() * first + 2 * at * (1 - at) * middle + at.square() * last
     thick = s.brow_thickness * (0.65 + 0.9 * at - 1.25 * at.square()) * (1 + 0.2 * lower)
-    mask = c.edge(thick - (c.y - s.brow_y - curve).abs()) * c.edge((0.5 - (t - 0.5).abs()) * (end - start))
+    mask = c.edge(thick - (c.y - s.brow_y - curve).abs()) * c.edge(
+        (0.5 - (t - 0.5).abs()) * (end - start)
+    )
     return over(albedo, mask * s.brow_alpha * c.front, c.faces.colors.hair * 0.6)
 
 
@@ -215,7 +247,9 @@ def _mouth_shape(c: Canvas) -> _Mouth:
     raised = 0.09 * c.side(sides.lip_raise)
     upper = middle - opened * (0.02 * a.jaw + 0.030 * a.part + raised * (0.4 + 0.6 * a.part))
     lower = middle + opened * (0.30 * a.jaw + 0.055 * a.part)
-    thin = (1 - 0.75 * a.press - 0.25 * a.corner_pull - 0.2 * a.stretch).clamp_min(0.12) * round_arch
+    thin = (1 - 0.75 * a.press - 0.25 * a.corner_pull - 0.2 * a.stretch).clamp_min(
+        0.12
+    ) * round_arch
     top = upper - s.lip_upper * thin * (1 - 0.25 * blob(t / 0.3)) - 0.3 * raised * arch
     bottom = lower + s.lip_lower * thin * (1 + 0.35 * a.chin)
     return _Mouth(t, top, upper, lower, bottom, 0.32 * a.jaw + 0.085 * a.part)
@@ -225,7 +259,9 @@ def _mouth(c: Canvas, albedo: Tensor) -> Tensor:
     m, colors = _mouth_shape(c), c.faces.colors
     there = c.edge((1 - m.t.abs()) * mouth_width(c.faces)) * c.front
     lips = c.edge(c.y - m.top) * c.edge(m.bottom - c.y) * there
-    shine = 0.86 + 0.14 * c.edge(c.y - m.upper) + 0.22 * blob(m.t / 0.6, (c.y - m.lower - 0.025) / 0.03)
+    shine = (
+        0.86 + 0.14 * c.edge(c.y - m.upper) + 0.22 * blob(m.t / 0.6, (c.y - m.lower - 0.025) / 0.03)
+    )
     albedo = over(albedo, lips, colors.lips[..., None] * shine[:, None])
     inside = c.edge(c.y - m.upper) * c.edge(m.lower - c.y) * there
     albedo = over(albedo, inside, albedo.new_tensor([[0.16, 0.04, 0.05]]))
@@ -241,6 +277,8 @@ def _teeth(c: Canvas, m: _Mouth) -> Tensor:
     """A row above; a row below too where the lips are drawn wide."""
     a = c.faces.actions
     shown = (a.part.mean(1, keepdim=True) * 1.4 + 0.25).clamp(0, 1)
-    lower_row = (a.stretch.mean(1, keepdim=True) * 1.5).clamp(0, 1) * (m.gap * 25 - 0.75).clamp(0, 1)
+    lower_row = (a.stretch.mean(1, keepdim=True) * 1.5).clamp(0, 1) * (m.gap * 25 - 0.75).clamp(
+        0, 1
+    )
     rows = c.edge(m.upper + 0.075 - c.y).maximum(c.edge(c.y - m.lower + 0.045) * lower_row)
     return rows * shown * (1 - m.t.square()).clamp(0, 1).sqrt()

@@ -17,12 +17,24 @@ from ..emotions import Emotion
 from .actions import Actions, draw_actions
 from .draws import Draws, hashed
 
-_SKIN = ((0.36, 0.23, 0.17), (0.47, 0.31, 0.22), (0.68, 0.48, 0.36), (0.84, 0.64, 0.51), (0.95, 0.79, 0.69))
+_SKIN = (
+    (0.36, 0.23, 0.17),
+    (0.47, 0.31, 0.22),
+    (0.68, 0.48, 0.36),
+    (0.84, 0.64, 0.51),
+    (0.95, 0.79, 0.69),
+)
 _HAIR = (
     (0.05, 0.04, 0.04), (0.17, 0.10, 0.07), (0.36, 0.22, 0.12), (0.62, 0.44, 0.22), (0.60, 0.59, 0.58),
     (0.46, 0.19, 0.10),
 )  # fmt: skip
-_IRIS = ((0.16, 0.09, 0.05), (0.30, 0.18, 0.09), (0.28, 0.36, 0.22), (0.30, 0.46, 0.60), (0.40, 0.45, 0.48))
+_IRIS = (
+    (0.16, 0.09, 0.05),
+    (0.30, 0.18, 0.09),
+    (0.28, 0.36, 0.22),
+    (0.30, 0.46, 0.60),
+    (0.40, 0.45, 0.48),
+)
 
 
 class Shape(NamedTuple):
@@ -124,7 +136,10 @@ def draw_faces(indices: Tensor, seed: int) -> Faces:
     """indices (B,) int64 >= 0 -> the faces. Sixteen neighbors hold each emotion once a gender."""
     draws = Draws(indices, seed)
     card = draws.dealt("label", 2 * len(Emotion))
-    emotion, female = card % len(Emotion), torch.div(card, len(Emotion), rounding_mode="floor").float()[:, None]
+    emotion, female = (
+        card % len(Emotion),
+        torch.div(card, len(Emotion), rounding_mode="floor").float()[:, None],
+    )
     return Faces(
         key=hashed(indices, seed, "noise")[:, 0],
         emotion=emotion,
@@ -186,14 +201,18 @@ def _draw_hair(d: Draws, female: Tensor, male: Tensor) -> dict[str, Tensor]:
         "ear": d.bell("ear", 1.0, 0.25) * (1 - 0.75 * tucked),
         "age": d.uniform("age") ** 2,
         "hair_line": d.bell("hair line", -0.63, 0.12) - bald * 0.9,
-        "hair_volume": (d.bell("hair volume", 1.0, 0.6) - 0.15 * (male - female)) * (1 - 0.8 * bald),
+        "hair_volume": (d.bell("hair volume", 1.0, 0.6) - 0.15 * (male - female))
+        * (1 - 0.8 * bald),
         "hair_length": long_hair * d.uniform("hair length", 0.45, 1.0),
         "hair_round": d.uniform("hair round", 0.1, 1.5) * (1 - bald),
         "curl": d.chance("curly", 0.35) * d.uniform("curls", 0.4, 1.0),
-        "fringe": d.chance("fringe", 0.18 * male + 0.30 * female) * d.uniform("fringe length", 0.08, 0.28),
+        "fringe": d.chance("fringe", 0.18 * male + 0.30 * female)
+        * d.uniform("fringe length", 0.08, 0.28),
         "parting": d.bell("parting", 0.0, 0.5),
         "beard": beard,
-        "stubble": (male * d.chance("stubble", 0.5) * d.uniform("stubble how", 0.1, 0.5)).maximum(beard * 0.6),
+        "stubble": (male * d.chance("stubble", 0.5) * d.uniform("stubble how", 0.1, 0.5)).maximum(
+            beard * 0.6
+        ),
         "moustache": (male * d.chance("moustache", 0.12)).maximum(beard),
         "make_up": female * d.chance("make-up", 0.55) * d.uniform("make-up how", 0.4, 1.0),
     }
@@ -216,7 +235,9 @@ def _muted(d: Draws, purpose: str) -> Tensor:
 def _draw_colors(d: Draws, female: Tensor) -> Colors:
     skin = (_along(_SKIN, d.uniform("skin")) + d.bell("skin tint", 0.0, 0.05, 3)).clamp(0.08, 1)
     natural = skin * torch.tensor([0.86, 0.58, 0.58], device=skin.device)
-    painted = torch.tensor([0.72, 0.12, 0.20], device=skin.device) + d.bell("lipstick", 0.0, 0.15, 3)
+    painted = torch.tensor([0.72, 0.12, 0.20], device=skin.device) + d.bell(
+        "lipstick", 0.0, 0.15, 3
+    )
     paint = female * d.chance("wears lipstick", 0.45) * d.uniform("how much lipstick", 0.3, 0.9)
     return Colors(
         skin=skin,
@@ -239,7 +260,9 @@ def _draw_shot(d: Draws) -> Shot:
     light = torch.cat([sideways, upward, torch.ones_like(sideways)], 1)
     return Shot(
         gaze=d.bell("gaze", 0.0, 0.05, 2) * torch.tensor([1.0, 0.4], device=wears.device),
-        center=0.5 + d.bell("center", 0.0, 0.05, 2) - torch.tensor([0.0, 0.02], device=wears.device),
+        center=0.5
+        + d.bell("center", 0.0, 0.05, 2)
+        - torch.tensor([0.0, 0.02], device=wears.device),
         scale=d.bell("scale", 0.455, 0.06),
         light=light / light.norm(dim=1, keepdim=True),
         ambient=d.uniform("ambient", 0.35, 0.65),
@@ -254,5 +277,7 @@ def _draw_shot(d: Draws) -> Shot:
         dark_glasses=(wears < 0.015).float(),
         scarf=((wears >= 0.12) & (wears < 0.13)).float(),
         hat=((wears >= 0.13) & (wears < 0.21)).float(),
-        thing=torch.cat([((wears >= 0.21) & (wears < 0.28)).float(), d.uniform("thing", -1.0, 1.0, 4)], 1),
+        thing=torch.cat(
+            [((wears >= 0.21) & (wears < 0.28)).float(), d.uniform("thing", -1.0, 1.0, 4)], 1
+        ),
     )

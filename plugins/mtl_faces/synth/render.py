@@ -53,14 +53,20 @@ def render(indices: Tensor, size: int, seed: int) -> Tensor:
     """indices: (B,) int64 >= 0 -> images (B, 3, size, size) uint8 RGB."""
     faces, step = draw_faces(indices, seed), max(1, _RAYS_AT_ONCE // size**2)
     done = [_images(faces.rows(i, i + step), size) for i in range(0, len(indices), step)]
-    return torch.cat(done) if done else torch.zeros(0, 3, size, size, dtype=torch.uint8, device=indices.device)
+    return (
+        torch.cat(done)
+        if done
+        else torch.zeros(0, 3, size, size, dtype=torch.uint8, device=indices.device)
+    )
 
 
 def _framed(faces: Faces, size: int) -> Frame:
     """Rays through the middles of size x size pixels."""
     middles = (torch.arange(size, device=faces.key.device) + 0.5) / size
     y, x = torch.meshgrid(middles, middles, indexing="ij")
-    rays = (torch.stack([x.flatten(), y.flatten()]) - faces.shot.center[..., None]) / faces.shot.scale[..., None]
+    rays = (
+        torch.stack([x.flatten(), y.flatten()]) - faces.shot.center[..., None]
+    ) / faces.shot.scale[..., None]
     return Frame(faces, rays, rotation(faces.pose_deg), faces.shot.scale * size)
 
 

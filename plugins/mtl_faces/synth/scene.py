@@ -32,7 +32,10 @@ def background(frame: Frame) -> Tensor:
     x, y = frame.rays.unbind(1)
     shot, colors = frame.faces.shot, frame.faces.colors
     waves = (shot.waves[:, 3 * i : 3 * i + 3, None].unbind(1) for i in range(3))
-    mix = sum((torch.sin(2.6 * (fx * x + fy * y) + math.pi * phase) for fx, fy, phase in waves), torch.zeros_like(x))
+    mix = sum(
+        (torch.sin(2.6 * (fx * x + fy * y) + math.pi * phase) for fx, fy, phase in waves),
+        torch.zeros_like(x),
+    )
     first = colors.back_one[..., None].expand(-1, -1, x.shape[1])
     image = over(first, (0.5 + 0.3 * mix).clamp(0, 1), colors.back_two)
     turn, offset, width, strength = shot.stripe[..., None].unbind(1)
@@ -48,7 +51,10 @@ def neck_base(frame: Frame) -> Tensor:
 
 def shoulders(image: Tensor, frame: Frame) -> Tensor:
     base = neck_base(frame)
-    dx, dy = (frame.rays[:, 0] - 0.6 * base[:, :1]) / 1.45, (frame.rays[:, 1] - base[:, 1:] - 1.25) / 0.85
+    dx, dy = (
+        (frame.rays[:, 0] - 0.6 * base[:, :1]) / 1.45,
+        (frame.rays[:, 1] - base[:, 1:] - 1.25) / 0.85,
+    )
     shade = (1.0 - 0.35 * dx.abs()).clamp(0.3, 1) * (0.5 + 0.5 * frame.faces.shot.ambient)
     inside = edge(0.5 * (1 - dx.square() - dy.square()), frame.sharpness)
     return over(image, inside, frame.faces.colors.clothes[..., None] * shade[:, None])
@@ -65,7 +71,11 @@ def neck(image: Tensor, frame: Frame) -> Tensor:
     round_side = (1 - across.square()).clamp_min(0).sqrt()
     facing = (across * shot.light[:, :1] + round_side * shot.light[:, 2:]).clamp_min(0)
     light = (shot.ambient + (1 - shot.ambient) * facing) * (0.50 + 0.35 * (down - 0.2).clamp(0, 1))
-    return over(image, mask, (frame.faces.colors.skin * frame.faces.colors.light)[..., None] * light[:, None])
+    return over(
+        image,
+        mask,
+        (frame.faces.colors.skin * frame.faces.colors.light)[..., None] * light[:, None],
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what covers the face
@@ -75,7 +85,12 @@ def scarf(image: Tensor, skin: Surface, frame: Frame) -> Tensor:
     """Over mouth and nose; it turns with the head, so it is painted on it."""
     x, y, z = skin.point.unbind(1)
     shot, wide = frame.faces.shot, x.abs()
-    mask = edge(y - 0.36 - 0.12 * wide, frame.sharpness) * (z / 0.2 + 1).clamp(0, 1) * skin.cover * shot.scarf
+    mask = (
+        edge(y - 0.36 - 0.12 * wide, frame.sharpness)
+        * (z / 0.2 + 1).clamp(0, 1)
+        * skin.cover
+        * shot.scarf
+    )
     folds = (0.8 + 0.2 * torch.sin(18 * y + 6 * wide)) * (0.4 + 0.6 * shot.ambient)
     return over(image, mask, frame.faces.colors.cloth[..., None] * folds[:, None])
 
@@ -88,10 +103,17 @@ def glasses(image: Tensor, skin: Surface, frame: Frame) -> Tensor:
     dx, dy = (wide - s.eye_x - 0.015) / 0.235, (y - s.eye_y - 0.02) / 0.165
     ring = (dx.square().square() + dy.square().square() + 1e-6).sqrt().sqrt()
     glass = edge((1 - ring) * 0.165, frame.sharpness) * front
-    image = over(image, glass * (0.06 * shot.glasses + 0.86 * shot.dark_glasses), color * 0.5 + 0.02)
+    image = over(
+        image, glass * (0.06 * shot.glasses + 0.86 * shot.dark_glasses), color * 0.5 + 0.02
+    )
     bar = stroke(y - s.eye_y + 0.03, 0.018, frame.sharpness)
     bridge = bar * edge(s.eye_x - 0.21 - wide, frame.sharpness) * front
-    temple = bar * edge(wide - s.eye_x - 0.24, frame.sharpness) * skin.cover * ((z + 0.2) / 0.2).clamp(0, 1)
+    temple = (
+        bar
+        * edge(wide - s.eye_x - 0.24, frame.sharpness)
+        * skin.cover
+        * ((z + 0.2) / 0.2).clamp(0, 1)
+    )
     rim = stroke((ring - 1) * 0.18, 0.016, frame.sharpness) * front
     wire = rim.maximum(bridge).maximum(temple).clamp(0, 1)
     return over(image, 0.9 * wire * shot.glasses, color)

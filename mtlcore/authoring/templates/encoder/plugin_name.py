@@ -38,7 +38,9 @@ class PluginNameNet(nn.Module):
         super().__init__()
         channels = [3, *(width << i for i in range(stages))]
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, b), nn.ReLU())
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, b), nn.ReLU()
+            )
             for a, b in pairwise(channels)
         )
 

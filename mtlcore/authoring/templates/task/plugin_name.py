@@ -36,7 +36,9 @@ class PluginName(SupervisedTask):
         """Called once, on the labeled training rows: every field explicit, so that evaluation uses the same."""
         if annotation.dtype.kind in "fiub":
             raise MtlError(f"the annotation {self.reads!r} holds numbers; plugin_name needs names")
-        return evolve(self, classes=self.classes or tuple(sorted({str(a) for a in annotation} - {""})))
+        return evolve(
+            self, classes=self.classes or tuple(sorted({str(a) for a in annotation} - {""}))
+        )
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
         """(N,) names -> (N,) int64, (N,) bool. A name that is no class is no label, and its row holds a zero."""

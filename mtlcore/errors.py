@@ -1,4 +1,4 @@
-"""What a user did wrong, said once and well."""
+"""The error that a user can fix, and suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from collections.abc import Iterable
 
 
 class MtlError(Exception):
-    """A mistake that a user can mend. The command line prints the message alone and exits with code 2.
+    """A mistake that a user can fix.
 
-    The message says what is wrong, where (file, key, plugin), what was got, what was expected, and the nearest valid name.
+    The message names what is wrong, where (file, key, plugin), the value, the expected value, and
+    the nearest valid name. The command line prints it without a traceback and exits with code 2.
     """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: the nearest known one, and all of them."""
+    """Return the end of a message about an unknown name.
+
+    It suggests the nearest known name and lists all of them:
+    nearest("gird", ["tag", "grid"]) -> "did you mean 'grid'? known: grid, tag".
+    """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(names) if names else 'none'}"
+    listed = ", ".join(names) if names else "none"
+    return f"{hint}known: {listed}"

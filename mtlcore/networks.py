@@ -1,11 +1,14 @@
-"""Networks that the optimizer does not train, and one collective: all that a pretext author needs beside `torch.nn`."""
+"""Networks that the optimizer does not train, and sums over ranks.
+
+A pretext author needs no more than this beside `torch.nn`: `EMA` (momentum copies), `SharedHead`
+(another task's head), `FrozenModule` (fixed networks), and `gather` (the batch of all ranks).
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,34 +16,46 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-# Plain globals, so one training a process: a ContextVar would part threads, but breaks the graph of torch 2.11's dynamo.
-_mixed = False
-_alone = False
+# Plain globals, so a process can run one training at a time. A ContextVar would separate threads,
+# but it breaks the graph of torch 2.11's dynamo.
+_autocast_networks = False
+_single_rank = False
 
 
 @contextmanager
 def losses_in_fp32(device: str) -> Iterator[None]:
-    """Autocast off for the arithmetic of losses; the networks below, which a loss may call, keep the run's precision."""
-    global _mixed
-    before, _mixed = _mixed, torch.is_autocast_enabled(device)
+    """Compute losses without autocast. device: a device type, "cpu" or "cuda".
+
+    Networks of this module that a loss calls still run in the precision of the run.
+    """
+    global _autocast_networks
+    before = _autocast_networks
+    _autocast_networks = torch.is_autocast_enabled(device)
     try:
         with torch.autocast(device, enabled=False):
             yield
     finally:
-        _mixed = before
+        _autocast_networks = before
 
 
-def _run(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
-    device = next(x for x in tree_leaves(inputs) if isinstance(x, Tensor)).device.type
-    with torch.autocast(device, enabled=_mixed or torch.is_autocast_enabled(device)):
+def _call(net: nn.Module, inputs: tuple[object, ...]) -> object:
+    """Call a network under the autocast setting of the run."""
+    tensors = (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
+    device = next(tensors).device.type
+    enabled = _autocast_networks or torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=enabled):
         return net(*inputs)
 
 
 class EMA(nn.Module):
-    """A momentum copy of `source`: copy <- momentum * copy + (1 - momentum) * source, once an optimizer step, by the core.
+    """A momentum copy of `source`, saved with the run and never trained.
 
-    Saved with the run, never trained. momentum: in [0, 1). final: in [0, 1]; the momentum moves there linearly over the run.
-    batch_stats: norm layers use the batch's own statistics (BYOL's teacher) instead of the copied running ones.
+    Once an optimizer step, the core computes copy <- momentum * copy + (1 - momentum) * source.
+
+    momentum: in [0, 1).
+    final: in [0, 1]. The momentum changes linearly to this value during the run. None: constant.
+    batch_stats: True if BatchNorm layers normalize by the batch (BYOL's teacher), not by the copied
+    running statistics.
     """
 
     def __init__(
@@ -51,122 +66,151 @@ class EMA(nn.Module):
         batch_stats: bool = False,
     ) -> None:
         super().__init__()
-        self._source = (source,)  # in a tuple: not our submodule, not in our state
-        self.momentum, self.final, self.batch_stats = (
-            momentum,
-            momentum if final is None else final,
-            batch_stats,
-        )
+        # A tuple hides the module from torch: it must be neither our submodule nor in our state.
+        self._source = (source,)
+        self.momentum = momentum
+        self.final = momentum if final is None else final
+        self.batch_stats = batch_stats
         self.copy = copy.deepcopy(source).requires_grad_(False)
         self.train(False)
 
-    def forward(self, *inputs: Any) -> Any:
-        return _run(self.copy, inputs)
+    def forward(self, *inputs: object) -> object:
+        """Call the copy."""
+        return _call(self.copy, inputs)
 
     def train(self, mode: bool = True) -> EMA:
+        """Set the mode. The copy stays in eval mode, unless `batch_stats`."""
         self.training = mode
         self.copy.train(mode and self.batch_stats)
         return self
 
     @torch.no_grad()
     def update(self, progress: float, ok: Tensor | float = 1.0) -> None:
-        """progress: of the run, in [0, 1]. ok: a device scalar, 0 where the optimizer skipped the step; nothing is read back."""
-        rate = (
-            1 - (self.momentum + (self.final - self.momentum) * min(progress, 1.0))
-        ) * torch.as_tensor(ok)
-        mine, its = (
-            [p.data for p in self.copy.parameters()],
-            [p.data for p in self._source[0].parameters()],
-        )
-        torch._foreach_lerp_(
-            mine, its, [rate.to(mine[0])] * len(mine)
-        )  # a list of tensors: a scalar would be read back
-        for my, his in zip(self.copy.buffers(), self._source[0].buffers(), strict=True):
-            my.copy_(his)
+        """Move the copy towards the source.
+
+        progress: completed share of the run, in [0, 1].
+        ok: a scalar on the device, 0 if the optimizer skipped the step. It stays on the device.
+        """
+        momentum = self.momentum + (self.final - self.momentum) * min(progress, 1.0)
+        rate = (1 - momentum) * torch.as_tensor(ok)
+        copied = [p.data for p in self.copy.parameters()]
+        sources = [p.data for p in self._source[0].parameters()]
+
+        # A list of tensors as weights: a scalar would be read back to the host.
+        rates = [rate.to(copied[0])] * len(copied)
+        torch._foreach_lerp_(copied, sources, rates)
+
+        # Buffers are copied: counters such as num_batches_tracked can't be averaged.
+        for mine, other in zip(self.copy.buffers(), self._source[0].buffers(), strict=True):
+            mine.copy_(other)
 
     def reset(self) -> None:
-        """Equal the source again, after other weights were loaded into it."""
+        """Copy the source. Needed after other weights were loaded into it."""
         self.copy.load_state_dict(self._source[0].state_dict())
 
 
 class SharedHead(nn.Module):
-    """Somebody else's network (a supervised head): its owner trains and saves it; here it is only called, gradient included.
+    """A reference to a supervised head, or to a part of one, inside a pretext head.
 
-    A head, or a part of one, that a pretext shares counts as used by it, and as shared by gradient-level weightings.
+    The head's own task trains and saves it. Gradients of the pretext's loss flow through it, so a
+    gradient-based weighting counts the head among the shared parameters.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self._net = (net,)  # in a tuple: not our submodule, not in our state
+        # A tuple hides the module from torch: it must be neither our submodule nor in our state.
+        self._net = (net,)
 
     @property
     def net(self) -> nn.Module:
+        """The shared module itself."""
         return self._net[0]
 
-    def forward(self, *inputs: Any) -> Any:
-        return _run(self.net, inputs)
+    def forward(self, *inputs: object) -> object:
+        """Call the shared module."""
+        return _call(self.net, inputs)
 
 
 class FrozenModule(nn.Module):
-    """A fixed network (VGG16): never trained, always in eval mode, NOT saved, but moved with the model."""
+    """A fixed network (VGG16): always in eval mode, never trained, NOT saved.
+
+    It moves with the model to other devices and dtypes.
+    """
 
     net: nn.Module
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(
-            self, "net", net.eval().requires_grad_(False)
-        )  # not registered: not in our state
+        # Bypasses nn.Module's registration, so the weights are not in our state.
+        object.__setattr__(self, "net", net.eval().requires_grad_(False))
 
-    def forward(self, *inputs: Any) -> Any:
-        return _run(self.net, inputs)
+    def forward(self, *inputs: object) -> object:
+        """Call the fixed network."""
+        return _call(self.net, inputs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenModule:
+        # torch calls this for .to(), .cuda() and .float(). It does not see `net`: see __init__.
         self.net._apply(fn)
         return super()._apply(fn, recurse)
 
 
 @contextmanager
-def running_statistics_kept(net: nn.Module) -> Iterator[None]:
-    """In training, norm layers normalize by the batch as ever, and leave their running statistics alone."""
+def frozen_running_statistics(net: nn.Module) -> Iterator[None]:
+    """Do not update the running statistics of BatchNorm layers.
+
+    In training mode the layers still normalize by the batch.
+    """
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     try:
-        for m in norms:
-            m.track_running_stats = not m.training
+        for norm in norms:
+            norm.track_running_stats = not norm.training
         yield
     finally:
-        for m in norms:
-            m.track_running_stats = True
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def gather(x: Tensor) -> Tensor:
-    """(B, ...) -> (world * B, ...), differentiable: a coupled loss sees the joined batch. Plain x on one process."""
+    """Join the batches of all ranks: (B, ...) -> (world * B, ...). Differentiable.
+
+    A coupled loss needs the joint batch. On one process, return `x` itself.
+    """
     if world_size() == 1:
         return x
+    # Unlike dist.all_gather, it passes gradients back to all ranks.
     from torch.distributed.nn.functional import all_gather
 
     return torch.cat(all_gather(x.contiguous()))
 
 
-def total(x: Tensor) -> Tensor:
-    """Sum over ranks, in place; x itself on one process."""
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum a tensor over ranks, in place. On one process, return `x` itself."""
     if world_size() > 1:
         dist.all_reduce(x)
     return x
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One rank works by itself (evaluation): nothing below asks the others, who would not answer."""
-    global _alone
-    before, _alone = _alone, True
+def single_rank() -> Iterator[None]:
+    """Run code on one rank alone, such as an evaluation.
+
+    Collectives inside would wait forever for the other ranks, so `world_size` is 1.
+    """
+    global _single_rank
+    before = _single_rank
+    _single_rank = True
     try:
         yield
     finally:
-        _alone = before
+        _single_rank = before
 
 
 def world_size() -> int:
-    """Ranks that compute together here: 1 without data parallel, and while one rank is `alone`."""
-    together = dist.is_available() and dist.is_initialized() and not _alone
-    return dist.get_world_size() if together else 1
+    """Return the number of ranks that compute together.
+
+    It is 1 without data parallelism, and inside `single_rank`.
+    """
+    distributed = dist.is_available() and dist.is_initialized()
+    if _single_rank or not distributed:
+        return 1
+    return dist.get_world_size()

@@ -1,7 +1,8 @@
-"""Randomness: every draw is a function of (run seed, optimizer step, global micro-batch, purpose), and of nothing else.
+"""Random draws that depend only on (run seed, optimizer step, global micro-batch, purpose).
 
-Never of the rank, never of the global generators: so two ranks of B/2 samples draw what one process draws that accumulates two
-micro-batches of B/2, and a resumed run draws what the uninterrupted one would have drawn.
+They depend neither on the rank nor on torch's global generators. Hence two ranks with B/2 samples
+each draw the same numbers as one process that accumulates two micro-batches of B/2. A resumed run
+draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 
-# The purposes of all draws. They are data, not words: another spelling draws other numbers, and no committed run could be
-# repeated. A pretext task draws under its own label.
+# The purposes of all draws. They are data: the seed is a hash of their spelling, so another
+# spelling draws other numbers, and committed results could not be reproduced. A pretext task draws
+# under its own label.
 WEIGHTS = "weights"
 DROPOUT = "dropout"
 WEIGHTING = "weighting"
@@ -33,53 +35,59 @@ LABELS = "labels"
 
 @frozen(eq=False)
 class Rng:
-    """A CPU generator whose draws land on the run's device, with no host sync."""
+    """A CPU generator that returns its draws on the run's device, without a host sync."""
 
     generator: torch.Generator
     device: torch.device
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform in [0, 1), float32."""
-        return self._landed(torch.rand(shape, generator=self.generator))
+        """Draw float32, uniform in [0, 1)."""
+        return self._to_device(torch.rand(shape, generator=self.generator))
 
     def randn(self, *shape: int) -> Tensor:
-        """Standard normal, float32; drawn ON the device, since noise comes in the size of images."""
+        """Draw float32, standard normal."""
         if self.device.type == "cpu":
             return torch.randn(shape, generator=self.generator)
+
+        # Noise is as large as images, so it is drawn on the device instead of copied to it.
         local = torch.Generator(self.device).manual_seed(self.integer(0, 2**62))
         return torch.randn(shape, generator=local, device=self.device)
 
     def randint(self, high: int, *shape: int) -> Tensor:
-        """Uniform integers in [0, high), int64."""
-        return self._landed(torch.randint(high, shape, generator=self.generator))
+        """Draw int64, uniform in [0, high)."""
+        return self._to_device(torch.randint(high, shape, generator=self.generator))
 
     def permutations(self, samples: int, n: int) -> Tensor:
-        """(samples, n) int64: one uniform permutation of 0 ... n-1 a sample."""
-        return self._landed(torch.rand(samples, n, generator=self.generator).argsort(1))
+        """Draw (samples, n) int64: for each sample a uniform permutation of 0 ... n-1."""
+        return self._to_device(torch.rand(samples, n, generator=self.generator).argsort(1))
 
     def integer(self, low: int, high: int) -> int:
-        """One host integer in [low, high] for the whole batch (a size)."""
+        """Draw one host integer, uniform in [low, high], such as a size for the whole batch."""
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
-    def _landed(self, draw: Tensor) -> Tensor:
-        return (
-            draw
-            if self.device.type == "cpu"
-            else draw.pin_memory().to(self.device, non_blocking=True)
-        )
+    def _to_device(self, draw: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            return draw
+        # Only a copy from pinned memory is asynchronous.
+        return draw.pin_memory().to(self.device, non_blocking=True)
 
 
 @frozen
 class KeyedRng:
-    """The generators of one micro-batch, by purpose. key: (run seed, optimizer step, global micro-batch)."""
+    """The generators of one micro-batch, one for each purpose.
+
+    key: (run seed, optimizer step, global micro-batch).
+    """
 
     key: tuple[int, ...]
     device: torch.device = CPU
 
     def seed(self, *purpose: str | int | None) -> int:
-        """A 56-bit seed for this purpose."""
-        digest = hashlib.blake2b(repr((self.key, purpose)).encode(), digest_size=7).digest()
+        """Return the 56-bit seed of a purpose."""
+        text = repr((self.key, purpose))
+        digest = hashlib.blake2b(text.encode(), digest_size=7).digest()
         return int.from_bytes(digest, "big")
 
     def __call__(self, *purpose: str | int | None) -> Rng:
+        """Return a new generator for a purpose."""
         return Rng(torch.Generator().manual_seed(self.seed(*purpose)), self.device)

@@ -1,13 +1,15 @@
-"""What a run leaves on disk: written by training, read by all that comes after.
+"""The folder of a run: training writes it, everything else reads it.
 
     RUN/config.toml      the complete, resolved configuration: training it again reproduces the run
-    RUN/run.json         versions, threads, device, data fingerprint, final figures
-    RUN/metrics.jsonl    one line a logged step or evaluation
-    RUN/tensorboard/     the same, for TensorBoard
+    RUN/run.json         provenance: versions, threads, device, data fingerprint, final metrics
+    RUN/metrics.jsonl    one line for each logged step or evaluation
+    RUN/tensorboard/     the same metrics, for TensorBoard
     RUN/plugins/         copies of the one-file plugins
-    RUN/checkpoints/last-<step>/, best-<step>/     model.safetensors, ema.safetensors (with EMA), state.pt
+    RUN/checkpoints/last-<step>/, best-<step>/
+                         model.safetensors, ema.safetensors (if the run uses EMA), state.pt
 
-A checkpoint is written to a temporary folder, flushed, and renamed: it is complete, or it is not there. Older ones go only after.
+A checkpoint is written to a temporary folder, flushed to disk, and renamed. So it is either
+complete or absent. Older checkpoints are removed only afterwards.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 import safetensors.torch
@@ -31,44 +34,52 @@ from .errors import MtlError
 
 Which = Literal["last", "best"]
 
+JsonObject = dict[str, Any]
+State = dict[str, Any]
+"""Contents of state.pt: tensors, numbers and strings, in lists and dicts."""
+
 
 @frozen
 class Checkpoint:
-    """A complete checkpoint on disk."""
+    """A complete checkpoint on disk. path: its folder. step: optimizer steps that were done."""
 
     path: Path
     step: int
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole model by parameter name."""
+        """Return the weights of the whole model, by parameter name."""
         return _tensors(self.path / "model.safetensors")
 
     def ema(self) -> dict[str, Tensor] | None:
-        """The averaged weights of the network that is kept, where the run keeps an average."""
+        """Return the EMA weights of the inference network, or None if the run has none."""
         file = self.path / "ema.safetensors"
         return _tensors(file) if file.exists() else None
 
     def inference_weights(self) -> dict[str, Tensor]:
-        """The weights that are evaluated: the average where there is one, else the model's own."""
+        """Return the weights for evaluation and prediction: EMA if the run has it."""
         ema = self.ema()
         return self.weights() if ema is None else ema
 
     def load(self, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Put these weights of this checkpoint into a network; MtlError where one is missing or of another shape."""
+        """Load weights of this checkpoint into a network.
+
+        Raises MtlError if a weight is missing or has another shape.
+        """
         own = net.state_dict()
         wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
         if wrong:
             raise MtlError(
-                f"{self.path}: weights of another configuration; missing or of another shape: "
-                f"{', '.join(wrong[:5])} ({len(wrong)})"
+                f"{self.path}: weights of another configuration: "
+                f"{len(wrong)} are missing or have another shape: {', '.join(wrong[:5])}"
             )
         net.load_state_dict({k: weights[k] for k in own})
 
-    def state(self) -> dict[str, Any]:
-        """Optimizers, counters: what resuming needs."""
+    def state(self) -> State:
+        """Return what resuming needs beside the weights: optimizer states and counters."""
         file = self.path / "state.pt"
         try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            # weights_only: a pickle from an unknown author could run code.
+            state: State = torch.load(file, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError) as error:
             raise MtlError(f"{file} can't be read: {error}") from error
         return state
@@ -76,21 +87,29 @@ class Checkpoint:
 
 @frozen
 class RunFolder:
-    """One run's folder."""
+    """The folder of one run."""
 
     path: Path
 
     @property
     def config(self) -> Path:
+        """Path of the resolved configuration."""
         return self.path / "config.toml"
 
     @property
     def metrics(self) -> Path:
+        """Path of the log."""
         return self.path / "metrics.jsonl"
 
     @classmethod
     def create(cls, path: Path, config: str, plugins: Mapping[str, Path]) -> RunFolder:
-        """A new folder with its resolved configuration. Raises MtlError where a run lies there already."""
+        """Create a run folder with its configuration.
+
+        config: the text of config.toml.
+        plugins: file name -> one-file plugin to copy.
+
+        Raises MtlError if the folder already holds a run.
+        """
         cls.refuse_existing(path)
         run = cls(path)
         with write_errors_as_mtl_error(path):
@@ -98,78 +117,83 @@ class RunFolder:
             for name, file in plugins.items():
                 (path / "plugins").mkdir(exist_ok=True)
                 shutil.copyfile(file, path / "plugins" / name)
-            write_whole(run.config, config.encode())
+
+            # The configuration makes a folder a run, so it is written last.
+            write_atomically(run.config, config.encode())
         return run
 
     @classmethod
     def refuse_existing(cls, path: Path) -> None:
-        """Raises MtlError where a run lies there already."""
+        """Raise MtlError if the folder already holds a run."""
         if cls(path).config.exists():
             raise MtlError(
-                f"{path} holds a run already: choose another --out, or go on with it: mtl train --resume {path}"
+                f"{path} already holds a run: choose another --out, "
+                f"or resume it: mtl train --resume {path}"
             )
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run. Raises MtlError where there is none."""
+        """Return an existing run. Raises MtlError if the folder holds none."""
         run = cls(path)
         if not run.config.is_file():
-            raise MtlError(f"{path} is no run: it holds no config.toml")
+            raise MtlError(f"{path} is not a run folder: it has no config.toml")
         return run
 
-    def note(self, provenance: Mapping[str, Any]) -> None:
-        """Add provenance to run.json."""
-        file = self.path / "run.json"
-        known = json.loads(file.read_text()) if file.exists() else {}
+    def update_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Add entries to run.json, or replace them."""
+        merged = self.provenance() | dict(provenance)
         with write_errors_as_mtl_error(self.path):
-            write_whole(file, json.dumps(known | dict(provenance), indent=2).encode())
+            write_atomically(self.path / "run.json", json.dumps(merged, indent=2).encode())
 
-    def provenance(self) -> dict[str, Any]:
-        """What run.json says."""
+    def provenance(self) -> JsonObject:
+        """Return the contents of run.json, empty if there is no such file."""
         file = self.path / "run.json"
-        provenance: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        provenance: JsonObject = json.loads(file.read_text()) if file.exists() else {}
         return provenance
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+        """Append a line to metrics.jsonl."""
+        # If the disk is full, the message names the checkpoint from which the run can resume.
         with (
             write_errors_as_mtl_error(self.path, self.checkpoint()),
             self.metrics.open("a") as file,
         ):
             file.write(json.dumps(row) + "\n")
 
-    def cut_log(self, step: int) -> None:
-        """Drop the lines after `step`: a resumed run writes them anew."""
-        if self.metrics.exists():
-            rows = [
-                line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step
-            ]
-            with write_errors_as_mtl_error(self.path):
-                write_whole(self.metrics, "".join(f"{line}\n" for line in rows).encode())
+    def truncate_log(self, step: int) -> None:
+        """Remove the log lines after `step`, since a resumed run writes them again."""
+        if not self.metrics.exists():
+            return
+        lines = self.metrics.read_text().splitlines()
+        remaining = [line for line in lines if _step_of(line) <= step]
+        text = "".join(f"{line}\n" for line in remaining)
+        with write_errors_as_mtl_error(self.path):
+            write_atomically(self.metrics, text.encode())
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All complete lines of metrics.jsonl."""
+    def rows(self) -> list[JsonObject]:
+        """Return all complete lines of metrics.jsonl."""
         if not self.metrics.exists():
             return []
-        return [
-            json.loads(line)
-            for line in self.metrics.read_text().splitlines()
-            if _step_of(line) < _NEVER
-        ]
+        lines = self.metrics.read_text().splitlines()
+        return [json.loads(line) for line in lines if _step_of(line) < _INCOMPLETE]
 
-    # ------------------------------------------------------------------------------------------------ checkpoints
+    # ----------------------------------------------------------------------------- checkpoints
 
     def checkpoint(self, which: Which = "last") -> Checkpoint | None:
-        """The newest complete checkpoint of this kind."""
-        found = [p for p in (self.path / "checkpoints").glob(f"{which}-*") if p.suffix != ".tmp"]
-        steps = {int(p.name.split("-")[1]): p for p in found}
-        return Checkpoint(steps[max(steps)], max(steps)) if steps else None
+        """Return the newest complete checkpoint of a kind, or None."""
+        folders = (self.path / "checkpoints").glob(f"{which}-*")
+        complete = [folder for folder in folders if folder.suffix != ".tmp"]
+        by_step = {int(folder.name.split("-")[1]): folder for folder in complete}
+        if not by_step:
+            return None
+        newest = max(by_step)
+        return Checkpoint(by_step[newest], newest)
 
     def require(self, which: Which = "last") -> Checkpoint:
-        """The newest checkpoint of this kind, or MtlError."""
+        """Return the newest complete checkpoint of a kind. Raises MtlError if there is none."""
         found = self.checkpoint(which)
         if found is None:
-            raise MtlError(f"{self.path} holds no {which!r} checkpoint yet")
+            raise MtlError(f"{self.path} has no {which!r} checkpoint yet")
         return found
 
     def save(
@@ -180,22 +204,29 @@ class RunFolder:
         ema: Mapping[str, Tensor] | None,
         state: Mapping[str, Any],
     ) -> Checkpoint:
-        """Write a checkpoint, then drop the older ones of its kind. On any failure the older ones stay, and MtlError says so."""
+        """Write a checkpoint, then remove the older ones of its kind.
+
+        Raises MtlError if it can't be written. The older ones then remain.
+        """
         folder = self.path / "checkpoints"
-        done, temporary = folder / f"{which}-{step:08d}", folder / f"{which}-{step:08d}.tmp"
+        done = folder / f"{which}-{step:08d}"
+        temporary = folder / f"{which}-{step:08d}.tmp"
         with write_errors_as_mtl_error(self.path, self.checkpoint(which), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            write_whole(temporary / "model.safetensors", _packed(model))
+            write_atomically(temporary / "model.safetensors", _serialize(model))
             if ema is not None:
-                write_whole(temporary / "ema.safetensors", _packed(ema))
+                write_atomically(temporary / "ema.safetensors", _serialize(ema))
             buffer = io.BytesIO()
             torch.save(dict(state), buffer)
-            write_whole(temporary / "state.pt", buffer.getbuffer())
-            if done.exists():  # the same step again: after a resume, or as the last one
+            write_atomically(temporary / "state.pt", buffer.getbuffer())
+
+            # The same step can be saved twice: after resuming, or as the last step of a run.
+            if done.exists():
                 shutil.rmtree(done)
             temporary.rename(done)
             _flush_folder(folder)
+
         for old in folder.glob(f"{which}-*"):
             if old != done:
                 shutil.rmtree(old, ignore_errors=True)
@@ -203,31 +234,42 @@ class RunFolder:
 
 
 class write_errors_as_mtl_error:  # noqa: N801 - a context manager, used like a function
-    """What the disk refuses becomes one clear message; a half-written folder goes."""
+    """Convert an OSError into an MtlError that names the file and the reason.
+
+    path: the file or folder to name if the error itself names none.
+    good: an intact checkpoint, to be mentioned in the message.
+    temporary: a folder to delete after an error.
+    """
 
     def __init__(
         self, path: Path, good: Checkpoint | None = None, temporary: Path | None = None
     ) -> None:
-        self.path, self.good, self.temporary = path, good, temporary
+        self.path = path
+        self.good = good
+        self.temporary = temporary
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            if self.temporary:
-                shutil.rmtree(self.temporary, ignore_errors=True)
-            kept = (
-                f"; the checkpoint of step {self.good.step} is intact: {self.good.path}"
-                if self.good
-                else ""
-            )
-            where = error.filename or self.path
-            raise MtlError(f"can't write {where}: {error.strerror or error}{kept}") from error
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, OSError):
+            return
+        if self.temporary:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+        message = f"can't write {error.filename or self.path}: {error.strerror or error}"
+        if self.good:
+            message += f"; the checkpoint of step {self.good.step} is intact: {self.good.path}"
+        raise MtlError(message) from error
 
 
-def write_whole(file: Path, data: bytes | memoryview) -> None:
-    """To a temporary name, flushed, renamed."""
+def write_atomically(file: Path, data: bytes | memoryview) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it."""
     temporary = file.with_name(file.name + ".tmp")
     try:
         with temporary.open("wb") as out:
@@ -241,6 +283,7 @@ def write_whole(file: Path, data: bytes | memoryview) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
+    # A rename survives a power failure only after its folder was flushed.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -248,11 +291,10 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """safetensors takes neither channels_last nor views of other tensors."""
-    return safetensors.torch.save(
-        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    )
+def _serialize(tensors: Mapping[str, Tensor]) -> bytes:
+    # safetensors accepts neither channels_last tensors nor views of other tensors.
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    return safetensors.torch.save(plain)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
@@ -262,21 +304,23 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise MtlError(f"{file} can't be read: {error}") from error
 
 
-_NEVER = 2**62
+_INCOMPLETE = 2**62  # above the step of any run
 
 
 def _step_of(line: str) -> int:
-    """The step of a log line; a line cut short by a crash belongs to no step."""
+    """Return the step of a log line, or _INCOMPLETE for a line that a crash cut short."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return _NEVER
+        return _INCOMPLETE
 
 
 def finite(value: Any) -> Any:
-    """What is no finite number becomes None, in any nesting: JSON knows none."""
+    """Replace NaN and infinities by None, at any depth, since JSON has neither."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,4 +1,4 @@
-"""Toy components of every kind, with every type of field that a configuration can hold; their bodies do nothing."""
+"""Toy components of every kind, with every type of field. Their methods do nothing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Validation(Strong):
 
 @frozen
 class Styled(Strong):
-    """It needs a key, so it is no augmentation by default."""
+    """It has a required key, so it is not available without a table."""
 
     style: Path = field(kw_only=True)
 

@@ -1,4 +1,7 @@
-"""A one-file plugin for the tests: images with one bright quarter, which is the class; learned in a few steps."""
+"""A one-file plugin for tests: images with one bright quarter, which is the class.
+
+A network learns it in a few steps.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from mtlcore import Dataset, Index, MtlError, hookimpl
 
 @frozen
 class Dots(Dataset):
-    """n images of `side` pixels; the last fifth is the test split. bad: samples whose image can't be read."""
+    """n images of side x side pixels. The last fifth is the test split.
+
+    bad: number of samples, the first ones, that can't be decoded.
+    """
 
     n: int = 120
     side: int = 16
@@ -27,9 +33,8 @@ class Dots(Dataset):
     def decode(self, index: Index, sample: int) -> np.ndarray:
         if sample < self.bad:
             raise MtlError(f"dot{sample}: can't be read")
-        image = np.random.default_rng(sample).integers(
-            0, 120, (self.side, self.side, 3), dtype=np.uint8
-        )
+        rng = np.random.default_rng(sample)
+        image = rng.integers(0, 120, (self.side, self.side, 3), dtype=np.uint8)
         half = self.side // 2
         y, x = divmod(sample % 4, 2)
         image[y * half : (y + 1) * half, x * half : (x + 1) * half] += 120

@@ -1,4 +1,7 @@
-"""Engines for the pretexts that compare two views, and what one of two gloo ranks does in `pretexts/test_pairs.py`."""
+"""Helpers for tests of pretexts that compare two views.
+
+`on_rank` is the code of one of two gloo ranks, for `pretexts/test_pairs.py`.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
-from mtlcore.train.step import TrainState, train_step
+from mtlcore.train.state import TrainState
+from mtlcore.train.step import train_step
 
 PAIRS: dict[str, PretextTask] = {
     "barlow_twins": BarlowTwins(width=16),
@@ -45,7 +49,10 @@ COUPLED = ("barlow_twins", "vicreg", "simclr")
 def setting(
     task: PretextTask, tasks: tuple[str, ...] = (), entry: dict[str, Any] | None = None, **more: Any
 ) -> Experiment:
-    """An experiment with this task, labeled "pretext", as its one pretext."""
+    """Return an experiment whose only pretext, with the label "pretext", is this task.
+
+    entry: further keys of [pretext.pretext].
+    """
     exp = experiment(tasks, size=24, **{"augment": Jitter()} | more)
     return evolve(exp, pretexts={"pretext": PretextEntry(task, **entry or {})})
 
@@ -57,59 +64,70 @@ def run(
     lr: float = 0.05,
     **more: Any,
 ) -> TrainState:
-    """An train_state of toys on it."""
+    """Return a training state of toys with this task as its only pretext."""
     return train_state(setting(task, tasks, **more), optimizer=optimizer, lr=lr)
 
 
 def images(n: int = 6, tasks: tuple[str, ...] = (), seed: int = 0, **more: Any) -> Batch:
-    """Random images, without labels where there are no tasks."""
-    return batch(n=n, size=24, tasks=tasks, seed=seed, **{"unlabeled": 1 if tasks else n} | more)
+    """Return a batch of random images. Without tasks, no image has a label."""
+    unlabeled = 1 if tasks else n
+    return batch(n=n, size=24, tasks=tasks, seed=seed, **{"unlabeled": unlabeled} | more)
 
 
-def answer(eng: TrainState, made: PreparedBatch) -> Any:
-    """The head's output about its one reading."""
-    return eng.model.forward_heads(eng.model.encode(made)[0], made)["pretext"][0]
+def answer(state: TrainState, made: PreparedBatch) -> Any:
+    """Return the output of the pretext's head."""
+    features, _ = state.model.encode(made)
+    return state.model.forward_heads(features, made)["pretext"][0]
 
 
 def colored(n: int, seed: int) -> Batch:
-    """Images of one color each, a little noise on it: what two views of an image have in common, and strangers have not."""
+    """Return a batch of images with one color each, and a little noise.
+
+    Two views of an image share its color, views of different images do not.
+    """
     g = torch.Generator().manual_seed(seed)
-    images_ = (
-        torch.rand(n, 3, 1, 1, generator=g) * 0.8 + torch.rand(n, 3, 24, 24, generator=g) * 0.2
-    )
-    return evolve(images(n), images=(images_ * 255).round().byte())
+    color = torch.rand(n, 3, 1, 1, generator=g)
+    noise = torch.rand(n, 3, 24, 24, generator=g)
+    mixed = color * 0.8 + noise * 0.2
+    return evolve(images(n), images=(mixed * 255).round().byte())
 
 
-def losses(eng: TrainState, steps: int, n: int = 16) -> list[float]:
-    """The pretext's loss at each step, on fresh colored images."""
-    made = (prepared_batches(eng, [colored(n, step)]) for step in range(steps))
-    return [float(train_step(eng, micro_batches)["loss/pretext"]) for micro_batches in made]
+def losses(state: TrainState, steps: int, n: int = 16) -> list[float]:
+    """Train on new colored images in each step, and return the losses of the pretext."""
+    found = []
+    for step in range(steps):
+        logged = train_step(state, prepared_batches(state, [colored(n, step)]))
+        found.append(float(logged["loss/pretext"]))
+    return found
 
 
-# ---------------------------------------------------------------------------------------------------- two ranks
+# ---------------------------------------------------------------------------------- two ranks
 
 CASES = [(name, by) for name in COUPLED for by in ("losses", "samples")]
 
 
 def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
-    """-> the model's state after three steps on this rank's half of each joined batch of 8."""
+    """Train three steps on this rank's half of a joint batch of 8. Return the model's state.
+
+    by: "losses" for a loss-based weighting, "samples" for a gradient-based one.
+    """
     more = {"weighting": PCGRAD} if by == "samples" else {}
     exp = setting(PAIRS[name], ("fer",), encoder=Toy(norm="none"), **more)
-    eng = build_train_state(
-        evolve(exp, optimizer=evolve(exp.optimizer, name="sgd", lr=0.02)), fabric, 100, 10
-    )
-    rank, world = fabric.global_rank, fabric.world_size
+    sgd = evolve(exp.optimizer, name="sgd", lr=0.02)
+    state = build_train_state(evolve(exp, optimizer=sgd), fabric, 100, 10)
+    rank = fabric.global_rank
+    world = fabric.world_size
     for step in range(3):
-        joined = prepare(
-            exp, counted([images(8, ("fer",), seed=step, unlabeled=0)])[0], KeyedRng((0, step, 0))
-        )
-        mine = joined if world == 1 else joined.cut(slice(4 * rank, 4 * rank + 4), world)
-        train_step(eng, [mine])
-    return {k: v.clone() for k, v in eng.model.state_dict().items()}
+        [joint] = counted([images(8, ("fer",), seed=step, unlabeled=0)])
+        mine = prepare(exp, joint, KeyedRng((0, step, 0)))
+        if world > 1:
+            mine = mine.cut(slice(4 * rank, 4 * rank + 4), world)
+        train_step(state, [mine])
+    return {k: v.clone() for k, v in state.model.state_dict().items()}
 
 
 def on_rank(fabric: Fabric, out: Path) -> None:
-    """Write, for each case, this rank's state and how far the two ranks are apart."""
+    """Run all cases on this rank. Rank 0 saves the state, and the difference between the ranks."""
     torch.set_num_threads(1)
     found = {}
     for name, by in CASES:

@@ -1,7 +1,8 @@
-"""A bench for pretexts that ask about one image: a batch to look at, images that are easy, what all of them must hold."""
+"""Helpers for tests of pretexts with views of one image: batches, easy images, short trainings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from toys import Plain, Toy, batch, experiment, key, prepared_batches, train_state
 
-from mtlcore import Batch, BuildContext, Head, PretextTask, Target, View
+from mtlcore import Batch, BuildContext, Encoder, Head, PretextTask, Target, View
 from mtlcore.config.experiment import Experiment, PretextEntry
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.evaluation.preview import strips
@@ -21,7 +22,7 @@ from mtlcore.train.step import train_step
 
 @frozen(eq=False)
 class Look:
-    """A batch of one clean view."""
+    """An `AugmentedBatch` with one clean view, which is also every augmentation."""
 
     clean: View
     progress: float = 0.0
@@ -31,19 +32,23 @@ class Look:
 
 
 def alike(n: int = 8, size: int = 32, seed: int = 0, noise: float = 0.05) -> Tensor:
-    """(n, 3, size, size) uint8: one and the same patch of colors, a little noise on it. Every place of it can be told apart."""
+    """Return images (n, 3, size, size) uint8: the same colored pattern, with a little noise.
+
+    Each place of the pattern has its own color, so every task on places can be solved.
+    """
     g = torch.Generator().manual_seed(123)
-    batch = F.interpolate(torch.rand(1, 3, 6, 6, generator=g), (size, size), mode="bilinear")
+    pattern = F.interpolate(torch.rand(1, 3, 6, 6, generator=g), (size, size), mode="bilinear")
     noises = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
-    return ((batch + noise * noises).clamp(0, 1) * 255).round().byte()
+    return ((pattern + noise * noises).clamp(0, 1) * 255).round().byte()
 
 
 def view_of(images: Tensor) -> View:
+    """Return the clean view of raw images, without augmentation."""
     return Plain().view(images, tuple(images.shape[-2:]), key()("view"))
 
 
 def asked(task: PretextTask, images: Tensor, seed: int = 0) -> tuple[list[View], Target]:
-    """Its views of these raw images, and what must be answered."""
+    """Return a pretext's views of raw images, and its target."""
     views, target = task.views(Look(view_of(images)), key(seed)("question"))
     return list(views), target
 
@@ -51,22 +56,24 @@ def asked(task: PretextTask, images: Tensor, seed: int = 0) -> tuple[list[View],
 def setting(
     task: PretextTask, tasks: tuple[str, ...] = (), size: int = 32, **more: Any
 ) -> Experiment:
-    """An experiment whose one pretext, labeled "pretext", is this task."""
+    """Return an experiment whose only pretext, with the label "pretext", is this task."""
     exp = experiment(tasks, size=size, **{"augment": Plain()} | more)
     return evolve(exp, pretexts={"pretext": PretextEntry(task)})
 
 
-def built(task: PretextTask, size: int = 32, encoder: Any = None) -> tuple[SharedEncoder, Head]:
-    """An encoder of toys, and the task's head on it."""
+def built(
+    task: PretextTask, size: int = 32, encoder: Encoder | None = None
+) -> tuple[SharedEncoder, Head]:
+    """Return a toy encoder, and the head of the task on top of it."""
     net = SharedEncoder(encoder or Toy(), size)
     return net, task.build(BuildContext(net.info, net, {}))
 
 
 def plain_batch(images: Tensor) -> Batch:
-    """These images, without a label."""
-    return evolve(
-        batch(n=len(images), size=images.shape[-1], tasks=(), unlabeled=len(images)), images=images
-    )
+    """Return a batch of these images, without labels."""
+    n = len(images)
+    unlabeled = batch(n=n, size=images.shape[-1], tasks=(), unlabeled=n)
+    return evolve(unlabeled, images=images)
 
 
 def learned(
@@ -74,44 +81,51 @@ def learned(
     steps: int = 60,
     n: int = 16,
     lr: float = 3e-3,
-    encoder: Any = None,
+    encoder: Encoder | None = None,
     size: int = 32,
 ) -> list[float]:
-    """The loss of each of these steps on images that are alike."""
+    """Train on `alike` images, and return the loss of each step."""
     torch.manual_seed(0)
-    eng = train_state(
-        setting(task, size=size, encoder=encoder or Toy(width=8)), optimizer="adamw", lr=lr
-    )
+    exp = setting(task, size=size, encoder=encoder or Toy(width=8))
+    state = train_state(exp, optimizer="adamw", lr=lr)
     losses = []
     for step in range(steps):
-        logged = train_step(eng, prepared_batches(eng, [plain_batch(alike(n, size, seed=step))]))
+        images = plain_batch(alike(n, size, seed=step))
+        logged = train_step(state, prepared_batches(state, [images]))
         assert not bool(logged["skipped"])
         losses.append(float(logged["loss/pretext"]))
     return losses
 
 
 def by_default_on_48_pixels(task: PretextTask) -> list[float]:
-    """Three steps of a small residual net on 48-pixel images."""
+    """Train three steps with a small ResNet on 48-pixel images."""
     return learned(task, steps=3, n=4, encoder=ResnetSmall(width=16), size=48)
 
 
-def same(one: tuple[Any, Target], other: tuple[Any, Target]) -> bool:
-    """The same views and the same answers, bit for bit."""
-    leaves = [[*(v.images for v in views), *tree_leaves(target)] for views, target in (one, other)]
-    return all(torch.equal(a, b) for a, b in zip(*leaves, strict=True))
+Asked = tuple[Sequence[View], Target]
+"""What `asked` returns."""
+
+
+def same(one: Asked, other: Asked) -> bool:
+    """Return whether views and targets are equal, bit for bit."""
+    pairs = zip(_tensors(one), _tensors(other), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def _tensors(views_and_target: Asked) -> list[Tensor]:
+    views, target = views_and_target
+    return [*(view.images for view in views), *tree_leaves(target)]
 
 
 def shown(task: PretextTask, images: Tensor) -> dict[str, Tensor]:
-    """The samples of a preview."""
-    return {
-        s.label.replace("\n", ": "): s.images
-        for s in strips(setting(task, size=images.shape[-1]), images)
-    }
+    """Return the strips of a preview: label -> images."""
+    found = strips(setting(task, size=images.shape[-1]), images)
+    return {strip.label.replace("\n", ": "): strip.images for strip in found}
 
 
 def ramp(n: int, size: int) -> Tensor:
-    """(n, 2, size, size): the x and y of each pixel's center."""
+    """Return (n, 2, size, size): the x and y coordinates of each pixel's center."""
     at = torch.arange(size) + 0.5
-    return torch.stack([at.expand(size, size), at[:, None].expand(size, size)]).expand(
-        n, 2, size, size
-    )
+    x = at.expand(size, size)
+    y = at[:, None].expand(size, size)
+    return torch.stack([x, y]).expand(n, 2, size, size)

@@ -1,4 +1,4 @@
-"""TOML to experiments: what is filled in, what is refused, and how it is told."""
+"""From TOML to experiments: defaults, errors and their messages, overrides, one-file plugins."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from config_toys import (
     toy_catalog,
 )
 
-from mtlcore import MtlError
+from mtlcore import Dataset, MtlError, PretextTask
 from mtlcore.config import dump, load, parse
 from mtlcore.config.experiment import Experiment
-from mtlcore.registry.catalog import Catalog, PluginWarning
+from mtlcore.registry.catalog import Catalog
+from mtlcore.registry.hooks import PluginWarning
 
 HYBRID = """
 [task.faces]
@@ -67,9 +68,9 @@ def read(text: str, toys: Catalog) -> Experiment:
 
 
 def problems(text: str, toys: Catalog) -> list[str]:
-    with pytest.raises(MtlError) as told:
+    with pytest.raises(MtlError) as error:
         read(text, toys)
-    return str(told.value).splitlines()
+    return str(error.value).splitlines()
 
 
 def problem(text: str, toys: Catalog) -> str:
@@ -77,10 +78,10 @@ def problem(text: str, toys: Catalog) -> str:
     return line
 
 
-# ------------------------------------------------------------------------------------------------ what is filled in
+# ----------------------------------------------------------------------------------- defaults
 
 
-def test_defaults_fill_what_the_file_leaves_out(toys: Catalog) -> None:
+def test_missing_keys_have_their_defaults(toys: Catalog) -> None:
     e = read(HYBRID, toys)
     assert e.encoder == ResnetSmall()
     assert type(e.weighting).__name__ == "Equal"
@@ -92,7 +93,15 @@ def test_defaults_fill_what_the_file_leaves_out(toys: Catalog) -> None:
 
 
 def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catalog) -> None:
-    text = "[task.faces]\n[task.mood]\nname = 'faces'\n[task.other]\nname = 'faces'\nreads = 'gender'\n[task.pose]\n"
+    text = """
+    [task.faces]
+    [task.mood]
+    name = "faces"
+    [task.other]
+    name = "faces"
+    reads = "gender"
+    [task.pose]
+    """
     tasks = read(text, toys).tasks
     assert {label: t.component.reads for label, t in tasks.items()} == {
         "faces": "faces",
@@ -104,20 +113,22 @@ def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catal
 
 
 def test_augmentations_are_the_explicit_ones_and_all_that_need_no_key(toys: Catalog) -> None:
-    text = (
-        HYBRID
-        + "[augment.validation]\nturn_deg = 1\n[augment.mild]\nname = 'strong'\nturn_deg = 5.0\n"
-    )
-    e = read(text, toys)
+    further = """
+    [augment.validation]
+    turn_deg = 1
+    [augment.mild]
+    name = "strong"
+    turn_deg = 5.0
+    """
+    e = read(HYBRID + further, toys)
     assert e.augmentations == {
         "strong": Strong(),
         "validation": Validation(turn_deg=1.0),
         "mild": Strong(turn_deg=5.0),
     }
-    further = [
-        key for key, value in tomllib.loads(dump(e))["augment"].items() if isinstance(value, dict)
-    ]
-    assert set(further) - {"box"} == {"validation", "mild"}  # `box` is a key of the toy itself
+    dumped = tomllib.loads(dump(e))["augment"]
+    tables = {key for key, value in dumped.items() if isinstance(value, dict)}
+    assert tables - {"box"} == {"validation", "mild"}  # `box` is a key of the toy itself
 
 
 def test_every_type_of_field_is_read(
@@ -156,21 +167,30 @@ def test_every_type_of_field_is_read(
 
 
 @pytest.mark.parametrize("weight", ["0", "0.0", "-0.0"])
-def test_a_table_of_weight_0_is_as_if_it_were_not_there(toys: Catalog, weight: str) -> None:
+def test_a_table_of_weight_0_is_ignored(toys: Catalog, weight: str) -> None:
     without = read(HYBRID.replace("[pretext.puzzling]\ngrid = 2\nweight = 0.3\n", ""), toys)
     assert read(HYBRID.replace("weight = 0.3", f"weight = {weight}"), toys) == without
 
 
-def test_a_misspelt_table_of_weight_0_is_still_told(toys: Catalog) -> None:
+def test_a_misspelled_table_of_weight_0_is_still_an_error(toys: Catalog) -> None:
     assert "did you mean 'puzzling'" in problem(HYBRID + "[pretext.puzling]\nweight = 0\n", toys)
 
 
-def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalog) -> None:
-    text = "[pretext.coarse]\nname = 'puzzling'\ngrid = 2\n[pretext.fine]\nname = 'puzzling'\ngrid = 4\n"
-    assert [p.component.grid for p in read(text, toys).pretexts.values()] == [2, 4]  # type: ignore[attr-defined]
+def test_one_component_can_be_used_twice_under_different_labels(toys: Catalog) -> None:
+    text = """
+    [pretext.coarse]
+    name = "puzzling"
+    grid = 2
+    [pretext.fine]
+    name = "puzzling"
+    grid = 4
+    """
+    pretexts = read(text, toys).pretexts
+    assert pretexts["coarse"].component == Puzzling(grid=2)
+    assert pretexts["fine"].component == Puzzling(grid=4)
 
 
-# ------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -183,7 +203,11 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
         ("[trian]\nsteps = 3", "trian", ["did you mean 'train'"]),
         ("[train]\nsteps = 3\nstps = 3", "train.stps", ["did you mean 'steps'"]),
         ("[augment.box]\nlov = 1.0", "augment.box.lov", ["did you mean 'low'"]),
-        ("[augment]\nname = 'strnog'", "augment", ["unknown augmentation 'strnog'", "did you mean 'strong'"]),
+        (
+            "[augment]\nname = 'strnog'",
+            "augment",
+            ["unknown augmentation 'strnog'", "did you mean 'strong'"],
+        ),
         ("[encoder]\nname = 'hub:a'\nmodel = 'b'", "encoder.model", ["hub:a"]),
         ("[encoder]\nname = 'resnet_small:a'", "encoder", ["no family"]),
         ("[encoder]\nname = 3", "encoder.name", ["3", "a string"]),
@@ -195,7 +219,11 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
         ("[encoder]\nwidth = 0", "encoder.width", ["0", "1"]),
         ("[encoder]\ndepths = 2", "encoder.depths", ["2", "a list"]),
         ("[encoder]\ndepths = [2, 2.5]", "encoder.depths[1]", ["2.5", "a whole number"]),
-        ("[encoder]\nnorm = 'bacth'", "encoder.norm", ["'batch'", "'none'", "did you mean 'batch'"]),
+        (
+            "[encoder]\nnorm = 'bacth'",
+            "encoder.norm",
+            ["'batch'", "'none'", "did you mean 'batch'"],
+        ),
         ("[task.pose]\nclasses = 'abc'", "task.pose.classes", ["'abc'", "a list"]),
         ("[task.pose]\ncount = 7.0", "task.pose.count", ["7.0", "7, 8"]),
         ("[task.pose]\nsmoothing = false", "task.pose.smoothing", ["False", "a number"]),
@@ -205,14 +233,26 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
         ("[task.pose]\nweight = false", "task.pose.weight", ["False", "a number"]),
         ("[pretext.puzzling]\nrotate = 1", "pretext.puzzling.rotate", ["1", "true or false"]),
         ("[pretext.puzzling]\ngrid = 5", "pretext.puzzling.grid", ["5", "(2, 3, 4)"]),
-        ("[pretext.puzzling]\nscales = [[1, 'x']]", "pretext.puzzling.scales[0][1]", ["'x'", "a number"]),
+        (
+            "[pretext.puzzling]\nscales = [[1, 'x']]",
+            "pretext.puzzling.scales[0][1]",
+            ["'x'", "a number"],
+        ),
         ("[pretext.puzzling]\nscales = [[1, 2, 3]]", "pretext.puzzling.scales[0]", ["a list of 2"]),
         ("[pretext.puzzling]\ntag = [1]", "pretext.puzzling.tag", ["a string or a number"]),
         ("[pretext.puzzling]\nrotate = true\ngrid = 4", "pretext.puzzling", ["can't rotate"]),
-        ("[pretext.puzzling]\ncontrol = 'view_only'", "pretext.puzzling.control", ["did you mean 'views_only'"]),
+        (
+            "[pretext.puzzling]\ncontrol = 'view_only'",
+            "pretext.puzzling.control",
+            ["did you mean 'views_only'"],
+        ),
         ("[data.folder]\nroot = 3", "data.folder.root", ["3", "a path"]),
         ("[data.folder]\nroot = ''", "data.folder.root", ["a path"]),
-        ("[data.folder]\nroot = 'x'\ncolumns = {a = 1}", "data.folder.columns[a]", ["1", "a string"]),
+        (
+            "[data.folder]\nroot = 'x'\ncolumns = {a = 1}",
+            "data.folder.columns[a]",
+            ["1", "a string"],
+        ),
         ("[augment]\nbox = 3", "augment.box", ["3", "a table"]),
         ("[input]\nsize = 'big'", "input.size", ["'big'", "a whole number"]),
         ("[train]\nclip = 1.0", "[train]", ["neither steps nor epochs"]),
@@ -220,7 +260,7 @@ def test_labels_may_differ_from_names_so_one_component_stands_twice(toys: Catalo
         ("[schedule]\nmilestones = [0.9, 0.1]", "schedule.milestones", ["rising"]),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_its_path_and_what_mends_it(
+def test_a_mistake_is_reported_with_its_path_and_a_correction(
     toys: Catalog, table: str, path: str, facts: list[str]
 ) -> None:
     line = problem("[task.faces]\n" + table, toys)
@@ -239,12 +279,12 @@ def test_a_mistake_is_told_with_its_path_and_what_mends_it(
         "plugins = 3",
     ],
 )
-def test_what_should_be_a_table_or_a_value_and_is_not_is_told(toys: Catalog, top: str) -> None:
+def test_a_value_instead_of_a_table_and_vice_versa_is_an_error(toys: Catalog, top: str) -> None:
     lines = problems(top, toys)
     assert lines[0].startswith(top.split(" =")[0].split("\n")[0].strip("[]"))
 
 
-def test_all_problems_are_listed_one_a_line(toys: Catalog) -> None:
+def test_all_problems_are_listed_on_one_line_each(toys: Catalog) -> None:
     text = """
     color = 1
     [encoder]
@@ -272,7 +312,7 @@ def test_all_problems_are_listed_one_a_line(toys: Catalog) -> None:
 
 
 @pytest.mark.parametrize("label", ["train", "type", "keys", "_modules", '"a-b"', '"a.b"', '"2"'])
-def test_a_label_that_no_module_can_have_is_told(toys: Catalog, label: str) -> None:
+def test_a_label_that_no_module_can_have_is_an_error(toys: Catalog, label: str) -> None:
     assert label.strip('"') in problem(f"[task.{label}]\nname = 'faces'\n", toys)
 
 
@@ -296,7 +336,8 @@ def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalog) -> None:
             ["views.supervised"],
         ),
         (
-            "[task.faces]\n[pretext.puzzling]\n[views]\nsupervised = 'pretext'\nstatistics = 'clean'",
+            "[task.faces]\n[pretext.puzzling]\n"
+            "[views]\nsupervised = 'pretext'\nstatistics = 'clean'",
             ["views.statistics", "views.supervised", '"all"'],
         ),
         (
@@ -314,18 +355,18 @@ def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalog) -> None:
         ),
     ],
 )
-def test_settings_that_conflict_are_told_with_what_mends_them(
+def test_conflicting_settings_are_reported_with_a_correction(
     toys: Catalog, text: str, facts: list[str]
 ) -> None:
     line = problem(text, toys)
     assert [fact for fact in facts if fact not in line] == []
 
 
-def test_both_views_without_a_pretext_is_the_clean_view_alone(toys: Catalog) -> None:
+def test_supervised_views_can_be_both_without_a_pretext(toys: Catalog) -> None:
     assert read("[task.faces]\n[views]\nsupervised = 'both'", toys).views.supervised == "both"
 
 
-# ------------------------------------------------------------------------------------------------ files and overrides
+# ------------------------------------------------------------------------ files and overrides
 
 
 @pytest.fixture
@@ -337,23 +378,21 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_errors_of_a_file_name_it(file: Path, toys: Catalog) -> None:
     file.write_text(HYBRID + "[input]\nsize = 'a'\ncache_size = 'b'\n")
-    with pytest.raises(MtlError) as told:
+    with pytest.raises(MtlError) as error:
         load(file, catalog=toys)
-    first, *lines = str(told.value).splitlines()
+    first, *lines = str(error.value).splitlines()
     assert first == f"{file}:"
     assert [line.split()[0] for line in lines] == ["input.size", "input.cache_size"]
 
 
-def test_bad_toml_is_told_with_file_and_line(file: Path, toys: Catalog) -> None:
+def test_invalid_toml_is_reported_with_file_and_line(file: Path, toys: Catalog) -> None:
     file.write_text("[task.faces]\nx = \n")
     with pytest.raises(MtlError, match=r"run\.toml.*line 2"):
         load(file, catalog=toys)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_can_not_be_read_is_told(
-    tmp_path: Path, toys: Catalog, content: bytes | None
-) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path, toys: Catalog, content: bytes | None) -> None:
     path = tmp_path / "odd.toml"
     if content is not None:
         path.write_bytes(content)
@@ -361,17 +400,25 @@ def test_a_file_that_can_not_be_read_is_told(
         load(path, catalog=toys)
 
 
+def faces(e: Experiment) -> Dataset:
+    return e.data["faces"].component
+
+
+def puzzling(e: Experiment) -> PretextTask:
+    return e.pretexts["puzzling"].component
+
+
 @pytest.mark.parametrize(
     ("override", "read_back"),
     [
-        ("data.faces.root=/some/dir", lambda e: e.data["faces"].component.root == Path("/some/dir")),
-        ("data.faces.root=123", lambda e: e.data["faces"].component.root == Path.cwd() / "123"),
-        ("data.faces.root='/a b'", lambda e: e.data["faces"].component.root == Path("/a b")),
+        ("data.faces.root=/some/dir", lambda e: faces(e).root == Path("/some/dir")),
+        ("data.faces.root=123", lambda e: faces(e).root == Path.cwd() / "123"),
+        ("data.faces.root='/a b'", lambda e: faces(e).root == Path("/a b")),
         ("data.faces.labels=0.1", lambda e: e.data["faces"].labels == 0.1),
         ("data.faces.split=2020-01-01", lambda e: e.data["faces"].split == "2020-01-01"),
         ("pretext.puzzling.weight=0", lambda e: e.pretexts == {}),
-        ("pretext.puzzling.tag=7", lambda e: e.pretexts["puzzling"].component.tag == 7.0),
-        ("pretext.puzzling.scales=[[1, 2]]", lambda e: e.pretexts["puzzling"].component.scales == ((1.0, 2.0),)),
+        ("pretext.puzzling.tag=7", lambda e: puzzling(e).tag == 7.0),
+        ("pretext.puzzling.scales=[[1, 2]]", lambda e: puzzling(e).scales == ((1.0, 2.0),)),
         ("train.precision=32", lambda e: e.train.precision == "32"),
         ("train.precision=bf16-mixed", lambda e: e.train.precision == "bf16-mixed"),
         ("train.steps = 7", lambda e: e.train.steps == 7),
@@ -382,7 +429,10 @@ def test_a_file_that_can_not_be_read_is_told(
         ("encoder.name=hub:resnet18", lambda e: e.encoder == Hub("resnet18")),
         ("task.pose.weight=0.5", lambda e: list(e.tasks) == ["faces", "pose"]),
         ("seed=5", lambda e: e.seed == 5),
-        ("task.faces.classes=['x=1', 'y']", lambda e: e.tasks["faces"].component.classes == ("x=1", "y")),
+        (
+            "task.faces.classes=['x=1', 'y']",
+            lambda e: e.tasks["faces"].component.classes == ("x=1", "y"),
+        ),
         ('data."faces".limit=3', lambda e: e.data["faces"].limit == 3),
     ],
 )  # fmt: skip
@@ -391,11 +441,10 @@ def test_an_override_sets_one_key(file: Path, toys: Catalog, override: str, read
 
 
 def test_the_last_override_wins(file: Path, toys: Catalog) -> None:
-    assert load(
-        file, ["seed=1", "seed=2", "train.epochs=3", "train.steps=4"], catalog=toys
-    ) == evolve(
-        load(file, catalog=toys), seed=2, train=load(file, ["train.steps=4"], catalog=toys).train
-    )
+    overrides = ["seed=1", "seed=2", "train.epochs=3", "train.steps=4"]
+    plain = load(file, catalog=toys)
+    expected = evolve(plain, seed=2, train=evolve(plain.train, steps=4))
+    assert load(file, overrides, catalog=toys) == expected
 
 
 @pytest.mark.parametrize(
@@ -413,12 +462,12 @@ def test_the_last_override_wins(file: Path, toys: Catalog) -> None:
 )
 def test_a_bad_override_is_named(file: Path, toys: Catalog, override: str) -> None:
     file.write_text("seed = 1\n" + HYBRID)
-    with pytest.raises(MtlError) as told:
+    with pytest.raises(MtlError) as error:
         load(file, [override], catalog=toys)
-    assert f"--set {override}" in str(told.value)
+    assert f"--set {override}" in str(error.value)
 
 
-# ------------------------------------------------------------------------------------------------ one-file plugins
+# ---------------------------------------------------------------------------- one-file plugins
 
 
 def test_a_plugin_file_beside_the_configuration_is_loaded_and_listed_with_its_hash(
@@ -437,7 +486,7 @@ def test_a_plugin_file_beside_the_configuration_is_loaded_and_listed_with_its_ha
     assert parse(tomllib.loads(dump(e)), toys) == e
 
 
-def test_a_plugin_file_may_be_given_beside_the_file_and_twice(
+def test_a_plugin_file_can_be_passed_as_an_argument_and_twice(
     file: Path, toys: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = file.parent / "rotation.py"
@@ -448,7 +497,7 @@ def test_a_plugin_file_may_be_given_beside_the_file_and_twice(
     assert len(e.plugins) == 1
 
 
-def test_a_plugin_file_that_has_changed_is_told(file: Path, toys: Catalog) -> None:
+def test_a_changed_plugin_file_is_an_error(file: Path, toys: Catalog) -> None:
     (file.parent / "rotation.py").write_text(PLUGIN)
     file.write_text(f'plugins = ["rotation.py#sha256={"0" * 64}"]\n' + HYBRID)
     with pytest.raises(MtlError, match=r"rotation\.py has changed"):
@@ -458,28 +507,36 @@ def test_a_plugin_file_that_has_changed_is_told(file: Path, toys: Catalog) -> No
 def test_a_plugin_file_that_raises_keeps_its_original_error(file: Path, toys: Catalog) -> None:
     (file.parent / "broken.py").write_text("raise ZeroDivisionError('no luck')")
     file.write_text('plugins = ["broken.py"]\n' + HYBRID)
-    with pytest.raises(MtlError, match="no luck") as told:
+    with pytest.raises(MtlError, match="no luck") as error:
         load(file, catalog=toys)
-    assert isinstance(told.value.__cause__, ZeroDivisionError)
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
-def test_a_configuration_that_asks_for_an_installed_plugin_that_failed_keeps_its_original_error(
+def test_a_configuration_with_a_failed_installed_plugin_keeps_its_original_error(
     file: Path,
 ) -> None:
     missing = EntryPoint("puzzling", "no_such_module_at_all", "mtlcore")
     with pytest.warns(PluginWarning):
         catalog = Catalog.load([EntryPoint("toys", "config_toys", "mtlcore"), missing], {})
     file.write_text(HYBRID.replace("[pretext.puzzling]", "[pretext.jigsaw]"))
-    with pytest.raises(MtlError, match="no_such_module_at_all") as told:
+    with pytest.raises(MtlError, match="no_such_module_at_all") as error:
         load(file, catalog=catalog)
-    assert isinstance(told.value.__cause__, ModuleNotFoundError)
+    assert isinstance(error.value.__cause__, ModuleNotFoundError)
 
 
-# ------------------------------------------------------------------------------------------------ shipped experiments
+# ---------------------------------------------------------------------- shipped components
 
 
 def test_the_shipped_components_make_a_hybrid_experiment() -> None:
-    text = '[task.fer]\n[pretext.puzzling]\ngrid = 2\n[data.fer2013]\nroot = "/data"\n[train]\nsteps = 1\n'
+    text = """
+    [task.fer]
+    [pretext.puzzling]
+    grid = 2
+    [data.fer2013]
+    root = "/data"
+    [train]
+    steps = 1
+    """
     e = parse(tomllib.loads(text))
     assert e.tasks["fer"].component.reads == "emotion"
     assert {"none", "weak", "strong", "validation"} <= set(e.augmentations)

@@ -1,4 +1,4 @@
-"""Nothing is added at inference time: the network that a hybrid run keeps is the one of a supervised run."""
+"""Pretexts add nothing to inference: hybrid and supervised runs have the same network there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from attrs import evolve
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
-from test_preview import looked_at
+from test_preview import noise_experiment
 
 from mtlcore.config.experiment import Experiment
 from mtlcore.encoders.resnet_small import ResnetSmall
@@ -19,41 +19,47 @@ from mtlcore.runs import RunFolder
 from mtlcore.train.trainer import train
 
 
-def kept(experiment: Experiment, out: Path) -> Inference:
-    """What is left of a real run: trained, saved, read back."""
-    few = evolve(experiment.train, steps=2, tensorboard=False, schedule="constant", warmup=0)
-    batch = evolve(experiment.input, batch_size=4)
-    ready = evolve(experiment, train=few, input=batch)
-    run = train(ready, out).run
-    return inference_network(ready, RunFolder.open(run).require("last"))
+def trained(experiment: Experiment, out: Path) -> Inference:
+    """Train two steps, and return the inference network of the saved run."""
+    short = evolve(
+        experiment,
+        train=evolve(experiment.train, steps=2, tensorboard=False),
+        schedule=evolve(experiment.schedule, name="constant", warmup=0),
+        input=evolve(experiment.input, batch_size=4),
+    )
+    run = train(short, out).run
+    return inference_network(short, RunFolder.open(run).require("last"))
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inference, Inference]:
-    """-> of an HMTL run with two pretexts, of an SL run."""
+    """Return the networks of an HMTL run with two pretexts and of an SL run."""
     pretexts = {"puzzling": Puzzling(grid=2, head="spatial"), "inpainting": Inpainting()}
-    hybrid = looked_at(pretexts, tasks=("fer",), encoder=ResnetSmall(width=4, depths=(1, 1)))
+    hybrid = noise_experiment(pretexts, tasks=("fer",), encoder=ResnetSmall(width=4, depths=(1, 1)))
     folder = tmp_path_factory.mktemp("runs")
-    return kept(hybrid, folder / "hmtl"), kept(evolve(hybrid, pretexts={}), folder / "sl")
+    supervised = evolve(hybrid, pretexts={})
+    return trained(hybrid, folder / "hmtl"), trained(supervised, folder / "sl")
 
 
-def test_a_hybrid_run_keeps_parameters_of_the_same_names_and_shapes(networks):
-    hybrid, supervised = (
-        {k: tuple(v.shape) for k, v in net.state_dict().items()} for net in networks
-    )
+def shapes(net: Inference) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+def test_both_networks_have_the_same_parameters(networks):
+    hybrid, supervised = map(shapes, networks)
     assert hybrid == supervised
     assert any(k.startswith("heads.fer.") for k in hybrid)
     assert not any("puzzling" in k or "inpainting" in k for k in hybrid)
 
 
-def test_a_hybrid_run_keeps_the_same_traced_graph(networks):
+def test_both_networks_have_the_same_traced_graph(networks):
     images = torch.rand(2, 3, 24, 24)
     hybrid, supervised = (str(torch.export.export(net, (images,)).graph) for net in networks)
     assert "convolution" in hybrid or "conv2d" in hybrid
     assert hybrid == supervised
 
 
-def test_the_two_answer_differently_so_they_are_two_trainings(networks):
+def test_both_networks_predict_differently_since_their_training_differs(networks):
     images = torch.rand(4, 3, 24, 24)
     hybrid, supervised = (net(images)["fer"] for net in networks)
     assert hybrid.shape == supervised.shape

@@ -1,4 +1,4 @@
-"""The network: what it keeps, what it refuses, what is left for inference."""
+"""The hybrid network: which weights it has, what it refuses, and its network of inference."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from attrs import evolve, frozen
 from torch import nn
 from toys import (
+    EQUAL,
     PCGRAD,
     PRETEXTS,
     Rotation,
@@ -23,20 +24,24 @@ from toys import (
 from mtlcore import EMA, FrozenModule, MtlError, SharedHead
 from mtlcore.config.experiment import PretextEntry
 from mtlcore.model.hybrid import HybridModel
-from mtlcore.networks import running_statistics_kept
+from mtlcore.networks import frozen_running_statistics
 from mtlcore.train.step import train_step
 
 
-def test_inference_keeps_the_encoder_and_the_supervised_heads_alone():
+def shapes(weights):
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def test_inference_has_only_the_encoder_and_the_supervised_heads():
     hybrid = HybridModel(experiment(("fer", "gender"), ("puzzle_pooled", "inpainting", "byol")))
     supervised = HybridModel(experiment(("fer", "gender")))
-    kept, alone = hybrid.inference().state_dict(), supervised.inference().state_dict()
-    assert {k: v.shape for k, v in kept.items()} == {k: v.shape for k, v in alone.items()}
-    assert set(kept) <= set(hybrid.state_dict())
+    weights = hybrid.inference().state_dict()
+    assert shapes(weights) == shapes(supervised.inference().state_dict())
+    assert set(weights) <= set(hybrid.state_dict())
 
 
-def test_a_head_that_keeps_the_encoder_is_refused():
-    class Keeps(RotationHead):
+def test_a_head_that_registers_the_encoder_is_refused():
+    class Registers(RotationHead):
         def __init__(self, context):
             super().__init__(context.info.dim)
             self.encoder = context.encoder
@@ -44,13 +49,13 @@ def test_a_head_that_keeps_the_encoder_is_refused():
     @frozen
     class Greedy(Rotation):
         def build(self, context):
-            return Keeps(context)
+            return Registers(context)
 
     exp = experiment(("fer",), ("rotation",))
     exp = evolve(exp, pretexts={"greedy": evolve(exp.pretexts["rotation"], component=Greedy())})
-    with pytest.raises(MtlError, match="greedy") as told:
+    with pytest.raises(MtlError, match="greedy") as error:
         HybridModel(exp)
-    assert "EMA(module)" in str(told.value)
+    assert "EMA(module)" in str(error.value)
 
 
 def test_a_mean_loss_is_refused_and_the_message_names_coupled():
@@ -58,18 +63,18 @@ def test_a_mean_loss_is_refused_and_the_message_names_coupled():
         def loss(self, output, target):
             return super().loss(output, target).mean()
 
-    eng = train_state(experiment(("fer",), ("rotation",)))
-    eng.model.heads["rotation"].__class__ = Mean
+    state = train_state(experiment(("fer",), ("rotation",)))
+    state.model.heads["rotation"].__class__ = Mean
     with pytest.raises(MtlError, match="coupled"):
-        eng.model(prepared_batches(eng, [batch(tasks=("fer",))])[0])
+        state.model(prepared_batches(state, [batch(tasks=("fer",))])[0])
 
 
-def test_a_pretext_that_asks_for_an_unknown_head_is_told_the_known_ones():
+def test_an_unknown_shared_head_raises_with_the_known_ones():
     with pytest.raises(MtlError, match="gender"):
         HybridModel(experiment(("gender",), ("fixmatch",)))
 
 
-def test_an_encoder_that_does_not_return_features_is_told():
+def test_an_encoder_that_does_not_return_features_is_refused():
     class Bare(Toy):
         def build(self, image_size):
             return nn.Flatten()
@@ -80,21 +85,19 @@ def test_an_encoder_that_does_not_return_features_is_told():
 
 def test_info_is_measured_not_declared():
     info = HybridModel(experiment(size=32)).encoder.info
-    assert (info.dim, info.channels, info.map_sizes, info.image_size) == (
-        16,
-        (4, 8, 16),
-        ((16, 16), (8, 8), (4, 4)),
-        32,
-    )
+    assert info.dim == 16
+    assert info.channels == (4, 8, 16)
+    assert info.map_sizes == ((16, 16), (8, 8), (4, 4))
+    assert info.image_size == 32
 
 
-def test_deepcopy_lends_the_copys_own_head():
+def test_a_deep_copy_shares_the_head_of_the_copy():
     model = HybridModel(experiment(("fer",), ("fixmatch",)))
     twin = copy.deepcopy(model)
-    assert twin.heads["fixmatch"].judge._net[0] is twin.heads["fer"]
+    assert twin.heads["fixmatch"].shared.net is twin.heads["fer"]
 
 
-def test_an_ema_moves_by_its_momentum_and_rests_on_a_skipped_step():
+def test_an_ema_moves_by_its_momentum_and_not_in_a_skipped_step():
     source = nn.Linear(2, 2)
     ema = EMA(source, 0.9, final=1.0)
     start = ema.copy.weight.clone()
@@ -111,13 +114,13 @@ def test_an_ema_moves_by_its_momentum_and_rests_on_a_skipped_step():
 
 def test_a_frozen_network_is_not_saved_stays_in_eval_and_moves_with_the_model():
     frozen_net = FrozenModule(nn.BatchNorm1d(2))
-    context = nn.ModuleDict({"judge": frozen_net}).train().double()
-    assert context.state_dict() == {}
+    model = nn.ModuleDict({"frozen": frozen_net}).train().double()
+    assert model.state_dict() == {}
     assert not frozen_net.net.training
     assert frozen_net.net.weight.dtype == torch.float64
 
 
-def test_a_borrowed_network_passes_gradient_and_is_not_registered():
+def test_a_shared_network_passes_gradient_and_is_not_registered():
     net = nn.Linear(2, 2)
     shared = SharedHead(net)
     shared(torch.ones(1, 2)).sum().backward()
@@ -125,13 +128,13 @@ def test_a_borrowed_network_passes_gradient_and_is_not_registered():
     assert net.weight.grad is not None
 
 
-def test_statistics_are_kept_while_the_batch_still_normalizes():
+def test_frozen_running_statistics_still_normalize_by_the_batch():
     norm = nn.BatchNorm1d(3)
     x = torch.randn(16, 3) * 5 + 2
-    wanted = nn.functional.batch_norm(x, None, None, training=True)
-    with running_statistics_kept(norm):
-        got = norm(x)
-    torch.testing.assert_close(got, wanted)
+    expected = nn.functional.batch_norm(x, None, None, training=True)
+    with frozen_running_statistics(norm):
+        found = norm(x)
+    torch.testing.assert_close(found, expected)
     assert torch.equal(norm.running_mean, torch.zeros(3))
     assert int(norm.num_batches_tracked) == 0
 
@@ -147,70 +150,76 @@ def test_weights_depend_on_the_seed_alone():
     assert not torch.equal(a["encoder.net.stages.0.0.weight"], c["encoder.net.stages.0.0.weight"])
 
 
-def test_a_pretext_brings_the_encoder_no_other_start():
-    """Paired arms: SL and HMTL of one seed start from the same encoder and the same supervised head."""
-    alone = train_state(experiment(("fer",))).model.state_dict()
+def test_pretexts_do_not_change_the_initial_weights_of_encoder_and_tasks():
+    """SL and HMTL runs of one seed are paired: both start from the same weights."""
+    supervised = train_state(experiment(("fer",))).model.state_dict()
     hybrid = train_state(experiment(("fer",), tuple(PRETEXTS))).model.state_dict()
-    assert all(torch.equal(v, hybrid[k]) for k, v in alone.items())
+    assert all(torch.equal(v, hybrid[k]) for k, v in supervised.items())
 
 
-# ---------------------------------------------------------------------------------------------------- shared heads
+# ------------------------------------------------------------------------------- shared heads
 
 
-class Takes(RotationHead):
-    """Reads the supervised head of `gender`: as a momentum copy, whole, or in part."""
+class UsesGender(RotationHead):
+    """Uses the supervised head of `gender`: as a momentum copy, whole, or in part."""
 
     def __init__(self, context, how):
         super().__init__(context.info.dim)
         head = context.heads["gender"]
-        made = {"copied": lambda: EMA(head, 0.5), "shared": lambda: SharedHead(head)}
-        made["shared in part"] = lambda: SharedHead(head.answer[1])
-        self.how, self.judge = how, made[how]()
+        self.how = how
+        if how == "copied":
+            self.used = EMA(head, 0.5)
+        elif how == "shared":
+            self.used = SharedHead(head)
+        else:
+            self.used = SharedHead(head.answer[1])
 
     def forward(self, features):
         read = features.pooled if self.how == "shared in part" else features
-        return super().forward(features) * (1 + self.judge(read)[:, :1])
+        return super().forward(features) * (1 + self.used(read)[:, :1])
 
 
 @frozen
-class Taking(Rotation):
+class Using(Rotation):
     how: str = "copied"
 
     def build(self, context):
-        return Takes(context, self.how)
+        return UsesGender(context, self.how)
 
 
-def taking(how, **more):
-    return evolve(
-        experiment(("fer", "gender"), **more), pretexts={"taking": PretextEntry(Taking(how))}
-    )
+def using(how, **more):
+    pretexts = {"using": PretextEntry(Using(how))}
+    return evolve(experiment(("fer", "gender"), **more), pretexts=pretexts)
 
 
-def test_a_momentum_copy_of_a_supervised_head_leaves_that_head_its_owners():
-    model = HybridModel(taking("copied"))
-    mine = {id(p) for p in model.heads["gender"].parameters()}
-    assert model.used(["taking"]) == {"taking"}
-    assert mine.isdisjoint({id(p) for p in model.shared()})
-    assert mine == {id(p) for p in model.own("gender")}
+def ids(parameters):
+    return {id(p) for p in parameters}
+
+
+def test_a_momentum_copy_does_not_share_the_supervised_head():
+    model = HybridModel(using("copied"))
+    gender = ids(model.heads["gender"].parameters())
+    assert model.used(["using"]) == {"using"}
+    assert gender.isdisjoint(ids(model.shared()))
+    assert gender == ids(model.own("gender"))
 
 
 @pytest.mark.parametrize("how", ["shared", "shared in part"])
-def test_a_borrowed_supervised_head_counts_as_used_and_as_shared(how):
-    model = HybridModel(taking(how))
-    mine = {id(p) for p in model.heads["gender"].parameters()}
-    assert model.used(["taking"]) == {"taking", "gender"}
-    assert mine <= {id(p) for p in model.shared()}
+def test_a_shared_head_counts_as_used_and_as_shared(how):
+    model = HybridModel(using(how))
+    gender = ids(model.heads["gender"].parameters())
+    assert model.used(["using"]) == {"using", "gender"}
+    assert gender <= ids(model.shared())
     assert model.own("gender") == []
-    assert {id(p) for p in model.own("fer")} == {id(p) for p in model.heads["fer"].parameters()}
+    assert ids(model.own("fer")) == ids(model.heads["fer"].parameters())
 
 
-@pytest.mark.parametrize(("how", "moved"), [("copied", False), ("shared", True)])
-@pytest.mark.parametrize("weighting", [None, PCGRAD])
-def test_a_step_without_the_owners_labels_moves_a_borrowed_head_and_lets_a_copied_one_rest(
-    how, moved, weighting
-):
-    eng = train_state(taking(how, **({"weighting": weighting} if weighting else {})))
-    head = eng.model.heads["gender"].answer[1]
+@pytest.mark.parametrize(("how", "moves"), [("copied", False), ("shared", True)])
+@pytest.mark.parametrize("weighting", [EQUAL, PCGRAD])
+def test_without_labels_of_the_task_only_a_shared_head_moves(how, moves, weighting):
+    state = train_state(using(how, weighting=weighting))
+    head = state.model.heads["gender"].answer[1]
     before = head.bias.clone()
-    train_step(eng, prepared_batches(eng, [batch(tasks=("fer", "gender"), absent=("gender",))]))
-    assert torch.equal(head.bias, before) is not moved
+    unlabeled = batch(tasks=("fer", "gender"), absent=("gender",))
+    train_step(state, prepared_batches(state, [unlabeled]))
+    assert torch.equal(head.bias, before) is not moves

@@ -1,4 +1,4 @@
-"""The purposes of random draws are data: a run is repeated only if they stay as they are, letter by letter."""
+"""The purposes of random draws are data: with another spelling, no run can be reproduced."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Toy components and batches: networks of a few hundred weights, so that a test takes milliseconds.
+"""Toy components and batches. Networks have a few hundred weights, so a test takes milliseconds.
 
-The pretexts here are the ones that strain the contracts: a shared head, the clean forward, patches, coupled losses, EMA teachers.
+The toy pretexts cover the difficult cases of the contracts: a shared head, a view that is shared
+with the tasks, patches, coupled losses, and EMA teachers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -50,10 +52,10 @@ from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
-from mtlcore.train.step import TrainState
+from mtlcore.train.state import TrainState
 from mtlcore.weighting import Equal, Uncertainty
 
-# ---------------------------------------------------------------------------------------------------- encoders, augmentations
+# -------------------------------------------------------------------- encoders, augmentations
 
 
 @frozen
@@ -68,7 +70,9 @@ class Toy(Encoder):
 
 
 class ToyNet(nn.Module):
-    def __init__(self, width: int, norm: Any) -> None:
+    """norm: channels -> a normalization layer."""
+
+    def __init__(self, width: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
         sizes = [3, width, 2 * width, 4 * width]
         self.stages = nn.ModuleList(
@@ -88,50 +92,59 @@ class Plain(Augmentation):
     """Resize only."""
 
     def view(self, images, size, rng):
-        x, geometry = images.float() / 255, Geometry.resize(images.shape[-2:], size, images)
-        return View(x if x.shape[-2:] == size else geometry.warp(x, "bilinear"), geometry)
+        x = images.float() / 255
+        geometry = Geometry.resize(images.shape[-2:], size, images)
+        if x.shape[-2:] != size:
+            x = geometry.warp(x, "bilinear")
+        return View(x, geometry)
 
 
 @frozen
 class Jitter(Augmentation):
-    """Turn, crop, mirror, and a cutout after the pretexts."""
+    """Rotate, crop, mirror; after the pretexts, cut out a square."""
 
     turn_rad: float = 0.3
 
     def view(self, images, size, rng):
         u = rng.rand(3, len(images))
-        matrix = similarity(
-            (2 * u[0] - 1) * self.turn_rad, 0.7 + 0.3 * u[1], u[2] < 0.5, images.shape[-2:], size
-        )
+        angle_rad = (2 * u[0] - 1) * self.turn_rad
+        scale = 0.7 + 0.3 * u[1]
+        flip = u[2] < 0.5
+        matrix = similarity(angle_rad, scale, flip, images.shape[-2:], size)
         geometry = Geometry.affine(matrix, size)
         return View(geometry.warp(images.float() / 255, "bilinear"), geometry)
 
     def finish(self, images, rng):
         h, w = images.shape[-2:]
         y0, x0 = rng.rand(2, len(images), 1, 1, 1) * 0.7
-        y, x = torch.arange(h).view(h, 1) / h, torch.arange(w).view(1, w) / w
-        return images.masked_fill((y >= y0) & (y < y0 + 0.3) & (x >= x0) & (x < x0 + 0.3), 0.5)
+        y = torch.arange(h).view(h, 1) / h
+        x = torch.arange(w).view(1, w) / w
+        inside = (y >= y0) & (y < y0 + 0.3) & (x >= x0) & (x < x0 + 0.3)
+        return images.masked_fill(inside, 0.5)
 
 
 @frozen
 class Mixup(Plain):
+    """Zhang et al., 2018."""
+
     def view(self, images, size, rng):
         view = super().view(images, size, rng)
-        partner, own = rng.permutations(1, len(images))[0], rng.rand(len(images))
+        partner = rng.permutations(1, len(images))[0]
+        own = rng.rand(len(images))
         share = own.view(-1, 1, 1, 1)
-        return evolve(
-            view,
-            images=view.images * share + view.images[partner] * (1 - share),
-            mix=(partner, own),
-        )
+        mixed = view.images * share + view.images[partner] * (1 - share)
+        return evolve(view, images=mixed, mix=(partner, own))
 
 
-# ---------------------------------------------------------------------------------------------------- supervised tasks
+# --------------------------------------------------------------------------- supervised tasks
 
 
 @frozen
 class Pose(SupervisedTask):
-    """Rotation matrices that follow in-plane turns and mirrors; 6D output (Zhou et al. 2019)."""
+    """Rotation matrices (B, 3, 3), which follow in-plane rotations and mirroring.
+
+    The output is 6D (Zhou et al., 2019).
+    """
 
     reads = "pose"
 
@@ -145,10 +158,10 @@ class Pose(SupervisedTask):
         turn, mirrored = orthogonal(geometry.matrix)
         q = torch.eye(3).repeat(len(target), 1, 1)
         q[:, :2, :2] = turn
+
+        # Left and right of the mirrored head change, too.
         mirror = torch.ones(len(target), 1, 3)
-        mirror[:, 0, 0] = torch.where(
-            mirrored, -1.0, 1.0
-        )  # the mirrored head's own left and right change too
+        mirror[:, 0, 0] = torch.where(mirrored, -1.0, 1.0)
         return (q @ target) * mirror
 
 
@@ -161,20 +174,21 @@ class PoseHead(Head):
         return self.answer(features.pooled)
 
     def loss(self, output, target):
+        """The angle between both rotations, in radians."""
         x = F.normalize(output[:, :3], dim=1)
         y = F.normalize(output[:, 3:] - (x * output[:, 3:]).sum(1, keepdim=True) * x, dim=1)
         r = torch.stack([x, y, torch.linalg.cross(x, y)], 2) @ target.mT
         vee = torch.stack(
             [r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], 1
         )
-        return torch.atan2(
-            (vee.square().sum(1) + 1e-12).sqrt(), r.diagonal(dim1=1, dim2=2).sum(1) - 1
-        )
+        sin = (vee.square().sum(1) + 1e-12).sqrt()  # times 2, as the cosine
+        cos = r.diagonal(dim1=1, dim2=2).sum(1) - 1
+        return torch.atan2(sin, cos)
 
 
 @frozen
 class Parsing(SupervisedTask):
-    """Dense: a class for each pixel; target (B, 1, H0, W0) of the raw image."""
+    """A dense task: a class for each pixel. Targets are (B, 1, H0, W0), of the raw image."""
 
     reads = "parsing"
 
@@ -194,28 +208,30 @@ class ParsingHead(Head):
         self.answer = nn.Conv2d(channels, 3, 1)
 
     def forward(self, features):
-        return F.interpolate(
-            self.answer(features.maps[-1]), features.images.shape[-2:], mode="bilinear"
-        )
+        logits = self.answer(features.maps[-1])
+        return F.interpolate(logits, features.images.shape[-2:], mode="bilinear")
 
     def loss(self, output, target):
         return F.cross_entropy(output, target[:, 0], reduction="none").mean((1, 2))
 
 
-# ---------------------------------------------------------------------------------------------------- pretexts
+# ----------------------------------------------------------------------------------- pretexts
 
 
 @frozen
 class Rotation(PretextTask):
+    """Predict by which multiple of 90 degrees an image is rotated (Gidaris et al., 2018)."""
+
     def views(self, batch, rng):
-        n, turns = float(batch.clean.images.shape[-1]), rng.randint(4, len(batch.clean.images))
-        samples = [
+        n = float(batch.clean.images.shape[-1])
+        turns = rng.randint(4, len(batch.clean.images))
+        affine = [  # the upper two rows of each matrix
             [1, 0, 0, 0, 1, 0],
             [0, 1, 0, -1, 0, n],
             [-1, 0, n, 0, -1, n],
             [0, -1, n, 1, 0, 0],
         ]
-        quarter = torch.tensor([[*sample, 0, 0, 1] for sample in samples]).view(4, 3, 3)
+        quarter = torch.tensor([[*rows, 0, 0, 1] for rows in affine]).view(4, 3, 3)
         return [batch.clean.rearrange(partial(turn, turns), matrix=quarter[turns])], turns
 
     def build(self, context):
@@ -235,21 +251,22 @@ class RotationHead(Head):
 
 
 def turn(turns: Tensor, maps: Tensor) -> Tensor:
+    """Rotate each of the maps (B, C, N, N) by turns (B,) times 90 degrees."""
     return torch.stack([maps.rot90(k, (-2, -1)) for k in range(4)])[turns, torch.arange(len(maps))]
 
 
 @frozen
 class RelativeLocation(PretextTask):
-    """On the CLEAN forward: how far apart are two places of the coarse map?"""
+    """Predict the offset between two cells of the coarse map. It uses the CLEAN forward."""
 
     pairs: int = 5
 
     def views(self, batch, rng):
         places = rng.rand(len(batch.clean.images), self.pairs, 2, 2)
-        return [batch.clean], {"asked": places, "answer": places}
+        return [batch.clean], {"places": places, "offset_of": places}
 
     def permute(self, target, order):
-        return target | {"answer": target["answer"][order]}
+        return target | {"offset_of": target["offset_of"][order]}
 
     def build(self, context):
         return RelativeLocationHead(context.info.channels[-1])
@@ -265,18 +282,18 @@ class RelativeLocationHead(Head):
 
     def loss(self, output, target):
         size = torch.tensor(output.shape[:-3:-1])
-        asked, answer = ((target[key] * size).long() for key in ("asked", "answer"))
+        cells = (target["places"] * size).long()
+        offset_cells = (target["offset_of"] * size).long()
         samples = torch.arange(len(output)).view(-1, 1, 1)
-        pairs = rearrange(
-            output[samples, :, asked[..., 1], asked[..., 0]], "b p ends c -> b p (ends c)"
-        )
-        offset = (answer[:, :, 1] - answer[:, :, 0]) / size
+        ends = output[samples, :, cells[..., 1], cells[..., 0]]
+        pairs = rearrange(ends, "b p ends c -> b p (ends c)")
+        offset = (offset_cells[:, :, 1] - offset_cells[:, :, 0]) / size
         return F.l1_loss(self.answer(pairs), offset, reduction="none").mean((1, 2))
 
 
 @frozen
 class Consistency(PretextTask):
-    """FixMatch: a supervised head judges a weak and a strong view."""
+    """FixMatch (Sohn et al., 2020): a supervised head labels a weak view for a strong one."""
 
     task: str = "fer"
     threshold: float = 0.13
@@ -289,35 +306,34 @@ class Consistency(PretextTask):
 
 
 class ConsistencyHead(Head):
-    def __init__(self, judge, threshold):
+    def __init__(self, head, threshold):
         super().__init__()
-        self.judge, self.threshold = SharedHead(judge), threshold
+        self.shared = SharedHead(head)
+        self.threshold = threshold
 
     def forward(self, weak, strong):
         with torch.no_grad():
-            wanted = self.judge(weak)
-        return wanted, self.judge(strong)
+            pseudo_logits = self.shared(weak)
+        return pseudo_logits, self.shared(strong)
 
     def loss(self, output, target):
-        wanted, answer = output
-        sure, label = wanted.softmax(1).max(1)
-        return torch.where(
-            sure >= self.threshold, F.cross_entropy(answer, label, reduction="none"), 0
-        )
+        pseudo_logits, logits = output
+        confidence, label = pseudo_logits.softmax(1).max(1)
+        losses = F.cross_entropy(logits, label, reduction="none")
+        return torch.where(confidence >= self.threshold, losses, 0)
 
 
 @frozen
 class Inpainting(PretextTask):
+    """Restore three of nine cells."""
+
     def views(self, batch, rng):
         images = batch.clean.images
         cells = rng.permutations(len(images), 9) < 3
-        mask = F.interpolate(
-            rearrange(cells, "b (i j) -> b 1 i j", i=3).float(), images.shape[-2:]
-        ).bool()
-        return [batch.clean.repaint(images.masked_fill(mask, 0.5))], {
-            "images": images,
-            "mask": mask,
-        }
+        grid = rearrange(cells, "b (i j) -> b 1 i j", i=3)
+        mask = F.interpolate(grid.float(), images.shape[-2:]).bool()
+        masked = batch.clean.repaint(images.masked_fill(mask, 0.5))
+        return [masked], {"images": images, "mask": mask}
 
     def permute(self, target, order):
         return target | {"images": target["images"][order]}
@@ -327,38 +343,37 @@ class Inpainting(PretextTask):
 
 
 class InpaintingHead(Head):
-    def __init__(self, channels, judge):
+    """teacher: compares the restored images with the originals, by its features."""
+
+    def __init__(self, channels, teacher):
         super().__init__()
-        self.decoder, self.judge = nn.Conv2d(channels, 3, 1), judge
+        self.decoder = nn.Conv2d(channels, 3, 1)
+        self.teacher = teacher
 
     def forward(self, features):
-        return F.interpolate(
-            self.decoder(features.maps[-1]), features.images.shape[-2:], mode="bilinear"
-        ).sigmoid()
+        decoded = self.decoder(features.maps[-1])
+        return F.interpolate(decoded, features.images.shape[-2:], mode="bilinear").sigmoid()
 
     def loss(self, output, target):
         restored = torch.where(target["mask"], output, target["images"])
         pixels = (restored - target["images"]).abs().mean((1, 2, 3))
         with torch.no_grad():
-            wanted = self.judge(target["images"]).maps[-1]
-        return pixels + (self.judge(restored).maps[-1] - wanted).square().mean((1, 2, 3))
+            expected = self.teacher(target["images"]).maps[-1]
+        return pixels + (self.teacher(restored).maps[-1] - expected).square().mean((1, 2, 3))
 
 
 @frozen
 class RelativePosition(PretextTask):
-    """Patches: no geometry, so no supervised head may read them."""
+    """Predict where a patch was. A patch has no geometry, so supervised heads can't read it."""
 
     def views(self, batch, rng):
         images = batch.clean.images
-        side = images.shape[-1] // 3
-        cells = rearrange(
-            images[..., : 3 * side, : 3 * side], "b c (i h) (j w) -> b (i j) c h w", i=3, j=3
-        )
+        size = images.shape[-1] // 3
+        cropped = images[..., : 3 * size, : 3 * size]
+        cells = rearrange(cropped, "b c (i h) (j w) -> b (i j) c h w", i=3, j=3)
         where = rng.randint(8, len(images))
-        return [
-            View(cells[:, 4]),
-            View(cells[torch.arange(len(images)), where + (where >= 4)]),
-        ], where
+        neighbor = where + (where >= 4)  # cell 4 is the center
+        return [View(cells[:, 4]), View(cells[torch.arange(len(images)), neighbor])], where
 
     def build(self, context):
         return RelativePositionHead(context.info.dim)
@@ -378,7 +393,7 @@ class RelativePositionHead(Head):
 
 @frozen
 class Barlow(PretextTask):
-    """Coupled: samples are judged together."""
+    """Barlow Twins (Zbontar et al., 2021). Coupled: the loss uses batch statistics."""
 
     def views(self, batch, rng):
         return [batch.clean, batch.augment(1)], None
@@ -400,13 +415,15 @@ class BarlowHead(Head):
     def loss(self, output, target):
         a, b = (F.batch_norm(gather(z), None, None, training=True) for z in output)
         c = a.T @ b / len(a)
-        return (c.diagonal() - 1).square().sum() + 0.005 * (
-            c - torch.diag(c.diagonal())
-        ).square().sum()
+        on_diagonal = (c.diagonal() - 1).square().sum()
+        off_diagonal = (c - torch.diag(c.diagonal())).square().sum()
+        return on_diagonal + 0.005 * off_diagonal
 
 
 @frozen
 class Byol(PretextTask):
+    """Grill et al., 2020, with an EMA teacher."""
+
     def views(self, batch, rng):
         return [batch.clean, batch.augment(1)], None
 
@@ -417,38 +434,45 @@ class Byol(PretextTask):
 class ByolHead(Head):
     def __init__(self, context):
         super().__init__()
-        self.project, self.predict = nn.Linear(context.info.dim, 8), nn.Linear(8, 8)
+        self.project = nn.Linear(context.info.dim, 8)
+        self.predict = nn.Linear(8, 8)
         self.teacher = EMA(context.encoder, 0.9, final=1.0, batch_stats=True)
         self.teacher_project = EMA(self.project, 0.9, final=1.0)
 
     def forward(self, a, b):
         with torch.no_grad():
-            wanted = [self.teacher_project(self.teacher(f.images).pooled) for f in (b, a)]
-        return [self.predict(self.project(f.pooled)) for f in (a, b)], wanted
+            expected = [self.teacher_project(self.teacher(f.images).pooled) for f in (b, a)]
+        predicted = [self.predict(self.project(f.pooled)) for f in (a, b)]
+        return predicted, expected
 
     def loss(self, output, target):
-        return sum(1 - F.cosine_similarity(got, wanted) for got, wanted in zip(*output))
+        pairs = zip(*output)
+        return sum(1 - F.cosine_similarity(predicted, expected) for predicted, expected in pairs)
 
 
-# ---------------------------------------------------------------------------------------------------- weightings
+# --------------------------------------------------------------------------------- weightings
 
 
 class GramianModule(nn.Module):
+    """rule: (gram, primary) -> task weights (K,)."""
+
     def __init__(self, rule):
         super().__init__()
         self.rule = rule
 
     def forward(self, losses):
-        return (self.rule(losses.gram, losses.primary).detach() * losses.values).sum()
+        task_weights = self.rule(losses.gram, losses.primary).detach()
+        return (task_weights * losses.values).sum()
 
 
 def pcgrad(gram: Tensor, primary: Tensor) -> Tensor:
-    """PCGrad in the order of the tasks, on the Gramian alone."""
-    c, eye = torch.eye(len(gram)), torch.eye(len(gram))
+    """PCGrad (Yu et al., 2020) in the order of the tasks, computed from the Gramian alone."""
+    coefficients = torch.eye(len(gram))
+    eye = torch.eye(len(gram))
     for j in range(len(gram)):
-        cut = (c @ gram[:, j]).clamp_max(0) / gram[j, j].clamp_min(1e-12)
-        c = c - torch.outer(cut * (1 - eye[j]), eye[j])
-    return c.sum(0)
+        conflict = (coefficients @ gram[:, j]).clamp_max(0) / gram[j, j].clamp_min(1e-12)
+        coefficients = coefficients - torch.outer(conflict * (1 - eye[j]), eye[j])
+    return coefficients.sum(0)
 
 
 @frozen
@@ -459,7 +483,7 @@ class PCGrad(LossWeighting):
         return GramianModule(pcgrad)
 
 
-# ---------------------------------------------------------------------------------------------------- experiments, batches
+# ----------------------------------------------------------------------- experiments, batches
 
 TASKS = {
     "fer": Classification(reads="emotion", classes=tuple("abcdefgh"), dropout=0.0),
@@ -481,7 +505,9 @@ PRETEXTS: dict[str, PretextTask] = {
     "byol": Byol(),
     "fixmatch": Consistency(),
 }
-EQUAL, UNCERTAINTY, PCGRAD = Equal(), Uncertainty(), PCGrad()
+EQUAL = Equal()
+UNCERTAINTY = Uncertainty()
+PCGRAD = PCGrad()
 
 
 def experiment(
@@ -498,8 +524,15 @@ def experiment(
     weight_decay: float = 0.05,
     **views: Any,
 ) -> Experiment:
-    """An experiment of toys. entries: core keys of a pretext by label; views: fields of `Views`."""
-    weights, entries = weights or {}, entries or {}
+    """Return an experiment of toys.
+
+    weights: loss weights by label.
+    entries: further keys of [pretext.<label>], by label.
+    train: keys of [train].
+    views: keys of [views].
+    """
+    weights = weights or {}
+    entries = entries or {}
     no_data: dict[str, Any] = {}
     return Experiment(
         encoder=encoder or Toy(),
@@ -521,11 +554,11 @@ def experiment(
 
 
 def rotations(n: int, generator: torch.Generator) -> Tensor:
+    """Return random rotation matrices (n, 3, 3)."""
     q, r = torch.linalg.qr(torch.randn(n, 3, 3, generator=generator))
     q = q * torch.sign(torch.diagonal(r, dim1=1, dim2=2))[:, None]
-    return torch.where(
-        (torch.linalg.det(q) < 0)[:, None, None], q * torch.tensor([1.0, 1.0, -1.0]), q
-    )
+    mirrors = (torch.linalg.det(q) < 0)[:, None, None]
+    return torch.where(mirrors, q * torch.tensor([1.0, 1.0, -1.0]), q)
 
 
 def batch(
@@ -537,7 +570,12 @@ def batch(
     unlabeled: int = 1,
     seed: int = 0,
 ) -> Batch:
-    """Random images; each labeled sample carries at least the first task; the last `unlabeled` samples carry nothing."""
+    """Return a batch of random images.
+
+    absent: tasks without any label.
+    unlabeled: number of samples without labels, at the end of the batch. Every other sample has a
+    label of the first task that is not absent.
+    """
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8)
     targets = {
@@ -555,21 +593,24 @@ def batch(
     first = next((k for k in tasks if k not in absent), None)
     if first:
         present[first][: n - unlabeled] = True
-    targets = {
-        k: torch.where(present[k].view(-1, *[1] * (targets[k].ndim - 1)), targets[k], 0)
-        for k in tasks
-    }
-    made = Batch(images, targets, present, StepCounts({}, 0, 0), n - unlabeled if first else 0)
+    masked = {}
+    for k in tasks:
+        has_label = present[k].view(-1, *[1] * (targets[k].ndim - 1))
+        masked[k] = torch.where(has_label, targets[k], 0)
+    labeled_samples = n - unlabeled if first else 0
+    made = Batch(images, masked, present, StepCounts({}, 0, 0), labeled_samples)
     return counted([made])[0]
 
 
 def counted(micro_batches: list[Batch]) -> list[Batch]:
-    """The same micro-batches, each told what the whole step holds."""
-    labels = micro_batches[0].present
+    """Return these micro-batches with the counts of their whole step."""
+    labeled = {}
+    for label in micro_batches[0].present:
+        labeled[label] = sum(int(b.present[label].sum()) for b in micro_batches)
     counts = StepCounts(
-        {k: sum(int(b.present[k].sum()) for b in micro_batches) for k in labels},
-        sum(len(b.images) for b in micro_batches),
-        sum(len(b.images) - b.labeled_samples for b in micro_batches),
+        labeled=labeled,
+        samples=sum(len(b.images) for b in micro_batches),
+        unlabeled_samples=sum(len(b.images) - b.labeled_samples for b in micro_batches),
     )
     return [evolve(b, counts=counts) for b in micro_batches]
 
@@ -577,30 +618,33 @@ def counted(micro_batches: list[Batch]) -> list[Batch]:
 def train_state(
     exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **train: Any
 ) -> TrainState:
-    """The training state of an experiment on one CPU process."""
+    """Return the training state of an experiment, on one CPU process.
+
+    train: keys of [train].
+    """
     exp = evolve(
         exp,
         optimizer=evolve(exp.optimizer, name=optimizer, lr=lr),
         train=evolve(exp.train, **train),
     )
-    return build_train_state(
-        exp, Fabric(accelerator="cpu", devices=1, precision=exp.train.precision), 100, 10
-    )
+    fabric = Fabric(accelerator="cpu", devices=1, precision=exp.train.precision)
+    return build_train_state(exp, fabric, 100, 10)
 
 
-def prepared_batches(eng: TrainState, micro_batches: list[Batch]) -> list[PreparedBatch]:
-    """Micro-batches of one step, prepared as the loop prepares them."""
+def prepared_batches(state: TrainState, micro_batches: list[Batch]) -> list[PreparedBatch]:
+    """Prepare the micro-batches of one step, as the trainer does."""
     return [
         prepare(
-            eng.experiment,
-            b,
-            eng.keyed_rng(i),
+            state.experiment,
+            micro_batch,
+            state.keyed_rng(i),
             micro_batches=len(micro_batches),
-            progress=eng.progress,
+            progress=state.progress,
         )
-        for i, b in enumerate(counted(micro_batches))
+        for i, micro_batch in enumerate(counted(micro_batches))
     ]
 
 
 def key(seed: int = 0) -> KeyedRng:
+    """Return the generators of the first micro-batch of a run."""
     return KeyedRng((seed, 0, 0))

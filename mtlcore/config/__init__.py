@@ -1,7 +1,9 @@
 """One TOML file <-> one `Experiment`.
 
-`load` reads a file, with overrides and one-file plugins; `parse` turns tables into objects; `dump` writes what parses
-to an equal experiment. A mistake is an `MtlError` that lists every problem of the file, one line each.
+`load` reads a file, with overrides and one-file plugins. `parse` converts tables to objects. `dump`
+writes TOML that parses to an equal experiment.
+
+All mistakes of a file are reported at once: the `MtlError` lists them, one a line.
 """
 
 from __future__ import annotations

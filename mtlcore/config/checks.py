@@ -1,4 +1,7 @@
-"""Settings that are right alone and wrong together: which keys conflict, and which setting mends it."""
+"""Conflicts between settings: values that are valid alone, but not together.
+
+Each message names the keys in conflict, and a setting that solves it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,8 @@ from .experiment import Experiment
 
 
 def conflicts(experiment: Experiment) -> Iterator[str]:
-    """One line for each conflict."""
-    if not experiment.tasks and not experiment.pretexts:
-        yield "nothing to train: expected a table [task.<label>] or [pretext.<label>] (one of weight 0 does not count)"
-    elif not experiment.tasks and all(
-        p.control == "views_only" for p in experiment.pretexts.values()
-    ):
-        yield 'nothing is judged: every pretext has control = "views_only", and there is no [task.<label>]'
+    """Yield one line for each conflict."""
+    yield from _training(experiment)
     yield from _views(experiment)
     yield from _unlabeled(experiment)
     yield from _weighting(experiment)
@@ -24,14 +22,29 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
         yield from _best(best, experiment)
 
 
+def _training(experiment: Experiment) -> Iterator[str]:
+    if experiment.tasks:
+        return
+    pretexts = experiment.pretexts.values()
+    if not pretexts:
+        yield (
+            "nothing to train: expected a table [task.<label>] or [pretext.<label>] "
+            "(one of weight 0 does not count)"
+        )
+    elif all(entry.control == "views_only" for entry in pretexts):
+        yield (
+            'there is no loss: every pretext has control = "views_only", and there is no '
+            "[task.<label>]: add a task, or set control of a pretext"
+        )
+
+
 def _views(experiment: Experiment) -> Iterator[str]:
     views = experiment.views
-    if views.supervised == "pretext" and not any(
-        p.supervised for p in experiment.pretexts.values()
-    ):
+    readable = any(entry.supervised for entry in experiment.pretexts.values())
+    if views.supervised == "pretext" and not readable:
         yield (
-            'views.supervised = "pretext": there is no [pretext.<label>] whose views supervised heads may read: '
-            'set views.supervised = "clean", or add one'
+            'views.supervised = "pretext": there is no [pretext.<label>] with views that '
+            'supervised heads can read: set views.supervised = "clean", or add one'
         )
     if views.statistics == "clean" and views.supervised == "pretext":
         yield (
@@ -39,49 +52,61 @@ def _views(experiment: Experiment) -> Iterator[str]:
             'set views.statistics = "all", or views.supervised = "clean" or "both"'
         )
     if views.statistics == "clean" and not experiment.tasks:
-        yield 'views.statistics = "clean": no [task.<label>] reads a clean view: set views.statistics = "all"'
+        yield (
+            'views.statistics = "clean": no [task.<label>] reads a clean view: '
+            'set views.statistics = "all"'
+        )
 
 
 def _unlabeled(experiment: Experiment) -> Iterator[str]:
-    """What reads unlabeled samples needs a dataset that keeps them. Without tasks every sample is an unlabeled one."""
+    """Unlabeled samples need a dataset that keeps them. Without tasks, no sample counts as labeled.
+
+    An experiment without datasets passes.
+    """
     keeps = any(entry.unlabeled == "keep" for entry in experiment.data.values())
     if not experiment.tasks or not experiment.data or keeps:
         return
-    mend = 'set unlabeled = "keep" in a table [data.<label>]'
+    fix = 'no dataset keeps samples without labels: set unlabeled = "keep" in a [data.<label>]'
     for label, entry in experiment.pretexts.items():
         if entry.samples == "unlabeled":
-            yield f'pretext.{label}.samples = "unlabeled": no dataset keeps samples without labels: {mend}'
+            yield f'pretext.{label}.samples = "unlabeled": {fix}'
     if experiment.input.unlabeled_batch is not None:
-        n = experiment.input.unlabeled_batch
-        yield f"input.unlabeled_batch = {n}: no dataset keeps samples without labels: {mend}"
+        yield f"input.unlabeled_batch = {experiment.input.unlabeled_batch}: {fix}"
 
 
 def _weighting(experiment: Experiment) -> Iterator[str]:
-    at, every, train = experiment.weighting.at, experiment.weighting.every, experiment.train
+    at = experiment.weighting.at
+    every = experiment.weighting.every
+    train = experiment.train
     if at == "losses" and every > 1:
-        yield f"weighting.every = {every}: only task weights that are measured on gradients are kept: set weighting.every = 1"
+        yield (
+            f"weighting.every = {every}: only a gradient-based weighting reuses its task weights: "
+            "set weighting.every = 1"
+        )
     if at != "losses" and train.precision == "16-mixed":
         yield (
-            f'train.precision = "16-mixed": the scaled gradients of a weighting at = "{at}" may overflow one by one: '
-            'set train.precision = "bf16-mixed"'
+            f'train.precision = "16-mixed" and weighting.at = "{at}": the scaled gradient of a '
+            'single loss can overflow: set train.precision = "bf16-mixed"'
         )
     if at == "features" and train.accumulate > 1:
         yield (
-            f'weighting.at = "features" and train.accumulate = {train.accumulate}: each micro-batch would be weighed by its own '
-            'Gramian: set weighting.at = "parameters", or train.accumulate = 1'
+            f'weighting.at = "features" and train.accumulate = {train.accumulate}: each '
+            "micro-batch would be weighted by its own Gramian: "
+            'set weighting.at = "parameters", or train.accumulate = 1'
         )
 
 
 def _best(best: str, experiment: Experiment) -> Iterator[str]:
     task, slash, metric = best.partition("/")
     if task in experiment.callbacks and metric:
-        return
+        return  # which metrics a callback adds is checked when the run starts
     if not experiment.tasks:
         yield (
-            f"train.best = {best!r}: there is no task: leave it away, and the validation loss decides, or name a figure of an "
-            "[callback.<label>]"
+            f"train.best = {best!r}: there is no task: remove the key, and the validation loss "
+            "selects the best checkpoint, or name a metric of a [callback.<label>]"
         )
     elif not slash or not task or not metric:
-        yield f'train.best = {best!r}: expected "<task>/<metric>", such as "{next(iter(experiment.tasks))}/accuracy"'
+        example = f"{next(iter(experiment.tasks))}/accuracy"
+        yield f'train.best = {best!r}: expected "<task>/<metric>", such as "{example}"'
     elif task not in experiment.tasks:
         yield f"train.best = {best!r}: unknown task {task!r}; {nearest(task, experiment.tasks)}"

@@ -1,7 +1,8 @@
-"""One run, completely described: what the TOML says, as objects. `config` turns the one into the other.
+"""A run, completely described: the contents of its TOML file, as objects.
 
-A table of weight 0 is as if it were not there: `config` drops it, so nothing below ever meets one. The docstrings say what each key
-means, a key a paragraph ("key: ..."): docs/configuration.md is made of them.
+`load` and `dump` convert between both. A table of weight 0 is dropped when the file is read, so no
+other module has to handle it. docs/configuration.md is generated from the docstrings of these
+classes: each key has one paragraph, "key: ...", with indented continuation lines.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ share = and_(ge(0.0), le(1.0))
 
 @frozen
 class TaskEntry:
-    """One [task.<label>] table: the keys that the core itself knows, and the component that its other keys describe.
+    """One [task.<label>] table: the component, and the keys that the core adds.
 
-    component: the task. The key `name` says which (default: the label); its fields are further keys of the table.
-    weight: what its loss is multiplied by, whatever task weight the weighting gives it besides. 0 is allowed too: as if the table were
-        not there.
+    component: the task, named by the key `name` (default: the label). The fields of the component
+        are further keys of the table.
+    weight: factor of its loss, in addition to the task weight of the weighting. 0 removes the
+        table.
     """
 
     component: SupervisedTask
@@ -44,13 +46,15 @@ class TaskEntry:
 class PretextEntry:
     """One [pretext.<label>] table.
 
-    component: the pretext task. The key `name` says which (default: the label); its fields are further keys of the table.
-    weight: what its loss is multiplied by, whatever task weight the weighting gives it besides. 0 is allowed too: as if the table were
-        not there.
-    supervised: may supervised heads read its views? `views.supervised` says whether they do.
-    samples: which samples it sees: all, or those without a label.
-    control: an experiment's control arm. "views_only": the same views and forwards, its loss off. "random_target": its answers
-        permuted across the batch.
+    component: the pretext task, named by the key `name` (default: the label). The fields of the
+        component are further keys of the table.
+    weight: factor of its loss, in addition to the task weight of the weighting. 0 removes the
+        table.
+    supervised: true if supervised heads can read its views. `views.supervised` decides whether they
+        do.
+    samples: the samples that it reads: all, or those without a label.
+    control: turns the pretext into a control of an experiment. "views_only": the same views and
+        forwards, without its loss. "random_target": its targets are permuted across the batch.
     """
 
     component: PretextTask
@@ -64,17 +68,21 @@ class PretextEntry:
 class DataEntry:
     """One [data.<label>] table.
 
-    component: the dataset. The key `name` says which (default: the label); its fields (`root`) are further keys of the table.
-    labels: keep this share of the training labels (stratified, seeded; nested: 5 % lies in 10 %).
-    unlabeled: samples without labels are dropped, or kept for the pretexts.
-    limit: at most so many samples of each split (default: all).
-    split: the annotation or attribute that says which split a sample is of (default: the dataset's own splits).
-    group: the annotation or attribute whose equal samples never part in splits, a person (default: the dataset's own groups).
-    weight: how often its samples are drawn, beside other datasets.
-    max_bad: malformed or unreadable samples that are skipped before the run stops.
-    exclude_duplicates: by decoded pixels. "train" leaves out samples of train that also stand in another split, or that have a copy
-        with another label; "test" leaves out samples of other splits that also stand in train. In both, copies never part where the
-        run cuts a test or validation split itself. Each image is decoded once more.
+    component: the dataset, named by the key `name` (default: the label). The fields of the
+        component (`root`) are further keys of the table.
+    labels: share of the training labels to keep. The choice is stratified, seeded and nested: the
+        labels of 5 % are among those of 10 %.
+    unlabeled: "drop" removes samples without labels, "keep" keeps them for the pretexts.
+    limit: maximum number of samples of each split (default: all).
+    split: annotation or attribute with the split of each sample (default: the official splits).
+    group: annotation or attribute that groups samples. Samples of one group (such as a person) stay
+        in one split (default: the dataset's own groups).
+    weight: how often its samples are drawn, relative to other datasets.
+    max_bad: number of malformed or unreadable samples to skip. More of them stop the run.
+    exclude_duplicates: find copies by their decoded pixels, which decodes each image once more.
+        "train" removes training samples that are also in another split, or that have a copy with
+        another label. "test" removes samples of other splits that are also in train. With both
+        values, copies stay together when the run creates a test or validation split itself.
     """
 
     component: Dataset
@@ -90,14 +98,16 @@ class DataEntry:
 
 @frozen
 class Input:
-    """[input]: what the encoder reads, and how many samples a step has.
+    """[input]: size of the images, and number of samples in a step.
 
-    size: side of what the encoder reads, pixels.
-    batch_size: LABELED samples of a whole optimizer step, over all ranks and micro-batches.
-    unlabeled_batch: samples without labels beside them (default: as many, where a dataset keeps them).
-    validation: share of the training groups, cut before `labels`, seen by nobody in training.
-    cache_size: side at which images are kept in memory, pixels (default: 1.5 x size).
-    mix: how datasets share a batch: by their number of samples, or equally.
+    size: height and width of the encoder's input, in pixels.
+    batch_size: LABELED samples of one optimizer step, over all ranks and micro-batches.
+    unlabeled_batch: samples without labels in addition (default: the same number, if a dataset
+        keeps such samples).
+    validation: share of the training groups that becomes the validation split. It is separated
+        before `labels` is applied, and never trained on.
+    cache_size: height and width of images in the image cache, in pixels (default: 1.5 x size).
+    mix: how datasets share a batch: in proportion to their samples, or equally.
     """
 
     size: int = field(default=64, validator=gt(0))
@@ -110,13 +120,16 @@ class Input:
 
 @frozen
 class Views:
-    """[views]: what is encoded, and who reads it.
+    """[views]: which views are encoded, and which heads read them.
 
-    supervised: which views the supervised heads read: the clean one, the pretexts' (the paper's choice), or both.
-    clean: how many augmented clean views there are (2: the baseline of equal compute).
-    reduce: how the losses of several views of a sample become one: their mean, or their geometric mean.
-    forward: images of one size in one joint forward, or one forward a view.
-    statistics: what BatchNorm's running statistics see: every view, or the clean labeled samples alone.
+    supervised: views that the supervised heads read: the clean ones, those of the pretexts (as in
+        the paper), or both.
+    clean: number of augmented clean views (2: a baseline of equal compute).
+    reduce: how the losses of several views of a sample are combined: arithmetic or geometric mean.
+    forward: "joint" encodes all images of one size in one forward, "split" uses one forward for
+        each view.
+    statistics: samples that update BatchNorm's running statistics: those of every view, or the
+        labeled samples of the clean views alone.
     """
 
     supervised: Literal["clean", "pretext", "both"] = "clean"
@@ -126,22 +139,24 @@ class Views:
     statistics: Literal["all", "clean"] = "all"
 
 
-def _positive_range(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> None:
+def _rising_shares(_: object, attribute: Attribute[Any], value: tuple[float, ...]) -> None:
     """rising, each more than 0 and less than 1"""
-    if any(b <= a for a, b in pairwise((0.0, *value, 1.0))):
+    # The first line above is the range that the documentation shows.
+    if any(later <= earlier for earlier, later in pairwise((0.0, *value, 1.0))):
         raise ValueError(
-            f"'{attribute.name}' must be rising shares of the run, between 0 and 1: {value}"
+            f"'{attribute.name}' = {value}: expected rising shares of the run, "
+            "each more than 0 and less than 1"
         )
 
 
 @frozen
 class Optimizer:
-    """[optimizer]: how weights follow their gradients.
+    """[optimizer]: how gradients update the weights.
 
     name: "adamw", or "sgd" with `momentum`.
-    lr: the learning rate after the warm-up.
-    weight_decay: of weights; biases, norms and other vectors are not decayed.
-    momentum: of "sgd".
+    lr: learning rate after the warm-up.
+    weight_decay: decay of weights. Biases, norms and other vectors are not decayed.
+    momentum: momentum of "sgd".
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -152,40 +167,42 @@ class Optimizer:
 
 @frozen
 class Schedule:
-    """[schedule]: the learning rate over the run.
+    """[schedule]: the learning rate during the run.
 
-    name: what follows the warm-up. "cosine" falls to 0. "step" multiplies by `gamma` at each of `milestones`. "constant" stays.
-    warmup: steps in which the learning rate rises linearly; at most half of the run.
+    name: course after the warm-up: "cosine" falls to 0, "step" multiplies by `gamma` at each of
+        `milestones`, "constant" does not change.
+    warmup: steps of linear increase at the start, at most half of the run.
     milestones: shares of the run, rising, at which "step" multiplies the learning rate.
-    gamma: the multiplier of "step".
+    gamma: factor of "step".
     """
 
     name: Literal["cosine", "step", "constant"] = "cosine"
     warmup: int = field(default=200, validator=ge(0))
-    milestones: tuple[float, ...] = field(default=(0.5, 0.75), validator=_positive_range)
+    milestones: tuple[float, ...] = field(default=(0.5, 0.75), validator=_rising_shares)
     gamma: float = field(default=0.1, validator=gt(0))
 
 
 @frozen
 class Train:
-    """[train]: how long, and on which machine. Set `steps` or `epochs`; without the table, 1000 steps.
+    """[train]: length of the run, evaluation and hardware. Set exactly one of `steps` and `epochs`.
 
     steps: optimizer steps of the whole run.
-    epochs: passes over the labeled samples, instead of `steps`; parts of one too.
-    clip: largest norm of the gradient of a step.
-    accumulate: micro-batches a step; each holds that part of `input.batch_size`.
-    precision: of the forwards; losses, weights and optimizer stay in fp32.
-    ema: momentum of the averaged weights that are evaluated when on (0: off).
-    eval_every: steps between two evaluations on validation (0: only at the end).
-    save_every: steps between two checkpoints to go on from.
+    epochs: passes over the labeled samples, instead of `steps`. Fractions are allowed.
+    clip: maximum norm of the gradient of a step.
+    accumulate: micro-batches of a step. They share `input.batch_size` equally.
+    precision: precision of the forwards. Losses, weights and optimizer states stay in fp32.
+    ema: momentum of the EMA weights, which replace the weights in evaluation (0: no EMA).
+    eval_every: steps between two evaluations on the validation split (0: only at the end).
+    save_every: steps between two checkpoints for resuming.
     log_every: steps between two lines of metrics.jsonl.
-    best: the figure `<task>/<metric>` on validation that names the best checkpoint (default: the first task's first metric; without
-        tasks, the validation loss).
-    max_skipped: so many steps in a row whose gradient is not finite end the run; each of them is skipped.
-    init_from: a run whose encoder this one starts from.
-    accelerator: where to train; "auto" takes a CUDA device where there is one.
-    devices: processes, each with a device of its own and its part of the batch.
-    tensorboard: write TensorBoard's files beside metrics.jsonl?
+    best: validation metric `<task>/<metric>` that selects the best checkpoint (default: first
+        metric of the first task; without tasks, the validation loss).
+    max_skipped: number of consecutive steps with non-finite gradients that ends the run. Each such
+        step is skipped.
+    init_from: folder of a run. Training starts with the weights of its encoder.
+    accelerator: hardware; "auto" uses a CUDA device if there is one.
+    devices: number of processes, each with its own device and its part of the batch.
+    tensorboard: true to write TensorBoard files beside metrics.jsonl.
     """
 
     steps: int | None = field(default=None, validator=optional(gt(0)))
@@ -207,35 +224,41 @@ class Train:
     def __attrs_post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise MtlError(
-                f"[train] sets both steps = {self.steps} and epochs = {self.epochs}: set exactly one of them"
+                f"[train] sets both steps = {self.steps} and epochs = {self.epochs}: "
+                "set exactly one of train.steps and train.epochs"
             )
         if self.steps is None and self.epochs is None:
             raise MtlError(
-                "[train] sets neither steps nor epochs: set exactly one of train.steps and train.epochs"
+                "[train] sets neither steps nor epochs: "
+                "set exactly one of train.steps and train.epochs"
             )
 
 
 @frozen
 class Experiment:
-    """The whole run.
+    """A whole run.
 
     encoder: the shared network (default: `resnet_small`).
-    tasks: what is learned from labels, each under a label of yours.
-    pretexts: what is learned from the images alone, each under a label of yours.
-    data: the datasets, each under a label of yours.
-    weighting: how the losses become one (default: `equal`, their sum).
-    augment: the augmentation by which the clean view is made of a raw image (default: `strong`).
-    augmentations: further augmentations that pretexts may ask for by name. Every augmentation that needs no key is there without a table, under its
-        own name; a table gives one with other keys, or under another name. `validation` is the one that evaluation uses.
-    input: what the encoder reads, and how many samples a step has.
-    views: what is encoded, and who reads it.
-    optimizer: how weights follow their gradients.
-    schedule: the learning rate over the run.
-    train: how long, and on which machine.
-    seed: of everything that is drawn: splits, shares of labels, initial weights, batches, augmentations, questions.
-    plugins: one-file plugins, relative to the configuration's folder; `#sha256=...` behind a path demands that very text. What a
-        file gives takes the place of an installed component of that kind and name.
-    callbacks: what watches the run from outside, each under a label of yours; their figures are `<label>/<name>`.
+    tasks: the tasks to learn from labels, each under a label that you choose.
+    pretexts: the tasks to learn from images alone, each under a label that you choose.
+    data: the datasets, each under a label that you choose.
+    weighting: how the losses are combined (default: `equal`, their sum).
+    augment: the augmentation that makes the clean view of a raw image (default: `strong`).
+    augmentations: further augmentations, which pretexts request by name. An augmentation without
+        required keys is available under its own name without a table. A table sets its keys, or
+        adds one under another name. Evaluation uses `validation`.
+    input: size of the images, and number of samples in a step.
+    views: which views are encoded, and which heads read them.
+    optimizer: how gradients update the weights.
+    schedule: the learning rate during the run.
+    train: length of the run, evaluation and hardware.
+    seed: seed of all random draws: splits, shares of labels, initial weights, batches,
+        augmentations, and inputs of pretexts.
+    plugins: one-file plugins, relative to the folder of the configuration. `#sha256=...` after a
+        path requires a file with this hash. Components of a file replace installed ones of the same
+        kind and name.
+    callbacks: observers of the run, each under a label that you choose. Their metrics are named
+        `<label>/<name>`.
     """
 
     encoder: Encoder
@@ -256,14 +279,16 @@ class Experiment:
 
     @property
     def entries(self) -> dict[str, TaskEntry | PretextEntry]:
+        """Label -> entry of all tasks, then of all pretexts."""
         return {**self.tasks, **self.pretexts}
 
     def augmentation(self, name: str | None) -> Augmentation:
-        """The run's own augmentation, or another one by name. Raises MtlError on an unknown name."""
+        """Return an augmentation by name (None: the run's own).
+
+        Raises MtlError if the name is unknown.
+        """
         if name is None:
             return self.augment
         if name not in self.augmentations:
-            raise MtlError(
-                f"there is no augmentation {name!r}; {nearest(name, self.augmentations)}"
-            )
+            raise MtlError(f"unknown augmentation {name!r}; {nearest(name, self.augmentations)}")
         return self.augmentations[name]

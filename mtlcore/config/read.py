@@ -1,13 +1,13 @@
-"""From TOML tables to an `Experiment`: which class each table names, and what its keys say.
+"""From TOML tables to an `Experiment`: the class that each table names, and the values of its keys.
 
-A table of a component holds the keys of its plugin (the class's fields) and, in [task.*], [pretext.*] and [data.*], a
-few that the core itself knows (the fields of `TaskEntry`, `PretextEntry`, `DataEntry`). All problems are collected,
-then raised in one error.
+The table of a component holds the fields of its class. In [task.*], [pretext.*] and [data.*] it
+also holds keys of the core: the fields of `TaskEntry`, `PretextEntry` and `DataEntry`. All problems
+are collected, and raised as one error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ from .experiment import (
     Train,
     Views,
 )
-from .overrides import plain
+from .overrides import Table, plain
 from .problems import explain, unknown_key
 from .strict import converter
 
@@ -55,16 +55,18 @@ SECTIONS = (
     "train",
     "callback",
 )
+"""The keys at the top of a file."""
+
 ENTRIES: dict[str, tuple[str, type]] = {
     "task": ("task", TaskEntry),
     "pretext": ("pretext", PretextEntry),
     "data": ("dataset", DataEntry),
 }
-LABELED = (
-    "task",
-    "pretext",
-    "callback",
-)  # figures are named "<label>/<name>", so their labels differ
+"""Section -> the kind of its components, and the class of the core's own keys."""
+
+# Metrics are named "<label>/<name>", so a label occurs once over these sections.
+LABELED = ("task", "pretext", "callback")
+
 SETTINGS: dict[str, type] = {
     "input": Input,
     "views": Views,
@@ -72,27 +74,40 @@ SETTINGS: dict[str, type] = {
     "schedule": Schedule,
     "train": Train,
 }
-_MODULE_WORDS = frozenset(
-    dir(nn.ModuleDict())
-)  # `type`, `train`, `keys`: no module can be called so
+"""Section -> the class of its settings."""
+
+# Attributes of a module (`type`, `train`, `keys`), which can't be the name of a submodule.
+_MODULE_ATTRIBUTES = frozenset(dir(nn.ModuleDict()))
+
+Built = Any
+"""A component or an entry of whichever class the configuration names.
+
+It is checked already, but a type checker can't know its class. None after a problem.
+"""
 
 
 def parse(
-    tables: Mapping[str, Any], catalog: Catalog | None = None, base: Path | None = None
+    tables: Mapping[str, object], catalog: Catalog | None = None, base: Path | None = None
 ) -> Experiment:
-    """The experiment that these tables describe.
+    """Return the experiment that these tables describe.
 
-    catalog: what names are looked up in; default: every installed plugin. base: the folder that `plugins` are
-    relative to; default: the current one. Raises MtlError with one line a problem.
+    catalog: the known components. None: those of every installed plugin.
+    base: the folder to which `plugins` are relative. None: the current folder.
+
+    Raises MtlError with one line for each problem.
     """
-    reader = Reader((installed() if catalog is None else catalog).copy())
+    known = installed() if catalog is None else catalog
+
+    # A copy: one-file plugins are loaded for this experiment alone.
+    reader = Reader(known.copy())
     plugins = reader.plugins(tables.get("plugins", []), base or Path())
     reader.unknown(tables, SECTIONS, "")
+
     tables = {key: tables.get(key, {}) for key in SECTIONS} | {"seed": tables.get("seed", 0)}
     entries = {section: reader.entries(section, tables[section]) for section in ENTRIES}
     reader.labels({section: tables[section] for section in LABELED})
     augment, further = reader.augment(tables["augment"])
-    given: dict[str, Any] = {
+    fields: Table = {
         "encoder": reader.component("encoder", "encoder", tables["encoder"], "resnet_small"),
         "weighting": reader.component("weighting", "weighting", tables["weighting"], "equal"),
         "augment": reader.component("augmentation", "augment", augment, "strong"),
@@ -100,18 +115,19 @@ def parse(
         "callbacks": reader.callbacks(tables["callback"]),
         "seed": reader.structured(tables["seed"], int, "seed"),
     }
-    given |= {
-        key: reader.structured(tables[key], kind, key)
-        for key, kind in SETTINGS.items()
-        if tables[key] != {}
-    }
+
+    # Absent settings keep the defaults of `Experiment`: those of [train] differ from `Train()`.
+    for key, kind in SETTINGS.items():
+        if tables[key] != {}:
+            fields[key] = reader.structured(tables[key], kind, key)
     reader.raise_problems()
+
     experiment = Experiment(
         tasks=entries["task"],
         pretexts=entries["pretext"],
         data=entries["data"],
         plugins=plugins,
-        **given,
+        **fields,
     )
     reader.problems += conflicts(experiment)
     reader.raise_problems()
@@ -119,7 +135,11 @@ def parse(
 
 
 class Reader:
-    """Collects problems while it reads; what it gives back means nothing once there is one."""
+    """Reads tables and collects problems. After the first problem its results have no meaning.
+
+    problems: one line each.
+    cause: the original error of the first plugin that failed.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
@@ -127,37 +147,43 @@ class Reader:
         self.cause: BaseException | None = None
 
     def raise_problems(self) -> None:
+        """Raise MtlError if there are problems."""
         if self.problems:
             raise MtlError("\n".join(self.problems)) from self.cause
 
-    def table(self, value: Any, path: str) -> dict[str, Any]:
-        """A copy of the table; empty, with a problem told, where it is none."""
+    def table(self, value: object, path: str) -> Table:
+        """Return a copy of a table. Built else is a problem, and the result is empty."""
         if isinstance(value, Mapping):
             return dict(value)
         self.problems.append(f"{path} = {value!r}: expected a table")
         return {}
 
     def unknown(self, keys: Iterable[str], known: Collection[str], path: str) -> set[str]:
-        """The keys that are not known, each told."""
-        strange = {key for key in keys if key not in known}
-        self.problems += [unknown_key(path, key, known) for key in sorted(strange)]
-        return strange
+        """Return the unknown keys. Each is a problem."""
+        unknown = {key for key in keys if key not in known}
+        self.problems += [unknown_key(path, key, known) for key in sorted(unknown)]
+        return unknown
 
-    def structured(self, value: Any, kind: type[T], path: str) -> T | None:
-        """The value as `kind`; None, with every problem told, where it is not."""
+    def structured(self, value: object, kind: type[T], path: str) -> T | None:
+        """Return a value as `kind`. If it can't be converted: all its problems, and None."""
         try:
             return converter.structure(value, kind)
         except (CattrsError, ValueError, TypeError, MtlError, ExceptionGroup) as error:
             self.problems += explain(error, path)
             return None
 
-    def plugins(self, listed: Any, base: Path) -> tuple[str, ...]:
-        """Load the one-file plugins -> their absolute paths with their hashes. Without them nothing else can be read."""
+    def plugins(self, listed: object, base: Path) -> tuple[str, ...]:
+        """Load the one-file plugins, and return their absolute paths with their hashes.
+
+        Raises MtlError at once if there is a problem: their components are needed for all the rest.
+        """
         names = self.structured(listed, tuple[str, ...], "plugins")
         self.raise_problems()
         files: dict[str, PluginFile] = {}
         for name in names or ():
-            path, _, sha256 = name.rpartition("#sha256=") if "#sha256=" in name else (name, "", "")
+            path, sha256 = name, ""
+            if "#sha256=" in name:
+                path, _, sha256 = name.rpartition("#sha256=")
             file = PluginFile.read(base / Path(path).expanduser())
             if sha256:
                 file.require(sha256)
@@ -167,100 +193,131 @@ class Reader:
         return tuple(f"{file.path}#sha256={file.sha256}" for file in files.values())
 
     def component(
-        self, kind: str, path: str, value: Any, name: str, own: Collection[str] = ()
-    ) -> Any:
-        """The component of one table. name: if the table gives none. own: the core's keys, already taken out."""
+        self, kind: str, path: str, value: object, name: str, own: Collection[str] = ()
+    ) -> Built:
+        """Return the component of one table.
+
+        name: the component's name if the table has no key `name`.
+        own: the core's keys. They are valid, and removed from the table already.
+        """
         table = self.table(value, path)
-        given = table.pop("name", name)
-        if not isinstance(given, str):
-            self.problems.append(f"{path}.name = {given!r}: expected a string")
+        chosen = table.pop("name", name)
+        if not isinstance(chosen, str):
+            self.problems.append(f"{path}.name = {chosen!r}: expected a string")
             return None
         try:
-            cls = self.catalog.find(kind, given)
+            cls = self.catalog.find(kind, chosen)
         except MtlError as error:
             self.problems.append(f"{path}: {error}")
             self.cause = self.cause or error.__cause__
             return None
-        fields = [f for f in attrs.fields(cls) if f.init]  # type: ignore[arg-type]
-        strange = self.unknown(table, [*(f.alias for f in fields), *own, "name"], path)
-        table = {key: v for key, v in table.items() if key not in strange}
-        self._fill(table, fields, path, given, name)
+
+        fields = _init_fields(cls)
+        unknown = self.unknown(table, [*map(_key, fields), *own, "name"], path)
+        table = {key: inner for key, inner in table.items() if key not in unknown}
+        self._fill(table, fields, path, chosen, name)
         return self.structured(table, cls, path)
 
     def _fill(
-        self, table: dict[str, Any], fields: list[Any], path: str, name: str, label: str
+        self,
+        table: Table,
+        fields: Sequence[attrs.Attribute[Any]],
+        path: str,
+        name: str,
+        label: str,
     ) -> None:
-        """Keys that names give: the part behind a family's ":", and the annotation that a task reads."""
-        _, colon, tail = name.partition(":")
-        if colon and fields[0].alias in table:
-            self.problems.append(
-                f"{path}.{fields[0].alias}: given a second time by name = {name!r}"
-            )
+        """Set the keys that follow from names.
+
+        They are the first field of a family (the part of `name` after ":"), and the annotation that
+        a task reads (its label).
+        """
+        _, colon, member = name.partition(":")
         if colon:
-            table[fields[0].alias] = tail
+            first = _key(fields[0])
+            if first in table:
+                self.problems.append(f"{path}.{first}: name = {name!r} sets this key already")
+            table[first] = member
+
         reads = next((f for f in fields if f.name == "reads"), None)
-        if (
-            path.startswith("task.")
-            and reads
-            and not table.get("reads")
-            and reads.default in ("", attrs.NOTHING)
-        ):
+        if reads is None or not path.startswith("task."):
+            return
+        if not table.get("reads") and reads.default in ("", attrs.NOTHING):
             table["reads"] = label
 
-    def entries(self, section: str, value: Any) -> dict[str, Any]:
-        """label -> entry, of [task.*], [pretext.*] or [data.*]; those of weight 0 are checked and left out."""
+    def entries(self, section: str, value: object) -> dict[str, Built]:
+        """Return label -> entry of [task.*], [pretext.*] or [data.*].
+
+        Tasks and pretexts of weight 0 are checked, too, and then left out.
+        """
         kind, cls = ENTRIES[section]
         known = [f.name for f in attrs.fields(cls) if f.name != "component"]
-        found: dict[str, Any] = {}
+        found: dict[str, Built] = {}
         for label, table in self.table(value, section).items():
             path = f"{section}.{label}"
             rest = self.table(table, path)
             own = {key: rest.pop(key) for key in known if key in rest}
             off = section != "data" and _is_zero(own.get("weight"))
             if off:
-                del own["weight"]
+                del own["weight"]  # 0 does not pass the validator
+
+            # After a problem the component is None. The entry is built all the same, so that
+            # problems with the core's keys are reported, too.
             component = self.component(kind, path, rest, label, known)
             entry = self.structured({"component": component, **own}, cls, path)
             if not off:
                 found[label] = entry
         return found
 
-    def labels(self, tables: Mapping[str, Any]) -> None:
-        """Labels name modules and figures: words, each given once over these sections."""
+    def labels(self, tables: Mapping[str, object]) -> None:
+        """Check that labels can name modules, and that each occurs once over these sections."""
         owner: dict[str, str] = {}
         for section, table in tables.items():
-            for label in sorted(table) if isinstance(table, Mapping) else ():
+            if not isinstance(table, Mapping):
+                continue
+            for label in sorted(table):
                 if label in owner:
                     self.problems.append(
-                        f"{section}.{label}: {owner[label]}.{label} has that label too: rename one, and give its table "
-                        f"name = {label!r}"
+                        f"{section}.{label}: {owner[label]}.{label} has the same label: "
+                        f"rename one, and set name = {label!r} in its table"
                     )
-                elif not label.isidentifier() or label in _MODULE_WORDS:
+                elif not label.isidentifier() or label in _MODULE_ATTRIBUTES:
                     self.problems.append(
-                        f"{section}.{label}: {label!r} can't be a label: expected a word such as pose_2"
+                        f"{section}.{label}: {label!r} can't be a label: "
+                        "expected a word such as pose_2"
                     )
                 owner.setdefault(label, section)
 
-    def callbacks(self, value: Any) -> dict[str, Any]:
-        """label -> component, of [callback.*]."""
+    def callbacks(self, value: object) -> dict[str, Built]:
+        """Return label -> component of [callback.*]."""
         tables = self.table(value, "callback").items()
         return {
             label: self.component("callback", f"callback.{label}", table, label)
             for label, table in tables
         }
 
-    def augment(self, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """[augment] -> the keys of the run's own augmentation, and the further tables [augment.<label>]."""
+    def augment(self, value: object) -> tuple[Table, Table]:
+        """Split [augment] into the keys of the run's augmentation and the tables [augment.<label>].
+
+        A table under a key of the augmentation itself belongs to the former.
+        """
         table = self.table(value, "augment")
         name = table.get("name", "strong")
         cls = self.catalog.of_kind("augmentation").get(name) if isinstance(name, str) else None
         keys = {f.alias for f in attrs.fields(cls)} if cls else set()  # type: ignore[arg-type]
-        further = {key: v for key, v in table.items() if isinstance(v, Mapping) and key not in keys}
-        return {key: v for key, v in table.items() if key not in further}, further
+        further = {
+            key: inner
+            for key, inner in table.items()
+            if isinstance(inner, Mapping) and key not in keys
+        }
+        own = {key: inner for key, inner in table.items() if key not in further}
+        return own, further
 
-    def augmentations(self, tables: Mapping[str, Any]) -> dict[str, Any]:
-        """The explicit [augment.*], and every augmentation of the catalog that needs no key."""
-        found: dict[str, Any] = {}
+    def augmentations(self, tables: Mapping[str, object]) -> dict[str, Built]:
+        """Return label -> augmentation.
+
+        They are the explicit [augment.*], and every augmentation of the catalog that needs no key.
+        """
+        found: dict[str, Built] = {}
         for name, cls in self.catalog.of_kind("augmentation").items():
             if default := default_of(cls):
                 found[name] = default
@@ -269,18 +326,29 @@ class Reader:
         return found
 
 
+def _init_fields(cls: type[Component]) -> list[attrs.Attribute[Any]]:
+    """Return the fields that are keys of the component's table."""
+    return [f for f in attrs.fields(cls) if f.init]  # type: ignore[arg-type]
+
+
+def _key(field: attrs.Attribute[Any]) -> str:
+    """Return the key of a field in a table."""
+    return field.alias or field.name
+
+
 def default_of(cls: type[Component]) -> Component | None:
-    """The component with every key at its default; None where it needs one."""
-    if any(f.init and f.default is attrs.NOTHING for f in attrs.fields(cls)):  # type: ignore[arg-type]
+    """Return the component with every key at its default, or None if it requires a key."""
+    if any(f.default is attrs.NOTHING for f in _init_fields(cls)):
         return None
     return cls()
 
 
 def is_default(label: str, component: Component) -> bool:
-    """Would the catalog give the same without a table?"""
-    return component_name(type(component)) == label and default_of(type(component)) == component
+    """Return whether the catalog has the same component under this label without a table."""
+    cls = type(component)
+    return component_name(cls) == label and default_of(cls) == component
 
 
-def _is_zero(weight: Any) -> bool:
-    said = plain(weight)
-    return isinstance(said, int | float) and not isinstance(said, bool) and said == 0
+def _is_zero(weight: object) -> bool:
+    number = plain(weight)
+    return isinstance(number, int | float) and not isinstance(number, bool) and number == 0

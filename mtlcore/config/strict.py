@@ -1,8 +1,9 @@
-"""The cattrs converter of configurations: nothing is converted that the user did not write.
+"""The cattrs converter of configurations. It never changes the type of a value.
 
-cattrs alone turns 3.7 into 3, True into 1, "12" into 12 and "abc" into ("a", "b", "c") without a word. Here an int is
-an int; a float may be written as an int; lists are lists; unknown keys are refused; each field's validator runs beside
-its type check, so that every problem of a table is found at once, each with its own path.
+By default, cattrs silently converts 3.7 to 3, True to 1, "12" to 12 and "abc" to ("a", "b", "c").
+Here an int must be an int. A float may be written as an int. Lists must be lists, and unknown keys
+are errors. The validator of a field runs together with its type check. So all problems of a table
+are found at once, each with its own path.
 """
 
 from __future__ import annotations
@@ -23,130 +24,160 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from ..contracts import KINDS
 from .overrides import Word, plain
 
-Hook = Callable[[Any, Any], Any]
+TypeHint = Any
+"""A type as written in an annotation: a class, a union, a Literal, `tuple[int, ...]`."""
+
+Hook = Callable[[Any, TypeHint], Any]
+"""Convert a value to a type. Raises an exception if it can't."""
 
 
 class IllTypedError(ValueError):
-    """A value that is not what its field expects."""
+    """A value that does not have the type of its field.
 
-    def __init__(self, value: Any, expected: str, known: Iterable[str] = ()) -> None:
+    value: the value. expected: the type, in words. known: valid names, to suggest the nearest.
+    """
+
+    def __init__(self, value: object, expected: str, known: Iterable[str] = ()) -> None:
         super().__init__(value, expected)
-        self.value, self.expected, self.known = plain(value), expected, tuple(known)
+        self.value = plain(value)
+        self.expected = expected
+        self.known = tuple(known)
 
 
-def describe(kind: Any) -> str:
-    """A type in a user's words."""
-    words = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a string",
-        Path: "a path (a string)",
-    }
+# ------------------------------------------------------------------------------- types in words
+
+_WORDS: dict[TypeHint, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    Path: "a path (a string)",
+}
+
+
+def describe(kind: TypeHint) -> str:
+    """Return a type in the words of a user."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     if _is_union(kind):
-        return " or ".join(describe(k) for k in _members(kind))
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {', '.join(repr(m.value) for m in kind)}"
+        return " or ".join(describe(member) for member in _members(kind))
+    if _is_enum(kind):
+        return f"one of {', '.join(repr(member.value) for member in kind)}"
     if _is_list(kind):
         return _describe_list(kind)
-    return "a table" if _is_mapping(kind) or attrs.has(kind) else words.get(kind, str(kind))
+    if _is_mapping(kind) or attrs.has(kind):
+        return "a table"
+    return _WORDS.get(kind, str(kind))
 
 
-def _describe_list(kind: Any) -> str:
+def _describe_list(kind: TypeHint) -> str:
     inner = get_args(kind)
     if not inner:
         return "a list"
     if _is_open(kind):
         return f"a list, each {describe(inner[0])}"
-    return f"a list of {len(inner)}: {', '.join(describe(k) for k in inner)}"
+    return f"a list of {len(inner)}: {', '.join(describe(item) for item in inner)}"
 
 
-# ------------------------------------------------------------------------------------------------ scalars
+# ------------------------------------------------------------------------------------- scalars
 
 
-def _bool(value: Any, _: Any) -> bool:
-    if isinstance(said := plain(value), bool):
-        return said
+def _bool(value: object, _: TypeHint) -> bool:
+    scalar = plain(value)
+    if isinstance(scalar, bool):
+        return scalar
     raise IllTypedError(value, describe(bool))
 
 
-def _int(value: Any, _: Any) -> int:
-    said = plain(value)
-    if isinstance(said, int) and not isinstance(said, bool):
-        return said
+def _int(value: object, _: TypeHint) -> int:
+    scalar = plain(value)
+    if isinstance(scalar, int) and not isinstance(scalar, bool):
+        return scalar
     raise IllTypedError(value, describe(int))
 
 
-def _float(value: Any, _: Any) -> float:
-    said = plain(value)
-    if isinstance(said, int | float) and not isinstance(said, bool):
-        try:
-            return float(said)
-        except OverflowError:
-            pass
+def _float(value: object, _: TypeHint) -> float:
+    scalar = plain(value)
+    if isinstance(scalar, int | float) and not isinstance(scalar, bool):
+        with contextlib.suppress(OverflowError):
+            return float(scalar)
     raise IllTypedError(value, describe(float))
 
 
-def _str(value: Any, _: Any) -> str:
+def _str(value: object, _: TypeHint) -> str:
     if isinstance(value, str):
         return str(value)
     raise IllTypedError(value, describe(str))
 
 
-def _path(value: Any, _: Any) -> Path:
-    """Absolute, so that a saved configuration means the same from any folder."""
+def _path(value: object, _: TypeHint) -> Path:
+    # Absolute, so that a saved configuration means the same from any folder.
     if not isinstance(value, str) or not value:
         raise IllTypedError(value, describe(Path))
     try:
         return Path(str(value)).expanduser().absolute()
-    except RuntimeError as error:  # "~nobody"
+    except RuntimeError as error:  # "~name" of an unknown user
         raise IllTypedError(value, f"a path: {error}") from error
 
 
-def _choice(known: Sequence[Any], results: Sequence[Any], expected: str) -> Hook:
-    def structure(value: Any, _: Any) -> Any:
-        for said in (plain(value), str(value)) if isinstance(value, Word) else (value,):
+def _choice(known: Sequence[object], results: Sequence[object], expected: str) -> Hook:
+    """Return a hook that accepts the values `known`, and converts each to its result."""
+    names = [option for option in known if isinstance(option, str)]
+
+    def structure(value: object, _: TypeHint) -> object:
+        # `--set precision=32` is the number 32 in TOML, but the choice may be the string "32".
+        candidates = (plain(value), str(value)) if isinstance(value, Word) else (value,)
+        for candidate in candidates:
             for option, result in zip(known, results):
-                if type(option) is type(said) and option == said:
+                # Types must be equal, too: 1 == True == 1.0 in Python.
+                if type(option) is type(candidate) and option == candidate:
                     return result
-        raise IllTypedError(value, expected, known=[o for o in known if isinstance(o, str)])
+        raise IllTypedError(value, expected, known=names)
 
     return structure
 
 
-# ------------------------------------------------------------------------------------------------ what holds others
+# ------------------------------------------------------------------------- containers and unions
 
 
-def _is_union(kind: Any) -> bool:
+def _is_enum(kind: TypeHint) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
+def _is_union(kind: TypeHint) -> bool:
     return get_origin(kind) in (Union, types.UnionType)
 
 
-def _members(union: Any) -> list[Any]:
-    return [
-        k for k in get_args(union) if k is not type(None)
-    ]  # TOML has no null: a key is there, or it is not
+def _members(union: TypeHint) -> list[TypeHint]:
+    # TOML has no null: a key is there, or it is not.
+    return [member for member in get_args(union) if member is not type(None)]
 
 
-def _is_list(kind: Any) -> bool:
-    return (get_origin(kind) or kind) in (tuple, list, set, frozenset, Sequence)
+def _container(kind: TypeHint) -> TypeHint:
+    """Return the class of a container: list[int] -> list, list -> list."""
+    return get_origin(kind) or kind
 
 
-def _is_mapping(kind: Any) -> bool:
-    return (get_origin(kind) or kind) in (dict, Mapping)
+def _is_list(kind: TypeHint) -> bool:
+    return _container(kind) in (tuple, list, set, frozenset, Sequence)
 
 
-def _is_open(kind: Any) -> bool:
-    """Any number of items, all of one type?"""
+def _is_mapping(kind: TypeHint) -> bool:
+    return _container(kind) in (dict, Mapping)
+
+
+def _is_open(kind: TypeHint) -> bool:
+    """Return whether a list type has any number of items, all of one type."""
     return get_origin(kind) is not tuple or get_args(kind)[1:] == (...,)
 
 
-def _list_hook(kind: Any, converter: Converter) -> Hook:
-    inner, make = get_args(kind), get_origin(kind) or kind
-    make = tuple if make is Sequence else make
+def _list_hook(kind: TypeHint, converter: Converter) -> Hook:
+    inner = get_args(kind)
+    make = _container(kind)
+    if make is Sequence:
+        make = tuple
 
-    def structure(value: Any, _: Any) -> Any:
+    def structure(value: object, _: TypeHint) -> object:
         if not isinstance(value, list | tuple):
             raise IllTypedError(value, describe(kind))
         if not inner:
@@ -159,53 +190,64 @@ def _list_hook(kind: Any, converter: Converter) -> Hook:
     return structure
 
 
-def _mapping_hook(kind: Any, converter: Converter) -> Hook:
-    inner = (*get_args(kind), Any, Any)[1] if get_args(kind) else Any
+def _mapping_hook(kind: TypeHint, converter: Converter) -> Hook:
+    arguments = get_args(kind)
+    inner = arguments[1] if arguments else Any
 
-    def structure(value: Any, _: Any) -> Any:
+    def structure(value: object, _: TypeHint) -> object:
         if not isinstance(value, Mapping):
             raise IllTypedError(value, "a table")
-        return dict(zip(value, _each(((k, v, inner) for k, v in value.items()), kind, converter)))
+        items = [(key, item, inner) for key, item in value.items()]
+        return dict(zip(value, _each(items, kind, converter)))
 
     return structure
 
 
-def _each(items: Iterable[tuple[Any, Any, Any]], kind: Any, converter: Converter) -> list[Any]:
-    """(index, value, type) -> the structured values; all that went wrong, with its index."""
-    done, errors = [], []
+def _each(
+    items: Iterable[tuple[object, object, TypeHint]], kind: TypeHint, converter: Converter
+) -> list[object]:
+    """Convert items (index, value, type). Raises one error with all problems and their indices."""
+    done: list[object] = []
+    errors = []
     for index, value, inner in items:
         try:
             done.append(converter.structure(value, inner))
-        except Exception as error:  # noqa: BLE001 - kept with its place, and raised below
-            error.add_note(IterableValidationNote(f"at {index}", index, inner))
+        except Exception as error:  # noqa: BLE001 - raised below, with its place
+            note: Any = index  # a number in a list, a key in a table
+            error.add_note(IterableValidationNote(f"at {index}", note, inner))
             errors.append(error)
     if errors:
         raise IterableValidationError("list", errors, kind)
     return done
 
 
-def _union_hook(kind: Any, converter: Converter) -> Hook:
+def _union_hook(kind: TypeHint, converter: Converter) -> Hook:
     members = _members(kind)
 
-    def structure(value: Any, _: Any) -> Any:
+    def structure(value: object, _: TypeHint) -> object:
+        # With one member (`int | None`) its own error is more precise.
         if len(members) == 1:
             return converter.structure(value, members[0])
-        for said in (plain(value), value):
+        for candidate in (plain(value), value):
             for member in members:
                 try:
-                    return converter.structure(said, member)
-                except Exception:  # noqa: BLE001 - another member may take it
+                    return converter.structure(candidate, member)
+                except Exception:  # noqa: BLE001 - the next member may accept it
                     continue
         raise IllTypedError(value, describe(kind))
 
     return structure
 
 
-def _attrs_hook(cls: Any, converter: Converter) -> Hook:
+# --------------------------------------------------------------------------------- attrs classes
+
+
+def _attrs_hook(cls: TypeHint, converter: Converter) -> Hook:
     attrs.resolve_types(cls)
-    hooks: dict[str, Any] = {
-        f.name: override(struct_hook=_field_hook(f, converter)) for f in attrs.fields(cls) if f.init
-    }
+    hooks: dict[str, Any] = {}
+    for field in attrs.fields(cls):
+        if field.init:
+            hooks[field.name] = override(struct_hook=_field_hook(field, converter))
     inner = make_dict_structure_fn(
         cls,
         converter,
@@ -215,7 +257,7 @@ def _attrs_hook(cls: Any, converter: Converter) -> Hook:
         **hooks,
     )
 
-    def structure(value: Any, _: Any) -> Any:
+    def structure(value: object, _: TypeHint) -> object:
         if not isinstance(value, Mapping):
             raise IllTypedError(value, "a table")
         return inner(value, cls)
@@ -224,49 +266,79 @@ def _attrs_hook(cls: Any, converter: Converter) -> Hook:
 
 
 def _field_hook(field: attrs.Attribute[Any], converter: Converter) -> Hook:
+    """Return a hook that checks a field's type, then its validator."""
     kind = Any if field.type is None else field.type
 
-    def structure(value: Any, _: Any) -> Any:
+    def structure(value: object, _: TypeHint) -> object:
         result = converter.structure(value, kind)
         if field.validator is not None and field.converter is None:
-            with contextlib.suppress(
-                AttributeError
-            ):  # it reads other fields: it has its say when the object is built
+            # There is no instance yet. A validator that reads other fields of it raises
+            # AttributeError here. It runs when the object is built.
+            with contextlib.suppress(AttributeError):
                 field.validator(typing.cast("Any", None), field, result)
         return result
 
     return structure
 
 
+# ----------------------------------------------------------------------------------- the converter
+
+
+def _literal_hook(kind: TypeHint, _: Converter) -> Hook:
+    return _choice(get_args(kind), get_args(kind), describe(kind))
+
+
+def _enum_hook(kind: TypeHint, _: Converter) -> Hook:
+    members = list(kind)
+    return _choice([member.value for member in members], members, describe(kind))
+
+
+def _plain_hook(_kind: TypeHint, _: Converter) -> Hook:
+    return lambda value, _: plain(value)
+
+
+def _component_hook(_kind: TypeHint, _: Converter) -> Hook:
+    return lambda value, _: value  # `Reader` has built it already
+
+
+def _is_literal(kind: TypeHint) -> bool:
+    return get_origin(kind) is Literal
+
+
+def _is_anything(kind: TypeHint) -> bool:
+    return kind is Any or kind is object
+
+
+def _is_component_kind(kind: TypeHint) -> bool:
+    return kind in KINDS.values()
+
+
 def _converter() -> Converter:
     made = Converter(forbid_extra_keys=True)
+
+    # cattrs asks the last registered factory first, so the order matters.
     factories: list[tuple[Callable[[Any], bool], Callable[[Any, Converter], Hook]]] = [
         (attrs.has, _attrs_hook),
         (_is_list, _list_hook),
         (_is_mapping, _mapping_hook),
         (_is_union, _union_hook),
-        (
-            lambda k: get_origin(k) is Literal,
-            lambda k, _: _choice(get_args(k), get_args(k), describe(k)),
-        ),
-        (lambda k: isinstance(k, type) and issubclass(k, Enum), lambda k, _: _enum(k)),
-        (lambda k: k is Any or k is object, lambda _, __: lambda value, ___: plain(value)),
-        (lambda k: k in KINDS.values(), lambda _, __: lambda value, ___: value),  # built already
+        (_is_literal, _literal_hook),
+        (_is_enum, _enum_hook),
+        (_is_anything, _plain_hook),
+        (_is_component_kind, _component_hook),
     ]
     for predicate, factory in factories:
         made.register_structure_hook_factory(predicate, factory)
-    scalars: dict[Any, Hook] = {bool: _bool, int: _int, float: _float, str: _str, Path: _path}
+
+    scalars: dict[TypeHint, Hook] = {bool: _bool, int: _int, float: _float, str: _str, Path: _path}
     for scalar, hook in scalars.items():
         made.register_structure_hook(scalar, hook)
+
     made.register_unstructure_hook(Path, str)
     made.register_unstructure_hook_factory(
         attrs.has, lambda cls: make_dict_unstructure_fn(cls, made, _cattrs_use_alias=True)
     )
     return made
-
-
-def _enum(kind: type[Enum]) -> Hook:
-    return _choice([m.value for m in kind], list(kind), describe(kind))
 
 
 converter = _converter()

@@ -1,4 +1,7 @@
-"""From an `Experiment` to TOML: complete, with every default written out, so that the file means the same for ever."""
+"""From an `Experiment` to TOML.
+
+Every default is written out, so the file keeps its meaning if a default changes.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +13,39 @@ import tomli_w
 from ..contracts import Component
 from ..registry.components import component_name
 from .experiment import DataEntry, Experiment, PretextEntry, TaskEntry
+from .overrides import Table
 from .read import is_default
 from .strict import converter
 
 
 def dump(experiment: Experiment) -> str:
-    """TOML that parses to an equal experiment. Keys that are None, and augmentations that need no table, are left out."""
+    """Return TOML that parses to an equal experiment.
+
+    Keys with the value None, and augmentations that need no table, are left out.
+    """
     e = experiment
     tables = {
         "seed": e.seed,
         "plugins": list(e.plugins),
         "encoder": component_table(e.encoder),
-        "task": {label: _entry(entry) for label, entry in e.tasks.items()},
-        "pretext": {label: _entry(entry) for label, entry in e.pretexts.items()},
+        "task": {label: _entry_table(entry) for label, entry in e.tasks.items()},
+        "pretext": {label: _entry_table(entry) for label, entry in e.pretexts.items()},
         "weighting": component_table(e.weighting),
-        "data": {label: _entry(entry) for label, entry in e.data.items()},
+        "data": {label: _entry_table(entry) for label, entry in e.data.items()},
         "input": converter.unstructure(e.input),
         "views": converter.unstructure(e.views),
-        "augment": {**component_table(e.augment), **_further(e)},
+        "augment": {**component_table(e.augment), **_further_augmentations(e)},
         "optimizer": converter.unstructure(e.optimizer),
         "schedule": converter.unstructure(e.schedule),
         "train": converter.unstructure(e.train),
         "callback": {label: component_table(callback) for label, callback in e.callbacks.items()},
     }
-    return tomli_w.dumps(
-        {key: given(value) for key, value in tables.items() if value not in ({}, [])}
-    )
+    written = {key: without_none(value) for key, value in tables.items() if value not in ({}, [])}
+    return tomli_w.dumps(written)
 
 
-def _further(experiment: Experiment) -> dict[str, Any]:
-    """[augment.<label>]: the augmentations that the catalog would not give without a table."""
+def _further_augmentations(experiment: Experiment) -> Table:
+    """Return the tables [augment.<label>] of augmentations that are not defaults of the catalog."""
     return {
         label: component_table(augmentation)
         for label, augmentation in experiment.augmentations.items()
@@ -47,21 +53,24 @@ def _further(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def component_table(component: Component) -> dict[str, Any]:
+def component_table(component: Component) -> Table:
+    """Return the table of a component: its name, and all its fields."""
     return {"name": component_name(type(component)), **converter.unstructure(component)}
 
 
-def _entry(entry: TaskEntry | PretextEntry | DataEntry) -> dict[str, Any]:
-    own = {
-        f.name: getattr(entry, f.name) for f in attrs.fields(type(entry)) if f.name != "component"
-    }
+def _entry_table(entry: TaskEntry | PretextEntry | DataEntry) -> Table:
+    """Return the table of a component together with the core's own keys."""
+    names = [f.name for f in attrs.fields(type(entry)) if f.name != "component"]
+    own = {name: getattr(entry, name) for name in names}
     return {**component_table(entry.component), **converter.unstructure(own)}
 
 
-def given(value: Any) -> Any:
-    """Without what is None: TOML has no null."""
+def without_none(value: Any) -> Any:
+    """Remove None from dicts at any depth, since TOML has no null. Sets become sorted lists."""
     if isinstance(value, dict):
-        return {key: given(inner) for key, inner in value.items() if inner is not None}
+        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, set | frozenset):
         value = sorted(value)
-    return [given(inner) for inner in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [without_none(inner) for inner in value]
+    return value

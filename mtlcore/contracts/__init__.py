@@ -1,4 +1,4 @@
-"""The nouns of mtlcore: what flows through a step, and what a plugin implements."""
+"""The vocabulary of mtlcore: the data that flows through a step, and the classes of a plugin."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ from .samples import Batch as Batch
 from .samples import EncoderInfo as EncoderInfo
 from .samples import Features as Features
 from .samples import HeadInput as HeadInput
+from .samples import Output as Output
 from .samples import PreparedBatch as PreparedBatch
 from .samples import StepCounts as StepCounts
 from .samples import Target as Target
 from .samples import View as View
 
-KINDS: dict[str, type[Component]] = {
-    c.kind: c
-    for c in (Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset, Augmentation, Callback)
-}
+_BASES: tuple[type[Component], ...] = (
+    Encoder,
+    SupervisedTask,
+    PretextTask,
+    LossWeighting,
+    Dataset,
+    Augmentation,
+    Callback,
+)
+
+KINDS: dict[str, type[Component]] = {base.kind: base for base in _BASES}
+"""Name of a component kind -> its base class."""

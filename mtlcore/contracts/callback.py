@@ -1,10 +1,14 @@
-"""What a callback is, and what it sees of a run."""
+"""The callback kind, and the view of a run that its methods receive.
+
+A callback observes training between steps: it logs elsewhere, adds metrics, or stops the run
+early. It never changes what the run computes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,129 +16,202 @@ from torch import Tensor, nn
 from .components import Component
 from .samples import Annotation
 
+if TYPE_CHECKING:
+    # For type checkers alone: at run time, contracts import nothing of the configuration.
+    from ..config.experiment import Experiment
+
 
 class CallbackContext(Protocol):
-    """What a callback sees of a run, and what it may do to it. Alive during the call alone: don't keep it.
+    """What a callback can read of a run, and the few actions that it can take.
 
-    Figures are named as in the log, without "validation/": "fer/accuracy", "puzzling/loss", "loss" (without tasks), and
-    "<callback's label>/<name>".
+    A context is valid only during the call that receives it: do not store it.
+
+    Metrics have the names of the log, without "validation/":
+    "<task>/<metric>" ("fer/accuracy"), "<pretext>/<metric>" ("puzzling/loss"),
+    "<callback>/<name>" for the metrics of callbacks, each under its label, and "loss" in a run
+    without tasks.
     """
 
     @property
     def step(self) -> int:
-        """Optimizer steps done; `steps` are all that there will be."""
+        """Number of optimizer steps that are done."""
         ...
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Number of optimizer steps of the whole run."""
+        ...
 
     @property
     def epoch(self) -> int:
-        """Whole passes over the labeled training samples that are done."""
+        """Number of completed passes over the labeled training samples."""
         ...
 
     @property
-    def experiment(self) -> Any:
-        """The resolved experiment, frozen: `.tasks[label].component`, `.pretexts`, `.train`, `.seed`, as in the configuration."""
+    def experiment(self) -> Experiment:
+        """The resolved experiment. It is frozen.
+
+        Its attributes follow the configuration: `.tasks[label].component`, `.pretexts`, `.train`,
+        `.seed`.
+        """
         ...
 
     @property
     def folder(self) -> Path:
-        """Where the run lies. Not there yet in `check`."""
+        """The run folder. It does not exist yet during `Callback.check`."""
         ...
 
     @property
     def validation(self) -> Mapping[str, float]:
-        """The latest figures: those of the last evaluation, and what callbacks added since the one before it."""
+        """Latest validation metrics, by name.
+
+        They are those of the last evaluation, and those that callbacks have added since the
+        evaluation before it.
+        """
         ...
 
     @property
     def better(self) -> Mapping[str, bool]:
-        """Each figure that has a better and a worse -> is more of it better?"""
+        """Name of a metric -> True if higher values are better.
+
+        Metrics without a better direction are not listed.
+        """
         ...
 
     @property
     def main(self) -> str:
-        """The figure that names the best checkpoint (`train.best`)."""
+        """Name of the metric that selects the best checkpoint (`train.best`)."""
         ...
 
     @property
     def state(self) -> dict[str, Any]:
-        """The callback's own memory: numbers, strings, tensors, and lists, tuples, dicts of them. It lies in every checkpoint."""
+        """State of this callback. Every checkpoint saves it, and resuming restores it.
+
+        It may hold numbers, strings, tensors, and lists, tuples or dicts of them.
+        """
         ...
 
     @property
     def network(self) -> nn.Module:
-        """What is kept when training is over, averaged where the run averages: `.encoder` (images in [0, 1] -> Features), `.heads`.
+        """The inference network, with EMA weights if the run uses EMA.
 
-        For looking at. A changed weight or buffer is an error.
+        It has `.encoder` (images in [0, 1] -> Features) and `.heads`, by task label. It is
+        read-only: a changed weight or buffer is an error.
         """
         ...
 
     def indices(self, split: str) -> np.ndarray:
-        """(N,) int64: the samples of "train" or "validation"; empty where there is no such split."""
+        """Return (N,) int64: indices of the samples of "train" or "validation".
+
+        The result is empty if the run has no such split.
+        """
         ...
 
     def features(self, indices: np.ndarray) -> Tensor:
-        """(N, D) float32 on the run's device: pooled features of `network`, evaluated, of the "validation" view."""
+        """Return (N, D) float32 on the run's device: pooled features of these samples.
+
+        `network` computes them in eval mode, from the "validation" augmentation.
+        """
         ...
 
     def targets(self, task: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(N, ...) targets of a task's label, zeros where absent; and (N,) bool: present. On the CPU."""
+        """Return the targets of one task, and which of them are present, on the CPU.
+
+        targets: (N, ...), zeros where a sample has no label of this task.
+        present: (N,) bool.
+        """
         ...
 
     def annotation(self, name: str, indices: np.ndarray) -> Annotation:
-        """What the datasets say of these samples; missing where the label was cut from train. Raises MtlError on an unknown name."""
+        """Return (N, ...): an annotation of the datasets for these samples.
+
+        Labels that `labels < 1` removed from training are missing here, too. Raises MtlError if
+        the name is unknown.
+        """
         ...
 
     def add(self, figures: Mapping[str, float]) -> None:
-        """Report figures of this step as "validation/<label>/<name>": log, TensorBoard, final figures."""
+        """Add metrics of this step, under the callback's label.
+
+        The log, TensorBoard and the final metrics show them as "validation/<label>/<name>".
+        """
         ...
 
     def stop(self, reason: str) -> None:
-        """End the run at this step, on every rank: evaluated, saved, and marked in run.json as stopped early, by whom and why."""
+        """Stop the run after this step, on every rank.
+
+        The run is evaluated and saved. run.json records which callback stopped it, and why.
+        """
         ...
 
     def note(self, text: str) -> None:
-        """Tell whoever watches the terminal."""
+        """Print a message in the terminal of the run."""
         ...
 
 
 class Callback(Component):
-    """Watches a run from outside: logs elsewhere, adds figures, stops early. Every method is optional, and called between steps.
+    """Observe a run: log elsewhere, add metrics, stop early. Every method is optional.
 
-    On the main process alone, except `check`. Nothing a callback does may change what the run computes: random generators, modes
-    and gradients are put back after each call, a changed weight is an error. MtlError ends the run; any other exception is told,
-    counted in run.json, and the run goes on: a log that can't be reached must not cost days of training.
-    A handle that lives between calls (a connection) may stand in a field with `init=False`, which is no configuration.
+    Methods are called between steps, on the main process (`check`: on every process).
+
+    A callback must not change what the run computes. After each call the core restores random
+    generators, train/eval modes and gradients. A changed weight is an error.
+
+    MtlError ends the run. Any other exception becomes a warning and is counted in run.json, and
+    training continues: an unreachable log server must not end a run of several days.
+
+    A handle that lives between calls (a connection) can be a field with `init=False`. Such a field
+    is not part of the configuration.
     """
 
     kind = "callback"
 
-    def figures(self, experiment: Any) -> Mapping[str, bool]:
-        """The names that it adds -> is more of it better? Those may be `train.best`. experiment: as `CallbackContext.experiment`."""
+    def figures(self, experiment: Experiment) -> Mapping[str, bool]:
+        """Return the metrics that it adds: name -> True if higher values are better.
+
+        `train.best` may name them. experiment: as `CallbackContext.experiment`.
+        """
         return {}
 
     def check(self, run: CallbackContext) -> None:
-        """Before anything is written, on every process: raise MtlError where this run can't serve it."""
+        """Raise MtlError if the callback can't serve this run.
+
+        Called on every process, before the run writes anything.
+        """
 
     def on_train_start(self, run: CallbackContext) -> None:
-        """Before the first step, also of a resumed run: then `run.step` is not 0."""
+        """Called before the first step. In a resumed run, `run.step` is not 0."""
 
     def on_log(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
-        """A line was written to metrics.jsonl: losses and learning rate every `log_every` steps, or figures "validation/...".
+        """Called after a line was written to metrics.jsonl.
 
-        After a resume the lines behind the checkpoint come once more.
+        row: losses and learning rate (every `log_every` steps), or metrics "validation/...".
+
+        After resuming, the lines that follow the checkpoint are sent again.
         """
 
     def on_epoch_end(self, run: CallbackContext) -> None:
-        """A pass over the labeled training samples is done; before the evaluation, where one falls on this step."""
+        """Called after a pass over the labeled training samples.
+
+        It comes before the evaluation if this step has one.
+        """
 
     def on_validation_end(self, run: CallbackContext) -> None:
-        """The run was measured: `run.validation` holds the figures, those of callbacks that stand before this one too."""
+        """Called after an evaluation. `run.validation` holds the metrics.
+
+        They include the metrics of callbacks that come before this one in the configuration.
+        """
 
     def on_checkpoint(self, run: CallbackContext, checkpoint: Path) -> None:
-        """This folder ("last-<step>" or "best-<step>") was written, `state` included: what changes here is not in it."""
+        """Called after a checkpoint was written, with `run.state` in it.
+
+        checkpoint: the folder "last-<step>" or "best-<step>".
+
+        It does not hold changes of `run.state` that are made here: they come into the next one.
+        """
 
     def on_train_end(self, run: CallbackContext) -> None:
-        """The run is over: all its steps, or stopped early. Not called when it is interrupted: it goes on with --resume."""
+        """Called after the last step, or after an early stop.
+
+        Not called when the run is interrupted, since it can still be resumed.
+        """

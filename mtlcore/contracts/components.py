@@ -1,13 +1,17 @@
-"""What a plugin implements: the component kinds, and what their methods receive and return.
+"""Base classes of every component kind, and what their methods receive and return.
 
-Shape legend: B samples, K tasks present, (H, W) pixels.
+A plugin subclasses one of them: `Encoder`, `SupervisedTask`, `PretextTask`, `Augmentation`,
+`LossWeighting`, `Dataset`, or `Callback` (in `callback.py`).
+
+Shapes: B samples of a micro-batch, N samples of a dataset, K tasks of a step, D pooled features,
+(H, W) pixels.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from attrs import field, frozen
@@ -16,41 +20,55 @@ from torch.utils._pytree import tree_map
 
 from ..geometry import Geometry
 from ..rng import Rng
-from .samples import Annotation, AugmentedBatch, EncoderInfo, Target, View
+from .samples import Annotation, AugmentedBatch, EncoderInfo, Output, Target, View
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 class Head(nn.Module):
-    """Reads features, answers, and judges its own answers.
+    """The network of one task on top of the encoder, and its loss.
 
-    forward(*features) -> output: supervised heads get one Features a call; pretext heads one for each of their views, in order.
-    Outputs are tensors, or tuples / lists / dicts of them.
-    coupled: True where the samples are judged together; the loss is then a scalar.
+    forward(*features) -> output. A supervised head receives one `Features` a call. A pretext head
+    receives one for each of its views, in their order. Outputs are tensors, or tuples, lists or
+    dicts of tensors.
 
-    Optional members, for the conformance kit and the preview; a head has them or not:
-    - `ideal(target) -> output`: a perfect answer, in the form of `forward`'s output.
-    - `choices`: how many answers there are to a K-way question (an int; a dict for several questions, by leaf), so that uniform
-      logits (all 0) lose log(choices).
+    coupled: True if the loss of a sample depends on the other samples of the batch, as in
+    contrastive learning. `loss` then returns a scalar.
+
+    The conformance kit and the preview use two optional members:
+
+    - `ideal(target) -> output`: the output of a perfect prediction.
+    - `choices`: the number of classes of a classification (an int; a dict by target leaf if there
+      are several). Uniform logits (all 0) must then have the loss log(choices).
     """
 
     coupled: ClassVar[bool] = False
 
-    def loss(self, output: Any, target: Target) -> Tensor:
-        """-> (B,): one value a sample, in fp32, a MEAN over whatever one sample holds (tiles, pixels).
+    def loss(self, output: Output, target: Target) -> Tensor:
+        """Return (B,) fp32: the loss of each sample, a MEAN over its elements (tiles, pixels).
 
-        Outputs arrive in fp32 whatever the run's precision: the core casts their floats.
-        Samples without a label hold zeros and must give a finite value; the core masks them.
-        A `coupled` pretext head returns a scalar; a `coupled` supervised head is called as loss(output, target, share), with
-        the weight (B,) of each sample, and returns a scalar.
+        Outputs arrive in fp32 under every `train.precision`, since the core casts their floats.
+        The target of a sample without a label holds zeros. Its loss must be finite; the core
+        excludes it.
+
+        Coupled heads return a scalar instead. A coupled supervised head is called as
+        loss(output, target, share): share (B,) is the weight of each sample.
         """
         raise NotImplementedError
 
 
 @frozen(eq=False)
 class BuildContext:
-    """What a head is built with. It may keep none of these modules as its own part: use `EMA(module)` or `SharedHead(module)`.
+    """What `build` of a task receives.
 
-    info: the encoder's sizes. encoder: images (B, 3, H, W) in [0, 1] -> Features. heads: the supervised heads by label, built
-    first; one that a pretext shares (`SharedHead`) counts as used, and as shared.
+    info: sizes of the encoder's features.
+    encoder: the shared encoder, images (B, 3, H, W) in [0, 1] -> Features.
+    heads: the supervised heads by label. They are built before all pretext heads.
+
+    A head must not register these modules as its own submodules. Wrap them: `EMA(module)` is a
+    momentum copy, `SharedHead(module)` calls the module itself. A pretext that shares a supervised
+    head also trains it.
     """
 
     info: EncoderInfo
@@ -60,11 +78,17 @@ class BuildContext:
 
 @frozen(eq=False)
 class StepLosses:
-    """What a weighting is given: global values, the same on every rank. Only tasks present in this step are listed.
+    """The input of a loss weighting: global values, equal on every rank.
 
-    names: K labels. values: (K,) fp32, each the mean over all labeled samples of the step; requires grad. gram: (K, K) inner products
-    of the weighted losses' gradients; None at level "losses". primary: (K,) bool, on the device: is it a supervised task? progress:
-    how much of the run is done, in [0, 1). epoch: whole passes over the labeled samples that are done. rng: where to draw from.
+    Only tasks that are present in this step are listed.
+
+    names: labels of the K tasks.
+    values: (K,) fp32, mean loss over all labeled samples of the step. It requires grad.
+    gram: (K, K) inner products of the gradients of the weighted losses. None at level "losses".
+    primary: (K,) bool on the device, True for supervised tasks.
+    progress: completed share of the run, in [0, 1).
+    epoch: number of completed passes over the labeled samples.
+    rng: the generator for random draws.
     """
 
     names: tuple[str, ...]
@@ -77,14 +101,19 @@ class StepLosses:
 
 
 class Component(ABC):
-    """A plugin class: a frozen attrs class. Its fields ARE its configuration; its methods build or compute.
+    """Base class of all kinds. A component is a frozen attrs class.
 
-    The kind comes from the base class; the name from the class in snake_case (`LocalRotation` -> `local_rotation`), or from a
-    `name` of the class's own, which is not inherited.
-    family: the part of a name after ":" fills the class's first field (`timm:resnet18`).
-    cites: where the idea comes from (authors, year, venue or arXiv number), or "original" where it is the plugin's own.
-    lacks: capabilities that the conformance kit expects of this kind and this component does not have, each with its reason:
-    {"single_sample": "batch statistics need two samples"}. A class attribute, or a property where it depends on the fields.
+    Its fields ARE its configuration. Its methods build modules or compute.
+
+    kind: set by the base class of each kind.
+    name: by default the class name in snake_case (`LocalRotation` -> `local_rotation`). A
+    subclass does not inherit it.
+    family: True if the part of a name after ":" is the value of the first field
+    (`timm:resnet18`).
+    cites: source of the method (authors, year, venue or arXiv number), or "original".
+    lacks: capability that the conformance kit expects -> why this component does not have it:
+    {"single_sample": "batch statistics need two samples"}. It is a class attribute, or a property
+    if it depends on the fields.
     """
 
     kind: ClassVar[str]
@@ -95,7 +124,11 @@ class Component(ABC):
 
 
 class Encoder(Component):
-    """The shared network. mean, std: what normalized RGB means to it; `build` may depend on fields such as `weights`."""
+    """The network that all tasks share.
+
+    mean, std: RGB statistics, in [0, 1], with which the core normalizes its input. They can
+    depend on fields such as `weights`.
+    """
 
     kind = "encoder"
     mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
@@ -103,19 +136,24 @@ class Encoder(Component):
 
     @abstractmethod
     def build(self, image_size: int) -> nn.Module:
-        """-> a module: normalized images (B, 3, H, W) -> Features (its `images` left None)."""
+        """Return a module: normalized images (B, 3, H, W) -> Features.
+
+        The module leaves `Features.images` None.
+        """
 
 
 class SupervisedTask(Component):
-    """A task with labels.
+    """A task that learns from labels.
 
-    reads: the annotation that a dataset must give ("emotion", "pose_deg"): a class attribute, or a field, which the configuration
-    fills with the task's label where it is left empty.
-    by: attributes of the data, for each value of which the metrics are given too ("gender/accuracy[race=white]"), with the number
-    of labeled samples ("gender/n[race=white]"); a class attribute, or a field. Those that the data does not have are passed over.
+    reads: name of the annotation that it needs ("emotion", "pose_deg"). It is a class attribute or
+    a field. An empty field gets the task's label from the configuration.
+    by: names of attributes. The metrics are also computed for each of their values
+    ("gender/accuracy[race=white]"), with the number of labeled samples ("gender/n[race=white]").
+    It is a class attribute or a field. Attributes that the data lack are skipped.
 
-    Optional member, for the conformance kit:
-    - `examples(n, rng) -> Annotation`: n annotations such as a dataset could give.
+    The conformance kit uses one optional member:
+
+    - `examples(n, rng) -> Annotation`: n annotations as a dataset could have them.
     """
 
     kind = "task"
@@ -123,109 +161,159 @@ class SupervisedTask(Component):
     by: tuple[str, ...] = ()
 
     def fit(self, annotation: Annotation) -> SupervisedTask:
-        """A copy with every field explicit (classes, class weights, mean and std), learned ONCE on the labeled training samples.
+        """Return a copy whose fields are all explicit (classes, class weights, mean and std).
 
-        It goes into the resolved configuration, so that evaluation uses the same. Default: itself.
+        Called ONCE, on the annotations of the labeled training samples. The saved configuration
+        holds the copy, so evaluation uses the same values. Default: the task itself.
         """
         return self
 
     @abstractmethod
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
-        """N annotations -> targets (N, ...) and present (N,) bool. Samples that are not present hold zeros.
+        """Convert N annotations to targets (N, ...) and present (N,) bool.
 
-        A value that the task does not know (a class that is not its own) is not present.
+        A missing or unknown value (such as a class that the task does not have) is not present.
+        Its target holds zeros.
         """
 
     @abstractmethod
-    def build(self, context: BuildContext) -> Head: ...
+    def build(self, context: BuildContext) -> Head:
+        """Return the head of this task."""
 
     def move(self, target: Tensor, geometry: Geometry) -> Tensor:
-        """The label of the moved image, called for each view that is read. Default: a label that does not move."""
+        """Move targets (B, ...) as `geometry` moved the images.
+
+        Called for each view that the head receives. Default: the target does not move.
+        """
         return target
 
-    def decode(self, output: Any) -> Tensor:
-        """A head's output -> the answer that metrics and people read. Default: the output."""
+    def decode(self, output: Output) -> Tensor:
+        """Convert an output of the head to predictions (B, ...), as metrics and users read them.
+
+        Default: the output itself.
+        """
         return output
 
     def as_answer(self, target: Tensor) -> Tensor:
-        """Targets (B, ...) as decoded answers, so that `draw` shows the truth in the same way. Default: the targets."""
+        """Convert targets (B, ...) to the form of `decode`, so that `draw` can show the truth.
+
+        Default: the targets themselves.
+        """
         return target
 
     def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
-        """One answer out of those about an image and about its mirror image. Default: the mean."""
+        """Combine the predictions for an image and for its mirror image, each (B, ...).
+
+        `mirrored` is as predicted: values with a direction must be mirrored back. Default: the
+        mean of both.
+        """
         return (decoded + mirrored) / 2
 
-    def metrics(self) -> dict[str, Any]:
-        """name -> fresh torchmetrics.Metric, updated with (decoded, target) of present samples. The first is the task's main one.
+    def metrics(self) -> dict[str, Metric]:
+        """Return name -> new torchmetrics.Metric, updated with (decoded, target).
 
-        A metric that is a number enters tables and JSON; one that is a matrix (a confusion) is reported beside them. One
-        whose `higher_is_better` is a bool can name the best checkpoint; to the best value that it declares (torchmetrics'
-        `plot_upper_bound`, or `plot_lower_bound` of one where less is better) the conformance kit holds perfect answers.
+        Only present samples are passed. The first metric is the main one of the task.
+
+        A scalar metric appears in tables and JSON. A matrix (a confusion matrix) is reported beside
+        them. A metric whose `higher_is_better` is a bool can select the best checkpoint. Perfect
+        predictions must reach the bound that a metric declares: `plot_upper_bound`, or
+        `plot_lower_bound` if lower is better. The conformance kit checks this.
         """
         return {}
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1] and one decoded answer -> the image with the answer drawn on it. Default: the image."""
+        """Draw one prediction on an image (3, H, W) in [0, 1]. Default: the image itself."""
         return image
 
 
 class PretextTask(Component):
-    """A self-supervised task: makes its own questions and answers from images; gone at inference.
+    """A self-supervised task: it makes inputs and targets from images alone.
 
-    Optional member, for the conformance kit:
-    - `undo(images, target) -> images`: the exact way back from the FIRST view's images, or None where there is none.
+    Its head is not part of the inference network.
+
+    The conformance kit uses one optional member:
+
+    - `undo(images, target) -> images`: exact inverse of the FIRST view, or None if it has none.
     """
 
     kind = "pretext"
 
     @abstractmethod
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
-        """The views the encoder reads, and what the head must answer about them, JOINTLY: a pytree of (B, ...), or None."""
+        """Return the views that the encoder reads, and the target of the head.
+
+        The target belongs to all views JOINTLY: a pytree of (B, ...), or None.
+        """
 
     @abstractmethod
-    def build(self, context: BuildContext) -> Head: ...
+    def build(self, context: BuildContext) -> Head:
+        """Return the head of this task."""
 
     def permute(self, target: Target, order: Tensor) -> Target:
-        """The answers of other samples, for `control = "random_target"`. Override where a leaf is part of the QUESTION (a mask)."""
+        """Return the targets of other samples, for `control = "random_target"`.
+
+        order: (B,) int64, a permutation of the samples.
+
+        Override it if a leaf of the target is part of the INPUT, such as a mask: that leaf must
+        stay with its sample.
+        """
         return tree_map(lambda leaf: leaf[order], target)
 
-    def metrics(self) -> dict[str, Any]:
-        """name -> fresh torchmetrics.Metric, updated with (output, target) on validation images.
+    def metrics(self) -> dict[str, Metric]:
+        """Return name -> new torchmetrics.Metric, updated with (output, target).
 
-        To the best value that one declares (`plot_upper_bound`, or `plot_lower_bound` where `higher_is_better` is False) the
-        conformance kit holds the answers of `Head.ideal`.
+        They are computed on validation images. The outputs of `Head.ideal` must reach the bound
+        that a metric declares: `plot_upper_bound`, or `plot_lower_bound` if `higher_is_better` is
+        False. The conformance kit checks this.
         """
         return {}
 
-    def draw(self, images: Tensor, target: Target, output: Any) -> Tensor:
-        """View images (B, 3, H, W), what must be answered and the head's output -> images of the answer. Default: the views."""
+    def draw(self, images: Tensor, target: Target, output: Output) -> Tensor:
+        """Show what the head predicts: images (B, 3, H, W) of a view -> images of the prediction.
+
+        target, output: of the same samples. Default: the view's images.
+        """
         return images
 
 
 class Augmentation(Component):
-    """How a raw image becomes a view. Sample i of the result depends on sample i alone (mixing augmentations set `View.mix`)."""
+    """How a raw image becomes a view.
+
+    Sample i of the result depends on sample i alone. An augmentation that mixes samples sets
+    `View.mix`.
+    """
 
     kind = "augmentation"
 
     @abstractmethod
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
-        """Raw uint8 (B, 3, H0, W0) -> the view of `size` (h, w); before any pretext. One interpolation."""
+        """Convert raw uint8 images (B, 3, H0, W0) to a view of `size` (h, w), in pixels.
+
+        Pretexts receive the result. Interpolate the pixels only once.
+        """
 
     def finish(self, images: Tensor, rng: Rng) -> Tensor:
-        """Last touch on what the encoder reads, after the pretexts (the paper's cutout). Pixels stay in place."""
+        """Change images (B, 3, H, W) after the pretexts, just before the encoder (cutout).
+
+        Pixels must keep their places. Default: the images themselves.
+        """
         return images
 
 
 class LossWeighting(Component):
-    """How several losses become one.
+    """How several losses become one objective. Each item is a class attribute or a field.
 
-    at: what it is shown: "losses", or Gramians at "parameters" | "features". every: of a strategy that is shown Gramians, how old
-    its task weights may be, in steps: they are measured each `every`-th step and kept between, for each set of tasks. additive: of one
-    that is shown losses, whether micro-batches may be weighed one by one: its objective is linear in the losses, and `forward`
-    changes no state. Of the others the losses of all micro-batches are computed first: one more forward where there are several.
-    protects: does it promise that no step goes against the sum of the tasks' weighted gradients? It holds of a measured step, at
-    the parameters: kept task weights are of gradients that have moved on, and at "features" it is the gradient there that is protected.
-    Each is a class attribute, or a field of that name.
+    at: what it receives. "losses": their values. "parameters" or "features": also the Gramian of
+    the gradients there.
+    every: steps for which a gradient-based weighting uses the same task weights. They are measured
+    at each `every`-th step, separately for each set of present tasks.
+    additive: of a loss-based weighting: True if each micro-batch can be weighted on its own. The
+    objective must be linear in the losses, and `forward` must change no state. Otherwise, the
+    losses of all micro-batches are computed first, which costs one more forward if there are
+    several.
+    protects: True if no update ever opposes the sum of the weighted gradients. The guarantee holds
+    in steps that measure gradients, at the parameters: reused task weights belong to older
+    gradients, and at "features" it concerns the gradients of the features.
     """
 
     kind = "weighting"
@@ -236,43 +324,56 @@ class LossWeighting(Component):
 
     @abstractmethod
     def build(self, names: Sequence[str]) -> nn.Module:
-        """-> a module: StepLosses -> objective (). The core takes d objective / d values as task weights; all 1 is the sum of losses.
+        """Return a module: StepLosses -> objective (), a scalar.
 
-        A task weight of a strategy that is shown Gramians rules the SHARED parameters; a head that no other loss moves gets the gradient
-        of its weighted loss, whatever the task weight. Learned state is keyed by task name. It is called once a step (an `additive`
-        one: once a micro-batch), and not at all while task weights are kept.
+        The task weights are d objective / d values. Task weights of 1 give the sum of losses.
+
+        The task weights of a gradient-based weighting apply to the SHARED parameters. A head that
+        only one loss trains receives the gradient of its weighted loss, without the task weight.
+
+        Learned state is keyed by task name. The module is called once a step (an additive one: once
+        a micro-batch), and not at all while task weights are reused.
         """
 
 
 @frozen(eq=False)
 class Skipped:
-    """What a dataset left out while it indexed: reason -> names, reported once, counted against `max_bad`.
+    """The samples that a dataset left out while it built its index.
 
-    notes: what is told once and is no fault of the files: reason -> how many. A benchmark's own rule, samples that stay though
-    something of theirs is lacking. They count neither against `max_bad` nor in `len`.
+    names: reason -> names of samples. They are reported once, and count towards `max_bad`.
+    notes: reason -> number of samples, for what is not a defect of the files: a rule of the
+    benchmark, or samples that stay although one of their labels is missing. They are reported
+    once, and count neither towards `max_bad` nor in `len`.
     """
 
     names: dict[str, list[str]] = field(factory=dict)
     notes: dict[str, int] = field(factory=dict)
 
     def add(self, reason: str, name: str) -> None:
+        """Record one sample that was left out."""
         self.names.setdefault(reason, []).append(name)
 
     def note(self, reason: str, number: int = 1) -> None:
+        """Add `number` samples to a note."""
         if number:
             self.notes[reason] = self.notes.get(reason, 0) + number
 
     def __len__(self) -> int:
+        """Return the number of samples that were left out."""
         return sum(len(names) for names in self.names.values())
 
 
 @frozen(eq=False)
 class Index:
-    """What a dataset knows of its N samples without decoding an image.
+    """What a dataset knows about its N samples without decoding an image.
 
-    keys: (N,) strings, unique and stable: a path below the root, a sample number. They name a sample in messages and fingerprints.
-    annotations: by name. split: (N,) strings such as "train" and "test", or None where the set has no official split.
-    group: (N,) strings: samples of one group never part in splits (a person, a mirrored twin). attributes: (N,) strings by name.
+    keys: (N,) strings, unique and stable: a path below the root, or a sample number. They name
+    samples in messages and fingerprints.
+    annotations: labels by name, each (N, ...).
+    split: (N,) strings such as "train" and "test". None if there are no official splits.
+    group: (N,) strings. Samples of one group stay in one split (a person, a mirrored copy).
+    attributes: (N,) strings by name, for metrics of subgroups.
+    skipped: the samples that were left out.
     """
 
     keys: np.ndarray
@@ -283,18 +384,25 @@ class Index:
     skipped: Skipped = field(factory=Skipped)
 
     def __len__(self) -> int:
+        """Return N."""
         return len(self.keys)
 
 
 class Dataset(Component):
-    """A labeled set of images. Both methods may be called from several threads."""
+    """A labeled set of images. Several threads may call its methods at once."""
 
     kind = "dataset"
 
     @abstractmethod
     def index(self) -> Index:
-        """Every sample with its annotations. Raises MtlError where the root or a needed file is missing."""
+        """Return all samples with their annotations.
+
+        Raises MtlError if the root folder or a required file is missing.
+        """
 
     @abstractmethod
     def decode(self, index: Index, i: int) -> np.ndarray:
-        """-> (H, W, 3) uint8 RGB. Raises MtlError where the image can't be read."""
+        """Return the image of sample i: (H, W, 3) uint8, RGB.
+
+        Raises MtlError if the image can't be read.
+        """

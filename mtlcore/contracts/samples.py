@@ -1,7 +1,9 @@
-"""What flows through a step: batches, views, features, and what the heads read.
+"""The data of a step: batches, views, features, and the inputs of heads.
 
-Shape legend: B samples, D width of the pooled features, (H, W) pixels, (h, w) cells of a map.
-Images are RGB in [0, 1], float (B, 3, H, W), everywhere; only the core's encoder wrapper normalizes them.
+Shapes: B samples, N samples of a dataset, D pooled features, C channels, (H0, W0) pixels of raw
+images, (H, W) pixels of views, (h, w) cells of a feature map, T tokens.
+
+Images are RGB, float (B, 3, H, W) in [0, 1]. Only the core's encoder wrapper normalizes them.
 """
 
 from __future__ import annotations
@@ -17,17 +19,34 @@ from torch.utils._pytree import tree_map
 
 from ..geometry import Geometry, Move
 
-Target = Any  # a tensor, or a tuple / list / dict of tensors, each (B, ...)
+Target = Any
+"""The target of a head: a tensor, or a tuple, list or dict of tensors, each (B, ...).
+
+The alias is Any, since each head declares the precise type of its own targets.
+"""
+
+Output = Any
+"""The output of a head. It has the same forms as `Target`."""
+
 Annotation = np.ndarray
-"""One label kind of N samples. Categories: (N,) strings, "" where missing. Numbers: (N,) or (N, ...) float, NaN where missing.
-Categories travel by NAME, so the label orders of two data sets can never be mixed up."""
+"""One kind of label for N samples.
+
+Categories: (N,) strings, "" if missing. Numbers: (N,) or (N, ...) float, NaN if missing.
+
+Categories are identified by NAME, never by number, so the label orders of two datasets cannot be
+confused.
+"""
 
 
 @frozen
 class StepCounts:
-    """Samples of ONE optimizer step, over all ranks and micro-batches: host ints, known to the sampler before the first forward.
+    """Number of samples in ONE optimizer step, over all ranks and micro-batches.
 
-    labeled: task label -> samples that carry it. samples: all. unlabeled_samples: those that carry no label at all.
+    They are host ints, which the sampler knows before the first forward.
+
+    labeled: task label -> samples that have this label.
+    samples: all samples.
+    unlabeled_samples: samples without any label.
     """
 
     labeled: dict[str, int]
@@ -37,10 +56,13 @@ class StepCounts:
 
 @frozen(eq=False)
 class Batch:
-    """One micro-batch, as the loader gives it. A sample may carry labels for some tasks, for all, or for none.
+    """One micro-batch of the loader. Each sample can have labels of all tasks, of some, or of none.
 
-    images: (B, 3, H0, W0) uint8. targets: task label -> (B, ...); samples without that label hold ZEROS. present: task label -> (B,)
-    bool, who carries it. counts: of the whole step. labeled_samples: so many samples, the first ones, carry a label; the others none.
+    images: (B, 3, H0, W0) uint8.
+    targets: task label -> (B, ...). Samples without this label hold ZEROS.
+    present: task label -> (B,) bool, True for samples with this label.
+    counts: of the whole step.
+    labeled_samples: number of samples with at least one label. They come first.
     """
 
     images: Tensor
@@ -52,13 +74,15 @@ class Batch:
 
 @frozen(eq=False)
 class View:
-    """Images that an encoder may read, and how their pixels got where they are.
+    """Images for the encoder, and how their pixels moved.
 
     images: (B, 3, H, W) float in [0, 1].
-    geometry: None means "no whole image of the sample" (a patch), and no supervised head reads such a view. Every other view may
-    be read, the labels moved as the geometry says.
-    mix: mixup or cutmix: the partner of each sample (B,) int64, and the sample's own share (B,) in [0, 1].
-    augmentation: whose `finish` these images get; set by the batch, kept by all that is derived. None: the run's own augmentation.
+    geometry: movement of the pixels, which labels follow. None if the view is not a whole image of
+    the sample (a patch). Supervised heads never receive such a view.
+    mix: for mixup and cutmix: the partner of each sample (B,) int64, and the sample's own share
+    (B,) in [0, 1].
+    augmentation: name of the augmentation whose `finish` these images receive. None: that of the
+    run. The batch sets it, and derived views inherit it.
     """
 
     images: Tensor
@@ -67,56 +91,72 @@ class View:
     augmentation: str | None = None
 
     def repaint(self, images: Tensor) -> View:
-        """Other colors in the same places: masks, noise, gray. Every label stays as it is."""
+        """Return a view with other colors in the same places: masks, noise, gray.
+
+        No label changes. images: (B, 3, H, W), as this view's.
+        """
         return evolve(self, images=images)
 
     def rearrange(self, move: Move, matrix: Tensor | None = None) -> View:
-        """Other places. `move` (B, C, H, W) -> (B, C, H', W') acts on the images now and on dense labels (masks) later.
+        """Return a view whose pixels are in other places.
 
-        matrix: (B, 3, 3) old -> new where the image moved as a whole, so that rigid labels (pose) follow. Without one they stay
-        as they were: right for shuffled parts, wrong for an image that turned. Supervised heads may read the view either way.
+        move: (B, C, H, W) -> (B, C, H', W'). It is applied to the images now, and to dense labels
+        (masks) later.
+        matrix: (B, 3, 3), old to new pixel coordinates, if each image moved as a whole. Rigid
+        labels (pose) follow it. Without a matrix they do not change, which is right for shuffled
+        tiles and wrong for a rotated image.
         """
-        geometry = self.geometry and self.geometry.moved(move, matrix)
+        geometry = self.geometry
+        if geometry is not None:
+            geometry = geometry.moved(move, matrix)
+
         return evolve(self, images=move(self.images), geometry=geometry)
 
     def resize(self, size: tuple[int, int]) -> View:
-        """The whole image, bilinearly scaled to `size` (h, w)."""
+        """Return the whole image scaled to `size` (h, w), in pixels. Interpolation: bilinear."""
         height, width = self.images.shape[-2:]
         step = Geometry.resize((height, width), size, self.images)
-        return evolve(
-            self,
-            images=step.warp(self.images, "bilinear"),
-            geometry=self.geometry and self.geometry.then(step),
-        )
+        geometry = self.geometry
+        if geometry is not None:
+            geometry = geometry.then(step)
+
+        return evolve(self, images=step.warp(self.images, "bilinear"), geometry=geometry)
 
 
 class AugmentedBatch(Protocol):
-    """A batch of samples that a pretext may look at, as often as it likes."""
+    """The samples of a micro-batch, as a pretext task receives them."""
 
     @property
     def clean(self) -> View:
-        """The batch augmented once: shared by all heads. Never edit its images in place."""
+        """The batch, augmented once. All heads share this view: never edit its images in place."""
         ...
 
     @property
     def progress(self) -> float:
-        """How much of the run is done, in [0, 1)."""
+        """Completed share of the run, in [0, 1)."""
         ...
 
     def augment(self, number: int = 1, augmentation: str | None = None) -> View:
-        """The number-th independent augmentation: drawn when first asked for, then shared by all who ask.
+        """Return the number-th independent augmentation of the batch.
 
-        augmentation: another one than the run's, by name (FixMatch's weak view in a strong run).
+        It is drawn on first use. Every caller with the same arguments shares it.
+
+        augmentation: name of another augmentation than the run's (FixMatch's weak view). Raises
+        MtlError if the name is unknown.
         """
         ...
 
 
 class Features(NamedTuple):
-    """What the encoder says of one view.
+    """The encoder's output for one view.
 
-    maps: each (B, C_i, h_i, w_i), fine first, coarse last. pooled: (B, D). shared: the tensor through which every head's gradient
-    passes: maps[-1], or a ViT's tokens (B, T, D). images: (B, 3, H, W) in [0, 1], as read; the core sets it, an encoder leaves it
-    None. (A NamedTuple, since torch.compile, FSDP and DDP look into it, and not into attrs.)
+    maps: feature maps, each (B, C_i, h_i, w_i), from fine to coarse.
+    pooled: (B, D).
+    shared: the tensor through which the gradient of every head passes: maps[-1], or the tokens
+    (B, T, D) of a ViT.
+    images: (B, 3, H, W) in [0, 1], the encoder's input. The core sets it; encoders leave it None.
+
+    A NamedTuple, since torch.compile, FSDP and DDP can traverse it, unlike an attrs class.
     """
 
     maps: tuple[Tensor, ...]
@@ -127,10 +167,12 @@ class Features(NamedTuple):
 
 @frozen
 class EncoderInfo:
-    """What the core measured of an encoder with one dry forward; no plugin declares it.
+    """Sizes of an encoder's features. The core measures them with one dry forward.
 
-    dim: D, the width of `Features.pooled`. channels: C of each map, fine first. map_sizes: (h, w) of each map, cells. image_size:
-    side of the square images that were read, pixels (`input.size`).
+    dim: D, width of `Features.pooled`.
+    channels: C of each map, from fine to coarse.
+    map_sizes: (h, w) of each map, in cells.
+    image_size: height and width of the images, in pixels (`input.size`).
     """
 
     dim: int
@@ -140,47 +182,56 @@ class EncoderInfo:
 
 
 class HeadInput(NamedTuple):
-    """One call of a head: the images it reads, what it must answer, how much each sample counts."""
+    """One call of a head: its images, its targets, and the weights of the samples.
 
-    images: tuple[int, ...]  # positions in PreparedBatch.images
-    targets: tuple[
-        tuple[Target, Tensor | None], ...
-    ]  # (target, share (B,)); share None: all count 1. Two with mixup
+    images: positions in `PreparedBatch.images`.
+    targets: pairs (target, share). share: (B,), weight of each sample; None if all weights are 1.
+    There is one pair without mixup, and two with it.
+    """
+
+    images: tuple[int, ...]
+    targets: tuple[tuple[Target, Tensor | None], ...]
 
     @property
     def share(self) -> Tensor | None:
-        """(B,) how much each sample counts over all its answers."""
+        """(B,), weight of each sample summed over its targets. None if all weights are 1."""
         shares = [share for _, share in self.targets if share is not None]
         return torch.stack(shares).sum(0) if shares else None
 
 
 @frozen(eq=False)
 class PreparedBatch:
-    """Everything that one forward needs: can be prefetched, moved, sliced, saved, replayed.
+    """Everything that one forward needs. It can be prefetched, moved, sliced, saved and replayed.
 
-    Not a pytree on purpose: Fabric casts every float that it finds in a forward's arguments to bf16, targets included.
+    images: DISTINCT images, float in [0, 1]. Each is encoded once.
+    head_inputs: label -> the calls of its head, one a view for supervised heads.
+    scale: label -> factor from the sum over samples to the loss of this micro-batch, in units of
+    the step's mean.
+    clean: only for `statistics = "clean"`: (position in `images`, labeled samples) of each clean
+    view.
+
+    It is no pytree, on purpose: Fabric casts every float in a forward's arguments to bf16, and that
+    would include the targets.
     """
 
-    images: tuple[Tensor, ...]  # DISTINCT images, float in [0, 1]; each is encoded once
+    images: tuple[Tensor, ...]
     head_inputs: dict[str, tuple[HeadInput, ...]]
-    scale: dict[
-        str, float
-    ]  # sum over samples x scale = this part's loss, in units of the step's mean
-    clean: tuple[
-        tuple[int, int], ...
-    ] = ()  # statistics = "clean": positions of the clean views, their labeled samples
+    scale: dict[str, float]
+    clean: tuple[tuple[int, int], ...] = ()
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedBatch:
-        """`fn` on every tensor."""
-        images, head_inputs = tree_map(
-            lambda x: fn(x) if isinstance(x, Tensor) else x, (self.images, self.head_inputs)
-        )
+        """Return a copy with `fn` applied to every tensor."""
+
+        def apply(leaf: object) -> object:
+            return fn(leaf) if isinstance(leaf, Tensor) else leaf
+
+        images, head_inputs = tree_map(apply, (self.images, self.head_inputs))
         return evolve(self, images=images, head_inputs=head_inputs)
 
     def cut(self, samples: slice, scale: float = 1.0) -> PreparedBatch:
-        """A slice of the samples, where all images have the same B: what one rank or one micro-batch of these prepared sees."""
-        return evolve(
-            self.map(lambda x: x[samples]),
-            scale={k: v * scale for k, v in self.scale.items()},
-            clean=(),
-        )
+        """Return a slice of the samples: the share of one rank or micro-batch.
+
+        All images must have the same B. scale: factor for every entry of `scale`.
+        """
+        scales = {label: value * scale for label, value in self.scale.items()}
+        return evolve(self.map(lambda x: x[samples]), scale=scales, clean=())

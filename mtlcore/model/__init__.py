@@ -1,1 +1,1 @@
-"""From a batch to losses: views, the hybrid network, the part that is kept for inference."""
+"""From a batch to losses: views, the hybrid network, and the network for inference."""

@@ -1,226 +1,290 @@
-"""One encoder, many heads: `PreparedBatch` in, one loss a label out; `inference()` keeps what a user needs."""
+"""The network of a run: one shared encoder, and one head for each task and pretext.
+
+PreparedBatch -> encoder -> heads -> one loss for each label. Supervised, hybrid and pretext-only
+runs use the same code: they differ only in the heads that they have.
+
+Shapes: B samples, V views of a head, K losses, P gradient points.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry, TaskEntry
-from ..contracts import BuildContext, Features, Head, HeadInput, PreparedBatch
+from ..contracts import BuildContext, Features, Head, HeadInput, Output, PreparedBatch
 from ..errors import MtlError, nearest
-from ..networks import EMA, SharedHead, losses_in_fp32, running_statistics_kept, total, world_size
+from ..networks import (
+    EMA,
+    SharedHead,
+    frozen_running_statistics,
+    losses_in_fp32,
+    sum_over_ranks,
+    world_size,
+)
 from .inference import Inference, SharedEncoder
+
+Encoded = tuple[list[Features], list[Tensor]]
+"""The features of each image batch, and the gradient points.
+
+The gradients of all losses with respect to the encoder pass through the gradient points. They are
+the `shared` tensors of each forward.
+"""
 
 
 class HybridModel(nn.Module):
-    """The network of a run, with the heads of every task and pretext.
+    """The network of a run, with the heads of all its tasks and pretexts.
 
-    forward(prepared) -> losses by label (fp32 scalars, in units of the step's mean) and, for a weighting at the features, their
-    Gramian (K, K). Supervised only, hybrid and pretext only are the same code with other tables.
+    forward(prepared) -> (losses, gram).
+
+    encoder: the shared encoder.
+    heads: label -> head, of tasks first.
+    tasks: labels of the supervised tasks.
+    shared_heads: pretext label -> labels of the supervised heads that its loss also trains.
+    measuring: True if a forward computes the Gramian. Each step sets it.
     """
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
         self.views = experiment.views
-        self.measuring = (
-            experiment.weighting.at == "features"
-        )  # whether a forward gives the Gramian; set by each step
+        self.measuring = experiment.weighting.at == "features"
         self.encoder = SharedEncoder(experiment.encoder, experiment.input.size)
-        self.shared_heads: dict[
-            str, set[str]
-        ] = {}  # pretext label -> supervised heads that its loss goes through
+        self.shared_heads: dict[str, set[str]] = {}
+
+        # Supervised heads are built first: a pretext head may share them.
         supervised = {
-            label: self._build(label, e, _SharedHeads({})) for label, e in experiment.tasks.items()
+            label: self._build(label, entry, _SharedHeads({}))
+            for label, entry in experiment.tasks.items()
         }
-        self.tasks, self.heads = tuple(supervised), nn.ModuleDict(supervised)
+        self.tasks = tuple(supervised)
+        self.heads = nn.ModuleDict(supervised)
         for label, entry in experiment.pretexts.items():
-            self.heads[label] = head = self._build(label, entry, _SharedHeads(supervised))
+            head = self._build(label, entry, _SharedHeads(supervised))
+            self.heads[label] = head
             self.shared_heads[label] = _shared_labels(head, supervised)
 
     def _build(
         self, label: str, entry: TaskEntry | PretextEntry, shared_heads: _SharedHeads
     ) -> Head:
+        """Build one head. Raises MtlError if it registered a network that is not its own."""
         head = entry.component.build(BuildContext(self.encoder.info, self.encoder, shared_heads))
-        parts = set(head.modules())
-        for name, module in {"the shared encoder": self.encoder, **shared_heads.heads}.items():
-            if not parts.isdisjoint(module.modules()):
+        modules = set(head.modules())
+        foreign: dict[str, nn.Module] = {"the shared encoder": self.encoder, **shared_heads.heads}
+        for name, module in foreign.items():
+            # A registered module would be trained and saved twice.
+            if not modules.isdisjoint(module.modules()):
                 raise MtlError(
-                    f"head {label!r} keeps {name} as its own part: use context.info, EMA(module) or SharedHead(module)"
+                    f"head {label!r} has {name} as its own submodule: use context.info, "
+                    "EMA(module) or SharedHead(module)"
                 )
         return head
 
     def forward(self, prepared: PreparedBatch) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The Gramian is measured HERE: outside, DDP and precision wrappers hand back copies that are not in the graph."""
-        features, trunk = self.encode(prepared)
+        """Compute the losses of one micro-batch.
+
+        Returns label -> loss, an fp32 scalar in units of the step's mean, and the Gramian (K, K) of
+        the gradients at the features if `measuring`.
+        """
+        features, gradient_points = self.encode(prepared)
         outputs = self.forward_heads(features, prepared)
         losses = {
             label: self.compute_losses(label, output, prepared) for label, output in outputs.items()
         }
-        gram = self.gramian(losses, trunk) if self.measuring and torch.is_grad_enabled() else None
+
+        # Measured here and not by the caller: DDP and precision wrappers return copies of the
+        # features that are not part of the graph.
+        gram = None
+        if self.measuring and torch.is_grad_enabled():
+            gram = self.gramian(losses, gradient_points)
         return self._touch_idle(losses), gram
 
-    # ---------------------------------------------------------------------------------------- the three steps of a forward
+    # ------------------------------------------------------------------- the steps of a forward
 
-    def encode(self, prepared: PreparedBatch) -> tuple[list[Features], list[Tensor]]:
-        """-> the features of each image batch, and the points where all gradients pass.
+    def encode(self, prepared: PreparedBatch) -> Encoded:
+        """Encode every image batch once.
 
-        With `statistics = "clean"` in two forwards, joined again: the labeled rows of the clean views, then all the rest, which
-        uses its own batch statistics and leaves the running ones alone.
+        With `statistics = "clean"` there are two forwards: first the labeled samples of the clean
+        views, then everything else. The second forward normalizes by its own batch and does not
+        update BatchNorm's running statistics. The results are joined again, in order.
         """
         if not prepared.clean:
             return self._encode(prepared.images)
-        cut = dict(prepared.clean)
-        first = [prepared.images[at][:n] for at, n in cut.items()]
-        rest = [x[cut.get(i, 0) :] for i, x in enumerate(prepared.images)]
-        kept = [i for i, x in enumerate(rest) if len(x)]
-        clean, points = self._encode(first)
-        others: list[Features] = []
-        more: list[Tensor] = []
-        if kept:
-            with running_statistics_kept(self.encoder):
-                others, more = self._encode([rest[i] for i in kept])
-        features: dict[int, Features] = dict(zip(kept, others))
-        for at, mine in zip(cut, clean):
-            features[at] = (
-                tree_map(lambda a, b: torch.cat([a, b]), mine, features[at])
-                if at in features
-                else mine
-            )
-        return [features[i] for i in range(len(rest))], points + more
 
-    def _encode(self, images: Sequence[Tensor]) -> tuple[list[Features], list[Tensor]]:
-        """joint: one forward for each SIZE of image. split: one for each image batch.
+        labeled = dict(prepared.clean)
+        clean_images = [prepared.images[at][:n] for at, n in labeled.items()]
+        clean_features, points = self._encode(clean_images)
 
-        The gradient points are taken before a joint forward is split: `pooled` does not hang on a slice of `maps`.
+        # The other samples of the clean views, and all samples of the other views.
+        rest = {at: x[labeled.get(at, 0) :] for at, x in enumerate(prepared.images)}
+        rest = {at: x for at, x in rest.items() if len(x)}
+        features: dict[int, Features] = {}
+        if rest:
+            with frozen_running_statistics(self.encoder):
+                rest_features, rest_points = self._encode(list(rest.values()))
+            features = dict(zip(rest, rest_features))
+            points = points + rest_points
+
+        for at, first in zip(labeled, clean_features):
+            features[at] = _concatenate(first, features[at]) if at in features else first
+        return [features[at] for at in range(len(prepared.images))], points
+
+    def _encode(self, images: Sequence[Tensor]) -> Encoded:
+        """Encode image batches, each (B, 3, H, W).
+
+        `views.forward = "joint"`: one forward for each SIZE of image. "split": one for each batch.
         """
         if self.views.forward == "split" or len(images) == 1:
             every = [self.encoder(x) for x in images]
             return every, [f.shared for f in every]
+
         features: dict[int, Features] = {}
         points = []
         for size in dict.fromkeys(x.shape[-2:] for x in images):
-            same = [i for i, x in enumerate(images) if x.shape[-2:] == size]
-            joint = self.encoder(torch.cat([images[i] for i in same]))
-            features |= zip(same, _split(joint, [len(images[i]) for i in same]), strict=True)
+            same_size = [at for at, x in enumerate(images) if x.shape[-2:] == size]
+            joint = self.encoder(torch.cat([images[at] for at in same_size]))
+            parts = _split(joint, [len(images[at]) for at in same_size])
+            features |= zip(same_size, parts, strict=True)
+
+            # Taken before the split: the gradient of `pooled` does not pass a slice of `shared`.
             points.append(joint.shared)
-        return [features[i] for i in range(len(images))], points
+        return [features[at] for at in range(len(images))], points
 
     def forward_heads(
         self, features: Sequence[Features], prepared: PreparedBatch
-    ) -> dict[str, list[Any]]:
-        """label -> the head's output for each of its head_inputs; also what metrics and previews look at."""
-        return {
-            label: [self.heads[label](*(features[i] for i in r.images)) for r in head_inputs]
-            for label, head_inputs in prepared.head_inputs.items()
-        }
+    ) -> dict[str, list[Output]]:
+        """Return label -> the outputs of its head, one for each of its inputs.
 
-    def compute_losses(self, label: str, outputs: Sequence[Any], prepared: PreparedBatch) -> Tensor:
-        """The loss of one label, in fp32: over its head_inputs (views) first, for each SAMPLE, then over the samples.
-
-        So the geometric mean of views is exact under ranks and micro-batches.
+        Metrics and previews use them, too.
         """
-        head, head_inputs = self.heads[label], prepared.head_inputs[label]
+        outputs: dict[str, list[Output]] = {}
+        for label, head_inputs in prepared.head_inputs.items():
+            head = self.heads[label]
+            outputs[label] = []
+            for head_input in head_inputs:
+                arguments = [features[at] for at in head_input.images]
+                outputs[label].append(head(*arguments))
+        return outputs
+
+    def compute_losses(
+        self, label: str, outputs: Sequence[Output], prepared: PreparedBatch
+    ) -> Tensor:
+        """Return the loss of one label, an fp32 scalar.
+
+        Losses are averaged first over the views of each SAMPLE, then over the samples. So the
+        geometric mean over views is exact under any number of ranks and micro-batches.
+        """
+        head = self.heads[label]
+        head_inputs = prepared.head_inputs[label]
         assert isinstance(head, Head)
         with losses_in_fp32(prepared.images[0].device.type):
             views = torch.stack(
-                [_loss(label, head, o, r) for o, r in zip(outputs, head_inputs, strict=True)]
-            )
-            loss = views.mean(0)
+                [
+                    _loss(label, head, output, head_input)
+                    for output, head_input in zip(outputs, head_inputs, strict=True)
+                ]
+            )  # (V, B), or (V,) of a coupled head
             if self.views.reduce == "geometric" and len(views) > 1:
                 loss = views.clamp_min(1e-8).log().mean(0).exp()
-            if head.coupled:  # already a mean over its samples
-                return loss
+            else:
+                loss = views.mean(0)
+
+            if head.coupled:
+                return loss  # already a mean over the samples
+
+            # `where` and not a product: the loss of an unlabeled sample may be infinite.
             share = head_inputs[0].share
-            return (
-                loss if share is None else torch.where(share > 0, loss, 0)
-            ).sum() * prepared.scale[label]
+            if share is not None:
+                loss = torch.where(share > 0, loss, 0)
+            return loss.sum() * prepared.scale[label]
 
-    # ---------------------------------------------------------------------------------------- gradients and parameters
+    # ----------------------------------------------------------------- gradients and parameters
 
-    def gramian(self, losses: Mapping[str, Tensor], trunk: Sequence[Tensor]) -> Tensor:
-        """(K, K) inner products of the gradients at the features, without touching any .grad. Over ranks, products add up.
+    def gramian(self, losses: Mapping[str, Tensor], gradient_points: Sequence[Tensor]) -> Tensor:
+        """Return (K, K), inner products of the losses' gradients at the gradient points.
 
-        Raises MtlError where a loss does not pass them: what a compiled encoder gives hangs on nothing that can be seen from here.
+        It does not touch any `.grad`. The products of all ranks are summed.
+
+        Raises MtlError if a loss has no gradient there, as with a compiled encoder: its outputs
+        have no visible dependence on `shared`.
         """
-        k, world, device = len(losses), world_size(), trunk[0].device
+        k = len(losses)
+        world = world_size()
+        device = gradient_points[0].device
         with torch.autocast(device.type, enabled=False):
             rows = [
-                torch.autograd.grad(loss, trunk, retain_graph=True, allow_unused=True)
+                torch.autograd.grad(loss, gradient_points, retain_graph=True, allow_unused=True)
                 for loss in losses.values()
             ]
         for label, row in zip(losses, rows, strict=True):
-            if all(g is None for g in row):
+            if all(gradient is None for gradient in row):
                 raise MtlError(
-                    f'weighting.at = "features": no gradient of {label!r} passes the encoder\'s `shared` features (a compiled '
-                    'network hides where its outputs come from). Set weighting.at = "parameters"'
+                    f'weighting.at = "features": no gradient of {label!r} passes the encoder\'s '
+                    "`shared` features (a compiled network hides where its outputs come from): "
+                    'set weighting.at = "parameters"'
                 )
+
         gram = torch.zeros(k, k, device=device)
-        for point, column in zip(trunk, zip(*rows, strict=True), strict=True):
-            j = (
-                torch.stack(
-                    [
-                        (torch.zeros_like(point) if g is None else g).flatten().float()
-                        for g in column
-                    ]
-                )
-                / world
-            )
-            gram += j @ j.T
-        return total(gram)
+        for point, column in zip(gradient_points, zip(*rows, strict=True), strict=True):
+            jacobian = _jacobian(point, column) / world
+            gram += jacobian @ jacobian.T
+        return sum_over_ranks(gram)
 
     def used(self, names: Sequence[str]) -> set[str]:
-        """Labels of the heads that these losses go through: their own, and those that a pretext took from `context.heads`."""
-        return {*names, *(label for name in names for label in self.shared_heads.get(name, ()))}
+        """Return the labels of the heads that these losses train.
+
+        They are the heads of the losses themselves, and the supervised heads that pretexts share.
+        """
+        found = set(names)
+        for name in names:
+            found.update(self.shared_heads.get(name, ()))
+        return found
 
     def shared(self) -> list[nn.Parameter]:
-        """Parameters that more than one loss may move: the encoder's, and those of heads that pretexts took."""
-        taken = sorted({label for labels in self.shared_heads.values() for label in labels})
-        return [
-            p
-            for net in (self.encoder, *(self.heads[k] for k in taken))
-            for p in net.parameters()
-            if p.requires_grad
-        ]
+        """Return the parameters that several losses can train.
+
+        They are those of the encoder, and those of the heads that pretexts share.
+        """
+        labels = sorted(set().union(*self.shared_heads.values()))
+        networks = [self.encoder, *(self.heads[label] for label in labels)]
+        return [p for network in networks for p in network.parameters() if p.requires_grad]
 
     def own(self, label: str) -> list[nn.Parameter]:
-        """Parameters that this loss alone moves."""
+        """Return the parameters that only the loss of this label trains."""
         shared = {id(p) for p in self.shared()}
-        return [
-            p for p in self.heads[label].parameters() if p.requires_grad and id(p) not in shared
-        ]
+        trainable = [p for p in self.heads[label].parameters() if p.requires_grad]
+        return [p for p in trainable if id(p) not in shared]
 
     def _touch_idle(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """DDP waits for every parameter: give those of absent tasks a zero gradient, which the step then drops."""
+        """Give the heads of absent tasks a zero gradient.
+
+        DDP waits for the gradient of every parameter. The step then drops these zeros.
+        """
         if world_size() == 1:
             return losses
-        idle = [
-            p.sum()
-            for k, head in self.heads.items()
-            if k not in losses
-            for p in head.parameters()
-            if p.requires_grad
-        ]
+        idle: list[Tensor] = []
+        for label, head in self.heads.items():
+            if label not in losses:
+                idle += [p.sum() for p in head.parameters() if p.requires_grad]
         if not idle:
             return losses
         first = next(iter(losses))
         return losses | {first: losses[first] + 0 * torch.stack(idle).sum()}
 
     def followers(self) -> list[EMA]:
-        """The momentum copies that the step updates."""
+        """Return the momentum copies that each step updates."""
         return [m for m in self.modules() if isinstance(m, EMA)]
 
     def inference(self) -> Inference:
-        """The part that is kept. It shares its weights with this model."""
+        """Return the network of inference. It shares its weights with this model."""
         heads = {label: self.heads[label] for label in self.tasks}
         return Inference(self.encoder, heads)  # type: ignore[arg-type]
 
 
 class _SharedHeads(Mapping[str, Head]):
-    """Supervised heads by label; an unknown label is answered with the known ones."""
+    """Supervised heads by label. An unknown label raises MtlError, which lists the known ones."""
 
     def __init__(self, heads: Mapping[str, Head]) -> None:
         self.heads = heads
@@ -228,7 +292,8 @@ class _SharedHeads(Mapping[str, Head]):
     def __getitem__(self, label: str) -> Head:
         if label not in self.heads:
             raise MtlError(
-                f"there is no supervised task {label!r} whose head could be shared; {nearest(label, self.heads)}"
+                f"there is no supervised task {label!r} with a head to share; "
+                f"{nearest(label, self.heads)}"
             )
         return self.heads[label]
 
@@ -243,42 +308,75 @@ class _SharedHeads(Mapping[str, Head]):
 
 
 def _shared_labels(head: Head, supervised: Mapping[str, Head]) -> set[str]:
-    """Labels of the supervised heads that this one sends gradient into: by `SharedHead`, whole or in part. EMA copies get none."""
-    parts = {part for m in head.modules() if isinstance(m, SharedHead) for part in m.net.modules()}
-    return {label for label, owner in supervised.items() if not parts.isdisjoint(owner.modules())}
+    """Return the labels of the supervised heads that a pretext head shares, whole or in part.
+
+    EMA copies are not counted: no gradient reaches the head that they copy.
+    """
+    shared: set[nn.Module] = set()
+    for module in head.modules():
+        if isinstance(module, SharedHead):
+            shared.update(module.net.modules())
+    return {label for label, owner in supervised.items() if not shared.isdisjoint(owner.modules())}
 
 
-def _loss(label: str, head: Head, output: Any, head_input: HeadInput) -> Tensor:
-    """(B,), or () of a coupled head. With mixup a reading has two answers, whose shares add up to at most 1."""
-    output = tree_map(
-        lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output
-    )
+def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tensor:
+    """Return the loss of one head input: (B,), or () of a coupled head.
+
+    With mixup there are two targets. Their shares sum to at most 1 for each sample.
+    """
+    output = tree_map(_to_fp32, output)
     losses = []
     for target, share in head_input.targets:
-        loss = head.loss(output, target, *(() if share is None or not head.coupled else (share,)))
-        if loss.ndim != (0 if head.coupled else 1):
-            expected = "()" if head.coupled else "(B,), one value a sample"
-            hint = (
-                f" (set `coupled = True` on {type(head).__name__} if samples are judged together)"
-            )
-            raise MtlError(
-                f"{label!r}: the loss has the shape {tuple(loss.shape)}; expected {expected}{hint}"
-            )
-        losses.append(
-            loss if share is None or head.coupled else torch.where(share > 0, loss, 0) * share
-        )
+        weights = (share,) if head.coupled and share is not None else ()
+        loss = head.loss(output, target, *weights)
+        _check_shape(label, head, loss)
+        if share is not None and not head.coupled:
+            loss = torch.where(share > 0, loss, 0) * share
+        losses.append(loss)
     return torch.stack(losses).sum(0)
 
 
+def _to_fp32(leaf: object) -> object:
+    return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _check_shape(label: str, head: Head, loss: Tensor) -> None:
+    """Raise MtlError if the loss has the wrong number of dimensions."""
+    if loss.ndim == (0 if head.coupled else 1):
+        return
+    expected = "()" if head.coupled else "(B,), one value for each sample"
+    raise MtlError(
+        f"{label!r}: the loss has the shape {tuple(loss.shape)}; expected {expected} "
+        f"(set `coupled = True` on {type(head).__name__} if the loss of a sample depends on others)"
+    )
+
+
+def _jacobian(point: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
+    """Return (K, elements of `point`) fp32. A loss without a gradient there has a row of zeros."""
+    rows = []
+    for gradient in gradients:
+        if gradient is None:
+            gradient = torch.zeros_like(point)
+        rows.append(gradient.flatten().float())
+    return torch.stack(rows)
+
+
+def _concatenate(first: Features, second: Features) -> Features:
+    """Join the features of two batches along the samples."""
+    joined: Features = tree_map(lambda a, b: torch.cat([a, b]), first, second)
+    return joined
+
+
 def _split(joint: Features, sizes: list[int]) -> list[Features]:
-    leaves = [
-        [m.split(sizes) for m in joint.maps],
-        joint.pooled.split(sizes),
-        joint.shared.split(sizes),
-    ]
+    """Split the features of a joint batch into batches of these sizes."""
     assert joint.images is not None
+    maps = [m.split(sizes) for m in joint.maps]
+    pooled = joint.pooled.split(sizes)
+    shared = joint.shared.split(sizes)
     images = joint.images.split(sizes)
-    return [
-        Features(tuple(m[i] for m in leaves[0]), leaves[1][i], leaves[2][i], images[i])
-        for i in range(len(sizes))
-    ]
+
+    parts = []
+    for i in range(len(sizes)):
+        part_maps = tuple(m[i] for m in maps)
+        parts.append(Features(part_maps, pooled[i], shared[i], images[i]))
+    return parts

@@ -1,55 +1,81 @@
-"""What is kept when training is over: the encoder and the supervised heads, nothing else."""
+"""The network of inference: the encoder and the supervised heads. Pretext heads are left out.
+
+images (B, 3, H, W) in [0, 1] -> normalization -> encoder -> one output for each task.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Encoder, EncoderInfo, Features, Head
+from ..contracts import Encoder, EncoderInfo, Features, Head, Output
 from ..errors import MtlError
 
 
 class SharedEncoder(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> Features. Owns the normalization, so that heads, EMA copies and exports agree on it."""
+    """An encoder with its normalization: (B, 3, H, W) in [0, 1] -> Features.
+
+    The normalization is part of the module, so heads, EMA copies and exports all use the same.
+
+    info: sizes of the features.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, encoder: Encoder, size: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1), persistent=False)
+        mean = torch.tensor(encoder.mean).view(3, 1, 1)
+        std = torch.tensor(encoder.std).view(3, 1, 1)
+
+        # Not persistent: the configuration defines them, so a checkpoint must not override it.
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
         self.net = encoder.build(size)
         self.info = self._measure(size)
 
     def forward(self, images: Tensor) -> Features:
+        """Encode images (B, 3, H, W) in [0, 1]. `Features.images` are these images."""
         features: Features = self.net((images - self.mean) / self.std)
         return features._replace(images=images)
 
     @torch.no_grad()
     def _measure(self, size: int) -> EncoderInfo:
+        """Return the sizes of the features, from one dry forward in eval mode."""
         training = self.training
+
+        # Eval mode: one empty image must not update BatchNorm's running statistics.
         features = self.eval().net(torch.zeros(1, 3, size, size))
         self.train(training)
         if not isinstance(features, Features) or features.pooled.ndim != 2:
             raise MtlError(
-                f"the encoder {type(self.net).__name__} must return mtlcore.Features with pooled (B, D)"
+                f"the encoder {type(self.net).__name__} must return mtlcore.Features with "
+                "pooled (B, D)"
             )
-        maps = features.maps
-        sizes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
-        return EncoderInfo(features.pooled.shape[1], tuple(m.shape[1] for m in maps), sizes, size)
+        channels = tuple(m.shape[1] for m in features.maps)
+        map_sizes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in features.maps)
+        return EncoderInfo(
+            dim=features.pooled.shape[1],
+            channels=channels,
+            map_sizes=map_sizes,
+            image_size=size,
+        )
 
 
 class Inference(nn.Module):
-    """Images in [0, 1] -> one output a task. The same parameter names as in training, so weights load by name."""
+    """Images in [0, 1] -> one output for each task.
+
+    Parameter names are the same as in `HybridModel`, so its weights can be loaded by name.
+    """
 
     def __init__(self, encoder: SharedEncoder, heads: Mapping[str, Head]) -> None:
         super().__init__()
-        self.encoder, self.heads = encoder, nn.ModuleDict(heads)
+        self.encoder = encoder
+        self.heads = nn.ModuleDict(heads)
 
-    def forward(self, images: Tensor) -> dict[str, Any]:
+    def forward(self, images: Tensor) -> dict[str, Output]:
+        """Return task label -> output of its head, for images (B, 3, H, W) in [0, 1]."""
         features = self.encoder(images)
         return {label: head(features) for label, head in self.heads.items()}

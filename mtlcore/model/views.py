@@ -1,13 +1,18 @@
-"""From a batch to what the network reads. All randomness but dropout ends here: `HybridModel` draws nothing.
+"""From a batch to the inputs of the network: which images are encoded, and what each head receives.
 
-Batch -> the clean view(s) -> each pretext's views -> which views the supervised heads read -> `PreparedBatch`: the DISTINCT images to
-encode, and for each label which of them its head reads and what it must answer. Every view is drawn for the WHOLE micro-batch
-under its own name and sliced afterwards, so nobody's draws depend on who else is there.
+Batch -> clean views -> views of each pretext -> views for supervised heads -> `PreparedBatch`. It
+holds the DISTINCT images to encode, and for each label the images and targets of its head.
+
+All randomness except dropout ends here: `HybridModel` draws nothing. Each view is drawn for the
+WHOLE micro-batch, under its own name, and sliced afterwards. So the draws of a view depend neither
+on the other views nor on which samples are labeled.
+
+Shapes: B samples of the micro-batch, (H0, W0) pixels of raw images, (H, W) pixels of views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from attrs import evolve
@@ -20,10 +25,16 @@ from ..errors import MtlError
 from ..rng import AUGMENT, CONTROL, FINISH, KeyedRng, Rng
 
 Samples = Literal["all", "labeled", "unlabeled"]
+"""The samples of a view that are encoded."""
+
+DrawName = tuple[str | int | None, ...]
+"""The purpose under which a view is drawn. It is a part of the seed."""
+
+HeadInputs = dict[str, tuple[HeadInput, ...]]
 
 
 class _AugmentedBatch:
-    """A batch to look at (`contracts.AugmentedBatch`): each augmentation is drawn when first asked for."""
+    """A batch with its augmentations (`contracts.AugmentedBatch`). Each is drawn on first use."""
 
     def __init__(
         self,
@@ -33,48 +44,56 @@ class _AugmentedBatch:
         progress: float,
         clean: str | None,
     ) -> None:
-        self.experiment, self.images, self.keyed_rng, self.progress = (
-            experiment,
-            images,
-            keyed_rng,
-            progress,
-        )
+        self.experiment = experiment
+        self.images = images
+        self.keyed_rng = keyed_rng
+        self.progress = progress
         self._clean = clean
-        self._views: dict[tuple[str | int | None, ...], View] = {}
+        self._views: dict[DrawName, View] = {}
 
     @property
     def clean(self) -> View:
         return self.augment(0, self._clean)
 
     def augment(self, number: int = 1, augmentation: str | None = None) -> View:
+        # The name is the seed: the draw does not depend on who requests the view first.
         name = (AUGMENT, number, augmentation)
         if name not in self._views:
-            size = (self.experiment.input.size,) * 2
-            view = self.experiment.augmentation(augmentation).view(
-                self.images, size, self.keyed_rng(*name)
-            )
+            side = self.experiment.input.size
+            component = self.experiment.augmentation(augmentation)
+            view = component.view(self.images, (side, side), self.keyed_rng(*name))
             self._views[name] = evolve(view, augmentation=augmentation)
         return self._views[name]
 
-    def name(self, view: View) -> tuple[str | int | None, ...] | None:
-        """The name of a view handed out as it is; None of one that a pretext has changed."""
-        return next((name for name, v in self._views.items() if v.images is view.images), None)
+    def clean_views(self) -> list[View]:
+        """Return the clean views of supervised heads. There are `views.clean` of them."""
+        return [self.augment(number) for number in range(self.experiment.views.clean)]
 
-    def finish(self, view: View, name: tuple[str | int | None, ...]) -> Tensor:
-        return self.experiment.augmentation(view.augmentation).finish(
-            view.images, self.keyed_rng(FINISH, *name)
-        )
+    def name(self, view: View) -> DrawName | None:
+        """Return the name of one of these views, or None for a view that a pretext changed."""
+        for name, known in self._views.items():
+            if known.images is view.images:
+                return name
+        return None
+
+    def finish(self, view: View, name: DrawName) -> Tensor:
+        """Return the images of a view after the last step of its augmentation."""
+        component = self.experiment.augmentation(view.augmentation)
+        return component.finish(view.images, self.keyed_rng(FINISH, *name))
 
 
-class _Table:
-    """The distinct images of a micro-batch in order of first use, and which samples of each are encoded.
+class _EncodedViews:
+    """The distinct views to encode, in order of first use, and which samples of each.
 
-    Images are told apart by their identity: the entries keep every view alive, so no identity is used twice.
+    Views are distinguished by the identity of their image tensor. The entries keep every tensor
+    alive, so an id never occurs twice.
     """
 
     def __init__(self, augmented: _AugmentedBatch, labeled_samples: int) -> None:
-        self.augmented, self.labeled = augmented, labeled_samples
-        self.entries: dict[tuple[int, Samples], tuple[View, tuple[str | int | None, ...]]] = {}
+        self.augmented = augmented
+        self.labeled = labeled_samples
+        self.entries: dict[tuple[int, Samples], tuple[View, DrawName]] = {}
+        # Slices and not masks: they are views of the same memory, and need no host sync.
         self.slices: dict[Samples, slice] = {
             "all": slice(None),
             "labeled": slice(labeled_samples),
@@ -82,10 +101,13 @@ class _Table:
         }
 
     def add(self, views: Sequence[View], samples: Samples, label: str = "") -> tuple[int, ...]:
+        """Add views, and return their positions among all entries.
+
+        label: the pretext that made them. A changed view is drawn under this label.
+        """
         for i, view in enumerate(views):
-            self.entries.setdefault(
-                (id(view.images), samples), (view, self.augmented.name(view) or (label, i))
-            )
+            name = self.augmented.name(view) or (label, i)
+            self.entries.setdefault((id(view.images), samples), (view, name))
         return tuple(self.position(view, samples) for view in views)
 
     def position(self, view: View, samples: Samples) -> int:
@@ -95,30 +117,36 @@ class _Table:
         return (id(view.images), samples) in self.entries
 
     def cut(self, tree: Target, samples: Samples) -> Target:
-        return (
-            tree
-            if samples == "all" or tree is None
-            else tree_map(lambda x: x[self.slices[samples]], tree)
-        )
+        """Return these samples of each tensor of a pytree."""
+        if samples == "all" or tree is None:
+            return tree
+        return tree_map(lambda x: x[self.slices[samples]], tree)
 
     def images(self) -> tuple[Tensor, ...]:
-        return tuple(
-            self.cut(self.augmented.finish(v, name), samples)
-            for (_, samples), (v, name) in self.entries.items()
-        )
+        """Return the images to encode, each (B or fewer samples, 3, H, W)."""
+        images = []
+        for (_, samples), (view, name) in self.entries.items():
+            finished = self.augmented.finish(view, name)
+            images.append(self.cut(finished, samples))
+        return tuple(images)
 
     def clean_samples(self) -> tuple[tuple[int, int], ...]:
-        """Where the clean views stand, and how many of their samples are labeled: what `statistics = "clean"` parts."""
-        clean = [self.augmented.augment(n) for n in range(self.augmented.experiment.views.clean)]
-        found: list[tuple[View, Samples]] = [
-            (v, r) for v in clean for r in ("labeled", "all") if self.holds(v, r)
-        ]
+        """Return (position, labeled samples) of each clean view, for `statistics = "clean"`.
+
+        Raises MtlError if no head receives labeled samples of a clean view.
+        """
+        either: tuple[Samples, ...] = ("labeled", "all")
+        found: list[int] = []
+        for view in self.augmented.clean_views():
+            for samples in either:
+                if self.holds(view, samples):
+                    found.append(self.position(view, samples))
         if not found or not self.labeled:
             raise MtlError(
-                'views.statistics = "clean" needs labeled samples of the clean view, and no head reads any: '
+                'views.statistics = "clean": no head reads labeled samples of a clean view: '
                 'set views.supervised = "clean" or "both"'
             )
-        return tuple((self.position(view, samples), self.labeled) for view, samples in found)
+        return tuple((position, self.labeled) for position in found)
 
 
 def prepare(
@@ -131,133 +159,212 @@ def prepare(
     progress: float = 0.0,
     clean: str | None = None,
 ) -> PreparedBatch:
-    """Augment once, let every pretext make its views, decide which views the supervised heads read.
+    """Prepare one micro-batch for `HybridModel`.
 
-    micro_batches, world: micro-batches a step and ranks; the losses of all of them add up to the step's mean. clean: the augmentation of
-    the clean view (default: the run's; evaluation has its own).
+    keyed_rng: the generators of this micro-batch.
+    micro_batches: number of micro-batches in the step, of one rank.
+    world: number of ranks.
+    progress: completed share of the run, in [0, 1).
+    clean: name of the augmentation of the pretexts' clean view. None: that of the run.
+
+    The mean of the losses over all micro-batches and ranks is the loss of the step.
     """
     augmented = _AugmentedBatch(experiment, batch.images, keyed_rng, progress, clean)
-    table = _Table(augmented, batch.labeled_samples)
-    head_inputs: dict[str, tuple[HeadInput, ...]] = {}
-    readable: dict[int, View] = {}
-    counted: dict[str, int] = {}
-    for label, entry in experiment.pretexts.items():
-        n = batch.counts.samples if entry.samples == "all" else batch.counts.unlabeled_samples
-        if n:
-            views, head_input = _question(label, entry, augmented, table)
-            if entry.supervised and entry.samples == "all":
-                readable |= {id(v.images): v for v in views if v.geometry is not None}
-            if head_input is not None:
-                head_inputs[label], counted[label] = (head_input,), n
-    tasks = {label: e for label, e in experiment.tasks.items() if batch.counts.labeled[label]}
-    for view, samples in _supervised(experiment, augmented, readable, table) if tasks else ():
-        positions = table.add([view], samples)
-        for label, task in tasks.items():
-            head_input = HeadInput(
-                positions, table.cut(_answers(task, label, batch, view), samples)
-            )
-            head_inputs[label] = (*head_inputs.get(label, ()), head_input)
-    counted |= {label: batch.counts.labeled[label] for label in tasks}
-    head_inputs = {
-        label: head_inputs[label] for label in experiment.entries if label in head_inputs
-    }
+    encoded = _EncodedViews(augmented, batch.labeled_samples)
+
+    # Pretexts come first, since supervised heads can read their views.
+    pretexts, readable = _pretext_inputs(experiment, batch, augmented, encoded)
+    tasks = _supervised_inputs(experiment, batch, augmented, encoded, readable)
+    scale = _scale(experiment, batch, [*pretexts, *tasks], micro_batches * world)
+
+    # In the order of the experiment (tasks, then pretexts), so that losses always have this order.
+    unordered = pretexts | tasks
+    head_inputs = {label: unordered[label] for label in experiment.entries if label in unordered}
     if experiment.weighting.at == "features":
-        _same_images(head_inputs)
-    return PreparedBatch(
-        table.images(),
-        head_inputs,
-        {label: micro_batches * world / n for label, n in counted.items()},
-        table.clean_samples() if experiment.views.statistics == "clean" and tasks else (),
-    )
+        _require_same_images(head_inputs)
+
+    images = encoded.images()
+    clean_samples: tuple[tuple[int, int], ...] = ()
+    if experiment.views.statistics == "clean" and tasks:
+        clean_samples = encoded.clean_samples()
+    return PreparedBatch(images, head_inputs, scale, clean_samples)
 
 
-def _question(
-    label: str, entry: PretextEntry, augmented: _AugmentedBatch, table: _Table
+def _pretext_inputs(
+    experiment: Experiment, batch: Batch, augmented: _AugmentedBatch, encoded: _EncodedViews
+) -> tuple[HeadInputs, list[View]]:
+    """Return the inputs of the pretext heads, and the views that supervised heads can read.
+
+    A pretext without samples in this step is left out. So is the head input of the control
+    "views_only": its views are encoded, but no loss is computed.
+    """
+    head_inputs: HeadInputs = {}
+    readable: dict[int, View] = {}
+    for label, entry in experiment.pretexts.items():
+        if not _pretext_samples(entry, batch):
+            continue
+        views, head_input = _pretext_input(label, entry, augmented, encoded)
+        if head_input is not None:
+            head_inputs[label] = (head_input,)
+
+        # Two pretexts may share a view, so views are collected by the id of their images.
+        if entry.supervised and entry.samples == "all":
+            readable |= {id(view.images): view for view in views if view.geometry is not None}
+    return head_inputs, list(readable.values())
+
+
+def _pretext_samples(entry: PretextEntry, batch: Batch) -> int:
+    """Return the number of samples of this pretext in the whole step."""
+    return batch.counts.samples if entry.samples == "all" else batch.counts.unlabeled_samples
+
+
+def _pretext_input(
+    label: str, entry: PretextEntry, augmented: _AugmentedBatch, encoded: _EncodedViews
 ) -> tuple[Sequence[View], HeadInput | None]:
-    """A pretext's views, and how its head reads them; None for an arm whose views are encoded but judged by nobody."""
+    """Return the views of one pretext, and the input of its head (None for "views_only")."""
+    samples = len(augmented.images)
     views, target = entry.component.views(augmented, augmented.keyed_rng(label))
-    _check(label, views, target, len(augmented.images))
-    positions = table.add(views, entry.samples, label)
+    _check_samples(label, views, target, samples)
+    positions = encoded.add(views, entry.samples, label)
+
     if entry.control == "views_only":
         return views, None
     if entry.control == "random_target":
-        target = _random(
-            label, entry, target, augmented.keyed_rng(label, CONTROL), len(augmented.images)
-        )
-    return views, HeadInput(positions, ((table.cut(target, entry.samples), None),))
+        target = _permuted(label, entry, target, augmented.keyed_rng(label, CONTROL), samples)
+    return views, HeadInput(positions, ((encoded.cut(target, entry.samples), None),))
 
 
-def _check(label: str, views: Sequence[View], target: Target, samples: int) -> None:
-    """Shapes are host facts: looking at them costs no sync."""
-    for what, leaf in [
-        *(("a view", v.images) for v in views),
-        *(("a target", x) for x in tree_leaves(target)),
-    ]:
+def _check_samples(label: str, views: Sequence[View], target: Target, samples: int) -> None:
+    """Raise MtlError if a view or a target has another number of samples.
+
+    Shapes are known to the host, so this causes no sync.
+    """
+    named: list[tuple[str, object]] = [("a view", view.images) for view in views]
+    named += [("a target", leaf) for leaf in tree_leaves(target)]
+    for what, leaf in named:
         if isinstance(leaf, Tensor) and (not leaf.ndim or len(leaf) != samples):
             raise MtlError(
-                f"pretext {label!r}: {what} has the shape {tuple(leaf.shape)}; expected {samples} samples first"
+                f"pretext {label!r}: {what} has the shape {tuple(leaf.shape)}; "
+                f"expected {samples} samples in its first dimension"
             )
 
 
-def _supervised(
-    experiment: Experiment, augmented: _AugmentedBatch, readable: dict[int, View], table: _Table
-) -> list[tuple[View, Samples]]:
-    """The views that supervised heads read, and which samples of each; all head_inputs of a task have the same samples.
-
-    Samples without labels are not encoded in a clean view that only tasks read.
-    """
-    policy, clean = (
-        experiment.views.supervised,
-        [augmented.augment(n) for n in range(experiment.views.clean)],
-    )
-    views = [] if policy == "clean" else list(readable.values())
-    if policy == "pretext" and not views:
-        raise MtlError(
-            'views.supervised = "pretext", and no pretext makes a whole image of every sample that supervised heads could '
-            'read: set views.supervised = "clean" or "both"'
-        )
-    if policy == "pretext":
-        return [(view, "all") for view in views]
-    everyone = (
-        bool(views)
-        or any(table.holds(v, "all") for v in clean)
-        or table.labeled == len(augmented.images)
-    )
-    others = [v for v in views if all(v.images is not c.images for c in clean)]
-    return [*((v, "all") for v in others), *((v, "all" if everyone else "labeled") for v in clean)]
-
-
-def _answers(
-    entry: TaskEntry, label: str, batch: Batch, view: View
-) -> tuple[tuple[Target, Tensor], ...]:
-    geometry = view.geometry
-    assert geometry is not None, "supervised heads read whole images only"
-    target, share = (
-        entry.component.move(batch.targets[label], geometry),
-        batch.present[label].float(),
-    )
-    if view.mix is None:
-        return ((target, share),)
-    partner, own = view.mix
-    return (target, share * own), (target[partner], share[partner] * (1 - own))
-
-
-def _random(label: str, entry: PretextEntry, target: Target, rng: Rng, samples: int) -> Target:
+def _permuted(label: str, entry: PretextEntry, target: Target, rng: Rng, samples: int) -> Target:
+    """Return the targets of other samples, for the control "random_target"."""
     if target is None:
         raise MtlError(
-            f'[pretext.{label}] control = "random_target": its views are its target, there is none to permute; '
-            'use "views_only"'
+            f'pretext.{label}.control = "random_target": this pretext compares its views and has '
+            'no target to permute: set control = "views_only"'
         )
     return entry.component.permute(target, rng.permutations(1, samples)[0])
 
 
-def _same_images(head_inputs: dict[str, tuple[HeadInput, ...]]) -> None:
-    read = {label: [r.images for r in rs] for label, rs in head_inputs.items()}
-    first = next(iter(read), "")
-    for label in read:
-        if read[label] != read[first]:
+def _supervised_inputs(
+    experiment: Experiment,
+    batch: Batch,
+    augmented: _AugmentedBatch,
+    encoded: _EncodedViews,
+    readable: Sequence[View],
+) -> HeadInputs:
+    """Return the inputs of the supervised heads: one for each view that they read."""
+    labeled = batch.counts.labeled
+    tasks = {label: entry for label, entry in experiment.tasks.items() if labeled[label]}
+    if not tasks:
+        return {}
+
+    head_inputs: HeadInputs = dict.fromkeys(tasks, ())
+    for view, samples in _supervised_views(experiment, augmented, encoded, readable):
+        positions = encoded.add([view], samples)
+        for label, entry in tasks.items():
+            targets = encoded.cut(_targets(entry, label, batch, view), samples)
+            head_inputs[label] += (HeadInput(positions, targets),)
+    return head_inputs
+
+
+def _supervised_views(
+    experiment: Experiment,
+    augmented: _AugmentedBatch,
+    encoded: _EncodedViews,
+    readable: Sequence[View],
+) -> list[tuple[View, Samples]]:
+    """Return the views that supervised heads read, and which samples of each.
+
+    All views of a step have the same samples. If only supervised heads read a clean view, its
+    unlabeled samples are not encoded.
+
+    readable: views of pretexts that supervised heads can read.
+    """
+    policy = experiment.views.supervised
+    clean = augmented.clean_views()
+    if policy == "pretext":
+        if not readable:
             raise MtlError(
-                f'weighting.at = "features" needs all heads to read the same images; {first} reads {read[first]}, '
-                f"{label} reads {read[label]}: gradients at different images have products of exactly 0. "
-                'Set weighting.at = "parameters"'
+                'views.supervised = "pretext": no pretext makes a view that supervised heads can '
+                "read, with the whole image of every sample: "
+                'set views.supervised = "clean" or "both"'
+            )
+        return [(view, "all") for view in readable]
+
+    pretext_views = [] if policy == "clean" else readable
+    # Unlabeled samples cost compute, so they are encoded only if another head needs them, or if
+    # the heads also read views of pretexts, which have all samples.
+    every_sample = (
+        bool(pretext_views)
+        or any(encoded.holds(view, "all") for view in clean)
+        or encoded.labeled == len(augmented.images)
+    )
+    samples: Samples = "all" if every_sample else "labeled"
+
+    # A pretext may return a clean view as it is: the view is listed once.
+    clean_ids = {id(view.images) for view in clean}
+    found: list[tuple[View, Samples]] = []
+    found += [(view, "all") for view in pretext_views if id(view.images) not in clean_ids]
+    found += [(view, samples) for view in clean]
+    return found
+
+
+def _targets(
+    entry: TaskEntry, label: str, batch: Batch, view: View
+) -> tuple[tuple[Target, Tensor], ...]:
+    """Return the (target, share) pairs of a task for one view: one pair, or two with mixup."""
+    assert view.geometry is not None, "supervised heads read whole images only"
+    target = entry.component.move(batch.targets[label], view.geometry)
+    share = batch.present[label].float()
+    if view.mix is None:
+        return ((target, share),)
+
+    # Mixup as two losses, weighted by the shares of both images: any task supports it.
+    partner, own = view.mix
+    return (target, share * own), (target[partner], share[partner] * (1 - own))
+
+
+def _scale(
+    experiment: Experiment, batch: Batch, labels: Sequence[str], micro_batches: int
+) -> dict[str, float]:
+    """Return label -> factor from a sum over samples to this micro-batch's share of the loss.
+
+    micro_batches: number of micro-batches in the step, over all ranks. The step averages their
+    losses, so each of them is multiplied by this number.
+    """
+    scale = {}
+    for label in labels:
+        if label in experiment.tasks:
+            samples = batch.counts.labeled[label]
+        else:
+            samples = _pretext_samples(experiment.pretexts[label], batch)
+        scale[label] = micro_batches / samples
+    return scale
+
+
+def _require_same_images(head_inputs: Mapping[str, Sequence[HeadInput]]) -> None:
+    """Raise MtlError if two heads read different images."""
+    first = next(iter(head_inputs), "")
+    for label in head_inputs:
+        expected = [head_input.images for head_input in head_inputs[first]]
+        found = [head_input.images for head_input in head_inputs[label]]
+        if found != expected:
+            raise MtlError(
+                'weighting.at = "features" needs all heads to read the same images: '
+                f"{first} reads {expected}, {label} reads {found}. Gradients at different "
+                'images have products of exactly 0: set weighting.at = "parameters"'
             )

@@ -1,4 +1,4 @@
-"""Classification against independent computations."""
+"""Classification, compared with independent computations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def head(task: Classification):
     st.lists(st.sampled_from(["", "a", "b", "zebra", "?"]), min_size=1, max_size=30),
     st.permutations(["b", "a", "c"]),
 )
-def test_a_target_is_the_place_of_the_name_and_unknown_names_are_absent(names, classes):
+def test_a_target_is_the_position_of_the_class_and_unknown_names_are_absent(names, classes):
     target, present = Classification(classes=tuple(classes)).target(np.asarray(names))
     for name, t, p in zip(names, target.tolist(), present.tolist()):
         assert p == (name in classes)
@@ -36,7 +36,7 @@ def test_fit_learns_classes_and_inverse_weights_of_mean_one_over_the_samples():
     assert fitted.class_weights == pytest.approx((10 / 9, 10 / 18, 10 / 3))
     counts = np.array([3, 6, 1])
     assert float((counts * fitted.class_weights).sum() / counts.sum()) == pytest.approx(1)
-    assert fitted.fit(np.asarray(["x", "y"])) == fitted  # what is explicit stays
+    assert fitted.fit(np.asarray(["x", "y"])) == fitted  # explicit values do not change
 
 
 def test_explicit_classes_and_weights_are_kept():
@@ -50,7 +50,7 @@ def test_explicit_classes_and_weights_are_kept():
         Classification(reads="emotion").fit(np.asarray(["", ""]))
 
 
-def test_the_loss_is_weighted_smoothed_cross_entropy_by_hand():
+def test_the_loss_is_the_weighted_smoothed_cross_entropy():
     task = Classification(
         classes=("a", "b", "c"), class_weights=(1.0, 2.0, 0.5), label_smoothing=0.1, dropout=0.0
     )
@@ -60,14 +60,14 @@ def test_the_loss_is_weighted_smoothed_cross_entropy_by_hand():
     torch.testing.assert_close(head(task).loss(output, target), -(soft * w * log_p).sum(1))
 
 
-def test_metrics_against_counting_by_hand_however_the_samples_are_split():
+def test_metrics_equal_manual_counts_for_any_batches():
     task = Classification(classes=tuple("abcd"))
     g = torch.Generator().manual_seed(0)
     target = torch.randint(0, 4, (200,), generator=g)
     output = torch.randn(200, 4, generator=g) + 2 * F.one_hot(target, 4)
     answer = task.decode(output)
     assert torch.allclose(answer.sum(1), torch.ones(200))
-    said, found = output.argmax(1), {}
+    predicted, found = output.argmax(1), {}
     for parts in ([200], [1, 99, 100]):
         metrics = task.metrics()
         for a, t in zip(answer.split(parts), target.split(parts)):
@@ -75,15 +75,17 @@ def test_metrics_against_counting_by_hand_however_the_samples_are_split():
                 metric.update(a, t)
         found[len(parts)] = {k: m.compute() for k, m in metrics.items()}
     assert all(torch.equal(found[1][k], found[3][k]) for k in found[1])
-    hits = [(said[target == c] == c).float().mean() for c in range(4)]
+    hits = [(predicted[target == c] == c).float().mean() for c in range(4)]
     f1 = [
-        2 * ((said == c) & (target == c)).sum() / ((said == c).sum() + (target == c).sum())
+        2
+        * ((predicted == c) & (target == c)).sum()
+        / ((predicted == c).sum() + (target == c).sum())
         for c in range(4)
     ]
-    assert float(found[1]["accuracy"]) == pytest.approx(float((said == target).float().mean()))
+    assert float(found[1]["accuracy"]) == pytest.approx(float((predicted == target).float().mean()))
     assert float(found[1]["mean_class_accuracy"]) == pytest.approx(float(torch.stack(hits).mean()))
     assert float(found[1]["macro_f1"]) == pytest.approx(float(torch.stack(f1).mean()))
-    assert int(found[1]["confusion"][1, 2]) == int(((target == 1) & (said == 2)).sum())
+    assert int(found[1]["confusion"][1, 2]) == int(((target == 1) & (predicted == 2)).sum())
 
 
 def test_the_head_reads_the_pooled_features_through_one_linear_layer():
@@ -98,7 +100,7 @@ def test_the_head_reads_the_pooled_features_through_one_linear_layer():
 @pytest.mark.parametrize(
     "values", [np.array([0, 1, 2]), np.array([0.0, np.nan]), np.array([True, False])]
 )
-def test_numbers_are_refused_with_the_way_to_names(values):
+def test_numbers_are_refused_with_the_key_that_makes_them_names(values):
     for task in (Classification(reads="kind"), Classification(reads="kind", classes=("0", "1"))):
         for use in (task.fit, task.target):
             with pytest.raises(

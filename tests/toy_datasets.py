@@ -1,4 +1,4 @@
-"""Small data datasets that need no file, and experiments around them, for the tests of the data layer."""
+"""Small datasets that need no files, and experiments with them, for tests of the data layer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from mtlcore.config.experiment import DataEntry, Experiment, Input, TaskEntry, T
 
 @frozen(eq=False)
 class InMemory(Dataset):
-    """n gray images whose top left pixel tells the sample: value = sample % 256, second pixel = sample // 256.
+    """n gray images that encode the number of their sample.
 
-    labels: per sample, "" where missing; others: further annotations. bad: samples that can't be read.
+    The top left pixel is number % 256, the next one is number // 256.
+
+    labels: one for each sample; "" if missing. others: further annotations.
+    bad: numbers of the samples that can't be read. size: of the images, in pixels.
+    order: the numbers in the order of the index. indexed: grows with each call of `index`.
     """
 
     n: int
@@ -27,7 +31,7 @@ class InMemory(Dataset):
     attributes: dict[str, np.ndarray] = field(factory=dict)
     skipped: tuple[str, ...] = ()
     bad: frozenset[int] = frozenset()
-    side: int = 8
+    size: int = 8
     prefix: str = ""
     order: tuple[int, ...] | None = None
     indexed: list[int] = field(factory=list)
@@ -57,13 +61,13 @@ class InMemory(Dataset):
         number = int(str(index.keys[sample]).removeprefix(self.prefix))
         if number in self.bad:
             raise MtlError(f"{index.keys[sample]} is no readable image: made so")
-        image = np.full((self.side, self.side, 3), 7, dtype=np.uint8)
+        image = np.full((self.size, self.size, 3), 7, dtype=np.uint8)
         image[0, 0], image[0, 1] = number % 256, number // 256
         return image
 
 
 def cycle(names: str, n: int) -> tuple[str, ...]:
-    """n labels of one letter each, in turn."""
+    """Return n labels of one letter each, in turn."""
     return tuple(names[i % len(names)] for i in range(n))
 
 
@@ -74,8 +78,8 @@ def experiment(
     accumulate: int = 1,
     **inputs: Any,
 ) -> Experiment:
-    """A run on these datasets; default: one classification of "kind"."""
-    absent = cast(Any, None)  # the data layer never looks at them
+    """Return an experiment on these datasets (default task: one classification of "kind")."""
+    absent = cast(Any, None)  # the data layer does not use them
     own = {"kind": Classification(reads="kind")} if tasks is None else tasks
     return Experiment(
         encoder=absent,
@@ -92,5 +96,5 @@ def experiment(
 
 
 def numbers_of(pixels: Any) -> list[int]:
-    """The sample numbers that the images (n, 3, S, S) of `InMemory` show."""
+    """Return the sample numbers that images (n, 3, S, S) of `InMemory` encode."""
     return [int(p[0, 0, 0]) + 256 * int(p[0, 0, 1]) for p in pixels]

@@ -1,4 +1,7 @@
-"""The strategies that the train_state's tests go through: every registered one, at each level and age, and some of TorchJD's."""
+"""Loss weightings for the tests of training.
+
+They are every registered weighting, at each level and interval, and some of TorchJD's.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,22 @@ from mtlcore.weighting import Schedule, TorchJD
 
 GRAMIANS = ("UPGrad", "MGDA", "PCGrad", "IMTLG", "AlignedMTL")
 SCALARIZERS = ("Random", "DWA", "FAMO", "GeometricMean", "IMTLL", "STCH", "UW")
-TOLD = {"schedule": Schedule(pretexts=((0.0, 0.2), (0.1, 1.5)))}  # its default is the sum of losses
+# The default of `schedule` would be the sum of losses.
+CONFIGURED = {"schedule": Schedule(pretexts=((0.0, 0.2), (0.1, 1.5)))}
 
 
 def registered() -> dict[str, LossWeighting]:
-    """name -> the strategy as it comes, of every weighting that needs no key."""
+    """Return every registered weighting that needs no configuration, by name."""
     classes = {k: cls for k, cls in catalog().of_kind("weighting").items() if not cls.family}
-    made = {k: TOLD.get(k) or cls() for k, cls in classes.items()}
+    made = {k: CONFIGURED.get(k) or cls() for k, cls in classes.items()}
     return {k: w for k, w in made.items() if isinstance(w, LossWeighting)}
 
 
 def strategies() -> dict[str, LossWeighting]:
-    """The registered ones and TorchJD's, Gramian ones at both levels, measured in each step and in every third."""
+    """Return the registered weightings and TorchJD's.
+
+    Gramian weightings are at both levels, measured in each step and in every third.
+    """
     torchjd = {f"torchjd:{name}": TorchJD(name) for name in (*GRAMIANS, *SCALARIZERS)}
     found: dict[str, LossWeighting] = {}
     for name, weighting in {**registered(), **torchjd}.items():
@@ -45,7 +52,7 @@ STRATEGIES = strategies()
 
 @frozen
 class Fixed(LossWeighting):
-    """Task weights by name, whatever it sees; counts how often it is asked."""
+    """Fixed task weights by name. It records the tasks of each call in `asked`."""
 
     of: dict[str, float] = field(factory=dict)
     at: str = "parameters"
@@ -70,7 +77,7 @@ class FixedFactors(nn.Module):
 
 @frozen
 class Spare(RelativeLocation):
-    """Its head has a parameter that no loss reaches."""
+    """A pretext with a head that has a parameter without a gradient."""
 
     def build(self, context):
         head = super().build(context)
@@ -79,12 +86,15 @@ class Spare(RelativeLocation):
 
 
 def with_spare(exp: Experiment) -> Experiment:
-    """The pretext `location` of `small` has a head with a parameter that no loss reaches."""
+    """Replace the pretext `location` of `small` by `Spare`."""
     return evolve(exp, pretexts={"location": evolve(exp.pretexts["location"], component=Spare())})
 
 
 def small(weighting: LossWeighting, **fields) -> Experiment:
-    """Two tasks and a pretext that all read the clean view, so that every level is allowed; no batch statistics."""
+    """Return two tasks and a pretext that read the clean view, without batch statistics.
+
+    So every level of gradients is allowed.
+    """
     made = {
         "tasks": ("fer", "gender"),
         "pretexts": ("location",),

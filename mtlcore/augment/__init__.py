@@ -1,9 +1,9 @@
-"""Augmentations: how a raw image becomes a view. `mtl_components` tells the catalog of them."""
+"""Augmentations: how a raw image becomes a view."""
 
 from __future__ import annotations
 
 from ..contracts import Component
-from ..registry.catalog import hookimpl
+from ..registry.hooks import hookimpl
 from .levels import NoAugment as NoAugment
 from .levels import Strong as Strong
 from .levels import Validation as Validation

@@ -1,9 +1,11 @@
-"""Cutout: a square of each image is hidden. DeVries and Taylor, "Improved Regularization of Convolutional Neural
-Networks with Cutout", 2017; in the hybrid method it comes after the pretext transform, so that no tile is shuffled with
-its hole.
+"""Cutout: hide a square of each image.
 
-Ours, since the paper is silent: the square lies wholly inside the image (so its area is always the same), it is mid
-gray, and all its places are equally likely.
+DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017,
+arXiv:1708.04552. In the hybrid method, cutout follows the transform of the pretext, so that no tile
+is shuffled together with its hole.
+
+Our choices, where the paper of the hybrid method gives no details: the square is completely inside
+the image, so its area is constant; it is mid gray; every position is equally likely.
 """
 
 from __future__ import annotations
@@ -16,19 +18,32 @@ from ..rng import Rng
 GRAY = 0.5
 
 
-def cutout(images: Tensor, share: float, rng: Rng) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> a copy with one gray rectangle an image, `share` of each side long, anywhere."""
-    rows, columns = (
-        _hidden(images, axis, share, place)
-        for axis, place in zip((-2, -1), rng.rand(2, len(images)))
-    )
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], GRAY)
+def cutout(
+    images: Tensor,
+    share: float,
+    rng: Rng,
+) -> Tensor:
+    """Return a copy of images (B, 3, H, W) in [0, 1] with one gray rectangle in each.
+
+    share: height and width of the rectangle, as a share of the image's.
+    """
+    vertical, horizontal = rng.rand(2, len(images))
+    rows = _hidden(images.shape[-2], share, vertical)
+    columns = _hidden(images.shape[-1], share, horizontal)
+    rectangle = rows[:, :, None] & columns[:, None, :]  # (B, H, W)
+    return images.masked_fill(rectangle[:, None], GRAY)
 
 
-def _hidden(images: Tensor, axis: int, share: float, place: Tensor) -> Tensor:
-    """(B, side) bool: which rows, or columns, are hidden. place: (B,) in [0, 1)."""
-    side = images.shape[axis]
-    long = round(share * side)
-    first = (place * (side - long + 1)).floor()[:, None]
-    at = torch.arange(side, device=images.device)
-    return (at >= first) & (at < first + long)
+def _hidden(
+    size: int,
+    share: float,
+    position: Tensor,
+) -> Tensor:
+    """Return which of `size` rows (or columns) are hidden, (B, size) bool.
+
+    position: (B,) uniform draws in [0, 1).
+    """
+    length = round(share * size)
+    first = (position * (size - length + 1)).floor()[:, None]
+    index = torch.arange(size, device=position.device)
+    return (index >= first) & (index < first + length)

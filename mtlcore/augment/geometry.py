@@ -1,9 +1,12 @@
-"""Where pixels go: mirror, turn, central crop and resize as ONE matrix and one interpolation an image.
+"""Operations that move pixels: mirror, rotation, central crop and resize, in ONE interpolation.
 
-The paper's scripts turn, crop and resize one after the other: three interpolations, each a little blur, and black
-corners. One warp by the product matrix is the same movement. Ours, since the paper is silent: the turn is about the
-image's center, the crop is central, and outside of the image its mirror image is read (no black corners that would
-betray the angle).
+The paper's scripts rotate, crop and resize one after the other. That means three interpolations,
+each of which blurs a little, and black corners. One warp by the product of the matrices is the same
+movement.
+
+Our choices, where the paper gives no details: the rotation is about the center of the image, and
+the crop is central. Outside of the image, its mirror image is read: black corners would reveal the
+angle.
 """
 
 from __future__ import annotations
@@ -17,27 +20,39 @@ from ..geometry import Geometry, similarity
 Range = tuple[float, float]
 
 
-def between(limits: Range, unit: Tensor) -> Tensor:
-    """Uniform draws in [0, 1) -> uniform draws between these limits."""
+def scale_to(limits: Range, unit: Tensor) -> Tensor:
+    """Scale uniform draws in [0, 1) to uniform draws in [low, high)."""
     low, high = limits
     return unit * (high - low) + low
 
 
-def show(
-    images: Tensor, size: tuple[int, int], angle_rad: Tensor, crop: Tensor, flip: Tensor
+def warped_view(
+    images: Tensor,
+    size: tuple[int, int],
+    angle_rad: Tensor,
+    crop: Tensor,
+    flip: Tensor,
 ) -> View:
-    """Raw uint8 (B, 3, H0, W0) -> a view of `size` (h, w), float in [0, 255], by one interpolation.
+    """Return a view of raw images with one interpolation.
 
-    angle_rad: (B,), counter-clockwise. crop: (B,) in (0, 1], the share of each side that is shown. flip: (B,) bool.
+    images: (B, 3, H0, W0) uint8. The view's images are (B, 3, *size), float in [0, 255].
+    size: (h, w) of the view.
+    angle_rad: (B,), counter-clockwise.
+    crop: (B,) in (0, 1], the share of the height and of the width that is visible.
+    flip: (B,) bool, whether the image is mirrored left to right.
     """
-    geometry = Geometry.affine(similarity(angle_rad, crop, flip, _size(images), size), size)
+    matrix = similarity(angle_rad, crop, flip, _size(images), size)
+    geometry = Geometry.affine(matrix, size)
     return View(geometry.warp(images.float(), "bilinear"), geometry)
 
 
-def whole(images: Tensor) -> View:
-    """Raw uint8 (B, 3, H, W) -> the same image, untouched: float in [0, 255], no interpolation."""
-    still = torch.eye(3, device=images.device).expand(len(images), 3, 3)
-    return View(images.float(), Geometry.affine(still, _size(images)))
+def unchanged_view(images: Tensor) -> View:
+    """Return a view of the same pixels without interpolation.
+
+    images: (B, 3, H, W) uint8. The view's images are float in [0, 255].
+    """
+    identity = torch.eye(3, device=images.device).expand(len(images), 3, 3)
+    return View(images.float(), Geometry.affine(identity, _size(images)))
 
 
 def _size(images: Tensor) -> tuple[int, int]:

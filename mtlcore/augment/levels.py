@@ -1,24 +1,27 @@
-"""The levels of augmentation of Pourmirzaei et al. (arXiv:2105.06421): `none`, `weak`, `strong`, `validation`.
+"""The augmentation levels of Pourmirzaei et al. (arXiv:2105.06421).
 
-| level | operations |
-|---|---|
-| none | mirrored or not; central crop of 0.69 of the side; resize |
-| weak | as none, and: contrast 0.6-1.4; turned by up to 15 degrees; the crop is 0.69-0.99 |
-| strong | as weak, and: up to 20 degrees; brightness +-0.05; Gaussian noise, its std up to 0.05; Gaussian blur, |
-|        | kernel 1 or 3, sigma 1.5; a cutout of 60 / 224 of the side after the pretext |
-| validation | central crop of 0.8, resize |
+| level      | operations                                                                   |
+|------------|------------------------------------------------------------------------------|
+| none       | mirrored or not; central crop of 0.69 of the height and width; resize        |
+| weak       | as none, and contrast 0.6-1.4; rotation up to 15 degrees; crop 0.69-0.99     |
+| strong     | as weak, and rotation up to 20 degrees; brightness +-0.05; Gaussian noise    |
+|            | with a std up to 0.05; Gaussian blur, kernel 1 or 3, sigma 1.5; a cutout of  |
+|            | 60 / 224 of the height and width, after the pretext                          |
+| validation | central crop of 0.8; resize                                                  |
 
-An augmentation draws its parameters for the whole batch at once, warps each image once, and reads nothing back to the host.
-Row i of the result depends on sample i of the images alone. The warp comes FIRST, whereas the table has it last: color is
-pointwise and nearly commutes with interpolation, and noise and blur are then measured in the pixels that the encoder
-reads, at any stored size.
+An augmentation draws its parameters for the whole batch at once, warps each image once, and copies
+nothing to the host. Sample i of the result depends on sample i of the images alone.
+
+We warp FIRST, while the table has it last. Color operations act on single pixels and nearly commute
+with interpolation. Noise and blur are then measured in the pixels that the encoder reads, whatever
+the size of the cached images.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from attrs import Attribute, field, frozen
@@ -29,13 +32,14 @@ from ..contracts import Augmentation, View
 from ..rng import Rng
 from .color import blur, brightness_, contrast_, noise_
 from .cutout import cutout
-from .geometry import Range, between, show, whole
+from .geometry import Range, scale_to, unchanged_view, warped_view
 
 WHITE = 255.0
-TIGHT, LOOSE = 0.69, 0.99  # the paper's crops, as shares of the side
+TIGHT, LOOSE = 0.69, 0.99  # the paper's crops, as shares of the height and width
+BLURRED = 0.5  # the share of images that `strong` blurs
 
 
-def _ordered(_: Any, attribute: Attribute[Any], value: Range) -> None:
+def _ordered(_: object, attribute: Attribute[Range], value: Range) -> None:
     low, high = value
     if not 0 < low <= high:
         raise ValueError(
@@ -43,11 +47,15 @@ def _ordered(_: Any, attribute: Attribute[Any], value: Range) -> None:
         )
 
 
-def _crop(_: Any, attribute: Attribute[Any], value: Range) -> None:
-    _ordered(_, attribute, value)
+def _crop(
+    instance: object,
+    attribute: Attribute[Range],
+    value: Range,
+) -> None:
+    _ordered(instance, attribute, value)
     if value[1] > 1:
         raise ValueError(
-            f"{attribute.name} = {list(value)}: expected shares of the side, at most 1.0"
+            f"{attribute.name} = {list(value)}: expected shares of the image size, at most 1.0"
         )
 
 
@@ -59,42 +67,66 @@ _share = and_(ge(0.0), le(1.0))
 class NoAugment(Augmentation):
     """Mirrored or not, and a central crop.
 
-    crop: [low, high], the share of the side that is shown. mirror: the share of the images that are mirrored; 0 where left
-    and right mean something (digits, words).
+    crop: [low, high], the share of the height and width that is visible.
+    mirror: the share of images that are mirrored. Set 0 if left and right have a meaning (digits,
+    words).
     """
 
     name = "none"
     crop: Range = field(default=(TIGHT, TIGHT), validator=_crop)
     mirror: float = field(default=0.5, validator=_share)
 
-    def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
+    def view(
+        self,
+        images: Tensor,
+        size: tuple[int, int],
+        rng: Rng,
+    ) -> View:
         flip, crop = rng.rand(2, len(images))
-        seen = show(
-            images, size, torch.zeros_like(crop), between(self.crop, crop), flip < self.mirror
+        no_rotation = torch.zeros_like(crop)
+        view = warped_view(
+            images,
+            size,
+            no_rotation,
+            scale_to(self.crop, crop),
+            flip < self.mirror,
         )
-        return seen.repaint(seen.images.div_(WHITE))
+        return view.repaint(view.images.div_(WHITE))
 
 
 @frozen
 class Weak(Augmentation):
-    """Geometry and contrast. crop, mirror: as in `none`. turn_deg: the largest, either way. contrast: [low, high], a factor."""
+    """Mirror, central crop, rotation and contrast.
+
+    crop, mirror: as in `none`.
+    turn_deg: the largest rotation in degrees, in either direction.
+    contrast: [low, high], a factor.
+    """
 
     crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
     mirror: float = field(default=0.5, validator=_share)
     turn_deg: float = field(default=15.0, validator=_angle)
     contrast: Range = field(default=(0.6, 1.4), validator=_ordered)
 
-    def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
+    def view(
+        self,
+        images: Tensor,
+        size: tuple[int, int],
+        rng: Rng,
+    ) -> View:
         flip, crop, turn, contrast = rng.rand(4, len(images))
-        return _turned(self, images, size, flip, crop, turn, contrast)
+        return _rotated_view(self, images, size, flip, crop, turn, contrast)
 
 
 @frozen
 class Strong(Augmentation):
-    """As `weak`, then brightness, noise, blur; and a cutout after the pretext.
+    """As `weak`, then brightness, noise and blur; and a cutout after the pretext.
 
-    brightness: the largest shift, either way, in units of white. noise: the largest std. blur_sigma_px: of the 3 x 3
-    Gaussian that half of the images get. cutout: the hidden square's side, as a share of the image's; 0: none.
+    crop, mirror, turn_deg, contrast: as in `weak`.
+    brightness: the largest shift, in either direction; white is 1.
+    noise: the largest standard deviation; white is 1.
+    blur_sigma_px: sigma in pixels of the 3 x 3 Gaussian that blurs half of the images.
+    cutout: the height and width of the hidden rectangle, as a share of the image's; 0 for none.
     """
 
     crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
@@ -106,12 +138,19 @@ class Strong(Augmentation):
     blur_sigma_px: float = field(default=1.5, validator=gt(0.0))
     cutout: float = field(default=60 / 224, validator=and_(ge(0.0), lt(1.0)))
 
-    def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
+    def view(
+        self,
+        images: Tensor,
+        size: tuple[int, int],
+        rng: Rng,
+    ) -> View:
         flip, crop, turn, contrast, shift, std, blurred = rng.rand(7, len(images))
-        seen = _turned(self, images, size, flip, crop, turn, contrast)
-        bright = brightness_(seen.images, between((-self.brightness, self.brightness), shift))
+        view = _rotated_view(self, images, size, flip, crop, turn, contrast)
+        shifts = scale_to((-self.brightness, self.brightness), shift)
+        bright = brightness_(view.images, shifts)
         noisy = noise_(bright, std * self.noise, rng)
-        return seen.repaint(blur(noisy, blurred < 0.5, self.blur_sigma_px).clamp_(0.0, 1.0))
+        result = blur(noisy, blurred < BLURRED, self.blur_sigma_px).clamp_(0.0, 1.0)
+        return view.repaint(result)
 
     def finish(self, images: Tensor, rng: Rng) -> Tensor:
         return cutout(images, self.cutout, rng) if self.cutout else images
@@ -119,23 +158,37 @@ class Strong(Augmentation):
 
 @frozen
 class Validation(Augmentation):
-    """A central crop, nothing random. crop: the share of the side that is shown; 1.0: the whole image."""
+    """A central crop without any randomness.
+
+    crop: the share of the height and width that is visible; 1.0 for the whole image.
+    """
 
     lacks: ClassVar[Mapping[str, str]] = {
         "random": "evaluation looks at each image in the same way each time"
     }
     crop: float = field(default=0.8, validator=and_(gt(0.0), le(1.0)))
 
-    def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
+    def view(
+        self,
+        images: Tensor,
+        size: tuple[int, int],
+        rng: Rng,
+    ) -> View:
         if self.crop == 1 and images.shape[-2:] == size:
-            seen = whole(images)
+            view = unchanged_view(images)
         else:
-            still = torch.zeros(len(images), device=images.device)
-            seen = show(images, size, still, torch.full_like(still, self.crop), still > 0)
-        return seen.repaint(seen.images.div_(WHITE))
+            zero = torch.zeros(len(images), device=images.device)
+            view = warped_view(
+                images,
+                size,
+                zero,
+                torch.full_like(zero, self.crop),
+                zero > 0,
+            )
+        return view.repaint(view.images.div_(WHITE))
 
 
-def _turned(
+def _rotated_view(
     augmentation: Weak | Strong,
     images: Tensor,
     size: tuple[int, int],
@@ -144,13 +197,17 @@ def _turned(
     turn: Tensor,
     contrast: Tensor,
 ) -> View:
-    """What `weak` and `strong` share. The last four are uniform draws in [0, 1), (B,)."""
-    most = math.radians(augmentation.turn_deg)
-    seen = show(
+    """Apply what `weak` and `strong` have in common.
+
+    flip, crop, turn, contrast: (B,) uniform draws in [0, 1).
+    """
+    largest_rad = math.radians(augmentation.turn_deg)
+    view = warped_view(
         images,
         size,
-        between((-most, most), turn),
-        between(augmentation.crop, crop),
-        flip < augmentation.mirror,
+        angle_rad=scale_to((-largest_rad, largest_rad), turn),
+        crop=scale_to(augmentation.crop, crop),
+        flip=flip < augmentation.mirror,
     )
-    return seen.repaint(contrast_(seen.images, between(augmentation.contrast, contrast), WHITE))
+    factor = scale_to(augmentation.contrast, contrast)
+    return view.repaint(contrast_(view.images, factor, WHITE))

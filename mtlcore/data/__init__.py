@@ -1,1 +1,4 @@
-"""From files to batches: images, splits, the image cache, the joined datasets, the sampler. No worker processes."""
+"""From files to batches: datasets, image decoding, splits, the image cache, the sampler.
+
+There are no worker processes. Images are decoded once, by threads, and then read from memory.
+"""

@@ -1,9 +1,9 @@
-"""The datasets of a user's own images, as a plugin like any other."""
+"""The built-in datasets for a user's own images, registered like those of any plugin."""
 
 from __future__ import annotations
 
 from ..contracts import Component
-from ..registry.catalog import hookimpl
+from ..registry.hooks import hookimpl
 from .csv_table import Csv
 from .folder import ImageFolder
 

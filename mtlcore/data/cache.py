@@ -1,8 +1,12 @@
-"""Images of a run, all of one side S: decoded once into memory, or on demand where they would not fit.
+"""The image cache: all images of a run, as squares of one size S.
 
-Either way each is decoded once at opening, so that what can't be read is known before anything is learned.
-Both stores answer `take(samples) -> (n, 3, S, S) uint8`. From memory this runs at the speed of a copy; worker processes
-would only add the price of shipping pixels between processes.
+There are two kinds. `MemoryImageCache` holds all images in one tensor. `OnDemandImageCache` decodes
+images whenever they are taken; it is for runs whose images do not fit into memory. Both have the
+method `take(indices) -> (n, 3, S, S) uint8`.
+
+`open_images` decodes every image once in either case, so that unreadable images are known before
+training starts. Taking images from memory runs at the speed of a copy. Worker processes would only
+add the cost of moving pixels between processes.
 """
 
 from __future__ import annotations
@@ -24,44 +28,47 @@ from torch import Tensor
 from ..errors import MtlError
 from .images import central_square, shrink
 
-Progress = Callable[
-    [str, int, int], None
-]  # what is being done, how much of it is done, of how much
-Decode = Callable[
-    [int], np.ndarray
-]  # sample -> (H, W, 3) uint8 RGB; raises MtlError where the image can't be read
-Unreadable = dict[int, str]  # sample -> why
-Jobs = Sequence[tuple[int, int]]  # (place, sample) pairs
+# A callback for progress bars: the current activity, the number of images done, the total.
+Progress = Callable[[str, int, int], None]
 
-PROBES = 64  # images looked at to learn how large they are
-CHUNK = 128  # samples a thread decodes at a time
-WORTH_A_THREAD_S = 100e-6  # an image that takes less is decoded faster by one thread than by two
-CGROUP_LIMIT = Path(
-    "/sys/fs/cgroup/memory.max"
-)  # what a container may take (control groups, version 2)
+# Decodes one image: sample index -> (H, W, 3) uint8 RGB. Raises MtlError if it can't be read.
+Decode = Callable[[int], np.ndarray]
+
+# The samples whose image can't be read: sample index -> the message of the MtlError.
+Unreadable = dict[int, str]
+
+# The work of one thread: pairs of (position in the output array, sample index).
+Jobs = Sequence[tuple[int, int]]
+
+PROBES = 64  # images that are decoded to find out how large the images are
+CHUNK = 128  # samples that a thread decodes at a time
+# Images that decode faster than this are read by one thread: several would compete for the GIL.
+WORTH_A_THREAD_S = 100e-6
+# The memory limit of a container (control groups, version 2).
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class ImageCache(Protocol):
-    """Images by sample."""
+    """Images by sample index."""
 
     @property
-    def side(self) -> int:
-        """S, pixels."""
+    def size(self) -> int:
+        """Height and width S of every image, in pixels."""
         ...
 
     def take(self, indices: np.ndarray) -> Tensor:
-        """(n,) int64 -> (n, 3, S, S) uint8, a copy."""
+        """Return a copy of these images: (n,) int64 -> (n, 3, S, S) uint8."""
         ...
 
 
 @frozen(eq=False)
 class MemoryImageCache:
-    """All images in one tensor (N, 3, S, S) uint8."""
+    """All images in one tensor `pixels` (N, 3, S, S), uint8."""
 
     pixels: Tensor
 
     @property
-    def side(self) -> int:
+    def size(self) -> int:
         return self.pixels.shape[-1]
 
     def take(self, indices: np.ndarray) -> Tensor:
@@ -70,167 +77,217 @@ class MemoryImageCache:
 
 @frozen(eq=False)
 class OnDemandImageCache:
-    """Images that are decoded, by a few threads, each time they are asked for. An unreadable one raises MtlError.
+    """Images that a few threads decode each time they are taken.
 
-    decode: sample -> (H, W, 3) uint8. side: S, pixels.
+    decode: sample index -> (H, W, 3) uint8.
+    size: height and width S of every image, in pixels.
+    Taking an unreadable image raises MtlError.
     """
 
     decode: Decode
-    side: int
+    size: int
     _pool: ThreadPoolExecutor = field(
         factory=lambda: ThreadPoolExecutor(threads(), "decode"), init=False
     )
 
     def take(self, indices: np.ndarray) -> Tensor:
-        pixels = torch.empty(len(indices), 3, self.side, self.side, dtype=torch.uint8)
-        fill = partial(_tried, _Filler(self.decode, self.side, pixels.numpy()))
-        share = max(1, -(-len(indices) // threads()))
-        jobs = [
-            list(zip(range(i, i + share), indices[i : i + share].tolist()))
-            for i in range(0, len(indices), share)
-        ]
-        for bad in self._pool.map(fill, jobs):
-            if bad:
-                raise MtlError(next(iter(bad.values())))
+        n = len(indices)
+        pixels = torch.empty(n, 3, self.size, self.size, dtype=torch.uint8)
+        decode_jobs = partial(_run_jobs, _DecodeInto(self.decode, self.size, pixels.numpy()))
+
+        numbered = list(enumerate(indices.tolist()))
+        per_thread = max(1, -(-n // threads()))
+        jobs = [numbered[start : start + per_thread] for start in range(0, n, per_thread)]
+
+        for unreadable in self._pool.map(decode_jobs, jobs):
+            if unreadable:
+                raise MtlError(next(iter(unreadable.values())))
         return pixels
 
 
 def open_images(
     decode: Decode,
     n: int,
-    side: int,
+    size: int,
     progress: Progress | None = None,
     check: Callable[[Unreadable], None] | None = None,
     memory: int | None = None,
 ) -> tuple[ImageCache, Unreadable]:
-    """Samples 0 ... n-1, in memory where they fit into `memory` bytes (default: this process's half share), else on demand.
+    """Decode the samples 0 ... n-1 once and return their cache and the unreadable samples.
 
-    -> the cache, and the samples that could not be read: in memory zeros stand in their place, on demand they raise MtlError.
-    check: called with all unreadable samples so far whenever there are more of them; may raise MtlError to stop.
+    The cache is in memory if the images fit into `memory` bytes, and on demand otherwise.
+    In memory, an unreadable image is all zeros; on demand, taking it raises MtlError.
+
+    size: height and width S of the cached images, in pixels.
+    check: called with all unreadable samples so far whenever new ones appear. It may raise MtlError
+        to stop the reading.
+    memory: a limit in bytes (default: `memory_budget()`).
     """
-    if n * 3 * side * side > (memory_budget() if memory is None else memory):
-        found = _read_all(_Checker(decode), n, "checking images", progress, check)
-        return OnDemandImageCache(decode, side), found
-    pixels = torch.zeros(n, 3, side, side, dtype=torch.uint8)
-    found = _read_all(_Filler(decode, side, pixels.numpy()), n, "reading images", progress, check)
-    return MemoryImageCache(pixels), found
+    n_bytes = n * 3 * size * size
+    limit = memory_budget() if memory is None else memory
+    if n_bytes > limit:
+        unreadable = _read_all(
+            _DecodeOnly(decode),
+            n,
+            "checking images",
+            progress,
+            check,
+        )
+        return OnDemandImageCache(decode, size), unreadable
+
+    pixels = torch.zeros(n, 3, size, size, dtype=torch.uint8)
+    fill = _DecodeInto(decode, size, pixels.numpy())
+    unreadable = _read_all(fill, n, "reading images", progress, check)
+    return MemoryImageCache(pixels), unreadable
 
 
-def cache_size(decode: Decode, n: int, size: int, wanted: int | None) -> int:
-    """The side at which images are kept: `cache_size`, or 1.5 x size; but no more than the largest one has to give.
+def cache_size(
+    decode: Decode,
+    n: int,
+    size: int,
+    configured: int | None,
+) -> int:
+    """Return the size S of the cached images: `configured`, or 1.5 x `size` if that is None.
 
-    That is judged by up to 64 evenly spaced samples; those that can't be read are passed over.
+    S is never larger than the largest square among the images, so that no image is enlarged in
+    vain. At most 64 evenly spaced samples are decoded to find that square; unreadable ones are
+    skipped.
     """
-    wanted = wanted if wanted is not None else round(1.5 * size)
+    desired = configured if configured is not None else round(1.5 * size)
     largest = 0
-    for index in (
-        np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(np.int64)).tolist()
-        if n
-        else []
-    ):
+    for index in _probes(n):
         try:
-            largest = max(largest, min(decode(index).shape[:2]))
+            image = decode(index)
         except MtlError:
             continue
-        if largest >= wanted:
+        largest = max(largest, min(image.shape[:2]))
+        if largest >= desired:
             break
-    return min(wanted, largest) if largest else wanted
+    return min(desired, largest) if largest else desired
+
+
+def _probes(n: int) -> list[int]:
+    """Return up to `PROBES` evenly spaced sample indices out of 0 ... n-1."""
+    if not n:
+        return []
+    spaced = np.linspace(0, n - 1, min(n, PROBES)).round().astype(np.int64)
+    return np.unique(spaced).tolist()
 
 
 def memory_budget() -> int:
-    """Bytes that the images of one process may take: half of the memory, shared by this machine's processes."""
-    env = os.environ
-    processes = env.get("LOCAL_WORLD_SIZE") or env.get("WORLD_SIZE")  # Fabric itself sets this one
+    """Return the bytes that the images of one process may take.
+
+    That is half of the usable memory, divided by the number of processes on this machine.
+    """
+    # torchrun sets LOCAL_WORLD_SIZE. Fabric's own launcher sets WORLD_SIZE only.
+    processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE")
     return usable_memory() // 2 // max(1, int(processes or 1))
 
 
 def usable_memory() -> int:
-    """Bytes of this machine's memory, or of what a container is given of it."""
+    """Return the memory of this machine in bytes, or the limit of the container if it is lower."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = CGROUP_LIMIT.read_text().strip()
-    except OSError:  # another system, or no such group
+    except OSError:  # another operating system, or no control group
         return physical
-    return min(physical, int(limit)) if limit.isdecimal() else physical  # "max": no limit
+    if not limit.isdecimal():  # "max": no limit
+        return physical
+    return min(physical, int(limit))
 
 
 def threads() -> int:
-    """Threads that decode: one a core that this process may use, eight at most."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """Return how many threads decode: one for each core of this process, at most eight."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
     return min(8, cores)
 
 
+# ------------------------------------------------------------ reading
+
+
 @frozen(eq=False)
-class _Filler:
-    """Decodes samples into places of one array (n, 3, S, S); called from several threads, each with its own places."""
+class _DecodeInto:
+    """Decodes an image into its position of one array `pixels` (n, 3, S, S).
+
+    Several threads may call it at once, since no two of them share a position.
+    """
 
     decode: Decode
-    side: int
+    size: int
     pixels: np.ndarray
 
-    def __call__(self, place: int, index: int) -> None:
-        square = shrink(self.decode(index), self.side, enlarge=True)
-        for channel, plane in enumerate(
-            self.pixels[place]
-        ):  # six times as fast as one transposed copy
+    def __call__(self, position: int, index: int) -> None:
+        square = shrink(self.decode(index), self.size, enlarge=True)
+        # Copying channel by channel is six times as fast as one transposed copy.
+        for channel, plane in enumerate(self.pixels[position]):
             plane[:] = square[..., channel]
 
 
 @frozen(eq=False)
-class _Checker:
-    """Decodes samples and keeps nothing."""
+class _DecodeOnly:
+    """Decodes an image to find out whether it can be read, and discards the pixels."""
 
     decode: Decode
 
-    def __call__(self, place: int, index: int) -> None:
+    def __call__(self, position: int, index: int) -> None:
         central_square(self.decode(index))
 
 
-def _tried(read: Callable[[int, int], None], jobs: Jobs) -> Unreadable:
-    """-> the samples that can't be read."""
-    bad: Unreadable = {}
-    for place, index in jobs:
+def _run_jobs(read: Callable[[int, int], None], jobs: Jobs) -> Unreadable:
+    """Call `read(position, index)` for every job and return the unreadable samples."""
+    unreadable: Unreadable = {}
+    for position, index in jobs:
         try:
-            read(place, index)
+            read(position, index)
         except MtlError as error:
-            bad[index] = str(error)
-    return bad
+            unreadable[index] = str(error)
+    return unreadable
 
 
 def _read_all(
     read: Callable[[int, int], None],
     n: int,
-    doing: str,
+    activity: str,
     progress: Progress | None,
     check: Callable[[Unreadable], None] | None,
 ) -> Unreadable:
     unreadable: Unreadable = {}
-    for done, bad in _in_chunks(partial(_tried, read), n):
-        unreadable |= bad
-        if bad and check:
+    for done, new in _in_chunks(partial(_run_jobs, read), n):
+        unreadable |= new
+        if new and check:
             check(unreadable)
         if progress:
-            progress(doing, done, n)
+            progress(activity, done, n)
     return unreadable
 
 
-def _in_chunks(fill: Callable[[Jobs], Unreadable], n: int) -> Iterator[tuple[int, Unreadable]]:
-    """-> how many samples are done, and the unreadable ones among the last chunk; in the order of the samples.
+def _in_chunks(run: Callable[[Jobs], Unreadable], n: int) -> Iterator[tuple[int, Unreadable]]:
+    """Run the jobs of all n samples and yield after each chunk, in the order of the samples.
 
-    The first two chunks are timed: tiny images are faster without threads, which would fight over the interpreter.
+    Each item is the number of samples done so far and the unreadable samples of the last chunk.
     """
-    jobs = [[(index, index) for index in range(i, min(n, i + CHUNK))] for i in range(0, n, CHUNK)]
+    chunks: list[Jobs] = []
+    for start in range(0, n, CHUNK):
+        stop = min(n, start + CHUNK)
+        chunks.append([(index, index) for index in range(start, stop)])
+
+    # The first two chunks are timed: tiny images are read faster by a single thread.
     fastest_s = math.inf
-    for number, job in enumerate(jobs[:2], 1):
-        begun = time.perf_counter()
-        bad = fill(job)
-        fastest_s = min(fastest_s, (time.perf_counter() - begun) / len(job))
-        yield min(n, number * CHUNK), bad
-    with ThreadPoolExecutor(threads() if fastest_s > WORTH_A_THREAD_S else 1, "decode") as pool:
+    for number, chunk in enumerate(chunks[:2], 1):
+        begin_s = time.perf_counter()
+        unreadable = run(chunk)
+        elapsed_s = time.perf_counter() - begin_s
+        fastest_s = min(fastest_s, elapsed_s / len(chunk))
+        yield min(n, number * CHUNK), unreadable
+
+    workers = threads() if fastest_s > WORTH_A_THREAD_S else 1
+    with ThreadPoolExecutor(workers, "decode") as pool:
         try:
-            for number, bad in enumerate(pool.map(fill, jobs[2:]), 3):
-                yield min(n, number * CHUNK), bad
+            for number, unreadable in enumerate(pool.map(run, chunks[2:]), 3):
+                yield min(n, number * CHUNK), unreadable
         finally:
+            # If the caller stops early, the remaining chunks must not be decoded.
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,8 @@
-"""What is wrong with a data set, before anything is trained on it: counts, faults, copies, leaks.
+"""Check a data set before training: class counts, bad files, copies, leaks between splits.
 
-Splits are those that a run has before it cuts validation: the dataset's own, those of its `split` column, or the seeded
-80 / 20 cut. Labels are what the configuration's tasks read of the dataset; without such a task, all of its annotations.
+The checked splits are those before a run cuts validation: the dataset's own splits, those of its
+`split` column, or the seeded 80 / 20 cut. The labels are the annotations that the configured tasks
+read; if no task reads any, they are all annotations of the dataset.
 """
 
 from __future__ import annotations
@@ -18,21 +19,26 @@ from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
 from .dataset import cache_size_of, fingerprint_of
 from .indexed import labels_of, split_dataset
-from .splits import given
+from .splits import is_labeled
 
-Counts = dict[str, dict[str, int]]  # split -> class -> samples
+Counts = dict[str, dict[str, int]]  # split -> class -> number of samples
 
 
 @frozen(eq=False)
 class Report:
-    """What `mtl data check` says of [data.<label>].
+    """What `mtl data check` finds in [data.<label>].
 
-    index, split: what was looked at, and the split (N,) of each sample. reads: the annotations that count as labels.
-    counts: of each of them, split -> class -> samples; numbers are counted as "given"; "" is no label. Without any, all samples
-    are counted as "" of the annotation "".
-    missing, unreadable: key -> why. malformed: reason -> names. duplicates: keys of each group of pixel-identical copies;
-    conflicting: those of them with different labels. shared: keys outside of train whose pixels also stand in train.
-    fingerprint: the one that a run on this table alone has.
+    index, split: the samples, and the split (N,) of each.
+    reads: the annotations that count as labels.
+    counts: annotation -> split -> class -> number of samples. Numeric labels are counted as
+        "given", missing ones as "". Without annotations, all samples are counted as "" of the
+        annotation "".
+    missing, unreadable: key -> the error message.
+    malformed: reason -> names.
+    duplicates: the keys of each group of pixel-identical copies.
+    conflicting: those groups whose labels differ.
+    shared: keys of samples outside of train with a copy in train.
+    fingerprint: the fingerprint of a run on this dataset alone.
     """
 
     label: str
@@ -49,12 +55,16 @@ class Report:
     fingerprint: str
 
     def as_json(self) -> dict[str, object]:
-        """Figures alone: `counts` by split and class, how many of each fault, and the fingerprint.
+        """Return numbers only: `counts`, the number of each kind of problem, the fingerprint.
 
-        With several annotations, `counts` is by annotation, split and class.
+        `counts` is split -> class -> samples, or annotation -> split -> class -> samples if there
+        are several annotations.
         """
+        counts: object = self.counts
+        if len(self.counts) == 1:
+            counts = next(iter(self.counts.values()))
         return {
-            "counts": self.counts if len(self.counts) > 1 else next(iter(self.counts.values())),
+            "counts": counts,
             "missing": len(self.missing),
             "unreadable": len(self.unreadable),
             "malformed": sum(map(len, self.malformed.values())),
@@ -65,66 +75,86 @@ class Report:
         }
 
 
-def check_data(experiment: Experiment, label: str, progress: Progress | None = None) -> Report:
-    """Index [data.<label>] and decode each of its images once; `max_bad` does not stop it.
+def check_data(
+    experiment: Experiment,
+    label: str,
+    progress: Progress | None = None,
+) -> Report:
+    """Index [data.<label>] and decode each of its images once. `max_bad` is ignored.
 
-    Raises MtlError: no such table, a dataset that can't be indexed, an unknown column.
+    Raises MtlError if there is no such table, if the dataset can't be indexed or has no usable
+    sample, or if a column is unknown.
     """
     if label not in experiment.data:
         raise MtlError(f"there is no table [data.{label}]; {nearest(label, experiment.data)}")
     entry = experiment.data[label]
     index = entry.component.index()
     if not len(index):
-        raise MtlError(f"data.{label} holds no usable sample; {_told(index.skipped.names)}")
+        reasons = _reasons(index.skipped.names)
+        raise MtlError(f"data.{label} holds no usable sample; {reasons}")
+
     reads = labels_of(experiment, index)
+    labels = {name: index.annotations[name] for name in reads}
     split = split_dataset(_before_cuts(experiment, label), label, index).split
+    counts = {name: _counts(split, values) for name, values in labels.items()}
+
     pixels = read_pixels(entry.component, index, progress)
     groups = groups_of_copies(pixels.copy)
-    labels = [index.annotations[name] for name in reads]
+    conflicting = [indices for indices in groups if disagree(indices, labels.values())]
     keys = index.keys.astype(str)
     return Report(
         label=label,
         index=index,
         split=split,
         reads=reads,
-        counts={name: _counts(split, index.annotations[name]) for name in reads}
-        or {"": _counts(split, None)},
-        missing={str(keys[sample]): why for sample, why in pixels.missing.items()},
-        unreadable={str(keys[sample]): why for sample, why in pixels.unreadable.items()},
+        counts=counts or {"": _counts(split, None)},
+        missing={str(keys[i]): message for i, message in pixels.missing.items()},
+        unreadable={str(keys[i]): message for i, message in pixels.unreadable.items()},
         malformed=index.skipped.names,
-        duplicates=[keys[samples].tolist() for samples in groups],
-        conflicting=[keys[samples].tolist() for samples in groups if disagree(samples, labels)],
+        duplicates=[keys[indices].tolist() for indices in groups],
+        conflicting=[keys[indices].tolist() for indices in conflicting],
         shared=keys[shared(groups, split)].tolist(),
         fingerprint=_fingerprint(experiment, label, index),
     )
 
 
 def _before_cuts(experiment: Experiment, label: str) -> Experiment:
-    """All samples of the dataset, in train and test."""
-    entry = evolve(experiment.data[label], labels=1.0, limit=None, exclude_duplicates="none")
-    return evolve(experiment, data={label: entry}, input=evolve(experiment.input, validation=0.0))
+    """Return an experiment in which all samples of the dataset are in their original splits."""
+    entry = evolve(
+        experiment.data[label],
+        labels=1.0,
+        limit=None,
+        exclude_duplicates="none",
+    )
+    no_validation = evolve(experiment.input, validation=0.0)
+    return evolve(experiment, data={label: entry}, input=no_validation)
 
 
-def _fingerprint(experiment: Experiment, label: str, index: Index) -> str:
+def _fingerprint(
+    experiment: Experiment,
+    label: str,
+    index: Index,
+) -> str:
     dataset = split_dataset(experiment, label, index)
     return fingerprint_of([dataset], cache_size_of([dataset], experiment))
 
 
-def _told(malformed: dict[str, list[str]]) -> str:
-    return (
-        "; ".join(f"{reason}: {len(names)}" for reason, names in malformed.items()) or "it is empty"
-    )
+def _reasons(malformed: dict[str, list[str]]) -> str:
+    reasons = [f"{reason}: {len(names)}" for reason, names in malformed.items()]
+    return "; ".join(reasons) or "it is empty"
 
 
 def _counts(split: np.ndarray, values: Annotation | None) -> Counts:
-    """split -> class -> samples, both by name."""
+    """Count the samples of each class in each split, both sorted by name."""
     if values is None:
         classes = np.full(len(split), "")
     elif values.dtype.kind in "fiub":
-        classes = np.where(given(values), "given", "")
+        classes = np.where(is_labeled(values), "given", "")
     else:
         classes = values.astype(str)
-    found: Counts = {name: {} for name in sorted(set(split.tolist()))}
-    for (name, label), number in sorted(Counter(zip(split.tolist(), classes.tolist())).items()):
-        found[name][label] = number
-    return found
+
+    counts: Counts = {name: {} for name in sorted(set(split.tolist()))}
+    pairs = Counter(zip(split.tolist(), classes.tolist()))
+    for (split_name, class_name), n in sorted(pairs.items()):
+        counts[split_name][class_name] = n
+    return counts

@@ -1,7 +1,8 @@
-"""Images that stand in a data set more than once, found on decoded pixels.
+"""Find images that occur more than once in a data set, by comparing their decoded pixels.
 
-Copies that part between train and test make figures too good, and copies with different labels can't both be right.
-Two images are copies where every pixel is equal; another encoding of the same image is not found.
+Copies of one image in both train and test make metrics too good. Copies with different labels
+can't both be right. Two images are copies if every pixel is equal; another encoding of the same
+photo (JPEG quality, size) is not recognized.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from attrs import field, frozen
 from ..contracts import Annotation, Dataset, Index
 from ..errors import MtlError
 from .cache import CHUNK, Progress, threads
-from .splits import given
+from .splits import is_labeled
 
 
 @frozen(eq=False)
 class Pixels:
-    """What the images of N samples are. copy: (N,) int64, equal where the pixels are; a i that can't be read is like no
-    other. missing, unreadable: i -> why: no file, or one that is no image.
+    """The identity of the images of N samples.
+
+    copy: (N,) int64, equal for samples with equal pixels. An unreadable sample has no copies.
+    missing: sample index -> the error message; its file does not exist.
+    unreadable: sample index -> the error message; its file is not an image.
     """
 
     copy: np.ndarray
@@ -31,107 +35,145 @@ class Pixels:
     unreadable: dict[int, str] = field(factory=dict)
 
 
-def read_pixels(dataset: Dataset, index: Index, progress: Progress | None = None) -> Pixels:
-    """Decode every i once, on a few threads, keeping 128 bits of each."""
-    found = Pixels(np.zeros(len(index), dtype=np.int64))
+def read_pixels(
+    dataset: Dataset,
+    index: Index,
+    progress: Progress | None = None,
+) -> Pixels:
+    """Decode every sample once, with a few threads, and compare 128-bit digests of the pixels."""
+    n = len(index)
+    found = Pixels(np.zeros(n, dtype=np.int64))
     numbers: dict[bytes, int] = {}
-    chunks = [range(i, min(len(index), i + CHUNK)) for i in range(0, len(index), CHUNK)]
+    chunks = [range(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK)]
+
     with ThreadPoolExecutor(threads(), "decode") as pool:
-        for chunk, digests in zip(chunks, pool.map(partial(_digests, dataset, index), chunks)):
+        results = pool.map(partial(_digests, dataset, index), chunks)
+        for chunk, digests in zip(chunks, results):
             for i, digest in zip(chunk, digests):
                 if isinstance(digest, MtlError):
-                    absent = isinstance(digest.__cause__, FileNotFoundError)
-                    (found.missing if absent else found.unreadable)[i] = str(digest)
-                    digest = f"i {i}".encode()
+                    is_missing = isinstance(digest.__cause__, FileNotFoundError)
+                    problems = found.missing if is_missing else found.unreadable
+                    problems[i] = str(digest)
+                    digest = f"i {i}".encode()  # differs from every other sample
                 found.copy[i] = numbers.setdefault(digest, len(numbers))
             if progress:
-                progress("reading images", chunk.stop, len(index))
+                progress("reading images", chunk.stop, n)
     return found
 
 
 def groups_of_copies(copy: np.ndarray) -> list[np.ndarray]:
-    """(N,) -> the samples of each image that stands there more than once, in the order of their first samples."""
+    """Return the sample indices of every image that occurs more than once.
+
+    copy: (N,), as in `Pixels`. The groups are sorted by their first sample.
+    """
+    if not len(copy):
+        return []
     order = np.argsort(copy, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(copy[order])) + 1) if len(copy) else []
-    return sorted((part for part in parts if len(part) > 1), key=lambda part: int(part[0]))
+    starts = np.flatnonzero(np.diff(copy[order])) + 1
+    groups = [group for group in np.split(order, starts) if len(group) > 1]
+    return sorted(groups, key=lambda group: int(group[0]))
 
 
 def disagree(indices: np.ndarray, annotations: Iterable[Annotation]) -> bool:
-    """Do these samples have different labels? Samples that lack a label agree with all."""
-    for values in annotations:
-        own = values[indices][given(values[indices])]
-        if len(own) > 1 and not np.array_equal(
-            own, np.broadcast_to(own[:1], own.shape), equal_nan=own.dtype.kind == "f"
-        ):
+    """Return whether these samples have different labels. A missing label agrees with any."""
+    for annotation in annotations:
+        values = annotation[indices]
+        values = values[is_labeled(values)]
+        if len(values) < 2:
+            continue
+        first = np.broadcast_to(values[:1], values.shape)
+        if not np.array_equal(values, first, equal_nan=values.dtype.kind == "f"):
             return True
     return False
 
 
 def shared(groups: Iterable[np.ndarray], split: np.ndarray) -> list[int]:
-    """The samples, outside of train, of images that stand in several splits; where train has none of them, all but those
-    of the first split by name.
+    """Return the samples outside of train whose image also occurs in another split.
+
+    groups: sample indices of each group of copies. split: (N,) names.
+    If no copy of an image is in train, the samples of its first split by name are left out.
     """
     found: list[int] = []
-    for indices in groups:
-        indices = indices[split[indices] != ""]
+    for group in groups:
+        indices = group[split[group] != ""]
         names = sorted(set(split[indices].tolist()), key=lambda name: (name != "train", name))
-        found += indices[split[indices] != names[0]].tolist() if len(names) > 1 else []
+        if len(names) > 1:
+            found += indices[split[indices] != names[0]].tolist()
     return sorted(found)
 
 
 def excluded(
-    which: str, copy: np.ndarray, split: np.ndarray | None, annotations: Mapping[str, Annotation]
+    which: str,
+    copy: np.ndarray,
+    split: np.ndarray | None,
+    annotations: Mapping[str, Annotation],
 ) -> dict[str, np.ndarray]:
-    """reason -> (n,) samples that `exclude_duplicates` leaves out.
+    """Return the samples that `exclude_duplicates = which` removes: reason -> (n,) indices.
 
-    "train": samples of train that also stand in another split, or that have a copy with another label. "test": samples of
-    other splits that also stand in train. split: the official one; None: all samples are train, and no copies part.
+    "train" removes training samples with a copy in another split, or with a copy that has another
+    label. "test" removes samples of other splits with a copy in train.
+
+    split: (N,) official names. None: all samples are in train; `together` will later keep copies
+    in one split.
     """
     names = np.full(len(copy), "train") if split is None else split
-    training, other = names == "train", (names != "train") & (names != "")
+    is_train = names == "train"
+    is_other = (names != "train") & (names != "")
+
     if which == "test":
-        return {
-            "their pixels also stand in train": np.flatnonzero(
-                other & np.isin(copy, copy[training])
-            )
-        }
-    elsewhere = np.isin(copy, copy[other])
-    torn = [
+        has_copy_in_train = np.isin(copy, copy[is_train])
+        leaks = np.flatnonzero(is_other & has_copy_in_train)
+        return {"an identical image is in train": leaks}
+
+    has_copy_elsewhere = np.isin(copy, copy[is_other])
+    conflicts = [
         indices for indices in groups_of_copies(copy) if disagree(indices, annotations.values())
     ]
-    conflicting = np.isin(np.arange(len(copy)), np.concatenate(torn) if torn else [])
+    has_conflict = np.zeros(len(copy), dtype=bool)
+    for indices in conflicts:
+        has_conflict[indices] = True
     return {
-        "their pixels also stand in another split": np.flatnonzero(training & elsewhere),
-        "a copy of them has another label": np.flatnonzero(training & ~elsewhere & conflicting),
+        "an identical image is in another split": np.flatnonzero(is_train & has_copy_elsewhere),
+        "an identical image has another label": np.flatnonzero(
+            is_train & ~has_copy_elsewhere & has_conflict
+        ),
     }
 
 
 def together(copy: np.ndarray, group: np.ndarray | None) -> np.ndarray:
-    """(N,) names of groups in which neither copies nor samples of one given group ever part."""
+    """Return groups, (N,) strings, that contain whole sets of copies and whole groups of `group`.
+
+    These are the connected components of the graph that links the copies of an image, and the
+    samples of a group.
+    """
     if group is None:
         return copy.astype(str)
     own = np.unique(group, return_inverse=True)[1].reshape(len(copy))
-    found = own.astype(np.int64)
+    component = own.astype(np.int64)
+    # Both links pass on the lowest number until nothing changes.
     while True:
-        before = found
+        before = component
         for links in (copy, own):
             lowest = np.full(int(links.max(initial=0)) + 1, len(copy), dtype=np.int64)
-            np.minimum.at(lowest, links, found)
-            found = lowest[links]
-        if np.array_equal(before, found):
-            return found.astype(str)
+            np.minimum.at(lowest, links, component)
+            component = lowest[links]
+        if np.array_equal(before, component):
+            return component.astype(str)
 
 
-def _digests(dataset: Dataset, index: Index, indices: range) -> list[bytes | MtlError]:
+def _digests(
+    dataset: Dataset,
+    index: Index,
+    indices: range,
+) -> list[bytes | MtlError]:
+    """Decode these samples; return a digest of the shape and the pixels, or the error, of each."""
     found: list[bytes | MtlError] = []
     for i in indices:
         try:
             image = dataset.decode(index, i)
-            found.append(
-                hashlib.blake2b(
-                    repr(image.shape).encode() + image.tobytes(), digest_size=16
-                ).digest()
-            )
         except MtlError as error:
             found.append(error)
+            continue
+        content = repr(image.shape).encode() + image.tobytes()
+        found.append(hashlib.blake2b(content, digest_size=16).digest())
     return found

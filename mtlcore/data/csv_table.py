@@ -1,7 +1,9 @@
-"""`csv`: a user's own table, one row an image: a column with its path, and columns with its labels.
+"""The dataset `csv`: a user's own table with one row for each image.
 
-A label column whose values are all numbers is numeric, any other holds categories. Every column can also be named as
-the `split` or `group` of the [data.<label>] table. Commas, semicolons and tabs are told apart by the header.
+One column holds the path of the image, the others hold labels. A label column is numeric if all its
+values are numbers, and categorical otherwise. Every column can also be the `split` or the `group`
+of the [data.<label>] table. The delimiter is the comma, semicolon or tab that is most frequent in
+the header.
 """
 
 from __future__ import annotations
@@ -20,16 +22,25 @@ from ..errors import MtlError, nearest
 from .images import read_image
 
 _Table = dict[str, list[str]]  # column -> its cells, stripped
+_Columns = dict[str, tuple[str, ...]]  # annotation -> its columns
+
+HEADER_BYTES = 1 << 16  # a longer first line is cut before the delimiter is detected
+SHOWN_CHARACTERS = 20  # of a cell in a message
 
 
 @frozen
 class Csv(Dataset):
-    """One row an image.
+    """One row for each image.
 
-    file: the table, with a header. root: the folder that its paths are below (default: the file's own). path: the column
-    of paths. columns: annotation -> its column, or several numeric columns, which become one annotation (N, D); by
-    default every other column is an annotation of its own name. numeric, categorical: annotations that are so, whatever
-    their values look like: a text in a numeric one makes the row a bad one; 0, 1, 2 become class names.
+    file: the table, with a header line.
+    root: the folder that the paths are relative to (default: the folder of the table).
+    path: the column of paths.
+    columns: annotation -> its column, or a list of numeric columns that form one annotation (N, D).
+    By default every other column is an annotation of its own name.
+    numeric: annotations that are numeric whatever their values look like. A row with a text in one
+    of them is skipped as malformed.
+    categorical: annotations that are categorical whatever their values look like: 0, 1, 2 become
+    class names.
     """
 
     file: Path
@@ -42,107 +53,140 @@ class Csv(Dataset):
     def index(self) -> Index:
         skipped = Skipped()
         table = _read(self.file, skipped)
-        wanted = self._wanted(table)
-        numeric = {name: self._is_numeric(name, names, table) for name, names in wanted.items()}
-        parsed = {
-            c: _numbers(table[c]) for name, names in wanted.items() if numeric[name] for c in names
-        }
-        rows = self._good_rows(table, parsed, skipped)
-        annotations = {
-            name: _numeric([parsed[c][rows] for c in names], self.columns.get(name))
-            if numeric[name]
-            else _column(table[names[0]], rows)
-            for name, names in wanted.items()
-        }
-        others = {name: _column(cells, rows) for name, cells in table.items() if name != self.path}
-        return Index(
-            _column(table[self.path], rows), annotations, attributes=others, skipped=skipped
-        )
+        columns = self._columns_by_annotation(table)
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        path = str(index.keys[row])
+        is_numeric = {name: self._is_numeric(name, cs, table) for name, cs in columns.items()}
+        parsed: dict[str, np.ndarray] = {}
+        for name, cs in columns.items():
+            if is_numeric[name]:
+                parsed |= {c: _numbers(table[c]) for c in cs}
+        rows = self._valid_rows(table, parsed, skipped)
+
+        annotations: dict[str, Annotation] = {}
+        for name, cs in columns.items():
+            if is_numeric[name]:
+                is_list = not isinstance(self.columns.get(name, ""), str)
+                annotations[name] = _join_numeric([parsed[c][rows] for c in cs], is_list)
+            else:
+                annotations[name] = _strings(table[cs[0]], rows)
+        attributes = {
+            name: _strings(cells, rows) for name, cells in table.items() if name != self.path
+        }
+        keys = _strings(table[self.path], rows)
+        return Index(keys, annotations, attributes=attributes, skipped=skipped)
+
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        path = str(index.keys[i])
+        # realpath: unlike other datasets, symbolic links may not leave the root either.
         if not _is_below(os.path.realpath(self._root), os.path.realpath(self._root / path)):
-            raise MtlError(f"{path!r} leads out of {self._root}: an image must lie below the root")
+            raise MtlError(f"{path!r} leads out of {self._root}: an image must be inside the root")
         return read_image(path, self._root)
 
     @property
     def _root(self) -> Path:
         return self.file.parent if self.root is None else self.root
 
-    def _wanted(self, table: _Table) -> dict[str, tuple[str, ...]]:
-        """annotation -> its columns. Raises MtlError where one is not in the table."""
-        own: Mapping[str, str | tuple[str, ...]] = self.columns or {
-            name: name for name in table if name != self.path
-        }
-        wanted = {name: (c,) if isinstance(c, str) else tuple(c) for name, c in own.items()}
-        for where, column in [
-            ("path", self.path),
-            *((f"columns.{n}", c) for n, cs in wanted.items() for c in cs),
-        ]:
-            if column not in table:
-                raise MtlError(
-                    f"csv: {self.file} has no column {column!r} ({where}); {nearest(column, table)}"
-                )
+    def _columns_by_annotation(self, table: _Table) -> _Columns:
+        """Return annotation -> its columns. Raises MtlError for a column or annotation unknown."""
+        configured: Mapping[str, str | tuple[str, ...]] = self.columns
+        if not configured:
+            configured = {name: name for name in table if name != self.path}
+        columns: _Columns = {}
+        for name, own in configured.items():
+            columns[name] = (own,) if isinstance(own, str) else tuple(own)
+
+        self._require_column(self.path, "path", table)
+        for name, cs in columns.items():
+            for column in cs:
+                self._require_column(column, f"columns.{name}", table)
         for key in ("numeric", "categorical"):
             for name in getattr(self, key):
-                if name not in wanted:
-                    raise MtlError(
-                        f"csv: {key} names {name!r}, which is no annotation; {nearest(name, wanted)}"
-                    )
-        return wanted
+                if name not in columns:
+                    hint = nearest(name, columns)
+                    raise MtlError(f"csv: {key} lists {name!r}, which is no annotation; {hint}")
+        return columns
 
-    def _is_numeric(self, name: str, columns: tuple[str, ...], table: _Table) -> bool:
+    def _require_column(
+        self,
+        column: str,
+        key: str,
+        table: _Table,
+    ) -> None:
+        """Raise MtlError if the table has no such column. key: where the configuration names it."""
+        if column not in table:
+            hint = nearest(column, table)
+            raise MtlError(f"csv: {self.file} has no column {column!r} ({key}); {hint}")
+
+    def _is_numeric(
+        self,
+        name: str,
+        columns: tuple[str, ...],
+        table: _Table,
+    ) -> bool:
+        """Return whether an annotation is numeric. Raises MtlError if the keys contradict."""
         if name in self.numeric and name in self.categorical:
-            raise MtlError(f"csv: {name!r} stands in numeric and in categorical: keep one of them")
-        listed = not isinstance(self.columns.get(name, ""), str)
-        if listed and name in self.categorical:
+            raise MtlError(f"csv: {name!r} is in numeric and in categorical: keep one of them")
+        is_list = not isinstance(self.columns.get(name, ""), str)
+        if is_list and name in self.categorical:
             raise MtlError(
-                f"csv: columns.{name} is a list, which makes it numeric: take it out of categorical"
+                f"csv: columns.{name} is a list, which makes it numeric: remove it from categorical"
             )
-        if listed or name in self.numeric:
+        if is_list or name in self.numeric:
             return True
+        if name in self.categorical:
+            return False
         cells = [cell for cell in table[columns[0]] if cell]
-        return (
-            name not in self.categorical and bool(cells) and all(_is_number(cell) for cell in cells)
-        )
+        return bool(cells) and all(_is_number(cell) for cell in cells)
 
-    def _good_rows(
-        self, table: _Table, parsed: Mapping[str, np.ndarray], skipped: Skipped
+    def _valid_rows(
+        self,
+        table: _Table,
+        parsed: Mapping[str, np.ndarray],
+        skipped: Skipped,
     ) -> np.ndarray:
-        good: list[int] = []
+        """Return the numbers of the valid rows (n,), and add the others to `skipped`.
+
+        parsed: the numeric columns; infinite values mark cells that are no numbers.
+        """
+        malformed = {column: np.isinf(values) for column, values in parsed.items()}
+        valid: list[int] = []
         seen: set[str] = set()
-        bad = {c: np.isinf(values) for c, values in parsed.items()}
         for row, path in enumerate(table[self.path]):
-            wrong = next((c for c, flags in bad.items() if flags[row]), None)
-            if reason := _fault_of_path(path, self._root, seen):
-                skipped.add(reason, path or f"row {row + 1}")
-            elif wrong is not None:
-                skipped.add(
-                    f"no number in the column {wrong!r}", f"{path} ({table[wrong][row][:20]!r})"
-                )
+            column = next((c for c, flags in malformed.items() if flags[row]), None)
+            if problem := _problem_of_path(path, self._root, seen):
+                skipped.add(problem, path or f"row {row + 1}")
+            elif column is not None:
+                cell = table[column][row][:SHOWN_CHARACTERS]
+                skipped.add(f"no number in the column {column!r}", f"{path} ({cell!r})")
             else:
                 seen.add(path)
-                good.append(row)
-        return np.array(good, dtype=np.int64)
+                valid.append(row)
+        return np.array(valid, dtype=np.int64)
 
 
-# ------------------------------------------------------------------------------------------------ cells
+# ------------------------------------------------------------ cells
 
 
-def _column(cells: list[str], rows: np.ndarray) -> np.ndarray:
+def _strings(cells: list[str], rows: np.ndarray) -> np.ndarray:
     return np.array([cells[row] for row in rows], dtype=str)
 
 
-def _numeric(columns: list[np.ndarray], given: str | tuple[str, ...] | None) -> Annotation:
-    """(N,) of one column, (N, D) of a list; a row that lacks one of its numbers lacks all."""
-    if given is None or isinstance(given, str):
+def _join_numeric(columns: list[np.ndarray], is_list: bool) -> Annotation:
+    """Return (N,) for a single column, (N, D) for a list of columns.
+
+    A row that lacks one number of a list counts as lacking all of them.
+    """
+    if not is_list:
         return columns[0]
     values = np.stack(columns, 1)
     return np.where(np.isnan(values).any(1, keepdims=True), np.nan, values)
 
 
 def _numbers(cells: list[str]) -> np.ndarray:
-    """(N,) float64: NaN where empty, infinite where there is no number: a row that is to be left out."""
+    """Return (N,) float64: NaN for an empty cell, infinity for a cell that is no number.
+
+    Rows with an infinite value are skipped later, whether or not the cell says "inf".
+    """
     return np.array([_number(cell) for cell in cells], dtype=np.float64)
 
 
@@ -161,7 +205,12 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _fault_of_path(path: str, root: Path, seen: set[str]) -> str | None:
+def _problem_of_path(
+    path: str,
+    root: Path,
+    seen: set[str],
+) -> str | None:
+    """Return what is wrong with a path, or None. seen: the paths of earlier rows."""
     if not path:
         return "no path"
     if "\0" in path or not _is_below(os.path.normpath(root), os.path.normpath(root / path)):
@@ -170,42 +219,54 @@ def _fault_of_path(path: str, root: Path, seen: set[str]) -> str | None:
 
 
 def _is_below(root: str, full: str) -> bool:
-    """Does `full` lie below the root? Neither holds dots (nor links, where those are to count)."""
+    """Return whether `full` is inside `root`. Both must be normalized (no "." and "..")."""
     return full.startswith(root.rstrip(os.sep) + os.sep)
 
 
-# ------------------------------------------------------------------------------------------------ the file
+# ------------------------------------------------------------ the file
 
 
 def _read(path: Path, skipped: Skipped) -> _Table:
-    """The columns of a file; rows that are too short are counted."""
+    """Read the columns of a file. Rows with another number of cells are added to `skipped`.
+
+    Raises MtlError if the file can't be read, is no csv file, or has a wrong header.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline(1 << 16)
+            header = file.readline(HEADER_BYTES)
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=header.count))
-            names = _names(path, next(reader, []))
-            rows = list(_rows(reader, len(names), skipped))
+            names = _column_names(path, next(reader, []))
+            rows = list(_complete_rows(reader, len(names), skipped))
     except OSError as error:
         raise MtlError(f"csv: {path} can't be read: {error.strerror}") from error
     except csv.Error as error:
         raise MtlError(f"csv: {path} is no csv file: line {reader.line_num}: {error}") from error
-    return {name: [row[place].strip() for row in rows] for place, name in enumerate(names) if name}
+
+    table: _Table = {}
+    for i, name in enumerate(names):
+        if name:
+            table[name] = [row[i].strip() for row in rows]
+    return table
 
 
-def _names(path: Path, header: list[str]) -> list[str]:
+def _column_names(path: Path, header: list[str]) -> list[str]:
     names = [name.strip() for name in header]
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise MtlError(f"csv: {path} has the column {twice[0]!r} more than once")
+    repeated = sorted({name for name in names if name and names.count(name) > 1})
+    if repeated:
+        raise MtlError(f"csv: {path} has the column {repeated[0]!r} more than once")
     if not any(names):
-        raise MtlError(f"csv: {path} must open with a line of column names")
+        raise MtlError(f"csv: {path} must start with a header line of column names")
     return names
 
 
-def _rows(reader: Iterable[list[str]], width: int, skipped: Skipped) -> Iterable[list[str]]:
+def _complete_rows(
+    reader: Iterable[list[str]],
+    width: int,
+    skipped: Skipped,
+) -> Iterable[list[str]]:
     for number, cells in enumerate(reader, 1):
         if len(cells) == width:
             yield cells
-        elif cells:  # an empty line is no row
+        elif cells:  # an empty line is not a row
             skipped.add(f"not {width} columns", f"row {number}")

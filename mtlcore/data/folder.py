@@ -1,7 +1,11 @@
-"""`image_folder`: a user's own images, one folder a class; the folder's name is the label.
+"""The dataset `image_folder`: a user's own images, with one folder for each class.
 
-Two layouts: `root / <class> / *`, which has no official split, and `root / <split> / <class> / *`, where the folders of
-the first level are train, val (or valid, validation) and test. Images may lie in folders below that of their class.
+The name of the folder is the label. There are two layouts:
+
+- `root / <class> / *`, without an official split;
+- `root / <split> / <class> / *`. The splits are train, val (or valid, validation) and test.
+
+Images may be at any depth below the folder of their class.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from attrs import frozen
@@ -26,17 +31,24 @@ SPLITS = {
     "test": "test",
 }
 
-_Row = tuple[str, str, str]  # key, label, split
+
+class _Sample(NamedTuple):
+    key: str
+    label: str
+    split: str
 
 
 @frozen
 class ImageFolder(Dataset):
-    """One folder a class.
+    """One folder for each class.
 
-    root: the folder that holds the class folders, or those of the splits. annotation: what the labels are called; ""
-    where there are none: then every image, at any depth, is a sample without a label.
-    The first level is read as splits where all of its folders, or one called train, bear the name of a split. A "val"
-    folder is the run's validation split: nothing is then cut from train.
+    root: the folder that holds the class folders, or the split folders.
+    annotation: the name of the labels; "" if there are none. Then every image at any depth is a
+    sample without a label.
+
+    The first level is read as splits if all of its folders have the name of a split, or if one of
+    them is called train. A "val" folder becomes the validation split of the run, and nothing is cut
+    from train.
     """
 
     root: Path
@@ -45,66 +57,85 @@ class ImageFolder(Dataset):
     def index(self) -> Index:
         if not self.root.is_dir():
             raise MtlError(
-                f"image_folder: {self.root} is no folder; expected one that holds a folder for each class"
+                f"image_folder: {self.root} is no folder; "
+                f"expected one that holds a folder for each class"
             )
         skipped = Skipped()
         if not self.annotation:
-            return Index(
-                np.array(list(_images(self.root, "", skipped)), dtype=str), {}, skipped=skipped
-            )
+            images = list(_images(self.root, "", skipped))
+            return Index(np.array(images, dtype=str), {}, skipped=skipped)
+
         folders = _folders(self.root, "", skipped)
         has_splits = _are_splits(folders)
-        samples = (
-            _split_samples(folders, skipped)
-            if has_splits
-            else list(_class_samples(folders, "", "", skipped))
-        )
-        keys, labels, splits = (
-            np.array([sample[i] for sample in samples], dtype=str) for i in range(3)
-        )
+        if has_splits:
+            samples = _split_samples(folders, skipped)
+        else:
+            samples = list(_class_samples(folders, "", "", skipped))
+        keys = np.array([sample.key for sample in samples], dtype=str)
+        labels = np.array([sample.label for sample in samples], dtype=str)
+        splits: np.ndarray | None = None
+        if has_splits:
+            splits = np.array([sample.split for sample in samples], dtype=str)
         return Index(
-            keys, {self.annotation: labels}, split=splits if has_splits else None, skipped=skipped
+            keys,
+            annotations={self.annotation: labels},
+            split=splits,
+            skipped=skipped,
         )
 
-    def decode(self, index: Index, sample: int) -> np.ndarray:
-        return read_image(str(index.keys[sample]), self.root)
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        return read_image(str(index.keys[i]), self.root)
 
 
 def _are_splits(folders: list[os.DirEntry[str]]) -> bool:
     names = [folder.name.lower() for folder in folders]
-    return "train" in names or (bool(names) and all(name in SPLITS for name in names))
+    if "train" in names:
+        return True
+    return bool(names) and all(name in SPLITS for name in names)
 
 
-def _split_samples(folders: list[os.DirEntry[str]], skipped: Skipped) -> list[_Row]:
-    samples: list[_Row] = []
+def _split_samples(folders: list[os.DirEntry[str]], skipped: Skipped) -> list[_Sample]:
+    """Return the samples of split folders."""
+    samples: list[_Sample] = []
     for folder in folders:
         split = SPLITS.get(folder.name.lower())
         if split is None:
-            skipped.add(
-                f"no split, beside a folder called train (known: {', '.join(SPLITS)})", folder.name
-            )
+            known = ", ".join(SPLITS)
+            skipped.add(f"no split, beside a folder called train (known: {known})", folder.name)
             continue
-        below = f"{folder.name}/"
-        samples += _class_samples(_folders(folder.path, below, skipped), below, split, skipped)
+        prefix = f"{folder.name}/"
+        class_folders = _folders(folder.path, prefix, skipped)
+        samples += _class_samples(class_folders, prefix, split, skipped)
     return samples
 
 
 def _class_samples(
-    folders: list[os.DirEntry[str]], below: str, split: str, skipped: Skipped
-) -> Iterator[_Row]:
+    folders: list[os.DirEntry[str]],
+    prefix: str,
+    split: str,
+    skipped: Skipped,
+) -> Iterator[_Sample]:
+    """Yield the samples of class folders. prefix: what their keys start with."""
     for folder in folders:
-        name = below + folder.name
+        name = prefix + folder.name
         images = list(_images(folder.path, f"{name}/", skipped))
         if not images:
             skipped.add("a class folder without images", name)
         for key in images:
-            yield key, folder.name, split
+            yield _Sample(key, folder.name, split)
 
 
-def _images(path: str | Path, below: str, skipped: Skipped) -> Iterator[str]:
-    """The keys of all images in a folder and below it; links to folders are not followed there, since they may circle."""
+def _images(
+    path: str | Path,
+    prefix: str,
+    skipped: Skipped,
+) -> Iterator[str]:
+    """Yield the keys of all images in a folder, at any depth.
+
+    Links to folders are not followed, because they may lead in a circle.
+    """
     for entry in _entries(path):
-        key = below + entry.name
+        key = prefix + entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from _images(entry.path, f"{key}/", skipped)
         elif entry.name.lower().endswith(IMAGES):
@@ -113,19 +144,27 @@ def _images(path: str | Path, below: str, skipped: Skipped) -> Iterator[str]:
             skipped.add(f"not one of {', '.join(IMAGES)}", key)
 
 
-def _folders(path: str | Path, below: str, skipped: Skipped) -> list[os.DirEntry[str]]:
-    """The folders in a folder; files beside them are counted."""
+def _folders(
+    path: str | Path,
+    prefix: str,
+    skipped: Skipped,
+) -> list[os.DirEntry[str]]:
+    """Return the folders in a folder. Files beside them are skipped."""
     entries = _entries(path)
     for entry in entries:
         if not entry.is_dir():
-            skipped.add("not in a class folder", below + entry.name)
+            skipped.add("not in a class folder", prefix + entry.name)
     return [entry for entry in entries if entry.is_dir()]
 
 
 def _entries(path: str | Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, hidden entries left out, by name."""
+    """Return the entries of a folder by name, without hidden ones.
+
+    Raises MtlError if the folder can't be listed.
+    """
     try:
         with os.scandir(path) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise MtlError(f"image_folder: {path} can't be listed: {error.strerror}") from error
+    return sorted(visible, key=lambda entry: entry.name)

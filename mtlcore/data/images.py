@@ -1,8 +1,9 @@
-"""From a file's bytes to RGB pixels, and from any image to a square one.
+"""Decode images to RGB pixels, and shrink them to squares.
 
-JPEG goes through simplejpeg (1.7 to 6 times as fast as Pillow, the same pixels); whatever it can't take, and every
-other format, goes through Pillow. What comes out is always (H, W, 3) uint8 RGB, upright. Broken bytes give an
-`MtlError` that names the file and the reason, and nothing else: never a traceback.
+simplejpeg decodes JPEG: it is 1.7 to 6 times as fast as Pillow and returns the same pixels. Pillow
+decodes every other format, and those JPEG files that simplejpeg can't handle. The result is always
+(H, W, 3) uint8 RGB, upright. Broken files raise an `MtlError` that names the file and the reason;
+no other exception leaves this module.
 """
 
 from __future__ import annotations
@@ -16,29 +17,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import MtlError
 
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "GIF",
-    "TIFF",
-    "WEBP",
-    "PPM",
-)  # no format that runs a program (EPS)
+# EPS is missing on purpose: Pillow runs an external program to read it.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 ORIENTATION = 0x0112  # the EXIF tag
+EXIF_SEARCH_BYTES = 1 << 16  # a JPEG file has its EXIF block within these first bytes
 
 
 def read_image(
     path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """The image at `path`, below `root` where one is given -> (H, W, 3) uint8 RGB.
+    """Read the image at `path`, relative to `root` if that is set, as (H, W, 3) uint8 RGB.
 
-    A path that leaves the root ("../secret.png", "/etc/x.png") is refused; symbolic links are followed.
-    Raises MtlError where the file is missing, is no image, is broken, or is too large to be one in earnest.
+    Symbolic links are followed. Raises MtlError if
+    - the path leaves the root ("../secret.png", "/etc/x.png"),
+    - the file is missing, is not an image, or is broken,
+    - the image has too many pixels to be a real one (a decompression bomb).
     """
     full = os.fspath(path) if root is None else _below(os.fspath(root), os.fspath(path))
     try:
-        with open(full, "rb") as file:  # noqa: PTH123 (a Path costs a third of a small image's decoding)
+        with open(full, "rb") as file:  # noqa: PTH123 (Path takes a third of a small image's time)
             data = file.read()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -47,68 +44,86 @@ def read_image(
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """An encoded image -> (H, W, 3) uint8 RGB. `name` stands in the message of the MtlError for broken ones.
+    """Decode the bytes of an image file to (H, W, 3) uint8 RGB.
 
-    EXIF rotation is applied; gray, palette, CMYK and 16-bit images become 8-bit RGB; transparent pixels become white.
+    EXIF rotation is applied. Gray, palette, CMYK and 16-bit images become 8-bit RGB. Transparent
+    pixels become white.
+
+    name: how the message of an MtlError calls the image. Raises MtlError for broken bytes.
     """
     if not data:
         raise MtlError(f"{name} is no readable image: the file is empty")
-    if data.startswith(b"\xff\xd8"):
-        image = _plain_jpeg(data, name)
+    if data.startswith(b"\xff\xd8"):  # JPEG
+        image = _decode_plain_jpeg(data, name)
         if image is not None:
             return image
-    return _by_pillow(data, name)
+    return _decode_with_pillow(data, name)
 
 
-def shrink(image: np.ndarray, side: int, enlarge: bool = False) -> np.ndarray:
-    """(H, W, 3) uint8 -> (side, side, 3): the central square, shrunk with antialiasing.
+def shrink(
+    image: np.ndarray,
+    size: int,
+    enlarge: bool = False,
+) -> np.ndarray:
+    """Shrink the central square of (H, W, 3) uint8 to (size, size, 3), with antialiasing.
 
-    Raises MtlError where the square is smaller than `side` and may not be enlarged, and where `image` is no such array.
+    enlarge: whether a square smaller than `size` is enlarged.
+    Raises MtlError if the square is smaller than `size` and `enlarge` is False, or if `image` is
+    not a (H, W, 3) uint8 array.
     """
     square = central_square(image)
-    if len(square) == side:
+    if len(square) == size:
         return square
-    if len(square) < side and not enlarge:
+    if len(square) < size and not enlarge:
         h, w = image.shape[:2]
-        raise MtlError(f"an image of {w} x {h} pixels is smaller than {side} x {side}")
-    whole = Image.fromarray(np.ascontiguousarray(square))
-    return np.asarray(whole.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0))
+        raise MtlError(f"an image of {w} x {h} pixels is smaller than {size} x {size}")
+    full = Image.fromarray(np.ascontiguousarray(square))
+    resized = full.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(resized)
 
 
 def central_square(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (s, s, 3), a view, s = min(H, W). Raises MtlError where `image` is no such array."""
+    """Return the central (s, s, 3) of (H, W, 3) uint8 as a view, s = min(H, W).
+
+    Raises MtlError if `image` is not such an array.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise MtlError(f"an image must be (H, W, 3) uint8; got {image.shape} {image.dtype}")
     h, w = image.shape[:2]
     short = min(h, w)
-    top, left = (h - short) // 2, (w - short) // 2
+    top = (h - short) // 2
+    left = (w - short) // 2
     return image[top : top + short, left : left + short]
 
 
 def _below(root: str, path: str) -> str:
+    """Join root and path. Raises MtlError if the result is outside of the root."""
     full = os.path.normpath(os.path.join(root, path))  # noqa: PTH118 (pathlib keeps "..")
-    base, there = os.path.abspath(root), os.path.abspath(full)  # noqa: PTH100 (as above; links are followed)
-    if there != base and not there.startswith(base.rstrip(os.sep) + os.sep):
-        raise MtlError(f"{path!r} leads out of {root}: an image must lie below the root")
+    # abspath does not resolve symbolic links: a link inside the root may point anywhere.
+    base = os.path.abspath(root)  # noqa: PTH100 (as above)
+    target = os.path.abspath(full)  # noqa: PTH100 (as above)
+    if target != base and not target.startswith(base.rstrip(os.sep) + os.sep):
+        raise MtlError(f"{path!r} leads out of {root}: an image must be inside the root")
     return full
 
 
-# ------------------------------------------------------------------------------------------------ JPEG
+# ------------------------------------------------------------ JPEG
 
 
-def _plain_jpeg(data: bytes, name: str) -> np.ndarray | None:
-    """The image, or None where Pillow must look at it: CMYK, a rotation, an oddity."""
+def _decode_plain_jpeg(data: bytes, name: str) -> np.ndarray | None:
+    """Decode with simplejpeg, or return None if Pillow has to (CMYK, a rotation, an oddity)."""
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         _refuse_bomb(width, height, name)
-        if colors not in ("YCbCr", "Gray") or (b"Exif" in data[: 1 << 16] and _is_rotated(data)):
+        if colors not in ("YCbCr", "Gray"):
+            return None
+        if b"Exif" in data[:EXIF_SEARCH_BYTES] and _is_rotated(data):
             return None
         image: np.ndarray = simplejpeg.decode_jpeg(data, "RGB")
         return image
     except (ValueError, LookupError, RuntimeError, MemoryError) as error:
-        if "remature end" in str(
-            error
-        ):  # Pillow would fill the rest with gray where an end marker follows
+        # Pillow would fill the missing rest with gray if the file ends with an end marker.
+        if "remature end" in str(error):
             raise _unreadable(name, "the file is truncated") from error
         return None
 
@@ -117,39 +132,45 @@ def _is_rotated(data: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return image.getexif().get(ORIENTATION, 1) != 1
-    except Exception:  # noqa: BLE001 (as in _by_pillow, which then says what is wrong)
+    except Exception:  # noqa: BLE001 (_decode_with_pillow will then report what is wrong)
         return True
 
 
-# ------------------------------------------------------------------------------------------------ other formats
+# ------------------------------------------------------------ other formats
 
 
-def _by_pillow(data: bytes, name: str) -> np.ndarray:
+def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_bomb(*image.size, name)
-            return np.array(_rgb(ImageOps.exif_transpose(image)))
+            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except MtlError:
         raise
-    except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
+    except Exception as error:  # Pillow's readers raise nearly any exception on broken bytes
         raise _unreadable(name, _reason(error)) from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. 16-bit gray is scaled, not clipped; transparent pixels become white."""
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB. 16-bit gray is scaled, not clipped; transparent becomes white."""
     if image.mode == "F":
         raise ValueError("its pixels are floats of unknown range")
     if image.mode.startswith("I"):
         gray = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((gray + 128) // 257).astype(np.uint8)).convert("RGB")
+        eight_bit = ((gray + 128) // 257).astype(np.uint8)
+        return Image.fromarray(eight_bit).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        opaque = image.convert("RGBA")
-        white = Image.new("RGBA", opaque.size, "white")
-        return Image.alpha_composite(white, opaque).convert("RGB")
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _refuse_bomb(width: int, height: int, name: str) -> None:
+def _refuse_bomb(
+    width: int,
+    height: int,
+    name: str,
+) -> None:
+    """Raise MtlError if the image has more pixels than Pillow considers safe."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise _unreadable(

@@ -1,7 +1,8 @@
-"""One dataset, indexed and split; and the count of what it left out.
+"""Index one dataset and split its samples.
 
-Malformed samples that `index` passed over and images that can't be read draw on one budget, `max_bad`: within it they
-are told once, with examples; beyond it the run stops.
+A dataset skips malformed samples while it indexes; others turn out to be unreadable when their
+image is decoded. Both count against one limit, `max_bad`: within it they are reported once, with
+examples; beyond it the run stops.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ from ..errors import MtlError, nearest
 from .copies import excluded, read_pixels, together
 from .splits import Rules, assign, strata_of
 
-EXAMPLES = 3  # names told with each reason
+EXAMPLES = 3  # names that are listed with each reason
 
 
 @frozen(eq=False)
 class IndexedDataset:
-    """An indexed dataset of n samples. split: (n,) names, "" for none; labeled: (n,) bool, samples whose labels are kept.
+    """One dataset of n samples, with its split.
 
-    absent: why samples are in no split -> how many: the dataset gives them none, or `exclude_duplicates` takes them out.
+    label, entry: its table [data.<label>].
+    index: what the dataset returned.
+    split: (n,) names; "" for samples in no split.
+    labeled: (n,) bool, samples that keep their labels.
+    without_split: reason -> the number of samples that are in no split, because the dataset assigns
+        none or because `exclude_duplicates` removes them.
     """
 
     label: str
@@ -30,98 +36,121 @@ class IndexedDataset:
     index: Index
     split: np.ndarray
     labeled: np.ndarray
-    absent: dict[str, int] = field(factory=dict)
+    without_split: dict[str, int] = field(factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def gives(self, name: str) -> bool:
+    def has_annotation(self, name: str) -> bool:
         return name in self.index.annotations
 
     def refuse_too_many(self, skipped: Skipped) -> None:
-        """Raises MtlError where more samples are bad than `max_bad` allows."""
+        """Raise MtlError if more samples are skipped than `max_bad` allows."""
         _refuse_too_many(self.label, self.entry, skipped)
 
-    def left_out(self, skipped: Skipped) -> list[str]:
-        """A line for each reason, then one for each note of the dataset."""
-        lines = [
-            f"data.{self.label}: {n} left out, {reason}" for reason, n in self.absent.items() if n
-        ]
+    def report_lines(self, skipped: Skipped) -> list[str]:
+        """Return a line for each reason why samples are left out, then one for each note."""
+        lines: list[str] = []
+        for reason, n in self.without_split.items():
+            if n:
+                lines.append(f"data.{self.label}: {n} left out, {reason}")
         for reason, names in skipped.names.items():
-            lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {some(names)}")
-        lines += [
-            f"data.{self.label}: {n} {reason}" for reason, n in self.index.skipped.notes.items()
-        ]
+            examples = first_few(names)
+            lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {examples}")
+        for note, n in self.index.skipped.notes.items():
+            lines.append(f"data.{self.label}: {n} {note}")
         return lines
 
 
 def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
     """Index [data.<label>] and split its samples.
 
-    Raises MtlError: a missing root, no usable sample, too many bad ones, an unknown column.
+    Raises MtlError for a missing root, no usable sample, too many malformed samples, an unknown
+    column.
     """
     entry = experiment.data[label]
     index = entry.component.index()
     _check(label, index)
     _refuse_too_many(label, entry, index.skipped)
     if not len(index):
-        raise MtlError(
-            f"data.{label} ({_root(entry)}) holds no usable sample{_reasons(index.skipped)}"
-        )
+        reasons = _reasons(index.skipped)
+        raise MtlError(f"data.{label} ({_root(entry)}) holds no usable sample{reasons}")
     return split_dataset(experiment, label, index)
 
 
-def split_dataset(experiment: Experiment, label: str, index: Index) -> IndexedDataset:
-    """The dataset of an index that is there already. Raises MtlError on an unknown column."""
-    entry, n = experiment.data[label], len(index)
-    split = (
-        index.split
-        if entry.split is None
-        else _splits(_column(index, entry.split, f"data.{label}.split"))
-    )
-    group = (
-        index.group if entry.group is None else _column(index, entry.group, f"data.{label}.group")
-    )
+def split_dataset(
+    experiment: Experiment,
+    label: str,
+    index: Index,
+) -> IndexedDataset:
+    """Split the samples of a dataset that is already indexed.
+
+    Raises MtlError for an unknown column in `split` or `group`.
+    """
+    entry = experiment.data[label]
+    n = len(index)
+
+    split = index.split
+    if entry.split is not None:
+        split = _normalize_splits(_column(index, entry.split, f"data.{label}.split"))
+    group = index.group
+    if entry.group is not None:
+        group = _column(index, entry.group, f"data.{label}.group")
     labels = {name: index.annotations[name] for name in labels_of(experiment, index)}
-    absent = {
-        "they belong to no split": np.flatnonzero(split == "")
-        if split is not None
-        else np.arange(0)
-    }
-    kept = np.ones(n, dtype=bool)
+
+    without_split = {"they belong to no split": np.arange(0)}
+    if split is not None:
+        without_split["they belong to no split"] = np.flatnonzero(split == "")
+    used = np.ones(n, dtype=bool)
     if entry.exclude_duplicates != "none":
         copy = read_pixels(entry.component, index).copy
+        # Copies that remain must not be separated when the run cuts a split.
         group = together(copy, group)
-        absent |= excluded(entry.exclude_duplicates, copy, split, labels)
-        kept[np.concatenate(list(absent.values()))] = False
-    rules = Rules(experiment.seed, label, experiment.input.validation, entry.labels, entry.limit)
-    strata = strata_of(next(iter(labels.values()), None), n)
-    official, groups = (None if names is None else names[kept] for names in (split, group))
-    assigned = assign(rules, index.keys[kept], strata[kept], official, groups)
-    names, labeled = np.full(n, "", dtype=assigned.split.dtype), np.zeros(n, dtype=bool)
-    names[kept], labeled[kept] = assigned.split, assigned.labeled
-    return IndexedDataset(
+        without_split |= excluded(entry.exclude_duplicates, copy, split, labels)
+        used[np.concatenate(list(without_split.values()))] = False
+
+    rules = Rules(
+        experiment.seed,
         label,
-        entry,
-        index,
-        names,
-        labeled,
-        {reason: len(samples) for reason, samples in absent.items()},
+        experiment.input.validation,
+        entry.labels,
+        entry.limit,
     )
+    strata = strata_of(next(iter(labels.values()), None), n)
+    official = None if split is None else split[used]
+    groups = None if group is None else group[used]
+    assigned = assign(rules, index.keys[used], strata[used], official, groups)
+
+    names = np.full(n, "", dtype=assigned.split.dtype)
+    names[used] = assigned.split
+    labeled = np.zeros(n, dtype=bool)
+    labeled[used] = assigned.labeled
+    counts = {reason: len(indices) for reason, indices in without_split.items()}
+    return IndexedDataset(label, entry, index, names, labeled, counts)
 
 
 def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:
-    """The annotations that the run's tasks read of a dataset, in the order of the tasks; all that it has where none does."""
-    read = dict.fromkeys(entry.component.reads for entry in experiment.tasks.values())
-    return tuple(name for name in read if name in index.annotations) or tuple(index.annotations)
+    """Return the annotations of this dataset that the run's tasks read, in the order of the tasks.
+
+    If no task reads any of them, return all annotations of the dataset.
+    """
+    read_by_tasks = dict.fromkeys(entry.component.reads for entry in experiment.tasks.values())
+    used = tuple(name for name in read_by_tasks if name in index.annotations)
+    return used or tuple(index.annotations)
 
 
-def some(names: list[str]) -> str:
-    """The first few."""
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+def first_few(names: list[str]) -> str:
+    """Join the first `EXAMPLES` names, with "..." if there are more."""
+    text = ", ".join(names[:EXAMPLES])
+    return f"{text}, ..." if len(names) > EXAMPLES else text
 
 
-def _column(index: Index, name: str, where: str) -> np.ndarray:
+def _column(
+    index: Index,
+    name: str,
+    where: str,
+) -> np.ndarray:
+    """Return an attribute or annotation as (n,) strings. Raises MtlError if there is none."""
     known = index.attributes | index.annotations
     if name not in known:
         raise MtlError(
@@ -130,43 +159,56 @@ def _column(index: Index, name: str, where: str) -> np.ndarray:
     return known[name].astype(str)
 
 
-def _splits(names: np.ndarray) -> np.ndarray:
-    """A column of the user's own, with the usual short names of validation understood."""
+def _normalize_splits(names: np.ndarray) -> np.ndarray:
+    """Replace the usual short names of "validation" in a user's own column."""
     return np.where(np.isin(names, ("val", "valid")), "validation", names)
 
 
 def _check(label: str, index: Index) -> None:
-    """What a dataset's author can get wrong, told before it does harm."""
+    """Raise MtlError if the index breaks the contract: wrong lengths, or a key that repeats."""
+    arrays = {f"annotation {name!r}": values for name, values in index.annotations.items()}
+    arrays |= {f"attribute {name!r}": values for name, values in index.attributes.items()}
+    if index.split is not None:
+        arrays["split"] = index.split
+    if index.group is not None:
+        arrays["group"] = index.group
+
     n = len(index)
-    arrays = {f"annotation {k!r}": v for k, v in index.annotations.items()}
-    arrays |= {f"attribute {k!r}": v for k, v in index.attributes.items()}
-    arrays |= {k: v for k, v in (("split", index.split), ("group", index.group)) if v is not None}
     for name, array in arrays.items():
         if len(array) != n:
             raise MtlError(
-                f"data.{label}: its index gives {n} keys but {len(array)} values of {name}"
+                f"data.{label}: its index has {n} keys but {len(array)} values of {name}"
             )
-    names, counts = np.unique(index.keys, return_counts=True)
-    if len(names) != n:
+    keys, counts = np.unique(index.keys, return_counts=True)
+    if len(keys) != n:
+        repeated = str(keys[counts.argmax()])
         raise MtlError(
-            f"data.{label}: its index gives the key {str(names[counts.argmax()])!r} {counts.max()} times"
+            f"data.{label}: its index has the key {repeated!r} {counts.max()} times; "
+            f"expected unique keys"
         )
 
 
-def _refuse_too_many(label: str, entry: DataEntry, skipped: Skipped) -> None:
+def _refuse_too_many(
+    label: str,
+    entry: DataEntry,
+    skipped: Skipped,
+) -> None:
     if len(skipped) > entry.max_bad:
         raise MtlError(
-            f"data.{label} ({_root(entry)}): {len(skipped)} samples are malformed or unreadable, more than "
-            f"max_bad = {entry.max_bad}{_reasons(skipped)}. Mend the files, or raise data.{label}.max_bad"
+            f"data.{label} ({_root(entry)}): {len(skipped)} samples are malformed or unreadable, "
+            f"more than max_bad = {entry.max_bad}{_reasons(skipped)}. "
+            f"Fix the files, or raise data.{label}.max_bad"
         )
 
 
 def _reasons(skipped: Skipped) -> str:
-    """What was skipped, as the tail of a message."""
-    return "".join(
-        f"; {reason} ({len(names)}): {some(names)}" for reason, names in skipped.names.items()
-    )
+    """Return why samples were skipped, as the end of a message."""
+    parts = [
+        f"; {reason} ({len(names)}): {first_few(names)}" for reason, names in skipped.names.items()
+    ]
+    return "".join(parts)
 
 
 def _root(entry: DataEntry) -> str:
+    """Return where the dataset's files are, or its class name if it has no root."""
     return str(getattr(entry.component, "root", type(entry.component).__name__))

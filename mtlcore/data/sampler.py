@@ -1,15 +1,19 @@
-"""Which samples make up a step: a function of (seed, step), with no state to save.
+"""Choose the samples of each step, as a function of (seed, step). There is no state to save.
 
-Each dataset's labeled training samples are an endless stream: one seeded permutation an epoch, one after the other. Step s
-takes the next places of every stream; unlabeled samples come from streams of their own. Every micro-batch of every rank
-holds the same number of samples of each dataset and kind, so none ever lacks one.
+Each dataset's labeled training samples form an endless stream of seeded permutations, one for each
+epoch. Each step takes the next samples of every stream. Unlabeled samples have streams of their
+own. Every micro-batch of every rank holds the same number of samples of each dataset and kind, so
+that none of them ever lacks a dataset.
 
-    micro-batch of Q / P samples:  [ dataset 0 | dataset 1 | ... | unlabeled of dataset 0 | ... ]      P = world x accumulate
+One of P = world x accumulate micro-batches:
+
+    [ labeled: dataset 0 | dataset 1 | ... | unlabeled: dataset 0 | dataset 1 | ... ]
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,121 +25,178 @@ from ..config.experiment import Experiment
 from ..contracts import Batch, StepCounts
 from ..errors import MtlError
 from ..rng import LABELED, UNLABELED
-from .dataset import RunData
+from .run_data import RunData
 from .splits import generator
 
-REMEMBERED = 4  # steps; a step's micro-batches are drawn together
+CACHED_STEPS = 4  # a step's micro-batches are drawn together and used one by one
+CACHED_EPOCHS = 2  # a micro-batch may need samples of two epochs
 
 
 class MicroBatch(NamedTuple):
-    """One micro-batch. samples: of the dataset, int64, those with labels first; labeled: how many of these there are."""
+    """The samples of one micro-batch.
+
+    samples: (n,) int64, indices into the run's data, labeled samples first.
+    labeled: how many of them are labeled.
+    """
 
     samples: np.ndarray
     labeled: int
 
 
 class Sampler:
-    """Samples and batches by step. world: ranks that share each step; micro-batch `i` of rank r is micro_batch i x world + r."""
+    """Samples and batches by step.
 
-    def __init__(self, dataset: RunData, experiment: Experiment, world: int = 1) -> None:
-        """Raises MtlError where a batch can't be shared out evenly, or where there is nothing to learn from."""
-        self._data, self._experiment = dataset, experiment
-        self._micro_batches, self._world = world * experiment.train.accumulate, world
+    world: the number of ranks that share each step. Micro-batch i of rank r has the global number
+        i x world + r.
+
+    Raises MtlError if there is no training sample, if no training sample has a label, or if a batch
+    can't be divided evenly.
+    """
+
+    def __init__(
+        self,
+        dataset: RunData,
+        experiment: Experiment,
+        world: int = 1,
+    ) -> None:
+        self._data = dataset
+        self._experiment = experiment
+        self._world = world
+        self._micro_batches = world * experiment.train.accumulate
+
         train = dataset.split.get("train", np.zeros(0, dtype=np.int64))
         has_label = dataset.labeled[train]
         if not len(train):
             raise MtlError("there is no training sample")
         if experiment.tasks and not has_label.any():
-            raise MtlError(
-                f"no training sample carries a label of any task ({', '.join(experiment.tasks)})"
-            )
-        batch_size, beside = experiment.input.batch_size, experiment.input.unlabeled_batch
-        self._labeled = self._sample_streams(LABELED, train[has_label], "batch_size", batch_size)
-        key = "unlabeled_batch" if experiment.tasks and beside else "batch_size"
-        size = beside if experiment.tasks and beside else batch_size
+            labels = ", ".join(experiment.tasks)
+            raise MtlError(f"no training sample carries a label of any task ({labels})")
+
+        batch_size = experiment.input.batch_size
+        self._labeled = self._sample_streams(
+            LABELED,
+            train[has_label],
+            "batch_size",
+            batch_size,
+        )
+        key, size = self._unlabeled_size()
         self._unlabeled = self._sample_streams(UNLABELED, train[~has_label], key, size)
+
+        # Without labeled samples (pretraining), an epoch is a pass over the unlabeled ones.
         counted = self._labeled or self._unlabeled
-        self.steps_per_epoch = max(1, math.ceil(sum(len(s.samples) for s in counted) / batch_size))
+        epoch_samples = sum(len(stream.samples) for stream in counted)
+        self.steps_per_epoch = max(1, math.ceil(epoch_samples / batch_size))
+
         self._present = {label: present.numpy() for label, present in dataset.present.items()}
         self._drawn: dict[int, tuple[list[MicroBatch], StepCounts]] = {}
 
     def step(self, step: int) -> list[MicroBatch]:
-        """All micro-batches of a step, over all ranks, in their global order."""
+        """Return all micro-batches of a step, over all ranks, in their global order."""
         return self._draw(step)[0]
 
     def counts(self, step: int) -> StepCounts:
-        """How many samples the whole step has, and how many labels of each task."""
+        """Return how many samples the whole step has, and how many labels of each task."""
         return self._draw(step)[1]
 
-    def batch(self, step: int, micro_batch: int, device: torch.device) -> Batch:
-        """The step's micro-batch number `micro_batch`, images as stored, on the device. On CUDA nobody waits for the copies."""
+    def batch(
+        self,
+        step: int,
+        micro_batch: int,
+        device: torch.device,
+    ) -> Batch:
+        """Return one micro-batch of a step on the device, its images as stored in the cache.
+
+        micro_batch: its global number. On CUDA the host does not wait for the copies.
+        """
         micro_batches, counts = self._draw(step)
         samples, labeled = micro_batches[micro_batch]
         index = torch.from_numpy(samples)
         return Batch(
-            images=_landed(self._data.images.take(samples), device),
-            targets={
-                label: _landed(t.index_select(0, index), device)
-                for label, t in self._data.targets.items()
-            },
-            present={
-                label: _landed(p.index_select(0, index), device)
-                for label, p in self._data.present.items()
-            },
+            images=_to_device(self._data.images.take(samples), device),
+            targets=_select(self._data.targets, index, device),
+            present=_select(self._data.present, index, device),
             counts=counts,
             labeled_samples=labeled,
         )
 
+    def _unlabeled_size(self) -> tuple[str, int]:
+        """Return how many unlabeled samples a step has, and the key of [input] that sets it."""
+        settings = self._experiment.input
+        if self._experiment.tasks and settings.unlabeled_batch:
+            return "unlabeled_batch", settings.unlabeled_batch
+        return "batch_size", settings.batch_size
+
     def _draw(self, step: int) -> tuple[list[MicroBatch], StepCounts]:
-        if step not in self._drawn:
-            labeled = _taken(self._labeled, step, self._micro_batches)
-            samples = np.concatenate(
-                [labeled, _taken(self._unlabeled, step, self._micro_batches)], 1
-            )
-            carried = {
-                label: int(present[labeled].sum()) for label, present in self._present.items()
-            }
-            counts = StepCounts(carried, samples.size, samples.size - labeled.size)
-            while len(self._drawn) >= REMEMBERED:
-                self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[step] = (
-                [MicroBatch(micro_batch, labeled.shape[1]) for micro_batch in samples],
-                counts,
-            )
+        if step in self._drawn:
+            return self._drawn[step]
+
+        labeled = _take(self._labeled, step, self._micro_batches)
+        unlabeled = _take(self._unlabeled, step, self._micro_batches)
+        samples = np.concatenate([labeled, unlabeled], 1)
+        micro_batches = [MicroBatch(row, labeled.shape[1]) for row in samples]
+        labels = {label: int(present[labeled].sum()) for label, present in self._present.items()}
+        counts = StepCounts(labels, samples.size, samples.size - labeled.size)
+
+        while len(self._drawn) >= CACHED_STEPS:
+            self._drawn.pop(next(iter(self._drawn)))
+        self._drawn[step] = micro_batches, counts
         return self._drawn[step]
 
     def _sample_streams(
-        self, kind: str, samples: np.ndarray, key: str, size: int
+        self,
+        kind: str,
+        samples: np.ndarray,
+        key: str,
+        size: int,
     ) -> list[_SampleStream]:
-        """One stream for each dataset that has such samples, with its quota of a micro-batch."""
-        experiment, dataset = self._experiment, self._data.dataset[samples]
-        by_dataset = {
-            label: samples[dataset == number] for number, label in enumerate(experiment.data)
-        }
-        by_dataset = {label: own for label, own in by_dataset.items() if len(own)}
+        """Return a stream for each dataset that has such samples, with its quota.
+
+        kind: labeled or unlabeled. samples: indices of all training samples of this kind.
+        key, size: the key of [input], and the number of samples that it asks of a step.
+        """
+        experiment = self._experiment
+        dataset = self._data.dataset[samples]
+        by_dataset: dict[str, np.ndarray] = {}
+        for number, label in enumerate(experiment.data):
+            own = samples[dataset == number]
+            if len(own):
+                by_dataset[label] = own
         if not by_dataset:
             return []
-        each = _shared_out(key, size, self._world, experiment.train.accumulate)
-        even = experiment.input.mix == "balanced"
-        weights = [
-            experiment.data[label].weight * (1 if even else len(own))
-            for label, own in by_dataset.items()
-        ]
-        if each < len(weights):
+
+        n = _per_micro_batch(key, size, self._world, experiment.train.accumulate)
+        is_balanced = experiment.input.mix == "balanced"
+        weights: list[float] = []
+        for label, own in by_dataset.items():
+            base = 1 if is_balanced else len(own)
+            weights.append(experiment.data[label].weight * base)
+        if n < len(weights):
             raise MtlError(
-                f"input.{key} = {size} gives micro-batches of {each} {kind} samples, too few for {len(weights)} datasets "
-                f"({', '.join(by_dataset)}): at least {len(weights) * self._micro_batches} are needed"
+                f"input.{key} = {size} gives micro-batches of {n} {kind} samples, "
+                f"too few for {len(weights)} datasets ({', '.join(by_dataset)}): "
+                f"set it to at least {len(weights) * self._micro_batches}"
             )
-        quotas = dict(zip(by_dataset, shares(each, weights)))
-        return [
-            _SampleStream(own, quotas[label], experiment.seed, f"{kind} {label}")
-            for label, own in by_dataset.items()
-        ]
+
+        streams: list[_SampleStream] = []
+        for quota, (label, own) in zip(shares(n, weights), by_dataset.items()):
+            streams.append(
+                _SampleStream(
+                    own,
+                    quota,
+                    experiment.seed,
+                    f"{kind} {label}",
+                )
+            )
+        return streams
 
 
 @define(eq=False)
 class _SampleStream:
-    """An endless shuffled sequence of samples; `quota` of them go into each micro-batch."""
+    """An endless sequence of shuffled samples, one permutation after another.
+
+    samples: (n,) int64. quota: how many of them each micro-batch gets. seed, name: what the
+    permutations depend on, besides the epoch.
+    """
 
     samples: np.ndarray
     quota: int
@@ -144,64 +205,86 @@ class _SampleStream:
     _orders: dict[int, np.ndarray] = field(factory=dict, init=False)
 
     def take(self, start: int, n: int) -> np.ndarray:
-        """(n,) samples from place `start` on."""
-        length, pieces = len(self.samples), []
+        """Return the n samples from position `start` of the stream, (n,)."""
+        pieces: list[np.ndarray] = []
         while n > 0:
-            epoch, place = divmod(start, length)
-            piece = self._order(epoch)[place : place + n]
+            epoch, position = divmod(start, len(self.samples))
+            piece = self._order(epoch)[position : position + n]
             pieces.append(piece)
-            start, n = start + len(piece), n - len(piece)
+            start += len(piece)
+            n -= len(piece)
         return np.concatenate(pieces)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            while len(self._orders) >= 2:
+            while len(self._orders) >= CACHED_EPOCHS:
                 self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = generator(self.seed, self.name, epoch).permutation(self.samples)
+            rng = generator(self.seed, self.name, epoch)
+            self._orders[epoch] = rng.permutation(self.samples)
         return self._orders[epoch]
 
 
 def shares(total: int, weights: list[float]) -> list[int]:
-    """`total` >= len(weights) as whole numbers in proportion to the weights: by largest remainder, at least 1 each."""
+    """Split `total` >= len(weights) into whole numbers in proportion to the weights.
+
+    Uses the largest remainder method. Each share is at least 1.
+    """
     exact = np.array(weights, dtype=np.float64) / sum(weights) * total
     whole = np.floor(exact).astype(np.int64)
-    order = np.argsort(whole - exact, kind="stable")
-    whole[order[: total - whole.sum()]] += 1
+    by_remainder = np.argsort(whole - exact, kind="stable")
+    whole[by_remainder[: total - whole.sum()]] += 1
     while (whole == 0).any():
         whole[whole.argmax()] -= 1
         whole[whole.argmin()] += 1
     return [int(n) for n in whole]
 
 
-def _shared_out(key: str, size: int, world: int, accumulate: int) -> int:
+def _per_micro_batch(
+    key: str,
+    size: int,
+    world: int,
+    accumulate: int,
+) -> int:
+    """Return the size of a micro-batch. Raises MtlError if `size` can't be divided evenly."""
     micro_batches = world * accumulate
     if size % micro_batches:
-        below, above = (
-            size // micro_batches * micro_batches,
-            -(-size // micro_batches) * micro_batches,
-        )
-        nearest = f"{below} or {above}" if below else str(above)
+        below = size // micro_batches * micro_batches
+        above = below + micro_batches
+        valid = f"{below} or {above}" if below else str(above)
         raise MtlError(
-            f"input.{key} = {size} can't be shared out over {world} device(s) x train.accumulate = {accumulate}: "
-            f"the nearest that can: {nearest}"
+            f"input.{key} = {size} can't be divided evenly among {world} device(s) x "
+            f"train.accumulate = {accumulate}; the nearest valid values: {valid}"
         )
     return size // micro_batches
 
 
-def _taken(streams: list[_SampleStream], step: int, micro_batches: int) -> np.ndarray:
-    """-> (micro_batches, sum of quotas) int64: sample p is what the p-th micro-batch gets of these streams."""
-    pieces = [
-        s.take(step * micro_batches * s.quota, micro_batches * s.quota).reshape(
-            micro_batches, s.quota
-        )
-        for s in streams
-    ]
-    return np.concatenate([np.zeros((micro_batches, 0), dtype=np.int64), *pieces], 1)
+def _take(
+    streams: list[_SampleStream],
+    step: int,
+    micro_batches: int,
+) -> np.ndarray:
+    """Return the samples of a step: (micro_batches, sum of quotas) int64, one row for each."""
+    columns = [np.zeros((micro_batches, 0), dtype=np.int64)]
+    for stream in streams:
+        n = micro_batches * stream.quota
+        columns.append(stream.take(step * n, n).reshape(micro_batches, stream.quota))
+    return np.concatenate(columns, 1)
 
 
-def _landed(tensor: Tensor, device: torch.device) -> Tensor:
-    return (
-        tensor.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else tensor.to(device)
-    )
+def _select(
+    tensors: Mapping[str, Tensor],
+    index: Tensor,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return these samples of each tensor, on the device."""
+    return {
+        label: _to_device(tensor.index_select(0, index), device)
+        for label, tensor in tensors.items()
+    }
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return tensor.to(device)
+    # From pinned memory the copy is asynchronous.
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,10 +1,18 @@
-"""Who is trained on, who validates, who tests, whose labels are kept: functions of the seed and of a dataset's own samples.
+"""Assign samples to train, validation and test, and choose the training samples that keep labels.
 
-The order: a dataset's official splits (or a seeded 80 / 20 cut), then validation out of train, then `limit`, then the
-share of labels. Nothing here depends on pretexts, weights or other datasets, so all arms of an experiment get the same
-samples. Samples are handled in the order of their keys, so neither does it depend on the order in which a folder is listed.
+Everything here is a function of the seed and of one dataset's own samples. The steps, in order:
 
-N samples of one dataset. strata: (N,) int, what is kept in proportion. groups: (N,) int, samples that never part.
+1. take the dataset's official splits, or cut 20 % of its samples as the test split;
+2. cut validation out of train, unless the dataset has its own validation split;
+3. reduce every split to `limit` samples;
+4. keep the labels of a share of the training samples.
+
+Pretexts, loss weightings and other datasets have no influence, so that all variants of an
+experiment train on the same samples. Samples are processed in the order of their keys, so that the
+order in which a folder is listed has no influence either.
+
+Shapes: N samples of one dataset; strata (N,) int, the classes whose proportions are preserved;
+groups (N,), samples of one group always end up in the same split.
 """
 
 from __future__ import annotations
@@ -17,12 +25,17 @@ from attrs import frozen
 from ..contracts import Annotation
 from ..rng import LABELS, LIMIT, TEST, VALIDATION
 
-TEST_SHARE = 0.2  # of a dataset that has no official splits
+TEST_SHARE = 0.2  # the test split of a dataset without official splits
+DECILES = 10
 
 
 @frozen(eq=False)
 class Assignment:
-    """split: (N,) names, "" for samples that `limit` left out. labeled: (N,) bool, samples whose labels are kept."""
+    """The result of `assign`.
+
+    split: (N,) names; "" for samples that `limit` removes.
+    labeled: (N,) bool, samples that keep their labels.
+    """
 
     split: np.ndarray
     labeled: np.ndarray
@@ -30,7 +43,14 @@ class Assignment:
 
 @frozen
 class Rules:
-    """What the configuration asks of one dataset (its label). validation, labels: shares. limit: samples of each split."""
+    """The settings of one dataset.
+
+    seed: the run's seed.
+    label: the dataset's label, as in [data.<label>].
+    validation: the share of train that becomes validation.
+    labels: the share of training samples that keep their labels.
+    limit: the largest number of samples in each split (None: no limit).
+    """
 
     seed: int
     label: str
@@ -46,78 +66,96 @@ def assign(
     split: np.ndarray | None = None,
     group: np.ndarray | None = None,
 ) -> Assignment:
-    """The split of each sample, and whether its labels are kept.
+    """Assign every sample to a split, and decide whether it keeps its labels.
 
-    keys: (N,) unique strings. split: (N,) official names or None. group: (N,) names, or None: each sample for itself.
-    A dataset that brings its own "validation" split keeps it: nothing is cut from its train.
+    keys: (N,) unique strings.
+    split: (N,) official names, or None.
+    group: (N,) names, or None if every sample is its own group.
+    If the dataset has its own "validation" split, nothing is cut from train.
     """
     order = np.argsort(keys, kind="stable")
-    groups = (
-        np.arange(len(keys)) if group is None else np.unique(group[order], return_inverse=True)[1]
+    if group is None:
+        groups = np.arange(len(keys))
+    else:
+        groups = np.unique(group[order], return_inverse=True)[1]
+    official = None if split is None else split[order]
+
+    in_key_order = _assign_sorted(rules, strata[order], official, groups)
+    original_order = np.argsort(order, kind="stable")
+    return Assignment(
+        in_key_order.split[original_order],
+        in_key_order.labeled[original_order],
     )
-    name = None if split is None else split[order]
-    found = _assign_sorted(rules, strata[order], name, groups)
-    back = np.argsort(order, kind="stable")
-    return Assignment(found.split[back], found.labeled[back])
 
 
 def _assign_sorted(
-    rules: Rules, strata: np.ndarray, split: np.ndarray | None, groups: np.ndarray
+    rules: Rules,
+    strata: np.ndarray,
+    split: np.ndarray | None,
+    groups: np.ndarray,
 ) -> Assignment:
-    names = np.full(len(strata), "train", dtype=object) if split is None else split.astype(object)
+    """Do the work of `assign` on samples that are sorted by key."""
     if split is None:
-        names[cut(strata, groups, TEST_SHARE, generator(rules.seed, TEST, rules.label))] = "test"
+        names = np.full(len(strata), "train", dtype=object)
+        rng = generator(rules.seed, TEST, rules.label)
+        names[cut(strata, groups, TEST_SHARE, rng)] = "test"
+    else:
+        names = split.astype(object)
+
     if not (names == "validation").any():
         train = np.flatnonzero(names == "train")
-        drawn = cut(
-            strata[train],
-            groups[train],
-            rules.validation,
-            generator(rules.seed, VALIDATION, rules.label),
-        )
-        names[train[drawn]] = "validation"
+        rng = generator(rules.seed, VALIDATION, rules.label)
+        chosen = cut(strata[train], groups[train], rules.validation, rng)
+        names[train[chosen]] = "validation"
+
     if rules.limit is not None:
-        for part in sorted(set(names) - {""}):
-            samples = np.flatnonzero(names == part)
-            kept = thin(
-                strata[samples], rules.limit, generator(rules.seed, LIMIT, rules.label, part)
-            )
-            names[samples[~kept]] = ""
+        for name in sorted(set(names) - {""}):
+            indices = np.flatnonzero(names == name)
+            rng = generator(rules.seed, LIMIT, rules.label, name)
+            remains = thin(strata[indices], rules.limit, rng)
+            names[indices[~remains]] = ""
+
     labeled = np.ones(len(names), dtype=bool)
     train = np.flatnonzero(names == "train")
-    labeled[train] = subset(strata[train], rules.labels, generator(rules.seed, LABELS, rules.label))
+    rng = generator(rules.seed, LABELS, rules.label)
+    labeled[train] = subset(strata[train], rules.labels, rng)
     return Assignment(names.astype(str), labeled)
 
 
-# ------------------------------------------------------------------------------------------------ draws
+# ------------------------------------------------------------ draws
 
 
 def generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A generator of this run's seed and this purpose alone."""
+    """Return a NumPy generator that is seeded by the run's seed and the purpose alone."""
     digest = hashlib.blake2b(repr((seed, purpose)).encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 def cut(
-    strata: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
+    strata: np.ndarray,
+    groups: np.ndarray,
+    share: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """-> (N,) bool: about `share` of the samples, whole groups only, in proportion in every stratum.
+    """Choose about `share` of the samples as whole groups, in proportion in every stratum.
 
-    Where each sample is its own group, every stratum gives its share to within one sample. A group counts to the stratum that
-    most of its samples lie in. Of two groups or more at least one is taken and one is left, unless the share is 0 or 1.
+    Returns (N,) bool. If every sample is its own group, each stratum contributes its share to
+    within one sample. A group belongs to the stratum of most of its samples. If there are at least
+    two groups and the share is neither 0 nor 1, at least one group is chosen and one is not.
     """
     order, sizes = _shuffled_groups(strata, groups, rng)
     if share <= 0 or not len(order):
         return np.zeros(len(groups), dtype=bool)
+
     chosen = np.zeros(len(order), dtype=bool)
     seen = taken = 0
-    for place, size in enumerate(
-        sizes
-    ):  # a group is taken where that brings what is taken nearer to what is owed
+    for position, size in enumerate(sizes):
         seen += size
+        # Take a group if that brings the samples taken closer to the share of the samples seen.
         if share * seen - taken >= size / 2 - 1e-9:
-            chosen[place] = True
+            chosen[position] = True
             taken += size
+
     if len(order) > 1 and share < 1:
         if not chosen.any():
             chosen[np.argmin(sizes)] = True
@@ -127,76 +165,99 @@ def cut(
 
 
 def _shuffled_groups(
-    strata: np.ndarray, groups: np.ndarray, rng: np.random.Generator
+    strata: np.ndarray,
+    groups: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[int]]:
-    """-> groups in random order, stratum after stratum, and their numbers of samples."""
+    """Return the groups in random order, stratum by stratum, and their numbers of samples."""
     names, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) == len(groups):
-        main = strata[np.argsort(groups, kind="stable")]
+        stratum = strata[np.argsort(groups, kind="stable")]
     else:
+        # table[g, s]: how many samples of group g are in stratum s
         table = np.zeros((len(names), int(strata.max(initial=0)) + 1), dtype=np.int64)
         np.add.at(table, (inverse, strata), 1)
-        main = table.argmax(1)
+        stratum = table.argmax(1)
     order = rng.permutation(len(names))
-    order = order[np.argsort(main[order], kind="stable")]
+    order = order[np.argsort(stratum[order], kind="stable")]
     return names[order], sizes[order].tolist()
 
 
-def thin(strata: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """-> (N,) bool: exactly min(limit, N) samples, each stratum in proportion to within one sample."""
+def thin(
+    strata: np.ndarray,
+    limit: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Choose exactly min(limit, N) samples, each stratum in proportion to within one sample.
+
+    Returns (N,) bool.
+    """
     n = len(strata)
     if n <= limit:
         return np.ones(n, dtype=bool)
     order = rng.permutation(n)
     order = order[np.argsort(strata[order], kind="stable")]
-    owed = (
-        np.arange(n + 1) * limit + n // 2
-    ) // n  # samples taken before each place: integers, so the sum is exact
+    # How many samples are chosen before each position. Integer arithmetic makes the sum exact.
+    chosen_before = (np.arange(n + 1) * limit + n // 2) // n
     chosen = np.zeros(n, dtype=bool)
-    chosen[order[np.diff(owed) > 0]] = True
+    chosen[order[np.diff(chosen_before) > 0]] = True
     return chosen
 
 
-def subset(strata: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """-> (N,) bool: a share of every stratum, at least one sample of each. Nested: that of 5 % lies in that of 10 %.
+def subset(
+    strata: np.ndarray,
+    share: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Choose a share of every stratum, but at least one sample of each; a share of 0 chooses none.
 
-    A share of 0 takes none. The same generator state gives every share's subset.
+    Returns (N,) bool. With one generator state the subsets are nested: the samples of 5 % are among
+    those of 10 %.
     """
     order = rng.permutation(len(strata))
     order = order[np.argsort(strata[order], kind="stable")]
     _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
-    rank = np.arange(len(strata)) - np.repeat(first, sizes)
-    wanted = np.floor(share * sizes + 0.5).clip(min=1 if share > 0 else 0)
+
+    rank = np.arange(len(strata)) - np.repeat(first, sizes)  # position within the own stratum
+    smallest = 1 if share > 0 else 0
+    targets = np.floor(share * sizes + 0.5).clip(min=smallest)
     chosen = np.zeros(len(strata), dtype=bool)
-    chosen[order[rank < np.repeat(wanted, sizes)]] = True
+    chosen[order[rank < np.repeat(targets, sizes)]] = True
     return chosen
 
 
-# ------------------------------------------------------------------------------------------------ strata
+# ------------------------------------------------------------ strata
 
 
 def strata_of(annotation: Annotation | None, n: int) -> np.ndarray:
-    """(N,) int64: categories by name, numbers by deciles of the first column; missing ones are a stratum too."""
+    """Return the stratum of each of n samples, (n,) int64.
+
+    Categories are strata by name. Numbers are strata by deciles of their first column. Samples
+    without a value form a stratum of their own.
+    """
     if annotation is None or not n:
         return np.zeros(n, dtype=np.int64)
     if annotation.dtype.kind not in "fiub":
-        return np.unique(annotation.astype(str), return_inverse=True)[1].reshape(n).astype(np.int64)
+        codes = np.unique(annotation.astype(str), return_inverse=True)[1]
+        return codes.reshape(n).astype(np.int64)
+
     first = annotation.reshape(n, -1)[:, 0].astype(np.float64)
     known = ~np.isnan(first)
-    strata = np.full(n, 10, dtype=np.int64)
+    strata = np.full(n, DECILES, dtype=np.int64)
     if known.any():
-        edges = np.quantile(first[known], np.arange(1, 10) / 10)
+        edges = np.quantile(first[known], np.arange(1, DECILES) / DECILES)
         strata[known] = np.searchsorted(edges, first[known], side="right")
     return strata
 
 
-def given(annotation: Annotation) -> np.ndarray:
-    """(N,) bool: samples where the annotation is not missing ("" or NaN throughout)."""
-    if annotation.dtype.kind in "fiub":
-        numbers = annotation.reshape(len(annotation), -1).astype(np.float64)
-        return (
-            np.asarray(~np.isnan(numbers).all(1))
-            if numbers.shape[1]
-            else np.zeros(len(numbers), dtype=bool)
-        )
-    return np.asarray(annotation.astype(str) != "")
+def is_labeled(annotation: Annotation) -> np.ndarray:
+    """Return which samples have a value: (N,) bool.
+
+    A string is missing if it is "". Numbers are missing if all of a sample's numbers are NaN.
+    """
+    if annotation.dtype.kind not in "fiub":
+        return np.asarray(annotation.astype(str) != "")
+    numbers = annotation.reshape(len(annotation), -1).astype(np.float64)
+    if not numbers.shape[1]:
+        return np.zeros(len(numbers), dtype=bool)
+    return np.asarray(~np.isnan(numbers).all(1))

@@ -1,7 +1,10 @@
-"""A small residual network for a CPU, after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+"""A small residual network for CPUs, after ResNet.
 
-A 3 x 3 stem and four stages of torchvision's basic blocks, widths w x (1, 2, 4, 8), strides 1 2 2 2, BatchNorm. At
-48 px with width 16 and a stem of stride 2 a training step of 64 images costs about 0.1 s of one core.
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
+
+A 3 x 3 stem and, by default, four stages of torchvision's basic blocks with BatchNorm. The stages
+have widths w x (1, 2, 4, 8) and strides 1 2 2 2. With images of 48 pixels, w = 16 and a stem of
+stride 2, a training step of 64 images takes about 0.1 s on one core.
 """
 
 from __future__ import annotations
@@ -16,7 +19,12 @@ from ..contracts import Encoder, Features
 
 @frozen
 class ResnetSmall(Encoder):
-    """width: channels of the first stage. stem_stride: 1, or 2 to halve the image at once. depths: blocks a stage."""
+    """A residual network of basic blocks, small enough for a CPU.
+
+    width: channels of the first stage; each further stage doubles them.
+    stem_stride: 1, or 2 to halve the image in the first convolution.
+    depths: blocks of each stage.
+    """
 
     width: int = field(default=16, validator=ge(1))
     stem_stride: int = field(default=1, validator=in_((1, 2)))
@@ -30,26 +38,40 @@ class ResnetSmall(Encoder):
 
 
 class _ResnetSmall(nn.Module):
-    """Normalized images (B, 3, H, W) -> Features: one map a stage; pooled is the mean of the last, (B, 8 x width).
+    """Normalized images (B, 3, H, W) -> Features.
 
-    Widths that are multiples of 16 run in channels_last: a step is 1.25-1.4 x faster for so few channels on a CPU, and
-    tensor cores like it too. Others don't: with 4 or 8 channels torch 2.15's backward on a CPU writes past its memory.
-    Convolutions follow their input's layout, so the weights stay contiguous, as files need them.
+    There is one map for each stage. `pooled` is the mean of the last map, (B, 8 x width) with four
+    stages.
     """
 
-    def __init__(self, shape: ResnetSmall) -> None:
+    def __init__(self, config: ResnetSmall) -> None:
         super().__init__()
-        width = shape.width
+        width = config.width
+        # With so few channels, channels_last makes a step on a CPU 1.25 to 1.4 times as fast, and
+        # tensor cores prefer it too. It is limited to multiples of 16: with 4 or 8 channels,
+        # torch 2.15's backward on a CPU writes beyond its memory.
+        # Only the input is converted. Convolutions follow the layout of their input, so the weights
+        # stay contiguous, as safetensors requires.
         self.layout = torch.channels_last if width % 16 == 0 else torch.contiguous_format
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, shape.stem_stride, padding=1, bias=False),
+            nn.Conv2d(
+                3,
+                width,
+                3,
+                config.stem_stride,
+                padding=1,
+                bias=False,
+            ),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         )
-        self.stages, came = nn.ModuleList(), width
-        for i, depth in enumerate(shape.depths):
-            self.stages.append(_stage(came, width << i, depth, stride=2 if i else 1))
-            came = width << i
+        self.stages = nn.ModuleList()
+        in_channels = width
+        for i, depth in enumerate(config.depths):
+            channels = width << i
+            stride = 2 if i else 1
+            self.stages.append(_stage(in_channels, channels, depth, stride))
+            in_channels = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -63,12 +85,19 @@ class _ResnetSmall(nn.Module):
         return Features(tuple(maps), x.mean((2, 3)), x)
 
 
-def _stage(came: int, width: int, depth: int, stride: int) -> nn.Sequential:
-    """`depth` basic blocks; the first changes width and size, with a 1 x 1 convolution beside it where it does."""
-    from torchvision.models.resnet import BasicBlock, conv1x1  # late: 1.9 s
+def _stage(
+    in_channels: int,
+    channels: int,
+    depth: int,
+    stride: int,
+) -> nn.Sequential:
+    """Return `depth` basic blocks. The first one changes the channels and the resolution."""
+    # Imported late: torchvision takes 1.9 s.
+    from torchvision.models.resnet import BasicBlock, conv1x1
 
-    beside = None
-    if stride != 1 or came != width:
-        beside = nn.Sequential(conv1x1(came, width, stride), nn.BatchNorm2d(width))
-    first = BasicBlock(came, width, stride, beside)
-    return nn.Sequential(first, *(BasicBlock(width, width) for _ in range(depth - 1)))
+    downsample = None
+    if stride != 1 or in_channels != channels:
+        downsample = nn.Sequential(conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))
+    first = BasicBlock(in_channels, channels, stride, downsample)
+    others = [BasicBlock(channels, channels) for _ in range(depth - 1)]
+    return nn.Sequential(first, *others)

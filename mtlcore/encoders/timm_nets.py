@@ -1,7 +1,12 @@
-"""timm's networks: `timm:<name>`, such as `timm:resnet10t` or `timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k`.
+"""timm's networks, named `timm:<name>`.
 
-`forward_intermediates`, which all of timm's families have, gives the maps and the final features in one forward; the
-keys of the state are those of timm's own files, which `features_only` would rename.
+Examples: `timm:resnet10t`, `timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k`.
+
+Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models.
+
+All families of timm have `forward_intermediates`. It returns the feature maps and the final
+features in one forward, and keeps the parameter names of timm's own files. timm's `features_only`
+would rename the parameters.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from attrs import frozen
@@ -22,13 +27,33 @@ from . import weights as files
 
 RGB = tuple[float, float, float]
 
+if TYPE_CHECKING:
+
+    class _TimmModel(nn.Module):
+        """The methods of timm's models that are used here."""
+
+        def forward_intermediates(self, x: Tensor) -> tuple[Tensor, list[Tensor]]: ...
+        def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor: ...
+
+
+class _PretrainedConfig(Protocol):
+    """The fields of timm's `PretrainedCfg` that are used here."""
+
+    mean: RGB
+    std: RGB
+    fixed_input_size: bool
+    classifier: str | tuple[str, ...]
+
 
 @frozen
 class Timm(Encoder):
-    """model: timm's name, with or without a tag. weights: "none" (random), "imagenet" (those that timm publishes under
-    this name and tag, from its cache or a download), or a state file.
+    """A network of timm.
 
-    With weights, images are normalized by the mean and std that timm records for them.
+    model: timm's name, with or without a tag.
+    weights: "none" (random), "imagenet" (the weights that timm publishes for this name and tag,
+    from its cache or a download), or a file of weights.
+
+    With weights, images are normalized with the mean and std that timm records for them.
     """
 
     name = "timm"
@@ -38,76 +63,91 @@ class Timm(Encoder):
 
     @property
     def mean(self) -> RGB:  # type: ignore[override]
-        return Encoder.mean if self.weights == files.NONE else tuple(self._facts().mean)
+        if self.weights == files.NONE:
+            return Encoder.mean
+        red, green, blue = self._pretrained_config().mean
+        return (red, green, blue)
 
     @property
     def std(self) -> RGB:  # type: ignore[override]
-        return Encoder.std if self.weights == files.NONE else tuple(self._facts().std)
+        if self.weights == files.NONE:
+            return Encoder.std
+        red, green, blue = self._pretrained_config().std
+        return (red, green, blue)
 
     @property
     def lacks(self) -> Mapping[str, str]:  # type: ignore[override]
-        fixed = self._facts().fixed_input_size
-        return {"other_sizes": "timm builds this model for one image size"} if fixed else {}
+        if self._pretrained_config().fixed_input_size:
+            return {"other_sizes": "timm builds this model for one image size"}
+        return {}
 
     def build(self, image_size: int) -> nn.Module:
-        timm, facts = _timm(), self._facts()
-        options = {"num_classes": 0, **({"img_size": image_size} if facts.fixed_input_size else {})}
-        wanted = files.to_load(self.weights)
-        published = wanted == files.IMAGENET
-        net = (
-            self._published(timm, options)
-            if published
-            else timm.create_model(self.model, **options)
-        )
-        self._check(net, image_size)
-        if wanted not in (files.NONE, files.IMAGENET):
-            classifier = (
-                facts.classifier if isinstance(facts.classifier, tuple) else (facts.classifier,)
-            )
-            state = _fitted(files.read(self._label, self.weights), net)
-            files.load(self._label, net, state, [f"{name}." for name in classifier])
+        timm = _import_timm()
+        config = self._pretrained_config()
+        options: dict[str, object] = {"num_classes": 0}
+        if config.fixed_input_size:
+            options["img_size"] = image_size
+
+        weights = files.weights_to_load(self.weights)
+        if weights == files.IMAGENET:
+            net = self._with_published_weights(timm, options)
+        else:
+            net = timm.create_model(self.model, **options)
+        self._check_size(net, image_size)
+        if weights not in (files.NONE, files.IMAGENET):
+            state = _resize_position_embedding(files.read(self._label, self.weights), net)
+            files.load(self._label, net, state, _classifier_prefixes(config))
         return _TimmNet(net)
 
     @property
     def _label(self) -> str:
         return f"timm:{self.model}"
 
-    def _facts(self) -> Any:
-        """What timm knows of the model without building it. Raises MtlError for a name that timm does not know."""
-        timm = _timm()
+    def _pretrained_config(self) -> _PretrainedConfig:
+        """Return what timm knows about the model without building it.
+
+        Raises MtlError if timm does not know the name or the tag.
+        """
+        timm = _import_timm()
+        config: _PretrainedConfig | None = None
         try:
-            facts = (
-                timm.models.get_pretrained_cfg(self.model) if timm.is_model(self.model) else None
-            )
-        except RuntimeError as error:  # a known net, an unknown tag
+            if timm.is_model(self.model):
+                config = timm.models.get_pretrained_cfg(self.model)
+        except RuntimeError as error:  # a known model with an unknown tag
             tags = timm.list_pretrained(self.model.partition(".")[0] + ".*")
-            raise MtlError(
-                f"[encoder] {self._label}: {error} Known: {', '.join(tags) or 'none'}"
-            ) from error
-        if facts is None:
+            known = ", ".join(tags) or "none"
+            raise MtlError(f"[encoder] {self._label}: {error} Known: {known}") from error
+        if config is None:
             close = difflib.get_close_matches(self.model, timm.list_models(), n=5)
             hint = f"nearest: {', '.join(close)}" if close else "`timm.list_models()` lists them"
             raise MtlError(
-                f"[encoder] {self._label}: timm {timm.__version__} knows no such model; {hint}"
+                f"[encoder] {self._label}: timm {timm.__version__} has no such model; {hint}"
             )
-        return facts
+        return config
 
-    def _check(self, net: nn.Module, image_size: int) -> None:
-        """A ViT would cut off in silence what does not fill a patch."""
+    def _check_size(self, net: nn.Module, image_size: int) -> None:
+        """Raise MtlError if the image size is no multiple of a ViT's patch size.
+
+        timm itself would ignore the pixels beyond the last whole patch.
+        """
         patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
         if isinstance(patch, tuple) and image_size % patch[0]:
             raise MtlError(
-                f"input.size = {image_size}: {self._label} reads whole patches of {patch[0]} pixels; "
-                f"expected a multiple of {patch[0]}"
+                f"input.size = {image_size}: {self._label} reads whole patches of {patch[0]} "
+                f"pixels; expected a multiple of {patch[0]}"
             )
 
-    def _published(self, timm: ModuleType, options: Mapping[str, Any]) -> nn.Module:
-        return files.published(
-            self._label, lambda: timm.create_model(self.model, pretrained=True, **options)
-        )
+    def _with_published_weights(
+        self, timm: ModuleType, options: Mapping[str, object]
+    ) -> _TimmModel:
+        def create() -> _TimmModel:
+            net: _TimmModel = timm.create_model(self.model, pretrained=True, **options)
+            return net
+
+        return files.published(self._label, create)
 
 
-def _timm() -> ModuleType:
+def _import_timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
@@ -117,48 +157,66 @@ def _timm() -> ModuleType:
     return timm
 
 
-def _fitted(state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
-    """A transformer's foreign position embeddings interpolated to this image size, as timm does with its own files."""
+def _classifier_prefixes(config: _PretrainedConfig) -> list[str]:
+    """Return how the parameter names of the model's classifier begin."""
+    names = config.classifier
+    if not isinstance(names, tuple):
+        names = (names,)
+    return [f"{name}." for name in names]
+
+
+def _resize_position_embedding(state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
+    """Interpolate a ViT's position embedding to this image size, as timm does with its own files.
+
+    Other states are returned unchanged.
+    """
     from timm.layers import resample_abs_pos_embed
 
-    mine: Any = getattr(net, "pos_embed", None)
-    if mine is None or "pos_embed" not in state or state["pos_embed"].shape[1] == mine.shape[1]:
+    embedding = getattr(net, "pos_embed", None)
+    if embedding is None or "pos_embed" not in state:
         return state
-    prefix = 0 if getattr(net, "no_embed_class", False) else getattr(net, "num_prefix_tokens", 1)
-    patches: Any = net.patch_embed
-    embeddings = resample_abs_pos_embed(
-        state["pos_embed"], patches.grid_size, num_prefix_tokens=prefix
-    )
-    return {**state, "pos_embed": embeddings}
+    if state["pos_embed"].shape[1] == embedding.shape[1]:
+        return state
+
+    # The class token and its like come first and have no place in the grid of patches.
+    prefix_tokens = getattr(net, "num_prefix_tokens", 1)
+    if getattr(net, "no_embed_class", False):
+        prefix_tokens = 0
+    grid = net.get_submodule("patch_embed").grid_size
+    resized = resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=prefix_tokens)
+    return {**state, "pos_embed": resized}
 
 
 class _TimmNet(nn.Module):
-    """Normalized images (B, 3, H, W) -> Features: one map a resolution; pooled is what timm's own classifier reads.
+    """Normalized images (B, 3, H, W) -> Features.
 
-    shared is the net's final features, in its own layout: its last map, or all tokens of a transformer (B, prefix + n, D).
-    Nets with depthwise convolutions read their images in channels_last, as our efficientnets do: a CPU then takes about
-    0.6 of the time (tf_efficientnet_lite0 and mobilenetv3_small_100 at 96 px); others gain nothing or lose.
+    maps: one map for each resolution. pooled: the input of timm's own classifier.
+    shared: the final features in the network's own layout: its last map, or all tokens of a
+    transformer (B, prefix + n, D).
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    net: _TimmModel
+
+    def __init__(self, net: _TimmModel) -> None:
         super().__init__()
         self.net = net
-        self.gives_nhwc = getattr(net, "output_fmt", "NCHW") == "NHWC"
-        depthwise = any(
+        self.outputs_nhwc = getattr(net, "output_fmt", "NCHW") == "NHWC"
+        # On a CPU, networks with depthwise convolutions take about 0.6 of the time in channels_last
+        # (tf_efficientnet_lite0 and mobilenetv3_small_100 at 96 pixels). Others are not faster.
+        is_depthwise = any(
             isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.modules()
         )
-        self.memory_format = torch.channels_last if depthwise else torch.contiguous_format
-        self.prefix = getattr(net, "num_prefix_tokens", 0)  # the class token, and its like
+        self.memory_format = torch.channels_last if is_depthwise else torch.contiguous_format
+        self.prefix_tokens = getattr(net, "num_prefix_tokens", 0)  # the class token and its like
 
     def forward(self, images: Tensor) -> Features:
-        net: Any = self.net
-        final, maps = net.forward_intermediates(images.contiguous(memory_format=self.memory_format))
-        pooled = net.forward_head(final, pre_logits=True)
-        if final.ndim == 3:
-            coarse = rearrange(
-                final[:, self.prefix :], "b (h w) d -> b d h w", h=maps[-1].shape[-2]
-            )
+        images = images.contiguous(memory_format=self.memory_format)
+        final, maps = self.net.forward_intermediates(images)
+        pooled = self.net.forward_head(final, pre_logits=True)
+        if final.ndim == 3:  # the tokens of a transformer
+            patches = final[:, self.prefix_tokens :]
+            coarse = rearrange(patches, "b (h w) d -> b d h w", h=maps[-1].shape[-2])
             return Features((coarse,), pooled, final)
-        coarse = rearrange(final, "b h w d -> b d h w") if self.gives_nhwc else final
+        coarse = rearrange(final, "b h w d -> b d h w") if self.outputs_nhwc else final
         finer = [m for m in maps if m.shape[-1] > coarse.shape[-1]]
         return Features((*finer, coarse), pooled, final)

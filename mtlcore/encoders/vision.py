@@ -1,13 +1,14 @@
-"""torchvision's networks by name, through one adapter: each is a small class that says where its features lie.
+"""torchvision's networks by name. Each is a small class that lists the layers of its features.
 
-`create_feature_extractor` cuts the network behind what its own classifier reads, so `pooled` is what torchvision's
-classifier would have been given, final norm and pooling included, and the keys of the state are torchvision's.
+`create_feature_extractor` cuts the network off before its classifier. `pooled` is therefore the
+exact input of torchvision's own classifier, with final norm and pooling, and the parameters keep
+torchvision's names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from attrs import frozen
@@ -23,20 +24,27 @@ RGB = tuple[float, float, float]
 
 @frozen
 class VisionNet(Encoder):
-    """weights: "none" (random), "imagenet" (torchvision's own, from its cache or a download), or a state file.
+    """A network of torchvision.
 
-    With weights, images are normalized by ImageNet's mean and std, as those weights expect.
+    weights: "none" (random), "imagenet" (torchvision's weights, from its cache or a download), or a
+    file of weights.
+
+    With weights, images are normalized with ImageNet's mean and std, as torchvision's weights
+    expect.
     """
 
     weights: str = files.NONE
 
-    maps: ClassVar[tuple[str, ...]]  # the modules whose outputs are the maps, coarse last
-    pooled: ClassVar[str] = "flatten"  # what the classifier reads
-    classifier: ClassVar[str] = "classifier."  # how its keys begin
-    memory_format: ClassVar[torch.memory_format] = (
-        torch.contiguous_format
-    )  # the faster one on a CPU
-    smallest: ClassVar[int] = 1  # image side that the net still digests
+    # The modules that output the feature maps, coarse last.
+    maps: ClassVar[tuple[str, ...]]
+    # The module that outputs the input of the classifier.
+    pooled: ClassVar[str] = "flatten"
+    # How the parameter names of the classifier begin.
+    classifier: ClassVar[str] = "classifier."
+    # The faster layout on a CPU.
+    memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
+    # The smallest image size in pixels that the network can process.
+    smallest: ClassVar[int] = 1
 
     @property
     def mean(self) -> RGB:  # type: ignore[override]
@@ -47,82 +55,98 @@ class VisionNet(Encoder):
         return Encoder.std if self.weights == files.NONE else files.IMAGENET_STD
 
     def build(self, image_size: int) -> nn.Module:
-        from torchvision.models import get_model  # late: 1.9 s
+        # Imported late: torchvision takes 1.9 s.
+        from torchvision.models import get_model
         from torchvision.models.feature_extraction import create_feature_extractor
 
         self.check(image_size)
-        nodes = {**{name: name for name in self.maps}, self.pooled: "pooled"}
-        net = create_feature_extractor(
-            get_model(self.name, weights=None, **self.options(image_size)), nodes
-        )
-        if files.to_load(self.weights) != files.NONE:
-            files.load(
-                str(self.name), net, self.fitted(self._state(), image_size), [self.classifier]
-            )
+        model = get_model(self.name, weights=None, **self.options(image_size))
+        nodes = {name: name for name in self.maps}
+        nodes[self.pooled] = "pooled"
+        net = create_feature_extractor(model, nodes)
+        if files.weights_to_load(self.weights) != files.NONE:
+            state = self.fitted(self._read_state(), image_size)
+            files.load(str(self.name), net, state, [self.classifier])
         return self.adapted(net)
 
     def check(self, image_size: int) -> None:
-        """Raises MtlError where the net can't read images of this side."""
+        """Raise MtlError if the network can't process images of this size."""
         if image_size < self.smallest:
             raise MtlError(
-                f"input.size = {image_size}: {self.name} needs images of at least {self.smallest} pixels a side"
+                f"input.size = {image_size}: {self.name} needs images of at least "
+                f"{self.smallest} x {self.smallest} pixels"
             )
 
-    def options(self, image_size: int) -> dict[str, Any]:
-        """What torchvision's constructor needs to know."""
+    def options(self, image_size: int) -> dict[str, object]:
+        """Return further arguments of torchvision's constructor."""
         return {}
 
     def fitted(self, state: Mapping[str, Tensor], image_size: int) -> Mapping[str, Tensor]:
-        """Foreign weights made to fit this image size."""
+        """Return the weights adapted to this image size."""
         return state
 
     def adapted(self, net: nn.Module) -> nn.Module:
+        """Return the feature extractor as a module with the output `Features`."""
         return _Maps(net, self.memory_format)
 
-    def _state(self) -> Mapping[str, Tensor]:
+    def _read_state(self) -> Mapping[str, Tensor]:
         from torchvision.models import get_model_weights
 
         if self.weights != files.IMAGENET:
             return files.read(str(self.name), self.weights)
         url = get_model_weights(self.name).DEFAULT.url
-        return files.published(
-            str(self.name),
-            lambda: torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", progress=False, check_hash=True, weights_only=True
-            ),
-        )
+
+        def download() -> Mapping[str, Tensor]:
+            return torch.hub.load_state_dict_from_url(
+                url,
+                map_location="cpu",
+                progress=False,
+                check_hash=True,
+                weights_only=True,
+            )
+
+        return files.published(str(self.name), download)
 
 
 class _Maps(nn.Module):
-    """Normalized images (B, 3, H, W) -> Features of a convolutional net; the extractor names its outputs."""
+    """Normalized images (B, 3, H, W) -> Features of a convolutional network.
+
+    net: a feature extractor with the outputs "pooled" and, in their order, the maps.
+    """
 
     def __init__(self, net: nn.Module, memory_format: torch.memory_format) -> None:
         super().__init__()
-        self.net, self.memory_format = net, memory_format
+        self.net = net
+        self.memory_format = memory_format
 
     def forward(self, images: Tensor) -> Features:
-        found = dict(self.net(images.contiguous(memory_format=self.memory_format)))
-        pooled = found.pop("pooled")
-        maps = tuple(found.values())
+        outputs = dict(self.net(images.contiguous(memory_format=self.memory_format)))
+        pooled = outputs.pop("pooled")
+        maps = tuple(outputs.values())
         return Features(maps, pooled, maps[-1])
 
 
 class _Tokens(nn.Module):
-    """Normalized images (B, 3, H, W) -> Features of a ViT: shared is all tokens (B, 1 + n, D), pooled the first."""
+    """Normalized images (B, 3, H, W) -> Features of a ViT.
+
+    shared: all tokens (B, 1 + n, D). pooled: the first, the class token (B, D).
+    """
 
     def __init__(self, net: nn.Module, patch: int) -> None:
         super().__init__()
-        self.net, self.patch = net, patch
+        self.net = net
+        self.patch = patch
 
     def forward(self, images: Tensor) -> Features:
         tokens = self.net(images)["pooled"]
-        coarse = rearrange(tokens[:, 1:], "b (h w) d -> b d h w", h=images.shape[-2] // self.patch)
+        height = images.shape[-2] // self.patch
+        coarse = rearrange(tokens[:, 1:], "b (h w) d -> b d h w", h=height)
         return Features((coarse,), tokens[:, 0], tokens)
 
 
 @frozen
 class Resnet18(VisionNet):
-    """ResNet-18: eighteen layers of basic residual blocks."""
+    """ResNet-18: 18 layers of basic residual blocks."""
 
     name = "resnet18"
     cites = "He et al. 2016, CVPR, arXiv:1512.03385"
@@ -132,7 +156,7 @@ class Resnet18(VisionNet):
 
 @frozen
 class Resnet50(VisionNet):
-    """ResNet-50: fifty layers of bottleneck residual blocks."""
+    """ResNet-50: 50 layers of bottleneck residual blocks."""
 
     name = "resnet50"
     cites = "He et al. 2016, CVPR, arXiv:1512.03385"
@@ -162,7 +186,7 @@ class EfficientnetB2(VisionNet):
 
 @frozen
 class MobilenetV3Large(VisionNet):
-    """MobileNetV3-Large: found by architecture search for a telephone's processor."""
+    """MobileNetV3-Large: found by architecture search for the CPU of a phone."""
 
     name = "mobilenet_v3_large"
     cites = "Howard et al. 2019, ICCV, arXiv:1905.02244"
@@ -172,7 +196,7 @@ class MobilenetV3Large(VisionNet):
 
 @frozen
 class ConvnextTiny(VisionNet):
-    """ConvNeXt-Tiny. Its classifier begins with a norm, which is kept."""
+    """ConvNeXt-Tiny. `pooled` includes the norm at the start of its classifier."""
 
     name = "convnext_tiny"
     cites = "Liu et al. 2022, CVPR, arXiv:2201.03545"
@@ -184,7 +208,10 @@ class ConvnextTiny(VisionNet):
 
 @frozen
 class VitB16(VisionNet):
-    """ViT-B/16. Its position embeddings are made for one image size; foreign ones are interpolated to it."""
+    """ViT-B/16.
+
+    Its position embeddings belong to one image size. Those of a file are interpolated to it.
+    """
 
     name = "vit_b_16"
     cites = "Dosovitskiy et al. 2021, ICLR, arXiv:2010.11929"
@@ -193,7 +220,7 @@ class VitB16(VisionNet):
     classifier = "heads."
     patch: ClassVar[int] = 16
     lacks: ClassVar[Mapping[str, str]] = {
-        "other_sizes": "its position embeddings are made for one image size"
+        "other_sizes": "its position embeddings belong to one image size"
     }
 
     def check(self, image_size: int) -> None:
@@ -204,15 +231,16 @@ class VitB16(VisionNet):
                 f"expected a multiple of {self.patch}, such as {near}"
             )
 
-    def options(self, image_size: int) -> dict[str, Any]:
+    def options(self, image_size: int) -> dict[str, object]:
         return {"image_size": image_size}
 
     def fitted(self, state: Mapping[str, Tensor], image_size: int) -> Mapping[str, Tensor]:
         from torchvision.models.vision_transformer import interpolate_embeddings
 
         if "encoder.pos_embedding" not in state:
-            return state  # `load` tells what is missing
-        return interpolate_embeddings(image_size, self.patch, dict(state))
+            return state  # `load` will report what is missing
+        resized: Mapping[str, Tensor] = interpolate_embeddings(image_size, self.patch, dict(state))
+        return resized
 
     def adapted(self, net: nn.Module) -> nn.Module:
         return _Tokens(net, self.patch)

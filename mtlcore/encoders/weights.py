@@ -1,8 +1,10 @@
-"""Weights that were trained elsewhere, for torchvision's and timm's nets: `weights = "none" | "imagenet" | <file>`.
+"""Load pretrained weights into torchvision's and timm's networks.
 
-Nothing is skipped in silence. The classifier of the file is not used, whatever its classes; every other tensor must
-find its place, and every place its tensor. Where weights can't be had the run stops: it never starts from random
-weights unasked.
+The key `weights` of these encoders is "none", "imagenet" or a file.
+
+Every tensor of the network must be in the file, and every tensor of the file must be used. Only the
+file's own classifier is ignored. If the weights can't be loaded, the run stops: it never starts
+from random weights unless the configuration asks for them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,65 +24,87 @@ from torch import Tensor, nn
 from ..errors import MtlError
 
 NONE, IMAGENET = "none", "imagenet"
-_coming: ContextVar[bool] = ContextVar("coming", default=False)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_WRAPPERS = (
-    "state_dict",
-    "model",
-)  # timm's and torchvision's training scripts put the weights under one of these
-_SHOWN = 5
-Found = TypeVar("Found")
+
+# The training scripts of timm and torchvision store the weights under one of these keys.
+_WRAPPERS = ("state_dict", "model")
+_SHOWN = 5  # names of tensors in a message
+_from_checkpoint: ContextVar[bool] = ContextVar("weights_from_checkpoint", default=False)
+
+T = TypeVar("T")
 
 
 @contextmanager
 def weights_from_checkpoint() -> Iterator[None]:
-    """Networks built here get their weights from a checkpoint: no file and no download is asked for them."""
-    token = _coming.set(True)
+    """Build networks whose weights a checkpoint will replace: no file is read or downloaded."""
+    token = _from_checkpoint.set(True)
     try:
         yield
     finally:
-        _coming.reset(token)
+        _from_checkpoint.reset(token)
 
 
-def to_load(weights: str) -> str:
-    """What `weights` of an encoder means now: "none" while they will come from a checkpoint."""
-    return NONE if _coming.get() else weights
+def weights_to_load(weights: str) -> str:
+    """Return an encoder's `weights`, or "none" inside of `weights_from_checkpoint`."""
+    return NONE if _from_checkpoint.get() else weights
 
 
-def published(encoder: str, get: Callable[[], Found]) -> Found:
-    """What `get` (a state, a network) finds in the library's cache or downloads. Raises MtlError without either."""
+def published(encoder: str, get: Callable[[], T]) -> T:
+    """Return `get()`, which loads published weights from the library's cache or downloads them.
+
+    encoder: the name for messages. Raises MtlError if the weights are neither in the cache nor
+    available for download.
+    """
     try:
         return get()
     except (OSError, RuntimeError, HTTPException) as error:
         reason = str(error).partition("\n")[0]
         raise MtlError(
-            f'[encoder] {encoder}: weights = "{IMAGENET}": the published weights are not in the cache and can\'t be '
-            f'downloaded ({reason}). Give a file of them, weights = "<file>", or start from random ones, "{NONE}"'
+            f'[encoder] {encoder}: weights = "{IMAGENET}": the published weights are not in the '
+            f"cache and can't be downloaded ({reason}). "
+            f'Set weights = "<file>" to read a file, or weights = "{NONE}" for random weights'
         ) from error
 
 
 def read(encoder: str, path: str) -> Mapping[str, Tensor]:
-    """A `.safetensors` file, or one of `torch.save` that holds tensors only. Raises MtlError for any other."""
+    """Read the tensors of a `.safetensors` file, or of a `torch.save` file that holds only tensors.
+
+    encoder: the name for messages. Raises MtlError for any other file.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         close = difflib.get_close_matches(path, (NONE, IMAGENET), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise MtlError(
-            f'[encoder] {encoder}: weights = "{path}": no such file; expected "{NONE}", "{IMAGENET}" or a file{hint}'
+            f'[encoder] {encoder}: weights = "{path}": no such file; '
+            f'expected "{NONE}", "{IMAGENET}" or a file{hint}'
         )
-    state = (
-        _safetensors(encoder, file) if file.suffix == ".safetensors" else _pickled(encoder, file)
-    )
-    state = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)), state)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+
+    if file.suffix == ".safetensors":
+        content = _read_safetensors(encoder, file)
+    else:
+        content = _read_torch(encoder, file)
+    state = _unwrap(content)
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not state or len(tensors) < len(state):
         raise MtlError(
-            f"[encoder] {encoder}: weights: {file} holds no network's state (a table of names and tensors)"
+            f"[encoder] {encoder}: weights: {file} holds no network's state "
+            f"(a table of names and tensors)"
         )
-    return state
+    return tensors
 
 
-def _safetensors(encoder: str, file: Path) -> dict[str, Any]:
+def _unwrap(content: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the state of the network, without the dict that a training script puts around it."""
+    for key in _WRAPPERS:
+        inner = content.get(key)
+        if isinstance(inner, dict):
+            return inner
+    return content
+
+
+def _read_safetensors(encoder: str, file: Path) -> Mapping[str, object]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -92,41 +116,52 @@ def _safetensors(encoder: str, file: Path) -> dict[str, Any]:
         ) from error
 
 
-def _pickled(encoder: str, file: Path) -> dict[str, Any]:
+def _read_torch(encoder: str, file: Path) -> Mapping[str, object]:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise MtlError(
             f"[encoder] {encoder}: weights: {file} can't be read as a file of tensors: {reason}"
         ) from error
-    return state if isinstance(state, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def load(
-    encoder: str, net: nn.Module, state: Mapping[str, Tensor], classifier: Iterable[str]
+    encoder: str,
+    net: nn.Module,
+    state: Mapping[str, Tensor],
+    classifier: Iterable[str],
 ) -> None:
-    """Every tensor of `net` from `state`. Raises MtlError telling which are missing, unexpected or of another shape.
+    """Load every tensor of `net` from `state`.
 
-    classifier: how the names of the file's own classifier begin; those that `net` lacks are left aside. Counters of
-    batches (old files have none) may be absent: nothing reads them.
+    encoder: the name for messages.
+    classifier: how the names of the file's own classifier begin. Those that `net` lacks are
+    ignored.
+
+    BatchNorm's batch counters may be missing, as in old files: nothing reads them.
+    Raises MtlError with the names that are missing, unexpected, or of another shape.
     """
-    wanted, prefixes = net.state_dict(), tuple(classifier)
-    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in wanted and not k.startswith(prefixes)]
-    shared = [k for k in wanted if k in state]
-    shapes = [
-        f"{k} {_shape(state[k])}, not {_shape(wanted[k])}"
-        for k in shared
-        if state[k].shape != wanted[k].shape
+    own = net.state_dict()
+    prefixes = tuple(classifier)
+    common = [name for name in own if name in state]
+    missing = [
+        name for name in own if name not in state and not name.endswith("num_batches_tracked")
     ]
-    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    if any(wrong.values()):
-        told = "; ".join(
-            f"{len(names)} {what}: {_first(names)}" for what, names in wrong.items() if names
+    unexpected = [name for name in state if name not in own and not name.startswith(prefixes)]
+    other_shapes = [
+        f"{name} {_shape(state[name])}, not {_shape(own[name])}"
+        for name in common
+        if state[name].shape != own[name].shape
+    ]
+
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other_shapes}
+    lines = [f"{len(names)} {what}: {_first(names)}" for what, names in problems.items() if names]
+    if lines:
+        raise MtlError(
+            f"[encoder] {encoder}: the weights do not fit this network. {'; '.join(lines)}"
         )
-        raise MtlError(f"[encoder] {encoder}: the weights do not fit this network. {told}")
-    net.load_state_dict({k: state[k] for k in shared}, strict=False)
+    net.load_state_dict({name: state[name] for name in common}, strict=False)
 
 
 def _shape(tensor: Tensor) -> str:
@@ -134,4 +169,5 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    text = ", ".join(names[:_SHOWN])
+    return f"{text}, ..." if len(names) > _SHOWN else text

@@ -1,9 +1,9 @@
-"""Tasks on a user's own labels: no Python needed."""
+"""Tasks for a user's own labels. They need no Python code, only a configuration."""
 
 from __future__ import annotations
 
 from ..contracts import Component
-from ..registry.catalog import hookimpl
+from ..registry.hooks import hookimpl
 from .classification import Classification as Classification
 from .multilabel import Multilabel as Multilabel
 from .regression import Regression as Regression

@@ -1,8 +1,11 @@
-"""Classification: one of C named classes an image; cross-entropy on the pooled features."""
+"""Classification: one of C named classes for each image.
+
+The head is a linear layer on the pooled features; the loss is the cross-entropy.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,20 +17,29 @@ from torch import Tensor, nn
 from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
-from .draw_text import written
+from .draw_text import draw_text
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 fraction = and_(ge(0.0), lt(1.0))
+EXAMPLE_CLASSES = ("one", "three", "two")  # sorted, as `fit` would find them
+CONFIDENT_LOGIT = 20.0
 
 
 @frozen
 class Classification(SupervisedTask):
     """One of several named classes.
 
-    reads: the annotation (default: the task's label). classes: their names, in the order of the outputs (default: those of the
-    training samples, sorted). balance: "inverse" weighs each class by N / (C n_c), so that the mean weight of a sample is 1.
-    class_weights: explicit weights, in the order of `classes`. label_smoothing, dropout (before the linear layer): in [0, 1).
-    by: attributes of the data (a race, an age band) for each value of which the metrics are given too, with the number of samples;
-    those that the data does not have are passed over.
+    reads: the annotation (default: the task's label).
+    classes: the names of the classes, in the order of the outputs (default: those of the training
+    samples, sorted).
+    balance: "inverse" weights each class by N / (C n_c), so that the mean weight of a sample is 1.
+    class_weights: explicit weights, in the order of `classes`.
+    label_smoothing: in [0, 1).
+    dropout: before the linear layer, in [0, 1).
+    by: attributes of the data, such as an age group. Metrics are also computed for each of their
+    values, together with the number of samples. Attributes that the data lack are skipped.
     """
 
     reads: str = ""
@@ -41,18 +53,24 @@ class Classification(SupervisedTask):
     def __attrs_post_init__(self) -> None:
         if self.classes and self.class_weights and len(self.classes) != len(self.class_weights):
             raise ValueError(
-                f"class_weights has {len(self.class_weights)} numbers for {len(self.classes)} classes"
+                f"class_weights has {len(self.class_weights)} numbers for "
+                f"{len(self.classes)} classes"
             )
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes holds a name twice: {self.classes}")
+            raise ValueError(f"classes has a name twice: {self.classes}")
 
     def fit(self, annotation: Annotation) -> Classification:
-        """Classes and inverse class weights of these labeled samples, where they are not given. Raises MtlError on numbers."""
+        """Set the classes and the inverse class weights from the labeled training samples.
+
+        Values that the configuration sets are kept. Raises MtlError if the annotation is numeric or
+        has no class.
+        """
         self._refuse_numbers(annotation)
         names = self.classes or tuple(sorted({str(a) for a in annotation} - {""}))
         if not names:
             raise MtlError(
-                f"no training sample has the annotation {self.reads!r}: there are no classes to learn"
+                f"no training sample has the annotation {self.reads!r}: "
+                f"there are no classes to learn"
             )
         if self.balance == "none" or self.class_weights:
             return evolve(self, classes=names)
@@ -61,21 +79,25 @@ class Classification(SupervisedTask):
         return evolve(self, classes=names, class_weights=tuple(float(w) for w in weights))
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
-        """(N,) names -> (N,) int64 class numbers, (N,) bool. Raises MtlError on numbers."""
+        """Convert (N,) names to class numbers (N,) int64 and present (N,) bool.
+
+        Raises MtlError if the annotation is numeric.
+        """
         self._refuse_numbers(annotation)
         order = np.argsort(self.classes)
         names = np.asarray(self.classes)[order]
-        place = np.searchsorted(names, annotation).clip(max=len(names) - 1)
-        present = names[place] == annotation
-        return torch.from_numpy(np.where(present, order[place], 0)), torch.from_numpy(present)
+        position = np.searchsorted(names, annotation).clip(max=len(names) - 1)
+        present = names[position] == annotation
+        numbers = np.where(present, order[position], 0)
+        return torch.from_numpy(numbers), torch.from_numpy(present)
 
     def examples(self, n: int, rng: Rng) -> Annotation:
-        """(n,) drawn names, for the conformance kit: of the classes, or of three where none are given."""
-        names = np.asarray(self.classes or ("one", "three", "two"))
+        """Draw (n,) names for the conformance kit, from three classes if none are set."""
+        names = np.asarray(self.classes or EXAMPLE_CLASSES)
         return names[rng.randint(len(names), n).numpy()]
 
     def _refuse_numbers(self, annotation: Annotation) -> None:
-        """No number equals a name: every sample would count as one without a label."""
+        """Raise MtlError for numbers: none of them would equal a name of a class."""
         if annotation.dtype.kind in "fiub":
             raise MtlError(
                 f"the annotation {self.reads!r} holds numbers; classification needs names "
@@ -86,14 +108,14 @@ class Classification(SupervisedTask):
         return ClassificationHead(context.info.dim, self)
 
     def decode(self, output: Tensor) -> Tensor:
-        """(B, C) logits -> (B, C) probabilities."""
+        """Convert logits (B, C) to probabilities (B, C)."""
         return output.float().softmax(1)
 
     def as_answer(self, target: Tensor) -> Tensor:
-        """(B,) class numbers -> (B, C) probabilities that are sure of them."""
+        """Convert class numbers (B,) to one-hot probabilities (B, C)."""
         return F.one_hot(target, len(self.classes)).float()
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Metric]:
         from torchmetrics.classification import (
             MulticlassAccuracy,
             MulticlassConfusionMatrix,
@@ -109,12 +131,12 @@ class Classification(SupervisedTask):
         }
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], (C,) probabilities -> the image with the likeliest class's name."""
-        return written(image, self.classes[int(decoded.argmax())])
+        """Write the most likely class on an image (3, H, W). decoded: (C,) probabilities."""
+        return draw_text(image, self.classes[int(decoded.argmax())])
 
 
 class ClassificationHead(Head):
-    """Dropout and ONE linear layer: (B, D) -> (B, C) logits."""
+    """Dropout and ONE linear layer: pooled features (B, D) -> logits (B, C)."""
 
     class_weights: Tensor | None
 
@@ -125,13 +147,17 @@ class ClassificationHead(Head):
         self.label_smoothing = task.label_smoothing
         weights = torch.tensor(task.class_weights) if task.class_weights else None
         if weights is None:
-            self.choices = self.classes  # equal logits lose log(choices)
+            # For the conformance kit: uniform logits have the loss log(choices). Class weights
+            # would scale it.
+            self.choices = self.classes
+        # Not in checkpoints: the saved configuration holds the weights.
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, features: Features) -> Tensor:
         return self.answer(features.pooled)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy of each sample, (B,). target: class numbers (B,)."""
         return F.cross_entropy(
             output,
             target,
@@ -141,5 +167,5 @@ class ClassificationHead(Head):
         )
 
     def ideal(self, target: Tensor) -> Tensor:
-        """Logits that are sure of the right class."""
-        return 20.0 * F.one_hot(target, self.classes).float()
+        """Return logits (B, C) with nearly all probability on the target class."""
+        return CONFIDENT_LOGIT * F.one_hot(target, self.classes).float()

@@ -1,4 +1,4 @@
-"""Words on an image, so that a person can read what a task answers. Knows no task."""
+"""Draw lines of text on an image, so that a person can read what a task predicts."""
 
 from __future__ import annotations
 
@@ -7,38 +7,47 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-SMALLEST, SHARE = (
-    7,
-    7,
-)  # letters: pixels at least, and the part of the image's height that they take
+SMALLEST_PX = 7  # the smallest readable letters
+LINES_PER_HEIGHT = 7  # the default letters are this fraction of the image's height
+BAND_OPACITY = 0.6
+MARGIN_PX = 2  # left of the text
 
 
-def written(image: Tensor, *lines: str) -> Tensor:
-    """(3, H, W) float in [0, 1] -> the same image with lines of text on a dark band at its foot.
+def draw_text(image: Tensor, *lines: str) -> Tensor:
+    """Draw lines of text on a dark band at the bottom of an image.
 
-    Letters are scaled to the image; a line that is too wide gets smaller ones, down to 7 pixels: enlarge what is smaller
-    than about 60 pixels before. Same shape, dtype and device.
+    image: (3, H, W) float in [0, 1]. Returns the same shape, dtype and device.
+
+    The letters scale with the image. If a line is too wide, all lines get smaller letters, down to
+    7 pixels. Enlarge images below about 60 pixels first.
     """
-    pixels = (
-        (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    )
+    as_uint8 = (image.detach().float().clamp(0, 1) * 255).round().byte()
+    pixels = as_uint8.permute(1, 2, 0).cpu().numpy()
     canvas = Image.fromarray(np.ascontiguousarray(pixels))
-    font = _fitting(lines, *canvas.size)
-    step = sum(font.getmetrics())  # above the line, and below it
-    top = canvas.height - step * len(lines) - 1
-    band = Image.new("RGB", (canvas.width, canvas.height - max(top, 0)), "black")
-    box = (0, max(top, 0), canvas.width, canvas.height)
-    canvas.paste(Image.blend(canvas.crop(box), band, 0.6), box)
+    font = _font_that_fits(lines, *canvas.size)
+    line_height = sum(font.getmetrics())  # ascent and descent
+
+    top = canvas.height - line_height * len(lines) - 1
+    visible_top = max(top, 0)
+    box = (0, visible_top, canvas.width, canvas.height)
+    band = Image.new("RGB", (canvas.width, canvas.height - visible_top), "black")
+    canvas.paste(Image.blend(canvas.crop(box), band, BAND_OPACITY), box)
+
     pen = ImageDraw.Draw(canvas)
-    for number, line in enumerate(lines):
-        pen.text((2, top + number * step), line, fill="white", font=font)
-    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).to(image.device, image.dtype) / 255
+    for i, line in enumerate(lines):
+        pen.text((MARGIN_PX, top + i * line_height), line, fill="white", font=font)
+    result = torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
+    return result.to(image.device, image.dtype) / 255
 
 
-def _fitting(lines: tuple[str, ...], width: int, height: int) -> ImageFont.FreeTypeFont:
-    size = max(SMALLEST, height // SHARE)
+def _font_that_fits(
+    lines: tuple[str, ...],
+    width: int,
+    height: int,
+) -> ImageFont.FreeTypeFont:
+    size = max(SMALLEST_PX, height // LINES_PER_HEIGHT)
     font = _font(size)
-    while size > SMALLEST and max(font.getlength(line) for line in lines) > width - 3:
+    while size > SMALLEST_PX and max(font.getlength(line) for line in lines) > width - 3:
         size -= 1
         font = _font(size)
     return font
@@ -46,7 +55,6 @@ def _fitting(lines: tuple[str, ...], width: int, height: int) -> ImageFont.FreeT
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
-    assert isinstance(
-        font, ImageFont.FreeTypeFont
-    )  # the bitmap font comes back only where no size is asked for
+    # Pillow returns its bitmap font only if no size is passed.
+    assert isinstance(font, ImageFont.FreeTypeFont)
     return font

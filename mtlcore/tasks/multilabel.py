@@ -1,18 +1,22 @@
-"""Multilabel: several named labels an image, each there or not; binary cross-entropy on the pooled features.
+"""Multilabel classification: several named labels for each image, each present or absent.
 
-An annotation takes one of two forms:
+The head is a linear layer on the pooled features; the loss is the binary cross-entropy.
 
-    (N,) strings, the names that an image has, joined by "|":  "smile|glasses". All others are absent; "|" alone has none of
-        them, "" is a missing annotation, and "?hat" says that of this one label nothing is known. The form of a csv column
-        that holds a list, and of datasets (`join_names`): names travel, so two sets with other orders can't be mixed up.
-    (N, L) numbers, 1 there, 0 not there, NaN unknown: several 0 / 1 columns of a csv. Their names are `classes`, which then
-        must be given, in the order of the columns.
+An annotation has one of two forms:
+
+- (N,) strings: the names of the present labels, joined by "|", such as "smile|glasses". All other
+  labels are absent. "|" alone means that every label is absent; "" is a missing annotation. "?hat"
+  means that nothing is known about this one label. Use this form for a csv column that holds a
+  list, and in datasets (`join_names`). Labels are identified by name, so two datasets with another
+  order of labels can't be confused.
+- (N, L) numbers: 1 for present, 0 for absent, NaN for unknown. Use this form for several 0 / 1
+  columns of a csv. `classes` must then list their names, in the order of the columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -23,29 +27,40 @@ from torch import Tensor, nn
 from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
-from .classification import fraction
-from .draw_text import written
+from .classification import CONFIDENT_LOGIT, EXAMPLE_CLASSES, fraction
+from .draw_text import draw_text
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 SEPARATOR, UNKNOWN = "|", "?"
-_UNKNOWN = -1  # in a target
+_UNKNOWN = -1  # the value of an unknown label in a target
+THRESHOLD = 0.5  # a label with at least this probability counts as present
 
 
 def join_names(present: Iterable[str], unknown: Iterable[str] = ()) -> str:
-    """The annotation of one image: these labels are there, of those nothing is known, every other one is absent."""
+    """Return the annotation of one image from its present and its unknown labels.
+
+    All other labels are absent.
+    """
     names = [*present, *(UNKNOWN + name for name in unknown)]
     return SEPARATOR.join(names) if names else SEPARATOR
 
 
 @frozen
 class Multilabel(SupervisedTask):
-    """Several named labels, each there or not; a label that is unknown in an image is left out of its loss and its metrics.
+    """Several named labels, each present or absent.
 
-    reads: the annotation (default: the task's label). classes: the labels' names, in the order of the outputs (default: those
-    of the training samples, sorted); names that are not among them are passed over. dropout: before the linear layer, in [0, 1).
+    A label that is unknown in an image is excluded from its loss and its metrics.
+
+    reads: the annotation (default: the task's label).
+    classes: the names of the labels, in the order of the outputs (default: those of the training
+    samples, sorted). Other names in an annotation are ignored.
+    dropout: before the linear layer, in [0, 1).
     """
 
     lacks: ClassVar[Mapping[str, str]] = {
-        "one_of": "a name that is not among its classes says nothing of those that are"
+        "one_of": "a foreign name in an annotation says nothing about the task's own labels"
     }
     reads: str = ""
     classes: tuple[str, ...] = ()
@@ -53,94 +68,107 @@ class Multilabel(SupervisedTask):
 
     def __attrs_post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes holds a name twice: {self.classes}")
-        wrong = [
-            name
-            for name in self.classes
-            if not name or SEPARATOR in name or name.startswith(UNKNOWN)
-        ]
-        if wrong:
-            raise ValueError(
-                f"classes holds {wrong[0]!r}: a name has letters, no {SEPARATOR!r}, and no {UNKNOWN!r} in front"
-            )
+            raise ValueError(f"classes has a name twice: {self.classes}")
+        for name in self.classes:
+            if not name or SEPARATOR in name or name.startswith(UNKNOWN):
+                raise ValueError(
+                    f"classes has the name {name!r}; expected a name that is not empty, does not "
+                    f"contain {SEPARATOR!r} and does not start with {UNKNOWN!r}"
+                )
 
     def fit(self, annotation: Annotation) -> Multilabel:
-        """The names in these labeled samples, where `classes` is not given."""
+        """Set `classes` to the names in the labeled training samples, unless it is set.
+
+        Raises MtlError if the annotation is numeric or holds no name.
+        """
         if self.classes:
             return self
         if annotation.dtype.kind in "fiub":
             raise MtlError(
-                f"the annotation {self.reads!r} holds numbers, which have no names: give the task `classes`, in the "
-                f"order of the columns"
+                f"the annotation {self.reads!r} holds numbers, which have no names: "
+                f"set `classes` of the task, in the order of the columns"
             )
-        names = {
-            name for cell in np.unique(annotation) for name in (*_present(cell), *_unknown(cell))
-        }
+        names: set[str] = set()
+        for cell in np.unique(annotation):
+            names |= {*_present(cell), *_unknown(cell)}
         if not names:
             raise MtlError(
-                f"no training sample has a label in the annotation {self.reads!r}: there are no classes to learn"
+                f"no training sample has a label in the annotation {self.reads!r}: "
+                f"there are no classes to learn"
             )
         return evolve(self, classes=tuple(sorted(names)))
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
-        """(N,) strings or (N, L) numbers -> (N, L) int64: 1 there, 0 not there, -1 unknown; present (N,) bool."""
-        flags = (
-            self._of_numbers(annotation)
-            if annotation.dtype.kind in "fiub"
-            else self._of_names(annotation)
-        )
-        present = (flags != _UNKNOWN).any(1)
-        return torch.from_numpy(np.where(present[:, None], flags, 0)), torch.from_numpy(present)
+        """Convert (N,) strings or (N, L) numbers to targets (N, L) int64 and present (N,) bool.
+
+        A target is 1 for present, 0 for absent, -1 for unknown. A sample is present if at least one
+        of its labels is known.
+        """
+        if annotation.dtype.kind in "fiub":
+            labels = self._from_numbers(annotation)
+        else:
+            labels = self._from_names(annotation)
+        present = (labels != _UNKNOWN).any(1)
+        target = np.where(present[:, None], labels, 0)
+        return torch.from_numpy(target), torch.from_numpy(present)
 
     def examples(self, n: int, rng: Rng) -> Annotation:
-        """(n,) drawn strings, for the conformance kit: each of the classes (of three where none are given) there, not there, or in
-        one of eight samples unknown.
-        """
-        names = self.classes or ("one", "three", "two")
-        kinds = rng.randint(8, n, len(names)).tolist()
-        samples = ([name for name, k in zip(names, sample) if k > 3] for sample in kinds)
-        unknown = ([name for name, k in zip(names, sample) if k == 0] for sample in kinds)
-        return np.array([join_names(*pair) for pair in zip(samples, unknown)])
+        """Draw (n,) strings for the conformance kit, from three labels if `classes` is not set.
 
-    def _of_numbers(self, annotation: Annotation) -> np.ndarray:
+        A label is unknown with probability 1 / 8, absent with 3 / 8, present with 4 / 8.
+        """
+        names = self.classes or EXAMPLE_CLASSES
+        cells: list[str] = []
+        for draws in rng.randint(8, n, len(names)).tolist():
+            present = [name for name, draw in zip(names, draws) if draw > 3]
+            unknown = [name for name, draw in zip(names, draws) if draw == 0]
+            cells.append(join_names(present, unknown))
+        return np.array(cells)
+
+    def _from_numbers(self, annotation: Annotation) -> np.ndarray:
+        """Convert (N, L) numbers to (N, L) int64. Raises MtlError for other numbers than 0, 1."""
         numbers = annotation.reshape(len(annotation), -1).astype(np.float64)
         if numbers.shape[1] != len(self.classes):
             raise MtlError(
-                f"the annotation {self.reads!r} has {numbers.shape[1]} columns, but the task has {len(self.classes)} classes: "
-                f"{', '.join(self.classes)}"
+                f"the annotation {self.reads!r} has {numbers.shape[1]} columns, but the task has "
+                f"{len(self.classes)} classes: {', '.join(self.classes)}"
             )
         known = ~np.isnan(numbers)
-        strange = numbers[known & (numbers != 0) & (numbers != 1)]
-        if len(strange):
+        invalid = numbers[known & (numbers != 0) & (numbers != 1)]
+        if len(invalid):
             raise MtlError(
-                f"the annotation {self.reads!r} holds {strange[0]:g}; expected 0, 1, or nothing"
+                f"the annotation {self.reads!r} holds {invalid[0]:g}; expected 0, 1, or nothing"
             )
         return np.where(known, numbers, _UNKNOWN).astype(np.int64)
 
-    def _of_names(self, annotation: Annotation) -> np.ndarray:
-        place = {name: i for i, name in enumerate(self.classes)}
-        cells, which = np.unique(annotation, return_inverse=True)
-        flags = np.zeros((len(cells), len(self.classes)), dtype=np.int64)
-        for sample, cell in enumerate(cells):
-            flags[sample, [place[name] for name in _present(cell) if name in place]] = 1
-            flags[sample, [place[name] for name in _unknown(cell) if name in place]] = _UNKNOWN
+    def _from_names(self, annotation: Annotation) -> np.ndarray:
+        """Convert (N,) strings to (N, L) int64. Each different string is parsed only once."""
+        column = {name: i for i, name in enumerate(self.classes)}
+        cells, inverse = np.unique(annotation, return_inverse=True)
+        labels = np.zeros((len(cells), len(self.classes)), dtype=np.int64)
+        for row, cell in enumerate(cells):
+            labels[row, [column[name] for name in _present(cell) if name in column]] = 1
+            labels[row, [column[name] for name in _unknown(cell) if name in column]] = _UNKNOWN
             if not cell:
-                flags[sample] = _UNKNOWN
-        return flags[which]
+                labels[row] = _UNKNOWN
+        return labels[inverse]
 
     def build(self, context: BuildContext) -> Head:
         return MultilabelHead(context.info.dim, self)
 
     def decode(self, output: Tensor) -> Tensor:
-        """(B, L) logits -> (B, L) probabilities."""
+        """Convert logits (B, L) to probabilities (B, L)."""
         return output.float().sigmoid()
 
     def as_answer(self, target: Tensor) -> Tensor:
-        """(B, L) target -> (B, L) probabilities that are sure of it; an unknown label counts as absent."""
+        """Convert targets (B, L) to probabilities 0 or 1. An unknown label counts as absent."""
         return target.clamp_min(0).float()
 
-    def metrics(self) -> dict[str, Any]:
-        """macro_map: mean over the labels of the average precision. The others call a label present from 0.5 on."""
+    def metrics(self) -> dict[str, Metric]:
+        """Return macro_map, the mean average precision over the labels, and thresholded metrics.
+
+        The others count a label as present from a probability of 0.5 on.
+        """
         from torchmetrics.classification import (
             MultilabelAveragePrecision,
             MultilabelExactMatch,
@@ -156,15 +184,13 @@ class Multilabel(SupervisedTask):
         }
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], (L,) probabilities -> the image with the names of the labels that are there."""
-        return written(
-            image,
-            ", ".join(name for name, p in zip(self.classes, decoded.tolist()) if p >= 0.5) or "-",
-        )
+        """Write the present labels on an image (3, H, W). decoded: (L,) probabilities."""
+        present = [name for name, p in zip(self.classes, decoded.tolist()) if p >= THRESHOLD]
+        return draw_text(image, ", ".join(present) or "-")
 
 
 class MultilabelHead(Head):
-    """Dropout and ONE linear layer: (B, D) -> (B, L) logits."""
+    """Dropout and ONE linear layer: pooled features (B, D) -> logits (B, L)."""
 
     def __init__(self, dim: int, task: Multilabel) -> None:
         super().__init__()
@@ -174,16 +200,16 @@ class MultilabelHead(Head):
         return self.answer(features.pooled)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """(B,): the mean over the labels that are known."""
+        """Return the mean binary cross-entropy over the known labels of each sample, (B,)."""
         known = (target != _UNKNOWN).float()
-        each = F.binary_cross_entropy_with_logits(
+        per_label = F.binary_cross_entropy_with_logits(
             output.float(), target.clamp_min(0).float(), reduction="none"
         )
-        return (each * known).sum(1) / known.sum(1).clamp_min(1)
+        return (per_label * known).sum(1) / known.sum(1).clamp_min(1)
 
     def ideal(self, target: Tensor) -> Tensor:
-        """Logits that are sure of each label."""
-        return 20.0 * (2 * target.clamp_min(0).float() - 1)
+        """Return logits (B, L) that are nearly certain of each label."""
+        return CONFIDENT_LOGIT * (2 * target.clamp_min(0).float() - 1)
 
 
 def _present(cell: str) -> list[str]:
@@ -195,4 +221,5 @@ def _unknown(cell: str) -> list[str]:
 
 
 def _names(cell: str) -> list[str]:
-    return [name for name in (part.strip() for part in str(cell).split(SEPARATOR)) if name]
+    names = [name.strip() for name in str(cell).split(SEPARATOR)]
+    return [name for name in names if name]

@@ -1,9 +1,13 @@
-"""Regression: one number or several an image, learned from the pooled features and standardized by the training split."""
+"""Regression: one or several numbers for each image.
+
+The head is a linear layer on the pooled features. It learns numbers that are standardized by the
+mean and the standard deviation of the training samples.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -15,28 +19,37 @@ from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ..errors import MtlError
 from ..rng import Rng
 from .classification import fraction
-from .draw_text import written
+from .draw_text import draw_text
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": F.l1_loss,
     "l2": F.mse_loss,
     "huber": F.huber_loss,
 }
+SHOWN_CHARACTERS = 40  # of a text in a message
 
 
-def _positive(_: Any, attribute: Attribute[Any], value: tuple[float, ...]) -> None:
+def _positive(_: object, attribute: Attribute[tuple[float, ...]], value: tuple[float, ...]) -> None:
     if any(not number > 0 for number in value):
         raise ValueError(f"'{attribute.name}' must be above 0: {value}")
 
 
 @frozen
 class Regression(SupervisedTask):
-    """D numbers an image, from an annotation (N,) or (N, D). A sample that lacks one of them (NaN) lacks all.
+    """D numbers for each image, from an annotation (N,) or (N, D).
 
-    reads: the annotation (default: the task's label). loss: l1, l2 (squared) or huber (squared up to one standard deviation,
-    then straight), on the standardized numbers, so that its size does not hang on their unit. outputs: their names (default:
-    "0", "1", ...), used in metrics and images. mean, std: of each of them (default: of the training samples; a constant one gets
-    std 1). dropout: before the linear layer, in [0, 1).
+    A sample that lacks one of its numbers (NaN) counts as lacking all of them.
+
+    reads: the annotation (default: the task's label).
+    loss: "l1", "l2" (squared error) or "huber" (squared up to one standard deviation, then linear).
+    It is computed on the standardized numbers, so that it does not depend on their unit.
+    outputs: the names of the numbers (default: "0", "1", ...), for metrics and drawings.
+    mean, std: the standardization of each number (default: of the training samples; a constant
+    number gets std 1).
+    dropout: before the linear layer, in [0, 1).
     """
 
     reads: str = ""
@@ -47,64 +60,80 @@ class Regression(SupervisedTask):
     dropout: float = field(default=0.0, validator=fraction)
 
     def __attrs_post_init__(self) -> None:
-        given = {
-            key: len(getattr(self, key)) for key in ("outputs", "mean", "std") if getattr(self, key)
-        }
-        if len(set(given.values())) > 1:
-            raise ValueError(f"outputs, mean and std differ in length: {given}")
+        lengths = {key: len(values) for key, values in self._per_output().items() if values}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"outputs, mean and std differ in length: {lengths}")
         if len(set(self.outputs)) != len(self.outputs):
-            raise ValueError(f"outputs holds a name twice: {self.outputs}")
+            raise ValueError(f"outputs has a name twice: {self.outputs}")
 
     def fit(self, annotation: Annotation) -> Regression:
-        """Names, mean and standard deviation of these labeled samples, where they are not given."""
+        """Set outputs, mean and std from the labeled training samples, unless they are set.
+
+        Raises MtlError if the annotation is no numbers, or if no sample has a number.
+        """
         if self.outputs and self.mean and self.std:
             return self
         values = self._values(annotation)
         values = values[self.known(values)]
         if not len(values):
             raise MtlError(
-                f"no training sample has numbers in the annotation {self.reads!r}: there is nothing to learn"
+                f"no training sample has numbers in the annotation {self.reads!r}: "
+                f"there is nothing to learn"
             )
         mean = self.mean or tuple(values.mean(0).tolist())
-        std = self.std or tuple(float(s) if s > 0 else 1.0 for s in values.std(0))
-        return evolve(
-            self, outputs=self.outputs or tuple(map(str, range(len(mean)))), mean=mean, std=std
-        )
+        deviations = values.std(0)
+        std = self.std or tuple(np.where(deviations > 0, deviations, 1.0).tolist())
+        outputs = self.outputs or tuple(map(str, range(len(mean))))
+        return evolve(self, outputs=outputs, mean=mean, std=std)
 
     def known(self, values: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N,) bool: the samples that are labels. Override where a set writes a number for "none"."""
+        """Return which samples (N, D) have a label, (N,) bool.
+
+        Override it if a dataset writes a special number for a missing label.
+        """
         return np.isfinite(values).all(1)
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
-        """(N,) or (N, D) numbers -> (N, D) float32, in their own unit; present (N,) bool."""
+        """Convert (N,) or (N, D) numbers to targets (N, D) float32 and present (N,) bool.
+
+        Targets have the unit of the annotation.
+        """
         values = self._values(annotation)
         present = self.known(values)
-        return torch.from_numpy(
-            np.where(present[:, None], values, 0).astype(np.float32)
-        ), torch.from_numpy(present)
+        targets = np.where(present[:, None], values, 0).astype(np.float32)
+        return torch.from_numpy(targets), torch.from_numpy(present)
 
     def examples(self, n: int, rng: Rng) -> Annotation:
-        """(n,) or (n, D) drawn numbers, D as the fields say, for the conformance kit."""
+        """Draw (n,) numbers for the conformance kit, or (n, D) if a field determines D."""
         width = len(self.outputs or self.mean or self.std)
         unit = (2 * rng.rand(n, max(width, 1)) - 1).double().numpy()
-        numbers: np.ndarray = unit * (np.array(self.std) if self.std else 1.0) + (
-            np.array(self.mean) if self.mean else 0.0
-        )
+        std = np.array(self.std) if self.std else 1.0
+        mean = np.array(self.mean) if self.mean else 0.0
+        numbers: np.ndarray = unit * std + mean
         return numbers if width else numbers[:, 0]
 
+    def _per_output(self) -> dict[str, tuple[object, ...]]:
+        """The fields with one entry for each output. Empty ones are not set."""
+        return {"outputs": self.outputs, "mean": self.mean, "std": self.std}
+
     def _values(self, annotation: Annotation) -> np.ndarray:
-        """-> (N, D) float64, D as the fields say. Raises MtlError where it can't be."""
+        """Return (N, D) float64.
+
+        Raises MtlError if the annotation is no numbers, or if D contradicts the fields.
+        """
         if annotation.dtype.kind not in "fiub":
             raise MtlError(
-                f"the annotation {self.reads!r} holds text{_first_text(annotation)}; regression needs numbers"
+                f"the annotation {self.reads!r} holds text{_first_text(annotation)}; "
+                f"regression needs numbers"
             )
         values = annotation.astype(np.float64)
         values = values[:, None] if values.ndim == 1 else values.reshape(len(values), -1)
-        for key in ("outputs", "mean", "std"):
-            if getattr(self, key) and len(getattr(self, key)) != values.shape[1]:
-                d = values.shape[1]
+        d = values.shape[1]
+        for key, per_output in self._per_output().items():
+            if per_output and len(per_output) != d:
                 raise MtlError(
-                    f"the annotation {self.reads!r} has {d} numbers a sample, but {key} = {getattr(self, key)}"
+                    f"the annotation {self.reads!r} has {d} numbers a sample, "
+                    f"but {key} = {per_output}"
                 )
         return values
 
@@ -112,52 +141,59 @@ class Regression(SupervisedTask):
         return RegressionHead(context.info.dim, self)
 
     def decode(self, output: Tensor) -> Tensor:
-        """(B, D) standardized -> (B, D) in the annotation's unit."""
-        return (
-            output.float() * output.new_tensor(self.std).float()
-            + output.new_tensor(self.mean).float()
-        )
+        """Convert standardized numbers (B, D) to the unit of the annotation."""
+        std = output.new_tensor(self.std).float()
+        mean = output.new_tensor(self.mean).float()
+        return output.float() * std + mean
 
     def as_answer(self, target: Tensor) -> Tensor:
-        """(B, D) -> (B, D): a target is an answer."""
+        """Return the targets (B, D) themselves: they have the form of `decode`."""
         return target
 
-    def metrics(self) -> dict[str, Any]:
-        """mae, rmse (in the annotation's unit, over samples and outputs), r2 (mean over outputs); mae of each of several outputs."""
+    def metrics(self) -> dict[str, Metric]:
+        """Return mae and rmse over samples and outputs, and r2, the mean over outputs.
+
+        mae and rmse have the unit of the annotation. With several outputs, there is also the mae of
+        each.
+        """
         from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 
         from .regression_metrics import ColumnError, Determination
 
-        found: dict[str, Any] = {
+        found: dict[str, Metric] = {
             "mae": MeanAbsoluteError(),
             "rmse": MeanSquaredError(squared=False),
             "r2": Determination(self.mean, self.std),
         }
         if len(self.outputs) > 1:
-            found |= {f"mae_{name}": ColumnError(i) for i, name in enumerate(self.outputs)}
+            for i, name in enumerate(self.outputs):
+                found[f"mae_{name}"] = ColumnError(i)
         return found
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], (D,) numbers -> the image with the numbers on it."""
+        """Write the numbers on an image (3, H, W). decoded: (D,)."""
         if len(self.outputs) == 1:
-            return written(image, f"{float(decoded):.4g}")
-        return written(
-            image, *(f"{name} {number:.3g}" for name, number in zip(self.outputs, decoded.tolist()))
-        )
+            return draw_text(image, f"{float(decoded):.4g}")
+        pairs = zip(self.outputs, decoded.tolist())
+        return draw_text(image, *(f"{name} {number:.3g}" for name, number in pairs))
 
 
 def _first_text(annotation: Annotation) -> str:
-    """What keeps a column from being numbers, and how a table leaves it out; "" where each value would do."""
+    """Return the first value that is no number, as the middle of a message.
+
+    Returns "" if every value is a number that is stored as text.
+    """
     for value in annotation.astype(str).ravel().tolist():
         try:
             float(value or "nan")
         except ValueError:
-            return f", such as {value[:40]!r} (in a csv: list it in `numeric` to leave such samples out)"
+            shown = value[:SHOWN_CHARACTERS]
+            return f", such as {shown!r} (in a csv: list it in `numeric` to skip such samples)"
     return ""
 
 
 class RegressionHead(Head):
-    """Dropout and ONE linear layer: (B, D') -> (B, D) standardized numbers."""
+    """Dropout and ONE linear layer: pooled features (B, D') -> standardized numbers (B, D)."""
 
     mean: Tensor
     std: Tensor
@@ -166,6 +202,7 @@ class RegressionHead(Head):
         super().__init__()
         self.answer = nn.Sequential(nn.Dropout(task.dropout), nn.Linear(dim, len(task.mean)))
         self.kind = task.loss
+        # Not in checkpoints: the saved configuration holds mean and std.
         self.register_buffer("mean", torch.tensor(task.mean), persistent=False)
         self.register_buffer("std", torch.tensor(task.std), persistent=False)
 
@@ -173,9 +210,10 @@ class RegressionHead(Head):
         return self.answer(features.pooled)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """(B,): the mean over the D standardized numbers."""
-        return _LOSSES[self.kind](output.float(), self.ideal(target), reduction="none").mean(1)
+        """Return the mean over the D standardized numbers, (B,)."""
+        loss = _LOSSES[self.kind](output.float(), self.ideal(target), reduction="none")
+        return loss.mean(1)
 
     def ideal(self, target: Tensor) -> Tensor:
-        """The standardized target."""
+        """Return the standardized targets (B, D)."""
         return (target - self.mean) / self.std

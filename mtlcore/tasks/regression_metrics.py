@@ -1,4 +1,7 @@
-"""Small additions to torchmetrics' regression metrics. Imported late: torchmetrics takes a second to load."""
+"""Additions to torchmetrics' regression metrics.
+
+Import this module late: torchmetrics takes a second to load.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torchmetrics.regression import MeanAbsoluteError, R2Score
 
 
 class ColumnError(MeanAbsoluteError):
-    """Mean absolute error of one column of answers and targets (B, D)."""
+    """Mean absolute error of one column of predictions and targets (B, D)."""
 
     def __init__(self, column: int) -> None:
         super().__init__()
@@ -21,20 +24,23 @@ class ColumnError(MeanAbsoluteError):
 
 
 class Determination(R2Score):
-    """R2, the mean over D columns, summed up in standardized units: its sums of squares would drown in an offset (years, say).
+    """R2, the mean over D columns of (B, D). NaN for less than two samples.
 
-    NaN for less than two samples.
+    mean, std: D numbers each, the standardization of the columns. Sums are taken of standardized
+    values: in raw values with a large offset (years, for example), the sums of squares would lose
+    their precision.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(self._standard(preds), self._standard(target))
+        super().update(self._standardize(preds), self._standardize(target))
 
     def compute(self) -> Tensor:
         return super().compute() if self.total > 1 else torch.full((), torch.nan)
 
-    def _standard(self, values: Tensor) -> Tensor:
+    def _standardize(self, values: Tensor) -> Tensor:
         return (values - values.new_tensor(self.mean)) / values.new_tensor(self.std)

@@ -1,7 +1,8 @@
-"""Cosine gate: a pretext counts only while it pulls where the supervised tasks pull.
+"""Cosine gate: a pretext counts only while its gradient agrees with that of the supervised tasks.
 
-Du, Czarnecki, Jayakumar, Farajtabar, Pascanu and Lakshminarayanan, "Adapting Auxiliary Losses Using Gradient Similarity",
-2018, arXiv:1812.02224: the weighted version, of Proposition 1, and the unweighted one.
+Du, Czarnecki, Jayakumar, Farajtabar, Pascanu and Lakshminarayanan, "Adapting Auxiliary Losses Using
+Gradient Similarity", 2018, arXiv:1812.02224: the unweighted version, and the weighted version of
+Proposition 1.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ from attrs.validators import in_
 from torch import Tensor, nn
 
 from ..contracts import StepLosses
-from .gramian import GramianModule, GramianWeighting, against_primary, normalized
+from .gramian import GramianModule, GramianWeighting, normalized, products_with_primary
 
 
 @frozen
 class CosineGate(GramianWeighting):
-    """A pretext's task weight is a function of the cosine c between its gradient and the primary one (the weighted tasks' sum).
+    """A pretext's task weight depends on the cosine c of its gradient and the primary gradient.
 
-    mode: "gate": 1 where c >= 0, else 0 (the unweighted version). "weighted": max(0, c), with which the paper proves
-    convergence on the primary losses. Tasks always have task weight 1. Without a primary task, or without a pretext: the sum of losses.
-    A gated pretext's own head keeps learning (at parameters), so that it is ready when the gate opens.
+    The primary gradient is the sum of the weighted gradients of the supervised tasks.
+
+    mode: "gate" (the unweighted version): the task weight is 1 if c >= 0, else 0. "weighted": it is
+    max(0, c); for this version the paper proves convergence on the primary losses.
+
+    Supervised tasks always have the task weight 1. Without a supervised task or without a pretext,
+    the objective is the sum of losses. With `at = "parameters"`, the own head of a gated pretext
+    continues to learn, so that it is ready when the gate opens.
     """
 
     cites = "Du et al. 2018, arXiv:1812.02224, Proposition 1"
@@ -47,10 +53,11 @@ class _CosineGate(GramianModule):
         self.weighted = weighted
 
     def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
-        gram, primary = normalized(gram), losses.primary
-        dot, square = against_primary(gram, primary)
-        task_weight = (dot >= 0).to(gram)
+        gram = normalized(gram)
+        primary = losses.primary
+        products, square = products_with_primary(gram, primary)
+        task_weights = (products >= 0).to(gram)
         if self.weighted:
-            length = (gram.diagonal() * square).clamp_min(0).sqrt()
-            task_weight = torch.where(length > 0, dot / length, 0).clamp(0, 1)
-        return torch.where(primary | ~primary.any(), 1, task_weight)
+            lengths = (gram.diagonal() * square).clamp_min(0).sqrt()  # |g_k| |p|
+            task_weights = torch.where(lengths > 0, products / lengths, 0).clamp(0, 1)
+        return torch.where(primary | ~primary.any(), 1, task_weights)

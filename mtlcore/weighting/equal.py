@@ -1,6 +1,7 @@
-"""Equal: the sum of losses of the weighted losses; the strategy that tuned constant weights stand on.
+"""Equal weighting: the objective is the sum of losses, each times its configured `weight`.
 
-Hard to beat: Xin et al., "Do Current Multi-Task Optimization Methods in Deep Learning Even Help?", NeurIPS 2022.
+Well tuned constant weights are hard to beat: Xin et al., "Do Current Multi-Task Optimization
+Methods in Deep Learning Even Help?", NeurIPS 2022, arXiv:2209.11379.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What strategies on the Gramian share: their fields, the step from task weights to an objective, and a few inner products.
+"""What the weightings on the Gramian have in common.
 
-The Gramian (K, K) holds the inner products of the gradients of the WEIGHTED losses: gram[i, j] = <g_i, g_j>. With it come all
-norms and cosines, and those of any combination: p = sum_k m_k g_k has <g_i, p> = (gram m)_i and |p|^2 = m gram m.
+The Gramian (K, K) holds the inner products of the gradients of the WEIGHTED losses,
+gram[i, j] = <g_i, g_j>. It determines all norms and cosines of the gradients, and those of any
+combination of them: for p = sum_k m_k g_k, <g_i, p> = (gram m)_i and |p|^2 = m gram m.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from ..contracts import LossWeighting, StepLosses
 
 @frozen
 class GramianWeighting(LossWeighting):
-    """at: where gradients are measured. "parameters": exactly, one backward a loss. "features": almost free, and only where all
-    tasks read the same images. every: measure each N-th step, keep the task weights between.
+    """A weighting on the Gramian.
+
+    at: where gradients are measured. "parameters" is exact and needs one backward for each loss.
+    "features" is almost free, but requires that all tasks read the same images.
+    every: measure at each `every`-th step, and use the same task weights in between.
     """
 
     at: Literal["parameters", "features"] = field(
@@ -30,15 +34,15 @@ class GramianWeighting(LossWeighting):
 
 
 class GramianModule(nn.Module, ABC):
-    """StepLosses -> sum_k task_weight_k x loss_k, the task weights being constants."""
+    """StepLosses -> sum_k task_weight_k x loss_k, a scalar. The task weights are constants."""
 
     @abstractmethod
     def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
-        """(K,) from the (K, K) Gramian. No host sync where the strategy can do without."""
+        """Return the task weights (K,) for the Gramian (K, K), if possible without a host sync."""
 
     def forward(self, losses: StepLosses) -> Tensor:
         assert losses.gram is not None, (
-            "the core measures a Gramian for strategies at parameters or features"
+            "the core measures a Gramian for weightings at parameters or features"
         )
         with torch.no_grad():
             task_weights = self.task_weights(losses, losses.gram).to(losses.values)
@@ -46,18 +50,25 @@ class GramianModule(nn.Module, ABC):
 
 
 def normalized(gram: Tensor) -> Tensor:
-    """The Gramian over its largest diagonal entry; unchanged where that is 0. Cosines stay; squares don't over- or underflow."""
+    """Divide the Gramian by its largest diagonal entry, unless that is 0.
+
+    Cosines do not change, and squares of the entries neither overflow nor underflow.
+    """
     largest = gram.diagonal().max()
     return gram / torch.where(largest > 0, largest, 1)
 
 
-def against_primary(gram: Tensor, primary: Tensor) -> tuple[Tensor, Tensor]:
-    """<g_k, p> (K,) and |p|^2 () for the primary gradient p, the sum of the supervised tasks' weighted gradients.
+def products_with_primary(gram: Tensor, primary: Tensor) -> tuple[Tensor, Tensor]:
+    """Return <g_k, p> (K,) and |p|^2 () for the primary gradient p.
 
-    |p|^2 is exactly 0 where it is lost in rounding (gradients that cancel), so that nothing is divided by noise.
+    p is the sum of the weighted gradients of the supervised tasks; primary (K,) bool marks them.
+
+    |p|^2 is set to exactly 0 if it is lost in rounding errors (gradients that cancel each other),
+    so that a division by it never amplifies noise.
     """
     chosen = primary.to(gram.dtype)
-    dot = gram @ chosen
-    square, size = chosen @ dot, gram.diagonal().clamp_min(0).sqrt() @ chosen
-    noise = 8 * len(gram) * torch.finfo(gram.dtype).eps * size.square()
-    return dot, torch.where(square > noise, square, 0)
+    products = gram @ chosen
+    square = chosen @ products
+    total_length = gram.diagonal().clamp_min(0).sqrt() @ chosen
+    noise = 8 * len(gram) * torch.finfo(gram.dtype).eps * total_length.square()
+    return products, torch.where(square > noise, square, 0)

@@ -1,8 +1,11 @@
-"""A strategy's memory, kept by task NAME: a task missing from a step keeps its own, and a checkpoint says whose is whose."""
+"""State of a weighting that is keyed by task NAME.
+
+A task that is missing from a step keeps its entry, and a checkpoint names the task of each entry.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,58 +14,80 @@ from torch import Tensor, nn
 
 
 class ByName(nn.Module):
-    """One number for each task (N,), or for each ordered pair of tasks (N, N), in ONE buffer that is only ever changed in place
-    (the step restores it after a bad batch). In a state dict there is an entry a task ("fer"), or a pair ("fer/puzzling").
+    """One number for each task, (N,), or for each ordered pair of tasks, (N, N).
+
+    All numbers are in ONE buffer, which is changed only in place: after a bad step, the core
+    restores it by copying the old values into it. The state dict has one entry for each task
+    ("fer") or for each pair ("fer/puzzling").
+
+    names: all N tasks of the run. pairs: whether to store pairs. fill: the initial value.
     """
 
     values: Tensor
 
-    def __init__(self, names: Sequence[str], *, pairs: bool = False, fill: float = 0.0) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        pairs: bool = False,
+        fill: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.names, self.axes = tuple(names), 2 if pairs else 1
+        self.names = tuple(names)
+        self.axes = 2 if pairs else 1
         self.register_buffer("values", torch.full((len(self.names),) * self.axes, fill))
-        self._places: dict[tuple[str, ...], Tensor] = {}
+        self._indices: dict[tuple[str, ...], Tensor] = {}
 
     def read(self, names: tuple[str, ...]) -> Tensor:
-        """A copy of the entries of these tasks, (K,) or (K, K)."""
-        return self.values[self._at(names)]
+        """Return a copy of the entries of these tasks, (K,) or (K, K)."""
+        return self.values[self._index(names)]
 
     def write(self, names: tuple[str, ...], values: Tensor) -> None:
-        """Put the entries of these tasks, (K,) or (K, K); the others stay."""
-        self.values[self._at(names)] = values.detach().to(self.values)
+        """Set the entries of these tasks, (K,) or (K, K). The other entries do not change."""
+        self.values[self._index(names)] = values.detach().to(self.values)
 
-    def _at(self, names: tuple[str, ...]) -> Any:
-        """An index, made once for each set of names: a list would be copied to the device in each step."""
-        if names not in self._places:
-            self._places[names] = torch.tensor(
-                [self.names.index(n) for n in names], device=self.values.device
-            )
-        place = self._places[names]
-        return place if self.axes == 1 else (place[:, None], place)
+    def _index(self, names: tuple[str, ...]) -> Tensor | tuple[Tensor, Tensor]:
+        """Return an index into `values`.
+
+        It is cached for each set of names: a list would be copied to the device in each step.
+        """
+        if names not in self._indices:
+            numbers = [self.names.index(name) for name in names]
+            self._indices[names] = torch.tensor(numbers, device=self.values.device)
+        index = self._indices[names]
+        return index if self.axes == 1 else (index[:, None], index)
 
     def _entries(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        for places in product(range(len(self.names)), repeat=self.axes):
-            yield "/".join(self.names[i] for i in places), places
+        """Yield the key of each entry in a state dict, and its position in `values`."""
+        for position in product(range(len(self.names)), repeat=self.axes):
+            yield "/".join(self.names[i] for i in position), position
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        for key, places in self._entries():
-            destination[prefix + key] = self.values[places].clone()
+    def _save_to_state_dict(
+        self,
+        destination: dict[str, Any],
+        prefix: str,
+        keep_vars: bool,
+    ) -> None:
+        for key, position in self._entries():
+            destination[prefix + key] = self.values[position].clone()
 
     def _load_from_state_dict(
         self,
-        state_dict: Any,
+        state_dict: Mapping[str, Tensor],
         prefix: str,
-        local_metadata: Any,
+        local_metadata: Mapping[str, object],
         strict: bool,
         missing_keys: list[str],
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        known = {prefix + key: places for key, places in self._entries()}
-        missing_keys += [key for key in known if key not in state_dict]
-        unexpected_keys += [
-            key for key in state_dict if key.startswith(prefix) and key not in known
-        ]
-        for key, places in known.items():
+        known = {prefix + key: position for key, position in self._entries()}
+        for key in known:
+            if key not in state_dict:
+                missing_keys.append(key)
+        for key in state_dict:
+            if key.startswith(prefix) and key not in known:
+                unexpected_keys.append(key)
+        for key, position in known.items():
             if key in state_dict:
-                self.values[places] = state_dict[key]
+                self.values[position] = state_dict[key]

@@ -1,4 +1,8 @@
-"""Uncertainty weighting: Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018, eq. 7."""
+"""Uncertainty weighting: learned loss scales.
+
+Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry
+and Semantics", CVPR 2018, arXiv:1705.07115, eq. 7.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,19 @@ from ..contracts import LossWeighting, StepLosses
 
 @frozen
 class Uncertainty(LossWeighting):
-    """sum_k exp(-s_k) L_k + s_k with learned s_k = log sigma_k^2 (2 x the paper's form for regression).
+    """The objective is sum_k exp(-s_k) L_k + s_k with learned s_k = log sigma_k^2.
 
-    s starts at 0, so the task weights start at 1 and the learning rate carries over.
+    This is twice the paper's form for regression. s starts at 0. So the task weights start at 1,
+    and the learning rate of the sum of losses remains valid.
     """
 
     cites = "Kendall, Gal and Cipolla 2018, CVPR, eq. 7, arXiv:1705.07115"
     additive = True
     lacks: ClassVar[Mapping[str, str]] = {
-        "units": "s grows towards the logarithm of the loss: small losses gain weight, large ones lose it"
+        "units": (
+            "s grows towards the logarithm of the loss: small losses gain weight, "
+            "large ones lose it"
+        )
     }
 
     def build(self, names: Sequence[str]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The augmentations: what is drawn, what it costs, and that each sample is its own affair."""
+"""The augmentation levels: their draws, their costs, and the independence of samples."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def made_images(samples: int = 6, height: int = 32, width: int = 32, seed: int =
     return torch.randint(0, 256, (samples, 3, height, width), dtype=torch.uint8, generator=draw)
 
 
-def whole_pass(augmentation: Augmentation, images: Tensor, seed: int = 0) -> Tensor:
-    """What the encoder reads: `view`, then `finish`."""
+def augmented(augmentation: Augmentation, images: Tensor, seed: int = 0) -> Tensor:
+    """Return what the encoder reads: `view`, then `finish`."""
     return augmentation.finish(augmentation.view(images, SIZE, rng(seed)).images, rng(seed + 1))
 
 
@@ -52,14 +52,14 @@ def calls(augmentation: Augmentation, samples: int) -> Counter[str]:
     images = made_images(samples)
     blur(
         torch.rand(1, 3, 4, 4), torch.tensor([True]), 1.5
-    )  # kornia's import runs operations of its own
+    )  # importing kornia runs operations that must not count
     with Calls() as counted:
-        whole_pass(augmentation, images)
+        augmented(augmentation, images)
     return counted.of
 
 
 @by_name
-def test_a_view_is_a_float_image_of_the_asked_size_in_0_to_1_with_its_geometry(
+def test_a_view_has_float_images_in_0_to_1_of_the_requested_size_and_a_geometry(
     augmentation: Augmentation,
 ) -> None:
     view = augmentation.view(made_images(5, 32, 40), (24, 16), rng())
@@ -79,7 +79,7 @@ def test_each_image_is_interpolated_exactly_once(augmentation: Augmentation) -> 
 
 
 @by_name
-def test_nothing_is_read_back_to_the_host_and_nothing_has_a_size_that_depends_on_values(
+def test_nothing_is_copied_to_the_host_and_no_size_depends_on_values(
     augmentation: Augmentation,
 ) -> None:
     names = " ".join(calls(augmentation, 6))
@@ -96,7 +96,7 @@ def test_nothing_is_read_back_to_the_host_and_nothing_has_a_size_that_depends_on
 
 
 @by_name
-def test_a_larger_batch_costs_no_more_operations(augmentation: Augmentation) -> None:
+def test_a_larger_batch_needs_no_more_operations(augmentation: Augmentation) -> None:
     assert calls(augmentation, 2) == calls(augmentation, 31)
 
 
@@ -110,15 +110,15 @@ def test_a_sample_does_not_depend_on_its_neighbors_pixels(augmentation: Augmenta
     images = made_images()
     others = images.clone()
     others[[0, 2, 3, 4, 5]] = 255 - others[[0, 2, 3, 4, 5]]
-    before, after = whole_pass(augmentation, images), whole_pass(augmentation, others)
+    before, after = augmented(augmentation, images), augmented(augmentation, others)
     assert torch.equal(before[1], after[1])
     assert not torch.equal(before[0], after[0])
 
 
 @by_name
-def test_the_raw_images_are_left_as_they_were(augmentation: Augmentation) -> None:
+def test_the_raw_images_do_not_change(augmentation: Augmentation) -> None:
     images = made_images()
-    whole_pass(augmentation, images)
+    augmented(augmentation, images)
     assert torch.equal(images, made_images())
 
 
@@ -127,18 +127,18 @@ def test_the_same_seed_gives_the_same_view_and_another_seed_another(
     augmentation: Augmentation,
 ) -> None:
     images = made_images()
-    assert torch.equal(whole_pass(augmentation, images, 3), whole_pass(augmentation, images, 3))
-    assert not torch.equal(whole_pass(augmentation, images, 3), whole_pass(augmentation, images, 4))
+    assert torch.equal(augmented(augmentation, images, 3), augmented(augmentation, images, 3))
+    assert not torch.equal(augmented(augmentation, images, 3), augmented(augmentation, images, 4))
 
 
 @by_name
-def test_the_global_generator_is_neither_read_nor_moved(augmentation: Augmentation) -> None:
+def test_the_global_generator_is_not_used(augmentation: Augmentation) -> None:
     images = made_images()
     torch.manual_seed(5)
-    state, first = torch.get_rng_state(), whole_pass(augmentation, images)
+    state, first = torch.get_rng_state(), augmented(augmentation, images)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(6)
-    assert torch.equal(whole_pass(augmentation, images), first)
+    assert torch.equal(augmented(augmentation, images), first)
 
 
 def test_validation_draws_nothing() -> None:
@@ -184,7 +184,7 @@ def test_no_image_or_every_one_is_mirrored(augmentation: type[Augmentation], mir
     ("augmentation", "turn_deg"),
     [(NoAugment(crop=(0.69, 0.99)), 0.0), (Weak(), 15.0), (Strong(), 20.0)],
 )
-def test_turns_crops_and_mirrors_fill_their_ranges_and_stay_in_them(
+def test_rotations_crops_and_mirrors_cover_their_ranges(
     augmentation: Augmentation, turn_deg: float
 ) -> None:
     matrix = augmentation.view(made_images(2000, 4, 4), (4, 4), rng()).geometry.matrix
@@ -212,7 +212,7 @@ def test_weak_multiplies_by_the_contrast_and_clips() -> None:
     assert Weak().view(flat * 2, (4, 4), rng()).images.max() == 1.0  # 200 / 255 x 1.4
 
 
-def test_strong_shifts_brightness_and_adds_noise_of_a_std_of_its_own() -> None:
+def test_strong_shifts_brightness_and_adds_noise_with_a_std_for_each_image() -> None:
     flat = torch.full((400, 3, 24, 24), 128, dtype=torch.uint8)
     augmentation = Strong(contrast=(1.0, 1.0))
     quiet = evolve(augmentation, noise=0.0).view(flat, SIZE, rng()).images - 128 / 255
@@ -238,7 +238,7 @@ def test_half_of_the_strong_views_are_blurred() -> None:
     assert 160 < int((contrast < 0.1).sum()) < 240
 
 
-def test_only_the_strong_augmentation_touches_images_after_the_pretext() -> None:
+def test_only_the_strong_augmentation_changes_images_after_the_pretext() -> None:
     images = torch.rand(3, 3, 8, 8)
     for augmentation in (NoAugment(), Weak(), Validation(), Strong(cutout=0.0)):
         assert augmentation.finish(images, rng()) is images
@@ -252,7 +252,7 @@ def test_only_the_strong_augmentation_touches_images_after_the_pretext() -> None
     st.integers(3, 40),
     st.integers(3, 40),
 )
-def test_values_stay_in_0_to_1_whatever_the_fields_and_sizes(
+def test_values_stay_in_0_to_1_for_any_fields_and_sizes(
     seed: int, crop: float, turn_deg: float, height: int, width: int
 ) -> None:
     augmentation = Strong(
@@ -276,7 +276,7 @@ def test_values_stay_in_0_to_1_whatever_the_fields_and_sizes(
         (lambda: Weak(turn_deg=-3.0), "turn_deg"),
     ],
 )
-def test_a_field_out_of_its_range_is_refused_by_name(make, wrong: str) -> None:
+def test_a_field_out_of_its_range_is_an_error_that_names_it(make, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         make()
 

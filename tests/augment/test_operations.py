@@ -1,4 +1,4 @@
-"""Each operation against kornia's own function, and against arithmetic done by hand."""
+"""Each operation, compared with kornia's function and with manual arithmetic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtlcore.augment.color import blur, brightness_, contrast_, noise_
 from mtlcore.augment.cutout import cutout
-from mtlcore.augment.geometry import show, whole
+from mtlcore.augment.geometry import unchanged_view, warped_view
 from mtlcore.geometry import similarity
 from mtlcore.rng import Rng
 
@@ -27,7 +27,7 @@ def rng(seed: int = 0) -> Rng:
 
 
 def smooth(samples: int, height: int, width: int) -> Tensor:
-    """Images in [0, 255] without noise, so that rounding of a coordinate stays small in the value."""
+    """Return images in [0, 255] without noise, in which a rounded coordinate hardly matters."""
     y, x = torch.arange(height)[:, None], torch.arange(width)
     waves = [
         127 * (1 + torch.sin(0.2 * x * (r + 1) + 0.3 * y + c))
@@ -44,7 +44,7 @@ def movements(samples: int = 8) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @given(st.lists(st.floats(0.0, 3.0), min_size=1, max_size=4))
-def test_contrast_is_kornias(factors: list[float]) -> None:
+def test_contrast_equals_kornias(factors: list[float]) -> None:
     images, factor = torch.rand(len(factors), 3, 5, 7), torch.tensor(factors)
     assert torch.allclose(
         contrast_(images * 255, factor, 255.0), adjust_contrast(images, factor), atol=CLOSE
@@ -52,7 +52,7 @@ def test_contrast_is_kornias(factors: list[float]) -> None:
 
 
 @given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=4))
-def test_brightness_is_kornias(shifts: list[float]) -> None:
+def test_brightness_equals_kornias(shifts: list[float]) -> None:
     images, shift = torch.rand(len(shifts), 3, 5, 7), torch.tensor(shifts)
     assert torch.allclose(
         brightness_(images.clone(), shift), adjust_brightness(images, shift), atol=CLOSE
@@ -60,7 +60,9 @@ def test_brightness_is_kornias(shifts: list[float]) -> None:
 
 
 @pytest.mark.parametrize("sigma_px", [0.4, 1.5, 6.0])
-def test_blur_is_kornias_where_chosen_and_nothing_elsewhere(sigma_px: float) -> None:
+def test_blur_equals_kornias_for_chosen_images_and_leaves_the_others_unchanged(
+    sigma_px: float,
+) -> None:
     images, chosen = torch.rand(4, 3, 9, 7), torch.tensor([True, False, True, False])
     blurred = blur(images, chosen, sigma_px)
     assert torch.allclose(
@@ -69,23 +71,23 @@ def test_blur_is_kornias_where_chosen_and_nothing_elsewhere(sigma_px: float) -> 
     assert torch.equal(blurred[~chosen], images[~chosen])
 
 
-def test_noise_has_the_asked_std_in_each_image_and_mean_zero() -> None:
+def test_noise_has_the_requested_std_in_each_image_and_mean_zero() -> None:
     std = torch.tensor([0.0, 0.01, 0.05])
     noise = noise_(torch.zeros(3, 3, 64, 64), std, rng()).flatten(1)
     assert torch.allclose(noise.std(1), std, rtol=0.05)
     assert noise.mean(1).abs().max() < 0.002
-    assert not torch.equal(noise[2, :4096], noise[2, 4096:8192])  # each channel its own
+    assert not torch.equal(noise[2, :4096], noise[2, 4096:8192])  # each channel has its own
 
 
 @pytest.mark.parametrize(
     ("old", "new"), [((48, 48), (48, 48)), ((60, 60), (44, 44)), ((40, 56), (32, 24))]
 )
-def test_the_one_warp_is_kornias_affine_warp_by_the_same_matrix(
+def test_the_warp_equals_kornias_affine_warp_with_the_same_matrix(
     old: tuple[int, int], new: tuple[int, int]
 ) -> None:
-    """kornia counts from the center of the first pixel, we from its corner: half a pixel apart."""
+    """kornia's origin is the center of the first pixel, ours its corner: half a pixel apart."""
     images = smooth(8, *old)
-    view = show(images, new, *movements())
+    view = warped_view(images, new, *movements())
     matrix = view.geometry.matrix
     half = torch.eye(3)
     half[:2, 2] = 0.5
@@ -98,7 +100,7 @@ def test_the_one_warp_is_kornias_affine_warp_by_the_same_matrix(
 
 
 def _sources_inside(matrix: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """(B, h, w) bool: does a view's pixel come from within the old image, where no border rule matters?"""
+    """Return which pixels of a view come from inside of the old image, (B, h, w) bool."""
     y, x = torch.meshgrid(torch.arange(new[0]) + 0.5, torch.arange(new[1]) + 0.5, indexing="ij")
     source = torch.einsum(
         "bij,jhw->bihw", torch.linalg.inv(matrix), torch.stack([x, y, torch.ones_like(x)])
@@ -107,8 +109,8 @@ def _sources_inside(matrix: Tensor, old: tuple[int, int], new: tuple[int, int]) 
     return ((source[:, :2] > 0.51) & (source[:, :2] < limits - 0.51)).all(1)
 
 
-def test_the_matrix_is_kornias_turn_and_zoom_about_the_center() -> None:
-    """`get_affine_matrix2d` turns clockwise by a positive angle, unlike `rotate`, which the next test holds us to."""
+def test_the_matrix_equals_kornias_rotation_and_scaling_about_the_center() -> None:
+    """`get_affine_matrix2d` rotates clockwise for positive angles, unlike kornia's `rotate`."""
     angle, crop, _ = movements()
     center = torch.tensor([[24.0, 24.0]]).expand(8, 2)
     zoom = (1 / crop)[:, None].expand(8, 2)
@@ -118,9 +120,9 @@ def test_the_matrix_is_kornias_turn_and_zoom_about_the_center() -> None:
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 7.0, 90.0])
-def test_a_turn_goes_the_way_of_kornias_rotate(degrees: float) -> None:
+def test_the_direction_of_rotation_is_that_of_kornias_rotate(degrees: float) -> None:
     images = smooth(2, 33, 33)
-    seen = show(
+    seen = warped_view(
         images, (33, 33), torch.full((2,), math.radians(degrees)), torch.ones(2), torch.zeros(2) > 0
     )
     theirs = rotate(images.float(), torch.full((2,), degrees))
@@ -129,16 +131,15 @@ def test_a_turn_goes_the_way_of_kornias_rotate(degrees: float) -> None:
 
 
 @given(st.floats(-3.1, 3.1), st.floats(0.4, 1.0), st.booleans())
-def test_a_coordinate_ramp_lands_where_the_matrix_says(
-    angle: float, crop: float, flip: bool
-) -> None:
-    """The image holds its own coordinates; linear interpolation keeps them exact, so the view must read matrix^-1 (x,
-    y).
+def test_a_coordinate_ramp_moves_as_the_matrix_does(angle: float, crop: float, flip: bool) -> None:
+    """The image holds its own coordinates, which linear interpolation keeps exact.
+
+    So the view must hold matrix^-1 (x, y).
     """
     old, new = (40, 48), (20, 16)
     y, x = torch.meshgrid(torch.arange(old[0]) + 0.5, torch.arange(old[1]) + 0.5, indexing="ij")
     ramp = torch.stack([x, y, torch.zeros_like(x)])[None]
-    view = show(ramp, new, torch.tensor([angle]), torch.tensor([crop]), torch.tensor([flip]))
+    view = warped_view(ramp, new, torch.tensor([angle]), torch.tensor([crop]), torch.tensor([flip]))
     new_y, new_x = torch.meshgrid(
         torch.arange(new[0]) + 0.5, torch.arange(new[1]) + 0.5, indexing="ij"
     )
@@ -162,23 +163,25 @@ def test_the_center_stays_the_center_and_a_mirror_swaps_left_and_right() -> None
     )
 
 
-def test_beyond_the_border_the_mirror_image_is_read() -> None:
-    """Turned by 90 degrees in a wide frame: the view's outer pixels come from beyond the image."""
+def test_outside_of_the_image_its_mirror_image_is_read() -> None:
+    """Rotated by 90 degrees in a wide frame: the outer pixels come from outside of the image."""
     images = smooth(1, 8, 16)
-    seen = show(
+    seen = warped_view(
         images, (8, 16), torch.tensor([math.pi / 2]), torch.ones(1), torch.tensor([False])
     ).images
-    stretched = show(images, (8, 16), torch.zeros(1), torch.ones(1), torch.tensor([False])).images
+    stretched = warped_view(
+        images, (8, 16), torch.zeros(1), torch.ones(1), torch.tensor([False])
+    ).images
     assert seen.min() >= images.min()
     assert torch.allclose(stretched, images.float(), atol=1e-2)
     column = seen[0, 0, :, 0]  # comes from a row 4 pixels above the first: mirrored, row 3
     assert torch.allclose(column, images[0, 0, 3, 4:12].flip(0).float(), atol=0.05)
 
 
-def test_whole_is_the_image_and_moves_nothing() -> None:
+def test_the_unchanged_view_is_the_image_with_the_identity_geometry() -> None:
     images = smooth(2, 6, 9)
-    assert torch.equal(whole(images).images, images.float())
-    assert torch.equal(whole(images).geometry.matrix, torch.eye(3).expand(2, 3, 3))
+    assert torch.equal(unchanged_view(images).images, images.float())
+    assert torch.equal(unchanged_view(images).geometry.matrix, torch.eye(3).expand(2, 3, 3))
 
 
 @given(st.integers(0, 2**31), st.floats(0.05, 0.95), st.integers(4, 40), st.integers(4, 40))
@@ -194,10 +197,10 @@ def test_cutout_hides_one_gray_rectangle_of_the_right_area(
     assert torch.equal(
         hidden[:, 0], rows[:, :, None] & columns[:, None, :]
     )  # a rectangle, not scattered pixels
-    assert bool((images == 0.9).all())  # a copy was painted
+    assert bool((images == 0.9).all())  # the input did not change
 
 
-def test_every_place_of_the_cutout_is_equally_likely() -> None:
+def test_every_position_of_the_cutout_is_equally_likely() -> None:
     hidden = cutout(torch.ones(4000, 1, 6, 6), 0.5, rng())[:, 0] == 0.5
     first = hidden.any(2).float().argmax(1) * 4 + hidden.any(1).float().argmax(1)
     counts = torch.bincount(first, minlength=16)

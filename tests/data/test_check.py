@@ -1,4 +1,4 @@
-"""What `mtl data check` finds: copies, conflicts, leaks, faults."""
+"""What `mtl data check` finds: copies, conflicting labels, leaks, bad files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mtlcore.data.check import check_data
 from mtlcore.data.copies import together
 from mtlcore.data.dataset import open_data
 from mtlcore.data.folder import ImageFolder
-from mtlcore.evaluation.check_sheet import check_sheet
+from mtlcore.evaluation.sheet import label_sheet
 
 KEYS = {
     "counts",
@@ -39,7 +39,10 @@ def image(path: Path, gray: int) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """train: cat 1 2 3 4, dog 3 5 6; test: cat 1 7, dog 8 9 8. 3 is torn, 1 leaks, 8 stands there twice."""
+    """train: cat 1 2 3 4, dog 3 5 6; test: cat 1 7, dog 8 9 8.
+
+    3 has two labels, 1 is in both splits, 8 occurs twice.
+    """
     for split, name, grays in (
         ("train", "cat", [1, 2, 3, 4]),
         ("train", "dog", [3, 5, 6]),
@@ -73,7 +76,7 @@ def test_it_counts_classes_copies_conflicts_and_leaks(folders):
     ] == [3, 1, 1]
 
 
-def test_missing_unreadable_and_malformed_are_told_apart(folders):
+def test_missing_unreadable_and_malformed_files_are_counted_separately(folders):
     (folders / "train" / "cat" / "1.png").write_bytes(b"")
     (folders / "train" / "notes.txt").write_text("x")
     (folders / "train" / "dog" / "9.png").symlink_to(folders / "nowhere.png")
@@ -84,23 +87,23 @@ def test_missing_unreadable_and_malformed_are_told_apart(folders):
     assert [report.as_json()[k] for k in ("missing", "unreadable", "malformed")] == [1, 1, 1]
 
 
-def test_max_bad_does_not_stop_it(folders):
+def test_max_bad_is_ignored(folders):
     (folders / "train" / "cat" / "1.png").write_bytes(b"")
     assert len(checked(ImageFolder(folders, annotation="kind"), max_bad=0).unreadable) == 1
 
 
-def test_unreadable_images_are_no_copies_of_each_other(folders):
+def test_unreadable_images_are_not_copies_of_each_other(folders):
     for name in ("cat/1.png", "dog/1.png"):
         (folders / "train" / name).write_bytes(b"")
     assert len(checked(ImageFolder(folders, annotation="kind")).duplicates) == 3
 
 
-def test_a_source_without_official_splits_is_looked_at_as_the_run_cuts_it():
+def test_a_dataset_without_official_splits_is_cut_as_in_a_run():
     report = checked(InMemory(100, cycle("ab", 100)), labels=0.1, limit=5)
     assert report.counts == {"kind": {"test": {"a": 10, "b": 10}, "train": {"a": 40, "b": 40}}}
 
 
-def test_every_annotation_that_counts_is_counted_numbers_as_given():
+def test_every_annotation_is_counted_and_numbers_count_as_given():
     values = np.array([1.0, np.nan, 3.0, np.nan])
     run = experiment(
         {
@@ -119,22 +122,22 @@ def test_every_annotation_that_counts_is_counted_numbers_as_given():
     assert check_data(bare, "own").as_json()["counts"] == {"train": {"": 4}}
 
 
-def test_copies_whose_numbers_differ_are_in_conflict_and_missing_labels_agree_with_all():
+def test_copies_with_different_numbers_conflict_and_missing_labels_agree_with_any():
     same = [7] * 8
     values = np.array([1.0, 1.0, np.nan, 1.0, 1.0, 2.0, np.nan, np.nan])
     dataset = InMemory(8, None, others={"size": values}, order=tuple(range(8)))
-    run = experiment({"own": DataEntry(_Same(dataset, tuple(same)))}, {})
+    run = experiment({"own": DataEntry(_Gray(dataset, tuple(same)))}, {})
     report = check_data(run, "own")
     assert [len(keys) for keys in report.duplicates] == [8]
     assert len(report.conflicting) == 1
     agreeing = InMemory(4, None, others={"size": values[:4]})
     assert (
-        check_data(experiment({"own": DataEntry(_Same(agreeing, (7,) * 4))}, {}), "own").conflicting
+        check_data(experiment({"own": DataEntry(_Gray(agreeing, (7,) * 4))}, {}), "own").conflicting
         == []
     )
 
 
-def test_the_fingerprint_is_that_of_a_run_on_this_table_alone(folders):
+def test_the_fingerprint_is_that_of_a_run_on_this_dataset_alone(folders):
     run = experiment(
         {"own": DataEntry(ImageFolder(folders, annotation="kind"))},
         {"kind": Classification(reads="kind")},
@@ -145,7 +148,7 @@ def test_the_fingerprint_is_that_of_a_run_on_this_table_alone(folders):
     assert check_data(run, "own").fingerprint != before
 
 
-def test_an_unknown_label_and_a_set_without_samples_are_named(tmp_path):
+def test_an_unknown_dataset_and_one_without_samples_are_errors(tmp_path):
     run = experiment({"own": DataEntry(ImageFolder(tmp_path))})
     with pytest.raises(MtlError, match=r"there is no table \[data.owm\]; did you mean 'own'\?"):
         check_data(run, "owm")
@@ -163,7 +166,7 @@ def test_the_sheet_has_a_sample_for_each_class_and_for_each_conflict(folders):
         {"kind": Classification(reads="kind")},
     )
     report = check_data(run, "own")
-    sheet = check_sheet(run, report)
+    sheet = label_sheet(run, report)
     assert sheet.dtype == np.uint8
     assert sheet.shape[0] == 3 * (128 + 4) + 4  # cat, dog, one conflict
     gray = np.unique(
@@ -176,12 +179,12 @@ def test_the_sheet_has_a_sample_for_each_class_and_for_each_conflict(folders):
 def test_a_sheet_of_numbers_and_one_without_labels_are_drawn_too():
     values = np.linspace(0, 1, 40)
     run = experiment({"own": DataEntry(InMemory(40, None, others={"size": values}))}, {})
-    assert check_sheet(run, check_data(run, "own")).shape[0] == 3 * (128 + 4) + 4
+    assert label_sheet(run, check_data(run, "own")).shape[0] == 3 * (128 + 4) + 4
     bare = experiment({"own": DataEntry(InMemory(40, None))}, {})
-    assert check_sheet(bare, check_data(bare, "own")).shape[0] == 128 + 8
+    assert label_sheet(bare, check_data(bare, "own")).shape[0] == 128 + 8
 
 
-def test_groups_are_merged_with_copies_until_nothing_parts():
+def test_groups_are_merged_with_copies_until_none_is_separated():
     copy = np.array([0, 1, 2, 1, 3, 4])
     group = np.array(["a", "a", "b", "c", "c", "d"])
     merged = together(copy, group)
@@ -190,7 +193,7 @@ def test_groups_are_merged_with_copies_until_nothing_parts():
     assert together(copy, None).tolist() == ["0", "1", "2", "1", "3", "4"]
 
 
-# ---------------------------------------------------------------------------------------------------- the real sets
+# ------------------------------------------------------------ the real sets
 
 
 def test_fer2013_has_its_known_copies(unpacked):
@@ -206,7 +209,7 @@ def test_fer2013_has_its_known_copies(unpacked):
     assert sum(found["counts"]["test"].values()) == 3589
 
 
-def test_utkface_has_its_known_faults(unpacked):
+def test_utkface_has_its_known_problems(unpacked):
     task = {"gender": Classification(reads="gender")}
     report = check_data(
         experiment({"utk": DataEntry(Utkface(unpacked("utkface") / "utkface"))}, task), "utk"
@@ -221,8 +224,8 @@ def test_utkface_has_its_known_faults(unpacked):
     assert sum(map(len, report.duplicates)) == 190
 
 
-class _Same:
-    """Another dataset whose images are given by number."""
+class _Gray:
+    """Another dataset with images of one gray value each."""
 
     def __init__(self, dataset, grays):
         self.dataset, self.grays = dataset, grays

@@ -1,4 +1,4 @@
-"""A user's own table."""
+"""The dataset `csv`: a user's own table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_list_of_columns_is_one_annotation_and_a_row_without_one_of_them_has_n
     assert Csv(file, columns={"v": ("v",)}).index().annotations["v"].shape == (3, 1)
 
 
-def test_every_row_decodes_to_its_own_image_below_the_files_folder_or_the_root(people, tmp_path):
+def test_every_row_decodes_to_its_own_image_below_the_tables_folder_or_the_root(people, tmp_path):
     dataset = Csv(people)
     index = dataset.index()
     assert [int(dataset.decode(index, i)[0, 0, 0]) for i in range(6)] == list(range(6))
@@ -68,13 +68,13 @@ def test_every_row_decodes_to_its_own_image_below_the_files_folder_or_the_root(p
     assert int(moved.decode(moved.index(), 4)[0, 0, 0]) == 4
 
 
-def test_numbers_that_are_codes_stay_names_where_the_config_says_so(tmp_path):
+def test_numeric_codes_are_names_if_the_configuration_lists_them_as_categorical(tmp_path):
     file = table(tmp_path, "path,code\n1.png,0\n2.png,1\n")
     assert Csv(file).index().annotations["code"].tolist() == [0.0, 1.0]
     assert Csv(file, categorical=("code",)).index().annotations["code"].tolist() == ["0", "1"]
 
 
-def test_a_text_among_numbers_makes_a_category_or_a_bad_row_where_numbers_are_asked_for(tmp_path):
+def test_a_text_among_numbers_makes_the_column_categorical_or_the_row_malformed(tmp_path):
     file = table(tmp_path, "path,age\n1.png,30\n2.png,old\n3.png,inf\n")
     assert Csv(file).index().annotations["age"].tolist() == ["30", "old", "inf"]
     index = Csv(file, numeric=("age",)).index()
@@ -84,13 +84,13 @@ def test_a_text_among_numbers_makes_a_category_or_a_bad_row_where_numbers_are_as
     }
 
 
-@pytest.mark.parametrize("mark", [";", "\t", ","])
-def test_semicolons_and_tabs_are_told_by_the_header(mark, tmp_path):
-    file = table(tmp_path, f"\ufeffpath{mark}mood\n1.png{mark}a\n")
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_the_delimiter_is_detected_from_the_header(delimiter, tmp_path):
+    file = table(tmp_path, f"\ufeffpath{delimiter}mood\n1.png{delimiter}a\n")
     assert Csv(file).index().annotations["mood"].tolist() == ["a"]
 
 
-def test_split_and_group_are_columns_that_the_table_names(people):
+def test_split_and_group_are_columns_of_the_table(people):
     text = people.read_text().splitlines()
     fold = ["fold", "train", "train", "train", "train", "test", "test"]
     file = table(
@@ -98,13 +98,15 @@ def test_split_and_group_are_columns_that_the_table_names(people):
     )
     entry = DataEntry(Csv(file, columns={"kind": "mood"}), split="fold", group="person")
     data = open_data(experiment({"own": entry}, validation=0.0))
-    assert {name: data.keys[rows].tolist() for name, rows in data.split.items() if len(rows)} == {
+    assert {
+        name: data.keys[indices].tolist() for name, indices in data.split.items() if len(indices)
+    } == {
         "train": ["0.png", "1.png", "2.png"],  # the fourth has no label
         "test": ["4.png", "5.png"],
     }
 
 
-def test_bad_rows_are_counted_by_what_is_wrong_with_them(tmp_path):
+def test_malformed_rows_are_counted_by_reason(tmp_path):
     rows = [
         "1.png,a",
         "2.png",
@@ -132,7 +134,7 @@ def test_a_link_that_leaves_the_root_is_refused(tmp_path):
     (tmp_path / "root" / "link.png").symlink_to(tmp_path / "secret.png")
     dataset = Csv(table(tmp_path / "root", "path\nlink.png\n"))
     with pytest.raises(
-        MtlError, match=r"'link.png' leads out of .*root: an image must lie below the root"
+        MtlError, match=r"'link.png' leads out of .*root: an image must be inside the root"
     ):
         dataset.decode(dataset.index(), 0)
 
@@ -155,15 +157,15 @@ def test_a_root_that_is_itself_a_link_is_followed(people, tmp_path):
             r"has no column 'moood' \(columns.m\); did you mean 'mood'\?",
         ),
         ({"columns": {"p": ("x", "z")}}, r"has no column 'z' \(columns.p\)"),
-        ({"numeric": ("ag",)}, r"numeric names 'ag', which is no annotation; did you mean 'age'\?"),
-        ({"numeric": ("age",), "categorical": ("age",)}, "stands in numeric and in categorical"),
+        ({"numeric": ("ag",)}, r"numeric lists 'ag', which is no annotation; did you mean 'age'\?"),
+        ({"numeric": ("age",), "categorical": ("age",)}, "is in numeric and in categorical"),
         (
             {"columns": {"p": ("x", "y")}, "categorical": ("p",)},
             "is a list, which makes it numeric",
         ),
     ],
 )
-def test_a_column_that_is_not_there_is_named_with_the_nearest_one(people, options, message):
+def test_an_unknown_column_is_an_error_that_names_the_nearest(people, options, message):
     with pytest.raises(MtlError, match=message):
         Csv(people, **options).index()
 
@@ -171,7 +173,7 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest_one(people, option
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must open with a line of column names"),
+        ("", "must start with a header line of column names"),
         ("path,a,a\n", "has the column 'a' more than once"),
         ('path,a\n1.png,"' + "x" * 140_000, "is no csv file: line 2"),
     ],
@@ -187,7 +189,7 @@ def test_a_missing_table_and_a_folder_in_its_place_are_errors(tmp_path):
             Csv(file).index()
 
 
-def test_a_missing_image_is_counted_by_the_run(people):
+def test_a_missing_image_is_reported_by_the_run(people):
     (people.parent / "5.png").unlink()
     data = open_data(
         experiment({"own": DataEntry(Csv(people, columns={"kind": "mood"}))}, validation=0.0)
@@ -196,13 +198,13 @@ def test_a_missing_image_is_counted_by_the_run(people):
 
 
 @given(edits=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=6)), min_size=1, max_size=8))
-def test_no_mutation_of_a_table_gives_anything_but_an_index_or_our_error(edits, tmp_path_factory):
+def test_a_mutated_table_gives_an_index_or_an_mtl_error_and_nothing_else(edits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("csv")
     data = b"path,age,mood\n" + b"".join(
         b"%d.png,%d,%s\n" % (i, i, b"ab"[i % 2 : i % 2 + 1]) for i in range(9)
     )
-    for place, junk in edits:
-        at = int(place * len(data))
+    for position, junk in edits:
+        at = int(position * len(data))
         data = data[:at] + junk + data[at + len(junk) // 2 :]
     (folder / "t.csv").write_bytes(data)
     for dataset in (
@@ -218,7 +220,7 @@ def test_no_mutation_of_a_table_gives_anything_but_an_index_or_our_error(edits, 
                 dataset.decode(index, row)
 
 
-def test_columns_survive_the_configuration_file(people):
+def test_columns_are_saved_in_the_configuration_and_read_back(people):
     tables = {
         "task": {"emotion": {"name": "classification"}},
         "data": {

@@ -1,4 +1,4 @@
-"""`exclude_duplicates`: no leak between splits, no image with two labels; and nothing parts where the run cuts."""
+"""`exclude_duplicates`: no copies in two splits, and no image with two labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def image(path: Path, gray: int) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """train: cat 1 2 3 4 4, dog 3 5 6; test: cat 1 7, dog 8. 1 leaks, 3 has two labels, 4 is a harmless copy."""
+    """train: cat 1 2 3 4 4, dog 3 5 6; test: cat 1 7, dog 8.
+
+    1 is in both splits, 3 has two labels, 4 is a harmless copy.
+    """
     for split, name, grays in (
         ("train", "cat", [1, 2, 3, 4, 4]),
         ("train", "dog", [3, 5, 6]),
@@ -50,37 +53,37 @@ def keys(data, split: str) -> list[str]:
     return [key.removeprefix(f"{split}/") for key in data.keys[data.split[split]].tolist()]
 
 
-def test_by_default_all_samples_stay(folders):
+def test_by_default_no_sample_is_excluded(folders):
     data = opened(folders, "none")
     assert (len(data.split["train"]), len(data.split["test"])) == (8, 3)
     assert data.report == ()
 
 
-def test_train_loses_what_leaks_and_what_has_two_labels(folders):
+def test_train_loses_images_of_other_splits_and_images_with_two_labels(folders):
     data = opened(folders, "train")
     assert keys(data, "train") == ["cat/1.png", "cat/3.png", "cat/4.png", "dog/1.png", "dog/2.png"]
     assert keys(data, "test") == ["cat/0.png", "cat/1.png", "dog/0.png"]
     assert data.report == (
-        "data.own: 1 left out, their pixels also stand in another split",
-        "data.own: 2 left out, a copy of them has another label",
+        "data.own: 1 left out, an identical image is in another split",
+        "data.own: 2 left out, an identical image has another label",
     )
 
 
-def test_test_loses_what_also_stands_in_train(folders):
+def test_test_loses_images_of_train(folders):
     data = opened(folders, "test")
     assert len(data.split["train"]) == 8
     assert keys(data, "test") == ["cat/1.png", "dog/0.png"]
-    assert data.report == ("data.own: 1 left out, their pixels also stand in train",)
+    assert data.report == ("data.own: 1 left out, an identical image is in train",)
 
 
-def test_the_fingerprint_tells_that_samples_are_left_out(folders):
+def test_the_fingerprint_depends_on_the_excluded_samples(folders):
     prints = {opened(folders, which).fingerprint for which in ("none", "train", "test")}
     assert len(prints) == 3
 
 
 @pytest.mark.parametrize("which", ["train", "test"])
 @pytest.mark.parametrize("seed", range(4))
-def test_copies_never_part_where_the_run_cuts_the_splits_itself(which, seed, tmp_path):
+def test_copies_stay_together_when_the_run_cuts_the_splits(which, seed, tmp_path):
     for i in range(60):
         image(tmp_path / "ab"[i % 2] / f"{i}.png", 4 * (i // 4) * 2 + i % 2)
     entry = DataEntry(ImageFolder(tmp_path, annotation="kind"), exclude_duplicates=which)
@@ -95,7 +98,7 @@ def test_copies_never_part_where_the_run_cuts_the_splits_itself(which, seed, tmp
     assert len(set().union(*pixels.values())) == 30
 
 
-def test_the_table_takes_its_three_values_and_keeps_them(folders):
+def test_the_key_accepts_three_values_and_is_saved(folders):
     own = {"name": "image_folder", "root": str(folders), "annotation": "kind"}
     tables = {"task": {"kind": {"name": "classification"}}, "train": {"steps": 1}}
     for which in ("none", "train", "test"):
@@ -109,17 +112,17 @@ def test_the_table_takes_its_three_values_and_keeps_them(folders):
         parse(tables | {"data": {"own": own | {"exclude_duplicates": "all"}}})
 
 
-def test_the_real_test_set_loses_its_280_leaks(unpacked):
+def test_the_test_split_of_fer2013_loses_280_images_of_train(unpacked):
     dataset = Fer2013(unpacked("fer2013") / "fer2013")
     run = experiment(
         {"fer": DataEntry(dataset, exclude_duplicates="test")}, {"fer": Fer(emotions=7)}, size=48
     )
     data = open_data(run, {"test"})
     assert len(data.split["test"]) == 3589 - 280
-    assert data.report == ("data.fer: 280 left out, their pixels also stand in train",)
+    assert data.report == ("data.fer: 280 left out, an identical image is in train",)
 
 
-def test_the_real_training_set_loses_its_leaks_and_its_conflicts(unpacked):
+def test_the_training_split_of_fer2013_loses_its_leaks_and_conflicts(unpacked):
     dataset = Fer2013(unpacked("fer2013") / "fer2013")
     run = experiment(
         {"fer": DataEntry(dataset, exclude_duplicates="train")}, {"fer": Fer(emotions=7)}, size=48

@@ -1,4 +1,4 @@
-"""A user's own class folders."""
+"""The dataset `image_folder`: a user's own class folders."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_sample_decodes_to_its_own_image(classes):
     assert gray == [0, 10, 20, 100, 110, 120]
 
 
-def test_the_annotation_bears_the_name_that_it_is_given(classes):
+def test_the_annotation_has_the_configured_name(classes):
     assert list(ImageFolder(classes, annotation="animal").index().annotations) == ["animal"]
 
 
@@ -75,7 +75,7 @@ def test_the_first_level_may_be_splits(splits):
     assert set(index.annotations["label"].tolist()) == {"cat", "dog"}
 
 
-def test_a_folder_that_is_no_split_beside_train_is_counted(splits):
+def test_a_folder_beside_train_that_is_no_split_is_skipped(splits):
     image(splits / "extra" / "cat" / "0.png", 0)
     index = ImageFolder(splits).index()
     assert len(index) == 6
@@ -86,14 +86,14 @@ def test_a_folder_that_is_no_split_beside_train_is_counted(splits):
     }
 
 
-def test_a_class_that_is_called_test_is_a_class_beside_others(classes):
+def test_a_folder_called_test_among_other_classes_is_a_class(classes):
     image(classes / "test" / "0.png", 0)
     index = ImageFolder(classes).index()
     assert index.split is None
     assert set(index.annotations["label"].tolist()) == {"cat", "dog", "test"}
 
 
-def test_images_lie_at_any_depth_and_hidden_files_do_not_count(classes):
+def test_images_may_be_at_any_depth_and_hidden_files_do_not_count(classes):
     image(classes / "cat" / "2019" / "may" / "9.png", 0)
     (classes / "cat" / ".DS_Store").write_bytes(b"x")
     index = ImageFolder(classes).index()
@@ -101,14 +101,14 @@ def test_images_lie_at_any_depth_and_hidden_files_do_not_count(classes):
     assert len(index.skipped) == 0
 
 
-def test_a_link_that_circles_ends(classes):
+def test_a_circular_link_is_not_followed(classes):
     (classes / "cat" / "again").symlink_to(classes, target_is_directory=True)
     index = ImageFolder(classes).index()
     assert len(index) == 6
     assert list(index.skipped.names.values()) == [["cat/again"]]
 
 
-def test_strays_and_empty_class_folders_are_counted(classes):
+def test_other_files_and_empty_class_folders_are_skipped(classes):
     (classes / "readme.txt").write_text("x")
     (classes / "cat" / "notes.txt").write_text("x")
     (classes / "bird").mkdir()
@@ -120,7 +120,7 @@ def test_strays_and_empty_class_folders_are_counted(classes):
     ]
 
 
-def test_a_root_that_is_missing_is_named(tmp_path):
+def test_a_missing_root_is_an_error_that_names_it(tmp_path):
     with pytest.raises(
         MtlError, match=r"nowhere is no folder; expected one that holds a folder for each class"
     ):
@@ -141,13 +141,13 @@ def test_images_without_labels_are_samples_at_any_depth(classes):
     assert int(dataset.decode(index, index.keys.tolist().index("loose.png"))[0, 0, 0]) == 7
 
 
-def test_images_without_labels_stand_beside_those_with_labels(classes, tmp_path_factory):
-    bare = tmp_path_factory.mktemp("bare")
+def test_images_without_labels_can_be_joined_to_those_with_labels(classes, tmp_path_factory):
+    unlabeled = tmp_path_factory.mktemp("unlabeled")
     for i in range(10):
-        image(bare / f"{i}.png", i)
+        image(unlabeled / f"{i}.png", i)
     entries = {
         "own": DataEntry(ImageFolder(classes, annotation="kind")),
-        "bare": DataEntry(ImageFolder(bare, annotation=""), unlabeled="keep"),
+        "unlabeled": DataEntry(ImageFolder(unlabeled, annotation=""), unlabeled="keep"),
     }
     data = open_data(experiment(entries, validation=0.0))
     train = data.split["train"]
@@ -155,7 +155,7 @@ def test_images_without_labels_stand_beside_those_with_labels(classes, tmp_path_
     assert not data.labeled[data.dataset == 1].any()
 
 
-def test_a_run_learns_the_folders_names(classes):
+def test_the_classes_of_a_run_are_the_names_of_the_folders(classes):
     run = experiment({"own": DataEntry(ImageFolder(classes, annotation="kind"))}, validation=0.0)
     data = open_data(run)
     assert data.tasks["kind"].classes == ("cat", "dog")

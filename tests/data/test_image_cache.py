@@ -1,4 +1,4 @@
-"""The image cache: in memory or on demand, the same images; unreadable ones told, none silently."""
+"""The image cache: the same images in memory and on demand; all unreadable ones are reported."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def some_unreadable(index: int) -> np.ndarray:
     return image(index)
 
 
-@given(indices=st.lists(st.integers(0, 39), max_size=30), side=st.integers(1, 20))
-def test_the_lazy_store_equals_the_one_in_memory(indices, side):
-    wanted = np.array(indices, dtype=np.int64)
-    inside, _ = open_images(image, 40, side)
-    lazy, _ = open_images(image, 40, side, memory=40 * 3 * side * side - 1)
-    assert isinstance(inside, MemoryImageCache)
-    assert isinstance(lazy, OnDemandImageCache)
-    assert inside.side == lazy.side == side
-    assert torch.equal(inside.take(wanted), lazy.take(wanted))
-    assert inside.take(wanted).shape == (len(indices), 3, side, side)
-    assert inside.take(wanted).dtype == torch.uint8
+@given(indices=st.lists(st.integers(0, 39), max_size=30), size=st.integers(1, 20))
+def test_images_on_demand_equal_those_in_memory(indices, size):
+    chosen = np.array(indices, dtype=np.int64)
+    in_memory, _ = open_images(image, 40, size)
+    on_demand, _ = open_images(image, 40, size, memory=40 * 3 * size * size - 1)
+    assert isinstance(in_memory, MemoryImageCache)
+    assert isinstance(on_demand, OnDemandImageCache)
+    assert in_memory.size == on_demand.size == size
+    assert torch.equal(in_memory.take(chosen), on_demand.take(chosen))
+    assert in_memory.take(chosen).shape == (len(indices), 3, size, size)
+    assert in_memory.take(chosen).dtype == torch.uint8
 
 
-def test_what_just_fits_is_kept_in_memory():
+def test_images_that_just_fit_are_cached_in_memory():
     assert isinstance(open_images(image, 40, 8, memory=40 * 3 * 8 * 8)[0], MemoryImageCache)
 
 
-def test_images_stand_in_their_rows_channels_first():
+def test_images_are_taken_by_index_channels_first():
     images, _ = open_images(
         lambda index: np.full((4, 4, 3), (index % 256, index // 256, 9), dtype=np.uint8), 700, 4
     )
@@ -60,32 +60,32 @@ def test_images_stand_in_their_rows_channels_first():
     assert found[:, :, 2, 1].tolist() == [[187, 2, 9], [0, 0, 9], [44, 1, 9]]
 
 
-def test_taking_gives_a_copy():
+def test_take_returns_a_copy():
     images, _ = open_images(image, 4, 8)
     images.take(np.array([1])).zero_()
     assert images.take(np.array([1])).any()
 
 
-def test_slow_images_are_decoded_by_the_same_rules(monkeypatch):
+def test_slow_images_are_decoded_by_several_threads_with_the_same_result(monkeypatch):
     monkeypatch.setattr("mtlcore.data.cache.WORTH_A_THREAD_S", 0.0)
     monkeypatch.setattr("mtlcore.data.cache.threads", lambda: 3)
     seen = set()
 
-    def watched(index: int) -> np.ndarray:
+    def decode(index: int) -> np.ndarray:
         seen.add(threading.current_thread().name)
         return some_unreadable(index)
 
-    images, unreadable = open_images(watched, 5 * CHUNK, 8)
+    images, unreadable = open_images(decode, 5 * CHUNK, 8)
     assert len(seen) > 1
     assert sorted(unreadable) == list(range(3, 5 * CHUNK, 100))
     monkeypatch.setattr("mtlcore.data.cache.WORTH_A_THREAD_S", 10.0)
-    alone, _ = open_images(some_unreadable, 5 * CHUNK, 8)
+    by_one_thread, _ = open_images(some_unreadable, 5 * CHUNK, 8)
     everything = np.arange(5 * CHUNK)
-    assert torch.equal(images.take(everything), alone.take(everything))
+    assert torch.equal(images.take(everything), by_one_thread.take(everything))
 
 
 @pytest.mark.parametrize("memory", [None, 0])
-def test_unreadable_rows_are_reported_with_their_reasons(memory):
+def test_unreadable_samples_are_reported_with_their_reasons(memory):
     _, unreadable = open_images(some_unreadable, 250, 8, memory=memory)
     assert unreadable == {
         3: "sample 3 is broken",
@@ -95,7 +95,7 @@ def test_unreadable_rows_are_reported_with_their_reasons(memory):
 
 
 @pytest.mark.parametrize("memory", [None, 0])
-def test_what_is_no_image_is_unreadable(memory):
+def test_an_array_that_is_no_image_is_unreadable(memory):
     def decode(index: int) -> np.ndarray:
         return np.zeros((4, 4) if index == 2 else (4, 4, 3), dtype=np.uint8)
 
@@ -104,7 +104,7 @@ def test_what_is_no_image_is_unreadable(memory):
 
 
 @pytest.mark.parametrize("memory", [None, 0])
-def test_reading_stops_as_soon_as_the_check_refuses(memory):
+def test_reading_stops_as_soon_as_the_check_raises(memory):
     decoded = []
 
     def decode(index: int) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_reading_stops_as_soon_as_the_check_refuses(memory):
     assert len(decoded) == CHUNK
 
 
-def test_a_row_that_breaks_after_opening_is_an_error():
+def test_an_image_that_breaks_after_opening_is_an_error():
     broken: set[int] = set()
 
     def decode(index: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_a_row_that_breaks_after_opening_is_an_error():
         images.take(np.array([1, 103, 4]))
 
 
-def test_a_mistake_in_a_source_is_not_taken_for_a_bad_image():
+def test_a_bug_in_a_dataset_does_not_count_as_an_unreadable_image():
     def decode(index: int) -> np.ndarray:
         raise KeyError("a bug")
 
@@ -143,24 +143,24 @@ def test_a_mistake_in_a_source_is_not_taken_for_a_bad_image():
         open_images(decode, 10, 8)
 
 
-@pytest.mark.parametrize(("memory", "doing"), [(None, "reading images"), (0, "checking images")])
-def test_progress_rises_to_the_total(memory, doing):
-    told = []
+@pytest.mark.parametrize(("memory", "activity"), [(None, "reading images"), (0, "checking images")])
+def test_progress_rises_to_the_total(memory, activity):
+    calls = []
     open_images(
         image,
         300,
         4,
-        progress=lambda what, done, total: told.append((what, done, total)),
+        progress=lambda what, done, total: calls.append((what, done, total)),
         memory=memory,
     )
-    assert [done for _, done, _ in told] == [128, 256, 300]
-    assert {(what, total) for what, _, total in told} == {(doing, 300)}
+    assert [done for _, done, _ in calls] == [128, 256, 300]
+    assert {(what, total) for what, _, total in calls} == {(activity, 300)}
 
 
 @pytest.mark.parametrize(
     ("limit", "usable"), [("4194304\n", 1 << 22), ("max\n", None), ("9" * 19, None), (None, None)]
 )
-def test_a_container_has_no_more_memory_than_its_limit(limit, usable, tmp_path, monkeypatch):
+def test_a_container_has_at_most_the_memory_of_its_limit(limit, usable, tmp_path, monkeypatch):
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
     monkeypatch.setattr("mtlcore.data.cache.CGROUP_LIMIT", tmp_path / "memory.max")
@@ -178,25 +178,25 @@ def test_processes_of_one_machine_share_half_of_its_memory(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("sides", "size", "store", "expected"),
+    ("image_sizes", "size", "configured", "expected"),
     [
         ([48], 48, None, 48),  # never enlarged
-        ([200], 64, None, 96),  # half as much again
+        ([200], 64, None, 96),  # 1.5 x size
         ([200], 64, 80, 80),
         ([48], 64, 80, 48),
-        ([48, 200], 64, None, 96),  # sizes are mixed: the larger ones lose nothing
+        ([48, 200], 64, None, 96),  # of mixed sizes, the largest decides
         ([48, 90], 64, None, 90),
     ],
 )
-def test_the_side_of_the_store(sides, size, store, expected):
+def test_the_size_of_the_cached_images(image_sizes, size, configured, expected):
     def decode(index: int) -> np.ndarray:
-        side = sides[index % len(sides)]
-        return np.zeros((side, side + 20, 3), dtype=np.uint8)
+        height = image_sizes[index % len(image_sizes)]
+        return np.zeros((height, height + 20, 3), dtype=np.uint8)
 
-    assert cache_size(decode, 1001, size, store) == expected
+    assert cache_size(decode, 1001, size, configured) == expected
 
 
-def test_images_that_cannot_be_read_have_no_say_in_the_side():
+def test_unreadable_images_do_not_affect_the_size():
     def decode(index: int) -> np.ndarray:
         if index < 900:
             raise MtlError("broken")
@@ -205,14 +205,14 @@ def test_images_that_cannot_be_read_have_no_say_in_the_side():
     assert cache_size(decode, 1000, 64, None) == 40
 
 
-def test_few_images_are_looked_at():
-    asked = []
+def test_the_size_is_found_by_decoding_64_images():
+    decoded_indices = []
 
     def decode(index: int) -> np.ndarray:
-        asked.append(index)
+        decoded_indices.append(index)
         return np.zeros((40, 40, 3), dtype=np.uint8)
 
     cache_size(decode, 10_000, 64, None)
-    assert len(asked) == 64
-    assert asked[0] == 0
-    assert asked[-1] == 9_999
+    assert len(decoded_indices) == 64
+    assert decoded_indices[0] == 0
+    assert decoded_indices[-1] == 9_999

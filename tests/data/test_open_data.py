@@ -1,4 +1,4 @@
-"""Datasets joined: who is in which split, who has which label, what was left out, what a user did wrong."""
+"""Open the data of a run: joined datasets, splits, labels, reports, and errors of the user."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def keys_of(data: RunData, split: str) -> set[str]:
     return set(data.keys[data.split[split]].tolist())
 
 
-# ---------------------------------------------------------------------------------------------------- what is joined
+# ------------------------------------------------------------ joined datasets
 
 
-def test_two_sources_stand_side_by_side_each_with_its_own_labels():
+def test_two_datasets_are_joined_each_with_its_own_labels():
     a = InMemory(60, cycle("ab", 60), split=TRAIN60, attributes={"race": np.array(cycle("xy", 60))})
     sizes = np.stack([np.arange(60.0), np.ones(60)], 1)
     b = InMemory(60, None, others={"size": sizes}, split=TRAIN60, prefix="b")
@@ -70,7 +70,7 @@ def test_two_sources_stand_side_by_side_each_with_its_own_labels():
     assert data.labeled.all()
 
 
-def test_the_label_orders_of_two_sources_cannot_be_mixed_up():
+def test_labels_of_two_datasets_are_joined_by_name():
     a = InMemory(4, ("happy", "sad", "happy", "sad"), split=("train",) * 4)
     b = InMemory(4, ("sad", "sad", "angry", "happy"), split=("train",) * 4)
     data = open_data(experiment({"a": DataEntry(a), "b": DataEntry(b)}, validation=0.0))
@@ -90,7 +90,7 @@ def test_tasks_are_fitted_on_the_labeled_training_samples_alone():
     assert data.experiment.tasks["size"].component == data.tasks["size"]
 
 
-def test_a_fitted_task_stays_as_it_is_when_only_test_is_opened():
+def test_a_fitted_task_does_not_change_when_only_test_is_opened():
     dataset = InMemory(100, cycle("abc", 100), split=OFFICIAL)
     trained = opened(dataset)
     again = open_data(trained.experiment, {"test"})
@@ -101,33 +101,34 @@ def test_a_fitted_task_stays_as_it_is_when_only_test_is_opened():
     assert again.fingerprint == trained.fingerprint
 
 
-def test_only_the_images_that_are_asked_for_are_read():
+def test_only_images_of_the_opened_splits_are_read():
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset(range(60, 100)))
     assert len(opened(dataset, {"train", "validation"})) == 60
     assert opened(dataset, {"train", "validation"}).report == ()
 
 
-def test_the_run_keeps_the_side_of_its_store():
-    dataset = InMemory(60, cycle("ab", 60), split=TRAIN60, side=20)
+def test_the_experiment_records_the_size_of_the_image_cache():
+    dataset = InMemory(60, cycle("ab", 60), split=TRAIN60, size=20)
     assert opened(dataset, size=8).experiment.input.cache_size == 12
-    assert opened(dataset, size=8).images.side == 12
-    assert opened(dataset, size=16).images.side == 20
-    assert opened(dataset, size=8, cache_size=16).images.side == 16
+    assert opened(dataset, size=8).images.size == 12
+    assert opened(dataset, size=16).images.size == 20
+    assert opened(dataset, size=8, cache_size=16).images.size == 16
 
 
-def test_the_lazy_store_gives_the_same_dataset():
+def test_images_on_demand_give_the_same_data():
     run = experiment({"a": DataEntry(InMemory(100, cycle("ab", 100), split=OFFICIAL))})
-    inside, lazy = open_data(run), open_data(run, memory=0)
+    in_memory = open_data(run)
+    on_demand = open_data(run, memory=0)
     samples = np.arange(100)
-    assert type(inside.images) is not type(lazy.images)
-    assert torch.equal(inside.images.take(samples), lazy.images.take(samples))
-    assert inside.fingerprint == lazy.fingerprint
+    assert type(in_memory.images) is not type(on_demand.images)
+    assert torch.equal(in_memory.images.take(samples), on_demand.images.take(samples))
+    assert in_memory.fingerprint == on_demand.fingerprint
 
 
-# ---------------------------------------------------------------------------------------------------- splits and labels
+# ------------------------------------------------------------ splits and labels
 
 
-def test_official_splits_stay_and_validation_is_cut_from_train():
+def test_official_splits_do_not_change_and_validation_is_cut_from_train():
     data = opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), validation=0.1)
     assert {name: len(samples) for name, samples in data.split.items()} == {
         "train": 54,
@@ -138,7 +139,7 @@ def test_official_splits_stay_and_validation_is_cut_from_train():
     assert keys_of(data, "test") == {f"{i:05d}" for i in range(80, 100)}
 
 
-def test_a_source_without_official_splits_is_cut_80_to_20_by_group():
+def test_a_dataset_without_official_splits_is_cut_80_to_20_by_group():
     people = tuple(f"person {i // 5}" for i in range(200))
     data = opened(InMemory(200, cycle("ab", 200), group=people), validation=0.1)
     assert len(data.split["test"]) == 40
@@ -174,7 +175,7 @@ def test_a_named_column_may_call_validation_by_its_short_names(name):
 
 
 @given(seed=st.integers(0, 50), shares=st.tuples(st.floats(0.02, 1.0), st.floats(0.02, 1.0)))
-def test_labels_are_nested_and_validation_does_not_move(seed, shares):
+def test_shares_of_labels_are_nested_and_validation_does_not_change(seed, shares):
     few, many = (
         opened(InMemory(200, cycle("aab", 200)), labels=s, seed=seed) for s in sorted(shares)
     )
@@ -185,7 +186,7 @@ def test_labels_are_nested_and_validation_does_not_move(seed, shares):
 
 
 @given(seed=st.integers(0, 50))
-def test_the_subset_does_not_depend_on_other_tables(seed):
+def test_splits_do_not_depend_on_other_datasets(seed):
     dataset = InMemory(200, cycle("ab", 200))
     entry = DataEntry(dataset, labels=0.2)
     other = DataEntry(InMemory(50, cycle("cd", 50), prefix="other"))
@@ -201,14 +202,14 @@ def test_the_subset_does_not_depend_on_other_tables(seed):
         }
 
 
-def test_pre_training_leaves_the_same_validation_and_test_alone():
+def test_pretraining_and_training_have_the_same_validation_and_test_samples():
     dataset = InMemory(200, cycle("aab", 200))
-    tuned, pretrained = opened(dataset), opened(dataset, tasks={})
+    trained, pretrained = opened(dataset), opened(dataset, tasks={})
     for name in ("train", "validation", "test"):
-        assert keys_of(tuned, name) == keys_of(pretrained, name)
+        assert keys_of(trained, name) == keys_of(pretrained, name)
 
 
-def test_samples_whose_labels_were_cut_go_or_stay_without_them():
+def test_samples_that_lose_their_labels_are_dropped_or_stay_without_them():
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL)
     dropped = opened(dataset, labels=0.1, validation=0.0)
     kept = opened(dataset, labels=0.1, unlabeled="keep", validation=0.0)
@@ -222,7 +223,7 @@ def test_samples_whose_labels_were_cut_go_or_stay_without_them():
     assert kept.present["kind"][torch.from_numpy(kept.split["test"])].all()
 
 
-def test_samples_that_never_had_a_label_go_or_stay():
+def test_samples_that_never_had_a_label_are_dropped_or_stay():
     dataset = InMemory(60, cycle("ab", 40) + ("",) * 20, split=TRAIN60)
     assert len(opened(dataset, validation=0.0).split["train"]) == 40
     data = opened(dataset, validation=0.0, unlabeled="keep")
@@ -230,7 +231,7 @@ def test_samples_that_never_had_a_label_go_or_stay():
     assert data.labeled.sum() == 40
 
 
-def test_a_limit_holds_for_every_split():
+def test_a_limit_applies_to_every_split():
     data = opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), limit=5, validation=0.2)
     assert {name: len(samples) for name, samples in data.split.items()} == {
         "train": 5,
@@ -247,18 +248,18 @@ def test_validation_may_be_empty_beside_train():
     assert len(data.split["validation"]) == 0
 
 
-# ---------------------------------------------------------------------------------------------------- the fingerprint
+# ------------------------------------------------------------ the fingerprint
 
 
-def test_the_fingerprint_is_that_of_the_samples_their_labels_their_splits_and_the_side():
+def test_the_fingerprint_covers_samples_labels_splits_and_the_cache_size():
     labels = cycle("ab", 100)
-    base = InMemory(100, labels, split=OFFICIAL, side=20)
+    base = InMemory(100, labels, split=OFFICIAL, size=20)
     reference = opened(base).fingerprint
     assert opened(base, {"test"}).fingerprint == reference
     others = [
-        opened(InMemory(100, ("b", *labels[1:]), split=OFFICIAL, side=20)),
-        opened(InMemory(100, labels, split=OFFICIAL, side=20, prefix="x")),
-        opened(InMemory(100, labels, split=("test", *OFFICIAL[1:]), side=20)),
+        opened(InMemory(100, ("b", *labels[1:]), split=OFFICIAL, size=20)),
+        opened(InMemory(100, labels, split=OFFICIAL, size=20, prefix="x")),
+        opened(InMemory(100, labels, split=("test", *OFFICIAL[1:]), size=20)),
         opened(base, seed=1),
         opened(base, labels=0.5),
         opened(base, cache_size=10),
@@ -266,10 +267,10 @@ def test_the_fingerprint_is_that_of_the_samples_their_labels_their_splits_and_th
     assert len({reference, *(o.fingerprint for o in others)}) == 7
 
 
-# ---------------------------------------------------------------------------------------------------- what is left out
+# ------------------------------------------------------------ reports
 
 
-def test_unreadable_samples_leave_every_split_and_are_told_once_with_examples():
+def test_unreadable_samples_are_in_no_split_and_are_reported_once_with_examples():
     dataset = InMemory(
         100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 3, 4, 85]), skipped=("x.jpg",)
     )
@@ -278,19 +279,20 @@ def test_unreadable_samples_leave_every_split_and_are_told_once_with_examples():
     assert len(data.split["test"]) == 19
     assert data.report == (
         "data.a: 1 left out, malformed name: x.jpg",
-        "data.a: 5 left out, unreadable: 00001 is no readable image: made so, 00002 is no readable image: made so, "
-        "00003 is no readable image: made so, ...",
+        "data.a: 5 left out, unreadable: 00001 is no readable image: made so, "
+        "00002 is no readable image: made so, 00003 is no readable image: made so, ...",
     )
 
 
-def test_malformed_and_unreadable_samples_draw_on_one_budget():
+def test_malformed_and_unreadable_samples_count_against_one_limit():
     dataset = InMemory(
         100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2]), skipped=("x.jpg", "y.jpg")
     )
     opened(dataset, max_bad=4)
     with pytest.raises(
         MtlError,
-        match=r"data.a .*: 4 samples .* max_bad = 3; malformed name \(2\): x.jpg, y.jpg; unreadable \(2\)",
+        match=r"data.a .*: 4 samples .* max_bad = 3; "
+        r"malformed name \(2\): x.jpg, y.jpg; unreadable \(2\)",
     ):
         opened(dataset, max_bad=3)
     with pytest.raises(
@@ -299,36 +301,38 @@ def test_malformed_and_unreadable_samples_draw_on_one_budget():
         opened(dataset, max_bad=1)
 
 
-def test_on_demand_unreadable_samples_leave_every_split_and_draw_on_the_same_budget():
+def test_on_demand_unreadable_samples_are_in_no_split_and_count_against_the_same_limit():
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL, bad=frozenset([1, 2, 85]))
-    inside = open_data(experiment({"a": DataEntry(dataset)}))
-    lazy = open_data(experiment({"a": DataEntry(dataset)}), memory=0)
-    assert {name: samples.tolist() for name, samples in lazy.split.items()} == {
-        name: samples.tolist() for name, samples in inside.split.items()
+    in_memory = open_data(experiment({"a": DataEntry(dataset)}))
+    on_demand = open_data(experiment({"a": DataEntry(dataset)}), memory=0)
+    assert {name: samples.tolist() for name, samples in on_demand.split.items()} == {
+        name: samples.tolist() for name, samples in in_memory.split.items()
     }
-    assert not {1, 2, 85} & {int(key) for name in lazy.split for key in keys_of(lazy, name)}
-    assert lazy.report == inside.report
-    assert lazy.report[0].startswith("data.a: 3 left out, unreadable: ")
+    assert not {1, 2, 85} & {
+        int(key) for name in on_demand.split for key in keys_of(on_demand, name)
+    }
+    assert on_demand.report == in_memory.report
+    assert on_demand.report[0].startswith("data.a: 3 left out, unreadable: ")
     with pytest.raises(MtlError, match=r"data.a .*: 3 samples .* max_bad = 2; unreadable \(3\)"):
         open_data(experiment({"a": DataEntry(dataset, max_bad=2)}), memory=0)
 
 
-def test_a_glance_decodes_no_more_than_the_side_of_the_store_asks_for():
+def test_lazy_data_decodes_only_the_images_that_decide_the_cache_size():
     decoded = []
 
     @frozen(eq=False)
-    class Watched(InMemory):
+    class Recording(InMemory):
         def decode(self, index, sample):
             decoded.append(sample)
             return InMemory.decode(self, index, sample)
 
-    dataset = Watched(5000, cycle("ab", 5000), bad=frozenset(range(10, 5000)))
+    dataset = Recording(5000, cycle("ab", 5000), bad=frozenset(range(10, 5000)))
     data = open_data(experiment({"a": DataEntry(dataset, max_bad=1)}), lazy=True)
     assert len(decoded) <= 64
     assert sum(len(samples) for samples in data.split.values()) == 5000
 
 
-def test_training_samples_without_labels_that_go_are_told():
+def test_dropped_training_samples_are_reported():
     dataset = InMemory(120, cycle("ab", 100) + ("",) * 20, split=("train",) * 100 + ("test",) * 20)
     line = 'data.a: 80 samples of train without labels dropped (labels = 0.2, unlabeled = "drop")'
     assert opened(dataset, {"train", "validation"}, labels=0.2, validation=0.0).report == (line,)
@@ -336,7 +340,7 @@ def test_training_samples_without_labels_that_go_are_told():
     assert line not in opened(dataset, {"test"}, labels=0.2, validation=0.0).report
 
 
-def test_in_evaluation_a_task_without_a_label_in_the_split_is_told():
+def test_in_evaluation_a_task_without_a_label_in_the_split_is_reported():
     sizes = np.full((100, 2), np.nan)
     sizes[:60] = 1.0
     dataset = InMemory(100, cycle("ab", 100), others={"size": sizes}, split=OFFICIAL)
@@ -350,22 +354,22 @@ def test_in_evaluation_a_task_without_a_label_in_the_split_is_told():
 @pytest.mark.parametrize("kind", [ValueError, MtlError])
 def test_a_task_that_cannot_be_fitted_is_named(kind):
     @frozen
-    class Fussy(Number):
+    class Failing(Number):
         def fit(self, annotation):
             raise kind("numbers are needed")
 
     dataset = InMemory(60, None, others={"size": np.ones((60, 2))}, split=TRAIN60)
     with pytest.raises(MtlError, match=r"^task.big: numbers are needed$"):
-        opened(dataset, tasks={"big": Fussy()})
+        opened(dataset, tasks={"big": Failing()})
 
 
-def test_samples_without_a_split_are_told():
+def test_samples_without_a_split_are_reported():
     data = opened(InMemory(60, cycle("ab", 60), split=("",) * 7 + TRAIN60[7:]), validation=0.0)
     assert len(data.split["train"]) == 53
     assert data.report == ("data.a: 7 left out, they belong to no split",)
 
 
-def test_classes_that_a_task_does_not_know_are_counted_and_their_samples_carry_no_label():
+def test_unknown_classes_are_counted_and_their_samples_have_no_label():
     dataset = InMemory(60, cycle("abc", 60), split=TRAIN60)
     data = opened(
         dataset, tasks={"kind": Classification(reads="kind", classes=("a", "b"))}, validation=0.0
@@ -377,38 +381,39 @@ def test_classes_that_a_task_does_not_know_are_counted_and_their_samples_carry_n
     assert len(data.split["train"]) == 40
 
 
-# ---------------------------------------------------------------------------------------------------- a user's mistakes
+# ------------------------------------------------------------ errors of the user
 
 
-def test_a_task_that_no_source_labels_is_refused_in_training():
+def test_training_refuses_a_task_that_no_dataset_has_labels_for():
     dataset = InMemory(60, cycle("ab", 60), "emotion")
     with pytest.raises(
         MtlError,
-        match=r"task.fer reads the annotation 'emotions', .*data.a gives emotion.*did you mean 'emotion'",
+        match=r"task.fer reads the annotation 'emotions', .*data.a has emotion.*"
+        r"did you mean 'emotion'",
     ):
         opened(dataset, tasks={"fer": Classification(reads="emotions")})
 
 
-def test_in_evaluation_a_task_without_labels_is_left_out_and_told():
+def test_in_evaluation_a_task_without_labels_is_left_out_and_reported():
     dataset = InMemory(100, cycle("ab", 100), split=OFFICIAL)
     tasks = {"kind": Classification(reads="kind", classes=("a", "b")), "size": Number(mean=0.0)}
     data = opened(dataset, {"test"}, tasks=tasks)
     assert set(data.targets) == set(data.present) == set(data.tasks) == {"kind"}
     assert data.report == (
-        "task.size reads the annotation 'size', which no dataset gives (data.a gives kind)",
+        "task.size reads the annotation 'size', which no dataset has (data.a has kind)",
     )
     with pytest.raises(
-        MtlError, match=r"task.size reads the annotation 'size', which no dataset gives"
+        MtlError, match=r"task.size reads the annotation 'size', which no dataset has"
     ):
         opened(dataset, {"test"}, tasks={"size": Number(mean=0.0)})
 
 
-@pytest.mark.parametrize("asked", ["tset", "training"])
-def test_an_unknown_split_names_those_there_are(asked):
+@pytest.mark.parametrize("name", ["tset", "training"])
+def test_an_unknown_split_is_an_error_that_lists_the_splits(name):
     with pytest.raises(
-        MtlError, match=f"no sample of the split '{asked}'; .*known: test, train, val, validation"
+        MtlError, match=f"no sample of the split '{name}'; .*known: test, train, val, validation"
     ):
-        opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), {asked})
+        opened(InMemory(100, cycle("ab", 100), split=OFFICIAL), {name})
 
 
 def test_data_without_train_is_refused():
@@ -420,25 +425,25 @@ def test_data_without_train_is_refused():
 
 
 @pytest.mark.parametrize("key", ["split", "group"])
-def test_an_unknown_column_names_the_nearest(key):
+def test_an_unknown_column_is_an_error_that_names_the_nearest(key):
     dataset = InMemory(20, cycle("ab", 20), attributes={"person": np.array(cycle("pq", 20))})
     with pytest.raises(MtlError, match=f"data.a.{key} = 'persom': .*did you mean 'person'"):
         opened(dataset, **{key: "persom"})
 
 
-def test_an_empty_source_is_refused_with_what_it_skipped():
+def test_an_empty_dataset_is_refused_with_what_it_skipped():
     with pytest.raises(
         MtlError, match=r"data.a .* holds no usable sample; malformed name \(1\): x.jpg"
     ):
         opened(InMemory(0, (), skipped=("x.jpg",)))
 
 
-def test_no_data_at_all_is_refused():
+def test_a_run_without_datasets_is_refused():
     with pytest.raises(MtlError, match="no data"):
         open_data(experiment({}, tasks={}))
 
 
-def test_sources_that_mean_different_things_by_one_name_are_refused():
+def test_datasets_with_different_values_under_one_name_are_refused():
     a, b = (
         InMemory(20, cycle("ab", 20)),
         InMemory(20, None, others={"kind": np.arange(20.0)}, prefix="b"),
@@ -450,24 +455,24 @@ def test_sources_that_mean_different_things_by_one_name_are_refused():
         open_data(experiment({"a": DataEntry(a), "b": DataEntry(b)}))
 
 
-def test_a_source_that_gives_a_key_twice_is_told_so():
-    with pytest.raises(MtlError, match=r"data\.a: its index gives the key '00001' 2 times"):
+def test_a_dataset_with_a_repeated_key_is_refused():
+    with pytest.raises(MtlError, match=r"data\.a: its index has the key '00001' 2 times"):
         opened(InMemory(4, cycle("ab", 4), order=(0, 1, 1)))
 
 
 @pytest.mark.parametrize("field", ["split", "group"])
-def test_a_source_that_gives_too_few_values_is_told_so(field):
+def test_a_dataset_with_too_few_values_is_refused(field):
     @frozen(eq=False)
     class Short(InMemory):
         def index(self):
             return evolve(InMemory.index(self), **{field: np.array(["train"])})
 
-    with pytest.raises(MtlError, match=f"data.a: its index gives 4 keys but 1 values of {field}"):
+    with pytest.raises(MtlError, match=f"data.a: its index has 4 keys but 1 values of {field}"):
         opened(Short(4, cycle("ab", 4)))
 
 
-def test_the_reader_is_told_how_far_reading_has_come():
-    told = []
+def test_progress_reports_the_number_of_images_read():
+    calls = []
     dataset = InMemory(300, cycle("ab", 300), split=("train",) * 300)
-    open_data(experiment({"a": DataEntry(dataset)}), progress=lambda *news: told.append(news))
-    assert told[-1] == ("reading images", 300, 300)
+    open_data(experiment({"a": DataEntry(dataset)}), progress=lambda *call: calls.append(call))
+    assert calls[-1] == ("reading images", 300, 300)

@@ -1,4 +1,4 @@
-"""HeadInput images: every kind of good one comes out right, every kind of bad one is an MtlError."""
+"""Reading images: every valid kind is decoded correctly, every broken kind is an MtlError."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_sixteen_bit_gray_is_scaled_not_clipped():
     assert found[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_a_palette_gives_its_colors():
+def test_a_palette_image_has_the_colors_of_its_palette():
     image = Image.fromarray(photo()).quantize(16)
     np.testing.assert_array_equal(
         decode_image(encoded(image, "PNG"), "x"), np.asarray(image.convert("RGB"))
@@ -117,7 +117,7 @@ def test_other_formats_go_through_pillow(form):
     )
 
 
-# ---------------------------------------------------------------------------------------------------- bad ones
+# ------------------------------------------------------------ bad ones
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -168,7 +168,7 @@ def test_a_bad_image_is_an_error_that_names_the_file_and_the_reason(kind, tmp_pa
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_image_just_over_the_limit_is_refused_and_one_at_it_is_read(form, monkeypatch):
+def test_an_image_just_over_the_limit_is_refused_and_one_at_it_is_read(form, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 32)
     assert decode_image(ordinary(form), "x").shape == (40, 32, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 32 - 1)
@@ -177,7 +177,7 @@ def test_a_image_just_over_the_limit_is_refused_and_one_at_it_is_read(form, monk
 
 
 @pytest.mark.parametrize("name", ["missing.jpg", ".", "nul\0l.jpg"])
-def test_what_is_no_file_is_an_error_that_names_it(name, tmp_path):
+def test_a_path_that_is_no_file_is_an_error_that_names_it(name, tmp_path):
     with pytest.raises(MtlError, match=r"can't be read: \w"):
         read_image(name, tmp_path)
 
@@ -204,7 +204,7 @@ def test_a_relative_root_holds_its_own_images_and_no_others(root, tmp_path, monk
             read_image(path, root)
 
 
-def test_a_path_may_wander_below_the_root(tmp_path):
+def test_a_path_may_contain_dots_inside_the_root(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "x.png").write_bytes(ordinary("PNG"))
     np.testing.assert_array_equal(read_image("a/../x.png", tmp_path), photo())
@@ -248,7 +248,7 @@ def test_mutated_files_give_pixels_or_an_mtl_error_and_nothing_else(data):
     assert image.shape[2] == 3
 
 
-# ---------------------------------------------------------------------------------------------------- shrink
+# ------------------------------------------------------------ shrink
 
 
 def test_shrinking_takes_the_central_square():
@@ -266,12 +266,12 @@ def test_shrinking_does_not_alias():
     )  # every 4th column alone would be 0 or 255
 
 
-def test_a_image_of_the_right_side_is_left_alone():
+def test_an_image_of_the_right_size_does_not_change():
     image = photo(20, 20)
     np.testing.assert_array_equal(shrink(image, 20), image)
 
 
-def test_a_image_is_enlarged_only_when_asked():
+def test_an_image_is_enlarged_only_on_request():
     with pytest.raises(MtlError, match="32 x 40 pixels is smaller than 48 x 48"):
         shrink(photo(), 48)
     assert shrink(photo(), 48, enlarge=True).shape == (48, 48, 3)
@@ -280,6 +280,6 @@ def test_a_image_is_enlarged_only_when_asked():
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_what_is_no_image_is_refused(image):
+def test_an_array_that_is_no_image_is_refused(image):
     with pytest.raises(MtlError, match=r"must be \(H, W, 3\) uint8"):
         shrink(image, 2)

@@ -1,4 +1,4 @@
-"""Every encoder: what it returns, where gradients go, what it refuses."""
+"""Every encoder: its features, the gradients of its parameters, the sizes that it refuses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read(encoder: Encoder, size: int, samples: int = 2) -> tuple[nn.Module, Feat
 
 
 def untouched(net: nn.Module, features: Features, zeros: bool = False) -> list[str]:
-    """Parameters that no gradient reaches from everything a head may read. zeros: a gradient of 0 will do."""
+    """Return the parameters without a gradient from the features. zeros: accept a gradient of 0."""
     read_by_heads = (features.pooled, features.shared, *features.maps)
     sum(x.square().mean() for x in read_by_heads).backward()
     return [
@@ -71,17 +71,17 @@ def test_maps_run_from_fine_to_coarse_and_every_parameter_learns(
     assert untouched(net, features) == []
 
 
-def test_a_vit_gives_its_tokens_as_shared_and_its_patches_as_the_map() -> None:
+def test_a_vits_shared_features_are_its_tokens_and_its_map_is_its_patches() -> None:
     net, features = read(VitB16(), 32)
     assert features.shared.shape == (2, 1 + 4, 768)
     assert torch.equal(features.pooled, features.shared[:, 0])
     (patches,) = features.maps
     assert patches.shape == (2, 768, 2, 2)
-    assert torch.equal(patches[:, :, 1, 0], features.shared[:, 1 + 2])  # sample by sample
+    assert torch.equal(patches[:, :, 1, 0], features.shared[:, 1 + 2])  # row by row
     assert untouched(net, features) == []
 
 
-def test_the_small_net_pools_by_the_mean_and_its_shapes_follow_width_and_stride() -> None:
+def test_the_small_network_pools_by_the_mean_and_its_shapes_follow_width_and_stride() -> None:
     _, features = read(ResnetSmall(width=6, stem_stride=2), 48)
     assert [m.shape[1:] for m in features.maps] == [
         (6, 24, 24),
@@ -95,14 +95,14 @@ def test_the_small_net_pools_by_the_mean_and_its_shapes_follow_width_and_stride(
 @pytest.mark.parametrize(
     ("width", "layout"), [(16, torch.channels_last), (4, torch.contiguous_format)]
 )
-def test_the_small_nets_weights_are_contiguous_whatever_its_activations_are(width, layout) -> None:
+def test_the_small_networks_weights_are_contiguous_in_every_layout(width, layout) -> None:
     net, features = read(ResnetSmall(width=width), 16)
     assert features.maps[0].is_contiguous(memory_format=layout)
     features.pooled.sum().backward()
     assert all(p.is_contiguous() and p.grad.is_contiguous() for p in net.parameters())
 
 
-def test_the_small_net_computes_what_the_same_layers_compute_in_the_plain_layout() -> None:
+def test_channels_last_does_not_change_what_the_small_network_computes() -> None:
     _, features = read(ResnetSmall(width=16), 16)
     torch.manual_seed(0)
     twin = ResnetSmall(width=16).build(16)
@@ -149,7 +149,7 @@ def test_images_are_normalized_by_imagenets_statistics_only_with_weights(encoder
     assert (trained.mean, trained.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def test_a_size_that_the_net_can_not_read_is_refused_before_anything_is_built() -> None:
+def test_a_size_that_the_network_cannot_process_is_refused_before_building() -> None:
     with pytest.raises(MtlError, match=r"input.size = 50: vit_b_16 .* multiple of 16, such as 48"):
         VitB16().build(50)
     with pytest.raises(MtlError, match=r"input.size = 24: convnext_tiny .* at least 32"):
@@ -159,20 +159,23 @@ def test_a_size_that_the_net_can_not_read_is_refused_before_anything_is_built() 
 @pytest.mark.parametrize(
     "field", [{"width": 0}, {"stem_stride": 3}, {"depths": ()}, {"depths": (1, 0)}]
 )
-def test_a_small_net_of_an_impossible_shape_is_refused_by_the_fields_name(field) -> None:
+def test_an_impossible_shape_of_the_small_network_is_an_error_that_names_the_field(field) -> None:
     with pytest.raises(ValueError, match=next(iter(field))):
         ResnetSmall(**field)
 
 
 def test_listing_the_encoders_imports_neither_torchvision_nor_timm() -> None:
-    code = "import sys, mtlcore.encoders; print(sorted({'torchvision', 'timm', 'kornia'} & set(sys.modules)))"
+    code = (
+        "import sys, mtlcore.encoders\n"
+        "print(sorted({'torchvision', 'timm', 'kornia'} & set(sys.modules)))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.slow
-def test_without_timm_the_message_says_what_to_install() -> None:
-    """A real process in which timm can't be imported."""
+def test_without_timm_the_message_contains_the_install_command() -> None:
+    """Runs in a process in which timm can't be imported."""
     code = (
         "import sys; sys.modules['timm'] = None\n"
         "from mtlcore.encoders import Timm\nfrom mtlcore.errors import MtlError\n"
@@ -216,7 +219,7 @@ def timm():
         ),
     ],
 )
-def test_a_timm_net_gives_one_map_a_resolution_and_what_its_classifier_reads(
+def test_a_timm_network_has_one_map_for_each_resolution_and_pools_as_timm_does(
     timm, model: str, size: int, maps: list[tuple[int, int]], width: int, shared: tuple[int, ...]
 ) -> None:
     net, features = read(Timm(model), size)
@@ -226,7 +229,7 @@ def test_a_timm_net_gives_one_map_a_resolution_and_what_its_classifier_reads(
     assert untouched(net, features, zeros=True) == []  # timm starts residual branches at zero
 
 
-def test_an_unknown_timm_model_is_answered_with_its_neighbors_and_an_unknown_tag_with_the_known_ones(
+def test_the_error_for_an_unknown_timm_model_or_tag_lists_similar_models_or_the_known_tags(
     timm,
 ) -> None:
     with pytest.raises(MtlError, match=r"timm:resnet19.*no such model; nearest: .*resnet18"):
@@ -235,19 +238,19 @@ def test_an_unknown_timm_model_is_answered_with_its_neighbors_and_an_unknown_tag
         Timm("resnet18.nope").build(32)
 
 
-def test_a_timm_vit_refuses_a_size_that_would_be_cut_off(timm) -> None:
+def test_a_timm_vit_refuses_a_size_with_incomplete_patches(timm) -> None:
     with pytest.raises(MtlError, match=r"input.size = 50: .*multiple of 16"):
         Timm("vit_tiny_patch16_224").build(50)
 
 
-def test_a_timm_nets_normalization_is_what_timm_records_for_its_weights(timm) -> None:
+def test_a_timm_network_is_normalized_as_timm_records_for_its_weights(timm) -> None:
     assert Timm("tf_efficientnet_lite0").mean == Encoder.mean
     lite = Timm("tf_efficientnet_lite0", weights="imagenet")
     assert (lite.mean, lite.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert Timm("resnet18", weights="imagenet").mean == (0.485, 0.456, 0.406)
 
 
-def test_a_timm_net_with_depthwise_convolutions_reads_channels_last_and_says_the_same(timm) -> None:
+def test_channels_last_does_not_change_what_a_depthwise_timm_network_computes(timm) -> None:
     torch.manual_seed(0)
     lite, plain = Timm("tf_efficientnet_lite0").build(32).eval(), Timm("resnet10t").build(32).eval()
     assert (lite.memory_format, plain.memory_format) == (

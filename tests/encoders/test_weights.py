@@ -1,4 +1,4 @@
-"""Weights from elsewhere: what torchvision and timm save loads, and whatever does not fit is told."""
+"""Pretrained weights: files of torchvision and timm load, and what does not fit is an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mtlcore.errors import MtlError
 
 
 def penultimate(net, layer, images):
-    """What torchvision's own net hands to `layer`, its last linear one: recorded while the whole net runs."""
+    """Return the input of `layer`, the last linear layer, in a forward of torchvision's net."""
     seen = []
     layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
@@ -42,7 +42,7 @@ def built(encoder: Encoder, size: int):
     ],
     ids=lambda x: getattr(x, "name", ""),
 )
-def test_pooled_is_what_torchvisions_own_classifier_reads(make, last, tmp_path: Path) -> None:
+def test_pooled_is_the_input_of_torchvisions_own_classifier(make, last, tmp_path: Path) -> None:
     options = {"image_size": 64} if make is VitB16 else {}
     theirs = get_model(make.name, weights=None, **options)
     torch.save(theirs.state_dict(), tmp_path / "net.pth")
@@ -64,7 +64,7 @@ def loads(path: Path, net) -> bool:
 
 
 def test_pth_safetensors_and_a_training_scripts_wrapper_all_load(resnet18, tmp_path: Path) -> None:
-    """With another number of classes than ImageNet's: the file's classifier is not used."""
+    """The file has another number of classes than ImageNet; its classifier is not used."""
     state = resnet18.state_dict()
     torch.save(state, tmp_path / "plain.pth")
     torch.save({"model": state, "epoch": 3}, tmp_path / "wrapped.pth")
@@ -84,7 +84,7 @@ def test_a_file_without_classifier_or_batch_counters_loads(resnet18, tmp_path: P
     assert loads(tmp_path / "old.pth", resnet18)
 
 
-def test_missing_unexpected_and_misshapen_tensors_are_told_five_of_each(
+def test_the_error_lists_missing_unexpected_and_misshapen_tensors_five_of_each(
     resnet18, tmp_path: Path
 ) -> None:
     state = dict(resnet18.state_dict())
@@ -95,14 +95,14 @@ def test_missing_unexpected_and_misshapen_tensors_are_told_five_of_each(
     torch.save(state, tmp_path / "wrong.pth")
     with pytest.raises(MtlError) as error:
         Resnet18(weights=str(tmp_path / "wrong.pth")).build(32)
-    told = str(error.value)
-    assert "resnet18" in told
-    assert "missing: layer4.1.conv1.weight, layer4.1.bn1.weight" in told
-    assert "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4, ..." in told
-    assert "1 of another shape: conv1.weight 64x1x7x7, not 64x3x7x7" in told
+    message = str(error.value)
+    assert "resnet18" in message
+    assert "missing: layer4.1.conv1.weight, layer4.1.bn1.weight" in message
+    assert "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4, ..." in message
+    assert "1 of another shape: conv1.weight 64x1x7x7, not 64x3x7x7" in message
 
 
-def test_the_weights_of_another_net_are_refused(resnet18, tmp_path: Path) -> None:
+def test_the_weights_of_another_network_are_refused(resnet18, tmp_path: Path) -> None:
     torch.save(resnet18.state_dict(), tmp_path / "resnet.pth")
     for other in (MobilenetV3Large, VitB16):
         with pytest.raises(MtlError, match=r"do not fit this network\. \d+ missing"):
@@ -117,7 +117,7 @@ def test_the_weights_of_another_net_are_refused(resnet18, tmp_path: Path) -> Non
         ("empty.pth", b"", "can't be read as a file of tensors"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_told(
+def test_a_file_that_is_no_checkpoint_is_refused(
     name: str, content: bytes, expected: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_checkpoint_is_told(
         Resnet18(weights=str(tmp_path / name)).build(32)
 
 
-def test_a_pickled_network_is_refused_not_run(resnet18, tmp_path: Path) -> None:
+def test_a_pickled_network_is_refused_without_running_it(resnet18, tmp_path: Path) -> None:
     torch.save(resnet18, tmp_path / "module.pth")
     torch.save({"lr": 0.1}, tmp_path / "settings.pth")
     with pytest.raises(MtlError, match="can't be read as a file of tensors"):
@@ -134,7 +134,7 @@ def test_a_pickled_network_is_refused_not_run(resnet18, tmp_path: Path) -> None:
         Resnet18(weights=str(tmp_path / "settings.pth")).build(32)
 
 
-def test_a_missing_file_and_a_misspelt_word_are_told() -> None:
+def test_a_missing_file_and_a_misspelled_name_are_errors() -> None:
     with pytest.raises(
         MtlError, match=r'weights = "/nowhere/net.pth": no such file; expected "none", "imagenet"'
     ):
@@ -167,10 +167,10 @@ UNREACHABLE = {
 @pytest.mark.parametrize(
     "make", ["vision.Resnet18(weights='imagenet')", "Timm('resnet10t', weights='imagenet')"]
 )
-def test_published_weights_that_can_not_be_had_stop_the_run_and_name_the_way_out(
+def test_unavailable_published_weights_stop_the_run_with_the_alternatives(
     make: str, tmp_path: Path
 ) -> None:
-    """A real process with empty caches and no way out to the network."""
+    """Runs in a process with empty caches and without network access."""
     if make.startswith("Timm"):
         pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
     code = (
@@ -192,7 +192,7 @@ def test_published_weights_that_can_not_be_had_stop_the_run_and_name_the_way_out
 def test_published_weights_in_torchvisions_cache_are_used(
     resnet18, tmp_path: Path, monkeypatch
 ) -> None:
-    """Filled by hand under the published name; the hash in the name is checked after a download only."""
+    """The test fills the cache: the hash in the file name is checked after a download only."""
     from torchvision.models import ResNet18_Weights
 
     folder = tmp_path / "hub" / "checkpoints"
@@ -203,7 +203,7 @@ def test_published_weights_in_torchvisions_cache_are_used(
     assert torch.equal(mine["conv1.weight"], resnet18.state_dict()["conv1.weight"])
 
 
-def test_a_timm_state_file_loads_and_gives_timms_own_features(tmp_path: Path) -> None:
+def test_a_timm_file_loads_and_yields_timms_own_features(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
     theirs = timm.create_model("resnet10t", num_classes=8).eval()
     save_file(theirs.state_dict(), tmp_path / "net.safetensors")

@@ -1,4 +1,4 @@
-"""What a step is made of: a function of (seed, step), the same however the step is shared out."""
+"""The samples of a step depend on (seed, step) alone, however many ranks share the step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def opened(entries: dict[str, DataEntry], world: int = 1, **options) -> tuple[Ru
 
 
 def train_of(n: int, names: str = "ab", **options) -> InMemory:
-    """n training samples with labels in turn."""
+    """Return n training samples with labels in turn."""
     return InMemory(n, cycle(names, n), split=("train",) * n, **options)
 
 
@@ -44,7 +44,7 @@ def labeled_samples(sampler: Sampler, steps: range) -> list[int]:
     seed=st.integers(0, 99),
     epochs=st.integers(1, 3),
 )
-def test_every_labeled_sample_comes_once_an_epoch(n, batch, seed, epochs):
+def test_every_labeled_sample_occurs_once_in_each_epoch(n, batch, seed, epochs):
     data, sampler = opened({"a": DataEntry(train_of(n))}, seed=seed, batch_size=batch)
     samples = labeled_samples(sampler, range(epochs * sampler.steps_per_epoch + 1))
     for epoch in range(epochs):
@@ -60,10 +60,10 @@ def test_epochs_are_shuffled_differently():
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 50), st.booleans())
-def test_ranks_and_micro_batches_share_out_the_same_samples(
+def test_any_number_of_ranks_and_micro_batches_divides_the_same_samples(
     world, accumulate, per_part, step, keep
 ):
-    """Whoever computes micro-batch i, and however many ranks there are, it holds the same samples."""
+    """Micro-batch i holds the same samples on any rank and for any number of ranks."""
     entries = {
         "a": DataEntry(train_of(30), labels=0.5, unlabeled="keep" if keep else "drop"),
         "b": DataEntry(train_of(11, prefix="b")),
@@ -78,7 +78,7 @@ def test_ranks_and_micro_batches_share_out_the_same_samples(
     assert alone.counts(step) == shared.counts(step)
 
 
-def test_two_ranks_see_the_halves_of_one_process_of_one_source():
+def test_two_ranks_see_the_halves_of_the_batch_of_one_process():
     entries = {"a": DataEntry(train_of(32))}
     whole = opened(entries, batch_size=8)[1].step(5)[0].samples
     halves = opened(entries, world=2, batch_size=8)[1].step(5)
@@ -86,7 +86,7 @@ def test_two_ranks_see_the_halves_of_one_process_of_one_source():
 
 
 @given(steps=st.lists(st.integers(0, 400), min_size=1, max_size=12), seed=st.integers(0, 9))
-def test_the_position_is_a_function_of_seed_and_step_alone(steps, seed):
+def test_the_samples_are_a_function_of_seed_and_step_alone(steps, seed):
     entries = {"a": DataEntry(train_of(17), labels=0.5, unlabeled="keep")}
     _, visited = opened(entries, seed=seed)
     for step in steps:
@@ -126,7 +126,7 @@ def test_every_micro_batch_holds_the_same_composition(sizes, micro_batches, bala
 
 
 @given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), extra=st.integers(0, 60))
-def test_shares_add_up_follow_the_weights_and_leave_nobody_out(weights, extra):
+def test_shares_add_up_follow_the_weights_and_are_at_least_one(weights, extra):
     total = len(weights) + extra
     found = shares(total, weights)
     assert sum(found) == total
@@ -136,7 +136,7 @@ def test_shares_add_up_follow_the_weights_and_leave_nobody_out(weights, extra):
         assert np.abs(np.array(found) - exact).max() < 1 + 1e-9
 
 
-def test_shares_go_by_the_largest_remainder():
+def test_shares_use_the_largest_remainder():
     assert shares(10, [1, 1, 1]) == [4, 3, 3]
     assert shares(8, [50.0, 30.0, 20.0]) == [4, 2, 2]  # exactly 4.0, 2.4, 1.6
     assert shares(8, [1000.0, 1.0, 1.0]) == [6, 1, 1]
@@ -146,7 +146,7 @@ def test_shares_go_by_the_largest_remainder():
     ("mix", "weight", "expected"),
     [("proportional", 1.0, [6, 2]), ("balanced", 1.0, [4, 4]), ("balanced", 3.0, [2, 6])],
 )
-def test_the_mix_of_two_sources(mix, weight, expected):
+def test_the_mix_of_two_datasets(mix, weight, expected):
     entries = {
         "a": DataEntry(train_of(60)),
         "b": DataEntry(train_of(20, prefix="b"), weight=weight),
@@ -155,7 +155,7 @@ def test_the_mix_of_two_sources(mix, weight, expected):
     assert np.bincount(data.dataset[sampler.step(3)[0].samples]).tolist() == expected
 
 
-def test_unlabeled_samples_stand_behind_the_labeled_ones():
+def test_unlabeled_samples_follow_the_labeled_ones():
     entries = {"a": DataEntry(train_of(40), labels=0.25, unlabeled="keep")}
     data, sampler = opened(entries, batch_size=4, unlabeled_batch=6, accumulate=2)
     for step in range(20):
@@ -186,7 +186,7 @@ def test_dropped_samples_leave_no_unlabeled_ones():
     assert sampler.counts(0) == type(sampler.counts(0))({"kind": 4}, 4, 0)
 
 
-def test_labeled_samples_do_not_move_when_unlabeled_ones_are_kept():
+def test_labeled_samples_do_not_change_when_unlabeled_ones_are_kept():
     arms = [
         {"a": DataEntry(train_of(40), labels=0.25, unlabeled=kept)} for kept in ("keep", "drop")
     ]
@@ -198,7 +198,7 @@ def test_labeled_samples_do_not_move_when_unlabeled_ones_are_kept():
     assert shown[0] == shown[1]
 
 
-def test_pre_training_draws_all_samples_as_unlabeled_ones():
+def test_pretraining_draws_all_samples_as_unlabeled_ones():
     data, sampler = opened({"a": DataEntry(train_of(24))}, tasks={}, batch_size=8, accumulate=2)
     assert sampler.steps_per_epoch == 3
     samples = [sample for s in range(3) for p in sampler.step(s) for sample in p.samples.tolist()]
@@ -234,30 +234,29 @@ def test_a_batch_holds_the_images_and_labels_of_its_samples():
 
 
 @pytest.mark.parametrize(("batch", "nearest"), [(10, "8 or 12"), (3, "4"), (13, "12 or 16")])
-def test_a_batch_that_cannot_be_shared_out_names_the_nearest_sizes(batch, nearest):
+def test_a_batch_that_cannot_be_divided_is_an_error_with_the_nearest_sizes(batch, nearest):
     with pytest.raises(
         MtlError,
-        match=rf"input.batch_size = {batch} .* 2 device.*accumulate = 2: the nearest that can: {nearest}$",
+        match=rf"input.batch_size = {batch} can't be divided evenly among 2 device.*"
+        rf"accumulate = 2; the nearest valid values: {nearest}$",
     ):
         opened({"a": DataEntry(train_of(30))}, world=2, accumulate=2, batch_size=batch)
 
 
-def test_an_unlabeled_batch_that_cannot_be_shared_out_is_refused_too():
+def test_an_unlabeled_batch_that_cannot_be_divided_is_refused_too():
     entry = DataEntry(train_of(30), labels=0.5, unlabeled="keep")
-    with pytest.raises(MtlError, match=r"input\.unlabeled_batch = 3 can't be shared out"):
+    with pytest.raises(MtlError, match=r"input\.unlabeled_batch = 3 can't be divided evenly"):
         opened({"a": entry}, accumulate=2, batch_size=4, unlabeled_batch=3)
 
 
-def test_a_micro_batch_too_small_for_its_sources_is_refused():
+def test_a_micro_batch_too_small_for_its_datasets_is_refused():
     entries = {name: DataEntry(train_of(30, prefix=name)) for name in "abc"}
-    with pytest.raises(
-        MtlError, match=r"too few for 3 datasets \(a, b, c\): at least 6 are needed"
-    ):
+    with pytest.raises(MtlError, match=r"too few for 3 datasets \(a, b, c\): set it to at least 6"):
         opened(entries, batch_size=4, accumulate=2)
 
 
 def test_training_without_any_label_is_refused():
-    silent = InMemory(10, ("",) * 10, split=("train",) * 10)
+    unlabeled = InMemory(10, ("",) * 10, split=("train",) * 10)
     tasks = {"kind": Classification(reads="kind", classes=("a", "b"))}
     with pytest.raises(MtlError, match=r"no training sample carries a label of any task \(kind\)"):
-        opened({"a": DataEntry(silent, unlabeled="keep")}, tasks=tasks)
+        opened({"a": DataEntry(unlabeled, unlabeled="keep")}, tasks=tasks)

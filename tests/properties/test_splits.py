@@ -1,4 +1,4 @@
-"""Splits, whatever the samples: nobody in two of them, groups whole, strata in proportion, subsets nested."""
+"""Properties of splits: whole groups, proportional strata, nested subsets of labels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlcore.data.splits import Rules, assign, cut, generator, strata_of, subset, thin
-from mtlcore.data.splits import given as is_given
+from mtlcore.data.splits import Rules, assign, cut, generator, is_labeled, strata_of, subset, thin
 
 strata = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(
     lambda x: np.array(x, dtype=np.int64)
@@ -22,7 +21,7 @@ def names(n: int) -> np.ndarray:
 
 
 def per_stratum(codes: np.ndarray, chosen: np.ndarray) -> dict[int, tuple[int, int]]:
-    """stratum -> (samples chosen, samples there are)."""
+    """Return stratum -> (number of chosen samples, number of samples)."""
     return {
         int(s): (int(chosen[codes == s].sum()), int((codes == s).sum())) for s in np.unique(codes)
     }
@@ -38,7 +37,7 @@ def test_a_cut_of_single_samples_takes_its_share_of_every_stratum_to_within_one_
 
 
 @given(codes=strata, share=shares, seed=seeds, data=st.data())
-def test_a_cut_never_parts_a_group_and_leaves_something_on_both_sides(codes, share, seed, data):
+def test_a_cut_never_divides_a_group_and_leaves_no_part_empty(codes, share, seed, data):
     n = len(codes)
     groups = np.array(data.draw(st.lists(st.integers(0, 20), min_size=n, max_size=n)))
     chosen = cut(codes, groups, share, generator(seed))
@@ -48,7 +47,7 @@ def test_a_cut_never_parts_a_group_and_leaves_something_on_both_sides(codes, sha
 
 
 @given(codes=strata, seed=seeds)
-def test_a_cut_of_nothing_or_of_everything_is_that(codes, seed):
+def test_a_share_of_0_chooses_nothing_and_a_share_of_1_everything(codes, seed):
     groups = np.arange(len(codes))
     assert not cut(codes, groups, 0.0, generator(seed)).any()
     assert cut(codes, groups, 1.0, generator(seed)).all()
@@ -61,7 +60,7 @@ def test_a_cut_of_equal_groups_takes_its_share_of_the_samples():
 
 
 @given(codes=strata, seed=seeds, data=st.data())
-def test_subsets_are_nested_stratified_and_hold_every_stratum(codes, seed, data):
+def test_subsets_are_nested_stratified_and_contain_every_stratum(codes, seed, data):
     small, large = sorted(data.draw(st.tuples(shares, shares)))
     few, many = (subset(codes, share, generator(seed)) for share in (small, large))
     assert not (few & ~many).any()
@@ -92,7 +91,7 @@ def test_the_order_of_the_samples_does_not_matter(codes, seed, validation, label
 
 
 @given(codes=strata, seed=seeds, data=st.data())
-def test_groups_never_part_and_only_train_loses_labels(codes, seed, data):
+def test_groups_are_never_divided_and_only_train_loses_labels(codes, seed, data):
     n = len(codes)
     groups = np.array(data.draw(st.lists(st.sampled_from("abcdefgh"), min_size=n, max_size=n)))
     found = assign(Rules(seed, "faces", 0.2, 0.3), names(n), codes, group=groups)
@@ -112,7 +111,7 @@ def test_the_share_of_labels_changes_no_split(codes, seed, share):
 
 
 @given(codes=strata, seed=seeds, limit=st.integers(1, 50))
-def test_a_limit_only_takes_samples_away(codes, seed, limit):
+def test_a_limit_only_removes_samples(codes, seed, limit):
     full, few = (
         assign(Rules(seed, "faces", 0.2, 1.0, most), names(len(codes)), codes)
         for most in (None, limit)
@@ -123,7 +122,7 @@ def test_a_limit_only_takes_samples_away(codes, seed, limit):
         assert (few.split == part).sum() == min(limit, (full.split == part).sum())
 
 
-def test_official_splits_are_kept_and_validation_comes_out_of_train_alone():
+def test_official_splits_do_not_change_and_validation_is_cut_from_train_alone():
     official = np.array(["train"] * 100 + ["val"] * 20 + ["test"] * 30)
     found = assign(Rules(0, "faces", 0.1), names(150), np.zeros(150, dtype=np.int64), official)
     assert found.split[100:].tolist() == official[100:].tolist()
@@ -131,7 +130,7 @@ def test_official_splits_are_kept_and_validation_comes_out_of_train_alone():
     assert (found.split[:100] == "train").sum() == 90
 
 
-def test_a_source_that_brings_its_own_validation_keeps_all_of_its_train():
+def test_nothing_is_cut_from_train_if_the_dataset_has_its_own_validation_split():
     official = np.array(["train"] * 50 + ["validation"] * 10)
     assert (
         assign(
@@ -146,7 +145,7 @@ def test_without_official_splits_a_fifth_is_test():
     assert [(found.split[i : i + 250] == "test").sum() for i in range(0, 1000, 250)] == [50] * 4
 
 
-def test_other_seeds_and_other_sources_draw_other_samples():
+def test_other_seeds_and_other_datasets_draw_other_samples():
     codes = np.zeros(400, dtype=np.int64)
     rules = [Rules(0, "a"), Rules(1, "a"), Rules(0, "b")]
     found = {tuple(assign(r, names(400), codes).split.tolist()) for r in rules}
@@ -167,7 +166,7 @@ def test_numbers_are_stratified_by_deciles_of_their_first_column():
     assert strata_of(values, 100).tolist() == [i // 10 for i in range(100)]
 
 
-def test_what_is_missing_is_a_stratum_of_its_own():
+def test_missing_values_are_a_stratum_of_their_own():
     assert len(set(strata_of(np.array(["", "a", "", "b"]), 4).tolist())) == 3
     found = strata_of(np.array([np.nan, 1.0, 2.0, np.nan]), 4)
     assert found[0] == found[3] == 10
@@ -183,5 +182,5 @@ def test_what_is_missing_is_a_stratum_of_its_own():
         (np.array([3, 4]), [True, True]),
     ],
 )
-def test_an_annotation_is_given_where_it_is_not_missing_throughout(annotation, expected):
-    assert is_given(annotation).tolist() == expected
+def test_a_sample_is_labeled_unless_all_of_its_values_are_missing(annotation, expected):
+    assert is_labeled(annotation).tolist() == expected

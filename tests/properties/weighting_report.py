@@ -1,12 +1,16 @@
-"""The tables of docs/weighting.md, from the conformance kit's reports: `python tests/properties/weighting_report.py [PAGE]`.
+"""Make the tables of docs/weighting.md from the reports of the conformance kit.
 
-It prints Markdown; with a file's name it puts the tables there, between `<!-- table: NAME -->` and `<!-- end: NAME -->`.
+    python tests/properties/weighting_report.py [PAGE]
+
+It prints Markdown. With a PAGE, it replaces the tables of that file, between
+`<!-- table: NAME -->` and `<!-- end: NAME -->`.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from mtlcore.testing.weighting.harness import DrawnStep, scaled
 from mtlcore.weighting import TorchJD
 from mtlcore.weighting.torchjd_methods import METHODS, REFUSED
 
-# label -> the fields that are not at their defaults; the label's first word names the component.
+# label -> the fields that are not at their defaults. The first word of a label is the component.
 STRATEGIES: dict[str, dict[str, Any]] = {
     "equal": {},
     "uncertainty": {},
@@ -45,20 +49,20 @@ CARRIED = {
 }
 
 
-def held(label: str, examples: int = EXAMPLES) -> Conformance:
-    """A strategy, ready to be held against the kit's checks."""
+def suite(label: str, examples: int = EXAMPLES) -> Conformance:
+    """Return the conformance suite of a weighting."""
     return conformance("weighting", label.partition(" ")[0], examples=examples, **STRATEGIES[label])
 
 
 def component(label: str) -> LossWeighting:
-    made: LossWeighting = held(label).subject.component
+    made: LossWeighting = suite(label).subject.component
     return made
 
 
 @cache
 def reports() -> dict[str, Report]:
-    """What the kit says of each. Raises AssertionError where one breaks its word."""
-    found = {label: held(label).report() for label in STRATEGIES}
+    """Return the kit's report on each weighting. Raises AssertionError if a check fails."""
+    found = {label: suite(label).report() for label in STRATEGIES}
     broken = [
         o.reason
         for report in found.values()
@@ -69,11 +73,11 @@ def reports() -> dict[str, Report]:
     return found
 
 
-def telling() -> list[str]:
-    """The checks of weightings that some strategy does not pass, because it declares so or makes no such claim."""
+def distinguishing() -> list[str]:
+    """Return the checks that some weightings do not pass: they declare so, or claim nothing."""
     own = [
         name
-        for name, check in held("equal").checks.checks.items()
+        for name, check in suite("equal").checks.checks.items()
         if check.group not in ("packaging", "build")
     ]
     ends = {
@@ -84,25 +88,27 @@ def telling() -> list[str]:
 
 
 def checks() -> list[str]:
-    """The kit's checks of weightings."""
+    """Return the table of the kit's checks of weightings."""
     rows = [
         [f"`{c.name}`", c.doc]
-        for c in held("equal").checks.checks.values()
+        for c in suite("equal").checks.checks.values()
         if c.group != "packaging"
     ]
     return table(["check", "what must hold"], rows)
 
 
 def properties() -> list[str]:
-    """Strategies x those checks on which they differ, and the reasons of what is declared."""
+    """Return the table of weightings x the checks in which they differ, and the reasons."""
     rows, reasons = [], []
     for label, report in reports().items():
         ended = {o.name: o for o in report.checks}
-        others = sum(o.status == "passed" for name, o in ended.items() if name not in telling())
+        others = sum(
+            o.status == "passed" for name, o in ended.items() if name not in distinguishing()
+        )
         rows.append(
             [
                 f"`{label}`",
-                *(verdict(ended[n].status, ended[n].reason) for n in telling()),
+                *(verdict(ended[n].status, ended[n].reason) for n in distinguishing()),
                 f"{others} passed",
                 pull(label),
             ]
@@ -110,8 +116,8 @@ def properties() -> list[str]:
         lacks = [
             o.reason.removeprefix("lacks ") for o in report.checks if o.reason.startswith("lacks ")
         ]
-        reasons += [f"- `{label}`, {reason}." for reason in lacks]
-    names = [name.replace("_", " ") for name in telling()]
+        reasons += [item(f"`{label}`, {reason}.") for reason in lacks]
+    names = [name.replace("_", " ") for name in distinguishing()]
     return [
         *table(["strategy", *names, "all other checks", "pull of a loss x 10"], rows),
         "",
@@ -120,14 +126,15 @@ def properties() -> list[str]:
 
 
 def verdict(status: str, reason: str) -> str:
-    """ "no" where the strategy declares it, "-" where it makes no claim."""
+    """Return "yes", "no" if the weighting declares it, "-" if it claims nothing."""
     return "yes" if status == "passed" else "no" if reason.startswith("lacks ") else "-"
 
 
 def pull(label: str) -> str:
-    """How many times harder a loss pulls that is made ten times larger, beside another one, on orthonormal gradients.
+    """Return how much stronger a loss pulls if it becomes ten times as large.
 
-    10: as in a plain sum. 1: its size does not count. Below 1: large losses are held back.
+    There is another loss beside it, and the gradients are orthonormal. 10: as in the sum of losses.
+    1: the size of a loss has no influence. Below 1: large losses are damped.
     """
     ratio = []
     for scale in (1.0, 10.0):
@@ -143,14 +150,14 @@ def pull(label: str) -> str:
 
 
 def at_start(step: DrawnStep, values: Tensor) -> StepLosses:
-    """The losses of a run's first step, as drawn."""
+    """Return the losses of the first step of a run."""
     return StepLosses(
         step.names, values, step.gram, step.primary, 0.0, 0, KeyedRng((7,))("weighting")
     )
 
 
 def strategies() -> list[str]:
-    """Strategies with their dataset, level, cost and memory."""
+    """Return the table of weightings with citation, level, cost and state."""
     rows = []
     for label in STRATEGIES:
         s = component(label)
@@ -166,7 +173,7 @@ def strategies() -> list[str]:
             ("losses", "free") if s.at == "losses" else ("Gramian", "K backwards, every N-th step")
         )
         rows.append([f"`{label}`", cites, level, cost + solver, memory])
-    return table(["strategy", "dataset", "looks at", "cost", "memory, by task name"], rows)
+    return table(["strategy", "citation", "reads", "cost", "state, by task name"], rows)
 
 
 def _own_memory(strategy: LossWeighting) -> str:
@@ -175,12 +182,20 @@ def _own_memory(strategy: LossWeighting) -> str:
 
 
 def refused() -> list[str]:
-    """TorchJD's methods that can't be used here."""
-    return [f"- `torchjd:{method}`: {why}." for method, why in REFUSED.items()]
+    """Return the list of TorchJD's methods that can't be used."""
+    return [item(f"`torchjd:{method}`: {why}.") for method, why in REFUSED.items()]
+
+
+def item(text: str) -> str:
+    """Return a wrapped list item."""
+    return textwrap.fill(f"- {text}", 100, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def example() -> list[str]:
-    """The task weights on one step: a task, a pretext that opposes it, a pretext that agrees and is four times as long."""
+    """Return the table of task weights in one step.
+
+    There are a task, a pretext that opposes it, and a longer pretext that agrees.
+    """
     jacobian = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [3.0, 3.0]])
     rows = []
     for label in STRATEGIES:

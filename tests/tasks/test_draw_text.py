@@ -1,4 +1,4 @@
-"""Words on an image."""
+"""Text on an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtlcore.tasks.classification import Classification
-from mtlcore.tasks.draw_text import written
+from mtlcore.tasks.draw_text import draw_text
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (64, 64), (200, 160), (8, 8)])
@@ -15,9 +15,9 @@ from mtlcore.tasks.draw_text import written
     "lines",
     [("happiness",), ("valence 0.31", "arousal -0.2"), ("a very long name of a class indeed",)],
 )
-def test_words_stand_on_a_band_at_the_foot_and_leave_the_rest_alone(height, width, lines):
+def test_text_is_on_a_band_at_the_bottom_and_the_rest_does_not_change(height, width, lines):
     image = torch.full((3, height, width), 0.5)
-    drawn = written(image, *lines)
+    drawn = draw_text(image, *lines)
     assert (drawn.shape, drawn.dtype) == (image.shape, image.dtype)
     assert drawn.min() >= 0
     assert drawn.max() <= 1
@@ -28,9 +28,9 @@ def test_words_stand_on_a_band_at_the_foot_and_leave_the_rest_alone(height, widt
         assert (drawn[:, : height // 2] - 0.5).abs().max() < 0.003
 
 
-def test_the_likeliest_class_is_written():
+def test_the_most_likely_class_is_drawn():
     task = Classification(reads="pet", classes=("cat", "dog"))
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(task.draw(image, torch.tensor([0.2, 0.8])), written(image, "dog"))
+    assert torch.equal(task.draw(image, torch.tensor([0.2, 0.8])), draw_text(image, "dog"))
     target, _ = task.target(np.array(["dog", "cat"]))
     assert task.as_answer(target).tolist() == [[0, 1], [1, 0]]

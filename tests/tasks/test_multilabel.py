@@ -1,4 +1,4 @@
-"""Multilabel: names travel, what is unknown counts for nothing."""
+"""Multilabel: labels by name, and unknown labels that count for nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ("glasses", "hat", "smile")
 TASK = Multilabel(reads="attributes", classes=NAMES, dropout=0.0)
 
 
-def test_names_become_flags_in_the_order_of_the_classes():
+def test_names_become_targets_in_the_order_of_the_classes():
     annotation = np.array(["smile|glasses", "|", "", "?hat", " hat | ?smile ", "beard"])
     target, present = TASK.target(annotation)
     assert target.dtype == torch.int64
@@ -34,14 +34,14 @@ def test_numbers_are_the_same_labels_in_columns():
     assert torch.equal(present, also)
 
 
-def test_a_sample_that_knows_nothing_is_not_present_and_leaves_zeros():
+def test_a_sample_without_known_labels_is_not_present_and_holds_zeros():
     target, present = TASK.target(np.array(["?glasses|?hat|?smile"]))
     assert present.tolist() == [False]
     assert not target.any()
 
 
 @given(st.lists(st.sampled_from([0, 1, -1]), min_size=3, max_size=3))
-def test_joined_names_come_back(flags):
+def test_joined_names_are_read_back(flags):
     cell = join_names(
         [n for n, f in zip(NAMES, flags) if f == 1], [n for n, f in zip(NAMES, flags) if f == -1]
     )
@@ -57,9 +57,9 @@ def test_fit_learns_the_names_once():
     assert fitted.fit(np.array(["beard"])) == fitted
 
 
-def test_what_a_user_gets_wrong_is_told():
+def test_errors_of_the_user_are_reported():
     with pytest.raises(
-        MtlError, match="holds numbers, which have no names: give the task `classes`"
+        MtlError, match="holds numbers, which have no names: set `classes` of the task"
     ):
         Multilabel(reads="attributes").fit(np.ones((4, 3)))
     with pytest.raises(
@@ -71,7 +71,7 @@ def test_what_a_user_gets_wrong_is_told():
     with pytest.raises(MtlError, match="no classes to learn"):
         Multilabel(reads="attributes").fit(np.array(["|", ""]))
     for wrong in ("a|b", "?a", ""):
-        with pytest.raises(ValueError, match="classes holds"):
+        with pytest.raises(ValueError, match="classes has the name"):
             Multilabel(classes=("fine", wrong))
     with pytest.raises(ValueError, match="twice"):
         Multilabel(classes=("a", "a"))
@@ -91,27 +91,27 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_known_labels():
     assert loss.tolist() == pytest.approx([first, math.log(1 + math.exp(-1))])
     loss.sum().backward()
     assert logits.grad is not None
-    assert logits.grad[0, 2] == 0  # nothing is learned of what is unknown
+    assert logits.grad[0, 2] == 0  # no gradient from an unknown label
     assert head().loss(logits, torch.zeros(2, 3, dtype=torch.int64)).isfinite().all()
 
 
-def test_the_ideal_answer_is_the_target():
+def test_the_ideal_output_decodes_to_the_target():
     target = torch.tensor([[1, 0, 1], [0, 0, 1]])
     assert head().loss(head().ideal(target), target).max() < 1e-6
     assert torch.equal(TASK.decode(head().ideal(target)).round(), TASK.as_answer(target))
     assert head()(Features((), torch.zeros(2, 5), torch.zeros(2, 5))).shape == (2, 3)
 
 
-def test_metrics_are_those_of_the_definitions_and_leave_unknown_labels_out():
+def test_metrics_follow_their_definitions_and_ignore_unknown_labels():
     g = torch.Generator().manual_seed(5)
     target = torch.randint(-1, 2, (80, 3), generator=g)
-    said = ((target.clamp_min(0) + torch.randn(80, 3, generator=g)) / 2).sigmoid()
-    expected = by_definition(said, target)
+    probabilities = ((target.clamp_min(0) + torch.randn(80, 3, generator=g)) / 2).sigmoid()
+    expected = by_definition(probabilities, target)
     for size in (1, 9, 80):
         metrics = TASK.metrics()
         for start in range(0, 80, size):
             for metric in metrics.values():
-                metric.update(said[start : start + size], target[start : start + size])
+                metric.update(probabilities[start : start + size], target[start : start + size])
         assert {name: float(m.compute()) for name, m in metrics.items()} == pytest.approx(
             expected, abs=1e-5
         )
@@ -119,9 +119,9 @@ def test_metrics_are_those_of_the_definitions_and_leave_unknown_labels_out():
     assert all(m.higher_is_better for m in metrics.values())
 
 
-def by_definition(said: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+def by_definition(probabilities: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     ap, f1, sums = [], [], np.zeros(3)
-    for s, t in zip(said.T, target.T):
+    for s, t in zip(probabilities.T, target.T):
         s, t = s[t >= 0].numpy(), t[t >= 0].numpy()
         hits = t[np.argsort(-s)]
         ap.append(float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits == 1].mean()))
@@ -131,7 +131,7 @@ def by_definition(said: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
         )
         f1.append(2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]))
         sums += counts
-    right = (((said >= 0.5).long() == target) | (target < 0)).all(1)
+    right = (((probabilities >= 0.5).long() == target) | (target < 0)).all(1)
     return {
         "macro_map": float(np.mean(ap)),
         "macro_f1": float(np.mean(f1)),
@@ -140,7 +140,7 @@ def by_definition(said: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     }
 
 
-def test_the_image_names_what_is_there():
+def test_the_drawing_names_the_present_labels():
     image = torch.zeros(3, 64, 64)
     assert not torch.equal(
         TASK.draw(image, torch.tensor([0.9, 0.1, 0.9])),
@@ -148,7 +148,7 @@ def test_the_image_names_what_is_there():
     )
 
 
-def test_the_loss_agrees_with_the_libraries_where_all_is_known():
+def test_the_loss_equals_torchs_if_all_labels_are_known():
     logits, target = torch.randn(6, 3), torch.randint(2, (6, 3))
     expected = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none").mean(1)
     torch.testing.assert_close(head().loss(logits, target), expected)

@@ -1,4 +1,4 @@
-"""The core's own strategies against numbers worked out by hand."""
+"""The core's own weightings, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("fer", "pose", "puzzling", "rotation")
 
 
 def losses(jacobian, primary, progress=0.0, values=None, names=None):
-    """Gradients (K, P), the first `primary` of them of supervised tasks."""
+    """Return losses with gradients (K, P). The first `primary` tasks are supervised."""
     j = torch.tensor(jacobian, dtype=torch.float32)
     k = len(j)
     values = torch.ones(k) if values is None else torch.tensor(values)
@@ -36,7 +36,7 @@ def task_weights(strategy, step, loss_weighting=None):
     return step.values.grad.tolist()
 
 
-# ---------------------------------------------------------------------------------------------------- schedule
+# ------------------------------------------------------------ schedule
 
 WARM_UP_AND_OFF = ((0.0, 0.0), (0.1, 1.0), (0.8, 1.0), (0.8, 0.0))
 
@@ -50,7 +50,7 @@ def test_a_pretext_warms_up_and_is_off_for_the_last_part(progress, expected):
     assert task_weights(Schedule(pretexts=WARM_UP_AND_OFF), step) == pytest.approx([1, 1, expected])
 
 
-def test_a_label_of_its_own_goes_before_all_pretexts_and_may_be_a_task():
+def test_a_curve_for_one_label_takes_precedence_and_may_be_for_a_task():
     strategy = Schedule(
         pretexts=((0.0, 0.25),), of={"rotation": ((0.0, 1.0), (1.0, 0.0)), "pose": ((0.0, 2.0),)}
     )
@@ -66,56 +66,56 @@ def test_a_curve_is_constant_outside_its_points():
 
 
 @pytest.mark.parametrize(
-    ("points", "said"),
+    ("points", "message"),
     [
         ((), "points"),
-        (((0.5, 1.0), (0.2, 1.0)), "rising"),
+        (((0.5, 1.0), (0.2, 1.0)), "ascending"),
         (((0.0, -1.0),), "not negative"),
         (((1.5, 1.0),), "from 0 to 1"),
     ],
 )
-def test_a_curve_that_makes_no_sense_is_refused(points, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_curve_is_refused(points, message):
+    with pytest.raises(ValueError, match=message):
         Schedule(pretexts=points)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         Schedule(of={"puzzling": points})
 
 
-def test_a_schedule_of_an_unknown_label_names_the_nearest():
+def test_a_schedule_for_an_unknown_label_is_an_error_that_names_the_nearest():
     with pytest.raises(MtlError, match=r"weighting.of.puzling.*did you mean 'puzzling'"):
         Schedule(of={"puzling": ((0.0, 1.0),)}).build(NAMES)
 
 
-# ---------------------------------------------------------------------------------------------------- cosine gate
+# ------------------------------------------------------------ cosine gate
 
 
-def test_the_gate_lets_through_what_agrees_with_the_sum_of_the_tasks():
+def test_the_gate_opens_for_pretexts_that_agree_with_the_sum_of_the_tasks():
     # the tasks add up to (1, 1): the first pretext agrees, the second opposes
     step = losses([[1, 0], [0, 1], [2, -1], [-2, 1]], primary=2)
     assert task_weights(CosineGate(), step) == [1, 1, 1, 0]
 
 
-def test_the_weighted_gate_gives_the_cosine():
+def test_the_task_weight_of_the_weighted_gate_is_the_cosine():
     step = losses([[2, 0], [3, 4], [-3, 4]], primary=1)
     assert task_weights(CosineGate(mode="weighted"), step) == pytest.approx([1, 0.6, 0])
 
 
-# ---------------------------------------------------------------------------------------------------- primary projection
+# ------------------------------------------------------------ primary projection
 
 
-def test_projection_takes_out_the_part_against_the_tasks_and_nothing_else():
+def test_projection_removes_only_what_opposes_the_tasks():
     jacobian = torch.tensor([[1.0, 0, 0], [1.0, 1, 0], [-2.0, 0, 5], [1.0, 0, 1]])
     step = losses(jacobian.tolist(), primary=2)
     p, against = jacobian[:2].sum(0), jacobian[2]
     expected = (
         p + (against - (against @ p) / (p @ p) * p) + jacobian[3]
-    )  # the last pretext agrees, and stays
+    )  # the last pretext agrees and does not change
     got = torch.tensor(task_weights(PrimaryProjection(), step)) @ jacobian
     torch.testing.assert_close(got, expected)
     assert got @ p >= p @ p
 
 
-def test_tasks_that_oppose_each_other_are_left_alone():
+def test_tasks_that_oppose_each_other_do_not_change():
     assert task_weights(PrimaryProjection(), losses([[1, 0], [-0.5, 0], [0, 1]], primary=2)) == [
         1,
         1,
@@ -124,20 +124,20 @@ def test_tasks_that_oppose_each_other_are_left_alone():
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8])
-def test_tasks_that_cancel_each_other_do_not_blow_up_the_factors(noise):
+def test_task_weights_stay_finite_if_the_tasks_cancel_each_other(noise):
     step = losses([[1, noise], [-1, noise], [-3, -1]], primary=2)
     assert task_weights(PrimaryProjection(), step) == pytest.approx([1, 1, 1])
 
 
-# ---------------------------------------------------------------------------------------------------- budget
+# ------------------------------------------------------------ budget
 
 
-def test_the_pretexts_get_the_share_that_the_budget_names():
+def test_the_pretexts_get_their_share_of_the_budget():
     budget = Budget(share=0.25, relax=1.0)
     step = losses([[3, 0], [0, 3], [8, 0], [0, 1]], primary=2)
     f = task_weights(budget, step)
     assert f[:2] == [1, 1]
-    assert f[2] == f[3]  # one task weight: the weights say how the pretexts share
+    assert f[2] == f[3]  # one task weight for all pretexts
     assert f[2] * 9 / (f[2] * 9 + 6) == pytest.approx(0.25)
 
 
@@ -162,25 +162,25 @@ def test_norms_are_averaged_over_steps():
     assert f[1] == pytest.approx((0.25 * 1 + 0.5 * 4) / (0.25 * 1 + 0.5 * 1))
 
 
-# ---------------------------------------------------------------------------------------------------- all of them
+# ------------------------------------------------------------ all of them
 
 
 @pytest.mark.parametrize(
     "strategy", [CosineGate(), CosineGate(mode="weighted"), PrimaryProjection(), Budget()]
 )
 @pytest.mark.parametrize("primary", [0, 3])
-def test_without_a_task_or_without_a_pretext_it_is_the_plain_sum(strategy, primary):
+def test_without_a_task_or_without_a_pretext_the_objective_is_the_sum_of_losses(strategy, primary):
     assert task_weights(strategy, losses([[1, 0], [-3, 1], [0, -2]], primary)) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("strategy", [CosineGate(), PrimaryProjection(), Budget()])
-def test_a_gramian_strategy_says_where_and_how_often_it_measures(strategy):
+def test_a_gramian_weighting_has_a_level_and_an_interval(strategy):
     assert (strategy.at, strategy.every) == ("parameters", 1)
     with pytest.raises(ValueError, match="every"):
         type(strategy)(every=0)
 
 
-def test_learned_uncertainty_finds_the_logarithm_of_the_loss():
+def test_learned_uncertainty_converges_to_the_logarithm_of_the_loss():
     loss_weighting = Uncertainty().build(("fer", "pose"))
     optimizer = torch.optim.Adam(loss_weighting.parameters(), lr=0.05)
     for _ in range(400):
@@ -197,7 +197,7 @@ def test_equal_is_the_sum():
     assert Equal().build(("a",))(losses([[1], [1]], 1, values=[2.0, 3.5])).item() == 5.5
 
 
-def test_memory_is_saved_by_name_and_found_in_another_order():
+def test_state_is_saved_by_name_and_loads_in_another_order():
     memory = ByName(("fer", "pose", "puzzling"), pairs=True)
     memory.write(("puzzling", "fer"), torch.tensor([[1.0, 2], [3, 4]]))
     saved = memory.state_dict()
@@ -230,7 +230,7 @@ def test_a_schedule_is_written_in_toml():
 
 
 @pytest.mark.parametrize("strategy", [CosineGate, PrimaryProjection, Budget])
-def test_a_level_that_there_is_not_is_refused_at_once(strategy):
+def test_an_unknown_level_is_refused_at_once(strategy):
     with pytest.raises(ValueError, match="'at' must be in"):
         strategy(at="foo")
 

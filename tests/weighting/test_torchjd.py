@@ -1,4 +1,4 @@
-"""The adapter on TorchJD against TorchJD itself, and against closed forms."""
+"""The adapter of TorchJD, compared with TorchJD itself and with closed forms."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def of(method, step, **options):
     return task_weights(TorchJD(method, options=options).build(step.names), step)
 
 
-# ---------------------------------------------------------------------------------------------------- against TorchJD
+# ------------------------------------------------------------ against TorchJD
 
 
 @pytest.mark.parametrize(
@@ -53,20 +53,20 @@ def of(method, step, **options):
         ("CAGrad", lambda: aggregation.CAGradWeighting(c=0.4), 3),
     ],
 )
-def test_factors_are_torchjds_weights_times_the_number_of_tasks(method, weighting, scale):
+def test_task_weights_are_torchjds_weights_times_the_number_of_tasks(method, weighting, scale):
     gram = (JACOBIAN @ JACOBIAN.T).double()
     expected = scale * weighting()(gram)
     torch.testing.assert_close(of(method, losses()).double(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_fairgrad_points_where_torchjds_points_and_has_the_length_of_a_sum():
+def test_fairgrad_has_the_direction_of_torchjds_and_the_length_of_a_sum():
     expected = aggregation.FairGradWeighting(alpha=2.0)((JACOBIAN @ JACOBIAN.T).double())
     got = of("FairGrad", losses()).double()
     torch.testing.assert_close(got / got.sum(), expected / expected.sum(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["PCGrad", "GradVac"])
-def test_draws_are_torchjds_from_the_steps_stream(method):
+def test_draws_are_torchjds_with_the_generator_of_the_step(method):
     cls = getattr(aggregation, f"{method}Weighting")
     gram = (JACOBIAN @ JACOBIAN.T).double()
     seed = KeyedRng((3, 0))("weighting").integer(0, 2**62)
@@ -92,7 +92,7 @@ def test_objectives_are_torchjds_scaled_to_a_sum(method, scalarizer, scale):
     torch.testing.assert_close(objective, scale * scalarizer()(VALUES))
 
 
-def test_dwa_rolls_its_epochs_as_torchjds_does():
+def test_dwa_changes_epochs_as_torchjds_does():
     ours, theirs = (
         TorchJD("DWA", options={"temperature": 0.5}).build(NAMES),
         scalarization.DWA(temperature=0.5),
@@ -120,7 +120,7 @@ def test_famo_learns_as_torchjds_does_from_the_losses_of_the_next_batch():
 
 
 class Synced(TorchFunctionMode):
-    """Notes each call that would make the host wait for the device, if the tensor lay on one."""
+    """Records each call that would make the host wait, if the tensors were on a device."""
 
     WAITS = (
         "item",
@@ -155,10 +155,10 @@ class Synced(TorchFunctionMode):
         ("GeometricMean", ["__bool__"]),
     ],
 )
-def test_scalarizers_do_not_wait_for_the_device_but_for_the_one_that_is_declared(method, waits):
+def test_only_the_geometric_mean_waits_for_the_device(method, waits):
     loss_weighting = TorchJD(method).build(NAMES)
     for step in range(3):
-        loss_weighting(losses(step=step, epoch=step))  # indices are made, and memory is there
+        loss_weighting(losses(step=step, epoch=step))  # creates the cached indices and the state
     taken = losses(step=3, epoch=3)
     with Synced() as synced:
         loss_weighting(taken)
@@ -173,10 +173,10 @@ def test_uncertainty_is_twice_torchjds_uw():
     torch.testing.assert_close(ours(losses()), theirs(losses()))
 
 
-# ---------------------------------------------------------------------------------------------------- against closed forms
+# ------------------------------------------------------------ against closed forms
 
 
-def test_pcgrad_of_two_tasks_is_its_closed_form():
+def test_pcgrad_of_two_tasks_equals_its_closed_form():
     a, b = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([-2.0, 1.0, 0.5])
     jacobian = torch.stack([a, b])
     expected = (a - (a @ b) / (b @ b) * b) + (b - (a @ b) / (a @ a) * a)
@@ -184,13 +184,14 @@ def test_pcgrad_of_two_tasks_is_its_closed_form():
     torch.testing.assert_close(got, expected)
 
 
-def test_upgrad_of_two_tasks_is_pcgrads():
-    step = losses(torch.tensor([[1.0, 0.0], [-2.0, 1.0]]), VALUES[:2], NAMES[:2])
-    torch.testing.assert_close(of("UPGrad", step), of("PCGrad", losses(torch.tensor([[1.0, 0], [-2, 1]]), VALUES[:2], NAMES[:2])),
-                               rtol=2e-3, atol=2e-3)  # fmt: skip
+def test_upgrad_of_two_tasks_equals_pcgrad():
+    jacobian = torch.tensor([[1.0, 0.0], [-2.0, 1.0]])
+    upgrad = of("UPGrad", losses(jacobian, VALUES[:2], NAMES[:2]))
+    pcgrad = of("PCGrad", losses(jacobian, VALUES[:2], NAMES[:2]))
+    torch.testing.assert_close(upgrad, pcgrad, rtol=2e-3, atol=2e-3)
 
 
-def test_mgda_keeps_the_kkt_conditions_of_the_shortest_combination():
+def test_mgda_satisfies_the_kkt_conditions_of_the_shortest_combination():
     alpha = of("MGDA", losses(), epsilon=1e-6, max_iters=5000).double() / 3
     along = (JACOBIAN @ JACOBIAN.T).double() @ alpha
     shortest = alpha @ along
@@ -218,13 +219,13 @@ def test_random_weights_have_mean_one_and_change_with_the_step():
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("method", GRAMIAN)
-def test_a_gramian_that_says_nothing_gives_the_plain_sum(method, bad):
+def test_a_degenerate_gramian_gives_the_sum_of_losses(method, bad):
     assert of(method, losses(torch.full((3, 3), bad))).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("method", GRAMIAN)
-def test_a_gradient_of_exactly_0_is_as_if_its_task_were_not_there(method):
-    """CAGrad's and MGDA's shortest combination would be that gradient alone: a step of 0, for ever."""
+def test_a_task_with_a_gradient_of_0_does_not_affect_the_others(method):
+    """Otherwise the shortest combination of CAGrad and MGDA would be that gradient: no step."""
     jacobian = torch.cat([JACOBIAN[:1], torch.zeros(1, 3), JACOBIAN[1:]])
     values, names = torch.tensor([0.7, 1.0, 2.0, 1.1]), ("fer", "dead", "pose", "puzzling")
     got = of(method, losses(jacobian, values, names))
@@ -234,7 +235,7 @@ def test_a_gradient_of_exactly_0_is_as_if_its_task_were_not_there(method):
     assert (got @ jacobian).norm() > 0.1
 
 
-def test_gradvac_keeps_the_memory_of_a_task_whose_gradient_is_0():
+def test_gradvac_keeps_the_state_of_a_task_with_a_gradient_of_0():
     loss_weighting = TorchJD("GradVac").build(NAMES)
     task_weights(loss_weighting, losses())
     before = loss_weighting.state_dict()
@@ -245,10 +246,10 @@ def test_gradvac_keeps_the_memory_of_a_task_whose_gradient_is_0():
     assert changed == {"cosine.fer/puzzling", "cosine.puzzling/fer"}
 
 
-# ---------------------------------------------------------------------------------------------------- losses below 0
+# ------------------------------------------------------------ losses below 0
 
 
-def test_a_negative_loss_counts_in_stch_which_takes_no_logarithm():
+def test_stch_accepts_negative_losses():
     values = torch.tensor([-0.3, 0.2, 0.1])
     expected = 3 * torch.softmax(values / 3 / 0.1, 0)
     torch.testing.assert_close(of("STCH", losses(values=values)), expected)
@@ -259,7 +260,7 @@ def test_the_geometric_mean_of_a_loss_of_0_or_below_is_finite():
     assert got.isfinite().all()
 
 
-# ---------------------------------------------------------------------------------------------------- state
+# ------------------------------------------------------------ state
 
 
 @pytest.mark.parametrize("method", ["UW", "IMTLL", "DWA", "FAMO", "GradVac"])
@@ -271,7 +272,7 @@ def test_state_is_keyed_by_task_name(method):
 
 
 @pytest.mark.parametrize("method", ["UW", "IMTLL"])
-def test_learned_scales_are_parameters_of_the_weigher(method):
+def test_learned_scales_are_parameters_of_the_weighting(method):
     loss_weighting = TorchJD(method).build(NAMES)
     assert [n for n, _ in loss_weighting.named_parameters()] == [f"learned.{n}" for n in NAMES]
     loss_weighting(losses()).backward()
@@ -279,7 +280,7 @@ def test_learned_scales_are_parameters_of_the_weigher(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_buffers_change_in_place_so_that_a_skipped_step_can_put_them_back(method):
+def test_buffers_change_in_place_so_that_a_skipped_step_can_restore_them(method):
     loss_weighting = TorchJD(method).build(NAMES)
     before = [(b, b.clone()) for b in loss_weighting.buffers()]
     first = {k: v.clone() for k, v in loss_weighting.state_dict().items()}
@@ -290,29 +291,29 @@ def test_buffers_change_in_place_so_that_a_skipped_step_can_put_them_back(method
     assert all(torch.equal(first[k], v) for k, v in loss_weighting.state_dict().items())
 
 
-# ---------------------------------------------------------------------------------------------------- names and options
+# ------------------------------------------------------------ names and options
 
 
 @pytest.mark.parametrize(
-    ("said", "method"),
+    ("name", "method"),
     [("upgrad", "UPGrad"), ("rlw", "Random"), ("IMTL-G", "IMTLG"), ("Aligned-MTL", "AlignedMTL")],
 )
-def test_names_do_not_hang_on_case_and_hyphens(said, method):
-    assert TorchJD(said).method == method
+def test_names_do_not_depend_on_case_and_hyphens(name, method):
+    assert TorchJD(name).method == method
 
 
-def test_an_unknown_method_names_the_nearest():
+def test_an_unknown_method_is_an_error_that_names_the_nearest():
     with pytest.raises(MtlError, match="no method 'UPGrads'; did you mean 'UPGrad'"):
         TorchJD("UPGrads")
 
 
 @pytest.mark.parametrize("method", REFUSED)
-def test_a_method_that_can_not_be_used_says_why(method):
+def test_a_method_that_cannot_be_used_is_an_error_with_the_reason(method):
     with pytest.raises(MtlError, match="can't be used: "):
         TorchJD(method)
 
 
-def test_scalarizers_look_at_losses_and_weightings_at_gramians():
+def test_scalarizers_read_losses_and_weightings_read_gramians():
     assert {m: TorchJD(m).at for m in METHODS} == {
         m: "losses" if about.level == "losses" else "parameters" for m, about in METHODS.items()
     }
@@ -325,7 +326,7 @@ def test_scalarizers_look_at_losses_and_weightings_at_gramians():
         TorchJD("DWA", every=5)
 
 
-def test_an_option_is_the_methods_own():
+def test_options_are_parameters_of_the_method():
     torch.testing.assert_close(of("STCH", losses(), mu=1.0), 9 * stch_gradient(1.0))
     with pytest.raises(
         MtlError,
@@ -339,7 +340,7 @@ def test_an_option_is_the_methods_own():
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "told"),
+    ("method", "options", "message"),
     [
         (
             "FairGrad",
@@ -352,12 +353,12 @@ def test_an_option_is_the_methods_own():
         ("MGDA", {"max_iters": False}, "expects a number$"),
     ],
 )
-def test_an_option_that_torchjd_would_misread_is_refused_at_once(method, options, told):
-    with pytest.raises(MtlError, match=told):
+def test_an_option_that_torchjd_would_misinterpret_is_refused_at_once(method, options, message):
+    with pytest.raises(MtlError, match=message):
         TorchJD(method, options=options)
 
 
-def test_a_level_that_there_is_not_is_refused_at_once():
+def test_an_unknown_level_is_refused_at_once():
     for make in (lambda: TorchJD("UPGrad", at="foo"), lambda: TorchJD("DWA", at="foo")):
         with pytest.raises(ValueError, match="'at' must be in"):
             make()
@@ -367,7 +368,7 @@ def stch_gradient(mu):
     return torch.softmax(VALUES / 3 / mu, 0) / 3
 
 
-def test_a_missing_torchjd_gives_the_install_line_when_it_is_needed_and_not_before(monkeypatch):
+def test_a_missing_torchjd_is_an_error_with_the_install_command_once_it_is_needed(monkeypatch):
     for module in [m for m in sys.modules if m.partition(".")[0] == "torchjd"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torchjd", None)
@@ -376,14 +377,14 @@ def test_a_missing_torchjd_gives_the_install_line_when_it_is_needed_and_not_befo
         strategy.build(NAMES)
 
 
-def test_a_missing_solver_gives_its_install_line(monkeypatch):
+def test_a_missing_solver_is_an_error_with_its_install_command(monkeypatch):
     from torchjd import _mixins
 
     monkeypatch.setattr(_mixins, "find_spec", lambda name: None)
     for method in ("UPGrad", "CAGrad"):
-        with pytest.raises(MtlError, match=r"quadprog|clarabel") as told:
+        with pytest.raises(MtlError, match=r"quadprog|clarabel") as error:
             TorchJD(method).build(NAMES)
-        assert "pip install 'mtlcore[torchjd-solvers]'" in str(told.value)
+        assert "pip install 'mtlcore[torchjd-solvers]'" in str(error.value)
 
 
 TOML = """
@@ -399,7 +400,7 @@ steps = 10
 """
 
 
-def test_a_method_is_written_in_toml_and_comes_back():
+def test_a_method_is_saved_in_toml_and_read_back():
     experiment = parse(tomllib.loads(TOML))
     assert experiment.weighting == TorchJD("CAGrad", every=10, options={"c": 0.5})
     assert parse(tomllib.loads(dump(experiment))).weighting == experiment.weighting

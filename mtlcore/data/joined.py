@@ -1,0 +1,144 @@
+"""The samples of several datasets as one sequence, and their annotations joined by name."""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+
+from ..contracts import Annotation
+from ..errors import MtlError, nearest
+from .indexed import IndexedDataset
+
+
+@frozen(eq=False)
+class JoinedSamples:
+    """N samples of several datasets, dataset by dataset.
+
+    datasets: where they come from.
+    dataset: (N,) int, the position of the sample's dataset in `datasets`.
+    local_index: (N,) int, the sample's index in its own dataset.
+    keys, split, labeled: (N,), as in `IndexedDataset`.
+    """
+
+    datasets: list[IndexedDataset]
+    dataset: np.ndarray
+    local_index: np.ndarray
+    keys: np.ndarray
+    split: np.ndarray
+    labeled: np.ndarray
+
+    @classmethod
+    def join(cls, datasets: list[IndexedDataset]) -> JoinedSamples:
+        """Return all samples of these datasets. Raises MtlError if there is no dataset."""
+        if not datasets:
+            raise MtlError("the run has no data: add a table [data.<label>]")
+        lengths = [len(d) for d in datasets]
+        return cls(
+            datasets=datasets,
+            dataset=np.repeat(np.arange(len(datasets)), lengths),
+            local_index=np.concatenate([np.arange(length) for length in lengths]),
+            keys=np.concatenate([d.index.keys.astype(str) for d in datasets]),
+            split=np.concatenate([d.split for d in datasets]),
+            labeled=np.concatenate([d.labeled for d in datasets]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def keeps_labels(self) -> np.ndarray:
+        """(N,) bool, samples whose labels may be used: all but training samples without labels."""
+        return (self.split != "train") | self.labeled
+
+    def subset(self, indices: np.ndarray) -> JoinedSamples:
+        return JoinedSamples(
+            datasets=self.datasets,
+            dataset=self.dataset[indices],
+            local_index=self.local_index[indices],
+            keys=self.keys[indices],
+            split=self.split[indices],
+            labeled=self.labeled[indices],
+        )
+
+    def decoder(self) -> Decoder:
+        return Decoder(self.datasets, self.dataset.tolist(), self.local_index.tolist())
+
+    def attributes(self) -> dict[str, np.ndarray]:
+        """Return name -> (N,) strings; "" if the sample's dataset has no such attribute."""
+        names: dict[str, None] = {}  # a dict keeps the order, a set would not
+        for dataset in self.datasets:
+            names |= dict.fromkeys(dataset.index.attributes)
+
+        starts = np.cumsum([0, *map(len, self.datasets)])[:-1]
+        positions = starts[self.dataset] + self.local_index
+        found: dict[str, np.ndarray] = {}
+        for name in names:
+            columns: list[np.ndarray] = []
+            for dataset in self.datasets:
+                missing = np.full(len(dataset), "")
+                columns.append(dataset.index.attributes.get(name, missing).astype(str))
+            found[name] = np.concatenate(columns)[positions]
+        return found
+
+
+@frozen(eq=False)
+class Decoder:
+    """Decodes a sample's image with its own dataset: sample index -> (H, W, 3) uint8."""
+
+    datasets: list[IndexedDataset]
+    dataset: list[int]
+    local_index: list[int]
+
+    def __call__(self, sample: int) -> np.ndarray:
+        dataset = self.datasets[self.dataset[sample]]
+        return dataset.entry.component.decode(dataset.index, self.local_index[sample])
+
+
+def annotation_names(datasets: list[IndexedDataset]) -> set[str]:
+    """Return the names of the annotations of all these datasets."""
+    names: set[str] = set()
+    for dataset in datasets:
+        names |= set(dataset.index.annotations)
+    return names
+
+
+def joined_annotation(name: str, datasets: list[IndexedDataset]) -> tuple[Annotation, np.ndarray]:
+    """Join the values of all datasets that have this annotation.
+
+    Returns the values (n, ...), and which of all N samples they belong to, (N,) bool.
+    Raises MtlError if the datasets disagree on the type or the shape of a value.
+    """
+    having = [d for d in datasets if d.has_annotation(name)]
+    values = [d.index.annotations[name] for d in having]
+    forms = {(v.dtype.kind in "fiub", v.shape[1:]) for v in values}
+    if len(forms) > 1:
+        kinds = [f"data.{d.label}: {v.dtype} {v.shape}" for d, v in zip(having, values)]
+        raise MtlError(
+            f"the datasets disagree on what the annotation {name!r} is: {', '.join(kinds)}"
+        )
+    has_value = [np.full(len(d), d.has_annotation(name)) for d in datasets]
+    return np.concatenate(values), np.concatenate(has_value)
+
+
+def annotation_of_all(name: str, samples: JoinedSamples) -> Annotation:
+    """Return an annotation of all N samples of the datasets, (N, ...).
+
+    A value is missing (NaN or "") if the sample's dataset has no such annotation, or if the sample
+    does not keep its labels. Raises MtlError if no dataset has the annotation.
+    """
+    known = annotation_names(samples.datasets)
+    if name not in known:
+        raise MtlError(f"no dataset has the annotation {name!r}; {nearest(name, known)}")
+    values, has_value = joined_annotation(name, samples.datasets)
+
+    shape = (len(samples), *values.shape[1:])
+    missing: float | str
+    if values.dtype.kind in "fiub":
+        missing = np.nan
+        result = np.full(shape, missing, dtype=float)
+    else:
+        missing = ""
+        result = np.full(shape, missing, dtype=values.dtype)
+    result[has_value] = values
+    result[~samples.keeps_labels] = missing
+    return result

@@ -1,0 +1,71 @@
+"""The data of a run in memory: images, targets, splits and keys of all its datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from attrs import frozen
+from torch import Tensor
+
+from ..config.experiment import Experiment
+from ..contracts import Annotation, SupervisedTask
+from ..errors import MtlError
+from .cache import ImageCache
+
+
+def _no_annotation(name: str) -> Annotation:
+    raise MtlError(f"this data has no annotation {name!r}")
+
+
+@frozen(eq=False)
+class RunData:
+    """N samples of all datasets, those of the opened splits.
+
+    experiment: the run's configuration with fitted tasks and an explicit cache size.
+    images: the image cache of the N samples.
+    targets: task label -> (N, ...); zeros for samples without that label.
+    present: task label -> (N,) bool, samples with that label.
+    dataset: (N,) int64, the position of the sample's dataset in `experiment.data`.
+    keys: (N,) strings, the sample's key in its dataset.
+    attributes: name -> (N,) strings; "" if the sample's dataset has no such attribute.
+    split: name -> sample indices, int64, ascending. Unreadable samples are in no split.
+    fingerprint: a digest of all samples of all datasets, their annotations, their splits and the
+        cache size. It is the same for all variants of an experiment.
+    report: what was left out, one line each.
+    annotation: a function name -> (N,) or (N, ...). Its values are "" or NaN where the sample's
+        dataset has no such annotation, or where the sample does not keep its labels.
+    """
+
+    experiment: Experiment
+    images: ImageCache
+    targets: dict[str, Tensor]
+    present: dict[str, Tensor]
+    dataset: np.ndarray
+    keys: np.ndarray
+    attributes: dict[str, np.ndarray]
+    split: dict[str, np.ndarray]
+    fingerprint: str
+    report: tuple[str, ...] = ()
+    annotation: Callable[[str], Annotation] = _no_annotation
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def tasks(self) -> dict[str, SupervisedTask]:
+        """The fitted tasks by label."""
+        return {label: entry.component for label, entry in self.experiment.tasks.items()}
+
+    @property
+    def labeled(self) -> np.ndarray:
+        """(N,) bool, samples with a label of at least one task."""
+        return has_any_label(self.present, len(self))
+
+
+def has_any_label(present: Mapping[str, Tensor], n: int) -> np.ndarray:
+    """Return which of the n samples have a label of at least one task: (n,) bool."""
+    labeled = np.zeros(n, dtype=bool)
+    for of_task in present.values():
+        labeled |= of_task.numpy()
+    return labeled

@@ -1,12 +1,25 @@
-"""mtlcore: supervised tasks and self-supervised pretext tasks on one shared encoder.
+"""mtlcore: hybrid multi-task learning in PyTorch.
 
-These are the public names of a plugin author. They load when first used, so that `mtl --help` imports no torch.
+One shared encoder learns supervised tasks and self-supervised pretext tasks together. A run is:
+
+    dataset -> batch -> augment -> views -> encoder -> heads -> losses -> weighting -> optimizer
+
+Each noun in this line is a kind of plugin. The names below are what a plugin author imports:
+
+    base classes of the kinds   Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset,
+                                Augmentation, Callback
+    what flows through a step   Batch, AugmentedBatch, View, Features, Target, StepLosses
+    building blocks             Head, SharedHead, FrozenModule, EMA, Geometry, Rng, gather
+    registration                hookimpl
+
+Everything loads on first use, so that `import mtlcore` and `mtl --help` do not import torch.
+The command line is `mtl`, or `python -m mtlcore`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .authoring.predict_transform import predict_transform as predict_transform
@@ -40,7 +53,7 @@ if TYPE_CHECKING:
     from .networks import FrozenModule as FrozenModule
     from .networks import SharedHead as SharedHead
     from .networks import gather as gather
-    from .registry.catalog import hookimpl as hookimpl
+    from .registry.hooks import hookimpl as hookimpl
     from .rng import Rng as Rng
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
@@ -48,25 +61,47 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# The module of each public name. It repeats the imports above, which run in type checkers alone.
 _HOME = {
-    "contracts": "Annotation Augmentation Batch Dataset Encoder EncoderInfo Features Head BuildContext Index LossWeighting "
-    "Callback PretextTask CallbackContext AugmentedBatch Skipped StepCounts StepLosses SupervisedTask Target View",
-    "data.images": "read_image",
-    "errors": "MtlError nearest",
-    "geometry": "Geometry orthogonal",
-    "networks": "EMA SharedHead FrozenModule gather",
-    "registry.catalog": "hookimpl",
-    "rng": "Rng",
-    "tasks.classification": "Classification",
-    "tasks.multilabel": "Multilabel",
-    "tasks.regression": "Regression",
-    "authoring.predict_transform": "predict_transform",
+    "authoring.predict_transform": ("predict_transform",),
+    "contracts": (
+        "Annotation",
+        "Augmentation",
+        "AugmentedBatch",
+        "Batch",
+        "BuildContext",
+        "Callback",
+        "CallbackContext",
+        "Dataset",
+        "Encoder",
+        "EncoderInfo",
+        "Features",
+        "Head",
+        "Index",
+        "LossWeighting",
+        "PretextTask",
+        "Skipped",
+        "StepCounts",
+        "StepLosses",
+        "SupervisedTask",
+        "Target",
+        "View",
+    ),
+    "data.images": ("read_image",),
+    "errors": ("MtlError", "nearest"),
+    "geometry": ("Geometry", "orthogonal"),
+    "networks": ("EMA", "FrozenModule", "SharedHead", "gather"),
+    "registry.hooks": ("hookimpl",),
+    "rng": ("Rng",),
+    "tasks.classification": ("Classification",),
+    "tasks.multilabel": ("Multilabel",),
+    "tasks.regression": ("Regression",),
 }
-_MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULE:
         raise AttributeError(f"module 'mtlcore' has no attribute {name!r}")
     return getattr(importlib.import_module(f"mtlcore.{_MODULE[name]}"), name)

@@ -1,4 +1,8 @@
-"""The main job, side by side: an experiment without its pretexts (SL) and with them (HMTL), for the same number of steps."""
+"""The comparison that `mtl demo` runs: supervised learning alone against the hybrid model.
+
+SL trains the experiment without its pretext tasks, HMTL trains it with them. Both take the same
+number of steps.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,12 @@ from .train.trainer import train
 
 @frozen
 class Arm:
-    """One of the two. test: metrics on the test split. pretexts: what the pretexts reached on the validation split."""
+    """The result of one of the two runs.
+
+    test: supervised metrics on the test split, by "<label>/<metric>".
+    pretexts: metrics of the pretext tasks on the validation split, by "<label>/<metric>".
+    cpu_s: CPU seconds of the training.
+    """
 
     name: str
     test: dict[str, float]
@@ -23,22 +32,25 @@ class Arm:
 
 
 def arms(hybrid: Experiment) -> dict[str, Experiment]:
-    """The supervised baseline, as if no [pretext.*] stood there, and the hybrid itself."""
+    """The supervised baseline (no [pretext.*] tables) and the hybrid experiment itself."""
     return {"SL": evolve(hybrid, pretexts={}), "HMTL": hybrid}
 
 
 def run_arm(name: str, experiment: Experiment, folder: Path, reporter: ProgressReporter) -> Arm:
-    """Train it into folder/<name> and evaluate its last step."""
+    """Train an experiment into folder/<name> and evaluate its last step."""
     result = train(experiment, folder / name.lower(), reporter=reporter)
     test = evaluate(result.run, progress=reporter.progress).measured.metrics
-    own = {
-        k: v
-        for k, v in result.measured.metrics.items()
-        if k.partition("/")[0] in experiment.pretexts
-    }
-    return Arm(name, test, own, result.cpu_s)
+    pretexts = {}
+    for metric, value in result.measured.metrics.items():
+        label = metric.partition("/")[0]
+        if label in experiment.pretexts:
+            pretexts[metric] = value
+    return Arm(name, test, pretexts, result.cpu_s)
 
 
 def next_folder(parent: Path) -> Path:
-    """parent/demo-1, or the first number that is free."""
-    return next(p for n in range(1, 1_000_000) if not (p := parent / f"demo-{n}").exists())
+    """The first of parent/demo-1, parent/demo-2, ... that does not exist."""
+    number = 1
+    while (folder := parent / f"demo-{number}").exists():
+        number += 1
+    return folder

@@ -1,4 +1,4 @@
-"""The two arms of the demo: the same but for the pretexts."""
+"""The two arms of the demo: they differ in their pretext tasks alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mtlcore.config import load
 from mtlcore.demo import arms, next_folder, run_arm
 
 
-def test_the_arms_train_the_same_steps_and_tell_every_metric(tmp_path):
+def test_both_arms_train_and_report_every_metric(tmp_path) -> None:
     small = [
         "data.synthfaces.train=32",
         "data.synthfaces.test=16",
@@ -27,6 +27,6 @@ def test_the_arms_train_the_same_steps_and_tell_every_metric(tmp_path):
     assert done[0].pretexts == {}
 
 
-def test_the_next_folder_is_the_first_free_one(tmp_path):
+def test_the_next_folder_is_the_first_free_one(tmp_path) -> None:
     (tmp_path / "demo-1").mkdir()
     assert next_folder(tmp_path) == tmp_path / "demo-2"

@@ -1,4 +1,4 @@
-"""What is told of components: ranges from their validators, and tables that a configuration takes as they stand."""
+"""Descriptions of components: ranges from their validators, and example tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,15 @@ from mtlcore.authoring.describe import (
 from mtlcore.config import parse
 from mtlcore.registry.catalog import catalog
 
-BASE = '[task.any]\nname = "classification"\n[data.all]\nname = "image_folder"\nroot = "there"\n[train]\nsteps = 1\n'
+BASE = """
+[task.any]
+name = "classification"
+[data.all]
+name = "image_folder"
+root = "there"
+[train]
+steps = 1
+"""
 
 
 def rising(_: Any, __: Any, value: Any) -> None:
@@ -44,7 +52,7 @@ def rising(_: Any, __: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("validator", "said"),
+    ("validator", "text"),
     [
         (None, ""),
         (ge(1), "at least 1"),
@@ -69,17 +77,17 @@ def rising(_: Any, __: Any, value: Any) -> None:
         (and_(lambda *_: None, lambda *_: None), OWN_RULE),
     ],
 )
-def test_a_validator_is_read_as_a_range(validator, said) -> None:
+def test_the_range_of_a_validator_is_text(validator, text) -> None:
     @frozen
     class Holder:
         x: Any = field(default=None, validator=validator)
 
-    assert range_of(fields(Holder).x.validator) == said
+    assert range_of(fields(Holder).x.validator) == text
 
 
 @frozen
 class Every(LossWeighting):
-    """A key of every sort."""
+    """One key of every type."""
 
     needed: int = field(validator=ge(3))
     where: Path = field()
@@ -96,7 +104,7 @@ class Every(LossWeighting):
     def build(self, names): ...
 
 
-def test_keys_are_told_with_type_default_and_range() -> None:
+def test_keys_have_a_type_a_default_and_a_range() -> None:
     found = {key.name: (key.type, key.default, key.range, key.required) for key in keys_of(Every)}
     assert found == {
         "needed": ("a whole number", "", "at least 3", True),
@@ -113,7 +121,7 @@ def test_keys_are_told_with_type_default_and_range() -> None:
     assert needed(Every) == ["needed", "where"]
 
 
-def test_an_example_gives_what_is_needed_and_repeats_the_defaults() -> None:
+def test_an_example_sets_required_keys_and_repeats_defaults() -> None:
     table = tomllib.loads(example(Every, "every"))["weighting"]
     assert table == {
         "name": "every",
@@ -141,45 +149,36 @@ def _configured(kind: str, text: str) -> Any:
 
 
 @pytest.mark.parametrize(("kind", "name"), list(catalog().classes))
-def test_the_example_of_every_component_is_taken_by_a_configuration(kind: str, name: str) -> None:
+def test_a_configuration_accepts_the_example_of_every_component(kind: str, name: str) -> None:
     cls = catalog().find(kind, name)
     e = _configured(kind, describe_component(kind, name, catalog()).example)
     entries = [*e.tasks.values(), *e.pretexts.values(), *e.data.values()]
-    parts = [
-        e.encoder,
-        e.weighting,
-        e.augment,
-        *e.callbacks.values(),
-        *(entry.component for entry in entries),
-    ]
-    component = [part for part in parts if type(part) is cls][
-        -1
-    ]  # the table comes after those of the base
-    if not needed(cls) and kind != "task":
+    components = [e.encoder, e.weighting, e.augment, *e.callbacks.values()]
+    components += [entry.component for entry in entries]
+    # The last one of this class: the example comes after the tables of the base.
+    component = [c for c in components if type(c) is cls][-1]
+    if not needed(cls) and kind != "task":  # a task gets its `reads` from the label
         assert component == cls()
 
 
-@pytest.mark.parametrize(("kind", "name"), list(catalog().classes))
-def test_every_component_says_who_gives_it_and_every_key_has_a_type(kind: str, name: str) -> None:
-    found = describe_component(kind, name, catalog())
-    assert (found.kind, found.name, found.distribution) == (kind, name, "mtlcore")
-    assert found.doc
-    assert all(
-        key.type and "<class" not in key.type and "typing." not in key.type for key in found.keys
-    )
-    assert set(found.as_json()) >= {
-        "name",
-        "kind",
-        "doc",
-        "cites",
-        "keys",
-        "core_keys",
-        "capabilities",
-        "example",
-    }
+def test_every_component_has_an_origin_a_docstring_and_types_of_its_keys() -> None:
+    json_keys = {"name", "kind", "doc", "cites", "keys", "core_keys", "capabilities", "example"}
+    problems = []
+    for kind, name in catalog().classes:
+        found = describe_component(kind, name, catalog())
+        if (found.kind, found.name, found.distribution) != (kind, name, "mtlcore"):
+            problems.append(f"{kind} {name}: wrong kind, name or distribution: {found}")
+        if not found.doc:
+            problems.append(f"{kind} {name}: no docstring")
+        for key in found.keys:
+            if not key.type or "<class" in key.type or "typing." in key.type:
+                problems.append(f"{kind} {name}.{key.name}: its type has no words: {key.type!r}")
+        for missing in json_keys - set(found.as_json()):
+            problems.append(f"{kind} {name}: the JSON lacks {missing!r}")
+    assert not problems, "\n".join(problems)
 
 
-def test_the_cores_own_keys_are_those_of_the_kinds_tables() -> None:
+def test_the_keys_of_the_core_are_those_of_the_tables_of_the_kind() -> None:
     def names(kind: str, name: str) -> list[str]:
         return [key.name for key in describe_component(kind, name, catalog()).core_keys]
 
@@ -189,13 +188,13 @@ def test_the_cores_own_keys_are_those_of_the_kinds_tables() -> None:
     assert names("encoder", "resnet_small") == []
 
 
-def test_a_member_of_a_family_fills_its_first_key() -> None:
+def test_the_name_of_a_family_member_sets_its_first_key() -> None:
     found = describe_component("encoder", "timm:vit_tiny_patch16_224", catalog())
     assert '[encoder]\nname = "timm:vit_tiny_patch16_224"\n' in found.example
     assert needed(catalog().find("encoder", "timm"), "timm:resnet18") == []
 
 
-def test_a_table_becomes_the_component_and_its_faults_are_told_by_their_keys() -> None:
+def test_a_table_becomes_a_component_and_its_errors_name_their_keys() -> None:
     made: Any = component_of("pretext", "puzzling", {"grid": 2}, catalog())
     assert made.grid == 2
     assert component_of("encoder", "timm:resnet18", {}, catalog()).model == "resnet18"

@@ -1,4 +1,4 @@
-"""The catalog: real throw-away distributions on the path, good and broken ones side by side."""
+"""The catalog, with real temporary distributions on the path: good and broken ones together."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from typing import Any
 import pytest
 
 from mtlcore import MtlError
-from mtlcore.registry.catalog import Catalog, PluginWarning
+from mtlcore.registry.catalog import Catalog
 from mtlcore.registry.components import snake
+from mtlcore.registry.hooks import PluginWarning
 from mtlcore.registry.torch_version_hint import torch_version_hint
 
 HEAD = """
 from __future__ import annotations
 from pathlib import Path
 from attrs import define, field, frozen
-from mtlcore import Augmentation, Dataset, Encoder, LossWeighting, PretextTask, SupervisedTask, hookimpl
+from mtlcore import Augmentation, Dataset, Encoder, LossWeighting
+from mtlcore import PretextTask, SupervisedTask, hookimpl
 """
 GOOD = """
 @frozen
@@ -43,15 +45,17 @@ Install = Callable[..., list[EntryPoint]]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """(distribution, body, ...) -> its real entry points: a module and a .dist-info folder that `importlib.metadata` reads."""
+    """(distribution, body, ...) -> the entry points of all distributions installed so far.
+
+    It writes a module and the .dist-info folder that `importlib.metadata` reads.
+    """
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def put(
         distribution: str, body: str, point: str | None = None, head: str = HEAD
     ) -> list[EntryPoint]:
-        module = (
-            f"{distribution.replace('-', '_')}_{abs(hash(tmp_path))}"  # no two tests share a module
-        )
+        # The hash makes the module unique: imported modules stay in memory across tests.
+        module = f"{distribution.replace('-', '_')}_{abs(hash(tmp_path))}"
         (tmp_path / f"{module}.py").write_text(head + textwrap.dedent(body))
         info = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
         info.mkdir()
@@ -94,7 +98,9 @@ def test_a_class_is_named_in_snake_case(cls: str, name: str) -> None:
     assert snake(cls) == name
 
 
-def test_a_component_is_found_by_kind_and_name_with_its_distribution(install: Install) -> None:
+def test_a_component_is_found_by_kind_and_name_and_records_its_distribution(
+    install: Install,
+) -> None:
     catalog = loaded(install("mtl-extra", GOOD.format(name="MyBalance")))
 
     assert catalog.find("weighting", "my_balance")().power == 1.0
@@ -128,11 +134,11 @@ def test_an_explicit_name_wins_and_is_not_inherited(install: Install) -> None:
 def test_a_plugin_that_raises_on_import_fails_alone(install: Install) -> None:
     install("good", GOOD.format(name="Good"))
     points = install("broken", "raise ZeroDivisionError('no luck')")
-    with pytest.warns(PluginWarning, match="no luck") as told:
+    with pytest.warns(PluginWarning, match="no luck") as warned:
         catalog = Catalog.load(points, {})
 
-    assert len(told) == 1
-    assert "\n" not in str(told[0].message)
+    assert len(warned) == 1
+    assert "\n" not in str(warned[0].message)
     assert catalog.find("weighting", "good")
     failed = row(catalog, "broken")
     assert failed["kind"] is None
@@ -147,25 +153,31 @@ def test_a_plugin_that_exits_on_import_fails_alone(install: Install) -> None:
     assert "SystemExit" in row(catalog, "quitter")["reason"]
 
 
-def test_asking_for_what_a_failed_plugin_gives_raises_its_original_error(install: Install) -> None:
+def test_finding_a_component_of_a_failed_plugin_raises_its_original_error(install: Install) -> None:
     catalog = loaded(install("broken", "raise ZeroDivisionError('no luck')", point="jigsaw"))
 
-    with pytest.raises(MtlError, match="no luck") as told:
+    with pytest.raises(MtlError, match="no luck") as raised:
         catalog.find("pretext", "jigsaw")
-    assert "broken 1.2" in str(told.value)
-    assert isinstance(told.value.__cause__, ZeroDivisionError)
-    assert told.value.__cause__.__traceback__ is not None
+    assert "broken 1.2" in str(raised.value)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    assert raised.value.__cause__.__traceback__ is not None
 
 
-def test_asking_for_what_a_failed_plugin_may_give_names_it(install: Install) -> None:
+def test_an_unknown_name_lists_the_failed_plugins_that_may_have_it(install: Install) -> None:
     catalog = loaded(install("broken", "raise ZeroDivisionError('no luck')"))
-    with pytest.raises(MtlError, match=r"unknown pretext 'jigsaw'.*broken 1\.2.*no luck") as told:
+    with pytest.raises(MtlError, match=r"unknown pretext 'jigsaw'.*broken 1\.2.*no luck") as raised:
         catalog.find("pretext", "jigsaw")
-    assert isinstance(told.value.__cause__, ZeroDivisionError)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
 
 
-def test_a_failed_component_is_not_blamed_for_its_name_in_another_kind(install: Install) -> None:
-    body = "class Bad(LossWeighting):\n    def build(self, names): ...\n@hookimpl\ndef mtl_components(): return [Bad]"
+def test_a_failed_component_does_not_affect_its_name_in_another_kind(install: Install) -> None:
+    body = """
+    class Bad(LossWeighting):
+        def build(self, names): ...
+
+    @hookimpl
+    def mtl_components(): return [Bad]
+    """
     catalog = loaded(install("mixed", body))
     with pytest.raises(MtlError, match="its plugin 'mixed'"):
         catalog.find("weighting", "bad")
@@ -173,7 +185,7 @@ def test_a_failed_component_is_not_blamed_for_its_name_in_another_kind(install: 
         catalog.find("encoder", "bad")
 
 
-def test_an_unknown_name_tells_the_nearest_of_that_kind(install: Install) -> None:
+def test_an_unknown_name_has_the_nearest_of_that_kind(install: Install) -> None:
     install("other", GOOD.format(name="Balances"))
     catalog = loaded(install("good", GOOD.format(name="Balance")))
     with pytest.raises(MtlError, match="did you mean 'balance'"):
@@ -182,7 +194,7 @@ def test_an_unknown_name_tells_the_nearest_of_that_kind(install: Install) -> Non
         catalog.find("encoder", "balance")
 
 
-def test_a_misspelt_hook_is_a_failure_that_names_the_nearest_hook_and_harms_nobody_else(
+def test_a_misspelled_hook_is_a_failure_of_its_plugin_alone_and_names_the_nearest_hook(
     install: Install,
 ) -> None:
     install("typo", "@hookimpl\ndef mtl_component(): return []")
@@ -211,7 +223,8 @@ def test_a_hook_with_an_argument_that_does_not_exist_is_a_failure(install: Insta
             "lacks @frozen",
         ),
         (
-            "@frozen\nclass Base(LossWeighting):\n    def build(self, names): ...\nclass Bad(Base):\n    power: float = 1.0",
+            "@frozen\nclass Base(LossWeighting):\n    def build(self, names): ...\n"
+            "class Bad(Base):\n    power: float = 1.0",
             "lacks @frozen",
         ),
         (
@@ -224,33 +237,39 @@ def test_a_hook_with_an_argument_that_does_not_exist_is_a_failure(install: Insta
         ),
         ("@frozen\nclass Bad(LossWeighting):\n    power: float = 1.0", "does not implement build"),
         (
-            "@frozen\nclass Bad(LossWeighting):\n    power: Nowhere = 1.0\n    def build(self, names): ...",
+            "@frozen\nclass Bad(LossWeighting):\n    power: Nowhere = 1.0\n"
+            "    def build(self, names): ...",
             "Nowhere",
         ),
         (
-            "@frozen\nclass Bad(LossWeighting):\n    family = True\n    def build(self, names): ...",
+            "@frozen\nclass Bad(LossWeighting):\n    family = True\n"
+            "    def build(self, names): ...",
             "family",
         ),
         (
-            "@frozen\nclass Bad(LossWeighting):\n    name = 'Not So'\n    def build(self, names): ...",
+            "@frozen\nclass Bad(LossWeighting):\n    name = 'Not So'\n"
+            "    def build(self, names): ...",
             "'Not So'",
         ),
         (
-            "@frozen\nclass Bad(SupervisedTask):\n    def target(self, a): ...\n    def build(self, context): ...",
+            "@frozen\nclass Bad(SupervisedTask):\n    def target(self, a): ...\n"
+            "    def build(self, context): ...",
             "which annotation it `reads`",
         ),
         (
-            "@frozen\nclass Bad(PretextTask):\n    samples: int = 3\n    def views(self, s, r): ...\n    def build(self, h): ...",
+            "@frozen\nclass Bad(PretextTask):\n    samples: int = 3\n"
+            "    def views(self, s, r): ...\n    def build(self, h): ...",
             "'samples'",
         ),
         (
-            "@frozen\nclass Bad(Dataset):\n    exclude_duplicates: bool = True\n    def index(self): ...\n"
+            "@frozen\nclass Bad(Dataset):\n    exclude_duplicates: bool = True\n"
+            "    def index(self): ...\n"
             "    def decode(self, i, r): ...",
             "'exclude_duplicates'",
         ),
     ],
 )
-def test_an_invalid_component_is_rejected_with_its_reason_and_its_neighbor_is_not(
+def test_an_invalid_component_is_rejected_with_its_reason_and_the_others_are_not(
     install: Install, body: str, reason: str
 ) -> None:
     good = "\n@frozen\nclass Good(LossWeighting):\n    def build(self, names): ...\n"
@@ -265,9 +284,9 @@ def test_an_invalid_component_is_rejected_with_its_reason_and_its_neighbor_is_no
         catalog.find(str(failed["kind"]), str(failed["name"]))
 
 
-@pytest.mark.parametrize("given", ["[3]", "[dict]", "[object()]"])
-def test_what_is_no_component_class_is_rejected(install: Install, given: str) -> None:
-    catalog = loaded(install("odd", f"@hookimpl\ndef mtl_components(): return {given}"))
+@pytest.mark.parametrize("returned", ["[3]", "[dict]", "[object()]"])
+def test_an_object_that_is_no_component_class_is_rejected(install: Install, returned: str) -> None:
+    catalog = loaded(install("odd", f"@hookimpl\ndef mtl_components(): return {returned}"))
     assert "expected classes derived from" in row(catalog, "odd")["reason"]
 
 
@@ -276,7 +295,7 @@ def test_a_hook_that_returns_no_list_is_a_failure(install: Install) -> None:
     assert "expected a list" in row(catalog, "odd")["reason"]
 
 
-def test_a_duplicate_is_rejected_naming_both_distributions_and_the_first_stays(
+def test_a_duplicate_is_rejected_with_both_distributions_and_the_first_stays(
     install: Install,
 ) -> None:
     install("aaa", GOOD.format(name="Twice"))
@@ -295,15 +314,14 @@ def test_a_duplicate_of_a_shipped_component_never_replaces_it(install: Install) 
     assert "mtlcore" in row(catalog, "equal")["reason"]
 
 
-def test_the_same_module_behind_two_entry_points_is_told_in_our_words(install: Install) -> None:
+def test_the_same_module_behind_two_entry_points_has_a_clear_reason(install: Install) -> None:
     [point] = install("one", GOOD.format(name="One"))
     catalog = loaded([point, EntryPoint("again", point.value, "mtlcore")])
-    assert "registered already" in next(
-        str(r["reason"]) for r in catalog.records() if r["status"] == "failed"
-    )
+    [failed] = [record for record in catalog.records() if record["status"] == "failed"]
+    assert "already registered by another entry point" in str(failed["reason"])
 
 
-# ------------------------------------------------------------------------------------------------ environment variables
+# ------------------------------------------------------------ environment variables
 
 
 @pytest.mark.parametrize("blocked", ["jigsaw", "my-dist", "My_Dist", "nothing-else, jigsaw"])
@@ -327,7 +345,7 @@ def test_only_the_pinned_plugins_load(install: Install) -> None:
     assert "MTLCORE_PLUGINS_ONLY" in row(catalog, "one", "blocked")["reason"]
 
 
-def test_a_variable_that_names_no_plugin_is_told(install: Install) -> None:
+def test_a_variable_that_names_no_plugin_causes_a_warning(install: Install) -> None:
     with pytest.warns(
         PluginWarning, match="MTLCORE_PLUGINS_BLOCK.*'jigsav'.*did you mean 'jigsaw'"
     ):
@@ -339,20 +357,22 @@ def test_a_variable_that_names_no_plugin_is_told(install: Install) -> None:
 @pytest.mark.parametrize(
     ("value", "fatal"), [("1", True), ("true", True), ("0", False), ("", False)]
 )
-def test_failures_are_fatal_on_demand(install: Install, value: str, fatal: bool) -> None:
+def test_failures_are_fatal_if_the_variable_says_so(
+    install: Install, value: str, fatal: bool
+) -> None:
     points = install("broken", "raise ZeroDivisionError('no luck')")
     if not fatal:
         assert row(loaded(points, MTLCORE_PLUGINS_FATAL=value), "broken")
         return
-    with pytest.raises(MtlError, match=r"broken 1\.2.*no luck") as told:
+    with pytest.raises(MtlError, match=r"broken 1\.2.*no luck") as raised:
         loaded(points, MTLCORE_PLUGINS_FATAL=value)
-    assert isinstance(told.value.__cause__, ZeroDivisionError)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
 
 
-# ------------------------------------------------------------------------------------------------ families, examples, files
+# ------------------------------------------------------------ families, examples, files
 
 
-def test_a_family_takes_any_name_behind_its_colon_and_others_refuse_one(install: Install) -> None:
+def test_a_family_accepts_any_name_after_the_colon_and_others_refuse_one(install: Install) -> None:
     body = """
     @frozen
     class Hub(LossWeighting):
@@ -373,7 +393,7 @@ def test_a_family_takes_any_name_behind_its_colon_and_others_refuse_one(install:
         catalog.find("weighting", "plain:resnet18")
 
 
-def test_an_experiment_that_a_plugin_ships_is_found_by_name(install: Install) -> None:
+def test_a_shipped_experiment_is_found_by_name(install: Install) -> None:
     body = "@hookimpl\ndef mtl_examples(): return {'demo': Path('/somewhere/demo.toml')}"
     catalog = loaded(install("shipping", body))
     assert catalog.example("demo") == Path("/somewhere/demo.toml")
@@ -393,17 +413,17 @@ def test_a_plugin_file_with_postponed_annotations_builds_and_pickles(tmp_path: P
     assert not list(tmp_path.glob("**/*.pyc"))
 
 
-def test_a_plugin_file_loads_once_a_catalog(tmp_path: Path) -> None:
+def test_a_plugin_file_loads_once_per_catalog(tmp_path: Path) -> None:
     file = tmp_path / "once.py"
     file.write_text(HEAD + GOOD.format(name="Once"))
     catalog = Catalog()
     catalog.load_file(file)
-    with pytest.raises(MtlError, match=r"once\.py is loaded already"):
+    with pytest.raises(MtlError, match=r"once\.py is already loaded"):
         catalog.load_file(file)
 
 
-def test_a_copy_of_a_plugin_file_gives_the_same_class(tmp_path: Path) -> None:
-    first, second = tmp_path / "same.py", tmp_path / "kept" / "same.py"
+def test_a_copy_of_a_plugin_file_has_the_same_class(tmp_path: Path) -> None:
+    first, second = tmp_path / "same.py", tmp_path / "copy" / "same.py"
     second.parent.mkdir()
     for file in (first, second):
         file.write_text(HEAD + GOOD.format(name="Same"))
@@ -413,7 +433,7 @@ def test_a_copy_of_a_plugin_file_gives_the_same_class(tmp_path: Path) -> None:
     assert one.find("weighting", "same") is other.find("weighting", "same")
 
 
-def test_a_file_that_joins_a_copy_leaves_the_catalog_alone(
+def test_a_file_loaded_into_a_copy_does_not_change_the_catalog(
     tmp_path: Path, install: Install
 ) -> None:
     file = tmp_path / "joins.py"
@@ -427,7 +447,7 @@ def test_a_file_that_joins_a_copy_leaves_the_catalog_alone(
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("absent.py", None, "can't be read"),
         ("notes.txt", "hello", "expected a Python file"),
@@ -435,17 +455,17 @@ def test_a_file_that_joins_a_copy_leaves_the_catalog_alone(
         ("syntax.py", "def (:", "SyntaxError"),
     ],
 )
-def test_a_plugin_file_that_can_not_load_is_an_error_at_once(
-    tmp_path: Path, name: str, text: str | None, said: str
+def test_a_plugin_file_that_cannot_load_is_an_error_at_once(
+    tmp_path: Path, name: str, text: str | None, message: str
 ) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(MtlError, match=said) as told:
+    with pytest.raises(MtlError, match=message) as raised:
         Catalog().load_file(tmp_path / name)
-    assert name in str(told.value)
+    assert name in str(raised.value)
 
 
-# ------------------------------------------------------------------------------------------------ a file and what is installed
+# ------------------------------------------------------------ files and installed plugins
 
 PRETEXT = """
 import torch
@@ -456,16 +476,18 @@ class Brighter(PretextTask):
     \"""Was it made brighter?\"""
     by: float = {by}
     def views(self, batch, rng):
-        answer = rng.randint(2, len(batch.clean.images))
-        return [batch.clean.repaint((batch.clean.images + self.by * answer[:, None, None, None]).clamp(0, 1))], answer
-    def build(self, context): return Answer(context.info.dim)
+        target = rng.randint(2, len(batch.clean.images))
+        images = batch.clean.images + self.by * target[:, None, None, None]
+        return [batch.clean.repaint(images.clamp(0, 1))], target
+    def build(self, context): return BrighterHead(context.info.dim)
 
-class Answer(Head):
+class BrighterHead(Head):
     def __init__(self, dim):
         super().__init__()
-        self.answer = torch.nn.Linear(dim, 2)
-    def forward(self, features): return self.answer(features.pooled)
-    def loss(self, output, target): return torch.nn.functional.cross_entropy(output, target, reduction="none")
+        self.classifier = torch.nn.Linear(dim, 2)
+    def forward(self, features): return self.classifier(features.pooled)
+    def loss(self, output, target):
+        return torch.nn.functional.cross_entropy(output, target, reduction="none")
 
 @hookimpl
 def mtl_components(): return [Brighter]
@@ -490,7 +512,7 @@ tensorboard = false
 """
 
 
-def test_a_file_takes_the_place_of_an_installed_component_and_it_is_told(
+def test_a_file_replaces_an_installed_component_and_causes_a_warning(
     tmp_path: Path, install: Install
 ) -> None:
     file = tmp_path / "balance.py"
@@ -499,54 +521,49 @@ def test_a_file_takes_the_place_of_an_installed_component_and_it_is_told(
     other = "@frozen\nclass Other(LossWeighting):\n    def build(self, names): ...\n"
     installed = loaded(install("mtl-extra", other + both))
     catalog = installed.copy()
-    with pytest.warns(PluginWarning) as told:
+    with pytest.warns(PluginWarning) as warned:
         catalog.load_file(file)
 
-    [said] = [str(w.message) for w in told]
-    assert "\n" not in said
-    assert (
-        f"weighting 'balance' comes from {file}, in the place of 'mtl-extra' of mtl-extra 1.2"
-        in said
-    )
+    [message] = [str(warning.message) for warning in warned]
+    assert "\n" not in message
+    expected = f"'balance' comes from {file}, which replaces 'mtl-extra' of mtl-extra 1.2"
+    assert expected in message
     assert catalog.find("weighting", "balance")().power == 2.0
     assert installed.find("weighting", "balance")().power == 1.0
     assert row(catalog, "balance", "ok")["origin"] == str(file)
     hidden = row(catalog, "balance", "shadowed")
     assert hidden["distribution"] == "mtl-extra"
-    assert f"{file}) takes its place" in hidden["reason"]
-    assert (
-        row(catalog, "other", "ok")["distribution"] == "mtl-extra"
-    )  # the rest of that plugin stays
+    assert hidden["reason"] == f"replaced by 'balance' ({file})"
+    # The other components of that plugin stay.
+    assert row(catalog, "other", "ok")["distribution"] == "mtl-extra"
 
 
-def test_a_file_takes_the_place_of_a_shipped_component(tmp_path: Path) -> None:
+def test_a_file_replaces_a_shipped_component(tmp_path: Path) -> None:
     file = tmp_path / "equal.py"
     file.write_text(HEAD + GOOD.format(name="Equal"))
     shipped = [p for p in importlib.metadata.entry_points(group="mtlcore") if p.name == "weighting"]
     catalog = loaded(shipped)
-    with pytest.warns(PluginWarning, match="in the place of 'weighting' of mtlcore"):
+    with pytest.warns(PluginWarning, match="which replaces 'weighting' of mtlcore"):
         catalog.load_file(file)
     assert catalog.find("weighting", "equal").__module__.startswith("mtlcore_file_")
 
 
-def test_an_installed_copy_of_the_file_is_not_worth_a_word(
+def test_a_file_with_the_text_of_the_installed_plugin_causes_no_warning(
     tmp_path: Path, install: Install
 ) -> None:
     [point] = install("mtl-extra", GOOD.format(name="Alike"))
     catalog = loaded([point])
-    file = tmp_path / "kept" / "alike.py"
+    file = tmp_path / "copy" / "alike.py"
     file.parent.mkdir()
     file.write_bytes((tmp_path / f"{point.value}.py").read_bytes())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         catalog.load_file(file)
     assert catalog.find("weighting", "alike").__module__.startswith("mtlcore_file_")
-    assert row(catalog, "alike", "shadowed")["reason"].endswith(
-        "takes its place, with the same text"
-    )
+    assert row(catalog, "alike", "shadowed")["reason"].endswith(", which has the same text")
 
 
-def test_two_files_that_give_the_same_are_an_error_that_names_both_and_the_way_out(
+def test_two_files_with_the_same_component_are_an_error_that_names_both_and_the_fix(
     tmp_path: Path, install: Install
 ) -> None:
     first, second = tmp_path / "first.py", tmp_path / "second.py"
@@ -556,24 +573,23 @@ def test_two_files_that_give_the_same_are_an_error_that_names_both_and_the_way_o
     with pytest.warns(PluginWarning, match="first.py"):
         catalog.load_file(first)
     with pytest.raises(
-        MtlError, match="two plugin files can't give the same; name one of them alone"
-    ) as told:
+        MtlError, match="two plugin files can't provide the same component; name one of them alone"
+    ) as raised:
         catalog.load_file(second)
-    assert str(first) in str(told.value)
-    assert str(second) in str(told.value)
+    assert str(first) in str(raised.value)
+    assert str(second) in str(raised.value)
     assert catalog.find("weighting", "twofold")().power == 0.0
 
 
-def test_a_plugin_that_gives_the_same_twice_is_told(install: Install) -> None:
+def test_a_plugin_that_returns_a_component_twice_is_a_failure(install: Install) -> None:
     catalog = loaded(
         install("mtl-extra", GOOD.format(name="Echo").replace("[Echo]", "[Echo, Echo]"))
     )
     assert row(catalog, "echo", "ok")
-    assert row(catalog, "echo")["reason"].endswith("gives the weighting 'echo' twice")
+    assert row(catalog, "echo")["reason"].endswith("returns the weighting 'echo' twice")
 
 
 def test_a_run_of_a_file_is_evaluated_after_another_version_is_installed(tmp_path: Path) -> None:
-    """In real processes."""
     file, config, site = tmp_path / "brighter.py", tmp_path / "run.toml", tmp_path / "site"
     file.write_text(HEAD + PRETEXT.format(by=0.25))
     config.write_text(RUN)
@@ -586,26 +602,26 @@ def test_a_run_of_a_file_is_evaluated_after_another_version_is_installed(tmp_pat
 
     done = mtl(site, "eval", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    [said] = done.stderr.splitlines()
+    [warning] = done.stderr.splitlines()
     assert re.fullmatch(
-        r"mtl: warning: pretext 'brighter' comes from .*, in the place of .*mtl-brighter 0\.1.*",
-        said,
+        r"mtl: warning: pretext 'brighter' comes from .*, which replaces .*mtl-brighter 0\.1.*",
+        warning,
     )
     assert "by = 0.25" in (tmp_path / "run" / "config.toml").read_text()
 
 
 def mtl(site: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit(main())"]
+    program = [sys.executable, "-m", "mtlcore"]
     env = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*program, *map(str, words)], capture_output=True, text=True, env=env, check=False
     )
 
 
-# ------------------------------------------------------------------------------------------------ torch and torchvision
+# ------------------------------------------------------------ torch and torchvision
 
 
-def test_a_torchvision_of_another_torch_is_one_line_that_says_what_to_install(
+def test_a_torchvision_built_for_another_torch_is_one_line_with_the_command_to_type(
     install: Install,
 ) -> None:
     body = """
@@ -621,7 +637,7 @@ def test_a_torchvision_of_another_torch_is_one_line_that_says_what_to_install(
     assert "\n" not in reason
 
 
-def test_other_errors_are_no_mismatch() -> None:
+def test_other_errors_have_no_hint() -> None:
     assert torch_version_hint(RuntimeError("operator aten::nms does not exist")) is None
     looped = ValueError("a")
     looped.__cause__ = looped

@@ -1,4 +1,4 @@
-"""A sweep's grammar, its figures against numpy, and what it does with runs that lie there already; on tiny real runs."""
+"""A sweep: its options, its statistics against numpy, and existing runs; on tiny real runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(sweep: Sweep) -> Sweep:
     return sweep
 
 
-# ---------------------------------------------------------------------------------------------------- the grammar
+# ------------------------------------------------------------ the options
 
 
 @pytest.mark.parametrize(
@@ -79,34 +79,34 @@ def run(sweep: Sweep) -> Sweep:
         ("optimizer.lr=1e-3", "optimizer.lr", ("1e-3",)),
     ],
 )
-def test_values_are_parted_by_the_commas_outside_of_brackets_and_quotes(text, key, values) -> None:
+def test_values_are_split_at_commas_outside_of_brackets_and_quotes(text, key, values) -> None:
     axis = Axis.parse(text)
     assert (axis.key, axis.values) == (key, values)
 
 
 @given(st.lists(st.lists(st.floats(-9, 9), max_size=3), min_size=1, max_size=4, unique_by=repr))
-def test_any_list_of_lists_comes_back_as_it_was_typed(lists) -> None:
+def test_any_list_of_lists_is_returned_as_it_was_typed(lists) -> None:
     typed = [repr([abs(x) + 0.0 for x in inner]) for inner in lists]
     if len(set(typed)) == len(typed):
         assert Axis.parse("a.b=" + ",".join(typed)).values == tuple(typed)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("optimizer.lr", "expected KEY=VALUE,VALUE"),
         ("optimizer.lr=", "expected KEY=VALUE,VALUE"),
         ("optimizer.lr=1,,2", "expected KEY=VALUE,VALUE"),
-        ("optimizer.lr=0.1,0.10", "the value 0.1 stands there twice"),
+        ("optimizer.lr=0.1,0.10", "the value 0.1 is listed twice"),
         ("=1,2", "expected KEY=VALUE"),
     ],
 )
-def test_what_is_no_list_of_values_is_refused(text, told) -> None:
-    with pytest.raises(MtlError, match=told):
+def test_text_that_is_no_list_of_values_is_an_error(text, message) -> None:
+    with pytest.raises(MtlError, match=message):
         Axis.parse(text)
 
 
-def test_several_keys_make_the_product_and_each_run_a_readable_folder(config) -> None:
+def test_several_keys_are_combined_and_each_run_has_a_readable_folder(config) -> None:
     lr, crop = Axis.parse("optimizer.lr=0.01,0.1"), Axis.parse("augment.crop=[0.5,0.9]")
     sweep = plan(config, OVER, lr, crop, seeds=[3, 1])
     assert len(sweep.runs) == 2 * 2 * 1 * 2
@@ -119,37 +119,39 @@ def test_several_keys_make_the_product_and_each_run_a_readable_folder(config) ->
     assert {r.experiment.augment.crop for r in sweep.runs} == {(0.5, 0.9)}
 
 
-def test_keys_of_the_same_last_word_are_named_in_full(config) -> None:
+def test_keys_with_the_same_last_word_have_their_full_names(config) -> None:
     sweep = plan(config, OVER, Axis.parse("task.quarter.weight=1,2"))
     assert sweep.runs[-1].name == "pretext.puzzling.weight=0.3_task.quarter.weight=2_seed=0"
 
 
-def test_without_seeds_the_configurations_own_is_taken(config) -> None:
+def test_without_seeds_the_seed_of_the_configuration_is_used(config) -> None:
     assert {r.seed for r in plan(config, overrides=["seed=7"]).runs} == {7}
 
 
 @pytest.mark.parametrize(
-    ("axes", "options", "told"),
+    ("axes", "options", "message"),
     [
         (["pretext.puzzling.wieght=0,1"], {}, "did you mean 'weight'"),
         (["pretext.puzzling.wieght=0,1"], {}, "from --over pretext.puzzling.wieght=0"),
         (["pretext.puzzling.grid=2,9"], {}, "pretext.puzzling.grid"),
-        (["seed=0,1"], {}, "give them by --seeds"),
-        (["optimizer.lr=1,2", "optimizer.lr=3"], {}, "given twice"),
+        (["seed=0,1"], {}, "set the seeds with --seeds"),
+        (["optimizer.lr=1,2", "optimizer.lr=3"], {}, "appears twice"),
         (["train.devices=1,2"], {}, "on one device"),
         (["optimizer.lr=0.1"], {"overrides": ["train.lrr=1"]}, "from --set train.lrr=1"),
     ],
 )
-def test_what_cannot_be_run_is_told_before_anything_is_written(config, axes, options, told) -> None:
-    with pytest.raises(MtlError, match=told):
+def test_an_error_in_the_options_is_raised_before_anything_is_written(
+    config, axes, options, message
+) -> None:
+    with pytest.raises(MtlError, match=message):
         plan(config, *map(Axis.parse, axes), **options)
     assert not (config.parent / "sweep").exists()
 
 
-# ---------------------------------------------------------------------------------------------------- the runs
+# ------------------------------------------------------------ the runs
 
 
-def test_means_and_spreads_are_those_of_the_runs_and_the_best_mean_is_chosen(config) -> None:
+def test_mean_and_sd_are_those_of_the_runs_and_the_best_mean_is_chosen(config) -> None:
     sweep = run(
         plan(
             config, seeds=[0, 1, 2], overrides=["train.best=quarter/macro_f1", "optimizer.lr=0.02"]
@@ -169,12 +171,12 @@ def test_means_and_spreads_are_those_of_the_runs_and_the_best_mean_is_chosen(con
     assert found.chosen is found.settings[int(np.argmax(means))]
     assert json.loads((config.parent / "sweep" / "sweep.json").read_text()) == found.as_json()
     again = load(file)
-    best = config.parent / "sweep" / found.chosen.figures[0].run
+    best = config.parent / "sweep" / found.chosen.scores[0].run
     assert again.tasks == load(best / "config.toml").tasks
     assert (again.train, again.seed) == (load(best / "config.toml").train, 0)
 
 
-def test_a_swept_run_is_the_run_that_train_makes(config) -> None:
+def test_a_run_of_a_sweep_equals_the_run_of_train(config) -> None:
     sweep = plan(config, Axis.parse("pretext.puzzling.weight=0.3"))
     run(sweep)
     alone = load(config, ["pretext.puzzling.weight=0.3"], [DOTS])
@@ -191,7 +193,7 @@ def test_a_finished_run_is_read_and_not_trained_again(config) -> None:
     assert [setting.n for setting in further.outcome().settings] == [1, 1, 1]
 
 
-def test_a_change_of_the_configuration_under_the_same_folder_is_refused_by_its_key(config) -> None:
+def test_another_configuration_for_the_same_folder_is_an_error_that_shows_the_key(config) -> None:
     sweep = plan(config)
     sweep.train(sweep.runs[0])
     with pytest.raises(MtlError, match=r"(?s)another configuration.*- lr = 0.001.*\+ lr = 0.5"):
@@ -205,22 +207,22 @@ def test_a_changed_plugin_file_is_another_configuration(config) -> None:
     sweep = plan(config, plugin=plugin)
     sweep.train(sweep.runs[0])
     plugin.write_text(DOTS.read_text() + "\n")
-    with pytest.raises(MtlError, match="begun with another configuration"):
+    with pytest.raises(MtlError, match="started with another configuration"):
         plan(config, plugin=plugin)
 
 
-def test_before_anything_is_trained_the_configuration_may_still_change(config) -> None:
+def test_the_configuration_can_change_before_anything_is_trained(config) -> None:
     plan(config)
     changed = plan(config, overrides=["optimizer.lr=0.5"])
     assert load(changed.runs[0].config).optimizer.lr == 0.5
 
 
-def test_a_run_that_somebody_else_put_there_is_not_taken_for_the_sweeps_own(config) -> None:
+def test_a_run_that_the_sweep_did_not_start_is_an_error(config) -> None:
     train(
         load(config, ["pretext.puzzling.weight=0"], [DOTS]),
         config.parent / "sweep" / "weight=0_seed=0",
     )
-    with pytest.raises(MtlError, match="did not begin"):
+    with pytest.raises(MtlError, match="did not start"):
         plan(config)
 
 
@@ -232,11 +234,12 @@ from mtlcore import Dataset, Index, hookimpl
 @frozen
 class Own(Dataset):
     def index(self):
-        rows = np.arange(60)
-        split = np.array(["train", "train", "validation", "test"])[rows % 4]
-        return Index(rows.astype(str), {"quarter": np.array(["a", "b"])[rows // 4 % 2]}, split=split)
-    def decode(self, index, row):
-        return np.full((16, 16, 3), 40 * (row // 4 % 2), dtype=np.uint8)
+        numbers = np.arange(60)
+        split = np.array(["train", "train", "validation", "test"])[numbers % 4]
+        labels = np.array(["a", "b"])[numbers // 4 % 2]
+        return Index(numbers.astype(str), {"quarter": labels}, split=split)
+    def decode(self, index, i):
+        return np.full((16, 16, 3), 40 * (i // 4 % 2), dtype=np.uint8)
 
 @hookimpl
 def mtl_components():
@@ -244,7 +247,7 @@ def mtl_components():
 """
 
 
-def test_without_a_validation_split_nothing_is_trained_and_a_sources_own_counts(config) -> None:
+def test_without_a_validation_split_nothing_is_trained(config) -> None:
     with pytest.raises(
         MtlError, match=r"input.validation = 0: a setting is chosen on the .*set input.validation"
     ):
@@ -252,6 +255,9 @@ def test_without_a_validation_split_nothing_is_trained_and_a_sources_own_counts(
     with pytest.raises(MtlError, match=r"input.validation = 0: "):
         plan(config, Axis.parse("input.validation=0.25,0"))
     assert not (config.parent / "sweep").exists()
+
+
+def test_the_validation_split_of_a_dataset_is_enough(config) -> None:
     plugin = config.parent / "own.py"
     plugin.write_text(OWN)
     config.write_text(CONFIG.replace("[data.dots]\nn = 60", "[data.own]"))
@@ -262,17 +268,16 @@ def test_without_a_validation_split_nothing_is_trained_and_a_sources_own_counts(
 TASK = '[task.quarter]\nname = "classification"\n'
 
 
-def test_a_loss_that_the_swept_weight_scales_is_refused_before_anything_is_trained(config) -> None:
+def test_a_loss_that_the_swept_weight_scales_is_an_error_before_training(config) -> None:
     config.write_text(CONFIG.replace(TASK, ""))
     with pytest.raises(MtlError, match=r"pretext.puzzling.weight is a factor of it"):
         plan(config, Axis.parse("pretext.puzzling.weight=0.1,1"))
     assert not (config.parent / "sweep").exists()
-    assert (
-        len(plan(config, Axis.parse("data.dots.weight=1,2")).runs) == 2
-    )  # how often rows are drawn is no factor
+    # The weight of a dataset scales no loss: it sets how often its samples are drawn.
+    assert len(plan(config, Axis.parse("data.dots.weight=1,2")).runs) == 2
 
 
-def test_settings_with_and_without_tasks_are_refused_before_anything_is_trained(config) -> None:
+def test_settings_with_different_main_metrics_are_an_error_before_training(config) -> None:
     with pytest.raises(
         MtlError, match=r"=0: the validation loss; .*=1: the first metric of task.quarter"
     ):
@@ -280,7 +285,7 @@ def test_settings_with_and_without_tasks_are_refused_before_anything_is_trained(
     config.write_text(
         CONFIG.replace(TASK, TASK + TASK.replace("quarter", "other") + 'reads = "quarter"\n')
     )
-    with pytest.raises(MtlError, match=r"judged by different metrics .*first metric of task.other"):
+    with pytest.raises(MtlError, match=r"different main metrics .*first metric of task.other"):
         plan(config, Axis.parse("task.quarter.weight=0,1"))
     assert not (config.parent / "sweep").exists()
     assert plan(
@@ -288,7 +293,7 @@ def test_settings_with_and_without_tasks_are_refused_before_anything_is_trained(
     ).runs
 
 
-def test_an_callbacks_figure_chooses_among_runs_without_tasks(config) -> None:
+def test_a_metric_of_a_callback_can_be_the_main_metric_of_runs_without_tasks(config) -> None:
     config.write_text(CONFIG.replace(TASK, "") + '[callback.probe]\nreads = ["quarter"]\n')
     over = Axis.parse("pretext.puzzling.weight=0.1,1")
     found, _ = run(plan(config, over, overrides=["train.best=probe/quarter/knn"])).choose()
@@ -297,13 +302,13 @@ def test_an_callbacks_figure_chooses_among_runs_without_tasks(config) -> None:
     assert found.settings[1].mean == rows[-1]["validation/probe/quarter/knn"]
 
 
-def test_a_weighting_that_a_setting_can_not_build_is_told_with_that_setting(config) -> None:
+def test_a_weighting_that_cannot_be_built_is_an_error_with_its_setting(config) -> None:
     config.write_text(
         CONFIG + '[weighting]\nname = "schedule"\nof = { puzzling = [[0.0, 1.0], [1.0, 0.0]] }\n'
     )
     with pytest.raises(
         MtlError,
-        match=r"^--over pretext.puzzling.weight=0: weighting.of.puzzling.*under `pretexts`",
+        match=r"^--over pretext.puzzling.weight=0: weighting.of.puzzling.*to `pretexts`",
     ):
         plan(config)
     named = ["weighting={name='torchjd:CAGrad'}"]
@@ -335,7 +340,7 @@ def mtl_components():
 """
 
 
-def test_building_weightings_beforehand_takes_no_draw_from_the_global_generator(config) -> None:
+def test_planning_draws_nothing_from_the_global_generator(config) -> None:
     (config.parent / "draws.py").write_text(DRAWS)
     config.write_text(f'plugins = ["draws.py"]\n{CONFIG}[weighting]\nname = "draws"\n')
     before = torch.get_rng_state()
@@ -344,7 +349,7 @@ def test_building_weightings_beforehand_takes_no_draw_from_the_global_generator(
 
 
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("axes", "message"),
     [
         (
             ["pretext.puzzling.weight=0,0.0"],
@@ -356,13 +361,13 @@ def test_building_weightings_beforehand_takes_no_draw_from_the_global_generator(
         ),
     ],
 )
-def test_the_same_experiment_twice_is_refused(config, axes, told) -> None:
-    with pytest.raises(MtlError, match=told):
+def test_the_same_experiment_twice_is_an_error(config, axes, message) -> None:
+    with pytest.raises(MtlError, match=message):
         plan(config, *map(Axis.parse, axes))
     assert not (config.parent / "sweep").exists()
 
 
-def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(config) -> None:
+def test_a_setting_that_diverges_is_marked_and_neither_chosen_nor_trained_again(config) -> None:
     hot = [
         "train.max_skipped=2",
         "train.log_every=1",
@@ -373,22 +378,22 @@ def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(co
     lr = Axis.parse("optimizer.lr=1e30,0.01")
     notes: list[str] = []
 
-    class Watch(SilentReporter):
+    class Noting(SilentReporter):
         def note(self, text: str) -> None:
             notes.append(text)
 
     sweep = plan(config, lr, overrides=hot)
     for planned in sweep.runs:
-        sweep.train(planned, Watch())
+        sweep.train(planned, Noting())
     found, file = sweep.choose()
     assert [planned.state for planned in sweep.runs] == ["diverged", "finished"]
     assert found.chosen.values == {"optimizer.lr": 0.01}
     assert load(file).optimizer.lr == 0.01
-    (figure,) = found.settings[0].figures
+    (score,) = found.settings[0].scores
     last = RunFolder(sweep.runs[0].folder).rows()[-1]
-    assert figure.diverged
-    assert np.isnan(figure.value)
-    assert (figure.steps, figure.cpu_s) == (last["step"], last["cpu_s"])
+    assert score.diverged
+    assert np.isnan(score.value)
+    assert (score.steps, score.cpu_s) == (last["step"], last["cpu_s"])
     assert [note for note in notes if note.startswith("lr=1e30_seed=0 has diverged")]
     written = found.as_json()["settings"]
     assert written[0]["mean"] is None
@@ -399,7 +404,7 @@ def test_a_setting_that_diverges_is_marked_never_chosen_and_not_trained_again(co
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
-def test_where_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
+def test_if_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
     sweep = run(plan(config, Axis.parse("optimizer.lr=0.01"), seeds=[0]))
     provenance = sweep.runs[0].folder / "run.json"
     provenance.write_text(
@@ -410,7 +415,7 @@ def test_where_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
         sweep.choose()
 
 
-def test_lower_is_better_where_the_metric_says_so(config) -> None:
+def test_the_lowest_mean_is_chosen_if_lower_is_better(config) -> None:
     config.write_text(CONFIG.replace('[task.quarter]\nname = "classification"\n', ""))
     found, _ = run(plan(config, Axis.parse("optimizer.lr=0.0001,0.01"))).choose()
     means = [setting.mean for setting in found.settings]
@@ -418,16 +423,16 @@ def test_lower_is_better_where_the_metric_says_so(config) -> None:
     assert found.chosen is found.settings[int(np.argmin(means))]
 
 
-def test_a_run_that_came_to_nothing_is_never_chosen(config) -> None:
+def test_a_run_without_a_finite_metric_is_never_chosen(config) -> None:
     sweep = run(plan(config, Axis.parse("optimizer.lr=0.01,0.1"), seeds=[0]))
     for name, value in (("lr=0.01_seed=0", float("nan")), ("lr=0.1_seed=0", 0.01)):
         provenance = RunFolder(config.parent / "sweep" / name)
-        provenance.note({"validation": {"quarter/accuracy": value}})
+        provenance.update_provenance({"validation": {"quarter/accuracy": value}})
     found, file = sweep.choose()
     assert found.chosen.values == {"optimizer.lr": 0.1}
     assert load(file).optimizer.lr == 0.1
     assert found.as_json()["settings"][0]["mean"] is None
-    RunFolder(config.parent / "sweep" / "lr=0.1_seed=0").note(
+    RunFolder(config.parent / "sweep" / "lr=0.1_seed=0").update_provenance(
         {"validation": {"quarter/accuracy": float("inf")}}
     )
     with pytest.raises(MtlError, match="nothing to choose"):
@@ -444,13 +449,14 @@ from mtlcore import Dataset, Index, hookimpl
 class Witness(Dataset):
     log: Path
     def index(self):
-        rows = np.arange(60)
-        split = np.where(rows < 48, "train", "test")
-        return Index(rows.astype(str), {"quarter": np.array(["a", "b"])[rows % 2]}, split=split)
-    def decode(self, index, row):
+        numbers = np.arange(60)
+        split = np.where(numbers < 48, "train", "test")
+        labels = np.array(["a", "b"])[numbers % 2]
+        return Index(numbers.astype(str), {"quarter": labels}, split=split)
+    def decode(self, index, i):
         with self.log.open("a") as file:
-            file.write(f"{index.split[row]}\\n")
-        return np.full((16, 16, 3), 40 * (row % 2), dtype=np.uint8)
+            file.write(f"{index.split[i]}\\n")
+        return np.full((16, 16, 3), 40 * (i % 2), dtype=np.uint8)
 
 @hookimpl
 def mtl_components():

@@ -1,1 +1,1 @@
-"""What authors of plugins need beside the contracts: descriptions, new plugins, transforms as pretext tasks."""
+"""Tools for plugin authors: descriptions, new plugins, and transforms as pretext tasks."""

@@ -1,6 +1,6 @@
-"""What a component is, for a person who chooses one: its keys with types, defaults and ranges, what it lacks, a table to copy.
+"""Describe a component: its keys with types, defaults and ranges, what it lacks, a table to copy.
 
-Everything is read from the class itself: attrs' fields and validators, docstrings, `cites`, `lacks`; nothing is written twice.
+Everything is read from the class itself: attrs fields and validators, docstrings, `cites`, `lacks`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from torch import nn
 from ..config.experiment import DataEntry, PretextEntry, TaskEntry
 from ..config.read import Reader
 from ..config.strict import converter, describe
+from ..contracts import Component
 from ..registry.catalog import Catalog
 from ..registry.components import component_name
 
 ENTRIES: dict[str, type] = {"task": TaskEntry, "pretext": PretextEntry, "dataset": DataEntry}
-TABLES = {
-    "task": "task",
-    "pretext": "pretext",
-    "dataset": "data",
-    "callback": "callback",
-}  # under a label of the user's
-SINGLE = {"augmentation": "augment"}  # kinds whose table has another name
-LONG = 80  # characters of a default that an example need not repeat
-OWN_RULE = "by a rule of its own"
+"""kind -> the class of the keys that the core reads in its tables."""
 
-_SAMPLES: tuple[Any, ...] = (
+# The tables of these kinds have a label that the user chooses: [task.<label>].
+LABELED = {"task": "task", "pretext": "pretext", "dataset": "data", "callback": "callback"}
+SINGLE = {"augmentation": "augment"}  # the one other kind whose table has another name
+
+LONG = 80  # characters: an example does not repeat a longer default
+OWN_RULE = "checked by the component"
+
+# attrs does not export the classes of its validators, so they are taken from samples.
+_SAMPLES: tuple[object, ...] = (
     ge(0),
     and_(),
     optional(ge(0)),
@@ -52,16 +53,19 @@ _SAMPLES: tuple[Any, ...] = (
     min_len(0),
     max_len(0),
 )
-_NUMBER, _ALL, _MAYBE, _ONE_OF, _EACH, _LEAST, _MOST = map(type, _SAMPLES)
-_MATCHES, _IS_A = type(matches_re("")), type(instance_of(int))
+_NUMBER, _ALL, _OPTIONAL, _ONE_OF, _EACH, _MIN_LENGTH, _MAX_LENGTH = map(type, _SAMPLES)
+_MATCHES = type(matches_re(""))
+_IS_A = type(instance_of(int))
 _COMPARED = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 
 
 @frozen
 class Key:
-    """One key of a table. type, range: in words. default: as it would stand in TOML; "" where there is none.
+    """One key of a table.
 
-    required: a table must give it.
+    type, range: in words.
+    default: as TOML; "" where there is none.
+    required: a table must set the key.
     """
 
     name: str
@@ -73,7 +77,11 @@ class Key:
 
 @frozen
 class Capability:
-    """Something that the conformance kit expects of a kind. lacks: why this component does not have it; "" where it has."""
+    """Something that the conformance kit expects of a kind.
+
+    expected: what that is, in words.
+    lacks: why this component does not have it; "" where it has it.
+    """
 
     name: str
     expected: str
@@ -82,7 +90,15 @@ class Capability:
 
 @frozen
 class Description:
-    """One component. keys: its own fields; core_keys: those of its table that the core reads. example: TOML that parses."""
+    """One component.
+
+    doc: its docstring.
+    distribution, version, origin: where it comes from, as in `mtl plugins`.
+    cites: its source.
+    keys: its own fields.
+    core_keys: the keys of its table that the core reads.
+    example: a TOML table that a configuration accepts.
+    """
 
     name: str
     kind: str
@@ -96,68 +112,77 @@ class Description:
     capabilities: tuple[Capability, ...]
     example: str
 
-    def as_json(self) -> dict[str, Any]:
-        """What `mtl plugins show --json` prints."""
+    def as_json(self) -> dict[str, object]:
+        """The output of `mtl plugins show --json`."""
         return attrs.asdict(self)
 
 
 def describe_component(kind: str, name: str, catalog: Catalog) -> Description:
-    """What there is to say of one component. name: a family's may have a part behind ":". Raises MtlError on an unknown name."""
-    cls: Any = catalog.find(kind, name)
-    entry = ENTRIES.get(kind)
-    giver = next(
-        r
-        for r in catalog.records()
-        if (r["status"], r["kind"], r["name"]) == ("ok", kind, _base(name))
+    """Describe one component. name: "timm:resnet18" for a member of a family.
+
+    Raises MtlError on an unknown name.
+    """
+    cls = catalog.find(kind, name)
+    wanted = ("ok", kind, _base(name))
+    record = next(
+        row for row in catalog.records() if (row["status"], row["kind"], row["name"]) == wanted
     )
+    core_keys: tuple[Key, ...] = ()
+    if kind in ENTRIES:
+        core_keys = tuple(key for key in keys_of(ENTRIES[kind]) if key.name != "component")
     return Description(
         name=name,
         kind=kind,
+        # vars(), not cls.__doc__, which a class without its own docstring inherits.
         doc=inspect.cleandoc(vars(cls).get("__doc__") or ""),
-        distribution=giver["distribution"],
-        version=giver["version"],
-        origin=giver["origin"],
+        distribution=record["distribution"],
+        version=record["version"],
+        origin=record["origin"],
         cites=cls.cites,
         keys=keys_of(cls),
-        core_keys=tuple(key for key in keys_of(entry) if key.name != "component") if entry else (),
+        core_keys=core_keys,
         capabilities=_capabilities(kind, name, cls, catalog),
         example=example(cls, name),
     )
 
 
-def keys_of(cls: Any) -> tuple[Key, ...]:
+def keys_of(cls: type) -> tuple[Key, ...]:
     """The fields of an attrs class, as keys of its table."""
     attrs.resolve_types(cls)
-    return tuple(
-        Key(
-            f.alias or f.name,
-            describe(f.type),
-            _default(f),
-            range_of(f.validator),
-            f.default is attrs.NOTHING,
+    keys = []
+    for field in _fields(cls):
+        key = Key(
+            name=field.alias or field.name,
+            type=describe(field.type),
+            default=_default(field),
+            range=range_of(field.validator),
+            required=field.default is attrs.NOTHING,
         )
-        for f in attrs.fields(cls)
-        if f.init
-    )
+        keys.append(key)
+    return tuple(keys)
 
 
-def needed(cls: Any, name: str = "") -> list[str]:
-    """The keys that a table must give. name: of a family, the part behind ":" gives the first one."""
-    fields = [f for f in attrs.fields(cls) if f.init]
-    given = fields[:1] if ":" in name else []
-    return [f.alias or f.name for f in fields if f.default is attrs.NOTHING and f not in given]
+def needed(cls: type, name: str = "") -> list[str]:
+    """The keys that a table must set. name: "timm:resnet18" already sets the first key."""
+    fields = _fields(cls)
+    if ":" in name:
+        fields = fields[1:]
+    return [field.alias or field.name for field in fields if field.default is attrs.NOTHING]
 
 
-def component_of(kind: str, name: str, table: Mapping[str, Any], catalog: Catalog) -> Any:
-    """The component that this table describes, as a configuration reads it. Raises MtlError, one line a problem."""
+def component_of(kind: str, name: str, table: Mapping[str, object], catalog: Catalog) -> Component:
+    """Build a component from a table, as a configuration does.
+
+    Raises MtlError with one line per problem.
+    """
     reader = Reader(catalog)
-    component = reader.component(kind, f"{kind} {name}", {**table, "name": name}, name)
+    component: Component = reader.component(kind, f"{kind} {name}", {**table, "name": name}, name)
     reader.raise_problems()
     return component
 
 
 def range_of(validator: Any) -> str:
-    """What an attrs validator demands, in words; "" where it demands nothing that the type does not say.
+    """The range that an attrs validator accepts, in words; "" where it adds nothing to the type.
 
     and_(ge(0), lt(1)) -> "at least 0, less than 1"; in_((2, 3)) -> "one of 2, 3".
     """
@@ -167,65 +192,87 @@ def range_of(validator: Any) -> str:
     if kind is _NUMBER:
         return f"{_COMPARED[validator.compare_op]} {validator.bound}"
     if kind is _ALL:
-        said = [part for part in map(range_of, validator._validators) if part]
-        return ", ".join([part for part in said if part != OWN_RULE] or said[:1])
-    if kind is _MAYBE:
+        ranges = [text for text in map(range_of, validator._validators) if text]
+        # "checked by the component" adds nothing to a range that has words.
+        return ", ".join([text for text in ranges if text != OWN_RULE] or ranges[:1])
+    if kind is _OPTIONAL:
         return range_of(validator.validator)
     if kind is _ONE_OF:
         return f"one of {', '.join(map(repr, validator.options))}"
     if kind is _EACH:
-        return ", ".join(
-            filter(
-                None, (_each(validator.member_validator), range_of(validator.iterable_validator))
-            )
-        )
-    if kind in (_LEAST, _MOST):
-        least = kind is _LEAST
-        return (
-            f"at least {validator.min_length} long"
-            if least
-            else f"at most {validator.max_length} long"
-        )
-    return f"matches {validator.pattern.pattern}" if kind is _MATCHES else _said(validator)
+        members = range_of(validator.member_validator)
+        whole = range_of(validator.iterable_validator)
+        each = f"each {members}" if members else ""
+        return ", ".join(text for text in (each, whole) if text)
+    if kind is _MIN_LENGTH:
+        return f"at least {validator.min_length} long"
+    if kind is _MAX_LENGTH:
+        return f"at most {validator.max_length} long"
+    if kind is _MATCHES:
+        return f"matches {validator.pattern.pattern}"
+    return _own_rule(validator)
 
 
-def example(cls: Any, name: str) -> str:
-    """A table of this component that a configuration takes: its keys at their defaults, a placeholder where one is needed."""
-    kind, base = cls.kind, _base(name)
-    label = base if base.isidentifier() and base not in dir(nn.ModuleDict()) else f"my_{base}"
-    full = name if ":" in name or not cls.family else f"{base}:{_member(cls, base)}"
-    section = TABLES.get(kind)
-    lines = [f"[{section}.{label}]" if section else f"[{SINGLE.get(kind, kind)}]"]
-    if section is None or full != label:
-        lines.append(f"name = {_toml(full)}")
-    lines += ["weight = 1.0"] if kind in ("task", "pretext") else []
-    fields = [f for f in attrs.fields(cls) if f.init][1 if cls.family else 0 :]
-    lines += [f"{f.alias} = {said}" for f in fields if (said := _exemplary(f, base))]
+def example(cls: type[Component], name: str) -> str:
+    """A table of this component that a configuration accepts.
+
+    Its keys have their defaults, and a placeholder where there is none.
+    """
+    base = _base(name)
+    full = name
+    if cls.family and ":" not in name:
+        full = f"{base}:{_member(cls, base)}"
+
+    section = LABELED.get(cls.kind)
+    if section is None:
+        lines = [f"[{SINGLE.get(cls.kind, cls.kind)}]", f"name = {_toml(full)}"]
+    else:
+        label = _label(base)
+        lines = [f"[{section}.{label}]"]
+        if full != label:  # a table without `name` takes the component of its label
+            lines.append(f"name = {_toml(full)}")
+    if cls.kind in ("task", "pretext"):
+        lines.append("weight = 1.0")
+
+    fields = _fields(cls)
+    if cls.family:
+        fields = fields[1:]  # the name sets the first one
+    for field in fields:
+        value = _example_value(field, base)
+        if value:
+            lines.append(f"{field.alias} = {value}")
     return "\n".join(lines) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------------- one field
+# ------------------------------------------------------------ one field
 
 
-def _default(field: Attribute[Any]) -> str:
-    """As TOML; "" where there is none, where it is None, and where other keys decide it."""
+def _fields(cls: type) -> list[Attribute[object]]:
+    """The fields that a table can set."""
+    return [field for field in attrs.fields(cls) if field.init]
+
+
+def _default(field: Attribute[object]) -> str:
+    """The default as TOML; "" where there is none, for None, and where other keys decide it."""
     default: Any = field.default
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # typed as a function
         default = None if default.takes_self else default.factory()
-    return (
-        "" if default is attrs.NOTHING or default is None else _toml(converter.unstructure(default))
-    )
+    if default is attrs.NOTHING or default is None:
+        return ""
+    return _toml(converter.unstructure(default))
 
 
-def _exemplary(field: Attribute[Any], name: str) -> str:
+def _example_value(field: Attribute[object], name: str) -> str:
+    """The value of a field in an example, as TOML; "" where the example omits the key."""
     if field.default is not attrs.NOTHING:
-        said = _default(field)
-        return said if said not in ('""', "[]", "{}") and len(said) <= LONG else ""
+        default = _default(field)
+        empty = default in ('""', "[]", "{}")
+        return "" if empty or len(default) > LONG else default
     options = getattr(field.validator, "options", None)
     if options:
         return _toml(next(iter(options)))
     bound = getattr(field.validator, "bound", 1)
-    by_type: dict[Any, Any] = {
+    by_type: dict[object, object] = {
         Path: f"path/to/{name}",
         str: field.name,
         bool: True,
@@ -235,19 +282,14 @@ def _exemplary(field: Attribute[Any], name: str) -> str:
     return _toml(by_type.get(field.type, field.name))
 
 
-def _each(members: Any) -> str:
-    said = range_of(members)
-    return f"each {said}" if said else ""
-
-
-def _said(validator: Any) -> str:
-    """A function of the plugin's: the first line of its docstring."""
+def _own_rule(validator: object) -> str:
+    """A validator that the plugin defines: the first line of its docstring."""
     own = inspect.getdoc(validator) if inspect.isroutine(validator) else None
     return own.splitlines()[0].rstrip(".") if own else OWN_RULE
 
 
-def _toml(value: Any) -> str:
-    """One value as TOML, in one line."""
+def _toml(value: object) -> str:
+    """One value as TOML, on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | Path):
@@ -255,40 +297,60 @@ def _toml(value: Any) -> str:
 
         return tomli_w.dumps({"v": str(value)}).removeprefix("v = ").rstrip("\n")
     if isinstance(value, Mapping):
-        return (
-            "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
-            if value
-            else "{}"
-        )
+        items = ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items())
+        return f"{{ {items} }}" if items else "{}"
     if isinstance(value, list | tuple | set | frozenset):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value)
 
 
-# ---------------------------------------------------------------------------------------------------- the component
+# ------------------------------------------------------------ the component
 
 
 def _base(name: str) -> str:
+    """ "timm:resnet18" -> "timm"."""
     return name.partition(":")[0]
 
 
-def _member(cls: Any, base: str) -> str:
-    """A member of a family: the first that its docstrings name, as in `timm:resnet18`."""
+def _label(name: str) -> str:
+    """A label for the table of a component: its name, where that can be a label.
+
+    Labels become keys of an nn.ModuleDict, which refuses the names of its own attributes.
+    """
+    taken = name in dir(nn.ModuleDict())
+    return name if name.isidentifier() and not taken else f"my_{name}"
+
+
+def _member(cls: type, base: str) -> str:
+    """A member of a family: the first one in its docstrings, such as `timm:resnet18`."""
     module = inspect.getmodule(cls)
-    texts = [cls.__doc__ or "", (module.__doc__ if module else "") or ""]
-    found = re.search(rf"\b{base}:([\w.]*\w)", "\n".join(texts))
+    module_doc = (module.__doc__ if module else "") or ""
+    docs = "\n".join([cls.__doc__ or "", module_doc])
+    found = re.search(rf"\b{base}:([\w.]*\w)", docs)
     return found[1] if found else component_name(cls)
 
 
-def _capabilities(kind: str, name: str, cls: Any, catalog: Catalog) -> tuple[Capability, ...]:
-    """Those that the kit expects of the kind. What a component lacks may depend on its fields: it is asked at their defaults."""
-    from ..testing.api import lists  # late: Hypothesis
+def _capabilities(
+    kind: str, name: str, cls: type[Component], catalog: Catalog
+) -> tuple[Capability, ...]:
+    """The capabilities that the kit expects of this kind, and those that the component lacks.
+
+    What a component lacks may depend on its fields, so it is built with their defaults.
+    """
+    from ..testing.api import lists  # imported late: only capabilities need the kit
 
     if kind not in lists():
         return ()
     checks, harness = lists()[kind]
-    fields = {needed(cls)[0]: name.partition(":")[2]} if ":" in name and needed(cls) else {}
-    lacks = {} if set(needed(cls)) - set(fields) else harness(name, cls, fields, catalog).lacks
+    required = needed(cls)
+    fields: dict[str, object] = {}
+    if ":" in name and required:
+        fields[required[0]] = name.partition(":")[2]
+
+    lacks: Mapping[str, str] = {}
+    if not set(required) - set(fields):  # else it can't be built
+        lacks = harness(name, cls, fields, catalog).lacks
     return tuple(
-        Capability(c, expected, lacks.get(c, "")) for c, expected in checks.capabilities.items()
+        Capability(capability, expected, lacks.get(capability, ""))
+        for capability, expected in checks.capabilities.items()
     )

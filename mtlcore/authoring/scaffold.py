@@ -1,7 +1,7 @@
-"""The beginning of a plugin: a folder with one module, its packaging, a conformance test and a README.
+"""Create a plugin: a folder with one module, its packaging, a conformance test and a README.
 
-The templates are real files below `mtlcore/templates`: modules that import, pass the kit and train as they stand, under the name
-`plugin_name`. A new plugin is a copy with another name.
+The templates in `templates/` are real files: their modules import, pass the conformance kit and
+train, under the name `plugin_name`. A new plugin is a copy with another name.
 """
 
 from __future__ import annotations
@@ -22,68 +22,76 @@ from ..registry.plugin_file import PluginFile
 from .describe import example
 
 TEMPLATES = Path(__file__).with_name("templates")
-LONGEST = 50  # letters of a name
+LONGEST = 50  # characters of a name
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def scaffold(name: str, kind: str, out: Path, known: Catalog | None = None) -> Path:
-    """Write the plugin's folder out / name, as a whole or not at all -> that folder.
+    """Write the folder out / name, as a whole or not at all -> that folder.
 
-    known: the catalog in which the name must be free; default: every installed plugin. Raises MtlError on a name that can't be
-    used or is taken, and where the folder exists or can't be written.
+    known: the catalog in which the name must be free; default: all installed plugins.
+    Raises MtlError on a name that can't be used or is taken, and where the folder exists or can't
+    be written.
     """
     folder = out / name
     if folder.exists():
-        raise MtlError(f"{folder} exists already: choose another name, or another --out")
+        raise MtlError(f"{folder} already exists: choose another name, or another --out")
     require_name(name, kind, known or catalog())
-    part = out / f".{name}.{os.getpid()}.tmp"
+
+    # Written under a temporary name in the same folder, then renamed: the rename is atomic.
+    temporary = out / f".{name}.{os.getpid()}.tmp"
     try:
         for path, text in _files(name, kind).items():
-            file = part / path
+            file = temporary / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        part.rename(folder)
+        temporary.rename(folder)
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise MtlError(f"can't write {folder}: {error.strerror or error}") from error
     return folder
 
 
 def require_name(name: str, kind: str, known: Catalog) -> None:
-    """Raises MtlError where no plugin can be called so, or where one is."""
-    if not _NAME.fullmatch(name) or keyword.iskeyword(name) or len(name) > LONGEST:
-        legal = re.sub(r"[^a-z0-9_]+", "_", snake(name)).strip("_0123456789")[:LONGEST]
-        hint = (
-            f", such as {legal!r}"
-            if _NAME.fullmatch(legal) and not keyword.iskeyword(legal)
-            else ""
-        )
+    """Raise MtlError where a plugin can't have this name, or where another one has it."""
+    if not _is_legal(name):
+        similar = re.sub(r"[^a-z0-9_]+", "_", snake(name)).strip("_0123456789")[:LONGEST]
+        hint = f", such as {similar!r}" if _is_legal(similar) else ""
         raise MtlError(
             f"{name!r} can't be a plugin's name: expected lower-case letters, digits and _{hint}"
         )
     for row in known.records():
         if (row["kind"], row["name"]) == (kind, name):
-            giver = (
-                f"{row['distribution']} {row['version']}" if row["distribution"] else row["origin"]
-            )
+            owner = row["origin"]
+            if row["distribution"]:
+                owner = f"{row['distribution']} {row['version']}"
             raise MtlError(
-                f"the {kind} {name!r} is given by {giver} already: choose another name, such as 'my_{name}'"
+                f"{owner} already provides the {kind} {name!r}: "
+                f"choose another name, such as 'my_{name}'"
             )
     if name in dir(nn.ModuleDict()):
+        # The label of a table becomes a key of an nn.ModuleDict.
         raise MtlError(
             f"{name!r} can't be the label of a table, since torch uses the word: choose 'my_{name}'"
         )
     module = find_spec(name)
-    if module is not None and module.origin is not None:  # a mere folder of that name has no origin
+    if module is not None and module.origin is not None:  # a plain folder has no origin
         raise MtlError(
-            f"there is a module {name!r} already, which the plugin's would hide: choose 'my_{name}'"
+            f"there already is a module {name!r}, which the plugin would hide: choose 'my_{name}'"
         )
+
+
+def _is_legal(name: str) -> bool:
+    if keyword.iskeyword(name) or len(name) > LONGEST:
+        return False
+    return _NAME.fullmatch(name) is not None
 
 
 def _files(name: str, kind: str) -> dict[Path, str]:
     """Path below the folder -> text."""
-    words = {
+    # "plugin_table" comes first: its text contains "plugin_name", which is replaced next.
+    placeholders = {
         "plugin_table": _table(TEMPLATES / kind / "plugin_name.py"),
         "plugin_name": name,
         "plugin-name": name.replace("_", "-").strip("-"),
@@ -91,23 +99,20 @@ def _files(name: str, kind: str) -> dict[Path, str]:
         "plugin_kind": kind,
         "pretext_conformance": f"{kind}_conformance",
     }
-    found: dict[Path, str] = {}
+    files: dict[Path, str] = {}
     for root in (TEMPLATES / "common", TEMPLATES / kind):
         for file in sorted(root.rglob("*")):
             if file.suffix in (".py", ".toml", ".md"):
                 path = str(file.relative_to(root)).replace("plugin_name", name)
-                found[Path(path)] = _replaced(file.read_text(encoding="utf-8"), words)
-    return found
+                text = file.read_text(encoding="utf-8")
+                for placeholder, value in placeholders.items():
+                    text = text.replace(placeholder, value)
+                files[Path(path)] = text
+    return files
 
 
 def _table(module: Path) -> str:
-    """How a configuration names the template's component; its keys are the author's to change, so none is written down."""
+    """The table of the template's component, without keys: the author will change those."""
     (cls,) = PluginFile.read(module).module().mtl_components()
     lines = example(cls, "plugin_name").splitlines(keepends=True)
     return "".join(line for line in lines if line.startswith(("[", "name = ")))
-
-
-def _replaced(text: str, words: dict[str, str]) -> str:
-    for word, said in words.items():
-        text = text.replace(word, said)
-    return text

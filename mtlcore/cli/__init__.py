@@ -1,7 +1,10 @@
-"""The command line. Commands are named here and loaded when they are called, so that `mtl --help` imports no torch.
+"""The command line: `mtl`, or `python -m mtlcore`.
 
-Exit codes: 0; 2 for what the user can mend (the message alone, on stderr); 130 after Ctrl-C. Anything else is a fault
-of the program and keeps its traceback.
+Commands are listed here and imported when they are called, so that `mtl --help` imports no torch.
+
+Exit codes: 0 on success; 1 where `mtl plugins check` finds a failure; 2 for an error that the user
+can fix (its message alone, on stderr); 130 after Ctrl-C. Any other exception is a bug of the
+program and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,22 +21,20 @@ from ..errors import MtlError
 from .plugins import plugins
 
 COMMANDS = {
-    "train": ("train:train", "Train an experiment, or go on with a run."),
-    "eval": ("eval:evaluate", "The figures of a run on a split of its data, or of other data."),
-    "demo": (
-        "demo:demo",
-        "The main job on images that need no download: supervised alone, then hybrid.",
-    ),
-    "preview": ("preview:preview", "A sheet of what the pretexts ask, and of what a run answers."),
-    "sweep": (
-        "sweep:sweep",
-        "One experiment with several values of a key, over several seeds; the best one written.",
-    ),
+    "train": ("train:train", "Train an experiment, or resume a run."),
+    "eval": ("eval:evaluate", "Evaluate a run on a split of its data, or on other data."),
+    "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
+    "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
+    "sweep": ("sweep:sweep", "Train several values of a key and write the best setting."),
 }
+"""name -> where the command is defined, and its line in `mtl --help`."""
 
 app = App(
     name="mtl",
-    help="Hybrid multi-task learning: supervised tasks and self-supervised pretext tasks on one shared encoder.",
+    help=(
+        "Hybrid multi-task learning: "
+        "supervised tasks and self-supervised pretext tasks on one shared encoder."
+    ),
     version=__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
@@ -41,32 +42,30 @@ app = App(
 for _name, (_where, _help) in COMMANDS.items():
     app.command(f"{__name__}.{_where}", name=_name, help=_help)
 
-_data = App(name="data", help="Look at data before anything is trained on it.")
+_data = App(name="data", help="Inspect data before training.")
 _data.command(
     f"{__name__}.data:check",
     name="check",
-    help="Counts, faults, copies and leaks of one [data.LABEL].",
+    help="Count the samples of one [data.LABEL] and find broken files, copies and leaks.",
 )
 app.command(_data)
 
-_plugins = App(
-    name="plugins", help="Every component there is, and every plugin that failed or is blocked."
-)
+_plugins = App(name="plugins", help="List all components, and plugins that failed or are blocked.")
 _plugins.default(plugins)
 _plugins.command(
     f"{__name__}.plugins_check:check",
     name="check",
-    help="Prove that a component keeps its contract.",
+    help="Check that a component meets the contract of its kind.",
 )
 _plugins.command(
     f"{__name__}.plugins_show:show",
     name="show",
-    help="What a component is, and which keys its table takes.",
+    help="Show what a component is and which keys its table takes.",
 )
 _plugins.command(
     f"{__name__}.plugins_new:new",
     name="new",
-    help="Begin a plugin: a folder that passes its tests and trains.",
+    help="Create a plugin: a folder that passes its tests and trains.",
 )
 app.command(_plugins)
 
@@ -78,23 +77,25 @@ def main(tokens: Sequence[str] | None = None) -> int:
         result = app(tokens)
         sys.stdout.flush()
     except MtlError as error:
-        return _refuse(error)
+        return _print_error(error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `mtl plugins | head`: whoever reads has had enough
+    except BrokenPipeError:
+        # `mtl plugins | head`: the reader has closed the pipe. Python flushes stdout once more at
+        # exit, so stdout must point to a file that can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         from ..registry.torch_version_hint import torch_version_hint
 
-        known = torch_version_hint(error)
-        if known is None:
+        hint = torch_version_hint(error)
+        if hint is None:
             raise
-        return _refuse(known)
+        return _print_error(hint)
     return result if isinstance(result, int) else 0
 
 
-def _refuse(error: MtlError) -> int:
+def _print_error(error: MtlError) -> int:
     print(f"mtl: {error}", file=sys.stderr)
     return 2
 
@@ -104,9 +105,9 @@ def _short_warning(
     category: type[Warning],
     filename: str,
     lineno: int,
-    line: str | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001 - part of the signature of `warnings.formatwarning`
 ) -> str:
-    """Our own warnings are for users: one line. Others say where they come from."""
+    """One line. Warnings of mtlcore are for users; others name the line of code they come from."""
     if category.__module__.startswith("mtlcore"):
         return f"mtl: warning: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"

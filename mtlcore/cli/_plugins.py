@@ -1,47 +1,50 @@
-"""What the commands on plugins share: which catalog, and which kind a name is of."""
+"""What the commands about plugins share: the catalog with plugin files, and the kind of a name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ..errors import MtlError, nearest
+from ._options import Kind
 
 if TYPE_CHECKING:
     from ..registry.catalog import Catalog
 
-Kind = Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback"]
-"""What a user may write after --kind."""
-
 
 def catalog_with(files: Sequence[Path]) -> Catalog:
-    """Every installed plugin, and these one-file plugins. Raises MtlError where one of the files can't be loaded."""
+    """All installed plugins and these files. Raises MtlError where a file can't be loaded."""
     from ..registry.catalog import catalog
     from ..registry.plugin_file import PluginFile
 
-    found = catalog().copy()
-    for file in map(PluginFile.read, files):
-        if not found.holds(file):
-            found.load_file(file)
-    return found
+    extended = catalog().copy()
+    for path in files:
+        file = PluginFile.read(path)
+        if not extended.holds(file):
+            extended.load_file(file)
+    return extended
 
 
-def kind_of(name: str, said: Kind | None, known: Catalog) -> str:
-    """The kind of the component of this name. Raises MtlError: no such name (with the nearest), or one in several kinds."""
-    if said is not None:
-        known.find(said, name)
-        return said
+def kind_of(name: str, kind: Kind | None, catalog: Catalog) -> str:
+    """The kind of the component with this name. kind: the value of --kind.
+
+    Raises MtlError where no component has the name (with the nearest ones), and where components of
+    several kinds have it.
+    """
+    if kind is not None:
+        catalog.find(kind, name)
+        return kind
     base = name.partition(":")[0]
-    kinds = sorted(k for k, n in known.classes if n == base)
+    kinds = sorted(k for k, n in catalog.classes if n == base)
     if len(kinds) > 1:
-        raise MtlError(f"{name!r} is a {' and a '.join(kinds)}: say which by --kind")
+        raise MtlError(f"{name!r} is a {' and a '.join(kinds)}: select one with --kind")
     if kinds:
-        known.find(kinds[0], name)
+        catalog.find(kinds[0], name)
         return kinds[0]
-    for row in known.records():
+    for row in catalog.records():
         if row["status"] != "ok" and row["name"] == base:
-            known.find(
-                row["kind"] or "plugin", name
-            )  # its own message: why that plugin failed or is blocked
-    raise MtlError(f"there is no plugin {name!r}; {nearest(name, {n for _, n in known.classes})}")
+            # This raises the message about the plugin: why it failed or is blocked.
+            catalog.find(row["kind"] or "plugin", name)
+    names = {n for _, n in catalog.classes}
+    raise MtlError(f"there is no plugin {name!r}; {nearest(name, names)}")

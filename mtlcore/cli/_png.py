@@ -1,4 +1,4 @@
-"""PNG sheets that commands write: refused before the work where they can't be written, and never left half written."""
+"""The PNG files that commands write: checked before the work, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ..errors import MtlError
 
 
 def require_png(option: str, path: Path) -> None:
-    """Before the work. option: the key that gave the path. Raises MtlError: another suffix, no folder to write into."""
+    """Raise MtlError where no PNG file can be written to `path`. Called before any work is done.
+
+    option: the command-line option that set the path.
+    """
     if path.suffix.lower() != ".png":
         raise MtlError(f"{option} {path}: expected a PNG file, such as {path.with_suffix('.png')}")
     if path.is_dir():
@@ -23,13 +26,14 @@ def require_png(option: str, path: Path) -> None:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """(H, W, 3) uint8, as a whole or not at all. Raises MtlError where it can't be written."""
+    """Write an image (H, W, 3) uint8. Raises MtlError where that fails, and then leaves nothing."""
     from PIL import Image
 
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # A temporary name in the same folder: the rename is atomic.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(image).save(part, format="PNG")
-        part.replace(path)
+        Image.fromarray(image).save(temporary, format="PNG")
+        temporary.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise MtlError(f"can't write {path}: {error.strerror or error}") from error

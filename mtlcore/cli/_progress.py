@@ -1,6 +1,7 @@
-"""What a person sees while a run goes on: bars with losses, rate and time left; then a table.
+"""Progress bars of a run, and the tables of metrics after it.
 
-Labels and paths are a user's own: they are shown as `Text`, in which brackets are brackets and no markup of rich.
+Labels and paths are the user's own text. They are shown as `Text`, so that rich does not read their
+brackets as markup.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from ..callbacks.progress import TrainProgress
 from ..demo import Arm
 from ..evaluation.measure import Measured
 from ..train.trainer import Result
-from ._shared import console, say
+from ._shared import console, print_line
 
 
 class Bars:
-    """A `ProgressReporter` for the terminal. quiet: shows nothing (JSON goes to the same terminal)."""
+    """A `ProgressReporter` for the terminal.
+
+    quiet: show nothing, for commands that print JSON to the same terminal.
+    title: the name of the bar of training steps.
+    """
 
     def __init__(self, quiet: bool = False, title: str = "training") -> None:
         self.title = title
@@ -36,11 +41,11 @@ class Bars:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
+            TextColumn("{task.fields[details]}", markup=False),
             console=console,
             disable=quiet,
         )
-        self.rows: dict[str, TaskID] = {}
+        self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Bars:
         self.bars.start()
@@ -55,36 +60,34 @@ class Bars:
         self.bars.stop()
 
     def progress(self, what: str, done: int, total: int) -> None:
-        self._row(what, done, total, "")
+        self._update(what, done, total, "")
 
     def note(self, text: str) -> None:
         if not self.bars.disable:
             self.bars.console.print(Text(text))
 
     def step(self, progress: TrainProgress) -> None:
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
-        skipped = f"  {progress.skipped} skipped" if progress.skipped else ""
-        self._row(
-            self.title,
-            progress.step,
-            progress.steps,
-            f"{progress.rate:.1f} steps/s  {losses}{skipped}",
-        )
+        details = [f"{progress.rate:.1f} steps/s"]
+        details += [f"{name} {value:.3f}" for name, value in progress.losses.items()]
+        if progress.skipped:
+            details.append(f"{progress.skipped} skipped")
+        self._update(self.title, progress.step, progress.steps, "  ".join(details))
 
     def evaluated(self, step: int, measured: Measured) -> None:
-        figures = "  ".join(
+        # "[" marks the metrics of a group, such as accuracy[race=white]: too many for one line.
+        metrics = [
             f"{name} {value:.3f}" for name, value in measured.metrics.items() if "[" not in name
-        )
-        self.note(f"step {step}, validation: {figures}")
+        ]
+        self.note(f"step {step}, validation: {'  '.join(metrics)}")
 
-    def _row(self, name: str, done: int, total: int, said: str) -> None:
-        if name not in self.rows:
-            self.rows[name] = self.bars.add_task(name, total=total, said="")
-        self.bars.update(self.rows[name], completed=done, total=total, said=said)
+    def _update(self, name: str, done: int, total: int, details: str) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=total, details="")
+        self.bars.update(self.tasks[name], completed=done, total=total, details=details)
 
 
 def metrics_table(title: str, measured: Measured) -> Table:
-    """One line a metric."""
+    """One row per metric."""
     table = Table("metric", "value", title=Text(title), title_justify="left")
     for name, value in measured.metrics.items():
         table.add_row(Text(name), f"{value:.4f}")
@@ -92,26 +95,27 @@ def metrics_table(title: str, measured: Measured) -> Table:
 
 
 def arms_table(arms: Sequence[Arm]) -> Table:
-    """One line a metric, one column an arm; then what the pretexts learned, and what each arm cost."""
-    table = Table(
-        "metric",
-        *(arm.name for arm in arms),
-        title=Text("test split, last step"),
-        title_justify="left",
-    )
-    for name in arms[0].test:
-        table.add_row(Text(name), *(f"{arm.test[name]:.4f}" for arm in arms))
-    for name in dict.fromkeys(name for arm in arms for name in arm.pretexts):
-        told = (f"{arm.pretexts[name]:.4f}" if name in arm.pretexts else "" for arm in arms)
-        table.add_row(Text(f"{name}, validation"), *told)
-    table.add_row("CPU seconds", *(f"{arm.cpu_s:.0f}" for arm in arms))
+    """One row per metric and one column per arm; below them the pretext tasks and the compute."""
+    title = Text("test split, last step")
+    names = [arm.name for arm in arms]
+    table = Table("metric", *names, title=title, title_justify="left")
+    for metric in arms[0].test:
+        table.add_row(Text(metric), *(f"{arm.test[metric]:.4f}" for arm in arms))
+
+    pretext_metrics: list[str] = []
+    for arm in arms:
+        pretext_metrics += [name for name in arm.pretexts if name not in pretext_metrics]
+    for metric in pretext_metrics:
+        cells = [f"{arm.pretexts[metric]:.4f}" if metric in arm.pretexts else "" for arm in arms]
+        table.add_row(Text(f"{metric}, validation"), *cells)
+
+    table.add_row("compute (CPU s)", *(f"{arm.cpu_s:.0f}" for arm in arms))
     return table
 
 
-def say_result(result: Result) -> None:
-    """Where the run lies, what it cost, and what to do next."""
-    skipped = f", {result.skipped} skipped" if result.skipped else ""
-    say(
-        f"{result.steps} steps{skipped}, {result.cpu_s:.0f} CPU seconds; the run lies in {result.run}"
-    )
-    say(f"evaluate it: mtl eval {result.run}")
+def print_result(result: Result) -> None:
+    """Print the steps, the compute, the run folder, and the next command."""
+    skipped = f" ({result.skipped} skipped)" if result.skipped else ""
+    print_line(f"{result.steps} steps{skipped}, compute {result.cpu_s:.0f} CPU s")
+    print_line(f"run folder: {result.run}")
+    print_line(f"evaluate it: mtl eval {result.run}")

@@ -1,9 +1,8 @@
-"""What the commands share: one console, and JSON that any reader takes."""
+"""Printing: the console of all commands, and JSON."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -11,13 +10,16 @@ from rich.text import Text
 console = Console()
 
 
-def say(line: str) -> None:
-    """One line for a person. It is never broken: what is typed or opened next, a command or a path, must be whole."""
+def print_line(line: str) -> None:
+    """Print one line as it is, without markup and without wrapping.
+
+    Users copy commands and paths from these lines, so they must stay in one piece.
+    """
     console.print(Text(line), soft_wrap=True)
 
 
-def print_json(value: Any) -> None:
-    """Indented JSON on stdout; what is no finite number becomes null, since JSON knows none."""
+def print_json(value: object) -> None:
+    """Print indented JSON on stdout. NaN and infinity become null: JSON has neither."""
     from ..runs import finite
 
     print(json.dumps(finite(value), indent=2))

@@ -1,29 +1,30 @@
-"""`mtl data check`: what is wrong with a data set, before anything is trained on it."""
+"""`mtl data check`: what is wrong with a dataset, before anything is trained on it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
+from ._options import Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ..data.check import Counts, Report
 
-EXAMPLES = 3
-MOST_CLASSES = 40  # told one by one
+EXAMPLES = 3  # names that a line about a fault shows
+MOST_CLASSES = 40  # classes with a row of their own; a set of attributes can have thousands
 
 
 def check(
     label: str,
     config: Path,
     *,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
-    plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    set_: Overrides = (),
+    plugin: PluginFiles = (),
+    json: Json = False,
     sheet: Path | None = None,
 ) -> int:
     """Decode every image of [data.LABEL] once: counts, faults, copies, leaks between splits.
@@ -31,17 +32,17 @@ def check(
     Parameters
     ----------
     label
-        Which [data.LABEL] of the configuration.
+        The [data.LABEL] of the configuration to check.
     config
         The experiment, a TOML file.
     set_
-        Another value for a key: `--set data.fer2013.root=DIR`. May be given often.
+        Set one key: `--set data.fer2013.root=DIR`. Repeatable.
     plugin
-        A one-file plugin to load. May be given often.
+        Load a one-file plugin. Repeatable.
     json
-        Print JSON: figures alone.
+        Print JSON: counts alone.
     sheet
-        Write a PNG of images with their labels drawn on them.
+        Write a PNG file of images with their labels drawn on them.
     """
     from ..config import load
     from ..data.check import check_data
@@ -55,75 +56,83 @@ def check(
     with Bars(quiet=json) as bars:
         report = check_data(experiment, label, bars.progress)
     if sheet is not None:
-        from ..evaluation.check_sheet import check_sheet
+        from ..evaluation.sheet import label_sheet
 
-        save_png(sheet, check_sheet(experiment, report))
+        save_png(sheet, label_sheet(experiment, report))
     if json:
         print_json(report.as_json())
     else:
-        _show(report, sheet)
+        _print_report(report, sheet)
     return 0
 
 
-def _show(report: Report, sheet: Path | None) -> None:
+def _print_report(report: Report, sheet: Path | None) -> None:
+    from ._shared import console, print_line
 
-    from ._shared import console, say
-
-    for name, counts in report.counts.items():
-        console.print(_table(f"data.{report.label}: {name or 'no labels'}", counts))
-    for line in _lines(report):
-        say(line)
+    for annotation, counts in report.counts.items():
+        title = f"data.{report.label}: {annotation or 'no labels'}"
+        console.print(_count_table(title, counts))
+    for line in _fault_lines(report):
+        print_line(line)
     if sheet is not None:
-        say(f"look at the labels: {sheet}")
+        print_line(f"look at the labels: {sheet}")
 
 
-def _table(title: str, counts: Counts) -> Table:
-    """One line a class, one column a split; of very many classes (sets of attributes) the largest, then all others."""
+def _count_table(title: str, counts: Counts) -> Table:
+    """One row per class and one column per split. Only the largest classes have their own row."""
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(
-        "class", *(Column(Text(split)) for split in counts), title=Text(title), title_justify="left"
-    )
-    samples: Counter[str] = sum(map(Counter, counts.values()), Counter())
-    told = {name for name, _ in samples.most_common(MOST_CLASSES)}
-    for name in sorted(told):
-        table.add_row(
-            Text(name or "(no label)"),
-            *(str(of_split.get(name, 0)) for of_split in counts.values()),
-        )
-    if others := len(samples) - len(told):
-        left = (
-            sum(n for name, n in of_split.items() if name not in told)
-            for of_split in counts.values()
-        )
-        table.add_row(f"({others} others)", *map(str, left))
+    splits = [Column(Text(split)) for split in counts]
+    table = Table("class", *splits, title=Text(title), title_justify="left")
+
+    totals: Counter[str] = Counter()
+    for of_split in counts.values():
+        totals.update(of_split)
+    shown = {name for name, _ in totals.most_common(MOST_CLASSES)}
+    for name in sorted(shown):
+        cells = [str(of_split.get(name, 0)) for of_split in counts.values()]
+        table.add_row(Text(name or "(no label)"), *cells)
+
+    others = len(totals) - len(shown)
+    if others:
+        cells = []
+        for of_split in counts.values():
+            rest = sum(number for name, number in of_split.items() if name not in shown)
+            cells.append(str(rest))
+        table.add_row(f"({others} others)", *cells)
+
     table.add_row("all", *(str(sum(of_split.values())) for of_split in counts.values()))
     return table
 
 
-def _lines(report: Report) -> list[str]:
-    """One line a fault, with a few names; then the fingerprint."""
+def _fault_lines(report: Report) -> list[str]:
+    """One line per kind of fault, with a few examples; then the fingerprint."""
+    copies = [" = ".join(keys[:2]) for keys in report.duplicates]
+    conflicts = [" = ".join(keys[:2]) for keys in report.conflicting]
     lines = [
-        _line("missing", list(report.missing)),
-        _line("unreadable", list(report.unreadable.values())),
+        _fault_line("missing", list(report.missing)),
+        _fault_line("unreadable", list(report.unreadable.values())),
     ]
-    lines += [_line(f"malformed, {reason}", names) for reason, names in report.malformed.items()]
-    lines += [f"{number:>7}  {reason}" for reason, number in report.index.skipped.notes.items()]
+    for reason, names in report.malformed.items():
+        lines.append(_fault_line(f"malformed, {reason}", names))
+    for reason, number in report.index.skipped.notes.items():
+        lines.append(f"{number:>7}  {reason}")
     lines += [
-        _line(
-            "groups of pixel-identical copies", [" = ".join(keys[:2]) for keys in report.duplicates]
-        ),
-        _line(
-            "of them with conflicting labels", [" = ".join(keys[:2]) for keys in report.conflicting]
-        ),
-        _line("images outside of train that also stand in train", report.shared),
+        _fault_line("groups of pixel-identical copies", copies),
+        _fault_line("of these groups with conflicting labels", conflicts),
+        _fault_line("images of other splits that are also in train", report.shared),
     ]
     if report.shared or report.conflicting:
-        lines.append(f'leave them out: data.{report.label}.exclude_duplicates = "train" or "test"')
-    return [*lines, f"fingerprint {report.fingerprint}"]
+        lines.append(f'exclude them: data.{report.label}.exclude_duplicates = "train" or "test"')
+    lines.append(f"fingerprint {report.fingerprint}")
+    return lines
 
 
-def _line(what: str, names: list[str]) -> str:
-    examples = "; ".join(names[:EXAMPLES]) + ("; ..." if len(names) > EXAMPLES else "")
-    return f"{len(names):>7}  {what}" + (f": {examples}" if names else "")
+def _fault_line(what: str, names: Sequence[str]) -> str:
+    line = f"{len(names):>7}  {what}"
+    if names:
+        line += f": {'; '.join(names[:EXAMPLES])}"
+    if len(names) > EXAMPLES:
+        line += "; ..."
+    return line

@@ -1,4 +1,4 @@
-"""`mtl eval`: the figures of a run on a split."""
+"""`mtl eval`: the metrics of a run on a split."""
 
 from __future__ import annotations
 
@@ -7,43 +7,44 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from ._options import Json, Overrides
+
 
 def evaluate(
     run: Path,
     *,
     data: str | None = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
+    set_: Overrides = (),
     split: str = "test",
     checkpoint: Literal["last", "best"] = "last",
     mirror: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
-    """Evaluate the network that RUN kept, on clean images.
+    """Evaluate the inference weights of RUN on clean images.
 
     Parameters
     ----------
     run
-        A run's folder.
+        The run folder.
     data
-        Which [data.LABEL] to read; default: all of the run's.
+        Evaluate on this [data.LABEL]; default: on all of the run's.
     set_
-        Another value for a key: `--set data.fer2013.root=DIR`. May be given often.
+        Set one key: `--set data.fer2013.root=DIR`. Repeatable.
     split
-        Which split.
+        The split to evaluate on.
     checkpoint
-        The last one (to be reported), or the best on validation.
+        The last checkpoint (the one to report), or the best one on validation.
     mirror
-        Average each answer with the one about the mirrored image: two forwards an image.
+        Average the predictions for each image and its mirror image: two forwards per image.
     json
         Print JSON.
     """
-
-    from ..evaluation.evaluate import evaluate as measure_run
+    from ..evaluation.evaluate import evaluate as evaluate_run
     from ._progress import Bars, metrics_table
-    from ._shared import console, print_json, say
+    from ._shared import console, print_json, print_line
 
     with Bars(quiet=json) as bars:
-        found = measure_run(
+        result = evaluate_run(
             run,
             data=data,
             overrides=set_,
@@ -53,12 +54,11 @@ def evaluate(
             progress=bars.progress,
         )
     if json:
-        print_json(found.as_json())
+        print_json(result.as_json())
         return 0
-    for line in found.report:
-        say(line)
-    title = (
-        f"{found.run}  {found.checkpoint}  {found.data}/{found.split}  {found.measured.n} images"
-    )
-    console.print(metrics_table(title, found.measured))
+    for line in result.report:
+        print_line(line)
+    where = f"{result.run}  {result.checkpoint}  {result.data}/{result.split}"
+    title = f"{where}  {result.measured.n} images"
+    console.print(metrics_table(title, result.measured))
     return 0

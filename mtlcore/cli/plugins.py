@@ -1,25 +1,21 @@
-"""`mtl plugins`: what can stand in a configuration, who gives it, what failed, and what a plugin file took the place of."""
+"""`mtl plugins`: all components, the plugins they come from, and the plugins that failed."""
 
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from ._options import Json, PluginFiles
+
+STYLES = {"ok": "green", "failed": "red", "blocked": "yellow", "shadowed": "yellow"}
 
 
-def plugins(
-    *,
-    plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-) -> int:
-    """List every component there is, and every plugin that failed, is blocked or is shadowed by a file, with the reason.
+def plugins(*, plugin: PluginFiles = (), json: Json = False) -> int:
+    """List all components, and the plugins that failed, are blocked, or are replaced by a file.
 
     Parameters
     ----------
     plugin
-        A one-file plugin to load besides. May be given often.
+        Load a one-file plugin, too. Repeatable.
     json
         Print JSON.
     """
@@ -28,41 +24,38 @@ def plugins(
     from ..registry.plugin_file import PluginFile
     from ._shared import print_json
 
-    found = catalog().copy()
-    for file in map(PluginFile.read, plugin):
-        if not found.holds(file):
-            with contextlib.suppress(MtlError):  # it is on record, and shown with its reason
-                found.load_file(file)
+    extended = catalog().copy()
+    for path in plugin:
+        file = PluginFile.read(path)
+        if not extended.holds(file):
+            # A file that fails is on record, and its row in the table has the reason.
+            with contextlib.suppress(MtlError):
+                extended.load_file(file)
     if json:
-        print_json(found.records())
+        print_json(extended.records())
     else:
-        _show(found.records())
+        _print_records(extended.records())
     return 0
 
 
-def _show(records: list[dict[str, str | None]]) -> None:
+def _print_records(records: list[dict[str, str | None]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ._shared import console
+    from ._shared import console, print_line
 
     table = Table("kind", "name", "status", "from", "origin")
     for row in sorted(records, key=lambda r: (r["kind"] or "", r["name"] or "")):
+        status = str(row["status"])
         owner = f"{row['distribution']} {row['version']}" if row["distribution"] else "a file"
-        style = {"ok": "green", "failed": "red", "blocked": "yellow", "shadowed": "yellow"}[
-            str(row["status"])
-        ]
-        cells = (
-            row["kind"] or "",
-            row["name"],
-            Text(str(row["status"]), style),
-            owner,
-            row["origin"],
+        table.add_row(
+            Text(row["kind"] or ""),
+            Text(str(row["name"])),
+            Text(status, STYLES[status]),
+            Text(owner),
+            Text(str(row["origin"])),
         )
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
     console.print(table)
     for row in records:
         if row["reason"]:
-            console.print(
-                f"{row['name']} ({row['status']}): {row['reason']}", markup=False, highlight=False
-            )
+            print_line(f"{row['name']} ({row['status']}): {row['reason']}")

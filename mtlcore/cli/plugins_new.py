@@ -1,4 +1,4 @@
-"""`mtl plugins new`: begin a plugin with a folder that passes its tests and trains."""
+"""`mtl plugins new`: create a plugin, a folder that passes its tests and trains."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ def new(
     kind: Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation"],
     out: Annotated[Path, Parameter(show_default=False)] = Path(),
 ) -> int:
-    """Write the folder NAME: a module, its packaging, a conformance test, a README.
+    """Create the folder NAME: a module, its packaging, a conformance test and a README.
 
     Parameters
     ----------
     name
-        What configurations call it: lower-case letters, digits and _.
+        The name of the component in configurations: lower-case letters, digits and _.
     kind
-        What it shall be.
+        The kind of the component.
     out
-        The folder in which the folder NAME is made; default: the current one.
+        Create the folder NAME in this one; default: the current folder.
     """
     import shlex
 
     from ..authoring.scaffold import scaffold
-    from ._shared import say
+    from ._shared import print_line
 
     folder = scaffold(name, kind, out)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        say(str(file))
+        print_line(str(file))
     module = folder / f"{name}.py"
-    say(f"\nedit {module}, and prove it: mtl plugins check {name} --plugin {module}")
-    say(f"install it: pip install --no-deps --editable {shlex.quote(str(folder))}")
+    print_line("")
+    print_line(f"edit {module}")
+    print_line(f"check it: mtl plugins check {name} --plugin {module}")
+    print_line(f"install it: pip install --no-deps --editable {shlex.quote(str(folder))}")
     return 0

@@ -1,13 +1,11 @@
-"""`mtl preview`: an image of what the pretexts ask, and of what a run answers."""
+"""`mtl preview`: a sheet of what the pretext tasks see and what a run predicts."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from ..errors import MtlError
+from ._options import Overrides, PluginFiles
 
 
 def preview(
@@ -15,36 +13,39 @@ def preview(
     *,
     out: Path,
     run: Path | None = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
-    plugin: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    set_: Overrides = (),
+    plugin: PluginFiles = (),
 ) -> int:
-    """Draw 8 images: raw, as the encoder reads them, as each pretext asks, and the answers.
+    """Draw 8 images: raw, as the encoder reads them, the views of each pretext, the predictions.
 
     Parameters
     ----------
     config
         The experiment, a TOML file; default: that of the run.
     out
-        The sheet, a PNG file.
+        The sheet to write, a PNG file.
     run
-        A run whose answers are drawn too.
+        Draw the predictions of this run, too.
     set_
-        Another value for a key: `--set pretext.puzzling.grid=3`. May be given often.
+        Set one key: `--set pretext.puzzling.grid=3`. Repeatable.
     plugin
-        A one-file plugin to load. May be given often.
+        Load a one-file plugin. Repeatable.
     """
-
     from ..config import load
     from ..evaluation.preview import preview as draw
     from ..runs import RunFolder
     from ._png import require_png, save_png
-    from ._shared import say
+    from ._shared import print_line
 
-    if config is None and run is None:
+    if config is not None:
+        source = config
+    elif run is not None:
+        source = RunFolder.open(run).config
+    else:
         raise MtlError("mtl preview needs CONFIG, or --run RUN, or both")
     require_png("--out", out)
-    source = config if config is not None else RunFolder.open(Path(run or "")).config
     sheet = draw(load(source, set_, plugin), run)
     save_png(out, sheet)
-    say(f"{out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
+    height, width = sheet.shape[:2]
+    print_line(f"{out}: {width} x {height} pixels")
     return 0

@@ -1,4 +1,4 @@
-"""`mtl sweep`: one experiment with several values of a key; the best one by validation is written."""
+"""`mtl sweep`: train an experiment with several values of a key, and write the best setting."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ._options import Json, Overrides, PluginFiles
+
 if TYPE_CHECKING:
     from ..sweep import Outcome, Planned, Setting, Sweep
+
+STATES = {
+    "finished": "already finished",
+    "diverged": "already diverged",
+    "begun": "resumes",
+    "new": "starts",
+}
 
 
 def sweep(
@@ -20,101 +29,97 @@ def sweep(
     seeds: Annotated[
         tuple[int, ...], Parameter(negative="", consume_multiple=True, show_default=False)
     ] = (),
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
-    plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    set_: Overrides = (),
+    plugin: PluginFiles = (),
+    json: Json = False,
 ) -> int:
-    """Train CONFIG once for each value and seed, and choose the value on the validation split. The test split is not read.
+    """Train CONFIG with each value and seed, and choose the value that is best on validation.
 
-    The same command goes on where it stopped.
+    The test split is not read. The same command resumes an interrupted sweep.
 
     Parameters
     ----------
     config
         The experiment, a TOML file.
     over
-        A key and its values: `--over pretext.puzzling.weight=0,0.1,0.3`. A list is one value in brackets. May be given often:
-        then every combination is trained.
+        A key and its values: `--over pretext.puzzling.weight=0,0.1,0.3`. Brackets make a list one
+        value. Repeatable: then every combination is trained.
     out
         The folder of the sweep; default: CONFIG's name with -sweep, in the current folder.
     seeds
-        Train each setting with each of these seeds: `--seeds 0 1 2`; default: that of the configuration.
+        Train each setting with each of these seeds: `--seeds 0 1 2`; default: the seed of CONFIG.
     set_
-        Another value for a key, in all runs. May be given often.
+        Set one key in all runs. Repeatable.
     plugin
-        A one-file plugin to load. May be given often.
+        Load a one-file plugin. Repeatable.
     json
         Print JSON.
     """
-
     from ..sweep import Axis, Sweep
     from ..train.trainer import Interrupted
-    from ._shared import print_json, say
+    from ._shared import print_json, print_line
 
-    axes, out = [Axis.parse(text) for text in over], out or Path(f"{config.stem}-sweep")
-    planned = Sweep.plan(config, axes, out, seeds=seeds, overrides=set_, plugin_files=plugin)
+    axes = [Axis.parse(text) for text in over]
+    folder = out or Path(f"{config.stem}-sweep")
+    planned = Sweep.plan(config, axes, folder, seeds=seeds, overrides=set_, plugin_files=plugin)
     if not json:
-        say(f"{len(planned.runs)} runs; they lie in {out}")
+        print_line(f"{len(planned.runs)} runs in {folder}")
     try:
         for number, run in enumerate(planned.runs, 1):
-            _train(planned, run, f"{number} of {len(planned.runs)}", json)
+            _train(planned, run, f"run {number} of {len(planned.runs)}", quiet=json)
     except (Interrupted, KeyboardInterrupt):
         if not json:
-            say(f"stopped; the same command goes on from here: the runs lie in {out}")
+            print_line(f"stopped; the same command resumes the sweep in {folder}")
         return 130
-    found, file = planned.choose()
+    outcome, file = planned.choose()
     if json:
-        print_json({**found.as_json(), "toml": str(file)})
+        print_json({**outcome.as_json(), "toml": str(file)})
     else:
-        _show(found, file)
+        _print_outcome(outcome, file)
     return 0
 
 
-def _train(planned: Sweep, run: Planned, which: str, quiet: bool) -> None:
-
+def _train(planned: Sweep, run: Planned, title: str, quiet: bool) -> None:
     from ..sweep import ENDED
     from ._progress import Bars
-    from ._shared import say
+    from ._shared import print_line
 
-    before = run.state
-    told = {
-        "finished": "finished before",
-        "diverged": "diverged before",
-        "begun": "goes on",
-        "new": "begins",
-    }[before]
+    state = run.state
     if not quiet:
-        say(f"run {which}: {run.name} {told}")
-    with Bars(quiet=quiet or before in ENDED, title=run.name) as bars:
+        print_line(f"{title}: {run.name} {STATES[state]}")
+    # A run that has ended is not trained, so it needs no bar.
+    with Bars(quiet=quiet or state in ENDED, title=run.name) as bars:
         planned.train(run, bars)
 
 
-def _show(found: Outcome, file: Path) -> None:
+def _print_outcome(outcome: Outcome, file: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ._shared import console, say
+    from ._shared import console, print_line
 
-    better = "higher" if found.higher_is_better else "lower"
-    table = Table(*found.settings[0].values, "mean", "sd", "n", "", title_justify="left")
-    table.title = Text(f"{found.metric} on validation, last step ({better} is better)")
-    for setting in found.settings:
-        mark = (
-            Text("chosen", "green") if setting is found.chosen else Text(_diverged(setting), "red")
-        )
-        values = (Text(str(value)) for value in setting.values.values())
+    better = "higher" if outcome.higher_is_better else "lower"
+    keys = outcome.settings[0].values
+    table = Table(*keys, "mean", "sd", "n", "", title_justify="left")
+    table.title = Text(f"{outcome.metric} on validation, last step ({better} is better)")
+    for setting in outcome.settings:
+        mark = Text(_diverged(setting), "red")
+        if setting is outcome.chosen:
+            mark = Text("chosen", "green")
+        values = [Text(str(value)) for value in setting.values.values()]
         table.add_row(*values, _number(setting.mean), _number(setting.sd), str(setting.n), mark)
     console.print(table)
-    if any(setting.n == 1 for setting in found.settings):
-        console.print(
-            "One seed proves nothing: a seed is worth about a point. Give several by --seeds."
-        )
-    say(f"train what was chosen: mtl train {file} --out RUN")
+    if any(setting.n == 1 for setting in outcome.settings):
+        print_line("A setting has one seed alone. Metrics vary by about a point from seed to seed:")
+        print_line("train several, such as --seeds 0 1 2.")
+    print_line(f"train the chosen setting: mtl train {file} --out RUN")
 
 
 def _diverged(setting: Setting) -> str:
-    if setting.diverged in (0, setting.n):
-        return "diverged" if setting.diverged else ""
+    if not setting.diverged:
+        return ""
+    if setting.diverged == setting.n:
+        return "diverged"
     return f"{setting.diverged} of {setting.n} diverged"
 
 

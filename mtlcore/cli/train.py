@@ -1,24 +1,22 @@
-"""`mtl train`: train an experiment, or go on with a run."""
+"""`mtl train`: train an experiment, or resume a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from ..errors import MtlError
+from ._options import Overrides, PluginFiles
 
 
 def train(
     config: Path | None = None,
     *,
     out: Path | None = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
-    plugin: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
+    set_: Overrides = (),
+    plugin: PluginFiles = (),
     resume: Path | None = None,
 ) -> int:
-    """Train CONFIG into the folder OUT, or go on with a run.
+    """Train CONFIG into the folder OUT, or resume a run.
 
     Parameters
     ----------
@@ -27,36 +25,38 @@ def train(
     out
         The folder of the new run.
     set_
-        Another value for a key: `--set train.steps=500`. May be given often.
+        Set one key: `--set train.steps=500`. Repeatable.
     plugin
-        A one-file plugin to load. May be given often.
+        Load a one-file plugin. Repeatable.
     resume
-        A run to go on with, from its last checkpoint.
+        Resume this run from its last checkpoint.
     """
     from ..config import load
-    from ..train.trainer import Interrupted, train
-    from ._progress import Bars, say_result
+    from ..runs import RunFolder
+    from ..train.trainer import Interrupted
+    from ..train.trainer import train as train_run
+    from ._progress import Bars, print_result
+    from ._shared import print_line
 
-    if resume is None and (config is None or out is None):
+    if resume is not None:
+        if config is not None or out is not None or set_:
+            raise MtlError(
+                "--resume uses the configuration of the run: remove CONFIG, --out and --set"
+            )
+        folder = resume
+        source = RunFolder.open(resume).config
+    elif config is not None and out is not None:
+        folder = out
+        source = config
+    else:
         raise MtlError("mtl train needs CONFIG and --out RUN, or --resume RUN")
-    if resume is not None and (config is not None or out is not None or set_):
-        raise MtlError(
-            "--resume goes on with the run's own configuration: leave CONFIG, --out and --set away"
-        )
-    source = resume / "config.toml" if resume is not None else config
-    assert source is not None
-    if resume is not None and not source.is_file():
-        raise MtlError(f"{resume} is no run: it holds no config.toml")
+
     experiment = load(source, set_, plugin)
-    folder = resume if resume is not None else out
-    assert folder is not None
     try:
         with Bars() as bars:
-            result = train(experiment, folder, resume=resume is not None, reporter=bars)
+            result = train_run(experiment, folder, resume=resume is not None, reporter=bars)
     except Interrupted as stopped:
-        from ._shared import console
-
-        console.print(str(stopped), markup=False, highlight=False)
+        print_line(str(stopped))
         return 130
-    say_result(result)
+    print_result(result)
     return 0

@@ -1,10 +1,10 @@
-"""What a component class is called, and what is wrong with one that can't be used."""
+"""The name of a component class, and the rules that the class must meet."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import attrs
 
@@ -27,18 +27,21 @@ RESERVED: dict[str, frozenset[str]] = {
         }
     ),
 }
-"""The keys that the core itself reads in the tables of a kind: no plugin may have a field of such a name."""
+"""kind -> the keys of its tables that the core reads. No plugin may have a field of this name."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
 def reserved(kind: str) -> frozenset[str]:
-    """The keys of a kind's tables that are the core's own."""
+    """The keys that the core reads in the tables of this kind."""
     return RESERVED.get(kind, frozenset({"name"}))
 
 
 def component_name(cls: type) -> str:
-    """The class's own `name`, or its name in snake_case: PCGrad -> pc_grad. A name is not inherited."""
+    """The class's own `name`, or the class name in snake_case: PCGrad -> pc_grad.
+
+    A subclass does not inherit the `name` of its base.
+    """
     own = vars(cls).get("name")
     return own if isinstance(own, str) else snake(cls.__name__)
 
@@ -49,43 +52,53 @@ def snake(name: str) -> str:
 
 
 def is_component(cls: object) -> TypeGuard[type[Component]]:
-    """A class of one of the known kinds?"""
+    """Whether this object is a class of one of the known kinds."""
     return isinstance(cls, type) and any(issubclass(cls, base) for base in KINDS.values())
 
 
 def fault(cls: type[Component]) -> str | None:
     """Why this class can't be a component; None where it can."""
+    name = component_name(cls)
     if inspect.isabstract(cls):
         return f"{cls.__name__} does not implement {', '.join(sorted(cls.__abstractmethods__))}"
-    if "__attrs_attrs__" not in vars(cls):  # attrs.has() is true by inheritance
+    if "__attrs_attrs__" not in vars(cls):  # attrs.has() is also true where only a base has fields
         return f"{cls.__name__} lacks @frozen (from attrs), so its fields would be ignored"
     if not _is_frozen(cls):
         return f"{cls.__name__} can be changed after it is built: use attrs' @frozen"
-    if not _NAME.fullmatch(component_name(cls)):
-        return f"{cls.__name__} is named {component_name(cls)!r}: expected lower-case letters, digits and _"
+    if not _NAME.fullmatch(name):
+        return f"{cls.__name__} is named {name!r}: expected lower-case letters, digits and _"
     if cls.kind == "task" and not hasattr(cls, "reads"):
-        return f"{cls.__name__} does not say which annotation it `reads`"
+        return f"{cls.__name__} does not say which annotation it `reads`: add a field `reads`"
     return _fault_of_fields(cls)
 
 
-def _fault_of_fields(cls: Any) -> str | None:
-    taken = sorted(reserved(cls.kind) & {f.name for f in attrs.fields(cls)})
+def _fault_of_fields(cls: type[Component]) -> str | None:
+    fields = attrs.fields(cls)  # type: ignore[arg-type]  # checked above: it is an attrs class
+    taken = sorted(reserved(cls.kind) & {f.name for f in fields})
     if taken:
-        return f"{cls.__name__} has a field {taken[0]!r}: in the tables of a {cls.kind} that key is the core's own"
-    if cls.family and not attrs.fields(cls):
-        return f"{cls.__name__} is a family, and has no field for the part of the name after ':'"
+        return (
+            f"{cls.__name__} has a field {taken[0]!r}: "
+            f"the core itself reads that key in the tables of a {cls.kind}; rename the field"
+        )
+    if cls.family and not fields:
+        return f"{cls.__name__} is a family, but has no field for the part of the name after ':'"
     try:
-        attrs.resolve_types(cls)
+        attrs.resolve_types(cls)  # type: ignore[type-var]
     except (NameError, TypeError, AttributeError) as error:
         return f"{cls.__name__} has a field whose type can't be resolved: {error}"
     return None
 
 
-def _is_frozen(cls: Any) -> bool:
+def _is_frozen(cls: type) -> bool:
+    """Whether setting an attribute raises.
+
+    It is tried, since attrs does not record on the class whether it is frozen.
+    """
     try:
-        setattr(object.__new__(cls), "probe", None)  # noqa: B010 - the question is whether it can be set
+        setattr(object.__new__(cls), "probe", None)  # noqa: B010 - an assignment would not type-check
     except attrs.exceptions.FrozenInstanceError:
         return True
-    except AttributeError:  # slots
+    except AttributeError:
+        # A class with slots that is not frozen has no attribute `probe`; its fields can be set.
         return False
     return False

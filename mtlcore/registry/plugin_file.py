@@ -1,4 +1,4 @@
-"""A plugin that is a single Python file: read once, hashed, and run as a module of its own."""
+"""A plugin that is a single Python file: read once, hashed, and executed as its own module."""
 
 from __future__ import annotations
 
@@ -18,61 +18,71 @@ from ..errors import MtlError
 
 @frozen
 class PluginFile:
-    """The text of the file as it was read: the hash is that of what runs."""
+    """A plugin file and its text at the time of reading.
+
+    The text is read once, so `sha256` is the hash of exactly the code that runs.
+    """
 
     path: Path
     text: bytes
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PluginFile:
-        """Raises MtlError where there is no readable .py file."""
+        """Read a file. Raises MtlError where it is no readable .py file."""
         file = Path(path).expanduser().resolve()
         if file.suffix != ".py":
             raise MtlError(f"plugin file {file}: expected a Python file, NAME.py")
         try:
             return cls(file, file.read_bytes())
         except OSError as error:
-            raise MtlError(
-                f"plugin file {file} can't be read: {error.strerror or error}"
-            ) from error
+            reason = error.strerror or error
+            raise MtlError(f"plugin file {file} can't be read: {reason}") from error
 
     @property
     def sha256(self) -> str:
+        """The SHA-256 of the text, in hexadecimal."""
         return hashlib.sha256(self.text).hexdigest()
 
     def require(self, sha256: str) -> None:
-        """Raises MtlError where the text is not the one with this hash."""
+        """Raise MtlError where the text has another hash."""
         if sha256.lower() != self.sha256:
             raise MtlError(
-                f"plugin file {self.path} has changed: its SHA-256 is {self.sha256}, the configuration wants {sha256}: "
-                "bring the old file back, or take '#sha256=...' off its path to run the new one"
+                f"plugin file {self.path} has changed: its SHA-256 is {self.sha256}, "
+                f"the configuration expects {sha256}: restore the old file, "
+                "or remove '#sha256=...' from its path to run the new one"
             )
 
     @property
     def module_name(self) -> str:
-        """Unique for the text; a legal name, and the same in every process, so that pickles of its classes travel."""
-        return f"mtlcore_file_{self.sha256[:16]}_{re.sub(r'[^0-9A-Za-z_]', '_', self.path.stem)}"
+        """A legal module name that depends on the text alone.
+
+        It is the same in every process, so that other processes can unpickle the classes.
+        """
+        stem = re.sub(r"[^0-9A-Za-z_]", "_", self.path.stem)
+        return f"mtlcore_file_{self.sha256[:16]}_{stem}"
 
     def is_text_of(self, module: str) -> bool:
-        """Was this loaded module made from the same text? False where its file can't be read."""
-        source = getattr(sys.modules.get(module), "__file__", None)
+        """Whether this loaded module has the same text. False where its file can't be read."""
+        file = getattr(sys.modules.get(module), "__file__", None)
         try:
-            return source is not None and Path(source).read_bytes() == self.text
+            return file is not None and Path(file).read_bytes() == self.text
         except OSError:
             return False
 
     def module(self) -> ModuleType:
-        """Run it. The same text is the same module, with the same classes, wherever a copy of the file lies."""
+        """Execute the file, once per process -> its module.
+
+        A copy of the file elsewhere is the same module, with the same classes.
+        """
         name = self.module_name
         if name in sys.modules:
             return sys.modules[name]
-        spec = importlib.util.spec_from_loader(name, _Text(self), origin=str(self.path))
+        spec = importlib.util.spec_from_loader(name, _TextLoader(self), origin=str(self.path))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = (
-            module  # BEFORE it runs: annotations are looked up there, and so are pickled classes
-        )
+        # Register it BEFORE it runs: postponed annotations and pickle look it up in sys.modules.
+        sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
         except BaseException:
@@ -81,8 +91,8 @@ class PluginFile:
         return module
 
 
-class _Text(importlib.abc.ExecutionLoader):
-    """Runs the text that was read, and leaves no bytecode beside the user's file."""
+class _TextLoader(importlib.abc.ExecutionLoader):
+    """Executes the text that was read. It writes no bytecode into the user's folder."""
 
     def __init__(self, file: PluginFile) -> None:
         self.file = file

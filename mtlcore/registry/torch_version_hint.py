@@ -1,6 +1,7 @@
-"""One clear line for the commonest broken installation: a torchvision that was built for another torch.
+"""One clear line for the most common broken installation: torchvision built for another torch.
 
-Importing such a torchvision raises `RuntimeError: operator torchvision::nms does not exist`, far from the cause.
+Importing such a torchvision raises `RuntimeError: operator torchvision::nms does not exist`, which
+does not name the cause.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ _SYMPTOM = re.compile(r"operator torchvision::\w+ does not exist|Couldn't load c
 
 
 def torch_version_hint(error: BaseException) -> MtlError | None:
-    """What to install, where `error` (or what caused it) comes of a torch / torchvision torch_version_hint; else None."""
+    """The error that says what to install; None where `error` has another cause.
+
+    It also searches the exceptions that caused `error`.
+    """
     if not any(_SYMPTOM.search(str(e)) for e in _chain(error)):
         return None
     return MtlError(
-        f"torch {_installed('torch')} and torchvision {_installed('torchvision')} do not match{_wants()}: install a "
-        "matching pair: `uv pip install --upgrade torch torchvision`, or `pip install --upgrade torch torchvision`"
+        f"torch {_installed('torch')} and torchvision {_installed('torchvision')} "
+        f"do not match{_required_torch()}: install a matching pair: "
+        "`uv pip install --upgrade torch torchvision`, "
+        "or `pip install --upgrade torch torchvision`"
     )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and its causes. A chain may contain a cycle, so each one comes once."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -39,10 +46,10 @@ def _installed(name: str) -> str:
         return "(not installed)"
 
 
-def _wants() -> str:
-    """What the installed torchvision says of the torch it was built for."""
+def _required_torch() -> str:
+    """The torch that the installed torchvision was built for, from its metadata."""
     try:
-        wanted = [r for r in requires("torchvision") or [] if re.match(r"torch\b", r)]
+        required = [r for r in requires("torchvision") or [] if re.match(r"torch\b", r)]
     except PackageNotFoundError:
         return ""
-    return f" (this torchvision wants {wanted[0]})" if wanted else ""
+    return f" (this torchvision requires {required[0]})" if required else ""

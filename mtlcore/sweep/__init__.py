@@ -1,14 +1,18 @@
-"""A sweep: one experiment with several values of one or more keys, each over several seeds; the best setting is written as TOML.
+"""A sweep: one experiment with several values of some keys, each over several seeds.
 
-    DIR/<setting>_seed=<n>/        a run like any other, one for each setting and seed
-    DIR/configs/<the same>.toml    what it was begun with: a run that was begun otherwise is never gone on with
-    DIR/sweep.json                 every figure, and what was chosen; rewritten after each run
-    DIR/chosen.toml                the chosen setting, complete: `mtl train DIR/chosen.toml`
+    DIR/<setting>_seed=<n>/        an ordinary run per setting and seed
+    DIR/configs/<the same>.toml    the configuration that the run was started with
+    DIR/sweep.json                 all metrics and the chosen setting; rewritten after each run
+    DIR/chosen.toml                the chosen setting, a complete experiment
 
-Runs follow one another. Those that are finished are read, those that were interrupted go on, the others begin: the same command
-again is all it takes, also with further values or seeds. A setting is chosen by the mean of the run's main metric (`train.best`)
-at the last step ON THE VALIDATION SPLIT; the test split is not read. A weight of 0 takes its table out of the experiment: the run
-without it is a setting like the others. A run that diverges is noted as such and not tried again: its setting is never chosen.
+The runs are trained one after another. The same command resumes a sweep, also with more values or
+seeds: finished runs are read, interrupted ones resume, and the others start. A run resumes only
+with the configuration that it was started with.
+
+The chosen setting has the best mean, over its seeds, of the run's main metric (`train.best`) at the
+last step ON THE VALIDATION SPLIT. The test split is not read. A weight of 0 removes its table from
+the experiment, so the run without it is a setting like the others. A run that diverges is recorded
+and not trained again, and its setting is never chosen.
 """
 
 from __future__ import annotations

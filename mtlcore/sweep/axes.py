@@ -1,95 +1,108 @@
-"""What is swept: `--over KEY=V1,V2,...`, the settings that come of it, and what they are called."""
+"""The swept keys: `--over KEY=V1,V2,...`, the values of a setting, and the names of run folders.
+
+A setting is a sequence of overrides ("optimizer.lr=0.1"), one per axis.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from attrs import frozen
 
 from ..config.overrides import parse_override, plain
 from ..errors import MtlError
 
-LONGEST = 40  # letters of a value in a folder's name
+LONGEST = 40  # characters of a value in the name of a folder
 
 
 @frozen
 class Axis:
-    """One key, and the values that it takes, as they were typed."""
+    """One key and its values, as they were typed."""
 
     key: str
     values: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> Axis:
-        """ "KEY=V1,V2,...": TOML values, parted by the commas that stand outside of brackets and quotes.
+        """Parse "KEY=V1,V2,...": TOML values, split at commas outside of brackets and quotes.
 
-        A list is one value in brackets: `augment.crop=[0.5,0.9],[0.7,1.0]` are two. What is no TOML is a bare string, as for
-        `--set`. Raises MtlError where it is not of this form, and where a value stands there twice.
+        A list is one value in brackets: `augment.crop=[0.5,0.9],[0.7,1.0]` has two values.
+        Text that is no TOML is a bare string, as for `--set`.
+        Raises MtlError on any other form, and on a value that is listed twice.
         """
         key, equals, typed = text.partition("=")
-        values = tuple(_parted(typed)) if equals else ()
+        values = tuple(_split(typed)) if equals else ()
         if not values or "" in values:
-            raise MtlError(
-                f"--over {text}: expected KEY=VALUE,VALUE, such as pretext.puzzling.weight=0,0.1,0.3"
-            )
+            example = "pretext.puzzling.weight=0,0.1,0.3"
+            raise MtlError(f"--over {text}: expected KEY=VALUE,VALUE, such as {example}")
         axis = cls(key.strip(), values)
-        meant = [plain(parse_override(override)[1]) for override in axis.overrides]
-        twice = next(
-            (
-                v
-                for i, v in enumerate(meant)
-                if any(type(v) is type(w) and v == w for w in meant[:i])
-            ),
-            None,
-        )
-        if twice is not None:
-            raise MtlError(f"--over {text}: the value {twice!r} stands there twice")
+
+        seen: list[object] = []
+        for override in axis.overrides:
+            value = plain(parse_override(override)[1])
+            # Compare the types, too: in Python 1 == True, but they are two values in TOML.
+            if any(type(value) is type(other) and value == other for other in seen):
+                raise MtlError(f"--over {text}: the value {value!r} is listed twice")
+            seen.append(value)
         return axis
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """One `--set` a value."""
+        """One `--set` per value."""
         return tuple(f"{self.key}={value}" for value in self.values)
 
 
-def over(setting: Sequence[str]) -> str:
+def as_options(setting: Sequence[str]) -> str:
+    """The setting as a user types it: "--over a=1 --over b=2"."""
     return " ".join(f"--over {override}" for override in setting)
 
 
-def values_of(setting: Sequence[str]) -> dict[str, Any]:
-    found = {}
+def values_of(setting: Sequence[str]) -> dict[str, object]:
+    """key -> value of a setting, as TOML reads it."""
+    values: dict[str, object] = {}
     for override in setting:
         path, value = parse_override(override)
-        found[".".join(path)] = plain(value)
-    return found
+        values[".".join(path)] = plain(value)
+    return values
 
 
 def folder_name(keys: Sequence[str], setting: Sequence[str], seed: int) -> str:
-    """A folder's name that does not depend on the other runs: weight=0.3_seed=1."""
-    last = [key.rpartition(".")[2] for key in keys]
+    """The name of a run folder: "weight=0.3_seed=1".
+
+    It does not depend on the other runs, so a sweep can grow.
+    """
+    short_names = [key.rpartition(".")[2] for key in keys]
     parts = []
-    for key, short, override in zip(keys, last, setting):
+    for key, short, override in zip(keys, short_names, setting):
+        name = short
+        if short_names.count(short) > 1:
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", key)
         typed = override.partition("=")[2]
-        legal = re.sub(r"[^A-Za-z0-9.+-]+", "-", typed).strip("-")[:LONGEST]
-        unique = (
-            ""
-            if legal == typed
-            else "-" * bool(legal) + hashlib.blake2b(typed.encode(), digest_size=3).hexdigest()
-        )
-        shown = short if last.count(short) == 1 else re.sub(r"[^A-Za-z0-9._-]+", "-", key)
-        parts.append(f"{shown}={legal}{unique}")
+        parts.append(f"{name}={_legal(typed)}")
     return "_".join([*parts, f"seed={seed}"])
 
 
-def _parted(text: str) -> Iterator[str]:
-    """The values between the commas that stand outside of brackets and quotes."""
-    depth, quote, start = 0, "", 0
+def _legal(typed: str) -> str:
+    """A value in the characters of a file name; with a hash where that changed the value."""
+    legal = re.sub(r"[^A-Za-z0-9.+-]+", "-", typed).strip("-")[:LONGEST]
+    if legal == typed:
+        return legal
+    digest = hashlib.blake2b(typed.encode(), digest_size=3).hexdigest()
+    return f"{legal}-{digest}" if legal else digest
+
+
+def _split(text: str) -> Iterator[str]:
+    """The values between the commas that are outside of brackets and quotes."""
+    depth = 0
+    quote = ""
+    start = 0
     for i, letter in enumerate(text):
         if quote:
-            quote = "" if letter == quote and (quote == "'" or text[i - 1] != "\\") else quote
+            # A backslash escapes the quote in "basic" strings alone, not in 'literal' ones.
+            if letter == quote and (quote == "'" or text[i - 1] != "\\"):
+                quote = ""
         elif letter in "\"'":
             quote = letter
         elif letter in "[{":

@@ -1,4 +1,4 @@
-"""Where a sweep stands: the figures of the runs that ended, mean and spread of each setting, and the best one."""
+"""The results of a sweep: the score of each run, their mean and spread, and the best setting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from attrs import asdict, frozen
 
@@ -17,14 +16,18 @@ from ..errors import MtlError
 from ..runs import RunFolder, finite
 from .planned import Planned
 
-VALIDATION = "set input.validation to the share of the training rows to keep for it, such as 0.1"
+VALIDATION = "set input.validation to the share of the training samples to hold out, such as 0.1"
 
 
 @frozen
-class Figure:
-    """One run that ended. value: of the main metric; nan where it came to nothing. validation: all figures on that split.
+class Score:
+    """The score of a run that ended.
 
-    diverged: it ended before its last step. steps, cpu_s: then those of its last log line.
+    run: the name of its folder.
+    value: the main metric on the validation split at the last step; nan where it has none.
+    validation: all metrics on that split.
+    steps, cpu_s: of the whole run. Where it diverged, those of its last log line.
+    diverged: it stopped before its last step.
     """
 
     run: str
@@ -38,51 +41,66 @@ class Figure:
 
 @frozen
 class Setting:
-    """The runs of one setting that ended. values: by key, as TOML understands them."""
+    """The runs of one setting that ended.
 
-    values: dict[str, Any]
-    figures: tuple[Figure, ...]
+    values: key -> value, as TOML reads it.
+    scores: one per run.
+    """
+
+    values: dict[str, object]
+    scores: tuple[Score, ...]
 
     @property
     def n(self) -> int:
-        return len(self.figures)
+        """The number of runs."""
+        return len(self.scores)
 
     @property
     def diverged(self) -> int:
-        """How many of them diverged."""
-        return sum(f.diverged for f in self.figures)
+        """The number of runs that diverged."""
+        return sum(score.diverged for score in self.scores)
 
     @property
     def mean(self) -> float:
-        """Of the main metric over the seeds; nan where there is none, or where one is nan."""
-        return statistics.fmean(f.value for f in self.figures) if self.figures else math.nan
+        """The mean of the main metric over the seeds; nan without runs, or where one is nan."""
+        return statistics.fmean(s.value for s in self.scores) if self.scores else math.nan
 
     @property
     def sd(self) -> float:
-        """The sample's standard deviation (n - 1); nan of a single run."""
-        values = [f.value for f in self.figures]
-        return (
-            statistics.stdev(values) if self.n > 1 and all(map(math.isfinite, values)) else math.nan
-        )
+        """The sample standard deviation (n - 1); nan for a single run."""
+        values = [score.value for score in self.scores]
+        if len(values) < 2 or not all(map(math.isfinite, values)):
+            return math.nan
+        return statistics.stdev(values)
 
-    def as_json(self) -> dict[str, Any]:
-        runs = [asdict(figure) for figure in self.figures]
-        return finite(
-            {"values": self.values, "n": self.n, "mean": self.mean, "sd": self.sd, "runs": runs}
-        )
+    def as_json(self) -> dict[str, object]:
+        """One entry of "settings" in sweep.json."""
+        row = {
+            "values": self.values,
+            "n": self.n,
+            "mean": self.mean,
+            "sd": self.sd,
+            "runs": [asdict(score) for score in self.scores],
+        }
+        result: dict[str, object] = finite(row)
+        return result
 
 
 @frozen
 class Outcome:
-    """Where a sweep stands. metric: "" before the first run has ended. chosen: the best setting, once all have."""
+    """The results of a sweep so far.
+
+    metric: the main metric; "" before the first run has ended.
+    chosen: the best setting; None before all runs have ended.
+    """
 
     metric: str
     higher_is_better: bool
     settings: tuple[Setting, ...]
     chosen: Setting | None
 
-    def as_json(self) -> dict[str, Any]:
-        """What sweep.json and `mtl sweep --json` say."""
+    def as_json(self) -> dict[str, object]:
+        """The content of sweep.json and of `mtl sweep --json`."""
         return {
             "split": "validation",
             "metric": self.metric,
@@ -93,43 +111,41 @@ class Outcome:
 
 
 @functools.cache
-def judged_by(run: Path) -> tuple[str, bool]:
-    """A run's main metric, and whether more of it is better: only a resolved configuration knows (its classes)."""
+def main_metric_of(run: Path) -> tuple[str, bool]:
+    """The main metric of a run folder, and whether higher is better.
+
+    It takes the resolved configuration: the metrics of a task may depend on the classes, which are
+    known only after the run has read its data.
+    """
     experiment = load(run / "config.toml")
     name = best_by(experiment)
     return name, directions(experiment)[name]
 
 
-def figure_of(run: Planned, metric: str) -> Figure:
+def score_of(run: Planned, metric: str) -> Score:
+    """Read the score of a run that ended. Raises MtlError where the metric is missing."""
     folder = RunFolder(run.folder)
-    provenance = folder.provenance()
     if run.state == "diverged":
-        last: dict[str, Any] = next((row for row in reversed(folder.rows()) if "cpu_s" in row), {})
-        return Figure(
-            run.name,
-            run.seed,
-            math.nan,
-            {},
-            last.get("step", 0),
-            last.get("cpu_s", 0.0),
-            diverged=True,
-        )
+        steps, cpu_s = 0, 0.0
+        for row in reversed(folder.rows()):
+            if "cpu_s" in row:
+                steps, cpu_s = row["step"], row["cpu_s"]
+                break
+        return Score(run.name, run.seed, math.nan, {}, steps, cpu_s, diverged=True)
+
+    provenance = folder.provenance()
     validation = provenance.get("validation", {})
     if metric not in validation:
         raise MtlError(
-            f"{run.folder}: there is no {metric!r} on the validation split, by which a setting is chosen: {VALIDATION}"
+            f"{run.folder}: it has no {metric!r} on the validation split, "
+            f"and settings are compared by that metric: {VALIDATION}"
         )
-    return Figure(
-        run.name,
-        run.seed,
-        float(validation[metric]),
-        validation,
-        provenance["steps"],
-        provenance["cpu_s"],
-    )
+    value = float(validation[metric])
+    steps, cpu_s = provenance["steps"], provenance["cpu_s"]
+    return Score(run.name, run.seed, value, validation, steps, cpu_s)
 
 
 def best_of(settings: Sequence[Setting], higher: bool) -> Setting | None:
-    """The best mean; of equal ones the first."""
+    """The setting with the best finite mean; the first of equal ones; None without any."""
     known = [setting for setting in settings if math.isfinite(setting.mean)]
     return max(known, key=lambda s: s.mean if higher else -s.mean, default=None)

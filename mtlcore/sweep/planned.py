@@ -1,4 +1,4 @@
-"""One run of a sweep, and what lies in its folder."""
+"""One run of a sweep, and the state of its folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from attrs import frozen
 from ..config.experiment import Experiment
 from ..runs import RunFolder
 
-State = Literal["finished", "diverged", "begun", "new"]
+State = Literal["finished", "diverged", "interrupted", "new"]
 ENDED = ("finished", "diverged")
+"""The states of runs that are not trained any more."""
 
 
 @frozen
 class Planned:
-    """One run of the sweep. setting: what it sets, one override an axis."""
+    """One run of a sweep.
+
+    name: of its folder.
+    setting: the overrides of the sweep, one per axis.
+    config: the TOML file that records what the run was started with.
+    """
 
     name: str
     setting: tuple[str, ...]
@@ -27,15 +33,11 @@ class Planned:
 
     @property
     def state(self) -> State:
-        """What lies in its folder."""
+        """The state of the run, read from its folder."""
         run = RunFolder(self.folder)
         if not run.config.is_file():
             return "new"
         provenance = run.provenance()
-        return (
-            "finished"
-            if provenance.get("finished")
-            else "diverged"
-            if provenance.get("diverged")
-            else "begun"
-        )
+        if provenance.get("finished"):
+            return "finished"
+        return "diverged" if provenance.get("diverged") else "interrupted"

@@ -1,4 +1,4 @@
-"""`mtl data check` as a user meets it: a process, a table or JSON, a sheet, exit codes."""
+"""`mtl data check`: a table or JSON, a sheet, exit codes."""
 
 from __future__ import annotations
 
@@ -23,30 +23,35 @@ root = "nowhere"
 [train]
 steps = 1
 """
+IMAGES = (
+    ("train", "cat", (1, 2)),
+    ("train", "dog", (2, 3)),
+    ("test", "cat", (1,)),
+    ("test", "dog", (4,)),
+)
+"""Split, class, gray levels. Equal levels are pixel-identical images."""
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    for split, name, grays in (
-        ("train", "cat", (1, 2)),
-        ("train", "dog", (2, 3)),
-        ("test", "cat", (1,)),
-        ("test", "dog", (4,)),
-    ):
+    for split, name, grays in IMAGES:
+        folder = tmp_path / "photos" / split / name
+        folder.mkdir(parents=True)
         for gray in grays:
-            folder = tmp_path / "photos" / split / name
-            folder.mkdir(parents=True, exist_ok=True)
             Image.new("L", (16, 16), 50 * gray).save(folder / f"{gray}.png")
-    (tmp_path / "run.toml").write_text(CONFIG)
-    return tmp_path / "run.toml"
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG)
+    return path
 
 
-def root(config: Path) -> str:
-    return f"data.own.root={config.parent / 'photos'}"
+def words(config: Path, *more: str | Path) -> list[str]:
+    """The command, with the root of the images."""
+    root = f"data.own.root={config.parent / 'photos'}"
+    return ["data", "check", "own", str(config), "--set", root, *map(str, more)]
 
 
-def test_json_holds_exactly_the_figures(config, capsys):
-    assert main(["data", "check", "own", str(config), "--set", root(config), "--json"]) == 0
+def test_json_has_exactly_the_counts(config, capsys) -> None:
+    assert main(words(config, "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found.pop("fingerprint")) == 32
     assert found == {
@@ -60,119 +65,92 @@ def test_json_holds_exactly_the_figures(config, capsys):
     }
 
 
-def test_a_person_reads_counts_faults_and_what_to_do(config, capsys):
+def test_text_has_the_counts_the_faults_and_what_to_type(config, capsys) -> None:
     (config.parent / "photos" / "train" / "cat" / "9.png").write_bytes(b"x")
-    assert main(["data", "check", "own", str(config), "--set", root(config)]) == 0
+    assert main(words(config)) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "1 unreadable" in out
-    assert "1 of them with conflicting labels: train/cat/2.png = train/dog/2.png" in out
-    assert "1 images outside of train that also stand in train: test/cat/1.png" in out
+    assert "1 of these groups with conflicting labels: train/cat/2.png = train/dog/2.png" in out
+    assert "1 images of other splits that are also in train: test/cat/1.png" in out
     assert 'data.own.exclude_duplicates = "train" or "test"' in out
 
 
-def test_the_sheet_is_a_png(config, capsys):
+def test_the_sheet_is_a_png(config, capsys) -> None:
     sheet = config.parent / "sheet.png"
-    assert (
-        main(["data", "check", "own", str(config), "--set", root(config), "--sheet", str(sheet)])
-        == 0
-    )
+    assert main(words(config, "--sheet", sheet)) == 0
     with Image.open(sheet) as image:
         assert image.format == "PNG"
         assert image.height == 3 * (128 + 4) + 4
-    assert (
-        main(
-            [
-                "data",
-                "check",
-                "own",
-                str(config),
-                "--set",
-                root(config),
-                "--sheet",
-                str(config.parent / "no" / "x.png"),
-            ]
-        )
-        == 2
-    )
+    assert main(words(config, "--sheet", config.parent / "no" / "x.png")) == 2
     assert "can't write" in capsys.readouterr().err
 
 
-def test_a_sheet_that_cannot_be_written_is_refused_before_any_image_is_read(config, capsys):
-    for sheet, told in (
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
         ("sheet.jpg", "--sheet sheet.jpg: expected a PNG file, such as sheet.png"),
         (".png/x.png", "is no folder"),
-    ):
-        assert (
-            main(["data", "check", "own", str(config), "--sheet", sheet]) == 2
-        )  # the root is wrong, too
-        assert told in capsys.readouterr().err
+    ],
+)
+def test_a_sheet_that_cannot_be_written_is_an_error_before_any_image_is_read(
+    config, sheet, message, capsys
+) -> None:
+    # The root of the configuration does not exist: reading an image would be another error.
+    assert main(["data", "check", "own", str(config), "--sheet", sheet]) == 2
+    assert message in capsys.readouterr().err
 
 
-def test_labels_and_files_that_look_like_markup_are_shown_as_they_are(config, capsys):
+def test_labels_and_files_that_look_like_markup_are_printed_as_they_are(config, capsys) -> None:
     photos = config.parent / "photos" / "train"
     (photos / "cat").rename(photos / "[b]cat")
     (photos / "[b]cat" / "[red]x.txt").write_text("x")
     (photos / "[b]cat" / "[").write_text("x")
     (photos / "dog").rename(photos / ":dog: [")
-    assert main(["data", "check", "own", str(config), "--set", root(config)]) == 0
+    assert main(words(config)) == 0
     out = capsys.readouterr().out
-    assert "[b]cat" in out
-    assert ":dog: [" in out
-    assert "[red]x.txt" in out
+    for text in ("[b]cat", ":dog: [", "[red]x.txt"):
+        assert text in out
 
 
-def test_a_plugins_source_is_checked_too(tmp_path, capsys):
-    (tmp_path / "mine.py").write_text(
-        "import numpy as np\n"
-        "from attrs import frozen\n"
-        "from mtlcore import Dataset, Index, hookimpl\n"
-        "@frozen\n"
-        "class Mine(Dataset):\n"
-        "    def index(self):\n"
-        "        return Index(np.array(['a', 'b']), {'kind': np.array(['x', '[/b]'])}, split=np.array(['train', '[/i]']))\n"
-        "    def decode(self, index, row):\n"
-        "        return np.full((8, 8, 3), row, dtype=np.uint8)\n"
-        "@hookimpl\n"
-        "def mtl_components():\n"
-        "    return [Mine]\n"
-    )
-    (tmp_path / "run.toml").write_text(
-        '[task.kind]\nname = "classification"\n[data.mine]\n[train]\nsteps = 1\n'
-    )
-    tokens = ["data", "check", "mine", str(tmp_path / "run.toml")]
+PLUGIN = """
+import numpy as np
+from attrs import frozen
+from mtlcore import Dataset, Index, hookimpl
+@frozen
+class Mine(Dataset):
+    def index(self):
+        labels = np.array(['x', '[/b]'])
+        return Index(np.array(['a', 'b']), {'kind': labels}, split=np.array(['train', '[/i]']))
+    def decode(self, index, i):
+        return np.full((8, 8, 3), i, dtype=np.uint8)
+@hookimpl
+def mtl_components():
+    return [Mine]
+"""
+
+
+def test_the_dataset_of_a_plugin_file_is_checked_too(tmp_path, capsys) -> None:
+    plugin, config = tmp_path / "mine.py", tmp_path / "run.toml"
+    plugin.write_text(PLUGIN)
+    config.write_text('[task.kind]\nname = "classification"\n[data.mine]\n[train]\nsteps = 1\n')
+    tokens = ["data", "check", "mine", str(config)]
     assert main(tokens) == 2
-    assert main([*tokens, "--plugin", str(tmp_path / "mine.py")]) == 0
+    assert main([*tokens, "--plugin", str(plugin)]) == 0
     out = capsys.readouterr().out
     assert "[/b]" in out
     assert "[/i]" in out
 
 
-def test_what_a_user_got_wrong_is_one_message_and_code_2(config, capsys):
+def test_an_error_of_the_user_is_one_message_and_exits_2(config, capsys) -> None:
     assert main(["data", "check", "own", str(config)]) == 2
     assert "nowhere is no folder" in capsys.readouterr().err
     assert main(["data", "check", "owm", str(config)]) == 2
     assert "there is no table [data.owm]; did you mean 'own'?" in capsys.readouterr().err
 
 
-def test_it_runs_as_a_process(config):
-    code = "import sys; from mtlcore.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code,
-            "data",
-            "check",
-            "own",
-            str(config),
-            "--set",
-            root(config),
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ,
-    )
+def test_it_runs_as_a_process(config) -> None:
+    command = [sys.executable, "-m", "mtlcore", *words(config, "--json")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["duplicate_groups"] == 2
     assert "Traceback" not in done.stderr

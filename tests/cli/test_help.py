@@ -12,26 +12,19 @@ import pytest
 from mtlcore import __version__
 
 MTL = [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit(main())"]
+COMMANDS = ("train", "eval", "sweep", "demo", "preview", "plugins", "data")
 
 
-def mtl(*words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MTL, *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=os.environ | environ,
-        check=False,
-    )
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
 
 
-def python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=os.environ | environ,
-        check=False,
-    )
+def mtl(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return run([*MTL, *map(str, words)])
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-c", code])
 
 
 @pytest.mark.parametrize(
@@ -39,63 +32,69 @@ def python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
     [["--help"], ["--version"], ["train", "--help"], ["plugins", "--help"], ["data", "--help"], []],
 )
 def test_help_imports_no_torch(words: list[str], record_property) -> None:
-    told = python(f"""
+    done = python(f"""
 import resource, sys
 from mtlcore.cli import main
 try:
     code = main({words})
 finally:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print("heavy:", sorted({{"torch", "numpy", "mtlcore.registry", "mtlcore.contracts"}} & set(sys.modules)), file=sys.stderr)
+    heavy = {{"torch", "numpy", "mtlcore.registry", "mtlcore.contracts"}} & set(sys.modules)
+    print("heavy:", sorted(heavy), file=sys.stderr)
     print("cpu:", used.ru_utime + used.ru_stime, file=sys.stderr)
 """)
-    assert told.returncode == 0
-    heavy, cpu = told.stderr.splitlines()
+    assert done.returncode == 0
+    heavy, cpu = done.stderr.splitlines()
     record_property("cpu_s", cpu)
     assert heavy == "heavy: []"
 
 
-def test_help_names_every_command() -> None:
-    told = mtl("--help")
-    assert [
-        name
-        for name in ("train", "eval", "sweep", "demo", "preview", "plugins", "data")
-        if f" {name} " not in told.stdout
-    ] == []
+def test_help_lists_every_command() -> None:
+    text = mtl("--help").stdout
+    assert [name for name in COMMANDS if f" {name} " not in text] == []
 
 
-def test_help_names_what_there_is_to_do_with_plugins() -> None:
-    told = mtl("plugins", "--help")
-    assert [
-        name
-        for name in ("check", "show", "new", "--plugin", "--json")
-        if f" {name} " not in told.stdout
-    ] == []
+def test_the_help_of_plugins_lists_its_commands_and_options() -> None:
+    text = mtl("plugins", "--help").stdout
+    names = ("check", "show", "new", "--plugin", "--json")
+    assert [name for name in names if f" {name} " not in text] == []
 
 
-def test_the_version_is_told() -> None:
+def test_python_m_mtlcore_is_the_same_command_line(tmp_path: Path) -> None:
+    module = [sys.executable, "-m", "mtlcore"]
+    for words in (["--help"], ["--version"], ["trian"], ["eval", str(tmp_path / "absent")]):
+        expected = mtl(*words)
+        found = run([*module, *words])
+        assert (found.returncode, found.stdout, found.stderr) == (
+            expected.returncode,
+            expected.stdout,
+            expected.stderr,
+        )
+
+
+def test_version_prints_the_version() -> None:
     assert mtl("--version").stdout.strip() == __version__
 
 
-def test_an_unknown_command_tells_the_nearest_and_exits_2() -> None:
-    told = mtl("trian")
-    assert told.returncode == 2
-    assert 'Did you mean "train"' in told.stderr
-    assert "Traceback" not in told.stderr
+def test_an_unknown_command_names_the_nearest_and_exits_2() -> None:
+    done = mtl("trian")
+    assert done.returncode == 2
+    assert 'Did you mean "train"' in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_option_tells_the_nearest_and_exits_2() -> None:
-    told = mtl("plugins", "--jsn")
-    assert told.returncode == 2
-    assert "--json" in told.stderr
+def test_an_unknown_option_names_the_nearest_and_exits_2() -> None:
+    done = mtl("plugins", "--jsn")
+    assert done.returncode == 2
+    assert "--json" in done.stderr
 
 
-def test_a_mistake_of_the_user_is_its_message_alone_on_stderr_and_exits_2(tmp_path: Path) -> None:
-    told = mtl("train", tmp_path / "absent.toml", "--out", tmp_path / "run")
-    assert told.returncode == 2
-    assert told.stdout == ""
-    assert "absent.toml" in told.stderr
-    assert len(told.stderr.splitlines()) == 1
+def test_an_error_of_the_user_is_one_line_on_stderr_and_exits_2(tmp_path: Path) -> None:
+    done = mtl("train", tmp_path / "absent.toml", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "absent.toml" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -109,35 +108,36 @@ sys.exit(main(["boom"]))
 """
 
 
-def test_a_fault_of_the_program_keeps_its_traceback() -> None:
-    told = python(COMMAND.format(body="raise LookupError('our fault')"))
-    assert told.returncode == 1
-    assert "Traceback" in told.stderr
-    assert "LookupError: our fault" in told.stderr
+def test_a_bug_of_the_program_keeps_its_traceback() -> None:
+    done = python(COMMAND.format(body="raise LookupError('our fault')"))
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "LookupError: our fault" in done.stderr
 
 
 def test_ctrl_c_exits_130_without_a_traceback() -> None:
-    """As at a terminal: a shell that starts the tests in the background makes its children ignore SIGINT."""
+    # A shell that starts the tests in the background makes its children ignore SIGINT. The handler
+    # of a terminal is restored first.
     listen = "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    told = python(COMMAND.format(body=listen + "os.kill(os.getpid(), signal.SIGINT)"))
-    assert told.returncode == 130
-    assert told.stderr == ""
+    done = python(COMMAND.format(body=listen + "os.kill(os.getpid(), signal.SIGINT)"))
+    assert done.returncode == 130
+    assert done.stderr == ""
 
 
-def test_a_number_that_a_command_gives_back_is_the_exit_code() -> None:
+def test_a_number_that_a_command_returns_is_the_exit_code() -> None:
     assert python(COMMAND.format(body="return 7")).returncode == 7
 
 
-def test_a_torchvision_of_another_torch_is_one_line_and_exits_2() -> None:
-    told = python(
+def test_a_torchvision_built_for_another_torch_is_one_line_and_exits_2() -> None:
+    done = python(
         COMMAND.format(body="raise RuntimeError('operator torchvision::nms does not exist')")
     )
-    assert told.returncode == 2
-    assert "install --upgrade torch torchvision" in told.stderr
-    assert len(told.stderr.splitlines()) == 1
+    assert done.returncode == 2
+    assert "install --upgrade torch torchvision" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+def test_a_reader_that_closes_the_pipe_early_is_no_error() -> None:
     code = COMMAND.format(body="print('x' * 10_000_000)")
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

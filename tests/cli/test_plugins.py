@@ -1,4 +1,4 @@
-"""`mtl plugins`, in real processes, with broken plugins installed as real distributions beside the shipped ones."""
+"""`mtl plugins` in real processes, with broken plugins installed beside the shipped ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ steps = 1
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PYTHONPATH with six distributions."""
+    """A folder for PYTHONPATH with six installed distributions."""
     folder = tmp_path_factory.mktemp("site")
     for name, body in PLUGINS.items():
         (folder / f"{name}_plugin.py").write_text(body)
@@ -79,7 +79,7 @@ def only(rows: list[dict[str, Any]], distribution: str) -> dict[str, Any]:
     return row
 
 
-def test_the_list_is_json_with_the_promised_keys(
+def test_each_row_of_the_json_list_has_all_keys(
     listed: subprocess.CompletedProcess[str], rows
 ) -> None:
     assert listed.returncode == 0
@@ -89,27 +89,29 @@ def test_the_list_is_json_with_the_promised_keys(
     assert {row["status"] for row in rows} == {"ok", "failed"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("encoder", "resnet_small"),
-        ("task", "classification"),
-        ("task", "fer"),
-        ("pretext", "puzzling"),
-        ("weighting", "equal"),
-        ("weighting", "uncertainty"),
-        ("augmentation", "strong"),
-        ("dataset", "fer2013"),
-        ("dataset", "synthfaces"),
-    ],
-)
-def test_what_is_shipped_stays_whole_beside_broken_plugins(rows, kind: str, name: str) -> None:
-    [row] = [r for r in rows if (r["kind"], r["name"], r["status"]) == (kind, name, "ok")]
-    assert row["distribution"] == "mtlcore"
-    assert row["reason"] == ""
+SHIPPED = [
+    ("encoder", "resnet_small"),
+    ("task", "classification"),
+    ("task", "fer"),
+    ("pretext", "puzzling"),
+    ("weighting", "equal"),
+    ("weighting", "uncertainty"),
+    ("augmentation", "strong"),
+    ("dataset", "fer2013"),
+    ("dataset", "synthfaces"),
+]
 
 
-def test_a_healthy_plugin_stands_beside_broken_ones(rows) -> None:
+def test_shipped_components_are_complete_beside_broken_plugins(rows) -> None:
+    intact = {
+        (row["kind"], row["name"])
+        for row in rows
+        if (row["status"], row["distribution"], row["reason"]) == ("ok", "mtlcore", "")
+    }
+    assert set(SHIPPED) - intact == set()
+
+
+def test_a_healthy_plugin_loads_beside_broken_ones(rows) -> None:
     row = only(rows, "mtl-healthy")
     assert row == {
         "kind": "weighting",
@@ -131,7 +133,7 @@ def test_a_healthy_plugin_stands_beside_broken_ones(rows) -> None:
         ("mtl-duplicate", "weighting", "equal", "mtlcore"),
     ],
 )
-def test_a_broken_plugin_is_shown_with_its_reason(
+def test_a_broken_plugin_is_listed_with_its_reason_and_causes_one_warning(
     listed, rows, distribution: str, kind: str | None, name: str, reason: str
 ) -> None:
     row = only(rows, distribution)
@@ -140,40 +142,40 @@ def test_a_broken_plugin_is_shown_with_its_reason(
     assert len([line for line in listed.stderr.splitlines() if distribution in line]) == 1
 
 
-def test_a_configuration_that_asks_for_a_broken_plugin_gets_its_original_error(
+def test_a_configuration_with_a_broken_plugin_shows_its_original_error(
     site: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "run.toml"
     config.write_text(CONFIG.format(weighting="raising"))
-    told = mtl(site, "train", config, "--out", tmp_path / "run")
-    assert told.returncode == 2
-    assert "ZeroDivisionError: no luck" in told.stderr.split(str(config))[1]
-    assert "mtl-raising 0.3" in told.stderr
-    assert "Traceback" not in told.stderr
+    done = mtl(site, "train", config, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "ZeroDivisionError: no luck" in done.stderr.split(str(config))[1]
+    assert "mtl-raising 0.3" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_a_blocked_plugin_is_shown_as_blocked_and_is_not_told_as_broken(site: Path) -> None:
-    told = mtl(
+def test_a_blocked_plugin_is_listed_as_blocked_and_causes_no_warning(site: Path) -> None:
+    done = mtl(
         site,
         "plugins",
         "--json",
         MTLCORE_PLUGINS_BLOCK="raising,mtl-misspelled,unfrozen,duplicate,vision",
     )
-    assert told.stderr == ""
-    row = only(json.loads(told.stdout), "mtl-raising")
+    assert done.stderr == ""
+    row = only(json.loads(done.stdout), "mtl-raising")
     assert (row["status"], row["kind"]) == ("blocked", None)
     assert "MTLCORE_PLUGINS_BLOCK" in row["reason"]
 
 
-def test_the_first_failure_stops_the_program_where_failures_are_fatal(site: Path) -> None:
-    told = mtl(site, "plugins", MTLCORE_PLUGINS_FATAL="1", MTLCORE_PLUGINS_ONLY="raising")
-    assert told.returncode == 2
-    assert told.stdout == ""
-    assert "no luck" in told.stderr
-    assert "Traceback" not in told.stderr
+def test_the_first_failure_stops_the_program_if_failures_are_fatal(site: Path) -> None:
+    done = mtl(site, "plugins", MTLCORE_PLUGINS_FATAL="1", MTLCORE_PLUGINS_ONLY="raising")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "no luck" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_a_torchvision_of_another_torch_is_told_once_and_clearly(
+def test_a_torchvision_built_for_another_torch_has_a_clear_reason(
     site: Path, tmp_path: Path
 ) -> None:
     fake = tmp_path / "torchvision"
@@ -181,23 +183,23 @@ def test_a_torchvision_of_another_torch_is_told_once_and_clearly(
     (fake / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
     )
-    told = mtl(
+    done = mtl(
         site,
         "plugins",
         "--json",
         MTLCORE_PLUGINS_ONLY="vision",
         PYTHONPATH=f"{tmp_path}{os.pathsep}{site}",
     )
-    row = only(json.loads(told.stdout), "mtl-vision")
+    row = only(json.loads(done.stdout), "mtl-vision")
     assert row["status"] == "failed"
     assert "install --upgrade torch torchvision" in row["reason"]
 
 
-def test_the_table_shows_files_failures_and_reasons(site: Path, tmp_path: Path) -> None:
+def test_the_table_has_files_failures_and_reasons(site: Path, tmp_path: Path) -> None:
     good, broken = tmp_path / "good.py", tmp_path / "broken.py"
     good.write_text(HEAD + "@frozen" + WEIGHTING.format(name="Filed"))
     broken.write_text("raise KeyError('whoops')")
-    told = mtl(
+    done = mtl(
         site,
         "plugins",
         "--plugin",
@@ -207,33 +209,34 @@ def test_the_table_shows_files_failures_and_reasons(site: Path, tmp_path: Path) 
         MTLCORE_PLUGINS_ONLY="weighting",
         COLUMNS="200",
     )
-    assert told.returncode == 0
-    lines = told.stdout.splitlines()
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
     assert any("filed" in line and "ok" in line and str(good) in line for line in lines)
     assert any("broken" in line and "whoops" in line for line in lines)
     assert any("uncertainty" in line and "mtlcore" in line for line in lines)
 
 
-def test_a_file_that_takes_the_place_of_an_installed_plugin_is_told_and_shown(
+def test_a_file_that_replaces_an_installed_plugin_is_listed_and_causes_a_warning(
     site: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.py"
     file.write_text(HEAD + "@frozen" + WEIGHTING.format(name="Healthy").replace("1.0", "2.0"))
-    told = mtl(site, "plugins", "--plugin", file, MTLCORE_PLUGINS_ONLY="healthy", COLUMNS="250")
-    assert told.returncode == 0
-    [said] = told.stderr.splitlines()
-    assert said.startswith(
-        f"mtl: warning: weighting 'healthy' comes from {file}, in the place of 'healthy' of mtl-healthy"
+    done = mtl(site, "plugins", "--plugin", file, MTLCORE_PLUGINS_ONLY="healthy", COLUMNS="250")
+    assert done.returncode == 0
+    [warning] = done.stderr.splitlines()
+    assert warning.startswith(
+        f"mtl: warning: weighting 'healthy' comes from {file}, "
+        "which replaces 'healthy' of mtl-healthy"
     )
-    lines = [line for line in told.stdout.splitlines() if "healthy" in line]
+    lines = [line for line in done.stdout.splitlines() if "healthy" in line]
     assert any("shadowed" in line and "mtl-healthy 0.3" in line for line in lines)
     assert any(" ok " in line and str(file) in line for line in lines)
-    assert f"healthy (shadowed): 'mine' ({file}) takes its place" in told.stdout
+    assert f"healthy (shadowed): replaced by 'mine' ({file})" in done.stdout
 
 
-def test_a_plugin_file_that_is_absent_is_told(site: Path, tmp_path: Path) -> None:
-    told = mtl(
+def test_an_absent_plugin_file_is_an_error(site: Path, tmp_path: Path) -> None:
+    done = mtl(
         site, "plugins", "--plugin", tmp_path / "absent.py", MTLCORE_PLUGINS_ONLY="weighting"
     )
-    assert told.returncode == 2
-    assert "absent.py" in told.stderr
+    assert done.returncode == 2
+    assert "absent.py" in done.stderr

@@ -1,4 +1,4 @@
-"""`mtl plugins check`: a table or JSON, failures in full, exit codes; fields by --set and --config, and the sheet."""
+"""`mtl plugins check`: a table or JSON, failures, exit codes, fields, and the sheet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sum(nn.Module):
 
 @frozen
 class Steady(LossWeighting):
-    '''The sum of losses of the losses.'''
+    '''The sum of losses.'''
     cites = "original"
     def build(self, names):
         return Sum()
@@ -73,7 +73,7 @@ class Build(PretextTask):
 def mtl_components():
     return [Views, Build]
 """
-BAD = GOOD.replace("'''The sum of losses of the losses.'''", "").replace("Steady", "Bare")
+BAD = GOOD.replace("'''The sum of losses.'''", "").replace("Steady", "Bare")
 CONFIG = """
 [task.kind]
 name = "classification"
@@ -101,7 +101,7 @@ def check(*words: str | Path) -> int:
     return main(["plugins", "check", *map(str, words), "--examples", "2"])
 
 
-def test_json_has_one_row_a_check_and_counts_them(plugin, capsys) -> None:
+def test_json_has_one_row_per_check_and_the_counts(plugin, capsys) -> None:
     assert check("steady", "--plugin", plugin, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["plugin"], found["kind"]) == ("steady", "weighting")
@@ -113,12 +113,12 @@ def test_json_has_one_row_a_check_and_counts_them(plugin, capsys) -> None:
     assert all(row["reason"] for row in found["checks"] if row["status"] != "passed")
 
 
-def test_a_failure_is_told_in_full_and_exits_1(plugin, capsys) -> None:
+def test_a_failure_is_printed_in_full_and_exits_1(plugin, capsys) -> None:
     assert check("bare", "--plugin", plugin.with_name("bad.py")) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "│ has_a_summary_line │ failed │" in out
     assert "weighting 'bare' fails has_a_summary_line" in out
-    assert "how to mend it: write a docstring whose first line says what the component does." in out
+    assert "how to mend it: Write a docstring." in out
     counted = re.search(
         r"(\d+) checks, (\d+) ran: (\d+) passed, 1 failed, (\d+) skipped, (\d+) blocked, 0 xfailed",
         out,
@@ -138,12 +138,10 @@ def test_the_same_failure_in_json_exits_1(plugin, capsys) -> None:
     assert found["counts"]["failed"] == 1
 
 
-def test_what_a_component_needs_is_set_by_its_key(plugin, capsys) -> None:
+def test_a_required_key_is_set_with_set(plugin, capsys) -> None:
     assert check("needy", "--plugin", plugin) == 2
-    assert (
-        "weighting 'needy' needs root: give --set root=VALUE, or --config FILE"
-        in capsys.readouterr().err
-    )
+    message = "'needy' needs root: set it with --set root=VALUE, or with --config FILE"
+    assert message in capsys.readouterr().err
     assert check("needy", "--plugin", plugin, "--set", "root=here", "--json") == 0
     assert json.loads(capsys.readouterr().out)["counts"]["passed"] > 5
     assert check("needy", "--plugin", plugin, "--set", "root=here", "--set", "levle=2") == 2
@@ -155,22 +153,22 @@ def test_what_a_component_needs_is_set_by_its_key(plugin, capsys) -> None:
 def test_the_fields_come_from_the_table_of_an_experiment(plugin, monkeypatch, capsys) -> None:
     from mtlcore import testing
 
-    given = {}
+    received = {}
     conformance = testing.conformance
 
     def noted(kind, name, **options):
-        given.update(options)
+        received.update(options)
         return conformance(kind, name, **options)
 
     monkeypatch.setattr(testing, "conformance", noted)
     words = ("needy", "--plugin", plugin, "--config", plugin.with_name("run.toml"), "--json")
     assert check(*words) == 0
-    assert (given["root"], given["level"]) == (Path("there").absolute(), 7)
+    assert (received["root"], received["level"]) == (Path("there").absolute(), 7)
     assert check(*words, "--set", "level=8") == 0
-    assert (given["root"], given["level"]) == (Path("there").absolute(), 8)
+    assert (received["root"], received["level"]) == (Path("there").absolute(), 8)
 
 
-def test_all_of_a_kind_are_checked_a_line_each_and_those_in_need_are_listed(plugin, capsys) -> None:
+def test_a_kind_has_a_row_per_component_and_lists_those_that_need_values(plugin, capsys) -> None:
     code = check("--kind", "dataset", "--json")
     found = {row["plugin"]: row for row in json.loads(capsys.readouterr().out)}
     assert found["synthfaces"]["counts"]["ran"] > 5
@@ -181,61 +179,61 @@ def test_all_of_a_kind_are_checked_a_line_each_and_those_in_need_are_listed(plug
     assert check("--kind", "dataset") == code
     out = " ".join(capsys.readouterr().out.split())
     assert "│ dataset │ synthfaces │" in out
-    assert "source fer2013 (needs root)" in out
+    assert "dataset fer2013 (needs root)" in out
 
 
-def test_a_plugin_that_failed_to_load_is_a_failure_of_the_whole(plugin, tmp_path) -> None:
-    """As an installed distribution, since a broken --plugin is refused at once."""
+def test_a_plugin_that_failed_to_load_fails_the_command(plugin, tmp_path) -> None:
+    # It is an installed distribution: a broken --plugin file would be an error at once.
     (tmp_path / "broken_plugin.py").write_text("raise ZeroDivisionError('no luck')")
     info = tmp_path / "mtl_broken-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mtl-broken\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[mtlcore]\nbroken = broken_plugin\n")
-    code = "import sys; from mtlcore.cli import main; sys.exit(main(sys.argv[1:]))"
+    mtl = [sys.executable, "-m", "mtlcore"]
     words = ["plugins", "check", "--json", "--examples", "1", "--plugin", str(plugin)]
     switches = {
         "MTLCORE_PLUGINS_ONLY": "broken",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(tmp_path),
     }
-    told = subprocess.run(
-        [sys.executable, "-c", code, *words],
+    done = subprocess.run(
+        [*mtl, *words],
         env=os.environ | switches,
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 1, told.stderr
-    rows = {row["plugin"]: row for row in json.loads(told.stdout)}
+    assert done.returncode == 1, done.stderr
+    rows = {row["plugin"]: row for row in json.loads(done.stdout)}
     assert set(rows) == {"steady", "needy", "broken"}
     assert rows["broken"]["reason"] == "ZeroDivisionError: no luck"
-    told = subprocess.run(
-        [sys.executable, "-c", code, "plugins", "check", "broken"],
+    done = subprocess.run(
+        [*mtl, "plugins", "check", "broken"],
         env=os.environ | switches,
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 2
-    assert "ZeroDivisionError: no luck" in told.stderr.splitlines()[-1]
-    assert "Traceback" not in told.stderr
+    assert done.returncode == 2
+    assert "ZeroDivisionError: no luck" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["puzling"], "did you mean 'puzzling'?"),
-        (["--set", "grid=2"], "--set is about one component: give its NAME"),
-        (["--sheet", "x.png"], "--sheet is about one component"),
+        (["--set", "grid=2"], "--set applies to one component: add its NAME"),
+        (["--sheet", "x.png"], "--sheet applies to one component"),
         (["puzzling", "--sheet", "x.jpg"], "expected a PNG file"),
         (["puzzling", "--config", "absent.toml"], "absent.toml can't be read"),
-        (["probe", "--kind", "callback"], "no conformance checks for the kind 'callback'"),
+        (["probe", "--kind", "callback"], "no checks for the kind 'callback'"),
     ],
 )
-def test_what_a_user_got_wrong_is_one_message_and_code_2(words, told, capsys) -> None:
+def test_an_error_of_the_user_is_one_message_and_exits_2(words, message, capsys) -> None:
     assert check(*words) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_examples_must_be_one_at_least(capsys) -> None:
+def test_examples_must_be_at_least_1(capsys) -> None:
     assert main(["plugins", "check", "equal", "--examples", "0"]) == 2
     assert "--examples 0: expected at least 1" in capsys.readouterr().err
 
@@ -261,11 +259,11 @@ def test_a_pretext_that_raises_is_reported_and_has_no_sheet(
     assert "look at it" not in capsys.readouterr().out
 
 
-def test_the_sheet_shows_drawn_patterns_or_the_experiments_own_images(tmp_path, capsys) -> None:
+def test_the_sheet_has_drawn_patterns_or_images_of_the_experiment(tmp_path, capsys) -> None:
     config = tmp_path / "run.toml"
     config.write_text(
-        '[task.quarter]\nname = "classification"\n[pretext.puzzling]\ngrid = 2\n[data.dots]\n[input]\nsize = 32\n'
-        "[train]\nsteps = 1\n"
+        '[task.quarter]\nname = "classification"\n[pretext.puzzling]\ngrid = 2\n'
+        "[data.dots]\n[input]\nsize = 32\n[train]\nsteps = 1\n"
     )
     drawn, own = tmp_path / "drawn.png", tmp_path / "own.png"
     check("puzzling", "--sheet", drawn, "--set", "grid=2")
@@ -275,4 +273,4 @@ def test_the_sheet_shows_drawn_patterns_or_the_experiments_own_images(tmp_path, 
         assert (a.format, b.format) == ("PNG", "PNG")
         assert a.tobytes() != b.tobytes()
     assert check("equal", "--sheet", drawn) == 2
-    assert "a sheet shows pretext tasks" in capsys.readouterr().err
+    assert "--sheet draws a pretext task: 'equal' is a weighting" in capsys.readouterr().err

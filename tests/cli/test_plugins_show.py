@@ -1,8 +1,9 @@
-"""`mtl plugins show`: what a person or a program reads of a component."""
+"""`mtl plugins show`: the description of a component, as text and as JSON."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from mtlcore import LossWeighting, hookimpl
 
 @frozen
 class Mine(LossWeighting):
-    '''Weighs [b]boldly[/b].
+    '''Weigh [b]boldly[/b].
 
     power: how boldly.
     '''
@@ -38,23 +39,23 @@ def mtl_components():
 
 
 @pytest.fixture
-def plugin(tmp_path):
+def plugin(tmp_path) -> Path:
     path = tmp_path / "mine.py"
     path.write_text(FILE)
     return path
 
 
-def test_a_person_reads_keys_ranges_source_and_a_table_to_copy(plugin, capsys):
+def test_text_has_the_keys_the_ranges_the_source_and_a_table_to_copy(plugin, capsys) -> None:
     assert main(["plugins", "show", "mine", "--plugin", str(plugin)]) == 0
     out = capsys.readouterr().out
     words = " ".join(out.split())
-    assert "Weighs [b]boldly[/b]." in words
+    assert "Weigh [b]boldly[/b]." in words
     assert "source: Somebody 2020, arXiv:2001.00001" in words
     assert "│ power │ a number │ 2.0 │ at least 1.0 │" in words
     assert '[weighting]\nname = "mine"\npower = 2.0\n' in out
 
 
-def test_json_holds_the_same(plugin, capsys):
+def test_json_has_the_same(plugin, capsys) -> None:
     assert main(["plugins", "show", "mine", "--plugin", str(plugin), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["name"], found["distribution"]) == ("weighting", "mine", None)
@@ -70,51 +71,35 @@ def test_json_holds_the_same(plugin, capsys):
     ]
 
 
-def test_the_cores_own_keys_stand_beside_the_plugins(capsys):
+def test_the_keys_of_the_core_are_listed_beside_those_of_the_plugin(capsys) -> None:
     assert main(["plugins", "show", "puzzling", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [key["name"] for key in found["core_keys"]] == [
-        "weight",
-        "supervised",
-        "samples",
-        "control",
-    ]
+    core_keys = [key["name"] for key in found["core_keys"]]
+    assert core_keys == ["weight", "supervised", "samples", "control"]
     assert "grid" in [key["name"] for key in found["keys"]]
 
 
-def test_what_must_be_given_is_marked(capsys):
+def test_a_required_key_is_marked(capsys) -> None:
     assert main(["plugins", "show", "fer2013"]) == 0
-    assert "│ root │ a path (a string) │ needed │" in " ".join(capsys.readouterr().out.split())
+    assert "│ root │ a path (a string) │ required │" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_name_of_two_kinds_needs_the_kind(plugin, capsys):
-    assert main(["plugins", "show", "puzzling", "--plugin", str(plugin)]) == 2
-    assert "'puzzling' is a pretext and a weighting: say which by --kind" in capsys.readouterr().err
-    assert (
-        main(
-            [
-                "plugins",
-                "show",
-                "puzzling",
-                "--plugin",
-                str(plugin),
-                "--kind",
-                "weighting",
-                "--json",
-            ]
-        )
-        == 0
-    )
+def test_a_name_of_two_kinds_needs_the_kind(plugin, capsys) -> None:
+    tokens = ["plugins", "show", "puzzling", "--plugin", str(plugin)]
+    assert main(tokens) == 2
+    message = "'puzzling' is a pretext and a weighting: select one with --kind"
+    assert message in capsys.readouterr().err
+    assert main([*tokens, "--kind", "weighting", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["doc"] == "Shares its name with a pretext."
 
 
-def test_an_augmentation_is_found_by_its_kind(capsys):
+def test_an_augmentation_is_found_by_its_kind(capsys) -> None:
     assert main(["plugins", "show", "strong", "--kind", "augmentation", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "augmentation"
 
 
 @pytest.mark.parametrize(
-    ("tokens", "told"),
+    ("tokens", "message"),
     [
         (["puzling"], "there is no plugin 'puzling'; did you mean 'puzzling'?"),
         (["puzzling", "--kind", "task"], "unknown task 'puzzling'"),
@@ -122,6 +107,8 @@ def test_an_augmentation_is_found_by_its_kind(capsys):
         (["mine", "--plugin", "absent.py"], "absent.py"),
     ],
 )
-def test_what_there_is_not_is_told_with_the_nearest_and_code_2(tokens, told, capsys):
+def test_an_unknown_name_is_one_message_with_the_nearest_and_exits_2(
+    tokens, message, capsys
+) -> None:
     assert main(["plugins", "show", *tokens]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())

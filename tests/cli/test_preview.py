@@ -1,6 +1,8 @@
-"""`mtl preview`: a PNG file, and clear words where there can't be one."""
+"""`mtl preview`: it writes a PNG file, or reports why it can't."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -36,13 +38,13 @@ tensorboard = false
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path) -> Path:
     path = tmp_path / "run.toml"
     path.write_text(CONFIG)
     return path
 
 
-def test_it_writes_a_sheet_of_an_experiment(config, tmp_path, capsys):
+def test_it_writes_a_sheet_of_an_experiment(config, tmp_path, capsys) -> None:
     out = tmp_path / "sheet.png"
     assert main(["preview", str(config), "--out", str(out)]) == 0
     with Image.open(out) as sheet:
@@ -52,31 +54,18 @@ def test_it_writes_a_sheet_of_an_experiment(config, tmp_path, capsys):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_run_adds_a_row_for_each_answer_of_the_model(config, tmp_path):
+def test_a_run_adds_a_row_of_predictions_for_each_head(config, tmp_path) -> None:
     run, out = tmp_path / "run", tmp_path / "sheet.png"
     assert main(["train", str(config), "--out", str(run)]) == 0
     assert main(["preview", "--run", str(run), "--out", str(out)]) == 0
     with Image.open(out) as sheet:
         assert sheet.size[1] == 8 * 100 + 4
-    assert (
-        main(
-            [
-                "preview",
-                str(config),
-                "--run",
-                str(run),
-                "--set",
-                "encoder.width=4",
-                "--out",
-                str(out),
-            ]
-        )
-        == 2
-    )
+    other_model = ["--set", "encoder.width=4", "--out", str(out)]
+    assert main(["preview", str(config), "--run", str(run), *other_model]) == 2
 
 
 @pytest.mark.parametrize(
-    ("tokens", "told"),
+    ("tokens", "message"),
     [
         (["--out", "x.png"], "needs CONFIG, or --run RUN"),
         (["CONFIG", "--out", "x.jpg"], "expected a PNG file, such as x.png"),
@@ -84,14 +73,15 @@ def test_a_run_adds_a_row_for_each_answer_of_the_model(config, tmp_path):
             ["CONFIG", "--out", "no/such/folder/x.png"],
             "can't write no/such/folder/x.png: no/such/folder is no folder",
         ),
-        (["--run", "nowhere", "--out", "x.png"], "nowhere is no run"),
+        (["--run", "nowhere", "--out", "x.png"], "nowhere is not a run"),
         (["CONFIG", "--set", "pretext.puzzling.grid=7", "--out", "x.png"], "pretext.puzzling.grid"),
     ],
 )
-def test_what_a_user_can_mend_is_told_in_one_message(
-    config, tokens, told, capsys, tmp_path, monkeypatch
-):
+def test_an_error_of_the_user_is_one_message_and_exits_2(
+    config, tokens, message, capsys, tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["preview", *(str(config) if t == "CONFIG" else t for t in tokens)]) == 2
-    assert told in capsys.readouterr().err
+    words = [str(config) if token == "CONFIG" else token for token in tokens]
+    assert main(["preview", *words]) == 2
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.tmp"))

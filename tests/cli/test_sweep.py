@@ -1,4 +1,4 @@
-"""`mtl sweep` as a user meets it: real processes, a table or JSON, one that is killed and goes on."""
+"""`mtl sweep`: a table or JSON, and real processes that are stopped and resumed."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ warmup = 0
 steps = 3
 tensorboard = false
 """
+# A shell that starts the tests in the background makes its children ignore SIGINT.
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 MTL = [sys.executable, "-c", LISTEN + "import sys; from mtlcore.cli import main; sys.exit(main())"]
 
@@ -56,66 +57,60 @@ def words(config: Path, *more: str) -> list[str]:
     return ["sweep", str(config), *over, "--out", str(config.parent / "sweep"), *more]
 
 
-def test_a_person_reads_a_table_and_what_to_do_next(config, capsys) -> None:
+def overrides(*values: str) -> list[str]:
+    found = []
+    for value in values:
+        found += ["--set", value]
+    return found
+
+
+def test_text_has_a_table_and_the_next_command(config, capsys) -> None:
+    sweep = config.parent / "sweep"
     assert main(words(config, "--seeds", "0", "1")) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "run 4 of 4: weight=0.3_seed=1 begins" in out
+    assert "run 4 of 4: weight=0.3_seed=1 starts" in out
     assert "gender/accuracy on validation, last step (higher is" in out
     assert out.count("chosen │") == 1
-    chosen = config.parent / "sweep" / "chosen.toml"
-    assert f"mtl train {chosen}" in "".join(out.split("train what was chosen: ")[1])
-    assert main(["train", str(chosen), "--out", str(config.parent / "again")]) == 0
-    best = json.loads((config.parent / "sweep" / "sweep.json").read_text())["chosen"][
-        "pretext.puzzling.weight"
-    ]
-    first = RunFolder(config.parent / "sweep" / f"weight={best}_seed=0")
-    assert (
-        RunFolder(config.parent / "again").provenance()["validation"]
-        == first.provenance()["validation"]
-    )
+    chosen = sweep / "chosen.toml"
+    assert f"mtl train {chosen}" in out.split("train the chosen setting: ")[1]
+
+    # The chosen file reproduces the first run of its setting.
+    again = config.parent / "again"
+    assert main(["train", str(chosen), "--out", str(again)]) == 0
+    weight = json.loads((sweep / "sweep.json").read_text())["chosen"]["pretext.puzzling.weight"]
+    first = RunFolder(sweep / f"weight={weight}_seed=0")
+    assert RunFolder(again).provenance()["validation"] == first.provenance()["validation"]
 
 
-def test_json_is_all_that_goes_to_stdout_and_a_second_call_only_reads(config, capsys) -> None:
+def test_stdout_has_json_alone_and_a_second_call_only_reads(config, capsys) -> None:
     assert main(words(config, "--json")) == 0
     first = json.loads(capsys.readouterr().out)
-    assert [s["values"] for s in first["settings"]] == [
-        {"pretext.puzzling.weight": w} for w in (0, 0.3)
-    ]
+    weights = [setting["values"]["pretext.puzzling.weight"] for setting in first["settings"]]
+    assert weights == [0, 0.3]
     assert (first["split"], first["metric"]) == ("validation", "gender/accuracy")
     assert [(s["n"], s["sd"]) for s in first["settings"]] == [(1, None)] * 2
     assert first["toml"] == str(config.parent / "sweep" / "chosen.toml")
     assert main(words(config, "--json")) == 0
-    assert json.loads(capsys.readouterr().out) == first  # CPU seconds too: nothing was trained
+    # The CPU seconds are equal, too: nothing was trained.
+    assert json.loads(capsys.readouterr().out) == first
 
 
-def test_without_a_folder_the_configurations_name_gives_one_in_the_current_folder(
-    config, capsys, monkeypatch
-) -> None:
+def test_the_default_folder_has_the_name_of_the_configuration(config, capsys, monkeypatch) -> None:
     monkeypatch.chdir(config.parent)
-    assert (
-        main(["sweep", "run.toml", "--over", "pretext.puzzling.weight=0,0.3", "--seeds", "0", "1"])
-        == 0
-    )
+    command = ["sweep", "run.toml", "--over", "pretext.puzzling.weight=0,0.3"]
+    assert main([*command, "--seeds", "0", "1"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "4 runs; they lie in run-sweep" in out
+    assert "4 runs in run-sweep" in out
     assert "mtl train run-sweep/chosen.toml" in out
     runs = {f"weight={weight}_seed={seed}" for weight in ("0", "0.3") for seed in (0, 1)}
     assert {p.name for p in Path("run-sweep").glob("weight=*")} == runs
 
 
-def test_a_setting_that_diverges_is_shown_as_such_and_the_others_are_chosen_among(
-    config, capsys
-) -> None:
-    more = ["--set", "train.max_skipped=2", "--set", "train.log_every=1", "--set", "train.steps=8"]
-    more += [
-        "--set",
-        "train.clip=1e30",
-        "--set",
-        "optimizer.name=sgd",
-        "--out",
-        str(config.parent / "sweep"),
-    ]
-    command = ["sweep", str(config), "--over", "optimizer.lr=1e30,0.001", *more]
+def test_a_setting_that_diverges_is_marked_and_another_one_is_chosen(config, capsys) -> None:
+    hot = ["train.max_skipped=2", "train.log_every=1", "train.steps=8"]
+    hot += ["train.clip=1e30", "optimizer.name=sgd"]
+    command = ["sweep", str(config), "--over", "optimizer.lr=1e30,0.001"]
+    command += [*overrides(*hot), "--out", str(config.parent / "sweep")]
     assert main(command) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "│ - │ - │ 1 │ diverged │" in out
@@ -123,11 +118,11 @@ def test_a_setting_that_diverges_is_shown_as_such_and_the_others_are_chosen_amon
     assert "lr=1e30_seed=0 has diverged" in out
     assert main(command) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "run 1 of 2: lr=1e30_seed=0 diverged before" in out
+    assert "run 1 of 2: lr=1e30_seed=0 already diverged" in out
     assert "diverged │" in out
 
 
-def test_what_a_user_got_wrong_is_one_message_and_code_2(config, capsys) -> None:
+def test_an_error_of_the_user_is_one_message_and_exits_2(config, capsys) -> None:
     assert main(words(config, "--over", "pretext.puzzling.girid=2")) == 2
     assert "did you mean 'grid'" in capsys.readouterr().err
     assert main(words(config, "--set", "train.steps=0")) == 2
@@ -137,45 +132,33 @@ def test_what_a_user_got_wrong_is_one_message_and_code_2(config, capsys) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signals", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_stopped_sweep_goes_on_where_it_was_and_comes_to_the_same_figures(
-    config, signals, code, capsys
-) -> None:
-    """Stopped in the second run, after a checkpoint of it; the uninterrupted sweep lies beside it."""
-    more = [
-        "--set",
-        "train.steps=120",
-        "--set",
-        "train.save_every=5",
-        "--set",
-        "train.eval_every=0",
-        "--json",
-    ]
+def test_a_stopped_sweep_resumes_and_has_the_same_metrics(config, signals, code) -> None:
+    """It is stopped in the second run, after its first checkpoint."""
+    more = overrides("train.steps=120", "train.save_every=5", "train.eval_every=0")
+    command = [*MTL, *words(config, *more, "--json")]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*MTL, *words(config, *more)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     second = RunFolder(config.parent / "sweep" / "weight=0.3_seed=0")
     while not second.checkpoint() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signals)
-    told = process.communicate(timeout=60)
-    assert process.returncode == code, told
-    assert b"Traceback" not in told[1]
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, (out, err)
+    assert b"Traceback" not in err
     first = RunFolder(config.parent / "sweep" / "weight=0_seed=0").provenance()
     assert first["finished"]
     assert "finished" not in second.provenance()
-    went = subprocess.run([*MTL, *words(config, *more)], env=env, capture_output=True, text=True)
-    assert went.returncode == 0, went.stderr
-    found = json.loads(went.stdout)
-    assert found["settings"][0]["runs"][0]["cpu_s"] == first["cpu_s"]  # read, not trained again
+
+    resumed = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    found = json.loads(resumed.stdout)
+    # The first run was read, not trained again.
+    assert found["settings"][0]["runs"][0]["cpu_s"] == first["cpu_s"]
     if code == 130:
-        return
-    straight = subprocess.run(
-        [*MTL, "train", str(second.path / "config.toml"), "--out", str(config.parent / "straight")],
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert straight.returncode == 0, straight.stderr
-    whole = RunFolder(config.parent / "straight").provenance()["validation"]
-    assert found["settings"][1]["runs"][0]["validation"] == whole
+        return  # one comparison with an uninterrupted run is enough
+    straight = config.parent / "straight"
+    train = ["train", str(second.path / "config.toml"), "--out", str(straight)]
+    done = subprocess.run([*MTL, *train], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = RunFolder(straight).provenance()["validation"]
+    assert found["settings"][1]["runs"][0]["validation"] == expected

@@ -1,7 +1,7 @@
-"""plugin_name: the whole image, mirrored or not, in the size that the encoder reads.
+"""plugin_name: resize the whole image to the input size, and mirror some of the images.
 
-Replace this by your own augmentation: which operations, in which ranges, and the paper they come from.
-Shapes: B raw images (B, 3, H0, W0) uint8 -> a view (B, 3, H, W) in [0, 1].
+Replace this text with your own: which operations, in which ranges, and the paper.
+Shapes: B raw images (B, 3, H0, W0) uint8 -> a view (B, 3, H, W) float in [0, 1].
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mtlcore import Augmentation, Geometry, Rng, View, hookimpl
 
 @frozen
 class PluginName(Augmentation):
-    """Resized, and mirrored in a share of the images.
+    """Resize all images and mirror some of them.
 
-    mirrored: that share.
+    mirrored: probability that an image is mirrored, in [0, 1].
     """
 
     name = "plugin_name"
@@ -26,19 +26,32 @@ class PluginName(Augmentation):
     mirrored: float = field(default=0.5, validator=and_(ge(0.0), le(1.0)))
 
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
-        """One interpolation by one matrix an image, which labels follow too."""
+        """Move the pixels with one matrix per image, and one interpolation.
+
+        The view keeps the geometry, so that labels such as landmarks can follow the pixels.
+        """
+        # Draw from `rng` alone: its draws do not depend on the number of processes.
         mirror = rng.rand(len(images)) < self.mirrored
-        geometry = Geometry.affine(resized(images, size, mirror), size)
+        geometry = Geometry.affine(resize_matrices(images, size, mirror), size)
         return View(geometry.warp(images / 255, "bilinear").clamp(0.0, 1.0), geometry)
 
 
-def resized(images: Tensor, size: tuple[int, int], mirror: Tensor) -> Tensor:
-    """(B, 3, 3), raw pixels -> those of the view; x runs backwards where `mirror` (B,) says so."""
-    zoom_y, zoom_x = size[0] / images.shape[-2], size[1] / images.shape[-1]
+def resize_matrices(images: Tensor, size: tuple[int, int], mirror: Tensor) -> Tensor:
+    """(B, 3, 3): raw pixel coordinates -> those of the view.
+
+    size: (H, W) of the view.
+    mirror: (B,) bool: reverse the x axis.
+    """
+    height, width = size
+    zoom_y = height / images.shape[-2]
+    zoom_x = width / images.shape[-1]
     plain = torch.tensor([[zoom_x, 0.0, 0.0], [0.0, zoom_y, 0.0], [0.0, 0.0, 1.0]])
-    turned = torch.tensor([[-zoom_x, 0.0, size[1]], [0.0, zoom_y, 0.0], [0.0, 0.0, 1.0]])
-    plain, turned = (matrix.to(images.device, non_blocking=True) for matrix in (plain, turned))
-    return torch.where(mirror[:, None, None], turned, plain)
+    mirrored = torch.tensor([[-zoom_x, 0.0, width], [0.0, zoom_y, 0.0], [0.0, 0.0, 1.0]])
+    return torch.where(
+        mirror[:, None, None],
+        mirrored.to(images.device, non_blocking=True),
+        plain.to(images.device, non_blocking=True),
+    )
 
 
 @hookimpl

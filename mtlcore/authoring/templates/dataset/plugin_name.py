@@ -1,6 +1,7 @@
-"""plugin_name: drawn images with a bright disc in one of four corners; no file is needed.
+"""plugin_name: drawn images with a bright disc in one of four corners. It needs no files.
 
-Replace this by your own data: where it lies, what is known of each row before its image is read, and how the image is read.
+Replace this text with your own: where the files are, and which annotations the dataset has.
+Shapes: N samples; images (H, W, 3) uint8, RGB.
 """
 
 from __future__ import annotations
@@ -16,33 +17,41 @@ CORNERS = np.array(["top_left", "top_right", "bottom_left", "bottom_right"])
 
 @frozen
 class PluginName(Dataset):
-    """Annotation "corner": where the disc is.
+    """Images with the annotation "corner": the place of the disc.
 
-    images: how many there are; the last fifth is the test split. side: in pixels.
+    images: number of samples. The last fifth is the test split.
+    size: height and width of an image, in pixels.
     """
 
     name = "plugin_name"
     cites = "original"
     images: int = field(default=500, validator=ge(5))
-    side: int = field(default=48, validator=ge(8))
+    size: int = field(default=48, validator=ge(8))
 
     def index(self) -> Index:
-        """Every row, without drawing an image. A dataset of files would name their paths as keys."""
-        rows = np.arange(self.images)
+        """List all samples with their labels, without decoding an image.
+
+        A dataset of files uses their paths below its root as keys.
+        """
+        numbers = np.arange(self.images)
         return Index(
-            keys=np.array([f"{row:06d}" for row in rows]),
-            annotations={"corner": CORNERS[rows % 4]},
-            split=np.where(rows < self.images * 4 // 5, "train", "test"),
+            keys=np.array([f"{number:06d}" for number in numbers]),
+            annotations={"corner": CORNERS[numbers % 4]},
+            split=np.where(numbers < self.images * 4 // 5, "train", "test"),
         )
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        """-> (side, side, 3) uint8. The same row is the same image, whoever asks and when."""
-        draws = np.random.default_rng(row)
-        image = draws.integers(0, 100, (self.side, self.side, 3), dtype=np.uint8)
-        down, right = divmod(row % 4, 2)
-        y, x = np.mgrid[: self.side, : self.side] / self.side
-        off_x, off_y = draws.uniform(0.2, 0.3, 2)
-        disc = (x - off_x - 0.5 * right) ** 2 + (y - off_y - 0.5 * down) ** 2 < 0.02
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        """Return sample i, (size, size, 3) uint8. The same i must always return the same image."""
+        draws = np.random.default_rng(i)
+        image = draws.integers(0, 100, (self.size, self.size, 3), dtype=np.uint8)
+
+        # Coordinates in [0, 1). The disc is near the center of its quarter of the image.
+        y, x = np.mgrid[: self.size, : self.size] / self.size
+        down, right = divmod(i % 4, 2)
+        offset_x, offset_y = draws.uniform(0.2, 0.3, 2)
+        from_center_x = x - offset_x - 0.5 * right
+        from_center_y = y - offset_y - 0.5 * down
+        disc = from_center_x**2 + from_center_y**2 < 0.02
         image[disc] += 120
         return image
 

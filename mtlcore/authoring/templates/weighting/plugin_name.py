@@ -1,6 +1,6 @@
-"""plugin_name: no loss counts for more than a limit.
+"""plugin_name: limit the size of each loss.
 
-Replace this by your own strategy: what it is shown, what it makes of it, and the paper it comes from.
+Replace this text with your own: what the weighting reads, what it computes, and the paper.
 Shapes: K losses that are present in the step, (K,).
 """
 
@@ -18,13 +18,15 @@ from mtlcore import LossWeighting, StepLosses, hookimpl
 
 @frozen
 class PluginName(LossWeighting):
-    """Losses above the limit are scaled down to it, so that none drowns the others.
+    """Scale losses above a limit down to it, so that no loss dominates the others.
 
-    limit: the largest value that a weighted loss may have.
+    limit: the largest value of a weighted loss, above 0.
     """
 
     name = "plugin_name"
     cites = "original"
+    # The conformance kit expects the same result in any unit of the losses. This component can't
+    # have it, and declares why.
     lacks: ClassVar[Mapping[str, str]] = {"units": "the limit is a number in the losses' own units"}
     limit: float = field(default=3.0, validator=gt(0.0))
 
@@ -33,13 +35,17 @@ class PluginName(LossWeighting):
 
 
 class PluginNameModule(nn.Module):
-    """StepLosses -> the objective (); a loss's task weight is its derivative by that loss, and 1 leaves it as it is."""
+    """StepLosses -> the objective, a scalar ().
+
+    The task weight of a loss is the derivative of the objective by that loss.
+    """
 
     def __init__(self, limit: float) -> None:
         super().__init__()
         self.limit = limit
 
     def forward(self, losses: StepLosses) -> Tensor:
+        # detach(): the weights are constants, so they are the derivatives of the objective.
         task_weights = self.limit / losses.values.detach().clamp(min=self.limit)
         return (task_weights * losses.values).sum()
 

@@ -1,4 +1,4 @@
-"""plugin_name keeps the contract of its kind: one case a check, each with its reason where it fails."""
+"""Check that plugin_name follows the contract of its kind: one test, which runs all checks."""
 
 from __future__ import annotations
 

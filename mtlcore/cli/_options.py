@@ -1,0 +1,18 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Kind = Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback"]
+"""The values of --kind."""
+
+KindOption = Annotated[Kind | None, Parameter(name="--kind", show_default=False)]
+Overrides = Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)]
+PluginFiles = Annotated[
+    tuple[Path, ...], Parameter(name="--plugin", negative="", show_default=False)
+]
+Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]

@@ -1,1 +1,1 @@
-"""Faces: tasks (emotion, head pose, gender), data sets, and a renderer of faces with exact labels."""
+"""Faces: tasks (emotion, head pose, gender), datasets, and rendered faces with exact labels."""

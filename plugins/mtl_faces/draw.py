@@ -1,4 +1,4 @@
-"""Answers about faces, drawn on the image for a person to see."""
+"""Draw predictions about faces on the image."""
 
 from __future__ import annotations
 
@@ -7,29 +7,38 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-RED, GREEN, BLUE = (235, 60, 50), (60, 200, 80), (70, 130, 255)
-_FINER = 4  # lines are drawn on a finer sheet and shrunk: smooth edges
+RED = (235, 60, 50)
+GREEN = (60, 200, 80)
+BLUE = (70, 130, 255)
+_SCALE = 4  # lines are drawn at this multiple of the size and shrunk, for smooth edges
 
 
 def axes(image: Tensor, rotation: Tensor) -> Tensor:
-    """(3, H, W) float in [0, 1], a rotation (3, 3) head -> view -> the image with the head's axes from its middle.
+    """Draw the axes of a head from the center of its image.
 
-    Red points to the head's side that is on the image's right when frontal, green to its chin, blue out of the face. An axis
-    that points to the viewer is drawn over those that point away. Same shape, dtype and device.
+    Red points to the side of the head that is right in a frontal image, green to the chin, blue out
+    of the face. Axes that point to the viewer are drawn last.
+
+    image: (3, H, W) float in [0, 1]. rotation: (3, 3), head -> view. Returns the same shape, dtype
+    and device as `image`.
     """
     height, width = image.shape[-2:]
-    sheet = Image.new("RGBA", (width * _FINER, height * _FINER))
-    pen, reach = ImageDraw.Draw(sheet), 0.4 * _FINER * min(width, height)
-    middle = (width * _FINER / 2, height * _FINER / 2)
-    columns = sorted(
-        zip(rotation.detach().float().cpu().T.tolist(), (RED, GREEN, BLUE)), key=lambda c: c[0][2]
-    )
-    for (x, y, _), color in columns:
-        end = (middle[0] + reach * x, middle[1] + reach * y)
-        pen.line([middle, end], fill=color, width=max(_FINER, round(reach / 10)))
-    return _laid_over(image, sheet.resize((width, height), Image.Resampling.BOX))
+    canvas = Image.new("RGBA", (width * _SCALE, height * _SCALE))
+    pen = ImageDraw.Draw(canvas)
+    length = 0.4 * _SCALE * min(width, height)
+    center = (width * _SCALE / 2, height * _SCALE / 2)
+    # Each column of the rotation is one axis of the head in view coordinates.
+    columns = rotation.detach().float().cpu().T.tolist()
+    colored = zip(columns, (RED, GREEN, BLUE))
+    line_width = max(_SCALE, round(length / 10))
+    for (x, y, _), color in sorted(colored, key=lambda axis: axis[0][2]):
+        end = (center[0] + length * x, center[1] + length * y)
+        pen.line([center, end], fill=color, width=line_width)
+    return _blended(image, canvas.resize((width, height), Image.Resampling.BOX))
 
 
-def _laid_over(image: Tensor, sheet: Image.Image) -> Tensor:
-    layer = torch.from_numpy(np.array(sheet)).permute(2, 0, 1).to(image.device, image.dtype) / 255
+def _blended(image: Tensor, canvas: Image.Image) -> Tensor:
+    """Blend an RGBA canvas over the image."""
+    rgba = torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
+    layer = rgba.to(image.device, image.dtype) / 255
     return image + layer[3:] * (layer[:3] - image)

@@ -14,24 +14,29 @@ from .emotions import Emotion
 
 @frozen
 class Fer(Classification):
-    """The basic emotions in AffectNet's order: neutral, happiness, sadness, surprise, fear, disgust, anger, contempt.
+    """Classify the basic emotions, in AffectNet's order.
 
-    emotions: 8, or 7 without contempt (FER2013, RAF-DB, AffectNet-7). Other fields: as in classification.
+    The order is neutral, happiness, sadness, surprise, fear, disgust, anger, contempt.
+
+    emotions: 8, or 7 without contempt (FER2013, RAF-DB, AffectNet-7).
+    Other fields: as in classification.
     """
 
     reads: str = "emotion"
     emotions: Literal[7, 8] = 8
 
     def fit(self, annotation: Annotation) -> Fer:
-        """The order of the outputs is fixed, whatever classes a training set holds."""
+        """Fix the order of the outputs, whichever classes the training set has."""
         return super(Fer, self._named()).fit(annotation)  # type: ignore[return-value]
 
     def examples(self, n: int, rng: Rng) -> Annotation:
-        """(n,) drawn emotions, for the conformance kit."""
+        """Draw (n,) emotions for the conformance kit."""
         return super(Fer, self._named()).examples(n, rng)
 
     def _named(self) -> Fer:
-        return evolve(self, classes=self.classes or tuple(str(e) for e in Emotion)[: self.emotions])
+        """Return a copy with its classes set."""
+        names = tuple(str(emotion) for emotion in Emotion)
+        return evolve(self, classes=self.classes or names[: self.emotions])
 
 
 @hookimpl

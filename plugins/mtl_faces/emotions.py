@@ -1,4 +1,4 @@
-"""The one list of emotions: every data set maps its labels to these NAMES, so that no two orders can be mixed up."""
+"""The list of emotions: every dataset maps its labels to these names, so orders cannot be mixed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from enum import StrEnum
 
 
 class Emotion(StrEnum):
-    """The eight emotions in AffectNet's order. A set with fewer takes those it has; AffectNet-7 leaves out the last."""
+    """The eight emotions in AffectNet's order.
+
+    A dataset with fewer uses a subset; AffectNet-7 omits contempt, the last.
+    """
 
     NEUTRAL = "neutral"
     HAPPINESS = "happiness"

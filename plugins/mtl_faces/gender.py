@@ -1,4 +1,4 @@
-"""Gender recognition: the two classes that data sets of faces label, as perceived by their annotators."""
+"""Gender recognition: the two classes of face datasets, as perceived by their annotators."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from mtlcore import Classification, hookimpl
 
 @frozen
 class Gender(Classification):
-    """Reads "gender". The outputs' order is fixed: male, female. Other fields: as in classification.
+    """Classify "gender" as male or female, in this order.
 
-    by: the figures are also given for each race and age band where the data has them, with the number of faces: an accuracy over
-    all faces hides how much it differs between people.
+    by: metrics are also reported for each race and age band that the data has, with the number of
+    faces, since an accuracy over all faces hides differences between groups.
+    Other fields: as in classification.
     """
 
     reads: str = "gender"

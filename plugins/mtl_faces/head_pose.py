@@ -1,12 +1,13 @@
-"""Head pose: the rotation of a head, as six numbers, judged by the angle to the true one.
+"""Head pose: the rotation of a head as six numbers, with the angle to the target as the loss.
 
-Hempel et al., "6D Rotation Representation for Unconstrained Head Pose Estimation" (ICIP 2022), with the representation of Zhou
-et al. (CVPR 2019). What angles mean here, and how they follow the pixels, stands in `rotations`.
+Hempel et al., "6D Rotation Representation for Unconstrained Head Pose Estimation" (ICIP 2022), with
+the representation of Zhou et al. (CVPR 2019). `rotations` defines the angles, and how they follow
+the pixels.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,10 +29,15 @@ from mtlcore import (
 from .draw import axes
 from .rotations import chordal_mean, from_6d, geodesic_rad, mirror, moved, to_6d, to_matrix
 
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
 
 @frozen
 class HeadPose(SupervisedTask):
-    """Reads "pose_deg" (N, 3): yaw, pitch, roll in degrees, NaN where missing. Answers with rotation matrices (B, 3, 3).
+    """Predict rotation matrices (B, 3, 3) from "pose_deg".
+
+    The annotation is (N, 3), yaw, pitch and roll in degrees, NaN where missing.
 
     dropout: before the linear layer, in [0, 1).
     """
@@ -41,22 +47,27 @@ class HeadPose(SupervisedTask):
     dropout: float = field(default=0.0, validator=and_(ge(0.0), lt(1.0)))
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
-        """(N, 3) degrees -> rotations (N, 3, 3) float32, zeros where an angle is missing; present (N,) bool."""
+        """Convert (N, 3) degrees to rotations (N, 3, 3) float32 and present (N,) bool.
+
+        Samples with a missing angle get zeros.
+        """
         pose_deg = torch.from_numpy(annotation.astype("float64")).reshape(-1, 3)
         present = pose_deg.isfinite().all(1)
-        return (to_matrix(pose_deg.nan_to_num(0, 0, 0)) * present[:, None, None]).float(), present
+        rotation = to_matrix(pose_deg.nan_to_num(0, 0, 0)) * present[:, None, None]
+        return rotation.float(), present
 
     def examples(self, n: int, rng: Rng) -> Annotation:
-        """(n, 3) drawn yaw, pitch and roll in degrees, for the conformance kit: within 70, 50 and 40 of 0."""
-        widest = np.array([70.0, 50.0, 40.0])
-        drawn: np.ndarray = (2 * rng.rand(n, 3) - 1).double().numpy() * widest
+        """Draw (n, 3) yaw, pitch and roll for the conformance kit, within 70, 50 and 40 degrees."""
+        widest_deg = np.array([70.0, 50.0, 40.0])
+        share = 2 * rng.rand(n, 3) - 1
+        drawn: np.ndarray = share.double().numpy() * widest_deg
         return drawn
 
     def build(self, context: BuildContext) -> Head:
         return HeadPoseHead(context.info.dim, self.dropout)
 
     def move(self, target: Tensor, geometry: Geometry) -> Tensor:
-        """The heads as the moved images show them: turned with them, and mirrored."""
+        """Rotate and mirror the target with the image."""
         return moved(target, geometry)
 
     def decode(self, output: Tensor) -> Tensor:
@@ -64,26 +75,29 @@ class HeadPose(SupervisedTask):
         return from_6d(output)
 
     def as_answer(self, target: Tensor) -> Tensor:
-        """A target is an answer."""
+        """Return the target, which has the form of a decoded output."""
         return target
 
     def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
-        """The rotation nearest to the answer and to that about the mirror image, mirrored back."""
+        """Average with the prediction for the mirror image, which is mirrored back first."""
         return chordal_mean(decoded, mirror(mirrored))
 
-    def metrics(self) -> dict[str, Any]:
-        """Degrees: mae of the three axes and of each, and the mean angle between the rotations."""
+    def metrics(self) -> dict[str, Metric]:
+        """Errors in degrees: mae of all axes and of each, and the mean angle of the rotations."""
         from .pose_metrics import pose_metrics
 
         return pose_metrics()
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], a rotation (3, 3) -> the image with the head's three axes."""
+        """Draw the three axes of the head (3, 3) on the image (3, H, W) in [0, 1]."""
         return axes(image, decoded)
 
 
 class HeadPoseHead(Head):
-    """Dropout and ONE linear layer: (B, D) -> (B, 6), the first two columns of the rotation before they are made orthonormal."""
+    """Dropout and one linear layer: (B, D) -> (B, 6).
+
+    The six numbers are the first two columns of the rotation, before orthonormalization.
+    """
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -93,11 +107,11 @@ class HeadPoseHead(Head):
         return self.answer(features.pooled)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """(B,): the angle to the true rotation, radians in [0, pi]."""
+        """(B,): the angle to the target rotation, radians in [0, pi]."""
         return geodesic_rad(from_6d(output), target)
 
     def ideal(self, target: Tensor) -> Tensor:
-        """The two columns themselves."""
+        """Return the first two columns of the target."""
         return to_6d(target)
 
 

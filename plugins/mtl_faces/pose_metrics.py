@@ -1,9 +1,11 @@
-"""Errors of head pose, as sums over samples: figures do not depend on the batch size. Imported late: torchmetrics is slow to load."""
+"""Errors of head pose, as sums over samples: metrics do not depend on the batch size.
+
+This module is imported late, since torchmetrics takes long to load.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,10 @@ from .rotations import geodesic_rad, to_pose_deg, wrapped_deg
 
 
 class _MeanError(Metric):
-    """The mean over all samples of what `errors` says of each; in double precision, since fp32 sums of many samples drift."""
+    """Mean of `errors` over all samples.
+
+    Sums are in double precision, since fp32 sums over many samples drift.
+    """
 
     higher_is_better = False
     is_differentiable = False
@@ -27,10 +32,11 @@ class _MeanError(Metric):
         self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def errors(self, decoded: Tensor, target: Tensor) -> Tensor:
+        """Return the error of each sample, (B,)."""
         raise NotImplementedError
 
     def update(self, decoded: Tensor, target: Tensor) -> None:
-        """Rotation matrices (B, 3, 3), answered and true."""
+        """Add predicted and true rotations, each (B, 3, 3)."""
         errors = self.errors(decoded, target)
         self.total += errors.double().sum()
         self.samples += errors.shape[0]
@@ -40,14 +46,18 @@ class _MeanError(Metric):
 
 
 class AngleError(_MeanError):
-    """Mean absolute error in degrees of yaw (0), pitch (1) or roll (2), or of all three; differences are wrapped at 360 alone."""
+    """Mean absolute error of some angles, in degrees.
+
+    axes: yaw (0), pitch (1), roll (2). Differences are wrapped at 360 degrees and not otherwise.
+    """
 
     def __init__(self, *axes: int) -> None:
         super().__init__()
         self.axes = list(axes)
 
     def errors(self, decoded: Tensor, target: Tensor) -> Tensor:
-        return wrapped_deg(to_pose_deg(decoded) - to_pose_deg(target)).abs()[:, self.axes].mean(1)
+        difference_deg = wrapped_deg(to_pose_deg(decoded) - to_pose_deg(target))
+        return difference_deg.abs()[:, self.axes].mean(1)
 
 
 class GeodesicError(_MeanError):
@@ -57,8 +67,8 @@ class GeodesicError(_MeanError):
         return geodesic_rad(decoded, target) * (180 / math.pi)
 
 
-def pose_metrics() -> dict[str, Any]:
-    """name -> fresh metric, in degrees; mae is the mean of the three axes."""
+def pose_metrics() -> dict[str, Metric]:
+    """New metrics by name, in degrees; mae is the mean of the three axes."""
     return {
         "mae": AngleError(0, 1, 2),
         "mae_yaw": AngleError(0),

@@ -1,24 +1,30 @@
-"""BYOL: say of one view what a slowly following copy of the network says of the other. There are no negatives.
+"""BYOL: predict a momentum copy's embedding of the other view, without negatives.
 
-Grill et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", arXiv:2006.07733, equation 2, made
-symmetric:
+Grill et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
+arXiv:2006.07733, equation 2, made symmetric:
 
-    loss = (2 - 2 cos(q(z_A), z'_B)) + (2 - 2 cos(q(z_B), z'_A)),   in [0, 8] an image
+    loss = (2 - 2 cos(q(z_A), z'_B)) + (2 - 2 cos(q(z_B), z'_A)),   in [0, 8] for each image
 
-with z the projections of the network, q its predictor, z' the projections of the momentum copy, which gets no gradient.
+z: projections of the network. q: its predictor. z': projections of the momentum copy, which gets
+no gradient.
 
-Where we differ: the momentum rises to 1 in a straight line over the run (paper: half a cosine between the same ends); hidden
-layers are 512 wide, for a CPU's sake (paper: 4096); batch statistics are those of each rank (paper: of all); view A is the clean
-view, which is encoded anyway where supervised heads read it, and view B the first further augmentation. The copy reads both
-images too: two more forwards of the encoder, without gradient.
+Differences from the paper:
 
-Shapes: B samples, D wide features, E = `width` of the embeddings.
+- The momentum rises to 1 linearly over the run (paper: half a cosine between the same ends).
+- Hidden layers are 512 wide instead of 4096, to be affordable on a CPU.
+- Batch statistics are those of each rank (paper: of all ranks).
+- View A is the clean view, which costs nothing extra if a supervised head reads it. View B is one
+  further augmentation.
+
+The copy encodes both views too: two more forwards of the encoder, without gradient.
+
+Shapes: B samples, features of width D, embeddings of width E = `width`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,33 +32,38 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
+from mtl_pretexts._shared import require_two_samples
 from mtlcore import (
     EMA,
     AugmentedBatch,
     BuildContext,
     Features,
     Head,
-    MtlError,
     PretextTask,
     Rng,
     View,
     hookimpl,
 )
 
-Answer = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+Output = dict[str, Tensor]
+"""predicted: (B, 2, E) of views A and B. target: (B, 2, E), the copy's of views B and A."""
 
 
 @frozen
 class Byol(PretextTask):
     """Predict the momentum copy's embedding of the other view.
 
-    momentum: of the copy at the start; it is 1 at the end of the run. The paper's 0.996 is for runs of 10^5 steps and more (0.99
-    in its shorter ones). hidden, width: of the projector and the predictor.
+    momentum: of the copy at the start; it rises to 1 at the end of the run. The paper's 0.996 is
+    for 10^5 steps and more; its shorter runs use 0.99.
+    hidden, width: of the projector and of the predictor.
     """
 
     cites = "Grill et al. 2020, arXiv:2006.07733"
     lacks: ClassVar[Mapping[str, str]] = {
-        "single_sample": "its batch normalization, which keeps it from collapse, needs two samples"
+        "single_sample": "its batch normalization, which prevents collapse, needs two samples"
     }
 
     momentum: float = field(default=0.996, validator=and_(ge(0.0), le(1.0)))
@@ -60,35 +71,44 @@ class Byol(PretextTask):
     width: int = field(default=256, validator=ge(1))
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
-        """-> the clean view and another augmentation; what must be answered is in the pair itself."""
+        """Return the clean view and one augmentation; the pair itself is the target."""
         return [batch.clean, batch.augment(1)], None
 
     def build(self, context: BuildContext) -> Head:
         return ByolHead(context, self)
 
-    def metrics(self) -> dict[str, Any]:
-        """pairs: mean cosine of prediction and copy's answer. strangers: of any two images'; near `pairs`: all collapsed."""
+    def metrics(self) -> dict[str, Metric]:
+        """Mean cosines of predictions and targets.
+
+        pairs: of the same image, at best 1.
+        strangers: of two different images. A value near `pairs` means collapse.
+        """
         from torchmetrics import Metric
 
         e = self.width
 
         class Cosines(Metric):
+            """Sums over samples: the mean over all pairs follows without storing embeddings."""
+
+            samples: Tensor
+            same: Tensor
+            predicted: Tensor
+            target: Tensor
+
             def __init__(self) -> None:
                 super().__init__()
-                for name, shape in {
-                    "samples": (),
-                    "same": (),
-                    "said": (2, e),
-                    "wanted": (2, e),
-                }.items():
-                    self.add_state(name, torch.zeros(shape), "sum")
+                for name in ("samples", "same"):
+                    self.add_state(name, torch.zeros(()), "sum")
+                for name in ("predicted", "target"):
+                    self.add_state(name, torch.zeros(2, e), "sum")
 
-            def update(self, output: Answer, target: None) -> None:
-                said, wanted = (F.normalize(output[key], dim=2) for key in ("said", "wanted"))
-                self.same += (said * wanted).sum() / 2
-                self.said += said.sum(0)
-                self.wanted += wanted.sum(0)
-                self.samples += len(said)
+            def update(self, output: Output, target: None) -> None:
+                predicted = F.normalize(output["predicted"], dim=2)
+                wanted = F.normalize(output["target"], dim=2)
+                self.same += (predicted * wanted).sum() / 2
+                self.predicted += predicted.sum(0)
+                self.target += wanted.sum(0)
+                self.samples += len(predicted)
 
         class Pairs(Cosines):
             higher_is_better = True
@@ -99,22 +119,26 @@ class Byol(PretextTask):
         class Strangers(Cosines):
             higher_is_better = False
 
-            def compute(
-                self,
-            ) -> Tensor:  # all B * B pairs in each direction, less those of one image
-                every = (self.said * self.wanted).sum() / 2
-                return (every - self.same) / (self.samples * (self.samples - 1)).clamp_min(1)
+            def compute(self) -> Tensor:
+                # All B * B pairs in each direction, less those of one image.
+                every = (self.predicted * self.target).sum() / 2
+                pairs = self.samples * (self.samples - 1)
+                return (every - self.same) / pairs.clamp_min(1)
 
         return {"pairs": Pairs(), "strangers": Strangers()}
 
-    def draw(self, images: Tensor, target: None, output: Answer) -> Tensor:
-        """In each place the image that the copy's answer nearest to this one's prediction is of: itself, where they agree."""
-        said, wanted = (F.normalize(output[key][:, 0], dim=1) for key in ("said", "wanted"))
-        return images[(said @ wanted.T).argmax(1)]
+    def draw(self, images: Tensor, target: None, output: Output) -> Tensor:
+        """Show, for each image, the one whose target is nearest to its prediction.
+
+        That is the image itself if prediction and target agree.
+        """
+        predicted = F.normalize(output["predicted"][:, 0], dim=1)
+        wanted = F.normalize(output["target"][:, 0], dim=1)
+        return images[(predicted @ wanted.T).argmax(1)]
 
 
 class ByolHead(Head):
-    """-> {"said": (B, 2, E) predictions of views A and B, "wanted": (B, 2, E) what the copy says of B and A}."""
+    """Projector and predictor, beside momentum copies of encoder and projector."""
 
     def __init__(self, context: BuildContext, task: Byol) -> None:
         super().__init__()
@@ -123,24 +147,28 @@ class ByolHead(Head):
         self.teacher = EMA(context.encoder, task.momentum, final=1.0, batch_stats=True)
         self.teacher_project = EMA(self.project, task.momentum, final=1.0, batch_stats=True)
 
-    def forward(self, a: Features, b: Features) -> Answer:
-        if self.training and len(a.pooled) < 2:
-            raise MtlError(
-                "byol normalizes over samples and a micro-batch holds 1: raise input.batch_size"
-            )
-        said = [self.predict(self.project(f.pooled)) for f in (a, b)]
+    def forward(self, a: Features, b: Features) -> Output:
+        if self.training:
+            require_two_samples(len(a.pooled), "byol", "it normalizes over samples")
+        predicted = [self.predict(self.project(view.pooled)) for view in (a, b)]
+        # The order is (b, a): each prediction meets the target of the other view.
         with torch.no_grad():
-            wanted = [self.teacher_project(self.teacher(f.images).pooled) for f in (b, a)]
-        return {"said": torch.stack(said, 1), "wanted": torch.stack(wanted, 1)}
+            pooled = [self.teacher(view.images).pooled for view in (b, a)]
+            target = [self.teacher_project(z) for z in pooled]
+        return {"predicted": torch.stack(predicted, 1), "target": torch.stack(target, 1)}
 
-    def loss(self, output: Answer, target: None) -> Tensor:
-        return (2 - 2 * F.cosine_similarity(output["said"], output["wanted"], dim=2)).sum(1)
+    def loss(self, output: Output, target: None) -> Tensor:
+        cosine = F.cosine_similarity(output["predicted"], output["target"], dim=2)
+        return (2 - 2 * cosine).sum(1)
 
 
 def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
-    """The paper's projector and predictor: one hidden layer, normalized."""
+    """The paper's projector and predictor: one hidden layer, with batch normalization."""
     return nn.Sequential(
-        nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out)
+        nn.Linear(width, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, out),
     )
 
 

@@ -1,18 +1,25 @@
-"""Jigsaw: the tiles of an image are encoded one by one, in one of K fixed orders; which order is it?
+"""Jigsaw: encode the tiles of the image one by one, and classify their order among K fixed orders.
 
-Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", arXiv:1603.09246 (a
-context-free network: no tile sees another before the head). `puzzling` differs: there the whole shuffled image is read, and
-every order occurs.
+Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
+arXiv:1603.09246: a context-free network, in which no tile sees another before the head. `puzzling`
+differs: the encoder reads the whole shuffled image, and every order may occur.
 
-The K orders are chosen greedily, each as far as can be from those before: first by the smallest Hamming distance, then by the
-sum of all (the paper: by their mean). They begin with the unshuffled one and hold no chance: the same on every machine. Against
-shortcuts, as in the paper: each tile is cut out of its cell at a random place (64 of 75 pixels there), which leaves gaps, and
-its mean and spread are made equal to those of all other tiles.
+The K orders are chosen greedily, each as far as possible from the previous ones: by the smallest
+Hamming distance, then by the sum of distances (paper: by the mean). The first is the unshuffled
+order. There is no randomness, so the orders are the same on every machine.
 
-What it costs: grid * grid views, which run as one joint forward. At their own size these are about 0.7 of the clean view's
-pixels, whatever the grid; with `enlarge = true` as many forwards as tiles, for encoders that take one size alone (a ViT). The
-paper cuts 3 x 3 tiles out of 225 pixels and takes up to 1000 orders. Of a 48-pixel image that leaves 14-pixel tiles, and 3 x
-3 jigsaws are known to hurt small nets on small images: the default is 2 x 2, and all of its 24 orders.
+Against shortcuts, as in the paper:
+
+- Each tile is cut at a random place of its cell (64 of 75 pixels there), which leaves gaps.
+- Each tile gets the same mean and standard deviation.
+
+Cost: grid * grid views, in one joint forward. At their own size they have about 0.7 of the clean
+view's pixels, whatever the grid. With `enlarge = true` they cost one full forward per tile; this is
+for encoders with a fixed input size (a ViT).
+
+The paper cuts 3 x 3 tiles from 225 pixels and uses up to 1000 orders. A 48-pixel image would leave
+14-pixel tiles, and 3 x 3 jigsaws hurt small networks on small images. So the default is 2 x 2 with
+all of its 24 orders.
 
 Shapes: B images, P = grid * grid tiles; target (B,) int64, the number of the order; logits (B, K).
 """
@@ -23,7 +30,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import permutations as all_orders
 from math import factorial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,13 +39,17 @@ from attrs import Attribute, evolve, field, frozen
 from attrs.validators import in_
 from torch import Tensor, nn
 
+from mtl_pretexts._shared import GRAY, SURE, crop
 from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
-TILE = 64 / 75  # of a cell's side
-SPREAD = 0.25  # of every tile, about gray
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+TILE = 64 / 75  # tile size as a share of the cell size
+STD = 0.25  # of every tile, around gray
 
 
-def _enough(task: Any, _: Attribute[int], value: int) -> None:
+def _enough(task: JigsawPermutation, _: Attribute[int], value: int) -> None:
     most = factorial(task.grid**2)
     if not 2 <= value <= most:
         raise ValueError(f"permutations = {value} of grid = {task.grid}: expected 2 to {most}")
@@ -46,9 +57,11 @@ def _enough(task: Any, _: Attribute[int], value: int) -> None:
 
 @frozen
 class JigsawPermutation(PretextTask):
-    """Name the order in which the tiles of the image come, one of K.
+    """Classify the order of the image's tiles, one of K.
 
-    grid: tiles a side. permutations: how many orders there are, K. enlarge: tiles are read at the image's own side.
+    grid: tiles along each side.
+    permutations: number of orders, K.
+    enlarge: resize tiles to the size of the image.
     """
 
     cites = "Noroozi, Favaro, ECCV 2016, arXiv:1603.09246"
@@ -58,49 +71,58 @@ class JigsawPermutation(PretextTask):
     enlarge: bool = False
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
-        """-> P views of one tile each, and which order they come in."""
+        """Return P views of one tile each, and the number (B,) of their order."""
         images = batch.clean.images
-        answer = rng.randint(self.permutations, len(images))
-        order = orders(self.grid**2, self.permutations).to(answer.device, non_blocking=True)[answer]
-        return [self._tile(batch.clean, cell, rng) for cell in order.unbind(1)], answer
+        number = rng.randint(self.permutations, len(images))
+        known = orders(self.grid**2, self.permutations).to(number.device, non_blocking=True)
+        order = known[number]
+        return [self._tile(batch.clean, cell, rng) for cell in order.unbind(1)], number
 
     def _tile(self, clean: View, cell: Tensor, rng: Rng) -> View:
-        """Out of the cell (B,), in reading order, at a place of its own."""
+        """Cut a tile out of each sample's cell (B,), in reading order, at a random place."""
         height, width = clean.images.shape[-2:]
-        whole = min(height, width) // self.grid
-        side = max(1, round(whole * TILE))
-        moved = rng.randint(whole - side + 1, len(cell), 2)
-        top, left = cell // self.grid * whole + moved[:, 0], cell % self.grid * whole + moved[:, 1]
-        tile = levelled(crop(clean.images, top, left, side))
+        cell_size = min(height, width) // self.grid
+        size = max(1, round(cell_size * TILE))
+        shift = rng.randint(cell_size - size + 1, len(cell), 2)
+        top = cell // self.grid * cell_size + shift[:, 0]
+        left = cell % self.grid * cell_size + shift[:, 1]
+        tile = standardized(crop(clean.images, top, left, size))
         if self.enlarge:
             tile = F.interpolate(tile, (height, width), mode="bilinear", align_corners=False)
+        # A tile is no whole image: without a geometry no supervised head reads it.
         return evolve(clean, images=tile, geometry=None, mix=None)
 
     def build(self, context: BuildContext) -> Head:
         return JigsawPermutationHead(context.info.dim, self.grid**2, self.permutations)
 
-    def metrics(self) -> dict[str, Any]:
-        """accuracy: share of images whose order is named (chance: 1 / K)."""
+    def metrics(self) -> dict[str, Metric]:
+        """accuracy: share of images with the right order (chance: 1 / K)."""
         from torchmetrics.classification import MulticlassAccuracy
 
         return {"accuracy": MulticlassAccuracy(self.permutations, average="micro")}
 
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
-        """The FIRST tile, in the place on a gray field that it has in the order that the answer names."""
-        cell = orders(self.grid**2, self.permutations).to(images.device)[output.argmax(1), 0]
-        here = F.one_hot(cell, self.grid**2).bool().view(-1, 1, self.grid, self.grid)
+        """Draw the FIRST tile on gray, at its place in the predicted order."""
+        order = orders(self.grid**2, self.permutations).to(images.device)
+        cell = order[output.argmax(1), 0]
+        here = F.one_hot(cell, self.grid**2).bool()
+        here = here.view(-1, 1, self.grid, self.grid)
         n = images.shape[-1]
         mask = here.repeat_interleave(n, 2).repeat_interleave(n, 3)
-        return torch.where(mask, images.repeat(1, 1, self.grid, self.grid), 0.5)
+        return torch.where(mask, images.repeat(1, 1, self.grid, self.grid), GRAY)
 
 
 class JigsawPermutationHead(Head):
-    """The pooled features of all tiles side by side -> (B, K) logits."""
+    """Logits (B, K) from the concatenated pooled features of all tiles."""
 
     def __init__(self, dim: int, tiles: int, choices: int) -> None:
         super().__init__()
         self.choices = choices
-        self.answer = nn.Sequential(nn.Linear(tiles * dim, dim), nn.ReLU(), nn.Linear(dim, choices))
+        self.answer = nn.Sequential(
+            nn.Linear(tiles * dim, dim),
+            nn.ReLU(),
+            nn.Linear(dim, choices),
+        )
 
     def forward(self, *tiles: Features) -> Tensor:
         return self.answer(torch.cat([tile.pooled for tile in tiles], 1))
@@ -109,48 +131,42 @@ class JigsawPermutationHead(Head):
         return F.cross_entropy(output, target, reduction="none")
 
     def ideal(self, target: Tensor) -> Tensor:
-        """Logits that are sure of the right order."""
-        return 20.0 * F.one_hot(target, self.choices)
+        """Return confident logits of the right order."""
+        return SURE * F.one_hot(target, self.choices)
 
 
 @lru_cache(maxsize=8)
 def orders(tiles: int, number: int) -> Tensor:
-    """(number, tiles) int64: permutations far from each other, in Hamming distance; the first is 0, 1, 2 ...
+    """(number, tiles) int64: permutations far from each other; the first is 0, 1, 2 ...
 
-    The smallest distance decides, then the sum of all, then the order of a dictionary.
-    1000 of 9 tiles take one or two seconds, once a process.
+    Candidates rank by the smallest Hamming distance to the chosen ones, then by the sum of
+    distances, then lexicographically. 1000 orders of 9 tiles take 1 to 2 seconds per process.
     """
-    every = np.array(list(all_orders(range(tiles))), dtype=np.int8).T.copy()
-    nearest, total, chosen = (
-        np.full(every.shape[1], tiles, np.int32),
-        np.zeros(every.shape[1], np.int32),
-        [0],
-    )
+    every = np.array(list(all_orders(range(tiles))), dtype=np.int8)
+    every = every.T.copy()
+    count = every.shape[1]
+    nearest = np.full(count, tiles, np.int32)
+    total = np.zeros(count, np.int32)
+    chosen = [0]
     while len(chosen) < number:
-        distance = (every != every[:, chosen[-1], None]).sum(0, dtype=np.int8)
-        nearest, total = np.minimum(nearest, distance), total + distance
-        chosen.append(int((nearest * (number * tiles + 1) + total).argmax()))
+        differs = every != every[:, chosen[-1], None]
+        distance = differs.sum(0, dtype=np.int8)
+        nearest = np.minimum(nearest, distance)
+        total = total + distance
+        # One number holds both criteria, since `total` never exceeds number * tiles.
+        rank = nearest * (number * tiles + 1) + total
+        chosen.append(int(rank.argmax()))
     return torch.from_numpy(every.T[chosen].astype(np.int64))
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, side, side): of each sample the square whose first pixel is (top, left), each (B,)."""
-    sample, channel = (torch.arange(n, device=images.device) for n in images.shape[:2])
-    along = torch.arange(side, device=images.device)
-    y, x = top[:, None] + along, left[:, None] + along
-    return images[
-        sample[:, None, None, None],
-        channel[:, None, None],
-        y[:, None, :, None],
-        x[:, None, None, :],
-    ]
+def standardized(tiles: Tensor) -> Tensor:
+    """Give each tile (B, C, h, w) mean 0.5 and std `STD`, clamped to [0, 1].
 
-
-def levelled(tiles: Tensor) -> Tensor:
-    """Each tile about gray, with the spread of all others, so that brightness does not tell which tiles are neighbors."""
+    Otherwise brightness shows which tiles are neighbors.
+    """
     mean = tiles.mean((1, 2, 3), keepdim=True)
-    spread = tiles.std((1, 2, 3), keepdim=True, correction=0)
-    return (0.5 + SPREAD * (tiles - mean) / spread.clamp_min(1e-3)).clamp(0, 1)
+    std = tiles.std((1, 2, 3), keepdim=True, correction=0)
+    return (GRAY + STD * (tiles - mean) / std.clamp_min(1e-3)).clamp(0, 1)
 
 
 @hookimpl

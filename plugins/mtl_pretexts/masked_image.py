@@ -1,29 +1,33 @@
-"""Masked image modelling: most of the image is covered, patch by patch, and a light decoder must give back its pixels.
+"""Masked image modeling: hide most patches of an image, and predict their pixels.
 
-After Xie et al. 2022, "SimMIM: A Simple Framework for Masked Image Modeling", arXiv:2111.09886: random patches of 32 of 192
-pixels (6 a side), 60 % of them covered, raw pixels as the answer, ONE linear layer on the coarse map as the decoder, L1 on covered
-pixels alone.
+After Xie et al. 2022, "SimMIM: A Simple Framework for Masked Image Modeling", arXiv:2111.09886.
+As in the paper: random patches of 32 of 192 pixels (6 along each side), 60 % of them hidden, raw
+pixels as the target, one linear layer on the coarse map as the decoder, L1 on hidden pixels alone.
 
-Where we differ: SimMIM puts a learned token in the place of covered patches, inside of a vision transformer. Here PIXELS are
-painted gray (0.5), so any encoder will do, and it is not told which gray is a mask; colors are answered in [0, 1] instead of
-standardized ones, as departures from that gray. From `inpainting` it differs in how much is hidden, and by a decoder that reads
-the coarse map alone: the finer maps carry nothing across, so all must be in the last one.
+Differences from the paper:
 
-Shapes: B images (B, 3, H, W) in [0, 1], a mask (B, 1, H, W), true where an image is covered.
+- SimMIM replaces hidden patches by a learned token inside a vision transformer. Here pixels are
+  painted gray (0.5), which works for any encoder. The encoder gets no mask beside the image.
+- Colors are predicted in [0, 1], as offsets from that gray; the paper standardizes them.
+
+`inpainting` hides less and decodes from all maps. Here the decoder reads the coarse map alone, so
+that map must hold everything.
+
+Shapes: B images (B, 3, H, W) in [0, 1]; a mask (B, 1, H, W) bool, true where an image is hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, le
-from einops import rearrange
 from torch import Tensor, nn
 
+from mtl_pretexts._shared import GRAY, grid_mask, hidden_l1, hidden_pixel_metrics, resize_to
 from mtlcore import (
     AugmentedBatch,
     BuildContext,
@@ -36,24 +40,29 @@ from mtlcore import (
     hookimpl,
 )
 
-GRAY = 0.5
-Question = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+Target = dict[str, Tensor]
+"""image: the clean image (B, 3, H, W). hidden: (B, 1, H, W) bool."""
 
 
-def _some_patches(task: Any, _: Attribute[float], value: float) -> None:
+def _some_patches(task: MaskedImage, _: Attribute[float], value: float) -> None:
     patches = task.grid**2
-    if not (0 < value < 1 and 0 < task.covered < patches):
+    if not (0 < value < 1 and 0 < task.hidden < patches):
         raise ValueError(
-            f"ratio = {value:g} of grid = {task.grid} ({patches} patches): expected a share that covers 1 to {patches - 1} of them"
+            f"ratio = {value:g} of grid = {task.grid} ({patches} patches): "
+            f"expected a share that hides 1 to {patches - 1} of them"
         )
 
 
 @frozen
 class MaskedImage(PretextTask):
-    """Restore the covered patches.
+    """Predict the pixels of the hidden patches.
 
-    grid: patches a side, which sets the mask's size: 6 is the paper's 32 of 192 pixels. ratio: the share of them that is covered,
-    to the nearest whole number, any ones, drawn for each image; 0.6 is the paper's.
+    grid: patches along each side; 6 is the paper's 32 of 192 pixels.
+    ratio: share of the patches that is hidden, rounded to whole patches; drawn for each image. 0.6
+    is the paper's.
     """
 
     cites = "after Xie et al. 2022 (SimMIM), arXiv:2111.09886"
@@ -62,75 +71,48 @@ class MaskedImage(PretextTask):
     ratio: float = field(default=0.6, validator=_some_patches)
 
     @property
-    def covered(self) -> int:
-        """How many patches are painted gray."""
+    def hidden(self) -> int:
+        """Number of hidden patches."""
         return round(self.ratio * self.grid**2)
 
-    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Question]:
-        """-> the covered image, {"image": the clean one, "covered": (B, 1, H, W) bool}."""
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
+        """Return the image with hidden patches, and {"image": clean, "hidden": mask}."""
         clean = batch.clean
-        covered = self._mask(
-            rng.permutations(len(clean.images), self.grid**2) < self.covered, clean.images
-        )
-        return [clean.repaint(clean.images.masked_fill(covered, GRAY))], {
-            "image": clean.images,
-            "covered": covered,
-        }
+        # The first `hidden` places of a permutation: exactly that many distinct patches.
+        patches = rng.permutations(len(clean.images), self.grid**2) < self.hidden
+        hidden = grid_mask(patches, clean.images, self.grid)
+        damaged = clean.repaint(clean.images.masked_fill(hidden, GRAY))
+        return [damaged], {"image": clean.images, "hidden": hidden}
 
-    def _mask(self, patches: Tensor, images: Tensor) -> Tensor:
-        """(B, grid * grid) bool -> (B, 1, H, W) bool. Where the grid does not divide the side, patches differ by a pixel."""
-        height, width = (
-            torch.arange(n, device=images.device) * self.grid // n for n in images.shape[-2:]
-        )
-        return rearrange(patches, "b (i j) -> b 1 i j", i=self.grid)[:, :, height[:, None], width]
-
-    def permute(self, target: Question, order: Tensor) -> Question:
-        """What is covered is the question; only the image is the answer."""
+    def permute(self, target: Target, order: Tensor) -> Target:
+        """Permute the image alone: the mask is part of the input."""
         return target | {"image": target["image"][order]}
 
-    def undo(self, view: Tensor, target: Question) -> Tensor:
-        """The covered pixels put back; all others are the view's own, bit for bit."""
-        return torch.where(target["covered"], target["image"], view)
+    def undo(self, view: Tensor, target: Target) -> Tensor:
+        """Put the hidden pixels back; all others are the view's own, bit for bit."""
+        return torch.where(target["hidden"], target["image"], view)
 
     def build(self, context: BuildContext) -> Head:
         return MaskedImageHead(context.info)
 
-    def metrics(self) -> dict[str, Any]:
-        """l1: of the covered pixels. over_mean: it, as a share of the L1 of the visible pixels' mean color; lower is better."""
-        from torchmetrics import Metric
+    def metrics(self) -> dict[str, Metric]:
+        """Errors of the hidden pixels, lower is better.
 
-        class CoveredPixels(Metric):
-            higher_is_better = False
+        l1: mean absolute error.
+        over_mean: that error divided by the error of the mean visible color.
+        """
+        return hidden_pixel_metrics()
 
-            def __init__(self) -> None:
-                super().__init__()
-                for name in ("error", "of_mean", "samples"):
-                    self.add_state(name, torch.zeros(()), "sum")
-
-            def update(self, output: Tensor, target: Question) -> None:
-                self.error += covered_l1(output, target).sum()
-                self.of_mean += covered_l1(mean_color(target), target).sum()
-                self.samples += len(output)
-
-        class L1(CoveredPixels):
-            def compute(self) -> Tensor:
-                return self.error / self.samples
-
-        class OverMean(CoveredPixels):
-            def compute(self) -> Tensor:
-                return self.error / self.of_mean
-
-        return {"l1": L1(), "over_mean": OverMean()}
-
-    def draw(self, images: Tensor, target: Question, output: Tensor) -> Tensor:
-        """The clean image, with the answer in the covered places."""
-        return torch.where(target["covered"], output.clamp(0, 1), target["image"])
+    def draw(self, images: Tensor, target: Target, output: Tensor) -> Tensor:
+        """Draw the clean image, with the output in the hidden patches."""
+        return torch.where(target["hidden"], output.clamp(0, 1), target["image"])
 
 
 class MaskedImageHead(Head):
-    """-> the whole image (B, 3, H, W); only its covered pixels are judged.
+    """The predicted image (B, 3, H, W); the loss uses its hidden pixels alone.
 
-    One 1 x 1 convolution of the coarse map makes the block of pixels that each of its cells stands for (sub-pixel convolution).
+    One 1 x 1 convolution of the coarse map predicts the block of pixels of each cell (sub-pixel
+    convolution).
     """
 
     def __init__(self, info: EncoderInfo) -> None:
@@ -140,37 +122,17 @@ class MaskedImageHead(Head):
 
     def forward(self, features: Features) -> Tensor:
         assert features.images is not None
-        x, size = (
-            F.pixel_shuffle(self.decode(features.maps[-1]), self.block),
-            features.images.shape[-2:],
-        )
-        return GRAY + (
-            x
-            if x.shape[-2:] == size
-            else F.interpolate(x, size, mode="bilinear", align_corners=False)
-        )
+        blocks = F.pixel_shuffle(self.decode(features.maps[-1]), self.block)
+        height, width = features.images.shape[-2:]
+        # The blocks exceed the image if its size is no multiple of the block.
+        return GRAY + resize_to(blocks, (height, width))
 
-    def loss(self, output: Tensor, target: Question) -> Tensor:
-        return covered_l1(output, target)
+    def loss(self, output: Tensor, target: Target) -> Tensor:
+        return hidden_l1(output, target)
 
-    def ideal(self, target: Question) -> Tensor:
-        """The clean image."""
+    def ideal(self, target: Target) -> Tensor:
+        """Return the clean image."""
         return target["image"]
-
-
-def covered_l1(output: Tensor, target: Question) -> Tensor:
-    """(B,): mean |output - clean| over the covered pixels and the colors of each image."""
-    covered = target["covered"]
-    error = ((output - target["image"]).abs() * covered).sum((1, 2, 3))
-    return error / (3 * covered.sum((1, 2, 3))).clamp_min(1)
-
-
-def mean_color(target: Question) -> Tensor:
-    """(B, 3, 1, 1): of the visible pixels, what a blind guess would fill in."""
-    seen = ~target["covered"]
-    return (target["image"] * seen).sum((2, 3), keepdim=True) / seen.sum(
-        (2, 3), keepdim=True
-    ).clamp_min(1)
 
 
 @hookimpl

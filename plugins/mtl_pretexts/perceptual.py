@@ -1,138 +1,154 @@
-"""Perceptual distance: how far a restored image is from the clean one, as a network sees both.
+"""Perceptual distance: compare a restored image with the clean one in a network's features.
 
-After Johnson, Alahi and Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016: features of
-several layers are compared. The judge is either a momentum copy of the encoder that is being trained (no outside weights), or
-torchvision's VGG16.
+After Johnson, Alahi and Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and
+Super-Resolution", ECCV 2016: features of several layers are compared. The network is a momentum
+copy of the encoder in training (no outside weights), or torchvision's VGG16.
 
-Ours: a layer's distance is RELATIVE, the mean |restored - clean| over its channels and positions, divided by the mean |clean|. So a
-layer counts the same whatever the scale of its features, which grows as an encoder learns; and 0.1 means "10 % off", as an L1 of
-0.05 does for a mid-gray pixel.
+Ours: the distance of a layer is relative. It is the mean |restored - clean| over channels and
+positions, divided by the mean |clean|. So a layer counts the same whatever the scale of its
+features, which grows while an encoder learns. 0.1 means "10 % off", as an L1 of 0.05 does for a
+mid-gray pixel.
 
 Shapes: B images (B, 3, H, W) in [0, 1]; a layer is (B, C, h, w).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtlcore import EMA, BuildContext, FrozenModule, MtlError
 
-FINEST = 3  # layers, where none are named
-TINY = 1e-6
-VGG_ENDS = (
-    3,
-    8,
-    15,
-    22,
-)  # relu1_2, relu2_2, relu3_3, relu4_3: Johnson's, by their places in torchvision's `features`
+FINEST = 3  # how many layers are compared by default
+EPSILON = 1e-6
+# Johnson's relu1_2, relu2_2, relu3_3, relu4_3: their indices in torchvision's `features`.
+VGG_ENDS = (3, 8, 15, 22)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Layers = Callable[[Tensor], Sequence[Tensor]]
 
-
-def relative_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Layers of the restored and of the clean images -> (B,) fp32: the mean relative error, over layers."""
-    return torch.stack([_size(f - w) / (_size(w) + TINY) for f, w in zip(found, wanted)]).mean(0)
+def relative_distance(restored: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
+    """Layers of the restored and of the clean images -> (B,) fp32: mean relative error."""
+    errors: list[Tensor] = []
+    for of_restored, of_clean in zip(restored, clean):
+        difference = _size(of_restored - of_clean)
+        errors.append(difference / (_size(of_clean) + EPSILON))
+    return torch.stack(errors).mean(0)
 
 
 def _size(layer: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B,): mean absolute value."""
     return layer.float().abs().mean((1, 2, 3))
 
 
-class Judge(nn.Module):
-    """(restored, clean) -> (B,). Gradient flows into the restored images, never into the judge."""
+class PerceptualDistance(nn.Module):
+    """(restored, clean) -> (B,). Gradient flows into the restored images, not into the network."""
 
     def __init__(self, net: EMA | FrozenModule, layers: tuple[int, ...]) -> None:
         super().__init__()
-        self.net, self.layers = net, layers
+        self.net = net
+        self.layers = layers
 
     def forward(self, restored: Tensor, clean: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = self._look(clean)
-        return relative_distance(self._look(restored), wanted)
+            clean_layers = self._compared(clean)
+        return relative_distance(self._compared(restored), clean_layers)
 
-    def _look(self, images: Tensor) -> list[Tensor]:
-        found = self.net(images)
-        maps = found.maps if isinstance(self.net, EMA) else found
+    def _compared(self, images: Tensor) -> list[Tensor]:
+        output = self.net(images)
+        # An encoder returns Features; VGG16 returns its layers.
+        maps = output.maps if isinstance(self.net, EMA) else output
         return [maps[i] for i in self.layers]
 
 
-def ema_judge(context: BuildContext, layers: tuple[int, ...], momentum: float) -> Judge:
-    """The encoder's momentum copy, by its running statistics; layers are its maps, 0 the finest."""
-    return Judge(
-        EMA(context.encoder, momentum),
-        _chosen(layers, len(context.info.channels), "the encoder's maps"),
-    )
+def ema_distance(
+    context: BuildContext, layers: tuple[int, ...], momentum: float
+) -> PerceptualDistance:
+    """Compare maps of the encoder's momentum copy, with its running batch statistics."""
+    chosen = _chosen(layers, len(context.info.channels), "the encoder's maps")
+    return PerceptualDistance(EMA(context.encoder, momentum), chosen)
 
 
-def vgg16_judge(layers: tuple[int, ...], weights: str) -> Judge:
-    """VGG16 as deep as the layers need, fixed and not saved. weights: a file, or "" for torchvision's own.
+def vgg16_distance(layers: tuple[int, ...], weights: str) -> PerceptualDistance:
+    """Compare layers of VGG16, which is fixed and not saved with the run.
 
-    Raises MtlError where they can't be had.
+    weights: a file, or "" for torchvision's own. Raises MtlError if they are not available.
     """
     chosen = _chosen(layers, len(VGG_ENDS), "VGG16's relu1_2, relu2_2, relu3_3, relu4_3")
     net = Vgg16(max(chosen) + 1)
     net.load(_read(weights) if weights else _published())
-    return Judge(FrozenModule(net), chosen)
+    return PerceptualDistance(FrozenModule(net), chosen)
 
 
 def _chosen(layers: tuple[int, ...], known: int, what: str) -> tuple[int, ...]:
     if any(layer >= known for layer in layers):
         raise MtlError(
-            f"inpainting: layers = {list(layers)}: expected numbers from 0 to {known - 1} ({what}, 0 the finest)"
+            f"inpainting: layers = {list(layers)}: expected numbers from 0 to {known - 1} "
+            f"({what}, 0 the finest)"
         )
     return layers or tuple(range(min(FINEST, known)))
 
 
-# ---------------------------------------------------------------------------------------------------- VGG16
+# ------------------------------------------------------------------------------------------ VGG16
 
 
 class Vgg16(nn.Module):
-    """torchvision's VGG16 up to its `depth`-th compared layer: images in [0, 1], which it normalizes -> that many layers."""
+    """torchvision's VGG16 up to the `depth`-th compared layer.
+
+    Images in [0, 1], which it normalizes, -> `depth` layers.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, depth: int) -> None:
         super().__init__()
-        from torchvision.models import vgg16  # late: 1.9 s
+        from torchvision.models import vgg16  # imported late: it takes 1.9 s
 
-        with torch.device("meta"):  # 138 million weights, of which the first layers are kept
+        # On the meta device: the whole network has 138 million weights, and few are needed.
+        with torch.device("meta"):
             whole = vgg16(weights=None).features
         ends = VGG_ENDS[:depth]
-        self.blocks = nn.ModuleList(whole[a + 1 : b + 1] for a, b in zip((-1, *ends), ends))
+        spans = pairwise((-1, *ends))
+        self.blocks = nn.ModuleList(whole[a + 1 : b + 1] for a, b in spans)
         self.to_empty(device="cpu")
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        x, layers = (images - self.mean) / self.std, []
+        x = (images - self.mean) / self.std
+        layers: list[Tensor] = []
         for block in self.blocks:
             x = block(x)
             layers.append(x)
         return tuple(layers)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Weights by torchvision's names ("features.0.weight"); deeper ones are left aside. Raises MtlError for what is missing."""
-        own = {
-            f"features.{name}": p for block in self.blocks for name, p in block.named_parameters()
-        }
-        wrong = [
-            name for name, p in own.items() if name not in state or state[name].shape != p.shape
-        ]
+        """Load weights by torchvision's names ("features.0.weight"); ignore deeper layers.
+
+        Raises MtlError if a weight is missing or has another shape.
+        """
+        own: dict[str, nn.Parameter] = {}
+        # A block keeps the indices of torchvision's `features`, since it is a slice of it.
+        for block in self.blocks:
+            for name, parameter in block.named_parameters():
+                own[f"features.{name}"] = parameter
+        wrong: list[str] = []
+        for name, parameter in own.items():
+            if name not in state or state[name].shape != parameter.shape:
+                wrong.append(name)
         if wrong:
             raise MtlError(
-                f"inpainting: these are no weights of torchvision's VGG16; missing or of another shape: {', '.join(wrong)}"
+                "inpainting: these are no weights of torchvision's VGG16; "
+                f"missing or of another shape: {', '.join(wrong)}"
             )
-        for name, p in own.items():
-            p.data.copy_(state[name])
+        for name, parameter in own.items():
+            parameter.data.copy_(state[name])
 
 
 def _published() -> Mapping[str, Tensor]:
@@ -149,8 +165,9 @@ def _published() -> Mapping[str, Tensor]:
     except (OSError, RuntimeError, HTTPException) as error:
         reason = str(error).partition("\n")[0]
         raise MtlError(
-            "inpainting: perceptual = \"vgg16\": torchvision's weights are not in the cache and can't be downloaded "
-            f'({reason}). Give a file of them, vgg16_weights = "<file>", or choose perceptual = "ema" or "none"'
+            'inpainting: perceptual = "vgg16": torchvision\'s weights are not in the cache and '
+            f'can\'t be downloaded ({reason}). Set vgg16_weights = "<file>", or '
+            'perceptual = "ema" or "none"'
         ) from error
     return state
 
@@ -160,7 +177,7 @@ def _read(path: str) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise MtlError(f'inpainting: vgg16_weights = "{path}": no such file')
     try:
-        state: Any = _tensors(file)
+        state = _tensors(file)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise MtlError(
@@ -168,12 +185,13 @@ def _read(path: str) -> Mapping[str, Tensor]:
         ) from error
     if not isinstance(state, dict):
         raise MtlError(
-            f"inpainting: vgg16_weights: {file} holds no network's state (a table of names and tensors)"
+            f"inpainting: vgg16_weights: {file} holds no state dict (names and tensors), "
+            f"got {type(state).__name__}"
         )
     return state
 
 
-def _tensors(file: Path) -> Any:
+def _tensors(file: Path) -> object:
     if file.suffix != ".safetensors":
         return torch.load(file, map_location="cpu", weights_only=True)
     from safetensors import SafetensorError

@@ -1,23 +1,28 @@
-"""Relative location: how far apart are two cells of the map, and in which direction?
+"""Relative location: predict the offset between two cells of the encoder's map.
 
-After DrLoc: Liu, Sangineto, Bi, Sebe, Lepri, De Nadai 2021, "Efficient Training of Visual Transformers with Small Datasets",
-NeurIPS 2021, arXiv:2106.03746. It reads the clean view, as the supervised heads do: no encoder forward of its own. The paper's
-weight is 0.1 to 0.5 of a supervised loss.
+After DrLoc: Liu, Sangineto, Bi, Sebe, Lepri, De Nadai 2021, "Efficient Training of Visual
+Transformers with Small Datasets", NeurIPS 2021, arXiv:2106.03746. It reads the clean view like the
+supervised heads, so it needs no encoder forward of its own. The paper's weight is 0.1 to 0.5 of a
+supervised loss.
 
-Where we differ. Offsets are signed, so left and right must be told apart. A head does not know what will be asked, so it
-answers for EVERY two cells: one hidden layer whose two halves are computed once a cell and added up for each pair, in the place
-of the paper's two hidden layers of 512 on each pair that was drawn. Maps with more than 7 x 7 cells, the paper's own size, are
-averaged down to that. The map that is read is the coarsest with at least 3 cells a side, since deep nets leave one cell of a
-small image.
+Differences from the paper:
 
-Shapes: B images, M pairs, (h, w) cells; an offset (x, y) is a share of the map's side, in (-1, 1). Who always says 0 loses
-1/3 x (1 - 1 / side^2).
+- Offsets are signed, so the head must distinguish left from right.
+- The head predicts the offset of EVERY two cells, since it does not know the drawn pairs. One
+  hidden layer has two halves, which are computed once per cell and added for each pair. The paper
+  has two hidden layers of 512 on each drawn pair.
+- Maps with more than 7 x 7 cells, the paper's own size, are averaged down to that.
+- The head reads the coarsest map with at least 3 cells along each side, since deep networks leave
+  one cell of a small image.
+
+Shapes: B images, M pairs, (h, w) cells. An offset (x, y) is a share of the map size, in (-1, 1).
+The loss of a constant prediction of 0 is 1/3 x (1 - 1 / cells^2), with `cells` along each side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -38,15 +43,24 @@ from mtlcore import (
     hookimpl,
 )
 
-Question = dict[str, Tensor]
-MOST, FEWEST = 7, 3  # cells a side
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+Target = dict[str, Tensor]
+"""Two copies of the drawn places (B, M, 2 ends, 2), (x, y) in [0, 1), for a map of any size.
+
+queried: the pairs whose offsets are read from the output. true: the pairs that give the target
+offsets. They differ only with random targets.
+"""
+MOST, FEWEST = 7, 3  # cells along each side
 
 
 @frozen
 class RelativeLocation(PretextTask):
-    """Tell the offset between two cells of the clean view's map.
+    """Predict the offset between two cells of the clean view's map.
 
-    pairs: how many are asked of each image, drawn with replacement. width: of the hidden layer.
+    pairs: number of pairs per image, drawn with replacement.
+    width: of the hidden layer.
     """
 
     cites = "Liu, Sangineto, Bi, Sebe, Lepri, De Nadai, NeurIPS 2021, arXiv:2106.03746"
@@ -54,122 +68,144 @@ class RelativeLocation(PretextTask):
     pairs: int = field(default=64, validator=ge(1))
     width: int = field(default=128, validator=ge(1))
 
-    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Question]:
-        """-> the clean view, {"asked", "answer"}: the same places (B, M, 2 ends, 2) of (x, y) in [0, 1), for a map of any size."""
+    def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
+        """Return the clean view and the drawn places."""
         places = rng.rand(len(batch.clean.images), self.pairs, 2, 2)
-        return [batch.clean], {"asked": places, "answer": places}
+        return [batch.clean], {"queried": places, "true": places}
 
-    def permute(self, target: Question, order: Tensor) -> Question:
-        """Which cells are asked is the question."""
-        return target | {"answer": target["answer"][order]}
+    def permute(self, target: Target, order: Tensor) -> Target:
+        """Permute the true offsets alone: the queried cells are part of the input."""
+        return target | {"true": target["true"][order]}
 
     def build(self, context: BuildContext) -> Head:
         return RelativeLocationHead(context.info, self.width)
 
-    def metrics(self) -> dict[str, Any]:
-        """l1: of the offsets, in shares of the side. accuracy: share of pairs whose offset is right to the cell."""
+    def metrics(self) -> dict[str, Metric]:
+        """Metrics over all pairs.
+
+        l1: mean absolute error of the offsets, as a share of the map size.
+        accuracy: share of pairs whose offset is right to the cell.
+        """
         from torchmetrics import MeanMetric
 
         class L1(MeanMetric):
             higher_is_better = False
 
-            def update(self, output: Tensor, target: Question) -> None:
-                super().update((predicted_offsets(output, target) - offsets(target, output)).abs())
+            def update(self, output: Tensor, target: Target) -> None:
+                super().update(offset_errors(output, target))
 
         class Accuracy(MeanMetric):
             higher_is_better = True
 
-            def update(self, output: Tensor, target: Question) -> None:
-                error = (predicted_offsets(output, target) - offsets(target, output)).abs()
-                off = torch.stack(
-                    [error[..., 0] * output.shape[2], error[..., 1] * output.shape[1]]
-                )
-                super().update((off < 0.5).all(0).float())
+            def update(self, output: Tensor, target: Target) -> None:
+                height, width = output.shape[1:3]
+                error = offset_errors(output, target)
+                cells_off = torch.stack([error[..., 0] * width, error[..., 1] * height])
+                super().update((cells_off < 0.5).all(0).float())
 
         return {"l1": L1(), "accuracy": Accuracy()}
 
-    def draw(self, images: Tensor, target: Question, output: Tensor) -> Tensor:
-        """The first pair: where it starts in white, where the answer points to in green, and below that the right end in red."""
+    def draw(self, images: Tensor, target: Target, output: Tensor) -> Tensor:
+        """Draw the first pair: the start in white, the predicted end in green, the true end in red.
+
+        White is drawn over green, and green over red.
+        """
         height, width = output.shape[1:3]
-        start, end = cells(target["asked"][:, 0], (height, width)).unbind(1)
-        guess = start / images.new_tensor([width, height]) + predicted_offsets(output, target)[:, 0]
-        marks = {(1.0, 0.0, 0.0): end / images.new_tensor([width, height]), (0.0, 1.0, 0.0): guess}
-        marks[1.0, 1.0, 1.0] = start / images.new_tensor([width, height])
-        for color, corner in marks.items():
-            images = torch.where(
-                _cell(corner, (height, width), images),
-                images.new_tensor(color)[:, None, None],
-                images,
-            )
+        start, end = cells(target["queried"][:, 0], (height, width)).unbind(1)
+        map_size = images.new_tensor([width, height])
+        start, end = start / map_size, end / map_size
+        predicted = start + predicted_offsets(output, target)[:, 0]
+        marks = [
+            ((1.0, 0.0, 0.0), end),
+            ((0.0, 1.0, 0.0), predicted),
+            ((1.0, 1.0, 1.0), start),
+        ]
+        for color, corner in marks:
+            mask = _cell_mask(corner, (height, width), images)
+            images = torch.where(mask, images.new_tensor(color)[:, None, None], images)
         return images
 
 
 class RelativeLocationHead(Head):
-    """-> (B, h, w, h, w, 2): the offset (x, y) from the cell at the first (y, x) to that at the second."""
+    """Offsets (x, y) from each cell (y, x) to every cell (y, x): (B, h, w, h, w, 2)."""
 
     def __init__(self, info: EncoderInfo, width: int) -> None:
         super().__init__()
-        fit = [i for i, size in enumerate(info.map_sizes) if min(size) >= FEWEST]
-        self.level = max(fit, default=0)
+        large_enough = [i for i, size in enumerate(info.map_sizes) if min(size) >= FEWEST]
+        self.level = max(large_enough, default=0)
         height, across = info.map_sizes[self.level]
         self.size = (min(height, MOST), min(across, MOST))
-        self.start = nn.Linear(info.channels[self.level], width)
-        self.end = nn.Linear(info.channels[self.level], width, bias=False)
+        channels = info.channels[self.level]
+        self.start = nn.Linear(channels, width)
+        self.end = nn.Linear(channels, width, bias=False)
         self.answer = nn.Sequential(nn.ReLU(), nn.Linear(width, 2))
 
     def forward(self, features: Features) -> Tensor:
         x = features.maps[self.level]
-        x = x if x.shape[-2:] == self.size else F.adaptive_avg_pool2d(x, self.size)
+        if x.shape[-2:] != self.size:
+            x = F.adaptive_avg_pool2d(x, self.size)
         x = rearrange(x, "b c h w -> b h w c")
         start = rearrange(self.start(x), "b h w d -> b h w 1 1 d")
-        return self.answer(start + rearrange(self.end(x), "b h w d -> b 1 1 h w d"))
+        end = rearrange(self.end(x), "b h w d -> b 1 1 h w d")
+        return self.answer(start + end)
 
-    def loss(self, output: Tensor, target: Question) -> Tensor:
-        """L1, a mean over pairs and both directions."""
-        return (predicted_offsets(output, target) - offsets(target, output)).abs().mean((1, 2))
+    def loss(self, output: Tensor, target: Target) -> Tensor:
+        """(B,): L1, a mean over pairs and both directions."""
+        return offset_errors(output, target).mean((1, 2))
 
-    def ideal(self, target: Question) -> Tensor:
-        """What is true of every two cells, whatever was asked."""
-        (height, width), like = self.size, target["answer"]
-        x = torch.arange(width, device=like.device) / width
-        y = torch.arange(height, device=like.device) / height
+    def ideal(self, target: Target) -> Tensor:
+        """Return the true offsets of every two cells, whichever pairs were drawn."""
+        places = target["true"]
+        height, width = self.size
+        x = torch.arange(width, device=places.device) / width
+        y = torch.arange(height, device=places.device) / height
         shape = (height, width, height, width)
         across = (x - x[:, None])[None, :, None, :].expand(shape)
         down = (y - y[:, None])[:, None, :, None].expand(shape)
-        return torch.stack([across, down], -1).expand(len(like), *shape, 2)
+        return torch.stack([across, down], -1).expand(len(places), *shape, 2)
 
 
 def cells(places: Tensor, size: tuple[int, int]) -> Tensor:
-    """Places (..., 2) of (x, y) in [0, 1) -> the cell (x, y), int64, of a map of `size` (h, w) that each lies in."""
-    return torch.stack([places[..., 0] * size[1], places[..., 1] * size[0]], -1).long()
+    """Places (..., 2), (x, y) in [0, 1) -> their cells (x, y), int64, of a map of `size` (h, w)."""
+    x = places[..., 0] * size[1]
+    y = places[..., 1] * size[0]
+    return torch.stack([x, y], -1).long()
 
 
-def offsets(target: Question, output: Tensor) -> Tensor:
+def true_offsets(target: Target, output: Tensor) -> Tensor:
     """(B, M, 2): the true offsets on the output's map."""
     height, width = output.shape[1:3]
-    start, end = cells(target["answer"], (height, width)).unbind(2)
-    apart = end - start
-    return torch.stack([apart[..., 0] / width, apart[..., 1] / height], -1)
+    start, end = cells(target["true"], (height, width)).unbind(2)
+    offset = end - start
+    across = offset[..., 0] / width
+    down = offset[..., 1] / height
+    return torch.stack([across, down], -1)
 
 
-def predicted_offsets(output: Tensor, target: Question) -> Tensor:
-    """(B, M, 2): what the head says of the pairs that are asked."""
+def predicted_offsets(output: Tensor, target: Target) -> Tensor:
+    """(B, M, 2): the predicted offsets of the queried pairs."""
     height, width = output.shape[1:3]
-    x, y = cells(target["asked"], (height, width)).unbind(-1)
+    x, y = cells(target["queried"], (height, width)).unbind(-1)
     start, end = (y * width + x).unbind(-1)
     table = rearrange(output, "b h w i j xy -> b (h w i j) xy")
-    return table.gather(1, (start * (height * width) + end)[..., None].expand(-1, -1, 2))
+    pair = start * (height * width) + end
+    return table.gather(1, pair[..., None].expand(-1, -1, 2))
 
 
-def _cell(corner: Tensor, size: tuple[int, int], images: Tensor) -> Tensor:
-    """(B, 1, H, W) bool: the cell whose upper left corner lies at the shares `corner` (B, 2) of (x, y)."""
-    x = (torch.arange(images.shape[-1], device=images.device) + 0.5) / images.shape[-1] - corner[
-        :, 0, None
-    ]
-    y = (torch.arange(images.shape[-2], device=images.device) + 0.5) / images.shape[-2] - corner[
-        :, 1, None
-    ]
-    column, row = (x >= 0) & (x < 1 / size[1]), (y >= 0) & (y < 1 / size[0])
+def offset_errors(output: Tensor, target: Target) -> Tensor:
+    """(B, M, 2): absolute errors of the queried pairs."""
+    return (predicted_offsets(output, target) - true_offsets(target, output)).abs()
+
+
+def _cell_mask(corner: Tensor, size: tuple[int, int], images: Tensor) -> Tensor:
+    """(B, 1, H, W) bool: the cell with its upper left corner at `corner` (B, 2), shares (x, y)."""
+    height, width = images.shape[-2:]
+    x = (torch.arange(width, device=images.device) + 0.5) / width
+    y = (torch.arange(height, device=images.device) + 0.5) / height
+    x = x - corner[:, 0, None]
+    y = y - corner[:, 1, None]
+    column = (x >= 0) & (x < 1 / size[1])
+    row = (y >= 0) & (y < 1 / size[0])
     return rearrange(row, "b h -> b 1 h 1") & rearrange(column, "b w -> b 1 1 w")
 
 

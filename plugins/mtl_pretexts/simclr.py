@@ -1,19 +1,22 @@
 """SimCLR: find an image's other view among the views of all images of the batch.
 
-Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", arXiv:2002.05709: NT-Xent, equation 1.
+Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
+arXiv:2002.05709, NT-Xent, equation 1, averaged over the 2 B pairs (i, j) of a view and its other
+view:
 
-    l(i, j) = -log( exp(cos(z_i, z_j) / t) / sum_{k != i} exp(cos(z_i, z_k) / t) ),   averaged over 2 B pairs (i, its other view)
+    l(i, j) = -log( exp(cos(z_i, z_j) / t) / sum_{k != i} exp(cos(z_i, z_k) / t) )
 
-Where we differ: the first view is the clean view, which is encoded anyway where supervised heads read it, and the second the first
-further augmentation; how far the two are apart is the augmentation's (the paper's crops and colors are harsher than `strong`).
+Differences from the paper: the first view is the clean view, which costs nothing extra if a
+supervised head reads it; the second is one further augmentation. How much the views differ depends
+on the run's augmentation. The paper's crops and colors are stronger than `strong`.
 
-Shapes: B samples of all ranks together, D wide features, E = `width` of the embeddings.
+Shapes: B samples of all ranks, features of width D, embeddings of width E = `width`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,56 +24,63 @@ from attrs import field, frozen
 from attrs.validators import ge, gt
 from torch import Tensor, nn
 
-from mtlcore import (
-    AugmentedBatch,
-    BuildContext,
-    Features,
-    Head,
-    MtlError,
-    PretextTask,
-    Rng,
-    View,
-    gather,
-    hookimpl,
-)
+from mtl_pretexts._shared import Pair, gather_pair, require_two_samples
+from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
-Pair = tuple[Tensor, Tensor]
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 @frozen
 class Simclr(PretextTask):
-    """Tell the other view of an image from 2 (B - 1) views of others, over the samples of all ranks.
+    """Identify the other view of an image among 2 (B - 1) views of other images, over all ranks.
 
-    temperature: of the softmax; the paper's best is 0.1 (0.5 on CIFAR-10, with small batches). width: of the embedding; the
-    projector's one hidden layer is as wide as the features, as in the paper. The loss of a blind guess is log(2 B - 1).
+    The loss of a random guess is log(2 B - 1).
+
+    temperature: of the softmax. The paper's best is 0.1 (0.5 on CIFAR-10 with small batches).
+    width: of the embedding. The projector's hidden layer is as wide as the features, as in the
+    paper.
     """
 
     cites = "Chen et al. 2020, arXiv:2002.05709"
     lacks: ClassVar[Mapping[str, str]] = {
-        "single_sample": "an image is told from the others of its batch"
+        "single_sample": "an image is distinguished from the others of its batch"
     }
 
     temperature: float = field(default=0.1, validator=gt(0.0))
     width: int = field(default=128, validator=ge(2))
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
-        """-> the clean view and another augmentation; what must be answered is in the pair itself."""
+        """Return the clean view and one augmentation; the pair itself is the target."""
         return [batch.clean, batch.augment(1)], None
 
     def build(self, context: BuildContext) -> Head:
         return SimclrHead(context.info.dim, self)
 
-    def metrics(self) -> dict[str, Any]:
-        """pairs: mean cosine of the two views of an image. strangers: of any two images'; near `pairs`: all collapsed."""
+    def metrics(self) -> dict[str, Metric]:
+        """Mean cosines of first and second views.
+
+        pairs: of the same image, at best 1.
+        strangers: of two different images. A value near `pairs` means collapse.
+        """
         from torchmetrics import Metric
 
         e = self.width
 
         class Cosines(Metric):
+            """Sums over samples: the mean over all pairs follows without storing embeddings."""
+
+            samples: Tensor
+            same: Tensor
+            a: Tensor
+            b: Tensor
+
             def __init__(self) -> None:
                 super().__init__()
-                for name, shape in {"samples": (), "same": (), "a": (e,), "b": (e,)}.items():
-                    self.add_state(name, torch.zeros(shape), "sum")
+                for name in ("samples", "same"):
+                    self.add_state(name, torch.zeros(()), "sum")
+                for name in ("a", "b"):
+                    self.add_state(name, torch.zeros(e), "sum")
 
             def update(self, output: Pair, target: None) -> None:
                 a, b = (F.normalize(z, dim=1) for z in output)
@@ -88,23 +98,25 @@ class Simclr(PretextTask):
         class Strangers(Cosines):
             higher_is_better = False
 
-            def compute(
-                self,
-            ) -> Tensor:  # all B * B pairs of a first and a second view, less those of one image
-                return (self.a @ self.b - self.same) / (
-                    self.samples * (self.samples - 1)
-                ).clamp_min(1)
+            def compute(self) -> Tensor:
+                # All B * B pairs of a first and a second view, less those of one image.
+                strangers = self.a @ self.b - self.same
+                pairs = self.samples * (self.samples - 1)
+                return strangers / pairs.clamp_min(1)
 
         return {"pairs": Pairs(), "strangers": Strangers()}
 
     def draw(self, images: Tensor, target: None, output: Pair) -> Tensor:
-        """In each place the image whose second view is nearest to this one's first: itself, where it is found."""
+        """Show, for each image, the one with the nearest second view: itself if it is found."""
         a, b = (F.normalize(z, dim=1) for z in output)
         return images[(a @ b.T).argmax(1)]
 
 
 class SimclrHead(Head):
-    """-> the embeddings (B, E) of both views, of all ranks' samples: all are each other's negatives."""
+    """Project both views to embeddings (B, E).
+
+    Features are gathered from all ranks first, so all samples of the step are negatives.
+    """
 
     coupled = True
 
@@ -117,11 +129,9 @@ class SimclrHead(Head):
         )
 
     def forward(self, a: Features, b: Features) -> Pair:
-        first, second = gather(torch.stack([a.pooled, b.pooled], 1).float()).unbind(1)
-        if self.training and len(first) < 2:
-            raise MtlError(
-                "simclr tells samples from each other and a micro-batch holds 1: raise input.batch_size"
-            )
+        first, second = gather_pair(a, b)
+        if self.training:
+            require_two_samples(len(first), "simclr", "it contrasts samples with each other")
         return self.project(first), self.project(second)
 
     def loss(self, output: Pair, target: None) -> Tensor:
@@ -129,11 +139,16 @@ class SimclrHead(Head):
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Embeddings (B, E) of two views -> (): equation 1, averaged over both directions of all pairs. One sample has nobody else: 0."""
+    """Embeddings (B, E) of two views -> (): equation 1, averaged over both directions of all pairs.
+
+    A single sample has no negatives: the loss is 0.
+    """
     z = F.normalize(torch.cat([a, b]), dim=1)
-    samples = torch.arange(len(z), device=z.device)
-    scores = (z @ z.T / temperature).masked_fill(samples[:, None] == samples, -torch.inf)
-    return F.cross_entropy(scores, samples.roll(len(a)))
+    position = torch.arange(len(z), device=z.device)
+    itself = position[:, None] == position
+    scores = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    # The other view of view i is B positions further, cyclically.
+    return F.cross_entropy(scores, position.roll(len(a)))
 
 
 @hookimpl

@@ -1,22 +1,29 @@
-"""VICReg: two views of an image must be near, each component must vary over the batch, and no two must vary together.
+"""VICReg: make two views agree, keep the variance of each component, and decorrelate components.
 
-Bardes, Ponce and LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
-arXiv:2105.04906, equations 1 to 6, with the normalization of the authors' code, which its 25, 25 and 1 were found with: the
-invariance is a mean over components (equation 5 sums them), the variance term a mean over the two views (equation 6 adds them up).
+Bardes, Ponce and LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for
+Self-Supervised Learning", arXiv:2105.04906, equations 1 to 6.
 
     loss = 25 mean (Z - Z')^2 + 25 (v(Z) + v(Z')) / 2 + 1 (c(Z) + c(Z'))
-    v = mean_j max(0, 1 - sqrt(var_j + 1e-4)),   c = (1 / E) sum_{i != j} cov_ij^2,   var and cov over B - 1
+    v = mean_j max(0, 1 - sqrt(var_j + 1e-4))
+    c = (1 / E) sum_{i != j} cov_ij^2,   var and cov over B - 1
 
-Where we differ: the expander is 512 wide, for a CPU's sake (paper: 8192); the first view is the clean view, which is encoded anyway
-where supervised heads read it, and the second the first further augmentation.
+The normalization is that of the authors' code, with which the weights 25, 25 and 1 were found:
+the invariance term is a mean over components (equation 5 sums them), and the variance term is a
+mean over the two views (equation 6 sums them).
 
-Shapes: B samples of all ranks together, D wide features, E = `width` components.
+Differences from the paper:
+
+- The expander is 512 wide instead of 8192, to be affordable on a CPU.
+- The first view is the clean view, which costs nothing extra if a supervised head reads it. The
+  second is one further augmentation.
+
+Shapes: B samples of all ranks, features of width D, embeddings of E = `width` components.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,30 +31,25 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from mtlcore import (
-    AugmentedBatch,
-    BuildContext,
-    Features,
-    Head,
-    MtlError,
-    PretextTask,
-    Rng,
-    View,
-    gather,
-    hookimpl,
-)
+from mtl_pretexts._shared import Pair, gather_pair, require_two_samples
+from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
-Pair = tuple[Tensor, Tensor]
-TINY = 1e-4  # the paper's epsilon, beside a variance
-WANTED = 1.0  # the paper's gamma, the least std of a component
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+EPSILON = 1e-4  # the paper's, added to a variance
+TARGET_STD = 1.0  # the paper's gamma: the least std of a component
 
 
 @frozen
 class Vicreg(PretextTask):
-    """Invariance, variance and covariance of two views' embeddings, over the samples of all ranks.
+    """Regularize two views' embeddings by invariance, variance and covariance, over all ranks.
 
-    invariance, variance, covariance: weights of the three terms (the paper's lambda, mu, nu). width: of the expander's three
-    layers. With the paper's weights the loss begins near 20: beside a cross-entropy, a weight of 0.02 to 0.1 lets both be heard.
+    With the paper's weights the loss starts near 20. Beside a cross-entropy, a task weight of 0.02
+    to 0.1 balances the two.
+
+    invariance, variance, covariance: weights of the three terms, the paper's lambda, mu and nu.
+    width: of the expander's three layers.
     """
 
     cites = "Bardes, Ponce and LeCun 2022, arXiv:2105.04906"
@@ -61,20 +63,26 @@ class Vicreg(PretextTask):
     width: int = field(default=512, validator=ge(2))
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
-        """-> the clean view and another augmentation; what must be answered is in the pair itself."""
+        """Return the clean view and one augmentation; the pair itself is the target."""
         return [batch.clean, batch.augment(1)], None
 
     def build(self, context: BuildContext) -> Head:
         return VicregHead(context.info.dim, self)
 
-    def metrics(self) -> dict[str, Any]:
-        """distance: mean squared difference of the two views, at best 0. std: the mean one of a component; 0: all collapsed."""
+    def metrics(self) -> dict[str, Metric]:
+        """Metrics over all samples of an evaluation.
+
+        distance: mean squared difference of the two views, at best 0.
+        std: mean standard deviation of the components; 0 means collapse.
+        """
         from torchmetrics import Metric
 
         e = self.width
 
         class Distance(Metric):
             higher_is_better = False
+            error: Tensor
+            numbers: Tensor
 
             def __init__(self) -> None:
                 super().__init__()
@@ -90,11 +98,15 @@ class Vicreg(PretextTask):
 
         class Std(Metric):
             higher_is_better = True
+            samples: Tensor
+            sums: Tensor
+            squares: Tensor
 
             def __init__(self) -> None:
                 super().__init__()
-                for name, shape in {"samples": (), "sums": (2, e), "squares": (2, e)}.items():
-                    self.add_state(name, torch.zeros(shape), "sum")
+                self.add_state("samples", torch.zeros(()), "sum")
+                for name in ("sums", "squares"):
+                    self.add_state(name, torch.zeros(2, e), "sum")
 
             def update(self, output: Pair, target: None) -> None:
                 z = torch.stack(output)
@@ -103,29 +115,30 @@ class Vicreg(PretextTask):
                 self.samples += z.shape[1]
 
             def compute(self) -> Tensor:
-                return (
-                    (self.squares / self.samples - (self.sums / self.samples).square())
-                    .clamp_min(0)
-                    .sqrt()
-                    .mean()
-                )
+                mean = self.sums / self.samples
+                variance = self.squares / self.samples - mean.square()
+                return variance.clamp_min(0).sqrt().mean()
 
         return {"distance": Distance(), "std": Std()}
 
     def draw(self, images: Tensor, target: None, output: Pair) -> Tensor:
-        """In each place the image whose second view is nearest to this one's first: itself, where the two agree."""
+        """Show, for each image, the one with the nearest second view: itself if both agree."""
         a, b = output
         return images[torch.cdist(a, b).argmin(1)]
 
 
 class VicregHead(Head):
-    """-> the embeddings (B, E) of both views, of all ranks' samples: so the expander's batch statistics are the whole batch's too."""
+    """Expand both views to embeddings (B, E).
+
+    Features are gathered from all ranks first, so batch statistics are those of the whole batch.
+    """
 
     coupled = True
 
     def __init__(self, dim: int, task: Vicreg) -> None:
         super().__init__()
-        self.weights, e = (task.invariance, task.variance, task.covariance), task.width
+        self.weights = (task.invariance, task.variance, task.covariance)
+        e = task.width
         self.expand = nn.Sequential(
             *(nn.Linear(dim, e), nn.BatchNorm1d(e), nn.ReLU()),
             *(nn.Linear(e, e), nn.BatchNorm1d(e), nn.ReLU()),
@@ -133,36 +146,35 @@ class VicregHead(Head):
         )
 
     def forward(self, a: Features, b: Features) -> Pair:
-        first, second = gather(torch.stack([a.pooled, b.pooled], 1).float()).unbind(1)
-        if self.training and len(first) < 2:
-            raise MtlError(
-                "vicreg needs samples that vary and a micro-batch holds 1: raise input.batch_size"
-            )
+        first, second = gather_pair(a, b)
+        if self.training:
+            require_two_samples(len(first), "vicreg", "components vary over samples")
         return self.expand(first), self.expand(second)
 
     def loss(self, output: Pair, target: None) -> Tensor:
         a, b = output
-        near, spread, apart = self.weights
-        variance = (variance_term(a) + variance_term(b)) / 2
+        invariance, variance, covariance = self.weights
+        mean_variance = (variance_term(a) + variance_term(b)) / 2
         return (
-            near * F.mse_loss(a, b)
-            + spread * variance
-            + apart * (covariance_term(a) + covariance_term(b))
+            invariance * F.mse_loss(a, b)
+            + variance * mean_variance
+            + covariance * (covariance_term(a) + covariance_term(b))
         )
 
 
 def variance_term(z: Tensor) -> Tensor:
-    """(B, E) -> (): equation 1, how far the components' std stays below 1."""
+    """(B, E) -> (): equation 1, how far the components' std is below 1."""
     z = z - z.mean(0)
     variance = z.square().sum(0) / max(len(z) - 1, 1)
-    return F.relu(WANTED - (variance + TINY).sqrt()).mean()
+    return F.relu(TARGET_STD - (variance + EPSILON).sqrt()).mean()
 
 
 def covariance_term(z: Tensor) -> Tensor:
     """(B, E) -> (): equations 3 and 4, the squared covariances of different components, over E."""
     z = z - z.mean(0)
     covariance = z.T @ z / max(len(z) - 1, 1)
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]
+    off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
+    return off_diagonal / z.shape[1]
 
 
 @hookimpl

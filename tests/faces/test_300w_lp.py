@@ -1,4 +1,4 @@
-"""300W-LP: angles out of .mat files, groups that keep mirrored copies together, crops."""
+"""300W-LP: angles from .mat files, groups with mirrored copies, crops, the cached index."""
 
 from __future__ import annotations
 
@@ -18,14 +18,10 @@ from mtlcore.registry.components import component_name
 
 
 def face(root, key, yaw=10.0, pitch=-20.0, roll=30.0, points=None):
+    if points is None:
+        points = marks(30, 40, 70, 60)
     ramp(root / f"{key}.jpg")
-    pose_mat(
-        root / f"{key}.mat",
-        yaw,
-        pitch,
-        roll,
-        pt2d=marks(30, 40, 70, 60) if points is None else points,
-    )
+    pose_mat(root / f"{key}.mat", yaw, pitch, roll, pt2d=points)
 
 
 @pytest.fixture
@@ -51,14 +47,14 @@ def shared(tmp_path):
     return tmp_path
 
 
-def test_its_name_opens_with_a_digit():
+def test_its_name_starts_with_a_digit():
     assert component_name(W300Lp) == "300w_lp"
 
 
 def test_angles_are_degrees_in_the_order_yaw_pitch_roll(release):
     index = W300Lp(release).index()
-    row = index.keys.tolist().index("HELEN/HELEN_232194_1_0.jpg")
-    np.testing.assert_allclose(index.annotations["pose_deg"][row], [10, -20, 30], atol=1e-4)
+    frontal = index.keys.tolist().index("HELEN/HELEN_232194_1_0.jpg")
+    np.testing.assert_allclose(index.annotations["pose_deg"][frontal], [10, -20, 30], atol=1e-4)
     mirrored = index.keys.tolist().index("AFW_Flip/AFW_1051618982_1_12.jpg")
     np.testing.assert_allclose(index.annotations["pose_deg"][mirrored], [-60, -20, 30], atol=1e-4)
 
@@ -83,10 +79,10 @@ def test_train_and_val_folders_are_splits_and_a_person_is_a_group(shared):
 
 
 def test_a_square_crop_is_centered_on_the_landmarks(shared):
-    source = W300Lp(shared, margin=0.25)
-    index = source.index()
+    dataset = W300Lp(shared, margin=0.25)
+    index = dataset.index()
     np.testing.assert_allclose(index.annotations["box_px"][0], [20, 20, 80, 80], atol=1e-4)
-    image = source.decode(index, 0)
+    image = dataset.decode(index, 0)
     assert image.shape == (60, 60, 3)
     assert (image[0, 0, :2] == [20, 20]).all()
     assert (image[-1, -1, :2] == [79, 79]).all()
@@ -94,8 +90,8 @@ def test_a_square_crop_is_centered_on_the_landmarks(shared):
 
 def test_a_square_crop_never_leaves_the_image(tmp_path):
     face(tmp_path, "train/a_b_0", points=marks(70, 0, 99, 10))
-    source = W300Lp(tmp_path, margin=0.5)
-    image = source.decode(source.index(), 0)
+    dataset = W300Lp(tmp_path, margin=0.5)
+    image = dataset.decode(dataset.index(), 0)
     assert image.shape == (58, 58, 3)
     assert (image[0, 0, :2] == [42, 0]).all()
     whole = W300Lp(tmp_path, margin=3.0)
@@ -104,28 +100,28 @@ def test_a_square_crop_never_leaves_the_image(tmp_path):
 
 def test_hopenets_crop_is_widened_in_its_order_and_black_beyond_the_image(tmp_path):
     face(tmp_path, "train/a_b_0", points=marks(20, 20, 60, 70))
-    source = W300Lp(tmp_path, crop="hopenet")
-    index = source.index()
+    dataset = W300Lp(tmp_path, crop="hopenet")
+    index = dataset.index()
     k, x0, y0, x1, y1 = 0.3, 20.0, 20.0, 60.0, 70.0  # the published lines, one after the other
     x0 -= 0.6 * k * abs(x1 - x0)
     y0 -= 2 * k * abs(y1 - y0)
     x1 += 0.6 * k * abs(x1 - x0)
     y1 += 0.6 * k * abs(y1 - y0)
     np.testing.assert_allclose(index.annotations["box_px"][0], [x0, y0, x1, y1], atol=1e-4)
-    image = source.decode(index, 0)
+    image = dataset.decode(index, 0)
     assert image.shape == (int(y1) - int(y0), int(x1) - int(x0), 3)
     assert not image[: -int(y0)].any()
     assert (image[-int(y0), 0, :2] == [int(x0), 0]).all()
 
 
 def test_no_crop_gives_the_whole_image_and_no_box(shared):
-    source = W300Lp(shared, crop="none")
-    index = source.index()
+    dataset = W300Lp(shared, crop="none")
+    index = dataset.index()
     assert list(index.annotations) == ["pose_deg"]
-    assert source.decode(index, 0).shape == (100, 100, 3)
+    assert dataset.decode(index, 0).shape == (100, 100, 3)
 
 
-def test_files_that_lack_something_are_counted_by_what_they_lack(shared):
+def test_incomplete_files_are_counted_by_reason(shared):
     folder = shared / "train"
     for name in "abcdef":
         ramp(folder / f"x_{name}_0.jpg")
@@ -148,61 +144,59 @@ def test_files_that_lack_something_are_counted_by_what_they_lack(shared):
     }
 
 
-def test_landmarks_that_lie_nowhere_near_are_an_unreadable_image(tmp_path):
+def test_landmarks_far_from_the_image_are_an_error_of_decode(tmp_path):
     face(tmp_path, "train/a_b_0", points=marks(5000, 0, 9000, 10))
     face(tmp_path, "train/a_c_0", points=marks(200, 0, 230, 10))
-    source = W300Lp(tmp_path)
-    index = source.index()
-    for row, message in (
+    dataset = W300Lp(tmp_path)
+    index = dataset.index()
+    for i, message in (
         (0, "far outside of an image of 100 x 100"),
-        (1, "does not lie on an image of 100 x 100"),
+        (1, "is empty or outside of an image of 100 x 100"),
     ):
         with pytest.raises(MtlError, match=message):
-            source.decode(index, row)
+            dataset.decode(index, i)
 
 
-def test_a_root_without_its_folders_is_named(tmp_path):
+def test_a_root_without_its_folders_is_an_error(tmp_path):
     with pytest.raises(
         MtlError, match=r"holds none of the folders train \| val \| test \| AFW \| AFW_Flip"
     ):
         W300Lp(tmp_path).index()
 
 
-def test_a_large_set_is_read_once_and_again_when_a_file_comes_or_goes(
+def test_a_large_dataset_is_cached_until_a_file_is_added_or_removed(
     shared, monkeypatch, tmp_path_factory
 ):
     monkeypatch.setattr(_cache, "SMALLEST", 4)
     monkeypatch.setenv("XDG_CACHE_HOME", str(home := tmp_path_factory.mktemp("cache")))
     first = W300Lp(shared).index()
-    (kept,) = home.rglob("*.npz")
-    kept_index = W300Lp(shared).index()
-    assert kept_index.keys.tolist() == first.keys.tolist()
-    assert kept_index.group.tolist() == first.group.tolist()
-    np.testing.assert_array_equal(kept_index.annotations["pose_deg"], first.annotations["pose_deg"])
+    (cache,) = home.rglob("*.npz")
+    cached = W300Lp(shared).index()
+    assert cached.keys.tolist() == first.keys.tolist()
+    assert cached.group.tolist() == first.group.tolist()
+    np.testing.assert_array_equal(cached.annotations["pose_deg"], first.annotations["pose_deg"])
     face(shared, "val/tr_New_00")
     assert len(W300Lp(shared).index()) == 5
-    kept.write_bytes(b"broken")
+    cache.write_bytes(b"broken")
     (shared / "val" / "tr_New_00.jpg").unlink()
     assert len(W300Lp(shared).index()) == 4
-    assert (
-        W300Lp(shared, margin=0.5).index().annotations["box_px"][0, 0]
-        != first.annotations["box_px"][0, 0]
-    )
+    wider = W300Lp(shared, margin=0.5).index()
+    assert wider.annotations["box_px"][0, 0] != first.annotations["box_px"][0, 0]
 
 
-def test_the_shared_set_has_its_known_counts(unpacked):
-    source = W300Lp(unpacked("headpose") / "headpose")
-    index = source.index()
+def test_the_real_copy_has_its_known_counts(unpacked):
+    dataset = W300Lp(unpacked("headpose") / "headpose")
+    index = dataset.index()
     assert [(index.split == name).sum() for name in ("train", "val")] == [3431, 418]
     assert len(index.skipped) == 0
     people = [set(index.group[index.split == name].tolist()) for name in ("train", "val")]
     assert not people[0] & people[1]
     assert np.abs(index.annotations["pose_deg"]).max() < 70
-    assert source.decode(index, 0).shape == (96, 96, 3)
+    assert dataset.decode(index, 0).shape == (96, 96, 3)
 
 
 def reader_of(file: Path, table: str) -> Callable[[], Index]:
-    """The function of a reader's module with this table of labels."""
+    """Return the function of a reader module with this table of labels."""
     file.write_text(f"def read():\n    return index({table!r})\n")
     module: dict[str, Any] = {
         "index": lambda name: Index(np.array(["a", "b"]), {"mood": np.array([name, name])})
@@ -211,19 +205,17 @@ def reader_of(file: Path, table: str) -> Callable[[], Index]:
     return module["read"]
 
 
-def test_an_index_that_an_older_label_table_made_is_read_anew(monkeypatch, tmp_path):
+def test_a_change_of_the_label_table_invalidates_the_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(_cache, "SMALLEST", 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file, source = tmp_path / "reader.py", W300Lp(tmp_path)
+    file, dataset = tmp_path / "reader.py", W300Lp(tmp_path)
     for table in ("happy", "sad", "happy"):
-        index = _cache.cached_index(source, [], reader_of(file, table))
+        index = _cache.cached_index(dataset, [], reader_of(file, table))
         assert index.annotations["mood"].tolist() == [table, table]
-    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 2  # the third was kept from the first
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 2  # the third is the first
 
 
-def test_the_helpers_that_read_a_set_are_part_of_what_is_kept():
-    names = {
-        file.name
-        for file in _cache._code(test_the_helpers_that_read_a_set_are_part_of_what_is_kept)
-    }
+def test_the_code_of_the_helpers_is_part_of_the_cache_key():
+    code = _cache._code(test_the_code_of_the_helpers_is_part_of_the_cache_key)
+    names = {file.name for file in code}
     assert {"test_300w_lp.py", "_mat.py", "_crops.py"} <= names

@@ -1,4 +1,4 @@
-"""AffectNet: two releases, one of whose tables has a header and the other none."""
+"""AffectNet: the csv release, with and without a header, and the npy release."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ from mtl_faces.sources.affectnet import Affectnet
 
 from mtlcore import MtlError
 
-HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+HEADER = (
+    "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,"
+    "expression,valence,arousal"
+)
 EMOTIONS = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"]
 MARKS = "12.5;30.1;40.2;50.3"
+NO_FACE = "images left out, without a face by the dataset's own label"
 
 
 def row(path, expression, valence="0.25", arousal="-0.5", box="10,20,40,40"):
     return f"{path},{box},{MARKS},{expression},{valence},{arousal}"
 
 
-@pytest.fixture(
-    params=["Manually_Annotated_Images", "Manually_Annotated_Images/Manually_Annotated_Images", "."]
-)
-def csv_release(request, tmp_path):
+PLACES = ("Manually_Annotated_Images", "Manually_Annotated_Images/Manually_Annotated_Images", ".")
+
+
+def csv_release(root, place):
+    """Write a csv release with its images at this place."""
+    root.mkdir()
     training = [row(f"1/{i}.{'JPG' if i else 'bmp'}", i) for i in range(8)]
     training += [row("2/8.tif", 8, -2, -2), row("2/9.jpg", 9, -2, -2), row("2/10.jpg", 10, -2, -2)]
-    (tmp_path / "training.csv").write_text("\n".join([HEADER, *training]) + "\n")
-    (tmp_path / "validation.csv").write_text(row("3/a.png", 6) + "\n" + row("3/b.png", 1) + "\n")
+    (root / "training.csv").write_text("\n".join([HEADER, *training]) + "\n")
+    (root / "validation.csv").write_text(row("3/a.png", 6) + "\n" + row("3/b.png", 1) + "\n")
     for line in training:
-        image(tmp_path / request.param / line.split(",")[0], size=(60, 70))
+        image(root / place / line.split(",")[0], size=(60, 70))
     for name in "ab":
-        ramp(tmp_path / request.param / f"3/{name}.png")
-    return tmp_path
+        ramp(root / place / f"3/{name}.png")
+    return root
 
 
 @pytest.fixture(params=["val_set", "valid_set"])
 def npy_release(request, tmp_path):
-    rows = [("train_set", str(i), i) for i in range(8)] + [
-        (request.param, "100", 3),
-        (request.param, "101", 10),
-    ]
+    rows = [("train_set", str(i), i) for i in range(8)]
+    rows += [(request.param, "100", 3), (request.param, "101", 10)]
     for number, (folder, name, expression) in enumerate(rows):
         image(tmp_path / folder / "images" / f"{name}.jpg", 10 * number)
         values = {"exp": str(expression), "val": "0.5", "aro": "-0.25", "lnd": np.zeros(136)}
@@ -49,26 +53,29 @@ def npy_release(request, tmp_path):
     return tmp_path
 
 
-def test_the_csv_release_is_read_with_and_without_a_header(csv_release):
-    index = Affectnet(csv_release).index()
+def test_the_csv_release_is_read_with_and_without_a_header(tmp_path):
+    index = Affectnet(csv_release(tmp_path / "csv", PLACES[0])).index()
     assert index.split.tolist() == ["train"] * 10 + ["test"] * 2
     assert index.annotations["emotion"].tolist() == [*EMOTIONS, "", "", "anger", "happiness"]
     np.testing.assert_array_equal(index.annotations["valence_arousal"][0], [0.25, -0.5])
     assert np.isnan(index.annotations["valence_arousal"][8:10]).all()
     assert index.skipped.names == {}
-    assert index.skipped.notes == {"images left out, without a face by the set's own label": 1}
+    assert index.skipped.notes == {NO_FACE: 1}
 
 
-def test_images_are_found_however_deep_they_are_nested_and_cut_to_the_face(csv_release):
-    source = Affectnet(csv_release)
-    index = source.index()
-    for each in range(len(index)):
-        assert source.decode(index, each).shape == (40, 40, 3)
-    assert source.decode(index, 10)[0, 0, :2].tolist() == [10, 20]
-    wide = Affectnet(csv_release, margin=0.25)
-    assert wide.decode(wide.index(), 10).shape == (60, 60, 3)
-    whole = Affectnet(csv_release, crop="none")
-    assert whole.decode(whole.index(), 0).shape == (70, 60, 3)
+def test_images_are_found_at_each_place_and_cropped_to_the_face(tmp_path):
+    for number, place in enumerate(PLACES):
+        root = csv_release(tmp_path / str(number), place)
+        dataset = Affectnet(root)
+        index = dataset.index()
+        assert len(index) == 12
+        for i in range(len(index)):
+            assert dataset.decode(index, i).shape == (40, 40, 3), place
+        assert dataset.decode(index, 10)[0, 0, :2].tolist() == [10, 20]
+        wide = Affectnet(root, margin=0.25)
+        assert wide.decode(wide.index(), 10).shape == (60, 60, 3)
+        whole = Affectnet(root, crop="none")
+        assert whole.decode(whole.index(), 0).shape == (70, 60, 3)
 
 
 def test_malformed_csv_rows_are_counted(tmp_path):
@@ -98,26 +105,25 @@ def test_malformed_csv_rows_are_counted(tmp_path):
         Affectnet(tmp_path).decode(index, 0)
 
 
-def test_the_npy_release_is_read_numbers_or_texts(npy_release):
-    source = Affectnet(npy_release)
-    index = source.index()
+def test_the_npy_release_is_read_from_numbers_or_text(npy_release):
+    dataset = Affectnet(npy_release)
+    index = dataset.index()
     assert index.split.tolist() == ["train"] * 8 + ["test"]
     assert index.annotations["emotion"].tolist() == [*EMOTIONS, "surprise"]
     np.testing.assert_array_equal(index.annotations["valence_arousal"], [[0.5, -0.25]] * 9)
     assert index.skipped.names == {}
-    assert index.skipped.notes == {"images left out, without a face by the set's own label": 1}
-    assert [round(int(source.decode(index, i)[0, 0, 0]), -1) for i in range(9)] == [
-        10 * i for i in range(9)
-    ]
+    assert index.skipped.notes == {NO_FACE: 1}
+    grays = [round(int(dataset.decode(index, i)[0, 0, 0]), -1) for i in range(9)]
+    assert grays == [10 * i for i in range(9)]
 
 
 def test_broken_npy_files_are_counted_and_never_unpickled(npy_release):
-    notes = npy_release / "train_set" / "annotations"
-    (notes / "0_exp.npy").unlink()
-    (notes / "1_val.npy").write_bytes(b"\x93NUMPY")
-    np.save(notes / "2_aro.npy", np.zeros(3))
-    np.save(notes / "3_exp.npy", np.array({"a": 1}), allow_pickle=True)
-    np.save(notes / "4_exp.npy", np.array("joy"))
+    labels = npy_release / "train_set" / "annotations"
+    (labels / "0_exp.npy").unlink()
+    (labels / "1_val.npy").write_bytes(b"\x93NUMPY")
+    np.save(labels / "2_aro.npy", np.zeros(3))
+    np.save(labels / "3_exp.npy", np.array({"a": 1}), allow_pickle=True)
+    np.save(labels / "4_exp.npy", np.array("joy"))
     skipped = Affectnet(npy_release).index().skipped.names
     assert skipped["no _exp.npy"] == ["train_set/images/0.jpg"]
     assert skipped["an unreadable _val.npy"] == ["train_set/images/1.jpg"]

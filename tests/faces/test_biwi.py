@@ -1,4 +1,4 @@
-"""BIWI: rotations of the camera become the angles of 300W-LP."""
+"""BIWI: rotations in the camera's axes become the angles of 300W-LP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CAL = """517.679 0 320
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
-    """A right-handed turn about one axis."""
+    """Return a right-handed rotation about one axis."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = [(1, 2), (2, 0), (0, 1)][axis]
     r = np.eye(3)
@@ -39,14 +39,14 @@ def turn(axis: int, degrees: float) -> np.ndarray:
 
 
 def frame(root, video, number, rotation, center=(0.0, 0.0, 1000.0)):
-    ramp(root / video / f"frame_{number:05d}_rgb.png", side=200)
+    ramp(root / video / f"frame_{number:05d}_rgb.png", size=200)
     lines = [" ".join(f"{v:.6f}" for v in row) + " " for row in rotation]
     text = "\n".join([*lines, "", " ".join(f"{v:.4f}" for v in center) + " "]) + "\n"
     (root / video / f"frame_{number:05d}_pose.txt").write_text(text)
 
 
 def published(rotation):
-    """Hopenet's reader: it transposes the matrix first."""
+    """Compute the angles as Hopenet's reader does: it transposes the matrix first."""
     r = rotation.T
     roll = -np.arctan2(r[1][0], r[0][0]) * 180 / np.pi
     yaw = -np.arctan2(-r[2][0], np.sqrt(r[2][1] ** 2 + r[2][2] ** 2)) * 180 / np.pi
@@ -88,28 +88,27 @@ def videos(tmp_path):
     return tmp_path
 
 
-def test_frames_are_test_rows_grouped_by_video_with_a_fold_for_training(videos):
+def test_frames_are_in_the_test_split_with_videos_as_groups_and_a_fold_for_training(videos):
     index = Biwi(videos).index()
     assert index.keys[:2].tolist() == ["01/frame_00003_rgb.png", "01/frame_00004_rgb.png"]
-    np.testing.assert_allclose(
-        index.annotations["pose_deg"][:2], [[0, 0, 0], [0, 0, 20]], atol=1e-4
-    )
+    pose_deg = index.annotations["pose_deg"][:2]
+    np.testing.assert_allclose(pose_deg, [[0, 0, 0], [0, 0, 20]], atol=1e-4)
     assert set(index.split.tolist()) == {"test"}
     assert index.group.tolist() == ["01", "01", "16", "16", "17", "17", "24", "24"]
     assert index.attributes["fold"].tolist() == ["train"] * 4 + ["test"] * 4
     assert len(index.skipped) == 0
 
 
-def test_the_crop_is_the_heads_center_through_the_camera(tmp_path):
+def test_the_crop_is_centered_on_the_projected_head(tmp_path):
     frame(tmp_path, "01", 3, np.eye(3), center=(-425.0, -270.0, 1000.0))
-    source = Biwi(tmp_path, face_mm=100.0)
-    index = source.index()
-    middle = np.array([320, 240.5]) + 517.679 * np.array([-0.425, -0.27])
+    dataset = Biwi(tmp_path, face_mm=100.0)
+    index = dataset.index()
+    center = np.array([320, 240.5]) + 517.679 * np.array([-0.425, -0.27])
     half = 517.679 * 0.05
-    np.testing.assert_allclose(index.annotations["box_px"][0], [*(middle - half), *(middle + half)])
-    image = source.decode(index, 0)
+    np.testing.assert_allclose(index.annotations["box_px"][0], [*(center - half), *(center + half)])
+    image = dataset.decode(index, 0)
     assert image.shape == (51, 51, 3)
-    assert np.abs(image[25, 25, :2] - middle).max() < 2
+    assert np.abs(image[25, 25, :2] - center).max() < 2
     whole = Biwi(tmp_path, crop="none")
     assert whole.decode(whole.index(), 0).shape == (200, 200, 3)
 
@@ -134,22 +133,21 @@ def test_broken_pose_files_and_calibrations_are_counted(videos):
         "a head behind the camera": ["16/frame_00004_rgb.png"],
     }
     assert index.skipped.notes == {
-        "videos with an unreadable rgb.cal: they stay, with the Kinect's usual values": 1
+        "videos with an unreadable rgb.cal: used with the Kinect's nominal values": 1
     }
 
 
-def test_a_kept_index_keeps_what_is_told_of_it(videos, monkeypatch, tmp_path_factory):
+def test_a_cached_index_has_the_reasons_and_notes_of_skipped_samples(
+    videos, monkeypatch, tmp_path_factory
+):
     monkeypatch.setattr(_cache, "SMALLEST", 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(home := tmp_path_factory.mktemp("cache")))
     (videos / "24" / "rgb.cal").write_text("nothing")
     (videos / "01" / "frame_00003_pose.txt").unlink()
     first, again = Biwi(videos).index(), Biwi(videos).index()
     assert len(list(home.rglob("*.npz"))) == 1
-    assert (
-        again.skipped.names
-        == first.skipped.names
-        == {"no readable pose file": ["01/frame_00003_rgb.png"]}
-    )
+    assert first.skipped.names == {"no readable pose file": ["01/frame_00003_rgb.png"]}
+    assert again.skipped.names == first.skipped.names
     assert again.skipped.notes == first.skipped.notes
     assert list(again.skipped.notes.values()) == [1]
 
@@ -157,17 +155,16 @@ def test_a_kept_index_keeps_what_is_told_of_it(videos, monkeypatch, tmp_path_fac
 def test_an_npz_copy_is_bgr_with_yaw_pitch_roll(tmp_path):
     pixels = np.zeros((3, 8, 8, 3), dtype=np.uint8)
     pixels[:, ..., 0], pixels[:, ..., 2] = 10, 30
-    np.savez(
-        tmp_path / "biwi.npz", image=pixels, pose=np.array([[1.0, 2, 3], [4, 5, 6], [np.nan, 0, 0]])
-    )
-    source = Biwi(tmp_path / "biwi.npz")
-    index = source.index()
+    pose = np.array([[1.0, 2, 3], [4, 5, 6], [np.nan, 0, 0]])
+    np.savez(tmp_path / "biwi.npz", image=pixels, pose=pose)
+    dataset = Biwi(tmp_path / "biwi.npz")
+    index = dataset.index()
     assert index.annotations["pose_deg"].tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert source.decode(index, 1)[0, 0].tolist() == [30, 0, 10]
+    assert dataset.decode(index, 1)[0, 0].tolist() == [30, 0, 10]
     assert index.skipped.names == {"a pose that holds no numbers": ["row 00002"]}
 
 
-def test_what_is_no_such_set_is_named(tmp_path):
+def test_other_files_and_folders_are_errors(tmp_path):
     with pytest.raises(MtlError, match="does not exist; expected the folder of 01"):
         Biwi(tmp_path / "nowhere").index()
     with pytest.raises(MtlError, match=r"holds none of the folders 01 \.\.\. 24"):
@@ -175,8 +172,10 @@ def test_what_is_no_such_set_is_named(tmp_path):
     image(tmp_path / "x.npz.png").rename(tmp_path / "x.npz")
     with pytest.raises(MtlError, match=r"is no .npz file with the arrays image and pose"):
         Biwi(tmp_path / "x.npz").index()
-    np.savez(
-        tmp_path / "y.npz", image=np.zeros((2, 8, 8, 3), dtype=np.uint8), pose=np.zeros((3, 3))
-    )
-    with pytest.raises(MtlError, match=r"pose must be \(2, 3\), as many as images"):
+    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "y.npz", image=images, pose=np.zeros((3, 3)))
+    with pytest.raises(MtlError, match=r"pose must be \(2, 3\), one row per image"):
         Biwi(tmp_path / "y.npz").index()
+    np.savez(tmp_path / "z.npz", image=images[..., 0], pose=np.zeros((2, 3)))
+    with pytest.raises(MtlError, match=r"expected image \(N, S, S, 3\) uint8.*got \(2, 8, 8\)"):
+        Biwi(tmp_path / "z.npz").index()

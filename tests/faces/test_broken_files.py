@@ -1,4 +1,4 @@
-"""Real files with flipped, lost and foreign bytes: a row that is counted, an image, or our own error; nothing else."""
+"""Mutated files: each sample is counted, decoded, or an MtlError; nothing else."""
 
 from __future__ import annotations
 
@@ -27,31 +27,32 @@ from mtlcore.data.dataset import open_data
 
 SCALE = {"outputs": ("yaw", "pitch", "roll"), "mean": (0.0,) * 3, "std": (1.0,) * 3}
 
-places = st.lists(
-    st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6
-)
+# Where to write (as a share of the file) and what; where to cut the file off; insert or overwrite.
+junk_bytes = st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8))
+places = st.lists(junk_bytes, min_size=1, max_size=6)
 mutations = st.tuples(places, st.one_of(st.none(), st.floats(0, 1)), st.booleans())
 real_files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 
 def mutated(data: bytes, how) -> bytes:
-    """Bytes overwritten or inserted at some places, then the file cut off."""
+    """Overwrite or insert bytes at some places, then cut the file off."""
     edits, cut, insert = how
     for place, junk in edits:
         at = int(place * len(data))
-        data = data[:at] + junk + data[at if insert else at + len(junk) :]
+        rest = at if insert else at + len(junk)
+        data = data[:at] + junk + data[rest:]
     return data if cut is None else data[: int(cut * len(data))]
 
 
-def survives(dataset) -> None:
-    """Index and decode; every failure must be ours."""
+def index_and_decode(dataset) -> None:
+    """Index and decode everything; the only error that may occur is an MtlError."""
     try:
         index = dataset.index()
     except MtlError:
         return
-    for row in range(len(index)):
+    for i in range(len(index)):
         try:
-            image = dataset.decode(index, row)
+            image = dataset.decode(index, i)
         except MtlError:
             continue
         assert image.ndim == 3
@@ -61,7 +62,7 @@ def survives(dataset) -> None:
 
 @pytest.fixture
 def face(unpacked, tmp_path) -> Path:
-    """One real image of AFLW2000 with its .mat file."""
+    """Copy one real image of AFLW2000 with its .mat file."""
     root = next(unpacked("aflw2000_sample").rglob("image*.mat")).parent
     for end in ("jpg", "mat"):
         shutil.copy(root / f"image00050.{end}", tmp_path / f"image00050.{end}")
@@ -85,7 +86,7 @@ def test_a_mutated_mat_file_is_counted_or_read(face, how):
     try:
         (face / "image00050.mat").write_bytes(mutated(whole, how))
         for crop in ("square", "hopenet"):
-            survives(Aflw2000(face, crop=crop))
+            index_and_decode(Aflw2000(face, crop=crop))
     finally:
         (face / "image00050.mat").write_bytes(whole)
 
@@ -97,7 +98,7 @@ def test_a_mutated_mat_file_of_the_other_layout_is_counted_or_read(headpose_face
     whole = path.read_bytes()
     try:
         path.write_bytes(mutated(whole, how))
-        survives(W300Lp(headpose_face))
+        index_and_decode(W300Lp(headpose_face))
     finally:
         path.write_bytes(whole)
 
@@ -106,17 +107,17 @@ def test_a_mutated_mat_file_of_the_other_layout_is_counted_or_read(headpose_face
     how=mutations, name=st.text(st.characters(codec="ascii", exclude_characters="/\0"), max_size=6)
 )
 @real_files
-def test_a_mutated_image_and_a_mutated_name_are_counted_or_read(unpacked, tmp_path, how, name):
+def test_a_mutated_image_with_a_mutated_name_is_counted_or_read(unpacked, tmp_path, how, name):
     real = min((unpacked("utkface") / "utkface").iterdir())
     path = tmp_path / f"2{name}_1_0_2017.jpg.chip.jpg"
     path.write_bytes(mutated(real.read_bytes(), how))
     try:
-        survives(Utkface(tmp_path))
+        index_and_decode(Utkface(tmp_path))
     finally:
         path.unlink()
 
 
-def test_a_run_stops_beyond_max_bad_and_says_why(unpacked, tmp_path):
+def test_more_bad_samples_than_max_bad_are_an_error_with_the_reasons(unpacked, tmp_path):
     for path in sorted((unpacked("utkface") / "utkface").iterdir())[:30]:
         shutil.copy(path, tmp_path / path.name)
     for path in sorted(tmp_path.iterdir())[:4]:
@@ -128,25 +129,26 @@ def test_a_run_stops_beyond_max_bad_and_says_why(unpacked, tmp_path):
     assert [line.split(" left out")[0] for line in data.report] == ["data.utk: 1", "data.utk: 4"]
     with pytest.raises(
         MtlError,
-        match=r"5 rows are malformed or unreadable, more than max_bad = 4; a name that is not",
+        match=r"5 samples are malformed or unreadable, more than max_bad = 4; a name that is not",
     ):
         open_data(experiment({"utk": DataEntry(Utkface(tmp_path), max_bad=4)}, task))
 
 
-def test_a_benchmarks_own_rule_is_told_and_eats_none_of_max_bad(tmp_path):
+def test_samples_left_out_by_a_benchmarks_rule_are_reported_and_not_bad(tmp_path):
     for number, yaw in enumerate((0.0, 5.0, 120.0, 130.0)):
         ramp(tmp_path / f"image{number:05d}.jpg")
         pose_mat(tmp_path / f"image{number:05d}.mat", yaw, 0, 0, pt3d_68=marks(30, 40, 70, 60))
     entry = DataEntry(Aflw2000(tmp_path), max_bad=0)
-    data = open_data(
-        experiment({"aflw": entry}, {"pose": Regression(reads="pose_deg", **SCALE)}), {"test"}
-    )
-    assert data.report == (
-        "data.aflw: 2 faces left out, an angle beyond 99 degrees, as in the benchmark",
-    )
+    task = {"pose": Regression(reads="pose_deg", **SCALE)}
+    data = open_data(experiment({"aflw": entry}, task), {"test"})
+    (line,) = data.report
+    assert line == "data.aflw: 2 faces left out, an angle beyond 99 degrees, as in the benchmark"
 
 
-# ---------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------ tables
+
+
+# Each writes a small dataset, and returns it with the path of one table.
 
 
 def _ferplus(root: Path) -> tuple[Dataset, Path]:
@@ -160,9 +162,8 @@ def _ferplus(root: Path) -> tuple[Dataset, Path]:
 
 def _rafdb(root: Path) -> tuple[Dataset, Path]:
     (root / "Image" / "aligned").mkdir(parents=True)
-    return Rafdb(root), _written(
-        root / "list_patition_label.txt", [f"train_{i:05d}.jpg {i % 7 + 1}" for i in range(4)]
-    )
+    lines = [f"train_{i:05d}.jpg {i % 7 + 1}" for i in range(4)]
+    return Rafdb(root), _written(root / "list_patition_label.txt", lines)
 
 
 def _celeba(root: Path) -> tuple[Dataset, Path]:
@@ -173,36 +174,22 @@ def _celeba(root: Path) -> tuple[Dataset, Path]:
 
 
 def _affectnet(root: Path) -> tuple[Dataset, Path]:
-    head = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
-    return Affectnet(root), _written(
-        root / "training.csv", [head, *(f"1/{i}.jpg,1,2,9,9,1;2,{i},0.5,-0.5" for i in range(4))]
-    )
+    face = "face_x,face_y,face_width,face_height,facial_landmarks"
+    lines = [f"subDirectory_filePath,{face},expression,valence,arousal"]
+    lines += [f"1/{i}.jpg,1,2,9,9,1;2,{i},0.5,-0.5" for i in range(4)]
+    return Affectnet(root), _written(root / "training.csv", lines)
 
 
 def _biwi(root: Path) -> tuple[Dataset, Path]:
     ramp(root / "01" / "frame_00003_rgb.png")
-    return Biwi(root), _written(
-        root / "01" / "frame_00003_pose.txt", ["1 0 0", "0 1 0", "0 0 1", "", "0 0 1000"]
-    )
+    lines = ["1 0 0", "0 1 0", "0 0 1", "", "0 0 1000"]
+    return Biwi(root), _written(root / "01" / "frame_00003_pose.txt", lines)
 
 
 def _biwi_camera(root: Path) -> tuple[Dataset, Path]:
     dataset, _ = _biwi(root)
-    lines = [
-        "517 0 320",
-        "0 517 240",
-        "0 0 1",
-        "",
-        "0 0 0 0",
-        "",
-        "1 0 0",
-        "0 1 0",
-        "0 0 1",
-        "",
-        "0 0 0",
-        "",
-        "640 480",
-    ]
+    lines = ["517 0 320", "0 517 240", "0 0 1", "", "0 0 0 0", ""]
+    lines += ["1 0 0", "0 1 0", "0 0 1", "", "0 0 0", "", "640 480"]
     return dataset, _written(root / "01" / "rgb.cal", lines)
 
 
@@ -211,31 +198,19 @@ def _written(path: Path, lines: list[str]) -> Path:
     return path
 
 
-CELLS = [
-    "",
-    '"',
-    "nan",
-    "inf",
-    "-1",
-    "1e308",
-    "1e999",
-    "\0",
-    "../x",
-    "/",
-    "x" * 300,
-    "\u0663",
-    "\r",
-    ",",
-    " ",
-    "9" * 30,
-    "-2",
-    "8.5",
-]
-junk = st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(CELLS))
+NUMBERS = ("nan", "inf", "-1", "-2", "8.5", "1e308", "1e999", "9" * 30, "\u0663")
+TEXTS = ("", '"', "\0", "../x", "/", "x" * 300, "\r", ",", " ")
+# Line (as a share of the file), column, cell.
+junk_cell = st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(NUMBERS + TEXTS))
+table_mutations = st.one_of(
+    mutations.map(lambda edits: (mutated, edits)),
+    st.lists(junk_cell, min_size=1, max_size=4).map(lambda edits: (with_other_cells, edits)),
+)
+MAKERS = (_ferplus, _rafdb, _celeba, _affectnet, _biwi, _biwi_camera)
 
 
 def with_other_cells(data: bytes, edits) -> bytes:
-    """Some cells of a table replaced."""
+    """Replace some cells of a table."""
     for place, column, cell in edits:
         lines = data.split(b"\n")
         at = min(int(place * len(lines)), len(lines) - 1)
@@ -246,19 +221,14 @@ def with_other_cells(data: bytes, edits) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("make", [_ferplus, _rafdb, _celeba, _affectnet, _biwi, _biwi_camera])
-@given(
-    how=st.one_of(
-        mutations.map(lambda how: (mutated, how)),
-        st.lists(junk, min_size=1, max_size=4).map(lambda e: (with_other_cells, e)),
-    )
-)
+@given(how=table_mutations)
 @real_files
-def test_a_mutated_table_is_counted_or_read(make, tmp_path, how):
-    root = tmp_path / make.__name__
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    dataset, path = make(root)
+def test_a_mutated_table_is_counted_or_read(tmp_path, how):
     change, edits = how
-    path.write_bytes(change(path.read_bytes(), edits))
-    survives(dataset)
+    for make in MAKERS:
+        root = tmp_path / make.__name__
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        dataset, path = make(root)
+        path.write_bytes(change(path.read_bytes(), edits))
+        index_and_decode(dataset)

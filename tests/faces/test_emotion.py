@@ -1,4 +1,4 @@
-"""FER: the order of the emotions is fixed, whatever a data set holds."""
+"""FER: the order of the emotions is fixed, whichever a dataset has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mtlcore.config import load
 AFFECTNET = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 
 
-def test_the_order_is_affectnets_whatever_the_training_set_holds():
+def test_the_order_is_affectnets_for_any_training_set():
     some = np.asarray(["anger", "happiness", ""])
     assert Fer().fit(some).classes == AFFECTNET
     assert Fer(emotions=7).fit(some).classes == AFFECTNET[:7]

@@ -1,4 +1,4 @@
-"""Gender: a fixed order of outputs, and figures by group."""
+"""Gender: a fixed order of outputs, and metrics by group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from mtl_faces.gender import Gender
 
 
-def test_the_order_of_the_outputs_is_fixed_whatever_the_training_rows_hold():
+def test_the_order_of_the_outputs_is_fixed_for_any_training_set():
     fitted = Gender().fit(np.array(["female", "female", ""]))
     assert fitted.classes == ("male", "female")
     target, present = fitted.target(np.array(["female", "male", "", "unknown"]))
@@ -16,7 +16,7 @@ def test_the_order_of_the_outputs_is_fixed_whatever_the_training_rows_hold():
     assert fitted.fit(np.array([], dtype=str)) == fitted
 
 
-def test_figures_are_asked_for_by_race_and_age_band():
+def test_metrics_are_reported_by_race_and_age_band():
     assert Gender().reads == "gender"
     assert Gender().by == ("race", "age_band")
     assert Gender(by=()).by == ()

@@ -38,22 +38,21 @@ def test_the_list_gives_emotions_and_splits_and_the_annotation_gives_people(rele
     assert len(index.skipped) == 0
 
 
-def test_every_row_decodes_to_its_own_image(release):
-    source = Rafdb(release)
-    index = source.index()
-    assert [round(int(source.decode(index, i)[0, 0, 0]), -1) for i in range(9)] == [
-        10 * i for i in range(9)
-    ]
+def test_every_sample_decodes_to_its_own_image(release):
+    dataset = Rafdb(release)
+    index = dataset.index()
+    grays = [round(int(dataset.decode(index, i)[0, 0, 0]), -1) for i in range(9)]
+    assert grays == [10 * i for i in range(9)]
 
 
-def test_original_images_stand_in_for_aligned_ones(release):
+def test_original_images_are_read_without_aligned_ones(release):
     (release / "Image" / "aligned").rename(release / "Image" / "original")
     for path in (release / "Image" / "original").iterdir():
         path.rename(path.with_name(path.name.replace("_aligned", "")))
-    source = Rafdb(release)
-    index = source.index()
+    dataset = Rafdb(release)
+    index = dataset.index()
     assert index.keys[0] == "Image/original/train_00001.jpg"
-    assert source.decode(index, 0).shape == (20, 24, 3)
+    assert dataset.decode(index, 0).shape == (20, 24, 3)
 
 
 def test_without_the_manual_annotation_there_is_no_gender(release):
@@ -77,30 +76,26 @@ def test_bad_lines_and_broken_annotations_are_counted(release):
     assert len(skipped["a line that is not <train|test>_<number>.jpg <1 ... 7>"]) == 4
     assert list(skipped) == ["a line that is not <train|test>_<number>.jpg <1 ... 7>"]
     assert index.skipped.notes == {
-        "faces without a readable manual annotation: they stay, without gender": 2
+        "faces without a readable manual annotation: used without gender": 2
     }
 
 
 @pytest.mark.parametrize(("test", "names"), [("valid", "1234567"), ("test", EMOTIONS)])
-def test_copies_in_folders_are_read_too(tmp_path, test, names):
+def test_copies_in_folders_are_read(tmp_path, test, names):
     for split in ("train", test):
         for name in names:
             image(tmp_path / split / name / "x.jpg")
     (tmp_path / "train" / "8").mkdir()
     index = Rafdb(tmp_path).index()
-    assert (
-        index.split.tolist() == ["train"] * 7 + ["test"] * 7
-        or index.split.tolist() == ["test"] * 7 + ["train"] * 7
-    )
-    by_folder = dict(
-        zip((k.split("/")[1] for k in index.keys.tolist()), index.annotations["emotion"].tolist())
-    )
+    assert index.split.tolist() == ["train"] * 7 + ["test"] * 7
+    folders = [key.split("/")[1] for key in index.keys.tolist()]
+    by_folder = dict(zip(folders, index.annotations["emotion"].tolist()))
     assert by_folder == dict(zip(names, EMOTIONS))
     (reason,) = index.skipped.names
     assert reason.startswith("not a class folder (")
 
 
-def test_a_root_with_neither_is_named(tmp_path):
+def test_a_root_with_neither_is_an_error(tmp_path):
     with pytest.raises(
         MtlError,
         match=r"holds neither EmoLabel/list_patition_label.txt nor the folders train and test",

@@ -1,24 +1,24 @@
-"""The data source of rendered faces."""
+"""The dataset of rendered faces."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pytest
 import torch
 from mtl_faces.emotions import Emotion
 from mtl_faces.sources.synthfaces import Synthfaces, mtl_components
 from mtl_faces.synth import labels, render
+from refusals import assert_refused
 
 SMALL = Synthfaces(train=80, test=40, size=32)
 
 
-def test_the_plugin_offers_the_source() -> None:
+def test_the_plugin_provides_the_dataset() -> None:
     assert mtl_components() == [Synthfaces]
 
 
-def test_the_index_names_every_row_once_and_labels_it() -> None:
+def test_the_index_names_and_labels_every_sample_once() -> None:
     index = SMALL.index()
     assert len(index) == len(set(index.keys.tolist())) == 120
     assert (index.keys[0], index.keys[119]) == ("train/000000", "test/000039")
@@ -42,7 +42,7 @@ def test_annotations_are_the_labels_of_the_decoded_face() -> None:
     assert np.abs(image.astype(int) - alone.astype(int)).max() <= 1
 
 
-def test_test_faces_stay_when_more_faces_train() -> None:
+def test_test_faces_do_not_depend_on_the_number_of_training_faces() -> None:
     more = Synthfaces(train=100, test=40, size=32)
     one, other = SMALL.index(), more.index()
     assert one.keys[80:].tolist() == other.keys[100:].tolist()
@@ -50,28 +50,26 @@ def test_test_faces_stay_when_more_faces_train() -> None:
     assert np.array_equal(SMALL.decode(one, 85), more.decode(other, 105))
 
 
-def test_no_test_face_trains() -> None:
+def test_no_test_face_is_a_training_face() -> None:
     poses = SMALL.index().annotations["pose_deg"]
     assert len(np.unique(poses, axis=0)) == 120
 
 
 def test_threads_get_the_same_images_as_one_reader() -> None:
     index = SMALL.index()
-    alone = [SMALL.decode(index, row) for row in range(120)]
+    alone = [SMALL.decode(index, i) for i in range(120)]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda row: SMALL.decode(index, row), reversed(range(120))))
+        together = list(pool.map(lambda i: SMALL.decode(index, i), reversed(range(120))))
     assert all(np.array_equal(a, b) for a, b in zip(alone, reversed(together)))
 
 
-def test_a_reader_that_edits_its_image_spoils_no_other() -> None:
+def test_editing_a_decoded_image_does_not_change_the_next() -> None:
     index = SMALL.index()
     first = SMALL.decode(index, 1)
-    kept = first.copy()
+    before = first.copy()
     first[:] = 0
-    assert np.array_equal(SMALL.decode(index, 1), kept)
+    assert np.array_equal(SMALL.decode(index, 1), before)
 
 
-@pytest.mark.parametrize("wrong", [{"train": -1}, {"test": -1}, {"size": 4}])
-def test_impossible_sizes_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Synthfaces(**wrong)
+def test_impossible_sizes_are_refused() -> None:
+    assert_refused(Synthfaces, {"train": -1}, {"test": -1}, {"size": 4})

@@ -1,4 +1,4 @@
-"""UTKFace: labels in names."""
+"""UTKFace: labels from file names."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def root(tmp_path):
 
 def test_names_become_gender_age_race_and_age_band(root):
     index = Utkface(root).index()
-    rows = dict(zip(index.keys.tolist(), range(3)))
-    order = [rows[name] for name in NAMES]
+    order = [index.keys.tolist().index(name) for name in NAMES]
     assert index.annotations["gender"][order].tolist() == ["male", "female", "female"]
     assert index.annotations["age"][order].tolist() == [25.0, 1.0, 116.0]
     assert index.attributes["race"][order].tolist() == ["white", "other", "asian"]
@@ -53,21 +52,21 @@ def test_malformed_names_are_counted_and_never_guessed(root):
     assert skipped["not an image"] == ["list.txt"]
 
 
-def test_every_row_decodes_to_its_own_image(root):
-    source = Utkface(root)
-    index = source.index()
-    for row, key in enumerate(index.keys.tolist()):
-        assert abs(int(source.decode(index, row)[0, 0, 0]) - 20 * NAMES.index(key)) <= 1
+def test_every_sample_decodes_to_its_own_image(root):
+    dataset = Utkface(root)
+    index = dataset.index()
+    for i, key in enumerate(index.keys.tolist()):
+        assert abs(int(dataset.decode(index, i)[0, 0, 0]) - 20 * NAMES.index(key)) <= 1
 
 
-def test_a_root_without_such_images_is_named(tmp_path):
+def test_a_root_without_such_images_is_an_error(tmp_path):
     with pytest.raises(MtlError, match="holds no image with a name such as"):
         Utkface(tmp_path).index()
     with pytest.raises(MtlError, match="is no folder"):
         Utkface(tmp_path / "nowhere").index()
 
 
-def test_the_real_set_has_its_known_counts(unpacked):
+def test_the_real_dataset_has_its_known_counts(unpacked):
     index = Utkface(unpacked("utkface") / "utkface").index()
     assert len(index) == 8763
     assert len(index.skipped) == 2
@@ -79,7 +78,5 @@ def test_the_real_set_has_its_known_counts(unpacked):
         "other": 985,
         "black": 357,
     }
-    assert (np.nanmin(index.annotations["age"]), np.nanmax(index.annotations["age"])) == (
-        1.0,
-        110.0,
-    )
+    ages = index.annotations["age"]
+    assert (np.nanmin(ages), np.nanmax(ages)) == (1.0, 110.0)

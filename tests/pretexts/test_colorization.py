@@ -1,4 +1,4 @@
-"""Colorization: Lab as kornia has it, soft answers over the cells of the ab plane, and images without color."""
+"""Colorization: Lab, soft targets over the cells of the ab plane, images without color."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from kornia.color import rgb_to_lab
-from mtl_pretexts.colorization import Colorization, ab_cells, answered, lab, spread
+from mtl_pretexts.colorization import Colorization, ab_cells, lab, mean_ab, spread
 from question_toys import (
     alike,
     asked,
@@ -27,19 +27,19 @@ def gray(n: int = 4, size: int = 32) -> torch.Tensor:
     return alike(n, size)[:, :1].repeat(1, 3, 1, 1)
 
 
-def test_lab_is_that_of_kornia():
+def test_lab_equals_kornias():
     x = torch.rand(5, 3, 16, 16)
     x[0, :, 0, :2] = torch.tensor([0.0, 1.0])
     torch.testing.assert_close(lab(x), rgb_to_lab(x), atol=1e-4, rtol=0)
 
 
-def test_red_by_the_book():
+def test_red_in_lab():
     """sRGB red is L 53.24, a 80.09, b 67.20 under D65."""
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
     assert lab(red).flatten().tolist() == pytest.approx([53.24, 80.09, 67.20], abs=0.02)
 
 
-def test_the_encoder_reads_lightness_alone_and_the_image_stays_in_place():
+def test_the_input_is_lightness_and_the_target_is_ab_at_a_quarter_of_the_size():
     images = alike(4)
     (view,), ab = asked(Colorization(), images)
     truth = rgb_to_lab(images / 255)
@@ -51,13 +51,13 @@ def test_the_encoder_reads_lightness_alone_and_the_image_stays_in_place():
     torch.testing.assert_close(ab, blocks, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("size", "quarter"), [(32, 8), (33, 9), (48, 12), (3, 1)])
-def test_colors_are_asked_at_a_quarter_of_any_side(size, quarter):
-    _, ab = asked(Colorization(), alike(2, size))
-    assert ab.shape == (2, 2, quarter, quarter)
+def test_the_target_has_a_quarter_of_any_size_rounded_up():
+    for size, quarter in ((32, 8), (33, 9), (48, 12), (3, 1)):
+        _, ab = asked(Colorization(), alike(2, size))
+        assert ab.shape == (2, 2, quarter, quarter), size
 
 
-def test_there_are_261_cells_ten_apart_gray_among_them_and_every_color_is_near_one():
+def test_there_are_261_cells_with_gray_among_them_and_every_color_is_near_one():
     cells = ab_cells().flatten(1).T
     assert cells.shape == (261, 2)
     assert bool((cells % 10 == 0).all())
@@ -66,8 +66,8 @@ def test_there_are_261_cells_ten_apart_gray_among_them_and_every_color_is_near_o
     assert float(torch.cdist(ab, cells).min(1).values.max()) <= math.sqrt(50) + 1e-3
 
 
-def test_a_soft_answer_by_hand():
-    """Gray lies in the middle of its cell: e^-2 for each of the four neighbors at 10, e^-4 at 14 ..."""
+def test_a_soft_target_by_hand():
+    """Gray is the center of its cell: e^-2 for each of the four neighbors at 10, e^-4 at 14 ..."""
     share = spread(torch.zeros(1, 2, 1, 1), ab_cells()).exp().flatten()
     cells = ab_cells().flatten(1)
     weight = torch.exp(-(cells.square().sum(0)) / 50)
@@ -76,12 +76,13 @@ def test_a_soft_answer_by_hand():
     assert float(share.max()) == pytest.approx(1 / near, rel=1e-3)
 
 
-def test_the_mean_of_a_soft_answer_is_its_color():
+def test_the_mean_of_a_soft_target_is_its_color():
     ab = lab(0.2 + 0.6 * torch.rand(2, 3, 10, 10))[:, 1:]
-    assert float((answered(spread(ab, ab_cells()), ab_cells()) - ab).norm(dim=1).mean()) < 0.5
+    mean = mean_ab(spread(ab, ab_cells()), ab_cells())
+    assert float((mean - ab).norm(dim=1).mean()) < 0.5
 
 
-def test_a_perfect_answer_loses_nothing_and_every_other_something():
+def test_the_loss_is_0_for_the_ideal_output_and_positive_for_others():
     _, head = built(Colorization())
     _, target = asked(Colorization(), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
     assert float(head.loss(head.ideal(target), target).abs().max()) < 1e-5
@@ -89,23 +90,22 @@ def test_a_perfect_answer_loses_nothing_and_every_other_something():
     assert float(head.loss(torch.randn(4, 261, 8, 8), target).min()) > 1.0
 
 
-def test_uniform_logits_lose_log_261_less_what_is_soft_about_the_answer():
+def test_the_loss_of_uniform_logits_is_log_261_minus_the_entropy_of_the_target():
     _, head = built(Colorization())
     _, target = asked(Colorization(), alike(3))
-    wanted = spread(target, ab_cells())
-    entropy = -(wanted.exp() * wanted).sum(1).mean((1, 2))
-    torch.testing.assert_close(
-        head.loss(torch.zeros(3, 261, 8, 8), target), math.log(261) - entropy, atol=1e-4, rtol=0
-    )
+    log_p = spread(target, ab_cells())
+    entropy = -(log_p.exp() * log_p).sum(1).mean((1, 2))
+    loss = head.loss(torch.zeros(3, 261, 8, 8), target)
+    torch.testing.assert_close(loss, math.log(261) - entropy, atol=1e-4, rtol=0)
 
 
-def test_images_without_color_ask_for_gray_and_train_without_harm():
+def test_gray_images_have_a_gray_target_and_train_with_finite_losses():
     _, target = asked(Colorization(), gray())
     assert float(target.abs().max()) < 0.05
-    eng = train_state(setting(Colorization()), optimizer="adamw", lr=1e-2)
+    state = train_state(setting(Colorization()), optimizer="adamw", lr=1e-2)
     losses = []
     for _ in range(30):
-        logged = train_step(eng, prepared_batches(eng, [plain_batch(gray())]))
+        logged = train_step(state, prepared_batches(state, [plain_batch(gray())]))
         assert not bool(logged["skipped"])
         losses.append(float(logged["loss/pretext"]))
     assert losses[-1] < 0.1 < losses[0]
@@ -115,7 +115,7 @@ def test_images_without_color_ask_for_gray_and_train_without_harm():
         assert math.isfinite(float(metric.compute()))
 
 
-def test_the_metrics_of_a_perfect_and_of_a_gray_answer():
+def test_the_metrics_of_an_ideal_and_of_a_gray_output():
     task = Colorization()
     _, target = asked(task, torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
     _, head = built(task)
@@ -152,6 +152,6 @@ def test_it_learns():
 def test_the_preview_shows_the_right_colors():
     images = alike(6, noise=0.0)
     found = shown(Colorization(), images)
-    error = (found["pretext: the right answer"] - images / 255).abs().mean()
+    error = (found["pretext: target"] - images / 255).abs().mean()
     grayed = (found["pretext: view 1 of 1, 32 px"] - images / 255).abs().mean()
     assert float(error) < 0.05 < float(grayed)

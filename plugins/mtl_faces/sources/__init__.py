@@ -1,1 +1,1 @@
-"""Readers of face data sets, one file a set."""
+"""Readers of face datasets, one file each."""

@@ -1,9 +1,14 @@
-"""Indexes that take minutes to read (hundreds of thousands of label files), kept between runs.
+"""Cache indexes between runs, if reading them takes minutes (hundreds of thousands of label files).
 
-They lie in `$XDG_CACHE_HOME/mtlcore/indexes` (default: ~/.cache). What is kept counts while the source's fields and the
-modification times of its folders stay the same (a file that is added, removed or renamed changes those, one that is
-rewritten in place does not), and while the code that reads it does: a mended table of labels is never answered with what
-the old one said. Sets of less than SMALLEST rows are read anew each time.
+Files are in `$XDG_CACHE_HOME/mtlcore/indexes` (default: ~/.cache). A cached index is valid while
+these do not change:
+
+- the fields of the dataset,
+- the modification times of its folders: adding, removing or renaming a file changes them, rewriting
+  one in place does not,
+- the code that reads it, so that a corrected table of labels takes effect.
+
+Datasets with fewer than SMALLEST samples are read each time.
 """
 
 from __future__ import annotations
@@ -25,52 +30,53 @@ SMALLEST = 10_000
 FORMAT = 2
 
 
-def cached_index(source: Dataset, folders: Iterable[Path], read: Callable[[], Index]) -> Index:
-    """What `read` gives, or gave last time. folders: those whose change makes the kept index a stale one.
+def cached_index(dataset: Dataset, folders: Iterable[Path], read: Callable[[], Index]) -> Index:
+    """Return the cached index, or call `read` and cache its result.
 
-    read: a function of the source's own module, whose text counts together with that of the helpers beside this file.
+    folders: those whose changes invalidate the cache.
+    read: a function of the dataset's own module. The text of that module and of the helpers beside
+    this file is part of the key.
     """
-    file = _file(source, folders, read)
-    kept = _load(file)
-    if kept is not None:
-        return kept
+    file = _file(dataset, folders, read)
+    cached = _load(file)
+    if cached is not None:
+        return cached
     index = read()
     if len(index) >= SMALLEST:
-        with contextlib.suppress(
-            OSError
-        ):  # a disk that is full or read-only only costs the next run its time
+        # A disk that is full or read-only costs the next run time, and nothing else.
+        with contextlib.suppress(OSError):
             _save(file, index)
     return index
 
 
-def _file(source: Dataset, folders: Iterable[Path], read: Callable[[], Index]) -> Path:
+def _file(dataset: Dataset, folders: Iterable[Path], read: Callable[[], Index]) -> Path:
     times = [(str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()]
     code = [file.read_bytes() for file in _code(read)]
-    digest = hashlib.blake2b(
-        repr((FORMAT, source, times, code)).encode(), digest_size=16
-    ).hexdigest()
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (no home raises in pathlib)
+    key = repr((FORMAT, dataset, times, code)).encode()
+    digest = hashlib.blake2b(key, digest_size=16).hexdigest()
+    # os.path and not pathlib, which raises if there is no home folder.
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     return Path(home) / "mtlcore" / "indexes" / f"{digest}.npz"
 
 
 def _code(read: Callable[[], Index]) -> list[Path]:
-    """The files that decide what an index says: the reader's own, and the helpers (`_mat.py`, `_crops.py`, ...)."""
+    """The files that determine an index: the reader's own, and the helpers (`_mat.py`, ...)."""
     return [Path(inspect.getfile(read)), *sorted(Path(__file__).parent.glob("_*.py"))]
 
 
 def _save(file: Path, index: Index) -> None:
-    arrays = {
-        "keys": index.keys,
-        "skipped": np.array(json.dumps([index.skipped.names, index.skipped.notes])),
-    }
-    arrays |= {
-        name: value
-        for name, value in (("split", index.split), ("group", index.group))
-        if value is not None
-    }
-    arrays |= {f"annotation/{name}": value for name, value in index.annotations.items()}
-    arrays |= {f"attribute/{name}": value for name, value in index.attributes.items()}
+    skipped = json.dumps([index.skipped.names, index.skipped.notes])
+    arrays = {"keys": index.keys, "skipped": np.array(skipped)}
+    if index.split is not None:
+        arrays["split"] = index.split
+    if index.group is not None:
+        arrays["group"] = index.group
+    for name, value in index.annotations.items():
+        arrays[f"annotation/{name}"] = value
+    for name, value in index.attributes.items():
+        arrays[f"attribute/{name}"] = value
     file.parent.mkdir(parents=True, exist_ok=True)
+    # A temporary name, so that another process never reads half a file.
     part = file.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as out:
         np.savez(out, allow_pickle=False, **arrays)
@@ -78,7 +84,7 @@ def _save(file: Path, index: Index) -> None:
 
 
 def _load(file: Path) -> Index | None:
-    """None where there is none, or where it is broken."""
+    """Read a cached index; None if it does not exist or is broken."""
     try:
         with np.load(file, allow_pickle=False) as found:
             arrays = dict(found)
@@ -95,8 +101,6 @@ def _load(file: Path) -> Index | None:
 
 
 def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in arrays.items()
-        if name.startswith(prefix)
-    }
+    """The arrays whose names have this prefix, by the rest of the name."""
+    found = {name: value for name, value in arrays.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in found.items()}

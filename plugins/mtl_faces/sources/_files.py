@@ -1,4 +1,4 @@
-"""What the readers of face data sets share: listing folders, and arrays out of rows."""
+"""Helpers of the face dataset readers: listing folders, reading text, arrays from rows."""
 
 from __future__ import annotations
 
@@ -13,37 +13,45 @@ from mtlcore import MtlError
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
-def entries(source: str, path: str | Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, hidden entries left out, by name. Raises MtlError where it can't be listed."""
+def entries(dataset: str, path: str | Path) -> list[os.DirEntry[str]]:
+    """List a folder by name, without hidden entries. Raises MtlError if it can't be listed."""
     try:
         with os.scandir(path) as found:
-            return sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+            visible = [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
-        raise MtlError(f"{source}: {path} can't be listed: {error.strerror}") from error
+        raise MtlError(f"{dataset}: {path} can't be listed: {error.strerror}") from error
+    return sorted(visible, key=lambda entry: entry.name)
 
 
-def require_folder(source: str, root: Path, expected: str) -> None:
-    """Raises MtlError where the root is no folder. expected: what it should hold."""
+def require_folder(dataset: str, root: Path, expected: str) -> None:
+    """Raise MtlError if the root is no folder. expected: what it should hold."""
     if not root.is_dir():
-        raise MtlError(f"{source}: {root} is no folder; expected one that holds {expected}")
+        raise MtlError(f"{dataset}: {root} is no folder; expected a folder with {expected}")
 
 
-def first_folder(source: str, root: Path, names: Sequence[str]) -> Path:
-    """The first of these sub-folders that exists. Raises MtlError where none does."""
-    found = next((root / name for name in names if (root / name).is_dir()), None)
-    if found is None:
-        raise MtlError(f"{source}: {root} holds none of the folders {' | '.join(names)}")
-    return found
+def first_folder(dataset: str, root: Path, names: Sequence[str]) -> Path:
+    """Return the first of these sub-folders that exists. Raises MtlError if none does."""
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise MtlError(f"{dataset}: {root} holds none of the folders {' | '.join(names)}")
 
 
-def text_lines(source: str, path: Path) -> list[str]:
-    """The lines of a text file, whatever its bytes. Raises MtlError where it can't be read."""
+def first_file(root: Path, names: Iterable[str]) -> Path | None:
+    """Return the first of these files that exists below the root."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    return None
+
+
+def text_lines(dataset: str, path: Path) -> list[str]:
+    """Read the lines of a text file, whatever its bytes. Raises MtlError if it can't be read."""
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        raise MtlError(
-            f"{source}: {path} can't be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise MtlError(f"{dataset}: {path} can't be read: {reason}") from error
 
 
 def is_image(name: str) -> bool:
@@ -51,7 +59,7 @@ def is_image(name: str) -> bool:
 
 
 def strings(values: Iterable[str]) -> np.ndarray:
-    """(N,) strings, also where there are none."""
+    """(N,) strings, also for N = 0."""
     return np.array(list(values), dtype=str)
 
 
@@ -60,11 +68,13 @@ def emotion_columns(
 ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """Rows of (key, emotion, split) -> the first three fields of an Index."""
     listed = list(rows)
-    keys, emotions, splits = (strings(row[i] for row in listed) for i in range(3))
+    keys = strings(key for key, _, _ in listed)
+    emotions = strings(emotion for _, emotion, _ in listed)
+    splits = strings(split for _, _, split in listed)
     return keys, {"emotion": emotions}, splits
 
 
 def floats(values: Iterable[object], width: int | None = None) -> np.ndarray:
-    """(N,) float64, or (N, width), also where there are none."""
+    """(N,) or (N, width) float64, also for N = 0."""
     found = np.array(list(values), dtype=np.float64)
     return found if width is None else found.reshape(-1, width)

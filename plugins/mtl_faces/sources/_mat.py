@@ -1,7 +1,9 @@
 """`.mat` files of 300W-LP and AFLW2000: the pose and the landmarks.
 
-A reader of its own, for numeric arrays of MATLAB's version 5 format alone: scipy's runs beyond its tables on a broken type
-code and takes the whole process with it, and it takes more than twice the time for a hundred thousand small files.
+This is an own reader for numeric arrays of MATLAB's version 5 format. scipy's reader overruns its
+tables on a broken type code, which crashes the process. It also takes more than twice the time for
+a hundred thousand small files.
+
 Format: MathWorks, "MAT-File Format", level 5.
 """
 
@@ -15,21 +17,35 @@ from pathlib import Path
 
 import numpy as np
 
-LIMIT_DEG = 360.0  # beyond a full turn it is no angle: a broken file
+LIMIT_DEG = 360.0  # an angle beyond a full turn means a broken file
 LARGEST = 1 << 24  # bytes that one compressed array may unpack to
-HEADER = 128
+HEADER = 128  # bytes
 MATRIX, COMPRESSED = 14, 15
-TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-NUMERIC_CLASSES = range(
-    6, 16
-)  # double, single, int8 ... uint64; others are cells, structures, text, sparse
+TYPES = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
+# double, single, int8 ... uint64; other classes are cells, structures, text and sparse matrices.
+NUMERIC_CLASSES = range(6, 16)
+
+Arrays = dict[str, np.ndarray | None]
 
 
 def read_mat(path: Path, points: str) -> tuple[np.ndarray, np.ndarray]:
-    """-> pose_deg (3,) as yaw, pitch, roll in degrees, and the landmarks named `points`: (2, P) pixels.
+    """Read pose_deg (3,), yaw, pitch, roll, and the landmarks named `points`, (2, P) pixels.
 
-    `Pose_Para` holds pitch, yaw, roll in RADIANS, then a translation and a scale. Raises ValueError, with a reason that
-    is the same for all files with that fault, where something is missing or broken.
+    `Pose_Para` holds pitch, yaw, roll in RADIANS, then a translation and a scale.
+
+    Raises ValueError if something is missing or broken. The reason does not name the file, so that
+    equal faults can be counted.
     """
     found = _load(path, {"Pose_Para", points})
     pose = _array(found, "Pose_Para")
@@ -40,30 +56,31 @@ def read_mat(path: Path, points: str) -> tuple[np.ndarray, np.ndarray]:
     pose_deg = np.array([yaw, pitch, roll])
     if not np.isfinite(pose_deg).all() or np.abs(pose_deg).max() > LIMIT_DEG:
         raise ValueError("Pose_Para that holds no angles")
-    if (
-        marks.ndim != 2
-        or marks.shape[0] < 2
-        or marks.shape[1] < 2
-        or not np.isfinite(marks[:2]).all()
-    ):
+    if not _are_landmarks(marks):
         raise ValueError(f"{points} that holds no landmarks")
     return pose_deg, marks[:2]
 
 
-def arrays(data: bytes, names: set[str]) -> dict[str, np.ndarray | None]:
-    """The numeric arrays of these names in the bytes of a file; None for one that holds something else.
+def _are_landmarks(marks: np.ndarray) -> bool:
+    """At least two points, with finite x and y."""
+    if marks.ndim != 2 or marks.shape[0] < 2 or marks.shape[1] < 2:
+        return False
+    return bool(np.isfinite(marks[:2]).all())
 
-    Raises ValueError where the bytes are no such file, or a broken one.
+
+def arrays(data: bytes, names: set[str]) -> Arrays:
+    """Read the numeric arrays of these names from the bytes of a file; None for other content.
+
+    Raises ValueError if the bytes are no such file, or a broken one.
     """
     order = {b"IM": "<", b"MI": ">"}.get(data[HEADER - 2 : HEADER])
     if order is None:
         raise ValueError("no MATLAB file of version 5")
-    found: dict[str, np.ndarray | None] = {}
+    found: Arrays = {}
     for kind, body in _elements(data[HEADER:], order):
         if kind == COMPRESSED:
-            kind, body = next(
-                _elements(zlib.decompressobj().decompress(body, LARGEST), order), (0, b"")
-            )
+            unpacked = zlib.decompressobj().decompress(body, LARGEST)
+            kind, body = next(_elements(unpacked, order), (0, b""))
         if kind == MATRIX:
             name, array = _matrix(body, order)
             if name in names:
@@ -73,7 +90,7 @@ def arrays(data: bytes, names: set[str]) -> dict[str, np.ndarray | None]:
     return found
 
 
-def _load(path: Path, names: set[str]) -> dict[str, np.ndarray | None]:
+def _load(path: Path, names: set[str]) -> Arrays:
     try:
         return arrays(path.read_bytes(), names)
     except FileNotFoundError as error:
@@ -82,7 +99,7 @@ def _load(path: Path, names: set[str]) -> dict[str, np.ndarray | None]:
         raise ValueError("an unreadable .mat file") from error
 
 
-def _array(found: dict[str, np.ndarray | None], name: str) -> np.ndarray:
+def _array(found: Arrays, name: str) -> np.ndarray:
     if name not in found:
         raise ValueError(f"a .mat file without {name}")
     value = found[name]
@@ -92,25 +109,36 @@ def _array(found: dict[str, np.ndarray | None], name: str) -> np.ndarray:
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """-> (type, bytes) of each data element. Small ones keep their bytes within the tag; long ones are padded to eight."""
+    """Yield (type, bytes) of each data element.
+
+    A small element holds its bytes within its tag of 8 bytes. A long one is padded to a multiple of
+    8, unless it is compressed.
+    """
     at = 0
     while at < len(data):
         (word,) = struct.unpack_from(f"{order}I", data, at)
-        if word >> 16:
-            kind, size, start, step = word & 0xFFFF, word >> 16, at + 4, 8
+        is_small = word >> 16
+        if is_small:
+            kind, size = word & 0xFFFF, word >> 16
+            start = at + 4
+            step = 8
         else:
-            kind, (size,), start = word, struct.unpack_from(f"{order}I", data, at + 4), at + 8
+            kind = word
+            (size,) = struct.unpack_from(f"{order}I", data, at + 4)
+            start = at + 8
             step = 8 + (size if kind == COMPRESSED else -(-size // 8) * 8)
-        if start + size > len(data) or (step == 8 and start == at + 4 and size > 4):
+        if start + size > len(data) or (is_small and size > 4):
             raise ValueError("an element that leaves the file")
         yield kind, data[start : start + size]
         at += step
 
 
 def _matrix(body: bytes, order: str) -> tuple[str, np.ndarray | None]:
-    """-> its name and its values (float64), columns first as MATLAB has them."""
+    """Return a matrix's name and its values (float64), in MATLAB's column order."""
     parts = _elements(body, order)
-    (_, flags), (_, sizes), (_, name) = (next(parts, (0, b"")) for _ in range(3))
+    _, flags = next(parts, (0, b""))
+    _, sizes = next(parts, (0, b""))
+    _, name = next(parts, (0, b""))
     (word,) = struct.unpack_from(f"{order}I", flags)
     label = name.decode("ascii", errors="replace")
     if word & 0xFF not in NUMERIC_CLASSES:
@@ -122,7 +150,6 @@ def _matrix(body: bytes, order: str) -> tuple[str, np.ndarray | None]:
     flat = np.frombuffer(values, dtype=order + TYPES[kind])
     if len(flat) != math.prod(shape):
         raise ValueError("a matrix with too few numbers")
-    with np.errstate(
-        invalid="ignore"
-    ):  # broken floats may be NaNs of the kind that the processor complains of
+    # Broken floats may be signaling NaNs, for which the conversion would warn.
+    with np.errstate(invalid="ignore"):
         return label, flat.reshape(shape, order="F").astype(np.float64)

@@ -1,13 +1,16 @@
-"""AffectNet: faces in the wild with an expression, valence and arousal (Mollahosseini et al., "AffectNet: A Database for
-Facial Expression, Valence, and Arousal Computing in the Wild", IEEE TAC 2019). Two releases.
+"""AffectNet: faces in the wild with an expression, valence and arousal. Two releases.
 
-csv: `training.csv`, with a header, and `validation.csv`, without one: `subDirectory_filePath, face_x, face_y, face_width,
-face_height, facial_landmarks, expression, valence, arousal`; the images under `Manually_Annotated_Images`, now and then
-nested twice. npy: `train_set | val_set / images / <id>.jpg` and `annotations / <id>_exp.npy, _val.npy, _aro.npy`, each
-one number, now and then as text.
+Mollahosseini et al., "AffectNet: A Database for Facial Expression, Valence, and Arousal Computing
+in the Wild", IEEE TAC 2019.
 
-Its validation set is the split "test": the literature reports it, and the set has no other one. Not yet tried on the
-real set.
+- csv: `training.csv`, with a header, and `validation.csv`, without one. Columns:
+  `subDirectory_filePath, face_x, face_y, face_width, face_height, facial_landmarks, expression,
+  valence, arousal`. The images are below `Manually_Annotated_Images`, in some copies nested twice.
+- npy: `train_set | val_set / images / <id>.jpg` and `annotations / <id>_exp.npy, _val.npy,
+  _aro.npy`, each with one number, in some copies as text.
+
+The validation set is the split "test": publications report it, since there is no other test set.
+Not yet tested on the real dataset.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from attrs import field, frozen
@@ -40,9 +43,9 @@ EMOTIONS = {
     6: Emotion.ANGER,
     7: Emotion.CONTEMPT,
 }
-NO_EMOTION = (8, 9)  # none of them, uncertain: a face without that label
+NO_EMOTION = (8, 9)  # "none" and "uncertain": a face without an emotion label
 NO_FACE = 10
-FACELESS = "images left out, without a face by the set's own label"
+FACELESS = "images left out, without a face by the dataset's own label"
 CSV_FILES = {"training.csv": "train", "validation.csv": "test"}
 FIRST_COLUMN = "subDirectory_filePath"
 COLUMNS = 9
@@ -56,16 +59,35 @@ IMAGES = (
     ".",
 )
 
-_Row = tuple[str, str, str, float, float, np.ndarray]  # key, split, emotion, valence, arousal, box
+
+class _Labels(NamedTuple):
+    """expression: the number in the files. valence, arousal: in [-1, 1], NaN where missing."""
+
+    expression: int
+    valence: float
+    arousal: float
+
+
+class _Row(NamedTuple):
+    """box: (4,), empty if images are whole faces."""
+
+    key: str
+    split: str
+    labels: _Labels
+    box: np.ndarray
 
 
 @frozen
 class Affectnet(Dataset):
-    """root: the folder of training.csv and validation.csv, or of train_set and val_set.
+    """Read AffectNet: annotations "emotion" and "valence_arousal" (N, 2) in [-1, 1].
 
-    Annotations: "emotion" (eight names; "" for "none" and "uncertain") and "valence_arousal" (N, 2) in [-1, 1]. Images
-    that the set itself marks as no face are left out. crop: of the csv release: "square" around the face box of the
-    table, a `margin` of its side wider on each side, or "none"; the images of the npy release are faces already.
+    "emotion" has eight names, and "" for "none" and "uncertain". Images that the dataset marks as
+    no face are left out.
+
+    root: the folder of training.csv and validation.csv, or of train_set and val_set.
+    crop: of the csv release, "square" around the face box of the table, or "none". Images of the
+    npy release are faces already.
+    margin: of the square on each side, as a share of its size.
     """
 
     root: Path
@@ -84,65 +106,58 @@ class Affectnet(Dataset):
             raise MtlError(
                 f"affectnet: {self.root} holds none of {' | '.join((*CSV_FILES, *NPY_FOLDERS))}"
             )
-        parts = [
-            self.root / folder / part for folder in folders for part in ("images", "annotations")
-        ]
-        return cached_index(self, parts, lambda: _npy_index(self.root, folders))
+        watched: list[Path] = []
+        for folder in folders:
+            watched += [self.root / folder / "images", self.root / folder / "annotations"]
+        return cached_index(self, watched, lambda: _npy_index(self.root, folders))
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        return read_face(
-            self.crop if "box_px" in index.annotations else "none", self.root, index, row
-        )
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        crop = self.crop if "box_px" in index.annotations else "none"
+        return read_face(crop, self.root, index, i)
 
     def _csv_index(self, files: list[str]) -> Index:
         skipped = Skipped()
         tables = {name: list(_csv_rows(self.root / name, skipped)) for name in files}
-        first = next((row[0] for rows in tables.values() for row in rows), "")
-        below = _images(self.root, first)
-        rows, seen, faceless = [], set[str](), 0
-        for name, cells in tables.items():
-            for path, expression, valence, arousal, box in cells:
-                if expression == NO_FACE:
+        paths = (path for table in tables.values() for path, _, _ in table)
+        below = _images(self.root, next(paths, ""))
+        rows: list[_Row] = []
+        seen: set[str] = set()
+        faceless = 0
+        for name, table in tables.items():
+            for path, labels, corners in table:
+                if labels.expression == NO_FACE:
                     faceless += 1
                 elif path in seen:
                     skipped.add("listed twice", path)
                 else:
                     seen.add(path)
-                    around = square_box(box, self.margin)
-                    rows.append(
-                        (
-                            below + path,
-                            CSV_FILES[name],
-                            _emotion(expression),
-                            valence,
-                            arousal,
-                            around,
-                        )
-                    )
+                    box = square_box(corners, self.margin)
+                    rows.append(_Row(below + path, CSV_FILES[name], labels, box))
         skipped.note(FACELESS, faceless)
         return _index(rows, skipped, boxes=self.crop != "none")
 
 
 def _index(rows: list[_Row], skipped: Skipped, boxes: bool) -> Index:
+    affects = [(row.labels.valence, row.labels.arousal) for row in rows]
     annotations = {
-        "emotion": strings(row[2] for row in rows),
-        "valence_arousal": floats([row[3:5] for row in rows], 2),
+        "emotion": strings(_emotion(row.labels.expression) for row in rows),
+        "valence_arousal": floats(affects, 2),
     }
     if boxes:
-        annotations["box_px"] = floats([row[5] for row in rows], 4)
-    split = strings(row[1] for row in rows)
-    return Index(strings(row[0] for row in rows), annotations, split=split, skipped=skipped)
+        annotations["box_px"] = floats([row.box for row in rows], 4)
+    split = strings(row.split for row in rows)
+    return Index(strings(row.key for row in rows), annotations, split=split, skipped=skipped)
 
 
 def _emotion(expression: int) -> str:
     return str(EMOTIONS.get(expression, ""))
 
 
-# ------------------------------------------------------------------------------------------------ csv
+# -------------------------------------------------------------------------------------------- csv
 
 
-def _csv_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, int, float, float, np.ndarray]]:
-    """-> path, expression, valence, arousal (NaN where not given), corners (2, 2) of each good row."""
+def _csv_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, _Labels, np.ndarray]]:
+    """Yield path, labels and corners (2, 2) of each valid row."""
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.reader(file)
@@ -161,7 +176,8 @@ def _csv_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, int, float, f
         ) from error
 
 
-def _read_row(cells: list[str]) -> tuple[str, int, float, float, np.ndarray]:
+def _read_row(cells: list[str]) -> tuple[str, _Labels, np.ndarray]:
+    """Raise ValueError, with a reason that does not name the row, if a cell is not valid."""
     if len(cells) != COLUMNS:
         raise ValueError(f"not {COLUMNS} columns")
     path, *face, _, expression, valence, arousal = (cell.strip() for cell in cells)
@@ -169,7 +185,7 @@ def _read_row(cells: list[str]) -> tuple[str, int, float, float, np.ndarray]:
     corners = np.array([[x, x + width], [y, y + height]])
     if np.abs(corners).max() > FARTHEST:
         raise ValueError("a face box far outside of any image")
-    return path, _expression(expression), _affect(valence), _affect(arousal), corners
+    return path, _Labels(_expression(expression), _affect(valence), _affect(arousal)), corners
 
 
 def _number(cell: str, what: str) -> float:
@@ -190,7 +206,7 @@ def _expression(cell: str) -> int:
 
 
 def _affect(cell: str) -> float:
-    """Valence or arousal in [-1, 1]; NaN for -2, which means that there is none."""
+    """Read valence or arousal in [-1, 1]; -2 means "none" and gives NaN."""
     value = _number(cell, "valence or arousal")
     if value == -2:
         return math.nan
@@ -200,52 +216,53 @@ def _affect(cell: str) -> float:
 
 
 def _images(root: Path, first: str) -> str:
-    """Where the images lie: "Manually_Annotated_Images/", or "" beside the tables."""
+    """The folder of the images, found by the path of the first: "" or a path that ends in "/"."""
     folder = first.split("/")[0]
-    below = next((b for b in IMAGES if os.path.exists(root / b / folder)), IMAGES[1])  # noqa: PTH110 (pathlib's raises on long names)
-    return "" if below == "." else f"{below}/"
+    for below in IMAGES:
+        # os.path and not pathlib, which raises on long names.
+        if os.path.exists(root / below / folder):  # noqa: PTH110
+            return "" if below == "." else f"{below}/"
+    return f"{IMAGES[1]}/"
 
 
-# ------------------------------------------------------------------------------------------------ npy
+# -------------------------------------------------------------------------------------------- npy
 
 
 def _npy_index(root: Path, folders: list[str]) -> Index:
     rows: list[_Row] = []
     skipped = Skipped()
     faceless = 0
-    none = np.empty(0)
+    no_box = np.empty(0)
     for folder in folders:
         for entry in entries("affectnet", root / folder / "images"):
             key = f"{folder}/images/{entry.name}"
             if not is_image(entry.name):
                 skipped.add("not an image", key)
                 continue
+            stem = root / folder / "annotations" / Path(entry.name).stem
             try:
-                expression, valence, arousal = _labels(
-                    root / folder / "annotations" / Path(entry.name).stem
-                )
+                labels = _labels(stem)
             except ValueError as error:
                 skipped.add(str(error), key)
                 continue
-            if expression == NO_FACE:
+            if labels.expression == NO_FACE:
                 faceless += 1
             else:
-                rows.append(
-                    (key, NPY_FOLDERS[folder], _emotion(expression), valence, arousal, none)
-                )
+                rows.append(_Row(key, NPY_FOLDERS[folder], labels, no_box))
     skipped.note(FACELESS, faceless)
     return _index(rows, skipped, boxes=False)
 
 
-def _labels(stem: Path) -> tuple[int, float, float]:
-    """<id>_exp.npy, <id>_val.npy, <id>_aro.npy. Raises ValueError with what is wrong with one of them."""
+def _labels(stem: Path) -> _Labels:
+    """Read <id>_exp.npy, <id>_val.npy and <id>_aro.npy. Raises ValueError if one is not valid."""
     expression, valence, arousal = (
         _scalar(stem.with_name(f"{stem.name}_{tail}.npy")) for tail in ("exp", "val", "aro")
     )
-    return _expression(expression), _affect(valence), _affect(arousal)
+    return _Labels(_expression(expression), _affect(valence), _affect(arousal))
 
 
 def _scalar(path: Path) -> str:
+    """Read the one number of a file, as text."""
     tail = path.stem.rpartition("_")[2]
     try:
         value = np.load(path, allow_pickle=False)

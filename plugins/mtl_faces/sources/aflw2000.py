@@ -1,8 +1,11 @@
-"""AFLW2000-3D: 2,000 faces in the wild with Euler angles (Zhu et al., "Face Alignment Across Large Poses: A 3D Solution",
-CVPR 2016), the usual test set of head pose: `imageNNNNN.jpg` beside `imageNNNNN.mat`.
+"""AFLW2000-3D: 2,000 faces in the wild with Euler angles, the usual test set of head pose.
 
-All rows are the split "test". As in every published figure, faces with an angle beyond 99 degrees are left out: 1,969
-images stay. Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down.
+Zhu et al., "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016. Files are
+`imageNNNNN.jpg` beside `imageNNNNN.mat`.
+
+All samples are in the split "test". As in every published result, faces with an angle beyond 99
+degrees are left out: 1,969 images remain. Angles are those of the files:
+R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down.
 """
 
 from __future__ import annotations
@@ -21,16 +24,18 @@ from ._mat import read_mat
 from ._pose import PoseRow, pose_annotations
 
 LIMIT_DEG = 99.0
-K = 0.2
+K = 0.2  # of Hopenet's test crop
 
 
 @frozen
 class Aflw2000(Dataset):
-    """root: the folder of `imageNNNNN.jpg` and `.mat`. Annotations: "pose_deg" (N, 3) yaw, pitch, roll in degrees.
+    """Read AFLW2000-3D: annotation "pose_deg" (N, 3), yaw, pitch, roll in degrees.
 
-    crop: "square" around the 68 landmarks `pt3d_68`, a `margin` of their longer side wider on each side; "hopenet", the
-    box of Hopenet's and 6DRepNet's tests: it is taken from `pt2d`, where points that can't be seen are -1, so that it
-    reaches the image's corner on turned faces; "none".
+    root: the folder of `imageNNNNN.jpg` and `.mat`.
+    crop: "square", around the 68 landmarks `pt3d_68`. "hopenet", the box of the tests of Hopenet
+    and 6DRepNet; it uses `pt2d`, where points that can't be seen are -1, so the box reaches the
+    image's corner on turned faces. "none".
+    margin: of the square on each side, as a share of the landmarks' longer extent.
     """
 
     root: Path
@@ -64,13 +69,15 @@ class Aflw2000(Dataset):
             skipped=skipped,
         )
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        return read_face(self.crop, self.root, index, row)
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        return read_face(self.crop, self.root, index, i)
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        pose_deg, points = read_mat(path, "pt2d" if self.crop == "hopenet" else "pt3d_68")
+        """Return the angles and the face box of one file."""
         if self.crop == "hopenet":
+            pose_deg, points = read_mat(path, "pt2d")
             return pose_deg, widened_box(points, 2 * K, 2 * K, 2 * K, 0.6 * K)
+        pose_deg, points = read_mat(path, "pt3d_68")
         return pose_deg, square_box(points, self.margin)
 
 

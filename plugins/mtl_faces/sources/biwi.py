@@ -1,16 +1,23 @@
-"""BIWI Kinect: 24 videos of 20 people who turn their heads, with the pose of a fitted head model (Fanelli et al.,
-"Random Forests for Real Time 3D Face Analysis", IJCV 2013). Not yet tried on the real set.
+"""BIWI Kinect: 24 videos of 20 people who turn their heads, with the pose of a fitted head model.
 
-Layouts: `01 ... 24 / frame_00003_rgb.png` and `frame_00003_pose.txt` (a 3 x 3 rotation, an empty line, the head's center
-in mm), with each video's `rgb.cal`; or one of the common .npz copies: "image" (N, S, S, 3) uint8 in BGR and "pose" (N, 3),
-yaw, pitch, roll in degrees.
+Fanelli et al., "Random Forests for Real Time 3D Face Analysis", IJCV 2013. Not yet tested on the
+real dataset.
 
-Signs. The file's rotation Rb is that of the camera: x right, y down, z AWAY from it; a frontal head is the identity and
-looks along -z. The labels of 300W-LP have z TOWARDS the camera: R = F Rb F with F = diag(1, 1, -1), read back as
-R = Rx(pitch) Ry(-yaw) Rz(roll). So yaw > 0 faces the image's left and pitch > 0 looks up in both, and the three angles
-are those of Hopenet's reader. What could not be checked without the images: that the frontal head is the identity to
-within a few degrees, and the direction of the small shift from the depth camera to the color camera in rgb.cal, which
-only moves the crop.
+Layouts:
+
+- `01 ... 24 / frame_00003_rgb.png` and `frame_00003_pose.txt` (a 3 x 3 rotation, an empty line, the
+  head's center in mm), with the `rgb.cal` of each video.
+- One of the common .npz copies: "image" (N, S, S, 3) uint8 in BGR and "pose" (N, 3), yaw, pitch,
+  roll in degrees.
+
+Signs: the file's rotation Rb uses the camera's axes, x right, y down, z AWAY from it. A frontal
+head is the identity and looks along -z. The labels of 300W-LP have z TOWARD the camera. So
+R = F Rb F with F = diag(1, 1, -1), read as R = Rx(pitch) Ry(-yaw) Rz(roll). yaw > 0 faces the
+image's left and pitch > 0 looks up in both, and the three angles are those of Hopenet's reader.
+
+Two things could not be checked without the images: that a frontal head is the identity to within a
+few degrees, and the direction of the small shift from the depth camera to the color camera in
+rgb.cal. The shift only moves the crop.
 """
 
 from __future__ import annotations
@@ -33,13 +40,9 @@ from ._pose import PoseRow, pose_annotations
 FRAME = re.compile(r"(frame_[0-9]+)_rgb\.png", re.IGNORECASE)
 VIDEO = re.compile(r"[0-9]{2}")
 TRAIN_VIDEOS = 16  # FSA-Net's protocol: 16 videos for training, 8 for test
-FARTHEST = 1e6  # mm or pixels: beyond it, and for NaN, a number is a broken one
-KINECT = (
-    517.679,
-    517.679,
-    320.0,
-    240.5,
-)  # focal lengths and middle, pixels, where a video has no rgb.cal
+FARTHEST = 1e6  # mm or pixels; a number beyond it is broken, as is NaN
+# Focal lengths and center in pixels, for a video without rgb.cal.
+KINECT = (517.679, 517.679, 320.0, 240.5)
 
 
 @frozen(eq=False)
@@ -51,10 +54,14 @@ class _NpzIndex(Index):
 
 @frozen
 class Biwi(Dataset):
-    """root: the folder of the videos 01 ... 24, or an .npz file. Annotation: "pose_deg" (N, 3) yaw, pitch, roll.
+    """Read BIWI: annotation "pose_deg" (N, 3), yaw, pitch, roll in degrees.
 
-    All rows are the split "test", as where a model of 300W-LP is tested on them. `split = "fold"` takes the videos 1 to
-    16 for training, the others for test. crop: "square", `face_mm` a side around the head's center; "none".
+    All samples are in the split "test", as for a model that is trained on 300W-LP.
+    `split = "fold"` uses the videos 1 to 16 for training and the others for test.
+
+    root: the folder of the videos 01 ... 24, or an .npz file.
+    crop: "square" around the head's center, or "none".
+    face_mm: size of the square.
     """
 
     root: Path
@@ -66,21 +73,20 @@ class Biwi(Dataset):
             return _npz_index(self.root)
         if not self.root.is_dir():
             raise MtlError(
-                f"biwi: {self.root} does not exist; expected the folder of 01 ... 24, or an .npz file"
+                f"biwi: {self.root} does not exist; expected the folder of 01 ... 24, "
+                "or an .npz file"
             )
-        videos = [
-            e.name for e in entries("biwi", self.root) if VIDEO.fullmatch(e.name) and e.is_dir()
-        ]
+        found = entries("biwi", self.root)
+        videos = [entry.name for entry in found if VIDEO.fullmatch(entry.name) and entry.is_dir()]
         if not videos:
             raise MtlError(f"biwi: {self.root} holds none of the folders 01 ... 24")
-        return cached_index(
-            self, [self.root / video for video in videos], lambda: self._index(videos)
-        )
+        folders = [self.root / video for video in videos]
+        return cached_index(self, folders, lambda: self._index(videos))
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> np.ndarray:
         if isinstance(index, _NpzIndex):
-            return np.ascontiguousarray(index.pixels[row][..., ::-1])
-        return read_face(self.crop, self.root, index, row)
+            return np.ascontiguousarray(index.pixels[i][..., ::-1])
+        return read_face(self.crop, self.root, index, i)
 
     def _index(self, videos: list[str]) -> Index:
         rows: list[PoseRow] = []
@@ -98,26 +104,42 @@ class Biwi(Dataset):
                 except ValueError as error:
                     skipped.add(str(error), key)
         keys = [key for key, _, _ in rows]
-        people = [key.split("/")[0] for key in keys]
-        fold = strings("train" if int(video) <= TRAIN_VIDEOS else "test" for video in people)
-        split = np.full(len(rows), "test")
-        annotations = pose_annotations(rows, self.crop)
-        return Index(strings(keys), annotations, split, strings(people), {"fold": fold}, skipped)
+        of_video = [key.split("/")[0] for key in keys]
+        fold = strings("train" if int(video) <= TRAIN_VIDEOS else "test" for video in of_video)
+        return Index(
+            strings(keys),
+            pose_annotations(rows, self.crop),
+            split=np.full(len(rows), "test"),
+            group=strings(of_video),
+            attributes={"fold": fold},
+            skipped=skipped,
+        )
 
 
-# ------------------------------------------------------------------------------------------------ pose
+# ------------------------------------------------------------------------------------------- pose
+
+
+def _numbers(path: Path) -> np.ndarray:
+    """All numbers of a text file. Raises ValueError or MtlError if there is anything else."""
+    cells = " ".join(text_lines("biwi", path)).split()
+    return np.array([float(cell) for cell in cells])
 
 
 def read_pose(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """-> Rb (3, 3) and the head's center (3,) in mm, both of the camera. Raises ValueError where the file is broken."""
+    """Read Rb (3, 3) and the head's center (3,) in mm, in the camera's axes.
+
+    Raises ValueError if the file is broken.
+    """
     try:
-        values = np.array([float(cell) for cell in " ".join(text_lines("biwi", path)).split()])
+        values = _numbers(path)
     except (MtlError, ValueError) as error:
         raise ValueError("no readable pose file") from error
     if len(values) != 12 or not (np.abs(values) < FARTHEST).all():
         raise ValueError("a pose file that does not hold twelve numbers")
-    rotation, center_mm = values[:9].reshape(3, 3), values[9:]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05 or np.linalg.det(rotation) < 0:
+    rotation = values[:9].reshape(3, 3)
+    center_mm = values[9:]
+    deviation = np.abs(rotation @ rotation.T - np.eye(3)).max()
+    if deviation > 0.05 or np.linalg.det(rotation) < 0:
         raise ValueError("a pose file without a rotation")
     if center_mm[2] <= 0:
         raise ValueError("a head behind the camera")
@@ -136,41 +158,53 @@ def angles_deg(rotation: np.ndarray) -> np.ndarray:
 
 @frozen(eq=False)
 class _Camera:
-    """The color camera. focal, middle: (2,) pixels. turn (3, 3), shift (3,) mm: from the depth camera's place."""
+    """The color camera.
+
+    focal, center: (2,) pixels.
+    turn, shift: (3, 3) and (3,) mm, from the depth camera.
+    """
 
     focal: np.ndarray
-    middle: np.ndarray
+    center: np.ndarray
     turn: np.ndarray
     shift: np.ndarray
 
     @classmethod
     def read(cls, path: Path, skipped: Skipped) -> _Camera:
-        """rgb.cal: intrinsics (3, 3), four distortions, a rotation (3, 3), a translation, the size."""
-        nominal = cls(np.array(KINECT[:2]), np.array(KINECT[2:]), np.eye(3), np.zeros(3))
+        """Read rgb.cal: intrinsics (3, 3), four distortions, rotation (3, 3), translation, size."""
+        nominal = cls(
+            focal=np.array(KINECT[:2]),
+            center=np.array(KINECT[2:]),
+            turn=np.eye(3),
+            shift=np.zeros(3),
+        )
         if not path.is_file():
             return nominal
         try:
-            v = np.array([float(cell) for cell in " ".join(text_lines("biwi", path)).split()])
+            v = _numbers(path)
         except (MtlError, ValueError):
             v = np.empty(0)
         if len(v) < 25 or not (np.abs(v) < FARTHEST).all():
-            skipped.note(
-                "videos with an unreadable rgb.cal: they stay, with the Kinect's usual values"
-            )
+            skipped.note("videos with an unreadable rgb.cal: used with the Kinect's nominal values")
             return nominal
-        return cls(v[[0, 4]], v[[2, 5]], v[13:22].reshape(3, 3), v[22:25])
+        return cls(
+            focal=v[[0, 4]],
+            center=v[[2, 5]],
+            turn=v[13:22].reshape(3, 3),
+            shift=v[22:25],
+        )
 
-    def box(self, center_mm: np.ndarray, side_mm: float) -> np.ndarray:
-        """(4,): the square of that side around the head's center, in pixels."""
+    def box(self, center_mm: np.ndarray, size_mm: float) -> np.ndarray:
+        """(4,): the square of this size around the head's center, in pixels."""
         x, y, z = self.turn @ center_mm + self.shift
         if z <= 0:
             raise ValueError("a head behind the camera")
-        middle = self.focal * np.array([x, y]) / z + self.middle
-        half = self.focal.mean() * side_mm / z / 2
-        return np.concatenate([middle - half, middle + half])
+        center = self.focal * np.array([x, y]) / z + self.center
+        half = self.focal.mean() * size_mm / z / 2
+        return np.concatenate([center - half, center + half])
 
 
-# ------------------------------------------------------------------------------------------------ npz
+# -------------------------------------------------------------------------------------------- npz
 
 
 def _npz_index(path: Path) -> _NpzIndex:
@@ -181,29 +215,25 @@ def _npz_index(path: Path) -> _NpzIndex:
         raise MtlError(
             f"biwi: {path} is no .npz file with the arrays image and pose: {error}"
         ) from error
-    if (
-        pixels.ndim != 4
-        or pixels.shape[3] != 3
-        or pixels.dtype != np.uint8
-        or pose.dtype.kind not in "fiu"
-    ):
+    are_images = pixels.ndim == 4 and pixels.shape[3] == 3 and pixels.dtype == np.uint8
+    if not are_images or pose.dtype.kind not in "fiu":
         raise MtlError(
-            f"biwi: {path}: image must be (N, S, S, 3) uint8; got {pixels.shape} {pixels.dtype}"
+            f"biwi: {path}: expected image (N, S, S, 3) uint8 and pose (N, 3) numbers; "
+            f"got {pixels.shape} {pixels.dtype} and {pose.shape} {pose.dtype}"
         )
     if pose.shape != (len(pixels), 3):
         raise MtlError(
-            f"biwi: {path}: pose must be ({len(pixels)}, 3), as many as images; got {pose.shape}"
+            f"biwi: {path}: pose must be ({len(pixels)}, 3), one row per image; got {pose.shape}"
         )
     good = np.isfinite(pose).all(1)
-    keys = np.array([f"row {row:05d}" for row in range(len(pose))], dtype=str)
+    keys = np.array([f"row {number:05d}" for number in range(len(pose))], dtype=str)
     skipped = Skipped()
     for key in keys[~good]:
         skipped.add("a pose that holds no numbers", str(key))
-    split = np.full(int(good.sum()), "test")
     return _NpzIndex(
         keys[good],
         {"pose_deg": pose[good].astype(np.float64)},
-        split,
+        np.full(int(good.sum()), "test"),
         skipped=skipped,
         pixels=pixels[good],
     )

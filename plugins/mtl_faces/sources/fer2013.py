@@ -1,7 +1,11 @@
-"""FER2013: 48 x 48 gray faces with seven emotions (Goodfellow et al., "Challenges in Representation Learning", 2013).
+"""FER2013: 48 x 48 gray faces with seven emotions.
 
-Two layouts. The csv release, one file: columns `emotion,pixels,Usage` in any order, 2,304 gray values a row. Folders:
-`train | test / <class name> / *.jpg`, as most copies come. Both give the annotation "emotion", by name.
+Goodfellow et al., "Challenges in Representation Learning", 2013. Two layouts:
+
+- The csv release, one file: columns `emotion,pixels,Usage` in any order, 2,304 gray values a row.
+- Folders, as in most copies: `train | test / <class name> / *.jpg`.
+
+Both give the annotation "emotion", by name.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_i
 from ..emotions import Emotion
 from ._files import IMAGES, emotion_columns, entries, is_image
 
-SIDE = 48
+SIZE = 48  # pixels
 EMOTIONS = {
     "0": Emotion.ANGER,
     "1": Emotion.DISGUST,
@@ -44,7 +48,10 @@ COLUMNS = ("emotion", "pixels", "Usage")
 
 @frozen
 class Fer2013(Dataset):
-    """root: the folder that holds `train` and `test`, or the one that holds fer2013.csv, or that file."""
+    """Read FER2013: annotation "emotion".
+
+    root: the folder that holds `train` and `test`, the one that holds fer2013.csv, or that file.
+    """
 
     root: Path
 
@@ -53,7 +60,8 @@ class Fer2013(Dataset):
             return _csv_index(self.root)
         if not self.root.is_dir():
             raise MtlError(
-                f"fer2013: {self.root} does not exist; expected a folder with train/ and test/, or fer2013.csv"
+                f"fer2013: {self.root} does not exist; expected a folder with train/ and test/, "
+                "or fer2013.csv"
             )
         splits = [name for name in SPLITS if (self.root / name).is_dir()]
         if splits:
@@ -61,16 +69,17 @@ class Fer2013(Dataset):
         if (self.root / "fer2013.csv").is_file():
             return _csv_index(self.root / "fer2013.csv")
         raise MtlError(
-            f"fer2013: {self.root} holds neither the folders {' | '.join(SPLITS)} nor the file fer2013.csv"
+            f"fer2013: {self.root} holds neither the folders {' | '.join(SPLITS)} "
+            "nor the file fer2013.csv"
         )
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> np.ndarray:
         if isinstance(index, _CsvIndex):
-            return np.repeat(index.pixels[row].reshape(SIDE, SIDE, 1), 3, axis=2)
-        return read_image(str(index.keys[row]), self.root)
+            return np.repeat(index.pixels[i].reshape(SIZE, SIZE, 1), 3, axis=2)
+        return read_image(str(index.keys[i]), self.root)
 
 
-# ------------------------------------------------------------------------------------------------ folders
+# ----------------------------------------------------------------------------------------- folders
 
 
 def _folder_index(root: Path, splits: list[str]) -> Index:
@@ -85,7 +94,7 @@ def _folder_index(root: Path, splits: list[str]) -> Index:
 
 
 def _images(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str]:
-    """The keys of the images in one class folder; whatever else lies there is counted."""
+    """The keys of the images in one class folder; everything else there is counted."""
     if not folder.is_dir():
         skipped.add("not in a class folder", name)
         return []
@@ -101,12 +110,12 @@ def _images(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str]:
     return [file for file in files if is_image(file)]
 
 
-# ------------------------------------------------------------------------------------------------ csv
+# --------------------------------------------------------------------------------------------- csv
 
 
 @frozen(eq=False)
 class _CsvIndex(Index):
-    """pixels: (N, 2304) uint8, kept, since a row can't be found again in the file without reading all before it."""
+    """pixels: (N, 2304) uint8, in memory, since a row of the file has no known offset."""
 
     pixels: np.ndarray = field(kw_only=True)
 
@@ -134,23 +143,25 @@ def _csv_index(path: Path) -> _CsvIndex:
         raise MtlError(
             f"fer2013: {path} is no csv file: line {reader.line_num}: {error}"
         ) from error
-    grid = np.frombuffer(b"".join(pixels), dtype=np.uint8).reshape(-1, SIDE * SIDE)
-    return _CsvIndex(*emotion_columns(rows), skipped=skipped, pixels=grid)
+    images = np.frombuffer(b"".join(pixels), dtype=np.uint8).reshape(-1, SIZE * SIZE)
+    return _CsvIndex(*emotion_columns(rows), skipped=skipped, pixels=images)
 
 
 def _places(path: Path, header: list[str]) -> tuple[int, ...]:
+    """The positions of COLUMNS in the header. Raises MtlError if one is missing."""
     names = [name.strip().lstrip("\ufeff").lower() for name in header]
     missing = [name for name in COLUMNS if name.lower() not in names]
     if missing:
         got = ",".join(header)[:80]
         raise MtlError(
-            f"fer2013: {path} must open with the columns {','.join(COLUMNS)}; {', '.join(missing)} missing in {got!r}"
+            f"fer2013: {path} must start with the columns {','.join(COLUMNS)}; "
+            f"{', '.join(missing)} missing in {got!r}"
         )
     return tuple(names.index(name.lower()) for name in COLUMNS)
 
 
 def _read_row(cells: list[str], places: tuple[int, ...]) -> tuple[str, bytes, str]:
-    """-> emotion, pixels, split. Raises ValueError with what is wrong with the row."""
+    """Return emotion, pixels and split. Raises ValueError with the reason if not valid."""
     if len(cells) <= max(places):
         raise ValueError("too few columns")
     emotion, pixels, usage = (cells[place].strip() for place in places)
@@ -162,16 +173,17 @@ def _read_row(cells: list[str], places: tuple[int, ...]) -> tuple[str, bytes, st
 
 
 def _gray(text: str) -> bytes:
+    """Read 2,304 gray values. Raises ValueError with the reason if they are not valid."""
+    no_pixel = "a pixel that is no whole number from 0 to 255"
     digits = text.replace(" ", "")
-    values = (
-        np.fromstring(text, dtype=np.int64, sep=" ")
-        if digits.isascii() and digits.isdigit()
-        else None
-    )
-    if values is None or values.max() > 255:
-        raise ValueError("a pixel that is no whole number from 0 to 255")
-    if len(values) != SIDE * SIDE:
-        raise ValueError(f"not {SIDE * SIDE} pixels")
+    # Checked first, since numpy's parser stops silently at the first other character.
+    if not digits.isascii() or not digits.isdigit():
+        raise ValueError(no_pixel)
+    values = np.fromstring(text, dtype=np.int64, sep=" ")
+    if values.max() > 255:
+        raise ValueError(no_pixel)
+    if len(values) != SIZE * SIZE:
+        raise ValueError(f"not {SIZE * SIZE} pixels")
     return values.astype(np.uint8).tobytes()
 
 

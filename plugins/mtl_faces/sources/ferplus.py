@@ -1,9 +1,12 @@
-"""FERPlus: FER2013's faces with ten votes each on eight emotions (Barsoum et al., "Training Deep Networks for Facial
-Expression Recognition with Crowd-Sourced Label Distribution", ICMI 2016).
+"""FERPlus: FER2013's faces with ten votes each on eight emotions.
 
-`fer2013new.csv` holds the votes: `Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,
-unknown,NF`, in the row order of fer2013.csv. The images come from `fer2013.csv` beside it, or from the folders
-`FER2013Train | FER2013Valid | FER2013Test` that the authors' script writes. Not yet tried on the real set.
+Barsoum et al., "Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
+Distribution", ICMI 2016.
+
+`fer2013new.csv` holds the votes, in the row order of fer2013.csv: `Usage,Image name,neutral,
+happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF`. The images come from
+`fer2013.csv` beside it, or from the folders `FER2013Train | FER2013Valid | FER2013Test` that the
+authors' script writes. Not yet tested on the real dataset.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from attrs import field, frozen
@@ -37,9 +40,18 @@ HEADER = ("Usage", "Image name", *(str(e) for e in COLUMNS), "unknown", "NF")
 FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 
 
+class _Row(NamedTuple):
+    """A row of the votes that has a face. number: its position in the file, from 0."""
+
+    number: int
+    image: str
+    emotion: str
+    usage: str
+
+
 @frozen(eq=False)
 class _PixelIndex(Index):
-    """pixels: FER2013's own index; places: (N,) the row of each face there."""
+    """pixels: FER2013's own index. places: (N,), the position of each face there."""
 
     pixels: Index = field(kw_only=True)
     places: np.ndarray = field(kw_only=True)
@@ -47,15 +59,16 @@ class _PixelIndex(Index):
 
 @frozen
 class Ferplus(Dataset):
-    """root: the folder that holds fer2013new.csv, and the images. Annotation: "emotion", "" where the votes do not agree.
+    """Read FERPlus: annotation "emotion", "" if the votes do not agree.
 
-    augmentation: how ten votes become one emotion. "majority", the authors': emotions with one vote lose it, and the first must
-    then have more than half of all votes that are left, those for "unknown" and "no face" among them. "plurality": most
-    votes; a draw is no label.
+    root: the folder that holds fer2013new.csv and the images.
+    rule: how ten votes become one emotion. "majority", the authors' rule: emotions with one
+    vote lose it; the first must then have more than half of the remaining votes, including those
+    for "unknown" and "no face". "plurality": the most votes; a tie gives no label.
     """
 
     root: Path
-    augmentation: Literal["majority", "plurality"] = "majority"
+    rule: Literal["majority", "plurality"] = "majority"
 
     def index(self) -> Index:
         require_folder(
@@ -65,37 +78,41 @@ class Ferplus(Dataset):
         rows = self._rows(skipped)
         if any((self.root / folder).is_dir() for folder in FOLDERS.values()):
             images = [
-                (f"{FOLDERS[usage]}/{name}", emotion, USAGES[usage])
-                for _, name, emotion, usage in rows
+                (f"{FOLDERS[row.usage]}/{row.image}", row.emotion, USAGES[row.usage])
+                for row in rows
             ]
             return Index(*emotion_columns(images), skipped=skipped)
         if not (self.root / "fer2013.csv").is_file():
             raise MtlError(
-                f"ferplus: {self.root} holds neither fer2013.csv nor the folders {', '.join(FOLDERS.values())}"
+                f"ferplus: {self.root} holds neither fer2013.csv nor the folders "
+                f"{', '.join(FOLDERS.values())}"
             )
         return self._pixel_index(rows, skipped)
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> np.ndarray:
         if isinstance(index, _PixelIndex):
-            return Fer2013(self.root / "fer2013.csv").decode(index.pixels, int(index.places[row]))
-        return read_image(str(index.keys[row]), self.root)
+            return Fer2013(self.root / "fer2013.csv").decode(index.pixels, int(index.places[i]))
+        return read_image(str(index.keys[i]), self.root)
 
-    def _pixel_index(self, rows: list[tuple[int, str, str, str]], skipped: Skipped) -> Index:
+    def _pixel_index(self, rows: list[_Row], skipped: Skipped) -> Index:
         pixels = Fer2013(self.root / "fer2013.csv").index()
-        place = {str(key): i for i, key in enumerate(pixels.keys)}
+        place_of = {str(key): i for i, key in enumerate(pixels.keys)}
         splits = pixels.split
-        found, places = [], []
-        for number, _, emotion, usage in rows:
-            key = f"row {number:05d}"
-            if key not in place:
+        found: list[tuple[str, str, str]] = []
+        places: list[int] = []
+        for row in rows:
+            key = f"row {row.number:05d}"
+            split = USAGES[row.usage]
+            if key not in place_of:
                 skipped.add("a face that fer2013.csv has no readable row for", key)
-            elif splits is not None and splits[place[key]] != USAGES[usage]:
+            elif splits is not None and splits[place_of[key]] != split:
                 raise MtlError(
-                    f"ferplus: {self.root}: {key} is {usage} in {VOTES} and another usage in fer2013.csv: the files differ"
+                    f"ferplus: {self.root}: {key} is {row.usage} in {VOTES} and another usage in "
+                    "fer2013.csv: the files differ"
                 )
             else:
-                found.append((key, emotion, USAGES[usage]))
-                places.append(place[key])
+                found.append((key, row.emotion, split))
+                places.append(place_of[key])
         return _PixelIndex(
             *emotion_columns(found),
             skipped=skipped,
@@ -103,15 +120,17 @@ class Ferplus(Dataset):
             places=np.array(places, dtype=np.int64),
         )
 
-    def _rows(self, skipped: Skipped) -> list[tuple[int, str, str, str]]:
-        """-> (number of the row, image, emotion, usage) of each row that has a face."""
+    def _rows(self, skipped: Skipped) -> list[_Row]:
+        """Read each row that has a face."""
         lines = text_lines("ferplus", self.root / VOTES)
-        header = tuple(name.strip() for name in (lines[0] if lines else "").split(","))
-        if tuple(map(str.lower, header)) != tuple(map(str.lower, HEADER)):
+        first = lines[0] if lines else ""
+        header = [name.strip().lower() for name in first.split(",")]
+        if header != [name.lower() for name in HEADER]:
             raise MtlError(
-                f"ferplus: {self.root / VOTES} must open with the line {','.join(HEADER)}"
+                f"ferplus: {self.root / VOTES} must start with the line {','.join(HEADER)}"
             )
-        rows, faceless = [], 0
+        rows: list[_Row] = []
+        faceless = 0
         for number, cells in enumerate(_cells(self.root / VOTES, lines[1:])):
             try:
                 usage, name, votes = _read(cells)
@@ -119,18 +138,19 @@ class Ferplus(Dataset):
                 skipped.add(str(error), f"row {number:05d}")
                 continue
             if name:
-                rows.append((number, name, self._emotion(votes), usage))
+                rows.append(_Row(number, name, self._emotion(votes), usage))
             else:
                 faceless += 1
-        skipped.note("rows left out, without a name: no face, by the set's own label", faceless)
+        skipped.note("rows left out, without a name: no face, by the dataset's label", faceless)
         skipped.note(
-            f"faces stay without an emotion: their votes give no {self.augmentation}",
-            sum(not row[2] for row in rows),
+            f"faces without an emotion: their votes have no {self.rule}",
+            sum(not row.emotion for row in rows),
         )
         return rows
 
     def _emotion(self, votes: np.ndarray) -> str:
-        if self.augmentation == "majority":
+        """votes: (10,). Returns "" if they do not agree, or agree on no emotion."""
+        if self.rule == "majority":
             votes = np.where(votes > 1, votes, 0)
             agreed = votes.max() * 2 > votes.sum()
         else:
@@ -140,18 +160,19 @@ class Ferplus(Dataset):
 
 
 def _cells(path: Path, lines: list[str]) -> Iterator[list[str]]:
-    """The cells of each row below the header. Raises MtlError where it is no csv file."""
+    """Yield the cells of each row below the header. Raises MtlError if it is no csv file."""
     reader = csv.reader(lines)
     try:
         yield from reader
     except csv.Error as error:
+        # + 1 for the header, which the reader does not see.
         raise MtlError(
             f"ferplus: {path} is no csv file: line {reader.line_num + 1}: {error}"
         ) from error
 
 
 def _read(cells: list[str]) -> tuple[str, str, np.ndarray]:
-    """-> usage, image, votes (10,). Raises ValueError with what is wrong with the row."""
+    """Return usage, image and votes (10,). Raises ValueError with the reason if not valid."""
     if len(cells) != len(HEADER):
         raise ValueError(f"not {len(HEADER)} columns")
     usage, name, *votes = (cell.strip() for cell in cells)

@@ -1,10 +1,15 @@
-"""RAF-DB, basic emotions: 15,339 faces (Li et al., "Reliable Crowdsourcing and Deep Locality-Preserving Learning for
-Expression Recognition in the Wild", CVPR 2017).
+"""RAF-DB, basic emotions: 15,339 faces.
 
-The release: `EmoLabel/list_patition_label.txt` (spelled so) with lines `train_00001.jpg 5`, the images
-`Image/aligned/train_00001_aligned.jpg` (or `Image/original/train_00001.jpg`), and, where they are there,
-`Annotation/manual/train_00001_manu_attri.txt`: five lines of landmarks, then gender, race and age range. Copies:
-`train | test (or valid) / <1 ... 7, or an emotion> / *`. Not yet tried on the real set.
+Li et al., "Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression Recognition
+in the Wild", CVPR 2017. Two layouts:
+
+- The release: `EmoLabel/list_patition_label.txt` (spelled so) with lines `train_00001.jpg 5`; the
+  images `Image/aligned/train_00001_aligned.jpg` or `Image/original/train_00001.jpg`; optionally
+  `Annotation/manual/train_00001_manu_attri.txt`, five lines of landmarks, then gender, race and age
+  range.
+- Copies: `train | test (or valid) / <1 ... 7, or an emotion> / *`.
+
+Not yet tested on the real dataset.
 """
 
 from __future__ import annotations
@@ -17,7 +22,16 @@ from attrs import frozen
 from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
-from ._files import entries, first_folder, is_image, require_folder, strings, text_lines
+from ._files import (
+    emotion_columns,
+    entries,
+    first_file,
+    first_folder,
+    is_image,
+    require_folder,
+    strings,
+    text_lines,
+)
 
 EMOTIONS = {
     "1": Emotion.SURPRISE,
@@ -29,17 +43,14 @@ EMOTIONS = {
     "7": Emotion.NEUTRAL,
 }
 FOLDERS = EMOTIONS | {str(emotion): emotion for emotion in EMOTIONS.values()}
-SPLITS = {
-    "train": "train",
-    "test": "test",
-    "valid": "test",
-    "val": "test",
-}  # such copies give the test set that name
+# Some copies name the test set "valid" or "val".
+SPLITS = {"train": "train", "test": "test", "valid": "test", "val": "test"}
 LISTS = (
     "EmoLabel/list_patition_label.txt",
     "EmoLabel/list_partition_label.txt",
     "list_patition_label.txt",
 )
+IMAGES = ("Image/aligned", "Image/original", "aligned", "original")
 GENDERS = {"0": "male", "1": "female", "2": ""}  # 2: the annotators were not sure
 RACES = {"0": "caucasian", "1": "african-american", "2": "asian"}
 AGE_BANDS = {"0": "0-3", "1": "4-19", "2": "20-39", "3": "40-69", "4": "70+"}
@@ -49,8 +60,11 @@ _Row = tuple[str, str, str]  # key, emotion, split
 
 @frozen
 class Rafdb(Dataset):
-    """root: the folder `basic` of the release, or the one that holds train and test. Annotations: "emotion"; "gender"
-    where the release's manual annotation is there, with the attributes "race" and "age_band".
+    """Read RAF-DB: annotation "emotion"; with the manual annotation also "gender".
+
+    Attributes, with the manual annotation: "race" and "age_band".
+
+    root: the folder `basic` of the release, or the one that holds train and test.
     """
 
     root: Path
@@ -58,45 +72,41 @@ class Rafdb(Dataset):
     def index(self) -> Index:
         require_folder("rafdb", self.root, f"{LISTS[0]}, or the folders train and test")
         skipped = Skipped()
-        listed = next((self.root / name for name in LISTS if (self.root / name).is_file()), None)
+        listed = first_file(self.root, LISTS)
         if listed is None:
-            return _index(self._folder_rows(skipped), {}, {}, skipped)
+            return Index(*emotion_columns(self._folder_rows(skipped)), skipped=skipped)
         names, rows = self._list_rows(listed, skipped)
+        keys, annotations, splits = emotion_columns(rows)
         genders, attributes = self._people(names, skipped)
-        return _index(rows, genders, attributes, skipped)
+        return Index(
+            keys, annotations | genders, split=splits, attributes=attributes, skipped=skipped
+        )
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        return read_image(str(index.keys[row]), self.root)
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        return read_image(str(index.keys[i]), self.root)
 
     def _list_rows(self, listed: Path, skipped: Skipped) -> tuple[list[str], list[_Row]]:
-        folder = first_folder(
-            "rafdb", self.root, ("Image/aligned", "Image/original", "aligned", "original")
-        )
+        """Return the stems of the images, and the rows."""
+        folder = first_folder("rafdb", self.root, IMAGES)
         tail = "_aligned" if folder.name == "aligned" else ""
         below = folder.relative_to(self.root).as_posix()
-        names: dict[str, None] = {}
-        rows: list[_Row] = []
+        rows: dict[str, _Row] = {}
         for number, line in enumerate(text_lines("rafdb", listed), 1):
-            name, _, label = line.strip().partition(" ")
-            stem, split = Path(name).stem, name.partition("_")[0]
             if not line.strip():
                 continue
-            if (
-                label.strip() not in EMOTIONS
-                or split not in ("train", "test")
-                or "/" in name
-                or stem in names
-            ):
+            name, _, label = line.strip().partition(" ")
+            stem = Path(name).stem
+            split = name.partition("_")[0]
+            emotion = EMOTIONS.get(label.strip())
+            if emotion is None or split not in ("train", "test") or "/" in name or stem in rows:
                 skipped.add(
                     "a line that is not <train|test>_<number>.jpg <1 ... 7>",
                     f"line {number}: {line[:40]!r}",
                 )
                 continue
-            names[stem] = None
-            rows.append(
-                (f"{below}/{stem}{tail}{Path(name).suffix}", str(EMOTIONS[label.strip()]), split)
-            )
-        return list(names), rows
+            key = f"{below}/{stem}{tail}{Path(name).suffix}"
+            rows[stem] = (key, str(emotion), split)
+        return list(rows), list(rows.values())
 
     def _folder_rows(self, skipped: Skipped) -> list[_Row]:
         splits = [name for name in SPLITS if (self.root / name).is_dir()]
@@ -104,7 +114,7 @@ class Rafdb(Dataset):
             raise MtlError(
                 f"rafdb: {self.root} holds neither {LISTS[0]} nor the folders train and test"
             )
-        rows = []
+        rows: list[_Row] = []
         for split in splits:
             for folder in entries("rafdb", self.root / split):
                 emotion = FOLDERS.get(folder.name.lower())
@@ -125,42 +135,29 @@ class Rafdb(Dataset):
     def _people(
         self, names: list[str], skipped: Skipped
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """-> the annotation "gender" and the attributes; none without the manual annotation."""
+        """The annotation "gender" and the attributes; both empty without the manual annotation."""
         folder = self.root / "Annotation" / "manual"
         if not folder.is_dir():
             return {}, {}
         people = [_person(folder / f"{name}_manu_attri.txt", skipped) for name in names]
-        genders, races, ages = (strings(person[i] for person in people) for i in range(3))
-        return {"gender": genders}, {"race": races, "age_band": ages}
-
-
-def _index(
-    rows: list[_Row],
-    genders: dict[str, np.ndarray],
-    attributes: dict[str, np.ndarray],
-    skipped: Skipped,
-) -> Index:
-    keys, emotions, splits = (strings(row[i] for row in rows) for i in range(3))
-    return Index(
-        keys, {"emotion": emotions, **genders}, split=splits, attributes=attributes, skipped=skipped
-    )
+        genders = strings(gender for gender, _, _ in people)
+        races = strings(race for _, race, _ in people)
+        age_bands = strings(age_band for _, _, age_band in people)
+        return {"gender": genders}, {"race": races, "age_band": age_bands}
 
 
 def _person(path: Path, skipped: Skipped) -> tuple[str, str, str]:
-    """-> gender, race, age band: the last three values of the file; "" where they are not known."""
+    """Gender, race and age band, the last three values of the file; "" where not known."""
     try:
         cells = " ".join(text_lines("rafdb", path)).split()
     except MtlError:
         cells = []
-    if (
-        len(cells) < 3
-        or cells[-3] not in GENDERS
-        or cells[-2] not in RACES
-        or cells[-1] not in AGE_BANDS
-    ):
-        skipped.note("faces without a readable manual annotation: they stay, without gender")
-        return "", "", ""
-    return GENDERS[cells[-3]], RACES[cells[-2]], AGE_BANDS[cells[-1]]
+    if len(cells) >= 3:
+        gender, race, age_band = cells[-3:]
+        if gender in GENDERS and race in RACES and age_band in AGE_BANDS:
+            return GENDERS[gender], RACES[race], AGE_BANDS[age_band]
+    skipped.note("faces without a readable manual annotation: used without gender")
+    return "", "", ""
 
 
 @hookimpl

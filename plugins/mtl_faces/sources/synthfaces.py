@@ -1,7 +1,7 @@
 """`synthfaces`: rendered faces with exact labels for emotion, head pose and gender-like appearance.
 
-Needs no download and no root: a row IS an index, and the image is computed from it. For demos, tests and benchmarks;
-no figure on it says anything of real faces.
+It needs no download and no root: each image is computed from its sample number. It is for demos,
+tests and benchmarks. Metrics on it do not transfer to real faces.
 """
 
 from __future__ import annotations
@@ -19,26 +19,32 @@ from mtlcore import Dataset, Index, hookimpl
 from ..emotions import Emotion
 from ..synth import labels, render
 
-_TEST_STARTS = 2**40  # test faces are the same however many faces train
+_TEST_STARTS = 2**40  # so the test faces do not depend on the number of training faces
 _CHUNK = 64
-_one_renders = Lock()  # threads that ask for neighbors wait for one rendering of them
+_render_lock = Lock()  # threads that need the same chunk wait for one rendering of it
 _GENDERS = np.array(["male", "female"])
 _EMOTIONS = np.array([str(e) for e in Emotion])
 
 
 @lru_cache(maxsize=48)
 def _chunk(seed: int, size: int, number: int) -> np.ndarray:
-    """Neighbors are rendered together: (64, size, size, 3) uint8. 48 such hold the default set in 40 MB."""
+    """Render neighboring faces together: (64, size, size, 3) uint8.
+
+    48 chunks hold the default dataset in 40 MB.
+    """
     images = render(torch.arange(number * _CHUNK, (number + 1) * _CHUNK), size, seed)
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 @frozen
 class Synthfaces(Dataset):
-    """Rendered faces: annotations "emotion" (names), "pose_deg" (yaw, pitch, roll), "gender" ("male", "female").
+    """Render faces: annotations "emotion", "pose_deg" and "gender".
 
-    train, test: how many faces of each split; more of them adds faces and changes none. size: pixels a side.
-    seed: another one gives other people.
+    "emotion" and "gender" ("male", "female") are names; "pose_deg" is yaw, pitch, roll in degrees.
+
+    train, test: number of faces in each split. A larger number adds faces and changes none.
+    size: of the square images, pixels.
+    seed: another seed gives other people.
     """
 
     train: int = field(default=2000, validator=ge(0))
@@ -50,10 +56,9 @@ class Synthfaces(Dataset):
         numbers = self._numbers()
         exact = labels(torch.from_numpy(numbers), self.seed)
         split = np.where(numbers < _TEST_STARTS, "train", "test")
+        keys = [f"{name}/{n % _TEST_STARTS:06d}" for name, n in zip(split, numbers)]
         return Index(
-            keys=np.array(
-                [f"{s}/{n % _TEST_STARTS:06d}" for s, n in zip(split, numbers)], dtype=str
-            ),
+            keys=np.array(keys, dtype=str),
             annotations={
                 "emotion": _EMOTIONS[exact.emotion.numpy()],
                 "pose_deg": exact.pose_deg.numpy(),
@@ -62,13 +67,14 @@ class Synthfaces(Dataset):
             split=split,
         )
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        number = row if row < self.train else _TEST_STARTS + row - self.train
-        with _one_renders:
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        number = i if i < self.train else _TEST_STARTS + i - self.train
+        with _render_lock:
             chunk = _chunk(self.seed, self.size, number // _CHUNK)
         return chunk[number % _CHUNK].copy()
 
     def _numbers(self) -> np.ndarray:
+        """The face number of each sample, (N,) int64."""
         return np.concatenate([np.arange(self.train), _TEST_STARTS + np.arange(self.test)])
 
 

@@ -1,11 +1,15 @@
-"""`300w_lp`: faces turned to many poses, with Euler angles (300W-LP; Zhu et al., "Face Alignment Across Large Poses: A
-3D Solution", CVPR 2016), and copies that keep its file layout: `x.jpg` beside `x.mat`.
+"""`300w_lp`: faces that are rotated to many poses, with Euler angles.
 
-Its own folders (AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW, LFPW_Flip) not yet tried on the real set. They
-have no official split, and all poses of a photograph, mirrored ones too, are one group, so none of them can leak. Or
-`train | val`, with names `<part>_<person>_<frame>.jpg`: there a person is a group.
+300W-LP; Zhu et al., "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016; and copies with
+its file layout, `x.jpg` beside `x.mat`. Two layouts:
 
-Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down; yaw > 0 faces the image's left.
+- Its own folders: AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW, LFPW_Flip. There is no
+  official split. All poses of a photograph, also mirrored ones, are one group, so that a random
+  split does not leak. Not yet tested on the real dataset.
+- `train | val`, with names `<part>_<person>_<frame>.jpg`. A person is a group.
+
+Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down; yaw > 0 faces the
+image's left.
 """
 
 from __future__ import annotations
@@ -27,17 +31,21 @@ from ._mat import read_mat
 from ._pose import PoseRow, pose_annotations
 
 PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
-FOLDERS = tuple(name for part in PARTS for name in (part, f"{part}_Flip"))
+FOLDERS = tuple(f"{part}{end}" for part in PARTS for end in ("", "_Flip"))
 SPLITS = ("train", "val", "test")
-K = 0.3  # Hopenet draws it anew from 0.2 ... 0.4 for each training image; images are cut once here: the middle
+# Hopenet draws it from 0.2 ... 0.4 for each training image. Images are cropped once here, so this
+# is the center of that range.
+K = 0.3
 
 
 @frozen
 class W300Lp(Dataset):
-    """root: the folder that holds AFW, AFW_Flip, ..., or train and val. Annotations: "pose_deg" (N, 3) yaw, pitch, roll.
+    """Read 300W-LP: annotation "pose_deg" (N, 3), yaw, pitch, roll in degrees.
 
-    crop: "square" around the landmarks, a `margin` of their longer side wider on each side; "hopenet", the box that
-    Hopenet and 6DRepNet train on; "none", for images that are faces already.
+    root: the folder that holds AFW, AFW_Flip, ..., or train and val.
+    crop: "square" around the landmarks. "hopenet", the training box of Hopenet and 6DRepNet.
+    "none", for images that are faces already.
+    margin: of the square on each side, as a share of the landmarks' longer extent.
     """
 
     name: ClassVar[str] = "300w_lp"
@@ -53,27 +61,26 @@ class W300Lp(Dataset):
             raise MtlError(
                 f"300w_lp: {self.root} holds none of the folders {' | '.join((*SPLITS, *FOLDERS))}"
             )
-        return cached_index(
-            self, [self.root / folder for folder in folders], lambda: self._index(folders)
-        )
+        watched = [self.root / folder for folder in folders]
+        return cached_index(self, watched, lambda: self._index(folders))
 
     def _index(self, folders: list[str]) -> Index:
-        official = folders[0] in SPLITS
         rows: list[PoseRow] = []
         skipped = Skipped()
         for folder in folders:
             rows += self._rows(folder, skipped)
         keys = [key for key, _, _ in rows]
-        return Index(
-            strings(keys),
-            pose_annotations(rows, self.crop),
-            split=strings(key.split("/")[0] for key in keys) if official else None,
-            group=strings(map(_person if official else _photograph, keys)),
-            skipped=skipped,
-        )
+        if folders[0] in SPLITS:
+            split = strings(key.split("/")[0] for key in keys)
+            group = strings(map(_person, keys))
+        else:
+            split = None
+            group = strings(map(_photograph, keys))
+        annotations = pose_annotations(rows, self.crop)
+        return Index(strings(keys), annotations, split=split, group=group, skipped=skipped)
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        return read_face(self.crop, self.root, index, row)
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        return read_face(self.crop, self.root, index, i)
 
     def _rows(self, folder: str, skipped: Skipped) -> list[PoseRow]:
         rows: list[PoseRow] = []

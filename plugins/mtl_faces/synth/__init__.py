@@ -1,4 +1,4 @@
-"""Rendered faces with exact labels: `render`, `labels` and `landmarks` of any index."""
+"""Rendered faces with exact labels: `render`, `labels` and `landmarks` for any index."""
 
 from __future__ import annotations
 

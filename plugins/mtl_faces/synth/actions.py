@@ -1,8 +1,11 @@
-"""What a face does: muscle actions (Facial Action Coding System, Ekman and Friesen 1978), and which make an emotion.
+"""Facial expressions: muscle actions, and the actions of each emotion.
 
-Every action is 0 at rest and 1 at full strength. Each emotion has two faces that differ in their actions (a closed and
-an open smile, pressed lips and bared teeth); strength, sides and single actions vary, so that a class is a region, not
-a point.
+Actions are those of the Facial Action Coding System (Ekman and Friesen 1978). Each is 0 at rest and
+1 at full strength. Each emotion has two prototypes with different actions (a closed and an open
+smile, pressed lips and bared teeth). Strength, the two sides and single actions vary, so a class is
+a region and not a point.
+
+Shapes: B faces, A = 16 actions.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from .draws import Draws
 
 
 class Actions(NamedTuple):
-    """Strengths, each (B, 2): on the image's left and right side of a frontal face. The numbers are the coding
-    system's.
+    """Strengths, each (B, 2): on the image's left and right of a frontal face.
+
+    The numbers in the comments are those of the coding system.
     """
 
     inner_brow: Tensor  # 1: raises the brow's inner end
@@ -39,7 +43,7 @@ class Actions(NamedTuple):
     jaw: Tensor  # 26: opens the mouth
 
 
-_FACES: dict[Emotion, tuple[dict[str, float], dict[str, float]]] = {
+_PROTOTYPES: dict[Emotion, tuple[dict[str, float], dict[str, float]]] = {
     Emotion.NEUTRAL: ({}, {}),
     Emotion.HAPPINESS: (
         {"cheek": 0.9, "corner_pull": 1.0, "part": 0.9, "jaw": 0.15},
@@ -124,37 +128,46 @@ ONE_SIDED = ("corner_pull", "dimple", "outer_brow", "lip_raise")  # of contempt
 
 
 def _table() -> Tensor:
-    """(8, 2, A): emotion, which of its two faces, action."""
-    return torch.tensor(
-        [[[face.get(a, 0.0) for a in Actions._fields] for face in _FACES[e]] for e in Emotion]
-    )
+    """(8, 2, A): strengths by emotion, prototype and action."""
+    rows = [
+        [prototype.get(action, 0.0) for action in Actions._fields]
+        for emotion in Emotion
+        for prototype in _PROTOTYPES[emotion]
+    ]
+    return torch.tensor(rows).unflatten(0, (len(Emotion), 2))
 
 
 def draw_actions(draws: Draws, emotion: Tensor) -> Actions:
-    """emotion (B,) int64 -> the actions of each face."""
-    which = draws.chance("which of two faces", 0.5).long()[:, 0]
-    wanted = _table().to(emotion.device)[emotion, which]  # (B, A)
-    count = wanted.shape[1]
+    """Draw the actions of faces with these emotions (B,) int64."""
+    prototype = draws.chance("which of two faces", 0.5).long()[:, 0]
+    nominal = _table().to(emotion.device)[emotion, prototype]  # (B, A)
+    count = nominal.shape[1]
+
     strength = 0.65 + 0.5 * draws.uniform("strength").sqrt()
     own = draws.uniform("strength of single actions", 0.8, 1.2, count)
-    both = wanted * strength * own
-    sides = both[..., None] * (
-        1 + draws.bell("sides differ", 0.0, 0.2, 2 * count).unflatten(1, (count, 2))
-    )
+    both = nominal * strength * own
+    difference = draws.bell("sides differ", 0.0, 0.2, 2 * count).unflatten(1, (count, 2))
+    sides = both[..., None] * (1 + difference)
     contempt = emotion == list(Emotion).index(Emotion.CONTEMPT)
     sides = sides * _one_sided(draws, contempt)
+
+    # Small actions that belong to no emotion, and a mouth that talks.
     idle = draws.bell("idle", 0.0, 0.22, count)[..., None].clamp_min(0)
     talk = draws.chance("talks", 0.10) * draws.uniform("talks how", 0.1, 0.3)
     idle = idle + talk[..., None] * _one("jaw", emotion.device)
-    return Actions(*(sides + (1 - sides.clamp(0, 1)) * idle).unbind(1))
+
+    # Idle actions fill what the emotion leaves: a full action gets none.
+    strengths = sides + (1 - sides.clamp(0, 1)) * idle
+    return Actions(*strengths.unbind(1))
 
 
 def _one(name: str, device: torch.device) -> Tensor:
+    """(A, 1): 1 for the action of this name, 0 for the others."""
     return torch.tensor([[float(a == name)] for a in Actions._fields], device=device)
 
 
 def _one_sided(draws: Draws, contempt: Tensor) -> Tensor:
-    """(B, A, 2): contempt leaves out, even a little reverses, one side of these actions."""
+    """(B, A, 2) factors: contempt slightly reverses these actions on one side."""
     side = draws.chance("side of contempt", 0.5)
     weaker = torch.cat([side, 1 - side], 1)[:, None]  # (B, 1, 2)
     affected = torch.tensor(

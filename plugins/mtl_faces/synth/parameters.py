@@ -1,8 +1,11 @@
-"""Who a face is, what it does, and how the image of it was taken: one record of numbers for each face.
+"""Parameters of faces: identity, expression, colors, and how the image was taken.
 
-Lengths are in head units: half the height of a head. Head axes: x to the image's right, y down, z toward the viewer,
-for a frontal face; (0, 0, 0) is the middle of the head. Angles in degrees. Colors are RGB in [0, 1]. Gender-like
-appearance shifts distributions that overlap: no single number gives it away.
+Lengths are in head units, half the height of a head. Head axes, for a frontal face: x to the
+image's right, y down, z toward the viewer; (0, 0, 0) is the center of the head. Angles are in
+degrees, colors RGB in [0, 1]. Gender shifts distributions that overlap, so no single parameter
+determines it.
+
+The purposes of draws ("iris colour") are part of the data: another spelling gives other faces.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from ..emotions import Emotion
 from .actions import Actions, draw_actions
 from .draws import Draws, hashed
 
+# Colors along a line: a draw takes a point between two neighbors.
 _SKIN = (
     (0.36, 0.23, 0.17),
     (0.47, 0.31, 0.22),
@@ -25,9 +29,13 @@ _SKIN = (
     (0.95, 0.79, 0.69),
 )
 _HAIR = (
-    (0.05, 0.04, 0.04), (0.17, 0.10, 0.07), (0.36, 0.22, 0.12), (0.62, 0.44, 0.22), (0.60, 0.59, 0.58),
+    (0.05, 0.04, 0.04),
+    (0.17, 0.10, 0.07),
+    (0.36, 0.22, 0.12),
+    (0.62, 0.44, 0.22),
+    (0.60, 0.59, 0.58),
     (0.46, 0.19, 0.10),
-)  # fmt: skip
+)
 _IRIS = (
     (0.16, 0.09, 0.05),
     (0.30, 0.18, 0.09),
@@ -40,9 +48,9 @@ _IRIS = (
 class Shape(NamedTuple):
     """Identity: (B, 1) each."""
 
-    width: Tensor  # of the whole head, times
+    width: Tensor  # of the whole head, a factor
     jaw_width: Tensor
-    chin: Tensor  # how long
+    chin: Tensor  # length
     cheek: Tensor
     ear: Tensor
     eye_x: Tensor
@@ -94,16 +102,16 @@ class Colors(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """Camera, light, and what stands in the way."""
+    """Camera, light, and what covers the face."""
 
     gaze: Tensor  # (B, 2) where the eyes look, in head units
-    center: Tensor  # (B, 2) of the head, in fractions of the side
-    scale: Tensor  # (B, 1) fraction of the side that a head unit takes
+    center: Tensor  # (B, 2) of the head, as a share of the image size
+    scale: Tensor  # (B, 1) a head unit as a share of the image size
     light: Tensor  # (B, 3) toward the light, view axes
     ambient: Tensor  # (B, 1)
     exposure: Tensor  # (B, 1)
     contrast: Tensor  # (B, 1)
-    gray: Tensor  # (B, 1) 1: a black-and-white image
+    gray: Tensor  # (B, 1) 1 is a black-and-white image
     blur: Tensor  # (B, 1) 0 ... 1
     noise: Tensor  # (B, 1) standard deviation
     waves: Tensor  # (B, 9) three waves of the background: fx, fy, phase
@@ -112,13 +120,13 @@ class Shot(NamedTuple):
     dark_glasses: Tensor
     scarf: Tensor  # over mouth and nose
     hat: Tensor
-    thing: Tensor  # (B, 5) a bar before the face: there?, x, y, angle (turns), half width
+    thing: Tensor  # (B, 5) a bar in front: present, x, y, angle (half turns), half width
 
 
 class Faces(NamedTuple):
-    """All there is to know of B faces."""
+    """All parameters of B faces."""
 
-    key: Tensor  # (B,) int64, bits for the noise of pixels
+    key: Tensor  # (B,) int64, bits for the pixel noise
     emotion: Tensor  # (B,) int64, in the order of `Emotion`
     female: Tensor  # (B, 1) 0.0 or 1.0
     pose_deg: Tensor  # (B, 3) yaw, pitch, roll
@@ -127,19 +135,20 @@ class Faces(NamedTuple):
     colors: Colors
     shot: Shot
 
-    def rows(self, start: int, stop: int) -> Faces:
-        """Some of the faces."""
+    def select(self, start: int, stop: int) -> Faces:
+        """Return some of the faces."""
         return tree_map(lambda part: part[start:stop], self)
 
 
 def draw_faces(indices: Tensor, seed: int) -> Faces:
-    """indices (B,) int64 >= 0 -> the faces. Sixteen neighbors hold each emotion once a gender."""
+    """Draw the faces of these indices, (B,) int64 >= 0.
+
+    Each aligned run of 16 faces has each pair of emotion and gender once.
+    """
     draws = Draws(indices, seed)
     card = draws.dealt("label", 2 * len(Emotion))
-    emotion, female = (
-        card % len(Emotion),
-        torch.div(card, len(Emotion), rounding_mode="floor").float()[:, None],
-    )
+    emotion = card % len(Emotion)
+    female = torch.div(card, len(Emotion), rounding_mode="floor").float()[:, None]
     return Faces(
         key=hashed(indices, seed, "noise")[:, 0],
         emotion=emotion,
@@ -153,7 +162,8 @@ def draw_faces(indices: Tensor, seed: int) -> Faces:
 
 
 def _draw_pose(draws: Draws) -> Tensor:
-    """(B, 3) yaw, pitch, roll in degrees: mostly moderate, up to 60, 35 and 35."""
+    """(B, 3) yaw, pitch, roll in degrees, up to 60, 35 and 35."""
+    # The second line concentrates them further: most poses are moderate.
     moderate = draws.bell("pose", 0.0, 1.0, 3)
     moderate = moderate * (0.42 + 0.58 * moderate.abs())
     return moderate * torch.tensor([60.0, 35.0, 35.0], device=moderate.device)
@@ -164,7 +174,7 @@ def _draw_shape(d: Draws, female: Tensor) -> Shape:
 
 
 def _draw_features(d: Draws, either: Tensor) -> dict[str, Tensor]:
-    """either: (B, 1) +1 male, -1 female."""
+    """Draw the features of the face. either: (B, 1), +1 male, -1 female."""
     return {
         "width": d.bell("width", 1.0, 0.10) + 0.015 * either,
         "jaw_width": d.bell("jaw width", 1.0, 0.16) + 0.06 * either,
@@ -192,34 +202,34 @@ def _draw_features(d: Draws, either: Tensor) -> dict[str, Tensor]:
 
 
 def _draw_hair(d: Draws, female: Tensor, male: Tensor) -> dict[str, Tensor]:
-    """Hair and beard, the ears that hair hides, and what age and make-up do; female, male: (B, 1) 0.0 or 1.0."""
+    """Draw hair, beard, ears, age and make-up. female, male: (B, 1), 0.0 or 1.0."""
+    # Long hair may hide the ears.
     long_hair = d.chance("long hair", 0.10 * male + 0.72 * female)
     tucked = long_hair * d.chance("ears under the hair", 0.75)
     bald = male * d.chance("bald", 0.14)
     beard = male * d.chance("beard", 0.22)
+    stubble = male * d.chance("stubble", 0.5) * d.uniform("stubble how", 0.1, 0.5)
+    volume = d.bell("hair volume", 1.0, 0.6) - 0.15 * (male - female)
+    fringe = d.chance("fringe", 0.18 * male + 0.30 * female)
     return {
         "ear": d.bell("ear", 1.0, 0.25) * (1 - 0.75 * tucked),
         "age": d.uniform("age") ** 2,
         "hair_line": d.bell("hair line", -0.63, 0.12) - bald * 0.9,
-        "hair_volume": (d.bell("hair volume", 1.0, 0.6) - 0.15 * (male - female))
-        * (1 - 0.8 * bald),
+        "hair_volume": volume * (1 - 0.8 * bald),
         "hair_length": long_hair * d.uniform("hair length", 0.45, 1.0),
         "hair_round": d.uniform("hair round", 0.1, 1.5) * (1 - bald),
         "curl": d.chance("curly", 0.35) * d.uniform("curls", 0.4, 1.0),
-        "fringe": d.chance("fringe", 0.18 * male + 0.30 * female)
-        * d.uniform("fringe length", 0.08, 0.28),
+        "fringe": fringe * d.uniform("fringe length", 0.08, 0.28),
         "parting": d.bell("parting", 0.0, 0.5),
         "beard": beard,
-        "stubble": (male * d.chance("stubble", 0.5) * d.uniform("stubble how", 0.1, 0.5)).maximum(
-            beard * 0.6
-        ),
+        "stubble": stubble.maximum(beard * 0.6),
         "moustache": (male * d.chance("moustache", 0.12)).maximum(beard),
         "make_up": female * d.chance("make-up", 0.55) * d.uniform("make-up how", 0.4, 1.0),
     }
 
 
 def _along(anchors: tuple[tuple[float, float, float], ...], at: Tensor) -> Tensor:
-    """at (B, 1) in [0, 1] -> the color there on the line through the anchors, (B, 3)."""
+    """(B, 3): the color on the line through the anchors at the position `at` (B, 1) in [0, 1]."""
     line = torch.tensor(anchors, device=at.device)
     position = at[:, 0] * (len(anchors) - 1)
     low = position.long().clamp(0, len(anchors) - 2)
@@ -228,47 +238,54 @@ def _along(anchors: tuple[tuple[float, float, float], ...], at: Tensor) -> Tenso
 
 
 def _muted(d: Draws, purpose: str) -> Tensor:
-    """Any lightness, seldom a loud color, (B, 3)."""
-    return (d.uniform(purpose, 0.05, 0.95) + d.bell(purpose + " tint", 0.0, 0.45, 3)).clamp(0, 1)
+    """(B, 3): a color of any lightness, rarely a saturated one."""
+    lightness = d.uniform(purpose, 0.05, 0.95)
+    return (lightness + d.bell(purpose + " tint", 0.0, 0.45, 3)).clamp(0, 1)
 
 
 def _draw_colors(d: Draws, female: Tensor) -> Colors:
-    skin = (_along(_SKIN, d.uniform("skin")) + d.bell("skin tint", 0.0, 0.05, 3)).clamp(0.08, 1)
+    skin = _along(_SKIN, d.uniform("skin")) + d.bell("skin tint", 0.0, 0.05, 3)
+    skin = skin.clamp(0.08, 1)
+    hair = _along(_HAIR, d.uniform("hair")) + d.bell("hair tint", 0.0, 0.04, 3)
+
     natural = skin * torch.tensor([0.86, 0.58, 0.58], device=skin.device)
-    painted = torch.tensor([0.72, 0.12, 0.20], device=skin.device) + d.bell(
-        "lipstick", 0.0, 0.15, 3
-    )
+    red = torch.tensor([0.72, 0.12, 0.20], device=skin.device)
+    lipstick = red + d.bell("lipstick", 0.0, 0.15, 3)
     paint = female * d.chance("wears lipstick", 0.45) * d.uniform("how much lipstick", 0.3, 0.9)
     return Colors(
         skin=skin,
-        hair=(_along(_HAIR, d.uniform("hair")) + d.bell("hair tint", 0.0, 0.04, 3)).clamp(0.02, 1),
-        iris=_along(_IRIS, d.uniform("iris color")),
-        lips=(natural * (1 - paint) + painted * paint).clamp(0.05, 1),
+        hair=hair.clamp(0.02, 1),
+        iris=_along(_IRIS, d.uniform("iris colour")),
+        lips=(natural * (1 - paint) + lipstick * paint).clamp(0.05, 1),
         clothes=_muted(d, "clothes"),
         back_one=_muted(d, "back one"),
         back_two=_muted(d, "back two"),
-        light=1 + d.bell("light color", 0.0, 0.16, 3),
-        frame=d.uniform("frame color", 0.0, 0.35, 3),
-        cloth=d.uniform("cloth color", 0.05, 0.9, 3),
-        thing=d.uniform("thing color", 0.05, 0.9, 3),
+        light=1 + d.bell("light colour", 0.0, 0.16, 3),
+        frame=d.uniform("frame colour", 0.0, 0.35, 3),
+        cloth=d.uniform("cloth colour", 0.05, 0.9, 3),
+        thing=d.uniform("thing colour", 0.05, 0.9, 3),
     )
 
 
 def _draw_shot(d: Draws) -> Shot:
-    wears = d.uniform("wears")  # one lot for all that covers the face: seldom two things at once
-    sideways, upward = d.bell("light x", 0.0, 1.3), d.bell("light y", -0.45, 0.9)
+    # One draw for all that covers the face, so that only one thing does.
+    wears = d.uniform("wears")
+    has_thing = ((wears >= 0.21) & (wears < 0.28)).float()
+
+    sideways = d.bell("light x", 0.0, 1.3)
+    upward = d.bell("light y", -0.45, 0.9)
     light = torch.cat([sideways, upward, torch.ones_like(sideways)], 1)
+    upward_shift = torch.tensor([0.0, 0.02], device=wears.device)
+    center = 0.5 + d.bell("centre", 0.0, 0.05, 2) - upward_shift
     return Shot(
         gaze=d.bell("gaze", 0.0, 0.05, 2) * torch.tensor([1.0, 0.4], device=wears.device),
-        center=0.5
-        + d.bell("center", 0.0, 0.05, 2)
-        - torch.tensor([0.0, 0.02], device=wears.device),
+        center=center,
         scale=d.bell("scale", 0.455, 0.06),
         light=light / light.norm(dim=1, keepdim=True),
         ambient=d.uniform("ambient", 0.35, 0.65),
         exposure=d.bell("exposure", 1.05, 0.28),
         contrast=d.bell("contrast", 1.0, 0.25),
-        gray=d.chance("gray", 0.12),
+        gray=d.chance("grey", 0.12),
         blur=d.uniform("blur") ** 3,
         noise=0.04 * d.uniform("noise") ** 2,
         waves=d.uniform("waves", -1.0, 1.0, 9),
@@ -277,7 +294,5 @@ def _draw_shot(d: Draws) -> Shot:
         dark_glasses=(wears < 0.015).float(),
         scarf=((wears >= 0.12) & (wears < 0.13)).float(),
         hat=((wears >= 0.13) & (wears < 0.21)).float(),
-        thing=torch.cat(
-            [((wears >= 0.21) & (wears < 0.28)).float(), d.uniform("thing", -1.0, 1.0, 4)], 1
-        ),
+        thing=torch.cat([has_thing, d.uniform("thing", -1.0, 1.0, 4)], 1),
     )

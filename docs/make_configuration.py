@@ -1,14 +1,17 @@
-"""Write docs/configuration.md from mtlcore/experiment.py: every table of a configuration, and every key that the core reads.
+"""Write docs/configuration.md: every table of a configuration, and every key that the core reads.
 
-python docs/make_configuration.py
+The meanings come from the docstrings in mtlcore/config/experiment.py. Run:
+
+    python docs/make_configuration.py
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -28,27 +31,32 @@ from mtlcore.config.experiment import (
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
 
-Made from `mtlcore/experiment.py` by `python docs/make_configuration.py`; do not edit.
+Generated from `mtlcore/config/experiment.py` by `python docs/make_configuration.py`. Do not edit.
 
-A run is one TOML file. What is left out has its default; the run keeps the whole of it, every default written out, as
-`RUN/config.toml`. A key that is unknown or misspelled, a value of another type and one out of its range are told before anything
-starts, all of them at once, each with the nearest name.
+A run is one TOML file. Keys that you leave out have defaults. The run saves the complete
+configuration, with every default, as `RUN/config.toml`. Before anything starts, mtlcore reports all
+errors of the file at once: unknown keys, values of a wrong type, and values out of range, each with
+the nearest valid name.
 
-Here stand the keys that the core reads. A table that names a component (an encoder, a task, a pretext ...) takes the fields of that
-component too: `mtl plugins` lists the components, `mtl plugins show NAME` gives the keys of one, and a table to copy.
+This page lists the keys that the core reads. A table that names a component (an encoder, a task, a
+pretext ...) also takes the fields of that component. `mtl plugins` lists the components.
+`mtl plugins show NAME` prints the keys of one, and a table to copy.
 
 ## `--set`
 
-`mtl train CONFIG --out RUN --set KEY=VALUE` sets one key of the file; it may be given often. The key is written with dots, the
-value as in TOML; a value that is no TOML is a string, so quotes may be left out:
+`mtl train CONFIG --out RUN --set KEY=VALUE` sets one key. You can repeat it. Write the key with
+dots, and the value as in TOML. A value that is not valid TOML is a string, so you can leave out
+quotes:
 
 ```
---set train.steps=500 --set schedule.milestones=[0.3,0.6] --set pretext.rotation.weight=0 --set encoder.name=timm:resnet18
+--set train.steps=500 --set schedule.milestones=[0.3,0.6]
+--set pretext.rotation.weight=0 --set encoder.name=timm:resnet18
 ```
 
-`train.steps` takes the file's `train.epochs` back, and the other way round. A task or pretext of weight 0 is as if its table were
-not there. `mtl sweep` tries several values of a key.
+`train.steps` replaces `train.epochs` of the file, and the other way round. Weight 0 removes a task
+or pretext, as if its table did not exist. `mtl sweep` tries several values of a key.
 """
+
 TABLES: dict[str, tuple[str, type | None]] = {
     "encoder": ("[encoder]", None),
     "tasks": ("[task.<label>]", TaskEntry),
@@ -56,7 +64,7 @@ TABLES: dict[str, tuple[str, type | None]] = {
     "data": ("[data.<label>]", DataEntry),
     "weighting": ("[weighting]", None),
     "augment": ("[augment]", None),
-    "augmentations": ("[augment.<name>]", None),
+    "augmentations": ("[augment.<label>]", None),
     "input": ("[input]", Input),
     "views": ("[views]", Views),
     "optimizer": ("[optimizer]", Optimizer),
@@ -64,23 +72,32 @@ TABLES: dict[str, tuple[str, type | None]] = {
     "train": ("[train]", Train),
     "callbacks": ("[callback.<label>]", None),
 }
-"""Field of `Experiment` -> its table, and the class of the keys that the core reads; None: of the component's alone."""
+"""Field of `Experiment` -> its table, and the class of the keys that the core reads.
+
+The class is None if the table takes only `name` and the fields of the component.
+"""
+
 TOP = ("seed", "plugins")
 MORE = {
-    "encoder": "Keys: `name`, and those of that encoder. [An encoder](plugins/encoder.md) of your own.",
-    "tasks": "A label is a word; tasks, pretexts and callbacks can't share one. [A task](plugins/task.md) of your own.",
-    "pretexts": "[A pretext task](plugins/pretext.md) of your own.",
-    "data": "[Data](data.md) tells which datasets there are, and what becomes of splits.",
-    "weighting": "Keys: `name`, and those of that weighting. [Loss weighting](weighting.md) tells which is for what.",
-    "augment": "Keys: `name`, and those of that augmentation. [An augmentation](plugins/augmentation.md) of your own.",
-    "augmentations": "Keys: `name` (default: the table's own), and those of that augmentation.",
-    "train": "Set `steps` or `epochs`; without the table a run has 1000 steps.",
-    "callbacks": "Keys: `name` (default: the label), and those of that callback. [Callbacks](plugins/callback.md).",
+    "encoder": "Keys: `name`, and the fields of that encoder. "
+    "[Write an encoder](plugins/encoder.md).",
+    "tasks": "A label is one word. Tasks, pretexts and callbacks can't share a label. "
+    "[Write a task](plugins/task.md).",
+    "pretexts": "[Write a pretext task](plugins/pretext.md).",
+    "data": "[Data](data.md) describes the datasets and their splits.",
+    "weighting": "Keys: `name`, and the fields of that weighting. "
+    "[Loss weighting](weighting.md) helps you choose.",
+    "augment": "Keys: `name`, and the fields of that augmentation. "
+    "[Write an augmentation](plugins/augmentation.md).",
+    "augmentations": "Keys: `name` (default: the label), and the fields of that augmentation.",
+    "train": "Set `steps` or `epochs`. Without this table, a run has 1000 steps.",
+    "callbacks": "Keys: `name` (default: the label), and the fields of that callback. "
+    "[Write a callback](plugins/callback.md).",
 }
 
 
 def configuration() -> str:
-    """The whole page."""
+    """Return the whole page."""
     top = [key for key in keys_of(Experiment) if key.name in TOP]
     parts = [
         HEAD,
@@ -92,49 +109,57 @@ def configuration() -> str:
 
 
 def section(field: str) -> str:
-    """Heading, what the table is for, its keys."""
+    """Return heading, purpose and keys of one table."""
     title, cls = TABLES[field]
-    said = [
-        f"## `{title}`\n",
-        sentence(meanings(Experiment)[field]) + (f" {MORE[field]}" if field in MORE else "") + "\n",
-    ]
+    purpose = [sentence(meanings(Experiment)[field])]
+    if field in MORE:
+        purpose.append(MORE[field])
+
+    parts = [f"## `{title}`\n"]
+    parts += [textwrap.fill(text, 100, break_on_hyphens=False) + "\n" for text in purpose]
     if cls is not None:
-        words = meanings(cls)
+        of_key = meanings(cls)
+        if "component" in of_key:
+            of_key["name"] = of_key["component"]
         keys = [named(key) if key.name == "component" else key for key in keys_of(cls)]
-        said.append(table(keys, {**words, "name": words.get("component", "")}))
-    return "\n".join(said)
+        parts.append(table(keys, of_key))
+    return "\n".join(parts)
 
 
 def named(component: Key) -> Key:
-    """A component stands in its table by name."""
+    """Replace the key `component` by `name`: a table holds the name of its component."""
     return attrs.evolve(component, name="name", type="a string", required=False)
 
 
-def table(keys: list[Key], words: dict[str, str]) -> str:
-    """Markdown: key, type and range, default, meaning."""
+def table(keys: Sequence[Key], of_key: Mapping[str, str]) -> str:
+    """Return a Markdown table: key, type and range, default, meaning."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key in keys:
         kind = "; ".join(filter(None, (key.type, key.range)))
         default = f"`{key.default}`" if key.default else ""
-        rows.append(f"| `{key.name}` | {cell(kind)} | {default} | {cell(words[key.name])} |")
+        meaning = cell(sentence(of_key[key.name]))
+        rows.append(f"| `{key.name}` | {cell(kind)} | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
-def meanings(cls: Any) -> dict[str, str]:
-    """key -> what the class's docstring says of it: a paragraph that begins with "key: ".
+def meanings(cls: type) -> dict[str, str]:
+    """Return key -> its paragraph in the docstring of `cls`, which begins with "key: ".
 
-    "rows: which rows it looks at." -> {"rows": "which rows it looks at."}; lines that are indented further go on.
+    "limit: at most this many samples." -> {"limit": "at most this many samples."}. Lines that are
+    indented further belong to the same paragraph.
     """
     text = inspect.cleandoc(cls.__doc__ or "")
     found = re.findall(r"^(\w+): (.*(?:\n[ \t]+.*)*)", text, re.M)
-    return {key: " ".join(said.split()) for key, said in found}
+    return {key: " ".join(meaning.split()) for key, meaning in found}
 
 
 def cell(text: str) -> str:
+    """Escape text for a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 
 def sentence(text: str) -> str:
+    """Capitalize the first letter."""
     return text[:1].upper() + text[1:]
 
 

@@ -1,23 +1,29 @@
-"""Write docs/reference.md from the docstrings: every public name of `mtlcore`, of `mtlcore.testing`, and every hook.
+"""Write docs/reference.md from the docstrings: public names of `mtlcore` and of its kit, and hooks.
 
-python docs/make_reference.py
+Run:
+
+    python docs/make_reference.py
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 import mtlcore
 import mtlcore.testing
-from mtlcore.registry.catalog import Specs
+from mtlcore.registry.hooks import Specs
 
 PAGE = Path(__file__).with_name("reference.md")
+WIDTH = 100
+ITEM = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*): ")
+"""The start of a docstring's line that explains a field or an argument: "mean, std: ..."."""
+
 KINDS = (
     "Encoder",
     "SupervisedTask",
@@ -29,76 +35,135 @@ KINDS = (
 )
 HEAD = """# Reference
 
-Made from the docstrings by `python docs/make_reference.py`; do not edit. The keys of a configuration stand in
-[Configuration](configuration.md). Shapes: B samples, K tasks present, D width of the pooled
-features, (H, W) pixels, (h, w) cells of a map. Images are RGB in [0, 1], float (B, 3, H, W).
+Generated from the docstrings by `python docs/make_reference.py`. Do not edit. The keys of a
+configuration are listed in [Configuration](configuration.md).
+
+Shapes: B samples, K tasks that are present, D width of the pooled features, (H, W) pixels, (h, w)
+cells of a map. Images are RGB in [0, 1], float (B, 3, H, W).
 """
+
+ALIASES = {
+    "mtlcore.Annotation": "One kind of label for N samples.\n\n"
+    'Categories: (N,) strings, "" where missing. '
+    "Numbers: (N,) or (N, ...) float, NaN where missing.\n\n"
+    "Categories go by NAME, so the label orders of two datasets can't be mixed up.",
+    "mtlcore.Target": "A tensor, or a tuple, list or dict of tensors, each (B, ...).",
+    "mtlcore.hookimpl": "Decorator: marks a function of a plugin module as a hook (pluggy).",
+}
+"""Texts for names that have no docstring of their own."""
+
+SIGNATURES = {
+    "mtlcore.Annotation": "Annotation = numpy.ndarray",
+    "mtlcore.Target": "Target = Any",
+    "mtlcore.hookimpl": "@hookimpl",
+}
+
+for _kind in ("pretext", "task", "encoder", "weighting", "dataset", "augmentation"):
+    _article = "an" if _kind[0] in "aeiou" else "a"
+    ALIASES |= {
+        f"mtlcore.testing.{_kind}_conformance": f"One pytest test of {_article} {_kind} "
+        "that runs all its checks: `conformance` on its name or class.",
+        f"mtlcore.testing.{_kind}_checks": f"The checks of {_article} {_kind}, as plain callables.",
+    }
 
 
 def reference() -> str:
-    """The whole page."""
-    names = [n for n in mtlcore.__all__ if n not in KINDS]
-    parts = [
-        HEAD,
-        "## Kinds of components\n",
-        *(entry(f"mtlcore.{n}", getattr(mtlcore, n)) for n in KINDS),
-        "## What flows, and what authors use\n",
-        *(entry(f"mtlcore.{n}", getattr(mtlcore, n)) for n in names),
-        "## `mtlcore.testing`\n",
-        textwrap.dedent(mtlcore.testing.__doc__ or "").strip() + "\n",
-        *(entry(f"mtlcore.testing.{n}", getattr(mtlcore.testing, n)) for n in testing_names()),
-        "## Hooks\n",
-        *(entry(n, getattr(Specs, n)) for n in hooks()),
-    ]
+    """Return the whole page."""
+    names = [name for name in mtlcore.__all__ if name not in KINDS]
+    parts = [HEAD, "## Kinds of components\n"]
+    parts += [entry(f"mtlcore.{name}", getattr(mtlcore, name)) for name in KINDS]
+
+    parts.append("## Data types and building blocks\n")
+    parts += [entry(f"mtlcore.{name}", getattr(mtlcore, name)) for name in names]
+
+    parts.append("## `mtlcore.testing`\n")
+    parts.append(textwrap.dedent(mtlcore.testing.__doc__ or "").strip() + "\n")
+    for name in testing_names():
+        parts.append(entry(f"mtlcore.testing.{name}", getattr(mtlcore.testing, name)))
+
+    parts.append("## Hooks\n")
+    parts += [entry(name, getattr(Specs, name)) for name in hooks()]
     return "\n".join(parts)
 
 
 def testing_names() -> list[str]:
-    """The public names of the kit that are functions or classes of its own."""
+    """Return the public functions and classes of the kit."""
+    imported = ("partial", "test_of")
     return [
-        n
-        for n, v in vars(mtlcore.testing).items()
-        if n[0] != "_" and callable(v) and n not in ("partial", "test_of")
+        name
+        for name, thing in vars(mtlcore.testing).items()
+        if name[0] != "_" and callable(thing) and name not in imported
     ]
 
 
 def hooks() -> list[str]:
-    return [n for n in vars(Specs) if n.startswith("mtl_")]
+    """Return the names of all hooks."""
+    return [name for name in vars(Specs) if name.startswith("mtl_")]
 
 
-def entry(name: str, thing: Any) -> str:
-    """Heading, signature, docstring, and for a class its public properties and methods."""
+def entry(name: str, thing: object) -> str:
+    """Return heading, signature and docstring, and for a class its public members."""
     lines = [
         f"### {name}\n",
         f"```python\n{signature(name, thing)}\n```\n",
         doc(name, thing) + "\n",
     ]
     if inspect.isclass(thing) and name not in ALIASES:
-        for member, what in members(thing):
-            lines.append(
-                f"- `{member}{said_of(what)}`" + (f": {brief(what)}" if what.__doc__ else "")
-            )
-        lines.append("")
+        found = [member_line(member, value) for member, value in members(thing)]
+        lines += ["Members:\n", *found, ""] if found else [""]
     return "\n".join(lines)
 
 
-def doc(name: str, thing: Any) -> str:
-    """Its own docstring; of an alias, whose docstring would be somebody else's, the words below."""
-    if name in ALIASES:
-        return ALIASES[name]
-    return (
-        inspect.cleandoc(thing.__doc__ or "")
-        if inspect.isclass(thing) or inspect.isroutine(thing)
-        else ""
+def member_line(name: str, member: object) -> str:
+    """Return one list item: a member with its signature, and its docstring if it has one."""
+    if isinstance(member, property):
+        shown = arguments(member.fget).replace("(self) -> ", ": ")
+    else:
+        shown = arguments(member)
+    text = brief(member)
+    return wrapped(f"- `{name}{shown}`: {text}" if text else f"- `{name}{shown}`")
+
+
+def wrapped(text: str) -> str:
+    """Wrap one paragraph or list item."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        subsequent_indent="  " if text.startswith("- ") else "",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
-def brief(thing: Any) -> str:
-    """A docstring in one paragraph."""
+def doc(name: str, thing: object) -> str:
+    """Return the docstring, or the text of `ALIASES`: an alias has the docstring of its target."""
+    if name in ALIASES:
+        return "\n\n".join(map(wrapped, ALIASES[name].split("\n\n")))
+    if inspect.isclass(thing) or inspect.isroutine(thing):
+        return "\n\n".join(map(items, inspect.cleandoc(thing.__doc__ or "").split("\n\n")))
+    return ""
+
+
+def items(paragraph: str) -> str:
+    """Turn a paragraph that explains fields or arguments into a list with one item for each."""
+    if not ITEM.match(paragraph) or re.search(r"^[ \t]*- ", paragraph, re.M):
+        return paragraph
+    found: list[str] = []
+    for line in paragraph.splitlines():
+        if ITEM.match(line):
+            found.append(ITEM.sub(r"- `\1`: ", line, count=1))
+        else:
+            found[-1] += " " + line.strip()
+    return "\n".join(map(wrapped, found))
+
+
+def brief(thing: object) -> str:
+    """Return a docstring as one paragraph."""
     return " ".join(inspect.cleandoc(thing.__doc__ or "").split())
 
 
-def signature(name: str, thing: Any) -> str:
+def signature(name: str, thing: object) -> str:
+    """Return the signature to show for a public name."""
     short = name.rpartition(".")[2]
     if name in SIGNATURES:
         return SIGNATURES[name]
@@ -114,30 +179,35 @@ def signature(name: str, thing: Any) -> str:
     return f"{short}{arguments(thing)}"
 
 
-def arguments(thing: Any) -> str:
-    """(a: int = 1) -> str; a default that is a function is "...", since its address is another one each time."""
+def arguments(thing: object) -> str:
+    """Return arguments and result: "(a: int = 1) -> str".
+
+    A default that is a function is shown as "...": its address differs in each process.
+    """
+    if not callable(thing):
+        return ""
     try:
         found = inspect.signature(thing)
     except (ValueError, TypeError):
         return ""
-    given = [
-        p.replace(
-            annotation=_bare(p.annotation),
-            default=_Words("...") if inspect.isroutine(p.default) else p.default,
-        )
-        for p in found.parameters.values()
-    ]
-    return str(found.replace(parameters=given, return_annotation=_bare(found.return_annotation)))
+
+    shown = []
+    for parameter in found.parameters.values():
+        default = _Verbatim("...") if inspect.isroutine(parameter.default) else parameter.default
+        annotation = _without_quotes(parameter.annotation)
+        shown.append(parameter.replace(annotation=annotation, default=default))
+    result = _without_quotes(found.return_annotation)
+    return str(found.replace(parameters=shown, return_annotation=result))
 
 
-def _bare(annotation: Any) -> Any:
-    """An annotation that was postponed, without its quotes."""
-    said = getattr(annotation, "__forward_arg__", annotation)
-    return _Words(said) if isinstance(said, str) else annotation
+def _without_quotes(annotation: object) -> object:
+    """Return a postponed annotation so that a signature shows it without quotes."""
+    text = getattr(annotation, "__forward_arg__", annotation)
+    return _Verbatim(text) if isinstance(text, str) else annotation
 
 
-class _Words(str):
-    """Stands in a signature as it is."""
+class _Verbatim(str):
+    """A string whose repr is the string itself."""
 
     __slots__ = ()
 
@@ -145,56 +215,32 @@ class _Words(str):
         return str(self)
 
 
-def said_of(member: Any) -> str:
-    """What stands behind the name of a property or method."""
-    return (
-        arguments(member.fget).replace("(self) -> ", ": ")
-        if isinstance(member, property)
-        else arguments(member)
-    )
-
-
-def members(cls: type) -> Iterator[tuple[str, Any]]:
-    for name, what in vars(cls).items():
-        what = what.__func__ if isinstance(what, classmethod | staticmethod) else what
-        if not name.startswith("_") and (inspect.isfunction(what) or isinstance(what, property)):
-            yield name, what
+def members(cls: type) -> Iterator[tuple[str, object]]:
+    """Yield name and value of the public methods and properties that the class itself defines."""
+    for name, value in vars(cls).items():
+        if isinstance(value, classmethod | staticmethod):
+            value = value.__func__
+        is_member = inspect.isfunction(value) or isinstance(value, property)
+        if is_member and not name.startswith("_"):
+            yield name, value
 
 
 def _annotation(cls: type, field: str) -> str:
-    """As it is written in the source: attrs may have resolved its own copy by now."""
-    return next(
-        str(noted[field])
-        for base in cls.__mro__
-        if field in (noted := vars(base).get("__annotations__", {}))
-    )
+    """Return the annotation as it is written: attrs may have resolved its own copy."""
+    for base in cls.__mro__:
+        written = vars(base).get("__annotations__", {})
+        if field in written:
+            return str(written[field])
+    raise KeyError(field)
 
 
-def _default(field: Any) -> str:
+def _default(field: attrs.Attribute[object]) -> str:
     if field.default is attrs.NOTHING:
         return ""
-    return " = ..." if isinstance(field.default, attrs.Factory) else f" = {field.default!r}"  # type: ignore[arg-type]
+    if isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]
+        return " = ..."
+    return f" = {field.default!r}"
 
-
-SIGNATURES = {
-    "mtlcore.Annotation": "Annotation = numpy.ndarray",
-    "mtlcore.Target": "Target = Any",
-    "mtlcore.hookimpl": "@hookimpl",
-}
-ALIASES = {
-    "mtlcore.Annotation": 'One label kind of N rows. Categories: (N,) strings, "" where missing. Numbers: (N,) or (N, ...) '
-    "float, NaN where missing.\nCategories travel by NAME, so the label orders of two data sets can never be mixed up.",
-    "mtlcore.Target": "A tensor, or a tuple, list or dict of tensors, each (B, ...).",
-    "mtlcore.hookimpl": "Marks a function of a plugin module as an implementation of a hook (pluggy).",
-}
-"""Words on what has no docstring of its own."""
-for _kind in ("pretext", "task", "encoder", "weighting", "dataset", "augmentation"):
-    _one = f"{'an' if _kind[0] in 'aeiou' else 'a'} {_kind}"
-    ALIASES |= {
-        f"mtlcore.testing.{_kind}_conformance": f"A pytest test, one case a check, of {_one}: "
-        "`conformance` on its name or class.",
-        f"mtlcore.testing.{_kind}_checks": f"The checks of {_one} as plain callables.",
-    }
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")

@@ -1,8 +1,13 @@
-"""The documentation is run, word for word: files are written, commands typed, and what they print is compared.
+"""The pages of docs/ are executed: files are written, commands are run, and output is compared.
 
-In a page, a fence ```LANGUAGE file=NAME writes that file, ```diff file=NAME changes its lines; a fence ```console types each line
-that starts with "$ ", and what stands below it must come (with "..." for what may differ). "# exit 1" after a command says that it
-must end so; else it must end with 0.
+In a page,
+
+- a fence ```LANGUAGE file=NAME writes that file;
+- a fence ```diff file=NAME replaces its "-" lines by its "+" lines;
+- a fence ```console runs each line that starts with "$ ". The lines below it are the expected
+  output, where "..." matches any text.
+
+"# exit 1" after a command is its expected exit code. Without it, 0 is expected.
 """
 
 from __future__ import annotations
@@ -16,14 +21,16 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```", re.S | re.M)
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "```console" in p.read_text(encoding="utf-8"))
-SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def commands(block: str) -> list[tuple[str, str]]:
-    """(command, what it must print), in order."""
+    """Return (command, expected output) of a console fence, in order."""
     found: list[tuple[str, list[str]]] = []
     for line in block.splitlines():
         if line.startswith("$ "):
@@ -33,20 +40,23 @@ def commands(block: str) -> list[tuple[str, str]]:
     return [(command, "\n".join(lines).strip()) for command, lines in found]
 
 
-def change(file: Path, diff: str) -> None:
-    """Put the lines with + in the place of those with -, which must stand there once."""
-    old, new = (
-        "".join(x[1:] for x in diff.splitlines(keepends=True) if x[0] == sign) for sign in "-+"
-    )
+def marked(diff: str, mark: str) -> str:
+    """Return the lines of a diff that begin with `mark`, without it."""
+    return "".join(line[1:] for line in diff.splitlines(keepends=True) if line[0] == mark)
+
+
+def apply_diff(file: Path, diff: str) -> None:
+    """Replace the "-" lines by the "+" lines. The "-" lines must occur exactly once."""
+    old, new = marked(diff, "-"), marked(diff, "+")
     before = file.read_text(encoding="utf-8")
     assert before.count(old) == 1, old
     file.write_text(before.replace(old, new), encoding="utf-8")
 
 
-def typed(command: str, where: Path) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in `folder`, as a user would type it."""
     environment = os.environ | {
-        "PATH": path,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "120",
         "OMP_NUM_THREADS": "1",
         "NO_COLOR": "1",
@@ -55,7 +65,7 @@ def typed(command: str, where: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         shell=True,
-        cwd=where,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -64,34 +74,72 @@ def typed(command: str, where: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def write_file(file: Path, language: str, body: str) -> None:
+    """Write or change a file as a fence describes it."""
+    if language == "diff":
+        apply_diff(file, body)
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(body, encoding="utf-8")
+
+
+def check_command(command: str, expected: str, folder: Path) -> None:
+    """Run a command of a page; compare its exit code and its output."""
+    exit_code = re.search(r"# exit (\d+)$", command)
+    done = run(command, folder)
+    output = done.stdout + done.stderr
+    assert done.returncode == (int(exit_code[1]) if exit_code else 0), f"$ {command}\n{output}"
+    if expected:
+        checker = doctest.OutputChecker()
+        matches = checker.check_output(expected + "\n", output.strip() + "\n", OPTIONS)
+        assert matches, f"$ {command}\nexpected:\n{expected}\ngot:\n{output}"
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # it types a dozen commands
+@pytest.mark.timeout(900)  # a page runs up to a dozen commands
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
-def test_a_page_does_what_it_says(page, tmp_path):
+def test_the_commands_of_a_page_run(page, tmp_path):
     for language, file, body in FENCE.findall(page.read_text(encoding="utf-8")):
-        if file and language == "diff":
-            change(tmp_path / file, body)
-        elif file:
-            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / file).write_text(body, encoding="utf-8")
-        if language != "console":
-            continue
-        for command, expected in commands(body):
-            wanted = re.search(r"# exit (\d+)$", command)
-            done = typed(command, tmp_path)
-            said = done.stdout + done.stderr
-            assert done.returncode == (int(wanted[1]) if wanted else 0), f"$ {command}\n{said}"
-            if expected:
-                same = doctest.OutputChecker().check_output(
-                    expected + "\n", said.strip() + "\n", SAME
-                )
-                assert same, f"$ {command}\nexpected:\n{expected}\ngot:\n{said}"
+        if file:
+            write_file(tmp_path / file, language, body)
+        if language == "console":
+            for command, expected in commands(body):
+                check_command(command, expected, tmp_path)
 
 
-def test_every_relative_link_leads_somewhere():
+def test_the_readme_trains_a_model_in_ten_lines(tmp_path):
+    fences = FENCE.findall(README.read_text(encoding="utf-8"))
+    [(file, body)] = [(file, body) for _, file, body in fences if file]
+    assert len(body.splitlines()) == 10
+    (tmp_path / file).write_text(body, encoding="utf-8")
+
+    small = "--set train.steps=1 --set data.synthfaces.train=60 --set data.synthfaces.test=10"
+    check_command(f"mtl train {file} --out runs/hmtl {small}", "", tmp_path)
+    assert (tmp_path / "runs" / "hmtl" / "config.toml").is_file()
+
+
+def test_every_relative_link_has_a_target():
     missing = []
-    for page in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]:
+    for page in [*DOCS.rglob("*.md"), README]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not (page.parent / target).exists():
                 missing.append(f"{page.name}: {target}")
+    assert not missing
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {word.replace(" ", "-") for word in words}
+
+
+def test_every_anchor_has_a_heading():
+    missing = []
+    for page in [*DOCS.rglob("*.md"), README]:
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", text):
+            linked = (page.parent / target) if target else page
+            if anchor not in anchors(linked):
+                missing.append(f"{page.name}: {target}#{anchor}")
     assert not missing

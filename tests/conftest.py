@@ -1,4 +1,4 @@
-"""What all tests share: where the real images lie, two ranks, how Hypothesis behaves, memory given back."""
+"""Shared fixtures: the real images, two ranks, the Hypothesis profiles, freed memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ DATA = Path(os.environ.get("MTLCORE_TEST_DATA") or REPOSITORY.parent / "shared" 
 
 @pytest.fixture(scope="session")
 def unpacked(tmp_path_factory: pytest.TempPathFactory):
-    """name -> the folder that `<name>.tar` of the real data unpacks to; skips, with the reason, where it is absent."""
+    """Return a function: name -> the folder with the unpacked `<name>.tar` of the real images.
+
+    It skips the test, with the reason, where the file is absent.
+    """
     done: dict[str, Path] = {}
 
     def unpack(name: str) -> Path:
@@ -43,7 +46,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., None]], Any]:
-    """work(fabric, file) on two gloo processes -> what it saved into the file."""
+    """Return a function that runs work(fabric, file) on two gloo processes and loads the file."""
     import torch
     from lightning_fabric import Fabric
 
@@ -56,8 +59,12 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _memory_given_back() -> Iterator[None]:
-    """Torchvision's cut networks hold themselves in cycles, and training keeps freed pages: a worker would grow to gigabytes."""
+def _free_memory() -> Iterator[None]:
+    """Free memory after each module.
+
+    Truncated torchvision networks are in reference cycles, and training keeps freed pages. A
+    worker would grow to gigabytes.
+    """
     yield
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's

@@ -1,4 +1,4 @@
-"""A transform becomes a pretext task: geometry that labels can trust, a head that learns, a class like any other."""
+"""`predict_transform`: labels follow its views, its head learns, its class is a normal one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ def turned(images, choice):
     return images.rot90(choice, (-2, -1))
 
 
-def quarter(choice, side):
-    identity, quarter = ((1, 0, 0), (0, 1, 0)), ((0, 1, 0), (-1, 0, side))
-    return (identity, quarter, ((-1, 0, side), (0, -1, side)), ((0, -1, side), (1, 0, 0)))[choice]
+def quarter(choice, size):
+    matrices = (
+        ((1, 0, 0), (0, 1, 0)),
+        ((0, 1, 0), (-1, 0, size)),
+        ((-1, 0, size), (0, -1, size)),
+        ((0, -1, size), (1, 0, 0)),
+    )
+    return matrices[choice]
 
 
 QuarterTurn = predict_transform(turned, 4, name="quarter_turn", moves=quarter)
@@ -51,26 +56,23 @@ def context():
     return BuildContext(EncoderInfo(6, (6,), ((2, 2),), 24), torch.nn.Identity(), {})
 
 
-def test_rotation_in_five_lines_is_the_rotation_written_by_hand():
-    mine, its = (
-        QuarterTurn().views(augmented(), key()("q")),
-        PRETEXTS["rotation"].views(augmented(), key()("q")),
-    )
-    assert torch.equal(mine[1], its[1])
-    assert set(mine[1].tolist()) == {0, 1, 2, 3}
-    assert torch.equal(mine[0][0].images, its[0][0].images)
-    torch.testing.assert_close(mine[0][0].geometry.matrix, its[0][0].geometry.matrix)
+def test_rotation_by_predict_transform_equals_the_rotation_class():
+    [view], choice = QuarterTurn().views(augmented(), key()("q"))
+    [expected], expected_choice = PRETEXTS["rotation"].views(augmented(), key()("q"))
+    assert torch.equal(choice, expected_choice)
+    assert set(choice.tolist()) == {0, 1, 2, 3}
+    assert torch.equal(view.images, expected.images)
+    torch.testing.assert_close(view.geometry.matrix, expected.geometry.matrix)
 
 
-def test_each_image_is_turned_by_its_own_choice_and_its_matrix_tells_the_same():
-    """Against a loop over images, and against a warp by the matrix."""
+def test_each_image_is_turned_by_its_own_choice_and_so_is_its_matrix():
+    """Compared with a loop over images, and with a warp by the matrix."""
     clean = augmented().clean
     [view], choice = QuarterTurn().views(augmented(), key()("q"))
     by_hand = torch.stack([torch.rot90(x, int(k), (-2, -1)) for x, k in zip(clean.images, choice)])
     assert torch.equal(view.images, by_hand)
-    moved = warp(
-        view.geometry.matrix @ torch.linalg.inv(clean.geometry.matrix), (24, 24), clean.images
-    )
+    turn = view.geometry.matrix @ torch.linalg.inv(clean.geometry.matrix)
+    moved = warp(turn, (24, 24), clean.images)
     torch.testing.assert_close(moved, by_hand, atol=1e-5, rtol=0)
     marks = torch.arange(12.0 * 24 * 24).view(12, 1, 24, 24)
     same = torch.stack([torch.rot90(x, int(k), (-2, -1)) for x, k in zip(marks, choice)])
@@ -78,23 +80,20 @@ def test_each_image_is_turned_by_its_own_choice_and_its_matrix_tells_the_same():
 
 
 def test_pose_labels_follow_the_turn():
-    """A supervised head that reads the turned view is asked for the turned pose: what the hand-written rotation asks."""
-    asked = []
+    """Supervised heads get the turned pose as their target, as with the rotation class."""
+    targets = []
     for component in (QuarterTurn(), PRETEXTS["rotation"]):
         exp = experiment(("pose",), ("rotation",), supervised="pretext", augment=Plain())
         exp.pretexts["rotation"] = PretextEntry(component)
-        [[target, _]] = (
-            prepared_batches(train_state(exp), [batch(tasks=("pose",))])[0]
-            .head_inputs["pose"][0]
-            .answers
-        )
-        asked.append(target)
-    torch.testing.assert_close(*asked)
+        [prepared] = prepared_batches(train_state(exp), [batch(tasks=("pose",))])
+        [[target, _]] = prepared.head_inputs["pose"][0].targets
+        targets.append(target)
+    torch.testing.assert_close(*targets)
     unmoved = batch(tasks=("pose",)).targets["pose"]
-    assert not torch.allclose(asked[0], unmoved)
+    assert not torch.allclose(targets[0], unmoved)
 
 
-def test_colors_leave_every_label_where_it_is():
+def test_a_change_of_colors_keeps_all_labels():
     clean = augmented().clean
     [view], choice = Faded().views(augmented(), key()("q"))
     assert torch.equal(view.geometry.matrix, clean.geometry.matrix)
@@ -103,7 +102,7 @@ def test_colors_leave_every_label_where_it_is():
     assert torch.equal(gray[:, 0], gray[:, 2])
 
 
-def test_pixels_that_move_untold_are_read_by_no_supervised_head():
+def test_no_supervised_head_reads_views_without_a_matrix():
     [view], _ = Rolled().views(augmented(), key()("q"))
     assert view.geometry is None
     exp = experiment(("fer",), ("rotation",), supervised="pretext")
@@ -115,21 +114,17 @@ def test_pixels_that_move_untold_are_read_by_no_supervised_head():
 def test_it_trains():
     exp = experiment((), ("rotation",), augment=Plain(), size=24)
     exp.pretexts["rotation"] = PretextEntry(Faded())
-    eng = train_state(exp, "adamw", 1e-2)
-    losses = [
-        float(
-            train_step(
-                eng,
-                prepared_batches(eng, [batch(n=32, size=24, tasks=(), unlabeled=32, seed=s % 4)]),
-            )["loss/rotation"]
-        )
-        for s in range(60)
-    ]
+    state = train_state(exp, "adamw", 1e-2)
+    losses = []
+    for step in range(60):
+        images = batch(n=32, size=24, tasks=(), unlabeled=32, seed=step % 4)
+        logged = train_step(state, prepared_batches(state, [images]))
+        losses.append(float(logged["loss/rotation"]))
     assert losses[0] > 0.5  # log 2 = 0.69
     assert sum(losses[-5:]) / 5 < 0.2
 
 
-def test_the_head_knows_chance_and_its_ideal():
+def test_the_head_defines_choices_and_an_ideal_output():
     head = QuarterTurn().build(context())
     target = torch.tensor([0, 3, 1, 2])
     assert head.choices == 4
@@ -140,7 +135,7 @@ def test_the_head_knows_chance_and_its_ideal():
     assert float(metric.compute()) == 0.75
 
 
-def test_it_is_drawn_with_both_names():
+def test_the_drawing_shows_both_names():
     images = torch.rand(2, 3, 64, 64)
     drawn = Faded().draw(images, torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     assert drawn.shape == images.shape
@@ -148,7 +143,7 @@ def test_it_is_drawn_with_both_names():
     assert torch.equal(drawn[:, :, :20], (images[:, :, :20] * 255).round() / 255)
 
 
-def test_it_is_a_component_like_any_other():
+def test_it_is_a_normal_component():
     assert [fault(cls) for cls in (QuarterTurn, Faded, Rolled)] == [None] * 3
     assert component_name(QuarterTurn) == "quarter_turn"
     assert QuarterTurn() == QuarterTurn()
@@ -157,12 +152,12 @@ def test_it_is_a_component_like_any_other():
 
 
 @pytest.mark.parametrize("choices", [1, 0, ("one",), ("a", "a")])
-def test_a_question_without_a_choice_is_refused(choices):
+def test_fewer_than_two_different_choices_are_refused(choices):
     with pytest.raises(MtlError, match="at least two"):
         predict_transform(turned, choices, name="odd")
 
 
-def test_a_transform_that_changes_the_shape_is_told():
+def test_a_transform_that_changes_the_shape_raises():
     halved = predict_transform(lambda images, choice: images[..., ::2, ::2], 2, name="halved")
     with pytest.raises(MtlError, match="expected the same shape"):
         halved().views(augmented(), key()("q"))

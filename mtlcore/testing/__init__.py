@@ -1,11 +1,15 @@
-"""The conformance kit: proves that a plugin keeps its contract. For authors of plugins, and for CI.
+"""The conformance kit: check that a plugin follows the contract of its kind.
 
-    test_conformance = mtlcore.testing.pretext_conformance("rotation")      # the one line in a plugin's tests
-    for check in mtlcore.testing.pretext_checks("rotation"): check()        # plain callables: name, capability, doc
-    mtl plugins check rotation                                              # a table or JSON, without pytest
+It is for plugin authors and for CI, and needs Hypothesis: `pip install "mtlcore[testing]"`.
 
-All three take the fields of the component as keywords, `xfail={"check": "reason"}` for checks that are known to fail (strict: one
-that passes after all is a failure), and `examples`, how many shapes and seeds are drawn for a check.
+    test_conformance = mtlcore.testing.pretext_conformance("rotation")    # one pytest test
+    for check in mtlcore.testing.pretext_checks("rotation"): check()      # plain functions
+    mtl plugins check rotation                                            # a table or JSON
+
+All three accept the component's fields. The functions also accept:
+
+- `xfail={"check": "reason"}` for checks that are known to fail. One that passes is a failure.
+- `examples`: the number of drawn shapes and seeds for each check.
 """
 
 from __future__ import annotations
@@ -21,17 +25,17 @@ from .kit import Check as Check
 from .kit import Conformance as Conformance
 from .kit import Outcome as Outcome
 from .kit import Report as Report
-from .kit import Skip as Skip
+from .requirements import Skip as Skip
 
-pretext_checks, pretext_conformance = partial(checks, "pretext"), partial(test_of, "pretext")
-task_checks, task_conformance = partial(checks, "task"), partial(test_of, "task")
-encoder_checks, encoder_conformance = partial(checks, "encoder"), partial(test_of, "encoder")
-weighting_checks, weighting_conformance = (
-    partial(checks, "weighting"),
-    partial(test_of, "weighting"),
-)
-dataset_checks, dataset_conformance = partial(checks, "dataset"), partial(test_of, "dataset")
-augmentation_checks, augmentation_conformance = (
-    partial(checks, "augmentation"),
-    partial(test_of, "augmentation"),
-)
+pretext_checks = partial(checks, "pretext")
+pretext_conformance = partial(test_of, "pretext")
+task_checks = partial(checks, "task")
+task_conformance = partial(test_of, "task")
+encoder_checks = partial(checks, "encoder")
+encoder_conformance = partial(test_of, "encoder")
+weighting_checks = partial(checks, "weighting")
+weighting_conformance = partial(test_of, "weighting")
+dataset_checks = partial(checks, "dataset")
+dataset_conformance = partial(test_of, "dataset")
+augmentation_checks = partial(checks, "augmentation")
+augmentation_conformance = partial(test_of, "augmentation")

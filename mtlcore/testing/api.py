@@ -1,7 +1,8 @@
-"""The doors on one list of checks: a line under pytest, plain callables, and a report for the command line."""
+"""The entry points to the checks: a pytest test, plain callables, and a report."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,9 +16,11 @@ from ..registry.components import component_name
 from .kit import EXAMPLES, BoundCheck, CheckList, Conformance
 from .subject import Subject
 
+PytestTest = Callable[[Callable[[str, object], None]], None]
 
-def lists() -> dict[str, tuple[CheckList, type[Subject]]]:
-    """kind -> its checks, and the harness that they are run on."""
+
+def lists() -> dict[str, tuple[CheckList, type[Subject[Any]]]]:
+    """kind -> its checks, and the harness that provides their subject. Works without Hypothesis."""
     from .augmentation import checks as augmentations
     from .dataset import checks as datasets
     from .encoder import checks as encoders
@@ -25,10 +28,13 @@ def lists() -> dict[str, tuple[CheckList, type[Subject]]]:
     from .task import checks as tasks
     from .weighting import checks as weightings
 
-    return {
-        module.CHECKS.kind: (module.CHECKS, module.HARNESS)
-        for module in (pretexts, tasks, encoders, weightings, datasets, augmentations)
-    }
+    modules = (pretexts, tasks, encoders, weightings, datasets, augmentations)
+    return {module.CHECKS.kind: (module.CHECKS, module.HARNESS) for module in modules}
+
+
+def kinds() -> Sequence[str]:
+    """The kinds of components that have checks."""
+    return tuple(lists())
 
 
 def conformance(
@@ -40,58 +46,90 @@ def conformance(
     known: Catalog | None = None,
     **fields: Any,
 ) -> Conformance:
-    """One plugin, ready to be held against the checks of its kind.
+    """Return one plugin with the checks of its kind, ready to run.
 
-    plugin: a name ("timm:resnet18" too) of the catalog `known` (default: the installed plugins), or a class. fields: those of the
-    component that are not at their defaults. Raises MtlError on unknown names, of plugins, fields or checks.
+    plugin: a name in the catalog ("timm:resnet18" too), or a class.
+    xfail: check -> reason, for checks that are known to fail.
+    examples: the number of drawn examples for each check.
+    known: the catalog (default: the installed plugins).
+    fields: values of the component that differ from their defaults.
+    Raises MtlError for unknown plugins, fields or checks, and if Hypothesis is not installed.
     """
+    _require_hypothesis()
     if kind not in lists():
-        raise MtlError(
-            f"there are no conformance checks for the kind {kind!r}; {nearest(kind, lists())}"
-        )
+        raise MtlError(f"the kit has no checks for the kind {kind!r}; {nearest(kind, lists())}")
     checks, harness = lists()[kind]
-    cls = plugin if isinstance(plugin, type) else (known or catalog()).find(kind, plugin)
-    name = component_name(cls) if isinstance(plugin, type) else plugin
+    found = known or catalog()
+
+    if isinstance(plugin, type):
+        name, cls = component_name(plugin), plugin
+    else:
+        name, cls = plugin, found.find(kind, plugin)
     _, colon, member = name.partition(":")
-    if colon:  # a member of a family: its first field
-        fields = {attrs.fields(cls)[0].alias: member, **fields}  # type: ignore[arg-type]
+    if colon:  # a member of a family is the value of the first field
+        first: attrs.Attribute[Any] = attrs.fields(cls)[0]  # type: ignore[arg-type]
+        fields = {first.alias or first.name: member, **fields}
     _require_fields(kind, name, cls, fields)
-    subject = harness(name, cls, fields, known or catalog())
+
+    subject = harness(name, cls, fields, found)
     return Conformance(name, checks, subject, subject.lacks, xfail or {}, examples)
 
 
 def checks(kind: str, plugin: str | type[Component], **options: Any) -> list[BoundCheck]:
-    """The checks of one plugin as plain callables, in order. options: as of `conformance`."""
+    """The checks of one plugin as functions without arguments, in order.
+
+    options: the keywords of `conformance`.
+    """
     return list(conformance(kind, plugin, **options))
 
 
-def test_of(kind: str, plugin: str | type[Component], **options: Any) -> Callable[..., None]:
-    """A test function for pytest, with one case a check: `test_conformance = mtlcore.testing.pretext_conformance("rotation")`."""
-    import pytest
+def test_of(kind: str, plugin: str | type[Component], **options: Any) -> PytestTest:
+    """Return ONE pytest test that runs every check of a plugin.
 
-    bound = checks(kind, plugin, **options)
+    It fails with the explanations of all failed checks. Otherwise it xfails if checks failed as
+    `xfail` expects, and skips if no check ran at all. Each check that did not run is printed with
+    its reason (`pytest -rP`), and is a property of the test in JUnit XML.
 
-    @pytest.mark.parametrize("check", bound, ids=[b.name for b in bound])
-    def test_conformance(check: BoundCheck) -> None:
-        outcome = check.suite.outcome(check.name)
-        if outcome.status == "xfailed":
-            pytest.xfail(outcome.reason)
-        check()
+    options: the keywords of `conformance`.
+    """
+    suite = conformance(kind, plugin, **options)
+
+    def test_conformance(record_property: Callable[[str, object], None]) -> None:
+        import pytest
+
+        report = suite.report()
+        for outcome in report.of("skipped", "blocked", "xfailed"):
+            record_property(f"{outcome.status} {outcome.name}", outcome.reason)
+        lines = "\n".join(report.not_run())
+        print(lines)  # noqa: T201 - pytest captures it and shows it with -rP
+
+        if report.failed:
+            pytest.fail(report.failures(), pytrace=False)
+        if report.counts["xfailed"]:
+            pytest.xfail(lines)
+        if not report.counts["ran"]:
+            pytest.skip(f"no check ran:\n{lines}")
 
     return test_conformance
 
 
-def _require_fields(kind: str, name: str, cls: type[Component], fields: Mapping[str, Any]) -> None:
-    known = (
-        [f.alias or f.name for f in attrs.fields(cls)]
-        if attrs.has(cls)
-        else list(inspect.signature(cls).parameters)
-    )
+def _require_hypothesis() -> None:
+    try:
+        importlib.import_module("hypothesis")
+    except ImportError as error:
+        raise MtlError(
+            f"the conformance checks need Hypothesis ({error}): "
+            'install it with `pip install "mtlcore[testing]"`'
+        ) from None
+
+
+def _require_fields(
+    kind: str, name: str, cls: type[Component], fields: Mapping[str, object]
+) -> None:
+    if attrs.has(cls):
+        known = [field.alias or field.name for field in attrs.fields(cls)]
+    else:
+        known = list(inspect.signature(cls).parameters)
     for field in fields:
         if field not in known:
             raise MtlError(f"{kind} {name!r} has no field {field!r}; {nearest(field, known)}")
-
-
-def kinds() -> Sequence[str]:
-    """The kinds that have checks."""
-    return tuple(lists())

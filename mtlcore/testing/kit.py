@@ -1,7 +1,10 @@
-"""The conformance kit's engine: a list of checks a kind, run on one plugin, each with a status and a reason.
+"""The engine of the conformance kit: run a list of checks on one plugin.
 
-A check is a function of a subject (the plugin on a bench) and, where it has a second parameter, of drawn shapes and a seed: those
-are drawn by Hypothesis, so that a failure is told with the smallest example. Checks never look at message texts.
+A check is a function of a subject: the plugin and its toy environment (the "harness"). A check with
+a second parameter also receives drawn examples of shapes and seeds. Hypothesis draws them and
+shrinks a failure to the smallest example.
+
+This module imports without Hypothesis, so that the lists of checks can be read without it.
 """
 
 from __future__ import annotations
@@ -9,48 +12,42 @@ from __future__ import annotations
 import importlib
 import inspect
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
-from unittest import SkipTest
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import define, field, frozen
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
-from hypothesis.strategies import SearchStrategy
 
 from ..errors import MtlError, nearest
+from .requirements import Skip
 
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
 
-def require(held: bool, said: str) -> None:
-    """What a check demands; said: what was found instead. No `assert`, which python -O leaves out."""
-    if not held:
-        raise AssertionError(said)
-
-
-Status = Literal["passed", "failed", "skipped", "blocked", "xfailed"]
 EXAMPLES = 20
 
+Status = Literal["passed", "failed", "skipped", "blocked", "xfailed"]
+STATUSES: tuple[Status, ...] = ("passed", "failed", "skipped", "blocked", "xfailed")
 
-class Skip(SkipTest):
-    """Raised by a check that does not apply, with the reason. pytest and unittest know it as a skip.
-
-    No other exception skips a check: a plugin that raises a SkipTest of its own, or exits, has failed it.
-    """
+CheckFunction = Callable[..., None]
+"""(subject) or (subject, example): returns, raises AssertionError, or skips."""
 
 
-class Unproven(Exception):  # noqa: N818 - no error: the other examples go on
-    """Raised by a check of drawn examples where one of them proves nothing, with the reason; the others go on.
-
-    Where none proves anything the check is skipped; one that `shows` something fails.
-    """
+# ------------------------------------------------------------------------------------ declarations
 
 
 @frozen(eq=False)
 class Check:
     """One named check of a kind.
 
-    group: what it looks at ("views", "loss"). why: what goes wrong in training where it fails. mend: how an author mends it.
-    needs: checks that must pass first, or this one is blocked. capability: a component may lack it, with a reason (`lacks`).
-    core: may not be switched off, neither by `lacks` nor by `xfail`. shows: some example must prove it, or it fails.
+    group: the topic ("views", "loss").
+    doc: what must hold, in one line.
+    why: what goes wrong in training if the check fails.
+    mend: how an author fixes it.
+    needs: checks that must pass first. Otherwise this one is blocked.
+    capability: a component may lack it, with a reason (`lacks`).
+    core: neither `lacks` nor `xfail` can switch it off.
+    must_prove: it fails, instead of being skipped, if no example proves anything.
     """
 
     name: str
@@ -58,21 +55,21 @@ class Check:
     doc: str
     why: str
     mend: str
-    run: Callable[..., None]
+    run: CheckFunction
     needs: tuple[str, ...] = ()
     capability: str | None = None
     core: bool = False
-    shows: bool = False
+    must_prove: bool = False
 
     @property
     def drawn(self) -> bool:
-        """Does it look at drawn examples?"""
+        """True if it receives drawn examples."""
         return len(inspect.signature(self.run).parameters) > 1
 
 
 @define(eq=False)
 class Group:
-    """Checks that belong together, in the order in which they were written."""
+    """Checks that belong together, in the order of their definition."""
 
     checks: list[Check] = field(factory=list)
 
@@ -85,37 +82,52 @@ class Group:
         needs: str | Sequence[str] = (),
         capability: str | None = None,
         core: bool = False,
-        shows: bool = False,
-    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Add a function as a check: its name names it, the first line of its docstring says what must hold."""
+        must_prove: bool = False,
+    ) -> Callable[[CheckFunction], CheckFunction]:
+        """Add the decorated function as a check. It provides the name and the doc (first line)."""
 
-        def add(run: Callable[..., None]) -> Callable[..., None]:
-            before = (needs,) if isinstance(needs, str) else tuple(needs)
-            doc = inspect.cleandoc(run.__doc__ or "").splitlines()[0]
-            self.checks.append(
-                Check(run.__name__, group, doc, why, mend, run, before, capability, core, shows)
+        needed = (needs,) if isinstance(needs, str) else tuple(needs)
+
+        def add(run: CheckFunction) -> CheckFunction:
+            check = Check(
+                name=run.__name__,
+                group=group,
+                doc=inspect.cleandoc(run.__doc__ or "").splitlines()[0],
+                why=why,
+                mend=mend,
+                run=run,
+                needs=needed,
+                capability=capability,
+                core=core,
+                must_prove=must_prove,
             )
+            self.checks.append(check)
             return run
 
         return add
 
 
 def _in_order(groups: Sequence[Group]) -> dict[str, Check]:
-    """name -> check; prerequisites come first, so there are no circles."""
+    """name -> check. Each check follows those that it needs, so there are no cycles."""
     found: dict[str, Check] = {}
-    for check in (check for group in groups for check in group.checks):
-        assert check.name not in found, check.name
-        assert not set(check.needs) - set(found), (check.name, check.needs)
-        found[check.name] = check
+    for group in groups:
+        for check in group.checks:
+            assert check.name not in found, check.name
+            assert not set(check.needs) - set(found), (check.name, check.needs)
+            found[check.name] = check
     return found
 
 
 @define(eq=False)
 class CheckList:
-    """The checks of one kind, group by group. draws: the strategy of their second argument."""
+    """The checks of one kind.
+
+    strategy: returns the Hypothesis strategy of the examples. It is a function, so that a list can
+    be read without Hypothesis.
+    """
 
     kind: str
-    draws: SearchStrategy[Any]
+    strategy: Callable[[], SearchStrategy[Any]]
     checks: dict[str, Check] = field(converter=_in_order)
 
     @property
@@ -124,9 +136,12 @@ class CheckList:
         return {c.capability: c.doc for c in self.checks.values() if c.capability}
 
 
+# ----------------------------------------------------------------------------------------- results
+
+
 @frozen
 class Outcome:
-    """How one check ended. reason: why it did not pass."""
+    """The result of one check. reason: why it did not pass."""
 
     name: str
     status: Status
@@ -136,7 +151,7 @@ class Outcome:
 
 @frozen
 class Report:
-    """Every check's outcome."""
+    """The outcomes of all checks of one plugin."""
 
     plugin: str
     kind: str
@@ -144,16 +159,32 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many checks ended in each status; how many ran (passed, failed or failed as said)."""
-        by = {
-            s: sum(o.status == s for o in self.checks)
-            for s in ("passed", "failed", "skipped", "blocked", "xfailed")
-        }
-        return {"ran": by["passed"] + by["failed"] + by["xfailed"], **by}
+        """How many checks ended in each status. "ran": those that passed, failed or xfailed."""
+        found = Counter(outcome.status for outcome in self.checks)
+        ran = found["passed"] + found["failed"] + found["xfailed"]
+        return {"ran": ran, **{status: found[status] for status in STATUSES}}
 
     @property
     def failed(self) -> bool:
-        return any(o.status == "failed" for o in self.checks)
+        return any(outcome.status == "failed" for outcome in self.checks)
+
+    def of(self, *statuses: Status) -> list[Outcome]:
+        """The outcomes with one of these statuses."""
+        return [outcome for outcome in self.checks if outcome.status in statuses]
+
+    def not_run(self) -> list[str]:
+        """A line for each check that was skipped or blocked, or that failed as expected."""
+        outcomes = self.of("skipped", "blocked", "xfailed")
+        return [f"{outcome.status} {outcome.name}: {outcome.reason}" for outcome in outcomes]
+
+    def failures(self) -> str:
+        """Every failed check with its whole explanation, then the checks that did not run."""
+        failed = self.of("failed")
+        title = f"{self.kind} {self.plugin!r} fails {len(failed)} of {len(self.checks)} checks"
+        parts = [title, *(outcome.reason for outcome in failed)]
+        if lines := self.not_run():
+            parts.append("\n".join(lines))
+        return "\n\n".join(parts)
 
     def as_json(self) -> dict[str, Any]:
         rows = [
@@ -163,13 +194,20 @@ class Report:
         return {"plugin": self.plugin, "kind": self.kind, "checks": rows, "counts": self.counts}
 
 
+# ------------------------------------------------------------------------------------------ engine
+
+
 @define(eq=False)
 class Conformance:
-    """One plugin held against the checks of its kind. Each check runs once; a prerequisite runs before what needs it.
+    """One plugin and the checks of its kind.
 
-    subject: what the checks are given; modules that it names in `imports` are imported before the clock starts. lacks: capability
-    -> reason, of the component. xfail: check -> reason: it must fail.
-    Raises MtlError where `lacks` or `xfail` name what there is not, or a core check.
+    Each check runs once, after those that it needs.
+
+    subject: the argument of the checks. Modules in its `imports` are imported before time is
+    measured.
+    lacks: capability -> reason, as the component declares it.
+    xfail: check -> reason. The check must fail.
+    Raises MtlError if `lacks` or `xfail` contains an unknown name, or `xfail` a core check.
     """
 
     plugin: str
@@ -181,29 +219,30 @@ class Conformance:
     _outcomes: dict[str, Outcome] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        whose = f"{self.checks.kind} {self.plugin!r}"
-        _require_known(self.xfail, self.checks.checks, f"{whose}: xfail names no check")
+        kind, checks = self.checks.kind, self.checks.checks
+        owner = f"{kind} {self.plugin!r}"
+        _require_known(self.xfail, checks, f"{owner}: xfail contains the unknown check")
         _require_known(
             self.lacks,
             self.checks.capabilities,
-            f"{whose}: lacks names no capability of a {self.checks.kind}",
+            f"{owner}: lacks contains the unknown capability",
         )
         for name in self.xfail:
-            if self.checks.checks[name].core:
-                raise MtlError(f"{whose}: xfail = {name!r}: a core check can't be switched off")
+            if checks[name].core:
+                raise MtlError(f"{owner}: xfail = {name!r}: a core check cannot be switched off")
 
     def __iter__(self) -> Iterator[BoundCheck]:
         return (BoundCheck(self, check) for check in self.checks.checks.values())
 
     def report(self, each: Callable[[Outcome], None] = lambda _: None) -> Report:
-        """Run all that has not run yet. each: told of every outcome in turn."""
+        """Run all checks that have not run yet. each: called with every outcome in turn."""
         for name in self.checks.checks:
             each(self.outcome(name))
-        return Report(
-            self.plugin, self.checks.kind, tuple(self.outcome(name) for name in self.checks.checks)
-        )
+        outcomes = tuple(self.outcome(name) for name in self.checks.checks)
+        return Report(self.plugin, self.checks.kind, outcomes)
 
     def outcome(self, name: str) -> Outcome:
+        """The outcome of one check; it runs at the first call."""
         if name not in self._outcomes:
             self._outcomes[name] = self._run(self.checks.checks[name])
         return self._outcomes[name]
@@ -215,57 +254,61 @@ class Conformance:
         if check.capability in self.lacks:
             reason = f"lacks {check.capability}: {self.lacks[str(check.capability)]}"
             return Outcome(check.name, "skipped", reason, 0.0)
-        self._import()
-        start = time.perf_counter()
-        status, reason = self._held(check)
-        return Outcome(check.name, status, reason, time.perf_counter() - start)
 
-    def _import(self) -> None:
-        """What takes seconds to import belongs to no check."""
         for module in getattr(self.subject, "imports", ()):
             importlib.import_module(module)
+        start = time.perf_counter()
+        status, reason = self._status(check)
+        return Outcome(check.name, status, reason, time.perf_counter() - start)
 
-    def _held(self, check: Check) -> tuple[Status, str]:
+    def _status(self, check: Check) -> tuple[Status, str]:
         expected = self.xfail.get(check.name)
         try:
-            _call(check, self.subject, self.checks.draws, self.examples)
+            self._call(check)
         except Skip as skip:
             return "skipped", str(skip)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever a plugin raises is its failure: an exit and a skip too
-            return (
-                ("failed", self._explained(check, error))
-                if expected is None
-                else ("xfailed", expected)
-            )
-        return (
-            ("passed", "")
-            if expected is None
-            else ("failed", f"it passes, though xfail says: {expected}")
-        )
+        except BaseException as error:  # noqa: BLE001 - a plugin that exits or skips has failed too
+            if expected is not None:
+                return "xfailed", expected
+            return "failed", self._explanation(check, error)
+        if expected is not None:
+            return "failed", f"{check.name} passes, but xfail expects a failure: {expected}"
+        return "passed", ""
 
-    def _explained(self, check: Check, error: BaseException) -> str:
-        said = (
-            str(error)
-            if isinstance(error, AssertionError | MtlError)
-            else f"{type(error).__name__}: {error}"
-        )
+    def _call(self, check: Check) -> None:
+        if not check.drawn:
+            check.run(self.subject)
+            return
+        from .examples import run_examples
+
+        run_examples(check, self.subject, self.checks.strategy(), self.examples)
+
+    def _explanation(self, check: Check, error: BaseException) -> str:
+        # A message of the kit, or of the core, speaks for itself. Other errors need their type.
+        ours = isinstance(error, AssertionError | MtlError)
+        found = str(error) if ours else f"{type(error).__name__}: {error}"
         example = getattr(error, "_example", None)
+
         lines = [
             f"{self.checks.kind} {self.plugin!r} fails {check.name}",
             f"  expected: {check.doc}",
-            f"  found:    {' '.join(said.split()) or 'the assertion does not hold'}",
-            *([f"  smallest failing example: {example}"] if example is not None else []),
-            f"  why it matters: {check.why}",
-            f"  how to mend it: {check.mend}",
+            f"  found:    {' '.join(found.split()) or 'an assertion of the plugin failed'}",
         ]
+        if example is not None:
+            lines.append(f"  smallest failing example: {example}")
+        lines.append(f"  why it matters: {check.why}")
+        lines.append(f"  how to mend it: {check.mend}")
         return "\n".join(lines)
 
 
 @frozen(eq=False)
 class BoundCheck:
-    """A check of one plugin, as a plain callable: it returns, raises AssertionError with the whole story, or skips."""
+    """A check of one plugin as a function without arguments.
+
+    It returns, raises AssertionError with the whole explanation, or raises `Skip`.
+    """
 
     suite: Conformance
     check: Check
@@ -290,51 +333,7 @@ class BoundCheck:
             raise Skip(f"{outcome.status}: {outcome.reason}")
 
 
-def _call(check: Check, subject: Any, draws: SearchStrategy[Any], examples: int) -> None:
-    if not check.drawn:
-        check.run(subject)
-        return
-    last: list[Any] = []
-    proven: list[Any] = []
-    unproven: list[str] = []
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        report_multiple_bugs=False,
-        print_blob=False,
-        verbosity=Verbosity.quiet,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(draws)
-    def every(drawn: Any) -> None:
-        last[:] = [drawn]
-        try:
-            check.run(subject, drawn)
-            proven.append(drawn)
-        except Unproven as said:
-            unproven.append(str(said))
-
-    try:
-        every()
-    except Skip:
-        raise
-    except BaseException as error:
-        if last:  # nothing was drawn where drawing itself fails
-            error._example = last[-1]  # type: ignore[attr-defined]  # Hypothesis runs the smallest example last
-        raise
-    if not proven:
-        raise (
-            AssertionError(f"{unproven[-1]}, in every example")
-            if check.shows
-            else Skip(unproven[-1])
-        )
-
-
-def _require_known(named: Mapping[str, str], known: Mapping[str, Any], said: str) -> None:
-    for name in named:
+def _require_known(names: Mapping[str, str], known: Mapping[str, object], problem: str) -> None:
+    for name in names:
         if name not in known:
-            raise MtlError(f"{said} {name!r}; {nearest(name, known)}")
+            raise MtlError(f"{problem} {name!r}; {nearest(name, known)}")

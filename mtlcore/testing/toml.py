@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Any
+from typing import TypeVar
 
 import tomli_w
 
 from ..config.problems import explain
 from ..config.strict import converter
-from ..config.write import component_table, given
+from ..config.write import component_table, without_none
+from ..contracts import Component
+
+C = TypeVar("C", bound=Component)
 
 
-def table(component: Any) -> dict[str, Any]:
-    """Its table, as a TOML file gives it."""
-    return tomllib.loads(tomli_w.dumps(given(component_table(component))))
+def table(component: Component) -> dict[str, object]:
+    """The component's table, as read from a TOML file."""
+    return tomllib.loads(tomli_w.dumps(without_none(component_table(component))))
 
 
-def there_and_back(component: Any) -> Any:
-    """The component that its own table describes."""
-    return _read(component, table(component))
+def toml_round_trip(component: C) -> C:
+    """Write the component as TOML and read it again."""
+    values = table(component)
+    del values["name"]
+    again: C = converter.structure(values, type(component))
+    return again
 
 
-def message_about(component: Any, key: str) -> str:
-    """What a user is told of a key that is no field; "" where it is taken."""
+def message_about(component: Component, key: str) -> str:
+    """The user's message about a key that is no field; "" if the key is accepted."""
     try:
         converter.structure(converter.unstructure(component) | {key: 1}, type(component))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the user is told
+    except Exception as error:  # noqa: BLE001 - the user sees any error
         return "\n".join(explain(error, ""))
     return ""
-
-
-def _read(component: Any, written: dict[str, Any]) -> Any:
-    del written["name"]
-    return converter.structure(written, type(component))

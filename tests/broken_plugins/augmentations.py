@@ -1,4 +1,7 @@
-"""An augmentation that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class."""
+"""A right augmentation, and for each check of the kit one that fails this check only.
+
+BROKEN: check -> class.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class Right(Augmentation):
 @BROKEN.fails("view_has_its_shape")
 @frozen
 class IgnoresSize(Right):
-    """It gives the size of the raw image."""
+    """Its view has the size of the raw image."""
 
     def view(self, images, size, rng):
         return super().view(images, tuple(images.shape[-2:]), rng)
@@ -48,13 +51,13 @@ class IgnoresSize(Right):
 @BROKEN.fails("view_stays_between_0_and_1")
 @frozen
 class LeavesTheRange(Right):
-    """More contrast than there is room for."""
+    """Its contrast leaves [0, 1]."""
 
     def paint(self, images, contrast):
         return 2 * images - 0.5
 
 
-@BROKEN.fails("takes_a_single_sample")
+@BROKEN.fails("accepts_a_single_sample")
 @frozen
 class Squeezes(Right):
     """A batch of one loses its first dimension."""
@@ -63,19 +66,19 @@ class Squeezes(Right):
         return images.squeeze()
 
 
-@BROKEN.fails("takes_images_that_are_not_square")
+@BROKEN.fails("accepts_images_that_are_not_square")
 @frozen
 class Squares(Right):
-    """It takes the height for the width."""
+    """It uses the height as the width."""
 
     def view(self, images, size, rng):
         return super().view(images, (size[0], size[0]), rng)
 
 
-@BROKEN.fails("leaves_what_it_reads_alone")
+@BROKEN.fails("leaves_its_inputs_unchanged")
 @frozen
 class DarkensInPlace(Right):
-    """It paints on what others read."""
+    """It edits images that others read."""
 
     def finish(self, images, rng):
         return images.mul_(0.8 + 0.2 * rng.rand(len(images), 1, 1, 1))
@@ -84,7 +87,7 @@ class DarkensInPlace(Right):
 @BROKEN.fails("leaves_global_generators_alone")
 @frozen
 class DrawsGlobally(Right):
-    """A draw, though of no use, from torch's global generator."""
+    """It makes an unused draw from torch's global generator."""
 
     def paint(self, images, contrast):
         torch.rand(1)
@@ -94,7 +97,7 @@ class DrawsGlobally(Right):
 @BROKEN.fails("same_draws_same_view")
 @frozen
 class SeedsItself(Right):
-    """It has a generator of its own."""
+    """It has its own generator."""
 
     def paint(self, images, contrast):
         generator = torch.Generator()
@@ -102,10 +105,10 @@ class SeedsItself(Right):
         return images * (0.9 + 0.1 * torch.rand(1, generator=generator))
 
 
-@BROKEN.fails("reads_channels_last")
+@BROKEN.fails("accepts_channels_last")
 @frozen
 class ViewsItsInput(Right):
-    """It asks for a memory layout that nobody promised."""
+    """It expects contiguous memory."""
 
     def view(self, images, size, rng):
         return super().view(images.view(len(images), -1).view(images.shape), size, rng)
@@ -114,14 +117,14 @@ class ViewsItsInput(Right):
 @BROKEN.fails("other_draws_other_view")
 @frozen
 class DrawsNothing(Right):
-    """The same view each time, and no word of it."""
+    """Its view is always the same, and it does not declare so."""
 
     def view(self, images, size, rng):
         geometry = Geometry.resize(tuple(images.shape[-2:]), size, images)
         return View(geometry.warp(images.float() / 255, "bilinear"), geometry)
 
 
-@BROKEN.fails("a_sample_of_the_view_depends_on_itself_alone")
+@BROKEN.fails("view_of_a_sample_depends_on_it_alone")
 @frozen
 class BlendsTheBatch(Right):
     """All images are drawn towards the mean of the batch."""
@@ -133,7 +136,7 @@ class BlendsTheBatch(Right):
 @BROKEN.fails("class_maps_keep_their_classes")
 @frozen
 class InterpolatesClasses(Right):
-    """Its geometry does not listen to the mode."""
+    """Its geometry ignores the mode."""
 
     def geometry(self, images, size, u):
         matrix = self.matrix(images, size, u)
@@ -143,7 +146,7 @@ class InterpolatesClasses(Right):
 @BROKEN.fails("matrix_and_warp_agree")
 @frozen
 class OtherMatrix(Right):
-    """The matrix is three pixels from where the pixels went."""
+    """Its matrix is off by three pixels."""
 
     def geometry(self, images, size, u):
         found = super().geometry(images, size, u)
@@ -153,8 +156,8 @@ class OtherMatrix(Right):
 
 @BROKEN.fails("pixels_lie_where_the_geometry_says")
 @frozen
-class MirrorsUntold(Right):
-    """A mirror that the geometry knows nothing of."""
+class MirrorsWithoutGeometry(Right):
+    """Its geometry omits a mirror."""
 
     def paint(self, images, contrast):
         return images.flip(-1) * contrast
@@ -163,7 +166,7 @@ class MirrorsUntold(Right):
 @BROKEN.fails("finish_keeps_shape_and_range")
 @frozen
 class FinishesTooBright(Right):
-    """The last touch leaves the range."""
+    """`finish` leaves [0, 1]."""
 
     def finish(self, images, rng):
         return images * 1.5
@@ -178,7 +181,7 @@ class FinishesWithAMirror(Right):
         return images.flip(-1)
 
 
-@BROKEN.fails("a_finished_sample_depends_on_itself_alone")
+@BROKEN.fails("finished_sample_depends_on_itself_alone")
 @frozen
 class FinishesTowardsTheMean(Right):
     """All images are drawn towards the mean of the batch."""

@@ -1,6 +1,6 @@
-"""A dataset that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class.
+"""A right dataset, and for each check of the kit one that fails this check only.
 
-All read a folder of images named <kind>_<number>.png, which `written` makes.
+BROKEN: check -> class. All read a folder of images named <kind>_<number>.png, see `written`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from broken_plugins import Broken
 from mtlcore import Dataset, Index, MtlError, read_image
 
 BROKEN = Broken()
-CALLS, KEPT = count(), {}
+CALLS, STORED = count(), {}
 
 
 def written(root: Path) -> Path:
-    """Eight small images, none like another."""
+    """Write eight different small images; return the folder."""
     root.mkdir(parents=True, exist_ok=True)
     for i in range(8):
         pixels = np.random.default_rng(i).integers(0, 250, (10 + i, 12, 3), dtype=np.uint8)
@@ -31,7 +31,7 @@ def written(root: Path) -> Path:
 
 @frozen
 class Right(Dataset):
-    """A folder of images whose names tell their kind."""
+    """A folder of images with their kind in the file name."""
 
     root: Path
 
@@ -39,16 +39,16 @@ class Right(Dataset):
         self.check()
         keys = np.array(self.names(), dtype=str)
         kinds = np.array([key[:1] for key in keys])
-        return self.told(keys, kinds)
+        return self.make_index(keys, kinds)
 
     def check(self):
         if not self.root.is_dir():
-            raise MtlError(f"{self.root} is no folder")
+            raise MtlError(f"{self.root} is not a folder")
 
     def names(self):
         return sorted(file.name for file in self.root.glob("*.png"))
 
-    def told(self, keys, kinds):
+    def make_index(self, keys, kinds):
         size = np.array([float(len(k)) for k in keys])
         return Index(keys, {"kind": kinds, "size": size}, group=kinds, attributes={"letter": kinds})
 
@@ -71,18 +71,18 @@ class FindsNothing(Right):
 @BROKEN.fails("keys_are_unique_names")
 @frozen
 class NamesTwice(Right):
-    """Two samples of one key."""
+    """Two samples have the same key."""
 
     def names(self):
         return [super().names()[0], *super().names()]
 
 
-@BROKEN.fails("columns_are_of_one_length")
+@BROKEN.fails("columns_have_equal_length")
 @frozen
 class LosesOne(Right):
     """An annotation that is too short."""
 
-    def told(self, keys, kinds):
+    def make_index(self, keys, kinds):
         return Index(keys, {"kind": kinds[1:]})
 
 
@@ -91,7 +91,7 @@ class LosesOne(Right):
 class CountsClasses(Right):
     """Categories as whole numbers."""
 
-    def told(self, keys, kinds):
+    def make_index(self, keys, kinds):
         return Index(keys, {"kind": (kinds == "a").astype(int)})
 
 
@@ -100,11 +100,11 @@ class CountsClasses(Right):
 class NumbersGroups(Right):
     """Groups as whole numbers."""
 
-    def told(self, keys, kinds):
+    def make_index(self, keys, kinds):
         return Index(keys, {"kind": kinds}, group=(kinds == "a").astype(int))
 
 
-@BROKEN.fails("index_repeats_itself")
+@BROKEN.fails("index_is_repeatable")
 @frozen
 class TurnsAround(Right):
     """Another order each time."""
@@ -113,10 +113,10 @@ class TurnsAround(Right):
         return list(np.roll(super().names(), next(CALLS)))
 
 
-@BROKEN.fails("a_missing_root_is_named")
+@BROKEN.fails("a_missing_root_raises_mtl_error")
 @frozen
 class TakesAnyRoot(Right):
-    """A folder that is not there holds no files."""
+    """It treats a missing folder as an empty one."""
 
     def check(self):
         pass
@@ -134,27 +134,27 @@ class DecodesGray(Right):
 @BROKEN.fails("samples_decode_in_any_order")
 @frozen
 class ReadsOn(Right):
-    """What it gives hangs on how often it was asked."""
+    """Its images depend on the number of calls."""
 
     def image(self, key):
         return read_image(key, self.root) + np.uint8(next(CALLS) % 3)
 
 
-@BROKEN.fails("images_are_the_callers_own")
+@BROKEN.fails("decoded_images_are_independent_copies")
 @frozen
 class KeepsImages(Right):
-    """It hands out its own copy."""
+    """It returns its own copy."""
 
     def image(self, key):
-        if (self.root, key) not in KEPT:
-            KEPT[self.root, key] = read_image(key, self.root)
-        return KEPT[self.root, key]
+        if (self.root, key) not in STORED:
+            STORED[self.root, key] = read_image(key, self.root)
+        return STORED[self.root, key]
 
 
 @BROKEN.fails("threads_decode_the_same")
 @frozen
 class ForOneThread(Right):
-    """In another thread it gives black images."""
+    """In other threads its images are black."""
 
     def image(self, key):
         alone = threading.current_thread() is threading.main_thread()
@@ -164,29 +164,29 @@ class ForOneThread(Right):
 @BROKEN.fails("a_copy_decodes_the_same")
 @frozen
 class OpensInIndex(Right):
-    """What `decode` needs is known to the component that was indexed alone."""
+    """`decode` needs what `index` stored beside the component."""
 
     def index(self):
-        KEPT[id(self)] = self
+        STORED[id(self)] = self
         return super().index()
 
     def image(self, key):
-        return read_image(key, KEPT[id(self)].root)
+        return read_image(key, STORED[id(self)].root)
 
 
-@BROKEN.fails("unreadable_images_are_told")
+@BROKEN.fails("unreadable_images_raise_mtl_error")
 @frozen
-class OpensByItself(Right):
-    """Whatever goes wrong is a traceback."""
+class OpensWithoutReadImage(Right):
+    """Any failure is a traceback."""
 
     def image(self, key):
         return np.array(Image.open(self.root / key).convert("RGB"))
 
 
-@BROKEN.fails("writes_nothing_beside_the_data")
+@BROKEN.fails("leaves_the_data_folder_unchanged")
 @frozen
 class WritesACache(Right):
-    """A file more, beside the images."""
+    """It writes files next to the images."""
 
     def image(self, key):
         (self.root / f"cache_{next(CALLS)}.txt").write_text(key)

@@ -1,6 +1,6 @@
-"""A pretext that is right, and for each check of the kit one that fails it and nothing else.
+"""Two right pretexts, and for each check of the kit one that fails this check only.
 
-BROKEN: the check -> the class. A plugin file of its own: `mtl_components` gives those that a catalog takes.
+BROKEN: check -> class. The file is a plugin: `mtl_components` returns what a catalog accepts.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ BROKEN: dict[str, type[PretextTask]] = {}
 
 
 def fails(check):
-    """Enter a class as the one that fails this check."""
+    """Register a class as the one that fails this check."""
 
-    def enter(cls):
+    def register(cls):
         assert check not in BROKEN, check
         BROKEN[check] = cls
         return cls
 
-    return enter
+    return register
 
 
-# ---------------------------------------------------------------------------------------------------- two that are right
+# ----------------------------------------------------------------------------------- right pretexts
 
 
 @frozen
 class Turned(PretextTask):
-    """Name the quarter turn of the whole image."""
+    """Predict the quarter turn of the whole image."""
 
     cites = "Gidaris et al. 2018, arXiv:1803.07728"
 
@@ -92,7 +92,7 @@ class TurnedHead(Head):
 
 @frozen
 class Hidden(PretextTask):
-    """Restore the tiles that are painted gray; a momentum copy of the encoder judges too."""
+    """Restore the gray tiles; the loss also compares features of a momentum copy."""
 
     cites = "Pathak et al. 2016, arXiv:1604.07379"
 
@@ -117,10 +117,8 @@ class Hidden(PretextTask):
 class HiddenHead(Head):
     def __init__(self, context):
         super().__init__()
-        self.decoder, self.judge = (
-            nn.Conv2d(context.info.channels[-1], 3, 1),
-            EMA(context.encoder, 0.9),
-        )
+        self.decoder = nn.Conv2d(context.info.channels[-1], 3, 1)
+        self.momentum = EMA(context.encoder, 0.9)
 
     def forward(self, features):
         return F.interpolate(
@@ -135,8 +133,8 @@ class HiddenHead(Head):
 
     def distance(self, restored, clean):
         with torch.no_grad():
-            wanted = self.judge(clean).pooled
-        return (self.judge(restored).pooled - wanted).square().mean(1)
+            wanted = self.momentum(clean).pooled
+        return (self.momentum(restored).pooled - wanted).square().mean(1)
 
     def ideal(self, target):
         return target["image"]
@@ -148,12 +146,12 @@ def turn(turns, maps):
     ]
 
 
-# ---------------------------------------------------------------------------------------------------- packaging, build
+# --------------------------------------------------------------------------------- packaging, build
 
 
 @fails("is_a_valid_component")
 class ForgetsFrozen(Turned):
-    """It is no attrs class of its own, so a field would be ignored."""
+    """It lacks @frozen, so attrs would ignore its field."""
 
     tiles: int = 3
 
@@ -168,14 +166,14 @@ class TakesAName(Turned):
 
 @fails("has_a_summary_line")
 @frozen
-class SaysNothing(Turned):
+class HasNoSummary(Turned):
     pass
 
 
-@fails("says_where_it_comes_from")
+@fails("cites_its_origin")
 @frozen
-class CitesNobody(Turned):
-    """It cites nobody."""
+class CitesNothing(Turned):
+    """It cites no paper."""
 
     cites = ""
 
@@ -191,7 +189,7 @@ class NeedsAValue(Turned):
 @fails("configuration_is_frozen")
 @frozen(eq=False)
 class EqualsNothing(Turned):
-    """Two of the same fields are not equal."""
+    """Two components with the same fields differ."""
 
     def __eq__(self, other):
         return self is other
@@ -202,15 +200,15 @@ class EqualsNothing(Turned):
 @fails("copies_and_pickles")
 @frozen
 class KeepsALambda(Turned):
-    """It keeps a function that has no name."""
+    """It stores a lambda, which cannot be pickled."""
 
     helper: Any = field(init=False, eq=False, factory=lambda: lambda x: x)
 
 
-@fails("survives_its_toml")
+@fails("survives_a_toml_round_trip")
 @frozen
 class UntypedTuple(Turned):
-    """TOML gives a list back."""
+    """TOML returns a list."""
 
     sides: Any = (2, 3)
 
@@ -218,7 +216,7 @@ class UntypedTuple(Turned):
 @fails("refuses_an_unknown_key")
 @frozen
 class TakesAnyKey(Turned):
-    """It takes what nobody named."""
+    """It accepts an unknown key."""
 
     _anything: int = field(default=0, alias="no_such_key")
 
@@ -226,7 +224,7 @@ class TakesAnyKey(Turned):
 @fails("builds_a_head")
 @frozen
 class BuildsALayer(Turned):
-    """Its head is no Head."""
+    """Its head is not a Head."""
 
     def build(self, context):
         return nn.Linear(context.info.dim, 4)
@@ -238,16 +236,16 @@ class _KeepsTheEncoder(TurnedHead):
         self.encoder = context.encoder
 
 
-@fails("head_keeps_no_shared_network")
+@fails("head_holds_no_shared_network")
 @frozen
 class KeepsTheEncoder(Turned):
-    """Its head has the shared encoder as a part."""
+    """Its head contains the shared encoder."""
 
     def build(self, context):
         return _KeepsTheEncoder(context)
 
 
-# ---------------------------------------------------------------------------------------------------- views
+# -------------------------------------------------------------------------------------------- views
 
 
 @fails("views_are_images")
@@ -259,7 +257,7 @@ class ReturnsTensors(Turned):
         return [batch.clean.images], rng.randint(4, len(batch.clean.images))
 
 
-@fails("targets_hold_one_entry_a_sample")
+@fails("targets_hold_one_entry_per_sample")
 @frozen
 class OneTargetForAll(Turned):
     """Its target holds a number for the whole batch."""
@@ -269,10 +267,10 @@ class OneTargetForAll(Turned):
         return views, {"answer": turns, "of": torch.tensor(4)}
 
 
-@fails("global_generators_are_left_alone")
+@fails("leaves_global_generators_alone")
 @frozen
 class GlobalDraws(Turned):
-    """It draws from torch's own generator."""
+    """It draws from torch's global generator."""
 
     def views(self, batch, rng):
         turns = torch.randint(4, (len(batch.clean.images),))
@@ -282,19 +280,19 @@ class GlobalDraws(Turned):
 _calls = count()
 
 
-@fails("same_seed_asks_the_same")
+@fails("same_seed_same_views")
 @frozen
 class CountsCalls(Turned):
-    """What it asks depends on how often it was asked."""
+    """Its views depend on the number of calls."""
 
     def views(self, batch, rng):
         turns = (rng.randint(4, len(batch.clean.images)) + next(_calls)) % 4
         return [self.moved(batch.clean, turns)], turns
 
 
-@fails("the_batch_is_left_alone")
+@fails("leaves_the_batch_unchanged")
 @frozen
-class WritesIntoTheScene(Turned):
+class WritesIntoTheBatch(Turned):
     """It paints over the clean view in place."""
 
     def views(self, batch, rng):
@@ -314,17 +312,19 @@ class Normalizes(Turned):
         return [view.repaint(view.images * 2 - 1)], turns
 
 
-@fails("reads_channels_last")
+@fails("accepts_channels_last")
 @frozen
 class NeedsContiguous(Turned):
-    """It takes memory to be laid out in one way."""
+    """It expects contiguous memory."""
 
     def views(self, batch, rng):
         x = batch.clean.images
-        return super().views(_Seen(batch.clean.repaint(x.view(len(x), -1).view(x.shape))), rng)
+        return super().views(
+            _SingleView(batch.clean.repaint(x.view(len(x), -1).view(x.shape))), rng
+        )
 
 
-class _Seen:
+class _SingleView:
     """A batch of one view."""
 
     def __init__(self, clean):
@@ -333,8 +333,8 @@ class _Seen:
 
 @fails("pixels_lie_where_the_geometry_says")
 @frozen
-class MovesUntold(Turned):
-    """It turns images by `repaint`."""
+class MovesWithoutGeometry(Turned):
+    """It turns images with `repaint`."""
 
     def moved(self, view, turns):
         return view.repaint(turn(turns, view.images))
@@ -343,19 +343,19 @@ class MovesUntold(Turned):
 @fails("rigid_labels_follow_the_image")
 @frozen
 class ForgetsTheMatrix(Turned):
-    """It turns images by `rearrange`, and gives no matrix."""
+    """It turns images with `rearrange`, without a matrix."""
 
     def moved(self, view, turns):
         return view.rearrange(partial(turn, turns))
 
 
-# ---------------------------------------------------------------------------------------------------- draws, truth
+# ------------------------------------------------------------------------------------- draws, truth
 
 
-@fails("another_seed_asks_something_else")
+@fails("another_seed_gives_other_views")
 @frozen
 class SeedsItself(Turned):
-    """It has a generator of its own, seeded anew each time."""
+    """It seeds its own generator the same in each call."""
 
     def views(self, batch, rng):
         images, own = batch.clean.images, torch.Generator().manual_seed(3)
@@ -363,10 +363,10 @@ class SeedsItself(Turned):
         return [self.moved(batch.clean, turns)], turns
 
 
-@fails("undo_gives_the_image_back")
+@fails("undo_restores_the_image")
 @frozen
 class UndoesAgain(Turned):
-    """Its way back goes on in the same direction."""
+    """Its `undo` turns in the same direction again."""
 
     def undo(self, view, target):
         return turn(target, view)
@@ -375,7 +375,7 @@ class UndoesAgain(Turned):
 @fails("pixels_outside_the_mask_are_untouched")
 @frozen
 class PaintsTooMuch(Hidden):
-    """It darkens what it calls whole."""
+    """It darkens pixels outside its mask."""
 
     def painted(self, images, mask):
         return 0.9 * super().painted(images, mask)
@@ -394,11 +394,11 @@ class CountsFromOne(Turned):
         return super().undo(view, target - 1)
 
 
-# ---------------------------------------------------------------------------------------------------- losses, batches
+# ---------------------------------------------------------------------------------- losses, batches
 
 
 def with_head(name, doc, check, *, base=Turned, head=TurnedHead, **methods):
-    """A pretext whose head differs in these methods, entered as the one that fails `check`."""
+    """Register a pretext whose head has these methods as the one that fails `check`."""
     made = type(f"_{name}Head", (head,), methods)
     task = type(
         name,
@@ -414,20 +414,20 @@ def _with_norm(self, context):
 
 
 with_head(
-    "MeanOverRows",
+    "MeanOverBatch",
     "Its loss is the mean over the batch.",
-    "loss_has_one_value_a_sample",
+    "loss_is_one_value_per_sample",
     loss=lambda self, output, target: F.cross_entropy(output, target),
 )
 with_head(
     "DropsInEval",
     "It drops features at random in evaluation too.",
-    "loss_is_the_same_twice",
+    "loss_is_repeatable",
     forward=lambda self, features: self.answer(F.dropout(features.pooled)),
 )
 with_head(
     "DividesByNothing",
-    "It divides by the size of its answer.",
+    "It divides by the norm of its output.",
     "loss_is_finite",
     loss=lambda self, output, target: (
         TurnedHead.loss(self, output, target) + 0.01 / output.norm(dim=1)
@@ -435,8 +435,8 @@ with_head(
 )
 with_head(
     "IdealOfAnother",
-    "What it calls ideal is the next class.",
-    "truth_loses_least",
+    "Its ideal output is the next class.",
+    "true_target_has_the_lowest_loss",
     ideal=lambda self, target: TurnedHead.ideal(self, (target + 1) % 4),
 )
 with_head(
@@ -452,34 +452,34 @@ with_head(
 with_head(
     "SumsUp",
     "Its loss is a sum over the image's tiles.",
-    "equal_logits_lose_log_choices",
+    "equal_logits_give_log_choices",
     loss=lambda self, output, target: 9 * TurnedHead.loss(self, output, target),
 )
 with_head(
-    "JudgesTogether",
-    "Each answer is mixed with the batch's mean.",
-    "a_sample_is_judged_by_itself",
+    "MixesFeatures",
+    "Each output is mixed with the batch's mean.",
+    "loss_of_a_sample_depends_on_it_alone",
     forward=lambda self, features: self.answer(features.pooled + 0.3 * features.pooled.mean(0)),
 )
 with_head(
-    "ScalesByRows",
+    "ScalesByBatchSize",
     "Its temperature is the number of samples.",
-    "batch_loss_is_its_samples_own",
+    "batch_loss_equals_single_losses",
     loss=lambda self, output, target: TurnedHead.loss(self, output * len(output), target),
 )
 with_head(
-    "NormalizesOverRows",
+    "NormalizesOverSamples",
     "Its BatchNorm1d refuses one sample in train mode.",
-    "one_sample_is_enough",
+    "accepts_a_single_sample",
     __init__=_with_norm,
     forward=lambda self, features: self.answer(self.norm(features.pooled)),
 )
 
 
-@fails("a_sample_asks_for_itself")
+@fails("views_of_a_sample_depend_on_it_alone")
 @frozen
-class MixesRows(Turned):
-    """A breath of the whole batch is in every view."""
+class MixesSamples(Turned):
+    """Every view contains a little of the whole batch."""
 
     undo = None
 
@@ -488,14 +488,13 @@ class MixesRows(Turned):
         return [view.repaint(view.images * 0.999 + 0.001 * view.images.mean(0))], turns
 
 
-# ---------------------------------------------------------------------------------------------------- gradients, state
+# --------------------------------------------------------------------------------- gradients, state
 
 
 def _with_fixed_norm(self, context):
     TurnedHead.__init__(self, context)
-    self.fixed = FrozenModule(
-        nn.BatchNorm2d(3, momentum=0.0)
-    )  # the running statistics stay: they are in no state
+    # With momentum 0 the running statistics stay constant: no state holds them.
+    self.fixed = FrozenModule(nn.BatchNorm2d(3, momentum=0.0))
 
 
 def _with_saved_norm(self, context):
@@ -553,7 +552,7 @@ with_head(
 )
 with_head(
     "HasAnIdleLayer",
-    "It builds a layer that nothing uses.",
+    "It builds an unused layer.",
     "gradient_reaches_the_whole_head",
     __init__=_with_unused,
 )
@@ -566,7 +565,7 @@ with_head(
 )
 with_head(
     "FrozenInTrainMode",
-    "Its fixed network follows the model into train mode.",
+    "Its fixed network enters train mode with the model.",
     "frozen_networks_stay_in_eval",
     __init__=_with_fixed_norm,
     train=_fixed_in_train_mode,
@@ -582,21 +581,21 @@ with_head(
 )
 with_head(
     "BareTensor",
-    "It draws a code that is in no state.",
+    "It draws a code that is not in the state.",
     "state_round_trip_keeps_the_loss",
     __init__=_with_bare_tensor,
     forward=lambda self, f: self.answer(f.pooled * (1 + self.code.to(f.pooled, non_blocking=True))),
 )
 with_head(
     "DiesAtTheSecondStep",
-    "It counts its steps, and divides by nothing at the second.",
+    "It counts its steps, and divides by 0 at the second.",
     "real_steps_train",
     __init__=_with_counter,
     forward=_dying,
 )
 
 
-@fails("weight_zero_leaves_no_trace")
+@fails("weight_zero_removes_the_pretext")
 @frozen
 class SeedsTheWorld(Turned):
     """Made from its table, it seeds the global generator."""
@@ -605,10 +604,10 @@ class SeedsTheWorld(Turned):
         torch.manual_seed(0)
 
 
-# ---------------------------------------------------------------------------------------------------- metrics, numerics
+# -------------------------------------------------------------------------------- metrics, numerics
 
 
-@fails("perfect_answers_reach_the_best")
+@fails("ideal_outputs_reach_the_best_metric")
 @frozen
 class CountsTheWorst(Turned):
     """Its accuracy looks at the least likely class."""
@@ -642,19 +641,19 @@ class MeanOfMeans(Turned):
 
 with_head(
     "FarFromZero",
-    "It goes through large numbers, which bf16 can't tell apart.",
+    "Its large numbers are equal in bf16.",
     "bf16_is_close_to_fp32",
     forward=lambda self, features: (100 * self.answer(features.pooled) + 10_000) - 10_000,
 )
 with_head(
     "LogOfSoftmax",
     "It takes the log of a probability that may be 0.",
-    "extreme_answers_stay_finite",
+    "extreme_outputs_give_a_finite_loss",
     loss=lambda self, output, target: -output.softmax(1).gather(1, target[:, None])[:, 0].log(),
 )
 
 
-# ---------------------------------------------------------------------------------------------------- speed, control, draw
+# ----------------------------------------------------------------------------- speed, control, draw
 
 
 def _looks(self, output, target):
@@ -667,9 +666,12 @@ def _collects(self, output, target):
     return TurnedHead.loss(self, output, target)
 
 
-with_head("Looks", "It looks at its loss.", "reads_nothing_back", loss=_looks)
+with_head("Looks", "It reads its loss on the host.", "reads_nothing_on_the_host", loss=_looks)
 with_head(
-    "CollectsGarbage", "It calls what can't be traced.", "traces_in_one_graph", loss=_collects
+    "CollectsGarbage",
+    "It calls a function that dynamo cannot trace.",
+    "traces_as_one_graph",
+    loss=_collects,
 )
 
 
@@ -683,10 +685,10 @@ class CopiesAndWaits(Turned):
         return [view.repaint(view.images * torch.tensor([1.0]).to(view.images.device))], turns
 
 
-@fails("answers_can_be_permuted")
+@fails("targets_can_be_permuted")
 @frozen
 class PermutesNothing(Turned):
-    """Its control arm learns the truth."""
+    """Its control learns the truth."""
 
     def permute(self, target, order):
         return target
@@ -701,30 +703,30 @@ class DrawsBytes(Turned):
         return 255 * images
 
 
-@fails("draws_right_and_wrong_apart")
+@fails("draws_right_and_wrong_predictions_differently")
 @frozen
-class DrawsWhatIsAsked(Turned):
-    """It draws the truth, whatever is answered."""
+class DrawsTheTarget(Turned):
+    """It draws the target for any prediction."""
 
     def draw(self, images, target, output):
         return turn(-target % 4, images)
 
 
-@fails("a_right_answer_is_drawn_whole")
+@fails("draws_a_right_prediction_as_the_clean_image")
 @frozen
 class DrawsTurnedOn(Turned):
-    """It turns the image on instead of back."""
+    """It turns the image further instead of back."""
 
     def draw(self, images, target, output):
         return turn(output.argmax(1), images)
 
 
-# ---------------------------------------------------------------------------------------------------- for the train_state's tests
+# ---------------------------------------------------------------------- for the tests of the engine
 
 
 @frozen
-class BreaksFromThreeRows(Turned):
-    """Its views leave the range where there are three samples or more."""
+class BreaksFromThreeSamples(Turned):
+    """Its views leave the range if there are three samples or more."""
 
     def views(self, batch, rng):
         (view,), turns = super().views(batch, rng)

@@ -1,6 +1,7 @@
-"""Pretexts that look right: each hides its fault in train mode, in a second call, or in a place where few would look.
+"""Pretexts with hidden faults: in train mode, in a second call, or in an unlikely place.
 
-BROKEN: the check -> the class that fails it alone. ALSO: more ways to fail checks that have a broken plugin already.
+BROKEN: check -> the class that fails this check only. ALSO: other ways to fail checks that already
+have a broken plugin.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ ALSO: list[tuple[str, type[Turned]]] = []
 
 
 def fails(check, *, also=False):
-    """Enter a class as the one that fails this check, or as one more."""
+    """Register a class as the one that fails this check, or as another one."""
 
-    def enter(cls):
+    def register(cls):
         assert also or check not in BROKEN, check
         if also:
             ALSO.append((check, cls))
@@ -33,11 +34,11 @@ def fails(check, *, also=False):
             BROKEN[check] = cls
         return cls
 
-    return enter
+    return register
 
 
 def with_head(name, doc, check, *, also=False, task=None, **methods):
-    """A pretext whose head differs in these methods, and itself in those of `task`."""
+    """Register a pretext whose head has these methods. task: methods of the pretext."""
     head = type(f"_{name}Head", (TurnedHead,), methods)
     body = {
         "__doc__": doc,
@@ -53,7 +54,7 @@ def _no_ideal(self):
     raise AttributeError("ideal")
 
 
-# ---------------------------------------------------------------------------------------------------- one that is right
+# ---------------------------------------------------------------------------------- a right pretext
 
 
 class _TogetherHead(TurnedHead):
@@ -65,17 +66,17 @@ class _TogetherHead(TurnedHead):
 
 @frozen
 class Together(Turned):
-    """Its samples are judged together, by their mean."""
+    """Its loss is a mean over the batch, and it declares so."""
 
     def build(self, context):
         return _TogetherHead(context)
 
 
-# ---------------------------------------------------------------------------------------------------- views
+# -------------------------------------------------------------------------------------------- views
 
 
 def _turn_images(turns, maps):
-    """Maps of up to three channels as they should be; all others the other way."""
+    """Turn maps of up to three channels correctly, and others the other way."""
     return turn(turns if maps.shape[1] <= 3 else -turns % 4, maps)
 
 
@@ -90,10 +91,10 @@ class TurnsImagesAlone(Turned):
         return evolve(right, geometry=evolve(right.geometry, steps=wrong.geometry.steps))
 
 
-@fails("the_batch_is_left_alone", also=True)
+@fails("leaves_the_batch_unchanged", also=True)
 @frozen
 class DarkensAnAugmentation(Turned):
-    """It darkens in place what another pretext may read."""
+    """It darkens in place a view that another pretext may read."""
 
     undo = None
 
@@ -107,7 +108,7 @@ class DarkensAnAugmentation(Turned):
 @fails("pixels_lie_where_the_geometry_says", also=True)
 @frozen
 class MixesWithItself(Turned):
-    """It calls its images mixed, each with itself, and so hides that they have moved."""
+    """It declares images as mixed with themselves, to hide that they have moved."""
 
     def moved(self, view, turns):
         alone = (
@@ -120,7 +121,7 @@ class MixesWithItself(Turned):
 @fails("views_are_images", also=True)
 @frozen
 class SkipsItsViews(Turned):
-    """It raises what test runners take for a skip."""
+    """It raises what unittest treats as a skip."""
 
     def views(self, batch, rng):
         raise SkipTest("not here")
@@ -129,7 +130,7 @@ class SkipsItsViews(Turned):
 @fails("views_are_images", also=True)
 @frozen
 class SkipsAsPytest(Turned):
-    """It raises what pytest takes for a skip."""
+    """It raises what pytest treats as a skip."""
 
     def views(self, batch, rng):
         pytest.skip("not here")
@@ -138,13 +139,13 @@ class SkipsAsPytest(Turned):
 @fails("views_are_images", also=True)
 @frozen
 class EndsTheRun(Turned):
-    """It ends the process, and calls that a success."""
+    """It ends the process with a success."""
 
     def views(self, batch, rng):
         raise SystemExit(0)
 
 
-# ---------------------------------------------------------------------------------------------------- build, state
+# ------------------------------------------------------------------------------------- build, state
 
 CODES: dict[int, torch.Tensor] = {}
 
@@ -175,13 +176,13 @@ def _with_cached_code(self, context):
 
 with_head(
     "SeedsItsWeights",
-    "Its first weights are the same in every run.",
+    "Its initial weights are the same in every run.",
     "builds_the_same_from_one_seed",
     __init__=_seeds_itself,
 )
 with_head(
     "CentersUnsaved",
-    "A running center of its answers is in no state.",
+    "A running mean of its outputs is not in the state.",
     "state_round_trip_keeps_the_loss",
     also=True,
     __init__=_with_center,
@@ -189,7 +190,7 @@ with_head(
 )
 with_head(
     "CachesItsCode",
-    "A code that is drawn once a process lies in a global of its module.",
+    "A code is drawn once for each process and stored in a global.",
     "state_round_trip_keeps_the_loss",
     also=True,
     __init__=_with_cached_code,
@@ -199,7 +200,7 @@ with_head(
 )
 
 
-# ---------------------------------------------------------------------------------------------------- losses, gradients
+# -------------------------------------------------------------------------------- losses, gradients
 
 
 def _noisy_in_training(self, output, target):
@@ -214,16 +215,16 @@ def _every_other_sample(self, features):
 
 
 with_head(
-    "JudgesByItself",
-    "Its loss asks for class 1, whatever the target says.",
-    "loss_hangs_on_the_target",
+    "IgnoresTheTarget",
+    "Its loss always uses class 1 as the target.",
+    "loss_depends_on_the_target",
     ideal=_no_ideal,
     loss=lambda self, output, target: TurnedHead.loss(self, output, 0 * target + 1),
 )
 with_head(
     "TeachesTheNext",
-    "Its loss asks for the next class, and it knows no ideal answer.",
-    "truth_loses_least",
+    "Its loss uses the next class, and it defines no ideal output.",
+    "true_target_has_the_lowest_loss",
     also=True,
     ideal=_no_ideal,
     loss=lambda self, output, target: TurnedHead.loss(self, output, (target + 1) % 4),
@@ -231,7 +232,7 @@ with_head(
 with_head(
     "LouderInTraining",
     "In train mode its loss is ten times as large.",
-    "equal_logits_lose_log_choices",
+    "equal_logits_give_log_choices",
     also=True,
     loss=lambda self, output, target: (
         (1 + 9 * self.training) * TurnedHead.loss(self, output, target)
@@ -240,20 +241,20 @@ with_head(
 with_head(
     "NoisyInTraining",
     "In train mode its loss draws from the global generator.",
-    "draws_nothing_while_it_trains",
+    "training_uses_no_global_generator",
     choices=None,
     loss=_noisy_in_training,
 )
 with_head(
-    "DetachesEveryOtherRow",
-    "Samples of odd numbers teach the encoder nothing.",
+    "DetachesEveryOtherSample",
+    "Samples with odd indices give the encoder no gradient.",
     "gradient_reaches_every_sample",
     forward=_every_other_sample,
 )
 with_head(
     "SumsTogether",
     "Its coupled loss is a sum over the batch.",
-    "coupled_loss_does_not_grow_with_the_samples",
+    "coupled_loss_does_not_grow_with_the_batch",
     coupled=True,
     choices=None,
     loss=lambda self, output, target: F.cross_entropy(output, target, reduction="sum"),
@@ -269,8 +270,8 @@ class _Errors(MeanMetric):
 
 with_head(
     "CountsErrors",
-    "Its accuracy is an error, and it knows no ideal answer.",
-    "perfect_answers_reach_the_best",
+    "Its accuracy is an error, and it defines no ideal output.",
+    "ideal_outputs_reach_the_best_metric",
     also=True,
     task={"metrics": lambda self: {"accuracy": _Errors()}},
     ideal=_no_ideal,
@@ -278,7 +279,7 @@ with_head(
 
 
 class _OwnDropout(nn.Module):
-    """Dropout by the function, and by layers of every name."""
+    """Dropout by the function, and by layers of all classes."""
 
     def __init__(self):
         super().__init__()
@@ -301,7 +302,7 @@ class _DropsHead(TurnedHead):
 
 @frozen
 class Drops(Turned):
-    """It is right: dropout may draw in train mode."""
+    """It is right, since dropout may draw in train mode."""
 
     def build(self, context):
         return _DropsHead(context)

@@ -1,4 +1,7 @@
-"""Tasks that look right: each hides its fault in train mode or in a global. ALSO: the check, and the class that fails it alone."""
+"""Tasks with faults hidden in train mode or in a global.
+
+ALSO: (check, the class that fails this check only).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ OFFSETS: dict[int, torch.Tensor] = {}
 
 
 def with_head(name, doc, check, **methods):
-    """A task whose head differs in these methods, entered as one that fails `check`."""
+    """Register a task whose head has these methods as one that fails `check`."""
     made = type(f"_{name}Head", (RightHead,), methods)
     body = {"__doc__": doc, "__module__": __name__, "head": lambda self, context: made(context)}
     globals()[name] = frozen(type(name, (Right,), body))
@@ -50,15 +53,15 @@ def _noisy_in_training(self, output, target):
 
 with_head(
     "CentersUnsaved",
-    "A running center of its answers is in no state.",
-    "state_comes_back",
+    "A running mean of its outputs is not in the state.",
+    "state_round_trip_keeps_the_outputs",
     __init__=_with_center,
     forward=_centered,
 )
 with_head(
     "CachesItsOffset",
-    "An offset that is drawn once a process lies in a global of its module.",
-    "state_comes_back",
+    "An offset is drawn once for each process and stored in a global.",
+    "state_round_trip_keeps_the_outputs",
     __init__=_with_cached_offset,
     forward=lambda self, features: self.answer(features.pooled) + OFFSETS[features.pooled.shape[1]],
 )
@@ -69,8 +72,8 @@ with_head(
     loss=_noisy_in_training,
 )
 with_head(
-    "TimesNothing",
-    "A layer takes part in its answer, times nothing.",
+    "TimesZero",
+    "A layer is part of its output, times 0.",
     "gradient_reaches_encoder_and_head",
     __init__=_with_idle_layer,
     forward=lambda self, features: self.answer(features.pooled) + 0.0 * self.idle(features.pooled),

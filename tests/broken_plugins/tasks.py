@@ -1,4 +1,7 @@
-"""A task that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class."""
+"""A right task, and for each check of the kit one that fails this check only.
+
+BROKEN: check -> class.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +40,15 @@ class RightHead(Head):
 
 @frozen
 class Right(SupervisedTask):
-    """Where a face looks: a direction in the image (N, 2), which turns and mirrors with it."""
+    """Gaze: a direction in the image (N, 2), which turns and mirrors with the image."""
 
     reads = "gaze"
     mean: tuple[float, ...] = ()
 
     def fit(self, annotation):
-        return (
-            self
-            if self.mean
-            else evolve(self, mean=tuple(float(m) for m in np.nanmean(annotation, 0)))
-        )
+        if self.mean:
+            return self
+        return evolve(self, mean=tuple(float(m) for m in np.nanmean(annotation, 0)))
 
     def target(self, annotation):
         if annotation.shape[1:] != (2,):
@@ -79,7 +80,7 @@ class Right(SupervisedTask):
 
 @frozen
 class Concordant(Right):
-    """The same task, its samples judged together: one minus a correlation, weighted by the samples' shares."""
+    """The same task with a coupled loss: one minus a correlation, weighted by the shares."""
 
     def head(self, context):
         return ConcordantHead(context)
@@ -98,7 +99,7 @@ class ConcordantHead(RightHead):
 
 @frozen
 class Parsing(SupervisedTask):
-    """A class for each pixel: maps (N, 1, S, S) that move as the image does."""
+    """A class for each pixel: maps (N, 1, S, S) that move with the image."""
 
     reads = "parsing"
 
@@ -156,32 +157,32 @@ class ParsingHead(Head):
         return 20.0 * F.one_hot(target[:, 0], 3).movedim(-1, 1).float()
 
 
-# ---------------------------------------------------------------------------------------------------- labels
+# ------------------------------------------------------------------------------------------- labels
 
 
-@BROKEN.fails("gives_targets_and_presence")
+@BROKEN.fails("returns_targets_and_presence")
 @frozen
 class PresenceAsNumbers(Right):
-    """Presence is no bool."""
+    """Its presence is not bool."""
 
     def target(self, annotation):
         target, present = super().target(annotation)
         return target, present.float()
 
 
-@BROKEN.fails("fit_is_done_once")
+@BROKEN.fails("fitting_twice_changes_nothing")
 @frozen
 class FitsAlways(Right):
-    """It learns anew what it was given."""
+    """It fits again although its fields are set."""
 
     def fit(self, annotation):
         return evolve(self, mean=tuple(float(m) for m in np.nanmean(annotation, 0)))
 
 
-@BROKEN.fails("fitted_task_survives_its_toml")
+@BROKEN.fails("fitted_task_survives_a_toml_round_trip")
 @frozen
 class FitsWhatTomlCantHold(Right):
-    """TOML has no None."""
+    """TOML cannot hold None in a list."""
 
     edges: tuple[float | None, ...] = ()
 
@@ -189,10 +190,10 @@ class FitsWhatTomlCantHold(Right):
         return self if self.mean else evolve(super().fit(annotation), edges=(None, 1.0))
 
 
-@BROKEN.fails("leaves_annotations_alone")
+@BROKEN.fails("leaves_annotations_unchanged")
 @frozen
 class CentersInPlace(Right):
-    """Fitting shifts what others read."""
+    """Fitting edits annotations that others read."""
 
     def fit(self, annotation):
         fitted = super().fit(annotation)
@@ -204,7 +205,7 @@ class CentersInPlace(Right):
 @BROKEN.fails("missing_annotations_are_absent")
 @frozen
 class TakesNaNForZero(Right):
-    """A missing label is a zero like any other."""
+    """A missing label counts as a zero."""
 
     def target(self, annotation):
         return super().target(np.nan_to_num(annotation))
@@ -223,7 +224,7 @@ class WritesMinusOne(Right):
 @BROKEN.fails("unknown_names_are_absent")
 @frozen
 class UnknownIsFirst(Classification):
-    """A name that is not known is the first class."""
+    """An unknown name counts as the first class."""
 
     reads: str = "kind"
     dropout: float = 0.0
@@ -233,10 +234,10 @@ class UnknownIsFirst(Classification):
         return target, present | torch.from_numpy(annotation != "")
 
 
-# ---------------------------------------------------------------------------------------------------- head
+# --------------------------------------------------------------------------------------------- head
 
 
-@BROKEN.fails("head_keeps_no_encoder")
+@BROKEN.fails("head_holds_no_encoder")
 @frozen
 class KeepsTheEncoder(Right):
     """The encoder is a part of its head."""
@@ -247,7 +248,7 @@ class KeepsTheEncoder(Right):
         return head
 
 
-@BROKEN.fails("state_comes_back")
+@BROKEN.fails("state_round_trip_keeps_the_outputs")
 @frozen
 class ForgetsItsScale(Right):
     """A tensor is a plain attribute."""
@@ -265,7 +266,7 @@ class ForgetsItsScaleHead(RightHead):
         return super().forward(features) * self.scale
 
 
-@BROKEN.fails("takes_a_single_sample")
+@BROKEN.fails("accepts_a_single_sample")
 @frozen
 class Squeezes(Right):
     """A batch of one loses its first dimension."""
@@ -282,13 +283,13 @@ class SqueezesHead(RightHead):
         return (output - target).square().mean(-1) if output.ndim > 1 else output.square().mean()
 
 
-# ---------------------------------------------------------------------------------------------------- loss
+# --------------------------------------------------------------------------------------------- loss
 
 
-@BROKEN.fails("loss_is_one_value_a_sample")
+@BROKEN.fails("loss_is_one_value_per_sample")
 @frozen
 class MeanOverTheBatch(Right):
-    """One value for all, and no word of it."""
+    """Its loss is one value for the batch, and it does not declare so."""
 
     def head(self, context):
         return MeanOverTheBatchHead(context)
@@ -318,7 +319,7 @@ class DividesByTheTruthHead(RightHead):
 @BROKEN.fails("extreme_outputs_give_a_finite_loss")
 @frozen
 class GrowsTooFast(Right):
-    """The exponential of an error."""
+    """Its loss is the exponential of an error."""
 
     def head(self, context):
         return GrowsTooFastHead(context)
@@ -329,10 +330,10 @@ class GrowsTooFastHead(RightHead):
         return super().loss(output, target).expm1()
 
 
-@BROKEN.fails("a_sample_s_loss_is_its_own")
+@BROKEN.fails("loss_of_a_sample_depends_on_it_alone")
 @frozen
 class AddsTheMean(Right):
-    """Each sample pays for the others too."""
+    """Each loss includes the mean over the batch."""
 
     def head(self, context):
         return AddsTheMeanHead(context)
@@ -344,10 +345,10 @@ class AddsTheMeanHead(RightHead):
         return each + each.mean()
 
 
-@BROKEN.fails("loss_is_lowest_at_the_truth")
+@BROKEN.fails("true_target_has_the_lowest_loss")
 @frozen
-class TurnsAway(Right):
-    """The sign is wrong."""
+class NegatesTheLoss(Right):
+    """The sign of its loss is wrong."""
 
     def head(self, context):
         return TurnsAwayHead(context)
@@ -376,7 +377,7 @@ class ClimbsUpHead(RightHead):
 @BROKEN.fails("gradient_reaches_encoder_and_head")
 @frozen
 class Detaches(Right):
-    """The encoder learns nothing of it."""
+    """The encoder gets no gradient."""
 
     def head(self, context):
         return DetachesHead(context)
@@ -387,31 +388,31 @@ class DetachesHead(RightHead):
         return self.answer(features.pooled.detach())
 
 
-# ---------------------------------------------------------------------------------------------------- answers
+# -------------------------------------------------------------------------------------- predictions
 
 
 @BROKEN.fails("decodes_each_sample")
 @frozen
 class DecodesHalf(Right):
-    """It gives one number of two."""
+    """It decodes one number of two."""
 
     def decode(self, output):
         return output[:, :1]
 
 
-@BROKEN.fails("a_perfect_output_is_a_perfect_answer")
+@BROKEN.fails("ideal_output_decodes_to_the_target")
 @frozen
 class DecodesTwice(Right):
-    """Answers twice as large as the outputs."""
+    """Its predictions are twice the outputs."""
 
     def decode(self, output):
         return 2 * output
 
 
-@BROKEN.fails("two_right_answers_average_to_a_right_one")
+@BROKEN.fails("averaging_with_the_mirror_keeps_the_target")
 @frozen
 class AveragesAsTheyAre(Right):
-    """The mirror image's answer is not mirrored back."""
+    """It does not mirror the second prediction back."""
 
     def average(self, decoded, mirrored):
         return (decoded + mirrored) / 2
@@ -420,16 +421,16 @@ class AveragesAsTheyAre(Right):
 @BROKEN.fails("has_a_main_metric")
 @frozen
 class HasNoMetric(Right):
-    """Nobody knows how good it is."""
+    """It has no metric."""
 
     def metrics(self):
         return {}
 
 
-@BROKEN.fails("the_truth_scores_best")
+@BROKEN.fails("true_targets_reach_the_best_metric")
 @frozen
 class LikesErrors(Right):
-    """Its error is said to be better where it is higher."""
+    """Its error has higher_is_better."""
 
     def metrics(self):
         return {"mae": LikesErrorsMetric()}
@@ -439,7 +440,7 @@ class LikesErrorsMetric(MeanAbsoluteError):
     higher_is_better = True
 
 
-@BROKEN.fails("metrics_do_not_hang_on_batches")
+@BROKEN.fails("metrics_do_not_depend_on_batches")
 @frozen
 class AveragesBatches(Right):
     """A mean of the batches' means."""
@@ -455,26 +456,26 @@ class BatchMean(MeanMetric):
         super().update((decoded - target).abs().mean())
 
 
-@BROKEN.fails("draws_a_image")
+@BROKEN.fails("draws_an_image")
 @frozen
 class DrawsTooBright(Right):
-    """It leaves the range."""
+    """It leaves [0, 1]."""
 
     def draw(self, image, decoded):
         return image + 1
 
 
-@BROKEN.fails("drawing_leaves_its_image_alone")
+@BROKEN.fails("drawing_leaves_its_image_unchanged")
 @frozen
 class DrawsInPlace(Right):
-    """It paints on what others read."""
+    """It edits an image that others read."""
 
     def draw(self, image, decoded):
         image[:, :2, :2] = 0.5
         return image
 
 
-# ---------------------------------------------------------------------------------------------------- movement
+# ----------------------------------------------------------------------------------------- movement
 
 
 @BROKEN.fails("unmoved_images_keep_their_labels")
@@ -486,16 +487,16 @@ class MovesAlways(Right):
         return super().move(target, geometry) + 0.1
 
 
-@BROKEN.fails("move_leaves_its_target_alone")
+@BROKEN.fails("move_leaves_targets_unchanged")
 @frozen
 class MovesInPlace(Right):
-    """The second view is moved twice."""
+    """It edits its target, so the second view moves it twice."""
 
     def move(self, target, geometry):
         return target.copy_(super().move(target, geometry))
 
 
-@BROKEN.fails("mirrored_twice_is_unmoved")
+@BROKEN.fails("mirroring_twice_changes_nothing")
 @frozen
 class MirrorsForGood(Right):
     """Each mirror shifts the label."""
@@ -507,8 +508,8 @@ class MirrorsForGood(Right):
 
 @BROKEN.fails("movements_compose")
 @frozen
-class TakesTurnsForMirrors(Right):
-    """It knows a mirror by the sign of one entry, and no turns."""
+class IgnoresTurns(Right):
+    """It detects mirrors by the sign of one entry, and ignores turns."""
 
     def move(self, target, geometry):
         sign = torch.where(geometry.matrix[:, 0, 0] < -0.5, -1.0, 1.0)
@@ -525,23 +526,23 @@ class KeepsTheLength(Right):
         return moved / moved.norm(dim=1, keepdim=True) * target.norm(dim=1, keepdim=True)
 
 
-# ---------------------------------------------------------------------------------------------------- the rest
+# ----------------------------------------------------------------------------------------- the rest
 
 
 @BROKEN.fails("leaves_global_generators_alone")
 @frozen
 class DrawsGlobally(Right):
-    """A draw, though of no use, from torch's global generator."""
+    """It makes an unused draw from torch's global generator."""
 
     def target(self, annotation: Any):
         torch.rand(1)
         return super().target(annotation)
 
 
-@BROKEN.fails("bf16_agrees")
+@BROKEN.fails("bf16_is_close_to_fp32")
 @frozen
 class LosesDigits(Right):
-    """A large number is added and taken away again."""
+    """It adds a large number and subtracts it again."""
 
     def head(self, context):
         return LosesDigitsHead(context)
@@ -558,7 +559,7 @@ class LosesDigitsHead(RightHead):
 @BROKEN.fails("traces_as_one_graph")
 @frozen
 class BranchesOnValues(Right):
-    """Python looks at a value."""
+    """Python branches on a value."""
 
     def head(self, context):
         return BranchesOnValuesHead(context)

@@ -1,4 +1,7 @@
-"""A weighting that is right, and for each check of the kit one that fails it and nothing else. BROKEN: the check -> the class."""
+"""A right weighting, and for each check of the kit one that fails this check only.
+
+BROKEN: check -> class.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from mtlcore import LossWeighting
 BROKEN = Broken()
 
 
-class Weigher(nn.Module):
+class Constant(nn.Module):
     """Task weights that are constants."""
 
     def __init__(self, names):
@@ -39,18 +42,18 @@ class Right(LossWeighting):
         return self.loss_weighting(names)
 
     def loss_weighting(self, names):
-        return Weigher(names)
+        return Constant(names)
 
 
 def share(losses):
-    """(K,) of all losses, 1 where they are equal."""
+    """(K,) losses relative to their mean."""
     return losses.values.detach() / losses.values.detach().mean().clamp_min(1e-30)
 
 
-@BROKEN.fails("says_what_it_looks_at")
+@BROKEN.fails("declares_what_it_reads")
 @frozen
-class LooksElsewhere(Right):
-    """A level that there is not."""
+class HasAnUnknownLevel(Right):
+    """Its level does not exist."""
 
     at = "gradients"
 
@@ -58,13 +61,13 @@ class LooksElsewhere(Right):
 @BROKEN.fails("objective_is_one_number")
 @frozen
 class GivesAVector(Right):
-    """It forgets to add up."""
+    """It does not sum over the tasks."""
 
     def loss_weighting(self, names):
-        return GivesAVectorWeigher(names)
+        return GivesAVectorModule(names)
 
 
-class GivesAVectorWeigher(Weigher):
+class GivesAVectorModule(Constant):
     def forward(self, losses):
         return losses.values * 1
 
@@ -75,10 +78,10 @@ class DividesByLosses(Right):
     """A loss of 0 gets an infinite task weight."""
 
     def loss_weighting(self, names):
-        return DividesByLossesWeigher(names)
+        return DividesByLossesModule(names)
 
 
-class DividesByLossesWeigher(Weigher):
+class DividesByLossesModule(Constant):
     def task_weights(self, losses):
         return losses.values.mean() / losses.values
 
@@ -86,13 +89,13 @@ class DividesByLossesWeigher(Weigher):
 @BROKEN.fails("leaves_global_generators_alone")
 @frozen
 class DrawsGlobally(Right):
-    """A draw, though of no use, from torch's global generator."""
+    """It makes an unused draw from torch's global generator."""
 
     def loss_weighting(self, names):
-        return DrawsGloballyWeigher(names)
+        return DrawsGloballyModule(names)
 
 
-class DrawsGloballyWeigher(Weigher):
+class DrawsGloballyModule(Constant):
     def task_weights(self, losses):
         torch.rand(1)
         return torch.ones(len(losses.names))
@@ -101,13 +104,13 @@ class DrawsGloballyWeigher(Weigher):
 @BROKEN.fails("same_draws_same_task_weights")
 @frozen
 class SeedsItself(Right):
-    """It has a generator of its own."""
+    """It has its own generator."""
 
     def loss_weighting(self, names):
-        return SeedsItselfWeigher(names)
+        return SeedsItselfModule(names)
 
 
-class SeedsItselfWeigher(Weigher):
+class SeedsItselfModule(Constant):
     def task_weights(self, losses):
         generator = torch.Generator()
         generator.seed()
@@ -120,24 +123,24 @@ class Doubles(Right):
     """Every task weight is 2."""
 
     def loss_weighting(self, names):
-        return DoublesWeigher(names)
+        return DoublesModule(names)
 
 
-class DoublesWeigher(Weigher):
+class DoublesModule(Constant):
     def task_weights(self, losses):
         return torch.full((len(losses.names),), 2.0)
 
 
-@BROKEN.fails("one_task_goes_its_own_way")
+@BROKEN.fails("a_single_task_gets_a_positive_weight")
 @frozen
 class ForSeveralAlone(Right):
     """A single task gets the task weight 0."""
 
     def loss_weighting(self, names):
-        return ForSeveralAloneWeigher(names)
+        return ForSeveralAloneModule(names)
 
 
-class ForSeveralAloneWeigher(Weigher):
+class ForSeveralAloneModule(Constant):
     def task_weights(self, losses):
         return torch.full((len(losses.names),), float(len(losses.names) > 1))
 
@@ -145,27 +148,27 @@ class ForSeveralAloneWeigher(Weigher):
 @BROKEN.fails("units_do_not_matter")
 @frozen
 class LikesSmallLosses(Right):
-    """Task weights hang on the size of the losses."""
+    """Its task weights depend on the size of the losses."""
 
     def loss_weighting(self, names):
-        return LikesSmallLossesWeigher(names)
+        return LikesSmallLossesModule(names)
 
 
-class LikesSmallLossesWeigher(Weigher):
+class LikesSmallLossesModule(Constant):
     def task_weights(self, losses):
         return 2 / (1 + losses.values)
 
 
-@BROKEN.fails("scaling_one_loss_turns_no_task_around")
+@BROKEN.fails("scaling_one_loss_makes_no_weight_negative")
 @frozen
 class UnlearnsTheLargest(Right):
-    """What is far above the mean gets a negative task weight."""
+    """A loss far above the mean gets a negative task weight."""
 
     def loss_weighting(self, names):
-        return UnlearnsTheLargestWeigher(names)
+        return UnlearnsTheLargestModule(names)
 
 
-class UnlearnsTheLargestWeigher(Weigher):
+class UnlearnsTheLargestModule(Constant):
     def task_weights(self, losses):
         return 2 - share(losses)
 
@@ -173,13 +176,13 @@ class UnlearnsTheLargestWeigher(Weigher):
 @BROKEN.fails("order_of_tasks_does_not_matter")
 @frozen
 class LikesTheFirst(Right):
-    """The first task in the order is treated in its own way."""
+    """It treats the first task differently."""
 
     def loss_weighting(self, names):
-        return LikesTheFirstWeigher(names)
+        return LikesTheFirstModule(names)
 
 
-class LikesTheFirstWeigher(Weigher):
+class LikesTheFirstModule(Constant):
     def task_weights(self, losses):
         task_weights = torch.ones(len(losses.names))
         task_weights[0] = share(losses)[0]
@@ -189,7 +192,7 @@ class LikesTheFirstWeigher(Weigher):
 @BROKEN.fails("primary_gradient_is_never_opposed")
 @frozen
 class OnlyClaims(Right):
-    """It says that it protects, and is the sum of losses."""
+    """It declares `protects`, and is the sum of losses."""
 
     at = "parameters"
     protects = True
@@ -198,29 +201,29 @@ class OnlyClaims(Right):
 @BROKEN.fails("micro_batches_add_up")
 @frozen
 class OnlyClaimsToAddUp(Right):
-    """It says that it is additive, and looks at the losses."""
+    """It declares `additive`, and reads the losses."""
 
     additive = True
 
     def loss_weighting(self, names):
-        return OnlyClaimsToAddUpWeigher(names)
+        return OnlyClaimsToAddUpModule(names)
 
 
-class OnlyClaimsToAddUpWeigher(Weigher):
+class OnlyClaimsToAddUpModule(Constant):
     def task_weights(self, losses):
         return share(losses)
 
 
-@BROKEN.fails("leaves_what_it_sees_alone")
+@BROKEN.fails("leaves_its_inputs_unchanged")
 @frozen
 class EditsTheGramian(Right):
-    """It normalizes what others read."""
+    """It edits a Gramian that others read."""
 
     def loss_weighting(self, names):
-        return EditsTheGramianWeigher(names)
+        return EditsTheGramianModule(names)
 
 
-class EditsTheGramianWeigher(Weigher):
+class EditsTheGramianModule(Constant):
     def task_weights(self, losses):
         losses.gram.add_(1)
         return torch.ones(len(losses.names))
@@ -229,43 +232,43 @@ class EditsTheGramianWeigher(Weigher):
 @BROKEN.fails("a_task_may_be_missing")
 @frozen
 class WantsThemAll(Right):
-    """One task weight a task, present or not."""
+    """It expects all tasks in each step."""
 
     def loss_weighting(self, names):
-        return WantsThemAllWeigher(names)
+        return WantsThemAllModule(names)
 
 
-class WantsThemAllWeigher(Weigher):
+class WantsThemAllModule(Constant):
     def task_weights(self, losses):
         if len(losses.names) < len(self.names):
             raise RuntimeError("a task is missing")
         return torch.ones(len(losses.names))
 
 
-@BROKEN.fails("a_task_that_never_comes_changes_nothing")
+@BROKEN.fails("an_absent_task_changes_nothing")
 @frozen
 class CountsTheConfigured(Right):
-    """A mean over the tasks of the configuration."""
+    """It takes a mean over the configured tasks."""
 
     def loss_weighting(self, names):
-        return CountsTheConfiguredWeigher(names)
+        return CountsTheConfiguredModule(names)
 
 
-class CountsTheConfiguredWeigher(Weigher):
+class CountsTheConfiguredModule(Constant):
     def task_weights(self, losses):
         return torch.full((len(losses.names),), len(self.names) / len(losses.names))
 
 
-@BROKEN.fails("resumed_is_uninterrupted")
+@BROKEN.fails("resuming_changes_nothing")
 @frozen
 class CountsInPython(Right):
-    """Its memory is a plain attribute."""
+    """Its state is a plain attribute."""
 
     def loss_weighting(self, names):
-        return CountsInPythonWeigher(names)
+        return CountsInPythonModule(names)
 
 
-class CountsInPythonWeigher(Weigher):
+class CountsInPythonModule(Constant):
     steps = 0
 
     def task_weights(self, losses):
@@ -273,18 +276,18 @@ class CountsInPythonWeigher(Weigher):
         return torch.full((len(losses.names),), 0.9 + 0.1 * self.steps)
 
 
-@BROKEN.fails("state_is_kept_by_name")
+@BROKEN.fails("state_is_keyed_by_name")
 @frozen
 class KeepsByPlace(Right):
-    """Uncertainty weighting whose parameters have no names."""
+    """Uncertainty weighting with parameters by position."""
 
     lacks: ClassVar[Mapping[str, str]] = {"units": "its scales are learned"}
 
     def loss_weighting(self, names):
-        return KeepsByPlaceWeigher(names)
+        return KeepsByPlaceModule(names)
 
 
-class KeepsByPlaceWeigher(Weigher):
+class KeepsByPlaceModule(Constant):
     def __init__(self, names):
         super().__init__(names)
         self.log_var = nn.Parameter(torch.zeros(len(self.names)))
@@ -297,13 +300,13 @@ class KeepsByPlaceWeigher(Weigher):
 @BROKEN.fails("buffers_change_in_place")
 @frozen
 class ReplacesItsBuffer(Right):
-    """A new tensor in each step."""
+    """It assigns a new tensor in each step."""
 
     def loss_weighting(self, names):
-        return ReplacesItsBufferWeigher(names)
+        return ReplacesItsBufferModule(names)
 
 
-class ReplacesItsBufferWeigher(Weigher):
+class ReplacesItsBufferModule(Constant):
     def __init__(self, names):
         super().__init__(names)
         self.register_buffer("steps", torch.zeros(()))
@@ -313,16 +316,16 @@ class ReplacesItsBufferWeigher(Weigher):
         return torch.ones(len(losses.names))
 
 
-@BROKEN.fails("what_is_learned_gets_a_gradient")
+@BROKEN.fails("every_parameter_gets_a_gradient")
 @frozen
 class DetachesItsParameters(Right):
-    """Uncertainty weighting whose parameters never move."""
+    """Uncertainty weighting with detached parameters."""
 
     def loss_weighting(self, names):
-        return DetachesItsParametersWeigher(names)
+        return DetachesItsParametersModule(names)
 
 
-class DetachesItsParametersWeigher(Weigher):
+class DetachesItsParametersModule(Constant):
     def __init__(self, names):
         super().__init__(names)
         self.log_var = nn.ParameterDict({name: torch.zeros(()) for name in names})

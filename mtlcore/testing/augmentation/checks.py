@@ -1,136 +1,136 @@
-"""What every augmentation must hold."""
+"""All checks of augmentations."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ...contracts import View
 from ..common import COMMON
-from ..generators import touched
-from ..kit import CheckList, Group, Skip, require
-from ..subject import Drawn, draws, patterns
-from .harness import AugmentationSubject, alike, coordinates, displaced, expected, marks
+from ..generators import require_no_global_draws
+from ..kit import CheckList, Group
+from ..requirements import Skip, require, require_finite, require_shape, require_unit_range
+from ..subject import Drawn, batches, patterns
+from .harness import (
+    AugmentationSubject,
+    coordinates,
+    expected_images,
+    geometry_of,
+    marks,
+    require_in_place,
+)
+
+SHAPE = "view_has_its_shape"
+REPEATABLE = "same_draws_same_view"
+FINISHED = "finish_keeps_shape_and_range"
+ROUNDING = 1e-5  # interpolation of white gives 1.0000001
 
 AUGMENTATION_CHECKS = Group()
 
-ROUNDING = 1e-5  # of images in [0, 1]: interpolation of white gives 1.0000001
-
-# ---------------------------------------------------------------------------------------------------- views
+# ------------------------------------------------------------------------------------------ views
 
 
 @AUGMENTATION_CHECKS.check(
     "views",
-    why="everything behind the augmentation takes a whole image of the asked size, whose pixels' way is known.",
-    mend="return mtlcore.View(images (B, 3, h, w) float, Geometry.affine(matrix, size)).",
+    why="all later code expects whole images of the requested size with a known geometry.",
+    mend="Return mtlcore.View(images (B, 3, h, w) float, Geometry.affine(matrix, size)).",
     needs="builds_from_its_name",
     core=True,
 )
 def view_has_its_shape(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """A View with float32 images (B, 3, h, w) of the asked size and a geometry with a matrix (B, 3, 3)."""
-    size = (36, 36)
-    view = subject.view(drawn.images(), drawn.seed, size)
-    require(isinstance(view, View), f"it gives {type(view).__name__}")
+    """A View: float32 images (B, 3, h, w) of the requested size, and a matrix (B, 3, 3)."""
+    view = subject.view(drawn.images(), drawn.seed, (36, 36))
+    require(isinstance(view, View), f"it returns {type(view).__name__}")
     require(view.images.dtype == torch.float32, f"the images are {view.images.dtype}")
-    require(
-        view.images.shape == (drawn.samples, 3, *size),
-        f"asked for {size}, the images are {tuple(view.images.shape)}",
-    )
-    require(view.geometry is not None, "its geometry is None: supervised heads could not read it")
-    assert view.geometry is not None
-    found = view.geometry.matrix.shape
-    require(found == (drawn.samples, 3, 3), f"the geometry's matrix is {tuple(found)}")
+    require_shape(view.images, (drawn.samples, 3, 36, 36), "the view")
+    require(view.geometry is not None, "its geometry is None: supervised heads cannot read it")
+    require_shape(geometry_of(view).matrix, (drawn.samples, 3, 3), "the geometry's matrix")
 
 
 @AUGMENTATION_CHECKS.check(
     "views",
-    why="images are in [0, 1] everywhere: the encoder normalizes by mean and std for that range.",
-    mend="divide uint8 by 255, and clamp to [0, 1] after noise and color.",
-    needs="view_has_its_shape",
+    why="images are in [0, 1] everywhere, and the encoder normalizes them for that range.",
+    mend="Divide uint8 by 255, and clamp to [0, 1] after noise and color changes.",
+    needs=SHAPE,
     core=True,
 )
 def view_stays_between_0_and_1(subject: AugmentationSubject) -> None:
-    """Views of black, white and drawn images are finite and within [0, 1]."""
+    """Views of black, white and drawn images are finite and in [0, 1]."""
     plain = torch.stack([torch.full((3, 40, 40), v, dtype=torch.uint8) for v in (0, 255)])
     raw = torch.cat([plain, patterns(6, 40, 0)])
     for seed in range(8):
         images = subject.view(raw, seed).images
-        require(bool(images.isfinite().all()), "not all values are finite")
-        low, high = float(images.min()), float(images.max())
-        require(
-            low > -ROUNDING and high < 1 + ROUNDING,
-            f"the values lie in [{low:.4g}, {high:.4g}]",
-        )
+        require_finite(images, "the view")
+        require_unit_range(images, "the view", ROUNDING)
 
 
 @AUGMENTATION_CHECKS.check(
     "views",
-    why="batches of one sample come at the end of an evaluation, and in a preview.",
-    mend="avoid squeeze() without a dimension, and statistics over the samples.",
-    needs="view_has_its_shape",
+    why="an evaluation may end with a batch of one sample, and a preview may show one.",
+    mend="Avoid squeeze() without a dimension, and statistics over the samples.",
+    needs=SHAPE,
 )
-def takes_a_single_sample(subject: AugmentationSubject) -> None:
-    """A batch of one image gives a view, and a finished image, of one sample."""
+def accepts_a_single_sample(subject: AugmentationSubject) -> None:
+    """A batch of one image gives a view and a finished image of one sample."""
     view = subject.view(patterns(1, 40, 0))
-    require(view.images.shape == (1, 3, 32, 32), f"the view is {tuple(view.images.shape)}")
-    found = subject.finished(view.images).shape
-    require(found == (1, 3, 32, 32), f"the finished image is {tuple(found)}")
+    require_shape(view.images, (1, 3, 32, 32), "the view")
+    require_shape(subject.finished(view.images), (1, 3, 32, 32), "the finished image")
 
 
 @AUGMENTATION_CHECKS.check(
     "views",
-    why="samples may be kept, and views asked for, that are not square.",
-    mend='use height and width where they belong, or say why not: lacks = {"any_shape": "..."}.',
-    needs="view_has_its_shape",
+    why="cached images and requested views need not be square.",
+    mend='Do not confuse height and width, or declare it: lacks = {"any_shape": "..."}.',
+    needs=SHAPE,
     capability="any_shape",
 )
-def takes_images_that_are_not_square(subject: AugmentationSubject) -> None:
-    """A raw image and a view may have sides of different length."""
-    for raw_size, size in (((40, 56), (24, 32)), ((56, 40), (32, 24)), ((40, 40), (24, 48))):
-        side = max(raw_size)
-        raw = patterns(2, side, 0)[..., : raw_size[0], : raw_size[1]].contiguous()
-        found = tuple(subject.view(raw, 0, size).images.shape)
-        require(found == (2, 3, *size), f"of {raw_size}, asked for {size}: {found}")
+def accepts_images_that_are_not_square(subject: AugmentationSubject) -> None:
+    """Raw images and views may have different heights and widths."""
+    for (height, width), size in (((40, 56), (24, 32)), ((56, 40), (32, 24)), ((40, 40), (24, 48))):
+        square = patterns(2, max(height, width), 0)
+        raw = square[..., :height, :width].contiguous()
+        view = subject.view(raw, 0, size)
+        require_shape(view.images, (2, 3, *size), f"the view of {height} x {width} pixels")
 
 
 @AUGMENTATION_CHECKS.check(
     "views",
-    why="the raw batch, and a view that several heads share, are read by others: they would see the touched pixels.",
-    mend="work on a copy (`images.float()` makes one); functions that end in _ overwrite.",
-    needs="view_has_its_shape",
+    why="others read the raw batch and the shared view too. They would see the edited pixels.",
+    mend="Work on a copy (`images.float()` makes one). Functions that end in _ overwrite.",
+    needs=SHAPE,
     core=True,
 )
-def leaves_what_it_reads_alone(subject: AugmentationSubject) -> None:
-    """Neither the raw images nor the images given to `finish` are edited in place."""
+def leaves_its_inputs_unchanged(subject: AugmentationSubject) -> None:
+    """`view` does not edit the raw images, and `finish` does not edit its images."""
     raw = patterns(3, 32, 0)
-    kept = raw.clone()
+    raw_before = raw.clone()
     view = subject.view(raw)
-    require(torch.equal(raw, kept), "`view` edits the raw images")
-    before = view.images.clone()
+    require(torch.equal(raw, raw_before), "`view` edits the raw images")
+    view_before = view.images.clone()
     subject.finished(view.images)
-    require(torch.equal(view.images, before), "`finish` edits the images of the view")
+    require(torch.equal(view.images, view_before), "`finish` edits the images of the view")
 
 
-# ---------------------------------------------------------------------------------------------------- randomness
+# ------------------------------------------------------------------------------------- randomness
 
 
 @AUGMENTATION_CHECKS.check(
     "randomness",
-    why="global generators are not part of the key (seed, step, micro-batch): a resumed run would go on otherwise.",
-    mend="draw from the `rng` that is given: rng.rand, rng.randn, rng.randint, rng.permutations.",
-    needs="view_has_its_shape",
+    why="draws are keyed by (seed, step, micro-batch). Global generators break resumed runs.",
+    mend="Draw from the `rng` argument: rng.rand, rng.randn, rng.randint, rng.permutations.",
+    needs=SHAPE,
     core=True,
 )
 def leaves_global_generators_alone(subject: AugmentationSubject) -> None:
-    """Neither `view` nor `finish` draws from, or seeds, the generators of torch, numpy or Python."""
+    """`view` and `finish` use no global generator of torch, numpy or Python."""
     raw = patterns(3, 40, 0)
-    found = touched(lambda: subject.finished(subject.view(raw).images))
-    require(not found, f"it draws from {', '.join(found)}")
+    require_no_global_draws(lambda: subject.finished(subject.view(raw).images), "it")
 
 
 @AUGMENTATION_CHECKS.check(
     "randomness",
-    why="two ranks, a resumed run and paired arms must see the same views for the same key.",
-    mend="draw from the `rng` that is given alone, and keep no state between calls.",
+    why="ranks, resumed runs and paired runs must see the same views for the same key.",
+    mend="Draw from the `rng` argument only, and keep no state between calls.",
     needs="leaves_global_generators_alone",
     core=True,
 )
@@ -138,189 +138,175 @@ def same_draws_same_view(subject: AugmentationSubject, drawn: Drawn) -> None:
     """The same generator gives the same view and the same finished images."""
     one, other = subject.drawn(drawn), subject.drawn(drawn)
     require(torch.equal(one.images, other.images), "the views differ")
-    finished = (subject.finished(view.images, drawn.seed) for view in (one, other))
+    finished = [subject.finished(view.images, drawn.seed) for view in (one, other)]
     require(torch.equal(*finished), "the finished images differ")
 
 
 @AUGMENTATION_CHECKS.check(
     "views",
-    why="images come in channels_last where that is faster; a `view` of the input then raises.",
-    mend="use reshape or einops on the input, or call .contiguous() first.",
-    needs="same_draws_same_view",
+    why="images may come in the faster channels_last. `view` on the input then raises.",
+    mend="Use reshape or einops on the input, or call .contiguous() first.",
+    needs=REPEATABLE,
 )
-def reads_channels_last(subject: AugmentationSubject) -> None:
-    """The view does not depend on the memory layout of the raw images."""
+def accepts_channels_last(subject: AugmentationSubject) -> None:
+    """The memory format of the raw images does not change the view."""
     raw = patterns(3, 40, 0)
-    one, other = subject.view(raw), subject.view(raw.contiguous(memory_format=torch.channels_last))
-    apart = float((one.images - other.images).abs().max())
-    require(apart < 1e-4, f"pixels differ by {apart:.3g}")
+    plain = subject.view(raw)
+    other = subject.view(raw.contiguous(memory_format=torch.channels_last))
+    difference = float((plain.images - other.images).abs().max())
+    require(difference < 1e-4, f"pixels differ by {difference:.3g}")
 
 
 @AUGMENTATION_CHECKS.check(
     "randomness",
-    why="an image that looks the same in every epoch is learned by heart.",
-    mend='draw something from `rng`; an augmentation that is meant to be fixed says lacks = {"random": "for evaluation"}.',
-    needs="same_draws_same_view",
+    why="the model memorizes images that look the same in every epoch.",
+    mend="Draw something from `rng`. If the augmentation is fixed on purpose, declare it: lacks = "
+    '{"random": "for evaluation"}.',
+    needs=REPEATABLE,
     capability="random",
 )
 def other_draws_other_view(subject: AugmentationSubject) -> None:
     """Other seeds give other views."""
     raw = patterns(4, 40, 0)
     first = subject.view(raw, 0).images
-    require(
-        any(not torch.equal(subject.view(raw, seed).images, first) for seed in range(1, 9)),
-        "nine seeds, one view",
-    )
+    same = all(torch.equal(subject.view(raw, seed).images, first) for seed in range(1, 9))
+    require(not same, "nine seeds give the same view")
 
 
 @AUGMENTATION_CHECKS.check(
     "randomness",
-    why="a rank's samples would be augmented otherwise than the same samples in one process, and a pretext's samples than without it.",
-    mend="give each sample its own parameters, (B,), and use no statistics over samples; an augmentation that mixes samples sets View.mix.",
-    needs="same_draws_same_view",
+    why="a sample's view must not depend on ranks or on a pretext's additional samples.",
+    mend="Draw parameters (B,) for each sample, and use no statistics over samples. Set View.mix "
+    "if samples are mixed.",
+    needs=REPEATABLE,
     core=True,
 )
-def a_sample_of_the_view_depends_on_itself_alone(
-    subject: AugmentationSubject, drawn: Drawn
-) -> None:
-    """Other images in the batch do not change an image's view, unless the view says how samples are mixed."""
+def view_of_a_sample_depends_on_it_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
+    """Other images in the batch do not change an image's view, unless View.mix declares it."""
     raw = drawn.images()
-    others = torch.cat([raw[:1], patterns(drawn.samples - 1, drawn.size, drawn.seed + 1)])
-    one, other = subject.view(raw, drawn.seed), subject.view(others, drawn.seed)
+    changed = _with_other_images(raw, drawn)
+    one, other = subject.view(raw, drawn.seed), subject.view(changed, drawn.seed)
     if one.mix is not None:
-        raise Skip("it mixes samples, and says so")
+        raise Skip("it mixes samples, and declares it")
     require(torch.equal(one.images[0], other.images[0]), "sample 0 changes with the others")
 
 
-# ---------------------------------------------------------------------------------------------------- geometry
+# --------------------------------------------------------------------------------------- geometry
 
 
 @AUGMENTATION_CHECKS.check(
     "geometry",
-    why="a map of classes that is interpolated holds classes that nobody gave.",
-    mend='hand the `mode` on: a step of a geometry is a function of (maps, mode), with mode "nearest" for class maps.',
-    needs="view_has_its_shape",
+    why="interpolation of a class map invents classes.",
+    mend="Pass the `mode` on: a step of a geometry is a function of (maps, mode), with mode "
+    '"nearest" for class maps.',
+    needs=SHAPE,
     core=True,
 )
 def class_maps_keep_their_classes(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """`geometry.warp(maps, "nearest")` makes no class that was not there, and gives maps of the view's size."""
+    """`geometry.warp(maps, "nearest")` adds no class and returns maps of the view's size."""
     view = subject.drawn(drawn)
-    assert view.geometry is not None
     classes = (drawn.images()[:, :1] // 64).float() * 10
-    moved = view.geometry.warp(classes, "nearest")
-    require(
-        moved.shape[-2:] == view.images.shape[-2:], f"the maps become {tuple(moved.shape[-2:])}"
-    )
-    strange = sorted(set(moved.flatten().tolist()) - set(classes.flatten().tolist()))
-    require(not strange, f"new classes: {strange[:3]}")
+    moved = geometry_of(view).warp(classes, "nearest")
+    size, found = tuple(view.images.shape[-2:]), tuple(moved.shape[-2:])
+    require(found == size, f"the maps are {found}, the view is {size}")
+    new = set(moved.flatten().tolist()) - set(classes.flatten().tolist())
+    require(not new, f"new classes: {sorted(new)[:3]}")
 
 
 @AUGMENTATION_CHECKS.check(
     "geometry",
-    why="poses and landmarks follow the matrix, dense labels the warp: where they differ, one of them is wrong.",
-    mend='build both from one matrix by Geometry.affine, or say why not: lacks = {"affine": "an elastic warp"}.',
+    why="poses and landmarks follow the matrix, dense labels the warp. One of them is wrong if "
+    "these differ.",
+    mend='Build both from one matrix with Geometry.affine, or declare it: lacks = {"affine": "an '
+    'elastic warp"}.',
     needs="class_maps_keep_their_classes",
     capability="affine",
 )
 def matrix_and_warp_agree(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """A ramp of coordinates, warped, holds at each pixel what the inverse matrix says of it."""
-    geometry = subject.drawn(drawn).geometry
-    assert geometry is not None
-    ramp = geometry.warp(coordinates(drawn.samples, drawn.size, drawn.size), "bilinear")
-    here = coordinates(drawn.samples, *ramp.shape[-2:])
+    """A warped map of coordinates holds, at each pixel, what the inverse matrix gives."""
+    geometry = geometry_of(subject.drawn(drawn))
+    warped = geometry.warp(coordinates(drawn.samples, drawn.size, drawn.size), "bilinear")
+    here = coordinates(drawn.samples, *warped.shape[-2:])
     inverse = torch.linalg.inv(geometry.matrix.double()).float()
-    wanted = (
-        torch.einsum("bij,bjhw->bihw", inverse[:, :2, :2], here) + inverse[:, :2, 2, None, None]
-    )
-    inside = ((wanted > 1.5) & (wanted < drawn.size - 1.5)).all(1)
-    apart = (ramp - wanted).norm(dim=1)[inside]
-    require(apart.numel() > 0, "no pixel of the view lies inside of the raw image")
-    require(
-        float(apart.max()) < 0.1,
-        f"a pixel lies {float(apart.max()):.3g} raw pixels from where the matrix says",
-    )
+    rotated = torch.einsum("bij,bjhw->bihw", inverse[:, :2, :2], here)
+    origin = rotated + inverse[:, :2, 2, None, None]
+
+    inside = ((origin > 1.5) & (origin < drawn.size - 1.5)).all(1)  # away from the border
+    error = (warped - origin).norm(dim=1)[inside]
+    require(error.numel() > 0, "no pixel of the view is inside the raw image")
+    largest = float(error.max())
+    require(largest < 0.1, f"a pixel is {largest:.3g} raw pixels from its matrix's place")
 
 
 @AUGMENTATION_CHECKS.check(
     "geometry",
-    why="labels move as the geometry says: where the pixels went elsewhere, poses, landmarks and masks are wrong.",
-    mend="make the images by the same geometry that you return: geometry.warp(images.float(), 'bilinear').",
+    why="labels follow the geometry. If the pixels do not, poses, landmarks and masks are wrong.",
+    mend="Make the images with the geometry that you return: "
+    "geometry.warp(images.float(), 'bilinear').",
     needs="class_maps_keep_their_classes",
     core=True,
 )
 def pixels_lie_where_the_geometry_says(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """The view looks like the raw image warped by its geometry, and less like one shifted, mirrored or turned from there."""
-    raw, side = marks(drawn.samples, drawn.size, drawn.seed), 32 + 8 * (drawn.seed % 3)
-    view = subject.view(raw, drawn.seed, (side, side))
-    _require_in_place(view.images, expected(view, raw), 0.3)
+    """The view resembles the warped raw image more than a shifted, mirrored or turned one."""
+    raw = marks(drawn.samples, drawn.size, drawn.seed)
+    size = 32 + 8 * (drawn.seed % 3)
+    view = subject.view(raw, drawn.seed, (size, size))
+    require_in_place(view.images, expected_images(view, raw), 0.3)
 
 
-# ---------------------------------------------------------------------------------------------------- finish
+# ----------------------------------------------------------------------------------------- finish
 
 
 @AUGMENTATION_CHECKS.check(
     "finish",
-    why="the encoder reads what `finish` gives: another size or range is not what the heads were built for.",
-    mend="return images of the same shape, in [0, 1].",
+    why="the encoder reads the result of `finish`. Heads are built for its size and range.",
+    mend="Return images of the same shape, in [0, 1].",
     needs="view_stays_between_0_and_1",
     core=True,
 )
 def finish_keeps_shape_and_range(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """Finished images have the shape and dtype that they had, and stay within [0, 1]."""
+    """Finished images keep their shape and dtype, and stay in [0, 1]."""
     images = subject.drawn(drawn).images.clone()
-    images[0] = 1.0  # white: where a touch too bright shows
+    images[0] = 1.0  # white shows when `finish` brightens
     finished = subject.finished(images, drawn.seed)
-    require(
-        finished.shape == images.shape, f"{tuple(images.shape)} becomes {tuple(finished.shape)}"
-    )
+    require_shape(finished, tuple(images.shape), "the finished images")
     require(finished.dtype == images.dtype, f"{images.dtype} becomes {finished.dtype}")
-    low, high = float(finished.min()), float(finished.max())
-    require(low > -ROUNDING and high < 1 + ROUNDING, f"the values lie in [{low:.4g}, {high:.4g}]")
+    require_unit_range(finished, "the finished images", ROUNDING)
 
 
 @AUGMENTATION_CHECKS.check(
     "finish",
-    why="labels have moved already: pixels that move after the pretexts leave all of them behind.",
-    mend="move pixels in `view`, where the geometry says so; `finish` hides, darkens or blurs.",
-    needs="finish_keeps_shape_and_range",
+    why="labels have moved already. Pixels that move in `finish` leave them behind.",
+    mend="Move pixels in `view`, with its geometry. `finish` hides, darkens or blurs.",
+    needs=FINISHED,
     core=True,
 )
 def finish_keeps_pixels_in_place(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """A finished image looks more like itself than like itself shifted, mirrored or turned."""
+    """A finished image resembles itself more than it resembles a shifted or turned copy."""
     images = marks(drawn.samples, 40, drawn.seed).float() / 255
-    _require_in_place(subject.finished(images, drawn.seed), images, 0.2)
+    require_in_place(subject.finished(images, drawn.seed), images, 0.2)
 
 
 @AUGMENTATION_CHECKS.check(
     "finish",
-    why="a rank's samples would be finished otherwise than the same samples in one process.",
-    mend="give each sample its own parameters, (B,), and use no statistics over samples.",
-    needs=("finish_keeps_shape_and_range", "same_draws_same_view"),
+    why="the finished samples of a rank must equal those of a single process.",
+    mend="Draw parameters (B,) for each sample, and use no statistics over samples.",
+    needs=(FINISHED, REPEATABLE),
     core=True,
 )
-def a_finished_sample_depends_on_itself_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
+def finished_sample_depends_on_itself_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
     """Other images in the batch do not change a finished image."""
-    images = drawn.images().float() / 255
-    others = torch.cat(
-        [images[:1], patterns(drawn.samples - 1, drawn.size, drawn.seed + 1).float() / 255]
-    )
-    one, other = (subject.finished(x, drawn.seed)[0] for x in (images, others))
+    raw = drawn.images()
+    changed = _with_other_images(raw, drawn)
+    one, other = (subject.finished(x.float() / 255, drawn.seed)[0] for x in (raw, changed))
     require(torch.equal(one, other), "sample 0 changes with the others")
 
 
-def _require_in_place(images: torch.Tensor, wanted: torch.Tensor, least: float) -> None:
-    """(B, 3, H, W): each sample's correlation with its own place is at least `least`, and the best there is."""
-    here = alike(images, wanted)
-    require(
-        float(here.min()) > least,
-        f"an image correlates by only {float(here.min()):.2f} with what it should show",
-    )
-    for name, moved in displaced(wanted).items():
-        better = alike(images, moved) > here
-        require(not bool(better.any()), f"it looks more like the image {name}")
+def _with_other_images(raw: Tensor, drawn: Drawn) -> Tensor:
+    """The same first image, with other images in the rest of the batch."""
+    others = patterns(drawn.samples - 1, drawn.size, drawn.seed + 1)
+    return torch.cat([raw[:1], others])
 
 
-CHECKS, HARNESS = (
-    CheckList("augmentation", draws(), (COMMON, AUGMENTATION_CHECKS)),
-    AugmentationSubject,
-)
+CHECKS = CheckList("augmentation", batches, (COMMON, AUGMENTATION_CHECKS))
+HARNESS = AugmentationSubject

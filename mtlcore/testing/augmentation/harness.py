@@ -1,4 +1,4 @@
-"""An augmentation on the harness: drawn images, its views of them, and where their pixels went."""
+"""The harness of an augmentation: drawn images, their views, and where the pixels went."""
 
 from __future__ import annotations
 
@@ -7,46 +7,53 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ...contracts import View
+from ...contracts import Augmentation, View
+from ...geometry import Geometry
 from ...rng import KeyedRng
+from ..requirements import require
 from ..subject import Drawn, Subject
 
-SIDES = (32, 40, 28)
-"""Sides of views in pixels, one for each drawn seed in turn."""
+SIZES = (32, 40, 28)
+"""Sizes of views in pixels. The drawn seed selects one."""
 
 
-class AugmentationSubject(Subject):
-    """An augmentation on the harness."""
+class AugmentationSubject(Subject[Augmentation]):
+    """An augmentation in the harness."""
 
     def view(self, raw: Tensor, seed: int = 0, size: tuple[int, int] = (32, 32)) -> View:
-        """Its view, drawn from this seed."""
-        view: View = self.component.view(raw, size, KeyedRng((seed,))("view"))
-        return view
+        """Its view with the draws of this seed."""
+        return self.component.view(raw, size, KeyedRng((seed,))("view"))
 
     def drawn(self, drawn: Drawn) -> View:
-        """Its view of drawn images, of a side that hangs on the seed."""
-        side = SIDES[drawn.seed % len(SIDES)]
-        return self.view(drawn.images(), drawn.seed, (side, side))
+        """Its view of drawn images, of a size that depends on the seed."""
+        size = SIZES[drawn.seed % len(SIZES)]
+        return self.view(drawn.images(), drawn.seed, (size, size))
 
     def finished(self, images: Tensor, seed: int = 0) -> Tensor:
-        finished: Tensor = self.component.finish(images, KeyedRng((seed,))("finish"))
-        return finished
+        return self.component.finish(images, KeyedRng((seed,))("finish"))
+
+
+def geometry_of(view: View) -> Geometry:
+    """The view's geometry, which `view_has_its_shape` requires."""
+    assert view.geometry is not None
+    return view.geometry
 
 
 def marks(samples: int, size: int, seed: int) -> Tensor:
-    """(samples, 3, size, size) uint8 gray blobs of a few pixels, others in each sample: they tell a place to a pixel or two."""
+    """(samples, 3, size, size) uint8 gray blobs of a few pixels, which show shifts of a pixel."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(samples, 1, size, size, generator=generator)
     for _ in range(2):
-        noise = F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), mode="reflect"), 3, 1)
+        padded = F.pad(noise, (1, 1, 1, 1), mode="reflect")
+        noise = F.avg_pool2d(padded, 3, 1)
     blobs = noise / noise.flatten(1).std(1)[:, None, None, None]
-    return (128 + 40 * blobs).clamp(32, 224).round().byte().expand(-1, 3, -1, -1).contiguous()
+    gray = (128 + 40 * blobs).clamp(32, 224).round().byte()
+    return gray.expand(-1, 3, -1, -1).contiguous()
 
 
-def expected(view: View, raw: Tensor) -> Tensor:
-    """What the view must show, colors aside: the raw images moved as its geometry says, and mixed as it says."""
-    assert view.geometry is not None
-    moved = view.geometry.warp(raw.float() / 255, "bilinear")
+def expected_images(view: View, raw: Tensor) -> Tensor:
+    """The raw images, moved and mixed as the view declares; the view must show them, but colors."""
+    moved = geometry_of(view).warp(raw.float() / 255, "bilinear")
     if view.mix is None:
         return moved
     partner, own = view.mix
@@ -54,26 +61,35 @@ def expected(view: View, raw: Tensor) -> Tensor:
     return moved * share + moved[partner] * (1 - share)
 
 
-def alike(a: Tensor, b: Tensor) -> Tensor:
-    """(B, 3, H, W) twice -> (B,): how well their brightness correlates, 0 ... 1; an inverted image is alike."""
+def require_in_place(images: Tensor, wanted: Tensor, least: float) -> None:
+    """(B, 3, H, W): each image correlates by `least` with its place, and less with any other."""
+    here = correlation(images, wanted)
+    lowest = float(here.min())
+    require(lowest > least, f"an image correlates by only {lowest:.2f} with what it should show")
+    for name, moved in displaced(wanted).items():
+        better = correlation(images, moved) > here
+        require(not bool(better.any()), f"it looks more like the image {name}")
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(B, 3, H, W) twice -> (B,): the absolute correlation of brightness; inversion is allowed."""
     one, other = (rearrange(x.float().mean(1), "b h w -> b (h w)") for x in (a, b))
-    return F.cosine_similarity(
-        one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True), dim=1
-    ).abs()
+    one = one - one.mean(1, keepdim=True)
+    other = other - other.mean(1, keepdim=True)
+    return F.cosine_similarity(one, other, dim=1).abs()
 
 
 def displaced(images: Tensor) -> dict[str, Tensor]:
-    """The same images where they are not: shifted by two pixels, mirrored, turned."""
-    shifts = {
-        f"shifted by {by} pixels along {axis}": (by, -2 + k)
-        for k, axis in enumerate("yx")
-        for by in (-2, 2)
-    }
-    moved = {name: images.roll(by, dims) for name, (by, dims) in shifts.items()}
-    turned = {"turned by a half": images.rot90(2, (-2, -1)), "mirrored": images.flip(-1)}
-    return (
-        moved | turned | ({"transposed": images.mT} if images.shape[-1] == images.shape[-2] else {})
-    )
+    """The same images in wrong places: shifted by two pixels, mirrored, turned."""
+    found = {}
+    for axis, dim in (("y", -2), ("x", -1)):
+        for by in (-2, 2):
+            found[f"shifted by {by} pixels along {axis}"] = images.roll(by, dim)
+    found["turned by 180 degrees"] = images.rot90(2, (-2, -1))
+    found["mirrored"] = images.flip(-1)
+    if images.shape[-1] == images.shape[-2]:
+        found["transposed"] = images.mT
+    return found
 
 
 def coordinates(samples: int, height: int, width: int) -> Tensor:

@@ -1,7 +1,8 @@
-"""A dataset on the harness: its index, some of its samples, and what lies on the disk."""
+"""The harness of a dataset: its index, some of its samples, and its files."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,98 +14,134 @@ from typing import Any
 import attrs
 import numpy as np
 
-from ...contracts import Index
-from ..kit import Skip, require
+from ...contracts import Dataset, Index
+from ..requirements import Skip, require
 from ..subject import Subject
 
-LOOKED_AT = 6
-"""Samples whose images are decoded."""
+DECODED = 6
+"""The number of samples whose images are decoded."""
 LARGEST = 16 * 2**20
-"""Bytes of a data set that is copied, so that its copy can be spoiled."""
+"""Bytes. Larger data sets are neither copied nor hashed."""
 
 
-class DatasetSubject(Subject):
-    """A dataset on the harness."""
+class DatasetSubject(Subject[Dataset]):
+    """A dataset in the harness."""
 
     @cached_property
     def index(self) -> Index:
-        index: Index = self.component.index()
-        return index
+        return self.component.index()
 
     @cached_property
     def samples(self) -> list[int]:
-        """The first sample, the last, and some between."""
-        return sorted({int(sample) for sample in np.linspace(0, len(self.index) - 1, LOOKED_AT)})
+        """The first sample, the last one, and some between."""
+        spread = np.linspace(0, len(self.index) - 1, DECODED)
+        return sorted({int(sample) for sample in spread})
 
-    def decode(self, sample: int, component: Any = None, index: Index | None = None) -> np.ndarray:
-        image: np.ndarray = (component or self.component).decode(index or self.index, sample)
-        return image
+    def decode(
+        self, sample: int, component: Dataset | None = None, index: Index | None = None
+    ) -> np.ndarray:
+        return (component or self.component).decode(index or self.index, sample)
 
     @cached_property
     def paths(self) -> dict[str, Path]:
         """The fields that name a file or a folder."""
-        values = {
-            name: getattr(self.component, name) for name in attrs.fields_dict(type(self.component))
-        }
-        return {name: value for name, value in values.items() if isinstance(value, Path)}
+        found = {}
+        component: Any = self.component
+        for name in attrs.fields_dict(type(component)):
+            value = getattr(component, name)
+            if isinstance(value, Path):
+                found[name] = value
+        return found
+
+    def at(self, **paths: Path) -> Dataset:
+        """The dataset with other paths."""
+        component: Any = self.component
+        moved: Dataset = attrs.evolve(component, **paths)
+        return moved
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file below the paths."""
+        return [path for path in self._entries() if path.is_file()]
+
+    @property
+    def is_large(self) -> bool:
+        return sum(file.stat().st_size for file in self.files) > LARGEST
 
     def require_files(self) -> None:
         if not self.paths:
             raise Skip("no field names a file or a folder")
 
     @contextmanager
-    def copied(self) -> Iterator[tuple[Any, list[Path]]]:
-        """The dataset on a copy of its files, which may be spoiled. Skips where they are large."""
+    def copied(self) -> Iterator[tuple[Dataset, list[Path]]]:
+        """The dataset on a copy of its files, which a check may damage; and these files.
+
+        Skips if the files are large.
+        """
         self.require_files()
-        if sum(file.stat().st_size for file in self.files()) > LARGEST:
-            raise Skip(
-                f"its files hold more than {LARGEST // 2**20} MiB: give a small copy of the set to check this"
-            )
+        if self.is_large:
+            limit = LARGEST // 2**20
+            raise Skip(f"its files exceed {limit} MiB: check a small copy of the data set instead")
         with tempfile.TemporaryDirectory() as folder:
-            moved = {
-                name: Path(folder) / name / path.name
-                for name, path in self.paths.items()
-                if path.exists()
-            }
-            for name, copy in moved.items():
-                copy.parent.mkdir()
-                kept = self.paths[name]
-                shutil.copytree(kept, copy) if kept.is_dir() else shutil.copy2(kept, copy)
-            yield (
-                attrs.evolve(self.component, **moved),
-                [f for f in Path(folder).rglob("*") if f.is_file()],
-            )
+            copies = {}
+            for name, path in self.paths.items():
+                if path.exists():
+                    copies[name] = _copy(path, Path(folder) / name)
+            files = [file for file in Path(folder).rglob("*") if file.is_file()]
+            yield self.at(**copies), files
 
-    def files(self) -> list[Path]:
-        """Every file below the paths."""
-        found = [path.rglob("*") if path.is_dir() else [path] for path in self.paths.values()]
-        return [file for files in found for file in files if file.is_file()]
+    def content(self) -> dict[Path, tuple[int, str]]:
+        """Every file and folder below the paths: its size, and the hash of a file.
 
-    def on_disk(self) -> dict[str, tuple[int, int]]:
-        """Every file and folder below the paths: size and time of its last change."""
-        found = [[path, *path.rglob("*")] for path in self.paths.values() if path.exists()]
-        return {
-            str(p): (p.stat().st_size if p.is_file() else 0, p.stat().st_mtime_ns)
-            for paths in found
-            for p in paths
-        }
+        Large data sets are not hashed. An inode number then shows that a file was replaced.
+        """
+        large = self.is_large
+        found = {}
+        for path in self._entries():
+            status = path.stat()
+            if path.is_dir():
+                found[path] = 0, ""
+            elif large:
+                found[path] = status.st_size, str(status.st_ino)
+            else:
+                found[path] = status.st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+    def _entries(self) -> list[Path]:
+        entries: list[Path] = []
+        for path in self.paths.values():
+            if path.exists():
+                entries += [path, *path.rglob("*")]
+        return entries
 
 
 def columns(index: Index) -> dict[str, np.ndarray]:
-    """Everything that an index says of its samples, by name."""
+    """All columns of an index by name."""
     found = {f"annotation {name!r}": values for name, values in index.annotations.items()}
     found |= {f"attribute {name!r}": values for name, values in index.attributes.items()}
-    return found | {
-        k: v for k, v in (("split", index.split), ("group", index.group)) if v is not None
-    }
+    for name, values in (("split", index.split), ("group", index.group)):
+        if values is not None:
+            found[name] = values
+    return found
 
 
-def require_image(image: Any, sample: int) -> None:
-    require(isinstance(image, np.ndarray), f"sample {sample} decodes to {type(image).__name__}")
-    require(image.dtype == np.uint8, f"sample {sample} decodes to {image.dtype}")
+def require_image(image: object, sample: int) -> None:
+    """Require a contiguous (H, W, 3) uint8 array."""
+    what = f"sample {sample} decodes to"
+    require(isinstance(image, np.ndarray), f"{what} {type(image).__name__}")
+    assert isinstance(image, np.ndarray)
+    require(image.dtype == np.uint8, f"{what} {image.dtype}")
     shape = image.shape
-    require(
-        len(shape) == 3 and shape[2] == 3 and min(shape) > 0,
-        f"sample {sample} decodes to the shape {shape}",
-    )
-    require(image.flags.c_contiguous, f"sample {sample} decodes to an array that is not contiguous")
+    is_rgb = len(shape) == 3 and shape[2] == 3 and min(shape) > 0
+    require(is_rgb, f"{what} the shape {shape}; expected (H, W, 3)")
+    require(image.flags.c_contiguous, f"{what} an array that is not contiguous")
+
+
+def _copy(path: Path, folder: Path) -> Path:
+    folder.mkdir()
+    copy = folder / path.name
+    if path.is_dir():
+        shutil.copytree(path, copy)
+    else:
+        shutil.copy2(path, copy)
+    return copy

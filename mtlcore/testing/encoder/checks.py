@@ -1,6 +1,8 @@
-"""What every encoder must hold."""
+"""All checks of encoders."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,28 +11,35 @@ from ...contracts import Features
 from ...errors import MtlError
 from ...model.inference import SharedEncoder
 from ..common import COMMON
-from ..generators import seeded, touched
-from ..kit import CheckList, Group, require
-from ..subject import Drawn, draws
+from ..generators import require_no_global_draws, seeded
+from ..kit import CheckList, Group
+from ..requirements import require, require_shape
+from ..subject import Drawn, batches
 from ..tracing import trace
-from .harness import SIZES, EncoderSubject, outputs, require_same
+from .harness import SIZES, EncoderSubject, outputs, require_close
 from .offline import offline
+
+BUILT = "builds_for_some_size"
+SHAPES = "features_have_their_shapes"
+FINITE = "features_are_finite"
+REPEATABLE = "evaluation_is_repeatable"
 
 ENCODER_CHECKS = Group()
 
-# ---------------------------------------------------------------------------------------------------- build
+# ------------------------------------------------------------------------------------------ build
 
 
 @ENCODER_CHECKS.check(
     "build",
-    why="nothing is trained where the encoder can't be built, and a traceback tells a user nothing.",
-    mend="let `build` work for some of 32, 48, 56, 64 and 224 pixels, and raise MtlError for sides that the network can't read.",
+    why="no run can use an encoder that cannot be built, and a traceback does not help its user.",
+    mend="Let `build` work for some of 32, 48, 56, 64 and 224 pixels. Raise MtlError for sizes "
+    "that the network cannot process.",
     needs="builds_from_its_name",
     core=True,
 )
 def builds_for_some_size(subject: EncoderSubject) -> None:
-    """It builds a module for one of 32, 48, 56, 64 and 224 pixels at least; sides that it refuses raise MtlError."""
-    require(isinstance(subject.net, nn.Module), f"build gives {type(subject.net).__name__}")
+    """It builds a module for 32, 48, 56, 64 or 224 pixels; other sizes raise MtlError."""
+    require(isinstance(subject.net, nn.Module), f"build returns {type(subject.net).__name__}")
     for size in SIZES:
         try:
             subject.fresh(size=size)
@@ -40,21 +49,22 @@ def builds_for_some_size(subject: EncoderSubject) -> None:
 
 @ENCODER_CHECKS.check(
     "build",
-    why="`input.size` is chosen for the data: an encoder for some sides only can't be compared on all of them.",
-    mend='remove what hangs on the side, or say why not: lacks = {"any_size": "reads whole patches of 14 pixels"}.',
-    needs="builds_for_some_size",
+    why="`input.size` depends on the data. Encoders that support few sizes cannot be compared.",
+    mend='Remove what depends on the size, or declare it: lacks = {"any_size": "needs whole '
+    'patches of 14 pixels"}.',
+    needs=BUILT,
     capability="any_size",
 )
 def builds_for_each_size(subject: EncoderSubject) -> None:
-    """It builds for 32, 48 and 64 pixels, and reads images of that side."""
+    """It builds for 32, 48 and 64 pixels, and processes images of that size."""
     for size in SIZES:
         subject.features(subject.images(2, size=size), subject.fresh(size=size))
 
 
 @ENCODER_CHECKS.check(
     "build",
-    why="images are normalized by them once, in the core: means on the scale 0 ... 255 feed the network a constant.",
-    mend="give mean and std of RGB in [0, 1], three numbers each.",
+    why="the core normalizes images in [0, 1] by them. A mean in 0 ... 255 makes all inputs alike.",
+    mend="Set mean and std of RGB in [0, 1], three numbers each.",
     needs="builds_from_its_name",
     core=True,
 )
@@ -67,54 +77,52 @@ def normalizes_images_between_0_and_1(subject: EncoderSubject) -> None:
 
 @ENCODER_CHECKS.check(
     "build",
-    why="a run must start without a network, and must not start from other weights than its configuration says.",
-    mend='let random weights be the default; load published ones only where a field asks for them (weights = "imagenet").',
-    needs="builds_for_some_size",
+    why="a run must start offline, and from the weights that its configuration names.",
+    mend="Use random weights by default. Load published ones only if a field requests them "
+    '(weights = "imagenet").',
+    needs=BUILT,
 )
-def builds_without_a_network(subject: EncoderSubject) -> None:
-    """With the given fields, `build` opens no connection."""
+def builds_offline(subject: EncoderSubject) -> None:
+    """With these fields, `build` opens no network connection."""
     size = subject.size
-    with offline() as asked:
+    with offline() as requests:
         subject.fresh(size=size)
-    require(not asked, f"it asked for {', '.join(asked)}")
+    require(not requests, f"it requests {', '.join(requests)}")
 
 
-# ---------------------------------------------------------------------------------------------------- features
+# --------------------------------------------------------------------------------------- features
 
 
 @ENCODER_CHECKS.check(
     "features",
-    why="heads are built for what `Features` promises: a map in the wrong order gives a decoder the wrong scale.",
-    mend="return mtlcore.Features(maps=(fine, ..., coarse), pooled (B, D), shared), each with B samples.",
-    needs="builds_for_some_size",
+    why="heads are built for these shapes. With maps in another order, decoders use wrong scales.",
+    mend="Return mtlcore.Features(maps=(fine, ..., coarse), pooled (B, D), shared), each with B "
+    "samples.",
+    needs=BUILT,
     core=True,
 )
 def features_have_their_shapes(subject: EncoderSubject, drawn: Drawn) -> None:
-    """Features: floating maps (B, C, h, w), fine to coarse, pooled (B, D), shared (B, ...)."""
+    """Features: float maps (B, C, h, w), fine to coarse, pooled (B, D), shared (B, ...)."""
     features = subject.features(subject.drawn(drawn))
     require(isinstance(features, Features), f"it returns {type(features).__name__}")
-    require(
-        isinstance(features.maps, tuple) and len(features.maps) > 0,
-        "maps is no tuple of at least one map",
-    )
+    maps = features.maps
+    has_maps = isinstance(maps, tuple) and len(maps) > 0
+    require(has_maps, "maps is not a tuple with at least one map")
     for name, x in outputs(features).items():
-        require(
-            isinstance(x, Tensor) and x.is_floating_point(), f"{name} is no floating-point tensor"
-        )
+        is_float = isinstance(x, Tensor) and x.is_floating_point()
+        require(is_float, f"{name} is not a floating-point tensor")
         require(len(x) == drawn.samples, f"{name} has {len(x)} samples for {drawn.samples} images")
-    require(features.pooled.ndim == 2, f"pooled has {features.pooled.ndim} dimensions")
-    require(all(m.ndim == 4 for m in features.maps), "a map has not four dimensions")
-    sides = [min(m.shape[-2:]) for m in features.maps]
-    require(
-        sides == sorted(sides, reverse=True), f"the maps' sides are {sides}, from first to last"
-    )
+    require(features.pooled.ndim == 2, f"pooled has {features.pooled.ndim} dimensions; expected 2")
+    require(all(m.ndim == 4 for m in maps), "a map does not have four dimensions")
+    sizes = [min(m.shape[-2:]) for m in maps]
+    require(sizes == sorted(sizes, reverse=True), f"the sizes of the maps, in order, are {sizes}")
 
 
 @ENCODER_CHECKS.check(
     "features",
-    why="the core sets `images` to the images in [0, 1]: decoders take their size from it, teachers read it.",
-    mend="leave `images` of Features at None.",
-    needs="features_have_their_shapes",
+    why="the core sets `images` to the images in [0, 1], which decoders and teachers read.",
+    mend="Leave `images` of Features at None.",
+    needs=SHAPES,
 )
 def leaves_images_to_the_core(subject: EncoderSubject) -> None:
     """`Features.images` is None."""
@@ -123,169 +131,168 @@ def leaves_images_to_the_core(subject: EncoderSubject) -> None:
 
 @ENCODER_CHECKS.check(
     "features",
-    why="heads are built for the sizes measured on one image in eval mode: in training they would not fit.",
-    mend="let the number and the channels of maps, and the width of pooled, be the same in train and eval mode.",
-    needs="features_have_their_shapes",
+    why="heads are built for the shapes in eval mode. Other shapes in training do not fit.",
+    mend="Use the same maps, channels and pooled width in train and eval mode.",
+    needs=SHAPES,
 )
-def trains_with_the_shapes_of_evaluation(subject: EncoderSubject) -> None:
-    """In train mode, features are as wide, as many and as large as the core measured them in eval mode."""
+def training_features_have_the_same_shapes(subject: EncoderSubject) -> None:
+    """In train mode, features have the shapes that the core measured in eval mode."""
     size = subject.size
     with seeded(0):
         wrapper = SharedEncoder(subject.component, size).train()
         features = wrapper(torch.rand(3, 3, size, size))
-    info, maps = wrapper.info, features.maps
-    require(
-        features.pooled.shape == (3, info.dim),
-        f"pooled is {tuple(features.pooled.shape)}, D = {info.dim}",
-    )
-    found = tuple(m.shape[1] for m in maps), tuple(tuple(m.shape[-2:]) for m in maps)
-    require(
-        found == (info.channels, info.map_sizes),
-        f"maps are {found}; measured: {info.channels, info.map_sizes}",
-    )
+    info = wrapper.info
+    require_shape(features.pooled, (3, info.dim), "pooled")
+    channels = tuple(m.shape[1] for m in features.maps)
+    sizes = tuple(tuple(m.shape[-2:]) for m in features.maps)
+    same = (channels, sizes) == (info.channels, info.map_sizes)
+    expected = f"expected {info.channels}, {info.map_sizes}"
+    require(same, f"maps have the channels and sizes {channels}, {sizes}; {expected}")
 
 
 @ENCODER_CHECKS.check(
     "features",
-    why="one NaN in a feature makes all losses NaN: the step is skipped, and so is every one after it.",
-    mend="guard divisions and logarithms; do not normalize an image by its own spread without an epsilon.",
-    needs="features_have_their_shapes",
+    why="one NaN in a feature makes all losses NaN, and every step from then on is skipped.",
+    mend="Guard divisions and logarithms. Do not divide an image by its own standard deviation "
+    "without an epsilon.",
+    needs=SHAPES,
 )
 def features_are_finite(subject: EncoderSubject) -> None:
-    """Of black, white, gray and drawn images, in eval and in train mode, all features are finite."""
-    plain = torch.stack(
-        [torch.full((3, subject.size, subject.size), v, dtype=torch.uint8) for v in (0, 255, 128)]
-    )
+    """Black, white, gray and drawn images have finite features in eval and in train mode."""
+    shape = (3, subject.size, subject.size)
+    plain = torch.stack([torch.full(shape, v, dtype=torch.uint8) for v in (0, 255, 128)])
     images = torch.cat([subject.normalized(plain), subject.images()])
     for net in (subject.net, subject.fresh().train()):
         with seeded(0):
             found = outputs(subject.features(images, net))
         broken = [name for name, x in found.items() if not bool(x.isfinite().all())]
-        require(
-            not broken,
-            f"not finite in {'train' if net.training else 'eval'} mode: {', '.join(broken)}",
-        )
+        mode = "train" if net.training else "eval"
+        require(not broken, f"not finite in {mode} mode: {', '.join(broken)}")
 
 
 @ENCODER_CHECKS.check(
     "features",
-    why="views of other sizes (patches, scales) are one more thing that pretexts may give.",
-    mend='remove what hangs on the side, or say why not: lacks = {"other_sizes": "position embeddings of one size"}.',
-    needs="features_have_their_shapes",
+    why="pretexts may make views of other sizes: patches and scales.",
+    mend='Remove what depends on the size, or declare it: lacks = {"other_sizes": "position '
+    'embeddings of one size"}.',
+    needs=SHAPES,
     capability="other_sizes",
 )
-def reads_views_of_other_sizes(subject: EncoderSubject) -> None:
-    """Built for one side, it reads images of another, and pooled keeps its width."""
+def accepts_other_image_sizes(subject: EncoderSubject) -> None:
+    """A network built for one size processes other sizes, and pooled keeps its width."""
     dim = subject.features(subject.images()).pooled.shape[1]
     for size in SIZES:
-        found = subject.features(subject.images(2, size=size)).pooled.shape
-        require(
-            found == (2, dim),
-            f"built for {subject.size} pixels, of {size} pixels pooled is {tuple(found)}",
-        )
+        pooled = subject.features(subject.images(2, size=size)).pooled
+        built = f"(built for {subject.size} pixels)"
+        require_shape(pooled, (2, dim), f"pooled of {size} pixels {built}")
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation
+# ------------------------------------------------------------------------------------- evaluation
 
 
 @ENCODER_CHECKS.check(
     "evaluation",
-    why="the same image would get another answer each time it is asked.",
-    mend="switch dropout and noise off where `self.training` is false.",
-    needs="features_are_finite",
+    why="the same image would get another prediction each time.",
+    mend="Switch dropout and noise off if `self.training` is false.",
+    needs=FINITE,
 )
-def evaluation_repeats_itself(subject: EncoderSubject) -> None:
+def evaluation_is_repeatable(subject: EncoderSubject) -> None:
     """In eval mode, the same images give the same features twice."""
     images = subject.images()
-    require_same(subject.features(images), subject.features(images), tolerance=1e-6)
+    require_close(subject.features(images), subject.features(images), tolerance=1e-6)
 
 
 @ENCODER_CHECKS.check(
     "features",
-    why="images come in channels_last where that is faster; a `view` of the input then raises.",
-    mend="use reshape or einops on the input, or call .contiguous() first.",
-    needs="evaluation_repeats_itself",
+    why="images may come in the faster channels_last. `view` on the input then raises.",
+    mend="Use reshape or einops on the input, or call .contiguous() first.",
+    needs=REPEATABLE,
 )
-def reads_channels_last(subject: EncoderSubject) -> None:
-    """The features do not depend on the memory layout of the images."""
+def accepts_channels_last(subject: EncoderSubject) -> None:
+    """The memory format of the images does not change the features."""
     images = subject.images()
-    other = subject.features(images.contiguous(memory_format=torch.channels_last))
-    require_same(subject.features(images), other, tolerance=1e-3)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    require_close(subject.features(images), subject.features(channels_last), tolerance=1e-3)
 
 
 @ENCODER_CHECKS.check(
     "evaluation",
-    why="an answer would depend on who else stands in the batch, so accuracy would depend on the batch size.",
-    mend="use no statistics over samples in eval mode (BatchNorm's running ones are right), and no sums over dimension 0.",
-    needs="evaluation_repeats_itself",
+    why="predictions would depend on the other images, and accuracy on the batch size.",
+    mend="In eval mode, use no statistics over samples (BatchNorm's running ones are right) and "
+    "no sums over dimension 0.",
+    needs=REPEATABLE,
 )
-def a_sample_depends_on_itself_alone(subject: EncoderSubject, drawn: Drawn) -> None:
+def features_of_a_sample_depend_on_it_alone(subject: EncoderSubject, drawn: Drawn) -> None:
     """In eval mode, other images in the batch do not change an image's features."""
     images = subject.drawn(drawn)
-    others = torch.cat([images[:1], subject.images(drawn.samples - 1, drawn.seed + 1)])
-    require_same(subject.features(images), subject.features(others), slice(1), 1e-3)
+    others = subject.images(drawn.samples - 1, drawn.seed + 1)
+    changed = torch.cat([images[:1], others])
+    require_close(subject.features(images), subject.features(changed), slice(1), 1e-3)
 
 
-# ---------------------------------------------------------------------------------------------------- gradient
+# --------------------------------------------------------------------------------------- gradient
 
 
 @ENCODER_CHECKS.check(
     "gradient",
-    why="weightings at the features look at the gradients in `shared`: one that goes around it is not seen.",
-    mend="compute pooled and the coarse map FROM the tensor that you return as shared, not beside it from an earlier one.",
-    needs="evaluation_repeats_itself",
+    why="weightings at the features read gradients in `shared`. They miss any that bypass it.",
+    mend="Compute pooled and the coarse map FROM the tensor that you return as shared.",
+    needs=REPEATABLE,
 )
-def all_gradient_passes_shared(subject: EncoderSubject) -> None:
-    """The gradient of pooled, and of the coarse map, reaches the images through `shared` alone."""
+def all_gradients_pass_through_shared(subject: EncoderSubject) -> None:
+    """The gradients of pooled and of the coarse map reach the images through `shared` alone."""
     images = subject.images().requires_grad_()
     features: Features = subject.net(images)
+    grad = partial(torch.autograd.grad, retain_graph=True)
     for name, output in (("pooled", features.pooled), ("maps[-1]", features.maps[-1])):
         with seeded(0):
             loss = (output * torch.randn_like(output)).sum()
-        (at_shared,) = torch.autograd.grad(
-            loss, features.shared, retain_graph=True, allow_unused=True
-        )
+        (at_shared,) = grad(loss, features.shared, allow_unused=True)
         require(at_shared is not None, f"{name} is not computed from shared")
-        (through,) = torch.autograd.grad(features.shared, images, at_shared, retain_graph=True)
-        (whole,) = torch.autograd.grad(loss, images, retain_graph=True)
-        apart = float((through - whole).norm() / whole.norm().clamp_min(1e-12))
-        require(apart < 1e-3, f"{apart:.1%} of the gradient of {name} does not pass shared")
+        (through_shared,) = grad(features.shared, images, at_shared)
+        (whole,) = grad(loss, images)
+        bypass = (through_shared - whole).norm() / whole.norm().clamp_min(1e-12)
+        share = float(bypass)
+        require(share < 1e-3, f"{share:.1%} of the gradient of {name} bypasses shared")
 
 
 @ENCODER_CHECKS.check(
     "gradient",
-    why="parameters without a gradient cost memory and decay, and DDP waits for them for ever.",
-    mend="remove layers that no feature needs (a classifier), or freeze them with requires_grad_(False).",
-    needs="features_are_finite",
+    why="parameters without a gradient cost memory and weight decay, and make DDP wait forever.",
+    mend="Remove layers that no feature needs (a classifier), or freeze them with "
+    "requires_grad_(False).",
+    needs=FINITE,
 )
-def every_parameter_learns(subject: EncoderSubject) -> None:
+def every_parameter_gets_a_gradient(subject: EncoderSubject) -> None:
     """In train mode, a loss on all features gives each trainable parameter a finite gradient."""
     net = subject.fresh().train()
     with seeded(0):
-        found = outputs(net(subject.images(4)))
-        sum((x * torch.randn_like(x)).sum() for x in found.values()).backward()  # type: ignore[union-attr]
-    trained = {name: p.grad for name, p in net.named_parameters() if p.requires_grad}
-    idle = [name for name, grad in trained.items() if grad is None]
+        loss = torch.zeros(())
+        for x in outputs(net(subject.images(4))).values():
+            loss = loss + (x * torch.randn_like(x)).sum()
+        loss.backward()
+    gradients = {name: p.grad for name, p in net.named_parameters() if p.requires_grad}
+    idle, broken = [], []
+    for name, gradient in gradients.items():
+        if gradient is None:
+            idle.append(name)
+        elif not bool(gradient.isfinite().all()):
+            broken.append(name)
     require(not idle, f"{len(idle)} parameters get no gradient: {', '.join(idle[:3])}")
-    broken = [
-        name
-        for name, grad in trained.items()
-        if grad is not None and not bool(grad.isfinite().all())
-    ]
     require(not broken, f"gradients that are not finite: {', '.join(broken[:3])}")
 
 
-# ---------------------------------------------------------------------------------------------------- randomness, state
+# ------------------------------------------------------------------------------ randomness, state
 
 
 @ENCODER_CHECKS.check(
     "randomness",
-    why="paired arms of an experiment must start from the same weights, and a run must be repeatable.",
-    mend="draw initial weights from torch's global generator alone, as torch.nn.init does.",
-    needs="evaluation_repeats_itself",
+    why="paired runs must start from the same weights, and a run must be repeatable.",
+    mend="Draw initial weights from torch's global generator only, as torch.nn.init does.",
+    needs=REPEATABLE,
 )
 def same_seed_same_weights(subject: EncoderSubject) -> None:
-    """Built twice after the same torch.manual_seed, the networks are equal."""
+    """Two networks built after the same torch.manual_seed are equal."""
     one, other = subject.fresh(3).state_dict(), subject.fresh(3).state_dict()
     differ = [name for name in one if not torch.equal(one[name], other[name])]
     require(not differ, f"{', '.join(differ[:3])} differ")
@@ -293,31 +300,28 @@ def same_seed_same_weights(subject: EncoderSubject) -> None:
 
 @ENCODER_CHECKS.check(
     "randomness",
-    why="the core seeds torch alone: other generators make a run that nobody can repeat, or disturb a user's draws.",
-    mend="draw initial weights with torch, and nothing at all in eval mode.",
-    needs="builds_for_some_size",
+    why="the core seeds torch only. Draws from other generators cannot be repeated.",
+    mend="Draw initial weights with torch, and nothing in eval mode.",
+    needs=BUILT,
 )
 def leaves_other_generators_alone(subject: EncoderSubject) -> None:
-    """`build` draws from torch's global generator alone, an evaluation from none."""
-    found = [
-        name for name in touched(lambda: subject.component.build(subject.size)) if name != "torch"
-    ]
-    require(not found, f"build draws from {', '.join(found)}")
+    """`build` draws only from torch's global generator, an evaluation from none."""
+    size = subject.size
+    require_no_global_draws(lambda: subject.component.build(size), "build", allowed=["torch"])
     images = subject.images()
-    found = touched(lambda: subject.features(images))
-    require(not found, f"an evaluation draws from {', '.join(found)}")
+    require_no_global_draws(lambda: subject.features(images), "an evaluation")
 
 
 @ENCODER_CHECKS.check(
     "state",
-    why="what is not in the state is lost with the process: a loaded network would answer otherwise.",
-    mend="register tensors as parameters, or with register_buffer.",
-    needs="evaluation_repeats_itself",
+    why="a loaded network would give other features, since values outside the state are lost.",
+    mend="Register tensors as parameters, or with register_buffer.",
+    needs=REPEATABLE,
     core=True,
 )
-def state_comes_back(subject: EncoderSubject) -> None:
+def state_round_trip_keeps_the_features(subject: EncoderSubject) -> None:
     """After training, another network that loads the state_dict gives the same features."""
-    trained, other = subject.fresh(1).train(), subject.fresh(2)
+    trained, loaded = subject.fresh(1).train(), subject.fresh(2)
     with seeded(0):
         features = trained(subject.images(4))
         features.pooled.square().mean().backward()
@@ -325,44 +329,46 @@ def state_comes_back(subject: EncoderSubject) -> None:
         for p in trained.parameters():
             if p.grad is not None:
                 p.sub_(0.01 * p.grad)
-    other.load_state_dict(trained.eval().state_dict())
+    loaded.load_state_dict(trained.eval().state_dict())
     images = subject.images()
-    require_same(subject.features(images, trained), subject.features(images, other))
+    require_close(subject.features(images, trained), subject.features(images, loaded))
 
 
-# ---------------------------------------------------------------------------------------------------- numerics, speed
+# -------------------------------------------------------------------------------- numerics, speed
 
 
 @ENCODER_CHECKS.check(
     "numerics",
-    why='with train.precision = "bf16-mixed" the network would learn something else than in fp32.',
-    mend="keep small differences of large numbers in fp32: `with torch.autocast(device, enabled=False)`.",
-    needs="evaluation_repeats_itself",
+    why='with train.precision = "bf16-mixed" the network would learn something else.',
+    mend="Compute small differences of large numbers in fp32: "
+    "`with torch.autocast(device, enabled=False)`.",
+    needs=REPEATABLE,
     capability="bf16",
 )
-def bf16_agrees(subject: EncoderSubject) -> None:
-    """Under bf16 autocast, features are finite and within a tenth of those of fp32 (in norm)."""
+def bf16_is_close_to_fp32(subject: EncoderSubject) -> None:
+    """Under bf16 autocast, features are within a tenth of fp32 (in norm)."""
     images = subject.images()
     with torch.autocast("cpu", torch.bfloat16):
         rounded = outputs(subject.features(images))
     for name, exact in outputs(subject.features(images)).items():
-        apart = float((rounded[name].float() - exact).norm() / exact.norm().clamp_min(1e-6))
-        require(apart < 0.1, f"{name} differs by {apart:.1%}")
+        error = (rounded[name].float() - exact).norm() / exact.norm().clamp_min(1e-6)
+        require(float(error) < 0.1, f"{name} differs by {float(error):.1%}")
 
 
 @ENCODER_CHECKS.check(
     "speed",
-    why="with train.compile a graph that breaks costs its speed, and each new shape compiles anew.",
-    mend="let Python decide nothing by the values of tensors: no .item(), no `if` on a tensor.",
-    needs="evaluation_repeats_itself",
+    why="with train.compile, a graph break costs speed, and each new shape compiles again.",
+    mend="Do not let Python decide by values of tensors: no .item(), no `if` on a tensor.",
+    needs=REPEATABLE,
     capability="compiles",
 )
 def traces_as_one_graph(subject: EncoderSubject) -> None:
-    """torch.compile(fullgraph=True) takes the network, and its features stay the same."""
+    """torch.compile(fullgraph=True) traces the network, with the same features."""
     images = subject.images()
     with torch.no_grad():
-        traced = trace(subject.net, images)
-    require_same(subject.features(images), traced, tolerance=1e-3)
+        traced: Features = trace(subject.net, images)
+    require_close(subject.features(images), traced, tolerance=1e-3)
 
 
-CHECKS, HARNESS = CheckList("encoder", draws((2, 3)), (COMMON, ENCODER_CHECKS)), EncoderSubject
+CHECKS = CheckList("encoder", partial(batches, (2, 3)), (COMMON, ENCODER_CHECKS))
+HARNESS = EncoderSubject

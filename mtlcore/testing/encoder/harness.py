@@ -1,4 +1,4 @@
-"""An encoder on the harness: built for a size that it takes, and normalized images for it."""
+"""The harness of an encoder: networks of a size that it supports, and normalized images."""
 
 from __future__ import annotations
 
@@ -8,62 +8,63 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ...contracts import Features
+from ...contracts import Encoder, Features
 from ...errors import MtlError
 from ..generators import seeded
-from ..kit import require
+from ..requirements import require, require_shape
 from ..subject import Drawn, Subject, patterns
 
 SIZES = (48, 32, 64)
-"""Sides of images in pixels that are usual; 56 and 224 are tried where an encoder refuses them all."""
+"""Usual image sizes in pixels."""
+FALLBACK_SIZES = (56, 224)
+"""Sizes for encoders that refuse all usual ones."""
 LARGE = 2_000_000  # parameters
 
 
-class EncoderSubject(Subject):
-    """An encoder on the harness. Networks are in eval mode."""
+class EncoderSubject(Subject[Encoder]):
+    """An encoder in the harness. Networks are in eval mode."""
 
     imports = ("torch._dynamo",)
-    last = 0  # parameters of the network that was built last
+    last_parameters = 0  # of the network that was built last
 
     def fresh(self, seed: int = 0, size: int | None = None) -> nn.Module:
-        """Another network, its initial weights from this seed. A large one that nobody has any more goes first: traced ones hold
-        themselves in a circle, and a dozen fill gigabytes until Python looks for circles by itself.
-        """
-        if self.last > LARGE:
+        """A new network. The seed determines its weights."""
+        # Traced networks are in reference cycles. A dozen large ones would fill gigabytes before
+        # Python collects them.
+        if self.last_parameters > LARGE:
             gc.collect()
         with seeded(seed):
             net: nn.Module = self.component.build(size or self.size)
-        self.last = sum(p.numel() for p in net.parameters())
+        self.last_parameters = sum(p.numel() for p in net.parameters())
         return net.eval()
 
     @cached_property
     def size(self) -> int:
-        """The first of the sides that it builds for. Raises its own MtlError where there is none."""
-        said: MtlError | None = None
-        for size in (*SIZES, 56, 224):
+        """The first size that it supports. Raises its own MtlError if there is none."""
+        refusal: MtlError | None = None
+        for size in (*SIZES, *FALLBACK_SIZES):
             try:
                 self.fresh(size=size)
             except MtlError as error:
-                said = error
+                refusal = error
             else:
                 return size
-        raise said or MtlError("it builds for no size")
+        raise refusal or MtlError("it builds for no size")
 
     @cached_property
     def net(self) -> nn.Module:
-        """The network that checks share; none of them may train it."""
+        """The network that checks share. They must not train it."""
         return self.fresh()
 
     def normalized(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> as the core's wrapper gives them to the network."""
-        mean, std = (
-            torch.tensor(x).view(3, 1, 1) for x in (self.component.mean, self.component.std)
-        )
+        """(B, 3, H, W) uint8 -> float, as the core's wrapper passes it to the network."""
+        mean = torch.tensor(self.component.mean).view(3, 1, 1)
+        std = torch.tensor(self.component.std).view(3, 1, 1)
         normalized: Tensor = (images / 255 - mean) / std
         return normalized
 
     def images(self, samples: int = 3, seed: int = 0, size: int | None = None) -> Tensor:
-        """(samples, 3, size, size) drawn images, normalized."""
+        """(samples, 3, size, size) normalized images."""
         return self.normalized(patterns(samples, size or self.size, seed))
 
     def drawn(self, drawn: Drawn) -> Tensor:
@@ -71,26 +72,24 @@ class EncoderSubject(Subject):
 
     @torch.no_grad()
     def features(self, images: Tensor, net: nn.Module | None = None) -> Features:
-        found: Features = (net or self.net)(images)
-        return found
+        features: Features = (net or self.net)(images)
+        return features
 
 
 def outputs(features: Features) -> dict[str, Tensor]:
-    """Everything that a head may read, by name."""
+    """All tensors that a head may read, by name."""
     maps = {f"maps[{i}]": m for i, m in enumerate(features.maps)}
     return {**maps, "pooled": features.pooled, "shared": features.shared}
 
 
-def require_same(
+def require_close(
     expected: Features, found: Features, samples: slice = slice(None), tolerance: float = 1e-4
 ) -> None:
-    """Both say the same of these samples, up to rounding."""
-    for name, want in outputs(expected).items():
-        got = outputs(found)[name]
-        require(
-            want.shape == got.shape, f"{name} is {tuple(got.shape)}, and was {tuple(want.shape)}"
-        )
-        apart = float(
-            (got[samples] - want[samples]).abs().max() / want[samples].abs().max().clamp_min(1e-6)
-        )
-        require(apart <= tolerance, f"{name} differs by {apart:.2g} of its largest value")
+    """Require the same features of these samples. tolerance: relative to the largest value."""
+    found_by_name = outputs(found)
+    for name, wanted in outputs(expected).items():
+        got = found_by_name[name]
+        require_shape(got, tuple(wanted.shape), name)
+        largest = wanted[samples].abs().max().clamp_min(1e-6)
+        difference = float((got[samples] - wanted[samples]).abs().max() / largest)
+        require(difference <= tolerance, f"{name} differs by {difference:.2g} of its largest value")

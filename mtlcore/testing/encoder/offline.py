@@ -1,25 +1,25 @@
-"""No network for a progress, and a list of who was called."""
+"""Block network access, and record what was requested."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 @contextmanager
 def offline() -> Iterator[list[str]]:
-    """Names are not looked up and connections not made: both raise OSError, and are written down."""
-    asked: list[str] = []
-    kept = socket.getaddrinfo, socket.socket.connect
+    """Inside the block, looking up names and connecting raise OSError. Yields the requests."""
+    requests: list[str] = []
+    original = socket.getaddrinfo, socket.socket.connect
 
-    def refuse(*address: Any, **_: Any) -> Any:
-        asked.append(" ".join(str(part) for part in address if not isinstance(part, socket.socket)))
-        raise OSError("there is no network here")
+    def refuse(*address: object, **_: object) -> None:
+        words = [str(part) for part in address if not isinstance(part, socket.socket)]
+        requests.append(" ".join(words))
+        raise OSError("the network is blocked")
 
-    socket.getaddrinfo, socket.socket.connect = refuse, refuse  # type: ignore[method-assign]
+    socket.getaddrinfo, socket.socket.connect = refuse, refuse  # type: ignore[assignment,method-assign]
     try:
-        yield asked
+        yield requests
     finally:
-        socket.getaddrinfo, socket.socket.connect = kept  # type: ignore[method-assign]
+        socket.getaddrinfo, socket.socket.connect = original  # type: ignore[method-assign]

@@ -1,62 +1,104 @@
-"""Checks of how a pretext's head is made: its first weights are a function of the run's seed, and of nothing else.
+"""Checks of how a pretext's head is built.
 
-The core seeds torch's global generator before it builds: all first weights of a run come from there.
+The core seeds torch's global generator before it builds. All initial weights of a run come from it.
 """
 
 from __future__ import annotations
 
 import torch
 from attrs import frozen
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...contracts import Head
 from ..generators import seeded
-from ..kit import Group, require
-from .harness import PretextSubject, harness_context, same
+from ..kit import Group
+from ..requirements import require
+from ..trees import equal
+from .harness import PretextSubject, toy_context
+
+BUILT = "head_holds_no_shared_network"
 
 BUILD_CHECKS = Group()
 
 
 @BUILD_CHECKS.check(
     "build",
-    why="runs of one seed would start from other weights; runs of several seeds, from the same: their spread is no spread.",
-    mend="initialize by torch.nn and torch.nn.init alone: no manual_seed, no generator of your own, no cache of weights.",
-    needs="head_keeps_no_shared_network",
+    why="without a head the views are encoded for nothing.",
+    mend="Let build(context) return a subclass of mtlcore.Head with the sizes of context.info.",
+    needs="builds_from_its_name",
+    core=True,
+)
+def builds_a_head(subject: PretextSubject) -> None:
+    """build(context) returns a Head."""
+    require(isinstance(subject.built, Head), f"it returns a {type(subject.built).__name__}")
+
+
+@BUILD_CHECKS.check(
+    "build",
+    why="the encoder's weights would be saved twice, updated twice, and count as the head's.",
+    mend="Store context.info only. Use EMA(context.encoder) for a momentum copy, and "
+    "SharedHead(context.heads[label]) for a shared head.",
+    needs="builds_a_head",
+    core=True,
+)
+def head_holds_no_shared_network(subject: PretextSubject) -> None:
+    """Neither the shared encoder nor a shared head, nor their weights, are part of the head."""
+    with seeded(0):
+        context = toy_context()
+        head = subject.component.build(context)
+    networks: dict[str, nn.Module] = {"the shared encoder": context.encoder, **context.heads}
+    own = _ids(head)
+    for name, net in networks.items():
+        shared = _ids(net) & own
+        require(not shared, f"the head holds {len(shared)} tensors of {name}")
+
+
+@BUILD_CHECKS.check(
+    "build",
+    why="runs with one seed would start from different weights, or all seeds from the same ones.",
+    mend="Initialize with torch.nn and torch.nn.init only: no manual_seed, no other generator, no "
+    "cache of weights.",
+    needs=BUILT,
 )
 def builds_the_same_from_one_seed(subject: PretextSubject) -> None:
-    """Built twice under one seed, heads and the generator's state are equal; another seed gives other weights."""
-    one, again, other = (_built(subject, seed) for seed in (1, 1, 2))
-    require(same(one.state, again.state), "two heads of one seed differ")
-    require(
-        torch.equal(one.generator, again.generator),
-        "the same seed leaves the generator in two states",
-    )
-    require(not torch.equal(one.generator, other.generator), "it seeds the global generator itself")
-    drawn = [
-        name for name, weight in one.weights.items() if bool((weight != weight.flatten()[0]).any())
-    ]
+    """One seed gives equal heads and an equal state of the generator; another seed does not."""
+    one, again, other = (_build(subject, seed) for seed in (1, 1, 2))
+    require(equal(one.state, again.state), "two heads from one seed differ")
+    same_state = torch.equal(one.generator, again.generator)
+    require(same_state, "the same seed leaves the generator in two states")
+    reseeded = torch.equal(one.generator, other.generator)
+    require(not reseeded, "it seeds the global generator")
+
+    # A constant weight (a bias of zeros) is the same for all seeds.
+    drawn = [name for name, w in one.weights.items() if bool((w != w.flatten()[0]).any())]
     alike = all(torch.equal(one.weights[name], other.weights[name]) for name in drawn)
     require(not drawn or not alike, f"two seeds give the same weights: {', '.join(drawn[:5])}")
 
 
 @frozen(eq=False)
 class _Built:
-    """A head that was built under a seed. state: all that is saved. weights: what learns. generator: its state afterwards."""
+    """A head that was built from a seed.
+
+    state: all that is saved. weights: the trainable ones. generator: its state afterwards.
+    """
 
     state: dict[str, Tensor]
     weights: dict[str, Tensor]
     generator: Tensor
 
 
-def _built(subject: PretextSubject, seed: int) -> _Built:
+def _build(subject: PretextSubject, seed: int) -> _Built:
     with seeded(0):
-        context = harness_context()
-        [
-            context.heads[label] for label in subject.shared_labels
-        ]  # shared heads are built before, as in a run
+        context = toy_context()
+        for label in subject.shared_labels:
+            _ = context.heads[label]  # a run builds shared heads first
     with seeded(seed):
         head = subject.component.build(context)
         generator = torch.get_rng_state()
-    weights = {
-        name: p.detach() for name, p in head.named_parameters() if p.requires_grad and p.numel()
-    }
+    trainable = {n: p for n, p in head.named_parameters() if p.requires_grad and p.numel()}
+    weights = {name: p.detach() for name, p in trainable.items()}
     return _Built(dict(head.state_dict()), weights, generator)
+
+
+def _ids(net: nn.Module) -> set[int]:
+    return {id(tensor) for tensor in (*net.parameters(), *net.buffers())}

@@ -1,13 +1,14 @@
-"""The harness of a pretext task: a toy encoder, augmented batches of drawn images made by the real machinery, heads to share.
+"""The harness of a pretext task: a toy encoder, augmented batches of drawn images, shared heads.
 
-Shapes: B samples, views (B, 3, S, S) of side S = `Drawn.size`, cut out of raw images whose side is a quarter larger.
+The core's own code makes the batches, so a check sees what a run would show to the pretext.
+
+Shapes: B samples; views (B, 3, S, S) with S = `Drawn.size`, cut from raw images a quarter larger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from attrs import define, evolve, frozen
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from ...augment.levels import NoAugment, Strong, Validation, Weak
 from ...config.experiment import (
@@ -32,7 +32,6 @@ from ...contracts import (
     AugmentedBatch,
     Batch,
     BuildContext,
-    Encoder,
     Features,
     Head,
     PreparedBatch,
@@ -42,55 +41,36 @@ from ...contracts import (
     Target,
     View,
 )
+from ...errors import MtlError
+from ...evaluation.preview import untrained_strips
+from ...evaluation.sheet import sheet
 from ...model.hybrid import HybridModel
 from ...model.inference import SharedEncoder
 from ...model.views import prepare
 from ...networks import losses_in_fp32
+from ...registry.components import component_name
 from ...rng import KeyedRng, Rng
 from ...weighting import Equal
 from ..generators import seeded
-from ..kit import require
 from ..reload import reload
 from ..subject import Drawn, Subject, patterns
+from ..toys import ToyEncoder
+from ..trees import map_floats
 
-LABEL = "asked"  # of the pretext in the harness's experiments
-CLASSES = 4  # of a head that is shared
-SHARPNESS = 20.0  # its weights are so much larger than new ones: of some images it is sure, so thresholds let them pass
+LABEL = "asked"  # of the pretext in the harness's experiments; it keys the random draws
+CLASSES = 4  # of a shared head
 
-
-# ---------------------------------------------------------------------------------------------------- toys
-
-
-@frozen
-class BenchEncoder(Encoder):
-    """Three strided convolutions with BatchNorm; a few hundred weights."""
-
-    width: int = 4
-
-    def build(self, image_size: int) -> nn.Module:
-        return _BenchNet(self.width)
+# The weights of a shared head are larger than new ones. It is then confident about some images,
+# and confidence thresholds of pretexts let these pass.
+SHARPNESS = 20.0
 
 
-class _BenchNet(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        sizes = pairwise((3, width, 2 * width, 4 * width))
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.LeakyReLU(0.1))
-            for i, o in sizes
-        )
-
-    def forward(self, x: Tensor) -> Features:
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return Features(tuple(maps), x.mean((2, 3)), x)
+# ------------------------------------------------------------------------------------------- toys
 
 
 @frozen
-class HarnessTask(SupervisedTask):
-    """Which of four classes? Its head is there to be shared."""
+class ToyTask(SupervisedTask):
+    """A classification with four classes. Its head exists to be shared."""
 
     reads = "category"
 
@@ -98,10 +78,10 @@ class HarnessTask(SupervisedTask):
         return torch.from_numpy(annotation), torch.ones(len(annotation), dtype=torch.bool)
 
     def build(self, context: BuildContext) -> Head:
-        return _BenchHead(context.info.dim)
+        return _ToyHead(context.info.dim)
 
 
-class _BenchHead(Head):
+class _ToyHead(Head):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.answer = nn.Linear(dim, CLASSES)
@@ -109,26 +89,29 @@ class _BenchHead(Head):
             self.answer.weight.mul_(SHARPNESS)
 
     def forward(self, features: Features) -> Tensor:
-        answer: Tensor = self.answer(features.pooled)
-        return answer
+        logits: Tensor = self.answer(features.pooled)
+        return logits
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target, reduction="none")
 
 
-class _Lender(Mapping[str, Head]):
-    """Supervised heads: "category" from the start, any other label as soon as it is asked for. asked: which were."""
+class _SharedHeads(Mapping[str, Head]):
+    """Supervised heads by label, built on request; "category" is listed from the start.
+
+    requested: the labels that a pretext requested.
+    """
 
     def __init__(self, encoder: SharedEncoder) -> None:
-        self.encoder, self.asked = encoder, set[str]()
+        self.encoder = encoder
+        self.requested: set[str] = set()
         self.heads: dict[str, Head] = {}
 
     def __getitem__(self, label: str) -> Head:
-        self.asked.add(label)
+        self.requested.add(label)
         if label not in self.heads:
-            self.heads[label] = HarnessTask().build(
-                BuildContext(self.encoder.info, self.encoder, {})
-            )
+            context = BuildContext(self.encoder.info, self.encoder, {})
+            self.heads[label] = ToyTask().build(context)
         return self.heads[label]
 
     def __contains__(self, label: object) -> bool:
@@ -143,7 +126,7 @@ class _Lender(Mapping[str, Head]):
 
 @frozen
 class ChannelsLast(Augmentation):
-    """The views of another augmentation, with their memory in the order that convolutions on a GPU like."""
+    """The views of another augmentation in the memory format channels_last."""
 
     inner: Augmentation
 
@@ -153,35 +136,45 @@ class ChannelsLast(Augmentation):
 
 
 @frozen(eq=False)
-class _Listening(PretextTask):
-    """Hands its augmented to the harness."""
+class _Recorder(PretextTask):
+    """Records the augmented batch that the core passes to it."""
 
-    heard: list[AugmentedBatch]
+    received: list[AugmentedBatch]
 
     def views(self, augmented: AugmentedBatch, rng: Rng) -> tuple[list[View], Target]:
-        self.heard.append(augmented)
+        self.received.append(augmented)
         return [augmented.clean], None
 
     def build(self, context: BuildContext) -> Head:
         raise NotImplementedError
 
 
-# ---------------------------------------------------------------------------------------------------- the harness
+# ------------------------------------------------------------------------------------ the harness
 
 
 @frozen(eq=False)
-class Asked:
-    """One question of the pretext: what it looked at, its views, what must be answered, and whether it drew from its generator."""
+class PretextBatch:
+    """What a pretext returns for one augmented batch.
+
+    drew: True if it drew from its generator.
+    """
 
     augmented: AugmentedBatch
     views: tuple[View, ...]
     target: Target
     drew: bool
 
+    @property
+    def images(self) -> tuple[Tensor, ...]:
+        return tuple(view.images for view in self.views)
+
+    def with_target(self, target: Target) -> PretextBatch:
+        return evolve(self, target=target)
+
 
 @define(eq=False, slots=False)
-class PretextSubject(Subject):
-    """A pretext on the harness. `model`: kept by size, in eval mode, for checks that change nothing. `fresh`: for the others."""
+class PretextSubject(Subject[PretextTask]):
+    """A pretext in the harness."""
 
     imports = ("torchmetrics.classification", "torch._dynamo", "lightning_fabric", "kornia.filters")
 
@@ -191,37 +184,30 @@ class PretextSubject(Subject):
 
     @cached_property
     def shared_labels(self) -> tuple[str, ...]:
-        """Labels of the supervised heads that it asks its context for."""
+        """Labels of the supervised heads that it requests from its context."""
         return shared_heads_of(self.component)
 
     @cached_property
     def built(self) -> Any:
-        """Its head, on a context of toys."""
+        """Its head, built on the toy encoder."""
         with seeded(0):
-            return self.component.build(harness_context())
+            return self.component.build(toy_context())
 
     def experiment(
         self, size: int, augmentation: Augmentation | None = None, **entry: Any
     ) -> Experiment:
-        """A run of this pretext, and of the tasks whose heads it shares. entry: keys of its table."""
-        tasks = {label: TaskEntry(HarnessTask()) for label in self.shared_labels}
-        return harness_experiment(
-            size, {LABEL: PretextEntry(self.component, **entry)}, tasks, augmentation
-        )
+        """A run of this pretext and the tasks that share heads with it. entry: its table's keys."""
+        pretexts = {LABEL: PretextEntry(self.component, **entry)}
+        tasks = {label: TaskEntry(ToyTask()) for label in self.shared_labels}
+        return toy_experiment(size, pretexts, tasks, augmentation)
 
     def fresh(self, size: int = 32, seed: int = 0) -> HybridModel:
-        """A new model, in train mode; its weights are a function of the seed."""
+        """A new model in train mode, for checks that change it. The seed determines its weights."""
         with seeded(seed):
             return HybridModel(self.experiment(size))
 
-    def in_a_new_process(self) -> PretextSubject:
-        """The same pretext, as a process finds it that has built nothing yet: its module is run afresh."""
-        other = PretextSubject(self.name, reload(self.cls), self.fields, self.catalog)
-        other.shared_labels = self.shared_labels  # to find it out would build a head
-        return other
-
     def model(self, size: int) -> HybridModel:
-        """The model for this size, in eval mode, not to be changed."""
+        """The cached model of this size in eval mode. Checks must not change it."""
         if size not in self._models:
             self._models[size] = self.fresh(size).eval()
         return self._models[size]
@@ -230,6 +216,12 @@ class PretextSubject(Subject):
         """The pretext's head in that model."""
         return self.model(size).heads[LABEL]
 
+    def in_a_new_process(self) -> PretextSubject:
+        """The same pretext from a reloaded module, as a new process would import it."""
+        other = PretextSubject(self.name, reload(self.cls), self.fields, self.catalog)
+        other.shared_labels = self.shared_labels  # computing them would build a head
+        return other
+
     def augmented(
         self,
         images: Tensor,
@@ -237,89 +229,97 @@ class PretextSubject(Subject):
         keyed_rng: KeyedRng,
         augmentation: Augmentation | None = None,
     ) -> AugmentedBatch:
-        """What a run would show to a pretext. images: uint8 (B, 3, H0, W0). augmentation: in the place of all that are known by name."""
-        heard: list[AugmentedBatch] = []
-        prepare(
-            harness_experiment(
-                size, {"listening": PretextEntry(_Listening(heard))}, {}, augmentation
-            ),
-            samples(images),
-            keyed_rng,
-        )
-        return heard[0]
+        """The augmented batch that a run would pass to a pretext.
 
-    def ask(
+        images: uint8 (B, 3, H0, W0). augmentation: replaces all named augmentations.
+        """
+        received: list[AugmentedBatch] = []
+        recorder = {"listening": PretextEntry(_Recorder(received))}
+        prepare(toy_experiment(size, recorder, {}, augmentation), toy_batch(images), keyed_rng)
+        return received[0]
+
+    def batch(
         self,
         drawn: Drawn,
         *,
         images: Tensor | None = None,
         augmentation: Augmentation | None = None,
         seed: int | None = None,
-    ) -> Asked:
-        """The views and the answers about these images (default: drawn ones). seed: of the pretext's own draws alone."""
-        images = raw(drawn) if images is None else images
+    ) -> PretextBatch:
+        """The pretext's views and target of these images (default: drawn ones).
+
+        seed: of the pretext's own draws only.
+        """
+        if images is None:
+            images = raw(drawn)
         augmented = self.augmented(images, drawn.size, drawn.keyed_rng(), augmentation)
-        rng = KeyedRng((drawn.seed if seed is None else seed,), images.device)(LABEL)
+
+        own_seed = drawn.seed if seed is None else seed
+        rng = KeyedRng((own_seed,), images.device)(LABEL)
         before = rng.generator.get_state()
         views, target = self.component.views(augmented, rng)
-        return Asked(
-            augmented, tuple(views), target, not torch.equal(before, rng.generator.get_state())
-        )
+        drew = not torch.equal(before, rng.generator.get_state())
+        return PretextBatch(augmented, tuple(views), target, drew)
 
-    def forward_heads(self, model: HybridModel, asked: Asked) -> Any:
-        """The head's output, in the mode that the model is in."""
-        return model.heads[LABEL](*(model.encoder(v.images) for v in asked.views))
+    def output(self, model: HybridModel, batch: PretextBatch) -> Any:
+        """The head's output, in the model's current mode."""
+        return model.heads[LABEL](*(model.encoder(images) for images in batch.images))
 
-    def compute_losses(self, model: HybridModel, output: Any, target: Target) -> Tensor:
-        """The head's loss as a step takes it: in fp32, autocast off."""
+    def loss_of(self, model: HybridModel, output: Any, target: Target) -> Tensor:
+        """The head's loss as a step computes it: in fp32, without autocast.
+
+        (B,), or () if the head is coupled.
+        """
         head: Any = model.heads[LABEL]
-        output = tree_map(
-            lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output
-        )
+        in_fp32 = map_floats(Tensor.float, output)
         with losses_in_fp32("cpu"):
-            loss: Tensor = head.loss(output, target)
+            loss: Tensor = head.loss(in_fp32, target)
         return loss
 
-    def loss(self, model: HybridModel, asked: Asked) -> Tensor:
-        """(B,), or () where the head is coupled."""
-        return self.compute_losses(model, self.forward_heads(model, asked), asked.target)
+    def loss(self, model: HybridModel, batch: PretextBatch) -> Tensor:
+        return self.loss_of(model, self.output(model, batch), batch.target)
 
     def prepared(self, drawn: Drawn, **entry: Any) -> PreparedBatch:
-        """What a step of a run would be given."""
+        """What a step of a run would receive."""
         experiment = self.experiment(drawn.size, **entry)
-        return prepare(experiment, samples(raw(drawn), self.shared_labels), drawn.keyed_rng())
+        return prepare(experiment, toy_batch(raw(drawn), self.shared_labels), drawn.keyed_rng())
 
 
-def harness_context(size: int = 32) -> BuildContext:
-    """A toy encoder, and heads to share: "category", and any other label that is asked for."""
-    encoder = SharedEncoder(BenchEncoder(), size)
-    return BuildContext(encoder.info, encoder, _Lender(encoder))
+def toy_context(size: int = 32) -> BuildContext:
+    """A toy encoder, and supervised heads for every label that is requested."""
+    encoder = SharedEncoder(ToyEncoder(), size)
+    return BuildContext(encoder.info, encoder, _SharedHeads(encoder))
 
 
 def shared_heads_of(component: PretextTask) -> tuple[str, ...]:
-    """Labels of the supervised heads that a pretext asks its context for."""
+    """Labels of the supervised heads that a pretext requests from its context."""
     with seeded(0):
-        context = harness_context()
+        context = toy_context()
         component.build(context)
-    return tuple(sorted(context.heads.asked)) if isinstance(context.heads, _Lender) else ()
+    assert isinstance(context.heads, _SharedHeads)
+    return tuple(sorted(context.heads.requested))
 
 
-def harness_experiment(
+def toy_experiment(
     size: int,
     pretexts: dict[str, PretextEntry],
     tasks: dict[str, TaskEntry],
     augmentation: Augmentation | None = None,
 ) -> Experiment:
-    """A run on the toy encoder. augmentation: in the place of all named ones (default: those that ship, weak for the clean view)."""
-    shipped = {"none": NoAugment(), "weak": Weak(), "strong": Strong(), "validation": Validation()}
+    """A run on the toy encoder.
+
+    augmentation: replaces all named ones. Default: the built-in ones, "weak" for the clean view.
+    """
+    builtin = {"none": NoAugment(), "weak": Weak(), "strong": Strong(), "validation": Validation()}
+    named = dict.fromkeys(builtin, augmentation) if augmentation else builtin
     return Experiment(
-        encoder=BenchEncoder(),
+        encoder=ToyEncoder(),
         tasks=tasks,
         pretexts=pretexts,
         data={},
         weighting=Equal(),
-        augment=augmentation or shipped["weak"],
-        augmentations=dict.fromkeys(shipped, augmentation) if augmentation else shipped,
+        augment=augmentation or builtin["weak"],
+        augmentations=named,
         input=Input(size=size),
         optimizer=Optimizer(name="sgd", lr=0.1),
         schedule=Schedule(name="constant", warmup=0),
@@ -327,52 +327,43 @@ def harness_experiment(
     )
 
 
-def samples(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
-    """A batch of these raw images, each labeled for each of the tasks."""
-    n = len(images)
-    targets = {label: torch.arange(n, device=images.device) % CLASSES for label in tasks}
-    present = {label: torch.ones(n, dtype=torch.bool, device=images.device) for label in tasks}
+def toy_batch(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
+    """A batch of these raw images, with a label of every task on each."""
+    n, device = len(images), images.device
+    targets = {label: torch.arange(n, device=device) % CLASSES for label in tasks}
+    present = {label: torch.ones(n, dtype=torch.bool, device=device) for label in tasks}
     labeled = n if tasks else 0
-    return Batch(
-        images, targets, present, StepCounts(dict.fromkeys(tasks, n), n, n - labeled), labeled
-    )
+    counts = StepCounts(dict.fromkeys(tasks, n), n, n - labeled)
+    return Batch(images, targets, present, counts, labeled)
 
 
 def raw(drawn: Drawn) -> Tensor:
-    """(B, 3, R, R) uint8: the drawn example's images, a quarter larger than its views."""
-    return patterns(drawn.samples, drawn.size * 5 // 4, drawn.seed)
+    """(B, 3, R, R) uint8: the images of a drawn example, a quarter larger than its views."""
+    return patterns(drawn.samples, raw_size(drawn), drawn.seed)
 
 
-# ---------------------------------------------------------------------------------------------------- pytrees
+def raw_size(drawn: Drawn) -> int:
+    return drawn.size * 5 // 4
 
 
-def same(a: Any, b: Any) -> bool:
-    """Bit-equal, leaf by leaf?"""
-    (left, form), (right, other) = tree_flatten(a), tree_flatten(b)
-    return form == other and all(
-        torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(left, right)
-    )
+def pretext_sheet(
+    component: PretextTask,
+    images: Tensor | None = None,
+    *,
+    size: int = 64,
+    columns: int = 8,
+    seed: int = 0,
+) -> np.ndarray:
+    """Draw what a pretext makes of some images: views, target, and an untrained prediction.
 
-
-def images_of(asked: Asked) -> tuple[Tensor, ...]:
-    return tuple(v.images for v in asked.views)
-
-
-def cut(tree: Any, part: slice) -> Any:
-    """These samples of every tensor that has any."""
-    return tree_map(lambda x: x[part] if isinstance(x, Tensor) and x.ndim else x, tree)
-
-
-def tensors(tree: Any) -> list[Tensor]:
-    """Its tensors; none of a target that is None."""
-    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
-
-
-def floats(tree: Any) -> list[Tensor]:
-    return [x for x in tensors(tree) if x.is_floating_point()]
-
-
-def require_finite(tree: Any, what: str) -> None:
-    for leaf in floats(tree):
-        bad = int((~leaf.isfinite()).sum())
-        require(not bad, f"{what}: {bad} of {leaf.numel()} numbers are not finite")
+    images: (N, 3, S, S) uint8 (default: `columns` drawn patterns). size: of the views, in pixels.
+    seed: of all draws. -> (H, W, 3) uint8, one column an image. Raises MtlError if the component
+    is not a pretext task.
+    """
+    label = component_name(type(component))
+    if not isinstance(component, PretextTask):
+        raise MtlError(f"a sheet shows pretext tasks, and {label!r} is a {component.kind}")
+    images = patterns(columns, size * 5 // 4, seed) if images is None else images[:columns]
+    tasks = {shared: TaskEntry(ToyTask()) for shared in shared_heads_of(component)}
+    experiment = toy_experiment(size, {label: PretextEntry(component)}, tasks)
+    return sheet(untrained_strips(evolve(experiment, seed=seed), images), size)

@@ -1,332 +1,280 @@
-"""Checks of how a pretext's head answers and judges: the head itself, its loss, and what precision does to it."""
+"""Checks of a pretext's loss: its shape, its values, its precision, and what it draws."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from attrs import evolve
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ...contracts import Head, PretextTask, Target
-from ..generators import seeded
-from ..kit import Group, Skip, require
+from ...contracts import PretextTask, Target
+from ..generators import generators_used_in_training, require_unused
+from ..kit import Group
+from ..requirements import Skip, require, require_finite, require_shape
 from ..subject import Drawn
-from .harness import (
-    LABEL,
-    Asked,
-    PretextSubject,
-    floats,
-    harness_context,
-    require_finite,
-    same,
-    tensors,
-)
-from .views import TWICE
+from ..trees import equal, floats, map_floats, tensors
+from .build import BUILT
+from .harness import LABEL, PretextBatch, PretextSubject
+from .views import REPEATABLE
 
-HEAD, LOSS, STEADY = (
-    "head_keeps_no_shared_network",
-    "loss_has_one_value_a_sample",
-    "loss_is_the_same_twice",
-)
+# Names that many checks need.
+LOSS = "loss_is_one_value_per_sample"
+STEADY = "loss_is_repeatable"
+FINITE = "loss_is_finite"
+LOWEST = "true_target_has_the_lowest_loss"
+
 ROUNDING = 1e-4
 EXTREME = 1e4
-BF16 = 0.05  # relative, and absolute: what eight bits of mantissa do to a loss
-MOST_SAMPLES = 0.75  # of them must be so close: a threshold may tip over in a few
-BATCHES, MANY = 4, 8  # and their samples: targets of a few classes may be alike in one
-SURE = 20.0  # a logit so much above the others is an answer without doubt
-SIDES, SAMPLES = (32, 96), 4  # pixels, images
-GROWTH, SLACK = 2.0, 1e-3  # a sum over one axis alone would make it three times as large
-
-
-HEAD_CHECKS = Group()
-
-
-@HEAD_CHECKS.check(
-    "build",
-    why="without a head the views are encoded for nothing.",
-    mend="let build(context) return a subclass of mtlcore.Head, made for context.info.",
-    needs="builds_from_its_name",
-    core=True,
-)
-def builds_a_head(subject: PretextSubject) -> None:
-    """build(context) gives a Head for the encoder that the host describes."""
-    require(isinstance(subject.built, Head), f"it gives a {type(subject.built).__name__}")
-
-
-@HEAD_CHECKS.check(
-    "build",
-    why="its weights would be saved twice, moved twice by the optimizer, and taken for the head's own.",
-    mend="keep context.info; EMA(context.encoder) for a momentum copy; SharedHead(context.heads[label]) for a shared head.",
-    needs="builds_a_head",
-    core=True,
-)
-def head_keeps_no_shared_network(subject: PretextSubject) -> None:
-    """Neither the shared encoder nor a shared head is a part of the head, nor are their weights."""
-    with seeded(0):
-        context = harness_context()
-        head = subject.component.build(context)
-    for name, net in {"the shared encoder": context.encoder, **context.heads}.items():
-        shared = {id(t) for t in (*net.parameters(), *net.buffers())} & _ids(head)
-        require(not shared, f"{len(shared)} tensors of {name} are the head's own")
-
+BF16 = 0.05  # relative and absolute tolerance for a mantissa of eight bits
+MOST_SAMPLES = 0.75  # of them must be that close: a few may cross a threshold
+BATCHES, MANY = 4, 8  # batches and samples in which targets of few classes must differ
+CONFIDENT = 20.0  # a logit so far above the others means certainty
+SIZES, SAMPLES = (32, 96), 4  # pixels, images
+GROWTH, SLACK = 2.0, 1e-3  # a sum over one axis would grow by three
 
 LOSS_CHECKS = Group()
+NUMERICS_CHECKS = Group()
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="the core masks and weighs samples one by one, in fp32; a mean over the batch counts absent samples.",
-    mend='reduction="none", then a mean over what ONE sample holds; `coupled = True` where samples are judged together. '
-    "Outputs arrive in fp32: the core casts floats, so a loss of another type was made so in `loss` itself.",
-    needs=("targets_are_valid", HEAD),
+    why="the core masks and weights single samples in fp32. A mean over the batch would count "
+    "absent samples.",
+    mend='Use reduction="none" and a mean within each sample; set `coupled = True` if the loss '
+    "compares samples. Outputs arrive in fp32, so `loss` must not cast them.",
+    needs=("targets_are_valid", BUILT),
     core=True,
 )
-def loss_has_one_value_a_sample(subject: PretextSubject, drawn: Drawn) -> None:
-    """The loss of a real answer is (B,), or () of a coupled head, in fp32 and finite."""
-    asked, model = subject.ask(drawn), subject.model(drawn.size)
+def loss_is_one_value_per_sample(subject: PretextSubject, drawn: Drawn) -> None:
+    """The loss is (B,), or () of a coupled head, in fp32 and finite."""
+    model = subject.model(drawn.size)
     with torch.no_grad():
-        loss = subject.loss(model, asked)
-    expected = () if subject.built.coupled else (drawn.samples,)
+        loss = subject.loss(model, subject.batch(drawn))
     require(isinstance(loss, Tensor), f"the loss is a {type(loss).__name__}")
-    require(
-        tuple(loss.shape) == expected,
-        f"the loss has the shape {tuple(loss.shape)}; expected {expected}",
-    )
+    expected = () if subject.built.coupled else (drawn.samples,)
+    require_shape(loss, expected, "the loss")
     require(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
     require_finite(loss, "the loss")
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="evaluation draws nothing: a loss that differs from call to call can't be compared between runs.",
-    mend="draw in views(), from rng; F.dropout(x, p, training=self.training), or nn.Dropout.",
-    needs=(LOSS, TWICE),
+    why="evaluation draws nothing. A loss that varies between calls cannot be compared.",
+    mend="Draw in views(), from rng. Use nn.Dropout, or F.dropout(x, p, training=self.training).",
+    needs=(LOSS, REPEATABLE),
     core=True,
 )
-def loss_is_the_same_twice(subject: PretextSubject, drawn: Drawn) -> None:
-    """In eval mode the same question gets the same answer and the same loss."""
-    asked, model = subject.ask(drawn), subject.model(drawn.size)
+def loss_is_repeatable(subject: PretextSubject, drawn: Drawn) -> None:
+    """In eval mode, the same batch gives the same output and the same loss twice."""
+    batch, model = subject.batch(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        one, two = subject.forward_heads(model, asked), subject.forward_heads(model, asked)
-        require(same(one, two), "the answers differ")
-        losses = [subject.compute_losses(model, one, asked.target) for _ in range(2)]
-    require(same(*losses), "the losses of one answer differ")
+        one, two = subject.output(model, batch), subject.output(model, batch)
+        require(equal(one, two), "the outputs differ")
+        losses = [subject.loss_of(model, one, batch.target) for _ in range(2)]
+    require(equal(*losses), "the losses of one output differ")
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="one NaN skips the whole step, of all tasks.",
-    mend="clamp or add a small number before log, sqrt and divisions.",
+    why="one NaN skips the whole step, for all tasks.",
+    mend="Clamp, or add a small number, before log, sqrt and divisions.",
     needs=STEADY,
 )
 def loss_is_finite(subject: PretextSubject, drawn: Drawn) -> None:
-    """Answers of zeros, of ones and of noise have finite losses."""
-    for name, loss in _losses_of_made_up_answers(subject, drawn).items():
+    """Outputs of zeros, of ones and of noise have finite losses."""
+    for name, loss in _losses_of_artificial_outputs(subject, drawn).items():
         require_finite(loss, f"the loss of {name}")
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="a loss that does not look at the target teaches the same whatever is asked: the questions are there for nothing.",
-    mend="compare the output with the target that loss() is given; does a mask, a constant or a detach() take its place?",
+    why="a loss that ignores its target teaches the same for every input.",
+    mend="Compare the output with the target that loss() receives. Does a mask, a constant or a "
+    "detach() replace it?",
     needs=STEADY,
 )
-def loss_hangs_on_the_target(subject: PretextSubject) -> None:
-    """Samples differ in their targets, and judged by another sample's, an answer loses something else (in one of a few batches)."""
+def loss_depends_on_the_target(subject: PretextSubject) -> None:
+    """In some batch, targets vary, and another sample's target changes the loss of an output."""
     varied = differed = changed = torch.zeros(MANY, dtype=torch.bool)
     for seed in range(BATCHES):
-        asked = subject.ask(drawn := Drawn(MANY, 32, seed))
-        if not tensors(asked.target):
+        drawn = Drawn(MANY, 32, seed)
+        batch = subject.batch(drawn)
+        target = batch.target
+        if not tensors(target):
             raise Skip("its views are its target")
-        wrong = of_other_samples(subject.component, asked.target, MANY)
-        right, other = _noisy_losses(subject, drawn, asked, [asked.target, wrong])
-        varied = varied | _differing_samples(
-            asked.target, tree_map(lambda x: x.roll(1, 0), asked.target), MANY
-        )
-        differed = differed | _differing_samples(asked.target, wrong, MANY)
-        changed = changed | (right != other)  # of a coupled head: one value for all
-    require(
-        bool(varied.any()),
-        f"in {BATCHES} batches of {MANY} samples all samples have the same target",
-    )
+        rolled = tree_map(lambda x: x.roll(1, 0), target)
+        wrong = of_other_samples(subject.component, target, MANY)
+        right_loss, wrong_loss = _noisy_losses(subject, drawn, batch, [target, wrong])
+
+        varied = varied | _differing_samples(target, rolled, MANY)
+        differed = differed | _differing_samples(target, wrong, MANY)
+        changed = changed | (right_loss != wrong_loss)  # one value for all if the head is coupled
+
+    require(bool(varied.any()), f"all samples of {BATCHES} batches of {MANY} have the same target")
     if not bool(differed.any()):
-        raise Skip("permuted, its targets are what they were")
+        raise Skip("permuting its targets does not change them")
     idle = (differed & ~changed).nonzero().flatten().tolist()
-    require(not idle, f"whatever the target says, the samples {idle} of {MANY} lose the same")
+    require(not idle, f"another target does not change the loss of samples {idle} of {MANY}")
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="a sum over pixels or patches grows with input.size: the same weight would mean another task at another size.",
-    mend="take the mean over what one sample holds: .mean((1, 2, 3)), or the masked sum divided by the mask's own sum.",
-    needs="loss_is_finite",
+    why="a sum over pixels grows with input.size, and the task's weight means something else.",
+    mend="Take the mean within each sample: .mean((1, 2, 3)), or the masked sum divided by the "
+    "sum of the mask.",
+    needs=FINITE,
 )
 def loss_does_not_grow_with_the_image(subject: PretextSubject) -> None:
-    """Answers of zeros lose about the same (a factor of two at most) in images of three times the side."""
-    small, large = (
-        float(_losses_of_made_up_answers(subject, Drawn(SAMPLES, side, 0))["zeros"].mean())
-        for side in SIDES
-    )
-    held = abs(large) <= GROWTH * abs(small) + SLACK and abs(small) <= GROWTH * abs(large) + SLACK
-    require(held, f"they lose {small:.4g} at {SIDES[0]} pixels, {large:.4g} at {SIDES[1]}")
+    """With three times the image size, the loss of zeros changes by a factor of two at most."""
+    small, large = (_loss_of_zeros(subject, Drawn(SAMPLES, size, 0)) for size in SIZES)
+    not_larger = abs(large) <= GROWTH * abs(small) + SLACK
+    not_smaller = abs(small) <= GROWTH * abs(large) + SLACK
+    found = f"the loss is {small:.4g} at {SIZES[0]} pixels, {large:.4g} at {SIZES[1]}"
+    require(not_larger and not_smaller, found)
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="training goes downhill: if the truth is no lower, something else than the truth is learned.",
-    mend="compare `ideal`, `loss` and the order of the target's entries; is a sign or an axis swapped?",
-    needs="loss_hangs_on_the_target",
+    why="training minimizes the loss. If the truth is not lowest, it learns something else.",
+    mend="Compare `ideal`, `loss` and the order of the target's entries. Is a sign or an axis "
+    "swapped?",
+    needs="loss_depends_on_the_target",
 )
-def truth_loses_least(subject: PretextSubject, drawn: Drawn) -> None:
-    """`ideal(target)`, or of a K-way question its one-hot logits, loses less by its own target than by another sample's."""
-    asked, model = subject.ask(drawn), subject.model(drawn.size)
-    ideal = ideal_answer(subject, asked)
-    wrong = of_other_samples(subject.component, asked.target, drawn.samples)
-    right, other = (subject.compute_losses(model, ideal, t) for t in (asked.target, wrong))
-    differs = _differing_samples(asked.target, wrong, drawn.samples)
+def true_target_has_the_lowest_loss(subject: PretextSubject, drawn: Drawn) -> None:
+    """`ideal(target)`, or one-hot logits, loses less with its target than with another's."""
+    batch, model = subject.batch(drawn), subject.model(drawn.size)
+    ideal = ideal_output(subject, batch)
+    wrong_target = of_other_samples(subject.component, batch.target, drawn.samples)
+    right = subject.loss_of(model, ideal, batch.target)
+    wrong = subject.loss_of(model, ideal, wrong_target)
+
+    differs = _differing_samples(batch.target, wrong_target, drawn.samples)
     if right.ndim == 0:
         differs = differs.any()
-    held = torch.where(differs, right < other, True)
-    require(bool(held.all()), f"the truth loses {numbers(right)}, a wrong answer {numbers(other)}")
+    lower = torch.where(differs, right < wrong, True)
+    found = f"the loss is {numbers(right)} with the truth, {numbers(wrong)} with wrong targets"
+    require(bool(lower.all()), found)
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="a sum over tiles or pixels makes the loss, and so the learning rate, as many times larger.",
-    mend="take the mean over what one sample holds; cross-entropy on raw logits, softmax not applied before.",
-    needs="loss_is_finite",
+    why="a sum over tiles or pixels multiplies the loss, and with it the learning rate.",
+    mend="Take the mean within each sample. Use cross-entropy on raw logits, without a softmax "
+    "before it.",
+    needs=FINITE,
 )
-def equal_logits_lose_log_choices(subject: PretextSubject, drawn: Drawn) -> None:
-    """All-zero logits of a K-way question lose log(K), in both modes; of several at once, the sum of their logs."""
+def equal_logits_give_log_choices(subject: PretextSubject, drawn: Drawn) -> None:
+    """All-zero logits of K choices have the loss log(K) in both modes; several add up."""
     choices = getattr(subject.built, "choices", None)
     if choices is None:
         raise Skip("its head has no `choices`")
-    asked, model = subject.ask(drawn), subject.fresh(drawn.size).eval()
-    expected = sum(
-        math.log(k) for k in (choices.values() if isinstance(choices, dict) else [choices])
-    )
+    counts = choices.values() if isinstance(choices, Mapping) else [choices]
+    expected = sum(math.log(k) for k in counts)
+
+    batch, model = subject.batch(drawn), subject.fresh(drawn.size).eval()
     with torch.no_grad():
-        zeros = _floats_mapped(torch.zeros_like, subject.forward_heads(model, asked))
-    for mode in (False, True):
-        model.heads[LABEL].train(mode)
+        zeros = map_floats(torch.zeros_like, subject.output(model, batch))
+    for training in (False, True):
+        model.heads[LABEL].train(training)
         with torch.no_grad():
-            loss = subject.compute_losses(model, zeros, asked.target)
-        off = float((loss - expected).abs().max())
-        said = f"in {'train' if mode else 'eval'} mode they lose {numbers(loss)}; log({choices}) is {expected:.4f}"
-        require(off < ROUNDING * max(1, expected), said)
+            loss = subject.loss_of(model, zeros, batch.target)
+        difference = float((loss - expected).abs().max())
+        found = f"the loss is {numbers(loss)} in {mode_name(training)} mode"
+        within = difference < ROUNDING * max(1, expected)
+        require(within, f"{found}; log({choices}) is {expected:.4f}")
 
 
-NUMERICS_CHECKS = Group()
+@LOSS_CHECKS.check(
+    "randomness",
+    why="draws from a global generator depend on other code. Paired and resumed runs then differ.",
+    mend="Draw in views(), from rng, and pass the result to the head in the target. Use "
+    "nn.Dropout to drop features.",
+    needs=STEADY,
+    core=True,
+)
+def training_uses_no_global_generator(subject: PretextSubject, drawn: Drawn) -> None:
+    """In train mode, forward and loss use no global generator, apart from dropout."""
+    model, batch = subject.fresh(drawn.size), subject.batch(drawn)
+    head: Any = model.heads[LABEL]
+    features = [model.encoder(images) for images in batch.images]
+
+    def step() -> Tensor:
+        return subject.loss_of(model, head(*features), batch.target)
+
+    require_unused(generators_used_in_training(head, step), "the head in train mode")
 
 
 @NUMERICS_CHECKS.check(
     "numerics",
-    why="runs in bf16-mixed would learn something else, or stop at a torch_version_hint of dtypes.",
-    mend="no differences of large numbers in forward; cast to float() before exp, norms and sums over many entries.",
+    why="runs in bf16-mixed would learn something else, or stop with mixed dtypes.",
+    mend="Avoid differences of large numbers in forward. Cast to float() before exp, norms and "
+    "sums over many entries.",
     needs=STEADY,
 )
 def bf16_is_close_to_fp32(subject: PretextSubject, drawn: Drawn) -> None:
-    """With the forward in bf16 and the loss in fp32, as a step takes them, losses are within 5 % of fp32's."""
-    asked, model = subject.ask(evolve(drawn, samples=8)), subject.model(drawn.size)
+    """With the forward in bf16 and the loss in fp32, losses are within 5 % of fp32."""
+    batch, model = subject.batch(evolve(drawn, samples=8)), subject.model(drawn.size)
     with torch.no_grad():
-        exact = subject.loss(model, asked)
+        exact = subject.loss(model, batch)
         with torch.autocast("cpu", torch.bfloat16):
-            rough = subject.loss(model, asked)
-    close = (rough - exact).abs() <= BF16 + BF16 * exact.abs()
-    require(
-        float(close.float().mean()) >= MOST_SAMPLES, f"fp32 {numbers(exact)}, bf16 {numbers(rough)}"
-    )
+            rounded = subject.loss(model, batch)
+    close = (rounded - exact).abs() <= BF16 + BF16 * exact.abs()
+    share = float(close.float().mean())
+    require(share >= MOST_SAMPLES, f"fp32: {numbers(exact)}; bf16: {numbers(rounded)}")
 
 
 @NUMERICS_CHECKS.check(
     "numerics",
-    why="confident answers come late in training: a loss that then is infinite skips every step.",
-    mend="cross_entropy and binary_cross_entropy_with_logits on logits, not log(softmax(x)).",
-    needs="loss_is_finite",
+    why="predictions become confident late in training. An infinite loss then skips every step.",
+    mend="Use cross_entropy or binary_cross_entropy_with_logits on logits, not log(softmax(x)).",
+    needs=FINITE,
 )
-def extreme_answers_stay_finite(subject: PretextSubject, drawn: Drawn) -> None:
-    """Answers ten thousand times as large have a finite loss and finite gradients."""
-    asked, model = subject.ask(drawn), subject.model(drawn.size)
+def extreme_outputs_give_a_finite_loss(subject: PretextSubject, drawn: Drawn) -> None:
+    """Outputs times 10,000 have a finite loss and finite gradients."""
+    batch, model = subject.batch(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        output = _floats_mapped(lambda x: EXTREME * x, subject.forward_heads(model, asked))
+        output = map_floats(lambda x: EXTREME * x, subject.output(model, batch))
     leaves = [x.requires_grad_() for x in floats(output)]
-    loss = subject.compute_losses(model, output, asked.target)
+    loss = subject.loss_of(model, output, batch.target)
     require_finite(loss, "the loss")
     if loss.requires_grad:
-        grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
-        require_finite([g for g in grads if g is not None], "the gradient")
+        gradients = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+        require_finite([g for g in gradients if g is not None], "the gradient")
 
 
-# ---------------------------------------------------------------------------------------------------- helpers
+# ---------------------------------------------------------------------------------------- helpers
 
 
-def _ids(net: nn.Module) -> set[int]:
-    return {id(t) for t in (*net.parameters(), *net.buffers())}
+def ideal_output(subject: PretextSubject, batch: PretextBatch) -> Any:
+    """The head's perfect output for the batch's target; skips if the head does not define one.
 
-
-def _floats_mapped(fn: Any, tree: Any) -> Any:
-    return tree_map(lambda x: fn(x) if isinstance(x, Tensor) and x.is_floating_point() else x, tree)
-
-
-@torch.no_grad()
-def _losses_of_made_up_answers(subject: PretextSubject, drawn: Drawn) -> dict[str, Tensor]:
-    asked, model = subject.ask(drawn), subject.model(drawn.size)
-    output, rng = subject.forward_heads(model, asked), drawn.rng("noise")
-    made = {
-        "zeros": torch.zeros_like,
-        "ones": torch.ones_like,
-        "noise": lambda x: rng.randn(*x.shape).to(x.dtype),
-    }
-    return {
-        name: subject.compute_losses(model, _floats_mapped(fn, output), asked.target)
-        for name, fn in made.items()
-    }
-
-
-@torch.no_grad()
-def _noisy_losses(
-    subject: PretextSubject, drawn: Drawn, asked: Asked, targets: list[Target]
-) -> list[Tensor]:
-    """What one answer loses by each target. Noise is added: a head whose weights begin at 0 answers the same to all."""
-    model, rng = subject.model(drawn.size), drawn.rng("noise")
-    output = _floats_mapped(
-        lambda x: x + rng.randn(*x.shape).to(x), subject.forward_heads(model, asked)
-    )
-    return [subject.compute_losses(model, output, target) for target in targets]
-
-
-def ideal_answer(subject: PretextSubject, asked: Asked, target: Target = None) -> Any:
-    """What the head calls a perfect answer to this target (default: the right one). Skips where it has no word for it."""
-    size = asked.augmented.clean.images.shape[-1]
-    head, target = subject.head(size), asked.target if target is None else target
+    One class per sample needs no `ideal`: the output is then confident one-hot logits.
+    """
+    size = batch.augmented.clean.images.shape[-1]
+    head, target = subject.head(size), batch.target
     if not tensors(target):
         raise Skip("its views are its target")
     if hasattr(head, "ideal"):
         return head.ideal(target)
-    choices, one_class_a_sample = (
-        getattr(head, "choices", None),
-        isinstance(target, Tensor) and target.ndim == 1,
-    )
-    if isinstance(choices, int) and one_class_a_sample and target.dtype == torch.int64:
+
+    choices = getattr(head, "choices", None)
+    one_class = isinstance(target, Tensor) and target.ndim == 1 and target.dtype == torch.int64
+    if isinstance(choices, int) and one_class:
         with torch.no_grad():
-            output = subject.forward_heads(subject.model(size), asked)
+            output = subject.output(subject.model(size), batch)
         if isinstance(output, Tensor) and output.shape == (len(target), choices):
-            return SURE * F.one_hot(target, choices).to(output)
-    raise Skip("its head knows no `ideal` answer")
+            return CONFIDENT * F.one_hot(target, choices).to(output)
+    raise Skip("its head defines no `ideal` output")
 
 
 def of_other_samples(task: PretextTask, target: Target, samples: int) -> Target:
+    """The target with each sample's entry taken from the previous sample."""
     return task.permute(target, torch.arange(samples).roll(1))
-
-
-def _differing_samples(a: Any, b: Any, samples: int) -> Tensor:
-    """(B,) bool: where any leaf differs."""
-    pairs = zip(tensors(a), tensors(b))
-    return torch.stack([(x != y).reshape(samples, -1).any(1) for x, y in pairs]).any(0)
 
 
 def near(a: Tensor, b: Tensor) -> bool:
@@ -334,4 +282,47 @@ def near(a: Tensor, b: Tensor) -> bool:
 
 
 def numbers(x: Tensor) -> str:
-    return ", ".join(f"{v:.4g}" for v in x.detach().flatten().tolist())
+    return ", ".join(f"{value:.4g}" for value in x.detach().flatten().tolist())
+
+
+def mode_name(training: bool) -> str:
+    return "train" if training else "eval"
+
+
+def _differing_samples(a: object, b: object, samples: int) -> Tensor:
+    """(B,) bool: True if any leaf differs."""
+    pairs = zip(tensors(a), tensors(b))
+    return torch.stack([(x != y).reshape(samples, -1).any(1) for x, y in pairs]).any(0)
+
+
+@torch.no_grad()
+def _losses_of_artificial_outputs(subject: PretextSubject, drawn: Drawn) -> dict[str, Tensor]:
+    batch, model = subject.batch(drawn), subject.model(drawn.size)
+    output, rng = subject.output(model, batch), drawn.rng("noise")
+    fills: dict[str, Callable[[Tensor], Tensor]] = {
+        "zeros": torch.zeros_like,
+        "ones": torch.ones_like,
+        "noise": lambda x: rng.randn(*x.shape).to(x.dtype),
+    }
+    losses = {}
+    for name, fill in fills.items():
+        losses[name] = subject.loss_of(model, map_floats(fill, output), batch.target)
+    return losses
+
+
+def _loss_of_zeros(subject: PretextSubject, drawn: Drawn) -> float:
+    return float(_losses_of_artificial_outputs(subject, drawn)["zeros"].mean())
+
+
+@torch.no_grad()
+def _noisy_losses(
+    subject: PretextSubject, drawn: Drawn, batch: PretextBatch, targets: list[Target]
+) -> list[Tensor]:
+    """The losses of one output with each target.
+
+    The output gets noise, since a head whose weights start at 0 has the same output for all inputs.
+    """
+    model, rng = subject.model(drawn.size), drawn.rng("noise")
+    clean = subject.output(model, batch)
+    output = map_floats(lambda x: x + rng.randn(*x.shape).to(x), clean)
+    return [subject.loss_of(model, output, target) for target in targets]

@@ -1,4 +1,4 @@
-"""Checks of a pretext's metrics: right answers reach the best, however the samples are cut into batches."""
+"""Checks of a pretext's metrics: ideal outputs reach the best value, and batches do not matter."""
 
 from __future__ import annotations
 
@@ -7,88 +7,84 @@ from typing import Any
 
 import torch
 from attrs import evolve
+from torchmetrics import Metric
 
 from ...contracts import Target
-from ..kit import Group, Skip, Unproven, require
+from ..kit import Group
+from ..requirements import Skip, Unproven, require
 from ..subject import Drawn
-from .harness import PretextSubject, cut
-from .loss import STEADY, ideal_answer, of_other_samples
+from ..trees import cut
+from .harness import PretextSubject
+from .loss import LOWEST, STEADY, ideal_output, of_other_samples
 
-BEST = 1e-3
-COARSE = 16  # samples in which a coarse metric must tell other samples' answers from the right ones
-
+TOLERANCE = 1e-3
+SAMPLES = 16  # few samples may get the same coarse metric from right and wrong outputs
 
 METRICS_CHECKS = Group()
 
 
 @METRICS_CHECKS.check(
     "metrics",
-    why="a metric whose best can't be reached, or that grows as answers worsen, picks the wrong checkpoint.",
-    mend="set higher_is_better, and the best as torchmetrics does: plot_upper_bound = 1.0 (plot_lower_bound = 0.0 of an error)"
-    " on the metric's class; compare what update() reads with `ideal`: is an axis or the argmax wrong?",
-    needs="truth_loses_least",
-    shows=True,
+    why="a metric with an unreachable best value, or the wrong direction, selects the wrong "
+    "checkpoint.",
+    mend="Set higher_is_better, and the best value on the metric's class as torchmetrics does: "
+    "plot_upper_bound = 1.0, or plot_lower_bound = 0.0 for an error. Compare what update() reads "
+    "with `ideal`: is an axis or the argmax wrong?",
+    needs=LOWEST,
+    must_prove=True,
 )
-def perfect_answers_reach_the_best(subject: PretextSubject, drawn: Drawn) -> None:
-    """`ideal(target)` reaches each metric's declared bound; where none is declared, other samples' answers never beat it."""
-    drawn = evolve(
-        drawn, samples=COARSE
-    )  # of few samples, a coarse metric may find other samples' answers as right
-    asked = subject.ask(drawn)
+def ideal_outputs_reach_the_best_metric(subject: PretextSubject, drawn: Drawn) -> None:
+    """`ideal(target)` reaches each metric's bound; without one, wrong targets score no better."""
+    batch = subject.batch(evolve(drawn, samples=SAMPLES))
     if not subject.component.metrics():
         raise Skip("it has no metrics")
-    ideal = ideal_answer(subject, asked)
-    wrong = of_other_samples(subject.component, asked.target, COARSE)
+    ideal = ideal_output(subject, batch)
+    wrong = of_other_samples(subject.component, batch.target, SAMPLES)
+
     for name, metric in subject.component.metrics().items():
         higher = metric.higher_is_better
-        require(higher is not None, f"{name} does not say whether higher_is_better")
-        best = getattr(metric, "plot_upper_bound" if higher else "plot_lower_bound", None)
-        found = _measured(metric, [(ideal, asked.target)])
+        require(higher is not None, f"{name} does not define higher_is_better")
+        found = _measure(metric, [(ideal, batch.target)])
+        bound = "plot_upper_bound" if higher else "plot_lower_bound"
+        best = getattr(metric, bound, None)
         if best is not None:
-            require(
-                abs(found - best) < BEST,
-                f"{name} of the perfect answer is {found:.4g}; its best is {best:g}",
-            )
+            reached = abs(found - best) < TOLERANCE
+            require(reached, f"{name} of the ideal output is {found:.4g}; its best is {best:g}")
             continue
-        other = _measured(subject.component.metrics()[name], [(ideal, wrong)])
-        require(
-            found >= other if higher else found <= other,
-            f"{name}: right {found:.4g}, wrong {other:.4g}",
-        )
+
+        other = _measure(subject.component.metrics()[name], [(ideal, wrong)])
+        no_worse = found >= other if higher else found <= other
+        require(no_worse, f"{name}: {found:.4g} with the truth, {other:.4g} with wrong targets")
         if found == other:
-            raise Unproven(f"{name} is {found:.4g} of right answers and of other samples'")
+            raise Unproven(f"{name} is {found:.4g} with the truth and with wrong targets")
 
 
 @METRICS_CHECKS.check(
     "metrics",
-    why="evaluation would depend on the batch size: two runs can't be compared.",
-    mend="keep sums and counts as states (add_state(..., 'sum')), divide in compute().",
+    why="otherwise evaluation depends on the batch size, and runs cannot be compared.",
+    mend="Use sums and counts as states (add_state(..., 'sum')), and divide in compute().",
     needs=STEADY,
 )
 def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> None:
-    """Each metric is the same for one batch and for any split of it."""
+    """Each metric is the same for one batch and for the batch split in two."""
     if not subject.component.metrics():
         raise Skip("it has no metrics")
-    asked, model = subject.ask(drawn), subject.model(drawn.size)
+    # Of two equal parts, a mean of means would be right: the second part is larger.
+    drawn = evolve(drawn, samples=drawn.samples + 1)
+    batch, model = subject.batch(drawn), subject.model(drawn.size)
     with torch.no_grad():
-        output = subject.forward_heads(model, asked)
-    first, rest = slice(1), slice(1, None)
-    pairs = [(cut(output, p), cut(asked.target, p)) for p in (first, rest)]
+        output = subject.output(model, batch)
+    parts = [(cut(output, s), cut(batch.target, s)) for s in (slice(1), slice(1, None))]
+
     for name, metric in subject.component.metrics().items():
-        whole, split = (
-            _measured(m, updates)
-            for m, updates in (
-                (metric, [(output, asked.target)]),
-                (subject.component.metrics()[name], pairs),
-            )
-        )
-        held = abs(whole - split) <= BEST * max(1, abs(whole)) or (
-            math.isnan(whole) and math.isnan(split)
-        )
-        require(held, f"{name} is {whole:.6g} in one batch and {split:.6g} in two")
+        whole = _measure(metric, [(output, batch.target)])
+        split = _measure(subject.component.metrics()[name], parts)
+        near = abs(whole - split) <= TOLERANCE * max(1, abs(whole))
+        both_nan = math.isnan(whole) and math.isnan(split)
+        require(near or both_nan, f"{name} is {whole:.6g} in one batch, {split:.6g} in two")
 
 
-def _measured(metric: Any, updates: list[tuple[Any, Target]]) -> float:
+def _measure(metric: Metric, updates: list[tuple[Any, Target]]) -> float:
     for output, target in updates:
         metric.update(output, target)
     return float(metric.compute())

@@ -1,10 +1,11 @@
-"""Checks of speed: nothing waits for the host, and the head can be compiled."""
+"""Checks of speed: a step never waits for the host, and the head can be compiled."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -12,17 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from ... import rng as own_draws
+from ... import rng as keyed_draws
 from ...rng import KeyedRng
-from ..kit import Group, Skip, require
+from ..kit import Group
+from ..requirements import Skip, require
 from ..subject import Drawn
 from ..tracing import trace
+from ..trees import tensors
 from .harness import LABEL, PretextSubject, raw
 from .loss import STEADY
 
-READS = {
+# Operations whose result, or its shape, depends on values: the host waits for them.
+OPERATIONS = {
     "_local_scalar_dense",
     "nonzero",
     "nonzero_static",
@@ -32,7 +35,10 @@ READS = {
     "unique_dim",
     "_unique2",
 }
-CALLS = {
+INDEXING = {"index", "index_put", "index_put_"}
+
+# Methods that read values. On a CPU some of them reach no operation.
+METHODS = {
     "item",
     "tolist",
     "numpy",
@@ -44,26 +50,27 @@ CALLS = {
     "__index__",
 }
 
-
 SPEED_CHECKS = Group()
 
 
 @SPEED_CHECKS.check(
     "speed",
-    why="each value that the host reads makes a GPU run dry until it has arrived: some 10 % of a step, each.",
-    mend="torch.where and masked_fill instead of `if` and x[mask]; rng.integer for a host number; keep counts as tensors.",
+    why="the GPU idles until the host has read a value: about 10 % of a step for each.",
+    mend="Use torch.where and masked_fill instead of `if` and x[mask], rng.integer for a host "
+    "number, and tensors for counts.",
     needs=STEADY,
     capability="stays_on_device",
 )
-def reads_nothing_back(subject: PretextSubject) -> None:
-    """views, forward and loss read no value of a tensor on the host: no item(), tolist(), `if`, x[mask], nonzero()."""
-    reads = HostReads()
+def reads_nothing_on_the_host(subject: PretextSubject) -> None:
+    """views, forward and loss use no item(), tolist(), `if` on a tensor, x[mask], nonzero()."""
     drawn, model = Drawn(4, 48, 0), subject.fresh(48)
     augmented = subject.augmented(raw(drawn), drawn.size, drawn.keyed_rng())
+    head: Any = model.heads[LABEL]
+
+    reads = HostReads()
     with reads.watched():
         views, target = subject.component.views(augmented, drawn.rng())
-    features = [model.encoder(v.images) for v in views]
-    head: Any = model.heads[LABEL]
+    features = [model.encoder(view.images) for view in views]  # not the pretext's code
     with reads.watched():
         head.loss(head(*features), target)
     require(not reads.found, f"the host reads: {', '.join(dict.fromkeys(reads.found))}")
@@ -72,14 +79,15 @@ def reads_nothing_back(subject: PretextSubject) -> None:
 @SPEED_CHECKS.check(
     "speed",
     why="the host would wait for the GPU at every step.",
-    mend="create constants on the device; .to(device, non_blocking=True); no item(), no copies to the CPU.",
-    needs="reads_nothing_back",
+    mend="Create constants on the device, and use .to(device, non_blocking=True). No item(), no "
+    "copies to the CPU.",
+    needs="reads_nothing_on_the_host",
     capability="stays_on_device",
 )
 def never_waits_for_the_gpu(subject: PretextSubject) -> None:
     """On a GPU, views, forward and loss run with torch.cuda.set_sync_debug_mode("error")."""
     if not torch.cuda.is_available():
-        raise Skip("there is no CUDA device here")
+        raise Skip("there is no CUDA device")
     device, drawn = torch.device("cuda"), Drawn(4, 48, 0)
     model, keyed_rng = subject.fresh(48).to(device), KeyedRng((drawn.seed,), device)
     augmented = subject.augmented(raw(drawn).to(device), drawn.size, keyed_rng)
@@ -87,35 +95,43 @@ def never_waits_for_the_gpu(subject: PretextSubject) -> None:
 
     def step() -> None:
         views, target = subject.component.views(augmented, keyed_rng(LABEL))
-        head.loss(head(*(model.encoder(v.images) for v in views)), target)
+        features = [model.encoder(view.images) for view in views]
+        head.loss(head(*features), target)
 
-    step()  # the first time, augmentations are drawn and libraries make their handles
+    step()  # the first time, augmentations are drawn and libraries create their handles
     with _sync_is_an_error():
         step()
 
 
 @SPEED_CHECKS.check(
     "speed",
-    why="a graph break gives back what torch.compile gains.",
-    mend="no prints, item() or data-dependent branches in forward and loss; or declare it: lacks = {'compiles': why}.",
-    needs="reads_nothing_back",
+    why="a graph break costs what torch.compile gains.",
+    mend="Use no prints, item() or data-dependent branches in forward and loss. Or declare it: "
+    "lacks = {'compiles': why}.",
+    needs="reads_nothing_on_the_host",
     capability="compiles",
 )
-def traces_in_one_graph(subject: PretextSubject) -> None:
+def traces_as_one_graph(subject: PretextSubject) -> None:
     """torch.compile(fullgraph=True) traces the head's forward and loss."""
-    model, asked = subject.fresh(), subject.ask(Drawn(4, 32, 0))
+    model, batch = subject.fresh(), subject.batch(Drawn(4, 32, 0))
     head: Any = model.heads[LABEL]
-    features = [model.encoder(v.images) for v in asked.views]
-    loss = trace(
-        lambda features, target: head.loss(head(*features), target), features, asked.target
-    )
-    require(isinstance(loss, Tensor), f"it gives a {type(loss).__name__}")
+    features = [model.encoder(images) for images in batch.images]
+
+    def step(features: Any, target: Any) -> object:
+        return head.loss(head(*features), target)
+
+    loss = trace(step, features, batch.target)
+    require(isinstance(loss, Tensor), f"the loss is a {type(loss).__name__}")
+
+
+# ---------------------------------------------------------------------------------------- helpers
 
 
 class HostReads:
-    """Which operations of a stretch of code read a tensor's values on the host; works without a GPU.
+    """The operations of a block that read a tensor's values on the host; works without a GPU.
 
-    Our own draws of one host number, and what `one_hot` looks at on a CPU alone, are no reads.
+    Two do not count: the core's own draws of a host number, and the range check of `one_hot` with a
+    known number of classes, which happens on a CPU only.
     """
 
     def __init__(self) -> None:
@@ -124,64 +140,78 @@ class HostReads:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        with _Calls(self), _Operations(self):
+        with _Methods(self), _Operations(self):
             yield
 
     def add(self, name: str) -> None:
-        if not self.excused and not _in_own_draws():
+        if not self.excused and not _in_keyed_draws():
             self.found.append(name)
 
 
-class _Calls(TorchFunctionMode):
-    """Methods that read, by name; some never reach an operation on a CPU."""
+class _Methods(TorchFunctionMode):
+    """Records methods that read."""
 
     def __init__(self, reads: HostReads) -> None:
         super().__init__()
         self.reads = reads
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        options = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in CALLS:
+        if name in METHODS:
             self.reads.add(f"{name}()")
-        excused = func is F.one_hot and (len(args) > 1 or (kwargs or {}).get("num_classes", -1) > 0)
+
+        counts_classes = len(args) > 1 or options.get("num_classes", -1) > 0
+        excused = func is F.one_hot and counts_classes
         self.reads.excused += excused
         try:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **options)
         finally:
             self.reads.excused -= excused
 
 
 class _Operations(TorchDispatchMode):
-    """Operations whose result, or its shape, depends on values."""
+    """Records operations that read."""
 
     def __init__(self, reads: HostReads) -> None:
         super().__init__()
         self.reads = reads
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         name = func.overloadpacket.__name__
-        if name in READS:
+        if name in OPERATIONS:
             self.reads.add(name)
-        if name in ("index", "index_put", "index_put_") and _masked(name, args):
+        if name in INDEXING and _reads_a_mask(name, args):
             self.reads.add("x[mask]")
         return func(*args, **(kwargs or {}))
 
 
-def _masked(name: str, args: Any) -> bool:
-    """Is a mask among the indices? One value for all of a mask's places is a masked_fill, which reads nothing."""
-    if not any(
-        isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in tree_leaves(args[1])
-    ):
-        return False
-    return name == "index" or args[2].numel() != 1
+def _reads_a_mask(name: str, args: Sequence[Any]) -> bool:
+    """True if a mask is an index. Writing ONE value there is a masked_fill, which reads nothing."""
+    has_mask = any(index.dtype in (torch.bool, torch.uint8) for index in tensors(args[1]))
+    writes_one_value = name != "index" and args[2].numel() == 1
+    return has_mask and not writes_one_value
 
 
-def _in_own_draws() -> bool:
-    frame = sys._getframe(1)
+def _in_keyed_draws() -> bool:
+    """True if the core's `rng` module is among the callers."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_filename == own_draws.__file__:
+        if frame.f_code.co_filename == keyed_draws.__file__:
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

@@ -1,29 +1,24 @@
-"""What every supervised task must hold: the list of all checks. Each group stands in a file of its own."""
+"""All checks of supervised tasks. Each group is in its own file."""
 
 from __future__ import annotations
 
 from ..common import COMMON
 from ..kit import CheckList
-from ..subject import draws
-from .answers import ANSWERS_CHECKS
+from ..subject import batches
+from .decoding import DECODING_CHECKS
 from .harness import TaskSubject
 from .labels import HEAD_CHECKS, LABELS_CHECKS
 from .loss import LOSS_CHECKS, NUMERICS_CHECKS
 from .movement import MOVEMENT_CHECKS
 
-CHECKS, HARNESS = (
-    CheckList(
-        "task",
-        draws(),
-        (
-            COMMON,
-            LABELS_CHECKS,
-            HEAD_CHECKS,
-            LOSS_CHECKS,
-            ANSWERS_CHECKS,
-            MOVEMENT_CHECKS,
-            NUMERICS_CHECKS,
-        ),
-    ),
-    TaskSubject,
+GROUPS = (
+    COMMON,
+    LABELS_CHECKS,
+    HEAD_CHECKS,
+    LOSS_CHECKS,
+    DECODING_CHECKS,
+    MOVEMENT_CHECKS,
+    NUMERICS_CHECKS,
 )
+CHECKS = CheckList("task", batches, GROUPS)
+HARNESS = TaskSubject

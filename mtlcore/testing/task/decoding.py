@@ -1,142 +1,139 @@
-"""Checks of what a task's outputs become: answers, figures, images."""
+"""Checks of a task's decoded outputs: predictions, metrics, drawings."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..kit import Group, require
-from ..pretext.harness import require_finite
+from ..kit import Group
+from ..requirements import require, require_finite, require_shape, require_unit_range
 from ..subject import Drawn, patterns
-from .harness import ROUNDING, TaskSubject, ideal_output
+from .harness import TaskSubject, ideal_output, relative_error
+from .labels import HEAD
 
-ANSWERS_CHECKS = Group()
+DECODES = "decodes_each_sample"
+ROUNDING = 1e-5  # of images in [0, 1]
+
+DECODING_CHECKS = Group()
 
 
-@ANSWERS_CHECKS.check(
-    "answers",
-    why="metrics and people read the decoded answer, sample by sample.",
-    mend="decode outputs (B, ...) to a tensor (B, ...).",
-    needs="head_keeps_no_encoder",
+@DECODING_CHECKS.check(
+    "predictions",
+    why="metrics and users read the decoded output of each sample.",
+    mend="Decode outputs (B, ...) to a tensor (B, ...).",
+    needs=HEAD,
     core=True,
 )
 def decodes_each_sample(subject: TaskSubject, drawn: Drawn) -> None:
-    """Decoded answers are a finite tensor of B samples, shaped like `as_answer` of the targets."""
-    decoded = subject.task.decode(subject.head()(subject.fixed(drawn.samples, drawn.seed)))
+    """Decoded outputs are a finite tensor with the shape of `as_answer` of the targets."""
+    output = subject.head()(subject.detached_features(drawn.samples, drawn.seed))
+    decoded = subject.task.decode(output)
     truth = subject.task.as_answer(subject.truth(drawn.samples, drawn.seed))
-    require(isinstance(decoded, Tensor), f"decode gives {type(decoded).__name__}")
-    require(
-        decoded.shape == truth.shape,
-        f"an answer is {tuple(decoded.shape)}, the truth {tuple(truth.shape)}",
-    )
-    require_finite(decoded, "the answers")
+    require(isinstance(decoded, Tensor), f"decode returns {type(decoded).__name__}")
+    require_shape(decoded, tuple(truth.shape), "the decoded output")
+    require_finite(decoded, "the decoded output")
 
 
-@ANSWERS_CHECKS.check(
-    "answers",
-    why="figures would be computed of something else than what the loss trains.",
-    mend="let `decode` undo what `ideal` does: decode(ideal(target)) is as_answer(target).",
-    needs="decodes_each_sample",
+@DECODING_CHECKS.check(
+    "predictions",
+    why="metrics would measure something else than the loss trains.",
+    mend="Let `decode` invert `ideal`: decode(ideal(target)) equals as_answer(target).",
+    needs=DECODES,
 )
-def a_perfect_output_is_a_perfect_answer(subject: TaskSubject) -> None:
-    """decode(ideal(target)) is as_answer(target)."""
-    head, target = subject.head(), subject.truth(16)
-    found, wanted = subject.task.decode(ideal_output(head, target)), subject.task.as_answer(target)
-    apart = float(
-        (found.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp_min(1)
-    )
-    require(apart < 1e-2, f"an answer is {apart:.3g} away, in units of the largest")
+def ideal_output_decodes_to_the_target(subject: TaskSubject) -> None:
+    """decode(ideal(target)) equals as_answer(target)."""
+    target = subject.truth(16)
+    found = subject.task.decode(ideal_output(subject.head(), target))
+    error = relative_error(found, subject.task.as_answer(target))
+    require(error < 1e-2, f"it differs by {error:.3g} of the largest value")
 
 
-@ANSWERS_CHECKS.check(
+@DECODING_CHECKS.check(
     "metrics",
-    why='"best" is chosen by the first metric: without one, by the validation loss, which compares with nothing.',
-    mend='give `metrics`, or say why not: lacks = {"metrics": "..."}.',
-    needs="decodes_each_sample",
+    why="the first metric selects the best checkpoint. The validation loss is no substitute: it "
+    "does not compare between runs.",
+    mend='Implement `metrics`, or declare it: lacks = {"metrics": "..."}.',
+    needs=DECODES,
     capability="metrics",
 )
 def has_a_main_metric(subject: TaskSubject) -> None:
-    """`metrics` gives at least one, and says of the first whether higher is better."""
+    """`metrics` returns at least one metric, and the first one defines higher_is_better."""
     metrics = subject.task.metrics()
     require(bool(metrics), "there is none")
     name, main = next(iter(metrics.items()))
-    require(
-        isinstance(main.higher_is_better, bool),
-        f"{name}.higher_is_better = {main.higher_is_better!r}",
-    )
+    direction = main.higher_is_better
+    require(isinstance(direction, bool), f"{name}.higher_is_better = {direction!r}")
 
 
-@ANSWERS_CHECKS.check(
+@DECODING_CHECKS.check(
     "metrics",
-    why="a figure that a perfect network can't reach misleads everyone who reads it.",
-    mend="look at what the metric is updated with: (decoded, target), as `decode` and `target` give them.",
+    why="a metric that a perfect network cannot reach misleads its readers.",
+    mend="Check what updates the metric: (decoded, target), as `decode` and `target` return them.",
     needs="has_a_main_metric",
 )
-def the_truth_scores_best(subject: TaskSubject) -> None:
-    """as_answer(target) reaches each metric's declared bound, and beats other samples' truths in the main one."""
+def true_targets_reach_the_best_metric(subject: TaskSubject) -> None:
+    """as_answer(target) reaches each metric's bound, and beats other samples in the main one."""
     target = subject.truth(32)
     right = subject.scores(subject.task.as_answer(target), target)
     wrong = subject.scores(subject.task.as_answer(target.flip(0)), target)
-    for place, (name, metric) in enumerate(subject.task.metrics().items()):
-        if right[name].ndim or not isinstance(metric.higher_is_better, bool):
+    for position, (name, metric) in enumerate(subject.task.metrics().items()):
+        higher = metric.higher_is_better
+        if right[name].ndim or not isinstance(higher, bool):
             continue
-        best = metric.plot_upper_bound if metric.higher_is_better else metric.plot_lower_bound
         value, other = float(right[name]), float(wrong[name])
-        require(
-            best is None or abs(value - best) < 1e-3,
-            f"{name} of the truth is {value:.4g}; its best is {best}",
-        )
-        better = value > other if metric.higher_is_better else value < other
-        require(
-            place > 0 or better,
-            f"{name} of the truth is {value:.4g}, of other samples' truths {other:.4g}",
-        )
+        best = metric.plot_upper_bound if higher else metric.plot_lower_bound
+        reached = best is None or abs(value - best) < 1e-3
+        require(reached, f"{name} of the truth is {value:.4g}; its best is {best}")
+
+        is_main = position == 0
+        better = value > other if higher else value < other
+        found = f"{name} of the truth is {value:.4g}, of other samples' truths {other:.4g}"
+        require(better or not is_main, found)
 
 
-@ANSWERS_CHECKS.check(
+@DECODING_CHECKS.check(
     "metrics",
-    why="figures would hang on the batch size of the evaluation.",
-    mend="keep sums over samples and divide in `compute`; do not average values of batches.",
+    why="metrics would depend on the batch size of the evaluation.",
+    mend="Store sums over samples and divide in `compute`. Do not average values of batches.",
     needs="has_a_main_metric",
     core=True,
 )
-def metrics_do_not_hang_on_batches(subject: TaskSubject) -> None:
-    """32 samples at once, or as 1, 7 and 24 samples: the same values."""
-    target, parts = subject.truth(32), (1, 7, 24)
-    decoded = subject.task.as_answer(torch.cat([target[:10], target[10:].flip(0)]))
-    whole, split = subject.scores(decoded, target), subject.scores(decoded, target, parts)
+def metrics_do_not_depend_on_batches(subject: TaskSubject) -> None:
+    """Metrics of 32 samples are the same in one batch and in batches of 1, 7 and 24."""
+    target = subject.truth(32)
+    partly_wrong = torch.cat([target[:10], target[10:].flip(0)])
+    decoded = subject.task.as_answer(partly_wrong)
+    whole = subject.scores(decoded, target)
+    split = subject.scores(decoded, target, (1, 7, 24))
     for name, value in whole.items():
         close = torch.allclose(value, split[name], rtol=1e-3, atol=1e-4, equal_nan=True)
-        require(close, f"{name}: {value.tolist()} at once, {split[name].tolist()} in parts")
+        require(close, f"{name}: {value.tolist()} in one batch, {split[name].tolist()} in three")
 
 
-@ANSWERS_CHECKS.check(
+@DECODING_CHECKS.check(
     "images",
-    why="`mtl preview` and reports put images side by side.",
-    mend="return a tensor of the image's shape, in [0, 1].",
-    needs="decodes_each_sample",
+    why="`mtl preview` and reports place images side by side.",
+    mend="Return a tensor of the image's shape, in [0, 1].",
+    needs=DECODES,
 )
-def draws_a_image(subject: TaskSubject) -> None:
-    """`draw` gives an image of the same shape, with values in [0, 1]."""
-    for answer in subject.task.as_answer(subject.truth(3)):
-        image = patterns(1, 64, 0)[0].float() / 255
-        drawn = subject.task.draw(image, answer)
-        require(drawn.shape == image.shape, f"{tuple(image.shape)} becomes {tuple(drawn.shape)}")
-        low, high = float(drawn.min()), float(drawn.max())
-        require(
-            low > -ROUNDING and high < 1 + ROUNDING, f"the values lie in [{low:.4g}, {high:.4g}]"
-        )
-
-
-@ANSWERS_CHECKS.check(
-    "images",
-    why="the same image is drawn on by every task of a run.",
-    mend="draw on a copy: image.clone().",
-    needs="draws_a_image",
-)
-def drawing_leaves_its_image_alone(subject: TaskSubject) -> None:
-    """`draw` does not edit the image that it is given."""
+def draws_an_image(subject: TaskSubject) -> None:
+    """`draw` returns an image of the same shape, in [0, 1]."""
     image = patterns(1, 64, 0)[0].float() / 255
-    kept = image.clone()
+    for prediction in subject.task.as_answer(subject.truth(3)):
+        drawn = subject.task.draw(image.clone(), prediction)
+        require_shape(drawn, tuple(image.shape), "the drawing")
+        require_unit_range(drawn, "the drawing", ROUNDING)
+
+
+@DECODING_CHECKS.check(
+    "images",
+    why="every task of a run draws on the same image.",
+    mend="Draw on a copy: image.clone().",
+    needs="draws_an_image",
+)
+def drawing_leaves_its_image_unchanged(subject: TaskSubject) -> None:
+    """`draw` does not edit its image."""
+    image = patterns(1, 64, 0)[0].float() / 255
+    before = image.clone()
     subject.task.draw(image, subject.task.as_answer(subject.truth(1))[0])
-    require(torch.equal(image, kept), "it is edited in place")
+    require(torch.equal(image, before), "it is edited in place")

@@ -1,40 +1,40 @@
-"""A task on the harness: annotations that it can read, fitted to them, and a head on a toy encoder.
+"""The harness of a task: readable annotations, the fitted task, and a head on a toy encoder.
 
-Where the task has `examples(n, rng) -> Annotation`, its annotations are those; else names and numbers of several shapes are tried,
-until `fit` and `target` take some. N samples, targets (N, ...).
+If the task has `examples(n, rng) -> Annotation`, its annotations come from there. Otherwise the
+harness tries names, then numbers of several shapes, until `fit` and `target` accept some.
+
+Shapes: N samples, targets (N, ...).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from ...contracts import Annotation, BuildContext, Features, Head
+from ...contracts import Annotation, BuildContext, Features, Head, SupervisedTask
 from ...geometry import Geometry, similarity
 from ...model.inference import SharedEncoder
 from ...networks import losses_in_fp32
 from ...rng import KeyedRng, Rng
 from ..generators import seeded
-from ..kit import Skip
-from ..pretext.harness import BenchEncoder
 from ..reload import reload
+from ..requirements import Skip
 from ..subject import Subject, patterns
+from ..toys import ToyEncoder
+from ..trees import map_floats
 
 FITTED = 48
-"""Samples that a task is fitted on."""
-SIDE = 32
-"""Side of the images in pixels, where the targets are not images themselves."""
-ROUNDING = 1e-5
-"""Of images in [0, 1]."""
-_SHAPES: tuple[tuple[int, ...], ...] = (
+"""The number of samples that a task is fitted on."""
+SIZE = 32
+"""The image size in pixels, unless the targets are images themselves."""
+SHAPES: tuple[tuple[int, ...], ...] = (
     (),
     (1,),
     (2,),
@@ -43,116 +43,139 @@ _SHAPES: tuple[tuple[int, ...], ...] = (
     (6,),
     (3, 3),
     (5, 2),
-    (1, SIDE, SIDE),
+    (1, SIZE, SIZE),
 )
+"""Shapes of numbers that the harness tries."""
 
 Maker = Callable[[int, Rng], Annotation]
 
 
-class TaskSubject(Subject):
-    """A task on the harness. Heads are in eval mode."""
+class TaskSubject(Subject[SupervisedTask]):
+    """A task in the harness. Heads are in eval mode."""
 
     imports = ("torchmetrics.classification", "torchmetrics.regression")
 
     @cached_property
     def maker(self) -> Maker:
-        """What draws annotations that the task can read."""
+        """The function that draws annotations which the task can read."""
         own: Maker | None = getattr(self.component, "examples", None)
-        return own or next((make for make in _guesses() if self._takes(make)), _names)
+        if own:
+            return own
+        return next(filter(self._accepts, _candidates()), _names)
 
     def in_a_new_process(self) -> TaskSubject:
-        """The same task, fitted to the same, as a process finds it that has built nothing yet: its module is run afresh."""
-        fitted = {f.alias: getattr(self.task, f.name) for f in attrs.fields(self.cls) if f.init}  # type: ignore[arg-type]
+        """The same fitted task from a reloaded module, as a new process would import it."""
+        cls: Any = self.cls
+        fitted = {f.alias: getattr(self.task, f.name) for f in attrs.fields(cls) if f.init}
         other = TaskSubject(self.name, reload(self.cls), fitted, self.catalog)
-        other.maker, other.task = self.maker, other.component
+        other.maker = self.maker
+        other.task = other.component
         return other
 
     def annotation(self, n: int = FITTED, seed: int = 0) -> Annotation:
         return self.maker(n, KeyedRng((seed,))("annotation"))
 
     @cached_property
-    def task(self) -> Any:
-        """The task, fitted."""
+    def task(self) -> SupervisedTask:
+        """The fitted task."""
         return self.component.fit(self.annotation())
 
     def truth(self, n: int, seed: int = 0) -> Tensor:
-        """(n, ...) targets of samples that are labeled."""
+        """(n, ...) targets of labeled samples."""
+        # Not every annotation need be a label. Four times as many leave enough.
         target, present = self.task.target(self.annotation(4 * n, seed))
-        found: Tensor = target[present][:n]
-        return found
+        return target[present][:n]
 
     @cached_property
-    def side(self) -> int:
+    def size(self) -> int:
+        """The image size in pixels: that of the targets if they are images."""
         shape = self.truth(1).shape
-        return int(shape[-1]) if len(shape) == 4 else SIDE
+        return int(shape[-1]) if len(shape) == 4 else SIZE
 
     @cached_property
     def encoder(self) -> SharedEncoder:
         with seeded(0):
-            return SharedEncoder(BenchEncoder(), self.side).eval()
+            return SharedEncoder(ToyEncoder(), self.size).eval()
 
     def features(self, samples: int, seed: int = 0) -> Features:
-        """Of drawn images; the gradient reaches the encoder."""
-        features: Features = self.encoder(patterns(samples, self.side, seed).float() / 255)
+        """Features of drawn images. Gradients reach the encoder."""
+        images = patterns(samples, self.size, seed).float() / 255
+        features: Features = self.encoder(images)
         return features
 
-    def fixed(self, samples: int, seed: int = 0) -> Features:
-        """Of drawn images, without a gradient."""
+    def detached_features(self, samples: int, seed: int = 0) -> Features:
+        """The same without gradients."""
         with torch.no_grad():
             return self.features(samples, seed)
 
     def head(self, seed: int = 0) -> Head:
-        """A new head, its initial weights from this seed."""
+        """A new head. The seed determines its weights."""
+        context = BuildContext(self.encoder.info, self.encoder, {})
         with seeded(seed):
-            head: Head = self.task.build(BuildContext(self.encoder.info, self.encoder, {}))
+            head = self.task.build(context)
         return head.eval()
 
-    def compute_losses(self, head: Head, output: Any, target: Tensor) -> Tensor:
-        """The loss as a step takes it: in fp32, autocast off; of a coupled head with all shares 1."""
-        output = tree_map(lambda x: x.float() if x.is_floating_point() else x, output)
+    def loss(self, head: Head, output: Any, target: Tensor) -> Tensor:
+        """The loss as a step computes it: in fp32, without autocast."""
+        in_fp32 = map_floats(Tensor.float, output)
         with losses_in_fp32("cpu"):
-            loss: Tensor = head.loss(
-                output, target, *([torch.ones(len(target))] if head.coupled else [])
-            )
-        return loss
+            return bare_loss(head, in_fp32, target)
 
     def scores(
-        self, decoded: Tensor, target: Tensor, parts: tuple[int, ...] = ()
+        self, decoded: Tensor, target: Tensor, sizes: tuple[int, ...] = ()
     ) -> dict[str, Tensor]:
-        """metric -> its value, updated with these samples, at once or in parts."""
+        """metric -> its value for these samples.
+
+        sizes: of the batches that update the metric (default: one batch).
+        """
         metrics = self.task.metrics()
-        sizes = list(parts) or [len(target)]
-        for answer, truth in zip(decoded.split(sizes), target.split(sizes), strict=True):
+        batch_sizes = list(sizes) or [len(target)]
+        updates = zip(decoded.split(batch_sizes), target.split(batch_sizes), strict=True)
+        for prediction, truth in updates:
             for metric in metrics.values():
-                metric.update(answer, truth)
+                metric.update(prediction, truth)
         return {name: torch.as_tensor(metric.compute()).float() for name, metric in metrics.items()}
 
     def movement(self, samples: int, turn_deg: float = 0.0, mirrored: bool = False) -> Geometry:
-        """The image turned about its center, after a mirror."""
-        return self.movements(
-            torch.full((samples,), math.radians(turn_deg)), torch.full((samples,), mirrored)
-        )
+        """The image mirrored, then turned about its center."""
+        angle_rad = torch.full((samples,), math.radians(turn_deg))
+        return self.movements(angle_rad, torch.full((samples,), mirrored))
 
     def movements(self, angle_rad: Tensor, flip: Tensor) -> Geometry:
-        size = (self.side, self.side)
-        return Geometry.affine(
-            similarity(angle_rad, torch.ones_like(angle_rad), flip, size, size), size
-        )
+        """The same for an angle (B,) and a mirror (B,) of each sample."""
+        size = (self.size, self.size)
+        matrix = similarity(angle_rad, torch.ones_like(angle_rad), flip, size, size)
+        return Geometry.affine(matrix, size)
 
-    def _takes(self, make: Maker) -> bool:
+    def _accepts(self, make: Maker) -> bool:
         annotation = make(FITTED, KeyedRng((0,))("annotation"))
         try:
             target, present = self.component.fit(annotation).target(annotation)
-        except Exception:  # noqa: BLE001 - it is a guess, and whatever the task says to it means no
+        except Exception:  # noqa: BLE001 - a candidate may fail in any way
             return False
         return isinstance(target, Tensor) and isinstance(present, Tensor) and bool(present.any())
 
 
+def bare_loss(head: Head, output: Any, target: Tensor) -> Tensor:
+    """The head's loss; a coupled head gets equal shares of 1."""
+    if not head.coupled:
+        return head.loss(output, target)
+    coupled: Any = head
+    loss: Tensor = coupled.loss(output, target, torch.ones(len(target)))
+    return loss
+
+
 def ideal_output(head: Any, target: Tensor) -> Any:
-    """The head's perfect answer to these targets; skips where it has no word for it."""
+    """The head's perfect output for these targets; skips if the head does not define one."""
     if not hasattr(head, "ideal"):
         raise Skip("the head has no `ideal(target) -> output`")
     return head.ideal(target)
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to the largest value or 1."""
+    largest = wanted.float().abs().max().clamp_min(1)
+    return float((found.float() - wanted.float()).abs().max() / largest)
 
 
 def reads_names(annotation: Annotation) -> bool:
@@ -160,19 +183,20 @@ def reads_names(annotation: Annotation) -> bool:
 
 
 def missing(annotation: Annotation) -> Annotation:
-    """As many samples, all missing: "" or NaN."""
-    return np.full_like(annotation, "" if reads_names(annotation) else np.nan)
+    """The same number of missing annotations: "" or NaN."""
+    value = "" if reads_names(annotation) else np.nan
+    return np.full_like(annotation, value)
 
 
 def _names(n: int, rng: Rng) -> Annotation:
     return np.array(["one", "two", "three"])[rng.randint(3, n).numpy()]
 
 
-def _guesses() -> Iterator[Maker]:
+def _numbers(n: int, rng: Rng, shape: tuple[int, ...]) -> Annotation:
+    return (2 * rng.rand(n, *shape) - 1).double().numpy()
+
+
+def _candidates() -> Iterator[Maker]:
     yield _names
-    for shape in _SHAPES:
-
-        def numbers(n: int, rng: Rng, shape: tuple[int, ...] = shape) -> Annotation:
-            return (2 * rng.rand(n, *shape) - 1).double().numpy()
-
-        yield numbers
+    for shape in SHAPES:
+        yield partial(_numbers, shape=shape)

@@ -1,4 +1,4 @@
-"""Checks of a task's loss: its shape, its gradient, its numbers."""
+"""Checks of a task's loss: its shape, its values, its gradient, its precision."""
 
 from __future__ import annotations
 
@@ -8,237 +8,226 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..generators import seeded, touched
-from ..kit import Group, Skip, require
-from ..pretext.harness import cut, floats, require_finite
+from ..generators import (
+    generators_used_in_training,
+    require_no_global_draws,
+    require_unused,
+    seeded,
+)
+from ..kit import Group
+from ..requirements import Skip, require, require_finite, require_shape
 from ..subject import Drawn
 from ..tracing import trace
-from ..training_draws import drawn_in_training
-from .harness import TaskSubject, ideal_output
+from ..trees import cut, floats
+from .harness import TaskSubject, bare_loss, ideal_output
+from .labels import HEAD
 
-TRIES = 4  # batches over which every gradient must have been seen once: a ReLU may hold one back
-
+LOSS = "loss_is_one_value_per_sample"
+TRIES = 4  # batches: a ReLU may block a gradient in some of them
+STEPS = 40
 
 LOSS_CHECKS = Group()
+NUMERICS_CHECKS = Group()
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="samples are masked and averaged over the whole step by the core: it needs one value of each.",
-    mend='use reduction="none" and mean over what one sample holds; set `coupled = True` where samples are judged together.',
-    needs="head_keeps_no_encoder",
+    why="the core masks single samples and averages over the whole step.",
+    mend='Use reduction="none" and a mean within each sample. Set `coupled = True` if the loss '
+    "compares samples.",
+    needs=HEAD,
     core=True,
 )
-def loss_is_one_value_a_sample(subject: TaskSubject, drawn: Drawn) -> None:
-    """The loss is (B,), or () of a coupled head, in fp32, and finite."""
+def loss_is_one_value_per_sample(subject: TaskSubject, drawn: Drawn) -> None:
+    """The loss is (B,), or () of a coupled head, in fp32 and finite."""
     head = subject.head()
-    loss = subject.compute_losses(
-        head,
-        head(subject.features(drawn.samples, drawn.seed)),
-        subject.truth(drawn.samples, drawn.seed),
-    )
+    output = head(subject.features(drawn.samples, drawn.seed))
+    loss = subject.loss(head, output, subject.truth(drawn.samples, drawn.seed))
     expected = () if head.coupled else (drawn.samples,)
-    require(loss.shape == expected, f"the loss is {tuple(loss.shape)}; expected {expected}")
+    require_shape(loss, expected, "the loss")
     require(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
     require_finite(loss, "the loss")
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="samples without a label are masked AFTER the loss: a NaN there, or in its gradient, spoils the step.",
-    mend="let the loss be finite at a target of zeros: clamp norms and logarithms.",
-    needs="loss_is_one_value_a_sample",
+    why="absent labels are masked AFTER the loss. NaN there, or in its gradient, ruins the step.",
+    mend="Make the loss finite for targets of zeros: clamp norms and logarithms.",
+    needs=LOSS,
     core=True,
 )
 def unlabeled_samples_give_a_finite_loss(subject: TaskSubject, drawn: Drawn) -> None:
     """With targets of zeros, the loss and its gradient are finite."""
-    head, target = subject.head(), torch.zeros_like(subject.truth(drawn.samples, drawn.seed))
-    loss = subject.compute_losses(head, head(subject.fixed(drawn.samples, drawn.seed)), target)
-    require_finite(loss, "the loss of targets of zeros")
+    head = subject.head()
+    zeros = torch.zeros_like(subject.truth(drawn.samples, drawn.seed))
+    output = head(subject.detached_features(drawn.samples, drawn.seed))
+    loss = subject.loss(head, output, zeros)
+    require_finite(loss, "the loss with targets of zeros")
     loss.sum().backward()
-    require_finite([p.grad for p in head.parameters() if p.grad is not None], "its gradient")
+    gradients = [p.grad for p in head.parameters() if p.grad is not None]
+    require_finite(gradients, "its gradient")
 
 
 @LOSS_CHECKS.check(
     "loss",
     why="one bad batch with large outputs would end the run in NaN.",
-    mend="use the losses that take logits; clamp before logarithms, square roots and divisions.",
-    needs="loss_is_one_value_a_sample",
+    mend="Use losses that take logits. Clamp before logarithms, square roots and divisions.",
+    needs=LOSS,
 )
 def extreme_outputs_give_a_finite_loss(subject: TaskSubject) -> None:
-    """With outputs 10,000 times as large, or all zero, the loss and its gradient are finite."""
+    """Outputs times 10,000, -10,000 or 0 have a finite loss and a finite gradient."""
     head, target = subject.head(), subject.truth(4)
-    output = head(subject.fixed(4))
+    output = head(subject.detached_features(4))
     for factor in (1e4, -1e4, 0.0):
-        large = tree_map(lambda x, by=factor: (x * by).detach().requires_grad_(), output)
-        loss = subject.compute_losses(head, large, target)
-        require_finite(loss, f"outputs times {factor:g}: the loss")
+        scaled = tree_map(lambda x, by=factor: (x * by).detach().requires_grad_(), output)
+        loss = subject.loss(head, scaled, target)
+        require_finite(loss, f"the loss of outputs times {factor:g}")
         loss.sum().backward()
-        require_finite(
-            [x.grad for x in floats(large) if x.grad is not None],
-            f"outputs times {factor:g}: the gradient",
-        )
+        gradients = [x.grad for x in floats(scaled) if x.grad is not None]
+        require_finite(gradients, f"the gradient of outputs times {factor:g}")
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="ranks and micro-batches cut the batch: the step would hang on how.",
-    mend="use no statistics over samples in the loss, or set `coupled = True`.",
-    needs="loss_is_one_value_a_sample",
+    why="ranks and micro-batches split the batch, and the result must not depend on the split.",
+    mend="Use no statistics over samples in the loss, or set `coupled = True`.",
+    needs=LOSS,
     core=True,
 )
-def a_sample_s_loss_is_its_own(subject: TaskSubject, drawn: Drawn) -> None:
-    """Each sample's loss is the one that it has alone in a batch, unless the head is coupled."""
+def loss_of_a_sample_depends_on_it_alone(subject: TaskSubject, drawn: Drawn) -> None:
+    """Each sample has the same loss alone and in a batch, unless the head is coupled."""
     head = subject.head()
     if head.coupled:
-        raise Skip("its samples are judged together, and it says so")
-    output, target = (
-        head(subject.fixed(drawn.samples, drawn.seed)),
-        subject.truth(drawn.samples, drawn.seed),
-    )
-    together = subject.compute_losses(head, output, target)
+        raise Skip("its head is coupled: its loss compares samples")
+    output = head(subject.detached_features(drawn.samples, drawn.seed))
+    target = subject.truth(drawn.samples, drawn.seed)
+    together = subject.loss(head, output, target).detach()
     for i in range(drawn.samples):
-        alone = subject.compute_losses(head, cut(output, slice(i, i + 1)), target[i : i + 1])
-        apart = abs(float((alone - together[i]).detach()))
-        require(
-            apart <= 1e-4 * (1 + abs(alone.item())),
-            f"sample {i}: {together[i].item():.5g}, alone {alone.item():.5g}",
-        )
+        sample = slice(i, i + 1)
+        alone = float(subject.loss(head, cut(output, sample), target[sample]).detach())
+        difference = abs(alone - float(together[i]))
+        found = f"sample {i}: {float(together[i]):.5g} in the batch, {alone:.5g} alone"
+        require(difference <= 1e-4 * (1 + abs(alone)), found)
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="training goes where the loss is low: away from the truth, if it is lower elsewhere.",
-    mend="look at signs, at the order of (output, target), and at what `ideal` gives.",
-    needs="loss_is_one_value_a_sample",
+    why="training minimizes the loss. If the truth is not lowest, it learns something else.",
+    mend="Check signs, the order of (output, target), and what `ideal` returns.",
+    needs=LOSS,
 )
-def loss_is_lowest_at_the_truth(subject: TaskSubject) -> None:
-    """The head's `ideal` output for the truth loses less than that for other samples' truths."""
+def true_target_has_the_lowest_loss(subject: TaskSubject) -> None:
+    """The `ideal` output of the truth loses less than that of other samples' truths."""
     head, target = subject.head(), subject.truth(32)
-    ideal = ideal_output(head, target)
-    wrong = ideal_output(head, target.flip(0))
-    right, other = (
-        float(subject.compute_losses(head, output, target).mean()) for output in (ideal, wrong)
-    )
-    require(right < other, f"the truth loses {right:.4g}, other samples' truths {other:.4g}")
+    right = subject.loss(head, ideal_output(head, target), target).mean().item()
+    wrong = subject.loss(head, ideal_output(head, target.flip(0)), target).mean().item()
+    found = f"the loss is {right:.4g} for the truth, {wrong:.4g} for other samples' truths"
+    require(right < wrong, found)
 
 
 @LOSS_CHECKS.check(
     "loss",
-    why="what does not learn one batch by heart learns nothing.",
-    mend="look at the sign of the loss, and that the output hangs on the head's parameters.",
-    needs="loss_is_one_value_a_sample",
+    why="a head that cannot learn a single batch learns nothing.",
+    mend="Check the sign of the loss, and that the output depends on the head's parameters.",
+    needs=LOSS,
 )
 def loss_falls_in_training(subject: TaskSubject) -> None:
-    """Forty steps of the head alone on one batch make its loss smaller."""
-    head, features, target = subject.head(), subject.fixed(8), subject.truth(8)
+    """Forty steps of the head on one batch reduce its loss."""
+    head, features, target = subject.head(), subject.detached_features(8), subject.truth(8)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     losses = []
-    for _ in range(40):
+    for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = subject.compute_losses(head, head(features), target).mean()
+        loss = subject.loss(head, head(features), target).mean()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    require(losses[-1] < losses[0], f"{losses[0]:.4g} becomes {losses[-1]:.4g}")
+    require(losses[-1] < losses[0], f"it goes from {losses[0]:.4g} to {losses[-1]:.4g}")
 
 
 @LOSS_CHECKS.check(
     "gradient",
-    why="the shared encoder learns nothing from a task whose gradient does not reach it.",
-    mend="detach nothing of the features, and compute the loss of the output that the head gave.",
-    needs="loss_is_one_value_a_sample",
+    why="the shared encoder learns nothing from a task without a gradient.",
+    mend="Do not detach features, and compute the loss from the head's output.",
+    needs=LOSS,
     core=True,
 )
 def gradient_reaches_encoder_and_head(subject: TaskSubject) -> None:
-    """The loss's gradient, other than 0 in one of a few batches, reaches the encoder and every parameter of the head."""
+    """In some batch, the encoder and each parameter of the head have a gradient other than 0."""
     head, encoder = subject.head(), subject.encoder
-    reached, idle = False, [name for name, p in head.named_parameters() if p.requires_grad]
+    reached = False
+    idle = [name for name, p in head.named_parameters() if p.requires_grad]
     for seed in range(TRIES):
         encoder.zero_grad()
         head.zero_grad()
-        subject.compute_losses(
-            head, head(subject.features(8, seed)), subject.truth(8, seed)
-        ).mean().backward()
-        reached |= any(p.grad is not None and bool(p.grad.any()) for p in encoder.parameters())
-        gradients = {name: p.grad for name, p in head.named_parameters()}
-        idle = [name for name in idle if (g := gradients[name]) is None or not bool(g.any())]
-    require(reached, "it does not reach the encoder")
-    require(not idle, f"it does not reach {', '.join(idle)} of the head")
-
-
-NUMERICS_CHECKS = Group()
+        output = head(subject.features(8, seed))
+        subject.loss(head, output, subject.truth(8, seed)).mean().backward()
+        reached |= any(map(_has_gradient, encoder.parameters()))
+        weights = dict(head.named_parameters())
+        idle = [name for name in idle if not _has_gradient(weights[name])]
+    require(reached, "no gradient reaches the encoder")
+    require(not idle, f"no gradient reaches {', '.join(idle)} of the head")
 
 
 @NUMERICS_CHECKS.check(
     "randomness",
-    why="all draws are keyed by (seed, step): a task that draws from a global generator can't be repeated.",
-    mend="draw nothing; dropout, in train mode, is the only exception.",
-    needs="loss_is_one_value_a_sample",
+    why="draws are keyed by (seed, step). Draws from a global generator cannot be repeated.",
+    mend="Draw nothing. Dropout in train mode is the only exception.",
+    needs=LOSS,
     core=True,
 )
 def leaves_global_generators_alone(subject: TaskSubject) -> None:
-    """fit, target, move, head and loss in both modes (dropout apart), and decode draw from no global generator."""
-    head, features, annotation = subject.head(), subject.fixed(4), subject.annotation()
-    target, task = subject.truth(4), subject.task
+    """fit, target, move, head, loss and decode use no global generator, apart from dropout."""
+    head, features = subject.head(), subject.detached_features(4)
+    annotation, target, task = subject.annotation(), subject.truth(4), subject.task
 
-    def answer() -> Any:
-        return task.decode(head(features))
+    def loss() -> Tensor:
+        return subject.loss(head, head(features), target)
 
-    calls = {
-        "fit": lambda: subject.component.fit(annotation),
-        "target": lambda: task.target(annotation),
-        "move": lambda: task.move(target, subject.movement(4, 30)),
-        "the head in eval mode": answer,
-        "the loss": lambda: subject.compute_losses(head, head(features), target),
-    }
-    for name, call in calls.items():
-        found = touched(call)
-        require(not found, f"{name} draws from {', '.join(found)}")
-    found = drawn_in_training(head, lambda: subject.compute_losses(head, head(features), target))
-    require(not found, f"in train mode, head or loss draw from {', '.join(found)}")
+    require_no_global_draws(lambda: subject.component.fit(annotation), "fit")
+    require_no_global_draws(lambda: task.target(annotation), "target")
+    require_no_global_draws(lambda: task.move(target, subject.movement(4, 30)), "move")
+    require_no_global_draws(lambda: task.decode(head(features)), "the head in eval mode")
+    require_no_global_draws(loss, "the loss")
+    require_unused(generators_used_in_training(head, loss), "the head or its loss in train mode")
 
 
 @NUMERICS_CHECKS.check(
     "numerics",
-    why='with train.precision = "bf16-mixed" the task would learn something else than in fp32.',
-    mend="keep small differences of large numbers in fp32.",
-    needs="loss_is_one_value_a_sample",
+    why='with train.precision = "bf16-mixed" the task would learn something else.',
+    mend="Compute small differences of large numbers in fp32.",
+    needs=LOSS,
     capability="bf16",
 )
-def bf16_agrees(subject: TaskSubject) -> None:
-    """With the head under bf16 autocast, the mean loss is within 5 % of that of fp32."""
-    head, features, target = subject.head(), subject.fixed(8), subject.truth(8)
-    exact = float(subject.compute_losses(head, head(features), target).mean())
+def bf16_is_close_to_fp32(subject: TaskSubject) -> None:
+    """With the head under bf16 autocast, the mean loss is within 5 % of fp32."""
+    head, features, target = subject.head(), subject.detached_features(8), subject.truth(8)
+    exact = subject.loss(head, head(features), target).mean().item()
     with torch.autocast("cpu", torch.bfloat16), seeded(0):
-        rounded = float(subject.compute_losses(head, head(features), target).mean())
-    require(
-        abs(rounded - exact) <= 0.05 * max(abs(exact), 0.05), f"{exact:.4g} becomes {rounded:.4g}"
-    )
+        rounded = subject.loss(head, head(features), target).mean().item()
+    within = abs(rounded - exact) <= 0.05 * max(abs(exact), 0.05)
+    require(within, f"fp32: {exact:.4g}; bf16: {rounded:.4g}")
 
 
 @NUMERICS_CHECKS.check(
     "speed",
-    why="with train.compile a graph that breaks costs its speed.",
-    mend="let Python decide nothing by the values of tensors: no .item(), no `if` on a tensor.",
-    needs="loss_is_one_value_a_sample",
+    why="with train.compile, a graph break costs speed.",
+    mend="Do not let Python decide by values of tensors: no .item(), no `if` on a tensor.",
+    needs=LOSS,
     capability="compiles",
 )
 def traces_as_one_graph(subject: TaskSubject) -> None:
-    """torch.compile(fullgraph=True) takes the head and its loss."""
-    head, features, target = subject.head(), subject.fixed(4), subject.truth(4)
+    """torch.compile(fullgraph=True) traces the head and its loss."""
+    head, features, target = subject.head(), subject.detached_features(4), subject.truth(4)
 
     def step(features: Any, target: Tensor) -> Tensor:
-        return subject.compute_losses(head, head(features), target)
+        return bare_loss(head, head(features), target)
 
-    def bare(features: Any, target: Tensor) -> Tensor:
-        loss: Tensor = head.loss(
-            head(features), target, *([torch.ones(len(target))] if head.coupled else [])
-        )
-        return loss
+    traced = trace(step, features, target)
+    exact = subject.loss(head, head(features), target)
+    same = torch.allclose(traced, exact, rtol=1e-3, atol=1e-4)
+    require(same, "the traced loss differs")
 
-    loss = trace(bare, features, target)
-    require(
-        torch.allclose(loss, step(features, target), rtol=1e-3, atol=1e-4),
-        "the traced loss differs",
-    )
+
+def _has_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())

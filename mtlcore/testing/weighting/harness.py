@@ -1,35 +1,46 @@
-"""A weighting on the harness: run as in training, on drawn losses and Gramians.
+"""The harness of a loss weighting: steps as in training, with drawn losses and Gramians.
 
-Several steps are played, whose gradients and losses change by task; learned parameters are trained by Adam. Two sets of task weights
-are the same where they give the same STEP, sum_k task_weight_k g_k, whose length the Gramian tells: where gradients are linearly
-dependent, other task weights can mean the same.
+Several steps are run, whose gradients and losses change differently for each task. Adam trains
+learned parameters.
+
+Two sets of task weights count as equal if they give the same STEP, sum_k task_weight_k g_k. If
+gradients are linearly dependent, different weights can give the same step. The Gramian gives the
+length of the difference.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from attrs import evolve, frozen
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ...contracts import StepLosses
+from ...contracts import LossWeighting, StepLosses
 from ...rng import KeyedRng
 from ..generators import seeded
-from ..kit import require
+from ..requirements import require
 from ..subject import Subject
+
+if TYPE_CHECKING:
+    from hypothesis import strategies as st
 
 NAMES = ("alpha", "beta", "gamma", "sigma")
 STEPS = 6
-"""Steps that are played: three epochs of two."""
+"""The number of steps: three epochs of two."""
 
 
 @frozen
 class DrawnStep:
-    """K tasks. rows: their gradients' directions, small integers, so that equal, opposed and vanishing ones come up, and
-    Gramians of any rank. sizes: what each row is multiplied by. losses: positive. supervised: which are primary.
+    """The gradients and losses of K tasks.
+
+    rows: gradient directions in small integers. Equal, opposite and zero gradients then occur, and
+    Gramians of any rank.
+    sizes: factors of the rows.
+    losses: positive.
+    supervised: which tasks are primary.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -58,38 +69,47 @@ class DrawnStep:
         return torch.tensor(self.supervised)
 
 
-@st.composite
-def steps(draw: st.DrawFn) -> DrawnStep:
-    """Drawn steps of two to four tasks."""
-    k, width = draw(st.integers(2, 4)), draw(st.integers(1, 5))
+def steps() -> st.SearchStrategy[DrawnStep]:
+    """The strategy of steps with two to four tasks."""
+    from hypothesis import strategies as st
 
-    def each(what: st.SearchStrategy[object]) -> tuple[object, ...]:
-        return tuple(draw(st.lists(what, min_size=k, max_size=k)))
+    @st.composite
+    def drawn_steps(draw: st.DrawFn) -> DrawnStep:
+        k = draw(st.integers(2, 4))
+        width = draw(st.integers(1, 5))
+        row = st.lists(st.integers(-3, 3), min_size=width, max_size=width).map(tuple)
+        size = st.sampled_from([0.01, 1.0, 100.0])
+        loss = st.floats(1 / 64, 10, width=32)
+        return DrawnStep(
+            rows=tuple(draw(st.lists(row, min_size=k, max_size=k))),
+            sizes=tuple(draw(st.lists(size, min_size=k, max_size=k))),
+            losses=tuple(draw(st.lists(loss, min_size=k, max_size=k))),
+            supervised=tuple(draw(st.lists(st.booleans(), min_size=k, max_size=k))),
+        )
 
-    rows = each(st.lists(st.integers(-3, 3), min_size=width, max_size=width).map(tuple))
-    sizes, losses = each(st.sampled_from([0.01, 1.0, 100.0])), each(st.floats(1 / 64, 10, width=32))
-    return DrawnStep(rows, sizes, losses, each(st.booleans()))  # type: ignore[arg-type]
+    return drawn_steps()
 
 
 def scaled(step: DrawnStep, which: int, by: float) -> DrawnStep:
-    """The loss of one task, and so its gradient, times `by`."""
-    sizes, losses = (
-        tuple(x * by if k == which else x for k, x in enumerate(xs))
-        for xs in (step.sizes, step.losses)
-    )
-    return evolve(step, sizes=sizes, losses=losses)
+    """Multiply the loss of one task, and so its gradient, by a factor."""
+
+    def times(values: tuple[float, ...]) -> tuple[float, ...]:
+        return (*values[:which], values[which] * by, *values[which + 1 :])
+
+    return evolve(step, sizes=times(step.sizes), losses=times(step.losses))
 
 
 class Player:
-    """A built strategy, and what trains its parameters."""
+    """A built weighting, and the optimizer of its parameters."""
 
     def __init__(self, loss_weighting: nn.Module) -> None:
-        self.loss_weighting, parameters = loss_weighting, list(loss_weighting.parameters())
+        self.loss_weighting = loss_weighting
+        parameters = list(loss_weighting.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=0.05) if parameters else None
 
     @property
     def steps(self) -> int:
-        """A strategy without memory needs one step to be known."""
+        """The number of steps to run: one is enough without a state."""
         return STEPS if self.loss_weighting.state_dict() else 1
 
     def objective(self, losses: StepLosses) -> Tensor:
@@ -97,16 +117,14 @@ class Player:
         return objective
 
     def task_weights(self, losses: StepLosses) -> Tensor:
-        """(K,) d objective / d values; learned parameters make a step."""
+        """(K,) d objective / d values. Learned parameters make a step."""
         self.objective(losses).backward()
         if self.optimizer:
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return (
-            losses.values.new_zeros(len(losses.names))
-            if losses.values.grad is None
-            else losses.values.grad
-        )
+        if losses.values.grad is None:
+            return losses.values.new_zeros(len(losses.names))
+        return losses.values.grad
 
     def play(
         self,
@@ -114,19 +132,22 @@ class Player:
         when: range | None = None,
         *,
         scale: float = 1.0,
-        turned: bool = False,
+        reverse: bool = False,
     ) -> Tensor:
-        """(T, K) task weights of these steps, in the order of `step.names`. scale: of all losses. turned: shown in reverse order."""
-        when = range(self.steps) if when is None else when
-        shown = (losses_at(i, step, scale=scale, turned=turned) for i in when)
-        found = torch.stack([self.task_weights(losses) for losses in shown])
-        return found.flip(1) if turned else found
+        """(T, K) task weights of these steps, in the order of `step.names`.
+
+        scale: of all losses. reverse: the weighting sees the tasks in reverse order.
+        """
+        weights = []
+        for i in range(self.steps) if when is None else when:
+            weights.append(self.task_weights(losses_at(i, step, scale=scale, reverse=reverse)))
+        found = torch.stack(weights)
+        return found.flip(1) if reverse else found
 
     def saved(self) -> bytes:
         file = io.BytesIO()
-        torch.save(
-            [self.loss_weighting.state_dict(), self.optimizer and self.optimizer.state_dict()], file
-        )
+        optimizer = self.optimizer and self.optimizer.state_dict()
+        torch.save([self.loss_weighting.state_dict(), optimizer], file)
         return file.getvalue()
 
     def load(self, saved: bytes) -> None:
@@ -136,54 +157,59 @@ class Player:
             self.optimizer.load_state_dict(optimizer)
 
 
-class WeightingSubject(Subject):
-    """A weighting on the harness."""
+class WeightingSubject(Subject[LossWeighting]):
+    """A weighting in the harness."""
 
     def player(self, names: Sequence[str]) -> Player:
-        """A fresh strategy for these tasks."""
+        """A new weighting of these tasks."""
         with seeded(0):
             return Player(self.component.build(names))
 
     @property
-    def looks_at_gradients(self) -> bool:
+    def reads_gradients(self) -> bool:
         return str(self.component.at) != "losses"
 
 
 def losses_at(
-    i: int, step: DrawnStep, *, scale: float = 1.0, turned: bool = False, rows: slice = slice(None)
+    i: int, step: DrawnStep, *, scale: float = 1.0, reverse: bool = False, rows: slice = slice(None)
 ) -> StepLosses:
-    """The losses of the i-th step. Each task's gradient and loss change in a way of its own, which hangs on its NAME alone.
+    """The losses of the i-th step.
 
-    scale: of all losses, and so of all gradients. turned: the tasks in reverse order. rows: the tasks that are present.
+    Each task's gradient and loss change over the steps. The change depends on the task's NAME only.
+
+    scale: of all losses, and so of all gradients. reverse: the tasks in reverse order. rows: the
+    tasks that are present.
     """
     order = torch.arange(len(step.names))[rows]
-    order = order.flip(0) if turned else order
+    if reverse:
+        order = order.flip(0)
     names = tuple(step.names[k] for k in order.tolist())
     size = torch.tensor([1 + 0.2 * ((sum(map(ord, name)) + 3 * i) % 5) for name in names])
-    gram = step.gram[order][:, order] * torch.outer(size, size) * scale**2
-    values = (step.values[order] * size * scale).requires_grad_()
     return StepLosses(
-        names,
-        values,
-        gram,
-        step.primary[order],
-        0.1 + 0.1 * i,
-        i // 2,
-        KeyedRng((7, i))("weighting"),
+        names=names,
+        values=(step.values[order] * size * scale).requires_grad_(),
+        gram=step.gram[order][:, order] * torch.outer(size, size) * scale**2,
+        primary=step.primary[order],
+        progress=0.1 + 0.1 * i,
+        epoch=i // 2,
+        rng=KeyedRng((7, i))("weighting"),
     )
+
+
+def gram_at(i: int, step: DrawnStep) -> Tensor:
+    """(K, K) float64: the Gramian of the i-th step."""
+    gram = losses_at(i, step).gram
+    assert gram is not None
+    return gram.double()
 
 
 def require_same_steps(
     left: Tensor, right: Tensor, step: DrawnStep, tolerance: float = 1e-3
 ) -> None:
-    """(T, K) task weights twice: |sum_k (left - right)_k g_k| is small beside the longest of the terms."""
+    """(T, K) task weights twice: require the same steps, relative to their longest term."""
     for t, difference in enumerate((left - right).double()):
-        gram = losses_at(t, step).gram
-        assert gram is not None
-        g = gram.double()
-        length = (difference @ g @ difference).clamp_min(0).sqrt()
-        size = ((left[t].double().abs() + right[t].double().abs()) * g.diagonal().sqrt()).max()
-        require(
-            bool(length <= tolerance * size + 1e-12),
-            f"step {t}: task weights {left[t].tolist()} and {right[t].tolist()}",
-        )
+        gram = gram_at(t, step)
+        length = (difference @ gram @ difference).clamp_min(0).sqrt()
+        terms = (left[t].double().abs() + right[t].double().abs()) * gram.diagonal().sqrt()
+        same = bool(length <= tolerance * terms.max() + 1e-12)
+        require(same, f"step {t}: task weights {left[t].tolist()} and {right[t].tolist()}")

@@ -1,4 +1,4 @@
-"""What one of two gloo ranks does in `train/test_ranks.py`: the same joined inputs, its half of the samples."""
+"""The work of one of two gloo ranks in `train/test_ranks.py`: its half of the same batches."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from mtlcore import gather
 from mtlcore.config.experiment import Experiment
 from mtlcore.contracts import PreparedBatch
 from mtlcore.model.views import prepare
-from mtlcore.networks import alone
+from mtlcore.networks import single_rank
 from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
 from mtlcore.train.devices import leave_together
-from mtlcore.train.step import TrainState, train_step
+from mtlcore.train.state import TrainState
+from mtlcore.train.step import train_step
 
-STRAINING = ("puzzle_spatial", "inpainting", "barlow", "byol", "patches", "location", "fixmatch")
+PRETEXTS = ("puzzle_spatial", "inpainting", "barlow", "byol", "patches", "location", "fixmatch")
 CASES: dict[str, dict[str, Any]] = {
     "equal": {},
     "uncertainty": {"weighting": UNCERTAINTY},
@@ -34,12 +35,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def case(name: str) -> Experiment:
-    fields = {"pretexts": STRAINING, "supervised": "both", "reduce": "geometric"} | CASES[name]
+    fields = {"pretexts": PRETEXTS, "supervised": "both", "reduce": "geometric"} | CASES[name]
     return experiment(encoder=Toy(norm="none"), **fields)
 
 
 def batches() -> list[Batch]:
-    """Three steps: rank 1 has no label at all in the first; a task is absent from the second."""
+    """Three steps. In the first rank 1 has no label at all; in the second a task is absent."""
     made = [
         batch(n=8, unlabeled=0, seed=1),
         batch(n=8, unlabeled=0, seed=2, absent=("pose",)),
@@ -50,17 +51,23 @@ def batches() -> list[Batch]:
     return [counted([b])[0] for b in made]
 
 
-def joined(train_state: TrainState, step: int, b: Batch) -> PreparedBatch:
+def whole(train_state: TrainState, step: int, b: Batch) -> PreparedBatch:
+    """The batch of both ranks, prepared as one."""
     return prepare(train_state.experiment, b, KeyedRng((0, step, 0)))
 
 
 def two_micro_batches(name: str, step: int) -> bool:
-    """The last step in two uneven micro-batches a rank; coupled losses and Gramians at the features act on each one."""
+    """Whether each rank cuts this step into two uneven micro-batches: the last step.
+
+    Gramians at the features are measured in each micro-batch, so they cannot be compared.
+    """
     return step == 2 and name != "pcgrad at features"
 
 
-def without(inputs: PreparedBatch, label: str) -> PreparedBatch:
-    return evolve(inputs, head_inputs={k: v for k, v in inputs.head_inputs.items() if k != label})
+def without(prepared: PreparedBatch, label: str) -> PreparedBatch:
+    """Without a coupled loss, which compares the samples of each micro-batch."""
+    head_inputs = {k: v for k, v in prepared.head_inputs.items() if k != label}
+    return evolve(prepared, head_inputs=head_inputs)
 
 
 def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
@@ -69,11 +76,11 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
     train_state = build_train_state(exp, fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step, b in enumerate(batches()):
-        full = joined(train_state, step, b)
+        full = whole(train_state, step, b)
         if world == 1:
-            train_step(
-                train_state, [without(full, "barlow") if two_micro_batches(name, step) else full]
-            )
+            if two_micro_batches(name, step):
+                full = without(full, "barlow")
+            train_step(train_state, [full])
             continue
         mine = slice(4 * rank, 4 * rank + 4)
         micro_batches = [full.cut(mine, world)]
@@ -81,16 +88,15 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
             cuts = (slice(4 * rank, 4 * rank + 1), slice(4 * rank + 1, 4 * rank + 4))
             micro_batches = [without(full.cut(cut, 2 * world), "barlow") for cut in cuts]
         train_step(train_state, micro_batches)
-    return {
-        k: v.clone()
-        for k, v in (
-            train_state.model.state_dict() | train_state.loss_weighting.state_dict()
-        ).items()
-    }
+    state = train_state.model.state_dict() | train_state.loss_weighting.state_dict()
+    return {k: v.clone() for k, v in state.items()}
 
 
 def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
-    """Samples of gradients at the parameters, BatchNorm, an idle head, other samples on each rank: buffers must agree too."""
+    """A gradient for each loss, BatchNorm, an idle head, other samples on each rank.
+
+    The buffers of both ranks must agree, too.
+    """
     exp = experiment(
         pretexts=("inpainting", "byol"),
         weighting=PCGRAD,
@@ -98,20 +104,18 @@ def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
     )
     train_state = build_train_state(exp, fabric, 100, 10)
     for step in range(3):
-        b = counted(
-            [
-                batch(seed=10 * step + fabric.global_rank),
-                batch(seed=10 * step + 1 - fabric.global_rank),
-            ]
-        )[0]
-        train_step(
-            train_state, [prepare(exp, b, train_state.keyed_rng(0), world=fabric.world_size)]
-        )
+        seeds = (10 * step + fabric.global_rank, 10 * step + 1 - fabric.global_rank)
+        mine = counted([batch(seed=seed) for seed in seeds])[0]
+        prepared = prepare(exp, mine, train_state.keyed_rng(0), world=fabric.world_size)
+        train_step(train_state, [prepared])
     return {k: v.clone() for k, v in train_state.model.state_dict().items()}
 
 
 def run(fabric: Fabric, out: Path) -> None:
-    """Write, for each case, this rank's state and how far the ranks differ. (A file: the launcher's queue holds 64 kB.)"""
+    """Write the state of this rank and the largest difference of both, for each case.
+
+    It writes a file, since the launcher's queue holds 64 kB.
+    """
     torch.set_num_threads(1)
     found = {}
     for name in (*CASES, "batch norm"):
@@ -119,7 +123,8 @@ def run(fabric: Fabric, out: Path) -> None:
         both = fabric.all_gather(torch.cat([v.flatten().double() for v in state.values()]))
         found[name] = state, float((both[0] - both[1]).abs().max())
     if fabric.is_global_zero:
-        with alone():  # what evaluation does: a coupled pretext's `gather` must not ask the other rank, which is not here
+        # As in evaluation: `gather` of a coupled pretext must not wait for the other rank.
+        with single_rank():
             z = torch.randn(4, 3)
             assert torch.equal(gather(z), z)
         torch.save(found, out)

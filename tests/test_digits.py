@@ -1,4 +1,4 @@
-"""The example's source in one file."""
+"""The example of a dataset in one file."""
 
 from __future__ import annotations
 
@@ -21,20 +21,17 @@ def plugin():
     return module
 
 
-def test_it_gives_the_bundled_digits_by_name(plugin):
-    source = plugin.Digits()
-    index = source.index()
+def test_it_returns_the_digits_of_scikit_learn_by_name(plugin):
+    dataset = plugin.Digits()
+    index = dataset.index()
     assert len(index) == 1797
     assert index.annotations["digit"][:10].tolist() == list("0123456789")
-    image = source.decode(index, 0)
-    assert (image.shape, str(image.dtype), int(image.max())) == (
-        (8, 8, 3),
-        "uint8",
-        239,
-    )  # 15 of 16
+    image = dataset.decode(index, 0)
+    assert (image.shape, str(image.dtype)) == ((8, 8, 3), "uint8")
+    assert int(image.max()) == 239  # 15 of 16
 
 
-def test_without_scikit_learn_it_says_what_to_install(plugin, monkeypatch):
+def test_without_scikit_learn_the_error_names_what_to_install(plugin, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MtlError, match="pip install scikit-learn"):
         plugin.Digits().index()

@@ -1,4 +1,4 @@
-"""Every committed experiment trains and is evaluated, on tiny folders in the real layouts of their data sets."""
+"""Every example trains and is evaluated, on tiny folders in the layouts of the real data sets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.train.trainer import train
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-SIDE = 56
+SIZE = 56
 
 
 def photo(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(str(file))).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(len(str(file))).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file)
 
 

@@ -1,4 +1,4 @@
-"""Figures by group: each is the figure of the samples of that group alone, with their number."""
+"""Metrics of groups: those of the samples of each group alone, with their number."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ N = 40
 RACES = np.array(["x", "y", "", "z"])[np.arange(N) % 4]
 AGES = np.where(np.arange(N) < 25, "young", "old")
 LABELS = tuple("" if i % 7 == 0 else "ab"[i % 3 == 0] for i in range(N))
-SAID = tuple("ab"[i % 5 < 2] for i in range(N))
+PREDICTED = tuple("ab"[i % 5 < 2] for i in range(N))
 
 
 class Oracle(nn.Module):
-    """Reads the sample's number in the image, and says what is written for it."""
+    """Reads the number of the sample in the image, and predicts its class of `PREDICTED`."""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         samples = (images[:, 0, 0, 0] * 255).round().long()
-        return {"kind": torch.tensor([[s == "a", s == "b"] for s in SAID]).float()[samples]}
+        logits = torch.tensor([[kind == "a", kind == "b"] for kind in PREDICTED]).float()
+        return {"kind": logits[samples]}
 
 
 def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measured:
@@ -42,34 +43,33 @@ def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measure
 
 
 @pytest.mark.parametrize("batch", [256, 7])
-def test_the_figures_of_a_group_are_those_of_its_labeled_samples(batch, monkeypatch):
+def test_the_metrics_of_a_group_are_those_of_its_labeled_samples(batch, monkeypatch):
     monkeypatch.setattr(measuring, "BATCH", batch)
-    found = measured(
-        Classification(reads="kind", by=("race", "age_band")), {"race": RACES, "age_band": AGES}
-    )
-    right, labeled = np.array(SAID) == np.array(LABELS), np.array(LABELS) != ""
+    task = Classification(reads="kind", by=("race", "age_band"))
+    found = measured(task, {"race": RACES, "age_band": AGES})
+    right, labeled = np.array(PREDICTED) == np.array(LABELS), np.array(LABELS) != ""
     for attribute, values in (("race", RACES), ("age_band", AGES)):
         for value in set(values.tolist()) - {""}:
             here = labeled & (values == value)
-            assert found.metrics[f"kind/n[{attribute}={value}]"] == here.sum()
-            assert found.metrics[f"kind/accuracy[{attribute}={value}]"] == pytest.approx(
-                right[here].mean(), abs=1e-6
-            )
+            group = f"[{attribute}={value}]"
+            accuracy = pytest.approx(right[here].mean(), abs=1e-6)
+            assert found.metrics[f"kind/n{group}"] == here.sum()
+            assert found.metrics[f"kind/accuracy{group}"] == accuracy
     assert found.metrics["kind/accuracy"] == pytest.approx(right[labeled].mean(), abs=1e-6)
     assert not [name for name in found.metrics if "[race=]" in name]
     assert list(found.metrics)[:3] == ["kind/accuracy", "kind/macro_f1", "kind/mean_class_accuracy"]
     assert list(found.tables) == ["kind/confusion"]
 
 
-def test_attributes_that_the_data_does_not_have_are_passed_over():
+def test_attributes_that_the_data_lacks_are_ignored():
     plain = measured(Classification(reads="kind"), {"race": RACES})
-    asked = measured(Classification(reads="kind", by=("race_", "age_band")), {"race": RACES})
-    assert asked == plain
+    missing = measured(Classification(reads="kind", by=("race_", "age_band")), {"race": RACES})
+    assert missing == plain
     assert not [name for name in plain.metrics if "[" in name]
 
 
-def test_a_group_without_a_labeled_sample_is_not_told():
-    nobody = np.where(np.array(LABELS) == "", "unlabeled", "labeled")
-    found = measured(Classification(reads="kind", by=("who",)), {"who": nobody})
+def test_a_group_without_a_labeled_sample_is_left_out():
+    labeled = np.where(np.array(LABELS) == "", "unlabeled", "labeled")
+    found = measured(Classification(reads="kind", by=("who",)), {"who": labeled})
     assert [name for name in found.metrics if "[who=unlabeled]" in name] == []
     assert found.metrics["kind/n[who=labeled]"] == sum(name != "" for name in LABELS)

@@ -1,4 +1,4 @@
-"""The probe's two classifiers, against scikit-learn; and what it says of real runs."""
+"""The two classifiers of the probe, against scikit-learn and a loop; and probes of real runs."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ tensorboard = false
 TASK = '[task.quarter]\nname = "classification"\n'
 
 
-def clouds(indices: int, classes: int = 3, dim: int = 8, seed: int = 0, noise: float = 1.0):
+def clouds(n: int, classes: int = 3, dim: int = 8, seed: int = 0, noise: float = 1.0):
     g = torch.Generator().manual_seed(seed)
     centers = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
-    y = torch.randint(classes, (indices,), generator=g)
-    return centers[y] + noise * torch.randn(indices, dim, generator=g), y
+    y = torch.randint(classes, (n,), generator=g)
+    return centers[y] + noise * torch.randn(n, dim, generator=g), y
 
 
 def run(tmp_path: Path, text: str, *overrides: str) -> RunFolder:
@@ -62,11 +62,11 @@ def run(tmp_path: Path, text: str, *overrides: str) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-# ---------------------------------------------------------------------------------------------------- the classifiers
+# ---------------------------------------------------------------------------- the classifiers
 
 
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
-def test_the_linear_probe_says_what_scikit_learns_logistic_regression_says(noise):
+def test_the_linear_probe_predicts_like_the_logistic_regression_of_scikit_learn(noise):
     (x, y), (new, _) = clouds(120, noise=noise), clouds(400, seed=1, noise=noise)
     mean, std = x.mean(0), x.std(0, correction=0)
     theirs = LogisticRegression(C=1.0, max_iter=2000, tol=1e-8).fit(
@@ -80,8 +80,8 @@ def test_the_knn_probe_is_the_weighted_vote_of_the_nearest():
     """Against a loop over images."""
     (x, y), (new, _) = clouds(60, seed=3), clouds(40, seed=4)
     expected = []
-    for index in new:
-        cosines = [float(index @ other / index.norm() / other.norm()) for other in x]
+    for features in new:
+        cosines = [float(features @ other / features.norm() / other.norm()) for other in x]
         votes = np.zeros(3)
         for i in np.argsort(cosines)[-7:]:
             votes[int(y[i])] += np.exp(cosines[i] / 0.07)
@@ -89,19 +89,19 @@ def test_the_knn_probe_is_the_weighted_vote_of_the_nearest():
     assert knn(x, y, 3, new, 7).tolist() == expected
 
 
-def test_more_neighbors_than_rows_and_a_feature_that_never_varies_are_no_trouble():
+def test_more_neighbors_than_samples_and_a_constant_feature_work():
     x, y = clouds(9)
     x[:, 2] = 5.0
     assert knn(x, y, 3, x, 500).shape == (9,)
     assert torch.equal(linear(x, y, 3, x), y)
 
 
-def test_a_large_set_is_probed_on_rows_spread_over_all_of_it():
+def test_a_large_dataset_is_probed_on_samples_spread_over_all_of_it():
     assert spread(3, 5).tolist() == [0, 1, 2]
     assert spread(10, 4).tolist() == [0, 2, 5, 7]
 
 
-def test_chance_is_what_features_without_information_give():
+def test_features_without_information_reach_chance():
     g = torch.Generator().manual_seed(0)
     x, new = torch.randn(300, 8, generator=g), torch.randn(600, 8, generator=g)
     y, wanted = torch.randint(4, (300,), generator=g), torch.randint(4, (600,), generator=g)
@@ -109,36 +109,35 @@ def test_chance_is_what_features_without_information_give():
         assert 0.18 < float((guess == wanted).float().mean()) < 0.32
 
 
-# ---------------------------------------------------------------------------------------------------- in runs
+# ---------------------------------------------------------------------------- in runs
 
 
-def test_a_pretext_alone_is_probed_by_an_annotation_and_may_choose_its_best_checkpoint(tmp_path):
+def test_a_pretext_is_probed_on_an_annotation_which_can_name_the_best_checkpoint(tmp_path):
     folder = run(
         tmp_path,
         CONFIG + '[callback.probe]\nreads = ["quarter"]\n',
         "train.best='probe/quarter/linear'",
     )
-    indices = {
-        r["step"]: r["validation/probe/quarter/linear"]
-        for r in folder.rows()
-        if "validation/probe/quarter/knn" in r
-    }
-    assert list(indices) == [12, 24, 36, 48]  # 192 training samples: an epoch is 12 steps
-    assert indices[48] > 0.45  # chance: 0.25
-    assert folder.require("best").step == max(indices, key=lambda step: (indices[step], -step))
-    assert folder.provenance()["validation"]["probe/quarter/linear"] == indices[48]
+    accuracy = {}
+    for row in folder.rows():
+        if "validation/probe/quarter/knn" in row:
+            accuracy[row["step"]] = row["validation/probe/quarter/linear"]
+    assert list(accuracy) == [12, 24, 36, 48]  # 192 training samples: an epoch is 12 steps
+    assert accuracy[48] > 0.45  # chance: 0.25
+    assert folder.require("best").step == max(accuracy, key=lambda step: (accuracy[step], -step))
+    assert folder.provenance()["validation"]["probe/quarter/linear"] == accuracy[48]
 
 
-def test_it_probes_every_nth_epoch_and_always_the_end(tmp_path):
+def test_it_probes_every_nth_epoch_and_at_the_end(tmp_path):
     folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\nevery = 3\n", "data.dots.labels=0.5")
     steps = [r["step"] for r in folder.rows() if "validation/probe/quarter/linear" in r]
-    spe = 6  # half of the labels: 96 samples
-    assert steps == [3 * spe, 4 * spe]
+    steps_per_epoch = 6  # half of the labels: 96 samples
+    assert steps == [3 * steps_per_epoch, 4 * steps_per_epoch]
 
 
 @pytest.mark.parametrize("ema", ["0", "0.9"])
-def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(tmp_path, ema):
-    """Computed once more from what lies on disk: the averaged weights where the run averages."""
+def test_it_probes_the_inference_network_on_the_labeled_training_samples(tmp_path, ema):
+    """Computed again from the saved weights: those of the EMA if the run has one."""
     overrides = (f"train.ema={ema}", "data.dots.labels=0.5", 'data.dots.unlabeled="keep"')
     folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\n", *overrides)
     exp = load(folder.config)
@@ -146,25 +145,24 @@ def test_its_figures_are_those_of_the_kept_network_on_labeled_rows_of_training(t
     indices = {split: torch.from_numpy(data.split[split]) for split in ("train", "validation")}
     indices["train"] = indices["train"][data.present["quarter"][indices["train"]]]
     assert len(indices["train"]) == 96
+    probed = {}
     with torch.no_grad():
-        (x, y), (new, wanted) = (
-            (
-                net.encoder(data.images.take(r.numpy()).float() / 255).pooled,
-                data.targets["quarter"][r],
-            )
-            for r in indices.values()
-        )
-    figures = folder.provenance()["validation"]
-    for kind, guess in (("linear", linear(x, y, 4, new)), ("knn", knn(x, y, 4, new, 20))):
-        assert figures[f"probe/quarter/{kind}"] == float((guess == wanted).float().mean())
+        for split, index in indices.items():
+            images = data.images.take(index.numpy()).float() / 255
+            probed[split] = net.encoder(images).pooled, data.targets["quarter"][index]
+    (x, y), (new, expected) = probed["train"], probed["validation"]
+    metrics = folder.provenance()["validation"]
+    for kind, predicted in (("linear", linear(x, y, 4, new)), ("knn", knn(x, y, 4, new, 20))):
+        accuracy = float((predicted == expected).float().mean())
+        assert metrics[f"probe/quarter/{kind}"] == accuracy
 
 
-def test_a_run_without_classes_must_say_what_is_to_be_probed(tmp_path):
+def test_a_run_without_classes_must_set_what_to_probe(tmp_path):
     with pytest.raises(MtlError, match=r"callback\.probe.*reads = "):
         run(tmp_path, CONFIG + "[callback.probe]\n")
 
 
-def test_an_annotation_whose_label_was_cut_from_training_is_missing_there_alone(tmp_path):
+def test_an_annotation_that_training_does_not_use_is_missing_there_alone(tmp_path):
     (tmp_path / "run.toml").write_text(CONFIG)
     exp = load(tmp_path / "run.toml", ["data.dots.labels=0.5", 'data.dots.unlabeled="keep"'])
     data = open_data(exp, {"train", "validation"})
@@ -179,5 +177,5 @@ def test_an_annotation_whose_label_was_cut_from_training_is_missing_there_alone(
         data.annotation("quartr")
 
 
-def test_its_figures_are_known_before_the_run():
+def test_its_metrics_are_known_before_the_run():
     assert Probe(reads=("emotion",)).figures(None) == {"emotion/linear": True, "emotion/knn": True}

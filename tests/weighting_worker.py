@@ -1,5 +1,7 @@
-"""What one of two gloo ranks does in `train/test_weighting_ranks.py`: each strategy on its half of the same joined inputs; and what
-DDP does not see to where the train_state goes round it.
+"""The work of one of two gloo ranks in `train/test_weighting_ranks.py`.
+
+Each strategy trains on its half of the same batches. Another case checks what DDP does not sync
+where a step bypasses it.
 """
 
 from __future__ import annotations
@@ -24,21 +26,20 @@ STEPS = 20
 State = dict[str, torch.Tensor]
 
 
-SPARE = (
-    "a parameter that no loss reaches"  # its gradients are measured in one step, and kept in two
-)
+# Task weights are measured in one step and cached in two.
+SPARE = "a parameter that no loss reaches"
 CASES = {name: small(weighting) for name, weighting in STRATEGIES.items()} | {
     SPARE: with_spare(small(Fixed({"gender": 0.5}, every=3)))
 }
 
 
 def trained(fabric: Fabric, name: str) -> State:
-    """The model and the weighting after 20 steps on this rank's half of each batch; a task is absent from every seventh."""
+    """The model and the weighting after 20 steps; every seventh step lacks a task."""
     exp = CASES[name]
     exp = evolve(exp, optimizer=evolve(exp.optimizer, name="sgd", lr=0.02, momentum=0.5))
     train_state = build_train_state(exp, fabric, STEPS, 5)
     rank, world = fabric.global_rank, fabric.world_size
-    for step, full in enumerate(_joined(exp)):
+    for step, full in enumerate(_whole_batches(exp)):
         part = full if world == 1 else full.cut(slice(4 * rank, 4 * rank + 4), world)
         logged = train_step(train_state, [part])
         assert not bool(logged["skipped"]), (name, step)
@@ -46,27 +47,29 @@ def trained(fabric: Fabric, name: str) -> State:
     return {k: v.clone() for k, v in (train_state.model.state_dict() | learned).items()}
 
 
-_prepare: dict[int, list[PreparedBatch]] = {}
+_prepared: dict[int, list[PreparedBatch]] = {}
 
 
-def _joined(exp) -> list[PreparedBatch]:
-    """The same images and questions for every strategy."""
-    if not _prepare:
+def _whole_batches(exp) -> list[PreparedBatch]:
+    """The same images and targets for every strategy."""
+    if not _prepared:
         absent = [("gender",) if step % 7 == 3 else () for step in range(STEPS)]
         made = [
             batch(n=8, unlabeled=0, seed=s, absent=a, tasks=("fer", "gender"))
             for s, a in enumerate(absent)
         ]
-        _prepare[0] = [
+        _prepared[0] = [
             prepare(exp, counted([b])[0], KeyedRng((0, step, 0))) for step, b in enumerate(made)
         ]
-    return _prepare[0]
+    return _prepared[0]
 
 
 def statistics(fabric: Fabric) -> tuple[list[float], int]:
-    """BatchNorm, two micro-batches a step, a strategy that looks at both ahead, other images on each rank.
+    """BatchNorm, two micro-batches a step, other images on each rank.
 
-    -> for each step, how far the ranks' buffers differ as the first forward that counts begins; and the broadcasts of one step.
+    The strategy needs the losses of both micro-batches before either is differentiated.
+    -> the largest difference between the ranks' buffers when the first forward with gradient
+    begins, for each step; and the number of broadcasts in one step.
     """
     exp = small(STRATEGIES["torchjd:DWA"], encoder=Toy())
     train_state = build_train_state(exp, fabric, 4, 2)
@@ -82,14 +85,13 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
 
     train_state.model.register_forward_pre_hook(note)
     for step in range(4):
-        mine = [
-            batch(n=4, unlabeled=0, seed=10 * step + train_state.micro(p), tasks=("fer", "gender"))
-            for p in range(2)
-        ]
-        made = counted(mine)
+        mine = []
+        for i in range(2):
+            seed = 10 * step + train_state.global_micro_batch(i)
+            mine.append(batch(n=4, unlabeled=0, seed=seed, tasks=("fer", "gender")))
         micro_batches = [
-            prepare(exp, b, train_state.keyed_rng(p), micro_batches=2, world=fabric.world_size)
-            for p, b in enumerate(made)
+            prepare(exp, b, train_state.keyed_rng(i), micro_batches=2, world=fabric.world_size)
+            for i, b in enumerate(counted(mine))
         ]
         dist.broadcast = counting if step == 3 else send
         train_step(train_state, micro_batches)
@@ -99,7 +101,7 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
 
 
 def run(fabric: Fabric, out: Path) -> None:
-    """Write, for each case, this rank's state and how far the ranks differ."""
+    """Write the state of this rank and the largest difference of both, for each case."""
     torch.set_num_threads(1)
     found: dict[str, object] = {"statistics": statistics(fabric)}
     for name in CASES:

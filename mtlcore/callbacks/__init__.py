@@ -1,9 +1,9 @@
-"""What may reporter a run: a probe of the features, and early stopping."""
+"""The built-in callbacks: a probe of the features, and early stopping."""
 
 from __future__ import annotations
 
 from ..contracts import Callback
-from ..registry.catalog import hookimpl
+from ..registry.hooks import hookimpl
 from .early_stopping import EarlyStopping
 from .probe import Probe
 

@@ -1,4 +1,7 @@
-"""End a run whose figure no longer gets better (after Prechelt 1998, Early Stopping - But When?)."""
+"""Stop a run whose validation metric no longer improves.
+
+Prechelt 1998, Early Stopping - But When?
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,14 @@ from ..errors import MtlError, nearest
 
 @frozen
 class EarlyStopping(Callback):
-    """Stop once `patience` consecutive evaluations brought nothing better.
+    """Stop after `patience` consecutive evaluations without an improvement.
 
-    metric: a figure of the validation log, such as "fer/accuracy", "puzzling/loss", "probe/fer/linear" (default: the one that names
-    the best checkpoint). patience: evaluations without a better figure; those that lack the figure don't count. min_delta: by how
-    much it must be better, in its own units. The learning-rate schedule is that of the whole run, so it is cut off.
+    The learning-rate schedule still covers the whole run, so an early stop cuts it off.
+
+    metric: a metric of the validation log, such as "fer/accuracy", "puzzling/loss" or
+        "probe/fer/linear" (default: the metric that names the best checkpoint).
+    patience: evaluations without an improvement; evaluations without this metric do not count.
+    min_delta: the smallest change that counts as an improvement, in the units of the metric.
     """
 
     cites = "Prechelt 1998, Early Stopping - But When?"
@@ -29,23 +35,25 @@ class EarlyStopping(Callback):
     def check(self, run: CallbackContext) -> None:
         if self.metric and self.metric not in run.better:
             raise MtlError(
-                f"metric = {self.metric!r}: no such figure; {nearest(self.metric, run.better)}"
+                f"metric = {self.metric!r}: there is no such metric; "
+                f"{nearest(self.metric, run.better)}"
             )
         if not len(run.indices("validation")):
-            raise MtlError(
-                "there is no validation sample to measure on: set input.validation above 0"
-            )
+            raise MtlError("the run has no validation samples; set input.validation above 0")
 
     def on_validation_end(self, run: CallbackContext) -> None:
-        name = self.metric or run.main
-        value, state = run.validation.get(name, math.nan), run.state
+        name, state = self.metric or run.main, run.state
+        value = run.validation.get(name, math.nan)
         if math.isnan(value):
             return
-        sign, best = 1 if run.better[name] else -1, state.get("best")
+        sign = 1 if run.better[name] else -1
+        best = state.get("best")
         if best is None or sign * (value - best) > self.min_delta:
             state.update(best=value, step=run.step, waited=0)
             return
         state["waited"] += 1
         if state["waited"] >= self.patience:
-            since = f"no better than {best:.4g} of step {state['step']} in {state['waited']} evaluations"
-            run.stop(f"{name} = {value:.4g}, {since}")
+            run.stop(
+                f"{name} = {value:.4g}, no better than {best:.4g} of step {state['step']} "
+                f"in {state['waited']} evaluations"
+            )

@@ -1,16 +1,19 @@
-"""What did the pretext teach? Simple classifiers on frozen features (Alain & Bengio 2016, arXiv:1610.01644; kNN: Wu et al. 2018).
+"""Linear and kNN probes: how well simple classifiers do on the frozen features of the encoder.
 
-    features of labeled training samples (N, D), classes (N,)  ->  two classifiers  ->  accuracy on the validation samples
+    features of labeled training samples (N, D), classes (N,)
+        -> two classifiers -> accuracy on the validation samples
 
-linear: logistic regression on standardized features, with the usual penalty |W|^2 / 2 on the summed loss (scikit-learn's C = 1),
-its minimum found by L-BFGS. knn: the k nearest training samples by cosine vote with weights exp(cosine / 0.07) (arXiv:1805.01978).
-Neither has randomness: the same features give the same figures.
+linear: logistic regression on standardized features, with the penalty |W|^2 / 2 on the summed loss
+(scikit-learn's C = 1), minimized by L-BFGS (Alain & Bengio 2016, arXiv:1610.01644).
+knn: a vote of the k nearest training samples by cosine, weighted by exp(cosine / 0.07)
+(Wu et al. 2018, arXiv:1805.01978).
+Both are deterministic: the same features give the same accuracies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,20 +22,40 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
+from ..config.experiment import Experiment
 from ..contracts import Callback, CallbackContext
 from ..errors import MtlError
 from ..tasks.classification import Classification
 
 TEMPERATURE = 0.07
-CHUNK = 1024  # samples whose neighbors are looked for at once: what bounds the (samples, N) table of cosines
+CHUNK = 1024  # samples whose neighbors are searched at once: bounds the (CHUNK, N) table of cosines
+
+
+class LabeledSamples(NamedTuple):
+    """The samples of one split that have one label.
+
+    name: the annotation or task. indices: (N,) int64. classes: (N,) int64, on the CPU.
+    class_count: number of classes.
+    """
+
+    name: str
+    indices: np.ndarray
+    classes: Tensor
+    class_count: int
 
 
 @frozen
 class Probe(Callback):
-    """A linear and a kNN probe every N epochs and at the end: accuracies "<what>/linear" and "<what>/knn" on validation samples.
+    """Probe the features every `every` epochs and at the end of the run.
 
-    reads: annotations to probe (default: each task of classes; without such a task it must be given). every: epochs between two
-    probes. k: neighbors. limit: training samples at most (evenly spread over all), so that a probe of a large set stays cheap.
+    It adds the validation accuracies "<name>/linear" and "<name>/knn" of each probed label.
+
+    reads: annotations to probe (default: every classification task of the run; required in a run
+        without such a task).
+    every: epochs between two probes.
+    k: neighbors of the kNN probe.
+    limit: maximum number of training samples, evenly spread over all of them. It keeps the cost
+        low on a large data set.
     """
 
     cites = "Alain & Bengio 2016, arXiv:1610.01644; Wu et al. 2018, arXiv:1805.01978"
@@ -42,20 +65,22 @@ class Probe(Callback):
     k: int = field(default=20, validator=ge(1))
     limit: int = field(default=10_000, validator=ge(1))
 
-    def figures(self, experiment: Any) -> Mapping[str, bool]:
-        return {
-            f"{what}/{kind}": True for what in self._asked(experiment) for kind in ("linear", "knn")
-        }
+    def figures(self, experiment: Experiment) -> Mapping[str, bool]:
+        figures: dict[str, bool] = {}
+        for name in self._probed(experiment):
+            figures |= {f"{name}/linear": True, f"{name}/knn": True}
+        return figures
 
     def check(self, run: CallbackContext) -> None:
-        if not self._asked(run.experiment):
+        if not self._probed(run.experiment):
             raise MtlError(
-                'the run has no task of classes: name annotations of the data, such as reads = ["emotion"]'
+                "the run has no classification task: set the annotations to probe, "
+                'such as reads = ["emotion"]'
             )
         for split in ("train", "validation"):
-            for what, indices, _, _ in self._questions(run, split):
-                if not len(indices):
-                    raise MtlError(f"{what!r}: no sample of {split} has this label")
+            for labeled in self._labeled_samples(run, split):
+                if not len(labeled.indices):
+                    raise MtlError(f"{labeled.name!r}: no sample of {split} has this label")
 
     def on_epoch_end(self, run: CallbackContext) -> None:
         if run.epoch % self.every == 0:
@@ -65,58 +90,80 @@ class Probe(Callback):
         self._probe(run)
 
     def _probe(self, run: CallbackContext) -> None:
+        # The last step can also be the end of an epoch: probe it once.
         if run.state.get("step") == run.step:
             return
         run.state["step"] = run.step
-        learned = {
-            what: (indices, classes) for what, indices, classes, _ in self._questions(run, "train")
-        }
-        for what, indices, classes, number in self._questions(run, "validation"):
-            train, answers = learned[what]
-            kept = spread(len(train), self.limit)
-            x, new = run.features(train[kept]), run.features(indices)
-            y, wanted = answers[torch.from_numpy(kept)].to(x.device), classes.to(x.device)
-            guesses = {"linear": linear(x, y, number, new), "knn": knn(x, y, number, new, self.k)}
-            run.add(
-                {
-                    f"{what}/{kind}": float((g == wanted).float().mean())
-                    for kind, g in guesses.items()
-                }
-            )
+        train = {labeled.name: labeled for labeled in self._labeled_samples(run, "train")}
+        for validation in self._labeled_samples(run, "validation"):
+            self._add_accuracies(run, train[validation.name], validation)
 
-    def _asked(self, experiment: Any) -> tuple[str, ...]:
+    def _add_accuracies(
+        self,
+        run: CallbackContext,
+        train: LabeledSamples,
+        validation: LabeledSamples,
+    ) -> None:
+        used = spread(len(train.indices), self.limit)
+        x = run.features(train.indices[used])
+        new = run.features(validation.indices)
+        y = train.classes[torch.from_numpy(used)].to(x.device)
+        expected = validation.classes.to(x.device)
+        predicted = {
+            "linear": linear(x, y, validation.class_count, new),
+            "knn": knn(x, y, validation.class_count, new, self.k),
+        }
+        accuracies: dict[str, float] = {}
+        for kind, classes in predicted.items():
+            accuracies[f"{validation.name}/{kind}"] = float((classes == expected).float().mean())
+        run.add(accuracies)
+
+    def _probed(self, experiment: Experiment) -> tuple[str, ...]:
+        """Annotations of `reads`, or the labels of all classification tasks."""
         if self.reads:
             return self.reads
-        return tuple(
-            label
-            for label, e in experiment.tasks.items()
-            if isinstance(e.component, Classification)
-        )
+        labels = []
+        for label, entry in experiment.tasks.items():
+            if isinstance(entry.component, Classification):
+                labels.append(label)
+        return tuple(labels)
 
-    def _questions(
-        self, run: CallbackContext, split: str
-    ) -> Iterator[tuple[str, np.ndarray, Tensor, int]]:
-        """what is asked, samples that have an answer, their classes (N,) int64, number of classes."""
+    def _labeled_samples(self, run: CallbackContext, split: str) -> Iterator[LabeledSamples]:
+        """The labeled samples of a split, for each probed label."""
         indices = run.indices(split)
-        for what in self._asked(run.experiment):
+        for name in self._probed(run.experiment):
+            task = self._task(run, name)
             if self.reads:
-                task = Classification(what).fit(run.annotation(what, run.indices("train")))
-                targets, present = task.target(run.annotation(what, indices))
+                targets, present = task.target(run.annotation(name, indices))
             else:
-                task = run.experiment.tasks[what].component
-                targets, present = run.targets(what, indices)
-            yield what, indices[present.numpy()], targets[present], len(task.classes)
+                targets, present = run.targets(name, indices)
+            labeled = indices[present.numpy()]
+            yield LabeledSamples(name, labeled, targets[present], len(task.classes))
+
+    def _task(self, run: CallbackContext, name: str) -> Classification:
+        """The task of this label, or one that is fitted on the annotation."""
+        if not self.reads:
+            task = run.experiment.tasks[name].component
+            assert isinstance(task, Classification)
+            return task
+        return Classification(name).fit(run.annotation(name, run.indices("train")))
 
 
-def spread(indices: int, limit: int) -> np.ndarray:
-    """At most `limit` places of so many samples, at even distances."""
-    return np.arange(indices) if indices <= limit else np.arange(limit) * indices // limit
+def spread(count: int, limit: int) -> np.ndarray:
+    """(N,) positions out of `count`, at most `limit` of them, evenly spaced."""
+    if count <= limit:
+        return np.arange(count)
+    return np.arange(limit) * count // limit
 
 
 def linear(x: Tensor, y: Tensor, classes: int, new: Tensor) -> Tensor:
-    """Logistic regression of features (N, D) on classes (N,) int64 -> classes (M,) of `new` (M, D)."""
-    mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
-    x, new = (x - mean) / std, (new - mean) / std
+    """Logistic regression on features (N, D) and classes (N,) int64 -> classes (M,) of `new`."""
+    # A feature that never varies has a standard deviation of 0.
+    mean = x.mean(0)
+    std = x.std(0, correction=0).clamp_min(1e-6)
+    x = (x - mean) / std
+    new = (new - mean) / std
+    # Callbacks run without gradient.
     with torch.enable_grad():
         weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
         bias = torch.zeros(classes, device=x.device, requires_grad=True)
@@ -124,7 +171,8 @@ def linear(x: Tensor, y: Tensor, classes: int, new: Tensor) -> Tensor:
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            value = F.cross_entropy(x @ weight.T + bias, y) + weight.square().sum() / (2 * len(x))
+            penalty = weight.square().sum() / (2 * len(x))
+            value = F.cross_entropy(x @ weight.T + bias, y) + penalty
             value.backward()
             return value
 
@@ -133,11 +181,14 @@ def linear(x: Tensor, y: Tensor, classes: int, new: Tensor) -> Tensor:
 
 
 def knn(x: Tensor, y: Tensor, classes: int, new: Tensor, k: int) -> Tensor:
-    """The weighted vote of the k nearest of x (N, D) with classes y (N,) -> classes (M,) of `new` (M, D)."""
-    x, answers = F.normalize(x, dim=1), F.one_hot(y, classes).float()
-    guesses = []
-    for part in F.normalize(new, dim=1).split(CHUNK):
-        cosine, nearest = (part @ x.T).topk(min(k, len(x)), dim=1)
-        votes = (cosine / TEMPERATURE).exp()[:, :, None] * answers[nearest]
-        guesses.append(votes.sum(1).argmax(1))
-    return torch.cat(guesses)
+    """Weighted vote of the k nearest of x (N, D) with classes y (N,) -> classes (M,) of `new`."""
+    k = min(k, len(x))
+    x = F.normalize(x, dim=1)
+    one_hot = F.one_hot(y, classes).float()
+    predicted = []
+    for chunk in F.normalize(new, dim=1).split(CHUNK):
+        cosine, neighbors = (chunk @ x.T).topk(k, dim=1)
+        weight = (cosine / TEMPERATURE).exp()[:, :, None]
+        votes = (weight * one_hot[neighbors]).sum(1)
+        predicted.append(votes.argmax(1))
+    return torch.cat(predicted)

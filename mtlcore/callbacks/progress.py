@@ -1,4 +1,4 @@
-"""What a run tells whoever watches: a person at a terminal, a test, nobody."""
+"""What a run reports while it trains, and the protocol of the object that receives it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from ..evaluation.measure import Measured
 
 @frozen
 class TrainProgress:
-    """The state of a run at a logged step. losses: by label, means since the last one. rate: steps a second."""
+    """The state of a run at a logged step.
+
+    step, steps: done, and of the whole run. losses: label -> mean since the last logged step.
+    lr: learning rate. rate: steps a second. skipped: steps whose gradient was not finite.
+    """
 
     step: int
     steps: int
@@ -22,23 +26,23 @@ class TrainProgress:
 
 
 class ProgressReporter(Protocol):
-    """Called on the main process only, never inside the step."""
+    """Shows the progress of a run. Called between steps, on the main process only."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Preparation: images decoded, and the like."""
+        """Progress of the preparation, such as images that are decoded."""
 
     def note(self, text: str) -> None:
-        """Something a person should know."""
+        """A message for the user."""
 
     def step(self, progress: TrainProgress) -> None:
         """A logged step."""
 
     def evaluated(self, step: int, measured: Measured) -> None:
-        """Figures on the validation split."""
+        """Metrics on the validation split."""
 
 
 class SilentReporter:
-    """Nobody watches."""
+    """A `ProgressReporter` that shows nothing."""
 
     def progress(self, what: str, done: int, total: int) -> None: ...
     def note(self, text: str) -> None: ...

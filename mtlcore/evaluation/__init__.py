@@ -1,1 +1,1 @@
-"""Read a run and measure it. Nothing here trains."""
+"""Measure a run, and draw what it sees and predicts. Nothing here trains."""

@@ -1,10 +1,9 @@
-"""Evaluate the network that a run kept, on any split of its data or of other data. Reads a run; knows nothing of training."""
+"""Evaluate the inference network of a run on a split of its data, or of other data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from attrs import evolve, frozen
@@ -22,7 +21,10 @@ from .measure import Measured, measure
 
 @frozen
 class Evaluated:
-    """What `mtl eval` prints. Fractions lie in [0, 1]; degrees are degrees. report: what of the data was left out."""
+    """The result of `mtl eval`. Rates are fractions in [0, 1]; angles are degrees.
+
+    checkpoint: name of its folder. report: what was left out of the data, one line each.
+    """
 
     run: str
     data: str
@@ -31,15 +33,17 @@ class Evaluated:
     measured: Measured
     report: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        m = self.measured
-        names = {
+    def as_json(self) -> dict[str, object]:
+        """What `mtl eval --json` prints."""
+        return {
             "run": self.run,
             "data": self.data,
             "split": self.split,
             "checkpoint": self.checkpoint,
+            "n": self.measured.n,
+            "metrics": self.measured.metrics,
+            "tables": self.measured.tables,
         }
-        return {**names, "n": m.n, "metrics": m.metrics, "tables": m.tables}
 
 
 def evaluate(
@@ -53,36 +57,45 @@ def evaluate(
     device: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluated:
-    """Every supervised metric of a run on one split: one forward an image, or two and their mean with `mirror`.
+    """Every supervised metric of a run on one split.
 
-    data: one [data.<label>] of the run's configuration, or one that `overrides` add; default: all of them.
+    data: one [data.<label>] table of the run's configuration, or one that `overrides` add
+        (default: all of them).
+    mirror: average each prediction with that for the mirrored image (two forwards an image).
+    device: such as "cpu" or "cuda:1" (default: a GPU if there is one).
+    progress: called with a description, the images read so far, and their total.
+    Raises MtlError if the run has no supervised task, no such checkpoint, or no such samples.
     """
     folder = RunFolder.open(run)
-    experiment = _of_data(load(folder.config, overrides), data)
+    experiment = _with_one_dataset(load(folder.config, overrides), data)
     if not experiment.tasks:
-        raise MtlError(f"{run} trained no supervised task: there is nothing to evaluate")
+        raise MtlError(f"{run} has no supervised task: there is nothing to evaluate")
     found = open_data(experiment, splits={split}, progress=progress)
     indices = found.split.get(split)
     if indices is None or not len(indices):
         raise MtlError(f"the data has no samples in the split {split!r}")
     checkpoint = folder.require(which)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    net = inference_network(experiment, checkpoint).to(place)
-    measured = measure(net, found.experiment, found, indices, place, mirror)
-    return Evaluated(
-        str(run), ",".join(experiment.data), split, checkpoint.path.name, measured, found.report
-    )
+    target = torch.device(device or _default_device())
+    net = inference_network(experiment, checkpoint).to(target)
+    measured = measure(net, found.experiment, found, indices, target, mirror)
+    labels = ",".join(experiment.data)
+    return Evaluated(str(run), labels, split, checkpoint.path.name, measured, found.report)
 
 
 def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
-    """Encoder and supervised heads, with the weights of a checkpoint (the average where the run keeps one)."""
+    """Encoder and supervised heads in eval mode, with the EMA weights if the run has any."""
     with weights_from_checkpoint():
         net = HybridModel(evolve(experiment, pretexts={})).inference()
     checkpoint.load(net, checkpoint.inference_weights())
     return net.eval()
 
 
-def _of_data(experiment: Experiment, label: str | None) -> Experiment:
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _with_one_dataset(experiment: Experiment, label: str | None) -> Experiment:
+    """The experiment with this dataset alone; with all of them if label is None."""
     if label is None:
         return experiment
     if label not in experiment.data:

@@ -1,12 +1,13 @@
-"""How good is it? Supervised metrics of the network that is kept, and the pretexts' own on the same images.
+"""Metrics of supervised tasks on the inference network, and of pretext tasks on the same images.
 
-One forward an image, the "validation" augmentation, no gradient. Figures of supervised tasks do not depend on the batch size.
+One forward an image, the "validation" augmentation, no gradient. Metrics of supervised tasks do not
+depend on the batch size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,29 +15,40 @@ from attrs import evolve, field, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..config.experiment import Experiment
-from ..contracts import Batch, PretextTask, StepCounts, SupervisedTask
+from ..config.experiment import Experiment, PretextEntry
+from ..contracts import Batch, Output, PreparedBatch, PretextTask, StepCounts, SupervisedTask
 from ..data.dataset import RunData
 from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
 from ..model.views import prepare
-from ..networks import alone
+from ..networks import single_rank
 from ..rng import VIEW, KeyedRng
 
-BATCH = 256
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+BATCH = 256  # images of one forward
+ALL = ""  # the group of all samples
 
 
 @frozen
 class Measured:
-    """metrics: "<label>/<metric>" -> number. tables: the same for matrices (confusions). n: images looked at."""
+    """The metrics of some images.
+
+    metrics: "<label>/<metric>" -> number. tables: the same for matrices (confusion matrices).
+    n: number of images.
+    """
 
     metrics: dict[str, float] = field(factory=dict)
-    tables: dict[str, list[Any]] = field(factory=dict)
+    tables: dict[str, list[list[float]]] = field(factory=dict)
     n: int = 0
 
 
-@alone()
+# -------------------------------------------------------------------------------- supervised tasks
+
+
+@single_rank()
 @torch.no_grad()
 def measure(
     net: Inference,
@@ -48,93 +60,128 @@ def measure(
 ) -> Measured:
     """Every supervised metric on these samples, and on each group of them that a task asks for.
 
-    mirror: average each answer with the one about the mirrored image.
+    mirror: average each prediction with that for the mirrored image.
     """
-    meters = {
-        label: _Meters(e.component, data, indices, device) for label, e in experiment.tasks.items()
-    }
+    meters: dict[str, _TaskMetrics] = {}
+    for label, entry in experiment.tasks.items():
+        meters[label] = _TaskMetrics(entry.component, data, indices, device)
     training = net.training
     net.eval()
     for batch in _batches(experiment, data, indices, device):
-        view = experiment.augmentation("validation").view(
-            batch.images, (experiment.input.size,) * 2, _keyed_rng(experiment, device)(VIEW)
-        )
-        outputs = net(view.images)
-        flipped = net(view.images.flip(-1)) if mirror else None
-        for label, entry in experiment.tasks.items():
-            task, here = entry.component, batch.present[label]
-            assert view.geometry is not None
-            answer, target = (
-                task.decode(outputs[label]),
-                task.move(batch.targets[label], view.geometry),
-            )
-            if flipped is not None:
-                answer = task.average(answer, task.decode(flipped[label]))
-            meters[label].update(answer, target, here)
+        _update_supervised(meters, net, experiment, batch, mirror)
     net.train(training)
-    found = _collected(
-        {f"{label}/{k}": m for label, its in meters.items() for k, m in its.metrics[""].items()},
-        len(indices),
-    )
-    for label, its in meters.items():
-        found.metrics.update(
-            {f"{label}/{name}": number for name, number in its.of_groups().items()}
-        )
-    return found
+
+    of_all: dict[str, Metric] = {}
+    for label, task_metrics in meters.items():
+        for name, metric in task_metrics.metrics[ALL].items():
+            of_all[f"{label}/{name}"] = metric
+    measured = _computed(of_all, len(indices))
+    for label, task_metrics in meters.items():
+        for name, value in task_metrics.of_groups().items():
+            measured.metrics[f"{label}/{name}"] = value
+    return measured
 
 
-class _Meters:
-    """The metrics of one task: over all samples (""), and over each group that its `by` names ("[race=white]")."""
+def _update_supervised(
+    meters: Mapping[str, _TaskMetrics],
+    net: Inference,
+    experiment: Experiment,
+    batch: Batch,
+    mirror: bool,
+) -> None:
+    """Predict one batch, and update the metrics of all tasks."""
+    size = (experiment.input.size, experiment.input.size)
+    rng = _keyed_rng(experiment, batch.images.device)(VIEW)
+    view = experiment.augmentation("validation").view(batch.images, size, rng)
+    assert view.geometry is not None
+    outputs = net(view.images)
+    mirrored = net(view.images.flip(-1)) if mirror else None
+    for label, entry in experiment.tasks.items():
+        task = entry.component
+        prediction = task.decode(outputs[label])
+        # The augmentation may crop or turn the image: labels such as a pose move with it.
+        target = task.move(batch.targets[label], view.geometry)
+        if mirrored is not None:
+            prediction = task.average(prediction, task.decode(mirrored[label]))
+        meters[label].update(prediction, target, batch.present[label])
+
+
+class _TaskMetrics:
+    """The metrics of one task, over all samples and over each group of its `by`.
+
+    metrics: group -> name -> metric. The group of all samples is `ALL`; others are named
+    "[attribute=value]", such as "[race=white]".
+    """
 
     def __init__(
-        self, task: SupervisedTask, data: RunData, indices: np.ndarray, device: torch.device
+        self,
+        task: SupervisedTask,
+        data: RunData,
+        indices: np.ndarray,
+        device: torch.device,
     ) -> None:
-        groups = {
-            "": np.ones(len(indices), dtype=bool),
-            **_groups(task.by, data.attributes, indices),
-        }
-        self.members = {name: torch.from_numpy(here).to(device) for name, here in groups.items()}
-        self.metrics = {name: _fresh(task, device) for name in groups}
+        groups = {ALL: np.ones(len(indices), dtype=bool)}
+        groups |= _groups(task.by, data.attributes, indices)
+        self.members: dict[str, Tensor] = {}
+        self.metrics: dict[str, dict[str, Metric]] = {}
+        for name, here in groups.items():
+            self.members[name] = torch.from_numpy(here).to(device)
+            self.metrics[name] = _new_metrics(task, device)
         self.n = dict.fromkeys(groups, 0)
         self.seen = 0
 
-    def update(self, answer: Tensor, target: Tensor, present: Tensor) -> None:
-        """The next samples, (B, ...)."""
+    def update(self, prediction: Tensor, target: Tensor, present: Tensor) -> None:
+        """Add the next samples, (B, ...). present: (B,) bool, the labeled ones."""
+        batch = slice(self.seen, self.seen + len(present))
         for name, members in self.members.items():
-            here = present & members[self.seen : self.seen + len(present)]
-            if count := int(here.sum()):
-                self.n[name] += count
-                for metric in self.metrics[name].values():
-                    metric.update(answer[here], target[here])
+            here = present & members[batch]
+            count = int(here.sum())
+            if not count:
+                continue
+            self.n[name] += count
+            for metric in self.metrics[name].values():
+                metric.update(prediction[here], target[here])
         self.seen += len(present)
 
     def of_groups(self) -> dict[str, float]:
-        """metric and group -> number; of each group first its number of samples. Matrices are left out."""
+        """Metric and group -> value; first the number of samples of each group, as "n[...]".
+
+        Matrices are left out, and groups without a labeled sample.
+        """
         found: dict[str, float] = {}
-        for name, n in self.n.items():
-            if name and n:
-                numbers = _collected(self.metrics[name], n).metrics
-                found |= {
-                    f"n{name}": float(n),
-                    **{f"{key}{name}": value for key, value in numbers.items()},
-                }
+        for group, n in self.n.items():
+            if group == ALL or not n:
+                continue
+            found[f"n{group}"] = float(n)
+            for name, value in _computed(self.metrics[group], n).metrics.items():
+                found[f"{name}{group}"] = value
         return found
 
 
 def _groups(
-    by: tuple[str, ...], attributes: Mapping[str, np.ndarray], indices: np.ndarray
+    by: tuple[str, ...],
+    attributes: Mapping[str, np.ndarray],
+    indices: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """ "[attribute=value]" -> (N,) bool; samples without a value are in no group."""
-    found = {}
-    for name in (name for name in by if name in attributes):
+    """The name of each group, "[attribute=value]" -> (N,) bool.
+
+    Attributes that the data lacks are ignored. Samples without a value are in no group.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in by:
+        if name not in attributes:
+            continue
         values = attributes[name][indices]
-        found.update(
-            {f"[{name}={value}]": values == value for value in np.unique(values).tolist() if value}
-        )
+        for value in np.unique(values).tolist():
+            if value:
+                found[f"[{name}={value}]"] = values == value
     return found
 
 
-@alone()
+# ---------------------------------------------------------------------------------- pretext tasks
+
+
+@single_rank()
 @torch.no_grad()
 def measure_pretexts(
     model: HybridModel,
@@ -143,98 +190,130 @@ def measure_pretexts(
     indices: np.ndarray,
     device: torch.device,
 ) -> Measured:
-    """Every pretext's loss and own metrics on these samples, with the same questions each time.
+    """Every pretext's loss and own metrics on these samples, with the same random draws each time.
 
-    The clean view is that of the "validation" augmentation; further augmentations that a pretext asks for are the run's own. The
-    figures of a coupled loss depend on the size of its batches, since samples are judged together.
+    The clean view is that of the "validation" augmentation. Other augmentations that a pretext
+    uses are the run's own. The metrics of a coupled loss depend on the batch size, since its
+    samples are compared with each other.
     """
-    pretexts = {
-        label: evolve(e, samples="all", control="none") for label, e in experiment.pretexts.items()
-    }
-    quiet = evolve(experiment, tasks={}, pretexts=pretexts)
-    metrics = {label: _fresh(entry.component, device) for label, entry in pretexts.items()}
+    pretexts: dict[str, PretextEntry] = {}
+    metrics: dict[str, dict[str, Metric]] = {}
+    for label, entry in experiment.pretexts.items():
+        pretexts[label] = evolve(entry, samples="all", control="none")
+        metrics[label] = _new_metrics(entry.component, device)
+    pretexts_only = evolve(experiment, tasks={}, pretexts=pretexts)
     losses = dict.fromkeys(pretexts, 0.0)
     training = model.training
     model.eval()
     for number, batch in enumerate(_batches(experiment, data, indices, device)):
-        prepared = prepare(quiet, batch, _keyed_rng(experiment, device, number), clean="validation")
-        features, _ = model.encode(prepared)
-        for label, outputs in model.forward_heads(features, prepared).items():
-            losses[label] += (
-                float(model.compute_losses(label, outputs, prepared))
-                * len(batch.images)
-                / max(1, len(indices))
-            )
-            target = prepared.head_inputs[label][0].targets[0][0]
-            for metric in metrics[label].values():
-                metric.update(_fp32(outputs[0]), target)
+        rng = _keyed_rng(experiment, device, number)
+        prepared = prepare(pretexts_only, batch, rng, clean="validation")
+        for label, loss in _update_pretexts(metrics, model, prepared).items():
+            losses[label] += loss * len(batch.images) / max(1, len(indices))
     model.train(training)
-    found = _collected(
-        {f"{label}/{k}": m for label, ms in metrics.items() for k, m in ms.items()}, len(indices)
-    )
-    found.metrics.update({f"{label}/loss": value for label, value in losses.items()})
-    return found
+
+    named: dict[str, Metric] = {}
+    for label, own in metrics.items():
+        named |= {f"{label}/{name}": metric for name, metric in own.items()}
+    measured = _computed(named, len(indices))
+    for label, loss in losses.items():
+        measured.metrics[f"{label}/loss"] = loss
+    return measured
+
+
+def _update_pretexts(
+    metrics: Mapping[str, Mapping[str, Metric]],
+    model: HybridModel,
+    prepared: PreparedBatch,
+) -> dict[str, float]:
+    """Run one batch, and update the metrics of all pretexts. -> their losses."""
+    losses: dict[str, float] = {}
+    features, _ = model.encode(prepared)
+    for label, outputs in model.forward_heads(features, prepared).items():
+        losses[label] = float(model.compute_losses(label, outputs, prepared))
+        target = prepared.head_inputs[label][0].targets[0][0]
+        for metric in metrics[label].values():
+            metric.update(_to_fp32(outputs[0]), target)
+    return losses
+
+
+# ---------------------------------------------------------------------------------- the best metric
 
 
 def main_metric(experiment: Experiment) -> tuple[str, bool]:
-    """The metric that names the best checkpoint, and whether more of it is better. Raises MtlError where there is no such."""
-    numbers = {
-        f"{label}/{name}": metric.higher_is_better
-        for label, entry in experiment.tasks.items()
-        for name, metric in entry.component.metrics().items()
-        if metric.higher_is_better is not None  # a matrix has no better
-    }
+    """Name of the metric that names the best checkpoint, and whether higher values are better.
+
+    Raises MtlError if `train.best` is not such a metric.
+    """
     if not experiment.tasks:
         return "loss", False
-    name = experiment.train.best or next(iter(numbers))
-    if name not in numbers:
-        raise MtlError(f"train.best = {name!r}: no such metric; {nearest(name, numbers)}")
-    return name, bool(numbers[name])
+    known: dict[str, bool] = {}
+    for label, entry in experiment.tasks.items():
+        for name, metric in entry.component.metrics().items():
+            if metric.higher_is_better is not None:  # a matrix is neither better nor worse
+                known[f"{label}/{name}"] = bool(metric.higher_is_better)
+    name = experiment.train.best or next(iter(known))
+    if name not in known:
+        raise MtlError(f"train.best = {name!r}: no such metric; {nearest(name, known)}")
+    return name, known[name]
 
 
-def _fresh(component: SupervisedTask | PretextTask, device: torch.device) -> dict[str, Any]:
-    """Its metrics on the device. Who measures sees every sample, so there is nothing to ask of other ranks."""
+# ---------------------------------------------------------------------------------- shared
+
+
+def _new_metrics(
+    component: SupervisedTask | PretextTask,
+    device: torch.device,
+) -> dict[str, Metric]:
+    """The component's metrics on the device."""
     metrics = {name: metric.to(device) for name, metric in component.metrics().items()}
+    # One rank sees all samples, so a metric must not wait for the others.
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False
     return metrics
 
 
 def _batches(
-    experiment: Experiment, data: RunData, indices: np.ndarray, device: torch.device
+    experiment: Experiment,
+    data: RunData,
+    indices: np.ndarray,
+    device: torch.device,
 ) -> Iterator[Batch]:
     for start in range(0, len(indices), BATCH):
-        part = indices[start : start + BATCH]
-        index = torch.from_numpy(part)
-        targets = {label: data.targets[label][index].to(device) for label in experiment.tasks}
-        present = {label: data.present[label][index].to(device) for label in experiment.tasks}
-        yield Batch(
-            data.images.take(part).to(device),
-            targets,
-            present,
-            StepCounts({}, len(part), 0),
-            len(part),
-        )
+        chunk = indices[start : start + BATCH]
+        index = torch.from_numpy(chunk)
+        targets: dict[str, Tensor] = {}
+        present: dict[str, Tensor] = {}
+        for label in experiment.tasks:
+            targets[label] = data.targets[label][index].to(device)
+            present[label] = data.present[label][index].to(device)
+        images = data.images.take(chunk).to(device)
+        n = len(chunk)
+        yield Batch(images, targets, present, StepCounts({}, n, 0), n)
 
 
-def _keyed_rng(experiment: Experiment, device: torch.device, number: int = 0) -> KeyedRng:
-    return KeyedRng((experiment.seed, number), device)
+def _keyed_rng(experiment: Experiment, device: torch.device, batch: int = 0) -> KeyedRng:
+    return KeyedRng((experiment.seed, batch), device)
 
 
-def _fp32(output: Any) -> Any:
-    return tree_map(
-        lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output
-    )
+def _to_fp32(output: Output) -> Output:
+    def cast(leaf: object) -> object:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return leaf.float()
+        return leaf
+
+    return tree_map(cast, output)
 
 
-def _collected(metrics: dict[str, Any], n: int) -> Measured:
-    found = Measured(n=n)
+def _computed(metrics: Mapping[str, Metric], n: int) -> Measured:
+    """The values of these metrics over n images; scalars and matrices apart."""
+    measured = Measured(n=n)
     for name, metric in metrics.items():
-        if not metric.update_called:  # no sample of this split carries the label
+        if not metric.update_called:  # no sample of this split has the label
             continue
         value = metric.compute()
         if value.ndim == 0:
-            found.metrics[name] = float(value)
+            measured.metrics[name] = float(value)
         else:
-            found.tables[name] = value.tolist()
-    return found
+            measured.tables[name] = value.tolist()
+    return measured

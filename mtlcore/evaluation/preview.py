@@ -1,28 +1,27 @@
-"""A sheet to look at: what the encoder reads of a few images, what each pretext asks, the right answer and the model's.
+"""Sheets of pretext tasks: the views that the encoder reads, the targets, and the predictions.
 
-    raw          | a column an image, as stored
+    raw          | one column an image, as stored
     clean view   | as the encoder reads it in training
-    <pretext>    | a row for each of its views
-                 | the right answer, where its head knows an ideal one and the pretext can draw
-                 | the model's answer, where a run is given
+    <pretext>    | a strip for each of its views
+                 | the target, if its head has an `ideal` output and the pretext can draw it
+                 | the prediction, if a run is given
 
-Images come from the validation split where there is one, since nobody trained on them, and are augmented as in training.
+Images come from the validation split if it has enough, since the run did not train on them. They
+are augmented as in training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from attrs import evolve, frozen
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..config.experiment import Experiment, PretextEntry
 from ..contracts import (
@@ -30,6 +29,7 @@ from ..contracts import (
     Batch,
     BuildContext,
     Head,
+    Output,
     PreparedBatch,
     PretextTask,
     StepCounts,
@@ -44,116 +44,93 @@ from ..model.views import prepare
 from ..rng import KeyedRng, Rng
 from ..runs import RunFolder
 from ..weighting import Equal
+from .sheet import Strip, sheet, text_cells
 
-CELL, GAP, TEXT = (
-    96,
-    4,
-    14,
-)  # pixels: the least side of an image, what is between two, the height of letters
-TRIES = 16  # images that are tried for one column
-CLEAN = "clean view"  # no identifier, so no pretext is called so
-
-
-@frozen(eq=False)
-class Strip:
-    """One row of the sheet. label: its lines of text. images: (N, 3, H, W) float in [0, 1]."""
-
-    label: str
-    images: Tensor
+TRIES = 16  # images to try for one column
+MAX_NUMBERS = 16  # in one cell
+CLEAN = "clean view"  # not an identifier, so no pretext can have this label
 
 
 def preview(experiment: Experiment, run: Path | None = None, images: int = 8) -> np.ndarray:
-    """-> the sheet, (H, W, 3) uint8, one column an image.
+    """Draw the sheet of an experiment. -> (H, W, 3) uint8, one column an image.
 
-    run: whose weights answer. Raises MtlError where its weights belong to another configuration.
+    run: also draw the predictions of this run. Raises MtlError if its weights belong to another
+    configuration.
     """
     data = open_data(experiment, splits={"train", "validation"}, lazy=True)
-    return sheet(strips(data.experiment, some_images(data, images), run), experiment.input.size)
+    found = strips(data.experiment, some_images(data, images), run)
+    return sheet(found, experiment.input.size)
 
 
 def some_images(data: RunData, n: int) -> Tensor:
-    """(N, 3, S, S) uint8, evenly spaced over validation, or over train where that is too small.
+    """(N, 3, S, S) uint8, evenly spaced over validation, or over train if that is too small.
 
-    In the place of an unreadable one stands the next that can be read; where a few on end can't be, none does.
+    An unreadable image is replaced by the next readable one. N < n if `TRIES` images in a row are
+    unreadable, or if there are fewer than n. Raises MtlError if none can be read.
     """
-    validation, train = (
-        data.split.get(name, np.zeros(0, dtype=np.int64)) for name in ("validation", "train")
-    )
-    rows = validation if len(validation) >= n else train
-    places = np.unique((np.arange(n) + 0.5) * len(rows) // n).astype(np.int64)
+    none = np.zeros(0, dtype=np.int64)
+    indices = data.split.get("validation", none)
+    if len(indices) < n:
+        indices = data.split.get("train", none)
+    positions = (np.arange(n) + 0.5) * len(indices) // n
+    positions = np.unique(positions).astype(np.int64)
     found: list[Tensor] = []
     reason = "there is none"
-    for start, end in pairwise([*places.tolist(), len(rows)]):
-        for row in range(start, min(end, start + TRIES)):
+    for start, end in pairwise([*positions.tolist(), len(indices)]):
+        for position in range(start, min(end, start + TRIES)):
             try:
-                found.append(data.images.take(rows[row : row + 1]))
+                found.append(data.images.take(indices[position : position + 1]))
                 break
             except MtlError as error:
                 reason = str(error)
     if not found:
-        raise MtlError(f"none of the images that a preview looked for can be read: {reason}")
+        raise MtlError(f"none of the images for the preview can be read: {reason}")
     return torch.cat(found)
 
 
 @torch.no_grad()
 def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> list[Strip]:
-    """What there is to see of raw uint8 images (N, 3, S, S)."""
-    prepared = _questions(experiment, images)
+    """The strips of raw uint8 images (N, 3, S, S). run: also its predictions."""
+    prepared = _prepared(experiment, images)
     model = _model(experiment, run)
-    asked = evolve(
-        prepared, head_inputs={k: v for k, v in prepared.head_inputs.items() if k != CLEAN}
-    )
-    answers = (
-        model.forward_heads(model.encode(prepared)[0], asked) if run and asked.head_inputs else {}
-    )
-    (seen,) = prepared.head_inputs[CLEAN][0].images
-    found = [
-        Strip(f"raw\n{_px(images)}", images / 255),
-        Strip(f"{CLEAN}\n{_px(prepared.images[seen])}", prepared.images[seen]),
-    ]
-    for label, entry in experiment.pretexts.items():
-        head_input = prepared.head_inputs[label][0]
-        views = [(i, prepared.images[i]) for i in head_input.images]
-        for number, (i, view) in enumerate(views, 1):
-            if i != seen:
-                found.append(Strip(f"{label}\nview {number} of {len(views)}, {_px(view)}", view))
-        head = model.heads[label]
-        assert isinstance(head, Head)
-        where = " to view 1" if len(views) > 1 else ""
-        drawn = _Drawn(label, where, entry.component, views[0][1], head_input.targets[0][0])
-        found += [
-            *drawn.right(head),
-            *(drawn.given(a) for a in answers.get(label, ()) if drawn.draws),
-        ]
+    outputs = _outputs(model, prepared) if run else {}
+    found = _common_strips(images, prepared)
+    for shown in _pretexts(experiment, model, prepared):
+        found += [*shown.views(), *shown.drawn_target()]
+        if shown.can_draw:
+            for output in outputs.get(shown.label, ()):
+                found.append(shown.drawn("prediction", output))
     return found
 
 
-def sheet(rows: Sequence[Strip], size: int) -> np.ndarray:
-    """(H, W, 3) uint8: the rows below each other, their labels to the left, small images enlarged without smoothing.
+@torch.no_grad()
+def untrained_strips(experiment: Experiment, images: Tensor) -> list[Strip]:
+    """The strips of raw uint8 images (N, 3, S, S), with the outputs of an untrained model.
 
-    size: pixels of a side that are shown as whole blocks.
+    They show the form of targets and outputs. What a pretext cannot draw is written as numbers.
     """
-    side = size * -(-CELL // size)
-    font = ImageFont.load_default(TEXT)
-    margin = 2 * GAP + max(
-        round(font.getlength(line)) for s in rows for line in s.label.splitlines()
-    )
-    columns, step = max(len(s.images) for s in rows), side + GAP
-    page = Image.new("RGB", (margin + columns * step + GAP, len(rows) * step + GAP), "white")
-    pen = ImageDraw.Draw(page)
-    for y, strip in enumerate(rows):
-        pen.multiline_text((GAP, y * step + 2 * GAP), strip.label, fill="black", font=font)
-        for x, cell in enumerate(_cells(strip.images, side)):
-            page.paste(Image.fromarray(cell), (margin + x * step, y * step + GAP))
-    return np.asarray(page)
+    prepared = _prepared(experiment, images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        model = HybridModel(experiment).eval()
+    outputs = _outputs(model, prepared)
+    found = _common_strips(images, prepared)
+    for shown in _pretexts(experiment, model, prepared):
+        found += [*shown.views(), *(shown.drawn_target() or shown.written_target())]
+        for output in outputs[shown.label]:
+            if shown.can_draw:
+                found.append(shown.drawn("untrained prediction", output))
+            else:
+                found.append(shown.written("untrained prediction", shown.decided(output)))
+    return found
 
 
-# ---------------------------------------------------------------------------------------------------- what is asked
+# ---------------------------------------------------------------------------------- model and batch
 
 
 @frozen
-class _Clean(PretextTask):
-    """Asks nothing, and is never built: it makes the clean view one of those that are looked at."""
+class _CleanView(PretextTask):
+    """Makes the clean view one of the prepared images. It is never built."""
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
         return [batch.clean], None
@@ -162,25 +139,21 @@ class _Clean(PretextTask):
         raise NotImplementedError
 
 
-def _questions(experiment: Experiment, images: Tensor) -> PreparedBatch:
-    """What the first step of a run would make of these images, for the clean view and for every pretext."""
-    pretexts = {
-        label: evolve(e, samples="all", control="none") for label, e in experiment.pretexts.items()
-    }
-    looked = evolve(
-        experiment,
-        tasks={},
-        pretexts={CLEAN: PretextEntry(_Clean()), **pretexts},
-        weighting=Equal(),
-    )
+def _prepared(experiment: Experiment, images: Tensor) -> PreparedBatch:
+    """The views of these images in the first step of a run: the clean one and all pretexts'."""
+    pretexts = {CLEAN: PretextEntry(_CleanView())}
+    for label, entry in experiment.pretexts.items():
+        pretexts[label] = evolve(entry, samples="all", control="none")
+    pretexts_only = evolve(experiment, tasks={}, pretexts=pretexts, weighting=Equal())
     n = len(images)
-    return prepare(
-        looked, Batch(images, {}, {}, StepCounts({}, n, n), 0), KeyedRng((experiment.seed, 0, 0))
-    )
+    batch = Batch(images, {}, {}, StepCounts({}, n, n), 0)
+    return prepare(pretexts_only, batch, KeyedRng((experiment.seed, 0, 0)))
 
 
 def _model(experiment: Experiment, run: Path | None) -> HybridModel:
-    with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if run else nullcontext():
+    """The model in eval mode, with the weights of a run or with random ones."""
+    pretrained = weights_from_checkpoint() if run else nullcontext()
+    with torch.random.fork_rng(devices=[]), pretrained:
         model = HybridModel(experiment).eval()
     if run is None:
         return model
@@ -189,51 +162,145 @@ def _model(experiment: Experiment, run: Path | None) -> HybridModel:
     return model
 
 
-# ---------------------------------------------------------------------------------------------------- what is drawn
+def _outputs(model: HybridModel, prepared: PreparedBatch) -> dict[str, list[Output]]:
+    """Pretext label -> the outputs of its head."""
+    head_inputs = dict(prepared.head_inputs)
+    del head_inputs[CLEAN]  # it has no head
+    if not head_inputs:
+        return {}
+    features, _ = model.encode(prepared)
+    return model.forward_heads(features, evolve(prepared, head_inputs=head_inputs))
+
+
+# ---------------------------------------------------------------------------------- strips
+
+
+def _clean_image(prepared: PreparedBatch) -> int:
+    """The position of the clean view in `prepared.images`."""
+    (position,) = prepared.head_inputs[CLEAN][0].images
+    return position
+
+
+def _common_strips(images: Tensor, prepared: PreparedBatch) -> list[Strip]:
+    """The strips above those of the pretexts."""
+    clean = prepared.images[_clean_image(prepared)]
+    return [
+        Strip(f"raw\n{_pixels(images)}", images / 255),
+        Strip(f"{CLEAN}\n{_pixels(clean)}", clean),
+    ]
+
+
+def _pretexts(
+    experiment: Experiment,
+    model: HybridModel,
+    prepared: PreparedBatch,
+) -> Iterator[_Pretext]:
+    for label, entry in experiment.pretexts.items():
+        head = model.heads[label]
+        assert isinstance(head, Head)
+        yield _Pretext(label, entry.component, head, prepared)
 
 
 @frozen(eq=False)
-class _Drawn:
-    """One pretext's question about its first view, and images of answers to it."""
+class _Pretext:
+    """Makes the strips of one pretext."""
 
     label: str
-    where: str
     task: PretextTask
-    view: Tensor
-    target: Target
+    head: Head
+    prepared: PreparedBatch
 
     @property
-    def draws(self) -> bool:
+    def positions(self) -> tuple[int, ...]:
+        """Its views in `prepared.images`."""
+        return self.prepared.head_inputs[self.label][0].images
+
+    @property
+    def first_view(self) -> Tensor:
+        return self.prepared.images[self.positions[0]]
+
+    @property
+    def target(self) -> Target:
+        return self.prepared.head_inputs[self.label][0].targets[0][0]
+
+    @property
+    def can_draw(self) -> bool:
         return type(self.task).draw is not PretextTask.draw
 
-    def right(self, head: Head) -> list[Strip]:
-        """Nothing where the head knows no ideal answer, or the pretext can't draw one."""
-        ideal: Callable[[Target], Any] | None = getattr(head, "ideal", None)
-        if ideal is None or not self.draws or self.target is None:
+    def views(self) -> list[Strip]:
+        """A strip for each view but the clean one, which every sheet shows above."""
+        clean, count = _clean_image(self.prepared), len(self.positions)
+        found = []
+        for number, position in enumerate(self.positions, 1):
+            if position != clean:
+                view = self.prepared.images[position]
+                text = f"{self.label}\nview {number} of {count}, {_pixels(view)}"
+                found.append(Strip(text, view))
+        return found
+
+    def drawn_target(self) -> list[Strip]:
+        """The target; nothing if the head has no `ideal` or the pretext draws nothing."""
+        ideal = getattr(self.head, "ideal", None)
+        if ideal is None or not self.can_draw or self.target is None:
             return []
-        return [
-            Strip(
-                f"{self.label}\nthe right answer{self.where}",
-                self.task.draw(self.view, self.target, ideal(self.target)),
-            )
-        ]
+        return [self.drawn("target", ideal(self.target))]
 
-    def given(self, output: Any) -> Strip:
-        return Strip(
-            f"{self.label}\nthe model's answer{self.where}",
-            self.task.draw(self.view, self.target, output),
-        )
+    def written_target(self) -> list[Strip]:
+        """The target as numbers; nothing if there is no target."""
+        if not _tensors(self.target):
+            return []
+        return [self.written("target", self.target)]
+
+    def drawn(self, what: str, output: Output) -> Strip:
+        """An output as the pretext draws it on the first view."""
+        if len(self.positions) > 1:
+            what = f"{what}, view 1"
+        drawing = self.task.draw(self.first_view, self.target, output)
+        return Strip(f"{self.label}\n{what}", drawing)
+
+    def written(self, what: str, tree: Target | Output) -> Strip:
+        """A target or an output as numbers."""
+        texts = [_numbers(tree, sample) for sample in range(len(self.first_view))]
+        return Strip(f"{self.label}\n{what}", text_cells(texts))
+
+    def decided(self, output: Output) -> Output:
+        """The class with the highest logit, where the head says that it predicts `choices`."""
+        choices = getattr(self.head, "choices", None)
+        if isinstance(output, Tensor) and isinstance(choices, int):
+            is_logits = output.ndim > 1 and output.shape[1] == choices
+            return output.argmax(1) if is_logits else output
+        if isinstance(output, dict) and isinstance(choices, dict):
+            chosen = {key: output[key].argmax(1) for key in output if key in choices}
+            return output | chosen
+        return output
 
 
-def _cells(images: Tensor, side: int) -> np.ndarray:
-    """(N, 3, H, W) -> (N, side, side, 3) uint8."""
-    images = images.float()
-    if images.shape[-1] > side:
-        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-    elif images.shape[-2:] != (side, side):
-        images = F.interpolate(images, (side, side), mode="nearest-exact")
-    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+def _numbers(tree: Target | Output, sample: int) -> list[str]:
+    """The numbers of one sample, one line a tensor."""
+    named = [("", leaf) for leaf in _tensors(tree)]
+    if isinstance(tree, dict):
+        named = list(tree.items())
+    lines = []
+    for name, leaf in named:
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            lines.append(f"{name} {_short(leaf[sample])}".strip())
+    return lines
 
 
-def _px(images: Tensor) -> str:
+def _short(values: Tensor) -> str:
+    """All values, or their shape if they are many."""
+    if values.numel() > MAX_NUMBERS:
+        return f"{'x'.join(map(str, values.shape))} values"
+    texts = []
+    for value in values.flatten().tolist():
+        text = f"{value:.2g}" if isinstance(value, float) else str(int(value))
+        texts.append(text)
+    return " ".join(texts)
+
+
+def _tensors(tree: Target | Output) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _pixels(images: Tensor) -> str:
     return f"{images.shape[-1]} px"

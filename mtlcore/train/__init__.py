@@ -1,1 +1,1 @@
-"""Training: the step, the loop around it, and what it writes."""
+"""Training: the optimizer step, the loop around it, and the files that a run writes."""

@@ -1,4 +1,4 @@
-"""From a resolved experiment to an train_state that can step: networks, optimizers, starting weights, a dry run."""
+"""Build a `TrainState` from a resolved experiment, and try it out before training starts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 
 from ..config import load
@@ -21,8 +22,11 @@ from ..model.views import prepare
 from ..networks import EMA
 from ..rng import WEIGHTING, WEIGHTS, KeyedRng
 from ..runs import RunFolder
+from .gradients import task_weights
 from .optim import loss_weighting_optimizer_for, optimizer_for
-from .step import TrainState, task_weights
+from .state import TrainState
+
+SHOWN = 5  # names of weights in a message
 
 PLUGIN_FAILURES = (
     RuntimeError,
@@ -33,28 +37,37 @@ PLUGIN_FAILURES = (
     AssertionError,
     ArithmeticError,
 )
+"""What a plugin may raise on a setting that does not work. The user gets it as an MtlError."""
 
 
 def build_train_state(
-    experiment: Experiment, fabric: Fabric, steps: int, steps_per_epoch: int, resume: bool = False
+    experiment: Experiment,
+    fabric: Fabric,
+    steps: int,
+    steps_per_epoch: int,
+    resume: bool = False,
 ) -> TrainState:
-    """Everything that a step works on; initial weights depend on the run's seed alone.
+    """Build everything that a step works on. Initial weights depend on the run's seed alone.
 
-    resume: all weights will come from a checkpoint, so no file of weights and no other run is asked for them.
+    resume: a checkpoint will be loaded, so no pre-trained weights and no other run are read.
     """
-    with torch.random.fork_rng(devices=[]), weights_from_checkpoint() if resume else nullcontext():
+    pretrained = weights_from_checkpoint() if resume else nullcontext()
+    with torch.random.fork_rng(devices=[]), pretrained:
         torch.manual_seed(KeyedRng((experiment.seed,)).seed(WEIGHTS))
         model = HybridModel(experiment)
         loss_weighting = experiment.weighting.build(list(experiment.entries))
     if experiment.train.init_from is not None and not resume:
         start_from(model.encoder, experiment.train.init_from)
+        # Momentum copies were made of the random weights.
         for follower in model.followers():
             follower.reset()
+
     fabric.strategy.module_to_device(model)
     loss_weighting.to(fabric.device)
     ema = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
     module: nn.Module = fabric.strategy.setup_module(model)
     optimizer = fabric.setup_optimizers(optimizer_for(model, experiment.optimizer))
+    assert isinstance(optimizer, _FabricOptimizer)
     return TrainState(
         experiment=experiment,
         model=model,
@@ -72,87 +85,117 @@ def build_train_state(
 
 
 def start_from(encoder: SharedEncoder, run: Path) -> None:
-    """Load the encoder of another run (its average, where it keeps one): fine-tuning. Raises MtlError where the nets differ."""
+    """Load the encoder of another run for fine-tuning: its EMA weights if it has any.
+
+    Raises MtlError if the normalization or the network differs.
+    """
+    origin = f"train.init_from = {str(run)!r}"
     folder = RunFolder.open(run)
-    kept, before = folder.require("last").inference_weights(), load(folder.config).encoder
-    for name, mine in (("mean", encoder.mean), ("std", encoder.std)):
-        if not torch.allclose(mine.flatten(), torch.tensor(getattr(before, name))):
-            raise MtlError(
-                f"train.init_from = {str(run)!r}: that encoder read images normalized by another {name} "
-                f"{getattr(before, name)}; this one has {tuple(round(v, 3) for v in mine.flatten().tolist())}"
-            )
+    saved = folder.require("last").inference_weights()
+    settings = load(folder.config).encoder
+    _check_normalization("mean", encoder.mean, settings.mean, origin)
+    _check_normalization("std", encoder.std, settings.std, origin)
+
     prefix = "encoder."
-    weights = {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
-    load_exactly(encoder, weights, f"train.init_from = {str(run)!r}")
+    weights: dict[str, Tensor] = {}
+    for name, weight in saved.items():
+        if name.startswith(prefix):
+            weights[name.removeprefix(prefix)] = weight
+    load_exactly(encoder, weights, origin)
+
+
+def _check_normalization(
+    name: str,
+    mine: Tensor,
+    other: tuple[float, float, float],
+    origin: str,
+) -> None:
+    if torch.allclose(mine.flatten(), torch.tensor(other)):
+        return
+    own = tuple(round(value, 3) for value in mine.flatten().tolist())
+    raise MtlError(
+        f"{origin}: that encoder normalizes images with {name} = {other}, "
+        f"but this one with {name} = {own}"
+    )
 
 
 def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Load by name; MtlError tells what is missing, unexpected, or of another shape: a checkpoint of another configuration."""
+    """Load weights by name.
+
+    Raises MtlError with the names that are missing, unexpected, or of another shape: such a
+    checkpoint belongs to another configuration.
+    """
     own = net.state_dict()
-    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    problems = [
-        f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} ({len(names)})"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", sorted(shapes)),
-        )
-        if names
-    ]
+    shared = own.keys() & weights.keys()
+    differences = {
+        "missing": own.keys() - weights.keys(),
+        "unexpected": weights.keys() - own.keys(),
+        "of another shape": {name for name in shared if own[name].shape != weights[name].shape},
+    }
+    problems = [f"{what}: {_listed(names)}" for what, names in differences.items() if names]
     if problems:
         raise MtlError(f"{origin}: these weights belong to another network; {'; '.join(problems)}")
     net.load_state_dict(weights)
 
 
-def try_weighting(experiment: Experiment, device: torch.device) -> None:
-    """Build the weighting and ask it once, on made losses of all names: before images are read, and in milliseconds.
+def _listed(names: set[str]) -> str:
+    first = ", ".join(sorted(names)[:SHOWN])
+    more = " ..." if len(names) > SHOWN else ""
+    return f"{first}{more} ({len(names)})"
 
-    Raises MtlError: a library or solver that is missing, an unknown option, or one whose value only shows in use to be wrong.
+
+def try_weighting(experiment: Experiment, device: torch.device) -> None:
+    """Build the weighting and call it once on artificial losses.
+
+    It takes milliseconds and runs before any image is read. Raises MtlError on a missing library
+    or solver, on an unknown option, and on a value that the weighting refuses only in use.
     """
     names, weighting = tuple(experiment.entries), experiment.weighting
     primary = torch.tensor([name in experiment.tasks for name in names], device=device)
     values = torch.ones(len(names), device=device)
-    opposing = values.diag() - 0.1 / len(names)  # gradients that oppose each other a little
-    gram = None if weighting.at == "losses" else opposing
+    # Gradients that conflict a little: a solver has something to do.
+    conflicting = values.diag() - 0.1 / len(names)
+    gram = None if weighting.at == "losses" else conflicting
     rng = KeyedRng((experiment.seed, 0), device)(WEIGHTING)
     try:
         with torch.random.fork_rng(devices=[]):
             loss_weighting = weighting.build(names).to(device)
-            task_weights(loss_weighting, StepLosses(names, values, gram, primary, 0.0, 0, rng))
+            losses = StepLosses(names, values, gram, primary, 0.0, 0, rng)
+            task_weights(loss_weighting, losses)
     except PLUGIN_FAILURES as error:
-        told = ", ".join(f"{key} = {value!r}" for key, value in component_table(weighting).items())
+        settings = component_table(weighting)
+        shown = ", ".join(f"{key} = {value!r}" for key, value in settings.items())
         raise MtlError(
-            f"[weighting] {told}: a trial on made losses failed: {type(error).__name__}: {error}"
+            f"[weighting] {shown}: a trial on artificial losses failed: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 
 def dry_run(train_state: TrainState, real: Batch) -> None:
-    """Forward two samples, so that a view that the encoder can't read, a loss of a wrong shape, or features that hide their gradient
-    are told before training starts.
+    """Run two samples forward before training starts.
+
+    Raises MtlError if the encoder cannot read a view, if a loss has a wrong shape, or if the
+    features hide their gradient.
     """
-    samples = dict.fromkeys(train_state.experiment.tasks, 2)
-    batch = Batch(
-        real.images[:2],
-        {k: v[:2] for k, v in real.targets.items()},
-        {k: v[:2] for k, v in real.present.items()},
-        StepCounts(samples, 2, 2),
-        min(1, real.labeled_samples),
-    )
+    experiment = train_state.experiment
+    rng = KeyedRng((experiment.seed,), train_state.fabric.device)
     train_state.model.eval()
     try:
         with torch.set_grad_enabled(train_state.model.measuring), train_state.fabric.autocast():
-            train_state.model(
-                prepare(
-                    train_state.experiment,
-                    batch,
-                    KeyedRng((train_state.experiment.seed,), train_state.fabric.device),
-                )
-            )
+            train_state.model(prepare(experiment, _first_two(experiment, real), rng))
     except PLUGIN_FAILURES as error:
-        names = ", ".join(train_state.experiment.entries)
+        names = ", ".join(experiment.entries)
         raise MtlError(
-            f"a dry run of two samples failed ({names}; input.size = {train_state.experiment.input.size}): {error}"
+            f"a dry run of two samples failed "
+            f"({names}; input.size = {experiment.input.size}): {error}"
         ) from error
     finally:
         train_state.model.train()
+
+
+def _first_two(experiment: Experiment, batch: Batch) -> Batch:
+    """The first two samples; the first one counts as labeled if the batch has any labels."""
+    counts = StepCounts(dict.fromkeys(experiment.tasks, 2), 2, 2)
+    targets = {label: target[:2] for label, target in batch.targets.items()}
+    present = {label: has_label[:2] for label, has_label in batch.present.items()}
+    return Batch(batch.images[:2], targets, present, counts, min(1, batch.labeled_samples))

@@ -1,4 +1,4 @@
-"""Where a run computes: Lightning Fabric, set up so that no launcher is misread."""
+"""The devices of a run, as Lightning Fabric sets them up."""
 
 from __future__ import annotations
 
@@ -16,44 +16,67 @@ from ..errors import MtlError
 def fabric_for(experiment: Experiment) -> Fabric:
     """One device, several devices of one machine (DDP), or the processes that torchrun started.
 
-    Under torchrun the number of processes is read from its variables: without it Fabric would run one job a process, in silence.
-    Raises MtlError where the precision does not fit the device or the weighting.
+    Raises MtlError if the precision does not fit the device or the weighting, or if the number of
+    started processes differs from the number of devices.
     """
     train = experiment.train
-    cuda = train.accelerator == "cuda" or (
-        train.accelerator == "auto" and torch.cuda.is_available()
-    )
-    if train.accelerator == "cuda" and not torch.cuda.is_available():
-        raise MtlError('train.accelerator = "cuda", and torch sees no GPU: set "auto" or "cpu"')
-    if train.precision == "16-mixed" and not cuda:
-        raise MtlError('train.precision = "16-mixed" needs a GPU: set "bf16-mixed" or "32"')
-    if train.precision == "16-mixed" and (at := experiment.weighting.at) != "losses":
-        raise MtlError(
-            f'train.precision = "16-mixed" and a weighting at = "{at}" exclude each other: set "bf16-mixed"'
-        )
+    cuda = _uses_cuda(experiment)
+    _check_precision(experiment, cuda)
+    # torchrun announces its processes in these variables. Fabric does not read them: without them
+    # it would silently run one complete job in each process.
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     devices = local or train.devices
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local if local else 1
+    strategy = "ddp" if local or devices > 1 else "auto"
+    accelerator = "cuda" if cuda else "cpu"
     fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
+        accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy="ddp" if local or devices > 1 else "auto",
+        strategy=strategy,
         precision=train.precision,
     )
-    warnings.filterwarnings(
-        "ignore", "Grad strides do not match bucket view strides"
-    )  # channels_last: no error, says torch
+    # DDP warns about channels_last weights; its own message calls it no error.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     fabric.launch()
     if fabric.world_size != devices * nodes:
         raise MtlError(
-            f"started {fabric.world_size} processes for {devices} devices on {nodes} machines"
+            f"started {fabric.world_size} processes, expected {devices * nodes}: "
+            f"{devices} devices on each of {nodes} machines"
         )
     return fabric
 
 
 def leave_together(fabric: Fabric) -> None:
-    """Close the process group where a run ends on all ranks: gloo's threads would end an exiting process by SIGABRT."""
+    """Close the process group at the end of a run; every rank must call it."""
+    # gloo's threads would end an exiting process by SIGABRT.
     if fabric.world_size > 1 and dist.is_initialized():
         fabric.barrier()
         dist.destroy_process_group()
+
+
+def _uses_cuda(experiment: Experiment) -> bool:
+    accelerator = experiment.train.accelerator
+    available = torch.cuda.is_available()
+    if accelerator == "cuda" and not available:
+        raise MtlError(
+            'train.accelerator = "cuda": torch finds no GPU; '
+            'set train.accelerator = "auto" or "cpu"'
+        )
+    return accelerator == "cuda" or (accelerator == "auto" and available)
+
+
+def _check_precision(experiment: Experiment, cuda: bool) -> None:
+    if experiment.train.precision != "16-mixed":
+        return
+    if not cuda:
+        raise MtlError(
+            'train.precision = "16-mixed" needs a GPU; set train.precision = "bf16-mixed" or "32"'
+        )
+    at = experiment.weighting.at
+    # The GradScaler would scale the gradients that the Gramian is computed from.
+    if at != "losses":
+        raise MtlError(
+            f'train.precision = "16-mixed" does not work with a weighting at = "{at}"; '
+            'set train.precision = "bf16-mixed"'
+        )

@@ -1,7 +1,8 @@
-"""Keep freed memory for the next step.
+"""Keep freed memory in the process for the next step.
 
-glibc hands large freed blocks back to the kernel, and gets them back a page at a time: on a CPU every step's activations would be
-faulted in anew. A run owns its process, so it asks glibc to keep them (`mallopt(3)`); elsewhere nothing happens.
+glibc returns large freed blocks to the kernel. The next step then gets them back one page fault at
+a time, which slows down training on a CPU. A training run owns its process, so it asks glibc to
+keep them (`mallopt(3)`). On other systems nothing happens.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_KEPT = 32 * 2**20  # bytes: the most that glibc takes for the second
+LARGEST_KEPT = 32 * 2**20  # bytes: the largest M_MMAP_THRESHOLD that glibc accepts
 
 
 def keep_freed_memory() -> None:
-    """Ask once a process; harmless where the C library knows no `mallopt`."""
+    """Set glibc's thresholds for this process; does nothing if there is no `mallopt`."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

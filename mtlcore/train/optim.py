@@ -1,4 +1,8 @@
-"""Optimizers and the learning rate: pure functions of the configuration and the step, so that resuming needs no state of theirs."""
+"""Optimizers and the learning rate.
+
+The learning rate is a pure function of the configuration and the step, so a resumed run needs no
+scheduler state.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from ..config.experiment import Optimizer, Schedule
 
 
 def optimizer_for(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """AdamW or SGD, fused: a fused optimizer can skip a bad step on the device. No weight decay on norms and biases."""
+    """AdamW or SGD over all trainable parameters; norms and biases get no weight decay.
+
+    It is fused, because a fused optimizer can skip a bad step on the device.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -19,25 +26,31 @@ def optimizer_for(model: nn.Module, settings: Optimizer) -> torch.optim.Optimize
     ]
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+
     optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
     if settings.momentum:
-        # torch makes these buffers uninitialized in the first step: a skipped one would leave them so, and a head that is
-        # absent from it would have none.
+        # torch allocates these buffers uninitialized in the first step. If that step is skipped
+        # they would stay so, and a head that is absent from it would have none.
         for p in trainable:
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return optimizer
 
 
 def loss_weighting_optimizer_for(
-    loss_weighting: nn.Module, lr: float
+    loss_weighting: nn.Module,
+    lr: float,
 ) -> torch.optim.Optimizer | None:
-    """Learned loss weights: Adam on the run's schedule, no decay."""
+    """Adam without weight decay for learned loss weights; None if the weighting learns nothing."""
     learned = list(loss_weighting.parameters())
     return torch.optim.Adam(learned, lr=lr, fused=True) if learned else None
 
 
 def lr_at(lr: float, schedule: Schedule, step: int, steps: int) -> float:
-    """The learning rate of `step` of `steps`: linear warm-up, then the schedule over what is left."""
+    """The learning rate of `step` of `steps`.
+
+    Linear warm-up to `lr`, then the schedule over the remaining steps. Warm-up takes at most half
+    of the run.
+    """
     warmup = min(schedule.warmup, steps // 2)
     if step < warmup:
         return lr * (step + 1) / warmup
@@ -45,5 +58,6 @@ def lr_at(lr: float, schedule: Schedule, step: int, steps: int) -> float:
     if schedule.name == "cosine":
         return lr * 0.5 * (1 + math.cos(math.pi * progress))
     if schedule.name == "step":
-        return float(lr * schedule.gamma ** sum(step / steps >= m for m in schedule.milestones))
+        passed = sum(step / steps >= m for m in schedule.milestones)
+        return float(lr * schedule.gamma**passed)
     return lr

@@ -1,4 +1,4 @@
-"""What a run records of itself, so that it can be repeated."""
+"""What a run records about itself, so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from attrs import evolve
@@ -17,27 +16,36 @@ from ..config import dump
 from ..config.experiment import Experiment
 from ..data.dataset import RunData
 
+PACKAGES = ("mtlcore", "torch", "torchvision", "kornia", "lightning-fabric")
+
 
 def resolved(experiment: Experiment) -> tuple[str, dict[str, Path]]:
-    """-> the TOML that reproduces the run, and the one-file plugins to copy beside it (name in RUN/plugins/ -> original)."""
+    """The TOML text that reproduces the run, and the one-file plugins to copy into its folder.
+
+    The files are a dict: name in RUN/plugins/ -> original.
+    """
     files: dict[str, Path] = {}
-    listed = []
+    plugins: list[str] = []
     for plugin in experiment.plugins:
+        # "PATH#sha256=DIGEST", or a plain path.
         path, mark, sha256 = plugin.rpartition("#sha256=")
-        original = Path(path if mark else plugin)
-        name = original.name if original.name not in files else f"{sha256[:8]}_{original.name}"
+        if not mark:
+            path, sha256 = plugin, ""
+        original = Path(path)
+        name = original.name
+        if name in files:  # two plugins from different folders
+            name = f"{sha256[:8]}_{original.name}"
         files[name] = original
-        listed.append(f"plugins/{name}{mark}{sha256 if mark else ''}")
-    return dump(evolve(experiment, plugins=tuple(listed))), files
+        plugins.append(f"plugins/{name}{mark}{sha256}")
+    return dump(evolve(experiment, plugins=tuple(plugins))), files
 
 
-def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[str, Any]:
-    """Versions, threads, device, data: "bit for bit" means the same of these."""
-    packages = ("mtlcore", "torch", "torchvision", "kornia", "lightning-fabric")
+def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[str, object]:
+    """Versions, threads, device and data: a run repeats bit for bit where these are the same."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in PACKAGES},
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),

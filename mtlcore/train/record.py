@@ -1,7 +1,8 @@
-"""What is logged: device scalars are collected step by step and read back once every `log_every` steps."""
+"""The scalars of each step, collected on the device and read back every `log_every` steps."""
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -11,80 +12,104 @@ from torch import Tensor
 from ..errors import MtlError
 from .step import Logged
 
+SAVED = ("skipped", "in_a_row", "encoded", "cpu_s", "wall_s")
 
-class Diverged(MtlError):  # noqa: N818 - it says what became of the run
-    """The alarm: too many steps in a row had to be skipped. The run's folder is whole, and ends at its last checkpoint."""
+
+class Diverged(MtlError):  # noqa: N818 - named after the state of the run
+    """Too many steps in a row were skipped.
+
+    The run folder is complete up to its last checkpoint.
+    """
 
 
 @define
 class Record:
-    """Collects the scalars of each step; `flush` reads them back, counts skipped steps, and raises the alarm."""
+    """Counters of a run, and the scalars of the steps since the last flush.
+
+    max_skipped: skipped steps in a row that end the run.
+    skipped, in_a_row: skipped steps in all, and at the moment in a row.
+    encoded: images that the encoder has processed.
+    cpu_s, wall_s: process CPU time and wall time, added up over resumes.
+    """
 
     max_skipped: int
     skipped: int = 0
     in_a_row: int = 0
-    encoded: int = 0  # images that went through the encoder
-    cpu_s: float = 0.0  # process CPU time of the run, over all its parts
+    encoded: int = 0
+    cpu_s: float = 0.0
     wall_s: float = 0.0
     _pending: list[Logged] = field(factory=list)
     _cpu_from: float = field(factory=time.process_time)
     _wall_from: float = field(factory=time.perf_counter)
 
     def add(self, logged: Logged, encoded: int) -> None:
-        """Called in each step: keeps references, reads nothing."""
+        """Add the scalars of one step. It only keeps references, so the host does not wait."""
         self._pending.append(logged)
         self.encoded += encoded
 
     def flush(self) -> dict[str, float]:
-        """Means over the good steps since the last flush, in one transfer. Diverged after `max_skipped` bad ones in a row."""
-        keys = list(dict.fromkeys(k for logged in self._pending for k in logged))
-        nan = float("nan")
-        table = [[logged.get(k, nan) for k in keys] for logged in self._pending]
-        values = (
-            torch.stack([torch.stack([_scalar(v) for v in row]) for row in table]).cpu()
-            if table
-            else torch.empty(0, 0)
-        )
+        """Means over the good steps since the last flush, read back in one transfer.
+
+        A scalar that no good step has is left out. Raises Diverged after `max_skipped` bad steps
+        in a row.
+        """
+        keys = self._pending_keys()
+        values = self._read_back(keys)
         self._pending.clear()
         means: dict[str, float] = {}
         if len(values):
             bad = values[:, keys.index("skipped")] > 0
             self._count(bad.tolist())
             good = values[~bad]
-            means = {
-                k: float(good[:, i].nanmean())
-                for i, k in enumerate(keys)
-                if k != "skipped" and len(good)
-            }
-        self._clock()
-        return {k: v for k, v in means.items() if v == v}
+            for i, key in enumerate(keys):
+                if key != "skipped" and len(good):
+                    means[key] = float(good[:, i].nanmean())
+        self._update_clocks()
+        return {key: mean for key, mean in means.items() if not math.isnan(mean)}
+
+    def _pending_keys(self) -> list[str]:
+        """All names, in the order of their first step."""
+        names: dict[str, None] = {}
+        for logged in self._pending:
+            names |= dict.fromkeys(logged)
+        return list(names)
+
+    def _read_back(self, keys: list[str]) -> Tensor:
+        """(steps, keys) float32 on the CPU; NaN where a step lacks a scalar."""
+        if not self._pending:
+            return torch.empty(0, 0)
+        rows = []
+        for logged in self._pending:
+            row = [_scalar(logged.get(key, math.nan)) for key in keys]
+            rows.append(torch.stack(row))
+        return torch.stack(rows).cpu()
 
     def _count(self, bad: list[bool]) -> None:
-        for b in bad:
-            self.skipped += b
-            self.in_a_row = self.in_a_row + 1 if b else 0
+        for is_bad in bad:
+            self.skipped += is_bad
+            self.in_a_row = self.in_a_row + 1 if is_bad else 0
             if self.in_a_row >= self.max_skipped:
                 raise Diverged(
-                    f"{self.in_a_row} steps in a row had a gradient that is not finite, and were skipped: the run has diverged. "
-                    "Lower optimizer.lr, or look at the data; go on from the last checkpoint with --resume"
+                    f"{self.in_a_row} steps in a row were skipped, because their gradient was not "
+                    "finite: the run has diverged. Set a lower optimizer.lr or check the data, "
+                    "then resume from the last checkpoint with --resume"
                 )
 
-    def _clock(self) -> None:
+    def _update_clocks(self) -> None:
         cpu, wall = time.process_time(), time.perf_counter()
-        self.cpu_s, self.wall_s = (
-            self.cpu_s + cpu - self._cpu_from,
-            self.wall_s + wall - self._wall_from,
-        )
+        self.cpu_s += cpu - self._cpu_from
+        self.wall_s += wall - self._wall_from
         self._cpu_from, self._wall_from = cpu, wall
 
     def state(self) -> dict[str, float | int]:
-        """What a checkpoint keeps of it."""
-        self._clock()
-        return {k: getattr(self, k) for k in ("skipped", "in_a_row", "encoded", "cpu_s", "wall_s")}
+        """The counters for a checkpoint."""
+        self._update_clocks()
+        return {name: getattr(self, name) for name in SAVED}
 
     def load(self, state: dict[str, float | int]) -> None:
-        for key, value in state.items():
-            setattr(self, key, value)
+        """Load what `state` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 def _scalar(value: Tensor | float) -> Tensor:

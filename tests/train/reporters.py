@@ -1,9 +1,11 @@
-"""A one-file plugin for the tests of callbacks: one that does all that it may, and ones that do what they may not."""
+"""A plugin of callbacks for the tests: one uses the whole API, others do what they must not."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from mtlcore import Callback, MtlError, hookimpl
 
 @frozen
 class Diary(Callback):
-    """Writes every event into RUN/diary.jsonl; adds a figure at each epoch and evaluation; counts in its state."""
+    """Writes every event into RUN/diary.jsonl, adds metrics, and counts events in its state."""
 
     stop_at: int = 0
 
@@ -23,10 +25,9 @@ class Diary(Callback):
 
     def _write(self, run, event, **more):
         run.state[event] = run.state.get(event, 0) + 1
+        entry = {"event": event, "step": run.step, "epoch": run.epoch, **more}
         with (run.folder / "diary.jsonl").open("a") as file:
-            file.write(
-                json.dumps({"event": event, "step": run.step, "epoch": run.epoch, **more}) + "\n"
-            )
+            file.write(json.dumps(entry) + "\n")
 
     def on_train_start(self, run):
         self._write(run, "start")
@@ -40,7 +41,7 @@ class Diary(Callback):
 
     def on_validation_end(self, run):
         run.add({"seen": run.state.get("evaluation", 0)})
-        self._write(run, "evaluation", figures=dict(run.validation))
+        self._write(run, "evaluation", metrics=dict(run.validation))
 
     def on_checkpoint(self, run, checkpoint):
         self._write(run, "checkpoint", name=checkpoint.name, there=checkpoint.is_dir())
@@ -51,13 +52,26 @@ class Diary(Callback):
 
 @frozen
 class Quitter(Callback):
-    """Asks to stop at an epoch's end."""
+    """Stops the run at the end of an epoch."""
 
     epoch: int = 1
 
     def on_epoch_end(self, run):
         if run.epoch >= self.epoch:
             run.stop(f"{run.epoch} epochs are enough")
+
+
+@frozen
+class Killer(Callback):
+    """Kills its process at a step, once: a resumed run passes that step."""
+
+    step: int
+
+    def on_log(self, run, row):
+        mark = run.folder / "killed"
+        if row["step"] >= self.step and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @frozen
@@ -81,7 +95,7 @@ class Vandal(Callback):
             run.network.train()
         if self.how == "weights":
             next(run.network.parameters()).mul_(1.5)
-        if self.how == "data":  # what no version counter sees
+        if self.how == "data":  # a write that no version counter notices
             next(iter(run.network.parameters())).data.mul_(0.5)
         if self.how == "statistics":
             run.network.train()(torch.rand(4, 3, 16, 16))
@@ -95,4 +109,4 @@ class Vandal(Callback):
 
 @hookimpl
 def mtl_components():
-    return [Diary, Quitter, Vandal]
+    return [Diary, Killer, Quitter, Vandal]

@@ -1,4 +1,4 @@
-"""Optimizers and the learning rate."""
+"""Optimizers, the learning rate, and the record of a run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_norms_and_biases_do_not_decay(kind):
     assert [decay[id(p)] for p in net.parameters()] == [0.1, 0.0, 0.0, 0.0]
 
 
-def test_steps_and_epochs_exclude_each_other_and_one_is_needed():
+def test_exactly_one_of_steps_and_epochs_must_be_set():
     with pytest.raises(MtlError, match="epochs"):
         Train(steps=1, epochs=1.0)
     with pytest.raises(MtlError, match="epochs"):
@@ -65,7 +65,7 @@ def test_a_record_takes_means_over_good_steps_and_counts_the_others():
     assert record.flush() == {}
 
 
-def test_the_alarm_counts_bad_steps_in_a_row_over_flushes_and_resumes():
+def test_bad_steps_in_a_row_are_counted_over_flushes_and_resumes():
     record = Record(max_skipped=3)
     record.add(logged(0.0, True), 1)
     record.add(logged(0.0, True), 1)

@@ -1,0 +1,260 @@
+"""Sheets: one page of images with labels. Here are the layout, and the sheet of a checked data set.
+
+A sheet has one strip below the other: its label to the left, its images side by side. The sheets of
+pretext tasks are in `preview`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attrs import frozen
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..config.experiment import Experiment
+from ..contracts import SupervisedTask
+from ..data.check import Report
+from ..data.copies import disagree
+from ..data.images import shrink
+from ..data.splits import is_labeled
+from ..errors import MtlError
+from ..tasks.draw_text import draw_text
+
+CELL, GAP = 96, 4  # pixels: the smallest size of an image, and the space between two
+LABEL_FONT, CELL_FONT = 14, 11  # pixels: height of the letters
+
+DATA_CELL, COLUMNS = 128, 8  # of the sheet of a data set: pixels of an image, images in a strip
+MAX_CLASSES, MAX_NUMERIC_STRIPS, MAX_GROUPS = 16, 3, 4
+MAX_LABEL = 24  # characters of a class name
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+# ---------------------------------------------------------------------------------- the layout
+
+
+@frozen(eq=False)
+class Strip:
+    """One strip of the sheet. label: lines of text. images: (N, 3, H, W) float in [0, 1]."""
+
+    label: str
+    images: Tensor
+
+
+def sheet(strips: Sequence[Strip], size: int) -> np.ndarray:
+    """Draw the strips below each other. -> (H, W, 3) uint8.
+
+    size: images of this size, in pixels, are enlarged in whole blocks to at least `CELL` pixels,
+    without smoothing.
+    """
+    blocks = -(-CELL // size)
+    cell = size * blocks
+    step = cell + GAP
+    font = ImageFont.load_default(LABEL_FONT)
+    margin = _label_width(strips, font) + 2 * GAP
+    columns = max(len(strip.images) for strip in strips)
+    width = margin + columns * step + GAP
+    height = len(strips) * step + GAP
+    page = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(page)
+    for row, strip in enumerate(strips):
+        y = row * step + GAP
+        pen.multiline_text((GAP, y + GAP), strip.label, fill="black", font=font)
+        for column, image in enumerate(_cells(strip.images, cell)):
+            x = margin + column * step
+            page.paste(Image.fromarray(image), (x, y))
+    return np.asarray(page)
+
+
+def text_cells(texts: Sequence[Sequence[str]]) -> Tensor:
+    """One image for each text, a sequence of lines. -> (N, 3, CELL, CELL) float in [0, 1]."""
+    cells = np.stack([_text_cell(lines) for lines in texts])
+    pixels = torch.from_numpy(cells).permute(0, 3, 1, 2)
+    return pixels.float() / 255
+
+
+def _label_width(strips: Sequence[Strip], font: Font) -> int:
+    """The width of the longest line of all labels, in pixels."""
+    widest = 0
+    for strip in strips:
+        for line in strip.label.splitlines():
+            widest = max(widest, round(font.getlength(line)))
+    return widest
+
+
+def _cells(images: Tensor, size: int) -> np.ndarray:
+    """(N, 3, H, W) -> (N, size, size, 3) uint8."""
+    images = images.float()
+    if images.shape[-1] > size:
+        images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    elif images.shape[-2:] != (size, size):
+        images = F.interpolate(images, (size, size), mode="nearest-exact")
+    pixels = (images.clamp(0, 1) * 255).round().byte()
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _text_cell(lines: Sequence[str]) -> np.ndarray:
+    """(CELL, CELL, 3) uint8: black text on white, wrapped at spaces."""
+    font = ImageFont.load_default(CELL_FONT)
+    page = Image.new("RGB", (CELL, CELL), "white")
+    pen = ImageDraw.Draw(page)
+    text = ""
+    for word in "\n ".join(lines).split(" "):
+        longer = f"{text} {word}".strip(" ")
+        last_line = longer.rsplit("\n", 1)[-1]
+        fits = pen.textlength(last_line, font) < CELL - 4
+        text = longer if fits else f"{text}\n{word.strip()}"
+    pen.multiline_text((2, 2), text.strip(), fill="black", font=font)
+    return np.asarray(page)
+
+
+# ---------------------------------------------------------------------------------- a data set
+
+
+def label_sheet(experiment: Experiment, report: Report) -> np.ndarray:
+    """Images of a checked data set with their labels. -> (H, W, 3) uint8.
+
+    On a sheet a wrong order of labels is seen at once. It has a strip for each class, or strips of
+    numbers in rising order; then the first groups of copies whose labels differ. The task that
+    reads an annotation draws it as it draws its own predictions; without such a task, the value is
+    written on the image. Images that cannot be read are left out.
+    """
+    strips = _LabelStrips(experiment, report).all()
+    return sheet(strips, DATA_CELL)
+
+
+@frozen(eq=False)
+class _LabelStrips:
+    """Makes the strips of a label sheet."""
+
+    experiment: Experiment
+    report: Report
+
+    def all(self) -> list[Strip]:
+        found: list[Strip] = []
+        for name in self.report.reads:
+            found += self.of_annotation(name)
+        found += self.of_conflicts()
+        if not found:
+            some = _evenly(np.arange(len(self.report.index)), COLUMNS)
+            found.append(Strip("no labels", self.images(some)))
+        return found
+
+    def of_annotation(self, name: str) -> Iterator[Strip]:
+        values = self.report.index.annotations[name]
+        if values.dtype.kind in "fiub":
+            return self.of_numbers(name, values)
+        return self.of_classes(name, values)
+
+    def of_numbers(self, name: str, values: np.ndarray) -> Iterator[Strip]:
+        """Samples in rising order of their first number, evenly spaced over all."""
+        known = np.flatnonzero(is_labeled(values))
+        if len(known):
+            first = values[known].reshape(len(known), -1)[:, 0]
+            known = known[np.argsort(first, kind="stable")]
+        indices = _evenly(known, COLUMNS * MAX_NUMERIC_STRIPS)
+        for start in range(0, len(indices), COLUMNS):
+            label = "" if start else name
+            yield self.strip(name, indices[start : start + COLUMNS], label)
+
+    def of_classes(self, name: str, values: np.ndarray) -> Iterator[Strip]:
+        """One strip for each of the first classes."""
+        known = values[is_labeled(values)].astype(str)
+        classes, counts = np.unique(known, return_counts=True)
+        for i, label in enumerate(classes[:MAX_CLASSES].tolist()):
+            indices = _evenly(np.flatnonzero(values == label), COLUMNS)
+            text = f"{label[:MAX_LABEL]}\n{counts[i]} samples"
+            yield self.strip(name, indices, text)
+
+    def of_conflicts(self) -> Iterator[Strip]:
+        """One strip for each of the first groups of copies whose labels differ."""
+        index = self.report.index
+        position = {str(key): i for i, key in enumerate(index.keys)}
+        for keys in self.report.conflicting[:MAX_GROUPS]:
+            indices = np.array([position[key] for key in keys])
+            text = f"{len(keys)} copies,\nlabels differ"
+            for name in self.report.reads:
+                if disagree(indices, [index.annotations[name]]):
+                    yield self.strip(name, indices[:COLUMNS], text)
+                    break
+
+    def strip(self, name: str, indices: np.ndarray, label: str) -> Strip:
+        """A strip of images with the annotation `name` drawn on each."""
+        indices = indices[[self.is_readable(index) for index in indices]]
+        images = self.images(indices)
+        values = self.report.index.annotations[name]
+        drawn = self.drawn_by_task(name, images, values, indices)
+        if drawn is None:
+            texts = [_text(value) for value in values[indices]]
+            drawn = [draw_text(image, text) for image, text in zip(images, texts)]
+        if drawn:
+            images = torch.stack(drawn)
+        return Strip(label, images)
+
+    def drawn_by_task(
+        self,
+        name: str,
+        images: Tensor,
+        values: np.ndarray,
+        indices: np.ndarray,
+    ) -> list[Tensor] | None:
+        """The images with their labels, as the task draws them; None if it cannot draw these."""
+        task = self.task_of(name)
+        if task is None or type(task).draw is SupervisedTask.draw:
+            return None
+        try:
+            fitted = task.fit(values[is_labeled(values)])
+            target, present = fitted.target(values[indices])
+        except MtlError:
+            return None
+        predictions = fitted.as_answer(target)
+        drawn: list[Tensor] = []
+        for i, image in enumerate(images):
+            if present[i]:
+                drawn.append(fitted.draw(image, predictions[i]))
+            else:
+                drawn.append(draw_text(image, "no label"))
+        return drawn
+
+    def task_of(self, annotation: str) -> SupervisedTask | None:
+        """The first task that reads this annotation."""
+        for entry in self.experiment.tasks.values():
+            if entry.component.reads == annotation:
+                return entry.component
+        return None
+
+    def images(self, indices: np.ndarray) -> Tensor:
+        """(N, 3, DATA_CELL, DATA_CELL) float in [0, 1]."""
+        dataset = self.experiment.data[self.report.label].component
+        squares = []
+        for index in indices:
+            image = dataset.decode(self.report.index, int(index))
+            squares.append(shrink(image, DATA_CELL, enlarge=True))
+        # Without images the array has no shape of its own.
+        pixels = np.array(squares, dtype=np.uint8)
+        pixels = pixels.reshape(-1, DATA_CELL, DATA_CELL, 3)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+
+    def is_readable(self, index: int) -> bool:
+        key = str(self.report.index.keys[index])
+        return key not in self.report.missing and key not in self.report.unreadable
+
+
+def _evenly(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the indices, evenly spaced."""
+    count = min(count, len(indices))
+    positions = np.linspace(0, len(indices) - 1, count).round()
+    return indices[np.unique(positions.astype(np.int64))]
+
+
+def _text(value: object) -> str:
+    """An annotation in a few characters."""
+    if isinstance(value, np.ndarray):
+        return ", ".join(f"{number:.3g}" for number in value.ravel()[:4])
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)[:MAX_LABEL]

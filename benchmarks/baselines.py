@@ -1,6 +1,9 @@
-"""The hand-written rivals: plain PyTorch, as one would write it for this very experiment, doing the same work and nothing more.
+"""Hand-written baselines: plain PyTorch for one fixed experiment, with no more work than it needs.
 
-Same network, images, normalization, clipping, fused optimizer, precision, batch and memory format as ours.
+They have the same network, images, normalization, clipping, fused optimizer, precision, batch size
+and memory format as our variants.
+
+Shapes: images (B, 3, H, W) float in [0, 1]; indices (B,) int64 into the data set.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from mtlcore import Encoder
 
 
 class HandNet(nn.Module):
-    """The encoder's network and one linear head a task, written out."""
+    """The encoder's network with one linear head for each task."""
 
     def __init__(self, encoder: Encoder, size: int, dim: int, classes: Sequence[int]) -> None:
         super().__init__()
@@ -34,131 +37,154 @@ class HandStep:
     def __init__(
         self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int
     ) -> None:
-        self.net, self.pixels, self.labels, self.batch = net.train(), pixels, labels, batch
-        wide = [p for p in net.parameters() if p.ndim > 1]
-        narrow = [p for p in net.parameters() if p.ndim <= 1]
-        groups = [{"params": wide, "weight_decay": 0.05}, {"params": narrow, "weight_decay": 0.0}]
+        self.net = net.train()
+        self.pixels = pixels
+        self.labels = labels
+        self.batch = batch
+        matrices = [p for p in net.parameters() if p.ndim > 1]
+        vectors = [p for p in net.parameters() if p.ndim <= 1]
+        # As in our optimizer, biases and norms are not decayed.
+        groups = [
+            {"params": matrices, "weight_decay": 0.05},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
-        self.order, self.at = torch.randperm(len(pixels)), 0
+        self.order = torch.randperm(len(pixels))
+        self.position = 0
 
-    def rows(self) -> Tensor:
-        if self.at + self.batch > len(self.order):
-            self.order, self.at = torch.randperm(len(self.pixels)), 0
-        self.at += self.batch
-        return self.order[self.at - self.batch : self.at]
+    def draw_indices(self) -> Tensor:
+        """Return the samples of the next batch; each epoch has a new order."""
+        if self.position + self.batch > len(self.order):
+            self.order = torch.randperm(len(self.pixels))
+            self.position = 0
+        begin = self.position
+        self.position += self.batch
+        return self.order[begin : self.position]
 
-    def losses(self, images: Tensor, rows: Tensor) -> list[Tensor]:
-        return [F.cross_entropy(out, y[rows]) for out, y in zip(self.net(images), self.labels)]
+    def losses(self, images: Tensor, indices: Tensor) -> list[Tensor]:
+        """Return the cross-entropy of each task."""
+        logits = self.net(images)
+        return [F.cross_entropy(out, y[indices]) for out, y in zip(logits, self.labels)]
 
-    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        return torch.stack(self.losses(images, rows)).sum()
+    def loss(self, images: Tensor, indices: Tensor) -> Tensor:
+        return torch.stack(self.losses(images, indices)).sum()
 
-    def differentiate(self, images: Tensor, rows: Tensor) -> None:
-        self.loss(images, rows).backward()
+    def backward(self, images: Tensor, indices: Tensor) -> None:
+        """Set the gradients of all parameters."""
+        self.loss(images, indices).backward()
 
     def __call__(self) -> None:
-        rows = self.rows()
-        images = self.pixels.index_select(0, rows).float() / 255
+        indices = self.draw_indices()
+        images = self.pixels.index_select(0, indices).float() / 255
         self.optimizer.zero_grad(set_to_none=True)
-        self.differentiate(images, rows)
+        self.backward(images, indices)
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
         self.optimizer.step()
 
 
 class LoopStep(HandStep):
-    """The floor of every exact gradient-level weighting: K backwards, their gradients simply added up."""
+    """K backward passes whose gradients are added.
 
-    def differentiate(self, images: Tensor, rows: Tensor) -> None:
-        losses = self.losses(images, rows)
+    No exact gradient-level weighting can do less, so this is its lower bound.
+    """
+
+    def backward(self, images: Tensor, indices: Tensor) -> None:
+        losses = self.losses(images, indices)
         for k, loss in enumerate(losses):
-            loss.backward(retain_graph=k + 1 < len(losses))
+            is_last = k + 1 == len(losses)
+            loss.backward(retain_graph=not is_last)
 
 
 class TorchJDStep(HandStep):
-    """UPGrad as TorchJD's documentation writes it, with its defaults."""
+    """UPGrad as in TorchJD's documentation, with its defaults."""
 
     def __init__(self, net: HandNet, pixels: Tensor, labels: Sequence[Tensor], batch: int) -> None:
         from torchjd.aggregation import UPGrad
 
         super().__init__(net, pixels, labels, batch)
-        self.encoder, self.heads, self.aggregator = net.net, net.heads, UPGrad()
+        self.encoder = net.net
+        self.heads = net.heads
+        self.aggregator = UPGrad()
 
-    def differentiate(self, images: Tensor, rows: Tensor) -> None:
+    def backward(self, images: Tensor, indices: Tensor) -> None:
         from torchjd.autojac import jac_to_grad, mtl_backward
 
         pooled = self.encoder((images - 0.5) / 0.25).pooled
-        losses = [
-            F.cross_entropy(head(pooled), y[rows]) for head, y in zip(self.heads, self.labels)
-        ]
+        logits = [head(pooled) for head in self.heads]
+        losses = [F.cross_entropy(out, y[indices]) for out, y in zip(logits, self.labels)]
         mtl_backward(losses, features=pooled)
         jac_to_grad(self.encoder.parameters(), self.aggregator)
 
 
 class HandMixedStep(HandStep):
-    """The same on K sources side by side, each labeling one task: joint forward, masked losses."""
+    """The step on K datasets that each label one task: joint forward, masked losses."""
 
     def __init__(
         self, net: nn.Module, pixels: Tensor, labels: Sequence[Tensor], batch: int
     ) -> None:
         super().__init__(net, pixels, labels, batch)
         k = len(labels)
-        self.source = torch.arange(len(pixels)) * k // len(pixels)
+        # Consecutive blocks of samples are the datasets.
+        self.dataset = torch.arange(len(pixels)) * k // len(pixels)
         self.quotas = [batch // k + (i < batch % k) for i in range(k)]
-        self.orders = [torch.randperm(int((self.source == i).sum())) for i in range(k)]
-        self.starts = [int((self.source < i).sum()) for i in range(k)]
-        self.places = [0] * k
+        sizes = [int((self.dataset == i).sum()) for i in range(k)]
+        self.orders = [torch.randperm(size) for size in sizes]
+        self.starts = [int((self.dataset < i).sum()) for i in range(k)]
+        self.positions = [0] * k
 
-    def rows(self) -> Tensor:
-        parts = []
+    def draw_indices(self) -> Tensor:
+        """Return the samples of the next batch: a fixed share of every dataset."""
+        parts: list[Tensor] = []
         for i, quota in enumerate(self.quotas):
-            if self.places[i] + quota > len(self.orders[i]):
-                self.orders[i], self.places[i] = torch.randperm(len(self.orders[i])), 0
-            parts.append(self.orders[i][self.places[i] : self.places[i] + quota] + self.starts[i])
-            self.places[i] += quota
+            if self.positions[i] + quota > len(self.orders[i]):
+                self.orders[i] = torch.randperm(len(self.orders[i]))
+                self.positions[i] = 0
+            begin = self.positions[i]
+            self.positions[i] += quota
+            parts.append(self.orders[i][begin : self.positions[i]] + self.starts[i])
         return torch.cat(parts)
 
-    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        source, total = self.source[rows], images.new_zeros(())
+    def loss(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Return the sum of the tasks' mean losses, each over the samples with its label."""
+        dataset = self.dataset[indices]
+        total = images.new_zeros(())
         for k, (out, y) in enumerate(zip(self.net(images), self.labels)):
-            here = source == k
-            each = F.cross_entropy(out, y[rows], reduction="none")
-            total = total + (each * here).sum() / here.sum()
+            has_label = dataset == k
+            losses = F.cross_entropy(out, y[indices], reduction="none")
+            total = total + (losses * has_label).sum() / has_label.sum()
         return total
 
 
 def kornia_weak(size: int) -> nn.Module:
-    """The paper's weak augmentation as one would write it with kornia's own modules."""
+    """Return the paper's weak augmentation, written with kornia's modules."""
     return K.AugmentationSequential(
         K.RandomHorizontalFlip(p=0.5),
         K.RandomRotation(15.0, p=1.0),
-        K.RandomResizedCrop(
-            (size, size),
-            scale=(0.69**2, 0.99**2),
-            ratio=(1.0, 1.0),
-            p=1.0,
-            cropping_mode="resample",
-        ),
+        _kornia_crop(size),
         K.RandomContrast((0.6, 1.4), p=1.0),
     )
 
 
 def kornia_strong(size: int) -> nn.Module:
-    """The paper's strong augmentation, likewise."""
+    """Return the paper's strong augmentation, written with kornia's modules."""
+    cutout = (60 / 224) ** 2  # share of the area: 60 x 60 pixels at 224 x 224
     return K.AugmentationSequential(
         K.RandomHorizontalFlip(p=0.5),
         K.RandomRotation(20.0, p=1.0),
-        K.RandomResizedCrop(
-            (size, size),
-            scale=(0.69**2, 0.99**2),
-            ratio=(1.0, 1.0),
-            p=1.0,
-            cropping_mode="resample",
-        ),
+        _kornia_crop(size),
         K.RandomContrast((0.6, 1.4), p=1.0),
         K.RandomBrightness((0.95, 1.05), p=1.0),
         K.RandomGaussianNoise(std=0.025, p=1.0),
         K.RandomGaussianBlur((3, 3), (1.5, 1.5), p=0.5),
-        K.RandomErasing(
-            scale=((60 / 224) ** 2, (60 / 224) ** 2), ratio=(1.0, 1.0), value=0.5, p=1.0
-        ),
+        K.RandomErasing(scale=(cutout, cutout), ratio=(1.0, 1.0), value=0.5, p=1.0),
+    )
+
+
+def _kornia_crop(size: int) -> nn.Module:
+    return K.RandomResizedCrop(
+        (size, size),
+        scale=(0.69**2, 0.99**2),
+        ratio=(1.0, 1.0),
+        p=1.0,
+        cropping_mode="resample",  # one grid sample, as ours
     )

@@ -1,18 +1,19 @@
-"""Mutants of five shipped plugins, made by fixed rules and a seed, not chosen by hand: what `mutation.py` judges.
+"""Make mutants of five plugins, by fixed rules and a seed. `mutation.py` runs them.
 
-A mutant is a module with ONE change of behavior: an operator, a comparison, a constant, a condition, a reduction. Left out are
-annotations, docstrings and messages, what stands in a class body, and validators (all of that is configuration).
+A mutant is a module with ONE change of behavior: of an operator, a comparison, a constant, a
+condition, or a reduction. These are never changed: annotations, docstrings, messages, class bodies
+and validators. They are configuration or text, and the kit does not check them.
 """
 
 from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
@@ -20,13 +21,27 @@ SEED = 0
 
 @frozen
 class Target:
-    """A plugin: the modules it is made of, how many mutants of each, the variants that the kit is run on, its own tests."""
+    """A plugin to mutate.
+
+    modules: its modules -> the number of mutants.
+    variants: fields of the plugin; the kit checks each variant.
+    tests: files of the plugin's own tests.
+    functions: of a module that plugins share, the functions that this plugin uses.
+    """
 
     kind: str
     name: str
-    modules: dict[str, int]  # module -> mutants
+    modules: dict[str, int]
     variants: tuple[dict[str, Any], ...]
     tests: tuple[str, ...]
+    functions: dict[str, tuple[str, ...]] = field(factory=dict)
+
+    def mutants(self) -> list[Mutant]:
+        """Return the mutants that are drawn for this plugin, module by module."""
+        drawn: list[Mutant] = []
+        for module, number in self.modules.items():
+            drawn += chosen(module, number, self.functions.get(module, ()))
+        return drawn
 
 
 TARGETS = (
@@ -44,9 +59,18 @@ TARGETS = (
     Target(
         "pretext",
         "inpainting",
-        {"mtl_pretexts.inpainting": 14},
+        {"mtl_pretexts.inpainting": 8, "mtl_pretexts._shared": 6},
         ({}, {"perceptual": "ema"}),
         ("tests/pretexts/test_inpainting.py",),
+        {
+            "mtl_pretexts._shared": (
+                "resize_to",
+                "grid_mask",
+                "hidden_l1",
+                "mean_visible_color",
+                "hidden_pixel_metrics",
+            )
+        },
     ),
     Target(
         "pretext",
@@ -63,7 +87,7 @@ TARGETS = (
         (
             "tests/faces/test_emotion.py",
             "tests/test_classification.py",
-            "tests/tasks/test_words.py",
+            "tests/tasks/test_draw_text.py",
         ),
     ),
     Target(
@@ -76,6 +100,9 @@ TARGETS = (
 )
 
 Change = Callable[[ast.AST], ast.AST | None]
+"""A rule: the node -> the node in its place, or None if the rule does not apply."""
+
+# -------------------------------------------------------------------------------------------- rules
 
 _OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -121,9 +148,9 @@ def _operator(node: ast.AST) -> ast.AST | None:
 
 def _comparison(node: ast.AST) -> ast.AST | None:
     if isinstance(node, ast.Compare) and type(node.ops[0]) in _COMPARISONS:
-        return ast.Compare(
-            node.left, [_COMPARISONS[type(node.ops[0])](), *node.ops[1:]], node.comparators
-        )
+        first, *others = node.ops
+        opposite = _COMPARISONS[type(first)]()
+        return ast.Compare(node.left, [opposite, *others], node.comparators)
     return None
 
 
@@ -153,39 +180,50 @@ def _reduction(node: ast.AST) -> ast.AST | None:
 
 RULES: tuple[Change, ...] = (_operator, _comparison, _constant, _negation, _reduction)
 
+# ---------------------------------------------------------------------------- what may be changed
+
 
 def _behavior(tree: ast.Module) -> Iterator[ast.AST]:
-    """The nodes that do something when a function runs."""
+    """Yield the nodes that a function executes; validators are left out."""
     for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef) and not _only_refuses(function):
+        if isinstance(function, ast.FunctionDef) and not _is_validator(function):
             yield from _walk(function.body)
 
 
-def _only_refuses(function: ast.FunctionDef) -> bool:
-    """A validator: it gives nothing, and holds a `raise`."""
+def _is_validator(function: ast.FunctionDef) -> bool:
+    """Return whether the function only checks: it returns nothing, and it has a `raise`."""
     inside = list(ast.walk(function))
-    gives = any(isinstance(node, ast.Return | ast.Yield) for node in inside)
-    return not gives and any(isinstance(node, ast.Raise) for node in inside)
+    returns = any(isinstance(node, ast.Return | ast.Yield) for node in inside)
+    raises = any(isinstance(node, ast.Raise) for node in inside)
+    return raises and not returns
+
+
+# Messages do not count as behavior. Inner functions and classes are found by `ast.walk` above.
+_SKIPPED = ast.Raise | ast.JoinedStr | ast.Assert | ast.FunctionDef | ast.ClassDef
 
 
 def _walk(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
     for node in body:
-        if isinstance(
-            node, ast.Raise | ast.JoinedStr | ast.Assert | ast.FunctionDef | ast.ClassDef
-        ):
-            continue  # messages; inner functions have their own turn
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node, _SKIPPED) or is_docstring:
             continue
         yield node
-        children = [
-            c for c in ast.iter_child_nodes(node) if c is not getattr(node, "annotation", None)
-        ]
+        annotation = getattr(node, "annotation", None)
+        children = [child for child in ast.iter_child_nodes(node) if child is not annotation]
         yield from _walk(children)
+
+
+# ------------------------------------------------------------------------------------------ mutants
 
 
 @frozen
 class Mutant:
-    """The `site`-th possible change of a module."""
+    """The `site`-th possible change of a module.
+
+    line: in the original file.
+    before, after: the changed expression.
+    source: the whole changed module.
+    """
 
     module: str
     site: int
@@ -199,44 +237,76 @@ class Mutant:
         return f"{self.module}:{self.line} ({self.site}): {self.before} -> {self.after}"
 
 
-def mutants(module: str) -> list[Mutant]:
-    """Every mutant of a module, in the order of its lines."""
+def mutants(module: str, functions: Collection[str] = ()) -> list[Mutant]:
+    """Return every mutant of a module.
+
+    functions: only of these functions at the top level of the module; empty means all.
+    Raises ValueError if a function does not exist.
+    """
     source = path_of(module).read_text(encoding="utf-8")
-    return [_mutant(module, source, site) for site in range(len(_changes(ast.parse(source))))]
+    tree = ast.parse(source)
+    every = [_mutant(module, source, site) for site in range(len(_changes(tree)))]
+    if not functions:
+        return every
+    lines = _lines_of(tree, functions)
+    return [mutant for mutant in every if mutant.line in lines]
+
+
+def _lines_of(tree: ast.Module, functions: Collection[str]) -> set[int]:
+    found = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in functions
+    ]
+    missing = set(functions) - {node.name for node in found}
+    if missing:
+        raise ValueError(f"no such functions: {', '.join(sorted(missing))}")
+    lines: set[int] = set()
+    for node in found:
+        lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return lines
 
 
 def _changes(tree: ast.Module) -> list[tuple[ast.AST, ast.AST]]:
-    """Every node that a rule changes, with what it changes it to."""
-    return [
-        (node, new) for node in _behavior(tree) for rule in RULES if (new := rule(node)) is not None
-    ]
+    """Return every node that a rule changes, with the node in its place."""
+    changes: list[tuple[ast.AST, ast.AST]] = []
+    for node in _behavior(tree):
+        for rule in RULES:
+            new = rule(node)
+            if new is not None:
+                changes.append((node, new))
+    return changes
 
 
 def _mutant(module: str, source: str, site: int) -> Mutant:
+    # Parse again for each mutant: the swap changes the tree.
     tree = ast.parse(source)
     old, new = _changes(tree)[site]
-    before, line = ast.unparse(old).splitlines()[0], getattr(old, "lineno", 0)
+    before = ast.unparse(old).splitlines()[0]
+    after = ast.unparse(new).splitlines()[0]
+    line = getattr(old, "lineno", 0)
 
     class Swap(ast.NodeTransformer):
         def generic_visit(self, node: ast.AST) -> ast.AST:
-            return ast.copy_location(new, old) if node is old else super().generic_visit(node)
+            if node is old:
+                return ast.copy_location(new, old)
+            return super().generic_visit(node)
 
         visit = generic_visit
 
     changed = ast.unparse(ast.fix_missing_locations(Swap().visit(tree)))
-    return Mutant(module, site, line, before, ast.unparse(new).splitlines()[0], changed)
+    return Mutant(module, site, line, before, after, changed)
 
 
-def chosen(module: str, number: int) -> list[Mutant]:
-    """`number` mutants of a module, drawn with the seed."""
-    every = mutants(module)
-    picked = random.Random(f"{SEED} {module}").sample(every, min(number, len(every)))
-    return sorted(picked, key=lambda m: m.site)
+def chosen(module: str, number: int, functions: Collection[str] = ()) -> list[Mutant]:
+    """Draw `number` mutants of a module with the seed. functions: as of `mutants`."""
+    every = mutants(module, functions)
+    rng = random.Random(f"{SEED} {module}")
+    drawn = rng.sample(every, min(number, len(every)))
+    return sorted(drawn, key=lambda mutant: mutant.site)
 
 
 def path_of(module: str) -> Path:
-    """The file of a module of this project."""
+    """Return the file of a module of this project."""
     parts = module.split(".")
-    return ROOT.joinpath(*(parts if parts[0] == "mtlcore" else ["plugins", *parts])).with_suffix(
-        ".py"
-    )
+    if parts[0] != "mtlcore":
+        parts = ["plugins", *parts]
+    return ROOT.joinpath(*parts).with_suffix(".py")

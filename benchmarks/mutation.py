@@ -1,11 +1,12 @@
-"""How much does the conformance kit catch? The mutants of `mutants.py`, each held against the kit alone.
+"""Measure how many bugs the conformance kit finds: run it on the mutants of `mutants.py`.
 
-    python benchmarks/mutation.py                 # all of them, one after the other; finished ones are kept, so it can be stopped
-    python benchmarks/mutation.py --only TEXT     # those with TEXT in their names; the others keep what is known of them
-    python benchmarks/mutation.py --table         # the table of what lies in results/mutation.json
+    python benchmarks/mutation.py                 # all mutants; can be stopped and resumed
+    python benchmarks/mutation.py --only TEXT     # mutants with TEXT in their names
+    python benchmarks/mutation.py --table         # print the table of results/mutation.json
 
-One that survives the kit is held against the project's own tests of that plugin, too. Each is judged in a fork of a process that
-has imported torch already, with the mutated source in the place of the file's.
+A mutant that survives the kit is also run against the plugin's own tests. Each mutant runs in a
+fork of one process that has already imported torch. The fork imports the mutated source instead of
+the file.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mutants import ROOT, SEED, TARGETS, Mutant, Target, chosen, path_of
+from mutants import ROOT, SEED, TARGETS, Mutant, Target, path_of
 
 RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
-LIMIT_CPU_S = 180
+LIMIT_CPU_S = 180  # of one mutant
 TIMEOUT = "no answer in time, or a crash"
 
-# ------------------------------------------------------------------------------------------------------------ killing them
+# ------------------------------------------------------------------------------- running one mutant
 
 
-class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives the mutated source for one module."""
+class _MutantImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Import the mutated source of one module."""
 
     def __init__(self, mutant: Mutant) -> None:
         self.mutant = mutant
@@ -48,39 +50,55 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.util.spec_from_file_location(name, path_of(name), loader=self)
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(compile(self.mutant.source, str(path_of(self.mutant.module)), "exec"), module.__dict__)  # noqa: S102
+        code = compile(self.mutant.source, str(path_of(self.mutant.module)), "exec")
+        exec(code, module.__dict__)  # noqa: S102
 
 
 def forked(work: Callable[[], str], limit_s: int = LIMIT_CPU_S) -> str:
-    """What `work` says in a fork of this process; "" is a survivor. limit_s: of CPU time; one that takes longer is caught, too."""
+    """Return what `work` returns in a fork of this process, or the exception that it raises.
+
+    "" means that the mutant survives. A mutant that exceeds `limit_s` CPU seconds is caught, too.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        used = int(
-            time.process_time()
-        )  # CPU time: a busy machine must not pass for a mutant that hangs
-        resource.setrlimit(resource.RLIMIT_CPU, (used + limit_s, used + limit_s + 5))
-        with (
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):  # noqa: PTH123
-            try:
-                said = work()
-            except BaseException as error:  # noqa: BLE001 - whatever a mutant does, it is caught by it
-                said = f"{type(error).__name__}: {error}"
-        os.write(write, " ".join(said.split())[:300].encode())
+        _limit_cpu_s(limit_s)
+        os.write(write, _one_line(_run_silently(work)).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        said = pipe.read().decode(errors="replace")
+        result = pipe.read().decode(errors="replace")
     _, status = os.waitpid(child, 0)
-    return said or (TIMEOUT if os.WIFSIGNALED(status) else "")
+    if not result and os.WIFSIGNALED(status):
+        return TIMEOUT
+    return result
+
+
+def _limit_cpu_s(limit_s: int) -> None:
+    # CPU time, not wall time: a busy machine must not make a mutant look as if it hung.
+    used = int(time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (used + limit_s, used + limit_s + 5))
+
+
+def _run_silently(work: Callable[[], str]) -> str:
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        try:
+            return work()
+        except BaseException as error:  # noqa: BLE001 - any exception catches the mutant
+            return f"{type(error).__name__}: {error}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
 
 
 def by_kit(target: Target, mutant: Mutant | None) -> str:
-    """The checks that fail on the first variant where any does; "" where none does."""
+    """Return the checks that fail, of the first variant with a failure; "" if there is none."""
 
     def work() -> str:
         _install(mutant)
@@ -88,7 +106,7 @@ def by_kit(target: Target, mutant: Mutant | None) -> str:
 
         for fields in target.variants:
             report = conformance(target.kind, target.name, **fields).report()
-            failed = [o.name for o in report.checks if o.status == "failed"]
+            failed = [outcome.name for outcome in report.checks if outcome.status == "failed"]
             if failed:
                 return ", ".join(failed)
         return ""
@@ -97,89 +115,82 @@ def by_kit(target: Target, mutant: Mutant | None) -> str:
 
 
 def by_tests(target: Target, mutant: Mutant | None) -> str:
-    """The first own test that fails; "" where none does."""
+    """Return the first of the plugin's own tests that fails; "" if there is none."""
 
     def work() -> str:
         _install(mutant)
         import pytest
 
-        class First:
+        class FirstFailure:
             name = ""
 
-            def pytest_runtest_logreport(self, report: Any) -> None:
+            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
                 if report.failed and not self.name:
                     self.name = report.nodeid
 
-        first, here = First(), io.StringIO()
-        with contextlib.redirect_stdout(here):
-            code = pytest.main(
-                [*target.tests, "-x", "-q", "-p", "no:cacheprovider", "--no-header"],
-                plugins=[first],
-            )
-        return "" if code == 0 else first.name or f"pytest ends with {code}"
+        first = FirstFailure()
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = pytest.main([*target.tests, *options], plugins=[first])
+        if code == 0:
+            return ""
+        return first.name or f"pytest exits with {code}"
 
     return forked(work)
+
+
+def _install(mutant: Mutant | None) -> None:
+    os.chdir(ROOT)
+    # A mutant may try to download weights.
+    socket.socket.connect = _offline  # type: ignore[method-assign]
+    if mutant is not None:
+        sys.meta_path.insert(0, _MutantImporter(mutant))
 
 
 def _offline(*_: Any) -> None:
     raise OSError("mutants have no network")
 
 
-def _install(mutant: Mutant | None) -> None:
-    os.chdir(ROOT)
-    socket.socket.connect = _offline  # type: ignore[method-assign]  # a mutant may ask for weights to download
-    if mutant is not None:
-        sys.meta_path.insert(0, _Instead(mutant))
-
-
-# ---------------------------------------------------------------------------------------------------------------- the run
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--only", default="", metavar="TEXT", help="judge those with this text in their names"
-    )
-    parser.add_argument("--table", action="store_true", help="print the table of the finished run")
-    asked = parser.parse_args()
-    if not asked.table:
-        run(asked.only)
-    print(table(json.loads(RESULT.read_text())))
+# ------------------------------------------------------------------------------ running all mutants
 
 
 def run(only: str = "") -> None:
-    """Every mutant once, or those named. A verdict is kept as long as nothing that it hangs on has changed.
+    """Run all mutants, or those with the text `only` in their names.
 
-    Raises SystemExit where no mutant has the text `only` in its name, or a plugin fails without any mutant.
+    A result is reused as long as nothing that it depends on has changed.
+    Raises SystemExit if no mutant has this text, or if a plugin fails without any mutant.
     """
     _import_once()
-    known = json.loads(RESULT.read_text()) if RESULT.exists() else {"mutants": {}}
+    known: dict[str, Any] = {"mutants": {}}
+    if RESULT.exists():
+        known = json.loads(RESULT.read_text())
     rows: dict[str, Any] = {}
-    for target, asked in _asked(only):
+    for target, mutants in _selected(only):
         _require_sound(target)
-        for mutant in asked:
-            rows[mutant.key] = _verdict(target, mutant, known["mutants"].get(mutant.key, {}))
+        for mutant in mutants:
+            before = known["mutants"].get(mutant.key, {})
+            rows[mutant.key] = _verdict(target, mutant, before)
+            # After every mutant, so that the command can be stopped.
             _write(known["mutants"] | rows, known.get("date", ""))
     if not only:
-        _write(rows, _today())  # what is no mutant any more goes
+        # Drops the rows of mutants that do not exist any more.
+        _write(rows, _today())
 
 
-def _asked(only: str) -> list[tuple[Target, list[Mutant]]]:
-    """Each target with its mutants that have this text in their names; those without any are left out."""
-    every = [
-        (t, [m for module, n in t.modules.items() for m in chosen(module, n) if only in m.key])
-        for t in TARGETS
-    ]
-    found = [(target, asked) for target, asked in every if asked]
-    if not found:
+def _selected(only: str) -> list[tuple[Target, list[Mutant]]]:
+    """Return each target with its mutants that have this text in their names."""
+    selected: list[tuple[Target, list[Mutant]]] = []
+    for target in TARGETS:
+        mutants = [mutant for mutant in target.mutants() if only in mutant.key]
+        if mutants:
+            selected.append((target, mutants))
+    if not selected:
         raise SystemExit(f"no mutant has {only!r} in its name")
-    return found
+    return selected
 
 
 def _import_once() -> None:
-    """What takes seconds to import is imported before the forks."""
+    """Import the slow packages before the forks."""
     import hypothesis
     import kornia
     import lightning_fabric
@@ -191,47 +202,53 @@ def _import_once() -> None:
 
 
 def _require_sound(target: Target) -> None:
-    """Without any mutant, nothing may fail."""
-    for said, what in ((by_kit(target, None), "kit"), (by_tests(target, None), "tests")):
-        if said:
-            raise SystemExit(f"{target.name}: without any mutant, the {what} fail: {said}")
+    """Raise SystemExit if the kit or the tests fail without any mutant."""
+    for name, failure in (("kit", by_kit(target, None)), ("tests", by_tests(target, None))):
+        if failure:
+            raise SystemExit(f"{target.name}: without any mutant, the {name} fails: {failure}")
 
 
 def _ground(target: Target, mutant: Mutant) -> str:
-    """What a verdict hangs on: the mutated source, the kit, the plugin's own tests."""
-    files = [
-        *sorted((ROOT / "mtlcore" / "testing").glob("*.py")),
-        *(ROOT / test for test in target.tests),
-    ]
-    parts = [mutant.source.encode(), *(file.read_bytes() for file in files)]
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+    """Hash what a result depends on: the mutated source, the kit, the plugin's own tests."""
+    kit = sorted((ROOT / "mtlcore" / "testing").rglob("*.py"))
+    tests = [ROOT / test for test in target.tests]
+    sha256 = hashlib.sha256(mutant.source.encode())
+    for file in (*kit, *tests):
+        sha256.update(file.read_bytes())
+    return sha256.hexdigest()[:16]
 
 
 def _verdict(target: Target, mutant: Mutant, before: dict[str, str]) -> dict[str, str]:
-    """The verdict that is known, or a new one. The reason why it lives was written by hand, and stays."""
+    """Return the known result of a mutant, or a new one.
+
+    The reason why a mutant survives is written by hand; it is never overwritten.
+    """
     ground = _ground(target, mutant)
     if before.get("ground") == ground:
         return before
-    kit, tests = _judge(target, mutant)
-    said = {
+    kit, tests = _run_checks(target, mutant)
+    return {
+        "plugin": target.name,
         "kit": kit,
         "tests": tests,
         "reason": before.get("reason", ""),
         "ground": ground,
         "date": _today(),
     }
-    return {"plugin": target.name, **said}
 
 
-def _judge(target: Target, mutant: Mutant) -> tuple[str, str]:
-    """What the kit says, and the own tests where the kit says nothing."""
-    start = time.perf_counter()
+def _run_checks(target: Target, mutant: Mutant) -> tuple[str, str]:
+    """Return what the kit finds and what the plugin's own tests find.
+
+    The tests run only if the kit finds nothing, or exceeds its time.
+    """
+    begin = time.perf_counter()
     kit = by_kit(target, mutant)
-    tests = by_tests(target, mutant) if not kit or kit == TIMEOUT else ""
-    print(
-        f"{time.perf_counter() - start:5.0f} s  {mutant.key}   kit: {kit or '-'}   tests: {tests or '-'}",
-        flush=True,
-    )
+    tests = ""
+    if not kit or kit == TIMEOUT:
+        tests = by_tests(target, mutant)
+    seconds = time.perf_counter() - begin
+    print(f"{seconds:5.0f} s  {mutant.key}   kit: {kit or '-'}   tests: {tests or '-'}", flush=True)
     return kit, tests
 
 
@@ -240,33 +257,56 @@ def _today() -> str:
 
 
 def _write(rows: dict[str, Any], date: str) -> None:
-    """date: of the last run of all; a verdict of a later one has its own."""
-    about = {"seed": SEED, "command": "python benchmarks/mutation.py", "date": date}
-    RESULT.write_text(json.dumps({**about, "mutants": rows}, indent=1) + "\n")
+    """Write the results. date: of the last full run; later results have their own dates."""
+    result = {
+        "seed": SEED,
+        "command": "python benchmarks/mutation.py",
+        "date": date,
+        "mutants": rows,
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+# -------------------------------------------------------------------------------------------- table
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a row a plugin, then the survivors with their reasons."""
+    """Return Markdown: a row for each plugin, then the mutants that survive the kit."""
     lines = [
         "| plugin | mutants | caught by the kit alone | by kit or own tests |",
         "|---|---|---|---|",
     ]
     rows = list(result["mutants"].values())
-    for name in (*dict.fromkeys(r["plugin"] for r in rows), "all"):
-        mine = [r for r in rows if name in (r["plugin"], "all")]
-        kit, both = (
-            sum(bool(r["kit"]) for r in mine),
-            sum(bool(r["kit"] or r["tests"]) for r in mine),
-        )
-        lines.append(
-            f"| {name} | {len(mine)} | {kit} ({kit / len(mine):.0%}) | {both} ({both / len(mine):.0%}) |"
-        )
-    alive = {k: r for k, r in result["mutants"].items() if not r["kit"]}
-    lines += ["", "| what the kit alone lets live | its own tests | why |", "|---|---|---|"]
-    lines += [
-        f"| `{key}` | {r['tests'] or 'survives'} | {r['reason']} |" for key, r in alive.items()
-    ]
+    for name in dict.fromkeys(row["plugin"] for row in rows):
+        lines.append(_plugin_line(name, [row for row in rows if row["plugin"] == name]))
+    lines.append(_plugin_line("all", rows))
+
+    lines += ["", "| survives the kit alone | own tests | why |", "|---|---|---|"]
+    for key, row in result["mutants"].items():
+        if not row["kit"]:
+            lines.append(f"| `{key}` | {row['tests'] or 'survives'} | {row['reason']} |")
     return "\n".join(lines)
+
+
+def _plugin_line(name: str, rows: list[dict[str, str]]) -> str:
+    n = len(rows)
+    kit = sum(bool(row["kit"]) for row in rows)
+    either = sum(bool(row["kit"] or row["tests"]) for row in rows)
+    return f"| {name} | {n} | {kit} ({kit / n:.0%}) | {either} ({either / n:.0%}) |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="run the mutants with this text in their names"
+    )
+    parser.add_argument("--table", action="store_true", help="print the table of the finished run")
+    args = parser.parse_args()
+    if not args.table:
+        run(args.only)
+    print(table(json.loads(RESULT.read_text())))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Our side of the measurements: the very loop that `mtl train` runs, on images made in memory."""
+"""Our variants: the Trainer that `mtl train` runs, on random images in memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from mtlcore import Encoder, LossWeighting, PretextTask
 from mtlcore.augment.levels import Validation
@@ -34,21 +35,24 @@ from mtlcore.train.record import Record
 from mtlcore.train.trainer import Trainer
 from mtlcore.weighting import Equal
 
-N, CLASSES, STEPS = 2048, 8, 1_000_000
+N, CLASSES = 2048, 8
+STEPS = 1_000_000  # more than any measurement takes: the trainer never finishes
+
+Done = TypeVar("Done")
 
 
-class MadeSource:
-    """Stands in the data table; its images are made, so nothing is ever indexed or decoded."""
+class RandomImages:
+    """Placeholder for a dataset. The images are in memory, so it is never indexed or decoded."""
 
 
-def images(size: int) -> torch.Tensor:
-    """(N, 3, size, size) uint8 noise."""
-    return torch.randint(
-        0, 256, (N, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+def images(size: int) -> Tensor:
+    """Return uint8 noise, (N, 3, size, size)."""
+    g = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (N, 3, size, size), dtype=torch.uint8, generator=g)
 
 
-def labels(tasks: int) -> list[torch.Tensor]:
+def labels(tasks: int) -> list[Tensor]:
+    """Return random classes, (N,) for each task."""
     g = torch.Generator().manual_seed(1)
     return [torch.randint(0, CLASSES, (N,), generator=g) for _ in range(tasks)]
 
@@ -63,16 +67,20 @@ def experiment(
     weighting: LossWeighting | None = None,
     **views: Any,
 ) -> Experiment:
-    """K classification tasks, and a pretext where it is given; weighting: the sum of losses where none is given."""
+    """Return an experiment with `tasks` classification tasks, and optionally a pretext.
+
+    weighting: None is the sum of losses.
+    views: fields of `Views`.
+    """
     names = tuple(str(c) for c in range(CLASSES))
+    classification = Classification(classes=names, dropout=0.0)
     augmentation = Validation(crop=1.0)
+    dataset: Any = RandomImages()
     return Experiment(
         encoder=encoder,
-        tasks={
-            f"task{k}": TaskEntry(Classification(classes=names, dropout=0.0)) for k in range(tasks)
-        },
+        tasks={f"task{k}": TaskEntry(classification) for k in range(tasks)},
         pretexts={"pretext": PretextEntry(pretext)} if pretext else {},
-        data={f"made{s}": DataEntry(MadeSource()) for s in range(datasets)},  # type: ignore[arg-type]
+        data={f"made{s}": DataEntry(dataset) for s in range(datasets)},
         weighting=weighting or Equal(),
         augment=augmentation,
         augmentations={"validation": augmentation},
@@ -82,68 +90,71 @@ def experiment(
     )
 
 
-def stepper(exp: Experiment, pixels: torch.Tensor, targets: list[torch.Tensor]) -> Trainer:
-    """A loop that is ready to step; `trainer.advance()` is one training step, logging included.
+def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
+    """Return a trainer that is ready to step.
 
-    With several datasets, each holds an equal share of the rows and labels one task.
+    `trainer.advance()` is one training step, with logging. With several datasets, each one has an
+    equal share of the samples and the labels of one task.
     """
-    rows = np.arange(len(pixels))
-    dataset = rows * len(exp.data) // len(rows)
-    tasks = dict(zip(exp.tasks, targets))
-    every = len(exp.data) == 1
-    present = {k: torch.from_numpy((dataset == i) | every) for i, k in enumerate(tasks)}
-    tasks = {k: torch.where(present[k], t, 0) for k, t in tasks.items()}
+    n = len(pixels)
+    indices = np.arange(n)
+    dataset = indices * len(exp.data) // n
+    has_all_labels = len(exp.data) == 1
+    present: dict[str, Tensor] = {}
+    task_targets: dict[str, Tensor] = {}
+    for i, (task, target) in enumerate(zip(exp.tasks, targets)):
+        present[task] = torch.from_numpy((dataset == i) | has_all_labels)
+        task_targets[task] = torch.where(present[task], target, 0)
+
     data = RunData(
         experiment=exp,
         images=MemoryImageCache(pixels),
-        targets=tasks,
+        targets=task_targets,
         present=present,
         dataset=dataset,
-        keys=rows.astype(str),
+        keys=indices.astype(str),
         attributes={},
-        split={"train": rows},
+        split={"train": indices},
         fingerprint="",
     )
-    train_state = build_train_state(
-        exp, Fabric(accelerator="cpu", devices=1), STEPS, len(rows) // exp.input.batch_size
-    )
-    record = Record(exp.train.max_skipped)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    steps_per_epoch = n // exp.input.batch_size
+    train_state = build_train_state(exp, fabric, STEPS, steps_per_epoch)
     return Trainer(
         train_state,
         data,
         Sampler(data, exp),
         RunFolder(Path()),
-        record,
+        Record(exp.train.max_skipped),
         SilentReporter(),
-        main=False,
+        is_main=False,  # writes nothing
     )
 
 
-def where_it_goes(trainer: Trainer, rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each part of a training step."""
-    train_state, names = trainer.train_state, list(trainer.train_state.experiment.entries)
+def _backward_sum(losses: list[Tensor]) -> None:
+    torch.stack(losses).sum().backward()
+
+
+def profile(trainer: Trainer, rounds: int) -> dict[str, float]:
+    """Return the median CPU seconds of each part of a training step."""
+    train_state = trainer.train_state
+    model = train_state.model
     spent: dict[str, list[float]] = {}
 
-    def timed(part: str, work: Callable[[], Any]) -> Any:
-        begun = time.process_time()
-        done = work()
-        spent.setdefault(part, []).append(time.process_time() - begun)
+    def timed(part: str, work: Callable[..., Done], *args: Any) -> Done:
+        begin = time.process_time()
+        done = work(*args)
+        spent.setdefault(part, []).append(time.process_time() - begin)
         return done
 
     for _ in range(rounds):
-        prepared = timed("draw and prepare", lambda: trainer._prepare(0))
-        features, _ = timed("encoder", lambda i=prepared: train_state.model.encode(i))
-        outputs = timed(
-            "heads and decoder",
-            lambda f=features, i=prepared: train_state.model.forward_heads(f, i),
-        )
-        losses = [
-            timed(
-                f"loss of {name}",
-                lambda n=name, o=outputs, i=prepared: train_state.model.compute_losses(n, o[n], i),
-            )
-            for name in names
-        ]
-        timed("backward", lambda ls=losses: torch.stack(ls).sum().backward())
+        prepared = timed("draw and prepare", trainer._prepare, 0)
+        features, _ = timed("encoder", model.encode, prepared)
+        outputs = timed("heads and decoder", model.forward_heads, features, prepared)
+        losses: list[Tensor] = []
+        for name in train_state.experiment.entries:
+            compute = model.compute_losses
+            losses.append(timed(f"loss of {name}", compute, name, outputs[name], prepared))
+        timed("backward", _backward_sum, losses)
         timed("whole step", trainer.advance)
     return {part: statistics.median(times) for part, times in spent.items()}

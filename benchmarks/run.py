@@ -1,8 +1,13 @@
-"""The one door to every measurement: `python benchmarks/run.py SUITE [--quick] [--json FILE] [--check]`.
+"""Run a measurement: `python benchmarks/run.py SUITE [--quick] [--json FILE] [--check]`.
 
-ratio = our process-CPU time / the rival's, measured interleaved in one process; lower is better. `--check` exits 1 when a gate is
-missed; gates are judged on the full run, `--quick` (within a minute of CPU) reports. `run.py hmtl` trains the arms of a protocol:
-does hybrid training help?
+A suite compares variants by their process-CPU time, measured alternately in one process.
+
+    ratio = our CPU time / the CPU time of the baseline; lower is better
+
+Some rows have a gate: the largest ratio that passes. `--check` exits with 1 if a full run misses a
+gate. `--quick` takes about a minute of CPU and only reports.
+
+`run.py hmtl` is different: it trains the arms of a protocol, to see whether hybrid training helps.
 """
 
 from __future__ import annotations
@@ -17,13 +22,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # a busy neighbor must not turn waiting into CPU time
+# On a busy machine, threads of torch wait for each other. Active waiting would count as CPU time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 def machine() -> dict[str, Any]:
+    """Describe the machine of a result."""
     import torch
 
     return {
@@ -36,6 +41,8 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(suite: str, rows: list[dict[str, Any]]) -> str:
+    """Return the rows of a suite as a Markdown table."""
+
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3f}"
 
@@ -45,53 +52,66 @@ def markdown(suite: str, rows: list[dict[str, Any]]) -> str:
         "| row | over | ratio | quartiles | gate | goal |",
         "|---|---|---|---|---|---|",
     ]
-    for r in rows:
-        verdict = " **missed**" if r["gate"] is not None and r["ratio"] > r["gate"] else ""
-        spread = f"{number(r['low'])} - {number(r['high'])}"
+    for row in rows:
+        missed = row["gate"] is not None and row["ratio"] > row["gate"]
+        verdict = " **missed**" if missed else ""
+        quartiles = f"{number(row['low'])} - {number(row['high'])}"
         lines.append(
-            f"| {r['name']} | {r['baseline']} | {number(r['ratio'])}{verdict} | {spread} "
-            f"| {number(r['gate'])} | {number(r['goal'])} |"
+            f"| {row['name']} | {row['baseline']} | {number(row['ratio'])}{verdict} | {quartiles} "
+            f"| {number(row['gate'])} | {number(row['goal'])} |"
         )
     return "\n".join(lines)
 
 
-def main() -> int:
-    if sys.argv[1:2] == ["hmtl"]:  # evidence, not speed: a door of its own
-        # All three are needed in the end: it is told before anything is trained.
-        if missing := [
-            name for name in ("filelock", "scipy", "matplotlib") if find_spec(name) is None
-        ]:
-            print(
-                f'hmtl: not installed: {", ".join(missing)}; pip install "mtlcore[bench]"',
-                file=sys.stderr,
-            )
-            return 2
-        from hmtl.main import main as hmtl
+def run_hmtl(words: list[str]) -> int:
+    """Run `run.py hmtl` with these words, and return its exit code."""
+    # Some packages are needed only for the final table. Check them before hours of training.
+    needed = ("filelock", "scipy", "matplotlib")
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        names = ", ".join(missing)
+        print(f'hmtl: not installed: {names}; pip install "mtlcore[bench]"', file=sys.stderr)
+        return 2
+    from hmtl.main import main as hmtl_main
 
-        return hmtl(sys.argv[2:])
+    return hmtl_main(words)
+
+
+def run_suite() -> int:
+    """Run one suite, print its table, and return the exit code."""
     from suites import SUITES
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    description = __doc__.splitlines()[0] if __doc__ else ""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument(
-        "--quick", action="store_true", help="within a minute of CPU; gates are not judged"
+        "--quick", action="store_true", help="about a minute of CPU; gates are not checked"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
-    parser.add_argument("--check", action="store_true", help="exit 1 when a gate is missed")
-    asked = parser.parse_args()
-    rows = SUITES[asked.suite](asked.quick)
-    found = {
-        "suite": asked.suite,
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a gate is missed")
+    args = parser.parse_args()
+
+    rows = SUITES[args.suite](args.quick)
+    result = {
+        "suite": args.suite,
         "machine": machine(),
         "command": " ".join(["python", "benchmarks/run.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
-        "rows": [r.as_json() for r in rows],
+        "rows": [row.as_json() for row in rows],
     }
-    print(markdown(asked.suite, found["rows"]))
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=2) + "\n")
-    missed = [r.name for r in rows if r.missed]
-    return 1 if missed and asked.check and not asked.quick else 0
+    print(markdown(args.suite, result["rows"]))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+    is_checked = args.check and not args.quick
+    missed = any(row.missed for row in rows)
+    return 1 if is_checked and missed else 0
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["hmtl"]:
+        return run_hmtl(sys.argv[2:])
+    return run_suite()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Measuring on noisy machines: variants interleaved in one process, process CPU time, ratios of neighbors in time."""
+"""Measure variants on a noisy machine.
+
+Variants run alternately in one process. Process-CPU time is compared round by round, so slow phases
+of the machine affect both sides of a ratio.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,12 @@ Variant = Callable[[], object]
 
 @frozen
 class Row:
-    """One line of a suite. ratio = our CPU time / the rival's, lower is better; low, high: quartiles over the rounds.
+    """One line of a suite.
 
-    gate: the largest ratio that passes, on the full run. goal: what would delight. None: reported only.
+    ratio: our CPU time / the CPU time of the baseline; lower is better.
+    low, high: quartiles of the ratio over the rounds.
+    gate: the largest ratio that passes on a full run; None only reports.
+    goal: the ratio that we aim at.
     """
 
     name: str
@@ -39,19 +46,27 @@ class Row:
 def cpu_times(
     variants: Mapping[str, Variant], rounds: int, warm: int = 2
 ) -> dict[str, list[float]]:
-    """name -> CPU seconds of each round. Every round runs every variant once, in alternating order."""
+    """Return name -> CPU seconds of each round.
+
+    Every round runs every variant once. The order alternates: what one variant leaves in the caches
+    helps each of them equally often.
+
+    warm: rounds before the measured ones.
+    """
     names = list(variants)
     for _ in range(warm):
         for name in names:
             variants[name]()
+
     times: dict[str, list[float]] = {name: [] for name in names}
-    gc.disable()
+    gc.disable()  # a collection would be charged to the variant that happens to trigger it
     try:
         for number in range(rounds):
-            for name in names if number % 2 else reversed(names):
-                begun = time.process_time()
+            order = names if number % 2 else names[::-1]
+            for name in order:
+                begin = time.process_time()
                 variants[name]()
-                times[name].append(time.process_time() - begun)
+                times[name].append(time.process_time() - begin)
     finally:
         gc.enable()
     return times
@@ -65,7 +80,7 @@ def compare(
     gate: float | None = None,
     goal: float | None = None,
 ) -> Row:
-    """The median of the ratios of each round, with quartiles."""
+    """Return the row with the median and the quartiles of the ratios of each round."""
     ratios = [a / b for a, b in zip(ours, rival, strict=True)]
     low, ratio, high = statistics.quantiles(ratios, n=4)
     return Row(name, baseline, round(ratio, 4), round(low, 4), round(high, 4), gate, goal)

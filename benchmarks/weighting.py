@@ -1,8 +1,10 @@
-"""The suite `weighting`: what a strategy costs over a hand-written summed loss, in CPU time and in memory.
+"""The suite `weighting`: CPU time and memory of a loss weighting, compared with a sum of losses.
 
-torchvision's ResNet-18 on 64 px images, batches of 32, K classification tasks that read one view. Beside our rows stand TorchJD's
-own way (`mtl_backward`, `jac_to_grad`) and the floor of every exact method, the plain loop of K backwards.
-Run as a program it measures the memory of one variant in a fresh process: `python benchmarks/weighting.py VARIANT`.
+Set-up: torchvision's ResNet-18, 64 px images, batches of 32, K classification tasks that read one
+view. Baselines: a hand-written sum of losses, TorchJD's `mtl_backward` with `jac_to_grad`, and the
+plain loop of K backward passes, which is the lower bound of every exact method.
+
+`python benchmarks/weighting.py VARIANT` measures the memory of one variant in a fresh process.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from baselines import HandNet, HandStep, LoopStep, TorchJDStep
 from ours import CLASSES, experiment, images, labels, stepper
@@ -27,33 +29,35 @@ SUM, LOOP, JAC = "summed loss by hand", "K backwards by hand", "TorchJD jac_to_g
 
 
 def ours(tasks: int, weighting: LossWeighting) -> Variant:
-    """One step of ours."""
-    made = experiment(Resnet18(), SIZE, BATCH, tasks, weighting=weighting)
-    return stepper(made, images(SIZE), labels(tasks)).advance
+    """Return one training step of ours."""
+    exp = experiment(Resnet18(), SIZE, BATCH, tasks, weighting=weighting)
+    return stepper(exp, images(SIZE), labels(tasks)).advance
 
 
 def rival(kind: type[HandStep], tasks: int) -> Variant:
-    """One step of theirs."""
-    return kind(
-        HandNet(Resnet18(), SIZE, DIM, [CLASSES] * tasks), images(SIZE), labels(tasks), BATCH
-    )
+    """Return one training step of a baseline."""
+    net = HandNet(Resnet18(), SIZE, DIM, [CLASSES] * tasks)
+    return kind(net, images(SIZE), labels(tasks), BATCH)
 
 
-def upgrad(at: str, every: int = 1) -> LossWeighting:
-    return TorchJD("UPGrad", at=at, every=every)  # type: ignore[arg-type]
+def upgrad(at: Literal["features", "parameters"], every: int = 1) -> LossWeighting:
+    return TorchJD("UPGrad", at=at, every=every)
 
 
 def weighting(quick: bool) -> list[Row]:
-    """The rows of each K (quick: of the largest), those of K = 5 alone, and memory."""
-    return [
-        *(row for k in ((5,) if quick else (2, 3, 5)) for row in _rows(k, quick)),
-        _every_tenth(quick),
-        *_memory(quick),
-    ]
+    """Return the rows for K = 2, 3, 5 (quick: 5 only), then those with `every` and of memory."""
+    rows: list[Row] = []
+    for k in (5,) if quick else (2, 3, 5):
+        rows += _rows(k, quick)
+    return [*rows, _every_tenth(quick), *_memory(quick)]
 
 
 def _rows(k: int, quick: bool) -> list[Row]:
-    """Loss level and features over the summed loss; at the parameters over the loop and over TorchJD."""
+    """Return the rows of K tasks.
+
+    At loss level and at the features, the baseline is the sum of losses. At the parameters, it is
+    the loop of K backward passes, and TorchJD.
+    """
     variants = {
         "sum": rival(HandStep, k),
         "loop": rival(LoopStep, k),
@@ -63,16 +67,14 @@ def _rows(k: int, quick: bool) -> list[Row]:
         "parameters": ours(k, upgrad("parameters")),
     }
     t = cpu_times(variants, rounds=2 if quick else 40)
-    judged = k == 5
+    has_gate = k == 5
+    loop_gates = (1.15, 1.08) if has_gate else ()
+    torchjd_gates = (0.83, 0.67) if has_gate else ()
     return [
         compare(f"loss_level_k{k}", t["loss_level"], SUM, t["sum"], 1.05, 1.02),
         compare(f"features_k{k}", t["features"], SUM, t["sum"], 1.10, 1.05),
-        compare(
-            f"parameters_k{k}", t["parameters"], LOOP, t["loop"], *((1.15, 1.08) if judged else ())
-        ),
-        compare(
-            f"torchjd_k{k}", t["parameters"], JAC, t["torchjd"], *((0.83, 0.67) if judged else ())
-        ),
+        compare(f"parameters_k{k}", t["parameters"], LOOP, t["loop"], *loop_gates),
+        compare(f"torchjd_k{k}", t["parameters"], JAC, t["torchjd"], *torchjd_gates),
         compare(f"parameters_k{k} in sums", t["parameters"], SUM, t["sum"]),
         compare(f"rival: {LOOP}, k{k}", t["loop"], SUM, t["sum"]),
         compare(f"rival: {JAC}, k{k}", t["torchjd"], SUM, t["sum"]),
@@ -80,16 +82,17 @@ def _rows(k: int, quick: bool) -> list[Row]:
 
 
 def _every_tenth(quick: bool) -> Row:
-    """Ten steps a round: one measures, nine keep its task weights."""
-    kept, plain = (
-        _times(10, ours(5, upgrad("parameters", every=10))),
-        _times(10, rival(HandStep, 5)),
-    )
-    t = cpu_times({"ours": kept, "sum": plain}, rounds=2 if quick else 15, warm=0 if quick else 1)
+    """Compare ten steps: with `every = 10`, one computes the task weights and nine reuse them."""
+    variants = {
+        "ours": _repeated(10, ours(5, upgrad("parameters", every=10))),
+        "sum": _repeated(10, rival(HandStep, 5)),
+    }
+    rounds, warm = (2, 0) if quick else (15, 1)
+    t = cpu_times(variants, rounds=rounds, warm=warm)
     return compare("parameters_every10_k5", t["ours"], SUM, t["sum"], 1.40, 1.30)
 
 
-def _times(number: int, step: Variant) -> Variant:
+def _repeated(number: int, step: Variant) -> Variant:
     def steps() -> None:
         for _ in range(number):
             step()
@@ -97,7 +100,7 @@ def _times(number: int, step: Variant) -> Variant:
     return steps
 
 
-# ---------------------------------------------------------------------------------------------------- memory
+# ----------------------------------------------------------------------------------------- memory
 
 VARIANTS: dict[str, Callable[[], Variant]] = {
     "sum": lambda: rival(HandStep, 5),
@@ -109,38 +112,47 @@ VARIANTS: dict[str, Callable[[], Variant]] = {
 
 
 def _memory(quick: bool) -> list[Row]:
-    """Peaks that three steps add, over that of the summed loss; each from a fresh process. Quick: our row alone."""
-    rows: dict[str, tuple[Any, ...]] = {"parameters": ("memory_k5", 2.8, 2.2)}
+    """Compare the memory that three steps add with that of the sum of losses.
+
+    Each value is from a fresh process. Quick: our variant at the parameters only.
+    """
+    titles = {"parameters": "memory_k5"}
     if not quick:
-        rows["features"] = ("memory_k5 at features",)
-        rows |= {"torchjd": (f"memory of rival: {JAC}",), "loop": (f"memory of rival: {LOOP}",)}
-    peaks = {
-        name: [_peak_of(name) for _ in range(1 if quick else 5)] * 2 for name in ("sum", *rows)
-    }
-    plain = [statistics.median(peaks["sum"])] * len(peaks["sum"])
-    return [
-        compare(title, peaks[name], SUM, plain, *gates) for name, (title, *gates) in rows.items()
-    ]
+        titles["features"] = "memory_k5 at features"
+        titles["torchjd"] = f"memory of rival: {JAC}"
+        titles["loop"] = f"memory of rival: {LOOP}"
+
+    repeats = 1 if quick else 5
+    peaks: dict[str, list[float]] = {}
+    for name in ("sum", *titles):
+        # Twice the same values: quartiles need at least two, even if quick measures one.
+        peaks[name] = [_peak_of(name) for _ in range(repeats)] * 2
+    baseline = [statistics.median(peaks["sum"])] * len(peaks["sum"])
+
+    rows: list[Row] = []
+    for name, title in titles.items():
+        gates = (2.8, 2.2) if name == "parameters" else ()
+        rows.append(compare(title, peaks[name], SUM, baseline, *gates))
+    return rows
 
 
 def _peak_of(variant: str) -> float:
-    """MiB that the first steps add, in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, __file__, variant], capture_output=True, text=True, check=True
-    )
+    """Return the MiB that the first steps of a variant add, in a fresh process."""
+    command = [sys.executable, __file__, variant]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def added_peak(step: Variant, steps: int = 3) -> float:
-    """The highest resident memory in these steps less that before them, MiB. Linux."""
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = _resident()
+    """Return the peak resident memory of these steps minus that before them, MiB. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak of the process
+    before = _peak_resident()
     for _ in range(steps):
         step()
-    return _resident() - before
+    return _peak_resident() - before
 
 
-def _resident() -> float:
+def _peak_resident() -> float:
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

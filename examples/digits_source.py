@@ -1,8 +1,11 @@
-"""A source in one file: scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8 x 8 gray images.
+"""A dataset plugin in one file: scikit-learn's 1,797 handwritten digits, 8 x 8 gray images.
 
-    plugins = ["digits_source.py"]     # in the configuration, or:  mtl train ... --plugin examples/digits_source.py
+Source: UCI, Alpaydin & Kaynak 1998. The images come with scikit-learn; nothing is downloaded.
 
-It gives one annotation, "digit": the names "0" to "9". The images come with scikit-learn: nothing is downloaded.
+    plugins = ["digits_source.py"]                           # in the configuration
+    mtl train ... --plugin examples/digits_source.py         # or on the command line
+
+The dataset has one annotation, "digit", with the names "0" to "9".
 """
 
 from __future__ import annotations
@@ -18,19 +21,17 @@ from mtlcore import Dataset, Index, MtlError, hookimpl
 
 @functools.cache
 def bundled() -> Any:
-    """scikit-learn's object: `.images` (1797, 8, 8) float in [0, 16], `.target` (1797,) int."""
+    """Load the data: `.images` (1797, 8, 8) float in [0, 16], `.target` (1797,) int."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MtlError(
-            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
-        ) from error
+        raise MtlError("digits: scikit-learn is not installed: pip install scikit-learn") from error
     return load_digits()
 
 
 @frozen
 class Digits(Dataset):
-    """Handwritten digits. They have no split of their own: the run draws one by its seed."""
+    """Handwritten digits. They have no official split: the run draws one with its seed."""
 
     cites = "Alpaydin & Kaynak 1998, UCI Machine Learning Repository, doi:10.24432/C50P49"
 
@@ -38,8 +39,8 @@ class Digits(Dataset):
         digits = bundled().target.astype(str)
         return Index(keys=np.arange(len(digits)).astype(str), annotations={"digit": digits})
 
-    def decode(self, index: Index, row: int) -> np.ndarray:
-        gray = (bundled().images[row] * (255 / 16)).round().astype(np.uint8)
+    def decode(self, index: Index, i: int) -> np.ndarray:
+        gray = (bundled().images[i] * (255 / 16)).round().astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
 
 

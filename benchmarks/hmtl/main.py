@@ -1,4 +1,8 @@
-"""`python benchmarks/run.py hmtl`: train what a protocol asks for, one run after the other; stop it and start it as you like."""
+"""`python benchmarks/run.py hmtl`: train the runs of a protocol, and write its table.
+
+Runs are trained one after the other. The command can be stopped at any time; the same command
+resumes. Several processes may share one --work folder.
+"""
 
 from __future__ import annotations
 
@@ -14,192 +18,244 @@ from attrs import evolve
 from mtlcore import MtlError, nearest
 from mtlcore.train.trainer import Interrupted
 
-from .plan import STAGES, Run, key_of, name_of
+from .old_keys import FORMAT, format_of
+from .plan import STAGES, Plan, Row, Run, key_of, name_of
 from .protocol import Protocol, load
 from .runs import ROOT, Workspace
 
-SAID_AGAIN = ("set", "encoded", "validation", "validation_best", "test", "test_best", "weights")
-WAIT_S = 5.0  # for other processes, whose results may name further runs
+# Fields of a row that must be equal when the run is trained again.
+REPRODUCED = ("set", "encoded", "validation", "validation_best", "test", "test_best", "weights")
+# Fields that are printed for both rows.
+PROVENANCE = ("commit", "torch", "threads", "device")
+WAIT_S = 5.0  # between two looks at the results of other processes
 
 
 def main(words: list[str]) -> int:
-    """-> the exit code."""
-    parser = argparse.ArgumentParser(prog="python benchmarks/run.py hmtl", description=__doc__)
+    """Run the command with these words, and return its exit code."""
+    args = _parser().parse_args(words)
+    try:
+        if args.rehearse is None or args.work:
+            return _run(args)
+        # A rehearsal must not find finished runs: it would prove nothing about today's code.
+        with TemporaryDirectory(prefix="hmtl-try-") as args.work:
+            return _run(args)
+    except MtlError as error:
+        print(f"hmtl: {error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt):
+        print("hmtl: stopped; run the same command again to resume", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    description = __doc__.splitlines()[0] if __doc__ else ""
+    parser = argparse.ArgumentParser(prog="python benchmarks/run.py hmtl", description=description)
     parser.add_argument("--protocol", default="cpu2", help="a file of benchmarks/protocols")
     parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="the folder that the sets lie in"
+        "--data", type=Path, default=Path("data"), help="folder that contains the data sets"
     )
     parser.add_argument(
-        "--work", type=Path, help="where run folders go (default: runs/hmtl-PROTOCOL)"
+        "--work", type=Path, help="folder of the run folders (default: runs/hmtl-PROTOCOL)"
     )
-    parser.add_argument("--arms", nargs="*", default=[], help="these alone")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[], help="these alone")
+    parser.add_argument("--arms", nargs="*", default=[], help="only these arms")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[], help="only these seeds")
     parser.add_argument(
         "--stages",
         nargs="*",
         default=[],
-        help=f"these alone: {', '.join(STAGES)}, extras, or the name of one extra",
+        help=f"only these stages: {', '.join(STAGES)}, extras, or the name of one extra",
     )
     parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="tell what would be run, and the estimated CPU seconds",
+        "--dry-run", action="store_true", help="list the runs and their estimated CPU seconds"
     )
     parser.add_argument(
         "--table",
         action="store_true",
-        help="write the table and the plot of what there is, and train nothing",
+        help="write the table and the plot of the finished runs; train nothing",
     )
     parser.add_argument(
         "--try",
         dest="rehearse",
         nargs="*",
         metavar="SET",
-        help="two steps a run, with these settings on top: does all of it run here? Nothing of it stays, but in --work",
+        help="rehearse: train two steps a run, with these extra settings, to see that every run "
+        "works here; results go to --work only",
     )
     parser.add_argument(
         "--again",
         metavar="RUN",
-        help="train a finished run anew (named as the log and `Not run` name them) and hold it against its committed line",
+        help="train a finished run again (by the name in the log) and compare it with its "
+        "committed row",
     )
-    asked = parser.parse_args(words)
-    try:
-        if asked.rehearse is None or asked.work:
-            return _run(asked)
-        with TemporaryDirectory(
-            prefix="hmtl-try-"
-        ) as asked.work:  # afresh: what was rehearsed before proves nothing now
-            return _run(asked)
-    except MtlError as error:
-        print(f"hmtl: {error}", file=sys.stderr)
-        return 2
-    except (Interrupted, KeyboardInterrupt):
-        print("hmtl: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return parser
 
 
-def _run(asked: argparse.Namespace) -> int:
-    protocol = load(asked.protocol)
-    if asked.rehearse is not None:
-        protocol = protocol.rehearsal(tuple(asked.rehearse))
-    work = Path(asked.work or ROOT / "runs" / f"hmtl-{protocol.name}")
-    results = (
-        ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}"
-        if asked.rehearse is None
-        else work
-    )
-    workspace = Workspace(protocol, asked.data.absolute(), work.absolute(), results / "runs.jsonl")
-    if asked.table:
-        return _table(workspace, results)
-    if asked.again:
-        return _again(workspace, asked.again)
-    if asked.dry_run:
-        return _dry(workspace, asked)
-    while left := _left(workspace, asked):
-        if not any(
-            _done(workspace, run) for run in left
-        ):  # all of them are being trained by other processes
+def _run(args: argparse.Namespace) -> int:
+    protocol = load(args.protocol)
+    results = ROOT / "benchmarks" / "results" / f"hmtl-{protocol.name}"
+    if args.rehearse is not None:
+        protocol = protocol.rehearsal(tuple(args.rehearse))
+    work = Path(args.work or ROOT / "runs" / f"hmtl-{protocol.name}")
+    if args.rehearse is not None:
+        results = work
+    workspace = Workspace(protocol, args.data.absolute(), work.absolute(), results / "runs.jsonl")
+
+    if args.table:
+        return _write_table(workspace, results)
+    if args.again:
+        return _again(workspace, args.again)
+    if args.dry_run:
+        return _dry_run(workspace, args)
+
+    while left := _left(workspace, args):
+        # any() stops after the first run: its result may change which runs are left.
+        if not any(_finish(workspace, run) for run in left):
+            # Other processes train all of them; their results may add further runs.
             time.sleep(WAIT_S)
-    return _table(workspace, results)
+    return _write_table(workspace, results)
 
 
-def _done(workspace: Workspace, run: Run) -> bool:
-    """Whether this run is finished now; False where another process trains it. Any number of processes may share the work."""
-    with workspace.claimed(run) as mine:
-        if mine and workspace.row(run) is None:
+def _finish(workspace: Workspace, run: Run) -> bool:
+    """Train a run unless it is finished. Return False if another process has claimed it."""
+    protocol = workspace.protocol
+    with workspace.claimed(run) as is_ours:
+        if is_ours and workspace.row(run) is None:
+            estimate = _estimate_cpu_s(protocol, run)
+            print(f"{run.name}: {estimate:.0f} CPU s estimated", flush=True)
+            row = workspace.train_and_record(run)
+            metric = protocol.metric_of(run.stage)
+            value = row["validation"][metric]
             print(
-                f"{run.name}: {_estimate(workspace.protocol, run):.0f} CPU s estimated", flush=True
-            )
-            row, metric = workspace.do(run), workspace.protocol.metric_of(run.stage)
-            print(
-                f"{run.name}: {row['cpu_s']:.0f} CPU s, {metric} {row['validation'][metric]:.4f}, validation",
+                f"{run.name}: {row['cpu_s']:.0f} CPU s, {metric} {value:.4f}, validation",
                 flush=True,
             )
-        return mine
+        return is_ours
+
+
+# --------------------------------------------------------------------------------------- again
 
 
 def _again(workspace: Workspace, name: str) -> int:
-    """0 where every figure and every bit of the weights is the committed one, 1 with the differences where not."""
+    """Train a finished run again. Return 0 if every metric and every bit of the weights agrees."""
     plan = workspace.plan()
     rows = {name_of(key_of(row)): row for row in plan.results.rows}
     if name not in rows:
         raise MtlError(f"there is no finished run {name!r}; {nearest(name, rows)}")
     before = rows[name]
     workspace.work.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(
-        dir=workspace.work
-    ) as anew:  # never from what is left of the first time
-        now = evolve(workspace, work=Path(anew)).trained(plan.run(key_of(before)))
-    differ = [key for key in SAID_AGAIN if key in before and before[key] != now[key]]
-    for key in differ:
+    # A new folder: a folder of the first time would be resumed instead of trained.
+    with TemporaryDirectory(dir=workspace.work) as folder:
+        now = evolve(workspace, work=Path(folder)).train(plan.run(key_of(before)))
+
+    different = differences(before, now)
+    for key in different:
         print(f"{key}: {before[key]} then, {now[key]} now")
-    where = ", ".join(
-        f"{key} {before.get(key)} / {now[key]}" for key in ("commit", "torch", "threads", "device")
-    )
-    print(f"{name}: {'NOT the same' if differ else 'the same, bit for bit'}; then / now: {where}")
-    return 1 if differ else 0
+    print(f"{name}: {'NOT the same' if different else 'the same, bit for bit'}")
+    shown = list(PROVENANCE)
+    if format_of(before) < FORMAT:
+        shown.append("fingerprint")
+    provenance = [f"{key} {before.get(key)} / {now[key]}" for key in shown]
+    print(f"then / now: {', '.join(provenance)}")
+    if different:
+        # A row has the instruction set but not the model of the processor.
+        print("note: sums round differently on another processor model, torch or thread count")
+    return 1 if different else 0
 
 
-def _left(workspace: Workspace, asked: argparse.Namespace) -> list[Run]:
-    """What is asked for and not yet done; each run once. Raises MtlError where the protocol has no such run (by now)."""
+def differences(before: Row, now: Row) -> list[str]:
+    """Return the fields that should be reproduced but differ.
+
+    `before` has today's key names (see `old_keys.read_row`). The fingerprint counts only for rows
+    of today's format: earlier ones hashed a configuration with other key names.
+    """
+    keys = list(REPRODUCED)
+    if format_of(before) >= FORMAT:
+        keys.append("fingerprint")
+    return [key for key in keys if key in before and before[key] != now[key]]
+
+
+# ---------------------------------------------------------------------------------- what is left
+
+
+def _left(workspace: Workspace, args: argparse.Namespace) -> list[Run]:
+    """Return the selected runs that are not finished, each once.
+
+    Raises MtlError on an unknown arm or stage, or if the protocol has no such run so far.
+    """
     plan = workspace.plan()
-    stages = _stages(workspace.protocol, asked.stages)
-    for name in asked.arms:
-        plan.arm(name)  # an unknown one is told, not passed over
-    runs = [
-        run
-        for run in {run.key: run for run in plan.runs(stages)}.values()
-        if (not asked.arms or run.arm.name in asked.arms)
-        and (not asked.seeds or run.seed in asked.seeds)
-    ]
+    stages = _stages(workspace.protocol, args.stages)
+    for name in args.arms:
+        plan.arm(name)  # raises on an unknown arm
+    # Stages overlap: a run may be listed by several of them.
+    by_key = {run.key: run for run in plan.runs(stages)}
+    runs = [run for run in by_key.values() if _is_selected(run, args)]
     if not runs:
-        words = [*stages, *asked.arms, *(f"seed {seed}" for seed in asked.seeds)]
-        hanging = (
-            f", or it hangs on results that are not there yet ({', '.join(plan.unnamed())})"
-            * bool(plan.unnamed())
-        )
-        raise MtlError(
-            f"there is no run of {', '.join(words)}: the protocol does not ask for it{hanging}"
-        )
+        _raise_no_run(plan, stages, args)
     return [run for run in runs if plan.results.row(run) is None]
 
 
-def _stages(protocol: Protocol, asked: list[str]) -> list[str]:
-    """ "extras" stands for each of them. Raises MtlError on an unknown stage."""
+def _is_selected(run: Run, args: argparse.Namespace) -> bool:
+    if args.arms and run.arm.name not in args.arms:
+        return False
+    return not args.seeds or run.seed in args.seeds
+
+
+def _raise_no_run(plan: Plan, stages: list[str], args: argparse.Namespace) -> None:
+    selection = [*stages, *args.arms, *(f"seed {seed}" for seed in args.seeds)]
+    message = f"there is no run of {', '.join(selection)}: the protocol does not have it"
+    pending = plan.pending_stages()
+    if pending:
+        message += f", or it depends on results that do not exist yet ({', '.join(pending)})"
+    raise MtlError(message)
+
+
+def _stages(protocol: Protocol, names: list[str]) -> list[str]:
+    """Replace "extras" by the name of each extra. Raises MtlError on an unknown stage."""
     extras = [extra.name for extra in protocol.extras]
-    for name in asked:
-        if name not in (known := [*STAGES, "extras", *extras]):
+    known = [*STAGES, "extras", *extras]
+    stages: list[str] = []
+    for name in names:
+        if name not in known:
             raise MtlError(f"there is no stage {name!r}; {nearest(name, known)}")
-    return [stage for name in asked for stage in (extras if name == "extras" else [name])]
+        if name == "extras":
+            stages += extras
+        else:
+            stages.append(name)
+    return stages
 
 
-def _dry(workspace: Workspace, asked: argparse.Namespace) -> int:
-    costs = {run.name: _estimate(workspace.protocol, run) for run in _left(workspace, asked)}
-    for name, cost in costs.items():
-        print(f"{cost:8.0f}  {name}")
-    print(
-        f"{sum(costs.values()):8.0f}  CPU seconds estimated for what can be named by now ({len(costs)} runs)"
-    )
-    if unnamed := workspace.plan().unnamed():
-        print(f"Not named yet, since they hang on results: {', '.join(unnamed)}")
+def _dry_run(workspace: Workspace, args: argparse.Namespace) -> int:
+    protocol = workspace.protocol
+    estimates = {run.name: _estimate_cpu_s(protocol, run) for run in _left(workspace, args)}
+    for name, cpu_s in estimates.items():
+        print(f"{cpu_s:8.0f}  {name}")
+    total = sum(estimates.values())
+    print(f"{total:8.0f}  CPU seconds estimated for the {len(estimates)} runs known so far")
+    pending = workspace.plan().pending_stages()
+    if pending:
+        print(f"Stages that depend on results that do not exist yet: {', '.join(pending)}")
     return 0
 
 
-def _estimate(protocol: Protocol, run: Run) -> float:
-    """By the encoder's forwards; the part on pretexts alone encodes one batch a step."""
-    rows = tomllib.loads(protocol.base(run.config).read_text(encoding="utf-8"))["input"][
-        "batch_size"
-    ]
-    return float(run.steps * rows * run.arm.views / protocol.forwards_per_cpu_s)
+def _estimate_cpu_s(protocol: Protocol, run: Run) -> float:
+    """Estimate the compute of a run by the number of encoded images.
+
+    It ignores that pre-training encodes one batch a step, whatever the arm's `views` are.
+    """
+    base = tomllib.loads(protocol.base(run.config).read_text(encoding="utf-8"))
+    encoded = run.steps * base["input"]["batch_size"] * run.arm.views
+    return float(encoded / protocol.forwards_per_cpu_s)
 
 
-def _table(workspace: Workspace, results: Path) -> int:
+def _write_table(workspace: Workspace, results: Path) -> int:
+    # Imported here: scipy and matplotlib take long to import, and only the table needs them.
     from .report import plot, table
 
     plan = workspace.plan()
+    text = table(plan)
     results.mkdir(parents=True, exist_ok=True)
-    (results / "table.md").write_text(table(plan) + "\n", encoding="utf-8")
+    (results / "table.md").write_text(text + "\n", encoding="utf-8")
     if any("test" in row for row in plan.results.rows):
         plot(plan, results / "arms.png")
-    print(table(plan))
+    print(text)
     return 0

@@ -1,4 +1,7 @@
-"""What is to be run next: a pure function of the protocol and of the rows that are there. It reads validation figures alone."""
+"""Which runs come next: a pure function of the protocol and of the finished rows.
+
+It reads validation metrics only. Test metrics never choose a trial or an arm.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,22 @@ from attrs import frozen
 
 from mtlcore import MtlError, nearest
 
-from .protocol import Arm, Protocol
+from .protocol import Arm, Extra, Protocol
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # one line of runs.jsonl
 Key = tuple[str, str, int, int, int]  # stage, arm, trial, seed, steps
-STAGES = ("tune", "screen", "semi", "headline", "controls", "close")  # then one for each extra
+STAGES = ("tune", "screen", "semi", "headline", "controls", "close")  # each extra follows as one
 
 
 @frozen
 class Run:
-    """One run. arm, trial, seed and steps name it within its stage ("tune", "main", or an extra's name)."""
+    """One run; `stage`, `arm`, `trial`, `seed` and `steps` identify it.
+
+    stage: "tune", "main", or the name of an extra.
+    set: settings of the extra.
+    config: base configuration of the extra; None uses the protocol's.
+    split: the split that is used as the test split.
+    """
 
     stage: str
     arm: Arm
@@ -40,13 +49,16 @@ class Run:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """Everything that differs from the base configuration, later ones winning."""
+        """All settings that differ from the base configuration; later ones win."""
         return (*self.arm.set, *self.arm.trials[self.trial], *self.set, f"seed={self.seed}")
 
 
 @frozen(eq=False)
 class Results:
-    """The finished runs. metric: the validation figure that chooses."""
+    """The finished rows.
+
+    metric: the validation metric that chooses trials and arms.
+    """
 
     rows: Sequence[Row]
     metric: str
@@ -56,181 +68,215 @@ class Results:
         return {key_of(row): row for row in self.rows}
 
     def row(self, run: Run) -> Row | None:
+        """Return the row of a run, or None if the run is not finished."""
         return self.by_key.get(run.key)
 
     def value(self, run: Run) -> float | None:
+        """Return the validation metric of a run, or None if the run is not finished."""
         row = self.row(run)
         return None if row is None else float(row["validation"][self.metric])
 
 
 def key_of(row: Row) -> Key:
-    """What names a row, as `Run.key` names a run."""
+    """Return the key of a row: it equals `Run.key` of its run."""
     return row["stage"], row["arm"], row["trial"], row["seed"], row["steps"]
 
 
 def name_of(key: Key) -> str:
-    """A key in one word: what a user types, what a run's folder is called."""
+    """Join a key into one word: the name that users type, and the name of the run folder."""
     return "-".join(map(str, key))
 
 
 @frozen(eq=False)
 class Plan:
-    """Stages in order: tune and screen every arm, feed the best by all images, the headline arms, those close to them, controls,
-    extras. What hangs on results that are not there yet is not listed yet."""
+    """All runs of a protocol, stage by stage.
+
+    Stages in order: tune every arm; screen every arm; run the best ones with unlabeled samples
+    too; the headline arms; controls of the two best; arms close to the best; the extras. A run is
+    listed only when the results that it depends on exist.
+    """
 
     protocol: Protocol
     results: Results
 
     def runs(self, stages: Iterable[str] = ()) -> Iterator[Run]:
-        """Every run that can be named by now, finished or not."""
+        """Yield the runs that are known now, finished or not. No stages: all of them."""
         wanted = set(stages)
         for stage, runs in self.stages():
             if not wanted or stage in wanted:
                 yield from runs
 
     def stages(self) -> Iterator[tuple[str, list[Run]]]:
-        p = self.protocol
-        arms = list(p.arms.values())
+        """Yield each stage with the runs that are known now."""
+        protocol = self.protocol
+        arms = list(protocol.arms.values())
+
         yield "tune", [run for arm in arms for run in self.tuning(arm)]
-        yield "screen", [run for arm in arms for run in self.main(arm, p.screen_seeds)]
-        semi = self.fed_by_all()
-        yield (
-            "semi",
-            [r for arm in semi for r in (*self.tuning(arm), *self.main(arm, p.screen_seeds))],
-        )
-        # By seed, so that pairs are complete wherever the runs are stopped.
-        yield (
-            "headline",
-            [
-                run
-                for seed in p.headline_seeds
-                for arm in self.headline()
-                for run in self.main(arm, [seed])
-            ],
-        )
-        leaders = self.best(self.candidates(), 2)
-        paired = [*leaders, *(a.control(word) for a in leaders for word in a.controls)]
-        yield (
-            "controls",
-            [run for seed in p.close_seeds for arm in paired for run in self.main(arm, [seed])],
-        )
-        yield "close", [run for arm in self.close() for run in self.main(arm, p.close_seeds)]
-        for extra in p.extras:
+        yield "screen", [run for arm in arms for run in self.main(arm, protocol.screen_seeds)]
+
+        semi: list[Run] = []
+        for arm in self.semi_arms():
+            semi += self.tuning(arm)
+            semi += self.main(arm, protocol.screen_seeds)
+        yield "semi", semi
+
+        yield "headline", self.seed_by_seed(self.headline(), protocol.headline_seeds)
+
+        best_two = self.best(self.candidates(), 2)
+        controls = [arm.control(name) for arm in best_two for name in arm.controls]
+        yield "controls", self.seed_by_seed([*best_two, *controls], protocol.close_seeds)
+
+        yield "close", [run for arm in self.close() for run in self.main(arm, protocol.close_seeds)]
+        for extra in protocol.extras:
             yield extra.name, self.extra(extra.name)
 
-    # ------------------------------------------------------------------------------------------------ one arm's runs
+    # -------------------------------------------------------------------------- runs of one arm
 
     def tuning(self, arm: Arm) -> list[Run]:
-        """Every trial of an arm; none where there is nothing to choose."""
+        """Return the run of every trial of an arm; none if there is nothing to choose."""
         if arm.like is not None or len(arm.trials) == 1:
             return []
-        return [
-            Run("tune", arm, t, self.protocol.tune_seed, self.protocol.tune_steps)
-            for t in range(len(arm.trials))
-        ]
+        seed, steps = self.protocol.tune_seed, self.protocol.tune_steps
+        return [Run("tune", arm, trial, seed, steps) for trial in range(len(arm.trials))]
 
     def trial(self, arm: Arm) -> int | None:
-        """The trial that is best on validation (the first of equals); None before all have run."""
+        """Return the best trial on validation, or None until all trials have run.
+
+        The first one wins a tie.
+        """
         if arm.like is not None:
             return self.trial(self.arm(arm.like))
         values = [self.results.value(run) for run in self.tuning(arm)]
-        if any(v is None for v in values):
+        if any(value is None for value in values):
             return None
-        return max(range(len(values)), key=lambda i: values[i] or 0.0) if values else 0
+        if not values:
+            return 0
+        return max(range(len(values)), key=lambda trial: values[trial] or 0.0)
 
     def main(self, arm: Arm, seeds: Iterable[int]) -> list[Run]:
+        """Return the full-length runs of an arm; none until its trial is chosen."""
         trial = self.trial(arm)
+        if trial is None:
+            return []
         steps = round(self.protocol.steps * arm.factor)
-        return [] if trial is None else [Run("main", arm, trial, seed, steps) for seed in seeds]
+        return [Run("main", arm, trial, seed, steps) for seed in seeds]
+
+    def seed_by_seed(self, arms: Sequence[Arm], seeds: Iterable[int]) -> list[Run]:
+        """Return the full-length runs of several arms, ordered by seed.
+
+        In this order every pair of arms is complete for the finished seeds, even if the runs are
+        stopped early.
+        """
+        return [run for seed in seeds for arm in arms for run in self.main(arm, [seed])]
 
     def extra(self, name: str) -> list[Run]:
+        """Return the runs of an extra; an arm is missing until its role and trial are known."""
         extra = next(e for e in self.protocol.extras if e.name == name)
-        arms = [arm for word in extra.arms for arm in self.role(word)]
         steps = self.protocol.steps * extra.factor
-        keys = [
-            (name, arm.name, trial, seed, round(steps * arm.factor))
-            for arm in arms
-            if (trial := self.trial(arm)) is not None
-            for seed in extra.seeds
-        ]
-        return [self.run(key) for key in dict.fromkeys(keys)]  # one arm may have several roles
+        keys: list[Key] = []
+        for word in extra.arms:
+            for arm in self.role(word):
+                trial = self.trial(arm)
+                if trial is not None:
+                    arm_steps = round(steps * arm.factor)
+                    keys += [(name, arm.name, trial, seed, arm_steps) for seed in extra.seeds]
+        # One arm may have several roles: each run is listed once.
+        return [self.run(key) for key in dict.fromkeys(keys)]
 
     def run(self, key: Key) -> Run:
-        """The run of that key, whether it is asked for or not: a trial that lost later is none that is."""
-        stage, arm, trial, seed, steps = key
-        extra = next((e for e in self.protocol.extras if e.name == stage), None)
-        told = (extra.set, extra.config, extra.split) if extra else ()
-        found = self.arm(arm)
-        if trial >= len(found.trials):
-            raise MtlError(
-                f"{name_of(key)}: the protocol gives {arm} {len(found.trials)} trials, counted from 0"
-            )
-        return Run(stage, found, trial, seed, steps, *told)
+        """Return the run with this key, even if the plan does not list it.
 
-    # ------------------------------------------------------------------------------------------------ choosing
+        A finished run leaves the plan when a later trial turns out better.
+        Raises MtlError if the arm or the trial does not exist.
+        """
+        stage, name, trial, seed, steps = key
+        arm = self.arm(name)
+        if trial >= len(arm.trials):
+            raise MtlError(
+                f"{name_of(key)}: there is no trial {trial}; the protocol has {len(arm.trials)} "
+                f"trials of {name}, numbered from 0"
+            )
+        extra = self._extra_of(stage)
+        if extra is None:
+            return Run(stage, arm, trial, seed, steps)
+        return Run(stage, arm, trial, seed, steps, extra.set, extra.config, extra.split)
+
+    def _extra_of(self, stage: str) -> Extra | None:
+        return next((extra for extra in self.protocol.extras if extra.name == stage), None)
+
+    # ---------------------------------------------------------------------------- choosing arms
 
     def arm(self, name: str) -> Arm:
-        """An arm by its name, those derived from others too. Raises MtlError on an unknown one."""
-        first, *rest = name.split("+")
+        """Return an arm by its name, including derived ones such as "puzzling+views_only".
+
+        Raises MtlError on an unknown name.
+        """
+        first, *suffixes = name.split("+")
         if first not in self.protocol.arms:
             raise MtlError(f"there is no arm {first!r}; {nearest(first, self.protocol.arms)}")
         arm = self.protocol.arms[first]
-        for word in rest:
-            derived = {a.name: a for a in self.derived(arm)}
-            if f"{arm.name}+{word}" not in derived:
+        for suffix in suffixes:
+            derived = {other.name: other for other in self.derived(arm)}
+            wanted = f"{arm.name}+{suffix}"
+            if wanted not in derived:
                 raise MtlError(f"there is no arm {name!r}; {nearest(name, [arm.name, *derived])}")
-            arm = derived[f"{arm.name}+{word}"]
+            arm = derived[wanted]
         return arm
 
     def derived(self, arm: Arm) -> list[Arm]:
-        """The same arm fed by all images, and its controls, as far as it can have them."""
-        controls = (
-            [arm.control(word) for word in arm.controls]
-            if arm.pretext and arm.kind in ("hmtl", "semi")
-            else []
-        )
-        return [
-            *([arm.fed_by_all(self.protocol.unlabeled)] if self.can_be_fed_by_all(arm) else []),
-            *controls,
-        ]
+        """Return the arms derived from this one: with unlabeled samples, then its controls."""
+        derived: list[Arm] = []
+        if self.can_use_unlabeled(arm):
+            derived.append(arm.with_unlabeled(self.protocol.unlabeled))
+        if arm.pretext and arm.kind in ("hmtl", "semi"):
+            derived += [arm.control(name) for name in arm.controls]
+        return derived
 
     def of_kind(self, kind: str) -> list[Arm]:
         return [arm for arm in self.protocol.arms.values() if arm.kind == kind]
 
     def screened(self, arm: Arm) -> float | None:
-        """Its validation figure at the first screening seed."""
+        """Return the validation metric at the first screening seed; None until that run is done."""
         runs = self.main(arm, self.protocol.screen_seeds[:1])
         return self.results.value(runs[0]) if runs else None
 
     def best(self, arms: Sequence[Arm], number: int) -> list[Arm]:
-        """The `number` best screened ones; none before all of them are screened."""
+        """Return the `number` best arms of the screening; none until all are screened."""
         values = {arm.name: self.screened(arm) for arm in arms}
-        if not arms or any(v is None for v in values.values()):
+        if not arms or any(value is None for value in values.values()):
             return []
-        return sorted(arms, key=lambda arm: -(values[arm.name] or 0.0))[:number]
+        ranked = sorted(arms, key=lambda arm: -(values[arm.name] or 0.0))
+        return ranked[:number]
 
-    def fed_by_all(self) -> list[Arm]:
-        """The best screened arms that can be, fed by rows without labels, too."""
-        p = self.protocol
-        able = [arm for arm in self.of_kind("hmtl") if self.can_be_fed_by_all(arm)]
-        return [arm.fed_by_all(p.unlabeled) for arm in self.best(able, p.semi_best_of)]
+    def semi_arms(self) -> list[Arm]:
+        """Return the best screened arms, each with unlabeled samples added."""
+        able = [arm for arm in self.of_kind("hmtl") if self.can_use_unlabeled(arm)]
+        best = self.best(able, self.protocol.semi_best_of)
+        return [arm.with_unlabeled(self.protocol.unlabeled) for arm in best]
 
-    def can_be_fed_by_all(self, arm: Arm) -> bool:
+    def can_use_unlabeled(self, arm: Arm) -> bool:
         return arm.kind == "hmtl" and arm.semi and bool(self.protocol.unlabeled)
 
     def candidates(self) -> list[Arm]:
-        """Every HMTL arm, once it is known which of them are fed by all images."""
-        semi = self.fed_by_all()
-        return [*self.of_kind("hmtl"), *semi] if semi or not self.protocol.semi_best_of else []
+        """Return every HMTL arm; none until the arms with unlabeled samples are chosen."""
+        semi = self.semi_arms()
+        if not semi and self.protocol.semi_best_of:
+            return []
+        return [*self.of_kind("hmtl"), *semi]
 
     def role(self, word: str) -> list[Arm]:
-        """An arm by name, or by its part: the best of a group, by the screening; none before that is known."""
+        """Return the arm with this name, or the best screened arm of this role.
+
+        Roles: "@equal_compute", "@one_view", "@labeled" (no unlabeled samples), "@unlabeled",
+        "@best" (of the last two), "@rival". The list is empty until the arm is known.
+        Raises MtlError on an unknown name or role.
+        """
         hmtl = self.of_kind("hmtl")
         groups = {
-            "@equal_compute": [self.arm(n) for n in self.protocol.equal_compute],
-            "@one_view": [a for a in hmtl if a.views == 1],
+            "@equal_compute": [self.arm(name) for name in self.protocol.equal_compute],
+            "@one_view": [arm for arm in hmtl if arm.views == 1],
             "@labeled": hmtl,
-            "@unlabeled": self.fed_by_all(),
+            "@unlabeled": self.semi_arms(),
             "@best": self.candidates(),
             "@rival": self.of_kind("rival"),
         }
@@ -241,31 +287,33 @@ class Plan:
         return self.best(groups[word], 1)
 
     def headline(self) -> list[Arm]:
-        """The arms that get all seeds; none before the screening tells all of them."""
-        found = [self.role(word) for word in self.protocol.headline]
-        return (
-            list({arm.name: arm for arms in found for arm in arms}.values()) if all(found) else []
-        )
+        """Return the arms that run with all seeds; none until every role is known."""
+        roles = [self.role(word) for word in self.protocol.headline]
+        if not all(roles):
+            return []
+        # One arm may have several roles: keep its first place.
+        return list({arm.name: arm for arms in roles for arm in arms}.values())
 
-    def unnamed(self) -> list[str]:
-        """Stages whose runs hang on results that are not there yet; not those that this protocol can't have."""
+    def pending_stages(self) -> list[str]:
+        """Return the stages whose runs depend on results that do not exist yet.
+
+        Stages that this protocol cannot have are left out.
+        """
         hmtl = self.of_kind("hmtl")
-        never = {
-            "tune": True,  # it hangs on nothing
-            "semi": not self.protocol.semi_best_of or not any(map(self.can_be_fed_by_all, hmtl)),
+        can_be_semi = any(self.can_use_unlabeled(arm) for arm in hmtl)
+        never_pending = {
+            "tune": True,  # depends on no result
+            "semi": not self.protocol.semi_best_of or not can_be_semi,
             "controls": not hmtl,
             "close": not hmtl,
         }
-        return [stage for stage, runs in self.stages() if not runs and not never.get(stage)]
+        return [stage for stage, runs in self.stages() if not runs and not never_pending.get(stage)]
 
     def close(self) -> list[Arm]:
-        """Arms within some points of the best on validation."""
+        """Return the arms within `close_points` of the best one on validation."""
         best = self.role("@best")
         if not best:
             return []
-        least = (self.screened(best[0]) or 0.0) - self.protocol.close_points / 100
-        return [
-            a
-            for a in (*self.candidates(), *self.of_kind("rival"))
-            if (self.screened(a) or 0.0) >= least
-        ]
+        lowest = (self.screened(best[0]) or 0.0) - self.protocol.close_points / 100
+        arms = [*self.candidates(), *self.of_kind("rival")]
+        return [arm for arm in arms if (self.screened(arm) or 0.0) >= lowest]

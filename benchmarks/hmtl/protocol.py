@@ -1,6 +1,8 @@
-"""A protocol: arms, seeds, steps, what is tuned on what budget, the rule by which an arm is chosen. Committed before it is run.
+"""A protocol: arms, seeds, steps, the tuning budget, and the rule that chooses an arm.
 
-The words of the TOML file are the fields below. A change of a protocol that has been run makes a new one with a new name.
+A protocol is a TOML file in `benchmarks/protocols`; its keys are the fields of the classes below.
+It is committed before it is run. A protocol that has been run never changes: a change makes a new
+protocol with a new name.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ CONTROLS = ("views_only", "random_target")
 
 @frozen
 class Pretraining:
-    """The first part of an arm: its encoder on pretexts alone, without tasks; the rest goes on from it. share: of the steps."""
+    """The first part of a run: the encoder trains on pretexts alone, without tasks.
+
+    The second part starts from these weights.
+
+    share: share of the run's steps, 0 to 1.
+    set: settings of this part, as `mtl train --set` takes them.
+    """
 
     share: float
     set: tuple[str, ...]
@@ -30,11 +38,17 @@ class Pretraining:
 class Arm:
     """One way to train.
 
-    kind: "sl", "hmtl" (labeled rows only), "semi" (unlabeled rows too), "rival" (whatever else is done with these rows). views:
-    batches of labeled rows' size that are encoded in a step. set: what differs from the base configuration, as `mtl train --set`
-    takes it. trials: what is tuned; the one that is best on validation is used. like: take that arm's chosen trial instead.
-    pretext: the label that controls switch off. controls: those that it can have. semi: may it be fed by all images? factor: times
-    the protocol's steps.
+    kind: "sl", "hmtl" (labeled samples only), "semi" (unlabeled samples too), "control", or "rival"
+        (another method on the same samples).
+    views: batches encoded in a step; a batch has as many images as there are labeled samples.
+    set: what differs from the base configuration, as `mtl train --set` takes it.
+    trials: settings to tune; the trial with the best validation metric is used.
+    like: another arm; use its chosen trial instead of tuning.
+    pretext: label of the pretext that controls switch off.
+    factor: multiplier of the protocol's steps.
+    pretraining: the first part of the run; None trains in one part.
+    controls: the controls that make sense for this arm.
+    semi: whether the arm can also train on unlabeled samples.
     """
 
     name: str
@@ -49,23 +63,29 @@ class Arm:
     controls: tuple[str, ...] = CONTROLS
     semi: bool = True
 
-    def fed_by_all(self, unlabeled: tuple[str, ...]) -> Arm:
-        """The same arm, its pretext fed by as many rows without labels in each step: two batches are
-        encoded (three where the pretext compares the clean view with another).
+    def with_unlabeled(self, unlabeled: tuple[str, ...]) -> Arm:
+        """Return the same arm with as many unlabeled samples as labeled ones in each step.
 
-        unlabeled: the settings that keep such rows. A pretext with a view of its own looks at them alone.
+        It encodes two batches a step, or three if the pretext compares the clean view with another.
+
+        unlabeled: the settings that keep unlabeled samples.
         """
-        alone = () if self.views == 1 else (f'pretext.{self.pretext}.samples="unlabeled"',)
-        return evolve(
-            self, name=f"{self.name}+all", kind="semi", views=2, set=(*self.set, *unlabeled, *alone)
-        )
+        settings = (*self.set, *unlabeled)
+        if self.views > 1:
+            # The pretext has a view of its own. It encodes the unlabeled samples only, so that the
+            # number of encoded batches stays at two.
+            settings = (*settings, f'pretext.{self.pretext}.samples="unlabeled"')
+        return evolve(self, name=f"{self.name}+all", kind="semi", views=2, set=settings)
 
-    def control(self, word: str) -> Arm:
-        """The same views and forwards, the pretext's loss off ("views_only") or its answers permuted ("random_target")."""
-        switch = f'pretext.{self.pretext}.control="{word}"'
+    def control(self, name: str) -> Arm:
+        """Return a control with the same views and the same encoder forwards.
+
+        name: "views_only" switches the pretext's loss off; "random_target" permutes its targets.
+        """
+        switch = f'pretext.{self.pretext}.control="{name}"'
         return evolve(
             self,
-            name=f"{self.name}+{word}",
+            name=f"{self.name}+{name}",
             kind="control",
             set=(*self.set, switch),
             like=self.name,
@@ -74,9 +94,13 @@ class Arm:
 
 @frozen
 class Extra:
-    """A question beside the main one: some arms on another base or with other settings. arms: names, or roles ("@best").
+    """A secondary experiment: some arms with another base configuration or other settings.
 
-    split: which one is the test. metric, scale: what the table tells (default: the protocol's metric, in points).
+    arms: names, or roles such as "@best" (see `Plan.role`).
+    config: another base configuration; None uses the protocol's.
+    split: the split that is used as the test split.
+    metric: the reported metric; None uses the protocol's.
+    scale: multiplier of the reported metric; 100 reports a share in points.
     """
 
     name: str
@@ -92,12 +116,17 @@ class Extra:
 
 @frozen
 class Protocol:
-    """metric: the figure that chooses, on validation, at the last step. equal_compute: the arms that stand for SL given more.
+    """All that decides what is run and how it is compared.
 
-    baseline: the arm that others are compared with. headline: arms by name or role ("@best": see `Plan.role`) that get the
-    headline's seeds. semi_best_of: so many of the best arms are fed by all images, too.
-    close_points: an arm so near to the best gets `close_seeds`. unlabeled: the settings that keep rows without labels.
-    forwards_per_cpu_s: for the estimate of a dry run. settings: of a rehearsal, for every run.
+    metric: chooses trials and arms: its value on the validation split at the last step.
+    headline: arms, by name or role (see `Plan.role`), that run with all `headline_seeds`.
+    baseline: the arm that the others are compared with.
+    close_points: arms within this many points of the best one run with `close_seeds`.
+    semi_best_of: how many of the best arms also run with unlabeled samples.
+    equal_compute: arms that spend more compute on supervised training; the better one is used.
+    unlabeled: the settings that keep unlabeled samples.
+    forwards_per_cpu_s: images encoded per CPU second, for the estimate of a dry run.
+    settings: settings of every run in a rehearsal; empty otherwise.
     """
 
     name: str
@@ -121,59 +150,73 @@ class Protocol:
     extras: tuple[Extra, ...] = ()
 
     def base(self, config: str | None = None) -> Path:
-        """The base configuration's file."""
+        """Return the file of a base configuration; None means the protocol's own."""
         return FOLDER / "bases" / (config or self.config)
 
     def metric_of(self, stage: str) -> str:
-        """The figure of a stage's runs: an extra may have its own."""
-        return next((e.metric for e in self.extras if e.name == stage and e.metric), self.metric)
+        """Return the metric of a stage: an extra may have its own."""
+        for extra in self.extras:
+            if extra.name == stage and extra.metric:
+                return extra.metric
+        return self.metric
 
     def rehearsal(self, settings: tuple[str, ...]) -> Protocol:
-        """The same plan with two steps a run and one seed: does every arm run here? settings: for every run."""
+        """Return the same plan with two steps a run and one seed, to test that every arm runs.
+
+        settings: applied to every run.
+        """
         arms = {name: evolve(arm, factor=1.0) for name, arm in self.arms.items()}
-        extras = tuple(evolve(extra, seeds=extra.seeds[:1], factor=1.0) for extra in self.extras)
-        one = self.screen_seeds[:1]
+        extras = [evolve(extra, seeds=extra.seeds[:1], factor=1.0) for extra in self.extras]
+        one_seed = self.screen_seeds[:1]
         return evolve(
             self,
             name=f"{self.name}-try",
             steps=2,
             tune_steps=2,
             arms=arms,
-            extras=extras,
-            screen_seeds=one,
-            headline_seeds=one,
-            close_seeds=one,
+            extras=tuple(extras),
+            screen_seeds=one_seed,
+            headline_seeds=one_seed,
+            close_seeds=one_seed,
             settings=settings,
         )
 
 
 def load(name: str) -> Protocol:
-    """The protocol of that name. Raises MtlError where there is none, or a key is unknown."""
-    tables = _tables(name)
+    """Load the protocol with this name.
+
+    Raises MtlError if there is no such protocol, or if one of its keys is unknown.
+    """
+    tables = _read_tables(name)
     arms = tables.get("arms", {})
     tables["arms"] = {
-        label: {"name": label, **_like(arm, arms), **arm} for label, arm in arms.items()
+        label: {"name": label, **_trials_like(arm, arms), **arm} for label, arm in arms.items()
     }
     try:
         return cattrs.Converter(forbid_extra_keys=True).structure(tables, Protocol)
     except cattrs.ClassValidationError as error:
-        raise MtlError(f"{name}.toml: {'; '.join(cattrs.transform_error(error))}") from None
+        problems = "; ".join(cattrs.transform_error(error))
+        raise MtlError(f"{name}.toml: {problems}") from None
 
 
-def _like(arm: dict[str, Any], arms: dict[str, Any]) -> dict[str, Any]:
-    """The trials of the arm whose choice this one takes."""
-    return {"trials": arms[arm["like"]]["trials"]} if arm.get("like") in arms else {}
+def _trials_like(arm: dict[str, Any], arms: dict[str, Any]) -> dict[str, Any]:
+    """Return the trials of the arm named by `like`; an arm's own trials override them."""
+    like = arm.get("like")
+    return {"trials": arms[like]["trials"]} if like in arms else {}
 
 
-def _tables(name: str) -> dict[str, Any]:
-    """A protocol's tables; `extends = "NAME"` takes what it does not say itself from that one, arm by arm."""
+def _read_tables(name: str) -> dict[str, Any]:
+    """Read the tables of a protocol file.
+
+    `extends = "NAME"` takes missing keys from that protocol, and missing arms one by one.
+    """
     file = FOLDER / f"{name}.toml"
     if not file.exists():
-        raise MtlError(
-            f"there is no protocol {name!r}; {nearest(name, (f.stem for f in FOLDER.glob('*.toml')))}"
-        )
+        known = [other.stem for other in FOLDER.glob("*.toml")]
+        raise MtlError(f"there is no protocol {name!r}; {nearest(name, known)}")
     tables: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     if "extends" not in tables:
         return tables
-    older = _tables(tables.pop("extends"))
-    return older | tables | {"arms": older["arms"] | tables.get("arms", {})}
+    extended = _read_tables(tables.pop("extends"))
+    arms = extended["arms"] | tables.get("arms", {})
+    return extended | tables | {"arms": arms}

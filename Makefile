@@ -1,4 +1,4 @@
-# Two commands do all the set-up: `make demo` and `make test`. The second time they start at once.
+# `make demo` and `make test` do all the set-up. The second time they start at once.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,33 +6,46 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLD := python 3.11 or newer is needed; this is %s: make PYTHON=python3.12 $(MAKECMDGOALS)
 CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD)" % sys.version.split()[0])
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+IMAGES = real images: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data}
 
-.PHONY: demo test floor lint clean
+.PHONY: demo quick test test-all floor lint clean
 
 demo: $(READY)
 	@echo "== the main job on synthetic faces (about two minutes): mtl demo"
 	@$(BIN)/mtl demo
+	@echo "== to use mtl in this shell: source $(BIN)/activate"
+
+quick: $(READY)
+	@echo "== the fast tests, under a minute"
+	@$(PYTEST) -m "not slow and not process and not training"
 
 test: $(READY)
-	@echo "== the tests: pytest (real images: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data})"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	@echo "== all tests but the slow ones ($(IMAGES))"
+	@$(PYTEST) -m "not slow"
+
+test-all: $(READY)
+	@echo "== all tests ($(IMAGES))"
+	@$(PYTEST)
+	@$(MAKE) floor
 
 floor: $(READY)
 	@echo "== the tests against the oldest versions that pyproject.toml allows, in $(VENV)-floor/"
 	@$(BIN)/python -m venv $(VENV)-floor
-	@$(BIN)/uv pip install --quiet --python $(VENV)-floor/bin/python --compile-bytecode --resolution lowest-direct -e ".[dev]"
-	@OMP_NUM_THREADS=1 $(VENV)-floor/bin/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/uv pip install --quiet --python $(VENV)-floor/bin/python --compile-bytecode \
+		--resolution lowest-direct -e ".[dev]"
+	@OMP_NUM_THREADS=1 $(VENV)-floor/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(READY)
-	@echo "== style, types, and who may import whom"
+	@echo "== style, types, and the import contracts"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-# A half-made environment (no pip in it) is made anew.
-# uv resolves torch and torchvision as a pair. Bytecode is compiled once, here: importing torch from source text takes three
-# times as long, every time.
+# An environment without pip is a failed set-up: it is made anew.
+# uv resolves torch and torchvision as a pair. Bytecode is compiled here, once: importing torch from
+# source takes three times as long.
 $(READY): pyproject.toml
 	@echo "== set-up: a virtual environment in $(VENV)/ with everything in it (once; a minute or two)"
 	@$(BIN)/python -c 'import pip, sys; assert sys.version_info >= (3, 11)' >/dev/null 2>&1 || \

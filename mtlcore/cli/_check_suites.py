@@ -129,7 +129,8 @@ class _Builder:
             # The kit then builds the component from its defaults, and reports any error of that.
             return {}
         component = component_of(kind, name, table, self.catalog)
-        fields = attrs.fields(cls)  # type: ignore[arg-type]  # the registry accepts attrs classes alone
+        # The registry accepts attrs classes only, which mypy cannot see.
+        fields = attrs.fields(cls)  # type: ignore[arg-type]
         return {f.alias: getattr(component, f.name) for f in fields if f.init}
 
     def _missing(self, kind: str, name: str) -> list[str]:

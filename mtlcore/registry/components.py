@@ -95,7 +95,7 @@ def _is_frozen(cls: type) -> bool:
     It is tried, since attrs does not record on the class whether it is frozen.
     """
     try:
-        setattr(object.__new__(cls), "probe", None)  # noqa: B010 - an assignment would not type-check
+        setattr(object.__new__(cls), "probe", None)  # noqa: B010 - mypy refuses an assignment
     except attrs.exceptions.FrozenInstanceError:
         return True
     except AttributeError:

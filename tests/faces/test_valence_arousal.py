@@ -77,4 +77,5 @@ def test_it_is_trained_as_a_regression():
     head = HybridModel(exp).heads["va"]
     target = torch.tensor([[0.5, -0.25], [0.0, 1.0]])
     assert head.loss(head.ideal(target), target).tolist() == [0, 0]  # type: ignore[operator]
-    torch.testing.assert_close(fitted().decode(head.ideal(target)), target)  # type: ignore[operator]
+    decoded = fitted().decode(head.ideal(target))  # type: ignore[operator]
+    torch.testing.assert_close(decoded, target)

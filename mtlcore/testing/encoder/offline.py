@@ -18,7 +18,8 @@ def offline() -> Iterator[list[str]]:
         requests.append(" ".join(words))
         raise OSError("the network is blocked")
 
-    socket.getaddrinfo, socket.socket.connect = refuse, refuse  # type: ignore[assignment,method-assign]
+    socket.getaddrinfo = refuse  # type: ignore[assignment]
+    socket.socket.connect = refuse  # type: ignore[assignment,method-assign]
     try:
         yield requests
     finally:

@@ -7,6 +7,11 @@ READY := $(VENV)/.ready
 OLD := python 3.11 or newer is needed; this is %s: make PYTHON=python3.12 $(MAKECMDGOALS)
 CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD)" % sys.version.split()[0])
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+QUICK = tests/test_house_style.py tests/test_rng.py tests/test_config.py tests/test_views.py \
+	tests/test_model.py tests/test_classification.py tests/tasks tests/weighting tests/augment \
+	tests/train/test_optim.py tests/data/test_open_data.py tests/data/test_csv.py \
+	tests/data/test_folder.py tests/data/test_image_cache.py tests/properties/test_splits.py \
+	tests/faces/test_head_pose.py tests/faces/test_fer2013.py tests/faces/test_emotion.py
 IMAGES = real images: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data}
 
 .PHONY: demo quick test test-all floor lint clean
@@ -17,8 +22,8 @@ demo: $(READY)
 	@echo "== to use mtl in this shell: source $(BIN)/activate"
 
 quick: $(READY)
-	@echo "== the fast tests, under a minute"
-	@$(PYTEST) -m "not slow and not process and not training"
+	@echo "== the tests of single parts, under a minute"
+	@$(PYTEST) -m "not slow" $(QUICK)
 
 test: $(READY)
 	@echo "== all tests but the slow ones ($(IMAGES))"

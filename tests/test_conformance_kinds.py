@@ -1,6 +1,6 @@
 """Every built-in task, encoder, dataset and augmentation passes the conformance kit.
 
-Datasets read tiny data sets in their real layouts. Pretexts are in test_conformance.py, weightings
+Datasets read tiny datasets in their real layouts. Pretexts are in test_conformance.py, weightings
 in properties/test_weighting.py.
 """
 
@@ -38,7 +38,7 @@ HEAVY = [
     "convnext_tiny",
     "vit_b_16",
 ]
-TIMM = ["vit_tiny_patch16_224", "resnet10t", "swin_tiny_patch4_window7_224"]
+TIMM = ["resnet10t", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
 
 
 def require_conforming(kind, name, examples=5, **fields):

@@ -1,4 +1,4 @@
-"""Every example trains and is evaluated, on tiny folders in the layouts of the real data sets."""
+"""Every example trains and is evaluated, on tiny folders in the layouts of the real datasets."""
 
 from __future__ import annotations
 

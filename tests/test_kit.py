@@ -1,4 +1,4 @@
-"""The engine of the conformance kit: statuses, reports, explanations, and the entry points."""
+"""The core of the conformance kit: statuses, reports, explanations, and the entry points."""
 
 from __future__ import annotations
 
@@ -442,6 +442,7 @@ def test_one_line_under_pytest_is_one_test_of_all_checks(tmp_path):
     assert "skipped coupled_loss_does_not_grow_with_the_batch: its head is not" in done.stdout
 
 
+@pytest.mark.slow
 def test_checks_still_work_under_python_o(tmp_path):
     """-O removes every `assert`. A broken plugin must fail all the same."""
     script = f"""

@@ -241,7 +241,7 @@ def test_a_column_is_left_out_if_no_near_image_can_be_read():
 
 
 def test_a_dataset_without_a_readable_image_is_an_error_with_a_reason():
-    message = r"none of the images .* can be read: .* is no readable image: made so"
+    message = r"none of the images .* can be read: .* is not a readable image: made so"
     with pytest.raises(MtlError, match=message):
         previewed(100, frozenset(range(100)), 4)
 

@@ -1,6 +1,6 @@
 """Each committed protocol runs with its command, two steps a run.
 
-The data are tiny folders in the real layouts of the data sets.
+The data are tiny folders in the real layouts of the datasets.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def test_a_protocol_that_extends_another_has_its_arms():
     assert (load("gpu").steps, load("gpu").tune_steps) == (20000, 5000)
 
 
+@pytest.mark.slow
 def test_gpu_runs_two_steps(tmp_path):
     fer2013(tmp_path)
     small = ("--try", "input.batch_size=4", "input.unlabeled_batch=2", "data.fer2013.labels=0.5")
@@ -107,6 +108,7 @@ def test_gpu_runs_two_steps(tmp_path):
     assert {(row["steps"], row["encoded"]) for row in rows} == {(2, 2 * images_a_step)}
 
 
+@pytest.mark.slow
 def test_affectnet_runs_two_steps(tmp_path):
     affectnet(tmp_path)
     small = ("--try", "input.batch_size=2")
@@ -118,6 +120,7 @@ def test_affectnet_runs_two_steps(tmp_path):
     assert all(0 <= row["test"]["fer/accuracy"] <= 1 for row in rows if row["stage"] == "main")
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_whole_protocol_and_train_each_run_once(tmp_path):
     """The runs include pre-training, controls, and arms with unlabeled images."""
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")

@@ -389,7 +389,7 @@ def test_a_family_accepts_any_name_after_the_colon_and_others_refuse_one(install
     """
     catalog = loaded(install("hub", body))
     assert catalog.find("weighting", "hub:resnet18") is catalog.find("weighting", "hub")
-    with pytest.raises(MtlError, match="'plain' is no family"):
+    with pytest.raises(MtlError, match="'plain' is not a family"):
         catalog.find("weighting", "plain:resnet18")
 
 
@@ -589,6 +589,7 @@ def test_a_plugin_that_returns_a_component_twice_is_a_failure(install: Install) 
     assert row(catalog, "echo")["reason"].endswith("returns the weighting 'echo' twice")
 
 
+@pytest.mark.slow
 def test_a_run_of_a_file_is_evaluated_after_another_version_is_installed(tmp_path: Path) -> None:
     file, config, site = tmp_path / "brighter.py", tmp_path / "run.toml", tmp_path / "site"
     file.write_text(HEAD + PRETEXT.format(by=0.25))

@@ -60,7 +60,7 @@ class InMemory(Dataset):
     def decode(self, index: Index, sample: int) -> np.ndarray:
         number = int(str(index.keys[sample]).removeprefix(self.prefix))
         if number in self.bad:
-            raise MtlError(f"{index.keys[sample]} is no readable image: made so")
+            raise MtlError(f"{index.keys[sample]} is not a readable image: made so")
         image = np.full((self.size, self.size, 3), 7, dtype=np.uint8)
         image[0, 0], image[0, 1] = number % 256, number // 256
         return image

@@ -78,7 +78,7 @@ def require_name(name: str, kind: str, known: Catalog) -> None:
     module = find_spec(name)
     if module is not None and module.origin is not None:  # a plain folder has no origin
         raise MtlError(
-            f"there already is a module {name!r}, which the plugin would hide: choose 'my_{name}'"
+            f"there is already a module {name!r}, which the plugin would hide: choose 'my_{name}'"
         )
 
 

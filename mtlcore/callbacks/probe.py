@@ -55,7 +55,7 @@ class Probe(Callback):
     every: epochs between two probes.
     k: neighbors of the kNN probe.
     limit: maximum number of training samples, evenly spread over all of them. It keeps the cost
-        low on a large data set.
+        low on a large dataset.
     """
 
     cites = "Alain & Bengio 2016, arXiv:1610.01644; Wu et al. 2018, arXiv:1805.01978"

@@ -18,7 +18,7 @@ STYLES = {
     "blocked": "magenta",
     "xfailed": "cyan",
 }
-STRIDE = 10  # checks between two lines of progress where stdout is no terminal
+STRIDE = 10  # checks between two lines of progress where stdout is not a terminal
 
 
 def run_checks(suite: Conformance, quiet: bool) -> Report:

@@ -38,7 +38,9 @@ def kind_of(name: str, kind: Kind | None, catalog: Catalog) -> str:
     base = name.partition(":")[0]
     kinds = sorted(k for k, n in catalog.classes if n == base)
     if len(kinds) > 1:
-        raise MtlError(f"{name!r} is a {' and a '.join(kinds)}: select one with --kind")
+        raise MtlError(
+            f"{name!r} is the name of several kinds, {', '.join(kinds)}: select one with --kind"
+        )
     if kinds:
         catalog.find(kinds[0], name)
         return kinds[0]

@@ -20,7 +20,7 @@ def require_png(option: str, path: Path) -> None:
     if path.is_dir():
         raise MtlError(f"can't write {path}: it is a folder")
     if not path.parent.is_dir():
-        raise MtlError(f"can't write {path}: {path.parent} is no folder")
+        raise MtlError(f"can't write {path}: {path.parent} is not a folder")
     if not os.access(path.parent, os.W_OK):
         raise MtlError(f"can't write {path}: {path.parent} is read-only")
 

@@ -257,7 +257,7 @@ class Experiment:
     plugins: one-file plugins, relative to the folder of the configuration. `#sha256=...` after a
         path requires a file with this hash. Components of a file replace installed ones of the same
         kind and name.
-    callbacks: observers of the run, each under a label that you choose. Their metrics are named
+    callbacks: callbacks of the run, each under a label that you choose. Their metrics are named
         `<label>/<name>`.
     """
 

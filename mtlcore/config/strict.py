@@ -75,7 +75,7 @@ def _describe_list(kind: TypeHint) -> str:
     if not inner:
         return "a list"
     if _is_open(kind):
-        return f"a list, each {describe(inner[0])}"
+        return f"a list, each item {describe(inner[0])}"
     return f"a list of {len(inner)}: {', '.join(describe(item) for item in inner)}"
 
 

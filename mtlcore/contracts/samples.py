@@ -210,7 +210,7 @@ class PreparedBatch:
     clean: only for `statistics = "clean"`: (position in `images`, labeled samples) of each clean
     view.
 
-    It is no pytree, on purpose: Fabric casts every float in a forward's arguments to bf16, and that
+    It is not a pytree, on purpose: Fabric casts every float in a forward's arguments to bf16, which
     would include the targets.
     """
 

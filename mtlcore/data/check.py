@@ -1,4 +1,4 @@
-"""Check a data set before training: class counts, bad files, copies, leaks between splits.
+"""Check a dataset before training: class counts, bad files, copies, leaks between splits.
 
 The checked splits are those before a run cuts validation: the dataset's own splits, those of its
 `split` column, or the seeded 80 / 20 cut. The labels are the annotations that the configured tasks
@@ -91,7 +91,7 @@ def check_data(
     index = entry.component.index()
     if not len(index):
         reasons = _reasons(index.skipped.names)
-        raise MtlError(f"data.{label} holds no usable sample; {reasons}")
+        raise MtlError(f"data.{label} has no usable sample; {reasons}")
 
     reads = labels_of(experiment, index)
     labels = {name: index.annotations[name] for name in reads}

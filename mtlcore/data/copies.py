@@ -1,4 +1,4 @@
-"""Find images that occur more than once in a data set, by comparing their decoded pixels.
+"""Find images that occur more than once in a dataset, by comparing their decoded pixels.
 
 Copies of one image in both train and test make metrics too good. Copies with different labels
 can't both be right. Two images are copies if every pixel is equal; another encoding of the same

@@ -103,7 +103,7 @@ class Csv(Dataset):
             for name in getattr(self, key):
                 if name not in columns:
                     hint = nearest(name, columns)
-                    raise MtlError(f"csv: {key} lists {name!r}, which is no annotation; {hint}")
+                    raise MtlError(f"csv: {key} lists {name!r}, which is not an annotation; {hint}")
         return columns
 
     def _require_column(
@@ -146,7 +146,7 @@ class Csv(Dataset):
     ) -> np.ndarray:
         """Return the numbers of the valid rows (n,), and add the others to `skipped`.
 
-        parsed: the numeric columns; infinite values mark cells that are no numbers.
+        parsed: the numeric columns; infinite values mark cells that are not numbers.
         """
         malformed = {column: np.isinf(values) for column, values in parsed.items()}
         valid: list[int] = []
@@ -183,7 +183,7 @@ def _join_numeric(columns: list[np.ndarray], is_list: bool) -> Annotation:
 
 
 def _numbers(cells: list[str]) -> np.ndarray:
-    """Return (N,) float64: NaN for an empty cell, infinity for a cell that is no number.
+    """Return (N,) float64: NaN for an empty cell, infinity for a cell that is not a number.
 
     Rows with an infinite value are skipped later, whether or not the cell says "inf".
     """
@@ -229,7 +229,7 @@ def _is_below(root: str, full: str) -> bool:
 def _read(path: Path, skipped: Skipped) -> _Table:
     """Read the columns of a file. Rows with another number of cells are added to `skipped`.
 
-    Raises MtlError if the file can't be read, is no csv file, or has a wrong header.
+    Raises MtlError if the file can't be read, is not a csv file, or has a wrong header.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -241,7 +241,7 @@ def _read(path: Path, skipped: Skipped) -> _Table:
     except OSError as error:
         raise MtlError(f"csv: {path} can't be read: {error.strerror}") from error
     except csv.Error as error:
-        raise MtlError(f"csv: {path} is no csv file: line {reader.line_num}: {error}") from error
+        raise MtlError(f"csv: {path} is not a csv file: line {reader.line_num}: {error}") from error
 
     table: _Table = {}
     for i, name in enumerate(names):

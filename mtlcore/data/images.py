@@ -52,7 +52,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     name: how the message of an MtlError calls the image. Raises MtlError for broken bytes.
     """
     if not data:
-        raise MtlError(f"{name} is no readable image: the file is empty")
+        raise MtlError(f"{name} is not a readable image: the file is empty")
     if data.startswith(b"\xff\xd8"):  # JPEG
         image = _decode_plain_jpeg(data, name)
         if image is not None:
@@ -187,4 +187,4 @@ def _reason(error: Exception) -> str:
 
 
 def _unreadable(name: str, reason: str) -> MtlError:
-    return MtlError(f"{name} is no readable image: {reason}")
+    return MtlError(f"{name} is not a readable image: {reason}")

@@ -74,7 +74,7 @@ def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
     _refuse_too_many(label, entry, index.skipped)
     if not len(index):
         reasons = _reasons(index.skipped)
-        raise MtlError(f"data.{label} ({_root(entry)}) holds no usable sample{reasons}")
+        raise MtlError(f"data.{label} ({_root(entry)}) has no usable sample{reasons}")
     return split_dataset(experiment, label, index)
 
 

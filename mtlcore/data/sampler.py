@@ -49,7 +49,7 @@ class Sampler:
     world: the number of ranks that share each step. Micro-batch i of rank r has the global number
         i x world + r.
 
-    Raises MtlError if there is no training sample, if no training sample has a label, or if a batch
+    Raises MtlError if there are no training samples, if none of them has a label, or if a batch
     can't be divided evenly.
     """
 
@@ -67,10 +67,10 @@ class Sampler:
         train = dataset.split.get("train", np.zeros(0, dtype=np.int64))
         has_label = dataset.labeled[train]
         if not len(train):
-            raise MtlError("there is no training sample")
+            raise MtlError("there are no training samples")
         if experiment.tasks and not has_label.any():
             labels = ", ".join(experiment.tasks)
-            raise MtlError(f"no training sample carries a label of any task ({labels})")
+            raise MtlError(f"no training sample has a label of any task ({labels})")
 
         batch_size = experiment.input.batch_size
         self._labeled = self._sample_streams(

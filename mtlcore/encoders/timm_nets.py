@@ -126,7 +126,7 @@ class Timm(Encoder):
         return config
 
     def _check_size(self, net: nn.Module, image_size: int) -> None:
-        """Raise MtlError if the image size is no multiple of a ViT's patch size.
+        """Raise MtlError if the image size is not a multiple of a ViT's patch size.
 
         timm itself would ignore the pixels beyond the last whole patch.
         """

@@ -112,7 +112,7 @@ def _read_safetensors(encoder: str, file: Path) -> Mapping[str, object]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise MtlError(
-            f"[encoder] {encoder}: weights: {file} is no safetensors file: {error}"
+            f"[encoder] {encoder}: weights: {file} is not a safetensors file: {error}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Sheets: one page of images with labels. Here are the layout, and the sheet of a checked data set.
+"""Sheets: one page of images with labels. Here are the layout, and the sheet of a checked dataset.
 
 A sheet has one strip below the other: its label to the left, its images side by side. The sheets of
 pretext tasks are in `preview`.
@@ -27,7 +27,7 @@ from ..tasks.draw_text import draw_text
 CELL, GAP = 96, 4  # pixels: the smallest size of an image, and the space between two
 LABEL_FONT, CELL_FONT = 14, 11  # pixels: height of the letters
 
-DATA_CELL, COLUMNS = 128, 8  # of the sheet of a data set: pixels of an image, images in a strip
+DATA_CELL, COLUMNS = 128, 8  # of the sheet of a dataset: pixels of an image, images in a strip
 MAX_CLASSES, MAX_NUMERIC_STRIPS, MAX_GROUPS = 16, 3, 4
 MAX_LABEL = 24  # characters of a class name
 
@@ -112,11 +112,11 @@ def _text_cell(lines: Sequence[str]) -> np.ndarray:
     return np.asarray(page)
 
 
-# ---------------------------------------------------------------------------------- a data set
+# ---------------------------------------------------------------------------------- a dataset
 
 
 def label_sheet(experiment: Experiment, report: Report) -> np.ndarray:
-    """Images of a checked data set with their labels. -> (H, W, 3) uint8.
+    """Images of a checked dataset with their labels. -> (H, W, 3) uint8.
 
     On a sheet a wrong order of labels is seen at once. It has a strip for each class, or strips of
     numbers in rising order; then the first groups of copies whose labels differ. The task that

@@ -148,7 +148,7 @@ class HybridModel(nn.Module):
             parts = _split(joint, [len(images[at]) for at in same_size])
             features |= zip(same_size, parts, strict=True)
 
-            # Taken before the split: the gradient of `pooled` does not pass a slice of `shared`.
+            # Taken before the split: no gradient of `pooled` flows through a slice of `shared`.
             points.append(joint.shared)
         return [features[at] for at in range(len(images))], points
 
@@ -221,7 +221,7 @@ class HybridModel(nn.Module):
         for label, row in zip(losses, rows, strict=True):
             if all(gradient is None for gradient in row):
                 raise MtlError(
-                    f'weighting.at = "features": no gradient of {label!r} passes the encoder\'s '
+                    f'weighting.at = "features": no gradient of {label!r} flows through the '
                     "`shared` features (a compiled network hides where its outputs come from): "
                     'set weighting.at = "parameters"'
                 )

@@ -221,7 +221,7 @@ class Catalog:
             raise self._not_found(kind, base)
         if colon and not cls.family:
             raise MtlError(
-                f"{kind} {base!r} is no family of names: write {base!r} instead of {name!r}"
+                f"{kind} {base!r} is not a family of names: write {base!r} instead of {name!r}"
             )
         return cls
 

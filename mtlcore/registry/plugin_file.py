@@ -28,7 +28,7 @@ class PluginFile:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PluginFile:
-        """Read a file. Raises MtlError where it is no readable .py file."""
+        """Read a file. Raises MtlError where it is not a readable .py file."""
         file = Path(path).expanduser().resolve()
         if file.suffix != ".py":
             raise MtlError(f"plugin file {file}: expected a Python file, NAME.py")

@@ -50,12 +50,12 @@ class Switches:
         return ""
 
     def warn_about_unknown(self, providers: Sequence[Provider]) -> None:
-        """Warn about each name that is no installed plugin, with the nearest one."""
+        """Warn about each name that is not an installed plugin, with the nearest one."""
         known = {p.name for p in providers} | {p.distribution for p in providers if p.distribution}
         for variable, names in ((BLOCK, self.block), (ONLY, self.only)):
             for name in sorted(names):
                 if not any(provider.named_in({name}) for provider in providers):
-                    message = f"{variable} names {name!r}, which is no installed plugin"
+                    message = f"{variable} names {name!r}, which is not an installed plugin"
                     warnings.warn(f"{message}; {nearest(name, known)}", PluginWarning, stacklevel=2)
 
 

@@ -29,7 +29,7 @@ class Axis:
         """Parse "KEY=V1,V2,...": TOML values, split at commas outside of brackets and quotes.
 
         A list is one value in brackets: `augment.crop=[0.5,0.9],[0.7,1.0]` has two values.
-        Text that is no TOML is a bare string, as for `--set`.
+        Text that is not TOML is a bare string, as for `--set`.
         Raises MtlError on any other form, and on a value that is listed twice.
         """
         key, equals, typed = text.partition("=")

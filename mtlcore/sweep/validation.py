@@ -31,7 +31,7 @@ def require_axes(axes: Sequence[Axis]) -> None:
     if not axes:
         raise MtlError("a sweep needs --over KEY=VALUE,VALUE")
     if "seed" in keys:
-        raise MtlError("seed is no setting to choose: set the seeds with --seeds")
+        raise MtlError("seed is not a setting to choose: set the seeds with --seeds")
     for key in keys:
         if keys.count(key) > 1:
             raise MtlError(f"--over {key} appears twice: list all its values in one option")

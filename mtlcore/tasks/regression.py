@@ -69,7 +69,7 @@ class Regression(SupervisedTask):
     def fit(self, annotation: Annotation) -> Regression:
         """Set outputs, mean and std from the labeled training samples, unless they are set.
 
-        Raises MtlError if the annotation is no numbers, or if no sample has a number.
+        Raises MtlError if the annotation does not hold numbers, or if no sample has a number.
         """
         if self.outputs and self.mean and self.std:
             return self
@@ -119,7 +119,7 @@ class Regression(SupervisedTask):
     def _values(self, annotation: Annotation) -> np.ndarray:
         """Return (N, D) float64.
 
-        Raises MtlError if the annotation is no numbers, or if D contradicts the fields.
+        Raises MtlError if the annotation does not hold numbers, or if D contradicts the fields.
         """
         if annotation.dtype.kind not in "fiub":
             raise MtlError(
@@ -179,7 +179,7 @@ class Regression(SupervisedTask):
 
 
 def _first_text(annotation: Annotation) -> str:
-    """Return the first value that is no number, as the middle of a message.
+    """Return the first value that is not a number, as the middle of a message.
 
     Returns "" if every value is a number that is stored as text.
     """

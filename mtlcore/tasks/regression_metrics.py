@@ -24,7 +24,7 @@ class ColumnError(MeanAbsoluteError):
 
 
 class Determination(R2Score):
-    """R2, the mean over D columns of (B, D). NaN for less than two samples.
+    """R2, the mean over D columns of (B, D). NaN for fewer than two samples.
 
     mean, std: D numbers each, the standardization of the columns. Sums are taken of standardized
     values: in raw values with a large offset (years, for example), the sums of squares would lose

@@ -1,4 +1,4 @@
-"""The engine of the conformance kit: run a list of checks on one plugin.
+"""The core of the conformance kit: run a list of checks on one plugin.
 
 A check is a function of a subject: the plugin and its toy environment (the "harness"). A check with
 a second parameter also receives drawn examples of shapes and seeds. Hypothesis draws them and

@@ -29,7 +29,7 @@ def toml_round_trip(component: C) -> C:
 
 
 def message_about(component: Component, key: str) -> str:
-    """The user's message about a key that is no field; "" if the key is accepted."""
+    """The user's message about a key that is not a field; "" if the key is accepted."""
     try:
         converter.structure(converter.unstructure(component) | {key: 1}, type(component))
     except Exception as error:  # noqa: BLE001 - the user sees any error

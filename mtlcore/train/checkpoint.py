@@ -21,7 +21,7 @@ StateDict = dict[str, Any]
 
 
 class SavedState(TypedDict):
-    """The contents of `state.pt`: everything but the weights of the model and of its average."""
+    """The contents of `state.pt`: everything except the weights of the model and its EMA."""
 
     step: int
     optimizer: StateDict

@@ -27,7 +27,7 @@ class Record:
     """Counters of a run, and the scalars of the steps since the last flush.
 
     max_skipped: skipped steps in a row that end the run.
-    skipped, in_a_row: skipped steps in all, and at the moment in a row.
+    skipped, in_a_row: skipped steps in all, and currently in a row.
     encoded: images that the encoder has processed.
     cpu_s, wall_s: process CPU time and wall time, added up over resumes.
     """

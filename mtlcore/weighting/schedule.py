@@ -23,7 +23,7 @@ Points = tuple[tuple[float, float], ...]  # (progress in [0, 1], task weight), p
 
 
 def _check_curve(name: str, points: Points) -> None:
-    """Raise ValueError if these points are no curve. name: the field, for the message."""
+    """Raise ValueError if these points are not a curve. name: the field, for the message."""
     progress = [p for p, _ in points]
     in_range = all(0 <= p <= 1 for p in progress)
     ascending = all(a <= b for a, b in pairwise(progress))

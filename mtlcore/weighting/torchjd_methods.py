@@ -79,7 +79,7 @@ METHODS: dict[str, Method] = {
         cites="Lin et al. 2022, TMLR (RLW), Algorithm 2, arXiv:2111.10603",
         lacks={
             "order": "draws a weight for each place in the order",
-            "sum_of_losses": "weights are drawn anew in each step; their mean is 1",
+            "sum_of_losses": "weights are drawn again in each step; their mean is 1",
         },
         additive=True,
     ),
@@ -155,7 +155,7 @@ METHODS: dict[str, Method] = {
 ALIASES = {"RLW": "Random", "GLS": "GeometricMean"}
 
 _IS_EQUAL = 'that is `name = "equal"` with the tasks\' own `weight`'
-_NEEDS_PREFERENCES = "it needs a preference vector that is drawn anew, to trace a Pareto front"
+_NEEDS_PREFERENCES = "it needs a new random preference vector in each step"
 _NEEDS_BATCHES = "it needs the gradients of two independent batches a step"
 _NEEDS_GRADIENTS = "it needs every gradient, not their Gramian"
 
@@ -172,11 +172,11 @@ REFUSED: dict[str, str] = {
     "GradDrop": _NEEDS_GRADIENTS,
     "TrimmedMean": _NEEDS_GRADIENTS,
     "CRMOGM": "it wraps another weighting",
-    "Krum": "it chooses among honest and hostile senders of the same gradient, not among tasks",
+    "Krum": "it selects among workers that send the same gradient, not among tasks",
     "NashMTL": (
         "TorchJD gives it no public weighting, and it keeps state that no checkpoint would hold"
     ),
-    "PCD": "it takes the first task for the primary one: see primary_projection and budget",
+    "PCD": "it treats the first task as primary: use primary_projection or budget",
 }
 
 

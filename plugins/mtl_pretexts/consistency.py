@@ -236,7 +236,7 @@ def _loss_uses_softmax(head: Head, output: Tensor) -> bool:
     try:
         losses = [head.loss(output + shift, first_class) for shift in (0.0, 3.0)]
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):
-        return False  # the head's targets are no class numbers
+        return False  # the head's targets are not class numbers
     first, shifted = losses
     return first.shape == (1,) and torch.allclose(first, shifted, atol=1e-4)
 

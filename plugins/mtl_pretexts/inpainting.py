@@ -185,7 +185,7 @@ class Decoder(nn.Module):
             x = F.relu(skip + upsampled)
         blocks = F.pixel_shuffle(self.last(x), self.block)
         height, width = features.images.shape[-2:]
-        # The blocks exceed the image if its size is no multiple of the block.
+        # The blocks exceed the image if its size is not a multiple of the block.
         return resize_to(blocks, (height, width)).sigmoid()
 
 

@@ -89,7 +89,7 @@ class JigsawPermutation(PretextTask):
         tile = standardized(crop(clean.images, top, left, size))
         if self.enlarge:
             tile = F.interpolate(tile, (height, width), mode="bilinear", align_corners=False)
-        # A tile is no whole image: without a geometry no supervised head reads it.
+        # A tile is not a whole image: without a geometry no supervised head reads it.
         return evolve(clean, images=tile, geometry=None, mix=None)
 
     def build(self, context: BuildContext) -> Head:

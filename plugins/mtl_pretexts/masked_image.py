@@ -124,7 +124,7 @@ class MaskedImageHead(Head):
         assert features.images is not None
         blocks = F.pixel_shuffle(self.decode(features.maps[-1]), self.block)
         height, width = features.images.shape[-2:]
-        # The blocks exceed the image if its size is no multiple of the block.
+        # The blocks exceed the image if its size is not a multiple of the block.
         return GRAY + resize_to(blocks, (height, width))
 
     def loss(self, output: Tensor, target: Target) -> Tensor:

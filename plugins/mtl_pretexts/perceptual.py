@@ -144,7 +144,7 @@ class Vgg16(nn.Module):
                 wrong.append(name)
         if wrong:
             raise MtlError(
-                "inpainting: these are no weights of torchvision's VGG16; "
+                "inpainting: these are not the weights of torchvision's VGG16; "
                 f"missing or of another shape: {', '.join(wrong)}"
             )
         for name, parameter in own.items():

@@ -18,7 +18,7 @@ Differences from the paper:
 - The 3 x 3 patches fill the image, and every pair contains the middle patch. The paper takes pairs
   from anywhere in far larger images.
 
-A patch is no whole image, so supervised heads never read it. Its size is about a quarter of the
+A patch is not a whole image, so supervised heads never read it. Its size is about a quarter of the
 image. By default it is enlarged to the image size, which every encoder accepts: two more forwards.
 `enlarge = false` reads patches at their own size for a tenth of that. This needs an encoder for
 such small images (`resnet_small`, no ViT).
@@ -94,7 +94,7 @@ class RelativePosition(PretextTask):
         patch = self._without_shortcut(crop(clean.images, top, left, size), rng)
         if self.enlarge:
             patch = F.interpolate(patch, (height, width), mode="bilinear", align_corners=False)
-        # A patch is no whole image: without a geometry no supervised head reads it.
+        # A patch is not a whole image: without a geometry no supervised head reads it.
         return evolve(clean, images=patch, geometry=None, mix=None)
 
     def _without_shortcut(self, patch: Tensor, rng: Rng) -> Tensor:

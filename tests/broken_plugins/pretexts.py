@@ -721,7 +721,7 @@ class DrawsTurnedOn(Turned):
         return turn(output.argmax(1), images)
 
 
-# ---------------------------------------------------------------------- for the tests of the engine
+# ---------------------------------------------------------------------- for the tests of `kit`
 
 
 @frozen

@@ -89,7 +89,7 @@ def test_the_sheet_is_a_png(config, capsys) -> None:
     ("sheet", "message"),
     [
         ("sheet.jpg", "--sheet sheet.jpg: expected a PNG file, such as sheet.png"),
-        (".png/x.png", "is no folder"),
+        (".png/x.png", "is not a folder"),
     ],
 )
 def test_a_sheet_that_cannot_be_written_is_an_error_before_any_image_is_read(
@@ -143,7 +143,7 @@ def test_the_dataset_of_a_plugin_file_is_checked_too(tmp_path, capsys) -> None:
 
 def test_an_error_of_the_user_is_one_message_and_exits_2(config, capsys) -> None:
     assert main(["data", "check", "own", str(config)]) == 2
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
     assert main(["data", "check", "owm", str(config)]) == 2
     assert "there is no table [data.owm]; did you mean 'own'?" in capsys.readouterr().err
 

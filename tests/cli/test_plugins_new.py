@@ -204,7 +204,7 @@ def test_a_new_plugin_works_as_a_plugin_file_before_it_is_installed(made: Path, 
             "already provides the pretext 'puzzling': choose another name, such as 'my_puzzling'",
         ),
         ("keys", "can't be the label of a table"),
-        ("torch", "there already is a module 'torch'"),
+        ("torch", "there is already a module 'torch'"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_an_error_with_a_better_one(

@@ -87,7 +87,7 @@ def test_a_required_key_is_marked(capsys) -> None:
 def test_a_name_of_two_kinds_needs_the_kind(plugin, capsys) -> None:
     tokens = ["plugins", "show", "puzzling", "--plugin", str(plugin)]
     assert main(tokens) == 2
-    message = "'puzzling' is a pretext and a weighting: select one with --kind"
+    message = "'puzzling' is the name of several kinds, pretext, weighting: select one with --kind"
     assert message in capsys.readouterr().err
     assert main([*tokens, "--kind", "weighting", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["doc"] == "Shares its name with a pretext."

@@ -71,7 +71,7 @@ def test_a_run_adds_a_row_of_predictions_for_each_head(config, tmp_path) -> None
         (["CONFIG", "--out", "x.jpg"], "expected a PNG file, such as x.png"),
         (
             ["CONFIG", "--out", "no/such/folder/x.png"],
-            "can't write no/such/folder/x.png: no/such/folder is no folder",
+            "can't write no/such/folder/x.png: no/such/folder is not a folder",
         ),
         (["--run", "nowhere", "--out", "x.png"], "nowhere is not a run"),
         (["CONFIG", "--set", "pretext.puzzling.grid=7", "--out", "x.png"], "pretext.puzzling.grid"),

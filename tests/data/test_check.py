@@ -153,9 +153,7 @@ def test_an_unknown_dataset_and_one_without_samples_are_errors(tmp_path):
     with pytest.raises(MtlError, match=r"there is no table \[data.owm\]; did you mean 'own'\?"):
         check_data(run, "owm")
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(
-        MtlError, match=r"data.own holds no usable sample; not in a class folder: 1"
-    ):
+    with pytest.raises(MtlError, match=r"data.own has no usable sample; not in a class folder: 1"):
         check_data(run, "own")
 
 

@@ -157,7 +157,10 @@ def test_a_root_that_is_itself_a_link_is_followed(people, tmp_path):
             r"has no column 'moood' \(columns.m\); did you mean 'mood'\?",
         ),
         ({"columns": {"p": ("x", "z")}}, r"has no column 'z' \(columns.p\)"),
-        ({"numeric": ("ag",)}, r"numeric lists 'ag', which is no annotation; did you mean 'age'\?"),
+        (
+            {"numeric": ("ag",)},
+            r"numeric lists 'ag', which is not an annotation; did you mean 'age'\?",
+        ),
         ({"numeric": ("age",), "categorical": ("age",)}, "is in numeric and in categorical"),
         (
             {"columns": {"p": ("x", "y")}, "categorical": ("p",)},
@@ -175,7 +178,7 @@ def test_an_unknown_column_is_an_error_that_names_the_nearest(people, options, m
     [
         ("", "must start with a header line of column names"),
         ("path,a,a\n", "has the column 'a' more than once"),
-        ('path,a\n1.png,"' + "x" * 140_000, "is no csv file: line 2"),
+        ('path,a\n1.png,"' + "x" * 140_000, "is not a csv file: line 2"),
     ],
 )
 def test_a_broken_table_is_an_error_and_not_a_traceback(tmp_path, text, message):

@@ -122,13 +122,13 @@ def test_other_files_and_empty_class_folders_are_skipped(classes):
 
 def test_a_missing_root_is_an_error_that_names_it(tmp_path):
     with pytest.raises(
-        MtlError, match=r"nowhere is no folder; expected one that holds a folder for each class"
+        MtlError, match=r"nowhere is not a folder; expected one that holds a folder for each class"
     ):
         ImageFolder(tmp_path / "nowhere").index()
 
 
 def test_an_empty_root_is_an_error_of_the_run(tmp_path):
-    with pytest.raises(MtlError, match=r"data.own .* holds no usable sample"):
+    with pytest.raises(MtlError, match=r"data.own .* has no usable sample"):
         open_data(experiment({"own": DataEntry(ImageFolder(tmp_path, annotation="kind"))}))
 
 

@@ -279,8 +279,8 @@ def test_unreadable_samples_are_in_no_split_and_are_reported_once_with_examples(
     assert len(data.split["test"]) == 19
     assert data.report == (
         "data.a: 1 left out, malformed name: x.jpg",
-        "data.a: 5 left out, unreadable: 00001 is no readable image: made so, "
-        "00002 is no readable image: made so, 00003 is no readable image: made so, ...",
+        "data.a: 5 left out, unreadable: 00001 is not a readable image: made so, "
+        "00002 is not a readable image: made so, 00003 is not a readable image: made so, ...",
     )
 
 
@@ -433,7 +433,7 @@ def test_an_unknown_column_is_an_error_that_names_the_nearest(key):
 
 def test_an_empty_dataset_is_refused_with_what_it_skipped():
     with pytest.raises(
-        MtlError, match=r"data.a .* holds no usable sample; malformed name \(1\): x.jpg"
+        MtlError, match=r"data.a .* has no usable sample; malformed name \(1\): x.jpg"
     ):
         opened(InMemory(0, (), skipped=("x.jpg",)))
 

@@ -160,7 +160,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_image_is_an_error_that_names_the_file_and_the_reason(kind, tmp_path):
     (tmp_path / "face.jpg").write_bytes(BAD[kind])
-    with pytest.raises(MtlError, match=r"face\.jpg is no readable image: .") as caught:
+    with pytest.raises(MtlError, match=r"face\.jpg is not a readable image: .") as caught:
         read_image("face.jpg", tmp_path)
     if "bomb" in kind:
         assert "bomb" in str(caught.value)

@@ -113,7 +113,7 @@ def test_the_weights_of_another_network_are_refused(resnet18, tmp_path: Path) ->
     ("name", "content", "expected"),
     [
         ("garbage.pth", b"not a checkpoint", "can't be read as a file of tensors"),
-        ("garbage.safetensors", b"not a checkpoint", "is no safetensors file"),
+        ("garbage.safetensors", b"not a checkpoint", "is not a safetensors file"),
         ("empty.pth", b"", "can't be read as a file of tensors"),
     ],
 )

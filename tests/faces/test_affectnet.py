@@ -95,10 +95,10 @@ def test_malformed_csv_rows_are_counted(tmp_path):
     assert index.skipped.names == {
         "not 9 columns": ["training.csv, line 3"],
         "unknown expression '11'": ["training.csv, line 4"],
-        "an expression that is no number": ["training.csv, line 5"],
+        "an expression that is not a number": ["training.csv, line 5"],
         "valence or arousal beyond -1 ... 1": ["training.csv, line 6"],
-        "valence or arousal that is no number": ["training.csv, line 7"],
-        "a face box that is no number": ["training.csv, line 8"],
+        "valence or arousal that is not a number": ["training.csv, line 7"],
+        "a face box that is not a number": ["training.csv, line 8"],
         "listed twice": ["1/ok.jpg"],
     }
     with pytest.raises(MtlError, match="can't be read"):
@@ -129,7 +129,7 @@ def test_broken_npy_files_are_counted_and_never_unpickled(npy_release):
     assert skipped["an unreadable _val.npy"] == ["train_set/images/1.jpg"]
     assert skipped["a _aro.npy that is not one number"] == ["train_set/images/2.jpg"]
     assert skipped["an unreadable _exp.npy"] == ["train_set/images/3.jpg"]
-    assert skipped["an expression that is no number"] == ["train_set/images/4.jpg"]
+    assert skipped["an expression that is not a number"] == ["train_set/images/4.jpg"]
 
 
 def test_a_root_with_neither_release_is_named(tmp_path):

@@ -56,7 +56,7 @@ def test_a_face_without_its_mat_file_is_counted(root):
     (root / "image00002.mat").unlink()
     index = Aflw2000(root).index()
     assert index.skipped.names["an image without a .mat file"] == ["image00002.jpg"]
-    with pytest.raises(MtlError, match="is no folder; expected a folder with image00002"):
+    with pytest.raises(MtlError, match="is not a folder; expected a folder with image00002"):
         Aflw2000(root / "nowhere").index()
 
 

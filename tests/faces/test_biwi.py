@@ -170,7 +170,7 @@ def test_other_files_and_folders_are_errors(tmp_path):
     with pytest.raises(MtlError, match=r"holds none of the folders 01 \.\.\. 24"):
         Biwi(tmp_path).index()
     image(tmp_path / "x.npz.png").rename(tmp_path / "x.npz")
-    with pytest.raises(MtlError, match=r"is no .npz file with the arrays image and pose"):
+    with pytest.raises(MtlError, match=r"is not an .npz file with the arrays image and pose"):
         Biwi(tmp_path / "x.npz").index()
     images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "y.npz", image=images, pose=np.zeros((3, 3)))

@@ -114,7 +114,7 @@ def test_a_broken_image_is_left_out_and_reported(folders):
     assert len(data.split["train"]) == 13
     (line,) = data.report
     assert "data.fer2013: 1 left out, unreadable: " in line
-    assert line.endswith("train/sad/train_0.jpg is no readable image: the file is empty")
+    assert line.endswith("train/sad/train_0.jpg is not a readable image: the file is empty")
 
 
 # --------------------------------------------------------------------------------------------- csv
@@ -171,7 +171,7 @@ def test_malformed_rows_are_counted_by_reason(tmp_path):
         "unknown emotion ''": ["row 00002"],
         "unknown usage 'Validation'": ["row 00003"],
         "not 2304 pixels": ["row 00004", "row 00005"],
-        "a pixel that is no whole number from 0 to 255": ["row 00006", "row 00007", "row 00008"],
+        "a pixel that is not a whole number from 0 to 255": ["row 00006", "row 00007", "row 00008"],
         "too few columns": ["row 00009", "row 00010"],
     }
 
@@ -195,7 +195,7 @@ def test_an_empty_file_and_an_image_in_its_place_are_errors(tmp_path):
 
 def test_an_endless_field_is_an_error_and_not_a_traceback(tmp_path):
     path = csv_file(tmp_path / "fer2013.csv", ['0,"' + "1 " * 100_000])
-    with pytest.raises(MtlError, match="is no csv file: line 2"):
+    with pytest.raises(MtlError, match="is not a csv file: line 2"):
         Fer2013(path).index()
 
 

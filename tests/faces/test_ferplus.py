@@ -122,13 +122,13 @@ def test_malformed_rows_are_counted(tmp_path):
         "not 12 columns": ["row 00000"],
         "unknown usage 'Other'": ["row 00001"],
         "an image's name that is a path": ["row 00002"],
-        "votes that are no whole numbers": ["row 00003"],
+        "votes that are not whole numbers": ["row 00003"],
     }
 
 
 def test_an_endless_field_is_an_error_and_not_a_traceback(tmp_path):
     votes(tmp_path, [*ROWS[:1], ("Training", '"' + "x" * 200_000, ROWS[0][2])])
-    with pytest.raises(MtlError, match=r"fer2013new.csv is no csv file: line 3"):
+    with pytest.raises(MtlError, match=r"fer2013new.csv is not a csv file: line 3"):
         Ferplus(tmp_path).index()
 
 

@@ -55,7 +55,7 @@ def test_a_type_code_that_does_not_exist_is_an_error():
 
 def test_other_files_are_an_error():
     for data in (b"", b"x" * 500, b"\x89HDF\r\n\x1a\n" + b"\0" * 300):
-        with pytest.raises(ValueError, match="no MATLAB file of version 5"):
+        with pytest.raises(ValueError, match="not a MATLAB file of version 5"):
             arrays(data, {"a"})
 
 

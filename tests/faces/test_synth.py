@@ -295,6 +295,7 @@ def _probe(train: Tensor, classes: Tensor, test: Tensor, strength: float) -> Ten
     return (b @ weights + one_hot.mean(0)).argmax(1)
 
 
+@pytest.mark.slow
 def test_a_linear_probe_on_pixels_recognizes_few_emotions() -> None:
     """Chance is 0.125; a small convolutional net trained on 2,000 faces reaches about 0.7."""
     train, test = torch.arange(1500), FAR + torch.arange(500)

@@ -62,7 +62,7 @@ def test_every_sample_decodes_to_its_own_image(root):
 def test_a_root_without_such_images_is_an_error(tmp_path):
     with pytest.raises(MtlError, match="holds no image with a name such as"):
         Utkface(tmp_path).index()
-    with pytest.raises(MtlError, match="is no folder"):
+    with pytest.raises(MtlError, match="is not a folder"):
         Utkface(tmp_path / "nowhere").index()
 
 

@@ -113,7 +113,7 @@ def test_undo_inverts_the_view_bit_for_bit():
 @pytest.mark.parametrize(
     ("size", "grid", "whole"), [(50, 3, 51), (50, 4, 52), (31, 2, 32), (48, 3, 48)]
 )
-def test_an_answer_is_drawn_at_the_next_side_that_the_grid_divides(size, grid, whole):
+def test_a_prediction_is_drawn_at_the_next_size_that_the_grid_divides(size, grid, whole):
     task = Puzzling(grid=grid)
     order, _ = targets(grid, 2, 0)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))

@@ -258,5 +258,5 @@ def test_a_micro_batch_too_small_for_its_datasets_is_refused():
 def test_training_without_any_label_is_refused():
     unlabeled = InMemory(10, ("",) * 10, split=("train",) * 10)
     tasks = {"kind": Classification(reads="kind", classes=("a", "b"))}
-    with pytest.raises(MtlError, match=r"no training sample carries a label of any task \(kind\)"):
+    with pytest.raises(MtlError, match=r"no training sample has a label of any task \(kind\)"):
         opened({"a": DataEntry(unlabeled, unlabeled="keep")}, tasks=tasks)

@@ -66,6 +66,7 @@ def test_ranks_agree_on_batch_norm_with_a_gradient_for_each_loss(two_ranks):
     assert two_ranks["batch norm"][1] == 0
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_train_through_the_command_line(tmp_path):
     """Real processes: they evaluate on one rank, save, and equal one with two micro-batches."""
     config = tmp_path / "dots.toml"

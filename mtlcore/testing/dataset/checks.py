@@ -74,7 +74,7 @@ def columns_have_equal_length(subject: DatasetSubject) -> None:
 
 @DATASET_CHECKS.check(
     "index",
-    why="categories are matched by NAME. Class numbers of two data sets do not agree, and cannot "
+    why="categories are matched by NAME. Class numbers of two datasets do not agree, and cannot "
     "be missing.",
     mend='Use text for categories ("" if missing) and floats for numbers (NaN if missing).',
     needs=INDEXED,
@@ -248,7 +248,7 @@ def unreadable_images_raise_mtl_error(subject: DatasetSubject) -> None:
 
 @DATASET_CHECKS.check(
     "side effects",
-    why="data sets are shared, often read-only, and hashed. A new file makes another data set.",
+    why="datasets are shared, often read-only, and hashed. A new file makes another dataset.",
     mend="Write caches to the user's cache folder, or nowhere.",
     needs=DECODES,
 )

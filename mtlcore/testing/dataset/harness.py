@@ -21,7 +21,7 @@ from ..subject import Subject
 DECODED = 6
 """The number of samples whose images are decoded."""
 LARGEST = 16 * 2**20
-"""Bytes. Larger data sets are neither copied nor hashed."""
+"""Bytes. Larger datasets are neither copied nor hashed."""
 
 
 class DatasetSubject(Subject[Dataset]):
@@ -81,7 +81,7 @@ class DatasetSubject(Subject[Dataset]):
         self.require_files()
         if self.is_large:
             limit = LARGEST // 2**20
-            raise Skip(f"its files exceed {limit} MiB: check a small copy of the data set instead")
+            raise Skip(f"its files exceed {limit} MiB: check a small copy of the dataset instead")
         with tempfile.TemporaryDirectory() as folder:
             copies = {}
             for name, path in self.paths.items():
@@ -93,7 +93,7 @@ class DatasetSubject(Subject[Dataset]):
     def content(self) -> dict[Path, tuple[int, str]]:
         """Every file and folder below the paths: its size, and the hash of a file.
 
-        Large data sets are not hashed. An inode number then shows that a file was replaced.
+        Large datasets are not hashed. An inode number then shows that a file was replaced.
         """
         large = self.is_large
         found = {}

@@ -19,7 +19,7 @@ def offline() -> Iterator[list[str]]:
         raise OSError("the network is blocked")
 
     socket.getaddrinfo = refuse  # type: ignore[assignment]
-    socket.socket.connect = refuse  # type: ignore[assignment,method-assign]
+    socket.socket.connect = refuse  # type: ignore[method-assign]
     try:
         yield requests
     finally:

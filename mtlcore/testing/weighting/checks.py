@@ -268,7 +268,7 @@ def leaves_its_inputs_unchanged(subject: WeightingSubject, step: DrawnStep) -> N
 
 @WEIGHTING_CHECKS.check(
     "tasks",
-    why="each data set labels some tasks only. Most steps lack a task.",
+    why="each dataset labels some tasks only. Most steps lack a task.",
     mend="Read `losses.names` in each step, and store state by name.",
     needs=FINITE,
     core=True,

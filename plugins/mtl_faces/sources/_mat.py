@@ -51,7 +51,7 @@ def read_mat(path: Path, points: str) -> tuple[np.ndarray, np.ndarray]:
     pose = _array(found, "Pose_Para")
     marks = _array(found, points)
     if pose.size < 3:
-        raise ValueError("Pose_Para with less than three numbers")
+        raise ValueError("Pose_Para with fewer than three numbers")
     pitch, yaw, roll = np.degrees(pose.ravel()[:3])
     pose_deg = np.array([yaw, pitch, roll])
     if not np.isfinite(pose_deg).all() or np.abs(pose_deg).max() > LIMIT_DEG:
@@ -71,11 +71,11 @@ def _are_landmarks(marks: np.ndarray) -> bool:
 def arrays(data: bytes, names: set[str]) -> Arrays:
     """Read the numeric arrays of these names from the bytes of a file; None for other content.
 
-    Raises ValueError if the bytes are no such file, or a broken one.
+    Raises ValueError if the bytes are not such a file, or a broken one.
     """
     order = {b"IM": "<", b"MI": ">"}.get(data[HEADER - 2 : HEADER])
     if order is None:
-        raise ValueError("no MATLAB file of version 5")
+        raise ValueError("not a MATLAB file of version 5")
     found: Arrays = {}
     for kind, body in _elements(data[HEADER:], order):
         if kind == COMPRESSED:

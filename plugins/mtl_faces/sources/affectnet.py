@@ -172,7 +172,7 @@ def _csv_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, _Labels, np.n
         raise MtlError(f"affectnet: {path} can't be read: {error.strerror or error}") from error
     except csv.Error as error:
         raise MtlError(
-            f"affectnet: {path} is no csv file: line {reader.line_num}: {error}"
+            f"affectnet: {path} is not a csv file: line {reader.line_num}: {error}"
         ) from error
 
 
@@ -194,7 +194,7 @@ def _number(cell: str, what: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{what} that is no number")
+        raise ValueError(f"{what} that is not a number")
     return value
 
 

@@ -213,7 +213,7 @@ def _npz_index(path: Path) -> _NpzIndex:
             pixels, pose = found["image"], found["pose"]
     except Exception as error:  # numpy's reader raises nearly anything on broken bytes
         raise MtlError(
-            f"biwi: {path} is no .npz file with the arrays image and pose: {error}"
+            f"biwi: {path} is not an .npz file with the arrays image and pose: {error}"
         ) from error
     are_images = pixels.ndim == 4 and pixels.shape[3] == 3 and pixels.dtype == np.uint8
     if not are_images or pose.dtype.kind not in "fiu":

@@ -141,7 +141,7 @@ def _csv_index(path: Path) -> _CsvIndex:
         raise MtlError(f"fer2013: {path} can't be read: {error.strerror}") from error
     except csv.Error as error:
         raise MtlError(
-            f"fer2013: {path} is no csv file: line {reader.line_num}: {error}"
+            f"fer2013: {path} is not a csv file: line {reader.line_num}: {error}"
         ) from error
     images = np.frombuffer(b"".join(pixels), dtype=np.uint8).reshape(-1, SIZE * SIZE)
     return _CsvIndex(*emotion_columns(rows), skipped=skipped, pixels=images)
@@ -174,7 +174,7 @@ def _read_row(cells: list[str], places: tuple[int, ...]) -> tuple[str, bytes, st
 
 def _gray(text: str) -> bytes:
     """Read 2,304 gray values. Raises ValueError with the reason if they are not valid."""
-    no_pixel = "a pixel that is no whole number from 0 to 255"
+    no_pixel = "a pixel that is not a whole number from 0 to 255"
     digits = text.replace(" ", "")
     # Checked first, since numpy's parser stops silently at the first other character.
     if not digits.isascii() or not digits.isdigit():

@@ -160,14 +160,14 @@ class Ferplus(Dataset):
 
 
 def _cells(path: Path, lines: list[str]) -> Iterator[list[str]]:
-    """Yield the cells of each row below the header. Raises MtlError if it is no csv file."""
+    """Yield the cells of each row below the header. Raises MtlError if it is not a csv file."""
     reader = csv.reader(lines)
     try:
         yield from reader
     except csv.Error as error:
         # + 1 for the header, which the reader does not see.
         raise MtlError(
-            f"ferplus: {path} is no csv file: line {reader.line_num + 1}: {error}"
+            f"ferplus: {path} is not a csv file: line {reader.line_num + 1}: {error}"
         ) from error
 
 
@@ -179,7 +179,7 @@ def _read(cells: list[str]) -> tuple[str, str, np.ndarray]:
     if usage not in USAGES:
         raise ValueError(f"unknown usage {usage[:20]!r}")
     if not all(vote.isascii() and vote.isdigit() for vote in votes):
-        raise ValueError("votes that are no whole numbers")
+        raise ValueError("votes that are not whole numbers")
     if name and Path(name).name != name:
         raise ValueError("an image's name that is a path")
     return usage, name, np.array([int(vote[:4]) for vote in votes])

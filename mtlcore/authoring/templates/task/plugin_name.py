@@ -52,7 +52,7 @@ class PluginName(SupervisedTask):
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
         """(N,) names -> (N,) int64 class numbers, and (N,) bool: is there a label?
 
-        A name that is none of the classes is no label. Its class number is 0.
+        A name that is not one of the classes counts as missing. Its class number is 0.
         """
         matches = np.asarray(annotation)[:, None] == np.asarray(self.classes)
         return torch.from_numpy(matches.argmax(1)), torch.from_numpy(matches.any(1))

@@ -209,7 +209,7 @@ def test_one_component_can_be_used_twice_under_different_labels(toys: Catalog) -
             ["unknown augmentation 'strnog'", "did you mean 'strong'"],
         ),
         ("[encoder]\nname = 'hub:a'\nmodel = 'b'", "encoder.model", ["hub:a"]),
-        ("[encoder]\nname = 'resnet_small:a'", "encoder", ["no family"]),
+        ("[encoder]\nname = 'resnet_small:a'", "encoder", ["not a family"]),
         ("[encoder]\nname = 3", "encoder.name", ["3", "a string"]),
         ("[encoder]\nname = 'hub'", "encoder.model", ["missing", "a string"]),
         ("[data.folder]\nlabels = 0.5", "data.folder.root", ["missing", "a path"]),

@@ -21,7 +21,7 @@ class EarlyStopping(Callback):
     The learning-rate schedule still covers the whole run, so an early stop cuts it off.
 
     metric: a metric of the validation log, such as "fer/accuracy", "puzzling/loss" or
-        "probe/fer/linear" (default: the metric that names the best checkpoint).
+        "probe/fer/linear" (default: the metric that selects the best checkpoint).
     patience: evaluations without an improvement; evaluations without this metric do not count.
     min_delta: the smallest change that counts as an improvement, in the units of the metric.
     """

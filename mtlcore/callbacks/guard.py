@@ -61,7 +61,7 @@ class Callbacks:
 
     is_main: whether this is the main process, the only one that calls events.
     better: name of a metric -> True if higher values are better.
-    best_by: name of the metric that names the best checkpoint.
+    best_by: name of the metric that selects the best checkpoint.
     measured: metrics of the last evaluation.
     added: metrics that callbacks have added since the evaluation before it.
     unwritten: those of them that no row of the log holds yet.
@@ -300,7 +300,7 @@ def directions(experiment: Experiment) -> dict[str, bool]:
 
 
 def best_by(experiment: Experiment) -> str:
-    """Name of the metric that names the best checkpoint. Raises MtlError if it does not exist."""
+    """Name of the metric that selects the best checkpoint. Raises MtlError if it does not exist."""
     name = experiment.train.best or ""
     label = name.partition("/")[0]
     if label not in experiment.callbacks:

@@ -14,7 +14,7 @@ class TrainProgress:
     """The state of a run at a logged step.
 
     step, steps: done, and of the whole run. losses: label -> mean since the last logged step.
-    lr: learning rate. rate: steps a second. skipped: steps whose gradient was not finite.
+    lr: learning rate. rate: steps per second. skipped: steps whose gradient was not finite.
     """
 
     step: int

@@ -3,7 +3,7 @@
 `load` reads a file, with overrides and one-file plugins. `parse` converts tables to objects. `dump`
 writes TOML that parses to an equal experiment.
 
-All mistakes of a file are reported at once: the `MtlError` lists them, one a line.
+All mistakes of a file are reported at once: the `MtlError` lists them, one per line.
 """
 
 from __future__ import annotations

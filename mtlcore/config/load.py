@@ -30,8 +30,8 @@ def load(
     plugin_files: one-file plugins, in addition to the file's `plugins` (relative to the file).
     catalog: the known components. None: those of every installed plugin.
 
-    Raises MtlError with all problems of the file, one a line. If a plugin failed, its own error is
-    the `__cause__`.
+    Raises MtlError with all problems of the file, one per line. If a plugin failed, its own error
+    is the `__cause__`.
     """
     file = Path(path)
     tables = _read_toml(file)

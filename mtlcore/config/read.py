@@ -152,7 +152,7 @@ class Reader:
             raise MtlError("\n".join(self.problems)) from self.cause
 
     def table(self, value: object, path: str) -> Table:
-        """Return a copy of a table. Built else is a problem, and the result is empty."""
+        """Return a copy of a table. Anything else is a problem, and the result is empty."""
         if isinstance(value, Mapping):
             return dict(value)
         self.problems.append(f"{path} = {value!r}: expected a table")

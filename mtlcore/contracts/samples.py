@@ -204,7 +204,7 @@ class PreparedBatch:
     """Everything that one forward needs. It can be prefetched, moved, sliced, saved and replayed.
 
     images: DISTINCT images, float in [0, 1]. Each is encoded once.
-    head_inputs: label -> the calls of its head, one a view for supervised heads.
+    head_inputs: label -> the calls of its head, one per view for supervised heads.
     scale: label -> factor from the sum over samples to the loss of this micro-batch, in units of
     the step's mean.
     clean: only for `statistics = "clean"`: (position in `images`, labeled samples) of each clean

@@ -87,7 +87,7 @@ class Csv(Dataset):
         return self.file.parent if self.root is None else self.root
 
     def _columns_by_annotation(self, table: _Table) -> _Columns:
-        """Return annotation -> its columns. Raises MtlError for a column or annotation unknown."""
+        """Return annotation -> its columns. Raises MtlError for an unknown name."""
         configured: Mapping[str, str | tuple[str, ...]] = self.columns
         if not configured:
             configured = {name: name for name in table if name != self.path}

@@ -61,7 +61,7 @@ def evaluate(
 
     data: one [data.<label>] table of the run's configuration, or one that `overrides` add
         (default: all of them).
-    mirror: average each prediction with that for the mirrored image (two forwards an image).
+    mirror: average each prediction with that for the mirrored image (two forwards per image).
     device: such as "cpu" or "cuda:1" (default: a GPU if there is one).
     progress: called with a description, the images read so far, and their total.
     Raises MtlError if the run has no supervised task, no such checkpoint, or no such samples.

@@ -1,7 +1,7 @@
 """Metrics of supervised tasks on the inference network, and of pretext tasks on the same images.
 
-One forward an image, the "validation" augmentation, no gradient. Metrics of supervised tasks do not
-depend on the batch size.
+One forward per image, the "validation" augmentation, no gradient. Metrics of supervised tasks do
+not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def _update_pretexts(
 
 
 def main_metric(experiment: Experiment) -> tuple[str, bool]:
-    """Name of the metric that names the best checkpoint, and whether higher values are better.
+    """Name of the metric that selects the best checkpoint, and whether higher values are better.
 
     Raises MtlError if `train.best` is not such a metric.
     """

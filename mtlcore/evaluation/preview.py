@@ -1,6 +1,6 @@
 """Sheets of pretext tasks: the views that the encoder reads, the targets, and the predictions.
 
-    raw          | one column an image, as stored
+    raw          | one column per image, as stored
     clean view   | as the encoder reads it in training
     <pretext>    | a strip for each of its views
                  | the target, if its head has an `ideal` output and the pretext can draw it
@@ -52,7 +52,7 @@ CLEAN = "clean view"  # not an identifier, so no pretext can have this label
 
 
 def preview(experiment: Experiment, run: Path | None = None, images: int = 8) -> np.ndarray:
-    """Draw the sheet of an experiment. -> (H, W, 3) uint8, one column an image.
+    """Draw the sheet of an experiment. -> (H, W, 3) uint8, one column per image.
 
     run: also draw the predictions of this run. Raises MtlError if its weights belong to another
     configuration.

@@ -132,7 +132,7 @@ class Regression(SupervisedTask):
         for key, per_output in self._per_output().items():
             if per_output and len(per_output) != d:
                 raise MtlError(
-                    f"the annotation {self.reads!r} has {d} numbers a sample, "
+                    f"the annotation {self.reads!r} has {d} numbers per sample, "
                     f"but {key} = {per_output}"
                 )
         return values

@@ -3,7 +3,7 @@
 - `backward_weighted_sum`: the weighting reads losses. It returns the task weights first; then ONE
   backward of the weighted sum runs for each micro-batch.
 - `backward_per_task`: the weighting reads the Gramian of the gradients at the shared parameters.
-  One backward a loss; the gradients add up over micro-batches and ranks and are combined once.
+  One backward per loss; the gradients add up over micro-batches and ranks and are combined once.
 - `backward_cached_weights`: the task weights are known before the encoder is differentiated. They
   are cached from an earlier step, or measured from the gradients at the features. ONE backward
   runs through the shared parameters.
@@ -307,7 +307,7 @@ def _sum_losses_and_gradients(values: Tensor, parameters: Sequence[Tensor]) -> N
 
 
 def _broadcast_buffers(model: nn.Module) -> None:
-    """Copy rank 0's buffers to all ranks, in one message a dtype."""
+    """Copy rank 0's buffers to all ranks, in one message per dtype."""
     # DDP does this in forwards that it syncs. Where gradients are summed here, it never syncs.
     if world_size() == 1:
         return

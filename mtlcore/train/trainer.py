@@ -123,7 +123,7 @@ class Trainer:
 
     Every rank runs it. Only the main process logs, evaluates, saves and calls callbacks.
 
-    best: the best validation value so far, of the metric that names the best checkpoint.
+    best: the best validation value so far, of the metric that selects the best checkpoint.
     ended: a callback ended the run, and all ranks know it.
     measured: the last evaluation. board: TensorBoard, if it is switched on.
     """
@@ -260,7 +260,7 @@ class Trainer:
         pretexts = measure_pretexts(train_state.model, experiment, self.data, indices, device)
         metrics = supervised.metrics | pretexts.metrics
         if not experiment.tasks:
-            # Without a task, the weighted sum of the pretext losses names the best checkpoint.
+            # Without a task, the weighted sum of the pretext losses selects the best checkpoint.
             metrics["loss"] = sum(
                 entry.weight * pretexts.metrics[f"{label}/loss"]
                 for label, entry in experiment.pretexts.items()

@@ -156,7 +156,7 @@ ALIASES = {"RLW": "Random", "GLS": "GeometricMean"}
 
 _IS_EQUAL = 'that is `name = "equal"` with the tasks\' own `weight`'
 _NEEDS_PREFERENCES = "it needs a new random preference vector in each step"
-_NEEDS_BATCHES = "it needs the gradients of two independent batches a step"
+_NEEDS_BATCHES = "it needs the gradients of two independent batches per step"
 _NEEDS_GRADIENTS = "it needs every gradient, not their Gramian"
 
 REFUSED: dict[str, str] = {

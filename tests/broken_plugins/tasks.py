@@ -52,7 +52,7 @@ class Right(SupervisedTask):
 
     def target(self, annotation):
         if annotation.shape[1:] != (2,):
-            raise MtlError("gaze reads two numbers a sample")
+            raise MtlError("gaze reads two numbers per sample")
         present = np.isfinite(annotation).all(1)
         values = np.where(present[:, None], annotation, 0).astype(np.float32)
         return torch.from_numpy(values), torch.from_numpy(present)

@@ -103,7 +103,7 @@ def test_an_augmentation_is_found_by_its_kind(capsys) -> None:
     [
         (["puzling"], "there is no plugin 'puzling'; did you mean 'puzzling'?"),
         (["puzzling", "--kind", "task"], "unknown task 'puzzling'"),
-        (["puzzling:3"], "no family of names"),
+        (["puzzling:3"], "not a family of names"),
         (["mine", "--plugin", "absent.py"], "absent.py"),
     ],
 )

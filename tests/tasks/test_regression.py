@@ -69,9 +69,9 @@ def test_errors_of_the_user_are_reported():
         match=r"holds text, such as 'old' .*list it in `numeric` to skip such samples",
     ):
         Regression(reads="age").fit(np.array(["20", "", "old", "older"]))
-    with pytest.raises(MtlError, match="2 numbers a sample, but outputs"):
+    with pytest.raises(MtlError, match="2 numbers per sample, but outputs"):
         Regression(reads="xy", outputs=("x", "y", "z")).fit(np.ones((4, 2)))
-    with pytest.raises(MtlError, match="2 numbers a sample, but outputs"):
+    with pytest.raises(MtlError, match="2 numbers per sample, but outputs"):
         Regression(reads="age").fit(AGES).target(np.ones((4, 2)))
     with pytest.raises(MtlError, match="nothing to learn"):
         Regression(reads="age").fit(np.array([np.nan]))

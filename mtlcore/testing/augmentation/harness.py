@@ -52,7 +52,7 @@ def marks(samples: int, size: int, seed: int) -> Tensor:
 
 
 def expected_images(view: View, raw: Tensor) -> Tensor:
-    """The raw images, moved and mixed as the view declares; the view must show them, but colors."""
+    """The raw images, moved and mixed as the view declares; the view shows them, in any colors."""
     moved = geometry_of(view).warp(raw.float() / 255, "bilinear")
     if view.mix is None:
         return moved

@@ -357,7 +357,7 @@ def pretext_sheet(
     """Draw what a pretext makes of some images: views, target, and an untrained prediction.
 
     images: (N, 3, S, S) uint8 (default: `columns` drawn patterns). size: of the views, in pixels.
-    seed: of all draws. -> (H, W, 3) uint8, one column an image. Raises MtlError if the component
+    seed: of all draws. -> (H, W, 3) uint8, one column per image. Raises MtlError if the component
     is not a pretext task.
     """
     label = component_name(type(component))

@@ -2,7 +2,7 @@
 
 Goodfellow et al., "Challenges in Representation Learning", 2013. Two layouts:
 
-- The csv release, one file: columns `emotion,pixels,Usage` in any order, 2,304 gray values a row.
+- The csv release, one file: columns `emotion,pixels,Usage` in any order, 2,304 gray values per row.
 - Folders, as in most copies: `train | test / <class name> / *.jpg`.
 
 Both give the annotation "emotion", by name.

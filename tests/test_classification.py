@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from mtlcore import BuildContext, EncoderInfo, Features, MtlError
 from mtlcore.tasks.classification import Classification
@@ -107,3 +108,12 @@ def test_numbers_are_refused_with_the_key_that_makes_them_names(values):
                 MtlError, match=r"'kind' holds numbers; .* \(in a csv: categorical = \[\"kind\"\]\)"
             ):
                 use(values)
+
+
+def test_class_weights_are_configuration_and_not_saved_with_the_weights():
+    task = Classification(classes=("a", "b"), class_weights=(2.0, 1.0))
+    info = EncoderInfo(dim=4, channels=(4,), map_sizes=((2, 2),), image_size=8)
+
+    head = task.build(BuildContext(info, nn.Identity(), {}))
+
+    assert set(head.state_dict()) == {"answer.1.weight", "answer.1.bias"}

@@ -57,7 +57,7 @@ class ImageFolder(Dataset):
     def index(self) -> Index:
         if not self.root.is_dir():
             raise MtlError(
-                f"image_folder: {self.root} is not a folder; "
+                f"image_folder: root = {self.root} is not a folder; "
                 f"expected one that holds a folder for each class"
             )
         skipped = Skipped()

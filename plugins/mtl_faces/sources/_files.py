@@ -26,7 +26,9 @@ def entries(dataset: str, path: str | Path) -> list[os.DirEntry[str]]:
 def require_folder(dataset: str, root: Path, expected: str) -> None:
     """Raise MtlError if the root is not a folder. expected: what it should hold."""
     if not root.is_dir():
-        raise MtlError(f"{dataset}: {root} is not a folder; expected a folder with {expected}")
+        raise MtlError(
+            f"{dataset}: root = {root} is not a folder; expected a folder with {expected}"
+        )
 
 
 def first_folder(dataset: str, root: Path, names: Sequence[str]) -> Path:

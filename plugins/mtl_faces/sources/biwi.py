@@ -73,7 +73,7 @@ class Biwi(Dataset):
             return _npz_index(self.root)
         if not self.root.is_dir():
             raise MtlError(
-                f"biwi: {self.root} does not exist; expected the folder of 01 ... 24, "
+                f"biwi: root = {self.root} does not exist; expected the folder of 01 ... 24, "
                 "or an .npz file"
             )
         found = entries("biwi", self.root)

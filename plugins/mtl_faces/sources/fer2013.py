@@ -60,8 +60,8 @@ class Fer2013(Dataset):
             return _csv_index(self.root)
         if not self.root.is_dir():
             raise MtlError(
-                f"fer2013: {self.root} does not exist; expected a folder with train/ and test/, "
-                "or fer2013.csv"
+                f"fer2013: root = {self.root} does not exist; expected a folder with train/ "
+                "and test/, or fer2013.csv"
             )
         splits = [name for name in SPLITS if (self.root / name).is_dir()]
         if splits:

@@ -5,6 +5,8 @@ Which arm is better is not tested here: docs/method.md has the evidence.
 
 from __future__ import annotations
 
+import pytest
+
 from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.demo import arms, run_arm
@@ -53,6 +55,7 @@ PLACES = 4
 DEVIATION = (1 / EMOTIONS * (1 - 1 / EMOTIONS) / 400) ** 0.5
 
 
+@pytest.mark.slow
 def test_both_arms_learn_and_the_pretexts_are_solved(tmp_path):
     """Emotions and tiles far above chance, missing pixels better than with their mean.
 

@@ -429,6 +429,7 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_one_line_under_pytest_is_one_test_of_all_checks(tmp_path):
     file = tmp_path / "test_mine.py"
     file.write_text(

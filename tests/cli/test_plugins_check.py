@@ -182,6 +182,7 @@ def test_a_kind_has_a_row_per_component_and_lists_those_that_need_values(plugin,
     assert "dataset fer2013 (needs root)" in out
 
 
+@pytest.mark.slow
 def test_a_plugin_that_failed_to_load_fails_the_command(plugin, tmp_path) -> None:
     # It is an installed distribution: a broken --plugin file would be an error at once.
     (tmp_path / "broken_plugin.py").write_text("raise ZeroDivisionError('no luck')")

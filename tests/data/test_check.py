@@ -194,6 +194,7 @@ def test_groups_are_merged_with_copies_until_none_is_separated():
 # ------------------------------------------------------------ the real sets
 
 
+@pytest.mark.slow
 def test_fer2013_has_its_known_copies(unpacked):
     run = experiment(
         {"fer2013": DataEntry(Fer2013(unpacked("fer2013") / "fer2013"))}, {"fer": Fer(emotions=7)}

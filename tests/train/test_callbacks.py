@@ -306,6 +306,7 @@ def test_early_stopping_waits_as_long_as_its_patience(tmp_path):
     assert train(other, tmp_path / "other").steps == 20
 
 
+@pytest.mark.slow
 def test_patience_survives_a_kill_and_a_resume(tmp_path):
     """A process is killed after its second evaluation; it stops where an undisturbed run stops."""
     overrides = ("train.steps=400", "train.eval_every=40", "train.save_every=4")

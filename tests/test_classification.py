@@ -58,7 +58,79 @@ def test_the_loss_is_the_weighted_smoothed_cross_entropy():
     output, target = torch.randn(7, 3), torch.tensor([0, 1, 2, 1, 0, 2, 1])
     log_p, w = output.log_softmax(1), torch.tensor([1.0, 2.0, 0.5])
     soft = 0.9 * F.one_hot(target, 3) + 0.1 / 3
-    torch.testing.assert_close(head(task).loss(output, target), -(soft * w * log_p).sum(1))
+    expected = -w[target] * (soft * log_p).sum(1)
+    torch.testing.assert_close(head(task).loss(output, target), expected)
+
+
+def test_inverse_weights_have_mean_one_over_the_samples_if_classes_are_absent():
+    for counts in ([3, 6, 1, 0], [0, 0, 5, 0], [400, 1, 0, 2]):
+        annotation = np.repeat(list("abcd"), counts)
+        weights = Classification(classes=tuple("abcd"), balance="inverse").fit(annotation)
+        total = float(np.dot(counts, weights.class_weights))
+        assert total / sum(counts) == pytest.approx(1)
+        absent = [w for n, w in zip(counts, weights.class_weights) if n == 0]
+        assert set(absent) == {1}
+    nothing = Classification(classes=("a", "b"), balance="inverse").fit(np.array([""]))
+    assert nothing.class_weights == (1, 1)
+
+
+CLASSES = tuple("abcd")
+COUNTS = (97, 30, 1, 0)  # the class "d" has no training sample
+WEIGHTS = {
+    "none": {},
+    "inverse": {"balance": "inverse"},
+    "explicit": {"class_weights": (1.0, 0.01, 30.0, 1000.0)},
+}
+
+
+def best_answer(h, targets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Minimize a loss over the logits -> the best probabilities (B, C).
+
+    targets: pairs of class numbers (B,) and their shares (B,), as mixup makes them.
+    """
+    n, c = len(targets[0][0]), len(CLASSES)
+    h.double()
+    logits = torch.zeros(n, c, dtype=torch.float64, requires_grad=True)
+    scale = sum(share * h.loss(logits, target) for target, share in targets)
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        losses = sum(share * h.loss(logits, target) for target, share in targets)
+        loss = (losses / scale.detach()).sum()  # samples of any weight converge alike
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return logits.detach().softmax(1)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_the_best_answer_for_a_certain_sample_is_its_class(weights, smoothing, share):
+    """Also if mixup joins it with another sample of its class, and for any class weights."""
+    task = Classification(classes=CLASSES, label_smoothing=smoothing, **WEIGHTS[weights])
+    h = head(task.fit(np.repeat(CLASSES, COUNTS)))
+    target, own = torch.arange(4), torch.full((4,), share)
+    best = best_answer(h, [(target, own), (target, 1 - own)])
+    assert best.argmax(1).tolist() == target.tolist()
+    expected = (1 - smoothing) * F.one_hot(target, 4) + smoothing / 4
+    torch.testing.assert_close(best, expected.double(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_the_best_answer_for_a_mix_of_two_classes_is_one_of_them(weights, smoothing):
+    """Their shares count by the weights of the two classes alone."""
+    task = Classification(classes=CLASSES, label_smoothing=smoothing, **WEIGHTS[weights])
+    task = task.fit(np.repeat(CLASSES, COUNTS))
+    first, second, own = torch.tensor([0, 1, 0]), torch.tensor([1, 2, 2]), torch.full((3,), 0.7)
+    best = best_answer(head(task), [(first, own), (second, 1 - own)])
+    w = torch.tensor(task.class_weights or [1.0] * 4)
+    mass = 0.7 * w[first, None] * F.one_hot(first, 4) + 0.3 * w[second, None] * F.one_hot(second, 4)
+    expected = (1 - smoothing) * mass / mass.sum(1, keepdim=True) + smoothing / 4
+    torch.testing.assert_close(best, expected.double(), atol=0.02, rtol=0)
 
 
 def test_metrics_equal_manual_counts_for_any_batches():

@@ -1,6 +1,7 @@
 """Classification: one of C named classes for each image.
 
-The head is a linear layer on the pooled features; the loss is the cross-entropy.
+The head is a linear layer on the pooled features; the loss is the cross-entropy. A class weight
+scales the whole loss of the samples of its class. So it never changes which answer is the best one.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ class Classification(SupervisedTask):
     reads: the annotation (default: the task's label).
     classes: the names of the classes, in the order of the outputs (default: those of the training
     samples, sorted).
-    balance: "inverse" weights each class by N / (C n_c), so that the mean weight of a sample is 1.
-    class_weights: explicit weights, in the order of `classes`.
-    label_smoothing: in [0, 1).
+    balance: "inverse" weights each class by N / (C n_c), so that the mean weight of the N labeled
+    training samples is 1. C counts the classes that have such a sample; the others get weight 1.
+    class_weights: explicit weights of the samples of each class, in the order of `classes`.
+    label_smoothing: the share of the target that is spread evenly over all classes, in [0, 1).
     dropout: before the linear layer, in [0, 1).
     by: attributes of the data, such as an age group. Metrics are also computed for each of their
     values, together with the number of samples. Attributes that the data lack are skipped.
@@ -75,8 +77,7 @@ class Classification(SupervisedTask):
         if self.balance == "none" or self.class_weights:
             return evolve(self, classes=names)
         counts = np.array([(annotation == name).sum() for name in names])
-        weights = counts.sum() / (len(names) * counts.clip(min=1))
-        return evolve(self, classes=names, class_weights=tuple(float(w) for w in weights))
+        return evolve(self, classes=names, class_weights=_inverse_weights(counts))
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
         """Convert (N,) names to class numbers (N,) int64 and present (N,) bool.
@@ -157,15 +158,31 @@ class ClassificationHead(Head):
         return self.answer(features.pooled)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the cross-entropy of each sample, (B,). target: class numbers (B,)."""
-        return F.cross_entropy(
+        """Return the weighted cross-entropy of each sample, (B,). target: class numbers (B,)."""
+        loss = F.cross_entropy(
             output,
             target,
-            self.class_weights,
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
+        if self.class_weights is None:
+            return loss
+        # Not the `weight` of F.cross_entropy: with label smoothing it multiplies each class's share
+        # of the target by that class's own weight, so a heavy class would become the best answer.
+        return loss * self.class_weights[target]
 
     def ideal(self, target: Tensor) -> Tensor:
         """Return logits (B, C) with nearly all probability on the target class."""
         return CONFIDENT_LOGIT * F.one_hot(target, self.classes).float()
+
+
+def _inverse_weights(counts: np.ndarray) -> tuple[float, ...]:
+    """Return N / (C n_c) for each class, where C counts the classes that have samples.
+
+    counts: (classes,) int, the training samples of each class. A class without any gets weight 1,
+    the mean of all samples: only samples outside of training can have it.
+    """
+    present = counts > 0
+    scaled = present.sum() * counts.clip(min=1)
+    weights = np.where(present, counts.sum() / scaled.clip(min=1), 1.0)
+    return tuple(float(w) for w in weights)

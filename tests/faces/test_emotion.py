@@ -18,11 +18,12 @@ def test_the_order_is_affectnets_for_any_training_set():
     assert tuple(Emotion) == AFFECTNET
 
 
-def test_inverse_weights_follow_the_counts_and_absent_classes_do_not_explode():
+def test_inverse_weights_follow_the_counts_and_absent_classes_count_as_the_mean_sample():
     fitted = Fer(emotions=7, balance="inverse").fit(np.asarray(["anger"] * 3 + ["happiness"]))
     weights = dict(zip(fitted.classes, fitted.class_weights))
     assert weights["happiness"] == 3 * weights["anger"]
-    assert max(fitted.class_weights) <= 4 / 7
+    assert 3 * weights["anger"] + weights["happiness"] == 4  # mean 1 over the four samples
+    assert {weights[name] for name in fitted.classes if name not in ("anger", "happiness")} == {1}
 
 
 def test_the_demo_is_a_complete_experiment():

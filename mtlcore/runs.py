@@ -51,13 +51,29 @@ class Checkpoint:
         return _tensors(self.path / "model.safetensors")
 
     def ema(self) -> dict[str, Tensor] | None:
-        """Return the EMA weights of the inference network, or None if the run has none."""
+        """Return the EMA weights of the inference network, or None if there are none."""
         file = self.path / "ema.safetensors"
         return _tensors(file) if file.exists() else None
 
-    def inference_weights(self) -> dict[str, Tensor]:
-        """Return the weights for evaluation and prediction: EMA if the run has it."""
+    def require_ema(self) -> dict[str, Tensor]:
+        """Return the EMA weights of a run that uses EMA. Raises MtlError if they are missing."""
         ema = self.ema()
+        if ema is None:
+            run = self.path.parent.parent
+            raise MtlError(
+                f"{self.path} has no ema.safetensors, but {run / 'config.toml'} has train.ema > 0: "
+                f"the EMA weights are missing. Copy the file from a backup of the run. To evaluate "
+                f"the weights without averaging: mtl eval {run} --set train.ema=0"
+            )
+        return ema
+
+    def inference_weights(self, *, uses_ema: bool) -> dict[str, Tensor]:
+        """Return the weights for evaluation and prediction: EMA if there are any.
+
+        uses_ema: whether the configuration of the run has train.ema > 0. Raises MtlError if the EMA
+        weights are then missing.
+        """
+        ema = self.require_ema() if uses_ema else self.ema()
         return self.weights() if ema is None else ema
 
     def load(self, net: nn.Module, weights: Mapping[str, Tensor]) -> None:

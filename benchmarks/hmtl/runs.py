@@ -227,8 +227,10 @@ class Workspace:
             row["test"] = _evaluate(folder, run.split, "last")
             row["test_best"] = _evaluate(folder, run.split, "best")
 
+        uses_ema = load(folder / "config.toml").train.ema > 0
+        weights = RunFolder.open(folder).require().inference_weights(uses_ema=uses_ema)
         return row | {
-            "weights": weights_hash(RunFolder.open(folder).require().inference_weights()),
+            "weights": weights_hash(weights),
             "fingerprint": fingerprint(*configs),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),

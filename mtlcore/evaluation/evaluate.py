@@ -83,10 +83,14 @@ def evaluate(
 
 
 def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
-    """Encoder and supervised heads in eval mode, with the EMA weights if the run has any."""
+    """Encoder and supervised heads in eval mode, with the EMA weights if the run has any.
+
+    Raises MtlError if the run uses EMA and the checkpoint lacks its weights.
+    """
+    weights = checkpoint.inference_weights(uses_ema=experiment.train.ema > 0)
     with weights_from_checkpoint():
         net = HybridModel(evolve(experiment, pretexts={})).inference()
-    checkpoint.load(net, checkpoint.inference_weights())
+    checkpoint.load(net, weights)
     return net.eval()
 
 

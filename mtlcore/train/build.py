@@ -87,12 +87,14 @@ def build_train_state(
 def start_from(encoder: SharedEncoder, run: Path) -> None:
     """Load the encoder of another run for fine-tuning: its EMA weights if it has any.
 
-    Raises MtlError if the normalization or the network differs.
+    Raises MtlError if the normalization or the network differs, or if the EMA weights of a run with
+    EMA are missing.
     """
     origin = f"train.init_from = {str(run)!r}"
     folder = RunFolder.open(run)
-    saved = folder.require("last").inference_weights()
-    settings = load(folder.config).encoder
+    other = load(folder.config)
+    saved = folder.require("last").inference_weights(uses_ema=other.train.ema > 0)
+    settings = other.encoder
     _check_normalization("mean", encoder.mean, settings.mean, origin)
     _check_normalization("std", encoder.std, settings.std, origin)
 

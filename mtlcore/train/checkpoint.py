@@ -68,13 +68,13 @@ def load_checkpoint(
 ) -> float | None:
     """Restore weights and training state. -> the best validation value so far.
 
-    Raises MtlError if the weights belong to another configuration.
+    Raises MtlError if the weights belong to another configuration, or if the EMA weights of a run
+    with EMA are missing.
     """
     origin = str(checkpoint.path)
     load_exactly(train_state.model, checkpoint.weights(), origin)
-    ema = checkpoint.ema()
-    if train_state.ema and ema is not None:
-        load_exactly(train_state.ema.copy, ema, origin)
+    if train_state.ema:
+        load_exactly(train_state.ema.copy, checkpoint.require_ema(), origin)
 
     state = checkpoint.state()
     train_state.optimizer.optimizer.load_state_dict(state["optimizer"])

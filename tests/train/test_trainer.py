@@ -191,6 +191,26 @@ def test_evaluation_repeats_the_last_validation_with_and_without_ema(config, tmp
     assert any(not torch.equal(ema[k], own[k]) for k in ema)
 
 
+def test_a_checkpoint_without_its_ema_weights_is_refused(config, tmp_path):
+    """By resuming, evaluation and fine-tuning: none of them uses other weights in silence."""
+    run = tmp_path / "run"
+    train(experiment(config, "train.ema=0.9", "train.steps=8"), run)
+    missing = RunFolder(run).require().path / "ema.safetensors"
+    missing.unlink()
+    message = r"last-00000008 has no ema\.safetensors, but .*config\.toml has train\.ema > 0"
+    with pytest.raises(MtlError, match=message):
+        train(experiment(run / "config.toml"), run, resume=True)
+    with pytest.raises(MtlError, match=message):
+        evaluate(run, split="validation")
+    with pytest.raises(MtlError, match=message):
+        train(experiment(config, f"train.init_from={run}"), tmp_path / "tuned")
+
+    # What the message offers.
+    with pytest.raises(MtlError, match=r"mtl eval .*run --set train\.ema=0"):
+        evaluate(run, split="validation")
+    assert evaluate(run, overrides=("train.ema=0",), split="validation").measured.n > 0
+
+
 def test_fine_tuning_starts_from_the_encoder_of_the_pre_training_run(config, tmp_path):
     text = CONFIG.replace('[task.quarter]\nname = "classification"\ndropout = 0.2\n', "")
     config.write_text(text)

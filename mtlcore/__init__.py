@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .contracts import Target as Target
     from .contracts import View as View
     from .data.images import read_image as read_image
+    from .data.split_names import split_name as split_name
     from .errors import MtlError as MtlError
     from .errors import nearest as nearest
     from .geometry import Geometry as Geometry
@@ -88,6 +89,7 @@ _HOME = {
         "View",
     ),
     "data.images": ("read_image",),
+    "data.split_names": ("split_name",),
     "errors": ("MtlError", "nearest"),
     "geometry": ("Geometry", "orthogonal"),
     "networks": ("EMA", "FrozenModule", "SharedHead", "gather"),

@@ -3,7 +3,8 @@
 The name of the folder is the label. There are two layouts:
 
 - `root / <class> / *`, without an official split;
-- `root / <split> / <class> / *`. The splits are train, val (or valid, validation) and test.
+- `root / <split> / <class> / *`. The splits are train, val and test, by any of the names in
+  `split_names`, such as `Training` and `Validation`.
 
 Images may be at any depth below the folder of their class.
 """
@@ -21,15 +22,9 @@ from attrs import frozen
 from ..contracts import Dataset, Index, Skipped
 from ..errors import MtlError
 from .images import read_image
+from .split_names import SPLIT_NAMES, split_name
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-SPLITS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 
 
 class _Sample(NamedTuple):
@@ -47,8 +42,9 @@ class ImageFolder(Dataset):
     sample without a label.
 
     The first level is read as splits if all of its folders have the name of a split, or if one of
-    them is called train. A "val" folder becomes the validation split of the run, and nothing is cut
-    from train.
+    them is called train. So it is if folders such as `Training` and `Validation`, without images
+    directly in them, are beside others. The others are reported. A "val" folder becomes the
+    validation split of the run, and nothing is cut from train.
     """
 
     root: Path
@@ -88,20 +84,28 @@ class ImageFolder(Dataset):
 
 
 def _are_splits(folders: list[os.DirEntry[str]]) -> bool:
-    names = [folder.name.lower() for folder in folders]
-    if "train" in names:
+    if any(folder.name.lower() == "train" for folder in folders):
         return True
-    return bool(names) and all(name in SPLITS for name in names)
+    splits = {split_name(folder.name) for folder in folders}
+    if None not in splits:
+        return bool(splits)
+    # Among other folders, `training` and `testing` may be classes: then they hold images.
+    named = [folder for folder in folders if split_name(folder.name)]
+    return {"train"} < splits - {None} and not any(map(_holds_images, named))
+
+
+def _holds_images(folder: os.DirEntry[str]) -> bool:
+    return any(entry.name.lower().endswith(IMAGES) for entry in _entries(folder.path))
 
 
 def _split_samples(folders: list[os.DirEntry[str]], skipped: Skipped) -> list[_Sample]:
     """Return the samples of split folders."""
     samples: list[_Sample] = []
     for folder in folders:
-        split = SPLITS.get(folder.name.lower())
+        split = split_name(folder.name)
         if split is None:
-            known = ", ".join(SPLITS)
-            skipped.add(f"no split, beside a folder called train (known: {known})", folder.name)
+            known = ", ".join(SPLIT_NAMES)
+            skipped.add(f"no split, beside a folder that is one (known: {known})", folder.name)
             continue
         prefix = f"{folder.name}/"
         class_folders = _folders(folder.path, prefix, skipped)

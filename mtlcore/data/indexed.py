@@ -14,9 +14,12 @@ from ..config.experiment import DataEntry, Experiment
 from ..contracts import Index, Skipped
 from ..errors import MtlError, nearest
 from .copies import excluded, read_pixels, together
+from .split_names import split_name
 from .splits import Rules, assign, strata_of
 
 EXAMPLES = 3  # names that are listed with each reason
+# "val" is a split for evaluation alone. The dataset that has it says so.
+EXPECTED_SPLITS = {"train", "validation", "val", "test", ""}
 
 
 @frozen(eq=False)
@@ -49,7 +52,10 @@ class IndexedDataset:
         _refuse_too_many(self.label, self.entry, skipped)
 
     def report_lines(self, skipped: Skipped) -> list[str]:
-        """Return a line for each reason why samples are left out, then one for each note."""
+        """Return a line for each reason why samples are left out, then one for each note.
+
+        The last line names splits that a run does not use by itself.
+        """
         lines: list[str] = []
         for reason, n in self.without_split.items():
             if n:
@@ -59,6 +65,13 @@ class IndexedDataset:
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {examples}")
         for note, n in self.index.skipped.notes.items():
             lines.append(f"data.{self.label}: {n} {note}")
+        others = sorted(set(self.split.tolist()) - EXPECTED_SPLITS)
+        if others:
+            n = int(np.isin(self.split, others).sum())
+            lines.append(
+                f"data.{self.label}: {n} samples in splits that are neither train, validation nor "
+                f"test, used by `--split` alone: {first_few(others)}"
+            )
         return lines
 
 
@@ -160,8 +173,8 @@ def _column(
 
 
 def _normalize_splits(names: np.ndarray) -> np.ndarray:
-    """Replace the usual short names of "validation" in a user's own column."""
-    return np.where(np.isin(names, ("val", "valid")), "validation", names)
+    """Replace other usual names of a split in a user's own column, such as "Val" and "dev"."""
+    return np.array([split_name(name) or name for name in names.tolist()], dtype=str)
 
 
 def _check(label: str, index: Index) -> None:

@@ -106,6 +106,26 @@ def test_split_and_group_are_columns_of_the_table(people):
     }
 
 
+def test_a_split_column_may_hold_any_usual_name_and_others_are_reported(people):
+    lines = people.read_text().splitlines()
+    fold = ["fold", "Training", "TRAIN", "dev", "Val", "holdout", "testing"]
+    rows = [f"{line},{name}" for line, name in zip(lines, fold, strict=True)]
+    file = table(people.parent, "\n".join(rows) + "\n", "folds.csv")
+    entry = DataEntry(Csv(file, columns={"kind": "mood"}), split="fold")
+    data = open_data(experiment({"own": entry}))
+    found = {name: data.keys[indices].tolist() for name, indices in data.split.items()}
+    assert found == {
+        "train": ["0.png", "1.png"],
+        "validation": ["2.png", "3.png"],
+        "holdout": ["4.png"],
+        "test": ["5.png"],
+    }
+    assert [line for line in data.report if "splits" in line] == [
+        "data.own: 1 samples in splits that are neither train, validation nor test, "
+        "used by `--split` alone: holdout"
+    ]
+
+
 def test_malformed_rows_are_counted_by_reason(tmp_path):
     rows = [
         "1.png,a",

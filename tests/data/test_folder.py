@@ -80,10 +80,46 @@ def test_a_folder_beside_train_that_is_no_split_is_skipped(splits):
     index = ImageFolder(splits).index()
     assert len(index) == 6
     assert index.skipped.names == {
-        "no split, beside a folder called train (known: train, val, valid, validation, test)": [
-            "extra"
-        ]
+        "no split, beside a folder that is one "
+        "(known: train, training, val, valid, validation, dev, test, testing)": ["extra"]
     }
+    data = open_data(experiment({"own": DataEntry(ImageFolder(splits, annotation="kind"))}))
+    (line,) = data.report
+    assert line.startswith("data.own: 1 left out, no split, ")
+    assert line.endswith(": extra")
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("Training", "Validation"), ("train", "validation")),
+        (("TRAINING", "dev", "Testing"), ("train", "validation", "test")),
+        (("train_set", "val_set"), ("train", "validation")),
+    ],
+)
+@pytest.mark.parametrize("extra", [False, True])
+def test_split_folders_have_any_usual_name(folders, splits, extra, tmp_path):
+    for folder in folders:
+        for name in ("cat", "dog"):
+            image(tmp_path / folder / name / "0.png", 0)
+    if extra:
+        image(tmp_path / "extra" / "cat" / "0.png", 0)
+    index = ImageFolder(tmp_path).index()
+    found = {
+        key.split("/")[0]: split
+        for key, split in zip(index.keys.tolist(), index.split.tolist(), strict=True)
+    }
+    assert found == dict(zip(folders, splits, strict=True))
+    assert set(index.annotations["label"].tolist()) == {"cat", "dog"}
+    assert list(index.skipped.names.values()) == [["extra"]] * extra
+
+
+def test_folders_called_training_and_testing_among_other_classes_are_classes(classes):
+    for name in ("training", "testing"):
+        image(classes / name / "0.png", 0)
+        index = ImageFolder(classes).index()
+        assert index.split is None
+        assert name in index.annotations["label"].tolist()
 
 
 def test_a_folder_called_test_among_other_classes_is_a_class(classes):

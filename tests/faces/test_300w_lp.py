@@ -78,6 +78,31 @@ def test_train_and_val_folders_are_splits_and_a_person_is_a_group(shared):
     assert index.group.tolist() == ["Abdullah_Gul", "Abdullah_Gul", "Al-Hakim", "Ann"]
 
 
+@pytest.mark.parametrize(("train", "val"), [("Train", "validation"), ("training", "dev")])
+def test_split_folders_have_any_usual_name_and_others_are_reported(shared, train, val):
+    (shared / "train").rename(shared / train)
+    (shared / "val").rename(shared / val)
+    (shared / "more").mkdir()
+    index = W300Lp(shared).index()
+    assert index.split.tolist() == ["train"] * 3 + ["val"]
+    assert [key.split("/")[0] for key in index.keys.tolist()] == [train] * 3 + [val]
+    assert index.skipped.notes == {f"folders not read, since only {train}, {val} are: more": 1}
+
+
+def test_a_folder_beside_those_of_the_release_is_reported_also_from_the_cache(
+    release, monkeypatch, tmp_path_factory
+):
+    monkeypatch.setattr(_cache, "SMALLEST", 4)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    (release / "Test").mkdir()
+    for _ in range(2):
+        index = W300Lp(release).index()
+        assert len(index) == 13
+        assert index.split is None
+        (note,) = index.skipped.notes
+        assert note.endswith("HELEN_Flip are: Code, Test, landmarks")
+
+
 def test_a_square_crop_is_centered_on_the_landmarks(shared):
     dataset = W300Lp(shared, margin=0.25)
     index = dataset.index()

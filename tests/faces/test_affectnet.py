@@ -53,6 +53,19 @@ def npy_release(request, tmp_path):
     return tmp_path
 
 
+def test_the_npy_release_may_name_its_folders_otherwise(npy_release):
+    before = Affectnet(npy_release).index()
+    renamed = {"train_set": "Train_Set", "val_set": "validation_set", "valid_set": "validation"}
+    for old, new in renamed.items():
+        if (npy_release / old).is_dir():
+            (npy_release / old).rename(npy_release / new)
+    (npy_release / "more").mkdir()
+    index = Affectnet(npy_release).index()
+    assert index.split.tolist() == before.split.tolist()
+    (note,) = set(index.skipped.notes) - {NO_FACE}
+    assert note.endswith(" are: more")
+
+
 def test_the_csv_release_is_read_with_and_without_a_header(tmp_path):
     index = Affectnet(csv_release(tmp_path / "csv", PLACES[0])).index()
     assert index.split.tolist() == ["train"] * 10 + ["test"] * 2

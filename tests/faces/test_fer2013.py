@@ -71,6 +71,27 @@ def test_every_sample_decodes_to_its_own_image(folders):
         assert np.abs(image.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["val", "Val", "valid", "validation", "Validation", "dev"])
+def test_a_second_folder_by_any_usual_name_is_val_and_others_are_reported(folders, name):
+    (folders / "test").rename(folders / name)
+    (folders / "train").rename(folders / "Training")
+    (folders / "extra").mkdir()
+    index = Fer2013(folders).index()
+    assert Counter(index.split.tolist()) == {"train": 14, "val": 7}
+    assert {key.split("/")[0] for key in index.keys.tolist()} == {"Training", name}
+    data = open_data(experiment({"own": DataEntry(Fer2013(folders))}, {"fer": Fer(emotions=7)}))
+    assert data.report == (f"data.own: 1 folders not read, since only Training, {name} are: extra",)
+
+
+def test_a_folder_of_the_release_is_read_before_one_of_another_name(folders):
+    before = Fer2013(folders).index()
+    (folders / "Testing").mkdir()
+    index = Fer2013(folders).index()
+    assert index.keys.tolist() == before.keys.tolist()
+    assert index.split.tolist() == before.split.tolist()
+    assert index.skipped.notes == {"folders not read, since only train, test are: Testing": 1}
+
+
 def test_samples_are_sorted_by_name_within_each_split(folders):
     keys = Fer2013(folders).index().keys.tolist()
     assert keys == sorted(keys[:14]) + sorted(keys[14:])

@@ -95,6 +95,26 @@ def test_copies_in_folders_are_read(tmp_path, test, names):
     assert reason.startswith("not a class folder (")
 
 
+@pytest.mark.parametrize("test", ["validation", "Test", "dev"])
+def test_copies_have_any_usual_name_of_a_split_and_others_are_reported(tmp_path, test):
+    for split in ("Train", test, "more"):
+        image(tmp_path / split / "1" / "x.jpg")
+    index = Rafdb(tmp_path).index()
+    assert dict(zip(index.keys.tolist(), index.split.tolist())) == {
+        "Train/1/x.jpg": "train",
+        f"{test}/1/x.jpg": "test",
+    }
+    assert index.skipped.notes == {f"folders not read, since only Train, {test} are: more": 1}
+
+
+def test_validation_beside_test_is_not_read_but_reported(tmp_path):
+    for split in ("train", "test", "validation"):
+        image(tmp_path / split / "1" / "x.jpg")
+    index = Rafdb(tmp_path).index()
+    assert index.keys.tolist() == ["train/1/x.jpg", "test/1/x.jpg"]
+    assert index.skipped.notes == {"folders not read, since only train, test are: validation": 1}
+
+
 def test_a_root_with_neither_is_an_error(tmp_path):
     with pytest.raises(
         MtlError,

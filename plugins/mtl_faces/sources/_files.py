@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mtlcore import MtlError
+from mtlcore import MtlError, Skipped, split_name
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+SHOWN = 3  # names in a note
 
 
 def entries(dataset: str, path: str | Path) -> list[os.DirEntry[str]]:
@@ -37,6 +38,31 @@ def first_folder(dataset: str, root: Path, names: Sequence[str]) -> Path:
         if (root / name).is_dir():
             return root / name
     raise MtlError(f"{dataset}: {root} holds none of the folders {' | '.join(names)}")
+
+
+def split_folders(dataset: str, root: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the split folders of a root: name of the folder -> split, in the order of `names`.
+
+    names: the names of the folders in the releases -> the split that each one is. If no such folder
+    has a split, the first folder with another usual name of it is read, such as `Validation`.
+    """
+    here = [entry.name for entry in entries(dataset, root) if entry.is_dir()]
+    found = {name: split for name, split in names.items() if name in here}
+    for name, split in names.items():
+        for folder in here:
+            if split not in found.values() and split_name(folder) == split_name(name):
+                found[folder] = split
+    order = list(names.values())
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1])))
+
+
+def note_unread_folders(dataset: str, root: Path, read: Collection[str], skipped: Skipped) -> None:
+    """Note the folders of a root that the dataset does not read, all in one line."""
+    here = [entry.name for entry in entries(dataset, root) if entry.is_dir()]
+    unread = [name for name in here if name not in read]
+    more = ", ..." if len(unread) > SHOWN else ""
+    listed = ", ".join(unread[:SHOWN]) + more
+    skipped.note(f"folders not read, since only {', '.join(read)} are: {listed}", len(unread))
 
 
 def first_file(root: Path, names: Iterable[str]) -> Path | None:

@@ -31,7 +31,15 @@ from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl
 from ..emotions import Emotion
 from ._cache import cached_index
 from ._crops import read_face, square_box
-from ._files import entries, floats, is_image, require_folder, strings
+from ._files import (
+    entries,
+    floats,
+    is_image,
+    note_unread_folders,
+    require_folder,
+    split_folders,
+    strings,
+)
 
 EMOTIONS = {
     0: Emotion.NEUTRAL,
@@ -101,7 +109,7 @@ class Affectnet(Dataset):
         files = [name for name in CSV_FILES if (self.root / name).is_file()]
         if files:
             return self._csv_index(files)
-        folders = [name for name in NPY_FOLDERS if (self.root / name).is_dir()]
+        folders = split_folders("affectnet", self.root, NPY_FOLDERS)
         if not folders:
             raise MtlError(
                 f"affectnet: {self.root} holds none of {' | '.join((*CSV_FILES, *NPY_FOLDERS))}"
@@ -109,7 +117,10 @@ class Affectnet(Dataset):
         watched: list[Path] = []
         for folder in folders:
             watched += [self.root / folder / "images", self.root / folder / "annotations"]
-        return cached_index(self, watched, lambda: _npy_index(self.root, folders))
+        index = cached_index(self, watched, lambda: _npy_index(self.root, folders))
+        # Not in the cache, which does not watch the root.
+        note_unread_folders("affectnet", self.root, folders, index.skipped)
+        return index
 
     def decode(self, index: Index, i: int) -> np.ndarray:
         crop = self.crop if "box_px" in index.annotations else "none"
@@ -228,12 +239,13 @@ def _images(root: Path, first: str) -> str:
 # -------------------------------------------------------------------------------------------- npy
 
 
-def _npy_index(root: Path, folders: list[str]) -> Index:
+def _npy_index(root: Path, folders: dict[str, str]) -> Index:
+    """folders: name of the folder -> split."""
     rows: list[_Row] = []
     skipped = Skipped()
     faceless = 0
     no_box = np.empty(0)
-    for folder in folders:
+    for folder, split in folders.items():
         for entry in entries("affectnet", root / folder / "images"):
             key = f"{folder}/images/{entry.name}"
             if not is_image(entry.name):
@@ -248,7 +260,7 @@ def _npy_index(root: Path, folders: list[str]) -> Index:
             if labels.expression == NO_FACE:
                 faceless += 1
             else:
-                rows.append(_Row(key, NPY_FOLDERS[folder], labels, no_box))
+                rows.append(_Row(key, split, labels, no_box))
     skipped.note(FACELESS, faceless)
     return _index(rows, skipped, boxes=False)
 

@@ -3,7 +3,8 @@
 Goodfellow et al., "Challenges in Representation Learning", 2013. Two layouts:
 
 - The csv release, one file: columns `emotion,pixels,Usage` in any order, 2,304 gray values per row.
-- Folders, as in most copies: `train | test / <class name> / *.jpg`.
+- Folders, as in most copies: `train | test / <class name> / *.jpg`. `val`, `validation`, `dev` and
+  other usual names of one split, in upper or lower case, become the split "val".
 
 Both give the annotation "emotion", by name.
 """
@@ -20,7 +21,14 @@ from attrs import field, frozen
 from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
-from ._files import IMAGES, emotion_columns, entries, is_image
+from ._files import (
+    IMAGES,
+    emotion_columns,
+    entries,
+    is_image,
+    note_unread_folders,
+    split_folders,
+)
 
 SIZE = 48  # pixels
 EMOTIONS = {
@@ -63,11 +71,12 @@ class Fer2013(Dataset):
                 f"fer2013: root = {self.root} does not exist; expected a folder with train/ "
                 "and test/, or fer2013.csv"
             )
-        splits = [name for name in SPLITS if (self.root / name).is_dir()]
+        splits = split_folders("fer2013", self.root, {name: name for name in SPLITS})
+        has_csv = (self.root / "fer2013.csv").is_file()
+        if has_csv and not any(name in splits for name in SPLITS):
+            return _csv_index(self.root / "fer2013.csv")
         if splits:
             return _folder_index(self.root, splits)
-        if (self.root / "fer2013.csv").is_file():
-            return _csv_index(self.root / "fer2013.csv")
         raise MtlError(
             f"fer2013: {self.root} holds neither the folders {' | '.join(SPLITS)} "
             "nor the file fer2013.csv"
@@ -82,12 +91,14 @@ class Fer2013(Dataset):
 # ----------------------------------------------------------------------------------------- folders
 
 
-def _folder_index(root: Path, splits: list[str]) -> Index:
+def _folder_index(root: Path, splits: dict[str, str]) -> Index:
+    """splits: name of the folder -> split."""
     rows: list[tuple[str, str, str]] = []
     skipped = Skipped()
-    for split in splits:
-        for folder in entries("fer2013", root / split):
-            images = _images(folder, f"{split}/{folder.name}", skipped)
+    note_unread_folders("fer2013", root, splits, skipped)
+    for name, split in splits.items():
+        for folder in entries("fer2013", root / name):
+            images = _images(folder, f"{name}/{folder.name}", skipped)
             emotion = str(FOLDERS.get(folder.name.lower(), ""))
             rows += [(key, emotion, split) for key in images]
     return Index(*emotion_columns(rows), skipped=skipped)

@@ -7,7 +7,7 @@ in the Wild", CVPR 2017. Two layouts:
   images `Image/aligned/train_00001_aligned.jpg` or `Image/original/train_00001.jpg`; optionally
   `Annotation/manual/train_00001_manu_attri.txt`, five lines of landmarks, then gender, race and age
   range.
-- Copies: `train | test (or valid) / <1 ... 7, or an emotion> / *`.
+- Copies: `train | test (or valid) / <1 ... 7, or an emotion> / *`, also by other usual names.
 
 Not yet tested on the real dataset.
 """
@@ -28,7 +28,9 @@ from ._files import (
     first_file,
     first_folder,
     is_image,
+    note_unread_folders,
     require_folder,
+    split_folders,
     strings,
     text_lines,
 )
@@ -109,25 +111,26 @@ class Rafdb(Dataset):
         return list(rows), list(rows.values())
 
     def _folder_rows(self, skipped: Skipped) -> list[_Row]:
-        splits = [name for name in SPLITS if (self.root / name).is_dir()]
+        splits = split_folders("rafdb", self.root, SPLITS)
         if not splits:
             raise MtlError(
                 f"rafdb: {self.root} holds neither {LISTS[0]} nor the folders train and test"
             )
+        note_unread_folders("rafdb", self.root, splits, skipped)
         rows: list[_Row] = []
-        for split in splits:
-            for folder in entries("rafdb", self.root / split):
+        for name, split in splits.items():
+            for folder in entries("rafdb", self.root / name):
                 emotion = FOLDERS.get(folder.name.lower())
                 if emotion is None or not folder.is_dir():
                     skipped.add(
                         f"not a class folder ({nearest(folder.name.lower(), FOLDERS)})",
-                        f"{split}/{folder.name}",
+                        f"{name}/{folder.name}",
                     )
                     continue
                 for file in entries("rafdb", folder.path):
-                    key = f"{split}/{folder.name}/{file.name}"
+                    key = f"{name}/{folder.name}/{file.name}"
                     if is_image(file.name):
-                        rows.append((key, str(emotion), SPLITS[split]))
+                        rows.append((key, str(emotion), split))
                     else:
                         skipped.add("not an image", key)
         return rows

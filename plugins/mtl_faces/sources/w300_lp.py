@@ -6,7 +6,8 @@ its file layout, `x.jpg` beside `x.mat`. Two layouts:
 - Its own folders: AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW, LFPW_Flip. There is no
   official split. All poses of a photograph, also mirrored ones, are one group, so that a random
   split does not leak. Not yet tested on the real dataset.
-- `train | val`, with names `<part>_<person>_<frame>.jpg`. A person is a group.
+- `train | val`, with names `<part>_<person>_<frame>.jpg`. A person is a group. Folders with other
+  usual names of these splits are read, too, such as `Train` and `validation`.
 
 Angles are those of the files: R = Rx(pitch) Ry(-yaw) Rz(roll), x right, y down; yaw > 0 faces the
 image's left.
@@ -26,7 +27,14 @@ from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl
 
 from ._cache import cached_index
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
-from ._files import entries, is_image, require_folder, strings
+from ._files import (
+    entries,
+    is_image,
+    note_unread_folders,
+    require_folder,
+    split_folders,
+    strings,
+)
 from ._mat import read_mat
 from ._pose import PoseRow, pose_annotations
 
@@ -55,23 +63,30 @@ class W300Lp(Dataset):
 
     def index(self) -> Index:
         require_folder(self.name, self.root, f"the folders {', '.join(FOLDERS)}, or train and val")
-        splits = [name for name in SPLITS if (self.root / name).is_dir()]
-        folders = splits or [name for name in FOLDERS if (self.root / name).is_dir()]
+        splits = split_folders(self.name, self.root, {name: name for name in SPLITS})
+        parts = [name for name in FOLDERS if (self.root / name).is_dir()]
+        if parts and not any(name in splits for name in SPLITS):
+            splits = {}
+        folders = list(splits) or parts
         if not folders:
             raise MtlError(
                 f"300w_lp: {self.root} holds none of the folders {' | '.join((*SPLITS, *FOLDERS))}"
             )
         watched = [self.root / folder for folder in folders]
-        return cached_index(self, watched, lambda: self._index(folders))
+        index = cached_index(self, watched, lambda: self._index(folders, splits))
+        # Not in the cache, which does not watch the root.
+        note_unread_folders(self.name, self.root, folders, index.skipped)
+        return index
 
-    def _index(self, folders: list[str]) -> Index:
+    def _index(self, folders: list[str], splits: dict[str, str]) -> Index:
+        """splits: name of the folder -> split; empty if the folders are parts."""
         rows: list[PoseRow] = []
         skipped = Skipped()
         for folder in folders:
             rows += self._rows(folder, skipped)
         keys = [key for key, _, _ in rows]
-        if folders[0] in SPLITS:
-            split = strings(key.split("/")[0] for key in keys)
+        if splits:
+            split = strings(splits[key.split("/")[0]] for key in keys)
             group = strings(map(_person, keys))
         else:
             split = None

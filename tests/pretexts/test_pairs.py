@@ -116,7 +116,7 @@ def test_gradient_reaches_the_encoder_and_every_own_weight(name):
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_ranks(on_two_ranks):
     return on_two_ranks(pair_toys.on_rank)
 

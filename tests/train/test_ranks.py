@@ -46,7 +46,7 @@ tensorboard = false
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_ranks(on_two_ranks):
     return on_two_ranks(rank_worker.run)
 

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 pytestmark = pytest.mark.timeout(3600)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_ranks(on_two_ranks):
     """All strategies in one launch."""
     return on_two_ranks(weighting_worker.run)

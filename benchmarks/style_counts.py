@@ -9,9 +9,9 @@ What the figures mean:
 
 - Package code is mtlcore/ and plugins/. A code line holds at least one token that is neither a
   comment nor a docstring.
-- A nested comprehension stands anywhere inside another one and counts once. A generator
+- A nested comprehension is anywhere inside another one, and counts once. A generator
   expression is a comprehension, too.
-- A conditional expression counts once if it stands anywhere inside the arguments of a call.
+- A conditional expression counts once if it is anywhere inside the arguments of a call.
 - An annotation belongs to a parameter, a return value, or an assignment (fields included). The
   share of Any is the number of annotations that mention it anywhere, divided by all annotations.
   The first row, "Any in signatures", takes parameters and return values of mtlcore/ without
@@ -121,7 +121,7 @@ def read(path: Path) -> Module:
 
 
 def docstring_start(node: ast.AST) -> Iterator[tuple[int, int]]:
-    """Where it starts, if it is a string that stands alone as a statement."""
+    """Where it starts, if it is a string used as a statement."""
     value = node.value if isinstance(node, ast.Expr) else None
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
         yield value.lineno, value.col_offset

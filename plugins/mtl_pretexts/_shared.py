@@ -77,6 +77,25 @@ def resize_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
 # ----------------------------------------------------------------------------------- hidden pixels
 
 
+def hidden_number(ratio: float, grid: int) -> int:
+    """How many of the grid * grid parts of an image are hidden by this ratio."""
+    return round(ratio * grid**2)
+
+
+def require_some_hidden(ratio: float, grid: int, parts: str) -> None:
+    """Raise ValueError if `ratio` hides no part of the grid, or all of them.
+
+    parts: their name in the message.
+    """
+    number = grid**2
+    # The range comes first: a ratio that is NaN or infinite can't be rounded.
+    if not (0 < ratio < 1 and 0 < hidden_number(ratio, grid) < number):
+        raise ValueError(
+            f"ratio = {ratio:g} of grid = {grid} ({number} {parts}): "
+            f"expected a share that hides 1 to {number - 1} of them"
+        )
+
+
 def grid_mask(tiles: Tensor, images: Tensor, grid: int) -> Tensor:
     """Turn a mask of tiles (B, grid * grid) into a mask of pixels (B, 1, H, W).
 

@@ -22,7 +22,15 @@ from attrs import Attribute, field, frozen
 from attrs.validators import and_, deep_iterable, ge, in_, lt
 from torch import Tensor, nn
 
-from mtl_pretexts._shared import GRAY, grid_mask, hidden_l1, hidden_pixel_metrics, resize_to
+from mtl_pretexts._shared import (
+    GRAY,
+    grid_mask,
+    hidden_l1,
+    hidden_number,
+    hidden_pixel_metrics,
+    require_some_hidden,
+    resize_to,
+)
 from mtl_pretexts.perceptual import PerceptualDistance, ema_distance, vgg16_distance
 from mtlcore import (
     AugmentedBatch,
@@ -44,12 +52,7 @@ Target = dict[str, Tensor]
 
 
 def _some_tiles(task: Inpainting, _: Attribute[float], value: float) -> None:
-    tiles = task.grid**2
-    if not (0 < value < 1 and 0 < task.hidden < tiles):
-        raise ValueError(
-            f"ratio = {value:g} of grid = {task.grid} ({tiles} tiles): "
-            f"expected a share that hides 1 to {tiles - 1} of them"
-        )
+    require_some_hidden(value, task.grid, "tiles")
 
 
 @frozen
@@ -91,7 +94,7 @@ class Inpainting(PretextTask):
     @property
     def hidden(self) -> int:
         """Number of hidden tiles."""
-        return round(self.ratio * self.grid**2)
+        return hidden_number(self.ratio, self.grid)
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
         """Return the image with hidden tiles, and {"image": clean, "hidden": mask}."""

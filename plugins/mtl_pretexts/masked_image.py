@@ -27,7 +27,15 @@ from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
-from mtl_pretexts._shared import GRAY, grid_mask, hidden_l1, hidden_pixel_metrics, resize_to
+from mtl_pretexts._shared import (
+    GRAY,
+    grid_mask,
+    hidden_l1,
+    hidden_number,
+    hidden_pixel_metrics,
+    require_some_hidden,
+    resize_to,
+)
 from mtlcore import (
     AugmentedBatch,
     BuildContext,
@@ -48,12 +56,7 @@ Target = dict[str, Tensor]
 
 
 def _some_patches(task: MaskedImage, _: Attribute[float], value: float) -> None:
-    patches = task.grid**2
-    if not (0 < value < 1 and 0 < task.hidden < patches):
-        raise ValueError(
-            f"ratio = {value:g} of grid = {task.grid} ({patches} patches): "
-            f"expected a share that hides 1 to {patches - 1} of them"
-        )
+    require_some_hidden(value, task.grid, "patches")
 
 
 @frozen
@@ -73,7 +76,7 @@ class MaskedImage(PretextTask):
     @property
     def hidden(self) -> int:
         """Number of hidden patches."""
-        return round(self.ratio * self.grid**2)
+        return hidden_number(self.ratio, self.grid)
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
         """Return the image with hidden patches, and {"image": clean, "hidden": mask}."""

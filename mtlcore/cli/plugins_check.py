@@ -51,8 +51,8 @@ def check(
     json
         Print JSON.
     """
+    from ..authoring.check_suites import Suites
     from ._check_report import print_all, print_report, run_checks
-    from ._check_suites import Suites
     from ._png import require_png
     from ._shared import print_json
 

@@ -34,7 +34,7 @@ def show(
         Print JSON.
     """
     from ..authoring.describe import describe_component
-    from ._plugins import catalog_with, kind_of
+    from ..registry.lookup import catalog_with, kind_of
     from ._shared import print_json
 
     catalog = catalog_with(plugin)

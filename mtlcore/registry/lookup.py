@@ -1,23 +1,17 @@
-"""What the commands about plugins share: the catalog with plugin files, and the kind of a name."""
+"""Look up components for a user: the catalog with plugin files, and the kind of a name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import MtlError, nearest
-from ._options import Kind
-
-if TYPE_CHECKING:
-    from ..registry.catalog import Catalog
+from .catalog import Catalog, catalog
+from .plugin_file import PluginFile
 
 
 def catalog_with(files: Sequence[Path]) -> Catalog:
     """All installed plugins and these files. Raises MtlError where a file can't be loaded."""
-    from ..registry.catalog import catalog
-    from ..registry.plugin_file import PluginFile
-
     extended = catalog().copy()
     for path in files:
         file = PluginFile.read(path)
@@ -26,7 +20,7 @@ def catalog_with(files: Sequence[Path]) -> Catalog:
     return extended
 
 
-def kind_of(name: str, kind: Kind | None, catalog: Catalog) -> str:
+def kind_of(name: str, kind: str | None, catalog: Catalog) -> str:
     """The kind of the component with this name. kind: the value of --kind.
 
     Raises MtlError where no component has the name (with the nearest ones), and where components of

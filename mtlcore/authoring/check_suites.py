@@ -1,4 +1,7 @@
-"""Which components `mtl plugins check` checks, and with which keys."""
+"""The conformance suites of one component or of all, with the keys of an experiment.
+
+The kit is imported late: describing a component needs no Hypothesis.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from ..errors import MtlError
-from ._options import Kind
-from ._plugins import catalog_with, kind_of
+from ..registry.lookup import catalog_with, kind_of
 
 if TYPE_CHECKING:
     from ..config.experiment import Experiment
@@ -39,7 +41,7 @@ class Suites:
     def of(
         cls,
         name: str | None,
-        kind: Kind | None,
+        kind: str | None,
         files: Sequence[Path],
         config: Path | None,
         overrides: Sequence[str],
@@ -68,7 +70,7 @@ class _Builder:
     experiment: Experiment | None
     examples: int | None
 
-    def all(self, kind: Kind | None) -> tuple[list[Conformance], list[Row]]:
+    def all(self, kind: str | None) -> tuple[list[Conformance], list[Row]]:
         """The suites of all components (of this kind), and the rows of what can't be checked."""
         from ..testing import kinds
 

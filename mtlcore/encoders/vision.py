@@ -208,7 +208,7 @@ class ConvnextTiny(VisionNet):
 
 @frozen
 class VitB16(VisionNet):
-    """ViT-B/16.
+    """ViT-B/16, a vision transformer of torchvision.
 
     Its position embeddings belong to one image size. Those of a file are interpolated to it.
     """

@@ -114,7 +114,7 @@ class Input:
     mix: how datasets share a batch: in proportion to their samples, or equally.
     """
 
-    size: ImageSize = field(default=64, converter=image_size)
+    size: ImageSize = field(default=64, converter=image_size)  # type: ignore[assignment]
     batch_size: int = field(default=64, validator=gt(0))
     unlabeled_batch: int | None = field(default=None, validator=optional(gt(0)))
     validation: float = field(default=0.1, validator=share)

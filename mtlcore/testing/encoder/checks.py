@@ -173,7 +173,7 @@ def features_are_finite(subject: EncoderSubject) -> None:
 @ENCODER_CHECKS.check(
     "features",
     why="`input.size` may be [height, width]. A user needs a message, not a traceback.",
-    mend="`build` gets (height, width): use both. Raise MtlError if the network reads squares only.",
+    mend="`build` gets (height, width): use both. Raise MtlError if it reads squares only.",
     needs=SHAPES,
 )
 def builds_for_rectangles_or_refuses_them(subject: EncoderSubject) -> None:

@@ -318,7 +318,7 @@ def best_by(experiment: Experiment) -> str:
 def pooled_features(train_state: TrainState, data: RunData, indices: np.ndarray) -> Tensor:
     """(N, D) float32: pooled features of these samples, in eval mode, of the "validation" view."""
     experiment, device = train_state.experiment, train_state.fabric.device
-    size = (experiment.input.size, experiment.input.size)
+    size = experiment.input.size
     augmentation = experiment.augmentation("validation")
     rng = KeyedRng((experiment.seed, 0), device)(VIEW)
     network = _inference(train_state)

@@ -1,8 +1,9 @@
-"""The image cache: all images of a run, as squares of one size S.
+"""The image cache: all images of a run, in one size (h, w).
 
 There are two kinds. `MemoryImageCache` holds all images in one tensor. `OnDemandImageCache` decodes
 images whenever they are taken; it is for runs whose images do not fit into memory. Both have the
-method `take(indices) -> (n, 3, S, S) uint8`.
+method `take(indices) -> (n, 3, h, w) uint8`. An image of another aspect ratio loses its borders:
+the largest central rectangle of the cache's ratio is shrunk.
 
 `open_images` decodes every image once in either case, so that unreadable images are known before
 training starts. Taking images from memory runs at the speed of a copy. Worker processes would only
@@ -26,7 +27,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 from ..errors import MtlError
-from .images import central_square, shrink
+from ..image_size import largest_of_ratio
+from .images import central, shrink
 
 # A callback for progress bars: the current activity, the number of images done, the total.
 Progress = Callable[[str, int, int], None]
@@ -52,24 +54,25 @@ class ImageCache(Protocol):
     """Images by sample index."""
 
     @property
-    def size(self) -> int:
-        """Height and width S of every image, in pixels."""
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image, in pixels."""
         ...
 
     def take(self, indices: np.ndarray) -> Tensor:
-        """Return a copy of these images: (n,) int64 -> (n, 3, S, S) uint8."""
+        """Return a copy of these images: (n,) int64 -> (n, 3, h, w) uint8."""
         ...
 
 
 @frozen(eq=False)
 class MemoryImageCache:
-    """All images in one tensor `pixels` (N, 3, S, S), uint8."""
+    """All images in one tensor `pixels` (N, 3, h, w), uint8."""
 
     pixels: Tensor
 
     @property
-    def size(self) -> int:
-        return self.pixels.shape[-1]
+    def size(self) -> tuple[int, int]:
+        height, width = self.pixels.shape[-2:]
+        return height, width
 
     def take(self, indices: np.ndarray) -> Tensor:
         return self.pixels.index_select(0, torch.from_numpy(indices))
@@ -80,19 +83,19 @@ class OnDemandImageCache:
     """Images that a few threads decode each time they are taken.
 
     decode: sample index -> (H, W, 3) uint8.
-    size: height and width S of every image, in pixels.
+    size: height and width of every image, in pixels.
     Taking an unreadable image raises MtlError.
     """
 
     decode: Decode
-    size: int
+    size: tuple[int, int]
     _pool: ThreadPoolExecutor = field(
         factory=lambda: ThreadPoolExecutor(threads(), "decode"), init=False
     )
 
     def take(self, indices: np.ndarray) -> Tensor:
         n = len(indices)
-        pixels = torch.empty(n, 3, self.size, self.size, dtype=torch.uint8)
+        pixels = torch.empty(n, 3, *self.size, dtype=torch.uint8)
         decode_jobs = partial(_run_jobs, _DecodeInto(self.decode, self.size, pixels.numpy()))
 
         numbered = list(enumerate(indices.tolist()))
@@ -108,7 +111,7 @@ class OnDemandImageCache:
 def open_images(
     decode: Decode,
     n: int,
-    size: int,
+    size: tuple[int, int],
     progress: Progress | None = None,
     check: Callable[[Unreadable], None] | None = None,
     memory: int | None = None,
@@ -118,12 +121,12 @@ def open_images(
     The cache is in memory if the images fit into `memory` bytes, and on demand otherwise.
     In memory, an unreadable image is all zeros; on demand, taking it raises MtlError.
 
-    size: height and width S of the cached images, in pixels.
+    size: height and width of the cached images, in pixels.
     check: called with all unreadable samples so far whenever new ones appear. It may raise MtlError
         to stop the reading.
     memory: a limit in bytes (default: `memory_budget()`).
     """
-    n_bytes = n * 3 * size * size
+    n_bytes = n * 3 * size[0] * size[1]
     limit = memory_budget() if memory is None else memory
     if n_bytes > limit:
         unreadable = _read_all(
@@ -135,7 +138,7 @@ def open_images(
         )
         return OnDemandImageCache(decode, size), unreadable
 
-    pixels = torch.zeros(n, 3, size, size, dtype=torch.uint8)
+    pixels = torch.zeros(n, 3, *size, dtype=torch.uint8)
     fill = _DecodeInto(decode, size, pixels.numpy())
     unreadable = _read_all(fill, n, "reading images", progress, check)
     return MemoryImageCache(pixels), unreadable
@@ -144,26 +147,29 @@ def open_images(
 def cache_size(
     decode: Decode,
     n: int,
-    size: int,
-    configured: int | None,
-) -> int:
-    """Return the size S of the cached images: `configured`, or 1.5 x `size` if that is None.
+    size: tuple[int, int],
+    configured: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Return the size of the cached images: `configured`, or 1.5 x `size` if that is None.
 
-    S is never larger than the largest square among the images, so that no image is enlarged in
-    vain. At most 64 evenly spaced samples are decoded to find that square; unreadable ones are
-    skipped.
+    It is never larger than the largest rectangle with the aspect ratio of `size` among the images,
+    so that no image is enlarged in vain. At most 64 evenly spaced samples are decoded to find that
+    rectangle; unreadable ones are skipped.
     """
-    desired = configured if configured is not None else round(1.5 * size)
-    largest = 0
+    desired = configured or (round(1.5 * size[0]), round(1.5 * size[1]))
+    largest = (0, 0)
     for index in _probes(n):
         try:
             image = decode(index)
         except MtlError:
             continue
-        largest = max(largest, min(image.shape[:2]))
-        if largest >= desired:
+        height, width = image.shape[:2]
+        largest = max(largest, largest_of_ratio((height, width), size))
+        if largest[0] >= desired[0] and largest[1] >= desired[1]:
             break
-    return min(desired, largest) if largest else desired
+    if largest == (0, 0):
+        return desired
+    return min(desired[0], largest[0]), min(desired[1], largest[1])
 
 
 def _probes(n: int) -> list[int]:
@@ -210,20 +216,20 @@ def threads() -> int:
 
 @frozen(eq=False)
 class _DecodeInto:
-    """Decodes an image into its position of one array `pixels` (n, 3, S, S).
+    """Decodes an image into its position of one array `pixels` (n, 3, h, w).
 
     Several threads may call it at once, since no two of them share a position.
     """
 
     decode: Decode
-    size: int
+    size: tuple[int, int]
     pixels: np.ndarray
 
     def __call__(self, position: int, index: int) -> None:
-        square = shrink(self.decode(index), self.size, enlarge=True)
+        center = shrink(self.decode(index), self.size, enlarge=True)
         # Copying channel by channel is six times as fast as one transposed copy.
         for channel, plane in enumerate(self.pixels[position]):
-            plane[:] = square[..., channel]
+            plane[:] = center[..., channel]
 
 
 @frozen(eq=False)
@@ -233,7 +239,7 @@ class _DecodeOnly:
     decode: Decode
 
     def __call__(self, position: int, index: int) -> None:
-        central_square(self.decode(index))
+        central(self.decode(index), (1, 1))
 
 
 def _run_jobs(read: Callable[[int, int], None], jobs: Jobs) -> Unreadable:

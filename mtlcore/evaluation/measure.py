@@ -90,7 +90,7 @@ def _update_supervised(
     mirror: bool,
 ) -> None:
     """Predict one batch, and update the metrics of all tasks."""
-    size = (experiment.input.size, experiment.input.size)
+    size = experiment.input.size
     rng = _keyed_rng(experiment, batch.images.device)(VIEW)
     view = experiment.augmentation("validation").view(batch.images, size, rng)
     assert view.geometry is not None

@@ -109,10 +109,10 @@ def test_only_images_of_the_opened_splits_are_read():
 
 def test_the_experiment_records_the_size_of_the_image_cache():
     dataset = InMemory(60, cycle("ab", 60), split=TRAIN60, size=20)
-    assert opened(dataset, size=8).experiment.input.cache_size == 12
-    assert opened(dataset, size=8).images.size == 12
-    assert opened(dataset, size=16).images.size == 20
-    assert opened(dataset, size=8, cache_size=16).images.size == 16
+    assert opened(dataset, size=8).experiment.input.cache_size == (12, 12)
+    assert opened(dataset, size=8).images.size == (12, 12)
+    assert opened(dataset, size=16).images.size == (20, 20)
+    assert opened(dataset, size=8, cache_size=16).images.size == (16, 16)
 
 
 def test_images_on_demand_give_the_same_data():

@@ -95,7 +95,7 @@ class TaskSubject(Subject[SupervisedTask]):
     @cached_property
     def encoder(self) -> SharedEncoder:
         with seeded(0):
-            return SharedEncoder(ToyEncoder(), self.size).eval()
+            return SharedEncoder(ToyEncoder(), (self.size, self.size)).eval()
 
     def features(self, samples: int, seed: int = 0) -> Features:
         """Features of drawn images. Gradients reach the encoder."""

@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_map
 from ..config.experiment import Experiment, PretextEntry
 from ..contracts import Batch, Output, PreparedBatch, PretextTask, StepCounts, SupervisedTask
 from ..data.dataset import RunData
-from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
 from ..model.views import prepare
@@ -235,27 +234,6 @@ def _update_pretexts(
         for metric in metrics[label].values():
             metric.update(_to_fp32(outputs[0]), target)
     return losses
-
-
-# ---------------------------------------------------------------------------------- the best metric
-
-
-def main_metric(experiment: Experiment) -> tuple[str, bool]:
-    """Name of the metric that selects the best checkpoint, and whether higher values are better.
-
-    Raises MtlError if `train.best` is not such a metric.
-    """
-    if not experiment.tasks:
-        return "loss", False
-    known: dict[str, bool] = {}
-    for label, entry in experiment.tasks.items():
-        for name, metric in entry.component.metrics().items():
-            if metric.higher_is_better is not None:  # a matrix is neither better nor worse
-                known[f"{label}/{name}"] = bool(metric.higher_is_better)
-    name = experiment.train.best or next(iter(known))
-    if name not in known:
-        raise MtlError(f"train.best = {name!r}: no such metric; {nearest(name, known)}")
-    return name, known[name]
 
 
 # ---------------------------------------------------------------------------------- shared

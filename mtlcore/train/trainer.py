@@ -17,6 +17,7 @@ from ..config.experiment import Experiment
 from ..contracts import PreparedBatch
 from ..data.dataset import RunData, open_data
 from ..data.sampler import Sampler
+from ..evaluation.best import LOSS, weighted_loss
 from ..evaluation.measure import Measured, measure, measure_pretexts
 from ..model.inference import Inference
 from ..model.views import prepare
@@ -261,10 +262,7 @@ class Trainer:
         metrics = supervised.metrics | pretexts.metrics
         if not experiment.tasks:
             # Without a task, the weighted sum of the pretext losses selects the best checkpoint.
-            metrics["loss"] = sum(
-                entry.weight * pretexts.metrics[f"{label}/loss"]
-                for label, entry in experiment.pretexts.items()
-            )
+            metrics[LOSS] = weighted_loss(experiment, pretexts.metrics)
         metrics = self.callbacks.evaluated(metrics)
         self.measured = Measured(metrics, supervised.tables | pretexts.tables, len(indices))
         self.reporter.evaluated(train_state.step, self.measured)

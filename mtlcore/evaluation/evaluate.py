@@ -16,6 +16,7 @@ from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
 from ..runs import Checkpoint, RunFolder, Which
+from ..weights import ANY_OTHER, load_weights
 from .measure import Measured, measure
 
 
@@ -90,7 +91,7 @@ def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inferen
     weights = checkpoint.inference_weights(uses_ema=experiment.train.ema > 0)
     with weights_from_checkpoint():
         net = HybridModel(evolve(experiment, pretexts={})).inference()
-    checkpoint.load(net, weights)
+    load_weights(net, weights, str(checkpoint.path), ignore=ANY_OTHER)
     return net.eval()
 
 

@@ -229,7 +229,10 @@ def test_fine_tuning_starts_from_the_encoder_of_the_pre_training_run(config, tmp
     before, after = weights(tmp_path / "ssl"), weights(tmp_path / "tuned")
     name = "encoder.net.stem.0.weight"
     torch.testing.assert_close(before[name], after[name], atol=1e-6, rtol=0)
-    with pytest.raises(MtlError, match="another network"):
+    with pytest.raises(
+        MtlError,
+        match=r"train\.init_from.*the weights do not fit this network\. .* of another shape",
+    ):
         train(
             experiment(config, f"train.init_from={tmp_path / 'ssl'}", "encoder.width=8"),
             tmp_path / "wrong",

@@ -24,11 +24,10 @@ from ..contracts import Annotation, Callback
 from ..data.dataset import RunData
 from ..errors import MtlError, nearest
 from ..evaluation.best import best_by, directions
-from ..evaluation.measure import BATCH
+from ..evaluation.validation import ValidationBatches
 from ..model.inference import Inference
 from ..networks import single_rank
 from ..registry.records import one_line
-from ..rng import VIEW, KeyedRng
 
 if TYPE_CHECKING:
     from ..train.state import TrainState
@@ -287,17 +286,16 @@ class GuardedContext:
 @torch.no_grad()
 def pooled_features(train_state: TrainState, data: RunData, indices: np.ndarray) -> Tensor:
     """(N, D) float32: pooled features of these samples, in eval mode, of the "validation" view."""
-    experiment, device = train_state.experiment, train_state.fabric.device
-    size = (experiment.input.size, experiment.input.size)
-    augmentation = experiment.augmentation("validation")
-    rng = KeyedRng((experiment.seed, 0), device)(VIEW)
+    device = train_state.fabric.device
+    batches = ValidationBatches(train_state.experiment, data, indices, device)
     network = _inference(train_state)
     network.eval()
     found = []
-    for start in range(0, len(indices), BATCH):
-        images = data.images.take(indices[start : start + BATCH]).to(device)
-        view = augmentation.view(images, size, rng)
-        found.append(network.encoder(view.images).pooled.float())
+    for number in range(len(batches)):
+        view = batches.view(batches.images(number))
+        with batches.autocast():
+            pooled = network.encoder(view.images).pooled
+        found.append(pooled.float())
     if not found:
         return torch.zeros(0, network.encoder.info.dim, device=device)
     return torch.cat(found)

@@ -108,6 +108,8 @@ class Input:
         before `labels` is applied, and never trained on.
     cache_size: height and width of images in the image cache, in pixels (default: 1.5 x size).
     mix: how datasets share a batch: in proportion to their samples, or equally.
+    eval_batch_size: images of one forward in an evaluation. Only metrics of pretexts whose samples
+        are compared with each other depend on it.
     """
 
     size: int = field(default=64, validator=gt(0))
@@ -116,6 +118,7 @@ class Input:
     validation: float = field(default=0.1, validator=share)
     cache_size: int | None = field(default=None, validator=optional(gt(0)))
     mix: Literal["proportional", "balanced"] = "proportional"
+    eval_batch_size: int = field(default=256, validator=gt(0))
 
 
 @frozen

@@ -108,8 +108,8 @@ class Input:
         before `labels` is applied, and never trained on.
     cache_size: height and width of images in the image cache, in pixels (default: 1.5 x size).
     mix: how datasets share a batch: in proportion to their samples, or equally.
-    eval_batch_size: images of one forward in an evaluation. Only metrics of pretexts whose samples
-        are compared with each other depend on it.
+    eval_batch_size: images of one forward in an evaluation. Metrics of tasks do not depend on it.
+        Those of pretexts do, since each batch has its own random draws.
     """
 
     size: int = field(default=64, validator=gt(0))

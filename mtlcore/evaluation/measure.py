@@ -231,8 +231,8 @@ def measure_pretexts(
     All ranks of a run must call it. The main rank gets the metrics, the others none.
 
     The clean view is that of the "validation" augmentation. Other augmentations that a pretext
-    uses are the run's own. Draws are keyed by the number of the batch. The metrics of a coupled
-    loss depend on the batch size, since its samples are compared with each other.
+    uses are the run's own. Draws are keyed by the number of the batch, so the metrics depend on the
+    batch size. So does a coupled loss, since it compares the samples of a batch with each other.
     """
     if not experiment.pretexts:
         return Measured(n=len(indices))

@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 from attrs import frozen
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import MtlError
 
@@ -75,20 +75,6 @@ class Checkpoint:
         """
         ema = self.require_ema() if uses_ema else self.ema()
         return self.weights() if ema is None else ema
-
-    def load(self, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Load weights of this checkpoint into a network.
-
-        Raises MtlError if a weight is missing or has another shape.
-        """
-        own = net.state_dict()
-        wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
-        if wrong:
-            raise MtlError(
-                f"{self.path}: weights of another configuration: "
-                f"{len(wrong)} are missing or have another shape: {', '.join(wrong[:5])}"
-            )
-        net.load_state_dict({k: weights[k] for k in own})
 
     def state(self) -> State:
         """Return what resuming needs beside the weights: optimizer states and counters."""

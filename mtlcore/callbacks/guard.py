@@ -23,11 +23,11 @@ from ..config.experiment import Experiment
 from ..contracts import Annotation, Callback
 from ..data.dataset import RunData
 from ..errors import MtlError, nearest
-from ..evaluation.measure import BATCH, main_metric
+from ..evaluation.best import best_by, directions
+from ..evaluation.validation import ValidationBatches
 from ..model.inference import Inference
 from ..networks import single_rank
 from ..registry.records import one_line
-from ..rng import VIEW, KeyedRng
 
 if TYPE_CHECKING:
     from ..train.state import TrainState
@@ -279,55 +279,23 @@ class GuardedContext:
         self._all.reporter.note(f"callback.{self.label}: {text}")
 
 
-# ---------------------------------------------------------------------------------- metrics
-
-
-def directions(experiment: Experiment) -> dict[str, bool]:
-    """Every metric that can be better or worse -> True if higher values are better."""
-    found: dict[str, bool] = {}
-    for label, entry in experiment.entries.items():
-        for name, metric in entry.component.metrics().items():
-            if metric.higher_is_better is not None:
-                found[f"{label}/{name}"] = metric.higher_is_better
-    for label in experiment.pretexts:
-        found[f"{label}/loss"] = False
-    if not experiment.tasks:
-        found["loss"] = False
-    for label, callback in experiment.callbacks.items():
-        for name, higher_is_better in callback.figures(experiment).items():
-            found[f"{label}/{name}"] = higher_is_better
-    return found
-
-
-def best_by(experiment: Experiment) -> str:
-    """Name of the metric that selects the best checkpoint. Raises MtlError if it does not exist."""
-    name = experiment.train.best or ""
-    label = name.partition("/")[0]
-    if label not in experiment.callbacks:
-        return main_metric(experiment)[0]
-    known = [metric for metric in directions(experiment) if metric.startswith(f"{label}/")]
-    if name not in known:
-        raise MtlError(
-            f"train.best = {name!r}: callback.{label} adds no such metric; {nearest(name, known)}"
-        )
-    return name
+# ---------------------------------------------------------------------------------- features
 
 
 @single_rank()
 @torch.no_grad()
 def pooled_features(train_state: TrainState, data: RunData, indices: np.ndarray) -> Tensor:
     """(N, D) float32: pooled features of these samples, in eval mode, of the "validation" view."""
-    experiment, device = train_state.experiment, train_state.fabric.device
-    size = experiment.input.size
-    augmentation = experiment.augmentation("validation")
-    rng = KeyedRng((experiment.seed, 0), device)(VIEW)
+    device = train_state.fabric.device
+    batches = ValidationBatches(train_state.experiment, data, indices, device)
     network = _inference(train_state)
     network.eval()
     found = []
-    for start in range(0, len(indices), BATCH):
-        images = data.images.take(indices[start : start + BATCH]).to(device)
-        view = augmentation.view(images, size, rng)
-        found.append(network.encoder(view.images).pooled.float())
+    for number in range(len(batches)):
+        view = batches.view(batches.images(number))
+        with batches.autocast():
+            pooled = network.encoder(view.images).pooled
+        found.append(pooled.float())
     if not found:
         return torch.zeros(0, network.encoder.info.dim, device=device)
     return torch.cat(found)

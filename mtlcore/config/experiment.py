@@ -112,6 +112,8 @@ class Input:
     cache_size: height and width of images in the image cache, in pixels, in the form of `size` and
         with its aspect ratio (default: 1.5 x size, or less if the images are smaller).
     mix: how datasets share a batch: in proportion to their samples, or equally.
+    eval_batch_size: images of one forward in an evaluation. Metrics of tasks do not depend on it.
+        Those of pretexts do, since each batch has its own random draws.
     """
 
     size: ImageSize = field(default=64, converter=image_size)  # type: ignore[assignment]
@@ -120,6 +122,7 @@ class Input:
     validation: float = field(default=0.1, validator=share)
     cache_size: ImageSize | None = field(default=None, converter=converts_optional(image_size))
     mix: Literal["proportional", "balanced"] = "proportional"
+    eval_batch_size: int = field(default=256, validator=gt(0))
 
 
 @frozen

@@ -12,7 +12,7 @@ from ..callbacks.progress import ProgressReporter
 from ..data.dataset import RunData
 from ..errors import MtlError
 from ..runs import Checkpoint, RunFolder, Which
-from .build import load_exactly
+from ..weights import load_weights
 from .record import Record
 from .state import CachedTaskWeights, TrainState
 
@@ -72,9 +72,9 @@ def load_checkpoint(
     with EMA are missing.
     """
     origin = str(checkpoint.path)
-    load_exactly(train_state.model, checkpoint.weights(), origin)
+    load_weights(train_state.model, checkpoint.weights(), origin)
     if train_state.ema:
-        load_exactly(train_state.ema.copy, checkpoint.require_ema(), origin)
+        load_weights(train_state.ema.copy, checkpoint.require_ema(), origin)
 
     state = checkpoint.state()
     train_state.optimizer.optimizer.load_state_dict(state["optimizer"])

@@ -17,6 +17,7 @@ from ..config.experiment import Experiment
 from ..contracts import PreparedBatch
 from ..data.dataset import RunData, open_data
 from ..data.sampler import Sampler
+from ..evaluation.best import LOSS, weighted_loss
 from ..evaluation.measure import Measured, measure, measure_pretexts
 from ..model.inference import Inference
 from ..model.views import prepare
@@ -121,7 +122,7 @@ def _steps(experiment: Experiment, sampler: Sampler) -> int:
 class Trainer:
     """The training loop and what happens between its steps.
 
-    Every rank runs it. Only the main process logs, evaluates, saves and calls callbacks.
+    Every rank runs it and evaluates. Only the main process logs, saves and calls callbacks.
 
     best: the best validation value so far, of the metric that selects the best checkpoint.
     ended: a callback ended the run, and all ranks know it.
@@ -250,21 +251,20 @@ class Trainer:
         return stop, ended
 
     def _evaluate(self) -> None:
-        """Measure all tasks and pretexts on the validation split, and report the metrics."""
+        """Measure all tasks and pretexts on the validation split, on all ranks, and report."""
         indices = self.data.split.get("validation")
-        if not self.is_main or indices is None or not len(indices):
+        if indices is None or not len(indices):
             return
         train_state, experiment = self.train_state, self.train_state.experiment
         device = train_state.fabric.device
         supervised = measure(self._inference(), experiment, self.data, indices, device)
         pretexts = measure_pretexts(train_state.model, experiment, self.data, indices, device)
+        if not self.is_main:
+            return
         metrics = supervised.metrics | pretexts.metrics
         if not experiment.tasks:
             # Without a task, the weighted sum of the pretext losses selects the best checkpoint.
-            metrics["loss"] = sum(
-                entry.weight * pretexts.metrics[f"{label}/loss"]
-                for label, entry in experiment.pretexts.items()
-            )
+            metrics[LOSS] = weighted_loss(experiment, pretexts.metrics)
         metrics = self.callbacks.evaluated(metrics)
         self.measured = Measured(metrics, supervised.tables | pretexts.tables, len(indices))
         self.reporter.evaluated(train_state.step, self.measured)

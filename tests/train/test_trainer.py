@@ -191,6 +191,31 @@ def test_evaluation_repeats_the_last_validation_with_and_without_ema(config, tmp
     assert any(not torch.equal(ema[k], own[k]) for k in ema)
 
 
+def test_eval_uses_the_precision_of_the_run_or_says_that_the_device_lacks_it(config, tmp_path):
+    settings = ("train.precision='bf16-mixed'", "train.accelerator='cpu'", "train.steps=8")
+    result = train(experiment(config, *settings), tmp_path / "run")
+    found = evaluate(tmp_path / "run", split="validation", device="cpu")
+    assert (found.precision, found.report) == ("bf16-mixed", ())
+    for name, value in found.measured.metrics.items():
+        assert result.measured.metrics[name] == value
+
+    fp16, fp32 = (
+        evaluate(
+            tmp_path / "run",
+            overrides=(f"train.precision='{precision}'",),
+            split="validation",
+            device="cpu",
+        )
+        for precision in ("16-mixed", "32")
+    )
+    assert fp16.measured == fp32.measured
+    assert fp16.precision == fp32.precision == "32"
+    (line,) = fp16.report
+    assert line == (
+        'train.precision = "16-mixed": evaluated in fp32, since it needs a CUDA device, got "cpu"'
+    )
+
+
 def test_a_checkpoint_without_its_ema_weights_is_refused(config, tmp_path):
     """By resuming, evaluation and fine-tuning: none of them uses other weights in silence."""
     run = tmp_path / "run"
@@ -229,7 +254,10 @@ def test_fine_tuning_starts_from_the_encoder_of_the_pre_training_run(config, tmp
     before, after = weights(tmp_path / "ssl"), weights(tmp_path / "tuned")
     name = "encoder.net.stem.0.weight"
     torch.testing.assert_close(before[name], after[name], atol=1e-6, rtol=0)
-    with pytest.raises(MtlError, match="another network"):
+    with pytest.raises(
+        MtlError,
+        match=r"train\.init_from.*the weights do not fit this network\. .* of another shape",
+    ):
         train(
             experiment(config, f"train.init_from={tmp_path / 'ssl'}", "encoder.width=8"),
             tmp_path / "wrong",
@@ -477,7 +505,7 @@ def test_eval_prints_its_documented_json(config, tmp_path):
     done = mtl("eval", tmp_path / "run", "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
-    assert {"run", "data", "split", "n", "metrics"} <= set(printed)
+    assert {"run", "data", "split", "precision", "n", "metrics"} <= set(printed)
     assert (printed["data"], printed["split"], printed["n"]) == ("dots", "test", 24)
     assert set(printed["metrics"]) == {
         "quarter/accuracy",

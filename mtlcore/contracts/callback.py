@@ -151,7 +151,7 @@ class CallbackContext(Protocol):
     def add(self, figures: Mapping[str, float]) -> None:
         """Add metrics of this step, under the callback's label.
 
-        The log, TensorBoard and the final metrics show them as "validation/<label>/<name>".
+        The log and the final metrics show them as "validation/<label>/<name>".
         """
         ...
 

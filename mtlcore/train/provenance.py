@@ -12,13 +12,9 @@ import torch
 from attrs import evolve
 from lightning_fabric import Fabric
 
-from ..callbacks.guard import Callbacks
 from ..config import dump
 from ..config.experiment import Experiment
 from ..data.dataset import RunData
-from ..evaluation.measure import Measured
-from .record import Record
-from .state import TrainState
 
 PACKAGES = ("mtlcore", "torch", "torchvision", "kornia", "lightning-fabric")
 
@@ -59,22 +55,3 @@ def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[s
         "data_fingerprint": data.fingerprint,
         "samples": {name: len(samples) for name, samples in data.split.items()},
     }
-
-
-def outcome(
-    train_state: TrainState, record: Record, callbacks: Callbacks, measured: Measured
-) -> dict[str, object]:
-    """The result of a complete run, and which callback stopped it before its last step."""
-    entries: dict[str, object] = {
-        "finished": True,
-        "steps": train_state.step,
-        "cpu_s": round(record.cpu_s, 2),
-        "wall_s": round(record.wall_s, 2),
-        "encoded": record.encoded,
-        "skipped": record.skipped,
-        "validation": measured.metrics,
-    }
-    if callbacks.stopped and train_state.step < train_state.steps:
-        label, reason = callbacks.stopped
-        entries["stopped_early"] = {"by": label, "reason": reason, "of": train_state.steps}
-    return entries

@@ -6,7 +6,7 @@ import math
 import threading
 from pathlib import Path
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from ..callbacks.guard import Callbacks
 from ..callbacks.progress import ProgressReporter, SilentReporter
@@ -22,28 +22,12 @@ from .build import build_train_state, dry_run, try_weighting
 from .checkpoint import Checkpoints
 from .devices import fabric_for, leave_together
 from .memory import keep_freed_memory
-from .provenance import environment, outcome, resolved
+from .provenance import environment, resolved
 from .record import Record
+from .result import Result, outcome, result_of
 from .state import TrainState
 from .step import train_step
 from .stop import Interrupted, agree, stop_flag
-
-
-@frozen
-class Result:
-    """A finished run.
-
-    run: its folder. steps: optimizer steps taken. measured: on the validation split, at the last
-    step. cpu_s: process CPU time, seconds. encoded: images that the encoder processed.
-    skipped: steps whose gradient was not finite.
-    """
-
-    run: Path
-    steps: int
-    measured: Measured
-    cpu_s: float
-    encoded: int
-    skipped: int
 
 
 def train(
@@ -111,9 +95,10 @@ def prepared_trainer(
     fabric.barrier()
     checkpoints = Checkpoints(RunFolder(out), train_state, record, callbacks)
     trainer = Trainer(train_state, data, sampler, record, callbacks, checkpoints)
-    # A resumed run may have been killed before it recorded its environment.
-    if not resume or not checkpoints.resume(data):
-        trainer.note_environment()
+    resumed = resume and checkpoints.resume(data)
+    # A run that was killed before its first checkpoint may not have recorded its environment.
+    if is_main and not resumed:
+        checkpoints.folder.update_provenance(environment(experiment, data, fabric))
     return trainer
 
 
@@ -143,11 +128,6 @@ class Trainer:
     measured: Measured = field(factory=Measured)
 
     @property
-    def folder(self) -> RunFolder:
-        """The folder of the run."""
-        return self.checkpoints.folder
-
-    @property
     def is_main(self) -> bool:
         """Whether this is the main process."""
         return self.callbacks.is_main
@@ -155,10 +135,11 @@ class Trainer:
     def run(self) -> Result:
         """Train to the last step, or until a callback ends the run."""
         self.ended = self.callbacks.stopped is not None
-        if self.over and self.folder.provenance().get("finished"):
-            self.callbacks.note(f"this run is finished: {self.train_state.step} steps")
-            self.measured = Measured(self.folder.provenance().get("validation", {}))
-            return self._result()
+        folder, step = self.checkpoints.folder, self.train_state.step
+        if self.over and folder.provenance().get("finished"):
+            self.callbacks.note(f"this run is finished: {step} steps")
+            measured = Measured(folder.provenance().get("validation", {}))
+            return result_of(folder.path, step, measured, self.record)
         with stop_flag() as stop, self.callbacks.closing():
             self.callbacks.call("on_train_start")
             while not self.over:
@@ -229,7 +210,7 @@ class Trainer:
         if self.over or stopping or saves:
             self.checkpoints.save("last")
         if stopping:
-            raise Interrupted(self.folder.path, step)
+            raise Interrupted(self.checkpoints.folder.path, step)
 
     def _agree(self, stop: bool, called: bool) -> tuple[bool, bool]:
         """Whether a signal asked to stop, and whether a callback ended the run.
@@ -275,14 +256,6 @@ class Trainer:
 
     # ------------------------------------------------------------------------------ logs and files
 
-    def note_environment(self) -> None:
-        """Record versions, device and data of a run that begins."""
-        if self.is_main:
-            train_state = self.train_state
-            self.folder.update_provenance(
-                environment(train_state.experiment, self.data, train_state.fabric)
-            )
-
     def _log(self) -> None:
         """Log the means since the last logged step."""
         means = self.record.flush()
@@ -314,23 +287,11 @@ class Trainer:
 
     def _finish(self) -> Result:
         """Record the result of the run in run.json."""
-        self.measured = evolve(self.measured, metrics=self.callbacks.metrics)
+        folder, train_state, record = self.checkpoints.folder, self.train_state, self.record
+        measured = evolve(self.measured, metrics=self.callbacks.metrics)
         if self.is_main:
-            self.folder.update_provenance(
-                outcome(self.train_state, self.record, self.callbacks, self.measured)
-            )
-        return self._result()
-
-    def _result(self) -> Result:
-        record = self.record
-        return Result(
-            self.folder.path,
-            self.train_state.step,
-            self.measured,
-            record.cpu_s,
-            record.encoded,
-            record.skipped,
-        )
+            folder.update_provenance(outcome(train_state, record, self.callbacks, measured))
+        return result_of(folder.path, train_state.step, measured, record)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -209,7 +209,6 @@ class Train:
     init_from: folder of a run. Training starts with the weights of its encoder.
     accelerator: hardware; "auto" uses a CUDA device if there is one.
     devices: number of processes, each with its own device and its part of the batch.
-    tensorboard: true to write TensorBoard files beside metrics.jsonl.
     """
 
     steps: int | None = field(default=None, validator=optional(gt(0)))
@@ -226,7 +225,6 @@ class Train:
     init_from: Path | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = field(default=1, validator=gt(0))
-    tensorboard: bool = True
 
     def __attrs_post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:

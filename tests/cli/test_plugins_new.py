@@ -41,7 +41,6 @@ warmup = 0
 
 [train]
 steps = 2
-tensorboard = false
 """
 MTL = "import sys; from mtlcore.cli import main; sys.exit(main(sys.argv[1:]))"
 

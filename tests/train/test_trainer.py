@@ -23,7 +23,7 @@ from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
-from mtlcore.runs import RunFolder
+from mtlcore.runs import FORMAT, RunFolder
 from mtlcore.train.provenance import resolved
 from mtlcore.train.trainer import train
 
@@ -75,7 +75,6 @@ steps = 24
 eval_every = 8
 save_every = 8
 log_every = 4
-tensorboard = false
 """
 
 
@@ -118,12 +117,12 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 
 def test_a_run_learns_and_writes_everything_that_repeating_it_needs(config, tmp_path):
-    result = train(experiment(config, "train.steps=60", "train.tensorboard=true"), tmp_path / "run")
+    result = train(experiment(config, "train.steps=60"), tmp_path / "run")
     assert result.steps == 60
     assert result.measured.metrics["quarter/accuracy"] > 0.6  # chance: 0.25
     folder = RunFolder(tmp_path / "run")
     assert {p.name for p in folder.path.iterdir()} == {
-        "config.toml", "run.json", "metrics.jsonl", "checkpoints", "plugins", "tensorboard",
+        "config.toml", "run.json", "metrics.jsonl", "checkpoints", "plugins",
     }  # fmt: skip
     rows = folder.rows()
     assert [r["step"] for r in rows if "lr" in r] == list(range(4, 61, 4))
@@ -138,7 +137,6 @@ def test_a_run_learns_and_writes_everything_that_repeating_it_needs(config, tmp_
     expected = {"seed": 0, "steps": 60, "finished": True, "skipped": 0}
     assert {key: provenance[key] for key in expected} == expected
     assert provenance["encoded"] == 60 * 16 * 2  # a clean and a puzzled view
-    assert list((folder.path / "tensorboard").glob("events*"))
 
 
 def test_the_resolved_configuration_reproduces_the_run_bit_for_bit(config, tmp_path):
@@ -333,7 +331,8 @@ def test_ctrl_c_saves_the_run_and_prints_how_to_resume_it(config, tmp_path):
 def test_a_full_disk_ends_in_one_message_and_leaves_the_last_checkpoint(config, tmp_path):
     """A child process whose file size limit is below the size of a checkpoint."""
     run = tmp_path / "run"
-    train(experiment(config, "train.steps=16", "train.tensorboard=true"), run)
+    config.write_text(f"{CONFIG}\n[callback.tensorboard]\n")
+    train(experiment(config, "train.steps=16"), run)
     good = RunFolder(run).require()
     largest = max(p.stat().st_size for p in good.path.iterdir())
     text = (run / "config.toml").read_text().replace("steps = 16", "steps = 24")
@@ -361,7 +360,7 @@ def test_resuming_a_finished_run_changes_nothing(config, tmp_path):
 
 def test_resuming_records_the_provenance_that_a_killed_run_could_not_write(config, tmp_path):
     folder = RunFolder.create(tmp_path / "run", *resolved(experiment(config, "train.steps=2")))
-    assert folder.provenance() == {}
+    assert folder.provenance() == {"format": FORMAT}
     train(load(folder.config), folder.path, resume=True)
     train(experiment(config, "train.steps=2"), tmp_path / "whole")
     mine, whole = folder.provenance(), RunFolder(tmp_path / "whole").provenance()

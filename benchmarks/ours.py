@@ -25,9 +25,13 @@ from mtlcore.config.experiment import (
     Train,
     Views,
 )
+from mtlcore.contracts import PreparedBatch
 from mtlcore.data.cache import MemoryImageCache
 from mtlcore.data.dataset import RunData
+from mtlcore.data.loader import DirectLoader
 from mtlcore.data.sampler import Sampler
+from mtlcore.model.plan import training_plan
+from mtlcore.model.views import prepare
 from mtlcore.runs import RunFolder
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
@@ -123,7 +127,7 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
     return Trainer(
         train_state,
         data,
-        Sampler(data, exp),
+        DirectLoader(data, Sampler(data, exp), fabric.device),
         RunFolder(Path()),
         Record(exp.train.max_skipped),
         SilentReporter(),
@@ -139,6 +143,7 @@ def profile(trainer: Trainer, rounds: int) -> dict[str, float]:
     """Return the median CPU seconds of each part of a training step."""
     train_state = trainer.train_state
     model = train_state.model
+    plan = training_plan(train_state.experiment)
     spent: dict[str, list[float]] = {}
 
     def timed(part: str, work: Callable[..., Done], *args: Any) -> Done:
@@ -147,8 +152,12 @@ def profile(trainer: Trainer, rounds: int) -> dict[str, float]:
         spent.setdefault(part, []).append(time.process_time() - begin)
         return done
 
+    def draw_and_prepare() -> PreparedBatch:
+        batch = trainer.loader.batch(train_state.step, 0)
+        return prepare(plan, batch, train_state.keyed_rng(0), train_state.progress)
+
     for _ in range(rounds):
-        prepared = timed("draw and prepare", trainer._prepare, 0)
+        prepared = timed("draw and prepare", draw_and_prepare)
         features, _ = timed("encoder", model.encode, prepared)
         outputs = timed("heads and decoder", model.forward_heads, features, prepared)
         losses: list[Tensor] = []

@@ -17,6 +17,7 @@ from toys import (
     Plain,
     Toy,
     batch,
+    counted,
     experiment,
     prepared_batches,
     rotations,
@@ -187,11 +188,11 @@ def test_clean_statistics_equal_those_of_a_supervised_run(forward, pretexts):
     """Views of pretexts and unlabeled samples do not update BatchNorm's running statistics."""
     b = batch(n=8, unlabeled=3)
     supervised = train_state(experiment())
-    train_step(supervised, prepared_batches(supervised, [b]))
+    train_step(supervised, counted([b]))
     expected = running_statistics(supervised.model)
     for statistics, equal in (("clean", True), ("all", False)):
         hybrid = train_state(experiment(pretexts=pretexts, statistics=statistics, forward=forward))
-        train_step(hybrid, prepared_batches(hybrid, [b]))
+        train_step(hybrid, counted([b]))
         found = running_statistics(hybrid.model)
         assert all(torch.equal(found[k], expected[k]) for k in found) == equal
 
@@ -250,7 +251,7 @@ def test_fixmatch_trains_the_tasks_head_and_has_no_weights_itself():
 
     before = copy.deepcopy(head.state_dict())
     b = batch(n=8, unlabeled=5, tasks=("fer", "gender"), absent=("fer",))
-    logged = train_step(state, prepared_batches(state, [b]))
+    logged = train_step(state, counted([b]))
     assert "loss/fer" not in logged
     assert not torch.equal(before["answer.1.weight"], head.state_dict()["answer.1.weight"])
 
@@ -259,5 +260,5 @@ def test_relative_location_needs_no_forward_of_its_own():
     state = train_state(experiment(("fer",), ("location",)))
     samples: list[int] = []
     state.model.encoder.register_forward_hook(lambda m, i, o: samples.append(len(i[0])))
-    train_step(state, prepared_batches(state, [batch(unlabeled=0, tasks=("fer",))]))
+    train_step(state, counted([batch(unlabeled=0, tasks=("fer",))]))
     assert samples == [6]

@@ -21,6 +21,7 @@ from ..data.dataset import RunData
 from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
+from ..model.plan import ViewPlan
 from ..model.views import prepare
 from ..networks import single_rank
 from ..rng import VIEW, KeyedRng
@@ -196,18 +197,16 @@ def measure_pretexts(
     uses are the run's own. The metrics of a coupled loss depend on the batch size, since its
     samples are compared with each other.
     """
-    pretexts: dict[str, PretextEntry] = {}
+    plan = validation_plan(experiment)
     metrics: dict[str, dict[str, Metric]] = {}
     for label, entry in experiment.pretexts.items():
-        pretexts[label] = evolve(entry, samples="all", control="none")
         metrics[label] = _new_metrics(entry.component, device)
-    pretexts_only = evolve(experiment, tasks={}, pretexts=pretexts)
-    losses = dict.fromkeys(pretexts, 0.0)
+    losses = dict.fromkeys(experiment.pretexts, 0.0)
     training = model.training
     model.eval()
     for number, batch in enumerate(_batches(experiment, data, indices, device)):
         rng = _keyed_rng(experiment, device, number)
-        prepared = prepare(pretexts_only, batch, rng, clean="validation")
+        prepared = prepare(plan, batch, rng)
         for label, loss in _update_pretexts(metrics, model, prepared).items():
             losses[label] += loss * len(batch.images) / max(1, len(indices))
     model.train(training)
@@ -219,6 +218,20 @@ def measure_pretexts(
     for label, loss in losses.items():
         measured.metrics[f"{label}/loss"] = loss
     return measured
+
+
+def validation_plan(experiment: Experiment) -> ViewPlan:
+    """The views of all pretexts on all samples; the clean one is that of "validation"."""
+    pretexts: dict[str, PretextEntry] = {}
+    for label, entry in experiment.pretexts.items():
+        pretexts[label] = evolve(entry, samples="all", control="none")
+    return ViewPlan(
+        augment=experiment.augment,
+        augmentations=experiment.augmentations,
+        size=(experiment.input.size, experiment.input.size),
+        pretexts=pretexts,
+        clean="validation",
+    )
 
 
 def _update_pretexts(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attrs import evolve
-from torch import Tensor
+import torch.nn.functional as F
+from attrs import evolve, frozen
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 from toys import EQUAL, PCGRAD, batch, counted, experiment, prepared_batches, train_state
 from weightings import Fixed
 
-from mtlcore import MtlError
+from mtlcore import Head, MtlError, PretextTask
+from mtlcore.config.experiment import PretextEntry
 from mtlcore.contracts import PreparedBatch
 from mtlcore.model.plan import training_plan
 from mtlcore.train.devices import with_micro_batches
@@ -25,8 +27,31 @@ WEIGHTINGS = {
     "a backward for each loss": PCGRAD,
     "cached task weights": TorchJD("UPGrad", every=9),
 }
-# In-painting keeps a view as its target, so its loss keeps that view alive.
 PRETEXTS = ("inpainting", "byol", "puzzle_pooled")
+
+
+@frozen
+class Product(PretextTask):
+    """The gradient of its loss needs a view, so the loss keeps that view alive."""
+
+    def views(self, batch, rng):
+        view = batch.augment(1)
+        return [view], view.images
+
+    def build(self, context):
+        return ProductHead(context.info.channels[-1])
+
+
+class ProductHead(Head):
+    def __init__(self, channels):
+        super().__init__()
+        self.answer = nn.Conv2d(channels, 3, 1)
+
+    def forward(self, features):
+        return F.interpolate(self.answer(features.maps[-1]), features.images.shape[-2:])
+
+    def loss(self, output, target):
+        return (output * target).mean((1, 2, 3))
 
 
 def float_views(prepared: PreparedBatch) -> list[Tensor]:
@@ -38,7 +63,8 @@ def float_views(prepared: PreparedBatch) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_the_views_of_one_micro_batch_are_alive_when_a_forward_begins(name):
-    state = train_state(experiment(("fer",), PRETEXTS, weighting=WEIGHTINGS[name]))
+    exp = experiment(("fer",), ("rotation",), weighting=WEIGHTINGS[name])
+    state = train_state(evolve(exp, pretexts={"product": PretextEntry(Product()), **exp.pretexts}))
     known: list[list[StorageWeakRef]] = []
     alive: list[int] = []
 

@@ -19,13 +19,16 @@ from toys import (
     batch,
     counted,
     experiment,
+    key,
     prepared_batches,
     rotations,
     train_state,
 )
 
-from mtlcore import Geometry, MtlError
+from mtlcore import Batch, Geometry, MtlError, StepCounts
 from mtlcore.geometry import similarity
+from mtlcore.model.plan import training_plan
+from mtlcore.model.views import prepare
 from mtlcore.train.step import train_step
 
 
@@ -262,3 +265,23 @@ def test_relative_location_needs_no_forward_of_its_own():
     state.model.encoder.register_forward_hook(lambda m, i, o: samples.append(len(i[0])))
     train_step(state, counted([batch(unlabeled=0, tasks=("fer",))]))
     assert samples == [6]
+
+
+def test_a_trial_of_the_first_samples_reaches_every_head():
+    """Of an absent task, and of a pretext of unlabeled samples, too."""
+    entries = {"fixmatch": {"samples": "unlabeled"}}
+    exp = experiment(("fer", "pose"), ("rotation", "fixmatch"), entries=entries)
+    b = batch(n=6, unlabeled=0, tasks=("fer", "pose"), absent=("pose",)).first(2)
+    assert torch.equal(b.images, batch(n=6, unlabeled=0).images[:2])
+    made = prepare(training_plan(exp), b, key())
+    assert tuple(made.head_inputs) == ("fer", "pose", "rotation", "fixmatch")
+    assert min(len(x) for x in made.images) == 1
+
+
+def test_batches_without_and_with_labels_count_themselves_as_a_whole_step():
+    images = batch(n=4).images
+    unlabeled = Batch.unlabeled(images)
+    assert (unlabeled.labeled_samples, unlabeled.counts) == (0, StepCounts({}, 4, 4))
+    labeled = Batch.labeled(images, {"fer": torch.arange(4)})
+    assert (labeled.labeled_samples, labeled.counts) == (4, StepCounts({"fer": 4}, 4, 0))
+    assert labeled.present["fer"].all()

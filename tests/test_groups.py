@@ -37,9 +37,9 @@ class Oracle(nn.Module):
 def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measured:
     dataset = InMemory(N, LABELS, split=("train",) * N, attributes=attributes)
     run = experiment({"toys": DataEntry(dataset, unlabeled="keep")}, {"kind": task}, validation=0.0)
-    data = open_data(evolve(run, augmentations={"validation": Plain()}))
+    resolved, data = open_data(evolve(run, augmentations={"validation": Plain()}))
     samples = data.split["train"]
-    return measure(cast(Any, Oracle()), data.experiment, data, samples, torch.device("cpu"))
+    return measure(cast(Any, Oracle()), resolved, data, samples, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch", [256, 7])

@@ -263,7 +263,7 @@ class GuardedContext:
         return data.targets[task][index], data.present[task][index]
 
     def annotation(self, name: str, indices: np.ndarray) -> Annotation:
-        return self._all.data.annotation(name)[indices]
+        return self._all.data.annotation(name, indices)
 
     def add(self, figures: Mapping[str, float]) -> None:
         metrics = {f"{self.label}/{name}": float(value) for name, value in figures.items()}

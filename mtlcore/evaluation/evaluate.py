@@ -70,14 +70,14 @@ def evaluate(
     experiment = _with_one_dataset(load(folder.config, overrides), data)
     if not experiment.tasks:
         raise MtlError(f"{run} has no supervised task: there is nothing to evaluate")
-    found = open_data(experiment, splits={split}, progress=progress)
+    resolved, found = open_data(experiment, splits={split}, progress=progress)
     indices = found.split.get(split)
     if indices is None or not len(indices):
         raise MtlError(f"the data has no samples in the split {split!r}")
     checkpoint = folder.require(which)
     target = torch.device(device or _default_device())
     net = inference_network(experiment, checkpoint).to(target)
-    measured = measure(net, found.experiment, found, indices, target, mirror)
+    measured = measure(net, resolved, found, indices, target, mirror)
     labels = ",".join(experiment.data)
     return Evaluated(str(run), labels, split, checkpoint.path.name, measured, found.report)
 

@@ -16,7 +16,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry
-from ..contracts import Batch, Output, PreparedBatch, PretextTask, StepCounts, SupervisedTask
+from ..contracts import (
+    Batch,
+    Categories,
+    Output,
+    PreparedBatch,
+    PretextTask,
+    StepCounts,
+    SupervisedTask,
+)
 from ..data.dataset import RunData
 from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
@@ -160,7 +168,7 @@ class _TaskMetrics:
 
 def _groups(
     by: tuple[str, ...],
-    attributes: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Categories],
     indices: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """The name of each group, "[attribute=value]" -> (N,) bool.
@@ -172,7 +180,7 @@ def _groups(
         if name not in attributes:
             continue
         values = attributes[name][indices]
-        for value in np.unique(values).tolist():
+        for value in values.used():
             if value:
                 found[f"[{name}={value}]"] = values == value
     return found

@@ -81,10 +81,9 @@ def train(
     try_weighting(experiment, fabric.device)
 
     # The test split is for `mtl eval` alone: a run never reads it.
-    data = open_data(experiment, {"train", "validation"}, reporter.progress)
+    experiment, data = open_data(experiment, {"train", "validation"}, reporter.progress)
     for line in data.report:
         reporter.note(line)
-    experiment = data.experiment
     sampler = Sampler(data, experiment, fabric.world_size)
     steps = _steps(experiment, sampler)
     train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)

@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 
 
 def opened(entries: dict[str, DataEntry], world: int = 1, **options) -> tuple[RunData, Sampler]:
-    data = open_data(experiment(entries, validation=0.0, **options))
-    return data, Sampler(data, data.experiment, world)
+    resolved, data = open_data(experiment(entries, validation=0.0, **options))
+    return data, Sampler(data, resolved, world)
 
 
 def train_of(n: int, names: str = "ab", **options) -> InMemory:
@@ -194,7 +194,7 @@ def test_labeled_samples_do_not_change_when_unlabeled_ones_are_kept():
     for arm in arms:
         data, sampler = opened(arm, batch_size=4)
         micro_batches = [sampler.step(s)[0] for s in range(6)]
-        shown.append([data.keys[p.samples[: p.labeled]].tolist() for p in micro_batches])
+        shown.append([data.keys(p.samples[: p.labeled]).tolist() for p in micro_batches])
     assert shown[0] == shown[1]
 
 
@@ -225,7 +225,7 @@ def test_a_batch_holds_the_images_and_labels_of_its_samples():
     batch = sampler.batch(11, 1, CPU)
     samples = sampler.step(11)[1].samples
     numbers = numbers_of(batch.images)
-    assert numbers == [int(key) for key in data.keys[samples]]
+    assert numbers == [int(key) for key in data.keys(samples)]
     assert batch.targets["kind"].tolist() == [n % 3 for n in numbers]
     assert batch.present["kind"].all()
     assert batch.images.dtype == torch.uint8

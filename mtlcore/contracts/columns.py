@@ -9,7 +9,8 @@ give equal splits, targets and fingerprints, whichever of them it passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 import numpy as np
@@ -74,11 +75,14 @@ class Categories:
 
     @classmethod
     def of(cls, values: object) -> Categories:
-        """Return (N,) strings as categories: numpy, Arrow, or categories themselves.
+        """Return (N,) strings as categories: numpy, Arrow, categories, or any iterable of str.
 
-        Raises MtlError for anything else.
+        An iterable is read once, and none of its strings is held twice. Raises MtlError for
+        anything else.
         """
         column = as_column(values)
+        if isinstance(column, Iterable) and not isinstance(column, (np.ndarray, str, Categories)):
+            return _counted_up(column)
         if not isinstance(column, Categories):
             raise MtlError(f"expected (N,) strings, got {describe(column)}")
         return column
@@ -221,7 +225,7 @@ def as_keys(values: object) -> Any:
     the whole array keeps numpy's fixed width.
     """
     if isinstance(values, Categories):
-        return values.names[values.codes]
+        return _category_keys(values)
     if _is_arrow(values):
         return _arrow_keys(values)
     if not _is_text(values) or values.dtype == STRINGS:
@@ -251,6 +255,12 @@ def describe(values: object) -> str:
     return type(values).__name__
 
 
+def numbered(codes: np.ndarray, code: Mapping[str, int]) -> Categories:
+    """Return categories from name -> code, where codes count up from 0 in the mapping's order."""
+    names = as_keys(np.array(list(code), dtype=object))
+    return Categories._unchecked(codes, names)
+
+
 class _Coder:
     """Gives each different string a code, in the order of their first appearance."""
 
@@ -263,8 +273,7 @@ class _Coder:
         return np.array(own, dtype=np.int32)[positions]
 
     def categories(self, codes: Sequence[np.ndarray]) -> Categories:
-        joined = np.concatenate([np.zeros(0, dtype=np.int32), *codes])
-        return Categories(joined, list(self._code))
+        return numbered(np.concatenate([np.zeros(0, dtype=np.int32), *codes]), self._code)
 
 
 def _coded(values: np.ndarray) -> Categories:
@@ -274,6 +283,24 @@ def _coded(values: np.ndarray) -> Categories:
         names, positions = np.unique(values[start : start + CHUNK], return_inverse=True)
         codes.append(coder.recode(names.tolist(), positions.reshape(-1)))
     return coder.categories(codes)
+
+
+def _counted_up(values: Iterable[object]) -> Categories:
+    code: dict[str, int] = {}
+    codes = array("i")
+    for value in values:
+        if not isinstance(value, str):
+            raise MtlError(f"expected strings, got {value!r}")
+        codes.append(code.setdefault(value, len(code)))
+    return numbered(np.array(codes, dtype=np.int32), code)
+
+
+def _category_keys(values: Categories) -> np.ndarray:
+    # One chunk at a time: numpy's own indexing of such strings takes twice their memory.
+    found = np.empty(len(values), dtype=values.names.dtype)
+    for start in range(0, len(values), CHUNK):
+        found[start : start + CHUNK] = values.names[values.codes[start : start + CHUNK]]
+    return found
 
 
 def _is_text(values: object) -> TypeGuard[np.ndarray]:

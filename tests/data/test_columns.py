@@ -277,6 +277,13 @@ def test_categories_behave_like_an_array_of_strings():
     assert column.unique()[1].tolist() == positions.tolist()
 
 
+def test_categories_are_made_of_any_iterable_of_strings():
+    assert Categories.of(kind for kind in KINDS).tolist() == KINDS
+    assert Categories.of(iter(())).tolist() == []
+    with pytest.raises(MtlError, match="expected strings, got 3"):
+        Categories.of(["a", 3])
+
+
 def test_categories_can_be_copied_and_pickled():
     column = categories(KINDS)
     for again in (copy.deepcopy(column), pickle.loads(pickle.dumps(column))):

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from ...contracts import Dataset, Index
+from ...contracts import Column, Dataset, Index
 from ..requirements import Skip, require
 from ..subject import Subject
 
@@ -115,9 +115,10 @@ class DatasetSubject(Subject[Dataset]):
         return entries
 
 
-def columns(index: Index) -> dict[str, np.ndarray]:
+def columns(index: Index) -> dict[str, Column]:
     """All columns of an index by name."""
-    found = {f"annotation {name!r}": values for name, values in index.annotations.items()}
+    found: dict[str, Column] = {}
+    found |= {f"annotation {name!r}": values for name, values in index.annotations.items()}
     found |= {f"attribute {name!r}": values for name, values in index.attributes.items()}
     for name, values in (("split", index.split), ("group", index.group)):
         if values is not None:

@@ -129,7 +129,8 @@ def _in_words(cls: type) -> str:
 
 def _with_reads(component: Any, label: str) -> Any:
     """Return a task that reads the annotation of its label if it names none."""
-    field = (_fields(type(component)) or {}).get("reads")
+    cls: type = type(component)
+    field = (_fields(cls) or {}).get("reads")
     is_task = isinstance(component, SupervisedTask)
     if not is_task or field is None or field.default not in ("", attrs.NOTHING) or component.reads:
         return component

@@ -146,12 +146,20 @@ def as_read(value: object, kind: TypeHint, path: str) -> tuple[Any, list[str]]:
         return value, []
     try:
         read = converter.structure(without_none(converter.unstructure(value)), kind)
-        is_same = type(read) is type(value) and bool(read == value)
-    except StructureHandlerNotFoundError:
-        return value, []
     except Exception as error:  # noqa: BLE001 - of a validator or a type: each becomes a line
-        return value, list(explain(error, path))
+        return value, [] if _is_beyond_toml(error) else list(explain(error, path))
+    try:
+        is_same = type(read) is type(value) and bool(read == value)
+    except ValueError:  # an array has no single truth value
+        is_same = True
     return (value if is_same else read), []
+
+
+def _is_beyond_toml(error: BaseException) -> bool:
+    """Return whether the reason is a type that TOML can't hold, such as an array."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_beyond_toml, error.exceptions))
+    return isinstance(error, StructureHandlerNotFoundError)
 
 
 def _problems(value: object, field: attrs.Attribute[Any], path: str) -> list[str]:

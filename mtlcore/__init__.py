@@ -80,8 +80,8 @@ if TYPE_CHECKING:
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
-    from .train.record import Diverged as Diverged
-    from .train.stop import Interrupted as Interrupted
+    from .training.record import Diverged as Diverged
+    from .training.stop import Interrupted as Interrupted
 
 __version__ = "0.1.0"
 
@@ -137,8 +137,8 @@ _HOME = {
     "tasks.classification": ("Classification",),
     "tasks.multilabel": ("Multilabel",),
     "tasks.regression": ("Regression",),
-    "train.record": ("Diverged",),
-    "train.stop": ("Interrupted",),
+    "training.record": ("Diverged",),
+    "training.stop": ("Interrupted",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

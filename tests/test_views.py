@@ -29,7 +29,7 @@ from mtlcore import Batch, Geometry, MtlError, StepCounts
 from mtlcore.geometry import similarity
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 
 def images_of_heads(made):

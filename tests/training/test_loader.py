@@ -19,7 +19,7 @@ from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry, Views
 from mtlcore.data.dataset import RunData, open_data
 from mtlcore.data.loader import DirectLoader, Loader
 from mtlcore.data.sampler import Sampler
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 CPU = torch.device("cpu")
 STEPS = 200

@@ -7,7 +7,7 @@ figure is the peak resident memory of the process, minus its resident memory rig
 imports, in MB (10^6 bytes). It includes what the dataset itself needs to make its columns:
 
 - numpy: arrays of strings of a fixed width;
-- categories: `Categories`, and keys as numpy's `StringDType`;
+- categories: `Categories`, and keys as `mtlcore.contracts.texts.Texts`;
 - arrow: a memory-mapped Arrow file, which another process has written.
 
 Linux only.

@@ -23,6 +23,7 @@ from ..geometry import Geometry
 from ..rng import Rng
 from .columns import Categories, Column, as_column, as_columns, as_keys
 from .samples import Annotation, AugmentedBatch, EncoderInfo, Output, Target, View
+from .texts import Texts
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -383,10 +384,10 @@ class Index:
 
     Each column may be a numpy array, `Categories`, or an Arrow array; null is a missing value. The
     index holds columns of strings as `Categories`, keys as numpy strings of any width
-    (`StringDType`), and numbers as numpy arrays. `index.keys[i]` is a str.
+    (`Texts`), and numbers as numpy arrays. `index.keys[i]` is a str.
     """
 
-    keys: np.ndarray = field(converter=as_keys)
+    keys: Texts = field(converter=as_keys)
     annotations: dict[str, Column] = field(converter=as_columns)
     split: Categories | None = field(default=None, converter=optional(as_column))
     group: Categories | None = field(default=None, converter=optional(as_column))

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ..config.experiment import Experiment, TaskEntry
 from ..contracts import Annotation, Categories, Column, SupervisedTask
-from ..contracts.columns import CHUNK, is_numbers
+from ..contracts.columns import is_numbers
+from ..contracts.texts import CHUNK, Texts
 from ..errors import MtlError, nearest
 from ..image_size import written
 from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
@@ -161,7 +162,7 @@ def read_images(
     for name in opened_splits:
         indices[name] = np.flatnonzero(split.isin(name)[opened] & readable)
 
-    def keys(indices: np.ndarray) -> np.ndarray:
+    def keys(indices: np.ndarray) -> Texts:
         return samples.subset(indices).keys()
 
     def annotation(name: str, indices: np.ndarray) -> Annotation:
@@ -351,7 +352,7 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
     return digest.hexdigest()
 
 
-def _bytes(column: Column) -> Iterator[bytes]:
+def _bytes(column: Column | Texts) -> Iterator[bytes]:
     """Yield bytes that do not depend on the byte order, or on how strings are held."""
     if is_numbers(column):
         yield np.ascontiguousarray(column, dtype="<f8").tobytes()

@@ -204,13 +204,11 @@ def _check(label: str, index: Index) -> None:
             raise MtlError(
                 f"data.{label}: its index has {n} keys but {len(values)} values of {name}"
             )
-    in_order = np.sort(index.keys)
-    if (in_order[1:] == in_order[:-1]).any():
-        keys, counts = np.unique(index.keys, return_counts=True)
-        repeated = str(keys[counts.argmax()])
+    repeated = index.keys.repeated()
+    if repeated:
+        key, times = repeated
         raise MtlError(
-            f"data.{label}: its index has the key {repeated!r} {counts.max()} times; "
-            f"expected unique keys"
+            f"data.{label}: its index has the key {key!r} {times} times; expected unique keys"
         )
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from attrs import frozen
 
 from ..contracts import Annotation, Categories, Column
-from ..contracts.columns import as_keys, describe
+from ..contracts.columns import describe
+from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
 from .indexed import IndexedDataset
 
@@ -61,12 +62,12 @@ class JoinedSamples:
     def decoder(self) -> Decoder:
         return Decoder(self.datasets, self.dataset, self.local_index)
 
-    def keys(self) -> np.ndarray:
+    def keys(self) -> Texts:
         """Return the keys of the samples in their datasets, (N,) strings."""
         found: list[str] = []
         for number, local_index in zip(self.dataset.tolist(), self.local_index.tolist()):
-            found.append(str(self.datasets[number].index.keys[local_index]))
-        return as_keys(np.array(found, dtype=object))
+            found.append(self.datasets[number].index.keys[local_index])
+        return Texts.of(found)
 
     def attributes(self) -> dict[str, Categories]:
         """Return name -> (N,) strings; "" if the sample's dataset has no such attribute."""

@@ -9,6 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from ..contracts import Annotation, Categories
+from ..contracts.texts import Texts
 from ..errors import MtlError
 from .cache import ImageCache
 
@@ -17,7 +18,7 @@ def _no_annotation(name: str, _: np.ndarray) -> Annotation:
     raise MtlError(f"this data has no annotation {name!r}")
 
 
-def _no_keys(_: np.ndarray) -> np.ndarray:
+def _no_keys(_: np.ndarray) -> Texts:
     raise MtlError("the samples of this data have no keys")
 
 
@@ -49,7 +50,7 @@ class RunData:
     split: dict[str, np.ndarray]
     fingerprint: str
     report: tuple[str, ...] = ()
-    keys: Callable[[np.ndarray], np.ndarray] = _no_keys
+    keys: Callable[[np.ndarray], Texts] = _no_keys
     annotation: Callable[[str, np.ndarray], Annotation] = _no_annotation
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ Each noun in this line is a kind of plugin. The names below are what a plugin au
 
     base classes of the kinds   Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset,
                                 Augmentation, Callback
-    what flows through a step   Batch, AugmentedBatch, View, Features, Target, StepLosses
+    what flows through a step   Sample, Batch, AugmentedBatch, View, Features, Target, StepLosses
     building blocks             Head, SharedHead, FrozenModule, EMA, Geometry, Rng, gather
     registration                hookimpl
 
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .authoring.predict_transform import predict_transform as predict_transform
+    from .contracts import AlignedTask as AlignedTask
     from .contracts import Annotation as Annotation
     from .contracts import Augmentation as Augmentation
     from .contracts import AugmentedBatch as AugmentedBatch
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
     from .contracts import Head as Head
     from .contracts import Index as Index
     from .contracts import LossWeighting as LossWeighting
+    from .contracts import MapColumn as MapColumn
+    from .contracts import Mix as Mix
+    from .contracts import Moved as Moved
+    from .contracts import PointColumn as PointColumn
     from .contracts import PretextTask as PretextTask
+    from .contracts import Sample as Sample
     from .contracts import Skipped as Skipped
     from .contracts import StepCounts as StepCounts
     from .contracts import StepLosses as StepLosses
@@ -66,6 +72,7 @@ __version__ = "0.1.0"
 _HOME = {
     "authoring.predict_transform": ("predict_transform",),
     "contracts": (
+        "AlignedTask",
         "Annotation",
         "Augmentation",
         "AugmentedBatch",
@@ -80,7 +87,12 @@ _HOME = {
         "Head",
         "Index",
         "LossWeighting",
+        "MapColumn",
+        "Mix",
+        "Moved",
+        "PointColumn",
         "PretextTask",
+        "Sample",
         "Skipped",
         "StepCounts",
         "StepLosses",

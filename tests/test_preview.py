@@ -15,7 +15,7 @@ from mtl_pretexts.puzzling import Puzzling, shuffle
 from toy_datasets import InMemory, cycle, numbers_of
 from toys import Jitter, Plain, RelativeLocation, Rotation, Toy, experiment, train_state
 
-from mtlcore import MtlError, PretextTask
+from mtlcore import MtlError, PretextTask, Sample
 from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry
 from mtlcore.data.dataset import open_data
 from mtlcore.evaluation.preview import TRIES, preview, some_images, strips
@@ -30,9 +30,9 @@ SIAMESE = ((1.01, 1.14), (1.0, 1.0), (0.57, 0.99))
 class Noise(InMemory):
     """Images that differ everywhere."""
 
-    def decode(self, index: Any, i: int) -> np.ndarray:
+    def decode(self, index: Any, i: int) -> Sample:
         shape = (self.size, self.size, 3)
-        return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
+        return Sample(np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8))
 
 
 def noise_experiment(

@@ -25,14 +25,15 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from ..contracts import Sample
 from ..errors import MtlError
-from .images import central_square, shrink
+from .images import shrink
 
 # A callback for progress bars: the current activity, the number of images done, the total.
 Progress = Callable[[str, int, int], None]
 
-# Decodes one image: sample index -> (H, W, 3) uint8 RGB. Raises MtlError if it can't be read.
-Decode = Callable[[int], np.ndarray]
+# Decodes one sample. Raises MtlError if it can't be read.
+Decode = Callable[[int], Sample]
 
 # The samples whose image can't be read: sample index -> the message of the MtlError.
 Unreadable = dict[int, str]
@@ -79,7 +80,7 @@ class MemoryImageCache:
 class OnDemandImageCache:
     """Images that a few threads decode each time they are taken.
 
-    decode: sample index -> (H, W, 3) uint8.
+    decode: sample index -> its image, maps and points.
     size: height and width S of every image, in pixels.
     Taking an unreadable image raises MtlError.
     """
@@ -157,7 +158,7 @@ def cache_size(
     largest = 0
     for index in _probes(n):
         try:
-            image = decode(index)
+            image = decode(index).image
         except MtlError:
             continue
         largest = max(largest, min(image.shape[:2]))
@@ -220,7 +221,7 @@ class _DecodeInto:
     pixels: np.ndarray
 
     def __call__(self, position: int, index: int) -> None:
-        square = shrink(self.decode(index), self.size, enlarge=True)
+        square = shrink(self.decode(index).image, self.size, enlarge=True)
         # Copying channel by channel is six times as fast as one transposed copy.
         for channel, plane in enumerate(self.pixels[position]):
             plane[:] = square[..., channel]
@@ -233,7 +234,7 @@ class _DecodeOnly:
     decode: Decode
 
     def __call__(self, position: int, index: int) -> None:
-        central_square(self.decode(index))
+        self.decode(index)
 
 
 def _run_jobs(read: Callable[[int, int], None], jobs: Jobs) -> Unreadable:

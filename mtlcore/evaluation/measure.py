@@ -101,9 +101,13 @@ def _update_supervised(
         prediction = task.decode(outputs[label])
         # The augmentation may crop or turn the image: labels such as a pose move with it.
         target = task.move(batch.targets[label], view.geometry)
+        present = batch.present[label]
+        if not isinstance(target, Tensor):
+            target, share = target
+            present = present & (share > 0)
         if mirrored is not None:
             prediction = task.average(prediction, task.decode(mirrored[label]))
-        meters[label].update(prediction, target, batch.present[label])
+        meters[label].update(prediction, target, present)
 
 
 class _TaskMetrics:

@@ -14,7 +14,7 @@ from attrs import frozen
 from PIL import Image
 
 from broken_plugins import Broken
-from mtlcore import Dataset, Index, MtlError, read_image
+from mtlcore import Dataset, Index, MtlError, Sample, read_image
 
 BROKEN = Broken()
 CALLS, STORED = count(), {}
@@ -53,7 +53,7 @@ class Right(Dataset):
         return Index(keys, {"kind": kinds, "size": size}, group=kinds, attributes={"letter": kinds})
 
     def decode(self, index, sample):
-        return self.image(str(index.keys[sample]))
+        return Sample(self.image(str(index.keys[sample])))
 
     def image(self, key):
         return read_image(key, self.root)

@@ -65,7 +65,7 @@ def test_every_sample_decodes_to_its_own_image(folders):
     dataset = Fer2013(folders)
     index = dataset.index()
     for i, key in enumerate(index.keys):
-        image = dataset.decode(index, i)
+        image = dataset.decode(index, i).image
         assert image.shape == (48, 48, 3)
         expected = 10 * ORDER.index(key.split("/")[1]) + int(key[-5])
         assert np.abs(image.astype(int) - expected).max() <= 1
@@ -150,7 +150,7 @@ def test_the_csv_release_is_read_row_by_row(tmp_path):
     assert index.split.tolist() == ["train", "val", "test"] * 7
     assert index.keys[:2].tolist() == ["row 00000", "row 00001"]
     for i in (0, 7, 20):
-        image = dataset.decode(index, i)
+        image = dataset.decode(index, i).image
         assert image.shape == (48, 48, 3)
         for channel in range(3):
             np.testing.assert_array_equal(image[..., channel], pixels(i).reshape(48, 48))

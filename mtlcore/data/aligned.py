@@ -9,10 +9,17 @@ would become other classes, normals shorter, and depth a place between two objec
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
 
 from ..contracts import Dataset, Index, MapColumn, PointColumn, Sample, SampleError
 from ..errors import MtlError
+from ..image_size import largest_of_ratio
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
@@ -83,14 +90,9 @@ def _check_map(key: str, name: str, pixels: np.ndarray, column: MapColumn) -> No
 def crop_box(old: Size, new: Size) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of the part of an image that the cache shows.
 
-    It is the largest central rectangle with the shape of `new`, in whole pixels.
+    It is the largest central rectangle with the aspect ratio of `new`, as in `images.central`.
     """
-    height, width = old
-    new_height, new_width = new
-    if height * new_width > width * new_height:
-        height = max(1, round(width * new_height / new_width))
-    else:
-        width = max(1, round(height * new_width / new_height))
+    height, width = largest_of_ratio(old, new)
     return (old[0] - height) // 2, (old[1] - width) // 2, height, width
 
 
@@ -114,3 +116,119 @@ def fit_points(points: np.ndarray, old: Size, size: Size) -> np.ndarray:
     top, left, height, width = crop_box(old, size)
     scale = np.array([size[1] / width, size[0] / height])
     return ((points - [left, top]) * scale).astype(np.float32)
+
+
+# ------------------------------------------------------------ columns of a run
+
+
+@frozen(eq=False)
+class LabelColumn:
+    """A map or points of the N samples of a run.
+
+    present: (N,) bool, samples whose label is used.
+    shape: of one sample: () for a map (h, w), (C,) for a map (C, h, w), (K, 2) for points.
+    dtype: as it is stored: integers and bool as decoded, floats as float32.
+    """
+
+    present: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_points: bool
+
+    def subset(self, indices: np.ndarray) -> LabelColumn:
+        return evolve(self, present=self.present[indices])
+
+    def n_bytes(self, size: Size) -> int:
+        """Return the bytes of all labels in images of this size."""
+        return int(self.present.sum()) * math.prod(self.sample_shape(size)) * self.dtype.itemsize
+
+    def sample_shape(self, size: Size) -> tuple[int, ...]:
+        return self.shape if self.is_points else (*self.shape, *size)
+
+
+@frozen(eq=False)
+class StoredLabels:
+    """One map, or one kind of points, of n samples.
+
+    values: (M, ...), those of the M samples that have it.
+    row: (n,) int64, the position of each sample in `values`; -1 for samples without it.
+    """
+
+    column: LabelColumn
+    size: Size
+    values: np.ndarray
+    row: np.ndarray
+
+    @classmethod
+    def of(cls, column: LabelColumn, size: Size) -> StoredLabels:
+        """Return labels that are not yet written: zeros, or NaN for points."""
+        number = int(column.present.sum())
+        values = np.zeros((number, *column.sample_shape(size)), dtype=column.dtype)
+        if column.is_points:
+            values[:] = np.nan
+        row = np.where(column.present, np.cumsum(column.present) - 1, -1)
+        return cls(column, size, values, row)
+
+    def write(self, position: int, name: str, sample: Sample) -> None:
+        """Store the label of one decoded sample, cropped and shrunk as its image."""
+        row = self.row[position]
+        if row < 0:
+            return
+        if self.column.is_points:
+            height, width = sample.image.shape[:2]
+            self.values[row] = fit_points(sample.points[name], (height, width), self.size)
+        else:
+            self.values[row] = fit_map(sample.maps[name], self.size)
+
+    def take(self, indices: np.ndarray) -> Tensor:
+        """Return copies of these samples' labels, (n, ...), in a dtype that torch computes with."""
+        rows = torch.from_numpy(self.row[indices])
+        present = rows >= 0
+        values = torch.from_numpy(self.values)
+        shape = (len(rows), *values.shape[1:])
+        fill = torch.nan if self.column.is_points else 0
+        found = torch.full(shape, fill, dtype=_BATCH_DTYPES.get(values.dtype, values.dtype))
+        found[present] = values.index_select(0, rows[present]).to(found.dtype)
+        return found
+
+
+_BATCH_DTYPES = {torch.uint16: torch.int32, torch.uint32: torch.int64}
+
+
+def joined_labels(name: str, indexes: Mapping[str, Index]) -> LabelColumn:
+    """Return a map or points of all samples of several datasets.
+
+    indexes: dataset label -> its index, in the order of the samples. At least one has the column.
+    Raises MtlError if the datasets disagree on its form.
+    """
+    columns = {label: columns_of(index).get(name) for label, index in indexes.items()}
+    having = {label: column for label, column in columns.items() if column is not None}
+    forms = {label: _form(column) for label, column in having.items()}
+    if len(set(forms.values())) > 1:
+        kinds = [f"data.{label}: {form}" for label, form in forms.items()]
+        raise MtlError(f"the datasets disagree on what {name!r} is: {', '.join(kinds)}")
+
+    present: list[np.ndarray] = []
+    for label, index in indexes.items():
+        column = columns[label]
+        none = np.zeros(len(index), dtype=bool)
+        present.append(none if column is None else column.present)
+    every = np.concatenate(present)
+
+    first = next(iter(having.values()))
+    if isinstance(first, PointColumn):
+        return LabelColumn(every, (first.count, 2), np.dtype(np.float32), is_points=True)
+    dtypes = [column.dtype for column in having.values() if isinstance(column, MapColumn)]
+    dtype = np.result_type(*dtypes)
+    if dtype.kind == "f":
+        return LabelColumn(every, (first.channels or 1,), np.dtype(np.float32), is_points=False)
+    shape = () if first.channels is None else (first.channels,)
+    return LabelColumn(every, shape, dtype, is_points=False)
+
+
+def _form(column: MapColumn | PointColumn) -> str:
+    """Return what the labels of several datasets must have in common, in words."""
+    if isinstance(column, PointColumn):
+        return f"{column.count} points"
+    kind = "floats" if column.dtype.kind == "f" else "integers"
+    return f"a map of {kind} with channels = {column.channels}"

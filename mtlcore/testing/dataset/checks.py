@@ -303,7 +303,7 @@ def leaves_the_data_folder_unchanged(subject: DatasetSubject) -> None:
     "side effects",
     why="a dataset that uses a global generator disturbs other code.",
     mend="Use your own generator with a fixed seed.",
-    needs="index_is_repeatable",
+    needs=("index_is_repeatable", DECODES),
     core=True,
 )
 def leaves_global_generators_alone(subject: DatasetSubject) -> None:

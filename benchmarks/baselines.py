@@ -23,7 +23,7 @@ class HandNet(nn.Module):
 
     def __init__(self, encoder: Encoder, size: int, dim: int, classes: Sequence[int]) -> None:
         super().__init__()
-        self.net = encoder.build(size)
+        self.net = encoder.build((size, size))
         self.heads = nn.ModuleList(nn.Linear(dim, c) for c in classes)
 
     def forward(self, images: Tensor) -> list[Tensor]:

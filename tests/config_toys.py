@@ -39,7 +39,7 @@ class ResnetSmall(Encoder):
     depths: tuple[int, ...] = (2, 2)
     norm: Literal["batch", "none"] = "batch"
 
-    def build(self, image_size):
+    def build(self, size):
         raise NotImplementedError
 
 
@@ -49,7 +49,7 @@ class Hub(Encoder):
     model: str
     weights: Path | None = None
 
-    def build(self, image_size):
+    def build(self, size):
         raise NotImplementedError
 
 

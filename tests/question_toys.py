@@ -65,7 +65,7 @@ def built(
     task: PretextTask, size: int = 32, encoder: Encoder | None = None
 ) -> tuple[SharedEncoder, Head]:
     """Return a toy encoder, and the head of the task on top of it."""
-    net = SharedEncoder(encoder or Toy(), size)
+    net = SharedEncoder(encoder or Toy(), (size, size))
     return net, task.build(BuildContext(net.info, net, {}))
 
 

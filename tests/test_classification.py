@@ -15,7 +15,7 @@ from mtlcore.tasks.classification import Classification
 
 
 def head(task: Classification):
-    info = EncoderInfo(8, (8,), ((2, 2),), 16)
+    info = EncoderInfo(8, (8,), ((2, 2),), (16, 16))
     return task.build(BuildContext(info, torch.nn.Identity(), {}))
 
 
@@ -184,7 +184,7 @@ def test_numbers_are_refused_with_the_key_that_makes_them_names(values):
 
 def test_class_weights_are_configuration_and_not_saved_with_the_weights():
     task = Classification(classes=("a", "b"), class_weights=(2.0, 1.0))
-    info = EncoderInfo(dim=4, channels=(4,), map_sizes=((2, 2),), image_size=8)
+    info = EncoderInfo(dim=4, channels=(4,), map_sizes=((2, 2),), image_size=(8, 8))
 
     head = task.build(BuildContext(info, nn.Identity(), {}))
 

@@ -89,7 +89,7 @@ def test_missing_keys_have_their_defaults(toys: Catalog) -> None:
     assert e.pretexts["puzzling"].component == Puzzling(grid=2)
     assert e.pretexts["puzzling"].weight == 0.3
     assert e.data["faces"].component == Folder(Path("/images"))
-    assert (e.seed, e.plugins, e.input.size) == (0, (), 64)
+    assert (e.seed, e.plugins, e.input.size) == (0, (), (64, 64))
 
 
 def test_a_label_is_the_default_of_the_name_and_of_what_a_task_reads(toys: Catalog) -> None:
@@ -425,7 +425,7 @@ def puzzling(e: Experiment) -> PretextTask:
         ("train.epochs=3", lambda e: (e.train.epochs, e.train.steps) == (3.0, None)),
         ("train.tensorboard=false", lambda e: e.train.tensorboard is False),
         ("views.clean=2", lambda e: e.views.clean == 2),
-        ("input={size = 32}", lambda e: e.input.size == 32),
+        ("input={size = 32}", lambda e: e.input.size == (32, 32)),
         ("encoder.name=hub:resnet18", lambda e: e.encoder == Hub("resnet18")),
         ("task.pose.weight=0.5", lambda e: list(e.tasks) == ["faces", "pose"]),
         ("seed=5", lambda e: e.seed == 5),

@@ -76,7 +76,7 @@ def test_an_unknown_shared_head_raises_with_the_known_ones():
 
 def test_an_encoder_that_does_not_return_features_is_refused():
     class Bare(Toy):
-        def build(self, image_size):
+        def build(self, size):
             return nn.Flatten()
 
     with pytest.raises(MtlError, match="Features"):
@@ -88,7 +88,7 @@ def test_info_is_measured_not_declared():
     assert info.dim == 16
     assert info.channels == (4, 8, 16)
     assert info.map_sizes == ((16, 16), (8, 8), (4, 4))
-    assert info.image_size == 32
+    assert info.image_size == (32, 32)
 
 
 def test_a_deep_copy_shares_the_head_of_the_copy():

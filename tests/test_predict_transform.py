@@ -53,7 +53,7 @@ def augmented(size=24, n=12):
 
 
 def context():
-    return BuildContext(EncoderInfo(6, (6,), ((2, 2),), 24), torch.nn.Identity(), {})
+    return BuildContext(EncoderInfo(6, (6,), ((2, 2),), (24, 24)), torch.nn.Identity(), {})
 
 
 def test_rotation_by_predict_transform_equals_the_rotation_class():

@@ -183,7 +183,7 @@ def test_a_preview_does_not_touch_the_global_generator():
 @pytest.mark.parametrize(("size", "shown"), [(24, 96), (36, 108), (48, 96), (112, 112)])
 def test_small_images_are_enlarged_in_whole_blocks_to_at_least_96_pixels(size, shown):
     raw = images(2, size) / 255
-    made = sheet([Strip("raw", raw)], size)
+    made = sheet([Strip("raw", raw)], (size, size))
     assert made.dtype == np.uint8
     assert made.shape[0] == shown + 8
     cell = made[4 : 4 + shown, -2 * (shown + 4) - 4 :][:, :shown]
@@ -195,7 +195,7 @@ def test_small_images_are_enlarged_in_whole_blocks_to_at_least_96_pixels(size, s
 def test_labels_fit_into_a_white_margin():
     short = Strip("short", images(1) / 255)
     long = Strip("a much longer label\nof two lines", images(1) / 255)
-    made = sheet([short, long], 24)
+    made = sheet([short, long], (24, 24))
     margin = made[:, : made.shape[1] - 96 - 8]
     ink = (margin < 128).all(2)
     assert ink[:100].any()

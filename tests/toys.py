@@ -66,7 +66,7 @@ class Toy(Encoder):
     width: int = 4
     norm: str = "batch"  # "batch" | "none"
 
-    def build(self, image_size: int) -> nn.Module:
+    def build(self, size: tuple[int, int]) -> nn.Module:
         return ToyNet(self.width, nn.BatchNorm2d if self.norm == "batch" else nn.Identity)
 
 

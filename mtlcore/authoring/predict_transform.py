@@ -64,7 +64,7 @@ def predict_transform(
     - False: only colors change, so all labels stay (`View.repaint`).
     - A function (choice, size in pixels) -> matrix, 2 x 3 or 3 x 3, old -> new pixel coordinates
       (x to the right, y down, (0, 0) the outer corner of the first pixel). Masks follow `fn`, rigid
-      labels follow the matrix (`View.rearrange(move, matrix)`).
+      labels follow the matrix (`View.rearrange(move, matrix)`). Images must be square.
     - True: labels are unknown, so no supervised head reads the views (`View(images)`). If parts
       change places and rigid labels stay, write a class whose `views` calls `View.rearrange(move)`.
 
@@ -124,7 +124,13 @@ class _PredictTransform(PretextTask):
         move = partial(apply_choices, transforms.fn, number, choice)
 
         if callable(transforms.moves):
-            matrices = transforms.matrices(clean.images.shape[-1])
+            height, width = clean.images.shape[-2:]
+            if height != width:
+                raise MtlError(
+                    f"{self.name}: `moves` describes transforms of square images, got a height of "
+                    f"{height} and a width of {width}: set input.size = {max(height, width)}"
+                )
+            matrices = transforms.matrices(width)
             on_device = matrices.to(choice.device, non_blocking=True)
             return [clean.rearrange(move, on_device[choice])], choice
         if transforms.moves:

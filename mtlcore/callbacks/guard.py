@@ -318,14 +318,14 @@ def best_by(experiment: Experiment) -> str:
 def pooled_features(train_state: TrainState, data: RunData, indices: np.ndarray) -> Tensor:
     """(N, D) float32: pooled features of these samples, in eval mode, of the "validation" view."""
     experiment, device = train_state.experiment, train_state.fabric.device
-    size = (experiment.input.size, experiment.input.size)
+    size = experiment.input.size
     augmentation = experiment.augmentation("validation")
     rng = KeyedRng((experiment.seed, 0), device)(VIEW)
     network = _inference(train_state)
     network.eval()
     found = []
     for start in range(0, len(indices), BATCH):
-        images = data.images.take(indices[start : start + BATCH]).to(device)
+        images = data.images.take(indices[start : start + BATCH]).images.to(device)
         view = augmentation.view(images, size, rng)
         found.append(network.encoder(view.images).pooled.float())
     if not found:

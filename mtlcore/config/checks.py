@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import nearest
+from ..image_size import same_ratio, written
 from .experiment import Experiment
 
 
 def conflicts(experiment: Experiment) -> Iterator[str]:
     """Yield one line for each conflict."""
     yield from _training(experiment)
+    yield from _input(experiment)
     yield from _views(experiment)
     yield from _unlabeled(experiment)
     yield from _weighting(experiment)
@@ -36,6 +38,19 @@ def _training(experiment: Experiment) -> Iterator[str]:
             'there is no loss: every pretext has control = "views_only", and there is no '
             "[task.<label>]: add a task, or set control of a pretext"
         )
+
+
+def _input(experiment: Experiment) -> Iterator[str]:
+    """Images are stretched evenly, so that a rotation in the cache is a rotation in the view."""
+    size, cache_size = experiment.input.size, experiment.input.cache_size
+    if cache_size is None or same_ratio(cache_size, size):
+        return
+    height, width = size
+    such_as = written((round(1.5 * height), round(1.5 * width)))
+    yield (
+        f"input.cache_size = {written(cache_size)}: its aspect ratio differs from that of "
+        f"input.size = {written(size)}: remove it, or set input.cache_size = {such_as}"
+    )
 
 
 def _views(experiment: Experiment) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
+from attrs.converters import optional as converts_optional
 from attrs.validators import and_, ge, gt, le, lt, optional
 
 from ..contracts import (
@@ -24,6 +25,7 @@ from ..contracts import (
     SupervisedTask,
 )
 from ..errors import MtlError, nearest
+from ..image_size import ImageSize, image_size
 
 share = and_(ge(0.0), le(1.0))
 
@@ -100,21 +102,23 @@ class DataEntry:
 class Input:
     """[input]: size of the images, and number of samples in a step.
 
-    size: height and width of the encoder's input, in pixels.
+    size: height and width of the encoder's input, in pixels: `64`, or `[48, 64]` for a height of 48
+        and a width of 64.
     batch_size: LABELED samples of one optimizer step, over all ranks and micro-batches.
     unlabeled_batch: samples without labels in addition (default: the same number, if a dataset
         keeps such samples).
     validation: share of the training groups that becomes the validation split. It is separated
         before `labels` is applied, and never trained on.
-    cache_size: height and width of images in the image cache, in pixels (default: 1.5 x size).
+    cache_size: height and width of images in the image cache, in pixels, in the form of `size` and
+        with its aspect ratio (default: 1.5 x size, or less if the images are smaller).
     mix: how datasets share a batch: in proportion to their samples, or equally.
     """
 
-    size: int = field(default=64, validator=gt(0))
+    size: ImageSize = field(default=64, converter=image_size)  # type: ignore[assignment]
     batch_size: int = field(default=64, validator=gt(0))
     unlabeled_batch: int | None = field(default=None, validator=optional(gt(0)))
     validation: float = field(default=0.1, validator=share)
-    cache_size: int | None = field(default=None, validator=optional(gt(0)))
+    cache_size: ImageSize | None = field(default=None, converter=converts_optional(image_size))
     mix: Literal["proportional", "balanced"] = "proportional"
 
 

@@ -22,6 +22,8 @@ from cattrs.errors import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from ..contracts import KINDS
+from ..image_size import WORDS as IMAGE_SIZE_IN_WORDS
+from ..image_size import ImageSize, image_size, written
 from .overrides import Word, plain
 
 TypeHint = Any
@@ -52,6 +54,7 @@ _WORDS: dict[TypeHint, str] = {
     float: "a number",
     str: "a string",
     Path: "a path (a string)",
+    ImageSize: IMAGE_SIZE_IN_WORDS,
 }
 
 
@@ -118,6 +121,14 @@ def _path(value: object, _: TypeHint) -> Path:
         return Path(str(value)).expanduser().absolute()
     except RuntimeError as error:  # "~name" of an unknown user
         raise IllTypedError(value, f"a path: {error}") from error
+
+
+def _image_size(value: object, _: TypeHint) -> tuple[int, int]:
+    scalar = plain(value)
+    if isinstance(scalar, int | list | tuple):
+        with contextlib.suppress(ValueError):
+            return image_size(scalar)
+    raise IllTypedError(value, IMAGE_SIZE_IN_WORDS)
 
 
 def _choice(known: Sequence[object], results: Sequence[object], expected: str) -> Hook:
@@ -301,6 +312,14 @@ def _component_hook(_kind: TypeHint, _: Converter) -> Hook:
     return lambda value, _: value  # `Reader` has built it already
 
 
+def _image_size_hook(_kind: TypeHint, _: Converter) -> Hook:
+    return _image_size
+
+
+def _is_image_size(kind: TypeHint) -> bool:
+    return kind == ImageSize
+
+
 def _is_literal(kind: TypeHint) -> bool:
     return get_origin(kind) is Literal
 
@@ -326,6 +345,7 @@ def _converter() -> Converter:
         (_is_enum, _enum_hook),
         (_is_anything, _plain_hook),
         (_is_component_kind, _component_hook),
+        (_is_image_size, _image_size_hook),
     ]
     for predicate, factory in factories:
         made.register_structure_hook_factory(predicate, factory)
@@ -335,6 +355,7 @@ def _converter() -> Converter:
         made.register_structure_hook(scalar, hook)
 
     made.register_unstructure_hook(Path, str)
+    made.register_unstructure_hook_func(_is_image_size, written)
     made.register_unstructure_hook_factory(
         attrs.has, lambda cls: make_dict_unstructure_fn(cls, made, _cattrs_use_alias=True)
     )

@@ -139,8 +139,11 @@ class Encoder(Component):
     std: ClassVar[tuple[float, float, float]] = (0.25, 0.25, 0.25)
 
     @abstractmethod
-    def build(self, image_size: int) -> nn.Module:
+    def build(self, size: tuple[int, int]) -> nn.Module:
         """Return a module: normalized images (B, 3, H, W) -> Features.
+
+        size: (H, W) of the run's images (`input.size`). Raises MtlError for a size that the network
+        can't process, such as one that is not a square.
 
         The module leaves `Features.images` None.
         """

@@ -294,13 +294,13 @@ class EncoderInfo:
     dim: D, width of `Features.pooled`.
     channels: C of each map, from fine to coarse.
     map_sizes: (h, w) of each map, in cells.
-    image_size: height and width of the images, in pixels (`input.size`).
+    image_size: (height, width) of the images, in pixels (`input.size`).
     """
 
     dim: int
     channels: tuple[int, ...]
     map_sizes: tuple[tuple[int, int], ...]
-    image_size: int
+    image_size: tuple[int, int]
 
 
 class HeadInput(NamedTuple):

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..config.experiment import Experiment, TaskEntry
 from ..contracts import Annotation, SupervisedTask
 from ..errors import MtlError, nearest
+from ..image_size import written
 from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
 from .indexed import IndexedDataset, open_dataset
 from .joined import JoinedSamples, annotation_names, annotation_of_all, joined_annotation
@@ -106,8 +107,8 @@ def cache_size_of(
     datasets: list[IndexedDataset],
     experiment: Experiment,
     opened_splits: Collection[str] = (),
-) -> int:
-    """Return the size S of the image cache, found by looking at images of train and validation.
+) -> tuple[int, int]:
+    """Return the size (h, w) of the image cache. Images of train and validation decide it.
 
     Test images have no influence, because a run must not learn anything from them. Train and
     validation count together, because the seed decides which samples validation is cut from; and
@@ -131,7 +132,7 @@ def cache_size_of(
 
 def _open_images(
     samples: JoinedSamples,
-    size: int,
+    size: tuple[int, int],
     progress: Progress | None,
     memory: int | None,
     lazy: bool,
@@ -245,9 +246,9 @@ def _splits_to_open(split: np.ndarray, requested: Collection[str] | None) -> lis
 # ------------------------------------------------------------ fingerprint
 
 
-def fingerprint_of(datasets: list[IndexedDataset], size: int) -> str:
+def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str:
     """Return a 128-bit digest of samples, annotations, splits and the cache size, in hex."""
-    digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr(written(size)).encode(), digest_size=16)
     for dataset in datasets:
         index = dataset.index
         digest.update(dataset.label.encode())

@@ -1,4 +1,4 @@
-"""Decode images to RGB pixels, and shrink them to squares.
+"""Decode images to RGB pixels, and shrink them to one size.
 
 simplejpeg decodes JPEG: it is 1.7 to 6 times as fast as Pillow and returns the same pixels. Pillow
 decodes every other format, and those JPEG files that simplejpeg can't handle. The result is always
@@ -16,6 +16,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import MtlError
+from ..image_size import largest_of_ratio
 
 # EPS is missing on purpose: Pillow runs an external program to read it.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -62,38 +63,43 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 def shrink(
     image: np.ndarray,
-    size: int,
+    size: tuple[int, int],
     enlarge: bool = False,
 ) -> np.ndarray:
-    """Shrink the central square of (H, W, 3) uint8 to (size, size, 3), with antialiasing.
+    """Shrink the center of (H, W, 3) uint8 to (h, w, 3), with antialiasing.
 
-    enlarge: whether a square smaller than `size` is enlarged.
-    Raises MtlError if the square is smaller than `size` and `enlarge` is False, or if `image` is
+    The center is the largest rectangle with the aspect ratio of `size`.
+
+    size: (h, w).
+    enlarge: whether a center smaller than `size` is enlarged.
+    Raises MtlError if the center is smaller than `size` and `enlarge` is False, or if `image` is
     not a (H, W, 3) uint8 array.
     """
-    square = central_square(image)
-    if len(square) == size:
-        return square
-    if len(square) < size and not enlarge:
+    center = central(image, size)
+    if center.shape[:2] == size:
+        return center
+    height, width = size
+    is_smaller = center.shape[0] < height or center.shape[1] < width
+    if is_smaller and not enlarge:
         h, w = image.shape[:2]
-        raise MtlError(f"an image of {w} x {h} pixels is smaller than {size} x {size}")
-    full = Image.fromarray(np.ascontiguousarray(square))
-    resized = full.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        raise MtlError(f"an image of {w} x {h} pixels is smaller than {width} x {height}")
+    full = Image.fromarray(np.ascontiguousarray(center))
+    resized = full.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.asarray(resized)
 
 
-def central_square(image: np.ndarray) -> np.ndarray:
-    """Return the central (s, s, 3) of (H, W, 3) uint8 as a view, s = min(H, W).
+def central(image: np.ndarray, ratio: tuple[int, int]) -> np.ndarray:
+    """Return the largest central rectangle of (H, W, 3) uint8 with this ratio (h, w), as a view.
 
-    Raises MtlError if `image` is not such an array.
+    (1, 1) is the central square. Raises MtlError if `image` is not such an array.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise MtlError(f"an image must be (H, W, 3) uint8; got {image.shape} {image.dtype}")
     h, w = image.shape[:2]
-    short = min(h, w)
-    top = (h - short) // 2
-    left = (w - short) // 2
-    return image[top : top + short, left : left + short]
+    height, width = largest_of_ratio((h, w), ratio)
+    top = (h - height) // 2
+    left = (w - width) // 2
+    return image[top : top + height, left : left + width]
 
 
 def _below(root: str, path: str) -> str:

@@ -112,7 +112,7 @@ class Sampler:
         samples, labeled = micro_batches[micro_batch]
         index = torch.from_numpy(samples)
         return Batch(
-            images=_to_device(self._data.images.take(samples), device),
+            images=_to_device(self._data.images.take(samples).images, device),
             targets=_select(self._data.targets, index, device),
             present=_select(self._data.present, index, device),
             counts=counts,

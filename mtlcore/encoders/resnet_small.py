@@ -33,7 +33,7 @@ class ResnetSmall(Encoder):
         validator=deep_iterable(ge(1), iterable_validator=[min_len(1), max_len(6)]),
     )
 
-    def build(self, image_size: int) -> nn.Module:
+    def build(self, size: tuple[int, int]) -> nn.Module:
         return _ResnetSmall(self)
 
 

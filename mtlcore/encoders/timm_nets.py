@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..contracts import Encoder, Features
 from ..errors import MtlError
+from ..image_size import written
 from . import weights as files
 
 RGB = tuple[float, float, float]
@@ -81,19 +82,27 @@ class Timm(Encoder):
             return {"other_sizes": "timm builds this model for one image size"}
         return {}
 
-    def build(self, image_size: int) -> nn.Module:
+    def build(self, size: tuple[int, int]) -> nn.Module:
         timm = _import_timm()
         config = self._pretrained_config()
         options: dict[str, object] = {"num_classes": 0}
         if config.fixed_input_size:
-            options["img_size"] = image_size
+            options["img_size"] = size[0] if size[0] == size[1] else size
 
         weights = files.weights_to_load(self.weights)
-        if weights == files.IMAGENET:
-            net = self._with_published_weights(timm, options)
-        else:
-            net = timm.create_model(self.model, **options)
-        self._check_size(net, image_size)
+        try:
+            if weights == files.IMAGENET:
+                net = self._with_published_weights(timm, options)
+            else:
+                net = timm.create_model(self.model, **options)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            if size[0] == size[1]:
+                raise
+            raise MtlError(
+                f"input.size = {written(size)}: timm can't build {self._label} for this height and "
+                f"width ({error}); expected one number, such as {max(size)}"
+            ) from error
+        self._check_size(net, size)
         if weights not in (files.NONE, files.IMAGENET):
             state = _resize_position_embedding(files.read(self._label, self.weights), net)
             files.load(self._label, net, state, _classifier_prefixes(config))
@@ -125,17 +134,21 @@ class Timm(Encoder):
             )
         return config
 
-    def _check_size(self, net: nn.Module, image_size: int) -> None:
-        """Raise MtlError if the image size is not a multiple of a ViT's patch size.
+    def _check_size(self, net: nn.Module, size: tuple[int, int]) -> None:
+        """Raise MtlError if the height or the width is not a multiple of a ViT's patch size.
 
         timm itself would ignore the pixels beyond the last whole patch.
         """
         patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
-        if isinstance(patch, tuple) and image_size % patch[0]:
-            raise MtlError(
-                f"input.size = {image_size}: {self._label} reads whole patches of {patch[0]} "
-                f"pixels; expected a multiple of {patch[0]}"
-            )
+        if not isinstance(patch, tuple):
+            return
+        for side, pixels, of_patch in zip(("height", "width"), size, patch):
+            if pixels % of_patch:
+                which = "" if size[0] == size[1] else f"; the {side} is {pixels}"
+                raise MtlError(
+                    f"input.size = {written(size)}: {self._label} reads whole patches of "
+                    f"{of_patch} pixels{which}; expected a multiple of {of_patch}"
+                )
 
     def _with_published_weights(
         self, timm: ModuleType, options: Mapping[str, object]
@@ -218,5 +231,6 @@ class _TimmNet(nn.Module):
             coarse = rearrange(patches, "b (h w) d -> b d h w", h=maps[-1].shape[-2])
             return Features((coarse,), pooled, final)
         coarse = rearrange(final, "b h w d -> b d h w") if self.outputs_nhwc else final
-        finer = [m for m in maps if m.shape[-1] > coarse.shape[-1]]
+        cells = coarse.shape[-2:].numel()
+        finer = [m for m in maps if m.shape[-2:].numel() > cells]
         return Features((*finer, coarse), pooled, final)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..contracts import Encoder, Features
 from ..errors import MtlError
+from ..image_size import written
 from . import weights as files
 
 RGB = tuple[float, float, float]
@@ -54,34 +55,34 @@ class VisionNet(Encoder):
     def std(self) -> RGB:  # type: ignore[override]
         return Encoder.std if self.weights == files.NONE else files.IMAGENET_STD
 
-    def build(self, image_size: int) -> nn.Module:
+    def build(self, size: tuple[int, int]) -> nn.Module:
         # Imported late: torchvision takes 1.9 s.
         from torchvision.models import get_model
         from torchvision.models.feature_extraction import create_feature_extractor
 
-        self.check(image_size)
-        model = get_model(self.name, weights=None, **self.options(image_size))
+        self.check(size)
+        model = get_model(self.name, weights=None, **self.options(size))
         nodes = {name: name for name in self.maps}
         nodes[self.pooled] = "pooled"
         net = create_feature_extractor(model, nodes)
         if files.weights_to_load(self.weights) != files.NONE:
-            state = self.fitted(self._read_state(), image_size)
+            state = self.fitted(self._read_state(), size)
             files.load(str(self.name), net, state, [self.classifier])
         return self.adapted(net)
 
-    def check(self, image_size: int) -> None:
-        """Raise MtlError if the network can't process images of this size."""
-        if image_size < self.smallest:
+    def check(self, size: tuple[int, int]) -> None:
+        """Raise MtlError if the network can't process images of this size (h, w)."""
+        if min(size) < self.smallest:
             raise MtlError(
-                f"input.size = {image_size}: {self.name} needs images of at least "
+                f"input.size = {written(size)}: {self.name} needs images of at least "
                 f"{self.smallest} x {self.smallest} pixels"
             )
 
-    def options(self, image_size: int) -> dict[str, object]:
+    def options(self, size: tuple[int, int]) -> dict[str, object]:
         """Return further arguments of torchvision's constructor."""
         return {}
 
-    def fitted(self, state: Mapping[str, Tensor], image_size: int) -> Mapping[str, Tensor]:
+    def fitted(self, state: Mapping[str, Tensor], size: tuple[int, int]) -> Mapping[str, Tensor]:
         """Return the weights adapted to this image size."""
         return state
 
@@ -223,23 +224,29 @@ class VitB16(VisionNet):
         "other_sizes": "its position embeddings belong to one image size"
     }
 
-    def check(self, image_size: int) -> None:
-        if image_size % self.patch:
-            near = max(self.patch, round(image_size / self.patch) * self.patch)
+    def check(self, size: tuple[int, int]) -> None:
+        longer = max(size)
+        near = max(self.patch, round(longer / self.patch) * self.patch)
+        if size[0] != size[1]:
             raise MtlError(
-                f"input.size = {image_size}: vit_b_16 reads whole patches of {self.patch} pixels; "
+                f"input.size = {written(size)}: vit_b_16 reads square images only; "
+                f"expected one number, such as {near}, or another encoder"
+            )
+        if longer % self.patch:
+            raise MtlError(
+                f"input.size = {longer}: vit_b_16 reads whole patches of {self.patch} pixels; "
                 f"expected a multiple of {self.patch}, such as {near}"
             )
 
-    def options(self, image_size: int) -> dict[str, object]:
-        return {"image_size": image_size}
+    def options(self, size: tuple[int, int]) -> dict[str, object]:
+        return {"image_size": size[0]}
 
-    def fitted(self, state: Mapping[str, Tensor], image_size: int) -> Mapping[str, Tensor]:
+    def fitted(self, state: Mapping[str, Tensor], size: tuple[int, int]) -> Mapping[str, Tensor]:
         from torchvision.models.vision_transformer import interpolate_embeddings
 
         if "encoder.pos_embedding" not in state:
             return state  # `load` will report what is missing
-        resized: Mapping[str, Tensor] = interpolate_embeddings(image_size, self.patch, dict(state))
+        resized: Mapping[str, Tensor] = interpolate_embeddings(size[0], self.patch, dict(state))
         return resized
 
     def adapted(self, net: nn.Module) -> nn.Module:

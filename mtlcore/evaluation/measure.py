@@ -90,7 +90,7 @@ def _update_supervised(
     mirror: bool,
 ) -> None:
     """Predict one batch, and update the metrics of all tasks."""
-    size = (experiment.input.size, experiment.input.size)
+    size = experiment.input.size
     rng = _keyed_rng(experiment, batch.images.device)(VIEW)
     view = experiment.augmentation("validation").view(batch.images, size, rng)
     assert view.geometry is not None
@@ -291,7 +291,7 @@ def _batches(
         for label in experiment.tasks:
             targets[label] = data.targets[label][index].to(device)
             present[label] = data.present[label][index].to(device)
-        images = data.images.take(chunk).to(device)
+        images = data.images.take(chunk).images.to(device)
         n = len(chunk)
         yield Batch(images, targets, present, StepCounts({}, n, 0), n)
 

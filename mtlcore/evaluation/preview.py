@@ -39,6 +39,7 @@ from ..contracts import (
 from ..data.dataset import RunData, open_data
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
+from ..image_size import written
 from ..model.hybrid import HybridModel
 from ..model.views import prepare
 from ..rng import KeyedRng, Rng
@@ -63,7 +64,7 @@ def preview(experiment: Experiment, run: Path | None = None, images: int = 8) ->
 
 
 def some_images(data: RunData, n: int) -> Tensor:
-    """(N, 3, S, S) uint8, evenly spaced over validation, or over train if that is too small.
+    """(N, 3, H, W) uint8, evenly spaced over validation, or over train if that is too small.
 
     An unreadable image is replaced by the next readable one. N < n if `TRIES` images in a row are
     unreadable, or if there are fewer than n. Raises MtlError if none can be read.
@@ -79,7 +80,7 @@ def some_images(data: RunData, n: int) -> Tensor:
     for start, end in pairwise([*positions.tolist(), len(indices)]):
         for position in range(start, min(end, start + TRIES)):
             try:
-                found.append(data.images.take(indices[position : position + 1]))
+                found.append(data.images.take(indices[position : position + 1]).images)
                 break
             except MtlError as error:
                 reason = str(error)
@@ -90,7 +91,7 @@ def some_images(data: RunData, n: int) -> Tensor:
 
 @torch.no_grad()
 def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> list[Strip]:
-    """The strips of raw uint8 images (N, 3, S, S). run: also its predictions."""
+    """The strips of raw uint8 images (N, 3, H, W). run: also its predictions."""
     prepared = _prepared(experiment, images)
     model = _model(experiment, run)
     outputs = _outputs(model, prepared) if run else {}
@@ -105,7 +106,7 @@ def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> l
 
 @torch.no_grad()
 def untrained_strips(experiment: Experiment, images: Tensor) -> list[Strip]:
-    """The strips of raw uint8 images (N, 3, S, S), with the outputs of an untrained model.
+    """The strips of raw uint8 images (N, 3, H, W), with the outputs of an untrained model.
 
     They show the form of targets and outputs. What a pretext cannot draw is written as numbers.
     """
@@ -303,4 +304,5 @@ def _tensors(tree: Target | Output) -> list[Tensor]:
 
 
 def _pixels(images: Tensor) -> str:
-    return f"{images.shape[-1]} px"
+    height, width = images.shape[-2:]
+    return f"{written((height, width))} px"

@@ -22,6 +22,7 @@ from ..data.copies import disagree
 from ..data.images import shrink
 from ..data.splits import is_labeled
 from ..errors import MtlError
+from ..image_size import largest_of_ratio
 from ..tasks.draw_text import draw_text
 
 CELL, GAP = 96, 4  # pixels: the smallest size of an image, and the space between two
@@ -45,27 +46,27 @@ class Strip:
     images: Tensor
 
 
-def sheet(strips: Sequence[Strip], size: int) -> np.ndarray:
+def sheet(strips: Sequence[Strip], size: tuple[int, int]) -> np.ndarray:
     """Draw the strips below each other. -> (H, W, 3) uint8.
 
-    size: images of this size, in pixels, are enlarged in whole blocks to at least `CELL` pixels,
-    without smoothing.
+    size: images of this size (h, w), in pixels, are enlarged in whole blocks to at least `CELL`
+    pixels, without smoothing.
     """
-    blocks = -(-CELL // size)
-    cell = size * blocks
-    step = cell + GAP
+    blocks = -(-CELL // min(size))
+    cell = (size[0] * blocks, size[1] * blocks)
+    row_step, column_step = cell[0] + GAP, cell[1] + GAP
     font = ImageFont.load_default(LABEL_FONT)
     margin = _label_width(strips, font) + 2 * GAP
     columns = max(len(strip.images) for strip in strips)
-    width = margin + columns * step + GAP
-    height = len(strips) * step + GAP
+    width = margin + columns * column_step + GAP
+    height = len(strips) * row_step + GAP
     page = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(page)
     for row, strip in enumerate(strips):
-        y = row * step + GAP
+        y = row * row_step + GAP
         pen.multiline_text((GAP, y + GAP), strip.label, fill="black", font=font)
         for column, image in enumerate(_cells(strip.images, cell)):
-            x = margin + column * step
+            x = margin + column * column_step
             page.paste(Image.fromarray(image), (x, y))
     return np.asarray(page)
 
@@ -86,13 +87,16 @@ def _label_width(strips: Sequence[Strip], font: Font) -> int:
     return widest
 
 
-def _cells(images: Tensor, size: int) -> np.ndarray:
-    """(N, 3, H, W) -> (N, size, size, 3) uint8."""
+def _cells(images: Tensor, cell: tuple[int, int]) -> np.ndarray:
+    """(N, 3, H, W) -> (N, *cell, 3) uint8: as large as fits, on white, without distortion."""
     images = images.float()
-    if images.shape[-1] > size:
-        images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-    elif images.shape[-2:] != (size, size):
-        images = F.interpolate(images, (size, size), mode="nearest-exact")
+    old = (images.shape[-2], images.shape[-1])
+    size = largest_of_ratio(cell, old)
+    if old[1] > size[1]:
+        images = F.interpolate(images, size, mode="bilinear", antialias=True)
+    elif old != size:
+        images = F.interpolate(images, size, mode="nearest-exact")
+    images = F.pad(images, (0, cell[1] - size[1], 0, cell[0] - size[0]), value=1.0)
     pixels = (images.clamp(0, 1) * 255).round().byte()
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -124,7 +128,7 @@ def label_sheet(experiment: Experiment, report: Report) -> np.ndarray:
     written on the image. Images that cannot be read are left out.
     """
     strips = _LabelStrips(experiment, report).all()
-    return sheet(strips, DATA_CELL)
+    return sheet(strips, (DATA_CELL, DATA_CELL))
 
 
 @frozen(eq=False)
@@ -233,7 +237,7 @@ class _LabelStrips:
         squares = []
         for index in indices:
             sample = dataset.decode(self.report.index, int(index))
-            squares.append(shrink(sample.image, DATA_CELL, enlarge=True))
+            squares.append(shrink(sample.image, (DATA_CELL, DATA_CELL), enlarge=True))
         # Without images the array has no shape of its own.
         pixels = np.array(squares, dtype=np.uint8)
         pixels = pixels.reshape(-1, DATA_CELL, DATA_CELL, 3)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..contracts import Encoder, EncoderInfo, Features, Head, Output
 from ..errors import MtlError
+from ..image_size import written
 
 
 class SharedEncoder(nn.Module):
@@ -20,12 +21,14 @@ class SharedEncoder(nn.Module):
     The normalization is part of the module, so heads, EMA copies and exports all use the same.
 
     info: sizes of the features.
+
+    size: (H, W) of the images. Raises MtlError if the encoder can't process it.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: Encoder, size: int) -> None:
+    def __init__(self, encoder: Encoder, size: tuple[int, int]) -> None:
         super().__init__()
         mean = torch.tensor(encoder.mean).view(3, 1, 1)
         std = torch.tensor(encoder.std).view(3, 1, 1)
@@ -42,12 +45,12 @@ class SharedEncoder(nn.Module):
         return features._replace(images=images)
 
     @torch.no_grad()
-    def _measure(self, size: int) -> EncoderInfo:
+    def _measure(self, size: tuple[int, int]) -> EncoderInfo:
         """Return the sizes of the features, from one dry forward in eval mode."""
         training = self.training
 
         # Eval mode: one empty image must not update BatchNorm's running statistics.
-        features = self.eval().net(torch.zeros(1, 3, size, size))
+        features = self._dry_forward(size)
         self.train(training)
         if not isinstance(features, Features) or features.pooled.ndim != 2:
             raise MtlError(
@@ -62,6 +65,20 @@ class SharedEncoder(nn.Module):
             map_sizes=map_sizes,
             image_size=size,
         )
+
+    def _dry_forward(self, size: tuple[int, int]) -> object:
+        images = torch.zeros(1, 3, *size)
+        self.eval()
+        if size[0] == size[1]:
+            return self.net(images)
+        try:
+            return self.net(images)
+        except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
+            raise MtlError(
+                f"input.size = {written(size)}: the encoder {type(self.net).__name__} can't read "
+                f"images of this height and width ({error}): "
+                f"set one number, such as input.size = {max(size)}, or another encoder"
+            ) from error
 
 
 class Inference(nn.Module):

@@ -73,9 +73,9 @@ class _AugmentedBatch:
         # The name is the seed: the draw does not depend on who requests the view first.
         name = (AUGMENT, number, augmentation)
         if name not in self._views:
-            side = self.experiment.input.size
+            size = self.experiment.input.size
             component = self.experiment.augmentation(augmentation)
-            view = component.view(self.images, (side, side), self.keyed_rng(*name))
+            view = component.view(self.images, size, self.keyed_rng(*name))
             self._views[name] = evolve(view, augmentation=augmentation)
         return self._views[name]
 

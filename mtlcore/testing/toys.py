@@ -16,7 +16,7 @@ class ToyEncoder(Encoder):
 
     width: int = 4
 
-    def build(self, image_size: int) -> nn.Module:
+    def build(self, size: tuple[int, int]) -> nn.Module:
         return _ToyNet(self.width)
 
 

@@ -16,6 +16,7 @@ from ..config.write import component_table
 from ..contracts import Batch, StepCounts, StepLosses
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
+from ..image_size import written
 from ..model.hybrid import HybridModel
 from ..model.inference import SharedEncoder
 from ..model.views import prepare
@@ -189,7 +190,7 @@ def dry_run(train_state: TrainState, real: Batch) -> None:
         names = ", ".join(experiment.entries)
         raise MtlError(
             f"a dry run of two samples failed "
-            f"({names}; input.size = {experiment.input.size}): {error}"
+            f"({names}; input.size = {written(experiment.input.size)}): {error}"
         ) from error
     finally:
         train_state.model.train()

@@ -47,24 +47,44 @@ def require_two_samples(samples: int, name: str, reason: str) -> None:
 # ---------------------------------------------------------------------------------------- patches
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """Cut one square out of each image: (B, C, H, W) -> (B, C, size, size).
+def crop(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut one rectangle out of each image: (B, C, H, W) -> (B, C, h, w).
 
-    top, left: (B,) int64, the first pixel of each square.
+    top, left: (B,) int64, the first pixel of each rectangle. size: (h, w).
     """
     batch, channels = images.shape[:2]
+    height, width = size
     sample = torch.arange(batch, device=images.device)
     channel = torch.arange(channels, device=images.device)
-    along = torch.arange(size, device=images.device)
-    y = top[:, None] + along
-    x = left[:, None] + along
-    # One indexing operation cuts all squares: no loop over samples, no sync with the host.
+    y = top[:, None] + torch.arange(height, device=images.device)
+    x = left[:, None] + torch.arange(width, device=images.device)
+    # One indexing operation cuts all rectangles: no loop over samples, no sync with the host.
     return images[
         sample[:, None, None, None],
         channel[:, None, None],
         y[:, None, :, None],
         x[:, None, None, :],
     ]
+
+
+def require_square(size: tuple[int, int], what: str, hint: str) -> None:
+    """Raise MtlError unless height and width (h, w) are equal.
+
+    what: the part of the message before the size. hint: what to set instead.
+    """
+    height, width = size
+    if height != width:
+        raise MtlError(
+            f"{what} needs square images, got a height of {height} and a width of {width}: {hint}"
+        )
+
+
+def blocks_of(image_size: tuple[int, int], cells: tuple[int, int]) -> int:
+    """Return the size in pixels of the square blocks with which `cells` (h, w) cover an image.
+
+    image_size: (H, W). The blocks exceed the image if a side is not a multiple of the block.
+    """
+    return max(-(-side // n) for side, n in zip(image_size, cells))
 
 
 def resize_to(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -139,7 +139,7 @@ class Consistency(PretextTask):
         colors = torch.tensor(list(FRAME.values()), device=images.device)
         if_sure = torch.where(agrees(output), 1, 2)
         frame = torch.where(self.sure(output), if_sure, 0)
-        edge = max(1, images.shape[-1] // 16)
+        edge = max(1, min(images.shape[-2:]) // 16)
         drawn = colors[frame][:, :, None, None].expand_as(images).clone()
         drawn[..., edge:-edge, edge:-edge] = images[..., edge:-edge, edge:-edge]
         return drawn
@@ -218,7 +218,7 @@ def _dry_output(head: Head, context: BuildContext) -> object:
     """The head's output for features of zeros, without dropout."""
     info = context.info
     maps = tuple(torch.zeros(1, c, *size) for c, size in zip(info.channels, info.map_sizes))
-    blank = torch.zeros(1, 3, info.image_size, info.image_size)
+    blank = torch.zeros(1, 3, *info.image_size)
     features = Features(maps, torch.zeros(1, info.dim), maps[-1], blank)
     training = head.training
     output: object = head.eval()(features)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mtl_pretexts._shared import (
     GRAY,
+    blocks_of,
     grid_mask,
     hidden_l1,
     hidden_number,
@@ -171,7 +172,7 @@ class Decoder(nn.Module):
 
     def __init__(self, info: EncoderInfo) -> None:
         super().__init__()
-        self.block = -(-info.image_size // info.map_sizes[0][0])
+        self.block = blocks_of(info.image_size, info.map_sizes[0])
         channels = info.channels
         self.steps = nn.ModuleList(
             nn.Conv2d(coarser, finer, 3, padding=1) for finer, coarser in pairwise(channels)

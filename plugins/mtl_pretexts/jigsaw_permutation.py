@@ -81,11 +81,15 @@ class JigsawPermutation(PretextTask):
     def _tile(self, clean: View, cell: Tensor, rng: Rng) -> View:
         """Cut a tile out of each sample's cell (B,), in reading order, at a random place."""
         height, width = clean.images.shape[-2:]
-        cell_size = min(height, width) // self.grid
-        size = max(1, round(cell_size * TILE))
-        shift = rng.randint(cell_size - size + 1, len(cell), 2)
-        top = cell // self.grid * cell_size + shift[:, 0]
-        left = cell % self.grid * cell_size + shift[:, 1]
+        cell_height, cell_width = height // self.grid, width // self.grid
+        size = max(1, round(cell_height * TILE)), max(1, round(cell_width * TILE))
+        places = cell_height - size[0] + 1, cell_width - size[1] + 1
+        # One draw for both sides, scaled to the places of each.
+        shift = rng.randint(max(places), len(cell), 2)
+        down = shift[:, 0] * places[0] // max(places)
+        across = shift[:, 1] * places[1] // max(places)
+        top = cell // self.grid * cell_height + down
+        left = cell % self.grid * cell_width + across
         tile = standardized(crop(clean.images, top, left, size))
         if self.enlarge:
             tile = F.interpolate(tile, (height, width), mode="bilinear", align_corners=False)
@@ -107,8 +111,8 @@ class JigsawPermutation(PretextTask):
         cell = order[output.argmax(1), 0]
         here = F.one_hot(cell, self.grid**2).bool()
         here = here.view(-1, 1, self.grid, self.grid)
-        n = images.shape[-1]
-        mask = here.repeat_interleave(n, 2).repeat_interleave(n, 3)
+        height, width = images.shape[-2:]
+        mask = here.repeat_interleave(height, 2).repeat_interleave(width, 3)
         return torch.where(mask, images.repeat(1, 1, self.grid, self.grid), GRAY)
 
 

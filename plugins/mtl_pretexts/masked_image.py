@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from mtl_pretexts._shared import (
     GRAY,
+    blocks_of,
     grid_mask,
     hidden_l1,
     hidden_number,
@@ -120,7 +121,7 @@ class MaskedImageHead(Head):
 
     def __init__(self, info: EncoderInfo) -> None:
         super().__init__()
-        self.block = -(-info.image_size // info.map_sizes[-1][0])
+        self.block = blocks_of(info.image_size, info.map_sizes[-1])
         self.decode = nn.Conv2d(info.channels[-1], 3 * self.block**2, 1)
 
     def forward(self, features: Features) -> Tensor:

@@ -22,7 +22,7 @@ from attrs.validators import and_, ge, in_, le, lt
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtl_pretexts._shared import GRAY, SURE, resize_to
+from mtl_pretexts._shared import GRAY, SURE, require_square, resize_to
 from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
 if TYPE_CHECKING:
@@ -68,12 +68,18 @@ class Puzzling(PretextTask):
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
         """Return V shuffled views, and which tile with which turn is at each position."""
         samples = len(batch.clean.images)
-        image_size = batch.clean.images.shape[-1]
+        height, width = batch.clean.images.shape[-2:]
+        longer = max(height, width)
         views: list[View] = []
         targets: list[Target] = []
         for low, high in self.scales:
             target = self._draw(rng, samples)
-            size = rng.integer(round(image_size * low), round(image_size * high))
+            drawn = rng.integer(round(longer * low), round(longer * high))
+            # Exact for the longer side, and for both sides of a square.
+            size = (
+                max(1, round(height * drawn / longer)),
+                max(1, round(width * drawn / longer)),
+            )
             views.append(self._puzzled(batch.clean, size, target))
             targets.append(target)
         stacked: Target = {}
@@ -92,17 +98,29 @@ class Puzzling(PretextTask):
             target["turn"] = rng.randint(4, samples, positions).masked_fill(in_order, 0)
         return target
 
-    def _puzzled(self, view: View, size: int, target: Target) -> View:
-        """Return the shuffled view of this size.
+    def _puzzled(self, view: View, size: tuple[int, int], target: Target) -> View:
+        """Return the shuffled view of this size (h, w).
 
-        If the grid does not divide the size, the image is shuffled at the next multiple and resized
+        If the grid does not divide a side, the image is shuffled at the next multiple and resized
         afterwards, as in the paper (225 -> 224).
         """
-        divisible = -(-size // self.grid) * self.grid
-        if view.images.shape[-1] != divisible:
-            view = view.resize((divisible, divisible))
+        height, width = view.images.shape[-2:]
+        if self.rotate:
+            require_square(
+                (height, width),
+                "puzzling with rotate = true turns tiles by 90 degrees and",
+                f"set input.size = {max(height, width)}, or rotate = false",
+            )
+        divisible = self._divisible(size)
+        if (height, width) != divisible:
+            view = view.resize(divisible)
         view = view.rearrange(partial(shuffle, target["tile"], target.get("turn")))
-        return view if divisible == size else view.resize((size, size))
+        return view if divisible == size else view.resize(size)
+
+    def _divisible(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the next size (h, w) whose sides the grid divides."""
+        height, width = size
+        return -(-height // self.grid) * self.grid, -(-width // self.grid) * self.grid
 
     def undo(self, view: Tensor, target: Target) -> Tensor | None:
         """Unshuffle the FIRST view (B, 3, H, W), for sizes that the grid divides.
@@ -132,9 +150,8 @@ class Puzzling(PretextTask):
 
         Places without a predicted tile are gray.
         """
-        divisible = -(-images.shape[-1] // self.grid) * self.grid
-        if images.shape[-1] != divisible:
-            images = resize_to(images, (divisible, divisible))
+        height, width = images.shape[-2:]
+        images = resize_to(images, self._divisible((height, width)))
         turns = output["turn"][:, :, 0].argmax(1) if self.rotate else None
         return assemble(output["tile"][:, :, 0], turns, images)
 

@@ -78,7 +78,7 @@ class RelativePosition(PretextTask):
         return [self._patch(batch.clean, place, rng) for place in places], neighbor
 
     def layout(self, image: int) -> tuple[int, int, int]:
-        """Patch size, distance of neighbors and largest shift, in pixels, for this image size."""
+        """Patch size, distance of neighbors and largest shift, in pixels, along an image's side."""
         size = max(1, int(image / (3 + 2 * self.gap + 2 * self.jitter)))
         step = min(size + int(size * self.gap), (image - size) // 2)
         shift = min(round(size * self.jitter), (image - size - 2 * step) // 2)
@@ -87,10 +87,13 @@ class RelativePosition(PretextTask):
     def _patch(self, clean: View, place: Tensor, rng: Rng) -> View:
         """Cut the patch at `place` (B,) in 0 ... 8, in reading order."""
         height, width = clean.images.shape[-2:]
-        size, step, shift = self.layout(min(height, width))
-        jitter = rng.randint(2 * shift + 1, len(place), 2) - shift
-        top = (height - size) // 2 + (place // 3 - 1) * step + jitter[:, 0]
-        left = (width - size) // 2 + (place % 3 - 1) * step + jitter[:, 1]
+        vertical, horizontal = self.layout(height), self.layout(width)
+        # One draw for both sides, scaled to the shifts of each.
+        choices = 2 * max(vertical[2], horizontal[2]) + 1
+        jitter = rng.randint(choices, len(place), 2)
+        top = _first_pixel(height, vertical, place // 3, jitter[:, 0], choices)
+        left = _first_pixel(width, horizontal, place % 3, jitter[:, 1], choices)
+        size = vertical[0], horizontal[0]
         patch = self._without_shortcut(crop(clean.images, top, left, size), rng)
         if self.enlarge:
             patch = F.interpolate(patch, (height, width), mode="bilinear", align_corners=False)
@@ -115,12 +118,12 @@ class RelativePosition(PretextTask):
 
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
         """Draw the FIRST patch in the middle of a gray field, and the predicted place in white."""
-        n = images.shape[-1]
+        height, width = images.shape[-2:]
         place = _cell(output.argmax(1))
         predicted = F.one_hot(place, 9).to(images).view(-1, 1, 3, 3)
-        drawn = F.interpolate(GRAY + predicted / 2, scale_factor=n, mode="nearest")
+        drawn = F.interpolate(GRAY + predicted / 2, (3 * height, 3 * width), mode="nearest")
         drawn = drawn.repeat(1, 3, 1, 1)
-        drawn[:, :, n : 2 * n, n : 2 * n] = images
+        drawn[:, :, height : 2 * height, width : 2 * width] = images
         return drawn
 
 
@@ -146,6 +149,18 @@ class RelativePositionHead(Head):
     def ideal(self, target: Tensor) -> Tensor:
         """Return confident logits of the right place."""
         return SURE * F.one_hot(target, self.choices)
+
+
+def _first_pixel(
+    image: int, layout: tuple[int, int, int], place: Tensor, jitter: Tensor, choices: int
+) -> Tensor:
+    """(B,): where the patches at `place` (B,) in 0 ... 2 begin along a side of `image` pixels.
+
+    jitter: (B,) draws in 0 ... choices - 1. layout: as in `RelativePosition.layout`.
+    """
+    size, step, shift = layout
+    shifts = jitter * (2 * shift + 1) // choices - shift
+    return (image - size) // 2 + (place - 1) * step + shifts
 
 
 def _cell(neighbor: Tensor) -> Tensor:

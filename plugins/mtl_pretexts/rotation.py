@@ -17,6 +17,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from mtl_pretexts._shared import require_square
 from mtlcore import (
     AugmentedBatch,
     BuildContext,
@@ -41,8 +42,14 @@ class Rotation(PretextTask):
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[list[View], Tensor]:
         """Return the turned image, and its quarter turns (B,)."""
         images = batch.clean.images
+        height, width = images.shape[-2:]
+        require_square(
+            (height, width),
+            "rotation turns images by 90 degrees and",
+            f"set input.size = {max(height, width)}, or use local_rotation",
+        )
         turns = rng.randint(4, len(images))
-        matrices = quarter_turns(images.shape[-1]).to(turns.device, non_blocking=True)
+        matrices = quarter_turns(width).to(turns.device, non_blocking=True)
         view = batch.clean.rearrange(partial(turn, turns), matrices[turns])
         return [view], turns
 

@@ -39,8 +39,13 @@ class Net(nn.Module):
 class Right(Encoder):
     """Two strided convolutions."""
 
-    def build(self, image_size):
-        return self.net(image_size)
+    def build(self, size):
+        if size[0] != size[1]:
+            return self.wide(size)
+        return self.net(size[0])
+
+    def wide(self, size):
+        return self.net(max(size))
 
     def net(self, size):
         return Net(size)
@@ -66,6 +71,23 @@ class NotFor64(Right):
         if size == 64:
             raise MtlError("64 pixels are too many")
         return Net(size)
+
+
+@BROKEN.fails("builds_for_rectangles_or_refuses_them")
+@frozen
+class TakesEveryImageForASquare(Right):
+    """It is built for squares, and fails on other images."""
+
+    def wide(self, size):
+        return SquaresOnlyNet(size)
+
+
+class SquaresOnlyNet(Net):
+    def features(self, fine, coarse):
+        pixels = coarse.flatten(2)
+        side = round(pixels.shape[-1] ** 0.5)
+        square = pixels.view(*coarse.shape[:2], side, side)
+        return super().features(fine, square)
 
 
 @BROKEN.fails("normalizes_images_between_0_and_1")
@@ -112,7 +134,7 @@ class SetsImages(Right):
 
 class SetsImagesNet(Net):
     def features(self, fine, coarse):
-        return super().features(fine, coarse)._replace(images=fine)
+        return Features((fine, coarse), coarse.mean((2, 3)), coarse, fine)
 
 
 @BROKEN.fails("training_features_have_the_same_shapes")
@@ -217,8 +239,8 @@ class GoesAroundShared(Right):
 
 class GoesAroundSharedNet(Net):
     def features(self, fine, coarse):
-        found = super().features(fine, coarse)
-        return found._replace(pooled=found.pooled + fine.mean((1, 2, 3))[:, None])
+        pooled = coarse.mean((2, 3)) + fine.mean((1, 2, 3))[:, None]
+        return Features((fine, coarse), pooled, coarse)
 
 
 @BROKEN.fails("every_parameter_gets_a_gradient")

@@ -40,7 +40,7 @@ def test_training_decodes_no_image_of_the_test_split():
     dataset = recording_dataset()
     data = opened(dataset, {"train", "validation"})
     assert set(dataset.decoded_splits) == {"train", "validation"}
-    assert data.images.size == 8  # not the 48 of the test images
+    assert data.images.size == (8, 8)  # not the 48 of the test images
 
 
 def test_the_share_of_labels_and_the_opened_split_change_neither_size_nor_fingerprint():
@@ -49,9 +49,9 @@ def test_the_share_of_labels_and_the_opened_split_change_neither_size_nor_finger
         opened(recording_dataset(), {"train", "validation"}, labels=share) for share in (0.2, 0.05)
     )
     test = open_data(evolve(whole.experiment, data={"a": DataEntry(recording_dataset())}), {"test"})
-    assert {data.images.size for data in (whole, few, none, test)} == {8}
+    assert {data.images.size for data in (whole, few, none, test)} == {(8, 8)}
     assert test.fingerprint == whole.fingerprint
-    assert few.experiment.input.cache_size == none.experiment.input.cache_size == 8
+    assert few.experiment.input.cache_size == none.experiment.input.cache_size == (8, 8)
 
 
 def test_a_dataset_that_is_only_evaluated_on_gets_its_size_from_the_opened_splits():
@@ -59,7 +59,7 @@ def test_a_dataset_that_is_only_evaluated_on_gets_its_size_from_the_opened_split
     fitted = {"kind": Classification(reads="kind", classes=("a", "b"))}
     data = open_data(experiment({"a": DataEntry(dataset)}, fitted, size=20), {"test"})
     assert set(dataset.decoded_splits) == {"test"}
-    assert data.images.size == 30
+    assert data.images.size == (30, 30)
 
 
 def test_the_seed_of_the_validation_cut_does_not_change_the_size():
@@ -79,4 +79,4 @@ def test_the_seed_of_the_validation_cut_does_not_change_the_size():
         dataset = OneLarge(50, cycle("ab", 50), split=split)
         run = experiment({"a": DataEntry(dataset)}, seed=seed, size=20, validation=0.5)
         sizes.add(open_data(run, {"train", "validation"}).images.size)
-    assert sizes == {12}
+    assert sizes == {(12, 12)}

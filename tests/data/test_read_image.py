@@ -254,27 +254,27 @@ def test_mutated_files_give_pixels_or_an_mtl_error_and_nothing_else(data):
 def test_shrinking_takes_the_central_square():
     image = np.zeros((4, 10, 3), dtype=np.uint8)
     image[:, 3:7] = 200
-    assert (shrink(image, 2) == 200).all()
-    assert (shrink(np.ascontiguousarray(image.transpose(1, 0, 2)), 2) == 200).all()
+    assert (shrink(image, (2, 2)) == 200).all()
+    assert (shrink(np.ascontiguousarray(image.transpose(1, 0, 2)), (2, 2)) == 200).all()
 
 
 def test_shrinking_does_not_alias():
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
     assert (
-        np.abs(shrink(stripes, 16).astype(int) - 127.5).max() < 12
+        np.abs(shrink(stripes, (16, 16)).astype(int) - 127.5).max() < 12
     )  # every 4th column alone would be 0 or 255
 
 
 def test_an_image_of_the_right_size_does_not_change():
     image = photo(20, 20)
-    np.testing.assert_array_equal(shrink(image, 20), image)
+    np.testing.assert_array_equal(shrink(image, (20, 20)), image)
 
 
 def test_an_image_is_enlarged_only_on_request():
     with pytest.raises(MtlError, match="32 x 40 pixels is smaller than 48 x 48"):
-        shrink(photo(), 48)
-    assert shrink(photo(), 48, enlarge=True).shape == (48, 48, 3)
+        shrink(photo(), (48, 48))
+    assert shrink(photo(), (48, 48), enlarge=True).shape == (48, 48, 3)
 
 
 @pytest.mark.parametrize(
@@ -282,4 +282,4 @@ def test_an_image_is_enlarged_only_on_request():
 )
 def test_an_array_that_is_no_image_is_refused(image):
     with pytest.raises(MtlError, match=r"must be \(H, W, 3\) uint8"):
-        shrink(image, 2)
+        shrink(image, (2, 2))

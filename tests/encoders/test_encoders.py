@@ -27,7 +27,7 @@ from mtlcore.errors import MtlError
 
 def read(encoder: Encoder, size: int, samples: int = 2) -> tuple[nn.Module, Features]:
     torch.manual_seed(0)
-    net = encoder.build(size)
+    net = encoder.build((size, size))
     return net, net(torch.randn(samples, 3, size, size))
 
 
@@ -105,7 +105,7 @@ def test_the_small_networks_weights_are_contiguous_in_every_layout(width, layout
 def test_channels_last_does_not_change_what_the_small_network_computes() -> None:
     _, features = read(ResnetSmall(width=16), 16)
     torch.manual_seed(0)
-    twin = ResnetSmall(width=16).build(16)
+    twin = ResnetSmall(width=16).build((16, 16))
     x: Tensor = twin.stem(torch.randn(2, 3, 16, 16))
     for stage, found in zip(twin.stages, features.maps, strict=True):
         x = stage(x)
@@ -151,9 +151,9 @@ def test_images_are_normalized_by_imagenets_statistics_only_with_weights(encoder
 
 def test_a_size_that_the_network_cannot_process_is_refused_before_building() -> None:
     with pytest.raises(MtlError, match=r"input.size = 50: vit_b_16 .* multiple of 16, such as 48"):
-        VitB16().build(50)
+        VitB16().build((50, 50))
     with pytest.raises(MtlError, match=r"input.size = 24: convnext_tiny .* at least 32"):
-        ConvnextTiny().build(24)
+        ConvnextTiny().build((24, 24))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_without_timm_the_message_contains_the_install_command() -> None:
     code = (
         "import sys; sys.modules['timm'] = None\n"
         "from mtlcore.encoders import Timm\nfrom mtlcore.errors import MtlError\n"
-        "try: Timm('resnet18').build(32)\nexcept MtlError as error: print(error)"
+        "try: Timm('resnet18').build((32, 32))\nexcept MtlError as error: print(error)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "mtlcore[timm]"' in found.stdout
@@ -233,14 +233,14 @@ def test_the_error_for_an_unknown_timm_model_or_tag_lists_similar_models_or_the_
     timm,
 ) -> None:
     with pytest.raises(MtlError, match=r"timm:resnet19.*no such model; nearest: .*resnet18"):
-        Timm("resnet19").build(32)
+        Timm("resnet19").build((32, 32))
     with pytest.raises(MtlError, match=r"timm:resnet18\.nope.*resnet18\.a1_in1k"):
-        Timm("resnet18.nope").build(32)
+        Timm("resnet18.nope").build((32, 32))
 
 
 def test_a_timm_vit_refuses_a_size_with_incomplete_patches(timm) -> None:
     with pytest.raises(MtlError, match=r"input.size = 50: .*multiple of 16"):
-        Timm("vit_tiny_patch16_224").build(50)
+        Timm("vit_tiny_patch16_224").build((50, 50))
 
 
 def test_a_timm_network_is_normalized_as_timm_records_for_its_weights(timm) -> None:
@@ -252,7 +252,10 @@ def test_a_timm_network_is_normalized_as_timm_records_for_its_weights(timm) -> N
 
 def test_channels_last_does_not_change_what_a_depthwise_timm_network_computes(timm) -> None:
     torch.manual_seed(0)
-    lite, plain = Timm("tf_efficientnet_lite0").build(32).eval(), Timm("resnet10t").build(32).eval()
+    lite, plain = (
+        Timm("tf_efficientnet_lite0").build((32, 32)).eval(),
+        Timm("resnet10t").build((32, 32)).eval(),
+    )
     assert (lite.memory_format, plain.memory_format) == (
         torch.channels_last,
         torch.contiguous_format,

@@ -28,7 +28,7 @@ def penultimate(net, layer, images):
 
 
 def built(encoder: Encoder, size: int):
-    return encoder.build(size).eval()
+    return encoder.build((size, size)).eval()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_error_lists_missing_unexpected_and_misshapen_tensors_five_of_each(
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(state, tmp_path / "wrong.pth")
     with pytest.raises(MtlError) as error:
-        Resnet18(weights=str(tmp_path / "wrong.pth")).build(32)
+        Resnet18(weights=str(tmp_path / "wrong.pth")).build((32, 32))
     message = str(error.value)
     assert "resnet18" in message
     assert "missing: layer4.1.conv1.weight, layer4.1.bn1.weight" in message
@@ -106,7 +106,7 @@ def test_the_weights_of_another_network_are_refused(resnet18, tmp_path: Path) ->
     torch.save(resnet18.state_dict(), tmp_path / "resnet.pth")
     for other in (MobilenetV3Large, VitB16):
         with pytest.raises(MtlError, match=r"do not fit this network\. \d+ missing"):
-            other(weights=str(tmp_path / "resnet.pth")).build(32)
+            other(weights=str(tmp_path / "resnet.pth")).build((32, 32))
 
 
 @pytest.mark.parametrize(
@@ -122,25 +122,25 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MtlError, match=expected):
-        Resnet18(weights=str(tmp_path / name)).build(32)
+        Resnet18(weights=str(tmp_path / name)).build((32, 32))
 
 
 def test_a_pickled_network_is_refused_without_running_it(resnet18, tmp_path: Path) -> None:
     torch.save(resnet18, tmp_path / "module.pth")
     torch.save({"lr": 0.1}, tmp_path / "settings.pth")
     with pytest.raises(MtlError, match="can't be read as a file of tensors"):
-        Resnet18(weights=str(tmp_path / "module.pth")).build(32)
+        Resnet18(weights=str(tmp_path / "module.pth")).build((32, 32))
     with pytest.raises(MtlError, match="holds no network's state"):
-        Resnet18(weights=str(tmp_path / "settings.pth")).build(32)
+        Resnet18(weights=str(tmp_path / "settings.pth")).build((32, 32))
 
 
 def test_a_missing_file_and_a_misspelled_name_are_errors() -> None:
     with pytest.raises(
         MtlError, match=r'weights = "/nowhere/net.pth": no such file; expected "none", "imagenet"'
     ):
-        Resnet18(weights="/nowhere/net.pth").build(32)
+        Resnet18(weights="/nowhere/net.pth").build((32, 32))
     with pytest.raises(MtlError, match="did you mean 'imagenet'"):
-        Resnet18(weights="imagenett").build(32)
+        Resnet18(weights="imagenett").build((32, 32))
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_unavailable_published_weights_stop_the_run_with_the_alternatives(
         pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
     code = (
         f"from mtlcore.encoders import Timm, vision\nfrom mtlcore.errors import MtlError\n"
-        f"try: {make}.build(32)\nexcept MtlError as error: print(error)"
+        f"try: {make}.build((32, 32))\nexcept MtlError as error: print(error)"
     )
     caches = {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
     found = subprocess.run(
@@ -223,4 +223,4 @@ def test_a_timm_vits_file_of_another_size_is_interpolated_and_a_foreign_file_ref
     encoder = Timm("vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"))
     assert built(encoder, 32).net.state_dict()["pos_embed"].shape == (1, 1 + 4, 192)
     with pytest.raises(MtlError, match="timm:resnet10t: the weights do not fit this network"):
-        Timm("resnet10t", weights=str(tmp_path / "vit.pth")).build(32)
+        Timm("resnet10t", weights=str(tmp_path / "vit.pth")).build((32, 32))

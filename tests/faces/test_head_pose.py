@@ -94,8 +94,9 @@ def test_a_matrix_comes_back_from_its_angles_and_from_its_six_numbers(seed):
 @given(st.integers(0, 2**31))
 def test_any_six_numbers_make_a_rotation(seed):
     r = from_6d(torch.randn(16, 6, generator=torch.Generator().manual_seed(seed)))
-    torch.testing.assert_close(r @ r.mT, torch.eye(3).expand(16, 3, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.linalg.det(r), torch.ones(16), atol=1e-5, rtol=0)
+    # Two columns at a small angle lose digits: rounding of fp32 over the sine of that angle.
+    torch.testing.assert_close(r @ r.mT, torch.eye(3).expand(16, 3, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(r), torch.ones(16), atol=1e-4, rtol=0)
 
 
 def test_six_numbers_that_make_no_rotation_have_a_bounded_gradient():

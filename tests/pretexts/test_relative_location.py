@@ -77,7 +77,9 @@ def test_the_map_has_three_to_seven_cells_along_each_side():
         (((14, 14),), 0, (7, 7)),
         (((2, 2), (1, 1)), 0, (2, 2)),
     ):
-        head = RelativeLocationHead(EncoderInfo(8, tuple(range(1, len(sizes) + 1)), sizes, 48), 4)
+        head = RelativeLocationHead(
+            EncoderInfo(8, tuple(range(1, len(sizes) + 1)), sizes, (48, 48)), 4
+        )
         assert (head.level, head.size) == (level, size), sizes
         assert head.start.in_features == level + 1
 

@@ -79,7 +79,7 @@ def test_jitter_moves_each_patch_independently_within_its_limit():
 def test_crop_cuts_each_sample_at_its_own_corner():
     x = torch.rand(3, 2, 7, 9)
     top, left = torch.tensor([0, 2, 4]), torch.tensor([6, 0, 3])
-    found = crop(x, top, left, 3)
+    found = crop(x, top, left, (3, 3))
     for i, (y0, x0) in enumerate(zip(top.tolist(), left.tolist())):
         assert torch.equal(found[i], x[i, :, y0 : y0 + 3, x0 : x0 + 3])
 

@@ -79,7 +79,7 @@ def test_errors_of_the_user_are_reported():
 
 def head() -> MultilabelHead:
     torch.manual_seed(0)
-    made = TASK.build(BuildContext(EncoderInfo(5, (), (), 32), torch.nn.Identity(), {}))
+    made = TASK.build(BuildContext(EncoderInfo(5, (), (), (32, 32)), torch.nn.Identity(), {}))
     assert isinstance(made, MultilabelHead)
     return made
 

@@ -18,7 +18,7 @@ AGES = np.array([20.0, 30.0, np.nan, 40.0])
 
 def head(task: Regression) -> RegressionHead:
     torch.manual_seed(0)
-    made = task.build(BuildContext(EncoderInfo(5, (), (), 32), torch.nn.Identity(), {}))
+    made = task.build(BuildContext(EncoderInfo(5, (), (), (32, 32)), torch.nn.Identity(), {}))
     assert isinstance(made, RegressionHead)
     return made
 

@@ -436,7 +436,7 @@ class Special(Toy):
     norm: str = "none"
     how: str = "plain"
 
-    def build(self, image_size):
+    def build(self, size):
         net = ToyNet(self.width, torch.nn.Identity)
         if self.how in ("checkpoint", "reentrant"):
             net.forward = lambda x: with_checkpoints(net, x, self.how == "reentrant")

@@ -14,7 +14,7 @@ from ..common import COMMON
 from ..generators import require_no_global_draws, seeded
 from ..kit import CheckList, Group
 from ..requirements import require, require_shape
-from ..subject import Drawn, batches
+from ..subject import Drawn, batches, patterns
 from ..tracing import trace
 from .harness import SIZES, EncoderSubject, outputs, require_close
 from .offline import offline
@@ -139,7 +139,7 @@ def training_features_have_the_same_shapes(subject: EncoderSubject) -> None:
     """In train mode, features have the shapes that the core measured in eval mode."""
     size = subject.size
     with seeded(0):
-        wrapper = SharedEncoder(subject.component, size).train()
+        wrapper = SharedEncoder(subject.component, (size, size)).train()
         features = wrapper(torch.rand(3, 3, size, size))
     info = wrapper.info
     require_shape(features.pooled, (3, info.dim), "pooled")
@@ -168,6 +168,25 @@ def features_are_finite(subject: EncoderSubject) -> None:
         broken = [name for name, x in found.items() if not bool(x.isfinite().all())]
         mode = "train" if net.training else "eval"
         require(not broken, f"not finite in {mode} mode: {', '.join(broken)}")
+
+
+@ENCODER_CHECKS.check(
+    "features",
+    why="`input.size` may be [height, width]. A user needs a message, not a traceback.",
+    mend="`build` gets (height, width): use both. Raise MtlError if it reads squares only.",
+    needs=SHAPES,
+)
+def builds_for_rectangles_or_refuses_them(subject: EncoderSubject) -> None:
+    """Built for images twice as wide as high, it processes them. Or it raises MtlError."""
+    size = (subject.size, 2 * subject.size)
+    try:
+        net = subject.fresh(size=size)
+    except MtlError:
+        return
+    wide = patterns(2, size[1], 0)[..., : size[0], :]
+    dim = subject.features(subject.images(2)).pooled.shape[1]
+    pooled = subject.features(subject.normalized(wide), net).pooled
+    require_shape(pooled, (2, dim), f"pooled of {size[0]} x {size[1]} pixels")
 
 
 @ENCODER_CHECKS.check(
@@ -307,7 +326,9 @@ def same_seed_same_weights(subject: EncoderSubject) -> None:
 def leaves_other_generators_alone(subject: EncoderSubject) -> None:
     """`build` draws only from torch's global generator, an evaluation from none."""
     size = subject.size
-    require_no_global_draws(lambda: subject.component.build(size), "build", allowed=["torch"])
+    require_no_global_draws(
+        lambda: subject.component.build((size, size)), "build", allowed=["torch"]
+    )
     images = subject.images()
     require_no_global_draws(lambda: subject.features(images), "an evaluation")
 

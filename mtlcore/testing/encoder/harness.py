@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...contracts import Encoder, Features
 from ...errors import MtlError
+from ...image_size import image_size
 from ..generators import seeded
 from ..requirements import require, require_shape
 from ..subject import Drawn, Subject, patterns
@@ -27,14 +28,14 @@ class EncoderSubject(Subject[Encoder]):
     imports = ("torch._dynamo",)
     last_parameters = 0  # of the network that was built last
 
-    def fresh(self, seed: int = 0, size: int | None = None) -> nn.Module:
-        """A new network. The seed determines its weights."""
+    def fresh(self, seed: int = 0, size: int | tuple[int, int] | None = None) -> nn.Module:
+        """A new network. The seed determines its weights. size: one number or (h, w), in pixels."""
         # Traced networks are in reference cycles. A dozen large ones would fill gigabytes before
         # Python collects them.
         if self.last_parameters > LARGE:
             gc.collect()
         with seeded(seed):
-            net: nn.Module = self.component.build(size or self.size)
+            net: nn.Module = self.component.build(image_size(size or self.size))
         self.last_parameters = sum(p.numel() for p in net.parameters())
         return net.eval()
 

@@ -44,6 +44,7 @@ from ...contracts import (
 from ...errors import MtlError
 from ...evaluation.preview import untrained_strips
 from ...evaluation.sheet import sheet
+from ...image_size import image_size
 from ...model.hybrid import HybridModel
 from ...model.inference import SharedEncoder
 from ...model.views import prepare
@@ -287,7 +288,7 @@ class PretextSubject(Subject[PretextTask]):
 
 def toy_context(size: int = 32) -> BuildContext:
     """A toy encoder, and supervised heads for every label that is requested."""
-    encoder = SharedEncoder(ToyEncoder(), size)
+    encoder = SharedEncoder(ToyEncoder(), (size, size))
     return BuildContext(encoder.info, encoder, _SharedHeads(encoder))
 
 
@@ -301,7 +302,7 @@ def shared_heads_of(component: PretextTask) -> tuple[str, ...]:
 
 
 def toy_experiment(
-    size: int,
+    size: int | tuple[int, int],
     pretexts: dict[str, PretextEntry],
     tasks: dict[str, TaskEntry],
     augmentation: Augmentation | None = None,
@@ -350,20 +351,24 @@ def pretext_sheet(
     component: PretextTask,
     images: Tensor | None = None,
     *,
-    size: int = 64,
+    size: int | tuple[int, int] = 64,
     columns: int = 8,
     seed: int = 0,
 ) -> np.ndarray:
     """Draw what a pretext makes of some images: views, target, and an untrained prediction.
 
-    images: (N, 3, S, S) uint8 (default: `columns` drawn patterns). size: of the views, in pixels.
-    seed: of all draws. -> (H, W, 3) uint8, one column per image. Raises MtlError if the component
-    is not a pretext task.
+    images: (N, 3, H, W) uint8 (default: `columns` drawn patterns). size: of the views, in pixels,
+    one number or (h, w). seed: of all draws. -> (H, W, 3) uint8, one column per image. Raises
+    MtlError if the component is not a pretext task.
     """
     label = component_name(type(component))
     if not isinstance(component, PretextTask):
         raise MtlError(f"a sheet shows pretext tasks, and {label!r} is a {component.kind}")
-    images = patterns(columns, size * 5 // 4, seed) if images is None else images[:columns]
+    height, width = image_size(size)
+    if images is None:
+        squares = patterns(columns, max(height, width) * 5 // 4, seed)
+        images = squares[..., : height * 5 // 4, : width * 5 // 4]
+    images = images[:columns]
     tasks = {shared: TaskEntry(ToyTask()) for shared in shared_heads_of(component)}
     experiment = toy_experiment(size, {label: PretextEntry(component)}, tasks)
-    return sheet(untrained_strips(evolve(experiment, seed=seed), images), size)
+    return sheet(untrained_strips(evolve(experiment, seed=seed), images), (height, width))

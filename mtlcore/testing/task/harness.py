@@ -113,7 +113,7 @@ class TaskSubject(Subject[SupervisedTask]):
         images = patterns(2, SIZE, 0).float() / 255
         try:
             with seeded(0):
-                encoder = SharedEncoder(ToyEncoder(), SIZE).eval()
+                encoder = SharedEncoder(ToyEncoder(), (SIZE, SIZE)).eval()
                 head = self.task.build(BuildContext(encoder.info, encoder, {})).eval()
             return len(self.loss(head, head(encoder(images)), target)) == 2
         except Exception:  # noqa: BLE001 - a candidate may fail in any way
@@ -148,7 +148,7 @@ class TaskSubject(Subject[SupervisedTask]):
     @cached_property
     def encoder(self) -> SharedEncoder:
         with seeded(0):
-            return SharedEncoder(ToyEncoder(), self.size).eval()
+            return SharedEncoder(ToyEncoder(), (self.size, self.size)).eval()
 
     def features(self, samples: int, seed: int = 0) -> Features:
         """Features of drawn images. Gradients reach the encoder."""

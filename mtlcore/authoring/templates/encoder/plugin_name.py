@@ -28,7 +28,7 @@ class PluginName(Encoder):
     width: int = field(default=16, validator=ge(1))
     stages: int = field(default=4, validator=in_((2, 3, 4, 5)))
 
-    def build(self, image_size: int) -> nn.Module:
+    def build(self, size: tuple[int, int]) -> nn.Module:
         return PluginNameNet(self.width, self.stages)
 
 

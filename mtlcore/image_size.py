@@ -1,0 +1,53 @@
+"""The size of images: (height, width) in pixels, written as one number where both are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+ImageSize = Annotated[tuple[int, int], "image size"]
+"""(height, width), in pixels. In TOML `64`, or `[48, 64]`. Both are at least 1."""
+
+WORDS = "a whole number of at least 1, or a list [height, width] of two"
+"""What a value of `ImageSize` looks like in TOML."""
+
+
+def image_size(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width): 64 -> (64, 64), [48, 64] -> (48, 64).
+
+    Raises ValueError for anything else.
+    """
+    sides = [value, value] if isinstance(value, int) else value
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(map(_is_side, sides)):
+        raise ValueError(f"image size {value!r}: expected {WORDS}")
+    height, width = sides
+    return int(height), int(width)
+
+
+def largest_of_ratio(available: tuple[int, int], ratio: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest size (h, w) within `available` with the aspect ratio h : w of `ratio`.
+
+    One side equals that of `available`; the other is rounded to a whole pixel.
+    """
+    height, width = available
+    h, w = ratio
+    if width * h <= height * w:
+        return max(1, round(width * h / w)), width
+    return height, max(1, round(height * w / h))
+
+
+def same_ratio(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Return whether two sizes have one aspect ratio, up to a pixel of the shorter side of `a`."""
+    if b[0] <= b[1]:
+        return abs(a[0] - a[1] * b[0] / b[1]) <= 1
+    return abs(a[1] - a[0] * b[1] / b[0]) <= 1
+
+
+def written(size: tuple[int, int]) -> int | list[int]:
+    """Return a size as its value in TOML: (64, 64) -> 64, (48, 64) -> [48, 64]."""
+    height, width = size
+    return height if height == width else [height, width]
+
+
+def _is_side(side: object) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and side >= 1

@@ -190,10 +190,10 @@ def test_each_pixel_keeps_its_own_label(name, raw, cache, size, augmentation, se
         seams = ~inside(by_label, apart=8.0)
         shown = away_from(seams) & away_from(is_hidden(view.images))
         assert shown.float().mean() > 0.2
-        # The nearest pixel is at most half a pixel away: of the cache, and of the raw image.
-        step = max(1.0, raw[0] / cache[0], raw[1] / cache[1])
-        off = (by_label - by_color).abs().amax(1)[shown]
-        assert off.quantile(0.99) < 0.7 + step
+        # Each step takes the nearest pixel, up to half a pixel away, on either side.
+        off = (by_label - by_color).movedim(1, -1)[shown]
+        assert off.abs().quantile(0.99) < 3.0
+        assert off.mean(0).abs().max() < 0.6
 
 
 @pytest.mark.parametrize("name", PRETEXTS)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mtlcore import Encoder, LossWeighting, PretextTask
 from mtlcore.augment.levels import Validation
+from mtlcore.callbacks.guard import Callbacks
 from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config.experiment import (
     DataEntry,
@@ -31,6 +32,7 @@ from mtlcore.data.sampler import Sampler
 from mtlcore.runs import RunFolder
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
+from mtlcore.train.checkpoint import Checkpoints
 from mtlcore.train.record import Record
 from mtlcore.train.trainer import Trainer
 from mtlcore.weighting import Equal
@@ -86,7 +88,7 @@ def experiment(
         augmentations={"validation": augmentation},
         input=Input(size=size, batch_size=batch, validation=0.0, cache_size=size),
         views=Views(**views),
-        train=Train(steps=STEPS, tensorboard=False),
+        train=Train(steps=STEPS),
     )
 
 
@@ -120,15 +122,11 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
     fabric = Fabric(accelerator="cpu", devices=1)
     steps_per_epoch = n // exp.input.batch_size
     train_state = build_train_state(exp, fabric, STEPS, steps_per_epoch)
-    return Trainer(
-        train_state,
-        data,
-        Sampler(data, exp),
-        RunFolder(Path()),
-        Record(exp.train.max_skipped),
-        SilentReporter(),
-        is_main=False,  # writes nothing
-    )
+    record = Record(exp.train.max_skipped)
+    callbacks = Callbacks.of(train_state, data, Path(), SilentReporter())
+    callbacks.watchers.clear()  # nothing is written
+    checkpoints = Checkpoints(RunFolder(Path()), train_state, record, callbacks)
+    return Trainer(train_state, data, Sampler(data, exp), record, callbacks, checkpoints)
 
 
 def _backward_sum(losses: list[Tensor]) -> None:

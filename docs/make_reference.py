@@ -12,11 +12,14 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import attrs
 
 import mtlcore
 import mtlcore.testing
+from mtlcore.contracts import BASES
+from mtlcore.kinds import CheckedKind
 from mtlcore.registry.hooks import Specs
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -24,15 +27,7 @@ WIDTH = 100
 ITEM = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*): ")
 """The start of a docstring's line that explains a field or an argument: "mean, std: ..."."""
 
-KINDS = (
-    "Encoder",
-    "SupervisedTask",
-    "PretextTask",
-    "LossWeighting",
-    "Dataset",
-    "Augmentation",
-    "Callback",
-)
+KINDS = [base.__name__ for base in BASES.values()]
 HEAD = """# Reference
 
 Generated from the docstrings by `python docs/make_reference.py`. Do not edit. The keys of a
@@ -58,7 +53,7 @@ SIGNATURES = {
     "mtlcore.hookimpl": "@hookimpl",
 }
 
-for _kind in ("pretext", "task", "encoder", "weighting", "dataset", "augmentation"):
+for _kind in get_args(CheckedKind):
     _article = "an" if _kind[0] in "aeiou" else "a"
     ALIASES |= {
         f"mtlcore.testing.{_kind}_conformance": f"One pytest test of {_article} {_kind} "

@@ -11,6 +11,7 @@ Each noun in this line is a kind of plugin. The names below are what a plugin au
     what flows through a step   Sample, Batch, AugmentedBatch, View, Features, Target, StepLosses
     building blocks             Head, SharedHead, FrozenModule, EMA, Geometry, Rng, gather
     registration                hookimpl
+    how a run ends              Diverged, Interrupted
 
 Everything loads on first use, so that `import mtlcore` and `mtl --help` do not import torch.
 The command line is `mtl`, or `python -m mtlcore`.
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
+    from .train.record import Diverged as Diverged
+    from .train.stop import Interrupted as Interrupted
 
 __version__ = "0.1.0"
 
@@ -110,6 +113,8 @@ _HOME = {
     "tasks.classification": ("Classification",),
     "tasks.multilabel": ("Multilabel",),
     "tasks.regression": ("Regression",),
+    "train.record": ("Diverged",),
+    "train.stop": ("Interrupted",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

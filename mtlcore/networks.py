@@ -190,9 +190,26 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
+def broadcast_buffers(net: nn.Module) -> None:
+    """Copy rank 0's buffers to all ranks, in one message per dtype.
+
+    BatchNorm's running statistics differ between ranks: each updates its own from its batches, and
+    those of rank 0 count. On one process, do nothing.
+    """
+    if world_size() == 1:
+        return
+    for dtype in dict.fromkeys(b.dtype for b in net.buffers()):
+        same = [b for b in net.buffers() if b.dtype == dtype]
+        message = torch.cat([b.flatten() for b in same])
+        dist.broadcast(message, 0)
+        pieces = message.split([b.numel() for b in same])
+        for buffer, piece in zip(same, pieces, strict=True):
+            buffer.copy_(piece.view_as(buffer))
+
+
 @contextmanager
 def single_rank() -> Iterator[None]:
-    """Run code on one rank alone, such as an evaluation.
+    """Run code on one rank alone, such as a callback.
 
     Collectives inside would wait forever for the other ranks, so `world_size` is 1.
     """

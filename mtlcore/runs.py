@@ -3,13 +3,15 @@
     RUN/config.toml      the complete, resolved configuration: training it again reproduces the run
     RUN/run.json         provenance: versions, threads, device, data fingerprint, final metrics
     RUN/metrics.jsonl    one line for each logged step or evaluation
-    RUN/tensorboard/     the same metrics, for TensorBoard
+    RUN/tensorboard/     the same, for TensorBoard (if the run has [callback.tensorboard])
     RUN/plugins/         copies of the one-file plugins
     RUN/checkpoints/last-<step>/, best-<step>/
                          model.safetensors, ema.safetensors (if the run uses EMA), state.pt
 
 A checkpoint is written to a temporary folder, flushed to disk, and renamed. So it is either
 complete or absent. Older checkpoints are removed only afterwards.
+
+run.json and state.pt carry the number `FORMAT`. A run of another format is refused.
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ import safetensors.torch
 import torch
 from attrs import frozen
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import MtlError
+
+FORMAT = 2
+"""The format of run folders that this version writes, and the only one that it reads."""
 
 Which = Literal["last", "best"]
 
@@ -76,28 +81,18 @@ class Checkpoint:
         ema = self.require_ema() if uses_ema else self.ema()
         return self.weights() if ema is None else ema
 
-    def load(self, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Load weights of this checkpoint into a network.
-
-        Raises MtlError if a weight is missing or has another shape.
-        """
-        own = net.state_dict()
-        wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
-        if wrong:
-            raise MtlError(
-                f"{self.path}: weights of another configuration: "
-                f"{len(wrong)} are missing or have another shape: {', '.join(wrong[:5])}"
-            )
-        net.load_state_dict({k: weights[k] for k in own})
-
     def state(self) -> State:
-        """Return what resuming needs beside the weights: optimizer states and counters."""
+        """Return what resuming needs beside the weights: optimizer states and counters.
+
+        Raises MtlError if the file can't be read or has another format.
+        """
         file = self.path / "state.pt"
         try:
             # weights_only: a pickle from an unknown author could run code.
             state: State = torch.load(file, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError) as error:
             raise MtlError(f"{file} can't be read: {error}") from error
+        require_format(state, file)
         return state
 
 
@@ -134,6 +129,7 @@ class RunFolder:
                 (path / "plugins").mkdir(exist_ok=True)
                 shutil.copyfile(file, path / "plugins" / name)
 
+            run.update_provenance({"format": FORMAT})
             # The configuration makes a folder a run, so it is written last.
             write_atomically(run.config, config.encode())
         return run
@@ -149,10 +145,11 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Return an existing run. Raises MtlError if the folder holds none."""
+        """Return an existing run. Raises MtlError if the folder holds none, or another format."""
         run = cls(path)
         if not run.config.is_file():
             raise MtlError(f"{path} is not a run folder: it has no config.toml")
+        require_format(run.provenance(), run.path / "run.json")
         return run
 
     def update_provenance(self, provenance: Mapping[str, Any]) -> None:
@@ -162,19 +159,40 @@ class RunFolder:
             write_atomically(self.path / "run.json", json.dumps(merged, indent=2).encode())
 
     def provenance(self) -> JsonObject:
-        """Return the contents of run.json, empty if there is no such file."""
+        """Return the contents of run.json, empty if there is no such file.
+
+        Raises MtlError if it is no JSON object.
+        """
         file = self.path / "run.json"
-        provenance: JsonObject = json.loads(file.read_text()) if file.exists() else {}
+        if not file.exists():
+            return {}
+        try:
+            provenance = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise MtlError(f"{file} can't be read: {error}") from error
+        if not isinstance(provenance, dict):
+            raise MtlError(f"{file} can't be read: expected a JSON object")
         return provenance
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         # If the disk is full, the message names the checkpoint from which the run can resume.
         with (
-            write_errors_as_mtl_error(self.path, self.checkpoint()),
+            write_errors_as_mtl_error(self.metrics, self.checkpoint()),
             self.metrics.open("a") as file,
         ):
             file.write(json.dumps(row) + "\n")
+
+    def _flush_log(self) -> None:
+        """Flush metrics.jsonl to disk. Some file systems report a full disk only here."""
+        if not self.metrics.exists():
+            return
+        with (
+            write_errors_as_mtl_error(self.metrics, self.checkpoint()),
+            self.metrics.open("ab") as file,
+        ):
+            os.fsync(file.fileno())
+            _flush_folder(self.path)
 
     def truncate_log(self, step: int) -> None:
         """Remove the log lines after `step`, since a resumed run writes them again."""
@@ -222,8 +240,10 @@ class RunFolder:
     ) -> Checkpoint:
         """Write a checkpoint, then remove the older ones of its kind.
 
-        Raises MtlError if it can't be written. The older ones then remain.
+        The lines of metrics.jsonl that it covers are on disk first, since a resumed run does not
+        write them again. Raises MtlError if it can't be written. The older ones then remain.
         """
+        self._flush_log()
         folder = self.path / "checkpoints"
         done = folder / f"{which}-{step:08d}"
         temporary = folder / f"{which}-{step:08d}.tmp"
@@ -247,6 +267,18 @@ class RunFolder:
             if old != done:
                 shutil.rmtree(old, ignore_errors=True)
         return Checkpoint(done, step)
+
+
+def require_format(saved: Mapping[str, Any], file: Path) -> None:
+    """Raise MtlError if the contents of this file of a run have another format than `FORMAT`."""
+    found = saved.get("format")
+    if found == FORMAT:
+        return
+    has = "no format number" if found is None else f"format {found!r}"
+    raise MtlError(
+        f"{file} has {has}; this version of mtlcore reads format {FORMAT} alone: "
+        "use the version of mtlcore that wrote the run, or train it again into a new folder"
+    )
 
 
 class write_errors_as_mtl_error:  # noqa: N801 - a context manager, used like a function

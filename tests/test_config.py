@@ -423,7 +423,7 @@ def puzzling(e: Experiment) -> PretextTask:
         ("train.precision=bf16-mixed", lambda e: e.train.precision == "bf16-mixed"),
         ("train.steps = 7", lambda e: e.train.steps == 7),
         ("train.epochs=3", lambda e: (e.train.epochs, e.train.steps) == (3.0, None)),
-        ("train.tensorboard=false", lambda e: e.train.tensorboard is False),
+        ("train.clip=1", lambda e: e.train.clip == 1.0),
         ("views.clean=2", lambda e: e.views.clean == 2),
         ("input={size = 32}", lambda e: e.input.size == (32, 32)),
         ("encoder.name=hub:resnet18", lambda e: e.encoder == Hub("resnet18")),

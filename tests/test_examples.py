@@ -84,9 +84,7 @@ def test_the_experiment_trains_two_steps_and_is_evaluated(file, tmp_path):
     small = (
         ["data.synthfaces.train=48", "data.synthfaces.test=16"] if "synthfaces" in labels else []
     )
-    experiment = load(
-        file, [*roots, *small, "train.steps=2", "input.batch_size=12", "train.tensorboard=false"]
-    )
+    experiment = load(file, [*roots, *small, "train.steps=2", "input.batch_size=12"])
     result = train(experiment, tmp_path / "run")
     assert result.skipped == 0
     for label in experiment.tasks:

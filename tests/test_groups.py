@@ -15,7 +15,6 @@ from toys import Plain
 from mtlcore import Classification, SupervisedTask
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
-from mtlcore.evaluation import measure as measuring
 from mtlcore.evaluation.measure import Measured, measure
 
 N = 40
@@ -34,19 +33,21 @@ class Oracle(nn.Module):
         return {"kind": logits[samples]}
 
 
-def measured(task: SupervisedTask, attributes: dict[str, np.ndarray]) -> Measured:
+def measured(
+    task: SupervisedTask, attributes: dict[str, np.ndarray], eval_batch_size: int = 256
+) -> Measured:
     dataset = InMemory(N, LABELS, split=("train",) * N, attributes=attributes)
-    run = experiment({"toys": DataEntry(dataset, unlabeled="keep")}, {"kind": task}, validation=0.0)
+    toys = {"toys": DataEntry(dataset, unlabeled="keep")}
+    run = experiment(toys, {"kind": task}, validation=0.0, eval_batch_size=eval_batch_size)
     data = open_data(evolve(run, augmentations={"validation": Plain()}))
     samples = data.split["train"]
     return measure(cast(Any, Oracle()), data.experiment, data, samples, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch", [256, 7])
-def test_the_metrics_of_a_group_are_those_of_its_labeled_samples(batch, monkeypatch):
-    monkeypatch.setattr(measuring, "BATCH", batch)
+def test_the_metrics_of_a_group_are_those_of_its_labeled_samples(batch):
     task = Classification(reads="kind", by=("race", "age_band"))
-    found = measured(task, {"race": RACES, "age_band": AGES})
+    found = measured(task, {"race": RACES, "age_band": AGES}, batch)
     right, labeled = np.array(PREDICTED) == np.array(LABELS), np.array(LABELS) != ""
     for attribute, values in (("race", RACES), ("age_band", AGES)):
         for value in set(values.tolist()) - {""}:

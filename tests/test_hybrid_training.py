@@ -46,7 +46,6 @@ warmup = 20
 [train]
 steps = 250
 eval_every = 0
-tensorboard = false
 """
 EMOTIONS = 8
 PLACES = 4

@@ -23,7 +23,7 @@ def trained(experiment: Experiment, out: Path) -> Inference:
     """Train two steps, and return the inference network of the saved run."""
     short = evolve(
         experiment,
-        train=evolve(experiment.train, steps=2, tensorboard=False),
+        train=evolve(experiment.train, steps=2),
         schedule=evolve(experiment.schedule, name="constant", warmup=0),
         input=evolve(experiment.input, batch_size=4),
     )

@@ -167,7 +167,7 @@ def test_the_predictions_of_a_run_are_those_of_its_saved_weights(tmp_path):
 def test_weights_of_another_configuration_are_refused(tmp_path):
     saved(noise_experiment({"puzzling": Puzzling(grid=2)}), tmp_path / "run")
     other = noise_experiment({"puzzling": Puzzling(grid=2)}, encoder=Toy(width=6))
-    with pytest.raises(MtlError, match="weights of another configuration"):
+    with pytest.raises(MtlError, match="weights do not fit this network"):
         strips(other, images(), tmp_path / "run")
 
 

@@ -44,7 +44,6 @@ warmup = 4
 [train]
 epochs = 4
 eval_every = 0
-tensorboard = false
 """
 TASK = '[task.quarter]\nname = "classification"\n'
 

@@ -20,6 +20,7 @@ from mtlcore.config.experiment import (
     Views,
 )
 from mtlcore.config.read import SECTIONS, parse
+from mtlcore.kinds import KINDS
 from mtlcore.registry.components import RESERVED, component_name
 from mtlcore.registry.hooks import Specs
 
@@ -41,7 +42,6 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 TABLES = (TaskEntry, PretextEntry, DataEntry, Input, Views, Train, Experiment)
 HOOKS = [name for name in vars(Specs) if name.startswith("mtl_")]
-KINDS = ("pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback")
 
 # What an author must find under a name. Whitespace is not compared.
 PHRASES = [

@@ -508,7 +508,6 @@ warmup = 0
 
 [train]
 steps = 1
-tensorboard = false
 """
 
 

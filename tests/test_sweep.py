@@ -40,7 +40,6 @@ warmup = 0
 
 [train]
 steps = 3
-tensorboard = false
 """
 OVER = Axis.parse("pretext.puzzling.weight=0,0.3")
 

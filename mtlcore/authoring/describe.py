@@ -26,19 +26,12 @@ from attrs.validators import (
 )
 from torch import nn
 
-from ..config.experiment import DataEntry, PretextEntry, TaskEntry
-from ..config.read import Reader
+from ..config.read import ENTRY_CLASSES, Reader
 from ..config.strict import converter, describe
 from ..contracts import Component
+from ..kinds import KINDS
 from ..registry.catalog import Catalog
 from ..registry.components import component_name
-
-ENTRIES: dict[str, type] = {"task": TaskEntry, "pretext": PretextEntry, "dataset": DataEntry}
-"""kind -> the class of the keys that the core reads in its tables."""
-
-# The tables of these kinds have a label that the user chooses: [task.<label>].
-LABELED = {"task": "task", "pretext": "pretext", "dataset": "data", "callback": "callback"}
-SINGLE = {"augmentation": "augment"}  # the one other kind whose table has another name
 
 LONG = 80  # characters: an example does not repeat a longer default
 OWN_RULE = "checked by the component"
@@ -128,8 +121,8 @@ def describe_component(kind: str, name: str, catalog: Catalog) -> Description:
         row for row in catalog.records() if (row["status"], row["kind"], row["name"]) == wanted
     )
     core_keys: tuple[Key, ...] = ()
-    if kind in ENTRIES:
-        core_keys = tuple(key for key in keys_of(ENTRIES[kind]) if key.name != "component")
+    if kind in ENTRY_CLASSES:
+        core_keys = tuple(key for key in keys_of(ENTRY_CLASSES[kind]) if key.name != "component")
     return Description(
         name=name,
         kind=kind,
@@ -223,14 +216,10 @@ def example(cls: type[Component], name: str) -> str:
     if cls.family and ":" not in name:
         full = f"{base}:{_member(cls, base)}"
 
-    section = LABELED.get(cls.kind)
-    if section is None:
-        lines = [f"[{SINGLE.get(cls.kind, cls.kind)}]", f"name = {_toml(full)}"]
-    else:
-        label = _label(base)
-        lines = [f"[{section}.{label}]"]
-        if full != label:  # a table without `name` takes the component of its label
-            lines.append(f"name = {_toml(full)}")
+    kind, label = KINDS[cls.kind], _label(base)
+    lines = [kind.title(label)]
+    if not kind.labeled or full != label:  # a table without `name` takes the component of its label
+        lines.append(f"name = {_toml(full)}")
     if cls.kind in ("task", "pretext"):
         lines.append("weight = 1.0")
 

@@ -1,4 +1,7 @@
-"""The built-in callbacks: a probe of the features, and early stopping."""
+"""The built-in callbacks: a probe of the features, early stopping, and TensorBoard.
+
+Every run also has `metrics_file` and, in a terminal, the progress bars: no table configures them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from ..contracts import Callback
 from ..registry.hooks import hookimpl
 from .early_stopping import EarlyStopping
 from .probe import Probe
+from .tensorboard import TensorBoard
 
 
 @hookimpl
 def mtl_components() -> list[type[Callback]]:
-    return [EarlyStopping, Probe]
+    return [EarlyStopping, Probe, TensorBoard]

@@ -1,50 +1,31 @@
-"""What a run reports while it trains, and the protocol of the object that receives it."""
+"""What shows a run to its user: a callback that also shows the preparation."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import abstractmethod
 
-from attrs import frozen
-
-from ..evaluation.measure import Measured
+from ..contracts import Callback
 
 
-@frozen
-class TrainProgress:
-    """The state of a run at a logged step.
+class ProgressReporter(Callback):
+    """Shows a run: its preparation, and then, as a callback, its training.
 
-    step, steps: done, and of the whole run. losses: label -> mean since the last logged step.
-    lr: learning rate. rate: steps per second. skipped: steps whose gradient was not finite.
+    It is called on the main process only, and after the callbacks of the configuration.
     """
 
-    step: int
-    steps: int
-    losses: dict[str, float]
-    lr: float
-    rate: float
-    skipped: int
+    reads_network = False
 
-
-class ProgressReporter(Protocol):
-    """Shows the progress of a run. Called between steps, on the main process only."""
-
+    @abstractmethod
     def progress(self, what: str, done: int, total: int) -> None:
         """Progress of the preparation, such as images that are decoded."""
 
+    @abstractmethod
     def note(self, text: str) -> None:
         """A message for the user."""
 
-    def step(self, progress: TrainProgress) -> None:
-        """A logged step."""
 
-    def evaluated(self, step: int, measured: Measured) -> None:
-        """Metrics on the validation split."""
-
-
-class SilentReporter:
+class SilentReporter(ProgressReporter):
     """A `ProgressReporter` that shows nothing."""
 
     def progress(self, what: str, done: int, total: int) -> None: ...
     def note(self, text: str) -> None: ...
-    def step(self, progress: TrainProgress) -> None: ...
-    def evaluated(self, step: int, measured: Measured) -> None: ...

@@ -1,26 +1,42 @@
-"""The rows of metrics.jsonl as TensorBoard scalars."""
+"""The log of a run as TensorBoard scalars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
-from torch.utils.tensorboard.writer import SummaryWriter
+from attrs import frozen
+
+from ..contracts import Callback, CallbackContext
 
 
-class Board:
-    """Writes scalars by step. A resumed run drops what was written after its checkpoint."""
+@frozen
+class TensorBoard(Callback):
+    """Write each line of metrics.jsonl as TensorBoard scalars, into RUN/tensorboard.
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """step: optimizer steps that are done; 0 for a new run."""
-        purge_step = step + 1 if step else None
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+    To see them: `tensorboard --logdir RUN`.
+    """
 
-    def write(self, row: Mapping[str, float]) -> None:
-        """Write all values of one row; its "step" is their position."""
+    name = "tensorboard"
+    cites = "original"
+    reads_network = False
+
+    def on_train_start(self, run: CallbackContext) -> None:
+        # Imported here: it takes most of a second.
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        # A resumed run drops what was written after its checkpoint.
+        folder = run.folder / "tensorboard"
+        run.handles["writer"] = SummaryWriter(str(folder), purge_step=run.step + 1)
+
+    def on_log(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
+        writer = run.handles.get("writer")
+        if writer is None:  # it could not be opened, and that was reported
+            return
         for name, value in row.items():
             if name != "step":
-                self.writer.add_scalar(name, value, int(row["step"]))
+                writer.add_scalar(name, value, int(row["step"]))
 
-    def close(self) -> None:
-        self.writer.close()
+    def teardown(self, run: CallbackContext) -> None:
+        if "writer" in run.handles:
+            run.handles["writer"].close()

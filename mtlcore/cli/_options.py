@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-Kind = Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback"]
-"""The values of --kind."""
+from ..kinds import KindName
 
-KindOption = Annotated[Kind | None, Parameter(name="--kind", show_default=False)]
+KindOption = Annotated[KindName | None, Parameter(name="--kind", show_default=False)]
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)]
 PluginFiles = Annotated[
     tuple[Path, ...], Parameter(name="--plugin", negative="", show_default=False)

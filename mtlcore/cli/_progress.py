@@ -1,4 +1,4 @@
-"""Progress bars of a run, and the tables of metrics after it.
+"""What the terminal shows of a run, and the tables of metrics after it.
 
 Labels and paths are the user's own text. They are shown as `Text`, so that rich does not read their
 brackets as markup.
@@ -6,8 +6,10 @@ brackets as markup.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -20,15 +22,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..callbacks.progress import TrainProgress
+from ..callbacks.progress import ProgressReporter
+from ..contracts import CallbackContext
 from ..demo import Arm
 from ..evaluation.measure import Measured
-from ..train.trainer import Result
+from ..train.result import Result
 from ._shared import console, print_line
 
 
-class Bars:
-    """A `ProgressReporter` for the terminal.
+class Bars(ProgressReporter):
+    """Progress bars in the terminal: of the preparation, and of the training.
 
     quiet: show nothing, for commands that print JSON to the same terminal.
     title: the name of the bar of training steps.
@@ -46,6 +49,7 @@ class Bars:
             disable=quiet,
         )
         self.tasks: dict[str, TaskID] = {}
+        self.logged_at = (0, time.perf_counter())  # step and time of the last logged step
 
     def __enter__(self) -> Bars:
         self.bars.start()
@@ -66,19 +70,35 @@ class Bars:
         if not self.bars.disable:
             self.bars.console.print(Text(text))
 
-    def step(self, progress: TrainProgress) -> None:
-        details = [f"{progress.rate:.1f} steps/s"]
-        details += [f"{name} {value:.3f}" for name, value in progress.losses.items()]
-        if progress.skipped:
-            details.append(f"{progress.skipped} skipped")
-        self._update(self.title, progress.step, progress.steps, "  ".join(details))
+    def on_train_start(self, run: CallbackContext) -> None:
+        self.logged_at = run.step, time.perf_counter()
 
-    def evaluated(self, step: int, measured: Measured) -> None:
-        # "[" marks the metrics of a group, such as accuracy[race=white]: too many for one line.
-        metrics = [
-            f"{name} {value:.3f}" for name, value in measured.metrics.items() if "[" not in name
-        ]
-        self.note(f"step {step}, validation: {'  '.join(metrics)}")
+    def on_log(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
+        if "lr" in row:
+            self._show_losses(run, row)
+        else:
+            self._show_metrics(row)
+
+    def _show_losses(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
+        step, now = row["step"], time.perf_counter()
+        step_before, time_before = self.logged_at
+        self.logged_at = step, now
+        rate = (step - step_before) / max(1e-9, now - time_before)
+        details = [f"{rate:.1f} steps/s"]
+        for name, value in row.items():
+            if name.startswith("loss/"):
+                details.append(f"{name.removeprefix('loss/')} {value:.3f}")
+        if row["skipped"]:
+            details.append(f"{row['skipped']} skipped")
+        self._update(self.title, step, run.steps, "  ".join(details))
+
+    def _show_metrics(self, row: Mapping[str, Any]) -> None:
+        metrics = []
+        for name, value in row.items():
+            # "[" marks the metrics of a group, such as accuracy[race=white]: too many for one line.
+            if name != "step" and "[" not in name:
+                metrics.append(f"{name.removeprefix('validation/')} {value:.3f}")
+        self.note(f"step {row['step']}, validation: {'  '.join(metrics)}")
 
     def _update(self, name: str, done: int, total: int, details: str) -> None:
         if name not in self.tasks:

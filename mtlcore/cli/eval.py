@@ -20,7 +20,7 @@ def evaluate(
     mirror: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> int:
-    """Evaluate the inference weights of RUN on clean images.
+    """Evaluate the inference weights of RUN on clean images, in the precision of the run.
 
     Parameters
     ----------
@@ -29,7 +29,8 @@ def evaluate(
     data
         Evaluate on this [data.LABEL]; default: on all of the run's.
     set_
-        Set one key: `--set data.fer2013.root=DIR`. Repeatable.
+        Set one key: `--set data.fer2013.root=DIR`, `--set input.eval_batch_size=64`,
+        `--set train.precision=32`. Repeatable.
     split
         The split to evaluate on.
     checkpoint

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
+
+from ..kinds import CheckedKind
 
 
 def new(
     name: str,
     *,
-    kind: Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation"],
+    kind: CheckedKind,
     out: Annotated[Path, Parameter(show_default=False)] = Path(),
 ) -> int:
     """Create the folder NAME: a module, its packaging, a conformance test and a README.

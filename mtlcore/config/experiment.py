@@ -112,6 +112,8 @@ class Input:
     cache_size: height and width of images in the image cache, in pixels, in the form of `size` and
         with its aspect ratio (default: 1.5 x size, or less if the images are smaller).
     mix: how datasets share a batch: in proportion to their samples, or equally.
+    eval_batch_size: images of one forward in an evaluation. Metrics of tasks do not depend on it.
+        Those of pretexts do, since each batch has its own random draws.
     """
 
     size: ImageSize = field(default=64, converter=image_size)  # type: ignore[assignment]
@@ -120,6 +122,7 @@ class Input:
     validation: float = field(default=0.1, validator=share)
     cache_size: ImageSize | None = field(default=None, converter=converts_optional(image_size))
     mix: Literal["proportional", "balanced"] = "proportional"
+    eval_batch_size: int = field(default=256, validator=gt(0))
 
 
 @frozen
@@ -206,7 +209,6 @@ class Train:
     init_from: folder of a run. Training starts with the weights of its encoder.
     accelerator: hardware; "auto" uses a CUDA device if there is one.
     devices: number of processes, each with its own device and its part of the batch.
-    tensorboard: true to write TensorBoard files beside metrics.jsonl.
     """
 
     steps: int | None = field(default=None, validator=optional(gt(0)))
@@ -223,7 +225,6 @@ class Train:
     init_from: Path | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = field(default=1, validator=gt(0))
-    tensorboard: bool = True
 
     def __attrs_post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:

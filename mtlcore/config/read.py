@@ -17,6 +17,7 @@ from torch import nn
 
 from ..contracts import Component
 from ..errors import MtlError
+from ..kinds import KINDS
 from ..registry.catalog import Catalog
 from ..registry.catalog import catalog as installed
 from ..registry.components import component_name
@@ -57,10 +58,11 @@ SECTIONS = (
 )
 """The keys at the top of a file."""
 
+ENTRY_CLASSES: dict[str, type] = {"task": TaskEntry, "pretext": PretextEntry, "dataset": DataEntry}
+"""Kind -> the class of the keys that the core reads in its tables."""
+
 ENTRIES: dict[str, tuple[str, type]] = {
-    "task": ("task", TaskEntry),
-    "pretext": ("pretext", PretextEntry),
-    "data": ("dataset", DataEntry),
+    KINDS[kind].table: (kind, cls) for kind, cls in ENTRY_CLASSES.items()
 }
 """Section -> the kind of its components, and the class of the core's own keys."""
 

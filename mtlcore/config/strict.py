@@ -21,7 +21,7 @@ from cattrs import Converter, IterableValidationError
 from cattrs.errors import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from ..contracts import KINDS
+from ..contracts import BASES
 from ..image_size import WORDS as IMAGE_SIZE_IN_WORDS
 from ..image_size import ImageSize, image_size, written
 from .overrides import Word, plain
@@ -329,7 +329,7 @@ def _is_anything(kind: TypeHint) -> bool:
 
 
 def _is_component_kind(kind: TypeHint) -> bool:
-    return kind in KINDS.values()
+    return kind in BASES.values()
 
 
 def _converter() -> Converter:

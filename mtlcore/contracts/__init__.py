@@ -45,5 +45,5 @@ _BASES: tuple[type[Component], ...] = (
     Callback,
 )
 
-KINDS: dict[str, type[Component]] = {base.kind: base for base in _BASES}
-"""Name of a component kind -> its base class."""
+BASES: dict[str, type[Component]] = {base.kind: base for base in _BASES}
+"""Name of a component kind (`kinds.KINDS`) -> its base class."""

@@ -1,14 +1,15 @@
 """The callback kind, and the view of a run that its methods receive.
 
 A callback observes training between steps: it logs elsewhere, adds metrics, or stops the run
-early. It never changes what the run computes.
+early. It never changes what the run computes. The log file, the terminal and TensorBoard are
+callbacks, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -71,6 +72,14 @@ class CallbackContext(Protocol):
         ...
 
     @property
+    def tables(self) -> Mapping[str, list[list[float]]]:
+        """Matrices of the last evaluation by name, such as "fer/confusion".
+
+        confusion: (K, K) numbers of samples, one row per true class, one column per predicted one.
+        """
+        ...
+
+    @property
     def better(self) -> Mapping[str, bool]:
         """Name of a metric -> True if higher values are better.
 
@@ -88,6 +97,15 @@ class CallbackContext(Protocol):
         """State of this callback. Every checkpoint saves it, and resuming restores it.
 
         It may hold numbers, strings, tensors, and lists, tuples or dicts of them.
+        """
+        ...
+
+    @property
+    def handles(self) -> dict[str, Any]:
+        """What this callback holds open between calls: connections, files, processes.
+
+        It may hold any object. It is empty when the run starts or resumes, no checkpoint saves it,
+        and the callback closes its contents in `teardown`.
         """
         ...
 
@@ -133,7 +151,7 @@ class CallbackContext(Protocol):
     def add(self, figures: Mapping[str, float]) -> None:
         """Add metrics of this step, under the callback's label.
 
-        The log, TensorBoard and the final metrics show them as "validation/<label>/<name>".
+        The log and the final metrics show them as "validation/<label>/<name>".
         """
         ...
 
@@ -152,19 +170,27 @@ class CallbackContext(Protocol):
 class Callback(Component):
     """Observe a run: log elsewhere, add metrics, stop early. Every method is optional.
 
-    Methods are called between steps, on the main process (`check`: on every process).
+    Methods are called between steps, on the main process (`check`: on every process). The order:
+
+        check
+        on_train_start
+        on_log, on_epoch_end, on_validation_end, on_checkpoint    as the run proceeds
+        on_train_end, or on_exception                             complete, or not
+        teardown                                                  always
 
     A callback must not change what the run computes. After each call the core restores random
     generators, train/eval modes and gradients. A changed weight is an error.
 
     MtlError ends the run. Any other exception becomes a warning and is counted in run.json, and
-    training continues: an unreachable log server must not end a run of several days.
+    training continues: an unreachable log server must not end a run of several days. In
+    `on_exception` and `teardown`, this holds for MtlError, too.
 
-    A handle that lives between calls (a connection) can be a field with `init=False`. Such a field
-    is not part of the configuration.
+    reads_network: False if the callback uses neither `run.network` nor `run.features`. Both are
+    then refused, and the core need not compare all weights before and after each call.
     """
 
     kind = "callback"
+    reads_network: ClassVar[bool] = True
 
     def figures(self, experiment: Experiment) -> Mapping[str, bool]:
         """Return the metrics that it adds: name -> True if higher values are better.
@@ -176,7 +202,8 @@ class Callback(Component):
     def check(self, run: CallbackContext) -> None:
         """Raise MtlError if the callback can't serve this run.
 
-        Called on every process, before the run writes anything.
+        Called on every process, before the run writes anything. It opens nothing: `teardown` is
+        called only after `on_train_start`.
         """
 
     def on_train_start(self, run: CallbackContext) -> None:
@@ -197,7 +224,7 @@ class Callback(Component):
         """
 
     def on_validation_end(self, run: CallbackContext) -> None:
-        """Called after an evaluation. `run.validation` holds the metrics.
+        """Called after an evaluation. `run.validation` and `run.tables` hold the results.
 
         They include the metrics of callbacks that come before this one in the configuration.
         """
@@ -211,7 +238,20 @@ class Callback(Component):
         """
 
     def on_train_end(self, run: CallbackContext) -> None:
-        """Called after the last step, or after an early stop.
+        """Called when the run is complete: after the last step, or after an early stop.
 
-        Not called when the run is interrupted, since it can still be resumed.
+        Metrics that are added here are logged afterwards.
+        """
+
+    def on_exception(self, run: CallbackContext, error: BaseException) -> None:
+        """Called when the run ends before it is complete. It can be resumed.
+
+        error: `Interrupted` after a signal, with the run saved at this step. `Diverged` after too
+            many steps without a finite gradient. Otherwise, whatever was raised.
+        """
+
+    def teardown(self, run: CallbackContext) -> None:
+        """Called last, whatever happened: close what `run.handles` holds.
+
+        It is called after a failed `on_train_start`, too. So a handle may be missing.
         """

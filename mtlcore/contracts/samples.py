@@ -344,6 +344,19 @@ class PreparedBatch:
     scale: dict[str, float]
     clean: tuple[tuple[int, int], ...] = ()
 
+    def unfollowed(self) -> dict[str, Tensor]:
+        """Return task -> (), its labeled samples whose label did not follow into a view.
+
+        It is their share of the labeled samples of the step, the mean over views, in the units of
+        `scale`. Tasks whose labels always follow are left out.
+        """
+        found: dict[str, Tensor] = {}
+        for label, head_inputs in self.head_inputs.items():
+            views = [x.unfollowed.sum() for x in head_inputs if x.unfollowed is not None]
+            if views:
+                found[label] = torch.stack(views).sum() / len(head_inputs) * self.scale[label]
+        return found
+
     def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedBatch:
         """Return a copy with `fn` applied to every tensor."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from attrs import frozen
+import torch
+from attrs import field, frozen
 from torch import Tensor
 
 from ..config.experiment import Experiment
 from ..contracts import Annotation, SupervisedTask
 from ..errors import MtlError
-from .cache import ImageCache
+from .cache import CachedSamples, ImageCache
 
 
 def _no_annotation(name: str) -> Annotation:
@@ -24,7 +25,8 @@ class RunData:
 
     experiment: the run's configuration with fitted tasks and an explicit cache size.
     images: the image cache of the N samples.
-    targets: task label -> (N, ...); zeros for samples without that label.
+    targets: task label -> (N, ...); zeros for samples without that label. An `AlignedTask` has none
+        here: its targets come from the image cache.
     present: task label -> (N,) bool, samples with that label.
     dataset: (N,) int64, the position of the sample's dataset in `experiment.data`.
     keys: (N,) strings, the sample's key in its dataset.
@@ -33,6 +35,7 @@ class RunData:
     fingerprint: a digest of all samples of all datasets, their annotations, their splits and the
         cache size. It is the same for all variants of an experiment.
     report: what was left out, one line each.
+    aligned: label of each `AlignedTask` -> the name of its map or points in the image cache.
     annotation: a function name -> (N,) or (N, ...). Its values are "" or NaN where the sample's
         dataset has no such annotation, or where the sample does not keep its labels.
     """
@@ -47,6 +50,7 @@ class RunData:
     split: dict[str, np.ndarray]
     fingerprint: str
     report: tuple[str, ...] = ()
+    aligned: Mapping[str, str] = field(factory=dict)
     annotation: Callable[[str], Annotation] = _no_annotation
 
     def __len__(self) -> int:
@@ -56,6 +60,20 @@ class RunData:
     def tasks(self) -> dict[str, SupervisedTask]:
         """The fitted tasks by label."""
         return {label: entry.component for label, entry in self.experiment.tasks.items()}
+
+    def targets_of(self, indices: np.ndarray, cached: CachedSamples) -> dict[str, Tensor]:
+        """Return task label -> the targets (n, ...) of these samples, on the CPU.
+
+        cached: the same samples, as `images.take(indices)` returns them.
+        """
+        index = torch.from_numpy(indices)
+        found: dict[str, Tensor] = {}
+        for label in self.present:
+            if label in self.aligned:
+                found[label] = cached.aligned[self.aligned[label]]
+            else:
+                found[label] = self.targets[label].index_select(0, index)
+        return found
 
     @property
     def labeled(self) -> np.ndarray:

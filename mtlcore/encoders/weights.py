@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MtlError
+from ..weights import load_weights
 
 NONE, IMAGENET = "none", "imagenet"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,7 +30,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # The training scripts of timm and torchvision store the weights under one of these keys.
 _WRAPPERS = ("state_dict", "model")
-_SHOWN = 5  # names of tensors in a message
 _from_checkpoint: ContextVar[bool] = ContextVar("weights_from_checkpoint", default=False)
 
 T = TypeVar("T")
@@ -128,46 +128,12 @@ def _read_torch(encoder: str, file: Path) -> Mapping[str, object]:
 
 
 def load(
-    encoder: str,
-    net: nn.Module,
-    state: Mapping[str, Tensor],
-    classifier: Iterable[str],
+    encoder: str, net: nn.Module, state: Mapping[str, Tensor], classifier: Iterable[str]
 ) -> None:
-    """Load every tensor of `net` from `state`.
+    """Load every tensor of `net` from the state of a published network.
 
     encoder: the name for messages.
     classifier: how the names of the file's own classifier begin. Those that `net` lacks are
-    ignored.
-
-    BatchNorm's batch counters may be missing, as in old files: nothing reads them.
-    Raises MtlError with the names that are missing, unexpected, or of another shape.
+    ignored. Raises MtlError if the rest does not fit.
     """
-    own = net.state_dict()
-    prefixes = tuple(classifier)
-    common = [name for name in own if name in state]
-    missing = [
-        name for name in own if name not in state and not name.endswith("num_batches_tracked")
-    ]
-    unexpected = [name for name in state if name not in own and not name.startswith(prefixes)]
-    other_shapes = [
-        f"{name} {_shape(state[name])}, not {_shape(own[name])}"
-        for name in common
-        if state[name].shape != own[name].shape
-    ]
-
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other_shapes}
-    lines = [f"{len(names)} {what}: {_first(names)}" for what, names in problems.items() if names]
-    if lines:
-        raise MtlError(
-            f"[encoder] {encoder}: the weights do not fit this network. {'; '.join(lines)}"
-        )
-    net.load_state_dict({name: state[name] for name in common}, strict=False)
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _first(names: list[str]) -> str:
-    text = ", ".join(names[:_SHOWN])
-    return f"{text}, ..." if len(names) > _SHOWN else text
+    load_weights(net, state, f"[encoder] {encoder}", ignore=tuple(classifier), counters=False)

@@ -16,14 +16,17 @@ from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
 from ..runs import Checkpoint, RunFolder, Which
+from ..weights import ANY_OTHER, load_weights
 from .measure import Measured, measure
+from .precision import lacking
 
 
 @frozen
 class Evaluated:
     """The result of `mtl eval`. Rates are fractions in [0, 1]; angles are degrees.
 
-    checkpoint: name of its folder. report: what was left out of the data, one line each.
+    checkpoint: name of its folder. precision: of the forwards. report: what was left out of the
+    data, and a precision that the device lacks; one line each.
     """
 
     run: str
@@ -31,6 +34,7 @@ class Evaluated:
     split: str
     checkpoint: str
     measured: Measured
+    precision: str = "32"
     report: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
@@ -40,6 +44,7 @@ class Evaluated:
             "data": self.data,
             "split": self.split,
             "checkpoint": self.checkpoint,
+            "precision": self.precision,
             "n": self.measured.n,
             "metrics": self.measured.metrics,
             "tables": self.measured.tables,
@@ -57,7 +62,9 @@ def evaluate(
     device: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluated:
-    """Every supervised metric of a run on one split.
+    """Every supervised metric of a run on one split, in the run's precision.
+
+    A device that lacks this precision evaluates in fp32, and `Evaluated.report` says so.
 
     data: one [data.<label>] table of the run's configuration, or one that `overrides` add
         (default: all of them).
@@ -76,10 +83,18 @@ def evaluate(
         raise MtlError(f"the data has no samples in the split {split!r}")
     checkpoint = folder.require(which)
     target = torch.device(device or _default_device())
+    resolved, report = _with_usable_precision(found.experiment, target)
     net = inference_network(experiment, checkpoint).to(target)
-    measured = measure(net, found.experiment, found, indices, target, mirror)
-    labels = ",".join(experiment.data)
-    return Evaluated(str(run), labels, split, checkpoint.path.name, measured, found.report)
+    measured = measure(net, resolved, found, indices, target, mirror)
+    return Evaluated(
+        run=str(run),
+        data=",".join(experiment.data),
+        split=split,
+        checkpoint=checkpoint.path.name,
+        measured=measured,
+        precision=resolved.train.precision,
+        report=(*found.report, *report),
+    )
 
 
 def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:
@@ -90,12 +105,25 @@ def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inferen
     weights = checkpoint.inference_weights(uses_ema=experiment.train.ema > 0)
     with weights_from_checkpoint():
         net = HybridModel(evolve(experiment, pretexts={})).inference()
-    checkpoint.load(net, weights)
+    load_weights(net, weights, str(checkpoint.path), ignore=ANY_OTHER)
     return net.eval()
 
 
 def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _with_usable_precision(
+    experiment: Experiment,
+    device: torch.device,
+) -> tuple[Experiment, tuple[str, ...]]:
+    """The experiment in fp32 if the device lacks the run's precision, and a line that says so."""
+    precision = experiment.train.precision
+    reason = lacking(precision, device)
+    if not reason:
+        return experiment, ()
+    line = f'train.precision = "{precision}": evaluated in fp32, since {reason}'
+    return evolve(experiment, train=evolve(experiment.train, precision="32")), (line,)
 
 
 def _with_one_dataset(experiment: Experiment, label: str | None) -> Experiment:

@@ -1,34 +1,35 @@
 """Metrics of supervised tasks on the inference network, and of pretext tasks on the same images.
 
-One forward per image, the "validation" augmentation, no gradient. Metrics of supervised tasks do
-not depend on the batch size.
+One forward per image, the "validation" augmentation, the run's precision, no gradient. Batches are
+dealt to all ranks. Metrics of supervised tasks do not depend on the batch size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from attrs import evolve, field, frozen
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry
-from ..contracts import Batch, Output, PreparedBatch, PretextTask, StepCounts, SupervisedTask
+from ..contracts import Output, PretextTask, SupervisedTask, Target
 from ..data.dataset import RunData
-from ..errors import MtlError, nearest
+from ..geometry import Geometry
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
 from ..model.views import prepare
-from ..networks import single_rank
-from ..rng import VIEW, KeyedRng
+from ..networks import broadcast_buffers, single_rank
+from .ranks import Ranks
+from .validation import ValidationBatches
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-BATCH = 256  # images of one forward
 ALL = ""  # the group of all samples
 
 
@@ -48,7 +49,14 @@ class Measured:
 # -------------------------------------------------------------------------------- supervised tasks
 
 
-@single_rank()
+class _Predictions(NamedTuple):
+    """One batch. Task label -> (B, ...) predictions, (B, ...) targets, (B,) bool labeled ones."""
+
+    predictions: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    present: dict[str, Tensor]
+
+
 @torch.no_grad()
 def measure(
     net: Inference,
@@ -60,54 +68,78 @@ def measure(
 ) -> Measured:
     """Every supervised metric on these samples, and on each group of them that a task asks for.
 
+    All ranks of a run must call it. The main rank gets the metrics, the others none.
+
     mirror: average each prediction with that for the mirrored image.
     """
+    if not experiment.tasks:
+        return Measured(n=len(indices))
+    batches = ValidationBatches(experiment, data, indices, device)
     meters: dict[str, _TaskMetrics] = {}
     for label, entry in experiment.tasks.items():
         meters[label] = _TaskMetrics(entry.component, data, indices, device)
-    training = net.training
-    net.eval()
-    for batch in _batches(experiment, data, indices, device):
-        _update_supervised(meters, net, experiment, batch, mirror)
-    net.train(training)
 
+    def of_batch(number: int) -> _Predictions:
+        return _predict(net, batches, number, mirror)
+
+    with _evaluation(net) as ranks:
+        for found in ranks.results(len(batches), of_batch, device):
+            for label, task_metrics in meters.items():
+                prediction, target = found.predictions[label], found.targets[label]
+                task_metrics.update(prediction, target, found.present[label])
+    if not ranks.is_main:
+        return Measured(n=len(indices))
+    return _of_tasks(meters, len(indices))
+
+
+def _of_tasks(meters: Mapping[str, _TaskMetrics], n: int) -> Measured:
+    """The metrics of all tasks over n images, then those of their groups."""
     of_all: dict[str, Metric] = {}
     for label, task_metrics in meters.items():
         for name, metric in task_metrics.metrics[ALL].items():
             of_all[f"{label}/{name}"] = metric
-    measured = _computed(of_all, len(indices))
+    measured = _computed(of_all, n)
     for label, task_metrics in meters.items():
         for name, value in task_metrics.of_groups().items():
             measured.metrics[f"{label}/{name}"] = value
     return measured
 
 
-def _update_supervised(
-    meters: Mapping[str, _TaskMetrics],
-    net: Inference,
-    experiment: Experiment,
-    batch: Batch,
-    mirror: bool,
-) -> None:
-    """Predict one batch, and update the metrics of all tasks."""
-    size = experiment.input.size
-    rng = _keyed_rng(experiment, batch.images.device)(VIEW)
-    view = experiment.augmentation("validation").view(batch.images, size, rng)
+def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bool) -> _Predictions:
+    """Predict one batch, for all tasks."""
+    batch = batches.batch(number)
+    view = batches.view(batch.images)
     assert view.geometry is not None
-    outputs = net(view.images)
-    mirrored = net(view.images.flip(-1)) if mirror else None
-    for label, entry in experiment.tasks.items():
+    outputs = _outputs(net, batches, view.images)
+    mirrored = _outputs(net, batches, view.images.flip(-1)) if mirror else None
+    predictions: dict[str, Tensor] = {}
+    targets: dict[str, Tensor] = {}
+    followed: dict[str, Tensor] = {}
+    for label, entry in batches.experiment.tasks.items():
         task = entry.component
-        prediction = task.decode(outputs[label])
+        predictions[label] = task.decode(outputs[label])
         # The augmentation may crop or turn the image: labels such as a pose move with it.
-        target = task.move(batch.targets[label], view.geometry)
-        present = batch.present[label]
-        if not isinstance(target, Tensor):
-            target, share = target
-            present = present & (share > 0)
+        targets[label], followed[label] = _moved(task, batch.targets[label], view.geometry)
         if mirrored is not None:
-            prediction = task.average(prediction, task.decode(mirrored[label]))
-        meters[label].update(prediction, target, present)
+            other = task.decode(mirrored[label])
+            predictions[label] = task.average(predictions[label], other)
+    present = {label: here & followed[label] for label, here in batch.present.items()}
+    return _Predictions(predictions, targets, present)
+
+
+def _moved(task: SupervisedTask, target: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Move targets to the view. Returns them and (B,) bool, samples whose label follows."""
+    moved = task.move(target, geometry)
+    if isinstance(moved, Tensor):
+        return moved, torch.ones(len(target), dtype=torch.bool, device=target.device)
+    return moved[0], moved[1] > 0
+
+
+def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict[str, Output]:
+    """Task label -> output of its head, in fp32: `decode` computes in it, whatever the forward."""
+    with batches.autocast():
+        outputs = net(images)
+    return {label: _to_fp32(output) for label, output in outputs.items()}
 
 
 class _TaskMetrics:
@@ -185,7 +217,18 @@ def _groups(
 # ---------------------------------------------------------------------------------- pretext tasks
 
 
-@single_rank()
+class _PretextResults(NamedTuple):
+    """One batch of `samples` images. Pretext label -> loss; output and target for its metrics.
+
+    Outputs and targets of pretexts without metrics are left out.
+    """
+
+    samples: int
+    losses: dict[str, float]
+    outputs: dict[str, Output]
+    targets: dict[str, Target]
+
+
 @torch.no_grad()
 def measure_pretexts(
     model: HybridModel,
@@ -196,25 +239,36 @@ def measure_pretexts(
 ) -> Measured:
     """Every pretext's loss and own metrics on these samples, with the same random draws each time.
 
+    All ranks of a run must call it. The main rank gets the metrics, the others none.
+
     The clean view is that of the "validation" augmentation. Other augmentations that a pretext
-    uses are the run's own. The metrics of a coupled loss depend on the batch size, since its
-    samples are compared with each other.
+    uses are the run's own. Draws are keyed by the number of the batch, so the metrics depend on the
+    batch size. So does a coupled loss, since it compares the samples of a batch with each other.
     """
+    if not experiment.pretexts:
+        return Measured(n=len(indices))
     pretexts: dict[str, PretextEntry] = {}
     metrics: dict[str, dict[str, Metric]] = {}
     for label, entry in experiment.pretexts.items():
         pretexts[label] = evolve(entry, samples="all", control="none")
         metrics[label] = _new_metrics(entry.component, device)
     pretexts_only = evolve(experiment, tasks={}, pretexts=pretexts)
+    batches = ValidationBatches(pretexts_only, data, indices, device)
+    with_metrics = {label for label, own in metrics.items() if own}
+
+    def of_batch(number: int) -> _PretextResults:
+        return _run_pretexts(model, batches, number, with_metrics)
+
     losses = dict.fromkeys(pretexts, 0.0)
-    training = model.training
-    model.eval()
-    for number, batch in enumerate(_batches(experiment, data, indices, device)):
-        rng = _keyed_rng(experiment, device, number)
-        prepared = prepare(pretexts_only, batch, rng, clean="validation")
-        for label, loss in _update_pretexts(metrics, model, prepared).items():
-            losses[label] += loss * len(batch.images) / max(1, len(indices))
-    model.train(training)
+    with _evaluation(model) as ranks:
+        for found in ranks.results(len(batches), of_batch, device):
+            for label, loss in found.losses.items():
+                losses[label] += loss * found.samples / max(1, len(indices))
+            for label, output in found.outputs.items():
+                for metric in metrics[label].values():
+                    metric.update(output, found.targets[label])
+    if not ranks.is_main:
+        return Measured(n=len(indices))
 
     named: dict[str, Metric] = {}
     for label, own in metrics.items():
@@ -225,44 +279,42 @@ def measure_pretexts(
     return measured
 
 
-def _update_pretexts(
-    metrics: Mapping[str, Mapping[str, Metric]],
+def _run_pretexts(
     model: HybridModel,
-    prepared: PreparedBatch,
-) -> dict[str, float]:
-    """Run one batch, and update the metrics of all pretexts. -> their losses."""
-    losses: dict[str, float] = {}
-    features, _ = model.encode(prepared)
-    for label, outputs in model.forward_heads(features, prepared).items():
-        losses[label] = float(model.compute_losses(label, outputs, prepared))
-        target = prepared.head_inputs[label][0].targets[0][0]
-        for metric in metrics[label].values():
-            metric.update(_to_fp32(outputs[0]), target)
-    return losses
-
-
-# ---------------------------------------------------------------------------------- the best metric
-
-
-def main_metric(experiment: Experiment) -> tuple[str, bool]:
-    """Name of the metric that selects the best checkpoint, and whether higher values are better.
-
-    Raises MtlError if `train.best` is not such a metric.
-    """
-    if not experiment.tasks:
-        return "loss", False
-    known: dict[str, bool] = {}
-    for label, entry in experiment.tasks.items():
-        for name, metric in entry.component.metrics().items():
-            if metric.higher_is_better is not None:  # a matrix is neither better nor worse
-                known[f"{label}/{name}"] = bool(metric.higher_is_better)
-    name = experiment.train.best or next(iter(known))
-    if name not in known:
-        raise MtlError(f"train.best = {name!r}: no such metric; {nearest(name, known)}")
-    return name, known[name]
+    batches: ValidationBatches,
+    number: int,
+    with_metrics: Collection[str],
+) -> _PretextResults:
+    """Run the pretexts on one batch. with_metrics: labels of those that have metrics."""
+    batch = batches.batch(number)
+    prepared = prepare(batches.experiment, batch, batches.keyed_rng(number), clean="validation")
+    found = _PretextResults(len(batch.images), {}, {}, {})
+    with batches.autocast():
+        features, _ = model.encode(prepared)
+        for label, outputs in model.forward_heads(features, prepared).items():
+            found.losses[label] = float(model.compute_losses(label, outputs, prepared))
+            if label in with_metrics:
+                found.outputs[label] = _to_fp32(outputs[0])
+                found.targets[label] = prepared.head_inputs[label][0].targets[0][0]
+    return found
 
 
 # ---------------------------------------------------------------------------------- shared
+
+
+@contextmanager
+def _evaluation(net: nn.Module) -> Iterator[Ranks]:
+    """Set eval mode, and the same buffers on all ranks. -> the ranks that evaluate together."""
+    ranks = Ranks.current()
+    broadcast_buffers(net)
+    training = net.training
+    net.eval()
+    try:
+        # Each batch is that of one rank: a coupled pretext must not gather the batches of all.
+        with single_rank():
+            yield ranks
+    finally:
+        net.train(training)
 
 
 def _new_metrics(
@@ -271,33 +323,10 @@ def _new_metrics(
 ) -> dict[str, Metric]:
     """The component's metrics on the device."""
     metrics = {name: metric.to(device) for name, metric in component.metrics().items()}
-    # One rank sees all samples, so a metric must not wait for the others.
+    # The main rank gets the results of all, so a metric must not wait for the other ranks.
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False
     return metrics
-
-
-def _batches(
-    experiment: Experiment,
-    data: RunData,
-    indices: np.ndarray,
-    device: torch.device,
-) -> Iterator[Batch]:
-    for start in range(0, len(indices), BATCH):
-        chunk = indices[start : start + BATCH]
-        index = torch.from_numpy(chunk)
-        targets: dict[str, Tensor] = {}
-        present: dict[str, Tensor] = {}
-        for label in experiment.tasks:
-            targets[label] = data.targets[label][index].to(device)
-            present[label] = data.present[label][index].to(device)
-        images = data.images.take(chunk).images.to(device)
-        n = len(chunk)
-        yield Batch(images, targets, present, StepCounts({}, n, 0), n)
-
-
-def _keyed_rng(experiment: Experiment, device: torch.device, batch: int = 0) -> KeyedRng:
-    return KeyedRng((experiment.seed, batch), device)
 
 
 def _to_fp32(output: Output) -> Output:

@@ -45,6 +45,7 @@ from ..model.views import prepare
 from ..rng import KeyedRng, Rng
 from ..runs import RunFolder
 from ..weighting import Equal
+from ..weights import ANY_OTHER, load_weights
 from .sheet import Strip, sheet, text_cells
 
 TRIES = 16  # images to try for one column
@@ -159,7 +160,7 @@ def _model(experiment: Experiment, run: Path | None) -> HybridModel:
     if run is None:
         return model
     checkpoint = RunFolder.open(run).require("last")
-    checkpoint.load(model, checkpoint.weights())
+    load_weights(model, checkpoint.weights(), str(checkpoint.path), ignore=ANY_OTHER)
     return model
 
 

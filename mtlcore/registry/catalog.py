@@ -24,7 +24,7 @@ from typing import Any
 import pluggy
 from attrs import evolve
 
-from ..contracts import KINDS, Component
+from ..contracts import BASES, Component
 from ..errors import MtlError, nearest
 from .components import component_name, fault, is_component
 from .hooks import GROUP, PluginWarning, Specs
@@ -157,7 +157,7 @@ class Catalog:
     def _add(self, cls: object, provider: Provider) -> Record:
         """Add one class, or record why it is refused."""
         if not is_component(cls):
-            bases = ", ".join(base.__name__ for base in KINDS.values())
+            bases = ", ".join(base.__name__ for base in BASES.values())
             reason = f"mtl_components returns {cls!r}: expected classes derived from one of {bases}"
             error = MtlError(reason)
             return Record(provider, "failed", provider.name, reason=reason, error=error)

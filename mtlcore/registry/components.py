@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 import attrs
 
-from ..contracts import KINDS, Component
+from ..contracts import BASES, Component
 
 RESERVED: dict[str, frozenset[str]] = {
     "task": frozenset({"name", "weight"}),
@@ -53,7 +53,7 @@ def snake(name: str) -> str:
 
 def is_component(cls: object) -> TypeGuard[type[Component]]:
     """Whether this object is a class of one of the known kinds."""
-    return isinstance(cls, type) and any(issubclass(cls, base) for base in KINDS.values())
+    return isinstance(cls, type) and any(issubclass(cls, base) for base in BASES.values())
 
 
 def fault(cls: type[Component]) -> str | None:

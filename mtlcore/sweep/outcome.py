@@ -10,9 +10,9 @@ from pathlib import Path
 
 from attrs import asdict, frozen
 
-from ..callbacks.guard import best_by, directions
 from ..config import load
 from ..errors import MtlError
+from ..evaluation.best import best_by, directions
 from ..runs import RunFolder, finite
 from .planned import Planned
 

@@ -33,11 +33,13 @@ class Planned:
 
     @property
     def state(self) -> State:
-        """The state of the run, read from its folder."""
-        run = RunFolder(self.folder)
-        if not run.config.is_file():
+        """The state of the run, read from its folder.
+
+        Raises MtlError if the folder has another format.
+        """
+        if not RunFolder(self.folder).config.is_file():
             return "new"
-        provenance = run.provenance()
+        provenance = RunFolder.open(self.folder).provenance()
         if provenance.get("finished"):
             return "finished"
         return "diverged" if provenance.get("diverged") else "interrupted"

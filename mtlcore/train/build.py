@@ -23,11 +23,10 @@ from ..model.views import prepare
 from ..networks import EMA
 from ..rng import WEIGHTING, WEIGHTS, KeyedRng
 from ..runs import RunFolder
+from ..weights import load_weights
 from .gradients import task_weights
 from .optim import loss_weighting_optimizer_for, optimizer_for
 from .state import TrainState
-
-SHOWN = 5  # names of weights in a message
 
 PLUGIN_FAILURES = (
     RuntimeError,
@@ -104,7 +103,7 @@ def start_from(encoder: SharedEncoder, run: Path) -> None:
     for name, weight in saved.items():
         if name.startswith(prefix):
             weights[name.removeprefix(prefix)] = weight
-    load_exactly(encoder, weights, origin)
+    load_weights(encoder, weights, origin)
 
 
 def _check_normalization(
@@ -120,31 +119,6 @@ def _check_normalization(
         f"{origin}: that encoder normalizes images with {name} = {other}, "
         f"but this one with {name} = {own}"
     )
-
-
-def load_exactly(net: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Load weights by name.
-
-    Raises MtlError with the names that are missing, unexpected, or of another shape: such a
-    checkpoint belongs to another configuration.
-    """
-    own = net.state_dict()
-    shared = own.keys() & weights.keys()
-    differences = {
-        "missing": own.keys() - weights.keys(),
-        "unexpected": weights.keys() - own.keys(),
-        "of another shape": {name for name in shared if own[name].shape != weights[name].shape},
-    }
-    problems = [f"{what}: {_listed(names)}" for what, names in differences.items() if names]
-    if problems:
-        raise MtlError(f"{origin}: these weights belong to another network; {'; '.join(problems)}")
-    net.load_state_dict(weights)
-
-
-def _listed(names: set[str]) -> str:
-    first = ", ".join(sorted(names)[:SHOWN])
-    more = " ..." if len(names) > SHOWN else ""
-    return f"{first}{more} ({len(names)})"
 
 
 def try_weighting(experiment: Experiment, device: torch.device) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import torch
+from attrs import define
 
 from ..callbacks.guard import Callbacks, CallbacksState
-from ..callbacks.progress import ProgressReporter
 from ..data.dataset import RunData
 from ..errors import MtlError
-from ..runs import Checkpoint, RunFolder, Which
-from .build import load_exactly
+from ..runs import FORMAT, Checkpoint, RunFolder, Which
+from ..weights import load_weights
 from .record import Record
 from .state import CachedTaskWeights, TrainState
 
@@ -21,8 +22,12 @@ StateDict = dict[str, Any]
 
 
 class SavedState(TypedDict):
-    """The contents of `state.pt`: everything except the weights of the model and its EMA."""
+    """The contents of `state.pt`: everything except the weights of the model and its EMA.
 
+    format: `runs.FORMAT`. best: the best validation value so far.
+    """
+
+    format: int
     step: int
     optimizer: StateDict
     loss_weighting: StateDict
@@ -34,63 +39,103 @@ class SavedState(TypedDict):
     callbacks: CallbacksState
 
 
-def save_checkpoint(
-    folder: RunFolder,
-    which: Which,
-    train_state: TrainState,
-    record: Record,
-    callbacks: Callbacks,
-    best: float | None,
-) -> Path:
-    """Write a checkpoint. best: the best validation value so far. -> its folder."""
-    learned = train_state.loss_weighting_optimizer
-    state: SavedState = {
-        "step": train_state.step,
-        "optimizer": train_state.optimizer.optimizer.state_dict(),
-        "loss_weighting": train_state.loss_weighting.state_dict(),
-        "loss_weighting_optimizer": learned.state_dict() if learned else {},
-        "precision": train_state.fabric.strategy.precision.state_dict(),
-        "record": record.state(),
-        "best": best,
-        "cached_task_weights": train_state.cached_task_weights_state(),
-        "callbacks": callbacks.state(),
-    }
-    ema = train_state.ema.copy.state_dict() if train_state.ema else None
-    saved = folder.save(which, train_state.step, train_state.model.state_dict(), ema, state)
-    return saved.path
+@define(eq=False)
+class Checkpoints:
+    """Saves a run, and resumes it.
 
-
-def load_checkpoint(
-    checkpoint: Checkpoint,
-    train_state: TrainState,
-    record: Record,
-    callbacks: Callbacks,
-) -> float | None:
-    """Restore weights and training state. -> the best validation value so far.
-
-    Raises MtlError if the weights belong to another configuration, or if the EMA weights of a run
-    with EMA are missing.
+    best: the best validation value so far, of the metric that selects the best checkpoint.
     """
-    origin = str(checkpoint.path)
-    load_exactly(train_state.model, checkpoint.weights(), origin)
-    if train_state.ema:
-        load_exactly(train_state.ema.copy, checkpoint.require_ema(), origin)
 
-    state = checkpoint.state()
-    train_state.optimizer.optimizer.load_state_dict(state["optimizer"])
-    train_state.loss_weighting.load_state_dict(state["loss_weighting"])
-    if train_state.loss_weighting_optimizer:
-        train_state.loss_weighting_optimizer.load_state_dict(state["loss_weighting_optimizer"])
-    train_state.fabric.strategy.precision.load_state_dict(state["precision"])
-    train_state.step = int(state["step"])
-    record.load(state["record"])
-    train_state.load_cached_task_weights(state["cached_task_weights"])
-    callbacks.load(state["callbacks"])
-    best: float | None = state["best"]
-    return best
+    folder: RunFolder
+    train_state: TrainState
+    record: Record
+    callbacks: Callbacks
+    best: float | None = None
+
+    def save(self, which: Which) -> None:
+        """Write a checkpoint; on the main process only."""
+        callbacks = self.callbacks
+        if not callbacks.is_main:
+            return
+        train_state = self.train_state
+        ema = train_state.ema.copy.state_dict() if train_state.ema else None
+        weights = train_state.model.state_dict()
+        saved = self.folder.save(which, train_state.step, weights, ema, self._state())
+        callbacks.call("on_checkpoint", saved.path)
+
+    def _state(self) -> SavedState:
+        train_state = self.train_state
+        learned = train_state.loss_weighting_optimizer
+        return {
+            "format": FORMAT,
+            "step": train_state.step,
+            "optimizer": train_state.optimizer.optimizer.state_dict(),
+            "loss_weighting": train_state.loss_weighting.state_dict(),
+            "loss_weighting_optimizer": learned.state_dict() if learned else {},
+            "precision": train_state.fabric.strategy.precision.state_dict(),
+            "record": self.record.state(),
+            "best": self.best,
+            "cached_task_weights": train_state.cached_task_weights_state(),
+            "callbacks": self.callbacks.state(),
+        }
+
+    def save_if_best(self, metrics: Mapping[str, float]) -> None:
+        """Save the best checkpoint if the metric that selects it improved."""
+        name = self.callbacks.best_by
+        value = metrics.get(name, math.nan)
+        if not math.isnan(value) and self._is_better(value, self.callbacks.better[name]):
+            self.best = value
+            self.save("best")
+
+    def _is_better(self, value: float, higher_is_better: bool) -> bool:
+        if self.best is None:
+            return True
+        return value > self.best if higher_is_better else value < self.best
+
+    def resume(self, data: RunData) -> bool:
+        """Restore the last checkpoint, and cut the log back to its step.
+
+        -> False if there is no checkpoint yet: the run then starts from step 0.
+        Raises MtlError if the data or the network differ from those of the run so far.
+        """
+        checkpoint, callbacks = self.folder.checkpoint("last"), self.callbacks
+        if checkpoint is None:
+            callbacks.note("no checkpoint was saved yet: starting from step 0")
+        else:
+            check_same_data(self.folder, data, callbacks)
+            self._load(checkpoint)
+            callbacks.note(f"resuming from step {self.train_state.step}")
+        if callbacks.is_main:
+            self.folder.truncate_log(self.train_state.step)
+        return checkpoint is not None
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        """Restore weights and training state.
+
+        Raises MtlError if the weights belong to another configuration, or if the EMA weights of a
+        run with EMA are missing.
+        """
+        train_state = self.train_state
+        # Reading the state first: its format decides whether the rest can be read.
+        state = checkpoint.state()
+        origin = str(checkpoint.path)
+        load_weights(train_state.model, checkpoint.weights(), origin)
+        if train_state.ema:
+            load_weights(train_state.ema.copy, checkpoint.require_ema(), origin)
+
+        train_state.optimizer.optimizer.load_state_dict(state["optimizer"])
+        train_state.loss_weighting.load_state_dict(state["loss_weighting"])
+        if train_state.loss_weighting_optimizer:
+            train_state.loss_weighting_optimizer.load_state_dict(state["loss_weighting_optimizer"])
+        train_state.fabric.strategy.precision.load_state_dict(state["precision"])
+        train_state.step = int(state["step"])
+        self.record.load(state["record"])
+        train_state.load_cached_task_weights(state["cached_task_weights"])
+        self.callbacks.load(state["callbacks"])
+        self.best = state["best"]
 
 
-def check_same_data(folder: RunFolder, data: RunData, reporter: ProgressReporter) -> None:
+def check_same_data(folder: RunFolder, data: RunData, callbacks: Callbacks) -> None:
     """Raise MtlError if the data differs from that of the run so far.
 
     Another number of threads is only reported: it changes rounding, and nothing else.
@@ -105,7 +150,7 @@ def check_same_data(folder: RunFolder, data: RunData, reporter: ProgressReporter
     threads = torch.get_num_threads()
     threads_before = provenance.get("threads", threads)
     if threads_before != threads:
-        reporter.note(
+        callbacks.note(
             f"this run began with {threads_before} threads and resumes with {threads}: "
             "it will not repeat an uninterrupted run bit for bit"
         )

@@ -20,13 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.distributed as dist
 from attrs import evolve
 from torch import Tensor, nn
 
 from ..contracts import PreparedBatch, StepLosses
 from ..model.hybrid import HybridModel
-from ..networks import sum_over_ranks, world_size
+from ..networks import broadcast_buffers, sum_over_ranks, world_size
 from ..rng import DROPOUT
 from .state import Names, TrainState
 
@@ -103,7 +102,7 @@ def backward_per_task(
     # The combined gradient replaces the first row: no second (P,) vector is allocated.
     rows[0].mul_(task_weight[0]).addmv_(rows[1:].T, task_weight[1:])
     _set_gradients(shared, views[0])
-    _broadcast_buffers(model)
+    broadcast_buffers(model)
     return values, task_weight
 
 
@@ -149,7 +148,7 @@ def backward_cached_weights(
     # The last backward left task-weighted gradients in the own parameters: replace them.
     _set_gradients(own, own_gradients)
     _sum_losses_and_gradients(values, [*own, *shared])
-    _broadcast_buffers(model)
+    broadcast_buffers(model)
     return values, used
 
 
@@ -220,7 +219,7 @@ def _losses_of_whole_step(
     # DDP broadcasts rank 0's buffers before the first forward of a step, which is one of these.
     # It will not do so again before the forwards that count. So broadcast first: the buffers that
     # are restored below must be rank 0's and not this rank's own.
-    _broadcast_buffers(train_state.model)
+    broadcast_buffers(train_state.model)
     buffers = [*train_state.model.buffers()]
     before = [b.clone() for b in buffers]
     values = torch.zeros_like(train_state.weights_and_primary(names)[0])
@@ -304,18 +303,6 @@ def _sum_losses_and_gradients(values: Tensor, parameters: Sequence[Tensor]) -> N
         gradient = torch.zeros_like(p) if p.grad is None else p.grad
         tensors.append(gradient)
     _copy_back(tensors, sum_over_ranks(_flat(tensors)))
-
-
-def _broadcast_buffers(model: nn.Module) -> None:
-    """Copy rank 0's buffers to all ranks, in one message per dtype."""
-    # DDP does this in forwards that it syncs. Where gradients are summed here, it never syncs.
-    if world_size() == 1:
-        return
-    for dtype in dict.fromkeys(b.dtype for b in model.buffers()):
-        same = [b for b in model.buffers() if b.dtype == dtype]
-        message = _flat(same)
-        dist.broadcast(message, 0)
-        _copy_back(same, message)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that the training loop reads between steps."""
+"""How a run stops: Ctrl-C and SIGTERM as a flag, and what all ranks agree on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+import torch
+
+from ..networks import sum_over_ranks
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: a user stopped the run
+    """A signal stopped the run, and it was saved at this step."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        super().__init__(f"stopped at step {step} and saved; resume with: mtl train --resume {run}")
 
 
 @contextmanager
@@ -34,3 +46,10 @@ def stop_flag() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def agree(stop: bool, ended: bool, device: torch.device) -> tuple[bool, bool]:
+    """Whether any rank got a signal, and whether any rank ended the run. All ranks call it."""
+    flags = torch.tensor([float(stop), float(ended)], device=device)
+    stop, ended = (sum_over_ranks(flags) > 0).tolist()
+    return stop, ended

@@ -10,13 +10,15 @@ import sysconfig
 import venv
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import hatchling.build
 import pytest
 
 from mtlcore.cli import main
+from mtlcore.kinds import CheckedKind
 
-KINDS = ("pretext", "task", "encoder", "weighting", "dataset", "augmentation")
+KINDS = get_args(CheckedKind)
 NAMES = {kind: f"zz_new_{kind}" for kind in KINDS}
 CONFIG = """
 [encoder]
@@ -39,7 +41,6 @@ warmup = 0
 
 [train]
 steps = 2
-tensorboard = false
 """
 MTL = "import sys; from mtlcore.cli import main; sys.exit(main(sys.argv[1:]))"
 

@@ -33,7 +33,6 @@ batch_size = 8
 
 [train]
 steps = 2
-tensorboard = false
 """
 
 

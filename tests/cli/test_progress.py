@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from mtlcore.callbacks.progress import TrainProgress
 from mtlcore.cli import _progress, _shared
 from mtlcore.cli._progress import Bars, arms_table, metrics_table, print_result
 from mtlcore.demo import Arm
 from mtlcore.evaluation.measure import Measured
-from mtlcore.train.trainer import Result
+from mtlcore.train.result import Result
 
 NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 
@@ -29,11 +29,12 @@ def screen(monkeypatch) -> io.StringIO:
 @pytest.mark.parametrize("name", NASTY)
 def test_notes_bars_and_tables_print_brackets_as_they_are(name, screen) -> None:
     measured = Measured({f"{name}/accuracy": 0.25})
+    run = SimpleNamespace(step=0, steps=2)
     with Bars(title=name) as bars:
         bars.note(f"note {name}")
         bars.progress(f"reading {name}", 1, 2)
-        bars.step(TrainProgress(1, 2, {f"loss/{name}": 0.5}, 0.1, 3.0, 1))
-        bars.evaluated(1, measured)
+        bars.on_log(run, {"step": 1, "lr": 0.1, f"loss/{name}": 0.5, "skipped": 1})
+        bars.on_log(run, {"step": 1, f"validation/{name}/accuracy": 0.25})
     arm = Arm("SL", measured.metrics, measured.metrics, 1.0)
     for table in (metrics_table(f"title {name}", measured), arms_table([arm])):
         _progress.console.print(table)
@@ -41,7 +42,7 @@ def test_notes_bars_and_tables_print_brackets_as_they_are(name, screen) -> None:
     expected = [
         f"note {name}",
         f"reading {name}",
-        f"loss/{name} 0.500",
+        f"  {name} 0.500",
         "1 skipped",
         f"title {name}",
         f"{name}/accuracy",
@@ -55,3 +56,17 @@ def test_the_last_lines_of_training_name_the_run_folder_as_it_is(name, screen) -
     folder = Path(name)
     print_result(Result(folder, 3, Measured(), 1.0, 24, 0))
     assert f"run folder: {folder}\nevaluate it: mtl eval {folder}\n" in screen.getvalue()
+
+
+def test_the_terminal_shows_each_line_of_the_log(screen) -> None:
+    run = SimpleNamespace(step=4, steps=8)
+    with Bars() as bars:
+        bars.on_train_start(run)
+        bars.on_log(run, {"step": 8, "lr": 0.1, "loss/fer": 0.5, "grad_norm": 1.0, "skipped": 0})
+        metrics = {"validation/fer/accuracy": 0.25, "validation/fer/accuracy[race=white]": 0.5}
+        bars.on_log(run, {"step": 8, **metrics})
+    found = screen.getvalue()
+    assert "8/8" in found
+    assert "steps/s  fer 0.500\n" in found
+    assert "skipped" not in found
+    assert "step 8, validation: fer/accuracy 0.250\n" in found

@@ -38,7 +38,6 @@ warmup = 0
 
 [train]
 steps = 3
-tensorboard = false
 """
 # A shell that starts the tests in the background makes its children ignore SIGINT.
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

@@ -106,7 +106,6 @@ trains = st.builds(
     st.none(),
     precision=st.sampled_from(["32", "bf16-mixed", "16-mixed"]),
     init_from=st.none() | paths,
-    tensorboard=st.booleans(),
 ) | st.builds(Train, st.none(), rates)
 
 optimizers = st.builds(Optimizer, st.sampled_from(["adamw", "sgd"]), rates)

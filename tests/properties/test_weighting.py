@@ -177,7 +177,6 @@ warmup = 0
 steps = 3
 save_every = 3
 log_every = 1
-tensorboard = false
 """
 
 

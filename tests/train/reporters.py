@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import threading
 
 import numpy as np
 import torch
@@ -48,6 +49,76 @@ class Diary(Callback):
 
     def on_train_end(self, run):
         self._write(run, "end")
+
+
+@frozen
+class Journal(Callback):
+    """Writes the name of each event into RUN/<file>. It fails, or gets a signal, where it is told.
+
+    fails_in, refuses_in: the event in which it raises an OSError or an MtlError.
+    refuses_at, signal_at: step of a line of the log at which it does so, once.
+    """
+
+    file: str = "journal.jsonl"
+    fails_in: str = ""
+    refuses_in: str = ""
+    refuses_at: int = 0
+    signal_at: int = 0
+
+    def _write(self, run, event, **more):
+        with (run.folder / self.file).open("a") as file:
+            file.write(json.dumps({"event": event, "step": run.step, **more}) + "\n")
+        if event == self.fails_in:
+            raise OSError("connection lost")
+        if event == self.refuses_in:
+            raise MtlError("not with me")
+
+    def on_train_start(self, run):
+        assert run.handles == {}
+        run.handles["lock"] = threading.Lock()  # no checkpoint could hold it
+        self._write(run, "on_train_start")
+
+    def on_log(self, run, row):
+        self._write(run, "on_log")
+        mark = run.folder / "done_once"
+        if row["step"] in (self.refuses_at, self.signal_at) and not mark.exists():
+            mark.touch()
+            if self.refuses_at:
+                raise MtlError("not with me")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_epoch_end(self, run):
+        self._write(run, "on_epoch_end")
+
+    def on_validation_end(self, run):
+        self._write(run, "on_validation_end", tables=dict(run.tables))
+
+    def on_checkpoint(self, run, checkpoint):
+        self._write(run, "on_checkpoint", name=checkpoint.name)
+
+    def on_train_end(self, run):
+        self._write(run, "on_train_end", tables=dict(run.tables))
+
+    def on_exception(self, run, error):
+        self._write(run, "on_exception", error=type(error).__name__)
+
+    def teardown(self, run):
+        self._write(run, "teardown", handles=sorted(run.handles))
+
+
+@frozen
+class Blind(Callback):
+    """Says that it does not read the network, and may do it all the same."""
+
+    reads_network = False
+    what: str = "network"
+
+    def on_epoch_end(self, run):
+        torch.manual_seed(1), np.random.seed(1), random.seed(1)
+        if self.what == "network":
+            assert run.network
+        if self.what == "features":
+            run.features(run.indices("train"))
 
 
 @frozen
@@ -109,4 +180,4 @@ class Vandal(Callback):
 
 @hookimpl
 def mtl_components():
-    return [Diary, Killer, Quitter, Vandal]
+    return [Blind, Diary, Journal, Killer, Quitter, Vandal]

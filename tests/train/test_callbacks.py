@@ -53,7 +53,6 @@ steps = 24
 eval_every = 8
 save_every = 8
 log_every = 4
-tensorboard = false
 """  # 77 training samples: an epoch is 5 steps
 
 

@@ -42,7 +42,6 @@ name = "sgd"
 steps = 6
 eval_every = 3
 accelerator = "cpu"
-tensorboard = false
 """
 
 

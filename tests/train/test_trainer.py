@@ -23,7 +23,7 @@ from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
-from mtlcore.runs import RunFolder
+from mtlcore.runs import FORMAT, RunFolder
 from mtlcore.train.provenance import resolved
 from mtlcore.train.trainer import train
 
@@ -75,7 +75,6 @@ steps = 24
 eval_every = 8
 save_every = 8
 log_every = 4
-tensorboard = false
 """
 
 
@@ -118,12 +117,12 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 
 def test_a_run_learns_and_writes_everything_that_repeating_it_needs(config, tmp_path):
-    result = train(experiment(config, "train.steps=60", "train.tensorboard=true"), tmp_path / "run")
+    result = train(experiment(config, "train.steps=60"), tmp_path / "run")
     assert result.steps == 60
     assert result.measured.metrics["quarter/accuracy"] > 0.6  # chance: 0.25
     folder = RunFolder(tmp_path / "run")
     assert {p.name for p in folder.path.iterdir()} == {
-        "config.toml", "run.json", "metrics.jsonl", "checkpoints", "plugins", "tensorboard",
+        "config.toml", "run.json", "metrics.jsonl", "checkpoints", "plugins",
     }  # fmt: skip
     rows = folder.rows()
     assert [r["step"] for r in rows if "lr" in r] == list(range(4, 61, 4))
@@ -138,7 +137,6 @@ def test_a_run_learns_and_writes_everything_that_repeating_it_needs(config, tmp_
     expected = {"seed": 0, "steps": 60, "finished": True, "skipped": 0}
     assert {key: provenance[key] for key in expected} == expected
     assert provenance["encoded"] == 60 * 16 * 2  # a clean and a puzzled view
-    assert list((folder.path / "tensorboard").glob("events*"))
 
 
 def test_the_resolved_configuration_reproduces_the_run_bit_for_bit(config, tmp_path):
@@ -191,6 +189,31 @@ def test_evaluation_repeats_the_last_validation_with_and_without_ema(config, tmp
     assert any(not torch.equal(ema[k], own[k]) for k in ema)
 
 
+def test_eval_uses_the_precision_of_the_run_or_says_that_the_device_lacks_it(config, tmp_path):
+    settings = ("train.precision='bf16-mixed'", "train.accelerator='cpu'", "train.steps=8")
+    result = train(experiment(config, *settings), tmp_path / "run")
+    found = evaluate(tmp_path / "run", split="validation", device="cpu")
+    assert (found.precision, found.report) == ("bf16-mixed", ())
+    for name, value in found.measured.metrics.items():
+        assert result.measured.metrics[name] == value
+
+    fp16, fp32 = (
+        evaluate(
+            tmp_path / "run",
+            overrides=(f"train.precision='{precision}'",),
+            split="validation",
+            device="cpu",
+        )
+        for precision in ("16-mixed", "32")
+    )
+    assert fp16.measured == fp32.measured
+    assert fp16.precision == fp32.precision == "32"
+    (line,) = fp16.report
+    assert line == (
+        'train.precision = "16-mixed": evaluated in fp32, since it needs a CUDA device, got "cpu"'
+    )
+
+
 def test_a_checkpoint_without_its_ema_weights_is_refused(config, tmp_path):
     """By resuming, evaluation and fine-tuning: none of them uses other weights in silence."""
     run = tmp_path / "run"
@@ -229,7 +252,10 @@ def test_fine_tuning_starts_from_the_encoder_of_the_pre_training_run(config, tmp
     before, after = weights(tmp_path / "ssl"), weights(tmp_path / "tuned")
     name = "encoder.net.stem.0.weight"
     torch.testing.assert_close(before[name], after[name], atol=1e-6, rtol=0)
-    with pytest.raises(MtlError, match="another network"):
+    with pytest.raises(
+        MtlError,
+        match=r"train\.init_from.*the weights do not fit this network\. .* of another shape",
+    ):
         train(
             experiment(config, f"train.init_from={tmp_path / 'ssl'}", "encoder.width=8"),
             tmp_path / "wrong",
@@ -305,7 +331,8 @@ def test_ctrl_c_saves_the_run_and_prints_how_to_resume_it(config, tmp_path):
 def test_a_full_disk_ends_in_one_message_and_leaves_the_last_checkpoint(config, tmp_path):
     """A child process whose file size limit is below the size of a checkpoint."""
     run = tmp_path / "run"
-    train(experiment(config, "train.steps=16", "train.tensorboard=true"), run)
+    config.write_text(f"{CONFIG}\n[callback.tensorboard]\n")
+    train(experiment(config, "train.steps=16"), run)
     good = RunFolder(run).require()
     largest = max(p.stat().st_size for p in good.path.iterdir())
     text = (run / "config.toml").read_text().replace("steps = 16", "steps = 24")
@@ -333,7 +360,7 @@ def test_resuming_a_finished_run_changes_nothing(config, tmp_path):
 
 def test_resuming_records_the_provenance_that_a_killed_run_could_not_write(config, tmp_path):
     folder = RunFolder.create(tmp_path / "run", *resolved(experiment(config, "train.steps=2")))
-    assert folder.provenance() == {}
+    assert folder.provenance() == {"format": FORMAT}
     train(load(folder.config), folder.path, resume=True)
     train(experiment(config, "train.steps=2"), tmp_path / "whole")
     mine, whole = folder.provenance(), RunFolder(tmp_path / "whole").provenance()
@@ -477,7 +504,7 @@ def test_eval_prints_its_documented_json(config, tmp_path):
     done = mtl("eval", tmp_path / "run", "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
-    assert {"run", "data", "split", "n", "metrics"} <= set(printed)
+    assert {"run", "data", "split", "precision", "n", "metrics"} <= set(printed)
     assert (printed["data"], printed["split"], printed["n"]) == ("dots", "test", 24)
     assert set(printed["metrics"]) == {
         "quarter/accuracy",

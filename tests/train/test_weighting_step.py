@@ -23,7 +23,8 @@ from mtlcore.runs import RunFolder
 from mtlcore.train.build import dry_run, try_weighting
 from mtlcore.train.record import Record
 from mtlcore.train.step import train_step
-from mtlcore.train.trainer import Interrupted, train
+from mtlcore.train.stop import Interrupted
+from mtlcore.train.trainer import train
 from mtlcore.weighting import Equal, TorchJD
 
 CONFIG = f"""
@@ -55,7 +56,6 @@ warmup = 4
 steps = 24
 save_every = 8
 log_every = 4
-tensorboard = false
 """
 
 TASKS = ("fer", "gender")
@@ -301,8 +301,8 @@ class StopsAt(SilentReporter):
     def __init__(self, step):
         self.at = step
 
-    def step(self, progress):
-        if progress.step == self.at:
+    def on_log(self, run, row):
+        if run.step == self.at:
             os.kill(os.getpid(), signal.SIGINT)
 
 

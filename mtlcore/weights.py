@@ -1,0 +1,59 @@
+"""Load weights into a network by name, and report what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from .errors import MtlError
+
+SHOWN = 5  # names of each problem in a message
+COUNTERS = "num_batches_tracked"  # of BatchNorm; nothing reads them
+ANY_OTHER = ("",)
+"""`ignore` for a part of a network, such as the inference network: all names that it lacks."""
+
+
+def load_weights(
+    net: nn.Module,
+    weights: Mapping[str, Tensor],
+    origin: str,
+    *,
+    ignore: tuple[str, ...] = (),
+    counters: bool = True,
+) -> None:
+    """Load every weight and buffer of `net` by name.
+
+    origin: where the weights come from, for the message.
+    ignore: how names begin that `net` need not have (`ANY_OTHER`: all names that it lacks).
+    counters: False if BatchNorm's batch counters may be missing, as in old files.
+
+    Raises MtlError with the names that are missing, unexpected, or of another shape: such weights
+    belong to another network or configuration. The network is then unchanged.
+    """
+    own = net.state_dict()
+    common = [name for name in own if name in weights]
+    missing = [name for name in own if name not in weights]
+    if not counters:
+        missing = [name for name in missing if not name.endswith(COUNTERS)]
+    unexpected = [name for name in weights if name not in own and not name.startswith(ignore)]
+    other_shapes = []
+    for name in common:
+        expected, found = own[name].shape, weights[name].shape
+        if found != expected:
+            other_shapes.append(f"{name} {_shape(found)}, not {_shape(expected)}")
+
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other_shapes}
+    lines = [f"{len(names)} {what}: {_first(names)}" for what, names in problems.items() if names]
+    if lines:
+        raise MtlError(f"{origin}: the weights do not fit this network. {'; '.join(lines)}")
+    net.load_state_dict({name: weights[name] for name in common}, strict=False)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _first(names: list[str]) -> str:
+    text = ", ".join(names[:SHOWN])
+    return f"{text}, ..." if len(names) > SHOWN else text

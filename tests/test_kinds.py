@@ -1,0 +1,54 @@
+"""The one table of the kinds of components, and all who list them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from mtlcore import testing
+from mtlcore.authoring.scaffold import TEMPLATES
+from mtlcore.config.read import ENTRY_CLASSES, SECTIONS
+from mtlcore.contracts import BASES
+from mtlcore.kinds import KINDS, CheckedKind, KindName
+from mtlcore.registry.components import RESERVED
+
+
+def test_every_kind_has_a_base_class_and_a_table() -> None:
+    assert tuple(KINDS) == get_args(KindName)
+    assert set(KINDS) == set(BASES)
+    assert {kind.table for kind in KINDS.values()} < set(SECTIONS)
+
+
+def test_the_core_reads_keys_of_the_tables_of_tasks_pretexts_and_datasets() -> None:
+    assert set(ENTRY_CLASSES) == set(RESERVED)
+    assert all(KINDS[kind].labeled for kind in ENTRY_CLASSES)
+
+
+def test_every_checked_kind_has_checks_a_conformance_test_and_a_template() -> None:
+    checked = set(get_args(CheckedKind))
+    assert checked == set(testing.kinds())
+    assert checked == {p.name for p in Path(TEMPLATES).iterdir() if p.is_dir()} - {
+        "common",
+        "__pycache__",
+    }
+    for kind in checked:
+        assert hasattr(testing, f"{kind}_checks")
+        assert hasattr(testing, f"{kind}_conformance")
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [
+        ("task", "[task.mine]"),
+        ("dataset", "[data.mine]"),
+        ("augmentation", "[augment]"),
+        ("encoder", "[encoder]"),
+        ("callback", "[callback.mine]"),
+    ],
+)
+def test_the_heading_of_a_table_has_a_label_where_the_user_chooses_one(
+    kind: str, title: str
+) -> None:
+    assert KINDS[kind].title("mine") == title

@@ -6,12 +6,10 @@ in the middle of colored spots. So an image shows where its labels must be.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -25,6 +23,7 @@ from mtlcore import (
     PointColumn,
     Sample,
     View,
+    hookimpl,
     orthogonal,
 )
 from mtlcore.augment.levels import Weak
@@ -262,8 +261,6 @@ class Corners(AlignedTask):
     """Three points."""
 
     reads = "corners"
-    lacks: ClassVar[dict[str, str]] = {}
-    weight_px: float = field(default=1.0)
 
     def move(self, target, geometry):
         moved = geometry.points(target)
@@ -277,3 +274,8 @@ class Corners(AlignedTask):
 
 
 TASKS = {"classes": Classes(), "depth": Depth(), "normals": Normals(), "corners": Corners()}
+
+
+@hookimpl
+def mtl_components():
+    return [Scenes, Classes, Depth, Normals, Corners, CutMixed, MixedUp]

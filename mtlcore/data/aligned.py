@@ -18,6 +18,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ..contracts import Dataset, Index, MapColumn, PointColumn, Sample, SampleError
+from ..contracts.samples import MAP_DTYPES
 from ..errors import MtlError
 from ..image_size import largest_of_ratio
 
@@ -50,6 +51,30 @@ def columns_of(index: Index) -> dict[str, MapColumn | PointColumn]:
     return {**index.maps, **index.points}
 
 
+def check_columns(label: str, index: Index) -> None:
+    """Raise MtlError if the maps and points that an index declares break the contract."""
+    n = len(index)
+    names = [*index.annotations, *index.maps, *index.points]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise MtlError(
+            f"data.{label}: {repeated[0]!r} is the name of several labels; expected different "
+            "names for annotations, maps and points"
+        )
+    for name, column in columns_of(index).items():
+        present = column.present
+        if not isinstance(present, np.ndarray) or present.dtype != bool or present.shape != (n,):
+            raise MtlError(
+                f"data.{label}: the presence of {name!r} must be ({n},) bool, one for each key"
+            )
+    for name, of_map in index.maps.items():
+        if of_map.dtype.kind != "f" and of_map.dtype.name not in MAP_DTYPES:
+            raise MtlError(
+                f"data.{label}: the map {name!r} is {of_map.dtype}; expected floats or one of "
+                f"{', '.join(MAP_DTYPES)}"
+            )
+
+
 def _check_declared(sample: Sample, index: Index, i: int) -> None:
     """Raise MtlError with the sample's key if its maps or points differ from the index."""
     key = str(index.keys[i])
@@ -59,7 +84,9 @@ def _check_declared(sample: Sample, index: Index, i: int) -> None:
     ):
         declared = {name for name, column in columns.items() if column.present[i]}
         for name in sorted(declared ^ set(found)):
-            has, lacks = ("index", "decoded sample") if name in declared else ("sample", "index")
+            has, lacks = "decoded sample", "index"
+            if name in declared:
+                has, lacks = lacks, has
             raise MtlError(f"{key}: its {has} has the {kind} {name!r}, its {lacks} does not")
     for name, pixels in sample.maps.items():
         _check_map(key, name, pixels, index.maps[name])

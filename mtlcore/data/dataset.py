@@ -15,12 +15,22 @@ from attrs import evolve
 from torch import Tensor
 
 from ..config.experiment import Experiment, TaskEntry
-from ..contracts import Annotation, SupervisedTask
+from ..contracts import AlignedTask, Annotation, SupervisedTask
 from ..errors import MtlError, nearest
 from ..image_size import written
+from .aligned import LabelColumn, columns_of
+from .aligned_tasks import (
+    aligned_reads,
+    has_label,
+    label_columns,
+    label_names,
+    presence,
+    refuse_wrong_kind,
+    with_annotations,
+)
 from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
 from .indexed import IndexedDataset, open_dataset
-from .joined import JoinedSamples, annotation_names, annotation_of_all, joined_annotation
+from .joined import JoinedSamples, annotation_of_all, joined_annotation
 from .report import (
     TaskTargets,
     lines_for_dropped,
@@ -62,15 +72,21 @@ def open_data(
     tasks, report = _tasks_with_labels(experiment.tasks, datasets, training)
 
     everything = JoinedSamples.join(datasets)
-    tasks = {label: _fit(label, entry, everything) for label, entry in tasks.items()}
-    targets = {label: _targets(entry.component, everything) for label, entry in tasks.items()}
-    split = _drop_unlabeled(everything, {label: t.present for label, t in targets.items()})
+    annotated = with_annotations(tasks)
+    tasks = tasks | {label: _fit(label, entry, everything) for label, entry in annotated.items()}
+    annotated = with_annotations(tasks)
+    columns = label_columns(tasks, everything)
+    targets = {label: _targets(entry.component, everything) for label, entry in annotated.items()}
+    present = presence(tasks, columns) | {label: t.present for label, t in targets.items()}
+    present = {label: present[label] for label in tasks}
+    split = _drop_unlabeled(everything, present)
 
     opened_splits = _splits_to_open(split, splits)
     size = cache_size_of(datasets, experiment, opened_splits)
     opened = np.flatnonzero(np.isin(split, opened_splits))
     samples = everything.subset(opened)
-    images, unreadable = _open_images(samples, size, progress, memory, lazy)
+    opened_columns = {name: column.subset(opened) for name, column in columns.items()}
+    images, unreadable = _open_images(samples, size, progress, memory, lazy, opened_columns)
     readable = ~np.isin(np.arange(len(samples)), list(unreadable))
 
     indices: dict[str, np.ndarray] = {}
@@ -85,17 +101,18 @@ def open_data(
         experiment=evolve(experiment, tasks=tasks, input=sized_input),
         images=images,
         targets={label: t.targets[opened] for label, t in targets.items()},
-        present={label: t.present[opened] for label, t in targets.items()},
+        present={label: of_task[opened] for label, of_task in present.items()},
         dataset=samples.dataset,
         keys=samples.keys,
         attributes=samples.attributes(),
         split=indices,
         fingerprint=fingerprint_of(datasets, size),
         annotation=annotation,
+        aligned=aligned_reads(tasks),
     )
     report += lines_for_skipped(samples, unreadable)
     report += lines_for_dropped(split, everything, opened_splits)
-    report += lines_for_unknown_labels(tasks, targets, everything)
+    report += lines_for_unknown_labels(annotated, targets, everything)
     report += lines_for_tasks_without_labels(data)
     return evolve(data, report=tuple(report))
 
@@ -136,11 +153,12 @@ def _open_images(
     progress: Progress | None,
     memory: int | None,
     lazy: bool,
+    columns: Mapping[str, LabelColumn],
 ) -> tuple[ImageCache, Unreadable]:
     if lazy:
-        return OnDemandImageCache(samples.decoder(), size), {}
+        return OnDemandImageCache(samples.decoder(), size, columns), {}
     check = partial(refuse_too_many, samples)
-    return open_images(samples.decoder(), len(samples), size, progress, check, memory)
+    return open_images(samples.decoder(), len(samples), size, progress, check, memory, columns)
 
 
 # ------------------------------------------------------------ tasks
@@ -155,24 +173,23 @@ def _tasks_with_labels(
 
     Raises MtlError if a task has no labels in training, or if no task has labels in evaluation.
     """
+    refuse_wrong_kind(tasks, datasets)
     available: list[str] = []
     for dataset in datasets:
-        names = ", ".join(dataset.index.annotations) or "none"
+        names = ", ".join([*dataset.index.annotations, *columns_of(dataset.index)]) or "none"
         available.append(f"data.{dataset.label} has {names}")
 
     found: dict[str, TaskEntry] = {}
     report: list[str] = []
     for label, entry in tasks.items():
         name = entry.component.reads
-        if any(dataset.has_annotation(name) for dataset in datasets):
+        if any(has_label(dataset, name) for dataset in datasets):
             found[label] = entry
             continue
-        line = (
-            f"task.{label} reads the annotation {name!r}, which no dataset has "
-            f"({'; '.join(available)})"
-        )
+        what = "the map or points" if isinstance(entry.component, AlignedTask) else "the annotation"
+        line = f"task.{label} reads {what} {name!r}, which no dataset has ({'; '.join(available)})"
         if training:
-            raise MtlError(f"{line}; {nearest(name, annotation_names(datasets))}")
+            raise MtlError(f"{line}; {nearest(name, label_names(datasets))}")
         report.append(line)
     if tasks and not found:
         raise MtlError(report[0])
@@ -255,6 +272,9 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
         annotations = [index.annotations[name] for name in sorted(index.annotations)]
         for array in (index.keys, dataset.split, dataset.labeled, *annotations):
             digest.update(_bytes(array))
+        for name, of_pixels in sorted(columns_of(index).items()):
+            digest.update(name.encode())
+            digest.update(_bytes(of_pixels.present))
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from ..config.experiment import DataEntry, Experiment
 from ..contracts import Index, Skipped
 from ..errors import MtlError, nearest
+from .aligned import check_columns
 from .copies import excluded, read_pixels, together
 from .split_names import split_name
 from .splits import Rules, assign, strata_of
@@ -185,6 +186,7 @@ def _check(label: str, index: Index) -> None:
         arrays["split"] = index.split
     if index.group is not None:
         arrays["group"] = index.group
+    check_columns(label, index)
 
     n = len(index)
     for name, array in arrays.items():

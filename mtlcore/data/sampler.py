@@ -110,10 +110,12 @@ class Sampler:
         """
         micro_batches, counts = self._draw(step)
         samples, labeled = micro_batches[micro_batch]
+        cached = self._data.images.take(samples)
+        targets = self._data.targets_of(samples, cached)
         index = torch.from_numpy(samples)
         return Batch(
-            images=_to_device(self._data.images.take(samples).images, device),
-            targets=_select(self._data.targets, index, device),
+            images=_to_device(cached.images, device),
+            targets={label: _to_device(of_task, device) for label, of_task in targets.items()},
             present=_select(self._data.present, index, device),
             counts=counts,
             labeled_samples=labeled,

@@ -192,8 +192,8 @@ def test_each_pixel_keeps_its_own_label(name, raw, cache, size, augmentation, se
         assert shown.float().mean() > 0.2
         # Each step takes the nearest pixel, up to half a pixel away, on either side.
         off = (by_label - by_color).movedim(1, -1)[shown]
-        assert off.abs().quantile(0.99) < 3.0
-        assert off.mean(0).abs().max() < 0.6
+        assert off.abs().quantile(0.99) < 3.5
+        assert off.mean(0).abs().max() < 0.8
 
 
 @pytest.mark.parametrize("name", PRETEXTS)

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..contracts import PreparedBatch
 from ..model.hybrid import HybridModel
+from .followed import unfollowed_of_step
 from .gradients import backward_cached_weights, backward_per_task, backward_weighted_sum
 from .state import Names, TrainState
 
 Logged = dict[str, Tensor]
 """Device scalars of one step: "loss/<label>", "weight/<label>", "task_weight/<label>",
-"grad_norm" and "skipped"."""
+"grad_norm" and "skipped"; and "unfollowed/<label>" of tasks whose labels may not follow a view."""
 
 Backward = Callable[[TrainState, Sequence[PreparedBatch], Names], tuple[Tensor, Tensor]]
 
@@ -53,7 +54,9 @@ def train_step(train_state: TrainState, micro_batches: Sequence[PreparedBatch]) 
     logged: Logged = {}
     for kind, column in (("loss", values), ("weight", weight), ("task_weight", task_weight)):
         logged |= {f"{kind}/{name}": value for name, value in zip(names, column)}
-    return logged | {"grad_norm": norm, "skipped": ~ok}
+    number = len(micro_batches) * train_state.fabric.world_size
+    unfollowed = unfollowed_of_step([batch.unfollowed() for batch in micro_batches], number)
+    return logged | unfollowed | {"grad_norm": norm, "skipped": ~ok}
 
 
 def _backward_for(at: str, must_measure: bool) -> Backward:

@@ -36,7 +36,9 @@ from torch import Tensor
 from mtlcore.config import load
 from mtlcore.contracts import PreparedBatch
 from mtlcore.data.dataset import open_data
+from mtlcore.data.loader import DirectLoader
 from mtlcore.data.sampler import Sampler
+from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.networks import frozen_running_statistics
 from mtlcore.train.build import build_train_state
@@ -103,19 +105,20 @@ def run(root: Path, setup: str, steps: int) -> dict[str, np.ndarray]:
     data = open_data(load(EXAMPLE, overrides), {"train"})
     experiment = data.experiment
     fabric = fabric_for(experiment)
-    sampler = Sampler(data, experiment, fabric.world_size)
+    sampler = Sampler(data, experiment)
+    loader = DirectLoader(data, sampler, fabric.device)
+    plan = training_plan(experiment)
     train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch)
 
     found: dict[str, list[list[float]]] = {}
     for step in range(steps):
-        batch = sampler.batch(step, 0, fabric.device)
-        rng = train_state.keyed_rng(0)
-        prepared = prepare(experiment, batch, rng, progress=train_state.progress)
+        batch = loader.batch(step, 0)
+        prepared = prepare(plan, batch, train_state.keyed_rng(0), train_state.progress)
         for place, values in measure(train_state, prepared).items():
             found.setdefault(place, []).append(values)
         for group in train_state.optimizer.param_groups:
             group["lr"] = train_state.lr_at(step)
-        train_step(train_state, [prepared])
+        train_step(train_state, [batch])
     return {place: np.array(values) for place, values in found.items()}
 
 

@@ -26,9 +26,13 @@ from mtlcore.config.experiment import (
     Train,
     Views,
 )
+from mtlcore.contracts import PreparedBatch
 from mtlcore.data.cache import MemoryImageCache
 from mtlcore.data.dataset import RunData
+from mtlcore.data.loader import DirectLoader
 from mtlcore.data.sampler import Sampler
+from mtlcore.model.plan import training_plan
+from mtlcore.model.views import prepare
 from mtlcore.runs import RunFolder
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
@@ -126,7 +130,8 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
     callbacks = Callbacks.of(train_state, data, Path(), SilentReporter())
     callbacks.watchers.clear()  # nothing is written
     checkpoints = Checkpoints(RunFolder(Path()), train_state, record, callbacks)
-    return Trainer(train_state, data, Sampler(data, exp), record, callbacks, checkpoints)
+    loader = DirectLoader(data, Sampler(data, exp), fabric.device)
+    return Trainer(train_state, data, loader, record, callbacks, checkpoints)
 
 
 def _backward_sum(losses: list[Tensor]) -> None:
@@ -137,6 +142,7 @@ def profile(trainer: Trainer, rounds: int) -> dict[str, float]:
     """Return the median CPU seconds of each part of a training step."""
     train_state = trainer.train_state
     model = train_state.model
+    plan = training_plan(train_state.experiment)
     spent: dict[str, list[float]] = {}
 
     def timed(part: str, work: Callable[..., Done], *args: Any) -> Done:
@@ -145,8 +151,12 @@ def profile(trainer: Trainer, rounds: int) -> dict[str, float]:
         spent.setdefault(part, []).append(time.process_time() - begin)
         return done
 
+    def draw_and_prepare() -> PreparedBatch:
+        batch = trainer.loader.batch(train_state.step, 0)
+        return prepare(plan, batch, train_state.keyed_rng(0), train_state.progress)
+
     for _ in range(rounds):
-        prepared = timed("draw and prepare", trainer._prepare, 0)
+        prepared = timed("draw and prepare", draw_and_prepare)
         features, _ = timed("encoder", model.encode, prepared)
         outputs = timed("heads and decoder", model.forward_heads, features, prepared)
         losses: list[Tensor] = []

@@ -1,8 +1,8 @@
 """Random draws that depend only on (run seed, optimizer step, global micro-batch, purpose).
 
 They depend neither on the rank nor on torch's global generators. Hence two ranks with B/2 samples
-each draw the same numbers as one process that accumulates two micro-batches of B/2. A resumed run
-draws the same numbers as an uninterrupted one.
+each draw the same numbers as one process with two micro-batches of B/2. A resumed run draws the
+same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations

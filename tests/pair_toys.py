@@ -15,21 +15,12 @@ from mtl_pretexts.barlow_twins import BarlowTwins
 from mtl_pretexts.byol import Byol
 from mtl_pretexts.simclr import Simclr
 from mtl_pretexts.vicreg import Vicreg
-from toys import (
-    PCGRAD,
-    Batch,
-    Jitter,
-    Toy,
-    batch,
-    counted,
-    experiment,
-    prepared_batches,
-    train_state,
-)
+from toys import PCGRAD, Batch, Jitter, Toy, batch, counted, experiment, prepared_step, train_state
 
 from mtlcore import PretextTask
 from mtlcore.config.experiment import Experiment, PretextEntry
 from mtlcore.contracts import PreparedBatch
+from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
@@ -96,7 +87,7 @@ def losses(state: TrainState, steps: int, n: int = 16) -> list[float]:
     """Train on new colored images in each step, and return the losses of the pretext."""
     found = []
     for step in range(steps):
-        logged = train_step(state, prepared_batches(state, [colored(n, step)]))
+        logged = train_step(state, counted([colored(n, step)]))
         found.append(float(logged["loss/pretext"]))
     return found
 
@@ -119,10 +110,10 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     world = fabric.world_size
     for step in range(3):
         [joint] = counted([images(8, ("fer",), seed=step, unlabeled=0)])
-        mine = prepare(exp, joint, KeyedRng((0, step, 0)))
+        mine = prepare(training_plan(exp), joint, KeyedRng((0, step, 0)))
         if world > 1:
             mine = mine.cut(slice(4 * rank, 4 * rank + 4), world)
-        train_step(state, [mine])
+        prepared_step(state, [mine])
     return {k: v.clone() for k, v in state.model.state_dict().items()}
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from attrs import evolve, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from toys import Plain, Toy, batch, experiment, key, prepared_batches, train_state
+from toys import Plain, Toy, batch, counted, experiment, key, train_state
 
 from mtlcore import Batch, BuildContext, Encoder, Head, PretextTask, Target, View
 from mtlcore.config.experiment import Experiment, PretextEntry
@@ -91,7 +91,7 @@ def learned(
     losses = []
     for step in range(steps):
         images = plain_batch(alike(n, size, seed=step))
-        logged = train_step(state, prepared_batches(state, [images]))
+        logged = train_step(state, counted([images]))
         assert not bool(logged["skipped"])
         losses.append(float(logged["loss/pretext"]))
     return losses

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from attrs import evolve
 from lightning_fabric import Fabric
-from toys import PCGRAD, UNCERTAINTY, Batch, PCGrad, Toy, batch, counted, experiment
+from toys import PCGRAD, UNCERTAINTY, Batch, PCGrad, Toy, batch, counted, experiment, prepared_step
 
 from mtlcore import gather
 from mtlcore.config.experiment import Experiment
 from mtlcore.contracts import PreparedBatch
+from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.networks import single_rank
 from mtlcore.rng import KeyedRng
@@ -53,7 +54,7 @@ def batches() -> list[Batch]:
 
 def whole(train_state: TrainState, step: int, b: Batch) -> PreparedBatch:
     """The batch of both ranks, prepared as one."""
-    return prepare(train_state.experiment, b, KeyedRng((0, step, 0)))
+    return prepare(training_plan(train_state.experiment), b, KeyedRng((0, step, 0)))
 
 
 def two_micro_batches(name: str, step: int) -> bool:
@@ -80,14 +81,14 @@ def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
         if world == 1:
             if two_micro_batches(name, step):
                 full = without(full, "barlow")
-            train_step(train_state, [full])
+            prepared_step(train_state, [full])
             continue
         mine = slice(4 * rank, 4 * rank + 4)
         micro_batches = [full.cut(mine, world)]
         if two_micro_batches(name, step):
             cuts = (slice(4 * rank, 4 * rank + 1), slice(4 * rank + 1, 4 * rank + 4))
             micro_batches = [without(full.cut(cut, 2 * world), "barlow") for cut in cuts]
-        train_step(train_state, micro_batches)
+        prepared_step(train_state, micro_batches)
     state = train_state.model.state_dict() | train_state.loss_weighting.state_dict()
     return {k: v.clone() for k, v in state.items()}
 
@@ -106,8 +107,7 @@ def with_batch_norm(fabric: Fabric) -> dict[str, torch.Tensor]:
     for step in range(3):
         seeds = (10 * step + fabric.global_rank, 10 * step + 1 - fabric.global_rank)
         mine = counted([batch(seed=seed) for seed in seeds])[0]
-        prepared = prepare(exp, mine, train_state.keyed_rng(0), world=fabric.world_size)
-        train_step(train_state, [prepared])
+        train_step(train_state, [mine])
     return {k: v.clone() for k, v in train_state.model.state_dict().items()}
 
 

@@ -428,6 +428,15 @@ def test_only_rows_of_the_old_format_are_translated():
     assert read_row(today) == today
 
 
+def test_a_row_made_before_a_key_went_is_compared_by_all_but_its_fingerprint():
+    """Format 2: the configuration that was hashed still had train.tensorboard."""
+    before = read_row(made_row(format=2, fingerprint="other"))
+    now = made_row(format=FORMAT)
+    assert main.differences(before, now) == []
+    assert main.differences(before | {"weights": "ab"}, now) == ["weights"]
+    assert main.differences(before | {"format": FORMAT}, now) == ["fingerprint"]
+
+
 def made_row(**changes: object) -> dict:
     """Return a row that `--again` can compare."""
     row = {

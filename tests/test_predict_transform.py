@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from toys import PRETEXTS, Plain, batch, experiment, key, prepared_batches, train_state
+from toys import PRETEXTS, Plain, batch, counted, experiment, key, prepared_batches, train_state
 
 from mtlcore import BuildContext, EncoderInfo, MtlError, predict_transform
 from mtlcore.config.experiment import PretextEntry
@@ -118,7 +118,7 @@ def test_it_trains():
     losses = []
     for step in range(60):
         images = batch(n=32, size=24, tasks=(), unlabeled=32, seed=step % 4)
-        logged = train_step(state, prepared_batches(state, [images]))
+        logged = train_step(state, counted([images]))
         losses.append(float(logged["loss/rotation"]))
     assert losses[0] > 0.5  # log 2 = 0.69
     assert sum(losses[-5:]) / 5 < 0.2

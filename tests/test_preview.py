@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling, shuffle
 from toy_datasets import InMemory, cycle, numbers_of
-from toys import Jitter, Plain, RelativeLocation, Rotation, Toy, experiment, train_state
+from toys import (
+    Jitter,
+    Plain,
+    RelativeLocation,
+    Rotation,
+    Toy,
+    counted,
+    experiment,
+    train_state,
+)
 
 from mtlcore import MtlError, PretextTask, Sample
 from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry
@@ -134,13 +143,13 @@ def test_a_wrong_prediction_is_drawn_wrong():
 
 def saved(exp: Experiment, folder, steps: int = 3):
     """A run folder with the weights of a few steps."""
-    from toys import batch, prepared_batches
+    from toys import batch
 
     state = train_state(evolve(exp, data={}))
     unlabeled = 1 if exp.tasks else 6
     for _ in range(steps):
         images = batch(size=24, tasks=tuple(exp.tasks), unlabeled=unlabeled)
-        train_step(state, prepared_batches(state, [images]))
+        train_step(state, counted([images]))
     run = RunFolder.create(folder, "", {})
     run.save("last", steps, state.model.state_dict(), None, {})
     return state

@@ -42,6 +42,7 @@ warmup = 0
 steps = 3
 """
 OVER = Axis.parse("pretext.puzzling.weight=0,0.3")
+AT_FEATURES = ["weighting.name=cosine_gate", "weighting.at=features"]
 
 
 @pytest.fixture
@@ -136,6 +137,7 @@ def test_without_seeds_the_seed_of_the_configuration_is_used(config) -> None:
         (["seed=0,1"], {}, "set the seeds with --seeds"),
         (["optimizer.lr=1,2", "optimizer.lr=3"], {}, "appears twice"),
         (["train.devices=1,2"], {}, "on one device"),
+        (["train.micro_batches=1,2"], {"overrides": AT_FEATURES}, "its own Gramian"),
         (["optimizer.lr=0.1"], {"overrides": ["train.lrr=1"]}, "from --set train.lrr=1"),
     ],
 )

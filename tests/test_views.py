@@ -17,14 +17,18 @@ from toys import (
     Plain,
     Toy,
     batch,
+    counted,
     experiment,
+    key,
     prepared_batches,
     rotations,
     train_state,
 )
 
-from mtlcore import Geometry, MtlError
+from mtlcore import Batch, Geometry, MtlError, StepCounts
 from mtlcore.geometry import similarity
+from mtlcore.model.plan import training_plan
+from mtlcore.model.views import prepare
 from mtlcore.train.step import train_step
 
 
@@ -187,11 +191,11 @@ def test_clean_statistics_equal_those_of_a_supervised_run(forward, pretexts):
     """Views of pretexts and unlabeled samples do not update BatchNorm's running statistics."""
     b = batch(n=8, unlabeled=3)
     supervised = train_state(experiment())
-    train_step(supervised, prepared_batches(supervised, [b]))
+    train_step(supervised, counted([b]))
     expected = running_statistics(supervised.model)
     for statistics, equal in (("clean", True), ("all", False)):
         hybrid = train_state(experiment(pretexts=pretexts, statistics=statistics, forward=forward))
-        train_step(hybrid, prepared_batches(hybrid, [b]))
+        train_step(hybrid, counted([b]))
         found = running_statistics(hybrid.model)
         assert all(torch.equal(found[k], expected[k]) for k in found) == equal
 
@@ -250,7 +254,7 @@ def test_fixmatch_trains_the_tasks_head_and_has_no_weights_itself():
 
     before = copy.deepcopy(head.state_dict())
     b = batch(n=8, unlabeled=5, tasks=("fer", "gender"), absent=("fer",))
-    logged = train_step(state, prepared_batches(state, [b]))
+    logged = train_step(state, counted([b]))
     assert "loss/fer" not in logged
     assert not torch.equal(before["answer.1.weight"], head.state_dict()["answer.1.weight"])
 
@@ -259,5 +263,25 @@ def test_relative_location_needs_no_forward_of_its_own():
     state = train_state(experiment(("fer",), ("location",)))
     samples: list[int] = []
     state.model.encoder.register_forward_hook(lambda m, i, o: samples.append(len(i[0])))
-    train_step(state, prepared_batches(state, [batch(unlabeled=0, tasks=("fer",))]))
+    train_step(state, counted([batch(unlabeled=0, tasks=("fer",))]))
     assert samples == [6]
+
+
+def test_a_trial_of_the_first_samples_reaches_every_head():
+    """Of an absent task, and of a pretext of unlabeled samples, too."""
+    entries = {"fixmatch": {"samples": "unlabeled"}}
+    exp = experiment(("fer", "pose"), ("rotation", "fixmatch"), entries=entries)
+    b = batch(n=6, unlabeled=0, tasks=("fer", "pose"), absent=("pose",)).first(2)
+    assert torch.equal(b.images, batch(n=6, unlabeled=0).images[:2])
+    made = prepare(training_plan(exp), b, key())
+    assert tuple(made.head_inputs) == ("fer", "pose", "rotation", "fixmatch")
+    assert min(len(x) for x in made.images) == 1
+
+
+def test_batches_without_and_with_labels_count_themselves_as_a_whole_step():
+    images = batch(n=4).images
+    unlabeled = Batch.unlabeled(images)
+    assert (unlabeled.labeled_samples, unlabeled.counts) == (0, StepCounts({}, 4, 4))
+    labeled = Batch.labeled(images, {"fer": torch.arange(4)})
+    assert (labeled.labeled_samples, labeled.counts) == (4, StepCounts({"fer": 4}, 4, 0))
+    assert labeled.present["fer"].all()

@@ -75,7 +75,7 @@ def experiment(
     datasets: dict[str, DataEntry],
     tasks: dict[str, SupervisedTask] | None = None,
     seed: int = 0,
-    accumulate: int = 1,
+    micro_batches: int = 1,
     **inputs: Any,
 ) -> Experiment:
     """Return an experiment on these datasets (default task: one classification of "kind")."""
@@ -90,7 +90,7 @@ def experiment(
         augment=absent,
         augmentations={},
         input=Input(**({"size": 8, "batch_size": 4} | inputs)),
-        train=Train(steps=10, accumulate=accumulate),
+        train=Train(steps=10, micro_batches=micro_batches),
         seed=seed,
     )
 

@@ -49,11 +49,13 @@ from mtlcore.config.experiment import (
 )
 from mtlcore.contracts import PreparedBatch
 from mtlcore.geometry import similarity
+from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.train.build import build_train_state
-from mtlcore.train.state import TrainState
+from mtlcore.train.state import Names, TrainState
+from mtlcore.train.step import Logged, step_on
 from mtlcore.weighting import Equal, Uncertainty
 
 # -------------------------------------------------------------------- encoders, augmentations
@@ -633,17 +635,34 @@ def train_state(
 
 
 def prepared_batches(state: TrainState, micro_batches: list[Batch]) -> list[PreparedBatch]:
-    """Prepare the micro-batches of one step, as the trainer does."""
+    """Prepare the micro-batches of one step, as `train_step` does."""
+    plan = training_plan(state.experiment, len(micro_batches))
     return [
-        prepare(
-            state.experiment,
-            micro_batch,
-            state.keyed_rng(i),
-            micro_batches=len(micro_batches),
-            progress=state.progress,
-        )
+        prepare(plan, micro_batch, state.keyed_rng(i), state.progress)
         for i, micro_batch in enumerate(counted(micro_batches))
     ]
+
+
+@frozen(eq=False)
+class Prepared:
+    """Micro-batches that a test has prepared, and may have changed."""
+
+    batches: list[PreparedBatch]
+
+    @property
+    def names(self) -> Names:
+        return tuple(self.batches[0].head_inputs)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def prepare(self, number: int) -> PreparedBatch:
+        return self.batches[number]
+
+
+def prepared_step(state: TrainState, batches: list[PreparedBatch]) -> Logged:
+    """Take one optimizer step on prepared micro-batches. `train_step` prepares its own."""
+    return step_on(state, Prepared(batches))
 
 
 def key(seed: int = 0) -> KeyedRng:

@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from attrs import evolve
 from lightning_fabric import Fabric
-from toys import Toy, batch, counted
+from toys import Toy, batch, counted, prepared_step
 from weightings import STRATEGIES, Fixed, small, with_spare
 
 from mtlcore.contracts import PreparedBatch
+from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.train.build import build_train_state
@@ -41,7 +42,7 @@ def trained(fabric: Fabric, name: str) -> State:
     rank, world = fabric.global_rank, fabric.world_size
     for step, full in enumerate(_whole_batches(exp)):
         part = full if world == 1 else full.cut(slice(4 * rank, 4 * rank + 4), world)
-        logged = train_step(train_state, [part])
+        logged = prepared_step(train_state, [part])
         assert not bool(logged["skipped"]), (name, step)
     learned = {f"weighting.{k}": v for k, v in train_state.loss_weighting.state_dict().items()}
     return {k: v.clone() for k, v in (train_state.model.state_dict() | learned).items()}
@@ -59,7 +60,8 @@ def _whole_batches(exp) -> list[PreparedBatch]:
             for s, a in enumerate(absent)
         ]
         _prepared[0] = [
-            prepare(exp, counted([b])[0], KeyedRng((0, step, 0))) for step, b in enumerate(made)
+            prepare(training_plan(exp), counted([b])[0], KeyedRng((0, step, 0)))
+            for step, b in enumerate(made)
         ]
     return _prepared[0]
 
@@ -89,12 +91,8 @@ def statistics(fabric: Fabric) -> tuple[list[float], int]:
         for i in range(2):
             seed = 10 * step + train_state.global_micro_batch(i)
             mine.append(batch(n=4, unlabeled=0, seed=seed, tasks=("fer", "gender")))
-        micro_batches = [
-            prepare(exp, b, train_state.keyed_rng(i), micro_batches=2, world=fabric.world_size)
-            for i, b in enumerate(counted(mine))
-        ]
         dist.broadcast = counting if step == 3 else send
-        train_step(train_state, micro_batches)
+        train_step(train_state, counted(mine))
     dist.broadcast = send
     both = [fabric.all_gather(first) for first in begun[::2]]
     return [float((one - two).abs().max()) for one, two in both], len(messages)

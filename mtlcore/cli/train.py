@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import MtlError
 from ._options import Overrides, PluginFiles
+
+RESUMABLE = "train.devices"  # the key that a resumed run may change: it is the same run
 
 
 def train(
@@ -25,7 +28,7 @@ def train(
     out
         The folder of the new run.
     set_
-        Set one key: `--set train.steps=500`. Repeatable.
+        Set one key: `--set train.steps=500`. Repeatable. With --resume, only train.devices.
     plugin
         Load a one-file plugin. Repeatable.
     resume
@@ -39,10 +42,9 @@ def train(
     from ._shared import print_line
 
     if resume is not None:
-        if config is not None or out is not None or set_:
-            raise MtlError(
-                "--resume uses the configuration of the run: remove CONFIG, --out and --set"
-            )
+        if config is not None or out is not None:
+            raise MtlError("--resume uses the configuration of the run: remove CONFIG and --out")
+        _require_resumable(set_)
         folder = resume
         source = RunFolder.open(resume).config
     elif config is not None and out is not None:
@@ -60,3 +62,17 @@ def train(
         return 130
     print_result(result)
     return 0
+
+
+def _require_resumable(overrides: Sequence[str]) -> None:
+    """Raise MtlError if an override sets another key than a resumed run may change."""
+    from ..config.overrides import parse_override
+
+    keys = [".".join(parse_override(override)[0]) for override in overrides]
+    refused = [key for key in keys if key != RESUMABLE]
+    if refused:
+        raise MtlError(
+            f"--resume uses the configuration of the run, where --set can't change "
+            f"{', '.join(refused)}: remove it. Only {RESUMABLE} can change: "
+            f"--set {RESUMABLE}=2"
+        )

@@ -103,12 +103,6 @@ def _weighting(experiment: Experiment) -> Iterator[str]:
             f'train.precision = "16-mixed" and weighting.at = "{at}": the scaled gradient of a '
             'single loss can overflow: set train.precision = "bf16-mixed"'
         )
-    if at == "features" and train.accumulate > 1:
-        yield (
-            f'weighting.at = "features" and train.accumulate = {train.accumulate}: each '
-            "micro-batch would be weighted by its own Gramian: "
-            'set weighting.at = "parameters", or train.accumulate = 1'
-        )
 
 
 def _best(best: str, experiment: Experiment) -> Iterator[str]:

@@ -7,6 +7,7 @@ classes: each key has one paragraph, "key: ...", with indented continuation line
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -196,7 +197,10 @@ class Train:
     steps: optimizer steps of the whole run.
     epochs: passes over the labeled samples, instead of `steps`. Fractions are allowed.
     clip: maximum norm of the gradient of a step.
-    accumulate: micro-batches of a step. They share `input.batch_size` equally.
+    micro_batches: micro-batches of a step, over all devices (default: one for each device). They
+        share `input.batch_size` equally. The number of devices must divide it: each device
+        accumulates its share of them. The run fixes the number at its start, so it can resume on
+        another number of devices as the same run.
     precision: precision of the forwards. Losses, weights and optimizer states stay in fp32.
     ema: momentum of the EMA weights, which replace the weights in evaluation (0: no EMA).
     eval_every: steps between two evaluations on the validation split (0: only at the end).
@@ -214,7 +218,7 @@ class Train:
     steps: int | None = field(default=None, validator=optional(gt(0)))
     epochs: float | None = field(default=None, validator=optional(gt(0)))
     clip: float = field(default=5.0, validator=gt(0))
-    accumulate: int = field(default=1, validator=gt(0))
+    micro_batches: int | None = field(default=None, validator=optional(gt(0)))
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     ema: float = field(default=0.0, validator=and_(ge(0.0), lt(1.0)))
     eval_every: int = field(default=500, validator=ge(0))
@@ -292,8 +296,15 @@ class Experiment:
 
         Raises MtlError if the name is unknown.
         """
-        if name is None:
-            return self.augment
-        if name not in self.augmentations:
-            raise MtlError(f"unknown augmentation {name!r}; {nearest(name, self.augmentations)}")
-        return self.augmentations[name]
+        return augmentation_by_name(name, self.augment, self.augmentations)
+
+
+def augmentation_by_name(
+    name: str | None, own: Augmentation, named: Mapping[str, Augmentation]
+) -> Augmentation:
+    """Return an augmentation by name (None: the run's own). Raises MtlError if it is unknown."""
+    if name is None:
+        return own
+    if name not in named:
+        raise MtlError(f"unknown augmentation {name!r}; {nearest(name, named)}")
+    return named[name]

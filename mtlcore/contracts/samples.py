@@ -155,6 +155,39 @@ class Batch:
     counts: StepCounts
     labeled_samples: int
 
+    @classmethod
+    def unlabeled(cls, images: Tensor) -> Batch:
+        """Return a whole step of images without labels. images: (B, 3, H0, W0) uint8."""
+        n = len(images)
+        return cls(images, {}, {}, StepCounts({}, n, n), 0)
+
+    @classmethod
+    def labeled(cls, images: Tensor, targets: dict[str, Tensor]) -> Batch:
+        """Return a whole step in which each sample has a label of each task.
+
+        images: (B, 3, H0, W0) uint8. targets: task label -> (B, ...).
+        """
+        n = len(images)
+        present = {
+            label: torch.ones(n, dtype=torch.bool, device=images.device) for label in targets
+        }
+        counts = StepCounts(dict.fromkeys(targets, n), n, 0)
+        return cls(images, targets, present, counts, n)
+
+    def first(self, n: int) -> Batch:
+        """Return the first n samples as a whole step, for a trial of every head.
+
+        It counts n labels of each task and n unlabeled samples, so that no head is left out, even
+        if these samples have no label of its task. At least one sample counts as unlabeled.
+        """
+        return Batch(
+            images=self.images[:n],
+            targets={label: target[:n] for label, target in self.targets.items()},
+            present={label: has_label[:n] for label, has_label in self.present.items()},
+            counts=StepCounts(dict.fromkeys(self.targets, n), n, n),
+            labeled_samples=min(n - 1, self.labeled_samples),
+        )
+
 
 @frozen(eq=False)
 class Mix:

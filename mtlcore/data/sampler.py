@@ -5,7 +5,7 @@ epoch. Each step takes the next samples of every stream. Unlabeled samples have 
 own. Every micro-batch of every rank holds the same number of samples of each dataset and kind, so
 that none of them ever lacks a dataset.
 
-One of P = world x accumulate micro-batches:
+One of the `train.micro_batches` of a step, which all ranks share:
 
     [ labeled: dataset 0 | dataset 1 | ... | unlabeled: dataset 0 | dataset 1 | ... ]
 """
@@ -13,16 +13,13 @@ One of P = world x accumulate micro-batches:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from attrs import define, field
-from torch import Tensor
 
 from ..config.experiment import Experiment
-from ..contracts import Batch, StepCounts
+from ..contracts import StepCounts
 from ..errors import MtlError
 from ..rng import LABELED, UNLABELED
 from .run_data import RunData
@@ -44,10 +41,10 @@ class MicroBatch(NamedTuple):
 
 
 class Sampler:
-    """Samples and batches by step.
+    """The samples of each micro-batch, and the counts of each step.
 
-    world: the number of ranks that share each step. Micro-batch i of rank r has the global number
-        i x world + r.
+    They depend on `train.micro_batches` (None counts as 1), never on the number of ranks. One
+    thread may draw at a time.
 
     Raises MtlError if there are no training samples, if none of them has a label, or if a batch
     can't be divided evenly.
@@ -57,12 +54,10 @@ class Sampler:
         self,
         dataset: RunData,
         experiment: Experiment,
-        world: int = 1,
     ) -> None:
         self._data = dataset
         self._experiment = experiment
-        self._world = world
-        self._micro_batches = world * experiment.train.accumulate
+        self._micro_batches = experiment.train.micro_batches or 1
 
         train = dataset.split.get("train", np.zeros(0, dtype=np.int64))
         has_label = dataset.labeled[train]
@@ -97,29 +92,6 @@ class Sampler:
     def counts(self, step: int) -> StepCounts:
         """Return how many samples the whole step has, and how many labels of each task."""
         return self._draw(step)[1]
-
-    def batch(
-        self,
-        step: int,
-        micro_batch: int,
-        device: torch.device,
-    ) -> Batch:
-        """Return one micro-batch of a step on the device, its images as stored in the cache.
-
-        micro_batch: its global number. On CUDA the host does not wait for the copies.
-        """
-        micro_batches, counts = self._draw(step)
-        samples, labeled = micro_batches[micro_batch]
-        cached = self._data.images.take(samples)
-        targets = self._data.targets_of(samples, cached)
-        index = torch.from_numpy(samples)
-        return Batch(
-            images=_to_device(cached.images, device),
-            targets={label: _to_device(of_task, device) for label, of_task in targets.items()},
-            present=_select(self._data.present, index, device),
-            counts=counts,
-            labeled_samples=labeled,
-        )
 
     def _unlabeled_size(self) -> tuple[str, int]:
         """Return how many unlabeled samples a step has, and the key of [input] that sets it."""
@@ -166,7 +138,7 @@ class Sampler:
         if not by_dataset:
             return []
 
-        n = _per_micro_batch(key, size, self._world, experiment.train.accumulate)
+        n = _per_micro_batch(key, size, self._micro_batches)
         is_balanced = experiment.input.mix == "balanced"
         weights: list[float] = []
         for label, own in by_dataset.items():
@@ -244,18 +216,17 @@ def shares(total: int, weights: list[float]) -> list[int]:
 def _per_micro_batch(
     key: str,
     size: int,
-    world: int,
-    accumulate: int,
+    micro_batches: int,
 ) -> int:
     """Return the size of a micro-batch. Raises MtlError if `size` can't be divided evenly."""
-    micro_batches = world * accumulate
     if size % micro_batches:
         below = size // micro_batches * micro_batches
         above = below + micro_batches
         valid = f"{below} or {above}" if below else str(above)
         raise MtlError(
-            f"input.{key} = {size} can't be divided evenly among {world} device(s) x "
-            f"train.accumulate = {accumulate}; the nearest valid values: {valid}"
+            f"input.{key} = {size} can't be divided evenly among {micro_batches} micro-batches "
+            f"(train.micro_batches, by default the number of devices); "
+            f"the nearest valid values: {valid}"
         )
     return size // micro_batches
 
@@ -271,22 +242,3 @@ def _take(
         n = micro_batches * stream.quota
         columns.append(stream.take(step * n, n).reshape(micro_batches, stream.quota))
     return np.concatenate(columns, 1)
-
-
-def _select(
-    tensors: Mapping[str, Tensor],
-    index: Tensor,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """Return these samples of each tensor, on the device."""
-    return {
-        label: _to_device(tensor.index_select(0, index), device)
-        for label, tensor in tensors.items()
-    }
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda":
-        return tensor.to(device)
-    # From pinned memory the copy is asynchronous.
-    return tensor.pin_memory().to(device, non_blocking=True)

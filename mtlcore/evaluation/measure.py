@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry
-from ..contracts import Output, PretextTask, SupervisedTask, Target
+from ..contracts import Batch, Output, PretextTask, SupervisedTask, Target
 from ..data.dataset import RunData
 from ..geometry import Geometry
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
+from ..model.plan import ViewPlan
 from ..model.views import prepare
 from ..networks import broadcast_buffers, single_rank
 from .ranks import Ranks
@@ -247,19 +248,17 @@ def measure_pretexts(
     """
     if not experiment.pretexts:
         return Measured(n=len(indices))
-    pretexts: dict[str, PretextEntry] = {}
+    plan = validation_plan(experiment)
     metrics: dict[str, dict[str, Metric]] = {}
     for label, entry in experiment.pretexts.items():
-        pretexts[label] = evolve(entry, samples="all", control="none")
         metrics[label] = _new_metrics(entry.component, device)
-    pretexts_only = evolve(experiment, tasks={}, pretexts=pretexts)
-    batches = ValidationBatches(pretexts_only, data, indices, device)
+    batches = ValidationBatches(experiment, data, indices, device)
     with_metrics = {label for label, own in metrics.items() if own}
 
     def of_batch(number: int) -> _PretextResults:
-        return _run_pretexts(model, batches, number, with_metrics)
+        return _run_pretexts(model, plan, batches, number, with_metrics)
 
-    losses = dict.fromkeys(pretexts, 0.0)
+    losses = dict.fromkeys(experiment.pretexts, 0.0)
     with _evaluation(model) as ranks:
         for found in ranks.results(len(batches), of_batch, device):
             for label, loss in found.losses.items():
@@ -279,15 +278,30 @@ def measure_pretexts(
     return measured
 
 
+def validation_plan(experiment: Experiment) -> ViewPlan:
+    """The views of all pretexts on all samples; the clean one is that of "validation"."""
+    pretexts: dict[str, PretextEntry] = {}
+    for label, entry in experiment.pretexts.items():
+        pretexts[label] = evolve(entry, samples="all", control="none")
+    return ViewPlan(
+        augment=experiment.augment,
+        augmentations=experiment.augmentations,
+        size=experiment.input.size,
+        pretexts=pretexts,
+        clean="validation",
+    )
+
+
 def _run_pretexts(
     model: HybridModel,
+    plan: ViewPlan,
     batches: ValidationBatches,
     number: int,
     with_metrics: Collection[str],
 ) -> _PretextResults:
     """Run the pretexts on one batch. with_metrics: labels of those that have metrics."""
-    batch = batches.batch(number)
-    prepared = prepare(batches.experiment, batch, batches.keyed_rng(number), clean="validation")
+    batch = Batch.unlabeled(batches.images(number))
+    prepared = prepare(plan, batch, batches.keyed_rng(number))
     found = _PretextResults(len(batch.images), {}, {}, {})
     with batches.autocast():
         features, _ = model.encode(prepared)

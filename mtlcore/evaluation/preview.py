@@ -32,7 +32,6 @@ from ..contracts import (
     Output,
     PreparedBatch,
     PretextTask,
-    StepCounts,
     Target,
     View,
 )
@@ -41,10 +40,10 @@ from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
 from ..image_size import written
 from ..model.hybrid import HybridModel
+from ..model.plan import ViewPlan
 from ..model.views import prepare
 from ..rng import KeyedRng, Rng
 from ..runs import RunFolder
-from ..weighting import Equal
 from ..weights import ANY_OTHER, load_weights
 from .sheet import Strip, sheet, text_cells
 
@@ -143,13 +142,21 @@ class _CleanView(PretextTask):
 
 def _prepared(experiment: Experiment, images: Tensor) -> PreparedBatch:
     """The views of these images in the first step of a run: the clean one and all pretexts'."""
+    keyed_rng = KeyedRng((experiment.seed, 0, 0))
+    return prepare(preview_plan(experiment), Batch.unlabeled(images), keyed_rng)
+
+
+def preview_plan(experiment: Experiment) -> ViewPlan:
+    """The clean view, and the views of all pretexts on all samples, as in training."""
     pretexts = {CLEAN: PretextEntry(_CleanView())}
     for label, entry in experiment.pretexts.items():
         pretexts[label] = evolve(entry, samples="all", control="none")
-    pretexts_only = evolve(experiment, tasks={}, pretexts=pretexts, weighting=Equal())
-    n = len(images)
-    batch = Batch(images, {}, {}, StepCounts({}, n, n), 0)
-    return prepare(pretexts_only, batch, KeyedRng((experiment.seed, 0, 0)))
+    return ViewPlan(
+        augment=experiment.augment,
+        augmentations=experiment.augmentations,
+        size=experiment.input.size,
+        pretexts=pretexts,
+    )
 
 
 def _model(experiment: Experiment, run: Path | None) -> HybridModel:

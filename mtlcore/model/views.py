@@ -20,9 +20,10 @@ from attrs import evolve
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..config.experiment import Experiment, PretextEntry, TaskEntry
+from ..config.experiment import PretextEntry
 from ..contracts import (
     AlignedTask,
+    AugmentedBatch,
     Batch,
     HeadInput,
     Mix,
@@ -34,6 +35,7 @@ from ..contracts import (
 from ..errors import MtlError
 from ..geometry import Geometry
 from ..rng import AUGMENT, CONTROL, FINISH, KeyedRng, Rng
+from .plan import ViewPlan
 
 Samples = Literal["all", "labeled", "unlabeled"]
 """The samples of a view that are encoded."""
@@ -51,37 +53,30 @@ class _AugmentedBatch:
     """A batch with its augmentations (`contracts.AugmentedBatch`). Each is drawn on first use."""
 
     def __init__(
-        self,
-        experiment: Experiment,
-        images: Tensor,
-        keyed_rng: KeyedRng,
-        progress: float,
-        clean: str | None,
+        self, plan: ViewPlan, images: Tensor, keyed_rng: KeyedRng, progress: float
     ) -> None:
-        self.experiment = experiment
+        self.plan = plan
         self.images = images
         self.keyed_rng = keyed_rng
         self.progress = progress
-        self._clean = clean
         self._views: dict[DrawName, View] = {}
 
     @property
     def clean(self) -> View:
-        return self.augment(0, self._clean)
+        return self.augment(0, self.plan.clean)
 
     def augment(self, number: int = 1, augmentation: str | None = None) -> View:
         # The name is the seed: the draw does not depend on who requests the view first.
         name = (AUGMENT, number, augmentation)
         if name not in self._views:
-            size = self.experiment.input.size
-            component = self.experiment.augmentation(augmentation)
-            view = component.view(self.images, size, self.keyed_rng(*name))
+            component = self.plan.augmentation(augmentation)
+            view = component.view(self.images, self.plan.size, self.keyed_rng(*name))
             self._views[name] = evolve(view, augmentation=augmentation)
         return self._views[name]
 
     def clean_views(self) -> list[View]:
         """Return the clean views of supervised heads. There are `views.clean` of them."""
-        return [self.augment(number) for number in range(self.experiment.views.clean)]
+        return [self.augment(number) for number in range(self.plan.views.clean)]
 
     def name(self, view: View) -> DrawName | None:
         """Return the name of one of these views, or None for a view that a pretext changed."""
@@ -92,7 +87,7 @@ class _AugmentedBatch:
 
     def finish(self, view: View, name: DrawName) -> Tensor:
         """Return the images of a view after the last step of its augmentation."""
-        component = self.experiment.augmentation(view.augmentation)
+        component = self.plan.augmentation(view.augmentation)
         return component.finish(view.images, self.keyed_rng(FINISH, *name))
 
 
@@ -163,49 +158,47 @@ class _EncodedViews:
         return tuple((position, self.labeled) for position in found)
 
 
+def augment(
+    plan: ViewPlan, images: Tensor, keyed_rng: KeyedRng, progress: float = 0.0
+) -> AugmentedBatch:
+    """Return the augmented batch that pretexts receive. images: (B, 3, H0, W0) uint8."""
+    return _AugmentedBatch(plan, images, keyed_rng, progress)
+
+
 def prepare(
-    experiment: Experiment,
-    batch: Batch,
-    keyed_rng: KeyedRng,
-    *,
-    micro_batches: int = 1,
-    world: int = 1,
-    progress: float = 0.0,
-    clean: str | None = None,
+    plan: ViewPlan, batch: Batch, keyed_rng: KeyedRng, progress: float = 0.0
 ) -> PreparedBatch:
-    """Prepare one micro-batch for `HybridModel`.
+    """Prepare one micro-batch for `HybridModel`. The same arguments give the same result.
 
     keyed_rng: the generators of this micro-batch.
-    micro_batches: number of micro-batches in the step, of one rank.
-    world: number of ranks.
     progress: completed share of the run, in [0, 1).
-    clean: name of the augmentation of the pretexts' clean view. None: that of the run.
-
-    The mean of the losses over all micro-batches and ranks is the loss of the step.
     """
-    augmented = _AugmentedBatch(experiment, batch.images, keyed_rng, progress, clean)
+    augmented = _AugmentedBatch(plan, batch.images, keyed_rng, progress)
     encoded = _EncodedViews(augmented, batch.labeled_samples)
 
     # Pretexts come first, since supervised heads can read their views.
-    pretexts, readable = _pretext_inputs(experiment, batch, augmented, encoded)
-    tasks = _supervised_inputs(experiment, batch, augmented, encoded, readable)
-    scale = _scale(experiment, batch, [*pretexts, *tasks], micro_batches * world)
+    pretexts, readable = _pretext_inputs(plan, batch, augmented, encoded)
+    tasks = _supervised_inputs(plan, batch, augmented, encoded, readable)
 
-    # In the order of the experiment (tasks, then pretexts), so that losses always have this order.
+    # In the order of the plan (tasks, then pretexts), so that losses always have this order.
     unordered = pretexts | tasks
-    head_inputs = {label: unordered[label] for label in experiment.entries if label in unordered}
-    if experiment.weighting.at == "features":
+    labels = plan.labels(batch.counts)
+    head_inputs = {label: unordered[label] for label in labels}
+    # The factors from sums over samples to this micro-batch's share of the loss. The step averages
+    # the losses of its micro-batches, so each of them is multiplied by their number.
+    scale = {label: plan.micro_batches / plan.samples(label, batch.counts) for label in labels}
+    if plan.same_images:
         _require_same_images(head_inputs)
 
     images = encoded.images()
     clean_samples: tuple[tuple[int, int], ...] = ()
-    if experiment.views.statistics == "clean" and tasks:
+    if plan.views.statistics == "clean" and tasks:
         clean_samples = encoded.clean_samples()
     return PreparedBatch(images, head_inputs, scale, clean_samples)
 
 
 def _pretext_inputs(
-    experiment: Experiment, batch: Batch, augmented: _AugmentedBatch, encoded: _EncodedViews
+    plan: ViewPlan, batch: Batch, augmented: _AugmentedBatch, encoded: _EncodedViews
 ) -> tuple[HeadInputs, list[View]]:
     """Return the inputs of the pretext heads, and the views that supervised heads can read.
 
@@ -214,8 +207,8 @@ def _pretext_inputs(
     """
     head_inputs: HeadInputs = {}
     readable: dict[int, View] = {}
-    for label, entry in experiment.pretexts.items():
-        if not _pretext_samples(entry, batch):
+    for label, entry in plan.pretexts.items():
+        if not plan.samples(label, batch.counts):
             continue
         views, head_input = _pretext_input(label, entry, augmented, encoded)
         if head_input is not None:
@@ -225,11 +218,6 @@ def _pretext_inputs(
         if entry.supervised and entry.samples == "all":
             readable |= {id(view.images): view for view in views if view.geometry is not None}
     return head_inputs, list(readable.values())
-
-
-def _pretext_samples(entry: PretextEntry, batch: Batch) -> int:
-    """Return the number of samples of this pretext in the whole step."""
-    return batch.counts.samples if entry.samples == "all" else batch.counts.unlabeled_samples
 
 
 def _pretext_input(
@@ -274,7 +262,7 @@ def _permuted(label: str, entry: PretextEntry, target: Target, rng: Rng, samples
 
 
 def _supervised_inputs(
-    experiment: Experiment,
+    plan: ViewPlan,
     batch: Batch,
     augmented: _AugmentedBatch,
     encoded: _EncodedViews,
@@ -282,22 +270,22 @@ def _supervised_inputs(
 ) -> HeadInputs:
     """Return the inputs of the supervised heads: one for each view that they read."""
     labeled = batch.counts.labeled
-    tasks = {label: entry for label, entry in experiment.tasks.items() if labeled[label]}
+    tasks = {label: task for label, task in plan.tasks.items() if labeled[label]}
     if not tasks:
         return {}
 
     head_inputs: HeadInputs = dict.fromkeys(tasks, ())
-    for view, samples in _supervised_views(experiment, augmented, encoded, readable):
+    for view, samples in _supervised_views(plan, augmented, encoded, readable):
         positions = encoded.add([view], samples)
-        for label, entry in tasks.items():
-            targets, unfollowed = _targets(entry, label, batch, view)
+        for label, task in tasks.items():
+            targets, unfollowed = _targets(task, label, batch, view)
             cut = encoded.cut(targets, samples)
             head_inputs[label] += (HeadInput(positions, cut, encoded.cut(unfollowed, samples)),)
     return head_inputs
 
 
 def _supervised_views(
-    experiment: Experiment,
+    plan: ViewPlan,
     augmented: _AugmentedBatch,
     encoded: _EncodedViews,
     readable: Sequence[View],
@@ -309,7 +297,7 @@ def _supervised_views(
 
     readable: views of pretexts that supervised heads can read.
     """
-    policy = experiment.views.supervised
+    policy = plan.views.supervised
     clean = augmented.clean_views()
     if policy == "pretext":
         if not readable:
@@ -339,14 +327,14 @@ def _supervised_views(
 
 
 def _targets(
-    entry: TaskEntry, label: str, batch: Batch, view: View
+    task: SupervisedTask, label: str, batch: Batch, view: View
 ) -> tuple[tuple[Pair, ...], Tensor | None]:
     """Return the (target, share) pairs of a task for one view, and which labels did not follow.
 
     There is one pair, or two with mixup. The second result is `HeadInput.unfollowed`.
     """
     assert view.geometry is not None, "supervised heads read whole images only"
-    task, target = entry.component, batch.targets[label]
+    target = batch.targets[label]
     present = batch.present[label].float()
     moved, followed = _move(label, task, target, view.geometry)
     share = present if followed is None else present * followed
@@ -432,24 +420,6 @@ def _hides(region: Tensor, points: Tensor) -> Tensor:
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # False for NaN
     position = torch.where(inside, y * width + x, 0).long()
     return inside & region.flatten(1).gather(1, position)
-
-
-def _scale(
-    experiment: Experiment, batch: Batch, labels: Sequence[str], micro_batches: int
-) -> dict[str, float]:
-    """Return label -> factor from a sum over samples to this micro-batch's share of the loss.
-
-    micro_batches: number of micro-batches in the step, over all ranks. The step averages their
-    losses, so each of them is multiplied by this number.
-    """
-    scale = {}
-    for label in labels:
-        if label in experiment.tasks:
-            samples = batch.counts.labeled[label]
-        else:
-            samples = _pretext_samples(experiment.pretexts[label], batch)
-        scale[label] = micro_batches / samples
-    return scale
 
 
 def _require_same_images(head_inputs: Mapping[str, Sequence[HeadInput]]) -> None:

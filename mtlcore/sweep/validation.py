@@ -17,6 +17,7 @@ from ..config import dump, load
 from ..config.experiment import DataEntry, Experiment
 from ..data.indexed import open_dataset
 from ..errors import MtlError
+from ..train.devices import with_micro_batches
 from .axes import Axis, as_options, values_of
 from .outcome import VALIDATION
 from .planned import Planned
@@ -54,6 +55,7 @@ def load_setting(
             f"train.devices = {experiment.train.devices}: "
             "a sweep trains each run on one device: set it to 1"
         )
+    with_micro_batches(experiment, ranks=1)
     return experiment
 
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ..config import load
 from ..config.experiment import Experiment
 from ..config.write import component_table
-from ..contracts import Batch, StepCounts, StepLosses
+from ..contracts import Batch, StepLosses
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
 from ..image_size import written
 from ..model.hybrid import HybridModel
 from ..model.inference import SharedEncoder
+from ..model.plan import training_plan
 from ..model.views import prepare
 from ..networks import EMA
 from ..rng import WEIGHTING, WEIGHTS, KeyedRng
@@ -159,7 +160,7 @@ def dry_run(train_state: TrainState, real: Batch) -> None:
     train_state.model.eval()
     try:
         with torch.set_grad_enabled(train_state.model.measuring), train_state.fabric.autocast():
-            train_state.model(prepare(experiment, _first_two(experiment, real), rng))
+            train_state.model(prepare(training_plan(experiment), real.first(2), rng))
     except PLUGIN_FAILURES as error:
         names = ", ".join(experiment.entries)
         raise MtlError(
@@ -168,11 +169,3 @@ def dry_run(train_state: TrainState, real: Batch) -> None:
         ) from error
     finally:
         train_state.model.train()
-
-
-def _first_two(experiment: Experiment, batch: Batch) -> Batch:
-    """The first two samples; the first one counts as labeled if the batch has any labels."""
-    counts = StepCounts(dict.fromkeys(experiment.tasks, 2), 2, 2)
-    targets = {label: target[:2] for label, target in batch.targets.items()}
-    present = {label: has_label[:2] for label, has_label in batch.present.items()}
-    return Batch(batch.images[:2], targets, present, counts, min(1, batch.labeled_samples))

@@ -7,6 +7,7 @@ import warnings
 
 import torch
 import torch.distributed as dist
+from attrs import evolve
 from lightning_fabric import Fabric
 
 from ..config.experiment import Experiment
@@ -45,6 +46,30 @@ def fabric_for(experiment: Experiment) -> Fabric:
             f"{devices} devices on each of {nodes} machines"
         )
     return fabric
+
+
+def with_micro_batches(experiment: Experiment, ranks: int) -> Experiment:
+    """Fix `train.micro_batches` for a run that begins on this number of ranks.
+
+    Raises MtlError if the ranks can't share the micro-batches equally, or if a rank would have
+    several of them under a weighting at the features.
+    """
+    train = experiment.train
+    count = train.micro_batches or ranks
+    if count % ranks:
+        divisors = [str(n) for n in range(1, count + 1) if count % n == 0]
+        raise MtlError(
+            f"train.micro_batches = {count} can't be dealt evenly to {ranks} devices: "
+            f"the number of devices (train.devices, or the processes of torchrun) must be one of "
+            f"{', '.join(divisors)}"
+        )
+    if experiment.weighting.at == "features" and count > ranks:
+        raise MtlError(
+            f'weighting.at = "features" and train.micro_batches = {count} on {ranks} device(s): '
+            "each accumulated micro-batch would be weighted by its own Gramian: "
+            f'set weighting.at = "parameters", or train.micro_batches = {ranks}'
+        )
+    return evolve(experiment, train=evolve(train, micro_batches=count))
 
 
 def leave_together(fabric: Fabric) -> None:

@@ -23,30 +23,28 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from ..contracts import PreparedBatch, StepLosses
+from ..contracts import StepLosses
 from ..model.hybrid import HybridModel
 from ..networks import broadcast_buffers, sum_over_ranks, world_size
 from ..rng import DROPOUT
+from .micro_batches import MicroBatches
 from .state import Names, TrainState
-
-MicroBatches = Sequence[PreparedBatch]
-"""The micro-batches of one step on this rank."""
 
 
 def backward_weighted_sum(
     train_state: TrainState,
     micro_batches: MicroBatches,
-    names: Names,
 ) -> tuple[Tensor, Tensor]:
     """One backward for each micro-batch, of the sum of its weighted losses.
 
     -> (K,) losses and (K,) task weights of the step.
     """
+    names = micro_batches.names
     weight, _ = train_state.weights_and_primary(names)
     mean = torch.zeros_like(weight)
     used = torch.zeros_like(weight)
     count = len(micro_batches)
-    whole_step = _task_weights_of_whole_step(train_state, micro_batches, names)
+    whole_step = _task_weights_of_whole_step(train_state, micro_batches)
 
     for losses, _ in _forwards(train_state, micro_batches, synced=True):
         local = torch.stack([losses[name] for name in names])
@@ -59,13 +57,13 @@ def backward_weighted_sum(
         train_state.fabric.backward((task_weight * weight * local).sum())
         mean = values + mean
         used = task_weight + used
+        del losses, local  # see `_forwards`
     return mean / count, used
 
 
 def backward_per_task(
     train_state: TrainState,
     micro_batches: MicroBatches,
-    names: Names,
 ) -> tuple[Tensor, Tensor]:
     """One backward for each loss. -> (K,) losses and (K,) task weights of the step.
 
@@ -77,6 +75,7 @@ def backward_per_task(
     learning, and is ready when its task weight rises.
     """
     model = train_state.model
+    names = micro_batches.names
     scale = _scale(train_state, micro_batches)
     weight = train_state.weights_and_primary(names)[0] * scale
     shared = model.shared()
@@ -95,6 +94,7 @@ def backward_per_task(
             _set_gradients(shared, views[k])
             is_last = name == names[-1]
             (losses[name] * weight[k]).backward(retain_graph=not is_last)
+        del losses  # see `_forwards`
 
     _sum_losses_and_gradients(values, own)
     sum_over_ranks(rows)
@@ -109,7 +109,6 @@ def backward_per_task(
 def backward_cached_weights(
     train_state: TrainState,
     micro_batches: MicroBatches,
-    names: Names,
 ) -> tuple[Tensor, Tensor]:
     """One backward through the shared parameters, with task weights that are known before it.
 
@@ -120,6 +119,7 @@ def backward_cached_weights(
     to the shared parameters. The encoder is differentiated once.
     """
     model = train_state.model
+    names = micro_batches.names
     scale = _scale(train_state, micro_batches)
     weight, _ = train_state.weights_and_primary(names)
     shared = model.shared()
@@ -144,6 +144,7 @@ def backward_cached_weights(
             own_gradients = [_add(old, more) for old, more in zip(own_gradients, new)]
         (task_weight * weighted).sum().backward()
         used += task_weight / len(micro_batches)
+        del losses, local, weighted  # see `_forwards`
 
     # The last backward left task-weighted gradients in the own parameters: replace them.
     _set_gradients(own, own_gradients)
@@ -177,26 +178,39 @@ def _forwards(
 
     synced: DDP reduces gradients over ranks in the last backward. Otherwise it never does, and the
     caller must sum them.
+
+    A micro-batch is prepared here, and lives until its losses do: the caller must drop them before
+    it asks for the next ones. Then the views of one micro-batch are in memory, not those of all.
     """
     # DDP reduces in a backward unless `no_sync` is active in its forward and in that backward.
     # The context stays open across the `yield`, where the caller runs the backward.
     no_sync: Callable[[], AbstractContextManager[object]]
     no_sync = getattr(train_state.module, "no_sync", nullcontext)
     last = len(micro_batches) - 1
-    for i, prepared in enumerate(micro_batches):
-        # Dropout and stochastic depth accept no generator: seed the global one.
-        torch.manual_seed(train_state.keyed_rng(i).seed(DROPOUT))
+    for i in range(len(micro_batches)):
         reduces = synced and i == last
         with nullcontext() if reduces else no_sync():
-            with train_state.fabric.autocast():
-                result = train_state.module(prepared)
-            yield result
+            # No variable here keeps the losses: the caller alone holds them.
+            yield _forward(train_state, micro_batches, i)
+
+
+def _forward(
+    train_state: TrainState,
+    micro_batches: MicroBatches,
+    number: int,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Prepare one micro-batch. -> its losses by label, and the Gramian (or None)."""
+    prepared = micro_batches.prepare(number)
+    # Dropout and stochastic depth accept no generator: seed the global one.
+    torch.manual_seed(train_state.keyed_rng(number).seed(DROPOUT))
+    with train_state.fabric.autocast():
+        result: tuple[dict[str, Tensor], Tensor | None] = train_state.module(prepared)
+        return result
 
 
 def _task_weights_of_whole_step(
     train_state: TrainState,
     micro_batches: MicroBatches,
-    names: Names,
 ) -> Tensor | None:
     """(K,) task weights from the losses of all micro-batches; None if it can read them one by one.
 
@@ -205,7 +219,8 @@ def _task_weights_of_whole_step(
     """
     if len(micro_batches) == 1 or train_state.experiment.weighting.additive:
         return None
-    values = _losses_of_whole_step(train_state, micro_batches, names)
+    names = micro_batches.names
+    values = _losses_of_whole_step(train_state, micro_batches)
     return task_weights(train_state.loss_weighting, train_state.step_losses(names, values, None))
 
 
@@ -213,7 +228,6 @@ def _task_weights_of_whole_step(
 def _losses_of_whole_step(
     train_state: TrainState,
     micro_batches: MicroBatches,
-    names: Names,
 ) -> Tensor:
     """(K,) losses of all micro-batches and ranks, without gradient; buffers stay as they were."""
     # DDP broadcasts rank 0's buffers before the first forward of a step, which is one of these.
@@ -222,6 +236,7 @@ def _losses_of_whole_step(
     broadcast_buffers(train_state.model)
     buffers = [*train_state.model.buffers()]
     before = [b.clone() for b in buffers]
+    names = micro_batches.names
     values = torch.zeros_like(train_state.weights_and_primary(names)[0])
     for losses, _ in _forwards(train_state, micro_batches, synced=False):
         values += torch.stack([losses[name] for name in names])

@@ -43,6 +43,7 @@ class TrainState:
         GradScaler never scales their gradients.
     ema: average of the inference weights, or None.
     steps, step: optimizer steps of the whole run, and those done.
+    encoded: images that this rank encoded in its last step.
     cached_task_weights: the tasks of a step -> (K,) task weights and the step that measured them.
         Weights measured for one set of tasks do not hold for another set.
     """
@@ -58,6 +59,7 @@ class TrainState:
     steps: int
     step: int = 0
     steps_per_epoch: int = 1
+    encoded: int = 0
     cached_task_weights: dict[Names, tuple[Tensor, int]] = field(factory=dict)
     _vectors: dict[Names, tuple[Tensor, Tensor]] = field(factory=dict)
     _row_memory: Tensor | None = None
@@ -71,13 +73,19 @@ class TrainState:
         """The learning rate of this step."""
         return lr_at(self.experiment.optimizer.lr, self.experiment.schedule, step, self.steps)
 
+    @property
+    def accumulated(self) -> int:
+        """Micro-batches of a step on each rank."""
+        world: int = self.fabric.world_size
+        return (self.experiment.train.micro_batches or world) // world
+
     # ------------------------------------------------------------------------------ random draws
 
     def global_micro_batch(self, micro_batch: int) -> int:
         """The number, over all ranks, of this rank's micro-batch `micro_batch`.
 
-        Samples and draws are keyed by it and never by the rank. So two ranks draw the same as one
-        process that accumulates two micro-batches.
+        Samples and draws are keyed by it and never by the rank. So any number of ranks draws the
+        same as one process with the same `train.micro_batches`.
         """
         return micro_batch * self.fabric.world_size + self.fabric.global_rank
 

@@ -12,24 +12,36 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ..contracts import PreparedBatch
+from ..contracts import Batch
 from ..model.hybrid import HybridModel
-from .followed import unfollowed_of_step
 from .gradients import backward_cached_weights, backward_per_task, backward_weighted_sum
+from .micro_batches import LazyMicroBatches, MicroBatches
 from .state import Names, TrainState
 
 Logged = dict[str, Tensor]
 """Device scalars of one step: "loss/<label>", "weight/<label>", "task_weight/<label>",
 "grad_norm" and "skipped"; and "unfollowed/<label>" of tasks whose labels may not follow a view."""
 
-Backward = Callable[[TrainState, Sequence[PreparedBatch], Names], tuple[Tensor, Tensor]]
+Backward = Callable[[TrainState, MicroBatches], tuple[Tensor, Tensor]]
 
 
-def train_step(train_state: TrainState, micro_batches: Sequence[PreparedBatch]) -> Logged:
-    """Take one optimizer step on this rank's micro-batches. -> device scalars."""
+def train_step(train_state: TrainState, batches: Sequence[Batch]) -> Logged:
+    """Take one optimizer step on this rank's micro-batches. -> device scalars.
+
+    batches: one or more, as the loader returns them. All ranks have the same number. Each is
+    prepared when its forward comes, and its views are freed after its backward.
+    """
+    micro_batches = LazyMicroBatches(train_state, batches)
+    logged = step_on(train_state, micro_batches)
+    train_state.encoded = micro_batches.encoded
+    return logged | micro_batches.unfollowed()
+
+
+def step_on(train_state: TrainState, micro_batches: MicroBatches) -> Logged:
+    """Take one optimizer step on micro-batches of any origin. -> device scalars."""
     model = train_state.model
     weighting = train_state.experiment.weighting
-    names = tuple(micro_batches[0].head_inputs)
+    names = micro_batches.names
     buffers = [*model.buffers(), *train_state.loss_weighting.buffers()]
     before = [b.clone() for b in buffers]
 
@@ -37,7 +49,7 @@ def train_step(train_state: TrainState, micro_batches: Sequence[PreparedBatch]) 
     model.measuring = must_measure and weighting.at == "features"
     backward = _backward_for(weighting.at, must_measure)
     with _graph_context(weighting.at):
-        values, task_weight = backward(train_state, micro_batches, names)
+        values, task_weight = backward(train_state, micro_batches)
     _drop_gradients_of_idle_heads(model, names)
 
     norm = _clip_gradients(train_state)
@@ -54,9 +66,7 @@ def train_step(train_state: TrainState, micro_batches: Sequence[PreparedBatch]) 
     logged: Logged = {}
     for kind, column in (("loss", values), ("weight", weight), ("task_weight", task_weight)):
         logged |= {f"{kind}/{name}": value for name, value in zip(names, column)}
-    number = len(micro_batches) * train_state.fabric.world_size
-    unfollowed = unfollowed_of_step([batch.unfollowed() for batch in micro_batches], number)
-    return logged | unfollowed | {"grad_norm": norm, "skipped": ~ok}
+    return logged | {"grad_norm": norm, "skipped": ~ok}
 
 
 def _backward_for(at: str, must_measure: bool) -> Backward:

@@ -11,17 +11,17 @@ from attrs import define, evolve, field
 from ..callbacks.guard import Callbacks
 from ..callbacks.progress import ProgressReporter, SilentReporter
 from ..config.experiment import Experiment
-from ..contracts import PreparedBatch
+from ..contracts import Batch
 from ..data.dataset import RunData, open_data
+from ..data.loader import DirectLoader, Loader
 from ..data.sampler import Sampler
 from ..evaluation.best import LOSS, weighted_loss
 from ..evaluation.measure import Measured, measure, measure_pretexts
 from ..model.inference import Inference
-from ..model.views import prepare
 from ..runs import RunFolder
 from .build import build_train_state, dry_run, try_weighting
 from .checkpoint import Checkpoints
-from .devices import fabric_for, leave_together
+from .devices import fabric_for, leave_together, with_micro_batches
 from .memory import keep_freed_memory
 from .provenance import environment, resolved
 from .record import Record
@@ -66,6 +66,7 @@ def prepared_trainer(
     """
     keep_freed_memory()
     fabric = fabric_for(experiment)
+    experiment = with_micro_batches(experiment, fabric.world_size)
     is_main = fabric.is_global_zero
     # On every rank, and before any image is read.
     if resume:
@@ -82,10 +83,11 @@ def prepared_trainer(
     for line in data.report:
         reporter.note(line)
     experiment = data.experiment
-    sampler = Sampler(data, experiment, fabric.world_size)
+    sampler = Sampler(data, experiment)
+    loader = DirectLoader(data, sampler, fabric.device)
     steps = _steps(experiment, sampler)
     train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
-    dry_run(train_state, sampler.batch(0, 0, fabric.device))
+    dry_run(train_state, loader.batch(0, 0))
 
     record = Record(experiment.train.max_skipped)
     callbacks = Callbacks.of(train_state, data, out, reporter)
@@ -95,7 +97,7 @@ def prepared_trainer(
         RunFolder.create(out, *resolved(experiment))
     fabric.barrier()
     checkpoints = Checkpoints(RunFolder(out), train_state, record, callbacks)
-    trainer = Trainer(train_state, data, sampler, record, callbacks, checkpoints)
+    trainer = Trainer(train_state, data, loader, record, callbacks, checkpoints)
     resumed = resume and checkpoints.resume(data)
     # A run that was killed before its first checkpoint may not have recorded its environment.
     if is_main and not resumed:
@@ -121,7 +123,7 @@ class Trainer:
 
     train_state: TrainState
     data: RunData
-    sampler: Sampler
+    loader: Loader
     record: Record
     callbacks: Callbacks
     checkpoints: Checkpoints
@@ -158,14 +160,13 @@ class Trainer:
     # ------------------------------------------------------------------------------ one step
 
     def advance(self) -> None:
-        """One optimizer step: draw, prepare, train, and log if it is due."""
+        """One optimizer step: load, train, and log if it is due."""
         train_state = self.train_state
         train = train_state.experiment.train
         self._set_learning_rate(train_state.lr_at(train_state.step))
-        prepared = [self._prepare(micro_batch) for micro_batch in range(train.accumulate)]
-        encoded = sum(len(images) for batch in prepared for images in batch.images)
-        logged = train_step(train_state, prepared)
-        self.record.add(logged, encoded * train_state.fabric.world_size)
+        batches = [self._load(micro_batch) for micro_batch in range(train_state.accumulated)]
+        logged = train_step(train_state, batches)
+        self.record.add(logged, train_state.encoded * train_state.fabric.world_size)
         if _is_due(train_state.step, train.log_every) or train_state.step == train_state.steps:
             self._log()
 
@@ -176,18 +177,9 @@ class Trainer:
         for group in groups:
             group["lr"] = lr
 
-    def _prepare(self, micro_batch: int) -> PreparedBatch:
-        train_state, fabric = self.train_state, self.train_state.fabric
-        number = train_state.global_micro_batch(micro_batch)
-        batch = self.sampler.batch(train_state.step, number, fabric.device)
-        return prepare(
-            train_state.experiment,
-            batch,
-            train_state.keyed_rng(micro_batch),
-            micro_batches=train_state.experiment.train.accumulate,
-            world=fabric.world_size,
-            progress=train_state.progress,
-        )
+    def _load(self, micro_batch: int) -> Batch:
+        number = self.train_state.global_micro_batch(micro_batch)
+        return self.loader.batch(self.train_state.step, number)
 
     # ------------------------------------------------------------------------------ between steps
 

@@ -193,7 +193,7 @@ def test_splits_do_not_depend_on_other_datasets(seed):
     alone = open_data(experiment({"a": entry}, seed=seed))
     beside = open_data(
         experiment(
-            {"b": other, "a": entry}, seed=seed, batch_size=64, accumulate=2, unlabeled_batch=8
+            {"b": other, "a": entry}, seed=seed, batch_size=64, micro_batches=2, unlabeled_batch=8
         )
     )
     for name in ("train", "validation", "test"):

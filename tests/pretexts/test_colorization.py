@@ -18,7 +18,7 @@ from question_toys import (
     shown,
     view_of,
 )
-from toys import batch, prepared_batches, train_state
+from toys import batch, counted, prepared_batches, train_state
 
 from mtlcore.train.step import train_step
 
@@ -105,7 +105,7 @@ def test_gray_images_have_a_gray_target_and_train_with_finite_losses():
     state = train_state(setting(Colorization()), optimizer="adamw", lr=1e-2)
     losses = []
     for _ in range(30):
-        logged = train_step(state, prepared_batches(state, [plain_batch(gray())]))
+        logged = train_step(state, counted([plain_batch(gray())]))
         assert not bool(logged["skipped"])
         losses.append(float(logged["loss/pretext"]))
     assert losses[-1] < 0.1 < losses[0]

@@ -26,6 +26,7 @@ from toys import (
 from mtlcore import Head, MtlError, SupervisedTask
 from mtlcore.config.experiment import PretextEntry, TaskEntry
 from mtlcore.model.hybrid import HybridModel
+from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
@@ -99,10 +100,12 @@ def test_an_unknown_augmentation_is_an_error_that_lists_the_known_ones():
 @both
 def test_views_are_a_function_of_the_seed_and_the_clean_view_is_not_edited(task):
     exp, b = setting(task), counted([samples()])[0]
-    again, same, other = (prepare(exp, b, KeyedRng((s, 0, 0))).images for s in (0, 0, 1))
+    again, same, other = (
+        prepare(training_plan(exp), b, KeyedRng((s, 0, 0))).images for s in (0, 0, 1)
+    )
     assert all(torch.equal(x, y) for x, y in zip(again, same))
     assert not any(torch.equal(x, y) for x, y in zip(again, other))
-    alone = prepare(evolve(exp, pretexts={}), b, KeyedRng((0, 0, 0))).images[0]
+    alone = prepare(training_plan(evolve(exp, pretexts={})), b, KeyedRng((0, 0, 0))).images[0]
     assert any(torch.equal(x, alone) for x in again)
 
 
@@ -149,7 +152,7 @@ def test_losses_and_gradients_are_finite_at_any_logits(task):
 def test_with_self_the_teacher_is_the_current_head_without_dropout():
     component = Classification(reads="emotion", classes=tuple("abcdefgh"), dropout=0.5)
     state = train_state(evolve(setting(FIXMATCH), tasks={"fer": TaskEntry(component)}))
-    train_step(state, prepared_batches(state, [samples()]))  # the copy has followed once
+    train_step(state, counted([samples()]))  # the copy has followed once
     made = prepared_batches(state, [samples()])[0]
     features = state.model.encode(made)[0]
     head, owner = state.model.heads["consistency"], state.model.heads["fer"]
@@ -302,7 +305,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(task):
     logged = {}
     for precision in ("32", "bf16-mixed"):
         state = run(task, train={"precision": precision})
-        logged[precision] = train_step(state, prepared_batches(state, [samples(16, 8)]))
+        logged[precision] = train_step(state, counted([samples(16, 8)]))
     low = logged["bf16-mixed"]
     assert low["loss/consistency"].dtype == torch.float32
     assert not bool(low["skipped"])
@@ -320,7 +323,7 @@ def test_steps_are_a_function_of_the_seed(task, weighting):
         state = run(task, **more)
         losses = []
         for seed in range(3):
-            logged = train_step(state, prepared_batches(state, [samples(seed=seed)]))
+            logged = train_step(state, counted([samples(seed=seed)]))
             losses.append(float(logged["loss/consistency"]))
         runs.append(losses)
     assert runs[0] == runs[1]
@@ -330,7 +333,7 @@ def test_steps_are_a_function_of_the_seed(task, weighting):
 def test_a_step_without_labels_of_the_task_trains_its_shared_head(task):
     state = run(evolve(task, task="fer"), ("fer", "gender"))
     before = state.model.heads["fer"].answer[1].weight.clone()
-    train_step(state, prepared_batches(state, [samples(tasks=("fer", "gender"), absent=("fer",))]))
+    train_step(state, counted([samples(tasks=("fer", "gender"), absent=("fer",))]))
     assert not torch.equal(state.model.heads["fer"].answer[1].weight, before)
 
 
@@ -351,9 +354,7 @@ def test_it_trains_the_head_to_agree_on_both_views(task):
     """Both losses fall, with four labeled samples in each step."""
     task = evolve(task, momentum=0.5, final=0.9)  # for a short run
     state = run(task, ("gender",), optimizer="adamw", lr=3e-3, augment=Plain())
-    found = [
-        train_step(state, prepared_batches(state, [two_kinds(16, 12, s)[0]])) for s in range(80)
-    ]
+    found = [train_step(state, counted([two_kinds(16, 12, s)[0]])) for s in range(80)]
     supervised = [float(x["loss/gender"]) for x in found]
     assert sum(supervised[-5:]) < 0.5 * sum(supervised[:5])
     peak = max(float(x["loss/consistency"]) for x in found)

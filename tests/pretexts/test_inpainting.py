@@ -16,7 +16,7 @@ from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.perceptual import Vgg16, relative_distance
 from refusals import assert_refused
 from safetensors.torch import save_file
-from toys import Plain, Toy, batch, experiment, prepared_batches, train_state
+from toys import Plain, Toy, batch, counted, experiment, prepared_batches, train_state
 
 from mtlcore import MtlError
 from mtlcore.config.experiment import PretextEntry
@@ -165,7 +165,7 @@ def test_the_momentum_copy_is_saved_follows_the_encoder_and_stays_in_eval_mode()
     state = run(Inpainting(momentum=0.5))
     net = state.model.heads["inpainting"].judge.net
     before = [p.clone() for p in net.copy.parameters()]
-    train_step(state, prepared_batches(state, [batch(size=24, tasks=("fer",))]))
+    train_step(state, counted([batch(size=24, tasks=("fer",))]))
     for mine, old, its in zip(
         net.copy.parameters(), before, state.model.encoder.parameters(), strict=True
     ):
@@ -210,7 +210,7 @@ def test_vgg16_reads_a_weights_file_normalizes_its_input_and_is_not_saved(tmp_pa
     torch.testing.assert_close(first, x)
     assert second.shape == (2, 128, 12, 12)
     assert third.shape == (2, 256, 6, 6)
-    logged = train_step(state, prepared_batches(state, [batch(size=24, tasks=("fer",))]))
+    logged = train_step(state, counted([batch(size=24, tasks=("fer",))]))
     assert torch.isfinite(logged["loss/inpainting"])
 
 
@@ -302,7 +302,7 @@ def test_the_answer_has_the_images_size(size):
 
 def test_a_bf16_step_is_finite_and_its_loss_is_fp32():
     state = run(Inpainting(), train={"precision": "bf16-mixed"})
-    logged = train_step(state, prepared_batches(state, [batch(size=24, tasks=("fer",))]))
+    logged = train_step(state, counted([batch(size=24, tasks=("fer",))]))
     assert logged["loss/inpainting"].dtype == torch.float32
     assert torch.isfinite(logged["loss/inpainting"])
     assert not bool(logged["skipped"])
@@ -371,7 +371,7 @@ def test_it_learns_to_restore_smooth_images_better_than_their_mean_color(percept
     exp = evolve(exp, pretexts={"inpainting": entry})
     state = train_state(exp, optimizer="adamw", lr=3e-3)
     for step in range(200):
-        train_step(state, prepared_batches(state, [smooth(16, 24, step)]))
+        train_step(state, counted([smooth(16, 24, step)]))
     state.model.eval()
     made = prepared_batches(state, [smooth(64, 24, 999)])[0]
     head_input, metric = made.head_inputs["inpainting"][0], Inpainting().metrics()["over_mean"]

@@ -20,9 +20,7 @@ from question_toys import (
     shown,
     view_of,
 )
-from toys import batch, key, prepared_batches, train_state
-
-from mtlcore.train.step import train_step
+from toys import batch, key, prepared_batches, prepared_step, train_state
 
 BOTH = [LocalRotation(), LocalRotation(variant="implicit")]
 
@@ -91,7 +89,7 @@ def test_the_supervised_heads_read_the_turned_image_without_another_forward():
     moved = made.head_inputs["parsing"][0].targets[0][0]
     here = b.present["parsing"]
     assert torch.equal(moved[here], (raw[:, :1] // 86).long()[here])
-    assert not bool(train_step(state, [made])["skipped"])
+    assert not bool(prepared_step(state, [made])["skipped"])
 
 
 @pytest.mark.parametrize(("task", "k"), [(BOTH[0], 16), (BOTH[1], 4)])

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from mtl_pretexts._shared import hidden_l1
 from mtl_pretexts.masked_image import MaskedImage
 from refusals import assert_refused
-from toys import Jitter, Plain, Toy, batch, experiment, prepared_batches, train_state
+from toys import (
+    Jitter,
+    Plain,
+    Toy,
+    batch,
+    counted,
+    experiment,
+    prepared_batches,
+    prepared_step,
+    train_state,
+)
 
 from mtlcore.config.experiment import PretextEntry
 from mtlcore.train.step import train_step
@@ -151,7 +161,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32():
     logged = {}
     for precision in ("32", "bf16-mixed"):
         state = run(MaskedImage(), train={"precision": precision})
-        logged[precision] = train_step(state, [asked(state)[0]])["loss/masked"]
+        logged[precision] = prepared_step(state, [asked(state)[0]])["loss/masked"]
     assert logged["bf16-mixed"].dtype == torch.float32
     torch.testing.assert_close(logged["bf16-mixed"], logged["32"], rtol=0.03, atol=0)
 
@@ -198,7 +208,7 @@ def test_it_learns_to_restore_smooth_images_better_than_their_mean_color():
     )
     found = []
     for step in range(200):
-        logged = train_step(state, prepared_batches(state, [smooth(16, 24, step)]))
+        logged = train_step(state, counted([smooth(16, 24, step)]))
         found.append(float(logged["loss/masked"]))
     assert sum(found[-5:]) < 0.6 * sum(found[:5])
     state.model.eval()

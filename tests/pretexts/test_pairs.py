@@ -8,9 +8,10 @@ import torch
 from lightning_fabric import Fabric
 from pair_toys import COUPLED, PAIRS, answer, images, losses, run
 from torch.utils._pytree import tree_map
-from toys import Jitter, key, prepared_batches
+from toys import Jitter, counted, key, prepared_batches
 
 from mtlcore import MtlError
+from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.train.step import train_step
@@ -38,8 +39,10 @@ def test_the_pair_is_the_clean_view_and_one_augmentation_and_neither_is_edited(n
 def test_views_and_steps_are_a_function_of_the_seed(name):
     one, two = run(PAIRS[name]), run(PAIRS[name])
     assert losses(one, 3) == losses(two, 3)
-    again, other = (prepare(one.experiment, images(), KeyedRng((s, 0, 0))).images for s in (0, 1))
-    same = prepare(one.experiment, images(), key()).images
+    again, other = (
+        prepare(training_plan(one.experiment), images(), KeyedRng((s, 0, 0))).images for s in (0, 1)
+    )
+    same = prepare(training_plan(one.experiment), images(), key()).images
     assert all(torch.equal(a, b) for a, b in zip(again, same))
     assert not any(torch.equal(a, b) for a, b in zip(again, other))
 
@@ -56,7 +59,7 @@ def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32(name):
     logged = {}
     for precision in ("32", "bf16-mixed"):
         state = run(PAIRS[name], train={"precision": precision})
-        logged[precision] = train_step(state, prepared_batches(state, [images(16)]))
+        logged[precision] = train_step(state, counted([images(16)]))
     low = logged["bf16-mixed"]
     assert low["loss/pretext"].dtype == torch.float32
     assert not bool(low["skipped"])

@@ -14,14 +14,19 @@ from toy_datasets import InMemory, cycle, experiment, numbers_of
 from mtlcore import Classification, MtlError
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import RunData, open_data
+from mtlcore.data.loader import DirectLoader
 from mtlcore.data.sampler import Sampler, shares
 
 CPU = torch.device("cpu")
 
 
-def opened(entries: dict[str, DataEntry], world: int = 1, **options) -> tuple[RunData, Sampler]:
+def opened(entries: dict[str, DataEntry], **options) -> tuple[RunData, Sampler]:
     data = open_data(experiment(entries, validation=0.0, **options))
-    return data, Sampler(data, data.experiment, world)
+    return data, Sampler(data, data.experiment)
+
+
+def loader_of(data: RunData, sampler: Sampler) -> DirectLoader:
+    return DirectLoader(data, sampler, CPU)
 
 
 def train_of(n: int, names: str = "ab", **options) -> InMemory:
@@ -59,29 +64,28 @@ def test_epochs_are_shuffled_differently():
     assert first != second != sorted(second)
 
 
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 50), st.booleans())
-def test_any_number_of_ranks_and_micro_batches_divides_the_same_samples(
-    world, accumulate, per_part, step, keep
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 50), st.booleans())
+def test_micro_batches_have_equal_sizes_and_add_up_to_the_counts_of_the_step(
+    micro_batches, size, step, keep
 ):
-    """Micro-batch i holds the same samples on any rank and for any number of ranks."""
     entries = {
         "a": DataEntry(train_of(30), labels=0.5, unlabeled="keep" if keep else "drop"),
         "b": DataEntry(train_of(11, prefix="b")),
     }
-    batch = 2 * per_part * world * accumulate
-    _, alone = opened(entries, batch_size=batch, accumulate=world * accumulate)
-    _, shared = opened(entries, world=world, batch_size=batch, accumulate=accumulate)
-    assert len(shared.step(step)) == world * accumulate
-    for one, other in zip(alone.step(step), shared.step(step), strict=True):
-        assert one.samples.tolist() == other.samples.tolist()
-        assert one.labeled == other.labeled
-    assert alone.counts(step) == shared.counts(step)
+    batch = 2 * size * micro_batches
+    _, sampler = opened(entries, batch_size=batch, micro_batches=micro_batches)
+    divided = sampler.step(step)
+    assert len(divided) == micro_batches
+    assert {(len(m.samples), m.labeled) for m in divided} == {(len(divided[0].samples), 2 * size)}
+    counts = sampler.counts(step)
+    assert counts.samples == sum(len(m.samples) for m in divided)
+    assert counts.unlabeled_samples == sum(len(m.samples) - m.labeled for m in divided)
 
 
-def test_two_ranks_see_the_halves_of_the_batch_of_one_process():
+def test_two_micro_batches_are_the_halves_of_the_whole_batch():
     entries = {"a": DataEntry(train_of(32))}
     whole = opened(entries, batch_size=8)[1].step(5)[0].samples
-    halves = opened(entries, world=2, batch_size=8)[1].step(5)
+    halves = opened(entries, micro_batches=2, batch_size=8)[1].step(5)
     assert np.concatenate([p.samples for p in halves]).tolist() == whole.tolist()
 
 
@@ -115,7 +119,9 @@ def test_every_micro_batch_holds_the_same_composition(sizes, micro_batches, bala
         f"s{i}": DataEntry(train_of(n, prefix=f"s{i}"), weight=1.0 + i) for i, n in enumerate(sizes)
     }
     mix = "balanced" if balanced else "proportional"
-    data, sampler = opened(entries, batch_size=8 * micro_batches, accumulate=micro_batches, mix=mix)
+    data, sampler = opened(
+        entries, batch_size=8 * micro_batches, micro_batches=micro_batches, mix=mix
+    )
     made = {
         tuple(np.bincount(data.dataset[p.samples], minlength=len(sizes)))
         for s in range(9)
@@ -157,7 +163,7 @@ def test_the_mix_of_two_datasets(mix, weight, expected):
 
 def test_unlabeled_samples_follow_the_labeled_ones():
     entries = {"a": DataEntry(train_of(40), labels=0.25, unlabeled="keep")}
-    data, sampler = opened(entries, batch_size=4, unlabeled_batch=6, accumulate=2)
+    data, sampler = opened(entries, batch_size=4, unlabeled_batch=6, micro_batches=2)
     for step in range(20):
         for micro_batch in sampler.step(step):
             assert (micro_batch.labeled, len(micro_batch.samples)) == (2, 5)
@@ -199,12 +205,12 @@ def test_labeled_samples_do_not_change_when_unlabeled_ones_are_kept():
 
 
 def test_pretraining_draws_all_samples_as_unlabeled_ones():
-    data, sampler = opened({"a": DataEntry(train_of(24))}, tasks={}, batch_size=8, accumulate=2)
+    data, sampler = opened({"a": DataEntry(train_of(24))}, tasks={}, batch_size=8, micro_batches=2)
     assert sampler.steps_per_epoch == 3
     samples = [sample for s in range(3) for p in sampler.step(s) for sample in p.samples.tolist()]
     assert sorted(samples) == data.split["train"].tolist()
     assert {p.labeled for p in sampler.step(0)} == {0}
-    batch = sampler.batch(0, 1, CPU)
+    batch = loader_of(data, sampler).batch(0, 1)
     assert (batch.labeled_samples, batch.targets, batch.counts.unlabeled_samples) == (0, {}, 8)
 
 
@@ -213,16 +219,17 @@ def test_counts_are_those_of_the_whole_step_by_task():
     b = InMemory(30, cycle("xyz", 30), "sort", split=("train",) * 30, prefix="b")
     tasks = {"kind": Classification(reads="kind"), "sort": Classification(reads="sort")}
     entries = {"a": DataEntry(a), "b": DataEntry(b)}
-    _, sampler = opened(entries, tasks=tasks, batch_size=12, accumulate=3)
+    data, sampler = opened(entries, tasks=tasks, batch_size=12, micro_batches=3)
+    loader = loader_of(data, sampler)
     assert sampler.counts(7).labeled == {"kind": 6, "sort": 6}
-    present = [sampler.batch(7, micro_batch, CPU).present for micro_batch in range(3)]
+    present = [loader.batch(7, micro_batch).present for micro_batch in range(3)]
     assert {k: sum(int(p[k].sum()) for p in present) for k in tasks} == sampler.counts(7).labeled
 
 
 def test_a_batch_holds_the_images_and_labels_of_its_samples():
     a = train_of(300, "abc")
-    data, sampler = opened({"a": DataEntry(a)}, batch_size=16, accumulate=2)
-    batch = sampler.batch(11, 1, CPU)
+    data, sampler = opened({"a": DataEntry(a)}, batch_size=16, micro_batches=2)
+    batch = loader_of(data, sampler).batch(11, 1)
     samples = sampler.step(11)[1].samples
     numbers = numbers_of(batch.images)
     assert numbers == [int(key) for key in data.keys[samples]]
@@ -237,22 +244,22 @@ def test_a_batch_holds_the_images_and_labels_of_its_samples():
 def test_a_batch_that_cannot_be_divided_is_an_error_with_the_nearest_sizes(batch, nearest):
     with pytest.raises(
         MtlError,
-        match=rf"input.batch_size = {batch} can't be divided evenly among 2 device.*"
-        rf"accumulate = 2; the nearest valid values: {nearest}$",
+        match=rf"input.batch_size = {batch} can't be divided evenly among 4 micro-batches "
+        rf"\(train\.micro_batches.*; the nearest valid values: {nearest}$",
     ):
-        opened({"a": DataEntry(train_of(30))}, world=2, accumulate=2, batch_size=batch)
+        opened({"a": DataEntry(train_of(30))}, micro_batches=4, batch_size=batch)
 
 
 def test_an_unlabeled_batch_that_cannot_be_divided_is_refused_too():
     entry = DataEntry(train_of(30), labels=0.5, unlabeled="keep")
     with pytest.raises(MtlError, match=r"input\.unlabeled_batch = 3 can't be divided evenly"):
-        opened({"a": entry}, accumulate=2, batch_size=4, unlabeled_batch=3)
+        opened({"a": entry}, micro_batches=2, batch_size=4, unlabeled_batch=3)
 
 
 def test_a_micro_batch_too_small_for_its_datasets_is_refused():
     entries = {name: DataEntry(train_of(30, prefix=name)) for name in "abc"}
     with pytest.raises(MtlError, match=r"too few for 3 datasets \(a, b, c\): set it to at least 6"):
-        opened(entries, batch_size=4, accumulate=2)
+        opened(entries, batch_size=4, micro_batches=2)
 
 
 def test_training_without_any_label_is_refused():

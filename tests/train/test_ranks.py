@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import rank_worker
 import torch
 from lightning_fabric import Fabric
 
+from mtlcore.config import load
 from mtlcore.runs import RunFolder
 
 HANG_S = 1800  # only ends a process that hangs
@@ -65,6 +69,176 @@ def test_ranks_agree_on_batch_norm_with_a_gradient_for_each_loss(two_ranks):
     assert two_ranks["batch norm"][1] == 0
 
 
+PLAIN_PLUGIN = '''
+import hashlib, os, signal
+from attrs import frozen
+from torch import nn
+from mtlcore import Augmentation, Callback, Encoder, Features, Geometry, View, hookimpl
+
+@frozen
+class Plain(Encoder):
+    """No batch statistics."""
+
+    def build(self, size):
+        return PlainNet()
+
+class PlainNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1)
+
+    def forward(self, x):
+        x = self.one(x).relu()
+        y = self.two(x).relu()
+        return Features((x, y), y.mean((2, 3)), shared=y)
+
+@frozen
+class Noted(Augmentation):
+    """Writes the seed and the images of each draw into a file of its process."""
+
+    def view(self, images, size, rng):
+        digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+        with open(os.path.join(os.environ["NOTES"], str(os.getpid())), "a") as file:
+            file.write(f"{rng.generator.initial_seed()} {digest}\\n")
+        noise = rng.rand(len(images), 1, 1, 1)
+        return View(images / 255 * noise, Geometry.resize(images.shape[-2:], size, images))
+
+@frozen
+class Killer(Callback):
+    """Kills the main process as soon as the checkpoint of a step is complete."""
+
+    def on_checkpoint(self, run, checkpoint):
+        if run.step == int(os.environ.get("KILL_AT", "0")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+@hookimpl
+def mtl_components():
+    return [Plain, Noted, Killer]
+'''
+
+PLAIN_CONFIG = """
+plugins = ["{dots}", "{plugin}"]
+
+[encoder]
+name = "plain"
+
+[task.quarter]
+name = "classification"
+dropout = 0.2
+
+[pretext.puzzling]
+grid = 2
+weight = 0.3
+
+[callback.killer]
+
+[data.dots]
+
+[input]
+size = 16
+batch_size = 16
+validation = 0.0
+
+[augment]
+name = "noted"
+
+[optimizer]
+name = "sgd"
+
+[schedule]
+warmup = 2
+
+[train]
+steps = 20
+save_every = 7
+log_every = 1
+eval_every = 0
+accelerator = "cpu"
+tensorboard = false
+"""
+
+
+class Runs:
+    """Runs of the command line with four micro-batches, on any number of processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "plain.toml"
+        plugin = folder / "plain.py"
+        plugin.write_text(PLAIN_PLUGIN)
+        dots = Path(__file__).resolve().parents[1] / "dots.py"
+        self.config.write_text(PLAIN_CONFIG.format(dots=dots, plugin=plugin))
+        self.code = folder / "mtl.py"
+        self.code.write_text("import sys\nfrom mtlcore.cli import main\nsys.exit(main())\n")
+
+    def start(self, name: str, ranks: int, kill_at: int = 0) -> None:
+        out = ["--out", str(self.folder / name), "--set", "train.micro_batches=4"]
+        self._mtl(name, [str(self.config), *out, "--set", f"train.devices={ranks}"], kill_at)
+
+    def resume(self, name: str, ranks: int, kill_at: int = 0) -> None:
+        devices = ["--set", f"train.devices={ranks}"]
+        self._mtl(name, ["--resume", str(self.folder / name), *devices], kill_at)
+
+    def _mtl(self, name: str, words: list[str], kill_at: int) -> None:
+        notes = self.folder / f"{name}-notes"
+        notes.mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, str(self.code), "train", *words],
+            env=os.environ | {"NOTES": str(notes), "KILL_AT": str(kill_at)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            _, error = process.communicate(timeout=HANG_S)
+        finally:
+            # A killed rank leaves the others behind.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        expected = -signal.SIGKILL if kill_at else 0
+        assert process.returncode == expected, error[-2000:]
+
+    def open(self, name: str) -> RunFolder:
+        return RunFolder(self.folder / name)
+
+    def draws(self, name: str) -> set[str]:
+        """Return the seed and the images of each draw, over all processes of a run."""
+        files = (self.folder / f"{name}-notes").iterdir()
+        return {line for file in files for line in file.read_text().splitlines()}
+
+    def losses(self, name: str) -> list[list[float]]:
+        """Return the step and the losses of each row of the log."""
+        rows = self.open(name).rows()
+        return [[row["step"], row["loss/quarter"], row["loss/puzzling"]] for row in rows]
+
+
+@pytest.mark.slow
+def test_a_run_on_2_then_1_then_4_ranks_is_the_run_of_one_process(tmp_path):
+    """Killed between. The samples and draws are the same, the losses are those up to rounding."""
+    runs = Runs(tmp_path)
+    runs.start("one", 1)
+    runs.start("moved", 2, kill_at=7)
+    assert load(runs.open("moved").config).train.micro_batches == 4
+    runs.resume("moved", 1, kill_at=14)
+    runs.resume("moved", 4)
+    assert runs.draws("moved") == runs.draws("one")
+    one, moved = runs.losses("one"), runs.losses("moved")
+    assert [row[0] for row in moved] == list(range(1, 21))
+    torch.testing.assert_close(moved, one, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_run_that_resumes_on_as_many_ranks_is_the_same_bit_for_bit(tmp_path):
+    runs = Runs(tmp_path)
+    runs.start("whole", 2)
+    runs.start("stopped", 2, kill_at=7)
+    runs.resume("stopped", 2)
+    assert runs.losses("whole") == runs.losses("stopped")
+    a, b = (runs.open(name).require().weights() for name in ("whole", "stopped"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 @pytest.mark.slow
 def test_two_processes_of_torchrun_train_through_the_command_line(tmp_path):
     """Real processes: they evaluate on one rank, save, and equal one with two micro-batches."""
@@ -75,7 +249,7 @@ def test_two_processes_of_torchrun_train_through_the_command_line(tmp_path):
     train = [str(code), "train", str(config), "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     two = [*torchrun, *train, str(tmp_path / "two")]
-    one = [sys.executable, *train, str(tmp_path / "one"), "--set", "train.accumulate=2"]
+    one = [sys.executable, *train, str(tmp_path / "one"), "--set", "train.micro_batches=2"]
     for words in (two, one):
         done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S)
         assert done.returncode == 0, done.stderr[-2000:]

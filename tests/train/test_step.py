@@ -23,6 +23,7 @@ from toys import (
     counted,
     experiment,
     prepared_batches,
+    prepared_step,
     train_state,
 )
 
@@ -37,7 +38,7 @@ def finite_steps(exp, batches_of, steps: int = 2):
     """Take steps that must stay finite. batches_of: step -> its micro-batches."""
     state = train_state(exp)
     for k in range(steps):
-        logged = train_step(state, prepared_batches(state, batches_of(k)))
+        logged = train_step(state, counted(batches_of(k)))
         assert not bool(logged["skipped"])
         assert all(bool(torch.isfinite(v.float()).all()) for v in logged.values())
     assert all(bool(torch.isfinite(p).all()) for p in state.model.parameters())
@@ -89,7 +90,7 @@ def test_a_supervised_run_equals_a_hand_written_loop():
     optimizer = torch.optim.SGD(groups, lr=1e-2, momentum=0.9)
     for k in range(5):
         b = batch(seed=k, size=32, tasks=("fer", "gender"))
-        logged = train_step(state, prepared_batches(state, [b]))
+        logged = train_step(state, counted([b]))
         n = b.labeled_samples  # samples without any label are never encoded
         features = model.encoder(b.images[:n].float() / 255)
         i, j = b.present["fer"][:n], b.present["gender"][:n]
@@ -131,7 +132,7 @@ def test_puzzling_on_one_view_equals_a_hand_written_loss():
         model.heads["puzzle_spatial"].answer(features.maps[-1]), 2
     ).flatten(2)
     puzzle = F.cross_entropy(scores, order)
-    logged = train_step(state, made)
+    logged = prepared_step(state, made)
     torch.testing.assert_close(logged["loss/fer"], fer.detach())
     torch.testing.assert_close(logged["loss/puzzle_spatial"], puzzle.detach())
     (fer + 0.3 * puzzle).backward()
@@ -157,7 +158,7 @@ def test_datasets_with_different_labels_give_each_loss_its_own_mean():
         heads = state.model.heads
         fer = F.cross_entropy(heads["fer"](features)[5:], b.targets["fer"][5:])
         pose = heads["pose"].loss(heads["pose"](features)[:5], b.targets["pose"][:5]).mean()
-        logged = train_step(state, prepared_batches(state, [b]))
+        logged = train_step(state, counted([b]))
         torch.testing.assert_close(logged["loss/fer"], fer.detach(), atol=1e-6, rtol=0)
         torch.testing.assert_close(logged["loss/pose"], pose.detach(), atol=1e-6, rtol=0)
 
@@ -178,8 +179,8 @@ def test_two_micro_batches_of_the_same_inputs_equal_the_joined_batch(weighting):
     images = tuple(x if len(x) == 8 else torch.cat([x, x[:1]]) for x in full.images)
     pretexts_only = {k: r for k, r in full.head_inputs.items() if k not in exp.tasks}
     full = evolve(full, images=images, head_inputs=pretexts_only)
-    logged = train_step(one, [full])
-    again = train_step(two, [full.cut(slice(0, 5), 2), full.cut(slice(5, 8), 2)])
+    logged = prepared_step(one, [full])
+    again = prepared_step(two, [full.cut(slice(0, 5), 2), full.cut(slice(5, 8), 2)])
     torch.testing.assert_close(
         list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0
     )
@@ -214,8 +215,8 @@ def test_micro_batches_that_are_prepared_one_by_one_equal_the_whole_batch():
         )
         exp = evolve(exp, augmentations=dict.fromkeys(exp.augmentations, Plain()))
         one, two = train_state(exp, lr=0.1), train_state(exp, lr=0.1)
-        train_step(one, prepared_batches(one, [joined]))
-        train_step(two, prepared_batches(two, halves))
+        train_step(one, counted([joined]))
+        train_step(two, counted(halves))
         torch.testing.assert_close(
             list(one.model.parameters()), list(two.model.parameters()), atol=1e-6, rtol=0
         )
@@ -224,9 +225,9 @@ def test_micro_batches_that_are_prepared_one_by_one_equal_the_whole_batch():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_head_of_an_absent_task_does_not_move(optimizer):
     state = train_state(experiment(pretexts=("inpainting",)), optimizer)
-    train_step(state, prepared_batches(state, [batch()]))
+    train_step(state, counted([batch()]))
     before = copy.deepcopy(state.model.heads["pose"].state_dict())
-    train_step(state, prepared_batches(state, [batch(absent=("pose",))]))
+    train_step(state, counted([batch(absent=("pose",))]))
     assert all(
         torch.equal(a, b)
         for a, b in zip(before.values(), state.model.heads["pose"].state_dict().values())
@@ -237,7 +238,7 @@ def test_the_head_of_an_absent_task_does_not_move(optimizer):
 def test_a_label_can_be_absent_from_the_first_step(optimizer):
     state = train_state(experiment(), optimizer)
     for absent in (("pose",), (), ("fer",), ()):
-        logged = train_step(state, prepared_batches(state, [batch(absent=absent)]))
+        logged = train_step(state, counted([batch(absent=absent)]))
         assert not bool(logged["skipped"])
     assert all(bool(torch.isfinite(p).all()) for p in state.model.parameters())
 
@@ -247,10 +248,10 @@ def test_a_bad_first_step_has_no_effect(optimizer):
     exp = experiment(("fer",), encoder=Toy(norm="none"), augment=Plain())
     bad_first, fresh = train_state(exp, optimizer), train_state(exp, optimizer)
     made = prepared_batches(fresh, [batch(tasks=("fer",))])[0]
-    train_step(bad_first, [ruined(made)])
+    prepared_step(bad_first, [ruined(made)])
     for state in (bad_first, fresh):
         for _ in range(2):
-            train_step(state, [made])
+            prepared_step(state, [made])
     torch.testing.assert_close(list(bad_first.model.parameters()), list(fresh.model.parameters()))
 
 
@@ -272,10 +273,10 @@ def test_a_bad_batch_does_not_change_a_weighting_and_micro_batches_share_its_dra
     state = train_state(experiment())
     state.loss_weighting = Remembers()
     micro_batches = prepared_batches(state, [batch(seed=1), batch(seed=2)])
-    train_step(state, micro_batches)
+    prepared_step(state, micro_batches)
     assert state.loss_weighting.drawn[0] == state.loss_weighting.drawn[1]
     before = state.loss_weighting.last.clone()
-    train_step(state, [ruined(micro_batches[0])])
+    prepared_step(state, [ruined(micro_batches[0])])
     assert torch.equal(state.loss_weighting.last, before)
     assert state.loss_weighting.drawn[2] != state.loss_weighting.drawn[0]
 
@@ -284,14 +285,14 @@ def test_a_bad_batch_does_not_change_a_weighting_and_micro_batches_share_its_dra
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_bad_batch_changes_nothing_and_is_counted(weighting, optimizer):
     state = train_state(experiment(pretexts=("inpainting", "byol"), weighting=weighting), optimizer)
-    train_step(state, prepared_batches(state, [batch()]))
+    train_step(state, counted([batch()]))
     before = copy.deepcopy(state.model.state_dict() | state.loss_weighting.state_dict())
     made = prepared_batches(state, [batch()])[0]
-    logged = train_step(state, [ruined(made)])
+    logged = prepared_step(state, [ruined(made)])
     assert bool(logged["skipped"])
     after = state.model.state_dict() | state.loss_weighting.state_dict()
     assert [k for k, v in after.items() if not torch.equal(v, before[k])] == []
-    assert not bool(train_step(state, prepared_batches(state, [batch()]))["skipped"])
+    assert not bool(train_step(state, counted([batch()]))["skipped"])
 
 
 def test_pcgrad_at_the_parameters_equals_projection_by_hand():
@@ -322,7 +323,7 @@ def test_pcgrad_at_the_parameters_equals_projection_by_hand():
             conflict = (expected[k] @ rows[j]).clamp_max(0)
             expected[k] -= conflict / (rows[j] @ rows[j]) * rows[j]
     (own,) = torch.autograd.grad(0.5 * losses["rotation"], model.heads["rotation"].answer.weight)
-    logged = train_step(state, [made])
+    logged = prepared_step(state, [made])
     clip = min(1.0, 5.0 / (float(logged["grad_norm"]) + 1e-6))
     now = [*state.model.encoder.parameters(), *state.model.heads["fer"].parameters()]
     moved = torch.cat([(p - q).flatten() for p, q in zip(shared, now)])
@@ -350,7 +351,7 @@ def test_weighting_at_the_features_equals_its_gramian_by_hand():
         rows.append(gradient.flatten())
     rows = torch.stack(rows)
     torch.testing.assert_close(gram, rows @ rows.T)
-    assert not bool(train_step(state, [made])["skipped"])
+    assert not bool(prepared_step(state, [made])["skipped"])
     assert list(losses) == ["fer", "gender", "location"]
 
 
@@ -375,7 +376,7 @@ def test_controls_show_the_same_images_without_the_loss_or_with_permuted_targets
         decoder = state.model.heads["inpainting"].decoder
         before = copy.deepcopy(decoder.state_dict())
         made = prepared_batches(state, [b])[0]
-        logged = train_step(state, [made])
+        logged = prepared_step(state, [made])
         unchanged = all(torch.equal(v, before[k]) for k, v in decoder.state_dict().items())
         seen.append((encoded, made, logged, unchanged))
     (encoded, real, logged, unchanged), off, permuted = seen
@@ -403,7 +404,7 @@ def test_the_optimizer_never_sees_momentum_copies_and_the_step_updates_them():
     optimized = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
     copies = [p for ema in state.model.followers() for p in ema.copy.parameters()]
     before = [p.clone() for p in copies]
-    train_step(state, prepared_batches(state, [batch()]))
+    train_step(state, counted([batch()]))
     assert optimized.isdisjoint(id(p) for p in copies)
     assert any(not torch.equal(a, b) for a, b in zip(before, copies))
 
@@ -429,6 +430,6 @@ def test_a_run_with_jitter_repeats_its_steps():
         torch.manual_seed(torch.seed() % 1000)
         state = train_state(exp)
         for k in range(3):
-            train_step(state, prepared_batches(state, [batch(seed=k)]))
+            train_step(state, counted([batch(seed=k)]))
         results.append(state.model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values()))

@@ -20,10 +20,12 @@ from safetensors.torch import load_file
 
 from mtlcore import MtlError
 from mtlcore.callbacks.progress import SilentReporter
+from mtlcore.cli.train import train as train_command
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import FORMAT, RunFolder
+from mtlcore.train.devices import with_micro_batches
 from mtlcore.train.provenance import resolved
 from mtlcore.train.trainer import train
 
@@ -404,6 +406,21 @@ def test_resuming_a_folder_without_a_run_is_refused(tmp_path):
     assert "config.toml" in done.stderr
 
 
+def test_a_resumed_run_accepts_another_number_of_devices_and_no_other_key(config, tmp_path):
+    run = tmp_path / "run"
+    train(experiment(config, "train.steps=4", "train.micro_batches=4"), run)
+    assert load(run / "config.toml").train.micro_batches == 4
+    with pytest.raises(MtlError) as error:
+        train_command(
+            resume=run, set_=("optimizer.lr=1", "train.devices=2", "train.micro_batches=2")
+        )
+    assert "can't change optimizer.lr, train.micro_batches" in str(error.value)
+    assert "train.devices=2" in str(error.value)
+    assert train_command(resume=run, set_=("train.devices=1",)) == 0
+    with pytest.raises(MtlError, match=r"micro_batches = 4 .* 3 devices.* 1, 2, 4$"):
+        with_micro_batches(load(run / "config.toml"), 3)
+
+
 # ---------------------------------------------------------------------------- what it refuses
 
 
@@ -520,7 +537,7 @@ def test_eval_prints_its_documented_json(config, tmp_path):
     ("override", "message"),
     [
         ("train.precision='16-mixed'", "bf16-mixed"),
-        ("input.batch_size=15", "accumulate"),
+        ("input.batch_size=15", "micro_batches"),
         ("task.quarter.reads='quater'", "quarter"),
         ("train.best='quarter/acuracy'", "quarter/accuracy"),
         ("train.best='quarter/confusion'", "no such metric"),
@@ -533,7 +550,7 @@ def test_eval_prints_its_documented_json(config, tmp_path):
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_training(config, tmp_path, override, message):
-    extra = ("train.accumulate=2",) if "batch_size" in override else ()
+    extra = ("train.micro_batches=2",) if "batch_size" in override else ()
     if not message:
         train(experiment(config, override, "train.steps=2"), tmp_path / "fine")
         return
@@ -551,7 +568,9 @@ def test_the_dry_run_refuses_a_view_that_the_encoder_cannot_read(config, tmp_pat
 
 def test_bf16_and_accumulation_train(config, tmp_path):
     result = train(
-        experiment(config, "train.precision='bf16-mixed'", "train.accumulate=2", "train.steps=8"),
+        experiment(
+            config, "train.precision='bf16-mixed'", "train.micro_batches=2", "train.steps=8"
+        ),
         tmp_path / "run",
     )
     assert result.skipped == 0

@@ -12,7 +12,18 @@ import pytest
 import torch
 from attrs import evolve, frozen
 from torch.utils.checkpoint import checkpoint
-from toys import PCGRAD, Plain, Toy, ToyNet, batch, experiment, prepared_batches, train_state
+from toys import (
+    PCGRAD,
+    Plain,
+    Toy,
+    ToyNet,
+    batch,
+    counted,
+    experiment,
+    prepared_batches,
+    prepared_step,
+    train_state,
+)
 from weightings import STRATEGIES, Fixed, small, with_spare
 
 from mtlcore import Features, MtlError
@@ -88,8 +99,8 @@ def test_two_micro_batches_equal_the_joined_batch(name):
     one, two = (train_state(small(STRATEGIES[name])) for _ in range(2))
     for step in range(4):
         full = made_for(one, step)
-        logged = train_step(one, [full])
-        again = train_step(two, [full.cut(slice(0, 5), 2), full.cut(slice(5, 8), 2)])
+        logged = prepared_step(one, [full])
+        again = prepared_step(two, [full.cut(slice(0, 5), 2), full.cut(slice(5, 8), 2)])
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two, 1e-5)
     torch.testing.assert_close(
@@ -101,7 +112,7 @@ def test_losses_that_are_computed_first_change_nothing():
     """The strategy is called once a step; batch statistics count each micro-batch once."""
     strategy = Fixed(at="losses")
     state = train_state(experiment(TASKS, ("puzzle_pooled",), weighting=strategy))
-    train_step(state, prepared_batches(state, [batch(seed=s, tasks=TASKS) for s in (1, 2)]))
+    train_step(state, counted([batch(seed=s, tasks=TASKS) for s in (1, 2)]))
     assert strategy.asked == [("fer", "gender", "puzzle_pooled")]
     counters = [
         v
@@ -136,7 +147,7 @@ def test_cached_task_weights_train_like_measured_ones(micro_batches):
         seen = [
             batch(n=8, unlabeled=0, seed=10 * step + p, tasks=TASKS) for p in range(micro_batches)
         ]
-        logged, again = (train_step(state, prepared_batches(state, seen)) for state in (one, two))
+        logged, again = (train_step(state, counted(seen)) for state in (one, two))
         torch.testing.assert_close(logged, again, atol=1e-5, rtol=1e-5)
     close(one, two)
     assert (len(every_step.asked), len(once.asked)) == (3, 1)
@@ -149,8 +160,8 @@ def test_the_same_task_weights_train_alike_at_parameters_and_features():
     )
     for step in range(3):
         made = made_for(one, step)
-        train_step(one, [made])
-        train_step(two, [made])
+        prepared_step(one, [made])
+        prepared_step(two, [made])
     close(one, two)
 
 
@@ -162,14 +173,14 @@ def test_a_head_of_task_weight_0_learns_from_its_own_loss(at, cached):
     state = train_state(small(strategy, augment=Plain()), lr=1.0)
     state.experiment = evolve(state.experiment, train=evolve(state.experiment.train, clip=1e9))
     if cached:
-        train_step(state, [made_for(state)])
+        prepared_step(state, [made_for(state)])
     for group in state.optimizer.param_groups:
         group.update(momentum=0.0, weight_decay=0.0)
     before, made = copy.deepcopy(state.model), made_for(state, 5)
     before.measuring = False
     loss = before(made)[0]["location"]
     (expected,) = torch.autograd.grad(0.5 * loss, before.heads["location"].answer.weight)
-    logged = train_step(state, [made])
+    logged = prepared_step(state, [made])
     assert float(logged["weight/location"]) == 0.5
     assert float(logged["task_weight/location"]) == 0.0
     moved = before.heads["location"].answer.weight - state.model.heads["location"].answer.weight
@@ -204,7 +215,7 @@ def test_pcgrad_differs_from_the_sum_where_gradients_conflict():
     projected = g + h - (g @ h) / (h @ h) * h - (g @ h) / (g @ g) * g
     decayed = flat([p.detach() * (p.ndim > 1) for p in encoder])
     for state, expected in ((pcgrad, projected), (equal, g + h)):
-        norm = float(train_step(state, made)["grad_norm"])
+        norm = float(prepared_step(state, made)["grad_norm"])
         clip = min(1.0, state.experiment.train.clip / (norm + 1e-6))
         moved = flat([p - q for p, q in zip(encoder, state.model.encoder.parameters())])
         decay = state.experiment.optimizer.weight_decay * decayed
@@ -222,7 +233,7 @@ def test_each_set_of_tasks_has_its_own_task_weights_measured_every_third_step():
     strategy = Fixed(every=3)
     state = train_state(small(strategy))
     for step, absent in enumerate([("gender",), ("gender",), (), (), ("gender",), (), ()]):
-        train_step(state, [made_for(state, step, absent=absent)])
+        prepared_step(state, [made_for(state, step, absent=absent)])
     some, everyone = ("fer", "location"), ("fer", "gender", "location")
     assert strategy.asked == [some, everyone, some, everyone]  # steps 0, 2, 4, 5
     assert {names: step for names, (_, step) in state.cached_task_weights.items()} == {
@@ -234,12 +245,12 @@ def test_each_set_of_tasks_has_its_own_task_weights_measured_every_third_step():
 def test_task_weights_that_are_cached_with_a_task_are_not_used_without_it():
     """Weights that balance three gradients do not balance two of them."""
     state = train_state(small(TorchJD("MGDA", every=100)))
-    train_step(state, [made_for(state)])
-    logged = train_step(state, [made_for(state, 1, absent=("gender",))])
+    prepared_step(state, [made_for(state)])
+    logged = prepared_step(state, [made_for(state, 1, absent=("gender",))])
     task_weight = torch.stack([logged[f"task_weight/{name}"] for name in ("fer", "location")])
     # The weights of MGDA add up to the number of tasks that are present.
     assert float(task_weight.sum()) == pytest.approx(2, abs=1e-4)
-    again = train_step(state, [made_for(state, 2, absent=("gender",))])
+    again = prepared_step(state, [made_for(state, 2, absent=("gender",))])
     cached = torch.stack([again[f"task_weight/{name}"] for name in ("fer", "location")])
     assert torch.equal(task_weight, cached)
 
@@ -252,13 +263,13 @@ def test_a_bad_batch_does_not_change_cached_task_weights(at):
     def cached():
         return state.cached_task_weights[tuple(made.head_inputs)][0].tolist()
 
-    assert bool(train_step(state, [ruined(made)])["skipped"])
+    assert bool(prepared_step(state, [ruined(made)])["skipped"])
     assert cached() == [1, 1, 1]  # nothing was measured yet: the sum of losses
-    assert not bool(train_step(state, [made])["skipped"])
-    train_step(state, [made])
+    assert not bool(prepared_step(state, [made])["skipped"])
+    prepared_step(state, [made])
     assert cached() == [1, 1, 0.25]
-    train_step(state, [made])
-    assert bool(train_step(state, [ruined(made)])["skipped"])
+    prepared_step(state, [made])
+    assert bool(prepared_step(state, [ruined(made)])["skipped"])
     assert cached() == [1, 1, 0.25]
 
 
@@ -268,7 +279,7 @@ def test_a_loaded_train_state_continues_bit_for_bit(name):
     whole = train_state(small(STRATEGIES[name]))
     absent = [("gender",) if step in (1, 5) else () for step in range(9)]
     for step in range(4):
-        train_step(whole, [made_for(whole, step, absent=absent[step])])
+        prepared_step(whole, [made_for(whole, step, absent=absent[step])])
     file = io.BytesIO()
     saved = (
         whole.model.state_dict(),
@@ -288,7 +299,7 @@ def test_a_loaded_train_state_continues_bit_for_bit(name):
     again.step = step
     for number in range(4, 9):
         made = made_for(whole, number, absent=absent[number])
-        logged, too = train_step(whole, [made]), train_step(again, [made])
+        logged, too = prepared_step(whole, [made]), prepared_step(again, [made])
         assert all(torch.equal(logged[k], too[k]) for k in logged)
     assert all(
         torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters())
@@ -333,13 +344,13 @@ def test_a_run_that_stops_between_two_measurements_resumes_bit_for_bit(weighting
 def test_a_bad_batch_is_skipped_and_changes_no_strategy(name):
     state = train_state(small(STRATEGIES[name]))
     good = made_for(state)
-    train_step(state, [good])
+    prepared_step(state, [good])
     before = copy.deepcopy(state.model.state_dict() | state.loss_weighting.state_dict())
     for _ in range(3):
-        assert bool(train_step(state, [ruined(good)])["skipped"])
+        assert bool(prepared_step(state, [ruined(good)])["skipped"])
     after = state.model.state_dict() | state.loss_weighting.state_dict()
     assert [k for k, v in after.items() if not torch.equal(v, before[k])] == []
-    assert not bool(train_step(state, [good])["skipped"])
+    assert not bool(prepared_step(state, [good])["skipped"])
 
 
 @pytest.mark.parametrize("at", ["parameters", "features"])
@@ -359,7 +370,7 @@ def test_a_task_weight_of_0_does_not_hide_a_bad_gradient(at):
     head = state.model.heads["location"]
     forward = head.forward
     head.forward = lambda features: BadGradient.apply(forward(features))
-    logged = train_step(state, [made_for(state)])
+    logged = prepared_step(state, [made_for(state)])
     assert bool(torch.isfinite(logged["loss/location"]))
     assert bool(logged["skipped"])
 
@@ -368,10 +379,10 @@ def test_too_many_bad_steps_in_a_row_raise_an_error():
     state, record = train_state(small(TorchJD("UPGrad", every=2))), Record(max_skipped=3)
     good = made_for(state)
     for made in (ruined(good), ruined(good), good, ruined(good), ruined(good)):
-        record.add(train_step(state, [made]), 1)
+        record.add(prepared_step(state, [made]), 1)
     record.flush()
     assert (record.skipped, record.in_a_row) == (4, 2)
-    record.add(train_step(state, [ruined(good)]), 1)
+    record.add(prepared_step(state, [ruined(good)]), 1)
     with pytest.raises(MtlError, match="3 steps in a row"):
         record.flush()
 
@@ -380,16 +391,16 @@ def test_too_many_bad_steps_in_a_row_raise_an_error():
 def test_the_head_of_an_absent_task_does_not_move_under_any_strategy(name):
     """Neither weight decay nor momentum moves it. Later the task comes back."""
     state = train_state(small(STRATEGIES[name]), "adamw")
-    train_step(state, [made_for(state)])
+    prepared_step(state, [made_for(state)])
     before = copy.deepcopy(state.model.heads["gender"].state_dict())
     for step in (1, 2):
-        logged = train_step(state, [made_for(state, step, absent=("gender",))])
+        logged = prepared_step(state, [made_for(state, step, absent=("gender",))])
         assert not bool(logged["skipped"])
         assert "task_weight/gender" not in logged
     assert all(
         torch.equal(v, before[k]) for k, v in state.model.heads["gender"].state_dict().items()
     )
-    assert not bool(train_step(state, [made_for(state, 3)])["skipped"])
+    assert not bool(prepared_step(state, [made_for(state, 3)])["skipped"])
     assert any(
         not torch.equal(v, before[k]) for k, v in state.model.heads["gender"].state_dict().items()
     )
@@ -402,7 +413,7 @@ def test_a_task_can_be_missing_from_one_micro_batch(name):
         micro_batches = [
             batch(n=4, unlabeled=0, seed=step, tasks=TASKS, absent=a) for a in (("gender",), ())
         ]
-        logged = train_step(state, prepared_batches(state, micro_batches))
+        logged = train_step(state, counted(micro_batches))
         assert not bool(logged["skipped"])
         assert float(logged["loss/gender"]) > 0
 
@@ -417,7 +428,7 @@ def test_a_parameter_that_no_loss_reaches_does_not_change_at_any_level(weighting
     for step in range(2):
         seeds = range(10 * step, 10 * step + micro_batches)
         batches = [batch(n=4, unlabeled=0, seed=seed, tasks=TASKS) for seed in seeds]
-        train_step(state, prepared_batches(state, batches))
+        train_step(state, counted(batches))
     assert torch.equal(head.spare, torch.ones(2, 2))
     assert not torch.equal(head.answer.weight, answer.weight)
 
@@ -476,8 +487,8 @@ def test_checkpointing_and_compiled_encoders_train_like_a_plain_one(how, at):
     dry_run(special, batch(tasks=TASKS))
     for step in range(3):
         made = made_for(plain, step)
-        train_step(special, [made])
-        train_step(plain, [made])
+        prepared_step(special, [made])
+        prepared_step(plain, [made])
     close(special, plain)
 
 
@@ -492,7 +503,7 @@ def test_torchs_switch_for_compiled_graphs_is_restored_after_a_step():
 
     seen, before = [], config.donated_buffer
     state = train_state(small(ReadsSwitch()))
-    train_step(state, [made_for(state)])
+    prepared_step(state, [made_for(state)])
     assert (seen, config.donated_buffer) == ([False], before)
     assert before
 
@@ -505,8 +516,8 @@ def test_an_encoder_that_inductor_compiled_is_differentiated_once_for_each_loss(
     )
     for step in range(2):
         made = made_for(plain, step)
-        train_step(special, [made])
-        train_step(plain, [made])
+        prepared_step(special, [made])
+        prepared_step(plain, [made])
     close(special, plain, 1e-5)
 
 
@@ -516,7 +527,7 @@ def test_bf16_clipping_and_ema_work_at_every_level(at):
     state = train_state(exp, ema=0.75, clip=1e-2, lr=0.1)
     to_vector = torch.nn.utils.parameters_to_vector
     start = to_vector(state.model.inference().parameters()).detach()
-    norms = [float(train_step(state, [made_for(state, 0)])["grad_norm"])]
+    norms = [float(prepared_step(state, [made_for(state, 0)])["grad_norm"])]
 
     fresh = train_state(state.experiment).model
     moved = flat([p - q for p, q in zip(state.model.parameters(), fresh.parameters())])
@@ -524,7 +535,7 @@ def test_bf16_clipping_and_ema_work_at_every_level(at):
     average = to_vector(state.ema.copy.parameters())
     now = to_vector(state.model.inference().parameters())
     torch.testing.assert_close(average, 0.75 * start + 0.25 * now, atol=1e-6, rtol=0)
-    norms.append(float(train_step(state, [made_for(state, 1)])["grad_norm"]))
+    norms.append(float(prepared_step(state, [made_for(state, 1)])["grad_norm"]))
     assert min(norms) > 1e-2
     assert all(p.dtype == torch.float32 for p in state.model.parameters())
 
@@ -535,10 +546,6 @@ def test_bf16_clipping_and_ema_work_at_every_level(at):
         (
             ['weighting.name="cosine_gate"', 'train.precision="16-mixed"'],
             ("16-mixed", "bf16-mixed", "parameters"),
-        ),
-        (
-            ['weighting.name="cosine_gate"', 'weighting.at="features"', "train.accumulate=2"],
-            ("accumulate", "parameters"),
         ),
         (['weighting.name="torchjd:DWA"', "weighting.every=2"], ("every", "DWA")),
         (['weighting.name="cosine_gate"', "weighting.every=0"], ("every",)),
@@ -559,6 +566,16 @@ def test_features_of_different_images_are_refused_before_the_run(tmp_path):
     )
     with pytest.raises(MtlError, match="same images") as error:
         train(load(config), tmp_path / "run")
+    assert 'weighting.at = "parameters"' in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_accumulation_at_the_features_is_refused_before_the_run(tmp_path):
+    config = tmp_path / "dots.toml"
+    config.write_text(CONFIG.replace("[train]", "[weighting]\n\n[train]"))
+    overrides = ['weighting.name="cosine_gate"', 'weighting.at="features"', "train.micro_batches=2"]
+    with pytest.raises(MtlError, match="micro_batches") as error:
+        train(load(config, overrides), tmp_path / "run")
     assert 'weighting.at = "parameters"' in str(error.value)
     assert not (tmp_path / "run").exists()
 

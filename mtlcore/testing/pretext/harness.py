@@ -36,7 +36,6 @@ from ...contracts import (
     Head,
     PreparedBatch,
     PretextTask,
-    StepCounts,
     SupervisedTask,
     Target,
     View,
@@ -47,7 +46,8 @@ from ...evaluation.sheet import sheet
 from ...image_size import image_size
 from ...model.hybrid import HybridModel
 from ...model.inference import SharedEncoder
-from ...model.views import prepare
+from ...model.plan import ViewPlan, training_plan
+from ...model.views import augment, prepare
 from ...networks import losses_in_fp32
 from ...registry.components import component_name
 from ...rng import KeyedRng, Rng
@@ -136,20 +136,6 @@ class ChannelsLast(Augmentation):
         return evolve(view, images=view.images.contiguous(memory_format=torch.channels_last))
 
 
-@frozen(eq=False)
-class _Recorder(PretextTask):
-    """Records the augmented batch that the core passes to it."""
-
-    received: list[AugmentedBatch]
-
-    def views(self, augmented: AugmentedBatch, rng: Rng) -> tuple[list[View], Target]:
-        self.received.append(augmented)
-        return [augmented.clean], None
-
-    def build(self, context: BuildContext) -> Head:
-        raise NotImplementedError
-
-
 # ------------------------------------------------------------------------------------ the harness
 
 
@@ -234,10 +220,7 @@ class PretextSubject(Subject[PretextTask]):
 
         images: uint8 (B, 3, H0, W0). augmentation: replaces all named augmentations.
         """
-        received: list[AugmentedBatch] = []
-        recorder = {"listening": PretextEntry(_Recorder(received))}
-        prepare(toy_experiment(size, recorder, {}, augmentation), toy_batch(images), keyed_rng)
-        return received[0]
+        return augment(toy_plan(size, augmentation), images, keyed_rng)
 
     def batch(
         self,
@@ -282,8 +265,8 @@ class PretextSubject(Subject[PretextTask]):
 
     def prepared(self, drawn: Drawn, **entry: Any) -> PreparedBatch:
         """What a step of a run would receive."""
-        experiment = self.experiment(drawn.size, **entry)
-        return prepare(experiment, toy_batch(raw(drawn), self.shared_labels), drawn.keyed_rng())
+        plan = training_plan(self.experiment(drawn.size, **entry))
+        return prepare(plan, toy_batch(raw(drawn), self.shared_labels), drawn.keyed_rng())
 
 
 def toy_context(size: int = 32) -> BuildContext:
@@ -307,20 +290,19 @@ def toy_experiment(
     tasks: dict[str, TaskEntry],
     augmentation: Augmentation | None = None,
 ) -> Experiment:
-    """A run on the toy encoder.
+    """A run on the toy encoder, to build and train its model.
 
     augmentation: replaces all named ones. Default: the built-in ones, "weak" for the clean view.
     """
-    builtin = {"none": NoAugment(), "weak": Weak(), "strong": Strong(), "validation": Validation()}
-    named = dict.fromkeys(builtin, augmentation) if augmentation else builtin
+    plan = toy_plan(size, augmentation)
     return Experiment(
         encoder=ToyEncoder(),
         tasks=tasks,
         pretexts=pretexts,
         data={},
         weighting=Equal(),
-        augment=augmentation or builtin["weak"],
-        augmentations=named,
+        augment=plan.augment,
+        augmentations=dict(plan.augmentations),
         input=Input(size=size),
         optimizer=Optimizer(name="sgd", lr=0.1),
         schedule=Schedule(name="constant", warmup=0),
@@ -328,14 +310,22 @@ def toy_experiment(
     )
 
 
+def toy_plan(size: int, augmentation: Augmentation | None = None) -> ViewPlan:
+    """The augmentations of the harness.
+
+    augmentation: replaces all named ones. Default: the built-in ones, "weak" for the clean view.
+    """
+    builtin = {"none": NoAugment(), "weak": Weak(), "strong": Strong(), "validation": Validation()}
+    named = dict.fromkeys(builtin, augmentation) if augmentation else builtin
+    return ViewPlan(augmentation or builtin["weak"], named, (size, size))
+
+
 def toy_batch(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
     """A batch of these raw images, with a label of every task on each."""
-    n, device = len(images), images.device
-    targets = {label: torch.arange(n, device=device) % CLASSES for label in tasks}
-    present = {label: torch.ones(n, dtype=torch.bool, device=device) for label in tasks}
-    labeled = n if tasks else 0
-    counts = StepCounts(dict.fromkeys(tasks, n), n, n - labeled)
-    return Batch(images, targets, present, counts, labeled)
+    if not tasks:
+        return Batch.unlabeled(images)
+    classes = torch.arange(len(images), device=images.device) % CLASSES
+    return Batch.labeled(images, dict.fromkeys(tasks, classes))
 
 
 def raw(drawn: Drawn) -> Tensor:

@@ -7,7 +7,6 @@ import copy
 import torch
 
 from ...model.hybrid import HybridModel
-from ...model.views import prepare
 from ...networks import EMA
 from ..generators import require_no_global_draws, seeded
 from ..kit import Group
@@ -119,8 +118,7 @@ def real_steps_train(subject: PretextSubject) -> None:
         state = build_train_state(experiment, fabric, STEPS, STEPS)
         before = [p.detach().clone() for p in state.model.encoder.parameters()]
         for step in range(1, STEPS + 1):
-            prepared = prepare(experiment, batch, state.keyed_rng(0), progress=state.progress)
-            logged = train_step(state, [prepared])
+            logged = train_step(state, [batch])
             require_finite(logged[f"loss/{LABEL}"], f"the loss of step {step}")
             skipped = bool(logged["skipped"])
             require(not skipped, f"step {step} was skipped: its gradient is not finite")

@@ -1,0 +1,77 @@
+"""Loaders: from the sampler's indices to uint8 batches on the device.
+
+What may run ahead of the step is: draw -> read -> uint8 batch on the device. Augmentations and
+pretexts are plugins: their code runs in the main thread, when the batch's forward comes (see
+`train.micro_batches`). So a loader that reads ahead changes no bit of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..contracts import Batch
+from .run_data import RunData
+from .sampler import Sampler
+
+
+class Loader(Protocol):
+    """The batches of a run, for one rank.
+
+    A batch is a function of (step, number) alone: it depends neither on what was asked before nor
+    on how far a loader reads ahead. The trainer asks for the micro-batches of its rank in the order
+    of the steps, each once. A resumed run begins at any step.
+    """
+
+    def batch(self, step: int, number: int) -> Batch:
+        """Return one micro-batch of a step on the device of the rank, its images uint8 as cached.
+
+        number: that of the micro-batch among those of all ranks.
+        Raises MtlError if an image can't be read, also if it was read ahead.
+        """
+        ...
+
+
+class DirectLoader:
+    """Reads each batch when it is asked for, in the thread of its caller."""
+
+    def __init__(self, data: RunData, sampler: Sampler, device: torch.device) -> None:
+        self._data = data
+        self._sampler = sampler
+        self._device = device
+
+    def batch(self, step: int, number: int) -> Batch:
+        """Return one micro-batch of a step. On CUDA the host does not wait for the copies."""
+        samples, labeled = self._sampler.step(step)[number]
+        cached = self._data.images.take(samples)
+        targets = self._data.targets_of(samples, cached)
+        index = torch.from_numpy(samples)
+        return Batch(
+            images=_to_device(cached.images, self._device),
+            targets={label: _to_device(x, self._device) for label, x in targets.items()},
+            present=_select(self._data.present, index, self._device),
+            counts=self._sampler.counts(step),
+            labeled_samples=labeled,
+        )
+
+
+def _select(
+    tensors: Mapping[str, Tensor],
+    index: Tensor,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return these samples of each tensor, on the device."""
+    return {
+        label: _to_device(tensor.index_select(0, index), device)
+        for label, tensor in tensors.items()
+    }
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return tensor.to(device)
+    # From pinned memory the copy is asynchronous.
+    return tensor.pin_memory().to(device, non_blocking=True)

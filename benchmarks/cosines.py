@@ -102,8 +102,7 @@ def run(root: Path, setup: str, steps: int) -> dict[str, np.ndarray]:
         "pretext.inpainting.weight=0.3",
         f"train.steps={steps}",
     ]
-    data = open_data(load(EXAMPLE, overrides), {"train"})
-    experiment = data.experiment
+    experiment, data = open_data(load(EXAMPLE, overrides), {"train"})
     fabric = fabric_for(experiment)
     sampler = Sampler(data, experiment)
     loader = DirectLoader(data, sampler, fabric.device)

@@ -113,12 +113,10 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
         task_targets[task] = torch.where(present[task], target, 0)
 
     data = RunData(
-        experiment=exp,
         images=MemoryImageCache(pixels),
         targets=task_targets,
         present=present,
         dataset=dataset,
-        keys=indices.astype(str),
         attributes={},
         split={"train": indices},
         fingerprint="",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .contracts import BuildContext as BuildContext
     from .contracts import Callback as Callback
     from .contracts import CallbackContext as CallbackContext
+    from .contracts import Categories as Categories
+    from .contracts import Column as Column
     from .contracts import Dataset as Dataset
     from .contracts import Encoder as Encoder
     from .contracts import EncoderInfo as EncoderInfo
@@ -83,6 +85,8 @@ _HOME = {
         "BuildContext",
         "Callback",
         "CallbackContext",
+        "Categories",
+        "Column",
         "Dataset",
         "Encoder",
         "EncoderInfo",

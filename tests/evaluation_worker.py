@@ -81,13 +81,13 @@ def toy_run(precision: str = "32", eval_batch_size: int = BATCH) -> Experiment:
 
 def opened(run: Experiment) -> tuple[Experiment, RunData, HybridModel]:
     """-> the resolved run, its data, and the same network in every process, in training mode."""
-    data = open_data(run)
+    resolved, data = open_data(run)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = HybridModel(data.experiment)
+        model = HybridModel(resolved)
         for _ in range(3):  # running statistics that are not those of a new network
             model.encoder(torch.rand(8, 3, 16, 16))
-    return data.experiment, data, model
+    return resolved, data, model
 
 
 def evaluated(run: Experiment) -> tuple[Measured, Measured]:

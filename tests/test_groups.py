@@ -39,9 +39,9 @@ def measured(
     dataset = InMemory(N, LABELS, split=("train",) * N, attributes=attributes)
     toys = {"toys": DataEntry(dataset, unlabeled="keep")}
     run = experiment(toys, {"kind": task}, validation=0.0, eval_batch_size=eval_batch_size)
-    data = open_data(evolve(run, augmentations={"validation": Plain()}))
+    resolved, data = open_data(evolve(run, augmentations={"validation": Plain()}))
     samples = data.split["train"]
-    return measure(cast(Any, Oracle()), data.experiment, data, samples, torch.device("cpu"))
+    return measure(cast(Any, Oracle()), resolved, data, samples, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch", [256, 7])

@@ -235,7 +235,7 @@ def previewed(n: int, bad: frozenset[int], columns: int) -> list[int]:
     exp = noise_experiment({}, tasks=("fer",), size=8)
     exp = evolve(exp, data={"made": DataEntry(dataset, max_bad=0)})
     exp = evolve(exp, input=evolve(exp.input, validation=0.0))
-    data = open_data(exp, {"train", "validation"}, lazy=True)
+    data = open_data(exp, {"train", "validation"}, lazy=True).data
     return numbers_of(some_images(data, columns))
 
 

@@ -140,7 +140,10 @@ def test_it_probes_the_inference_network_on_the_labeled_training_samples(tmp_pat
     overrides = (f"train.ema={ema}", "data.dots.labels=0.5", 'data.dots.unlabeled="keep"')
     folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\n", *overrides)
     exp = load(folder.config)
-    data, net = open_data(exp, {"train", "validation"}), inference_network(exp, folder.require())
+    data, net = (
+        open_data(exp, {"train", "validation"}).data,
+        inference_network(exp, folder.require()),
+    )
     indices = {split: torch.from_numpy(data.split[split]) for split in ("train", "validation")}
     indices["train"] = indices["train"][data.present["quarter"][indices["train"]]]
     assert len(indices["train"]) == 96
@@ -164,16 +167,17 @@ def test_a_run_without_classes_must_set_what_to_probe(tmp_path):
 def test_an_annotation_that_training_does_not_use_is_missing_there_alone(tmp_path):
     (tmp_path / "run.toml").write_text(CONFIG)
     exp = load(tmp_path / "run.toml", ["data.dots.labels=0.5", 'data.dots.unlabeled="keep"'])
-    data = open_data(exp, {"train", "validation"})
-    values = data.annotation("quarter")
+    data = open_data(exp, {"train", "validation"}).data
+    values = data.annotation("quarter", np.arange(len(data)))
     assert len(values) == len(data)
     assert int((values[data.split["train"]] == "").sum()) == 96
-    names = np.array(["a", "b", "c", "d"])[[int(key.removeprefix("dot")) % 4 for key in data.keys]]
+    keys = data.keys(np.arange(len(data)))
+    names = np.array(["a", "b", "c", "d"])[[int(key.removeprefix("dot")) % 4 for key in keys]]
     given = values != ""
     assert (values[given] == names[given]).all()
     assert given[data.split["validation"]].all()
     with pytest.raises(MtlError, match="did you mean 'quarter'"):
-        data.annotation("quartr")
+        data.annotation("quartr", np.arange(3))
 
 
 def test_its_metrics_are_known_before_the_run():

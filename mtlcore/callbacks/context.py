@@ -129,7 +129,7 @@ class GuardedContext:
         return data.targets[task][index], data.present[task][index]
 
     def annotation(self, name: str, indices: np.ndarray) -> Annotation:
-        return self._all.data.annotation(name)[indices]
+        return self._all.data.annotation(name, indices)
 
     def add(self, figures: Mapping[str, float]) -> None:
         label = self._watcher.label

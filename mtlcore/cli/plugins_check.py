@@ -115,5 +115,5 @@ def _sheet(component: PretextTask, experiment: Experiment | None) -> np.ndarray:
     from ..data.dataset import open_data
     from ..evaluation.preview import some_images
 
-    data = open_data(experiment, splits={"train", "validation"}, lazy=True)
+    data = open_data(experiment, splits={"train", "validation"}, lazy=True).data
     return pretext_sheet(component, some_images(data, 8), size=experiment.input.size)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .callback import Callback as Callback
 from .callback import CallbackContext as CallbackContext
+from .columns import Categories as Categories
+from .columns import Column as Column
 from .components import AlignedTask as AlignedTask
 from .components import Augmentation as Augmentation
 from .components import BuildContext as BuildContext

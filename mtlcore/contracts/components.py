@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from attrs import field, frozen
+from attrs.converters import optional
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..geometry import Geometry
 from ..rng import Rng
+from .columns import Categories, Column, as_column, as_columns, as_keys
 from .samples import Annotation, AugmentedBatch, EncoderInfo, Output, Sample, Target, View
 
 if TYPE_CHECKING:
@@ -170,8 +172,8 @@ class SupervisedTask(Component):
     def fit(self, annotation: Annotation) -> SupervisedTask:
         """Return a copy whose fields are all explicit (classes, class weights, mean and std).
 
-        Called ONCE, on the annotations of the labeled training samples. The saved configuration
-        holds the copy, so evaluation uses the same values. Default: the task itself.
+        Called ONCE, on the annotations of the labeled training samples, as a numpy array. The saved
+        configuration holds the copy, so evaluation uses the same values. Default: the task itself.
         """
         return self
 
@@ -180,7 +182,8 @@ class SupervisedTask(Component):
         """Convert N annotations to targets (N, ...) and present (N,) bool.
 
         A missing or unknown value (such as a class that the task does not have) is not present.
-        Its target holds zeros.
+        Its target holds zeros. Sample i of the result depends on annotation i alone: the core calls
+        this once for each DIFFERENT string, and gives its target to all samples that have it.
         """
 
     @abstractmethod
@@ -440,20 +443,24 @@ class Index:
 
     keys: (N,) strings, unique and stable: a path below the root, or a sample number. They name
     samples in messages and fingerprints.
-    annotations: labels by name, each (N, ...).
+    annotations: labels by name: (N,) strings, "" if missing, or (N, ...) float, NaN if missing.
     split: (N,) strings such as "train" and "test". None if there are no official splits.
     group: (N,) strings. Samples of one group stay in one split (a person, a mirrored copy).
     attributes: (N,) strings by name, for metrics of subgroups.
     skipped: the samples that were left out.
     maps: which samples have which map, by name. `Dataset.decode` returns exactly these.
     points: the same for points. A name is that of one annotation, one map or one kind of points.
+
+    Each column may be a numpy array, `Categories`, or an Arrow array; null is a missing value. The
+    index holds columns of strings as `Categories`, keys as numpy strings of any width
+    (`StringDType`), and numbers as numpy arrays. `index.keys[i]` is a str.
     """
 
-    keys: np.ndarray
-    annotations: dict[str, Annotation]
-    split: np.ndarray | None = None
-    group: np.ndarray | None = None
-    attributes: dict[str, np.ndarray] = field(factory=dict)
+    keys: np.ndarray = field(converter=as_keys)
+    annotations: dict[str, Column] = field(converter=as_columns)
+    split: Categories | None = field(default=None, converter=optional(as_column))
+    group: Categories | None = field(default=None, converter=optional(as_column))
+    attributes: dict[str, Categories] = field(factory=dict, converter=as_columns)
     skipped: Skipped = field(factory=Skipped)
     maps: dict[str, MapColumn] = field(factory=dict)
     points: dict[str, PointColumn] = field(factory=dict)

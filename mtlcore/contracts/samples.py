@@ -30,7 +30,7 @@ Output = Any
 """The output of a head. It has the same forms as `Target`."""
 
 Annotation = np.ndarray
-"""One kind of label for N samples.
+"""One kind of label for N samples, as a task receives it.
 
 Categories: (N,) strings, "" if missing. Numbers: (N,) or (N, ...) float, NaN if missing.
 

@@ -13,12 +13,13 @@ import numpy as np
 from attrs import evolve, frozen
 
 from ..config.experiment import Experiment
-from ..contracts import Annotation, Index
+from ..contracts import Categories, Column, Index
 from ..errors import MtlError, nearest
 from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
 from .dataset import cache_size_of, fingerprint_of
 from .indexed import labels_of, split_dataset
+from .joined import JoinedSamples
 from .splits import is_labeled
 
 Counts = dict[str, dict[str, int]]  # split -> class -> number of samples
@@ -43,7 +44,7 @@ class Report:
 
     label: str
     index: Index
-    split: np.ndarray
+    split: Categories
     reads: tuple[str, ...]
     counts: dict[str, Counts]
     missing: dict[str, str]
@@ -101,7 +102,7 @@ def check_data(
     pixels = read_pixels(entry.component, index, progress)
     groups = groups_of_copies(pixels.copy)
     conflicting = [indices for indices in groups if disagree(indices, labels.values())]
-    keys = index.keys.astype(str)
+    keys = index.keys
     return Report(
         label=label,
         index=index,
@@ -136,7 +137,7 @@ def _fingerprint(
     index: Index,
 ) -> str:
     dataset = split_dataset(experiment, label, index)
-    return fingerprint_of([dataset], cache_size_of([dataset], experiment))
+    return fingerprint_of([dataset], cache_size_of(JoinedSamples.join([dataset]), experiment))
 
 
 def _reasons(malformed: dict[str, list[str]]) -> str:
@@ -144,16 +145,16 @@ def _reasons(malformed: dict[str, list[str]]) -> str:
     return "; ".join(reasons) or "it is empty"
 
 
-def _counts(split: np.ndarray, values: Annotation | None) -> Counts:
+def _counts(split: Categories, values: Column | None) -> Counts:
     """Count the samples of each class in each split, both sorted by name."""
     if values is None:
-        classes = np.full(len(split), "")
-    elif values.dtype.kind in "fiub":
-        classes = np.where(is_labeled(values), "given", "")
+        classes = Categories.filled(len(split), "")
+    elif isinstance(values, Categories):
+        classes = values
     else:
-        classes = values.astype(str)
+        classes = Categories(is_labeled(values).astype(np.int32), ("", "given"))
 
-    counts: Counts = {name: {} for name in sorted(set(split.tolist()))}
+    counts: Counts = {name: {} for name in split.used()}
     pairs = Counter(zip(split.tolist(), classes.tolist()))
     for (split_name, class_name), n in sorted(pairs.items()):
         counts[split_name][class_name] = n

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from attrs import field, frozen
 
-from ..contracts import Annotation, Dataset, Index
+from ..contracts import Categories, Column, Dataset, Index
 from ..errors import MtlError
 from .aligned import decode_sample
 from .cache import CHUNK, Progress, threads
@@ -75,11 +75,15 @@ def groups_of_copies(copy: np.ndarray) -> list[np.ndarray]:
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def disagree(indices: np.ndarray, annotations: Iterable[Annotation]) -> bool:
+def disagree(indices: np.ndarray, annotations: Iterable[Column]) -> bool:
     """Return whether these samples have different labels. A missing label agrees with any."""
     for annotation in annotations:
         values = annotation[indices]
         values = values[is_labeled(values)]
+        if isinstance(values, Categories):
+            if len(values.used()) > 1:
+                return True
+            continue
         if len(values) < 2:
             continue
         first = np.broadcast_to(values[:1], values.shape)
@@ -88,7 +92,7 @@ def disagree(indices: np.ndarray, annotations: Iterable[Annotation]) -> bool:
     return False
 
 
-def shared(groups: Iterable[np.ndarray], split: np.ndarray) -> list[int]:
+def shared(groups: Iterable[np.ndarray], split: Categories) -> list[int]:
     """Return the samples outside of train whose image also occurs in another split.
 
     groups: sample indices of each group of copies. split: (N,) names.
@@ -106,8 +110,8 @@ def shared(groups: Iterable[np.ndarray], split: np.ndarray) -> list[int]:
 def excluded(
     which: str,
     copy: np.ndarray,
-    split: np.ndarray | None,
-    annotations: Mapping[str, Annotation],
+    split: Categories | None,
+    annotations: Mapping[str, Column],
 ) -> dict[str, np.ndarray]:
     """Return the samples that `exclude_duplicates = which` removes: reason -> (n,) indices.
 
@@ -117,9 +121,9 @@ def excluded(
     split: (N,) official names. None: all samples are in train; `together` will later keep copies
     in one split.
     """
-    names = np.full(len(copy), "train") if split is None else split
+    names = Categories.filled(len(copy), "train") if split is None else split
     is_train = names == "train"
-    is_other = (names != "train") & (names != "")
+    is_other = ~names.isin("train", "")
 
     if which == "test":
         has_copy_in_train = np.isin(copy, copy[is_train])
@@ -141,16 +145,16 @@ def excluded(
     }
 
 
-def together(copy: np.ndarray, group: np.ndarray | None) -> np.ndarray:
+def together(copy: np.ndarray, group: Categories | None) -> Categories:
     """Return groups, (N,) strings, that contain whole sets of copies and whole groups of `group`.
 
     These are the connected components of the graph that links the copies of an image, and the
     samples of a group.
     """
     if group is None:
-        return copy.astype(str)
-    own = np.unique(group, return_inverse=True)[1].reshape(len(copy))
-    component = own.astype(np.int64)
+        return Categories.of(copy.astype(str))
+    own = group.unique()[1]
+    component = own
     # Both links pass on the lowest number until nothing changes.
     while True:
         before = component
@@ -159,7 +163,7 @@ def together(copy: np.ndarray, group: np.ndarray | None) -> np.ndarray:
             np.minimum.at(lowest, links, component)
             component = lowest[links]
         if np.array_equal(before, component):
-            return component.astype(str)
+            return Categories.of(component.astype(str))
 
 
 def _digests(

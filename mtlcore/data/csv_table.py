@@ -11,17 +11,19 @@ from __future__ import annotations
 import csv
 import math
 import os
+from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from attrs import field, frozen
 
-from ..contracts import Annotation, Dataset, Index, Sample, Skipped
+from ..contracts import Categories, Column, Dataset, Index, Sample, Skipped
+from ..contracts.columns import numbered
 from ..errors import MtlError, nearest
 from .images import read_image
 
-_Table = dict[str, list[str]]  # column -> its cells, stripped
+_Table = dict[str, Categories]  # column -> its cells, stripped
 _Columns = dict[str, tuple[str, ...]]  # annotation -> its columns
 
 HEADER_BYTES = 1 << 16  # a longer first line is cut before the delimiter is detected
@@ -62,17 +64,15 @@ class Csv(Dataset):
                 parsed |= {c: _numbers(table[c]) for c in cs}
         rows = self._valid_rows(table, parsed, skipped)
 
-        annotations: dict[str, Annotation] = {}
+        annotations: dict[str, Column] = {}
         for name, cs in columns.items():
             if is_numeric[name]:
                 is_list = not isinstance(self.columns.get(name, ""), str)
                 annotations[name] = _join_numeric([parsed[c][rows] for c in cs], is_list)
             else:
-                annotations[name] = _strings(table[cs[0]], rows)
-        attributes = {
-            name: _strings(cells, rows) for name, cells in table.items() if name != self.path
-        }
-        keys = _strings(table[self.path], rows)
+                annotations[name] = table[cs[0]][rows]
+        attributes = {name: cells[rows] for name, cells in table.items() if name != self.path}
+        keys = table[self.path][rows]
         return Index(keys, annotations, attributes=attributes, skipped=skipped)
 
     def decode(self, index: Index, i: int) -> Sample:
@@ -135,7 +135,7 @@ class Csv(Dataset):
             return True
         if name in self.categorical:
             return False
-        cells = [cell for cell in table[columns[0]] if cell]
+        cells = [cell for cell in table[columns[0]].used() if cell]
         return bool(cells) and all(_is_number(cell) for cell in cells)
 
     def _valid_rows(
@@ -167,11 +167,7 @@ class Csv(Dataset):
 # ------------------------------------------------------------ cells
 
 
-def _strings(cells: list[str], rows: np.ndarray) -> np.ndarray:
-    return np.array([cells[row] for row in rows], dtype=str)
-
-
-def _join_numeric(columns: list[np.ndarray], is_list: bool) -> Annotation:
+def _join_numeric(columns: list[np.ndarray], is_list: bool) -> np.ndarray:
     """Return (N,) for a single column, (N, D) for a list of columns.
 
     A row that lacks one number of a list counts as lacking all of them.
@@ -182,12 +178,13 @@ def _join_numeric(columns: list[np.ndarray], is_list: bool) -> Annotation:
     return np.where(np.isnan(values).any(1, keepdims=True), np.nan, values)
 
 
-def _numbers(cells: list[str]) -> np.ndarray:
+def _numbers(cells: Categories) -> np.ndarray:
     """Return (N,) float64: NaN for an empty cell, infinity for a cell that is not a number.
 
     Rows with an infinite value are skipped later, whether or not the cell says "inf".
     """
-    return np.array([_number(cell) for cell in cells], dtype=np.float64)
+    numbers = np.array([_number(cell) for cell in cells.names.tolist()], dtype=np.float64)
+    return np.asarray(numbers[cells.codes])
 
 
 def _number(cell: str) -> float:
@@ -237,7 +234,9 @@ def _read(path: Path, skipped: Skipped) -> _Table:
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=header.count))
             names = _column_names(path, next(reader, []))
-            rows = list(_complete_rows(reader, len(names), skipped))
+            cells = _Cells(len(names))
+            for row in _complete_rows(reader, len(names), skipped):
+                cells.add(row)
     except OSError as error:
         raise MtlError(f"csv: {path} can't be read: {error.strerror}") from error
     except csv.Error as error:
@@ -246,8 +245,26 @@ def _read(path: Path, skipped: Skipped) -> _Table:
     table: _Table = {}
     for i, name in enumerate(names):
         if name:
-            table[name] = [row[i].strip() for row in rows]
+            table[name] = cells.column(i)
     return table
+
+
+class _Cells:
+    """The cells of a table, column by column: each different one is held once."""
+
+    def __init__(self, width: int) -> None:
+        self._cells: list[dict[str, int]] = [{} for _ in range(width)]
+        self._codes = [array("i") for _ in range(width)]
+
+    def add(self, row: list[str]) -> None:
+        for cell, known, codes in zip(row, self._cells, self._codes):
+            codes.append(known.setdefault(cell.strip(), len(known)))
+
+    def column(self, i: int) -> Categories:
+        """Return a column, and forget its cells."""
+        found = numbered(np.array(self._codes[i], dtype=np.int32), self._cells[i])
+        self._cells[i] = {}
+        return found
 
 
 def _column_names(path: Path, header: list[str]) -> list[str]:

@@ -1,21 +1,29 @@
-"""Open the data of a run: index its datasets, split them, fit its tasks, read its images.
+"""Open the data of a run, in three steps.
 
-Everything that is left out is counted and reported in `RunData.report`.
+1. `index_data`: index the datasets, split their samples, join them.
+2. `resolve`: fit the tasks and find the cache size. The result is an Experiment in which everything
+   that was learned from the data is explicit. A run saves it.
+3. `read_images`: read the images of the opened splits, and the targets -> `RunData`.
+
+`open_data` takes all three. Everything that is left out is counted and reported in
+`RunData.report`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 from torch import Tensor
 
 from ..config.experiment import Experiment, TaskEntry
-from ..contracts import AlignedTask, Annotation, SupervisedTask
+from ..contracts import AlignedTask, Annotation, Categories, Column, SupervisedTask
+from ..contracts.columns import CHUNK, is_numbers
 from ..errors import MtlError, nearest
 from ..image_size import written
 from .aligned import LabelColumn, columns_of
@@ -30,7 +38,7 @@ from .aligned_tasks import (
 )
 from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
 from .indexed import IndexedDataset, open_dataset
-from .joined import JoinedSamples, annotation_of_all, joined_annotation
+from .joined import JoinedSamples, annotation_of, joined_annotation
 from .report import (
     TaskTargets,
     lines_for_dropped,
@@ -44,75 +52,151 @@ from .run_data import has_any_label
 from .splits import is_labeled
 
 
+class OpenedData(NamedTuple):
+    """An experiment with everything it learned from its data, and this data."""
+
+    experiment: Experiment
+    data: RunData
+
+
+@frozen(eq=False)
+class IndexedData:
+    """The samples of an experiment before any task is fitted, and before a run reads its images.
+
+    samples: all samples of all datasets, with their splits.
+    splits: the splits that were asked for. None: all.
+    report: one line for each task that no dataset has labels for.
+    """
+
+    samples: JoinedSamples
+    splits: tuple[str, ...] | None
+    report: tuple[str, ...]
+
+
 def open_data(
     experiment: Experiment,
     splits: Collection[str] | None = None,
     progress: Progress | None = None,
     memory: int | None = None,
     lazy: bool = False,
+) -> OpenedData:
+    """Index the datasets, resolve the experiment, and read the images: all three steps.
+
+    The arguments and errors are those of `index_data`, `resolve` and `read_images`.
+    """
+    indexed = index_data(experiment, splits)
+    resolved = resolve(experiment, indexed)
+    return OpenedData(resolved, read_images(resolved, indexed, progress, memory, lazy))
+
+
+def index_data(experiment: Experiment, splits: Collection[str] | None = None) -> IndexedData:
+    """Index the datasets of an experiment and split their samples. No image is decoded.
+
+    Only `exclude_duplicates` decodes images here, since it compares them.
+
+    splits: the splits to open (default: all). With "train", every task must have labels.
+
+    Raises MtlError for a dataset that can't be indexed or has too many bad samples, a task that no
+    dataset has labels for, an unknown column.
+    """
+    datasets = [open_dataset(experiment, label) for label in experiment.data]
+    training = splits is None or "train" in splits
+    report = _tasks_without_labels(experiment.tasks, datasets, training)
+    requested = None if splits is None else tuple(splits)
+    return IndexedData(JoinedSamples.join(datasets), requested, tuple(report))
+
+
+def resolve(experiment: Experiment, indexed: IndexedData) -> Experiment:
+    """Return the experiment with fitted tasks and an explicit cache size.
+
+    Without "train" among the splits, tasks that the data has no labels for are removed. Some images
+    are decoded to find the cache size.
+
+    Raises MtlError for a task that can't be fitted, and for a split without samples.
+    """
+    samples = indexed.samples
+    known = label_names(samples.datasets)
+    aligned = aligned_reads(experiment.tasks)
+    tasks: dict[str, TaskEntry] = {}
+    for label, entry in experiment.tasks.items():
+        if entry.component.reads in known:
+            tasks[label] = entry if label in aligned else _fit(label, entry, samples)
+
+    opened_splits = _splits_to_open(samples.split, indexed.splits)
+    size = cache_size_of(samples, experiment, opened_splits)
+    return evolve(experiment, tasks=tasks, input=evolve(experiment.input, cache_size=size))
+
+
+def read_images(
+    experiment: Experiment,
+    indexed: IndexedData,
+    progress: Progress | None = None,
+    memory: int | None = None,
+    lazy: bool = False,
 ) -> RunData:
-    """Index the datasets, split them, fit the tasks, and read the images.
+    """Return the data of a resolved experiment: images, targets, and the samples of each split.
 
     Of the training samples only the share `labels` keeps its labels. The others are dropped, or
-    stay as unlabeled samples. Every other split keeps all labels.
+    stay as unlabeled samples. Every other split keeps all labels. Only the images of the splits
+    that `indexed` asks for are read.
 
-    splits: the splits to open (default: all); only their images are read. Without "train", tasks
-        that the data has no labels for are removed from `targets` and from `RunData.experiment`.
+    experiment: as `resolve` returns it.
     progress: called with the number of images that are read.
     memory: a limit in bytes. Images that need more are decoded on demand (default: half of the
         usable memory).
     lazy: read no image in advance, for callers that look at a few images only. Unreadable samples
         then stay in their splits, and taking one raises MtlError.
 
-    Raises MtlError for a dataset that can't be indexed or has too many bad samples, a task that no
-    dataset has labels for, an unknown column, a split without samples, a task that can't be fitted.
+    Raises MtlError for a split without samples and for too many unreadable images.
     """
-    datasets = [open_dataset(experiment, label) for label in experiment.data]
-    training = splits is None or "train" in splits
-    tasks, report = _tasks_with_labels(experiment.tasks, datasets, training)
-
-    everything = JoinedSamples.join(datasets)
-    annotated = with_annotations(tasks)
-    tasks = tasks | {label: _fit(label, entry, everything) for label, entry in annotated.items()}
+    size = experiment.input.cache_size
+    if size is None:
+        raise MtlError("read_images: the experiment is not resolved: call `resolve` first")
+    everything, tasks = indexed.samples, experiment.tasks
     annotated = with_annotations(tasks)
     columns = label_columns(tasks, everything)
     targets = {label: _targets(entry.component, everything) for label, entry in annotated.items()}
-    present = presence(tasks, columns) | {label: t.present for label, t in targets.items()}
-    present = {label: present[label] for label in tasks}
+    of_tasks = presence(tasks, columns) | {label: t.present for label, t in targets.items()}
+    present = {label: of_tasks[label] for label in tasks}
     split = _drop_unlabeled(everything, present)
 
-    opened_splits = _splits_to_open(split, splits)
-    size = cache_size_of(datasets, experiment, opened_splits)
-    opened = np.flatnonzero(np.isin(split, opened_splits))
+    opened_splits = _splits_to_open(split, indexed.splits)
+    opened = np.flatnonzero(split.isin(*opened_splits))
     samples = everything.subset(opened)
     opened_columns = {name: column.subset(opened) for name, column in columns.items()}
     images, unreadable = _open_images(samples, size, progress, memory, lazy, opened_columns)
-    readable = ~np.isin(np.arange(len(samples)), list(unreadable))
+    readable = np.ones(len(samples), dtype=bool)
+    readable[list(unreadable)] = False
 
+    # One task at a time, so that few targets are held twice.
+    opened_targets: dict[str, Tensor] = {}
+    for label in annotated:
+        opened_targets[label] = targets.pop(label).targets[opened]
     indices: dict[str, np.ndarray] = {}
     for name in opened_splits:
-        indices[name] = np.flatnonzero((split[opened] == name) & readable)
+        indices[name] = np.flatnonzero(split.isin(name)[opened] & readable)
 
-    def annotation(name: str) -> Annotation:
-        return annotation_of_all(name, everything)[opened]
+    def keys(indices: np.ndarray) -> np.ndarray:
+        return samples.subset(indices).keys()
 
-    sized_input = evolve(experiment.input, cache_size=size)
+    def annotation(name: str, indices: np.ndarray) -> Annotation:
+        return annotation_of(name, samples.subset(indices))
+
     data = RunData(
-        experiment=evolve(experiment, tasks=tasks, input=sized_input),
         images=images,
-        targets={label: t.targets[opened] for label, t in targets.items()},
+        targets=opened_targets,
         present={label: of_task[opened] for label, of_task in present.items()},
         dataset=samples.dataset,
-        keys=samples.keys,
         attributes=samples.attributes(),
         split=indices,
-        fingerprint=fingerprint_of(datasets, size),
+        fingerprint=fingerprint_of(everything.datasets, size),
+        keys=keys,
         annotation=annotation,
         aligned=aligned_reads(tasks),
     )
-    report += lines_for_skipped(samples, unreadable)
+    report = [*indexed.report, *lines_for_skipped(samples, unreadable)]
     report += lines_for_dropped(split, everything, opened_splits)
-    report += lines_for_unknown_labels(annotated, targets, everything)
+    report += lines_for_unknown_labels(annotated, present, everything)
     report += lines_for_tasks_without_labels(data)
     return evolve(data, report=tuple(report))
 
@@ -121,7 +205,7 @@ def open_data(
 
 
 def cache_size_of(
-    datasets: list[IndexedDataset],
+    everything: JoinedSamples,
     experiment: Experiment,
     opened_splits: Collection[str] = (),
 ) -> tuple[int, int]:
@@ -133,10 +217,9 @@ def cache_size_of(
     size. If neither split has a sample (a dataset that is only evaluated on), the opened splits
     are used.
     """
-    everything = JoinedSamples.join(datasets)
-    usable = np.isin(everything.split, ("train", "validation"))
+    usable = everything.split.isin("train", "validation")
     if not usable.any():
-        usable = np.isin(everything.split, list(opened_splits))
+        usable = everything.split.isin(*opened_splits)
     samples = everything.subset(np.flatnonzero(usable))
     settings = experiment.input
     return cache_size(
@@ -164,12 +247,12 @@ def _open_images(
 # ------------------------------------------------------------ tasks
 
 
-def _tasks_with_labels(
+def _tasks_without_labels(
     tasks: Mapping[str, TaskEntry],
     datasets: list[IndexedDataset],
     training: bool,
-) -> tuple[dict[str, TaskEntry], list[str]]:
-    """Return the tasks that a dataset has labels for, and a report line about each other task.
+) -> list[str]:
+    """Return a report line about each task that no dataset has labels for.
 
     Raises MtlError if a task has no labels in training, or if no task has labels in evaluation.
     """
@@ -179,21 +262,19 @@ def _tasks_with_labels(
         names = ", ".join([*dataset.index.annotations, *columns_of(dataset.index)]) or "none"
         available.append(f"data.{dataset.label} has {names}")
 
-    found: dict[str, TaskEntry] = {}
     report: list[str] = []
     for label, entry in tasks.items():
         name = entry.component.reads
         if any(has_label(dataset, name) for dataset in datasets):
-            found[label] = entry
             continue
         what = "the map or points" if isinstance(entry.component, AlignedTask) else "the annotation"
         line = f"task.{label} reads {what} {name!r}, which no dataset has ({'; '.join(available)})"
         if training:
             raise MtlError(f"{line}; {nearest(name, label_names(datasets))}")
         report.append(line)
-    if tasks and not found:
+    if tasks and len(report) == len(tasks):
         raise MtlError(report[0])
-    return found, report
+    return report
 
 
 def _fit(
@@ -206,7 +287,7 @@ def _fit(
     may_learn = (samples.split == "train") & samples.labeled
     learns_from = may_learn[has_value] & is_labeled(values)
     try:
-        return evolve(entry, component=entry.component.fit(values[learns_from]))
+        return evolve(entry, component=entry.component.fit(np.asarray(values[learns_from])))
     except (ValueError, MtlError) as error:
         raise MtlError(f"task.{label}: {error}") from error
 
@@ -214,7 +295,7 @@ def _fit(
 def _targets(task: SupervisedTask, samples: JoinedSamples) -> TaskTargets:
     """Return the targets of all N samples. Labels that training samples do not keep are absent."""
     values, has_value = joined_annotation(task.reads, samples.datasets)
-    target, present = task.target(values)
+    target, present = _targets_of(task, values)
     present = present & torch.from_numpy(samples.keeps_labels[has_value])
     absent = ~present.view(-1, *[1] * (target.ndim - 1))
     target = target.masked_fill(absent, 0)
@@ -230,10 +311,20 @@ def _targets(task: SupervisedTask, samples: JoinedSamples) -> TaskTargets:
     )
 
 
+def _targets_of(task: SupervisedTask, values: Column) -> tuple[Tensor, Tensor]:
+    """Return targets (n, ...) and present (n,) bool. The task gets each different string once."""
+    if not isinstance(values, Categories):
+        return task.target(values)
+    names, position = values.unique()
+    target, present = task.target(names)
+    index = torch.from_numpy(position)
+    return target[index], present[index]
+
+
 # ------------------------------------------------------------ splits
 
 
-def _drop_unlabeled(samples: JoinedSamples, present: Mapping[str, Tensor]) -> np.ndarray:
+def _drop_unlabeled(samples: JoinedSamples, present: Mapping[str, Tensor]) -> Categories:
     """Return the split names (N,) with "" for unlabeled training samples that are dropped.
 
     A dataset with `unlabeled = "keep"` drops none. In a run without tasks, only samples that do not
@@ -242,16 +333,16 @@ def _drop_unlabeled(samples: JoinedSamples, present: Mapping[str, Tensor]) -> np
     labeled = has_any_label(present, len(samples)) if present else samples.labeled
     dataset_drops = np.array([d.entry.unlabeled == "drop" for d in samples.datasets])
     may_drop = dataset_drops[samples.dataset]
-    return np.where((samples.split == "train") & ~labeled & may_drop, "", samples.split)
+    return samples.split.blank(samples.split.isin("train") & ~labeled & may_drop)
 
 
-def _splits_to_open(split: np.ndarray, requested: Collection[str] | None) -> list[str]:
+def _splits_to_open(split: Categories, requested: Collection[str] | None) -> list[str]:
     """Return the names of the splits to open, sorted.
 
     Raises MtlError for a split without samples, except for validation when train is opened too: a
     run may train without validation.
     """
-    known = set(split.tolist()) - {""}
+    known = set(split.used()) - {""}
     names = known | {"train", "validation"} if requested is None else set(requested)
     for name in sorted(names):
         may_be_empty = name == "validation" and "train" in names
@@ -270,17 +361,22 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
         index = dataset.index
         digest.update(dataset.label.encode())
         annotations = [index.annotations[name] for name in sorted(index.annotations)]
-        for array in (index.keys, dataset.split, dataset.labeled, *annotations):
-            digest.update(_bytes(array))
+        for column in (index.keys, dataset.split, dataset.labeled, *annotations):
+            for content in _bytes(column):
+                digest.update(content)
         for name, of_pixels in sorted(columns_of(index).items()):
             digest.update(name.encode())
-            digest.update(_bytes(of_pixels.present))
+            digest.update(of_pixels.present.tobytes())
     return digest.hexdigest()
 
 
-def _bytes(array: np.ndarray) -> bytes:
-    """Return bytes that do not depend on the byte order or on the width of strings."""
-    if array.dtype.kind in "fiub":
-        return np.ascontiguousarray(array, dtype="<f8").tobytes()
-    joined = "\0".join(array.astype(str).ravel().tolist())
-    return joined.encode(errors="surrogatepass")
+def _bytes(column: Column) -> Iterator[bytes]:
+    """Yield bytes that do not depend on the byte order, or on how strings are held."""
+    if is_numbers(column):
+        yield np.ascontiguousarray(column, dtype="<f8").tobytes()
+        return
+    for start in range(0, len(column), CHUNK):
+        if start:
+            yield b"\0"
+        joined = "\0".join(column[start : start + CHUNK].tolist())
+        yield joined.encode(errors="surrogatepass")

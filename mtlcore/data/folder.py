@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from attrs import frozen
 
-from ..contracts import Dataset, Index, Sample, Skipped
+from ..contracts import Categories, Dataset, Index, Sample, Skipped
 from ..errors import MtlError
 from .images import read_image
 from .split_names import SPLIT_NAMES, split_name
@@ -59,7 +59,7 @@ class ImageFolder(Dataset):
         skipped = Skipped()
         if not self.annotation:
             images = list(_images(self.root, "", skipped))
-            return Index(np.array(images, dtype=str), {}, skipped=skipped)
+            return Index(np.array(images, dtype=object), {}, skipped=skipped)
 
         folders = _folders(self.root, "", skipped)
         has_splits = _are_splits(folders)
@@ -67,11 +67,11 @@ class ImageFolder(Dataset):
             samples = _split_samples(folders, skipped)
         else:
             samples = list(_class_samples(folders, "", "", skipped))
-        keys = np.array([sample.key for sample in samples], dtype=str)
-        labels = np.array([sample.label for sample in samples], dtype=str)
-        splits: np.ndarray | None = None
+        keys = np.array([sample.key for sample in samples], dtype=object)
+        labels = Categories.of(sample.label for sample in samples)
+        splits: Categories | None = None
         if has_splits:
-            splits = np.array([sample.split for sample in samples], dtype=str)
+            splits = Categories.of(sample.split for sample in samples)
         return Index(
             keys,
             annotations={self.annotation: labels},

@@ -11,7 +11,8 @@ import numpy as np
 from attrs import field, frozen
 
 from ..config.experiment import DataEntry, Experiment
-from ..contracts import Index, Skipped
+from ..contracts import Categories, Column, Index, Skipped
+from ..contracts.columns import describe, is_keys, is_numbers
 from ..errors import MtlError, nearest
 from .aligned import check_columns
 from .copies import excluded, read_pixels, together
@@ -38,7 +39,7 @@ class IndexedDataset:
     label: str
     entry: DataEntry
     index: Index
-    split: np.ndarray
+    split: Categories
     labeled: np.ndarray
     without_split: dict[str, int] = field(factory=dict)
 
@@ -66,9 +67,9 @@ class IndexedDataset:
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {examples}")
         for note, n in self.index.skipped.notes.items():
             lines.append(f"data.{self.label}: {n} {note}")
-        others = sorted(set(self.split.tolist()) - EXPECTED_SPLITS)
+        others = [name for name in self.split.used() if name not in EXPECTED_SPLITS]
         if others:
-            n = int(np.isin(self.split, others).sum())
+            n = int(self.split.isin(*others).sum())
             lines.append(
                 f"data.{self.label}: {n} samples in splits that are neither train, validation nor "
                 f"test, used by `--split` alone: {first_few(others)}"
@@ -84,7 +85,8 @@ def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
     """
     entry = experiment.data[label]
     index = entry.component.index()
-    _check(label, index)
+    if len(index):  # numpy's empty array has no type of its own
+        _check(label, index)
     _refuse_too_many(label, entry, index.skipped)
     if not len(index):
         reasons = _reasons(index.skipped)
@@ -106,7 +108,9 @@ def split_dataset(
 
     split = index.split
     if entry.split is not None:
-        split = _normalize_splits(_column(index, entry.split, f"data.{label}.split"))
+        column = _column(index, entry.split, f"data.{label}.split")
+        # Other usual names of a split in a user's own column, such as "Val" and "dev".
+        split = column.rename(lambda name: split_name(name) or name)
     group = index.group
     if entry.group is not None:
         group = _column(index, entry.group, f"data.{label}.group")
@@ -131,12 +135,16 @@ def split_dataset(
         entry.limit,
     )
     strata = strata_of(next(iter(labels.values()), None), n)
-    official = None if split is None else split[used]
-    groups = None if group is None else group[used]
-    assigned = assign(rules, index.keys[used], strata[used], official, groups)
+    # A slice copies no column.
+    chosen = slice(None) if used.all() else used
+    official = None if split is None else split[chosen]
+    groups = None if group is None else group[chosen]
+    assigned = assign(rules, index.keys[chosen], strata[chosen], official, groups)
 
-    names = np.full(n, "", dtype=assigned.split.dtype)
-    names[used] = assigned.split
+    # A sample that is not used gets any name, and then none.
+    codes = np.zeros(n, dtype=np.int32)
+    codes[used] = assigned.split.codes
+    names = Categories(codes, assigned.split.names).blank(~used)
     labeled = np.zeros(n, dtype=bool)
     labeled[used] = assigned.labeled
     counts = {reason: len(indices) for reason, indices in without_split.items()}
@@ -163,44 +171,61 @@ def _column(
     index: Index,
     name: str,
     where: str,
-) -> np.ndarray:
+) -> Categories:
     """Return an attribute or annotation as (n,) strings. Raises MtlError if there is none."""
-    known = index.attributes | index.annotations
+    known: dict[str, Column] = {**index.attributes, **index.annotations}
     if name not in known:
         raise MtlError(
             f"{where} = {name!r}: the dataset has no such column; {nearest(name, known)}"
         )
-    return known[name].astype(str)
-
-
-def _normalize_splits(names: np.ndarray) -> np.ndarray:
-    """Replace other usual names of a split in a user's own column, such as "Val" and "dev"."""
-    return np.array([split_name(name) or name for name in names.tolist()], dtype=str)
+    values = known[name]
+    return values if isinstance(values, Categories) else Categories.of(values.astype(str))
 
 
 def _check(label: str, index: Index) -> None:
-    """Raise MtlError if the index breaks the contract: wrong lengths, or a key that repeats."""
-    arrays = {f"annotation {name!r}": values for name, values in index.annotations.items()}
-    arrays |= {f"attribute {name!r}": values for name, values in index.attributes.items()}
+    """Raise MtlError if the index breaks the contract.
+
+    These do: a column of another type or length, and a key that repeats.
+    """
+    columns: dict[str, Column] = {}
+    columns |= {f"annotation {name!r}": values for name, values in index.annotations.items()}
+    names = {f"attribute {name!r}": values for name, values in index.attributes.items()}
     if index.split is not None:
-        arrays["split"] = index.split
+        names["split"] = index.split
     if index.group is not None:
-        arrays["group"] = index.group
+        names["group"] = index.group
     check_columns(label, index)
 
+    if not is_keys(index.keys):
+        raise MtlError(f"data.{label}: its keys are {describe(index.keys)}; expected (N,) strings")
     n = len(index)
-    for name, array in arrays.items():
-        if len(array) != n:
+    for name, values in (columns | names).items():
+        if not isinstance(values, Categories):
+            _check_numbers(f"data.{label}: its {name}", values, name in columns)
+        if len(values) != n:
             raise MtlError(
-                f"data.{label}: its index has {n} keys but {len(array)} values of {name}"
+                f"data.{label}: its index has {n} keys but {len(values)} values of {name}"
             )
-    keys, counts = np.unique(index.keys, return_counts=True)
-    if len(keys) != n:
+    in_order = np.sort(index.keys)
+    if (in_order[1:] == in_order[:-1]).any():
+        keys, counts = np.unique(index.keys, return_counts=True)
         repeated = str(keys[counts.argmax()])
         raise MtlError(
             f"data.{label}: its index has the key {repeated!r} {counts.max()} times; "
             f"expected unique keys"
         )
+
+
+def _check_numbers(
+    what: str,
+    values: np.ndarray,
+    may_be_numbers: bool,
+) -> None:
+    """Raise MtlError for a column that is not strings, and not numbers where they are allowed."""
+    if not may_be_numbers:
+        raise MtlError(f"{what} is {describe(values)}; expected (N,) strings: use .astype(str)")
+    if not is_numbers(values):
+        raise MtlError(f"{what} is {describe(values)}; expected (N,) strings, or floats (N, ...)")
 
 
 def _refuse_too_many(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from ..contracts import Annotation, Sample
+from ..contracts import Annotation, Categories, Column, Sample
+from ..contracts.columns import as_keys, describe
 from ..errors import MtlError, nearest
 from .aligned import decode_sample
 from .indexed import IndexedDataset
@@ -18,14 +19,13 @@ class JoinedSamples:
     datasets: where they come from.
     dataset: (N,) int, the position of the sample's dataset in `datasets`.
     local_index: (N,) int, the sample's index in its own dataset.
-    keys, split, labeled: (N,), as in `IndexedDataset`.
+    split, labeled: (N,), as in `IndexedDataset`.
     """
 
     datasets: list[IndexedDataset]
     dataset: np.ndarray
     local_index: np.ndarray
-    keys: np.ndarray
-    split: np.ndarray
+    split: Categories
     labeled: np.ndarray
 
     @classmethod
@@ -38,13 +38,12 @@ class JoinedSamples:
             datasets=datasets,
             dataset=np.repeat(np.arange(len(datasets)), lengths),
             local_index=np.concatenate([np.arange(length) for length in lengths]),
-            keys=np.concatenate([d.index.keys.astype(str) for d in datasets]),
-            split=np.concatenate([d.split for d in datasets]),
+            split=Categories.join([d.split for d in datasets]),
             labeled=np.concatenate([d.labeled for d in datasets]),
         )
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.dataset)
 
     @property
     def keeps_labels(self) -> np.ndarray:
@@ -56,30 +55,42 @@ class JoinedSamples:
             datasets=self.datasets,
             dataset=self.dataset[indices],
             local_index=self.local_index[indices],
-            keys=self.keys[indices],
             split=self.split[indices],
             labeled=self.labeled[indices],
         )
 
     def decoder(self) -> Decoder:
-        return Decoder(self.datasets, self.dataset.tolist(), self.local_index.tolist())
+        return Decoder(self.datasets, self.dataset, self.local_index)
 
-    def attributes(self) -> dict[str, np.ndarray]:
+    def keys(self) -> np.ndarray:
+        """Return the keys of the samples in their datasets, (N,) strings."""
+        found: list[str] = []
+        for number, local_index in zip(self.dataset.tolist(), self.local_index.tolist()):
+            found.append(str(self.datasets[number].index.keys[local_index]))
+        return as_keys(np.array(found, dtype=object))
+
+    def attributes(self) -> dict[str, Categories]:
         """Return name -> (N,) strings; "" if the sample's dataset has no such attribute."""
         names: dict[str, None] = {}  # a dict keeps the order, a set would not
         for dataset in self.datasets:
             names |= dict.fromkeys(dataset.index.attributes)
 
-        starts = np.cumsum([0, *map(len, self.datasets)])[:-1]
-        positions = starts[self.dataset] + self.local_index
-        found: dict[str, np.ndarray] = {}
+        positions = self.positions()
+        found: dict[str, Categories] = {}
         for name in names:
-            columns: list[np.ndarray] = []
+            columns: list[Categories] = []
             for dataset in self.datasets:
-                missing = np.full(len(dataset), "")
-                columns.append(dataset.index.attributes.get(name, missing).astype(str))
-            found[name] = np.concatenate(columns)[positions]
+                missing = Categories.filled(len(dataset), "")
+                columns.append(dataset.index.attributes.get(name, missing))
+            found[name] = Categories.join(columns)[positions]
         return found
+
+    def positions(self) -> np.ndarray:
+        """Return the positions of the samples among all samples of the datasets, (N,) int64."""
+        if len(self.datasets) == 1:
+            return self.local_index
+        starts = np.cumsum([0, *map(len, self.datasets)])[:-1]
+        return np.asarray(starts[self.dataset] + self.local_index)
 
 
 @frozen(eq=False)
@@ -90,12 +101,12 @@ class Decoder:
     """
 
     datasets: list[IndexedDataset]
-    dataset: list[int]
-    local_index: list[int]
+    dataset: np.ndarray
+    local_index: np.ndarray
 
     def __call__(self, sample: int) -> Sample:
         dataset = self.datasets[self.dataset[sample]]
-        return decode_sample(dataset.entry.component, dataset.index, self.local_index[sample])
+        return decode_sample(dataset.entry.component, dataset.index, int(self.local_index[sample]))
 
 
 def annotation_names(datasets: list[IndexedDataset]) -> set[str]:
@@ -106,7 +117,7 @@ def annotation_names(datasets: list[IndexedDataset]) -> set[str]:
     return names
 
 
-def joined_annotation(name: str, datasets: list[IndexedDataset]) -> tuple[Annotation, np.ndarray]:
+def joined_annotation(name: str, datasets: list[IndexedDataset]) -> tuple[Column, np.ndarray]:
     """Join the values of all datasets that have this annotation.
 
     Returns the values (n, ...), and which of all N samples they belong to, (N,) bool.
@@ -114,18 +125,21 @@ def joined_annotation(name: str, datasets: list[IndexedDataset]) -> tuple[Annota
     """
     having = [d for d in datasets if d.has_annotation(name)]
     values = [d.index.annotations[name] for d in having]
-    forms = {(v.dtype.kind in "fiub", v.shape[1:]) for v in values}
-    if len(forms) > 1:
-        kinds = [f"data.{d.label}: {v.dtype} {v.shape}" for d, v in zip(having, values)]
+    numbers = [v for v in values if not isinstance(v, Categories)]
+    names = [v for v in values if isinstance(v, Categories)]
+    if (names and numbers) or len({v.shape[1:] for v in numbers}) > 1:
+        kinds = [f"data.{d.label}: {describe(v)}" for d, v in zip(having, values)]
         raise MtlError(
             f"the datasets disagree on what the annotation {name!r} is: {', '.join(kinds)}"
         )
-    has_value = [np.full(len(d), d.has_annotation(name)) for d in datasets]
-    return np.concatenate(values), np.concatenate(has_value)
+    has_value = np.concatenate([np.full(len(d), d.has_annotation(name)) for d in datasets])
+    if names:
+        return Categories.join(names), has_value
+    return np.concatenate(numbers), has_value
 
 
-def annotation_of_all(name: str, samples: JoinedSamples) -> Annotation:
-    """Return an annotation of all N samples of the datasets, (N, ...).
+def annotation_of(name: str, samples: JoinedSamples) -> Annotation:
+    """Return an annotation of these N samples, (N, ...), as a numpy array.
 
     A value is missing (NaN or "") if the sample's dataset has no such annotation, or if the sample
     does not keep its labels. Raises MtlError if no dataset has the annotation.
@@ -134,15 +148,15 @@ def annotation_of_all(name: str, samples: JoinedSamples) -> Annotation:
     if name not in known:
         raise MtlError(f"no dataset has the annotation {name!r}; {nearest(name, known)}")
     values, has_value = joined_annotation(name, samples.datasets)
+    positions = samples.positions()
+    is_given = has_value[positions] & samples.keeps_labels
+    position_of_value = np.cumsum(has_value) - 1
+    given = np.asarray(values[position_of_value[positions[is_given]]])
 
-    shape = (len(samples), *values.shape[1:])
-    missing: float | str
-    if values.dtype.kind in "fiub":
-        missing = np.nan
-        result = np.full(shape, missing, dtype=float)
+    shape = (len(samples), *given.shape[1:])
+    if isinstance(values, Categories):
+        result = np.full(shape, "", dtype=given.dtype)
     else:
-        missing = ""
-        result = np.full(shape, missing, dtype=values.dtype)
-    result[has_value] = values
-    result[~samples.keeps_labels] = missing
+        result = np.full(shape, np.nan, dtype=float)
+    result[is_given] = given
     return result

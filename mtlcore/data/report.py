@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..config.experiment import TaskEntry
-from ..contracts import Skipped
+from ..contracts import Categories, Skipped
 from .cache import Unreadable
 from .indexed import first_few
 from .joined import JoinedSamples, joined_annotation
@@ -57,7 +57,7 @@ def lines_for_skipped(samples: JoinedSamples, unreadable: Unreadable) -> list[st
 
 
 def lines_for_dropped(
-    split: np.ndarray,
+    split: Categories,
     samples: JoinedSamples,
     opened_splits: list[str],
 ) -> list[str]:
@@ -82,21 +82,24 @@ def lines_for_dropped(
 
 def lines_for_unknown_labels(
     tasks: Mapping[str, TaskEntry],
-    targets: Mapping[str, TaskTargets],
+    present: Mapping[str, Tensor],
     samples: JoinedSamples,
 ) -> list[str]:
-    """Return a line for each task that does not know some labels, such as a foreign class."""
+    """Return a line for each task that does not know some labels, such as a foreign class.
+
+    present: task label -> (N,) bool, the samples whose label the task knows.
+    """
     lines: list[str] = []
     for label, entry in tasks.items():
         name = entry.component.reads
         values, has_value = joined_annotation(name, samples.datasets)
         may_be_used = is_labeled(values) & samples.keeps_labels[has_value]
-        unknown = may_be_used & ~targets[label].present.numpy()[has_value]
+        unknown = may_be_used & ~present[label].numpy()[has_value]
         if not unknown.any():
             continue
         line = f"task.{label}: {unknown.sum()} samples have a label {name!r} that it does not know"
-        if values.dtype.kind not in "fiub":  # unknown numbers would rarely repeat
-            counts = Counter(values[unknown].astype(str).tolist())
+        if isinstance(values, Categories):  # unknown numbers would rarely repeat
+            counts = Counter(values[unknown].tolist())
             line += ": " + first_few([f"{value} ({n})" for value, n in counts.most_common()])
         lines.append(line)
     return lines

@@ -9,57 +9,55 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from ..config.experiment import Experiment
-from ..contracts import Annotation, SupervisedTask
+from ..contracts import Annotation, Categories
 from ..errors import MtlError
 from .cache import CachedSamples, ImageCache
 
 
-def _no_annotation(name: str) -> Annotation:
+def _no_annotation(name: str, _: np.ndarray) -> Annotation:
     raise MtlError(f"this data has no annotation {name!r}")
+
+
+def _no_keys(_: np.ndarray) -> np.ndarray:
+    raise MtlError("the samples of this data have no keys")
 
 
 @frozen(eq=False)
 class RunData:
     """N samples of all datasets, those of the opened splits.
 
-    experiment: the run's configuration with fitted tasks and an explicit cache size.
     images: the image cache of the N samples.
     targets: task label -> (N, ...); zeros for samples without that label. An `AlignedTask` has none
         here: its targets come from the image cache.
     present: task label -> (N,) bool, samples with that label.
-    dataset: (N,) int64, the position of the sample's dataset in `experiment.data`.
-    keys: (N,) strings, the sample's key in its dataset.
+    dataset: (N,) int64, the position of the sample's dataset among the tables [data.<label>].
     attributes: name -> (N,) strings; "" if the sample's dataset has no such attribute.
     split: name -> sample indices, int64, ascending. Unreadable samples are in no split.
     fingerprint: a digest of all samples of all datasets, their annotations, their splits and the
         cache size. It is the same for all variants of an experiment.
     report: what was left out, one line each.
     aligned: label of each `AlignedTask` -> the name of its map or points in the image cache.
-    annotation: a function name -> (N,) or (N, ...). Its values are "" or NaN where the sample's
-        dataset has no such annotation, or where the sample does not keep its labels.
+    keys: a function n sample indices -> (n,) strings, the samples' keys in their datasets. They are
+        not held a second time: a million keys take as much memory as everything else here.
+    annotation: a function (name, n sample indices) -> (n,) strings or (n, ...) floats. Its values
+        are "" or NaN where the sample's dataset has no such annotation, or where the sample does
+        not keep its labels.
     """
 
-    experiment: Experiment
     images: ImageCache
     targets: dict[str, Tensor]
     present: dict[str, Tensor]
     dataset: np.ndarray
-    keys: np.ndarray
-    attributes: dict[str, np.ndarray]
+    attributes: dict[str, Categories]
     split: dict[str, np.ndarray]
     fingerprint: str
     report: tuple[str, ...] = ()
     aligned: Mapping[str, str] = field(factory=dict)
-    annotation: Callable[[str], Annotation] = _no_annotation
+    keys: Callable[[np.ndarray], np.ndarray] = _no_keys
+    annotation: Callable[[str, np.ndarray], Annotation] = _no_annotation
 
     def __len__(self) -> int:
-        return len(self.keys)
-
-    @property
-    def tasks(self) -> dict[str, SupervisedTask]:
-        """The fitted tasks by label."""
-        return {label: entry.component for label, entry in self.experiment.tasks.items()}
+        return len(self.dataset)
 
     def targets_of(self, indices: np.ndarray, cached: CachedSamples) -> dict[str, Tensor]:
         """Return task label -> the targets (n, ...) of these samples, on the CPU.

@@ -22,7 +22,7 @@ import hashlib
 import numpy as np
 from attrs import frozen
 
-from ..contracts import Annotation
+from ..contracts import Categories, Column
 from ..rng import LABELS, LIMIT, TEST, VALIDATION
 
 TEST_SHARE = 0.2  # the test split of a dataset without official splits
@@ -37,7 +37,7 @@ class Assignment:
     labeled: (N,) bool, samples that keep their labels.
     """
 
-    split: np.ndarray
+    split: Categories
     labeled: np.ndarray
 
 
@@ -63,8 +63,8 @@ def assign(
     rules: Rules,
     keys: np.ndarray,
     strata: np.ndarray,
-    split: np.ndarray | None = None,
-    group: np.ndarray | None = None,
+    split: Categories | None = None,
+    group: Categories | None = None,
 ) -> Assignment:
     """Assign every sample to a split, and decide whether it keeps its labels.
 
@@ -74,10 +74,7 @@ def assign(
     If the dataset has its own "validation" split, nothing is cut from train.
     """
     order = np.argsort(keys, kind="stable")
-    if group is None:
-        groups = np.arange(len(keys))
-    else:
-        groups = np.unique(group[order], return_inverse=True)[1]
+    groups = np.arange(len(keys)) if group is None else group[order].unique()[1]
     official = None if split is None else split[order]
 
     in_key_order = _assign_sorted(rules, strata[order], official, groups)
@@ -91,35 +88,38 @@ def assign(
 def _assign_sorted(
     rules: Rules,
     strata: np.ndarray,
-    split: np.ndarray | None,
+    split: Categories | None,
     groups: np.ndarray,
 ) -> Assignment:
     """Do the work of `assign` on samples that are sorted by key."""
-    if split is None:
-        names = np.full(len(strata), "train", dtype=object)
-        rng = generator(rules.seed, TEST, rules.label)
-        names[cut(strata, groups, TEST_SHARE, rng)] = "test"
-    else:
-        names = split.astype(object)
+    official = Categories.filled(len(strata), "train") if split is None else split
+    # The official names come first, so that their codes stay what they are.
+    names = list(dict.fromkeys([*official.names.tolist(), "train", "validation", "test", ""]))
+    code = {name: number for number, name in enumerate(names)}
+    codes = official.codes.astype(np.int32)  # a copy
 
-    if not (names == "validation").any():
-        train = np.flatnonzero(names == "train")
+    if split is None:
+        rng = generator(rules.seed, TEST, rules.label)
+        codes[cut(strata, groups, TEST_SHARE, rng)] = code["test"]
+
+    if not (codes == code["validation"]).any():
+        train = np.flatnonzero(codes == code["train"])
         rng = generator(rules.seed, VALIDATION, rules.label)
         chosen = cut(strata[train], groups[train], rules.validation, rng)
-        names[train[chosen]] = "validation"
+        codes[train[chosen]] = code["validation"]
 
     if rules.limit is not None:
         for name in sorted(set(names) - {""}):
-            indices = np.flatnonzero(names == name)
+            indices = np.flatnonzero(codes == code[name])
             rng = generator(rules.seed, LIMIT, rules.label, name)
             remains = thin(strata[indices], rules.limit, rng)
-            names[indices[~remains]] = ""
+            codes[indices[~remains]] = code[""]
 
-    labeled = np.ones(len(names), dtype=bool)
-    train = np.flatnonzero(names == "train")
+    labeled = np.ones(len(codes), dtype=bool)
+    train = np.flatnonzero(codes == code["train"])
     rng = generator(rules.seed, LABELS, rules.label)
     labeled[train] = subset(strata[train], rules.labels, rng)
-    return Assignment(names.astype(str), labeled)
+    return Assignment(Categories(codes, names), labeled)
 
 
 # ------------------------------------------------------------ draws
@@ -229,7 +229,7 @@ def subset(
 # ------------------------------------------------------------ strata
 
 
-def strata_of(annotation: Annotation | None, n: int) -> np.ndarray:
+def strata_of(annotation: Column | None, n: int) -> np.ndarray:
     """Return the stratum of each of n samples, (n,) int64.
 
     Categories are strata by name. Numbers are strata by deciles of their first column. Samples
@@ -237,9 +237,8 @@ def strata_of(annotation: Annotation | None, n: int) -> np.ndarray:
     """
     if annotation is None or not n:
         return np.zeros(n, dtype=np.int64)
-    if annotation.dtype.kind not in "fiub":
-        codes = np.unique(annotation.astype(str), return_inverse=True)[1]
-        return codes.reshape(n).astype(np.int64)
+    if isinstance(annotation, Categories):
+        return annotation.unique()[1]
 
     first = annotation.reshape(n, -1)[:, 0].astype(np.float64)
     known = ~np.isnan(first)
@@ -250,13 +249,13 @@ def strata_of(annotation: Annotation | None, n: int) -> np.ndarray:
     return strata
 
 
-def is_labeled(annotation: Annotation) -> np.ndarray:
+def is_labeled(annotation: Column) -> np.ndarray:
     """Return which samples have a value: (N,) bool.
 
     A string is missing if it is "". Numbers are missing if all of a sample's numbers are NaN.
     """
-    if annotation.dtype.kind not in "fiub":
-        return np.asarray(annotation.astype(str) != "")
+    if isinstance(annotation, Categories):
+        return ~annotation.isin("")
     numbers = annotation.reshape(len(annotation), -1).astype(np.float64)
     if not numbers.shape[1]:
         return np.zeros(len(numbers), dtype=bool)

@@ -77,13 +77,13 @@ def evaluate(
     experiment = _with_one_dataset(load(folder.config, overrides), data)
     if not experiment.tasks:
         raise MtlError(f"{run} has no supervised task: there is nothing to evaluate")
-    found = open_data(experiment, splits={split}, progress=progress)
+    resolved, found = open_data(experiment, splits={split}, progress=progress)
     indices = found.split.get(split)
     if indices is None or not len(indices):
         raise MtlError(f"the data has no samples in the split {split!r}")
     checkpoint = folder.require(which)
     target = torch.device(device or _default_device())
-    resolved, report = _with_usable_precision(found.experiment, target)
+    resolved, report = _with_usable_precision(resolved, target)
     net = inference_network(experiment, checkpoint).to(target)
     measured = measure(net, resolved, found, indices, target, mirror)
     return Evaluated(

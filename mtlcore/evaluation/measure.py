@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry
-from ..contracts import Batch, Output, PretextTask, SupervisedTask, Target
+from ..contracts import Batch, Categories, Output, PretextTask, SupervisedTask, Target
 from ..data.dataset import RunData
 from ..geometry import Geometry
 from ..model.hybrid import HybridModel
@@ -197,7 +197,7 @@ class _TaskMetrics:
 
 def _groups(
     by: tuple[str, ...],
-    attributes: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Categories],
     indices: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """The name of each group, "[attribute=value]" -> (N,) bool.
@@ -209,7 +209,7 @@ def _groups(
         if name not in attributes:
             continue
         values = attributes[name][indices]
-        for value in np.unique(values).tolist():
+        for value in values.used():
             if value:
                 found[f"[{name}={value}]"] = values == value
     return found

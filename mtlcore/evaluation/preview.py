@@ -58,8 +58,8 @@ def preview(experiment: Experiment, run: Path | None = None, images: int = 8) ->
     run: also draw the predictions of this run. Raises MtlError if its weights belong to another
     configuration.
     """
-    data = open_data(experiment, splits={"train", "validation"}, lazy=True)
-    found = strips(data.experiment, some_images(data, images), run)
+    resolved, data = open_data(experiment, splits={"train", "validation"}, lazy=True)
+    found = strips(resolved, some_images(data, images), run)
     return sheet(found, experiment.input.size)
 
 

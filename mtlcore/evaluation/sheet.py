@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config.experiment import Experiment
-from ..contracts import SupervisedTask
+from ..contracts import Categories, Column, SupervisedTask
 from ..data.check import Report
 from ..data.copies import disagree
 from ..data.images import shrink
@@ -150,9 +150,9 @@ class _LabelStrips:
 
     def of_annotation(self, name: str) -> Iterator[Strip]:
         values = self.report.index.annotations[name]
-        if values.dtype.kind in "fiub":
-            return self.of_numbers(name, values)
-        return self.of_classes(name, values)
+        if isinstance(values, Categories):
+            return self.of_classes(name, values)
+        return self.of_numbers(name, values)
 
     def of_numbers(self, name: str, values: np.ndarray) -> Iterator[Strip]:
         """Samples in rising order of their first number, evenly spaced over all."""
@@ -165,10 +165,10 @@ class _LabelStrips:
             label = "" if start else name
             yield self.strip(name, indices[start : start + COLUMNS], label)
 
-    def of_classes(self, name: str, values: np.ndarray) -> Iterator[Strip]:
+    def of_classes(self, name: str, values: Categories) -> Iterator[Strip]:
         """One strip for each of the first classes."""
-        known = values[is_labeled(values)].astype(str)
-        classes, counts = np.unique(known, return_counts=True)
+        classes, position = values[is_labeled(values)].unique()
+        counts = np.bincount(position, minlength=len(classes))
         for i, label in enumerate(classes[:MAX_CLASSES].tolist()):
             indices = _evenly(np.flatnonzero(values == label), COLUMNS)
             text = f"{label[:MAX_LABEL]}\n{counts[i]} samples"
@@ -203,7 +203,7 @@ class _LabelStrips:
         self,
         name: str,
         images: Tensor,
-        values: np.ndarray,
+        values: Column,
         indices: np.ndarray,
     ) -> list[Tensor] | None:
         """The images with their labels, as the task draws them; None if it cannot draw these."""
@@ -211,8 +211,8 @@ class _LabelStrips:
         if task is None or type(task).draw is SupervisedTask.draw:
             return None
         try:
-            fitted = task.fit(values[is_labeled(values)])
-            target, present = fitted.target(values[indices])
+            fitted = task.fit(np.asarray(values[is_labeled(values)]))
+            target, present = fitted.target(np.asarray(values[indices]))
         except MtlError:
             return None
         predictions = fitted.as_answer(target)

@@ -141,7 +141,7 @@ def _require_validation(experiments: Sequence[Experiment]) -> None:
             for label, entry in experiment.data.items()
         }
         without = evolve(experiment, data=data)
-        if not any("validation" in open_dataset(without, label).split for label in data):
+        if not any("validation" in open_dataset(without, label).split.used() for label in data):
             raise MtlError(
                 f"input.validation = 0: a setting is chosen on the validation split: {VALIDATION}"
             )

@@ -79,10 +79,9 @@ def prepared_trainer(
     try_weighting(experiment, fabric.device)
 
     # The test split is for `mtl eval` alone: a run never reads it.
-    data = open_data(experiment, {"train", "validation"}, reporter.progress)
+    experiment, data = open_data(experiment, {"train", "validation"}, reporter.progress)
     for line in data.report:
         reporter.note(line)
-    experiment = data.experiment
     sampler = Sampler(data, experiment)
     loader = DirectLoader(data, sampler, fabric.device)
     steps = _steps(experiment, sampler)

@@ -12,7 +12,7 @@ from mtl_faces.sources.utkface import Utkface
 from PIL import Image
 from toy_datasets import InMemory, cycle, experiment
 
-from mtlcore import Classification, MtlError, Sample
+from mtlcore import Categories, Classification, MtlError, Sample
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.check import check_data
 from mtlcore.data.copies import together
@@ -142,7 +142,7 @@ def test_the_fingerprint_is_that_of_a_run_on_this_dataset_alone(folders):
         {"own": DataEntry(ImageFolder(folders, annotation="kind"))},
         {"kind": Classification(reads="kind")},
     )
-    assert check_data(run, "own").fingerprint == open_data(run).fingerprint
+    assert check_data(run, "own").fingerprint == open_data(run).data.fingerprint
     before = check_data(run, "own").fingerprint
     (folders / "test" / "cat" / "1.png").rename(folders / "test" / "dog" / "9.png")
     assert check_data(run, "own").fingerprint != before
@@ -185,7 +185,7 @@ def test_a_sheet_of_numbers_and_one_without_labels_are_drawn_too():
 def test_groups_are_merged_with_copies_until_none_is_separated():
     copy = np.array([0, 1, 2, 1, 3, 4])
     group = np.array(["a", "a", "b", "c", "c", "d"])
-    merged = together(copy, group)
+    merged = together(copy, Categories.of(group))
     assert len(set(merged.tolist())) == 3
     assert len({merged[0], merged[1], merged[3], merged[4]}) == 1
     assert together(copy, None).tolist() == ["0", "1", "2", "1", "3", "4"]

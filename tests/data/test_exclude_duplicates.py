@@ -46,11 +46,11 @@ def folders(tmp_path: Path) -> Path:
 
 def opened(root: Path, which: str, **inputs):
     entry = DataEntry(ImageFolder(root, annotation="kind"), exclude_duplicates=which)
-    return open_data(experiment({"own": entry}, TASK, **({"validation": 0.0} | inputs)))
+    return open_data(experiment({"own": entry}, TASK, **({"validation": 0.0} | inputs))).data
 
 
 def keys(data, split: str) -> list[str]:
-    return [key.removeprefix(f"{split}/") for key in data.keys[data.split[split]].tolist()]
+    return [key.removeprefix(f"{split}/") for key in data.keys(data.split[split]).tolist()]
 
 
 def test_by_default_no_sample_is_excluded(folders):
@@ -87,7 +87,7 @@ def test_copies_stay_together_when_the_run_cuts_the_splits(which, seed, tmp_path
     for i in range(60):
         image(tmp_path / "ab"[i % 2] / f"{i}.png", 4 * (i // 4) * 2 + i % 2)
     entry = DataEntry(ImageFolder(tmp_path, annotation="kind"), exclude_duplicates=which)
-    data = open_data(experiment({"own": entry}, TASK, seed=seed, validation=0.2))
+    data = open_data(experiment({"own": entry}, TASK, seed=seed, validation=0.2)).data
     pixels = {
         name: {int(p[0, 0, 0]) for p in data.images.take(samples).images}
         for name, samples in data.split.items()
@@ -117,7 +117,7 @@ def test_the_test_split_of_fer2013_loses_280_images_of_train(unpacked):
     run = experiment(
         {"fer": DataEntry(dataset, exclude_duplicates="test")}, {"fer": Fer(emotions=7)}, size=48
     )
-    data = open_data(run, {"test"})
+    data = open_data(run, {"test"}).data
     assert len(data.split["test"]) == 3589 - 280
     assert data.report == ("data.fer: 280 left out, an identical image is in train",)
 
@@ -127,7 +127,7 @@ def test_the_training_split_of_fer2013_loses_its_leaks_and_conflicts(unpacked):
     run = experiment(
         {"fer": DataEntry(dataset, exclude_duplicates="train")}, {"fer": Fer(emotions=7)}, size=48
     )
-    data = open_data(run, memory=0)
+    data = open_data(run, memory=0).data
     digests = {
         name: [data.images.take(np.array([sample])).images.numpy().tobytes() for sample in samples]
         for name, samples in data.split.items()

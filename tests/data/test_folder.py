@@ -83,7 +83,7 @@ def test_a_folder_beside_train_that_is_no_split_is_skipped(splits):
         "no split, beside a folder that is one "
         "(known: train, training, val, valid, validation, dev, test, testing)": ["extra"]
     }
-    data = open_data(experiment({"own": DataEntry(ImageFolder(splits, annotation="kind"))}))
+    data = open_data(experiment({"own": DataEntry(ImageFolder(splits, annotation="kind"))})).data
     (line,) = data.report
     assert line.startswith("data.own: 1 left out, no split, ")
     assert line.endswith(": extra")
@@ -186,7 +186,7 @@ def test_images_without_labels_can_be_joined_to_those_with_labels(classes, tmp_p
         "own": DataEntry(ImageFolder(classes, annotation="kind")),
         "unlabeled": DataEntry(ImageFolder(unlabeled, annotation=""), unlabeled="keep"),
     }
-    data = open_data(experiment(entries, validation=0.0))
+    data = open_data(experiment(entries, validation=0.0)).data
     train = data.split["train"]
     assert (data.dataset[train] == 1).sum() == 8
     assert not data.labeled[data.dataset == 1].any()
@@ -194,7 +194,7 @@ def test_images_without_labels_can_be_joined_to_those_with_labels(classes, tmp_p
 
 def test_the_classes_of_a_run_are_the_names_of_the_folders(classes):
     run = experiment({"own": DataEntry(ImageFolder(classes, annotation="kind"))}, validation=0.0)
-    data = open_data(run)
-    assert data.tasks["kind"].classes == ("cat", "dog")
+    resolved, data = open_data(run)
+    assert resolved.tasks["kind"].component.classes == ("cat", "dog")
     assert sum(map(len, data.split.values())) == 6
     assert np.isin(data.split["test"], np.arange(6)).all()

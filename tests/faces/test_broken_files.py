@@ -124,7 +124,7 @@ def test_more_bad_samples_than_max_bad_are_an_error_with_the_reasons(unpacked, t
         path.write_bytes(path.read_bytes()[:200])
     shutil.copy(max(tmp_path.iterdir()), tmp_path / "61_1_20170109142408075.jpg.chip.jpg")
     task = {"gender": Classification(reads="gender")}
-    data = open_data(experiment({"utk": DataEntry(Utkface(tmp_path), max_bad=5)}, task))
+    data = open_data(experiment({"utk": DataEntry(Utkface(tmp_path), max_bad=5)}, task)).data
     assert sum(map(len, data.split.values())) == 26
     assert [line.split(" left out")[0] for line in data.report] == ["data.utk: 1", "data.utk: 4"]
     with pytest.raises(
@@ -140,7 +140,7 @@ def test_samples_left_out_by_a_benchmarks_rule_are_reported_and_not_bad(tmp_path
         pose_mat(tmp_path / f"image{number:05d}.mat", yaw, 0, 0, pt3d_68=marks(30, 40, 70, 60))
     entry = DataEntry(Aflw2000(tmp_path), max_bad=0)
     task = {"pose": Regression(reads="pose_deg", **SCALE)}
-    data = open_data(experiment({"aflw": entry}, task), {"test"})
+    data = open_data(experiment({"aflw": entry}, task), {"test"}).data
     (line,) = data.report
     assert line == "data.aflw: 2 faces left out, an angle beyond 99 degrees, as in the benchmark"
 

@@ -79,7 +79,9 @@ def test_a_second_folder_by_any_usual_name_is_val_and_others_are_reported(folder
     index = Fer2013(folders).index()
     assert Counter(index.split.tolist()) == {"train": 14, "val": 7}
     assert {key.split("/")[0] for key in index.keys.tolist()} == {"Training", name}
-    data = open_data(experiment({"own": DataEntry(Fer2013(folders))}, {"fer": Fer(emotions=7)}))
+    data = open_data(
+        experiment({"own": DataEntry(Fer2013(folders))}, {"fer": Fer(emotions=7)})
+    ).data
     assert data.report == (f"data.own: 1 folders not read, since only Training, {name} are: extra",)
 
 
@@ -131,7 +133,7 @@ def test_a_broken_image_is_left_out_and_reported(folders):
     run = experiment(
         {"fer2013": DataEntry(Fer2013(folders))}, {"fer": Fer(emotions=7)}, validation=0.0, size=48
     )
-    data = open_data(run)
+    data = open_data(run).data
     assert len(data.split["train"]) == 13
     (line,) = data.report
     assert "data.fer2013: 1 left out, unreadable: " in line
@@ -246,7 +248,7 @@ def test_the_real_dataset_has_its_known_counts(unpacked):
 def test_the_real_dataset_loads_with_a_tenth_of_its_labels(unpacked):
     dataset = Fer2013(unpacked("fer2013") / "fer2013")
     run = experiment({"fer2013": DataEntry(dataset, labels=0.1)}, {"fer": Fer(emotions=7)}, size=48)
-    data = open_data(run, {"train", "validation"})
+    resolved, data = open_data(run, {"train", "validation"})
     assert {name: len(rows) for name, rows in data.split.items()} == {
         "train": 2584,
         "validation": 2871,
@@ -261,10 +263,10 @@ def test_the_real_dataset_loads_with_a_tenth_of_its_labels(unpacked):
         "disgust": 436,
         "anger": 3995,
     }
-    assert data.tasks["fer"].classes == tuple(whole)
+    assert resolved.tasks["fer"].component.classes == tuple(whole)
     assert np.abs(counts - 0.09 * np.array(list(whole.values()))).max() <= 1
     assert data.images.size == (48, 48)
     for row in data.split["train"][:: 2584 // 16]:
-        path = unpacked("fer2013") / "fer2013" / str(data.keys[row])
+        path = unpacked("fer2013") / "fer2013" / str(data.keys(np.array([row]))[0])
         expected = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
         np.testing.assert_array_equal(data.images.take(np.array([row])).images[0].numpy(), expected)

@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 
 
 def opened(entries: dict[str, DataEntry], **options) -> tuple[RunData, Sampler]:
-    data = open_data(experiment(entries, validation=0.0, **options))
-    return data, Sampler(data, data.experiment)
+    resolved, data = open_data(experiment(entries, validation=0.0, **options))
+    return data, Sampler(data, resolved)
 
 
 def loader_of(data: RunData, sampler: Sampler) -> DirectLoader:
@@ -200,7 +200,7 @@ def test_labeled_samples_do_not_change_when_unlabeled_ones_are_kept():
     for arm in arms:
         data, sampler = opened(arm, batch_size=4)
         micro_batches = [sampler.step(s)[0] for s in range(6)]
-        shown.append([data.keys[p.samples[: p.labeled]].tolist() for p in micro_batches])
+        shown.append([data.keys(p.samples[: p.labeled]).tolist() for p in micro_batches])
     assert shown[0] == shown[1]
 
 
@@ -232,7 +232,7 @@ def test_a_batch_holds_the_images_and_labels_of_its_samples():
     batch = loader_of(data, sampler).batch(11, 1)
     samples = sampler.step(11)[1].samples
     numbers = numbers_of(batch.images)
-    assert numbers == [int(key) for key in data.keys[samples]]
+    assert numbers == [int(key) for key in data.keys(samples)]
     assert batch.targets["kind"].tolist() == [n % 3 for n in numbers]
     assert batch.present["kind"].all()
     assert batch.images.dtype == torch.uint8

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtlcore import Categories
 from mtlcore.data.splits import Rules, assign, cut, generator, is_labeled, strata_of, subset, thin
 
 strata = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(
@@ -94,7 +95,7 @@ def test_the_order_of_the_samples_does_not_matter(codes, seed, validation, label
 def test_groups_are_never_divided_and_only_train_loses_labels(codes, seed, data):
     n = len(codes)
     groups = np.array(data.draw(st.lists(st.sampled_from("abcdefgh"), min_size=n, max_size=n)))
-    found = assign(Rules(seed, "faces", 0.2, 0.3), names(n), codes, group=groups)
+    found = assign(Rules(seed, "faces", 0.2, 0.3), names(n), codes, group=Categories.of(groups))
     for group in set(groups):
         assert len(set(found.split[groups == group])) == 1
     assert set(found.split) <= {"train", "validation", "test"}
@@ -123,7 +124,7 @@ def test_a_limit_only_removes_samples(codes, seed, limit):
 
 
 def test_official_splits_do_not_change_and_validation_is_cut_from_train_alone():
-    official = np.array(["train"] * 100 + ["val"] * 20 + ["test"] * 30)
+    official = Categories.of(np.array(["train"] * 100 + ["val"] * 20 + ["test"] * 30))
     found = assign(Rules(0, "faces", 0.1), names(150), np.zeros(150, dtype=np.int64), official)
     assert found.split[100:].tolist() == official[100:].tolist()
     assert (found.split[:100] == "validation").sum() == 10
@@ -131,7 +132,7 @@ def test_official_splits_do_not_change_and_validation_is_cut_from_train_alone():
 
 
 def test_nothing_is_cut_from_train_if_the_dataset_has_its_own_validation_split():
-    official = np.array(["train"] * 50 + ["validation"] * 10)
+    official = Categories.of(np.array(["train"] * 50 + ["validation"] * 10))
     assert (
         assign(
             Rules(0, "faces", 0.1), names(60), np.zeros(60, dtype=np.int64), official
@@ -167,7 +168,7 @@ def test_numbers_are_stratified_by_deciles_of_their_first_column():
 
 
 def test_missing_values_are_a_stratum_of_their_own():
-    assert len(set(strata_of(np.array(["", "a", "", "b"]), 4).tolist())) == 3
+    assert len(set(strata_of(Categories.of(np.array(["", "a", "", "b"])), 4).tolist())) == 3
     found = strata_of(np.array([np.nan, 1.0, 2.0, np.nan]), 4)
     assert found[0] == found[3] == 10
     assert strata_of(np.full(3, np.nan), 3).tolist() == [10] * 3
@@ -176,7 +177,7 @@ def test_missing_values_are_a_stratum_of_their_own():
 @pytest.mark.parametrize(
     ("annotation", "expected"),
     [
-        (np.array(["a", ""]), [True, False]),
+        (Categories.of(np.array(["a", ""])), [True, False]),
         (np.array([1.0, np.nan]), [True, False]),
         (np.array([[np.nan, 1.0], [np.nan, np.nan]]), [True, False]),
         (np.array([3, 4]), [True, True]),

@@ -70,7 +70,7 @@ def open_scenes(dataset, tasks=("classes", "depth", "normals", "corners"), **mor
     entry = DataEntry(dataset, max_bad=more.pop("max_bad", 0), unlabeled="keep")
     chosen = {label: TASKS[label] for label in tasks} | more.pop("others", {})
     run = experiment({"scenes": entry}, chosen, size=(24, 32), cache_size=(30, 40), validation=0.0)
-    return open_data(run, **more)
+    return open_data(run, **more).data
 
 
 # ------------------------------------------------------------ opening

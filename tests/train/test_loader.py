@@ -75,8 +75,7 @@ def opened() -> tuple[Experiment, RunData]:
         augment=Jitter(),
         weighting=EQUAL,
     )
-    data = open_data(exp)
-    return data.experiment, data
+    return open_data(exp)
 
 
 def loader_of(exp: Experiment, data: RunData, ahead: int, first: int = 0) -> Loader:

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ...contracts import Dataset, Index, Sample
+from ...contracts import Categories, Column, Dataset, Index, Sample
+from ...contracts.columns import describe, is_keys, is_numbers
 from ...data.aligned import columns_of, decode_sample
 from ...errors import MtlError
 from ..common import COMMON
@@ -51,7 +52,7 @@ def index_holds_samples(subject: DatasetSubject) -> None:
 def keys_are_unique_names(subject: DatasetSubject) -> None:
     """`keys` is (N,) text without duplicates."""
     keys = subject.index.keys
-    require(_is_text(keys), f"keys is {_description(keys)}")
+    require(is_keys(keys), f"keys is {describe(keys)}")
     names, counts = np.unique(keys, return_counts=True)
     most = int(counts.max())
     require(most == 1, f"{str(names[counts.argmax()])!r} occurs {most} times")
@@ -82,10 +83,10 @@ def columns_have_equal_length(subject: DatasetSubject) -> None:
     core=True,
 )
 def annotations_are_names_or_numbers(subject: DatasetSubject) -> None:
-    """Each annotation is an array of text or of floats."""
+    """Each annotation is (N,) text or an array of floats: of numpy, `Categories`, or Arrow."""
     for name, values in subject.index.annotations.items():
-        valid = isinstance(values, np.ndarray) and values.dtype.kind in "Uf"
-        require(valid, f"{name!r} is {_description(values)}")
+        is_float = is_numbers(values) and values.dtype.kind == "f"
+        require(isinstance(values, Categories) or is_float, f"{name!r} is {describe(values)}")
 
 
 @DATASET_CHECKS.check(
@@ -100,7 +101,7 @@ def split_group_and_attributes_are_names(subject: DatasetSubject) -> None:
     """`split`, `group` and each attribute are (N,) text."""
     for name, values in columns(subject.index).items():
         if not name.startswith(("annotation", "presence")):
-            require(_is_text(values), f"{name} is {_description(values)}")
+            require(isinstance(values, Categories), f"{name} is {describe(values)}")
 
 
 @DATASET_CHECKS.check(
@@ -116,9 +117,7 @@ def index_is_repeatable(subject: DatasetSubject) -> None:
     require(np.array_equal(subject.index.keys, again.keys), "the keys differ")
     others = columns(again)
     for name, values in columns(subject.index).items():
-        is_float = values.dtype.kind == "f"
-        same = name in others and np.array_equal(values, others[name], equal_nan=is_float)
-        require(same, f"{name} differs")
+        require(name in others and _are_equal(values, others[name]), f"{name} differs")
 
 
 @DATASET_CHECKS.check(
@@ -170,7 +169,7 @@ def maps_and_points_are_as_declared(subject: DatasetSubject) -> None:
     """Each decoded sample has the maps and points that the index declares, in the same form."""
     for name, column in columns_of(subject.index).items():
         valid = isinstance(column.present, np.ndarray) and column.present.dtype == bool
-        require(valid, f"the presence of {name!r} is {_description(column.present)}")
+        require(valid, f"the presence of {name!r} is {describe(column.present)}")
     for sample in subject.samples:
         try:
             decode_sample(subject.component, subject.index, sample)
@@ -319,15 +318,9 @@ def _decode_all(subject: DatasetSubject) -> dict[int, Sample]:
     return {sample: copied(subject.decode(sample)) for sample in subject.samples}
 
 
-def _is_text(values: object) -> bool:
-    """True for (N,) text."""
-    return isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1
-
-
-def _description(values: object) -> str:
-    if isinstance(values, np.ndarray):
-        return f"{values.dtype} {values.shape}"
-    return type(values).__name__
+def _are_equal(values: Column, others: Column) -> bool:
+    is_float = isinstance(values, np.ndarray) and values.dtype.kind == "f"
+    return np.array_equal(np.asarray(values), np.asarray(others), equal_nan=is_float)
 
 
 CHECKS = CheckList("dataset", batches, (COMMON, DATASET_CHECKS))

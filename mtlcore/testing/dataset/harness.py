@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from ...contracts import Dataset, Index, Sample
+from ...contracts import Column, Dataset, Index, Sample
 from ...data.aligned import columns_of
 from ..requirements import Skip, require
 from ..subject import Subject
@@ -120,9 +120,10 @@ class DatasetSubject(Subject[Dataset]):
         return entries
 
 
-def columns(index: Index) -> dict[str, np.ndarray]:
+def columns(index: Index) -> dict[str, Column]:
     """All columns of an index by name."""
-    found = {f"annotation {name!r}": values for name, values in index.annotations.items()}
+    found: dict[str, Column] = {}
+    found |= {f"annotation {name!r}": values for name, values in index.annotations.items()}
     found |= {f"attribute {name!r}": values for name, values in index.attributes.items()}
     for name, column in columns_of(index).items():
         found[f"presence of {name!r}"] = column.present

@@ -310,14 +310,14 @@ def toy_experiment(
     )
 
 
-def toy_plan(size: int, augmentation: Augmentation | None = None) -> ViewPlan:
+def toy_plan(size: int | tuple[int, int], augmentation: Augmentation | None = None) -> ViewPlan:
     """The augmentations of the harness.
 
     augmentation: replaces all named ones. Default: the built-in ones, "weak" for the clean view.
     """
     builtin = {"none": NoAugment(), "weak": Weak(), "strong": Strong(), "validation": Validation()}
     named = dict.fromkeys(builtin, augmentation) if augmentation else builtin
-    return ViewPlan(augmentation or builtin["weak"], named, (size, size))
+    return ViewPlan(augmentation or builtin["weak"], named, image_size(size))
 
 
 def toy_batch(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:

@@ -66,15 +66,17 @@ def _code(read: Callable[[], Index]) -> list[Path]:
 
 def _save(file: Path, index: Index) -> None:
     skipped = json.dumps([index.skipped.names, index.skipped.notes])
-    arrays = {"keys": index.keys, "skipped": np.array(skipped)}
+    # numpy saves neither categories nor strings of any width.
+    keys = np.array(index.keys.tolist(), dtype=str)
+    arrays = {"keys": keys, "skipped": np.array(skipped)}
     if index.split is not None:
-        arrays["split"] = index.split
+        arrays["split"] = np.asarray(index.split)
     if index.group is not None:
-        arrays["group"] = index.group
+        arrays["group"] = np.asarray(index.group)
     for name, value in index.annotations.items():
-        arrays[f"annotation/{name}"] = value
+        arrays[f"annotation/{name}"] = np.asarray(value)
     for name, value in index.attributes.items():
-        arrays[f"attribute/{name}"] = value
+        arrays[f"attribute/{name}"] = np.asarray(value)
     file.parent.mkdir(parents=True, exist_ok=True)
     # A temporary name, so that another process never reads half a file.
     part = file.with_suffix(f".{os.getpid()}.part")

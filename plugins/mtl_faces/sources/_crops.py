@@ -26,7 +26,7 @@ def read_face(crop: Crop, root: Path, index: Index, i: int) -> np.ndarray:
     image = read_image(key, root)
     if crop == "none":
         return image
-    box = index.annotations["box_px"][i]
+    box = np.asarray(index.annotations["box_px"][i])
     return cut_box(image, box, key) if crop == "hopenet" else cut_square(image, box, key)
 
 

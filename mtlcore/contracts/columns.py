@@ -1,0 +1,375 @@
+"""Columns of an index: categories as codes and names, keys as strings of any width.
+
+A million strings as a numpy array (N,) of fixed width take four bytes for each character of the
+LONGEST one. So an `Index` converts its columns when it is made: strings become `Categories`, keys
+become numpy's `StringDType`. A dataset may pass numpy arrays of strings, `Categories`, or Arrow
+arrays (of pyarrow, polars or pandas: all that have the Arrow PyCapsule interface). Equal values
+give equal splits, targets and fingerprints, whichever of them it passes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard, overload
+
+import numpy as np
+from attrs import field, frozen
+
+from ..errors import MtlError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+CHUNK = 1 << 16  # values that are converted at a time: a whole column would be held twice
+STRINGS = np.dtypes.StringDType()
+
+
+def _codes(codes: object) -> np.ndarray:
+    array = np.asarray(codes)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise MtlError(f"Categories: codes is {array.dtype} {array.shape}; expected (N,) int")
+    return array
+
+
+def _names(names: object) -> np.ndarray:
+    """Return (K,) strings. Raises MtlError for other types and for a name that repeats."""
+    listed = list(names) if isinstance(names, (tuple, list)) else names
+    if isinstance(listed, list):
+        listed = np.array(listed, dtype=object)
+    found = as_keys(listed)
+    if not _is_text(found):
+        raise MtlError(f"Categories: names is {describe(found)}; expected (K,) strings")
+    texts = found.tolist()
+    if len(set(texts)) != len(texts):
+        repeated = next(name for name in texts if texts.count(name) > 1)
+        raise MtlError(f"Categories: the name {repeated!r} repeats; expected different names")
+    return found
+
+
+@frozen(eq=False)
+class Categories:
+    """A column of N strings, each different one stored once.
+
+    codes: (N,) int, positions in `names`.
+    names: (K,) different strings, in any order. Some of them need not occur. A missing value has a
+    code, too: that of the name "".
+
+    It can be indexed, compared with a string, and iterated like a numpy array of strings, and numpy
+    functions accept it. Raises MtlError for codes outside of 0 ... K-1 and for repeated names.
+    """
+
+    codes: np.ndarray = field(converter=_codes)
+    names: np.ndarray = field(converter=_names)
+
+    def __attrs_post_init__(self) -> None:
+        if not len(self.codes):
+            return
+        low, high = int(self.codes.min()), int(self.codes.max())
+        if low < 0 or high >= len(self.names):
+            wrong = low if low < 0 else high
+            raise MtlError(
+                f"Categories: the code {wrong} names none of the {len(self.names)} names; "
+                f'expected 0 to {len(self.names) - 1}. A missing value has the name ""'
+            )
+
+    @classmethod
+    def of(cls, values: object) -> Categories:
+        """Return (N,) strings as categories: numpy, Arrow, categories, or any iterable of str.
+
+        An iterable is read once, and none of its strings is held twice. Raises MtlError for
+        anything else.
+        """
+        column = as_column(values)
+        if isinstance(column, Iterable) and not isinstance(column, (np.ndarray, str, Categories)):
+            return _counted_up(column)
+        if not isinstance(column, Categories):
+            raise MtlError(f"expected (N,) strings, got {describe(column)}")
+        return column
+
+    @classmethod
+    def filled(cls, n: int, name: str) -> Categories:
+        """Return n samples that all have this name."""
+        return cls(np.zeros(n, dtype=np.int32), (name,))
+
+    @classmethod
+    def join(cls, columns: Sequence[Categories]) -> Categories:
+        """Return several columns as one, with the names of all of them."""
+        if len(columns) == 1:
+            return columns[0]
+        coder = _Coder()
+        codes = [coder.recode(column.names.tolist(), column.codes) for column in columns]
+        return coder.categories(codes)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, key: int | np.integer[Any]) -> str: ...
+
+    @overload
+    def __getitem__(self, key: slice | np.ndarray | Sequence[int]) -> Categories: ...
+
+    def __getitem__(
+        self, key: int | np.integer[Any] | slice | np.ndarray | Sequence[int]
+    ) -> str | Categories:
+        found = self.codes[key]
+        if isinstance(found, np.ndarray):
+            return Categories._unchecked(found, self.names)
+        return str(self.names[found])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tolist())
+
+    def __eq__(self, other: object) -> np.ndarray:  # type: ignore[override]
+        """Return which samples have this name, (N,) bool, as numpy does."""
+        if isinstance(other, str):
+            return self.isin(other)
+        return np.asarray(np.asarray(self) == np.asarray(other))
+
+    def __ne__(self, other: object) -> np.ndarray:  # type: ignore[override]
+        return ~(self == other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        names, positions = self.unique()
+        values = names[positions]
+        return values if dtype is None else values.astype(dtype)
+
+    def isin(self, *names: str) -> np.ndarray:
+        """Return which samples have one of these names, (N,) bool."""
+        chosen = np.array([name in names for name in self.names.tolist()], dtype=bool)
+        if not len(chosen):
+            return np.zeros(len(self), dtype=bool)
+        return np.asarray(chosen[self.codes])
+
+    def blank(self, samples: np.ndarray) -> Categories:
+        """Return a copy in which these samples, (N,) bool, are missing: their name is ""."""
+        texts = self.names.tolist()
+        if "" not in texts:
+            texts.append("")
+        codes = np.where(samples, np.int32(texts.index("")), self.codes)
+        return Categories(codes, texts)
+
+    def rename(self, new_name: Callable[[str], str]) -> Categories:
+        """Return the same samples under other names. Several names may become one."""
+        coder = _Coder()
+        names = [new_name(name) for name in self.names.tolist()]
+        return coder.categories([coder.recode(names, self.codes)])
+
+    def unique(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the names that occur, sorted (K,), and the position of each sample's, (N,) int64.
+
+        The same as `np.unique(values, return_inverse=True)` of the strings.
+        """
+        occurs = np.bincount(self.codes, minlength=len(self.names)) > 0
+        texts = self.names[occurs].tolist()
+        order = sorted(range(len(texts)), key=texts.__getitem__)
+        rank = np.empty(len(texts), dtype=np.int64)
+        rank[order] = np.arange(len(texts))
+
+        position = np.zeros(len(self.names), dtype=np.int64)
+        position[occurs] = rank
+        names = np.array([texts[i] for i in order], dtype=str)
+        return names, position[self.codes]
+
+    def used(self) -> list[str]:
+        """Return the names that occur, sorted."""
+        occurs = np.bincount(self.codes, minlength=len(self.names)) > 0
+        return sorted(self.names[occurs].tolist())
+
+    def tolist(self) -> list[str]:
+        """Return the N strings. Equal ones are the same object."""
+        texts = np.array(self.names.tolist(), dtype=object)
+        found: list[str] = texts[self.codes].tolist() if len(texts) else []
+        return found
+
+    @classmethod
+    def _unchecked(cls, codes: np.ndarray, names: np.ndarray) -> Categories:
+        """Return categories whose codes and names are known to be right, without a search."""
+        new = cls.__new__(cls)
+        object.__setattr__(new, "codes", codes)
+        object.__setattr__(new, "names", names)
+        return new
+
+
+Column = np.ndarray | Categories
+"""A column of an index: `Categories`, or numbers (N, ...) as a numpy array."""
+
+
+# ------------------------------------------------------------ conversion
+
+
+def as_column(values: object) -> Any:
+    """Convert strings to `Categories` and Arrow numbers to numpy; leave everything else.
+
+    The conformance kit and the core then refuse what is neither strings nor numbers.
+    """
+    if _is_arrow(values):
+        return _arrow_column(values)
+    if _is_text(values):
+        return _coded(values)
+    return values
+
+
+def as_columns(columns: Mapping[str, object]) -> dict[str, Any]:
+    """Convert each of these columns with `as_column`."""
+    return {name: as_column(values) for name, values in columns.items()}
+
+
+def as_keys(values: object) -> Any:
+    """Convert strings to numpy's `StringDType`; leave everything else.
+
+    Strings with a lone surrogate (a file name that is not valid UTF-8) can't be held there. Then
+    the whole array keeps numpy's fixed width.
+    """
+    if isinstance(values, Categories):
+        return _category_keys(values)
+    if _is_arrow(values):
+        return _arrow_keys(values)
+    if not _is_text(values) or values.dtype == STRINGS:
+        return values
+    try:
+        return values.astype(STRINGS)
+    except (TypeError, UnicodeEncodeError):
+        return values.astype(str)
+
+
+def is_keys(values: object) -> bool:
+    """Return whether these are (N,) strings."""
+    return _is_text(values) and values.dtype.kind in "UT"
+
+
+def is_numbers(values: object) -> TypeGuard[np.ndarray]:
+    """Return whether this is a numpy array of numbers."""
+    return isinstance(values, np.ndarray) and values.dtype.kind in "fiub"
+
+
+def describe(values: object) -> str:
+    """Return the type and the shape of a column, for messages."""
+    if isinstance(values, Categories):
+        return f"strings ({len(values)},)"
+    if isinstance(values, np.ndarray):
+        return f"{values.dtype} {values.shape}"
+    return type(values).__name__
+
+
+def numbered(codes: np.ndarray, code: Mapping[str, int]) -> Categories:
+    """Return categories from name -> code, where codes count up from 0 in the mapping's order."""
+    names = as_keys(np.array(list(code), dtype=object))
+    return Categories._unchecked(codes, names)
+
+
+class _Coder:
+    """Gives each different string a code, in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, int] = {}
+
+    def recode(self, names: Sequence[str | None], positions: np.ndarray) -> np.ndarray:
+        """Return the codes of samples, from their positions in `names`; None counts as ""."""
+        own = [self._code.setdefault(name or "", len(self._code)) for name in names]
+        return np.array(own, dtype=np.int32)[positions]
+
+    def categories(self, codes: Sequence[np.ndarray]) -> Categories:
+        return numbered(np.concatenate([np.zeros(0, dtype=np.int32), *codes]), self._code)
+
+
+def _coded(values: np.ndarray) -> Categories:
+    coder = _Coder()
+    codes: list[np.ndarray] = []
+    for start in range(0, len(values), CHUNK):
+        names, positions = np.unique(values[start : start + CHUNK], return_inverse=True)
+        codes.append(coder.recode(names.tolist(), positions.reshape(-1)))
+    return coder.categories(codes)
+
+
+def _counted_up(values: Iterable[object]) -> Categories:
+    code: dict[str, int] = {}
+    codes = array("i")
+    for value in values:
+        if not isinstance(value, str):
+            raise MtlError(f"expected strings, got {value!r}")
+        codes.append(code.setdefault(value, len(code)))
+    return numbered(np.array(codes, dtype=np.int32), code)
+
+
+def _category_keys(values: Categories) -> np.ndarray:
+    # One chunk at a time: numpy's own indexing of such strings takes twice their memory.
+    found = np.empty(len(values), dtype=values.names.dtype)
+    for start in range(0, len(values), CHUNK):
+        found[start : start + CHUNK] = values.names[values.codes[start : start + CHUNK]]
+    return found
+
+
+def _is_text(values: object) -> TypeGuard[np.ndarray]:
+    """Return whether these are (N,) strings; an object array counts if it holds only strings."""
+    if not isinstance(values, np.ndarray) or values.ndim != 1:
+        return False
+    if values.dtype.kind == "O":
+        return all(isinstance(value, str) for value in values)
+    return values.dtype.kind in "UT"
+
+
+# ------------------------------------------------------------ Arrow
+
+
+def _is_arrow(values: object) -> bool:
+    # No import: who passes an Arrow array has imported pyarrow, or has it for this conversion.
+    return hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__")
+
+
+def _arrow(values: Any) -> pyarrow.ChunkedArray:
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise MtlError(
+            f"an index holds an Arrow array ({type(values).__name__}), which needs pyarrow: "
+            f"type `pip install pyarrow`"
+        ) from error
+    if hasattr(values, "__arrow_c_stream__"):
+        return pa.chunked_array(values)
+    return pa.chunked_array([pa.array(values)])
+
+
+def _arrow_column(values: object) -> Column:
+    """Return Arrow strings, plain or dictionary-coded, as categories, and numbers as numpy.
+
+    null is a missing value: "" or NaN.
+    """
+    column = _arrow(values)
+    if not _holds_strings(column):
+        return np.asarray(column.to_numpy())
+    coder = _Coder()
+    codes: list[np.ndarray] = []
+    for chunk in column.chunks:
+        coded = chunk if hasattr(chunk, "dictionary") else chunk.dictionary_encode()
+        # The last name is that of null.
+        names = [*coded.dictionary.to_pylist(), None]
+        positions = coded.indices.to_numpy(zero_copy_only=False)
+        if coded.indices.null_count:  # then they are floats, and NaN for null
+            positions = np.where(np.isnan(positions), len(names) - 1, positions).astype(np.int64)
+        codes.append(coder.recode(names, positions))
+    return coder.categories(codes)
+
+
+def _arrow_keys(values: object) -> np.ndarray:
+    column = _arrow(values)
+    if not _holds_strings(column):
+        return np.asarray(column.to_numpy())
+    found = np.empty(len(column), dtype=STRINGS)
+    for start in range(0, len(column), CHUNK):
+        chunk = column.slice(start, CHUNK)
+        found[start : start + CHUNK] = [text or "" for text in chunk.to_pylist()]
+    return found
+
+
+def _holds_strings(column: pyarrow.ChunkedArray) -> bool:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

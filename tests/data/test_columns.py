@@ -16,7 +16,7 @@ import pytest
 from attrs import field, frozen
 from toy_datasets import InMemory, cycle, experiment
 
-from mtlcore import Categories, Classification, Dataset, Index, MtlError, Regression
+from mtlcore import Categories, Classification, Dataset, Index, MtlError, Regression, Sample
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.check import check_data
 from mtlcore.data.dataset import index_data, open_data, read_images, resolve
@@ -82,10 +82,10 @@ class Toy(Dataset):
             attributes={"race": others(RACES)},
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         self.decoded.append(i)
         number = int(index.keys[i].removesuffix(".png").split()[-1])
-        return np.full((8, 8, 3), number, dtype=np.uint8)
+        return Sample(np.full((8, 8, 3), number, dtype=np.uint8))
 
 
 def run_on(dataset: Dataset, **inputs):
@@ -229,7 +229,7 @@ def test_a_file_name_that_is_no_utf8_can_be_a_key():
             return Index(many, {"kind": labels})
 
         def decode(self, index, sample):
-            return np.zeros((8, 8, 3), dtype=np.uint8)
+            return Sample(np.zeros((8, 8, 3), dtype=np.uint8))
 
     data = open_data(experiment({"a": DataEntry(Odd(40))})).data
     assert data.keys(np.array([3])).tolist() == ["3\udcff"]

@@ -218,6 +218,14 @@ def test_datasets_that_disagree_on_a_map_are_refused():
         open_data(experiment(entries, {"corners": TASKS["corners"]}, size=8))
 
 
+def test_the_check_of_a_dataset_counts_its_maps_and_points():
+    run = experiment({"scenes": DataEntry(Scenes(12, every=3))}, {"classes": TASKS["classes"]})
+    counts = check_data(run, "scenes").counts
+    assert set(counts) == {"kind", "classes", "depth", "normals", "corners"}
+    given = {"test": {"": 2, "given": 1}, "train": {"": 6, "given": 3}}
+    assert counts["corners"] == counts["classes"] == given
+
+
 # ------------------------------------------------------------ training
 
 

@@ -9,7 +9,7 @@ CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(OLD)" % sys.versi
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 QUICK = tests/test_house_style.py tests/test_rng.py tests/test_config.py tests/test_views.py \
 	tests/test_model.py tests/test_classification.py tests/tasks tests/weighting tests/augment \
-	tests/train/test_optim.py tests/data/test_open_data.py tests/data/test_csv.py \
+	tests/training/test_optim.py tests/data/test_open_data.py tests/data/test_csv.py \
 	tests/data/test_folder.py tests/data/test_image_cache.py tests/properties/test_splits.py \
 	tests/faces/test_head_pose.py tests/faces/test_fer2013.py tests/faces/test_emotion.py
 IMAGES = real images: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data}

@@ -41,9 +41,9 @@ from mtlcore.data.sampler import Sampler
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.networks import frozen_running_statistics
-from mtlcore.train.build import build_train_state
-from mtlcore.train.devices import fabric_for
-from mtlcore.train.step import TrainState, train_step
+from mtlcore.training.build import build_train_state
+from mtlcore.training.devices import fabric_for
+from mtlcore.training.step import TrainState, train_step
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fer2013_low_data.toml"
 LABELS = ("fer", "puzzling", "inpainting")

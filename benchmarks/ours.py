@@ -35,10 +35,10 @@ from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.runs import RunFolder
 from mtlcore.tasks.classification import Classification
-from mtlcore.train.build import build_train_state
-from mtlcore.train.checkpoint import Checkpoints
-from mtlcore.train.record import Record
-from mtlcore.train.trainer import Trainer
+from mtlcore.training.build import build_train_state
+from mtlcore.training.checkpoint import Checkpoints
+from mtlcore.training.record import Record
+from mtlcore.training.trainer import Trainer
 from mtlcore.weighting import Equal
 
 N, CLASSES = 2048, 8

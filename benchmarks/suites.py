@@ -18,7 +18,7 @@ from mtlcore import PretextTask, Rng
 from mtlcore.augment.levels import Strong, Weak
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.model.inference import Inference
-from mtlcore.train.trainer import Trainer
+from mtlcore.training.trainer import Trainer
 
 BATCH, SIZE = 64, 64
 ENCODER = ResnetSmall(width=16, stem_stride=2)

@@ -4,7 +4,13 @@ One shared encoder learns supervised tasks and self-supervised pretext tasks tog
 
     dataset -> batch -> augment -> views -> encoder -> heads -> losses -> weighting -> optimizer
 
-Each noun in this line is a kind of plugin. The names below are what a plugin author imports:
+Each noun in this line is a kind of plugin. Python code builds and reads experiments with:
+
+    experiments                 Experiment, its settings Input, Views, Optimizer, Schedule, Train,
+                                its entries TaskEntry, PretextEntry, DataEntry, load_experiment
+    components                  component (by kind and name), register (a class of one's own)
+
+A plugin author imports:
 
     base classes of the kinds   Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset,
                                 Augmentation, Callback
@@ -24,6 +30,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .authoring.predict_transform import predict_transform as predict_transform
+    from .config.component import component as component
+    from .config.experiment import DataEntry as DataEntry
+    from .config.experiment import Experiment as Experiment
+    from .config.experiment import Input as Input
+    from .config.experiment import Optimizer as Optimizer
+    from .config.experiment import PretextEntry as PretextEntry
+    from .config.experiment import Schedule as Schedule
+    from .config.experiment import TaskEntry as TaskEntry
+    from .config.experiment import Train as Train
+    from .config.experiment import Views as Views
+    from .config.load import load_experiment as load_experiment
     from .contracts import AlignedTask as AlignedTask
     from .contracts import Annotation as Annotation
     from .contracts import Augmentation as Augmentation
@@ -63,19 +80,33 @@ if TYPE_CHECKING:
     from .networks import FrozenModule as FrozenModule
     from .networks import SharedHead as SharedHead
     from .networks import gather as gather
+    from .registry.catalog import register as register
     from .registry.hooks import hookimpl as hookimpl
     from .rng import Rng as Rng
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
-    from .train.record import Diverged as Diverged
-    from .train.stop import Interrupted as Interrupted
+    from .training.record import Diverged as Diverged
+    from .training.stop import Interrupted as Interrupted
 
 __version__ = "0.1.0"
 
 # The module of each public name. It repeats the imports above, which run in type checkers alone.
 _HOME = {
     "authoring.predict_transform": ("predict_transform",),
+    "config.component": ("component",),
+    "config.experiment": (
+        "DataEntry",
+        "Experiment",
+        "Input",
+        "Optimizer",
+        "PretextEntry",
+        "Schedule",
+        "TaskEntry",
+        "Train",
+        "Views",
+    ),
+    "config.load": ("load_experiment",),
     "contracts": (
         "AlignedTask",
         "Annotation",
@@ -112,13 +143,14 @@ _HOME = {
     "errors": ("MtlError", "nearest"),
     "geometry": ("Geometry", "orthogonal"),
     "networks": ("EMA", "FrozenModule", "SharedHead", "gather"),
+    "registry.catalog": ("register",),
     "registry.hooks": ("hookimpl",),
     "rng": ("Rng",),
     "tasks.classification": ("Classification",),
     "tasks.multilabel": ("Multilabel",),
     "tasks.regression": ("Regression",),
-    "train.record": ("Diverged",),
-    "train.stop": ("Interrupted",),
+    "training.record": ("Diverged",),
+    "training.stop": ("Interrupted",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

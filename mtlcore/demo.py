@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 from .callbacks.progress import ProgressReporter
 from .config.experiment import Experiment
 from .evaluation.evaluate import evaluate
-from .train.trainer import train
+from .training.trainer import train
 
 
 @frozen

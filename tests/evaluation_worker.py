@@ -23,7 +23,7 @@ from mtlcore.evaluation.measure import Measured, measure, measure_pretexts
 from mtlcore.model.hybrid import HybridModel
 from mtlcore.networks import single_rank
 from mtlcore.tasks.regression import Regression
-from mtlcore.train.devices import leave_together
+from mtlcore.training.devices import leave_together
 
 N = 36
 BATCH = 8  # five batches: in the last round of two ranks, rank 1 has none

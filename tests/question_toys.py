@@ -17,7 +17,7 @@ from mtlcore.config.experiment import Experiment, PretextEntry
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.evaluation.preview import strips
 from mtlcore.model.inference import SharedEncoder
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 
 @frozen(eq=False)

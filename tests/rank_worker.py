@@ -17,10 +17,10 @@ from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.networks import single_rank
 from mtlcore.rng import KeyedRng
-from mtlcore.train.build import build_train_state
-from mtlcore.train.devices import leave_together
-from mtlcore.train.state import TrainState
-from mtlcore.train.step import train_step
+from mtlcore.training.build import build_train_state
+from mtlcore.training.devices import leave_together
+from mtlcore.training.state import TrainState
+from mtlcore.training.step import train_step
 
 PRETEXTS = ("puzzle_spatial", "inpainting", "barlow", "byol", "patches", "location", "fixmatch")
 CASES: dict[str, dict[str, Any]] = {

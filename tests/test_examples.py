@@ -13,7 +13,7 @@ from PIL import Image
 
 from mtlcore.config import load
 from mtlcore.evaluation.evaluate import evaluate
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SIZE = 56

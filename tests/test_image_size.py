@@ -30,7 +30,7 @@ from mtlcore.image_size import image_size, largest_of_ratio, same_ratio, written
 from mtlcore.model.inference import SharedEncoder
 from mtlcore.registry.catalog import catalog
 from mtlcore.testing.pretext.harness import pretext_sheet
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 
 DOTS = Path(__file__).resolve().parent / "dots.py"
 CONFIG = f"""

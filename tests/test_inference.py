@@ -16,7 +16,7 @@ from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.evaluation.evaluate import inference_network
 from mtlcore.model.inference import Inference
 from mtlcore.runs import RunFolder
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 
 
 def trained(experiment: Experiment, out: Path) -> Inference:

@@ -26,7 +26,7 @@ from mtlcore import EMA, FrozenModule, MtlError, SharedHead
 from mtlcore.config.experiment import PretextEntry
 from mtlcore.model.hybrid import HybridModel
 from mtlcore.networks import frozen_running_statistics
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 
 def shapes(weights):

@@ -13,7 +13,7 @@ from mtlcore.config.experiment import PretextEntry
 from mtlcore.geometry import warp
 from mtlcore.model.views import _AugmentedBatch
 from mtlcore.registry.components import component_name, fault
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 
 def turned(images, choice):

@@ -30,7 +30,7 @@ from mtlcore.data.dataset import open_data
 from mtlcore.evaluation.preview import TRIES, preview, some_images, strips
 from mtlcore.evaluation.sheet import Strip, sheet
 from mtlcore.runs import RunFolder
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 SIAMESE = ((1.01, 1.14), (1.0, 1.0), (0.57, 0.99))
 

@@ -15,7 +15,7 @@ from mtlcore.config import load
 from mtlcore.data.dataset import open_data
 from mtlcore.evaluation.evaluate import inference_network
 from mtlcore.runs import RunFolder
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 
 DOTS = Path(__file__).resolve().parent / "dots.py"
 CONFIG = f"""

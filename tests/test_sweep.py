@@ -16,7 +16,7 @@ from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.sweep import Axis, Sweep
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 
 DOTS = Path(__file__).parent / "dots.py"
 CONFIG = """

@@ -29,7 +29,7 @@ from mtlcore import Batch, Geometry, MtlError, StepCounts
 from mtlcore.geometry import similarity
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 
 def images_of_heads(made):
@@ -225,9 +225,14 @@ def test_supervised_heads_never_fall_back_to_another_view():
 
 
 def test_an_unknown_augmentation_raises_with_the_known_ones():
+    class Misspelled(type(PRETEXTS["fixmatch"])):  # type: ignore[misc]
+        def views(self, augmented, rng):
+            return [augmented.augment(1, "weka")], None
+
     exp = experiment(("fer",), ("fixmatch",))
-    exp = evolve(exp, augmentations={"weak": Plain()})
-    with pytest.raises(MtlError, match="strong") as error:
+    entry = evolve(exp.pretexts["fixmatch"], component=Misspelled())
+    exp = evolve(exp, pretexts={"fixmatch": entry}, augmentations={"weak": Plain()})
+    with pytest.raises(MtlError, match="weka") as error:
         prepared(exp, batch(tasks=("fer",)))
     assert "weak" in str(error.value)
 

@@ -53,9 +53,9 @@ from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
-from mtlcore.train.build import build_train_state
-from mtlcore.train.state import Names, TrainState
-from mtlcore.train.step import Logged, step_on
+from mtlcore.training.build import build_train_state
+from mtlcore.training.state import Names, TrainState
+from mtlcore.training.step import Logged, step_on
 from mtlcore.weighting import Equal, Uncertainty
 
 # -------------------------------------------------------------------- encoders, augmentations

@@ -19,9 +19,9 @@ from mtlcore.contracts import PreparedBatch
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
-from mtlcore.train.build import build_train_state
-from mtlcore.train.devices import leave_together
-from mtlcore.train.step import train_step
+from mtlcore.training.build import build_train_state
+from mtlcore.training.devices import leave_together
+from mtlcore.training.step import train_step
 
 STEPS = 20
 State = dict[str, torch.Tensor]

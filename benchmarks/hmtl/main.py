@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from attrs import evolve
 
 from mtlcore import MtlError, nearest
-from mtlcore.train.stop import Interrupted
+from mtlcore.training.stop import Interrupted
 
 from .old_keys import FORMAT, format_of
 from .plan import STAGES, Plan, Row, Run, key_of, name_of

@@ -27,8 +27,8 @@ from mtlcore.config import dump, load
 from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import RunFolder, Which
-from mtlcore.train.result import Result
-from mtlcore.train.trainer import train
+from mtlcore.training.result import Result
+from mtlcore.training.trainer import train
 
 from . import lite0
 from .old_keys import FORMAT, read_row

@@ -33,7 +33,7 @@ from .progress import ProgressReporter
 from .untouched import restored_generators, untouched
 
 if TYPE_CHECKING:
-    from ..train.state import TrainState
+    from ..training.state import TrainState
 
 # Titles of the callbacks that no table configures. A label has neither a dot nor a space.
 LOG, TERMINAL = "metrics.jsonl", "the terminal"

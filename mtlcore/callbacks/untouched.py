@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import MtlError
 
 if TYPE_CHECKING:
-    from ..train.state import TrainState
+    from ..training.state import TrainState
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from ..callbacks.progress import ProgressReporter
 from ..contracts import CallbackContext
 from ..demo import Arm
 from ..evaluation.measure import Measured
-from ..train.result import Result
+from ..training.result import Result
 from ._shared import console, print_line
 
 

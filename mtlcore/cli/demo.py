@@ -22,7 +22,7 @@ def demo(*, out: Path | None = None, set_: Overrides = ()) -> int:
     from ..config import load
     from ..demo import arms, next_folder, run_arm
     from ..registry.catalog import catalog
-    from ..train.stop import Interrupted
+    from ..training.stop import Interrupted
     from ._progress import Bars, arms_table
     from ._shared import console, print_line
 

@@ -56,7 +56,7 @@ def sweep(
         Print JSON.
     """
     from ..sweep import Axis, Sweep
-    from ..train.stop import Interrupted
+    from ..training.stop import Interrupted
     from ._shared import print_json, print_line
 
     axes = [Axis.parse(text) for text in over]

@@ -36,8 +36,8 @@ def train(
     """
     from ..config import load
     from ..runs import RunFolder
-    from ..train.stop import Interrupted
-    from ..train.trainer import train as train_run
+    from ..training.stop import Interrupted
+    from ..training.trainer import train as train_run
     from ._progress import Bars, print_result
     from ._shared import print_line
 

@@ -7,10 +7,11 @@ classes: each key has one paragraph, "key: ...", with indented continuation line
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from attrs import Attribute, field, frozen
 from attrs.converters import optional as converts_optional
@@ -27,12 +28,16 @@ from ..contracts import (
 )
 from ..errors import MtlError, nearest
 from ..image_size import ImageSize, image_size
+from ..registry.components import is_default
+from ..registry.lookup import default_augmentations, default_component
+from ..registry.plugin_file import pinned
+from .values import Settings, components_as_read, entries_as_read, instance_as_read, value_as_read
 
 share = and_(ge(0.0), le(1.0))
 
 
 @frozen
-class TaskEntry:
+class TaskEntry(Settings):
     """One [task.<label>] table: the component, and the keys that the core adds.
 
     component: the task, named by the key `name` (default: the label). The fields of the component
@@ -41,12 +46,13 @@ class TaskEntry:
         table.
     """
 
+    section: ClassVar[str] = "task.<label>"
     component: SupervisedTask
     weight: float = field(default=1.0, validator=gt(0.0))
 
 
 @frozen
-class PretextEntry:
+class PretextEntry(Settings):
     """One [pretext.<label>] table.
 
     component: the pretext task, named by the key `name` (default: the label). The fields of the
@@ -60,6 +66,7 @@ class PretextEntry:
         forwards, without its loss. "random_target": its targets are permuted across the batch.
     """
 
+    section: ClassVar[str] = "pretext.<label>"
     component: PretextTask
     weight: float = field(default=1.0, validator=gt(0.0))
     supervised: bool = True
@@ -68,7 +75,7 @@ class PretextEntry:
 
 
 @frozen
-class DataEntry:
+class DataEntry(Settings):
     """One [data.<label>] table.
 
     component: the dataset, named by the key `name` (default: the label). The fields of the
@@ -88,6 +95,7 @@ class DataEntry:
         values, copies stay together when the run creates a test or validation split itself.
     """
 
+    section: ClassVar[str] = "data.<label>"
     component: Dataset
     labels: float = field(default=1.0, validator=share)
     unlabeled: Literal["drop", "keep"] = "drop"
@@ -100,7 +108,7 @@ class DataEntry:
 
 
 @frozen
-class Input:
+class Input(Settings):
     """[input]: size of the images, and number of samples in a step.
 
     size: height and width of the encoder's input, in pixels: `64`, or `[48, 64]` for a height of 48
@@ -117,6 +125,7 @@ class Input:
         Those of pretexts do, since each batch has its own random draws.
     """
 
+    section: ClassVar[str] = "input"
     size: ImageSize = field(default=64, converter=image_size)  # type: ignore[assignment]
     batch_size: int = field(default=64, validator=gt(0))
     unlabeled_batch: int | None = field(default=None, validator=optional(gt(0)))
@@ -127,7 +136,7 @@ class Input:
 
 
 @frozen
-class Views:
+class Views(Settings):
     """[views]: which views are encoded, and which heads read them.
 
     supervised: views that the supervised heads read: the clean ones, those of the pretexts (as in
@@ -140,6 +149,7 @@ class Views:
         labeled samples of the clean views alone.
     """
 
+    section: ClassVar[str] = "views"
     supervised: Literal["clean", "pretext", "both"] = "clean"
     clean: int = field(default=1, validator=gt(0))
     reduce: Literal["mean", "geometric"] = "mean"
@@ -158,7 +168,7 @@ def _rising_shares(_: object, attribute: Attribute[Any], value: tuple[float, ...
 
 
 @frozen
-class Optimizer:
+class Optimizer(Settings):
     """[optimizer]: how gradients update the weights.
 
     name: "adamw", or "sgd" with `momentum`.
@@ -167,6 +177,7 @@ class Optimizer:
     momentum: momentum of "sgd".
     """
 
+    section: ClassVar[str] = "optimizer"
     name: Literal["adamw", "sgd"] = "adamw"
     lr: float = field(default=1e-3, validator=gt(0))
     weight_decay: float = field(default=0.05, validator=ge(0))
@@ -174,7 +185,7 @@ class Optimizer:
 
 
 @frozen
-class Schedule:
+class Schedule(Settings):
     """[schedule]: the learning rate during the run.
 
     name: course after the warm-up: "cosine" falls to 0, "step" multiplies by `gamma` at each of
@@ -184,6 +195,7 @@ class Schedule:
     gamma: factor of "step".
     """
 
+    section: ClassVar[str] = "schedule"
     name: Literal["cosine", "step", "constant"] = "cosine"
     warmup: int = field(default=200, validator=ge(0))
     milestones: tuple[float, ...] = field(default=(0.5, 0.75), validator=_rising_shares)
@@ -191,7 +203,7 @@ class Schedule:
 
 
 @frozen
-class Train:
+class Train(Settings):
     """[train]: length of the run, evaluation and hardware. Set exactly one of `steps` and `epochs`.
 
     steps: optimizer steps of the whole run.
@@ -215,6 +227,7 @@ class Train:
     devices: number of processes, each with its own device and its part of the batch.
     """
 
+    section: ClassVar[str] = "train"
     steps: int | None = field(default=None, validator=optional(gt(0)))
     epochs: float | None = field(default=None, validator=optional(gt(0)))
     clip: float = field(default=5.0, validator=gt(0))
@@ -243,9 +256,62 @@ class Train:
             )
 
 
-@frozen
+def _tasks(given: Mapping[str, TaskEntry | SupervisedTask]) -> dict[str, TaskEntry]:
+    return entries_as_read(given, TaskEntry, SupervisedTask, "task")
+
+
+def _pretexts(given: Mapping[str, PretextEntry | PretextTask]) -> dict[str, PretextEntry]:
+    return entries_as_read(given, PretextEntry, PretextTask, "pretext")
+
+
+def _data(given: Mapping[str, DataEntry | Dataset]) -> dict[str, DataEntry]:
+    return entries_as_read(given, DataEntry, Dataset, "data")
+
+
+def _augmentations(given: Mapping[str, Augmentation]) -> dict[str, Augmentation]:
+    return components_as_read(given, Augmentation, "augment")
+
+
+def _callbacks(given: Mapping[str, Callback]) -> dict[str, Callback]:
+    return components_as_read(given, Callback, "callback")
+
+
+def _plugins(given: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    if isinstance(given, str | os.PathLike):
+        raise MtlError(f"plugins = {os.fspath(given)!r}: expected a list, each item a path")
+    return tuple(pinned(os.fspath(path)) for path in given)
+
+
+def _encoder() -> Encoder:
+    component: Encoder = default_component("encoder", "resnet_small")
+    return component
+
+
+def _weighting() -> LossWeighting:
+    component: LossWeighting = default_component("weighting", "equal")
+    return component
+
+
+def _augment() -> Augmentation:
+    component: Augmentation = default_component("augmentation", "strong")
+    return component
+
+
+def _without_defaults(augmentations: Mapping[str, Augmentation]) -> dict[str, Augmentation]:
+    """Return the augmentations that need a table: the others are available without one."""
+    return {
+        label: augmentation
+        for label, augmentation in augmentations.items()
+        if not is_default(label, augmentation)
+    }
+
+
+@frozen(kw_only=True)
 class Experiment:
-    """A whole run.
+    """A whole run: the contents of its TOML file, as objects.
+
+    In Python, a component may stand for an entry whose other keys have their defaults. Missing
+    arguments have the defaults of a TOML file. Raises MtlError if an argument has a wrong type.
 
     encoder: the shared network (default: `resnet_small`).
     tasks: the tasks to learn from labels, each under a label that you choose.
@@ -270,21 +336,29 @@ class Experiment:
         `<label>/<name>`.
     """
 
-    encoder: Encoder
-    tasks: dict[str, TaskEntry]
-    pretexts: dict[str, PretextEntry]
-    data: dict[str, DataEntry]
-    weighting: LossWeighting
-    augment: Augmentation
-    augmentations: dict[str, Augmentation]
+    encoder: Encoder = field(factory=_encoder)
+    tasks: dict[str, TaskEntry] = field(factory=dict, converter=_tasks)
+    pretexts: dict[str, PretextEntry] = field(factory=dict, converter=_pretexts)
+    data: dict[str, DataEntry] = field(factory=dict, converter=_data)
+    weighting: LossWeighting = field(factory=_weighting)
+    augment: Augmentation = field(factory=_augment)
+    augmentations: dict[str, Augmentation] = field(
+        factory=dict, converter=_augmentations, eq=_without_defaults
+    )
     input: Input = field(factory=Input)
     views: Views = field(factory=Views)
     optimizer: Optimizer = field(factory=Optimizer)
     schedule: Schedule = field(factory=Schedule)
     train: Train = field(factory=lambda: Train(steps=1000))
     seed: int = 0
-    plugins: tuple[str, ...] = ()
-    callbacks: dict[str, Callback] = field(factory=dict)
+    plugins: tuple[str, ...] = field(default=(), converter=_plugins)
+    callbacks: dict[str, Callback] = field(factory=dict, converter=_callbacks)
+
+    def __attrs_post_init__(self) -> None:
+        for name, kind in _SINGLE.items():
+            read = instance_as_read(getattr(self, name), kind, name)
+            object.__setattr__(self, name, read)
+        object.__setattr__(self, "seed", value_as_read(self.seed, int, "seed"))
 
     @property
     def entries(self) -> dict[str, TaskEntry | PretextEntry]:
@@ -296,7 +370,20 @@ class Experiment:
 
         Raises MtlError if the name is unknown.
         """
-        return augmentation_by_name(name, self.augment, self.augmentations)
+        if name is None or name in self.augmentations:
+            return augmentation_by_name(name, self.augment, self.augmentations)
+        known = default_augmentations(self.plugins) | self.augmentations
+        return augmentation_by_name(name, self.augment, known)
+
+    def to_toml(self) -> str:
+        """Return the text of a TOML file that describes the same run, with every default.
+
+        Raises MtlError with one line for each problem, such as a class that no file can name.
+        """
+        from .resolve import resolve
+        from .write import dump
+
+        return dump(resolve(self))
 
 
 def augmentation_by_name(
@@ -308,3 +395,16 @@ def augmentation_by_name(
     if name not in named:
         raise MtlError(f"unknown augmentation {name!r}; {nearest(name, named)}")
     return named[name]
+
+
+_SINGLE: dict[str, type] = {
+    "encoder": Encoder,
+    "weighting": LossWeighting,
+    "augment": Augmentation,
+    "input": Input,
+    "views": Views,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "train": Train,
+}
+"""Field of `Experiment` that holds one component or the settings of one table -> its class."""

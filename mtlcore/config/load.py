@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import MtlError
 from ..registry.catalog import Catalog
 from .experiment import Experiment
-from .overrides import Table, apply, parse_override
+from .overrides import Override, Overrides, Table, apply, read_overrides
 from .read import parse
+from .write import toml_value
 
 Where = str | os.PathLike[str]
 """A path."""
@@ -20,13 +21,13 @@ Where = str | os.PathLike[str]
 
 def load(
     path: Where,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     plugin_files: Sequence[Where] = (),
     catalog: Catalog | None = None,
 ) -> Experiment:
     """Return the experiment that a TOML file describes.
 
-    overrides: "a.b.c=VALUE", each sets one key.
+    overrides: each sets one key.
     plugin_files: one-file plugins, in addition to the file's `plugins` (relative to the file).
     catalog: the known components. None: those of every installed plugin.
 
@@ -35,6 +36,7 @@ def load(
     """
     file = Path(path)
     tables = _read_toml(file)
+    overrides = as_toml(overrides)
     apply(tables, overrides)
 
     # A `plugins` key of the wrong type is left as it is: `parse` reports it.
@@ -44,8 +46,21 @@ def load(
     try:
         return parse(tables, catalog, base=file.parent)
     except MtlError as error:
-        lines = [_with_override(line, overrides) for line in str(error).splitlines()]
+        lines = with_overrides(error, overrides)
         raise MtlError("\n  ".join([f"{file}:", *lines])) from error.__cause__
+
+
+def load_experiment(
+    path: Where, overrides: Mapping[str, object] | None = None, plugins: Sequence[Where] = ()
+) -> Experiment:
+    """Return the experiment that a TOML file describes.
+
+    overrides: dotted key -> value, such as {"train.steps": 500}. None removes a key.
+    plugins: one-file plugins, in addition to those that the file lists.
+
+    Raises MtlError with all problems of the file, one per line.
+    """
+    return load(path, overrides or {}, plugins)
 
 
 def _read_toml(file: Path) -> Table:
@@ -59,10 +74,22 @@ def _read_toml(file: Path) -> Table:
         raise MtlError(f"{file} is not valid TOML: {error}") from error
 
 
-def _with_override(line: str, overrides: Sequence[str]) -> str:
-    """Add the override that caused a problem to its line."""
+def as_toml(overrides: Overrides) -> Overrides:
+    """Return overrides whose Python values are values of TOML."""
+    if not isinstance(overrides, Mapping):
+        return overrides
+    return {key: toml_value(value) for key, value in overrides.items()}
+
+
+def with_overrides(error: MtlError, overrides: Overrides) -> list[str]:
+    """Return the lines of an error, each with the override that caused it."""
+    read = read_overrides(overrides)
+    return [_with_override(line, read) for line in str(error).splitlines()]
+
+
+def _with_override(line: str, overrides: Sequence[Override]) -> str:
     for override in overrides:
-        path = ".".join(parse_override(override)[0])
+        path = ".".join(override.path)
         if re.match(rf"{re.escape(path)}(?!\w)", line):
-            return f"{line} (from --set {override})"
+            return f"{line} (from {override.given})"
     return line

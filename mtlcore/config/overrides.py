@@ -1,15 +1,20 @@
-"""`--set a.b.c=VALUE`: another value for one key of a configuration."""
+"""Another value for one key of a configuration: `--set a.b.c=VALUE`, or {"a.b.c": VALUE}."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from attrs import frozen
 
 from ..errors import MtlError
 
 Table = dict[str, Any]
 """A table as tomllib returns it: strings, numbers, booleans, dates, lists and tables."""
+
+Overrides = Sequence[str] | Mapping[str, object]
+"""Of the command line: "a.b.c=VALUE". Of Python: dotted key -> value, or None for the default."""
 
 # The keys that exclude each other: setting one removes the other.
 _EXCLUDES = {"train.steps": "epochs", "train.epochs": "steps"}
@@ -37,22 +42,66 @@ def plain(value: object) -> Any:
     return value.value if isinstance(value, Word) else value
 
 
-def apply(tables: Table, overrides: Sequence[str]) -> None:
+def without_none(value: Any) -> Any:
+    """Remove None from dicts at any depth, since TOML has no null. Sets become sorted lists."""
+    if isinstance(value, dict):
+        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    if isinstance(value, list | tuple):
+        return [without_none(inner) for inner in value]
+    return value
+
+
+@frozen
+class Override:
+    """The new value of one key.
+
+    path: the parts of its key. value: None removes the key. given: as a message shows it.
+    """
+
+    path: tuple[str, ...]
+    value: object
+    given: str
+
+
+def read_overrides(overrides: Overrides) -> list[Override]:
+    """Return all overrides in order. Raises MtlError if one is malformed."""
+    if isinstance(overrides, str):
+        raise MtlError(
+            f'overrides = {overrides!r}: expected a dict, such as {{"train.steps": 500}}'
+        )
+    if not isinstance(overrides, Mapping):
+        parsed = [(parse_override(override), override) for override in overrides]
+        return [Override(tuple(path), value, f"--set {text}") for (path, value), text in parsed]
+
+    found: list[Override] = []
+    for key, value in overrides.items():
+        path = _path(key) if isinstance(key, str) else []
+        if not path:
+            raise MtlError(f'overrides[{key!r}]: expected a key such as "train.steps"')
+        found.append(Override(tuple(path), value, f"overrides[{key!r}]"))
+    return found
+
+
+def apply(tables: Table, overrides: Overrides) -> None:
     """Set the keys of all overrides in `tables`, in order.
 
     Raises MtlError with the override if its key is malformed, or passes through a value.
     """
-    for override in overrides:
-        path, value = parse_override(override)
-        *parents, key = path
+    for override in read_overrides(overrides):
+        *parents, key = override.path
         table = tables
         for depth, parent in enumerate(parents, 1):
             table = table.setdefault(parent, {})
             if not isinstance(table, dict):
-                parent_path = ".".join(path[:depth])
-                raise MtlError(f"--set {override}: {parent_path} is a value, not a table")
-        table.pop(_EXCLUDES.get(".".join(path), key), None)
-        table[key] = value
+                parent_path = ".".join(override.path[:depth])
+                raise MtlError(f"{override.given}: {parent_path} is a value, not a table")
+        if override.value is None:
+            table.pop(key, None)
+            continue
+        table.pop(_EXCLUDES.get(".".join(override.path), key), None)
+        table[key] = override.value
 
 
 def parse_override(override: str) -> tuple[list[str], object]:

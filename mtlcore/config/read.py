@@ -20,7 +20,7 @@ from ..errors import MtlError
 from ..kinds import KINDS
 from ..registry.catalog import Catalog
 from ..registry.catalog import catalog as installed
-from ..registry.components import component_name
+from ..registry.components import default_of
 from ..registry.plugin_file import PluginFile
 from .checks import conflicts
 from .experiment import (
@@ -336,19 +336,6 @@ def _init_fields(cls: type[Component]) -> list[attrs.Attribute[Any]]:
 def _key(field: attrs.Attribute[Any]) -> str:
     """Return the key of a field in a table."""
     return field.alias or field.name
-
-
-def default_of(cls: type[Component]) -> Component | None:
-    """Return the component with every key at its default, or None if it requires a key."""
-    if any(f.default is attrs.NOTHING for f in _init_fields(cls)):
-        return None
-    return cls()
-
-
-def is_default(label: str, component: Component) -> bool:
-    """Return whether the catalog has the same component under this label without a table."""
-    cls = type(component)
-    return component_name(cls) == label and default_of(cls) == component
 
 
 def _is_zero(weight: object) -> bool:

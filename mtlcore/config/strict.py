@@ -164,6 +164,11 @@ def _members(union: TypeHint) -> list[TypeHint]:
     return [member for member in get_args(union) if member is not type(None)]
 
 
+def admits_none(kind: TypeHint) -> bool:
+    """Return whether None is a value of this type. In TOML, the key is then left out."""
+    return kind in (None, Any, object) or (_is_union(kind) and type(None) in get_args(kind))
+
+
 def _container(kind: TypeHint) -> TypeHint:
     """Return the class of a container: list[int] -> list, list -> list."""
     return get_origin(kind) or kind

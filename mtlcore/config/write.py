@@ -11,15 +11,19 @@ import attrs
 import tomli_w
 
 from ..contracts import Component
-from ..registry.components import component_name
+from ..registry.components import component_name, is_default
 from .experiment import DataEntry, Experiment, PretextEntry, TaskEntry
-from .overrides import Table
-from .read import is_default
+from .overrides import Table, without_none
 from .strict import converter
 
 
 def dump(experiment: Experiment) -> str:
-    """Return TOML that parses to an equal experiment.
+    """Return TOML that parses to an equal experiment."""
+    return tomli_w.dumps(tables_of(experiment))
+
+
+def tables_of(experiment: Experiment) -> Table:
+    """Return the tables of a TOML file that describes this experiment.
 
     Keys with the value None, and augmentations that need no table, are left out.
     """
@@ -40,8 +44,16 @@ def dump(experiment: Experiment) -> str:
         "train": converter.unstructure(e.train),
         "callback": {label: component_table(callback) for label, callback in e.callbacks.items()},
     }
-    written = {key: without_none(value) for key, value in tables.items() if value not in ({}, [])}
-    return tomli_w.dumps(written)
+    return {key: without_none(value) for key, value in tables.items() if value not in ({}, [])}
+
+
+def toml_value(value: object) -> Any:
+    """Return a Python value as TOML holds it. A component becomes its table."""
+    if isinstance(value, TaskEntry | PretextEntry | DataEntry):
+        return without_none(_entry_table(value))
+    if isinstance(value, Component):
+        return without_none(component_table(value))
+    return without_none(converter.unstructure(value))
 
 
 def _further_augmentations(experiment: Experiment) -> Table:
@@ -63,14 +75,3 @@ def _entry_table(entry: TaskEntry | PretextEntry | DataEntry) -> Table:
     names = [f.name for f in attrs.fields(type(entry)) if f.name != "component"]
     own = {name: getattr(entry, name) for name in names}
     return {**component_table(entry.component), **converter.unstructure(own)}
-
-
-def without_none(value: Any) -> Any:
-    """Remove None from dicts at any depth, since TOML has no null. Sets become sorted lists."""
-    if isinstance(value, dict):
-        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, set | frozenset):
-        value = sorted(value)
-    if isinstance(value, list | tuple):
-        return [without_none(inner) for inner in value]
-    return value

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 from attrs import evolve
@@ -31,6 +31,8 @@ from .hooks import GROUP, PluginWarning, Specs
 from .plugin_file import PluginFile
 from .records import Provider, Record, one_line
 from .switches import Switches
+
+C = TypeVar("C", bound=type[Component])
 
 
 class Catalog:
@@ -97,6 +99,31 @@ class Catalog:
             raise MtlError(f"plugin file {file.path} is already loaded")
         self._load_plugin(Provider.of_file(file), file.module, file.module_name, fatal=True)
         return file
+
+    def register(self, cls: type[Component]) -> None:
+        """Add one class of this process. A class that was defined again replaces its old self.
+
+        Raises MtlError where the class is no component, or where its name is taken.
+        """
+        if not is_component(cls):
+            bases = ", ".join(base.__name__ for base in BASES.values())
+            raise MtlError(f"{cls!r} can't be registered: expected a class derived from {bases}")
+        if self._classes.get((cls.kind, component_name(cls))) is cls:
+            return
+        provider = Provider.of_class(cls)
+        old = [r for r in self._records if r.provider == provider]
+        others = [r for r in self._records if r.provider != provider]
+        known = dict(self._classes)
+        for record in old:
+            known.pop((record.kind or "", record.name), None)
+        before, self._records, self._classes = (self._records, self._classes), others, known
+        record = self._add(cls, provider)
+        if record.error is not None:
+            self._records, self._classes = before
+            taken = (cls.kind, component_name(cls)) in self._classes and fault(cls) is None
+            hint = ": set another `name` in the class" if taken else ""
+            raise MtlError(f"{provider.origin} can't be registered: {record.reason}{hint}")
+        self._records.append(record)
 
     def holds(self, file: PluginFile) -> bool:
         """Whether this file, or a copy of it, is loaded."""
@@ -266,6 +293,16 @@ class Catalog:
 def catalog() -> Catalog:
     """Every installed plugin, loaded once per process."""
     return Catalog.load()
+
+
+def register(cls: C) -> C:
+    """Make a component class of a script or a notebook known in this process; return the class.
+
+    It can be a decorator, above `@frozen`. A class of an installed plugin is known already.
+    Raises MtlError where the class is no component, or where its name is taken.
+    """
+    catalog().register(cls)
+    return cls
 
 
 def _conflict(present: Record, provider: Provider) -> str:

@@ -72,6 +72,20 @@ def fault(cls: type[Component]) -> str | None:
     return _fault_of_fields(cls)
 
 
+def default_of(cls: type[Component]) -> Component | None:
+    """Return the component with every key at its default, or None if it requires a key."""
+    fields = attrs.fields(cls)  # type: ignore[arg-type]  # a component is an attrs class
+    if any(f.init and f.default is attrs.NOTHING for f in fields):
+        return None
+    return cls()
+
+
+def is_default(label: str, component: Component) -> bool:
+    """Return whether the catalog has the same component under this label without a table."""
+    cls = type(component)
+    return component_name(cls) == label and default_of(cls) == component
+
+
 def _fault_of_fields(cls: type[Component]) -> str | None:
     fields = attrs.fields(cls)  # type: ignore[arg-type]  # checked above: it is an attrs class
     taken = sorted(reserved(cls.kind) & {f.name for f in fields})

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ..contracts import Augmentation
 from ..errors import MtlError, nearest
 from .catalog import Catalog, catalog
-from .plugin_file import PluginFile
+from .components import default_of
+from .plugin_file import MARK, PluginFile
 
 
 def catalog_with(files: Sequence[Path]) -> Catalog:
@@ -18,6 +21,26 @@ def catalog_with(files: Sequence[Path]) -> Catalog:
         if not extended.holds(file):
             extended.load_file(file)
     return extended
+
+
+def default_component(kind: str, name: str) -> Any:
+    """Return an installed component with every key at its default."""
+    return catalog().find(kind, name)()
+
+
+def default_augmentations(plugins: Sequence[str]) -> dict[str, Augmentation]:
+    """Return name -> augmentation for each one without required keys.
+
+    plugins: further one-file plugins: "PATH", or "PATH#sha256=...".
+    """
+    files = [Path(listed.partition(MARK)[0]) for listed in plugins]
+    known = catalog_with(files) if files else catalog()
+    defaults: dict[str, Augmentation] = {}
+    for name, cls in known.of_kind("augmentation").items():
+        default = default_of(cls)
+        if isinstance(default, Augmentation):
+            defaults[name] = default
+    return defaults
 
 
 def kind_of(name: str, kind: str | None, catalog: Catalog) -> str:

@@ -15,6 +15,9 @@ from attrs import frozen
 
 from ..errors import MtlError
 
+MARK = "#sha256="
+"""Stands between the path and the hash in an entry of `plugins`."""
+
 
 @frozen
 class PluginFile:
@@ -89,6 +92,23 @@ class PluginFile:
             del sys.modules[name]
             raise
         return module
+
+
+def pinned(listed: str) -> str:
+    """Return an entry of `plugins` with the hash of its file: "a.py" -> "/x/a.py#sha256=...".
+
+    An entry that has a hash is returned as it is. Raises MtlError if the file can't be read.
+    """
+    if MARK in listed:
+        return listed
+    file = PluginFile.read(listed)
+    return f"{file.path}{MARK}{file.sha256}"
+
+
+def file_of(module: str) -> Path | None:
+    """Return the plugin file that this loaded module is; None if it is an ordinary module."""
+    loader = getattr(getattr(sys.modules.get(module), "__spec__", None), "loader", None)
+    return loader.file.path if isinstance(loader, _TextLoader) else None
 
 
 class _TextLoader(importlib.abc.ExecutionLoader):

@@ -43,6 +43,12 @@ class Provider:
         """The provider behind a plugin file."""
         return cls(file.path.stem, None, None, str(file.path), file)
 
+    @classmethod
+    def of_class(cls, component: type) -> Provider:
+        """The provider of a class that was registered in this process."""
+        module = component.__module__
+        return cls(module, None, None, f"{module}.{component.__qualname__}")
+
     def __str__(self) -> str:
         owner = f" of {self.distribution} {self.version}" if self.distribution else ""
         return f"{self.name!r}{owner} ({self.origin})"

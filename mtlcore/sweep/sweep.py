@@ -14,8 +14,8 @@ from ..callbacks.progress import ProgressReporter
 from ..config import dump, load
 from ..errors import MtlError
 from ..runs import RunFolder, write_atomically, write_errors_as_mtl_error
-from ..train.record import Diverged
-from ..train.trainer import train
+from ..training.record import Diverged
+from ..training.trainer import train
 from .axes import Axis, folder_name, values_of
 from .outcome import Outcome, Setting, best_of, main_metric_of, score_of
 from .planned import ENDED, Planned

@@ -17,7 +17,7 @@ from ..config import dump, load
 from ..config.experiment import DataEntry, Experiment
 from ..data.indexed import open_dataset
 from ..errors import MtlError
-from ..train.devices import with_micro_batches
+from ..training.devices import with_micro_batches
 from .axes import Axis, as_options, values_of
 from .outcome import VALIDATION
 from .planned import Planned

@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import tomli_w
 
+from ..config.overrides import without_none
 from ..config.problems import explain
 from ..config.strict import converter
-from ..config.write import component_table, without_none
+from ..config.write import component_table
 from ..contracts import Component
 
 C = TypeVar("C", bound=Component)

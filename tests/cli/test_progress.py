@@ -13,7 +13,7 @@ from mtlcore.cli import _progress, _shared
 from mtlcore.cli._progress import Bars, arms_table, metrics_table, print_result
 from mtlcore.demo import Arm
 from mtlcore.evaluation.measure import Measured
-from mtlcore.train.result import Result
+from mtlcore.training.result import Result
 
 NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 

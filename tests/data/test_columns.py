@@ -182,7 +182,7 @@ def test_indexing_decodes_no_image_and_leaves_the_experiment_as_it_is():
     resolved = resolve(run, indexed)
     assert (run.tasks["kind"].component.classes, run.input.cache_size) == ((), None)
     assert resolved.tasks["kind"].component.classes == ("a", "ab", "b", "ü")
-    assert resolved.input.cache_size == 8
+    assert resolved.input.cache_size == (8, 8)
     assert read_images(resolved, indexed).fingerprint == open_data(run).data.fingerprint
 
 

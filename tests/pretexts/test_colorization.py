@@ -20,7 +20,7 @@ from question_toys import (
 )
 from toys import batch, counted, prepared_batches, train_state
 
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 
 def gray(n: int = 4, size: int = 32) -> torch.Tensor:

@@ -32,7 +32,7 @@ from mtlcore.rng import KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.tasks.multilabel import Multilabel
 from mtlcore.tasks.regression import Regression
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 FIXMATCH = Consistency(threshold=0.0)
 MEAN_TEACHER = Consistency(teacher="ema", label="soft", threshold=0.0)

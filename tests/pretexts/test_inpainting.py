@@ -20,7 +20,7 @@ from toys import Plain, Toy, batch, counted, experiment, prepared_batches, train
 
 from mtlcore import MtlError
 from mtlcore.config.experiment import PretextEntry
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 
 def run(task: Inpainting, size: int = 24, tasks: tuple[str, ...] = ("fer",), **more: Any):

@@ -26,7 +26,7 @@ from toys import (
 )
 
 from mtlcore.config.experiment import PretextEntry
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 
 def run(task: MaskedImage, size: int = 24, tasks: tuple[str, ...] = ("fer",), **more: Any):

@@ -14,7 +14,7 @@ from mtlcore import MtlError
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 every = pytest.mark.parametrize("name", PAIRS)
 

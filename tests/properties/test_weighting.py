@@ -17,7 +17,7 @@ from mtlcore.registry.catalog import catalog
 from mtlcore.rng import KeyedRng
 from mtlcore.runs import RunFolder
 from mtlcore.testing.weighting.harness import DrawnStep
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 from mtlcore.weighting import TorchJD
 from mtlcore.weighting.torchjd_methods import METHODS
 

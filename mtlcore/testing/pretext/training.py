@@ -108,8 +108,8 @@ def real_steps_train(subject: PretextSubject) -> None:
     # Imported late: they take seconds.
     from lightning_fabric import Fabric
 
-    from ...train.build import build_train_state
-    from ...train.step import train_step
+    from ...training.build import build_train_state
+    from ...training.step import train_step
 
     experiment = subject.experiment(32)
     batch = toy_batch(raw(Drawn(SAMPLES, 32, 0)), subject.shared_labels)

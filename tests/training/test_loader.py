@@ -15,11 +15,11 @@ from toy_datasets import InMemory, cycle
 from toys import EQUAL, PRETEXTS, Jitter, Toy, train_state
 
 from mtlcore import Batch, MtlError
-from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry
+from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry, Views
 from mtlcore.data.dataset import RunData, open_data
 from mtlcore.data.loader import DirectLoader, Loader
 from mtlcore.data.sampler import Sampler
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 CPU = torch.device("cpu")
 STEPS = 200
@@ -72,6 +72,7 @@ def opened() -> tuple[Experiment, RunData]:
         exp,
         encoder=Toy(),
         pretexts={"rotation": PretextEntry(PRETEXTS["rotation"])},
+        views=Views(supervised="pretext"),
         augment=Jitter(),
         weighting=EQUAL,
     )

@@ -16,8 +16,8 @@ from mtlcore import MtlError
 from mtlcore.config import dump, load
 from mtlcore.config.experiment import Experiment
 from mtlcore.runs import RunFolder
-from mtlcore.train import trainer
-from mtlcore.train.trainer import train
+from mtlcore.training import trainer
+from mtlcore.training.trainer import train
 
 HANG_S = 1800  # only ends a process that hangs
 pytestmark = pytest.mark.timeout(2 * HANG_S)

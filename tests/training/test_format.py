@@ -13,7 +13,7 @@ from mtlcore import MtlError
 from mtlcore.cli import main
 from mtlcore.config import load
 from mtlcore.runs import FORMAT, RunFolder
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 
 CONFIG = f"""
 plugins = ["{Path(__file__).resolve().parents[1] / "dots.py"}"]

@@ -24,7 +24,7 @@ from mtlcore.callbacks.untouched import restored_generators
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.runs import RunFolder
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 
 HANG_S = 1800  # only ends a process that hangs
 pytestmark = pytest.mark.timeout(2 * HANG_S)

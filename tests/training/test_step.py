@@ -29,7 +29,7 @@ from toys import (
 
 from mtlcore import Batch, MtlError
 from mtlcore.contracts import PreparedBatch
-from mtlcore.train.step import train_step
+from mtlcore.training.step import train_step
 
 SETS = [(p,) for p in PRETEXTS] + [(), ("barlow", "byol", "rotation"), tuple(PRETEXTS)]
 

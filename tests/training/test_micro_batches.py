@@ -16,8 +16,8 @@ from mtlcore import Head, MtlError, PretextTask
 from mtlcore.config.experiment import PretextEntry
 from mtlcore.contracts import PreparedBatch
 from mtlcore.model.plan import training_plan
-from mtlcore.train.devices import with_micro_batches
-from mtlcore.train.step import train_step
+from mtlcore.training.devices import with_micro_batches
+from mtlcore.training.step import train_step
 from mtlcore.weighting import TorchJD
 
 # One weighting for each way to the gradient. "losses of the whole step": two forwards each.

@@ -10,8 +10,8 @@ from torch import nn
 
 from mtlcore import MtlError
 from mtlcore.config.experiment import Optimizer, Schedule, Train
-from mtlcore.train.optim import lr_at, optimizer_for
-from mtlcore.train.record import Record
+from mtlcore.training.optim import lr_at, optimizer_for
+from mtlcore.training.record import Record
 
 
 def test_cosine_warms_up_linearly_and_ends_near_zero():

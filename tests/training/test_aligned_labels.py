@@ -23,7 +23,7 @@ from mtlcore.config import load
 from mtlcore.config.experiment import DataEntry, PretextEntry, TaskEntry
 from mtlcore.data.check import check_data
 from mtlcore.data.dataset import open_data
-from mtlcore.train.trainer import train
+from mtlcore.training.trainer import train
 
 TOYS = Path(__file__).resolve().parents[1] / "aligned_toys.py"
 CONFIG = f"""

@@ -25,9 +25,9 @@ from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import FORMAT, RunFolder
-from mtlcore.train.devices import with_micro_batches
-from mtlcore.train.provenance import resolved
-from mtlcore.train.trainer import train
+from mtlcore.training.devices import with_micro_batches
+from mtlcore.training.provenance import resolved
+from mtlcore.training.trainer import train
 
 # These tests start real training processes. The limits only end a process that hangs, so they
 # leave a slow and busy machine plenty of time.

@@ -31,11 +31,11 @@ from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.contracts import PreparedBatch
 from mtlcore.runs import RunFolder
-from mtlcore.train.build import dry_run, try_weighting
-from mtlcore.train.record import Record
-from mtlcore.train.step import train_step
-from mtlcore.train.stop import Interrupted
-from mtlcore.train.trainer import train
+from mtlcore.training.build import dry_run, try_weighting
+from mtlcore.training.record import Record
+from mtlcore.training.step import train_step
+from mtlcore.training.stop import Interrupted
+from mtlcore.training.trainer import train
 from mtlcore.weighting import Equal, TorchJD
 
 CONFIG = f"""

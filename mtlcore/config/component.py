@@ -1,0 +1,76 @@
+"""Build one component by its kind and name, with the checks of a TOML table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+from ..contracts import (
+    BASES,
+    Augmentation,
+    Callback,
+    Component,
+    Dataset,
+    Encoder,
+    LossWeighting,
+    PretextTask,
+    SupervisedTask,
+)
+from ..errors import MtlError, nearest
+from ..registry.lookup import catalog_with
+from .read import Reader
+from .write import toml_value
+
+Files = Sequence[str | os.PathLike[str]]
+"""Paths of one-file plugins."""
+
+
+@overload
+def component(
+    kind: Literal["encoder"], name: str, plugins: Files = ..., /, **fields: object
+) -> Encoder: ...
+@overload
+def component(
+    kind: Literal["task"], name: str, plugins: Files = ..., /, **fields: object
+) -> SupervisedTask: ...
+@overload
+def component(
+    kind: Literal["pretext"], name: str, plugins: Files = ..., /, **fields: object
+) -> PretextTask: ...
+@overload
+def component(
+    kind: Literal["weighting"], name: str, plugins: Files = ..., /, **fields: object
+) -> LossWeighting: ...
+@overload
+def component(
+    kind: Literal["dataset"], name: str, plugins: Files = ..., /, **fields: object
+) -> Dataset: ...
+@overload
+def component(
+    kind: Literal["augmentation"], name: str, plugins: Files = ..., /, **fields: object
+) -> Augmentation: ...
+@overload
+def component(
+    kind: Literal["callback"], name: str, plugins: Files = ..., /, **fields: object
+) -> Callback: ...
+def component(kind: str, name: str, plugins: Files = (), /, **fields: object) -> Component:
+    """Return a component by kind and name: component("encoder", "timm:resnet18", weights="none").
+
+    kind: "encoder", "task", "pretext", "weighting", "dataset", "augmentation" or "callback".
+    name: as in TOML.
+    plugins: one-file plugins that may provide it.
+    fields: the other keys of its table.
+
+    Raises MtlError with one line for each problem.
+    """
+    if kind not in BASES:
+        raise MtlError(f"unknown kind {kind!r}; {nearest(kind, BASES)}")
+    if "name" in fields:
+        raise MtlError(f"{name}.name = {fields['name']!r}: the second argument is the name already")
+    reader = Reader(catalog_with([Path(file) for file in plugins]))
+    table = {key: toml_value(value) for key, value in fields.items() if value is not None}
+    built: Component = reader.component(kind, name, table, name)
+    reader.raise_problems()
+    return built

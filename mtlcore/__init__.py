@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from .contracts import LossWeighting as LossWeighting
     from .contracts import MapColumn as MapColumn
     from .contracts import Mix as Mix
-    from .contracts import Moved as Moved
     from .contracts import PointColumn as PointColumn
     from .contracts import PretextTask as PretextTask
     from .contracts import Sample as Sample
@@ -127,7 +126,6 @@ _HOME = {
         "LossWeighting",
         "MapColumn",
         "Mix",
-        "Moved",
         "PointColumn",
         "PretextTask",
         "Sample",

@@ -14,6 +14,7 @@ from ..config.experiment import DataEntry, Experiment
 from ..contracts import Categories, Column, Index, Skipped
 from ..contracts.columns import describe, is_keys, is_numbers
 from ..errors import MtlError, nearest
+from .aligned import check_columns
 from .copies import excluded, read_pixels, together
 from .split_names import split_name
 from .splits import Rules, assign, strata_of
@@ -193,6 +194,7 @@ def _check(label: str, index: Index) -> None:
         names["split"] = index.split
     if index.group is not None:
         names["group"] = index.group
+    check_columns(label, index)
 
     if not is_keys(index.keys):
         raise MtlError(f"data.{label}: its keys are {describe(index.keys)}; expected (N,) strings")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from ..contracts import Annotation, Categories, Column
+from ..contracts import Annotation, Categories, Column, Sample
 from ..contracts.columns import describe
 from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
+from .aligned import decode_sample
 from .indexed import IndexedDataset
 
 
@@ -95,15 +96,18 @@ class JoinedSamples:
 
 @frozen(eq=False)
 class Decoder:
-    """Decodes a sample's image with its own dataset: sample index -> (H, W, 3) uint8."""
+    """Decodes a sample with its own dataset: sample index -> its image, maps and points.
+
+    Raises MtlError if they can't be read, or if they are not what the dataset's index declares.
+    """
 
     datasets: list[IndexedDataset]
     dataset: np.ndarray
     local_index: np.ndarray
 
-    def __call__(self, sample: int) -> np.ndarray:
+    def __call__(self, sample: int) -> Sample:
         dataset = self.datasets[self.dataset[sample]]
-        return dataset.entry.component.decode(dataset.index, int(self.local_index[sample]))
+        return decode_sample(dataset.entry.component, dataset.index, int(self.local_index[sample]))
 
 
 def annotation_names(datasets: list[IndexedDataset]) -> set[str]:

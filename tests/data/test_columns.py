@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_datasets import InMemory, cycle, experiment
 
-from mtlcore import Categories, Classification, Dataset, Index, MtlError, Regression
+from mtlcore import Categories, Classification, Dataset, Index, MtlError, Regression, Sample
 from mtlcore.config.experiment import DataEntry
 from mtlcore.contracts.texts import Texts
 from mtlcore.data.check import check_data
@@ -86,10 +86,10 @@ class Toy(Dataset):
             attributes={"race": others(RACES)},
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         self.decoded.append(i)
         number = int(index.keys[i].removesuffix(".png").split()[-1])
-        return np.full((8, 8, 3), number, dtype=np.uint8)
+        return Sample(np.full((8, 8, 3), number, dtype=np.uint8))
 
 
 def run_on(dataset: Dataset, **inputs):
@@ -111,7 +111,7 @@ def content(dataset: Toy) -> dict[str, object]:
         "race": data.attributes["race"].tolist(),
         "kind": data.annotation("kind", samples).tolist(),
         "size": np.nan_to_num(data.annotation("size", samples), nan=-1).tolist(),
-        "images": data.images.take(samples)[:, 0, 0, 0].tolist(),
+        "images": data.images.take(samples).images[:, 0, 0, 0].tolist(),
     }
 
 
@@ -233,7 +233,7 @@ def test_a_file_name_that_is_no_utf8_can_be_a_key():
             return Index(many, {"kind": labels})
 
         def decode(self, index, sample):
-            return np.zeros((8, 8, 3), dtype=np.uint8)
+            return Sample(np.zeros((8, 8, 3), dtype=np.uint8))
 
     data = open_data(experiment({"a": DataEntry(Odd(40))})).data
     assert data.keys(np.array([3])).tolist() == ["3\udcff"]

@@ -57,8 +57,14 @@ def problems(build: Any) -> list[str]:
 # --------------------------------------------------------------------- equality with TOML files
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_an_experiment_equals_the_one_of_the_toml_it_writes(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", sorted({path.parent.name for path in FILES}))
+def test_an_experiment_equals_the_one_of_the_toml_it_writes(folder: str, tmp_path: Path) -> None:
+    for file in FILES:
+        if file.parent.name == folder:
+            _equals_the_one_of_its_toml(file, tmp_path)
+
+
+def _equals_the_one_of_its_toml(file: Path, tmp_path: Path) -> None:
     overrides = FACES if "[data.fer2013]" in file.read_text() else []
     experiment = load(file, overrides)
     text = experiment.to_toml()
@@ -246,49 +252,49 @@ def test_evolve_keeps_every_component_and_finds_no_plugins(
 # ------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
-    ("build", "line"),
-    [
-        (lambda: Input(size="big"), "input.size = 'big': expected a whole number"),
-        (lambda: Input(batch_size=3.0), "input.batch_size = 3.0: expected a whole number"),
-        (lambda: Input(batch_size=0), "input.batch_size: 'batch_size' must be > 0: 0"),
-        (lambda: Train(steps="500"), "train.steps = '500': expected a whole number"),
-        (lambda: Train(steps=None, epochs=None), "[train] sets neither steps nor epochs"),
-        (lambda: Train(steps=1, precision="16"), "train.precision = '16': expected one of"),
-        (lambda: Views(clean=True), "views.clean = True: expected a whole number"),
-        (lambda: Optimizer(name="adam"), "did you mean 'adamw'"),
-        (lambda: Schedule(milestones=(0.9, 0.1)), "schedule.milestones: "),
-        (lambda: TaskEntry(Regression(), weight="1"), "task.<label>.weight = '1': expected a"),
-        (lambda: Experiment(seed="one"), "seed = 'one': expected a whole number"),
-        (lambda: Experiment(input=48), "input = 48: expected mtlcore.Input(...)"),
-        (lambda: Experiment(train={"steps": 3}), "expected mtlcore.Train(...)"),
-        (lambda: Experiment(tasks=[Regression()]), "expected a dict: label -> component"),
-        (
-            lambda: Experiment(tasks={"age": Strong()}),
-            "expected a component of the kind 'task', or TaskEntry(...)",
-        ),
-        (
-            lambda: Experiment(pretexts={"age": PretextEntry(Regression())}),
-            "expected a component of the kind 'pretext'",
-        ),
-        (lambda: Experiment(encoder=Equal()), "expected a component of the kind 'encoder'"),
-        (
-            lambda: Experiment(tasks={"age": Regression(loss="l3")}),
-            "task.age.loss = 'l3': expected one of",
-        ),
-        (lambda: Experiment(plugins="a.py"), "plugins = 'a.py': expected a list"),
-        (lambda: Experiment(plugins=["no/such.py"]), "no/such.py can't be read"),
-        (lambda: Experiment().to_toml(), "nothing to train: expected a table [task.<label>]"),
-        (lambda: component("encodr", "x"), "unknown kind 'encodr'; did you mean 'encoder'"),
-        (lambda: component("encoder", "resnet_smal"), "did you mean 'resnet_small'"),
-        (lambda: component("encoder", "resnet_small", widht=3), "did you mean 'width'"),
-        (lambda: component("encoder", "resnet_small", width="3"), "expected a whole number"),
-        (lambda: component("dataset", "fer2013"), "fer2013.root is missing: expected a path"),
-    ],
-)  # fmt: skip
-def test_a_mistake_has_the_message_of_a_toml_file(build: Any, line: str) -> None:
-    [found] = problems(build)
-    assert line in found
+MISTAKES: list[tuple[Any, str]] = [
+    (lambda: Input(size="big"), "input.size = 'big': expected a whole number"),
+    (lambda: Input(batch_size=3.0), "input.batch_size = 3.0: expected a whole number"),
+    (lambda: Input(batch_size=0), "input.batch_size: 'batch_size' must be > 0: 0"),
+    (lambda: Train(steps="500"), "train.steps = '500': expected a whole number"),
+    (lambda: Train(steps=None, epochs=None), "[train] sets neither steps nor epochs"),
+    (lambda: Train(steps=1, precision="16"), "train.precision = '16': expected one of"),
+    (lambda: Views(clean=True), "views.clean = True: expected a whole number"),
+    (lambda: Optimizer(name="adam"), "did you mean 'adamw'"),
+    (lambda: Schedule(milestones=(0.9, 0.1)), "schedule.milestones: "),
+    (lambda: TaskEntry(Regression(), weight="1"), "task.<label>.weight = '1': expected a"),
+    (lambda: Experiment(seed="one"), "seed = 'one': expected a whole number"),
+    (lambda: Experiment(input=48), "input = 48: expected mtlcore.Input(...)"),
+    (lambda: Experiment(train={"steps": 3}), "expected mtlcore.Train(...)"),
+    (lambda: Experiment(tasks=[Regression()]), "expected a dict: label -> component"),
+    (
+        lambda: Experiment(tasks={"age": Strong()}),
+        "expected a component of the kind 'task', or TaskEntry(...)",
+    ),
+    (
+        lambda: Experiment(pretexts={"age": PretextEntry(Regression())}),
+        "expected a component of the kind 'pretext'",
+    ),
+    (lambda: Experiment(encoder=Equal()), "expected a component of the kind 'encoder'"),
+    (
+        lambda: Experiment(tasks={"age": Regression(loss="l3")}),
+        "task.age.loss = 'l3': expected one of",
+    ),
+    (lambda: Experiment(plugins="a.py"), "plugins = 'a.py': expected a list"),
+    (lambda: Experiment(plugins=["no/such.py"]), "no/such.py can't be read"),
+    (lambda: Experiment().to_toml(), "nothing to train: expected a table [task.<label>]"),
+    (lambda: component("encodr", "x"), "unknown kind 'encodr'; did you mean 'encoder'"),
+    (lambda: component("encoder", "resnet_smal"), "did you mean 'resnet_small'"),
+    (lambda: component("encoder", "resnet_small", widht=3), "did you mean 'width'"),
+    (lambda: component("encoder", "resnet_small", width="3"), "expected a whole number"),
+    (lambda: component("dataset", "fer2013"), "fer2013.root is missing: expected a path"),
+]  # fmt: skip
+
+
+def test_a_mistake_has_the_message_of_a_toml_file() -> None:
+    for build, line in MISTAKES:
+        [found] = problems(build)
+        assert line in found
 
 
 def test_all_mistakes_of_one_object_are_reported() -> None:

@@ -44,6 +44,17 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory):
     return unpack
 
 
+@pytest.fixture(autouse=True)
+def registered_classes_are_forgotten() -> Iterator[None]:
+    """`mtlcore.register` in one test must not change what the next one finds."""
+    from mtlcore.registry.catalog import catalog
+
+    known = catalog()
+    records, classes = known._records, known._classes
+    yield
+    known._records, known._classes = records, classes
+
+
 @pytest.fixture(scope="session")
 def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., None]], Any]:
     """Return a function that runs work(fabric, file) on two gloo processes and loads the file."""

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from ..contracts import StepLosses
 from ..model.hybrid import HybridModel
 from ..networks import broadcast_buffers, sum_over_ranks, world_size
-from ..rng import DROPOUT
-from .micro_batches import MicroBatches
+from .micro_batches import Forward, MicroBatches
 from .state import Names, TrainState
 
 
@@ -173,7 +172,7 @@ def _forwards(
     train_state: TrainState,
     micro_batches: MicroBatches,
     synced: bool,
-) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
+) -> Iterator[Forward]:
     """Yield the losses by label and the Gramian (or None) of each micro-batch.
 
     synced: DDP reduces gradients over ranks in the last backward. Otherwise it never does, and the
@@ -191,21 +190,7 @@ def _forwards(
         reduces = synced and i == last
         with nullcontext() if reduces else no_sync():
             # No variable here keeps the losses: the caller alone holds them.
-            yield _forward(train_state, micro_batches, i)
-
-
-def _forward(
-    train_state: TrainState,
-    micro_batches: MicroBatches,
-    number: int,
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Prepare one micro-batch. -> its losses by label, and the Gramian (or None)."""
-    prepared = micro_batches.prepare(number)
-    # Dropout and stochastic depth accept no generator: seed the global one.
-    torch.manual_seed(train_state.keyed_rng(number).seed(DROPOUT))
-    with train_state.fabric.autocast():
-        result: tuple[dict[str, Tensor], Tensor | None] = train_state.module(prepared)
-        return result
+            yield micro_batches.forward(i)
 
 
 def _task_weights_of_whole_step(

@@ -79,6 +79,11 @@ class Trainer:
         *,
         resume: bool = False,
     ) -> None:
+        if not isinstance(experiment, Experiment):
+            raise MtlError(
+                f"Trainer({experiment!r}): expected an Experiment; "
+                "mtlcore.load_experiment(PATH) reads one from a TOML file"
+            )
         if out is None and resume:
             raise MtlError(f"resume=True needs the folder of a run: {_WITH_FOLDER}")
         folder = None if out is None else Path(out)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 from torch import Tensor
 
 import mtlcore
@@ -187,6 +188,19 @@ def test_the_parts_give_the_bits_of_whole_steps(load, name):
         assert all(torch.equal(losses[k].detach(), expected[k]) for k in expected)
     assert_same(state(whole), state(parts))
     assert whole.step_number == parts.step_number == 10
+
+
+def test_the_parts_write_the_log_of_whole_steps(load, tmp_path):
+    names = ("whole", "parts")
+    whole, parts = (Trainer(load(), out=tmp_path / name) for name in names)
+    for _ in range(4):
+        whole.step()
+        by_hand(parts)
+    rows = [RunFolder(tmp_path / name).rows() for name in names]
+    for row in (*rows[0], *rows[1]):
+        del row["cpu_s"]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == [2, 4]
 
 
 @pytest.mark.parametrize("name", AT_GRADIENTS)
@@ -398,6 +412,17 @@ def test_a_backward_that_fails_leaves_no_gradient(load):
     assert all(p.grad is None for p in trainer.model.parameters())
     by_hand(trainer)
     assert_same(state(stepped(load(), 1)), state(trainer))
+
+
+def test_a_trainer_needs_an_experiment_that_trains_something(load):
+    with pytest.raises(
+        MtlError, match=r"Trainer\('my.toml'\): expected an Experiment; mtlcore\.load"
+    ):
+        Trainer("my.toml")
+    with pytest.raises(MtlError, match="task"):
+        Trainer(evolve(load(), tasks={}, pretexts={}))
+    with pytest.raises(MtlError, match="warmup"):
+        Trainer(evolve(load(), schedule=mtlcore.Schedule(warmup=-1)))
 
 
 def test_a_step_after_the_last_one_is_refused(load):

@@ -138,7 +138,8 @@ class ByHand:
         """Drop the losses and all gradients; restore the buffers."""
         assert self._computed is not None
         self._computed.before.restore()
-        self.train_state.model.zero_grad(set_to_none=True)
+        for net in (self.train_state.model, self.train_state.loss_weighting):
+            net.zero_grad(set_to_none=True)
         self._computed, self._done = None, None
 
     # ------------------------------------------------------------------------------ backward

@@ -404,14 +404,15 @@ def test_losses_that_the_weighting_has_measured_are_passed_unchanged(load):
 
 
 def test_a_backward_that_fails_leaves_no_gradient(load):
-    trainer = Trainer(load())
+    experiment = load(AT_LOSSES["learned weights"])
+    trainer = Trainer(experiment)
     losses = trainer.losses(trainer.batch())
     losses["quarter"].backward()  # frees its graph
     with pytest.raises(RuntimeError, match="second time"):
         trainer.backward(losses)
     assert all(p.grad is None for p in trainer.model.parameters())
     by_hand(trainer)
-    assert_same(state(stepped(load(), 1)), state(trainer))
+    assert_same(state(stepped(experiment, 1)), state(trainer))
 
 
 def test_a_trainer_needs_an_experiment_that_trains_something(load):

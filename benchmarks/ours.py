@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from attrs import frozen
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mtlcore import Encoder, LossWeighting, PretextTask
+from mtlcore import Dataset, Encoder, Index, LossWeighting, PretextTask, Sample
 from mtlcore.augment.levels import Validation
 from mtlcore.callbacks.guard import Callbacks
 from mtlcore.callbacks.progress import SilentReporter
@@ -37,7 +38,7 @@ from mtlcore.tasks.classification import Classification
 from mtlcore.training.build import build_train_state
 from mtlcore.training.record import Record
 from mtlcore.training.setup import RunParts
-from mtlcore.training.trainer import Trainer
+from mtlcore.training.trainer import Trainer, trainer_of
 from mtlcore.weighting import Equal
 
 N, CLASSES = 2048, 8
@@ -46,8 +47,15 @@ STEPS = 1_000_000  # more than any measurement takes: the trainer never finishes
 Done = TypeVar("Done")
 
 
-class RandomImages:
+@frozen
+class RandomImages(Dataset):
     """Placeholder for a dataset. The images are in memory, so it is never indexed or decoded."""
+
+    def index(self) -> Index:
+        raise NotImplementedError
+
+    def decode(self, index: Index, sample: int) -> Sample:
+        raise NotImplementedError
 
 
 def images(size: int) -> Tensor:
@@ -80,7 +88,7 @@ def experiment(
     names = tuple(str(c) for c in range(CLASSES))
     classification = Classification(classes=names, dropout=0.0)
     augmentation = Validation(crop=1.0)
-    dataset: Any = RandomImages()
+    dataset = RandomImages()
     return Experiment(
         encoder=encoder,
         tasks={f"task{k}": TaskEntry(classification) for k in range(tasks)},
@@ -127,7 +135,7 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
     callbacks = Callbacks.of(train_state, data, Path(), SilentReporter())
     callbacks.watchers.clear()  # nothing is written
     loader = DirectLoader(data, Sampler(data, exp), fabric.device)
-    return Trainer.of(RunParts(train_state, data, loader, record, callbacks, None))
+    return trainer_of(RunParts(train_state, data, loader, record, callbacks, None))
 
 
 def _backward_sum(losses: list[Tensor]) -> None:

@@ -37,7 +37,7 @@ def train(
     Raises MtlError for everything that a user can correct, and Interrupted after Ctrl-C or
     SIGTERM, once the run is saved.
     """
-    trainer = Trainer.of(set_up(experiment, out, resume, reporter))
+    trainer = trainer_of(set_up(experiment, out, resume, reporter))
     fabric = trainer.parts.train_state.fabric
     try:
         result = trainer.run()
@@ -46,6 +46,13 @@ def train(
         raise
     leave_together(fabric)
     return result
+
+
+def trainer_of(parts: RunParts) -> Trainer:
+    """A trainer of parts that are set up."""
+    trainer = Trainer.__new__(Trainer)
+    trainer._begin(parts)
+    return trainer
 
 
 class Trainer:
@@ -59,7 +66,8 @@ class Trainer:
         trainer.backward(losses)         # weights of the configuration, loss weighting
         trainer.apply()                  # clipping, optimizer, momentum copies, learning rate
 
-    On one device, with one micro-batch, the parts give the same weights as `step()`, bit for bit.
+    They run on one device. With one micro-batch and a weighting that reads losses, they give the
+    weights of `step()` bit for bit; otherwise the weights differ by rounding.
 
     experiment: the experiment.
     out: the run folder, a new one. The rows of metrics.jsonl are written there, and checkpoints.
@@ -88,13 +96,6 @@ class Trainer:
             raise MtlError(f"resume=True needs the folder of a run: {_WITH_FOLDER}")
         folder = None if out is None else Path(out)
         self._begin(set_up(resolve(experiment), folder, resume))
-
-    @classmethod
-    def of(cls, parts: RunParts) -> Trainer:
-        """A trainer of parts that are set up."""
-        trainer = cls.__new__(cls)
-        trainer._begin(parts)
-        return trainer
 
     def _begin(self, parts: RunParts) -> None:
         self.parts = parts

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from attrs import frozen
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mtlcore import Encoder, LossWeighting, PretextTask
+from mtlcore import Dataset, Encoder, Index, LossWeighting, PretextTask, Sample
 from mtlcore.augment.levels import Validation
 from mtlcore.callbacks.guard import Callbacks
 from mtlcore.callbacks.progress import SilentReporter
@@ -33,12 +34,11 @@ from mtlcore.data.loader import DirectLoader
 from mtlcore.data.sampler import Sampler
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
-from mtlcore.runs import RunFolder
 from mtlcore.tasks.classification import Classification
 from mtlcore.training.build import build_train_state
-from mtlcore.training.checkpoint import Checkpoints
 from mtlcore.training.record import Record
-from mtlcore.training.trainer import Trainer
+from mtlcore.training.setup import RunParts
+from mtlcore.training.trainer import Trainer, trainer_of
 from mtlcore.weighting import Equal
 
 N, CLASSES = 2048, 8
@@ -47,8 +47,15 @@ STEPS = 1_000_000  # more than any measurement takes: the trainer never finishes
 Done = TypeVar("Done")
 
 
-class RandomImages:
+@frozen
+class RandomImages(Dataset):
     """Placeholder for a dataset. The images are in memory, so it is never indexed or decoded."""
+
+    def index(self) -> Index:
+        raise NotImplementedError
+
+    def decode(self, index: Index, sample: int) -> Sample:
+        raise NotImplementedError
 
 
 def images(size: int) -> Tensor:
@@ -81,7 +88,7 @@ def experiment(
     names = tuple(str(c) for c in range(CLASSES))
     classification = Classification(classes=names, dropout=0.0)
     augmentation = Validation(crop=1.0)
-    dataset: Any = RandomImages()
+    dataset = RandomImages()
     return Experiment(
         encoder=encoder,
         tasks={f"task{k}": TaskEntry(classification) for k in range(tasks)},
@@ -99,7 +106,7 @@ def experiment(
 def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
     """Return a trainer that is ready to step.
 
-    `trainer.advance()` is one training step, with logging. With several datasets, each one has an
+    `trainer.step()` is one training step, with logging. With several datasets, each one has an
     equal share of the samples and the labels of one task.
     """
     n = len(pixels)
@@ -127,9 +134,8 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
     record = Record(exp.train.max_skipped)
     callbacks = Callbacks.of(train_state, data, Path(), SilentReporter())
     callbacks.watchers.clear()  # nothing is written
-    checkpoints = Checkpoints(RunFolder(Path()), train_state, record, callbacks)
     loader = DirectLoader(data, Sampler(data, exp), fabric.device)
-    return Trainer(train_state, data, loader, record, callbacks, checkpoints)
+    return trainer_of(RunParts(train_state, data, loader, record, callbacks, None))
 
 
 def _backward_sum(losses: list[Tensor]) -> None:
@@ -138,7 +144,7 @@ def _backward_sum(losses: list[Tensor]) -> None:
 
 def profile(trainer: Trainer, rounds: int) -> dict[str, float]:
     """Return the median CPU seconds of each part of a training step."""
-    train_state = trainer.train_state
+    train_state = trainer.parts.train_state
     model = train_state.model
     plan = training_plan(train_state.experiment)
     spent: dict[str, list[float]] = {}
@@ -150,7 +156,7 @@ def profile(trainer: Trainer, rounds: int) -> dict[str, float]:
         return done
 
     def draw_and_prepare() -> PreparedBatch:
-        batch = trainer.loader.batch(train_state.step, 0)
+        batch = trainer.parts.loader.batch(train_state.step, 0)
         return prepare(plan, batch, train_state.keyed_rng(0), train_state.progress)
 
     for _ in range(rounds):
@@ -162,5 +168,5 @@ def profile(trainer: Trainer, rounds: int) -> dict[str, float]:
             compute = model.compute_losses
             losses.append(timed(f"loss of {name}", compute, name, outputs[name], prepared))
         timed("backward", _backward_sum, losses)
-        timed("whole step", trainer.advance)
+        timed("whole step", trainer.step)
     return {part: statistics.median(times) for part, times in spent.items()}

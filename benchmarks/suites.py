@@ -50,12 +50,12 @@ def step(quick: bool) -> list[Row]:
     rows: list[Row] = []
     for k in (1, 3, 5):
         hand = HandStep(_hand_net(k), images(SIZE), labels(k), BATCH)
-        times = cpu_times({"ours": _trainer(k).advance, "hand": hand}, rounds)
+        times = cpu_times({"ours": _trainer(k).step, "hand": hand}, rounds)
         row = compare(f"k{k}", times["ours"], "plain PyTorch", times["hand"], gate=1.05, goal=1.02)
         rows.append(row)
 
     mixed = HandMixedStep(_hand_net(3), images(SIZE), labels(3), BATCH)
-    times = cpu_times({"ours": _trainer(3, datasets=3).advance, "hand": mixed}, rounds)
+    times = cpu_times({"ours": _trainer(3, datasets=3).step, "hand": mixed}, rounds)
     row = compare("k3_mixed", times["ours"], "plain PyTorch, masked", times["hand"], gate=1.05)
     return [*rows, row]
 
@@ -77,7 +77,7 @@ def pretext_compute(quick: bool) -> list[Row]:
         "inpainting_2views_ema": _trainer(1, Inpainting(perceptual="ema")),
         "siamese_puzzling": _trainer(1, SIAMESE, supervised="both", reduce="geometric"),
     }
-    steps = {name: trainer.advance for name, trainer in trainers.items()}
+    steps = {name: trainer.step for name, trainer in trainers.items()}
     times = cpu_times(steps, rounds=6 if quick else 100)
     supervised = times["supervised"]
 
@@ -132,8 +132,8 @@ def inference(quick: bool) -> list[Row]:
 
 
 def _inference_net(trainer: Trainer) -> Inference:
-    trainer.advance()
-    return trainer.train_state.model.inference().eval()
+    trainer.step()
+    return trainer.parts.train_state.model.inference().eval()
 
 
 # ----------------------------------------------------------------------------------- augmentation

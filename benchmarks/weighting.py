@@ -31,7 +31,7 @@ SUM, LOOP, JAC = "summed loss by hand", "K backwards by hand", "TorchJD jac_to_g
 def ours(tasks: int, weighting: LossWeighting) -> Variant:
     """Return one training step of ours."""
     exp = experiment(Resnet18(), SIZE, BATCH, tasks, weighting=weighting)
-    return stepper(exp, images(SIZE), labels(tasks)).advance
+    return stepper(exp, images(SIZE), labels(tasks)).step
 
 
 def rival(kind: type[HandStep], tasks: int) -> Variant:

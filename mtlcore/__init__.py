@@ -8,6 +8,7 @@ Each noun in this line is a kind of plugin. Python code builds and reads experim
 
     experiments                 Experiment, its settings Input, Views, Optimizer, Schedule, Train,
                                 its entries TaskEntry, PretextEntry, DataEntry, load_experiment
+    training                    Trainer (steps by hand; its batches are StepBatch)
     components                  component (by kind and name), register (a class of one's own)
 
 A plugin author imports:
@@ -85,8 +86,10 @@ if TYPE_CHECKING:
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
+    from .training.by_hand import StepBatch as StepBatch
     from .training.record import Diverged as Diverged
     from .training.stop import Interrupted as Interrupted
+    from .training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 
@@ -147,8 +150,10 @@ _HOME = {
     "tasks.classification": ("Classification",),
     "tasks.multilabel": ("Multilabel",),
     "tasks.regression": ("Regression",),
+    "training.by_hand": ("StepBatch",),
     "training.record": ("Diverged",),
     "training.stop": ("Interrupted",),
+    "training.trainer": ("Trainer",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

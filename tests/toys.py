@@ -51,9 +51,10 @@ from mtlcore.contracts import PreparedBatch
 from mtlcore.geometry import similarity
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
-from mtlcore.rng import KeyedRng
+from mtlcore.rng import DROPOUT, KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.training.build import build_train_state
+from mtlcore.training.micro_batches import Forward, forward
 from mtlcore.training.state import Names, TrainState
 from mtlcore.training.step import Logged, step_on
 from mtlcore.weighting import Equal, Uncertainty
@@ -647,6 +648,7 @@ def prepared_batches(state: TrainState, micro_batches: list[Batch]) -> list[Prep
 class Prepared:
     """Micro-batches that a test has prepared, and may have changed."""
 
+    state: TrainState
     batches: list[PreparedBatch]
 
     @property
@@ -656,13 +658,14 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def prepare(self, number: int) -> PreparedBatch:
-        return self.batches[number]
+    def forward(self, number: int) -> Forward:
+        seed = self.state.keyed_rng(number).seed(DROPOUT)
+        return forward(self.state, self.batches[number], seed)
 
 
 def prepared_step(state: TrainState, batches: list[PreparedBatch]) -> Logged:
     """Take one optimizer step on prepared micro-batches. `train_step` prepares its own."""
-    return step_on(state, Prepared(batches))
+    return step_on(state, Prepared(state, batches))
 
 
 def key(seed: int = 0) -> KeyedRng:

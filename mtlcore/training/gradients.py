@@ -16,7 +16,7 @@ Shapes: K losses of the step, P shared parameters (numbers, not tensors).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -25,9 +25,14 @@ from torch import Tensor, nn
 
 from ..contracts import StepLosses
 from ..model.hybrid import HybridModel
-from ..networks import broadcast_buffers, sum_over_ranks, world_size
-from ..rng import DROPOUT
-from .micro_batches import MicroBatches
+from ..networks import broadcast_buffers, sum_over_ranks
+from .micro_batches import Forward, MicroBatches
+from .parameter_gradients import (
+    add_gradients,
+    set_gradients,
+    sum_losses_and_gradients,
+    views_of,
+)
 from .state import Names, TrainState
 
 
@@ -85,23 +90,23 @@ def backward_per_task(
     # A row is the only copy of its gradient: `views[k]` are its pieces in the parameters' shapes.
     width = sum(p.numel() for p in shared)
     rows = train_state.gradient_rows(len(names), width)
-    views = [_views(row, shared) for row in rows]
+    views = [views_of(row, shared) for row in rows]
     for losses, _ in _forwards(train_state, micro_batches, synced=False):
         local = torch.stack([losses[name].detach() for name in names])
         values += local * scale
         for k, name in enumerate(names):
             # Autograd adds into `.grad` in place, so this backward adds into row k.
-            _set_gradients(shared, views[k])
+            set_gradients(shared, views[k])
             is_last = name == names[-1]
             (losses[name] * weight[k]).backward(retain_graph=not is_last)
         del losses  # see `_forwards`
 
-    _sum_losses_and_gradients(values, own)
+    sum_losses_and_gradients(values, own)
     sum_over_ranks(rows)
     task_weight = _measure_task_weights(train_state, names, values, rows @ rows.T)
     # The combined gradient replaces the first row: no second (P,) vector is allocated.
     rows[0].mul_(task_weight[0]).addmv_(rows[1:].T, task_weight[1:])
-    _set_gradients(shared, views[0])
+    set_gradients(shared, views[0])
     broadcast_buffers(model)
     return values, task_weight
 
@@ -141,14 +146,14 @@ def backward_cached_weights(
         weighted = local * weight * scale
         if own:
             new = torch.autograd.grad(weighted.sum(), own, retain_graph=True, allow_unused=True)
-            own_gradients = [_add(old, more) for old, more in zip(own_gradients, new)]
+            own_gradients = [add_gradients(old, more) for old, more in zip(own_gradients, new)]
         (task_weight * weighted).sum().backward()
         used += task_weight / len(micro_batches)
         del losses, local, weighted  # see `_forwards`
 
     # The last backward left task-weighted gradients in the own parameters: replace them.
-    _set_gradients(own, own_gradients)
-    _sum_losses_and_gradients(values, [*own, *shared])
+    set_gradients(own, own_gradients)
+    sum_losses_and_gradients(values, [*own, *shared])
     broadcast_buffers(model)
     return values, used
 
@@ -173,7 +178,7 @@ def _forwards(
     train_state: TrainState,
     micro_batches: MicroBatches,
     synced: bool,
-) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
+) -> Iterator[Forward]:
     """Yield the losses by label and the Gramian (or None) of each micro-batch.
 
     synced: DDP reduces gradients over ranks in the last backward. Otherwise it never does, and the
@@ -191,21 +196,7 @@ def _forwards(
         reduces = synced and i == last
         with nullcontext() if reduces else no_sync():
             # No variable here keeps the losses: the caller alone holds them.
-            yield _forward(train_state, micro_batches, i)
-
-
-def _forward(
-    train_state: TrainState,
-    micro_batches: MicroBatches,
-    number: int,
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Prepare one micro-batch. -> its losses by label, and the Gramian (or None)."""
-    prepared = micro_batches.prepare(number)
-    # Dropout and stochastic depth accept no generator: seed the global one.
-    torch.manual_seed(train_state.keyed_rng(number).seed(DROPOUT))
-    with train_state.fabric.autocast():
-        result: tuple[dict[str, Tensor], Tensor | None] = train_state.module(prepared)
-        return result
+            yield micro_batches.forward(i)
 
 
 def _task_weights_of_whole_step(
@@ -278,55 +269,3 @@ def _measure_task_weights(
 def _own_parameters(model: HybridModel, names: Names) -> list[nn.Parameter]:
     """Parameters that only one of these losses moves."""
     return [p for name in names for p in model.own(name)]
-
-
-def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """(P,) -> views of it in the shapes of the parameters."""
-    pieces = row.split([p.numel() for p in parameters])
-    return [piece.view_as(p) for piece, p in zip(pieces, parameters)]
-
-
-def _set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Set `.grad`. None: the optimizer leaves that parameter unchanged."""
-    for p, g in zip(parameters, gradients):
-        p.grad = g
-
-
-def _add(one: Tensor | None, two: Tensor | None) -> Tensor | None:
-    """The sum of two gradients, where None means that no loss reached the parameter."""
-    if one is None:
-        return two
-    if two is None:
-        return one
-    return one + two
-
-
-# ---------------------------------------------------------------------------------- ranks
-
-
-def _sum_losses_and_gradients(values: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Sum losses (K,) and gradients over ranks, in place, in one message.
-
-    A parameter without gradient counts as 0 in the message and stays without one, so that weight
-    decay does not shrink it. All ranks agree on these parameters: a step has the same heads and
-    names everywhere.
-    """
-    if world_size() == 1:
-        return
-    tensors = [values]
-    for p in parameters:
-        gradient = torch.zeros_like(p) if p.grad is None else p.grad
-        tensors.append(gradient)
-    _copy_back(tensors, sum_over_ranks(_flat(tensors)))
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All tensors in one vector."""
-    return torch.cat([t.flatten() for t in tensors])
-
-
-def _copy_back(tensors: Sequence[Tensor], flat: Tensor) -> None:
-    """Copy a vector of `_flat` back into its tensors, in place."""
-    pieces = flat.split([t.numel() for t in tensors])
-    for t, piece in zip(tensors, pieces):
-        t.copy_(piece.view_as(t))

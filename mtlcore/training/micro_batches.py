@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..contracts import Batch, PreparedBatch
 from ..model.plan import training_plan
 from ..model.views import prepare
+from ..rng import DROPOUT
 from .followed import unfollowed_of_step
 from .state import Names, TrainState
+
+Forward = tuple[dict[str, Tensor], Tensor | None]
+"""The losses of one micro-batch by label, and the Gramian at the features (or None)."""
 
 
 class MicroBatches(Protocol):
@@ -30,19 +35,33 @@ class MicroBatches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def prepare(self, number: int) -> PreparedBatch:
-        """Return the micro-batch `number` of this rank, the same bits each time."""
+    def forward(self, number: int) -> Forward:
+        """Return the losses of the micro-batch `number` of this rank, the same bits each time."""
         ...
+
+
+def forward(train_state: TrainState, prepared: PreparedBatch, dropout_seed: int) -> Forward:
+    """Compute the losses of a prepared micro-batch."""
+    # Dropout and stochastic depth accept no generator: seed the global one.
+    torch.manual_seed(dropout_seed)
+    with train_state.fabric.autocast():
+        result: Forward = train_state.module(prepared)
+        return result
 
 
 class LazyMicroBatches:
     """Micro-batches as the loader returns them.
 
-    Augmentation and pretext code runs in `prepare`, in the thread of its caller.
+    Augmentation and pretext code runs in `forward`, in the thread of its caller.
+
+    step: the step that the batches belong to. Views and dropout are drawn for it.
     """
 
-    def __init__(self, train_state: TrainState, batches: Sequence[Batch]) -> None:
+    def __init__(
+        self, train_state: TrainState, batches: Sequence[Batch], step: int | None = None
+    ) -> None:
         self._train_state = train_state
+        self._step = train_state.step if step is None else step
         self._batches = batches
         self._encoded: dict[int, int] = {}
         self._unfollowed: dict[int, dict[str, Tensor]] = {}
@@ -60,12 +79,17 @@ class LazyMicroBatches:
         prepared = prepare(
             self._plan,
             self._batches[number],
-            train_state.keyed_rng(number),
-            train_state.progress,
+            train_state.keyed_rng(number, self._step),
+            self._step / train_state.steps,
         )
         self._encoded[number] = sum(len(images) for images in prepared.images)
         self._unfollowed[number] = prepared.unfollowed()
         return prepared
+
+    def forward(self, number: int) -> Forward:
+        """Prepare a micro-batch and compute its losses."""
+        seed = self._train_state.keyed_rng(number, self._step).seed(DROPOUT)
+        return forward(self._train_state, self.prepare(number), seed)
 
     def unfollowed(self) -> dict[str, Tensor]:
         """Return how many labels of the step could not follow into a view, for the log.

@@ -67,6 +67,11 @@ class Record:
         self._update_clocks()
         return {key: mean for key, mean in means.items() if not math.isnan(mean)}
 
+    def skipped_so_far(self) -> int:
+        """Skipped steps, those since the last flush included. It reads them back."""
+        pending = [int(logged["skipped"]) for logged in self._pending]
+        return self.skipped + sum(pending)
+
     def _pending_keys(self) -> list[str]:
         """All names, in the order of their first step."""
         names: dict[str, None] = {}

@@ -44,6 +44,7 @@ class TrainState:
     ema: average of the inference weights, or None.
     steps, step: optimizer steps of the whole run, and those done.
     encoded: images that this rank encoded in its last step.
+    own_lr: a learning rate that replaces the schedule, or None.
     cached_task_weights: the tasks of a step -> (K,) task weights and the step that measured them.
         Weights measured for one set of tasks do not hold for another set.
     """
@@ -60,9 +61,11 @@ class TrainState:
     step: int = 0
     steps_per_epoch: int = 1
     encoded: int = 0
+    own_lr: float | None = None
     cached_task_weights: dict[Names, tuple[Tensor, int]] = field(factory=dict)
     _vectors: dict[Names, tuple[Tensor, Tensor]] = field(factory=dict)
     _row_memory: Tensor | None = None
+    _wrapped: dict[torch.optim.Optimizer, _FabricOptimizer] = field(factory=dict)
 
     @property
     def progress(self) -> float:
@@ -70,8 +73,27 @@ class TrainState:
         return self.step / self.steps
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of this step."""
+        """The learning rate of this step: that of the schedule, unless `own_lr` is set."""
+        if self.own_lr is not None:
+            return self.own_lr
         return lr_at(self.experiment.optimizer.lr, self.experiment.schedule, step, self.steps)
+
+    def set_learning_rate(self) -> None:
+        """Give the optimizers the learning rate of the current step."""
+        groups = [*self.optimizer.param_groups]
+        if self.loss_weighting_optimizer:
+            groups += self.loss_weighting_optimizer.param_groups
+        lr = self.lr_at(self.step)
+        for group in groups:
+            group["lr"] = lr
+
+    def wrapped(self, optimizer: torch.optim.Optimizer) -> _FabricOptimizer:
+        """An optimizer of the user, as Fabric wraps it."""
+        if optimizer not in self._wrapped:
+            wrapped = self.fabric.setup_optimizers(optimizer)
+            assert isinstance(wrapped, _FabricOptimizer)
+            self._wrapped[optimizer] = wrapped
+        return self._wrapped[optimizer]
 
     @property
     def accumulated(self) -> int:
@@ -89,10 +111,11 @@ class TrainState:
         """
         return micro_batch * self.fabric.world_size + self.fabric.global_rank
 
-    def keyed_rng(self, micro_batch: int) -> KeyedRng:
-        """The generators of this rank's micro-batch `micro_batch` in the current step."""
+    def keyed_rng(self, micro_batch: int, step: int | None = None) -> KeyedRng:
+        """The generators of this rank's micro-batch `micro_batch` in a step (the current one)."""
         number = self.global_micro_batch(micro_batch)
-        return KeyedRng((self.experiment.seed, self.step, number), self.fabric.device)
+        step = self.step if step is None else step
+        return KeyedRng((self.experiment.seed, step, number), self.fabric.device)
 
     # ------------------------------------------------------------------------------ losses
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from attrs import frozen
+from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor
 
 from ..contracts import Batch
@@ -39,32 +41,96 @@ def train_step(train_state: TrainState, batches: Sequence[Batch]) -> Logged:
 
 def step_on(train_state: TrainState, micro_batches: MicroBatches) -> Logged:
     """Take one optimizer step on micro-batches of any origin. -> device scalars."""
-    model = train_state.model
-    weighting = train_state.experiment.weighting
+    before = Buffers.of(train_state)
+    measure_if_due(train_state, micro_batches.names)
+    return update(train_state, differentiate(train_state, micro_batches), before)
+
+
+@frozen(eq=False)
+class Differentiated:
+    """The losses of a step whose gradients are in `.grad` of the parameters.
+
+    names: K labels. values: (K,) losses.
+    task_weight: (K,), or None if no weighting was used.
+    measured: the step measured its task weights from gradients or losses.
+    """
+
+    names: Names
+    values: Tensor
+    task_weight: Tensor | None
+    measured: bool = False
+
+
+@frozen(eq=False)
+class Buffers:
+    """The buffers of the networks and of the weighting, and their values before a step."""
+
+    buffers: Sequence[Tensor]
+    before: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, train_state: TrainState) -> Buffers:
+        """Copy the buffers as they are."""
+        buffers = [*train_state.model.buffers(), *train_state.loss_weighting.buffers()]
+        return cls(buffers, [b.clone() for b in buffers])
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Copy the old values back."""
+        for buffer, old in zip(self.buffers, self.before):
+            buffer.copy_(old)
+
+    def restore_unless(self, ok: Tensor) -> None:
+        """Copy the old values back if the step is bad, without a host sync."""
+        for buffer, old in zip(self.buffers, self.before):
+            buffer.copy_(torch.where(ok, buffer, old))
+
+
+def measure_if_due(train_state: TrainState, names: Names) -> None:
+    """Let the next forwards compute the Gramian at the features if this step needs it."""
+    reads_features = train_state.experiment.weighting.at == "features"
+    train_state.model.measuring = train_state.must_measure(names) and reads_features
+
+
+def differentiate(train_state: TrainState, micro_batches: MicroBatches) -> Differentiated:
+    """Compute the gradients of a step, as the weighting combines them."""
     names = micro_batches.names
-    buffers = [*model.buffers(), *train_state.loss_weighting.buffers()]
-    before = [b.clone() for b in buffers]
-
+    at = train_state.experiment.weighting.at
     must_measure = train_state.must_measure(names)
-    model.measuring = must_measure and weighting.at == "features"
-    backward = _backward_for(weighting.at, must_measure)
-    with _graph_context(weighting.at):
+    backward = _backward_for(at, must_measure)
+    with graph_context(at):
         values, task_weight = backward(train_state, micro_batches)
-    _drop_gradients_of_idle_heads(model, names)
+    _drop_gradients_of_idle_heads(train_state.model, names)
+    return Differentiated(names, values, task_weight, must_measure)
 
-    norm = _clip_gradients(train_state)
+
+def update(
+    train_state: TrainState,
+    done: Differentiated,
+    before: Buffers,
+    own: _FabricOptimizer | None = None,
+) -> Logged:
+    """Clip the gradients, step the optimizers, update the averages, and count the step.
+
+    before: the buffers before the forwards. own: steps in place of the run's optimizer.
+    """
+    norm = _clip_gradients(train_state, own or train_state.optimizer)
     ok = torch.isfinite(norm)
     # A bad batch must not stay in the statistics of BatchNorm or of a weighting.
-    _restore_unless(ok, buffers, before)
-    _step_optimizers(ok, train_state)
+    before.restore_unless(ok)
+    _step_optimizers(ok, train_state, own)
     _update_averages(ok, train_state)
-    if must_measure and weighting.every > 1:
+    names, task_weight = done.names, done.task_weight
+    if done.measured and task_weight is not None and train_state.experiment.weighting.every > 1:
         train_state.cache_task_weights(names, task_weight, ok)
     train_state.step += 1
 
-    weight, _ = train_state.weights_and_primary(names)
+    columns = {"loss": done.values}
+    if task_weight is not None:
+        weight, _ = train_state.weights_and_primary(names)
+        columns |= {"weight": weight, "task_weight": task_weight}
     logged: Logged = {}
-    for kind, column in (("loss", values), ("weight", weight), ("task_weight", task_weight)):
+    for kind, column in columns.items():
         logged |= {f"{kind}/{name}": value for name, value in zip(names, column)}
     return logged | {"grad_norm": norm, "skipped": ~ok}
 
@@ -78,7 +144,7 @@ def _backward_for(at: str, must_measure: bool) -> Backward:
     return backward_cached_weights
 
 
-def _graph_context(at: str) -> AbstractContextManager[object]:
+def graph_context(at: str) -> AbstractContextManager[object]:
     """A context in which the graph of a compiled encoder can be differentiated once a loss."""
     if at != "parameters":
         return nullcontext()
@@ -101,11 +167,11 @@ def _drop_gradients_of_idle_heads(model: HybridModel, names: Names) -> None:
             p.grad = None
 
 
-def _clip_gradients(train_state: TrainState) -> Tensor:
-    """Clip the gradient norm in place. -> () the norm before clipping."""
+def _clip_gradients(train_state: TrainState, optimizer: _FabricOptimizer) -> Tensor:
+    """Clip the gradient norm of its parameters in place. -> () the norm before clipping."""
     norm = train_state.fabric.clip_gradients(
         train_state.module,
-        train_state.optimizer,
+        optimizer,
         max_norm=train_state.experiment.train.clip,
         error_if_nonfinite=False,
     )
@@ -113,20 +179,21 @@ def _clip_gradients(train_state: TrainState) -> Tensor:
     return norm
 
 
-def _restore_unless(ok: Tensor, buffers: Sequence[Tensor], before: Sequence[Tensor]) -> None:
-    """Copy the old values back into the buffers if the step is bad, without a host sync."""
-    for buffer, old in zip(buffers, before):
-        buffer.copy_(torch.where(ok, buffer, old))
-
-
-def _step_optimizers(ok: Tensor, train_state: TrainState) -> None:
+def _step_optimizers(ok: Tensor, train_state: TrainState, own: _FabricOptimizer | None) -> None:
     """Step the optimizers, or leave all parameters unchanged if the step is bad."""
     # A fused optimizer skips on the device if `found_inf` is set. Under "16-mixed" the GradScaler
     # decides about the skip.
     bad = (~ok).float()
-    if train_state.experiment.train.precision != "16-mixed":
-        _set_found_inf(train_state.optimizer.optimizer, bad)
-    train_state.optimizer.step()
+    scaled = train_state.experiment.train.precision == "16-mixed"
+    if own is None:
+        if not scaled:
+            _set_found_inf(train_state.optimizer.optimizer, bad)
+        train_state.optimizer.step()
+    else:
+        # It may be of any kind, so the host must decide.
+        if scaled or bool(ok):
+            own.step()
+        own.zero_grad(set_to_none=True)
     train_state.optimizer.zero_grad(set_to_none=True)
     if train_state.loss_weighting_optimizer:
         _set_found_inf(train_state.loss_weighting_optimizer, bad)

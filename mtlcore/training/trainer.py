@@ -1,34 +1,28 @@
-"""The run: prepare, step, log, evaluate and save until the last step; stop and resume cleanly."""
+"""`Trainer`: the steps of an experiment, whole or in parts; `train`: all of them, as a run."""
 
 from __future__ import annotations
 
 import math
-import threading
+from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import define, evolve, field
+import torch
+from torch import Tensor, nn
 
-from ..callbacks.guard import Callbacks
-from ..callbacks.progress import ProgressReporter, SilentReporter
+from ..callbacks.progress import ProgressReporter
+from ..config import resolve
 from ..config.experiment import Experiment
-from ..contracts import Batch
-from ..data.dataset import RunData, open_data
-from ..data.loader import DirectLoader, Loader
-from ..data.sampler import Sampler
-from ..evaluation.best import LOSS, weighted_loss
-from ..evaluation.measure import Measured, measure, measure_pretexts
-from ..model.inference import Inference
-from ..runs import RunFolder
-from .build import build_train_state, dry_run, try_weighting
+from ..errors import MtlError
+from ..model.hybrid import HybridModel
+from ..model.inference import Inference, SharedEncoder
+from .by_hand import ByHand, StepBatch
 from .checkpoint import Checkpoints
-from .devices import fabric_for, leave_together, with_micro_batches
-from .memory import keep_freed_memory
-from .provenance import environment, resolved
-from .record import Record
-from .result import Result, outcome, result_of
-from .state import TrainState
-from .step import train_step
-from .stop import Interrupted, agree, stop_flag
+from .devices import leave_together
+from .loop import Loop, is_due
+from .result import Result
+from .setup import RunParts, set_up
+from .step import Logged, train_step
+from .stop import Interrupted
 
 
 def train(
@@ -43,8 +37,8 @@ def train(
     Raises MtlError for everything that a user can correct, and Interrupted after Ctrl-C or
     SIGTERM, once the run is saved.
     """
-    trainer = prepared_trainer(experiment, out, resume, reporter)
-    fabric = trainer.train_state.fabric
+    trainer = trainer_of(set_up(experiment, out, resume, reporter))
+    fabric = trainer.parts.train_state.fabric
     try:
         result = trainer.run()
     except Interrupted:
@@ -54,237 +48,251 @@ def train(
     return result
 
 
-def prepared_trainer(
-    experiment: Experiment,
-    out: Path,
-    resume: bool = False,
-    reporter: ProgressReporter | None = None,
-) -> Trainer:
-    """Read the data, build the networks, and create or resume the run folder: ready to step.
-
-    Raises MtlError for everything that a user can correct.
-    """
-    keep_freed_memory()
-    fabric = fabric_for(experiment)
-    experiment = with_micro_batches(experiment, fabric.world_size)
-    is_main = fabric.is_global_zero
-    # On every rank, and before any image is read.
-    if resume:
-        RunFolder.open(out)
-    else:
-        RunFolder.refuse_existing(out)
-    fabric.barrier()
-    if reporter is None or not is_main:
-        reporter = SilentReporter()
-    try_weighting(experiment, fabric.device)
-
-    # The test split is for `mtl eval` alone: a run never reads it.
-    experiment, data = open_data(experiment, {"train", "validation"}, reporter.progress)
-    for line in data.report:
-        reporter.note(line)
-    sampler = Sampler(data, experiment)
-    loader = DirectLoader(data, sampler, fabric.device)
-    steps = _steps(experiment, sampler)
-    train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
-    dry_run(train_state, loader.batch(0, 0))
-
-    record = Record(experiment.train.max_skipped)
-    callbacks = Callbacks.of(train_state, data, out, reporter)
-    callbacks.check()
-    if is_main and not resume:
-        # Only after all checks: a run that cannot train leaves nothing behind.
-        RunFolder.create(out, *resolved(experiment))
-    fabric.barrier()
-    checkpoints = Checkpoints(RunFolder(out), train_state, record, callbacks)
-    trainer = Trainer(train_state, data, loader, record, callbacks, checkpoints)
-    resumed = resume and checkpoints.resume(data)
-    # A run that was killed before its first checkpoint may not have recorded its environment.
-    if is_main and not resumed:
-        checkpoints.folder.update_provenance(environment(experiment, data, fabric))
+def trainer_of(parts: RunParts) -> Trainer:
+    """A trainer of parts that are set up."""
+    trainer = Trainer.__new__(Trainer)
+    trainer._begin(parts)
     return trainer
 
 
-def _steps(experiment: Experiment, sampler: Sampler) -> int:
-    """Optimizer steps of the run, from `train.steps` or `train.epochs`."""
-    epochs = experiment.train.epochs or 1
-    return experiment.train.steps or math.ceil(epochs * sampler.steps_per_epoch)
-
-
-@define(eq=False)
 class Trainer:
-    """The training loop and what happens between its steps.
+    """An experiment that is ready to train: its data is read, and its networks are built.
 
-    Every rank runs it and evaluates. Only the main process logs, saves and calls callbacks.
+    `step()` takes one optimizer step, exactly as `mtl train` does, and `run()` takes all that are
+    left. The parts of a step are
 
-    ended: a callback ended the run, and all ranks know it.
-    measured: the last evaluation.
+        batch = trainer.batch()          # images and targets of this step
+        losses = trainer.losses(batch)   # label -> scalar with gradient
+        trainer.backward(losses)         # weights of the configuration, loss weighting
+        trainer.apply()                  # clipping, optimizer, momentum copies, learning rate
+
+    They run on one device. With one micro-batch and a weighting that reads losses, they give the
+    weights of `step()` bit for bit; otherwise the weights differ by rounding.
+
+    experiment: the experiment.
+    out: the run folder, a new one. The rows of metrics.jsonl are written there, and checkpoints.
+    None: nothing is written.
+    resume: continue the run of the folder `out` from its last checkpoint.
+
+    Forwards seed torch's global generator: draw your own random numbers from a `torch.Generator`.
+    Raises MtlError for everything that a user can correct.
     """
 
-    train_state: TrainState
-    data: RunData
-    loader: Loader
-    record: Record
-    callbacks: Callbacks
-    checkpoints: Checkpoints
-    ended: bool = False
-    measured: Measured = field(factory=Measured)
+    parts: RunParts
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        out: str | Path | None = None,
+        *,
+        resume: bool = False,
+    ) -> None:
+        if not isinstance(experiment, Experiment):
+            raise MtlError(
+                f"Trainer({experiment!r}): expected an Experiment; "
+                "mtlcore.load_experiment(PATH) reads one from a TOML file"
+            )
+        if out is None and resume:
+            raise MtlError(f"resume=True needs the folder of a run: {_WITH_FOLDER}")
+        folder = None if out is None else Path(out)
+        self._begin(set_up(resolve(experiment), folder, resume))
+
+    def _begin(self, parts: RunParts) -> None:
+        self.parts = parts
+        self._by_hand = ByHand(parts.train_state)
+        self._runs = False
+
+    # ------------------------------------------------------------------------------ what there is
 
     @property
-    def is_main(self) -> bool:
-        """Whether this is the main process."""
-        return self.callbacks.is_main
+    def experiment(self) -> Experiment:
+        """The experiment, with everything that was learned from its data."""
+        return self.parts.train_state.experiment
+
+    @property
+    def model(self) -> HybridModel:
+        """The network in training: the shared encoder and the heads of all tasks and pretexts."""
+        return self.parts.train_state.model
+
+    @property
+    def encoder(self) -> SharedEncoder:
+        """The shared encoder. It normalizes images, (B, 3, H, W) in [0, 1] -> Features."""
+        return self.model.encoder
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """Label -> head, of tasks first."""
+        return dict(self.model.heads.items())
+
+    @property
+    def inference(self) -> Inference:
+        """The network to evaluate, of the EMA weights if there are any. Call `eval()` first."""
+        return self.parts.callbacks.network
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the configuration."""
+        return self.parts.train_state.optimizer.optimizer
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The parameters that several losses train: those of the encoder and of shared heads."""
+        return self.model.shared()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.parts.train_state.steps
+
+    @property
+    def step_number(self) -> int:
+        """Optimizer steps that are done, the skipped ones too: the number of the next one."""
+        return self.parts.train_state.step
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps that are done, in [0, 1]."""
+        return self.parts.train_state.progress
+
+    @property
+    def skipped(self) -> int:
+        """Steps that changed nothing because their gradient was not finite. Waits for the GPU."""
+        return self.parts.record.skipped_so_far()
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step: that of the configured schedule.
+
+        Set it for a schedule of your own. From then on, the schedule of the configuration is not
+        used: each step has the value that was set last. Checkpoints do not hold it.
+        """
+        return self.parts.train_state.lr_at(self.step_number)
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if not math.isfinite(value) or value < 0:
+            raise MtlError(f"Trainer.lr = {value}: expected a finite number of at least 0")
+        self.parts.train_state.own_lr = float(value)
+
+    # ------------------------------------------------------------------------------ whole steps
+
+    def step(self) -> dict[str, Tensor]:
+        """Take one optimizer step, as `mtl train` does. -> label -> loss, on the device.
+
+        The host does not wait for the device, except at each `log_every`-th step.
+        """
+        self._by_hand.start("step")
+        train_state = self.parts.train_state
+        train_state.set_learning_rate()
+        logged = train_step(train_state, self.batch().micro_batches)
+        self._record(logged)
+        losses = (name for name in logged if name.startswith("loss/"))
+        return {name.removeprefix("loss/"): logged[name] for name in losses}
 
     def run(self) -> Result:
-        """Train to the last step, or until a callback ends the run."""
-        self.ended = self.callbacks.stopped is not None
-        folder, step = self.checkpoints.folder, self.train_state.step
-        if self.over and folder.provenance().get("finished"):
-            self.callbacks.note(f"this run is finished: {step} steps")
-            measured = Measured(folder.provenance().get("validation", {}))
-            return result_of(folder.path, step, measured, self.record)
-        with stop_flag() as stop, self.callbacks.closing():
-            self.callbacks.call("on_train_start")
-            while not self.over:
-                self.advance()
-                self._between_steps(stop)
-            self.callbacks.call("on_train_end")
-            self._report(self.callbacks.take_unwritten())
-            return self._finish()
+        """Take all steps that are left, with evaluation, checkpoints, callbacks, and the log.
 
-    @property
-    def over(self) -> bool:
-        """All steps are done, or a callback ended the run at this one."""
-        return self.train_state.step >= self.train_state.steps or self.ended
-
-    # ------------------------------------------------------------------------------ one step
-
-    def advance(self) -> None:
-        """One optimizer step: load, train, and log if it is due."""
-        train_state = self.train_state
-        train = train_state.experiment.train
-        self._set_learning_rate(train_state.lr_at(train_state.step))
-        batches = [self._load(micro_batch) for micro_batch in range(train_state.accumulated)]
-        logged = train_step(train_state, batches)
-        self.record.add(logged, train_state.encoded * train_state.fabric.world_size)
-        if _is_due(train_state.step, train.log_every) or train_state.step == train_state.steps:
-            self._log()
-
-    def _set_learning_rate(self, lr: float) -> None:
-        groups = [*self.train_state.optimizer.param_groups]
-        if self.train_state.loss_weighting_optimizer:
-            groups += self.train_state.loss_weighting_optimizer.param_groups
-        for group in groups:
-            group["lr"] = lr
-
-    def _load(self, micro_batch: int) -> Batch:
-        number = self.train_state.global_micro_batch(micro_batch)
-        return self.loader.batch(self.train_state.step, number)
-
-    # ------------------------------------------------------------------------------ between steps
-
-    def _between_steps(self, stop: threading.Event) -> None:
-        """Evaluate, save, call callbacks and stop: whatever is due at this step."""
-        train_state, train = self.train_state, self.train_state.experiment.train
-        step = train_state.step
-        epoch_ends = _is_due(step, train_state.steps_per_epoch)
-        saves = _is_due(step, train.save_every)
-        evaluates = _is_due(step, train.eval_every) or step == train_state.steps
-        if epoch_ends:
-            self.callbacks.call("on_epoch_end")
-        if evaluates:
-            self._evaluate()
-        called = epoch_ends or evaluates or saves
-        asked, self.ended = self._agree(stop.is_set(), called)
-        if self.ended and not evaluates:
-            self._evaluate()
-        self._report(self.callbacks.take_unwritten())
-        stopping = asked and not self.over
-        if self.over or stopping or saves:
-            self.checkpoints.save("last")
-        if stopping:
-            raise Interrupted(self.checkpoints.folder.path, step)
-
-    def _agree(self, stop: bool, called: bool) -> tuple[bool, bool]:
-        """Whether a signal asked to stop, and whether a callback ended the run.
-
-        Both are the same on all ranks. stop: this rank got a signal. called: callbacks ran at
-        this step.
+        Ctrl-C and SIGTERM stop it between two steps: it is saved and raises Interrupted.
         """
-        train_state, ended = self.train_state, self.callbacks.stopped is not None
-        if train_state.fabric.world_size == 1:
-            return stop, ended
-        # Ranks talk only where the host waits anyway, at logged steps, and where a callback may
-        # have ended the run. The condition is the same on all ranks, or they would wait forever.
-        logs = train_state.step % train_state.experiment.train.log_every == 0
-        callbacks_ran = called and bool(train_state.experiment.callbacks)
-        if not logs and not callbacks_ran:
-            return False, False
-        return agree(stop, ended, train_state.fabric.device)
+        self._by_hand.start("run")
+        parts = self.parts
+        loop = Loop(
+            self, parts.train_state, parts.data, parts.record, parts.callbacks, self._checkpoints()
+        )
+        self._runs = True
+        try:
+            return loop.run()
+        finally:
+            self._runs = False
 
-    def _evaluate(self) -> None:
-        """Measure all tasks and pretexts on the validation split, on all ranks, and report."""
-        indices = self.data.split.get("validation")
-        if indices is None or not len(indices):
-            return
-        train_state, experiment = self.train_state, self.train_state.experiment
-        device = train_state.fabric.device
-        supervised = measure(self._inference(), experiment, self.data, indices, device)
-        pretexts = measure_pretexts(train_state.model, experiment, self.data, indices, device)
-        if not self.is_main:
-            return
-        metrics = supervised.metrics | pretexts.metrics
-        if not experiment.tasks:
-            # Without a task, the weighted sum of the pretext losses selects the best checkpoint.
-            metrics[LOSS] = weighted_loss(experiment, pretexts.metrics)
-        tables = supervised.tables | pretexts.tables
-        metrics = self.callbacks.evaluated(metrics, tables)
-        self.measured = Measured(metrics, tables, len(indices))
-        self._report(metrics)
+    def save(self) -> None:
+        """Save a checkpoint of this step, from which `mtl train --resume OUT` continues."""
+        self._by_hand.start("save")
+        self._checkpoints().save("last")
 
-    def _inference(self) -> Inference:
-        """The network that is evaluated: the EMA copy if there is one."""
-        return self.callbacks.network
+    def _checkpoints(self) -> Checkpoints:
+        if self.parts.checkpoints is None:
+            raise MtlError(f"this Trainer has no folder to write to: {_WITH_FOLDER}")
+        return self.parts.checkpoints
 
-    # ------------------------------------------------------------------------------ logs and files
+    # ------------------------------------------------------------------------------ parts of a step
+
+    def batch(self, step: int | None = None) -> StepBatch:
+        """Read the batches of a step. step: None is the next one.
+
+        They are a function of the step alone. Raises MtlError for a step that the run has not.
+        """
+        train_state, loader = self.parts.train_state, self.parts.loader
+        number = train_state.step if step is None else step
+        if not 0 <= number < train_state.steps:
+            raise MtlError(
+                f"there is no step {number}: the run has the steps 0 to {train_state.steps - 1}. "
+                "Set train.steps to a larger number"
+            )
+        batches = []
+        for micro_batch in range(train_state.accumulated):
+            batches.append(loader.batch(number, train_state.global_micro_batch(micro_batch)))
+        return StepBatch(number, tuple(batches))
+
+    def losses(self, batch: StepBatch) -> dict[str, Tensor]:
+        """Compute the losses of a batch. -> label -> fp32 scalar with gradient.
+
+        Each is the mean over the whole step, without weights. With several micro-batches, the
+        graphs of all are in memory at once. Losses that are never applied, such as those of a
+        measurement, change nothing in the training.
+
+        Raises MtlError on more than one device.
+        """
+        return self._by_hand.losses(batch)
+
+    def backward(self, losses: Mapping[str, Tensor] | Tensor) -> None:
+        """Compute the gradients of the last losses, into `.grad` of the parameters.
+
+        losses: what `losses` returned, or some of it, or scalars computed from it. They are
+        multiplied by the weights of the configuration and combined by the loss weighting.
+        A single scalar tensor is differentiated as it is.
+        """
+        self._by_hand.backward(losses)
+
+    def apply(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Clip the gradients, step the optimizer, update the momentum copies, count the step.
+
+        A step whose gradient norm is not finite changes nothing, and is counted in `skipped`.
+        optimizer: steps in place of that of the configuration, with its own learning rate. The
+        gradients of its parameters alone are clipped. The host then waits for the gradient norm.
+        """
+        self.parts.train_state.set_learning_rate()
+        self._record(self._by_hand.apply(optimizer))
+
+    # ------------------------------------------------------------------------------ the log
+
+    def _record(self, logged: Logged) -> None:
+        """Keep the scalars of a step, and log if it is due."""
+        train_state = self.parts.train_state
+        self.parts.record.add(logged, train_state.encoded * train_state.fabric.world_size)
+        log_every = train_state.experiment.train.log_every
+        if is_due(train_state.step, log_every) or train_state.step == train_state.steps:
+            self._log()
 
     def _log(self) -> None:
         """Log the means since the last logged step."""
-        means = self.record.flush()
-        if not self.is_main:
+        parts, train_state, record = self.parts, self.parts.train_state, self.parts.record
+        means = record.flush()
+        if not parts.callbacks.is_main:
             return
-        train_state = self.train_state
         row = {
             "step": train_state.step,
             "epoch": round(train_state.step / train_state.steps_per_epoch, 3),
             "lr": train_state.lr_at(train_state.step - 1),
             **means,
-            "skipped": self.record.skipped,
-            "encoded": self.record.encoded,
-            "cpu_s": round(self.record.cpu_s, 2),
+            "skipped": record.skipped,
+            "encoded": record.encoded,
+            "cpu_s": round(record.cpu_s, 2),
         }
-        self.callbacks.call("on_log", row)
-
-    def _report(self, metrics: dict[str, float]) -> None:
-        """Log validation metrics; save the best checkpoint if its metric improved."""
-        if not metrics or not self.is_main:
-            return
-        row: dict[str, float] = {"step": self.train_state.step}
-        for name, value in metrics.items():
-            row[f"validation/{name}"] = value
-        self.callbacks.call("on_log", row)
-        self.checkpoints.save_if_best(metrics)
-
-    # ------------------------------------------------------------------------------ the end
-
-    def _finish(self) -> Result:
-        """Record the result of the run in run.json."""
-        folder, train_state, record = self.checkpoints.folder, self.train_state, self.record
-        measured = evolve(self.measured, metrics=self.callbacks.metrics)
-        if self.is_main:
-            folder.update_provenance(outcome(train_state, record, self.callbacks, measured))
-        return result_of(folder.path, train_state.step, measured, record)
+        if self._runs:
+            parts.callbacks.call("on_log", row)
+        elif parts.checkpoints is not None:
+            # Callbacks expect on_train_start and teardown, which `run` calls.
+            parts.checkpoints.folder.log(row)
 
 
-def _is_due(step: int, every: int) -> bool:
-    """Whether something that happens each `every`-th step happens now; never if `every` is 0."""
-    return every > 0 and step % every == 0
+_WITH_FOLDER = 'create it with a folder, mtlcore.Trainer(experiment, out="runs/NAME")'

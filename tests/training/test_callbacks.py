@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from mtlcore import MtlError
+from mtlcore.callbacks import guard
+from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import dump, load
 from mtlcore.config.experiment import Experiment
 from mtlcore.runs import RunFolder
-from mtlcore.training import trainer
+from mtlcore.training import loop
 from mtlcore.training.trainer import train
 
 HANG_S = 1800  # only ends a process that hangs
@@ -183,7 +185,7 @@ def test_generators_modes_and_gradients_are_restored(tmp_path, monkeypatch):
     """Checked right after the call, before the next step seeds or zeros anything."""
     seen = []
 
-    def spied(self, event, *arguments, original=trainer.Callbacks.call):
+    def spied(self, event, *arguments, original=guard.Callbacks.call):
         model = self.train_state.model
         before = torch.get_rng_state()
         original(self, event, *arguments)
@@ -193,7 +195,7 @@ def test_generators_modes_and_gradients_are_restored(tmp_path, monkeypatch):
             in_training = all(m.training for m in model.modules())
             seen.append((same_generator, no_gradient, in_training))
 
-    monkeypatch.setattr(trainer.Callbacks, "call", spied)
+    monkeypatch.setattr(guard.Callbacks, "call", spied)
     train(experiment(tmp_path, "[callback.vandal]\n", "train.steps=10"), tmp_path / "run")
     assert seen == [(True, True, True)] * 2
 
@@ -204,7 +206,7 @@ def test_generators_modes_and_gradients_are_restored(tmp_path, monkeypatch):
 def test_a_callback_that_raises_is_reported_and_counted_and_the_run_continues(tmp_path):
     notes: list[str] = []
 
-    class Notes(trainer.SilentReporter):
+    class Notes(SilentReporter):
         def note(self, text):
             notes.append(text)
 
@@ -338,7 +340,7 @@ def test_patience_survives_a_kill_and_a_resume(tmp_path):
 def test_resuming_finishes_a_run_that_was_killed_after_its_last_checkpoint(tmp_path, monkeypatch):
     exp = experiment(tmp_path, "[callback.diary]\n")
     with monkeypatch.context() as patched:
-        patched.setattr(trainer.Trainer, "_finish", lambda self: 1 / 0)
+        patched.setattr(loop.Loop, "_finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(exp, tmp_path / "run")
     assert "finished" not in RunFolder(tmp_path / "run").provenance()

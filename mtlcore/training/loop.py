@@ -1,0 +1,159 @@
+"""The run: step, evaluate, call callbacks and save until the last step; stop cleanly."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from attrs import define, evolve, field
+
+from ..callbacks.guard import Callbacks
+from ..data.dataset import RunData
+from ..evaluation.best import LOSS, weighted_loss
+from ..evaluation.measure import Measured, measure, measure_pretexts
+from ..model.inference import Inference
+from .checkpoint import Checkpoints
+from .record import Record
+from .result import Result, outcome, result_of
+from .state import TrainState
+from .stop import Interrupted, agree, stop_flag
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+@define(eq=False)
+class Loop:
+    """The loop around the steps of a trainer, and what happens between them.
+
+    Every rank runs it and evaluates. Only the main process logs, saves and calls callbacks.
+
+    ended: a callback ended the run, and all ranks know it.
+    measured: the last evaluation.
+    """
+
+    trainer: Trainer
+    train_state: TrainState
+    data: RunData
+    record: Record
+    callbacks: Callbacks
+    checkpoints: Checkpoints
+    ended: bool = False
+    measured: Measured = field(factory=Measured)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the main process."""
+        return self.callbacks.is_main
+
+    def run(self) -> Result:
+        """Train to the last step, or until a callback ends the run."""
+        self.ended = self.callbacks.stopped is not None
+        folder, step = self.checkpoints.folder, self.train_state.step
+        if self.over and folder.provenance().get("finished"):
+            self.callbacks.note(f"this run is finished: {step} steps")
+            measured = Measured(folder.provenance().get("validation", {}))
+            return result_of(folder.path, step, measured, self.record)
+        with stop_flag() as stop, self.callbacks.closing():
+            self.callbacks.call("on_train_start")
+            while not self.over:
+                self.trainer.step()
+                self._between_steps(stop)
+            self.callbacks.call("on_train_end")
+            self._report(self.callbacks.take_unwritten())
+            return self._finish()
+
+    @property
+    def over(self) -> bool:
+        """All steps are done, or a callback ended the run at this one."""
+        return self.train_state.step >= self.train_state.steps or self.ended
+
+    # ------------------------------------------------------------------------------ between steps
+
+    def _between_steps(self, stop: threading.Event) -> None:
+        """Evaluate, save, call callbacks and stop: whatever is due at this step."""
+        train_state, train = self.train_state, self.train_state.experiment.train
+        step = train_state.step
+        epoch_ends = is_due(step, train_state.steps_per_epoch)
+        saves = is_due(step, train.save_every)
+        evaluates = is_due(step, train.eval_every) or step == train_state.steps
+        if epoch_ends:
+            self.callbacks.call("on_epoch_end")
+        if evaluates:
+            self._evaluate()
+        called = epoch_ends or evaluates or saves
+        asked, self.ended = self._agree(stop.is_set(), called)
+        if self.ended and not evaluates:
+            self._evaluate()
+        self._report(self.callbacks.take_unwritten())
+        stopping = asked and not self.over
+        if self.over or stopping or saves:
+            self.checkpoints.save("last")
+        if stopping:
+            raise Interrupted(self.checkpoints.folder.path, step)
+
+    def _agree(self, stop: bool, called: bool) -> tuple[bool, bool]:
+        """Whether a signal asked to stop, and whether a callback ended the run.
+
+        Both are the same on all ranks. stop: this rank got a signal. called: callbacks ran at
+        this step.
+        """
+        train_state, ended = self.train_state, self.callbacks.stopped is not None
+        if train_state.fabric.world_size == 1:
+            return stop, ended
+        # Ranks talk only where the host waits anyway, at logged steps, and where a callback may
+        # have ended the run. The condition is the same on all ranks, or they would wait forever.
+        logs = train_state.step % train_state.experiment.train.log_every == 0
+        callbacks_ran = called and bool(train_state.experiment.callbacks)
+        if not logs and not callbacks_ran:
+            return False, False
+        return agree(stop, ended, train_state.fabric.device)
+
+    def _evaluate(self) -> None:
+        """Measure all tasks and pretexts on the validation split, on all ranks, and report."""
+        indices = self.data.split.get("validation")
+        if indices is None or not len(indices):
+            return
+        train_state, experiment = self.train_state, self.train_state.experiment
+        device = train_state.fabric.device
+        supervised = measure(self._inference(), experiment, self.data, indices, device)
+        pretexts = measure_pretexts(train_state.model, experiment, self.data, indices, device)
+        if not self.is_main:
+            return
+        metrics = supervised.metrics | pretexts.metrics
+        if not experiment.tasks:
+            # Without a task, the weighted sum of the pretext losses selects the best checkpoint.
+            metrics[LOSS] = weighted_loss(experiment, pretexts.metrics)
+        tables = supervised.tables | pretexts.tables
+        metrics = self.callbacks.evaluated(metrics, tables)
+        self.measured = Measured(metrics, tables, len(indices))
+        self._report(metrics)
+
+    def _inference(self) -> Inference:
+        """The network that is evaluated: the EMA copy if there is one."""
+        return self.callbacks.network
+
+    def _report(self, metrics: dict[str, float]) -> None:
+        """Log validation metrics; save the best checkpoint if its metric improved."""
+        if not metrics or not self.is_main:
+            return
+        row: dict[str, float] = {"step": self.train_state.step}
+        for name, value in metrics.items():
+            row[f"validation/{name}"] = value
+        self.callbacks.call("on_log", row)
+        self.checkpoints.save_if_best(metrics)
+
+    # ------------------------------------------------------------------------------ the end
+
+    def _finish(self) -> Result:
+        """Record the result of the run in run.json."""
+        folder, train_state, record = self.checkpoints.folder, self.train_state, self.record
+        measured = evolve(self.measured, metrics=self.callbacks.metrics)
+        if self.is_main:
+            folder.update_provenance(outcome(train_state, record, self.callbacks, measured))
+        return result_of(folder.path, train_state.step, measured, record)
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens each `every`-th step happens now; never if `every` is 0."""
+    return every > 0 and step % every == 0

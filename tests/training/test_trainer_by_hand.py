@@ -1,0 +1,439 @@
+"""`mtlcore.Trainer`: whole steps are those of a run, and the parts of a step those of `step()`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor
+
+import mtlcore
+from mtlcore import Experiment, MtlError, Trainer, load_experiment
+from mtlcore.runs import RunFolder
+from mtlcore.training.trainer import train
+
+DOTS = Path(__file__).resolve().parents[1] / "dots.py"
+CONFIG = f"""
+plugins = ["{DOTS}"]
+
+[encoder]
+width = 4
+
+[task.quarter]
+name = "classification"
+dropout = 0.2
+
+[pretext.puzzling]
+grid = 2
+weight = 0.3
+
+[pretext.byol]
+weight = 0.1
+
+[data.dots]
+
+[input]
+size = 16
+batch_size = 16
+validation = 0.2
+
+[augment]
+name = "weak"
+
+[optimizer]
+lr = 3e-3
+
+[schedule]
+warmup = 4
+
+[train]
+steps = 20
+ema = 0.9
+log_every = 2
+"""
+AT_LOSSES = {
+    "sum of losses": {},
+    "learned weights": {"weighting.name": "uncertainty"},
+    "sgd": {"optimizer.name": "sgd", "optimizer.momentum": 0.9},
+}
+SGD = {"optimizer.name": "sgd", "optimizer.lr": 0.05}
+AT_GRADIENTS = {
+    "parameters": {"weighting.name": "torchjd:UPGrad"},
+    "features": {
+        "weighting.name": "torchjd:UPGrad",
+        "weighting.at": "features",
+        "views.supervised": "pretext",  # all heads read the same images
+        "pretext.byol.weight": 0,
+    },
+    "cached": {"weighting.name": "torchjd:UPGrad", "weighting.every": 3},
+}
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    """Return the experiment, with overrides."""
+    file = tmp_path / "dots.toml"
+    file.write_text(CONFIG)
+    return lambda overrides=None: load_experiment(file, overrides or {})
+
+
+def state(trainer: Trainer) -> dict[str, Tensor]:
+    """Return a copy of all that a step changes: weights, buffers, averages, optimizer states."""
+    train_state = trainer.parts.train_state
+    found = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
+    assert train_state.ema is not None
+    found |= {f"ema.{k}": v for k, v in train_state.ema.copy.state_dict().items()}
+    found |= {f"weighting.{k}": v for k, v in train_state.loss_weighting.state_dict().items()}
+    for number, kept in trainer.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{number}.{k}": v for k, v in kept.items()}
+    return {k: torch.as_tensor(v).clone() for k, v in found.items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [k for k in one if not torch.equal(one[k], other[k])] == []
+
+
+def by_hand(trainer: Trainer) -> dict[str, Tensor]:
+    losses = trainer.losses(trainer.batch())
+    trainer.backward(losses)
+    trainer.apply()
+    return losses
+
+
+def stepped(experiment: Experiment, steps: int) -> Trainer:
+    trainer = Trainer(experiment)
+    for _ in range(steps):
+        trainer.step()
+    return trainer
+
+
+# ------------------------------------------------------------------------------ whole steps
+
+
+def test_steps_give_the_weights_and_the_log_of_a_run(load, tmp_path):
+    experiment = load({"train.steps": 5, "train.log_every": 1})
+    train(experiment, tmp_path / "run")
+    trainer = Trainer(experiment, out=tmp_path / "steps")
+    shown = [trainer.step() for _ in range(5)]
+    trainer.save()
+    run, steps = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "steps")
+    assert_same(run.require().weights(), steps.require().weights())
+    assert_same(run.require().require_ema(), steps.require().require_ema())
+
+    names = ("step", "lr", "loss/quarter", "loss/puzzling", "task_weight/byol", "grad_norm")
+    rows = [[row[k] for row in run.rows() if "lr" in row] for k in names]
+    assert rows == [[row[k] for row in steps.rows()] for k in names]
+    assert [float(losses["quarter"]) for losses in shown] == rows[2]
+
+
+def test_run_takes_the_steps_that_are_left(load, tmp_path):
+    experiment = load({"train.steps": 5})
+    train(experiment, tmp_path / "run")
+    trainer = Trainer(experiment, out=tmp_path / "steps")
+    trainer.step()
+    by_hand(trainer)
+    result = trainer.run()
+    assert result.steps == trainer.step_number == 5
+    assert_same(
+        RunFolder(tmp_path / "run").require().weights(), RunFolder(result.run).require().weights()
+    )
+    assert RunFolder(result.run).provenance()["finished"]
+
+
+def test_a_saved_trainer_is_resumed(load, tmp_path):
+    trainer = Trainer(load(), out=tmp_path / "run")
+    trainer.step()
+    trainer.save()
+    again = Trainer(load(), out=tmp_path / "run", resume=True)
+    assert again.step_number == 1
+    trainer.step()
+    again.step()
+    assert_same(state(trainer), state(again))
+
+
+def test_nothing_is_written_without_a_folder(load, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    trainer = stepped(load(), 3)
+    with pytest.raises(MtlError, match=r"no folder .*mtlcore\.Trainer\(experiment, out="):
+        trainer.save()
+    with pytest.raises(MtlError, match=r"no folder .*mtlcore\.Trainer\(experiment, out="):
+        trainer.run()
+    with pytest.raises(MtlError, match="resume=True needs the folder"):
+        Trainer(load(), resume=True)
+    assert [*(tmp_path / "here").iterdir()] == []
+
+
+def test_signal_handlers_stay_those_of_the_user(load):
+    before = signal.getsignal(signal.SIGINT)
+    trainer = stepped(load(), 1)
+    by_hand(trainer)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# ------------------------------------------------------------------------------ parts of a step
+
+
+@pytest.mark.parametrize("name", AT_LOSSES)
+def test_the_parts_give_the_bits_of_whole_steps(load, name):
+    experiment = load(AT_LOSSES[name])
+    whole, parts = Trainer(experiment), Trainer(experiment)
+    for _ in range(10):
+        expected, losses = whole.step(), by_hand(parts)
+        assert list(losses) == ["quarter", "puzzling", "byol"]
+        assert all(torch.equal(losses[k].detach(), expected[k]) for k in expected)
+    assert_same(state(whole), state(parts))
+    assert whole.step_number == parts.step_number == 10
+
+
+def test_the_parts_write_the_log_of_whole_steps(load, tmp_path):
+    names = ("whole", "parts")
+    whole, parts = (Trainer(load(), out=tmp_path / name) for name in names)
+    for _ in range(4):
+        whole.step()
+        by_hand(parts)
+    rows = [RunFolder(tmp_path / name).rows() for name in names]
+    for row in (*rows[0], *rows[1]):
+        del row["cpu_s"]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == [2, 4]
+
+
+@pytest.mark.parametrize("name", AT_GRADIENTS)
+def test_the_parts_give_the_same_weights_with_a_weighting_that_reads_gradients(load, name):
+    experiment = load(AT_GRADIENTS[name])
+    whole, parts = Trainer(experiment), Trainer(experiment)
+    for _ in range(5):
+        whole.step()
+        by_hand(parts)
+    torch.testing.assert_close(state(parts), state(whole), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["equal", "uncertainty", "torchjd:UPGrad"])
+def test_the_parts_average_the_losses_of_several_micro_batches(load, weighting):
+    # Adam would divide differences in rounding by gradients that are 0 but for rounding.
+    experiment = load({"weighting.name": weighting, "train.micro_batches": 2, **SGD})
+    whole, parts = Trainer(experiment), Trainer(experiment)
+    for _ in range(2):  # later, a ReLU whose input crosses 0 may amplify the rounding
+        assert len(parts.batch().micro_batches) == 2
+        expected, losses = whole.step(), by_hand(parts)
+        for label, loss in losses.items():
+            torch.testing.assert_close(loss.detach(), expected[label], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        parts.model.state_dict(), whole.model.state_dict(), rtol=0, atol=1e-6
+    )
+
+
+def test_a_measurement_changes_no_bit_of_the_training(load):
+    plain, measured = Trainer(load()), Trainer(load())
+    shared = measured.shared_parameters()
+    for step in range(4):
+        losses = measured.losses(measured.batch())
+        torch.autograd.grad(losses["quarter"], shared, retain_graph=True)
+        losses["puzzling"].backward()  # also fills .grad
+        measured.losses(measured.batch(0))
+        plain.step()
+        if step % 2:
+            measured.step()
+        else:
+            by_hand(measured)
+    assert_same(state(plain), state(measured))
+
+
+def test_a_batch_gives_the_same_losses_at_the_same_weights(load):
+    trainer = Trainer(load())
+    batch = trainer.batch(3)
+    first, again = trainer.losses(batch), trainer.losses(batch)
+    other = trainer.losses(trainer.batch(4))
+    assert batch.step == 3
+    assert torch.equal(first["quarter"], again["quarter"])
+    assert not torch.equal(first["quarter"], other["quarter"])
+
+
+def test_evaluating_the_model_between_steps_does_not_leave_it_in_eval_mode(load):
+    plain, evaluated = stepped(load(), 2), stepped(load(), 1)
+    evaluated.model.eval()
+    evaluated.inference.eval()
+    evaluated.step()
+    assert_same(state(plain), state(evaluated))
+
+
+# ------------------------------------------------------------------------------ what a user changes
+
+
+def test_some_losses_train_their_own_heads_alone(load):
+    trainer = Trainer(load({"optimizer.weight_decay": 0.1}))
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    losses = trainer.losses(trainer.batch())
+    trainer.backward({"puzzling": losses["puzzling"]})
+    trainer.apply()
+    after = trainer.model.state_dict()
+    changed = {k.split(".")[1] for k in after if k.startswith("heads.") and after[k].ndim > 1
+               and not torch.equal(after[k], before[k]) and "copy" not in k}  # fmt: skip
+    assert changed == {"puzzling"}
+
+
+def test_a_scalar_is_differentiated_as_it_is(load):
+    trainer = Trainer(load({"train.clip": 1e6}))
+    losses = trainer.losses(trainer.batch())
+    total = 2 * losses["quarter"] + losses["puzzling"]
+    expected = torch.autograd.grad(total, trainer.shared_parameters(), retain_graph=True)
+    trainer.backward(total)
+    for p, gradient in zip(trainer.shared_parameters(), expected, strict=True):
+        assert torch.equal(p.grad, gradient)
+    trainer.apply()
+    assert trainer.step_number == 1
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_an_optimizer_of_ones_own_steps_its_parameters_alone(load):
+    trainer = Trainer(load())
+    own = torch.optim.SGD(trainer.encoder.parameters(), lr=0.1)
+    heads = {k: v.clone() for k, v in trainer.heads["quarter"].state_dict().items()}
+    encoder = [p.detach().clone() for p in trainer.encoder.parameters()]
+    losses = trainer.losses(trainer.batch())
+    trainer.backward(losses)
+    trainer.apply(own)
+    assert_same(heads, trainer.heads["quarter"].state_dict())
+    assert not all(map(torch.equal, encoder, trainer.encoder.parameters()))
+    assert not trainer.optimizer.state
+    assert own.param_groups[0]["lr"] == 0.1
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_the_learning_rate_of_a_user_replaces_the_schedule(load, tmp_path):
+    trainer = Trainer(load({"train.log_every": 1}), out=tmp_path / "run")
+    assert trainer.lr == pytest.approx(3e-3 / 4)  # of warm-up
+    trainer.step()
+    for lr in (0.5e-3, 0.0):
+        trainer.lr = lr
+        trainer.step()
+        assert trainer.optimizer.param_groups[0]["lr"] == lr == trainer.lr
+    rows = RunFolder(tmp_path / "run").rows()
+    assert [row["lr"] for row in rows] == pytest.approx([3e-3 / 4, 0.5e-3, 0.0])
+    with pytest.raises(MtlError, match=r"Trainer\.lr = nan: expected a finite number"):
+        trainer.lr = float("nan")
+
+
+# ------------------------------------------------------------------------------ bad steps
+
+
+@pytest.mark.parametrize("optimizer", ["configured", "own"])
+def test_a_nan_image_changes_nothing_and_is_counted(load, optimizer):
+    trainer = stepped(load(), 2)
+    own = None
+    if optimizer == "own":
+        own = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    before = state(trainer)
+
+    def spoil(module: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0] * torch.nan,)
+
+    handle = trainer.encoder.register_forward_pre_hook(spoil)
+    trainer.backward(trainer.losses(trainer.batch()))
+    trainer.apply(own)
+    handle.remove()
+    assert_same(before, state(trainer))
+    assert (trainer.step_number, trainer.skipped) == (3, 1)
+    by_hand(trainer)
+    assert (trainer.step_number, trainer.skipped) == (4, 1)
+
+
+def test_a_forward_that_fails_leaves_the_buffers_as_they_were(load):
+    trainer = stepped(load(), 1)
+    before = state(trainer)
+    handle = trainer.heads["byol"].register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.losses(trainer.batch())
+    handle.remove()
+    assert_same(before, state(trainer))
+    by_hand(trainer)
+
+
+# ------------------------------------------------------------------------------ errors
+
+
+def test_the_parts_are_called_in_their_order(load):
+    trainer = Trainer(load())
+    with pytest.raises(MtlError, match=r"apply needs .* call Trainer.losses\(batch\) and backward"):
+        trainer.apply()
+    losses = trainer.losses(trainer.batch())
+    with pytest.raises(MtlError, match=r"apply needs .* call Trainer.backward\(losses\)"):
+        trainer.apply()
+    trainer.backward(losses)
+    with pytest.raises(MtlError, match="backward was called twice"):
+        trainer.backward(losses)
+    for part in (trainer.step, trainer.save, trainer.run, lambda: trainer.losses(trainer.batch())):
+        with pytest.raises(MtlError, match=r"are not applied yet: call Trainer\.apply"):
+            part()
+    trainer.apply()
+    with pytest.raises(MtlError, match=r"backward needs losses: call Trainer.losses\(batch\)"):
+        trainer.backward(losses)
+
+
+def test_losses_that_cannot_be_differentiated_are_refused_and_nothing_is_lost(load):
+    trainer, plain = Trainer(load()), stepped(load(), 1)
+    old = trainer.losses(trainer.batch())
+    losses = trainer.losses(trainer.batch())
+    refused = {
+        "older batch": old,
+        "the loss belongs to an older batch": old["quarter"],
+        "no loss was given": {},
+        "no loss 'quater'; did you mean 'quarter'": {"quater": losses["quarter"]},
+        "has no gradient": {"quarter": losses["quarter"].detach()},
+        r"is \(2,\), expected a scalar": torch.stack([losses["quarter"], losses["byol"]]),
+        "is float, expected a scalar": {"quarter": 1.0},
+    }
+    for message, given in refused.items():
+        with pytest.raises(MtlError, match=message):
+            trainer.backward(given)
+    trainer.backward(losses)
+    trainer.apply()
+    assert_same(state(plain), state(trainer))
+
+
+def test_losses_that_the_weighting_has_measured_are_passed_unchanged(load):
+    trainer = Trainer(load(AT_GRADIENTS["features"]))
+    losses = trainer.losses(trainer.batch())
+    with pytest.raises(MtlError, match="puzzling is missing or changed"):
+        trainer.backward(losses | {"puzzling": 2 * losses["puzzling"]})
+
+
+def test_a_backward_that_fails_leaves_no_gradient(load):
+    experiment = load(AT_LOSSES["learned weights"])
+    trainer = Trainer(experiment)
+    losses = trainer.losses(trainer.batch())
+    losses["quarter"].backward()  # frees its graph
+    with pytest.raises(RuntimeError, match="second time"):
+        trainer.backward(losses)
+    assert all(p.grad is None for p in trainer.model.parameters())
+    by_hand(trainer)
+    assert_same(state(stepped(experiment, 1)), state(trainer))
+
+
+def test_a_trainer_needs_an_experiment_that_trains_something(load):
+    with pytest.raises(
+        MtlError, match=r"Trainer\('my.toml'\): expected an Experiment; mtlcore\.load"
+    ):
+        Trainer("my.toml")
+    with pytest.raises(MtlError, match="task"):
+        Trainer(evolve(load(), tasks={}, pretexts={}))
+    with pytest.raises(MtlError, match="warmup"):
+        Trainer(evolve(load(), schedule=mtlcore.Schedule(warmup=-1)))
+
+
+def test_a_step_after_the_last_one_is_refused(load):
+    trainer = stepped(load({"train.steps": 2}), 2)
+    assert trainer.progress == 1
+    for part in (trainer.step, trainer.batch, lambda: trainer.batch(-1)):
+        with pytest.raises(MtlError, match=r"the run has the steps 0 to 1\. Set train.steps"):
+            part()
+
+
+def test_the_names_of_the_trainer_are_public():
+    assert mtlcore.Trainer is Trainer
+    assert mtlcore.StepBatch.__doc__

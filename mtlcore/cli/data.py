@@ -47,7 +47,7 @@ def check(
     from ..config import load
     from ..data.check import check_data
     from ._png import require_png, save_png
-    from ._progress import Bars
+    from ..callbacks.bars import Bars
     from ._shared import print_json
 
     if sheet is not None:

@@ -6,7 +6,7 @@ dealt to all ranks. Metrics of supervised tasks do not depend on the batch size.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,7 +49,7 @@ class Measured:
 # -------------------------------------------------------------------------------- supervised tasks
 
 
-class _Predictions(NamedTuple):
+class Predictions(NamedTuple):
     """One batch. Task label -> (B, ...) predictions, (B, ...) targets, (B,) bool labeled ones."""
 
     predictions: dict[str, Tensor]
@@ -65,12 +65,14 @@ def measure(
     indices: np.ndarray,
     device: torch.device,
     mirror: bool = False,
+    seen: Callable[[Predictions], None] | None = None,
 ) -> Measured:
     """Every supervised metric on these samples, and on each group of them that a task asks for.
 
     All ranks of a run must call it. The main rank gets the metrics, the others none.
 
     mirror: average each prediction with that for the mirrored image.
+    seen: called with the predictions of each batch, in order, on the main rank.
     """
     if not experiment.tasks:
         return Measured(n=len(indices))
@@ -79,7 +81,7 @@ def measure(
     for label, entry in experiment.tasks.items():
         meters[label] = _TaskMetrics(entry.component, data, indices, device)
 
-    def of_batch(number: int) -> _Predictions:
+    def of_batch(number: int) -> Predictions:
         return _predict(net, batches, number, mirror)
 
     with _evaluation(net) as ranks:
@@ -87,6 +89,8 @@ def measure(
             for label, task_metrics in meters.items():
                 prediction, target = found.predictions[label], found.targets[label]
                 task_metrics.update(prediction, target, found.present[label])
+            if seen is not None:
+                seen(found)
     if not ranks.is_main:
         return Measured(n=len(indices))
     return _of_tasks(meters, len(indices))
@@ -105,7 +109,7 @@ def _of_tasks(meters: Mapping[str, _TaskMetrics], n: int) -> Measured:
     return measured
 
 
-def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bool) -> _Predictions:
+def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bool) -> Predictions:
     """Predict one batch, for all tasks."""
     batch = batches.batch(number)
     view = batches.view(batch.images)
@@ -122,7 +126,7 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
         if mirrored is not None:
             other = task.decode(mirrored[label])
             predictions[label] = task.average(predictions[label], other)
-    return _Predictions(predictions, targets, dict(batch.present))
+    return Predictions(predictions, targets, dict(batch.present))
 
 
 def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict[str, Output]:

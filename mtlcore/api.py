@@ -135,7 +135,7 @@ def _require_resumable(overrides: Overrides) -> None:
     if refused:
         raise MtlError(
             f"a resumed run keeps its configuration, which can't change "
-            f"{', '.join(refused)}: remove it. Only {RESUMABLE} can change"
+            f"{', '.join(refused)}: remove it. Only {RESUMABLE} can change, such as {RESUMABLE}=2"
         )
 
 

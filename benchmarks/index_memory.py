@@ -7,7 +7,7 @@ figure is the peak resident memory of the process, minus its resident memory rig
 imports, in MB (10^6 bytes). It includes what the dataset itself needs to make its columns:
 
 - numpy: arrays of strings of a fixed width;
-- categories: `Categories`, and keys as numpy's `StringDType`;
+- categories: `Categories`, and keys as `mtlcore.contracts.texts.Texts`;
 - arrow: a memory-mapped Arrow file, which another process has written.
 
 Linux only.
@@ -26,7 +26,7 @@ from typing import Any, cast
 import numpy as np
 from attrs import frozen
 
-from mtlcore import Categories, Classification, Dataset, Index
+from mtlcore import Categories, Classification, Dataset, Index, Sample
 from mtlcore.config.experiment import DataEntry, Experiment, Input, TaskEntry, Train
 from mtlcore.data.dataset import open_data
 
@@ -54,8 +54,8 @@ class Made(Dataset):
         people = columns.pop("person")
         return Index(keys, columns, attributes={"person": people})
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        return np.zeros((2, 2, 3), dtype=np.uint8)
+    def decode(self, index: Index, i: int) -> Sample:
+        return Sample(np.zeros((2, 2, 3), dtype=np.uint8))
 
     def _from_memory(self) -> dict[str, Any]:
         kind: Any = str if self.coding == "numpy" else np.dtypes.StringDType()

@@ -42,6 +42,7 @@ ALIASES = {
     'Categories: (N,) strings, "" where missing. '
     "Numbers: (N,) or (N, ...) float, NaN where missing.\n\n"
     "Categories go by NAME, so the label orders of two datasets can't be mixed up.",
+    "mtlcore.Column": "A column of an index: `Categories` for strings, a numpy array for numbers.",
     "mtlcore.Target": "A tensor, or a tuple, list or dict of tensors, each (B, ...).",
     "mtlcore.hookimpl": "Decorator: marks a function of a plugin module as a hook (pluggy).",
 }
@@ -49,6 +50,7 @@ ALIASES = {
 
 SIGNATURES = {
     "mtlcore.Annotation": "Annotation = numpy.ndarray",
+    "mtlcore.Column": "Column = numpy.ndarray | Categories",
     "mtlcore.Target": "Target = Any",
     "mtlcore.hookimpl": "@hookimpl",
 }

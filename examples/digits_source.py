@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from mtlcore import Dataset, Index, MtlError, hookimpl
+from mtlcore import Dataset, Index, MtlError, Sample, hookimpl
 
 
 @functools.cache
@@ -39,9 +39,9 @@ class Digits(Dataset):
         digits = bundled().target.astype(str)
         return Index(keys=np.arange(len(digits)).astype(str), annotations={"digit": digits})
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         gray = (bundled().images[i] * (255 / 16)).round().astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
+        return Sample(np.repeat(gray[:, :, None], 3, axis=2))
 
 
 @hookimpl

@@ -15,7 +15,7 @@ A plugin author imports:
 
     base classes of the kinds   Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset,
                                 Augmentation, Callback
-    what flows through a step   Batch, AugmentedBatch, View, Features, Target, StepLosses
+    what flows through a step   Sample, Batch, AugmentedBatch, View, Features, Target, StepLosses
     building blocks             Head, SharedHead, FrozenModule, EMA, Geometry, Rng, gather
     registration                hookimpl
     how a run ends              Diverged, Interrupted
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .config.experiment import Train as Train
     from .config.experiment import Views as Views
     from .config.load import load_experiment as load_experiment
+    from .contracts import AlignedTask as AlignedTask
     from .contracts import Annotation as Annotation
     from .contracts import Augmentation as Augmentation
     from .contracts import AugmentedBatch as AugmentedBatch
@@ -60,7 +61,11 @@ if TYPE_CHECKING:
     from .contracts import Head as Head
     from .contracts import Index as Index
     from .contracts import LossWeighting as LossWeighting
+    from .contracts import MapColumn as MapColumn
+    from .contracts import Mix as Mix
+    from .contracts import PointColumn as PointColumn
     from .contracts import PretextTask as PretextTask
+    from .contracts import Sample as Sample
     from .contracts import Skipped as Skipped
     from .contracts import StepCounts as StepCounts
     from .contracts import StepLosses as StepLosses
@@ -109,6 +114,7 @@ _HOME = {
     ),
     "config.load": ("load_experiment",),
     "contracts": (
+        "AlignedTask",
         "Annotation",
         "Augmentation",
         "AugmentedBatch",
@@ -125,7 +131,11 @@ _HOME = {
         "Head",
         "Index",
         "LossWeighting",
+        "MapColumn",
+        "Mix",
+        "PointColumn",
         "PretextTask",
+        "Sample",
         "Skipped",
         "StepCounts",
         "StepLosses",

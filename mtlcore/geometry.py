@@ -29,10 +29,19 @@ class Geometry:
     matrix: (B, 3, 3) float, raw -> view. Rigid labels (pose, landmarks) follow it. A matrix cannot
     describe shuffled tiles; there it is the movement of the whole image before the shuffle.
     steps: functions (maps, interpolation mode) -> maps. Dense labels (masks) follow them, in order.
+    shuffled: True if pixels were rearranged without a matrix. The places of points are then
+    unknown.
     """
 
     matrix: Tensor
     steps: tuple[Callable[[Tensor, str], Tensor], ...]
+    shuffled: bool = False
+
+    @classmethod
+    def identity(cls, images: Tensor) -> Geometry:
+        """Return the movement that leaves all pixels of images (B, C, H, W) in their places."""
+        eye = torch.eye(3, device=images.device)
+        return cls(eye.expand(len(images), 3, 3), ())
 
     @classmethod
     def affine(cls, matrix: Tensor, size: Size) -> Geometry:
@@ -53,7 +62,8 @@ class Geometry:
 
     def then(self, later: Geometry) -> Geometry:
         """Return this movement followed by `later`."""
-        return Geometry(later.matrix @ self.matrix, self.steps + later.steps)
+        shuffled = self.shuffled or later.shuffled
+        return Geometry(later.matrix @ self.matrix, self.steps + later.steps, shuffled)
 
     def moved(self, move: Move, matrix: Tensor | None = None) -> Geometry:
         """Return this movement followed by a rearrangement of pixels.
@@ -61,16 +71,51 @@ class Geometry:
         matrix: (B, 3, 3) if each image moved as a whole, otherwise None.
         """
         total = self.matrix if matrix is None else matrix @ self.matrix
-        return Geometry(total, (*self.steps, lambda maps, _mode: move(maps)))
+        shuffled = self.shuffled or matrix is None
+        return Geometry(total, (*self.steps, lambda maps, _mode: move(maps)), shuffled)
 
     def warp(self, maps: Tensor, mode: str = "nearest") -> Tensor:
-        """Move float maps (B, C, H0, W0) of the raw image's size as its pixels moved.
+        """Move maps (B, C, H0, W0) or (B, H0, W0) of the raw image's size as its pixels moved.
 
-        mode: interpolation, "nearest" for class maps, "bilinear" for images.
+        Integers and bool keep their dtype and their exact values: each pixel of the result is one
+        pixel of `maps`, the nearest, whatever the mode.
+
+        mode: interpolation of floats, "nearest" for class maps, "bilinear" for images.
         """
+        if maps.ndim == 3:
+            return self.warp(maps[:, None], mode)[:, 0]
+        if not maps.is_floating_point():
+            return self._pick(maps)
         for step in self.steps:
             maps = step(maps, mode)
         return maps
+
+    def points(self, points: Tensor) -> Tensor:
+        """Move points (B, K, 2), x and y in pixels of the raw image, as its pixels moved.
+
+        Unknown points stay NaN. All points become NaN if the geometry is `shuffled`. Points that
+        leave the view keep their place outside of it.
+        """
+        if self.shuffled:
+            return torch.full_like(points, torch.nan)
+        matrix = self.matrix.to(points.dtype)
+        return points @ matrix[:, :2, :2].mT + matrix[:, None, :2, 2]
+
+    def _pick(self, maps: Tensor) -> Tensor:
+        """Move integer maps (B, C, H0, W0): find where each pixel comes from, and read it there."""
+        # The steps move floats. Rows and columns are exact as floats; large values may not be.
+        height, width = maps.shape[-2:]
+        row = torch.arange(height, device=maps.device, dtype=torch.float32)
+        column = torch.arange(width, device=maps.device, dtype=torch.float32)
+        places = torch.stack(torch.meshgrid(row, column, indexing="ij"))
+        places = places.expand(len(maps), -1, -1, -1).contiguous()
+        for step in self.steps:
+            places = step(places, "nearest")
+
+        row, column = places.round().long().unbind(1)
+        position = (row * width + column).flatten(1)[:, None]  # (B, 1, H W)
+        picked = maps.flatten(2).gather(2, position.expand(-1, maps.shape[1], -1))
+        return picked.unflatten(2, places.shape[-2:])
 
 
 def warp(matrix: Tensor, size: Size, maps: Tensor, mode: str = "bilinear") -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from mtlcore import Dataset, Index, MtlError, hookimpl
+from mtlcore import Dataset, Index, MtlError, Sample, hookimpl
 
 
 @frozen
@@ -30,7 +30,7 @@ class Dots(Dataset):
             split=np.where(samples < self.n * 4 // 5, "train", "test"),
         )
 
-    def decode(self, index: Index, sample: int) -> np.ndarray:
+    def decode(self, index: Index, sample: int) -> Sample:
         if sample < self.bad:
             raise MtlError(f"dot{sample}: can't be read")
         rng = np.random.default_rng(sample)
@@ -38,7 +38,7 @@ class Dots(Dataset):
         half = self.side // 2
         y, x = divmod(sample % 4, 2)
         image[y * half : (y + 1) * half, x * half : (x + 1) * half] += 120
-        return image
+        return Sample(image)
 
 
 @hookimpl

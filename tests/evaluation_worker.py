@@ -16,7 +16,7 @@ from mtl_pretexts.puzzling import Puzzling
 from toy_datasets import InMemory, experiment
 from toys import EQUAL, Jitter, Plain, Toy
 
-from mtlcore import Classification, Index, PretextTask
+from mtlcore import Classification, Index, PretextTask, Sample
 from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry
 from mtlcore.data.dataset import RunData, open_data
 from mtlcore.evaluation.measure import Measured, measure, measure_pretexts
@@ -40,9 +40,9 @@ PRETEXTS: dict[str, PretextTask] = {
 class Noise(InMemory):
     """Images of random pixels."""
 
-    def decode(self, index: Index, sample: int) -> np.ndarray:
+    def decode(self, index: Index, sample: int) -> Sample:
         rng = np.random.default_rng(sample)
-        return rng.integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
+        return Sample(rng.integers(0, 256, (self.size, self.size, 3), dtype=np.uint8))
 
 
 def toy_run(precision: str = "32", eval_batch_size: int = BATCH) -> Experiment:

@@ -26,7 +26,7 @@ def test_it_returns_the_digits_of_scikit_learn_by_name(plugin):
     index = dataset.index()
     assert len(index) == 1797
     assert index.annotations["digit"][:10].tolist() == list("0123456789")
-    image = dataset.decode(index, 0)
+    image = dataset.decode(index, 0).image
     assert (image.shape, str(image.dtype)) == ((8, 8, 3), "uint8")
     assert int(image.max()) == 239  # 15 of 16
 

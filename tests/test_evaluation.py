@@ -64,7 +64,7 @@ def test_an_evaluation_in_bf16_equals_forwards_under_autocast(one_process):
     indices = data.split["train"]
     errors = []
     for start in range(0, N, BATCH):
-        images = data.images.take(indices[start : start + BATCH]).float() / 255
+        images = data.images.take(indices[start : start + BATCH]).images.float() / 255
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             output = model.inference()(images)["height"]
         assert output.dtype == torch.bfloat16

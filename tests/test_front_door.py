@@ -337,7 +337,7 @@ def test_the_model_predicts_what_the_evaluation_counts(trained: Run) -> None:
     rows = trained.evaluate(per_sample=True).samples
     dataset = trained.experiment.data["dots"].component
     index = dataset.index()
-    images = np.stack([dataset.decode(index, i) for i in range(TRAIN_SAMPLES, len(index))])
+    images = np.stack([dataset.decode(index, i).image for i in range(TRAIN_SAMPLES, len(index))])
     with torch.no_grad():
         outputs = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
         features = model.encoder(torch.rand(2, 3, 16, 16))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAT = ("mtlcore/train", "mtlcore/model", "mtlcore/data")
+FLAT = ("mtlcore/training", "mtlcore/model", "mtlcore/data")
 FOLDERS = ("mtlcore", "plugins", "benchmarks", "tests", "examples", "docs")
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 # Parts of words: "labelled" finds "unlabelled", too.

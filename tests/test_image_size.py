@@ -15,7 +15,7 @@ from mtl_pretexts.relative_position import RelativePosition
 from PIL import Image
 from toys import TASKS, Toy, experiment
 
-from mtlcore import Encoder, Features, MtlError
+from mtlcore import Encoder, Features, MtlError, Sample
 from mtlcore.config import load, parse
 from mtlcore.config.experiment import Experiment, Input, PretextEntry, TaskEntry
 from mtlcore.config.write import dump
@@ -140,11 +140,11 @@ def test_the_cache_holds_the_largest_central_crop_of_its_ratio_shrunk_once(
     image, size, box, memory
 ):
     raw = photo(*image)
-    images, unreadable = open_images(lambda index: raw, 1, size, memory=memory)
+    images, unreadable = open_images(lambda index: Sample(raw), 1, size, memory=memory)
     left, top, right, bottom = box
     cropped = Image.fromarray(np.ascontiguousarray(raw[top:bottom, left:right]))
     wanted = cropped.resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    found = images.take(np.array([0]))
+    found = images.take(np.array([0])).images
     assert not unreadable
     assert images.size == size
     assert np.array_equal(found[0].permute(1, 2, 0).numpy(), np.asarray(wanted))
@@ -152,8 +152,8 @@ def test_the_cache_holds_the_largest_central_crop_of_its_ratio_shrunk_once(
 
 def test_an_image_of_the_caches_size_is_stored_as_it_is():
     raw = photo(48, 64)
-    images, _ = open_images(lambda index: raw, 1, (48, 64))
-    assert np.array_equal(images.take(np.array([0]))[0].permute(1, 2, 0).numpy(), raw)
+    images, _ = open_images(lambda index: Sample(raw), 1, (48, 64))
+    assert np.array_equal(images.take(np.array([0])).images[0].permute(1, 2, 0).numpy(), raw)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_an_image_of_the_caches_size_is_stored_as_it_is():
     ],
 )
 def test_the_size_of_the_cache_keeps_the_ratio_of_the_input(image, configured, expected):
-    def decode(index: int) -> np.ndarray:
-        return np.zeros((*image, 3), np.uint8)
+    def decode(index: int) -> Sample:
+        return Sample(np.zeros((*image, 3), np.uint8))
 
     assert cache_size(decode, 20, (48, 64), configured) == expected
     # The resolved size is saved with the run: opening the same data again changes nothing.
@@ -181,7 +181,7 @@ def test_a_resolved_cache_size_is_a_valid_configuration(ratio):
     for height in range(9, 120, 7):
         for width in range(9, 120, 11):
             shape = (height, width, 3)
-            size = cache_size(lambda index, s=shape: np.zeros(s, np.uint8), 1, ratio, None)
+            size = cache_size(lambda index, s=shape: Sample(np.zeros(s, np.uint8)), 1, ratio, None)
             assert same_ratio(size, ratio)
 
 

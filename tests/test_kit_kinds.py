@@ -68,8 +68,10 @@ def test_each_check_has_its_broken_plugin():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_plugin_that_the_broken_ones_derive_from_is_right(kind, fields):
     classes = [KINDS[kind].Right]
-    if kind == "task":  # coupled and dense tasks are right too
-        classes += [tasks.Concordant, tasks.Parsing]
+    if kind == "task":  # coupled, dense and aligned tasks are right too
+        classes += [tasks.Concordant, tasks.Parsing, tasks.Segments, tasks.Corners]
+    if kind == "dataset":
+        classes += [datasets.WithMaps]
     for cls in classes:
         report = conformance(kind, cls, examples=10, **fields(kind)).report()
         assert [o.reason for o in report.of("failed", "blocked")] == [], cls.__name__

@@ -24,7 +24,7 @@ from toys import (
     train_state,
 )
 
-from mtlcore import MtlError, PretextTask
+from mtlcore import MtlError, PretextTask, Sample
 from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry
 from mtlcore.data.dataset import open_data
 from mtlcore.evaluation.preview import TRIES, preview, some_images, strips
@@ -39,9 +39,9 @@ SIAMESE = ((1.01, 1.14), (1.0, 1.0), (0.57, 0.99))
 class Noise(InMemory):
     """Images that differ everywhere."""
 
-    def decode(self, index: Any, i: int) -> np.ndarray:
+    def decode(self, index: Any, i: int) -> Sample:
         shape = (self.size, self.size, 3)
-        return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
+        return Sample(np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8))
 
 
 def noise_experiment(

@@ -150,7 +150,7 @@ def test_it_probes_the_inference_network_on_the_labeled_training_samples(tmp_pat
     probed = {}
     with torch.no_grad():
         for split, index in indices.items():
-            images = data.images.take(index.numpy()).float() / 255
+            images = data.images.take(index.numpy()).images.float() / 255
             probed[split] = net.encoder(images).pooled, data.targets["quarter"][index]
     (x, y), (new, expected) = probed["train"], probed["validation"]
     metrics = folder.provenance()["validation"]

@@ -230,7 +230,7 @@ def test_a_run_that_the_sweep_did_not_start_is_an_error(config) -> None:
 OWN = """
 from attrs import frozen
 import numpy as np
-from mtlcore import Dataset, Index, hookimpl
+from mtlcore import Dataset, Index, Sample, hookimpl
 
 @frozen
 class Own(Dataset):
@@ -240,7 +240,7 @@ class Own(Dataset):
         labels = np.array(["a", "b"])[numbers // 4 % 2]
         return Index(numbers.astype(str), {"quarter": labels}, split=split)
     def decode(self, index, i):
-        return np.full((16, 16, 3), 40 * (i // 4 % 2), dtype=np.uint8)
+        return Sample(np.full((16, 16, 3), 40 * (i // 4 % 2), dtype=np.uint8))
 
 @hookimpl
 def mtl_components():
@@ -444,7 +444,7 @@ WITNESS = """
 import numpy as np
 from attrs import frozen
 from pathlib import Path
-from mtlcore import Dataset, Index, hookimpl
+from mtlcore import Dataset, Index, Sample, hookimpl
 
 @frozen
 class Witness(Dataset):
@@ -457,7 +457,7 @@ class Witness(Dataset):
     def decode(self, index, i):
         with self.log.open("a") as file:
             file.write(f"{index.split[i]}\\n")
-        return np.full((16, 16, 3), 40 * (i % 2), dtype=np.uint8)
+        return Sample(np.full((16, 16, 3), 40 * (i % 2), dtype=np.uint8))
 
 @hookimpl
 def mtl_components():

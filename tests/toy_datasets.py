@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 from attrs import field, frozen
 
-from mtlcore import Classification, Dataset, Index, MtlError, Skipped, SupervisedTask
+from mtlcore import Classification, Dataset, Index, MtlError, Sample, Skipped, SupervisedTask
 from mtlcore.config.experiment import DataEntry, Experiment, Input, TaskEntry, Train
 
 
@@ -57,13 +57,13 @@ class InMemory(Dataset):
             skipped=skipped,
         )
 
-    def decode(self, index: Index, sample: int) -> np.ndarray:
+    def decode(self, index: Index, sample: int) -> Sample:
         number = int(str(index.keys[sample]).removeprefix(self.prefix))
         if number in self.bad:
             raise MtlError(f"{index.keys[sample]} is not a readable image: made so")
         image = np.full((self.size, self.size, 3), 7, dtype=np.uint8)
         image[0, 0], image[0, 1] = number % 256, number // 256
-        return image
+        return Sample(image)
 
 
 def cycle(names: str, n: int) -> tuple[str, ...]:

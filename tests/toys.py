@@ -28,6 +28,7 @@ from mtlcore import (
     Geometry,
     Head,
     LossWeighting,
+    Mix,
     PretextTask,
     SharedHead,
     StepCounts,
@@ -135,7 +136,7 @@ class Mixup(Plain):
         own = rng.rand(len(images))
         share = own.view(-1, 1, 1, 1)
         mixed = view.images * share + view.images[partner] * (1 - share)
-        return evolve(view, images=mixed, mix=(partner, own))
+        return evolve(view, images=mixed, mix=Mix(partner, own))
 
 
 # --------------------------------------------------------------------------- supervised tasks

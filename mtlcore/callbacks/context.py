@@ -118,6 +118,11 @@ class GuardedContext:
 
     def targets(self, task: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         data = self._all.data
+        if task in data.aligned:
+            raise MtlError(
+                f"task {task!r} reads the map or points {data.aligned[task]!r}, which are not held "
+                "in memory: a callback can't have its targets"
+            )
         if task not in data.targets:
             raise MtlError(f"there is no task {task!r}; {nearest(task, data.targets)}")
         index = torch.from_numpy(indices)

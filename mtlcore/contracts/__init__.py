@@ -6,6 +6,7 @@ from .callback import Callback as Callback
 from .callback import CallbackContext as CallbackContext
 from .columns import Categories as Categories
 from .columns import Column as Column
+from .components import AlignedTask as AlignedTask
 from .components import Augmentation as Augmentation
 from .components import BuildContext as BuildContext
 from .components import Component as Component
@@ -14,6 +15,9 @@ from .components import Encoder as Encoder
 from .components import Head as Head
 from .components import Index as Index
 from .components import LossWeighting as LossWeighting
+from .components import MapColumn as MapColumn
+from .components import Moved as Moved
+from .components import PointColumn as PointColumn
 from .components import PretextTask as PretextTask
 from .components import Skipped as Skipped
 from .components import StepLosses as StepLosses
@@ -24,8 +28,11 @@ from .samples import Batch as Batch
 from .samples import EncoderInfo as EncoderInfo
 from .samples import Features as Features
 from .samples import HeadInput as HeadInput
+from .samples import Mix as Mix
 from .samples import Output as Output
 from .samples import PreparedBatch as PreparedBatch
+from .samples import Sample as Sample
+from .samples import SampleError as SampleError
 from .samples import StepCounts as StepCounts
 from .samples import Target as Target
 from .samples import View as View

@@ -2,7 +2,7 @@
 
 A million strings as a numpy array (N,) of fixed width take four bytes for each character of the
 LONGEST one. So an `Index` converts its columns when it is made: strings become `Categories`, keys
-become numpy's `StringDType`. A dataset may pass numpy arrays of strings, `Categories`, or Arrow
+become `Texts`. A dataset may pass numpy arrays of strings, `Categories`, or Arrow
 arrays (of pyarrow, polars or pandas: all that have the Arrow PyCapsule interface). Equal values
 give equal splits, targets and fingerprints, whichever of them it passes.
 """
@@ -17,12 +17,10 @@ import numpy as np
 from attrs import field, frozen
 
 from ..errors import MtlError
+from .texts import CHUNK, Texts
 
 if TYPE_CHECKING:
     import pyarrow
-
-CHUNK = 1 << 16  # values that are converted at a time: a whole column would be held twice
-STRINGS = np.dtypes.StringDType()
 
 
 def _codes(codes: object) -> np.ndarray:
@@ -32,18 +30,17 @@ def _codes(codes: object) -> np.ndarray:
     return array
 
 
-def _names(names: object) -> np.ndarray:
+def _names(names: object) -> Texts:
     """Return (K,) strings. Raises MtlError for other types and for a name that repeats."""
     listed = list(names) if isinstance(names, (tuple, list)) else names
     if isinstance(listed, list):
         listed = np.array(listed, dtype=object)
     found = as_keys(listed)
-    if not _is_text(found):
+    if not isinstance(found, Texts):
         raise MtlError(f"Categories: names is {describe(found)}; expected (K,) strings")
-    texts = found.tolist()
-    if len(set(texts)) != len(texts):
-        repeated = next(name for name in texts if texts.count(name) > 1)
-        raise MtlError(f"Categories: the name {repeated!r} repeats; expected different names")
+    repeated = found.repeated()
+    if repeated:
+        raise MtlError(f"Categories: the name {repeated[0]!r} repeats; expected different names")
     return found
 
 
@@ -60,7 +57,7 @@ class Categories:
     """
 
     codes: np.ndarray = field(converter=_codes)
-    names: np.ndarray = field(converter=_names)
+    names: Texts = field(converter=_names)
 
     def __attrs_post_init__(self) -> None:
         if not len(self.codes):
@@ -116,7 +113,7 @@ class Categories:
         found = self.codes[key]
         if isinstance(found, np.ndarray):
             return Categories._unchecked(found, self.names)
-        return str(self.names[found])
+        return self.names[int(found)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tolist())
@@ -186,7 +183,7 @@ class Categories:
         return found
 
     @classmethod
-    def _unchecked(cls, codes: np.ndarray, names: np.ndarray) -> Categories:
+    def _unchecked(cls, codes: np.ndarray, names: Texts) -> Categories:
         """Return categories whose codes and names are known to be right, without a search."""
         new = cls.__new__(cls)
         object.__setattr__(new, "codes", codes)
@@ -219,26 +216,17 @@ def as_columns(columns: Mapping[str, object]) -> dict[str, Any]:
 
 
 def as_keys(values: object) -> Any:
-    """Convert strings to numpy's `StringDType`; leave everything else.
-
-    Strings with a lone surrogate (a file name that is not valid UTF-8) can't be held there. Then
-    the whole array keeps numpy's fixed width.
-    """
+    """Convert strings to `Texts`; leave everything else."""
     if isinstance(values, Categories):
-        return _category_keys(values)
+        return Texts.of(values)
     if _is_arrow(values):
         return _arrow_keys(values)
-    if not _is_text(values) or values.dtype == STRINGS:
-        return values
-    try:
-        return values.astype(STRINGS)
-    except (TypeError, UnicodeEncodeError):
-        return values.astype(str)
+    return Texts.of(_in_chunks(values)) if _is_text(values) else values
 
 
-def is_keys(values: object) -> bool:
+def is_keys(values: object) -> TypeGuard[Texts]:
     """Return whether these are (N,) strings."""
-    return _is_text(values) and values.dtype.kind in "UT"
+    return isinstance(values, Texts)
 
 
 def is_numbers(values: object) -> TypeGuard[np.ndarray]:
@@ -248,7 +236,7 @@ def is_numbers(values: object) -> TypeGuard[np.ndarray]:
 
 def describe(values: object) -> str:
     """Return the type and the shape of a column, for messages."""
-    if isinstance(values, Categories):
+    if isinstance(values, Categories | Texts):
         return f"strings ({len(values)},)"
     if isinstance(values, np.ndarray):
         return f"{values.dtype} {values.shape}"
@@ -257,8 +245,7 @@ def describe(values: object) -> str:
 
 def numbered(codes: np.ndarray, code: Mapping[str, int]) -> Categories:
     """Return categories from name -> code, where codes count up from 0 in the mapping's order."""
-    names = as_keys(np.array(list(code), dtype=object))
-    return Categories._unchecked(codes, names)
+    return Categories._unchecked(codes, Texts.of(code))
 
 
 class _Coder:
@@ -295,12 +282,9 @@ def _counted_up(values: Iterable[object]) -> Categories:
     return numbered(np.array(codes, dtype=np.int32), code)
 
 
-def _category_keys(values: Categories) -> np.ndarray:
-    # One chunk at a time: numpy's own indexing of such strings takes twice their memory.
-    found = np.empty(len(values), dtype=values.names.dtype)
+def _in_chunks(values: np.ndarray) -> Iterator[str]:
     for start in range(0, len(values), CHUNK):
-        found[start : start + CHUNK] = values.names[values.codes[start : start + CHUNK]]
-    return found
+        yield from values[start : start + CHUNK].tolist()
 
 
 def _is_text(values: object) -> TypeGuard[np.ndarray]:
@@ -354,15 +338,17 @@ def _arrow_column(values: object) -> Column:
     return coder.categories(codes)
 
 
-def _arrow_keys(values: object) -> np.ndarray:
+def _arrow_keys(values: object) -> Texts | np.ndarray:
     column = _arrow(values)
     if not _holds_strings(column):
         return np.asarray(column.to_numpy())
-    found = np.empty(len(column), dtype=STRINGS)
+    return Texts.of(_arrow_texts(column))
+
+
+def _arrow_texts(column: pyarrow.ChunkedArray) -> Iterator[str]:
     for start in range(0, len(column), CHUNK):
-        chunk = column.slice(start, CHUNK)
-        found[start : start + CHUNK] = [text or "" for text in chunk.to_pylist()]
-    return found
+        for text in column.slice(start, CHUNK).to_pylist():
+            yield text or ""
 
 
 def _holds_strings(column: pyarrow.ChunkedArray) -> bool:

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_map
 from ..geometry import Geometry
 from ..rng import Rng
 from .columns import Categories, Column, as_column, as_columns, as_keys
-from .samples import Annotation, AugmentedBatch, EncoderInfo, Output, Target, View
+from .samples import Annotation, AugmentedBatch, EncoderInfo, Output, Sample, Target, View
+from .texts import Texts
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -100,6 +101,10 @@ class StepLosses:
     progress: float
     epoch: int
     rng: Rng
+
+
+Moved = Tensor | tuple[Tensor, Tensor]
+"""What `SupervisedTask.move` returns: targets (B, ...), or these and the shares (B,)."""
 
 
 class Component(ABC):
@@ -189,10 +194,14 @@ class SupervisedTask(Component):
     def build(self, context: BuildContext) -> Head:
         """Return the head of this task."""
 
-    def move(self, target: Tensor, geometry: Geometry) -> Tensor:
+    def move(self, target: Tensor, geometry: Geometry) -> Moved:
         """Move targets (B, ...) as `geometry` moved the images.
 
         Called for each view that the head receives. Default: the target does not move.
+
+        Return (target, share) if a label cannot follow every movement. share: (B,) in [0, 1]; 0
+        removes the loss of that sample in this view. The loss is still divided by the number of
+        labeled samples of the step, which is known before anything moves.
         """
         return target
 
@@ -241,6 +250,40 @@ class SupervisedTask(Component):
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
         """Draw one prediction on an image (3, H, W) in [0, 1]. Default: the image itself."""
         return image
+
+
+class AlignedTask(SupervisedTask):
+    """A supervised task whose labels lie in the pixels: a map or points of the samples.
+
+    reads: name of a map or of points of the datasets (`Index.maps`, `Index.points`).
+
+    Its targets are not kept in memory. They come with each batch, moved as the images were cropped
+    and shrunk, and are one of
+
+    - (B, H, W) or (B, C, H, W) integers or bool: a map;
+    - (B, C, H, W) float32: a map; C = 1 if the dataset's map has no channels;
+    - (B, K, 2) float32: points, x and y in pixels; NaN if unknown.
+
+    uint16 maps become int32, and uint32 maps int64. Targets of absent samples are zeros, or NaN for
+    points. The dataset says which samples have a label. `fit` and `target` are not called.
+
+    The conformance kit uses one optional member:
+
+    - `examples(n, size, rng) -> Tensor`: n targets for images of `size` (h, w).
+    """
+
+    @abstractmethod
+    def move(self, target: Tensor, geometry: Geometry) -> Moved:
+        """Move maps or points to the view: `geometry.warp(target)` or `geometry.points(target)`.
+
+        The result has the form of the target, in the pixels of the view. What has a direction
+        changes as well: left and right of points in a mirrored image, normals in a turned one.
+        See `SupervisedTask.move` for labels that cannot follow.
+        """
+
+    def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
+        """Raise TypeError: the labels come with each batch."""
+        raise TypeError(f"{type(self).__name__} reads {self.reads!r} per batch: it has no `target`")
 
 
 class PretextTask(Component):
@@ -381,6 +424,32 @@ class Skipped:
 
 
 @frozen(eq=False)
+class MapColumn:
+    """What the index knows about one map of the N samples.
+
+    present: (N,) bool, samples that have the map.
+    dtype: of the decoded map. Floats of any width become float32.
+    channels: C of a map (H, W, C); None for a map (H, W).
+    """
+
+    present: np.ndarray
+    dtype: np.dtype = field(converter=np.dtype)
+    channels: int | None = None
+
+
+@frozen(eq=False)
+class PointColumn:
+    """What the index knows about one kind of points of the N samples.
+
+    present: (N,) bool, samples that have the points.
+    count: K, the number of points of each of them. Points that are not known are NaN.
+    """
+
+    present: np.ndarray
+    count: int
+
+
+@frozen(eq=False)
 class Index:
     """What a dataset knows about its N samples without decoding an image.
 
@@ -391,18 +460,22 @@ class Index:
     group: (N,) strings. Samples of one group stay in one split (a person, a mirrored copy).
     attributes: (N,) strings by name, for metrics of subgroups.
     skipped: the samples that were left out.
+    maps: which samples have which map, by name. `Dataset.decode` returns exactly these.
+    points: the same for points. A name is that of one annotation, one map or one kind of points.
 
     Each column may be a numpy array, `Categories`, or an Arrow array; null is a missing value. The
     index holds columns of strings as `Categories`, keys as numpy strings of any width
-    (`StringDType`), and numbers as numpy arrays. `index.keys[i]` is a str.
+    (`Texts`), and numbers as numpy arrays. `index.keys[i]` is a str.
     """
 
-    keys: np.ndarray = field(converter=as_keys)
+    keys: Texts = field(converter=as_keys)
     annotations: dict[str, Column] = field(converter=as_columns)
     split: Categories | None = field(default=None, converter=optional(as_column))
     group: Categories | None = field(default=None, converter=optional(as_column))
     attributes: dict[str, Categories] = field(factory=dict, converter=as_columns)
     skipped: Skipped = field(factory=Skipped)
+    maps: dict[str, MapColumn] = field(factory=dict)
+    points: dict[str, PointColumn] = field(factory=dict)
 
     def __len__(self) -> int:
         """Return N."""
@@ -422,8 +495,12 @@ class Dataset(Component):
         """
 
     @abstractmethod
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        """Return the image of sample i: (H, W, 3) uint8, RGB.
+    def decode(self, index: Index, i: int) -> Sample:
+        """Return sample i: its image, (H, W, 3) uint8 RGB, and the maps and points that it has.
 
-        Raises MtlError if the image can't be read.
+        They are those that the index declares for this sample, with the same dtype, channels and
+        count. All lie in the pixels of the returned image: a dataset that crops its images crops
+        them too.
+
+        Raises MtlError if the image, a map or points can't be read.
         """

@@ -8,15 +8,16 @@ Images are RGB, float (B, 3, H, W) in [0, 1]. Only the core's encoder wrapper no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..errors import MtlError
 from ..geometry import Geometry, Move
 
 Target = Any
@@ -36,6 +37,88 @@ Categories: (N,) strings, "" if missing. Numbers: (N,) or (N, ...) float, NaN if
 Categories are identified by NAME, never by number, so the label orders of two datasets cannot be
 confused.
 """
+
+
+MAP_DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64")
+"""The dtypes of maps besides floats. uint64 is missing: torch can't compute with it."""
+
+
+class SampleError(MtlError):
+    """A dataset's `decode` makes a `Sample` that breaks the contract."""
+
+
+@frozen(eq=False)
+class Sample:
+    """One decoded sample: an image, and the maps and points that are aligned with its pixels.
+
+    image: (H, W, 3) uint8, RGB.
+    maps: name -> (H, W) or (H, W, C): integers or bool (classes, instances), or floats (depth,
+    normals). Of the image's height and width.
+    points: name -> (K, 2) float, x and y in pixels of this image; NaN for a point that is not
+    known. (0, 0) is the outer corner of the first pixel.
+
+    Raises MtlError if a map or points have another form. In `Dataset.decode`, this counts as a bad
+    file.
+    """
+
+    image: np.ndarray
+    maps: Mapping[str, np.ndarray] = field(factory=dict)
+    points: Mapping[str, np.ndarray] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        _check_image(self.image)
+        for name, pixels in self.maps.items():
+            _check_map(name, pixels, self.image)
+        for name, points in self.points.items():
+            _check_points(name, points)
+
+
+def _check_image(image: object) -> None:
+    is_image = (
+        isinstance(image, np.ndarray)
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.dtype == np.uint8
+        and image.size > 0
+    )
+    if not is_image:
+        raise SampleError(f"an image must be (H, W, 3) uint8; got {_description(image)}")
+
+
+def _check_map(name: str, pixels: object, image: np.ndarray) -> None:
+    h, w = image.shape[:2]
+    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
+        raise SampleError(
+            f"the map {name!r} must be (H, W) or (H, W, C); got {_description(pixels)}"
+        )
+    if pixels.shape[:2] != (h, w):
+        raise SampleError(
+            f"the map {name!r} is {pixels.shape[1]} x {pixels.shape[0]} pixels, its image is "
+            f"{w} x {h}; expected the same size"
+        )
+    if pixels.dtype.kind != "f" and pixels.dtype.name not in MAP_DTYPES:
+        raise SampleError(
+            f"the map {name!r} is {pixels.dtype}; expected floats or one of {', '.join(MAP_DTYPES)}"
+        )
+
+
+def _check_points(name: str, points: object) -> None:
+    is_points = (
+        isinstance(points, np.ndarray)
+        and points.ndim == 2
+        and points.shape[1] == 2
+        and points.dtype.kind == "f"
+    )
+    if not is_points:
+        raise SampleError(
+            f"the points {name!r} must be (K, 2) float, x and y; got {_description(points)}"
+        )
+
+
+def _description(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {value.dtype}"
+    return type(value).__name__
 
 
 @frozen
@@ -59,7 +142,8 @@ class Batch:
     """One micro-batch of the loader. Each sample can have labels of all tasks, of some, or of none.
 
     images: (B, 3, H0, W0) uint8.
-    targets: task label -> (B, ...). Samples without this label hold ZEROS.
+    targets: task label -> (B, ...). Samples without this label hold ZEROS (points: NaN). For an
+    `AlignedTask` they lie in the pixels of `images`.
     present: task label -> (B,) bool, True for samples with this label.
     counts: of the whole step.
     labeled_samples: number of samples with at least one label. They come first.
@@ -106,21 +190,49 @@ class Batch:
 
 
 @frozen(eq=False)
+class Mix:
+    """How a view was mixed from the samples of a batch, for mixup and cutmix.
+
+    partner: (B,) int64, the sample that is mixed into each sample.
+    share: (B,) in [0, 1], the sample's own share.
+    region: for cutmix: (B, 1, H, W) bool, True for the pixels that show the partner. None if all
+    pixels are blended.
+    before, later: movement of the pixels before and since they were mixed, if any moved since.
+    `View.rearrange` and `View.resize` set both.
+    """
+
+    partner: Tensor
+    share: Tensor
+    region: Tensor | None = None
+    before: Geometry | None = None
+    later: Geometry | None = None
+
+    def then(self, step: Geometry, geometry: Geometry | None) -> Mix:
+        """Return the mix of a view whose pixels move by one more step.
+
+        geometry: that of the view before this step.
+        """
+        region = None if self.region is None else step.warp(self.region)
+        if self.later is None:
+            return evolve(self, region=region, before=geometry, later=step)
+        return evolve(self, region=region, later=self.later.then(step))
+
+
+@frozen(eq=False)
 class View:
     """Images for the encoder, and how their pixels moved.
 
     images: (B, 3, H, W) float in [0, 1].
     geometry: movement of the pixels, which labels follow. None if the view is not a whole image of
     the sample (a patch). Supervised heads never receive such a view.
-    mix: for mixup and cutmix: the partner of each sample (B,) int64, and the sample's own share
-    (B,) in [0, 1].
+    mix: for mixup and cutmix: which samples the images were mixed from.
     augmentation: name of the augmentation whose `finish` these images receive. None: that of the
     run. The batch sets it, and derived views inherit it.
     """
 
     images: Tensor
     geometry: Geometry | None = None
-    mix: tuple[Tensor, Tensor] | None = None
+    mix: Mix | None = None
     augmentation: str | None = None
 
     def repaint(self, images: Tensor) -> View:
@@ -136,14 +248,19 @@ class View:
         move: (B, C, H, W) -> (B, C, H', W'). It is applied to the images now, and to dense labels
         (masks) later.
         matrix: (B, 3, 3), old to new pixel coordinates, if each image moved as a whole. Rigid
-        labels (pose) follow it. Without a matrix they do not change, which is right for shuffled
-        tiles and wrong for a rotated image.
+        labels (pose) and points follow it. Without a matrix rigid labels do not change, which is
+        right for shuffled tiles and wrong for a rotated image; and points become unknown.
         """
         geometry = self.geometry
         if geometry is not None:
             geometry = geometry.moved(move, matrix)
 
-        return evolve(self, images=move(self.images), geometry=geometry)
+        mix = self.mix
+        if mix is not None:
+            step = Geometry.identity(self.images).moved(move, matrix)
+            mix = mix.then(step, self.geometry)
+
+        return evolve(self, images=move(self.images), geometry=geometry, mix=mix)
 
     def resize(self, size: tuple[int, int]) -> View:
         """Return the whole image scaled to `size` (h, w), in pixels. Interpolation: bilinear."""
@@ -153,7 +270,12 @@ class View:
         if geometry is not None:
             geometry = geometry.then(step)
 
-        return evolve(self, images=step.warp(self.images, "bilinear"), geometry=geometry)
+        mix = self.mix
+        if mix is not None:
+            mix = mix.then(step, self.geometry)
+
+        images = step.warp(self.images, "bilinear")
+        return evolve(self, images=images, geometry=geometry, mix=mix)
 
 
 class AugmentedBatch(Protocol):
@@ -220,10 +342,13 @@ class HeadInput(NamedTuple):
     images: positions in `PreparedBatch.images`.
     targets: pairs (target, share). share: (B,), weight of each sample; None if all weights are 1.
     There is one pair without mixup, and two with it.
+    unfollowed: (B,), 1 for a labeled sample whose label could not follow into this view, 0 for
+    others. None if the label follows into every view.
     """
 
     images: tuple[int, ...]
     targets: tuple[tuple[Target, Tensor | None], ...]
+    unfollowed: Tensor | None = None
 
     @property
     def share(self) -> Tensor | None:
@@ -251,6 +376,19 @@ class PreparedBatch:
     head_inputs: dict[str, tuple[HeadInput, ...]]
     scale: dict[str, float]
     clean: tuple[tuple[int, int], ...] = ()
+
+    def unfollowed(self) -> dict[str, Tensor]:
+        """Return task -> (), its labeled samples whose label did not follow into a view.
+
+        It is their share of the labeled samples of the step, the mean over views, in the units of
+        `scale`. Tasks whose labels always follow are left out.
+        """
+        found: dict[str, Tensor] = {}
+        for label, head_inputs in self.head_inputs.items():
+            views = [x.unfollowed.sum() for x in head_inputs if x.unfollowed is not None]
+            if views:
+                found[label] = torch.stack(views).sum() / len(head_inputs) * self.scale[label]
+        return found
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedBatch:
         """Return a copy with `fn` applied to every tensor."""

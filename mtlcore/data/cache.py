@@ -1,9 +1,9 @@
-"""The image cache: all images of a run, in one size (h, w).
+"""The image cache: all images of a run in one size (h, w), with the maps and points it needs.
 
 There are two kinds. `MemoryImageCache` holds all images in one tensor. `OnDemandImageCache` decodes
 images whenever they are taken; it is for runs whose images do not fit into memory. Both have the
-method `take(indices) -> (n, 3, h, w) uint8`. An image of another aspect ratio loses its borders:
-the largest central rectangle of the cache's ratio is shrunk.
+method `take(indices) -> CachedSamples`. An image of another aspect ratio loses its borders: the
+largest central rectangle of the cache's ratio is shrunk. Its maps and points follow (`aligned`).
 
 `open_images` decodes every image once in either case, so that unreadable images are known before
 training starts. Taking images from memory runs at the speed of a copy. Worker processes would only
@@ -15,26 +15,28 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from ..contracts import Sample
 from ..errors import MtlError
 from ..image_size import largest_of_ratio
-from .images import central, shrink
+from .aligned import LabelColumn, StoredLabels
+from .images import shrink
 
 # A callback for progress bars: the current activity, the number of images done, the total.
 Progress = Callable[[str, int, int], None]
 
-# Decodes one image: sample index -> (H, W, 3) uint8 RGB. Raises MtlError if it can't be read.
-Decode = Callable[[int], np.ndarray]
+# Decodes one sample. Raises MtlError if it can't be read.
+Decode = Callable[[int], Sample]
 
 # The samples whose image can't be read: sample index -> the message of the MtlError.
 Unreadable = dict[int, str]
@@ -50,53 +52,79 @@ WORTH_A_THREAD_S = 100e-6
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
+class CachedSamples(NamedTuple):
+    """n samples of the cache, of one size (h, w).
+
+    images: (n, 3, h, w) uint8.
+    aligned: name -> a map (n, h, w) or (n, C, h, w), or points (n, K, 2) in pixels. Samples that do
+    not have it, or that must not use it, hold zeros (points: NaN). `AlignedTask` lists the dtypes.
+    """
+
+    images: Tensor
+    aligned: dict[str, Tensor]
+
+
 class ImageCache(Protocol):
-    """Images by sample index."""
+    """Samples by their index."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of every image, in pixels."""
         ...
 
-    def take(self, indices: np.ndarray) -> Tensor:
-        """Return a copy of these images: (n,) int64 -> (n, 3, h, w) uint8."""
+    def take(self, indices: np.ndarray) -> CachedSamples:
+        """Return a copy of these samples, (n,) int64 indices."""
         ...
 
 
 @frozen(eq=False)
 class MemoryImageCache:
-    """All images in one tensor `pixels` (N, 3, h, w), uint8."""
+    """All images in one tensor `pixels` (N, 3, h, w), uint8.
+
+    aligned: the maps and points by name, each held once.
+    """
 
     pixels: Tensor
+    aligned: Mapping[str, StoredLabels] = field(factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
         height, width = self.pixels.shape[-2:]
         return height, width
 
-    def take(self, indices: np.ndarray) -> Tensor:
-        return self.pixels.index_select(0, torch.from_numpy(indices))
+    def take(self, indices: np.ndarray) -> CachedSamples:
+        images = self.pixels.index_select(0, torch.from_numpy(indices))
+        return CachedSamples(
+            images, {name: stored.take(indices) for name, stored in self.aligned.items()}
+        )
 
 
 @frozen(eq=False)
 class OnDemandImageCache:
-    """Images that a few threads decode each time they are taken.
+    """Samples that a few threads decode each time they are taken.
 
-    decode: sample index -> (H, W, 3) uint8.
+    decode: sample index -> its image, maps and points.
     size: height and width of every image, in pixels.
-    Taking an unreadable image raises MtlError.
+    columns: the maps and points to keep, by name.
+    Taking an unreadable sample raises MtlError.
     """
 
     decode: Decode
     size: tuple[int, int]
+    columns: Mapping[str, LabelColumn] = field(factory=dict)
     _pool: ThreadPoolExecutor = field(
         factory=lambda: ThreadPoolExecutor(threads(), "decode"), init=False
     )
 
-    def take(self, indices: np.ndarray) -> Tensor:
+    def take(self, indices: np.ndarray) -> CachedSamples:
         n = len(indices)
         pixels = torch.empty(n, 3, *self.size, dtype=torch.uint8)
-        decode_jobs = partial(_run_jobs, _DecodeInto(self.decode, self.size, pixels.numpy()))
+        aligned: dict[str, StoredLabels] = {}
+        for name, column in self.columns.items():
+            aligned[name] = StoredLabels.of(column.subset(indices), self.size)
+        decode_jobs = partial(
+            _run_jobs, _DecodeInto(self.decode, self.size, pixels.numpy(), aligned)
+        )
 
         numbered = list(enumerate(indices.tolist()))
         per_thread = max(1, -(-n // threads()))
@@ -105,7 +133,8 @@ class OnDemandImageCache:
         for unreadable in self._pool.map(decode_jobs, jobs):
             if unreadable:
                 raise MtlError(next(iter(unreadable.values())))
-        return pixels
+        every = np.arange(n)
+        return CachedSamples(pixels, {name: stored.take(every) for name, stored in aligned.items()})
 
 
 def open_images(
@@ -115,18 +144,22 @@ def open_images(
     progress: Progress | None = None,
     check: Callable[[Unreadable], None] | None = None,
     memory: int | None = None,
+    columns: Mapping[str, LabelColumn] | None = None,
 ) -> tuple[ImageCache, Unreadable]:
     """Decode the samples 0 ... n-1 once and return their cache and the unreadable samples.
 
-    The cache is in memory if the images fit into `memory` bytes, and on demand otherwise.
-    In memory, an unreadable image is all zeros; on demand, taking it raises MtlError.
+    The cache is in memory if images, maps and points fit into `memory` bytes, and on demand
+    otherwise. In memory, an unreadable image is all zeros; on demand, taking it raises MtlError.
 
     size: height and width of the cached images, in pixels.
     check: called with all unreadable samples so far whenever new ones appear. It may raise MtlError
         to stop the reading.
     memory: a limit in bytes (default: `memory_budget()`).
+    columns: the maps and points that tasks read, by name. Others are not kept.
     """
+    columns = columns or {}
     n_bytes = n * 3 * size[0] * size[1]
+    n_bytes += sum(column.n_bytes(size) for column in columns.values())
     limit = memory_budget() if memory is None else memory
     if n_bytes > limit:
         unreadable = _read_all(
@@ -136,12 +169,13 @@ def open_images(
             progress,
             check,
         )
-        return OnDemandImageCache(decode, size), unreadable
+        return OnDemandImageCache(decode, size, columns), unreadable
 
     pixels = torch.zeros(n, 3, *size, dtype=torch.uint8)
-    fill = _DecodeInto(decode, size, pixels.numpy())
+    aligned = {name: StoredLabels.of(column, size) for name, column in columns.items()}
+    fill = _DecodeInto(decode, size, pixels.numpy(), aligned)
     unreadable = _read_all(fill, n, "reading images", progress, check)
-    return MemoryImageCache(pixels), unreadable
+    return MemoryImageCache(pixels, aligned), unreadable
 
 
 def cache_size(
@@ -160,7 +194,7 @@ def cache_size(
     largest = (0, 0)
     for index in _probes(n):
         try:
-            image = decode(index)
+            image = decode(index).image
         except MtlError:
             continue
         height, width = image.shape[:2]
@@ -216,7 +250,7 @@ def threads() -> int:
 
 @frozen(eq=False)
 class _DecodeInto:
-    """Decodes an image into its position of one array `pixels` (n, 3, h, w).
+    """Decodes a sample into its position of one array `pixels` (n, 3, h, w), and its labels.
 
     Several threads may call it at once, since no two of them share a position.
     """
@@ -224,12 +258,16 @@ class _DecodeInto:
     decode: Decode
     size: tuple[int, int]
     pixels: np.ndarray
+    aligned: Mapping[str, StoredLabels]
 
     def __call__(self, position: int, index: int) -> None:
-        center = shrink(self.decode(index), self.size, enlarge=True)
+        sample = self.decode(index)
+        center = shrink(sample.image, self.size, enlarge=True)
         # Copying channel by channel is six times as fast as one transposed copy.
         for channel, plane in enumerate(self.pixels[position]):
             plane[:] = center[..., channel]
+        for name, stored in self.aligned.items():
+            stored.write(position, name, sample)
 
 
 @frozen(eq=False)
@@ -239,7 +277,7 @@ class _DecodeOnly:
     decode: Decode
 
     def __call__(self, position: int, index: int) -> None:
-        central(self.decode(index), (1, 1))
+        self.decode(index)
 
 
 def _run_jobs(read: Callable[[int, int], None], jobs: Jobs) -> Unreadable:

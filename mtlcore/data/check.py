@@ -15,6 +15,7 @@ from attrs import evolve, frozen
 from ..config.experiment import Experiment
 from ..contracts import Categories, Column, Index
 from ..errors import MtlError, nearest
+from .aligned import check_columns, columns_of
 from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
 from .dataset import cache_size_of, fingerprint_of
@@ -31,9 +32,9 @@ class Report:
 
     index, split: the samples, and the split (N,) of each.
     reads: the annotations that count as labels.
-    counts: annotation -> split -> class -> number of samples. Numeric labels are counted as
-        "given", missing ones as "". Without annotations, all samples are counted as "" of the
-        annotation "".
+    counts: label -> split -> class -> number of samples, of annotations, maps and points. All but
+        names are counted as "given", missing ones as "". Without labels, all samples are counted
+        as "" of the annotation "".
     missing, unreadable: key -> the error message.
     malformed: reason -> names.
     duplicates: the keys of each group of pixel-identical copies.
@@ -94,10 +95,13 @@ def check_data(
         reasons = _reasons(index.skipped.names)
         raise MtlError(f"data.{label} has no usable sample; {reasons}")
 
+    check_columns(label, index)
     reads = labels_of(experiment, index)
     labels = {name: index.annotations[name] for name in reads}
     split = split_dataset(_before_cuts(experiment, label), label, index).split
     counts = {name: _counts(split, values) for name, values in labels.items()}
+    for name, column in columns_of(index).items():
+        counts[name] = _counts(split, np.where(column.present, 1.0, np.nan))
 
     pixels = read_pixels(entry.component, index, progress)
     groups = groups_of_copies(pixels.copy)

@@ -17,6 +17,7 @@ from attrs import field, frozen
 
 from ..contracts import Categories, Column, Dataset, Index
 from ..errors import MtlError
+from .aligned import decode_sample
 from .cache import CHUNK, Progress, threads
 from .splits import is_labeled
 
@@ -174,7 +175,7 @@ def _digests(
     found: list[bytes | MtlError] = []
     for i in indices:
         try:
-            image = dataset.decode(index, i)
+            image = decode_sample(dataset, index, i).image
         except MtlError as error:
             found.append(error)
             continue

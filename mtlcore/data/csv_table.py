@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
-from ..contracts import Categories, Column, Dataset, Index, Skipped
+from ..contracts import Categories, Column, Dataset, Index, Sample, Skipped
 from ..contracts.columns import numbered
 from ..errors import MtlError, nearest
 from .images import read_image
@@ -75,12 +75,12 @@ class Csv(Dataset):
         keys = table[self.path][rows]
         return Index(keys, annotations, attributes=attributes, skipped=skipped)
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         path = str(index.keys[i])
         # realpath: unlike other datasets, symbolic links may not leave the root either.
         if not _is_below(os.path.realpath(self._root), os.path.realpath(self._root / path)):
             raise MtlError(f"{path!r} leads out of {self._root}: an image must be inside the root")
-        return read_image(path, self._root)
+        return Sample(read_image(path, self._root))
 
     @property
     def _root(self) -> Path:

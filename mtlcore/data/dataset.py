@@ -22,13 +22,24 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ..config.experiment import Experiment, TaskEntry
-from ..contracts import Annotation, Categories, Column, SupervisedTask
-from ..contracts.columns import CHUNK, is_numbers
+from ..contracts import AlignedTask, Annotation, Categories, Column, SupervisedTask
+from ..contracts.columns import is_numbers
+from ..contracts.texts import CHUNK, Texts
 from ..errors import MtlError, nearest
 from ..image_size import written
+from .aligned import LabelColumn, columns_of
+from .aligned_tasks import (
+    aligned_reads,
+    has_label,
+    label_columns,
+    label_names,
+    presence,
+    refuse_wrong_kind,
+    with_annotations,
+)
 from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
 from .indexed import IndexedDataset, open_dataset
-from .joined import JoinedSamples, annotation_names, annotation_of, joined_annotation
+from .joined import JoinedSamples, annotation_of, joined_annotation
 from .report import (
     TaskTargets,
     lines_for_dropped,
@@ -105,11 +116,12 @@ def resolve(experiment: Experiment, indexed: IndexedData) -> Experiment:
     Raises MtlError for a task that can't be fitted, and for a split without samples.
     """
     samples = indexed.samples
-    known = annotation_names(samples.datasets)
+    known = label_names(samples.datasets)
+    aligned = aligned_reads(experiment.tasks)
     tasks: dict[str, TaskEntry] = {}
     for label, entry in experiment.tasks.items():
         if entry.component.reads in known:
-            tasks[label] = _fit(label, entry, samples)
+            tasks[label] = entry if label in aligned else _fit(label, entry, samples)
 
     opened_splits = _splits_to_open(samples.split, indexed.splits)
     size = cache_size_of(samples, experiment, opened_splits)
@@ -142,26 +154,30 @@ def read_images(
     if size is None:
         raise MtlError("read_images: the experiment is not resolved: call `resolve` first")
     everything, tasks = indexed.samples, experiment.tasks
-    targets = {label: _targets(entry.component, everything) for label, entry in tasks.items()}
-    present = {label: t.present for label, t in targets.items()}
+    annotated = with_annotations(tasks)
+    columns = label_columns(tasks, everything)
+    targets = {label: _targets(entry.component, everything) for label, entry in annotated.items()}
+    of_tasks = presence(tasks, columns) | {label: t.present for label, t in targets.items()}
+    present = {label: of_tasks[label] for label in tasks}
     split = _drop_unlabeled(everything, present)
 
     opened_splits = _splits_to_open(split, indexed.splits)
     opened = np.flatnonzero(split.isin(*opened_splits))
     samples = everything.subset(opened)
-    images, unreadable = _open_images(samples, size, progress, memory, lazy)
+    opened_columns = {name: column.subset(opened) for name, column in columns.items()}
+    images, unreadable = _open_images(samples, size, progress, memory, lazy, opened_columns)
     readable = np.ones(len(samples), dtype=bool)
     readable[list(unreadable)] = False
 
     # One task at a time, so that few targets are held twice.
     opened_targets: dict[str, Tensor] = {}
-    for label in tasks:
+    for label in annotated:
         opened_targets[label] = targets.pop(label).targets[opened]
     indices: dict[str, np.ndarray] = {}
     for name in opened_splits:
         indices[name] = np.flatnonzero(split.isin(name)[opened] & readable)
 
-    def keys(indices: np.ndarray) -> np.ndarray:
+    def keys(indices: np.ndarray) -> Texts:
         return samples.subset(indices).keys()
 
     def annotation(name: str, indices: np.ndarray) -> Annotation:
@@ -177,10 +193,11 @@ def read_images(
         fingerprint=fingerprint_of(everything.datasets, size),
         keys=keys,
         annotation=annotation,
+        aligned=aligned_reads(tasks),
     )
     report = [*indexed.report, *lines_for_skipped(samples, unreadable)]
     report += lines_for_dropped(split, everything, opened_splits)
-    report += lines_for_unknown_labels(tasks, present, everything)
+    report += lines_for_unknown_labels(annotated, present, everything)
     report += lines_for_tasks_without_labels(data)
     return evolve(data, report=tuple(report))
 
@@ -220,11 +237,12 @@ def _open_images(
     progress: Progress | None,
     memory: int | None,
     lazy: bool,
+    columns: Mapping[str, LabelColumn],
 ) -> tuple[ImageCache, Unreadable]:
     if lazy:
-        return OnDemandImageCache(samples.decoder(), size), {}
+        return OnDemandImageCache(samples.decoder(), size, columns), {}
     check = partial(refuse_too_many, samples)
-    return open_images(samples.decoder(), len(samples), size, progress, check, memory)
+    return open_images(samples.decoder(), len(samples), size, progress, check, memory, columns)
 
 
 # ------------------------------------------------------------ tasks
@@ -239,22 +257,21 @@ def _tasks_without_labels(
 
     Raises MtlError if a task has no labels in training, or if no task has labels in evaluation.
     """
+    refuse_wrong_kind(tasks, datasets)
     available: list[str] = []
     for dataset in datasets:
-        names = ", ".join(dataset.index.annotations) or "none"
+        names = ", ".join([*dataset.index.annotations, *columns_of(dataset.index)]) or "none"
         available.append(f"data.{dataset.label} has {names}")
 
     report: list[str] = []
     for label, entry in tasks.items():
         name = entry.component.reads
-        if any(dataset.has_annotation(name) for dataset in datasets):
+        if any(has_label(dataset, name) for dataset in datasets):
             continue
-        line = (
-            f"task.{label} reads the annotation {name!r}, which no dataset has "
-            f"({'; '.join(available)})"
-        )
+        what = "the map or points" if isinstance(entry.component, AlignedTask) else "the annotation"
+        line = f"task.{label} reads {what} {name!r}, which no dataset has ({'; '.join(available)})"
         if training:
-            raise MtlError(f"{line}; {nearest(name, annotation_names(datasets))}")
+            raise MtlError(f"{line}; {nearest(name, label_names(datasets))}")
         report.append(line)
     if tasks and len(report) == len(tasks):
         raise MtlError(report[0])
@@ -348,10 +365,13 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
         for column in (index.keys, dataset.split, dataset.labeled, *annotations):
             for content in _bytes(column):
                 digest.update(content)
+        for name, of_pixels in sorted(columns_of(index).items()):
+            digest.update(name.encode())
+            digest.update(of_pixels.present.tobytes())
     return digest.hexdigest()
 
 
-def _bytes(column: Column) -> Iterator[bytes]:
+def _bytes(column: Column | Texts) -> Iterator[bytes]:
     """Yield bytes that do not depend on the byte order, or on how strings are held."""
     if is_numbers(column):
         yield np.ascontiguousarray(column, dtype="<f8").tobytes()

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from attrs import frozen
 
-from ..contracts import Categories, Dataset, Index, Skipped
+from ..contracts import Categories, Dataset, Index, Sample, Skipped
 from ..errors import MtlError
 from .images import read_image
 from .split_names import SPLIT_NAMES, split_name
@@ -79,8 +79,8 @@ class ImageFolder(Dataset):
             skipped=skipped,
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        return read_image(str(index.keys[i]), self.root)
+    def decode(self, index: Index, i: int) -> Sample:
+        return Sample(read_image(str(index.keys[i]), self.root))
 
 
 def _are_splits(folders: list[os.DirEntry[str]]) -> bool:

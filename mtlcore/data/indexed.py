@@ -14,6 +14,7 @@ from ..config.experiment import DataEntry, Experiment
 from ..contracts import Categories, Column, Index, Skipped
 from ..contracts.columns import describe, is_keys, is_numbers
 from ..errors import MtlError, nearest
+from .aligned import check_columns
 from .copies import excluded, read_pixels, together
 from .split_names import split_name
 from .splits import Rules, assign, strata_of
@@ -193,6 +194,7 @@ def _check(label: str, index: Index) -> None:
         names["split"] = index.split
     if index.group is not None:
         names["group"] = index.group
+    check_columns(label, index)
 
     if not is_keys(index.keys):
         raise MtlError(f"data.{label}: its keys are {describe(index.keys)}; expected (N,) strings")
@@ -204,13 +206,11 @@ def _check(label: str, index: Index) -> None:
             raise MtlError(
                 f"data.{label}: its index has {n} keys but {len(values)} values of {name}"
             )
-    in_order = np.sort(index.keys)
-    if (in_order[1:] == in_order[:-1]).any():
-        keys, counts = np.unique(index.keys, return_counts=True)
-        repeated = str(keys[counts.argmax()])
+    repeated = index.keys.repeated()
+    if repeated:
+        key, times = repeated
         raise MtlError(
-            f"data.{label}: its index has the key {repeated!r} {counts.max()} times; "
-            f"expected unique keys"
+            f"data.{label}: its index has the key {key!r} {times} times; expected unique keys"
         )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from ..contracts import Annotation, Categories, Column
-from ..contracts.columns import as_keys, describe
+from ..contracts import Annotation, Categories, Column, Sample
+from ..contracts.columns import describe
+from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
+from .aligned import decode_sample
 from .indexed import IndexedDataset
 
 
@@ -61,12 +63,12 @@ class JoinedSamples:
     def decoder(self) -> Decoder:
         return Decoder(self.datasets, self.dataset, self.local_index)
 
-    def keys(self) -> np.ndarray:
+    def keys(self) -> Texts:
         """Return the keys of the samples in their datasets, (N,) strings."""
         found: list[str] = []
         for number, local_index in zip(self.dataset.tolist(), self.local_index.tolist()):
-            found.append(str(self.datasets[number].index.keys[local_index]))
-        return as_keys(np.array(found, dtype=object))
+            found.append(self.datasets[number].index.keys[local_index])
+        return Texts.of(found)
 
     def attributes(self) -> dict[str, Categories]:
         """Return name -> (N,) strings; "" if the sample's dataset has no such attribute."""
@@ -94,15 +96,18 @@ class JoinedSamples:
 
 @frozen(eq=False)
 class Decoder:
-    """Decodes a sample's image with its own dataset: sample index -> (H, W, 3) uint8."""
+    """Decodes a sample with its own dataset: sample index -> its image, maps and points.
+
+    Raises MtlError if they can't be read, or if they are not what the dataset's index declares.
+    """
 
     datasets: list[IndexedDataset]
     dataset: np.ndarray
     local_index: np.ndarray
 
-    def __call__(self, sample: int) -> np.ndarray:
+    def __call__(self, sample: int) -> Sample:
         dataset = self.datasets[self.dataset[sample]]
-        return dataset.entry.component.decode(dataset.index, int(self.local_index[sample]))
+        return decode_sample(dataset.entry.component, dataset.index, int(self.local_index[sample]))
 
 
 def annotation_names(datasets: list[IndexedDataset]) -> set[str]:

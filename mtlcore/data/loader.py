@@ -46,10 +46,12 @@ class DirectLoader:
     def batch(self, step: int, number: int) -> Batch:
         """Return one micro-batch of a step. On CUDA the host does not wait for the copies."""
         samples, labeled = self._sampler.step(step)[number]
+        cached = self._data.images.take(samples)
+        targets = self._data.targets_of(samples, cached)
         index = torch.from_numpy(samples)
         return Batch(
-            images=_to_device(self._data.images.take(samples), self._device),
-            targets=_select(self._data.targets, index, self._device),
+            images=_to_device(cached.images, self._device),
+            targets={label: _to_device(x, self._device) for label, x in targets.items()},
             present=_select(self._data.present, index, self._device),
             counts=self._sampler.counts(step),
             labeled_samples=labeled,

@@ -23,6 +23,7 @@ import numpy as np
 from attrs import frozen
 
 from ..contracts import Categories, Column
+from ..contracts.texts import Texts
 from ..rng import LABELS, LIMIT, TEST, VALIDATION
 
 TEST_SHARE = 0.2  # the test split of a dataset without official splits
@@ -61,7 +62,7 @@ class Rules:
 
 def assign(
     rules: Rules,
-    keys: np.ndarray,
+    keys: Texts,
     strata: np.ndarray,
     split: Categories | None = None,
     group: Categories | None = None,
@@ -73,7 +74,7 @@ def assign(
     group: (N,) names, or None if every sample is its own group.
     If the dataset has its own "validation" split, nothing is cut from train.
     """
-    order = np.argsort(keys, kind="stable")
+    order = keys.argsort()
     groups = np.arange(len(keys)) if group is None else group[order].unique()[1]
     official = None if split is None else split[order]
 

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from ..config.experiment import Experiment, PretextEntry
 from ..contracts import Batch, Categories, Output, PretextTask, SupervisedTask, Target
 from ..data.dataset import RunData
+from ..geometry import Geometry
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
 from ..model.plan import ViewPlan
@@ -118,15 +119,25 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
     mirrored = _outputs(net, batches, view.images.flip(-1)) if mirror else None
     predictions: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
+    followed: dict[str, Tensor] = {}
     for label, entry in batches.experiment.tasks.items():
         task = entry.component
         predictions[label] = task.decode(outputs[label])
         # The augmentation may crop or turn the image: labels such as a pose move with it.
-        targets[label] = task.move(batch.targets[label], view.geometry)
+        targets[label], followed[label] = moved_target(task, batch.targets[label], view.geometry)
         if mirrored is not None:
             other = task.decode(mirrored[label])
             predictions[label] = task.average(predictions[label], other)
-    return Predictions(predictions, targets, dict(batch.present))
+    present = {label: here & followed[label] for label, here in batch.present.items()}
+    return Predictions(predictions, targets, present)
+
+
+def moved_target(task: SupervisedTask, target: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Move targets to the view. Returns them and (B,) bool, samples whose label follows."""
+    moved = task.move(target, geometry)
+    if isinstance(moved, Tensor):
+        return moved, torch.ones(len(target), dtype=torch.bool, device=target.device)
+    return moved[0], moved[1] > 0
 
 
 def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict[str, Output]:

@@ -80,7 +80,7 @@ def some_images(data: RunData, n: int) -> Tensor:
     for start, end in pairwise([*positions.tolist(), len(indices)]):
         for position in range(start, min(end, start + TRIES)):
             try:
-                found.append(data.images.take(indices[position : position + 1]))
+                found.append(data.images.take(indices[position : position + 1]).images)
                 break
             except MtlError as error:
                 reason = str(error)

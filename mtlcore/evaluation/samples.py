@@ -1,7 +1,8 @@
 """What a run predicts for each sample, and the pooled features of samples, both with labels.
 
 Labels and predictions have the form of the annotation: names, or numbers in its unit. They belong
-to the view that inference reads: the label of a pose turns with the image.
+to the view that inference reads: the label of a pose turns with the image. Tasks whose labels are
+maps are left out.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..config.experiment import Experiment
-from ..contracts import Annotation, SupervisedTask
+from ..contracts import AlignedTask, Annotation, SupervisedTask
 from ..data.dataset import RunData
 from ..model.inference import Inference
-from .measure import Predictions
+from .measure import Predictions, moved_target
 from .validation import ValidationBatches
 
 
@@ -48,6 +49,8 @@ class SampleRows:
         """Add the next samples."""
         for label, entry in self.experiment.tasks.items():
             task = entry.component
+            if _is_map(task, found.targets[label]):
+                continue
             present = found.present[label].tolist()
             targets = task.as_annotation(task.as_answer(found.targets[label])).tolist()
             known = [value if here else None for value, here in zip(targets, present)]
@@ -85,7 +88,7 @@ def feature_table(
     """
     batches = ValidationBatches(experiment, data, indices, device)
     features: list[Tensor] = []
-    labels: dict[str, list[Annotation]] = {label: [] for label in experiment.tasks}
+    labels: dict[str, list[Annotation]] = {}
     for number in range(len(batches)):
         batch = batches.batch(number)
         view = batches.view(batch.images)
@@ -94,22 +97,31 @@ def feature_table(
         features.append(pooled.float().cpu())
         for label, entry in experiment.tasks.items():
             task = entry.component
+            if _is_map(task, batch.targets[label]):
+                continue
             assert view.geometry is not None
-            target = task.move(batch.targets[label], view.geometry)
-            labels[label].append(_labels_of(task, target, batch.present[label]))
+            target, followed = moved_target(task, batch.targets[label], view.geometry)
+            found = _labels_of(task, target, batch.present[label] & followed)
+            labels.setdefault(label, []).append(found)
 
-    found = {label: np.concatenate(parts) for label, parts in labels.items()}
+    joined = {label: np.concatenate(parts) for label, parts in labels.items()}
     for name in annotations:
-        found[name] = data.annotation(name, indices)
+        joined[name] = data.annotation(name, indices)
     keys = np.array([str(key) for key in data.keys(indices)], dtype=str)
-    return FeatureTable(torch.cat(features), found, keys)
+    return FeatureTable(torch.cat(features), joined, keys)
+
+
+def _is_map(task: SupervisedTask, target: Tensor) -> bool:
+    """Whether a label is a map: too large for a table. Points (B, K, 2) are not."""
+    is_points = target.is_floating_point() and target.ndim == 3
+    return isinstance(task, AlignedTask) and not is_points
 
 
 def _labels_of(task: SupervisedTask, target: Tensor, present: Tensor) -> Annotation:
     """Targets (B, ...) in the form of the annotation, "" or NaN where there is no label."""
     labels = task.as_annotation(task.as_answer(target))
     absent = ~present.numpy(force=True)
-    if labels.dtype.kind == "U":
+    if labels.dtype.kind not in "fiub":
         labels = labels.astype(object)
         labels[absent] = ""
         return labels.astype(str)

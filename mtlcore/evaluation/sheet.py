@@ -236,8 +236,8 @@ class _LabelStrips:
         dataset = self.experiment.data[self.report.label].component
         squares = []
         for index in indices:
-            image = dataset.decode(self.report.index, int(index))
-            squares.append(shrink(image, (DATA_CELL, DATA_CELL), enlarge=True))
+            sample = dataset.decode(self.report.index, int(index))
+            squares.append(shrink(sample.image, (DATA_CELL, DATA_CELL), enlarge=True))
         # Without images the array has no shape of its own.
         pixels = np.array(squares, dtype=np.uint8)
         pixels = pixels.reshape(-1, DATA_CELL, DATA_CELL, 3)

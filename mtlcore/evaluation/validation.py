@@ -36,19 +36,22 @@ class ValidationBatches:
 
     def images(self, number: int) -> Tensor:
         """Return the images of a batch as the cache stores them, uint8 on the device."""
-        return self.data.images.take(self._samples(number)).to(self.device)
+        return self.data.images.take(self._samples(number)).images.to(self.device)
 
     def batch(self, number: int) -> Batch:
         """Return the images of a batch, with the targets of all tasks, on the device."""
         samples = self._samples(number)
+        cached = self.data.images.take(samples)
+        of_tasks = self.data.targets_of(samples, cached)
         index = torch.from_numpy(samples)
         targets: dict[str, Tensor] = {}
         present: dict[str, Tensor] = {}
         for label in self.experiment.tasks:
-            targets[label] = self.data.targets[label][index].to(self.device)
+            targets[label] = of_tasks[label].to(self.device)
             present[label] = self.data.present[label][index].to(self.device)
         n = len(samples)
-        return Batch(self.images(number), targets, present, StepCounts({}, n, 0), n)
+        images = cached.images.to(self.device)
+        return Batch(images, targets, present, StepCounts({}, n, 0), n)
 
     def view(self, images: Tensor) -> View:
         """Return the view that inference reads. images: uint8, as the cache stores them."""

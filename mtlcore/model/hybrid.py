@@ -174,7 +174,8 @@ class HybridModel(nn.Module):
         """Return the loss of one label, an fp32 scalar.
 
         Losses are averaged first over the views of each SAMPLE, then over the samples. So the
-        geometric mean over views is exact under any number of ranks and micro-batches.
+        geometric mean over views is exact under any number of ranks and micro-batches. A view that
+        a sample's label could not follow into does not count for that sample.
         """
         head = self.heads[label]
         head_inputs = prepared.head_inputs[label]
@@ -186,6 +187,10 @@ class HybridModel(nn.Module):
                     for output, head_input in zip(outputs, head_inputs, strict=True)
                 ]
             )  # (V, B), or (V,) of a coupled head
+            if not head.coupled and _any_unfollowed(head_inputs):
+                loss = _mean_over_followed(views, head_inputs, self.views.reduce)
+                return loss.sum() * prepared.scale[label]
+
             if self.views.reduce == "geometric" and len(views) > 1:
                 loss = views.clamp_min(1e-8).log().mean(0).exp()
             else:
@@ -334,6 +339,27 @@ def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tens
             loss = torch.where(share > 0, loss, 0) * share
         losses.append(loss)
     return torch.stack(losses).sum(0)
+
+
+def _any_unfollowed(head_inputs: Sequence[HeadInput]) -> bool:
+    """Return whether labels may be unable to follow into a view. The host knows it."""
+    return any(head_input.unfollowed is not None for head_input in head_inputs)
+
+
+def _mean_over_followed(views: Tensor, head_inputs: Sequence[HeadInput], reduce: str) -> Tensor:
+    """Return (B,): the mean loss of each sample over the views that its label followed into.
+
+    views: (V, B) losses, 0 where the share is 0. A sample without any such view has the loss 0.
+    """
+    shares = [head_input.share for head_input in head_inputs]
+    followed = torch.stack([share for share in shares if share is not None]) > 0
+    number = followed.sum(0).clamp_min(1)
+    if reduce == "geometric" and len(views) > 1:
+        logs = torch.where(followed, views.clamp_min(1e-8).log(), 0)
+        mean = (logs.sum(0) / number).exp()
+    else:
+        mean = torch.where(followed, views, 0).sum(0) / number
+    return torch.where(followed.any(0), mean, 0)
 
 
 def _to_fp32(leaf: object) -> object:

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from torch import Tensor
+
 from ..contracts import Batch, PreparedBatch
 from ..model.plan import training_plan
 from ..model.views import prepare
+from .followed import unfollowed_of_step
 from .state import Names, TrainState
 
 
@@ -42,6 +45,7 @@ class LazyMicroBatches:
         self._train_state = train_state
         self._batches = batches
         self._encoded: dict[int, int] = {}
+        self._unfollowed: dict[int, dict[str, Tensor]] = {}
         world = train_state.fabric.world_size
         self._plan = training_plan(train_state.experiment, len(batches) * world)
         # Known without preparing: the counts are those of the whole step.
@@ -60,7 +64,15 @@ class LazyMicroBatches:
             train_state.progress,
         )
         self._encoded[number] = sum(len(images) for images in prepared.images)
+        self._unfollowed[number] = prepared.unfollowed()
         return prepared
+
+    def unfollowed(self) -> dict[str, Tensor]:
+        """Return how many labels of the step could not follow into a view, for the log.
+
+        All ranks must call it, after each micro-batch was prepared.
+        """
+        return unfollowed_of_step(list(self._unfollowed.values()), self._plan.micro_batches)
 
     @property
     def encoded(self) -> int:

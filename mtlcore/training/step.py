@@ -20,7 +20,7 @@ from .state import Names, TrainState
 
 Logged = dict[str, Tensor]
 """Device scalars of one step: "loss/<label>", "weight/<label>", "task_weight/<label>",
-"grad_norm" and "skipped"."""
+"grad_norm" and "skipped"; and "unfollowed/<label>" of tasks whose labels may not follow a view."""
 
 Backward = Callable[[TrainState, MicroBatches], tuple[Tensor, Tensor]]
 
@@ -34,7 +34,7 @@ def train_step(train_state: TrainState, batches: Sequence[Batch]) -> Logged:
     micro_batches = LazyMicroBatches(train_state, batches)
     logged = step_on(train_state, micro_batches)
     train_state.encoded = micro_batches.encoded
-    return logged
+    return logged | micro_batches.unfollowed()
 
 
 def step_on(train_state: TrainState, micro_batches: MicroBatches) -> Logged:

@@ -6,7 +6,7 @@ BROKEN: check -> class.
 from __future__ import annotations
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from broken_plugins import Broken
 from mtlcore import Augmentation, Geometry, View
@@ -152,6 +152,15 @@ class OtherMatrix(Right):
         found = super().geometry(images, size, u)
         shift = torch.tensor([[1.0, 0.0, 3.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
         return Geometry(shift @ found.matrix, found.steps)
+
+
+@BROKEN.fails("marked_pixels_keep_their_mask_and_point")
+@frozen
+class LosesPoints(Right):
+    """Its geometry says that pixels were shuffled."""
+
+    def geometry(self, images, size, u):
+        return evolve(super().geometry(images, size, u), shuffled=True)
 
 
 @BROKEN.fails("pixels_lie_where_the_geometry_says")

@@ -10,11 +10,11 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from PIL import Image
 
 from broken_plugins import Broken
-from mtlcore import Dataset, Index, MtlError, read_image
+from mtlcore import Dataset, Index, MapColumn, MtlError, PointColumn, Sample, read_image
 
 BROKEN = Broken()
 CALLS, STORED = count(), {}
@@ -53,7 +53,7 @@ class Right(Dataset):
         return Index(keys, {"kind": kinds, "size": size}, group=kinds, attributes={"letter": kinds})
 
     def decode(self, index, sample):
-        return self.image(str(index.keys[sample]))
+        return Sample(self.image(str(index.keys[sample])))
 
     def image(self, key):
         return read_image(key, self.root)
@@ -201,3 +201,45 @@ class SeedsNumpy(Right):
     def check(self):
         super().check()
         np.random.seed(0)
+
+
+@frozen
+class WithMaps(Right):
+    """Every second sample has a map; all have two points."""
+
+    def make_index(self, keys, kinds):
+        has_map = np.arange(len(keys)) % 2 == 1
+        return Index(
+            keys,
+            {"kind": kinds},
+            maps={"mask": MapColumn(has_map, "uint16")},
+            points={"eyes": PointColumn(np.full(len(keys), True), 2)},
+        )
+
+    def decode(self, index, sample):
+        image = self.image(str(index.keys[sample]))
+        maps = {"mask": self.mask(image)} if index.maps["mask"].present[sample] else {}
+        points = np.array([[1.0, 2.0], [np.nan, np.nan]])
+        return Sample(image, maps, {"eyes": points})
+
+    def mask(self, image):
+        return image[..., 0].astype(np.uint16)
+
+
+@BROKEN.fails("maps_and_points_are_as_declared")
+@frozen
+class WiderMask(WithMaps):
+    """Its map has another dtype than declared."""
+
+    def mask(self, image):
+        return image[..., 0].astype(np.int32)
+
+
+@BROKEN.fails("labels_have_different_names")
+@frozen
+class OneNameTwice(WithMaps):
+    """An annotation has the name of a map."""
+
+    def make_index(self, keys, kinds):
+        index = super().make_index(keys, kinds)
+        return evolve(index, annotations={"mask": kinds})

@@ -17,7 +17,7 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from broken_plugins.pretexts import Turned, TurnedHead, turn
-from mtlcore import hookimpl
+from mtlcore import Mix, hookimpl
 
 BROKEN: dict[str, type[Turned]] = {}
 ALSO: list[tuple[str, type[Turned]]] = []
@@ -111,7 +111,7 @@ class MixesWithItself(Turned):
     """It declares images as mixed with themselves, to hide that they have moved."""
 
     def moved(self, view, turns):
-        alone = (
+        alone = Mix(
             torch.arange(len(turns), device=turns.device),
             torch.ones(len(turns), device=turns.device),
         )

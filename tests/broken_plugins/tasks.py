@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.regression import MeanAbsoluteError
 
 from broken_plugins import Broken
-from mtlcore import Classification, Head, MtlError, SupervisedTask, orthogonal
+from mtlcore import AlignedTask, Classification, Head, MtlError, SupervisedTask, orthogonal
 
 BROKEN = Broken()
 
@@ -155,6 +155,76 @@ class ParsingHead(Head):
 
     def ideal(self, target):
         return 20.0 * F.one_hot(target[:, 0], 3).movedim(-1, 1).float()
+
+
+@frozen
+class Segments(AlignedTask):
+    """A class for each pixel: maps (B, H, W) of the dataset that come with each batch."""
+
+    reads = "segments"
+
+    def build(self, context):
+        return SegmentsHead(context)
+
+    def move(self, target, geometry):
+        return geometry.warp(target)
+
+    def decode(self, output):
+        return output.argmax(1)
+
+    def average(self, decoded, mirrored):
+        return torch.where(decoded == mirrored.flip(-1), decoded, 0)
+
+    def metrics(self):
+        return {"accuracy": PixelAccuracy()}
+
+
+class SegmentsHead(ParsingHead):
+    def loss(self, output, target):
+        return super().loss(output, target[:, None])
+
+    def ideal(self, target):
+        return super().ideal(target[:, None])
+
+
+@frozen
+class Corners(AlignedTask):
+    """Two points, in pixels of an image of 32 pixels. Those that are NaN have no loss."""
+
+    reads = "corners"
+
+    def examples(self, n, size, rng):
+        return rng.rand(n, 2, 2) * torch.tensor([size[1], size[0]])
+
+    def build(self, context):
+        return CornersHead(context)
+
+    def move(self, target, geometry):
+        moved = geometry.points(target)
+        return moved, (~moved.isnan().all((1, 2))).float()
+
+    def average(self, decoded, mirrored):
+        back = mirrored * torch.tensor([-1.0, 1.0]) + torch.tensor([32.0, 0.0])
+        return (decoded + back) / 2
+
+    def metrics(self):
+        return {"mae_px": MeanAbsoluteError()}
+
+
+class CornersHead(Head):
+    def __init__(self, context):
+        super().__init__()
+        self.answer = nn.Linear(context.info.dim, 4)
+
+    def forward(self, features):
+        return self.answer(features.pooled).unflatten(1, (2, 2))
+
+    def loss(self, output, target):
+        known = torch.where(target.isnan(), output, target)
+        return ((output - known) / 32).square().mean((1, 2))
+
+    def ideal(self, target):
+        return target
 
 
 # ------------------------------------------------------------------------------------------- labels
@@ -569,3 +639,36 @@ class BranchesOnValuesHead(RightHead):
     def forward(self, features):
         output = super().forward(features)
         return output * 2 if output.sum().item() > 1e9 else output
+
+
+# ----------------------------------------------------------------------------------- aligned labels
+
+
+@BROKEN.fails("aligned_labels_follow_shifts")
+@frozen
+class TurnsAboutTheCenter(Corners):
+    """It forgets that an image may be shifted."""
+
+    def move(self, target, geometry):
+        moved = (target - 16) @ geometry.matrix[:, :2, :2].mT + 16
+        return moved, (~moved.isnan().all((1, 2))).float()
+
+
+@BROKEN.fails("aligned_labels_have_the_form_of_the_view")
+@frozen
+class KeepsTheSize(Segments):
+    """Its maps always have the size of the raw image."""
+
+    def move(self, target, geometry):
+        moved = geometry.warp(target)[:, None].float()
+        return F.interpolate(moved, target.shape[-2:])[:, 0].long()
+
+
+@BROKEN.fails("shuffled_images_leave_a_finite_loss")
+@frozen
+class CountsShuffledTwice(Corners):
+    """Its shares exceed 1."""
+
+    def move(self, target, geometry):
+        moved, share = super().move(target, geometry)
+        return moved, share + 2 * geometry.shuffled

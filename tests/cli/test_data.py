@@ -115,14 +115,14 @@ def test_labels_and_files_that_look_like_markup_are_printed_as_they_are(config, 
 PLUGIN = """
 import numpy as np
 from attrs import frozen
-from mtlcore import Dataset, Index, hookimpl
+from mtlcore import Dataset, Index, Sample, hookimpl
 @frozen
 class Mine(Dataset):
     def index(self):
         labels = np.array(['x', '[/b]'])
         return Index(np.array(['a', 'b']), {'kind': labels}, split=np.array(['train', '[/i]']))
     def decode(self, index, i):
-        return np.full((8, 8, 3), i, dtype=np.uint8)
+        return Sample(np.full((8, 8, 3), i, dtype=np.uint8))
 @hookimpl
 def mtl_components():
     return [Mine]

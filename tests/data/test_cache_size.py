@@ -6,7 +6,7 @@ import numpy as np
 from attrs import evolve, field, frozen
 from toy_datasets import InMemory, cycle, experiment
 
-from mtlcore import Classification
+from mtlcore import Classification, Sample
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
 
@@ -22,12 +22,10 @@ class RecordingDataset(InMemory):
 
     def decode(self, index, sample):
         self.decoded_splits.append("unknown" if index.split is None else str(index.split[sample]))
-        image = super().decode(index, sample)
-        return (
-            np.pad(image, ((0, self.padding),) * 2 + ((0, 0),))
-            if self.decoded_splits[-1] == "test"
-            else image
-        )
+        decoded = super().decode(index, sample)
+        if self.decoded_splits[-1] != "test":
+            return decoded
+        return Sample(np.pad(decoded.image, ((0, self.padding),) * 2 + ((0, 0),)))
 
 
 def recording_dataset(split=OFFICIAL) -> RecordingDataset:
@@ -74,8 +72,10 @@ def test_the_seed_of_the_validation_cut_does_not_change_the_size():
     @frozen(eq=False)
     class OneLarge(RecordingDataset):
         def decode(self, index, sample):
-            image = super().decode(index, sample)
-            return np.pad(image, ((0, 4), (0, 4), (0, 0))) if sample == 20 else image
+            decoded = super().decode(index, sample)
+            if sample != 20:
+                return decoded
+            return Sample(np.pad(decoded.image, ((0, 4), (0, 4), (0, 0))))
 
     split = ("train",) * 40 + ("test",) * 10
     sizes = set()

@@ -12,7 +12,7 @@ from mtl_faces.sources.utkface import Utkface
 from PIL import Image
 from toy_datasets import InMemory, cycle, experiment
 
-from mtlcore import Categories, Classification, MtlError
+from mtlcore import Categories, Classification, MtlError, Sample
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.check import check_data
 from mtlcore.data.copies import together
@@ -233,4 +233,4 @@ class _Gray:
         return self.dataset.index()
 
     def decode(self, index, sample):
-        return np.full((8, 8, 3), self.grays[sample], dtype=np.uint8)
+        return Sample(np.full((8, 8, 3), self.grays[sample], dtype=np.uint8))

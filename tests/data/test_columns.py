@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -14,10 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from attrs import field, frozen
+from hypothesis import given
+from hypothesis import strategies as st
 from toy_datasets import InMemory, cycle, experiment
 
-from mtlcore import Categories, Classification, Dataset, Index, MtlError, Regression
+from mtlcore import Categories, Classification, Dataset, Index, MtlError, Regression, Sample
 from mtlcore.config.experiment import DataEntry
+from mtlcore.contracts.texts import Texts
 from mtlcore.data.check import check_data
 from mtlcore.data.dataset import index_data, open_data, read_images, resolve
 from mtlcore.evaluation.sheet import label_sheet
@@ -82,10 +86,10 @@ class Toy(Dataset):
             attributes={"race": others(RACES)},
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         self.decoded.append(i)
         number = int(index.keys[i].removesuffix(".png").split()[-1])
-        return np.full((8, 8, 3), number, dtype=np.uint8)
+        return Sample(np.full((8, 8, 3), number, dtype=np.uint8))
 
 
 def run_on(dataset: Dataset, **inputs):
@@ -107,7 +111,7 @@ def content(dataset: Toy) -> dict[str, object]:
         "race": data.attributes["race"].tolist(),
         "kind": data.annotation("kind", samples).tolist(),
         "size": np.nan_to_num(data.annotation("size", samples), nan=-1).tolist(),
-        "images": data.images.take(samples)[:, 0, 0, 0].tolist(),
+        "images": data.images.take(samples).images[:, 0, 0, 0].tolist(),
     }
 
 
@@ -182,7 +186,7 @@ def test_indexing_decodes_no_image_and_leaves_the_experiment_as_it_is():
     resolved = resolve(run, indexed)
     assert (run.tasks["kind"].component.classes, run.input.cache_size) == ((), None)
     assert resolved.tasks["kind"].component.classes == ("a", "ab", "b", "ü")
-    assert resolved.input.cache_size == 8
+    assert resolved.input.cache_size == (8, 8)
     assert read_images(resolved, indexed).fingerprint == open_data(run).data.fingerprint
 
 
@@ -229,7 +233,7 @@ def test_a_file_name_that_is_no_utf8_can_be_a_key():
             return Index(many, {"kind": labels})
 
         def decode(self, index, sample):
-            return np.zeros((8, 8, 3), dtype=np.uint8)
+            return Sample(np.zeros((8, 8, 3), dtype=np.uint8))
 
     data = open_data(experiment({"a": DataEntry(Odd(40))})).data
     assert data.keys(np.array([3])).tolist() == ["3\udcff"]
@@ -362,3 +366,29 @@ def test_a_million_samples_with_string_keys_and_three_labels_take_under_300_mb(c
     figures = json.loads(done.stdout)
     assert figures["samples"] == 1_000_000
     assert figures["peak_mb"] < 300
+
+
+texts = st.lists(st.text(st.characters(exclude_categories=()), max_size=6), max_size=30)
+
+
+@given(texts, st.data())
+def test_texts_are_the_strings_they_were_made_of(strings, data) -> None:
+    """With zero characters, lone surrogates, and strings of very different lengths."""
+    column = Texts.of(strings)
+    assert (len(column), column.tolist()) == (len(strings), strings)
+    assert [column[i] for i in range(len(strings))] == strings
+    positions = data.draw(st.lists(st.integers(0, max(0, len(strings) - 1)))) if strings else []
+    assert column[np.array(positions, dtype=int)].tolist() == [strings[i] for i in positions]
+    assert column.argsort().tolist() == sorted(range(len(strings)), key=strings.__getitem__)
+    counts = Counter(strings)
+    repeated = column.repeated()
+    assert (repeated is None) == (len(counts) == len(strings))
+    assert repeated is None or counts[repeated[0]] == repeated[1] > 1
+
+
+def test_one_long_text_does_not_widen_the_others() -> None:
+    strings = [f"{i:07d}" for i in range(99_999, -1, -1)]
+    strings.append("x" * 100_000)
+    column = Texts.of(strings)
+    assert column.buffer.nbytes == 800_000
+    assert column.argsort().tolist() == [*range(99_999, -1, -1), 100_000]

@@ -62,10 +62,10 @@ def test_a_list_of_columns_is_one_annotation_and_a_row_without_one_of_them_has_n
 def test_every_row_decodes_to_its_own_image_below_the_tables_folder_or_the_root(people, tmp_path):
     dataset = Csv(people)
     index = dataset.index()
-    assert [int(dataset.decode(index, i)[0, 0, 0]) for i in range(6)] == list(range(6))
+    assert [int(dataset.decode(index, i).image[0, 0, 0]) for i in range(6)] == list(range(6))
     (tmp_path / "tables").mkdir()
     moved = Csv(people.rename(tmp_path / "tables" / "people.csv"), root=tmp_path)
-    assert int(moved.decode(moved.index(), 4)[0, 0, 0]) == 4
+    assert int(moved.decode(moved.index(), 4).image[0, 0, 0]) == 4
 
 
 def test_numeric_codes_are_names_if_the_configuration_lists_them_as_categorical(tmp_path):
@@ -162,7 +162,7 @@ def test_a_link_that_leaves_the_root_is_refused(tmp_path):
 def test_a_root_that_is_itself_a_link_is_followed(people, tmp_path):
     (tmp_path / "link").symlink_to(people.parent, target_is_directory=True)
     dataset = Csv(tmp_path / "link" / "people.csv")
-    assert dataset.decode(dataset.index(), 1)[0, 0, 0] == 1
+    assert dataset.decode(dataset.index(), 1).image[0, 0, 0] == 1
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_copies_stay_together_when_the_run_cuts_the_splits(which, seed, tmp_path
     entry = DataEntry(ImageFolder(tmp_path, annotation="kind"), exclude_duplicates=which)
     data = open_data(experiment({"own": entry}, TASK, seed=seed, validation=0.2)).data
     pixels = {
-        name: {int(p[0, 0, 0]) for p in data.images.take(samples)}
+        name: {int(p[0, 0, 0]) for p in data.images.take(samples).images}
         for name, samples in data.split.items()
     }
     assert set(pixels) == {"train", "validation", "test"}
@@ -129,7 +129,7 @@ def test_the_training_split_of_fer2013_loses_its_leaks_and_conflicts(unpacked):
     )
     data = open_data(run, memory=0).data
     digests = {
-        name: [data.images.take(np.array([sample])).numpy().tobytes() for sample in samples]
+        name: [data.images.take(np.array([sample])).images.numpy().tobytes() for sample in samples]
         for name, samples in data.split.items()
     }
     assert not set(digests["train"]) & set(digests["test"])

@@ -54,7 +54,7 @@ def test_a_folder_is_a_class_and_there_is_no_official_split(classes):
 def test_every_sample_decodes_to_its_own_image(classes):
     dataset = ImageFolder(classes)
     index = dataset.index()
-    gray = [int(dataset.decode(index, sample)[0, 0, 0]) for sample in range(len(index))]
+    gray = [int(dataset.decode(index, sample).image[0, 0, 0]) for sample in range(len(index))]
     assert gray == [0, 10, 20, 100, 110, 120]
 
 
@@ -174,7 +174,8 @@ def test_images_without_labels_are_samples_at_any_depth(classes):
     index = dataset.index()
     assert len(index) == 7
     assert index.annotations == {}
-    assert int(dataset.decode(index, index.keys.tolist().index("loose.png"))[0, 0, 0]) == 7
+    loose = index.keys.tolist().index("loose.png")
+    assert int(dataset.decode(index, loose).image[0, 0, 0]) == 7
 
 
 def test_images_without_labels_can_be_joined_to_those_with_labels(classes, tmp_path_factory):

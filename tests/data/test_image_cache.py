@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlcore import MtlError
+from mtlcore import MtlError, Sample
 from mtlcore.data.cache import (
     CHUNK,
     MemoryImageCache,
@@ -23,13 +23,13 @@ from mtlcore.data.cache import (
 )
 
 
-def image(index: int) -> np.ndarray:
+def image(index: int) -> Sample:
     """Sizes and colors that depend on the sample."""
     rng = np.random.default_rng(index)
-    return rng.integers(0, 255, (10 + index % 7, 8 + index % 5, 3), dtype=np.uint8)
+    return Sample(rng.integers(0, 255, (10 + index % 7, 8 + index % 5, 3), dtype=np.uint8))
 
 
-def some_unreadable(index: int) -> np.ndarray:
+def some_unreadable(index: int) -> Sample:
     if index % 100 == 3:
         raise MtlError(f"sample {index} is broken")
     return image(index)
@@ -43,9 +43,9 @@ def test_images_on_demand_equal_those_in_memory(indices, size):
     assert isinstance(in_memory, MemoryImageCache)
     assert isinstance(on_demand, OnDemandImageCache)
     assert in_memory.size == on_demand.size == (size, size)
-    assert torch.equal(in_memory.take(chosen), on_demand.take(chosen))
-    assert in_memory.take(chosen).shape == (len(indices), 3, size, size)
-    assert in_memory.take(chosen).dtype == torch.uint8
+    assert torch.equal(in_memory.take(chosen).images, on_demand.take(chosen).images)
+    assert in_memory.take(chosen).images.shape == (len(indices), 3, size, size)
+    assert in_memory.take(chosen).images.dtype == torch.uint8
 
 
 def test_images_that_just_fit_are_cached_in_memory():
@@ -54,18 +54,18 @@ def test_images_that_just_fit_are_cached_in_memory():
 
 def test_images_are_taken_by_index_channels_first():
     images, _ = open_images(
-        lambda index: np.full((4, 4, 3), (index % 256, index // 256, 9), dtype=np.uint8),
+        lambda index: Sample(np.full((4, 4, 3), (index % 256, index // 256, 9), dtype=np.uint8)),
         700,
         (4, 4),
     )
-    found = images.take(np.array([699, 0, 300]))
+    found = images.take(np.array([699, 0, 300])).images
     assert found[:, :, 2, 1].tolist() == [[187, 2, 9], [0, 0, 9], [44, 1, 9]]
 
 
 def test_take_returns_a_copy():
     images, _ = open_images(image, 4, (8, 8))
-    images.take(np.array([1])).zero_()
-    assert images.take(np.array([1])).any()
+    images.take(np.array([1])).images.zero_()
+    assert images.take(np.array([1])).images.any()
 
 
 def test_slow_images_are_decoded_by_several_threads_with_the_same_result(monkeypatch):
@@ -73,7 +73,7 @@ def test_slow_images_are_decoded_by_several_threads_with_the_same_result(monkeyp
     monkeypatch.setattr("mtlcore.data.cache.threads", lambda: 3)
     seen = set()
 
-    def decode(index: int) -> np.ndarray:
+    def decode(index: int) -> Sample:
         seen.add(threading.current_thread().name)
         return some_unreadable(index)
 
@@ -83,7 +83,7 @@ def test_slow_images_are_decoded_by_several_threads_with_the_same_result(monkeyp
     monkeypatch.setattr("mtlcore.data.cache.WORTH_A_THREAD_S", 10.0)
     by_one_thread, _ = open_images(some_unreadable, 5 * CHUNK, (8, 8))
     everything = np.arange(5 * CHUNK)
-    assert torch.equal(images.take(everything), by_one_thread.take(everything))
+    assert torch.equal(images.take(everything).images, by_one_thread.take(everything).images)
 
 
 @pytest.mark.parametrize("memory", [None, 0])
@@ -98,8 +98,8 @@ def test_unreadable_samples_are_reported_with_their_reasons(memory):
 
 @pytest.mark.parametrize("memory", [None, 0])
 def test_an_array_that_is_no_image_is_unreadable(memory):
-    def decode(index: int) -> np.ndarray:
-        return np.zeros((4, 4) if index == 2 else (4, 4, 3), dtype=np.uint8)
+    def decode(index: int) -> Sample:
+        return Sample(np.zeros((4, 4) if index == 2 else (4, 4, 3), dtype=np.uint8))
 
     _, unreadable = open_images(decode, 5, (8, 8), memory=memory)
     assert unreadable == {2: "an image must be (H, W, 3) uint8; got (4, 4) uint8"}
@@ -109,7 +109,7 @@ def test_an_array_that_is_no_image_is_unreadable(memory):
 def test_reading_stops_as_soon_as_the_check_raises(memory):
     decoded = []
 
-    def decode(index: int) -> np.ndarray:
+    def decode(index: int) -> Sample:
         decoded.append(index)
         raise MtlError("broken")
 
@@ -124,7 +124,7 @@ def test_reading_stops_as_soon_as_the_check_raises(memory):
 def test_an_image_that_breaks_after_opening_is_an_error():
     broken: set[int] = set()
 
-    def decode(index: int) -> np.ndarray:
+    def decode(index: int) -> Sample:
         if index in broken:
             raise MtlError(f"sample {index} is broken")
         return image(index)
@@ -138,7 +138,7 @@ def test_an_image_that_breaks_after_opening_is_an_error():
 
 
 def test_a_bug_in_a_dataset_does_not_count_as_an_unreadable_image():
-    def decode(index: int) -> np.ndarray:
+    def decode(index: int) -> Sample:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError, match="a bug"):
@@ -191,19 +191,19 @@ def test_processes_of_one_machine_share_half_of_its_memory(monkeypatch):
     ],
 )
 def test_the_size_of_the_cached_images(image_sizes, size, configured, expected):
-    def decode(index: int) -> np.ndarray:
+    def decode(index: int) -> Sample:
         height = image_sizes[index % len(image_sizes)]
-        return np.zeros((height, height + 20, 3), dtype=np.uint8)
+        return Sample(np.zeros((height, height + 20, 3), dtype=np.uint8))
 
     side = None if configured is None else (configured, configured)
     assert cache_size(decode, 1001, (size, size), side) == (expected, expected)
 
 
 def test_unreadable_images_do_not_affect_the_size():
-    def decode(index: int) -> np.ndarray:
+    def decode(index: int) -> Sample:
         if index < 900:
             raise MtlError("broken")
-        return np.zeros((40, 40, 3), dtype=np.uint8)
+        return Sample(np.zeros((40, 40, 3), dtype=np.uint8))
 
     assert cache_size(decode, 1000, (64, 64), None) == (40, 40)
 
@@ -211,9 +211,9 @@ def test_unreadable_images_do_not_affect_the_size():
 def test_the_size_is_found_by_decoding_64_images():
     decoded_indices = []
 
-    def decode(index: int) -> np.ndarray:
+    def decode(index: int) -> Sample:
         decoded_indices.append(index)
-        return np.zeros((40, 40, 3), dtype=np.uint8)
+        return Sample(np.zeros((40, 40, 3), dtype=np.uint8))
 
     cache_size(decode, 10_000, (64, 64), None)
     assert len(decoded_indices) == 64

@@ -69,7 +69,7 @@ def test_two_datasets_are_joined_each_with_its_own_labels():
     assert data.targets["size"].tolist() == [[0.0, 0.0]] * 60 + sizes.tolist()
     assert data.attributes["race"].tolist() == ["x", "y"] * 30 + [""] * 60
     assert data.keys(np.array([0, 60])).tolist() == ["00000", "b00000"]
-    assert numbers_of(data.images.take(np.array([3, 63]))) == [3, 3]
+    assert numbers_of(data.images.take(np.array([3, 63])).images) == [3, 3]
     assert (len(a.indexed), len(b.indexed)) == (1, 1)
     assert data.labeled.all()
 
@@ -100,7 +100,7 @@ def test_a_fitted_task_does_not_change_when_only_test_is_opened():
     assert resolved_again == resolved
     assert set(again.split) == {"test"}
     assert len(again) == 20
-    assert numbers_of(again.images.take(again.split["test"])) == list(range(80, 100))
+    assert numbers_of(again.images.take(again.split["test"]).images) == list(range(80, 100))
     assert again.fingerprint == trained.fingerprint
 
 
@@ -124,7 +124,7 @@ def test_images_on_demand_give_the_same_data():
     on_demand = open_data(run, memory=0).data
     samples = np.arange(100)
     assert type(in_memory.images) is not type(on_demand.images)
-    assert torch.equal(in_memory.images.take(samples), on_demand.images.take(samples))
+    assert torch.equal(in_memory.images.take(samples).images, on_demand.images.take(samples).images)
     assert in_memory.fingerprint == on_demand.fingerprint
 
 

@@ -107,7 +107,7 @@ def test_a_square_crop_is_centered_on_the_landmarks(shared):
     dataset = W300Lp(shared, margin=0.25)
     index = dataset.index()
     np.testing.assert_allclose(index.annotations["box_px"][0], [20, 20, 80, 80], atol=1e-4)
-    image = dataset.decode(index, 0)
+    image = dataset.decode(index, 0).image
     assert image.shape == (60, 60, 3)
     assert (image[0, 0, :2] == [20, 20]).all()
     assert (image[-1, -1, :2] == [79, 79]).all()
@@ -116,11 +116,11 @@ def test_a_square_crop_is_centered_on_the_landmarks(shared):
 def test_a_square_crop_never_leaves_the_image(tmp_path):
     face(tmp_path, "train/a_b_0", points=marks(70, 0, 99, 10))
     dataset = W300Lp(tmp_path, margin=0.5)
-    image = dataset.decode(dataset.index(), 0)
+    image = dataset.decode(dataset.index(), 0).image
     assert image.shape == (58, 58, 3)
     assert (image[0, 0, :2] == [42, 0]).all()
     whole = W300Lp(tmp_path, margin=3.0)
-    assert whole.decode(whole.index(), 0).shape == (100, 100, 3)
+    assert whole.decode(whole.index(), 0).image.shape == (100, 100, 3)
 
 
 def test_hopenets_crop_is_widened_in_its_order_and_black_beyond_the_image(tmp_path):
@@ -133,7 +133,7 @@ def test_hopenets_crop_is_widened_in_its_order_and_black_beyond_the_image(tmp_pa
     x1 += 0.6 * k * abs(x1 - x0)
     y1 += 0.6 * k * abs(y1 - y0)
     np.testing.assert_allclose(index.annotations["box_px"][0], [x0, y0, x1, y1], atol=1e-4)
-    image = dataset.decode(index, 0)
+    image = dataset.decode(index, 0).image
     assert image.shape == (int(y1) - int(y0), int(x1) - int(x0), 3)
     assert not image[: -int(y0)].any()
     assert (image[-int(y0), 0, :2] == [int(x0), 0]).all()
@@ -143,7 +143,7 @@ def test_no_crop_gives_the_whole_image_and_no_box(shared):
     dataset = W300Lp(shared, crop="none")
     index = dataset.index()
     assert list(index.annotations) == ["pose_deg"]
-    assert dataset.decode(index, 0).shape == (100, 100, 3)
+    assert dataset.decode(index, 0).image.shape == (100, 100, 3)
 
 
 def test_incomplete_files_are_counted_by_reason(shared):
@@ -217,7 +217,7 @@ def test_the_real_copy_has_its_known_counts(unpacked):
     people = [set(index.group[index.split == name].tolist()) for name in ("train", "val")]
     assert not people[0] & people[1]
     assert np.abs(index.annotations["pose_deg"]).max() < 70
-    assert dataset.decode(index, 0).shape == (96, 96, 3)
+    assert dataset.decode(index, 0).image.shape == (96, 96, 3)
 
 
 def reader_of(file: Path, table: str) -> Callable[[], Index]:

@@ -83,12 +83,12 @@ def test_images_are_found_at_each_place_and_cropped_to_the_face(tmp_path):
         index = dataset.index()
         assert len(index) == 12
         for i in range(len(index)):
-            assert dataset.decode(index, i).shape == (40, 40, 3), place
-        assert dataset.decode(index, 10)[0, 0, :2].tolist() == [10, 20]
+            assert dataset.decode(index, i).image.shape == (40, 40, 3), place
+        assert dataset.decode(index, 10).image[0, 0, :2].tolist() == [10, 20]
         wide = Affectnet(root, margin=0.25)
-        assert wide.decode(wide.index(), 10).shape == (60, 60, 3)
+        assert wide.decode(wide.index(), 10).image.shape == (60, 60, 3)
         whole = Affectnet(root, crop="none")
-        assert whole.decode(whole.index(), 0).shape == (70, 60, 3)
+        assert whole.decode(whole.index(), 0).image.shape == (70, 60, 3)
 
 
 def test_malformed_csv_rows_are_counted(tmp_path):
@@ -126,7 +126,7 @@ def test_the_npy_release_is_read_from_numbers_or_text(npy_release):
     np.testing.assert_array_equal(index.annotations["valence_arousal"], [[0.5, -0.25]] * 9)
     assert index.skipped.names == {}
     assert index.skipped.notes == {NO_FACE: 1}
-    grays = [round(int(dataset.decode(index, i)[0, 0, 0]), -1) for i in range(9)]
+    grays = [round(int(dataset.decode(index, i).image[0, 0, 0]), -1) for i in range(9)]
     assert grays == [10 * i for i in range(9)]
 
 

@@ -37,7 +37,7 @@ def test_the_square_comes_from_the_complete_landmarks(root):
     dataset = Aflw2000(root, margin=0.25)
     index = dataset.index()
     np.testing.assert_allclose(index.annotations["box_px"][0], [20, 20, 80, 80], atol=1e-4)
-    assert dataset.decode(index, 0).shape == (60, 60, 3)
+    assert dataset.decode(index, 0).image.shape == (60, 60, 3)
 
 
 def test_hopenets_crop_takes_points_that_are_minus_one_as_they_are(root):
@@ -49,7 +49,7 @@ def test_hopenets_crop_takes_points_that_are_minus_one_as_they_are(root):
     x1 += 2 * k * abs(x1 - x0)
     y1 += 0.6 * k * abs(y1 - y0)
     np.testing.assert_allclose(index.annotations["box_px"][0], [x0, y0, x1, y1], atol=1e-4)
-    assert dataset.decode(index, 0).shape == (int(y1) - int(y0), int(x1) - int(x0), 3)
+    assert dataset.decode(index, 0).image.shape == (int(y1) - int(y0), int(x1) - int(x0), 3)
 
 
 def test_a_face_without_its_mat_file_is_counted(root):
@@ -76,6 +76,6 @@ def test_the_16_real_faces_are_inside_their_crops(unpacked):
         assert (points[0] <= x1).all()
         assert (points[1] >= y0).all()
         assert (points[1] <= y1).all()
-        h, w, _ = dataset.decode(index, i).shape
+        h, w, _ = dataset.decode(index, i).image.shape
         assert h == w
         assert abs(h - (x1 - x0)) < 2

@@ -106,11 +106,11 @@ def test_the_crop_is_centered_on_the_projected_head(tmp_path):
     center = np.array([320, 240.5]) + 517.679 * np.array([-0.425, -0.27])
     half = 517.679 * 0.05
     np.testing.assert_allclose(index.annotations["box_px"][0], [*(center - half), *(center + half)])
-    image = dataset.decode(index, 0)
+    image = dataset.decode(index, 0).image
     assert image.shape == (51, 51, 3)
     assert np.abs(image[25, 25, :2] - center).max() < 2
     whole = Biwi(tmp_path, crop="none")
-    assert whole.decode(whole.index(), 0).shape == (200, 200, 3)
+    assert whole.decode(whole.index(), 0).image.shape == (200, 200, 3)
 
 
 def test_broken_pose_files_and_calibrations_are_counted(videos):
@@ -160,7 +160,7 @@ def test_an_npz_copy_is_bgr_with_yaw_pitch_roll(tmp_path):
     dataset = Biwi(tmp_path / "biwi.npz")
     index = dataset.index()
     assert index.annotations["pose_deg"].tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert dataset.decode(index, 1)[0, 0].tolist() == [30, 0, 10]
+    assert dataset.decode(index, 1).image[0, 0].tolist() == [30, 0, 10]
     assert index.skipped.names == {"a pose that holds no numbers": ["row 00002"]}
 
 

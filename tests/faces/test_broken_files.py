@@ -52,7 +52,7 @@ def index_and_decode(dataset) -> None:
         return
     for i in range(len(index)):
         try:
-            image = dataset.decode(index, i)
+            image = dataset.decode(index, i).image
         except MtlError:
             continue
         assert image.ndim == 3

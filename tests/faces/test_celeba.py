@@ -64,7 +64,7 @@ def test_the_tables_may_be_in_the_folders_of_the_release(tmp_path):
     (tmp_path / "img_align_celeba").rename(tmp_path / "Img" / "img_align_celeba")
     dataset = Celeba(tmp_path)
     index = dataset.index()
-    grays = [round(int(dataset.decode(index, i)[0, 0, 0]), -1) for i in range(4)]
+    grays = [round(int(dataset.decode(index, i).image[0, 0, 0]), -1) for i in range(4)]
     assert grays == [0, 10, 20, 30]
 
 

@@ -65,7 +65,7 @@ def test_every_sample_decodes_to_its_own_image(folders):
     dataset = Fer2013(folders)
     index = dataset.index()
     for i, key in enumerate(index.keys):
-        image = dataset.decode(index, i)
+        image = dataset.decode(index, i).image
         assert image.shape == (48, 48, 3)
         expected = 10 * ORDER.index(key.split("/")[1]) + int(key[-5])
         assert np.abs(image.astype(int) - expected).max() <= 1
@@ -152,7 +152,7 @@ def test_the_csv_release_is_read_row_by_row(tmp_path):
     assert index.split.tolist() == ["train", "val", "test"] * 7
     assert index.keys[:2].tolist() == ["row 00000", "row 00001"]
     for i in (0, 7, 20):
-        image = dataset.decode(index, i)
+        image = dataset.decode(index, i).image
         assert image.shape == (48, 48, 3)
         for channel in range(3):
             np.testing.assert_array_equal(image[..., channel], pixels(i).reshape(48, 48))
@@ -269,4 +269,4 @@ def test_the_real_dataset_loads_with_a_tenth_of_its_labels(unpacked):
     for row in data.split["train"][:: 2584 // 16]:
         path = unpacked("fer2013") / "fer2013" / str(data.keys(np.array([row]))[0])
         expected = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
-        np.testing.assert_array_equal(data.images.take(np.array([row]))[0].numpy(), expected)
+        np.testing.assert_array_equal(data.images.take(np.array([row])).images[0].numpy(), expected)

@@ -86,7 +86,7 @@ def test_majority_equals_the_authors_rule_on_random_votes(tmp_path):
 def test_images_come_from_the_folders_or_from_the_rows_of_fer2013_csv(folders, with_csv):
     for dataset in (Ferplus(folders), Ferplus(with_csv)):
         index = dataset.index()
-        gray = [int(dataset.decode(index, i)[0, 0, 0]) for i in range(len(index))]
+        gray = [int(dataset.decode(index, i).image[0, 0, 0]) for i in range(len(index))]
         assert gray == [10 * i for i in (0, 1, 3, 4, 5, 6, 7)]
 
 

@@ -41,7 +41,7 @@ def test_the_list_gives_emotions_and_splits_and_the_annotation_gives_people(rele
 def test_every_sample_decodes_to_its_own_image(release):
     dataset = Rafdb(release)
     index = dataset.index()
-    grays = [round(int(dataset.decode(index, i)[0, 0, 0]), -1) for i in range(9)]
+    grays = [round(int(dataset.decode(index, i).image[0, 0, 0]), -1) for i in range(9)]
     assert grays == [10 * i for i in range(9)]
 
 
@@ -52,7 +52,7 @@ def test_original_images_are_read_without_aligned_ones(release):
     dataset = Rafdb(release)
     index = dataset.index()
     assert index.keys[0] == "Image/original/train_00001.jpg"
-    assert dataset.decode(index, 0).shape == (20, 24, 3)
+    assert dataset.decode(index, 0).image.shape == (20, 24, 3)
 
 
 def test_without_the_manual_annotation_there_is_no_gender(release):

@@ -36,7 +36,7 @@ def test_annotations_are_the_labels_of_the_decoded_face() -> None:
     assert index.annotations["emotion"][33] == list(Emotion)[int(exact.emotion)]
     assert index.annotations["gender"][33] == ("male", "female")[int(exact.gender)]
     assert index.annotations["pose_deg"][33].tolist() == exact.pose_deg[0].tolist()
-    image = SMALL.decode(index, 33)
+    image = SMALL.decode(index, 33).image
     assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
     alone = render(torch.tensor([33]), 32, 0)[0].permute(1, 2, 0).numpy()
     assert np.abs(image.astype(int) - alone.astype(int)).max() <= 1
@@ -47,7 +47,7 @@ def test_test_faces_do_not_depend_on_the_number_of_training_faces() -> None:
     one, other = SMALL.index(), more.index()
     assert one.keys[80:].tolist() == other.keys[100:].tolist()
     assert np.array_equal(one.annotations["pose_deg"][80:], other.annotations["pose_deg"][100:])
-    assert np.array_equal(SMALL.decode(one, 85), more.decode(other, 105))
+    assert np.array_equal(SMALL.decode(one, 85).image, more.decode(other, 105).image)
 
 
 def test_no_test_face_is_a_training_face() -> None:
@@ -57,18 +57,18 @@ def test_no_test_face_is_a_training_face() -> None:
 
 def test_threads_get_the_same_images_as_one_reader() -> None:
     index = SMALL.index()
-    alone = [SMALL.decode(index, i) for i in range(120)]
+    alone = [SMALL.decode(index, i).image for i in range(120)]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda i: SMALL.decode(index, i), reversed(range(120))))
+        together = list(pool.map(lambda i: SMALL.decode(index, i).image, reversed(range(120))))
     assert all(np.array_equal(a, b) for a, b in zip(alone, reversed(together)))
 
 
 def test_editing_a_decoded_image_does_not_change_the_next() -> None:
     index = SMALL.index()
-    first = SMALL.decode(index, 1)
+    first = SMALL.decode(index, 1).image
     before = first.copy()
     first[:] = 0
-    assert np.array_equal(SMALL.decode(index, 1), before)
+    assert np.array_equal(SMALL.decode(index, 1).image, before)
 
 
 def test_impossible_sizes_are_refused() -> None:

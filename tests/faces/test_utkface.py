@@ -56,7 +56,7 @@ def test_every_sample_decodes_to_its_own_image(root):
     dataset = Utkface(root)
     index = dataset.index()
     for i, key in enumerate(index.keys.tolist()):
-        assert abs(int(dataset.decode(index, i)[0, 0, 0]) - 20 * NAMES.index(key)) <= 1
+        assert abs(int(dataset.decode(index, i).image[0, 0, 0]) - 20 * NAMES.index(key)) <= 1
 
 
 def test_a_root_without_such_images_is_an_error(tmp_path):

@@ -584,7 +584,7 @@ WITNESS = """
 import numpy as np
 from attrs import frozen
 from pathlib import Path
-from mtlcore import Dataset, Index, hookimpl
+from mtlcore import Dataset, Index, Sample, hookimpl
 
 @frozen
 class Witness(Dataset):
@@ -596,7 +596,7 @@ class Witness(Dataset):
         return Index(samples.astype(str), {"quarter": np.array(["a", "b"])[samples % 2]})
 
     def decode(self, index, i):
-        return np.zeros((16, 16, 3), dtype=np.uint8)
+        return Sample(np.zeros((16, 16, 3), dtype=np.uint8))
 
 @hookimpl
 def mtl_components():

@@ -24,6 +24,8 @@ SHAPE = "view_has_its_shape"
 REPEATABLE = "same_draws_same_view"
 FINISHED = "finish_keeps_shape_and_range"
 ROUNDING = 1e-5  # interpolation of white gives 1.0000001
+FIRST_ID = 2**40  # of a mask: floats can't hold the next ones exactly
+DISC_PX = 4
 
 AUGMENTATION_CHECKS = Group()
 
@@ -236,6 +238,31 @@ def matrix_and_warp_agree(subject: AugmentationSubject, drawn: Drawn) -> None:
     require(error.numel() > 0, "no pixel of the view is inside the raw image")
     largest = float(error.max())
     require(largest < 0.1, f"a pixel is {largest:.3g} raw pixels from its matrix's place")
+
+
+@AUGMENTATION_CHECKS.check(
+    "geometry",
+    why="a landmark beside its pixel, or a mask that lost its ids, teaches wrong places.",
+    mend="Return Geometry.affine(matrix, size): masks follow its warp, and points its matrix.",
+    needs="matrix_and_warp_agree",
+    capability="affine",
+)
+def marked_pixels_keep_their_mask_and_point(subject: AugmentationSubject, drawn: Drawn) -> None:
+    """The middle of a disc, moved as a point, lies in the disc, moved as a mask."""
+    middle = (0.3 + 0.4 * drawn.rng("middle").rand(drawn.samples, 2)) * drawn.size
+    number = FIRST_ID + torch.arange(drawn.samples)
+    away = coordinates(drawn.samples, drawn.size, drawn.size) - middle[:, :, None, None]
+    disc = torch.where(away.norm(dim=1) < DISC_PX, number[:, None, None], 0)
+
+    geometry = geometry_of(subject.drawn(drawn))
+    moved = geometry.warp(disc)
+    x, y = geometry.points(middle[:, None])[:, 0].unbind(1)
+    require(not bool(x.isnan().any()), "points become unknown")
+    size = moved.shape[-1]
+    inside = (x >= 1) & (x < size - 1) & (y >= 1) & (y < size - 1)
+    found = moved[inside, y[inside].long(), x[inside].long()]
+    wrong = int((found != number[inside]).sum())
+    require(not wrong, f"{wrong} of {len(found)} points lie outside of their masks")
 
 
 @AUGMENTATION_CHECKS.check(

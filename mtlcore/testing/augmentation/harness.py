@@ -56,9 +56,11 @@ def expected_images(view: View, raw: Tensor) -> Tensor:
     moved = geometry_of(view).warp(raw.float() / 255, "bilinear")
     if view.mix is None:
         return moved
-    partner, own = view.mix
-    share = own[:, None, None, None]
-    return moved * share + moved[partner] * (1 - share)
+    other = moved[view.mix.partner]
+    if view.mix.region is not None:
+        return torch.where(view.mix.region, other, moved)
+    share = view.mix.share[:, None, None, None]
+    return moved * share + other * (1 - share)
 
 
 def require_in_place(images: Tensor, wanted: Tensor, least: float) -> None:

@@ -8,15 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ...contracts import Categories, Column, Dataset, Index
+from ...contracts import Categories, Column, Dataset, Index, Sample
 from ...contracts.columns import describe, is_keys, is_numbers
+from ...data.aligned import columns_of, decode_sample
 from ...errors import MtlError
 from ..common import COMMON
 from ..generators import require_no_global_draws
 from ..kit import CheckList, Group
 from ..requirements import require
 from ..subject import batches
-from .harness import DatasetSubject, columns, require_image
+from .harness import DatasetSubject, columns, copied, invert, require_sample, same
 
 INDEXED = "index_holds_samples"
 DECODES = "decodes_images"
@@ -52,21 +53,20 @@ def keys_are_unique_names(subject: DatasetSubject) -> None:
     """`keys` is (N,) text without duplicates."""
     keys = subject.index.keys
     require(is_keys(keys), f"keys is {describe(keys)}")
-    names, counts = np.unique(keys, return_counts=True)
-    most = int(counts.max())
-    require(most == 1, f"{str(names[counts.argmax()])!r} occurs {most} times")
-    require("" not in names, "a key is empty")
+    key, times = keys.repeated() or ("", 1)
+    require(times == 1, f"{key!r} occurs {times} times")
+    require(bool((np.diff(keys.starts) > 0).all()), "a key is empty")
 
 
 @DATASET_CHECKS.check(
     "index",
     why="values would belong to the wrong images.",
-    mend="Give each annotation, attribute, split and group one value for each key.",
+    mend="Give each annotation, attribute, split, group and presence one value for each key.",
     needs=INDEXED,
     core=True,
 )
 def columns_have_equal_length(subject: DatasetSubject) -> None:
-    """Annotations, attributes, split and group have one value for each sample."""
+    """All columns of the index have one value for each sample."""
     n = len(subject.index)
     lengths = {name: len(values) for name, values in columns(subject.index).items()}
     wrong = {name: length for name, length in lengths.items() if length != n}
@@ -99,7 +99,7 @@ def annotations_are_names_or_numbers(subject: DatasetSubject) -> None:
 def split_group_and_attributes_are_names(subject: DatasetSubject) -> None:
     """`split`, `group` and each attribute are (N,) text."""
     for name, values in columns(subject.index).items():
-        if not name.startswith("annotation"):
+        if not name.startswith(("annotation", "presence")):
             require(isinstance(values, Categories), f"{name} is {describe(values)}")
 
 
@@ -145,14 +145,50 @@ def a_missing_root_raises_mtl_error(subject: DatasetSubject) -> None:
 @DATASET_CHECKS.check(
     "images",
     why="the image cache stores uint8 RGB. Other images are refused, or have wrong colors.",
-    mend="Return (H, W, 3) uint8 RGB. `mtlcore.read_image` does so for all common formats.",
+    mend="Return Sample(image), with (H, W, 3) uint8 RGB. `mtlcore.read_image` reads it from all "
+    "common formats.",
     needs=INDEXED,
     core=True,
 )
 def decodes_images(subject: DatasetSubject) -> None:
-    """The first, the last and some other samples decode to contiguous (H, W, 3) uint8 arrays."""
+    """The first, the last and some others decode to Samples with (H, W, 3) uint8 images."""
     for sample in subject.samples:
-        require_image(subject.decode(sample), sample)
+        require_sample(subject.decode(sample), sample)
+
+
+@DATASET_CHECKS.check(
+    "maps and points",
+    why="labels are counted by the index, before anything is decoded.",
+    mend="Declare in `Index.maps` and `Index.points` what `decode` returns: which samples have it, "
+    "dtype, channels, number of points.",
+    needs=(DECODES, "columns_have_equal_length"),
+    core=True,
+)
+def maps_and_points_are_as_declared(subject: DatasetSubject) -> None:
+    """Each decoded sample has the maps and points that the index declares, in the same form."""
+    for name, column in columns_of(subject.index).items():
+        valid = isinstance(column.present, np.ndarray) and column.present.dtype == bool
+        require(valid, f"the presence of {name!r} is {describe(column.present)}")
+    for sample in subject.samples:
+        try:
+            decode_sample(subject.component, subject.index, sample)
+        except MtlError as error:
+            raise AssertionError(str(error)) from error
+
+
+@DATASET_CHECKS.check(
+    "maps and points",
+    why="a task reads a label by its name alone.",
+    mend="Give annotations, maps and points different names.",
+    needs=INDEXED,
+    core=True,
+)
+def labels_have_different_names(subject: DatasetSubject) -> None:
+    """No annotation, map or kind of points has the name of another."""
+    index = subject.index
+    names = [*index.annotations, *index.maps, *index.points]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    require(not repeated, f"several labels have the name {', '.join(repeated)}")
 
 
 @DATASET_CHECKS.check(
@@ -166,8 +202,8 @@ def samples_decode_in_any_order(subject: DatasetSubject) -> None:
     """Decoded forwards, backwards and twice, each sample gives the same image."""
     first = _decode_all(subject)
     for sample in [*reversed(subject.samples), subject.samples[0], subject.samples[0]]:
-        same = np.array_equal(subject.decode(sample), first[sample])
-        require(same, f"sample {sample} gives another image")
+        is_same = same(subject.decode(sample), first[sample])
+        require(is_same, f"sample {sample} gives another image, map or points")
 
 
 @DATASET_CHECKS.check(
@@ -179,12 +215,11 @@ def samples_decode_in_any_order(subject: DatasetSubject) -> None:
 def decoded_images_are_independent_copies(subject: DatasetSubject) -> None:
     """Changing a decoded image does not change the next decoding of its sample."""
     sample = subject.samples[0]
-    image = subject.decode(sample)
-    original = image.copy()
-    if image.flags.writeable:
-        image[:] = 255 - image
-    same = np.array_equal(subject.decode(sample), original)
-    require(same, f"sample {sample} shows the caller's changes")
+    decoded = subject.decode(sample)
+    original = copied(decoded)
+    invert(decoded)
+    is_same = same(subject.decode(sample), original)
+    require(is_same, f"sample {sample} shows the caller's changes")
 
 
 @DATASET_CHECKS.check(
@@ -199,9 +234,9 @@ def threads_decode_the_same(subject: DatasetSubject) -> None:
     alone = _decode_all(subject)
     samples = subject.samples * 8
     with ThreadPoolExecutor(8) as pool:
-        for sample, image in zip(samples, pool.map(subject.decode, samples)):
-            same = np.array_equal(image, alone[sample])
-            require(same, f"sample {sample} gives another image in a thread")
+        for sample, decoded in zip(samples, pool.map(subject.decode, samples)):
+            is_same = same(decoded, alone[sample])
+            require(is_same, f"sample {sample} gives another image in a thread")
 
 
 @DATASET_CHECKS.check(
@@ -216,11 +251,11 @@ def a_copy_decodes_the_same(subject: DatasetSubject) -> None:
         pickle.dumps((subject.component, subject.index))
     )
     for sample in subject.samples:
-        same = np.array_equal(subject.decode(sample), subject.decode(sample, *pickled))
-        require(same, f"sample {sample} differs")
+        is_same = same(subject.decode(sample), subject.decode(sample, *pickled))
+        require(is_same, f"sample {sample} differs")
     deep = copy.deepcopy(subject.component)
-    same = np.array_equal(subject.decode(0), subject.decode(0, deep))
-    require(same, "sample 0 of the deep copy differs")
+    is_same = same(subject.decode(0), subject.decode(0, deep))
+    require(is_same, "sample 0 of the deep copy differs")
 
 
 @DATASET_CHECKS.check(
@@ -236,10 +271,10 @@ def unreadable_images_raise_mtl_error(subject: DatasetSubject) -> None:
         for file in files:
             file.write_bytes(b"")
         try:
-            image = component.decode(index, 0)
+            decoded = component.decode(index, 0)
         except MtlError:
             return
-        require_image(image, 0)
+        require_sample(decoded, 0)
 
 
 # ----------------------------------------------------------------------------------- side effects
@@ -266,7 +301,7 @@ def leaves_the_data_folder_unchanged(subject: DatasetSubject) -> None:
     "side effects",
     why="a dataset that uses a global generator disturbs other code.",
     mend="Use your own generator with a fixed seed.",
-    needs="index_is_repeatable",
+    needs=("index_is_repeatable", DECODES),
     core=True,
 )
 def leaves_global_generators_alone(subject: DatasetSubject) -> None:
@@ -278,8 +313,8 @@ def leaves_global_generators_alone(subject: DatasetSubject) -> None:
 # ---------------------------------------------------------------------------------------- helpers
 
 
-def _decode_all(subject: DatasetSubject) -> dict[int, np.ndarray]:
-    return {sample: subject.decode(sample).copy() for sample in subject.samples}
+def _decode_all(subject: DatasetSubject) -> dict[int, Sample]:
+    return {sample: copied(subject.decode(sample)) for sample in subject.samples}
 
 
 def _are_equal(values: Column, others: Column) -> bool:

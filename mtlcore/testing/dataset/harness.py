@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import tempfile
@@ -14,7 +15,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from ...contracts import Column, Dataset, Index
+from ...contracts import Column, Dataset, Index, Sample
+from ...data.aligned import columns_of
 from ..requirements import Skip, require
 from ..subject import Subject
 
@@ -33,13 +35,16 @@ class DatasetSubject(Subject[Dataset]):
 
     @cached_property
     def samples(self) -> list[int]:
-        """The first sample, the last one, and some between."""
+        """The first sample, the last one, some between, and one with each map and points."""
         spread = np.linspace(0, len(self.index) - 1, DECODED)
-        return sorted({int(sample) for sample in spread})
+        found = {int(sample) for sample in spread}
+        for column in columns_of(self.index).values():
+            found.update(np.flatnonzero(column.present)[:1].tolist())
+        return sorted(found)
 
     def decode(
         self, sample: int, component: Dataset | None = None, index: Index | None = None
-    ) -> np.ndarray:
+    ) -> Sample:
         return (component or self.component).decode(index or self.index, sample)
 
     @cached_property
@@ -120,10 +125,47 @@ def columns(index: Index) -> dict[str, Column]:
     found: dict[str, Column] = {}
     found |= {f"annotation {name!r}": values for name, values in index.annotations.items()}
     found |= {f"attribute {name!r}": values for name, values in index.attributes.items()}
+    for name, column in columns_of(index).items():
+        found[f"presence of {name!r}"] = column.present
     for name, values in (("split", index.split), ("group", index.group)):
         if values is not None:
             found[name] = values
     return found
+
+
+def same(one: Sample, other: Sample) -> bool:
+    """Whether two samples have equal images, maps and points."""
+    a, b = _arrays(one), _arrays(other)
+    if a.keys() != b.keys():
+        return False
+    return all(np.array_equal(a[name], b[name], equal_nan=a[name].dtype.kind == "f") for name in a)
+
+
+def copied(sample: Sample) -> Sample:
+    """A sample with copies of all its arrays."""
+    return copy.deepcopy(sample)
+
+
+def _arrays(sample: Sample) -> dict[str, np.ndarray]:
+    found = {"image": sample.image}
+    found |= {f"map {name!r}": pixels for name, pixels in sample.maps.items()}
+    found |= {f"points {name!r}": points for name, points in sample.points.items()}
+    return found
+
+
+def invert(sample: Sample) -> None:
+    """Change every array of a sample in place, unless it is read-only."""
+    for array in _arrays(sample).values():
+        if array.flags.writeable:
+            array[:] = ~array if array.dtype.kind in "bu" else -1 - array
+
+
+def require_sample(decoded: object, sample: int) -> None:
+    """Require a Sample whose image is a contiguous (H, W, 3) uint8 array."""
+    found = type(decoded).__name__
+    require(isinstance(decoded, Sample), f"sample {sample} decodes to {found}")
+    assert isinstance(decoded, Sample)
+    require_image(decoded.image, sample)
 
 
 def require_image(image: object, sample: int) -> None:
@@ -140,9 +182,9 @@ def require_image(image: object, sample: int) -> None:
 
 def _copy(path: Path, folder: Path) -> Path:
     folder.mkdir()
-    copy = folder / path.name
+    target = folder / path.name
     if path.is_dir():
-        shutil.copytree(path, copy)
+        shutil.copytree(path, target)
     else:
-        shutil.copy2(path, copy)
-    return copy
+        shutil.copy2(path, target)
+    return target

@@ -56,7 +56,7 @@ def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) ->
         require(warped == size, f"view {i} is {size}, its geometry makes {warped}")
         if view.mix is not None:
             # MOVING mixes nothing, so the pretext did: its partners' pixels are there too.
-            expected = torch.maximum(expected, expected[view.mix[0]])
+            expected = torch.maximum(expected, expected[view.mix.partner])
 
         around = 2 * EDGE_PX + 1
         untouched = F.max_pool2d(expected, around, 1, EDGE_PX) < 1e-3

@@ -118,7 +118,7 @@ def metrics_do_not_depend_on_batches(subject: TaskSubject) -> None:
 )
 def draws_an_image(subject: TaskSubject) -> None:
     """`draw` returns an image of the same shape, in [0, 1]."""
-    image = patterns(1, 64, 0)[0].float() / 255
+    image = patterns(1, subject.drawing_size, 0)[0].float() / 255
     for prediction in subject.task.as_answer(subject.truth(3)):
         drawn = subject.task.draw(image.clone(), prediction)
         require_shape(drawn, tuple(image.shape), "the drawing")
@@ -133,7 +133,7 @@ def draws_an_image(subject: TaskSubject) -> None:
 )
 def drawing_leaves_its_image_unchanged(subject: TaskSubject) -> None:
     """`draw` does not edit its image."""
-    image = patterns(1, 64, 0)[0].float() / 255
+    image = patterns(1, subject.drawing_size, 0)[0].float() / 255
     before = image.clone()
     subject.task.draw(image, subject.task.as_answer(subject.truth(1))[0])
     require(torch.equal(image, before), "it is edited in place")

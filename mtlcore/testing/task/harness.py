@@ -3,6 +3,9 @@
 If the task has `examples(n, rng) -> Annotation`, its annotations come from there. Otherwise the
 harness tries names, then numbers of several shapes, until `fit` and `target` accept some.
 
+An `AlignedTask` has no annotations. Its targets come from `examples(n, size, rng)`, or the harness
+tries class maps, then maps of floats, until the head has a loss for them.
+
 Shapes: N samples, targets (N, ...).
 """
 
@@ -16,9 +19,10 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ...contracts import Annotation, BuildContext, Features, Head, SupervisedTask
+from ...contracts import AlignedTask, Annotation, BuildContext, Features, Head, SupervisedTask
 from ...geometry import Geometry, similarity
 from ...model.inference import SharedEncoder
 from ...networks import losses_in_fp32
@@ -48,6 +52,7 @@ SHAPES: tuple[tuple[int, ...], ...] = (
 """Shapes of numbers that the harness tries."""
 
 Maker = Callable[[int, Rng], Annotation]
+AlignedMaker = Callable[[int, tuple[int, int], Rng], Tensor]
 
 
 class TaskSubject(Subject[SupervisedTask]):
@@ -68,7 +73,8 @@ class TaskSubject(Subject[SupervisedTask]):
         cls: Any = self.cls
         fitted = {f.alias: getattr(self.task, f.name) for f in attrs.fields(cls) if f.init}
         other = TaskSubject(self.name, reload(self.cls), fitted, self.catalog)
-        other.maker = self.maker
+        if not self.is_aligned:
+            other.maker = self.maker
         other.task = other.component
         return other
 
@@ -78,10 +84,50 @@ class TaskSubject(Subject[SupervisedTask]):
     @cached_property
     def task(self) -> SupervisedTask:
         """The fitted task."""
+        if self.is_aligned:
+            return self.component
         return self.component.fit(self.annotation())
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether its labels are maps or points, which come with each batch."""
+        return isinstance(self.component, AlignedTask)
+
+    def require_annotations(self) -> None:
+        if self.is_aligned:
+            raise Skip("its labels are maps or points: it reads no annotations")
+
+    def maps_or_points(self, n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
+        """(n, ...) targets of an aligned task, for images of `size` (h, w)."""
+        return self._aligned_maker(n, size, KeyedRng((seed,))("annotation"))
+
+    @cached_property
+    def _aligned_maker(self) -> AlignedMaker:
+        own: AlignedMaker | None = getattr(self.component, "examples", None)
+        if own:
+            return own
+        return next(filter(self._has_a_loss, _ALIGNED), _class_maps)
+
+    def _has_a_loss(self, make: AlignedMaker) -> bool:
+        target = make(2, (SIZE, SIZE), KeyedRng((0,))("annotation"))
+        images = patterns(2, SIZE, 0).float() / 255
+        try:
+            with seeded(0):
+                encoder = SharedEncoder(ToyEncoder(), (SIZE, SIZE)).eval()
+                head = self.task.build(BuildContext(encoder.info, encoder, {})).eval()
+            return len(self.loss(head, head(encoder(images)), target)) == 2
+        except Exception:  # noqa: BLE001 - a candidate may fail in any way
+            return False
+
+    def moved(self, target: Tensor, geometry: Geometry) -> Tensor:
+        """The moved targets, without their shares."""
+        moved = self.task.move(target, geometry)
+        return moved if isinstance(moved, Tensor) else moved[0]
 
     def truth(self, n: int, seed: int = 0) -> Tensor:
         """(n, ...) targets of labeled samples."""
+        if self.is_aligned:
+            return self.maps_or_points(n, (SIZE, SIZE), seed)
         # Not every annotation need be a label. Four times as many leave enough.
         target, present = self.task.target(self.annotation(4 * n, seed))
         return target[present][:n]
@@ -89,8 +135,15 @@ class TaskSubject(Subject[SupervisedTask]):
     @cached_property
     def size(self) -> int:
         """The image size in pixels: that of the targets if they are images."""
+        if self.is_aligned:
+            return SIZE
         shape = self.truth(1).shape
         return int(shape[-1]) if len(shape) == 4 else SIZE
+
+    @property
+    def drawing_size(self) -> int:
+        """The size in pixels of the images that predictions are drawn on."""
+        return SIZE if self.is_aligned else 64
 
     @cached_property
     def encoder(self) -> SharedEncoder:
@@ -186,6 +239,31 @@ def missing(annotation: Annotation) -> Annotation:
     """The same number of missing annotations: "" or NaN."""
     value = "" if reads_names(annotation) else np.nan
     return np.full_like(annotation, value)
+
+
+def absent(target: Tensor) -> Tensor:
+    """The same number of targets of samples without a label: zeros, or NaN for points."""
+    is_points = target.ndim == 3 and target.is_floating_point() and target.shape[-1] == 2
+    return torch.full_like(target, torch.nan if is_points else 0)
+
+
+def _class_maps(n: int, size: tuple[int, int], rng: Rng) -> Tensor:
+    """Two classes, in blocks of a quarter of the image."""
+    blocks = rng.randint(2, n * 16).view(n, 1, 4, 4).float()
+    return F.interpolate(blocks, size)[:, 0].long()
+
+
+def _float_maps(n: int, size: tuple[int, int], rng: Rng, channels: int) -> Tensor:
+    """Unit vectors, in blocks of a quarter of the image."""
+    blocks = rng.randn(n, channels, 4, 4)
+    return F.interpolate(F.normalize(blocks, dim=1), size)
+
+
+_ALIGNED: tuple[AlignedMaker, ...] = (
+    _class_maps,
+    partial(_float_maps, channels=1),
+    partial(_float_maps, channels=3),
+)
 
 
 def _names(n: int, rng: Rng) -> Annotation:

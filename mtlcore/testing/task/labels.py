@@ -33,6 +33,7 @@ HEAD_CHECKS = Group()
 )
 def returns_targets_and_presence(subject: TaskSubject) -> None:
     """N annotations give N targets (float32, int64 or bool) and (N,) bool: which are labels."""
+    subject.require_annotations()
     annotation = subject.annotation()
     n = len(annotation)
     target, present = subject.component.fit(annotation).target(annotation)
@@ -54,6 +55,7 @@ def returns_targets_and_presence(subject: TaskSubject) -> None:
 )
 def fitting_twice_changes_nothing(subject: TaskSubject) -> None:
     """A fitted task has the same class, and fitting it to other samples does not change it."""
+    subject.require_annotations()
     require(type(subject.task) is subject.cls, f"fit returns {type(subject.task).__name__}")
     again = subject.task.fit(subject.annotation(seed=1)[:20])
     require(again == subject.task, f"{subject.task!r} becomes {again!r}")
@@ -80,6 +82,7 @@ def fitted_task_survives_a_toml_round_trip(subject: TaskSubject) -> None:
 )
 def leaves_annotations_unchanged(subject: TaskSubject) -> None:
     """Neither `fit` nor `target` edits the annotations."""
+    subject.require_annotations()
     annotation = subject.annotation()
     before = annotation.tobytes()
     subject.component.fit(annotation).target(annotation)
@@ -96,6 +99,7 @@ def leaves_annotations_unchanged(subject: TaskSubject) -> None:
 )
 def missing_annotations_are_absent(subject: TaskSubject) -> None:
     """Samples with the annotation "" or NaN are absent; the others do not change."""
+    subject.require_annotations()
     annotation = subject.annotation(12)
     target_before, present_before = subject.task.target(annotation)
     annotation = _with_missing(annotation)
@@ -119,6 +123,7 @@ def missing_annotations_are_absent(subject: TaskSubject) -> None:
 )
 def absent_samples_hold_zeros(subject: TaskSubject) -> None:
     """The targets of absent samples are zeros."""
+    subject.require_annotations()
     target, present = subject.task.target(_with_missing(subject.annotation(12)))
     absent = target[~present]
     found = absent.flatten()[:4].tolist()
@@ -135,6 +140,7 @@ def absent_samples_hold_zeros(subject: TaskSubject) -> None:
 )
 def unknown_names_are_absent(subject: TaskSubject) -> None:
     """A sample with an unknown class is absent."""
+    subject.require_annotations()
     annotation = subject.annotation(6)
     if not reads_names(annotation):
         raise Skip("it reads numbers")

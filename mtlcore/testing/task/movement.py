@@ -7,12 +7,13 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ...geometry import Geometry
 from ..kit import Group
-from ..requirements import require, require_finite, require_shape
+from ..requirements import Skip, require, require_finite, require_shape, require_unit_range
 from ..subject import Drawn
 from .decoding import DECODES
-from .harness import TaskSubject, relative_error
-from .labels import TARGETS
+from .harness import SIZE, TaskSubject, absent, relative_error
+from .labels import HEAD, TARGETS
 
 UNMOVED = "unmoved_images_keep_their_labels"
 MIRRORED_TWICE = "mirroring_twice_changes_nothing"
@@ -30,7 +31,7 @@ MOVEMENT_CHECKS = Group()
 def unmoved_images_keep_their_labels(subject: TaskSubject, drawn: Drawn) -> None:
     """The identity keeps targets, with their shape and dtype."""
     target = subject.truth(drawn.samples, drawn.seed)
-    moved = subject.task.move(target, subject.movement(drawn.samples))
+    moved = subject.moved(target, subject.movement(drawn.samples))
     _require_close(moved, target, "unmoved")
 
 
@@ -45,7 +46,7 @@ def move_leaves_targets_unchanged(subject: TaskSubject) -> None:
     """`move` does not edit its targets."""
     target = subject.truth(4)
     before = target.clone()
-    subject.task.move(target, subject.movement(4, 90, mirrored=True))
+    subject.moved(target, subject.movement(4, 90, mirrored=True))
     require(torch.equal(target, before), "they are edited in place")
 
 
@@ -61,8 +62,8 @@ def mirroring_twice_changes_nothing(subject: TaskSubject, drawn: Drawn) -> None:
     """Moving targets by a mirror twice restores them."""
     target = subject.truth(drawn.samples, drawn.seed)
     mirror = subject.movement(drawn.samples, mirrored=True)
-    once = subject.task.move(target, mirror)
-    _require_close(subject.task.move(once, mirror), target, "mirrored twice")
+    once = subject.moved(target, mirror)
+    _require_close(subject.moved(once, mirror), target, "mirrored twice")
 
 
 @MOVEMENT_CHECKS.check(
@@ -74,14 +75,14 @@ def mirroring_twice_changes_nothing(subject: TaskSubject, drawn: Drawn) -> None:
 )
 def movements_compose(subject: TaskSubject) -> None:
     """Two movements in turn have the effect of their product (quarter turns and mirrors)."""
-    target, task = subject.truth(4), subject.task
+    target = subject.truth(4)
     movements = [(90.0, False), (180.0, False), (0.0, True), (90.0, True)]
     for one, other in product(movements, movements):
         first, second = subject.movement(4, *one), subject.movement(4, *other)
         matrix, steps = second.matrix @ first.matrix, first.steps + second.steps
         composed = type(first)(matrix, steps)
-        in_turn = task.move(task.move(target, first), second)
-        at_once = task.move(target, composed)
+        in_turn = subject.moved(subject.moved(target, first), second)
+        at_once = subject.moved(target, composed)
         _require_close(in_turn, at_once, f"(turn, mirror) {one}, then {other}")
 
 
@@ -93,12 +94,81 @@ def movements_compose(subject: TaskSubject) -> None:
     core=True,
 )
 def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
-    """Targets of zeros stay finite under turns and mirrors."""
-    zeros = torch.zeros_like(subject.truth(drawn.samples, drawn.seed))
+    """Absent targets of zeros stay finite under turns and mirrors; points stay NaN."""
+    nothing = absent(subject.truth(drawn.samples, drawn.seed))
     unit = drawn.rng().rand(2, drawn.samples)
-    moved = subject.task.move(zeros, subject.movements(6.28 * unit[0], unit[1] < 0.5))
-    require_shape(moved, tuple(zeros.shape), "the moved target")
+    moved = subject.moved(nothing, subject.movements(6.28 * unit[0], unit[1] < 0.5))
+    require_shape(moved, tuple(nothing.shape), "the moved target")
+    if bool(nothing.isnan().any()):
+        require(bool(moved.isnan().all()), "unknown points become known")
+        return
     require_finite(moved.float(), "moved zeros")
+
+
+@MOVEMENT_CHECKS.check(
+    "movement",
+    why="a map that lies two pixels beside its image teaches wrong borders, silently.",
+    mend="Move maps with geometry.warp(target), and points with geometry.points(target).",
+    needs=UNMOVED,
+    core=True,
+)
+def aligned_labels_follow_shifts(subject: TaskSubject, drawn: Drawn) -> None:
+    """Shifted by whole pixels, maps and points of images that are not square move as they do."""
+    if not subject.is_aligned:
+        raise Skip("its labels are no maps or points")
+    size = (SIZE, SIZE + 8)
+    target = subject.maps_or_points(drawn.samples, size, drawn.seed)
+    shift = torch.eye(3).repeat(drawn.samples, 1, 1)
+    shift[:, 0, 2], shift[:, 1, 2] = 3, -5
+    geometry = Geometry.affine(shift, size)
+    expected = geometry.warp(target)
+    if target.ndim == 3 and target.is_floating_point():
+        expected = geometry.points(target)
+    _require_close(subject.moved(target, geometry), expected, "shifted")
+
+
+@MOVEMENT_CHECKS.check(
+    "movement",
+    why="a head computes its loss on the pixels of the view, whose size differs from the image's.",
+    mend="Let `move` return maps of the view's size: geometry.warp does.",
+    needs="aligned_labels_follow_shifts",
+    core=True,
+)
+def aligned_labels_have_the_form_of_the_view(subject: TaskSubject, drawn: Drawn) -> None:
+    """In a view of another size, maps have its height and width; dtype and channels stay."""
+    if not subject.is_aligned:
+        raise Skip("its labels are no maps or points")
+    size = (SIZE, SIZE + 8)
+    target = subject.maps_or_points(drawn.samples, size, drawn.seed)
+    smaller = Geometry.resize(size, (24, 20), target)
+    moved = subject.moved(target, smaller)
+    shape = tuple(smaller.warp(target).shape)
+    if target.ndim == 3 and target.is_floating_point():
+        shape = tuple(target.shape)
+    require_shape(moved, shape, "the target")
+    require(moved.dtype == target.dtype, f"{target.dtype} becomes {moved.dtype}")
+
+
+@MOVEMENT_CHECKS.check(
+    "movement",
+    why="points are unknown after tiles were shuffled. NaN in the loss would end the run.",
+    mend="Return (target, share) with a share of 0 for samples whose label could not follow, and "
+    "keep the loss finite for points that are NaN.",
+    needs=(UNMOVED, HEAD),
+    core=True,
+)
+def shuffled_images_leave_a_finite_loss(subject: TaskSubject) -> None:
+    """After a rearrangement without a matrix, the loss is finite; shares are in [0, 1]."""
+    if not subject.is_aligned:
+        raise Skip("its labels are no maps or points")
+    target, head = subject.truth(4), subject.head()
+    shuffled = subject.movement(4).moved(lambda maps: maps.roll(5, -1))
+    found = subject.task.move(target, shuffled)
+    moved, share = found if isinstance(found, tuple) else (found, torch.ones(4))
+    require_shape(share, (4,), "the share")
+    require_unit_range(share, "the share", 0.0)
+    output = head(subject.detached_features(4))
+    require_finite(subject.loss(head, output, moved), "the loss")
 
 
 @MOVEMENT_CHECKS.check(
@@ -110,7 +180,7 @@ def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
 def averaging_with_the_mirror_keeps_the_target(subject: TaskSubject) -> None:
     """average(the truth, the truth of the mirrored image) is the truth."""
     target, task = subject.truth(6), subject.task
-    mirrored = task.move(target, subject.movement(6, mirrored=True))
+    mirrored = subject.moved(target, subject.movement(6, mirrored=True))
     right = task.as_answer(target)
     found = task.average(right, task.as_answer(mirrored))
     require_shape(found, tuple(right.shape), "the average")
@@ -121,5 +191,7 @@ def averaging_with_the_mirror_keeps_the_target(subject: TaskSubject) -> None:
 def _require_close(found: Tensor, wanted: Tensor, what: str) -> None:
     require_shape(found, tuple(wanted.shape), f"{what}: the target")
     require(found.dtype == wanted.dtype, f"{what}: {wanted.dtype} becomes {found.dtype}")
-    difference = float((found.double() - wanted.double()).abs().max())
+    same_unknown = torch.equal(found.isnan(), wanted.isnan())
+    require(same_unknown, f"{what}: other values are NaN")
+    difference = float((found.double() - wanted.double()).nan_to_num().abs().max())
     require(difference < 1e-3, f"{what}: a target differs by {difference:.3g}")

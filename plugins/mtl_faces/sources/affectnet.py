@@ -26,7 +26,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl
 
 from ..emotions import Emotion
 from ._cache import cached_index
@@ -122,9 +122,9 @@ class Affectnet(Dataset):
         note_unread_folders("affectnet", self.root, folders, index.skipped)
         return index
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         crop = self.crop if "box_px" in index.annotations else "none"
-        return read_face(crop, self.root, index, i)
+        return Sample(read_face(crop, self.root, index, i))
 
     def _csv_index(self, files: list[str]) -> Index:
         skipped = Skipped()

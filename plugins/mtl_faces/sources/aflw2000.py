@@ -16,7 +16,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import Dataset, Index, Skipped, hookimpl
+from mtlcore import Dataset, Index, Sample, Skipped, hookimpl
 
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
 from ._files import entries, is_image, require_folder, strings
@@ -69,8 +69,8 @@ class Aflw2000(Dataset):
             skipped=skipped,
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        return read_face(self.crop, self.root, index, i)
+    def decode(self, index: Index, i: int) -> Sample:
+        return Sample(read_face(self.crop, self.root, index, i))
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Return the angles and the face box of one file."""

@@ -30,7 +30,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import gt
 
-from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl
 
 from ._cache import cached_index
 from ._crops import read_face
@@ -83,10 +83,10 @@ class Biwi(Dataset):
         folders = [self.root / video for video in videos]
         return cached_index(self, folders, lambda: self._index(videos))
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         if isinstance(index, _NpzIndex):
-            return np.ascontiguousarray(index.pixels[i][..., ::-1])
-        return read_face(self.crop, self.root, index, i)
+            return Sample(np.ascontiguousarray(index.pixels[i][..., ::-1]))
+        return Sample(read_face(self.crop, self.root, index, i))
 
     def _index(self, videos: list[str]) -> Index:
         rows: list[PoseRow] = []

@@ -15,10 +15,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 from attrs import Attribute, field, frozen
 
-from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_image
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, nearest, read_image
 
 from ._files import first_file, first_folder, require_folder, strings, text_lines
 
@@ -83,8 +82,8 @@ class Celeba(Dataset):
             skipped=skipped,
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        return read_image(str(index.keys[i]), self.root)
+    def decode(self, index: Index, i: int) -> Sample:
+        return Sample(read_image(str(index.keys[i]), self.root))
 
     def _joined(self, face: dict[str, bool]) -> str:
         """The names of the face's attributes, joined."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
-from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_image
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
 from ._files import (
@@ -82,10 +82,10 @@ class Fer2013(Dataset):
             "nor the file fer2013.csv"
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         if isinstance(index, _CsvIndex):
-            return np.repeat(index.pixels[i].reshape(SIZE, SIZE, 1), 3, axis=2)
-        return read_image(str(index.keys[i]), self.root)
+            return Sample(np.repeat(index.pixels[i].reshape(SIZE, SIZE, 1), 3, axis=2))
+        return Sample(read_image(str(index.keys[i]), self.root))
 
 
 # ----------------------------------------------------------------------------------------- folders

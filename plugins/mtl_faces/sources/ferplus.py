@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from attrs import field, frozen
 
-from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, read_image
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, read_image
 
 from ..emotions import Emotion
 from ._files import emotion_columns, require_folder, text_lines
@@ -89,10 +89,10 @@ class Ferplus(Dataset):
             )
         return self._pixel_index(rows, skipped)
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         if isinstance(index, _PixelIndex):
             return Fer2013(self.root / "fer2013.csv").decode(index.pixels, int(index.places[i]))
-        return read_image(str(index.keys[i]), self.root)
+        return Sample(read_image(str(index.keys[i]), self.root))
 
     def _pixel_index(self, rows: list[_Row], skipped: Skipped) -> Index:
         pixels = Fer2013(self.root / "fer2013.csv").index()

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from attrs import frozen
 
-from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, nearest, read_image
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, nearest, read_image
 
 from ..emotions import Emotion
 from ._files import (
@@ -84,8 +84,8 @@ class Rafdb(Dataset):
             keys, annotations | genders, split=splits, attributes=attributes, skipped=skipped
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        return read_image(str(index.keys[i]), self.root)
+    def decode(self, index: Index, i: int) -> Sample:
+        return Sample(read_image(str(index.keys[i]), self.root))
 
     def _list_rows(self, listed: Path, skipped: Skipped) -> tuple[list[str], list[_Row]]:
         """Return the stems of the images, and the rows."""

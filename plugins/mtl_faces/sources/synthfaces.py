@@ -14,7 +14,7 @@ import torch
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import Dataset, Index, hookimpl
+from mtlcore import Dataset, Index, Sample, hookimpl
 
 from ..emotions import Emotion
 from ..synth import labels, render
@@ -67,11 +67,11 @@ class Synthfaces(Dataset):
             split=split,
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
+    def decode(self, index: Index, i: int) -> Sample:
         number = i if i < self.train else _TEST_STARTS + i - self.train
         with _render_lock:
             chunk = _chunk(self.seed, self.size, number // _CHUNK)
-        return chunk[number % _CHUNK].copy()
+        return Sample(chunk[number % _CHUNK].copy())
 
     def _numbers(self) -> np.ndarray:
         """The face number of each sample, (N,) int64."""

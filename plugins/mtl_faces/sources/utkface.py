@@ -12,10 +12,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 from attrs import frozen
 
-from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl, read_image
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, read_image
 
 from ._files import entries, floats, is_image, require_folder, strings
 
@@ -68,8 +67,8 @@ class Utkface(Dataset):
             skipped=skipped,
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        return read_image(str(index.keys[i]), self.root)
+    def decode(self, index: Index, i: int) -> Sample:
+        return Sample(read_image(str(index.keys[i]), self.root))
 
 
 def _band(age: int) -> str:

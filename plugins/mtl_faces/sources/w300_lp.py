@@ -23,7 +23,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import Dataset, Index, MtlError, Skipped, hookimpl
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl
 
 from ._cache import cached_index
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
@@ -94,8 +94,8 @@ class W300Lp(Dataset):
         annotations = pose_annotations(rows, self.crop)
         return Index(strings(keys), annotations, split=split, group=group, skipped=skipped)
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        return read_face(self.crop, self.root, index, i)
+    def decode(self, index: Index, i: int) -> Sample:
+        return Sample(read_face(self.crop, self.root, index, i))
 
     def _rows(self, folder: str, skipped: Skipped) -> list[PoseRow]:
         rows: list[PoseRow] = []

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from mtlcore import Dataset, Index, hookimpl
+from mtlcore import Dataset, Index, Sample, hookimpl
 
 CORNERS = np.array(["top_left", "top_right", "bottom_left", "bottom_right"])
 
@@ -40,8 +40,8 @@ class PluginName(Dataset):
             split=np.where(numbers < self.images * 4 // 5, "train", "test"),
         )
 
-    def decode(self, index: Index, i: int) -> np.ndarray:
-        """Return sample i, (size, size, 3) uint8. The same i must always return the same image."""
+    def decode(self, index: Index, i: int) -> Sample:
+        """Return sample i, of (size, size, 3) uint8. The same i must always return the same."""
         draws = np.random.default_rng(i)
         image = draws.integers(0, 100, (self.size, self.size, 3), dtype=np.uint8)
 
@@ -53,7 +53,7 @@ class PluginName(Dataset):
         from_center_y = y - offset_y - 0.5 * down
         disc = from_center_x**2 + from_center_y**2 < 0.02
         image[disc] += 120
-        return image
+        return Sample(image)
 
 
 @hookimpl

@@ -1,0 +1,119 @@
+"""Strings in one buffer: a column of N keys that takes no more memory than its characters.
+
+numpy's fixed-width strings take four bytes for each character of the LONGEST one, and Python's
+about 50 bytes beside the characters. numpy's `StringDType` is compact, too, but `numpy.unique` of
+it ends the process in numpy 2.4, and a copy of it in numpy 2.0 and 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+from attrs import frozen
+
+CHUNK = 1 << 16  # strings that are converted at a time: a whole column would be held twice
+ENCODING = "utf-8", "surrogatepass"  # file names may hold lone surrogates
+
+
+@frozen(eq=False)
+class Texts:
+    """N strings, as UTF-8 bytes one after the other.
+
+    buffer: (M,) uint8, the bytes of all strings. starts: (N + 1,) int64, where each one begins.
+
+    It can be indexed and iterated like a numpy array of strings, and numpy functions accept it.
+    """
+
+    buffer: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Texts:
+        """Return these strings. An iterable is read once, a chunk at a time."""
+        buffers, lengths = [b""], [np.zeros(1, dtype=np.int64)]
+        for chunk in _chunks(texts):
+            encoded = [text.encode(*ENCODING) for text in chunk]
+            buffers.append(b"".join(encoded))
+            lengths.append(np.array([len(text) for text in encoded], dtype=np.int64))
+        buffer = np.frombuffer(b"".join(buffers), dtype=np.uint8)
+        return cls(buffer, np.concatenate(lengths).cumsum())
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, key: int | np.integer[Any]) -> str: ...
+
+    @overload
+    def __getitem__(self, key: slice | np.ndarray | Sequence[int]) -> Texts: ...
+
+    def __getitem__(
+        self, key: int | np.integer[Any] | slice | np.ndarray | Sequence[int]
+    ) -> str | Texts:
+        if isinstance(key, int | np.integer):
+            position = range(len(self))[key]
+            return self._text(self.starts[position], self.starts[position + 1])
+        positions = np.arange(len(self))[key]
+        return Texts.of(self._picked(positions))
+
+    def __iter__(self) -> Iterator[str]:
+        return self._picked(np.arange(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = np.array(self.tolist(), dtype=str)
+        return values if dtype is None else values.astype(dtype)
+
+    def tolist(self) -> list[str]:
+        """Return the N strings."""
+        return list(self)
+
+    def argsort(self) -> np.ndarray:
+        """Return the positions (N,) int64 that sort the strings by code point, stable."""
+        # UTF-8 keeps the order of code points. Fixed-width bytes sort without a Python string
+        # each, but numpy drops zero bytes at their end, and one long string widens all of them.
+        lengths = np.diff(self.starts)
+        width = int(lengths.max(initial=1))
+        if width * len(self) > 4 * len(self.buffer) + CHUNK or not self.buffer.all():
+            texts = self.tolist()
+            return np.array(sorted(range(len(texts)), key=texts.__getitem__), dtype=np.int64)
+        fixed = np.zeros((len(self), width), dtype=np.uint8)
+        for start in range(0, len(self), CHUNK):
+            part = slice(start, start + CHUNK)
+            filled = np.arange(width) < lengths[part, None]
+            stop = min(start + CHUNK, len(self))
+            fixed[part][filled] = self.buffer[self.starts[start] : self.starts[stop]]
+        return np.argsort(fixed.view(f"S{width}").reshape(-1), kind="stable")
+
+    def repeated(self) -> tuple[str, int] | None:
+        """Return a string that occurs more than once, and how often; None if all differ."""
+        order = self.argsort()
+        before: str | None = None
+        count = 1
+        for text in self._picked(order):
+            if text == before:
+                count += 1
+            elif count > 1:
+                break
+            else:
+                before = text
+        return None if before is None or count == 1 else (before, count)
+
+    def _picked(self, positions: np.ndarray) -> Iterator[str]:
+        starts, stops = self.starts[positions].tolist(), self.starts[positions + 1].tolist()
+        for start, stop in zip(starts, stops):
+            yield self._text(start, stop)
+
+    def _text(self, start: int, stop: int) -> str:
+        return self.buffer[start:stop].tobytes().decode(*ENCODING)
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    yield chunk

@@ -27,7 +27,16 @@ from mtlcore import (
 )
 
 from .draw import axes
-from .rotations import chordal_mean, from_6d, geodesic_rad, mirror, moved, to_6d, to_matrix, to_pose_deg
+from .rotations import (
+    chordal_mean,
+    from_6d,
+    geodesic_rad,
+    mirror,
+    moved,
+    to_6d,
+    to_matrix,
+    to_pose_deg,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import Metric

@@ -55,7 +55,6 @@ warmup = 0
 
 [train]
 steps = 2
-tensorboard = false
 """
 
 
@@ -83,15 +82,17 @@ def test_a_size_is_one_number_or_height_and_width():
     assert Input().cache_size is None
 
 
-@pytest.mark.parametrize("value", ["0", "-3", "3.5", "true", "'a'", "[]", "[1, 2, 3]", "[48, 0]"])
 @pytest.mark.parametrize("key", ["size", "cache_size"])
-def test_another_value_is_refused_with_what_to_type(key, value):
-    with pytest.raises(MtlError) as refused:
-        read(f"[input]\n{key} = {value}")
-    assert str(refused.value).startswith(f"input.{key} = ")
-    assert "a whole number of at least 1, or a list [height, width] of two" in str(refused.value)
-    with pytest.raises(ValueError, match="expected a whole number"):
-        Input(**{key: tomllib.loads(f"v = {value}")["v"]})
+def test_another_value_is_refused_with_what_to_type(key):
+    expected = "expected a whole number of at least 1, or a list [height, width] of two"
+    for value in ("0", "-3", "3.5", "true", "'a'", "[]", "[1, 2, 3]", "[48, 0]"):
+        with pytest.raises(MtlError) as in_file:
+            read(f"[input]\n{key} = {value}")
+        with pytest.raises(MtlError) as in_python:
+            Input(**{key: tomllib.loads(f"v = {value}")["v"]})
+        for refused in (in_file, in_python):
+            assert str(refused.value).startswith(f"input.{key} = ")
+            assert expected in str(refused.value)
 
 
 def test_a_square_is_written_as_one_number_and_a_rectangle_as_a_list():

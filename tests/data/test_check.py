@@ -12,7 +12,7 @@ from mtl_faces.sources.utkface import Utkface
 from PIL import Image
 from toy_datasets import InMemory, cycle, experiment
 
-from mtlcore import Categories, Classification, MtlError, Sample
+from mtlcore import Categories, Classification, Dataset, MtlError, Sample
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.check import check_data
 from mtlcore.data.copies import together
@@ -223,7 +223,7 @@ def test_utkface_has_its_known_problems(unpacked):
     assert sum(map(len, report.duplicates)) == 190
 
 
-class _Gray:
+class _Gray(Dataset):
     """Another dataset with images of one gray value each."""
 
     def __init__(self, dataset, grays):

@@ -154,7 +154,6 @@ save_every = 7
 log_every = 1
 eval_every = 0
 accelerator = "cpu"
-tensorboard = false
 """
 
 

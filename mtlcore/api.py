@@ -46,8 +46,8 @@ def train(
     `experiment` may be None then. Otherwise, it must be the one that the run was started with.
     `train.devices` alone may differ.
     callbacks: callbacks of the run, each under a label, in addition to those of the experiment.
-    progress: show progress bars in the terminal or the notebook. A `ProgressReporter` shows them
-    elsewhere.
+    progress: show progress bars in the terminal or the notebook. The command line passes
+    its own `ProgressReporter`.
 
     Raises MtlError for everything that a user can correct, before the run writes anything where
     that is possible. Raises Interrupted after Ctrl-C or SIGTERM, with the run saved. In a thread

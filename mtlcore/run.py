@@ -39,6 +39,9 @@ class Run:
     """A trained run, or one that can be resumed. `mtlcore.load_run` and `mtlcore.train` return it.
 
     path: its folder.
+
+    Its attribute `experiment` is the resolved experiment, with all defaults and with what was
+    learned from the data.
     """
 
     path: Path = field(converter=Path)

@@ -40,7 +40,7 @@ class Evaluation:
     samples: one dict for each image, if they were asked for: "key", "dataset", and for each task
     "<task>/target", "<task>/prediction" and "<task>/labeled". Targets and predictions have the form
     of the annotation: names, or numbers in its unit. The target of an image without a label is
-    None.
+    None. Tasks whose labels are maps are left out.
     report: what was left out of the data, and a precision that the device lacks; one line each.
     matrices: the values of the tables without names.
     """

@@ -419,6 +419,26 @@ def test_missing_labels_are_empty_or_nan_in_features_and_none_in_samples(tmp_pat
     assert first["marks/target"] == "a|b"
 
 
+def test_tables_of_samples_have_points_and_no_maps(tmp_path: Path) -> None:
+    scenes = {"data.scenes.n": 20, "data.scenes.every": 2, "data.scenes.unlabeled": "keep"}
+    file = tmp_path / "scenes.toml"
+    file.write_text(
+        "[encoder]\nwidth = 4\n[task.corners]\n[task.depth]\n[data.scenes]\n"
+        "[input]\nsize = 32\nbatch_size = 4\nvalidation = 0.3\n[train]\nsteps = 1\n"
+    )
+    run = train(tmp_path / "run", file, overrides=scenes, plugins=[HERE / "aligned_toys.py"])
+    rows = run.evaluate("validation", per_sample=True).samples
+    assert list(rows[0]) == [
+        "key", "dataset", "corners/target", "corners/prediction", "corners/labeled"
+    ]  # fmt: skip
+    for row in rows:
+        assert np.shape(row["corners/prediction"]) == (3, 2)
+        assert (row["corners/target"] is None) == (not row["corners/labeled"])
+    labels = run.features("train").labels
+    assert list(labels) == ["corners"]
+    assert labels["corners"].shape[1:] == (3, 2)
+
+
 # ----------------------------------------------------------------------------------- bad input
 
 

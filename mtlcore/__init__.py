@@ -8,7 +8,8 @@ Each noun in this line is a kind of plugin. Python code builds and reads experim
 
     experiments                 Experiment, its settings Input, Views, Optimizer, Schedule, Train,
                                 its entries TaskEntry, PretextEntry, DataEntry, load_experiment
-    training                    Trainer (steps by hand; its batches are StepBatch)
+    training                    train, load_run, Run, Evaluation, FeatureTable
+    training by hand            Trainer, and its batches, StepBatch
     components                  component (by kind and name), register (a class of one's own)
 
 A plugin author imports:
@@ -30,6 +31,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .api import load_run as load_run
+    from .api import train as train
     from .authoring.predict_transform import predict_transform as predict_transform
     from .config.component import component as component
     from .config.experiment import DataEntry as DataEntry
@@ -74,6 +77,8 @@ if TYPE_CHECKING:
     from .data.split_names import split_name as split_name
     from .errors import MtlError as MtlError
     from .errors import nearest as nearest
+    from .evaluation.evaluate import Evaluation as Evaluation
+    from .evaluation.samples import FeatureTable as FeatureTable
     from .geometry import Geometry as Geometry
     from .geometry import orthogonal as orthogonal
     from .networks import EMA as EMA
@@ -83,6 +88,7 @@ if TYPE_CHECKING:
     from .registry.catalog import register as register
     from .registry.hooks import hookimpl as hookimpl
     from .rng import Rng as Rng
+    from .run import Run as Run
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
@@ -95,6 +101,7 @@ __version__ = "0.1.0"
 
 # The module of each public name. It repeats the imports above, which run in type checkers alone.
 _HOME = {
+    "api": ("load_run", "train"),
     "authoring.predict_transform": ("predict_transform",),
     "config.component": ("component",),
     "config.experiment": (
@@ -142,11 +149,14 @@ _HOME = {
     "data.images": ("read_image",),
     "data.split_names": ("split_name",),
     "errors": ("MtlError", "nearest"),
+    "evaluation.evaluate": ("Evaluation",),
+    "evaluation.samples": ("FeatureTable",),
     "geometry": ("Geometry", "orthogonal"),
     "networks": ("EMA", "FrozenModule", "SharedHead", "gather"),
     "registry.catalog": ("register",),
     "registry.hooks": ("hookimpl",),
     "rng": ("Rng",),
+    "run": ("Run",),
     "tasks.classification": ("Classification",),
     "tasks.multilabel": ("Multilabel",),
     "tasks.regression": ("Regression",),

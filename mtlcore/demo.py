@@ -10,10 +10,9 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from .api import train
 from .callbacks.progress import ProgressReporter
 from .config.experiment import Experiment
-from .evaluation.evaluate import evaluate
-from .training.trainer import train
 
 
 @frozen
@@ -38,14 +37,14 @@ def arms(hybrid: Experiment) -> dict[str, Experiment]:
 
 def run_arm(name: str, experiment: Experiment, folder: Path, reporter: ProgressReporter) -> Arm:
     """Train an experiment into folder/<name> and evaluate its last step."""
-    result = train(experiment, folder / name.lower(), reporter=reporter)
-    test = evaluate(result.run, progress=reporter.progress).measured.metrics
+    run = train(experiment, folder / name.lower(), progress=reporter)
+    test = run.evaluate(progress=reporter.progress).metrics
     pretexts = {}
-    for metric, value in result.measured.metrics.items():
+    for metric, value in run.summary["validation"].items():
         label = metric.partition("/")[0]
         if label in experiment.pretexts:
             pretexts[metric] = value
-    return Arm(name, test, pretexts, result.cpu_s)
+    return Arm(name, test, pretexts, run.summary["cpu_s"])
 
 
 def next_folder(parent: Path) -> Path:

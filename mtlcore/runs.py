@@ -21,7 +21,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -32,7 +32,11 @@ from attrs import frozen
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .config import load
+from .config.experiment import Experiment
+from .config.overrides import Overrides
 from .errors import MtlError
+from .registry.lookup import missing_component
 
 FORMAT = 2
 """The format of run folders that this version writes, and the only one that it reads."""
@@ -140,7 +144,7 @@ class RunFolder:
         if cls(path).config.exists():
             raise MtlError(
                 f"{path} already holds a run: choose another --out, "
-                f"or resume it: mtl train --resume {path}"
+                f"or resume it: mtl train --resume {path} (in Python: resume=True)"
             )
 
     @classmethod
@@ -148,9 +152,27 @@ class RunFolder:
         """Return an existing run. Raises MtlError if the folder holds none, or another format."""
         run = cls(path)
         if not run.config.is_file():
-            raise MtlError(f"{path} is not a run folder: it has no config.toml")
+            what = "it has no config.toml" if path.is_dir() else "there is no such folder"
+            raise MtlError(
+                f"{path} is not a run folder: {what}. "
+                "Expected the folder that a training wrote (`out`)"
+            )
         require_format(run.provenance(), run.path / "run.json")
         return run
+
+    def experiment(self, overrides: Overrides = (), plugins: Sequence[Path] = ()) -> Experiment:
+        """Return the resolved experiment of the run, with these overrides and plugin files.
+
+        Raises MtlError if it can't be loaded, and says where missing components come from.
+        """
+        try:
+            return load(self.config, overrides, plugins)
+        except MtlError as error:
+            recorded = self.provenance().get("components", {})
+            hints = [line for origin in recorded.values() if (line := missing_component(origin))]
+            if not hints:
+                raise
+            raise MtlError("\n  ".join([str(error), *hints])) from error.__cause__
 
     def update_provenance(self, provenance: Mapping[str, Any]) -> None:
         """Add entries to run.json, or replace them."""
@@ -227,8 +249,14 @@ class RunFolder:
         """Return the newest complete checkpoint of a kind. Raises MtlError if there is none."""
         found = self.checkpoint(which)
         if found is None:
-            raise MtlError(f"{self.path} has no {which!r} checkpoint yet")
+            raise MtlError(f"{self.path} has no {which!r} checkpoint yet{self._instead_of(which)}")
         return found
+
+    def _instead_of(self, which: Which) -> str:
+        """Return what to do without this checkpoint, as the end of a message."""
+        if which == "best" and self.checkpoint("last") is not None:
+            return ': use "last"'
+        return f": train the run to its first checkpoint: mtl train --resume {self.path}"
 
     def save(
         self,

@@ -91,4 +91,4 @@ def test_the_experiment_trains_two_steps_and_is_evaluated(file, tmp_path):
         assert any(name.startswith(f"{label}/") for name in result.measured.metrics)
     split = "val" if list(labels) == ["300w_lp"] else "test"
     data = None if len(labels) == 1 else "utkface"
-    assert evaluate(tmp_path / "run", data=data, split=split).measured.metrics
+    assert evaluate(tmp_path / "run", data=data, split=split).metrics

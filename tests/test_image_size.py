@@ -309,4 +309,4 @@ def test_a_run_on_rectangles_trains_is_saved_and_evaluated(config, tmp_path):
     assert saved["input"]["cache_size"] == [30, 40]  # of images of 40 x 40 pixels
     assert load(tmp_path / "run" / "config.toml").input == evolve(run.input, cache_size=(30, 40))
     found = evaluate(tmp_path / "run", device="cpu")
-    assert 0 <= found.measured.metrics["quarter/accuracy"] <= 1
+    assert 0 <= found.metrics["quarter/accuracy"] <= 1

@@ -247,7 +247,7 @@ def _pretraining_steps(run: Run) -> int:
 
 def _evaluate(folder: Path, split: str, which: Which) -> dict[str, float]:
     """Evaluate a run on a split; metrics by group ("name[group]") are left out."""
-    metrics = evaluate(folder, split=split, which=which).measured.metrics
+    metrics = evaluate(folder, split=split, which=which).metrics
     return {name: round(value, 6) for name, value in metrics.items() if "[" not in name}
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from rich.console import Console
+from rich import get_console
 from rich.text import Text
 
-console = Console()
+console = get_console()
 
 
 def print_line(line: str) -> None:

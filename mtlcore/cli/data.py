@@ -44,10 +44,10 @@ def check(
     sheet
         Write a PNG file of images with their labels drawn on them.
     """
+    from ..callbacks.bars import Bars
     from ..config import load
     from ..data.check import check_data
     from ._png import require_png, save_png
-    from ._progress import Bars
     from ._shared import print_json
 
     if sheet is not None:

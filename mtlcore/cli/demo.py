@@ -19,11 +19,12 @@ def demo(*, out: Path | None = None, set_: Overrides = ()) -> int:
     set_
         Set one key of the built-in experiment: `--set train.steps=200`. Repeatable.
     """
+    from ..callbacks.bars import Bars
     from ..config import load
     from ..demo import arms, next_folder, run_arm
     from ..registry.catalog import catalog
     from ..training.stop import Interrupted
-    from ._progress import Bars, arms_table
+    from ._progress import arms_table
     from ._shared import console, print_line
 
     folder = out or next_folder(Path("runs"))

@@ -40,17 +40,18 @@ def evaluate(
     json
         Print JSON.
     """
-    from ..evaluation.evaluate import evaluate as evaluate_run
-    from ._progress import Bars, metrics_table
+    from ..callbacks.bars import Bars
+    from ..run import Run
+    from ._progress import metrics_table
     from ._shared import console, print_json, print_line
 
     with Bars(quiet=json) as bars:
-        result = evaluate_run(
-            run,
+        # Not `load_run`: `--set` may repair a configuration that can't be loaded without it.
+        result = Run(run).evaluate(
+            split,
             data=data,
             overrides=set_,
-            split=split,
-            which=checkpoint,
+            checkpoint=checkpoint,
             mirror=mirror,
             progress=bars.progress,
         )
@@ -60,6 +61,6 @@ def evaluate(
     for line in result.report:
         print_line(line)
     where = f"{result.run}  {result.checkpoint}  {result.data}/{result.split}"
-    title = f"{where}  {result.measured.n} images"
-    console.print(metrics_table(title, result.measured))
+    title = f"{where}  {result.n} images"
+    console.print(metrics_table(title, result.metrics))
     return 0

@@ -37,14 +37,15 @@ def preview(
     from ._png import require_png, save_png
     from ._shared import print_line
 
-    if config is not None:
-        source = config
-    elif run is not None:
-        source = RunFolder.open(run).config
-    else:
+    if config is None and run is None:
         raise MtlError("mtl preview needs CONFIG, or --run RUN, or both")
     require_png("--out", out)
-    sheet = draw(load(source, set_, plugin), run)
+    if config is not None:
+        experiment = load(config, set_, plugin)
+    else:
+        assert run is not None
+        experiment = RunFolder.open(run).experiment(set_, plugin)
+    sheet = draw(experiment, run)
     save_png(out, sheet)
     height, width = sheet.shape[:2]
     print_line(f"{out}: {width} x {height} pixels")

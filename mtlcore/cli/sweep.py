@@ -80,8 +80,8 @@ def sweep(
 
 
 def _train(planned: Sweep, run: Planned, title: str, quiet: bool) -> None:
+    from ..callbacks.bars import Bars
     from ..sweep import ENDED
-    from ._progress import Bars
     from ._shared import print_line
 
     state = run.state

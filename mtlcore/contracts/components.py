@@ -160,6 +160,8 @@ class SupervisedTask(Component):
     by: names of attributes. The metrics are also computed for each of their values
     ("gender/accuracy[race=white]"), with the number of labeled samples ("gender/n[race=white]").
     It is a class attribute or a field. Attributes that the data lack are skipped.
+    classes: names of its classes, in the order of the rows and columns of its matrices, such as a
+    confusion matrix. It is a class attribute or a field. A task without classes has none.
 
     The conformance kit uses one optional member:
 
@@ -169,6 +171,7 @@ class SupervisedTask(Component):
     kind = "task"
     reads: str
     by: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def fit(self, annotation: Annotation) -> SupervisedTask:
         """Return a copy whose fields are all explicit (classes, class weights, mean and std).
@@ -215,6 +218,14 @@ class SupervisedTask(Component):
         Default: the targets themselves.
         """
         return target
+
+    def as_annotation(self, decoded: Tensor) -> Annotation:
+        """Convert predictions (B, ...) as `decode` returns them to the form of the annotation.
+
+        The result is names (B,), or numbers (B, ...) in the unit of the annotation. Default: the
+        predictions themselves.
+        """
+        return decoded.numpy(force=True)
 
     def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
         """Combine the predictions for an image and for its mirror image, each (B, ...).

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
-from ..config import load
 from ..config.experiment import Experiment
-from ..data.dataset import open_data
+from ..config.overrides import Overrides
+from ..data.dataset import OpenedData, open_data
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
@@ -19,35 +20,54 @@ from ..runs import Checkpoint, RunFolder, Which
 from ..weights import ANY_OTHER, load_weights
 from .measure import Measured, measure
 from .precision import lacking
+from .samples import SampleRows
+
+Progress = Callable[[str, int, int], None]
+"""Called with a description, the images read so far, and their total."""
 
 
 @frozen
-class Evaluated:
-    """The result of `mtl eval`. Rates are fractions in [0, 1]; angles are degrees.
+class Evaluation:
+    """A run, evaluated on one split. Rates are fractions in [0, 1]; angles are degrees.
 
-    checkpoint: name of its folder. precision: of the forwards. report: what was left out of the
-    data, and a precision that the device lacks; one line each.
+    run: its folder. data: labels of the datasets. split: name of the split.
+    checkpoint: name of its folder. precision: of the forwards.
+    n: number of images.
+    metrics: "<task>/<metric>" -> value, such as "fer/accuracy".
+    tables: "<task>/<matrix>" -> name of a row -> name of a column -> value. A confusion matrix has
+    a row for each true class and a column for each predicted class:
+    tables["fer/confusion"]["fear"]["surprise"] counts fear that was taken for surprise.
+    samples: one dict for each image, if they were asked for: "key", "dataset", and for each task
+    "<task>/target", "<task>/prediction" and "<task>/labeled". Targets and predictions have the form
+    of the annotation: names, or numbers in its unit. The target of an image without a label is
+    None. Tasks whose labels are maps are left out.
+    report: what was left out of the data, and a precision that the device lacks; one line each.
+    matrices: the values of the tables without names.
     """
 
     run: str
     data: str
     split: str
     checkpoint: str
-    measured: Measured
+    n: int
+    metrics: dict[str, float]
+    tables: dict[str, dict[str, dict[str, float]]]
+    samples: tuple[dict[str, object], ...] = field(default=(), repr=False)
     precision: str = "32"
     report: tuple[str, ...] = ()
+    matrices: dict[str, list[list[float]]] = field(factory=dict, repr=False)
 
     def as_json(self) -> dict[str, object]:
-        """What `mtl eval --json` prints."""
+        """Return what `mtl eval --json` prints."""
         return {
             "run": self.run,
             "data": self.data,
             "split": self.split,
             "checkpoint": self.checkpoint,
             "precision": self.precision,
-            "n": self.measured.n,
-            "metrics": self.measured.metrics,
-            "tables": self.measured.tables,
+            "n": self.n,
+            "metrics": self.metrics,
+            "tables": self.matrices,
         }
 
 
@@ -55,45 +75,52 @@ def evaluate(
     run: Path,
     *,
     data: str | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     split: str = "test",
+    per_sample: bool = False,
     which: Which = "last",
     mirror: bool = False,
-    device: str | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Evaluated:
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
     """Every supervised metric of a run on one split, in the run's precision.
 
-    A device that lacks this precision evaluates in fp32, and `Evaluated.report` says so.
+    A device that lacks this precision evaluates in fp32, and `Evaluation.report` says so.
 
     data: one [data.<label>] table of the run's configuration, or one that `overrides` add
         (default: all of them).
+    per_sample: also return the prediction for each image.
     mirror: average each prediction with that for the mirrored image (two forwards per image).
     device: such as "cpu" or "cuda:1" (default: a GPU if there is one).
-    progress: called with a description, the images read so far, and their total.
     Raises MtlError if the run has no supervised task, no such checkpoint, or no such samples.
     """
     folder = RunFolder.open(run)
-    experiment = _with_one_dataset(load(folder.config, overrides), data)
+    experiment = with_one_dataset(folder.experiment(overrides), data)
+    require_which(which)
     if not experiment.tasks:
         raise MtlError(f"{run} has no supervised task: there is nothing to evaluate")
-    resolved, found = open_data(experiment, splits={split}, progress=progress)
-    indices = found.split.get(split)
-    if indices is None or not len(indices):
-        raise MtlError(f"the data has no samples in the split {split!r}")
+    # Both before any image is read.
     checkpoint = folder.require(which)
-    target = torch.device(device or _default_device())
-    resolved, report = _with_usable_precision(resolved, target)
+    target = torch_device(device)
+    opened = open_split(experiment, split, progress)
+    resolved, report = with_usable_precision(opened.experiment, target)
     net = inference_network(experiment, checkpoint).to(target)
-    measured = measure(net, resolved, found, indices, target, mirror)
-    return Evaluated(
+    indices = opened.data.split[split]
+    rows = SampleRows(resolved, opened.data, indices)
+    seen = rows.add if per_sample else None
+    measured = measure(net, resolved, opened.data, indices, target, mirror, seen)
+    return Evaluation(
         run=str(run),
         data=",".join(experiment.data),
         split=split,
         checkpoint=checkpoint.path.name,
-        measured=measured,
+        n=measured.n,
+        metrics=measured.metrics,
+        tables=_named_tables(measured, resolved),
+        samples=tuple(rows.rows()) if per_sample else (),
         precision=resolved.train.precision,
-        report=(*found.report, *report),
+        report=(*opened.data.report, *report),
+        matrices=measured.tables,
     )
 
 
@@ -103,17 +130,45 @@ def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inferen
     Raises MtlError if the run uses EMA and the checkpoint lacks its weights.
     """
     weights = checkpoint.inference_weights(uses_ema=experiment.train.ema > 0)
-    with weights_from_checkpoint():
+    # Building draws initial weights: the caller's generator must not notice.
+    with torch.random.fork_rng(devices=[]), weights_from_checkpoint():
         net = HybridModel(evolve(experiment, pretexts={})).inference()
     load_weights(net, weights, str(checkpoint.path), ignore=ANY_OTHER)
     return net.eval()
 
 
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def open_split(experiment: Experiment, split: str, progress: Progress | None) -> OpenedData:
+    """The data of one split. Raises MtlError if there is no sample in it."""
+    opened = open_data(experiment, splits={split}, progress=progress)
+    indices = opened.data.split.get(split)
+    if indices is None or not len(indices):
+        raise MtlError(f"the data has no samples in the split {split!r}")
+    return opened
 
 
-def _with_usable_precision(
+def torch_device(device: str | torch.device | None) -> torch.device:
+    """The device of this name; without one, a GPU if there is one. Raises MtlError."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise MtlError(
+            f"device = {str(device)!r}: torch can't use it ({reason}): "
+            'expected "cpu", "cuda", or one of several GPUs, such as "cuda:1"'
+        ) from error
+    return found
+
+
+def require_which(which: str) -> None:
+    """Raise MtlError if this is no kind of checkpoint."""
+    if which not in get_args(Which):
+        raise MtlError(f"checkpoint = {which!r}: unknown; {nearest(which, get_args(Which))}")
+
+
+def with_usable_precision(
     experiment: Experiment,
     device: torch.device,
 ) -> tuple[Experiment, tuple[str, ...]]:
@@ -126,12 +181,31 @@ def _with_usable_precision(
     return evolve(experiment, train=evolve(experiment.train, precision="32")), (line,)
 
 
-def _with_one_dataset(experiment: Experiment, label: str | None) -> Experiment:
+def with_one_dataset(experiment: Experiment, label: str | None) -> Experiment:
     """The experiment with this dataset alone; with all of them if label is None."""
     if label is None:
         return experiment
     if label not in experiment.data:
         raise MtlError(
-            f"--data {label}: the run has no [data.{label}]; {nearest(label, experiment.data)}"
+            f"data = {label!r}: the run has no [data.{label}]; {nearest(label, experiment.data)}"
         )
     return evolve(experiment, data={label: experiment.data[label]})
+
+
+def _named_tables(
+    measured: Measured, experiment: Experiment
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The matrices with a name for each row and column: the classes, or numbers from 0 on."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, matrix in measured.tables.items():
+        classes = experiment.tasks[name.partition("/")[0]].component.classes
+        rows = _names(classes, len(matrix))
+        table: dict[str, dict[str, float]] = {}
+        for row, values in zip(rows, matrix):
+            table[row] = dict(zip(_names(classes, len(values)), values))
+        found[name] = table
+    return found
+
+
+def _names(classes: tuple[str, ...], n: int) -> tuple[str, ...]:
+    return classes if len(classes) == n else tuple(str(number) for number in range(n))

@@ -6,7 +6,7 @@ dealt to all ranks. Metrics of supervised tasks do not depend on the batch size.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,7 +50,7 @@ class Measured:
 # -------------------------------------------------------------------------------- supervised tasks
 
 
-class _Predictions(NamedTuple):
+class Predictions(NamedTuple):
     """One batch. Task label -> (B, ...) predictions, (B, ...) targets, (B,) bool labeled ones."""
 
     predictions: dict[str, Tensor]
@@ -66,12 +66,14 @@ def measure(
     indices: np.ndarray,
     device: torch.device,
     mirror: bool = False,
+    seen: Callable[[Predictions], None] | None = None,
 ) -> Measured:
     """Every supervised metric on these samples, and on each group of them that a task asks for.
 
     All ranks of a run must call it. The main rank gets the metrics, the others none.
 
     mirror: average each prediction with that for the mirrored image.
+    seen: called with the predictions of each batch, in order, on the main rank.
     """
     if not experiment.tasks:
         return Measured(n=len(indices))
@@ -80,7 +82,7 @@ def measure(
     for label, entry in experiment.tasks.items():
         meters[label] = _TaskMetrics(entry.component, data, indices, device)
 
-    def of_batch(number: int) -> _Predictions:
+    def of_batch(number: int) -> Predictions:
         return _predict(net, batches, number, mirror)
 
     with _evaluation(net) as ranks:
@@ -88,6 +90,8 @@ def measure(
             for label, task_metrics in meters.items():
                 prediction, target = found.predictions[label], found.targets[label]
                 task_metrics.update(prediction, target, found.present[label])
+            if seen is not None:
+                seen(found)
     if not ranks.is_main:
         return Measured(n=len(indices))
     return _of_tasks(meters, len(indices))
@@ -106,7 +110,7 @@ def _of_tasks(meters: Mapping[str, _TaskMetrics], n: int) -> Measured:
     return measured
 
 
-def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bool) -> _Predictions:
+def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bool) -> Predictions:
     """Predict one batch, for all tasks."""
     batch = batches.batch(number)
     view = batches.view(batch.images)
@@ -120,15 +124,15 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
         task = entry.component
         predictions[label] = task.decode(outputs[label])
         # The augmentation may crop or turn the image: labels such as a pose move with it.
-        targets[label], followed[label] = _moved(task, batch.targets[label], view.geometry)
+        targets[label], followed[label] = moved_target(task, batch.targets[label], view.geometry)
         if mirrored is not None:
             other = task.decode(mirrored[label])
             predictions[label] = task.average(predictions[label], other)
     present = {label: here & followed[label] for label, here in batch.present.items()}
-    return _Predictions(predictions, targets, present)
+    return Predictions(predictions, targets, present)
 
 
-def _moved(task: SupervisedTask, target: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def moved_target(task: SupervisedTask, target: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """Move targets to the view. Returns them and (B,) bool, samples whose label follows."""
     moved = task.move(target, geometry)
     if isinstance(moved, Tensor):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..contracts import Augmentation
+from ..contracts import Augmentation, Component
 from ..errors import MtlError, nearest
 from .catalog import Catalog, catalog
-from .components import default_of
-from .plugin_file import MARK, PluginFile
+from .components import component_name, default_of
+from .plugin_file import MARK, PluginFile, file_of
 
 
 def catalog_with(files: Sequence[Path]) -> Catalog:
@@ -67,3 +68,49 @@ def kind_of(name: str, kind: str | None, catalog: Catalog) -> str:
             catalog.find(row["kind"] or "plugin", name)
     names = {n for _, n in catalog.classes}
     raise MtlError(f"there is no plugin {name!r}; {nearest(name, names)}")
+
+
+Origin = dict[str, str | None]
+"""Where a component comes from: kind, name, class, and the package, its version, or the file."""
+
+
+def origin_of(cls: type[Component], known: Catalog) -> Origin:
+    """Where the class of a component comes from, for run.json."""
+    kind, name = cls.kind, component_name(cls)
+    row: Mapping[str, str | None] = {}
+    for record in known.records():
+        if record["status"] == "ok" and (record["kind"], record["name"]) == (kind, name):
+            row = record
+    file = file_of(cls.__module__)
+    return {
+        "kind": kind,
+        "name": name,
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "package": row.get("distribution"),
+        "version": row.get("version"),
+        "file": None if file is None else file.name,
+    }
+
+
+def missing_component(origin: Mapping[str, str | None]) -> str:
+    """How to get a component that is not there now. "" if it is, or if it comes with a run.
+
+    origin: as `origin_of` returned it where the component was used.
+    """
+    kind, name = origin.get("kind"), origin.get("name")
+    if kind is None or name is None or origin.get("file") or (kind, name) in catalog().classes:
+        return ""
+    shown = f"{kind} {name!r} was the class {origin.get('class')}"
+    package, used = origin.get("package"), origin.get("version")
+    if package is None:
+        return (
+            f"{shown}, registered in the process that trained the run: run the code that defines "
+            "it (with mtlcore.register) before, or put the class into a plugin"
+        )
+    try:
+        now = version(package)
+    except PackageNotFoundError:
+        return (
+            f'{shown} of {package} {used}, which is not installed: pip install "{package}=={used}"'
+        )
+    return f"{shown} of {package} {used}; installed is {package} {now}: see `mtl plugins`"

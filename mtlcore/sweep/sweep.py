@@ -10,12 +10,12 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from ..api import train
 from ..callbacks.progress import ProgressReporter
 from ..config import dump, load
 from ..errors import MtlError
 from ..runs import RunFolder, write_atomically, write_errors_as_mtl_error
 from ..training.record import Diverged
-from ..training.trainer import train
 from .axes import Axis, folder_name, values_of
 from .outcome import Outcome, Setting, best_of, main_metric_of, score_of
 from .planned import ENDED, Planned
@@ -89,9 +89,9 @@ class Sweep:
         """
         try:
             if run.state == "new":
-                train(run.experiment, run.folder, reporter=reporter)
+                train(run.config, run.folder, progress=reporter or False)
             elif run.state == "interrupted":
-                train(load(run.folder / "config.toml"), run.folder, resume=True, reporter=reporter)
+                train(None, run.folder, resume=True, progress=reporter or False)
         except Diverged as error:
             RunFolder(run.folder).update_provenance({"diverged": str(error)})
             if reporter is not None:

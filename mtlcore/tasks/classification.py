@@ -116,6 +116,10 @@ class Classification(SupervisedTask):
         """Convert class numbers (B,) to one-hot probabilities (B, C)."""
         return F.one_hot(target, len(self.classes)).float()
 
+    def as_annotation(self, decoded: Tensor) -> Annotation:
+        """Return the name of the most likely class, (B,). decoded: probabilities (B, C)."""
+        return np.asarray(self.classes)[decoded.argmax(1).numpy(force=True)]
+
     def metrics(self) -> dict[str, Metric]:
         from torchmetrics.classification import (
             MulticlassAccuracy,

@@ -164,6 +164,13 @@ class Multilabel(SupervisedTask):
         """Convert targets (B, L) to probabilities 0 or 1. An unknown label counts as absent."""
         return target.clamp_min(0).float()
 
+    def as_annotation(self, decoded: Tensor) -> Annotation:
+        """Return the names of the present labels, (B,), joined by "|". decoded: (B, L)."""
+        cells: list[str] = []
+        for present in (decoded >= THRESHOLD).tolist():
+            cells.append(join_names(name for name, here in zip(self.classes, present) if here))
+        return np.array(cells, dtype=str)
+
     def metrics(self) -> dict[str, Metric]:
         """Return macro_map, the mean average precision over the labels, and thresholded metrics.
 

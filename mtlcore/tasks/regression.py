@@ -150,6 +150,11 @@ class Regression(SupervisedTask):
         """Return the targets (B, D) themselves: they have the form of `decode`."""
         return target
 
+    def as_annotation(self, decoded: Tensor) -> Annotation:
+        """Return the numbers (B, D) themselves; (B,) if there is one output."""
+        numbers = decoded.numpy(force=True)
+        return numbers[:, 0] if numbers.shape[1] == 1 else numbers
+
     def metrics(self) -> dict[str, Metric]:
         """Return mae and rmse over samples and outputs, and r2, the mean over outputs.
 

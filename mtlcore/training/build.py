@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 
-from ..config import load
 from ..config.experiment import Experiment
 from ..config.write import component_table
 from ..contracts import Batch, StepLosses
@@ -93,7 +92,7 @@ def start_from(encoder: SharedEncoder, run: Path) -> None:
     """
     origin = f"train.init_from = {str(run)!r}"
     folder = RunFolder.open(run)
-    other = load(folder.config)
+    other = folder.experiment()
     saved = folder.require("last").inference_weights(uses_ema=other.train.ema > 0)
     settings = other.encoder
     _check_normalization("mean", encoder.mean, settings.mean, origin)

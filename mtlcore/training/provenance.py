@@ -14,7 +14,11 @@ from lightning_fabric import Fabric
 
 from ..config import dump
 from ..config.experiment import Experiment
+from ..config.resolve import components_of
 from ..data.dataset import RunData
+from ..registry.components import is_default
+from ..registry.lookup import Origin, catalog_with, origin_of
+from ..registry.plugin_file import MARK
 
 PACKAGES = ("mtlcore", "torch", "torchvision", "kornia", "lightning-fabric")
 
@@ -53,5 +57,19 @@ def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[s
         "world": fabric.world_size,
         "seed": experiment.seed,
         "data_fingerprint": data.fingerprint,
+        "components": components(experiment),
         "samples": {name: len(samples) for name, samples in data.split.items()},
     }
+
+
+def components(experiment: Experiment) -> dict[str, Origin]:
+    """Where each component comes from, by the path of its table: what a run needs to be loaded."""
+    known = catalog_with([Path(listed.partition(MARK)[0]) for listed in experiment.plugins])
+    found: dict[str, Origin] = {}
+    for path, component in components_of(experiment):
+        if not path.startswith("augment."):
+            found[path] = origin_of(type(component), known)
+    for label, augmentation in experiment.augmentations.items():
+        if not is_default(label, augmentation):
+            found[f"augment.{label}"] = origin_of(type(augmentation), known)
+    return found

@@ -27,7 +27,16 @@ from mtlcore import (
 )
 
 from .draw import axes
-from .rotations import chordal_mean, from_6d, geodesic_rad, mirror, moved, to_6d, to_matrix
+from .rotations import (
+    chordal_mean,
+    from_6d,
+    geodesic_rad,
+    mirror,
+    moved,
+    to_6d,
+    to_matrix,
+    to_pose_deg,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -77,6 +86,10 @@ class HeadPose(SupervisedTask):
     def as_answer(self, target: Tensor) -> Tensor:
         """Return the target, which has the form of a decoded output."""
         return target
+
+    def as_annotation(self, decoded: Tensor) -> Annotation:
+        """Return yaw, pitch and roll in degrees, (B, 3)."""
+        return to_pose_deg(decoded).numpy(force=True)
 
     def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
         """Average with the prediction for the mirror image, which is mirrored back first."""

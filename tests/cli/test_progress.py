@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from mtlcore.cli import _progress, _shared
-from mtlcore.cli._progress import Bars, arms_table, metrics_table, print_result
+from mtlcore.callbacks import bars as bars_module
+from mtlcore.callbacks.bars import Bars
+from mtlcore.cli import _shared
+from mtlcore.cli._progress import arms_table, metrics_table, print_result
 from mtlcore.demo import Arm
-from mtlcore.evaluation.measure import Measured
-from mtlcore.training.result import Result
 
 NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 
@@ -21,23 +21,24 @@ NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 @pytest.fixture
 def screen(monkeypatch) -> io.StringIO:
     out = io.StringIO()
-    for module in (_progress, _shared):
-        monkeypatch.setattr(module, "console", Console(file=out, width=200))
+    console = Console(file=out, width=200)
+    monkeypatch.setattr(_shared, "console", console)
+    monkeypatch.setattr(bars_module, "get_console", lambda: console)
     return out
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_notes_bars_and_tables_print_brackets_as_they_are(name, screen) -> None:
-    measured = Measured({f"{name}/accuracy": 0.25})
+    metrics = {f"{name}/accuracy": 0.25}
     run = SimpleNamespace(step=0, steps=2)
     with Bars(title=name) as bars:
         bars.note(f"note {name}")
         bars.progress(f"reading {name}", 1, 2)
         bars.on_log(run, {"step": 1, "lr": 0.1, f"loss/{name}": 0.5, "skipped": 1})
         bars.on_log(run, {"step": 1, f"validation/{name}/accuracy": 0.25})
-    arm = Arm("SL", measured.metrics, measured.metrics, 1.0)
-    for table in (metrics_table(f"title {name}", measured), arms_table([arm])):
-        _progress.console.print(table)
+    arm = Arm("SL", metrics, metrics, 1.0)
+    for table in (metrics_table(f"title {name}", metrics), arms_table([arm])):
+        _shared.console.print(table)
     found = screen.getvalue()
     expected = [
         f"note {name}",
@@ -54,7 +55,8 @@ def test_notes_bars_and_tables_print_brackets_as_they_are(name, screen) -> None:
 @pytest.mark.parametrize("name", NASTY)
 def test_the_last_lines_of_training_name_the_run_folder_as_it_is(name, screen) -> None:
     folder = Path(name)
-    print_result(Result(folder, 3, Measured(), 1.0, 24, 0))
+    summary = {"steps": 3, "skipped": 0, "cpu_s": 1.0}
+    print_result(SimpleNamespace(path=folder, summary=summary))
     assert f"run folder: {folder}\nevaluate it: mtl eval {folder}\n" in screen.getvalue()
 
 

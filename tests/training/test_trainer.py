@@ -179,10 +179,10 @@ def test_evaluation_repeats_the_last_validation_with_and_without_ema(config, tmp
     for name, ema in (("plain", "0"), ("averaged", "0.9")):
         result = train(experiment(config, f"train.ema={ema}"), tmp_path / name)
         found = evaluate(tmp_path / name, split="validation")
-        assert found.measured.metrics["quarter/accuracy"] == pytest.approx(
+        assert found.metrics["quarter/accuracy"] == pytest.approx(
             result.measured.metrics["quarter/accuracy"]
         )
-        assert sum(map(sum, found.measured.tables["quarter/confusion"])) == found.measured.n
+        assert sum(map(sum, found.matrices["quarter/confusion"])) == found.n
     assert RunFolder(tmp_path / "plain").require().ema() is None
     checkpoint = RunFolder(tmp_path / "averaged").require()
     ema, own = checkpoint.ema(), checkpoint.weights()
@@ -196,7 +196,7 @@ def test_eval_uses_the_precision_of_the_run_or_says_that_the_device_lacks_it(con
     result = train(experiment(config, *settings), tmp_path / "run")
     found = evaluate(tmp_path / "run", split="validation", device="cpu")
     assert (found.precision, found.report) == ("bf16-mixed", ())
-    for name, value in found.measured.metrics.items():
+    for name, value in found.metrics.items():
         assert result.measured.metrics[name] == value
 
     fp16, fp32 = (
@@ -208,7 +208,7 @@ def test_eval_uses_the_precision_of_the_run_or_says_that_the_device_lacks_it(con
         )
         for precision in ("16-mixed", "32")
     )
-    assert fp16.measured == fp32.measured
+    assert (fp16.metrics, fp16.tables) == (fp32.metrics, fp32.tables)
     assert fp16.precision == fp32.precision == "32"
     (line,) = fp16.report
     assert line == (
@@ -233,7 +233,7 @@ def test_a_checkpoint_without_its_ema_weights_is_refused(config, tmp_path):
     # What the message offers.
     with pytest.raises(MtlError, match=r"mtl eval .*run --set train\.ema=0"):
         evaluate(run, split="validation")
-    assert evaluate(run, overrides=("train.ema=0",), split="validation").measured.n > 0
+    assert evaluate(run, overrides=("train.ema=0",), split="validation").n > 0
 
 
 def test_fine_tuning_starts_from_the_encoder_of_the_pre_training_run(config, tmp_path):

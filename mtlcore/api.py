@@ -1,0 +1,164 @@
+"""Train and load runs: what `import mtlcore` and the command line call."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import evolve
+
+from .callbacks.bars import Bars
+from .callbacks.progress import ProgressReporter, SilentReporter
+from .config import load, resolve
+from .config.experiment import Experiment
+from .config.load import Where
+from .config.overrides import Overrides, read_overrides
+from .config.same import RESUMABLE, differences
+from .contracts import Callback
+from .errors import MtlError
+from .run import Run
+from .runs import RunFolder
+from .training.trainer import train as train_run
+
+_training = threading.Lock()  # held while a run of this process trains
+
+
+def train(
+    experiment: Experiment | Where | None,
+    out: Where,
+    *,
+    overrides: Overrides | None = None,
+    plugins: Sequence[Where] = (),
+    resume: bool = False,
+    callbacks: Mapping[str, Callback] | None = None,
+    progress: bool | ProgressReporter = True,
+) -> Run:
+    """Train an experiment into a new folder, or resume the run of a folder.
+
+    experiment: an `Experiment`, or the path of a TOML file.
+    out: the folder of the run.
+    overrides: dotted key -> value, such as {"train.steps": 500}. None removes a key.
+    plugins: one-file plugins, in addition to those that the experiment lists.
+    resume: continue the run in `out` from its last checkpoint, with its own configuration.
+    `experiment` may be None then. Otherwise, it must be the one that the run was started with.
+    `train.devices` alone may differ.
+    callbacks: callbacks of the run, each under a label, in addition to those of the experiment.
+    progress: show progress bars in the terminal or the notebook. The command line passes
+    its own `ProgressReporter`.
+
+    Raises MtlError for everything that a user can correct, before the run writes anything where
+    that is possible. Raises Interrupted after Ctrl-C or SIGTERM, with the run saved. In a thread
+    other than the main one, signals are left alone. A process trains one run at a time: a second
+    call is refused.
+    """
+    folder = Path(out)
+    with _only_training(folder):
+        if resume:
+            complete = _to_resume(experiment, folder, overrides or {}, plugins, callbacks)
+        else:
+            complete = _complete(experiment, overrides or {}, plugins, callbacks)
+        with _reporter(progress) as reporter:
+            train_run(complete, folder, resume=resume, reporter=reporter)
+    return Run(folder)
+
+
+def load_run(path: Where) -> Run:
+    """Return the run of a folder.
+
+    Raises MtlError if the folder holds no run, or if a component of the run is missing.
+    """
+    run = Run(Path(path))
+    # Its errors should come from here, not from the first use.
+    _ = run.experiment
+    return run
+
+
+def _complete(
+    given: Experiment | Where | None,
+    overrides: Overrides,
+    plugins: Sequence[Where],
+    callbacks: Mapping[str, Callback] | None,
+) -> Experiment:
+    """The experiment to train, as its TOML file would be read."""
+    if isinstance(given, str | os.PathLike):
+        given, overrides, plugins = load(given, overrides, plugins), {}, ()
+        if not callbacks:
+            return given
+    if not isinstance(given, Experiment):
+        raise MtlError(
+            f"experiment = {given!r}: expected an mtlcore.Experiment, or the path of a TOML file"
+        )
+    files = [os.fspath(Path(file).expanduser().absolute()) for file in plugins]
+    given = evolve(
+        given,
+        plugins=(*given.plugins, *files),
+        callbacks={**given.callbacks, **(callbacks or {})},
+    )
+    return resolve(given, overrides)
+
+
+def _to_resume(
+    given: Experiment | Where | None,
+    folder: Path,
+    overrides: Overrides,
+    plugins: Sequence[Where],
+    callbacks: Mapping[str, Callback] | None,
+) -> Experiment:
+    """The experiment of the run in `folder`. Raises MtlError if the given one is another."""
+    run = RunFolder.open(folder)
+    if given is None:
+        if callbacks:
+            raise MtlError(
+                "callbacks: a resumed run keeps its own; pass the experiment that it was started "
+                "with, or leave them out"
+            )
+        _require_resumable(overrides)
+        return run.experiment(overrides, [Path(file) for file in plugins])
+    expected, saved = _complete(given, overrides, plugins, callbacks), run.experiment()
+    found = differences(expected, saved)
+    if found:
+        raise MtlError(
+            f"{folder} holds the run of another experiment, so it can't be resumed with this one: "
+            "choose another `out`, or pass None as the experiment to continue the run as it is\n  "
+            + "\n  ".join(found)
+        )
+    return evolve(saved, train=evolve(saved.train, devices=expected.train.devices))
+
+
+def _require_resumable(overrides: Overrides) -> None:
+    """Raise MtlError if an override sets another key than a resumed run may change."""
+    keys = [".".join(override.path) for override in read_overrides(overrides)]
+    refused = [key for key in keys if key != RESUMABLE]
+    if refused:
+        raise MtlError(
+            f"a resumed run keeps its configuration, which can't change "
+            f"{', '.join(refused)}: remove it. Only {RESUMABLE} can change, such as {RESUMABLE}=2"
+        )
+
+
+@contextmanager
+def _only_training(folder: Path) -> Iterator[None]:
+    """Raise MtlError if another run of this process trains now."""
+    if not _training.acquire(blocking=False):
+        raise MtlError(
+            f"can't train {folder}: this process trains another run, and it trains one at a time: "
+            "wait for its end, or start this one in a process of its own"
+        )
+    try:
+        yield
+    finally:
+        _training.release()
+
+
+@contextmanager
+def _reporter(progress: bool | ProgressReporter) -> Iterator[ProgressReporter]:
+    if isinstance(progress, ProgressReporter):
+        yield progress
+    elif progress:
+        with Bars() as bars:
+            yield bars
+    else:
+        yield SilentReporter()

@@ -1,0 +1,134 @@
+"""Shows a run to its user: progress bars in a terminal or a notebook, lines elsewhere.
+
+Labels and paths are the user's own text. They are shown as `Text`, so that rich does not read their
+brackets as markup.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich import get_console
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from ..contracts import CallbackContext
+from .progress import ProgressReporter
+
+LINE_EVERY_S = 5.0  # between two lines of losses where bars can't be drawn
+
+
+class Bars(ProgressReporter):
+    """Progress bars: of the preparation, and of the training.
+
+    In a notebook, rich draws them with ipywidgets. Without that package, lines are printed, one
+    every few seconds.
+
+    quiet: show nothing, for commands that print JSON to the same terminal.
+    title: the name of the bar of training steps.
+    """
+
+    def __init__(
+        self, quiet: bool = False, title: str = "training", console: Console | None = None
+    ) -> None:
+        self.title = title
+        self.quiet = quiet
+        self.console = console or get_console()
+        self.draws = not self.console.is_jupyter or _has_widgets()
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[details]}", markup=False),
+            console=self.console,
+            disable=quiet or not self.draws,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.logged_at = (0, time.perf_counter())  # step and time of the last logged step
+        self.line_at = float("-inf")  # time of the last line of losses
+
+    def __enter__(self) -> Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bars.stop()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self._update(what, done, total, "")
+
+    def note(self, text: str) -> None:
+        if self.quiet:
+            return
+        if self.draws:
+            self.console.print(Text(text))
+        else:
+            # Plain text: each `Console.print` in a notebook makes a block of its own.
+            print(text)  # noqa: T201
+
+    def on_train_start(self, run: CallbackContext) -> None:
+        self.logged_at = run.step, time.perf_counter()
+
+    def on_log(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
+        if "lr" in row:
+            self._show_losses(run, row)
+        else:
+            self._show_metrics(row)
+
+    def _show_losses(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
+        step, now = row["step"], time.perf_counter()
+        step_before, time_before = self.logged_at
+        self.logged_at = step, now
+        rate = (step - step_before) / max(1e-9, now - time_before)
+        details = [f"{rate:.1f} steps/s"]
+        for name, value in row.items():
+            if name.startswith("loss/"):
+                details.append(f"{name.removeprefix('loss/')} {value:.3f}")
+        if row["skipped"]:
+            details.append(f"{row['skipped']} skipped")
+        self._update(self.title, step, run.steps, "  ".join(details))
+
+    def _show_metrics(self, row: Mapping[str, Any]) -> None:
+        metrics = []
+        for name, value in row.items():
+            # "[" marks the metrics of a group, such as accuracy[race=white]: too many for one line.
+            if name != "step" and "[" not in name:
+                metrics.append(f"{name.removeprefix('validation/')} {value:.3f}")
+        self.note(f"step {row['step']}, validation: {'  '.join(metrics)}")
+
+    def _update(self, name: str, done: int, total: int, details: str) -> None:
+        if not self.draws:
+            self._line(name, done, total, details)
+            return
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=total, details="")
+        self.bars.update(self.tasks[name], completed=done, total=total, details=details)
+
+    def _line(self, name: str, done: int, total: int, details: str) -> None:
+        """Print a line instead of a bar: the last one, and one every few seconds before it."""
+        now = time.perf_counter()
+        if done >= total or now - self.line_at >= LINE_EVERY_S:
+            self.line_at = now
+            self.note(f"{name} {done}/{total}  {details}".rstrip())
+
+
+def _has_widgets() -> bool:
+    return importlib.util.find_spec("ipywidgets") is not None

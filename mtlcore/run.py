@@ -1,0 +1,167 @@
+"""A run on disk, as Python code uses it: its log, its metrics, its network, its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from attrs import field, frozen
+
+from .config.experiment import Experiment
+from .config.overrides import Overrides
+from .errors import MtlError
+from .evaluation.evaluate import (
+    Evaluation,
+    Progress,
+    evaluate,
+    inference_network,
+    open_split,
+    require_which,
+    torch_device,
+    with_one_dataset,
+    with_usable_precision,
+)
+from .evaluation.samples import FeatureTable, feature_table
+from .model.inference import Inference
+from .runs import RunFolder, Which
+
+if TYPE_CHECKING:
+    import pandas
+
+Row = dict[str, Any]
+
+
+@frozen
+class Run:
+    """A trained run, or one that can be resumed. `mtlcore.load_run` and `mtlcore.train` return it.
+
+    path: its folder.
+
+    Its attribute `experiment` is the resolved experiment, with all defaults and with what was
+    learned from the data.
+    """
+
+    path: Path = field(converter=Path)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The resolved experiment: with all defaults, and with what was learned from the data."""
+        return self._folder().experiment()
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The contents of run.json: versions, device, steps, compute, validation metrics."""
+        return self._folder().provenance()
+
+    @overload
+    def metrics(self, frame: Literal[False] = ...) -> list[Row]: ...
+    @overload
+    def metrics(self, frame: Literal[True]) -> pandas.DataFrame: ...
+    def metrics(self, frame: bool = False) -> list[Row] | pandas.DataFrame:
+        """Return the log, one dict for each logged step or evaluation.
+
+        Each has "step". Rows of training have "loss/<label>" and "lr", rows of evaluations have
+        "validation/<label>/<metric>".
+
+        frame: return a pandas DataFrame instead. Raises MtlError if pandas is not installed.
+        """
+        rows = self._folder().rows()
+        if not frame:
+            return rows
+        try:
+            import pandas
+        except ImportError as error:
+            raise MtlError(
+                "metrics(frame=True) needs pandas: type `pip install pandas`, "
+                "or call metrics() for a list of dicts"
+            ) from error
+        return pandas.DataFrame(rows)
+
+    def evaluate(
+        self,
+        split: str = "test",
+        *,
+        data: str | None = None,
+        per_sample: bool = False,
+        mirror: bool = False,
+        checkpoint: Which = "last",
+        device: str | torch.device | None = None,
+        overrides: Overrides | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Return all supervised metrics on a split, in the precision of the run.
+
+        split: "train", "validation", "test", or another split of the data.
+        data: evaluate on this dataset alone, by its label in the experiment, or on one that
+        `overrides` add.
+        per_sample: also return the prediction for each sample.
+        mirror: average the predictions for each image and its mirror image.
+        checkpoint: "last", the one to report, or "best", the best one on validation.
+        device: such as "cpu" or "cuda:1" (default: a GPU if there is one).
+        overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
+        progress: called with a description, the images read so far, and their total.
+
+        Raises MtlError if there is no task, no such checkpoint, or no sample in the split.
+        """
+        return evaluate(
+            self.path,
+            data=data,
+            overrides=overrides or (),
+            split=split,
+            per_sample=per_sample,
+            which=checkpoint,
+            mirror=mirror,
+            device=device,
+            progress=progress,
+        )
+
+    def model(
+        self, checkpoint: Which = "last", device: str | torch.device | None = None
+    ) -> Inference:
+        """Return the encoder and the supervised heads, in eval mode.
+
+        The module converts RGB images (B, 3, H, W) in [0, 1], with H and W as `input.size`, to a
+        dict: task -> output of its head. The task's `decode` converts the output to a prediction.
+        Its `encoder` converts the images to `Features`. Both normalize the images.
+
+        device: such as "cuda" (default: the CPU).
+        Raises MtlError if there is no such checkpoint.
+        """
+        require_which(checkpoint)
+        target = torch_device(device or "cpu")
+        saved = self._folder().require(checkpoint)
+        return inference_network(self.experiment, saved).to(target)
+
+    def features(
+        self,
+        split: str = "train",
+        *,
+        data: str | None = None,
+        checkpoint: Which = "last",
+        device: str | torch.device | None = None,
+        annotations: Sequence[str] = (),
+    ) -> FeatureTable:
+        """Return the pooled features of the samples of a split, with their labels and keys.
+
+        The features are those of evaluation: eval mode, the augmentation "validation".
+
+        data, checkpoint, device: as in `evaluate`.
+        annotations: names of annotations of the data that become labels, beside those of the tasks.
+        It is how a run without tasks gets labels.
+
+        Raises MtlError if there is no such checkpoint, or no sample in the split.
+        """
+        require_which(checkpoint)
+        saved = self._folder().require(checkpoint)
+        target = torch_device(device)
+        opened = open_split(with_one_dataset(self.experiment, data), split, None)
+        resolved, _ = with_usable_precision(opened.experiment, target)
+        net = inference_network(self.experiment, saved).to(target)
+        indices = opened.data.split[split]
+        return feature_table(net, resolved, opened.data, indices, target, annotations)
+
+    def _folder(self) -> RunFolder:
+        return RunFolder.open(self.path)

@@ -11,7 +11,8 @@ from toys import PRETEXTS, Plain, batch, counted, experiment, key, prepared_batc
 from mtlcore import BuildContext, EncoderInfo, MtlError, predict_transform
 from mtlcore.config.experiment import PretextEntry
 from mtlcore.geometry import warp
-from mtlcore.model.views import _AugmentedBatch
+from mtlcore.model.plan import training_plan
+from mtlcore.model.views import augment
 from mtlcore.registry.components import component_name, fault
 from mtlcore.training.step import train_step
 
@@ -49,7 +50,7 @@ Rolled = predict_transform(shuffled, 3, name="rolled")
 
 def augmented(size=24, n=12):
     exp = experiment(augment=Plain(), size=size)
-    return _AugmentedBatch(exp, batch(n=n, size=size).images, key(), 0.0, None)
+    return augment(training_plan(exp), batch(n=n, size=size).images, key())
 
 
 def context():

@@ -124,6 +124,13 @@ def test_overrides_plugins_and_callbacks_complete_the_experiment(tmp_path: Path)
     assert from_file.summary["steps"] == 1
 
 
+@pytest.fixture(autouse=True)
+def own_callbacks() -> None:
+    """Registered for each test: `conftest` makes the catalog forget them after it."""
+    mtlcore.register(Signals)
+    mtlcore.register(TrainsAgain)
+
+
 def test_an_unregistered_class_is_refused_before_training(tmp_path: Path) -> None:
     @frozen
     class Mine(Classification):
@@ -186,7 +193,6 @@ def test_a_notebook_shows_bars_with_ipywidgets_and_lines_without(
 # ------------------------------------------------------------------------------- stop and resume
 
 
-@mtlcore.register
 @frozen
 class Signals(Callback):
     """Stops the process at step 2, as Ctrl-C does, once; records who handles the signal."""
@@ -252,7 +258,6 @@ def test_a_thread_trains_the_same_run_and_sets_no_signal_handlers(
     assert (tmp_path / "run" / "handler").read_text() == getattr(before, "__qualname__", "")
 
 
-@mtlcore.register
 @frozen
 class TrainsAgain(Callback):
     """Starts another run from the log of a run, in this thread and in another one."""

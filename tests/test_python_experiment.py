@@ -367,6 +367,18 @@ def class_named(name: str, base: type = Classification) -> type[Any]:
     return Mood
 
 
+def test_a_field_of_any_type_keeps_its_object() -> None:
+    @frozen
+    class Wraps(mtlcore.Classification):
+        inner: Any = None
+
+    inner = mtlcore.Classification(reads="mood")
+    experiment = Experiment(tasks={"mood": Wraps(inner=inner)})
+    task = experiment.tasks["mood"].component
+    assert isinstance(task, Wraps)
+    assert task.inner is inner
+
+
 def test_a_class_that_is_not_registered_is_refused_with_what_to_type() -> None:
     experiment = Experiment(tasks={"mood": class_named("never_registered")()})
     [line] = problems(experiment.to_toml)

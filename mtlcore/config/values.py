@@ -142,7 +142,7 @@ def as_read(value: object, kind: TypeHint, path: str) -> tuple[Any, list[str]]:
 
     The value itself if it is equal to what a TOML file would give, or has a problem.
     """
-    if value is None and admits_none(kind):
+    if kind is Any or (value is None and admits_none(kind)):
         return value, []
     try:
         read = converter.structure(without_none(converter.unstructure(value)), kind)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from attrs import frozen
 from mtl_faces.emotion import Fer
 from mtl_faces.sources.fer2013 import Fer2013
 from mtl_faces.sources.utkface import Utkface
@@ -223,11 +225,12 @@ def test_utkface_has_its_known_problems(unpacked):
     assert sum(map(len, report.duplicates)) == 190
 
 
+@frozen(eq=False)
 class _Gray(Dataset):
     """Another dataset with images of one gray value each."""
 
-    def __init__(self, dataset, grays):
-        self.dataset, self.grays = dataset, grays
+    dataset: Any
+    grays: Any
 
     def index(self):
         return self.dataset.index()

@@ -57,14 +57,25 @@ def registered_classes_are_forgotten() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., None]], Any]:
-    """Return a function that runs work(fabric, file) on two gloo processes and loads the file."""
+    """Return a function that runs work(fabric, file) on two gloo processes and loads the file.
+
+    The workers of pytest-xdist share the file: the first one that needs it makes it.
+    """
     import torch
+    from filelock import FileLock
     from lightning_fabric import Fabric
 
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
     def launch(work: Callable[..., None]) -> Any:
-        out = tmp_path_factory.mktemp("ranks") / "found.pt"
-        Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(work, out)
-        return torch.load(out, weights_only=True)
+        file = shared / f"{work.__module__}.pt"
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                partial = file.with_suffix(".partial")
+                Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(work, partial)
+                partial.rename(file)
+        return torch.load(file, weights_only=True)
 
     return launch
 

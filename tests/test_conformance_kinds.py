@@ -76,9 +76,7 @@ def test_an_encoder_conforms(name):
     require_conforming("encoder", name, examples)
 
 
-@pytest.mark.parametrize(
-    "model", [TIMM[0], *(pytest.param(n, marks=pytest.mark.slow) for n in TIMM[1:])]
-)
+@pytest.mark.parametrize("model", [pytest.param(name, marks=pytest.mark.slow) for name in TIMM])
 def test_an_encoder_of_timm_conforms(model):
     pytest.importorskip("timm", reason="timm is an extra")
     require_conforming("encoder", "timm", examples=1, model=model)

@@ -31,6 +31,7 @@ def test_a_users_script_passes_strict_mypy(script: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_users_script_runs(script: Path, tmp_path: Path) -> None:
     done = subprocess.run(

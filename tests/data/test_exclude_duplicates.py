@@ -112,6 +112,7 @@ def test_the_key_accepts_three_values_and_is_saved(folders):
         parse(tables | {"data": {"own": own | {"exclude_duplicates": "all"}}})
 
 
+@pytest.mark.slow
 def test_the_test_split_of_fer2013_loses_280_images_of_train(unpacked):
     dataset = Fer2013(unpacked("fer2013") / "fer2013")
     run = experiment(

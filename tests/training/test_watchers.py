@@ -413,6 +413,7 @@ def test_tensorboard_shows_the_log_and_drops_what_a_resumed_run_writes_again(tmp
         assert scalars(run, name) == expected
 
 
+@pytest.mark.slow
 def test_a_run_without_the_callback_imports_no_tensorboard(tmp_path):
     file = config(tmp_path, "")
     code = (

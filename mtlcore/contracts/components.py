@@ -257,8 +257,8 @@ class AlignedTask(SupervisedTask):
 
     reads: name of a map or of points of the datasets (`Index.maps`, `Index.points`).
 
-    Its targets are not kept in memory. They come with each batch, moved as the images were cropped
-    and shrunk, and are one of
+    It has no targets in memory: the image cache holds the maps and points, or decodes them on
+    demand. They come with each batch, moved as the images were cropped and shrunk, and are one of
 
     - (B, H, W) or (B, C, H, W) integers or bool: a map;
     - (B, C, H, W) float32: a map; C = 1 if the dataset's map has no channels;

@@ -45,6 +45,8 @@ class Run:
     """
 
     path: Path = field(converter=Path)
+    # A relative path keeps its meaning if the process changes its folder, as notebooks do.
+    _start: Path = field(factory=Path.cwd, init=False, eq=False, repr=False)
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -107,7 +109,7 @@ class Run:
         Raises MtlError if there is no task, no such checkpoint, or no sample in the split.
         """
         return evaluate(
-            self.path,
+            self._folder().path,
             data=data,
             overrides=overrides or (),
             split=split,
@@ -164,4 +166,4 @@ class Run:
         return feature_table(net, resolved, opened.data, indices, target, annotations)
 
     def _folder(self) -> RunFolder:
-        return RunFolder.open(self.path)
+        return RunFolder.open(self._start / self.path)

@@ -10,10 +10,13 @@ from attrs import evolve
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from test_preview import noise_experiment
+from toys import experiment
 
+from mtlcore import MtlError
 from mtlcore.config.experiment import Experiment
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.evaluation.evaluate import inference_network
+from mtlcore.model.hybrid import HybridModel
 from mtlcore.model.inference import Inference
 from mtlcore.runs import RunFolder
 from mtlcore.training.trainer import train
@@ -64,3 +67,18 @@ def test_both_networks_predict_differently_since_their_training_differs(networks
     hybrid, supervised = (net(images)["fer"] for net in networks)
     assert hybrid.shape == supervised.shape
     assert not torch.allclose(hybrid, supervised)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+        torch.zeros(1, 4, 32, 32),
+        torch.zeros(3, 32, 32),
+    ],
+    ids=["uint8", "four channels", "one image"],
+)
+def test_images_that_are_not_float_rgb_batches_are_refused(images) -> None:
+    model = HybridModel(experiment(("fer",))).inference()
+    with pytest.raises(MtlError, match=r"expected \(B, 3, H, W\) float in \[0, 1\]"):
+        model(images)

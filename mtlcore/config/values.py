@@ -87,6 +87,9 @@ def instance_as_read(given: T, cls: type, path: str) -> T:
         return given
     if not isinstance(given, cls):
         raise MtlError(f"{path} = {given!r}: expected {_in_words(cls)}")
+    if not attrs.has(type(given)):
+        name = type(given).__name__
+        raise MtlError(f"{path}: {name} lacks @frozen (from attrs), so its fields would be ignored")
     changes: dict[str, object] = {}
     problems: list[str] = []
     own: type = type(given)

@@ -93,6 +93,14 @@ class Inference(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, images: Tensor) -> dict[str, Output]:
-        """Return task label -> output of its head, for images (B, 3, H, W) in [0, 1]."""
+        """Return task label -> output of its head, for images (B, 3, H, W) in [0, 1].
+
+        Raises MtlError for integers, such as uint8 in 0 ... 255, and for another shape.
+        """
+        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
+            raise MtlError(
+                f"images are {tuple(images.shape)} {images.dtype}: expected (B, 3, H, W) float in "
+                "[0, 1]; divide uint8 images by 255"
+            )
         features = self.encoder(images)
         return {label: head(features) for label, head in self.heads.items()}

@@ -225,9 +225,17 @@ def _pretext_input(
 ) -> tuple[Sequence[View], HeadInput | None]:
     """Return the views of one pretext, and the input of its head (None for "views_only")."""
     samples = len(augmented.images)
-    views, target = entry.component.views(augmented, augmented.keyed_rng(label))
-    _check_samples(label, views, target, samples)
-    positions = encoded.add(views, entry.samples, label)
+    try:
+        views, target = entry.component.views(augmented, augmented.keyed_rng(label))
+        _check_samples(label, views, target, samples)
+        positions = encoded.add(views, entry.samples, label)
+    except (TypeError, ValueError, AttributeError) as error:
+        # The code of a plugin: a trial of two samples reports the note.
+        error.add_note(
+            f"`views` of pretext {label!r} must return (views, target), where views is a list of "
+            "View: View.repaint takes images, View.rearrange takes a function"
+        )
+        raise
 
     if entry.control == "views_only":
         return views, None

@@ -162,9 +162,10 @@ def dry_run(train_state: TrainState, real: Batch) -> None:
             train_state.model(prepare(training_plan(experiment), real.first(2), rng))
     except PLUGIN_FAILURES as error:
         names = ", ".join(experiment.entries)
+        reason = "; ".join([str(error), *getattr(error, "__notes__", ())])
         raise MtlError(
             f"a dry run of two samples failed "
-            f"({names}; input.size = {written(experiment.input.size)}): {error}"
+            f"({names}; input.size = {written(experiment.input.size)}): {reason}"
         ) from error
     finally:
         train_state.model.train()

@@ -145,23 +145,27 @@ class Run:
         checkpoint: Which = "last",
         device: str | torch.device | None = None,
         annotations: Sequence[str] = (),
+        overrides: Overrides | None = None,
+        progress: Progress | None = None,
     ) -> FeatureTable:
         """Return the pooled features of the samples of a split, with their labels and keys.
 
         The features are those of evaluation: eval mode, the augmentation "validation".
 
-        data, checkpoint, device: as in `evaluate`.
+        data, checkpoint, device, overrides, progress: as in `evaluate`.
         annotations: names of annotations of the data that become labels, beside those of the tasks.
         It is how a run without tasks gets labels.
 
         Raises MtlError if there is no such checkpoint, or no sample in the split.
         """
         require_which(checkpoint)
-        saved = self._folder().require(checkpoint)
+        folder = self._folder()
+        saved = folder.require(checkpoint)
+        experiment = with_one_dataset(folder.experiment(overrides or ()), data)
         target = torch_device(device)
-        opened = open_split(with_one_dataset(self.experiment, data), split, None)
+        opened = open_split(experiment, split, progress)
         resolved, _ = with_usable_precision(opened.experiment, target)
-        net = inference_network(self.experiment, saved).to(target)
+        net = inference_network(experiment, saved).to(target)
         indices = opened.data.split[split]
         return feature_table(net, resolved, opened.data, indices, target, annotations)
 

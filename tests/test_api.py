@@ -372,6 +372,21 @@ def test_features_have_labels_and_keys(trained: Run) -> None:
     assert torch.equal(table.features, trained.features("test").features)
 
 
+def test_features_take_overrides_and_report_progress(trained: Run) -> None:
+    calls: list[tuple[str, int, int]] = []
+    table = trained.features(
+        "test",
+        overrides={"data.dots.n": 60},
+        progress=lambda what, done, total: calls.append((what, done, total)),
+    )
+    assert 0 < len(table.keys) < TEST_SAMPLES
+    assert len(table.keys) == trained.evaluate("test", overrides={"data.dots.n": 60}).n
+    assert calls[-1][1:] == (len(table.keys), len(table.keys))
+    added = {"data.more.name": "dots", "data.more.n": 80}
+    alone = trained.features("test", data="more", overrides=added)
+    assert alone.keys.tolist() == [f"dot{i}" for i in range(64, 80)]
+
+
 def test_features_of_a_run_without_tasks_take_labels_from_the_data(tmp_path: Path) -> None:
     run = train(tmp_path / "run", dots(tasks={}))
     assert run.features("test").labels == {}

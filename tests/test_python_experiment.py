@@ -213,6 +213,34 @@ def test_augmentations_without_required_keys_are_available_by_name() -> None:
         built.augmentation("weka")
 
 
+OWN_STRONG = """
+from attrs import frozen
+from mtlcore import hookimpl
+from mtlcore.augment.levels import Strong as Shipped
+
+@frozen
+class Strong(Shipped):
+    mirror: float = 0.25
+
+@hookimpl
+def mtl_components():
+    return [Strong]
+"""
+
+
+@pytest.mark.filterwarnings("ignore:augmentation 'strong' comes from")
+def test_a_plugin_file_may_replace_a_default_component(tmp_path: Path) -> None:
+    plugin = tmp_path / "own.py"
+    plugin.write_text(OWN_STRONG)
+    built = Experiment(plugins=[plugin], tasks={"age": Regression()})
+    assert (type(built.augment).__name__, built.augment.mirror) == ("Strong", 0.25)  # type: ignore[attr-defined]
+    assert resolve(built) == built
+    config = tmp_path / "run.toml"
+    config.write_text(f'plugins = ["{plugin}"]\n[task.age]\nname = "regression"\n')
+    assert load(config) == built
+    assert Experiment(tasks={"age": Regression()}).augment == Strong()
+
+
 def test_two_experiments_with_different_augmentations_differ() -> None:
     one = Experiment(augmentations={"weak": Weak(mirror=0.25)})
     assert one != Experiment()

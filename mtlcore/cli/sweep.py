@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STATES = {
     "finished": "already finished",
     "diverged": "already diverged",
-    "begun": "resumes",
+    "interrupted": "resumes",
     "new": "starts",
 }
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, Factory, field, frozen
 from attrs.converters import optional as converts_optional
 from attrs.validators import and_, ge, gt, le, lt, optional
 
@@ -282,18 +282,18 @@ def _plugins(given: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     return tuple(pinned(os.fspath(path)) for path in given)
 
 
-def _encoder() -> Encoder:
-    component: Encoder = default_component("encoder", "resnet_small")
+def _encoder(made: Experiment) -> Encoder:
+    component: Encoder = default_component("encoder", "resnet_small", made.plugins)
     return component
 
 
-def _weighting() -> LossWeighting:
-    component: LossWeighting = default_component("weighting", "equal")
+def _weighting(made: Experiment) -> LossWeighting:
+    component: LossWeighting = default_component("weighting", "equal", made.plugins)
     return component
 
 
-def _augment() -> Augmentation:
-    component: Augmentation = default_component("augmentation", "strong")
+def _augment(made: Experiment) -> Augmentation:
+    component: Augmentation = default_component("augmentation", "strong", made.plugins)
     return component
 
 
@@ -336,12 +336,14 @@ class Experiment:
         `<label>/<name>`.
     """
 
-    encoder: Encoder = field(factory=_encoder)
+    # First: a plugin file may replace a component that is the default of a field below.
+    plugins: tuple[str, ...] = field(default=(), converter=_plugins)
+    encoder: Encoder = field(default=Factory(_encoder, takes_self=True))
     tasks: dict[str, TaskEntry] = field(factory=dict, converter=_tasks)
     pretexts: dict[str, PretextEntry] = field(factory=dict, converter=_pretexts)
     data: dict[str, DataEntry] = field(factory=dict, converter=_data)
-    weighting: LossWeighting = field(factory=_weighting)
-    augment: Augmentation = field(factory=_augment)
+    weighting: LossWeighting = field(default=Factory(_weighting, takes_self=True))
+    augment: Augmentation = field(default=Factory(_augment, takes_self=True))
     augmentations: dict[str, Augmentation] = field(
         factory=dict, converter=_augmentations, eq=_without_defaults
     )
@@ -351,7 +353,6 @@ class Experiment:
     schedule: Schedule = field(factory=Schedule)
     train: Train = field(factory=lambda: Train(steps=1000))
     seed: int = 0
-    plugins: tuple[str, ...] = field(default=(), converter=_plugins)
     callbacks: dict[str, Callback] = field(factory=dict, converter=_callbacks)
 
     def __attrs_post_init__(self) -> None:

@@ -27,7 +27,8 @@ def _codes(codes: object) -> np.ndarray:
     array = np.asarray(codes)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise MtlError(f"Categories: codes is {array.dtype} {array.shape}; expected (N,) int")
-    return array
+    # numpy's empty array is float64, and numpy refuses floats as positions.
+    return array if array.size else array.astype(np.int32)
 
 
 def _names(names: object) -> Texts:
@@ -264,6 +265,9 @@ class _Coder:
 
 
 def _coded(values: np.ndarray) -> Categories:
+    if values.dtype.kind == "T":
+        # numpy.unique of StringDType ends the process in numpy 2.4, and refuses missing values.
+        return _counted_up(_in_chunks(values))
     coder = _Coder()
     codes: list[np.ndarray] = []
     for start in range(0, len(values), CHUNK):
@@ -283,8 +287,10 @@ def _counted_up(values: Iterable[object]) -> Categories:
 
 
 def _in_chunks(values: np.ndarray) -> Iterator[str]:
+    """Yield the strings. What StringDType holds for a missing value counts as ""."""
     for start in range(0, len(values), CHUNK):
-        yield from values[start : start + CHUNK].tolist()
+        for text in values[start : start + CHUNK].tolist():
+            yield text if isinstance(text, str) else ""
 
 
 def _is_text(values: object) -> TypeGuard[np.ndarray]:

@@ -23,7 +23,8 @@ class Texts:
 
     buffer: (M,) uint8, the bytes of all strings. starts: (N + 1,) int64, where each one begins.
 
-    It can be indexed and iterated like a numpy array of strings, and numpy functions accept it.
+    It can be indexed, compared and iterated like a numpy array of strings, and numpy functions
+    accept it.
     """
 
     buffer: np.ndarray
@@ -60,6 +61,21 @@ class Texts:
 
     def __iter__(self) -> Iterator[str]:
         return self._picked(np.arange(len(self)))
+
+    def __eq__(self, other: object) -> np.ndarray:  # type: ignore[override]
+        """Return which strings are equal to this one, or to these N, (N,) bool, as numpy does."""
+        # As objects: numpy drops zero characters at the end of fixed-width strings.
+        values = np.array(self.tolist(), dtype=object)
+        if isinstance(other, Texts):
+            other = other.tolist()
+        if not isinstance(other, str):
+            other = np.asarray(other, dtype=object)
+        return np.asarray(values == other, dtype=bool)
+
+    def __ne__(self, other: object) -> np.ndarray:  # type: ignore[override]
+        return ~(self == other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         values = np.array(self.tolist(), dtype=str)

@@ -7,14 +7,16 @@ examples; beyond it the run stops.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from attrs import field, frozen
 
 from ..config.experiment import DataEntry, Experiment
-from ..contracts import Categories, Column, Index, Skipped
+from ..contracts import AlignedTask, Categories, Column, Index, Skipped
 from ..contracts.columns import describe, is_keys, is_numbers
 from ..errors import MtlError, nearest
-from .aligned import check_columns
+from .aligned import check_columns, columns_of
 from .copies import excluded, read_pixels, together
 from .split_names import split_name
 from .splits import Rules, assign, strata_of
@@ -134,7 +136,7 @@ def split_dataset(
         entry.labels,
         entry.limit,
     )
-    strata = strata_of(next(iter(labels.values()), None), n)
+    strata = _strata(experiment, index, labels)
     # A slice copies no column.
     chosen = slice(None) if used.all() else used
     official = None if split is None else split[chosen]
@@ -159,6 +161,25 @@ def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:
     read_by_tasks = dict.fromkeys(entry.component.reads for entry in experiment.tasks.values())
     used = tuple(name for name in read_by_tasks if name in index.annotations)
     return used or tuple(index.annotations)
+
+
+def _strata(
+    experiment: Experiment,
+    index: Index,
+    labels: Mapping[str, Column],
+) -> np.ndarray:
+    """Return (n,) int, the stratum of each sample: by its value of the first of these annotations.
+
+    If a task reads a map or points, samples that have them and samples without are strata apart:
+    otherwise a small share of the labels could keep none of them.
+    """
+    strata = strata_of(next(iter(labels.values()), None), len(index))
+    columns = columns_of(index)
+    for entry in experiment.tasks.values():
+        name = entry.component.reads
+        if isinstance(entry.component, AlignedTask) and name in columns:
+            return 2 * strata + columns[name].present
+    return strata
 
 
 def first_few(names: list[str]) -> str:

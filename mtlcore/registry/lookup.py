@@ -24,9 +24,12 @@ def catalog_with(files: Sequence[Path]) -> Catalog:
     return extended
 
 
-def default_component(kind: str, name: str) -> Any:
-    """Return an installed component with every key at its default."""
-    return catalog().find(kind, name)()
+def default_component(kind: str, name: str, plugins: Sequence[str] = ()) -> Any:
+    """Return a component with every key at its default.
+
+    plugins: further one-file plugins: "PATH", or "PATH#sha256=...". One of them may replace it.
+    """
+    return _known(plugins).find(kind, name)()
 
 
 def default_augmentations(plugins: Sequence[str]) -> dict[str, Augmentation]:
@@ -34,14 +37,18 @@ def default_augmentations(plugins: Sequence[str]) -> dict[str, Augmentation]:
 
     plugins: further one-file plugins: "PATH", or "PATH#sha256=...".
     """
-    files = [Path(listed.partition(MARK)[0]) for listed in plugins]
-    known = catalog_with(files) if files else catalog()
     defaults: dict[str, Augmentation] = {}
-    for name, cls in known.of_kind("augmentation").items():
+    for name, cls in _known(plugins).of_kind("augmentation").items():
         default = default_of(cls)
         if isinstance(default, Augmentation):
             defaults[name] = default
     return defaults
+
+
+def _known(plugins: Sequence[str]) -> Catalog:
+    """Return the installed catalog, with these one-file plugins if there are any."""
+    files = [Path(listed.partition(MARK)[0]) for listed in plugins]
+    return catalog_with(files) if files else catalog()
 
 
 def kind_of(name: str, kind: str | None, catalog: Catalog) -> str:

@@ -322,6 +322,34 @@ def test_wrong_categories_are_refused(codes, names, message):
         Categories(codes, names)
 
 
+def test_categories_without_codes_can_be_used_whatever_their_names_are():
+    for names in ([], ["a", "b"]):
+        column = Categories([], names)
+        assert (column.tolist(), column.used(), column.unique()[1].tolist()) == ([], [], [])
+        assert (column == "a").tolist() == column[:].tolist() == []
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_string_of_numpy_is_the_empty_string(missing):
+    kind = np.dtypes.StringDType(na_object=missing)
+    values = np.array(["b", missing, "a", "b"], dtype=kind)
+    assert Categories.of(values).tolist() == ["b", "", "a", "b"]
+    assert Index(values, {}).keys.tolist() == ["b", "", "a", "b"]
+
+
+def test_strings_of_any_width_are_never_sorted_by_numpy(monkeypatch):
+    """numpy.unique of them ends the process in numpy 2.4."""
+    unique = np.unique
+
+    def refuse(values, *args, **kwargs):
+        assert np.asarray(values).dtype.kind != "T"
+        return unique(values, *args, **kwargs)
+
+    monkeypatch.setattr(np, "unique", refuse)
+    column = Categories.of(CODINGS["strings of any width"](KINDS))
+    assert column.tolist() == KINDS
+
+
 @pytest.mark.parametrize("column", [np.array([], dtype=str), pa.array([], pa.string())])
 def test_a_column_of_no_samples_is_empty(column):
     found = Categories.of(column)
@@ -384,6 +412,18 @@ def test_texts_are_the_strings_they_were_made_of(strings, data) -> None:
     repeated = column.repeated()
     assert (repeated is None) == (len(counts) == len(strings))
     assert repeated is None or counts[repeated[0]] == repeated[1] > 1
+
+
+def test_texts_are_compared_like_an_array_of_strings() -> None:
+    strings = ["b", "a", "a\0", ""]
+    column = Texts.of(strings)
+    assert (column == "a").tolist() == [False, True, False, False]
+    assert (column != "a").tolist() == [True, False, True, True]
+    assert (column == "b").tolist() == [True, False, False, False]
+    for other in (Texts.of(["b", "b", "a\0", ""]), ["b", "b", "a\0", ""]):
+        assert (column == other).tolist() == [True, False, True, True]
+    assert (Texts.of([]) == "a").tolist() == []
+    assert column[(column == "a") | (column == "b")].tolist() == ["b", "a"]
 
 
 def test_one_long_text_does_not_widen_the_others() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from aligned_toys import BRIGHT, Scenes, middles
+from aligned_toys import BRIGHT, Classes, CutMixed, MixedUp, Scenes, middles
 from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,10 +27,24 @@ from mtl_pretexts.rotation import Rotation
 from mtl_pretexts.simclr import Simclr
 from mtl_pretexts.vicreg import Vicreg
 
-from mtlcore import Augmentation, Dataset, Index, MapColumn, PretextTask, Sample, View
+from mtlcore import (
+    Augmentation,
+    Batch,
+    Dataset,
+    Index,
+    MapColumn,
+    PretextTask,
+    Sample,
+    StepCounts,
+    View,
+)
 from mtlcore.augment.levels import NoAugment, Strong, Validation, Weak
+from mtlcore.config.experiment import PretextEntry, Views
+from mtlcore.contracts import PreparedBatch
 from mtlcore.data.aligned import joined_labels
 from mtlcore.data.cache import CachedSamples, open_images
+from mtlcore.model.plan import ViewPlan
+from mtlcore.model.views import prepare
 from mtlcore.rng import KeyedRng
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -184,16 +198,76 @@ def test_each_pixel_keeps_its_own_label(name, raw, cache, size, augmentation, se
     for view in views_of(name, samples.images, size, augmentation, False, seed):
         moved = view.geometry.warp(place) - Places.START
         assert moved.shape[-2:] == view.images.shape[-2:]
-        by_label = torch.stack([moved % raw[1], moved // raw[1]], 1) + 0.5
-        by_color = view.images[:, :2] * torch.tensor([raw[1], raw[0]])[:, None, None]
+        by_label = xy_of(moved, raw)
+        are_where_colors_say(view.images, by_label, inside(by_label, apart=8.0), raw)
 
-        seams = ~inside(by_label, apart=8.0)
-        shown = away_from(seams) & away_from(is_hidden(view.images))
-        assert shown.float().mean() > 0.2
-        # Each step takes the nearest pixel, up to half a pixel away, on either side.
-        off = (by_label - by_color).movedim(1, -1)[shown]
-        assert off.abs().quantile(0.99) < 3.5
-        assert off.mean(0).abs().max() < 0.8
+
+def xy_of(place: torch.Tensor, raw: tuple[int, int]) -> torch.Tensor:
+    """Return (B, 2, H, W), the raw pixels that the labels (B, H, W) name, from 0."""
+    return torch.stack([place % raw[1], place // raw[1]], 1) + 0.5
+
+
+def are_where_colors_say(images, by_label, smooth, raw) -> None:
+    """Compare the place that each label names with the one that its color names.
+
+    smooth: (B, H, W), pixels away from jumps of the labels.
+    """
+    by_color = images[:, :2] * torch.tensor([raw[1], raw[0]])[:, None, None]
+    shown = away_from(~smooth) & away_from(is_hidden(images))
+    assert shown.float().mean() > 0.2
+    # Each step takes the nearest pixel, up to half a pixel away, on either side.
+    off = (by_label - by_color).movedim(1, -1)[shown]
+    assert off.abs().quantile(0.99) < 3.5
+    assert off.mean(0).abs().max() < 0.8
+
+
+@frozen
+class Place(Classes):
+    """The map of `Places`."""
+
+    reads = "place"
+
+
+def prepared(name: str, augment: Augmentation, samples: CachedSamples, size, seed) -> PreparedBatch:
+    """Return a batch in which heads read the views of a pretext, and the clean ones."""
+    pretext = PRETEXTS[name]
+    pretexts = {} if pretext is None else {"pretext": PretextEntry(pretext)}
+    n = len(samples.images)
+    plan = ViewPlan(
+        augment=augment,
+        augmentations={label: plain(known) for label, known in AUGMENTATIONS.items()},
+        size=(size[0], size[0]) if name in SQUARE else size,
+        tasks={"place": Place()},
+        pretexts=pretexts,
+        views=Views(supervised="both" if pretexts else "clean"),
+    )
+    here = torch.ones(n, dtype=torch.bool)
+    targets = {"place": samples.aligned["place"]}
+    batch = Batch(samples.images, targets, {"place": here}, StepCounts({"place": n}, n, 0), n)
+    return prepare(plan, batch, KeyedRng((seed,)))
+
+
+@pytest.mark.parametrize("augment", [CutMixed(), MixedUp()])
+@pytest.mark.parametrize("name", sorted(KEEP_COLORS))
+@settings(max_examples=6)
+@given(raw=SIZES, cache=CACHES, size=VIEWS, seed=st.integers(0, 2**16))
+def test_each_pixel_of_a_mixed_view_keeps_the_labels_of_both_samples(
+    augment, name, raw, cache, size, seed
+):
+    """With a region each pixel has one label; blended pixels have two, with their shares."""
+    batch = prepared(name, augment, cached(Places(raw), ("place",), cache), size, seed)
+    mixed = 0
+    for head_input in batch.head_inputs["place"]:
+        images = batch.images[head_input.images[0]]
+        by_label = torch.zeros_like(images[:, :2])
+        smooth = torch.ones_like(images[:, 0], dtype=torch.bool)
+        for place, share in head_input.targets:
+            xy = xy_of(place - Places.START, raw)
+            by_label += share[:, None, None, None] * xy
+            smooth &= inside(xy, apart=8.0)
+        are_where_colors_say(images, by_label, smooth, raw)
+        mixed += len(head_input.targets) == 2
+    assert bool(mixed) == isinstance(augment, MixedUp)
 
 
 @pytest.mark.parametrize("name", PRETEXTS)

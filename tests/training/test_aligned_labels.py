@@ -76,6 +76,35 @@ def open_scenes(dataset, tasks=("classes", "depth", "normals", "corners"), **mor
 # ------------------------------------------------------------ opening
 
 
+@pytest.mark.parametrize("others", [{}, {"kind": Classification(reads="kind")}])
+def test_splits_and_label_shares_keep_some_of_the_few_samples_with_a_map(others):
+    """A hundredth of the samples has a map: ten, none of them in the test split."""
+    entry = DataEntry(Scenes(1000, every=100), labels=0.05, unlabeled="keep")
+    tasks = {"classes": TASKS["classes"]} | others
+    for seed in range(5):
+        run = experiment({"scenes": entry}, tasks, seed=seed, size=(24, 32), validation=0.2)
+        data = open_data(run, lazy=True).data
+        here = data.present["classes"].numpy()
+        assert here[data.split["train"]].sum() == 1
+        assert here[data.split["validation"]].sum() in (1, 2)
+        if others:
+            kinds = data.present["kind"].numpy()[data.split["train"]]
+            assert abs(kinds.sum() - 0.05 * len(kinds)) < 3
+
+
+def test_a_map_that_every_sample_has_changes_no_split():
+    entry = DataEntry(Scenes(200), labels=0.3, limit=60, unlabeled="keep")
+    found = []
+    for names in (("kind",), ("kind", "classes")):
+        tasks = {"kind": Classification(reads="kind"), "classes": TASKS["classes"]}
+        chosen = {name: tasks[name] for name in names}
+        run = experiment({"scenes": entry}, chosen, size=(24, 32), cache_size=(30, 40))
+        data = open_data(run, lazy=True).data
+        split = {name: indices.tolist() for name, indices in data.split.items()}
+        found.append((split, data.present["kind"].tolist(), data.fingerprint))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("memory", [None, 0])
 def test_labels_of_aligned_tasks_come_with_the_images(memory):
     data = open_scenes(Scenes(12, (40, 64), every=3), memory=memory)

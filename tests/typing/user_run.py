@@ -57,7 +57,9 @@ def main() -> None:
     assert len(names) == len(features.pooled) == 2
     assert not module.training
 
-    table: FeatureTable = run.features("train", data="faces")
+    table: FeatureTable = run.features(
+        "train", data="faces", overrides={"data.faces.train": 12}, progress=print
+    )
     labels: np.ndarray[Any, Any] = table.labels["fer"]
     labeled: torch.Tensor = table.features[labels != ""]
     assert len(labeled) == len(table.keys)

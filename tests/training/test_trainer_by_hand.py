@@ -84,8 +84,8 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     """Return a copy of all that a step changes: weights, buffers, averages, optimizer states."""
     train_state = trainer.parts.train_state
     found = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
-    assert train_state.ema is not None
-    found |= {f"ema.{k}": v for k, v in train_state.ema.copy.state_dict().items()}
+    if train_state.ema is not None:
+        found |= {f"ema.{k}": v for k, v in train_state.ema.copy.state_dict().items()}
     found |= {f"weighting.{k}": v for k, v in train_state.loss_weighting.state_dict().items()}
     for number, kept in trainer.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{number}.{k}": v for k, v in kept.items()}
@@ -259,6 +259,21 @@ def test_evaluating_the_model_between_steps_does_not_leave_it_in_eval_mode(load)
     evaluated.model.eval()
     evaluated.inference.eval()
     evaluated.step()
+    assert_same(state(plain), state(evaluated))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("take", [Trainer.step, by_hand])
+def test_evaluating_the_inference_network_alone_does_not_leave_its_modules_in_eval_mode(
+    load, ema, take
+):
+    experiment = load({"train.ema": ema})
+    plain, evaluated = Trainer(experiment), Trainer(experiment)
+    for trainer in (plain, evaluated):
+        take(trainer)
+        if trainer is evaluated:
+            trainer.inference.eval()  # shares encoder and heads with the model if there is no EMA
+        take(trainer)
     assert_same(state(plain), state(evaluated))
 
 

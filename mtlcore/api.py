@@ -16,11 +16,12 @@ from .config import load, resolve
 from .config.experiment import Experiment
 from .config.load import Where
 from .config.overrides import Overrides, read_overrides
-from .config.same import RESUMABLE, differences
+from .config.same import RESUMABLE
 from .contracts import Callback
 from .errors import MtlError
 from .run import Run
 from .runs import RunFolder
+from .training.resume import experiment_to_resume
 from .training.trainer import train as train_run
 
 _training = threading.Lock()  # held while a run of this process trains
@@ -117,15 +118,7 @@ def _to_resume(
             )
         _require_resumable(overrides)
         return run.experiment(overrides, [Path(file) for file in plugins])
-    expected, saved = _complete(given, overrides, plugins, callbacks), run.experiment()
-    found = differences(expected, saved)
-    if found:
-        raise MtlError(
-            f"{folder} holds the run of another experiment, so it can't be resumed with this one: "
-            "choose another `out`, or pass None as the experiment to continue the run as it is\n  "
-            + "\n  ".join(found)
-        )
-    return evolve(saved, train=evolve(saved.train, devices=expected.train.devices))
+    return experiment_to_resume(_complete(given, overrides, plugins, callbacks), folder)
 
 
 def _require_resumable(overrides: Overrides) -> None:

@@ -20,6 +20,7 @@ from .checkpoint import Checkpoints
 from .devices import leave_together
 from .loop import Loop, is_due
 from .result import Result
+from .resume import experiment_to_resume
 from .setup import RunParts, set_up
 from .step import Logged, train_step
 from .stop import Interrupted
@@ -72,7 +73,8 @@ class Trainer:
     experiment: the experiment.
     out: the run folder, a new one. The rows of metrics.jsonl are written there, and checkpoints.
     None: nothing is written.
-    resume: continue the run of the folder `out` from its last checkpoint.
+    resume: continue the run of the folder `out` from its last checkpoint. The experiment must be
+    the one that the run was started with. `train.devices` alone may differ.
 
     Forwards seed torch's global generator: draw your own random numbers from a `torch.Generator`.
     Raises MtlError for everything that a user can correct.
@@ -95,7 +97,10 @@ class Trainer:
         if out is None and resume:
             raise MtlError(f"resume=True needs the folder of a run: {_WITH_FOLDER}")
         folder = None if out is None else Path(out)
-        self._begin(set_up(resolve(experiment), folder, resume))
+        complete = resolve(experiment)
+        if folder is not None and resume:
+            complete = experiment_to_resume(complete, folder)
+        self._begin(set_up(complete, folder, resume))
 
     def _begin(self, parts: RunParts) -> None:
         self.parts = parts

@@ -155,6 +155,34 @@ def test_a_saved_trainer_is_resumed(load, tmp_path):
     assert_same(state(trainer), state(again))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("optimizer.lr", 1e-3), ("train.steps", 7), ("train.micro_batches", 1)]
+)
+def test_a_trainer_is_not_resumed_with_another_experiment(load, tmp_path, key, value):
+    trainer = Trainer(load({"train.micro_batches": 2}), out=tmp_path / "run")
+    trainer.step()
+    trainer.save()
+    overrides = {"train.micro_batches": 2, key: value}
+    with pytest.raises(MtlError, match=rf"another experiment.*\n  {key}: .* in the run"):
+        Trainer(load(overrides), out=tmp_path / "run", resume=True)
+
+
+def test_a_resumed_trainer_keeps_the_micro_batches_of_its_run(load, tmp_path):
+    trainer = Trainer(load({"train.micro_batches": 2}), out=tmp_path / "run")
+    trainer.step()
+    trainer.save()
+    again = Trainer(mtlcore.load_run(tmp_path / "run").experiment, tmp_path / "run", resume=True)
+    assert again.step_number == 1
+    again = Trainer(load(), out=tmp_path / "run", resume=True)
+    assert again.experiment == evolve(
+        trainer.experiment, plugins=(str(tmp_path / "run" / "plugins" / DOTS.name),)
+    )
+    assert len(again.batch().micro_batches) == 2
+    trainer.step()
+    again.step()
+    assert_same(state(trainer), state(again))
+
+
 def test_nothing_is_written_without_a_folder(load, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

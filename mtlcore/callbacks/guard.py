@@ -65,6 +65,7 @@ class Callbacks:
     added: metrics that callbacks have added since the evaluation before it.
     unwritten: those of them that no row of the log holds yet.
     stopped: label of the callback that ended the run, and its reason.
+    running: from on_train_start to teardown. Otherwise, steps are taken by hand.
     """
 
     train_state: TrainState
@@ -79,6 +80,7 @@ class Callbacks:
     added: Metrics = field(factory=dict)
     unwritten: Metrics = field(factory=dict)
     stopped: tuple[str, str] | None = None
+    running: bool = False
     _features: dict[bytes, Tensor] = field(factory=dict)
 
     @classmethod
@@ -138,6 +140,7 @@ class Callbacks:
     @contextmanager
     def closing(self) -> Iterator[None]:
         """Around the whole run: call `on_exception` if it fails, and `teardown` in any case."""
+        self.running = True
         try:
             yield
         except BaseException as error:
@@ -145,6 +148,10 @@ class Callbacks:
             raise
         finally:
             self._close("teardown")
+            self.running = False
+            # What a callback left open is not that of the next run.
+            for watcher in self.watchers:
+                watcher.handles.clear()
             self._record_failures()
 
     def _close(self, event: str, *arguments: object) -> None:

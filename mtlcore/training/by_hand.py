@@ -131,7 +131,7 @@ class ByHand:
             )
         if self._computed is not None:
             self._forget()
-        # A user may have evaluated it, or the inference network, which shares its encoder and heads.
+        # A user may have evaluated it, or `Trainer.inference`, which shares its modules.
         self.train_state.model.train()
 
     def _forget(self) -> None:

@@ -55,6 +55,8 @@ def _is_free(key: str, value: object, saved: object) -> bool:
     if key != _CACHE_SIZE or saved is None:
         return False
     # A run reduces it to the size of its images.
+    assert isinstance(value, int | list)
+    assert isinstance(saved, int | list)
     given, reduced = image_size(value), image_size(saved)
     return given[0] >= reduced[0] and given[1] >= reduced[1]
 

@@ -48,7 +48,7 @@ def train(
 def trainer_of(parts: RunParts) -> Trainer:
     """A trainer of parts that are set up."""
     trainer = Trainer.__new__(Trainer)
-    trainer._begin(parts)
+    trainer._begin(parts, nullcontext())
     return trainer
 
 
@@ -101,14 +101,13 @@ class Trainer:
             complete = experiment_to_resume(complete, folder)
         reporter, shown = reporter_of(progress)
         with shown:
-            self._begin(set_up(complete, folder, resume, reporter))
-        self._shown = shown
+            self._begin(set_up(complete, folder, resume, reporter), shown)
 
-    def _begin(self, parts: RunParts) -> None:
+    def _begin(self, parts: RunParts, shown: AbstractContextManager[object]) -> None:
         self.parts = parts
         self._by_hand = ByHand(parts.train_state)
         self._log = StepLog(parts)
-        self._shown: AbstractContextManager[object] = nullcontext()
+        self._shown = shown
 
     # ------------------------------------------------------------------------------ what there is
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,17 @@ JOURNAL = {
     "plugins": [str(DOTS), str(Path(__file__).parent / "reporters.py")],
     "callback.journal.file": "journal.jsonl",
 }
+TWO_DEVICES = """
+import mtlcore
+import torch.distributed as dist
+
+trainer = mtlcore.Trainer(mtlcore.load_experiment("two.toml"), "run", progress=False)
+assert dist.get_world_size() == 2
+while trainer.step_number < trainer.steps:
+    trainer.step()
+trainer.run()
+assert not dist.is_initialized()
+"""
 AT_LOSSES = {
     "sum of losses": {},
     "learned weights": {"weighting.name": "uncertainty"},
@@ -182,6 +195,20 @@ def test_a_run_whose_last_step_was_taken_by_hand_is_evaluated_and_saved(load, tm
     assert "validation/quarter/accuracy" in rows[-1]
     trainer.run()
     assert run.rows() == rows
+
+
+@pytest.mark.slow
+def test_run_ends_steps_by_hand_on_two_devices(load, tmp_path):
+    overrides = {"train.steps": 2, "train.devices": 2, "train.accelerator": "cpu"}
+    (tmp_path / "two.toml").write_text(load(overrides).to_toml())
+    (tmp_path / "two.py").write_text(TWO_DEVICES)
+    done = subprocess.run(
+        [sys.executable, "two.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    assert run.require().step == 2
+    assert "quarter/accuracy" in run.provenance()["validation"]
 
 
 def test_a_run_of_a_trainer_is_refused_while_another_run_trains(load, tmp_path):

@@ -133,7 +133,7 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
     train_state = build_train_state(exp, fabric, STEPS, steps_per_epoch)
     record = Record(exp.train.max_skipped)
     callbacks = Callbacks.of(train_state, data, Path(), SilentReporter())
-    callbacks.watchers.clear()  # nothing is written
+    callbacks.entries.clear()  # nothing is written
     loader = DirectLoader(data, Sampler(data, exp), fabric.device)
     return trainer_of(RunParts(train_state, data, loader, record, callbacks, None))
 

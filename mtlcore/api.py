@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import evolve
 
-from .callbacks.bars import Bars
-from .callbacks.progress import ProgressReporter, SilentReporter
+from .callbacks.bars import reporter_of
+from .callbacks.progress import ProgressReporter
 from .config import load, resolve
 from .config.experiment import Experiment
 from .config.load import Where
 from .config.overrides import Overrides, read_overrides
-from .config.same import RESUMABLE, differences
+from .config.same import RESUMABLE
 from .contracts import Callback
 from .errors import MtlError
 from .run import Run
 from .runs import RunFolder
+from .training.one_at_a_time import only_training
+from .training.resume import experiment_to_resume
 from .training.trainer import train as train_run
-
-_training = threading.Lock()  # held while a run of this process trains
 
 
 def train(
@@ -55,12 +53,13 @@ def train(
     call is refused.
     """
     folder = Path(out)
-    with _only_training(folder):
+    with only_training(folder):
         if resume:
             complete = _to_resume(experiment, folder, overrides or {}, plugins, callbacks)
         else:
             complete = _complete(experiment, overrides or {}, plugins, callbacks)
-        with _reporter(progress) as reporter:
+        reporter, shown = reporter_of(progress)
+        with shown:
             train_run(complete, folder, resume=resume, reporter=reporter)
     return Run(folder)
 
@@ -117,15 +116,7 @@ def _to_resume(
             )
         _require_resumable(overrides)
         return run.experiment(overrides, [Path(file) for file in plugins])
-    expected, saved = _complete(given, overrides, plugins, callbacks), run.experiment()
-    found = differences(expected, saved)
-    if found:
-        raise MtlError(
-            f"{folder} holds the run of another experiment, so it can't be resumed with this one: "
-            "choose another `out`, or pass None as the experiment to continue the run as it is\n  "
-            + "\n  ".join(found)
-        )
-    return evolve(saved, train=evolve(saved.train, devices=expected.train.devices))
+    return experiment_to_resume(_complete(given, overrides, plugins, callbacks), folder)
 
 
 def _require_resumable(overrides: Overrides) -> None:
@@ -137,28 +128,3 @@ def _require_resumable(overrides: Overrides) -> None:
             f"a resumed run keeps its configuration, which can't change "
             f"{', '.join(refused)}: remove it. Only {RESUMABLE} can change, such as {RESUMABLE}=2"
         )
-
-
-@contextmanager
-def _only_training(folder: Path) -> Iterator[None]:
-    """Raise MtlError if another run of this process trains now."""
-    if not _training.acquire(blocking=False):
-        raise MtlError(
-            f"can't train {folder}: this process trains another run, and it trains one at a time: "
-            "wait for its end, or start this one in a process of its own"
-        )
-    try:
-        yield
-    finally:
-        _training.release()
-
-
-@contextmanager
-def _reporter(progress: bool | ProgressReporter) -> Iterator[ProgressReporter]:
-    if isinstance(progress, ProgressReporter):
-        yield progress
-    elif progress:
-        with Bars() as bars:
-            yield bars
-    else:
-        yield SilentReporter()

@@ -237,6 +237,28 @@ def test_a_run_is_not_resumed_with_another_experiment(trained: Run) -> None:
     assert "train.steps: remove it" in found
 
 
+def test_a_run_is_not_resumed_without_one_of_its_labels_or_with_another_one(tmp_path: Path) -> None:
+    again = PretextEntry(component("pretext", "puzzling", grid=2), weight=0.1)
+    tasks = {"quarter": Classification(), "second": Classification(reads="quarter")}
+    run = train(tmp_path / "run", dots(tasks=tasks))
+    other = dots(pretexts={**dots().pretexts, "again": again}, tasks={"quarter": tasks["quarter"]})
+    found = problem(lambda: train(run.path, other, resume=True))
+    assert found.splitlines()[1:] == [
+        "  task.second: in the run, missing here",
+        "  pretext.again: missing in the run, set here",
+    ]
+
+
+def test_a_cache_size_that_the_run_reduced_is_that_of_its_experiment(tmp_path: Path) -> None:
+    small = Input(size=16, batch_size=16, validation=0.2, cache_size=600)
+    run = train(tmp_path / "run", dots(input=small))
+    assert run.experiment.input.cache_size == (16, 16)
+    assert train(tmp_path / "run", dots(input=small), resume=True).summary["finished"]
+    smaller = dots(input=evolve(small, size=8, cache_size=8))
+    found = problem(lambda: train(tmp_path / "run", smaller, resume=True))
+    assert "input.cache_size: 16 in the run, 8 here" in found
+
+
 def test_resuming_needs_a_run(tmp_path: Path) -> None:
     assert "is not a run folder" in problem(lambda: train(tmp_path / "none", resume=True))
 

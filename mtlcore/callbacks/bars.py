@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ..contracts import CallbackContext
-from .progress import ProgressReporter
+from .progress import ProgressReporter, SilentReporter
 
 LINE_EVERY_S = 5.0  # between two lines of losses where bars can't be drawn
 
@@ -128,6 +129,21 @@ class Bars(ProgressReporter):
         if done >= total or now - self.line_at >= LINE_EVERY_S:
             self.line_at = now
             self.note(f"{name} {done}/{total}  {details}".rstrip())
+
+
+def reporter_of(
+    progress: bool | ProgressReporter,
+) -> tuple[ProgressReporter, AbstractContextManager[object]]:
+    """The reporter of a run, and a context in which it shows.
+
+    progress: True shows bars, False nothing. A reporter of the caller is shown by the caller.
+    """
+    if isinstance(progress, ProgressReporter):
+        return progress, nullcontext()
+    if not progress:
+        return SilentReporter(), nullcontext()
+    bars = Bars()
+    return bars, bars
 
 
 def _has_widgets() -> bool:

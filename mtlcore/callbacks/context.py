@@ -30,7 +30,7 @@ class Failure(TypedDict):
 
 
 @define(eq=False)
-class Watcher:
+class RegisteredCallback:
     """One callback of a run, and what belongs to it.
 
     label: of its table, or the title of a callback that no table configures.
@@ -57,7 +57,7 @@ class Watcher:
 class GuardedContext:
     """The run as one callback sees it: implements `contracts.CallbackContext`."""
 
-    _watcher: Watcher
+    _entry: RegisteredCallback
     _all: Callbacks
 
     @property
@@ -98,11 +98,11 @@ class GuardedContext:
 
     @property
     def state(self) -> State:
-        return self._watcher.state
+        return self._entry.state
 
     @property
     def handles(self) -> dict[str, Any]:
-        return self._watcher.handles
+        return self._entry.handles
 
     @property
     def network(self) -> nn.Module:
@@ -132,7 +132,7 @@ class GuardedContext:
         return self._all.data.annotation(name, indices)
 
     def add(self, figures: Mapping[str, float]) -> None:
-        label = self._watcher.label
+        label = self._entry.label
         metrics = {f"{label}/{name}": float(value) for name, value in figures.items()}
         self._all.added |= metrics
         self._all.unwritten |= metrics
@@ -140,12 +140,12 @@ class GuardedContext:
     def stop(self, reason: str) -> None:
         # The first callback that asks is the one that run.json names.
         if self._all.stopped is None:
-            self._all.stopped = self._watcher.label, reason
+            self._all.stopped = self._entry.label, reason
 
     def note(self, text: str) -> None:
-        self._all.note(f"{self._watcher.title}: {text}")
+        self._all.note(f"{self._entry.title}: {text}")
 
     def _require_network(self, what: str) -> None:
-        cls = type(self._watcher.callback)
+        cls = type(self._entry.callback)
         if not cls.reads_network:
             raise MtlError(f"run.{what}: {cls.__name__} has reads_network = False; set it to True")

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-import torch
 from attrs import define, field
 from torch import Tensor
 
 from ..data.dataset import RunData
 from ..errors import MtlError
 from ..evaluation.best import best_by, directions
-from ..evaluation.validation import ValidationBatches
 from ..model.inference import Inference
-from ..networks import single_rank
 from ..registry.records import one_line
 from ..runs import RunFolder
-from .context import Failure, GuardedContext, State, Watcher
+from .context import Failure, GuardedContext, RegisteredCallback, State
+from .features import inference_of, pooled_features
 from .metrics_file import MetricsFile
 from .progress import ProgressReporter
 from .untouched import restored_generators, untouched
@@ -58,20 +56,21 @@ class CallbacksState(TypedDict):
 class Callbacks:
     """All callbacks of a run, in the order in which they are called.
 
-    reporter: shows messages to the user. It is the last of `watchers`.
+    reporter: shows messages to the user. It is the last of `entries`.
     better: name of a metric -> True if higher values are better.
     best_by: name of the metric that selects the best checkpoint.
     measured, tables: metrics and matrices of the last evaluation.
     added: metrics that callbacks have added since the evaluation before it.
     unwritten: those of them that no row of the log holds yet.
     stopped: label of the callback that ended the run, and its reason.
+    running: from on_train_start to teardown. Otherwise, steps are taken by hand.
     """
 
     train_state: TrainState
     data: RunData
     folder: Path
     reporter: ProgressReporter
-    watchers: list[Watcher]
+    entries: list[RegisteredCallback]
     better: dict[str, bool]
     best_by: str
     measured: Metrics = field(factory=dict)
@@ -79,6 +78,7 @@ class Callbacks:
     added: Metrics = field(factory=dict)
     unwritten: Metrics = field(factory=dict)
     stopped: tuple[str, str] | None = None
+    running: bool = False
     _features: dict[bytes, Tensor] = field(factory=dict)
 
     @classmethod
@@ -89,11 +89,11 @@ class Callbacks:
         experiment = train_state.experiment
         better, name = directions(experiment), best_by(experiment)
         # A line of the log is on disk before any other callback sees it.
-        watchers = [Watcher(LOG, LOG, MetricsFile(), essential=True)]
+        entries = [RegisteredCallback(LOG, LOG, MetricsFile(), essential=True)]
         for label, callback in experiment.callbacks.items():
-            watchers.append(Watcher(label, f"callback.{label}", callback))
-        watchers.append(Watcher(TERMINAL, TERMINAL, reporter))
-        return cls(train_state, data, folder, reporter, watchers, better, name)
+            entries.append(RegisteredCallback(label, f"callback.{label}", callback))
+        entries.append(RegisteredCallback(TERMINAL, TERMINAL, reporter))
+        return cls(train_state, data, folder, reporter, entries, better, name)
 
     @property
     def is_main(self) -> bool:
@@ -107,13 +107,13 @@ class Callbacks:
 
         Raises MtlError if a callback cannot serve this run.
         """
-        for watcher in self.watchers:
+        for entry in self.entries:
             try:
-                self._call(watcher, "check")
+                self._call(entry, "check")
             except MtlError:
                 raise
             except Exception as error:
-                raise MtlError(f"{watcher.title}: its check failed: {one_line(error)}") from error
+                raise MtlError(f"{entry.title}: its check failed: {one_line(error)}") from error
         self._features.clear()
 
     def call(self, event: str, *arguments: object) -> None:
@@ -124,20 +124,21 @@ class Callbacks:
         """
         if not self.is_main:
             return
-        for watcher in self.watchers:
+        for entry in self.entries:
             try:
-                self._call(watcher, event, *arguments)
+                self._call(entry, event, *arguments)
             except MtlError:
                 raise
             except Exception as error:
-                if watcher.essential:
+                if entry.essential:
                     raise
-                self._count(watcher, event, error, "; the run continues")
+                self._count(entry, event, error, "; the run continues")
         self._features.clear()
 
     @contextmanager
     def closing(self) -> Iterator[None]:
         """Around the whole run: call `on_exception` if it fails, and `teardown` in any case."""
+        self.running = True
         try:
             yield
         except BaseException as error:
@@ -145,34 +146,38 @@ class Callbacks:
             raise
         finally:
             self._close("teardown")
+            self.running = False
+            # What a callback left open is not that of the next run.
+            for entry in self.entries:
+                entry.handles.clear()
             self._record_failures()
 
     def _close(self, event: str, *arguments: object) -> None:
         """Call this method of every callback. Whatever one raises, the others are called, too."""
         if not self.is_main:
             return
-        for watcher in self.watchers:
+        for entry in self.entries:
             try:
-                self._call(watcher, event, *arguments)
+                self._call(entry, event, *arguments)
             except Exception as error:  # noqa: BLE001 - the run has ended: nothing is left to stop
-                self._count(watcher, event, error)
+                self._count(entry, event, error)
         self._features.clear()
 
-    def _call(self, watcher: Watcher, event: str, *arguments: object) -> None:
+    def _call(self, entry: RegisteredCallback, event: str, *arguments: object) -> None:
         # Guarding costs a little: skip methods that do nothing.
-        if not watcher.implements(event):
+        if not entry.implements(event):
             return
-        with self._guarded(watcher):
+        with self._guarded(entry):
             try:
-                getattr(watcher.callback, event)(GuardedContext(watcher, self), *arguments)
+                getattr(entry.callback, event)(GuardedContext(entry, self), *arguments)
             except MtlError as error:
-                if watcher.essential:
+                if entry.essential:
                     raise
-                raise MtlError(f"{watcher.title}: {error}") from error
+                raise MtlError(f"{entry.title}: {error}") from error
 
-    def _guarded(self, watcher: Watcher) -> AbstractContextManager[None]:
-        if watcher.callback.reads_network:
-            return untouched(self.train_state, watcher.title)
+    def _guarded(self, entry: RegisteredCallback) -> AbstractContextManager[None]:
+        if entry.callback.reads_network:
+            return untouched(self.train_state, entry.title)
         return restored_generators(self.train_state.fabric.device)
 
     # ------------------------------------------------------------------------------ failures
@@ -182,18 +187,20 @@ class Callbacks:
         try:
             self.reporter.note(text)
         except Exception as error:  # noqa: BLE001 - the terminal may be gone, and the run goes on
-            self._add_failure(self.watchers[-1], f"note: {one_line(error)}")
+            self._add_failure(self.entries[-1], f"note: {one_line(error)}")
 
-    def _count(self, watcher: Watcher, event: str, error: Exception, then: str = "") -> None:
-        first = watcher.failure is None
-        self._add_failure(watcher, f"{event}: {one_line(error)}")
+    def _count(
+        self, entry: RegisteredCallback, event: str, error: Exception, then: str = ""
+    ) -> None:
+        first = entry.failure is None
+        self._add_failure(entry, f"{event}: {one_line(error)}")
         # Report the first failure only: the same one may come back at each step.
         if first:
-            self.note(f"{watcher.title} failed in {event}{then}: {one_line(error)}")
+            self.note(f"{entry.title} failed in {event}{then}: {one_line(error)}")
 
-    def _add_failure(self, watcher: Watcher, last: str) -> None:
-        times = watcher.failure["times"] + 1 if watcher.failure else 1
-        watcher.failure = {"times": times, "last": last}
+    def _add_failure(self, entry: RegisteredCallback, last: str) -> None:
+        times = entry.failure["times"] + 1 if entry.failure else 1
+        entry.failure = {"times": times, "last": last}
 
     def _record_failures(self) -> None:
         failures = self.failures
@@ -205,14 +212,14 @@ class Callbacks:
     @property
     def failures(self) -> dict[str, Failure]:
         """Label -> the exceptions after which the run continued."""
-        return {w.label: w.failure for w in self.watchers if w.failure is not None}
+        return {e.label: e.failure for e in self.entries if e.failure is not None}
 
     # ------------------------------------------------------------------------------ network
 
     @property
     def network(self) -> Inference:
         """The network that is evaluated."""
-        return _inference(self.train_state)
+        return inference_of(self.train_state)
 
     def features(self, indices: np.ndarray) -> Tensor:
         """(N, D) float32: pooled features. All callbacks share one forward pass in an event."""
@@ -251,15 +258,15 @@ class Callbacks:
 
         Raises MtlError if a callback keeps a value that cannot be loaded safely.
         """
-        for watcher in self.watchers:
-            for key, value in watcher.state.items():
+        for entry in self.entries:
+            for key, value in entry.state.items():
                 if not _is_safe(value):
                     raise MtlError(
-                        f"{watcher.title} keeps state[{key!r}] of type {type(value).__name__}: "
+                        f"{entry.title} keeps state[{key!r}] of type {type(value).__name__}: "
                         "expected numbers, strings, tensors, or lists, tuples and dicts of them"
                     )
         return {
-            "states": {w.label: w.state for w in self.watchers},
+            "states": {e.label: e.state for e in self.entries},
             "failures": self.failures,
             "measured": self.measured,
             "tables": self.tables,
@@ -269,42 +276,11 @@ class Callbacks:
 
     def load(self, state: CallbacksState) -> None:
         """Load what `state` returned. A callback that is new to the run starts with no state."""
-        for watcher in self.watchers:
-            watcher.state = state["states"].get(watcher.label, {})
-            watcher.failure = state["failures"].get(watcher.label)
+        for entry in self.entries:
+            entry.state = state["states"].get(entry.label, {})
+            entry.failure = state["failures"].get(entry.label)
         self.measured, self.tables = state["measured"], state["tables"]
         self.added, self.stopped = state["added"], state["stopped"]
-
-
-# ---------------------------------------------------------------------------------- features
-
-
-@single_rank()
-@torch.no_grad()
-def pooled_features(train_state: TrainState, data: RunData, indices: np.ndarray) -> Tensor:
-    """(N, D) float32: pooled features of these samples, in eval mode, of the "validation" view."""
-    device = train_state.fabric.device
-    batches = ValidationBatches(train_state.experiment, data, indices, device)
-    network = _inference(train_state)
-    network.eval()
-    found = []
-    for number in range(len(batches)):
-        view = batches.view(batches.images(number))
-        with batches.autocast():
-            pooled = network.encoder(view.images).pooled
-        found.append(pooled.float())
-    if not found:
-        return torch.zeros(0, network.encoder.info.dim, device=device)
-    return torch.cat(found)
-
-
-def _inference(train_state: TrainState) -> Inference:
-    """The network that is evaluated: the EMA copy if there is one."""
-    if train_state.ema is None:
-        return train_state.model.inference()
-    copy = train_state.ema.copy
-    assert isinstance(copy, Inference)
-    return copy
 
 
 def _is_safe(value: object) -> bool:

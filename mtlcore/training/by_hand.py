@@ -131,8 +131,8 @@ class ByHand:
             )
         if self._computed is not None:
             self._forget()
-        if not self.train_state.model.training:
-            self.train_state.model.train()  # a user may have evaluated it
+        # A user may have evaluated it, or `Trainer.inference`, which shares its modules.
+        self.train_state.model.train()
 
     def _forget(self) -> None:
         """Drop the losses and all gradients; restore the buffers."""

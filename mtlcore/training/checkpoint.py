@@ -61,7 +61,8 @@ class Checkpoints:
         ema = train_state.ema.copy.state_dict() if train_state.ema else None
         weights = train_state.model.state_dict()
         saved = self.folder.save(which, train_state.step, weights, ema, self._state())
-        callbacks.call("on_checkpoint", saved.path)
+        if callbacks.running:
+            callbacks.call("on_checkpoint", saved.path)
 
     def _state(self) -> SavedState:
         train_state = self.train_state

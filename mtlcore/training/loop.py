@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @define(eq=False)
-class Loop:
+class RunLoop:
     """The loop around the steps of a trainer, and what happens between them.
 
     Every rank runs it and evaluates. Only the main process logs, saves and calls callbacks.
@@ -56,6 +57,8 @@ class Loop:
             return result_of(folder.path, step, measured, self.record)
         with stop_flag() as stop, self.callbacks.closing():
             self.callbacks.call("on_train_start")
+            if self.over:
+                self._catch_up()
             while not self.over:
                 self.trainer.step()
                 self._between_steps(stop)
@@ -67,6 +70,22 @@ class Loop:
     def over(self) -> bool:
         """All steps are done, or a callback ended the run at this one."""
         return self.train_state.step >= self.train_state.steps or self.ended
+
+    def _catch_up(self) -> None:
+        """Evaluate and save the last step if that was not done: it may have been taken by hand."""
+        evaluated = saved = True
+        if self.is_main:
+            folder, step = self.checkpoints.folder, self.train_state.step
+            checkpoint = folder.checkpoint("last")
+            saved = checkpoint is not None and checkpoint.step == step
+            evaluated = any(_is_evaluation(row) for row in folder.rows() if row["step"] == step)
+        device = self.train_state.fabric.device
+        evaluates, saves = agree(not evaluated, not saved, device)
+        if evaluates:
+            self._evaluate()
+            self._report(self.callbacks.take_unwritten())
+        if evaluates or saves:
+            self.checkpoints.save("last")
 
     # ------------------------------------------------------------------------------ between steps
 
@@ -152,6 +171,11 @@ class Loop:
         if self.is_main:
             folder.update_provenance(outcome(train_state, record, self.callbacks, measured))
         return result_of(folder.path, train_state.step, measured, record)
+
+
+def _is_evaluation(row: Mapping[str, object]) -> bool:
+    """Whether this row of the log holds metrics of the validation split."""
+    return any(name.startswith("validation/") for name in row)
 
 
 def is_due(step: int, every: int) -> bool:

@@ -73,7 +73,7 @@ def set_up(
     record = Record(experiment.train.max_skipped)
     callbacks = Callbacks.of(train_state, data, out or Path(), reporter)
     if out is None:
-        callbacks.watchers.clear()
+        del callbacks.entries[:-1]  # of the terminal alone
         return RunParts(train_state, data, loader, record, callbacks, None)
 
     callbacks.check()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..callbacks.bars import reporter_of
 from ..callbacks.progress import ProgressReporter
 from ..config import resolve
 from ..config.experiment import Experiment
@@ -18,10 +20,13 @@ from ..model.inference import Inference, SharedEncoder
 from .by_hand import ByHand, StepBatch
 from .checkpoint import Checkpoints
 from .devices import leave_together
-from .loop import Loop, is_due
+from .loop import RunLoop
+from .one_at_a_time import only_training
 from .result import Result
+from .resume import experiment_to_resume
 from .setup import RunParts, set_up
-from .step import Logged, train_step
+from .step import train_step
+from .step_log import StepLog
 from .stop import Interrupted
 
 
@@ -37,21 +42,13 @@ def train(
     Raises MtlError for everything that a user can correct, and Interrupted after Ctrl-C or
     SIGTERM, once the run is saved.
     """
-    trainer = trainer_of(set_up(experiment, out, resume, reporter))
-    fabric = trainer.parts.train_state.fabric
-    try:
-        result = trainer.run()
-    except Interrupted:
-        leave_together(fabric)
-        raise
-    leave_together(fabric)
-    return result
+    return trainer_of(set_up(experiment, out, resume, reporter))._run()
 
 
 def trainer_of(parts: RunParts) -> Trainer:
     """A trainer of parts that are set up."""
     trainer = Trainer.__new__(Trainer)
-    trainer._begin(parts)
+    trainer._begin(parts, nullcontext())
     return trainer
 
 
@@ -72,7 +69,10 @@ class Trainer:
     experiment: the experiment.
     out: the run folder, a new one. The rows of metrics.jsonl are written there, and checkpoints.
     None: nothing is written.
-    resume: continue the run of the folder `out` from its last checkpoint.
+    resume: continue the run of the folder `out` from its last checkpoint. The experiment must be
+    the one that the run was started with. `train.devices` alone may differ.
+    progress: show progress bars of the preparation and of `run()`, and messages, in the terminal or
+    the notebook. A `ProgressReporter` gets them instead.
 
     Forwards seed torch's global generator: draw your own random numbers from a `torch.Generator`.
     Raises MtlError for everything that a user can correct.
@@ -86,6 +86,7 @@ class Trainer:
         out: str | Path | None = None,
         *,
         resume: bool = False,
+        progress: bool | ProgressReporter = True,
     ) -> None:
         if not isinstance(experiment, Experiment):
             raise MtlError(
@@ -95,12 +96,18 @@ class Trainer:
         if out is None and resume:
             raise MtlError(f"resume=True needs the folder of a run: {_WITH_FOLDER}")
         folder = None if out is None else Path(out)
-        self._begin(set_up(resolve(experiment), folder, resume))
+        complete = resolve(experiment)
+        if folder is not None and resume:
+            complete = experiment_to_resume(complete, folder)
+        reporter, shown = reporter_of(progress)
+        with shown:
+            self._begin(set_up(complete, folder, resume, reporter), shown)
 
-    def _begin(self, parts: RunParts) -> None:
+    def _begin(self, parts: RunParts, shown: AbstractContextManager[object]) -> None:
         self.parts = parts
         self._by_hand = ByHand(parts.train_state)
-        self._runs = False
+        self._log = StepLog(parts)
+        self._shown = shown
 
     # ------------------------------------------------------------------------------ what there is
 
@@ -183,26 +190,37 @@ class Trainer:
         self._by_hand.start("step")
         train_state = self.parts.train_state
         train_state.set_learning_rate()
+        lr = self.lr
         logged = train_step(train_state, self.batch().micro_batches)
-        self._record(logged)
+        self._log.add(logged, lr)
         losses = (name for name in logged if name.startswith("loss/"))
         return {name.removeprefix("loss/"): logged[name] for name in losses}
 
     def run(self) -> Result:
         """Take all steps that are left, with evaluation, checkpoints, callbacks, and the log.
 
-        Ctrl-C and SIGTERM stop it between two steps: it is saved and raises Interrupted.
+        Ctrl-C and SIGTERM stop it between two steps: it is saved and raises Interrupted. A process
+        runs one training at a time: a second call is refused, but nothing checks steps that are
+        taken by hand meanwhile. On several devices, it ends the process group: nothing can be
+        computed after it.
         """
         self._by_hand.start("run")
-        parts = self.parts
-        loop = Loop(
+        folder = self._checkpoints().folder.path
+        with only_training(folder), self._shown:
+            return self._run()
+
+    def _run(self) -> Result:
+        parts, fabric = self.parts, self.parts.train_state.fabric
+        loop = RunLoop(
             self, parts.train_state, parts.data, parts.record, parts.callbacks, self._checkpoints()
         )
-        self._runs = True
         try:
-            return loop.run()
-        finally:
-            self._runs = False
+            result = loop.run()
+        except Interrupted:
+            leave_together(fabric)
+            raise
+        leave_together(fabric)
+        return result
 
     def save(self) -> None:
         """Save a checkpoint of this step, from which `mtl train --resume OUT` continues."""
@@ -261,38 +279,8 @@ class Trainer:
         gradients of its parameters alone are clipped. The host then waits for the gradient norm.
         """
         self.parts.train_state.set_learning_rate()
-        self._record(self._by_hand.apply(optimizer))
-
-    # ------------------------------------------------------------------------------ the log
-
-    def _record(self, logged: Logged) -> None:
-        """Keep the scalars of a step, and log if it is due."""
-        train_state = self.parts.train_state
-        self.parts.record.add(logged, train_state.encoded * train_state.fabric.world_size)
-        log_every = train_state.experiment.train.log_every
-        if is_due(train_state.step, log_every) or train_state.step == train_state.steps:
-            self._log()
-
-    def _log(self) -> None:
-        """Log the means since the last logged step."""
-        parts, train_state, record = self.parts, self.parts.train_state, self.parts.record
-        means = record.flush()
-        if not parts.callbacks.is_main:
-            return
-        row = {
-            "step": train_state.step,
-            "epoch": round(train_state.step / train_state.steps_per_epoch, 3),
-            "lr": train_state.lr_at(train_state.step - 1),
-            **means,
-            "skipped": record.skipped,
-            "encoded": record.encoded,
-            "cpu_s": round(record.cpu_s, 2),
-        }
-        if self._runs:
-            parts.callbacks.call("on_log", row)
-        elif parts.checkpoints is not None:
-            # Callbacks expect on_train_start and teardown, which `run` calls.
-            parts.checkpoints.folder.log(row)
+        lr = float((optimizer or self.optimizer).param_groups[0]["lr"])
+        self._log.add(self._by_hand.apply(optimizer), lr)
 
 
 _WITH_FOLDER = 'create it with a folder, mtlcore.Trainer(experiment, out="runs/NAME")'

@@ -340,7 +340,7 @@ def test_patience_survives_a_kill_and_a_resume(tmp_path):
 def test_resuming_finishes_a_run_that_was_killed_after_its_last_checkpoint(tmp_path, monkeypatch):
     exp = experiment(tmp_path, "[callback.diary]\n")
     with monkeypatch.context() as patched:
-        patched.setattr(loop.Loop, "_finish", lambda self: 1 / 0)
+        patched.setattr(loop.RunLoop, "_finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(exp, tmp_path / "run")
     assert "finished" not in RunFolder(tmp_path / "run").provenance()

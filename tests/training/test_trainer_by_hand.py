@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from torch import Tensor
 
 import mtlcore
 from mtlcore import Experiment, MtlError, Trainer, load_experiment
+from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.runs import RunFolder
 from mtlcore.training.trainer import train
 
@@ -54,6 +58,21 @@ steps = 20
 ema = 0.9
 log_every = 2
 """
+JOURNAL = {
+    "plugins": [str(DOTS), str(Path(__file__).parent / "reporters.py")],
+    "callback.journal.file": "journal.jsonl",
+}
+TWO_DEVICES = """
+import mtlcore
+import torch.distributed as dist
+
+trainer = mtlcore.Trainer(mtlcore.load_experiment("two.toml"), "run", progress=False)
+assert dist.get_world_size() == 2
+while trainer.step_number < trainer.steps:
+    trainer.step()
+trainer.run()
+assert not dist.is_initialized()
+"""
 AT_LOSSES = {
     "sum of losses": {},
     "learned weights": {"weighting.name": "uncertainty"},
@@ -84,8 +103,8 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     """Return a copy of all that a step changes: weights, buffers, averages, optimizer states."""
     train_state = trainer.parts.train_state
     found = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
-    assert train_state.ema is not None
-    found |= {f"ema.{k}": v for k, v in train_state.ema.copy.state_dict().items()}
+    if train_state.ema is not None:
+        found |= {f"ema.{k}": v for k, v in train_state.ema.copy.state_dict().items()}
     found |= {f"weighting.{k}": v for k, v in train_state.loss_weighting.state_dict().items()}
     for number, kept in trainer.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{number}.{k}": v for k, v in kept.items()}
@@ -150,6 +169,140 @@ def test_a_saved_trainer_is_resumed(load, tmp_path):
     trainer.save()
     again = Trainer(load(), out=tmp_path / "run", resume=True)
     assert again.step_number == 1
+    trainer.step()
+    again.step()
+    assert_same(state(trainer), state(again))
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_run_whose_last_step_was_taken_by_hand_is_evaluated_and_saved(load, tmp_path, saves):
+    experiment = load({"train.steps": 3})
+    train(experiment, tmp_path / "run")
+    trainer = Trainer(experiment, out=tmp_path / "steps", progress=False)
+    for _ in range(3):
+        trainer.step()
+    if saves:
+        trainer.save()
+    result = trainer.run()
+    expected, run = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "steps")
+    assert run.provenance()["finished"]
+    assert run.provenance()["validation"] == expected.provenance()["validation"]
+    assert result.measured.metrics == run.provenance()["validation"] != {}
+    for which in ("last", "best"):
+        assert run.require(which).step == 3
+        assert_same(run.require(which).weights(), expected.require(which).weights())
+    rows = run.rows()
+    assert "validation/quarter/accuracy" in rows[-1]
+    trainer.run()
+    assert run.rows() == rows
+
+
+@pytest.mark.slow
+def test_run_ends_steps_by_hand_on_two_devices(load, tmp_path):
+    overrides = {"train.steps": 2, "train.devices": 2, "train.accelerator": "cpu"}
+    (tmp_path / "two.toml").write_text(load(overrides).to_toml())
+    (tmp_path / "two.py").write_text(TWO_DEVICES)
+    done = subprocess.run(
+        [sys.executable, "two.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    assert run.require().step == 2
+    assert "quarter/accuracy" in run.provenance()["validation"]
+
+
+def test_a_run_of_a_trainer_is_refused_while_another_run_trains(load, tmp_path):
+    found = []
+
+    class Starts(SilentReporter):
+        def on_log(self, run, row) -> None:
+            with pytest.raises(MtlError, match="this process trains another run") as error:
+                trainer.run()
+            found.append(error)
+            with pytest.raises(MtlError, match="this process trains another run"):
+                mtlcore.train(experiment, tmp_path / "third", progress=False)
+
+    experiment = load({"train.steps": 1})
+    trainer = Trainer(experiment, out=tmp_path / "one", progress=False)
+    mtlcore.train(experiment, tmp_path / "two", progress=Starts())
+    assert RunFolder(tmp_path / "two").provenance().get("callback_failures") is None
+    assert len(found) == 2
+    again = Trainer(experiment, out=tmp_path / "four", progress=Starts())
+    again.run()
+    assert len(found) == 4
+    assert trainer.run().steps == 1
+
+
+def test_callbacks_are_called_by_run_alone(load, tmp_path):
+    trainer = Trainer(load({"train.steps": 3, **JOURNAL}), out=tmp_path / "run", progress=False)
+    trainer.step()
+    trainer.save()
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+    trainer.run()
+    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
+    found = [json.loads(line)["event"] for line in lines]
+    assert (found[0], found[-1]) == ("on_train_start", "teardown")
+    assert found.count("on_checkpoint") == 2
+    assert "callback_failures" not in RunFolder(tmp_path / "run").provenance()
+
+
+def test_a_second_run_of_a_trainer_starts_with_new_handles(load, tmp_path):
+    overrides = {**JOURNAL, "callback.journal.refuses_at": 2, "train.steps": 4}
+    trainer = Trainer(load(overrides), out=tmp_path / "run", progress=False)
+    with pytest.raises(MtlError, match="not with me"):
+        trainer.run()
+    trainer.run()  # the callback asserts that it has no handles
+    assert "callback_failures" not in RunFolder(tmp_path / "run").provenance()
+
+
+class Notes(SilentReporter):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_a_trainer_shows_what_a_run_shows(load, tmp_path, capsys):
+    notes = Notes()
+    trainer = Trainer(load({"data.dots.bad": 1}), out=tmp_path / "run", progress=notes)
+    assert any("can't be read" in text for text in notes.texts)
+    trainer.step()
+    trainer.save()
+    again = Notes()
+    Trainer(load({"data.dots.bad": 1}), tmp_path / "run", resume=True, progress=again)
+    assert "resuming from step 1" in again.texts
+    assert capsys.readouterr().out == ""
+
+    Trainer(load({"data.dots.bad": 1}))
+    assert "can't be read" in capsys.readouterr().out
+    Trainer(load({"data.dots.bad": 1}), progress=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("optimizer.lr", 1e-3), ("train.steps", 7), ("train.micro_batches", 1)]
+)
+def test_a_trainer_is_not_resumed_with_another_experiment(load, tmp_path, key, value):
+    trainer = Trainer(load({"train.micro_batches": 2}), out=tmp_path / "run")
+    trainer.step()
+    trainer.save()
+    overrides = {"train.micro_batches": 2, key: value}
+    with pytest.raises(MtlError, match=rf"another experiment.*\n  {key}: .* in the run"):
+        Trainer(load(overrides), out=tmp_path / "run", resume=True)
+
+
+def test_a_resumed_trainer_keeps_the_micro_batches_of_its_run(load, tmp_path):
+    trainer = Trainer(load({"train.micro_batches": 2}), out=tmp_path / "run")
+    trainer.step()
+    trainer.save()
+    again = Trainer(mtlcore.load_run(tmp_path / "run").experiment, tmp_path / "run", resume=True)
+    assert again.step_number == 1
+    again = Trainer(load(), out=tmp_path / "run", resume=True)
+    assert again.experiment == evolve(
+        trainer.experiment, plugins=(str(tmp_path / "run" / "plugins" / DOTS.name),)
+    )
+    assert len(again.batch().micro_batches) == 2
     trainer.step()
     again.step()
     assert_same(state(trainer), state(again))
@@ -262,6 +415,21 @@ def test_evaluating_the_model_between_steps_does_not_leave_it_in_eval_mode(load)
     assert_same(state(plain), state(evaluated))
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("take", [Trainer.step, by_hand])
+def test_evaluating_the_inference_network_alone_does_not_leave_its_modules_in_eval_mode(
+    load, ema, take
+):
+    experiment = load({"train.ema": ema})
+    plain, evaluated = Trainer(experiment), Trainer(experiment)
+    for trainer in (plain, evaluated):
+        take(trainer)
+        if trainer is evaluated:
+            trainer.inference.eval()  # shares encoder and heads with the model if there is no EMA
+        take(trainer)
+    assert_same(state(plain), state(evaluated))
+
+
 # ------------------------------------------------------------------------------ what a user changes
 
 
@@ -303,6 +471,16 @@ def test_an_optimizer_of_ones_own_steps_its_parameters_alone(load):
     assert not trainer.optimizer.state
     assert own.param_groups[0]["lr"] == 0.1
     assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_the_log_has_the_learning_rate_of_an_optimizer_of_ones_own(load, tmp_path):
+    trainer = Trainer(load({"train.log_every": 1}), out=tmp_path / "run", progress=False)
+    own = torch.optim.SGD(trainer.model.parameters(), lr=0.125)
+    for optimizer in (own, None, trainer.optimizer):
+        trainer.backward(trainer.losses(trainer.batch()))
+        trainer.apply(optimizer)
+    found = [row["lr"] for row in RunFolder(tmp_path / "run").rows()]
+    assert found == pytest.approx([0.125, 3e-3 * 2 / 4, 3e-3 * 3 / 4])
 
 
 def test_the_learning_rate_of_a_user_replaces_the_schedule(load, tmp_path):

@@ -1,4 +1,4 @@
-"""All who watch a run: the order of events, the log file, TensorBoard, the terminal."""
+"""The callbacks of a run: the order of events, the log file, TensorBoard, the terminal."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from evaluation_worker import BATCH, CPU, N, evaluated, opened, toy_run
 
 from mtlcore.evaluation.measure import Measured, measure, measure_pretexts
 from mtlcore.evaluation.precision import lacking
+from mtlcore.evaluation.validation import EvaluationBatch, ValidationBatches
 
 pytestmark = pytest.mark.timeout(1800)  # only ends processes that hang
 
@@ -52,6 +53,22 @@ def test_the_ranks_see_every_sample_once(two_ranks):
 def test_one_rank_can_evaluate_alone(two_ranks):
     """As in a callback, inside of `single_rank`."""
     assert two_ranks["alone"] == two_ranks["both"]
+
+
+# ---------------------------------------------------------------------------------- batches
+
+
+def test_a_batch_holds_images_and_labels_and_no_counts_of_a_step():
+    run, data, _ = opened(toy_run())
+    indices = data.split["train"]
+    batch = ValidationBatches(run, data, indices, CPU).batch(1)
+    assert type(batch) is EvaluationBatch
+    assert batch._fields == ("images", "targets", "present")
+    samples = indices[BATCH : 2 * BATCH]
+    assert torch.equal(batch.images, data.images.take(samples).images)
+    for label in run.tasks:
+        assert torch.equal(batch.targets[label], data.targets[label][samples])
+        assert torch.equal(batch.present[label], data.present[label][samples])
 
 
 # ---------------------------------------------------------------------------------- precision

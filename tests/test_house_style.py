@@ -53,6 +53,16 @@ def nested(tree: ast.AST) -> set[int]:
     return found
 
 
+def conditional_arguments(tree: ast.AST) -> set[int]:
+    """The lines of conditional expressions that are an argument of a call."""
+    found: set[int] = set()
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call):
+            arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+            found.update(x.lineno for x in arguments if isinstance(x, ast.IfExp))
+    return found
+
+
 def wrappable(path: Path) -> dict[int, str]:
     """The lines that can be wrapped. On a page: no fence, no table row, no address."""
     lines, fenced = numbered(path), False
@@ -72,6 +82,16 @@ def test_no_comprehension_is_nested(folder: str) -> None:
         numbers = sorted(nested(ast.parse(path.read_text(encoding="utf-8"))))
         faults += faults_at(path, {n: lines[n] for n in numbers})
     assert not faults, "\n".join(["nested comprehensions:", *faults])
+
+
+@pytest.mark.parametrize("folder", FLAT)
+def test_no_argument_is_a_conditional_expression(folder: str) -> None:
+    faults: list[str] = []
+    for path in files(folder, ".py"):
+        lines = numbered(path)
+        numbers = sorted(conditional_arguments(ast.parse(path.read_text(encoding="utf-8"))))
+        faults += faults_at(path, {n: lines[n] for n in numbers})
+    assert not faults, "\n".join(["conditional expressions as arguments:", *faults])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

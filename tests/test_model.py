@@ -41,6 +41,18 @@ def test_inference_has_only_the_encoder_and_the_supervised_heads():
     assert set(weights) <= set(hybrid.state_dict())
 
 
+def test_a_model_of_tasks_alone_builds_no_pretext():
+    exp = experiment(("fer", "gender"), ("puzzle_pooled", "inpainting", "byol"))
+    torch.manual_seed(0)
+    alone = HybridModel(exp, tasks_only=True)
+    torch.manual_seed(0)
+    supervised = HybridModel(experiment(("fer", "gender")))
+    assert list(alone.heads) == list(alone.tasks) == ["fer", "gender"]
+    weights = supervised.state_dict()
+    assert alone.state_dict().keys() == weights.keys()
+    assert all(torch.equal(alone.state_dict()[name], weights[name]) for name in weights)
+
+
 def test_a_head_that_registers_the_encoder_is_refused():
     class Registers(RotationHead):
         def __init__(self, context):

@@ -238,8 +238,10 @@ def joined_labels(name: str, indexes: Mapping[str, Index]) -> LabelColumn:
     present: list[np.ndarray] = []
     for label, index in indexes.items():
         column = columns[label]
-        none = np.zeros(len(index), dtype=bool)
-        present.append(none if column is None else column.present)
+        here = np.zeros(len(index), dtype=bool)
+        if column is not None:
+            here = column.present
+        present.append(here)
     every = np.concatenate(present)
 
     first = next(iter(having.values()))

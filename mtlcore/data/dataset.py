@@ -154,11 +154,8 @@ def read_images(
     if size is None:
         raise MtlError("read_images: the experiment is not resolved: call `resolve` first")
     everything, tasks = indexed.samples, experiment.tasks
-    annotated = with_annotations(tasks)
     columns = label_columns(tasks, everything)
-    targets = {label: _targets(entry.component, everything) for label, entry in annotated.items()}
-    of_tasks = presence(tasks, columns) | {label: t.present for label, t in targets.items()}
-    present = {label: of_tasks[label] for label in tasks}
+    targets, present = _labels(tasks, columns, everything)
     split = _drop_unlabeled(everything, present)
 
     opened_splits = _splits_to_open(split, indexed.splits)
@@ -166,16 +163,11 @@ def read_images(
     samples = everything.subset(opened)
     opened_columns = {name: column.subset(opened) for name, column in columns.items()}
     images, unreadable = _open_images(samples, size, progress, memory, lazy, opened_columns)
-    readable = np.ones(len(samples), dtype=bool)
-    readable[list(unreadable)] = False
 
     # One task at a time, so that few targets are held twice.
     opened_targets: dict[str, Tensor] = {}
-    for label in annotated:
-        opened_targets[label] = targets.pop(label).targets[opened]
-    indices: dict[str, np.ndarray] = {}
-    for name in opened_splits:
-        indices[name] = np.flatnonzero(split.isin(name)[opened] & readable)
+    for label in tuple(targets):
+        opened_targets[label] = targets.pop(label)[opened]
 
     def keys(indices: np.ndarray) -> Texts:
         return samples.subset(indices).keys()
@@ -189,17 +181,33 @@ def read_images(
         present={label: of_task[opened] for label, of_task in present.items()},
         dataset=samples.dataset,
         attributes=samples.attributes(),
-        split=indices,
+        split=_indices(split[opened], opened_splits, unreadable),
         fingerprint=fingerprint_of(everything.datasets, size),
         keys=keys,
         annotation=annotation,
         aligned=aligned_reads(tasks),
     )
     report = [*indexed.report, *lines_for_skipped(samples, unreadable)]
-    report += lines_for_dropped(split, everything, opened_splits)
-    report += lines_for_unknown_labels(annotated, present, everything)
-    report += lines_for_tasks_without_labels(data)
+    report += _report(tasks, everything, split, present, data)
     return evolve(data, report=tuple(report))
+
+
+def _report(
+    tasks: Mapping[str, TaskEntry],
+    samples: JoinedSamples,
+    split: Categories,
+    present: Mapping[str, Tensor],
+    data: RunData,
+) -> list[str]:
+    """Return the lines about samples and labels that the run does not use.
+
+    samples: all N samples. split: (N,) names. present: task label -> (N,) bool. data: the opened
+    samples.
+    """
+    report = lines_for_dropped(split, samples, list(data.split))
+    report += lines_for_unknown_labels(with_annotations(tasks), present, samples)
+    report += lines_for_tasks_without_labels(data)
+    return report
 
 
 # ------------------------------------------------------------ images
@@ -293,6 +301,27 @@ def _fit(
         raise MtlError(f"task.{label}: {error}") from error
 
 
+def _labels(
+    tasks: Mapping[str, TaskEntry],
+    columns: Mapping[str, LabelColumn],
+    samples: JoinedSamples,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the targets of tasks that read annotations, and of all tasks who has a label.
+
+    Both: task label -> (N, ...), for all N samples.
+    """
+    of_annotations: dict[str, TaskTargets] = {}
+    for label, entry in with_annotations(tasks).items():
+        of_annotations[label] = _targets(entry.component, samples)
+    of_tasks = presence(tasks, columns)
+    targets: dict[str, Tensor] = {}
+    for label, found in of_annotations.items():
+        targets[label] = found.targets
+        of_tasks[label] = found.present
+    present = {label: of_tasks[label] for label in tasks}
+    return targets, present
+
+
 def _targets(task: SupervisedTask, samples: JoinedSamples) -> TaskTargets:
     """Return the targets of all N samples. Labels that training samples do not keep are absent."""
     values, has_value = joined_annotation(task.reads, samples.datasets)
@@ -350,6 +379,20 @@ def _splits_to_open(split: Categories, requested: Collection[str] | None) -> lis
         if name not in known and not may_be_empty:
             raise MtlError(f"the data has no sample of the split {name!r}; {nearest(name, known)}")
     return sorted(names)
+
+
+def _indices(
+    split: Categories,
+    names: Collection[str],
+    unreadable: Unreadable,
+) -> dict[str, np.ndarray]:
+    """Return the indices of the readable samples of each of these splits.
+
+    split: (n,) names. unreadable: the samples among these n that can't be read.
+    """
+    readable = np.ones(len(split), dtype=bool)
+    readable[list(unreadable)] = False
+    return {name: np.flatnonzero(split.isin(name) & readable) for name in names}
 
 
 # ------------------------------------------------------------ fingerprint

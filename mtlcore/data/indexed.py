@@ -15,6 +15,7 @@ from attrs import field, frozen
 from ..config.experiment import DataEntry, Experiment
 from ..contracts import AlignedTask, Categories, Column, Index, Skipped
 from ..contracts.columns import describe, is_keys, is_numbers
+from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
 from .aligned import check_columns, columns_of
 from .copies import excluded, read_pixels, together
@@ -108,14 +109,7 @@ def split_dataset(
     entry = experiment.data[label]
     n = len(index)
 
-    split = index.split
-    if entry.split is not None:
-        column = _column(index, entry.split, f"data.{label}.split")
-        # Other usual names of a split in a user's own column, such as "Val" and "dev".
-        split = column.rename(lambda name: split_name(name) or name)
-    group = index.group
-    if entry.group is not None:
-        group = _column(index, entry.group, f"data.{label}.group")
+    split, group = _split_and_group(label, entry, index)
     labels = {name: index.annotations[name] for name in labels_of(experiment, index)}
 
     without_split = {"they belong to no split": np.arange(0)}
@@ -137,20 +131,36 @@ def split_dataset(
         entry.limit,
     )
     strata = _strata(experiment, index, labels)
+    names, labeled = _assigned(rules, index.keys, strata, split, group, used)
+    counts = {reason: len(indices) for reason, indices in without_split.items()}
+    return IndexedDataset(label, entry, index, names, labeled, counts)
+
+
+def _assigned(
+    rules: Rules,
+    keys: Texts,
+    strata: np.ndarray,
+    split: Categories | None,
+    group: Categories | None,
+    used: np.ndarray,
+) -> tuple[Categories, np.ndarray]:
+    """Assign the used samples. Returns (n,) names, "" for the others, and (n,) bool, the labeled.
+
+    used: (n,) bool. The other arguments are those of `assign`, for all n samples.
+    """
     # A slice copies no column.
     chosen = slice(None) if used.all() else used
     official = None if split is None else split[chosen]
     groups = None if group is None else group[chosen]
-    assigned = assign(rules, index.keys[chosen], strata[chosen], official, groups)
+    assigned = assign(rules, keys[chosen], strata[chosen], official, groups)
 
     # A sample that is not used gets any name, and then none.
-    codes = np.zeros(n, dtype=np.int32)
+    codes = np.zeros(len(used), dtype=np.int32)
     codes[used] = assigned.split.codes
     names = Categories(codes, assigned.split.names).blank(~used)
-    labeled = np.zeros(n, dtype=bool)
+    labeled = np.zeros(len(used), dtype=bool)
     labeled[used] = assigned.labeled
-    counts = {reason: len(indices) for reason, indices in without_split.items()}
-    return IndexedDataset(label, entry, index, names, labeled, counts)
+    return names, labeled
 
 
 def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:
@@ -161,6 +171,25 @@ def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:
     read_by_tasks = dict.fromkeys(entry.component.reads for entry in experiment.tasks.values())
     used = tuple(name for name in read_by_tasks if name in index.annotations)
     return used or tuple(index.annotations)
+
+
+def _split_and_group(
+    label: str,
+    entry: DataEntry,
+    index: Index,
+) -> tuple[Categories | None, Categories | None]:
+    """Return the official splits and the groups, from the columns that the entry names.
+
+    Raises MtlError if there is no such column.
+    """
+    split, group = index.split, index.group
+    if entry.split is not None:
+        column = _column(index, entry.split, f"data.{label}.split")
+        # Other usual names of a split in a user's own column, such as "Val" and "dev".
+        split = column.rename(lambda name: split_name(name) or name)
+    if entry.group is not None:
+        group = _column(index, entry.group, f"data.{label}.group")
+    return split, group
 
 
 def _strata(

@@ -132,7 +132,7 @@ def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inferen
     weights = checkpoint.inference_weights(uses_ema=experiment.train.ema > 0)
     # Building draws initial weights: the caller's generator must not notice.
     with torch.random.fork_rng(devices=[]), weights_from_checkpoint():
-        net = HybridModel(evolve(experiment, pretexts={})).inference()
+        net = HybridModel(experiment, tasks_only=True).inference()
     load_weights(net, weights, str(checkpoint.path), ignore=ANY_OTHER)
     return net.eval()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +16,23 @@ from attrs import frozen
 from torch import Tensor
 
 from ..config.experiment import Experiment
-from ..contracts import Batch, StepCounts, View
+from ..contracts import View
 from ..data.dataset import RunData
 from ..rng import VIEW, KeyedRng
 from .precision import autocast
+
+
+class EvaluationBatch(NamedTuple):
+    """Images with the labels of all tasks, as the cache stores them.
+
+    images: (B, 3, H0, W0) uint8.
+    targets: task label -> (B, ...). Samples without this label hold zeros (points: NaN).
+    present: task label -> (B,) bool, samples with this label.
+    """
+
+    images: Tensor
+    targets: dict[str, Tensor]
+    present: dict[str, Tensor]
 
 
 @frozen(eq=False)
@@ -38,7 +52,7 @@ class ValidationBatches:
         """Return the images of a batch as the cache stores them, uint8 on the device."""
         return self.data.images.take(self._samples(number)).images.to(self.device)
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> EvaluationBatch:
         """Return the images of a batch, with the targets of all tasks, on the device."""
         samples = self._samples(number)
         cached = self.data.images.take(samples)
@@ -49,9 +63,7 @@ class ValidationBatches:
         for label in self.experiment.tasks:
             targets[label] = of_tasks[label].to(self.device)
             present[label] = self.data.present[label][index].to(self.device)
-        n = len(samples)
-        images = cached.images.to(self.device)
-        return Batch(images, targets, present, StepCounts({}, n, 0), n)
+        return EvaluationBatch(cached.images.to(self.device), targets, present)
 
     def view(self, images: Tensor) -> View:
         """Return the view that inference reads. images: uint8, as the cache stores them."""

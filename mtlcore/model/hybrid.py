@@ -45,9 +45,11 @@ class HybridModel(nn.Module):
     tasks: labels of the supervised tasks.
     shared_heads: pretext label -> labels of the supervised heads that its loss also trains.
     measuring: True if a forward computes the Gramian. Each step sets it.
+
+    tasks_only: build no head of a pretext, as inference needs none.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, *, tasks_only: bool = False) -> None:
         super().__init__()
         self.views = experiment.views
         self.measuring = experiment.weighting.at == "features"
@@ -61,6 +63,8 @@ class HybridModel(nn.Module):
         }
         self.tasks = tuple(supervised)
         self.heads = nn.ModuleDict(supervised)
+        if tasks_only:
+            return
         for label, entry in experiment.pretexts.items():
             head = self._build(label, entry, _SharedHeads(supervised))
             self.heads[label] = head

@@ -217,10 +217,10 @@ def test_random_weights_have_mean_one_and_change_with_the_step():
     assert drawn.std(0).min() > 0.3
 
 
-@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("method", GRAMIAN)
-def test_a_degenerate_gramian_gives_the_sum_of_losses(method, bad):
-    assert of(method, losses(torch.full((3, 3), bad))).tolist() == [1, 1, 1]
+def test_a_degenerate_gramian_gives_the_sum_of_losses(method):
+    for bad in (0.0, float("nan"), float("inf")):
+        assert of(method, losses(torch.full((3, 3), bad))).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("method", GRAMIAN)

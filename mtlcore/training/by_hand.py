@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from attrs import define, field, frozen
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..contracts import Batch
@@ -224,10 +224,23 @@ class ByHand:
             raise MtlError(f"Trainer.apply needs gradients: call Trainer.{missing} before it")
         own = None
         if optimizer is not None and optimizer is not train_state.optimizer.optimizer:
+            _refuse_foreign(optimizer, train_state.model)
             own = train_state.wrapped(optimizer)
         train_state.encoded = computed.encoded
         self._computed, self._done = None, None
         return update(train_state, done, computed.before, own) | computed.unfollowed
+
+
+def _refuse_foreign(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Raise MtlError if an optimizer holds no parameter of the model."""
+    known = {id(p) for p in model.parameters()}
+    for group in optimizer.param_groups:
+        if any(id(p) in known for p in group["params"]):
+            return
+    raise MtlError(
+        "Trainer.apply got an optimizer without any parameter of this trainer's model: build it "
+        "from trainer.model.parameters(), or from those of trainer.encoder or of a head"
+    )
 
 
 def _mean(name: str, forwards: list[Forward]) -> Tensor:

@@ -473,6 +473,16 @@ def test_an_optimizer_of_ones_own_steps_its_parameters_alone(load):
     assert all(p.grad is None for p in trainer.model.parameters())
 
 
+def test_an_optimizer_of_another_model_is_refused(load):
+    trainer = Trainer(load())
+    trainer.backward(trainer.losses(trainer.batch()))
+    foreign = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(MtlError, match="without any parameter of this trainer's model"):
+        trainer.apply(foreign)
+    trainer.apply()  # nothing is lost
+    assert trainer.step_number == 1
+
+
 def test_the_log_has_the_learning_rate_of_an_optimizer_of_ones_own(load, tmp_path):
     trainer = Trainer(load({"train.log_every": 1}), out=tmp_path / "run", progress=False)
     own = torch.optim.SGD(trainer.model.parameters(), lr=0.125)

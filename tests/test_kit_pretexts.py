@@ -39,7 +39,10 @@ def names_of(report: kit.Report, status: str) -> set[str]:
     return {outcome.name for outcome in report.of(status)}
 
 
-@pytest.mark.parametrize("name", ["Turned", "Hidden", "Together", "Drops"])
+HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("Hidden", "Together", "Drops")]
+
+
+@pytest.mark.parametrize("name", ["Turned", *HEAVY])
 def test_a_right_pretext_passes_every_check(broken, name):
     known, _, module = broken
     report = kit.conformance("pretext", getattr(module, name), known=known).report()

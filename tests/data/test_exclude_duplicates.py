@@ -123,6 +123,7 @@ def test_the_test_split_of_fer2013_loses_280_images_of_train(unpacked):
     assert data.report == ("data.fer: 280 left out, an identical image is in train",)
 
 
+@pytest.mark.slow
 def test_the_training_split_of_fer2013_loses_its_leaks_and_conflicts(unpacked):
     dataset = Fer2013(unpacked("fer2013") / "fer2013")
     run = experiment(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,16 +15,6 @@ from .indexed import first_few
 from .joined import JoinedSamples, joined_annotation
 from .run_data import RunData
 from .splits import is_labeled
-
-
-class TaskTargets(NamedTuple):
-    """The labels of one task.
-
-    targets: (N, ...); zeros for samples without a label. present: (N,) bool, samples with a label.
-    """
-
-    targets: Tensor
-    present: Tensor
 
 
 def skipped_by_dataset(samples: JoinedSamples, unreadable: Unreadable) -> list[Skipped]:

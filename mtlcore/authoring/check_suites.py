@@ -13,6 +13,7 @@ from attrs import frozen
 
 from ..errors import MtlError
 from ..registry.lookup import catalog_with, kind_of
+from ..registry.plugin_file import split_entry
 
 if TYPE_CHECKING:
     from ..config.experiment import Experiment
@@ -165,4 +166,4 @@ def _row(name: str | None, kind: str | None, status: str, reason: str) -> Row:
 
 def _plugin_files(experiment: Experiment) -> list[Path]:
     """The one-file plugins of an experiment, without their hashes."""
-    return [Path(plugin.rpartition("#sha256=")[0] or plugin) for plugin in experiment.plugins]
+    return [Path(split_entry(listed)[0]) for listed in experiment.plugins]

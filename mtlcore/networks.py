@@ -9,12 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
+
+T = TypeVar("T")
 
 # Plain globals, so a process can run one training at a time. A ContextVar would separate threads,
 # but it breaks the graph of torch 2.11's dynamo.
@@ -36,6 +39,15 @@ def losses_in_fp32(device: str) -> Iterator[None]:
             yield
     finally:
         _autocast_networks = before
+
+
+def to_fp32(output: T) -> T:
+    """Return an output with its floats in fp32. output: a pytree of tensors and other values."""
+
+    def cast_leaf(leaf: object) -> object:
+        return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return cast(T, tree_map(cast_leaf, output))
 
 
 def _call(net: nn.Module, inputs: tuple[object, ...]) -> object:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry
 from ..contracts import Batch, Categories, Output, PretextTask, SupervisedTask, Target
@@ -24,7 +23,7 @@ from ..model.hybrid import HybridModel
 from ..model.inference import Inference
 from ..model.plan import ViewPlan
 from ..model.views import prepare
-from ..networks import broadcast_buffers, single_rank
+from ..networks import broadcast_buffers, single_rank, to_fp32
 from .ranks import Ranks
 from .validation import ValidationBatches
 
@@ -144,7 +143,7 @@ def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict
     """Task label -> output of its head, in fp32: `decode` computes in it, whatever the forward."""
     with batches.autocast():
         outputs = net(images)
-    return {label: _to_fp32(output) for label, output in outputs.items()}
+    return {label: to_fp32(output) for label, output in outputs.items()}
 
 
 class _TaskMetrics:
@@ -312,7 +311,7 @@ def _run_pretexts(
         for label, outputs in model.forward_heads(features, prepared).items():
             found.losses[label] = float(model.compute_losses(label, outputs, prepared))
             if label in with_metrics:
-                found.outputs[label] = _to_fp32(outputs[0])
+                found.outputs[label] = to_fp32(outputs[0])
                 found.targets[label] = prepared.head_inputs[label][0].targets[0][0]
     return found
 
@@ -345,15 +344,6 @@ def _new_metrics(
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False
     return metrics
-
-
-def _to_fp32(output: Output) -> Output:
-    def cast(leaf: object) -> object:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf.float()
-        return leaf
-
-    return tree_map(cast, output)
 
 
 def _computed(metrics: Mapping[str, Metric], n: int) -> Measured:

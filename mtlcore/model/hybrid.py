@@ -23,6 +23,7 @@ from ..networks import (
     frozen_running_statistics,
     losses_in_fp32,
     sum_over_ranks,
+    to_fp32,
     world_size,
 )
 from .inference import Inference, SharedEncoder
@@ -333,7 +334,7 @@ def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tens
 
     With mixup there are two targets. Their shares sum to at most 1 for each sample.
     """
-    output = tree_map(_to_fp32, output)
+    output = to_fp32(output)
     losses = []
     for target, share in head_input.targets:
         weights = (share,) if head.coupled and share is not None else ()
@@ -364,10 +365,6 @@ def _mean_over_followed(views: Tensor, head_inputs: Sequence[HeadInput], reduce:
     else:
         mean = torch.where(followed, views, 0).sum(0) / number
     return torch.where(followed.any(0), mean, 0)
-
-
-def _to_fp32(leaf: object) -> object:
-    return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _check_shape(label: str, head: Head, loss: Tensor) -> None:

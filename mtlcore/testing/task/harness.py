@@ -25,14 +25,13 @@ from torch import Tensor
 from ...contracts import AlignedTask, Annotation, BuildContext, Features, Head, SupervisedTask
 from ...geometry import Geometry, similarity
 from ...model.inference import SharedEncoder
-from ...networks import losses_in_fp32
+from ...networks import losses_in_fp32, to_fp32
 from ...rng import KeyedRng, Rng
 from ..generators import seeded
 from ..reload import reload
 from ..requirements import Skip
 from ..subject import Subject, patterns
 from ..toys import ToyEncoder
-from ..trees import map_floats
 
 FITTED = 48
 """The number of samples that a task is fitted on."""
@@ -170,7 +169,7 @@ class TaskSubject(Subject[SupervisedTask]):
 
     def loss(self, head: Head, output: Any, target: Tensor) -> Tensor:
         """The loss as a step computes it: in fp32, without autocast."""
-        in_fp32 = map_floats(Tensor.float, output)
+        in_fp32 = to_fp32(output)
         with losses_in_fp32("cpu"):
             return bare_loss(head, in_fp32, target)
 

@@ -7,7 +7,7 @@ A pretext author needs no more than this beside `torch.nn`: `EMA` (momentum copi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
@@ -212,11 +212,21 @@ def broadcast_buffers(net: nn.Module) -> None:
         return
     for dtype in dict.fromkeys(b.dtype for b in net.buffers()):
         same = [b for b in net.buffers() if b.dtype == dtype]
-        message = torch.cat([b.flatten() for b in same])
+        message = flat(same)
         dist.broadcast(message, 0)
-        pieces = message.split([b.numel() for b in same])
-        for buffer, piece in zip(same, pieces, strict=True):
-            buffer.copy_(piece.view_as(buffer))
+        copy_back(same, message)
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Return all tensors in one vector."""
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def copy_back(tensors: Sequence[Tensor], vector: Tensor) -> None:
+    """Copy a vector of `flat` back into its tensors, in place."""
+    pieces = vector.split([t.numel() for t in tensors])
+    for t, piece in zip(tensors, pieces, strict=True):
+        t.copy_(piece.view_as(t))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config.experiment import Experiment
-from ..contracts import AlignedTask, Annotation, SupervisedTask
+from ..contracts import AlignedTask, Annotation, SupervisedTask, View
 from ..data.dataset import RunData
 from ..model.inference import Inference
 from .measure import Predictions, moved_target
@@ -92,9 +92,7 @@ def feature_table(
     for number in range(len(batches)):
         batch = batches.batch(number)
         view = batches.view(batch.images)
-        with batches.autocast():
-            pooled = net.encoder(view.images).pooled
-        features.append(pooled.float().cpu())
+        features.append(pooled(net, batches, view).cpu())
         for label, entry in experiment.tasks.items():
             task = entry.component
             if _is_map(task, batch.targets[label]):
@@ -109,6 +107,13 @@ def feature_table(
         joined[name] = data.annotation(name, indices)
     keys = np.array([str(key) for key in data.keys(indices)], dtype=str)
     return FeatureTable(torch.cat(features), joined, keys)
+
+
+def pooled(net: Inference, batches: ValidationBatches, view: View) -> Tensor:
+    """(B, D) float32: the pooled features of a view, from a forward in the run's precision."""
+    with batches.autocast():
+        features = net.encoder(view.images)
+    return features.pooled.float()
 
 
 def _is_map(task: SupervisedTask, target: Tensor) -> bool:

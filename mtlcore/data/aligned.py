@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ..contracts import Dataset, Index, MapColumn, PointColumn, Sample, SampleError
-from ..contracts.samples import MAP_DTYPES
+from ..contracts.dataset import MAP_DTYPES, is_map_dtype
 from ..errors import MtlError
 from ..image_size import largest_of_ratio
 
@@ -68,7 +68,7 @@ def check_columns(label: str, index: Index) -> None:
                 f"data.{label}: the presence of {name!r} must be ({n},) bool, one for each key"
             )
     for name, of_map in index.maps.items():
-        if of_map.dtype.kind != "f" and of_map.dtype.name not in MAP_DTYPES:
+        if not is_map_dtype(of_map.dtype):
             raise MtlError(
                 f"data.{label}: the map {name!r} is {of_map.dtype}; expected floats or one of "
                 f"{', '.join(MAP_DTYPES)}"

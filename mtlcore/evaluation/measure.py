@@ -21,6 +21,7 @@ from ..data.dataset import RunData
 from ..geometry import Geometry
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
+from ..model.moved_targets import move_target
 from ..model.plan import ViewPlan
 from ..model.views import prepare
 from ..networks import broadcast_buffers, single_rank, to_fp32
@@ -123,7 +124,8 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
         task = entry.component
         predictions[label] = task.decode(outputs[label])
         # The augmentation may crop or turn the image: labels such as a pose move with it.
-        targets[label], followed[label] = moved_target(task, batch.targets[label], view.geometry)
+        target = batch.targets[label]
+        targets[label], followed[label] = moved_target(label, task, target, view.geometry)
         if mirrored is not None:
             other = task.decode(mirrored[label])
             predictions[label] = task.average(predictions[label], other)
@@ -131,12 +133,14 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
     return Predictions(predictions, targets, present)
 
 
-def moved_target(task: SupervisedTask, target: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def moved_target(
+    label: str, task: SupervisedTask, target: Tensor, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
     """Move targets to the view. Returns them and (B,) bool, samples whose label follows."""
-    moved = task.move(target, geometry)
-    if isinstance(moved, Tensor):
+    moved, share = move_target(label, task, target, geometry)
+    if share is None:
         return moved, torch.ones(len(target), dtype=torch.bool, device=target.device)
-    return moved[0], moved[1] > 0
+    return moved, share > 0
 
 
 def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict[str, Output]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config.experiment import Experiment
 from ..contracts import AlignedTask, Annotation, SupervisedTask, View
+from ..contracts.components import are_points
 from ..data.dataset import RunData
 from ..model.inference import Inference
 from .measure import Predictions, moved_target
@@ -98,7 +99,7 @@ def feature_table(
             if _is_map(task, batch.targets[label]):
                 continue
             assert view.geometry is not None
-            target, followed = moved_target(task, batch.targets[label], view.geometry)
+            target, followed = moved_target(label, task, batch.targets[label], view.geometry)
             found = _labels_of(task, target, batch.present[label] & followed)
             labels.setdefault(label, []).append(found)
 
@@ -118,8 +119,7 @@ def pooled(net: Inference, batches: ValidationBatches, view: View) -> Tensor:
 
 def _is_map(task: SupervisedTask, target: Tensor) -> bool:
     """Whether a label is a map: too large for a table. Points (B, K, 2) are not."""
-    is_points = target.is_floating_point() and target.ndim == 3
-    return isinstance(task, AlignedTask) and not is_points
+    return isinstance(task, AlignedTask) and not are_points(target)
 
 
 def _labels_of(task: SupervisedTask, target: Tensor, present: Tensor) -> Annotation:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...contracts import AlignedTask, Annotation, BuildContext, Features, Head, SupervisedTask
+from ...contracts.components import are_points
 from ...geometry import Geometry, similarity
 from ...model.inference import SharedEncoder
 from ...networks import losses_in_fp32, to_fp32
@@ -95,6 +96,10 @@ class TaskSubject(Subject[SupervisedTask]):
     def require_annotations(self) -> None:
         if self.is_aligned:
             raise Skip("its labels are maps or points: it reads no annotations")
+
+    def require_aligned(self) -> None:
+        if not self.is_aligned:
+            raise Skip("its labels are no maps or points")
 
     def maps_or_points(self, n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
         """(n, ...) targets of an aligned task, for images of `size` (h, w)."""
@@ -242,7 +247,7 @@ def missing(annotation: Annotation) -> Annotation:
 
 def absent(target: Tensor) -> Tensor:
     """The same number of targets of samples without a label: zeros, or NaN for points."""
-    is_points = target.ndim == 3 and target.is_floating_point() and target.shape[-1] == 2
+    is_points = are_points(target) and target.shape[-1] == 2
     return torch.full_like(target, torch.nan if is_points else 0)
 
 

@@ -268,9 +268,9 @@ class PretextSubject(Subject[PretextTask]):
         return prepare(plan, toy_batch(raw(drawn), self.shared_labels), drawn.keyed_rng())
 
 
-def toy_context(size: int = 32) -> BuildContext:
+def toy_context() -> BuildContext:
     """A toy encoder, and supervised heads for every label that is requested."""
-    encoder = SharedEncoder(ToyEncoder(), (size, size))
+    encoder = SharedEncoder(ToyEncoder(), (32, 32))
     return BuildContext(encoder.info, encoder, _SharedHeads(encoder))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -132,8 +131,7 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
     steps_per_epoch = n // exp.input.batch_size
     train_state = build_train_state(exp, fabric, STEPS, steps_per_epoch)
     record = Record(exp.train.max_skipped)
-    callbacks = Callbacks.of(train_state, data, Path(), SilentReporter())
-    callbacks.entries.clear()  # nothing is written
+    callbacks = Callbacks.of(train_state, data, None, SilentReporter())
     loader = DirectLoader(data, Sampler(data, exp), fabric.device)
     return trainer_of(RunParts(train_state, data, loader, record, callbacks, None))
 

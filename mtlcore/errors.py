@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class MtlError(Exception):
@@ -25,3 +25,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(names) if names else "none"
     return f"{hint}known: {listed}"
+
+
+def first_few(names: Sequence[str], n: int) -> str:
+    """Join the first n names, with "..." if there are more."""
+    text = ", ".join(names[:n])
+    return f"{text}, ..." if len(names) > n else text

@@ -36,6 +36,12 @@ def largest_of_ratio(available: tuple[int, int], ratio: tuple[int, int]) -> tupl
     return height, max(1, round(height * w / h))
 
 
+def central_box(old: tuple[int, int], ratio: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of the largest central rectangle with this ratio (h, w)."""
+    height, width = largest_of_ratio(old, ratio)
+    return (old[0] - height) // 2, (old[1] - width) // 2, height, width
+
+
 def same_ratio(a: tuple[int, int], b: tuple[int, int]) -> bool:
     """Return whether two sizes have one aspect ratio, up to a pixel of the shorter side of `a`."""
     if b[0] <= b[1]:

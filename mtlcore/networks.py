@@ -7,14 +7,17 @@ A pretext author needs no more than this beside `torch.nn`: `EMA` (momentum copi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
+
+T = TypeVar("T")
 
 # Plain globals, so a process can run one training at a time. A ContextVar would separate threads,
 # but it breaks the graph of torch 2.11's dynamo.
@@ -36,6 +39,15 @@ def losses_in_fp32(device: str) -> Iterator[None]:
             yield
     finally:
         _autocast_networks = before
+
+
+def to_fp32(output: T) -> T:
+    """Return an output with its floats in fp32. output: a pytree of tensors and other values."""
+
+    def cast_leaf(leaf: object) -> object:
+        return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return cast(T, tree_map(cast_leaf, output))
 
 
 def _call(net: nn.Module, inputs: tuple[object, ...]) -> object:
@@ -200,11 +212,21 @@ def broadcast_buffers(net: nn.Module) -> None:
         return
     for dtype in dict.fromkeys(b.dtype for b in net.buffers()):
         same = [b for b in net.buffers() if b.dtype == dtype]
-        message = torch.cat([b.flatten() for b in same])
+        message = flat(same)
         dist.broadcast(message, 0)
-        pieces = message.split([b.numel() for b in same])
-        for buffer, piece in zip(same, pieces, strict=True):
-            buffer.copy_(piece.view_as(buffer))
+        copy_back(same, message)
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Return all tensors in one vector."""
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def copy_back(tensors: Sequence[Tensor], vector: Tensor) -> None:
+    """Copy a vector of `flat` back into its tensors, in place."""
+    pieces = vector.split([t.numel() for t in tensors])
+    for t, piece in zip(tensors, pieces, strict=True):
+        t.copy_(piece.view_as(t))
 
 
 @contextmanager

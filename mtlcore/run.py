@@ -18,11 +18,10 @@ from .evaluation.evaluate import (
     Progress,
     evaluate,
     inference_network,
-    open_split,
+    open_run,
     require_which,
     torch_device,
     with_one_dataset,
-    with_usable_precision,
 )
 from .evaluation.samples import FeatureTable, feature_table
 from .model.inference import Inference
@@ -158,16 +157,17 @@ class Run:
 
         Raises MtlError if there is no such checkpoint, or no sample in the split.
         """
-        require_which(checkpoint)
         folder = self._folder()
-        saved = folder.require(checkpoint)
         experiment = with_one_dataset(folder.experiment(overrides or ()), data)
-        target = torch_device(device)
-        opened = open_split(experiment, split, progress)
-        resolved, _ = with_usable_precision(opened.experiment, target)
-        net = inference_network(experiment, saved).to(target)
-        indices = opened.data.split[split]
-        return feature_table(net, resolved, opened.data, indices, target, annotations)
+        opened = open_run(folder, experiment, split, checkpoint, device, progress)
+        return feature_table(
+            opened.net,
+            opened.experiment,
+            opened.data,
+            opened.indices,
+            opened.device,
+            annotations,
+        )
 
     def _folder(self) -> RunFolder:
         return RunFolder.open(self._start / self.path)

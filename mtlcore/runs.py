@@ -23,7 +23,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import safetensors.torch
@@ -36,6 +35,7 @@ from .config import load
 from .config.experiment import Experiment
 from .config.overrides import Overrides
 from .errors import MtlError
+from .files import flush_folder, write_atomically, write_errors_as_mtl_error
 from .registry.lookup import missing_component
 
 FORMAT = 2
@@ -200,7 +200,7 @@ class RunFolder:
         """Append a line to metrics.jsonl."""
         # If the disk is full, the message names the checkpoint from which the run can resume.
         with (
-            write_errors_as_mtl_error(self.metrics, self.checkpoint()),
+            write_errors_as_mtl_error(self.metrics, _intact(self.checkpoint())),
             self.metrics.open("a") as file,
         ):
             file.write(json.dumps(row) + "\n")
@@ -210,11 +210,11 @@ class RunFolder:
         if not self.metrics.exists():
             return
         with (
-            write_errors_as_mtl_error(self.metrics, self.checkpoint()),
+            write_errors_as_mtl_error(self.metrics, _intact(self.checkpoint())),
             self.metrics.open("ab") as file,
         ):
             os.fsync(file.fileno())
-            _flush_folder(self.path)
+            flush_folder(self.path)
 
     def truncate_log(self, step: int) -> None:
         """Remove the log lines after `step`, since a resumed run writes them again."""
@@ -275,7 +275,7 @@ class RunFolder:
         folder = self.path / "checkpoints"
         done = folder / f"{which}-{step:08d}"
         temporary = folder / f"{which}-{step:08d}.tmp"
-        with write_errors_as_mtl_error(self.path, self.checkpoint(which), temporary):
+        with write_errors_as_mtl_error(self.path, _intact(self.checkpoint(which)), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             write_atomically(temporary / "model.safetensors", _serialize(model))
@@ -289,7 +289,7 @@ class RunFolder:
             if done.exists():
                 shutil.rmtree(done)
             temporary.rename(done)
-            _flush_folder(folder)
+            flush_folder(folder)
 
         for old in folder.glob(f"{which}-*"):
             if old != done:
@@ -309,62 +309,11 @@ def require_format(saved: Mapping[str, Any], file: Path) -> None:
     )
 
 
-class write_errors_as_mtl_error:  # noqa: N801 - a context manager, used like a function
-    """Convert an OSError into an MtlError that names the file and the reason.
-
-    path: the file or folder to name if the error itself names none.
-    good: an intact checkpoint, to be mentioned in the message.
-    temporary: a folder to delete after an error.
-    """
-
-    def __init__(
-        self, path: Path, good: Checkpoint | None = None, temporary: Path | None = None
-    ) -> None:
-        self.path = path
-        self.good = good
-        self.temporary = temporary
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if not isinstance(error, OSError):
-            return
-        if self.temporary:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-
-        message = f"can't write {error.filename or self.path}: {error.strerror or error}"
-        if self.good:
-            message += f"; the checkpoint of step {self.good.step} is intact: {self.good.path}"
-        raise MtlError(message) from error
-
-
-def write_atomically(file: Path, data: bytes | memoryview) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        with temporary.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _flush_folder(folder: Path) -> None:
-    # A rename survives a power failure only after its folder was flushed.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _intact(checkpoint: Checkpoint | None) -> str:
+    """Return the end of a message that names a checkpoint, "" if there is none."""
+    if checkpoint is None:
+        return ""
+    return f"; the checkpoint of step {checkpoint.step} is intact: {checkpoint.path}"
 
 
 def _serialize(tensors: Mapping[str, Tensor]) -> bytes:

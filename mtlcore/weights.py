@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from .errors import MtlError
+from .errors import MtlError, first_few
 
 SHOWN = 5  # names of each problem in a message
 COUNTERS = "num_batches_tracked"  # of BatchNorm; nothing reads them
@@ -44,7 +44,11 @@ def load_weights(
             other_shapes.append(f"{name} {_shape(found)}, not {_shape(expected)}")
 
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": other_shapes}
-    lines = [f"{len(names)} {what}: {_first(names)}" for what, names in problems.items() if names]
+    lines = [
+        f"{len(names)} {what}: {first_few(names, SHOWN)}"
+        for what, names in problems.items()
+        if names
+    ]
     if lines:
         raise MtlError(f"{origin}: the weights do not fit this network. {'; '.join(lines)}")
     net.load_state_dict({name: weights[name] for name in common}, strict=False)
@@ -52,8 +56,3 @@ def load_weights(
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
-
-
-def _first(names: list[str]) -> str:
-    text = ", ".join(names[:SHOWN])
-    return f"{text}, ..." if len(names) > SHOWN else text

@@ -20,7 +20,7 @@ from mtlcore.config import load, parse
 from mtlcore.config.experiment import Experiment, Input, PretextEntry, TaskEntry
 from mtlcore.config.write import dump
 from mtlcore.data.cache import cache_size, open_images
-from mtlcore.data.dataset import fingerprint_of
+from mtlcore.data.fingerprint import fingerprint_of
 from mtlcore.encoders import ResnetSmall, Timm
 from mtlcore.encoders.vision import Resnet18, VitB16
 from mtlcore.evaluation.evaluate import evaluate

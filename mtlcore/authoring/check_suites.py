@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from ..errors import MtlError
-from ..registry.lookup import catalog_with, kind_of
+from ..registry.lookup import catalog_of, catalog_with, kind_of
 
 if TYPE_CHECKING:
     from ..config.experiment import Experiment
@@ -51,10 +51,11 @@ class Suites:
         from ..config import load
 
         experiment = None
-        if config is not None:
+        if config is None:
+            catalog = catalog_with(files)
+        else:
             experiment = load(config, (), files)
-            files = [*files, *_plugin_files(experiment)]
-        catalog = catalog_with(files)
+            catalog = catalog_of(experiment.plugins)
         builder = _Builder(catalog, experiment, examples)
         if name is None:
             return cls(*builder.all(kind), experiment)
@@ -144,14 +145,11 @@ class _Builder:
 
     def _used(self, cls: type[Component]) -> Component | None:
         """The first component of exactly this class in the experiment; None where there is none."""
-        e = self.experiment
-        if e is None:
+        from ..config.resolve import components_of
+
+        if self.experiment is None:
             return None
-        components: list[Component] = [e.encoder, e.weighting, e.augment]
-        components += e.augmentations.values()
-        components += [entry.component for entry in e.tasks.values()]
-        components += [entry.component for entry in e.pretexts.values()]
-        components += [entry.component for entry in e.data.values()]
+        components = (component for _, component in components_of(self.experiment))
         return next((c for c in components if type(c) is cls), None)
 
 
@@ -161,8 +159,3 @@ def _row(name: str | None, kind: str | None, status: str, reason: str) -> Row:
 
     empty = Report(name or "", kind or "", ())
     return {**empty.as_json(), "status": status, "reason": reason}
-
-
-def _plugin_files(experiment: Experiment) -> list[Path]:
-    """The one-file plugins of an experiment, without their hashes."""
-    return [Path(plugin.rpartition("#sha256=")[0] or plugin) for plugin in experiment.plugins]

@@ -78,7 +78,9 @@ class GuardedContext:
 
     @property
     def folder(self) -> Path:
-        return self._all.folder
+        folder = self._all.folder
+        assert folder is not None, "a run without a folder calls no callback"
+        return folder
 
     @property
     def validation(self) -> Mapping[str, float]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import RunData
+from ..evaluation.samples import pooled
 from ..evaluation.validation import ValidationBatches
 from ..model.inference import Inference
 from ..networks import single_rank
@@ -28,9 +29,7 @@ def pooled_features(train_state: TrainState, data: RunData, indices: np.ndarray)
     found = []
     for number in range(len(batches)):
         view = batches.view(batches.images(number))
-        with batches.autocast():
-            pooled = network.encoder(view.images).pooled
-        found.append(pooled.float())
+        found.append(pooled(network, batches, view))
     if not found:
         return torch.zeros(0, network.encoder.info.dim, device=device)
     return torch.cat(found)

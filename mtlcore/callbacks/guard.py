@@ -56,6 +56,7 @@ class CallbacksState(TypedDict):
 class Callbacks:
     """All callbacks of a run, in the order in which they are called.
 
+    folder: that of the run. None: it writes nothing, and only the reporter is called.
     reporter: shows messages to the user. It is the last of `entries`.
     better: name of a metric -> True if higher values are better.
     best_by: name of the metric that selects the best checkpoint.
@@ -68,7 +69,7 @@ class Callbacks:
 
     train_state: TrainState
     data: RunData
-    folder: Path
+    folder: Path | None
     reporter: ProgressReporter
     entries: list[RegisteredCallback]
     better: dict[str, bool]
@@ -83,15 +84,17 @@ class Callbacks:
 
     @classmethod
     def of(
-        cls, train_state: TrainState, data: RunData, folder: Path, reporter: ProgressReporter
+        cls, train_state: TrainState, data: RunData, folder: Path | None, reporter: ProgressReporter
     ) -> Callbacks:
         """The callbacks of a run. Raises MtlError if `train.best` names no metric."""
         experiment = train_state.experiment
         better, name = directions(experiment), best_by(experiment)
-        # A line of the log is on disk before any other callback sees it.
-        entries = [RegisteredCallback(LOG, LOG, MetricsFile(), essential=True)]
-        for label, callback in experiment.callbacks.items():
-            entries.append(RegisteredCallback(label, f"callback.{label}", callback))
+        entries: list[RegisteredCallback] = []
+        if folder is not None:
+            # A line of the log is on disk before any other callback sees it.
+            entries.append(RegisteredCallback(LOG, LOG, MetricsFile(), essential=True))
+            for label, callback in experiment.callbacks.items():
+                entries.append(RegisteredCallback(label, f"callback.{label}", callback))
         entries.append(RegisteredCallback(TERMINAL, TERMINAL, reporter))
         return cls(train_state, data, folder, reporter, entries, better, name)
 
@@ -204,7 +207,7 @@ class Callbacks:
 
     def _record_failures(self) -> None:
         failures = self.failures
-        if self.is_main and failures:
+        if self.folder is not None and self.is_main and failures:
             # The run may have ended because its disk is full: that message matters more.
             with suppress(MtlError):
                 RunFolder(self.folder).update_provenance({"callback_failures": failures})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ from ._options import Json, KindOption, Overrides, PluginFiles
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..authoring.check_suites import Row
     from ..config.experiment import Experiment
     from ..contracts import PretextTask
-    from ..testing import Conformance
+    from ..testing import Conformance, Report
 
 
 def check(
@@ -52,18 +54,9 @@ def check(
         Print JSON.
     """
     from ..authoring.check_suites import Suites
-    from ._check_report import print_all, print_report, run_checks
-    from ._png import require_png
-    from ._shared import print_json
+    from ._check_report import run_checks
 
-    if name is None and (set_ or sheet is not None):
-        option = "--set" if set_ else "--sheet"
-        raise MtlError(f"{option} applies to one component: add its NAME")
-    if examples is not None and examples < 1:
-        raise MtlError(f"--examples {examples}: expected at least 1")
-    if sheet is not None:
-        require_png("--sheet", sheet)
-
+    _check_options(name, examples, set_, sheet)
     suites = Suites.of(name, kind, plugin, config, set_, examples)
     if sheet is not None:
         _require_pretext(suites.suites[0])
@@ -76,16 +69,46 @@ def check(
             sheet = None
 
     if name is None:
-        if json:
-            print_json([*(report.as_json() for report in reports), *suites.unchecked])
-        else:
-            print_all(reports, suites.unchecked)
-    elif json:
-        print_json(reports[0].as_json())
+        _print_all(reports, suites.unchecked, json)
     else:
-        print_report(reports[0], sheet)
+        _print_one(reports[0], sheet, json)
     broken = any(row["status"] == "failed" for row in suites.unchecked)
     return int(broken or any(report.failed for report in reports))
+
+
+def _check_options(
+    name: str | None, examples: int | None, set_: Overrides, sheet: Path | None
+) -> None:
+    """Raise MtlError for options that do not fit together."""
+    from ._png import require_png
+
+    if name is None and (set_ or sheet is not None):
+        option = "--set" if set_ else "--sheet"
+        raise MtlError(f"{option} applies to one component: add its NAME")
+    if examples is not None and examples < 1:
+        raise MtlError(f"--examples {examples}: expected at least 1")
+    if sheet is not None:
+        require_png("--sheet", sheet)
+
+
+def _print_all(reports: Sequence[Report], unchecked: Sequence[Row], json: bool) -> None:
+    from ._check_report import print_all
+    from ._shared import print_json
+
+    if json:
+        print_json([*(report.as_json() for report in reports), *unchecked])
+    else:
+        print_all(reports, unchecked)
+
+
+def _print_one(report: Report, sheet: Path | None, json: bool) -> None:
+    from ._check_report import print_report
+    from ._shared import print_json
+
+    if json:
+        print_json(report.as_json())
+    else:
+        print_report(report, sheet)
 
 
 def _require_pretext(suite: Conformance) -> None:

@@ -21,7 +21,7 @@ from ..kinds import KINDS
 from ..registry.catalog import Catalog
 from ..registry.catalog import catalog as installed
 from ..registry.components import default_of
-from ..registry.plugin_file import PluginFile
+from ..registry.plugin_file import MARK, PluginFile, split_entry
 from .checks import conflicts
 from .experiment import (
     DataEntry,
@@ -183,16 +183,14 @@ class Reader:
         self.raise_problems()
         files: dict[str, PluginFile] = {}
         for name in names or ():
-            path, sha256 = name, ""
-            if "#sha256=" in name:
-                path, _, sha256 = name.rpartition("#sha256=")
+            path, sha256 = split_entry(name)
             file = PluginFile.read(base / Path(path).expanduser())
             if sha256:
                 file.require(sha256)
             if not self.catalog.holds(file):
                 self.catalog.load_file(file)
             files.setdefault(file.sha256, file)
-        return tuple(f"{file.path}#sha256={file.sha256}" for file in files.values())
+        return tuple(f"{file.path}{MARK}{file.sha256}" for file in files.values())
 
     def component(
         self, kind: str, path: str, value: object, name: str, own: Collection[str] = ()

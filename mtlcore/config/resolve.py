@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
 import tomli_w
 
@@ -16,8 +15,8 @@ from ..contracts import Component
 from ..errors import MtlError
 from ..registry.catalog import Catalog
 from ..registry.components import component_name
-from ..registry.lookup import catalog_with
-from ..registry.plugin_file import MARK, file_of
+from ..registry.lookup import catalog_of
+from ..registry.plugin_file import file_of
 from .experiment import Experiment
 from .load import as_toml, with_overrides
 from .overrides import Overrides, apply
@@ -31,9 +30,7 @@ def resolve(experiment: Experiment, overrides: Overrides = ()) -> Experiment:
     Raises MtlError with one line for each problem: a component whose class is not registered, a
     value that TOML can't hold, settings in conflict.
     """
-    files = [Path(listed.partition(MARK)[0]) for listed in experiment.plugins]
-    known = catalog_with(files)
-    problems = [*_unknown_classes(experiment, known)]
+    problems = [*_unknown_classes(experiment, catalog_of(experiment.plugins))]
     if problems:
         raise MtlError("\n".join(problems))
 

@@ -1,7 +1,7 @@
 """Base classes of every component kind, and what their methods receive and return.
 
 A plugin subclasses one of them: `Encoder`, `SupervisedTask`, `PretextTask`, `Augmentation`,
-`LossWeighting`, `Dataset`, or `Callback` (in `callback.py`).
+`LossWeighting`, `Dataset` (in `dataset.py`), or `Callback` (in `callback.py`).
 
 Shapes: B samples of a micro-batch, N samples of a dataset, K tasks of a step, D pooled features,
 (H, W) pixels.
@@ -13,17 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-from attrs import field, frozen
-from attrs.converters import optional
+from attrs import frozen
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..geometry import Geometry
 from ..rng import Rng
-from .columns import Categories, Column, as_column, as_columns, as_keys
-from .samples import Annotation, AugmentedBatch, EncoderInfo, Output, Sample, Target, View
-from .texts import Texts
+from .samples import Annotation, AugmentedBatch, EncoderInfo, Output, Target, View
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -286,6 +282,11 @@ class AlignedTask(SupervisedTask):
         raise TypeError(f"{type(self).__name__} reads {self.reads!r} per batch: it has no `target`")
 
 
+def are_points(target: Tensor) -> bool:
+    """Return whether the targets of an `AlignedTask` are points, and not maps."""
+    return target.ndim == 3 and target.is_floating_point()
+
+
 class PretextTask(Component):
     """A self-supervised task: it makes inputs and targets from images alone.
 
@@ -393,114 +394,4 @@ class LossWeighting(Component):
 
         Learned state is keyed by task name. The module is called once a step (an additive one: once
         a micro-batch), and not at all while task weights are reused.
-        """
-
-
-@frozen(eq=False)
-class Skipped:
-    """The samples that a dataset left out while it built its index.
-
-    names: reason -> names of samples. They are reported once, and count towards `max_bad`.
-    notes: reason -> number of samples, for what is not a defect of the files: a rule of the
-    benchmark, or samples that stay although one of their labels is missing. They are reported
-    once, and count neither towards `max_bad` nor in `len`.
-    """
-
-    names: dict[str, list[str]] = field(factory=dict)
-    notes: dict[str, int] = field(factory=dict)
-
-    def add(self, reason: str, name: str) -> None:
-        """Record one sample that was left out."""
-        self.names.setdefault(reason, []).append(name)
-
-    def note(self, reason: str, number: int = 1) -> None:
-        """Add `number` samples to a note."""
-        if number:
-            self.notes[reason] = self.notes.get(reason, 0) + number
-
-    def __len__(self) -> int:
-        """Return the number of samples that were left out."""
-        return sum(len(names) for names in self.names.values())
-
-
-@frozen(eq=False)
-class MapColumn:
-    """What the index knows about one map of the N samples.
-
-    present: (N,) bool, samples that have the map.
-    dtype: of the decoded map. Floats of any width become float32.
-    channels: C of a map (H, W, C); None for a map (H, W).
-    """
-
-    present: np.ndarray
-    dtype: np.dtype = field(converter=np.dtype)
-    channels: int | None = None
-
-
-@frozen(eq=False)
-class PointColumn:
-    """What the index knows about one kind of points of the N samples.
-
-    present: (N,) bool, samples that have the points.
-    count: K, the number of points of each of them. Points that are not known are NaN.
-    """
-
-    present: np.ndarray
-    count: int
-
-
-@frozen(eq=False)
-class Index:
-    """What a dataset knows about its N samples without decoding an image.
-
-    keys: (N,) strings, unique and stable: a path below the root, or a sample number. They name
-    samples in messages and fingerprints.
-    annotations: labels by name: (N,) strings, "" if missing, or (N, ...) float, NaN if missing.
-    split: (N,) strings such as "train" and "test". None if there are no official splits.
-    group: (N,) strings. Samples of one group stay in one split (a person, a mirrored copy).
-    attributes: (N,) strings by name, for metrics of subgroups.
-    skipped: the samples that were left out.
-    maps: which samples have which map, by name. `Dataset.decode` returns exactly these.
-    points: the same for points. A name is that of one annotation, one map or one kind of points.
-
-    Each column may be a numpy array, `Categories`, or an Arrow array; null is a missing value. The
-    index holds columns of strings as `Categories`, keys as numpy strings of any width
-    (`Texts`), and numbers as numpy arrays. `index.keys[i]` is a str.
-    """
-
-    keys: Texts = field(converter=as_keys)
-    annotations: dict[str, Column] = field(converter=as_columns)
-    split: Categories | None = field(default=None, converter=optional(as_column))
-    group: Categories | None = field(default=None, converter=optional(as_column))
-    attributes: dict[str, Categories] = field(factory=dict, converter=as_columns)
-    skipped: Skipped = field(factory=Skipped)
-    maps: dict[str, MapColumn] = field(factory=dict)
-    points: dict[str, PointColumn] = field(factory=dict)
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.keys)
-
-
-class Dataset(Component):
-    """A labeled set of images. Several threads may call its methods at once."""
-
-    kind = "dataset"
-
-    @abstractmethod
-    def index(self) -> Index:
-        """Return all samples with their annotations.
-
-        Raises MtlError if the root folder or a required file is missing.
-        """
-
-    @abstractmethod
-    def decode(self, index: Index, i: int) -> Sample:
-        """Return sample i: its image, (H, W, 3) uint8 RGB, and the maps and points that it has.
-
-        They are those that the index declares for this sample, with the same dtype, channels and
-        count. All lie in the pixels of the returned image: a dataset that crops its images crops
-        them too.
-
-        Raises MtlError if the image, a map or points can't be read.
         """

@@ -8,16 +8,15 @@ Images are RGB, float (B, 3, H, W) in [0, 1]. Only the core's encoder wrapper no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..errors import MtlError
 from ..geometry import Geometry, Move
 
 Target = Any
@@ -37,88 +36,6 @@ Categories: (N,) strings, "" if missing. Numbers: (N,) or (N, ...) float, NaN if
 Categories are identified by NAME, never by number, so the label orders of two datasets cannot be
 confused.
 """
-
-
-MAP_DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64")
-"""The dtypes of maps besides floats. uint64 is missing: torch can't compute with it."""
-
-
-class SampleError(MtlError):
-    """A dataset's `decode` makes a `Sample` that breaks the contract."""
-
-
-@frozen(eq=False)
-class Sample:
-    """One decoded sample: an image, and the maps and points that are aligned with its pixels.
-
-    image: (H, W, 3) uint8, RGB.
-    maps: name -> (H, W) or (H, W, C): integers or bool (classes, instances), or floats (depth,
-    normals). Of the image's height and width.
-    points: name -> (K, 2) float, x and y in pixels of this image; NaN for a point that is not
-    known. (0, 0) is the outer corner of the first pixel.
-
-    Raises MtlError if a map or points have another form. In `Dataset.decode`, this counts as a bad
-    file.
-    """
-
-    image: np.ndarray
-    maps: Mapping[str, np.ndarray] = field(factory=dict)
-    points: Mapping[str, np.ndarray] = field(factory=dict)
-
-    def __attrs_post_init__(self) -> None:
-        _check_image(self.image)
-        for name, pixels in self.maps.items():
-            _check_map(name, pixels, self.image)
-        for name, points in self.points.items():
-            _check_points(name, points)
-
-
-def _check_image(image: object) -> None:
-    is_image = (
-        isinstance(image, np.ndarray)
-        and image.ndim == 3
-        and image.shape[2] == 3
-        and image.dtype == np.uint8
-        and image.size > 0
-    )
-    if not is_image:
-        raise SampleError(f"an image must be (H, W, 3) uint8; got {_description(image)}")
-
-
-def _check_map(name: str, pixels: object, image: np.ndarray) -> None:
-    h, w = image.shape[:2]
-    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
-        raise SampleError(
-            f"the map {name!r} must be (H, W) or (H, W, C); got {_description(pixels)}"
-        )
-    if pixels.shape[:2] != (h, w):
-        raise SampleError(
-            f"the map {name!r} is {pixels.shape[1]} x {pixels.shape[0]} pixels, its image is "
-            f"{w} x {h}; expected the same size"
-        )
-    if pixels.dtype.kind != "f" and pixels.dtype.name not in MAP_DTYPES:
-        raise SampleError(
-            f"the map {name!r} is {pixels.dtype}; expected floats or one of {', '.join(MAP_DTYPES)}"
-        )
-
-
-def _check_points(name: str, points: object) -> None:
-    is_points = (
-        isinstance(points, np.ndarray)
-        and points.ndim == 2
-        and points.shape[1] == 2
-        and points.dtype.kind == "f"
-    )
-    if not is_points:
-        raise SampleError(
-            f"the points {name!r} must be (K, 2) float, x and y; got {_description(points)}"
-        )
-
-
-def _description(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.shape} {value.dtype}"
-    return type(value).__name__
 
 
 @frozen

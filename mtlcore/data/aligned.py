@@ -18,9 +18,9 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ..contracts import Dataset, Index, MapColumn, PointColumn, Sample, SampleError
-from ..contracts.samples import MAP_DTYPES
+from ..contracts.dataset import MAP_DTYPES, is_map_dtype
 from ..errors import MtlError
-from ..image_size import largest_of_ratio
+from ..image_size import central_box
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
@@ -68,7 +68,7 @@ def check_columns(label: str, index: Index) -> None:
                 f"data.{label}: the presence of {name!r} must be ({n},) bool, one for each key"
             )
     for name, of_map in index.maps.items():
-        if of_map.dtype.kind != "f" and of_map.dtype.name not in MAP_DTYPES:
+        if not is_map_dtype(of_map.dtype):
             raise MtlError(
                 f"data.{label}: the map {name!r} is {of_map.dtype}; expected floats or one of "
                 f"{', '.join(MAP_DTYPES)}"
@@ -114,15 +114,6 @@ def _check_map(key: str, name: str, pixels: np.ndarray, column: MapColumn) -> No
 # ------------------------------------------------------------ crop and cache size
 
 
-def crop_box(old: Size, new: Size) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width) of the part of an image that the cache shows.
-
-    It is the largest central rectangle with the aspect ratio of `new`, as in `images.central`.
-    """
-    height, width = largest_of_ratio(old, new)
-    return (old[0] - height) // 2, (old[1] - width) // 2, height, width
-
-
 def nearest_pixels(old: int, new: int) -> np.ndarray:
     """Return for each of `new` pixels the nearest of `old` pixels along one axis: (new,) int64."""
     centers = (np.arange(new) + 0.5) * old / new
@@ -131,7 +122,7 @@ def nearest_pixels(old: int, new: int) -> np.ndarray:
 
 def fit_map(pixels: np.ndarray, size: Size) -> np.ndarray:
     """Crop and resize a map (H, W) or (H, W, C) as its image: -> (h, w) or (C, h, w), a copy."""
-    top, left, height, width = crop_box((pixels.shape[0], pixels.shape[1]), size)
+    top, left, height, width = central_box((pixels.shape[0], pixels.shape[1]), size)
     rows = top + nearest_pixels(height, size[0])
     columns = left + nearest_pixels(width, size[1])
     picked = pixels[rows[:, None], columns]
@@ -140,7 +131,7 @@ def fit_map(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 def fit_points(points: np.ndarray, old: Size, size: Size) -> np.ndarray:
     """Move points (K, 2) as an image of the size `old` is cropped and resized. -> float32."""
-    top, left, height, width = crop_box(old, size)
+    top, left, height, width = central_box(old, size)
     scale = np.array([size[1] / width, size[0] / height])
     return ((points - [left, top]) * scale).astype(np.float32)
 

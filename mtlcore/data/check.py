@@ -18,7 +18,8 @@ from ..errors import MtlError, nearest
 from .aligned import check_columns, columns_of
 from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
-from .dataset import cache_size_of, fingerprint_of
+from .dataset import cache_size_of
+from .fingerprint import fingerprint_of
 from .indexed import labels_of, split_dataset
 from .joined import JoinedSamples
 from .splits import is_labeled

@@ -21,7 +21,7 @@ from attrs import field, frozen
 from ..contracts import Categories, Column, Dataset, Index, Sample, Skipped
 from ..contracts.columns import numbered
 from ..errors import MtlError, nearest
-from .images import read_image
+from .images import is_below, read_image
 
 _Table = dict[str, Categories]  # column -> its cells, stripped
 _Columns = dict[str, tuple[str, ...]]  # annotation -> its columns
@@ -78,7 +78,7 @@ class Csv(Dataset):
     def decode(self, index: Index, i: int) -> Sample:
         path = str(index.keys[i])
         # realpath: unlike other datasets, symbolic links may not leave the root either.
-        if not _is_below(os.path.realpath(self._root), os.path.realpath(self._root / path)):
+        if not is_below(os.path.realpath(self._root), os.path.realpath(self._root / path)):
             raise MtlError(f"{path!r} leads out of {self._root}: an image must be inside the root")
         return Sample(read_image(path, self._root))
 
@@ -210,14 +210,9 @@ def _problem_of_path(
     """Return what is wrong with a path, or None. seen: the paths of earlier rows."""
     if not path:
         return "no path"
-    if "\0" in path or not _is_below(os.path.normpath(root), os.path.normpath(root / path)):
+    if "\0" in path or not is_below(os.path.normpath(root), os.path.normpath(root / path)):
         return f"a path that leads out of {root}"
     return "listed twice" if path in seen else None
-
-
-def _is_below(root: str, full: str) -> bool:
-    """Return whether `full` is inside `root`. Both must be normalized (no "." and "..")."""
-    return full.startswith(root.rstrip(os.sep) + os.sep)
 
 
 # ------------------------------------------------------------ the file

@@ -1,8 +1,8 @@
 """Open the data of a run, in three steps.
 
 1. `index_data`: index the datasets, split their samples, join them.
-2. `resolve`: fit the tasks and find the cache size. The result is an Experiment in which everything
-   that was learned from the data is explicit. A run saves it.
+2. `fit_experiment`: fit the tasks and find the cache size. The result is an Experiment in which
+   everything that was learned from the data is explicit. A run saves it.
 3. `read_images`: read the images of the opened splits, and the targets -> `RunData`.
 
 `open_data` takes all three. Everything that is left out is counted and reported in
@@ -11,37 +11,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
 from ..config.experiment import Experiment, TaskEntry
-from ..contracts import AlignedTask, Annotation, Categories, Column, SupervisedTask
-from ..contracts.columns import is_numbers
-from ..contracts.texts import CHUNK, Texts
+from ..contracts import Annotation, Categories
+from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
-from ..image_size import written
-from .aligned import LabelColumn, columns_of
-from .aligned_tasks import (
-    aligned_reads,
-    has_label,
-    label_columns,
-    label_names,
-    presence,
-    refuse_wrong_kind,
-    with_annotations,
-)
+from .aligned import LabelColumn
+from .aligned_tasks import aligned_reads, label_columns, label_names, with_annotations
 from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
-from .indexed import IndexedDataset, open_dataset
-from .joined import JoinedSamples, annotation_of, joined_annotation
+from .fingerprint import fingerprint_of
+from .indexed import open_dataset
+from .joined import JoinedSamples, annotation_of
 from .report import (
-    TaskTargets,
     lines_for_dropped,
     lines_for_skipped,
     lines_for_tasks_without_labels,
@@ -50,7 +38,7 @@ from .report import (
 )
 from .run_data import RunData as RunData
 from .run_data import has_any_label
-from .splits import is_labeled
+from .targets import fit_task, targets_and_presence, tasks_without_labels
 
 
 class OpenedData(NamedTuple):
@@ -83,10 +71,10 @@ def open_data(
 ) -> OpenedData:
     """Index the datasets, resolve the experiment, and read the images: all three steps.
 
-    The arguments and errors are those of `index_data`, `resolve` and `read_images`.
+    The arguments and errors are those of `index_data`, `fit_experiment` and `read_images`.
     """
     indexed = index_data(experiment, splits)
-    resolved = resolve(experiment, indexed)
+    resolved = fit_experiment(experiment, indexed)
     return OpenedData(resolved, read_images(resolved, indexed, progress, memory, lazy))
 
 
@@ -102,12 +90,12 @@ def index_data(experiment: Experiment, splits: Collection[str] | None = None) ->
     """
     datasets = [open_dataset(experiment, label) for label in experiment.data]
     training = splits is None or "train" in splits
-    report = _tasks_without_labels(experiment.tasks, datasets, training)
+    report = tasks_without_labels(experiment.tasks, datasets, training)
     requested = None if splits is None else tuple(splits)
     return IndexedData(JoinedSamples.join(datasets), requested, tuple(report))
 
 
-def resolve(experiment: Experiment, indexed: IndexedData) -> Experiment:
+def fit_experiment(experiment: Experiment, indexed: IndexedData) -> Experiment:
     """Return the experiment with fitted tasks and an explicit cache size.
 
     Without "train" among the splits, tasks that the data has no labels for are removed. Some images
@@ -121,7 +109,7 @@ def resolve(experiment: Experiment, indexed: IndexedData) -> Experiment:
     tasks: dict[str, TaskEntry] = {}
     for label, entry in experiment.tasks.items():
         if entry.component.reads in known:
-            tasks[label] = entry if label in aligned else _fit(label, entry, samples)
+            tasks[label] = entry if label in aligned else fit_task(label, entry, samples)
 
     opened_splits = _splits_to_open(samples.split, indexed.splits)
     size = cache_size_of(samples, experiment, opened_splits)
@@ -141,7 +129,7 @@ def read_images(
     stay as unlabeled samples. Every other split keeps all labels. Only the images of the splits
     that `indexed` asks for are read.
 
-    experiment: as `resolve` returns it.
+    experiment: as `fit_experiment` returns it.
     progress: called with the number of images that are read.
     memory: a limit in bytes. Images that need more are decoded on demand (default: half of the
         usable memory).
@@ -152,10 +140,10 @@ def read_images(
     """
     size = experiment.input.cache_size
     if size is None:
-        raise MtlError("read_images: the experiment is not resolved: call `resolve` first")
+        raise MtlError("read_images: the experiment is not resolved: call `fit_experiment` first")
     everything, tasks = indexed.samples, experiment.tasks
     columns = label_columns(tasks, everything)
-    targets, present = _labels(tasks, columns, everything)
+    targets, present = targets_and_presence(tasks, columns, everything)
     split = _drop_unlabeled(everything, present)
 
     opened_splits = _splits_to_open(split, indexed.splits)
@@ -169,12 +157,6 @@ def read_images(
     for label in tuple(targets):
         opened_targets[label] = targets.pop(label)[opened]
 
-    def keys(indices: np.ndarray) -> Texts:
-        return samples.subset(indices).keys()
-
-    def annotation(name: str, indices: np.ndarray) -> Annotation:
-        return annotation_of(name, samples.subset(indices))
-
     data = RunData(
         images=images,
         targets=opened_targets,
@@ -183,13 +165,21 @@ def read_images(
         attributes=samples.attributes(),
         split=_indices(split[opened], opened_splits, unreadable),
         fingerprint=fingerprint_of(everything.datasets, size),
-        keys=keys,
-        annotation=annotation,
+        keys=partial(_keys, samples),
+        annotation=partial(_annotation, samples),
         aligned=aligned_reads(tasks),
     )
     report = [*indexed.report, *lines_for_skipped(samples, unreadable)]
     report += _report(tasks, everything, split, present, data)
     return evolve(data, report=tuple(report))
+
+
+def _keys(samples: JoinedSamples, indices: np.ndarray) -> Texts:
+    return samples.subset(indices).keys()
+
+
+def _annotation(samples: JoinedSamples, name: str, indices: np.ndarray) -> Annotation:
+    return annotation_of(name, samples.subset(indices))
 
 
 def _report(
@@ -253,104 +243,6 @@ def _open_images(
     return open_images(samples.decoder(), len(samples), size, progress, check, memory, columns)
 
 
-# ------------------------------------------------------------ tasks
-
-
-def _tasks_without_labels(
-    tasks: Mapping[str, TaskEntry],
-    datasets: list[IndexedDataset],
-    training: bool,
-) -> list[str]:
-    """Return a report line about each task that no dataset has labels for.
-
-    Raises MtlError if a task has no labels in training, or if no task has labels in evaluation.
-    """
-    refuse_wrong_kind(tasks, datasets)
-    available: list[str] = []
-    for dataset in datasets:
-        names = ", ".join([*dataset.index.annotations, *columns_of(dataset.index)]) or "none"
-        available.append(f"data.{dataset.label} has {names}")
-
-    report: list[str] = []
-    for label, entry in tasks.items():
-        name = entry.component.reads
-        if any(has_label(dataset, name) for dataset in datasets):
-            continue
-        what = "the map or points" if isinstance(entry.component, AlignedTask) else "the annotation"
-        line = f"task.{label} reads {what} {name!r}, which no dataset has ({'; '.join(available)})"
-        if training:
-            raise MtlError(f"{line}; {nearest(name, label_names(datasets))}")
-        report.append(line)
-    if tasks and len(report) == len(tasks):
-        raise MtlError(report[0])
-    return report
-
-
-def _fit(
-    label: str,
-    entry: TaskEntry,
-    samples: JoinedSamples,
-) -> TaskEntry:
-    """Fit a task on the labeled training samples."""
-    values, has_value = joined_annotation(entry.component.reads, samples.datasets)
-    may_learn = (samples.split == "train") & samples.labeled
-    learns_from = may_learn[has_value] & is_labeled(values)
-    try:
-        return evolve(entry, component=entry.component.fit(np.asarray(values[learns_from])))
-    except (ValueError, MtlError) as error:
-        raise MtlError(f"task.{label}: {error}") from error
-
-
-def _labels(
-    tasks: Mapping[str, TaskEntry],
-    columns: Mapping[str, LabelColumn],
-    samples: JoinedSamples,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the targets of tasks that read annotations, and of all tasks who has a label.
-
-    Both: task label -> (N, ...), for all N samples.
-    """
-    of_annotations: dict[str, TaskTargets] = {}
-    for label, entry in with_annotations(tasks).items():
-        of_annotations[label] = _targets(entry.component, samples)
-    of_tasks = presence(tasks, columns)
-    targets: dict[str, Tensor] = {}
-    for label, found in of_annotations.items():
-        targets[label] = found.targets
-        of_tasks[label] = found.present
-    present = {label: of_tasks[label] for label in tasks}
-    return targets, present
-
-
-def _targets(task: SupervisedTask, samples: JoinedSamples) -> TaskTargets:
-    """Return the targets of all N samples. Labels that training samples do not keep are absent."""
-    values, has_value = joined_annotation(task.reads, samples.datasets)
-    target, present = _targets_of(task, values)
-    present = present & torch.from_numpy(samples.keeps_labels[has_value])
-    absent = ~present.view(-1, *[1] * (target.ndim - 1))
-    target = target.masked_fill(absent, 0)
-
-    # Scatter the values of some datasets to the positions among all samples.
-    n = len(samples)
-    positions = torch.from_numpy(np.flatnonzero(has_value))
-    all_targets = torch.zeros(n, *target.shape[1:], dtype=target.dtype)
-    all_present = torch.zeros(n, dtype=torch.bool)
-    return TaskTargets(
-        targets=all_targets.index_copy(0, positions, target),
-        present=all_present.index_copy(0, positions, present),
-    )
-
-
-def _targets_of(task: SupervisedTask, values: Column) -> tuple[Tensor, Tensor]:
-    """Return targets (n, ...) and present (n,) bool. The task gets each different string once."""
-    if not isinstance(values, Categories):
-        return task.target(values)
-    names, position = values.unique()
-    target, present = task.target(names)
-    index = torch.from_numpy(position)
-    return target[index], present[index]
-
-
 # ------------------------------------------------------------ splits
 
 
@@ -393,34 +285,3 @@ def _indices(
     readable = np.ones(len(split), dtype=bool)
     readable[list(unreadable)] = False
     return {name: np.flatnonzero(split.isin(name) & readable) for name in names}
-
-
-# ------------------------------------------------------------ fingerprint
-
-
-def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str:
-    """Return a 128-bit digest of samples, annotations, splits and the cache size, in hex."""
-    digest = hashlib.blake2b(repr(written(size)).encode(), digest_size=16)
-    for dataset in datasets:
-        index = dataset.index
-        digest.update(dataset.label.encode())
-        annotations = [index.annotations[name] for name in sorted(index.annotations)]
-        for column in (index.keys, dataset.split, dataset.labeled, *annotations):
-            for content in _bytes(column):
-                digest.update(content)
-        for name, of_pixels in sorted(columns_of(index).items()):
-            digest.update(name.encode())
-            digest.update(of_pixels.present.tobytes())
-    return digest.hexdigest()
-
-
-def _bytes(column: Column | Texts) -> Iterator[bytes]:
-    """Yield bytes that do not depend on the byte order, or on how strings are held."""
-    if is_numbers(column):
-        yield np.ascontiguousarray(column, dtype="<f8").tobytes()
-        return
-    for start in range(0, len(column), CHUNK):
-        if start:
-            yield b"\0"
-        joined = "\0".join(column[start : start + CHUNK].tolist())
-        yield joined.encode(errors="surrogatepass")

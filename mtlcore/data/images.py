@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import MtlError
-from ..image_size import largest_of_ratio
+from ..image_size import central_box
 
 # EPS is missing on purpose: Pillow runs an external program to read it.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -95,10 +95,7 @@ def central(image: np.ndarray, ratio: tuple[int, int]) -> np.ndarray:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise MtlError(f"an image must be (H, W, 3) uint8; got {image.shape} {image.dtype}")
-    h, w = image.shape[:2]
-    height, width = largest_of_ratio((h, w), ratio)
-    top = (h - height) // 2
-    left = (w - width) // 2
+    top, left, height, width = central_box((image.shape[0], image.shape[1]), ratio)
     return image[top : top + height, left : left + width]
 
 
@@ -108,9 +105,14 @@ def _below(root: str, path: str) -> str:
     # abspath does not resolve symbolic links: a link inside the root may point anywhere.
     base = os.path.abspath(root)  # noqa: PTH100 (as above)
     target = os.path.abspath(full)  # noqa: PTH100 (as above)
-    if target != base and not target.startswith(base.rstrip(os.sep) + os.sep):
+    if target != base and not is_below(base, target):
         raise MtlError(f"{path!r} leads out of {root}: an image must be inside the root")
     return full
+
+
+def is_below(root: str, full: str) -> bool:
+    """Return whether `full` is inside `root`. Both must be normalized (no "." and "..")."""
+    return full.startswith(root.rstrip(os.sep) + os.sep)
 
 
 # ------------------------------------------------------------ JPEG

@@ -16,7 +16,7 @@ from ..config.experiment import DataEntry, Experiment
 from ..contracts import AlignedTask, Categories, Column, Index, Skipped
 from ..contracts.columns import describe, is_keys, is_numbers
 from ..contracts.texts import Texts
-from ..errors import MtlError, nearest
+from ..errors import MtlError, first_few, nearest
 from .aligned import check_columns, columns_of
 from .copies import excluded, read_pixels, together
 from .split_names import split_name
@@ -66,7 +66,7 @@ class IndexedDataset:
             if n:
                 lines.append(f"data.{self.label}: {n} left out, {reason}")
         for reason, names in skipped.names.items():
-            examples = first_few(names)
+            examples = first_few(names, EXAMPLES)
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {examples}")
         for note, n in self.index.skipped.notes.items():
             lines.append(f"data.{self.label}: {n} {note}")
@@ -75,7 +75,7 @@ class IndexedDataset:
             n = int(self.split.isin(*others).sum())
             lines.append(
                 f"data.{self.label}: {n} samples in splits that are neither train, validation nor "
-                f"test, used by `--split` alone: {first_few(others)}"
+                f"test, used by `--split` alone: {first_few(others, EXAMPLES)}"
             )
         return lines
 
@@ -211,12 +211,6 @@ def _strata(
     return strata
 
 
-def first_few(names: list[str]) -> str:
-    """Join the first `EXAMPLES` names, with "..." if there are more."""
-    text = ", ".join(names[:EXAMPLES])
-    return f"{text}, ..." if len(names) > EXAMPLES else text
-
-
 def _column(
     index: Index,
     name: str,
@@ -292,7 +286,8 @@ def _refuse_too_many(
 def _reasons(skipped: Skipped) -> str:
     """Return why samples were skipped, as the end of a message."""
     parts = [
-        f"; {reason} ({len(names)}): {first_few(names)}" for reason, names in skipped.names.items()
+        f"; {reason} ({len(names)}): {first_few(names, EXAMPLES)}"
+        for reason, names in skipped.names.items()
     ]
     return "".join(parts)
 

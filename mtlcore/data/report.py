@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from ..config.experiment import TaskEntry
 from ..contracts import Categories, Skipped
+from ..errors import first_few
 from .cache import Unreadable
-from .indexed import first_few
+from .indexed import EXAMPLES
 from .joined import JoinedSamples, joined_annotation
 from .run_data import RunData
 from .splits import is_labeled
-
-
-class TaskTargets(NamedTuple):
-    """The labels of one task.
-
-    targets: (N, ...); zeros for samples without a label. present: (N,) bool, samples with a label.
-    """
-
-    targets: Tensor
-    present: Tensor
 
 
 def skipped_by_dataset(samples: JoinedSamples, unreadable: Unreadable) -> list[Skipped]:
@@ -100,7 +90,9 @@ def lines_for_unknown_labels(
         line = f"task.{label}: {unknown.sum()} samples have a label {name!r} that it does not know"
         if isinstance(values, Categories):  # unknown numbers would rarely repeat
             counts = Counter(values[unknown].tolist())
-            line += ": " + first_few([f"{value} ({n})" for value, n in counts.most_common()])
+            line += ": " + first_few(
+                [f"{value} ({n})" for value, n in counts.most_common()], EXAMPLES
+            )
         lines.append(line)
     return lines
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 from attrs import evolve, field, frozen
 
 from ..config.experiment import Experiment
 from ..config.overrides import Overrides
-from ..data.dataset import OpenedData, open_data
+from ..data.dataset import OpenedData, RunData, open_data
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
@@ -96,32 +97,72 @@ def evaluate(
     """
     folder = RunFolder.open(run)
     experiment = with_one_dataset(folder.experiment(overrides), data)
-    require_which(which)
     if not experiment.tasks:
         raise MtlError(f"{run} has no supervised task: there is nothing to evaluate")
-    # Both before any image is read.
-    checkpoint = folder.require(which)
-    target = torch_device(device)
-    opened = open_split(experiment, split, progress)
-    resolved, report = with_usable_precision(opened.experiment, target)
-    net = inference_network(experiment, checkpoint).to(target)
-    indices = opened.data.split[split]
-    rows = SampleRows(resolved, opened.data, indices)
+    opened = open_run(folder, experiment, split, which, device, progress)
+    rows = SampleRows(opened.experiment, opened.data, opened.indices)
     seen = rows.add if per_sample else None
-    measured = measure(net, resolved, opened.data, indices, target, mirror, seen)
+    measured = measure(
+        opened.net,
+        opened.experiment,
+        opened.data,
+        opened.indices,
+        opened.device,
+        mirror,
+        seen,
+    )
     return Evaluation(
         run=str(run),
         data=",".join(experiment.data),
         split=split,
-        checkpoint=checkpoint.path.name,
+        checkpoint=opened.checkpoint.path.name,
         n=measured.n,
         metrics=measured.metrics,
-        tables=_named_tables(measured, resolved),
+        tables=_named_tables(measured, opened.experiment),
         samples=tuple(rows.rows()) if per_sample else (),
-        precision=resolved.train.precision,
-        report=(*opened.data.report, *report),
+        precision=opened.experiment.train.precision,
+        report=(*opened.data.report, *opened.report),
         matrices=measured.tables,
     )
+
+
+@frozen(eq=False)
+class OpenedRun:
+    """The network of a run, and the samples of a split that it is evaluated on.
+
+    experiment: resolved, in a precision that the device has. indices: (N,) int64, the samples.
+    report: a precision that the device lacks, if any.
+    """
+
+    experiment: Experiment
+    checkpoint: Checkpoint
+    net: Inference
+    data: RunData
+    indices: np.ndarray
+    device: torch.device
+    report: tuple[str, ...]
+
+
+def open_run(
+    folder: RunFolder,
+    experiment: Experiment,
+    split: str,
+    which: Which,
+    device: str | torch.device | None,
+    progress: Progress | None,
+) -> OpenedRun:
+    """Load the network of a run, and open a split of the data of its experiment.
+
+    Raises MtlError if there is no such checkpoint, no such device, or no sample in the split.
+    """
+    require_which(which)
+    # Both before any image is read.
+    checkpoint = folder.require(which)
+    target = torch_device(device)
+    fitted, data = open_split(experiment, split, progress)
+    resolved, report = with_usable_precision(fitted, target)
+    net = inference_network(experiment, checkpoint).to(target)
+    return OpenedRun(resolved, checkpoint, net, data, data.split[split], target, report)
 
 
 def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inference:

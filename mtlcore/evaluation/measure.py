@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry
 from ..contracts import Batch, Categories, Output, PretextTask, SupervisedTask, Target
@@ -22,9 +21,10 @@ from ..data.dataset import RunData
 from ..geometry import Geometry
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
+from ..model.moved_targets import move_target
 from ..model.plan import ViewPlan
 from ..model.views import prepare
-from ..networks import broadcast_buffers, single_rank
+from ..networks import broadcast_buffers, single_rank, to_fp32
 from .ranks import Ranks
 from .validation import ValidationBatches
 
@@ -124,7 +124,8 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
         task = entry.component
         predictions[label] = task.decode(outputs[label])
         # The augmentation may crop or turn the image: labels such as a pose move with it.
-        targets[label], followed[label] = moved_target(task, batch.targets[label], view.geometry)
+        target = batch.targets[label]
+        targets[label], followed[label] = moved_target(label, task, target, view.geometry)
         if mirrored is not None:
             other = task.decode(mirrored[label])
             predictions[label] = task.average(predictions[label], other)
@@ -132,19 +133,21 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
     return Predictions(predictions, targets, present)
 
 
-def moved_target(task: SupervisedTask, target: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def moved_target(
+    label: str, task: SupervisedTask, target: Tensor, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
     """Move targets to the view. Returns them and (B,) bool, samples whose label follows."""
-    moved = task.move(target, geometry)
-    if isinstance(moved, Tensor):
+    moved, share = move_target(label, task, target, geometry)
+    if share is None:
         return moved, torch.ones(len(target), dtype=torch.bool, device=target.device)
-    return moved[0], moved[1] > 0
+    return moved, share > 0
 
 
 def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict[str, Output]:
     """Task label -> output of its head, in fp32: `decode` computes in it, whatever the forward."""
     with batches.autocast():
         outputs = net(images)
-    return {label: _to_fp32(output) for label, output in outputs.items()}
+    return {label: to_fp32(output) for label, output in outputs.items()}
 
 
 class _TaskMetrics:
@@ -312,7 +315,7 @@ def _run_pretexts(
         for label, outputs in model.forward_heads(features, prepared).items():
             found.losses[label] = float(model.compute_losses(label, outputs, prepared))
             if label in with_metrics:
-                found.outputs[label] = _to_fp32(outputs[0])
+                found.outputs[label] = to_fp32(outputs[0])
                 found.targets[label] = prepared.head_inputs[label][0].targets[0][0]
     return found
 
@@ -345,15 +348,6 @@ def _new_metrics(
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False
     return metrics
-
-
-def _to_fp32(output: Output) -> Output:
-    def cast(leaf: object) -> object:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf.float()
-        return leaf
-
-    return tree_map(cast, output)
 
 
 def _computed(metrics: Mapping[str, Metric], n: int) -> Measured:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..config.experiment import Experiment
-from ..contracts import AlignedTask, Annotation, SupervisedTask
+from ..contracts import AlignedTask, Annotation, SupervisedTask, View
+from ..contracts.components import are_points
 from ..data.dataset import RunData
 from ..model.inference import Inference
 from .measure import Predictions, moved_target
@@ -92,15 +93,13 @@ def feature_table(
     for number in range(len(batches)):
         batch = batches.batch(number)
         view = batches.view(batch.images)
-        with batches.autocast():
-            pooled = net.encoder(view.images).pooled
-        features.append(pooled.float().cpu())
+        features.append(pooled(net, batches, view).cpu())
         for label, entry in experiment.tasks.items():
             task = entry.component
             if _is_map(task, batch.targets[label]):
                 continue
             assert view.geometry is not None
-            target, followed = moved_target(task, batch.targets[label], view.geometry)
+            target, followed = moved_target(label, task, batch.targets[label], view.geometry)
             found = _labels_of(task, target, batch.present[label] & followed)
             labels.setdefault(label, []).append(found)
 
@@ -111,10 +110,16 @@ def feature_table(
     return FeatureTable(torch.cat(features), joined, keys)
 
 
+def pooled(net: Inference, batches: ValidationBatches, view: View) -> Tensor:
+    """(B, D) float32: the pooled features of a view, from a forward in the run's precision."""
+    with batches.autocast():
+        features = net.encoder(view.images)
+    return features.pooled.float()
+
+
 def _is_map(task: SupervisedTask, target: Tensor) -> bool:
     """Whether a label is a map: too large for a table. Points (B, K, 2) are not."""
-    is_points = target.is_floating_point() and target.ndim == 3
-    return isinstance(task, AlignedTask) and not is_points
+    return isinstance(task, AlignedTask) and not are_points(target)
 
 
 def _labels_of(task: SupervisedTask, target: Tensor, present: Tensor) -> Annotation:

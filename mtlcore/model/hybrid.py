@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry, TaskEntry
-from ..contracts import BuildContext, Features, Head, HeadInput, Output, PreparedBatch
+from ..contracts import BuildContext, Features, Head, Output, PreparedBatch
 from ..errors import MtlError, nearest
 from ..networks import (
     EMA,
@@ -26,6 +26,7 @@ from ..networks import (
     world_size,
 )
 from .inference import Inference, SharedEncoder
+from .losses import label_loss
 
 Encoded = tuple[list[Features], list[Tensor]]
 """The features of each image batch, and the gradient points.
@@ -182,32 +183,16 @@ class HybridModel(nn.Module):
         a sample's label could not follow into does not count for that sample.
         """
         head = self.heads[label]
-        head_inputs = prepared.head_inputs[label]
         assert isinstance(head, Head)
         with losses_in_fp32(prepared.images[0].device.type):
-            views = torch.stack(
-                [
-                    _loss(label, head, output, head_input)
-                    for output, head_input in zip(outputs, head_inputs, strict=True)
-                ]
-            )  # (V, B), or (V,) of a coupled head
-            if not head.coupled and _any_unfollowed(head_inputs):
-                loss = _mean_over_followed(views, head_inputs, self.views.reduce)
-                return loss.sum() * prepared.scale[label]
-
-            if self.views.reduce == "geometric" and len(views) > 1:
-                loss = views.clamp_min(1e-8).log().mean(0).exp()
-            else:
-                loss = views.mean(0)
-
-            if head.coupled:
-                return loss  # already a mean over the samples
-
-            # `where` and not a product: the loss of an unlabeled sample may be infinite.
-            share = head_inputs[0].share
-            if share is not None:
-                loss = torch.where(share > 0, loss, 0)
-            return loss.sum() * prepared.scale[label]
+            return label_loss(
+                label,
+                head,
+                outputs,
+                prepared.head_inputs[label],
+                prepared.scale[label],
+                self.views.reduce,
+            )
 
     # ----------------------------------------------------------------- gradients and parameters
 
@@ -326,59 +311,6 @@ def _shared_labels(head: Head, supervised: Mapping[str, Head]) -> set[str]:
         if isinstance(module, SharedHead):
             shared.update(module.net.modules())
     return {label for label, owner in supervised.items() if not shared.isdisjoint(owner.modules())}
-
-
-def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tensor:
-    """Return the loss of one head input: (B,), or () of a coupled head.
-
-    With mixup there are two targets. Their shares sum to at most 1 for each sample.
-    """
-    output = tree_map(_to_fp32, output)
-    losses = []
-    for target, share in head_input.targets:
-        weights = (share,) if head.coupled and share is not None else ()
-        loss = head.loss(output, target, *weights)
-        _check_shape(label, head, loss)
-        if share is not None and not head.coupled:
-            loss = torch.where(share > 0, loss, 0) * share
-        losses.append(loss)
-    return torch.stack(losses).sum(0)
-
-
-def _any_unfollowed(head_inputs: Sequence[HeadInput]) -> bool:
-    """Return whether labels may be unable to follow into a view. The host knows it."""
-    return any(head_input.unfollowed is not None for head_input in head_inputs)
-
-
-def _mean_over_followed(views: Tensor, head_inputs: Sequence[HeadInput], reduce: str) -> Tensor:
-    """Return (B,): the mean loss of each sample over the views that its label followed into.
-
-    views: (V, B) losses, 0 where the share is 0. A sample without any such view has the loss 0.
-    """
-    shares = [head_input.share for head_input in head_inputs]
-    followed = torch.stack([share for share in shares if share is not None]) > 0
-    number = followed.sum(0).clamp_min(1)
-    if reduce == "geometric" and len(views) > 1:
-        logs = torch.where(followed, views.clamp_min(1e-8).log(), 0)
-        mean = (logs.sum(0) / number).exp()
-    else:
-        mean = torch.where(followed, views, 0).sum(0) / number
-    return torch.where(followed.any(0), mean, 0)
-
-
-def _to_fp32(leaf: object) -> object:
-    return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-
-def _check_shape(label: str, head: Head, loss: Tensor) -> None:
-    """Raise MtlError if the loss has the wrong number of dimensions."""
-    if loss.ndim == (0 if head.coupled else 1):
-        return
-    expected = "()" if head.coupled else "(B,), one value for each sample"
-    raise MtlError(
-        f"{label!r}: the loss has the shape {tuple(loss.shape)}; expected {expected} "
-        f"(set `coupled = True` on {type(head).__name__} if the loss of a sample depends on others)"
-    )
 
 
 def _jacobian(point: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:

@@ -15,26 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from attrs import evolve
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..config.experiment import PretextEntry
-from ..contracts import (
-    AlignedTask,
-    AugmentedBatch,
-    Batch,
-    HeadInput,
-    Mix,
-    PreparedBatch,
-    SupervisedTask,
-    Target,
-    View,
-)
+from ..contracts import AugmentedBatch, Batch, HeadInput, PreparedBatch, Target, View
 from ..errors import MtlError
-from ..geometry import Geometry
 from ..rng import AUGMENT, CONTROL, FINISH, KeyedRng, Rng
+from .moved_targets import moved_targets
 from .plan import ViewPlan
 
 Samples = Literal["all", "labeled", "unlabeled"]
@@ -44,9 +33,6 @@ DrawName = tuple[str | int | None, ...]
 """The purpose under which a view is drawn. It is a part of the seed."""
 
 HeadInputs = dict[str, tuple[HeadInput, ...]]
-
-Pair = tuple[Tensor, Tensor]
-"""A target (B, ...) and the weights (B,) of its samples."""
 
 
 class _AugmentedBatch:
@@ -158,11 +144,9 @@ class _EncodedViews:
         return tuple((position, self.labeled) for position in found)
 
 
-def augment(
-    plan: ViewPlan, images: Tensor, keyed_rng: KeyedRng, progress: float = 0.0
-) -> AugmentedBatch:
+def augment(plan: ViewPlan, images: Tensor, keyed_rng: KeyedRng) -> AugmentedBatch:
     """Return the augmented batch that pretexts receive. images: (B, 3, H0, W0) uint8."""
-    return _AugmentedBatch(plan, images, keyed_rng, progress)
+    return _AugmentedBatch(plan, images, keyed_rng, progress=0.0)
 
 
 def prepare(
@@ -286,7 +270,7 @@ def _supervised_inputs(
     for view, samples in _supervised_views(plan, augmented, encoded, readable):
         positions = encoded.add([view], samples)
         for label, task in tasks.items():
-            targets, unfollowed = _targets(task, label, batch, view)
+            targets, unfollowed = moved_targets(task, label, batch, view)
             cut = encoded.cut(targets, samples)
             head_inputs[label] += (HeadInput(positions, cut, encoded.cut(unfollowed, samples)),)
     return head_inputs
@@ -332,102 +316,6 @@ def _supervised_views(
     found += [(view, "all") for view in pretext_views if id(view.images) not in clean_ids]
     found += [(view, samples) for view in clean]
     return found
-
-
-def _targets(
-    task: SupervisedTask, label: str, batch: Batch, view: View
-) -> tuple[tuple[Pair, ...], Tensor | None]:
-    """Return the (target, share) pairs of a task for one view, and which labels did not follow.
-
-    There is one pair, or two with mixup. The second result is `HeadInput.unfollowed`.
-    """
-    assert view.geometry is not None, "supervised heads read whole images only"
-    target = batch.targets[label]
-    present = batch.present[label].float()
-    moved, followed = _move(label, task, target, view.geometry)
-    share = present if followed is None else present * followed
-    if view.mix is None:
-        return ((moved, share),), _unfollowed(present, share, followed)
-
-    other = _partner_targets(label, task, target, present, view.mix, (moved, share))
-    region = view.mix.region
-    if region is not None and isinstance(task, AlignedTask):
-        pair = _merged(label, region, (moved, share), other)
-        return (pair,), _unfollowed(present, pair[1], pair[1])
-
-    # Mixup as two losses, weighted by the shares of both images: any task supports it.
-    own = view.mix.share
-    pairs = (moved, share * own), (other[0], other[1] * (1 - own))
-    return pairs, _unfollowed(present, share, followed)
-
-
-def _move(
-    label: str, task: SupervisedTask, target: Tensor, geometry: Geometry
-) -> tuple[Tensor, Tensor | None]:
-    """Move targets. Returns (targets, share), with share = None if all labels follow."""
-    moved = task.move(target, geometry)
-    if isinstance(moved, Tensor):
-        return moved, None
-    moved, share = moved
-    if share.shape != (len(target),):
-        raise MtlError(
-            f"task {label!r}: `move` returns shares of the shape {tuple(share.shape)}; expected "
-            f"({len(target)},), one for each sample"
-        )
-    return moved, share.float()
-
-
-def _unfollowed(present: Tensor, share: Tensor, followed: Tensor | None) -> Tensor | None:
-    """Return (B,), 1 for labeled samples whose share is 0; None if `followed` is None."""
-    return None if followed is None else present * (share == 0)
-
-
-def _partner_targets(
-    label: str, task: SupervisedTask, target: Tensor, present: Tensor, mix: Mix, own: Pair
-) -> Pair:
-    """Return the (target, share) of each sample's partner, moved as the partner's pixels were.
-
-    own: the moved targets and shares of the samples themselves.
-    """
-    partner = mix.partner
-    if mix.before is None or mix.later is None:
-        moved, share = own
-        return moved[partner], share[partner]
-
-    # The pixels moved again after they were mixed: then the partner's moved with the sample's.
-    before, followed = _move(label, task, target, mix.before)
-    share = present if followed is None else present * followed
-    moved, followed = _move(label, task, before[partner], mix.later)
-    share = share[partner]
-    return moved, share if followed is None else share * followed
-
-
-def _merged(label: str, region: Tensor, own: Pair, other: Pair) -> Pair:
-    """Return the one (target, share) of an aligned task in a cutmix view.
-
-    region: (B, 1, H, W) bool, True for the partner's pixels. Maps are merged by it, and need the
-    labels of both samples. Points of the sample become NaN where the partner hides them.
-    """
-    target, share = own
-    if target.ndim == 3 and target.is_floating_point():
-        return target.masked_fill(_hides(region, target)[:, :, None], torch.nan), share
-
-    here = region if target.ndim == 4 else region[:, 0]
-    if target.shape[-2:] != region.shape[-2:]:
-        raise MtlError(
-            f"task {label!r}: `move` returns maps of {tuple(target.shape[-2:])} pixels, the view "
-            f"has {tuple(region.shape[-2:])}; expected the same size"
-        )
-    return torch.where(here, other[0], target), share * other[1]
-
-
-def _hides(region: Tensor, points: Tensor) -> Tensor:
-    """Return (B, K) bool: whether a region (B, 1, H, W) covers points (B, K, 2)."""
-    height, width = region.shape[-2:]
-    x, y = points.floor().unbind(-1)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # False for NaN
-    position = torch.where(inside, y * width + x, 0).long()
-    return inside & region.flatten(1).gather(1, position)
 
 
 def _require_same_images(head_inputs: Mapping[str, Sequence[HeadInput]]) -> None:

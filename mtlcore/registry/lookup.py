@@ -11,7 +11,7 @@ from ..contracts import Augmentation, Component
 from ..errors import MtlError, nearest
 from .catalog import Catalog, catalog
 from .components import component_name, default_of
-from .plugin_file import MARK, PluginFile, file_of
+from .plugin_file import PluginFile, file_of, split_entry
 
 
 def catalog_with(files: Sequence[Path]) -> Catalog:
@@ -29,7 +29,7 @@ def default_component(kind: str, name: str, plugins: Sequence[str] = ()) -> Any:
 
     plugins: further one-file plugins: "PATH", or "PATH#sha256=...". One of them may replace it.
     """
-    return _known(plugins).find(kind, name)()
+    return catalog_of(plugins).find(kind, name)()
 
 
 def default_augmentations(plugins: Sequence[str]) -> dict[str, Augmentation]:
@@ -38,16 +38,16 @@ def default_augmentations(plugins: Sequence[str]) -> dict[str, Augmentation]:
     plugins: further one-file plugins: "PATH", or "PATH#sha256=...".
     """
     defaults: dict[str, Augmentation] = {}
-    for name, cls in _known(plugins).of_kind("augmentation").items():
+    for name, cls in catalog_of(plugins).of_kind("augmentation").items():
         default = default_of(cls)
         if isinstance(default, Augmentation):
             defaults[name] = default
     return defaults
 
 
-def _known(plugins: Sequence[str]) -> Catalog:
+def catalog_of(plugins: Sequence[str]) -> Catalog:
     """Return the installed catalog, with these one-file plugins if there are any."""
-    files = [Path(listed.partition(MARK)[0]) for listed in plugins]
+    files = [Path(split_entry(listed)[0]) for listed in plugins]
     return catalog_with(files) if files else catalog()
 
 

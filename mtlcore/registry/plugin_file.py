@@ -105,6 +105,12 @@ def pinned(listed: str) -> str:
     return f"{file.path}{MARK}{file.sha256}"
 
 
+def split_entry(listed: str) -> tuple[str, str]:
+    """Split an entry of `plugins`: "a.py#sha256=..." -> ("a.py", "..."), "a.py" -> ("a.py", "")."""
+    path, mark, sha256 = listed.rpartition(MARK)
+    return (path, sha256) if mark else (listed, "")
+
+
 def file_of(module: str) -> Path | None:
     """Return the plugin file that this loaded module is; None if it is an ordinary module."""
     loader = getattr(getattr(sys.modules.get(module), "__spec__", None), "loader", None)

@@ -14,7 +14,8 @@ from ..api import train
 from ..callbacks.progress import ProgressReporter
 from ..config import dump, load
 from ..errors import MtlError
-from ..runs import RunFolder, write_atomically, write_errors_as_mtl_error
+from ..files import write_atomically, write_errors_as_mtl_error
+from ..runs import RunFolder
 from ..training.record import Diverged
 from .axes import Axis, folder_name, values_of
 from .outcome import Outcome, Setting, best_of, main_metric_of, score_of

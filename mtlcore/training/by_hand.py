@@ -15,10 +15,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..contracts import Batch
 from ..errors import MtlError, nearest
+from .buffers import Buffers
 from .micro_batches import Forward, LazyMicroBatches
 from .state import Names, TrainState
 from .step import (
-    Buffers,
     Differentiated,
     Logged,
     differentiate,
@@ -100,7 +100,7 @@ class ByHand:
                 f"{train_state.fabric.world_size}: call Trainer.step(), or set train.devices = 1"
             )
         micro_batches = LazyMicroBatches(train_state, batch.micro_batches, batch.step)
-        before = Buffers.of(train_state)
+        before = Buffers.of(train_state.model, train_state.loss_weighting)
         measure_if_due(train_state, micro_batches.names)
         try:
             # As for a weighting at the parameters: each loss may be differentiated alone.

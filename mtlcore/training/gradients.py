@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..contracts import StepLosses
 from ..model.hybrid import HybridModel
 from ..networks import broadcast_buffers, sum_over_ranks
+from .buffers import Buffers
 from .micro_batches import Forward, MicroBatches
 from .parameter_gradients import (
     add_gradients,
@@ -225,14 +226,12 @@ def _losses_of_whole_step(
     # It will not do so again before the forwards that count. So broadcast first: the buffers that
     # are restored below must be rank 0's and not this rank's own.
     broadcast_buffers(train_state.model)
-    buffers = [*train_state.model.buffers()]
-    before = [b.clone() for b in buffers]
+    before = Buffers.of(train_state.model)
     names = micro_batches.names
     values = torch.zeros_like(train_state.weights_and_primary(names)[0])
     for losses, _ in _forwards(train_state, micro_batches, synced=False):
         values += torch.stack([losses[name] for name in names])
-        for buffer, old in zip(buffers, before):
-            buffer.copy_(old)
+        before.restore()
     return sum_over_ranks(values) / (train_state.fabric.world_size * len(micro_batches))
 
 

@@ -12,7 +12,6 @@ from ..callbacks.guard import Callbacks
 from ..data.dataset import RunData
 from ..evaluation.best import LOSS, weighted_loss
 from ..evaluation.measure import Measured, measure, measure_pretexts
-from ..model.inference import Inference
 from .checkpoint import Checkpoints
 from .record import Record
 from .result import Result, outcome, result_of
@@ -135,7 +134,7 @@ class RunLoop:
             return
         train_state, experiment = self.train_state, self.train_state.experiment
         device = train_state.fabric.device
-        supervised = measure(self._inference(), experiment, self.data, indices, device)
+        supervised = measure(self.callbacks.network, experiment, self.data, indices, device)
         pretexts = measure_pretexts(train_state.model, experiment, self.data, indices, device)
         if not self.is_main:
             return
@@ -147,10 +146,6 @@ class RunLoop:
         metrics = self.callbacks.evaluated(metrics, tables)
         self.measured = Measured(metrics, tables, len(indices))
         self._report(metrics)
-
-    def _inference(self) -> Inference:
-        """The network that is evaluated: the EMA copy if there is one."""
-        return self.callbacks.network
 
     def _report(self, metrics: dict[str, float]) -> None:
         """Log validation metrics; save the best checkpoint if its metric improved."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..networks import sum_over_ranks, world_size
+from ..networks import copy_back, flat, sum_over_ranks, world_size
 
 
 def views_of(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -44,16 +44,4 @@ def sum_losses_and_gradients(values: Tensor, parameters: Sequence[Tensor]) -> No
     for p in parameters:
         gradient = torch.zeros_like(p) if p.grad is None else p.grad
         tensors.append(gradient)
-    _copy_back(tensors, sum_over_ranks(_flat(tensors)))
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All tensors in one vector."""
-    return torch.cat([t.flatten() for t in tensors])
-
-
-def _copy_back(tensors: Sequence[Tensor], flat: Tensor) -> None:
-    """Copy a vector of `_flat` back into its tensors, in place."""
-    pieces = flat.split([t.numel() for t in tensors])
-    for t, piece in zip(tensors, pieces):
-        t.copy_(piece.view_as(t))
+    copy_back(tensors, sum_over_ranks(flat(tensors)))

@@ -17,8 +17,8 @@ from ..config.experiment import Experiment
 from ..config.resolve import components_of
 from ..data.dataset import RunData
 from ..registry.components import is_default
-from ..registry.lookup import Origin, catalog_with, origin_of
-from ..registry.plugin_file import MARK
+from ..registry.lookup import Origin, catalog_of, origin_of
+from ..registry.plugin_file import MARK, split_entry
 
 PACKAGES = ("mtlcore", "torch", "torchvision", "kornia", "lightning-fabric")
 
@@ -31,16 +31,13 @@ def resolved(experiment: Experiment) -> tuple[str, dict[str, Path]]:
     files: dict[str, Path] = {}
     plugins: list[str] = []
     for plugin in experiment.plugins:
-        # "PATH#sha256=DIGEST", or a plain path.
-        path, mark, sha256 = plugin.rpartition("#sha256=")
-        if not mark:
-            path, sha256 = plugin, ""
+        path, sha256 = split_entry(plugin)
         original = Path(path)
         name = original.name
         if name in files:  # two plugins from different folders
             name = f"{sha256[:8]}_{original.name}"
         files[name] = original
-        plugins.append(f"plugins/{name}{mark}{sha256}")
+        plugins.append(f"plugins/{name}{MARK}{sha256}")
     return dump(evolve(experiment, plugins=tuple(plugins))), files
 
 
@@ -64,7 +61,7 @@ def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[s
 
 def components(experiment: Experiment) -> dict[str, Origin]:
     """Where each component comes from, by the path of its table: what a run needs to be loaded."""
-    known = catalog_with([Path(listed.partition(MARK)[0]) for listed in experiment.plugins])
+    known = catalog_of(experiment.plugins)
     found: dict[str, Origin] = {}
     for path, component in components_of(experiment):
         if not path.startswith("augment."):

@@ -71,9 +71,8 @@ def set_up(
     dry_run(train_state, loader.batch(0, 0))
 
     record = Record(experiment.train.max_skipped)
-    callbacks = Callbacks.of(train_state, data, out or Path(), reporter)
+    callbacks = Callbacks.of(train_state, data, out, reporter)
     if out is None:
-        del callbacks.entries[:-1]  # of the terminal alone
         return RunParts(train_state, data, loader, record, callbacks, None)
 
     callbacks.check()

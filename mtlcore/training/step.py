@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..contracts import Batch
 from ..model.hybrid import HybridModel
+from .buffers import Buffers
 from .gradients import backward_cached_weights, backward_per_task, backward_weighted_sum
 from .micro_batches import LazyMicroBatches, MicroBatches
 from .state import Names, TrainState
@@ -41,7 +42,7 @@ def train_step(train_state: TrainState, batches: Sequence[Batch]) -> Logged:
 
 def step_on(train_state: TrainState, micro_batches: MicroBatches) -> Logged:
     """Take one optimizer step on micro-batches of any origin. -> device scalars."""
-    before = Buffers.of(train_state)
+    before = Buffers.of(train_state.model, train_state.loss_weighting)
     measure_if_due(train_state, micro_batches.names)
     return update(train_state, differentiate(train_state, micro_batches), before)
 
@@ -59,31 +60,6 @@ class Differentiated:
     values: Tensor
     task_weight: Tensor | None
     measured: bool = False
-
-
-@frozen(eq=False)
-class Buffers:
-    """The buffers of the networks and of the weighting, and their values before a step."""
-
-    buffers: Sequence[Tensor]
-    before: Sequence[Tensor]
-
-    @classmethod
-    def of(cls, train_state: TrainState) -> Buffers:
-        """Copy the buffers as they are."""
-        buffers = [*train_state.model.buffers(), *train_state.loss_weighting.buffers()]
-        return cls(buffers, [b.clone() for b in buffers])
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Copy the old values back."""
-        for buffer, old in zip(self.buffers, self.before):
-            buffer.copy_(old)
-
-    def restore_unless(self, ok: Tensor) -> None:
-        """Copy the old values back if the step is bad, without a host sync."""
-        for buffer, old in zip(self.buffers, self.before):
-            buffer.copy_(torch.where(ok, buffer, old))
 
 
 def measure_if_due(train_state: TrainState, names: Names) -> None:

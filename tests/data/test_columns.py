@@ -23,7 +23,7 @@ from mtlcore import Categories, Classification, Dataset, Index, MtlError, Regres
 from mtlcore.config.experiment import DataEntry
 from mtlcore.contracts.texts import Texts
 from mtlcore.data.check import check_data
-from mtlcore.data.dataset import index_data, open_data, read_images, resolve
+from mtlcore.data.dataset import fit_experiment, index_data, open_data, read_images
 from mtlcore.evaluation.sheet import label_sheet
 
 N = 60
@@ -183,7 +183,7 @@ def test_indexing_decodes_no_image_and_leaves_the_experiment_as_it_is():
     run = run_on(dataset)
     indexed = index_data(run)
     assert dataset.decoded == []
-    resolved = resolve(run, indexed)
+    resolved = fit_experiment(run, indexed)
     assert (run.tasks["kind"].component.classes, run.input.cache_size) == ((), None)
     assert resolved.tasks["kind"].component.classes == ("a", "ab", "b", "ü")
     assert resolved.input.cache_size == (8, 8)
@@ -192,15 +192,15 @@ def test_indexing_decodes_no_image_and_leaves_the_experiment_as_it_is():
 
 def test_images_are_read_for_a_resolved_experiment_alone():
     run = run_on(Toy(("numpy", "numpy", "numpy")))
-    with pytest.raises(MtlError, match="not resolved: call `resolve` first"):
+    with pytest.raises(MtlError, match="not resolved: call `fit_experiment` first"):
         read_images(run, index_data(run))
 
 
 def test_resolving_a_resolved_experiment_changes_nothing():
     run = run_on(Toy(("numpy", "numpy", "numpy")))
     indexed = index_data(run)
-    resolved = resolve(run, indexed)
-    assert resolve(resolved, indexed) == resolved
+    resolved = fit_experiment(run, indexed)
+    assert fit_experiment(resolved, indexed) == resolved
 
 
 # ------------------------------------------------------------ what an index holds

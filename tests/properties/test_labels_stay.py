@@ -78,6 +78,13 @@ GRAY = 0.5  # of hidden pixels
 SIZES = st.sampled_from([(40, 64), (64, 40), (48, 48), (37, 53)])
 VIEWS = st.sampled_from([(32, 48), (48, 32), (36, 36), (30, 42)])
 CACHES = st.sampled_from([(40, 60), (60, 40), (44, 44), (34, 50)])
+VIEW_OF_A_SAMPLE = given(
+    raw=SIZES,
+    cache=CACHES,
+    size=VIEWS,
+    augmentation=st.sampled_from(sorted(AUGMENTATIONS)),
+    seed=st.integers(0, 2**16),
+)
 
 
 @frozen(eq=False)
@@ -183,13 +190,7 @@ def plain(augmentation: Augmentation) -> Augmentation:
 
 @pytest.mark.parametrize("name", sorted(KEEP_COLORS))
 @settings(max_examples=12)
-@given(
-    raw=SIZES,
-    cache=CACHES,
-    size=VIEWS,
-    augmentation=st.sampled_from(sorted(AUGMENTATIONS)),
-    seed=st.integers(0, 2**16),
-)
+@VIEW_OF_A_SAMPLE
 def test_each_pixel_keeps_its_own_label(name, raw, cache, size, augmentation, seed):
     """The color and the label of a pixel name the same place of the raw image."""
     samples = cached(Places(raw), ("place",), cache)
@@ -277,13 +278,7 @@ def test_each_pixel_of_a_mixed_view_keeps_the_labels_of_both_samples(
 
 @pytest.mark.parametrize("name", PRETEXTS)
 @settings(max_examples=12)
-@given(
-    raw=SIZES,
-    cache=CACHES,
-    size=VIEWS,
-    augmentation=st.sampled_from(sorted(AUGMENTATIONS)),
-    seed=st.integers(0, 2**16),
-)
+@VIEW_OF_A_SAMPLE
 def test_bright_pixels_keep_their_class(name, raw, cache, size, augmentation, seed):
     """With the colors of every augmentation as shipped.
 
@@ -305,13 +300,7 @@ def agreement(view: View, classes: torch.Tensor, level: float) -> float:
 
 @pytest.mark.parametrize("name", sorted(KEEP_COLORS - {"inpainting"}))
 @settings(max_examples=12)
-@given(
-    raw=SIZES,
-    cache=CACHES,
-    size=VIEWS,
-    augmentation=st.sampled_from(sorted(AUGMENTATIONS)),
-    seed=st.integers(0, 2**16),
-)
+@VIEW_OF_A_SAMPLE
 def test_each_point_stays_on_its_spot(name, raw, cache, size, augmentation, seed):
     samples = cached(Scenes(4, raw, spots=True), ("corners",), cache)
     points = samples.aligned["corners"]

@@ -123,46 +123,9 @@ def test_a_run_that_gets_sigterm_is_saved_then_reported_then_torn_down(tmp_path)
     ]
 
 
-RAISES = """
-from attrs import frozen
-
-from mtlcore import PretextTask, hookimpl, SharedHead, Head
-from torch import nn
-
-
-@frozen
-class Raises(PretextTask):
-    def views(self, batch, rng):
-        if batch.progress > 0.5:
-            raise ZeroDivisionError("a bug of a plugin")
-        return [batch.clean], None
-
-    def build(self, context):
-        return Nothing(context.info.dim)
-
-
-class Nothing(Head):
-    def __init__(self, dim):
-        super().__init__()
-        self.answer = nn.Linear(dim, 1)
-
-    def forward(self, features):
-        return self.answer(features.pooled)
-
-    def loss(self, output, target):
-        return output[:, 0] ** 2
-
-
-@hookimpl
-def mtl_components():
-    return [Raises]
-"""
-
-
 def test_a_run_in_which_a_plugin_raises_is_reported_and_torn_down(tmp_path):
-    plugin = tmp_path / "raises.py"
-    plugin.write_text(RAISES)
-    file = config(tmp_path, "[pretext.raises]\n[callback.journal]\n", plugin)
+    failing = HERE / "failing.py"
+    file = config(tmp_path, "[pretext.raises]\n[callback.journal]\n", failing)
     with pytest.raises(ZeroDivisionError, match="a bug of a plugin"):
         train(load(file), tmp_path / "run")
     last = ["on_train_start", "on_log", "on_epoch_end", "on_exception", "teardown"]

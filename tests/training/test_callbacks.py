@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dots_run
 import pytest
 import torch
+from dots_run import DOTS, REPORTERS, TRAIN, weights
 
 from mtlcore import MtlError
 from mtlcore.callbacks import guard
@@ -24,38 +26,8 @@ from mtlcore.training.trainer import train
 HANG_S = 1800  # only ends a process that hangs
 pytestmark = pytest.mark.timeout(2 * HANG_S)
 
-HERE = Path(__file__).resolve().parent
-PLUGINS = f'plugins = ["{HERE.parent / "dots.py"}", "{HERE / "reporters.py"}"]\n'
-BODY = """
-[encoder]
-width = 4
-
-[task.quarter]
-name = "classification"
-dropout = 0.2
-
-[data.dots]
-
-[input]
-size = 16
-batch_size = 16
-validation = 0.2
-
-[augment]
-name = "weak"
-
-[optimizer]
-lr = 3e-3
-
-[schedule]
-warmup = 4
-
-[train]
-steps = 24
-eval_every = 8
-save_every = 8
-log_every = 4
-"""  # 77 training samples: an epoch is 5 steps
+PLUGINS = f'plugins = ["{DOTS}", "{REPORTERS}"]\n'
+BODY = dots_run.BODY + TRAIN
 
 
 def experiment(
@@ -70,10 +42,6 @@ def diary(run: Path, *events: str) -> list[dict]:
     """The entries of the `Diary` callback: all, or those of some events."""
     entries = [json.loads(line) for line in (run / "diary.jsonl").read_text().splitlines()]
     return [e for e in entries if not events or e["event"] in events]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return RunFolder(run).require().weights()
 
 
 def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:

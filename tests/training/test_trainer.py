@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from attrs import evolve
+from dots_run import BODY, DOTS, PUZZLING, REPORTERS, TRAIN, weights
 from safetensors.torch import load_file
 
 from mtlcore import MtlError
@@ -34,30 +35,9 @@ from mtlcore.training.trainer import train
 HANG_S = 1800
 pytestmark = pytest.mark.timeout(2 * HANG_S)
 
-DOTS = Path(__file__).resolve().parents[1] / "dots.py"
-KILLER = Path(__file__).resolve().parent / "reporters.py"
+FAILING = Path(__file__).with_name("failing.py")
 MAIN = "import sys; from mtlcore.cli import main; sys.exit(main())"
-CONFIG = f"""
-plugins = ["{DOTS}"]
-
-[encoder]
-width = 4
-
-[task.quarter]
-name = "classification"
-dropout = 0.2
-
-[pretext.puzzling]
-grid = 2
-weight = 0.3
-
-[data.dots]
-
-[input]
-size = 16
-batch_size = 16
-validation = 0.2
-
+AUGMENT = """
 [augment]
 name = "weak"
 crop = [0.9, 1.0]
@@ -65,19 +45,9 @@ turn_deg = 5.0
 
 [augment.validation]
 crop = 1.0
-
-[optimizer]
-lr = 3e-3
-
-[schedule]
-warmup = 4
-
-[train]
-steps = 24
-eval_every = 8
-save_every = 8
-log_every = 4
 """
+CONFIG = f'plugins = ["{DOTS}"]\n{BODY}{PUZZLING}{TRAIN}'
+CONFIG = CONFIG.replace('\n[augment]\nname = "weak"\n', AUGMENT)
 
 
 @pytest.fixture
@@ -89,10 +59,6 @@ def config(tmp_path: Path) -> Path:
 
 def experiment(config: Path, *overrides: str) -> Experiment:
     return load(config, overrides)
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return RunFolder(run).require().weights()
 
 
 def mtl(*words: str | Path, **options) -> subprocess.CompletedProcess[str]:
@@ -288,7 +254,7 @@ def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(config
 
     # The process kills itself at step 12, after a checkpoint at step 8 and two more rows of the
     # log. So the test does not depend on the speed of the machine.
-    killing = text.replace(f'["{DOTS}"]', f'["{DOTS}", "{KILLER}"]')
+    killing = text.replace(f'["{DOTS}"]', f'["{DOTS}", "{REPORTERS}"]')
     config.write_text(f"{killing}\n[callback.killer]\nstep = 12\n")
     folder = RunFolder(tmp_path / "killed")
     killed = mtl("train", config, "--out", folder.path)
@@ -451,51 +417,10 @@ def test_a_truncated_checkpoint_is_refused_by_its_file_name(config, tmp_path):
         evaluate(tmp_path / "run")
 
 
-NAN_PLUGIN = """
-import torch
-from attrs import frozen
-from torch import nn
-
-from mtlcore import Head, PretextTask, hookimpl
-
-
-@frozen
-class Nan(PretextTask):
-    every: int = 1
-
-    def views(self, batch, rng):
-        bad = round(batch.progress * 24) % self.every == 0
-        value = float("nan") if bad else 1.0
-        return [batch.clean], torch.full((len(batch.clean.images),), value)
-
-    def build(self, context):
-        return NanHead(context.info.dim)
-
-
-class NanHead(Head):
-    def __init__(self, dim):
-        super().__init__()
-        self.answer = nn.Linear(dim, 1)
-
-    def forward(self, features):
-        return self.answer(features.pooled)[:, 0]
-
-    def loss(self, output, target):
-        return (output - target) ** 2
-
-
-@hookimpl
-def mtl_components():
-    return [Nan]
-"""
-
-
 def test_bad_steps_are_skipped_and_counted_and_too_many_in_a_row_end_the_run(config, tmp_path):
     """A pretext whose loss is NaN in some steps, then in all."""
-    plugin = tmp_path / "nan.py"
-    plugin.write_text(NAN_PLUGIN)
     text = CONFIG.replace("[data.dots]", "[pretext.nan]\nevery = 5\n\n[data.dots]")
-    config.write_text(text.replace(f'["{DOTS}"]', f'["{DOTS}", "{plugin}"]'))
+    config.write_text(text.replace(f'["{DOTS}"]', f'["{DOTS}", "{FAILING}"]'))
     result = train(experiment(config), tmp_path / "some")
     assert result.skipped == 5
     assert all(bool(torch.isfinite(w).all()) for w in weights(tmp_path / "some").values())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from attrs import evolve
+from dots_run import BODY, DOTS, PUZZLING, REPORTERS
 from torch import Tensor
 
 import mtlcore
@@ -19,39 +20,11 @@ from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.runs import RunFolder
 from mtlcore.training.trainer import train
 
-DOTS = Path(__file__).resolve().parents[1] / "dots.py"
 CONFIG = f"""
 plugins = ["{DOTS}"]
-
-[encoder]
-width = 4
-
-[task.quarter]
-name = "classification"
-dropout = 0.2
-
-[pretext.puzzling]
-grid = 2
-weight = 0.3
-
+{BODY}{PUZZLING}
 [pretext.byol]
 weight = 0.1
-
-[data.dots]
-
-[input]
-size = 16
-batch_size = 16
-validation = 0.2
-
-[augment]
-name = "weak"
-
-[optimizer]
-lr = 3e-3
-
-[schedule]
-warmup = 4
 
 [train]
 steps = 20
@@ -59,7 +32,7 @@ ema = 0.9
 log_every = 2
 """
 JOURNAL = {
-    "plugins": [str(DOTS), str(Path(__file__).parent / "reporters.py")],
+    "plugins": [str(DOTS), str(REPORTERS)],
     "callback.journal.file": "journal.jsonl",
 }
 TWO_DEVICES = """

@@ -48,7 +48,7 @@ from ...model.hybrid import HybridModel
 from ...model.inference import SharedEncoder
 from ...model.plan import ViewPlan, training_plan
 from ...model.views import augment, prepare
-from ...networks import losses_in_fp32
+from ...networks import losses_in_fp32, to_fp32
 from ...registry.components import component_name
 from ...rng import KeyedRng, Rng
 from ...weighting import Equal
@@ -56,7 +56,6 @@ from ..generators import seeded
 from ..reload import reload
 from ..subject import Drawn, Subject, patterns
 from ..toys import ToyEncoder
-from ..trees import map_floats
 
 LABEL = "asked"  # of the pretext in the harness's experiments; it keys the random draws
 CLASSES = 4  # of a shared head
@@ -255,7 +254,7 @@ class PretextSubject(Subject[PretextTask]):
         (B,), or () if the head is coupled.
         """
         head: Any = model.heads[LABEL]
-        in_fp32 = map_floats(Tensor.float, output)
+        in_fp32 = to_fp32(output)
         with losses_in_fp32("cpu"):
             loss: Tensor = head.loss(in_fp32, target)
         return loss
@@ -269,9 +268,9 @@ class PretextSubject(Subject[PretextTask]):
         return prepare(plan, toy_batch(raw(drawn), self.shared_labels), drawn.keyed_rng())
 
 
-def toy_context(size: int = 32) -> BuildContext:
+def toy_context() -> BuildContext:
     """A toy encoder, and supervised heads for every label that is requested."""
-    encoder = SharedEncoder(ToyEncoder(), (size, size))
+    encoder = SharedEncoder(ToyEncoder(), (32, 32))
     return BuildContext(encoder.info, encoder, _SharedHeads(encoder))
 
 

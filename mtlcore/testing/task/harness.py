@@ -23,16 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...contracts import AlignedTask, Annotation, BuildContext, Features, Head, SupervisedTask
+from ...contracts.components import are_points
 from ...geometry import Geometry, similarity
 from ...model.inference import SharedEncoder
-from ...networks import losses_in_fp32
+from ...networks import losses_in_fp32, to_fp32
 from ...rng import KeyedRng, Rng
 from ..generators import seeded
 from ..reload import reload
 from ..requirements import Skip
 from ..subject import Subject, patterns
 from ..toys import ToyEncoder
-from ..trees import map_floats
 
 FITTED = 48
 """The number of samples that a task is fitted on."""
@@ -96,6 +96,10 @@ class TaskSubject(Subject[SupervisedTask]):
     def require_annotations(self) -> None:
         if self.is_aligned:
             raise Skip("its labels are maps or points: it reads no annotations")
+
+    def require_aligned(self) -> None:
+        if not self.is_aligned:
+            raise Skip("its labels are no maps or points")
 
     def maps_or_points(self, n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
         """(n, ...) targets of an aligned task, for images of `size` (h, w)."""
@@ -170,7 +174,7 @@ class TaskSubject(Subject[SupervisedTask]):
 
     def loss(self, head: Head, output: Any, target: Tensor) -> Tensor:
         """The loss as a step computes it: in fp32, without autocast."""
-        in_fp32 = map_floats(Tensor.float, output)
+        in_fp32 = to_fp32(output)
         with losses_in_fp32("cpu"):
             return bare_loss(head, in_fp32, target)
 
@@ -243,7 +247,7 @@ def missing(annotation: Annotation) -> Annotation:
 
 def absent(target: Tensor) -> Tensor:
     """The same number of targets of samples without a label: zeros, or NaN for points."""
-    is_points = target.ndim == 3 and target.is_floating_point() and target.shape[-1] == 2
+    is_points = are_points(target) and target.shape[-1] == 2
     return torch.full_like(target, torch.nan if is_points else 0)
 
 

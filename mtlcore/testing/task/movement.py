@@ -7,9 +7,10 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ...contracts.components import are_points
 from ...geometry import Geometry
 from ..kit import Group
-from ..requirements import Skip, require, require_finite, require_shape, require_unit_range
+from ..requirements import require, require_finite, require_shape, require_unit_range
 from ..subject import Drawn
 from .decoding import DECODES
 from .harness import SIZE, TaskSubject, absent, relative_error
@@ -114,17 +115,13 @@ def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
 )
 def aligned_labels_follow_shifts(subject: TaskSubject, drawn: Drawn) -> None:
     """Shifted by whole pixels, maps and points of images that are not square move as they do."""
-    if not subject.is_aligned:
-        raise Skip("its labels are no maps or points")
+    subject.require_aligned()
     size = (SIZE, SIZE + 8)
     target = subject.maps_or_points(drawn.samples, size, drawn.seed)
     shift = torch.eye(3).repeat(drawn.samples, 1, 1)
     shift[:, 0, 2], shift[:, 1, 2] = 3, -5
     geometry = Geometry.affine(shift, size)
-    expected = geometry.warp(target)
-    if target.ndim == 3 and target.is_floating_point():
-        expected = geometry.points(target)
-    _require_close(subject.moved(target, geometry), expected, "shifted")
+    _require_close(subject.moved(target, geometry), _as_pixels(target, geometry), "shifted")
 
 
 @MOVEMENT_CHECKS.check(
@@ -136,16 +133,12 @@ def aligned_labels_follow_shifts(subject: TaskSubject, drawn: Drawn) -> None:
 )
 def aligned_labels_have_the_form_of_the_view(subject: TaskSubject, drawn: Drawn) -> None:
     """In a view of another size, maps have its height and width; dtype and channels stay."""
-    if not subject.is_aligned:
-        raise Skip("its labels are no maps or points")
+    subject.require_aligned()
     size = (SIZE, SIZE + 8)
     target = subject.maps_or_points(drawn.samples, size, drawn.seed)
     smaller = Geometry.resize(size, (24, 20), target)
     moved = subject.moved(target, smaller)
-    shape = tuple(smaller.warp(target).shape)
-    if target.ndim == 3 and target.is_floating_point():
-        shape = tuple(target.shape)
-    require_shape(moved, shape, "the target")
+    require_shape(moved, tuple(_as_pixels(target, smaller).shape), "the target")
     require(moved.dtype == target.dtype, f"{target.dtype} becomes {moved.dtype}")
 
 
@@ -159,8 +152,7 @@ def aligned_labels_have_the_form_of_the_view(subject: TaskSubject, drawn: Drawn)
 )
 def shuffled_images_leave_a_finite_loss(subject: TaskSubject) -> None:
     """After a rearrangement without a matrix, the loss is finite; shares are in [0, 1]."""
-    if not subject.is_aligned:
-        raise Skip("its labels are no maps or points")
+    subject.require_aligned()
     target, head = subject.truth(4), subject.head()
     shuffled = subject.movement(4).moved(lambda maps: maps.roll(5, -1))
     found = subject.task.move(target, shuffled)
@@ -186,6 +178,11 @@ def averaging_with_the_mirror_keeps_the_target(subject: TaskSubject) -> None:
     require_shape(found, tuple(right.shape), "the average")
     error = relative_error(found, right)
     require(error < 1e-3, f"it differs by {error:.3g} of the largest value")
+
+
+def _as_pixels(target: Tensor, geometry: Geometry) -> Tensor:
+    """Maps or points, moved as the pixels of their images."""
+    return geometry.points(target) if are_points(target) else geometry.warp(target)
 
 
 def _require_close(found: Tensor, wanted: Tensor, what: str) -> None:

@@ -5,7 +5,7 @@
    that was learned from the data is explicit. A run saves it.
 3. `read_images`: read the images of the opened splits, and the targets -> `RunData`.
 
-`open_data` takes all three. Everything that is left out is counted and reported in
+`open_data` takes all three steps. Everything that is left out is counted and reported in
 `RunData.report`.
 """
 
@@ -54,7 +54,7 @@ from .splits import is_labeled
 
 
 class OpenedData(NamedTuple):
-    """An experiment with everything it learned from its data, and this data."""
+    """An experiment with everything that was learned from its data, and the data."""
 
     experiment: Experiment
     data: RunData
@@ -65,8 +65,8 @@ class IndexedData:
     """The samples of an experiment before any task is fitted, and before a run reads its images.
 
     samples: all samples of all datasets, with their splits.
-    splits: the splits that were asked for. None: all.
-    report: one line for each task that no dataset has labels for.
+    splits: the requested splits. None: all.
+    report: one line for each task without labels in any dataset.
     """
 
     samples: JoinedSamples
@@ -97,8 +97,8 @@ def index_data(experiment: Experiment, splits: Collection[str] | None = None) ->
 
     splits: the splits to open (default: all). With "train", every task must have labels.
 
-    Raises MtlError for a dataset that can't be indexed or has too many bad samples, a task that no
-    dataset has labels for, an unknown column.
+    Raises MtlError for a dataset that can't be indexed or has too many bad samples, a task
+    without labels in any dataset, and an unknown column.
     """
     datasets = [open_dataset(experiment, label) for label in experiment.data]
     training = splits is None or "train" in splits
@@ -110,8 +110,8 @@ def index_data(experiment: Experiment, splits: Collection[str] | None = None) ->
 def resolve(experiment: Experiment, indexed: IndexedData) -> Experiment:
     """Return the experiment with fitted tasks and an explicit cache size.
 
-    Without "train" among the splits, tasks that the data has no labels for are removed. Some images
-    are decoded to find the cache size.
+    Without "train" among the splits, tasks without labels in the data are removed. Some images are
+    decoded to find the cache size.
 
     Raises MtlError for a task that can't be fitted, and for a split without samples.
     """
@@ -138,8 +138,8 @@ def read_images(
     """Return the data of a resolved experiment: images, targets, and the samples of each split.
 
     Of the training samples only the share `labels` keeps its labels. The others are dropped, or
-    stay as unlabeled samples. Every other split keeps all labels. Only the images of the splits
-    that `indexed` asks for are read.
+    stay as unlabeled samples. Every other split keeps all labels. Only the images of
+    `indexed.splits` are read.
 
     experiment: as `resolve` returns it.
     progress: called with the number of images that are read.
@@ -164,7 +164,7 @@ def read_images(
     opened_columns = {name: column.subset(opened) for name, column in columns.items()}
     images, unreadable = _open_images(samples, size, progress, memory, lazy, opened_columns)
 
-    # One task at a time, so that few targets are held twice.
+    # One task at a time, so that only one task's targets are in memory twice.
     opened_targets: dict[str, Tensor] = {}
     for label in tuple(targets):
         opened_targets[label] = targets.pop(label)[opened]
@@ -261,7 +261,7 @@ def _tasks_without_labels(
     datasets: list[IndexedDataset],
     training: bool,
 ) -> list[str]:
-    """Return a report line about each task that no dataset has labels for.
+    """Return a report line for each task without labels in any dataset.
 
     Raises MtlError if a task has no labels in training, or if no task has labels in evaluation.
     """
@@ -306,9 +306,9 @@ def _labels(
     columns: Mapping[str, LabelColumn],
     samples: JoinedSamples,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the targets of tasks that read annotations, and of all tasks who has a label.
+    """Return the targets of tasks that read annotations, and which samples have labels of any task.
 
-    Both: task label -> (N, ...), for all N samples.
+    Both are dicts: task label -> (N, ...), for all N samples.
     """
     of_annotations: dict[str, TaskTargets] = {}
     for label, entry in with_annotations(tasks).items():
@@ -342,7 +342,7 @@ def _targets(task: SupervisedTask, samples: JoinedSamples) -> TaskTargets:
 
 
 def _targets_of(task: SupervisedTask, values: Column) -> tuple[Tensor, Tensor]:
-    """Return targets (n, ...) and present (n,) bool. The task gets each different string once."""
+    """Return targets (n, ...) and present (n,) bool. The task gets each distinct string once."""
     if not isinstance(values, Categories):
         return task.target(values)
     names, position = values.unique()
@@ -415,7 +415,7 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
 
 
 def _bytes(column: Column | Texts) -> Iterator[bytes]:
-    """Yield bytes that do not depend on the byte order, or on how strings are held."""
+    """Yield bytes that do not depend on the byte order, or on how strings are stored."""
     if is_numbers(column):
         yield np.ascontiguousarray(column, dtype="<f8").tobytes()
         return

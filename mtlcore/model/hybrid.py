@@ -46,7 +46,7 @@ class HybridModel(nn.Module):
     shared_heads: pretext label -> labels of the supervised heads that its loss also trains.
     measuring: True if a forward computes the Gramian. Each step sets it.
 
-    tasks_only: build no head of a pretext, as inference needs none.
+    tasks_only: build no pretext heads, as inference needs none.
     """
 
     def __init__(self, experiment: Experiment, *, tasks_only: bool = False) -> None:
@@ -178,8 +178,8 @@ class HybridModel(nn.Module):
         """Return the loss of one label, an fp32 scalar.
 
         Losses are averaged first over the views of each SAMPLE, then over the samples. So the
-        geometric mean over views is exact under any number of ranks and micro-batches. A view that
-        a sample's label could not follow into does not count for that sample.
+        geometric mean over views is exact under any number of ranks and micro-batches. A view to
+        which a sample's label can't be moved is left out of its mean.
         """
         head = self.heads[label]
         head_inputs = prepared.head_inputs[label]
@@ -346,12 +346,12 @@ def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tens
 
 
 def _any_unfollowed(head_inputs: Sequence[HeadInput]) -> bool:
-    """Return whether labels may be unable to follow into a view. The host knows it."""
+    """Return whether some labels may not be movable to a view. Needs no host sync."""
     return any(head_input.unfollowed is not None for head_input in head_inputs)
 
 
 def _mean_over_followed(views: Tensor, head_inputs: Sequence[HeadInput], reduce: str) -> Tensor:
-    """Return (B,): the mean loss of each sample over the views that its label followed into.
+    """Return (B,): the mean loss of each sample over the views to which its label was moved.
 
     views: (V, B) losses, 0 where the share is 0. A sample without any such view has the loss 0.
     """

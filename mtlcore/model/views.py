@@ -184,8 +184,8 @@ def prepare(
     unordered = pretexts | tasks
     labels = plan.labels(batch.counts)
     head_inputs = {label: unordered[label] for label in labels}
-    # The factors from sums over samples to this micro-batch's share of the loss. The step averages
-    # the losses of its micro-batches, so each of them is multiplied by their number.
+    # Factors from sums over samples to the loss of this micro-batch. The step averages the losses
+    # of its micro-batches, so each factor contains their number.
     scale = {label: plan.micro_batches / plan.samples(label, batch.counts) for label in labels}
     if plan.same_images:
         _require_same_images(head_inputs)
@@ -230,7 +230,7 @@ def _pretext_input(
         _check_samples(label, views, target, samples)
         positions = encoded.add(views, entry.samples, label)
     except (TypeError, ValueError, AttributeError) as error:
-        # The code of a plugin: a trial of two samples reports the note.
+        # A plugin may be wrong: the dry run on two samples shows this note.
         error.add_note(
             f"`views` of pretext {label!r} must return (views, target), where views is a list of "
             "View: View.repaint takes images, View.rearrange takes a function"
@@ -337,7 +337,7 @@ def _supervised_views(
 def _targets(
     task: SupervisedTask, label: str, batch: Batch, view: View
 ) -> tuple[tuple[Pair, ...], Tensor | None]:
-    """Return the (target, share) pairs of a task for one view, and which labels did not follow.
+    """Return the (target, share) pairs of a task for one view, and which labels can't be moved.
 
     There is one pair, or two with mixup. The second result is `HeadInput.unfollowed`.
     """
@@ -364,14 +364,14 @@ def _targets(
 def _move(
     label: str, task: SupervisedTask, target: Tensor, geometry: Geometry
 ) -> tuple[Tensor, Tensor | None]:
-    """Move targets. Returns (targets, share), with share = None if all labels follow."""
+    """Move targets. Returns (targets, share), with share = None if all labels can be moved."""
     moved = task.move(target, geometry)
     if isinstance(moved, Tensor):
         return moved, None
     moved, share = moved
     if share.shape != (len(target),):
         raise MtlError(
-            f"task {label!r}: `move` returns shares of the shape {tuple(share.shape)}; expected "
+            f"task {label!r}: `move` returns shares of shape {tuple(share.shape)}; expected "
             f"({len(target)},), one for each sample"
         )
     return moved, share.float()
@@ -394,7 +394,7 @@ def _partner_targets(
         moved, share = own
         return moved[partner], share[partner]
 
-    # The pixels moved again after they were mixed: then the partner's moved with the sample's.
+    # The pixels moved again after mixing: the partner's pixels moved with those of the sample.
     before, followed = _move(label, task, target, mix.before)
     share = present if followed is None else present * followed
     moved, followed = _move(label, task, before[partner], mix.later)
@@ -405,8 +405,8 @@ def _partner_targets(
 def _merged(label: str, region: Tensor, own: Pair, other: Pair) -> Pair:
     """Return the one (target, share) of an aligned task in a cutmix view.
 
-    region: (B, 1, H, W) bool, True for the partner's pixels. Maps are merged by it, and need the
-    labels of both samples. Points of the sample become NaN where the partner hides them.
+    region: (B, 1, H, W) bool, True for the partner's pixels. Maps take the partner's values there,
+    so both samples need a label. Points of the sample become NaN where the partner covers them.
     """
     target, share = own
     if target.ndim == 3 and target.is_floating_point():

@@ -9,8 +9,8 @@ Each noun in this line is a kind of plugin. Python code builds and reads experim
     experiments                 Experiment, its settings Input, Views, Optimizer, Schedule, Train,
                                 its entries TaskEntry, PretextEntry, DataEntry, load_experiment
     training                    train, load_run, Run, Evaluation, FeatureTable
-    training by hand            Trainer, and its batches, StepBatch
-    components                  component (by kind and name), register (a class of one's own)
+    custom training loops       Trainer, and its batches, StepBatch
+    components                  component (by kind and name), register (a class in your script)
 
 A plugin author imports:
 
@@ -19,7 +19,7 @@ A plugin author imports:
     what flows through a step   Sample, Batch, AugmentedBatch, View, Features, Target, StepLosses
     building blocks             Head, SharedHead, FrozenModule, EMA, Geometry, Rng, gather
     registration                hookimpl
-    how a run ends              Diverged, Interrupted
+    exceptions that end a run   Diverged, Interrupted
 
 Everything loads on first use, so that `import mtlcore` and `mtl --help` do not import torch.
 The command line is `mtl`, or `python -m mtlcore`.

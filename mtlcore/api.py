@@ -40,17 +40,17 @@ def train(
     out: the folder of the run.
     overrides: dotted key -> value, such as {"train.steps": 500}. None removes a key.
     plugins: one-file plugins, in addition to those that the experiment lists.
-    resume: continue the run in `out` from its last checkpoint, with its own configuration.
-    `experiment` may be None then. Otherwise, it must be the one that the run was started with.
-    `train.devices` alone may differ.
+    resume: continue the run in `out` from its last checkpoint, with its saved configuration. Pass
+    None as `experiment`, or the experiment that the run was started with. Only `train.devices` may
+    differ.
     callbacks: callbacks of the run, each under a label, in addition to those of the experiment.
     progress: show progress bars in the terminal or the notebook. The command line passes
     its own `ProgressReporter`.
 
-    Raises MtlError for everything that a user can correct, before the run writes anything where
-    that is possible. Raises Interrupted after Ctrl-C or SIGTERM, with the run saved. In a thread
-    other than the main one, signals are left alone. A process trains one run at a time: a second
-    call is refused.
+    Raises MtlError for everything that a user can correct; where possible, before the run writes
+    anything. After Ctrl-C or SIGTERM, saves the run and raises Interrupted. Outside of the main
+    thread, signals are not handled. A process trains one run at a time: a second call raises
+    MtlError.
     """
     folder = Path(out)
     with only_training(folder):
@@ -70,7 +70,7 @@ def load_run(path: Where) -> Run:
     Raises MtlError if the folder holds no run, or if a component of the run is missing.
     """
     run = Run(Path(path))
-    # Its errors should come from here, not from the first use.
+    # Load it now, so that errors come from here, not from the first use.
     _ = run.experiment
     return run
 
@@ -81,7 +81,7 @@ def _complete(
     plugins: Sequence[Where],
     callbacks: Mapping[str, Callback] | None,
 ) -> Experiment:
-    """The experiment to train, as its TOML file would be read."""
+    """The experiment to train, as it would be read from its TOML file."""
     if isinstance(given, str | os.PathLike):
         given, overrides, plugins = load(given, overrides, plugins), {}, ()
         if not callbacks:
@@ -106,13 +106,13 @@ def _to_resume(
     plugins: Sequence[Where],
     callbacks: Mapping[str, Callback] | None,
 ) -> Experiment:
-    """The experiment of the run in `folder`. Raises MtlError if the given one is another."""
+    """The experiment of the run in `folder`. Raises MtlError if `given` differs."""
     run = RunFolder.open(folder)
     if given is None:
         if callbacks:
             raise MtlError(
-                "callbacks: a resumed run keeps its own; pass the experiment that it was started "
-                "with, or leave them out"
+                "callbacks: a resumed run keeps its callbacks: remove the argument `callbacks`, or "
+                "also pass the experiment that the run was started with"
             )
         _require_resumable(overrides)
         return run.experiment(overrides, [Path(file) for file in plugins])
@@ -120,11 +120,11 @@ def _to_resume(
 
 
 def _require_resumable(overrides: Overrides) -> None:
-    """Raise MtlError if an override sets another key than a resumed run may change."""
+    """Raise MtlError if an override sets a key that a resumed run may not change."""
     keys = [".".join(override.path) for override in read_overrides(overrides)]
     refused = [key for key in keys if key != RESUMABLE]
     if refused:
         raise MtlError(
-            f"a resumed run keeps its configuration, which can't change "
-            f"{', '.join(refused)}: remove it. Only {RESUMABLE} can change, such as {RESUMABLE}=2"
+            f"a resumed run keeps its configuration: remove the override of {', '.join(refused)}. "
+            f"Only {RESUMABLE} can change, such as {RESUMABLE}=2"
         )

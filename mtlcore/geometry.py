@@ -29,8 +29,7 @@ class Geometry:
     matrix: (B, 3, 3) float, raw -> view. Rigid labels (pose, landmarks) follow it. A matrix cannot
     describe shuffled tiles; there it is the movement of the whole image before the shuffle.
     steps: functions (maps, interpolation mode) -> maps. Dense labels (masks) follow them, in order.
-    shuffled: True if pixels were rearranged without a matrix. The places of points are then
-    unknown.
+    shuffled: True if pixels were rearranged without a matrix. Points are then unknown (NaN).
     """
 
     matrix: Tensor
@@ -78,7 +77,7 @@ class Geometry:
         """Move maps (B, C, H0, W0) or (B, H0, W0) of the raw image's size as its pixels moved.
 
         Integers and bool keep their dtype and their exact values: each pixel of the result is one
-        pixel of `maps`, the nearest, whatever the mode.
+        pixel of `maps`, the nearest one, in both modes.
 
         mode: interpolation of floats, "nearest" for class maps, "bilinear" for images.
         """
@@ -93,8 +92,8 @@ class Geometry:
     def points(self, points: Tensor) -> Tensor:
         """Move points (B, K, 2), x and y in pixels of the raw image, as its pixels moved.
 
-        Unknown points stay NaN. All points become NaN if the geometry is `shuffled`. Points that
-        leave the view keep their place outside of it.
+        Unknown points stay NaN. All points become NaN if the geometry is `shuffled`. Points outside
+        of the view keep their coordinates.
         """
         if self.shuffled:
             return torch.full_like(points, torch.nan)
@@ -102,8 +101,8 @@ class Geometry:
         return points @ matrix[:, :2, :2].mT + matrix[:, None, :2, 2]
 
     def _pick(self, maps: Tensor) -> Tensor:
-        """Move integer maps (B, C, H0, W0): find where each pixel comes from, and read it there."""
-        # The steps move floats. Rows and columns are exact as floats; large values may not be.
+        """Move integer maps (B, C, H0, W0): move pixel positions, then read the values there."""
+        # The steps move floats. Row and column numbers are exact as floats, large ids may not be.
         height, width = maps.shape[-2:]
         row = torch.arange(height, device=maps.device, dtype=torch.float32)
         column = torch.arange(width, device=maps.device, dtype=torch.float32)

@@ -43,7 +43,7 @@ def central_box(old: tuple[int, int], ratio: tuple[int, int]) -> tuple[int, int,
 
 
 def same_ratio(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    """Return whether two sizes have one aspect ratio, up to a pixel of the shorter side of `a`."""
+    """Return whether two aspect ratios are equal, up to a pixel of the shorter side of `a`."""
     if b[0] <= b[1]:
         return abs(a[0] - a[1] * b[0] / b[1]) <= 1
     return abs(a[1] - a[0] * b[1] / b[0]) <= 1

@@ -1,7 +1,7 @@
-"""The kinds of components: the one table for all who list or name them.
+"""The table of component kinds, for all code that lists or names them.
 
 Base classes are in `contracts` (`BASES`), checks in `testing`, templates in `authoring`. This
-module imports neither torch nor them, so that the command line can list kinds at once.
+module imports neither torch nor these packages, so that the command line starts fast.
 """
 
 from __future__ import annotations

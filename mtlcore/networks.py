@@ -205,8 +205,8 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 def broadcast_buffers(net: nn.Module) -> None:
     """Copy rank 0's buffers to all ranks, in one message per dtype.
 
-    BatchNorm's running statistics differ between ranks: each updates its own from its batches, and
-    those of rank 0 count. On one process, do nothing.
+    BatchNorm's running statistics differ between ranks, since each updates them from its own
+    batches. Evaluation uses those of rank 0. Does nothing in a single process.
     """
     if world_size() == 1:
         return

@@ -1,4 +1,4 @@
-"""A run on disk, as Python code uses it: its log, its metrics, its network, its features."""
+"""`Run`: the log, metrics, network and features of a run folder, for Python code."""
 
 from __future__ import annotations
 
@@ -35,21 +35,19 @@ Row = dict[str, Any]
 
 @frozen
 class Run:
-    """A trained run, or one that can be resumed. `mtlcore.load_run` and `mtlcore.train` return it.
+    """A run folder, complete or not. `mtlcore.load_run` and `mtlcore.train` return it.
 
-    path: its folder.
-
-    Its attribute `experiment` is the resolved experiment, with all defaults and with what was
-    learned from the data.
+    path: the folder.
+    experiment: the resolved experiment, with all defaults and what was learned from the data.
     """
 
     path: Path = field(converter=Path)
-    # A relative path keeps its meaning if the process changes its folder, as notebooks do.
+    # A relative path stays valid if the process changes its working directory, as notebooks do.
     _start: Path = field(factory=Path.cwd, init=False, eq=False, repr=False)
 
     @cached_property
     def experiment(self) -> Experiment:
-        """The resolved experiment: with all defaults, and with what was learned from the data."""
+        """The resolved experiment, with all defaults and what was learned from the data."""
         return self._folder().experiment()
 
     @property
@@ -96,11 +94,10 @@ class Run:
         """Return all supervised metrics on a split, in the precision of the run.
 
         split: "train", "validation", "test", or another split of the data.
-        data: evaluate on this dataset alone, by its label in the experiment, or on one that
-        `overrides` add.
+        data: label of the only dataset to evaluate on, in the experiment or in `overrides`.
         per_sample: also return the prediction for each sample.
         mirror: average the predictions for each image and its mirror image.
-        checkpoint: "last", the one to report, or "best", the best one on validation.
+        checkpoint: "last" (the one to report), or "best" (on validation).
         device: such as "cpu" or "cuda:1" (default: a GPU if there is one).
         overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
         progress: called with a description, the images read so far, and their total.
@@ -126,7 +123,7 @@ class Run:
 
         The module converts RGB images (B, 3, H, W) in [0, 1], with H and W as `input.size`, to a
         dict: task -> output of its head. The task's `decode` converts the output to a prediction.
-        Its `encoder` converts the images to `Features`. Both normalize the images.
+        Its `encoder` converts the images to `Features`. Do not normalize the images: both do it.
 
         device: such as "cuda" (default: the CPU).
         Raises MtlError if there is no such checkpoint.
@@ -152,8 +149,8 @@ class Run:
         The features are those of evaluation: eval mode, the augmentation "validation".
 
         data, checkpoint, device, overrides, progress: as in `evaluate`.
-        annotations: names of annotations of the data that become labels, beside those of the tasks.
-        It is how a run without tasks gets labels.
+        annotations: names of annotations of the data that are returned as labels too. A run without
+        tasks has no other labels.
 
         Raises MtlError if there is no such checkpoint, or no sample in the split.
         """

@@ -11,7 +11,7 @@
 A checkpoint is written to a temporary folder, flushed to disk, and renamed. So it is either
 complete or absent. Older checkpoints are removed only afterwards.
 
-run.json and state.pt carry the number `FORMAT`. A run of another format is refused.
+run.json and state.pt hold the number `FORMAT`. Opening a run of another format raises MtlError.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Checkpoint:
         return self.weights() if ema is None else ema
 
     def state(self) -> State:
-        """Return what resuming needs beside the weights: optimizer states and counters.
+        """Return what resuming needs in addition to the weights: optimizer states and counters.
 
         Raises MtlError if the file can't be read or has another format.
         """
@@ -155,7 +155,7 @@ class RunFolder:
             what = "it has no config.toml" if path.is_dir() else "there is no such folder"
             raise MtlError(
                 f"{path} is not a run folder: {what}. "
-                "Expected the folder that a training wrote (`out`)"
+                "Expected the `out` folder of `mtl train` or mtlcore.train"
             )
         require_format(run.provenance(), run.path / "run.json")
         return run
@@ -183,7 +183,7 @@ class RunFolder:
     def provenance(self) -> JsonObject:
         """Return the contents of run.json, empty if there is no such file.
 
-        Raises MtlError if it is no JSON object.
+        Raises MtlError if it is not a JSON object.
         """
         file = self.path / "run.json"
         if not file.exists():
@@ -253,7 +253,7 @@ class RunFolder:
         return found
 
     def _instead_of(self, which: Which) -> str:
-        """Return what to do without this checkpoint, as the end of a message."""
+        """Return what to do if this checkpoint is missing, as the end of a message."""
         if which == "best" and self.checkpoint("last") is not None:
             return ': use "last"'
         return f": train the run to its first checkpoint: mtl train --resume {self.path}"
@@ -268,8 +268,8 @@ class RunFolder:
     ) -> Checkpoint:
         """Write a checkpoint, then remove the older ones of its kind.
 
-        The lines of metrics.jsonl that it covers are on disk first, since a resumed run does not
-        write them again. Raises MtlError if it can't be written. The older ones then remain.
+        The rows of metrics.jsonl before it are flushed to disk first, since a resumed run does not
+        write them again. Raises MtlError if it can't be written. Older checkpoints then remain.
         """
         self._flush_log()
         folder = self.path / "checkpoints"
@@ -298,13 +298,13 @@ class RunFolder:
 
 
 def require_format(saved: Mapping[str, Any], file: Path) -> None:
-    """Raise MtlError if the contents of this file of a run have another format than `FORMAT`."""
+    """Raise MtlError if this file of a run has another format than `FORMAT`."""
     found = saved.get("format")
     if found == FORMAT:
         return
     has = "no format number" if found is None else f"format {found!r}"
     raise MtlError(
-        f"{file} has {has}; this version of mtlcore reads format {FORMAT} alone: "
+        f"{file} has {has}; this version of mtlcore reads only format {FORMAT}: "
         "use the version of mtlcore that wrote the run, or train it again into a new folder"
     )
 

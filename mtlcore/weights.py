@@ -11,7 +11,7 @@ from .errors import MtlError, first_few
 SHOWN = 5  # names of each problem in a message
 COUNTERS = "num_batches_tracked"  # of BatchNorm; nothing reads them
 ANY_OTHER = ("",)
-"""`ignore` for a part of a network, such as the inference network: all names that it lacks."""
+"""Value of `ignore`: ignore all names that `net` lacks, as when loading a part of a network."""
 
 
 def load_weights(
@@ -25,11 +25,11 @@ def load_weights(
     """Load every weight and buffer of `net` by name.
 
     origin: where the weights come from, for the message.
-    ignore: how names begin that `net` need not have (`ANY_OTHER`: all names that it lacks).
+    ignore: prefixes of names that `net` may lack (`ANY_OTHER`: all names).
     counters: False if BatchNorm's batch counters may be missing, as in old files.
 
-    Raises MtlError with the names that are missing, unexpected, or of another shape: such weights
-    belong to another network or configuration. The network is then unchanged.
+    Raises MtlError with the names that are missing, unexpected, or of another shape. The network is
+    then unchanged.
     """
     own = net.state_dict()
     common = [name for name in own if name in weights]

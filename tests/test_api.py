@@ -234,7 +234,7 @@ def test_a_run_is_not_resumed_with_another_experiment(trained: Run) -> None:
     assert found.count("\n") == 1
     keys = {"train.steps": 9}
     found = problem(lambda: mtlcore.train(None, trained.path, resume=True, overrides=keys))
-    assert "train.steps: remove it" in found
+    assert "remove the override of train.steps" in found
 
 
 def test_a_run_is_not_resumed_without_one_of_its_labels_or_with_another_one(tmp_path: Path) -> None:
@@ -541,7 +541,7 @@ def test_a_run_of_a_missing_package_says_what_to_install(trained: Run, tmp_path:
     origin |= {"package": None, "version": None}
     (tmp_path / "run.json").write_text(json.dumps(summary))
     found = problem(lambda: mtlcore.load_run(tmp_path))
-    assert "run the code that defines it (with mtlcore.register) before" in found
+    assert "first run the code that defines and registers it (mtlcore.register)" in found
 
 
 def test_a_run_whose_plugin_file_is_gone_names_the_file(tmp_path: Path) -> None:

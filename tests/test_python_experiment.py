@@ -433,7 +433,7 @@ def test_a_class_that_is_defined_again_replaces_its_old_self() -> None:
     assert mtlcore.register(new) is new
     assert type(component("task", "mood_again")) is new
     [line] = problems(Experiment(tasks={"mood": old()}).to_toml)
-    assert "was defined again since: create the component from the new class" in line
+    assert "was defined again later: create the component again, from the new class" in line
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Shows a run to its user: progress bars in a terminal or a notebook, lines elsewhere.
+"""Progress of a run: bars in a terminal or a notebook, printed lines elsewhere.
 
 Labels and paths are the user's own text. They are shown as `Text`, so that rich does not read their
 brackets as markup.
@@ -28,7 +28,7 @@ from rich.text import Text
 from ..contracts import CallbackContext
 from .progress import ProgressReporter, SilentReporter
 
-LINE_EVERY_S = 5.0  # between two lines of losses where bars can't be drawn
+LINE_EVERY_S = 5.0  # seconds between two lines of losses where bars can't be drawn
 
 
 class Bars(ProgressReporter):
@@ -82,7 +82,7 @@ class Bars(ProgressReporter):
         if self.draws:
             self.console.print(Text(text))
         else:
-            # Plain text: each `Console.print` in a notebook makes a block of its own.
+            # Plain text: in a notebook, each `Console.print` makes a separate block.
             print(text)  # noqa: T201
 
     def on_train_start(self, run: CallbackContext) -> None:
@@ -124,7 +124,7 @@ class Bars(ProgressReporter):
         self.bars.update(self.tasks[name], completed=done, total=total, details=details)
 
     def _line(self, name: str, done: int, total: int, details: str) -> None:
-        """Print a line instead of a bar: the last one, and one every few seconds before it."""
+        """Print a line instead of a bar, every few seconds and at the end."""
         now = time.perf_counter()
         if done >= total or now - self.line_at >= LINE_EVERY_S:
             self.line_at = now
@@ -134,9 +134,9 @@ class Bars(ProgressReporter):
 def reporter_of(
     progress: bool | ProgressReporter,
 ) -> tuple[ProgressReporter, AbstractContextManager[object]]:
-    """The reporter of a run, and a context in which it shows.
+    """The reporter of a run, and the context in which it is visible.
 
-    progress: True shows bars, False nothing. A reporter of the caller is shown by the caller.
+    progress: True shows bars, False shows nothing. A `ProgressReporter` is used as it is.
     """
     if isinstance(progress, ProgressReporter):
         return progress, nullcontext()

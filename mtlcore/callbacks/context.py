@@ -1,4 +1,4 @@
-"""One callback of a run, and the run as this callback sees it."""
+"""One callback of a run, and the context that its methods receive."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Failure(TypedDict):
 class RegisteredCallback:
     """One callback of a run, and what belongs to it.
 
-    label: of its table, or the title of a callback that no table configures.
+    label: of its table. The built-in callbacks without a table have their title as label.
     title: its name in messages.
     essential: any exception ends the run.
-    state: saved in every checkpoint. handles: what it holds open, never saved.
-    failure: the exceptions after which the run continued.
+    state: saved in every checkpoint. handles: open resources, never saved.
+    failure: number of its exceptions after which the run continued, and the last one.
     """
 
     label: str
@@ -122,8 +122,8 @@ class GuardedContext:
         data = self._all.data
         if task in data.aligned:
             raise MtlError(
-                f"task {task!r} reads the map or points {data.aligned[task]!r}, which are not held "
-                "in memory: a callback can't have its targets"
+                f"task {task!r} reads the map or points {data.aligned[task]!r}, which are not kept "
+                "in memory: run.targets is not available for this task"
             )
         if task not in data.targets:
             raise MtlError(f"there is no task {task!r}; {nearest(task, data.targets)}")

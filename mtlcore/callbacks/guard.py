@@ -64,7 +64,7 @@ class Callbacks:
     added: metrics that callbacks have added since the evaluation before it.
     unwritten: those of them that no row of the log holds yet.
     stopped: label of the callback that ended the run, and its reason.
-    running: from on_train_start to teardown. Otherwise, steps are taken by hand.
+    running: True from on_train_start to teardown. Otherwise, a custom loop takes the steps.
     """
 
     train_state: TrainState
@@ -91,7 +91,7 @@ class Callbacks:
         better, name = directions(experiment), best_by(experiment)
         entries: list[RegisteredCallback] = []
         if folder is not None:
-            # A line of the log is on disk before any other callback sees it.
+            # The log comes first: its row is written before other callbacks receive it.
             entries.append(RegisteredCallback(LOG, LOG, MetricsFile(), essential=True))
             for label, callback in experiment.callbacks.items():
                 entries.append(RegisteredCallback(label, f"callback.{label}", callback))
@@ -100,7 +100,7 @@ class Callbacks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the main process, the only one that calls events."""
+        """Whether this is the main process, the only one that calls callbacks."""
         return self.train_state.fabric.is_global_zero
 
     # ------------------------------------------------------------------------------ events
@@ -140,7 +140,7 @@ class Callbacks:
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Around the whole run: call `on_exception` if it fails, and `teardown` in any case."""
+        """Wrap a whole run: call `on_exception` if it fails, and `teardown` in any case."""
         self.running = True
         try:
             yield
@@ -150,19 +150,19 @@ class Callbacks:
         finally:
             self._close("teardown")
             self.running = False
-            # What a callback left open is not that of the next run.
+            # The next run must not get the handles of this one.
             for entry in self.entries:
                 entry.handles.clear()
             self._record_failures()
 
     def _close(self, event: str, *arguments: object) -> None:
-        """Call this method of every callback. Whatever one raises, the others are called, too."""
+        """Call this method of every callback, even if another one raises."""
         if not self.is_main:
             return
         for entry in self.entries:
             try:
                 self._call(entry, event, *arguments)
-            except Exception as error:  # noqa: BLE001 - the run has ended: nothing is left to stop
+            except Exception as error:  # noqa: BLE001 - the run has already ended
                 self._count(entry, event, error)
         self._features.clear()
 
@@ -189,7 +189,7 @@ class Callbacks:
         """Show a message to the user."""
         try:
             self.reporter.note(text)
-        except Exception as error:  # noqa: BLE001 - the terminal may be gone, and the run goes on
+        except Exception as error:  # noqa: BLE001 - the run continues without a terminal
             self._add_failure(self.entries[-1], f"note: {one_line(error)}")
 
     def _count(
@@ -208,7 +208,7 @@ class Callbacks:
     def _record_failures(self) -> None:
         failures = self.failures
         if self.folder is not None and self.is_main and failures:
-            # The run may have ended because its disk is full: that message matters more.
+            # The disk may be full: then the original error is the one to show.
             with suppress(MtlError):
                 RunFolder(self.folder).update_provenance({"callback_failures": failures})
 
@@ -221,7 +221,7 @@ class Callbacks:
 
     @property
     def network(self) -> Inference:
-        """The network that is evaluated."""
+        """The inference network."""
         return inference_of(self.train_state)
 
     def features(self, indices: np.ndarray) -> Tensor:

@@ -15,8 +15,8 @@ from ..runs import RunFolder
 class MetricsFile(Callback):
     """Append each row to metrics.jsonl.
 
-    Every run has it, and its failure ends the run: a resumed run does not write again what a
-    checkpoint covers. `RunFolder.save` flushes the file to disk before a checkpoint counts.
+    Every run has it. If it fails, the run ends, since a resumed run does not write the rows before
+    its checkpoint again. `RunFolder.save` flushes the file to disk before a checkpoint is valid.
     """
 
     reads_network = False

@@ -1,4 +1,4 @@
-"""What shows a run to its user: a callback that also shows the preparation."""
+"""The base class of progress displays: a callback that also shows the preparation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..contracts import Callback
 
 
 class ProgressReporter(Callback):
-    """Shows a run: its preparation, and then, as a callback, its training.
+    """Show the preparation of a run, and then, as a callback, its training.
 
     It is called on the main process only, and after the callbacks of the configuration.
     """

@@ -14,7 +14,7 @@ from ..contracts import Callback, CallbackContext
 class TensorBoard(Callback):
     """Write each line of metrics.jsonl as TensorBoard scalars, into RUN/tensorboard.
 
-    To see them: `tensorboard --logdir RUN`.
+    View them with `tensorboard --logdir RUN`.
     """
 
     name = "tensorboard"
@@ -22,16 +22,16 @@ class TensorBoard(Callback):
     reads_network = False
 
     def on_train_start(self, run: CallbackContext) -> None:
-        # Imported here: it takes most of a second.
+        # Imported here, since the import takes most of a second.
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        # A resumed run drops what was written after its checkpoint.
+        # A resumed run drops the rows after its checkpoint.
         folder = run.folder / "tensorboard"
         run.handles["writer"] = SummaryWriter(str(folder), purge_step=run.step + 1)
 
     def on_log(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
         writer = run.handles.get("writer")
-        if writer is None:  # it could not be opened, and that was reported
+        if writer is None:  # on_train_start failed, and this was reported
             return
         for name, value in row.items():
             if name != "step":

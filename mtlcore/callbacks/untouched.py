@@ -1,4 +1,4 @@
-"""Undo what a callback disturbs, so that a run computes the same with and without it."""
+"""Undo the side effects of callbacks, so that a run computes the same with and without them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def restored_generators(device: torch.device) -> Iterator[None]:
-    """Restore the random generators afterwards. Inside, nothing records a gradient."""
+    """Restore the random generators afterwards. Autograd is off inside."""
     devices = [device] if device.type == "cuda" else []
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -34,7 +34,7 @@ def restored_generators(device: torch.device) -> Iterator[None]:
 def untouched(train_state: TrainState, name: str) -> Iterator[None]:
     """Restore generators, train/eval modes and gradients afterwards.
 
-    It costs two passes over all weights. name: of the callback, for the message.
+    It reads all weights twice. name: of the callback, for the message.
     Raises MtlError if a weight or a buffer was changed.
     """
     nets: list[nn.Module] = [train_state.model]
@@ -68,5 +68,5 @@ def _norms(weights: Sequence[Tensor]) -> Tensor:
 
 
 def _equal(norms: Tensor, before: Tensor) -> bool:
-    """Whether all norms are as before. NaN was NaN before the call: no callback is to blame."""
+    """Whether all norms are as before. A NaN that was there before the call is not a change."""
     return bool(((norms == before) | (norms.isnan() & before.isnan())).all())

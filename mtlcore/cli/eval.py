@@ -46,7 +46,7 @@ def evaluate(
     from ._shared import console, print_json, print_line
 
     with Bars(quiet=json) as bars:
-        # Not `load_run`: `--set` may repair a configuration that can't be loaded without it.
+        # Not `load_run`: some configurations load only with these `--set` overrides.
         result = Run(run).evaluate(
             split,
             data=data,

@@ -41,7 +41,7 @@ def _training(experiment: Experiment) -> Iterator[str]:
 
 
 def _input(experiment: Experiment) -> Iterator[str]:
-    """Images are stretched evenly, so that a rotation in the cache is a rotation in the view."""
+    """Scale height and width equally, so that a rotation in the cache is one in the view."""
     size, cache_size = experiment.input.size, experiment.input.cache_size
     if cache_size is None or same_ratio(cache_size, size):
         return

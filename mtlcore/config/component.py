@@ -68,7 +68,10 @@ def component(kind: str, name: str, plugins: Files = (), /, **fields: object) ->
     if kind not in BASES:
         raise MtlError(f"unknown kind {kind!r}; {nearest(kind, BASES)}")
     if "name" in fields:
-        raise MtlError(f"{name}.name = {fields['name']!r}: the second argument is the name already")
+        raise MtlError(
+            f"{name}.name = {fields['name']!r}: the second argument is already the name: "
+            "remove `name=`"
+        )
     reader = Reader(catalog_with([Path(file) for file in plugins]))
     table = {key: toml_value(value) for key, value in fields.items() if value is not None}
     built: Component = reader.component(kind, name, table, name)

@@ -121,8 +121,8 @@ class Input(Settings):
     cache_size: height and width of images in the image cache, in pixels, in the form of `size` and
         with its aspect ratio (default: 1.5 x size, or less if the images are smaller).
     mix: how datasets share a batch: in proportion to their samples, or equally.
-    eval_batch_size: images of one forward in an evaluation. Metrics of tasks do not depend on it.
-        Those of pretexts do, since each batch has its own random draws.
+    eval_batch_size: batch size of evaluation. Metrics of tasks do not depend on it. Metrics of
+        pretexts do, since each batch has its own random draws.
     """
 
     section: ClassVar[str] = "input"
@@ -209,10 +209,10 @@ class Train(Settings):
     steps: optimizer steps of the whole run.
     epochs: passes over the labeled samples, instead of `steps`. Fractions are allowed.
     clip: maximum norm of the gradient of a step.
-    micro_batches: micro-batches of a step, over all devices (default: one for each device). They
-        share `input.batch_size` equally. The number of devices must divide it: each device
-        accumulates its share of them. The run fixes the number at its start, so it can resume on
-        another number of devices as the same run.
+    micro_batches: number of micro-batches in a step, over all devices (default: one per device).
+        `input.batch_size` is split equally among them. The number of devices must divide this
+        number: each device accumulates the gradients of its share. The run saves the number at its
+        start, so it can resume on another number of devices.
     precision: precision of the forwards. Losses, weights and optimizer states stay in fp32.
     ema: momentum of the EMA weights, which replace the weights in evaluation (0: no EMA).
     eval_every: steps between two evaluations on the validation split (0: only at the end).
@@ -278,7 +278,7 @@ def _callbacks(given: Mapping[str, Callback]) -> dict[str, Callback]:
 
 def _plugins(given: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     if isinstance(given, str | os.PathLike):
-        raise MtlError(f"plugins = {os.fspath(given)!r}: expected a list, each item a path")
+        raise MtlError(f"plugins = {os.fspath(given)!r}: expected a list of paths")
     return tuple(pinned(os.fspath(path)) for path in given)
 
 
@@ -310,8 +310,9 @@ def _without_defaults(augmentations: Mapping[str, Augmentation]) -> dict[str, Au
 class Experiment:
     """A whole run: the contents of its TOML file, as objects.
 
-    In Python, a component may stand for an entry whose other keys have their defaults. Missing
-    arguments have the defaults of a TOML file. Raises MtlError if an argument has a wrong type.
+    In Python, pass a component alone if the other keys of its entry have their defaults. Arguments
+    that are left out have the defaults of a TOML file. Raises MtlError if an argument has a wrong
+    type.
 
     encoder: the shared network (default: `resnet_small`).
     tasks: the tasks to learn from labels, each under a label that you choose.
@@ -336,7 +337,7 @@ class Experiment:
         `<label>/<name>`.
     """
 
-    # First: a plugin file may replace a component that is the default of a field below.
+    # The first field, since a plugin file may replace the default component of a field below.
     plugins: tuple[str, ...] = field(default=(), converter=_plugins)
     encoder: Encoder = field(default=Factory(_encoder, takes_self=True))
     tasks: dict[str, TaskEntry] = field(factory=dict, converter=_tasks)
@@ -379,7 +380,7 @@ class Experiment:
     def to_toml(self) -> str:
         """Return the text of a TOML file that describes the same run, with every default.
 
-        Raises MtlError with one line for each problem, such as a class that no file can name.
+        Raises MtlError with one line for each problem, such as a class that is not registered.
         """
         from .resolve import resolve
         from .write import dump
@@ -408,4 +409,4 @@ _SINGLE: dict[str, type] = {
     "schedule": Schedule,
     "train": Train,
 }
-"""Field of `Experiment` that holds one component or the settings of one table -> its class."""
+"""Fields of `Experiment` with one component or the settings of one table -> their class."""

@@ -75,7 +75,7 @@ def _read_toml(file: Path) -> Table:
 
 
 def as_toml(overrides: Overrides) -> Overrides:
-    """Return overrides whose Python values are values of TOML."""
+    """Return overrides with their Python values converted to TOML values."""
     if not isinstance(overrides, Mapping):
         return overrides
     return {key: toml_value(value) for key, value in overrides.items()}

@@ -1,4 +1,4 @@
-"""Another value for one key of a configuration: `--set a.b.c=VALUE`, or {"a.b.c": VALUE}."""
+"""Override single keys of a configuration: `--set a.b.c=VALUE`, or {"a.b.c": VALUE}."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Table = dict[str, Any]
 """A table as tomllib returns it: strings, numbers, booleans, dates, lists and tables."""
 
 Overrides = Sequence[str] | Mapping[str, object]
-"""Of the command line: "a.b.c=VALUE". Of Python: dotted key -> value, or None for the default."""
+"""From the command line: "a.b.c=VALUE". From Python: dotted key -> value, None for the default."""
 
 # The keys that exclude each other: setting one removes the other.
 _EXCLUDES = {"train.steps": "epochs", "train.epochs": "steps"}
@@ -57,7 +57,7 @@ def without_none(value: Any) -> Any:
 class Override:
     """The new value of one key.
 
-    path: the parts of its key. value: None removes the key. given: as a message shows it.
+    path: the parts of its key. value: None removes the key. given: its text for messages.
     """
 
     path: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""From an experiment that Python code has built to the one that its TOML file describes.
+"""Convert an experiment that was built in Python to the one that its TOML file describes.
 
-Both give the same run. So a run starts from the latter, and everything that a TOML file can't hold
-is refused before.
+Both give the same run. A run starts from the latter, so values that a TOML file can't hold raise an
+error before it starts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .write import tables_of
 
 
 def resolve(experiment: Experiment, overrides: Overrides = ()) -> Experiment:
-    """Return the experiment as its TOML file would be read, with these overrides.
+    """Return the experiment as it would be read from its TOML file, with these overrides.
 
     Raises MtlError with one line for each problem: a component whose class is not registered, a
     value that TOML can't hold, settings in conflict.
@@ -86,21 +86,21 @@ def _unknown_class(cls: type[Component], found: type[Component] | None) -> str:
         )
     name = f"{cls.kind} {component_name(cls)!r}"
     if (found.__module__, found.__qualname__) == (cls.__module__, cls.__qualname__):
-        return f"{shown} was defined again since: create the component from the new class"
+        return f"{shown} was defined again later: create the component again, from the new class"
     return (
         f"{shown} is not the {name}, which is {found.__name__} of {found.__module__}: "
-        "set another `name` in the class, and call mtlcore.register with it"
+        "set another `name` in the class, and register it with mtlcore.register"
     )
 
 
 def _require_equal(experiment: Experiment, read: Experiment) -> None:
-    """Raise MtlError if a component is not equal to the one that is read from its table."""
+    """Raise MtlError if a component differs from the one that is read from its table."""
     again = dict(components_of(read))
     problems: list[str] = []
     for path, component in components_of(experiment):
         if again.get(path) != component:
             problems.append(
-                f"{path}: its TOML table is read as another component: "
+                f"{path}: its TOML table gives another component: "
                 f"expected {component!r}, got {again.get(path)!r}"
             )
     if problems:

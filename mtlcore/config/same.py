@@ -10,7 +10,7 @@ from .overrides import Table
 from .write import tables_of
 
 RESUMABLE = "train.devices"
-"""The key that a resumed run may change: it is the same run."""
+"""The key that may differ when a run resumes. It does not change what the run computes."""
 
 # What a run sets itself: fields that tasks learn from the data, the cache size, the micro-batches,
 # and the paths of its copies of plugin files.
@@ -23,7 +23,7 @@ _LABELED = ("task", "pretext", "data", "callback")  # tables that hold a table f
 def differences(given: Experiment, saved: Experiment) -> list[str]:
     """Return a line for each setting in which an experiment differs from that of a run."""
     here, there = tables_of(given), tables_of(saved)
-    # Before the keys: of a table that is missing, each key would seem to be set by the run.
+    # Compare labels first: in a missing table, each key would look as if the run had set it.
     lines = [*_different_labels(here, there)]
     now, before = dict(_flat(here)), dict(_flat(there))
     for key in dict.fromkeys([*before, *now]):
@@ -49,12 +49,12 @@ def _different_labels(here: Table, there: Table) -> Iterator[str]:
 
 
 def _is_free(key: str, value: object, saved: object) -> bool:
-    """Whether the run has set this key itself, for an experiment that has this value."""
+    """Whether the run may have set this key itself, given this value in the experiment."""
     if value in (None, [], "") and key.startswith(_SET_BY_RUN):
         return True
     if key != _CACHE_SIZE or saved is None:
         return False
-    # A run reduces it to the size of its images.
+    # A run reduces the cache size to the size of its images.
     assert isinstance(value, int | list)
     assert isinstance(saved, int | list)
     given, reduced = image_size(value), image_size(saved)
@@ -62,7 +62,7 @@ def _is_free(key: str, value: object, saved: object) -> bool:
 
 
 def _flat(table: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield dotted key and value of each key that is no table."""
+    """Yield dotted key and value of each key that is not a table."""
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{path}{key}.")

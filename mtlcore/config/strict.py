@@ -165,7 +165,7 @@ def _members(union: TypeHint) -> list[TypeHint]:
 
 
 def admits_none(kind: TypeHint) -> bool:
-    """Return whether None is a value of this type. In TOML, the key is then left out."""
+    """Return whether None is a value of this type. In TOML, such a key is left out."""
     return kind in (None, Any, object) or (_is_union(kind) and type(None) in get_args(kind))
 
 

@@ -1,7 +1,7 @@
-"""Values that Python code passes, as the reader of a TOML file would return them.
+"""Convert values from Python code to the values that a TOML file would give.
 
-A path becomes absolute, a string becomes a `Path` or a member of an Enum, and a list becomes a
-tuple, as the type of the field requires. A value of another type raises the message of a TOML file.
+Paths become absolute, a string becomes a `Path` or a member of an Enum, and a list becomes a tuple,
+as the type of the field requires. A value of a wrong type raises the same error as in a TOML file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Settings:
 def entries_as_read(
     given: Mapping[str, object], entry: type[E], kind: type, section: str
 ) -> dict[str, E]:
-    """Return label -> entry. A component becomes an entry whose other keys have their defaults.
+    """Return label -> entry. A component becomes an entry with defaults for all other keys.
 
     entry: `TaskEntry`, `PretextEntry` or `DataEntry`. kind: the base class of its component.
 
@@ -80,8 +80,9 @@ def components_as_read(given: Mapping[str, C], kind: type, section: str) -> dict
 def instance_as_read(given: T, cls: type, path: str) -> T:
     """Return a component or settings with the values that a TOML file with its table would give.
 
-    The object itself if nothing changes. None and fields of a type that TOML can't hold are left as
-    they are: writing the experiment refuses them. Raises MtlError with one line for each problem.
+    Return the object itself if nothing changes. None and fields of a type that TOML can't hold are
+    not changed: they raise an error when the experiment is written. Raises MtlError with one line
+    for each problem.
     """
     if given is None:
         return given
@@ -110,7 +111,7 @@ def instance_as_read(given: T, cls: type, path: str) -> T:
 
 
 def value_as_read(value: object, kind: type[T], path: str) -> T:
-    """Return a value as its type requires. Raises MtlError if it has another type."""
+    """Convert a value to its type. Raises MtlError if it has another type."""
     read, problems = as_read(value, kind, path)
     if problems:
         raise MtlError("\n".join(problems))
@@ -141,19 +142,19 @@ def _with_reads(component: Any, label: str) -> Any:
 
 
 def as_read(value: object, kind: TypeHint, path: str) -> tuple[Any, list[str]]:
-    """Return a value as its type requires, and the problems with it, one line each.
+    """Convert a value to its type. Return it, and the problems with it, one line each.
 
-    The value itself if it is equal to what a TOML file would give, or has a problem.
+    Return the value itself if it equals what a TOML file would give, or if it has a problem.
     """
     if kind is Any or (value is None and admits_none(kind)):
         return value, []
     try:
         read = converter.structure(without_none(converter.unstructure(value)), kind)
-    except Exception as error:  # noqa: BLE001 - of a validator or a type: each becomes a line
+    except Exception as error:  # noqa: BLE001 - raised by a validator or a converter
         return value, [] if _is_beyond_toml(error) else list(explain(error, path))
     try:
         is_same = type(read) is type(value) and bool(read == value)
-    except ValueError:  # an array has no single truth value
+    except ValueError:  # the truth value of an array is ambiguous
         is_same = True
     return (value if is_same else read), []
 
@@ -183,5 +184,5 @@ def _fields(cls: type) -> dict[str, attrs.Attribute[Any]] | None:
     try:
         attrs.resolve_types(cls)
     except (NameError, TypeError, AttributeError):
-        return None  # registering such a class raises the reason
+        return None  # registering such a class raises an error with the reason
     return {field.alias: field for field in attrs.fields(cls) if field.init}

@@ -48,7 +48,7 @@ def tables_of(experiment: Experiment) -> Table:
 
 
 def toml_value(value: object) -> Any:
-    """Return a Python value as TOML holds it. A component becomes its table."""
+    """Convert a Python value to a TOML value. A component becomes its table."""
     if isinstance(value, TaskEntry | PretextEntry | DataEntry):
         return without_none(_entry_table(value))
     if isinstance(value, Component):

@@ -1,8 +1,8 @@
 """The callback kind, and the view of a run that its methods receive.
 
 A callback observes training between steps: it logs elsewhere, adds metrics, or stops the run
-early. It never changes what the run computes. The log file, the terminal and TensorBoard are
-callbacks, too.
+early. It never changes what the run computes. The log file, the progress bars and TensorBoard are
+callbacks too.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class CallbackContext(Protocol):
     def tables(self) -> Mapping[str, list[list[float]]]:
         """Matrices of the last evaluation by name, such as "fer/confusion".
 
-        confusion: (K, K) numbers of samples, one row per true class, one column per predicted one.
+        A confusion matrix is (K, K): numbers of samples, with true classes as rows and predicted
+        classes as columns.
         """
         ...
 
@@ -102,10 +103,10 @@ class CallbackContext(Protocol):
 
     @property
     def handles(self) -> dict[str, Any]:
-        """What this callback holds open between calls: connections, files, processes.
+        """Open resources of this callback: connections, files, processes.
 
-        It may hold any object. It is empty when the run starts or resumes, no checkpoint saves it,
-        and the callback closes its contents in `teardown`.
+        It may hold any object. It is empty when the run starts or resumes, and checkpoints do not
+        save it. Close its contents in `teardown`.
         """
         ...
 
@@ -175,7 +176,7 @@ class Callback(Component):
         check
         on_train_start
         on_log, on_epoch_end, on_validation_end, on_checkpoint    as the run proceeds
-        on_train_end, or on_exception                             complete, or not
+        on_train_end, or on_exception                             if complete, or if not
         teardown                                                  always
 
     A callback must not change what the run computes. After each call the core restores random
@@ -183,10 +184,11 @@ class Callback(Component):
 
     MtlError ends the run. Any other exception becomes a warning and is counted in run.json, and
     training continues: an unreachable log server must not end a run of several days. In
-    `on_exception` and `teardown`, this holds for MtlError, too.
+    `on_exception` and `teardown`, this also holds for MtlError.
 
-    reads_network: False if the callback uses neither `run.network` nor `run.features`. Both are
-    then refused, and the core need not compare all weights before and after each call.
+    reads_network: set it to False if the callback uses neither `run.network` nor `run.features`.
+    Both then raise MtlError, and the core skips its comparison of all weights before and after each
+    call.
     """
 
     kind = "callback"
@@ -202,8 +204,8 @@ class Callback(Component):
     def check(self, run: CallbackContext) -> None:
         """Raise MtlError if the callback can't serve this run.
 
-        Called on every process, before the run writes anything. It opens nothing: `teardown` is
-        called only after `on_train_start`.
+        Called on every process, before the run writes anything. Do not open resources here:
+        `teardown` is called only after `on_train_start`.
         """
 
     def on_train_start(self, run: CallbackContext) -> None:
@@ -220,7 +222,7 @@ class Callback(Component):
     def on_epoch_end(self, run: CallbackContext) -> None:
         """Called after a pass over the labeled training samples.
 
-        It comes before the evaluation if this step has one.
+        If this step also has an evaluation, the evaluation comes after this call.
         """
 
     def on_validation_end(self, run: CallbackContext) -> None:
@@ -234,7 +236,7 @@ class Callback(Component):
 
         checkpoint: the folder "last-<step>" or "best-<step>".
 
-        It does not hold changes of `run.state` that are made here: they come into the next one.
+        Changes of `run.state` that are made here are saved by the next checkpoint.
         """
 
     def on_train_end(self, run: CallbackContext) -> None:
@@ -244,14 +246,14 @@ class Callback(Component):
         """
 
     def on_exception(self, run: CallbackContext, error: BaseException) -> None:
-        """Called when the run ends before it is complete. It can be resumed.
+        """Called when the run ends before it is complete. The run can be resumed.
 
         error: `Interrupted` after a signal, with the run saved at this step. `Diverged` after too
-            many steps without a finite gradient. Otherwise, whatever was raised.
+            many steps without a finite gradient. Otherwise, the exception that was raised.
         """
 
     def teardown(self, run: CallbackContext) -> None:
-        """Called last, whatever happened: close what `run.handles` holds.
+        """Called last, in any case: close the resources in `run.handles`.
 
-        It is called after a failed `on_train_start`, too. So a handle may be missing.
+        Also called after a failed `on_train_start`, so handles may be missing.
         """

@@ -1,10 +1,10 @@
 """Columns of an index: categories as codes and names, keys as strings of any width.
 
-A million strings as a numpy array (N,) of fixed width take four bytes for each character of the
-LONGEST one. So an `Index` converts its columns when it is made: strings become `Categories`, keys
-become `Texts`. A dataset may pass numpy arrays of strings, `Categories`, or Arrow
-arrays (of pyarrow, polars or pandas: all that have the Arrow PyCapsule interface). Equal values
-give equal splits, targets and fingerprints, whichever of them it passes.
+A numpy array (N,) of strings takes four bytes per character of its LONGEST string, for each of the
+N strings. So an `Index` converts its columns: strings become `Categories`, keys become `Texts`. A
+dataset may pass numpy arrays of strings, `Categories`, or Arrow arrays (of pyarrow, polars, pandas:
+anything with the Arrow PyCapsule interface). Equal values give equal splits, targets and
+fingerprints in each of these forms.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def _names(names: object) -> Texts:
         raise MtlError(f"Categories: names is {describe(found)}; expected (K,) strings")
     repeated = found.repeated()
     if repeated:
-        raise MtlError(f"Categories: the name {repeated[0]!r} repeats; expected different names")
+        raise MtlError(f"Categories: the name {repeated[0]!r} repeats; expected distinct names")
     return found
 
 
 @frozen(eq=False)
 class Categories:
-    """A column of N strings, each different one stored once.
+    """A column of N strings, with each distinct string stored once.
 
     codes: (N,) int, positions in `names`.
-    names: (K,) different strings, in any order. Some of them need not occur. A missing value has a
-    code, too: that of the name "".
+    names: (K,) distinct strings, in any order. Not all of them need to occur. A missing value has
+    the code of the name "".
 
     It can be indexed, compared with a string, and iterated like a numpy array of strings, and numpy
     functions accept it. Raises MtlError for codes outside of 0 ... K-1 and for repeated names.
@@ -67,7 +67,7 @@ class Categories:
         if low < 0 or high >= len(self.names):
             wrong = low if low < 0 else high
             raise MtlError(
-                f"Categories: the code {wrong} names none of the {len(self.names)} names; "
+                f"Categories: the code {wrong} is out of range for {len(self.names)} names; "
                 f'expected 0 to {len(self.names) - 1}. A missing value has the name ""'
             )
 
@@ -75,7 +75,7 @@ class Categories:
     def of(cls, values: object) -> Categories:
         """Return (N,) strings as categories: numpy, Arrow, categories, or any iterable of str.
 
-        An iterable is read once, and none of its strings is held twice. Raises MtlError for
+        An iterable is read once, and each distinct string is kept once. Raises MtlError for
         anything else.
         """
         column = as_column(values)
@@ -151,13 +151,13 @@ class Categories:
         return Categories(codes, texts)
 
     def rename(self, new_name: Callable[[str], str]) -> Categories:
-        """Return the same samples under other names. Several names may become one."""
+        """Return a copy with renamed categories. Several names may become one."""
         coder = _Coder()
         names = [new_name(name) for name in self.names.tolist()]
         return coder.categories([coder.recode(names, self.codes)])
 
     def unique(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the names that occur, sorted (K,), and the position of each sample's, (N,) int64.
+        """Return the names that occur, sorted (K,), and the position of each sample in them, (N,).
 
         The same as `np.unique(values, return_inverse=True)` of the strings.
         """
@@ -185,7 +185,7 @@ class Categories:
 
     @classmethod
     def _unchecked(cls, codes: np.ndarray, names: Texts) -> Categories:
-        """Return categories whose codes and names are known to be right, without a search."""
+        """Return categories without checking codes and names, which are known to be valid."""
         new = cls.__new__(cls)
         object.__setattr__(new, "codes", codes)
         object.__setattr__(new, "names", names)
@@ -202,7 +202,7 @@ Column = np.ndarray | Categories
 def as_column(values: object) -> Any:
     """Convert strings to `Categories` and Arrow numbers to numpy; leave everything else.
 
-    The conformance kit and the core then refuse what is neither strings nor numbers.
+    The conformance kit and the core report columns that are neither strings nor numbers.
     """
     if _is_arrow(values):
         return _arrow_column(values)
@@ -245,12 +245,12 @@ def describe(values: object) -> str:
 
 
 def numbered(codes: np.ndarray, code: Mapping[str, int]) -> Categories:
-    """Return categories from name -> code, where codes count up from 0 in the mapping's order."""
+    """Return categories from name -> code, with codes 0, 1, 2, ... in the mapping's order."""
     return Categories._unchecked(codes, Texts.of(code))
 
 
 class _Coder:
-    """Gives each different string a code, in the order of their first appearance."""
+    """Assigns a code to each distinct string, in order of first appearance."""
 
     def __init__(self) -> None:
         self._code: dict[str, int] = {}
@@ -287,14 +287,14 @@ def _counted_up(values: Iterable[object]) -> Categories:
 
 
 def _in_chunks(values: np.ndarray) -> Iterator[str]:
-    """Yield the strings. What StringDType holds for a missing value counts as ""."""
+    """Yield the strings. A missing value of StringDType becomes ""."""
     for start in range(0, len(values), CHUNK):
         for text in values[start : start + CHUNK].tolist():
             yield text if isinstance(text, str) else ""
 
 
 def _is_text(values: object) -> TypeGuard[np.ndarray]:
-    """Return whether these are (N,) strings; an object array counts if it holds only strings."""
+    """Return whether these are (N,) strings; an object array may hold only strings."""
     if not isinstance(values, np.ndarray) or values.ndim != 1:
         return False
     if values.dtype.kind == "O":
@@ -306,7 +306,7 @@ def _is_text(values: object) -> TypeGuard[np.ndarray]:
 
 
 def _is_arrow(values: object) -> bool:
-    # No import: who passes an Arrow array has imported pyarrow, or has it for this conversion.
+    # No import of pyarrow: most datasets pass no Arrow array.
     return hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__")
 
 
@@ -338,7 +338,7 @@ def _arrow_column(values: object) -> Column:
         # The last name is that of null.
         names = [*coded.dictionary.to_pylist(), None]
         positions = coded.indices.to_numpy(zero_copy_only=False)
-        if coded.indices.null_count:  # then they are floats, and NaN for null
+        if coded.indices.null_count:  # codes are then floats, with NaN for null
             positions = np.where(np.isnan(positions), len(names) - 1, positions).astype(np.int64)
         codes.append(coder.recode(names, positions))
     return coder.categories(codes)

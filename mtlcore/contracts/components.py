@@ -156,8 +156,8 @@ class SupervisedTask(Component):
     by: names of attributes. The metrics are also computed for each of their values
     ("gender/accuracy[race=white]"), with the number of labeled samples ("gender/n[race=white]").
     It is a class attribute or a field. Attributes that the data lack are skipped.
-    classes: names of its classes, in the order of the rows and columns of its matrices, such as a
-    confusion matrix. It is a class attribute or a field. A task without classes has none.
+    classes: names of its classes, in the order of the rows and columns of its confusion matrix. It
+    is a class attribute or a field. It is empty for a task without classes.
 
     The conformance kit uses one optional member:
 
@@ -182,8 +182,8 @@ class SupervisedTask(Component):
         """Convert N annotations to targets (N, ...) and present (N,) bool.
 
         A missing or unknown value (such as a class that the task does not have) is not present.
-        Its target holds zeros. Sample i of the result depends on annotation i alone: the core calls
-        this once for each DIFFERENT string, and gives its target to all samples that have it.
+        Its target holds zeros. Sample i of the result must depend on annotation i alone: the core
+        passes each DISTINCT string once, and copies its target to all samples that have it.
         """
 
     @abstractmethod
@@ -195,8 +195,8 @@ class SupervisedTask(Component):
 
         Called for each view that the head receives. Default: the target does not move.
 
-        Return (target, share) if a label cannot follow every movement. share: (B,) in [0, 1]; 0
-        removes the loss of that sample in this view. The loss is still divided by the number of
+        Return (target, share) if some labels can't be moved. share: (B,) in [0, 1], the weight of
+        each sample's loss in this view; 0 removes it. The loss is still divided by the number of
         labeled samples of the step, which is known before anything moves.
         """
         return target
@@ -216,7 +216,7 @@ class SupervisedTask(Component):
         return target
 
     def as_annotation(self, decoded: Tensor) -> Annotation:
-        """Convert predictions (B, ...) as `decode` returns them to the form of the annotation.
+        """Convert predictions (B, ...), as `decode` returns them, to the form of the annotation.
 
         The result is names (B,), or numbers (B, ...) in the unit of the annotation. Default: the
         predictions themselves.
@@ -249,19 +249,21 @@ class SupervisedTask(Component):
 
 
 class AlignedTask(SupervisedTask):
-    """A supervised task whose labels lie in the pixels: a map or points of the samples.
+    """A supervised task with labels in pixel coordinates: a map or points.
 
     reads: name of a map or of points of the datasets (`Index.maps`, `Index.points`).
 
-    It has no targets in memory: the image cache holds the maps and points, or decodes them on
-    demand. They come with each batch, moved as the images were cropped and shrunk, and are one of
+    Its targets are not kept in memory as other targets are: the image cache holds the maps and
+    points, or decodes them on demand. They come with each batch, cropped and shrunk with its
+    images. A target is one of
 
     - (B, H, W) or (B, C, H, W) integers or bool: a map;
     - (B, C, H, W) float32: a map; C = 1 if the dataset's map has no channels;
     - (B, K, 2) float32: points, x and y in pixels; NaN if unknown.
 
-    uint16 maps become int32, and uint32 maps int64. Targets of absent samples are zeros, or NaN for
-    points. The dataset says which samples have a label. `fit` and `target` are not called.
+    uint16 maps become int32, and uint32 maps int64. Targets of samples without a label are zeros,
+    or NaN for points. `Index` declares which samples have a label. `fit` and `target` are not
+    called.
 
     The conformance kit uses one optional member:
 
@@ -272,14 +274,14 @@ class AlignedTask(SupervisedTask):
     def move(self, target: Tensor, geometry: Geometry) -> Moved:
         """Move maps or points to the view: `geometry.warp(target)` or `geometry.points(target)`.
 
-        The result has the form of the target, in the pixels of the view. What has a direction
-        changes as well: left and right of points in a mirrored image, normals in a turned one.
-        See `SupervisedTask.move` for labels that cannot follow.
+        The result has the form of the target, in the pixels of the view. Directions must change
+        too: swap left and right points in a mirrored image, rotate normals in a rotated one. See
+        `SupervisedTask.move` for labels that can't be moved.
         """
 
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
         """Raise TypeError: the labels come with each batch."""
-        raise TypeError(f"{type(self).__name__} reads {self.reads!r} per batch: it has no `target`")
+        raise TypeError(f"{type(self).__name__}.target is not used: {self.reads!r} is in the batch")
 
 
 def are_points(target: Tensor) -> bool:

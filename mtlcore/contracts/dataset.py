@@ -18,7 +18,7 @@ from .components import Component
 from .texts import Texts
 
 MAP_DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64")
-"""The dtypes of maps besides floats. uint64 is missing: torch can't compute with it."""
+"""The dtypes of maps besides floats. uint64 is not supported: torch can't compute with it."""
 
 
 def is_map_dtype(dtype: np.dtype) -> bool:
@@ -27,7 +27,7 @@ def is_map_dtype(dtype: np.dtype) -> bool:
 
 
 class SampleError(MtlError):
-    """A dataset's `decode` makes a `Sample` that breaks the contract."""
+    """`Dataset.decode` created an invalid `Sample`."""
 
 
 @frozen(eq=False)
@@ -35,13 +35,13 @@ class Sample:
     """One decoded sample: an image, and the maps and points that are aligned with its pixels.
 
     image: (H, W, 3) uint8, RGB.
-    maps: name -> (H, W) or (H, W, C): integers or bool (classes, instances), or floats (depth,
-    normals). Of the image's height and width.
-    points: name -> (K, 2) float, x and y in pixels of this image; NaN for a point that is not
-    known. (0, 0) is the outer corner of the first pixel.
+    maps: name -> (H, W) or (H, W, C), with the image's height and width: integers or bool (classes,
+    instances), or floats (depth, normals).
+    points: name -> (K, 2) float, x and y in pixels of this image; NaN for an unknown point. (0, 0)
+    is the outer corner of the first pixel.
 
-    Raises MtlError if a map or points have another form. In `Dataset.decode`, this counts as a bad
-    file.
+    Raises MtlError if a map or points have another shape or dtype. In `Dataset.decode`, this counts
+    as a bad file.
     """
 
     image: np.ndarray
@@ -133,7 +133,7 @@ class Skipped:
 
 @frozen(eq=False)
 class MapColumn:
-    """What the index knows about one map of the N samples.
+    """Declaration of one map in an `Index` of N samples.
 
     present: (N,) bool, samples that have the map.
     dtype: of the decoded map. Floats of any width become float32.
@@ -147,10 +147,10 @@ class MapColumn:
 
 @frozen(eq=False)
 class PointColumn:
-    """What the index knows about one kind of points of the N samples.
+    """Declaration of one kind of points in an `Index` of N samples.
 
     present: (N,) bool, samples that have the points.
-    count: K, the number of points of each of them. Points that are not known are NaN.
+    count: K, the number of points per sample. Unknown points are NaN.
     """
 
     present: np.ndarray
@@ -168,12 +168,14 @@ class Index:
     group: (N,) strings. Samples of one group stay in one split (a person, a mirrored copy).
     attributes: (N,) strings by name, for metrics of subgroups.
     skipped: the samples that were left out.
-    maps: which samples have which map, by name. `Dataset.decode` returns exactly these.
-    points: the same for points. A name is that of one annotation, one map or one kind of points.
+    maps: name -> `MapColumn`, which samples have the map. `Dataset.decode` returns exactly these.
+    points: name -> `PointColumn`, the same for points. Annotations, maps and points need distinct
+    names.
 
     Each column may be a numpy array, `Categories`, or an Arrow array; null is a missing value. The
-    index holds columns of strings as `Categories`, keys as numpy strings of any width
-    (`Texts`), and numbers as numpy arrays. `index.keys[i]` is a str.
+    index converts strings to `Categories`, and numbers to numpy arrays. Keys become one compact
+    buffer (`Texts`) that compares and indexes like a numpy array of strings. `index.keys[i]` is a
+    str.
     """
 
     keys: Texts = field(converter=as_keys)
@@ -206,9 +208,9 @@ class Dataset(Component):
     def decode(self, index: Index, i: int) -> Sample:
         """Return sample i: its image, (H, W, 3) uint8 RGB, and the maps and points that it has.
 
-        They are those that the index declares for this sample, with the same dtype, channels and
-        count. All lie in the pixels of the returned image: a dataset that crops its images crops
-        them too.
+        Maps and points must match what the index declares for this sample: presence, dtype,
+        channels and count. They refer to the pixels of the returned image: if you crop the image,
+        crop its maps and move its points.
 
         Raises MtlError if the image, a map or points can't be read.
         """

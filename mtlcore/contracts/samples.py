@@ -60,7 +60,7 @@ class Batch:
 
     images: (B, 3, H0, W0) uint8.
     targets: task label -> (B, ...). Samples without this label hold ZEROS (points: NaN). For an
-    `AlignedTask` they lie in the pixels of `images`.
+    `AlignedTask` they are maps or points in the pixels of `images`.
     present: task label -> (B,) bool, True for samples with this label.
     counts: of the whole step.
     labeled_samples: number of samples with at least one label. They come first.
@@ -92,9 +92,9 @@ class Batch:
         return cls(images, targets, present, counts, n)
 
     def first(self, n: int) -> Batch:
-        """Return the first n samples as a whole step, for a trial of every head.
+        """Return the first n samples as a whole step, for a dry run of every head.
 
-        It counts n labels of each task and n unlabeled samples, so that no head is left out, even
+        Its counts are n labels of each task and n unlabeled samples, so that every head runs, even
         if these samples have no label of its task. At least one sample counts as unlabeled.
         """
         return Batch(
@@ -111,10 +111,10 @@ class Mix:
     """How a view was mixed from the samples of a batch, for mixup and cutmix.
 
     partner: (B,) int64, the sample that is mixed into each sample.
-    share: (B,) in [0, 1], the sample's own share.
+    share: (B,) in [0, 1], the weight of the sample itself (lambda). The partner's is 1 - share.
     region: for cutmix: (B, 1, H, W) bool, True for the pixels that show the partner. None if all
     pixels are blended.
-    before, later: movement of the pixels before and since they were mixed, if any moved since.
+    before, later: movement of the pixels before and after mixing. None if nothing moved after it.
     `View.rearrange` and `View.resize` set both.
     """
 
@@ -125,9 +125,9 @@ class Mix:
     later: Geometry | None = None
 
     def then(self, step: Geometry, geometry: Geometry | None) -> Mix:
-        """Return the mix of a view whose pixels move by one more step.
+        """Return the mix of the view after one more movement `step` of its pixels.
 
-        geometry: that of the view before this step.
+        geometry: the geometry of the view before this step.
         """
         region = None if self.region is None else step.warp(self.region)
         if self.later is None:
@@ -142,7 +142,7 @@ class View:
     images: (B, 3, H, W) float in [0, 1].
     geometry: movement of the pixels, which labels follow. None if the view is not a whole image of
     the sample (a patch). Supervised heads never receive such a view.
-    mix: for mixup and cutmix: which samples the images were mixed from.
+    mix: for mixup and cutmix: how the images were mixed from other samples.
     augmentation: name of the augmentation whose `finish` these images receive. None: that of the
     run. The batch sets it, and derived views inherit it.
     """
@@ -165,8 +165,8 @@ class View:
         move: (B, C, H, W) -> (B, C, H', W'). It is applied to the images now, and to dense labels
         (masks) later.
         matrix: (B, 3, 3), old to new pixel coordinates, if each image moved as a whole. Rigid
-        labels (pose) and points follow it. Without a matrix rigid labels do not change, which is
-        right for shuffled tiles and wrong for a rotated image; and points become unknown.
+        labels (pose) and points follow it. Without a matrix, rigid labels do not change (right for
+        shuffled tiles, wrong for a rotated image), and points become NaN.
         """
         geometry = self.geometry
         if geometry is not None:
@@ -259,8 +259,8 @@ class HeadInput(NamedTuple):
     images: positions in `PreparedBatch.images`.
     targets: pairs (target, share). share: (B,), weight of each sample; None if all weights are 1.
     There is one pair without mixup, and two with it.
-    unfollowed: (B,), 1 for a labeled sample whose label could not follow into this view, 0 for
-    others. None if the label follows into every view.
+    unfollowed: (B,), 1 for a labeled sample whose label can't be moved to this view, 0 for others.
+    None if all labels can be moved.
     """
 
     images: tuple[int, ...]
@@ -295,10 +295,11 @@ class PreparedBatch:
     clean: tuple[tuple[int, int], ...] = ()
 
     def unfollowed(self) -> dict[str, Tensor]:
-        """Return task -> (), its labeled samples whose label did not follow into a view.
+        """Return task -> (), the fraction of labeled samples whose label can't be moved to a view.
 
-        It is their share of the labeled samples of the step, the mean over views, in the units of
-        `scale`. Tasks whose labels always follow are left out.
+        It is the number of these samples, averaged over views, times `scale`. The mean over the
+        micro-batches of the step is their fraction. Tasks whose labels can always be moved are left
+        out.
         """
         found: dict[str, Tensor] = {}
         for label, head_inputs in self.head_inputs.items():

@@ -1,8 +1,8 @@
-"""Strings in one buffer: a column of N keys that takes no more memory than its characters.
+"""N strings in one buffer: a column of keys that takes little more memory than its characters.
 
-numpy's fixed-width strings take four bytes for each character of the LONGEST one, and Python's
-about 50 bytes beside the characters. numpy's `StringDType` is compact, too, but `numpy.unique` of
-it ends the process in numpy 2.4, and a copy of it in numpy 2.0 and 2.1.
+numpy's fixed-width strings take four bytes per character of the LONGEST one, and Python strings
+about 50 bytes in addition to their characters. numpy's `StringDType` is compact too, but it crashes
+the process: in `numpy.unique` of numpy 2.4, and when copied in numpy 2.0 and 2.1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from attrs import frozen
 
-CHUNK = 1 << 16  # strings that are converted at a time: a whole column would be held twice
+CHUNK = 1 << 16  # strings converted at a time, so that the column is not in memory twice
 ENCODING = "utf-8", "surrogatepass"  # file names may hold lone surrogates
 
 
@@ -63,8 +63,8 @@ class Texts:
         return self._picked(np.arange(len(self)))
 
     def __eq__(self, other: object) -> np.ndarray:  # type: ignore[override]
-        """Return which strings are equal to this one, or to these N, (N,) bool, as numpy does."""
-        # As objects: numpy drops zero characters at the end of fixed-width strings.
+        """Return which strings equal `other`, a string or N strings: (N,) bool, as numpy does."""
+        # Compare as objects, since numpy drops trailing null characters of fixed-width strings.
         values = np.array(self.tolist(), dtype=object)
         if isinstance(other, Texts):
             other = other.tolist()
@@ -87,8 +87,8 @@ class Texts:
 
     def argsort(self) -> np.ndarray:
         """Return the positions (N,) int64 that sort the strings by code point, stable."""
-        # UTF-8 keeps the order of code points. Fixed-width bytes sort without a Python string
-        # each, but numpy drops zero bytes at their end, and one long string widens all of them.
+        # UTF-8 keeps the order of code points. Fixed-width bytes sort without creating Python
+        # strings, but numpy drops trailing null bytes, and one long string widens all of them.
         lengths = np.diff(self.starts)
         width = int(lengths.max(initial=1))
         if width * len(self) > 4 * len(self.buffer) + CHUNK or not self.buffer.all():

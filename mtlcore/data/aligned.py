@@ -1,10 +1,9 @@
-"""Maps and points of a sample: what its index declares, and how they follow the image's crop.
+"""Maps and points of a sample: check them against the index, crop and resize them.
 
-An image is cropped to the largest central rectangle with the shape of the cache, and shrunk to its
-size. Its maps and points follow: each pixel of a cached map is the NEAREST pixel of the original,
-and points move by the same scaling. Maps are never interpolated here, whatever they hold: classes
-would become other classes, normals shorter, and depth a place between two objects. Missing pixels
-(NaN) stay apart, too.
+An image is cropped to the largest central rectangle with the aspect ratio of the cache, and shrunk
+to its size. Its points are scaled with it, and its maps are resized by NEAREST neighbor.
+Interpolation would give wrong values: other class ids, shorter normals, depths between two objects.
+It would also spread missing pixels (NaN).
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ Size = tuple[int, int]
 def decode_sample(dataset: Dataset, index: Index, i: int) -> Sample:
     """Decode sample i, and compare it with what the index declares.
 
-    Raises MtlError if it can't be read, or if a map or points differ from the index: then the
-    number of labels, which is counted before anything is decoded, would be wrong.
+    Raises MtlError if it can't be read, or if a map or points differ from the index. Labels are
+    counted from the index before anything is decoded, so the counts would be wrong.
     """
     try:
         sample = dataset.decode(index, i)
@@ -58,14 +57,14 @@ def check_columns(label: str, index: Index) -> None:
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise MtlError(
-            f"data.{label}: {repeated[0]!r} is the name of several labels; expected different "
+            f"data.{label}: {repeated[0]!r} is the name of several labels; expected distinct "
             "names for annotations, maps and points"
         )
     for name, column in columns_of(index).items():
         present = column.present
         if not isinstance(present, np.ndarray) or present.dtype != bool or present.shape != (n,):
             raise MtlError(
-                f"data.{label}: the presence of {name!r} must be ({n},) bool, one for each key"
+                f"data.{label}: `present` of {name!r} must be ({n},) bool, one value per key"
             )
     for name, of_map in index.maps.items():
         if not is_map_dtype(of_map.dtype):
@@ -87,14 +86,14 @@ def _check_declared(sample: Sample, index: Index, i: int) -> None:
             has, lacks = "decoded sample", "index"
             if name in declared:
                 has, lacks = lacks, has
-            raise MtlError(f"{key}: its {has} has the {kind} {name!r}, its {lacks} does not")
+            raise MtlError(f"{key}: the {has} has the {kind} {name!r}, the {lacks} does not")
     for name, pixels in sample.maps.items():
         _check_map(key, name, pixels, index.maps[name])
     for name, points in sample.points.items():
         count = index.points[name].count
         if len(points) != count:
             raise MtlError(
-                f"{key}: it has {len(points)} points {name!r}; its index declares {count}"
+                f"{key}: it has {len(points)} points {name!r}; the index declares {count}"
             )
 
 
@@ -102,12 +101,12 @@ def _check_map(key: str, name: str, pixels: np.ndarray, column: MapColumn) -> No
     channels = pixels.shape[2] if pixels.ndim == 3 else None
     if channels != column.channels:
         raise MtlError(
-            f"{key}: the map {name!r} has the shape {pixels.shape}; its index declares "
+            f"{key}: the map {name!r} has the shape {pixels.shape}; the index declares "
             f"channels = {column.channels}"
         )
     if pixels.dtype != column.dtype:
         raise MtlError(
-            f"{key}: the map {name!r} is {pixels.dtype}; its index declares {column.dtype}"
+            f"{key}: the map {name!r} is {pixels.dtype}; the index declares {column.dtype}"
         )
 
 
@@ -115,13 +114,13 @@ def _check_map(key: str, name: str, pixels: np.ndarray, column: MapColumn) -> No
 
 
 def nearest_pixels(old: int, new: int) -> np.ndarray:
-    """Return for each of `new` pixels the nearest of `old` pixels along one axis: (new,) int64."""
+    """Return the nearest of `old` pixels for each of `new` pixels along one axis, (new,) int64."""
     centers = (np.arange(new) + 0.5) * old / new
     return np.minimum(centers.astype(np.int64), old - 1)
 
 
 def fit_map(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Crop and resize a map (H, W) or (H, W, C) as its image: -> (h, w) or (C, h, w), a copy."""
+    """Crop and resize a map (H, W) or (H, W, C) like its image. -> a copy, (h, w) or (C, h, w)."""
     top, left, height, width = central_box((pixels.shape[0], pixels.shape[1]), size)
     rows = top + nearest_pixels(height, size[0])
     columns = left + nearest_pixels(width, size[1])
@@ -130,7 +129,7 @@ def fit_map(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 
 def fit_points(points: np.ndarray, old: Size, size: Size) -> np.ndarray:
-    """Move points (K, 2) as an image of the size `old` is cropped and resized. -> float32."""
+    """Move points (K, 2) like an image of size `old` that is cropped and resized. -> float32."""
     top, left, height, width = central_box(old, size)
     scale = np.array([size[1] / width, size[0] / height])
     return ((points - [left, top]) * scale).astype(np.float32)
@@ -144,8 +143,8 @@ class LabelColumn:
     """A map or points of the N samples of a run.
 
     present: (N,) bool, samples whose label is used.
-    shape: of one sample: () for a map (h, w), (C,) for a map (C, h, w), (K, 2) for points.
-    dtype: as it is stored: integers and bool as decoded, floats as float32.
+    shape: shape of one label: () for a map (h, w), (C,) for a map (C, h, w), (K, 2) for points.
+    dtype: dtype in the cache: integers and bool as decoded, floats as float32.
     """
 
     present: np.ndarray
@@ -157,7 +156,7 @@ class LabelColumn:
         return evolve(self, present=self.present[indices])
 
     def n_bytes(self, size: Size) -> int:
-        """Return the bytes of all labels in images of this size."""
+        """Return the size in bytes of all labels, for images of this size."""
         return int(self.present.sum()) * math.prod(self.sample_shape(size)) * self.dtype.itemsize
 
     def sample_shape(self, size: Size) -> tuple[int, ...]:
@@ -168,7 +167,7 @@ class LabelColumn:
 class StoredLabels:
     """One map, or one kind of points, of n samples.
 
-    values: (M, ...), those of the M samples that have it.
+    values: (M, ...), the labels of the M samples that have one.
     row: (n,) int64, the position of each sample in `values`; -1 for samples without it.
     """
 
@@ -179,7 +178,7 @@ class StoredLabels:
 
     @classmethod
     def of(cls, column: LabelColumn, size: Size) -> StoredLabels:
-        """Return labels that are not yet written: zeros, or NaN for points."""
+        """Return empty labels, to be written: zeros, or NaN for points."""
         number = int(column.present.sum())
         values = np.zeros((number, *column.sample_shape(size)), dtype=column.dtype)
         if column.is_points:
@@ -188,7 +187,7 @@ class StoredLabels:
         return cls(column, size, values, row)
 
     def write(self, position: int, name: str, sample: Sample) -> None:
-        """Store the label of one decoded sample, cropped and shrunk as its image."""
+        """Store the label of one decoded sample, cropped and shrunk like its image."""
         row = self.row[position]
         if row < 0:
             return
@@ -199,7 +198,7 @@ class StoredLabels:
             self.values[row] = fit_map(sample.maps[name], self.size)
 
     def take(self, indices: np.ndarray) -> Tensor:
-        """Return copies of these samples' labels, (n, ...), in a dtype that torch computes with."""
+        """Return copies of these samples' labels, (n, ...), in a dtype that torch supports."""
         rows = torch.from_numpy(self.row[indices])
         present = rows >= 0
         values = torch.from_numpy(self.values)
@@ -217,14 +216,17 @@ def joined_labels(name: str, indexes: Mapping[str, Index]) -> LabelColumn:
     """Return a map or points of all samples of several datasets.
 
     indexes: dataset label -> its index, in the order of the samples. At least one has the column.
-    Raises MtlError if the datasets disagree on its form.
+    Raises MtlError if its type, channels or number of points differ between datasets.
     """
     columns = {label: columns_of(index).get(name) for label, index in indexes.items()}
     having = {label: column for label, column in columns.items() if column is not None}
     forms = {label: _form(column) for label, column in having.items()}
     if len(set(forms.values())) > 1:
         kinds = [f"data.{label}: {form}" for label, form in forms.items()]
-        raise MtlError(f"the datasets disagree on what {name!r} is: {', '.join(kinds)}")
+        raise MtlError(
+            f"the datasets disagree on what {name!r} is: {', '.join(kinds)}; "
+            "expected the same form in all of them"
+        )
 
     present: list[np.ndarray] = []
     for label, index in indexes.items():
@@ -247,7 +249,7 @@ def joined_labels(name: str, indexes: Mapping[str, Index]) -> LabelColumn:
 
 
 def _form(column: MapColumn | PointColumn) -> str:
-    """Return what the labels of several datasets must have in common, in words."""
+    """Return the form that a label must have in all datasets, in words."""
     if isinstance(column, PointColumn):
         return f"{column.count} points"
     kind = "floats" if column.dtype.kind == "f" else "integers"

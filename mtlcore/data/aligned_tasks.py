@@ -1,6 +1,6 @@
 """Tasks that read maps or points, and which samples of a run have a label for them.
 
-Their labels are not held in memory as targets. Who has one is known from the index.
+Their labels are not kept in memory as targets. The index declares which samples have one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .joined import JoinedSamples
 
 
 def aligned_reads(tasks: Mapping[str, TaskEntry]) -> dict[str, str]:
-    """Return the label of each task that reads a map or points -> its name."""
+    """Return task label -> name of its map or points, for each `AlignedTask`."""
     found: dict[str, str] = {}
     for label, entry in tasks.items():
         if isinstance(entry.component, AlignedTask):
@@ -37,8 +37,8 @@ def with_annotations(tasks: Mapping[str, TaskEntry]) -> dict[str, TaskEntry]:
 def label_columns(tasks: Mapping[str, TaskEntry], samples: JoinedSamples) -> dict[str, LabelColumn]:
     """Return the maps and points that these tasks read, by name, for all N samples.
 
-    samples: all samples of the datasets. Labels that training samples do not keep are absent.
-    Raises MtlError if the datasets disagree on the form of one.
+    samples: all samples of the datasets. Labels that training samples do not keep are left out.
+    Raises MtlError if a map or points have different forms in two datasets.
     """
     indexes = {dataset.label: dataset.index for dataset in samples.datasets}
     found: dict[str, LabelColumn] = {}
@@ -51,7 +51,7 @@ def label_columns(tasks: Mapping[str, TaskEntry], samples: JoinedSamples) -> dic
 def presence(
     tasks: Mapping[str, TaskEntry], columns: Mapping[str, LabelColumn]
 ) -> dict[str, Tensor]:
-    """Return the label of each task that reads a map or points -> (N,) bool, who has a label."""
+    """Return task label -> (N,) bool, samples with a label, for each `AlignedTask`."""
     return {
         label: torch.from_numpy(columns[name].present)
         for label, name in aligned_reads(tasks).items()
@@ -81,11 +81,11 @@ def refuse_wrong_kind(tasks: Mapping[str, TaskEntry], datasets: Sequence[Indexed
             if is_aligned and dataset.has_annotation(name):
                 raise MtlError(
                     f"{where} an annotation of data.{dataset.label}, but {kind} reads maps or "
-                    "points: use a task that is no AlignedTask, such as classification"
+                    "points: use another task, such as classification"
                 )
             if not is_aligned and name in columns_of(dataset.index):
                 what = "a map" if name in dataset.index.maps else "points"
                 raise MtlError(
                     f"{where} {what} of data.{dataset.label}, but {kind} reads annotations: use a "
-                    "task that is an mtlcore.AlignedTask"
+                    "task derived from mtlcore.AlignedTask"
                 )

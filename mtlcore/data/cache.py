@@ -1,9 +1,9 @@
-"""The image cache: all images of a run in one size (h, w), with the maps and points it needs.
+"""The image cache: all images of a run in one size (h, w), with the maps and points of its tasks.
 
 There are two kinds. `MemoryImageCache` holds all images in one tensor. `OnDemandImageCache` decodes
 images whenever they are taken; it is for runs whose images do not fit into memory. Both have the
-method `take(indices) -> CachedSamples`. An image of another aspect ratio loses its borders: the
-largest central rectangle of the cache's ratio is shrunk. Its maps and points follow (`aligned`).
+method `take(indices) -> CachedSamples`. Images are cropped to the largest central rectangle
+with the cache's aspect ratio, and shrunk. Maps and points are moved with them (`aligned`).
 
 `open_images` decodes every image once in either case, so that unreadable images are known before
 training starts. Taking images from memory runs at the speed of a copy. Worker processes would only
@@ -56,8 +56,8 @@ class CachedSamples(NamedTuple):
     """n samples of the cache, of one size (h, w).
 
     images: (n, 3, h, w) uint8.
-    aligned: name -> a map (n, h, w) or (n, C, h, w), or points (n, K, 2) in pixels. Samples that do
-    not have it, or that must not use it, hold zeros (points: NaN). `AlignedTask` lists the dtypes.
+    aligned: name -> a map (n, h, w) or (n, C, h, w), or points (n, K, 2) in pixels. Samples without
+    the label, or without its use in training, hold zeros (points: NaN). `AlignedTask` lists dtypes.
     """
 
     images: Tensor
@@ -187,8 +187,8 @@ def cache_size(
     """Return the size of the cached images: `configured`, or 1.5 x `size` if that is None.
 
     It is never larger than the largest rectangle with the aspect ratio of `size` among the images,
-    so that no image is enlarged in vain. At most 64 evenly spaced samples are decoded to find that
-    rectangle; unreadable ones are skipped.
+    so that no image is enlarged needlessly. At most 64 evenly spaced samples are decoded to find
+    that rectangle; unreadable ones are skipped.
     """
     desired = configured or (round(1.5 * size[0]), round(1.5 * size[1]))
     largest = (0, 0)

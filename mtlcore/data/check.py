@@ -33,9 +33,9 @@ class Report:
 
     index, split: the samples, and the split (N,) of each.
     reads: the annotations that count as labels.
-    counts: label -> split -> class -> number of samples, of annotations, maps and points. All but
-        names are counted as "given", missing ones as "". Without labels, all samples are counted
-        as "" of the annotation "".
+    counts: label -> split -> class -> number of samples. Numbers, maps and points have the one
+        class "given", and missing labels the class "". Without labels, all samples count as class
+        "" of the label "".
     missing, unreadable: key -> the error message.
     malformed: reason -> names.
     duplicates: the keys of each group of pixel-identical copies.

@@ -245,7 +245,7 @@ def _read(path: Path, skipped: Skipped) -> _Table:
 
 
 class _Cells:
-    """The cells of a table, column by column: each different one is held once."""
+    """The cells of a table, by column. Each distinct cell of a column is stored once."""
 
     def __init__(self, width: int) -> None:
         self._cells: list[dict[str, int]] = [{} for _ in range(width)]
@@ -256,7 +256,7 @@ class _Cells:
             codes.append(known.setdefault(cell.strip(), len(known)))
 
     def column(self, i: int) -> Categories:
-        """Return a column, and forget its cells."""
+        """Return a column, and free its cells."""
         found = numbered(np.array(self._codes[i], dtype=np.int32), self._cells[i])
         self._cells[i] = {}
         return found

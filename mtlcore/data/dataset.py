@@ -5,7 +5,7 @@
    everything that was learned from the data is explicit. A run saves it.
 3. `read_images`: read the images of the opened splits, and the targets -> `RunData`.
 
-`open_data` takes all three. Everything that is left out is counted and reported in
+`open_data` takes all three steps. Everything that is left out is counted and reported in
 `RunData.report`.
 """
 
@@ -42,7 +42,7 @@ from .targets import fit_task, targets_and_presence, tasks_without_labels
 
 
 class OpenedData(NamedTuple):
-    """An experiment with everything it learned from its data, and this data."""
+    """An experiment with everything that was learned from its data, and the data."""
 
     experiment: Experiment
     data: RunData
@@ -53,8 +53,8 @@ class IndexedData:
     """The samples of an experiment before any task is fitted, and before a run reads its images.
 
     samples: all samples of all datasets, with their splits.
-    splits: the splits that were asked for. None: all.
-    report: one line for each task that no dataset has labels for.
+    splits: the requested splits. None: all.
+    report: one line for each task without labels in any dataset.
     """
 
     samples: JoinedSamples
@@ -85,8 +85,8 @@ def index_data(experiment: Experiment, splits: Collection[str] | None = None) ->
 
     splits: the splits to open (default: all). With "train", every task must have labels.
 
-    Raises MtlError for a dataset that can't be indexed or has too many bad samples, a task that no
-    dataset has labels for, an unknown column.
+    Raises MtlError for a dataset that can't be indexed or has too many bad samples, a task
+    without labels in any dataset, and an unknown column.
     """
     datasets = [open_dataset(experiment, label) for label in experiment.data]
     training = splits is None or "train" in splits
@@ -98,8 +98,8 @@ def index_data(experiment: Experiment, splits: Collection[str] | None = None) ->
 def fit_experiment(experiment: Experiment, indexed: IndexedData) -> Experiment:
     """Return the experiment with fitted tasks and an explicit cache size.
 
-    Without "train" among the splits, tasks that the data has no labels for are removed. Some images
-    are decoded to find the cache size.
+    Without "train" among the splits, tasks without labels in the data are removed. Some images are
+    decoded to find the cache size.
 
     Raises MtlError for a task that can't be fitted, and for a split without samples.
     """
@@ -126,8 +126,8 @@ def read_images(
     """Return the data of a resolved experiment: images, targets, and the samples of each split.
 
     Of the training samples only the share `labels` keeps its labels. The others are dropped, or
-    stay as unlabeled samples. Every other split keeps all labels. Only the images of the splits
-    that `indexed` asks for are read.
+    stay as unlabeled samples. Every other split keeps all labels. Only the images of
+    `indexed.splits` are read.
 
     experiment: as `fit_experiment` returns it.
     progress: called with the number of images that are read.
@@ -152,7 +152,7 @@ def read_images(
     opened_columns = {name: column.subset(opened) for name, column in columns.items()}
     images, unreadable = _open_images(samples, size, progress, memory, lazy, opened_columns)
 
-    # One task at a time, so that few targets are held twice.
+    # One task at a time, so that only one task's targets are in memory twice.
     opened_targets: dict[str, Tensor] = {}
     for label in tuple(targets):
         opened_targets[label] = targets.pop(label)[opened]

@@ -32,7 +32,7 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
 
 
 def _bytes(column: Column | Texts) -> Iterator[bytes]:
-    """Yield bytes that do not depend on the byte order, or on how strings are held."""
+    """Yield bytes that do not depend on the byte order, or on how strings are stored."""
     if is_numbers(column):
         yield np.ascontiguousarray(column, dtype="<f8").tobytes()
         return

@@ -154,7 +154,7 @@ def _assigned(
     groups = None if group is None else group[chosen]
     assigned = assign(rules, keys[chosen], strata[chosen], official, groups)
 
-    # A sample that is not used gets any name, and then none.
+    # Samples that are not used get an arbitrary name first, then "".
     codes = np.zeros(len(used), dtype=np.int32)
     codes[used] = assigned.split.codes
     names = Categories(codes, assigned.split.names).blank(~used)
@@ -185,7 +185,7 @@ def _split_and_group(
     split, group = index.split, index.group
     if entry.split is not None:
         column = _column(index, entry.split, f"data.{label}.split")
-        # Other usual names of a split in a user's own column, such as "Val" and "dev".
+        # Accept usual names of splits, such as "Val" and "dev", in a column that the user names.
         split = column.rename(lambda name: split_name(name) or name)
     if entry.group is not None:
         group = _column(index, entry.group, f"data.{label}.group")
@@ -197,10 +197,10 @@ def _strata(
     index: Index,
     labels: Mapping[str, Column],
 ) -> np.ndarray:
-    """Return (n,) int, the stratum of each sample: by its value of the first of these annotations.
+    """Return (n,) int, the stratum of each sample: its value of the first of these annotations.
 
-    If a task reads a map or points, samples that have them and samples without are strata apart:
-    otherwise a small share of the labels could keep none of them.
+    If a task reads a map or points, samples with and without them are different strata. Otherwise,
+    a small share of the labels could contain none of them.
     """
     strata = strata_of(next(iter(labels.values()), None), len(index))
     columns = columns_of(index)
@@ -229,7 +229,7 @@ def _column(
 def _check(label: str, index: Index) -> None:
     """Raise MtlError if the index breaks the contract.
 
-    These do: a column of another type or length, and a key that repeats.
+    Examples: a column of a wrong type or length, a key that repeats.
     """
     columns: dict[str, Column] = {}
     columns |= {f"annotation {name!r}": values for name, values in index.annotations.items()}
@@ -241,20 +241,20 @@ def _check(label: str, index: Index) -> None:
     check_columns(label, index)
 
     if not is_keys(index.keys):
-        raise MtlError(f"data.{label}: its keys are {describe(index.keys)}; expected (N,) strings")
+        raise MtlError(f"data.{label}: the keys are {describe(index.keys)}; expected (N,) strings")
     n = len(index)
     for name, values in (columns | names).items():
         if not isinstance(values, Categories):
-            _check_numbers(f"data.{label}: its {name}", values, name in columns)
+            _check_numbers(f"data.{label}: the {name}", values, name in columns)
         if len(values) != n:
             raise MtlError(
-                f"data.{label}: its index has {n} keys but {len(values)} values of {name}"
+                f"data.{label}: the index has {n} keys but {len(values)} values of {name}"
             )
     repeated = index.keys.repeated()
     if repeated:
         key, times = repeated
         raise MtlError(
-            f"data.{label}: its index has the key {key!r} {times} times; expected unique keys"
+            f"data.{label}: the index has the key {key!r} {times} times; expected unique keys"
         )
 
 
@@ -263,7 +263,7 @@ def _check_numbers(
     values: np.ndarray,
     may_be_numbers: bool,
 ) -> None:
-    """Raise MtlError for a column that is not strings, and not numbers where they are allowed."""
+    """Raise MtlError if a column holds neither strings nor, where they are allowed, numbers."""
     if not may_be_numbers:
         raise MtlError(f"{what} is {describe(values)}; expected (N,) strings: use .astype(str)")
     if not is_numbers(values):

@@ -98,7 +98,7 @@ class JoinedSamples:
 class Decoder:
     """Decodes a sample with its own dataset: sample index -> its image, maps and points.
 
-    Raises MtlError if they can't be read, or if they are not what the dataset's index declares.
+    Raises MtlError if they can't be read, or if they differ from the dataset's index.
     """
 
     datasets: list[IndexedDataset]

@@ -1,8 +1,8 @@
 """Loaders: from the sampler's indices to uint8 batches on the device.
 
-What may run ahead of the step is: draw -> read -> uint8 batch on the device. Augmentations and
-pretexts are plugins: their code runs in the main thread, when the batch's forward comes (see
-`train.micro_batches`). So a loader that reads ahead changes no bit of a run.
+A loader may run ahead of the step: draw -> read -> uint8 batch on the device. Augmentations and
+pretexts run later, in the training thread, just before the forward pass of the batch. So a loader
+that reads ahead does not change the run by one bit.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from .sampler import Sampler
 class Loader(Protocol):
     """The batches of a run, for one rank.
 
-    A batch is a function of (step, number) alone: it depends neither on what was asked before nor
-    on how far a loader reads ahead. The trainer asks for the micro-batches of its rank in the order
-    of the steps, each once. A resumed run begins at any step.
+    A batch is a function of (step, number) alone: it depends neither on earlier calls nor on how
+    far a loader reads ahead. `Trainer.step` requests the micro-batches of its rank in the order of
+    the steps. A resumed run begins at any step, and `Trainer.batch` may request any step again.
     """
 
     def batch(self, step: int, number: int) -> Batch:
-        """Return one micro-batch of a step on the device of the rank, its images uint8 as cached.
+        """Return one micro-batch of a step on the device of the rank, with uint8 images.
 
-        number: that of the micro-batch among those of all ranks.
+        number: position of the micro-batch among those of all ranks.
         Raises MtlError if an image can't be read, also if it was read ahead.
         """
         ...
 
 
 class DirectLoader:
-    """Reads each batch when it is asked for, in the thread of its caller."""
+    """Reads each batch when it is requested, in the calling thread."""
 
     def __init__(self, data: RunData, sampler: Sampler, device: torch.device) -> None:
         self._data = data

@@ -38,9 +38,9 @@ class RunData:
         cache size. It is the same for all variants of an experiment.
     report: what was left out, one line each.
     aligned: label of each `AlignedTask` -> the name of its map or points in the image cache.
-    keys: a function n sample indices -> (n,) strings, the samples' keys in their datasets. They are
-        not held a second time: a million keys take as much memory as everything else here.
-    annotation: a function (name, n sample indices) -> (n,) strings or (n, ...) floats. Its values
+    keys: a function: n sample indices -> (n,) strings, the samples' keys in their datasets. Not a
+        copy: a million keys take as much memory as everything else here.
+    annotation: a function: (name, n sample indices) -> (n,) strings or (n, ...) floats. Its values
         are "" or NaN where the sample's dataset has no such annotation, or where the sample does
         not keep its labels.
     """

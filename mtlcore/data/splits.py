@@ -94,7 +94,7 @@ def _assign_sorted(
 ) -> Assignment:
     """Do the work of `assign` on samples that are sorted by key."""
     official = Categories.filled(len(strata), "train") if split is None else split
-    # The official names come first, so that their codes stay what they are.
+    # The official names come first, so that their codes do not change.
     names = list(dict.fromkeys([*official.names.tolist(), "train", "validation", "test", ""]))
     code = {name: number for number, name in enumerate(names)}
     codes = official.codes.astype(np.int32)  # a copy

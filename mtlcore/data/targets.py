@@ -35,7 +35,7 @@ def tasks_without_labels(
     datasets: list[IndexedDataset],
     training: bool,
 ) -> list[str]:
-    """Return a report line about each task that no dataset has labels for.
+    """Return a report line for each task without labels in any dataset.
 
     Raises MtlError if a task has no labels in training, or if no task has labels in evaluation.
     """
@@ -80,9 +80,9 @@ def targets_and_presence(
     columns: Mapping[str, LabelColumn],
     samples: JoinedSamples,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the targets of tasks that read annotations, and of all tasks who has a label.
+    """Return the targets of tasks that read annotations, and which samples have labels of any task.
 
-    Both: task label -> (N, ...), for all N samples.
+    Both are dicts: task label -> (N, ...), for all N samples.
     """
     of_annotations: dict[str, TaskTargets] = {}
     for label, entry in with_annotations(tasks).items():
@@ -116,7 +116,7 @@ def _targets(task: SupervisedTask, samples: JoinedSamples) -> TaskTargets:
 
 
 def _targets_of(task: SupervisedTask, values: Column) -> tuple[Tensor, Tensor]:
-    """Return targets (n, ...) and present (n,) bool. The task gets each different string once."""
+    """Return targets (n, ...) and present (n,) bool. The task gets each distinct string once."""
     if not isinstance(values, Categories):
         return task.target(values)
     names, position = values.unique()

@@ -4,7 +4,7 @@ The metric that selects the best checkpoint is `train.best`: "<task>/<metric>", 
 callback adds. Default: the first metric of the first task; without tasks, the validation loss.
 
 `config.checks` refuses a `train.best` that can't exist in any data. Which metrics a task has may
-depend on its classes, so the rest is checked here, once the data was read.
+depend on its classes, so the rest is checked here, after the data was read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOSS = "loss"
 def directions(experiment: Experiment) -> dict[str, bool]:
     """Every metric that can be better or worse -> True if higher values are better.
 
-    Matrices are left out: a matrix is neither better nor worse.
+    Matrices are left out: they have no direction.
     """
     found: dict[str, bool] = {}
     for label, entry in experiment.entries.items():

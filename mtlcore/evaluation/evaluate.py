@@ -37,13 +37,14 @@ class Evaluation:
     metrics: "<task>/<metric>" -> value, such as "fer/accuracy".
     tables: "<task>/<matrix>" -> name of a row -> name of a column -> value. A confusion matrix has
     a row for each true class and a column for each predicted class:
-    tables["fer/confusion"]["fear"]["surprise"] counts fear that was taken for surprise.
-    samples: one dict for each image, if they were asked for: "key", "dataset", and for each task
+    tables["fer/confusion"]["fear"]["surprise"] is the number of images of fear predicted as
+    surprise.
+    samples: one dict for each image, with `per_sample=True`: "key", "dataset", and for each task
     "<task>/target", "<task>/prediction" and "<task>/labeled". Targets and predictions have the form
     of the annotation: names, or numbers in its unit. The target of an image without a label is
     None. Tasks whose labels are maps are left out.
-    report: what was left out of the data, and a precision that the device lacks; one line each.
-    matrices: the values of the tables without names.
+    report: what was left out of the data, and whether fp32 replaced the precision; one line each.
+    matrices: the values of `tables`, as lists without names.
     """
 
     run: str
@@ -171,7 +172,7 @@ def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inferen
     Raises MtlError if the run uses EMA and the checkpoint lacks its weights.
     """
     weights = checkpoint.inference_weights(uses_ema=experiment.train.ema > 0)
-    # Building draws initial weights: the caller's generator must not notice.
+    # Building draws initial weights: restore the caller's generator afterwards.
     with torch.random.fork_rng(devices=[]), weights_from_checkpoint():
         net = HybridModel(experiment, tasks_only=True).inference()
     load_weights(net, weights, str(checkpoint.path), ignore=ANY_OTHER)
@@ -179,7 +180,7 @@ def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inferen
 
 
 def open_split(experiment: Experiment, split: str, progress: Progress | None) -> OpenedData:
-    """The data of one split. Raises MtlError if there is no sample in it."""
+    """The data of one split. Raises MtlError if the split is empty."""
     opened = open_data(experiment, splits={split}, progress=progress)
     indices = opened.data.split.get(split)
     if indices is None or not len(indices):
@@ -188,7 +189,7 @@ def open_split(experiment: Experiment, split: str, progress: Progress | None) ->
 
 
 def torch_device(device: str | torch.device | None) -> torch.device:
-    """The device of this name; without one, a GPU if there is one. Raises MtlError."""
+    """The device of this name. None: a GPU if there is one. Raises MtlError if it can't be used."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -204,7 +205,7 @@ def torch_device(device: str | torch.device | None) -> torch.device:
 
 
 def require_which(which: str) -> None:
-    """Raise MtlError if this is no kind of checkpoint."""
+    """Raise MtlError unless this is "last" or "best"."""
     if which not in get_args(Which):
         raise MtlError(f"checkpoint = {which!r}: unknown; {nearest(which, get_args(Which))}")
 
@@ -236,7 +237,7 @@ def with_one_dataset(experiment: Experiment, label: str | None) -> Experiment:
 def _named_tables(
     measured: Measured, experiment: Experiment
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """The matrices with a name for each row and column: the classes, or numbers from 0 on."""
+    """The matrices with names of rows and columns: the classes, or the numbers 0, 1, 2, ..."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name, matrix in measured.tables.items():
         classes = experiment.tasks[name.partition("/")[0]].component.classes

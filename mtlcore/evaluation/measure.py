@@ -1,7 +1,7 @@
 """Metrics of supervised tasks on the inference network, and of pretext tasks on the same images.
 
 One forward per image, the "validation" augmentation, the run's precision, no gradient. Batches are
-dealt to all ranks. Metrics of supervised tasks do not depend on the batch size.
+distributed over all ranks. Metrics of supervised tasks do not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Measured:
 
 
 class Predictions(NamedTuple):
-    """One batch. Task label -> (B, ...) predictions, (B, ...) targets, (B,) bool labeled ones."""
+    """One batch: task label -> (B, ...) predictions, (B, ...) targets, (B,) bool present."""
 
     predictions: dict[str, Tensor]
     targets: dict[str, Tensor]
@@ -136,7 +136,7 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
 def moved_target(
     label: str, task: SupervisedTask, target: Tensor, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
-    """Move targets to the view. Returns them and (B,) bool, samples whose label follows."""
+    """Move targets to the view. Returns them, and (B,) bool: samples whose label was moved."""
     moved, share = move_target(label, task, target, geometry)
     if share is None:
         return moved, torch.ones(len(target), dtype=torch.bool, device=target.device)
@@ -144,7 +144,7 @@ def moved_target(
 
 
 def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict[str, Output]:
-    """Task label -> output of its head, in fp32: `decode` computes in it, whatever the forward."""
+    """Task label -> output of its head, in fp32, since `decode` computes in fp32."""
     with batches.autocast():
         outputs = net(images)
     return {label: to_fp32(output) for label, output in outputs.items()}
@@ -249,9 +249,9 @@ def measure_pretexts(
 
     All ranks of a run must call it. The main rank gets the metrics, the others none.
 
-    The clean view is that of the "validation" augmentation. Other augmentations that a pretext
-    uses are the run's own. Draws are keyed by the number of the batch, so the metrics depend on the
-    batch size. So does a coupled loss, since it compares the samples of a batch with each other.
+    The clean view is that of the "validation" augmentation. Pretexts that request other
+    augmentations get those of the run. Draws are keyed by the number of the batch, so metrics
+    depend on the batch size. Coupled losses do too, since they compare the samples of a batch.
     """
     if not experiment.pretexts:
         return Measured(n=len(indices))
@@ -325,13 +325,13 @@ def _run_pretexts(
 
 @contextmanager
 def _evaluation(net: nn.Module) -> Iterator[Ranks]:
-    """Set eval mode, and the same buffers on all ranks. -> the ranks that evaluate together."""
+    """Set eval mode, and equal buffers on all ranks. -> the ranks that evaluate together."""
     ranks = Ranks.current()
     broadcast_buffers(net)
     training = net.training
     net.eval()
     try:
-        # Each batch is that of one rank: a coupled pretext must not gather the batches of all.
+        # Each rank evaluates another batch: a coupled pretext must not gather from all ranks.
         with single_rank():
             yield ranks
     finally:
@@ -344,7 +344,7 @@ def _new_metrics(
 ) -> dict[str, Metric]:
     """The component's metrics on the device."""
     metrics = {name: metric.to(device) for name, metric in component.metrics().items()}
-    # The main rank gets the results of all, so a metric must not wait for the other ranks.
+    # The main rank has all results, so a metric must not synchronize with the other ranks.
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False
     return metrics

@@ -1,4 +1,4 @@
-"""The precision of evaluation: that of the run, where the device can compute in it."""
+"""The precision of evaluation: that of the run if the device supports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which training runs its forwards under this precision.
 
-    It is the one of Lightning Fabric, which `mtl eval` does not set up.
+    It is the same as in Lightning Fabric, which `mtl eval` does not use.
     """
     if precision not in _DTYPES:
         return nullcontext()

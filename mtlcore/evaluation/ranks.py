@@ -1,10 +1,10 @@
-"""Evaluation on all ranks: whole batches are dealt to the ranks, the main one gets the results.
+"""Evaluation on all ranks: each gets whole batches, and the main rank gathers the results.
 
     batch       0       1       2       3       4
     rank        0       1       0       1       0      (two ranks, three rounds)
 
-The main rank updates the metrics in the order of the batches. So the figures are those of one
-process, for any metric, and no metric has to synchronize itself.
+The main rank updates the metrics in the order of the batches. So metrics equal those of one
+process, and no metric has to synchronize itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @frozen
 class Ranks:
-    """The processes that evaluate together. rank: number of this one. world: number of all."""
+    """The processes that evaluate together. rank: of this process. world: their number."""
 
     rank: int
     world: int
@@ -59,8 +59,8 @@ class Ranks:
         for first in range(0, batches, self.world):
             number = first + self.rank
             result = evaluate(number) if number < batches else None
-            # In the last round some ranks may have no batch. They take part in the gathering all
-            # the same, or the other ranks would wait for them.
+            # In the last round, some ranks may have no batch. They must gather too, or the other
+            # ranks would wait forever.
             for found in self._gathered(result):
                 if found is not None:
                     yield found if found is result else _to(device, found)
@@ -69,8 +69,8 @@ class Ranks:
         """Return the results of one round, by rank; nothing if this is not the main rank."""
         if self.world == 1:
             return [result]
-        # By pickle, and over CPU memory, since other ranks know neither names, shapes nor dtypes
-        # of a result: a rank may have no batch. Both gloo and NCCL can gather objects.
+        # Pickle the results in CPU memory, since a rank without a batch knows neither names, shapes
+        # nor dtypes of a result. Both gloo and NCCL can gather objects.
         sent = None if self.is_main else _to(CPU, result)
         received: list[T | None] | None = [None] * self.world if self.is_main else None
         dist.gather_object(sent, received, dst=0)

@@ -1,8 +1,8 @@
 """What a run predicts for each sample, and the pooled features of samples, both with labels.
 
-Labels and predictions have the form of the annotation: names, or numbers in its unit. They belong
-to the view that inference reads: the label of a pose turns with the image. Tasks whose labels are
-maps are left out.
+Labels and predictions have the form of the annotation: names, or numbers in its unit. They refer to
+the view that inference reads: a pose is that of the view, not of the raw image. Tasks whose labels
+are maps are left out.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def pooled(net: Inference, batches: ValidationBatches, view: View) -> Tensor:
 
 
 def _is_map(task: SupervisedTask, target: Tensor) -> bool:
-    """Whether a label is a map: too large for a table. Points (B, K, 2) are not."""
+    """Whether a label is a map, which is too large for a table. Points (B, K, 2) are not maps."""
     return isinstance(task, AlignedTask) and not are_points(target)
 
 

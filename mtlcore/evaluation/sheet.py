@@ -88,7 +88,7 @@ def _label_width(strips: Sequence[Strip], font: Font) -> int:
 
 
 def _cells(images: Tensor, cell: tuple[int, int]) -> np.ndarray:
-    """(N, 3, H, W) -> (N, *cell, 3) uint8: as large as fits, on white, without distortion."""
+    """(N, 3, H, W) -> (N, *cell, 3) uint8: scaled to fit, padded with white."""
     images = images.float()
     old = (images.shape[-2], images.shape[-1])
     size = largest_of_ratio(cell, old)

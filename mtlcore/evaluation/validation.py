@@ -68,7 +68,7 @@ class ValidationBatches:
     def view(self, images: Tensor) -> View:
         """Return the view that inference reads. images: uint8, as the cache stores them."""
         size = self.experiment.input.size
-        # Each batch draws the same, so the figures do not depend on the order of the batches.
+        # Each batch draws the same, so metrics do not depend on the order of the batches.
         rng = self.keyed_rng()(VIEW)
         return self.experiment.augmentation("validation").view(images, size, rng)
 

@@ -47,7 +47,7 @@ class HybridModel(nn.Module):
     shared_heads: pretext label -> labels of the supervised heads that its loss also trains.
     measuring: True if a forward computes the Gramian. Each step sets it.
 
-    tasks_only: build no head of a pretext, as inference needs none.
+    tasks_only: build no pretext heads, as inference needs none.
     """
 
     def __init__(self, experiment: Experiment, *, tasks_only: bool = False) -> None:
@@ -179,8 +179,8 @@ class HybridModel(nn.Module):
         """Return the loss of one label, an fp32 scalar.
 
         Losses are averaged first over the views of each SAMPLE, then over the samples. So the
-        geometric mean over views is exact under any number of ranks and micro-batches. A view that
-        a sample's label could not follow into does not count for that sample.
+        geometric mean over views is exact under any number of ranks and micro-batches. A view to
+        which a sample's label can't be moved is left out of its mean.
         """
         head = self.heads[label]
         assert isinstance(head, Head)

@@ -68,12 +68,12 @@ def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tens
 
 
 def _any_unfollowed(head_inputs: Sequence[HeadInput]) -> bool:
-    """Return whether labels may be unable to follow into a view. The host knows it."""
+    """Return whether some labels may not be movable to a view. Needs no host sync."""
     return any(head_input.unfollowed is not None for head_input in head_inputs)
 
 
 def _mean_over_followed(views: Tensor, head_inputs: Sequence[HeadInput], reduce: str) -> Tensor:
-    """Return (B,): the mean loss of each sample over the views that its label followed into.
+    """Return (B,): the mean loss of each sample over the views to which its label was moved.
 
     views: (V, B) losses, 0 where the share is 0. A sample without any such view has the loss 0.
     """

@@ -22,7 +22,7 @@ Pair = tuple[Tensor, Tensor]
 def moved_targets(
     task: SupervisedTask, label: str, batch: Batch, view: View
 ) -> tuple[tuple[Pair, ...], Tensor | None]:
-    """Return the (target, share) pairs of a task for one view, and which labels did not follow.
+    """Return the (target, share) pairs of a task for one view, and which labels can't be moved.
 
     There is one pair, or two with mixup. The second result is `HeadInput.unfollowed`.
     """
@@ -49,14 +49,14 @@ def moved_targets(
 def move_target(
     label: str, task: SupervisedTask, target: Tensor, geometry: Geometry
 ) -> tuple[Tensor, Tensor | None]:
-    """Move targets. Returns (targets, share), with share = None if all labels follow."""
+    """Move targets. Returns (targets, share), with share = None if all labels can be moved."""
     moved = task.move(target, geometry)
     if isinstance(moved, Tensor):
         return moved, None
     moved, share = moved
     if share.shape != (len(target),):
         raise MtlError(
-            f"task {label!r}: `move` returns shares of the shape {tuple(share.shape)}; expected "
+            f"task {label!r}: `move` returns shares of shape {tuple(share.shape)}; expected "
             f"({len(target)},), one for each sample"
         )
     return moved, share.float()
@@ -79,7 +79,7 @@ def _partner_targets(
         moved, share = own
         return moved[partner], share[partner]
 
-    # The pixels moved again after they were mixed: then the partner's moved with the sample's.
+    # The pixels moved again after mixing: the partner's pixels moved with those of the sample.
     before, followed = move_target(label, task, target, mix.before)
     share = present if followed is None else present * followed
     moved, followed = move_target(label, task, before[partner], mix.later)
@@ -90,8 +90,8 @@ def _partner_targets(
 def _merged(label: str, region: Tensor, own: Pair, other: Pair) -> Pair:
     """Return the one (target, share) of an aligned task in a cutmix view.
 
-    region: (B, 1, H, W) bool, True for the partner's pixels. Maps are merged by it, and need the
-    labels of both samples. Points of the sample become NaN where the partner hides them.
+    region: (B, 1, H, W) bool, True for the partner's pixels. Maps take the partner's values there,
+    so both samples need a label. Points of the sample become NaN where the partner covers them.
     """
     target, share = own
     if are_points(target):

@@ -1,4 +1,4 @@
-"""`ViewPlan`: what preparing a batch needs to know about a run, and nothing else."""
+"""`ViewPlan`: the settings of a run that preparing a batch needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class ViewPlan:
     tasks: label -> supervised task.
     pretexts: label -> entry of a pretext task. Its weight is not read.
     views: which views supervised heads read.
-    clean: name of the augmentation of the pretexts' clean view. None: `augment`.
+    clean: name of the augmentation that makes the pretexts' clean view. None: `augment`.
     micro_batches: number of micro-batches of the whole step, over all ranks. The loss of the step
         is the mean of their losses.
-    same_images: all heads must read the same images, as a weighting at the features needs.
+    same_images: all heads must read the same images, as required by a weighting at the features.
     """
 
     augment: Augmentation

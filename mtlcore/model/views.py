@@ -168,8 +168,8 @@ def prepare(
     unordered = pretexts | tasks
     labels = plan.labels(batch.counts)
     head_inputs = {label: unordered[label] for label in labels}
-    # The factors from sums over samples to this micro-batch's share of the loss. The step averages
-    # the losses of its micro-batches, so each of them is multiplied by their number.
+    # Factors from sums over samples to the loss of this micro-batch. The step averages the losses
+    # of its micro-batches, so each factor contains their number.
     scale = {label: plan.micro_batches / plan.samples(label, batch.counts) for label in labels}
     if plan.same_images:
         _require_same_images(head_inputs)
@@ -214,7 +214,7 @@ def _pretext_input(
         _check_samples(label, views, target, samples)
         positions = encoded.add(views, entry.samples, label)
     except (TypeError, ValueError, AttributeError) as error:
-        # The code of a plugin: a trial of two samples reports the note.
+        # A plugin may be wrong: the dry run on two samples shows this note.
         error.add_note(
             f"`views` of pretext {label!r} must return (views, target), where views is a list of "
             "View: View.repaint takes images, View.rearrange takes a function"

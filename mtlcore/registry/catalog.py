@@ -101,9 +101,9 @@ class Catalog:
         return file
 
     def register(self, cls: type[Component]) -> None:
-        """Add one class of this process. A class that was defined again replaces its old self.
+        """Add one class of this process. A class that is defined again replaces its old version.
 
-        Raises MtlError where the class is no component, or where its name is taken.
+        Raises MtlError if the class is not a component, or if its name is taken.
         """
         if not is_component(cls):
             bases = ", ".join(base.__name__ for base in BASES.values())
@@ -296,10 +296,10 @@ def catalog() -> Catalog:
 
 
 def register(cls: C) -> C:
-    """Make a component class of a script or a notebook known in this process; return the class.
+    """Register a component class of a script or notebook in this process, and return the class.
 
-    It can be a decorator, above `@frozen`. A class of an installed plugin is known already.
-    Raises MtlError where the class is no component, or where its name is taken.
+    Use it as a decorator, above `@frozen`. Classes of installed plugins need no registration.
+    Raises MtlError if the class is not a component, or if its name is taken.
     """
     catalog().register(cls)
     return cls

@@ -1,4 +1,4 @@
-"""Look up components for a user: the catalog with plugin files, and the kind of a name."""
+"""Look up components by name: in the installed catalog and in plugin files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def catalog_with(files: Sequence[Path]) -> Catalog:
 
 
 def default_component(kind: str, name: str, plugins: Sequence[str] = ()) -> Any:
-    """Return a component with every key at its default.
+    """Return a component with all keys at their defaults.
 
-    plugins: further one-file plugins: "PATH", or "PATH#sha256=...". One of them may replace it.
+    plugins: one-file plugins, "PATH" or "PATH#sha256=...". They may replace the component.
     """
     return catalog_of(plugins).find(kind, name)()
 
@@ -35,7 +35,7 @@ def default_component(kind: str, name: str, plugins: Sequence[str] = ()) -> Any:
 def default_augmentations(plugins: Sequence[str]) -> dict[str, Augmentation]:
     """Return name -> augmentation for each one without required keys.
 
-    plugins: further one-file plugins: "PATH", or "PATH#sha256=...".
+    plugins: one-file plugins, "PATH" or "PATH#sha256=...".
     """
     defaults: dict[str, Augmentation] = {}
     for name, cls in catalog_of(plugins).of_kind("augmentation").items():
@@ -100,9 +100,9 @@ def origin_of(cls: type[Component], known: Catalog) -> Origin:
 
 
 def missing_component(origin: Mapping[str, str | None]) -> str:
-    """How to get a component that is not there now. "" if it is, or if it comes with a run.
+    """How to get a missing component. "" if it is installed, or if the run holds its plugin file.
 
-    origin: as `origin_of` returned it where the component was used.
+    origin: as `origin_of` returned it when the run was trained.
     """
     kind, name = origin.get("kind"), origin.get("name")
     if kind is None or name is None or origin.get("file") or (kind, name) in catalog().classes:
@@ -111,8 +111,8 @@ def missing_component(origin: Mapping[str, str | None]) -> str:
     package, used = origin.get("package"), origin.get("version")
     if package is None:
         return (
-            f"{shown}, registered in the process that trained the run: run the code that defines "
-            "it (with mtlcore.register) before, or put the class into a plugin"
+            f"{shown}, registered in the process that trained the run: first run the code that "
+            "defines and registers it (mtlcore.register), or put the class into a plugin"
         )
     try:
         now = version(package)
@@ -120,4 +120,4 @@ def missing_component(origin: Mapping[str, str | None]) -> str:
         return (
             f'{shown} of {package} {used}, which is not installed: pip install "{package}=={used}"'
         )
-    return f"{shown} of {package} {used}; installed is {package} {now}: see `mtl plugins`"
+    return f"{shown} of {package} {used}, but {now} is installed: see `mtl plugins`"

@@ -16,7 +16,7 @@ from attrs import frozen
 from ..errors import MtlError
 
 MARK = "#sha256="
-"""Stands between the path and the hash in an entry of `plugins`."""
+"""Separates the path and the hash in an entry of `plugins`."""
 
 
 @frozen
@@ -112,7 +112,7 @@ def split_entry(listed: str) -> tuple[str, str]:
 
 
 def file_of(module: str) -> Path | None:
-    """Return the plugin file that this loaded module is; None if it is an ordinary module."""
+    """Return the plugin file that a module was loaded from; None for an ordinary module."""
     loader = getattr(getattr(sys.modules.get(module), "__spec__", None), "loader", None)
     return loader.file.path if isinstance(loader, _TextLoader) else None
 

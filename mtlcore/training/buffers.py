@@ -18,7 +18,7 @@ class Buffers:
 
     @classmethod
     def of(cls, *networks: nn.Module) -> Buffers:
-        """Copy the buffers as they are."""
+        """Copy the current buffers."""
         buffers = [buffer for network in networks for buffer in network.buffers()]
         return cls(buffers, [b.clone() for b in buffers])
 

@@ -1,7 +1,7 @@
-"""One optimizer step in parts that a user calls: losses, backward, apply.
+"""The parts of one optimizer step that a custom training loop calls: losses, backward, apply.
 
-The parts compute what `step.step_on` computes. They differ in one point: the losses of several
-micro-batches are averaged first, and differentiated together.
+The parts compute the same as `step.step_on`, except that the losses of several micro-batches are
+averaged first, and differentiated together.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Losses = Mapping[str, Tensor]
 class StepBatch:
     """The batches of one optimizer step on this process.
 
-    step: their step. Views and dropout are drawn for it, so the same `StepBatch` gives the same
-    losses at the same weights.
+    step: number of the step, the key of the draws of views and dropout. So the same `StepBatch`
+    gives the same losses for the same weights.
     micro_batches: one `Batch`, or several if `train.micro_batches` is set.
     """
 
@@ -48,7 +48,7 @@ class Computed:
     """Losses that are not differentiated yet.
 
     gram: the Gramian at the features, or None. before: the buffers before the forwards.
-    encoded: images that were encoded. unfollowed: labels that could not follow, for the log.
+    encoded: number of encoded images. unfollowed: labels that can't be moved, for the log.
     """
 
     losses: dict[str, Tensor]
@@ -59,7 +59,7 @@ class Computed:
 
 
 class GivenLosses:
-    """Losses of a whole step that are computed already, as its only micro-batch."""
+    """Computed losses of a whole step, in the form of a single micro-batch."""
 
     def __init__(self, losses: dict[str, Tensor], gram: Tensor | None) -> None:
         self._forward: Forward = losses, gram
@@ -77,15 +77,15 @@ class GivenLosses:
 class ByHand:
     """The state between the parts of a step: `losses`, then `backward`, then `apply`.
 
-    Losses that are not applied leave no trace in the run: what their forwards changed in the
-    buffers (statistics of BatchNorm) is restored before the next forward.
+    Losses without `apply` do not change the run: the buffers that their forwards changed (BatchNorm
+    statistics) are restored before the next forward.
     """
 
     train_state: TrainState
     _computed: Computed | None = None
     _done: Differentiated | None = None
     _calls: int = 0
-    # The number of the call that returned a loss. The dictionary keeps no loss alive.
+    # Loss -> number of the call that returned it. Weak keys: the dictionary keeps no loss alive.
     _call_of: WeakIdKeyDictionary = field(factory=WeakIdKeyDictionary)
 
     # ------------------------------------------------------------------------------ losses
@@ -96,14 +96,14 @@ class ByHand:
         self.start("losses")
         if train_state.fabric.world_size > 1:
             raise MtlError(
-                f"Trainer.losses computes on one device, and this run has "
+                f"Trainer.losses works on one device only, but this run has "
                 f"{train_state.fabric.world_size}: call Trainer.step(), or set train.devices = 1"
             )
         micro_batches = LazyMicroBatches(train_state, batch.micro_batches, batch.step)
         before = Buffers.of(train_state.model, train_state.loss_weighting)
         measure_if_due(train_state, micro_batches.names)
         try:
-            # As for a weighting at the parameters: each loss may be differentiated alone.
+            # As for a weighting at the parameters, each loss may be differentiated separately.
             with graph_context("parameters"):
                 forwards = [micro_batches.forward(i) for i in range(len(micro_batches))]
         except BaseException:
@@ -131,7 +131,7 @@ class ByHand:
             )
         if self._computed is not None:
             self._forget()
-        # A user may have evaluated it, or `Trainer.inference`, which shares its modules.
+        # The caller may have set eval mode, also through `Trainer.inference`, which shares modules.
         self.train_state.model.train()
 
     def _forget(self) -> None:
@@ -149,7 +149,7 @@ class ByHand:
         if self._done is not None:
             raise MtlError(
                 "Trainer.backward was called twice: call Trainer.apply(), then compute the losses "
-                "of the next batch. To add losses up, pass their sum: backward(losses['a'] + ...)"
+                "of the next batch. To combine losses, pass their sum: backward(losses['a'] + ...)"
             )
         computed = self._computed
         if computed is None:
@@ -163,7 +163,7 @@ class ByHand:
         try:
             self._done = self._differentiate(given, computed)
         except BaseException:
-            # The gradients may be there in part.
+            # Some gradients may have been written already.
             self._forget()
             raise
 
@@ -176,7 +176,7 @@ class ByHand:
         return Differentiated(tuple(computed.losses), values, None)
 
     def _in_order(self, losses: Losses, computed: Computed) -> dict[str, Tensor]:
-        """These losses in the order of the step. Raises MtlError if they are not of the step."""
+        """Return the losses in the order of the step. Raises MtlError if one is not of the step."""
         known = computed.losses
         for label, loss in losses.items():
             if label not in known:
@@ -190,14 +190,14 @@ class ByHand:
             changed = [name for name in known if losses.get(name) is not known[name]]
             if changed:
                 raise MtlError(
-                    'Trainer.backward: weighting.at = "features" has measured the gradients of the '
-                    f"losses that Trainer.losses returned, and {changed[0]} is missing or changed: "
+                    'Trainer.backward: weighting.at = "features" needs the losses exactly as '
+                    f"Trainer.losses returned them, but {changed[0]} is missing or changed: "
                     'pass all of them unchanged, or set weighting.at = "parameters"'
                 )
         return {name: losses[name] for name in known if name in losses}
 
     def _check(self, loss: object, what: str) -> None:
-        """Raise MtlError if this is no loss of the last batch that can be differentiated."""
+        """Raise MtlError unless this is a loss of the last batch that can be differentiated."""
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise MtlError(f"Trainer.backward: {what} is {got}, expected a scalar tensor")

@@ -41,7 +41,7 @@ class SavedState(TypedDict):
 
 @define(eq=False)
 class Checkpoints:
-    """Saves a run, and resumes it.
+    """Saves and resumes a run.
 
     best: the best validation value so far, of the metric that selects the best checkpoint.
     """
@@ -81,7 +81,7 @@ class Checkpoints:
         }
 
     def save_if_best(self, metrics: Mapping[str, float]) -> None:
-        """Save the best checkpoint if the metric that selects it improved."""
+        """Save the best checkpoint if the metric `train.best` improved."""
         name = self.callbacks.best_by
         value = metrics.get(name, math.nan)
         if not math.isnan(value) and self._is_better(value, self.callbacks.better[name]):
@@ -117,7 +117,7 @@ class Checkpoints:
         run with EMA are missing.
         """
         train_state = self.train_state
-        # Reading the state first: its format decides whether the rest can be read.
+        # Read the state first, since it holds the format number.
         state = checkpoint.state()
         origin = str(checkpoint.path)
         load_weights(train_state.model, checkpoint.weights(), origin)

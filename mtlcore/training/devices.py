@@ -49,7 +49,7 @@ def fabric_for(experiment: Experiment) -> Fabric:
 
 
 def with_micro_batches(experiment: Experiment, ranks: int) -> Experiment:
-    """Fix `train.micro_batches` for a run that begins on this number of ranks.
+    """Set `train.micro_batches` for a run that begins on this number of ranks.
 
     Raises MtlError if the ranks can't share the micro-batches equally, or if a rank would have
     several of them under a weighting at the features.
@@ -59,7 +59,7 @@ def with_micro_batches(experiment: Experiment, ranks: int) -> Experiment:
     if count % ranks:
         divisors = [str(n) for n in range(1, count + 1) if count % n == 0]
         raise MtlError(
-            f"train.micro_batches = {count} can't be dealt evenly to {ranks} devices: "
+            f"train.micro_batches = {count} can't be split evenly over {ranks} devices: "
             f"the number of devices (train.devices, or the processes of torchrun) must be one of "
             f"{', '.join(divisors)}"
         )

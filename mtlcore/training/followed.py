@@ -1,4 +1,4 @@
-"""How many labels of a step could not follow the pixels into a view, for the log."""
+"""The fraction of a step's labels that can't be moved to a view, for the log."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..networks import sum_over_ranks
 def unfollowed_of_step(
     of_micro_batches: Sequence[dict[str, Tensor]], micro_batches: int
 ) -> dict[str, Tensor]:
-    """Return "unfollowed/<task>" -> (), a share of the step's labels: the mean over the views.
+    """Return "unfollowed/<task>" -> (), the fraction of labels that can't be moved to a view.
 
-    It is a device scalar, the same on all ranks. All ranks must call it.
+    It is averaged over views. It is a device scalar, equal on all ranks. All ranks must call it.
 
-    of_micro_batches: `PreparedBatch.unfollowed` of each micro-batch of this rank. micro_batches:
-    their number over all ranks.
+    of_micro_batches: `PreparedBatch.unfollowed` of each micro-batch of this rank.
+    micro_batches: number of micro-batches over all ranks.
     """
     labels = list(of_micro_batches[0])
     if not labels:

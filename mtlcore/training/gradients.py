@@ -185,8 +185,8 @@ def _forwards(
     synced: DDP reduces gradients over ranks in the last backward. Otherwise it never does, and the
     caller must sum them.
 
-    A micro-batch is prepared here, and lives until its losses do: the caller must drop them before
-    it asks for the next ones. Then the views of one micro-batch are in memory, not those of all.
+    Each micro-batch is prepared here. Its views stay in memory as long as its losses, so the caller
+    must delete the losses before it requests the next ones.
     """
     # DDP reduces in a backward unless `no_sync` is active in its forward and in that backward.
     # The context stays open across the `yield`, where the caller runs the backward.
@@ -196,7 +196,7 @@ def _forwards(
     for i in range(len(micro_batches)):
         reduces = synced and i == last
         with nullcontext() if reduces else no_sync():
-            # No variable here keeps the losses: the caller alone holds them.
+            # Yield directly: a variable here would keep the losses alive.
             yield micro_batches.forward(i)
 
 

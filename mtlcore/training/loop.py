@@ -1,4 +1,4 @@
-"""The run: step, evaluate, call callbacks and save until the last step; stop cleanly."""
+"""The training loop of a run: steps, evaluation, callbacks, checkpoints, and a clean stop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @define(eq=False)
 class RunLoop:
-    """The loop around the steps of a trainer, and what happens between them.
+    """The loop over the steps of a trainer, and everything between them.
 
     Every rank runs it and evaluates. Only the main process logs, saves and calls callbacks.
 
@@ -71,7 +71,7 @@ class RunLoop:
         return self.train_state.step >= self.train_state.steps or self.ended
 
     def _catch_up(self) -> None:
-        """Evaluate and save the last step if that was not done: it may have been taken by hand."""
+        """Evaluate and save the last step if a custom training loop took it without doing so."""
         evaluated = saved = True
         if self.is_main:
             folder, step = self.checkpoints.folder, self.train_state.step
@@ -169,7 +169,7 @@ class RunLoop:
 
 
 def _is_evaluation(row: Mapping[str, object]) -> bool:
-    """Whether this row of the log holds metrics of the validation split."""
+    """Whether this row of the log holds validation metrics."""
     return any(name.startswith("validation/") for name in row)
 
 

@@ -1,8 +1,8 @@
-"""The micro-batches of one step on one rank, each prepared when its forward comes.
+"""The micro-batches of one step on one rank, each prepared just before its forward pass.
 
-A batch holds uint8 images, a prepared batch several times as many bytes: float views. So at most
-one of the step's micro-batches is prepared at a time. Who needs the losses of the whole step first
-prepares each of them twice. Both times give the same bits, since all draws are keyed.
+A batch holds uint8 images. A prepared batch holds float views, which take several times as much
+memory. So only one micro-batch is prepared at a time. A backward pass that needs the losses of the
+whole step first prepares each micro-batch twice, bit for bit equal, since all draws are keyed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MicroBatches(Protocol):
     def __len__(self) -> int: ...
 
     def forward(self, number: int) -> Forward:
-        """Return the losses of the micro-batch `number` of this rank, the same bits each time."""
+        """Return the losses of micro-batch `number` of this rank, bit for bit equal each time."""
         ...
 
 
@@ -52,9 +52,9 @@ def forward(train_state: TrainState, prepared: PreparedBatch, dropout_seed: int)
 class LazyMicroBatches:
     """Micro-batches as the loader returns them.
 
-    Augmentation and pretext code runs in `forward`, in the thread of its caller.
+    Augmentations and pretexts run in `forward`, in the calling thread.
 
-    step: the step that the batches belong to. Views and dropout are drawn for it.
+    step: number of the step, the key of the draws of views and dropout.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LazyMicroBatches:
         self._unfollowed: dict[int, dict[str, Tensor]] = {}
         world = train_state.fabric.world_size
         self._plan = training_plan(train_state.experiment, len(batches) * world)
-        # Known without preparing: the counts are those of the whole step.
+        # Known before preparing, since the counts are those of the whole step.
         self.names: Names = self._plan.labels(batches[0].counts)
 
     def __len__(self) -> int:
@@ -92,15 +92,15 @@ class LazyMicroBatches:
         return forward(self._train_state, self.prepare(number), seed)
 
     def unfollowed(self) -> dict[str, Tensor]:
-        """Return how many labels of the step could not follow into a view, for the log.
+        """Return the fraction of the step's labels that can't be moved to a view, for the log.
 
-        All ranks must call it, after each micro-batch was prepared.
+        All ranks must call it, after all micro-batches were prepared.
         """
         return unfollowed_of_step(list(self._unfollowed.values()), self._plan.micro_batches)
 
     @property
     def encoded(self) -> int:
-        """The number of images to encode, over the micro-batches that were prepared so far.
+        """The number of images to encode, over all micro-batches prepared so far.
 
         A micro-batch that was prepared twice counts once.
         """

@@ -1,4 +1,4 @@
-"""A process trains one run at a time: networks keep the state of a forward in globals."""
+"""A lock: a process trains one run at a time, since a forward keeps state in globals."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _training = threading.Lock()  # held while a run of this process trains
 
 @contextmanager
 def only_training(folder: Path) -> Iterator[None]:
-    """Train the run of this folder inside. Raises MtlError if this process trains another run."""
+    """Hold the lock for a run in this folder. Raises MtlError if another run holds it."""
     if not _training.acquire(blocking=False):
         raise MtlError(
-            f"can't train {folder}: this process trains another run, and it trains one at a time: "
-            "wait for its end, or start this one in a process of its own"
+            f"can't train {folder}: this process trains another run: "
+            "wait until it ends, or start this one in another process"
         )
     try:
         yield

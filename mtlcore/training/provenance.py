@@ -60,7 +60,7 @@ def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[s
 
 
 def components(experiment: Experiment) -> dict[str, Origin]:
-    """Where each component comes from, by the path of its table: what a run needs to be loaded."""
+    """Path of a table -> origin of its component, which loading the run requires."""
     known = catalog_of(experiment.plugins)
     found: dict[str, Origin] = {}
     for path, component in components_of(experiment):

@@ -68,7 +68,7 @@ class Record:
         return {key: mean for key, mean in means.items() if not math.isnan(mean)}
 
     def skipped_so_far(self) -> int:
-        """Skipped steps, those since the last flush included. It reads them back."""
+        """Skipped steps, including those since the last flush. Waits for the device."""
         pending = [int(logged["skipped"]) for logged in self._pending]
         return self.skipped + sum(pending)
 

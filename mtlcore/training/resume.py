@@ -13,15 +13,15 @@ from ..runs import RunFolder
 
 
 def experiment_to_resume(given: Experiment, folder: Path) -> Experiment:
-    """The experiment of the run in `folder`, on the devices of the given one.
+    """The experiment of the run in `folder`, with `train.devices` of the given one.
 
-    given: resolved. Raises MtlError if it is another one than that of the run.
+    given: a resolved experiment. Raises MtlError if it differs from that of the run.
     """
     saved = RunFolder.open(folder).experiment()
     found = differences(given, saved)
     if found:
         raise MtlError(
-            f"{folder} holds the run of another experiment, so it can't be resumed with this one: "
+            f"{folder} holds a run of another experiment, so it can't be resumed with this one: "
             "choose another `out`, or pass the experiment of the run, "
             f"mtlcore.load_run({str(folder)!r}).experiment\n  " + "\n  ".join(found)
         )

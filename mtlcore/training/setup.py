@@ -1,4 +1,4 @@
-"""Everything that a run consists of, built and checked before its first step."""
+"""Build and check all parts of a run before its first step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .state import TrainState
 
 @frozen(eq=False)
 class RunParts:
-    """The parts of a run. checkpoints: None if the run has no folder, and writes nothing."""
+    """The parts of a run. checkpoints: None if the run has no folder."""
 
     train_state: TrainState
     data: RunData
@@ -43,7 +43,7 @@ def set_up(
 ) -> RunParts:
     """Read the data, build the networks, and create or resume the run folder: ready to step.
 
-    out: the run folder. None: no folder, and the callbacks of the experiment are left out.
+    out: the run folder. None: no folder, and no callbacks of the experiment.
     Raises MtlError for everything that a user can correct.
     """
     keep_freed_memory()

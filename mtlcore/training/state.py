@@ -79,7 +79,7 @@ class TrainState:
         return lr_at(self.experiment.optimizer.lr, self.experiment.schedule, step, self.steps)
 
     def set_learning_rate(self) -> None:
-        """Give the optimizers the learning rate of the current step."""
+        """Set the learning rate of the current step in the optimizers."""
         groups = [*self.optimizer.param_groups]
         if self.loss_weighting_optimizer:
             groups += self.loss_weighting_optimizer.param_groups
@@ -88,7 +88,7 @@ class TrainState:
             group["lr"] = lr
 
     def wrapped(self, optimizer: torch.optim.Optimizer) -> _FabricOptimizer:
-        """An optimizer of the user, as Fabric wraps it."""
+        """A user's optimizer, wrapped by Fabric."""
         if optimizer not in self._wrapped:
             wrapped = self.fabric.setup_optimizers(optimizer)
             assert isinstance(wrapped, _FabricOptimizer)
@@ -97,7 +97,7 @@ class TrainState:
 
     @property
     def accumulated(self) -> int:
-        """Micro-batches of a step on each rank."""
+        """Number of micro-batches of a step on each rank."""
         world: int = self.fabric.world_size
         return (self.experiment.train.micro_batches or world) // world
 
@@ -106,8 +106,8 @@ class TrainState:
     def global_micro_batch(self, micro_batch: int) -> int:
         """The number, over all ranks, of this rank's micro-batch `micro_batch`.
 
-        Samples and draws are keyed by it and never by the rank. So any number of ranks draws the
-        same as one process with the same `train.micro_batches`.
+        Samples and draws are keyed by it, never by the rank. So they are the same for any number of
+        ranks with the same `train.micro_batches`.
         """
         return micro_batch * self.fabric.world_size + self.fabric.global_rank
 

@@ -23,7 +23,7 @@ from .state import Names, TrainState
 
 Logged = dict[str, Tensor]
 """Device scalars of one step: "loss/<label>", "weight/<label>", "task_weight/<label>",
-"grad_norm" and "skipped"; and "unfollowed/<label>" of tasks whose labels may not follow a view."""
+"grad_norm" and "skipped"; and "unfollowed/<label>" for tasks whose `move` returns shares."""
 
 Backward = Callable[[TrainState, MicroBatches], tuple[Tensor, Tensor]]
 
@@ -32,7 +32,7 @@ def train_step(train_state: TrainState, batches: Sequence[Batch]) -> Logged:
     """Take one optimizer step on this rank's micro-batches. -> device scalars.
 
     batches: one or more, as the loader returns them. All ranks have the same number. Each is
-    prepared when its forward comes, and its views are freed after its backward.
+    prepared just before its forward, and its views are freed after its backward.
     """
     micro_batches = LazyMicroBatches(train_state, batches)
     logged = step_on(train_state, micro_batches)
@@ -63,7 +63,7 @@ class Differentiated:
 
 
 def measure_if_due(train_state: TrainState, names: Names) -> None:
-    """Let the next forwards compute the Gramian at the features if this step needs it."""
+    """Make the next forwards compute the Gramian at the features if this step needs it."""
     reads_features = train_state.experiment.weighting.at == "features"
     train_state.model.measuring = train_state.must_measure(names) and reads_features
 
@@ -88,7 +88,7 @@ def update(
 ) -> Logged:
     """Clip the gradients, step the optimizers, update the averages, and count the step.
 
-    before: the buffers before the forwards. own: steps in place of the run's optimizer.
+    before: the buffers before the forwards. own: an optimizer that replaces that of the run.
     """
     norm = _clip_gradients(train_state, own or train_state.optimizer)
     ok = torch.isfinite(norm)
@@ -121,7 +121,7 @@ def _backward_for(at: str, must_measure: bool) -> Backward:
 
 
 def graph_context(at: str) -> AbstractContextManager[object]:
-    """A context in which the graph of a compiled encoder can be differentiated once a loss."""
+    """A context in which the graph of a compiled encoder can be differentiated once per loss."""
     if at != "parameters":
         return nullcontext()
     import torch._functorch.config
@@ -166,7 +166,7 @@ def _step_optimizers(ok: Tensor, train_state: TrainState, own: _FabricOptimizer 
             _set_found_inf(train_state.optimizer.optimizer, bad)
         train_state.optimizer.step()
     else:
-        # It may be of any kind, so the host must decide.
+        # Any optimizer class is allowed, so the host must decide whether to skip.
         if scaled or bool(ok):
             own.step()
         own.zero_grad(set_to_none=True)

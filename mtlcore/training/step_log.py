@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl of optimizer steps."""
+"""The training rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StepLog:
     parts: RunParts
 
     def add(self, logged: Logged, lr: float) -> None:
-        """Keep the scalars of a step, and log if it is due. lr: its learning rate."""
+        """Keep the scalars of a step, and log at each `log_every`-th step. lr: learning rate."""
         train_state = self.parts.train_state
         self.parts.record.add(logged, train_state.encoded * train_state.fabric.world_size)
         log_every = train_state.experiment.train.log_every
@@ -41,5 +41,5 @@ class StepLog:
         if parts.callbacks.running:
             parts.callbacks.call("on_log", row)
         elif parts.checkpoints is not None:
-            # Callbacks expect on_train_start and teardown, which `run` calls.
+            # No callbacks: only `Trainer.run` calls their on_train_start and teardown.
             parts.checkpoints.folder.log(row)

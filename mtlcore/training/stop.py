@@ -49,7 +49,7 @@ def stop_flag() -> Iterator[threading.Event]:
 
 
 def agree(stop: bool, ended: bool, device: torch.device) -> tuple[bool, bool]:
-    """Whether any rank got a signal, and whether any rank ended the run. All ranks call it."""
+    """Whether any rank got a signal, and whether any rank ended the run. All ranks must call it."""
     flags = torch.tensor([float(stop), float(ended)], device=device)
     stop, ended = (sum_over_ranks(flags) > 0).tolist()
     return stop, ended

@@ -1,4 +1,4 @@
-"""`Trainer`: the steps of an experiment, whole or in parts; `train`: all of them, as a run."""
+"""`Trainer`: whole steps of an experiment, or their parts; `train`: a complete run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def train(
 
 
 def trainer_of(parts: RunParts) -> Trainer:
-    """A trainer of parts that are set up."""
+    """A trainer of these parts, which are already set up."""
     trainer = Trainer.__new__(Trainer)
     trainer._begin(parts, nullcontext())
     return trainer
@@ -55,26 +55,26 @@ def trainer_of(parts: RunParts) -> Trainer:
 class Trainer:
     """An experiment that is ready to train: its data is read, and its networks are built.
 
-    `step()` takes one optimizer step, exactly as `mtl train` does, and `run()` takes all that are
-    left. The parts of a step are
+    `step()` takes one optimizer step, exactly as `mtl train` does. `run()` takes all remaining
+    steps. The parts of a step are
 
         batch = trainer.batch()          # images and targets of this step
         losses = trainer.losses(batch)   # label -> scalar with gradient
         trainer.backward(losses)         # weights of the configuration, loss weighting
-        trainer.apply()                  # clipping, optimizer, momentum copies, learning rate
+        trainer.apply()                  # learning rate, clipping, optimizer, momentum copies
 
-    They run on one device. With one micro-batch and a weighting that reads losses, they give the
-    weights of `step()` bit for bit; otherwise the weights differ by rounding.
+    The parts work on one device only. With one micro-batch and a weighting that reads losses, they
+    give the same weights as `step()`, bit for bit. Otherwise, the weights differ by rounding.
 
     experiment: the experiment.
-    out: the run folder, a new one. The rows of metrics.jsonl are written there, and checkpoints.
+    out: the run folder for metrics.jsonl and checkpoints. It must be new, unless `resume` is True.
     None: nothing is written.
-    resume: continue the run of the folder `out` from its last checkpoint. The experiment must be
-    the one that the run was started with. `train.devices` alone may differ.
+    resume: continue the run in `out` from its last checkpoint. `experiment` must be the one that
+    the run was started with. Only `train.devices` may differ.
     progress: show progress bars of the preparation and of `run()`, and messages, in the terminal or
-    the notebook. A `ProgressReporter` gets them instead.
+    the notebook. A `ProgressReporter` receives them instead.
 
-    Forwards seed torch's global generator: draw your own random numbers from a `torch.Generator`.
+    Forward passes seed torch's global generator: use a `torch.Generator` for your own draws.
     Raises MtlError for everything that a user can correct.
     """
 
@@ -123,17 +123,17 @@ class Trainer:
 
     @property
     def encoder(self) -> SharedEncoder:
-        """The shared encoder. It normalizes images, (B, 3, H, W) in [0, 1] -> Features."""
+        """The shared encoder: images (B, 3, H, W) in [0, 1] -> Features. It normalizes them."""
         return self.model.encoder
 
     @property
     def heads(self) -> dict[str, nn.Module]:
-        """Label -> head, of tasks first."""
+        """Label -> head, tasks first."""
         return dict(self.model.heads.items())
 
     @property
     def inference(self) -> Inference:
-        """The network to evaluate, of the EMA weights if there are any. Call `eval()` first."""
+        """The network to evaluate, with EMA weights if the run has any. Call `eval()` first."""
         return self.parts.callbacks.network
 
     @property
@@ -147,30 +147,30 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Number of optimizer steps of the whole run."""
         return self.parts.train_state.steps
 
     @property
     def step_number(self) -> int:
-        """Optimizer steps that are done, the skipped ones too: the number of the next one."""
+        """Number of completed optimizer steps, including skipped ones."""
         return self.parts.train_state.step
 
     @property
     def progress(self) -> float:
-        """Share of the steps that are done, in [0, 1]."""
+        """Completed share of the steps, in [0, 1]."""
         return self.parts.train_state.progress
 
     @property
     def skipped(self) -> int:
-        """Steps that changed nothing because their gradient was not finite. Waits for the GPU."""
+        """Number of steps skipped because of a gradient that is not finite. Waits for the GPU."""
         return self.parts.record.skipped_so_far()
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step: that of the configured schedule.
+        """The learning rate of the next step, from the configured schedule.
 
-        Set it for a schedule of your own. From then on, the schedule of the configuration is not
-        used: each step has the value that was set last. Checkpoints do not hold it.
+        Set it to use a custom schedule. From then on, the configured schedule is not used, and each
+        step uses the last value that was set. Checkpoints do not save it.
         """
         return self.parts.train_state.lr_at(self.step_number)
 
@@ -185,7 +185,7 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         """Take one optimizer step, as `mtl train` does. -> label -> loss, on the device.
 
-        The host does not wait for the device, except at each `log_every`-th step.
+        The host waits for the device only at each `log_every`-th step.
         """
         self._by_hand.start("step")
         train_state = self.parts.train_state
@@ -197,12 +197,11 @@ class Trainer:
         return {name.removeprefix("loss/"): logged[name] for name in losses}
 
     def run(self) -> Result:
-        """Take all steps that are left, with evaluation, checkpoints, callbacks, and the log.
+        """Take all remaining steps, with evaluation, checkpoints, callbacks, and the log.
 
-        Ctrl-C and SIGTERM stop it between two steps: it is saved and raises Interrupted. A process
-        runs one training at a time: a second call is refused, but nothing checks steps that are
-        taken by hand meanwhile. On several devices, it ends the process group: nothing can be
-        computed after it.
+        After Ctrl-C or SIGTERM, it saves the run at the next step and raises Interrupted. A process
+        trains one run at a time: a second call raises MtlError, but `step()` and the parts do not
+        check this. On several devices, it destroys the process group: compute nothing after it.
         """
         self._by_hand.start("run")
         folder = self._checkpoints().folder.path
@@ -235,15 +234,15 @@ class Trainer:
     # ------------------------------------------------------------------------------ parts of a step
 
     def batch(self, step: int | None = None) -> StepBatch:
-        """Read the batches of a step. step: None is the next one.
+        """Read the batches of a step (default: the next one).
 
-        They are a function of the step alone. Raises MtlError for a step that the run has not.
+        They are a function of the step alone. Raises MtlError if the run has no such step.
         """
         train_state, loader = self.parts.train_state, self.parts.loader
         number = train_state.step if step is None else step
         if not 0 <= number < train_state.steps:
             raise MtlError(
-                f"there is no step {number}: the run has the steps 0 to {train_state.steps - 1}. "
+                f"there is no step {number}: the run has steps 0 to {train_state.steps - 1}. "
                 "Set train.steps to a larger number"
             )
         batches = []
@@ -255,19 +254,19 @@ class Trainer:
         """Compute the losses of a batch. -> label -> fp32 scalar with gradient.
 
         Each is the mean over the whole step, without weights. With several micro-batches, the
-        graphs of all are in memory at once. Losses that are never applied, such as those of a
-        measurement, change nothing in the training.
+        graphs of all of them are in memory at once. Losses without `apply`, such as those of a
+        measurement, do not change the training.
 
         Raises MtlError on more than one device.
         """
         return self._by_hand.losses(batch)
 
     def backward(self, losses: Mapping[str, Tensor] | Tensor) -> None:
-        """Compute the gradients of the last losses, into `.grad` of the parameters.
+        """Compute the gradients of the last losses, in `.grad` of the parameters.
 
-        losses: what `losses` returned, or some of it, or scalars computed from it. They are
-        multiplied by the weights of the configuration and combined by the loss weighting.
-        A single scalar tensor is differentiated as it is.
+        losses: a dict as `losses` returned it, a part of it, or scalars computed from it. They are
+        multiplied by the weights of the configuration and combined by the loss weighting. A single
+        scalar tensor is differentiated without weights.
         """
         self._by_hand.backward(losses)
 
@@ -275,8 +274,9 @@ class Trainer:
         """Clip the gradients, step the optimizer, update the momentum copies, count the step.
 
         A step whose gradient norm is not finite changes nothing, and is counted in `skipped`.
-        optimizer: steps in place of that of the configuration, with its own learning rate. The
-        gradients of its parameters alone are clipped. The host then waits for the gradient norm.
+
+        optimizer: used instead of that of the configuration, with its own learning rate. Only the
+        gradients of its parameters are clipped. The host waits for the gradient norm.
         """
         self.parts.train_state.set_learning_rate()
         lr = float((optimizer or self.optimizer).param_groups[0]["lr"])

@@ -80,7 +80,7 @@ def require_square(size: tuple[int, int], what: str, hint: str) -> None:
 
 
 def blocks_of(image_size: tuple[int, int], cells: tuple[int, int]) -> int:
-    """Return the size in pixels of the square blocks with which `cells` (h, w) cover an image.
+    """Return the side in pixels of square blocks, of which `cells` (h, w) cover an image.
 
     image_size: (H, W). The blocks exceed the image if a side is not a multiple of the block.
     """
@@ -103,7 +103,7 @@ def hidden_number(ratio: float, grid: int) -> int:
 
 
 def require_some_hidden(ratio: float, grid: int, parts: str) -> None:
-    """Raise ValueError if `ratio` hides no part of the grid, or all of them.
+    """Raise ValueError if `ratio` hides no part of the grid, or all parts.
 
     parts: their name in the message.
     """

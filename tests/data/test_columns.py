@@ -242,10 +242,10 @@ def test_a_file_name_that_is_no_utf8_can_be_a_key():
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"keys": np.arange(40)}, r"its keys are int64 \(40,\); expected \(N,\) strings"),
-        ({"split": np.arange(40)}, r"its split is int64 \(40,\); expected \(N,\) strings"),
-        ({"attributes": {"age": np.arange(40.0)}}, "its attribute 'age' is float64"),
-        ({"annotations": {"kind": np.array([b"a"] * 40)}}, r"its annotation 'kind' is \|S1"),
+        ({"keys": np.arange(40)}, r"the keys are int64 \(40,\); expected \(N,\) strings"),
+        ({"split": np.arange(40)}, r"the split is int64 \(40,\); expected \(N,\) strings"),
+        ({"attributes": {"age": np.arange(40.0)}}, "the attribute 'age' is float64"),
+        ({"annotations": {"kind": np.array([b"a"] * 40)}}, r"the annotation 'kind' is \|S1"),
         ({"annotations": {"kind": np.array([["a"]] * 40)}}, r"is <U1 \(40, 1\); expected"),
         ({"annotations": {"kind": np.array(["a", None] * 20)}}, "is object"),
     ],
@@ -310,7 +310,7 @@ def test_blank_samples_are_missing():
 @pytest.mark.parametrize(
     ("codes", "names", "message"),
     [
-        ([0, 2], ["a", "b"], "the code 2 names none of the 2 names; expected 0 to 1"),
+        ([0, 2], ["a", "b"], "the code 2 is out of range for 2 names; expected 0 to 1"),
         ([0, -1], ["a", "b"], r'the code -1 .* A missing value has the name ""'),
         ([0, 1], ["a", "a"], "the name 'a' repeats"),
         ([0.5], ["a"], r"codes is float64 \(1,\); expected \(N,\) int"),

@@ -459,7 +459,7 @@ def test_datasets_with_different_values_under_one_name_are_refused():
 
 
 def test_a_dataset_with_a_repeated_key_is_refused():
-    with pytest.raises(MtlError, match=r"data\.a: its index has the key '00001' 2 times"):
+    with pytest.raises(MtlError, match=r"data\.a: the index has the key '00001' 2 times"):
         opened(InMemory(4, cycle("ab", 4), order=(0, 1, 1)))
 
 
@@ -470,7 +470,7 @@ def test_a_dataset_with_too_few_values_is_refused(field):
         def index(self):
             return evolve(InMemory.index(self), **{field: np.array(["train"])})
 
-    with pytest.raises(MtlError, match=f"data.a: its index has 4 keys but 1 values of {field}"):
+    with pytest.raises(MtlError, match=f"data.a: the index has 4 keys but 1 values of {field}"):
         opened(Short(4, cycle("ab", 4)))
 
 

@@ -192,11 +192,11 @@ class Wrong(Scenes):
     ("how", "words"),
     [
         ("size", "5: the map 'classes' is 63 x 40 pixels, its image is 64 x 40"),
-        ("missing", "5: its index has the map 'classes', its decoded sample does not"),
-        ("dtype", "5: the map 'classes' is int64; its index declares uint16"),
-        ("channels", r"the shape \(40, 64, 2\); its index declares channels = 3"),
-        ("count", "it has 2 points 'corners'; its index declares 3"),
-        ("not declared", "its decoded sample has the map 'more', its index does not"),
+        ("missing", "5: the index has the map 'classes', the decoded sample does not"),
+        ("dtype", "5: the map 'classes' is int64; the index declares uint16"),
+        ("channels", r"the shape \(40, 64, 2\); the index declares channels = 3"),
+        ("count", "it has 2 points 'corners'; the index declares 3"),
+        ("not declared", "the decoded sample has the map 'more', the index does not"),
         ("no sample", r"decode returns ndarray; expected mtlcore.Sample\(image\)"),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_sample_that_is_not_as_declared_is_a_bad_file(how, words):
     ("how", "words"),
     [
         ("one name twice", "'depth' is the name of several labels"),
-        ("presence", r"the presence of 'depth' must be \(24,\) bool"),
+        ("presence", r"`present` of 'depth' must be \(24,\) bool"),
     ],
 )
 def test_an_index_that_breaks_the_contract_is_refused(how, words):

@@ -94,7 +94,8 @@ def test_a_run_of_another_format_is_refused_with_one_message(folder, capsys, com
     assert main(list(map(str, words[command]))) == 2
     found = "no format number" if number is None else f"format {number}"
     error = capsys.readouterr().err.replace("\n", "")
-    assert f"{run / 'run.json'} has {found}; this version of mtlcore reads format {FORMAT}" in error
+    message = f"{run / 'run.json'} has {found}; this version of mtlcore reads only format {FORMAT}"
+    assert message in error
     assert "train it again into a new folder" in error
     assert not new.exists()
 
@@ -106,7 +107,7 @@ def test_a_checkpoint_of_another_format_is_refused(folder):
     torch.save(state | {"format": 1}, file)
     resolved = run.config.read_text()
     run.config.write_text(resolved.replace("steps = 2\n", "steps = 4\n"))
-    with pytest.raises(MtlError, match=r"state\.pt has format 1; this version .* format 2 alone"):
+    with pytest.raises(MtlError, match=r"state\.pt has format 1; this version .* only format 2"):
         train(load(run.config), run.path, resume=True)
 
 

@@ -591,7 +591,7 @@ def test_a_step_after_the_last_one_is_refused(load):
     trainer = stepped(load({"train.steps": 2}), 2)
     assert trainer.progress == 1
     for part in (trainer.step, trainer.batch, lambda: trainer.batch(-1)):
-        with pytest.raises(MtlError, match=r"the run has the steps 0 to 1\. Set train.steps"):
+        with pytest.raises(MtlError, match=r"the run has steps 0 to 1\. Set train.steps"):
             part()
 
 

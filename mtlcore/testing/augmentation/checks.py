@@ -24,7 +24,7 @@ SHAPE = "view_has_its_shape"
 REPEATABLE = "same_draws_same_view"
 FINISHED = "finish_keeps_shape_and_range"
 ROUNDING = 1e-5  # interpolation of white gives 1.0000001
-FIRST_ID = 2**40  # of a mask: floats can't hold the next ones exactly
+FIRST_ID = 2**40  # of a mask: float32 can't hold this id and the next ones exactly
 DISC_PX = 4
 
 AUGMENTATION_CHECKS = Group()
@@ -242,13 +242,13 @@ def matrix_and_warp_agree(subject: AugmentationSubject, drawn: Drawn) -> None:
 
 @AUGMENTATION_CHECKS.check(
     "geometry",
-    why="a landmark beside its pixel, or a mask that lost its ids, teaches wrong places.",
-    mend="Return Geometry.affine(matrix, size): masks follow its warp, and points its matrix.",
+    why="landmarks next to their pixels, or masks with wrong ids, are wrong labels.",
+    mend="Return Geometry.affine(matrix, size): it moves masks by its warp, points by its matrix.",
     needs="matrix_and_warp_agree",
     capability="affine",
 )
 def marked_pixels_keep_their_mask_and_point(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """The middle of a disc, moved as a point, lies in the disc, moved as a mask."""
+    """The center of a disc, moved as a point, lies in the disc, moved as a mask."""
     middle = (0.3 + 0.4 * drawn.rng("middle").rand(drawn.samples, 2)) * drawn.size
     number = FIRST_ID + torch.arange(drawn.samples)
     away = coordinates(drawn.samples, drawn.size, drawn.size) - middle[:, :, None, None]

@@ -158,7 +158,7 @@ def decodes_images(subject: DatasetSubject) -> None:
 
 @DATASET_CHECKS.check(
     "maps and points",
-    why="labels are counted by the index, before anything is decoded.",
+    why="labels are counted from the index, before anything is decoded.",
     mend="Declare in `Index.maps` and `Index.points` what `decode` returns: which samples have it, "
     "dtype, channels, number of points.",
     needs=(DECODES, "columns_have_equal_length"),
@@ -168,7 +168,7 @@ def maps_and_points_are_as_declared(subject: DatasetSubject) -> None:
     """Each decoded sample has the maps and points that the index declares, in the same form."""
     for name, column in columns_of(subject.index).items():
         valid = isinstance(column.present, np.ndarray) and column.present.dtype == bool
-        require(valid, f"the presence of {name!r} is {describe(column.present)}")
+        require(valid, f"`present` of {name!r} is {describe(column.present)}")
     for sample in subject.samples:
         try:
             decode_sample(subject.component, subject.index, sample)
@@ -178,8 +178,8 @@ def maps_and_points_are_as_declared(subject: DatasetSubject) -> None:
 
 @DATASET_CHECKS.check(
     "maps and points",
-    why="a task reads a label by its name alone.",
-    mend="Give annotations, maps and points different names.",
+    why="tasks read labels by name.",
+    mend="Give annotations, maps and points distinct names.",
     needs=INDEXED,
     core=True,
 )

@@ -246,7 +246,7 @@ def missing(annotation: Annotation) -> Annotation:
 
 
 def absent(target: Tensor) -> Tensor:
-    """The same number of targets of samples without a label: zeros, or NaN for points."""
+    """As many targets for samples without a label: zeros, or NaN for points."""
     is_points = are_points(target) and target.shape[-1] == 2
     return torch.full_like(target, torch.nan if is_points else 0)
 

@@ -52,8 +52,8 @@ def loss_is_one_value_per_sample(subject: TaskSubject, drawn: Drawn) -> None:
 @LOSS_CHECKS.check(
     "loss",
     why="absent labels are masked AFTER the loss. NaN there, or in its gradient, ruins the step.",
-    mend="Make the loss finite for targets of zeros: clamp norms and logarithms. Leave out points "
-    "that are NaN with torch.where, before anything is computed from them.",
+    mend="Make the loss finite for targets of zeros: clamp norms and logarithms. Replace NaN "
+    "points with torch.where before you compute anything from them.",
     needs=LOSS,
     core=True,
 )

@@ -95,7 +95,7 @@ def movements_compose(subject: TaskSubject) -> None:
     core=True,
 )
 def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
-    """Absent targets of zeros stay finite under turns and mirrors; points stay NaN."""
+    """Targets of absent labels stay finite when rotated and mirrored; points stay NaN."""
     nothing = absent(subject.truth(drawn.samples, drawn.seed))
     unit = drawn.rng().rand(2, drawn.samples)
     moved = subject.moved(nothing, subject.movements(6.28 * unit[0], unit[1] < 0.5))
@@ -108,7 +108,7 @@ def absent_labels_stay_finite(subject: TaskSubject, drawn: Drawn) -> None:
 
 @MOVEMENT_CHECKS.check(
     "movement",
-    why="a map that lies two pixels beside its image teaches wrong borders, silently.",
+    why="a map shifted by two pixels teaches wrong borders, without an error.",
     mend="Move maps with geometry.warp(target), and points with geometry.points(target).",
     needs=UNMOVED,
     core=True,
@@ -145,7 +145,7 @@ def aligned_labels_have_the_form_of_the_view(subject: TaskSubject, drawn: Drawn)
 @MOVEMENT_CHECKS.check(
     "movement",
     why="points are unknown after tiles were shuffled. NaN in the loss would end the run.",
-    mend="Return (target, share) with a share of 0 for samples whose label could not follow, and "
+    mend="Return (target, share) with a share of 0 for samples whose label can't be moved, and "
     "keep the loss finite for points that are NaN.",
     needs=(UNMOVED, HEAD),
     core=True,

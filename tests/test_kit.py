@@ -480,6 +480,7 @@ def test_without_hypothesis_a_check_is_one_message_with_what_to_install(tmp_path
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_without_hypothesis_a_component_is_shown_with_its_capabilities(tmp_path):
     done = without_hypothesis("plugins", "show", "puzzling", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

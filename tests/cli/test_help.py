@@ -60,11 +60,9 @@ def test_the_help_of_plugins_lists_its_commands_and_options() -> None:
     assert [name for name in names if f" {name} " not in text] == []
 
 
-def test_python_m_mtlcore_is_the_same_command_line(tmp_path: Path) -> None:
-    module = [sys.executable, "-m", "mtlcore"]
-    words = ["eval", str(tmp_path / "absent")]
-    expected = mtl(*words)
-    found = run([*module, *words])
+def test_python_m_mtlcore_is_the_same_command_line() -> None:
+    expected = mtl("trian")
+    found = run([sys.executable, "-m", "mtlcore", "trian"])
     assert (found.returncode, found.stdout, found.stderr) == (
         expected.returncode,
         expected.stdout,

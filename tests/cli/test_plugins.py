@@ -142,6 +142,7 @@ def test_a_broken_plugin_is_listed_with_its_reason_and_causes_one_warning(
     assert len([line for line in listed.stderr.splitlines() if distribution in line]) == 1
 
 
+@pytest.mark.slow
 def test_a_configuration_with_a_broken_plugin_shows_its_original_error(
     site: Path, tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def two_ranks(on_two_ranks):
     return on_two_ranks(pair_toys.on_rank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "by"), pair_toys.CASES)
 def test_two_ranks_equal_one_process_on_the_joined_batch(two_ranks, name, by):
     """With two gloo processes, batch statistics and losses are those of all samples together."""

@@ -317,6 +317,7 @@ def test_resuming_finishes_a_run_that_was_killed_after_its_last_checkpoint(tmp_p
     assert "quarter/accuracy" in result.measured.metrics
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_at_the_step_at_which_the_callback_asks(tmp_path):
     """Real processes: only one has the callback; the other neither hangs nor trains further."""
     experiment(tmp_path, "[callback.diary]\n[callback.quitter]\nepoch = 1\n")

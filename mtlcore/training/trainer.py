@@ -22,6 +22,7 @@ from .checkpoint import Checkpoints
 from .devices import leave_together
 from .loop import RunLoop
 from .one_at_a_time import only_training
+from .record import Diverged
 from .result import Result
 from .resume import experiment_to_resume
 from .setup import RunParts, set_up
@@ -215,7 +216,8 @@ class Trainer:
         )
         try:
             result = loop.run()
-        except Interrupted:
+        except (Interrupted, Diverged):
+            # All ranks raise these together.
             leave_together(fabric)
             raise
         leave_together(fabric)

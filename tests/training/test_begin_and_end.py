@@ -166,7 +166,7 @@ def test_a_trial_changes_no_weight_no_buffer_no_gradient_and_no_generator(tmp_pa
 def test_a_run_whose_every_step_was_skipped_says_that_nothing_was_learned(tmp_path):
     """Fewer steps than `max_skipped`."""
     exp = experiment(tmp_path, "\n[pretext.nan]\nevery = 1\n", "train.steps=3")
-    with pytest.raises(Diverged, match="all 3 steps of the run were skipped.* nothing was learned"):
+    with pytest.raises(Diverged, match=r"all 3 steps .* skipped.* nothing was learned"):
         train(exp, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert "finished" not in folder.provenance()

@@ -46,11 +46,11 @@ def try_run(train_state: TrainState, callbacks: Callbacks, data: RunData, loader
 
     Raises MtlError for the first thing that fails.
     """
+    # Eval mode first: torch.compile sees the shapes of batches in this order in every run.
+    dry_run(train_state, loader.batch(0, 0))
     batches: list[Batch] = []
     for number in range(train_state.accumulated):
         batches.append(loader.batch(0, train_state.global_micro_batch(number)))
-    # First: torch.compile then sees the shapes of batches in the order in which it always did.
-    dry_run(train_state, batches[0])
     try_step(train_state, batches)
     try_evaluation(train_state, callbacks, data)
     if callbacks.folder is not None:

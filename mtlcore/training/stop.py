@@ -47,8 +47,8 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """A request that the first stop signal fills in, so that no step is left half done.
 
-    A second Ctrl-C stops at once. Other signals never do: a closed terminal can send several. A
-    signal that the process ignores stays ignored, so `nohup` works.
+    A second Ctrl-C stops at once. Other signals never do: a closed terminal can send several.
+    Another signal that the process ignores stays ignored, so `nohup` works.
     """
     stop = StopRequest()
     # Python allows signal handlers in the main thread alone.
@@ -64,8 +64,11 @@ def stop_request() -> Iterator[StopRequest]:
         else:
             stop.signal = number
 
-    handled = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, request_stop) for number in handled}
+    before = {}
+    for number in STOP_SIGNALS:
+        # Scripts start background jobs with SIGINT ignored, which is not what a user asked for.
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, request_stop)
     try:
         yield stop
     finally:

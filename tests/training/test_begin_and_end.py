@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import RunFolder
 from mtlcore.training.setup import set_up
+from mtlcore.training.stop import STOP_SIGNALS, stop_request
 from mtlcore.training.trainer import train
 
 HERE = Path(__file__).parent
@@ -172,6 +175,19 @@ def test_a_run_whose_every_step_was_skipped_says_that_nothing_was_learned(tmp_pa
     assert "finished" not in folder.provenance()
     with pytest.raises(Diverged, match="nothing was learned"):
         train(load(folder.config), folder.path, resume=True)
+
+
+def test_only_a_second_ctrl_c_stops_at_once():
+    """A session that ends sends SIGTERM and SIGHUP: two signals, and one stop."""
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with stop_request() as stop:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert stop.signal == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 # ---------------------------------------------------------------------------- before the images

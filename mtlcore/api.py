@@ -48,9 +48,9 @@ def train(
     its own `ProgressReporter`.
 
     Raises MtlError for everything that a user can correct; where possible, before the run writes
-    anything. After Ctrl-C or SIGTERM, saves the run and raises Interrupted. Outside of the main
-    thread, signals are not handled. A process trains one run at a time: a second call raises
-    MtlError.
+    anything. After Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, saves the run and raises Interrupted.
+    Outside of the main thread, signals are not handled. A process trains one run at a time: a
+    second call raises MtlError.
     """
     folder = Path(out)
     with only_training(folder):

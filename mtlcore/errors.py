@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 
 class MtlError(Exception):
     """A mistake that a user can fix.
 
     The message names what is wrong, where (file, key, plugin), the value, the expected value, and
-    the nearest valid name. The command line prints it without a traceback and exits with code 2.
+    the nearest valid name. The command line prints it without a traceback and exits with
+    `exit_code`.
     """
+
+    exit_code: ClassVar[int] = 2
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
     RUN/config.toml      the complete, resolved configuration: training it again reproduces the run
     RUN/run.json         provenance: versions, threads, device, data fingerprint, final metrics
     RUN/metrics.jsonl    one line for each logged step or evaluation
+                         In both, null stands for a number that is not finite
     RUN/tensorboard/     the same, for TensorBoard (if the run has [callback.tensorboard])
     RUN/plugins/         copies of the one-file plugins
     RUN/checkpoints/last-<step>/, best-<step>/
@@ -35,7 +36,7 @@ from .config import load
 from .config.experiment import Experiment
 from .config.overrides import Overrides
 from .errors import MtlError
-from .files import flush_folder, write_atomically, write_errors_as_mtl_error
+from .files import flush_folder, to_json, write_atomically, write_errors_as_mtl_error
 from .registry.lookup import missing_component
 
 FORMAT = 2
@@ -178,11 +179,12 @@ class RunFolder:
         """Add entries to run.json, or replace them."""
         merged = self.provenance() | dict(provenance)
         with write_errors_as_mtl_error(self.path):
-            write_atomically(self.path / "run.json", json.dumps(merged, indent=2).encode())
+            write_atomically(self.path / "run.json", to_json(merged, indent=2).encode())
 
     def provenance(self) -> JsonObject:
         """Return the contents of run.json, empty if there is no such file.
 
+        A metric in "validation" that was not finite is NaN.
         Raises MtlError if it is not a JSON object.
         """
         file = self.path / "run.json"
@@ -194,6 +196,8 @@ class RunFolder:
             raise MtlError(f"{file} can't be read: {error}") from error
         if not isinstance(provenance, dict):
             raise MtlError(f"{file} can't be read: expected a JSON object")
+        if isinstance(provenance.get("validation"), dict):
+            provenance["validation"] = _with_nan(provenance["validation"])
         return provenance
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -203,7 +207,7 @@ class RunFolder:
             write_errors_as_mtl_error(self.metrics, _intact(self.checkpoint())),
             self.metrics.open("a") as file,
         ):
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
 
     def _flush_log(self) -> None:
         """Flush metrics.jsonl to disk. Some file systems report a full disk only here."""
@@ -216,22 +220,27 @@ class RunFolder:
             os.fsync(file.fileno())
             flush_folder(self.path)
 
-    def truncate_log(self, step: int) -> None:
-        """Remove the log lines after `step`, since a resumed run writes them again."""
+    def truncate_log(self, step: int, evaluated: bool = True) -> None:
+        """Remove the log lines after `step`, since a resumed run writes them again.
+
+        evaluated: False removes the metrics of `step`, too: the run evaluates this step again.
+        """
         if not self.metrics.exists():
             return
         lines = self.metrics.read_text().splitlines()
         remaining = [line for line in lines if _step_of(line) <= step]
+        if not evaluated:
+            remaining = [x for x in remaining if _step_of(x) < step or "lr" in json.loads(x)]
         text = "".join(f"{line}\n" for line in remaining)
         with write_errors_as_mtl_error(self.path):
             write_atomically(self.metrics, text.encode())
 
     def rows(self) -> list[JsonObject]:
-        """Return all complete lines of metrics.jsonl."""
+        """Return all complete lines of metrics.jsonl. A number that was not finite is NaN."""
         if not self.metrics.exists():
             return []
         lines = self.metrics.read_text().splitlines()
-        return [json.loads(line) for line in lines if _step_of(line) < _INCOMPLETE]
+        return [_with_nan(json.loads(line)) for line in lines if _step_of(line) < _INCOMPLETE]
 
     # ----------------------------------------------------------------------------- checkpoints
 
@@ -265,8 +274,9 @@ class RunFolder:
         model: Mapping[str, Tensor],
         ema: Mapping[str, Tensor] | None,
         state: Mapping[str, Any],
+        keep_older: bool = False,
     ) -> Checkpoint:
-        """Write a checkpoint, then remove the older ones of its kind.
+        """Write a checkpoint, then remove the older ones of its kind, unless `keep_older`.
 
         The rows of metrics.jsonl before it are flushed to disk first, since a resumed run does not
         write them again. Raises MtlError if it can't be written. Older checkpoints then remain.
@@ -292,7 +302,7 @@ class RunFolder:
             flush_folder(folder)
 
         for old in folder.glob(f"{which}-*"):
-            if old != done:
+            if old != done and not keep_older:
                 shutil.rmtree(old, ignore_errors=True)
         return Checkpoint(done, step)
 
@@ -329,6 +339,11 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise MtlError(f"{file} can't be read: {error}") from error
 
 
+def _with_nan(numbers: Mapping[str, Any]) -> JsonObject:
+    """Return the numbers that `to_json` wrote, with NaN for null."""
+    return {name: math.nan if value is None else value for name, value in numbers.items()}
+
+
 _INCOMPLETE = 2**62  # above the step of any run
 
 
@@ -338,14 +353,3 @@ def _step_of(line: str) -> int:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return _INCOMPLETE
-
-
-def finite(value: Any) -> Any:
-    """Replace NaN and infinities by None, at any depth, since JSON has neither."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ..contracts import CallbackContext
+from ..stdout import lossy_stdout
 from .progress import ProgressReporter, SilentReporter
 
 LINE_EVERY_S = 5.0  # seconds between two lines of losses where bars can't be drawn
@@ -60,9 +61,13 @@ class Bars(ProgressReporter):
         self.tasks: dict[str, TaskID] = {}
         self.logged_at = (0, time.perf_counter())  # step and time of the last logged step
         self.line_at = float("-inf")  # time of the last line of losses
+        self._shown = ExitStack()
 
     def __enter__(self) -> Bars:
-        self.bars.start()
+        # A terminal or pipe that goes away must not end a run.
+        self._shown = ExitStack()
+        self._shown.enter_context(lossy_stdout())
+        self._shown.enter_context(self.bars)
         return self
 
     def __exit__(
@@ -71,7 +76,7 @@ class Bars(ProgressReporter):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.bars.stop()
+        self._shown.close()
 
     def progress(self, what: str, done: int, total: int) -> None:
         self._update(what, done, total, "")

@@ -49,6 +49,7 @@ class CallbacksState(TypedDict):
     measured: Metrics
     tables: Tables
     added: Metrics
+    unwritten: Metrics
     stopped: tuple[str, str] | None
 
 
@@ -274,6 +275,7 @@ class Callbacks:
             "measured": self.measured,
             "tables": self.tables,
             "added": self.added,
+            "unwritten": self.unwritten,
             "stopped": self.stopped,
         }
 
@@ -284,6 +286,7 @@ class Callbacks:
             entry.failure = state["failures"].get(entry.label)
         self.measured, self.tables = state["measured"], state["tables"]
         self.added, self.stopped = state["added"], state["stopped"]
+        self.unwritten = state["unwritten"]
 
 
 def _is_safe(value: object) -> bool:

@@ -3,21 +3,24 @@
 Commands are listed here and imported when they are called, so that `mtl --help` imports no torch.
 
 Exit codes: 0 on success; 1 where `mtl plugins check` finds a failure; 2 for an error that the user
-can fix (its message alone, on stderr); 130 after Ctrl-C. Any other exception is a bug of the
-program and keeps its traceback.
+can fix (its message alone, on stderr), and for output that can't be written; 3 for a run that
+diverged; 130 after Ctrl-C, and 128 + its number after another signal that a run was saved for. Any
+other exception is a bug of the program and keeps its traceback. A reader of stdout that goes away
+(`mtl plugins | head`) changes nothing: the command does its work, and its output is dropped.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cyclopts import App
 
 from .. import __version__
 from ..errors import MtlError
+from ..stdout import lossy_stdout, open_missing_outputs
 from .plugins import plugins
 
 COMMANDS = {
@@ -72,32 +75,39 @@ app.command(_plugins)
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line (default: that of the process) -> the exit code."""
+    open_missing_outputs()
     warnings.formatwarning = _short_warning
+    with lossy_stdout() as output:
+        code = _run(tokens)
+    if output is None or output.lost is None:
+        return code
+    _print_error(f"can't write to stdout: {output.lost.strerror}: the output is not complete")
+    return code or 2
+
+
+def _run(tokens: Sequence[str] | None) -> int:
     try:
         result = app(tokens)
-        sys.stdout.flush()
     except MtlError as error:
-        return _print_error(error)
+        _print_error(str(error))
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # `mtl plugins | head`: the reader has closed the pipe. Python flushes stdout once more at
-        # exit, so stdout must point to a file that can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         from ..registry.torch_version_hint import torch_version_hint
 
         hint = torch_version_hint(error)
         if hint is None:
             raise
-        return _print_error(hint)
+        _print_error(str(hint))
+        return hint.exit_code
     return result if isinstance(result, int) else 0
 
 
-def _print_error(error: MtlError) -> int:
-    print(f"mtl: {error}", file=sys.stderr)
-    return 2
+def _print_error(message: str) -> None:
+    # stderr can be closed or full, too. The exit code still says what happened.
+    with suppress(OSError):
+        print(f"mtl: {message}", file=sys.stderr, flush=True)
 
 
 def _short_warning(

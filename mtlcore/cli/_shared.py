@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from rich import get_console
 from rich.text import Text
+
+from ..files import to_json
 
 console = get_console()
 
@@ -20,6 +20,4 @@ def print_line(line: str) -> None:
 
 def print_json(value: object) -> None:
     """Print indented JSON on stdout. NaN and infinity become null: JSON has neither."""
-    from ..runs import finite
-
-    print(json.dumps(finite(value), indent=2))
+    print(to_json(value, indent=2))

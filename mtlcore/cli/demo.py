@@ -39,7 +39,7 @@ def demo(*, out: Path | None = None, set_: Overrides = ()) -> int:
                 results.append(run_arm(name, experiment, folder, bars))
         except Interrupted as stopped:
             print_line(str(stopped))
-            return 130
+            return stopped.exit_code
     console.print(arms_table(results))
     print_line("This is one seed. Metrics vary by about a point from seed to seed:")
     print_line("compare several seeds before you draw a conclusion.")

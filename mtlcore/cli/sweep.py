@@ -67,10 +67,10 @@ def sweep(
     try:
         for number, run in enumerate(planned.runs, 1):
             _train(planned, run, f"run {number} of {len(planned.runs)}", quiet=json)
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stopped:
         if not json:
             print_line(f"stopped; the same command resumes the sweep in {folder}")
-        return 130
+        return stopped.exit_code if isinstance(stopped, Interrupted) else 130
     outcome, file = planned.choose()
     if json:
         print_json({**outcome.as_json(), "toml": str(file)})

@@ -49,6 +49,6 @@ def train(
         run = train_run(config, folder, overrides=set_, plugins=plugin, resume=resume is not None)
     except Interrupted as stopped:
         print_line(str(stopped))
-        return 130
+        return stopped.exit_code
     print_result(run)
     return 0

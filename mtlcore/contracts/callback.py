@@ -204,8 +204,8 @@ class Callback(Component):
     def check(self, run: CallbackContext) -> None:
         """Raise MtlError if the callback can't serve this run.
 
-        Called on every process, before the run writes anything. Do not open resources here:
-        `teardown` is called only after `on_train_start`.
+        Called on every process, before the run reads its images and writes anything. Do not open
+        resources here: `teardown` is called only after `on_train_start`.
         """
 
     def on_train_start(self, run: CallbackContext) -> None:

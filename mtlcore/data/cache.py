@@ -106,19 +106,20 @@ class OnDemandImageCache:
     decode: sample index -> its image, maps and points.
     size: height and width of every image, in pixels.
     columns: the maps and points to keep, by name.
-    Taking an unreadable sample raises MtlError.
+    strict: taking an unreadable sample raises MtlError. Otherwise, its image is all zeros.
     """
 
     decode: Decode
     size: tuple[int, int]
     columns: Mapping[str, LabelColumn] = field(factory=dict)
+    strict: bool = True
     _pool: ThreadPoolExecutor = field(
         factory=lambda: ThreadPoolExecutor(threads(), "decode"), init=False
     )
 
     def take(self, indices: np.ndarray) -> CachedSamples:
         n = len(indices)
-        pixels = torch.empty(n, 3, *self.size, dtype=torch.uint8)
+        pixels = torch.zeros(n, 3, *self.size, dtype=torch.uint8)
         aligned: dict[str, StoredLabels] = {}
         for name, column in self.columns.items():
             aligned[name] = StoredLabels.of(column.subset(indices), self.size)
@@ -131,7 +132,7 @@ class OnDemandImageCache:
         jobs = [numbered[start : start + per_thread] for start in range(0, n, per_thread)]
 
         for unreadable in self._pool.map(decode_jobs, jobs):
-            if unreadable:
+            if unreadable and self.strict:
                 raise MtlError(next(iter(unreadable.values())))
         every = np.arange(n)
         return CachedSamples(pixels, {name: stored.take(every) for name, stored in aligned.items()})

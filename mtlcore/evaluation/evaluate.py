@@ -12,7 +12,7 @@ from attrs import evolve, field, frozen
 
 from ..config.experiment import Experiment
 from ..config.overrides import Overrides
-from ..data.dataset import OpenedData, RunData, open_data
+from ..data.dataset import RunData, fit_experiment, index_data, read_images
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
@@ -157,12 +157,16 @@ def open_run(
     Raises MtlError if there is no such checkpoint, no such device, or no sample in the split.
     """
     require_which(which)
-    # Both before any image is read.
+    # All of this before any image is read.
     checkpoint = folder.require(which)
     target = torch_device(device)
-    fitted, data = open_split(experiment, split, progress)
+    indexed = index_data(experiment, {split})
+    fitted = fit_experiment(experiment, indexed)
     resolved, report = with_usable_precision(fitted, target)
     net = inference_network(experiment, checkpoint).to(target)
+    data = read_images(fitted, indexed, progress)
+    if not len(data.split[split]):
+        raise MtlError(f"the data has no samples in the split {split!r}")
     return OpenedRun(resolved, checkpoint, net, data, data.split[split], target, report)
 
 
@@ -177,15 +181,6 @@ def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inferen
         net = HybridModel(experiment, tasks_only=True).inference()
     load_weights(net, weights, str(checkpoint.path), ignore=ANY_OTHER)
     return net.eval()
-
-
-def open_split(experiment: Experiment, split: str, progress: Progress | None) -> OpenedData:
-    """The data of one split. Raises MtlError if the split is empty."""
-    opened = open_data(experiment, splits={split}, progress=progress)
-    indices = opened.data.split.get(split)
-    if indices is None or not len(indices):
-        raise MtlError(f"the data has no samples in the split {split!r}")
-    return opened
 
 
 def torch_device(device: str | torch.device | None) -> torch.device:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..config.experiment import Experiment, PretextEntry
 from ..contracts import Batch, Categories, Output, PretextTask, SupervisedTask, Target
 from ..data.dataset import RunData
+from ..errors import MtlError
 from ..geometry import Geometry
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
@@ -25,6 +26,7 @@ from ..model.moved_targets import move_target
 from ..model.plan import ViewPlan
 from ..model.views import prepare
 from ..networks import broadcast_buffers, single_rank, to_fp32
+from ..registry.records import one_line
 from .ranks import Ranks
 from .validation import ValidationBatches
 
@@ -80,7 +82,7 @@ def measure(
     batches = ValidationBatches(experiment, data, indices, device)
     meters: dict[str, _TaskMetrics] = {}
     for label, entry in experiment.tasks.items():
-        meters[label] = _TaskMetrics(entry.component, data, indices, device)
+        meters[label] = _TaskMetrics(label, entry.component, data, indices, device)
 
     def of_batch(number: int) -> Predictions:
         return _predict(net, batches, number, mirror)
@@ -122,13 +124,14 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
     followed: dict[str, Tensor] = {}
     for label, entry in batches.experiment.tasks.items():
         task = entry.component
-        predictions[label] = task.decode(outputs[label])
         # The augmentation may crop or turn the image: labels such as a pose move with it.
         target = batch.targets[label]
-        targets[label], followed[label] = moved_target(label, task, target, view.geometry)
-        if mirrored is not None:
-            other = task.decode(mirrored[label])
-            predictions[label] = task.average(predictions[label], other)
+        with failures_named(f"task.{label}"):
+            predictions[label] = task.decode(outputs[label])
+            targets[label], followed[label] = moved_target(label, task, target, view.geometry)
+            if mirrored is not None:
+                other = task.decode(mirrored[label])
+                predictions[label] = task.average(predictions[label], other)
     present = {label: here & followed[label] for label, here in batch.present.items()}
     return Predictions(predictions, targets, present)
 
@@ -159,11 +162,13 @@ class _TaskMetrics:
 
     def __init__(
         self,
+        label: str,
         task: SupervisedTask,
         data: RunData,
         indices: np.ndarray,
         device: torch.device,
     ) -> None:
+        self.label = label
         groups = {ALL: np.ones(len(indices), dtype=bool)}
         groups |= _groups(task.by, data.attributes, indices)
         self.members: dict[str, Tensor] = {}
@@ -183,8 +188,9 @@ class _TaskMetrics:
             if not count:
                 continue
             self.n[name] += count
-            for metric in self.metrics[name].values():
-                metric.update(prediction[here], target[here])
+            for metric_name, metric in self.metrics[name].items():
+                with failures_named(f"the metric {self.label}/{metric_name}{name}"):
+                    metric.update(prediction[here], target[here])
         self.seen += len(present)
 
     def of_groups(self) -> dict[str, float]:
@@ -197,8 +203,9 @@ class _TaskMetrics:
             if group == ALL or not n:
                 continue
             found[f"n{group}"] = float(n)
-            for name, value in _computed(self.metrics[group], n).metrics.items():
-                found[f"{name}{group}"] = value
+            named = {f"{self.label}/{name}{group}": m for name, m in self.metrics[group].items()}
+            for name, value in _computed(named, n).metrics.items():
+                found[name.removeprefix(f"{self.label}/")] = value
         return found
 
 
@@ -271,8 +278,9 @@ def measure_pretexts(
             for label, loss in found.losses.items():
                 losses[label] += loss * found.samples / max(1, len(indices))
             for label, output in found.outputs.items():
-                for metric in metrics[label].values():
-                    metric.update(output, found.targets[label])
+                for name, metric in metrics[label].items():
+                    with failures_named(f"the metric {label}/{name}"):
+                        metric.update(output, found.targets[label])
     if not ranks.is_main:
         return Measured(n=len(indices))
 
@@ -313,7 +321,8 @@ def _run_pretexts(
     with batches.autocast():
         features, _ = model.encode(prepared)
         for label, outputs in model.forward_heads(features, prepared).items():
-            found.losses[label] = float(model.compute_losses(label, outputs, prepared))
+            with failures_named(f"the loss of pretext.{label}"):
+                found.losses[label] = float(model.compute_losses(label, outputs, prepared))
             if label in with_metrics:
                 found.outputs[label] = to_fp32(outputs[0])
                 found.targets[label] = prepared.head_inputs[label][0].targets[0][0]
@@ -356,9 +365,21 @@ def _computed(metrics: Mapping[str, Metric], n: int) -> Measured:
     for name, metric in metrics.items():
         if not metric.update_called:  # no sample of this split has the label
             continue
-        value = metric.compute()
-        if value.ndim == 0:
-            measured.metrics[name] = float(value)
-        else:
-            measured.tables[name] = value.tolist()
+        with failures_named(f"the metric {name}"):
+            value = metric.compute()
+            if value.ndim == 0:
+                measured.metrics[name] = float(value)
+            else:
+                measured.tables[name] = value.tolist()
     return measured
+
+
+@contextmanager
+def failures_named(what: str) -> Iterator[None]:
+    """Convert any exception of a component in an evaluation into an MtlError that names it."""
+    try:
+        yield
+    except MtlError:
+        raise
+    except Exception as error:
+        raise MtlError(f"{what} failed in an evaluation: {one_line(error)}") from error

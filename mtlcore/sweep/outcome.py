@@ -13,7 +13,8 @@ from attrs import asdict, frozen
 from ..config import load
 from ..errors import MtlError
 from ..evaluation.best import best_by, directions
-from ..runs import RunFolder, finite
+from ..files import finite
+from ..runs import RunFolder
 from .planned import Planned
 
 VALIDATION = "set input.validation to the share of the training samples to hold out, such as 0.1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..api import train
 from ..callbacks.progress import ProgressReporter
 from ..config import dump, load
 from ..errors import MtlError
-from ..files import write_atomically, write_errors_as_mtl_error
+from ..files import to_json, write_atomically, write_errors_as_mtl_error
 from ..runs import RunFolder
 from ..training.record import Diverged
 from .axes import Axis, folder_name, values_of
@@ -135,7 +134,7 @@ class Sweep:
 
     def _write_outcome(self) -> Outcome:
         outcome = self.outcome()
-        text = json.dumps(outcome.as_json(), indent=2)
+        text = to_json(outcome.as_json(), indent=2)
         with write_errors_as_mtl_error(self.out):
             write_atomically(self.out / "sweep.json", text.encode())
         return outcome

@@ -25,6 +25,7 @@ class SavedState(TypedDict):
     """The contents of `state.pt`: everything except the weights of the model and its EMA.
 
     format: `runs.FORMAT`. best: the best validation value so far.
+    pending: the evaluation of this step, and all that follows it, was still to be done.
     """
 
     format: int
@@ -35,6 +36,7 @@ class SavedState(TypedDict):
     precision: StateDict
     record: dict[str, float | int]
     best: float | None
+    pending: bool
     cached_task_weights: list[CachedTaskWeights]
     callbacks: CallbacksState
 
@@ -44,6 +46,7 @@ class Checkpoints:
     """Saves and resumes a run.
 
     best: the best validation value so far, of the metric that selects the best checkpoint.
+    pending_step: the step of a checkpoint that was saved before the evaluation of that step.
     """
 
     folder: RunFolder
@@ -51,20 +54,27 @@ class Checkpoints:
     record: Record
     callbacks: Callbacks
     best: float | None = None
+    pending_step: int | None = None
 
-    def save(self, which: Which) -> None:
-        """Write a checkpoint; on the main process only."""
-        callbacks = self.callbacks
+    def save(self, which: Which, pending: bool = False) -> None:
+        """Write a checkpoint; on the main process only.
+
+        pending: the evaluation of this step comes afterwards. Older checkpoints remain, and
+        callbacks are not called: the same step will be saved again.
+        """
+        callbacks, train_state = self.callbacks, self.train_state
+        if pending:
+            self.pending_step = train_state.step
         if not callbacks.is_main:
             return
-        train_state = self.train_state
         ema = train_state.ema.copy.state_dict() if train_state.ema else None
         weights = train_state.model.state_dict()
-        saved = self.folder.save(which, train_state.step, weights, ema, self._state())
-        if callbacks.running:
+        state = self._state(pending)
+        saved = self.folder.save(which, train_state.step, weights, ema, state, keep_older=pending)
+        if callbacks.running and not pending:
             callbacks.call("on_checkpoint", saved.path)
 
-    def _state(self) -> SavedState:
+    def _state(self, pending: bool) -> SavedState:
         train_state = self.train_state
         learned = train_state.loss_weighting_optimizer
         return {
@@ -76,6 +86,7 @@ class Checkpoints:
             "precision": train_state.fabric.strategy.precision.state_dict(),
             "record": self.record.state(),
             "best": self.best,
+            "pending": pending,
             "cached_task_weights": train_state.cached_task_weights_state(),
             "callbacks": self.callbacks.state(),
         }
@@ -107,7 +118,8 @@ class Checkpoints:
             self._load(checkpoint)
             callbacks.note(f"resuming from step {self.train_state.step}")
         if callbacks.is_main:
-            self.folder.truncate_log(self.train_state.step)
+            is_pending = self.pending_step == self.train_state.step
+            self.folder.truncate_log(self.train_state.step, evaluated=not is_pending)
         return checkpoint is not None
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -134,6 +146,7 @@ class Checkpoints:
         train_state.load_cached_task_weights(state["cached_task_weights"])
         self.callbacks.load(state["callbacks"])
         self.best = state["best"]
+        self.pending_step = train_state.step if state["pending"] else None
 
 
 def check_same_data(folder: RunFolder, data: RunData, callbacks: Callbacks) -> None:

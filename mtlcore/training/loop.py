@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 from attrs import define, evolve, field
 
 from ..callbacks.guard import Callbacks
 from ..data.dataset import RunData
+from ..errors import MtlError
 from ..evaluation.best import LOSS, weighted_loss
 from ..evaluation.measure import Measured, measure, measure_pretexts
 from .checkpoint import Checkpoints
-from .record import Record
+from .record import Diverged, Record
 from .result import Result, outcome, result_of
 from .state import TrainState
-from .stop import Interrupted, agree, stop_flag
+from .stop import Interrupted, StopRequest, agree, stop_request
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -54,13 +55,17 @@ class RunLoop:
             self.callbacks.note(f"this run is finished: {step} steps")
             measured = Measured(folder.provenance().get("validation", {}))
             return result_of(folder.path, step, measured, self.record)
-        with stop_flag() as stop, self.callbacks.closing():
+        with stop_request() as stop, self.callbacks.closing():
             self.callbacks.call("on_train_start")
-            if self.over:
+            if self.checkpoints.pending_step == self.train_state.step:
+                # The run ended in the evaluation of this step, after the step was saved.
+                self._between_steps(stop)
+            elif self.over:
                 self._catch_up()
             while not self.over:
                 self.trainer.step()
                 self._between_steps(stop)
+            self._require_a_good_step()
             self.callbacks.call("on_train_end")
             self._report(self.callbacks.take_unwritten())
             return self._finish()
@@ -88,27 +93,35 @@ class RunLoop:
 
     # ------------------------------------------------------------------------------ between steps
 
-    def _between_steps(self, stop: threading.Event) -> None:
+    def _between_steps(self, stop: StopRequest) -> None:
         """Evaluate, save, call callbacks and stop: whatever is due at this step."""
         train_state, train = self.train_state, self.train_state.experiment.train
         step = train_state.step
         epoch_ends = is_due(step, train_state.steps_per_epoch)
         saves = is_due(step, train.save_every)
         evaluates = is_due(step, train.eval_every) or step == train_state.steps
+        if evaluates and (saves or step == train_state.steps):
+            self._save_before_evaluation()
         if epoch_ends:
             self.callbacks.call("on_epoch_end")
         if evaluates:
             self._evaluate()
         called = epoch_ends or evaluates or saves
-        asked, self.ended = self._agree(stop.is_set(), called)
+        asked, self.ended = self._agree(stop.signal is not None, called)
         if self.ended and not evaluates:
+            self._save_before_evaluation()
             self._evaluate()
         self._report(self.callbacks.take_unwritten())
         stopping = asked and not self.over
         if self.over or stopping or saves:
             self.checkpoints.save("last")
         if stopping:
-            raise Interrupted(self.checkpoints.folder.path, step)
+            raise Interrupted(self.checkpoints.folder.path, step, stop.signal)
+
+    def _save_before_evaluation(self) -> None:
+        """Save this step before its evaluation, which may fail, take long, or run out of memory."""
+        if self.checkpoints.pending_step != self.train_state.step:
+            self.checkpoints.save("last", pending=True)
 
     def _agree(self, stop: bool, called: bool) -> tuple[bool, bool]:
         """Whether a signal asked to stop, and whether a callback ended the run.
@@ -128,10 +141,26 @@ class RunLoop:
         return agree(stop, ended, train_state.fabric.device)
 
     def _evaluate(self) -> None:
-        """Measure all tasks and pretexts on the validation split, on all ranks, and report."""
+        """Measure all tasks and pretexts on the validation split, on all ranks, and report.
+
+        Raises MtlError if a metric fails. It names the checkpoint from which the run can resume.
+        """
         indices = self.data.split.get("validation")
         if indices is None or not len(indices):
             return
+        try:
+            self._measure(indices)
+        except MtlError as error:
+            folder = self.checkpoints.folder
+            saved = folder.checkpoint()
+            if saved is None:
+                raise
+            raise MtlError(
+                f"{error}; step {saved.step} is saved: when this works, "
+                f"resume with: mtl train --resume {folder.path}"
+            ) from error
+
+    def _measure(self, indices: np.ndarray) -> None:
         train_state, experiment = self.train_state, self.train_state.experiment
         device = train_state.fabric.device
         supervised = measure(self.callbacks.network, experiment, self.data, indices, device)
@@ -158,6 +187,16 @@ class RunLoop:
         self.checkpoints.save_if_best(metrics)
 
     # ------------------------------------------------------------------------------ the end
+
+    def _require_a_good_step(self) -> None:
+        """Raise Diverged if every step of the run was skipped."""
+        steps = self.train_state.step
+        if self.record.skipped_so_far() >= steps > 0:
+            raise Diverged(
+                f"all {steps} steps of the run were skipped, because their gradient was not finite:"
+                " nothing was learned. Set a lower optimizer.lr or check the data and the losses, "
+                "then train into a new folder"
+            )
 
     def _finish(self) -> Result:
         """Record the result of the run in run.json."""

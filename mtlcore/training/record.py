@@ -16,10 +16,12 @@ SAVED = ("skipped", "in_a_row", "encoded", "cpu_s", "wall_s")
 
 
 class Diverged(MtlError):  # noqa: N818 - named after the state of the run
-    """Too many steps in a row were skipped.
+    """Too many steps in a row were skipped, or all steps of the run.
 
     The run folder is complete up to its last checkpoint.
     """
+
+    exit_code = 3
 
 
 @define
@@ -41,6 +43,10 @@ class Record:
     _pending: list[Logged] = field(factory=list)
     _cpu_from: float = field(factory=time.process_time)
     _wall_from: float = field(factory=time.perf_counter)
+
+    def start(self) -> None:
+        """Count time from now on: what a run does before its first step is not its compute."""
+        self._cpu_from, self._wall_from = time.process_time(), time.perf_counter()
 
     def add(self, logged: Logged, encoded: int) -> None:
         """Add the scalars of one step. It only keeps references, so the host does not wait."""

@@ -5,22 +5,25 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
 from attrs import frozen
 
 from ..callbacks.guard import Callbacks
 from ..callbacks.progress import ProgressReporter, SilentReporter
 from ..config.experiment import Experiment
-from ..data.dataset import RunData, open_data
+from ..data.dataset import RunData, fit_experiment, index_data, read_images
 from ..data.loader import DirectLoader, Loader
 from ..data.sampler import Sampler
+from ..model.inference import SharedEncoder
 from ..runs import RunFolder
-from .build import build_train_state, dry_run, try_weighting
+from .build import build_train_state, try_weighting
 from .checkpoint import Checkpoints
 from .devices import fabric_for, with_micro_batches
 from .memory import keep_freed_memory
 from .provenance import environment, resolved
 from .record import Record
 from .state import TrainState
+from .trial import tolerant, try_run
 
 
 @frozen(eq=False)
@@ -60,32 +63,56 @@ def set_up(
         reporter = SilentReporter()
     try_weighting(experiment, fabric.device)
 
+    if not resume:
+        _try_encoder_if_indexing_decodes(experiment)
+
     # The test split is for `mtl eval` alone: a run never reads it.
-    experiment, data = open_data(experiment, {"train", "validation"}, reporter.progress)
+    indexed = index_data(experiment, {"train", "validation"})
+    experiment = fit_experiment(experiment, indexed)
+    # Reading all images can take hours: first try everything that can fail without them.
+    unread = tolerant(read_images(experiment, indexed, lazy=True))
+    sampler = Sampler(unread, experiment)
+    steps = _steps(experiment, sampler)
+    train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
+    record = Record(experiment.train.max_skipped)
+    callbacks = Callbacks.of(train_state, unread, out, reporter)
+    try_run(train_state, callbacks, unread, DirectLoader(unread, sampler, fabric.device))
+
+    checkpoints = None
+    if out is not None:
+        checkpoints = Checkpoints(RunFolder(out), train_state, record, callbacks)
+    resumed = checkpoints is not None and resume and checkpoints.resume(unread)
+
+    data = read_images(experiment, indexed, reporter.progress)
     for line in data.report:
         reporter.note(line)
     sampler = Sampler(data, experiment)
     loader = DirectLoader(data, sampler, fabric.device)
-    steps = _steps(experiment, sampler)
-    train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
-    dry_run(train_state, loader.batch(0, 0))
-
-    record = Record(experiment.train.max_skipped)
-    callbacks = Callbacks.of(train_state, data, out, reporter)
-    if out is None:
-        return RunParts(train_state, data, loader, record, callbacks, None)
-
-    callbacks.check()
-    if is_main and not resume:
-        # Only after all checks: a run that cannot train leaves nothing behind.
-        RunFolder.create(out, *resolved(experiment))
-    fabric.barrier()
-    checkpoints = Checkpoints(RunFolder(out), train_state, record, callbacks)
-    resumed = resume and checkpoints.resume(data)
-    # A run that was killed before its first checkpoint may not have recorded its environment.
-    if is_main and not resumed:
-        checkpoints.folder.update_provenance(environment(experiment, data, fabric))
+    # Unreadable images, which only `data` leaves out, may change both.
+    train_state.steps = _steps(experiment, sampler)
+    train_state.steps_per_epoch = sampler.steps_per_epoch
+    callbacks.data = data
+    record.start()
+    if out is not None and checkpoints is not None:
+        if is_main and not resume:
+            # Only after all checks: a run that cannot train leaves nothing behind.
+            RunFolder.create(out, *resolved(experiment))
+        fabric.barrier()
+        # A run that was killed before its first checkpoint may not have recorded its environment.
+        if is_main and not resumed:
+            checkpoints.folder.update_provenance(environment(experiment, data, fabric))
     return RunParts(train_state, data, loader, record, callbacks, checkpoints)
+
+
+def _try_encoder_if_indexing_decodes(experiment: Experiment) -> None:
+    """Build the encoder once, if even the index of a dataset decodes all of its images.
+
+    Raises MtlError if that fails, such as for a missing file of weights.
+    """
+    if all(entry.exclude_duplicates == "none" for entry in experiment.data.values()):
+        return
+    with torch.random.fork_rng(devices=[]):
+        SharedEncoder(experiment.encoder, experiment.input.size)
 
 
 def _steps(experiment: Experiment, sampler: Sampler) -> int:

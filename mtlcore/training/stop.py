@@ -1,4 +1,4 @@
-"""How a run stops: Ctrl-C and SIGTERM as a flag, and what all ranks agree on."""
+"""How a run stops: signals as a request, and what all ranks agree on."""
 
 from __future__ import annotations
 
@@ -10,37 +10,65 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from attrs import define
 
 from ..networks import sum_over_ranks
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Those that this operating system has. SIGHUP: the terminal was closed. SIGUSR1: a batch system
+# announces the end of the job (Slurm: --signal=USR1@120).
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+STOP_SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: a user stopped the run
-    """A signal stopped the run, and it was saved at this step."""
+    """A signal stopped the run, and it was saved at this step.
 
-    def __init__(self, run: Path, step: int) -> None:
+    signal: its number, or None if another process of the run got it.
+    """
+
+    def __init__(self, run: Path, step: int, signal: int | None = None) -> None:
         super().__init__(f"stopped at step {step} and saved; resume with: mtl train --resume {run}")
+        self.signal = signal
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a process that this signal ends, as shells count: 130 for Ctrl-C."""
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+@define
+class StopRequest:
+    """signal: the number of the signal that asked to stop, or None."""
+
+    signal: int | None = None
 
 
 @contextmanager
-def stop_flag() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets, so that no step is left half done.
+def stop_request() -> Iterator[StopRequest]:
+    """A request that the first stop signal fills in, so that no step is left half done.
 
-    A second Ctrl-C stops at once.
+    A second Ctrl-C stops at once. Other signals never do: a closed terminal can send several.
+    Another signal that the process ignores stays ignored, so `nohup` works.
     """
-    stop = threading.Event()
+    stop = StopRequest()
     # Python allows signal handlers in the main thread alone.
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+    def request_stop(number: int, _frame: FrameType | None) -> None:
+        if number != signal.SIGINT:
+            stop.signal = stop.signal or number
+        elif stop.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.set()
+        else:
+            stop.signal = number
 
-    before = {number: signal.signal(number, request_stop) for number in STOP_SIGNALS}
+    before = {}
+    for number in STOP_SIGNALS:
+        # Scripts start background jobs with SIGINT ignored, which is not what a user asked for.
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, request_stop)
     try:
         yield stop
     finally:

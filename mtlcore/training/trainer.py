@@ -22,6 +22,7 @@ from .checkpoint import Checkpoints
 from .devices import leave_together
 from .loop import RunLoop
 from .one_at_a_time import only_training
+from .record import Diverged
 from .result import Result
 from .resume import experiment_to_resume
 from .setup import RunParts, set_up
@@ -39,8 +40,8 @@ def train(
 ) -> Result:
     """Train an experiment into the folder `out`, or resume the run of that folder.
 
-    Raises MtlError for everything that a user can correct, and Interrupted after Ctrl-C or
-    SIGTERM, once the run is saved.
+    Raises MtlError for everything that a user can correct, and Interrupted after Ctrl-C, SIGTERM,
+    SIGHUP or SIGUSR1, once the run is saved.
     """
     return trainer_of(set_up(experiment, out, resume, reporter))._run()
 
@@ -199,9 +200,10 @@ class Trainer:
     def run(self) -> Result:
         """Take all remaining steps, with evaluation, checkpoints, callbacks, and the log.
 
-        After Ctrl-C or SIGTERM, it saves the run at the next step and raises Interrupted. A process
-        trains one run at a time: a second call raises MtlError, but `step()` and the parts do not
-        check this. On several devices, it destroys the process group: compute nothing after it.
+        After Ctrl-C or another signal to stop, it saves the run at the next step and raises
+        Interrupted. A process trains one run at a time: a second call raises MtlError, but
+        `step()` and the parts do not check this. On several devices, it destroys the process
+        group: compute nothing after it.
         """
         self._by_hand.start("run")
         folder = self._checkpoints().folder.path
@@ -215,7 +217,8 @@ class Trainer:
         )
         try:
             result = loop.run()
-        except Interrupted:
+        except (Interrupted, Diverged):
+            # All ranks raise these together.
             leave_together(fabric)
             raise
         leave_together(fabric)

@@ -1,0 +1,147 @@
+"""Try everything that a run does, before its images are read and its folder is created.
+
+Training normalizes by the batch, draws dropout and computes gradients; evaluation does not, and it
+computes metrics. Each can fail alone, so both are tried. A trial changes no draw, no buffer and no
+weight: the run that follows computes the same without it, bit for bit.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from attrs import evolve
+
+from ..callbacks.guard import Callbacks
+from ..callbacks.untouched import restored_generators
+from ..contracts import Batch
+from ..data.cache import OnDemandImageCache
+from ..data.dataset import RunData
+from ..data.loader import Loader
+from ..errors import MtlError
+from ..evaluation.measure import measure, measure_pretexts
+from ..networks import single_rank
+from ..registry.records import one_line
+from .buffers import Buffers
+from .build import PLUGIN_FAILURES, dry_run
+from .micro_batches import LazyMicroBatches
+from .state import TrainState
+from .step import differentiate, measure_if_due
+
+SAMPLES = 64  # validation samples with a label of a task, on which its metrics are tried
+
+
+def tolerant(unread: RunData) -> RunData:
+    """The data of `read_images(lazy=True)`, with black images for unreadable samples.
+
+    A run leaves such samples out, so they must not end its trial.
+    """
+    assert isinstance(unread.images, OnDemandImageCache)
+    return evolve(unread, images=evolve(unread.images, strict=False))
+
+
+def try_run(train_state: TrainState, callbacks: Callbacks, data: RunData, loader: Loader) -> None:
+    """Try the first step, an evaluation, and the checks of callbacks. All ranks must call it.
+
+    Raises MtlError for the first thing that fails.
+    """
+    # Eval mode first: torch.compile sees the shapes of batches in this order in every run.
+    dry_run(train_state, loader.batch(0, 0))
+    batches: list[Batch] = []
+    for number in range(train_state.accumulated):
+        batches.append(loader.batch(0, train_state.global_micro_batch(number)))
+    try_step(train_state, batches)
+    try_evaluation(train_state, callbacks, data)
+    if callbacks.folder is not None:
+        callbacks.check()
+
+
+def try_step(train_state: TrainState, batches: list[Batch]) -> None:
+    """Compute the losses and gradients of the first step as training does, and discard them.
+
+    Raises MtlError if that fails.
+    """
+    model, loss_weighting = train_state.model, train_state.loss_weighting
+    before, measuring = Buffers.of(model, loss_weighting), model.measuring
+    # Without DDP's wrapper: it arranges its messages by the first backward that it sees.
+    trial = evolve(train_state, module=model)
+    micro_batches = LazyMicroBatches(trial, batches)
+    try:
+        with restored_generators(train_state.fabric.device), torch.enable_grad():
+            measure_if_due(trial, micro_batches.names)
+            differentiate(trial, micro_batches)
+    except PLUGIN_FAILURES as error:
+        raise MtlError(_step_failed(trial, batches, error)) from error
+    finally:
+        before.restore()
+        model.measuring = measuring
+        model.zero_grad(set_to_none=True)
+        loss_weighting.zero_grad(set_to_none=True)
+
+
+def _step_failed(train_state: TrainState, batches: list[Batch], error: Exception) -> str:
+    experiment = train_state.experiment
+    count = experiment.train.micro_batches or 1
+    names = ", ".join(experiment.entries)
+    reason = "; ".join([one_line(error), *getattr(error, "__notes__", ())])
+    message = (
+        f"a trial of the first training step failed ({names}; input.batch_size = "
+        f"{experiment.input.batch_size} in {count} micro-batch(es)): {reason}"
+    )
+    if min(len(batch.images) for batch in batches) > 1:
+        return message
+    return (
+        f"{message}. A micro-batch has 1 sample; BatchNorm and losses that compare samples need "
+        f"at least 2: set input.batch_size to at least {2 * count}"
+    )
+
+
+def try_evaluation(train_state: TrainState, callbacks: Callbacks, data: RunData) -> None:
+    """Compute every metric once, on some validation samples.
+
+    Raises MtlError that names the task and the metric if one fails on ALL validation samples.
+    """
+    every = data.split.get("validation")
+    if every is None or not len(every):
+        return
+    some = _some_samples(data, every)
+    with (
+        # Each rank evaluates the same samples, so that all of them raise the same error.
+        single_rank(),
+        restored_generators(train_state.fabric.device),
+        warnings.catch_warnings(),
+    ):
+        # A metric may warn about a class that these few samples lack.
+        warnings.simplefilter("ignore")
+        try:
+            _measure(train_state, callbacks, data, some)
+        except MtlError:
+            if len(some) == len(every):
+                raise
+            # It may need more samples than these, such as one of each class.
+            _measure(train_state, callbacks, data, every)
+
+
+def _measure(
+    train_state: TrainState, callbacks: Callbacks, data: RunData, indices: np.ndarray
+) -> None:
+    experiment, device = train_state.experiment, train_state.fabric.device
+    try:
+        measure(callbacks.network, experiment, data, indices, device)
+        measure_pretexts(train_state.model, experiment, data, indices, device)
+    except PLUGIN_FAILURES as error:
+        names = ", ".join(experiment.entries)
+        raise MtlError(f"a trial of the evaluation failed ({names}): {one_line(error)}") from error
+
+
+def _some_samples(data: RunData, every: np.ndarray) -> np.ndarray:
+    """The first samples, and the first labeled samples of each task, in ascending order.
+
+    every: (N,) all validation samples.
+    """
+    chosen = [every[:SAMPLES]]
+    for present in data.present.values():
+        labeled = every[present.numpy()[every]]
+        chosen.append(labeled[:SAMPLES])
+    return np.unique(np.concatenate(chosen))

@@ -14,7 +14,7 @@ from ..data.dataset import RunData
 from ..errors import MtlError
 from ..runs import FORMAT, Checkpoint, RunFolder, Which
 from ..weights import load_weights
-from .record import Record
+from .record import Diverged, Record
 from .state import CachedTaskWeights, TrainState
 
 StateDict = dict[str, Any]
@@ -53,7 +53,8 @@ class Checkpoints:
     best: float | None = None
 
     def save(self, which: Which) -> None:
-        """Write a checkpoint; on the main process only."""
+        """Write a checkpoint; on the main process only. Raises Diverged: see `require_finite`."""
+        self.require_finite()
         callbacks = self.callbacks
         if not callbacks.is_main:
             return
@@ -63,6 +64,27 @@ class Checkpoints:
         saved = self.folder.save(which, train_state.step, weights, ema, self._state())
         if callbacks.running:
             callbacks.call("on_checkpoint", saved.path)
+
+    def require_finite(self) -> None:
+        """Raise Diverged if a weight is not finite, on every rank. It waits for the device.
+
+        A step with finite gradients can do that: its update overflows.
+        """
+        train_state = self.train_state
+        nets = [train_state.model, train_state.loss_weighting]
+        nets += [train_state.ema.copy] if train_state.ema else []
+        weights = [p for net in nets for p in net.parameters() if p.is_floating_point()]
+        with torch.no_grad():
+            largest = torch.stack([x.float() for x in torch._foreach_norm(weights, math.inf)])
+        if bool(largest.isfinite().all()):
+            return
+        checkpoint = self.folder.checkpoint("last")
+        intact = f"resume from {checkpoint.path} with --resume" if checkpoint else "train it again"
+        raise Diverged(
+            f"after step {train_state.step}, a weight is not finite: the run has diverged, and "
+            f"this step is not saved. Set a lower optimizer.lr or optimizer.weight_decay, then "
+            f"{intact}"
+        )
 
     def _state(self) -> SavedState:
         train_state = self.train_state

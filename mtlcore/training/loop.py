@@ -132,6 +132,7 @@ class RunLoop:
         indices = self.data.split.get("validation")
         if indices is None or not len(indices):
             return
+        self.checkpoints.require_finite()
         train_state, experiment = self.train_state, self.train_state.experiment
         device = train_state.fabric.device
         supervised = measure(self.callbacks.network, experiment, self.data, indices, device)

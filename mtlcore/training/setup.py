@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ..callbacks.guard import Callbacks
 from ..callbacks.progress import ProgressReporter, SilentReporter
@@ -18,9 +18,17 @@ from .build import build_train_state, dry_run, try_weighting
 from .checkpoint import Checkpoints
 from .devices import fabric_for, with_micro_batches
 from .memory import keep_freed_memory
+from .needed_memory import (
+    AvailableMemory,
+    RefuseHugeNetworks,
+    memory_of_batches,
+    memory_of_network,
+)
 from .provenance import environment, resolved
 from .record import Record
 from .state import TrainState
+
+MOST_INITIAL = 0.05  # the share of the initial weights in the EMA at the end, without a warning
 
 
 @frozen(eq=False)
@@ -67,7 +75,14 @@ def set_up(
     sampler = Sampler(data, experiment)
     loader = DirectLoader(data, sampler, fabric.device)
     steps = _steps(experiment, sampler)
-    train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
+    available = AvailableMemory.of(fabric.device)
+    needed = memory_of_batches(experiment, data.images, fabric.world_size, available)
+    available.check(needed)  # before the network is built, and before the first batch
+    with RefuseHugeNetworks(available.for_network):
+        train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
+    needed = evolve(needed, network=memory_of_network(train_state.model, experiment))
+    for line in (*available.check(needed), *short_for_ema(experiment, steps)):
+        reporter.note(line)
     dry_run(train_state, loader.batch(0, 0))
 
     record = Record(experiment.train.max_skipped)
@@ -86,6 +101,22 @@ def set_up(
     if is_main and not resumed:
         checkpoints.folder.update_provenance(environment(experiment, data, fabric))
     return RunParts(train_state, data, loader, record, callbacks, checkpoints)
+
+
+def short_for_ema(experiment: Experiment, steps: int) -> list[str]:
+    """A line if the EMA weights would still be close to the initial ones at the end of the run."""
+    momentum = experiment.train.ema
+    initial = momentum**steps if momentum else 0.0
+    if initial <= MOST_INITIAL:
+        return []
+    # The initial weights get a share of 1 % after `steps`. One digit of 1 - momentum, rounded up.
+    fitting = 1 - 0.01 ** (1 / steps)
+    digit = 10.0 ** math.floor(math.log10(fitting))
+    fitting = math.ceil(fitting / digit) * digit
+    return [
+        f"train.ema = {momentum}: after {steps} steps, {initial:.0%} of the EMA weights are still "
+        f"the initial weights: set train.ema = {1 - fitting:.6g}, or train longer"
+    ]
 
 
 def _steps(experiment: Experiment, sampler: Sampler) -> int:

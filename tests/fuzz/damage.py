@@ -51,7 +51,7 @@ def run(case: Case, options: argparse.Namespace) -> int:
             counts["MtlError" if text.strip() else "MtlError without a message"] += 1
             if options.only is not None:
                 print(text)
-        except (Exception, Hang) as error:
+        except (Exception, Hang, SystemExit) as error:
             counts["FAULT"] += 1
             print(f"--seed {options.seed} --only {number}: {type(error).__name__}: {error}"[:300])
             traceback.print_exc(limit=-6)

@@ -262,7 +262,7 @@ def opened(rng: random.Random, folder: Path, tables: str) -> str:
     file.write_text(tables.format(root=folder, max_bad=max_bad, more=more))
     if rng.random() < 0.2:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            assert mtl(["data", "check", str(file)]) in (0, 1, 2)
+            assert mtl(["data", "check", "own", str(file)]) in (0, 1, 2)
     experiment = load_experiment(file)
     report = check_data(experiment, "own")
     bad = len(report.unreadable) + len(report.missing) + sum(map(len, report.malformed.values()))

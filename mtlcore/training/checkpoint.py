@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import torch
 from attrs import define
+from torch import Tensor
 
 from ..callbacks.guard import Callbacks, CallbacksState
 from ..data.dataset import RunData
@@ -73,7 +74,9 @@ class Checkpoints:
         train_state = self.train_state
         nets = [train_state.model, train_state.loss_weighting]
         nets += [train_state.ema.copy] if train_state.ema else []
-        weights = [p for net in nets for p in net.parameters() if p.is_floating_point()]
+        weights: list[Tensor] = []
+        for net in nets:
+            weights += [p for p in net.parameters() if p.is_floating_point()]
         with torch.no_grad():
             largest = torch.stack([x.float() for x in torch._foreach_norm(weights, math.inf)])
         if bool(largest.isfinite().all()):

@@ -123,7 +123,7 @@ class Timm(Encoder):
             return state
         try:
             converted: Mapping[str, Tensor] = convert(dict(state), net)
-        except Exception:  # noqa: BLE001 - the state of another network: `load` says what is missing
+        except Exception:  # noqa: BLE001 - of another network: `load` says what is missing
             return state
         if len(own & set(converted)) <= len(own & set(state)):
             return state

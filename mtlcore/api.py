@@ -67,12 +67,11 @@ def train(
 def load_run(path: Where) -> Run:
     """Return the run of a folder.
 
-    Raises MtlError if the folder holds no run, or if a component of the run is missing.
+    Raises MtlError if the folder holds no run. Its log and its summary can be read without the
+    plugins of the run; a component that is missing raises MtlError when the experiment, the network
+    or an evaluation is requested.
     """
-    run = Run(Path(path))
-    # Load it now, so that errors come from here, not from the first use.
-    _ = run.experiment
-    return run
+    return Run(RunFolder.open(Path(path)).path)
 
 
 def _complete(

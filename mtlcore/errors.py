@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
+
+_ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?", re.DOTALL)
+"""Codes that color a terminal, or do worse. torch, and names of files, can hold them."""
 
 
 class MtlError(Exception):
@@ -12,10 +16,13 @@ class MtlError(Exception):
 
     The message names what is wrong, where (file, key, plugin), the value, the expected value, and
     the nearest valid name. The command line prints it without a traceback and exits with
-    `exit_code`.
+    `exit_code`. The escape codes of a quoted message are removed.
     """
 
     exit_code: ClassVar[int] = 2
+
+    def __str__(self) -> str:
+        return _ESCAPES.sub("", super().__str__())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

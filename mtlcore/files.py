@@ -48,9 +48,12 @@ def write_atomically(file: Path, data: bytes | memoryview) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder to disk."""
+    """Flush a folder to disk, where the system can: Windows can't open a folder."""
     # A rename survives a power failure only after its folder was flushed.
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
     finally:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-ImageSize = Annotated[tuple[int, int], "image size"]
-"""(height, width), in pixels. In TOML `64`, or `[48, 64]`. Both are at least 1."""
+LONGEST = 16384
+"""The longest height or width, in pixels."""
 
-WORDS = "a whole number of at least 1, or a list [height, width] of two"
+ImageSize = Annotated[tuple[int, int], "image size"]
+"""(height, width), in pixels. In TOML `64`, or `[48, 64]`. Both are 1 to `LONGEST`."""
+
+WORDS = f"a whole number from 1 to {LONGEST}, or a list [height, width] of two"
 """What a value of `ImageSize` looks like in TOML."""
 
 
@@ -56,4 +59,4 @@ def written(size: tuple[int, int]) -> int | list[int]:
 
 
 def _is_side(side: object) -> bool:
-    return isinstance(side, int) and not isinstance(side, bool) and side >= 1
+    return isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= LONGEST

@@ -66,8 +66,8 @@ class Rng:
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
     def _to_device(self, draw: Tensor) -> Tensor:
-        if self.device.type == "cpu":
-            return draw
+        if self.device.type != "cuda":
+            return draw.to(self.device)
         # Only a copy from pinned memory is asynchronous.
         return draw.pin_memory().to(self.device, non_blocking=True)
 

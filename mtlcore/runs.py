@@ -141,7 +141,9 @@ class RunFolder:
 
     @classmethod
     def refuse_existing(cls, path: Path) -> None:
-        """Raise MtlError if the folder already holds a run."""
+        """Raise MtlError if the folder already holds a run, or if it can't have this name."""
+        if "\0" in str(path):
+            raise MtlError(f"out = {str(path)!r}: a path can't contain the character \\0")
         if cls(path).config.exists():
             raise MtlError(
                 f"{path} already holds a run: choose another --out, "

@@ -535,13 +535,17 @@ def test_a_run_of_a_missing_package_says_what_to_install(trained: Run, tmp_path:
     origin |= {"package": "mtl-shred", "version": "1.2"}
     summary["components"] = recorded | {"pretext.puzzling": origin}
     (tmp_path / "run.json").write_text(json.dumps(summary))
-    found = problem(lambda: mtlcore.load_run(tmp_path))
+    run = mtlcore.load_run(tmp_path)
+    assert run.summary["components"] == summary["components"]
+    assert run.metrics() == []
+    found = problem(lambda: run.experiment)
     assert "unknown pretext 'shredding'" in found
+    assert "unknown pretext 'shredding'" in problem(lambda: run.evaluate())
     assert 'pip install "mtl-shred==1.2"' in found
 
     origin |= {"package": None, "version": None}
     (tmp_path / "run.json").write_text(json.dumps(summary))
-    found = problem(lambda: mtlcore.load_run(tmp_path))
+    found = problem(lambda: mtlcore.load_run(tmp_path).experiment)
     assert "first run the code that defines and registers it (mtlcore.register)" in found
 
 
@@ -549,4 +553,6 @@ def test_a_run_whose_plugin_file_is_gone_names_the_file(tmp_path: Path) -> None:
     run = train(tmp_path / "run", overrides={"train.steps": 1})
     file = run.path / "plugins" / "dots.py"
     file.unlink()
-    assert f"plugin file {file} can't be read" in problem(lambda: mtlcore.load_run(run.path))
+    assert f"plugin file {file} can't be read" in problem(
+        lambda: mtlcore.load_run(run.path).experiment
+    )

@@ -84,8 +84,8 @@ def test_a_size_is_one_number_or_height_and_width():
 
 @pytest.mark.parametrize("key", ["size", "cache_size"])
 def test_another_value_is_refused_with_what_to_type(key):
-    expected = "expected a whole number of at least 1, or a list [height, width] of two"
-    for value in ("0", "-3", "3.5", "true", "'a'", "[]", "[1, 2, 3]", "[48, 0]"):
+    expected = "expected a whole number from 1 to 16384, or a list [height, width] of two"
+    for value in ("0", "-3", "3.5", "true", "'a'", "[]", "[1, 2, 3]", "[48, 0]", "1000000000"):
         with pytest.raises(MtlError) as in_file:
             read(f"[input]\n{key} = {value}")
         with pytest.raises(MtlError) as in_python:

@@ -36,14 +36,15 @@ from .geometry import Range, scale_to, unchanged_view, warped_view
 
 WHITE = 255.0
 TIGHT, LOOSE = 0.69, 0.99  # the paper's crops, as shares of the height and width
+MOST = 100.0  # the largest factor of contrast
 BLURRED = 0.5  # the share of images that `strong` blurs
 
 
 def _ordered(_: object, attribute: Attribute[Range], value: Range) -> None:
     low, high = value
-    if not 0 < low <= high:
+    if not 0 < low <= high <= MOST:
         raise ValueError(
-            f"{attribute.name} = {list(value)}: expected [low, high] with 0 < low <= high"
+            f"{attribute.name} = {list(value)}: expected [low, high] with 0 < low <= high <= {MOST}"
         )
 
 
@@ -133,9 +134,9 @@ class Strong(Augmentation):
     mirror: float = field(default=0.5, validator=_share)
     turn_deg: float = field(default=20.0, validator=_angle)
     contrast: Range = field(default=(0.6, 1.4), validator=_ordered)
-    brightness: float = field(default=0.05, validator=ge(0.0))
-    noise: float = field(default=0.05, validator=ge(0.0))
-    blur_sigma_px: float = field(default=1.5, validator=gt(0.0))
+    brightness: float = field(default=0.05, validator=_share)
+    noise: float = field(default=0.05, validator=_share)
+    blur_sigma_px: float = field(default=1.5, validator=and_(ge(0.01), le(1000.0)))
     cutout: float = field(default=60 / 224, validator=and_(ge(0.0), lt(1.0)))
 
     def view(

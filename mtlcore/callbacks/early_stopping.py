@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 
 from ..contracts import Callback, CallbackContext
 from ..errors import MtlError, nearest
@@ -29,8 +29,8 @@ class EarlyStopping(Callback):
     cites = "Prechelt 1998, Early Stopping - But When?"
 
     metric: str = ""
-    patience: int = field(default=5, validator=ge(1))
-    min_delta: float = field(default=0.0, validator=ge(0.0))
+    patience: int = field(default=5, validator=and_(ge(1), le(10**9)))
+    min_delta: float = field(default=0.0, validator=and_(ge(0.0), le(1e9)))
 
     def check(self, run: CallbackContext) -> None:
         if self.metric and self.metric not in run.better:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 from torch import Tensor
 
 from ..config.experiment import Experiment
@@ -61,9 +61,9 @@ class Probe(Callback):
     cites = "Alain & Bengio 2016, arXiv:1610.01644; Wu et al. 2018, arXiv:1805.01978"
 
     reads: tuple[str, ...] = ()
-    every: int = field(default=1, validator=ge(1))
-    k: int = field(default=20, validator=ge(1))
-    limit: int = field(default=10_000, validator=ge(1))
+    every: int = field(default=1, validator=and_(ge(1), le(10**9)))
+    k: int = field(default=20, validator=and_(ge(1), le(10**6)))
+    limit: int = field(default=10_000, validator=and_(ge(1), le(10**9)))
 
     def figures(self, experiment: Experiment) -> Mapping[str, bool]:
         figures: dict[str, bool] = {}

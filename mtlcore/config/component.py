@@ -55,7 +55,9 @@ def component(
 def component(
     kind: Literal["callback"], name: str, plugins: Files = ..., /, **fields: object
 ) -> Callback: ...
-def component(kind: str, name: str, plugins: Files = (), /, **fields: object) -> Component:
+def component(
+    kind: str, name: str | None = None, plugins: Files = (), /, **fields: object
+) -> Component:
     """Return a component by kind and name: component("encoder", "timm:resnet18", weights="none").
 
     kind: "encoder", "task", "pretext", "weighting", "dataset", "augmentation" or "callback".
@@ -65,6 +67,12 @@ def component(kind: str, name: str, plugins: Files = (), /, **fields: object) ->
 
     Raises MtlError with one line for each problem.
     """
+    if not isinstance(name, str):
+        given = f"{kind!r}" if name is None else f"{kind!r}, {name!r}"
+        raise MtlError(
+            f"component({given}): expected a kind and a name, such as "
+            'component("pretext", "puzzling")'
+        )
     if kind not in BASES:
         raise MtlError(f"unknown kind {kind!r}; {nearest(kind, BASES)}")
     if "name" in fields:

@@ -31,11 +31,25 @@ from ..image_size import ImageSize, image_size
 from ..registry.components import is_default
 from ..registry.lookup import default_augmentations, default_component
 from ..registry.plugin_file import pinned
-from .values import Settings, components_as_read, entries_as_read, instance_as_read, value_as_read
+from .values import (
+    Settings,
+    components_as_read,
+    entries_as_read,
+    instance_as_read,
+    suggests_names,
+    value_as_read,
+)
+
+MOST_STEPS = MOST_SAMPLES = 10**9
+MOST_IN_A_BATCH = 10**6
 
 share = and_(ge(0.0), le(1.0))
+factor = and_(gt(0.0), le(1e6))
+step_count = and_(gt(0), le(MOST_STEPS))
+batch = and_(gt(0), le(MOST_IN_A_BATCH))
 
 
+@suggests_names
 @frozen
 class TaskEntry(Settings):
     """One [task.<label>] table: the component, and the keys that the core adds.
@@ -48,9 +62,10 @@ class TaskEntry(Settings):
 
     section: ClassVar[str] = "task.<label>"
     component: SupervisedTask
-    weight: float = field(default=1.0, validator=gt(0.0))
+    weight: float = field(default=1.0, validator=factor)
 
 
+@suggests_names
 @frozen
 class PretextEntry(Settings):
     """One [pretext.<label>] table.
@@ -68,12 +83,13 @@ class PretextEntry(Settings):
 
     section: ClassVar[str] = "pretext.<label>"
     component: PretextTask
-    weight: float = field(default=1.0, validator=gt(0.0))
+    weight: float = field(default=1.0, validator=factor)
     supervised: bool = True
     samples: Literal["all", "unlabeled"] = "all"
     control: Literal["none", "views_only", "random_target"] = "none"
 
 
+@suggests_names
 @frozen
 class DataEntry(Settings):
     """One [data.<label>] table.
@@ -99,14 +115,15 @@ class DataEntry(Settings):
     component: Dataset
     labels: float = field(default=1.0, validator=share)
     unlabeled: Literal["drop", "keep"] = "drop"
-    limit: int | None = field(default=None, validator=optional(gt(0)))
+    limit: int | None = field(default=None, validator=optional(and_(ge(1), le(MOST_SAMPLES))))
     split: str | None = None
     group: str | None = None
-    weight: float = field(default=1.0, validator=gt(0.0))
-    max_bad: int = field(default=100, validator=ge(0))
+    weight: float = field(default=1.0, validator=factor)
+    max_bad: int = field(default=100, validator=and_(ge(0), le(MOST_SAMPLES)))
     exclude_duplicates: Literal["none", "train", "test"] = "none"
 
 
+@suggests_names
 @frozen
 class Input(Settings):
     """[input]: size of the images, and number of samples in a step.
@@ -127,14 +144,15 @@ class Input(Settings):
 
     section: ClassVar[str] = "input"
     size: ImageSize = field(default=64, converter=image_size)  # type: ignore[assignment]
-    batch_size: int = field(default=64, validator=gt(0))
-    unlabeled_batch: int | None = field(default=None, validator=optional(gt(0)))
+    batch_size: int = field(default=64, validator=batch)
+    unlabeled_batch: int | None = field(default=None, validator=optional(batch))
     validation: float = field(default=0.1, validator=share)
     cache_size: ImageSize | None = field(default=None, converter=converts_optional(image_size))
     mix: Literal["proportional", "balanced"] = "proportional"
-    eval_batch_size: int = field(default=256, validator=gt(0))
+    eval_batch_size: int = field(default=256, validator=batch)
 
 
+@suggests_names
 @frozen
 class Views(Settings):
     """[views]: which views are encoded, and which heads read them.
@@ -151,7 +169,7 @@ class Views(Settings):
 
     section: ClassVar[str] = "views"
     supervised: Literal["clean", "pretext", "both"] = "clean"
-    clean: int = field(default=1, validator=gt(0))
+    clean: int = field(default=1, validator=and_(ge(1), le(64)))
     reduce: Literal["mean", "geometric"] = "mean"
     forward: Literal["joint", "split"] = "joint"
     statistics: Literal["all", "clean"] = "all"
@@ -167,6 +185,7 @@ def _rising_shares(_: object, attribute: Attribute[Any], value: tuple[float, ...
         )
 
 
+@suggests_names
 @frozen
 class Optimizer(Settings):
     """[optimizer]: how gradients update the weights.
@@ -179,11 +198,12 @@ class Optimizer(Settings):
 
     section: ClassVar[str] = "optimizer"
     name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = field(default=1e-3, validator=gt(0))
-    weight_decay: float = field(default=0.05, validator=ge(0))
+    lr: float = field(default=1e-3, validator=and_(gt(0.0), le(1000.0)))
+    weight_decay: float = field(default=0.05, validator=and_(ge(0.0), le(1000.0)))
     momentum: float = field(default=0.9, validator=and_(ge(0.0), le(1.0)))
 
 
+@suggests_names
 @frozen
 class Schedule(Settings):
     """[schedule]: the learning rate during the run.
@@ -197,11 +217,12 @@ class Schedule(Settings):
 
     section: ClassVar[str] = "schedule"
     name: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: int = field(default=200, validator=ge(0))
+    warmup: int = field(default=200, validator=and_(ge(0), le(MOST_STEPS)))
     milestones: tuple[float, ...] = field(default=(0.5, 0.75), validator=_rising_shares)
-    gamma: float = field(default=0.1, validator=gt(0))
+    gamma: float = field(default=0.1, validator=and_(gt(0.0), le(1000.0)))
 
 
+@suggests_names
 @frozen
 class Train(Settings):
     """[train]: length of the run, evaluation and hardware. Set exactly one of `steps` and `epochs`.
@@ -223,25 +244,26 @@ class Train(Settings):
     max_skipped: number of consecutive steps with non-finite gradients that ends the run. Each such
         step is skipped.
     init_from: folder of a run. Training starts with the weights of its encoder.
-    accelerator: hardware; "auto" uses a CUDA device if there is one.
+    accelerator: hardware; "auto" uses a CUDA device if there is one, and else the CPU. "mps" is the
+        GPU of a Mac.
     devices: number of processes, each with its own device and its part of the batch.
     """
 
     section: ClassVar[str] = "train"
-    steps: int | None = field(default=None, validator=optional(gt(0)))
-    epochs: float | None = field(default=None, validator=optional(gt(0)))
-    clip: float = field(default=5.0, validator=gt(0))
-    micro_batches: int | None = field(default=None, validator=optional(gt(0)))
+    steps: int | None = field(default=None, validator=optional(step_count))
+    epochs: float | None = field(default=None, validator=optional(factor))
+    clip: float = field(default=5.0, validator=and_(gt(0.0), le(1e9)))
+    micro_batches: int | None = field(default=None, validator=optional(batch))
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     ema: float = field(default=0.0, validator=and_(ge(0.0), lt(1.0)))
-    eval_every: int = field(default=500, validator=ge(0))
-    save_every: int = field(default=500, validator=gt(0))
-    log_every: int = field(default=20, validator=gt(0))
+    eval_every: int = field(default=500, validator=and_(ge(0), le(MOST_STEPS)))
+    save_every: int = field(default=500, validator=step_count)
+    log_every: int = field(default=20, validator=step_count)
     best: str | None = None
-    max_skipped: int = field(default=20, validator=gt(0))
+    max_skipped: int = field(default=20, validator=step_count)
     init_from: Path | None = None
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = field(default=1, validator=gt(0))
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = field(default=1, validator=and_(ge(1), le(4096)))
 
     def __attrs_post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -306,6 +328,7 @@ def _without_defaults(augmentations: Mapping[str, Augmentation]) -> dict[str, Au
     }
 
 
+@suggests_names
 @frozen(kw_only=True)
 class Experiment:
     """A whole run: the contents of its TOML file, as objects.

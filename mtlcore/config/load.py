@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import MtlError
 from ..registry.catalog import Catalog
 from .experiment import Experiment
-from .overrides import Override, Overrides, Table, apply, read_overrides
+from .overrides import DEEPEST, Override, Overrides, Table, apply, read_toml
 from .read import parse
 from .write import toml_value
 
@@ -37,7 +37,7 @@ def load(
     file = Path(path)
     tables = _read_toml(file)
     overrides = as_toml(overrides)
-    apply(tables, overrides)
+    applied = apply(tables, overrides)
 
     # A `plugins` key of the wrong type is left as it is: `parse` reports it.
     if plugin_files and isinstance(tables.setdefault("plugins", []), list):
@@ -46,7 +46,7 @@ def load(
     try:
         return parse(tables, catalog, base=file.parent)
     except MtlError as error:
-        lines = with_overrides(error, overrides)
+        lines = with_overrides(error, applied)
         raise MtlError("\n  ".join([f"{file}:", *lines])) from error.__cause__
 
 
@@ -65,26 +65,33 @@ def load_experiment(
 
 def _read_toml(file: Path) -> Table:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return read_toml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise MtlError(f"{file} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise MtlError(f"{file} is not UTF-8 text: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise MtlError(f"{file} is not valid TOML: {error}") from error
+    except ValueError as error:  # a name with the character \0
+        raise MtlError(f"{str(file)!r} can't be read: {error}") from error
 
 
 def as_toml(overrides: Overrides) -> Overrides:
     """Return overrides with their Python values converted to TOML values."""
     if not isinstance(overrides, Mapping):
         return overrides
-    return {key: toml_value(value) for key, value in overrides.items()}
+    try:
+        return {key: toml_value(value) for key, value in overrides.items()}
+    except RecursionError as error:
+        raise MtlError(f"overrides: nested more than {DEEPEST} levels deep") from error
 
 
-def with_overrides(error: MtlError, overrides: Overrides) -> list[str]:
-    """Return the lines of an error, each with the override that caused it."""
-    read = read_overrides(overrides)
-    return [_with_override(line, read) for line in str(error).splitlines()]
+def with_overrides(error: MtlError, applied: Sequence[Override]) -> list[str]:
+    """Return the lines of an error, each with the override that caused it.
+
+    applied: as `apply` returns them.
+    """
+    return [_with_override(line, applied) for line in str(error).splitlines()]
 
 
 def _with_override(line: str, overrides: Sequence[Override]) -> str:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ..errors import MtlError
 
 Table = dict[str, Any]
 """A table as tomllib returns it: strings, numbers, booleans, dates, lists and tables."""
+
+DEEPEST = 32  # levels of tables and lists
+LONGEST_TEXT = 10**7  # characters of a TOML file
+_LONG_KEY = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')\s*\.\s*){{{2 * DEEPEST}}}"""
+)
 
 Overrides = Sequence[str] | Mapping[str, object]
 """From the command line: "a.b.c=VALUE". From Python: dotted key -> value, None for the default."""
@@ -53,6 +60,45 @@ def without_none(value: Any) -> Any:
     return value
 
 
+def read_toml(text: str) -> Table:
+    """Return the tables of a TOML text. Raises TOMLDecodeError, also for what is nested too deep.
+
+    tomllib overflows the stack on nested lists, and takes memory that is quadratic in the number of
+    parts of a dotted key.
+    """
+    too_deep = f"nested more than {DEEPEST} levels deep"
+    if len(text) > LONGEST_TEXT:
+        raise tomllib.TOMLDecodeError(
+            f"{len(text):,} characters; a configuration has at most {LONGEST_TEXT:,}"
+        )
+    if _LONG_KEY.search(text):
+        raise tomllib.TOMLDecodeError(too_deep)
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError(too_deep) from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # a number with thousands of digits, a date such as 2026-99-99
+        raise tomllib.TOMLDecodeError(str(error)) from error
+    if _depth(tables) > DEEPEST:
+        raise tomllib.TOMLDecodeError(too_deep)
+    return tables
+
+
+def _depth(tables: Table) -> int:
+    """Return how many tables and lists are inside each other. It does not recurse."""
+    depth = 0
+    level: list[Any] = [tables]
+    while level:
+        depth += 1
+        inside: list[Any] = []
+        for container in level:
+            inside += container.values() if isinstance(container, dict) else container
+        level = [value for value in inside if isinstance(value, dict | list)]
+    return depth
+
+
 @frozen
 class Override:
     """The new value of one key.
@@ -84,24 +130,31 @@ def read_overrides(overrides: Overrides) -> list[Override]:
     return found
 
 
-def apply(tables: Table, overrides: Overrides) -> None:
+def apply(tables: Table, overrides: Overrides) -> list[Override]:
     """Set the keys of all overrides in `tables`, in order.
+
+    Return them for messages: the path of one that added a table is that of the first such table.
 
     Raises MtlError with the override if its key is malformed, or passes through a value.
     """
+    applied: list[Override] = []
     for override in read_overrides(overrides):
         *parents, key = override.path
-        table = tables
+        table, source = tables, override
         for depth, parent in enumerate(parents, 1):
+            if parent not in table and source is override and depth > 1:
+                source = evolve(override, path=override.path[:depth])
             table = table.setdefault(parent, {})
             if not isinstance(table, dict):
                 parent_path = ".".join(override.path[:depth])
                 raise MtlError(f"{override.given}: {parent_path} is a value, not a table")
+        applied.append(source)
         if override.value is None:
             table.pop(key, None)
             continue
         table.pop(_EXCLUDES.get(".".join(override.path), key), None)
         table[key] = override.value
+    return applied
 
 
 def parse_override(override: str) -> tuple[list[str], object]:
@@ -119,7 +172,7 @@ def parse_override(override: str) -> tuple[list[str], object]:
 def _path(key: str) -> list[str]:
     """Return the parts of a dotted TOML key. Empty if it is not exactly one key."""
     try:
-        table: Any = tomllib.loads(f"{key} = 0")
+        table: Any = read_toml(f"{key} = 0")
     except tomllib.TOMLDecodeError:
         return []
 
@@ -136,7 +189,7 @@ def _path(key: str) -> list[str]:
 def _value(typed: str) -> object:
     """Return the TOML value of a text, or the text itself if it is not TOML."""
     try:
-        tables = tomllib.loads(f"value = {typed}")
+        tables = read_toml(f"value = {typed}")
     except tomllib.TOMLDecodeError:
         return typed
     if len(tables) != 1:

@@ -39,11 +39,11 @@ def resolve(experiment: Experiment, overrides: Overrides = ()) -> Experiment:
     except (TypeError, ValueError) as error:
         raise MtlError(f"the experiment has a value that TOML can't hold: {error}") from error
     overrides = as_toml(overrides)
-    apply(tables, overrides)
+    applied = apply(tables, overrides)
     try:
         read = parse(tables)
     except MtlError as error:
-        raise MtlError("\n".join(with_overrides(error, overrides))) from error.__cause__
+        raise MtlError("\n".join(with_overrides(error, applied))) from error.__cause__
     if not overrides:
         _require_equal(experiment, read)
     return read

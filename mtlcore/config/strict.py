@@ -9,6 +9,7 @@ are found at once, each with its own path.
 from __future__ import annotations
 
 import contextlib
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,9 @@ from .overrides import Word, plain
 
 TypeHint = Any
 """A type as written in an annotation: a class, a union, a Literal, `tuple[int, ...]`."""
+
+LARGEST_INT = 2**63
+"""Whole numbers of components are below it: torch and numpy hold no larger ones."""
 
 Hook = Callable[[Any, TypeHint], Any]
 """Convert a value to a type. Raises an exception if it can't."""
@@ -95,7 +99,9 @@ def _bool(value: object, _: TypeHint) -> bool:
 def _int(value: object, _: TypeHint) -> int:
     scalar = plain(value)
     if isinstance(scalar, int) and not isinstance(scalar, bool):
-        return scalar
+        if abs(scalar) < LARGEST_INT:
+            return scalar
+        raise IllTypedError(value, f"{describe(int)} between -2^63 and 2^63")
     raise IllTypedError(value, describe(int))
 
 
@@ -103,13 +109,15 @@ def _float(value: object, _: TypeHint) -> float:
     scalar = plain(value)
     if isinstance(scalar, int | float) and not isinstance(scalar, bool):
         with contextlib.suppress(OverflowError):
-            return float(scalar)
+            if math.isfinite(scalar):
+                return float(scalar)
+        raise IllTypedError(value, "a finite number")
     raise IllTypedError(value, describe(float))
 
 
 def _str(value: object, _: TypeHint) -> str:
     if isinstance(value, str):
-        return str(value)
+        return _without_nul(str(value))
     raise IllTypedError(value, describe(str))
 
 
@@ -118,9 +126,16 @@ def _path(value: object, _: TypeHint) -> Path:
     if not isinstance(value, str) or not value:
         raise IllTypedError(value, describe(Path))
     try:
-        return Path(str(value)).expanduser().absolute()
+        return Path(_without_nul(str(value))).expanduser().absolute()
     except RuntimeError as error:  # "~name" of an unknown user
         raise IllTypedError(value, f"a path: {error}") from error
+
+
+def _without_nul(text: str) -> str:
+    # No file has such a name: the calls of the operating system raise a ValueError.
+    if "\0" in text:
+        raise IllTypedError(text, "a string without the character \\0")
+    return text
 
 
 def _image_size(value: object, _: TypeHint) -> tuple[int, int]:

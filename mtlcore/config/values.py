@@ -7,21 +7,42 @@ as the type of the field requires. A value of a wrong type raises the same error
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 
 import attrs
 from cattrs import StructureHandlerNotFoundError
 
 from ..contracts import Component, SupervisedTask
-from ..errors import MtlError
+from ..errors import MtlError, nearest
 from .overrides import without_none
 from .problems import explain
 from .strict import TypeHint, admits_none, converter
 
 T = TypeVar("T")
+A = TypeVar("A", bound=type)
 C = TypeVar("C", bound=Component)
 E = TypeVar("E", bound="Settings")
+
+
+def suggests_names(cls: A) -> A:
+    """Make the constructor of an attrs class raise MtlError for an unknown argument.
+
+    The message has the nearest valid name. Python's own TypeError has none.
+    """
+    construct: Callable[..., None] = cls.__init__  # type: ignore[misc]  # of this class alone
+
+    @functools.wraps(construct)
+    def checked(self: object, *args: object, **kwargs: object) -> None:
+        known = [field.alias for field in attrs.fields(cls) if field.init]
+        unknown = [name for name in kwargs if name not in known]
+        if unknown:
+            shown = (f"{cls.__name__}({name}=...): {nearest(name, known)}" for name in unknown)
+            raise MtlError("\n".join(shown))
+        construct(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls
 
 
 class Settings:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,8 +49,8 @@ PROBES = 64  # images that are decoded to find out how large the images are
 CHUNK = 128  # samples that a thread decodes at a time
 # Images that decode faster than this are read by one thread: several would compete for the GIL.
 WORTH_A_THREAD_S = 100e-6
-# The memory limit of a container (control groups, version 2).
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+# Control groups limit the memory of a container.
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class CachedSamples(NamedTuple):
@@ -220,21 +221,48 @@ def memory_budget() -> int:
 
     That is half of the usable memory, divided by the number of processes on this machine.
     """
+    return usable_memory() // 2 // local_processes()
+
+
+def local_processes() -> int:
+    """Return how many processes of this run share the memory of this machine."""
     # torchrun sets LOCAL_WORLD_SIZE. Fabric's own launcher sets WORLD_SIZE only.
     processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE")
-    return usable_memory() // 2 // max(1, int(processes or 1))
+    return max(1, int(processes or 1))
 
 
 def usable_memory() -> int:
-    """Return the memory of this machine in bytes, or the limit of the container if it is lower."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the memory of this machine in bytes, or the limit of its container if it is lower."""
+    if not hasattr(os, "sysconf"):  # Windows: unknown
+        return sys.maxsize
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _cgroup_limits():
+        try:
+            limit = file.read_text().strip()
+        except OSError:  # a group that this container does not see
+            continue
+        if limit.isdecimal():  # "max": no limit
+            limits.append(int(limit))
+    return min(limits)
+
+
+def _cgroup_limits() -> Iterator[Path]:
+    """Yield the files with the memory limits of this process's control group and its parents."""
     try:
-        limit = CGROUP_LIMIT.read_text().strip()
-    except OSError:  # another operating system, or no control group
-        return physical
-    if not limit.isdecimal():  # "max": no limit
-        return physical
-    return min(physical, int(limit))
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # another operating system
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        folder, name = CGROUPS, "memory.max"  # version 2
+        if controllers:
+            folder, name = CGROUPS / "memory", "memory.limit_in_bytes"
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        own = folder / path.lstrip("/")
+        for group in (own, *own.parents):
+            if group.is_relative_to(folder):
+                yield group / name
 
 
 def threads() -> int:

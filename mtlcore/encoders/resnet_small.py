@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 from attrs import field, frozen
-from attrs.validators import deep_iterable, ge, in_, max_len, min_len
+from attrs.validators import and_, deep_iterable, ge, in_, le, max_len, min_len
 from torch import Tensor, nn
 
 from ..contracts import Encoder, Features
@@ -26,11 +26,11 @@ class ResnetSmall(Encoder):
     depths: blocks of each stage.
     """
 
-    width: int = field(default=16, validator=ge(1))
+    width: int = field(default=16, validator=and_(ge(1), le(2048)))
     stem_stride: int = field(default=1, validator=in_((1, 2)))
     depths: tuple[int, ...] = field(
         default=(2, 2, 2, 2),
-        validator=deep_iterable(ge(1), iterable_validator=[min_len(1), max_len(6)]),
+        validator=deep_iterable(and_(ge(1), le(100)), iterable_validator=[min_len(1), max_len(6)]),
     )
 
     def build(self, size: tuple[int, int]) -> nn.Module:

@@ -12,6 +12,8 @@ would rename the parameters.
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
@@ -52,7 +54,8 @@ class Timm(Encoder):
 
     model: timm's name, with or without a tag.
     weights: "none" (random), "imagenet" (the weights that timm publishes for this name and tag,
-    from its cache or a download), or a file of weights.
+    from its cache or a download), or a file of weights; "FILE#KEY" for one of several networks in a
+    file, such as "state_dict_ema".
 
     With weights, images are normalized with the mean and std that timm records for them.
     """
@@ -104,9 +107,33 @@ class Timm(Encoder):
             ) from error
         self._check_size(net, size)
         if weights not in (files.NONE, files.IMAGENET):
-            state = _resize_position_embedding(files.read(self._label, self.weights), net)
+            state = files.read(self._label, self.weights, net)
+            state = _resize_position_embedding(self._converted(state, net), net)
             files.load(self._label, net, state, _classifier_prefixes(config))
         return _TimmNet(net)
+
+    def _converted(self, state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
+        """Return a state in the spelling of the network's authors in that of timm.
+
+        timm has such a function in the module of most networks. Others are returned unchanged.
+        """
+        own = set(net.state_dict())
+        convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+        if convert is None or own <= set(state):
+            return state
+        try:
+            converted: Mapping[str, Tensor] = convert(dict(state), net)
+        except Exception:  # noqa: BLE001 - of another network: `load` says what is missing
+            return state
+        if len(own & set(converted)) <= len(own & set(state)):
+            return state
+        warnings.warn(
+            f"[encoder] {self._label}: weights: {self.weights}: its names are spelled as the "
+            "network's authors spell them; timm converted them",
+            files.WeightsWarning,
+            stacklevel=2,
+        )
+        return converted
 
     @property
     def _label(self) -> str:

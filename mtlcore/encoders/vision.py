@@ -28,7 +28,7 @@ class VisionNet(Encoder):
     """A network of torchvision.
 
     weights: "none" (random), "imagenet" (torchvision's weights, from its cache or a download), or a
-    file of weights.
+    file of weights; "FILE#KEY" for one of several networks in a file, such as "state_dict_ema".
 
     With weights, images are normalized with ImageNet's mean and std, as torchvision's weights
     expect.
@@ -66,7 +66,7 @@ class VisionNet(Encoder):
         nodes[self.pooled] = "pooled"
         net = create_feature_extractor(model, nodes)
         if files.weights_to_load(self.weights) != files.NONE:
-            state = self.fitted(self._read_state(), size)
+            state = self.fitted(self._read_state(net), size)
             files.load(str(self.name), net, state, [self.classifier])
         return self.adapted(net)
 
@@ -90,11 +90,11 @@ class VisionNet(Encoder):
         """Return the feature extractor as a module with the output `Features`."""
         return _Maps(net, self.memory_format)
 
-    def _read_state(self) -> Mapping[str, Tensor]:
+    def _read_state(self, net: nn.Module) -> Mapping[str, Tensor]:
         from torchvision.models import get_model_weights
 
         if self.weights != files.IMAGENET:
-            return files.read(str(self.name), self.weights)
+            return files.read(str(self.name), self.weights, net)
         url = get_model_weights(self.name).DEFAULT.url
 
         def download() -> Mapping[str, Tensor]:

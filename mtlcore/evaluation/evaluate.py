@@ -194,7 +194,7 @@ def torch_device(device: str | torch.device | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise MtlError(
             f"device = {str(device)!r}: torch can't use it ({reason}): "
-            'expected "cpu", "cuda", or one of several GPUs, such as "cuda:1"'
+            'expected "cpu", "cuda", "mps", or one of several GPUs, such as "cuda:1"'
         ) from error
     return found
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from attrs import evolve, field, frozen
+from attrs import Attribute, evolve, field, frozen
 from attrs.validators import and_, ge, lt
 from torch import Tensor, nn
 
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 fraction = and_(ge(0.0), lt(1.0))
 EXAMPLE_CLASSES = ("one", "three", "two")  # sorted, as `fit` would find them
 CONFIDENT_LOGIT = 20.0
+HEAVIEST = 1e9  # the largest weight of a class
+
+
+def _class_weights(
+    _: object, attribute: Attribute[tuple[float, ...]], value: tuple[float, ...]
+) -> None:
+    """each 0 to 1e9, at least one above 0"""
+    if value and not (all(0 <= weight <= HEAVIEST for weight in value) and any(value)):
+        raise ValueError(
+            f"'{attribute.name}' = {list(value)}: expected weights from 0 to {HEAVIEST:g}, "
+            "at least one above 0"
+        )
 
 
 @frozen
@@ -47,7 +59,7 @@ class Classification(SupervisedTask):
     reads: str = ""
     classes: tuple[str, ...] = ()
     balance: Literal["none", "inverse"] = "none"
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] = field(default=(), validator=_class_weights)
     label_smoothing: float = field(default=0.0, validator=fraction)
     dropout: float = field(default=0.3, validator=fraction)
     by: tuple[str, ...] = ()

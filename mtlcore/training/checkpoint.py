@@ -8,13 +8,14 @@ from typing import Any, TypedDict
 
 import torch
 from attrs import define
+from torch import Tensor
 
 from ..callbacks.guard import Callbacks, CallbacksState
 from ..data.dataset import RunData
 from ..errors import MtlError
 from ..runs import FORMAT, Checkpoint, RunFolder, Which
 from ..weights import load_weights
-from .record import Record
+from .record import Diverged, Record
 from .state import CachedTaskWeights, TrainState
 
 StateDict = dict[str, Any]
@@ -57,11 +58,12 @@ class Checkpoints:
     pending_step: int | None = None
 
     def save(self, which: Which, pending: bool = False) -> None:
-        """Write a checkpoint; on the main process only.
+        """Write a checkpoint; on the main process only. Raises Diverged: see `require_finite`.
 
         pending: the evaluation of this step comes afterwards. Older checkpoints remain, and
         callbacks are not called: the same step will be saved again.
         """
+        self.require_finite()
         callbacks, train_state = self.callbacks, self.train_state
         if pending:
             self.pending_step = train_state.step
@@ -73,6 +75,29 @@ class Checkpoints:
         saved = self.folder.save(which, train_state.step, weights, ema, state, keep_older=pending)
         if callbacks.running and not pending:
             callbacks.call("on_checkpoint", saved.path)
+
+    def require_finite(self) -> None:
+        """Raise Diverged if a weight is not finite, on every rank. It waits for the device.
+
+        A step with finite gradients can do that: its update overflows.
+        """
+        train_state = self.train_state
+        nets = [train_state.model, train_state.loss_weighting]
+        nets += [train_state.ema.copy] if train_state.ema else []
+        weights: list[Tensor] = []
+        for net in nets:
+            weights += [p for p in net.parameters() if p.is_floating_point()]
+        with torch.no_grad():
+            largest = torch.stack([x.float() for x in torch._foreach_norm(weights, math.inf)])
+        if bool(largest.isfinite().all()):
+            return
+        checkpoint = self.folder.checkpoint("last")
+        intact = f"resume from {checkpoint.path} with --resume" if checkpoint else "train it again"
+        raise Diverged(
+            f"after step {train_state.step}, a weight is not finite: the run has diverged, and "
+            f"this step is not saved. Set a lower optimizer.lr or optimizer.weight_decay, then "
+            f"{intact}"
+        )
 
     def _state(self, pending: bool) -> SavedState:
         train_state = self.train_state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -13,23 +14,27 @@ from lightning_fabric import Fabric
 from ..config.experiment import Experiment
 from ..errors import MtlError
 
+CPU_PROCESSES = 8  # allowed on any machine, since a few processes on one core are a useful test
+
 
 def fabric_for(experiment: Experiment) -> Fabric:
     """One device, several devices of one machine (DDP), or the processes that torchrun started.
 
-    Raises MtlError if the precision does not fit the device or the weighting, or if the number of
-    started processes differs from the number of devices.
+    Raises MtlError if the hardware is missing, if the machine has fewer devices, if the precision
+    does not fit the device or the weighting, or if the number of started processes differs from the
+    number of devices.
     """
     train = experiment.train
-    cuda = _uses_cuda(experiment)
-    _check_precision(experiment, cuda)
+    accelerator = _accelerator(experiment)
+    _check_precision(experiment, accelerator)
     # torchrun announces its processes in these variables. Fabric does not read them: without them
     # it would silently run one complete job in each process.
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     devices = local or train.devices
+    if not local:
+        _require_devices(devices, accelerator)
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local if local else 1
     strategy = "ddp" if local or devices > 1 else "auto"
-    accelerator = "cuda" if cuda else "cpu"
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
@@ -80,21 +85,44 @@ def leave_together(fabric: Fabric) -> None:
         dist.destroy_process_group()
 
 
-def _uses_cuda(experiment: Experiment) -> bool:
-    accelerator = experiment.train.accelerator
-    available = torch.cuda.is_available()
-    if accelerator == "cuda" and not available:
+def _accelerator(experiment: Experiment) -> Literal["cpu", "cuda", "mps"]:
+    """The hardware of a run. Raises MtlError if it is missing."""
+    wanted = experiment.train.accelerator
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
         raise MtlError(
             'train.accelerator = "cuda": torch finds no GPU; '
             'set train.accelerator = "auto" or "cpu"'
         )
-    return accelerator == "cuda" or (accelerator == "auto" and available)
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise MtlError(
+            'train.accelerator = "mps": torch finds no GPU of a Mac (it needs macOS 12.3 or newer, '
+            'and a torch that is built with MPS); set train.accelerator = "auto" or "cpu"'
+        )
+    return wanted
 
 
-def _check_precision(experiment: Experiment, cuda: bool) -> None:
+def _require_devices(devices: int, accelerator: str) -> None:
+    """Raise MtlError before more processes start than this machine can run."""
+    if accelerator == "cuda":
+        most, what = torch.cuda.device_count(), "GPU(s)"
+    elif accelerator == "mps":
+        most, what = 1, "GPU: MPS has no data parallelism"
+    else:
+        cores = os.cpu_count() or 1
+        most, what = max(CPU_PROCESSES, cores), f"processes on its {cores} CPU core(s)"
+    if devices > most:
+        raise MtlError(
+            f"train.devices = {devices}: this machine runs at most {most} {what}: "
+            f"set train.devices = {most} or less"
+        )
+
+
+def _check_precision(experiment: Experiment, accelerator: str) -> None:
     if experiment.train.precision != "16-mixed":
         return
-    if not cuda:
+    if accelerator != "cuda":
         raise MtlError(
             'train.precision = "16-mixed" needs a GPU; set train.precision = "bf16-mixed" or "32"'
         )

@@ -148,6 +148,7 @@ class RunLoop:
         indices = self.data.split.get("validation")
         if indices is None or not len(indices):
             return
+        self.checkpoints.require_finite()
         try:
             self._measure(indices)
         except MtlError as error:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ..callbacks.guard import Callbacks
 from ..callbacks.progress import ProgressReporter, SilentReporter
@@ -20,10 +20,19 @@ from .build import build_train_state, try_weighting
 from .checkpoint import Checkpoints
 from .devices import fabric_for, with_micro_batches
 from .memory import keep_freed_memory
+from .needed_memory import (
+    AvailableMemory,
+    RefuseHugeNetworks,
+    memory_of_batches,
+    memory_of_images,
+    memory_of_network,
+)
 from .provenance import environment, resolved
 from .record import Record
 from .state import TrainState
 from .trial import tolerant, try_run
+
+MOST_INITIAL = 0.05  # the share of the initial weights in the EMA at the end, without a warning
 
 
 @frozen(eq=False)
@@ -73,7 +82,13 @@ def set_up(
     unread = tolerant(read_images(experiment, indexed, lazy=True))
     sampler = Sampler(unread, experiment)
     steps = _steps(experiment, sampler)
-    train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
+    available = AvailableMemory.of(fabric.device)
+    needed = memory_of_batches(experiment, fabric.world_size, available)
+    available.check(needed)  # before the network is built, and before the first batch
+    with RefuseHugeNetworks(available.for_network):
+        train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
+    needed = evolve(needed, network=memory_of_network(train_state.model, experiment))
+    available.check(needed)
     record = Record(experiment.train.max_skipped)
     callbacks = Callbacks.of(train_state, unread, out, reporter)
     try_run(train_state, callbacks, unread, DirectLoader(unread, sampler, fabric.device))
@@ -84,7 +99,9 @@ def set_up(
     resumed = checkpoints is not None and resume and checkpoints.resume(unread)
 
     data = read_images(experiment, indexed, reporter.progress)
-    for line in data.report:
+    needed = evolve(needed, images=memory_of_images(data.images))
+    short = short_for_ema(experiment, steps)
+    for line in (*data.report, *available.check(needed), *short):
         reporter.note(line)
     sampler = Sampler(data, experiment)
     loader = DirectLoader(data, sampler, fabric.device)
@@ -113,6 +130,22 @@ def _try_encoder_if_indexing_decodes(experiment: Experiment) -> None:
         return
     with torch.random.fork_rng(devices=[]):
         SharedEncoder(experiment.encoder, experiment.input.size)
+
+
+def short_for_ema(experiment: Experiment, steps: int) -> list[str]:
+    """A line if the EMA weights would still be close to the initial ones at the end of the run."""
+    momentum = experiment.train.ema
+    initial = momentum**steps if momentum else 0.0
+    if initial <= MOST_INITIAL:
+        return []
+    # The initial weights get a share of 1 % after `steps`. One digit of 1 - momentum, rounded up.
+    fitting = 1 - 0.01 ** (1 / steps)
+    digit = 10.0 ** math.floor(math.log10(fitting))
+    fitting = math.ceil(fitting / digit) * digit
+    return [
+        f"train.ema = {momentum}: after {steps} steps, {initial:.0%} of the EMA weights are still "
+        f"the initial weights: set train.ema = {1 - fitting:.6g}, or train longer"
+    ]
 
 
 def _steps(experiment: Experiment, sampler: Sampler) -> int:

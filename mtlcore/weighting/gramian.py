@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 from attrs import field, frozen
-from attrs.validators import ge, in_
+from attrs.validators import and_, ge, in_, le
 from torch import Tensor, nn
 
 from ..contracts import LossWeighting, StepLosses
@@ -30,7 +30,7 @@ class GramianWeighting(LossWeighting):
     at: Literal["parameters", "features"] = field(
         default="parameters", validator=in_(("parameters", "features"))
     )
-    every: int = field(default=1, validator=ge(1))
+    every: int = field(default=1, validator=and_(ge(1), le(10**9)))
 
 
 class GramianModule(nn.Module, ABC):

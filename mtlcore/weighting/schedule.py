@@ -7,7 +7,6 @@ tasks alone ("post-train"): Jiang et al., "ForkMerge", NeurIPS 2023, arXiv:2301.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,6 +19,7 @@ from ..contracts import LossWeighting, StepLosses
 from ..errors import MtlError, nearest
 
 Points = tuple[tuple[float, float], ...]  # (progress in [0, 1], task weight), progress ascending
+HEAVIEST = 1e6
 
 
 def _check_curve(name: str, points: Points) -> None:
@@ -32,10 +32,8 @@ def _check_curve(name: str, points: Points) -> None:
             f"'{name}' must be points [progress, task weight], "
             f"progress ascending from 0 to 1: {points}"
         )
-    if any(not (math.isfinite(weight) and weight >= 0) for _, weight in points):
-        raise ValueError(
-            f"'{name}' must have task weights that are finite and not negative: {points}"
-        )
+    if any(not 0 <= weight <= HEAVIEST for _, weight in points):
+        raise ValueError(f"'{name}' must have task weights from 0 to {HEAVIEST:g}: {points}")
 
 
 def _curve(_: object, attribute: Attribute[Points], points: Points) -> None:

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
-from attrs.validators import ge, in_
+from attrs.validators import and_, ge, in_, le
 from torch import nn
 
 from ..contracts import LossWeighting
@@ -66,7 +66,7 @@ class TorchJD(LossWeighting):
     at: Literal["losses", "parameters", "features"] = field(
         validator=in_(("losses", "parameters", "features"))
     )
-    every: int = field(default=1, validator=ge(1))
+    every: int = field(default=1, validator=and_(ge(1), le(10**9)))
     options: dict[str, Any] = field(factory=dict)
 
     @at.default

@@ -67,8 +67,8 @@ class Byol(PretextTask):
     }
 
     momentum: float = field(default=0.996, validator=and_(ge(0.0), le(1.0)))
-    hidden: int = field(default=512, validator=ge(1))
-    width: int = field(default=256, validator=ge(1))
+    hidden: int = field(default=512, validator=and_(ge(1), le(2**16)))
+    width: int = field(default=256, validator=and_(ge(1), le(2**16)))
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """Return the clean view and one augmentation; the pair itself is the target."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 from attrs import Attribute, field, frozen
-from attrs.validators import and_, deep_iterable, ge, in_, lt
+from attrs.validators import and_, deep_iterable, ge, in_, le, lt
 from torch import Tensor, nn
 
 from mtl_pretexts._shared import (
@@ -77,8 +77,8 @@ class Inpainting(PretextTask):
     ratio: float = field(default=1 / 3, validator=_some_tiles)
     perceptual: Literal["ema", "vgg16", "none"] = "ema"
     vgg16_weights: Path | None = None
-    layers: tuple[int, ...] = field(default=(), validator=deep_iterable(ge(0)))
-    mix: float = field(default=0.3, validator=ge(0.0))
+    layers: tuple[int, ...] = field(default=(), validator=deep_iterable(and_(ge(0), le(100))))
+    mix: float = field(default=0.3, validator=and_(ge(0.0), le(1e6)))
     momentum: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
 
     def __attrs_post_init__(self) -> None:

@@ -140,7 +140,7 @@ class Vgg16(nn.Module):
                 own[f"features.{name}"] = parameter
         wrong: list[str] = []
         for name, parameter in own.items():
-            if name not in state or state[name].shape != parameter.shape:
+            if getattr(state.get(name), "shape", None) != parameter.shape:
                 wrong.append(name)
         if wrong:
             raise MtlError(
@@ -180,6 +180,8 @@ def _read(path: str) -> Mapping[str, Tensor]:
         state = _tensors(file)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
+        if isinstance(error, UnpicklingError):  # torch advises to run the code in the file
+            reason = "it is damaged, or holds Python objects beside tensors"
         raise MtlError(
             f"inpainting: vgg16_weights: {file} can't be read as a file of tensors: {reason}"
         ) from error

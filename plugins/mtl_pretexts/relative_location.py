@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -65,8 +65,8 @@ class RelativeLocation(PretextTask):
 
     cites = "Liu, Sangineto, Bi, Sebe, Lepri, De Nadai, NeurIPS 2021, arXiv:2106.03746"
 
-    pairs: int = field(default=64, validator=ge(1))
-    width: int = field(default=128, validator=ge(1))
+    pairs: int = field(default=64, validator=and_(ge(1), le(10**6)))
+    width: int = field(default=128, validator=and_(ge(1), le(2**16)))
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
         """Return the clean view and the drawn places."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 import torch.nn.functional as F
 from attrs import field, frozen
-from attrs.validators import ge, gt
+from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
 from mtl_pretexts._shared import Pair, gather_pair, require_two_samples
@@ -47,8 +47,8 @@ class Simclr(PretextTask):
         "single_sample": "an image is distinguished from the others of its batch"
     }
 
-    temperature: float = field(default=0.1, validator=gt(0.0))
-    width: int = field(default=128, validator=ge(2))
+    temperature: float = field(default=0.1, validator=and_(ge(1e-3), le(1000.0)))
+    width: int = field(default=128, validator=and_(ge(2), le(2**16)))
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """Return the clean view and one augmentation; the pair itself is the target."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 import torch.nn.functional as F
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 from torch import Tensor, nn
 
 from mtl_pretexts._shared import Pair, gather_pair, require_two_samples
@@ -57,10 +57,10 @@ class Vicreg(PretextTask):
         "single_sample": "components vary over the samples of a batch"
     }
 
-    invariance: float = field(default=25.0, validator=ge(0.0))
-    variance: float = field(default=25.0, validator=ge(0.0))
-    covariance: float = field(default=1.0, validator=ge(0.0))
-    width: int = field(default=512, validator=ge(2))
+    invariance: float = field(default=25.0, validator=and_(ge(0.0), le(1e6)))
+    variance: float = field(default=25.0, validator=and_(ge(0.0), le(1e6)))
+    covariance: float = field(default=1.0, validator=and_(ge(0.0), le(1e6)))
+    width: int = field(default=512, validator=and_(ge(2), le(2**16)))
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """Return the clean view and one augmentation; the pair itself is the target."""

@@ -163,10 +163,21 @@ def test_progress_rises_to_the_total(memory, activity):
     ("limit", "usable"), [("4194304\n", 1 << 22), ("max\n", None), ("9" * 19, None), (None, None)]
 )
 def test_a_container_has_at_most_the_memory_of_its_limit(limit, usable, tmp_path, monkeypatch):
-    if limit is not None:
-        (tmp_path / "memory.max").write_text(limit)
-    monkeypatch.setattr("mtlcore.data.cache.CGROUP_LIMIT", tmp_path / "memory.max")
-    assert usable_memory() == (usable or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    monkeypatch.setattr("mtlcore.data.cache.CGROUPS", tmp_path)
+    monkeypatch.setattr("mtlcore.data.cache.OWN_CGROUPS", tmp_path / "own")
+    expected = usable or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Version 2 has one tree of groups, version 1 has one for each resource.
+    for own, root, name in [
+        ("0::/a/b\n", tmp_path, "memory.max"),
+        ("3:cpu:/x\n2:memory:/a/b\n", tmp_path / "memory", "memory.limit_in_bytes"),
+    ]:
+        for group in (root / "a" / "b", root):  # its own limit, or that of a parent
+            (tmp_path / "own").write_text(own)
+            group.mkdir(parents=True, exist_ok=True)
+            if limit is not None:
+                (group / name).write_text(limit)
+            assert usable_memory() == expected
+            (group / name).unlink(missing_ok=True)
 
 
 def test_processes_of_one_machine_share_half_of_its_memory(monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from torchvision.models import get_model
 from mtlcore.contracts import Encoder
 from mtlcore.encoders import Timm
 from mtlcore.encoders.vision import ConvnextTiny, EfficientnetB0, MobilenetV3Large, Resnet18, VitB16
+from mtlcore.encoders.weights import WeightsWarning
 from mtlcore.errors import MtlError
 
 
@@ -128,10 +131,68 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 def test_a_pickled_network_is_refused_without_running_it(resnet18, tmp_path: Path) -> None:
     torch.save(resnet18, tmp_path / "module.pth")
     torch.save({"lr": 0.1}, tmp_path / "settings.pth")
-    with pytest.raises(MtlError, match="can't be read as a file of tensors"):
+    with pytest.raises(MtlError, match=r"it also holds a Python object .*ResNet") as error:
         Resnet18(weights=str(tmp_path / "module.pth")).build((32, 32))
+    # torch's own message is colored, and advises to run the code in the file.
+    assert "\x1b" not in str(error.value)
+    assert "weights_only" not in str(error.value)
     with pytest.raises(MtlError, match="holds no network's state"):
         Resnet18(weights=str(tmp_path / "settings.pth")).build((32, 32))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module._orig_mod.", "encoder.net."])
+def test_the_prefix_of_a_training_script_is_removed_and_told(
+    prefix: str, resnet18, tmp_path: Path
+) -> None:
+    state = {prefix + name: value for name, value in resnet18.state_dict().items()}
+    torch.save({"state_dict": state | {"projector.0.weight": torch.zeros(2)}}, tmp_path / "net.pth")
+    told = rf'tensors whose names begin with "{prefix}"; left out.*projector\.0\.weight'
+    with pytest.warns(WeightsWarning, match=told):
+        assert loads(tmp_path / "net.pth", resnet18)
+
+
+def test_the_other_networks_of_a_file_are_offered_by_name(resnet18, tmp_path: Path) -> None:
+    file, state = tmp_path / "net.pth", resnet18.state_dict()
+    ema = {name: value + 1 for name, value in state.items()}
+    more = {"optimizer": {"state": {}}, "args": argparse.Namespace(lr=0.1), "epoch": 3}
+    torch.save({"state_dict": state, "state_dict_ema": ema, **more}, file)
+    with pytest.warns(WeightsWarning, match=f'others: weights = "{file}#state_dict_ema"$'):
+        assert loads(file, resnet18)
+    mine = built(Resnet18(weights=f"{file}#state_dict_ema"), 32).net.state_dict()
+    assert torch.equal(mine["conv1.weight"], ema["conv1.weight"])
+    with pytest.raises(MtlError, match="no network named 'ema'; known: state_dict, state_dict_ema"):
+        Resnet18(weights=f"{file}#ema").build((32, 32))
+    torch.save({"state_dict_ema": ema}, file)
+    with pytest.raises(MtlError, match=f'holds networks by name: set weights = "{file}#state_dict'):
+        Resnet18(weights=str(file)).build((32, 32))
+
+
+def test_a_file_in_the_spelling_of_the_other_library_says_which_encoder_reads_it(
+    tmp_path: Path,
+) -> None:
+    timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
+    torch.save(timm.create_model("efficientnet_b0").state_dict(), tmp_path / "timm.pth")
+    torch.save(get_model("efficientnet_b0", weights=None).state_dict(), tmp_path / "vision.pth")
+    with pytest.raises(MtlError, match=r'as in timm: set encoder\.name = "timm:efficientnet_b0"'):
+        EfficientnetB0(weights=str(tmp_path / "timm.pth")).build((32, 32))
+    with pytest.raises(MtlError, match=r'as in torchvision: set encoder\.name = "efficientnet_b0"'):
+        Timm("efficientnet_b0", weights=str(tmp_path / "vision.pth")).build((32, 32))
+
+
+def test_a_file_in_the_spelling_of_the_authors_is_converted_by_timm(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
+    theirs = timm.create_model("convnext_atto").state_dict()
+    authors = {}
+    for name, value in theirs.items():
+        spelled = name.replace("stem.", "downsample_layers.0.").replace("mlp.fc1", "pwconv1")
+        spelled = re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", spelled)
+        spelled = spelled.replace("mlp.fc2", "pwconv2").replace("conv_dw", "dwconv")
+        authors[spelled.replace(".blocks.", ".").replace("head.norm", "norm")] = value
+    torch.save(authors, tmp_path / "authors.pth")
+    encoder = Timm("convnext_atto", weights=str(tmp_path / "authors.pth"))
+    with pytest.warns(WeightsWarning, match="timm converted them"):
+        mine = built(encoder, 32).net.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
 def test_a_missing_file_and_a_misspelled_name_are_errors() -> None:

@@ -41,12 +41,14 @@ from mtlcore.config.experiment import (
 TOYS = toy_catalog()
 DEFAULT_AUGMENTATIONS = {"strong": Strong(), "validation": Validation()}
 
-texts = st.text(st.characters(codec="utf-8"), max_size=8)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 labels = st.from_regex(r"[A-Z][a-z0-9_]{1,6}", fullmatch=True)
 numbers = st.floats(0, 1e30)
-rates = st.floats(1e-30, 1e30)
+rates = st.floats(1e-30, 1000.0)
 shares = st.floats(0, 1)
-counts = st.integers(1, 10**12)
+counts = st.integers(1, 10**6)
+sizes = st.integers(1, 16384)
+whole = st.integers(-(2**63) + 1, 2**63 - 1)
 paths = st.from_regex(r"/[^\x00/][^\x00]{0,8}", fullmatch=True).map(Path)
 boxes = st.builds(Box, numbers, numbers)
 strong = st.builds(Strong, boxes, numbers)
@@ -57,7 +59,7 @@ augmentations = (
 encoders = st.builds(
     ResnetSmall,
     counts,
-    st.lists(st.integers(), max_size=3).map(tuple),
+    st.lists(whole, max_size=3).map(tuple),
     st.sampled_from(["batch", "none"]),
 ) | st.builds(Hub, texts, st.none() | paths)
 tasks = st.builds(
@@ -79,7 +81,7 @@ pretexts = st.builds(
         st.sampled_from([2, 3]),
         st.lists(st.tuples(numbers, numbers), max_size=2).map(tuple),
         st.booleans(),
-        st.none() | st.integers(),
+        st.none() | whole,
         texts | numbers,
     ),
     rates,
@@ -115,11 +117,11 @@ schedules = st.builds(
     st.sampled_from(["cosine", "step", "constant"]),
     milestones=milestones.map(lambda shares: tuple(sorted(shares))),
 )
-inputs = st.builds(Input, counts, counts, st.none() | counts, shares, st.none() | counts)
+inputs = st.builds(Input, sizes, counts, st.none() | counts, shares, st.none() | sizes)
 views = st.builds(
     Views,
     st.sampled_from(["clean", "both"]),
-    counts,
+    st.integers(1, 64),
     statistics=st.sampled_from(["all", "clean"]),
 )
 
@@ -146,7 +148,7 @@ def experiments(draw: st.DrawFn) -> Experiment:
         optimizer=draw(optimizers),
         schedule=draw(schedules),
         train=draw(trains),
-        seed=draw(st.integers()),
+        seed=draw(whole),
     )
 
 

@@ -134,7 +134,8 @@ def test_a_run_in_which_a_plugin_raises_is_reported_and_torn_down(tmp_path):
 
 
 def test_a_run_that_diverges_is_reported_and_torn_down(tmp_path):
-    hot = ("optimizer.lr=1e30", "schedule.warmup=0", "train.max_skipped=2", "train.log_every=1")
+    hot = ["optimizer.lr=1000", "optimizer.weight_decay=1000", "schedule.warmup=0"]
+    hot += ["train.max_skipped=2", "train.log_every=1", "train.steps=20"]
     with pytest.raises(Diverged):
         train(experiment(tmp_path, "[callback.journal]\n", *hot), tmp_path / "run")
     assert events(tmp_path / "run")[-2:] == ["on_exception", "teardown"]

@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 
 from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl
 
@@ -100,7 +100,7 @@ class Affectnet(Dataset):
 
     root: Path
     crop: Literal["square", "none"] = "square"
-    margin: float = field(default=0.0, validator=ge(0.0))
+    margin: float = field(default=0.0, validator=and_(ge(0.0), le(10.0)))
 
     def index(self) -> Index:
         require_folder(

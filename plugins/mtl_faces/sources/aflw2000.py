@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 
 from mtlcore import Dataset, Index, Sample, Skipped, hookimpl
 
@@ -40,7 +40,7 @@ class Aflw2000(Dataset):
 
     root: Path
     crop: Crop = "square"
-    margin: float = field(default=MARGIN, validator=ge(0.0))
+    margin: float = field(default=MARGIN, validator=and_(ge(0.0), le(10.0)))
 
     def index(self) -> Index:
         require_folder("aflw2000", self.root, "image00002.jpg, image00002.mat, ...")

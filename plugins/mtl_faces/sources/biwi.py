@@ -28,7 +28,7 @@ from typing import Literal
 
 import numpy as np
 from attrs import field, frozen
-from attrs.validators import gt
+from attrs.validators import and_, gt, le
 
 from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl
 
@@ -66,7 +66,7 @@ class Biwi(Dataset):
 
     root: Path
     crop: Literal["square", "none"] = "square"
-    face_mm: float = field(default=280.0, validator=gt(0.0))
+    face_mm: float = field(default=280.0, validator=and_(gt(0.0), le(10_000.0)))
 
     def index(self) -> Index:
         if self.root.is_file():

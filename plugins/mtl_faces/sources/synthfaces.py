@@ -12,7 +12,7 @@ from threading import Lock
 import numpy as np
 import torch
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 
 from mtlcore import Dataset, Index, Sample, hookimpl
 
@@ -47,9 +47,9 @@ class Synthfaces(Dataset):
     seed: another seed gives other people.
     """
 
-    train: int = field(default=2000, validator=ge(0))
-    test: int = field(default=500, validator=ge(0))
-    size: int = field(default=64, validator=ge(16))
+    train: int = field(default=2000, validator=and_(ge(0), le(10**6)))
+    test: int = field(default=500, validator=and_(ge(0), le(10**6)))
+    size: int = field(default=64, validator=and_(ge(16), le(1024)))
     seed: int = 0
 
     def index(self) -> Index:

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 
 from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl
 
@@ -59,7 +59,7 @@ class W300Lp(Dataset):
     name: ClassVar[str] = "300w_lp"
     root: Path
     crop: Crop = "square"
-    margin: float = field(default=MARGIN, validator=ge(0.0))
+    margin: float = field(default=MARGIN, validator=and_(ge(0.0), le(10.0)))
 
     def index(self) -> Index:
         require_folder(self.name, self.root, f"the folders {', '.join(FOLDERS)}, or train and val")

@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from cyclopts import App
 
@@ -73,6 +74,9 @@ app.command(_plugins)
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line (default: that of the process) -> the exit code."""
     warnings.formatwarning = _short_warning
+    if isinstance(sys.stdout, TextIOWrapper):
+        # File names may hold bytes that are no text. stderr prints these as "\xe9" by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = app(tokens)
         sys.stdout.flush()

@@ -195,9 +195,7 @@ def test_splits_do_not_depend_on_other_datasets(seed):
     other = DataEntry(InMemory(50, cycle("cd", 50), prefix="other"))
     alone = open_data(experiment({"a": entry}, seed=seed)).data
     beside = open_data(
-        experiment(
-            {"b": other, "a": entry}, seed=seed, batch_size=64, micro_batches=2, unlabeled_batch=8
-        )
+        experiment({"b": other, "a": entry}, seed=seed, batch_size=64, micro_batches=2)
     ).data
     for name in ("train", "validation", "test"):
         assert keys_of(alone, name) == {

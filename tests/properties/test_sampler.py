@@ -186,9 +186,7 @@ def test_as_many_unlabeled_as_labeled_samples_by_default():
 
 
 def test_dropped_samples_leave_no_unlabeled_ones():
-    _, sampler = opened(
-        {"a": DataEntry(train_of(40), labels=0.25)}, batch_size=4, unlabeled_batch=6
-    )
+    _, sampler = opened({"a": DataEntry(train_of(40), labels=0.25)}, batch_size=4)
     assert sampler.counts(0) == type(sampler.counts(0))({"kind": 4}, 4, 0)
 
 

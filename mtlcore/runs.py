@@ -140,7 +140,12 @@ class RunFolder:
 
     @classmethod
     def refuse_existing(cls, path: Path) -> None:
-        """Raise MtlError if the folder already holds a run."""
+        """Raise MtlError if the folder already holds a run, or can't hold one."""
+        if os.fsencode(path).decode(errors="ignore") != str(path):
+            shown = str(path).encode(errors="backslashreplace").decode()
+            raise MtlError(  # safetensors opens no such file
+                f"the name of the run folder is not UTF-8: {shown}; choose another --out"
+            )
         if cls(path).config.exists():
             raise MtlError(
                 f"{path} already holds a run: choose another --out, "

@@ -125,7 +125,7 @@ def _class_samples(
         images = list(_images(folder.path, f"{name}/", skipped))
         if not images:
             skipped.add("a class folder without images", name)
-        # A name that is no UTF-8 text gets a label that is: "caf\\xe9". Different names stay different.
+        # The label of a name that is not UTF-8 is text, such as "caf\\xe9".
         label = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
         for key in images:
             yield _Sample(key, label, split)

@@ -112,6 +112,10 @@ class Csv(Table):
             raise self._wrong_encoding(file, encoding) from None
         lines = io.StringIO(text.removeprefix("\ufeff"), newline="")
         first = lines.readline()
+        if len(first) == len(text) and not is_whole:
+            raise MtlError(
+                f"csv: {self.file} has no line break in its first {HEADER_BYTES:,} bytes"
+            )
         lines.seek(0)
         delimiter = max(",;\t", key=first.count)
         try:
@@ -248,7 +252,8 @@ def _line_of_long_row(file: BinaryIO, layout: _Layout) -> int:
     """Return the first line of the first row that is longer than Python's limit for a cell."""
     file.seek(0)
     text = io.TextIOWrapper(file, layout.encoding, errors="replace", newline="")
-    reader = csv.reader(text, delimiter=layout.delimiter)
+    pieces = iter(lambda: text.readline(ROW_BYTES), "")  # a line may be as long as the file
+    reader = csv.reader(pieces, delimiter=layout.delimiter)
     line = 1
     try:
         for row in reader:

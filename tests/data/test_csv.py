@@ -197,6 +197,7 @@ def test_an_unknown_column_is_an_error_that_names_the_nearest(people, options, m
     ("text", "message"),
     [
         ("", "must start with a header line of column names"),
+        ("path" * 500_000, "has no line break in its first 1,048,576 bytes"),
         ("path,a,a\n", "has the column 'a' more than once"),
         (
             'path,a\n1.png,b\n2.png,"' + "x,\n" * 4_000_000,

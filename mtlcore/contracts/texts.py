@@ -108,7 +108,8 @@ class Texts:
     def repeated(self) -> tuple[str, int] | None:
         """Return a string that occurs more than once, and how often; None if all differ."""
         hashes = np.fromiter(map(hash, self), dtype=np.int64, count=len(self))
-        if len(np.unique(hashes)) == len(self):  # faster than comparing the strings
+        hashes.sort()
+        if not (hashes[1:] == hashes[:-1]).any():  # faster than comparing the strings
             return None
         order = self.argsort()
         before: str | None = None

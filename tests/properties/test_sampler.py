@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 
 
 def opened(entries: dict[str, DataEntry], **options) -> tuple[RunData, Sampler]:
-    resolved, data = open_data(experiment(entries, validation=0.0, **options))
+    # Explicit classes, since a few samples may have one class alone.
+    tasks = {"kind": Classification(reads="kind", classes=("a", "b", "c", "d"))}
+    resolved, data = open_data(experiment(entries, **{"tasks": tasks, "validation": 0.0} | options))
     return data, Sampler(data, resolved)
 
 

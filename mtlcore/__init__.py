@@ -79,6 +79,9 @@ if TYPE_CHECKING:
     from .errors import nearest as nearest
     from .evaluation.evaluate import Evaluation as Evaluation
     from .evaluation.samples import FeatureTable as FeatureTable
+    from .files import open_file as open_file
+    from .files import read_file as read_file
+    from .files import text_encoding as text_encoding
     from .geometry import Geometry as Geometry
     from .geometry import orthogonal as orthogonal
     from .networks import EMA as EMA
@@ -151,6 +154,7 @@ _HOME = {
     "errors": ("MtlError", "nearest"),
     "evaluation.evaluate": ("Evaluation",),
     "evaluation.samples": ("FeatureTable",),
+    "files": ("open_file", "read_file", "text_encoding"),
     "geometry": ("Geometry", "orthogonal"),
     "networks": ("EMA", "FrozenModule", "SharedHead", "gather"),
     "registry.catalog": ("register",),

@@ -1,17 +1,83 @@
-"""Write files so that a crash leaves them whole, and so that a full disk is a clear message."""
+"""Read regular files only, and write files so that a crash leaves them whole.
+
+A named pipe would block its reader, and a device such as /dev/zero never ends. So every file that a
+user names is opened here: it must be a regular file, up to a stated size. A full disk is a clear
+message.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import MtlError
+
+LARGEST_TEXT = 1 << 28  # bytes of a configuration, a plugin file, a file of labels: 256 MiB
+LARGEST_TABLE = 1 << 34  # bytes of a table or an archive that is read piece by piece: 16 GiB
+BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+DETECTED_BYTES = 1 << 10  # of a text without a byte order mark
+
+
+def open_file(path: str | os.PathLike[str], largest: int = LARGEST_TABLE) -> BinaryIO:
+    """Open a regular file of at most `largest` bytes. Links are followed.
+
+    Raises OSError, with the reason as its `strerror`, for anything else.
+    """
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its name holds a null character", str(path)) from error
+    try:
+        _require_regular(os.fstat(descriptor), path, largest)
+        return os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> bytes:
+    """Read a regular file of at most `largest` bytes. Raises OSError as `open_file` does."""
+    with open_file(path, largest) as file:
+        return file.read()
+
+
+def _require_regular(status: os.stat_result, path: str | os.PathLike[str], largest: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        reason = "it is a pipe, a socket or a device; expected a regular file"
+        raise OSError(errno.EINVAL, reason, str(path))
+    if status.st_size > largest:
+        reason = f"it has {status.st_size:,} bytes; expected at most {largest:,}"
+        raise OSError(errno.EFBIG, reason, str(path))
+
+
+def text_encoding(head: bytes) -> str:
+    """Return the encoding of a text: UTF-8 or UTF-16, with or without a byte order mark.
+
+    head: its first bytes, at least `DETECTED_BYTES` of them if there are so many.
+    """
+    for mark, encoding in BOMS.items():
+        if head.startswith(mark):
+            return encoding
+    # UTF-8 holds no null bytes. In UTF-16, most characters of a table have a null byte.
+    head = head[:DETECTED_BYTES]
+    first, second = head[::2].count(0), head[1::2].count(0)
+    if not first and second > len(head) // 8:
+        return "utf-16-le"
+    if not second and first > len(head) // 8:
+        return "utf-16-be"
+    return "utf-8"
 
 
 @contextmanager

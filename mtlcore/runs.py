@@ -144,6 +144,11 @@ class RunFolder:
         """Raise MtlError if the folder already holds a run, or if it can't have this name."""
         if "\0" in str(path):
             raise MtlError(f"out = {str(path)!r}: a path can't contain the character \\0")
+        if os.fsencode(path).decode(errors="ignore") != str(path):
+            shown = str(path).encode(errors="backslashreplace").decode()
+            raise MtlError(  # safetensors opens no such file
+                f"the name of the run folder is not UTF-8: {shown}; choose another --out"
+            )
         if cls(path).config.exists():
             raise MtlError(
                 f"{path} already holds a run: choose another --out, "

@@ -123,6 +123,11 @@ def _fault_lines(report: Report) -> list[str]:
         _fault_line("of these groups with conflicting labels", conflicts),
         _fault_line("images of other splits that are also in train", report.shared),
     ]
+    for annotation, name in report.one_class.items():
+        lines.append(
+            f"all labels {annotation!r} are {name!r}: no task can learn from one class. "
+            "Is root one folder too high or too low?"
+        )
     if report.shared or report.conflicting:
         lines.append(f'exclude them: data.{report.label}.exclude_duplicates = "train" or "test"')
     lines.append(f"fingerprint {report.fingerprint}")

@@ -61,6 +61,7 @@ def evaluate(
     for line in result.report:
         print_line(line)
     where = f"{result.run}  {result.checkpoint}  {result.data}/{result.split}"
-    title = f"{where}  {result.n} images"
+    counts = [f"{n} with a label of {label}" for label, n in result.n.items()]
+    title = f"{where}  {', '.join(counts)}"
     console.print(metrics_table(title, result.metrics))
     return 0

@@ -78,9 +78,13 @@ def _unlabeled(experiment: Experiment) -> Iterator[str]:
 
     An experiment without datasets passes.
     """
-    keeps = any(entry.unlabeled == "keep" for entry in experiment.data.values())
-    if not experiment.tasks or not experiment.data or keeps:
-        return
+    may_keep = any(entry.unlabeled != "drop" for entry in experiment.data.values())
+    if experiment.tasks and experiment.data and not may_keep:
+        yield from without_unlabeled_samples(experiment)
+
+
+def without_unlabeled_samples(experiment: Experiment) -> Iterator[str]:
+    """Yield a problem for each key that needs unlabeled samples, if no dataset keeps them."""
     fix = 'no dataset keeps samples without labels: set unlabeled = "keep" in a [data.<label>]'
     for label, entry in experiment.pretexts.items():
         if entry.samples == "unlabeled":

@@ -98,7 +98,8 @@ class DataEntry(Settings):
         component (`root`) are further keys of the table.
     labels: share of the training labels to keep. The choice is stratified, seeded and nested: the
         labels of 5 % are among those of 10 %.
-    unlabeled: "drop" removes samples without labels, "keep" keeps them for the pretexts.
+    unlabeled: "drop" removes samples without labels, "keep" keeps them for the pretexts (default:
+        "keep" for a dataset that has no labels at all, "drop" for every other).
     limit: maximum number of samples of each split (default: all).
     split: annotation or attribute with the split of each sample (default: the official splits).
     group: annotation or attribute that groups samples. Samples of one group (such as a person) stay
@@ -114,7 +115,7 @@ class DataEntry(Settings):
     section: ClassVar[str] = "data.<label>"
     component: Dataset
     labels: float = field(default=1.0, validator=share)
-    unlabeled: Literal["drop", "keep"] = "drop"
+    unlabeled: Literal["drop", "keep"] | None = None
     limit: int | None = field(default=None, validator=optional(and_(ge(1), le(MOST_SAMPLES))))
     split: str | None = None
     group: str | None = None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import MtlError
+from ..files import read_file, text_encoding
 from ..registry.catalog import Catalog
 from .experiment import Experiment
 from .overrides import DEEPEST, Override, Overrides, Table, apply, read_toml
@@ -65,7 +66,8 @@ def load_experiment(
 
 def _read_toml(file: Path) -> Table:
     try:
-        return read_toml(file.read_text(encoding="utf-8"))
+        data = read_file(file)
+        return read_toml(data.decode(text_encoding(data)))
     except OSError as error:
         raise MtlError(f"{file} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ import attrs
 import tomli_w
 
 from ..contracts import Component
+from ..errors import MtlError
 from ..registry.components import component_name, is_default
 from .experiment import DataEntry, Experiment, PretextEntry, TaskEntry
 from .overrides import Table, without_none
@@ -18,8 +19,20 @@ from .strict import converter
 
 
 def dump(experiment: Experiment) -> str:
-    """Return TOML that parses to an equal experiment."""
-    return tomli_w.dumps(tables_of(experiment))
+    """Return TOML that parses to an equal experiment.
+
+    Raises MtlError for a path that is not UTF-8: TOML can't hold it.
+    """
+    text = tomli_w.dumps(tables_of(experiment))
+    for line in text.splitlines():
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            shown = line.encode("utf-8", "backslashreplace").decode()
+            raise MtlError(
+                f"a run can't save {shown}: this name is not UTF-8; rename the folder or the file"
+            ) from error
+    return text
 
 
 def tables_of(experiment: Experiment) -> Table:

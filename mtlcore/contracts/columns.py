@@ -19,6 +19,10 @@ from attrs import field, frozen
 from ..errors import MtlError
 from .texts import CHUNK, Texts
 
+# Bytes of a numpy array of strings of a fixed width. A larger one holds Python strings instead, so
+# that one long string does not multiply the memory.
+LARGEST_FIXED = 1 << 30
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -132,6 +136,8 @@ class Categories:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         names, positions = self.unique()
+        if names.dtype.itemsize * len(positions) > LARGEST_FIXED:
+            names = names.astype(object)  # each distinct string is then in memory once
         values = names[positions]
         return values if dtype is None else values.astype(dtype)
 
@@ -169,7 +175,7 @@ class Categories:
 
         position = np.zeros(len(self.names), dtype=np.int64)
         position[occurs] = rank
-        names = np.array([texts[i] for i in order], dtype=str)
+        names: np.ndarray = np.array([texts[i] for i in order], dtype=_string_dtype(texts))
         return names, position[self.codes]
 
     def used(self) -> list[str]:
@@ -190,6 +196,12 @@ class Categories:
         object.__setattr__(new, "codes", codes)
         object.__setattr__(new, "names", names)
         return new
+
+
+def _string_dtype(texts: Sequence[str]) -> type:
+    """Return the dtype of an array of these strings: of a fixed width, unless it is too large."""
+    longest = max(map(len, texts), default=0)
+    return str if 4 * longest * len(texts) <= LARGEST_FIXED else object
 
 
 Column = np.ndarray | Categories
@@ -311,13 +323,8 @@ def _is_arrow(values: object) -> bool:
 
 
 def _arrow(values: Any) -> pyarrow.ChunkedArray:
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise MtlError(
-            f"an index holds an Arrow array ({type(values).__name__}), which needs pyarrow: "
-            f"type `pip install pyarrow`"
-        ) from error
+    import pyarrow as pa
+
     if hasattr(values, "__arrow_c_stream__"):
         return pa.chunked_array(values)
     return pa.chunked_array([pa.array(values)])
@@ -328,33 +335,56 @@ def _arrow_column(values: object) -> Column:
 
     null is a missing value: "" or NaN.
     """
+    import pyarrow as pa
+
     column = _arrow(values)
     if not _holds_strings(column):
         return np.asarray(column.to_numpy())
-    coder = _Coder()
-    codes: list[np.ndarray] = []
-    for chunk in column.chunks:
-        coded = chunk if hasattr(chunk, "dictionary") else chunk.dictionary_encode()
-        # The last name is that of null.
-        names = [*coded.dictionary.to_pylist(), None]
-        positions = coded.indices.to_numpy(zero_copy_only=False)
-        if coded.indices.null_count:  # codes are then floats, with NaN for null
-            positions = np.where(np.isnan(positions), len(names) - 1, positions).astype(np.int64)
-        codes.append(coder.recode(names, positions))
-    return coder.categories(codes)
+    coded = _plain(column).dictionary_encode().combine_chunks()
+    names = _arrow_texts(pa.chunked_array([coded.dictionary]))
+    return Categories._unchecked(coded.indices.to_numpy(), names)
 
 
 def _arrow_keys(values: object) -> Texts | np.ndarray:
     column = _arrow(values)
-    if not _holds_strings(column):
-        return np.asarray(column.to_numpy())
-    return Texts.of(_arrow_texts(column))
+    return _arrow_texts(_plain(column)) if _holds_strings(column) else column.to_numpy()
 
 
-def _arrow_texts(column: pyarrow.ChunkedArray) -> Iterator[str]:
-    for start in range(0, len(column), CHUNK):
-        for text in column.slice(start, CHUNK).to_pylist():
-            yield text or ""
+def _plain(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+    """Return strings that are not dictionary-coded, and "" for each null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        column = column.cast(pa.large_string())
+    return pc.fill_null(column, "") if column.null_count else column
+
+
+def _arrow_texts(column: pyarrow.ChunkedArray) -> Texts:
+    """Return the strings of a column without null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.binary_length(column).to_numpy()
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), lengths.cumsum(dtype=np.int64)])
+    buffer = np.empty(int(starts[-1]), dtype=np.uint8)
+    at = 0
+    for texts in _in_slices(column):
+        low, high = starts[at], starts[at + len(texts)]
+        at += len(texts)
+        if low < high:
+            # The cast gives one type of offsets to all types of strings.
+            texts = texts.cast(pa.large_string())
+            _, offsets, content = texts.buffers()
+            begin = np.frombuffer(offsets, dtype=np.int64)[texts.offset]
+            buffer[low:high] = np.frombuffer(content, dtype=np.uint8)[begin : begin + high - low]
+    return Texts(buffer, starts)
+
+
+def _in_slices(column: pyarrow.ChunkedArray) -> Iterator[pyarrow.Array]:
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), CHUNK):
+            yield chunk.slice(start, CHUNK)
 
 
 def _holds_strings(column: pyarrow.ChunkedArray) -> bool:

@@ -56,8 +56,11 @@ class Texts:
         if isinstance(key, int | np.integer):
             position = range(len(self))[key]
             return self._text(self.starts[position], self.starts[position + 1])
-        positions = np.arange(len(self))[key]
-        return Texts.of(self._picked(positions))
+        if isinstance(key, slice) and key.indices(len(self))[2] == 1:
+            start, stop, _ = key.indices(len(self))
+            starts = self.starts[start : max(start, stop) + 1]
+            return Texts(self.buffer[starts[0] : starts[-1]], starts - starts[0])
+        return self._taken(np.arange(len(self))[key])
 
     def __iter__(self) -> Iterator[str]:
         return self._picked(np.arange(len(self)))
@@ -104,6 +107,10 @@ class Texts:
 
     def repeated(self) -> tuple[str, int] | None:
         """Return a string that occurs more than once, and how often; None if all differ."""
+        hashes = np.fromiter(map(hash, self), dtype=np.int64, count=len(self))
+        hashes.sort()
+        if not (hashes[1:] == hashes[:-1]).any():  # faster than comparing the strings
+            return None
         order = self.argsort()
         before: str | None = None
         count = 1
@@ -115,6 +122,19 @@ class Texts:
             else:
                 before = text
         return None if before is None or count == 1 else (before, count)
+
+    def _taken(self, positions: np.ndarray) -> Texts:
+        """Return the strings at these positions (n,), without creating Python strings."""
+        lengths = np.diff(self.starts)[positions]
+        starts = np.concatenate([np.zeros(1, dtype=np.int64), lengths.cumsum()])
+        buffer = np.empty(int(starts[-1]), dtype=np.uint8)
+        for first in range(0, len(positions), CHUNK):
+            part = slice(first, first + CHUNK)
+            shifts = self.starts[positions[part]] - starts[:-1][part]
+            low, high = starts[first], starts[min(first + CHUNK, len(positions))]
+            source = np.arange(low, high) + np.repeat(shifts, lengths[part])
+            buffer[low:high] = self.buffer[source]
+        return Texts(buffer, starts)
 
     def _picked(self, positions: np.ndarray) -> Iterator[str]:
         starts, stops = self.starts[positions].tolist(), self.starts[positions + 1].tolist()

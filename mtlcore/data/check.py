@@ -40,6 +40,7 @@ class Report:
     malformed: reason -> names.
     duplicates: the keys of each group of pixel-identical copies.
     conflicting: those groups whose labels differ.
+    one_class: annotation -> its only class. No task can learn from it.
     shared: keys of samples outside of train with a copy in train.
     fingerprint: the fingerprint of a run on this dataset alone.
     """
@@ -54,6 +55,7 @@ class Report:
     malformed: dict[str, list[str]]
     duplicates: list[list[str]]
     conflicting: list[list[str]]
+    one_class: dict[str, str]
     shared: list[str]
     fingerprint: str
 
@@ -73,6 +75,7 @@ class Report:
             "malformed": sum(map(len, self.malformed.values())),
             "duplicate_groups": len(self.duplicates),
             "conflicting_groups": len(self.conflicting),
+            "one_class": len(self.one_class),
             "shared_between_splits": len(self.shared),
             "fingerprint": self.fingerprint,
         }
@@ -119,6 +122,7 @@ def check_data(
         malformed=index.skipped.names,
         duplicates=[keys[indices].tolist() for indices in groups],
         conflicting=[keys[indices].tolist() for indices in conflicting],
+        one_class=_one_class(labels),
         shared=keys[shared(groups, split)].tolist(),
         fingerprint=_fingerprint(experiment, label, index),
     )
@@ -148,6 +152,17 @@ def _fingerprint(
 def _reasons(malformed: dict[str, list[str]]) -> str:
     reasons = [f"{reason}: {len(names)}" for reason, names in malformed.items()]
     return "; ".join(reasons) or "it is empty"
+
+
+def _one_class(labels: dict[str, Column]) -> dict[str, str]:
+    """Return annotation -> its class, for each categorical one that has only one."""
+    found: dict[str, str] = {}
+    for name, values in labels.items():
+        if isinstance(values, Categories):
+            classes = [class_name for class_name in values.used() if class_name]
+            if len(classes) == 1:
+                found[name] = classes[0]
+    return found
 
 
 def _counts(split: Categories, values: Column | None) -> Counts:

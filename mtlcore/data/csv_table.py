@@ -1,37 +1,40 @@
 """The dataset `csv`: a user's own table with one row for each image.
 
-One column holds the path of the image, the others hold labels. A label column is numeric if all its
-values are numbers, and categorical otherwise. Every column can also be the `split` or the `group`
-of the [data.<label>] table. The delimiter is the comma, semicolon or tab that is most frequent in
-the header.
+The meaning of the columns is in `table`. The delimiter is the comma, semicolon or tab that is most
+frequent in the header. pyarrow reads the cells: its time and memory are linear in the bytes of the
+file, and it reads the needed columns only.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
-import math
+import io
 import os
-from array import array
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
-from ..contracts import Categories, Column, Dataset, Index, Sample, Skipped
-from ..contracts.columns import numbered
-from ..errors import MtlError, nearest
-from .images import is_below, read_image
+from ..contracts import Skipped
+from ..errors import MtlError
+from ..files import BOMS, open_file, text_encoding
+from .table import Rows, Table
 
-_Table = dict[str, Categories]  # column -> its cells, stripped
-_Columns = dict[str, tuple[str, ...]]  # annotation -> its columns
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
 
-HEADER_BYTES = 1 << 16  # a longer first line is cut before the delimiter is detected
-SHOWN_CHARACTERS = 20  # of a cell in a message
+HEADER_BYTES = 1 << 20  # the header line is within these
+ROW_BYTES = 1 << 22  # of the longest row
+TAIL_BYTES = 1 << 10  # of the file, which hold its last character
+SHOWN_BYTES = 10  # around those that can't be decoded
 
 
 @frozen
-class Csv(Dataset):
+class Csv(Table):
     """One row for each image.
 
     file: the table, with a header line.
@@ -43,242 +46,222 @@ class Csv(Dataset):
     of them is skipped as malformed.
     categorical: annotations that are categorical whatever their values look like: 0, 1, 2 become
     class names.
+    attributes: further columns to read, for `split`, `group` and metrics of subgroups (default: all
+    of them). Set it for a large table with columns that you do not need.
+    encoding: of the file, such as "cp1252" for a table from Excel on Windows (default: UTF-8 or
+    UTF-16, whichever it is).
     """
 
-    file: Path
-    root: Path | None = None
-    path: str = "path"
-    columns: dict[str, str | tuple[str, ...]] = field(factory=dict)
-    numeric: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
+    encoding: str | None = field(default=None)
 
-    def index(self) -> Index:
-        skipped = Skipped()
-        table = _read(self.file, skipped)
-        columns = self._columns_by_annotation(table)
+    @encoding.validator
+    def _known(self, _: Attribute[str | None], value: str | None) -> None:
+        try:
+            "".encode(value or "utf-8")
+        except (LookupError, UnicodeError) as error:
+            raise ValueError(f'no encoding {value!r}; expected one such as "cp1252"') from error
 
-        is_numeric = {name: self._is_numeric(name, cs, table) for name, cs in columns.items()}
-        parsed: dict[str, np.ndarray] = {}
-        for name, cs in columns.items():
-            if is_numeric[name]:
-                parsed |= {c: _numbers(table[c]) for c in cs}
-        rows = self._valid_rows(table, parsed, skipped)
+    def column_names(self) -> list[str]:
+        with self._file() as file:
+            return [name for name in self._layout(file).names if name]
 
-        annotations: dict[str, Column] = {}
-        for name, cs in columns.items():
-            if is_numeric[name]:
-                is_list = not isinstance(self.columns.get(name, ""), str)
-                annotations[name] = _join_numeric([parsed[c][rows] for c in cs], is_list)
-            else:
-                annotations[name] = table[cs[0]][rows]
-        attributes = {name: cells[rows] for name, cells in table.items() if name != self.path}
-        keys = table[self.path][rows]
-        return Index(keys, annotations, attributes=attributes, skipped=skipped)
+    def read_columns(self, names: Sequence[str], skipped: Skipped) -> Rows:
+        import pyarrow as pa
+        import pyarrow.compute as pc
 
-    def decode(self, index: Index, i: int) -> Sample:
-        path = str(index.keys[i])
-        # realpath: unlike other datasets, symbolic links may not leave the root either.
-        if not is_below(os.path.realpath(self._root), os.path.realpath(self._root / path)):
-            raise MtlError(f"{path!r} leads out of {self._root}: an image must be inside the root")
-        return Sample(read_image(path, self._root))
+        with self._file() as file:
+            layout = self._layout(file)
+            # The last column tells whether the last quote is closed.
+            last = len(layout.names) - 1
+            position_of = {name: layout.names.index(name) for name in names}
+            table, bad = self._parsed(file, layout, sorted({*position_of.values(), last}), skipped)
+            ends_with_quote = _last_byte(file) == b'"'
 
-    @property
-    def _root(self) -> Path:
-        return self.file.parent if self.root is None else self.root
+        n = table.num_rows
+        lines = np.setdiff1d(np.arange(2, 2 + n + len(bad)), bad, assume_unique=True)
+        if n and not ends_with_quote and "\n" in table[str(last)][-1].as_py():
+            n -= 1
+            skipped.add("a quote that is not closed until the end of the file", f"line {lines[n]}")
+        cells = {name: table[str(at)].slice(0, n) for name, at in position_of.items()}
+        del table  # each column is freed when its copy without white space exists
+        for name in cells:
+            cells[name] = pc.utf8_trim_whitespace(cells[name])
+        pa.default_memory_pool().release_unused()
+        return Rows(cells, lines[:n])
 
-    def _columns_by_annotation(self, table: _Table) -> _Columns:
-        """Return annotation -> its columns. Raises MtlError for an unknown name."""
-        configured: Mapping[str, str | tuple[str, ...]] = self.columns
-        if not configured:
-            configured = {name: name for name in table if name != self.path}
-        columns: _Columns = {}
-        for name, own in configured.items():
-            columns[name] = (own,) if isinstance(own, str) else tuple(own)
+    # ------------------------------------------------------------ the file
 
-        self._require_column(self.path, "path", table)
-        for name, cs in columns.items():
-            for column in cs:
-                self._require_column(column, f"columns.{name}", table)
-        for key in ("numeric", "categorical"):
-            for name in getattr(self, key):
-                if name not in columns:
-                    hint = nearest(name, columns)
-                    raise MtlError(f"csv: {key} lists {name!r}, which is not an annotation; {hint}")
-        return columns
+    @contextmanager
+    def _file(self) -> Iterator[BinaryIO]:
+        """Open the table. Raises MtlError if it can't be read or has another encoding."""
+        try:
+            with open_file(self.file) as file:
+                yield file
+        except OSError as error:
+            raise MtlError(f"csv: {self.file} can't be read: {error.strerror}") from error
 
-    def _require_column(
-        self,
-        column: str,
-        key: str,
-        table: _Table,
-    ) -> None:
-        """Raise MtlError if the table has no such column. key: where the configuration names it."""
-        if column not in table:
-            hint = nearest(column, table)
-            raise MtlError(f"csv: {self.file} has no column {column!r} ({key}); {hint}")
-
-    def _is_numeric(
-        self,
-        name: str,
-        columns: tuple[str, ...],
-        table: _Table,
-    ) -> bool:
-        """Return whether an annotation is numeric. Raises MtlError if the keys contradict."""
-        if name in self.numeric and name in self.categorical:
-            raise MtlError(f"csv: {name!r} is in numeric and in categorical: keep one of them")
-        is_list = not isinstance(self.columns.get(name, ""), str)
-        if is_list and name in self.categorical:
+    def _layout(self, file: BinaryIO) -> _Layout:
+        """Read the header. Raises MtlError if it is not valid."""
+        file.seek(0)
+        head = file.read(HEADER_BYTES)
+        encoding = self._encoding(head)
+        is_whole = len(head) < HEADER_BYTES
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(head, is_whole)
+        except UnicodeDecodeError:
+            raise self._wrong_encoding(file, encoding) from None
+        lines = io.StringIO(text.removeprefix("\ufeff"), newline="")
+        first = lines.readline()
+        if len(first) == len(text) and not is_whole:
             raise MtlError(
-                f"csv: columns.{name} is a list, which makes it numeric: remove it from categorical"
+                f"csv: {self.file} has no line break in its first {HEADER_BYTES:,} bytes"
             )
-        if is_list or name in self.numeric:
-            return True
-        if name in self.categorical:
-            return False
-        cells = [cell for cell in table[columns[0]].used() if cell]
-        return bool(cells) and all(_is_number(cell) for cell in cells)
+        lines.seek(0)
+        delimiter = max(",;\t", key=first.count)
+        try:
+            names = [name.strip() for name in next(csv.reader(lines, delimiter=delimiter), [])]
+        except csv.Error as error:
+            raise MtlError(f"csv: {self.file} is not a csv file: line 1: {error}") from error
+        repeated = sorted({name for name in names if name and names.count(name) > 1})
+        if repeated:
+            raise MtlError(f"csv: {self.file} has the column {repeated[0]!r} more than once")
+        if not any(names):
+            raise MtlError(f"csv: {self.file} must start with a header line of column names")
+        has_rows = bool(lines.read().strip()) or not is_whole
+        return _Layout(encoding, delimiter, names, has_rows)
 
-    def _valid_rows(
+    def _encoding(self, head: bytes) -> str:
+        detected = text_encoding(head)
+        has_mark = any(head.startswith(mark) for mark in BOMS)
+        return detected if self.encoding is None or has_mark else self.encoding
+
+    def _parsed(
         self,
-        table: _Table,
-        parsed: Mapping[str, np.ndarray],
+        file: BinaryIO,
+        layout: _Layout,
+        positions: list[int],
         skipped: Skipped,
-    ) -> np.ndarray:
-        """Return the numbers of the valid rows (n,), and add the others to `skipped`.
+    ) -> tuple[pa.Table, list[int]]:
+        """Return the columns at these positions, named "0", "1", ..., and the lines of bad rows."""
+        import pyarrow as pa
+        import pyarrow.csv as pa_csv
 
-        parsed: the numeric columns; infinite values mark cells that are not numbers.
-        """
-        malformed = {column: np.isinf(values) for column, values in parsed.items()}
-        valid: list[int] = []
-        seen: set[str] = set()
-        for row, path in enumerate(table[self.path]):
-            column = next((c for c, flags in malformed.items() if flags[row]), None)
-            if problem := _problem_of_path(path, self._root, seen):
-                skipped.add(problem, path or f"row {row + 1}")
-            elif column is not None:
-                cell = table[column][row][:SHOWN_CHARACTERS]
-                skipped.add(f"no number in the column {column!r}", f"{path} ({cell!r})")
-            else:
-                seen.add(path)
-                valid.append(row)
-        return np.array(valid, dtype=np.int64)
+        names = [str(position) for position in range(len(layout.names))]
+        wanted = [str(position) for position in positions]
+        bad: list[int] = []
+
+        def skip(row: pa_csv.InvalidRow) -> str:
+            bad.append(row.number)
+            skipped.add(_problem_of(row), f"line {row.number}")
+            return "skip"
+
+        types = dict.fromkeys(wanted, pa.string())
+        if not layout.has_rows:
+            return pa.table({name: pa.array([], pa.string()) for name in wanted}), bad
+        file.seek(0)
+        try:
+            table = pa_csv.read_csv(
+                file,
+                pa_csv.ReadOptions(
+                    use_threads=False,  # otherwise `skip` gets no line numbers
+                    column_names=names,
+                    skip_rows_after_names=1,
+                    encoding=layout.encoding.replace("utf-8-sig", "utf-8"),
+                    block_size=ROW_BYTES,
+                ),
+                pa_csv.ParseOptions(
+                    delimiter=layout.delimiter,
+                    newlines_in_values=True,
+                    ignore_empty_lines=False,  # so that the lines can be counted
+                    invalid_row_handler=skip,
+                ),
+                pa_csv.ConvertOptions(include_columns=wanted, column_types=types),
+            )
+        except UnicodeDecodeError:
+            raise self._wrong_encoding(file, layout.encoding) from None
+        except pa.ArrowInvalid as error:
+            raise self._error_of(error, file, layout) from error
+        return table, bad
+
+    def _error_of(self, error: Exception, file: BinaryIO, layout: _Layout) -> MtlError:
+        """Return the error of the user for an error of pyarrow."""
+        reason = str(error)
+        if "UTF8" in reason:
+            return self._wrong_encoding(file, layout.encoding)
+        if "straddl" in reason:
+            line = _line_of_long_row(file, layout)
+            reason = f"line {line} has more than {ROW_BYTES:,} bytes: is a quote not closed?"
+        return MtlError(f"csv: {self.file} is not a csv file: {reason}")
+
+    def _wrong_encoding(self, file: BinaryIO, encoding: str) -> MtlError:
+        line, found = _first_undecodable(file, encoding)
+        name = encoding.upper().removesuffix("-SIG")
+        return MtlError(
+            f"csv: {self.file} is not {name} text: line {line} holds the bytes {found!r}. "
+            f'Save it as UTF-8, or set data.<label>.encoding, such as encoding = "cp1252" for a '
+            f"table from Excel on Windows in Western Europe"
+        )
 
 
-# ------------------------------------------------------------ cells
+@frozen
+class _Layout:
+    """What the header tells.
 
-
-def _join_numeric(columns: list[np.ndarray], is_list: bool) -> np.ndarray:
-    """Return (N,) for a single column, (N, D) for a list of columns.
-
-    A row that lacks one number of a list counts as lacking all of them.
+    names: of the columns, stripped. "" for a column that can't be read.
+    has_rows: whether anything follows the header.
     """
-    if not is_list:
-        return columns[0]
-    values = np.stack(columns, 1)
-    return np.where(np.isnan(values).any(1, keepdims=True), np.nan, values)
+
+    encoding: str
+    delimiter: str
+    names: list[str]
+    has_rows: bool
 
 
-def _numbers(cells: Categories) -> np.ndarray:
-    """Return (N,) float64: NaN for an empty cell, infinity for a cell that is not a number.
-
-    Rows with an infinite value are skipped later, whether or not the cell says "inf".
-    """
-    numbers = np.array([_number(cell) for cell in cells.names.tolist()], dtype=np.float64)
-    return np.asarray(numbers[cells.codes])
+def _problem_of(row: pa_csv.InvalidRow) -> str:
+    problem = f"not {row.expected_columns} columns"
+    if "\n" in row.text:
+        problem += ", over several lines: is a quote not closed?"
+    return problem
 
 
-def _number(cell: str) -> float:
+def _last_byte(file: BinaryIO) -> bytes:
+    """Return the last byte of a file that is neither a line break nor a part of a character."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - TAIL_BYTES))
+    return file.read().rstrip(b"\r\n\0 ")[-1:]
+
+
+def _first_undecodable(file: BinaryIO, encoding: str) -> tuple[int, bytes]:
+    """Return the line of the first bytes that are not of this encoding, and these bytes."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line = 1
+    file.seek(0)
+    while True:
+        chunk = file.read(ROW_BYTES)
+        try:
+            line += decoder.decode(chunk, not chunk).count("\n")
+        except UnicodeDecodeError as error:
+            before = error.object[: error.start].decode(encoding)
+            around = error.object[max(0, error.start - SHOWN_BYTES) : error.end + SHOWN_BYTES]
+            return line + before.count("\n"), around
+        if not chunk:
+            return line, b""
+
+
+def _line_of_long_row(file: BinaryIO, layout: _Layout) -> int:
+    """Return the first line of the first row that is longer than Python's limit for a cell."""
+    file.seek(0)
+    text = io.TextIOWrapper(file, layout.encoding, errors="replace", newline="")
+    pieces = iter(lambda: text.readline(ROW_BYTES), "")  # a line may be as long as the file
+    reader = csv.reader(pieces, delimiter=layout.delimiter)
+    line = 1
     try:
-        return float(cell) if cell else math.nan
-    except ValueError:
-        return math.inf
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _problem_of_path(
-    path: str,
-    root: Path,
-    seen: set[str],
-) -> str | None:
-    """Return what is wrong with a path, or None. seen: the paths of earlier rows."""
-    if not path:
-        return "no path"
-    if "\0" in path or not is_below(os.path.normpath(root), os.path.normpath(root / path)):
-        return f"a path that leads out of {root}"
-    return "listed twice" if path in seen else None
-
-
-# ------------------------------------------------------------ the file
-
-
-def _read(path: Path, skipped: Skipped) -> _Table:
-    """Read the columns of a file. Rows with another number of cells are added to `skipped`.
-
-    Raises MtlError if the file can't be read, is not a csv file, or has a wrong header.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline(HEADER_BYTES)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=header.count))
-            names = _column_names(path, next(reader, []))
-            cells = _Cells(len(names))
-            for row in _complete_rows(reader, len(names), skipped):
-                cells.add(row)
-    except OSError as error:
-        raise MtlError(f"csv: {path} can't be read: {error.strerror}") from error
-    except csv.Error as error:
-        raise MtlError(f"csv: {path} is not a csv file: line {reader.line_num}: {error}") from error
-
-    table: _Table = {}
-    for i, name in enumerate(names):
-        if name:
-            table[name] = cells.column(i)
-    return table
-
-
-class _Cells:
-    """The cells of a table, by column. Each distinct cell of a column is stored once."""
-
-    def __init__(self, width: int) -> None:
-        self._cells: list[dict[str, int]] = [{} for _ in range(width)]
-        self._codes = [array("i") for _ in range(width)]
-
-    def add(self, row: list[str]) -> None:
-        for cell, known, codes in zip(row, self._cells, self._codes):
-            codes.append(known.setdefault(cell.strip(), len(known)))
-
-    def column(self, i: int) -> Categories:
-        """Return a column, and free its cells."""
-        found = numbered(np.array(self._codes[i], dtype=np.int32), self._cells[i])
-        self._cells[i] = {}
-        return found
-
-
-def _column_names(path: Path, header: list[str]) -> list[str]:
-    names = [name.strip() for name in header]
-    repeated = sorted({name for name in names if name and names.count(name) > 1})
-    if repeated:
-        raise MtlError(f"csv: {path} has the column {repeated[0]!r} more than once")
-    if not any(names):
-        raise MtlError(f"csv: {path} must start with a header line of column names")
-    return names
-
-
-def _complete_rows(
-    reader: Iterable[list[str]],
-    width: int,
-    skipped: Skipped,
-) -> Iterable[list[str]]:
-    for number, cells in enumerate(reader, 1):
-        if len(cells) == width:
-            yield cells
-        elif cells:  # an empty line is not a row
-            skipped.add(f"not {width} columns", f"row {number}")
+        for row in reader:
+            if sum(map(len, row)) > csv.field_size_limit():
+                break
+            line = reader.line_num + 1
+    except csv.Error:
+        pass
+    finally:
+        text.detach()
+    return line

@@ -19,6 +19,7 @@ import numpy as np
 from attrs import evolve, frozen
 from torch import Tensor
 
+from ..config.checks import without_unlabeled_samples
 from ..config.experiment import Experiment, TaskEntry
 from ..contracts import Annotation, Categories
 from ..contracts.texts import Texts
@@ -91,6 +92,9 @@ def index_data(experiment: Experiment, splits: Collection[str] | None = None) ->
     datasets = [open_dataset(experiment, label) for label in experiment.data]
     training = splits is None or "train" in splits
     report = tasks_without_labels(experiment.tasks, datasets, training)
+    if training and experiment.tasks and not any(d.keeps_unlabeled for d in datasets):
+        for problem in without_unlabeled_samples(experiment):
+            raise MtlError(problem)
     requested = None if splits is None else tuple(splits)
     return IndexedData(JoinedSamples.join(datasets), requested, tuple(report))
 
@@ -249,11 +253,11 @@ def _open_images(
 def _drop_unlabeled(samples: JoinedSamples, present: Mapping[str, Tensor]) -> Categories:
     """Return the split names (N,) with "" for unlabeled training samples that are dropped.
 
-    A dataset with `unlabeled = "keep"` drops none. In a run without tasks, only samples that do not
-    keep their labels count as unlabeled.
+    A dataset that keeps unlabeled samples drops none. In a run without tasks, only samples that do
+    not keep their labels count as unlabeled.
     """
     labeled = has_any_label(present, len(samples)) if present else samples.labeled
-    dataset_drops = np.array([d.entry.unlabeled == "drop" for d in samples.datasets])
+    dataset_drops = np.array([not d.keeps_unlabeled for d in samples.datasets])
     may_drop = dataset_drops[samples.dataset]
     return samples.split.blank(samples.split.isin("train") & ~labeled & may_drop)
 

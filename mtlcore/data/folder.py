@@ -125,8 +125,10 @@ def _class_samples(
         images = list(_images(folder.path, f"{name}/", skipped))
         if not images:
             skipped.add("a class folder without images", name)
+        # The label of a name that is not UTF-8 is text, such as "caf\\xe9".
+        label = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
         for key in images:
-            yield _Sample(key, folder.name, split)
+            yield _Sample(key, label, split)
 
 
 def _images(

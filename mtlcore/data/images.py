@@ -16,11 +16,13 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import MtlError
+from ..files import read_file
 from ..image_size import central_box
 
 # EPS is missing on purpose: Pillow runs an external program to read it.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 ORIENTATION = 0x0112  # the EXIF tag
+LARGEST_IMAGE = 1 << 29  # bytes of a file, 512 MiB: twice an uncompressed image of MAX_IMAGE_PIXELS
 EXIF_SEARCH_BYTES = 1 << 16  # a JPEG file has its EXIF block within these first bytes
 
 
@@ -32,15 +34,14 @@ def read_image(
     Symbolic links are followed. Raises MtlError if
     - the path leaves the root ("../secret.png", "/etc/x.png"),
     - the file is missing, is not an image, or is broken,
+    - it is no regular file (a pipe, a device), or larger than 512 MiB,
     - the image has too many pixels to be a real one (a decompression bomb).
     """
     full = os.fspath(path) if root is None else _below(os.fspath(root), os.fspath(path))
     try:
-        with open(full, "rb") as file:  # noqa: PTH123 (Path takes a third of a small image's time)
-            data = file.read()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise MtlError(f"{full} can't be read: {reason}") from error
+        data = read_file(full, LARGEST_IMAGE)
+    except OSError as error:
+        raise MtlError(f"{full} can't be read: {error.strerror}") from error
     return decode_image(data, full)
 
 

@@ -49,6 +49,13 @@ class IndexedDataset:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def keeps_unlabeled(self) -> bool:
+        """Whether training samples without labels stay, for the pretexts."""
+        if self.entry.unlabeled is None:
+            return not has_labels(self.index)
+        return self.entry.unlabeled == "keep"
+
     def has_annotation(self, name: str) -> bool:
         return name in self.index.annotations
 
@@ -110,6 +117,11 @@ def split_dataset(
     n = len(index)
 
     split, group = _split_and_group(label, entry, index)
+    validation = experiment.input.validation
+    if not has_labels(index):
+        # Its images serve the pretexts alone: none of them is set aside for the metrics of tasks.
+        split = Categories.filled(n, "train") if split is None else split
+        validation = 0.0 if experiment.tasks else validation
     labels = {name: index.annotations[name] for name in labels_of(experiment, index)}
 
     without_split = {"they belong to no split": np.arange(0)}
@@ -126,7 +138,7 @@ def split_dataset(
     rules = Rules(
         experiment.seed,
         label,
-        experiment.input.validation,
+        validation,
         entry.labels,
         entry.limit,
     )
@@ -161,6 +173,11 @@ def _assigned(
     labeled = np.zeros(len(used), dtype=bool)
     labeled[used] = assigned.labeled
     return names, labeled
+
+
+def has_labels(index: Index) -> bool:
+    """Return whether any sample of a dataset can have a label of any kind."""
+    return bool(index.annotations or columns_of(index))
 
 
 def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:

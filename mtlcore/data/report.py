@@ -65,7 +65,7 @@ def lines_for_dropped(
             entry = dataset.entry
             lines.append(
                 f"data.{dataset.label}: {n} samples of train without labels dropped "
-                f'(labels = {entry.labels}, unlabeled = "{entry.unlabeled}")'
+                f'(labels = {entry.labels}, unlabeled = "drop")'
             )
     return lines
 

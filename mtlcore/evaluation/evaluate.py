@@ -33,7 +33,7 @@ class Evaluation:
 
     run: its folder. data: labels of the datasets. split: name of the split.
     checkpoint: name of its folder. precision: of the forwards.
-    n: number of images.
+    n: label of each task -> number of its labeled samples.
     metrics: "<task>/<metric>" -> value, such as "fer/accuracy".
     tables: "<task>/<matrix>" -> name of a row -> name of a column -> value. A confusion matrix has
     a row for each true class and a column for each predicted class:
@@ -51,7 +51,7 @@ class Evaluation:
     data: str
     split: str
     checkpoint: str
-    n: int
+    n: dict[str, int]
     metrics: dict[str, float]
     tables: dict[str, dict[str, dict[str, float]]]
     samples: tuple[dict[str, object], ...] = field(default=(), repr=False)
@@ -117,7 +117,7 @@ def evaluate(
         data=",".join(experiment.data),
         split=split,
         checkpoint=opened.checkpoint.path.name,
-        n=measured.n,
+        n=_labeled_samples(opened),
         metrics=measured.metrics,
         tables=_named_tables(measured, opened.experiment),
         samples=tuple(rows.rows()) if per_sample else (),
@@ -227,6 +227,12 @@ def with_one_dataset(experiment: Experiment, label: str | None) -> Experiment:
             f"data = {label!r}: the run has no [data.{label}]; {nearest(label, experiment.data)}"
         )
     return evolve(experiment, data={label: experiment.data[label]})
+
+
+def _labeled_samples(opened: OpenedRun) -> dict[str, int]:
+    """Task label -> how many of the samples have its label."""
+    present = opened.data.present
+    return {label: int(of_task[opened.indices].sum()) for label, of_task in present.items()}
 
 
 def _named_tables(

@@ -14,6 +14,7 @@ from types import ModuleType
 from attrs import frozen
 
 from ..errors import MtlError
+from ..files import read_file
 
 MARK = "#sha256="
 """Separates the path and the hash in an entry of `plugins`."""
@@ -36,7 +37,7 @@ class PluginFile:
         if file.suffix != ".py":
             raise MtlError(f"plugin file {file}: expected a Python file, NAME.py")
         try:
-            return cls(file, file.read_bytes())
+            return cls(file, read_file(file))
         except OSError as error:
             reason = error.strerror or error
             raise MtlError(f"plugin file {file} can't be read: {reason}") from error

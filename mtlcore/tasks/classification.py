@@ -77,7 +77,7 @@ class Classification(SupervisedTask):
         """Set the classes and the inverse class weights from the labeled training samples.
 
         Values that the configuration sets are kept. Raises MtlError if the annotation is numeric or
-        has no class.
+        has fewer than two classes.
         """
         self._refuse_numbers(annotation)
         names = self.classes or tuple(sorted({str(a) for a in annotation} - {""}))
@@ -85,6 +85,12 @@ class Classification(SupervisedTask):
             raise MtlError(
                 f"no training sample has the annotation {self.reads!r}: "
                 f"there are no classes to learn"
+            )
+        if len(names) == 1:
+            raise MtlError(
+                f"all labels {self.reads!r} of the training samples are {names[0]!r}; expected at "
+                f"least two classes. Is the root of the dataset one folder too high or too low, or "
+                f"its limit too small?"
             )
         if self.balance == "none" or self.class_weights:
             return evolve(self, classes=names)

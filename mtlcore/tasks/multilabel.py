@@ -79,7 +79,7 @@ class Multilabel(SupervisedTask):
     def fit(self, annotation: Annotation) -> Multilabel:
         """Set `classes` to the names in the labeled training samples, unless it is set.
 
-        Raises MtlError if the annotation is numeric or holds no name.
+        Raises MtlError if the annotation is numeric or holds fewer than two names.
         """
         if self.classes:
             return self
@@ -95,6 +95,11 @@ class Multilabel(SupervisedTask):
             raise MtlError(
                 f"no training sample has a label in the annotation {self.reads!r}: "
                 f"there are no classes to learn"
+            )
+        if len(names) == 1:
+            raise MtlError(
+                f"the annotation {self.reads!r} of the training samples holds the name "
+                f"{names.pop()!r} alone; expected at least two. For one label, use classification"
             )
         return evolve(self, classes=tuple(sorted(names)))
 

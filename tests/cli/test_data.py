@@ -61,6 +61,7 @@ def test_json_has_exactly_the_counts(config, capsys) -> None:
         "malformed": 0,
         "duplicate_groups": 2,
         "conflicting_groups": 1,
+        "one_class": 0,
         "shared_between_splits": 1,
     }
 
@@ -154,3 +155,15 @@ def test_it_runs_as_a_process(config) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["duplicate_groups"] == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_root_one_folder_too_high_is_named(config, capsys) -> None:
+    for name in ("train", "test"):
+        (config.parent / "photos" / name).rename(config.parent / "photos" / f"my {name}")
+    images = config.parent / "photos" / "my test"
+    images.rename(config.parent / "photos" / "my train" / "more")
+    assert main(words(config)) == 0
+    line = "all labels 'kind' are 'my train': no task can learn from one class. Is root one folder"
+    assert line in capsys.readouterr().out
+    assert main(words(config, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["one_class"] == 1

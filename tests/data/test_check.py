@@ -29,6 +29,7 @@ KEYS = {
     "malformed",
     "duplicate_groups",
     "conflicting_groups",
+    "one_class",
     "shared_between_splits",
     "fingerprint",
 }

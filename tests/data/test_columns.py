@@ -407,6 +407,8 @@ def test_texts_are_the_strings_they_were_made_of(strings, data) -> None:
     assert [column[i] for i in range(len(strings))] == strings
     positions = data.draw(st.lists(st.integers(0, max(0, len(strings) - 1)))) if strings else []
     assert column[np.array(positions, dtype=int)].tolist() == [strings[i] for i in positions]
+    assert column[1:3].tolist() == strings[1:3]
+    assert column[::-2].tolist() == strings[::-2]
     assert column.argsort().tolist() == sorted(range(len(strings)), key=strings.__getitem__)
     counts = Counter(strings)
     repeated = column.repeated()

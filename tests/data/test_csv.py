@@ -141,8 +141,8 @@ def test_malformed_rows_are_counted_by_reason(tmp_path):
     index = Csv(table(tmp_path, "\n".join(["path,mood", *rows]) + "\n")).index()
     assert index.keys.tolist() == ["1.png", "4.png"]
     assert index.skipped.names == {
-        "not 2 columns": ["row 2", "row 3"],
-        "no path": ["row 2"],
+        "not 2 columns": ["line 3", "line 4"],
+        "no path": ["line 5"],
         f"a path that leads out of {tmp_path}": ["../x.png", "/etc/passwd"],
         "listed twice": ["1.png"],
     }
@@ -197,13 +197,94 @@ def test_an_unknown_column_is_an_error_that_names_the_nearest(people, options, m
     ("text", "message"),
     [
         ("", "must start with a header line of column names"),
+        ("path" * 500_000, "has no line break in its first 1,048,576 bytes"),
         ("path,a,a\n", "has the column 'a' more than once"),
-        ('path,a\n1.png,"' + "x" * 140_000, "is not a csv file: line 2"),
+        (
+            'path,a\n1.png,b\n2.png,"' + "x,\n" * 4_000_000,
+            "is not a csv file: line 3 has more than 4,194,304 bytes: is a quote not closed",
+        ),
     ],
 )
 def test_a_broken_table_is_an_error_and_not_a_traceback(tmp_path, text, message):
     with pytest.raises(MtlError, match=message):
         Csv(table(tmp_path, text)).index()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_8_and_utf_16_are_detected_with_and_without_a_byte_order_mark(encoding, tmp_path):
+    (tmp_path / "t.csv").write_bytes("path,mood\n1.png,né\n2.png,nè\n".encode(encoding))
+    index = Csv(tmp_path / "t.csv").index()
+    assert index.keys.tolist() == ["1.png", "2.png"]
+    assert index.annotations["mood"].tolist() == ["né", "nè"]
+
+
+def test_another_encoding_is_refused_until_it_is_set_and_then_keeps_classes_apart(tmp_path):
+    (tmp_path / "t.csv").write_bytes("path,mood\n1.png,né\n2.png,nè\n".encode("cp1252"))
+    with pytest.raises(
+        MtlError, match=r"t.csv is not UTF-8 text: line 2 .*xe9.*set .*encoding = \"cp1252\""
+    ):
+        Csv(tmp_path / "t.csv").index()
+    index = Csv(tmp_path / "t.csv", encoding="cp1252").index()
+    assert index.annotations["mood"].tolist() == ["né", "nè"]
+    with pytest.raises(MtlError, match=r"is not ASCII text: line 2"):
+        Csv(tmp_path / "t.csv", encoding="ascii").index()
+    with pytest.raises(ValueError, match="no encoding 'cp-1252x'"):
+        Csv(tmp_path / "t.csv", encoding="cp-1252x")
+
+
+def test_a_quote_that_is_not_closed_swallows_no_row_without_a_word(tmp_path):
+    last = table(tmp_path, 'path,mood\n1.png,a\n2.png,"b\n3.png,c\n4.png,a\n')
+    index = Csv(last).index()
+    assert index.keys.tolist() == ["1.png"]
+    assert index.skipped.names == {
+        "a quote that is not closed until the end of the file": ["line 3"]
+    }
+    first = table(tmp_path, 'path,mood\n1.png,a\n"2.png,b\n3.png,c\n')
+    assert list(Csv(first).index().skipped.names) == [
+        "not 2 columns, over several lines: is a quote not closed?"
+    ]
+    closed = table(tmp_path, 'path,mood\n1.png,a\n2.png,"b\n\nc"\n\n')
+    assert Csv(closed).index().annotations["mood"].tolist() == ["a", "b\n\nc"]
+
+
+def test_a_table_without_rows_and_one_without_a_last_line_break_are_read(tmp_path):
+    assert len(Csv(table(tmp_path, "path,mood")).index()) == 0
+    assert len(Csv(table(tmp_path, "path,mood\n\n")).index()) == 0
+    assert Csv(table(tmp_path, "path,mood\n1.png,a")).index().keys.tolist() == ["1.png"]
+    assert len(Csv(table(tmp_path, "path\n\n1.png\n\n")).index().skipped) == 0
+
+
+def test_one_long_cell_does_not_multiply_the_memory_by_the_rows(people):
+    lines = [f"{i}.png,{'y' * 3_000_000 if i == 3 else 'ab'[i % 2]}" for i in range(20_000)]
+    file = table(people.parent, "path,mood\n" + "\n".join(lines), "long.csv")
+    entry = DataEntry(Csv(file, columns={"kind": "mood"}), max_bad=20_000)
+    data = open_data(experiment({"own": entry}, batch_size=2), splits=["train"], lazy=True).data
+    assert len(data) > 10_000  # 20,000 strings of that width are 240 GB
+
+
+def test_only_the_columns_that_are_named_are_read_if_attributes_are_set(people):
+    index = Csv(people, columns={"kind": "mood"}, attributes=("person",)).index()
+    assert list(index.annotations) == ["kind"]
+    assert list(index.attributes) == ["mood", "person"]
+    assert list(Csv(people, attributes=("x", "y")).index().annotations) == ["age", "mood", "person"]
+    with pytest.raises(MtlError, match=r"has no column 'persons' \(attributes\); did you mean"):
+        Csv(people, attributes=("persons",)).index()
+
+
+def test_backslashes_and_wrong_case_in_a_path_get_a_hint(people):
+    (people.parent / "Sub").mkdir()
+    (people.parent / "0.png").rename(people.parent / "Sub" / "0.png")
+    file = table(people.parent, "path\nSub\\0.png\nsub/0.PNG\nother.png\n", "paths.csv")
+    dataset = Csv(file)
+    messages = []
+    for i in range(3):
+        with pytest.raises(MtlError) as error:
+            dataset.decode(dataset.index(), i)
+        assert isinstance(error.value.__cause__, FileNotFoundError)
+        messages.append(str(error.value))
+    assert messages[0].endswith("did you mean 'Sub/0.png'? (write / instead of \\)")
+    assert messages[1].endswith("did you mean 'Sub/0.png'? (upper and lower case differ)")
+    assert "mean" not in messages[2]
 
 
 def test_a_missing_table_and_a_folder_in_its_place_are_errors(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attrs import evolve
 from PIL import Image
 from toy_datasets import experiment
 
@@ -184,12 +185,29 @@ def test_images_without_labels_can_be_joined_to_those_with_labels(classes, tmp_p
         image(unlabeled / f"{i}.png", i)
     entries = {
         "own": DataEntry(ImageFolder(classes, annotation="kind")),
-        "unlabeled": DataEntry(ImageFolder(unlabeled, annotation=""), unlabeled="keep"),
+        "unlabeled": DataEntry(ImageFolder(unlabeled, annotation="")),
     }
-    data = open_data(experiment(entries, validation=0.0)).data
+    data = open_data(experiment(entries, validation=0.3)).data
     train = data.split["train"]
-    assert (data.dataset[train] == 1).sum() == 8
+    assert (data.dataset[train] == 1).sum() == 10  # none is cut into another split
     assert not data.labeled[data.dataset == 1].any()
+    assert not data.report
+    dropped = entries | {"unlabeled": evolve(entries["unlabeled"], unlabeled="drop")}
+    data = open_data(experiment(dropped, validation=0.3)).data
+    assert not (data.dataset == 1).any()
+    assert data.report == (
+        "data.unlabeled: 10 samples of train without labels dropped "
+        '(labels = 1.0, unlabeled = "drop")',
+    )
+
+
+def test_a_run_without_tasks_keeps_a_validation_split_of_an_unlabeled_source(classes):
+    entries = {"unlabeled": DataEntry(ImageFolder(classes, annotation=""))}
+    data = open_data(experiment(entries, tasks={}, validation=0.3)).data
+    assert {name: len(indices) for name, indices in data.split.items()} == {
+        "train": 4,
+        "validation": 2,
+    }
 
 
 def test_the_classes_of_a_run_are_the_names_of_the_folders(classes):

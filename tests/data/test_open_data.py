@@ -195,9 +195,7 @@ def test_splits_do_not_depend_on_other_datasets(seed):
     other = DataEntry(InMemory(50, cycle("cd", 50), prefix="other"))
     alone = open_data(experiment({"a": entry}, seed=seed)).data
     beside = open_data(
-        experiment(
-            {"b": other, "a": entry}, seed=seed, batch_size=64, micro_batches=2, unlabeled_batch=8
-        )
+        experiment({"b": other, "a": entry}, seed=seed, batch_size=64, micro_batches=2)
     ).data
     for name in ("train", "validation", "test"):
         assert keys_of(alone, name) == {
@@ -423,7 +421,7 @@ def test_data_without_train_is_refused():
     with pytest.raises(MtlError, match="no sample of the split 'train'; known: test"):
         opened(
             InMemory(20, cycle("ab", 20), split=("test",) * 20),
-            tasks={"kind": Classification(reads="kind", classes=("a",))},
+            tasks={"kind": Classification(reads="kind", classes=("a", "b"))},
         )
 
 
@@ -479,3 +477,17 @@ def test_progress_reports_the_number_of_images_read():
     dataset = InMemory(300, cycle("ab", 300), split=("train",) * 300)
     open_data(experiment({"a": DataEntry(dataset)}), progress=lambda *call: calls.append(call))
     assert calls[-1] == ("reading images", 300, 300)
+
+
+def test_one_class_alone_is_an_error_that_names_it():
+    run = experiment({"a": DataEntry(InMemory(20, cycle("a", 20)))})
+    with pytest.raises(
+        MtlError, match=r"task.kind: all labels 'kind' .* are 'a'; expected at least two classes"
+    ):
+        open_data(run)
+
+
+def test_a_pretext_on_unlabeled_samples_needs_a_dataset_that_keeps_some():
+    run = experiment({"a": DataEntry(InMemory(20, cycle("ab", 20)))}, unlabeled_batch=4)
+    with pytest.raises(MtlError, match=r"input.unlabeled_batch = 4: no dataset keeps samples"):
+        open_data(run)

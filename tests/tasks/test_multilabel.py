@@ -50,6 +50,11 @@ def test_joined_names_are_read_back(flags):
     assert not present or target[0].tolist() == flags
 
 
+def test_one_name_alone_is_an_error():
+    with pytest.raises(MtlError, match=r"holds the name 'a' alone; expected at least two"):
+        Multilabel(reads="x").fit(np.array(["a", "|"]))
+
+
 def test_fit_learns_the_names_once():
     fitted = Multilabel(reads="attributes").fit(np.array(["smile|glasses", "?hat", "|"]))
     assert fitted.classes == NAMES

@@ -149,7 +149,7 @@ def test_evaluation_repeats_the_last_validation_with_and_without_ema(config, tmp
         assert found.metrics["quarter/accuracy"] == pytest.approx(
             result.measured.metrics["quarter/accuracy"]
         )
-        assert sum(map(sum, found.matrices["quarter/confusion"])) == found.n
+        assert sum(map(sum, found.matrices["quarter/confusion"])) == found.n["quarter"]
     assert RunFolder(tmp_path / "plain").require().ema() is None
     checkpoint = RunFolder(tmp_path / "averaged").require()
     ema, own = checkpoint.ema(), checkpoint.weights()
@@ -200,7 +200,7 @@ def test_a_checkpoint_without_its_ema_weights_is_refused(config, tmp_path):
     # What the message offers.
     with pytest.raises(MtlError, match=r"mtl eval .*run --set train\.ema=0"):
         evaluate(run, split="validation")
-    assert evaluate(run, overrides=("train.ema=0",), split="validation").n > 0
+    assert evaluate(run, overrides=("train.ema=0",), split="validation").n["quarter"] > 0
 
 
 def test_fine_tuning_starts_from_the_encoder_of_the_pre_training_run(config, tmp_path):
@@ -443,7 +443,7 @@ def test_eval_prints_its_documented_json(config, tmp_path, capsys):
     assert main(["eval", run, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {"run", "data", "split", "precision", "n", "metrics"} <= set(printed)
-    assert (printed["data"], printed["split"], printed["n"]) == ("dots", "test", 24)
+    assert (printed["data"], printed["split"], printed["n"]) == ("dots", "test", {"quarter": 24})
     assert set(printed["metrics"]) == {
         "quarter/accuracy",
         "quarter/macro_f1",

@@ -46,7 +46,7 @@ def main() -> None:
     accuracy: float = found.metrics["fer/accuracy"]
     count: float = found.tables["fer/confusion"]["fear"]["anger"]
     prediction: object = found.samples[0]["fer/prediction"]
-    assert 0 <= accuracy <= 1 <= found.n, (count, prediction)
+    assert 0 <= accuracy <= 1 <= found.n["fer"], (count, prediction)
 
     model = run.model()
     module: torch.nn.Module = model

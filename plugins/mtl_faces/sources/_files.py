@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
-from mtlcore import MtlError, Skipped, split_name
+from mtlcore import MtlError, Skipped, open_file, split_name, text_encoding
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 SHOWN = 3  # names in a note
+HEAD_BYTES = 1 << 12  # of a text, which tell its encoding
 
 
 def entries(dataset: str, path: str | Path) -> list[os.DirEntry[str]]:
@@ -73,13 +77,27 @@ def first_file(root: Path, names: Iterable[str]) -> Path | None:
     return None
 
 
-def text_lines(dataset: str, path: Path) -> list[str]:
-    """Read the lines of a text file, whatever its bytes. Raises MtlError if it can't be read."""
+@contextmanager
+def open_text(dataset: str, path: Path) -> Iterator[TextIO]:
+    """Open a text file in UTF-8 or UTF-16, whichever it is, with its line breaks unchanged.
+
+    Bytes of no character are kept, as Python keeps them in file names: different names stay
+    different, and open the files that they name. Raises MtlError if it can't be read.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        with open_file(path) as file:
+            encoding = text_encoding(file.read(HEAD_BYTES))
+            file.seek(0)
+            yield TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MtlError(f"{dataset}: {path} can't be read: {reason}") from error
+
+
+def text_lines(dataset: str, path: Path) -> list[str]:
+    """Read the lines of a text file. Raises MtlError if it can't be read."""
+    with open_text(dataset, path) as file:
+        return file.read().splitlines()
 
 
 def is_image(name: str) -> bool:

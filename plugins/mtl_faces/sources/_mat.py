@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mtlcore import read_file
+
 LIMIT_DEG = 360.0  # an angle beyond a full turn means a broken file
 LARGEST = 1 << 24  # bytes that one compressed array may unpack to
 HEADER = 128  # bytes
@@ -92,7 +94,7 @@ def arrays(data: bytes, names: set[str]) -> Arrays:
 
 def _load(path: Path, names: set[str]) -> Arrays:
     try:
-        return arrays(path.read_bytes(), names)
+        return arrays(read_file(path), names)
     except FileNotFoundError as error:
         raise ValueError("an image without a .mat file") from error
     except (OSError, ValueError, struct.error, zlib.error, OverflowError) as error:

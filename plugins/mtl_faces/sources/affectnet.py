@@ -19,6 +19,7 @@ import csv
 import math
 import os
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,7 +27,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import and_, ge, le
 
-from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, read_file
 
 from ..emotions import Emotion
 from ._cache import cached_index
@@ -36,6 +37,7 @@ from ._files import (
     floats,
     is_image,
     note_unread_folders,
+    open_text,
     require_folder,
     split_folders,
     strings,
@@ -170,7 +172,7 @@ def _emotion(expression: int) -> str:
 def _csv_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, _Labels, np.ndarray]]:
     """Yield path, labels and corners (2, 2) of each valid row."""
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        with open_text("affectnet", path) as file:
             reader = csv.reader(file)
             for number, cells in enumerate(reader, 1):
                 if not cells or (number == 1 and cells[0].strip() == FIRST_COLUMN):
@@ -179,8 +181,6 @@ def _csv_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, _Labels, np.n
                     yield _read_row(cells)
                 except ValueError as error:
                     skipped.add(str(error), f"{path.name}, line {number}")
-    except OSError as error:
-        raise MtlError(f"affectnet: {path} can't be read: {error.strerror or error}") from error
     except csv.Error as error:
         raise MtlError(
             f"affectnet: {path} is not a csv file: line {reader.line_num}: {error}"
@@ -277,7 +277,7 @@ def _scalar(path: Path) -> str:
     """Read the one number of a file, as text."""
     tail = path.stem.rpartition("_")[2]
     try:
-        value = np.load(path, allow_pickle=False)
+        value = np.load(BytesIO(read_file(path)), allow_pickle=False)
     except FileNotFoundError as error:
         raise ValueError(f"no _{tail}.npy") from error
     except Exception as error:  # numpy's reader raises nearly anything on broken bytes

@@ -30,7 +30,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import and_, gt, le
 
-from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, open_file
 
 from ._cache import cached_index
 from ._crops import read_face
@@ -209,7 +209,7 @@ class _Camera:
 
 def _npz_index(path: Path) -> _NpzIndex:
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with open_file(path) as file, np.load(file, allow_pickle=False) as found:
             pixels, pose = found["image"], found["pose"]
     except Exception as error:  # numpy's reader raises nearly anything on broken bytes
         raise MtlError(

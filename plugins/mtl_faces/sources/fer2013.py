@@ -27,6 +27,7 @@ from ._files import (
     entries,
     is_image,
     note_unread_folders,
+    open_text,
     split_folders,
 )
 
@@ -136,7 +137,7 @@ def _csv_index(path: Path) -> _CsvIndex:
     pixels: list[bytes] = []
     skipped = Skipped()
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        with open_text("fer2013", path) as file:
             reader = csv.reader(file)
             places = _places(path, next(reader, []))
             for number, cells in enumerate(reader):
@@ -148,8 +149,6 @@ def _csv_index(path: Path) -> _CsvIndex:
                 else:
                     rows.append((key, emotion, split))
                     pixels.append(gray)
-    except OSError as error:
-        raise MtlError(f"fer2013: {path} can't be read: {error.strerror}") from error
     except csv.Error as error:
         raise MtlError(
             f"fer2013: {path} is not a csv file: line {reader.line_num}: {error}"

@@ -70,7 +70,7 @@ def test_a_curve_is_constant_outside_its_points():
     [
         ((), "points"),
         (((0.5, 1.0), (0.2, 1.0)), "ascending"),
-        (((0.0, -1.0),), "not negative"),
+        (((0.0, -1.0),), "from 0 to 1e"),
         (((1.5, 1.0),), "from 0 to 1"),
     ],
 )

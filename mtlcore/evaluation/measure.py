@@ -24,7 +24,7 @@ from ..model.inference import Inference
 from ..model.moved_targets import move_target
 from ..model.plan import ViewPlan
 from ..model.views import prepare
-from ..networks import broadcast_buffers, single_rank, to_fp32
+from ..networks import broadcast_buffers, contiguous, single_rank, to_fp32
 from .ranks import Ranks
 from .validation import ValidationBatches
 
@@ -183,8 +183,9 @@ class _TaskMetrics:
             if not count:
                 continue
             self.n[name] += count
+            samples = contiguous((prediction[here], target[here]))
             for metric in self.metrics[name].values():
-                metric.update(prediction[here], target[here])
+                metric.update(*samples)
         self.seen += len(present)
 
     def of_groups(self) -> dict[str, float]:
@@ -315,8 +316,8 @@ def _run_pretexts(
         for label, outputs in model.forward_heads(features, prepared).items():
             found.losses[label] = float(model.compute_losses(label, outputs, prepared))
             if label in with_metrics:
-                found.outputs[label] = to_fp32(outputs[0])
-                found.targets[label] = prepared.head_inputs[label][0].targets[0][0]
+                found.outputs[label] = contiguous(to_fp32(outputs[0]))
+                found.targets[label] = contiguous(prepared.head_inputs[label][0].targets[0][0])
     return found
 
 

@@ -57,6 +57,11 @@ def cut(tree: T, samples: slice) -> T:
     return result
 
 
+def equal_samples(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) bool: which samples of two tensors (B, ...) of one shape are equal."""
+    return (a == b).reshape(len(a), -1).all(1)
+
+
 def equal(a: object, b: object) -> bool:
     """True if both trees have the same form and bit-equal leaves."""
     (left, form), (right, other_form) = tree_flatten(a), tree_flatten(b)

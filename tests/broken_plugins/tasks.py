@@ -501,6 +501,15 @@ class DecodesTwice(Right):
         return 2 * output
 
 
+@BROKEN.fails("answers_convert_back_to_annotations")
+@frozen
+class ReportsTheOpposite(Right):
+    """Its predictions for users have the other sign."""
+
+    def as_annotation(self, decoded):
+        return -decoded.numpy(force=True)
+
+
 @BROKEN.fails("averaging_with_the_mirror_keeps_the_target")
 @frozen
 class AveragesAsTheyAre(Right):

@@ -19,7 +19,7 @@ from ...rng import KeyedRng, Rng
 from ..kit import Group
 from ..requirements import Skip, require
 from ..subject import Drawn, patterns
-from ..trees import tensors
+from ..trees import equal_samples, tensors
 from .harness import LABEL, PretextSubject, raw
 from .views import OWN_VIEWS, STILL
 
@@ -93,8 +93,8 @@ def answers_change_with_their_views(subject: PretextSubject) -> None:
                 seen.setdefault((redraw.draw, leaf), []).append(visible)
     if not seen:
         raise Skip("its draws change no answer")
-    for (draw, leaf), visible in seen.items():
-        share = sum(visible) / len(visible)
+    for (draw, leaf), shown in seen.items():
+        share = sum(shown) / len(shown)
         found = f"draw {draw + 1} of views() changes leaf {leaf + 1} of the target"
         require(share >= TOGETHER, f"{found}, and in {1 - share:.0%} of these cases nothing else")
 
@@ -131,7 +131,7 @@ class EditedRng(Rng):
         return self._edited(lambda rng: rng.randint(high, *shape))
 
     def permutations(self, samples: int, n: int) -> Tensor:
-        return self._edited(lambda rng: rng.permutations(samples, n))
+        return self.rand(samples, n).argsort(1)
 
     def integer(self, low: int, high: int) -> int:
         return int(self._edited(lambda rng: torch.tensor(rng.integer(low, high))))
@@ -241,7 +241,7 @@ def _changed(a: Tensor, b: Tensor) -> Tensor:
     """(B,) bool."""
     if a.shape != b.shape:
         return torch.ones(SAMPLES, dtype=torch.bool)
-    return (a != b).reshape(SAMPLES, -1).any(1)
+    return ~equal_samples(a, b)
 
 
 def _rows_are_alike(x: Tensor) -> bool:

@@ -54,6 +54,25 @@ def ideal_output_decodes_to_the_target(subject: TaskSubject) -> None:
 
 
 @DECODING_CHECKS.check(
+    "predictions",
+    why="`run.evaluate(per_sample=True)` and `run.features` return predictions in this form.",
+    mend="Let `as_annotation` invert `target`: the same names, the same unit, the same order.",
+    needs=DECODES,
+)
+def answers_convert_back_to_annotations(subject: TaskSubject) -> None:
+    """as_annotation(as_answer(target)) is an annotation with the same answer."""
+    subject.require_annotations()
+    if type(subject.task).as_annotation is SupervisedTask.as_annotation:
+        raise Skip("it does not override `as_annotation`")
+    answer = subject.task.as_answer(subject.truth(16))
+    again, present = subject.task.target(subject.task.as_annotation(answer))
+    lost = int((~present).sum())
+    require(not lost, f"{lost} of {len(present)} are missing annotations")
+    error = relative_error(subject.task.as_answer(again), answer)
+    require(error < 1e-3, f"the answer differs by {error:.3g} of the largest value")
+
+
+@DECODING_CHECKS.check(
     "metrics",
     why="the first metric selects the best checkpoint. The validation loss is no substitute: it "
     "does not compare between runs.",

@@ -50,6 +50,15 @@ def to_fp32(output: T) -> T:
     return cast(T, tree_map(cast_leaf, output))
 
 
+def contiguous(tree: T) -> T:
+    """Return a pytree with contiguous tensors. Some metrics of torchmetrics need them."""
+
+    def of_leaf(leaf: object) -> object:
+        return leaf.contiguous() if isinstance(leaf, Tensor) else leaf
+
+    return cast(T, tree_map(of_leaf, tree))
+
+
 def _call(net: nn.Module, inputs: tuple[object, ...]) -> object:
     """Call a network under the autocast setting of the run."""
     tensors = (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))

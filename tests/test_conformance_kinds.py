@@ -6,13 +6,18 @@ in properties/test_weighting.py.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from attrs import frozen
 from face_files import image, marks, pose_mat, ramp
 
+from mtlcore import Encoder
+from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.registry.catalog import catalog
 from mtlcore.testing import conformance
 
@@ -80,6 +85,36 @@ def test_an_encoder_conforms(name):
 def test_an_encoder_of_timm_conforms(model):
     pytest.importorskip("timm", reason="timm is an extra")
     require_conforming("encoder", "timm", examples=1, model=model)
+
+
+@frozen
+class Modest(Encoder):
+    """It says that it reads one size, though it reads all."""
+
+    lacks: ClassVar = {"other_sizes": "not tried"}
+
+    def build(self, size):
+        return ResnetSmall(width=8).build(size)
+
+
+@frozen
+class OneSize(Modest):
+    """It says so rightly."""
+
+    def build(self, size):
+        net = super().build(size)
+        net.register_forward_pre_hook(partial(refuse_others, size))
+        return net
+
+
+def refuse_others(size, net, args):
+    assert args[0].shape[-2:] == size
+
+
+@pytest.mark.parametrize(("cls", "status"), [(Modest, "passed"), (OneSize, "skipped")])
+def test_a_lack_of_other_sizes_is_tested_and_not_believed(cls, status):
+    outcome = conformance("encoder", cls, examples=1).outcome("accepts_other_image_sizes")
+    assert outcome.status == status
 
 
 # ----------------------------------------------------------------------------------------- datasets

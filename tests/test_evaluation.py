@@ -5,9 +5,12 @@ from __future__ import annotations
 import evaluation_worker
 import pytest
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 from evaluation_worker import BATCH, CPU, N, evaluated, opened, toy_run
+from mtl_pretexts.rotation import Rotation
+from torchmetrics import MeanMetric
 
+from mtlcore.config.experiment import PretextEntry
 from mtlcore.evaluation.measure import Measured, measure, measure_pretexts
 from mtlcore.evaluation.precision import lacking
 from mtlcore.evaluation.validation import EvaluationBatch, ValidationBatches
@@ -127,6 +130,39 @@ def test_evaluation_leaves_the_network_as_it_was():
     assert model.training
     assert torch.equal(generator, torch.random.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_metrics_of_pretexts_get_contiguous_outputs_and_targets():
+    seen = []
+
+    @frozen
+    class Sideways(Rotation):
+        """Its logits and its targets are not contiguous."""
+
+        def views(self, batch, rng):
+            views, turns = super().views(batch, rng)
+            return views, torch.stack([turns, turns], 1)[:, 0]
+
+        def build(self, context):
+            head = super().build(context)
+            forward = head.forward
+            head.forward = lambda features: forward(features).T.contiguous().T
+            return head
+
+        def metrics(self):
+            return {"views": Viewed()}
+
+    class Viewed(MeanMetric):
+        higher_is_better = True
+
+        def update(self, output, target):
+            seen.append((output.view(-1), target.view(-1)))
+            super().update((output.argmax(1) == target).float())
+
+    run = evolve(toy_run(), pretexts={"sideways": PretextEntry(Sideways())})
+    run, data, model = opened(run)
+    measure_pretexts(model, run, data, data.split["train"], CPU)
+    assert seen
 
 
 def test_a_run_without_tasks_or_pretexts_has_no_such_metrics():

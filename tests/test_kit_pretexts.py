@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from attrs import frozen
 from broken_plugins import sneaky, unexpected
+from sabotage.table import SABOTAGES
 from torchmetrics import Metric
 
 import mtlcore.testing as kit
@@ -98,6 +100,14 @@ def test_hidden_faults_fail_the_same_check_only(broken, check):
     assert not wrong, "\n\n".join(f"{name}: {found}" for name, found in wrong.items())
 
 
+def test_each_sabotaged_pretext_fails_the_check_that_names_its_fault():
+    missed = []
+    for what, check, cls in SABOTAGES:
+        if kit.conformance("pretext", cls, examples=2).outcome(check).status != "failed":
+            missed.append((what, check))
+    assert not missed
+
+
 def test_a_failure_names_the_plugin_what_was_expected_and_found_and_how_to_mend_it(broken):
     known, classes, _ = broken
     cls = classes["rigid_labels_follow_the_image"]
@@ -168,11 +178,11 @@ class Coarse(Metric):
         return self.right / self.samples
 
 
-class Constant(Coarse):
-    """It is 1 for any prediction."""
+class Blindfolded(Coarse):
+    """It reads the output, but not the target."""
 
-    def compute(self):
-        return torch.tensor(1.0)
+    def update(self, output, target):
+        super().update(output, torch.ones_like(target))
 
 
 def halved(choice, maps):
@@ -197,10 +207,10 @@ def test_a_coarse_metric_may_be_equal_for_right_and_wrong_in_some_examples():
 def test_a_metric_that_never_separates_right_from_wrong_fails_and_names_plot_upper_bound():
     @frozen
     class Blind(Halves):
-        """It measures nothing."""
+        """Its metric does not read the target."""
 
         def metrics(self):
-            return {"constant": Constant()}
+            return {"blind": Blindfolded()}
 
     outcome = kit.conformance("pretext", Blind).outcome("ideal_outputs_reach_the_best_metric")
     assert outcome.status == "failed"
@@ -265,3 +275,78 @@ def test_reads_on_the_host_are_noticed_without_a_gpu():
 
 def test_work_that_stays_on_the_device_is_no_read():
     assert {name: found for name, call in NO_READS.items() if (found := reads_of(call))} == {}
+
+
+# --------------------------------------------------------------------- what a plugin may declare
+
+
+@frozen
+class Brightened(PretextTask):
+    """Predict which of two gammas was applied, and how bright the image was: two outputs."""
+
+    cites = "original"
+
+    def views(self, batch, rng):
+        images = batch.clean.images
+        dark = rng.randint(2, len(images))
+        view = batch.clean.repaint(images.clamp_min(0.01) ** self.gamma(dark))
+        return [view], {"dark": dark, "mean": images.mean((1, 2, 3))}
+
+    def gamma(self, dark):
+        return (1 + dark)[:, None, None, None]
+
+    def undo(self, view, target):
+        return view ** (1 / self.gamma(target["dark"]))
+
+    def build(self, context):
+        return BrightenedHead(context)
+
+
+class BrightenedHead(Head):
+    choices: ClassVar = {"dark": 2}
+
+    def __init__(self, context):
+        super().__init__()
+        self.answer = torch.nn.Linear(context.info.dim, 3)
+
+    def forward(self, features):
+        dark, mean = self.answer(features.pooled).split([2, 1], 1)
+        return {"dark": dark, "mean": mean[:, 0]}
+
+    def loss(self, output, target):
+        error = (output["mean"] - target["mean"]).square()
+        return F.cross_entropy(output["dark"], target["dark"], reduction="none") + error
+
+    def ideal(self, target):
+        return {"dark": 20.0 * F.one_hot(target["dark"], 2).float(), "mean": target["mean"]}
+
+
+@frozen
+class Rounded(Brightened):
+    """The same, with a tolerance for its `undo`."""
+
+    undo_tolerance = 0.01
+
+
+def test_an_undo_that_rounds_declares_its_tolerance():
+    undo = "undo_restores_the_image"
+    assert kit.conformance("pretext", Brightened).outcome(undo).status == "failed"
+    report = kit.conformance("pretext", Rounded, examples=3).report()
+    assert report.of("failed", "blocked") == []
+    assert undo in names_of(report, "passed")
+
+
+def test_choices_may_be_one_output_of_several():
+    logits = "equal_logits_give_log_choices"
+    assert kit.conformance("pretext", Rounded, examples=3).outcome(logits).status == "passed"
+
+
+def test_a_tolerance_that_would_accept_any_image_fails():
+    @frozen
+    class Lenient(Brightened):
+        """Its tolerance is the whole range."""
+
+        undo_tolerance = 1.0
+
+    outcome = kit.conformance("pretext", Lenient).outcome("undo_restores_the_image")
+    assert "undo_tolerance = 1.0" in outcome.reason

@@ -267,7 +267,8 @@ class AlignedTask(SupervisedTask):
 
     The conformance kit uses one optional member:
 
-    - `examples(n, size, rng) -> Tensor`: n targets for images of `size` (h, w).
+    - `examples(n, size, rng) -> Tensor`: n targets for images of `size` (h, w), which is (32, 32)
+      or (32, 40).
     """
 
     @abstractmethod
@@ -296,10 +297,14 @@ class PretextTask(Component):
 
     The conformance kit uses one optional member:
 
-    - `undo(images, target) -> images`: exact inverse of the FIRST view, or None if it has none.
+    - `undo(images, target) -> images`: the inverse of the FIRST view, or None if it has none.
+
+    undo_tolerance: the largest difference that `undo` may leave in an image from 0 to 1. 0 means
+    bit for bit; a gamma, for example, can only be undone up to rounding.
     """
 
     kind = "pretext"
+    undo_tolerance: ClassVar[float] = 0.0
 
     @abstractmethod
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:

@@ -25,7 +25,7 @@ from ..model.inference import Inference
 from ..model.moved_targets import move_target
 from ..model.plan import ViewPlan
 from ..model.views import prepare
-from ..networks import broadcast_buffers, single_rank, to_fp32
+from ..networks import broadcast_buffers, contiguous, single_rank, to_fp32
 from ..registry.records import one_line
 from .ranks import Ranks
 from .validation import ValidationBatches
@@ -188,9 +188,10 @@ class _TaskMetrics:
             if not count:
                 continue
             self.n[name] += count
+            samples = contiguous((prediction[here], target[here]))
             for metric_name, metric in self.metrics[name].items():
                 with failures_named(f"the metric {self.label}/{metric_name}{name}"):
-                    metric.update(prediction[here], target[here])
+                    metric.update(*samples)
         self.seen += len(present)
 
     def of_groups(self) -> dict[str, float]:
@@ -324,8 +325,8 @@ def _run_pretexts(
             with failures_named(f"the loss of pretext.{label}"):
                 found.losses[label] = float(model.compute_losses(label, outputs, prepared))
             if label in with_metrics:
-                found.outputs[label] = to_fp32(outputs[0])
-                found.targets[label] = prepared.head_inputs[label][0].targets[0][0]
+                found.outputs[label] = contiguous(to_fp32(outputs[0]))
+                found.targets[label] = contiguous(prepared.head_inputs[label][0].targets[0][0])
     return found
 
 

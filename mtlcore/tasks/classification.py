@@ -168,11 +168,9 @@ class ClassificationHead(Head):
         self.answer = nn.Sequential(nn.Dropout(task.dropout), nn.Linear(dim, len(task.classes)))
         self.classes = len(task.classes)
         self.label_smoothing = task.label_smoothing
+        # For the conformance kit: uniform logits have the mean loss log(choices).
+        self.choices = self.classes
         weights = torch.tensor(task.class_weights) if task.class_weights else None
-        if weights is None:
-            # For the conformance kit: uniform logits have the loss log(choices). Class weights
-            # would scale it.
-            self.choices = self.classes
         # Not in checkpoints: the saved configuration holds the weights.
         self.register_buffer("class_weights", weights, persistent=False)
 

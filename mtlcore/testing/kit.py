@@ -46,6 +46,7 @@ class Check:
     mend: how an author fixes it.
     needs: checks that must pass first. Otherwise this one is blocked.
     capability: a component may lack it, with a reason (`lacks`).
+    tests_lacks: it also runs if the component lacks the capability. Its failure is then a skip.
     core: neither `lacks` nor `xfail` can switch it off.
     must_prove: it fails, instead of being skipped, if no example proves anything.
     """
@@ -58,6 +59,7 @@ class Check:
     run: CheckFunction
     needs: tuple[str, ...] = ()
     capability: str | None = None
+    tests_lacks: bool = False
     core: bool = False
     must_prove: bool = False
 
@@ -81,6 +83,7 @@ class Group:
         mend: str,
         needs: str | Sequence[str] = (),
         capability: str | None = None,
+        tests_lacks: bool = False,
         core: bool = False,
         must_prove: bool = False,
     ) -> Callable[[CheckFunction], CheckFunction]:
@@ -98,6 +101,7 @@ class Group:
                 run=run,
                 needs=needed,
                 capability=capability,
+                tests_lacks=tests_lacks,
                 core=core,
                 must_prove=must_prove,
             )
@@ -251,14 +255,17 @@ class Conformance:
         for needed in check.needs:
             if self.outcome(needed).status in ("failed", "blocked", "xfailed"):
                 return Outcome(check.name, "blocked", f"needs {needed}, which did not pass", 0.0)
-        if check.capability in self.lacks:
-            reason = f"lacks {check.capability}: {self.lacks[str(check.capability)]}"
-            return Outcome(check.name, "skipped", reason, 0.0)
+        lacked = str(check.capability) if check.capability in self.lacks else ""
+        excuse = f"lacks {lacked}: {self.lacks[lacked]}" if lacked else ""
+        if excuse and not check.tests_lacks:
+            return Outcome(check.name, "skipped", excuse, 0.0)
 
         for module in getattr(self.subject, "imports", ()):
             importlib.import_module(module)
         start = time.perf_counter()
         status, reason = self._status(check)
+        if excuse and status == "failed":
+            status, reason = "skipped", excuse
         return Outcome(check.name, status, reason, time.perf_counter() - start)
 
     def _status(self, check: Check) -> tuple[Status, str]:

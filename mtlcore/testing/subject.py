@@ -73,6 +73,12 @@ def patterns(samples: int, size: int, seed: int) -> Tensor:
     return (image.clamp(0, 1) * 255).round().byte()
 
 
+def coordinates(samples: int, height: int, width: int) -> Tensor:
+    """(samples, 2, H, W): x and y of each pixel's center."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack([x, y]).expand(samples, -1, -1, -1)
+
+
 @define(eq=False, slots=False)
 class Subject(Generic[C]):
     """One plugin in the kit.

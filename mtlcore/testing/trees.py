@@ -7,7 +7,13 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import (
+    keystr,
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map,
+)
 
 T = TypeVar("T")
 
@@ -20,6 +26,13 @@ def tensors(tree: object) -> list[Tensor]:
 def floats(tree: object) -> list[Tensor]:
     """All floating-point tensors of the tree."""
     return [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
+
+
+def named_floats(tree: object, root: str) -> dict[str, Tensor]:
+    """The same by their place in the tree: "output['turn']" for the root "output"."""
+    leaves, _ = tree_flatten_with_path(tree)
+    named = {root + keystr(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+    return {name: leaf for name, leaf in named.items() if leaf.is_floating_point()}
 
 
 def map_floats(fn: Callable[[Tensor], Tensor], tree: T) -> T:
@@ -42,6 +55,11 @@ def cut(tree: T, samples: slice) -> T:
 
     result: T = tree_map(cut_leaf, tree)
     return result
+
+
+def equal_samples(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) bool: which samples of two tensors (B, ...) of one shape are equal."""
+    return (a == b).reshape(len(a), -1).all(1)
 
 
 def equal(a: object, b: object) -> bool:

@@ -107,7 +107,7 @@ class Consistency(PretextTask):
         """Shares of images, higher is better.
 
         agreement: both views have the same likeliest class.
-        sure: the weak view's probability reaches the threshold.
+        sure: the weak view's probability reaches the threshold. Left out if the threshold is 0.
         """
         from torchmetrics.aggregation import MeanMetric
 
@@ -125,7 +125,10 @@ class Consistency(PretextTask):
             def update(self, output: Output, target: None) -> None:
                 super().update(task.sure(output).float())
 
-        return {"agreement": Agreement(), "sure": Sure()}
+        found: dict[str, Metric] = {"agreement": Agreement()}
+        if self.threshold > 0:
+            found["sure"] = Sure()
+        return found
 
     def sure(self, output: Output) -> Tensor:
         """(B,) bool: does the teacher's probability reach the threshold?"""

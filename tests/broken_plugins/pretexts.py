@@ -372,6 +372,41 @@ class UndoesAgain(Turned):
         return turn(target, view)
 
 
+@fails("equal_samples_get_equal_answers")
+@frozen
+class TurnsByIndex(Turned):
+    """Its turn depends on the place in the batch."""
+
+    def views(self, batch, rng):
+        images = batch.clean.images
+        index = torch.arange(len(images), device=images.device)
+        turns = (rng.randint(4, len(images)) + index) % 4
+        return [self.moved(batch.clean, turns)], turns
+
+
+@fails("a_draw_changes_its_own_sample_alone")
+@frozen
+class AnswersOfTheNext(Turned):
+    """Its answers are rolled by one sample."""
+
+    undo = None
+
+    def views(self, batch, rng):
+        views, turns = super().views(batch, rng)
+        return views, turns.roll(1)
+
+
+@fails("answers_change_with_their_views")
+@frozen
+class TurnsNothing(Turned):
+    """Its turn is drawn but not applied."""
+
+    undo = None
+
+    def views(self, batch, rng):
+        return [batch.clean], super().views(batch, rng)[1]
+
+
 @fails("pixels_outside_the_mask_are_untouched")
 @frozen
 class PaintsTooMuch(Hidden):
@@ -556,6 +591,54 @@ with_head(
     "gradient_reaches_the_whole_head",
     __init__=_with_unused,
 )
+
+
+def _half_detached(self, features):
+    one, other = self.answer(features.pooled), self.answer(features.pooled.detach())
+    return torch.cat([one[:, :2], other[:, 2:]], 1)
+
+
+def _of_visible(self, output, target):
+    restored = torch.where(target["mask"], target["image"], output)
+    return (restored - target["image"]).abs().mean((1, 2, 3)) + self.distance(
+        restored, target["image"]
+    )
+
+
+with_head(
+    "DetachesTwoChoices",
+    "Two of its four logits are detached from the encoder.",
+    "every_output_reaches_the_encoder",
+    forward=_half_detached,
+)
+with_head(
+    "RestoresTheVisible",
+    "Its loss reads the pixels that the view shows.",
+    "loss_reads_the_damaged_pixels",
+    base=Hidden,
+    head=HiddenHead,
+    loss=_of_visible,
+)
+
+
+class _FirstViewHead(TurnedHead):
+    def forward(self, features, unread):
+        return super().forward(features)
+
+
+@fails("every_view_and_output_counts")
+@frozen
+class ReadsOneView(Turned):
+    """Its head does not read the second view."""
+
+    def views(self, batch, rng):
+        views, turns = super().views(batch, rng)
+        return [*views, batch.clean], turns
+
+    def build(self, context):
+        return _FirstViewHead(context)
+
+
 with_head(
     "TeachesItsTeacher",
     "Its momentum copy learns from the loss.",
@@ -605,6 +688,27 @@ class SeedsTheWorld(Turned):
 
 
 # -------------------------------------------------------------------------------- metrics, numerics
+
+
+@fails("metrics_depend_on_the_output")
+@frozen
+class CountsNothing(Turned):
+    """Its accuracy is always 1."""
+
+    def metrics(self):
+        from torchmetrics import Metric
+
+        class One(Metric):
+            higher_is_better = True
+            plot_upper_bound = 1.0
+
+            def update(self, output, target):
+                pass
+
+            def compute(self):
+                return torch.tensor(1.0)
+
+        return {"accuracy": One()}
 
 
 @fails("ideal_outputs_reach_the_best_metric")

@@ -17,6 +17,7 @@ from torchmetrics.regression import MeanAbsoluteError
 
 from broken_plugins import Broken
 from mtlcore import AlignedTask, Classification, Head, MtlError, SupervisedTask, orthogonal
+from mtlcore.tasks.classification import ClassificationHead
 
 BROKEN = Broken()
 
@@ -73,9 +74,13 @@ class Right(SupervisedTask):
         return {"mae": MeanAbsoluteError()}
 
     def draw(self, image, decoded):
-        image = image.clone()
-        image[:, :2, :2] = 0.5
-        return image
+        return with_spot(image.clone(), decoded)
+
+
+def with_spot(image, decoded):
+    """Two pixels whose brightness shows the two numbers."""
+    image[:, 0, :2] = decoded.sigmoid()
+    return image
 
 
 @frozen
@@ -372,6 +377,23 @@ class MeanOverTheBatchHead(RightHead):
         )
 
 
+class TwiceAsLoudHead(ClassificationHead):
+    def loss(self, output, target):
+        return 2 * super().loss(output, target)
+
+
+@BROKEN.fails("equal_logits_give_log_choices")
+@frozen
+class TwiceAsLoud(Classification):
+    """Its loss is twice the cross-entropy."""
+
+    reads: str = "kind"
+    dropout: float = 0.0
+
+    def build(self, context):
+        return TwiceAsLoudHead(context.info.dim, self)
+
+
 @BROKEN.fails("unlabeled_samples_give_a_finite_loss")
 @frozen
 class DividesByTheTruth(Right):
@@ -479,6 +501,15 @@ class DecodesTwice(Right):
         return 2 * output
 
 
+@BROKEN.fails("answers_convert_back_to_annotations")
+@frozen
+class ReportsTheOpposite(Right):
+    """Its predictions for users have the other sign."""
+
+    def as_annotation(self, decoded):
+        return -decoded.numpy(force=True)
+
+
 @BROKEN.fails("averaging_with_the_mirror_keeps_the_target")
 @frozen
 class AveragesAsTheyAre(Right):
@@ -541,6 +572,16 @@ class DrawsInPlace(Right):
     """It edits an image that others read."""
 
     def draw(self, image, decoded):
+        return with_spot(image, decoded)
+
+
+@BROKEN.fails("draws_different_answers_differently")
+@frozen
+class DrawsASquare(Right):
+    """It draws the same for every prediction."""
+
+    def draw(self, image, decoded):
+        image = image.clone()
         image[:, :2, :2] = 0.5
         return image
 

@@ -10,10 +10,9 @@ from ..common import COMMON
 from ..generators import require_no_global_draws
 from ..kit import CheckList, Group
 from ..requirements import Skip, require, require_finite, require_shape, require_unit_range
-from ..subject import Drawn, batches, patterns
+from ..subject import Drawn, batches, coordinates, patterns
 from .harness import (
     AugmentationSubject,
-    coordinates,
     expected_images,
     geometry_of,
     marks,

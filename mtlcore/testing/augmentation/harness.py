@@ -92,9 +92,3 @@ def displaced(images: Tensor) -> dict[str, Tensor]:
     if images.shape[-1] == images.shape[-2]:
         found["transposed"] = images.mT
     return found
-
-
-def coordinates(samples: int, height: int, width: int) -> Tensor:
-    """(samples, 2, H, W): x and y of each pixel's center."""
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    return torch.stack([x, y]).expand(samples, -1, -1, -1)

@@ -54,6 +54,7 @@ def builds_for_some_size(subject: EncoderSubject) -> None:
     'patches of 14 pixels"}.',
     needs=BUILT,
     capability="any_size",
+    tests_lacks=True,
 )
 def builds_for_each_size(subject: EncoderSubject) -> None:
     """It builds for 32, 48 and 64 pixels, and processes images of that size."""
@@ -196,6 +197,7 @@ def builds_for_rectangles_or_refuses_them(subject: EncoderSubject) -> None:
     'embeddings of one size"}.',
     needs=SHAPES,
     capability="other_sizes",
+    tests_lacks=True,
 )
 def accepts_other_image_sizes(subject: EncoderSubject) -> None:
     """A network built for one size processes other sizes, and pooled keeps its width."""

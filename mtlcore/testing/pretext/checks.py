@@ -13,6 +13,8 @@ from .gradients import GRADIENTS_CHECKS
 from .harness import PretextSubject
 from .loss import LOSS_CHECKS, NUMERICS_CHECKS
 from .metrics import METRICS_CHECKS
+from .outputs import OUTPUTS_CHECKS
+from .questions import QUESTIONS_CHECKS
 from .speed import SPEED_CHECKS
 from .targets import TARGETS_CHECKS
 from .training import STATE_CHECKS, TRAINING_CHECKS
@@ -24,9 +26,11 @@ GROUPS = (
     VIEWS_CHECKS,
     GEOMETRY_CHECKS,
     TARGETS_CHECKS,
+    QUESTIONS_CHECKS,
     LOSS_CHECKS,
     BATCH_CHECKS,
     GRADIENTS_CHECKS,
+    OUTPUTS_CHECKS,
     STATE_CHECKS,
     METRICS_CHECKS,
     NUMERICS_CHECKS,

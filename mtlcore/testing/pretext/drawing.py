@@ -17,7 +17,7 @@ from ..requirements import (
     require_unit_range,
 )
 from ..subject import Drawn
-from ..trees import equal
+from ..trees import equal, equal_samples
 from .harness import PretextBatch, PretextSubject
 from .loss import LOWEST, STEADY, ideal_output, of_other_samples
 from .targets import EXACT_SIZE
@@ -83,9 +83,9 @@ def draws_a_right_prediction_as_the_clean_image(subject: PretextSubject, drawn: 
     if right.shape != clean.shape or not bool(_same_pixels(right, clean).any()):
         raise Unproven("its drawings do not consist of the clean image's pixels")
 
-    is_right = _equal_samples(right, clean)
+    is_right = equal_samples(right, clean)
     if view.shape == clean.shape:
-        is_right |= _equal_samples(right, view)
+        is_right |= equal_samples(right, view)
     scrambled = _same_pixels(right, clean) & ~is_right
     found = "the clean image's pixels are in other places, though the prediction is right"
     require(not bool(scrambled.any()), found)
@@ -109,9 +109,4 @@ def _draw_ideal(subject: PretextSubject, drawn: Drawn) -> tuple[PretextBatch, Te
 
 def _same_pixels(a: Tensor, b: Tensor) -> Tensor:
     """(B,) bool: both images (B, 3, H, W) hold the same numbers in each channel, in any order."""
-    return _equal_samples(a.flatten(2).sort(2).values, b.flatten(2).sort(2).values)
-
-
-def _equal_samples(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) bool."""
-    return (a == b).flatten(1).all(1)
+    return equal_samples(a.flatten(2).sort(2).values, b.flatten(2).sort(2).values)

@@ -17,7 +17,7 @@ from ...contracts import View
 from ...geometry import Geometry, inverse_affine
 from ..kit import Group
 from ..requirements import Skip, Unproven, require, require_shape
-from ..subject import Drawn
+from ..subject import Drawn, coordinates
 from .harness import PretextBatch, PretextSubject, raw, raw_size
 from .views import REPEATABLE
 
@@ -162,15 +162,12 @@ def _off_px(located: _Located, size: int) -> Tensor:
     comes from. A sample moved as a whole if an affine map fits these places.
     """
     images = located.view.images
-    ramp = torch.arange(size) + 0.5
-    coordinates = torch.stack(torch.meshgrid(ramp, ramp, indexing="xy"))
-    coordinates = coordinates.expand(len(images), -1, -1, -1).contiguous()
-    warped = _inner(located.geometry.warp(coordinates, "bilinear"))
+    everywhere = coordinates(len(images), size, size).contiguous()
+    warped = _inner(located.geometry.warp(everywhere, "bilinear"))
     origins = warped.flatten(2).mT.double()  # (B, pixels, 2)
 
-    x = torch.arange(images.shape[-1], dtype=torch.float64) + 0.5
-    y = torch.arange(images.shape[-2], dtype=torch.float64) + 0.5
-    homogeneous = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x))])
+    here = coordinates(1, *images.shape[-2:])[0].double()
+    homogeneous = torch.cat([here, torch.ones_like(here[:1])])
     grid = _inner(homogeneous).flatten(1).T  # (pixels, 3)
 
     fit = grid @ torch.linalg.lstsq(grid.expand(len(origins), -1, -1), origins).solution

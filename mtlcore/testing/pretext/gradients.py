@@ -18,6 +18,7 @@ from .loss import STEADY
 TRIES = 6  # batches: a threshold or a ReLU may block a gradient in some of them
 SAMPLES = 8
 ENCODER = "gradient_reaches_the_encoder"
+HEAD = "gradient_reaches_the_whole_head"
 
 GRADIENTS_CHECKS = Group()
 

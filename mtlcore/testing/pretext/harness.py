@@ -327,6 +327,14 @@ def toy_batch(images: Tensor, tasks: tuple[str, ...] = ()) -> Batch:
     return Batch.labeled(images, dict.fromkeys(tasks, classes))
 
 
+@torch.no_grad()
+def perturb_weights(model: HybridModel, drawn: Drawn) -> None:
+    """Move the weights away from a new model's, and momentum copies from their origins."""
+    rng = drawn.rng("stir")
+    for p in model.parameters():
+        p.add_(0.02 * rng.randn(*p.shape))
+
+
 def raw(drawn: Drawn) -> Tensor:
     """(B, 3, R, R) uint8: the images of a drawn example, a quarter larger than its views."""
     return patterns(drawn.samples, raw_size(drawn), drawn.seed)

@@ -17,7 +17,7 @@ from ..generators import generators_used_in_training, require_unused
 from ..kit import Group
 from ..requirements import Skip, require, require_finite, require_shape
 from ..subject import Drawn
-from ..trees import equal, floats, map_floats, tensors
+from ..trees import equal, equal_samples, floats, map_floats, tensors
 from .build import BUILT
 from .harness import LABEL, PretextBatch, PretextSubject
 from .views import REPEATABLE
@@ -111,8 +111,8 @@ def loss_depends_on_the_target(subject: PretextSubject) -> None:
         wrong = of_other_samples(subject.component, target, MANY)
         right_loss, wrong_loss = _noisy_losses(subject, drawn, batch, [target, wrong])
 
-        varied = varied | _differing_samples(target, rolled, MANY)
-        differed = differed | _differing_samples(target, wrong, MANY)
+        varied = varied | _differing_samples(target, rolled)
+        differed = differed | _differing_samples(target, wrong)
         changed = changed | (right_loss != wrong_loss)  # one value for all if the head is coupled
 
     require(bool(varied.any()), f"all samples of {BATCHES} batches of {MANY} have the same target")
@@ -153,7 +153,7 @@ def true_target_has_the_lowest_loss(subject: PretextSubject, drawn: Drawn) -> No
     right = subject.loss_of(model, ideal, batch.target)
     wrong = subject.loss_of(model, ideal, wrong_target)
 
-    differs = _differing_samples(batch.target, wrong_target, drawn.samples)
+    differs = _differing_samples(batch.target, wrong_target)
     if right.ndim == 0:
         differs = differs.any()
     lower = torch.where(differs, right < wrong, True)
@@ -169,24 +169,34 @@ def true_target_has_the_lowest_loss(subject: PretextSubject, drawn: Drawn) -> No
     needs=FINITE,
 )
 def equal_logits_give_log_choices(subject: PretextSubject, drawn: Drawn) -> None:
-    """All-zero logits of K choices have the loss log(K) in both modes; several add up."""
+    """All-zero logits of K choices have the loss log(K) in both modes; several add up.
+
+    Outputs that are no choices are ideal ones, whose loss is added.
+    """
     choices = getattr(subject.built, "choices", None)
     if choices is None:
         raise Skip("its head has no `choices`")
     counts = choices.values() if isinstance(choices, Mapping) else [choices]
-    expected = sum(math.log(k) for k in counts)
+    expected = torch.tensor(sum(math.log(k) for k in counts))
 
     batch, model = subject.batch(drawn), subject.fresh(drawn.size).eval()
     with torch.no_grad():
-        zeros = map_floats(torch.zeros_like, subject.output(model, batch))
+        output = subject.output(model, batch)
+    others = _no_choices(output, choices)
+    zeros = map_floats(torch.zeros_like, output)
+    if others:
+        ideal = ideal_output(subject, batch)
+        zeros = {**zeros, **{name: ideal[name] for name in others}}
+        expected = expected + subject.loss_of(model, ideal, batch.target).detach()
     for training in (False, True):
         model.heads[LABEL].train(training)
         with torch.no_grad():
             loss = subject.loss_of(model, zeros, batch.target)
         difference = float((loss - expected).abs().max())
         found = f"the loss is {numbers(loss)} in {mode_name(training)} mode"
-        within = difference < ROUNDING * max(1, expected)
-        require(within, f"{found}; log({choices}) is {expected:.4f}")
+        wanted = float(expected.max())
+        within = difference < ROUNDING * max(1, wanted)
+        require(within, f"{found}; log({choices}) is {wanted:.4f}")
 
 
 @LOSS_CHECKS.check(
@@ -272,6 +282,20 @@ def ideal_output(subject: PretextSubject, batch: PretextBatch) -> Any:
     raise Skip("its head defines no `ideal` output")
 
 
+def _no_choices(output: object, choices: object) -> list[str]:
+    """The entries of a dict of outputs that are no logits of choices.
+
+    Choices in a dict name their entries. With a number K, entries of K logits are choices.
+    """
+    if not isinstance(output, Mapping):
+        return []
+    if isinstance(choices, Mapping):
+        others = [name for name in output if name not in choices]
+    else:
+        others = [name for name, x in output.items() if x.ndim < 2 or x.shape[1] != choices]
+    return others if len(others) < len(output) else []
+
+
 def of_other_samples(task: PretextTask, target: Target, samples: int) -> Target:
     """The target with each sample's entry taken from the previous sample."""
     return task.permute(target, torch.arange(samples).roll(1))
@@ -289,10 +313,10 @@ def mode_name(training: bool) -> str:
     return "train" if training else "eval"
 
 
-def _differing_samples(a: object, b: object, samples: int) -> Tensor:
+def _differing_samples(a: object, b: object) -> Tensor:
     """(B,) bool: True if any leaf differs."""
     pairs = zip(tensors(a), tensors(b))
-    return torch.stack([(x != y).reshape(samples, -1).any(1) for x, y in pairs]).any(0)
+    return torch.stack([~equal_samples(x, y) for x, y in pairs]).any(0)
 
 
 @torch.no_grad()

@@ -10,17 +10,43 @@ from attrs import evolve
 from torchmetrics import Metric
 
 from ...contracts import Target
+from ...networks import contiguous
 from ..kit import Group
 from ..requirements import Skip, Unproven, require
 from ..subject import Drawn
-from ..trees import cut
+from ..trees import cut, equal, map_floats
 from .harness import PretextSubject
 from .loss import LOWEST, STEADY, ideal_output, of_other_samples
 
 TOLERANCE = 1e-3
+NOISE = 10.0  # standard deviation
 SAMPLES = 16  # few samples may get the same coarse metric from right and wrong outputs
 
 METRICS_CHECKS = Group()
+
+
+@METRICS_CHECKS.check(
+    "metrics",
+    why="a metric that is the same for every output measures nothing.",
+    mend="Does update() read its output? Does compute() return what update() has added up?",
+    needs=STEADY,
+    must_prove=True,
+)
+def metrics_depend_on_the_output(subject: PretextSubject, drawn: Drawn) -> None:
+    """Outputs of noise change the value of each metric."""
+    if not subject.component.metrics():
+        raise Skip("it has no metrics")
+    batch, model = subject.batch(evolve(drawn, samples=SAMPLES)), subject.model(drawn.size)
+    with torch.no_grad():
+        output = subject.output(model, batch)
+    rng = drawn.rng("noise")
+    noise = map_floats(lambda x: NOISE * rng.randn(*x.shape).to(x), output)
+    metrics, again = subject.component.metrics(), subject.component.metrics()
+    for name, metric in metrics.items():
+        found = _measure(metric, [(output, batch.target)])
+        other = _measure(again[name], [(noise, batch.target)])
+        if found == other:
+            raise Unproven(f"{name} is {found:.4g} for the output and for noise")
 
 
 @METRICS_CHECKS.check(
@@ -30,33 +56,36 @@ METRICS_CHECKS = Group()
     mend="Set higher_is_better, and the best value on the metric's class as torchmetrics does: "
     "plot_upper_bound = 1.0, or plot_lower_bound = 0.0 for an error. Compare what update() reads "
     "with `ideal`: is an axis or the argmax wrong?",
-    needs=LOWEST,
+    needs=("metrics_depend_on_the_output", LOWEST),
     must_prove=True,
 )
 def ideal_outputs_reach_the_best_metric(subject: PretextSubject, drawn: Drawn) -> None:
-    """`ideal(target)` reaches each metric's bound; without one, wrong targets score no better."""
+    """`ideal(target)` reaches each metric's bound, and scores better than with wrong targets."""
     batch = subject.batch(evolve(drawn, samples=SAMPLES))
     if not subject.component.metrics():
         raise Skip("it has no metrics")
     ideal = ideal_output(subject, batch)
     wrong = of_other_samples(subject.component, batch.target, SAMPLES)
+    if equal(wrong, batch.target):
+        raise Skip("permuting its targets does not change them")
 
+    ties = []
     for name, metric in subject.component.metrics().items():
         higher = metric.higher_is_better
         require(higher is not None, f"{name} does not define higher_is_better")
         found = _measure(metric, [(ideal, batch.target)])
         bound = "plot_upper_bound" if higher else "plot_lower_bound"
         best = getattr(metric, bound, None)
-        if best is not None:
-            reached = abs(found - best) < TOLERANCE
-            require(reached, f"{name} of the ideal output is {found:.4g}; its best is {best:g}")
-            continue
+        reached = best is None or abs(found - best) < TOLERANCE
+        require(reached, f"{name} of the ideal output is {found:.4g}; its best is {best}")
 
         other = _measure(subject.component.metrics()[name], [(ideal, wrong)])
         no_worse = found >= other if higher else found <= other
         require(no_worse, f"{name}: {found:.4g} with the truth, {other:.4g} with wrong targets")
         if found == other:
-            raise Unproven(f"{name} is {found:.4g} with the truth and with wrong targets")
+            ties.append(f"{name} is {found:.4g}")
+    if ties:
+        raise Unproven(f"with the truth and with wrong targets, {', '.join(ties)}")
 
 
 @METRICS_CHECKS.check(
@@ -86,5 +115,5 @@ def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> N
 
 def _measure(metric: Metric, updates: list[tuple[Any, Target]]) -> float:
     for output, target in updates:
-        metric.update(output, target)
+        metric.update(*contiguous((output, target)))
     return float(metric.compute())

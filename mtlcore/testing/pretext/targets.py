@@ -18,6 +18,7 @@ from .harness import PretextSubject
 from .views import REPEATABLE
 
 EXACT_SIZE = 48  # pixels, divisible by 2, 3, 4, 6 and 8: grids can be undone exactly
+MOST_TOLERANCE = 0.05  # of an `undo`, in an image from 0 to 1
 
 TARGETS_CHECKS = Group()
 
@@ -25,12 +26,12 @@ TARGETS_CHECKS = Group()
 @TARGETS_CHECKS.check(
     "truth",
     why="a target that does not describe its view teaches noise.",
-    mend="Let `undo` invert exactly what views() did to the FIRST view. Return None if no exact "
-    "inverse exists.",
+    mend="Let `undo` invert exactly what views() did to the FIRST view. Set `undo_tolerance` if "
+    "rounding prevents that (a gamma). Return None if no inverse exists.",
     needs=REPEATABLE,
 )
 def undo_restores_the_image(subject: PretextSubject, drawn: Drawn) -> None:
-    """`undo(view, target)` returns the clean image, bit for bit."""
+    """`undo(view, target)` returns the clean image: bit for bit, or within `undo_tolerance`."""
     undo = getattr(subject.component, "undo", None)
     if undo is None:
         raise Skip("it has no `undo`")
@@ -40,7 +41,9 @@ def undo_restores_the_image(subject: PretextSubject, drawn: Drawn) -> None:
         raise Skip("its `undo` has no exact inverse with these fields")
     clean = batch.augmented.clean.images
     require_shape(restored, tuple(clean.shape), "the restored image")
-    share = float((restored != clean).float().mean())
+    tolerance = subject.component.undo_tolerance
+    require(0 <= tolerance <= MOST_TOLERANCE, f"undo_tolerance = {tolerance}")
+    share = float(((restored - clean).abs() > tolerance).float().mean())
     require(not share, f"{share:.1%} of the numbers differ from the clean image")
 
 
@@ -51,10 +54,10 @@ def undo_restores_the_image(subject: PretextSubject, drawn: Drawn) -> None:
     needs=REPEATABLE,
 )
 def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn) -> None:
-    """A mask in the target, or its inverse, covers all changed pixels; neither is empty."""
+    """A mask in the target, or its inverse, covers all changed pixels, and there are some."""
     batch = subject.batch(drawn)
     clean, view = batch.augmented.clean.images, batch.images[0]
-    masks = [x for x in tensors(batch.target) if _is_mask(x, view)]
+    masks = [x for x in tensors(batch.target) if is_mask(x, view)]
     if not masks or view.shape != clean.shape:
         raise Skip("its target holds no mask of the view's size")
     for flat in masks:
@@ -67,6 +70,7 @@ def pixels_outside_the_mask_are_untouched(subject: PretextSubject, drawn: Drawn)
         inside, outside = (int((changed & m).any(1).sum()) for m in (mask, ~mask))
         least = min(inside, outside)
         require(not least, f"{least} pixels outside the mask differ from the clean image")
+        require(max(inside, outside) > 0, "no pixel differs from the clean image")
 
 
 @TARGETS_CHECKS.check(
@@ -117,7 +121,8 @@ def targets_can_be_permuted(subject: PretextSubject, drawn: Drawn) -> None:
 # ---------------------------------------------------------------------------------------- helpers
 
 
-def _is_mask(x: Tensor, view: Tensor) -> bool:
+def is_mask(x: Tensor, view: Tensor) -> bool:
+    """True if a leaf of the target is a mask of the view's pixels."""
     same_size = x.shape[-2:] == view.shape[-2:]
     return x.dtype == torch.bool and same_size and x.numel() == view[:, :1].numel()
 

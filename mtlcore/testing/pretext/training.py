@@ -6,7 +6,6 @@ import copy
 
 import torch
 
-from ...model.hybrid import HybridModel
 from ...networks import EMA
 from ..generators import require_no_global_draws, seeded
 from ..kit import Group
@@ -15,7 +14,7 @@ from ..subject import Drawn
 from ..toml import table
 from ..trees import equal
 from .gradients import ENCODER
-from .harness import LABEL, PretextSubject, raw, toy_batch
+from .harness import LABEL, PretextSubject, perturb_weights, raw, toy_batch
 from .loss import STEADY
 
 SAMPLES = 8
@@ -42,7 +41,7 @@ def state_round_trip_keeps_the_loss(subject: PretextSubject) -> None:
     # The state must also hold what a step in train mode changes.
     with seeded(1):
         subject.loss(trained.train(), subject.batch(drawn)).sum().backward()
-    _perturb_weights(trained, drawn)
+    perturb_weights(trained, drawn)
     loaded.load_state_dict(copy.deepcopy(trained.state_dict()))
     with torch.no_grad():
         before = subject.loss(trained.eval(), subject.batch(drawn))
@@ -124,11 +123,3 @@ def real_steps_train(subject: PretextSubject) -> None:
             require(not skipped, f"step {step} was skipped: its gradient is not finite")
     after = list(state.model.encoder.parameters())
     require(not equal(before, after), "the encoder has not changed")
-
-
-@torch.no_grad()
-def _perturb_weights(model: HybridModel, drawn: Drawn) -> None:
-    """Move the weights away from a new model's, and momentum copies from their origins."""
-    rng = drawn.rng("stir")
-    for p in model.parameters():
-        p.add_(0.02 * rng.randn(*p.shape))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 from torch import Tensor
 
+from ...contracts import SupervisedTask
 from ..kit import Group
-from ..requirements import require, require_finite, require_shape, require_unit_range
+from ..requirements import Skip, require, require_finite, require_shape, require_unit_range
 from ..subject import Drawn, patterns
 from .harness import TaskSubject, ideal_output, relative_error
 from .labels import HEAD
 
 DECODES = "decodes_each_sample"
 ROUNDING = 1e-5  # of images in [0, 1]
+DRAWINGS = 12
+MOST_DRAWINGS = 0.8  # of pairs of different answers: numbers may be rounded
 
 DECODING_CHECKS = Group()
 
@@ -49,6 +54,25 @@ def ideal_output_decodes_to_the_target(subject: TaskSubject) -> None:
 
 
 @DECODING_CHECKS.check(
+    "predictions",
+    why="`run.evaluate(per_sample=True)` and `run.features` return predictions in this form.",
+    mend="Let `as_annotation` invert `target`: the same names, the same unit, the same order.",
+    needs=DECODES,
+)
+def answers_convert_back_to_annotations(subject: TaskSubject) -> None:
+    """as_annotation(as_answer(target)) is an annotation with the same answer."""
+    subject.require_annotations()
+    if type(subject.task).as_annotation is SupervisedTask.as_annotation:
+        raise Skip("it does not override `as_annotation`")
+    answer = subject.task.as_answer(subject.truth(16))
+    again, present = subject.task.target(subject.task.as_annotation(answer))
+    lost = int((~present).sum())
+    require(not lost, f"{lost} of {len(present)} are missing annotations")
+    error = relative_error(subject.task.as_answer(again), answer)
+    require(error < 1e-3, f"the answer differs by {error:.3g} of the largest value")
+
+
+@DECODING_CHECKS.check(
     "metrics",
     why="the first metric selects the best checkpoint. The validation loss is no substitute: it "
     "does not compare between runs.",
@@ -72,10 +96,11 @@ def has_a_main_metric(subject: TaskSubject) -> None:
     needs="has_a_main_metric",
 )
 def true_targets_reach_the_best_metric(subject: TaskSubject) -> None:
-    """as_answer(target) reaches each metric's bound, and beats other samples in the main one."""
+    """as_answer(target) reaches each metric's bound. Wrong answers change it, the main one down."""
     target = subject.truth(32)
     right = subject.scores(subject.task.as_answer(target), target)
     wrong = subject.scores(subject.task.as_answer(target.flip(0)), target)
+    same = subject.scores(subject.task.as_answer(target[:1].expand_as(target)), target)
     for position, (name, metric) in enumerate(subject.task.metrics().items()):
         higher = metric.higher_is_better
         if right[name].ndim or not isinstance(higher, bool):
@@ -89,6 +114,8 @@ def true_targets_reach_the_best_metric(subject: TaskSubject) -> None:
         better = value > other if higher else value < other
         found = f"{name} of the truth is {value:.4g}, of other samples' truths {other:.4g}"
         require(better or not is_main, found)
+        differs = value not in (other, float(same[name]))
+        require(differs, f"{name} is {value:.4g} for right and for wrong answers")
 
 
 @DECODING_CHECKS.check(
@@ -123,6 +150,26 @@ def draws_an_image(subject: TaskSubject) -> None:
         drawn = subject.task.draw(image.clone(), prediction)
         require_shape(drawn, tuple(image.shape), "the drawing")
         require_unit_range(drawn, "the drawing", ROUNDING)
+
+
+@DECODING_CHECKS.check(
+    "images",
+    why="a drawing that does not depend on the prediction shows nothing.",
+    mend="Draw what `decoded` predicts. Is an axis, a sign or the argmax wrong?",
+    needs="draws_an_image",
+)
+def draws_different_answers_differently(subject: TaskSubject) -> None:
+    """On one image, `draw` shows different true answers differently."""
+    if type(subject.task).draw is SupervisedTask.draw:
+        raise Skip("it does not override `draw`")
+    image = patterns(1, subject.drawing_size, 0)[0].float() / 255
+    answers = subject.task.as_answer(subject.truth(DRAWINGS))
+    drawings = [subject.task.draw(image.clone(), answer) for answer in answers]
+    pairs = combinations(range(len(answers)), 2)
+    different = [(i, j) for i, j in pairs if not torch.equal(answers[i], answers[j])]
+    shown = sum(not torch.equal(drawings[i], drawings[j]) for i, j in different)
+    enough = shown >= MOST_DRAWINGS * len(different)
+    require(enough, f"{len(different) - shown} of {len(different)} pairs look the same")
 
 
 @DECODING_CHECKS.check(

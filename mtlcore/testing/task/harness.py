@@ -30,7 +30,7 @@ from ...networks import losses_in_fp32, to_fp32
 from ...rng import KeyedRng, Rng
 from ..generators import seeded
 from ..reload import reload
-from ..requirements import Skip
+from ..requirements import Skip, require
 from ..subject import Subject, patterns
 from ..toys import ToyEncoder
 
@@ -103,7 +103,11 @@ class TaskSubject(Subject[SupervisedTask]):
 
     def maps_or_points(self, n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
         """(n, ...) targets of an aligned task, for images of `size` (h, w)."""
-        return self._aligned_maker(n, size, KeyedRng((seed,))("annotation"))
+        target = self._aligned_maker(n, size, KeyedRng((seed,))("annotation"))
+        fits = len(target) == n and (are_points(target) or target.shape[-2:] == size)
+        asked = f"examples({n}, {size}, rng)"
+        require(fits, f"{asked} returns {tuple(target.shape)}; expected maps of {size}, or points")
+        return target
 
     @cached_property
     def _aligned_maker(self) -> AlignedMaker:
@@ -135,6 +139,13 @@ class TaskSubject(Subject[SupervisedTask]):
         # Not every annotation need be a label. Four times as many leave enough.
         target, present = self.task.target(self.annotation(4 * n, seed))
         return target[present][:n]
+
+    def fitted_targets(self) -> Tensor:
+        """The targets of the samples that the task was fitted on, without absent labels."""
+        if self.is_aligned:
+            return self.truth(FITTED)
+        target, present = self.task.target(self.annotation())
+        return target[present]
 
     @cached_property
     def size(self) -> int:
@@ -190,7 +201,7 @@ class TaskSubject(Subject[SupervisedTask]):
         updates = zip(decoded.split(batch_sizes), target.split(batch_sizes), strict=True)
         for prediction, truth in updates:
             for metric in metrics.values():
-                metric.update(prediction, truth)
+                metric.update(prediction.contiguous(), truth.contiguous())
         return {name: torch.as_tensor(metric.compute()).float() for name, metric in metrics.items()}
 
     def movement(self, samples: int, turn_deg: float = 0.0, mirrored: bool = False) -> Geometry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..kit import Group
 from ..requirements import Skip, require, require_finite, require_shape
 from ..subject import Drawn
 from ..tracing import trace
-from ..trees import cut, floats
+from ..trees import cut, floats, map_floats
 from .harness import TaskSubject, absent, bare_loss, ideal_output
 from .labels import HEAD
 
@@ -124,6 +125,28 @@ def true_target_has_the_lowest_loss(subject: TaskSubject) -> None:
     wrong = subject.loss(head, ideal_output(head, target.flip(0)), target).mean().item()
     found = f"the loss is {right:.4g} for the truth, {wrong:.4g} for other samples' truths"
     require(right < wrong, found)
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="class weights with another mean, or a sum, multiply the learning rate of the task.",
+    mend="Take the mean within each sample, and scale class weights so that their mean over the "
+    "training samples is 1.",
+    needs=LOSS,
+)
+def equal_logits_give_log_choices(subject: TaskSubject) -> None:
+    """All-zero logits of K choices have a mean loss of log(K) on the samples of `fit`."""
+    head = subject.head()
+    choices = getattr(head, "choices", None)
+    if not isinstance(choices, int):
+        raise Skip("its head has no number of `choices`")
+    target = subject.fitted_targets()
+    with torch.no_grad():
+        zeros = map_floats(torch.zeros_like, head(subject.features(len(target))))
+        loss = float(subject.loss(head, zeros, target).mean())
+    expected = math.log(choices)
+    within = abs(loss - expected) < 1e-3 * max(1, expected)
+    require(within, f"it is {loss:.4f}; log({choices}) is {expected:.4f}")
 
 
 @LOSS_CHECKS.check(

@@ -232,9 +232,9 @@ def test_a_run_is_not_resumed_with_another_experiment(trained: Run) -> None:
     found = problem(lambda: train(trained.path, other, resume=True))
     assert "seed: 0 in the run, 3 here" in found
     assert found.count("\n") == 1
-    keys = {"train.steps": 9}
+    keys = {"optimizer.lr": 9.0}
     found = problem(lambda: mtlcore.train(None, trained.path, resume=True, overrides=keys))
-    assert "remove the override of train.steps" in found
+    assert "optimizer.lr: 0.001 in the run, 9.0 here" in found
 
 
 def test_a_run_is_not_resumed_without_one_of_its_labels_or_with_another_one(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from attrs import evolve, field, frozen
 
+from ..checkpoints import Checkpoint, Which
 from ..config.experiment import Experiment
 from ..config.overrides import Overrides
 from ..data.dataset import OpenedData, RunData, open_data
@@ -17,7 +18,7 @@ from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
-from ..runs import Checkpoint, RunFolder, Which
+from ..runs import RunFolder
 from ..weights import ANY_OTHER, load_weights
 from .measure import Measured, measure
 from .precision import lacking

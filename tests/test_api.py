@@ -35,6 +35,7 @@ from mtlcore import (
 from mtlcore.callbacks import bars
 from mtlcore.cli import main
 from mtlcore.runs import RunFolder
+from mtlcore.sealed import seal_json, seal_toml
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -527,19 +528,19 @@ def test_a_run_of_a_missing_package_says_what_to_install(trained: Run, tmp_path:
     assert recorded["data.dots"]["file"] == "dots.py"
 
     text = (trained.path / "config.toml").read_text().replace('"puzzling"', '"shredding"')
-    (tmp_path / "config.toml").write_text(text)
+    (tmp_path / "config.toml").write_text(seal_toml(text.partition("\n")[2]))
     (tmp_path / "plugins").symlink_to(trained.path / "plugins")
     summary = dict(trained.summary)
     origin = {"kind": "pretext", "name": "shredding", "class": "shred.Shredding", "file": None}
     origin |= {"package": "mtl-shred", "version": "1.2"}
     summary["components"] = recorded | {"pretext.puzzling": origin}
-    (tmp_path / "run.json").write_text(json.dumps(summary))
+    (tmp_path / "run.json").write_bytes(seal_json(summary))
     found = problem(lambda: mtlcore.load_run(tmp_path))
     assert "unknown pretext 'shredding'" in found
     assert 'pip install "mtl-shred==1.2"' in found
 
     origin |= {"package": None, "version": None}
-    (tmp_path / "run.json").write_text(json.dumps(summary))
+    (tmp_path / "run.json").write_bytes(seal_json(summary))
     found = problem(lambda: mtlcore.load_run(tmp_path))
     assert "first run the code that defines and registers it (mtlcore.register)" in found
 

@@ -123,9 +123,14 @@ def evaluate(
         tables=_named_tables(measured, opened.experiment),
         samples=tuple(rows.rows()) if per_sample else (),
         precision=opened.experiment.train.precision,
-        report=(*opened.data.report, *opened.report),
+        report=(*opened.data.report, *opened.report, *_passed_over(folder)),
         matrices=measured.tables,
     )
+
+
+def _passed_over(folder: RunFolder) -> tuple[str, ...]:
+    line = folder.passed_over()
+    return (line,) if line else ()
 
 
 @frozen(eq=False)

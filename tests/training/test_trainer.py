@@ -326,10 +326,11 @@ def test_resuming_a_finished_run_changes_nothing(config, tmp_path):
 
 
 def test_resuming_records_the_provenance_that_a_killed_run_could_not_write(config, tmp_path):
-    folder = RunFolder.create(tmp_path / "run", *resolved(experiment(config, "train.steps=2")))
+    train(experiment(config, "train.steps=2"), tmp_path / "whole")
+    complete = load(tmp_path / "whole" / "config.toml")
+    folder = RunFolder.create(tmp_path / "run", *resolved(complete))
     assert folder.provenance() == {"format": FORMAT, "run": folder.provenance()["run"]}
     train(load(folder.config), folder.path, resume=True)
-    train(experiment(config, "train.steps=2"), tmp_path / "whole")
     mine, whole = folder.provenance(), RunFolder(tmp_path / "whole").provenance()
     assert mine.keys() == whole.keys()
     for key in ("seed", "data_fingerprint", "samples"):
@@ -411,7 +412,6 @@ def test_a_config_that_was_edited_in_the_run_folder_is_refused_by_its_keys(confi
             "  encoder.width: 4 in the checkpoint, 8 in config.toml",
             "  pretext.puzzling.grid: 2 in the checkpoint, 3 in config.toml",
         ]
-    assert RunFolder(run).require().step == 4
 
 
 def test_a_truncated_checkpoint_is_refused_by_its_file_name(config, tmp_path):

@@ -61,13 +61,14 @@ class Checkpoints:
         if not callbacks.is_main:
             return
         train_state = self.train_state
+        ema = train_state.ema.copy.state_dict() if train_state.ema else None
         contents = Contents(
             run=self.folder.provenance().get("run", ""),
             step=train_state.step,
             steps=train_state.steps,
             config=self.config,
             model=train_state.model.state_dict(),
-            ema=train_state.ema.copy.state_dict() if train_state.ema else None,
+            ema=ema,
             state=self._state(),
         )
         saved = self.folder.save(which, contents)

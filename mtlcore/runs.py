@@ -363,6 +363,9 @@ class RunFolder:
                 shutil.rmtree(done)
             temporary.rename(done)
             flush_folder(folder)
+        if which == "last" and not self.provenance().get("saved"):
+            # From now on, a run without a checkpoint has lost it.
+            self.update_provenance({"saved": True})
 
         for old in self._in_checkpoints():
             ours = step_of(which, old.name.removesuffix(".tmp")) is not None

@@ -115,9 +115,9 @@ class Checkpoints:
             callbacks.note(strange)
         checkpoint, finished = folder.checkpoint("last"), folder.provenance().get("finished")
         if checkpoint is None:
-            if finished:
+            if folder.provenance().get("saved"):
                 raise MtlError(
-                    f"{folder.path} is finished, but its last checkpoint is missing: "
+                    f"{folder.path} has saved checkpoints, but the last one is missing: "
                     "restore it from a backup of the run"
                 )
             callbacks.note("no checkpoint was saved yet: starting from step 0")

@@ -297,9 +297,11 @@ def test_folders_that_are_not_ours_are_passed_over_with_a_note_and_kept(run):
     assert any("passed over" in line for line in evaluate(run).report)
 
 
-def test_a_finished_run_without_its_checkpoint_does_not_start_again(run):
+def test_a_run_that_lost_its_checkpoint_does_not_start_again(run):
     shutil.rmtree(RunFolder(run).require().path)
-    assert "is finished, but its last checkpoint is missing" in refused(lambda: resume(run))
+    for steps in (4, 6):
+        found = refused(lambda steps=steps: resume(run, f"train.steps={steps}"))
+        assert "has saved checkpoints, but the last one is missing" in found
 
 
 # ------------------------------------------------------------------------------ what may change

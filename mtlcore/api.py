@@ -13,8 +13,7 @@ from .callbacks.progress import ProgressReporter
 from .config import load, resolve
 from .config.experiment import Experiment
 from .config.load import Where
-from .config.overrides import Overrides, read_overrides
-from .config.same import RESUMABLE
+from .config.overrides import Overrides
 from .contracts import Callback
 from .errors import MtlError
 from .run import Run
@@ -41,8 +40,9 @@ def train(
     overrides: dotted key -> value, such as {"train.steps": 500}. None removes a key.
     plugins: one-file plugins, in addition to those that the experiment lists.
     resume: continue the run in `out` from its last checkpoint, with its saved configuration. Pass
-    None as `experiment`, or the experiment that the run was started with. Only `train.devices` may
-    differ.
+    None as `experiment`, or the experiment that the run was started with. Only keys that no random
+    draw depends on may differ, such as `train.steps`, `train.devices`, callbacks and the paths of
+    the data: docs/python.md lists them.
     callbacks: callbacks of the run, each under a label, in addition to those of the experiment.
     progress: show progress bars in the terminal or the notebook. The command line passes
     its own `ProgressReporter`.
@@ -106,24 +106,12 @@ def _to_resume(
     callbacks: Mapping[str, Callback] | None,
 ) -> Experiment:
     """The experiment of the run in `folder`. Raises MtlError if `given` differs."""
-    run = RunFolder.open(folder)
-    if given is None:
+    if given is not None:
+        complete = _complete(given, overrides, plugins, callbacks)
+    else:
+        run = RunFolder.open(folder)
+        complete = run.experiment(overrides, [Path(file) for file in plugins])
         if callbacks:
-            raise MtlError(
-                "callbacks: a resumed run keeps its callbacks: remove the argument `callbacks`, or "
-                "also pass the experiment that the run was started with"
-            )
-        _require_resumable(overrides)
-        return run.experiment(overrides, [Path(file) for file in plugins])
-    return experiment_to_resume(_complete(given, overrides, plugins, callbacks), folder)
-
-
-def _require_resumable(overrides: Overrides) -> None:
-    """Raise MtlError if an override sets a key that a resumed run may not change."""
-    keys = [".".join(override.path) for override in read_overrides(overrides)]
-    refused = [key for key in keys if key != RESUMABLE]
-    if refused:
-        raise MtlError(
-            f"a resumed run keeps its configuration: remove the override of {', '.join(refused)}. "
-            f"Only {RESUMABLE} can change, such as {RESUMABLE}=2"
-        )
+            added = {**complete.callbacks, **callbacks}
+            complete = resolve(evolve(complete, callbacks=added))
+    return experiment_to_resume(complete, folder)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from attrs import field, frozen
 
+from .checkpoints import Which
 from .config.experiment import Experiment
 from .config.overrides import Overrides
 from .errors import MtlError
@@ -25,7 +26,7 @@ from .evaluation.evaluate import (
 )
 from .evaluation.samples import FeatureTable, feature_table
 from .model.inference import Inference
-from .runs import RunFolder, Which
+from .runs import RunFolder
 
 if TYPE_CHECKING:
     import pandas

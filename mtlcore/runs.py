@@ -7,98 +7,63 @@
     RUN/tensorboard/     the same, for TensorBoard (if the run has [callback.tensorboard])
     RUN/plugins/         copies of the one-file plugins
     RUN/checkpoints/last-<step>/, best-<step>/
-                         model.safetensors, ema.safetensors (if the run uses EMA), state.pt
+                         weights and training state, see `checkpoints`
+    RUN/.lock            held by the process that trains the run
 
 A checkpoint is written to a temporary folder, flushed to disk, and renamed. So it is either
 complete or absent. Older checkpoints are removed only afterwards.
 
-run.json and state.pt hold the number `FORMAT`. Opening a run of another format raises MtlError.
+config.toml, run.json and all files of a checkpoint have checksums, which are compared whenever the
+files are read. A checkpoint also knows its run, its configuration, and the lines of the log that it
+covers. run.json and checkpoint.json hold the number `FORMAT`. Opening a run of another format
+raises MtlError.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import shutil
+import tomllib
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-import safetensors.torch
-import torch
 from attrs import frozen
-from safetensors import SafetensorError
-from torch import Tensor
 
+from .checkpoints import (
+    FORMAT,
+    Checkpoint,
+    Contents,
+    Manifest,
+    Saved,
+    Which,
+    folder_name,
+    is_checkpoint,
+    require_format,
+    step_of,
+    write_checkpoint,
+)
 from .config import load
 from .config.experiment import Experiment
-from .config.overrides import Overrides
-from .errors import MtlError
+from .config.overrides import Overrides, Table
+from .config.same import changed_keys
+from .errors import MtlError, first_few
 from .files import flush_folder, to_json, write_atomically, write_errors_as_mtl_error
 from .registry.lookup import missing_component
-
-FORMAT = 2
-"""The format of run folders that this version writes, and the only one that it reads."""
-
-Which = Literal["last", "best"]
-
-JsonObject = dict[str, Any]
-State = dict[str, Any]
-"""Contents of state.pt: tensors, numbers and strings, in lists and dicts."""
-
-
-@frozen
-class Checkpoint:
-    """A complete checkpoint on disk. path: its folder. step: optimizer steps that were done."""
-
-    path: Path
-    step: int
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights of the whole model, by parameter name."""
-        return _tensors(self.path / "model.safetensors")
-
-    def ema(self) -> dict[str, Tensor] | None:
-        """Return the EMA weights of the inference network, or None if there are none."""
-        file = self.path / "ema.safetensors"
-        return _tensors(file) if file.exists() else None
-
-    def require_ema(self) -> dict[str, Tensor]:
-        """Return the EMA weights of a run that uses EMA. Raises MtlError if they are missing."""
-        ema = self.ema()
-        if ema is None:
-            run = self.path.parent.parent
-            raise MtlError(
-                f"{self.path} has no ema.safetensors, but {run / 'config.toml'} has train.ema > 0: "
-                f"the EMA weights are missing. Copy the file from a backup of the run. To evaluate "
-                f"the weights without averaging: mtl eval {run} --set train.ema=0"
-            )
-        return ema
-
-    def inference_weights(self, *, uses_ema: bool) -> dict[str, Tensor]:
-        """Return the weights for evaluation and prediction: EMA if there are any.
-
-        uses_ema: whether the configuration of the run has train.ema > 0. Raises MtlError if the EMA
-        weights are then missing.
-        """
-        ema = self.require_ema() if uses_ema else self.ema()
-        return self.weights() if ema is None else ema
-
-    def state(self) -> State:
-        """Return what resuming needs in addition to the weights: optimizer states and counters.
-
-        Raises MtlError if the file can't be read or has another format.
-        """
-        file = self.path / "state.pt"
-        try:
-            # weights_only: a pickle from an unknown author could run code.
-            state: State = torch.load(file, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise MtlError(f"{file} can't be read: {error}") from error
-        require_format(state, file)
-        return state
+from .sealed import (
+    JsonObject,
+    damaged,
+    digest,
+    has_seal,
+    parse_json,
+    seal_json,
+    seal_toml,
+    unseal_json,
+)
 
 
 @frozen
@@ -134,10 +99,20 @@ class RunFolder:
                 (path / "plugins").mkdir(exist_ok=True)
                 shutil.copyfile(file, path / "plugins" / name)
 
-            run.update_provenance({"format": FORMAT})
+            run.update_provenance({"format": FORMAT, "run": uuid.uuid4().hex})
             # The configuration makes a folder a run, so it is written last.
-            write_atomically(run.config, config.encode())
+            write_atomically(run.config, seal_toml(config).encode())
         return run
+
+    def change_config(self, config: str, plugins: Mapping[str, Path]) -> None:
+        """Replace the configuration of a run that resumes with other settings, as in `create`."""
+        with write_errors_as_mtl_error(self.path):
+            for name, file in plugins.items():
+                copy = self.path / "plugins" / name
+                if file.resolve() != copy.resolve():
+                    copy.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(file, copy)
+            write_atomically(self.config, seal_toml(config).encode())
 
     @classmethod
     def refuse_existing(cls, path: Path) -> None:
@@ -171,8 +146,10 @@ class RunFolder:
     def experiment(self, overrides: Overrides = (), plugins: Sequence[Path] = ()) -> Experiment:
         """Return the resolved experiment of the run, with these overrides and plugin files.
 
-        Raises MtlError if it can't be loaded, and says where missing components come from.
+        Raises MtlError if config.toml was changed by hand, or if the experiment can't be loaded. It
+        then says where missing components come from.
         """
+        self.config_tables()
         try:
             return load(self.config, overrides, plugins)
         except MtlError as error:
@@ -182,30 +159,68 @@ class RunFolder:
                 raise
             raise MtlError("\n  ".join([str(error), *hints])) from error.__cause__
 
-    def update_provenance(self, provenance: Mapping[str, Any]) -> None:
-        """Add entries to run.json, or replace them."""
+    def config_tables(self) -> Table:
+        """Return the tables of config.toml.
+
+        Raises MtlError if they are not those that mtlcore wrote, with the keys that differ from the
+        last checkpoint.
+        """
+        try:
+            text = self.config.read_text(encoding="utf-8")
+            tables = tomllib.loads(text)
+        except (OSError, ValueError, RecursionError) as error:
+            raise MtlError(f"{self.config} can't be read: {error}") from error
+        if has_seal(text, tables):
+            return tables
+        found = [f"\n  {line}" for line in self._changes_by_hand(tables)]
+        raise MtlError(
+            f"{self.config} was changed or damaged after the run wrote it: its values do not have "
+            "the checksum of its first line. Restore it. To change a setting, pass it: "
+            f"mtl train --resume {self.path} --set KEY=VALUE, or mtl eval {self.path} --set "
+            f"KEY=VALUE{''.join(found)}"
+        )
+
+    def _changes_by_hand(self, tables: Table) -> list[str]:
+        """A line for each key that differs from the newest checkpoint that can be read."""
+        for which in get_args(Which):
+            checkpoint = self.checkpoint(which)
+            if checkpoint is None:
+                continue
+            try:
+                saved = _tables(checkpoint.manifest())
+            except MtlError:
+                continue
+            return changed_keys(tables, saved, "in the checkpoint", f"in {self.config.name}")
+        return []
+
+    def update_provenance(self, provenance: Mapping[str, Any], remove: Sequence[str] = ()) -> None:
+        """Add entries to run.json, or replace them. remove: names of entries to remove."""
         merged = self.provenance() | dict(provenance)
+        left = {name: value for name, value in merged.items() if name not in remove}
         with write_errors_as_mtl_error(self.path):
-            write_atomically(self.path / "run.json", to_json(merged, indent=2).encode())
+            write_atomically(self.path / "run.json", seal_json(left))
 
     def provenance(self) -> JsonObject:
         """Return the contents of run.json, empty if there is no such file.
 
         A metric in "validation" that was not finite is NaN.
-        Raises MtlError if it is not a JSON object.
+        Raises MtlError if it is not what mtlcore wrote, or has another format.
         """
         file = self.path / "run.json"
         if not file.exists():
             return {}
         try:
-            provenance = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise MtlError(f"{file} can't be read: {error}") from error
-        if not isinstance(provenance, dict):
-            raise MtlError(f"{file} can't be read: expected a JSON object")
+            data = file.read_bytes()
+        except OSError as error:
+            raise MtlError(f"{file} can't be read: {error.strerror or error}") from error
+        content = parse_json(data, file)
+        require_format(content, file)
+        provenance = unseal_json(content, file)
         if isinstance(provenance.get("validation"), dict):
             provenance["validation"] = _with_nan(provenance["validation"])
         return provenance
+
+    # ----------------------------------------------------------------------------- the log
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -227,46 +242,111 @@ class RunFolder:
             os.fsync(file.fileno())
             flush_folder(self.path)
 
-    def truncate_log(self, step: int, evaluated: bool = True) -> None:
-        """Remove the log lines after `step`, since a resumed run writes them again.
+    def _log_bytes(self) -> bytes:
+        """All bytes of metrics.jsonl, none if there is no such file."""
+        try:
+            return self.metrics.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise MtlError(f"{self.metrics} can't be read: {error.strerror or error}") from error
 
-        evaluated: False removes the metrics of `step`, too: the run evaluates this step again.
-        """
-        if not self.metrics.exists():
-            return
-        lines = self.metrics.read_text().splitlines()
-        remaining = [line for line in lines if _step_of(line) <= step]
-        if not evaluated:
-            remaining = [x for x in remaining if _step_of(x) < step or "lr" in json.loads(x)]
-        text = "".join(f"{line}\n" for line in remaining)
-        with write_errors_as_mtl_error(self.path):
-            write_atomically(self.metrics, text.encode())
+    def require_log(self, covered: Saved) -> None:
+        """Raise MtlError if lines that a checkpoint covers are missing or were changed."""
+        data = self._log_bytes()
+        if len(data) < covered.size:
+            raise damaged(
+                self.metrics,
+                f"lines are missing: it has {len(data)} bytes, and the checkpoint to resume from "
+                f"was saved after {covered.size}",
+            )
+        if digest(data[: covered.size]) != covered.sha256:
+            raise damaged(self.metrics, "lines from before the checkpoint were changed")
+
+    def truncate_log(self, covered: Saved) -> None:
+        """Cut the log back to the lines that a checkpoint covers: a resumed run writes the rest."""
+        data = self._log_bytes()
+        if len(data) > covered.size:
+            with write_errors_as_mtl_error(self.path):
+                write_atomically(self.metrics, data[: covered.size])
 
     def rows(self) -> list[JsonObject]:
-        """Return all complete lines of metrics.jsonl. A number that was not finite is NaN."""
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_text().splitlines()
-        return [_with_nan(json.loads(line)) for line in lines if _step_of(line) < _INCOMPLETE]
+        """Return all complete lines of metrics.jsonl. A number that was not finite is NaN.
+
+        A crash may have cut the last one short. Raises MtlError if another line can't be read.
+        """
+        *lines, last = self._log_bytes().split(b"\n")
+        rows = [self._row(number, line) for number, line in enumerate(lines, 1)]
+        # A complete line ends with a line break, but an editor may have removed the last one.
+        if last:
+            with suppress(MtlError):
+                rows.append(self._row(len(lines) + 1, last))
+        return rows
+
+    def _row(self, number: int, line: bytes) -> JsonObject:
+        try:
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row["step"], int):
+                return _with_nan(row)
+        except (ValueError, KeyError, RecursionError):
+            pass
+        raise damaged(self.metrics, f"line {number} is not a JSON object with a step")
 
     # ----------------------------------------------------------------------------- checkpoints
 
     def checkpoint(self, which: Which = "last") -> Checkpoint | None:
         """Return the newest complete checkpoint of a kind, or None."""
-        folders = (self.path / "checkpoints").glob(f"{which}-*")
-        complete = [folder for folder in folders if folder.suffix != ".tmp"]
-        by_step = {int(folder.name.split("-")[1]): folder for folder in complete}
-        if not by_step:
-            return None
-        newest = max(by_step)
-        return Checkpoint(by_step[newest], newest)
+        newest: Checkpoint | None = None
+        for folder in self._in_checkpoints():
+            step = step_of(which, folder.name)
+            if step is not None and folder.is_dir() and (newest is None or step > newest.step):
+                newest = Checkpoint(folder, step)
+        return newest
 
     def require(self, which: Which = "last") -> Checkpoint:
-        """Return the newest complete checkpoint of a kind. Raises MtlError if there is none."""
+        """Return the newest complete checkpoint of a kind.
+
+        Raises MtlError if there is none, or if it belongs to another run.
+        """
         found = self.checkpoint(which)
         if found is None:
             raise MtlError(f"{self.path} has no {which!r} checkpoint yet{self._instead_of(which)}")
+        self.require_own(found.manifest(), found.path)
         return found
+
+    def require_own(self, manifest: Manifest, path: Path) -> None:
+        """Raise MtlError if this is the manifest of a checkpoint of another run.
+
+        path: the folder of the checkpoint. The message names the settings that differ. Settings
+        that a resumed run may change can differ.
+        """
+        found = changed_keys(
+            self.config_tables(), _tables(manifest), "in the checkpoint", "in config.toml"
+        )
+        if manifest.run == self.provenance().get("run") and not found:
+            return
+        lines = [f"\n  {line}" for line in found]
+        raise MtlError(
+            f"{path} is a checkpoint of another run than {self.path}: restore the files of the "
+            f"run{''.join(lines)}"
+        )
+
+    def passed_over(self) -> str:
+        """A note about what lies in checkpoints/ under a name that mtlcore does not give, or ""."""
+        strange = [path.name for path in self._in_checkpoints() if not is_checkpoint(path.name)]
+        if not strange:
+            return ""
+        names = first_few([repr(name) for name in strange], 3)
+        return f"{self.path / 'checkpoints'}: passed over {names}, which no run saves"
+
+    def _in_checkpoints(self) -> list[Path]:
+        folder = self.path / "checkpoints"
+        try:
+            return sorted(folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise MtlError(f"{folder} can't be read: {error.strerror or error}") from error
 
     def _instead_of(self, which: Which) -> str:
         """Return what to do if this checkpoint is missing, as the end of a message."""
@@ -274,56 +354,44 @@ class RunFolder:
             return ': use "last"'
         return f": train the run to its first checkpoint: mtl train --resume {self.path}"
 
-    def save(
-        self,
-        which: Which,
-        step: int,
-        model: Mapping[str, Tensor],
-        ema: Mapping[str, Tensor] | None,
-        state: Mapping[str, Any],
-        keep_older: bool = False,
-    ) -> Checkpoint:
+    def save(self, which: Which, contents: Contents, keep_older: bool = False) -> Checkpoint:
         """Write a checkpoint, then remove the older ones of its kind, unless `keep_older`.
 
         The rows of metrics.jsonl before it are flushed to disk first, since a resumed run does not
         write them again. Raises MtlError if it can't be written. Older checkpoints then remain.
         """
         self._flush_log()
+        log = Saved.of(self._log_bytes())
         folder = self.path / "checkpoints"
-        done = folder / f"{which}-{step:08d}"
-        temporary = folder / f"{which}-{step:08d}.tmp"
+        done = folder / folder_name(which, contents.step)
+        temporary = done.with_name(f"{done.name}.tmp")
         with write_errors_as_mtl_error(self.path, _intact(self.checkpoint(which)), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            write_atomically(temporary / "model.safetensors", _serialize(model))
-            if ema is not None:
-                write_atomically(temporary / "ema.safetensors", _serialize(ema))
-            buffer = io.BytesIO()
-            torch.save(dict(state), buffer)
-            write_atomically(temporary / "state.pt", buffer.getbuffer())
+            write_checkpoint(temporary, which, contents, log)
 
             # The same step can be saved twice: after resuming, or as the last step of a run.
             if done.exists():
                 shutil.rmtree(done)
             temporary.rename(done)
             flush_folder(folder)
+        if which == "last" and not self.provenance().get("saved"):
+            # From now on, a run without a checkpoint has lost it.
+            self.update_provenance({"saved": True})
 
-        for old in folder.glob(f"{which}-*"):
-            if old != done and not keep_older:
+        for old in self._in_checkpoints():
+            ours = step_of(which, old.name.removesuffix(".tmp")) is not None
+            if ours and old != done and not keep_older:
                 shutil.rmtree(old, ignore_errors=True)
-        return Checkpoint(done, step)
+        return Checkpoint(done, contents.step)
 
 
-def require_format(saved: Mapping[str, Any], file: Path) -> None:
-    """Raise MtlError if this file of a run has another format than `FORMAT`."""
-    found = saved.get("format")
-    if found == FORMAT:
-        return
-    has = "no format number" if found is None else f"format {found!r}"
-    raise MtlError(
-        f"{file} has {has}; this version of mtlcore reads only format {FORMAT}: "
-        "use the version of mtlcore that wrote the run, or train it again into a new folder"
-    )
+def _tables(manifest: Manifest) -> Table:
+    """The configuration of the run when the checkpoint was saved."""
+    try:
+        return tomllib.loads(manifest.config)
+    except ValueError as error:
+        raise MtlError(f"a checkpoint's configuration is not TOML: {error}") from error
 
 
 def _intact(checkpoint: Checkpoint | None) -> str:
@@ -333,30 +401,6 @@ def _intact(checkpoint: Checkpoint | None) -> str:
     return f"; the checkpoint of step {checkpoint.step} is intact: {checkpoint.path}"
 
 
-def _serialize(tensors: Mapping[str, Tensor]) -> bytes:
-    # safetensors accepts neither channels_last tensors nor views of other tensors.
-    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    return safetensors.torch.save(plain)
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise MtlError(f"{file} can't be read: {error}") from error
-
-
 def _with_nan(numbers: Mapping[str, Any]) -> JsonObject:
     """Return the numbers that `to_json` wrote, with NaN for null."""
     return {name: math.nan if value is None else value for name, value in numbers.items()}
-
-
-_INCOMPLETE = 2**62  # above the step of any run
-
-
-def _step_of(line: str) -> int:
-    """Return the step of a log line, or _INCOMPLETE for a line that a crash cut short."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return _INCOMPLETE

@@ -21,15 +21,17 @@ def load_weights(
     *,
     ignore: tuple[str, ...] = (),
     counters: bool = True,
+    dtypes: bool = False,
 ) -> None:
     """Load every weight and buffer of `net` by name.
 
     origin: where the weights come from, for the message.
     ignore: prefixes of names that `net` may lack (`ANY_OTHER`: all names).
     counters: False if BatchNorm's batch counters may be missing, as in old files.
+    dtypes: True if the dtypes must be those of `net`. Otherwise, tensors are converted.
 
-    Raises MtlError with the names that are missing, unexpected, or of another shape. The network is
-    then unchanged.
+    Raises MtlError with the names that are missing, unexpected, or of another shape or dtype. The
+    network is then unchanged.
     """
     own = net.state_dict()
     common = [name for name in own if name in weights]
@@ -43,7 +45,18 @@ def load_weights(
         if found != expected:
             other_shapes.append(f"{name} {_shape(found)}, not {_shape(expected)}")
 
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other_shapes}
+    other_dtypes = []
+    for name in common:
+        mine, given = own[name].dtype, weights[name].dtype
+        if dtypes and mine != given:
+            other_dtypes.append(f"{name} {given}, not {mine}")
+
+    problems = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": other_shapes,
+        "of another dtype": other_dtypes,
+    }
     lines = [
         f"{len(names)} {what}: {first_few(names, SHOWN)}"
         for what, names in problems.items()

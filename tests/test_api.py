@@ -35,6 +35,7 @@ from mtlcore import (
 from mtlcore.callbacks import bars
 from mtlcore.cli import main
 from mtlcore.runs import RunFolder
+from mtlcore.sealed import seal_json, seal_toml
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -232,9 +233,9 @@ def test_a_run_is_not_resumed_with_another_experiment(trained: Run) -> None:
     found = problem(lambda: train(trained.path, other, resume=True))
     assert "seed: 0 in the run, 3 here" in found
     assert found.count("\n") == 1
-    keys = {"train.steps": 9}
+    keys = {"optimizer.lr": 9.0}
     found = problem(lambda: mtlcore.train(None, trained.path, resume=True, overrides=keys))
-    assert "remove the override of train.steps" in found
+    assert "optimizer.lr: 0.001 in the run, 9.0 here" in found
 
 
 def test_a_run_is_not_resumed_without_one_of_its_labels_or_with_another_one(tmp_path: Path) -> None:
@@ -529,13 +530,13 @@ def test_a_run_of_a_missing_package_says_what_to_install(trained: Run, tmp_path:
     assert recorded["data.dots"]["file"] == "dots.py"
 
     text = (trained.path / "config.toml").read_text().replace('"puzzling"', '"shredding"')
-    (tmp_path / "config.toml").write_text(text)
+    (tmp_path / "config.toml").write_text(seal_toml(text.partition("\n")[2]))
     (tmp_path / "plugins").symlink_to(trained.path / "plugins")
     summary = dict(trained.summary)
     origin = {"kind": "pretext", "name": "shredding", "class": "shred.Shredding", "file": None}
     origin |= {"package": "mtl-shred", "version": "1.2"}
     summary["components"] = recorded | {"pretext.puzzling": origin}
-    (tmp_path / "run.json").write_text(json.dumps(summary))
+    (tmp_path / "run.json").write_bytes(seal_json(summary))
     run = mtlcore.load_run(tmp_path)
     assert run.summary["components"] == summary["components"]
     assert run.metrics() == []
@@ -545,7 +546,7 @@ def test_a_run_of_a_missing_package_says_what_to_install(trained: Run, tmp_path:
     assert 'pip install "mtl-shred==1.2"' in found
 
     origin |= {"package": None, "version": None}
-    (tmp_path / "run.json").write_text(json.dumps(summary))
+    (tmp_path / "run.json").write_bytes(seal_json(summary))
     found = problem(lambda: mtlcore.load_run(tmp_path).experiment)
     assert "first run the code that defines and registers it (mtlcore.register)" in found
 

@@ -25,6 +25,7 @@ from toys import (
 )
 
 from mtlcore import MtlError, PretextTask, Sample
+from mtlcore.checkpoints import Contents
 from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry
 from mtlcore.data.dataset import open_data
 from mtlcore.evaluation.preview import TRIES, preview, some_images, strips
@@ -151,7 +152,10 @@ def saved(exp: Experiment, folder, steps: int = 3):
         images = batch(size=24, tasks=tuple(exp.tasks), unlabeled=unlabeled)
         train_step(state, counted([images]))
     run = RunFolder.create(folder, "", {})
-    run.save("last", steps, state.model.state_dict(), None, {})
+    contents = Contents(
+        run.provenance()["run"], steps, steps, "", state.model.state_dict(), None, {}
+    )
+    run.save("last", contents)
     return state
 
 

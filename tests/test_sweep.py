@@ -407,9 +407,8 @@ def test_a_setting_that_diverges_is_marked_and_neither_chosen_nor_trained_again(
 
 def test_if_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
     sweep = run(plan(config, Axis.parse("optimizer.lr=0.01"), seeds=[0]))
-    provenance = sweep.runs[0].folder / "run.json"
-    provenance.write_text(
-        provenance.read_text().replace('"finished": true', '"diverged": "30 steps in a row"')
+    RunFolder(sweep.runs[0].folder).update_provenance(
+        {"diverged": "30 steps in a row"}, remove=["finished"]
     )
     assert sweep.runs[0].state == "diverged"
     with pytest.raises(MtlError, match="nothing to choose"):

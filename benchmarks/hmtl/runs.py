@@ -23,10 +23,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mtlcore import MtlError
+from mtlcore.checkpoints import Which
 from mtlcore.config import dump, load
 from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
-from mtlcore.runs import RunFolder, Which
+from mtlcore.runs import RunFolder
 from mtlcore.training.result import Result
 from mtlcore.training.trainer import train
 

@@ -286,6 +286,9 @@ class Callbacks:
             entry.failure = state["failures"].get(entry.label)
         self.measured, self.tables = state["measured"], state["tables"]
         self.added, self.stopped = state["added"], state["stopped"]
+        # A resumed run may leave out the callback that ended it, to go on.
+        if self.stopped and self.stopped[0] not in [entry.label for entry in self.entries]:
+            self.stopped = None
         self.unwritten = state["unwritten"]
 
 

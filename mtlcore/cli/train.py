@@ -25,7 +25,8 @@ def train(
     out
         The folder of the new run.
     set_
-        Set one key: `--set train.steps=500`. Repeatable. With --resume, only train.devices.
+        Set one key: `--set train.steps=500`. Repeatable. With --resume, only keys that no
+        random draw depends on: more train.steps, data.X.root, devices, periods, callbacks.
     plugin
         Load a one-file plugin. Repeatable.
     resume

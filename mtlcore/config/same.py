@@ -4,20 +4,83 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from attrs import evolve, fields_dict
+
 from ..image_size import image_size
+from ..registry.plugin_file import split_entry
 from .experiment import Experiment
 from .overrides import Table
 from .write import tables_of
 
-RESUMABLE = "train.devices"
-"""The key that may differ when a run resumes. It does not change what the run computes."""
+FREE_TRAIN = (
+    "steps",
+    "epochs",
+    "devices",
+    "accelerator",
+    "eval_every",
+    "save_every",
+    "log_every",
+    "max_skipped",
+)
+"""Keys of [train] that may differ when a run resumes: no random draw depends on them."""
+
+FREE_DATA = ("root", "file")
+"""Keys of [data.<label>] that may differ when a run resumes: the paths of the same data."""
+
+RESUMABLE = (
+    *(f"train.{key}" for key in FREE_TRAIN),
+    *(f"data.<label>.{key}" for key in FREE_DATA),
+    "callback.<label>",
+)
+"""All keys that may differ when a run resumes, for messages."""
 
 # What a run sets itself: fields that tasks learn from the data, the cache size, the micro-batches,
 # and the paths of its copies of plugin files.
 _CACHE_SIZE = "input.cache_size"
 _SET_BY_RUN = ("task.", _CACHE_SIZE, "train.micro_batches")
-_IGNORED = (RESUMABLE, "plugins")
-_LABELED = ("task", "pretext", "data", "callback")  # tables that hold a table for each label
+_LABELED = ("task", "pretext", "data")  # tables that hold a table for each label
+
+
+def is_resumable(key: str) -> bool:
+    """Whether a resumed run may change this key. Its dotted path is that of a configuration."""
+    section, _, rest = key.partition(".")
+    if section == "train":
+        return rest in FREE_TRAIN
+    # The file of a plugin is pinned by its checksum, so only its path can differ.
+    return section in ("callback", "plugins") or (
+        section == "data" and rest.rpartition(".")[2] in FREE_DATA
+    )
+
+
+def changed_keys(
+    now: Table, before: Table, there: str, here: str, *, resumable: bool = False
+) -> list[str]:
+    """Return a line for each key with other values: "KEY: OLD there, NEW here".
+
+    resumable: also for keys that a resumed run may change.
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    lines: list[str] = []
+    for key in dict.fromkeys([*old, *new]):
+        if old.get(key) != new.get(key) and (resumable or not is_resumable(key)):
+            lines.append(f"{key}: {_shown(old.get(key))} {there}, {_shown(new.get(key))} {here}")
+    return lines
+
+
+def with_resumable(saved: Experiment, given: Experiment) -> Experiment:
+    """Return the experiment of a run with those keys of `given` that a resumed run may change."""
+    train = evolve(saved.train, **{key: getattr(given.train, key) for key in FREE_TRAIN})
+    data = {}
+    for label, entry in saved.data.items():
+        component = given.data[label].component
+        fields = fields_dict(type(component))  # type: ignore[arg-type]
+        moved = {key: getattr(component, key) for key in FREE_DATA if key in fields}
+        own = evolve(entry.component, **moved)  # type: ignore[misc]
+        data[label] = evolve(entry, component=own)
+    known = {split_entry(plugin)[1] for plugin in saved.plugins}
+    new = [plugin for plugin in given.plugins if split_entry(plugin)[1] not in known]
+    plugins = (*saved.plugins, *new)
+    return evolve(saved, train=train, data=data, callbacks=given.callbacks, plugins=plugins)
 
 
 def differences(given: Experiment, saved: Experiment) -> list[str]:
@@ -28,7 +91,7 @@ def differences(given: Experiment, saved: Experiment) -> list[str]:
     now, before = dict(_flat(here)), dict(_flat(there))
     for key in dict.fromkeys([*before, *now]):
         value = now.get(key)
-        if key in _IGNORED or before.get(key) == value or _is_free(key, value, before.get(key)):
+        if is_resumable(key) or before.get(key) == value or _is_free(key, value, before.get(key)):
             continue
         lines.append(f"{key}: {_shown(before.get(key))} in the run, {_shown(value)} here")
     return lines

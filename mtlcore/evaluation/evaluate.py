@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from attrs import evolve, field, frozen
 
+from ..checkpoints import Checkpoint, Which
 from ..config.experiment import Experiment
 from ..config.overrides import Overrides
 from ..data.dataset import RunData, fit_experiment, index_data, read_images
@@ -17,7 +18,7 @@ from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError, nearest
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
-from ..runs import Checkpoint, RunFolder, Which
+from ..runs import RunFolder
 from ..weights import ANY_OTHER, load_weights
 from .measure import Measured, measure
 from .precision import lacking
@@ -122,9 +123,14 @@ def evaluate(
         tables=_named_tables(measured, opened.experiment),
         samples=tuple(rows.rows()) if per_sample else (),
         precision=opened.experiment.train.precision,
-        report=(*opened.data.report, *opened.report),
+        report=(*opened.data.report, *opened.report, *_passed_over(folder)),
         matrices=measured.tables,
     )
+
+
+def _passed_over(folder: RunFolder) -> tuple[str, ...]:
+    line = folder.passed_over()
+    return (line,) if line else ()
 
 
 @frozen(eq=False)

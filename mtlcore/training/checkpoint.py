@@ -11,11 +11,13 @@ from attrs import define
 from torch import Tensor
 
 from ..callbacks.guard import Callbacks, CallbacksState
+from ..checkpoints import STATE, Checkpoint, Contents, Manifest, Saved, Which
 from ..data.dataset import RunData
 from ..errors import MtlError
-from ..runs import FORMAT, Checkpoint, RunFolder, Which
+from ..runs import RunFolder
 from ..weights import load_weights
-from .record import Diverged, Record
+from .fitting import require_fitting
+from .record import Diverged, Record, RecordState
 from .state import CachedTaskWeights, TrainState
 
 StateDict = dict[str, Any]
@@ -25,17 +27,16 @@ StateDict = dict[str, Any]
 class SavedState(TypedDict):
     """The contents of `state.pt`: everything except the weights of the model and its EMA.
 
-    format: `runs.FORMAT`. best: the best validation value so far.
+    best: the best validation value so far. `fitting` checks it when a run resumes.
     pending: the evaluation of this step, and all that follows it, was still to be done.
     """
 
-    format: int
     step: int
     optimizer: StateDict
     loss_weighting: StateDict
     loss_weighting_optimizer: StateDict  # empty if the weighting learns nothing
     precision: StateDict
-    record: dict[str, float | int]
+    record: RecordState
     best: float | None
     pending: bool
     cached_task_weights: list[CachedTaskWeights]
@@ -46,6 +47,7 @@ class SavedState(TypedDict):
 class Checkpoints:
     """Saves and resumes a run.
 
+    config: the text of config.toml, for each checkpoint; empty before the first step.
     best: the best validation value so far, of the metric that selects the best checkpoint.
     pending_step: the step of a checkpoint that was saved before the evaluation of that step.
     """
@@ -54,6 +56,7 @@ class Checkpoints:
     train_state: TrainState
     record: Record
     callbacks: Callbacks
+    config: str = ""
     best: float | None = None
     pending_step: int | None = None
 
@@ -70,9 +73,16 @@ class Checkpoints:
         if not callbacks.is_main:
             return
         ema = train_state.ema.copy.state_dict() if train_state.ema else None
-        weights = train_state.model.state_dict()
-        state = self._state(pending)
-        saved = self.folder.save(which, train_state.step, weights, ema, state, keep_older=pending)
+        contents = Contents(
+            run=self.folder.provenance().get("run", ""),
+            step=train_state.step,
+            steps=train_state.steps,
+            config=self.config,
+            model=train_state.model.state_dict(),
+            ema=ema,
+            state=self._state(pending),
+        )
+        saved = self.folder.save(which, contents, keep_older=pending)
         if callbacks.running and not pending:
             callbacks.call("on_checkpoint", saved.path)
 
@@ -91,19 +101,18 @@ class Checkpoints:
             largest = torch.stack([x.float() for x in torch._foreach_norm(weights, math.inf)])
         if bool(largest.isfinite().all()):
             return
-        checkpoint = self.folder.checkpoint("last")
-        intact = f"resume from {checkpoint.path} with --resume" if checkpoint else "train it again"
+        has_saved = self.folder.checkpoint("last") is not None
+        start = f"; its train.init_from can name {self.folder.path}" if has_saved else ""
         raise Diverged(
             f"after step {train_state.step}, a weight is not finite: the run has diverged, and "
-            f"this step is not saved. Set a lower optimizer.lr or optimizer.weight_decay, then "
-            f"{intact}"
+            "this step is not saved. Start a new run with a lower optimizer.lr or "
+            f"optimizer.weight_decay{start}"
         )
 
     def _state(self, pending: bool) -> SavedState:
         train_state = self.train_state
         learned = train_state.loss_weighting_optimizer
         return {
-            "format": FORMAT,
             "step": train_state.step,
             "optimizer": train_state.optimizer.optimizer.state_dict(),
             "loss_weighting": train_state.loss_weighting.state_dict(),
@@ -133,41 +142,75 @@ class Checkpoints:
         """Restore the last checkpoint, and cut the log back to its step.
 
         -> False if there is no checkpoint yet: the run then starts from step 0.
-        Raises MtlError if the data or the network differ from those of the run so far.
+        Raises MtlError if the data, the network or the configuration differ from those of the run
+        so far, or if a file of the run is missing or damaged.
         """
-        checkpoint, callbacks = self.folder.checkpoint("last"), self.callbacks
+        folder, callbacks = self.folder, self.callbacks
+        if strange := folder.passed_over():
+            callbacks.note(strange)
+        checkpoint, finished = folder.checkpoint("last"), folder.provenance().get("finished")
         if checkpoint is None:
+            if folder.provenance().get("saved"):
+                raise MtlError(
+                    f"{folder.path} has saved checkpoints, but the last one is missing: "
+                    "restore it from a backup of the run"
+                )
             callbacks.note("no checkpoint was saved yet: starting from step 0")
-        else:
-            check_same_data(self.folder, data, callbacks)
-            self._load(checkpoint)
-            callbacks.note(f"resuming from step {self.train_state.step}")
-        if callbacks.is_main:
-            is_pending = self.pending_step == self.train_state.step
-            self.folder.truncate_log(self.train_state.step, evaluated=not is_pending)
-        return checkpoint is not None
+            if callbacks.is_main:
+                folder.truncate_log(Saved.of(b""))
+            return False
+
+        manifest = checkpoint.manifest()
+        folder.require_own(manifest, checkpoint.path)
+        check_same_data(folder, data, callbacks)
+        self._require_no_fewer_steps(manifest)
+        self._load(checkpoint)
+        folder.require_log(manifest.log)
+        if callbacks.is_main and (self.goes_on or not finished):
+            folder.truncate_log(manifest.log)
+        callbacks.note(f"resuming from step {self.train_state.step}")
+        return True
+
+    def _require_no_fewer_steps(self, manifest: Manifest) -> None:
+        steps = self.train_state.steps
+        if steps < manifest.steps:
+            raise MtlError(
+                f"train.steps: {self.folder.path} was to take {manifest.steps} steps, now {steps}: "
+                "a resumed run can take more steps, not fewer"
+            )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether steps remain, and no callback has ended the run."""
+        train_state = self.train_state
+        return train_state.step < train_state.steps and self.callbacks.stopped is None
 
     def _load(self, checkpoint: Checkpoint) -> None:
         """Restore weights and training state.
 
-        Raises MtlError if the weights belong to another configuration, or if the EMA weights of a
-        run with EMA are missing.
+        Raises MtlError if they belong to another configuration, or if the EMA weights of a run with
+        EMA are missing.
         """
         train_state = self.train_state
-        # Read the state first, since it holds the format number.
         state = checkpoint.state()
+        require_fitting(state, train_state, checkpoint.path / STATE)
         origin = str(checkpoint.path)
-        load_weights(train_state.model, checkpoint.weights(), origin)
+        load_weights(train_state.model, checkpoint.weights(), origin, dtypes=True)
         if train_state.ema:
-            load_weights(train_state.ema.copy, checkpoint.require_ema(), origin)
+            load_weights(train_state.ema.copy, checkpoint.require_ema(), origin, dtypes=True)
+        load_weights(
+            train_state.loss_weighting,
+            state["loss_weighting"],
+            f"{origin}: loss_weighting",
+            dtypes=True,
+        )
 
         train_state.optimizer.optimizer.load_state_dict(state["optimizer"])
-        train_state.loss_weighting.load_state_dict(state["loss_weighting"])
         if train_state.loss_weighting_optimizer:
             train_state.loss_weighting_optimizer.load_state_dict(state["loss_weighting_optimizer"])
         train_state.fabric.strategy.precision.load_state_dict(state["precision"])
-        train_state.step = int(state["step"])
-        self.record.load(state["record"])
+        train_state.step = checkpoint.step
+        self.record.load(state["record"], train_state.fabric.device)
         train_state.load_cached_task_weights(state["cached_task_weights"])
         self.callbacks.load(state["callbacks"])
         self.best = state["best"]

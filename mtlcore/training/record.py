@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TypedDict
 
 import torch
 from attrs import define, field
@@ -12,7 +13,23 @@ from torch import Tensor
 from ..errors import MtlError
 from .step import Logged
 
-SAVED = ("skipped", "in_a_row", "encoded", "cpu_s", "wall_s")
+COUNTERS = ("skipped", "in_a_row", "encoded", "cpu_s", "wall_s")
+
+
+class RecordState(TypedDict):
+    """A record as a checkpoint stores it.
+
+    names, pending: the scalars of the steps since the last flush, (steps, names) float32 on the
+    CPU, with NaN where a step has none.
+    """
+
+    skipped: int
+    in_a_row: int
+    encoded: int
+    cpu_s: float
+    wall_s: float
+    names: list[str]
+    pending: Tensor
 
 
 class Diverged(MtlError):  # noqa: N818 - named after the state of the run
@@ -75,7 +92,7 @@ class Record:
 
     def skipped_so_far(self) -> int:
         """Skipped steps, including those since the last flush. Waits for the device."""
-        pending = [int(logged["skipped"]) for logged in self._pending]
+        pending = [int(logged["skipped"] > 0) for logged in self._pending]
         return self.skipped + sum(pending)
 
     def _pending_keys(self) -> list[str]:
@@ -102,8 +119,8 @@ class Record:
             if self.in_a_row >= self.max_skipped:
                 raise Diverged(
                     f"{self.in_a_row} steps in a row were skipped, because their gradient was not "
-                    "finite: the run has diverged. Set a lower optimizer.lr or check the data, "
-                    "then resume from the last checkpoint with --resume"
+                    "finite: the run has diverged. Check the data, or start a new run with a lower "
+                    "optimizer.lr; its train.init_from can name this run"
                 )
 
     def _update_clocks(self) -> None:
@@ -112,15 +129,27 @@ class Record:
         self.wall_s += wall - self._wall_from
         self._cpu_from, self._wall_from = cpu, wall
 
-    def state(self) -> dict[str, float | int]:
-        """The counters for a checkpoint."""
+    def state(self) -> RecordState:
+        """The counters and the pending scalars for a checkpoint. Waits for the device."""
         self._update_clocks()
-        return {name: getattr(self, name) for name in SAVED}
+        names = self._pending_keys()
+        return {
+            "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
+            "encoded": self.encoded,
+            "cpu_s": self.cpu_s,
+            "wall_s": self.wall_s,
+            "names": names,
+            "pending": self._read_back(names),
+        }
 
-    def load(self, state: dict[str, float | int]) -> None:
+    def load(self, state: RecordState, device: torch.device) -> None:
         """Load what `state` returned."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in COUNTERS:
+            setattr(self, name, state[name])  # type: ignore[literal-required]
+        self._pending = []
+        for row in state["pending"].to(device):
+            self._pending.append(dict(zip(state["names"], row.unbind())))
 
 
 def _scalar(value: Tensor | float) -> Tensor:

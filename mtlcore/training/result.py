@@ -44,7 +44,7 @@ def outcome(
         "cpu_s": round(record.cpu_s, 2),
         "wall_s": round(record.wall_s, 2),
         "encoded": record.encoded,
-        "skipped": record.skipped,
+        "skipped": record.skipped_so_far(),
         "validation": measured.metrics,
     }
     if callbacks.stopped and train_state.step < train_state.steps:

@@ -1,28 +1,59 @@
-"""The experiment with which a run is resumed."""
+"""The experiment with which a run is resumed, and what differs from the one it was started with."""
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
-from attrs import evolve
-
 from ..config.experiment import Experiment
-from ..config.same import differences
+from ..config.same import RESUMABLE, changed_keys, differences, with_resumable
 from ..errors import MtlError
 from ..runs import RunFolder
+from .checkpoint import Checkpoints
+from .provenance import resolved
 
 
 def experiment_to_resume(given: Experiment, folder: Path) -> Experiment:
-    """The experiment of the run in `folder`, with `train.devices` of the given one.
+    """The experiment of the run in `folder`, with those keys of `given` that may differ.
 
-    given: a resolved experiment. Raises MtlError if it differs from that of the run.
+    given: a resolved experiment. Raises MtlError with each other key in which it differs from that
+    of the run.
     """
     saved = RunFolder.open(folder).experiment()
     found = differences(given, saved)
     if found:
         raise MtlError(
-            f"{folder} holds a run of another experiment, so it can't be resumed with this one: "
-            "choose another `out`, or pass the experiment of the run, "
-            f"mtlcore.load_run({str(folder)!r}).experiment\n  " + "\n  ".join(found)
+            f"a resumed run can't change these settings of {folder}: take them back, or start a "
+            f"new run in another folder. It may change {', '.join(RESUMABLE)}"
+            "\n  " + "\n  ".join(found)
         )
-    return evolve(saved, train=evolve(saved.train, devices=given.train.devices))
+    return with_resumable(saved, given)
+
+
+def record_changes(checkpoints: Checkpoints, experiment: Experiment) -> None:
+    """Write the settings that a resumed run changes into its config.toml and run.json."""
+    folder, train_state = checkpoints.folder, checkpoints.train_state
+    text, plugins = resolved(experiment)
+    before, now = folder.config_tables(), tomllib.loads(text)
+    fixed = changed_keys(now, before, "in the run", "here")
+    if fixed:
+        raise MtlError(
+            f"{folder.path}: these settings follow from the data, and they changed since the run "
+            "began: start a new run\n  " + "\n  ".join(fixed)
+        )
+    if checkpoints.goes_on and "finished" in folder.provenance():
+        # The results of a run that was finished, and now takes more steps.
+        folder.update_provenance({}, remove=("finished", "stopped_early"))
+    changes = changed_keys(now, before, "before", "now", resumable=True)
+    if not changes:
+        return
+    folder.change_config(text, plugins)
+    entry = {"step": train_state.step, "changes": changes}
+    history = folder.provenance().get("changed", [])
+    folder.update_provenance({"changed": [*history, entry]})
+    for line in changes:
+        checkpoints.callbacks.note(line)
+    if any(line.startswith(("train.steps", "train.epochs")) for line in changes):
+        checkpoints.callbacks.note(
+            f"from here, the learning-rate schedule is that of a run of {train_state.steps} steps"
+        )

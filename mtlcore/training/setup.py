@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from attrs import evolve, frozen
+from lightning_fabric import Fabric
 
 from ..callbacks.guard import Callbacks
 from ..callbacks.progress import ProgressReporter, SilentReporter
@@ -29,6 +30,8 @@ from .needed_memory import (
 )
 from .provenance import environment, resolved
 from .record import Record
+from .resume import record_changes
+from .run_lock import lock_run, unlock_run
 from .state import TrainState
 from .trial import tolerant, try_run
 
@@ -60,11 +63,27 @@ def set_up(
     """
     keep_freed_memory()
     fabric = fabric_for(experiment)
+    try:
+        return _set_up(experiment, out, resume, reporter, fabric)
+    except BaseException:
+        if out is not None:
+            unlock_run(out)
+        raise
+
+
+def _set_up(
+    experiment: Experiment,
+    out: Path | None,
+    resume: bool,
+    reporter: ProgressReporter | None,
+    fabric: Fabric,
+) -> RunParts:
     experiment = with_micro_batches(experiment, fabric.world_size)
     is_main = fabric.is_global_zero
     # On every rank, and before any image is read.
     if out is not None and resume:
         RunFolder.open(out)
+        lock_run(out, fabric)
     elif out is not None:
         RunFolder.refuse_existing(out)
     fabric.barrier()
@@ -111,13 +130,18 @@ def set_up(
     callbacks.data = data
     record.start()
     if out is not None and checkpoints is not None:
-        if is_main and not resume:
+        if not resume:
             # Only after all checks: a run that cannot train leaves nothing behind.
-            RunFolder.create(out, *resolved(experiment))
+            lock_run(out, fabric)
+            if is_main:
+                RunFolder.create(out, *resolved(experiment))
         fabric.barrier()
         # A run that was killed before its first checkpoint may not have recorded its environment.
         if is_main and not resumed:
             checkpoints.folder.update_provenance(environment(experiment, data, fabric))
+        if is_main and resume:
+            record_changes(checkpoints, experiment)
+        checkpoints.config = checkpoints.folder.config.read_text(encoding="utf-8")
     return RunParts(train_state, data, loader, record, callbacks, checkpoints)
 
 

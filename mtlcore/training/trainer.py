@@ -25,6 +25,7 @@ from .one_at_a_time import only_training
 from .record import Diverged
 from .result import Result
 from .resume import experiment_to_resume
+from .run_lock import unlock_run
 from .setup import RunParts, set_up
 from .step import train_step
 from .step_log import StepLog
@@ -71,7 +72,8 @@ class Trainer:
     out: the run folder for metrics.jsonl and checkpoints. It must be new, unless `resume` is True.
     None: nothing is written.
     resume: continue the run in `out` from its last checkpoint. `experiment` must be the one that
-    the run was started with. Only `train.devices` may differ.
+    the run was started with. Only keys that no random draw depends on may differ, such as
+    `train.steps`, `train.devices` and the paths of the data.
     progress: show progress bars of the preparation and of `run()`, and messages, in the terminal or
     the notebook. A `ProgressReporter` receives them instead.
 
@@ -221,6 +223,8 @@ class Trainer:
             # All ranks raise these together.
             leave_together(fabric)
             raise
+        finally:
+            unlock_run(loop.checkpoints.folder.path)
         leave_together(fabric)
         return result
 

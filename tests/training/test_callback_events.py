@@ -16,14 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attrs import asdict, evolve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtlcore import Diverged, Interrupted, MtlError
 from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.callbacks.untouched import restored_generators
+from mtlcore.checkpoints import Saved
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.runs import RunFolder
+from mtlcore.sealed import seal_json
 from mtlcore.training.trainer import train
 
 HANG_S = 1800  # only ends a process that hangs
@@ -216,9 +219,7 @@ def test_the_confusion_matrix_reaches_callbacks_and_survives_a_resume(tmp_path):
     assert confusion.sum() == RunFolder(run).provenance()["samples"]["validation"]
 
     # The run is at its last step: only its end is repeated, with the tables of the checkpoint.
-    text = (run / "config.toml").read_text()
-    (run / "config.toml").write_text(text.replace('"on_train_end"', '""'))
-    train(load(run / "config.toml"), run, resume=True)
+    train(load(run / "config.toml", ["callback.journal.refuses_in="]), run, resume=True)
     assert events(run)[-3:] == ["on_train_start", "on_train_end", "teardown"]
     assert journal(run)[-2]["tables"] == seen[-1]
 
@@ -293,13 +294,14 @@ def test_a_log_that_cannot_be_written_ends_the_run_and_nothing_is_lost(tmp_path)
     rows = [*folder.rows(), {"step": 8, "long": "x" * 2 * largest}]
     folder.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     limit = folder.metrics.stat().st_size + 20
-    resolved = run / "config.toml"
-    resolved.write_text(resolved.read_text().replace("steps = 8", "steps = 16"))
+    # The checkpoint must cover the long log.
+    manifest = evolve(good.manifest(), log=Saved.of(folder.metrics.read_bytes()))
+    (good.path / "checkpoint.json").write_bytes(seal_json(asdict(manifest)))
 
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    words = [sys.executable, "-c", MAIN, "train", "--resume", str(run)]
+    words = [sys.executable, "-c", MAIN, "train", "--resume", str(run), "--set", "train.steps=16"]
     full = subprocess.run(
         words, capture_output=True, text=True, timeout=HANG_S, preexec_fn=limit_files
     )

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from mtlcore import MtlError
+from mtlcore.checkpoints import FORMAT
 from mtlcore.cli import main
 from mtlcore.config import load
-from mtlcore.runs import FORMAT, RunFolder
+from mtlcore.runs import RunFolder
 from mtlcore.training.trainer import train
 
 CONFIG = f"""
@@ -60,7 +60,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 def test_a_run_and_its_checkpoints_carry_the_format(trained):
     run = RunFolder.open(trained / "run")
-    assert run.provenance()["format"] == run.require().state()["format"] == FORMAT
+    assert run.provenance()["format"] == run.require().manifest().format == FORMAT
 
 
 def with_format(run: Path, number: int | None) -> None:
@@ -102,12 +102,10 @@ def test_a_run_of_another_format_is_refused_with_one_message(folder, capsys, com
 
 def test_a_checkpoint_of_another_format_is_refused(folder):
     run = RunFolder(folder / "run")
-    file = run.require().path / "state.pt"
-    state = torch.load(file, weights_only=True)
-    torch.save(state | {"format": 1}, file)
-    resolved = run.config.read_text()
-    run.config.write_text(resolved.replace("steps = 2\n", "steps = 4\n"))
-    with pytest.raises(MtlError, match=r"state\.pt has format 1; this version .* only format 2"):
+    file = run.require().path / "checkpoint.json"
+    file.write_text(file.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
+    message = rf"checkpoint\.json has format 1; this version .* only format {FORMAT}"
+    with pytest.raises(MtlError, match=message):
         train(load(run.config), run.path, resume=True)
 
 

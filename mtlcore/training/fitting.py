@@ -25,6 +25,7 @@ STATE = {
     "precision": dict,
     "record": dict,
     "best": float | None,
+    "pending": bool,
     "cached_task_weights": list,
     "callbacks": dict,
 }
@@ -35,6 +36,7 @@ CALLBACKS = {
     "tables": dict,
     "added": dict,
     "stopped": tuple | None,
+    "unwritten": dict,
 }
 RECORD = dict.fromkeys(COUNTERS, int | float) | {"names": list, "pending": Tensor}
 CACHED = {"names": list, "task_weight": Tensor, "step": int}

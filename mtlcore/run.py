@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from .config.experiment import Experiment
 from .config.overrides import Overrides
+from .contracts import Detector
 from .errors import MtlError
 from .evaluation.evaluate import (
     Evaluation,
@@ -23,6 +24,7 @@ from .evaluation.evaluate import (
     torch_device,
     with_one_dataset,
 )
+from .evaluation.predict import Predictor, predictor_of
 from .evaluation.samples import FeatureTable, feature_table
 from .model.inference import Inference
 from .runs import RunFolder, Which
@@ -132,6 +134,34 @@ class Run:
         target = torch_device(device or "cpu")
         saved = self._folder().require(checkpoint)
         return inference_network(self.experiment, saved).to(target)
+
+    def predictor(
+        self,
+        *,
+        detector: Detector | None = None,
+        batch_size: int = 32,
+        mirror: bool = False,
+        checkpoint: Which = "last",
+        device: str | torch.device | None = None,
+    ) -> Predictor:
+        """Return an object that predicts images: `run.predictor()("photos/")`.
+
+        detector: finds the regions to predict, such as faces (default: the whole image).
+        batch_size: images of one forward, at least 1.
+        mirror: average the predictions for each image and its mirror image.
+        checkpoint: "last" (the one to report), or "best" (on validation).
+        device: such as "cpu" or "cuda:1" (default: a GPU if there is one).
+
+        Raises MtlError if the run has no task, or no such checkpoint.
+        """
+        return predictor_of(
+            self._folder(),
+            detector=detector,
+            batch_size=batch_size,
+            mirror=mirror,
+            which=checkpoint,
+            device=device,
+        )
 
     def features(
         self,

@@ -23,3 +23,10 @@ def print_json(value: object) -> None:
     from ..runs import finite
 
     print(json.dumps(finite(value), indent=2))
+
+
+def json_line(value: object) -> str:
+    """Return JSON on one line. NaN and infinity become null."""
+    from ..runs import finite
+
+    return json.dumps(finite(value))

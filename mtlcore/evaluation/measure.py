@@ -25,6 +25,7 @@ from ..model.moved_targets import move_target
 from ..model.plan import ViewPlan
 from ..model.views import prepare
 from ..networks import broadcast_buffers, single_rank, to_fp32
+from .decoded import decoded_predictions
 from .ranks import Ranks
 from .validation import ValidationBatches
 
@@ -115,20 +116,15 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
     batch = batches.batch(number)
     view = batches.view(batch.images)
     assert view.geometry is not None
-    outputs = _outputs(net, batches, view.images)
-    mirrored = _outputs(net, batches, view.images.flip(-1)) if mirror else None
-    predictions: dict[str, Tensor] = {}
+    tasks = {label: entry.component for label, entry in batches.experiment.tasks.items()}
+    precision = batches.experiment.train.precision
+    predictions = decoded_predictions(net, tasks, view.images, precision, mirror)
     targets: dict[str, Tensor] = {}
     followed: dict[str, Tensor] = {}
-    for label, entry in batches.experiment.tasks.items():
-        task = entry.component
-        predictions[label] = task.decode(outputs[label])
+    for label, task in tasks.items():
         # The augmentation may crop or turn the image: labels such as a pose move with it.
         target = batch.targets[label]
         targets[label], followed[label] = moved_target(label, task, target, view.geometry)
-        if mirrored is not None:
-            other = task.decode(mirrored[label])
-            predictions[label] = task.average(predictions[label], other)
     present = {label: here & followed[label] for label, here in batch.present.items()}
     return Predictions(predictions, targets, present)
 
@@ -141,13 +137,6 @@ def moved_target(
     if share is None:
         return moved, torch.ones(len(target), dtype=torch.bool, device=target.device)
     return moved, share > 0
-
-
-def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict[str, Output]:
-    """Task label -> output of its head, in fp32, since `decode` computes in fp32."""
-    with batches.autocast():
-        outputs = net(images)
-    return {label: to_fp32(output) for label, output in outputs.items()}
 
 
 class _TaskMetrics:

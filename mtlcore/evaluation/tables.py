@@ -6,10 +6,10 @@ An interrupted prediction leaves a valid file with all rows that were written.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import MtlError
 from ..files import write_errors_as_mtl_error
@@ -22,10 +22,8 @@ ROWS_AT_A_TIME = 1024  # rows of one row group of a parquet file
 Row = dict[str, object]
 
 
-class WriteRow(Protocol):
-    """Adds one row to a table."""
-
-    def __call__(self, row: Row) -> None: ...
+WriteRow = Callable[[Row], object]
+"""Adds one row to a table."""
 
 
 @contextmanager

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from .errors import MtlError as MtlError
     from .errors import nearest as nearest
     from .evaluation.evaluate import Evaluation as Evaluation
+    from .evaluation.package import load_package as load_package
     from .evaluation.predict import Prediction as Prediction
     from .evaluation.predict import Predictor as Predictor
     from .evaluation.samples import FeatureTable as FeatureTable
@@ -160,6 +161,7 @@ _HOME = {
     "data.split_names": ("split_name",),
     "errors": ("MtlError", "nearest"),
     "evaluation.evaluate": ("Evaluation",),
+    "evaluation.package": ("load_package",),
     "evaluation.predict": ("Prediction", "Predictor"),
     "evaluation.samples": ("FeatureTable",),
     "geometry": ("Geometry", "orthogonal"),

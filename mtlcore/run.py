@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from .evaluation.evaluate import (
     torch_device,
     with_one_dataset,
 )
+from .evaluation.package import write_package
 from .evaluation.predict import Predictor, predictor_of
 from .evaluation.samples import FeatureTable, feature_table
 from .model.inference import Inference
@@ -162,6 +164,35 @@ class Run:
             which=checkpoint,
             device=device,
         )
+
+    def package(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        checkpoint: Which = "last",
+        evaluation: Evaluation | None = None,
+        license_name: str = "",
+    ) -> Path:
+        """Write the model to a new folder in the layout of model hubs, and return the folder.
+
+        `mtlcore.load_package` reads it without the run and its data.
+
+        checkpoint: "last" (the one to report), or "best" (on validation).
+        evaluation: its metrics appear in the model card (default: the recorded validation metrics).
+        license_name: of the package, for the model card.
+
+        Raises MtlError if `out` exists, or if the run has no task or no such checkpoint.
+        """
+        require_which(checkpoint)
+        folder = Path(out)
+        write_package(
+            self._folder(),
+            folder,
+            which=checkpoint,
+            evaluation=evaluation,
+            license_name=license_name,
+        )
+        return folder
 
     def features(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import MtlError
-from ._options import Json
+from ._options import Json, PluginFiles
 
 if TYPE_CHECKING:
     from ..contracts import Answer
@@ -27,6 +27,7 @@ def predict(
     checkpoint: Literal["last", "best"] = "last",
     mirror: Annotated[bool, Parameter(negative="")] = False,
     device: str | None = None,
+    plugin: PluginFiles = (),
 ) -> int:
     """Predict images with RUN, one row for each image, or for each region of a detector.
 
@@ -50,18 +51,26 @@ def predict(
         Average the predictions for each image and its mirror image: two forwards per image.
     device
         Such as cpu or cuda:1; default: a GPU if there is one.
+    plugin
+        A one-file plugin that a package needs. Repeatable.
     """
     from contextlib import ExitStack
 
+    from ..evaluation.package import is_package, load_package
     from ..evaluation.tables import csv_table, parquet_table
     from ..run import Run
     from ._shared import json_line, print_line
 
     if not source:
         raise MtlError(f"mtl predict needs at least one source, such as: mtl predict {run} photos/")
-    predictor = Run(run).predictor(
-        batch_size=batch_size, mirror=mirror, checkpoint=checkpoint, device=device
-    )
+    if is_package(run):
+        predictor = load_package(
+            run, plugins=plugin, batch_size=batch_size, mirror=mirror, device=device
+        )
+    else:
+        predictor = Run(run).predictor(
+            batch_size=batch_size, mirror=mirror, checkpoint=checkpoint, device=device
+        )
     failed = number = 0
     with ExitStack() as stack:
         columns = predictor.columns()
@@ -80,7 +89,8 @@ def predict(
             elif not writers:
                 print_line(in_words(prediction))
     if not json:
-        print_line(f"{number} predictions, {failed} without an answer")
+        images = "prediction" if number == 1 else "predictions"
+        print_line(f"{number} {images}, {failed} without an answer")
     return 0
 
 

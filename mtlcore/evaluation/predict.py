@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from attrs import evolve, field, frozen
 
+from ..config.experiment import Experiment
 from ..contracts import Answer, Detector, SupervisedTask
 from ..contracts.detector import Detect
 from ..data.cache import threads
@@ -150,18 +151,34 @@ def predictor_of(
     Raises MtlError if the run has no task, or no such checkpoint.
     """
     require_which(which)
-    if batch_size < 1:
-        raise MtlError(f"batch_size = {batch_size}: expected at least 1")
     experiment = folder.experiment()
     if not experiment.tasks:
         raise MtlError(f"{folder.path} has no supervised task: there is nothing to predict")
     target = torch_device(device)
-    resolved, _ = with_usable_precision(experiment, target)
-    net = inference_network(resolved, folder.require(which)).to(target)
+    net = inference_network(experiment, folder.require(which)).to(target)
+    preprocess = Preprocess.of(experiment)
+    return predictor_of_network(net, experiment, preprocess, detector, batch_size, mirror)
+
+
+def predictor_of_network(
+    net: Inference,
+    experiment: Experiment,
+    preprocess: Preprocess,
+    detector: Detector | None,
+    batch_size: int,
+    mirror: bool,
+) -> Predictor:
+    """Return the predictor of a network on its device, in the run's precision or fp32.
+
+    Raises MtlError if the batch size is below 1.
+    """
+    if batch_size < 1:
+        raise MtlError(f"batch_size = {batch_size}: expected at least 1")
+    resolved, _ = with_usable_precision(experiment, next(net.parameters()).device)
     return Predictor(
         net,
         {label: entry.component for label, entry in resolved.tasks.items()},
-        Preprocess.of(resolved),
+        preprocess,
         resolved.train.precision,
         batch_size,
         mirror,

@@ -38,6 +38,7 @@ cells of a map. Images are RGB in [0, 1], float (B, 3, H, W).
 """
 
 ALIASES = {
+    "mtlcore.Answer": "What a task says about one image: JSON values by name.",
     "mtlcore.Annotation": "One kind of label for N samples.\n\n"
     'Categories: (N,) strings, "" where missing. '
     "Numbers: (N,) or (N, ...) float, NaN where missing.\n\n"
@@ -49,6 +50,7 @@ ALIASES = {
 """Texts for names that have no docstring of their own."""
 
 SIGNATURES = {
+    "mtlcore.Answer": "Answer = dict[str, Any]",
     "mtlcore.Annotation": "Annotation = numpy.ndarray",
     "mtlcore.Column": "Column = numpy.ndarray | Categories",
     "mtlcore.Target": "Target = Any",

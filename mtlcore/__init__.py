@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .config.load import load_experiment as load_experiment
     from .contracts import AlignedTask as AlignedTask
     from .contracts import Annotation as Annotation
+    from .contracts import Answer as Answer
+    from .contracts import AnswerFormat as AnswerFormat
     from .contracts import Augmentation as Augmentation
     from .contracts import AugmentedBatch as AugmentedBatch
     from .contracts import Batch as Batch
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from .contracts import Categories as Categories
     from .contracts import Column as Column
     from .contracts import Dataset as Dataset
+    from .contracts import Detections as Detections
+    from .contracts import Detector as Detector
     from .contracts import Encoder as Encoder
     from .contracts import EncoderInfo as EncoderInfo
     from .contracts import Features as Features
@@ -78,6 +82,9 @@ if TYPE_CHECKING:
     from .errors import MtlError as MtlError
     from .errors import nearest as nearest
     from .evaluation.evaluate import Evaluation as Evaluation
+    from .evaluation.package import load_package as load_package
+    from .evaluation.predict import Prediction as Prediction
+    from .evaluation.predict import Predictor as Predictor
     from .evaluation.samples import FeatureTable as FeatureTable
     from .files import open_file as open_file
     from .files import read_file as read_file
@@ -122,6 +129,8 @@ _HOME = {
     "contracts": (
         "AlignedTask",
         "Annotation",
+        "Answer",
+        "AnswerFormat",
         "Augmentation",
         "AugmentedBatch",
         "Batch",
@@ -131,6 +140,8 @@ _HOME = {
         "Categories",
         "Column",
         "Dataset",
+        "Detections",
+        "Detector",
         "Encoder",
         "EncoderInfo",
         "Features",
@@ -153,6 +164,8 @@ _HOME = {
     "data.split_names": ("split_name",),
     "errors": ("MtlError", "nearest"),
     "evaluation.evaluate": ("Evaluation",),
+    "evaluation.package": ("load_package",),
+    "evaluation.predict": ("Prediction", "Predictor"),
     "evaluation.samples": ("FeatureTable",),
     "files": ("open_file", "read_file", "text_encoding"),
     "geometry": ("Geometry", "orthogonal"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from attrs import field, frozen
 from .checkpoints import Which
 from .config.experiment import Experiment
 from .config.overrides import Overrides
+from .contracts import Detector
 from .errors import MtlError
 from .evaluation.evaluate import (
     Evaluation,
@@ -24,6 +26,8 @@ from .evaluation.evaluate import (
     torch_device,
     with_one_dataset,
 )
+from .evaluation.package import write_package
+from .evaluation.predict import Predictor, predictor_of
 from .evaluation.samples import FeatureTable, feature_table
 from .model.inference import Inference
 from .runs import RunFolder
@@ -133,6 +137,63 @@ class Run:
         target = torch_device(device or "cpu")
         saved = self._folder().require(checkpoint)
         return inference_network(self.experiment, saved).to(target)
+
+    def predictor(
+        self,
+        *,
+        detector: Detector | None = None,
+        batch_size: int = 32,
+        mirror: bool = False,
+        checkpoint: Which = "last",
+        device: str | torch.device | None = None,
+    ) -> Predictor:
+        """Return an object that predicts images: `run.predictor()("photos/")`.
+
+        detector: finds the regions to predict, such as faces (default: the whole image).
+        batch_size: images of one forward, at least 1.
+        mirror: average the predictions for each image and its mirror image.
+        checkpoint: "last" (the one to report), or "best" (on validation).
+        device: such as "cpu" or "cuda:1" (default: a GPU if there is one).
+
+        Raises MtlError if the run has no task, or no such checkpoint.
+        """
+        return predictor_of(
+            self._folder(),
+            detector=detector,
+            batch_size=batch_size,
+            mirror=mirror,
+            which=checkpoint,
+            device=device,
+        )
+
+    def package(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        checkpoint: Which = "last",
+        evaluation: Evaluation | None = None,
+        license_name: str = "",
+    ) -> Path:
+        """Write the model to a new folder in the layout of model hubs, and return the folder.
+
+        `mtlcore.load_package` reads it without the run and its data.
+
+        checkpoint: "last" (the one to report), or "best" (on validation).
+        evaluation: its metrics appear in the model card (default: the recorded validation metrics).
+        license_name: of the package, for the model card.
+
+        Raises MtlError if `out` exists, or if the run has no task or no such checkpoint.
+        """
+        require_which(checkpoint)
+        folder = Path(out)
+        write_package(
+            self._folder(),
+            folder,
+            which=checkpoint,
+            evaluation=evaluation,
+            license_name=license_name,
+        )
+        return folder
 
     def features(
         self,

@@ -51,7 +51,7 @@ def unchanged_view(images: Tensor) -> View:
 
     images: (B, 3, H, W) uint8. The view's images are float in [0, 255].
     """
-    identity = torch.eye(3, device=images.device).expand(len(images), 3, 3)
+    identity = torch.eye(3, device=images.device).expand(images.shape[0], 3, 3)
     return View(images.float(), Geometry.affine(identity, _size(images)))
 
 

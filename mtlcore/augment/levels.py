@@ -178,7 +178,8 @@ class Validation(Augmentation):
         if self.crop == 1 and images.shape[-2:] == size:
             view = unchanged_view(images)
         else:
-            zero = torch.zeros(len(images), device=images.device)
+            # `len` would fix the batch size of an exported graph.
+            zero = torch.zeros(images.shape[0], device=images.device)
             view = warped_view(
                 images,
                 size,

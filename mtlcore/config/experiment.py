@@ -110,6 +110,8 @@ class DataEntry(Settings):
         "train" removes training samples that are also in another split, or that have a copy with
         another label. "test" removes samples of other splits that are also in train. With both
         values, copies stay together when the run creates a test or validation split itself.
+    license: license of the data in your words or as an SPDX name, such as "CC-BY-NC-4.0". Packages
+        and exported models repeat it. It changes no number.
     """
 
     section: ClassVar[str] = "data.<label>"
@@ -122,6 +124,7 @@ class DataEntry(Settings):
     weight: float = field(default=1.0, validator=factor)
     max_bad: int = field(default=100, validator=and_(ge(0), le(MOST_SAMPLES)))
     exclude_duplicates: Literal["none", "train", "test"] = "none"
+    license: str = ""
 
 
 @suggests_names

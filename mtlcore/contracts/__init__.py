@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .answers import AnswerFormat as AnswerFormat
 from .callback import Callback as Callback
 from .callback import CallbackContext as CallbackContext
 from .columns import Categories as Categories
@@ -24,7 +25,10 @@ from .dataset import PointColumn as PointColumn
 from .dataset import Sample as Sample
 from .dataset import SampleError as SampleError
 from .dataset import Skipped as Skipped
+from .detector import Detections as Detections
+from .detector import Detector as Detector
 from .samples import Annotation as Annotation
+from .samples import Answer as Answer
 from .samples import AugmentedBatch as AugmentedBatch
 from .samples import Batch as Batch
 from .samples import EncoderInfo as EncoderInfo

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_map
 
 from ..geometry import Geometry
 from ..rng import Rng
-from .samples import Annotation, AugmentedBatch, EncoderInfo, Output, Target, View
+from .answers import AnswerFormat
+from .samples import Annotation, Answer, AugmentedBatch, EncoderInfo, Output, Target, View
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -222,6 +223,28 @@ class SupervisedTask(Component):
         predictions themselves.
         """
         return decoded.numpy(force=True)
+
+    def answer_format(self) -> AnswerFormat:
+        """Return how users read the numbers of `answer_numbers`.
+
+        Default: the probabilities of `classes` if the task has any, or numbers without names.
+        """
+        return AnswerFormat("label", self.classes) if self.classes else AnswerFormat("values")
+
+    def answer_numbers(self, decoded: Tensor) -> Tensor:
+        """Convert predictions (B, ...), as `decode` returns them, to numbers (B, n) in real units.
+
+        It is a part of exported graphs: use torch operations alone, and `shape[0]` instead of
+        `len`. Default: the predictions themselves.
+        """
+        return decoded
+
+    def answer(self, decoded: Tensor) -> list[Answer]:
+        """Convert predictions (B, ...) to one answer for each sample, in words and real units.
+
+        Default: the numbers of `answer_numbers`, read as `answer_format` says.
+        """
+        return self.answer_format().answers(self.answer_numbers(decoded))
 
     def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
         """Combine the predictions for an image and for its mirror image, each (B, ...).

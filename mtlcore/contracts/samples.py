@@ -38,6 +38,10 @@ confused.
 """
 
 
+Answer = dict[str, Any]
+"""What a task says about one image, in words and real units: JSON values by name."""
+
+
 @frozen
 class StepCounts:
     """Number of samples in ONE optimizer step, over all ranks and micro-batches.

@@ -182,11 +182,16 @@ def inference_network(experiment: Experiment, checkpoint: Checkpoint) -> Inferen
     Raises MtlError if the run uses EMA and the checkpoint lacks its weights.
     """
     weights = checkpoint.inference_weights(uses_ema=experiment.train.ema > 0)
+    net = empty_network(experiment)
+    load_weights(net, weights, str(checkpoint.path), ignore=ANY_OTHER)
+    return net
+
+
+def empty_network(experiment: Experiment) -> Inference:
+    """Encoder and supervised heads in eval mode, with random weights that will be replaced."""
     # Building draws initial weights: restore the caller's generator afterwards.
     with torch.random.fork_rng(devices=[]), weights_from_checkpoint():
-        net = HybridModel(experiment, tasks_only=True).inference()
-    load_weights(net, weights, str(checkpoint.path), ignore=ANY_OTHER)
-    return net.eval()
+        return HybridModel(experiment, tasks_only=True).inference().eval()
 
 
 def torch_device(device: str | torch.device | None) -> torch.device:

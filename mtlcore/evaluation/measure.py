@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ..config.experiment import Experiment, PretextEntry
 from ..contracts import Batch, Categories, Output, PretextTask, SupervisedTask, Target
 from ..data.dataset import RunData
-from ..errors import MtlError
 from ..geometry import Geometry
 from ..model.hybrid import HybridModel
 from ..model.inference import Inference
@@ -26,7 +25,7 @@ from ..model.moved_targets import move_target
 from ..model.plan import ViewPlan
 from ..model.views import prepare
 from ..networks import broadcast_buffers, contiguous, single_rank, to_fp32
-from ..registry.records import one_line
+from .decoded import decoded_predictions, failures_named
 from .ranks import Ranks
 from .validation import ValidationBatches
 
@@ -117,21 +116,16 @@ def _predict(net: Inference, batches: ValidationBatches, number: int, mirror: bo
     batch = batches.batch(number)
     view = batches.view(batch.images)
     assert view.geometry is not None
-    outputs = _outputs(net, batches, view.images)
-    mirrored = _outputs(net, batches, view.images.flip(-1)) if mirror else None
-    predictions: dict[str, Tensor] = {}
+    tasks = {label: entry.component for label, entry in batches.experiment.tasks.items()}
+    precision = batches.experiment.train.precision
+    predictions = decoded_predictions(net, tasks, view.images, precision, mirror)
     targets: dict[str, Tensor] = {}
     followed: dict[str, Tensor] = {}
-    for label, entry in batches.experiment.tasks.items():
-        task = entry.component
+    for label, task in tasks.items():
         # The augmentation may crop or turn the image: labels such as a pose move with it.
         target = batch.targets[label]
         with failures_named(f"task.{label}"):
-            predictions[label] = task.decode(outputs[label])
             targets[label], followed[label] = moved_target(label, task, target, view.geometry)
-            if mirrored is not None:
-                other = task.decode(mirrored[label])
-                predictions[label] = task.average(predictions[label], other)
     present = {label: here & followed[label] for label, here in batch.present.items()}
     return Predictions(predictions, targets, present)
 
@@ -144,13 +138,6 @@ def moved_target(
     if share is None:
         return moved, torch.ones(len(target), dtype=torch.bool, device=target.device)
     return moved, share > 0
-
-
-def _outputs(net: Inference, batches: ValidationBatches, images: Tensor) -> dict[str, Output]:
-    """Task label -> output of its head, in fp32, since `decode` computes in fp32."""
-    with batches.autocast():
-        outputs = net(images)
-    return {label: to_fp32(output) for label, output in outputs.items()}
 
 
 class _TaskMetrics:
@@ -373,14 +360,3 @@ def _computed(metrics: Mapping[str, Metric], n: int) -> Measured:
             else:
                 measured.tables[name] = value.tolist()
     return measured
-
-
-@contextmanager
-def failures_named(what: str) -> Iterator[None]:
-    """Convert any exception of a component in an evaluation into an MtlError that names it."""
-    try:
-        yield
-    except MtlError:
-        raise
-    except Exception as error:
-        raise MtlError(f"{what} failed in an evaluation: {one_line(error)}") from error

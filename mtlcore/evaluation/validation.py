@@ -18,7 +18,8 @@ from torch import Tensor
 from ..config.experiment import Experiment
 from ..contracts import View
 from ..data.dataset import RunData
-from ..rng import VIEW, KeyedRng
+from ..model.preprocess import Preprocess
+from ..rng import KeyedRng
 from .precision import autocast
 
 
@@ -67,10 +68,7 @@ class ValidationBatches:
 
     def view(self, images: Tensor) -> View:
         """Return the view that inference reads. images: uint8, as the cache stores them."""
-        size = self.experiment.input.size
-        # Each batch draws the same, so metrics do not depend on the order of the batches.
-        rng = self.keyed_rng()(VIEW)
-        return self.experiment.augmentation("validation").view(images, size, rng)
+        return Preprocess.of(self.experiment).view(images)
 
     def keyed_rng(self, number: int = 0) -> KeyedRng:
         """Return the generators of a batch. They are the same in every evaluation of the run."""

@@ -24,6 +24,7 @@ RESERVED: dict[str, frozenset[str]] = {
             "weight",
             "max_bad",
             "exclude_duplicates",
+            "license",
         }
     ),
 }

@@ -24,7 +24,15 @@ import torch.nn.functional as F
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
+from ..contracts import (
+    Annotation,
+    AnswerFormat,
+    BuildContext,
+    Features,
+    Head,
+    SupervisedTask,
+)
+from ..contracts.answers import PRESENT
 from ..errors import MtlError
 from ..rng import Rng
 from .classification import CONFIDENT_LOGIT, EXAMPLE_CLASSES, fraction
@@ -35,7 +43,6 @@ if TYPE_CHECKING:
 
 SEPARATOR, UNKNOWN = "|", "?"
 _UNKNOWN = -1  # the value of an unknown label in a target
-THRESHOLD = 0.5  # a label with at least this probability counts as present
 
 
 def join_names(present: Iterable[str], unknown: Iterable[str] = ()) -> str:
@@ -172,9 +179,12 @@ class Multilabel(SupervisedTask):
     def as_annotation(self, decoded: Tensor) -> Annotation:
         """Return the names of the present labels, (B,), joined by "|". decoded: (B, L)."""
         cells: list[str] = []
-        for present in (decoded >= THRESHOLD).tolist():
+        for present in (decoded >= PRESENT).tolist():
             cells.append(join_names(name for name, here in zip(self.classes, present) if here))
         return np.array(cells, dtype=str)
+
+    def answer_format(self) -> AnswerFormat:
+        return AnswerFormat("labels", self.classes)
 
     def metrics(self) -> dict[str, Metric]:
         """Return macro_map, the mean average precision over the labels, and thresholded metrics.
@@ -197,7 +207,7 @@ class Multilabel(SupervisedTask):
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
         """Write the present labels on an image (3, H, W). decoded: (L,) probabilities."""
-        present = [name for name, p in zip(self.classes, decoded.tolist()) if p >= THRESHOLD]
+        present = [name for name, p in zip(self.classes, decoded.tolist()) if p >= PRESENT]
         return draw_text(image, ", ".join(present) or "-")
 
 

@@ -15,7 +15,14 @@ import torch.nn.functional as F
 from attrs import Attribute, evolve, field, frozen
 from torch import Tensor, nn
 
-from ..contracts import Annotation, BuildContext, Features, Head, SupervisedTask
+from ..contracts import (
+    Annotation,
+    AnswerFormat,
+    BuildContext,
+    Features,
+    Head,
+    SupervisedTask,
+)
 from ..errors import MtlError
 from ..rng import Rng
 from .classification import fraction
@@ -154,6 +161,10 @@ class Regression(SupervisedTask):
         """Return the numbers (B, D) themselves; (B,) if there is one output."""
         numbers = decoded.numpy(force=True)
         return numbers[:, 0] if numbers.shape[1] == 1 else numbers
+
+    def answer_format(self) -> AnswerFormat:
+        """Return the names of several outputs; one output is named "value"."""
+        return AnswerFormat("values", self.outputs if len(self.outputs) > 1 else ())
 
     def metrics(self) -> dict[str, Metric]:
         """Return mae and rmse over samples and outputs, and r2, the mean over outputs.

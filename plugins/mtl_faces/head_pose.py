@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mtlcore import (
     Annotation,
+    AnswerFormat,
     BuildContext,
     Features,
     Geometry,
@@ -90,6 +91,13 @@ class HeadPose(SupervisedTask):
     def as_annotation(self, decoded: Tensor) -> Annotation:
         """Return yaw, pitch and roll in degrees, (B, 3)."""
         return to_pose_deg(decoded).numpy(force=True)
+
+    def answer_format(self) -> AnswerFormat:
+        return AnswerFormat("values", ("yaw", "pitch", "roll"))
+
+    def answer_numbers(self, decoded: Tensor) -> Tensor:
+        """(B, 3, 3) -> (B, 3): yaw, pitch and roll in degrees."""
+        return to_pose_deg(decoded)
 
     def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
         """Average with the prediction for the mirror image, which is mirrored back first."""

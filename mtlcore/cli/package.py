@@ -1,0 +1,54 @@
+"""`mtl package`: the model of a run as a folder for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from ._options import Overrides
+
+
+def package(
+    run: Path,
+    *,
+    out: Path,
+    checkpoint: Literal["last", "best"] = "last",
+    split: str | None = None,
+    set_: Overrides = (),
+    license_: Annotated[str, Parameter(name="--license")] = "",
+) -> int:
+    """Write weights, configuration, preprocessing and a model card, in the layout of model hubs.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    out
+        The new folder.
+    checkpoint
+        The last checkpoint (the one to report), or the best one on validation.
+    split
+        Evaluate on this split for the card: `--split test`. Default: the validation metrics that
+        the run recorded.
+    set_
+        Set one key for this evaluation: `--set data.fer2013.root=DIR`. Repeatable.
+    license_
+        License of the package, for the card: `--license cc-by-nc-4.0`.
+    """
+    from ..callbacks.bars import Bars
+    from ..run import Run
+    from ._shared import print_line
+
+    trained = Run(run)
+    evaluation = None
+    if split is not None:
+        with Bars() as bars:
+            evaluation = trained.evaluate(
+                split, overrides=set_, checkpoint=checkpoint, progress=bars.progress
+            )
+    trained.package(out, checkpoint=checkpoint, evaluation=evaluation, license_name=license_)
+    print_line(f"package: {out}")
+    print_line(f"try it: mtl predict {out} photo.jpg")
+    return 0

@@ -1,0 +1,50 @@
+"""`AnswerFormat`: how the numbers that a task predicts become an answer in words."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+from torch import Tensor
+
+from .samples import Answer
+
+PRESENT = 0.5
+"""A label of several with at least this probability counts as present."""
+
+
+@frozen
+class AnswerFormat:
+    """How n numbers of each sample are read.
+
+    form: "label" for the probabilities of classes of which one is true; "labels" for those of
+    labels of which any number is true; "values" for numbers in real units.
+    names: of the n numbers. Without names, one value is named "value", several "0", "1", ...
+    """
+
+    form: Literal["label", "labels", "values"]
+    names: tuple[str, ...] = ()
+
+    def answers(self, numbers: Tensor) -> list[Answer]:
+        """Convert numbers (B, n), or (B,), to one answer for each sample.
+
+        - "label": {"label": name, "probability": its, "probabilities": {name: number}}
+        - "labels": {"labels": [names], "probabilities": {name: number}}
+        - "values": {name: number}
+        """
+        rows = numbers.float().reshape(numbers.shape[0], -1).tolist()
+        return [self._answer(row) for row in rows]
+
+    def _answer(self, row: list[float]) -> Answer:
+        named = dict(zip(self.names or _default_names(len(row)), row, strict=True))
+        if self.form == "values":
+            return named
+        if self.form == "labels":
+            present = [name for name, probability in named.items() if probability >= PRESENT]
+            return {"labels": present, "probabilities": named}
+        label = max(named, key=named.__getitem__)
+        return {"label": label, "probability": named[label], "probabilities": named}
+
+
+def _default_names(n: int) -> list[str]:
+    return ["value"] if n == 1 else [str(number) for number in range(n)]

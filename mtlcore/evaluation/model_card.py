@@ -1,0 +1,165 @@
+"""The model card of a package: README.md with front matter, as model hubs read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .evaluate import Evaluation
+
+UNKNOWN = "not stated"
+
+LIMITS = """\
+- The model repeats the labels of its training data, with their errors and their imbalance.
+- Labels that describe people describe their appearance as annotators saw it, not what they feel or
+  are. Do not use such answers to judge, select or identify people.
+- Figures hold for data like the data above. Evaluate the model on your own images first."""
+
+
+def model_card(
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    evaluation: Evaluation | None,
+    license_name: str,
+) -> str:
+    """Return the text of a model card.
+
+    config, preprocessor: the contents of the package's files. provenance: run.json.
+    evaluation: metrics for the card; None: those of validation that the run recorded.
+    license_name: of the package; "" if it is not stated.
+    """
+    parts = [
+        _front_matter(config, license_name),
+        _summary(config, preprocessor),
+        _usage(config),
+        _data(config),
+        _metrics(config, provenance, evaluation),
+        "## Limits\n\n" + LIMITS,
+        _origin(config, provenance),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(config: Mapping[str, Any], license_name: str) -> str:
+    """Return YAML. JSON strings and lists are valid YAML."""
+    tags = ["mtlcore", "hybrid-multi-task-learning", *config["answers"]]
+    lines = {
+        "library_name": "mtlcore",
+        "license": license_name or "other",
+        "pipeline_tag": "image-classification",
+        "tags": tags,
+    }
+    text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in lines.items())
+    return f"---\n{text}\n---"
+
+
+def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
+    encoder = config["experiment"]["encoder"]["name"]
+    lines = [f"# {' and '.join(config['answers'])}", ""]
+    lines.append(
+        f"An image model with the encoder `{encoder}`, which reads RGB images of "
+        f"{preprocessor['size']} pixels. It was trained with mtlcore, on supervised tasks and "
+        "self-supervised pretext tasks at once; pretext tasks take no part in inference."
+    )
+    lines += ["", "| task | answer |", "|---|---|"]
+    forms = {"label": "one of", "labels": "any of", "values": "numbers:"}
+    for label, answer in config["answers"].items():
+        names = ", ".join(answer["names"]) or "one value"
+        lines.append(f"| {label} | {forms[answer['form']]} {names} |")
+    return "\n".join(lines)
+
+
+def _usage(config: Mapping[str, Any]) -> str:
+    plugins = "".join(f", plugins=[{name!r}]" for name in config["plugins"])
+    packages = {
+        f"{origin['package']}=={origin['version']}"
+        for origin in config["components"].values()
+        if origin.get("package")
+    }
+    install = " ".join(sorted(packages)) or "mtlcore"
+    return f"""## How to use it
+
+```
+pip install "{install}"
+mtl predict FOLDER photo.jpg
+```
+
+```python
+import mtlcore
+
+predictor = mtlcore.load_package("FOLDER"{plugins})
+print(predictor("photo.jpg")[0].answers)
+```"""
+
+
+def _data(config: Mapping[str, Any]) -> str:
+    trained = config["trained_on"]
+    lines = [
+        "## Training data",
+        "",
+        "| data | dataset | labels used | license |",
+        "|---|---|---|---|",
+    ]
+    for label, data in trained["datasets"].items():
+        share = f"{100 * data['labels']:g} %"
+        lines.append(f"| {label} | {data['name']} | {share} | {data['license'] or UNKNOWN} |")
+    counts = ", ".join(f"{n:,} {split}" for split, n in trained["samples"].items())
+    lines += ["", f"Samples: {counts}. Fingerprint of the data: `{trained['fingerprint']}`."]
+    pretexts = ", ".join(trained["pretexts"].values()) or "none"
+    lines += ["", f"Pretext tasks: {pretexts}."]
+    return "\n".join(lines)
+
+
+def _metrics(
+    config: Mapping[str, Any], provenance: Mapping[str, Any], evaluation: Evaluation | None
+) -> str:
+    if evaluation is not None:
+        title = f"On {evaluation.n:,} images of the split {evaluation.split} of {evaluation.data}."
+        metrics: Mapping[str, float] = evaluation.metrics
+    else:
+        n = provenance.get("samples", {}).get("validation", 0)
+        title = f"On the {n:,} images of validation, which also guided choices of the training."
+        metrics = provenance.get("validation", {})
+    of_all = {name: value for name, value in metrics.items() if not name.endswith("]")}
+    lines = ["## Metrics", "", title, "", "| metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4f} |" for name, value in of_all.items()]
+    for label in config["answers"]:
+        lines += _groups(label, metrics)
+    return "\n".join(lines)
+
+
+def _groups(label: str, metrics: Mapping[str, float]) -> list[str]:
+    """Return a table of the metrics of one task by group: "<task>/<metric>[<group>]"."""
+    groups: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        metric, mark, group = name.removeprefix(f"{label}/").partition("[")
+        if mark and name.startswith(f"{label}/"):
+            groups.setdefault(group.removesuffix("]"), {})[metric] = value
+    if not groups:
+        return []
+
+    columns = list(next(iter(groups.values())))
+    lines = ["", f"{label} by group; n is the number of labeled images:", ""]
+    lines += [f"| group | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for group, values in groups.items():
+        cells = [f"{values[c]:.0f}" if c == "n" else f"{values[c]:.4f}" for c in columns]
+        lines.append(f"| {group} | {' | '.join(cells)} |")
+    return lines
+
+
+def _origin(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in config["versions"].items())
+    weights = config["weights"]
+    ema = " (exponential moving average)" if weights["ema"] else ""
+    compute = provenance.get("cpu_s")
+    lines = [
+        "## Origin",
+        "",
+        f"Weights of step {weights['step']:,}{ema}, SHA-256 `{weights['sha256']}`. Packaged with "
+        f"{versions}.",
+    ]
+    if compute is not None:
+        lines.append(f"Compute of the training: {compute:,.0f} CPU s on `{provenance['device']}`.")
+    return "\n".join(lines)

@@ -1,0 +1,285 @@
+"""A trained model as a folder that others can load, in the layout of model hubs.
+
+    DIR/model.safetensors   the weights of inference: encoder and supervised heads (EMA if used)
+    DIR/config.json         the components with all their fields, answers, data, versions, checksum
+    DIR/preprocessor.json   the way from an image to the encoder (`Preprocess`)
+    DIR/README.md           the model card
+    DIR/model.onnx          the same network for other runtimes (if asked for)
+
+Loading runs no code from the folder. A model of a one-file plugin needs the same file from the
+user; its SHA-256 is compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from attrs import evolve
+
+from ..checkpoints import Which
+from ..config.experiment import Experiment
+from ..config.read import parse
+from ..config.write import component_table, tables_of
+from ..contracts import Detector
+from ..errors import MtlError
+from ..files import flush_folder, to_json, write_atomically, write_errors_as_mtl_error
+from ..model.preprocess import Preprocess
+from ..registry.lookup import missing_component
+from ..registry.plugin_file import MARK, PluginFile, split_entry
+from ..runs import RunFolder
+from ..weights import load_weights
+from .evaluate import Evaluation, empty_network, inference_network, torch_device
+from .model_card import model_card
+from .predict import Predictor, predictor_of_network
+
+FORMAT = 1
+"""The format of packages that this version writes, and the only one that it reads."""
+
+WEIGHTS, CONFIG, PREPROCESSOR, CARD = (
+    "model.safetensors",
+    "config.json",
+    "preprocessor.json",
+    "README.md",
+)
+PATH_FIELD = "weights"  # the field of encoders that may hold the path of a file
+
+JsonObject = dict[str, Any]
+
+
+def write_package(
+    folder: RunFolder,
+    out: Path,
+    *,
+    which: Which = "last",
+    evaluation: Evaluation | None = None,
+    license_name: str = "",
+) -> None:
+    """Write the model of a run to the new folder `out`.
+
+    which: the checkpoint, "last" or "best".
+    evaluation: its metrics appear in the model card, in place of those of validation.
+    license_name: of the package, for the front matter of the card.
+
+    Raises MtlError if `out` exists, if the run has no task or no such checkpoint, or if its
+    validation augmentation can't be saved as data. `out` is complete or absent.
+    """
+    if out.exists():
+        raise MtlError(f"{out} already exists: choose another --out")
+    checkpoint = folder.require(which)
+    experiment = folder.experiment()
+    if not experiment.tasks:
+        raise MtlError(f"{folder.path} has no supervised task: there is nothing to package")
+    net = inference_network(experiment, checkpoint)
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    config = _config(folder, experiment, checkpoint.step, weights)
+    preprocessor = _preprocessor(experiment)
+    card = model_card(config, preprocessor, folder.provenance(), evaluation, license_name)
+
+    temporary = out.with_name(f".{out.name}.tmp")
+    with write_errors_as_mtl_error(out, temporary=temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_atomically(temporary / WEIGHTS, weights)
+        write_atomically(temporary / CONFIG, _json(config))
+        write_atomically(temporary / PREPROCESSOR, _json(preprocessor))
+        write_atomically(temporary / CARD, card.encode())
+        temporary.rename(out)
+        flush_folder(out.absolute().parent)
+
+
+def load_package(
+    path: str | os.PathLike[str],
+    *,
+    plugins: Sequence[str | os.PathLike[str]] = (),
+    detector: Detector | None = None,
+    batch_size: int = 32,
+    mirror: bool = False,
+    device: str | torch.device | None = None,
+) -> Predictor:
+    """Return the predictor of a package, without the data and the run that it came from.
+
+    plugins: the one-file plugins that the model needs. Their SHA-256 must be those of training.
+    The other arguments are those of `Run.predictor`.
+
+    Raises MtlError if a file is missing, damaged or of another format, or if a component is not
+    installed; the message then names the package that holds it.
+    """
+    folder = Path(path)
+    config = _read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        raise MtlError(
+            f"{folder / CONFIG} has the format {config.get('format')!r}: this version of mtlcore "
+            f"reads the format {FORMAT} of `mtl package`"
+        )
+    experiment = _experiment(folder, config, plugins)
+    net = empty_network(experiment)
+    load_weights(net, _weights(folder, config), str(folder / WEIGHTS))
+    target = torch_device(device)
+    preprocess = Preprocess.from_data(_read_json(folder / PREPROCESSOR))
+    return predictor_of_network(
+        net.to(target).eval(), experiment, preprocess, detector, batch_size, mirror
+    )
+
+
+def is_package(path: Path) -> bool:
+    """Return whether a folder looks like a package."""
+    return (path / PREPROCESSOR).is_file()
+
+
+# -------------------------------------------------------------------------------------- writing
+
+
+def _config(folder: RunFolder, experiment: Experiment, step: int, weights: bytes) -> JsonObject:
+    provenance = folder.provenance()
+    needed = {"encoder", *(f"task.{label}" for label in experiment.tasks)}
+    origins = {
+        path: origin for path, origin in provenance.get("components", {}).items() if path in needed
+    }
+    files = {origin["file"] for origin in origins.values() if origin.get("file")}
+    return {
+        "library_name": "mtlcore",
+        "format": FORMAT,
+        "versions": {"mtlcore": version("mtlcore"), "torch": version("torch")},
+        "experiment": _inference_tables(experiment),
+        "answers": {
+            label: {"form": form.form, "names": list(form.names)}
+            for label, form in _formats(experiment).items()
+        },
+        "components": origins,
+        "plugins": {name: _sha256_of(experiment, name) for name in sorted(files)},
+        "weights": {
+            "file": WEIGHTS,
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "step": step,
+            "ema": experiment.train.ema > 0,
+        },
+        "trained_on": {
+            "fingerprint": provenance.get("data_fingerprint"),
+            "samples": provenance.get("samples", {}),
+            "datasets": {
+                label: {
+                    "name": component_table(entry.component)["name"],
+                    "labels": entry.labels,
+                    "license": entry.license,
+                }
+                for label, entry in experiment.data.items()
+            },
+            "pretexts": {
+                label: component_table(entry.component)["name"]
+                for label, entry in experiment.pretexts.items()
+            },
+        },
+    }
+
+
+def _formats(experiment: Experiment) -> dict[str, Any]:
+    return {label: entry.component.answer_format() for label, entry in experiment.tasks.items()}
+
+
+def _inference_tables(experiment: Experiment) -> JsonObject:
+    """The tables that inference needs, with every field: encoder, tasks, sizes, precision."""
+    tables = tables_of(evolve(experiment, pretexts={}, data={}, callbacks={}, plugins=()))
+    encoder = tables["encoder"]
+    if os.sep in str(encoder.get(PATH_FIELD, "")):
+        encoder[PATH_FIELD] = Path(encoder[PATH_FIELD]).name  # no path of this machine
+    return {
+        "encoder": encoder,
+        "task": tables["task"],
+        "input": {key: tables["input"][key] for key in ("size", "cache_size")},
+        "train": {"precision": experiment.train.precision, "steps": 1},
+    }
+
+
+def _preprocessor(experiment: Experiment) -> JsonObject:
+    encoder = experiment.encoder
+    preprocess = Preprocess.of(experiment).as_data()
+    return {**preprocess, "image_mean": list(encoder.mean), "image_std": list(encoder.std)}
+
+
+def _sha256_of(experiment: Experiment, name: str) -> str:
+    """The SHA-256 of a one-file plugin of the run."""
+    for listed in experiment.plugins:
+        path, sha256 = split_entry(listed)
+        if Path(path).name == name:
+            return sha256
+    raise MtlError(f"the run does not list the plugin file {name}")
+
+
+def _json(value: JsonObject) -> bytes:
+    return to_json(value, indent=2).encode() + b"\n"
+
+
+# -------------------------------------------------------------------------------------- reading
+
+
+def _read_json(file: Path) -> JsonObject:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MtlError(
+            f"{file} can't be read: {error}: expected a folder that `mtl package` wrote"
+        ) from error
+    if not isinstance(content, dict):
+        raise MtlError(f"{file} can't be read: expected a JSON object")
+    return content
+
+
+def _experiment(
+    folder: Path, config: Mapping[str, Any], plugins: Sequence[str | os.PathLike[str]]
+) -> Experiment:
+    """The encoder, the tasks and the sizes of a package, as an experiment without data."""
+    listed = _plugins(folder, config, plugins)
+    try:
+        return parse({**config["experiment"], "plugins": listed})
+    except (KeyError, TypeError) as error:
+        raise MtlError(f"{folder / CONFIG} is incomplete: {error!r}") from error
+    except MtlError as error:
+        origins = config.get("components", {}).values()
+        hints = [line for origin in origins if (line := missing_component(origin))]
+        lines = "\n  ".join([f"{folder / CONFIG}:", *str(error).splitlines(), *hints])
+        raise MtlError(lines) from error
+
+
+def _plugins(
+    folder: Path, config: Mapping[str, Any], given: Sequence[str | os.PathLike[str]]
+) -> list[str]:
+    """The given plugin files, each with its required hash. Raises MtlError if one is missing."""
+    required: dict[str, str] = config.get("plugins", {})
+    files = [PluginFile.read(path) for path in given]
+    hashes = {file.sha256 for file in files}
+    for name, sha256 in required.items():
+        if sha256 not in hashes:
+            raise MtlError(
+                f"{folder} needs the one-file plugin {name} with the SHA-256 {sha256}: pass it "
+                f"with --plugin {name} (in Python: plugins=[{name!r}]); no code is loaded from "
+                "a package"
+            )
+    return [f"{file.path}{MARK}{file.sha256}" for file in files]
+
+
+def _weights(folder: Path, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of a package. Raises MtlError if they differ from their checksum."""
+    file = folder / WEIGHTS
+    try:
+        data = file.read_bytes()
+        expected = config["weights"]["sha256"]
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise MtlError(
+                f"{file} is damaged: its SHA-256 is not the one in {CONFIG}: copy the package again"
+            )
+        return safetensors.torch.load(data)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise MtlError(f"{file} can't be read: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise MtlError(f"{folder / CONFIG} is incomplete: {error!r}") from error

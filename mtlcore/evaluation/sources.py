@@ -1,0 +1,201 @@
+"""What can be predicted: files, folders, globs, tables of paths, videos, and images in memory.
+
+Each source becomes a sequence of items, in order. An image is decoded only when its item is opened,
+so a folder of any size can be read, and a broken file breaks its own item alone.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from attrs import frozen
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..data.images import read_image
+from ..errors import MtlError
+
+Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+"""One source: a path, a glob, or images in memory. See `items_of`."""
+
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
+VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+PATH_COLUMNS = ("path", "image", "file", "filename", "key")
+"""The columns of a table that may hold paths, in this order of preference."""
+
+
+@frozen(eq=False)
+class Item:
+    """One image of a source.
+
+    name: its path; "" for an image in memory. frame: number of the frame in a video, from 0.
+    open: decodes it to upright RGB (H, W, 3) uint8. Raises MtlError if that is not possible.
+    """
+
+    name: str
+    open: Callable[[], np.ndarray]
+    frame: int | None = None
+
+
+def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
+    """Yield the images of all sources, in order.
+
+    Each source is one of
+
+    - the path of an image; of a folder, read with its subfolders in the order of the names; of a
+      .csv table with one of the columns `PATH_COLUMNS`, whose paths are relative to the table; of
+      a video (needs the extra `video`);
+    - a glob such as "photos/*.jpg";
+    - a Pillow image;
+    - an array (H, W), (H, W, 3) or (N, H, W, 3), uint8;
+    - a tensor (3, H, W) or (B, 3, H, W), uint8, or float in [0, 1];
+    - an iterable of these.
+
+    Raises MtlError for a path that does not exist, and for anything else.
+    """
+    for source in sources:
+        if isinstance(source, str | os.PathLike):
+            yield from _of_path(os.fspath(source))
+        elif isinstance(source, Image.Image):
+            yield Item("", partial(_of_pillow, source))
+        elif isinstance(source, np.ndarray):
+            yield from _of_array(source)
+        elif isinstance(source, Tensor):
+            yield from _of_array(_pixels_of(source))
+        elif isinstance(source, Iterable):
+            yield from items_of(source)
+        else:
+            raise MtlError(
+                f"can't read an image from {type(source).__name__}: expected a path, a glob, a "
+                "Pillow image, a uint8 array (H, W, 3), or a tensor (3, H, W)"
+            )
+
+
+# ---------------------------------------------------------------------------------------- paths
+
+
+def _of_path(path: str) -> Iterator[Item]:
+    suffix = Path(path).suffix.lower()
+    if os.path.isdir(path):  # noqa: PTH112 (a name of any bytes)
+        yield from _of_folder(Path(path))
+    elif not os.path.lexists(path) and glob.has_magic(path):
+        yield from _of_glob(path)
+    elif suffix == ".csv":
+        yield from _of_table(Path(path))
+    elif suffix in VIDEOS:
+        yield from _of_video(path)
+    else:
+        # A missing file becomes a row with the reason: others are still predicted.
+        yield Item(path, partial(read_image, path))
+
+
+def _of_folder(folder: Path) -> Iterator[Item]:
+    """The images of a folder and its subfolders. Hidden files are left out."""
+    found = False
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            full = Path(root, name)
+            if full.suffix.lower() in IMAGES and not name.startswith("."):
+                found = True
+                yield Item(str(full), partial(read_image, full))
+    if not found:
+        raise MtlError(f"{folder} holds no image: expected {', '.join(sorted(IMAGES))}")
+
+
+def _of_glob(pattern: str) -> Iterator[Item]:
+    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (absolute patterns)
+    if not paths:
+        raise MtlError(f"no file matches {pattern!r}")
+    for path in paths:
+        yield from _of_path(path)
+
+
+def _of_table(table: Path) -> Iterator[Item]:
+    """The images that a csv lists. Paths are relative to the folder of the table."""
+    import csv
+
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = rows.fieldnames or []
+            name = next((column for column in PATH_COLUMNS if column in columns), None)
+            if name is None:
+                raise MtlError(
+                    f"{table} has the columns {', '.join(columns)}: expected one of "
+                    f"{', '.join(PATH_COLUMNS)}, with paths of images"
+                )
+            for row in rows:
+                path = table.parent / (row[name] or "")
+                yield Item(str(path), partial(read_image, path))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MtlError(f"{table} can't be read: {error}") from error
+
+
+def _of_video(path: str) -> Iterator[Item]:
+    """The frames of a video, decoded one after the other."""
+    try:
+        import av
+    except ImportError as error:
+        raise MtlError(f"{path}: videos need PyAV: type `pip install mtlcore[video]`") from error
+    try:
+        with av.open(path) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                pixels = frame.to_ndarray(format="rgb24")
+                yield Item(path, partial(_same, pixels), number)
+    except (av.FFmpegError, OSError, IndexError) as error:
+        yield Item(path, partial(_fail, f"{path} is not a readable video: {error}"))
+
+
+# --------------------------------------------------------------------------------------- memory
+
+
+def _of_pillow(image: Image.Image) -> np.ndarray:
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _of_array(array: np.ndarray) -> Iterator[Item]:
+    """The images of (H, W), (H, W, 3) or (N, H, W, 3), uint8."""
+    if array.dtype != np.uint8:
+        raise MtlError(f"an array of images is {array.dtype}: expected uint8, RGB in 0 ... 255")
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
+        raise MtlError(
+            f"an array of images has the shape {array.shape}: expected (H, W, 3), RGB, or "
+            "(N, H, W, 3)"
+        )
+    for image in array if array.ndim == 4 else [array]:
+        yield Item("", partial(_same, image))
+
+
+def _pixels_of(tensor: Tensor) -> np.ndarray:
+    """Convert (3, H, W) or (B, 3, H, W), uint8 or float in [0, 1], to (..., H, W, 3) uint8."""
+    if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3:
+        raise MtlError(
+            f"a tensor of images has the shape {tuple(tensor.shape)}: expected (3, H, W) or "
+            "(B, 3, H, W)"
+        )
+    pixels = tensor.detach()
+    if pixels.is_floating_point():
+        low, high = (float(bound) for bound in pixels.float().aminmax())
+        if not (low >= 0 and high <= 1):
+            raise MtlError(
+                f"a tensor of images is float in [{low:g}, {high:g}]: expected [0, 1], not "
+                "normalized"
+            )
+        pixels = (pixels.float() * 255).round()
+    return pixels.byte().movedim(-3, -1).contiguous().numpy(force=True)
+
+
+def _same(image: np.ndarray) -> np.ndarray:
+    return image
+
+
+def _fail(reason: str) -> np.ndarray:
+    raise MtlError(reason)

@@ -1,0 +1,83 @@
+"""Tables of predictions: csv and parquet files that grow row by row.
+
+An interrupted prediction leaves a valid file with all rows that were written.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MtlError
+from ..files import write_errors_as_mtl_error
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_AT_A_TIME = 1024  # rows of one row group of a parquet file
+
+Row = dict[str, object]
+
+
+WriteRow = Callable[[Row], object]
+"""Adds one row to a table."""
+
+
+@contextmanager
+def csv_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
+    """Write a csv file with these columns. A row without a column leaves its cell empty.
+
+    Numbers are written in full precision. Raises MtlError if the file can't be written.
+    """
+    with (
+        write_errors_as_mtl_error(path),
+        path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        yield writer.writerow
+
+
+@contextmanager
+def parquet_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
+    """Write a parquet file with these columns: numbers as float64 or int64, the rest as strings.
+
+    Raises MtlError if pyarrow is not installed, or if the file can't be written.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MtlError(
+            f"{path}: parquet needs pyarrow: type `pip install pyarrow`, or write a csv"
+        ) from error
+    schema = pyarrow.schema([(name, _type_of(name)) for name in columns])
+    waiting: list[Row] = []
+
+    with write_errors_as_mtl_error(path), pyarrow.parquet.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            if waiting:
+                writer.write_table(pyarrow.Table.from_pylist(waiting, schema))
+                waiting.clear()
+
+        def add(row: Row) -> None:
+            waiting.append(row)
+            if len(waiting) == ROWS_AT_A_TIME:
+                flush()
+
+        try:
+            yield add
+        finally:
+            flush()
+
+
+def _type_of(column: str) -> pyarrow.DataType:
+    import pyarrow
+
+    if column == "frame":
+        return pyarrow.int64()
+    is_text = column in ("file", "error") or column.endswith(("/label", "/labels"))
+    return pyarrow.string() if is_text else pyarrow.float64()

@@ -1,0 +1,186 @@
+"""`Run.package` and `load_package`: the model of a run, in a folder, without its data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dots_run import DOTS, HERE
+
+import mtlcore
+from mtlcore import Classification, Experiment, Input, MtlError, Regression, Run, Train, component
+
+STORED = 16
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with an encoder, two tasks and EMA, of the one-file plugin `dots`."""
+    experiment = Experiment(
+        encoder=component("encoder", "resnet_small", width=4),
+        tasks={"quarter": Classification(dropout=0.2)},
+        data={"dots": component("dataset", "dots", [DOTS])},
+        input=Input(size=STORED, batch_size=16, validation=0.2),
+        train=Train(steps=3, eval_every=0, ema=0.5),
+        plugins=[DOTS],
+    )
+    return mtlcore.train(experiment, tmp_path_factory.mktemp("runs") / "dots", progress=False)
+
+
+@pytest.fixture(scope="module")
+def package(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained.package(tmp_path_factory.mktemp("packages") / "dots", license_name="mit")
+
+
+def images(n: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 40, 30, 3), dtype=np.uint8)
+
+
+def test_a_package_predicts_what_the_run_predicts(trained: Run, package: Path) -> None:
+    of_run = trained.predictor(device="cpu")(images())
+    of_package = mtlcore.load_package(package, device="cpu")(images())
+    assert [found.as_dict() for found in of_run] == [found.as_dict() for found in of_package]
+    assert len({found.answers["quarter"]["probability"] for found in of_run}) == 5
+
+
+def test_a_package_holds_the_documented_files_and_no_path_of_this_machine(package: Path) -> None:
+    names = {file.name for file in package.iterdir()}
+    assert names == {"model.safetensors", "config.json", "preprocessor.json", "README.md"}
+    for name in names - {"model.safetensors"}:
+        text = (package / name).read_text()
+        assert str(HERE) not in text
+        assert str(Path.home()) not in text
+    card = (package / "README.md").read_text()
+    front = card.split("---")[1]
+    assert 'license: "mit"' in front
+    assert "one of a, b, c, d" in card
+
+
+def test_it_loads_in_a_process_that_lacks_the_data(package: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy, mtlcore\n"
+        "found = mtlcore.load_package(sys.argv[1])(numpy.zeros((16, 16, 3), 'uint8'))\n"
+        "print(found[0].answers['quarter']['label'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, package], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("a", "b", "c", "d")
+
+
+def copy_of(package: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for file in package.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(package: Path, tmp_path: Path) -> None:
+    damaged = copy_of(package, tmp_path / "damaged")
+    data = bytearray((damaged / "model.safetensors").read_bytes())
+    data[-7] ^= 1
+    (damaged / "model.safetensors").write_bytes(data)
+    with pytest.raises(MtlError, match="is damaged"):
+        mtlcore.load_package(damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{}", "has the format None"),
+        ("config.json", "[1]", "expected a JSON object"),
+        ("config.json", '{"format": 1, "experiment": {"encoder": 3}}', "encoder = 3"),
+        ("preprocessor.json", '{"size": 16}', "preprocessing is not valid"),
+        ("preprocessor.json", "not json", "mtl package"),
+    ],
+)
+def test_a_changed_file_is_one_message(
+    package: Path, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    changed = copy_of(package, tmp_path / "changed")
+    (changed / name).write_text(content)
+    with pytest.raises(MtlError, match=message):
+        mtlcore.load_package(changed)
+
+
+def test_a_component_that_is_not_installed_is_named_with_its_package(
+    package: Path, tmp_path: Path
+) -> None:
+    changed = copy_of(package, tmp_path / "changed")
+    config = json.loads((changed / "config.json").read_text())
+    config["experiment"]["encoder"] = {"name": "swirl"}
+    config["components"]["encoder"] |= {"name": "swirl", "package": "swirls", "version": "1.2"}
+    (changed / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MtlError, match=r'pip install "swirls==1.2"'):
+        mtlcore.load_package(changed)
+
+
+PLUGIN = '''
+from attrs import frozen
+from mtlcore import Classification, hookimpl
+
+
+@frozen
+class Reversed(Classification):
+    """Classification with the probabilities in the reverse order."""
+
+    reads: str = "quarter"
+
+    def decode(self, output):
+        return super().decode(output).flip(1)
+
+
+@hookimpl
+def mtl_components():
+    return [Reversed]
+'''
+
+
+def test_a_one_file_plugin_must_be_given_with_the_hash_of_training(tmp_path: Path) -> None:
+    plugin = tmp_path / "backward.py"
+    plugin.write_text(PLUGIN)
+    experiment = Experiment(
+        encoder=component("encoder", "resnet_small", width=4),
+        tasks={"quarter": component("task", "reversed", [plugin])},
+        data={"dots": component("dataset", "dots", [DOTS])},
+        input=Input(size=STORED, batch_size=16, validation=0.2),
+        train=Train(steps=1, eval_every=0),
+        plugins=[DOTS, plugin],
+    )
+    run = mtlcore.train(experiment, tmp_path / "run", progress=False)
+    package = run.package(tmp_path / "package")
+    assert not list(package.glob("*.py"))
+    with pytest.raises(MtlError, match=r"backward\.py with the SHA-256"):
+        mtlcore.load_package(package)
+    predictor = mtlcore.load_package(package, plugins=[plugin], device="cpu")
+    assert predictor(images(1))[0].answers == run.predictor(device="cpu")(images(1))[0].answers
+    plugin.write_text(PLUGIN.replace("flip(1)", "flip(0)"))
+    with pytest.raises(MtlError, match=r"backward\.py with the SHA-256"):
+        mtlcore.load_package(package, plugins=[plugin])
+
+
+def test_an_existing_folder_is_not_overwritten(trained: Run, package: Path) -> None:
+    with pytest.raises(MtlError, match="already exists"):
+        trained.package(package)
+
+
+def test_answers_have_the_real_units_and_names() -> None:
+    numbers = torch.tensor([[1.5, -2.0]])
+    both = Regression(outputs=("width", "depth"), mean=(0.0, 0.0), std=(1.0, 1.0))
+    assert both.answer(numbers) == [{"width": 1.5, "depth": -2.0}]
+    one = Regression(mean=(0.0,), std=(1.0,), outputs=("0",))
+    assert one.answer(torch.tensor([[3.25]])) == [{"value": 3.25}]
+    classes = Classification(classes=("cat", "dog"))
+    assert classes.answer(torch.tensor([[0.25, 0.75]])) == [
+        {"label": "dog", "probability": 0.75, "probabilities": {"cat": 0.25, "dog": 0.75}}
+    ]
+    several = mtlcore.Multilabel(classes=("hat", "beard", "scarf"))
+    assert several.answer(torch.tensor([[0.5, 0.25, 1.0]])) == [
+        {"labels": ["hat", "scarf"], "probabilities": {"hat": 0.5, "beard": 0.25, "scarf": 1.0}}
+    ]

@@ -24,6 +24,8 @@ COMMANDS = {
     "train": ("train:train", "Train an experiment, or resume a run."),
     "eval": ("eval:evaluate", "Evaluate a run on a split of its data, or on other data."),
     "predict": ("predict:predict", "Predict images, folders, tables or videos with a run."),
+    "export": ("export:export", "Write a run as one ONNX or torch.export file, and check it."),
+    "benchmark": ("benchmark:benchmark", "Compare the formats of a run: accuracy, time, size."),
     "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
     "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
     "sweep": ("sweep:sweep", "Train several values of a key and write the best setting."),

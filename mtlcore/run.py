@@ -207,22 +207,28 @@ class Run:
         self,
         formats: Sequence[BenchmarkFormat] = BENCHMARK_FORMATS,
         *,
+        split: str = "test",
         n: int = 1000,
         checkpoint: Which = "last",
         overrides: Overrides | None = None,
     ) -> Benchmark:
-        """Compare formats of the run on this CPU: accuracy on the test split, time, size on disk.
+        """Compare formats of the run on this CPU: accuracy on a split, time, size on disk.
 
         formats: of "torch", "torch-compile", "torch-export" and "onnx". One that does not work on
         this machine gets a result with `error`.
-        n: samples for the main metric of each task, evenly spaced over the test split.
+        split, n: samples for the main metric of each task, evenly spaced over the split.
         checkpoint: "last" (the one to report), or "best" (on validation).
         overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
 
         Raises MtlError for an unknown format, or if there is no such checkpoint.
         """
         return benchmark_run(
-            self._folder(), formats, n=n, which=checkpoint, overrides=overrides or ()
+            self._folder(),
+            formats,
+            split=split,
+            n=n,
+            which=checkpoint,
+            overrides=overrides or (),
         )
 
     def features(

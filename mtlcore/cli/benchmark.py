@@ -26,12 +26,13 @@ def benchmark(
         "torch-export",
         "onnx",
     ),
+    split: str = "test",
     n: int = 1000,
     checkpoint: Literal["last", "best"] = "last",
     set_: Overrides = (),
     json: Json = False,
 ) -> int:
-    """Compare the formats of RUN on this CPU: accuracy on the test split, time, size on disk.
+    """Compare the formats of RUN on this CPU: accuracy on a split, time, size on disk.
 
     Parameters
     ----------
@@ -39,8 +40,10 @@ def benchmark(
         The run folder.
     formats
         Such as `--formats torch onnx`; default: all.
+    split
+        The split for the accuracy.
     n
-        Samples of the test split for the accuracy, evenly spaced.
+        Samples of the split, evenly spaced.
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     set_
@@ -51,7 +54,7 @@ def benchmark(
     from ..run import Run
     from ._shared import console, print_json, print_line
 
-    found = Run(run).benchmark(formats, n=n, checkpoint=checkpoint, overrides=set_)
+    found = Run(run).benchmark(formats, split=split, n=n, checkpoint=checkpoint, overrides=set_)
     if json:
         print_json(found.as_json())
         return 0
@@ -64,6 +67,7 @@ def benchmark(
 
 def _table(title: str, found: Benchmark) -> Table:
     """One row for each format."""
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -72,7 +76,7 @@ def _table(title: str, found: Benchmark) -> Table:
     for one in found.results:
         metrics |= dict.fromkeys(one.metrics)
         sizes |= dict.fromkeys(one.ms)
-    names = [Text(name) for name in metrics]
+    names = [escape(name) for name in metrics]
     times = [f"ms, batch {size}" for size in sizes]
     table = Table("format", *names, *times, "MB", title=Text(title), title_justify="left")
     for one in found.results:

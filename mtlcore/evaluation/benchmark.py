@@ -18,7 +18,7 @@ from ..contracts import SupervisedTask
 from ..errors import MtlError, nearest
 from ..model.preprocess import Preprocess
 from ..runs import RunFolder, Which
-from .graph import Compute, ExportedGraph, Format, load_graph, without_gradient, write_graph
+from .graph import Compute, ExportedGraph, Format, load_graph, traced, without_gradient, write_graph
 from .measure import moved_target
 from .predict import predictor_of
 from .some_samples import SomeSamples, random_images, some_samples
@@ -87,6 +87,7 @@ def benchmark_run(
     folder: RunFolder,
     formats: Sequence[BenchmarkFormat] = BENCHMARK_FORMATS,
     *,
+    split: str = "test",
     n: int = 1000,
     which: Which = "last",
     overrides: Overrides = (),
@@ -103,11 +104,11 @@ def benchmark_run(
     graph = ExportedGraph(predictor.net, predictor.tasks, predictor.preprocess, numbers=False)
     graph = graph.eval()
     try:
-        samples = some_samples(experiment, "test", n)
-        images, what = samples.images()[: max(BATCH_SIZES)], f"split test, n = {samples.n}"
+        samples = some_samples(experiment, split, n)
+        images, what = samples.images()[: max(BATCH_SIZES)], f"split {split}, n = {samples.n}"
     except MtlError as error:
         samples, images = None, torch.empty(0)
-        what = f"no metrics, since the test split can't be opened: {str(error).splitlines()[0]}"
+        what = f"no metrics, since the split {split} can't be opened: {str(error).splitlines()[0]}"
     if len(images) < max(BATCH_SIZES):
         images = random_images(predictor.preprocess.stored, max(BATCH_SIZES))
 
@@ -120,6 +121,8 @@ def benchmark_run(
             try:
                 file = Path(scratch, name.replace("-", "_"))
                 computes[name] = _built(name, graph, file)
+                for size in BATCH_SIZES:
+                    computes[name](images[:size])
                 if file.exists():
                     results[name] = evolve(results[name], bytes=file.stat().st_size)
                 if samples is not None:
@@ -142,7 +145,8 @@ def _built(name: BenchmarkFormat, graph: ExportedGraph, file: Path) -> Compute:
     if name == "torch":
         return without_gradient(graph)
     if name == "torch-compile":
-        return without_gradient(torch.compile(graph, dynamic=True))
+        # Of the traced graph: dynamo can't trace the objects around the network.
+        return without_gradient(torch.compile(traced(graph).module(), dynamic=True))
     file_format: Format = name
     write_graph(graph, file, file_format, {})
     return load_graph(file, file_format, tuple(graph.tasks))

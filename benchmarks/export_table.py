@@ -30,6 +30,7 @@ from mtlcore.evaluation.predict import Predictor
 from mtlcore.evaluation.some_samples import random_images
 from mtlcore.model.inference import Inference, SharedEncoder
 from mtlcore.model.preprocess import Preprocess
+from mtlcore.rng import VIEW, KeyedRng
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "export_table.md"
 IMAGES = 64
@@ -43,6 +44,17 @@ TIMM = [
     ("swin_tiny_patch4_window7_224", 64),
 ]
 """The networks of tests/encoders, with their image sizes."""
+
+
+TASKS = (
+    "classification",
+    "multilabel",
+    "regression",
+    "fer",
+    "gender",
+    "headpose",
+    "valence_arousal",
+)
 
 
 @frozen
@@ -71,20 +83,12 @@ def encoders() -> dict[str, tuple[Encoder, int]]:
 
 
 def tasks() -> dict[str, SupervisedTask]:
-    """Every shipped task, with the fields that training would find."""
-    classes = ("one", "three", "two")
-    fields: dict[str, dict[str, object]] = {
-        "classification": {"classes": classes},
-        "multilabel": {"classes": classes},
-        "regression": {"outputs": ("left", "right"), "mean": (40.0, 3.0), "std": (20.0, 1.0)},
-        "fer": {},
-        "gender": {},
-        "headpose": {},
-        "valence_arousal": {"mean": (0.1, 0.0), "std": (0.4, 0.4)},
-    }
+    """Every shipped task, fitted to example annotations as training would fit it."""
     found: dict[str, SupervisedTask] = {}
-    for name, own in fields.items():
-        found[name] = component("task", name, **own)
+    for name in TASKS:
+        task = component("task", name)
+        examples = task.examples(64, KeyedRng((0, 0), torch.device("cpu"))(VIEW))
+        found[name] = task.fit(examples)
     return found
 
 

@@ -1,23 +1,24 @@
 """Which encoder and which task exports in which format: writes docs/export_table.md.
 
-    python benchmarks/export_table.py [--runs RUN ...] [--quick]
+    python benchmarks/export_table.py [--runs RUN ...] [--again]
 
-Each network has random weights with the spread of trained ones (BatchNorm's statistics are those of
-the images), two heads of tasks, and random images. --runs: trained runs, each compared on 1,000 of
-its own images. --quick: the tasks and one encoder alone, and nothing is written.
+Each network has random weights with BatchNorm's statistics of random images, heads of shipped
+tasks, and random images. --runs: trained runs, each compared on 1,000 of its own images.
+
+Each row is written to benchmarks/results/export.json as soon as it is measured. Rows that are there
+already are not measured again, unless with --again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
-from attrs import frozen
 
 import mtlcore
 from mtlcore import BuildContext, Encoder, MtlError, SupervisedTask, component
@@ -33,6 +34,7 @@ from mtlcore.model.preprocess import Preprocess
 from mtlcore.rng import VIEW, KeyedRng
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "export_table.md"
+RESULTS = Path(__file__).resolve().parent / "results" / "export.json"
 IMAGES = 64
 
 TIMM = [
@@ -57,19 +59,22 @@ TASKS = (
 )
 
 
-@frozen
-class Row:
-    """One cell of the table. error: why there is no file."""
+Row = dict[str, object]
+"""One cell of the table: "mb", "largest", "equal" and "n"; or "error"."""
 
-    size: float = 0.0
-    agreement: Agreement | None = None
-    error: str = ""
+Rows = dict[str, dict[str, Row]]
+"""Name of the row -> format -> cell."""
 
-    def text(self) -> str:
-        if self.agreement is None:
-            return f"no: {self.error}"
-        one = self.agreement
-        return f"{one.largest:.1e}, {one.equal} of {one.n}"
+
+def cell(megabytes: float, one: Agreement) -> Row:
+    largest = float(f"{one.largest:.2e}")
+    return {"mb": round(megabytes, 1), "largest": largest, "equal": one.equal, "n": one.n}
+
+
+def text(row: Row) -> str:
+    if "error" in row:
+        return f"no: {row['error']}"
+    return f"{row['largest']:.1e}, {row['equal']} of {row['n']}"
 
 
 def encoders() -> dict[str, tuple[Encoder, int]]:
@@ -105,10 +110,10 @@ def predictor(encoder: Encoder, of: dict[str, SupervisedTask], size: int) -> Pre
     return Predictor(net.eval(), of, preprocess)
 
 
-def rows_of(found: Predictor, images: torch.Tensor) -> dict[str, dict[str, Row]]:
-    """Format -> task -> row."""
+def rows_of(found: Predictor, images: torch.Tensor) -> Rows:
+    """Task -> format -> cell."""
     graph = ExportedGraph(found.net, found.tasks, found.preprocess)
-    result: dict[str, dict[str, Row]] = {}
+    result: Rows = {label: {} for label in found.tasks}
     for file_format in FORMATS:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "graph"
@@ -117,68 +122,46 @@ def rows_of(found: Predictor, images: torch.Tensor) -> dict[str, dict[str, Row]]
                 compute = load_graph(file, file_format, tuple(found.tasks))
                 agreement = check(found, compute, images)
             except MtlError as error:
-                result[file_format] = {label: Row(error=str(error)) for label in found.tasks}
+                for label in found.tasks:
+                    result[label][file_format] = {"error": str(error)}
                 continue
-            megabytes = file.stat().st_size / 1e6
-            result[file_format] = {label: Row(megabytes, one) for label, one in agreement.items()}
+            for label, one in agreement.items():
+                result[label][file_format] = cell(file.stat().st_size / 1e6, one)
     return result
 
 
-def table(first: str, rows: dict[str, dict[str, Row]]) -> list[str]:
-    lines = [f"| {first} | " + " | ".join(FORMATS) + " | MB (ONNX) |", "|---|" + "---|" * 3]
-    for name, by_format in rows.items():
-        cells = " | ".join(by_format[f].text() for f in FORMATS)
-        lines.append(f"| `{name}` | {cells} | {by_format['onnx'].size:.1f} |")
-    return lines
+def of_run(folder: Path) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for file_format in FORMATS:
+        with tempfile.TemporaryDirectory() as scratch:
+            done = mtlcore.load_run(folder).export(Path(scratch, "graph"), file_format)
+        if "random" in done.images:
+            raise MtlError(f"{folder}: {done.images}")
+        one = max(done.agreement.values(), key=lambda a: a.largest)
+        found[file_format] = cell(done.bytes / 1e6, one)
+    return found
 
 
-def worst(by_format: dict[str, dict[str, Row]]) -> dict[str, Row]:
+def of_encoder(encoder: Encoder, size: int, of: dict[str, SupervisedTask]) -> dict[str, Row]:
     """The task that agrees least, for each format."""
+    found = predictor(encoder, of, size)
+    rows = rows_of(found, random_images(found.preprocess.stored, IMAGES))
 
     def badness(row: Row) -> float:
-        return float("inf") if row.agreement is None else row.agreement.largest
+        return float("inf") if "error" in row else float(str(row["largest"]))
 
-    return {f: max(of_tasks.values(), key=badness) for f, of_tasks in by_format.items()}
+    return {f: max((row[f] for row in rows.values()), key=badness) for f in FORMATS}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=Path, nargs="*", default=[], metavar="RUN")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def table(first: str, rows: Rows) -> list[str]:
+    lines = [f"| {first} | " + " | ".join(FORMATS) + " | MB (ONNX) |", "|---|" + "---|" * 3]
+    for name, by_format in rows.items():
+        cells = " | ".join(text(by_format[f]) for f in FORMATS)
+        lines.append(f"| `{name}` | {cells} | {by_format['onnx'].get('mb', '')} |")
+    return [*lines, ""]
 
-    of_runs: dict[str, dict[str, Row]] = {}
-    for folder in args.runs:
-        by_format: dict[str, Row] = {}
-        for file_format in FORMATS:
-            with tempfile.TemporaryDirectory() as scratch:
-                done = mtlcore.load_run(folder).export(Path(scratch, "graph"), file_format)
-                assert "random" not in done.images, done.images
-                one = max(done.agreement.values(), key=lambda a: a.largest)
-                by_format[file_format] = Row(done.bytes / 1e6, one)
-        of_runs[folder.name] = by_format
-        print(folder.name, by_format, flush=True)
 
-    of_tasks: dict[str, dict[str, Row]] = {}
-    found = predictor(ResnetSmall(width=16, stem_stride=2), tasks(), 48)
-    by_task = rows_of(found, random_images(found.preprocess.stored, IMAGES))
-    for label in found.tasks:
-        of_tasks[label] = {f: by_task[f][label] for f in FORMATS}
-        print(label, of_tasks[label], flush=True)
-
-    of_encoders: dict[str, dict[str, Row]] = {}
-    two = {label: task for label, task in tasks().items() if label in ("fer", "headpose")}
-    for name, (encoder, size) in encoders().items():
-        if args.quick and not isinstance(encoder, ResnetSmall):
-            continue
-        started = time.perf_counter()
-        one = predictor(encoder, two, size)
-        of_encoders[name] = worst(rows_of(one, random_images(one.preprocess.stored, IMAGES)))
-        print(f"{name} {time.perf_counter() - started:.0f} s", of_encoders[name], flush=True)
-
-    if args.quick:
-        return 0
+def page(found: dict[str, Rows]) -> str:
     import onnx
     import onnxruntime
 
@@ -187,23 +170,56 @@ def main() -> int:
         "",
         "Written by `python benchmarks/export_table.py`. Do not edit. A cell is the largest",
         "difference between the file and the run, then how many answers are equal. Numbers above",
-        "1, such as degrees, count relative to the largest of them.",
+        "1, such as degrees, count relative to the largest of them. See [Export](export.md).",
         "",
-        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__},",
         f"onnx {onnx.__version__}, ONNX Runtime {onnxruntime.__version__}",
         "",
-    ]
-    if of_runs:
-        lines += ["## Trained runs, on 1,000 of their own images", "", *table("run", of_runs), ""]
-    lines += [f"## Tasks, on {IMAGES} random images", "", *table("task", of_tasks), ""]
-    lines += [
+        "## Trained runs, on 1,000 of their own images",
+        "",
+        *table("run", found["runs"]),
+        f"## Tasks, on {IMAGES} random images",
+        "",
+        *table("task", found["tasks"]),
         f"## Encoders, on {IMAGES} random images",
         "",
         "Random weights, with the heads of `fer` and `headpose`; the cell is the worse of both.",
         "",
-        *table("encoder", of_encoders),
+        *table("encoder", found["encoders"]),
     ]
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], metavar="RUN")
+    parser.add_argument("--again", action="store_true", help="measure all rows again")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[str, Rows] = {"runs": {}, "tasks": {}, "encoders": {}}
+    if RESULTS.exists() and not args.again:
+        found = json.loads(RESULTS.read_text())
+
+    def write() -> None:
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        PAGE.write_text(page(found), encoding="utf-8")
+
+    for folder in args.runs:
+        if folder.name not in found["runs"]:
+            found["runs"][folder.name] = of_run(folder)
+            write()
+    shipped = tasks()
+    if not found["tasks"]:
+        one = predictor(ResnetSmall(stem_stride=2), shipped, 48)
+        found["tasks"] = rows_of(one, random_images(one.preprocess.stored, IMAGES))
+        write()
+    two = {label: shipped[label] for label in ("fer", "headpose")}
+    for name, (encoder, size) in encoders().items():
+        if name not in found["encoders"]:
+            found["encoders"][name] = of_encoder(encoder, size, two)
+            print(name, found["encoders"][name], flush=True)
+            write()
+    write()
     return 0
 
 

@@ -81,7 +81,11 @@ if TYPE_CHECKING:
     from .data.split_names import split_name as split_name
     from .errors import MtlError as MtlError
     from .errors import nearest as nearest
+    from .evaluation.benchmark import Benchmark as Benchmark
+    from .evaluation.benchmark import FormatResult as FormatResult
     from .evaluation.evaluate import Evaluation as Evaluation
+    from .evaluation.export import Agreement as Agreement
+    from .evaluation.export import Exported as Exported
     from .evaluation.package import load_package as load_package
     from .evaluation.predict import Prediction as Prediction
     from .evaluation.predict import Predictor as Predictor
@@ -163,8 +167,10 @@ _HOME = {
     "data.images": ("read_image",),
     "data.split_names": ("split_name",),
     "errors": ("MtlError", "nearest"),
+    "evaluation.benchmark": ("Benchmark", "FormatResult"),
     "evaluation.evaluate": ("Evaluation",),
     "evaluation.package": ("load_package",),
+    "evaluation.export": ("Agreement", "Exported"),
     "evaluation.predict": ("Prediction", "Predictor"),
     "evaluation.samples": ("FeatureTable",),
     "files": ("open_file", "read_file", "text_encoding"),

@@ -16,6 +16,12 @@ from .config.experiment import Experiment
 from .config.overrides import Overrides
 from .contracts import Detector
 from .errors import MtlError
+from .evaluation.benchmark import (
+    BENCHMARK_FORMATS,
+    Benchmark,
+    BenchmarkFormat,
+    benchmark_run,
+)
 from .evaluation.evaluate import (
     Evaluation,
     Progress,
@@ -26,6 +32,8 @@ from .evaluation.evaluate import (
     torch_device,
     with_one_dataset,
 )
+from .evaluation.export import Exported, export_run
+from .evaluation.graph import Format
 from .evaluation.package import write_package
 from .evaluation.predict import Predictor, predictor_of
 from .evaluation.samples import FeatureTable, feature_table
@@ -194,6 +202,66 @@ class Run:
             license_name=license_name,
         )
         return folder
+
+    def export(
+        self,
+        path: Path | str,
+        format: Format = "onnx",  # noqa: A002 (the name of the option `--format`)
+        *,
+        checkpoint: Which = "last",
+        data_samples: int = 1000,
+        overrides: Overrides | None = None,
+    ) -> Exported:
+        """Write the run as one file: uint8 images -> the answers of all tasks in numbers.
+
+        The file is checked against the run on images of its validation or test split; on random
+        images if the data can't be opened.
+
+        path: the file to write. It must not exist.
+        format: "onnx", for ONNX Runtime; or "torch-export", for `torch.export.load`.
+        checkpoint: "last" (the one to report), or "best" (on validation).
+        data_samples: number of images to check.
+        overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
+
+        Raises MtlError if a component can't be exported, if a package is missing, or if the file
+        does not give the answers of the run. No file is written then.
+        """
+        return export_run(
+            self._folder(),
+            Path(path),
+            format,
+            which=checkpoint,
+            data_samples=data_samples,
+            overrides=overrides or (),
+        )
+
+    def benchmark(
+        self,
+        formats: Sequence[BenchmarkFormat] = BENCHMARK_FORMATS,
+        *,
+        split: str = "test",
+        n: int = 1000,
+        checkpoint: Which = "last",
+        overrides: Overrides | None = None,
+    ) -> Benchmark:
+        """Compare formats of the run on this CPU: accuracy on a split, time, size on disk.
+
+        formats: of "torch", "torch-compile", "torch-export" and "onnx". One that does not work on
+        this machine gets a result with `error`.
+        split, n: samples for the main metric of each task, evenly spaced over the split.
+        checkpoint: "last" (the one to report), or "best" (on validation).
+        overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
+
+        Raises MtlError for an unknown format, or if there is no such checkpoint.
+        """
+        return benchmark_run(
+            self._folder(),
+            formats,
+            split=split,
+            n=n,
+            which=checkpoint,
+            overrides=overrides or (),
+        )
 
     def features(
         self,

@@ -28,6 +28,8 @@ COMMANDS = {
     "eval": ("eval:evaluate", "Evaluate a run on a split of its data, or on other data."),
     "predict": ("predict:predict", "Predict images, folders, tables or videos with a run."),
     "package": ("package:package", "Write the model of a run as a folder for others."),
+    "export": ("export:export", "Write a run as one ONNX or torch.export file, and check it."),
+    "benchmark": ("benchmark:benchmark", "Compare the formats of a run: accuracy, time, size."),
     "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
     "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
     "sweep": ("sweep:sweep", "Train several values of a key and write the best setting."),

@@ -20,10 +20,12 @@ class AnswerFormat:
     form: "label" for the probabilities of classes of which one is true; "labels" for those of
     labels of which any number is true; "values" for numbers in real units.
     names: of the n numbers. Without names, one value is named "value", several "0", "1", ...
+    unit: of values, such as "degrees"; "" for that of the annotation.
     """
 
     form: Literal["label", "labels", "values"]
     names: tuple[str, ...] = ()
+    unit: str = ""
 
     def answers(self, numbers: Tensor) -> list[Answer]:
         """Convert numbers (B, n), or (B,), to one answer for each sample.

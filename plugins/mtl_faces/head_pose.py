@@ -93,7 +93,7 @@ class HeadPose(SupervisedTask):
         return to_pose_deg(decoded).numpy(force=True)
 
     def answer_format(self) -> AnswerFormat:
-        return AnswerFormat("values", ("yaw", "pitch", "roll"))
+        return AnswerFormat("values", ("yaw", "pitch", "roll"), "degrees")
 
     def answer_numbers(self, decoded: Tensor) -> Tensor:
         """(B, 3, 3) -> (B, 3): yaw, pitch and roll in degrees."""

@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("train:train", "Train an experiment, or resume a run."),
     "eval": ("eval:evaluate", "Evaluate a run on a split of its data, or on other data."),
     "predict": ("predict:predict", "Predict images, folders, tables or videos with a run."),
+    "serve": ("serve:serve", "Serve a run as a web page and as JSON endpoints."),
     "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
     "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
     "sweep": ("sweep:sweep", "Train several values of a key and write the best setting."),

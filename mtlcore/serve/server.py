@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], object]) ->
     """
     with closing(_listening(host, port)) as listener:
         ready(_url(host, listener.getsockname()[1]))
+        # It warns of every broken body, which the client hears about.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

@@ -80,8 +80,7 @@ async def uploads_of(request: Request, limits: Limits) -> AsyncIterator[list[Upl
     bounded = Request(request.scope, _bounded(request.receive, limits.max_bytes))
     with _errors_as_answers(limits.read_s):
         async with asyncio.timeout(limits.read_s):
-            # The parser counts files, but its message does not say what to do.
-            form = await bounded.form(max_files=limits.max_images + 1, max_fields=limits.max_images)
+            form = await bounded.form(max_files=limits.max_images, max_fields=limits.max_images)
     try:
         yield _files(form, limits)
     finally:
@@ -144,11 +143,6 @@ def _files(form: FormData, limits: Limits) -> list[Upload]:
     if not files:
         raise HTTPException(
             400, "the request has no file: expected one or more image files, named `images`"
-        )
-    if len(files) > limits.max_images:
-        raise HTTPException(
-            400,
-            f"the request has more than {limits.max_images} images: send them in several requests",
         )
     uploads: list[Upload] = []
     for number, file in enumerate(files):

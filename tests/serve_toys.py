@@ -44,10 +44,10 @@ def image(seed: int = 0, width: int = 40, height: int = 30) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
+def encoded(drawn: Image.Image, form: str = "PNG", **options: object) -> bytes:
     """The bytes of an image file."""
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    drawn.save(buffer, form, **options)
     return buffer.getvalue()
 
 

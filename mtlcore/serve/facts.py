@@ -37,7 +37,8 @@ def facts_of_predictor(predictor: Predictor) -> Facts:
     tasks: Facts = {}
     for label, task in predictor.tasks.items():
         form = task.answer_format()
-        tasks[label] = {"component": component_name(type(task)), "form": form.form, "names": list(form.names)}
+        component = component_name(type(task))
+        tasks[label] = {"component": component, "form": form.form, "names": list(form.names)}
     try:
         preprocess = predictor.preprocess.as_data()
     except MtlError as error:  # an augmentation of a plugin

@@ -61,7 +61,7 @@ class Worker:
             running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             try:
                 answered = self._predict([upload for job in running for upload in job.uploads])
-            except BaseException as error:  # noqa: BLE001 (the thread must live; the app reports it)
+            except BaseException as error:  # noqa: BLE001 (the app reports it)
                 for job in running:
                     job.future.set_exception(error)
                 continue

@@ -65,9 +65,7 @@ class Opened:
         self.page.goto(url)
 
     def choose(self, *files: tuple[str, bytes]) -> None:
-        uploads = [
-            {"name": name, "mimeType": "image/png", "buffer": data} for name, data in files
-        ]
+        uploads = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
         self.page.set_input_files("#file", uploads)
 
     def cards(self, n: int):

@@ -102,7 +102,6 @@ def test_200_requests_at_once_are_each_answered_in_bounded_memory(
         statuses = Counter((kind, response.status_code) for kind, response in answered)
         record_property("growth_mb", growth)
         record_property("statuses", str(statuses))
-        print(f"growth {growth:.0f} MB", dict(statuses))
         assert len(answered) == REQUESTS
         for kind, response in answered:
             if response.status_code == 200:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from attrs import asdict, field, frozen
+from attrs import asdict, define, field, frozen
 from fastapi import HTTPException
 
 from ..errors import MtlError
@@ -37,17 +37,15 @@ class Limits:
                 raise MtlError(f"{name} = {value}: expected at least 1")
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Places:
-    """The places for requests that are served at the same time, for one event loop."""
+    """The places for requests that are served at the same time, in one event loop.
+
+    n: how many there are. taken: by requests that are being served.
+    """
 
     n: int
-    _taken: list[None] = field(factory=list, init=False)
-
-    @property
-    def taken(self) -> int:
-        """The number of requests that are being served."""
-        return len(self._taken)
+    taken: int = field(default=0, init=False)
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -58,8 +56,8 @@ class Places:
                 f"the server is busy with {self.n} requests: try again in {RETRY_S} s",
                 {"Retry-After": str(RETRY_S)},
             )
-        self._taken.append(None)
+        self.taken += 1
         try:
             yield
         finally:
-            self._taken.pop()
+            self.taken -= 1

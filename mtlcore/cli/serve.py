@@ -26,7 +26,7 @@ def serve(
     Parameters
     ----------
     run
-        The run folder, or a folder that `mtl package` wrote.
+        The run folder.
     host
         The address; 0.0.0.0 lets everybody in the network connect.
     port

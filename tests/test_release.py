@@ -52,6 +52,22 @@ def test_every_shipped_plugin_loads(installed: Path, tmp_path: Path) -> None:
         assert f'"{name}"' in printed
 
 
+def test_serving_without_its_extra_says_what_to_install(installed: Path, tmp_path: Path) -> None:
+    command = [installed / "mtl", "serve", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "pip install 'mtlcore[serve]'" in done.stderr
+
+
+def test_the_pages_of_the_service_are_in_the_wheel(installed: Path) -> None:
+    (folder,) = installed.parent.glob("lib/python*/site-packages/mtlcore/serve")
+    docs = REPOSITORY / "docs" / "responsible-use.md"
+
+    assert (folder / "page.html").is_file()
+    assert (folder / "responsible-use.md").read_text() == docs.read_text()
+
+
 def test_a_new_plugin_passes_its_checks_and_the_module_works_like_the_command(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "package": ("package:package", "Write the model of a run as a folder for others."),
     "export": ("export:export", "Write a run as one ONNX or torch.export file, and check it."),
     "benchmark": ("benchmark:benchmark", "Compare the formats of a run: accuracy, time, size."),
+    "serve": ("serve:serve", "Serve a run as a web page and as JSON endpoints."),
     "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
     "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
     "sweep": ("sweep:sweep", "Train several values of a key and write the best setting."),

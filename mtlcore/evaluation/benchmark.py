@@ -13,11 +13,12 @@ import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
+from ..checkpoints import Which
 from ..config.overrides import Overrides
 from ..contracts import SupervisedTask
 from ..errors import MtlError, nearest
 from ..model.preprocess import Preprocess
-from ..runs import RunFolder, Which
+from ..runs import RunFolder
 from .graph import Compute, ExportedGraph, Format, load_graph, traced, without_gradient, write_graph
 from .measure import moved_target
 from .predict import predictor_of

@@ -12,12 +12,13 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from .. import __version__
+from ..checkpoints import Which
 from ..config.experiment import Experiment
 from ..config.overrides import Overrides
 from ..contracts import AnswerFormat
 from ..contracts.answers import PRESENT
 from ..errors import MtlError
-from ..runs import RunFolder, Which
+from ..runs import RunFolder
 from .decoded import decoded_predictions
 from .graph import (
     Compute,

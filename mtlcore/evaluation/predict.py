@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -104,10 +105,14 @@ class Predictor:
 
         The arguments are those of a call. A few batches are decoded ahead.
         """
-        detect = self.detector.build() if self.detector else None
-        for regions in _decoded_ahead(items_of(sources), self, detect):
+        for regions in _decoded_ahead(items_of(sources), self, self.detect):
             for start in range(0, len(regions), self.batch_size):
                 yield from self._answered(regions[start : start + self.batch_size])
+
+    @cached_property
+    def detect(self) -> Detect | None:
+        """The detector, loaded on first use; None without one. Raises MtlError as its `build`."""
+        return self.detector.build() if self.detector else None
 
     def columns(self) -> list[str]:
         """Return the columns of the rows of this predictor, in order."""

@@ -20,9 +20,6 @@ from torch import Tensor
 from ..data.images import read_image
 from ..errors import MtlError
 
-Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
-"""One source: a path, a glob, or images in memory. See `items_of`."""
-
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 PATH_COLUMNS = ("path", "image", "file", "filename", "key")
@@ -42,6 +39,10 @@ class Item:
     frame: int | None = None
 
 
+Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | Item
+"""One source: a path, a glob, images in memory, or an `Item`. See `items_of`."""
+
+
 def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
     """Yield the images of all sources, in order.
 
@@ -54,6 +55,7 @@ def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
     - a Pillow image;
     - an array (H, W), (H, W, 3) or (N, H, W, 3), uint8;
     - a tensor (3, H, W) or (B, 3, H, W), uint8, or float in [0, 1];
+    - an `Item`;
     - an iterable of these.
 
     Raises MtlError for a path that does not exist, and for anything else.
@@ -61,6 +63,8 @@ def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
     for source in sources:
         if isinstance(source, str | os.PathLike):
             yield from _of_path(os.fspath(source))
+        elif isinstance(source, Item):
+            yield source
         elif isinstance(source, Image.Image):
             yield Item("", partial(_of_pillow, source))
         elif isinstance(source, np.ndarray):

@@ -1,0 +1,63 @@
+"""`mtl serve`: a run as a web page and as JSON endpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+
+def serve(
+    run: Path,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str | None = None,
+    checkpoint: Literal["last", "best"] = "last",
+    max_bytes: int = 20_000_000,
+    max_images: int = 16,
+    max_pixels: int = 50_000_000,
+    max_requests: int = 64,
+) -> int:
+    """Serve RUN on this machine: a web page, and POST /predict for programs.
+
+    Stop it with Ctrl-C: requests in flight are finished. docs/serve.md describes the endpoints.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    host
+        The address; 0.0.0.0 lets everybody in the network connect.
+    port
+        0 lets the system choose a free one.
+    device
+        Such as cpu or cuda:1; default: a GPU if there is one.
+    checkpoint
+        The last checkpoint (the one to report), or the best one on validation.
+    max_bytes
+        Bytes of one request.
+    max_images
+        Images of one request.
+    max_pixels
+        Pixels of one image.
+    max_requests
+        Requests at the same time; further ones are asked to try again.
+    """
+    from ..run import Run
+    from ..serve import Limits, create_app, facts_of
+    from ..serve import serve as serve_app
+    from ..serve.server import is_loopback
+    from ._shared import print_line
+
+    limits = Limits(max_bytes, max_images, max_pixels, max_requests)
+    opened = Run(run)
+    predictor = opened.predictor(checkpoint=checkpoint, device=device)
+    app = create_app(predictor, facts_of(opened, checkpoint), limits)
+    if not is_loopback(host):
+        print_line(
+            f"warning: everybody who can reach {host} can use this model, without a password; "
+            "read docs/responsible-use.md first"
+        )
+    serve_app(app, host, port, lambda url: print_line(f"serving {run} at {url}  (stop: Ctrl-C)"))
+    return 0

@@ -1,0 +1,54 @@
+"""What `/metadata` says about a model: its tasks, its preprocessing and where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import __version__
+from ..checkpoints import Which
+from ..errors import MtlError
+from ..evaluation.predict import Predictor
+from ..registry.components import component_name
+from ..run import Run
+from ..runs import RunFolder
+
+Facts = dict[str, object]
+"""JSON-compatible data."""
+
+
+def facts_of(run: Run, checkpoint: Which = "last") -> Facts:
+    """Return where a model comes from: run, checkpoint, data fingerprint, versions of training.
+
+    Paths are left out: they say how a machine is set up.
+    """
+    summary = run.summary
+    saved = RunFolder(run.path).require(checkpoint)
+    return {
+        "run": Path(run.path).resolve().name,
+        "checkpoint": saved.path.name,
+        "trained": summary.get("started"),
+        "data_fingerprint": summary.get("data_fingerprint"),
+        "versions": summary.get("versions"),
+    }
+
+
+def facts_of_predictor(predictor: Predictor) -> Facts:
+    """Return what a predictor answers, and how it reads an image."""
+    detector = predictor.detector
+    tasks: Facts = {}
+    for label, task in predictor.tasks.items():
+        form = task.answer_format()
+        component = component_name(type(task))
+        tasks[label] = {"component": component, "form": form.form, "names": list(form.names)}
+    try:
+        preprocess = predictor.preprocess.as_data()
+    except MtlError as error:  # an augmentation of a plugin
+        preprocess = {"unknown": str(error)}
+    return {
+        "served_by": f"mtlcore {__version__}",
+        "tasks": tasks,
+        "preprocess": preprocess,
+        "detector": component_name(type(detector)) if detector else None,
+        "mirror": predictor.mirror,
+        "precision": predictor.precision,
+    }

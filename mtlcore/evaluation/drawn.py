@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -14,7 +15,8 @@ from ..contracts import AlignedTask, SupervisedTask
 SMALLEST, LARGEST = 256, 960  # pixels: the image on the page
 TILE, GAP = 192, 6  # pixels: what a task draws, and the space around it
 LETTERS = 16  # pixels
-MOST = 24  # regions that are drawn
+SHORTEST = 4 * TILE  # pixels: the height of a column that is full, whatever the image
+MOST, MOST_LINES = 24, 6  # regions that are drawn, and lines of a caption
 COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 
 Box = tuple[float, float, float, float]
@@ -36,6 +38,25 @@ def enlarged(image: Tensor) -> Tensor:
     return bigger[0].clamp(0, 1)
 
 
+def with_caption(image: Tensor, text: str) -> Tensor:
+    """Write a text below an image (3, H, W), wrapped at commas. -> (3, H + lines, W)."""
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    lines = [""]
+    for part in text.split(", "):
+        longer = f"{lines[-1]}, {part}" if lines[-1] else part
+        if lines[-1] and pen.textlength(longer, _font()) > image.shape[-1] - GAP:
+            lines.append(part)
+        else:
+            lines[-1] = longer
+    lines = lines[:MOST_LINES]
+    strip = Image.new("RGB", (image.shape[-1], len(lines) * (LETTERS + GAP)), "white")
+    pen = ImageDraw.Draw(strip)
+    for i, line in enumerate(lines):
+        pen.text((GAP // 2, i * (LETTERS + GAP)), line, fill="black", font=_font())
+    below = torch.from_numpy(np.array(strip)).permute(2, 0, 1).float() / 255
+    return torch.cat([image.cpu().float(), below], 1)
+
+
 def page(
     image: np.ndarray,
     boxes: Sequence[Box | None],
@@ -53,7 +74,7 @@ def page(
     lines = [note] if note else []
     if more > 0:
         lines.append(f"and {more} more regions")
-    columns = _columns(tiles, left.height)
+    columns = _columns(tiles, max(left.height, SHORTEST))
     width = left.width + sum(column.width + GAP for column in columns)
     height = max([left.height, *(column.height for column in columns)])
     result = Image.new("RGB", (width, height + len(lines) * (LETTERS + GAP)), "white")
@@ -109,7 +130,7 @@ def _region(number: int, box: Box | None, drawings: Sequence[Tensor]) -> Image.I
 
 
 def _columns(tiles: Sequence[Image.Image], height: int) -> list[Image.Image]:
-    """Stack tiles in columns that are about as high as the image, at least one tile each."""
+    """Stack tiles in columns of about this height, at least one tile each."""
     groups: list[list[Image.Image]] = []
     for tile in tiles:
         used = sum(other.height + GAP for other in groups[-1]) if groups else height

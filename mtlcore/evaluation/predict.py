@@ -115,12 +115,16 @@ class PredictedImage:
 
     def _drawings(self, region: Region) -> list[Tensor]:
         """What each task draws on what the network read, (3, h, w) in [0, 1]."""
-        from .drawn import drawing
+        from .drawn import drawing, with_caption
 
         if region.view is None:
             return []
-        view = region.view
-        return [drawing(task, view, region.decoded[name]) for name, task in self.tasks.items()]
+        drawings: list[Tensor] = []
+        for name, task in self.tasks.items():
+            drawn = drawing(task, region.view, region.decoded[name])
+            words = answer_in_words(region.prediction.answers[name])
+            drawings.append(with_caption(drawn, f"{name}: {words}"))
+        return drawings
 
 
 @frozen(eq=False)
@@ -335,6 +339,17 @@ def _regions(
         crop = predictor.detector.crop(image, box)
         regions.append(_Stored(one, predictor.preprocess.store(crop)))
     return regions or [_Stored(evolve(whole, error="the detector found nothing"), None)]
+
+
+def answer_in_words(answer: Answer) -> str:
+    """Return the label, the labels, or the numbers of an answer, on one line."""
+    if "label" in answer:
+        probability = answer.get("probability")
+        shown = f" {probability:.2f}" if isinstance(probability, float) else ""
+        return f"{answer['label']}{shown}"
+    if "labels" in answer:
+        return ", ".join(answer["labels"]) or "none"
+    return ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:

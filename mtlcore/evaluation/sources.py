@@ -17,13 +17,13 @@ from attrs import frozen
 from PIL import Image
 from torch import Tensor
 
+from ..data.folder import IMAGES
 from ..data.images import from_pillow, read_image
 from ..errors import MtlError
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """One source: a path, a glob, or images in memory. See `items_of`."""
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 PATH_COLUMNS = ("path", "image", "file", "filename", "key")
 """The columns of a table that may hold paths, in this order of preference."""

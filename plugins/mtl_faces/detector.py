@@ -127,7 +127,8 @@ class CenterFace:
         padding = [(0, -length % MULTIPLE) for length in small.shape[:2]]
         padded = np.pad(small, (*padding, (0, 0)))
         outputs = self.session.run(None, {"input.1": padded.transpose(2, 0, 1)[None]})
-        boxes, scores, points = decoded(*(output[0] for output in outputs), self.threshold)
+        heat, log_size, offset, landmarks = (output[0] for output in outputs)
+        boxes, scores, points = decoded(heat, log_size, offset, landmarks, self.threshold)
 
         stretch = np.array([width / size[0], height / size[1]])
         boxes, points = boxes * np.tile(stretch, 2), points * stretch

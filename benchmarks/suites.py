@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from baselines import HandMixedStep, HandNet, HandStep, kornia_strong, kornia_weak
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from ours import CLASSES, experiment, images, labels, profile, stepper
+from PIL import Image
 from timing import Row, Variant, compare, cpu_times
 from torch import Tensor, nn
 from weighting import weighting
@@ -17,7 +20,9 @@ from weighting import weighting
 from mtlcore import PretextTask, Rng
 from mtlcore.augment.levels import Strong, Weak
 from mtlcore.encoders.resnet_small import ResnetSmall
+from mtlcore.evaluation.predict import Predictor
 from mtlcore.model.inference import Inference
+from mtlcore.model.preprocess import Preprocess
 from mtlcore.training.trainer import Trainer
 
 BATCH, SIZE = 64, 64
@@ -182,10 +187,54 @@ def _kornia_augmentation(module: nn.Module, batch: Tensor) -> Variant:
     return run
 
 
+# ------------------------------------------------------------------------------------- prediction
+
+
+def predict(quick: bool) -> list[Row]:
+    """Compare a predictor with itself at batch 1, and with its bare network.
+
+    images_s_at_32: CPU time of an image at batch 32 over that at batch 1. 1 / 1.5 is the gate.
+    arrays: from uint8 arrays in memory to answers, over the network on a view, at batch 32.
+    jpeg: the same from files of 48 x 48 pixels.
+    """
+    size, number = 48, 256
+    exp = experiment(ResnetSmall(width=16), size, BATCH, 1)
+    net = _inference_net(stepper(exp, images(size), labels(1)))
+    tasks = {label: entry.component for label, entry in exp.tasks.items()}
+    preprocess = Preprocess.of(exp)
+    one, many = (Predictor(net, tasks, preprocess, batch_size=size) for size in (1, 32))
+    arrays = list(images(size)[:number].permute(0, 2, 3, 1).contiguous().numpy())
+    views = preprocess.view(preprocess.stack(arrays)).images.split(32)
+
+    def bare() -> None:
+        with torch.no_grad():
+            for view in views:
+                net(view)
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{i}.jpg") for i in range(number)]
+        for file, array in zip(files, arrays):
+            Image.fromarray(array).save(file, quality=90)
+        variants: dict[str, Variant] = {
+            "one": lambda: one(arrays),
+            "many": lambda: many(arrays),
+            "bare": bare,
+            "jpeg": lambda: many(files),
+        }
+        times = cpu_times(variants, rounds=4 if quick else 30)
+    over = "the network on views"
+    return [
+        compare("images_s_at_32", times["many"], "batch 1", times["one"], 1 / 1.5, 1 / 2),
+        compare("arrays", times["many"], over, times["bare"], gate=1.15),
+        compare("jpeg", times["jpeg"], over, times["bare"]),
+    ]
+
+
 SUITES: dict[str, Callable[[bool], list[Row]]] = {
     "step": step,
     "pretext-cost": pretext_compute,
     "augment": augment,
     "inference": inference,
+    "predict": predict,
     "weighting": weighting,
 }

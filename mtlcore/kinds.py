@@ -10,10 +10,21 @@ from typing import Literal
 
 from attrs import frozen
 
-KindName = Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation", "callback"]
+KindName = Literal[
+    "pretext",
+    "task",
+    "encoder",
+    "weighting",
+    "dataset",
+    "augmentation",
+    "callback",
+    "detector",
+]
 """The name of a kind, in the order of the documentation."""
 
-CheckedKind = Literal["pretext", "task", "encoder", "weighting", "dataset", "augmentation"]
+CheckedKind = Literal[
+    "pretext", "task", "encoder", "weighting", "dataset", "augmentation", "detector"
+]
 """A kind that the conformance kit checks, and of which `mtl plugins new` creates a plugin."""
 
 
@@ -21,7 +32,8 @@ CheckedKind = Literal["pretext", "task", "encoder", "weighting", "dataset", "aug
 class Kind:
     """One kind.
 
-    table: its table in a configuration. labeled: its tables have a label, [<table>.<label>].
+    table: its table in a configuration; "" for a kind that takes no part in training.
+    labeled: its tables have a label, [<table>.<label>].
     """
 
     name: KindName
@@ -43,6 +55,7 @@ KINDS: dict[str, Kind] = {
         Kind("dataset", "data", labeled=True),
         Kind("augmentation", "augment"),
         Kind("callback", "callback", labeled=True),
+        Kind("detector", ""),
     )
 }
 """Name -> kind."""

@@ -149,7 +149,7 @@ class Run:
     def predictor(
         self,
         *,
-        detector: Detector | None = None,
+        detector: Detector | str | None = None,
         batch_size: int = 32,
         mirror: bool = False,
         checkpoint: Which = "last",
@@ -157,7 +157,8 @@ class Run:
     ) -> Predictor:
         """Return an object that predicts images: `run.predictor()("photos/")`.
 
-        detector: finds the regions to predict, such as faces (default: the whole image).
+        detector: finds the regions to predict: its name, such as "faces", or a component (default:
+        the whole image).
         batch_size: images of one forward, at least 1.
         mirror: average the predictions for each image and its mirror image.
         checkpoint: "last" (the one to report), or "best" (on validation).

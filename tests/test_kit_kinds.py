@@ -7,6 +7,7 @@ import torch
 from broken_plugins import (
     augmentations,
     datasets,
+    detectors,
     encoders,
     sneaky_tasks,
     tasks,
@@ -25,6 +26,7 @@ KINDS = {
     "weighting": weightings,
     "dataset": datasets,
     "task": tasks,
+    "detector": detectors,
 }
 
 

@@ -7,7 +7,7 @@
 | strong     | as weak, and rotation up to 20 degrees; brightness +-0.05; Gaussian noise    |
 |            | with a std up to 0.05; Gaussian blur, kernel 1 or 3, sigma 1.5; a cutout of  |
 |            | 60 / 224 of the height and width, after the pretext                          |
-| validation | central crop of 0.8; resize                                                  |
+| validation | the whole image (in the paper, a central crop of 0.8); resize                |
 
 An augmentation draws its parameters for the whole batch at once, warps each image once, and copies
 nothing to the host. Sample i of the result depends on sample i of the images alone.
@@ -159,15 +159,15 @@ class Strong(Augmentation):
 
 @frozen
 class Validation(Augmentation):
-    """A central crop without any randomness.
+    """A central crop without any randomness; by default the whole image.
 
-    crop: the share of the height and width that is visible; 1.0 for the whole image.
+    crop: the share of the height and width that is visible. The paper's is 0.8.
     """
 
     lacks: ClassVar[Mapping[str, str]] = {
         "random": "evaluation looks at each image in the same way each time"
     }
-    crop: float = field(default=0.8, validator=and_(gt(0.0), le(1.0)))
+    crop: float = field(default=1.0, validator=and_(gt(0.0), le(1.0)))
 
     def view(
         self,

@@ -90,7 +90,7 @@ class Description:
     cites: its source.
     keys: its own fields.
     core_keys: the keys of its table that the core reads.
-    example: a TOML table that a configuration accepts.
+    example: a TOML table that a configuration accepts, or the command that uses a detector.
     """
 
     name: str
@@ -207,7 +207,7 @@ def range_of(validator: Any) -> str:
 
 
 def example(cls: type[Component], name: str) -> str:
-    """A table of this component that a configuration accepts.
+    """A table of this component that a configuration accepts; for a detector, the command.
 
     Its keys have their defaults, and a placeholder where there is none.
     """
@@ -217,6 +217,8 @@ def example(cls: type[Component], name: str) -> str:
         full = f"{base}:{_member(cls, base)}"
 
     kind, label = KINDS[cls.kind], _label(base)
+    if not kind.table:
+        return _command(cls, full)
     lines = [kind.title(label)]
     if not kind.labeled or full != label:  # a table without `name` takes the component of its label
         lines.append(f"name = {_toml(full)}")
@@ -231,6 +233,16 @@ def example(cls: type[Component], name: str) -> str:
         if value:
             lines.append(f"{field.alias} = {value}")
     return "\n".join(lines) + "\n"
+
+
+def _command(cls: type[Component], name: str) -> str:
+    """The command that predicts with a detector, and sets each of its keys."""
+    lines = [f"mtl predict RUN photos/ --detector {name}"]
+    for field in _fields(cls):
+        value = _example_value(field, _base(name))
+        if value:
+            lines.append(f"--set detector.{field.alias}={value}")
+    return " \\\n    ".join(lines) + "\n"
 
 
 # ------------------------------------------------------------ one field

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from ..errors import MtlError
-from ._options import Json, PluginFiles
+from ._options import Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
-    from ..contracts import Answer
-    from ..evaluation.predict import Prediction
+    from collections.abc import Callable
+
+    from ..contracts import Detector
+    from ..evaluation.predict import PredictedImage, Prediction
 
 
 def predict(
     run: Path,
-    source: Annotated[tuple[str, ...], Parameter(negative="")],
+    source: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     /,
     *,
+    detector: str | None = None,
+    set_: Overrides = (),
+    plugin: PluginFiles = (),
     csv: Path | None = None,
     parquet: Path | None = None,
     json: Json = False,
+    draw: Path | None = None,
     batch_size: int = 32,
     checkpoint: Literal["last", "best"] = "last",
     mirror: Annotated[bool, Parameter(negative="")] = False,
     device: str | None = None,
-    plugin: PluginFiles = (),
 ) -> int:
     """Predict images with RUN, one row for each image, or for each region of a detector.
 
@@ -37,12 +44,20 @@ def predict(
         The run folder, or a folder that `mtl package` wrote.
     source
         Images, folders, globs, tables (.csv with a column `path`), videos. Repeatable.
+    detector
+        Predict each region that this detector finds, such as `faces`; default: the whole image.
+    set_
+        Set a key of the detector: `--set detector.threshold=0.7`. Repeatable.
+    plugin
+        Load a one-file plugin, of the detector or of a package. Repeatable.
     csv
         Write the rows to this table.
     parquet
         Write the rows to this table; needs pyarrow.
     json
         Print one JSON object per line.
+    draw
+        Draw each image with its boxes and predictions, as PNG files in this folder.
     batch_size
         Images of one forward.
     checkpoint
@@ -51,27 +66,42 @@ def predict(
         Average the predictions for each image and its mirror image: two forwards per image.
     device
         Such as cpu or cuda:1; default: a GPU if there is one.
-    plugin
-        A one-file plugin that a package needs. Repeatable.
     """
     from contextlib import ExitStack
 
     from ..evaluation.package import is_package, load_package
+    from ..evaluation.sources import count_of
     from ..evaluation.tables import csv_table, parquet_table
     from ..files import to_json
     from ..run import Run
     from ._shared import print_line
 
     if not source:
-        raise MtlError(f"mtl predict needs at least one source, such as: mtl predict {run} photos/")
-    if is_package(run):
+        raise MtlError(
+            f"nothing to predict: add images, folders, globs, tables or videos, such as: "
+            f"mtl predict {run} photos/"
+        )
+    packaged = is_package(run)
+    found = _detector(None if packaged else run, detector, set_, plugin)
+    if packaged:
         predictor = load_package(
-            run, plugins=plugin, batch_size=batch_size, mirror=mirror, device=device
+            run,
+            plugins=plugin,
+            detector=found,
+            batch_size=batch_size,
+            mirror=mirror,
+            device=device,
         )
     else:
         predictor = Run(run).predictor(
-            batch_size=batch_size, mirror=mirror, checkpoint=checkpoint, device=device
+            detector=found,
+            batch_size=batch_size,
+            mirror=mirror,
+            checkpoint=checkpoint,
+            device=device,
         )
+    total = count_of(source)
+    prints = json or (csv is None and parquet is None)
     failed = number = 0
     with ExitStack() as stack:
         columns = predictor.columns()
@@ -80,23 +110,111 @@ def predict(
             writers.append(stack.enter_context(csv_table(csv, columns)))
         if parquet is not None:
             writers.append(stack.enter_context(parquet_table(parquet, columns)))
-        for prediction in predictor.stream(*source):
-            number += 1
-            failed += bool(prediction.error)
-            for write in writers:
-                write(prediction.as_row())
-            if json:
-                print(to_json(prediction.as_dict()))
-            elif not writers:
-                print_line(in_words(prediction))
+        pages = None if draw is None else _Pages(draw)
+        advance = stack.enter_context(_bar(total, prints))
+        for image in predictor.images(*source, drawn=draw is not None):
+            for region in image.regions:
+                prediction = region.prediction
+                number += 1
+                failed += bool(prediction.error)
+                for write in writers:
+                    write(prediction.as_row())
+                if json:
+                    print(to_json(prediction.as_dict()))
+                elif prints:
+                    print_line(in_words(prediction))
+            if pages is not None:
+                pages.write(image)
+            advance()
     if not json:
         images = "prediction" if number == 1 else "predictions"
         print_line(f"{number} {images}, {failed} without an answer")
     return 0
 
 
+def _detector(
+    run: Path | None, name: str | None, overrides: Sequence[str], plugins: Sequence[Path]
+) -> Detector | None:
+    """The detector with the keys of `--set`. run: a run whose plugins may provide it."""
+    from ..config.overrides import apply
+    from ..evaluation.predict import detector_of
+    from ..runs import RunFolder
+
+    tables: dict[str, dict[str, object]] = {}
+    apply(tables, overrides)
+    fields = tables.pop("detector", {})
+    if tables:
+        key = next(iter(tables))
+        raise MtlError(
+            f"--set {key}: only keys of the detector can be set, such as detector.threshold=0.7"
+        )
+    if name is None:
+        if fields or (plugins and run is not None):
+            option = "--set" if fields else "--plugin"
+            raise MtlError(f"{option} sets the detector, but there is none: add --detector NAME")
+        return None
+    return detector_of(name, RunFolder.open(run) if run else None, plugins, **fields)
+
+
+class _Pages:
+    """Writes the drawn images of one command into a folder, with unique names."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MtlError(f"can't write {folder}: {error.strerror or error}") from error
+        self.folder = folder
+        self.used: set[str] = set()
+
+    def write(self, image: PredictedImage) -> None:
+        """Write one image as "<name>.png", "<name>-2.png" if the name is taken."""
+        from ._png import save_png
+
+        drawn = image.draw()
+        if drawn is None:
+            return
+        prediction = image.regions[0].prediction
+        name = Path(prediction.file).stem or "image"
+        if prediction.frame is not None:
+            name += f"-frame{prediction.frame:06d}"
+        unique, number = name, 1
+        while unique in self.used:
+            number += 1
+            unique = f"{name}-{number}"
+        self.used.add(unique)
+        save_png(self.folder / f"{unique}.png", drawn)
+
+
+@contextmanager
+def _bar(total: int | None, prints: bool) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on stderr, and yield the function that counts one image.
+
+    There is none where stderr is a file, or where the printed rows would run through it.
+    """
+    import sys
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    hidden = not console.is_terminal or (prints and sys.stdout.isatty())
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
+        task = progress.add_task("images", total=total)
+        yield lambda: progress.advance(task)
+
+
 def in_words(prediction: Prediction) -> str:
     """Return one line: the file, and the answer of each task."""
+    from ..evaluation.predict import answer_in_words
+
     where = prediction.file or "image"
     if prediction.frame is not None:
         where += f" frame {prediction.frame}"
@@ -104,17 +222,5 @@ def in_words(prediction: Prediction) -> str:
         where += " at " + ", ".join(f"{side:.0f}" for side in prediction.box)
     if prediction.error:
         return f"{where}  error: {prediction.error}"
-    parts = [f"{label}: {_words(answer)}" for label, answer in prediction.answers.items()]
+    parts = [f"{label}: {answer_in_words(answer)}" for label, answer in prediction.answers.items()]
     return "  ".join([where, *parts])
-
-
-def _words(answer: Answer) -> str:
-    """Return the label, the labels, or the numbers of an answer."""
-    if "label" in answer:
-        probability = answer.get("probability")
-        shown = f" {probability:.2f}" if isinstance(probability, float) else ""
-        return f"{answer['label']}{shown}"
-    if "labels" in answer:
-        return ", ".join(answer["labels"]) or "none"
-    numbers = [f"{name} {value:.4g}" for name, value in answer.items()]
-    return ", ".join(numbers)

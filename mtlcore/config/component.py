@@ -13,6 +13,7 @@ from ..contracts import (
     Callback,
     Component,
     Dataset,
+    Detector,
     Encoder,
     LossWeighting,
     PretextTask,
@@ -55,12 +56,17 @@ def component(
 def component(
     kind: Literal["callback"], name: str, plugins: Files = ..., /, **fields: object
 ) -> Callback: ...
+@overload
+def component(
+    kind: Literal["detector"], name: str, plugins: Files = ..., /, **fields: object
+) -> Detector: ...
 def component(
     kind: str, name: str | None = None, plugins: Files = (), /, **fields: object
 ) -> Component:
     """Return a component by kind and name: component("encoder", "timm:resnet18", weights="none").
 
-    kind: "encoder", "task", "pretext", "weighting", "dataset", "augmentation" or "callback".
+    kind: "encoder", "task", "pretext", "weighting", "dataset", "augmentation", "callback" or
+    "detector".
     name: as in TOML.
     plugins: one-file plugins that may provide it.
     fields: the other keys of its table.

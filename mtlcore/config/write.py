@@ -17,6 +17,9 @@ from .experiment import DataEntry, Experiment, PretextEntry, TaskEntry
 from .overrides import Table, without_none
 from .strict import converter
 
+EVALUATED = "validation"
+"""The label of the augmentation that evaluation and prediction use."""
+
 
 def dump(experiment: Experiment) -> str:
     """Return TOML that parses to an equal experiment.
@@ -38,7 +41,7 @@ def dump(experiment: Experiment) -> str:
 def tables_of(experiment: Experiment) -> Table:
     """Return the tables of a TOML file that describes this experiment.
 
-    Keys with the value None, and augmentations that need no table, are left out.
+    Keys with the value None, and default augmentations that only training can use, are left out.
     """
     e = experiment
     tables = {
@@ -70,11 +73,14 @@ def toml_value(value: object) -> Any:
 
 
 def _further_augmentations(experiment: Experiment) -> Table:
-    """Return the tables [augment.<label>] of augmentations that are not defaults of the catalog."""
+    """Return the tables [augment.<label>] of augmentations that are not defaults of the catalog.
+
+    That of evaluation is always written: it decides what a saved network reads.
+    """
     return {
         label: component_table(augmentation)
         for label, augmentation in experiment.augmentations.items()
-        if not is_default(label, augmentation)
+        if label == EVALUATED or not is_default(label, augmentation)
     }
 
 

@@ -49,6 +49,7 @@ _BASES: tuple[type[Component], ...] = (
     Dataset,
     Augmentation,
     Callback,
+    Detector,
 )
 
 BASES: dict[str, type[Component]] = {base.kind: base for base in _BASES}

@@ -62,6 +62,17 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return _decode_with_pillow(data, name)
 
 
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Convert an image of Pillow to upright (H, W, 3) uint8 RGB, as `decode_image` does.
+
+    Raises MtlError if its pixels can't be decoded or converted.
+    """
+    try:
+        return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except Exception as error:  # Pillow decodes late, and raises nearly any exception then
+        raise _unreadable(f"an image of Pillow, {image.mode}", _reason(error)) from error
+
+
 def shrink(
     image: np.ndarray,
     size: tuple[int, int],

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from attrs import evolve, field, frozen
+from torch import Tensor
 
 from ..checkpoints import Which
+from ..config.component import component
 from ..config.experiment import Experiment
 from ..contracts import Answer, Detector, SupervisedTask
 from ..contracts.detector import Detect
@@ -20,6 +23,7 @@ from ..data.cache import threads
 from ..errors import MtlError
 from ..model.inference import Inference
 from ..model.preprocess import Preprocess
+from ..registry.plugin_file import split_entry
 from ..runs import RunFolder
 from .decoded import decoded_predictions
 from .evaluate import inference_network, require_which, torch_device, with_usable_precision
@@ -72,6 +76,61 @@ class Prediction:
 
 
 @frozen(eq=False)
+class Region:
+    """One predicted region. view: (3, h, w) that the network read; decoded: task -> prediction.
+
+    Both are kept for drawing alone.
+    """
+
+    prediction: Prediction
+    view: Tensor | None = None
+    decoded: Mapping[str, Tensor] = field(factory=dict)
+
+
+@frozen(eq=False)
+class PredictedImage:
+    """One image and the predictions for its regions, at least one.
+
+    image: (H, W, 3) uint8, upright; None if it was not kept or can't be read.
+    """
+
+    image: np.ndarray | None
+    tasks: Mapping[str, SupervisedTask]
+    regions: Sequence[Region]
+
+    def draw(self) -> np.ndarray | None:
+        """Return a page (H, W, 3) uint8: the image with its boxes, and what each task draws.
+
+        None for an image that can't be read, or was not kept.
+        """
+        from .drawn import page
+
+        if self.image is None:
+            return None
+        predictions = [region.prediction for region in self.regions]
+        drawings = [self._drawings(region) for region in self.regions]
+        return page(
+            self.image,
+            [prediction.box for prediction in predictions],
+            drawings,
+            next((prediction.error for prediction in predictions if prediction.error), ""),
+        )
+
+    def _drawings(self, region: Region) -> list[Tensor]:
+        """What each task draws on what the network read, (3, h, w) in [0, 1]."""
+        from .drawn import drawing, with_caption
+
+        if region.view is None:
+            return []
+        drawings: list[Tensor] = []
+        for name, task in self.tasks.items():
+            drawn = drawing(task, region.view, region.decoded[name])
+            words = answer_in_words(region.prediction.answers[name])
+            drawings.append(with_caption(drawn, f"{name}: {words}"))
+        return drawings
+
+
+@frozen(eq=False)
 class Predictor:
     """Predicts images with the network of a run. `Run.predictor` and `load_package` return it.
 
@@ -105,9 +164,27 @@ class Predictor:
 
         The arguments are those of a call. A few batches are decoded ahead.
         """
-        for regions in _decoded_ahead(items_of(sources), self, self.detect):
+        for image in self.images(*sources):
+            for region in image.regions:
+                yield region.prediction
+
+    def images(
+        self, *sources: Source | Iterable[Source], drawn: bool = False
+    ) -> Iterator[PredictedImage]:
+        """Yield the predictions of each image together, in order.
+
+        The arguments are those of a call.
+
+        drawn: also keep the pixels, for `PredictedImage.draw`.
+        """
+        for opened in _decoded_ahead(items_of(sources), self, self.detect, drawn):
+            regions = [region for one in opened for region in one.regions]
+            answered: list[Region] = []
             for start in range(0, len(regions), self.batch_size):
-                yield from self._answered(regions[start : start + self.batch_size])
+                answered += self._answered(regions[start : start + self.batch_size], drawn)
+            rest = iter(answered)
+            for one in opened:
+                yield PredictedImage(one.image, self.tasks, list(islice(rest, len(one.regions))))
 
     @cached_property
     def detect(self) -> Detect | None:
@@ -117,36 +194,46 @@ class Predictor:
     def columns(self) -> list[str]:
         """Return the columns of the rows of this predictor, in order."""
         gray = np.full((*self.preprocess.stored, 3), 128, dtype=np.uint8)
-        (prediction,) = self._answered([_Region(Prediction(""), gray)])
-        return list(prediction.as_row())
+        (region,) = self._answered([_Stored(Prediction(""), gray)])
+        return list(region.prediction.as_row())
 
-    def _answered(self, regions: Sequence[_Region]) -> list[Prediction]:
+    def _answered(self, regions: Sequence[_Stored], drawn: bool = False) -> list[Region]:
         """Predict one batch of regions. Those with an error stay as they are."""
         images = [region.image for region in regions if region.image is not None]
-        answers = iter(self._answers(images) if images else [])
-        found: list[Prediction] = []
+        answered = iter(self._predicted(images, drawn) if images else [])
+        found: list[Region] = []
         for region in regions:
-            prediction = region.prediction
-            if region.image is not None:
-                prediction = evolve(prediction, answers=next(answers))
-            found.append(prediction)
+            if region.image is None:
+                found.append(Region(region.prediction))
+            else:
+                answers, view, decoded = next(answered)
+                found.append(Region(evolve(region.prediction, answers=answers), view, decoded))
         return found
 
-    def _answers(self, images: Sequence[np.ndarray]) -> list[dict[str, Answer]]:
-        """Return the answers of all tasks, one dict for each stored image."""
+    def _predicted(
+        self, images: Sequence[np.ndarray], drawn: bool
+    ) -> Iterator[tuple[dict[str, Answer], Tensor | None, dict[str, Tensor]]]:
+        """Yield the answers of all tasks for each stored image; if drawn, also what they read."""
         device = next(self.net.parameters()).device
         view = self.preprocess.view(self.preprocess.stack(images).to(device))
-        decoded = decoded_predictions(
+        on_device = decoded_predictions(
             self.net, self.tasks, view.images, self.precision, self.mirror
         )
-        by_task = {label: task.answer(decoded[label].cpu()) for label, task in self.tasks.items()}
-        return [dict(zip(by_task, of_image)) for of_image in zip(*by_task.values())]
+        decoded = {label: numbers.cpu() for label, numbers in on_device.items()}
+        views = view.images.cpu() if drawn else None
+        by_task = {label: task.answer(decoded[label]) for label, task in self.tasks.items()}
+        for i, of_image in enumerate(zip(*by_task.values())):
+            answers = dict(zip(by_task, of_image))
+            if views is None:
+                yield answers, None, {}
+            else:
+                yield answers, views[i], {label: numbers[i] for label, numbers in decoded.items()}
 
 
 def predictor_of(
     folder: RunFolder,
     *,
-    detector: Detector | None = None,
+    detector: Detector | str | None = None,
     batch_size: int = 32,
     mirror: bool = False,
     which: Which = "last",
@@ -161,6 +248,8 @@ def predictor_of(
     if not experiment.tasks:
         raise MtlError(f"{folder.path} has no supervised task: there is nothing to predict")
     target = torch_device(device)
+    if isinstance(detector, str):
+        detector = detector_of(detector, folder)
     net = inference_network(experiment, folder.require(which)).to(target)
     preprocess = Preprocess.of(experiment)
     return predictor_of_network(net, experiment, preprocess, detector, batch_size, mirror)
@@ -192,26 +281,51 @@ def predictor_of_network(
     )
 
 
+def detector_of(
+    name: str, folder: RunFolder | None, plugins: Sequence[Path] = (), **fields: object
+) -> Detector:
+    """Return the detector of this name, in the installed plugins, those of the run, or these files.
+
+    folder: the run, or None.
+
+    Raises MtlError for an unknown name or a wrong field.
+    """
+    listed = folder.experiment().plugins if folder else ()
+    own = [split_entry(entry)[0] for entry in listed]
+    return component("detector", name, [*own, *plugins], **fields)
+
+
 # ------------------------------------------------------------------------------------ regions
 
 
 @frozen(eq=False)
-class _Region:
+class _Stored:
     """One region to predict, and its prediction so far. image: stored; None after an error."""
 
     prediction: Prediction
     image: np.ndarray | None
 
 
+@frozen(eq=False)
+class _Opened:
+    """One image and its regions, at least one. image: (H, W, 3) uint8, if it is kept."""
+
+    image: np.ndarray | None
+    regions: list[_Stored]
+
+
 def _decoded_ahead(
-    items: Iterator[Item], predictor: Predictor, detect: Detect | None
-) -> Iterator[list[_Region]]:
-    """Decode items in batches, by threads, some batches ahead, and yield them in order."""
-    waiting: deque[Future[list[_Region]]] = deque()
+    items: Iterator[Item], predictor: Predictor, detect: Detect | None, keep: bool
+) -> Iterator[list[_Opened]]:
+    """Decode items in batches, by threads, some batches ahead, and yield them in order.
+
+    keep: also keep the images themselves.
+    """
+    waiting: deque[Future[list[_Opened]]] = deque()
     with ThreadPoolExecutor(threads(), "decode") as pool:
         try:
             while batch := list(islice(items, predictor.batch_size)):
-                waiting.append(pool.submit(_regions_of_all, batch, predictor, detect))
+                waiting.append(pool.submit(_opened_all, batch, predictor, detect, keep))
                 if len(waiting) > threads() + AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -221,31 +335,50 @@ def _decoded_ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _regions_of_all(
-    items: Sequence[Item], predictor: Predictor, detect: Detect | None
-) -> list[_Region]:
-    return [region for item in items for region in _regions(item, predictor, detect)]
+def _opened_all(
+    items: Sequence[Item], predictor: Predictor, detect: Detect | None, keep: bool
+) -> list[_Opened]:
+    return [_opened(item, predictor, detect, keep) for item in items]
 
 
-def _regions(item: Item, predictor: Predictor, detect: Detect | None) -> list[_Region]:
+def _opened(item: Item, predictor: Predictor, detect: Detect | None, keep: bool) -> _Opened:
     """Open an item, find its regions, and crop and resize them."""
     whole = Prediction(item.name, frame=item.frame)
     try:
         image = item.open()
-        if detect is None or predictor.detector is None:
-            return [_Region(whole, predictor.preprocess.store(image))]
-        found = detect(image)
-        if not len(found):
-            return [_Region(evolve(whole, error="the detector found nothing"), None)]
-        regions: list[_Region] = []
-        for box, score in zip(found.boxes, found.scores):
-            left, top, right, bottom = (float(side) for side in box)
-            one = evolve(whole, box=(left, top, right, bottom), score=float(score))
-            crop = predictor.detector.crop(image, box)
-            regions.append(_Region(one, predictor.preprocess.store(crop)))
-        return regions
     except MtlError as error:
-        return [_Region(evolve(whole, error=str(error)), None)]
+        return _Opened(None, [_Stored(evolve(whole, error=str(error)), None)])
+    kept = image if keep else None
+    try:
+        return _Opened(kept, _regions(whole, image, predictor, detect))
+    except MtlError as error:
+        return _Opened(kept, [_Stored(evolve(whole, error=str(error)), None)])
+
+
+def _regions(
+    whole: Prediction, image: np.ndarray, predictor: Predictor, detect: Detect | None
+) -> list[_Stored]:
+    if detect is None or predictor.detector is None:
+        return [_Stored(whole, predictor.preprocess.store(image))]
+    found = detect(image)
+    regions: list[_Stored] = []
+    for box, score in zip(found.boxes, found.scores):
+        left, top, right, bottom = (float(side) for side in box)
+        one = evolve(whole, box=(left, top, right, bottom), score=float(score))
+        crop = predictor.detector.crop(image, box)
+        regions.append(_Stored(one, predictor.preprocess.store(crop)))
+    return regions or [_Stored(evolve(whole, error="the detector found nothing"), None)]
+
+
+def answer_in_words(answer: Answer) -> str:
+    """Return the label, the labels, or the numbers of an answer, on one line."""
+    if "label" in answer:
+        probability = answer.get("probability")
+        shown = f" {probability:.2f}" if isinstance(probability, float) else ""
+        return f"{answer['label']}{shown}"
+    if "labels" in answer:
+        return ", ".join(answer["labels"]) or "none"
+    return ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from attrs import frozen
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from ..data.images import read_image
+from ..data.folder import IMAGES
+from ..data.images import from_pillow, read_image
 from ..errors import MtlError
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 PATH_COLUMNS = ("path", "image", "file", "filename", "key")
 """The columns of a table that may hold paths, in this order of preference."""
@@ -66,7 +66,7 @@ def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
         elif isinstance(source, Item):
             yield source
         elif isinstance(source, Image.Image):
-            yield Item("", partial(_of_pillow, source))
+            yield _of_pillow(source)
         elif isinstance(source, np.ndarray):
             yield from _of_array(source)
         elif isinstance(source, Tensor):
@@ -80,6 +80,25 @@ def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
             )
 
 
+def count_of(paths: Iterable[str]) -> int | None:
+    """Return how many images these paths and globs hold, without decoding any.
+
+    None if a video does not declare its frames. Raises MtlError as `items_of` does.
+    """
+    total = 0
+    for path in paths:
+        if not os.path.lexists(path) and glob.has_magic(path):
+            number = count_of(_matches(path))
+        elif _is_video(path):
+            number = _frames_of(path)
+        else:
+            number = sum(1 for _ in _of_path(path))
+        if number is None:
+            return None
+        total += number
+    return total
+
+
 # ---------------------------------------------------------------------------------------- paths
 
 
@@ -91,7 +110,7 @@ def _of_path(path: str) -> Iterator[Item]:
         yield from _of_glob(path)
     elif suffix == ".csv":
         yield from _of_table(Path(path))
-    elif suffix in VIDEOS:
+    elif _is_video(path):
         yield from _of_video(path)
     else:
         # A missing file becomes a row with the reason: others are still predicted.
@@ -113,11 +132,19 @@ def _of_folder(folder: Path) -> Iterator[Item]:
 
 
 def _of_glob(pattern: str) -> Iterator[Item]:
+    for path in _matches(pattern):
+        yield from _of_path(path)
+
+
+def _matches(pattern: str) -> list[str]:
     paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (absolute patterns)
     if not paths:
         raise MtlError(f"no file matches {pattern!r}")
-    for path in paths:
-        yield from _of_path(path)
+    return paths
+
+
+def _is_video(path: str) -> bool:
+    return Path(path).suffix.lower() in VIDEOS and os.path.isfile(path)  # noqa: PTH113 (as above)
 
 
 def _of_table(table: Path) -> Iterator[Item]:
@@ -146,21 +173,45 @@ def _of_video(path: str) -> Iterator[Item]:
     try:
         import av
     except ImportError as error:
-        raise MtlError(f"{path}: videos need PyAV: type `pip install mtlcore[video]`") from error
+        raise MtlError(f'{path}: videos need PyAV: type `pip install "mtlcore[video]"`') from error
+    number = 0
     try:
         with av.open(path) as container:
-            for number, frame in enumerate(container.decode(video=0)):
+            for frame in container.decode(video=0):
                 pixels = frame.to_ndarray(format="rgb24")
-                yield Item(path, partial(_same, pixels), number)
-    except (av.FFmpegError, OSError, IndexError) as error:
-        yield Item(path, partial(_fail, f"{path} is not a readable video: {error}"))
+                # Telephones store upright videos on their side, with the angle.
+                upright = np.rot90(pixels, frame.rotation // 90)
+                yield Item(path, partial(_same, np.ascontiguousarray(upright)), number)
+                number += 1
+        if not number:
+            yield Item(path, partial(_fail, f"{path} holds no frame"))
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        # The frames before the broken place are predicted. The number is that of the lost frame.
+        reason = f"{path} can't be decoded from frame {number} on: {error}"
+        yield Item(path, partial(_fail, reason), number)
+
+
+def _frames_of(path: str) -> int | None:
+    """The number of frames that a video declares; None if it does not."""
+    try:
+        import av
+
+        with av.open(path) as container:
+            return container.streams.video[0].frames or None
+    except (ImportError, OSError, IndexError, ValueError):
+        return None
 
 
 # --------------------------------------------------------------------------------------- memory
 
 
-def _of_pillow(image: Image.Image) -> np.ndarray:
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+def _of_pillow(image: Image.Image) -> Item:
+    # Not in a thread: Pillow decodes late, and the same image may be passed twice.
+    try:
+        pixels = from_pillow(image)
+    except MtlError as error:
+        return Item("", partial(_fail, str(error)))
+    return Item("", partial(_same, pixels))
 
 
 def _of_array(array: np.ndarray) -> Iterator[Item]:

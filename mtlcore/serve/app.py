@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as AnyHttpException
 
 from .. import __version__
 from ..evaluation.predict import Prediction, Predictor
-from ..runs import finite
+from ..files import finite
 from .facts import Facts, facts_of_predictor
 from .limits import Limits, Places
 from .responsible_use import responsible_use

@@ -23,12 +23,13 @@ def lists() -> dict[str, tuple[CheckList, type[Subject[Any]]]]:
     """kind -> its checks, and the harness that provides their subject. Works without Hypothesis."""
     from .augmentation import checks as augmentations
     from .dataset import checks as datasets
+    from .detector import checks as detectors
     from .encoder import checks as encoders
     from .pretext import checks as pretexts
     from .task import checks as tasks
     from .weighting import checks as weightings
 
-    modules = (pretexts, tasks, encoders, weightings, datasets, augmentations)
+    modules = (pretexts, tasks, encoders, weightings, datasets, augmentations, detectors)
     return {module.CHECKS.kind: (module.CHECKS, module.HARNESS) for module in modules}
 
 

@@ -16,7 +16,15 @@ from torchmetrics import MeanMetric
 from torchmetrics.regression import MeanAbsoluteError
 
 from broken_plugins import Broken
-from mtlcore import AlignedTask, Classification, Head, MtlError, SupervisedTask, orthogonal
+from mtlcore import (
+    AlignedTask,
+    AnswerFormat,
+    Classification,
+    Head,
+    MtlError,
+    SupervisedTask,
+    orthogonal,
+)
 from mtlcore.tasks.classification import ClassificationHead
 
 BROKEN = Broken()
@@ -490,6 +498,27 @@ class DecodesHalf(Right):
 
     def decode(self, output):
         return output[:, :1]
+
+
+@BROKEN.fails("answers_in_words")
+@frozen
+class NamesOneOfTwo(Right):
+    """Its answer has one name for two numbers."""
+
+    def answer_format(self):
+        return AnswerFormat("values", ("x",))
+
+    def answer(self, decoded):
+        return [{"x": row[0]} for row in decoded.tolist()]
+
+
+@BROKEN.fails("answer_numbers_can_be_exported")
+@frozen
+class AnswersOnTheHost(Right):
+    """Its numbers are constants of an exported graph."""
+
+    def answer_numbers(self, decoded):
+        return torch.from_numpy(decoded.numpy(force=True) * 57.3)
 
 
 @BROKEN.fails("ideal_output_decodes_to_the_target")

@@ -70,7 +70,7 @@ def wheels(made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def python(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a virtual environment with all six wheels and this one's packages."""
+    """The interpreter of a virtual environment with all the wheels and this one's packages."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
@@ -118,7 +118,7 @@ def test_a_wheel_has_the_module_and_its_entry_point(wheels: list[Path]) -> None:
 
 
 @pytest.mark.slow
-def test_all_six_train_together(python: Path, tmp_path: Path) -> None:
+def test_those_of_training_train_together(python: Path, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(CONFIG)
     done = run(python, "-c", MTL, "train", "run.toml", "--out", "run", where=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -164,7 +164,13 @@ def test_its_own_tests_pass_before_it_is_installed(made: Path) -> None:
     assert "no entry point and no plugin file provides this class" in done.stdout
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_of_a_detector_shows_the_command(made: Path) -> None:
+    text = (made / NAMES["detector"] / "README.md").read_text()
+    assert f"mtl predict RUN photos/ --detector {NAMES['detector']}" in text
+    assert "configuration" not in text
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "detector"])
 def test_the_readme_names_the_plugin_and_no_key_of_the_template(made: Path, kind: str) -> None:
     text = (made / NAMES[kind] / "README.md").read_text()
     [table] = re.findall(r"```toml\n(.*?)```", text, re.S)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...contracts import SupervisedTask
 from ..kit import Group
@@ -37,6 +38,68 @@ def decodes_each_sample(subject: TaskSubject, drawn: Drawn) -> None:
     require(isinstance(decoded, Tensor), f"decode returns {type(decoded).__name__}")
     require_shape(decoded, tuple(truth.shape), "the decoded output")
     require_finite(decoded, "the decoded output")
+
+
+@DECODING_CHECKS.check(
+    "answers",
+    why="`mtl predict`, tables and the web page read one answer for each image.",
+    mend="Name each number of `answer_numbers` in `answer_format`, or let `answer` return a dict "
+    "of JSON values for each sample.",
+    needs=DECODES,
+    core=True,
+)
+def answers_in_words(subject: TaskSubject) -> None:
+    """`answer` returns one dict of JSON values for each sample, with a name for each number."""
+    decoded = _decoded(subject, 3)
+    task = subject.task
+    numbers = task.answer_numbers(decoded).reshape(3, -1)
+    require_finite(numbers, "answer_numbers")
+    names, count = task.answer_format().names, numbers.shape[1]
+    named = not names or len(names) == count
+    require(named, f"answer_format has {len(names)} names for {count} numbers")
+    require(len(set(names)) == len(names), f"answer_format has a name twice: {names}")
+    answers = task.answer(decoded)
+    require(len(answers) == 3, f"{len(answers)} answers for 3 samples")
+    for answer in answers:
+        require(isinstance(answer, dict), f"an answer is {type(answer).__name__}")
+        require(bool(answer), "an answer is empty")
+        try:
+            text = json.dumps(answer, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"an answer is no JSON: {error}") from error
+        require(json.loads(text) == answer, "a key or a value changes in JSON: keys are strings")
+
+
+@DECODING_CHECKS.check(
+    "answers",
+    why="an exported model computes the same numbers, in one graph with the network.",
+    mend="Use torch operations alone in `answer_numbers`: no numpy, no float(), no len().",
+    needs="answers_in_words",
+)
+def answer_numbers_can_be_exported(subject: TaskSubject) -> None:
+    """torch.export traces `answer_numbers` for any batch size, with equal results."""
+    example, other = _decoded(subject, 3), _decoded(subject, 5)
+    batch = torch.export.Dim("batch", min=2)
+    module = _AnswerNumbers(subject.task)
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    wanted, found = module(other), program.module()(other)
+    require_shape(found, tuple(wanted.shape), "the exported answer")
+    error = relative_error(found, wanted)
+    require(error < 1e-4, f"the exported answer differs by {error:.3g} of the largest value")
+
+
+class _AnswerNumbers(nn.Module):
+    def __init__(self, task: SupervisedTask) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, decoded: Tensor) -> Tensor:
+        return self.task.answer_numbers(decoded)
+
+
+def _decoded(subject: TaskSubject, samples: int) -> Tensor:
+    with torch.no_grad():
+        return subject.task.decode(subject.head()(subject.detached_features(samples)))
 
 
 @DECODING_CHECKS.check(

@@ -15,7 +15,16 @@ from attrs import evolve, field, frozen
 from attrs.validators import and_, ge, lt
 from torch import Tensor, nn
 
-from mtlcore import Annotation, BuildContext, Features, Head, MtlError, SupervisedTask, hookimpl
+from mtlcore import (
+    Annotation,
+    AnswerFormat,
+    BuildContext,
+    Features,
+    Head,
+    MtlError,
+    SupervisedTask,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -63,6 +72,14 @@ class PluginName(SupervisedTask):
     def decode(self, output: Tensor) -> Tensor:
         """(B, C) logits -> (B, C) probabilities. Metrics and users read these."""
         return output.float().softmax(1)
+
+    def answer_format(self) -> AnswerFormat:
+        """How `mtl predict` reads the probabilities: of named classes, of which one is true.
+
+        `AnswerFormat("values", ("width", "height"))` names numbers instead; `answer_numbers` then
+        converts predictions to real units.
+        """
+        return AnswerFormat("label", self.classes)
 
     def as_answer(self, target: Tensor) -> Tensor:
         """(B,) class numbers -> (B, C): the true label in the form of a prediction."""

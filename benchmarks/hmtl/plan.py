@@ -262,7 +262,7 @@ class Plan:
         semi = self.semi_arms()
         if not semi and self.protocol.semi_best_of:
             return []
-        return [*self.of_kind("hmtl"), *semi]
+        return [*self.of_kind("hmtl"), *self.of_kind("semi"), *semi]
 
     def role(self, word: str) -> list[Arm]:
         """Return the arm with this name, or the best screened arm of this role.
@@ -276,7 +276,7 @@ class Plan:
             "@equal_compute": [self.arm(name) for name in self.protocol.equal_compute],
             "@one_view": [arm for arm in hmtl if arm.views == 1],
             "@labeled": hmtl,
-            "@unlabeled": self.semi_arms(),
+            "@unlabeled": [*self.of_kind("semi"), *self.semi_arms()],
             "@best": self.candidates(),
             "@rival": self.of_kind("rival"),
         }

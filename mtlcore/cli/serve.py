@@ -13,6 +13,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str | None = None,
+    detector: str | None = None,
     checkpoint: Literal["last", "best"] = "last",
     max_bytes: int = 20_000_000,
     max_images: int = 16,
@@ -33,6 +34,8 @@ def serve(
         0 lets the system choose a free one.
     device
         Such as cpu or cuda:1; default: a GPU if there is one.
+    detector
+        Finds the regions to predict, such as `faces`; default: the whole image.
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     max_bytes
@@ -52,7 +55,7 @@ def serve(
 
     limits = Limits(max_bytes, max_images, max_pixels, max_requests)
     opened = Run(run)
-    predictor = opened.predictor(checkpoint=checkpoint, device=device)
+    predictor = opened.predictor(detector=detector, checkpoint=checkpoint, device=device)
     app = create_app(predictor, facts_of(opened, checkpoint), limits)
     if not is_loopback(host):
         print_line(

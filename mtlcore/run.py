@@ -182,6 +182,8 @@ class Run:
         checkpoint: Which = "last",
         evaluation: Evaluation | None = None,
         license_name: str = "",
+        onnx: bool = False,
+        overrides: Overrides | None = None,
     ) -> Path:
         """Write the model to a new folder in the layout of model hubs, and return the folder.
 
@@ -190,6 +192,8 @@ class Run:
         checkpoint: "last" (the one to report), or "best" (on validation).
         evaluation: its metrics appear in the model card (default: the recorded validation metrics).
         license_name: of the package, for the model card.
+        onnx: also write model.onnx, checked on images as `export` does.
+        overrides: for this check, such as {"data.faces.root": "/data/faces"}.
 
         Raises MtlError if `out` exists, or if the run has no task or no such checkpoint.
         """
@@ -201,6 +205,8 @@ class Run:
             which=checkpoint,
             evaluation=evaluation,
             license_name=license_name,
+            onnx=onnx,
+            overrides=overrides or (),
         )
         return folder
 

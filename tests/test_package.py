@@ -165,6 +165,19 @@ def test_a_one_file_plugin_must_be_given_with_the_hash_of_training(tmp_path: Pat
         mtlcore.load_package(package, plugins=[plugin])
 
 
+def test_a_package_with_onnx_has_a_checked_graph(trained: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="of the extra export")
+    runtime = pytest.importorskip("onnxruntime", reason="of the extra export")
+    package = trained.package(tmp_path / "package", onnx=True)
+    predictor = mtlcore.load_package(package, device="cpu")
+    stored = images(3)[:, :STORED, :STORED]
+    session = runtime.InferenceSession(package / "model.onnx", providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    (found,) = session.run(None, {name: stored.transpose(0, 3, 1, 2)})
+    expected = [list(p.answers["quarter"]["probabilities"].values()) for p in predictor(stored)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_an_existing_folder_is_not_overwritten(trained: Run, package: Path) -> None:
     with pytest.raises(MtlError, match="already exists"):
         trained.package(package)

@@ -18,6 +18,7 @@ def package(
     split: str | None = None,
     set_: Overrides = (),
     license_: Annotated[str, Parameter(name="--license")] = "",
+    onnx: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Write weights, configuration, preprocessing and a model card, in the layout of model hubs.
 
@@ -33,9 +34,11 @@ def package(
         Evaluate on this split for the card: `--split test`. Default: the validation metrics that
         the run recorded.
     set_
-        Set one key for this evaluation: `--set data.fer2013.root=DIR`. Repeatable.
+        Set one key for the evaluation and the check: `--set data.fer2013.root=DIR`. Repeatable.
     license_
         License of the package, for the card: `--license cc-by-nc-4.0`.
+    onnx
+        Also write model.onnx, checked on images as `mtl export` does.
     """
     from ..callbacks.bars import Bars
     from ..run import Run
@@ -48,7 +51,14 @@ def package(
             evaluation = trained.evaluate(
                 split, overrides=set_, checkpoint=checkpoint, progress=bars.progress
             )
-    trained.package(out, checkpoint=checkpoint, evaluation=evaluation, license_name=license_)
+    trained.package(
+        out,
+        checkpoint=checkpoint,
+        evaluation=evaluation,
+        license_name=license_,
+        onnx=onnx,
+        overrides=set_,
+    )
     print_line(f"package: {out}")
     print_line(f"try it: mtl predict {out} photo.jpg")
     return 0

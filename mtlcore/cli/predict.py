@@ -69,11 +69,10 @@ def predict(
     """
     from contextlib import ExitStack
 
-    from ..evaluation.package import is_package, load_package
     from ..evaluation.sources import count_of
     from ..evaluation.tables import csv_table, parquet_table
     from ..files import to_json
-    from ..run import Run
+    from ._predictor import open_predictor
     from ._shared import print_line
 
     if not source:
@@ -81,25 +80,15 @@ def predict(
             f"nothing to predict: add images, folders, globs, tables or videos, such as: "
             f"mtl predict {run} photos/"
         )
-    packaged = is_package(run)
-    found = _detector(None if packaged else run, detector, set_, plugin)
-    if packaged:
-        predictor = load_package(
-            run,
-            plugins=plugin,
-            detector=found,
-            batch_size=batch_size,
-            mirror=mirror,
-            device=device,
-        )
-    else:
-        predictor = Run(run).predictor(
-            detector=found,
-            batch_size=batch_size,
-            mirror=mirror,
-            checkpoint=checkpoint,
-            device=device,
-        )
+    predictor = open_predictor(
+        run,
+        detector=_detector(run, detector, set_, plugin),
+        plugins=plugin,
+        batch_size=batch_size,
+        mirror=mirror,
+        checkpoint=checkpoint,
+        device=device,
+    )
     total = count_of(source)
     prints = json or (csv is None and parquet is None)
     failed = number = 0
@@ -133,12 +122,11 @@ def predict(
 
 
 def _detector(
-    run: Path | None, name: str | None, overrides: Sequence[str], plugins: Sequence[Path]
+    run: Path, name: str | None, overrides: Sequence[str], plugins: Sequence[Path]
 ) -> Detector | None:
-    """The detector with the keys of `--set`. run: a run whose plugins may provide it."""
+    """The detector with the keys of `--set`."""
     from ..config.overrides import apply
-    from ..evaluation.predict import detector_of
-    from ..runs import RunFolder
+    from ._predictor import detector_named
 
     tables: dict[str, dict[str, object]] = {}
     apply(tables, overrides)
@@ -148,12 +136,7 @@ def _detector(
         raise MtlError(
             f"--set {key}: only keys of the detector can be set, such as detector.threshold=0.7"
         )
-    if name is None:
-        if fields or (plugins and run is not None):
-            option = "--set" if fields else "--plugin"
-            raise MtlError(f"{option} sets the detector, but there is none: add --detector NAME")
-        return None
-    return detector_of(name, RunFolder.open(run) if run else None, plugins, **fields)
+    return detector_named(name, run, plugins, **fields)
 
 
 class _Pages:

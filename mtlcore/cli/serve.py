@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ._options import PluginFiles
+
 
 def serve(
     run: Path,
@@ -19,6 +21,7 @@ def serve(
     max_images: int = 16,
     max_pixels: int = 50_000_000,
     max_requests: int = 64,
+    plugin: PluginFiles = (),
 ) -> int:
     """Serve RUN on this machine: a web page, and POST /predict for programs.
 
@@ -27,7 +30,7 @@ def serve(
     Parameters
     ----------
     run
-        The run folder.
+        The run folder, or a folder that `mtl package` wrote.
     host
         The address; 0.0.0.0 lets everybody in the network connect.
     port
@@ -46,17 +49,27 @@ def serve(
         Pixels of one image.
     max_requests
         Requests at the same time; further ones are asked to try again.
+    plugin
+        Load a one-file plugin, of the detector or of a package. Repeatable.
     """
+    from ..evaluation.package import facts_of_package, is_package
     from ..run import Run
     from ..serve import Limits, create_app, facts_of
     from ..serve import serve as serve_app
     from ..serve.server import is_loopback
+    from ._predictor import detector_named, open_predictor
     from ._shared import print_line
 
     limits = Limits(max_bytes, max_images, max_pixels, max_requests)
-    opened = Run(run)
-    predictor = opened.predictor(detector=detector, checkpoint=checkpoint, device=device)
-    app = create_app(predictor, facts_of(opened, checkpoint), limits)
+    predictor = open_predictor(
+        run,
+        detector=detector_named(detector, run, plugin if detector else ()),
+        plugins=plugin,
+        checkpoint=checkpoint,
+        device=device,
+    )
+    facts = facts_of_package(run) if is_package(run) else facts_of(Run(run), checkpoint)
+    app = create_app(predictor, facts, limits)
     if not is_loopback(host):
         print_line(
             f"warning: everybody who can reach {host} can use this model, without a password; "

@@ -28,6 +28,7 @@ from attrs import evolve
 
 from ..checkpoints import Which
 from ..config.experiment import Experiment
+from ..config.overrides import Overrides
 from ..config.read import parse
 from ..config.write import component_table, tables_of
 from ..contracts import Detector
@@ -39,18 +40,15 @@ from ..registry.plugin_file import MARK, PluginFile, split_entry
 from ..runs import RunFolder
 from ..weights import load_weights
 from .evaluate import Evaluation, empty_network, inference_network, torch_device
+from .export import export_run, unit_of
 from .model_card import model_card
 from .predict import Predictor, predictor_of_network
 
 FORMAT = 1
 """The format of packages that this version writes, and the only one that it reads."""
 
-WEIGHTS, CONFIG, PREPROCESSOR, CARD = (
-    "model.safetensors",
-    "config.json",
-    "preprocessor.json",
-    "README.md",
-)
+WEIGHTS, ONNX = "model.safetensors", "model.onnx"
+CONFIG, PREPROCESSOR, CARD = "config.json", "preprocessor.json", "README.md"
 PATH_FIELD = "weights"  # the field of encoders that may hold the path of a file
 
 JsonObject = dict[str, Any]
@@ -63,12 +61,16 @@ def write_package(
     which: Which = "last",
     evaluation: Evaluation | None = None,
     license_name: str = "",
+    onnx: bool = False,
+    overrides: Overrides = (),
 ) -> None:
     """Write the model of a run to the new folder `out`.
 
     which: the checkpoint, "last" or "best".
     evaluation: its metrics appear in the model card, in place of those of validation.
     license_name: of the package, for the front matter of the card.
+    onnx: also write model.onnx, checked against the run as `Run.export` does.
+    overrides: of the experiment, for the images of this check.
 
     Raises MtlError if `out` exists, if the run has no task or no such checkpoint, or if its
     validation augmentation can't be saved as data. `out` is complete or absent.
@@ -94,6 +96,8 @@ def write_package(
         write_atomically(temporary / CONFIG, _json(config))
         write_atomically(temporary / PREPROCESSOR, _json(preprocessor))
         write_atomically(temporary / CARD, card.encode())
+        if onnx:
+            _write_onnx(folder, temporary, which, overrides)
         temporary.rename(out)
         flush_folder(out.absolute().parent)
 
@@ -132,12 +136,26 @@ def load_package(
     )
 
 
+def facts_of_package(path: Path) -> JsonObject:
+    """Return what a package says about its origin: versions, training data, checksum, step."""
+    config = _read_json(path / CONFIG)
+    return {key: config.get(key) for key in ("versions", "trained_on", "weights")}
+
+
 def is_package(path: Path) -> bool:
     """Return whether a folder looks like a package."""
     return (path / PREPROCESSOR).is_file()
 
 
 # -------------------------------------------------------------------------------------- writing
+
+
+def _write_onnx(folder: RunFolder, package: Path, which: Which, overrides: Overrides) -> None:
+    try:
+        export_run(folder, package / ONNX, "onnx", which=which, overrides=overrides)
+    except MtlError:
+        shutil.rmtree(package, ignore_errors=True)
+        raise
 
 
 def _config(folder: RunFolder, experiment: Experiment, step: int, weights: bytes) -> JsonObject:
@@ -153,7 +171,7 @@ def _config(folder: RunFolder, experiment: Experiment, step: int, weights: bytes
         "versions": {"mtlcore": version("mtlcore"), "torch": version("torch")},
         "experiment": _inference_tables(experiment),
         "answers": {
-            label: {"form": form.form, "names": list(form.names)}
+            label: {"form": form.form, "names": list(form.names), "unit": unit_of(form)}
             for label, form in _formats(experiment).items()
         },
         "components": origins,

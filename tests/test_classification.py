@@ -105,33 +105,45 @@ def best_answer(h, targets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Te
     return logits.detach().softmax(1)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_the_best_answer_for_a_certain_sample_is_its_class(weights, smoothing):
+def test_the_best_answer_for_a_certain_sample_is_its_class(subtests):
     """Also if mixup joins it with another sample of its class, and for any class weights."""
-    task = Classification(classes=CLASSES, label_smoothing=smoothing, **WEIGHTS[weights])
-    h = head(task.fit(np.repeat(CLASSES, COUNTS)))
-    target = torch.arange(4)
-    expected = (1 - smoothing) * F.one_hot(target, 4) + smoothing / 4
-    for share in (1.0, 0.5, 0.1):
-        own = torch.full((4,), share)
-        best = best_answer(h, [(target, own), (target, 1 - own)])
-        assert best.argmax(1).tolist() == target.tolist()
-        torch.testing.assert_close(best, expected.double(), atol=0.02, rtol=0)
+    for weights in WEIGHTS:
+        for smoothing in [0.0, 0.1, 0.6]:
+            with subtests.test(smoothing=smoothing, weights=weights):
+                task = Classification(
+                    classes=CLASSES, label_smoothing=smoothing, **WEIGHTS[weights]
+                )
+                h = head(task.fit(np.repeat(CLASSES, COUNTS)))
+                target = torch.arange(4)
+                expected = (1 - smoothing) * F.one_hot(target, 4) + smoothing / 4
+                for share in (1.0, 0.5, 0.1):
+                    own = torch.full((4,), share)
+                    best = best_answer(h, [(target, own), (target, 1 - own)])
+                    assert best.argmax(1).tolist() == target.tolist()
+                    torch.testing.assert_close(best, expected.double(), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_the_best_answer_for_a_mix_of_two_classes_is_one_of_them(weights, smoothing):
+def test_the_best_answer_for_a_mix_of_two_classes_is_one_of_them(subtests):
     """Their shares count by the weights of the two classes alone."""
-    task = Classification(classes=CLASSES, label_smoothing=smoothing, **WEIGHTS[weights])
-    task = task.fit(np.repeat(CLASSES, COUNTS))
-    first, second, own = torch.tensor([0, 1, 0]), torch.tensor([1, 2, 2]), torch.full((3,), 0.7)
-    best = best_answer(head(task), [(first, own), (second, 1 - own)])
-    w = torch.tensor(task.class_weights or [1.0] * 4)
-    mass = 0.7 * w[first, None] * F.one_hot(first, 4) + 0.3 * w[second, None] * F.one_hot(second, 4)
-    expected = (1 - smoothing) * mass / mass.sum(1, keepdim=True) + smoothing / 4
-    torch.testing.assert_close(best, expected.double(), atol=0.02, rtol=0)
+    for weights in WEIGHTS:
+        for smoothing in [0.0, 0.1, 0.6]:
+            with subtests.test(smoothing=smoothing, weights=weights):
+                task = Classification(
+                    classes=CLASSES, label_smoothing=smoothing, **WEIGHTS[weights]
+                )
+                task = task.fit(np.repeat(CLASSES, COUNTS))
+                first, second, own = (
+                    torch.tensor([0, 1, 0]),
+                    torch.tensor([1, 2, 2]),
+                    torch.full((3,), 0.7),
+                )
+                best = best_answer(head(task), [(first, own), (second, 1 - own)])
+                w = torch.tensor(task.class_weights or [1.0] * 4)
+                mass = 0.7 * w[first, None] * F.one_hot(first, 4) + 0.3 * w[
+                    second, None
+                ] * F.one_hot(second, 4)
+                expected = (1 - smoothing) * mass / mass.sum(1, keepdim=True) + smoothing / 4
+                torch.testing.assert_close(best, expected.double(), atol=0.02, rtol=0)
 
 
 def test_metrics_equal_manual_counts_for_any_batches():

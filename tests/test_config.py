@@ -193,9 +193,10 @@ def test_one_component_can_be_used_twice_under_different_labels(toys: Catalog) -
 # ------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
-    ("table", "path", "facts"),
-    [
+def test_a_mistake_is_reported_with_its_path_and_a_correction(
+    toys: Catalog, subtests: pytest.Subtests
+) -> None:
+    for table, path, facts in [
         ("[pretext.puzzling]\ngird = 3", "pretext.puzzling.gird", ["did you mean 'grid'"]),
         ("[pretext.puzzling]\nwieght = 3", "pretext.puzzling.wieght", ["did you mean 'weight'"]),
         ("[task.pose]\nwieght = 3", "task.pose.wieght", ["did you mean 'weight'"]),
@@ -258,14 +259,11 @@ def test_one_component_can_be_used_twice_under_different_labels(toys: Catalog) -
         ("[train]\nclip = 1.0", "[train]", ["neither steps nor epochs"]),
         ("[train]\nsteps = 1\nepochs = 1", "[train]", ["both"]),
         ("[schedule]\nmilestones = [0.9, 0.1]", "schedule.milestones", ["rising"]),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_reported_with_its_path_and_a_correction(
-    toys: Catalog, table: str, path: str, facts: list[str]
-) -> None:
-    line = problem("[task.faces]\n" + table, toys)
-    assert line.startswith((f"{path}:", f"{path} "))
-    assert [fact for fact in facts if fact not in line] == []
+    ]:
+        with subtests.test(table=table, path=path, facts=facts):
+            line = problem("[task.faces]\n" + table, toys)
+            assert line.startswith((f"{path}:", f"{path} "))
+            assert [fact for fact in facts if fact not in line] == []
 
 
 @pytest.mark.parametrize(
@@ -311,9 +309,12 @@ def test_all_problems_are_listed_on_one_line_each(toys: Catalog) -> None:
     )
 
 
-@pytest.mark.parametrize("label", ["train", "type", "keys", "_modules", '"a-b"', '"a.b"', '"2"'])
-def test_a_label_that_no_module_can_have_is_an_error(toys: Catalog, label: str) -> None:
-    assert label.strip('"') in problem(f"[task.{label}]\nname = 'faces'\n", toys)
+def test_a_label_that_no_module_can_have_is_an_error(
+    toys: Catalog, subtests: pytest.Subtests
+) -> None:
+    for label in ["train", "type", "keys", "_modules", '"a-b"', '"a.b"', '"2"']:
+        with subtests.test(label=label):
+            assert label.strip('"') in problem(f"[task.{label}]\nname = 'faces'\n", toys)
 
 
 def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalog) -> None:
@@ -322,9 +323,10 @@ def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalog) -> None:
     assert "pretext.same" in line
 
 
-@pytest.mark.parametrize(
-    ("text", "facts"),
-    [
+def test_conflicting_settings_are_reported_with_a_correction(
+    toys: Catalog, subtests: pytest.Subtests
+) -> None:
+    for text, facts in [
         ("[input]\nsize = 4", ["[task.<label>]", "[pretext.<label>]"]),
         ("[pretext.puzzling]\nweight = 0", ["nothing to train"]),
         (
@@ -353,13 +355,10 @@ def test_a_label_is_unique_over_tasks_and_pretexts(toys: Catalog) -> None:
             "[pretext.puzzling]\n[train]\nsteps = 1\nbest = 'puzzling/accuracy'",
             ["train.best", "there is no task"],
         ),
-    ],
-)
-def test_conflicting_settings_are_reported_with_a_correction(
-    toys: Catalog, text: str, facts: list[str]
-) -> None:
-    line = problem(text, toys)
-    assert [fact for fact in facts if fact not in line] == []
+    ]:
+        with subtests.test(text=text, facts=facts):
+            line = problem(text, toys)
+            assert [fact for fact in facts if fact not in line] == []
 
 
 def test_supervised_views_can_be_both_without_a_pretext(toys: Catalog) -> None:
@@ -408,9 +407,8 @@ def puzzling(e: Experiment) -> PretextTask:
     return e.pretexts["puzzling"].component
 
 
-@pytest.mark.parametrize(
-    ("override", "read_back"),
-    [
+def test_an_override_sets_one_key(file: Path, toys: Catalog, subtests: pytest.Subtests) -> None:
+    for override, read_back in [
         ("data.faces.root=/some/dir", lambda e: faces(e).root == Path("/some/dir")),
         ("data.faces.root=123", lambda e: faces(e).root == Path.cwd() / "123"),
         ("data.faces.root='/a b'", lambda e: faces(e).root == Path("/a b")),
@@ -434,10 +432,9 @@ def puzzling(e: Experiment) -> PretextTask:
             lambda e: e.tasks["faces"].component.classes == ("x=1", "y"),
         ),
         ('data."faces".limit=3', lambda e: e.data["faces"].limit == 3),
-    ],
-)  # fmt: skip
-def test_an_override_sets_one_key(file: Path, toys: Catalog, override: str, read_back) -> None:
-    assert read_back(load(file, [override], catalog=toys))
+    ]:
+        with subtests.test(override=override, read_back=read_back):
+            assert read_back(load(file, [override], catalog=toys))
 
 
 def test_the_last_override_wins(file: Path, toys: Catalog) -> None:
@@ -447,9 +444,8 @@ def test_the_last_override_wins(file: Path, toys: Catalog) -> None:
     assert load(file, overrides, catalog=toys) == expected
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
+def test_a_bad_override_is_named(file: Path, toys: Catalog, subtests: pytest.Subtests) -> None:
+    for override in [
         "seed",
         "=3",
         "a..b=3",
@@ -458,13 +454,12 @@ def test_the_last_override_wins(file: Path, toys: Catalog) -> None:
         "train.steps.more=3",
         "input.size=x",
         "nonsense=1",
-    ],
-)
-def test_a_bad_override_is_named(file: Path, toys: Catalog, override: str) -> None:
-    file.write_text("seed = 1\n" + HYBRID)
-    with pytest.raises(MtlError) as error:
-        load(file, [override], catalog=toys)
-    assert f"--set {override}" in str(error.value)
+    ]:
+        with subtests.test(override=override):
+            file.write_text("seed = 1\n" + HYBRID)
+            with pytest.raises(MtlError) as error:
+                load(file, [override], catalog=toys)
+            assert f"--set {override}" in str(error.value)
 
 
 # ---------------------------------------------------------------------------- one-file plugins

@@ -279,9 +279,10 @@ DATASETS = {
 }
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_a_dataset_conforms(name, tmp_path):
-    require_conforming("dataset", name, **DATASETS[name](tmp_path))
+def test_a_dataset_conforms(tmp_path, subtests):
+    for name in DATASETS:
+        with subtests.test(name=name):
+            require_conforming("dataset", name, **DATASETS[name](tmp_path))
 
 
 def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):

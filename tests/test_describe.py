@@ -52,9 +52,8 @@ def rising(_: Any, __: Any, value: Any) -> None:
     """Each larger than the one before it."""
 
 
-@pytest.mark.parametrize(
-    ("validator", "text"),
-    [
+def test_the_range_of_a_validator_is_text(subtests) -> None:
+    for validator, text in [
         (None, ""),
         (ge(1), "at least 1"),
         (gt(0.5), "more than 0.5"),
@@ -76,14 +75,14 @@ def rising(_: Any, __: Any, value: Any) -> None:
         (lambda *_: None, OWN_RULE),
         (and_(ge(1), lambda *_: None), "at least 1"),
         (and_(lambda *_: None, lambda *_: None), OWN_RULE),
-    ],
-)
-def test_the_range_of_a_validator_is_text(validator, text) -> None:
-    @frozen
-    class Holder:
-        x: Any = field(default=None, validator=validator)
+    ]:
+        with subtests.test(validator=validator, text=text):
 
-    assert range_of(fields(Holder).x.validator) == text
+            @frozen
+            class Holder:
+                x: Any = field(default=None, validator=validator)
+
+            assert range_of(fields(Holder).x.validator) == text
 
 
 @frozen
@@ -149,10 +148,11 @@ def _configured(kind: str, text: str) -> Any:
     return parse(tables)
 
 
-@pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if kind.table])
-def test_a_configuration_accepts_the_example_of_every_component(kind: str) -> None:
-    for name in catalog().of_kind(kind):
-        _accepts_the_example(kind, name)
+def test_a_configuration_accepts_the_example_of_every_component(subtests: pytest.Subtests) -> None:
+    for kind in [kind.name for kind in KINDS.values() if kind.table]:
+        with subtests.test(kind=kind):
+            for name in catalog().of_kind(kind):
+                _accepts_the_example(kind, name)
 
 
 def test_the_example_of_a_detector_is_the_command_that_uses_it() -> None:

@@ -381,9 +381,8 @@ def test_each_old_key_of_the_committed_rows_becomes_a_key_of_today():
         assert old_keys.OLD_VALUE not in new
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
+def test_an_old_key_is_translated_and_a_new_one_is_unchanged(subtests):
+    for old, new in [
         ('train.optimizer="sgd"', 'optimizer.name="sgd"'),
         ("train.lr=3e-3", "optimizer.lr=3e-3"),
         ("train.weight_decay=0.1", "optimizer.weight_decay=0.1"),
@@ -397,16 +396,14 @@ def test_each_old_key_of_the_committed_rows_becomes_a_key_of_today():
         (f"pretext.puzzling.rows={old_keys.OLD_VALUE}", 'pretext.puzzling.samples="unlabeled"'),
         ('pretext.puzzling.rows="all"', 'pretext.puzzling.samples="all"'),
         ("input.store=96", "input.cache_size=96"),
-    ],
-)
-def test_an_old_key_is_translated_and_a_new_one_is_unchanged(old, new):
-    assert translated(old) == new
-    assert translated(new) == new
+    ]:
+        with subtests.test(old=old, new=new):
+            assert translated(old) == new
+            assert translated(new) == new
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
+def test_a_setting_without_an_old_key_is_unchanged(subtests):
+    for setting in [
         "train.steps=600",
         "train.lrs=1",
         "input.storey=1",
@@ -414,10 +411,9 @@ def test_an_old_key_is_translated_and_a_new_one_is_unchanged(old, new):
         "seed=3",
         f"encoder.weights={old_keys.OLD_VALUE}",
         "no equals sign",
-    ],
-)
-def test_a_setting_without_an_old_key_is_unchanged(setting):
-    assert translated(setting) == setting
+    ]:
+        with subtests.test(setting=setting):
+            assert translated(setting) == setting
 
 
 def test_only_rows_of_the_old_format_are_translated():

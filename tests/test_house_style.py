@@ -103,14 +103,15 @@ def test_lines_are_short(folder: str) -> None:
     assert not faults, "\n".join(["lines over 100 characters:", *faults])
 
 
-@pytest.mark.parametrize("word", f"{BRITISH},{PRIVATE}".split(","))
-def test_words_are_american_and_common(word: str) -> None:
-    paths, faults = [ROOT / "README.md", ROOT / "pyproject.toml"], []
-    for folder in FOLDERS:
-        paths += files(folder, ".py", ".md", ".toml")
-    for path in paths:
-        name = path.relative_to(ROOT).as_posix()
-        if name not in LISTS_OF_WORDS and (name, word) not in ALLOWED:
-            lines = {0: name} | numbered(path)  # line 0: the name of the file
-            faults += faults_at(path, {n: x for n, x in lines.items() if word in x.lower()})
-    assert not faults, "\n".join([f'"{word}":', *faults])
+def test_words_are_american_and_common(subtests: pytest.Subtests) -> None:
+    for word in f"{BRITISH},{PRIVATE}".split(","):
+        with subtests.test(word=word):
+            paths, faults = [ROOT / "README.md", ROOT / "pyproject.toml"], []
+            for folder in FOLDERS:
+                paths += files(folder, ".py", ".md", ".toml")
+            for path in paths:
+                name = path.relative_to(ROOT).as_posix()
+                if name not in LISTS_OF_WORDS and (name, word) not in ALLOWED:
+                    lines = {0: name} | numbered(path)  # line 0: the name of the file
+                    faults += faults_at(path, {n: x for n, x in lines.items() if word in x.lower()})
+            assert not faults, "\n".join([f'"{word}":', *faults])

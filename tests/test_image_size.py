@@ -126,29 +126,29 @@ def photo(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("image", "size", "box"),
-    [
-        ((100, 60), (48, 64), (0, 27, 60, 72)),  # left, top, right, bottom: 60 x 45 of 60 x 100
-        ((60, 100), (48, 64), (10, 0, 90, 60)),
-        ((60, 100), (64, 48), (27, 0, 72, 60)),
-        ((96, 128), (48, 64), (0, 0, 128, 96)),
-        ((60, 100), (48, 48), (20, 0, 80, 60)),
-    ],
-)
-@pytest.mark.parametrize("memory", [None, 0])
-def test_the_cache_holds_the_largest_central_crop_of_its_ratio_shrunk_once(
-    image, size, box, memory
-):
-    raw = photo(*image)
-    images, unreadable = open_images(lambda index: Sample(raw), 1, size, memory=memory)
-    left, top, right, bottom = box
-    cropped = Image.fromarray(np.ascontiguousarray(raw[top:bottom, left:right]))
-    wanted = cropped.resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    found = images.take(np.array([0])).images
-    assert not unreadable
-    assert images.size == size
-    assert np.array_equal(found[0].permute(1, 2, 0).numpy(), np.asarray(wanted))
+def test_the_cache_holds_the_largest_central_crop_of_its_ratio_shrunk_once(subtests):
+    for memory in [None, 0]:
+        for image, size, box in [
+            ((100, 60), (48, 64), (0, 27, 60, 72)),  # left, top, right, bottom: 60 x 45 of 60 x 100
+            ((60, 100), (48, 64), (10, 0, 90, 60)),
+            ((60, 100), (64, 48), (27, 0, 72, 60)),
+            ((96, 128), (48, 64), (0, 0, 128, 96)),
+            ((60, 100), (48, 48), (20, 0, 80, 60)),
+        ]:
+            with subtests.test(image=image, size=size, box=box, memory=memory):
+                raw = photo(*image)
+                images, unreadable = open_images(
+                    lambda index, raw=raw: Sample(raw), 1, size, memory=memory
+                )
+                left, top, right, bottom = box
+                cropped = Image.fromarray(np.ascontiguousarray(raw[top:bottom, left:right]))
+                wanted = cropped.resize(
+                    (size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=3.0
+                )
+                found = images.take(np.array([0])).images
+                assert not unreadable
+                assert images.size == size
+                assert np.array_equal(found[0].permute(1, 2, 0).numpy(), np.asarray(wanted))
 
 
 def test_an_image_of_the_caches_size_is_stored_as_it_is():
@@ -241,7 +241,8 @@ def test_an_encoder_that_fails_on_a_rectangle_is_named_with_its_error():
         SharedEncoder(SquaresOnly(), (6, 8))
 
 
-REFUSALS = {"rotation": r"needs square images, got a height of 24 and a width of 32: .*size = 32"}
+SQUARE = r"needs square images, got a height of 24 and a width of 32: .*size = 32"
+REFUSALS = {"rotation": SQUARE, "four_rotations": SQUARE}
 
 
 @pytest.mark.parametrize("name", sorted(catalog().of_kind("pretext")))

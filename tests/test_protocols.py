@@ -76,20 +76,24 @@ def affectnet(root: Path) -> None:
         (folder / name).write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_arm_is_a_configuration_that_loads(name):
-    protocol = load(name)
-    for arm in protocol.arms.values():
-        for trial in range(len(arm.trials)):
-            wanted = [s for s in Run("tune", arm, trial, 0, 10).overrides if "{lite0}" not in s]
-            load_config(protocol.base(), [*wanted, "train.steps=10"])
+def test_every_arm_is_a_configuration_that_loads(subtests):
+    for name in NAMES:
+        with subtests.test(name=name):
+            protocol = load(name)
+            for arm in protocol.arms.values():
+                for trial in range(len(arm.trials)):
+                    wanted = [
+                        s for s in Run("tune", arm, trial, 0, 10).overrides if "{lite0}" not in s
+                    ]
+                    load_config(protocol.base(), [*wanted, "train.steps=10"])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_extra_has_a_base_that_loads(name):
-    protocol = load(name)
-    for extra in protocol.extras:
-        load_config(protocol.base(extra.config), [*extra.set, "train.steps=10"])
+def test_every_extra_has_a_base_that_loads(subtests):
+    for name in NAMES:
+        with subtests.test(name=name):
+            protocol = load(name)
+            for extra in protocol.extras:
+                load_config(protocol.base(extra.config), [*extra.set, "train.steps=10"])
 
 
 def test_a_protocol_that_extends_another_has_its_arms():

@@ -89,7 +89,11 @@ def siamese() -> Experiment:
                 weight=3.6,
             )
         },
-        data={"fer2013": DataEntry(component("dataset", "fer2013", root="/faces"), labels=0.1)},
+        data={
+            "fer2013": DataEntry(
+                component("dataset", "fer2013", root="/faces"), labels=0.1, unlabeled="drop"
+            )
+        },
         input=Input(size=48),
         views=Views(supervised="both", reduce="geometric"),
         augment=Strong(crop=(0.69, 0.99)),
@@ -344,9 +348,8 @@ def test_a_component_of_a_family_is_named_as_in_toml() -> None:
     assert 'name = "timm"' in Experiment(encoder=built, tasks={"age": Regression()}).to_toml()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
+def test_overrides_are_a_dict_with_the_meaning_of_set(subtests: pytest.Subtests) -> None:
+    for overrides, expected in [
         ({"train.steps": 500}, ["train.steps=500"]),
         ({"train.epochs": 2}, ["train.epochs=2"]),
         ({"encoder.width": 8, "seed": 3}, ["encoder.width=8", "seed=3"]),
@@ -355,16 +358,15 @@ def test_a_component_of_a_family_is_named_as_in_toml() -> None:
         ({"input.size": (32, 48)}, ["input.size=[32, 48]"]),
         ({"augment": Weak()}, ["augment.name=weak"]),
         ({"data.people.group": None}, []),
-    ],
-)
-def test_overrides_are_a_dict_with_the_meaning_of_set(overrides: Any, expected: list[str]) -> None:
-    file = ROOT / "examples" / "own_csv.toml"
-    read = load_experiment(file, overrides)
-    if not expected:
-        assert read.data["people"].group is None
-        return
-    assert read == load(file, expected)
-    assert resolve(load(file), overrides) == read
+    ]:
+        with subtests.test(overrides=overrides, expected=expected):
+            file = ROOT / "examples" / "own_csv.toml"
+            read = load_experiment(file, overrides)
+            if not expected:
+                assert read.data["people"].group is None
+                return
+            assert read == load(file, expected)
+            assert resolve(load(file), overrides) == read
 
 
 @pytest.mark.parametrize(

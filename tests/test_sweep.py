@@ -67,9 +67,8 @@ def run(sweep: Sweep) -> Sweep:
 # ------------------------------------------------------------ the options
 
 
-@pytest.mark.parametrize(
-    ("text", "key", "values"),
-    [
+def test_values_are_split_at_commas_outside_of_brackets_and_quotes(subtests) -> None:
+    for text, key, values in [
         ("pretext.puzzling.weight=0,0.1,1", "pretext.puzzling.weight", ("0", "0.1", "1")),
         ("augment.crop=[0.5, 0.9],[0.7,1.0]", "augment.crop", ("[0.5, 0.9]", "[0.7,1.0]")),
         ("a.b=[[1, 2], [3]],[]", "a.b", ("[[1, 2], [3]]", "[]")),
@@ -77,11 +76,10 @@ def run(sweep: Sweep) -> Sweep:
         ("""task.x.reads="a,b",'c,\\',d=e""", "task.x.reads", ('"a,b"', "'c,\\'", "d=e")),
         ("w.of={ a = 1, b = [2,3] },{}", "w.of", ("{ a = 1, b = [2,3] }", "{}")),
         ("optimizer.lr=1e-3", "optimizer.lr", ("1e-3",)),
-    ],
-)
-def test_values_are_split_at_commas_outside_of_brackets_and_quotes(text, key, values) -> None:
-    axis = Axis.parse(text)
-    assert (axis.key, axis.values) == (key, values)
+    ]:
+        with subtests.test(text=text, key=key, values=values):
+            axis = Axis.parse(text)
+            assert (axis.key, axis.values) == (key, values)
 
 
 @given(st.lists(st.lists(st.floats(-9, 9), max_size=3), min_size=1, max_size=4, unique_by=repr))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from attrs import field, frozen
-from attrs.validators import and_, ge, gt, lt
+from attrs.validators import and_, ge, gt, le, lt
 from PIL import Image
 
 from mtlcore import Detections, Detector, MtlError, Rng, hookimpl
@@ -58,7 +58,7 @@ class Faces(Detector):
     cites = "Xu et al. 2019, arXiv:1911.03599"
     threshold: float = field(default=0.5, validator=and_(gt(0.0), lt(1.0)))
     largest_px: int = field(default=768, validator=ge(SMALLEST))
-    margin: float = field(default=MARGIN, validator=ge(0.0))
+    margin: float = field(default=MARGIN, validator=and_(ge(0.0), le(2.0)))
     weights: Path | None = None
 
     def build(self) -> CenterFace:

@@ -142,11 +142,12 @@ def test_each_component_is_a_frozen_attrs_class_of_its_own_with_its_own_name() -
         Resnet18().weights = "imagenet"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("encoder", [c() for c in NETS], ids=lambda e: e.name)
-def test_images_are_normalized_by_imagenets_statistics_only_with_weights(encoder) -> None:
-    assert encoder.mean == Encoder.mean
-    trained = attrs.evolve(encoder, weights="imagenet")
-    assert (trained.mean, trained.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+def test_images_are_normalized_by_imagenets_statistics_only_with_weights(subtests) -> None:
+    for encoder in [c() for c in NETS]:
+        with subtests.test(encoder=encoder):
+            assert encoder.mean == Encoder.mean
+            trained = attrs.evolve(encoder, weights="imagenet")
+            assert (trained.mean, trained.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_a_size_that_the_network_cannot_process_is_refused_before_building() -> None:

@@ -17,12 +17,13 @@ def two_ranks(on_two_ranks):
     return on_two_ranks(weighting_worker.run)
 
 
-@pytest.mark.parametrize("name", weighting_worker.CASES)
-def test_twenty_steps_of_two_ranks_equal_those_of_one_process_on_whole_batches(two_ranks, name):
-    state, difference = two_ranks[name]
-    one_process = weighting_worker.trained(Fabric(accelerator="cpu", devices=1), name)
-    assert difference == 0
-    torch.testing.assert_close(state, one_process, atol=1e-5, rtol=0)
+def test_twenty_steps_of_two_ranks_equal_those_of_one_process_on_whole_batches(two_ranks, subtests):
+    for name in weighting_worker.CASES:
+        with subtests.test(name=name):
+            state, difference = two_ranks[name]
+            one_process = weighting_worker.trained(Fabric(accelerator="cpu", devices=1), name)
+            assert difference == 0
+            torch.testing.assert_close(state, one_process, atol=1e-5, rtol=0)
 
 
 def test_a_parameter_that_no_loss_reaches_stays_the_same_over_ranks(two_ranks):

@@ -93,10 +93,11 @@ def close(one, two, atol=1e-6):
 # ---------------------------------------------------------------------------- micro-batches
 
 
-@pytest.mark.parametrize("name", NOT_AT_FEATURES)
-def test_two_micro_batches_equal_the_joined_batch_and_may_lack_a_task(name):
-    two_micro_batches_equal_the_joined_batch(name)
-    a_task_can_be_missing_from_one_micro_batch(name)
+def test_two_micro_batches_equal_the_joined_batch_and_may_lack_a_task(subtests):
+    for name in NOT_AT_FEATURES:
+        with subtests.test(name=name):
+            two_micro_batches_equal_the_joined_batch(name)
+            a_task_can_be_missing_from_one_micro_batch(name)
 
 
 def two_micro_batches_equal_the_joined_batch(name):
@@ -278,37 +279,39 @@ def test_a_bad_batch_does_not_change_cached_task_weights(at):
     assert cached() == [1, 1, 0.25]
 
 
-@pytest.mark.parametrize("name", [n for n in STRATEGIES if n.endswith("every 3")])
-def test_a_loaded_train_state_continues_bit_for_bit(name):
+def test_a_loaded_train_state_continues_bit_for_bit(subtests):
     """Saved between two measurements, with two sets of tasks, and loaded by `weights_only`."""
-    whole = train_state(small(STRATEGIES[name]))
-    absent = [("gender",) if step in (1, 5) else () for step in range(9)]
-    for step in range(4):
-        prepared_step(whole, [made_for(whole, step, absent=absent[step])])
-    file = io.BytesIO()
-    saved = (
-        whole.model.state_dict(),
-        whole.loss_weighting.state_dict(),
-        whole.optimizer.optimizer.state_dict(),
-        whole.cached_task_weights_state(),
-        whole.step,
-    )
-    torch.save(saved, file)
-    file.seek(0)
-    again = train_state(small(STRATEGIES[name]))
-    model, loss_weighting, optimizer, cached, step = torch.load(file, weights_only=True)
-    again.model.load_state_dict(model)
-    again.loss_weighting.load_state_dict(loss_weighting)
-    again.optimizer.optimizer.load_state_dict(optimizer)
-    again.load_cached_task_weights(cached)
-    again.step = step
-    for number in range(4, 9):
-        made = made_for(whole, number, absent=absent[number])
-        logged, too = prepared_step(whole, [made]), prepared_step(again, [made])
-        assert all(torch.equal(logged[k], too[k]) for k in logged)
-    assert all(
-        torch.equal(p, q) for p, q in zip(whole.model.parameters(), again.model.parameters())
-    )
+    for name in [n for n in STRATEGIES if n.endswith("every 3")]:
+        with subtests.test(name=name):
+            whole = train_state(small(STRATEGIES[name]))
+            absent = [("gender",) if step in (1, 5) else () for step in range(9)]
+            for step in range(4):
+                prepared_step(whole, [made_for(whole, step, absent=absent[step])])
+            file = io.BytesIO()
+            saved = (
+                whole.model.state_dict(),
+                whole.loss_weighting.state_dict(),
+                whole.optimizer.optimizer.state_dict(),
+                whole.cached_task_weights_state(),
+                whole.step,
+            )
+            torch.save(saved, file)
+            file.seek(0)
+            again = train_state(small(STRATEGIES[name]))
+            model, loss_weighting, optimizer, cached, step = torch.load(file, weights_only=True)
+            again.model.load_state_dict(model)
+            again.loss_weighting.load_state_dict(loss_weighting)
+            again.optimizer.optimizer.load_state_dict(optimizer)
+            again.load_cached_task_weights(cached)
+            again.step = step
+            for number in range(4, 9):
+                made = made_for(whole, number, absent=absent[number])
+                logged, too = prepared_step(whole, [made]), prepared_step(again, [made])
+                assert all(torch.equal(logged[k], too[k]) for k in logged)
+            assert all(
+                torch.equal(p, q)
+                for p, q in zip(whole.model.parameters(), again.model.parameters())
+            )
 
 
 class StopsAt(SilentReporter):
@@ -345,10 +348,11 @@ def test_a_run_that_stops_between_two_measurements_resumes_bit_for_bit(weighting
 # ---------------------------------------------------------------------------- bad and missing
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_neither_a_bad_batch_nor_an_absent_task_misleads_a_strategy(name):
-    a_bad_batch_is_skipped_and_changes_nothing(name)
-    the_head_of_an_absent_task_does_not_move(name)
+def test_neither_a_bad_batch_nor_an_absent_task_misleads_a_strategy(subtests):
+    for name in STRATEGIES:
+        with subtests.test(name=name):
+            a_bad_batch_is_skipped_and_changes_nothing(name)
+            the_head_of_an_absent_task_does_not_move(name)
 
 
 def a_bad_batch_is_skipped_and_changes_nothing(name):

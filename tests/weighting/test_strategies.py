@@ -41,13 +41,21 @@ def task_weights(strategy, step, loss_weighting=None):
 WARM_UP_AND_OFF = ((0.0, 0.0), (0.1, 1.0), (0.8, 1.0), (0.8, 0.0))
 
 
-@pytest.mark.parametrize(
-    ("progress", "expected"),
-    [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.5, 1.0), (0.799, 1.0), (0.8, 0.0), (0.99, 0.0)],
-)
-def test_a_pretext_warms_up_and_is_off_for_the_last_part(progress, expected):
-    step = losses([[1, 0], [0, 1], [1, 1]], primary=2, progress=progress)
-    assert task_weights(Schedule(pretexts=WARM_UP_AND_OFF), step) == pytest.approx([1, 1, expected])
+def test_a_pretext_warms_up_and_is_off_for_the_last_part(subtests):
+    for progress, expected in [
+        (0.0, 0.0),
+        (0.05, 0.5),
+        (0.1, 1.0),
+        (0.5, 1.0),
+        (0.799, 1.0),
+        (0.8, 0.0),
+        (0.99, 0.0),
+    ]:
+        with subtests.test(progress=progress, expected=expected):
+            step = losses([[1, 0], [0, 1], [1, 1]], primary=2, progress=progress)
+            assert task_weights(Schedule(pretexts=WARM_UP_AND_OFF), step) == pytest.approx(
+                [1, 1, expected]
+            )
 
 
 def test_a_curve_for_one_label_takes_precedence_and_may_be_for_a_task():
@@ -165,12 +173,15 @@ def test_norms_are_averaged_over_steps():
 # ------------------------------------------------------------ all of them
 
 
-@pytest.mark.parametrize(
-    "strategy", [CosineGate(), CosineGate(mode="weighted"), PrimaryProjection(), Budget()]
-)
-@pytest.mark.parametrize("primary", [0, 3])
-def test_without_a_task_or_without_a_pretext_the_objective_is_the_sum_of_losses(strategy, primary):
-    assert task_weights(strategy, losses([[1, 0], [-3, 1], [0, -2]], primary)) == [1, 1, 1]
+def test_without_a_task_or_without_a_pretext_the_objective_is_the_sum_of_losses(subtests):
+    for primary in [0, 3]:
+        for strategy in [CosineGate(), CosineGate(mode="weighted"), PrimaryProjection(), Budget()]:
+            with subtests.test(strategy=strategy, primary=primary):
+                assert task_weights(strategy, losses([[1, 0], [-3, 1], [0, -2]], primary)) == [
+                    1,
+                    1,
+                    1,
+                ]
 
 
 @pytest.mark.parametrize("strategy", [CosineGate(), PrimaryProjection(), Budget()])

@@ -42,21 +42,21 @@ def of(method, step, **options):
 # ------------------------------------------------------------ against TorchJD
 
 
-@pytest.mark.parametrize(
-    ("method", "weighting", "scale"),
-    [
+def test_task_weights_are_torchjds_weights_times_the_number_of_tasks(subtests):
+    for method, weighting, scale in [
         ("UPGrad", lambda: aggregation.UPGradWeighting(), 3),
         ("DualProj", lambda: aggregation.DualProjWeighting(), 3),
         ("MGDA", lambda: aggregation.MGDAWeighting(), 3),
         ("IMTLG", lambda: aggregation.IMTLGWeighting(), 3),
         ("AlignedMTL", lambda: aggregation.AlignedMTLWeighting(), 3),
         ("CAGrad", lambda: aggregation.CAGradWeighting(c=0.4), 3),
-    ],
-)
-def test_task_weights_are_torchjds_weights_times_the_number_of_tasks(method, weighting, scale):
-    gram = (JACOBIAN @ JACOBIAN.T).double()
-    expected = scale * weighting()(gram)
-    torch.testing.assert_close(of(method, losses()).double(), expected, rtol=1e-3, atol=1e-3)
+    ]:
+        with subtests.test(method=method, weighting=weighting, scale=scale):
+            gram = (JACOBIAN @ JACOBIAN.T).double()
+            expected = scale * weighting()(gram)
+            torch.testing.assert_close(
+                of(method, losses()).double(), expected, rtol=1e-3, atol=1e-3
+            )
 
 
 def test_fairgrad_has_the_direction_of_torchjds_and_the_length_of_a_sum():
@@ -76,20 +76,18 @@ def test_draws_are_torchjds_with_the_generator_of_the_step(method):
     torch.testing.assert_close(of(method, losses()).double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("method", "scalarizer", "scale"),
-    [
+def test_objectives_are_torchjds_scaled_to_a_sum(subtests):
+    for method, scalarizer, scale in [
         ("GeometricMean", lambda: scalarization.GeometricMean(), 3),
         ("STCH", lambda: scalarization.STCH(mu=0.1), 9),
         ("UW", lambda: scalarization.UW(3), 2),
         ("IMTLL", lambda: scalarization.IMTLL(3), 1),
         ("FAMO", lambda: scalarization.FAMO(3), 3),
         ("DWA", lambda: scalarization.DWA(), 1),
-    ],
-)
-def test_objectives_are_torchjds_scaled_to_a_sum(method, scalarizer, scale):
-    objective = TorchJD(method).build(NAMES)(losses())
-    torch.testing.assert_close(objective, scale * scalarizer()(VALUES))
+    ]:
+        with subtests.test(method=method, scalarizer=scalarizer, scale=scale):
+            objective = TorchJD(method).build(NAMES)(losses())
+            torch.testing.assert_close(objective, scale * scalarizer()(VALUES))
 
 
 def test_dwa_changes_epochs_as_torchjds_does():
@@ -144,25 +142,25 @@ class Synced(TorchFunctionMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize(
-    ("method", "waits"),
-    [
+def test_only_the_geometric_mean_waits_for_the_device(subtests):
+    for method, waits in [
         ("FAMO", []),
         ("DWA", []),
         ("STCH", []),
         ("UW", []),
         ("IMTLL", []),
         ("GeometricMean", ["__bool__"]),
-    ],
-)
-def test_only_the_geometric_mean_waits_for_the_device(method, waits):
-    loss_weighting = TorchJD(method).build(NAMES)
-    for step in range(3):
-        loss_weighting(losses(step=step, epoch=step))  # creates the cached indices and the state
-    taken = losses(step=3, epoch=3)
-    with Synced() as synced:
-        loss_weighting(taken)
-    assert synced.calls == waits
+    ]:
+        with subtests.test(method=method, waits=waits):
+            loss_weighting = TorchJD(method).build(NAMES)
+            for step in range(3):
+                loss_weighting(
+                    losses(step=step, epoch=step)
+                )  # creates the cached indices and the state
+            taken = losses(step=3, epoch=3)
+            with Synced() as synced:
+                loss_weighting(taken)
+            assert synced.calls == waits
 
 
 def test_uncertainty_is_twice_torchjds_uw():
@@ -217,22 +215,24 @@ def test_random_weights_have_mean_one_and_change_with_the_step():
     assert drawn.std(0).min() > 0.3
 
 
-@pytest.mark.parametrize("method", GRAMIAN)
-def test_a_degenerate_gramian_gives_the_sum_of_losses(method):
-    for bad in (0.0, float("nan"), float("inf")):
-        assert of(method, losses(torch.full((3, 3), bad))).tolist() == [1, 1, 1]
+def test_a_degenerate_gramian_gives_the_sum_of_losses(subtests):
+    for method in GRAMIAN:
+        with subtests.test(method=method):
+            for bad in (0.0, float("nan"), float("inf")):
+                assert of(method, losses(torch.full((3, 3), bad))).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("method", GRAMIAN)
-def test_a_task_with_a_gradient_of_0_does_not_affect_the_others(method):
+def test_a_task_with_a_gradient_of_0_does_not_affect_the_others(subtests):
     """Otherwise the shortest combination of CAGrad and MGDA would be that gradient: no step."""
-    jacobian = torch.cat([JACOBIAN[:1], torch.zeros(1, 3), JACOBIAN[1:]])
-    values, names = torch.tensor([0.7, 1.0, 2.0, 1.1]), ("fer", "dead", "pose", "puzzling")
-    got = of(method, losses(jacobian, values, names))
-    alone = of(method, losses())
-    assert got[1] == 1
-    torch.testing.assert_close(got[[0, 2, 3]], alone)
-    assert (got @ jacobian).norm() > 0.1
+    for method in GRAMIAN:
+        with subtests.test(method=method):
+            jacobian = torch.cat([JACOBIAN[:1], torch.zeros(1, 3), JACOBIAN[1:]])
+            values, names = torch.tensor([0.7, 1.0, 2.0, 1.1]), ("fer", "dead", "pose", "puzzling")
+            got = of(method, losses(jacobian, values, names))
+            alone = of(method, losses())
+            assert got[1] == 1
+            torch.testing.assert_close(got[[0, 2, 3]], alone)
+            assert (got @ jacobian).norm() > 0.1
 
 
 def test_gradvac_keeps_the_state_of_a_task_with_a_gradient_of_0():
@@ -279,16 +279,17 @@ def test_learned_scales_are_parameters_of_the_weighting(method):
     assert all(p.grad is not None for p in loss_weighting.parameters())
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_buffers_change_in_place_so_that_a_skipped_step_can_restore_them(method):
-    loss_weighting = TorchJD(method).build(NAMES)
-    before = [(b, b.clone()) for b in loss_weighting.buffers()]
-    first = {k: v.clone() for k, v in loss_weighting.state_dict().items()}
-    for step in range(4):
-        loss_weighting(losses(step=step, epoch=step)).backward()
-    for buffer, old in before:
-        buffer.copy_(old)
-    assert all(torch.equal(first[k], v) for k, v in loss_weighting.state_dict().items())
+def test_buffers_change_in_place_so_that_a_skipped_step_can_restore_them(subtests):
+    for method in METHODS:
+        with subtests.test(method=method):
+            loss_weighting = TorchJD(method).build(NAMES)
+            before = [(b, b.clone()) for b in loss_weighting.buffers()]
+            first = {k: v.clone() for k, v in loss_weighting.state_dict().items()}
+            for step in range(4):
+                loss_weighting(losses(step=step, epoch=step)).backward()
+            for buffer, old in before:
+                buffer.copy_(old)
+            assert all(torch.equal(first[k], v) for k, v in loss_weighting.state_dict().items())
 
 
 # ------------------------------------------------------------ names and options
@@ -307,10 +308,10 @@ def test_an_unknown_method_is_an_error_that_names_the_nearest():
         TorchJD("UPGrads")
 
 
-@pytest.mark.parametrize("method", REFUSED)
-def test_a_method_that_cannot_be_used_is_an_error_with_the_reason(method):
-    with pytest.raises(MtlError, match="can't be used: "):
-        TorchJD(method)
+def test_a_method_that_cannot_be_used_is_an_error_with_the_reason(subtests):
+    for method in REFUSED:
+        with subtests.test(method=method), pytest.raises(MtlError, match="can't be used: "):
+            TorchJD(method)
 
 
 def test_scalarizers_read_losses_and_weightings_read_gramians():

@@ -122,7 +122,6 @@ def test_an_existing_file_is_not_overwritten(run, tmp_path, capsys):
 # ------------------------------------------------------------------------------------ refusals
 
 
-@mtlcore.register
 @frozen
 class Shifty(Classification):
     """Computes something else while it is exported."""
@@ -133,7 +132,6 @@ class Shifty(Classification):
         return super().decode(output) * (0.0 if torch.compiler.is_exporting() else 1.0)
 
 
-@mtlcore.register
 @frozen
 class Untraceable(Classification):
     """Leaves torch."""

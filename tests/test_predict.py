@@ -312,7 +312,7 @@ def test_json_lines_and_words(run: Run, photos: Path, capsys) -> None:
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{photos / '00.png'}  mood: ")
     assert "  size: value " in first
-    assert last == "1 predictions, 0 without an answer"
+    assert last == "1 prediction, 0 without an answer"
 
 
 def test_draw_writes_a_page_for_each_readable_image(

@@ -109,15 +109,14 @@ def test_an_interrupted_run_is_named_and_resumed(config, capsys) -> None:
     assert main(words(config, *overrides("train.save_every=2"))) == 0
     capsys.readouterr()
     # As after a kill between the last checkpoint and the end of the run.
-    file = config.parent / "sweep" / "weight=0.3_seed=0" / "run.json"
-    ended = json.loads(file.read_text())
-    file.write_text(json.dumps({key: ended[key] for key in ended if key != "finished"}))
+    run = RunFolder(config.parent / "sweep" / "weight=0.3_seed=0")
+    run.update_provenance({}, remove=("finished",))
 
     assert main(words(config, *overrides("train.save_every=2"))) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "run 1 of 2: weight=0_seed=0 already finished" in out
     assert "run 2 of 2: weight=0.3_seed=0 resumes" in out
-    assert json.loads(file.read_text())["finished"]
+    assert run.provenance()["finished"]
 
 
 def test_a_setting_that_diverges_is_marked_and_another_one_is_chosen(config, capsys) -> None:

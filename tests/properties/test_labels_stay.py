@@ -216,9 +216,10 @@ def are_where_colors_say(images, by_label, smooth, raw) -> None:
     by_color = images[:, :2] * torch.tensor([raw[1], raw[0]])[:, None, None]
     shown = away_from(~smooth) & away_from(is_hidden(images))
     assert shown.float().mean() > 0.2
-    # Each step takes the nearest pixel, up to half a pixel away, on either side.
+    # Each step takes the nearest pixel, up to half a pixel away, on either side. The smallest views
+    # have pixels of more than three pixels of the raw image.
     off = (by_label - by_color).movedim(1, -1)[shown]
-    assert off.abs().quantile(0.99) < 3.5
+    assert off.abs().quantile(0.99) < 5
     assert off.mean(0).abs().max() < 0.8
 
 

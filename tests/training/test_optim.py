@@ -71,7 +71,7 @@ def test_bad_steps_in_a_row_are_counted_over_flushes_and_resumes():
     record.add(logged(0.0, True), 1)
     record.flush()
     resumed = Record(max_skipped=3)
-    resumed.load(record.state())
+    resumed.load(record.state(), torch.device("cpu"))
     resumed.add(logged(0.0, True), 1)
     with pytest.raises(MtlError, match="3 steps in a row"):
         resumed.flush()

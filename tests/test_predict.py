@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from mtlcore import (
 )
 from mtlcore.cli import main
 from mtlcore.data.images import shrink
+from mtlcore.registry.catalog import catalog
 
 SIZE, STORED = 16, 20
 
@@ -68,9 +70,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _toy_is_registered() -> Iterator[None]:
+    """For this module alone: other tests list all components."""
+    known = catalog()
+    before = known._records, known._classes
+    mtlcore.register(Toy)
+    yield
+    known._records, known._classes = before
+
+
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    mtlcore.register(Toy)
     experiment = Experiment(
         encoder=Toy(),
         tasks={"mood": Classification(), "size": Regression()},
@@ -80,11 +91,6 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         train=Train(steps=3, accelerator="cpu"),
     )
     return mtlcore.train(experiment, tmp_path_factory.mktemp("runs") / "toy", progress=False)
-
-
-@pytest.fixture(autouse=True)
-def _toy_is_registered(run: Run) -> None:
-    mtlcore.register(Toy)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from mtlcore import (
 )
 from mtlcore.cli import main
 from mtlcore.data.images import shrink
+from mtlcore.model.preprocess import Preprocess
 
 SIZE, STORED = 16, 20
 
@@ -129,6 +130,14 @@ def test_probabilities_are_those_of_the_network_on_the_image_by_hand(
     assert list(answer["probabilities"].values()) == pytest.approx(wanted, abs=1e-5)
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["probability"] == max(answer["probabilities"].values())
+
+
+def test_run_json_holds_the_way_from_an_image_to_the_encoder(
+    run: Run, predictor: Predictor
+) -> None:
+    saved = run.summary["preprocess"]
+    assert (saved["stored"], saved["crop"]) == (STORED, 0.9)
+    assert Preprocess.from_data(saved) == predictor.preprocess
 
 
 def test_the_batch_size_and_the_neighbors_do_not_matter(run: Run, photos: Path) -> None:

@@ -4,6 +4,7 @@
     DIR/config.json         the components with all their fields, answers, data, versions, checksum
     DIR/preprocessor.json   the way from an image to the encoder (`Preprocess`)
     DIR/README.md           the model card
+    DIR/responsible-use.md  what answers about people say, and uses to avoid
     DIR/model.onnx          the same network for other runtimes (if asked for)
 
 Loading runs no code from the folder. A model of a one-file plugin needs the same file from the
@@ -43,6 +44,8 @@ from .evaluate import Evaluation, empty_network, inference_network, torch_device
 from .export import export_run, unit_of
 from .model_card import model_card
 from .predict import Predictor, predictor_of_network
+from .responsible_use import NAME as RESPONSIBLE_USE
+from .responsible_use import responsible_use
 
 FORMAT = 1
 """The format of packages that this version writes, and the only one that it reads."""
@@ -96,6 +99,7 @@ def write_package(
         write_atomically(temporary / CONFIG, _json(config))
         write_atomically(temporary / PREPROCESSOR, _json(preprocessor))
         write_atomically(temporary / CARD, card.encode())
+        write_atomically(temporary / RESPONSIBLE_USE, responsible_use().encode())
         if onnx:
             _write_onnx(folder, temporary, which, overrides)
         temporary.rename(out)

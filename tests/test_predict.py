@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from aligned_toys import Classes, Corners
 from attrs import frozen
 from PIL import Image
 from toys import Toy
@@ -30,11 +31,17 @@ from mtlcore import (
     Run,
     Train,
 )
+from mtlcore.augment.levels import Validation
 from mtlcore.cli import main
 from mtlcore.data.images import shrink
+from mtlcore.evaluation.predict import Prediction, answer_in_words
 from mtlcore.model.preprocess import Preprocess
 
 SIZE, STORED = 16, 20
+
+
+class Named(Classes):
+    classes = ("sky", "sea")
 
 
 @frozen
@@ -138,6 +145,27 @@ def test_run_json_holds_the_way_from_an_image_to_the_encoder(
     saved = run.summary["preprocess"]
     assert (saved["stored"], saved["crop"]) == (STORED, 0.9)
     assert Preprocess.from_data(saved) == predictor.preprocess
+
+
+def test_points_are_in_the_pixels_of_the_image_and_maps_have_shares() -> None:
+    preprocess = Preprocess((20, 20), (16, 16), Validation(crop=0.8))
+    height, width = 30, 24
+    truth = torch.tensor([[[3.0, 7.0], [20.0, 11.5], [torch.nan, torch.nan]]])
+    image = np.zeros((height, width, 3), np.uint8)
+    view = preprocess.view(preprocess.stack([preprocess.store(image)]))
+    in_stored = (truth - torch.tensor([0.0, 3.0])) * 20 / 24
+    found = preprocess.in_image(view.geometry.points(in_stored), view, [(height, width)])
+    torch.testing.assert_close(found, truth, equal_nan=True)
+
+    (answer,) = Corners().answer(found)
+    assert answer["points"][1] == pytest.approx([20.0, 11.5])
+    row = Prediction("a.png", {"corners": answer}).as_row()
+    assert row["corners/points/1/x"] == pytest.approx(20.0)
+
+    (answer,) = Named().answer(torch.tensor([[[0, 1], [1, 1]]]))
+    assert answer == {"map": [[0, 1], [1, 1]], "shares": {"sky": 0.25, "sea": 0.75}}
+    assert "map" not in str(Prediction("", {"classes": answer}).as_row())
+    assert answer_in_words(answer) == "map (2), sky 0.25, sea 0.75"
 
 
 def test_the_batch_size_and_the_neighbors_do_not_matter(run: Run, photos: Path) -> None:
@@ -321,7 +349,7 @@ def test_json_lines_and_words(run: Run, photos: Path, capsys) -> None:
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{photos / '00.png'}  mood: ")
     assert "  size: value " in first
-    assert last == "1 predictions, 0 without an answer"
+    assert last == "1 prediction, 0 without an answer"
 
 
 def test_draw_writes_a_page_for_each_readable_image(

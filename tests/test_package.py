@@ -78,7 +78,11 @@ def test_the_card_shows_an_evaluation_with_its_counts_and_licenses(
     trained: Run, tmp_path: Path
 ) -> None:
     evaluation = trained.evaluate("test", device="cpu")
-    card = (trained.package(tmp_path / "p", evaluation=evaluation) / "README.md").read_text()
+    study = tmp_path / "table.md"
+    study.write_text("| SL | 50.6 [49.1, 52.1] |\n")
+    package = trained.package(tmp_path / "p", evaluation=evaluation, study=study)
+    card = (package / "README.md").read_text()
+    assert "## Study\n\n| SL | 50.6 [49.1, 52.1] |\n\n## Intended use" in card
     (n,) = evaluation.n.values()
     assert f"On the split test of dots: images {n:,} with quarter." in card
     assert f"| quarter/accuracy | {evaluation.metrics['quarter/accuracy']:.4f} |" in card

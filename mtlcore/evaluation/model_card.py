@@ -26,12 +26,14 @@ def model_card(
     provenance: Mapping[str, Any],
     evaluation: Evaluation | None,
     license_name: str,
+    study: str = "",
 ) -> str:
     """Return the text of a model card.
 
     config, preprocessor: the contents of the package's files. provenance: run.json.
     evaluation: metrics for the card; None: those of validation that the run recorded.
     license_name: of the package; "" if it is not stated.
+    study: Markdown of a study of this training, such as its table with controls and intervals.
     """
     parts = [
         _front_matter(config, license_name),
@@ -39,6 +41,7 @@ def model_card(
         _usage(config),
         _data(config),
         _metrics(config, provenance, evaluation),
+        *([f"## Study\n\n{study.strip()}"] if study.strip() else []),
         "## Intended use and limits\n\n" + LIMITS,
         _origin(config, provenance),
     ]

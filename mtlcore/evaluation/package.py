@@ -64,6 +64,7 @@ def write_package(
     which: Which = "last",
     evaluation: Evaluation | None = None,
     license_name: str = "",
+    study: Path | None = None,
     onnx: bool = False,
     overrides: Overrides = (),
 ) -> None:
@@ -72,11 +73,12 @@ def write_package(
     which: the checkpoint, "last" or "best".
     evaluation: its metrics appear in the model card, in place of those of validation.
     license_name: of the package, for the front matter of the card.
+    study: a Markdown file for the card, such as a study's table with controls and intervals.
     onnx: also write model.onnx, checked against the run as `Run.export` does.
     overrides: of the experiment, for the images of this check.
 
-    Raises MtlError if `out` exists, if the run has no task or no such checkpoint, or if its
-    validation augmentation can't be saved as data. `out` is complete or absent.
+    Raises MtlError if `out` exists, if the run has no task or no such checkpoint, if its validation
+    augmentation can't be saved as data, or if the study can't be read. `out` is complete or absent.
     """
     if out.exists():
         raise MtlError(f"{out} already exists: choose another --out")
@@ -89,7 +91,8 @@ def write_package(
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     config = _config(folder, experiment, checkpoint.step, weights)
     preprocessor = _preprocessor(experiment)
-    card = model_card(config, preprocessor, folder.provenance(), evaluation, license_name)
+    provenance, text = folder.provenance(), _text_of(study)
+    card = model_card(config, preprocessor, provenance, evaluation, license_name, text)
 
     temporary = out.with_name(f".{out.name}.tmp")
     with write_errors_as_mtl_error(out, temporary=temporary):
@@ -152,6 +155,15 @@ def is_package(path: Path) -> bool:
 
 
 # -------------------------------------------------------------------------------------- writing
+
+
+def _text_of(study: Path | None) -> str:
+    if study is None:
+        return ""
+    try:
+        return study.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise MtlError(f"{study} can't be read: {error}: expected a Markdown file") from error
 
 
 def _write_onnx(folder: RunFolder, package: Path, which: Which, overrides: Overrides) -> None:

@@ -319,7 +319,7 @@ def test_tables_hold_the_rows_in_full_precision(
     files = ["--csv", str(tmp_path / "t.csv"), "--parquet", str(tmp_path / "t.parquet")]
     words = ["predict", str(run.path), str(photos / "0*.png"), str(tmp_path / "bad.png"), *files]
     assert main([*words, "--device", "cpu"]) == 0
-    assert capsys.readouterr().out == "11 predictions, 1 without an answer\n"
+    assert capsys.readouterr().out.startswith("11 predictions, 1 without an answer\n")
     wanted = [p.as_row() for p in predictor(str(photos / "0*.png"), tmp_path / "bad.png")]
     with (tmp_path / "t.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -438,7 +438,7 @@ def test_a_video_is_predicted_frame_by_frame(
 
     words = ["predict", str(run.path), str(video), "--csv", str(tmp_path / "t.csv")]
     assert main([*words, "--device", "cpu", "--draw", str(tmp_path / "drawn")]) == 0
-    assert capsys.readouterr().out == "10 predictions, 0 without an answer\n"
+    assert capsys.readouterr().out.startswith("10 predictions, 0 without an answer\n")
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 11
     assert (tmp_path / "drawn" / "clip-frame000003.png").is_file()
 

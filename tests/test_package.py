@@ -84,7 +84,7 @@ def test_the_card_shows_an_evaluation_with_its_counts_and_licenses(
     card = (package / "README.md").read_text()
     assert "## Study\n\n| SL | 50.6 [49.1, 52.1] |\n\n## Intended use" in card
     (n,) = evaluation.n.values()
-    assert f"On the split test of dots: images {n:,} with quarter." in card
+    assert f"On the split test of dots. Labeled images: {n:,} for quarter." in card
     assert f"| quarter/accuracy | {evaluation.metrics['quarter/accuracy']:.4f} |" in card
     assert "| dots | dots | 100 % | CC0-1.0 |" in card
 

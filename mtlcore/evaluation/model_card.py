@@ -123,8 +123,8 @@ def _metrics(
     config: Mapping[str, Any], provenance: Mapping[str, Any], evaluation: Evaluation | None
 ) -> str:
     if evaluation is not None:
-        counts = ", ".join(f"{n:,} with {label}" for label, n in evaluation.n.items())
-        title = f"On the split {evaluation.split} of {evaluation.data}: images {counts}."
+        counts = ", ".join(f"{n:,} for {label}" for label, n in evaluation.n.items())
+        title = f"On the split {evaluation.split} of {evaluation.data}. Labeled images: {counts}."
         metrics: Mapping[str, float] = evaluation.metrics
     else:
         n = provenance.get("samples", {}).get("validation", 0)

@@ -182,6 +182,7 @@ class Run:
         checkpoint: Which = "last",
         evaluation: Evaluation | None = None,
         license_name: str = "",
+        study: str | os.PathLike[str] | None = None,
         onnx: bool = False,
         overrides: Overrides | None = None,
     ) -> Path:
@@ -192,10 +193,12 @@ class Run:
         checkpoint: "last" (the one to report), or "best" (on validation).
         evaluation: its metrics appear in the model card (default: the recorded validation metrics).
         license_name: of the package, for the model card.
+        study: a Markdown file for the card, such as a study's table with controls and intervals.
         onnx: also write model.onnx, checked on images as `export` does.
         overrides: for this check, such as {"data.faces.root": "/data/faces"}.
 
-        Raises MtlError if `out` exists, or if the run has no task or no such checkpoint.
+        Raises MtlError if `out` exists, if the run has no task or no such checkpoint, or if the
+        study can't be read.
         """
         require_which(checkpoint)
         folder = Path(out)
@@ -205,6 +208,7 @@ class Run:
             which=checkpoint,
             evaluation=evaluation,
             license_name=license_name,
+            study=None if study is None else Path(study),
             onnx=onnx,
             overrides=overrides or (),
         )

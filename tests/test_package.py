@@ -13,7 +13,18 @@ import torch
 from dots_run import DOTS, HERE
 
 import mtlcore
-from mtlcore import Classification, Experiment, Input, MtlError, Regression, Run, Train, component
+from mtlcore import (
+    Classification,
+    DataEntry,
+    Experiment,
+    Input,
+    MtlError,
+    Regression,
+    Run,
+    Train,
+    component,
+)
+from mtlcore.evaluation.model_card import _usage
 
 STORED = 16
 
@@ -24,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     experiment = Experiment(
         encoder=component("encoder", "resnet_small", width=4),
         tasks={"quarter": Classification(dropout=0.2)},
-        data={"dots": component("dataset", "dots", [DOTS])},
+        data={"dots": DataEntry(component("dataset", "dots", [DOTS]), license="CC0-1.0")},
         input=Input(size=STORED, batch_size=16, validation=0.2),
         train=Train(steps=3, eval_every=0, ema=0.5),
         plugins=[DOTS],
@@ -50,7 +61,8 @@ def test_a_package_predicts_what_the_run_predicts(trained: Run, package: Path) -
 
 def test_a_package_holds_the_documented_files_and_no_path_of_this_machine(package: Path) -> None:
     names = {file.name for file in package.iterdir()}
-    assert names == {"model.safetensors", "config.json", "preprocessor.json", "README.md"}
+    pages = {"README.md", "responsible-use.md"}
+    assert names == {"model.safetensors", "config.json", "preprocessor.json"} | pages
     for name in names - {"model.safetensors"}:
         text = (package / name).read_text()
         assert str(HERE) not in text
@@ -59,6 +71,30 @@ def test_a_package_holds_the_documented_files_and_no_path_of_this_machine(packag
     front = card.split("---")[1]
     assert 'license: "mit"' in front
     assert "one of a, b, c, d" in card
+    assert "](responsible-use.md)" in card
+
+
+def test_the_card_shows_an_evaluation_with_its_counts_and_licenses(
+    trained: Run, tmp_path: Path
+) -> None:
+    evaluation = trained.evaluate("test", device="cpu")
+    study = tmp_path / "table.md"
+    study.write_text("| SL | 50.6 [49.1, 52.1] |\n")
+    package = trained.package(tmp_path / "p", evaluation=evaluation, study=study)
+    card = (package / "README.md").read_text()
+    assert "## Study\n\n| SL | 50.6 [49.1, 52.1] |\n\n## Intended use" in card
+    (n,) = evaluation.n.values()
+    assert f"On the split test of dots. Labeled images: {n:,} for quarter." in card
+    assert f"| quarter/accuracy | {evaluation.metrics['quarter/accuracy']:.4f} |" in card
+    assert "| dots | dots | 100 % | CC0-1.0 |" in card
+
+
+def test_the_card_installs_each_package_and_names_plugin_files() -> None:
+    origins = {"encoder": ("swirls", "1.2"), "task.fer": ("mtlcore", "0.1.0")}
+    components = {path: {"package": a, "version": b} for path, (a, b) in origins.items()}
+    usage = _usage({"plugins": {"mine.py": "0f"}, "components": components})
+    assert 'pip install "mtlcore==0.1.0" "swirls==1.2"' in usage
+    assert "mtl predict FOLDER photo.jpg --plugin mine.py" in usage
 
 
 def test_it_loads_in_a_process_that_lacks_the_data(package: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from aligned_toys import Classes, Corners
 from attrs import frozen
 from PIL import Image
 from toys import Toy
@@ -31,11 +32,18 @@ from mtlcore import (
     Run,
     Train,
 )
+from mtlcore.augment.levels import Validation
 from mtlcore.cli import main
 from mtlcore.data.images import shrink
+from mtlcore.evaluation.predict import Prediction, answer_in_words
+from mtlcore.model.preprocess import Preprocess
 from mtlcore.registry.catalog import catalog
 
 SIZE, STORED = 16, 20
+
+
+class Named(Classes):
+    classes = ("sky", "sea")
 
 
 @frozen
@@ -135,6 +143,35 @@ def test_probabilities_are_those_of_the_network_on_the_image_by_hand(
     assert list(answer["probabilities"].values()) == pytest.approx(wanted, abs=1e-5)
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["probability"] == max(answer["probabilities"].values())
+
+
+def test_run_json_holds_the_way_from_an_image_to_the_encoder(
+    run: Run, predictor: Predictor
+) -> None:
+    saved = run.summary["preprocess"]
+    assert (saved["stored"], saved["crop"]) == (STORED, 0.9)
+    assert Preprocess.from_data(saved) == predictor.preprocess
+
+
+def test_points_are_in_the_pixels_of_the_image_and_maps_have_shares() -> None:
+    preprocess = Preprocess((20, 20), (16, 16), Validation(crop=0.8))
+    height, width = 30, 24
+    truth = torch.tensor([[[3.0, 7.0], [20.0, 11.5], [torch.nan, torch.nan]]])
+    image = np.zeros((height, width, 3), np.uint8)
+    view = preprocess.view(preprocess.stack([preprocess.store(image)]))
+    in_stored = (truth - torch.tensor([0.0, 3.0])) * 20 / 24
+    found = preprocess.in_image(view.geometry.points(in_stored), view, [(height, width)])
+    torch.testing.assert_close(found, truth, equal_nan=True)
+
+    (answer,) = Corners().answer(found)
+    assert answer["points"][1] == pytest.approx([20.0, 11.5])
+    row = Prediction("a.png", {"corners": answer}).as_row()
+    assert row["corners/points/1/x"] == pytest.approx(20.0)
+
+    (answer,) = Named().answer(torch.tensor([[[0, 1], [1, 1]]]))
+    assert answer == {"map": [[0, 1], [1, 1]], "shares": {"sky": 0.25, "sea": 0.75}}
+    assert "map" not in str(Prediction("", {"classes": answer}).as_row())
+    assert answer_in_words(answer) == "map (2), sky 0.25, sea 0.75"
 
 
 def test_the_batch_size_and_the_neighbors_do_not_matter(run: Run, photos: Path) -> None:
@@ -288,7 +325,7 @@ def test_tables_hold_the_rows_in_full_precision(
     files = ["--csv", str(tmp_path / "t.csv"), "--parquet", str(tmp_path / "t.parquet")]
     words = ["predict", str(run.path), str(photos / "0*.png"), str(tmp_path / "bad.png"), *files]
     assert main([*words, "--device", "cpu"]) == 0
-    assert capsys.readouterr().out == "11 predictions, 1 without an answer\n"
+    assert capsys.readouterr().out.startswith("11 predictions, 1 without an answer\n")
     wanted = [p.as_row() for p in predictor(str(photos / "0*.png"), tmp_path / "bad.png")]
     with (tmp_path / "t.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -407,7 +444,7 @@ def test_a_video_is_predicted_frame_by_frame(
 
     words = ["predict", str(run.path), str(video), "--csv", str(tmp_path / "t.csv")]
     assert main([*words, "--device", "cpu", "--draw", str(tmp_path / "drawn")]) == 0
-    assert capsys.readouterr().out == "10 predictions, 0 without an answer\n"
+    assert capsys.readouterr().out.startswith("10 predictions, 0 without an answer\n")
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 11
     assert (tmp_path / "drawn" / "clip-frame000003.png").is_file()
 

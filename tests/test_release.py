@@ -61,11 +61,11 @@ def test_serving_without_its_extra_says_what_to_install(installed: Path, tmp_pat
 
 
 def test_the_pages_of_the_service_are_in_the_wheel(installed: Path) -> None:
-    (folder,) = installed.parent.glob("lib/python*/site-packages/mtlcore/serve")
+    (core,) = installed.parent.glob("lib/python*/site-packages/mtlcore")
     docs = REPOSITORY / "docs" / "responsible-use.md"
 
-    assert (folder / "page.html").is_file()
-    assert (folder / "responsible-use.md").read_text() == docs.read_text()
+    assert (core / "serve/page.html").is_file()
+    assert (core / "evaluation/responsible-use.md").read_text() == docs.read_text()
 
 
 def test_a_new_plugin_passes_its_checks_and_the_module_works_like_the_command(

@@ -18,6 +18,7 @@ def package(
     split: str | None = None,
     set_: Overrides = (),
     license_: Annotated[str, Parameter(name="--license")] = "",
+    study: Path | None = None,
     onnx: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Write weights, configuration, preprocessing and a model card, in the layout of model hubs.
@@ -37,6 +38,8 @@ def package(
         Set one key for the evaluation and the check: `--set data.fer2013.root=DIR`. Repeatable.
     license_
         License of the package, for the card: `--license cc-by-nc-4.0`.
+    study
+        A Markdown file for the card, such as a study's table with controls and intervals.
     onnx
         Also write model.onnx, checked on images as `mtl export` does.
     """
@@ -56,6 +59,7 @@ def package(
         checkpoint=checkpoint,
         evaluation=evaluation,
         license_name=license_,
+        study=study,
         onnx=onnx,
         overrides=set_,
     )

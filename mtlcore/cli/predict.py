@@ -118,6 +118,9 @@ def predict(
     if not json:
         images = "prediction" if number == 1 else "predictions"
         print_line(f"{number} {images}, {failed} without an answer")
+        for written in (csv, parquet, draw):
+            if written is not None:
+                print_line(f"written: {written}")
     return 0
 
 

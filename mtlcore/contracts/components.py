@@ -303,6 +303,26 @@ class AlignedTask(SupervisedTask):
         `SupervisedTask.move` for labels that can't be moved.
         """
 
+    def answer_format(self) -> AnswerFormat:
+        """Return that of numbers without names: `answer` says what a map or points mean."""
+        return AnswerFormat("values")
+
+    def answer(self, decoded: Tensor) -> list[Answer]:
+        """Return {"points": [[x, y], ...]}, or {"map": nested lists}, for each sample.
+
+        A map of classes (B, H, W), integers, has also {"shares": {name: share of its pixels}}, if
+        the task has `classes`. Prediction passes points in pixels of the image.
+        """
+        if are_points(decoded):
+            return [{"points": points} for points in decoded.tolist()]
+        answers: list[Answer] = [{"map": values} for values in decoded.tolist()]
+        if self.classes and decoded.ndim == 3:
+            for answer, values in zip(answers, decoded):
+                counts = values.flatten().long().bincount(minlength=len(self.classes))
+                shares = (counts / values.numel()).tolist()
+                answer["shares"] = dict(zip(self.classes, shares))
+        return answers
+
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
         """Raise TypeError: the labels come with each batch."""
         raise TypeError(f"{type(self).__name__}.target is not used: {self.reads!r} is in the batch")

@@ -140,9 +140,10 @@ def metadata_of(
         }
     data: dict[str, dict[str, str]] = {}
     for label, entry in experiment.data.items():
-        found = {"component": _component_name(provenance, f"data.{label}")}
-        # A key of [data.<label>] that says under which license the data is.
-        data[label] = found | {"license": str(getattr(entry, "license", None) or "not stated")}
+        data[label] = {
+            "component": _component_name(provenance, f"data.{label}"),
+            "license": entry.license or "not stated",
+        }
     return {
         "format": METADATA_FORMAT,
         "run": folder.path.resolve().name,

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from .evaluate import Evaluation
+from .responsible_use import NAME as RESPONSIBLE_USE
 
 UNKNOWN = "not stated"
 
-LIMITS = """\
+LIMITS = f"""\
+- Intended use: research, and tools where a person decides and a wrong answer costs nothing. Read
+  [Responsible use]({RESPONSIBLE_USE}) before you show an answer to anybody.
 - The model repeats the labels of its training data, with their errors and their imbalance.
 - Labels that describe people describe their appearance as annotators saw it, not what they feel or
   are. Do not use such answers to judge, select or identify people.
@@ -23,12 +26,14 @@ def model_card(
     provenance: Mapping[str, Any],
     evaluation: Evaluation | None,
     license_name: str,
+    study: str = "",
 ) -> str:
     """Return the text of a model card.
 
     config, preprocessor: the contents of the package's files. provenance: run.json.
     evaluation: metrics for the card; None: those of validation that the run recorded.
     license_name: of the package; "" if it is not stated.
+    study: Markdown of a study of this training, such as its table with controls and intervals.
     """
     parts = [
         _front_matter(config, license_name),
@@ -36,7 +41,8 @@ def model_card(
         _usage(config),
         _data(config),
         _metrics(config, provenance, evaluation),
-        "## Limits\n\n" + LIMITS,
+        *([f"## Study\n\n{study.strip()}"] if study.strip() else []),
+        "## Intended use and limits\n\n" + LIMITS,
         _origin(config, provenance),
     ]
     return "\n\n".join(parts) + "\n"
@@ -73,17 +79,18 @@ def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
 
 def _usage(config: Mapping[str, Any]) -> str:
     plugins = "".join(f", plugins=[{name!r}]" for name in config["plugins"])
+    files = "".join(f" --plugin {name}" for name in config["plugins"])
     packages = {
-        f"{origin['package']}=={origin['version']}"
+        f'"{origin["package"]}=={origin["version"]}"'
         for origin in config["components"].values()
         if origin.get("package")
     }
-    install = " ".join(sorted(packages)) or "mtlcore"
+    install = " ".join(sorted(packages)) or '"mtlcore"'
     return f"""## How to use it
 
 ```
-pip install "{install}"
-mtl predict FOLDER photo.jpg
+pip install {install}
+mtl predict FOLDER photo.jpg{files}
 ```
 
 ```python
@@ -116,7 +123,8 @@ def _metrics(
     config: Mapping[str, Any], provenance: Mapping[str, Any], evaluation: Evaluation | None
 ) -> str:
     if evaluation is not None:
-        title = f"On {evaluation.n:,} images of the split {evaluation.split} of {evaluation.data}."
+        counts = ", ".join(f"{n:,} for {label}" for label, n in evaluation.n.items())
+        title = f"On the split {evaluation.split} of {evaluation.data}. Labeled images: {counts}."
         metrics: Mapping[str, float] = evaluation.metrics
     else:
         n = provenance.get("samples", {}).get("validation", 0)

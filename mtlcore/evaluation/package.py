@@ -4,6 +4,7 @@
     DIR/config.json         the components with all their fields, answers, data, versions, checksum
     DIR/preprocessor.json   the way from an image to the encoder (`Preprocess`)
     DIR/README.md           the model card
+    DIR/responsible-use.md  what answers about people say, and uses to avoid
     DIR/model.onnx          the same network for other runtimes (if asked for)
 
 Loading runs no code from the folder. A model of a one-file plugin needs the same file from the
@@ -43,6 +44,8 @@ from .evaluate import Evaluation, empty_network, inference_network, torch_device
 from .export import export_run, unit_of
 from .model_card import model_card
 from .predict import Predictor, predictor_of_network
+from .responsible_use import NAME as RESPONSIBLE_USE
+from .responsible_use import responsible_use
 
 FORMAT = 1
 """The format of packages that this version writes, and the only one that it reads."""
@@ -61,6 +64,7 @@ def write_package(
     which: Which = "last",
     evaluation: Evaluation | None = None,
     license_name: str = "",
+    study: Path | None = None,
     onnx: bool = False,
     overrides: Overrides = (),
 ) -> None:
@@ -69,11 +73,12 @@ def write_package(
     which: the checkpoint, "last" or "best".
     evaluation: its metrics appear in the model card, in place of those of validation.
     license_name: of the package, for the front matter of the card.
+    study: a Markdown file for the card, such as a study's table with controls and intervals.
     onnx: also write model.onnx, checked against the run as `Run.export` does.
     overrides: of the experiment, for the images of this check.
 
-    Raises MtlError if `out` exists, if the run has no task or no such checkpoint, or if its
-    validation augmentation can't be saved as data. `out` is complete or absent.
+    Raises MtlError if `out` exists, if the run has no task or no such checkpoint, if its validation
+    augmentation can't be saved as data, or if the study can't be read. `out` is complete or absent.
     """
     if out.exists():
         raise MtlError(f"{out} already exists: choose another --out")
@@ -86,7 +91,8 @@ def write_package(
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     config = _config(folder, experiment, checkpoint.step, weights)
     preprocessor = _preprocessor(experiment)
-    card = model_card(config, preprocessor, folder.provenance(), evaluation, license_name)
+    provenance, text = folder.provenance(), _text_of(study)
+    card = model_card(config, preprocessor, provenance, evaluation, license_name, text)
 
     temporary = out.with_name(f".{out.name}.tmp")
     with write_errors_as_mtl_error(out, temporary=temporary):
@@ -96,6 +102,7 @@ def write_package(
         write_atomically(temporary / CONFIG, _json(config))
         write_atomically(temporary / PREPROCESSOR, _json(preprocessor))
         write_atomically(temporary / CARD, card.encode())
+        write_atomically(temporary / RESPONSIBLE_USE, responsible_use().encode())
         if onnx:
             _write_onnx(folder, temporary, which, overrides)
         temporary.rename(out)
@@ -148,6 +155,15 @@ def is_package(path: Path) -> bool:
 
 
 # -------------------------------------------------------------------------------------- writing
+
+
+def _text_of(study: Path | None) -> str:
+    if study is None:
+        return ""
+    try:
+        return study.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise MtlError(f"{study} can't be read: {error}: expected a Markdown file") from error
 
 
 def _write_onnx(folder: RunFolder, package: Path, which: Which, overrides: Overrides) -> None:

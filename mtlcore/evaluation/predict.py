@@ -17,7 +17,8 @@ from torch import Tensor
 from ..checkpoints import Which
 from ..config.component import component
 from ..config.experiment import Experiment
-from ..contracts import Answer, Detector, SupervisedTask
+from ..contracts import AlignedTask, Answer, Detector, SupervisedTask, View
+from ..contracts.components import are_points
 from ..contracts.detector import Detect
 from ..data.cache import threads
 from ..errors import MtlError
@@ -194,13 +195,13 @@ class Predictor:
     def columns(self) -> list[str]:
         """Return the columns of the rows of this predictor, in order."""
         gray = np.full((*self.preprocess.stored, 3), 128, dtype=np.uint8)
-        (region,) = self._answered([_Stored(Prediction(""), gray)])
+        (region,) = self._answered([_Stored(Prediction(""), gray, self.preprocess.stored)])
         return list(region.prediction.as_row())
 
     def _answered(self, regions: Sequence[_Stored], drawn: bool = False) -> list[Region]:
         """Predict one batch of regions. Those with an error stay as they are."""
-        images = [region.image for region in regions if region.image is not None]
-        answered = iter(self._predicted(images, drawn) if images else [])
+        readable = [region for region in regions if region.image is not None]
+        answered = iter(self._predicted(readable, drawn) if readable else [])
         found: list[Region] = []
         for region in regions:
             if region.image is None:
@@ -211,23 +212,35 @@ class Predictor:
         return found
 
     def _predicted(
-        self, images: Sequence[np.ndarray], drawn: bool
+        self, regions: Sequence[_Stored], drawn: bool
     ) -> Iterator[tuple[dict[str, Answer], Tensor | None, dict[str, Tensor]]]:
-        """Yield the answers of all tasks for each stored image; if drawn, also what they read."""
+        """Yield the answers of all tasks for each region; if drawn, also what they read."""
         device = next(self.net.parameters()).device
+        images = [region.image for region in regions if region.image is not None]
+        sizes = [region.size for region in regions]
         view = self.preprocess.view(self.preprocess.stack(images).to(device))
         on_device = decoded_predictions(
             self.net, self.tasks, view.images, self.precision, self.mirror
         )
         decoded = {label: numbers.cpu() for label, numbers in on_device.items()}
         views = view.images.cpu() if drawn else None
-        by_task = {label: task.answer(decoded[label]) for label, task in self.tasks.items()}
+        by_task: dict[str, list[Answer]] = {}
+        for label, task in self.tasks.items():
+            by_task[label] = task.answer(self._in_image(task, decoded[label], view, sizes))
         for i, of_image in enumerate(zip(*by_task.values())):
             answers = dict(zip(by_task, of_image))
             if views is None:
                 yield answers, None, {}
             else:
                 yield answers, views[i], {label: numbers[i] for label, numbers in decoded.items()}
+
+    def _in_image(
+        self, task: SupervisedTask, decoded: Tensor, view: View, sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Return predictions as they are, but points in pixels of the images."""
+        if isinstance(task, AlignedTask) and are_points(decoded):
+            return self.preprocess.in_image(decoded, view, sizes)
+        return decoded
 
 
 def predictor_of(
@@ -300,10 +313,14 @@ def detector_of(
 
 @frozen(eq=False)
 class _Stored:
-    """One region to predict, and its prediction so far. image: stored; None after an error."""
+    """One region to predict, and its prediction so far.
+
+    image: stored; None after an error. size: (H, W) of the region in the image, in pixels.
+    """
 
     prediction: Prediction
     image: np.ndarray | None
+    size: tuple[int, int] = (0, 0)
 
 
 @frozen(eq=False)
@@ -359,15 +376,19 @@ def _regions(
     whole: Prediction, image: np.ndarray, predictor: Predictor, detect: Detect | None
 ) -> list[_Stored]:
     if detect is None or predictor.detector is None:
-        return [_Stored(whole, predictor.preprocess.store(image))]
+        return [_Stored(whole, predictor.preprocess.store(image), _size(image))]
     found = detect(image)
     regions: list[_Stored] = []
     for box, score in zip(found.boxes, found.scores):
         left, top, right, bottom = (float(side) for side in box)
         one = evolve(whole, box=(left, top, right, bottom), score=float(score))
         crop = predictor.detector.crop(image, box)
-        regions.append(_Stored(one, predictor.preprocess.store(crop)))
+        regions.append(_Stored(one, predictor.preprocess.store(crop), _size(crop)))
     return regions or [_Stored(evolve(whole, error="the detector found nothing"), None)]
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
 
 
 def answer_in_words(answer: Answer) -> str:
@@ -378,11 +399,21 @@ def answer_in_words(answer: Answer) -> str:
         return f"{answer['label']}{shown}"
     if "labels" in answer:
         return ", ".join(answer["labels"]) or "none"
-    return ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
+    return ", ".join(_named(name, value) for name, value in answer.items())
+
+
+def _named(name: str, value: object) -> str:
+    if isinstance(value, float | int):
+        return f"{name} {value:.4g}"
+    if isinstance(value, Mapping):  # the shares of classes in a map
+        return ", ".join(_named(*one) for one in value.items())
+    if isinstance(value, list):
+        return f"{name} ({len(value)})"
+    return f"{name} {value}"
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:
-    """Flatten nested dicts to "<prefix>/<name>" columns."""
+    """Flatten nested dicts to "<prefix>/<name>" columns. A map fits into no row: it is left out."""
     if isinstance(value, Mapping):
         found: dict[str, object] = {}
         for name, inner in value.items():
@@ -390,4 +421,13 @@ def _flat(prefix: str, value: object) -> dict[str, object]:
         return found
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return {prefix: "|".join(value)}
+    if isinstance(value, list):
+        return _columns_of_points(prefix, value) if prefix.endswith("/points") else {}
     return {prefix: value}
+
+
+def _columns_of_points(prefix: str, points: list[tuple[float, float]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for number, (x, y) in enumerate(points):
+        found |= {f"{prefix}/{number}/x": x, f"{prefix}/{number}/y": y}
+    return found

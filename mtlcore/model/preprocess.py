@@ -24,7 +24,8 @@ from ..config.experiment import Experiment
 from ..contracts import Augmentation, View
 from ..data.images import shrink
 from ..errors import MtlError
-from ..image_size import image_size, written
+from ..geometry import inverse_affine
+from ..image_size import central_box, image_size, written
 from ..rng import VIEW, KeyedRng
 
 
@@ -73,6 +74,19 @@ class Preprocess:
         # Each batch draws the same, so a result does not depend on the order of the batches.
         rng = KeyedRng((self.seed, 0), images.device)(VIEW)
         return self.augmentation.view(images, self.size, rng)
+
+    def in_image(self, points: Tensor, view: View, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Move points (B, K, 2) from pixels of the view to pixels of the upright images.
+
+        view: of `view`. sizes: (H, W) of the B images that `store` read.
+        """
+        assert view.geometry is not None
+        back = inverse_affine(view.geometry.matrix.float().cpu())
+        stored = points.float().cpu() @ back[:, :2, :2].mT + back[:, None, :2, 2]
+        boxes = torch.tensor([central_box(size, self.stored) for size in sizes]).float()
+        top, left, height, width = boxes.unbind(1)
+        scale = torch.stack([width / self.stored[1], height / self.stored[0]], 1)
+        return stored * scale[:, None] + torch.stack([left, top], 1)[:, None]
 
     @property
     def crop(self) -> float:

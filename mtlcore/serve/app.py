@@ -20,7 +20,7 @@ from ..evaluation.predict import Prediction, Predictor
 from ..files import finite
 from .facts import Facts, facts_of_predictor
 from .limits import Limits, Places
-from .responsible_use import responsible_use
+from .responsible_use import responsible_use_page
 from .uploads import MULTIPART, Upload, uploads_of
 from .worker import Answered, Worker
 
@@ -165,7 +165,7 @@ def create_app(
 
 def _add_pages(app: FastAPI) -> None:
     page = (HERE / "page.html").read_text(encoding="utf-8")
-    notes = responsible_use()
+    notes = responsible_use_page()
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from markdown_it import MarkdownIt
 
-HERE = Path(__file__).resolve().parent
-NAME = "responsible-use.md"
+from ..evaluation.responsible_use import responsible_use
 
 FRAME = """<!doctype html>
 <html lang="en">
@@ -30,9 +27,7 @@ code {{ overflow-wrap: anywhere; }}
 """
 
 
-def responsible_use() -> str:
-    """Return the page. The wheel holds a copy of it beside this module; a checkout has docs/."""
-    packaged = HERE / NAME
-    source = packaged if packaged.exists() else HERE.parents[1] / "docs" / NAME
-    body = MarkdownIt().enable("table").render(source.read_text(encoding="utf-8"))
+def responsible_use_page() -> str:
+    """Return the page."""
+    body = MarkdownIt().enable("table").render(responsible_use())
     return FRAME.format(body=body)

@@ -16,6 +16,8 @@ from ..config import dump
 from ..config.experiment import Experiment
 from ..config.resolve import components_of
 from ..data.dataset import RunData
+from ..errors import MtlError
+from ..model.preprocess import Preprocess
 from ..registry.components import is_default
 from ..registry.lookup import Origin, catalog_of, origin_of
 from ..registry.plugin_file import MARK, split_entry
@@ -55,8 +57,17 @@ def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[s
         "seed": experiment.seed,
         "data_fingerprint": data.fingerprint,
         "components": components(experiment),
+        "preprocess": preprocess(experiment),
         "samples": {name: len(samples) for name, samples in data.split.items()},
     }
+
+
+def preprocess(experiment: Experiment) -> dict[str, object] | None:
+    """How an image becomes the input of the encoder; None with a plugin's augmentation."""
+    try:
+        return Preprocess.of(experiment).as_data()
+    except MtlError:  # then config.toml alone describes it
+        return None
 
 
 def components(experiment: Experiment) -> dict[str, Origin]:

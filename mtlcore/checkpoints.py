@@ -227,7 +227,8 @@ def write_checkpoint(folder: Path, which: Which, contents: Contents, log: Saved)
     Raises OSError if they can't be written.
     """
     saved: dict[str, Saved] = {}
-    # The checksums are computed while the disk writes, so they take almost no time.
+    # The checksums are computed while the disk writes: they take CPU time (about 0.1 s for the
+    # 179 MB of a ResNet-18 with EMA and AdamW), but hardly more wall time if a core is free.
     with ThreadPoolExecutor(1) as pool:
         for name, data in _serialized(contents):
             checksum = pool.submit(Saved.of, data)

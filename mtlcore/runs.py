@@ -395,7 +395,9 @@ class RunFolder:
         temporary = done.with_name(f"{done.name}.tmp")
         with write_errors_as_mtl_error(self.path, _intact(self.checkpoint(which)), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            # Without parents: a run folder that was moved or deleted is not created again.
+            folder.mkdir(exist_ok=True)
+            temporary.mkdir()
             write_checkpoint(temporary, which, contents, log)
 
             # The same step can be saved twice: before and after its evaluation. A process that is

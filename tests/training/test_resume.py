@@ -328,6 +328,13 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_gives_way_to_the_next_one
     assert found.keys() == folder.require().weights().keys()
 
 
+def test_a_run_folder_that_was_deleted_is_not_created_again(run):
+    trainer = Trainer(load(run / "config.toml"), run, resume=True, progress=False)
+    shutil.rmtree(run)
+    assert "No such file or directory" in refused(trainer.save)
+    assert not run.exists()
+
+
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "model.safetensors"])
 def test_a_file_of_a_run_that_is_a_pipe_is_refused_and_blocks_nothing(run, name):
     (file,) = [*run.glob(name), *run.glob(f"checkpoints/last*/{name}")]
@@ -440,7 +447,9 @@ def test_a_run_that_another_process_trains_is_refused_until_that_process_is_dead
 
 
 def test_a_run_is_locked_from_its_folder_to_its_end(trained, tmp_path):
-    trainer = Trainer(load(trained / "dots.toml"), tmp_path / "new", progress=False)
+    config = load(trained / "dots.toml")
+    trainer = Trainer(config, tmp_path / "new", progress=False)
+    assert "already holds a run" in refused(lambda: Trainer(config, tmp_path / "new"))
     lock = "import sys; from filelock import FileLock; FileLock(sys.argv[1], timeout=0).acquire()"
     words = [sys.executable, "-c", lock, str(tmp_path / "new" / ".lock")]
     assert "Timeout" in subprocess.run(words, capture_output=True, text=True).stderr

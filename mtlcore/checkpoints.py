@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import MtlError
-from .files import write_atomically
+from .files import read_file, write_atomically
 from .sealed import damaged, digest, parse_json, seal_json, unseal_json
 
 FORMAT = 3
@@ -36,6 +36,9 @@ State = dict[str, Any]
 """Contents of state.pt: tensors, numbers and strings, in lists and dicts."""
 
 MANIFEST = "checkpoint.json"
+LARGEST = 1 << 40  # bytes of a file of a checkpoint
+REPLACED = ".old"
+"""The end of a folder's name while a checkpoint of the same step takes its place."""
 MODEL, EMA, STATE = "model.safetensors", "ema.safetensors", "state.pt"
 
 # What `torch.load` raises for a file that it did not write, or that holds other objects.
@@ -123,7 +126,7 @@ class Checkpoint:
         except (CattrsError, ExceptionGroup, ValueError, TypeError, LookupError) as error:
             raise damaged(file, "it lacks what mtlcore writes there") from error
         own = folder_name(manifest.which, manifest.step)
-        if self.path.name != own:
+        if self.path.name.removesuffix(REPLACED) != own:
             raise MtlError(
                 f"{self.path} holds the checkpoint {own}: the folder was renamed or copied. "
                 f"Remove it, or rename it to {own}"
@@ -207,9 +210,14 @@ def step_of(which: Which, name: str) -> int | None:
     return int(step) if folder_name(which, int(step)) == name else None
 
 
+def without_ending(name: str) -> str:
+    """Return the name of a checkpoint without ".tmp" (not completed) or ".old" (replaced)."""
+    return name.removesuffix(".tmp").removesuffix(REPLACED)
+
+
 def is_checkpoint(name: str) -> bool:
-    """Whether this is the name of a checkpoint, or of one that was not completed."""
-    name = name.removesuffix(".tmp")
+    """Whether this is the name of a checkpoint, complete, not completed or replaced."""
+    name = without_ending(name)
     return any(step_of(which, name) is not None for which in get_args(Which))
 
 
@@ -219,7 +227,8 @@ def write_checkpoint(folder: Path, which: Which, contents: Contents, log: Saved)
     Raises OSError if they can't be written.
     """
     saved: dict[str, Saved] = {}
-    # The checksums are computed while the disk writes, so they take almost no time.
+    # The checksums are computed while the disk writes: they take CPU time (about 0.1 s for the
+    # 179 MB of a ResNet-18 with EMA and AdamW), but hardly more wall time if a core is free.
     with ThreadPoolExecutor(1) as pool:
         for name, data in _serialized(contents):
             checksum = pool.submit(Saved.of, data)
@@ -245,7 +254,7 @@ def require_format(saved: Mapping[str, Any], file: Path) -> None:
 
 def _bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_file(file, LARGEST)
     except OSError as error:
         raise MtlError(f"{file} can't be read: {error.strerror or error}") from error
 

@@ -51,6 +51,38 @@ def read_file(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> byte
         return file.read()
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is anything at this path. Raises MtlError if the system can't tell."""
+    return _status(path) is not None
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a regular file. Raises MtlError if the system can't tell."""
+    status = _status(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder. Raises MtlError if the system can't tell."""
+    status = _status(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """The status of what is at a path that a user named, None if there is nothing.
+
+    Raises MtlError for a name that is too long, and without permission to look.
+    """
+    try:
+        return os.stat(path)  # noqa: PTH116 - a name of any bytes
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise MtlError(f"{str(path)!r}: a path can't contain the character \\0") from error
+    except OSError as error:
+        raise MtlError(f"{path} can't be read: {error.strerror or error}") from error
+
+
 def _require_regular(status: os.stat_result, path: str | os.PathLike[str], largest: int) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -46,6 +46,14 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
+def working_folder() -> Path:
+    """Return the working directory; the relative one if it was deleted meanwhile."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path()
+
+
 @frozen
 class Run:
     """A run folder, complete or not. `mtlcore.load_run` and `mtlcore.train` return it.
@@ -56,7 +64,7 @@ class Run:
 
     path: Path = field(converter=Path)
     # A relative path stays valid if the process changes its working directory, as notebooks do.
-    _start: Path = field(factory=Path.cwd, init=False, eq=False, repr=False)
+    _start: Path = field(factory=working_folder, init=False, eq=False, repr=False)
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -143,8 +151,9 @@ class Run:
         """
         require_which(checkpoint)
         target = torch_device(device or "cpu")
-        saved = self._folder().require(checkpoint)
-        return inference_network(self.experiment, saved).to(target)
+        build = partial(inference_network, self.experiment)
+        _, net = self._folder().read(checkpoint, build)
+        return net.to(target)
 
     def predictor(
         self,

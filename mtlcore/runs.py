@@ -27,15 +27,16 @@ import os
 import shutil
 import tomllib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from attrs import frozen
 
 from .checkpoints import (
     FORMAT,
+    REPLACED,
     Checkpoint,
     Contents,
     Manifest,
@@ -45,6 +46,7 @@ from .checkpoints import (
     is_checkpoint,
     require_format,
     step_of,
+    without_ending,
     write_checkpoint,
 )
 from .config import load
@@ -52,7 +54,17 @@ from .config.experiment import Experiment
 from .config.overrides import Overrides, Table
 from .config.same import changed_keys
 from .errors import MtlError, first_few
-from .files import flush_folder, to_json, write_atomically, write_errors_as_mtl_error
+from .files import (
+    LARGEST_TABLE,
+    exists,
+    flush_folder,
+    is_file,
+    is_folder,
+    read_file,
+    to_json,
+    write_atomically,
+    write_errors_as_mtl_error,
+)
 from .registry.lookup import missing_component
 from .sealed import (
     JsonObject,
@@ -64,6 +76,8 @@ from .sealed import (
     seal_toml,
     unseal_json,
 )
+
+T = TypeVar("T")
 
 
 @frozen
@@ -124,7 +138,7 @@ class RunFolder:
             raise MtlError(  # safetensors opens no such file
                 f"the name of the run folder is not UTF-8: {shown}; choose another --out"
             )
-        if cls(path).config.exists():
+        if exists(cls(path).config):
             raise MtlError(
                 f"{path} already holds a run: choose another --out, "
                 f"or resume it: mtl train --resume {path} (in Python: resume=True)"
@@ -134,8 +148,8 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """Return an existing run. Raises MtlError if the folder holds none, or another format."""
         run = cls(path)
-        if not run.config.is_file():
-            what = "it has no config.toml" if path.is_dir() else "there is no such folder"
+        if not is_file(run.config):
+            what = "it has no config.toml" if is_folder(path) else "there is no such folder"
             raise MtlError(
                 f"{path} is not a run folder: {what}. "
                 "Expected the `out` folder of `mtl train` or mtlcore.train"
@@ -210,7 +224,7 @@ class RunFolder:
         if not file.exists():
             return {}
         try:
-            data = file.read_bytes()
+            data = read_file(file)
         except OSError as error:
             raise MtlError(f"{file} can't be read: {error.strerror or error}") from error
         content = parse_json(data, file)
@@ -245,7 +259,7 @@ class RunFolder:
     def _log_bytes(self) -> bytes:
         """All bytes of metrics.jsonl, none if there is no such file."""
         try:
-            return self.metrics.read_bytes()
+            return read_file(self.metrics, LARGEST_TABLE)
         except FileNotFoundError:
             return b""
         except OSError as error:
@@ -297,8 +311,9 @@ class RunFolder:
     def checkpoint(self, which: Which = "last") -> Checkpoint | None:
         """Return the newest complete checkpoint of a kind, or None."""
         newest: Checkpoint | None = None
+        # By name, so last-00000008 comes before last-00000008.old, which it replaced.
         for folder in self._in_checkpoints():
-            step = step_of(which, folder.name)
+            step = step_of(which, folder.name.removesuffix(REPLACED))
             if step is not None and folder.is_dir() and (newest is None or step > newest.step):
                 newest = Checkpoint(folder, step)
         return newest
@@ -313,6 +328,19 @@ class RunFolder:
             raise MtlError(f"{self.path} has no {which!r} checkpoint yet{self._instead_of(which)}")
         self.require_own(found.manifest(), found.path)
         return found
+
+    def read(self, which: Which, read: Callable[[Checkpoint], T]) -> tuple[Checkpoint, T]:
+        """Return the newest complete checkpoint of a kind, and what `read` returns for it.
+
+        A process that trains the run removes a checkpoint once it has saved the next one. Then the
+        next one is read. Raises MtlError as `require` and `read` do.
+        """
+        for _ in range(3):
+            with suppress(MtlError):
+                checkpoint = self.require(which)
+                return checkpoint, read(checkpoint)
+        checkpoint = self.require(which)
+        return checkpoint, read(checkpoint)
 
     def require_own(self, manifest: Manifest, path: Path) -> None:
         """Raise MtlError if this is the manifest of a checkpoint of another run.
@@ -367,12 +395,17 @@ class RunFolder:
         temporary = done.with_name(f"{done.name}.tmp")
         with write_errors_as_mtl_error(self.path, _intact(self.checkpoint(which)), temporary):
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            # Without parents: a run folder that was moved or deleted is not created again.
+            folder.mkdir(exist_ok=True)
+            temporary.mkdir()
             write_checkpoint(temporary, which, contents, log)
 
-            # The same step can be saved twice: after resuming, or as the last step of a run.
+            # The same step can be saved twice: before and after its evaluation. A process that is
+            # killed here leaves one of the two under a name from which a run resumes.
             if done.exists():
-                shutil.rmtree(done)
+                replaced = done.with_name(f"{done.name}{REPLACED}")
+                shutil.rmtree(replaced, ignore_errors=True)
+                done.rename(replaced)
             temporary.rename(done)
             flush_folder(folder)
         if which == "last" and not self.provenance().get("saved"):
@@ -380,7 +413,7 @@ class RunFolder:
             self.update_provenance({"saved": True})
 
         for old in self._in_checkpoints():
-            ours = step_of(which, old.name.removesuffix(".tmp")) is not None
+            ours = step_of(which, without_ending(old.name)) is not None
             if ours and old != done and not keep_older:
                 shutil.rmtree(old, ignore_errors=True)
         return Checkpoint(done, contents.step)

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mtlcore import MtlError, read_image
+from mtlcore import MtlError, load_run, read_image
+from mtlcore.cli import main
+from mtlcore.cli._png import require_png
 from mtlcore.config import load
 from mtlcore.data.csv_table import Csv
+from mtlcore.data.folder import ImageFolder
+from mtlcore.evaluation.export import refuse_existing
 from mtlcore.files import read_file, text_encoding
 from mtlcore.registry.plugin_file import PluginFile
+from mtlcore.runs import RunFolder
 
 READERS = {
     "image.png": read_image,
@@ -43,6 +48,29 @@ def test_a_pipe_a_device_and_a_huge_file_are_refused_at_once(name, make, tmp_pat
     reason = "expected at most" if make is sparse else "expected a (regular|Python) file"
     with pytest.raises(MtlError, match=reason):
         READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        load_run,
+        lambda path: RunFolder.refuse_existing(path),
+        lambda path: refuse_existing(path / "model.onnx"),
+        lambda path: ImageFolder(path).index(),
+        lambda path: require_png("--out", path / "sheet.png"),
+    ],
+    ids=["run", "new run", "export", "data", "image"],
+)
+def test_a_name_that_is_too_long_is_one_message(use, tmp_path):
+    with pytest.raises(MtlError, match="File name too long"):
+        use(tmp_path / ("x" * 300))
+
+
+def test_a_deleted_working_directory_is_one_message(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert main(["plugins"]) == 2
+    assert "mtl: can't read the working directory" in capfd.readouterr().err
 
 
 def test_a_link_to_a_regular_file_is_followed(tmp_path):

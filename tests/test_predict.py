@@ -36,6 +36,7 @@ from mtlcore.augment.levels import Validation
 from mtlcore.cli import main
 from mtlcore.data.images import shrink
 from mtlcore.evaluation.predict import Prediction, answer_in_words
+from mtlcore.evaluation.sources import items_of
 from mtlcore.model.preprocess import Preprocess
 from mtlcore.registry.catalog import catalog
 
@@ -224,6 +225,19 @@ def test_folders_and_tables_are_read_in_order(photos: Path, predictor: Predictor
     assert names == [f"{i:02d}.png" for i in range(40)]
     names = [Path(prediction.file).name for prediction in predictor(photos / "table.csv")]
     assert names == [f"{i:02d}.png" for i in range(40)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_table_of_images_may_be_utf_16(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "t.csv").write_text("path,note\nfür.png,ü\n", encoding=encoding)
+    (item,) = items_of([tmp_path / "t.csv"])
+    assert item.name == str(tmp_path / "für.png")
+
+
+def test_a_table_of_images_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(MtlError, match=r"t\.csv can't be read: it is a pipe"):
+        list(items_of([tmp_path / "t.csv"]))
 
 
 def test_gray_arrays_and_transparent_images_are_read_as_their_files(

@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import MtlError
+from ..files import exists
 from ..registry.catalog import Catalog, catalog
 from ..registry.components import snake
 from ..registry.plugin_file import PluginFile
@@ -35,7 +36,7 @@ def scaffold(name: str, kind: str, out: Path, known: Catalog | None = None) -> P
     be written.
     """
     folder = out / name
-    if folder.exists():
+    if exists(folder):
         raise MtlError(f"{folder} already exists: choose another name, or another --out")
     require_name(name, kind, known or catalog())
 

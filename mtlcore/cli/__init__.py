@@ -11,6 +11,7 @@ other exception is a bug of the program and keeps its traceback. A reader of std
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -92,6 +93,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 def _run(tokens: Sequence[str] | None) -> int:
     try:
+        _require_working_folder()
         result = app(tokens)
     except MtlError as error:
         _print_error(str(error))
@@ -107,6 +109,17 @@ def _run(tokens: Sequence[str] | None) -> int:
         _print_error(str(hint))
         return hint.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _require_working_folder() -> None:
+    """Raise MtlError in a shell whose working directory was deleted."""
+    try:
+        os.getcwd()  # noqa: PTH109 - only tried
+    except OSError as error:
+        raise MtlError(
+            f"can't read the working directory: {error.strerror}: change to another one, "
+            "such as `cd ~`"
+        ) from error
 
 
 def _print_error(message: str) -> None:

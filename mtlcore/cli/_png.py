@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MtlError
+from ..files import is_folder
 
 
 def require_png(option: str, path: Path) -> None:
@@ -17,9 +18,9 @@ def require_png(option: str, path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise MtlError(f"{option} {path}: expected a PNG file, such as {path.with_suffix('.png')}")
-    if path.is_dir():
+    if is_folder(path):
         raise MtlError(f"can't write {path}: it is a folder")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise MtlError(f"can't write {path}: {path.parent} is not a folder")
     if not os.access(path.parent, os.W_OK):
         raise MtlError(f"can't write {path}: {path.parent} is read-only")

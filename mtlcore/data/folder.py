@@ -21,6 +21,7 @@ from attrs import frozen
 
 from ..contracts import Categories, Dataset, Index, Sample, Skipped
 from ..errors import MtlError
+from ..files import is_folder
 from .images import read_image
 from .split_names import SPLIT_NAMES, split_name
 
@@ -51,7 +52,7 @@ class ImageFolder(Dataset):
     annotation: str = "label"
 
     def index(self) -> Index:
-        if not self.root.is_dir():
+        if not is_folder(self.root):
             raise MtlError(
                 f"image_folder: root = {self.root} is not a folder; "
                 f"expected one that holds a folder for each class"

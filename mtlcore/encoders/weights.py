@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MtlError, first_few, nearest
+from ..files import is_file
 from ..weights import load_weights
 
 NONE, IMAGENET = "none", "imagenet"
@@ -109,10 +110,10 @@ def read(encoder: str, path: str, net: nn.Module) -> Mapping[str, Tensor]:
     Raises MtlError for any other file.
     """
     file, key = Path(path).expanduser(), ""
-    if not file.is_file() and "#" in path:
+    if not is_file(file) and "#" in path:
         name, _, key = path.rpartition("#")
         file = Path(name).expanduser()
-    if not file.is_file():
+    if not is_file(file):
         close = difflib.get_close_matches(path, (NONE, IMAGENET), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise MtlError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -164,12 +165,13 @@ def open_run(
     """
     require_which(which)
     # All of this before any image is read.
-    checkpoint = folder.require(which)
+    folder.read(which, Checkpoint.manifest)
     target = torch_device(device)
     indexed = index_data(experiment, {split})
     fitted = fit_experiment(experiment, indexed)
     resolved, report = with_usable_precision(fitted, target)
-    net = inference_network(experiment, checkpoint).to(target)
+    checkpoint, net = folder.read(which, partial(inference_network, experiment))
+    net.to(target)
     data = read_images(fitted, indexed, progress)
     if not len(data.split[split]):
         raise MtlError(f"the data has no samples in the split {split!r}")

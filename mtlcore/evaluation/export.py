@@ -18,6 +18,7 @@ from ..config.overrides import Overrides
 from ..contracts import AnswerFormat
 from ..contracts.answers import PRESENT
 from ..errors import MtlError
+from ..files import exists, is_folder
 from ..runs import RunFolder
 from .decoded import decoded_predictions
 from .graph import (
@@ -114,9 +115,9 @@ def export_run(
 
 def refuse_existing(path: Path) -> None:
     """Raise MtlError if the file exists, or its folder does not."""
-    if path.exists():
+    if exists(path):
         raise MtlError(f"{path} exists already: choose another name, or delete it first")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise MtlError(f"{path}: there is no folder {path.parent}: create it first")
 
 

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,22 @@ import safetensors.torch
 import torch
 from attrs import evolve
 
-from ..checkpoints import Which
+from ..checkpoints import LARGEST, Which
 from ..config.experiment import Experiment
 from ..config.overrides import Overrides
 from ..config.read import parse
 from ..config.write import component_table, tables_of
 from ..contracts import Detector
 from ..errors import MtlError
-from ..files import flush_folder, to_json, write_atomically, write_errors_as_mtl_error
+from ..files import (
+    exists,
+    flush_folder,
+    is_file,
+    read_file,
+    to_json,
+    write_atomically,
+    write_errors_as_mtl_error,
+)
 from ..model.preprocess import Preprocess
 from ..registry.lookup import missing_component
 from ..registry.plugin_file import MARK, PluginFile, split_entry
@@ -80,13 +89,12 @@ def write_package(
     Raises MtlError if `out` exists, if the run has no task or no such checkpoint, if its validation
     augmentation can't be saved as data, or if the study can't be read. `out` is complete or absent.
     """
-    if out.exists():
+    if exists(out):
         raise MtlError(f"{out} already exists: choose another --out")
-    checkpoint = folder.require(which)
     experiment = folder.experiment()
     if not experiment.tasks:
         raise MtlError(f"{folder.path} has no supervised task: there is nothing to package")
-    net = inference_network(experiment, checkpoint)
+    checkpoint, net = folder.read(which, partial(inference_network, experiment))
     tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     config = _config(folder, experiment, checkpoint.step, weights)
@@ -151,7 +159,7 @@ def facts_of_package(path: Path) -> JsonObject:
 
 def is_package(path: Path) -> bool:
     """Return whether a folder looks like a package."""
-    return (path / PREPROCESSOR).is_file()
+    return is_file(path / PREPROCESSOR)
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -259,8 +267,8 @@ def _json(value: JsonObject) -> bytes:
 
 def _read_json(file: Path) -> JsonObject:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_file(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise MtlError(
             f"{file} can't be read: {error}: expected a folder that `mtl package` wrote"
         ) from error
@@ -306,7 +314,7 @@ def _weights(folder: Path, config: Mapping[str, Any]) -> dict[str, torch.Tensor]
     """The weights of a package. Raises MtlError if they differ from their checksum."""
     file = folder / WEIGHTS
     try:
-        data = file.read_bytes()
+        data = read_file(file, LARGEST)
         expected = config["weights"]["sha256"]
         if hashlib.sha256(data).hexdigest() != expected:
             raise MtlError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -263,7 +263,8 @@ def predictor_of(
     target = torch_device(device)
     if isinstance(detector, str):
         detector = detector_of(detector, folder)
-    net = inference_network(experiment, folder.require(which)).to(target)
+    _, net = folder.read(which, partial(inference_network, experiment))
+    net.to(target)
     preprocess = Preprocess.of(experiment)
     return predictor_of_network(net, experiment, preprocess, detector, batch_size, mirror)
 

@@ -23,6 +23,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ..checkpoints import Checkpoint
 from ..config.experiment import Experiment, PretextEntry
 from ..contracts import (
     AugmentedBatch,
@@ -166,8 +167,8 @@ def _model(experiment: Experiment, run: Path | None) -> HybridModel:
         model = HybridModel(experiment).eval()
     if run is None:
         return model
-    checkpoint = RunFolder.open(run).require("last")
-    load_weights(model, checkpoint.weights(), str(checkpoint.path), ignore=ANY_OTHER)
+    checkpoint, weights = RunFolder.open(run).read("last", Checkpoint.weights)
+    load_weights(model, weights, str(checkpoint.path), ignore=ANY_OTHER)
     return model
 
 

@@ -7,6 +7,7 @@ so a folder of any size can be read, and a broken file breaks its own item alone
 from __future__ import annotations
 
 import glob
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..data.folder import IMAGES
 from ..data.images import from_pillow, read_image
 from ..errors import MtlError
+from ..files import DETECTED_BYTES, open_file, text_encoding
 
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 PATH_COLUMNS = ("path", "image", "file", "filename", "key")
@@ -152,8 +154,10 @@ def _of_table(table: Path) -> Iterator[Item]:
     import csv
 
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
+        with open_file(table) as data:
+            encoding = text_encoding(data.read(DETECTED_BYTES))
+            data.seek(0)
+            rows = csv.DictReader(io.TextIOWrapper(data, encoding, newline=""))
             columns = rows.fieldnames or []
             name = next((column for column in PATH_COLUMNS if column in columns), None)
             if name is None:
@@ -164,7 +168,11 @@ def _of_table(table: Path) -> Iterator[Item]:
             for row in rows:
                 path = table.parent / (row[name] or "")
                 yield Item(str(path), partial(read_image, path))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise MtlError(f"{table} can't be read: expected UTF-8 or UTF-16 ({error})") from error
+    except OSError as error:
+        raise MtlError(f"{table} can't be read: {error.strerror or error}") from error
+    except csv.Error as error:
         raise MtlError(f"{table} can't be read: {error}") from error
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from attrs import frozen
 
 from ..config.experiment import Experiment
+from ..files import is_file
 from ..runs import RunFolder
 
 State = Literal["finished", "diverged", "interrupted", "new"]
@@ -37,7 +38,7 @@ class Planned:
 
         Raises MtlError if the folder has another format.
         """
-        if not RunFolder(self.folder).config.is_file():
+        if not is_file(RunFolder(self.folder).config):
             return "new"
         provenance = RunFolder.open(self.folder).provenance()
         if provenance.get("finished"):

@@ -93,7 +93,8 @@ def start_from(encoder: SharedEncoder, run: Path) -> None:
     origin = f"train.init_from = {str(run)!r}"
     folder = RunFolder.open(run)
     other = folder.experiment()
-    saved = folder.require("last").inference_weights(uses_ema=other.train.ema > 0)
+    uses_ema = other.train.ema > 0
+    _, saved = folder.read("last", lambda found: found.inference_weights(uses_ema=uses_ema))
     settings = other.encoder
     _check_normalization("mean", encoder.mean, settings.mean, origin)
     _check_normalization("std", encoder.std, settings.std, origin)

@@ -102,7 +102,8 @@ class RunLoop:
         evaluates = is_due(step, train.eval_every) or step == train_state.steps
         if evaluates and (saves or step == train_state.steps):
             self._save_before_evaluation()
-        if epoch_ends:
+        # A callback that ended the run at the end of an epoch was called before the run was saved.
+        if epoch_ends and (evaluates or not self.ended):
             self.callbacks.call("on_epoch_end")
         if evaluates:
             self._evaluate()

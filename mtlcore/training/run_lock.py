@@ -46,6 +46,11 @@ def unlock_run(folder: Path) -> None:
         lock.release()
 
 
+def holds_lock(folder: Path) -> bool:
+    """Whether this process holds the lock of a run folder."""
+    return folder.resolve() in _held
+
+
 def _lock(folder: Path) -> None:
     key = folder.resolve()
     if key in _held:

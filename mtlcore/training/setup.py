@@ -31,7 +31,7 @@ from .needed_memory import (
 from .provenance import environment, resolved
 from .record import Record
 from .resume import record_changes
-from .run_lock import lock_run, unlock_run
+from .run_lock import holds_lock, lock_run, unlock_run
 from .state import TrainState
 from .trial import tolerant, try_run
 
@@ -63,10 +63,12 @@ def set_up(
     """
     keep_freed_memory()
     fabric = fabric_for(experiment)
+    # A trainer that was built before in this process, as notebooks do, keeps its lock.
+    held = out is not None and holds_lock(out)
     try:
         return _set_up(experiment, out, resume, reporter, fabric)
     except BaseException:
-        if out is not None:
+        if out is not None and not held:
             unlock_run(out)
         raise
 

@@ -238,6 +238,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=SET_UPS, default=list(SET_UPS))
     given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:  # imports everything, before any fork
+        config = write_config(Path(folder), given.only[0], Periods(5, 5, 5))
+        mtlcore.train(config, Path(folder) / "run", progress=False)
     each = -(-given.kills // len(given.only))
     rows = []
     for name in given.only:

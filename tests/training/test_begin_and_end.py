@@ -101,6 +101,16 @@ def test_a_run_that_ends_in_an_evaluation_between_its_steps_repeats_it(tmp_path,
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_run_that_a_callback_ended_at_an_epoch_calls_it_once(tmp_path, monkeypatch):
+    """Also if the evaluation afterwards fails, and the resumed run repeats it."""
+    exp = experiment(tmp_path, "[callback.epochs]\n", "train.eval_every=0", body=FRAGILE)
+    with pytest.raises(MtlError, match="step 5 is saved"):
+        train(exp, tmp_path / "run", reporter=Breaks(monkeypatch, "BROKEN_METRIC"))
+    monkeypatch.delenv("BROKEN_METRIC")
+    train(load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
+    assert RunFolder(tmp_path / "run").provenance()["validation"]["epochs/ended"] == 1
+
+
 def test_a_metric_that_always_raises_is_named_before_any_folder_exists(tmp_path, monkeypatch):
     monkeypatch.setenv("BROKEN_METRIC", "1")
     with pytest.raises(MtlError, match=r"the metric quarter/luck failed .*no luck today"):

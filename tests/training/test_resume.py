@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 import mtlcore
 from mtlcore import Input, MtlError, Train, component
 from mtlcore.callbacks.progress import SilentReporter
-from mtlcore.checkpoints import Saved
+from mtlcore.checkpoints import Checkpoint, Saved
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.config.same import with_resumable
@@ -285,6 +286,63 @@ def test_a_renamed_checkpoint_is_refused(run):
     assert "holds the checkpoint last-00000004" in refused(lambda: evaluate(run))
 
 
+def test_a_process_killed_while_it_replaces_a_checkpoint_leaves_one_to_resume_from(run):
+    """The last step is saved twice: before and after its evaluation."""
+    last = RunFolder(run).require().path
+    last.rename(last.with_name(f"{last.name}.old"))
+    assert evaluate(run).metrics
+    assert not RunFolder(run).passed_over()
+    resume(run, "train.steps=5")
+    assert {p.name for p in last.parent.glob("last*")} == {"last-00000005"}
+
+
+def test_a_process_killed_while_it_removes_a_checkpoint_has_a_complete_one(run, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(folder: Path, **_kwargs: object) -> None:
+        if folder.exists():
+            (folder / "checkpoint.json").unlink()
+            raise Killed
+
+    trainer = Trainer(load(run / "config.toml"), run, resume=True, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", kill)
+        with pytest.raises(Killed):
+            trainer.save()
+    assert RunFolder(run).require().state()["step"] == 4
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_gives_way_to_the_next_one(run):
+    """A process that trains the run saves while another one evaluates."""
+    folder, read = RunFolder(run), []
+
+    def weights(checkpoint: Checkpoint) -> dict[str, Any]:
+        read.append(checkpoint.step)
+        if len(read) == 1:
+            resume(run, "train.steps=5")
+        return checkpoint.weights()
+
+    checkpoint, found = folder.read("last", weights)
+    assert (read, checkpoint.step) == ([4, 5], 5)
+    assert found.keys() == folder.require().weights().keys()
+
+
+def test_a_run_folder_that_was_deleted_is_not_created_again(run):
+    trainer = Trainer(load(run / "config.toml"), run, resume=True, progress=False)
+    shutil.rmtree(run)
+    assert "No such file or directory" in refused(trainer.save)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "model.safetensors"])
+def test_a_file_of_a_run_that_is_a_pipe_is_refused_and_blocks_nothing(run, name):
+    (file,) = [*run.glob(name), *run.glob(f"checkpoints/last*/{name}")]
+    file.unlink()
+    os.mkfifo(file)
+    assert "it is a pipe, a socket or a device" in refused(lambda: resume(run, "train.steps=5"))
+
+
 def test_folders_that_are_not_ours_are_passed_over_with_a_note_and_kept(run):
     folder = RunFolder(run).require().path
     copy = shutil.copytree(folder, folder.with_name(f"{folder.name} (copy)"))
@@ -389,7 +447,9 @@ def test_a_run_that_another_process_trains_is_refused_until_that_process_is_dead
 
 
 def test_a_run_is_locked_from_its_folder_to_its_end(trained, tmp_path):
-    trainer = Trainer(load(trained / "dots.toml"), tmp_path / "new", progress=False)
+    config = load(trained / "dots.toml")
+    trainer = Trainer(config, tmp_path / "new", progress=False)
+    assert "already holds a run" in refused(lambda: Trainer(config, tmp_path / "new"))
     lock = "import sys; from filelock import FileLock; FileLock(sys.argv[1], timeout=0).acquire()"
     words = [sys.executable, "-c", lock, str(tmp_path / "new" / ".lock")]
     assert "Timeout" in subprocess.run(words, capture_output=True, text=True).stderr
@@ -433,6 +493,13 @@ def test_log_and_counters_survive_stops_at_random_steps(trained, tmp_path, seed)
 def test_every_damage_to_the_files_of_a_run_is_noticed_or_harmless():
     script = Path(__file__).resolve().parents[1] / "fuzz" / "run_files.py"
     subprocess.run([sys.executable, script, "--damages", "20"], check=True)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_before_any_of_its_file_operations_resumes_to_the_same_result():
+    script = Path(__file__).resolve().parents[1] / "fuzz" / "kill_points.py"
+    words = ("--set-up", "ended at an epoch", "--every", "9")
+    subprocess.run([sys.executable, script, *words], check=True)
 
 
 def test_a_config_of_another_run_with_a_right_checksum_is_refused(run):

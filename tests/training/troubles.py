@@ -98,6 +98,19 @@ class Ending(Callback):
                 run.stop("enough")
 
 
+@frozen
+class Epochs(Callback):
+    """Counts the ends of epochs, and ends the run at the first one."""
+
+    def figures(self, experiment):
+        return {"ended": True}
+
+    def on_epoch_end(self, run):
+        run.state["ended"] = run.state.get("ended", 0) + 1
+        run.add({"ended": run.state["ended"]})
+        run.stop("enough")
+
+
 @hookimpl
 def mtl_components():
-    return [Counted, Ending, Fragiles, Trains]
+    return [Counted, Ending, Epochs, Fragiles, Trains]

@@ -60,7 +60,7 @@ TARGETS = (
         "pretext",
         "inpainting",
         {"mtl_pretexts.inpainting": 8, "mtl_pretexts._shared": 6},
-        ({}, {"perceptual": "ema"}),
+        ({}, {"perceptual": "none"}),
         ("tests/pretexts/test_inpainting.py",),
         {
             "mtl_pretexts._shared": (
@@ -81,9 +81,9 @@ TARGETS = (
     ),
     Target(
         "task",
-        "fer",
+        "classification",
         {"mtlcore.tasks.classification": 12},
-        ({}, {"emotions": 7, "balance": "inverse"}),
+        ({}, {"classes": ("no", "yes"), "balance": "inverse"}),
         (
             "tests/faces/test_emotion.py",
             "tests/test_classification.py",

@@ -63,7 +63,7 @@ def test_the_loss_is_the_weighted_smoothed_cross_entropy():
 
 
 def test_inverse_weights_have_mean_one_over_the_samples_if_classes_are_absent():
-    for counts in ([3, 6, 1, 0], [0, 0, 5, 0], [400, 1, 0, 2]):
+    for counts in ([3, 6, 1, 0], [0, 0, 5, 0], [0, 1, 0, 0], [400, 1, 0, 2]):
         annotation = np.repeat(list("abcd"), counts)
         weights = Classification(classes=tuple("abcd"), balance="inverse").fit(annotation)
         total = float(np.dot(counts, weights.class_weights))

@@ -82,7 +82,10 @@ class Timm(Encoder):
     @property
     def lacks(self) -> Mapping[str, str]:  # type: ignore[override]
         if self._pretrained_config().fixed_input_size:
-            return {"other_sizes": "timm builds this model for one image size"}
+            return {
+                "any_size": "it reads whole patches or windows, which do not fit into each size",
+                "other_sizes": "timm builds this model for one image size",
+            }
         return {}
 
     def build(self, size: tuple[int, int]) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -814,6 +814,14 @@ class DrawsTheTarget(Turned):
 
     def draw(self, images, target, output):
         return turn(-target % 4, images)
+
+
+@fails("each_choice_has_an_effect")
+@frozen
+class ForgetsAField(Turned):
+    """No method reads its field."""
+
+    direction: Literal["left", "right"] = "left"
 
 
 @fails("draws_a_right_prediction_as_the_clean_image")

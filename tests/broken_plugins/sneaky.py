@@ -60,16 +60,22 @@ def _no_ideal(self):
 class _TogetherHead(TurnedHead):
     coupled = True
 
+    def __init__(self, context, smooth):
+        super().__init__(context)
+        self.smoothing = 0.1 * smooth
+
     def loss(self, output, target):
-        return F.cross_entropy(output, target)
+        return F.cross_entropy(output, target, label_smoothing=self.smoothing)
 
 
 @frozen
 class Together(Turned):
     """Its loss is a mean over the batch, and it declares so."""
 
+    smooth: bool = False
+
     def build(self, context):
-        return _TogetherHead(context)
+        return _TogetherHead(context, self.smooth)
 
 
 # -------------------------------------------------------------------------------------------- views

@@ -459,6 +459,14 @@ class TurnsAwayHead(RightHead):
         return -super().loss(output, target)
 
 
+@BROKEN.fails("each_choice_has_an_effect")
+@frozen
+class ForgetsAField(Right):
+    """No method reads its field."""
+
+    squared: bool = True
+
+
 @BROKEN.fails("loss_falls_in_training")
 @frozen
 class ClimbsUp(Right):

@@ -244,6 +244,14 @@ def test_a_timm_vit_refuses_a_size_with_incomplete_patches(timm) -> None:
         Timm("vit_tiny_patch16_224").build((50, 50))
 
 
+@pytest.mark.parametrize(
+    ("model", "lacks"),
+    [("eva02_tiny_patch14_224", {"any_size", "other_sizes"}), ("resnet10t", set())],
+)
+def test_a_timm_network_of_patches_says_that_it_lacks_some_sizes(timm, model, lacks) -> None:
+    assert set(Timm(model=model).lacks) == lacks
+
+
 def test_a_timm_network_is_normalized_as_timm_records_for_its_weights(timm) -> None:
     assert Timm("tf_efficientnet_lite0").mean == Encoder.mean
     lite = Timm("tf_efficientnet_lite0", weights="imagenet")

@@ -30,6 +30,7 @@ from toys import rotations
 
 from mtlcore import Features, Geometry, orthogonal
 from mtlcore.geometry import similarity
+from mtlcore.rng import KeyedRng
 
 POSE = HeadPose()
 
@@ -124,6 +125,13 @@ def test_the_loss_is_the_angle_between_the_rotations():
     torch.testing.assert_close(loss.double(), expected, atol=2e-5, rtol=0)
 
 
+def test_angles_and_distances_accept_any_leading_dimensions():
+    a, b = some_rotations(6), some_rotations(6, 1)
+    grid_a, grid_b = a.unflatten(0, (2, 3)), b.unflatten(0, (2, 3))
+    assert torch.equal(to_pose_deg(grid_a).flatten(0, 1), to_pose_deg(a))
+    assert torch.equal(geodesic_rad(grid_a, grid_b).flatten(), geodesic_rad(a, b))
+
+
 def test_the_loss_of_the_ideal_output_is_0_and_it_decodes_to_the_target():
     target = some_rotations()
     # Radians; the epsilon below the root alone gives 1e-6.
@@ -177,6 +185,12 @@ def test_gradient_descent_finds_a_rotation_from_the_opposite_one():
 
 
 # ----------------------------------------------------------------------------------------- targets
+
+
+def test_drawn_examples_fill_the_documented_range_of_each_angle():
+    widest_deg = np.abs(POSE.examples(4000, KeyedRng((0,))("examples"))).max(0)
+    assert np.all(widest_deg <= [70, 50, 40])
+    assert np.all(widest_deg >= [69, 49, 39])
 
 
 def test_missing_angles_are_absent_and_leave_zeros():

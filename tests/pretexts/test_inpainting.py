@@ -300,6 +300,19 @@ def test_the_answer_has_the_images_size(size):
     assert 0 <= float(output.min()) <= float(output.max()) <= 1
 
 
+def test_the_decoder_aligns_pixel_centers_and_predicts_each_block_of_pixels_once():
+    state = run(Inpainting())
+    decoder = state.model.heads["inpainting"].decoder
+    features = state.model.encoder(asked(state)[1])
+    *finer, x = features.maps
+    for step, skip in zip(reversed(decoder.steps), reversed(finer)):
+        aligned = F.interpolate(step(x), skip.shape[-2:], mode="bilinear", align_corners=False)
+        x = F.relu(skip + aligned)
+    blocks = F.pixel_shuffle(decoder.last(x), decoder.block)
+    assert blocks.shape == features.images.shape  # 24 pixels: whole blocks
+    torch.testing.assert_close(decoder(features), blocks.sigmoid())
+
+
 def test_a_bf16_step_is_finite_and_its_loss_is_fp32():
     state = run(Inpainting(), train={"precision": "bf16-mixed"})
     logged = train_step(state, counted([batch(size=24, tasks=("fer",))]))

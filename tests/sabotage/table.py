@@ -226,9 +226,11 @@ class RelativeLocationDrawnTwice(RelativeLocation):
 
 @sabotage(
     "local_rotation: another quadrant than the answer's is turned",
-    "undo_restores_the_image",
+    "draws_a_right_prediction_as_the_clean_image",
 )
 class LocalRotationElsewhere(LocalRotation):
+    undo = None
+
     def views(self, batch, rng):
         _, target = super().views(batch, rng)
         label = target["label"]

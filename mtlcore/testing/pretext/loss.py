@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ...contracts import PretextTask, Target
+from ..alternatives import require_effects
 from ..generators import generators_used_in_training, require_unused
 from ..kit import Group
 from ..requirements import Skip, require, require_finite, require_shape
@@ -200,6 +201,17 @@ def equal_logits_give_log_choices(subject: PretextSubject, drawn: Drawn) -> None
 
 
 @LOSS_CHECKS.check(
+    "build",
+    why="a setting that nothing reads makes two runs look different that are the same.",
+    mend="Read the field in views(), build() or the loss. Is a condition inverted?",
+    needs=FINITE,
+)
+def each_choice_has_an_effect(subject: PretextSubject) -> None:
+    """Other values of a bool or a Literal change the views, the target, the head or its loss."""
+    require_effects(subject, _behavior)
+
+
+@LOSS_CHECKS.check(
     "randomness",
     why="draws from a global generator depend on other code. Paired and resumed runs then differ.",
     mend="Draw in views(), from rng, and pass the result to the head in the target. Use "
@@ -317,6 +329,18 @@ def _differing_samples(a: object, b: object) -> Tensor:
     """(B,) bool: True if any leaf differs."""
     pairs = zip(tensors(a), tensors(b))
     return torch.stack([~equal_samples(x, y) for x, y in pairs]).any(0)
+
+
+@torch.no_grad()
+def _behavior(subject: PretextSubject) -> object:
+    """What each choice may change: views, target, the layers of the head, losses."""
+    drawn = Drawn(MANY, SIZES[0], 0)
+    batch, model, rng = subject.batch(drawn), subject.model(drawn.size), drawn.rng("noise")
+    output = subject.output(model, batch)
+    # Some losses count confident outputs alone.
+    noise = map_floats(lambda x: CONFIDENT * rng.randn(*x.shape).to(x), output)
+    losses = [subject.loss_of(model, x, batch.target) for x in (output, noise)]
+    return batch.images, batch.target, str(subject.head(drawn.size)), losses
 
 
 @torch.no_grad()

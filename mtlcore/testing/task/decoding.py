@@ -12,7 +12,7 @@ from ...contracts import SupervisedTask
 from ..kit import Group
 from ..requirements import Skip, require, require_finite, require_shape, require_unit_range
 from ..subject import Drawn, patterns
-from .harness import TaskSubject, ideal_output, relative_error
+from .harness import TaskSubject, ideal_output, reads_names, relative_error
 from .labels import HEAD
 
 DECODES = "decodes_each_sample"
@@ -123,16 +123,19 @@ def ideal_output_decodes_to_the_target(subject: TaskSubject) -> None:
     needs=DECODES,
 )
 def answers_convert_back_to_annotations(subject: TaskSubject) -> None:
-    """as_annotation(as_answer(target)) is an annotation with the same answer."""
+    """as_annotation of true answers and of predicted numbers is an annotation with that answer."""
     subject.require_annotations()
     if type(subject.task).as_annotation is SupervisedTask.as_annotation:
         raise Skip("it does not override `as_annotation`")
-    answer = subject.task.as_answer(subject.truth(16))
-    again, present = subject.task.target(subject.task.as_annotation(answer))
-    lost = int((~present).sum())
-    require(not lost, f"{lost} of {len(present)} are missing annotations")
-    error = relative_error(subject.task.as_answer(again), answer)
-    require(error < 1e-3, f"the answer differs by {error:.3g} of the largest value")
+    answers = {"the answer": subject.task.as_answer(subject.truth(16))}
+    if not reads_names(subject.annotation()):
+        answers["a prediction"] = _decoded(subject, 16)
+    for what, answer in answers.items():
+        again, present = subject.task.target(subject.task.as_annotation(answer))
+        lost = int((~present).sum())
+        require(not lost, f"{what}: {lost} of {len(present)} are missing annotations")
+        error = relative_error(subject.task.as_answer(again), answer)
+        require(error < 1e-3, f"{what} differs by {error:.3g} of the largest value")
 
 
 @DECODING_CHECKS.check(

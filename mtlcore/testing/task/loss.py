@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..alternatives import require_effects
 from ..generators import (
     generators_used_in_training,
     require_no_global_draws,
@@ -26,6 +27,7 @@ from .labels import HEAD
 LOSS = "loss_is_one_value_per_sample"
 TRIES = 4  # batches: a ReLU may block a gradient in some of them
 STEPS = 40
+LEFT = 1 / 3  # of a wrong answer's loss. Label smoothing leaves some to the right one
 
 LOSS_CHECKS = Group()
 NUMERICS_CHECKS = Group()
@@ -119,12 +121,13 @@ def loss_of_a_sample_depends_on_it_alone(subject: TaskSubject, drawn: Drawn) -> 
     needs=LOSS,
 )
 def true_target_has_the_lowest_loss(subject: TaskSubject) -> None:
-    """The `ideal` output of the truth loses less than that of other samples' truths."""
+    """The `ideal` output loses at most a third of what other samples' truths lose."""
     head, target = subject.head(), subject.truth(32)
     right = subject.loss(head, ideal_output(head, target), target).mean().item()
     wrong = subject.loss(head, ideal_output(head, target.flip(0)), target).mean().item()
     found = f"the loss is {right:.4g} for the truth, {wrong:.4g} for other samples' truths"
     require(right < wrong, found)
+    require(right <= LEFT * wrong, f"{found}: a part of it does not depend on the output")
 
 
 @LOSS_CHECKS.check(
@@ -147,6 +150,18 @@ def equal_logits_give_log_choices(subject: TaskSubject) -> None:
     expected = math.log(choices)
     within = abs(loss - expected) < 1e-3 * max(1, expected)
     require(within, f"it is {loss:.4f}; log({choices}) is {expected:.4f}")
+
+
+@LOSS_CHECKS.check(
+    "build",
+    why="a setting that nothing reads makes two runs look different that are the same.",
+    mend="Read the field in fit(), target(), build(), decode() or the loss. Is a condition "
+    "inverted?",
+    needs=LOSS,
+)
+def each_choice_has_an_effect(subject: TaskSubject) -> None:
+    """Other values of a bool or a Literal change targets, the head, its loss or what it decodes."""
+    require_effects(subject, _behavior)
 
 
 @LOSS_CHECKS.check(
@@ -253,6 +268,14 @@ def traces_as_one_graph(subject: TaskSubject) -> None:
     exact = subject.loss(head, head(features), target)
     same = torch.allclose(traced, exact, rtol=1e-3, atol=1e-4)
     require(same, "the traced loss differs")
+
+
+@torch.no_grad()
+def _behavior(subject: TaskSubject) -> object:
+    """What each choice may change: targets, the layers of the head, its losses, predictions."""
+    head, target = subject.head(), subject.fitted_targets()
+    output = head(subject.features(len(target)))
+    return target, str(head), subject.loss(head, output, target), subject.task.decode(output)
 
 
 def _has_gradient(parameter: Tensor) -> bool:

@@ -15,13 +15,16 @@ from .checkpoints import Which
 from .config.experiment import Experiment
 from .config.overrides import Overrides
 from .contracts import Detector
-from .errors import MtlError
-from .evaluation.benchmark import (
+from .deployment.benchmark import (
     BENCHMARK_FORMATS,
     Benchmark,
     BenchmarkFormat,
     benchmark_run,
 )
+from .deployment.export import Exported, export_run
+from .deployment.graph import Format
+from .deployment.package import write_package
+from .errors import MtlError
 from .evaluation.evaluate import (
     Evaluation,
     Progress,
@@ -32,12 +35,9 @@ from .evaluation.evaluate import (
     torch_device,
     with_one_dataset,
 )
-from .evaluation.export import Exported, export_run
-from .evaluation.graph import Format
-from .evaluation.package import write_package
-from .evaluation.predict import Predictor, predictor_of
 from .evaluation.samples import FeatureTable, feature_table
 from .model.inference import Inference
+from .prediction.predictor import Predictor, predictor_of
 from .runs import RunFolder
 
 if TYPE_CHECKING:

@@ -312,7 +312,7 @@ def test_json_lines_and_words(run: Run, photos: Path, capsys) -> None:
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{photos / '00.png'}  mood: ")
     assert "  size: value " in first
-    assert last == "1 predictions, 0 without an answer"
+    assert last == "1 prediction, 0 without an answer"
 
 
 def test_draw_writes_a_page_for_each_readable_image(
@@ -417,7 +417,7 @@ def test_a_broken_video_is_a_row_with_the_reason(tmp_path: Path, predictor: Pred
 
 
 def test_images_are_counted_without_decoding_them(photos: Path, tmp_path: Path) -> None:
-    from mtlcore.evaluation.sources import count_of
+    from mtlcore.prediction.sources import count_of
 
     assert count_of([str(photos), str(photos / "0*.png"), str(photos / "table.csv"), "x.png"]) == 91
     video = video_of([np.zeros((32, 32, 3), np.uint8)] * 7, tmp_path / "clip.mp4")

@@ -10,7 +10,7 @@ from ..errors import MtlError
 
 if TYPE_CHECKING:
     from ..contracts import Detector
-    from ..evaluation.predict import Predictor
+    from ..prediction.predictor import Predictor
 
 
 def open_predictor(
@@ -24,7 +24,7 @@ def open_predictor(
     device: str | None = None,
 ) -> Predictor:
     """Return the predictor of a run folder, or of a folder that `mtl package` wrote."""
-    from ..evaluation.package import is_package, load_package
+    from ..deployment.package import is_package, load_package
     from ..run import Run
 
     if is_package(folder):
@@ -52,8 +52,8 @@ def detector_named(
 
     fields: its keys. Raises MtlError if there are fields without a name.
     """
-    from ..evaluation.package import is_package
-    from ..evaluation.predict import detector_of
+    from ..deployment.package import is_package
+    from ..prediction.predictor import detector_of
     from ..runs import RunFolder
 
     if name is None:

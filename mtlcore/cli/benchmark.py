@@ -12,7 +12,7 @@ from ._options import Json, Overrides
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..evaluation.benchmark import Benchmark
+    from ..deployment.benchmark import Benchmark
 
 FormatName = Literal["torch", "torch-compile", "torch-export", "onnx"]
 

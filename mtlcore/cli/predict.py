@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..contracts import Detector
-    from ..evaluation.predict import PredictedImage, Prediction
+    from ..prediction.results import PredictedImage, Prediction
 
 
 def predict(
@@ -69,9 +69,9 @@ def predict(
     """
     from contextlib import ExitStack
 
-    from ..evaluation.sources import count_of
-    from ..evaluation.tables import csv_table, parquet_table
     from ..files import to_json
+    from ..prediction.sources import count_of
+    from ..prediction.tables import csv_table, parquet_table
     from ._predictor import open_predictor
     from ._shared import print_line
 
@@ -196,7 +196,7 @@ def _bar(total: int | None, prints: bool) -> Iterator[Callable[[], None]]:
 
 def in_words(prediction: Prediction) -> str:
     """Return one line: the file, and the answer of each task."""
-    from ..evaluation.predict import answer_in_words
+    from ..prediction.results import answer_in_words
 
     where = prediction.file or "image"
     if prediction.frame is not None:

@@ -52,7 +52,7 @@ def serve(
     plugin
         Load a one-file plugin, of the detector or of a package. Repeatable.
     """
-    from ..evaluation.package import facts_of_package, is_package
+    from ..deployment.package import facts_of_package, is_package
     from ..run import Run
     from ..serve import Limits, create_app, facts_of
     from ..serve import serve as serve_app

@@ -16,8 +16,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as AnyHttpException
 
 from .. import __version__
-from ..evaluation.predict import Prediction, Predictor
 from ..files import finite
+from ..prediction.predictor import Predictor
+from ..prediction.results import Prediction
 from .facts import Facts, facts_of_predictor
 from .limits import Limits, Places
 from .responsible_use import responsible_use

@@ -7,7 +7,7 @@ from pathlib import Path
 from .. import __version__
 from ..checkpoints import Which
 from ..errors import MtlError
-from ..evaluation.predict import Predictor
+from ..prediction.predictor import Predictor
 from ..registry.components import component_name
 from ..run import Run
 from ..runs import RunFolder

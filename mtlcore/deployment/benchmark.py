@@ -17,11 +17,11 @@ from ..checkpoints import Which
 from ..config.overrides import Overrides
 from ..contracts import SupervisedTask
 from ..errors import MtlError, nearest
+from ..evaluation.measure import moved_target
 from ..model.preprocess import Preprocess
+from ..prediction.predictor import predictor_of
 from ..runs import RunFolder
 from .graph import Compute, ExportedGraph, Format, load_graph, traced, without_gradient, write_graph
-from .measure import moved_target
-from .predict import predictor_of
 from .some_samples import SomeSamples, random_images, some_samples
 
 BenchmarkFormat = Literal["torch", "torch-compile", "torch-export", "onnx"]

@@ -18,8 +18,9 @@ from ..config.overrides import Overrides
 from ..contracts import AnswerFormat
 from ..contracts.answers import PRESENT
 from ..errors import MtlError
+from ..evaluation.decoded import decoded_predictions
+from ..prediction.predictor import Predictor, predictor_of
 from ..runs import RunFolder
-from .decoded import decoded_predictions
 from .graph import (
     Compute,
     ExportedGraph,
@@ -30,7 +31,6 @@ from .graph import (
     require_format,
     write_graph,
 )
-from .predict import Predictor, predictor_of
 from .some_samples import BATCH, random_images, some_samples
 
 METADATA_FORMAT = 1

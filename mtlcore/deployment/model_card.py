@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .evaluate import Evaluation
+from ..evaluation.evaluate import Evaluation
 
 UNKNOWN = "not stated"
 

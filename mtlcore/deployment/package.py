@@ -33,16 +33,16 @@ from ..config.read import parse
 from ..config.write import component_table, tables_of
 from ..contracts import Detector
 from ..errors import MtlError
+from ..evaluation.evaluate import Evaluation, empty_network, inference_network, torch_device
 from ..files import flush_folder, to_json, write_atomically, write_errors_as_mtl_error
 from ..model.preprocess import Preprocess
+from ..prediction.predictor import Predictor, predictor_of_network
 from ..registry.lookup import missing_component
 from ..registry.plugin_file import MARK, PluginFile, split_entry
 from ..runs import RunFolder
 from ..weights import load_weights
-from .evaluate import Evaluation, empty_network, inference_network, torch_device
 from .export import export_run, unit_of
 from .model_card import model_card
-from .predict import Predictor, predictor_of_network
 
 FORMAT = 1
 """The format of packages that this version writes, and the only one that it reads."""

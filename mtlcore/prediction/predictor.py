@@ -1,0 +1,202 @@
+"""`Predictor`: the network of a run, applied to any source of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+from ..checkpoints import Which
+from ..config.component import component
+from ..config.experiment import Experiment
+from ..contracts import Answer, Detector, SupervisedTask
+from ..contracts.detector import Detect
+from ..errors import MtlError
+from ..evaluation.decoded import decoded_predictions
+from ..evaluation.evaluate import (
+    inference_network,
+    require_which,
+    torch_device,
+    with_usable_precision,
+)
+from ..evaluation.precision import Precision
+from ..model.inference import Inference
+from ..model.preprocess import Preprocess
+from ..registry.plugin_file import split_entry
+from ..runs import RunFolder
+from .regions import Region, RegionReader
+from .results import PredictedImage, PredictedRegion, Prediction
+from .sources import Source, items_of
+
+
+@frozen(eq=False)
+class Predictor:
+    """Predicts images with the network of a run. `Run.predictor` and `load_package` return it.
+
+    net: in eval mode, on the device. tasks: label -> task. preprocess: as in training.
+    precision: of the forwards. batch_size: images of one forward, at least 1.
+    mirror: average each prediction with that for the mirrored image: two forwards.
+    detector: finds the regions to predict; None: the whole image.
+    """
+
+    net: Inference
+    tasks: Mapping[str, SupervisedTask]
+    preprocess: Preprocess
+    precision: Precision = "32"
+    batch_size: int = 32
+    mirror: bool = False
+    detector: Detector | None = None
+
+    def __call__(self, *sources: Source | Iterable[Source]) -> list[Prediction]:
+        """Return one prediction for each image (for each region, with a detector), in order.
+
+        sources: paths, folders, globs, tables, videos, Pillow images, arrays, tensors, or
+        iterables of them, in any mixture; see `mtlcore.prediction.sources.items_of`.
+
+        An image that can't be read gives a prediction with `error`. Raises MtlError for a source
+        that is none of these.
+        """
+        return list(self.stream(*sources))
+
+    def stream(self, *sources: Source | Iterable[Source]) -> Iterator[Prediction]:
+        """Yield the predictions one by one, for more images than fit into memory.
+
+        The arguments are those of a call. A few batches are decoded ahead.
+        """
+        for image in self.images(*sources):
+            for region in image.regions:
+                yield region.prediction
+
+    def images(
+        self, *sources: Source | Iterable[Source], drawn: bool = False
+    ) -> Iterator[PredictedImage]:
+        """Yield the predictions of each image together, in order.
+
+        The arguments are those of a call.
+
+        drawn: also keep the pixels, for `PredictedImage.draw`.
+        """
+        reader = RegionReader(self.preprocess, self.batch_size, drawn, self.detector, self.detect)
+        for opened in reader.read(items_of(sources)):
+            regions = [region for one in opened for region in one.regions]
+            answered: list[PredictedRegion] = []
+            for start in range(0, len(regions), self.batch_size):
+                answered += self._answered(regions[start : start + self.batch_size], drawn)
+            rest = iter(answered)
+            for one in opened:
+                yield PredictedImage(one.image, self.tasks, list(islice(rest, len(one.regions))))
+
+    @cached_property
+    def detect(self) -> Detect | None:
+        """The detector, loaded on first use; None without one. Raises MtlError as its `build`."""
+        return self.detector.build() if self.detector else None
+
+    def columns(self) -> list[str]:
+        """Return the columns of the rows of this predictor, in order."""
+        gray = np.full((*self.preprocess.stored, 3), 128, dtype=np.uint8)
+        (region,) = self._answered([Region(Prediction(""), gray)])
+        return list(region.prediction.as_row())
+
+    def _answered(self, regions: Sequence[Region], drawn: bool = False) -> list[PredictedRegion]:
+        """Predict one batch of regions. Those with an error stay as they are."""
+        images = [region.image for region in regions if region.image is not None]
+        answered = iter(self._predicted(images, drawn) if images else [])
+        found: list[PredictedRegion] = []
+        for region in regions:
+            if region.image is None:
+                found.append(PredictedRegion(region.prediction))
+            else:
+                answers, view, decoded = next(answered)
+                answered_one = evolve(region.prediction, answers=answers)
+                found.append(PredictedRegion(answered_one, view, decoded))
+        return found
+
+    def _predicted(
+        self, images: Sequence[np.ndarray], drawn: bool
+    ) -> Iterator[tuple[dict[str, Answer], Tensor | None, dict[str, Tensor]]]:
+        """Yield the answers of all tasks for each stored image; if drawn, also what they read."""
+        device = next(self.net.parameters()).device
+        view = self.preprocess.view(self.preprocess.stack(images).to(device))
+        on_device = decoded_predictions(
+            self.net, self.tasks, view.images, self.precision, self.mirror
+        )
+        decoded = {label: numbers.cpu() for label, numbers in on_device.items()}
+        views = view.images.cpu() if drawn else None
+        by_task = {label: task.answer(decoded[label]) for label, task in self.tasks.items()}
+        for i, of_image in enumerate(zip(*by_task.values())):
+            answers = dict(zip(by_task, of_image))
+            if views is None:
+                yield answers, None, {}
+            else:
+                yield answers, views[i], {label: numbers[i] for label, numbers in decoded.items()}
+
+
+def predictor_of(
+    folder: RunFolder,
+    *,
+    detector: Detector | str | None = None,
+    batch_size: int = 32,
+    mirror: bool = False,
+    which: Which = "last",
+    device: str | torch.device | None = None,
+) -> Predictor:
+    """Return the predictor of a run. The arguments are those of `Run.predictor`.
+
+    Raises MtlError if the run has no task, or no such checkpoint.
+    """
+    require_which(which)
+    experiment = folder.experiment()
+    if not experiment.tasks:
+        raise MtlError(f"{folder.path} has no supervised task: there is nothing to predict")
+    target = torch_device(device)
+    if isinstance(detector, str):
+        detector = detector_of(detector, folder)
+    net = inference_network(experiment, folder.require(which)).to(target)
+    preprocess = Preprocess.of(experiment)
+    return predictor_of_network(net, experiment, preprocess, detector, batch_size, mirror)
+
+
+def predictor_of_network(
+    net: Inference,
+    experiment: Experiment,
+    preprocess: Preprocess,
+    detector: Detector | None,
+    batch_size: int,
+    mirror: bool,
+) -> Predictor:
+    """Return the predictor of a network on its device, in the run's precision or fp32.
+
+    Raises MtlError if the batch size is below 1.
+    """
+    if batch_size < 1:
+        raise MtlError(f"batch_size = {batch_size}: expected at least 1")
+    resolved, _ = with_usable_precision(experiment, next(net.parameters()).device)
+    return Predictor(
+        net,
+        {label: entry.component for label, entry in resolved.tasks.items()},
+        preprocess,
+        resolved.train.precision,
+        batch_size,
+        mirror,
+        detector,
+    )
+
+
+def detector_of(
+    name: str, folder: RunFolder | None, plugins: Sequence[Path] = (), **fields: object
+) -> Detector:
+    """Return the detector of this name, in the installed plugins, those of the run, or these files.
+
+    folder: the run, or None.
+
+    Raises MtlError for an unknown name or a wrong field.
+    """
+    listed = folder.experiment().plugins if folder else ()
+    own = [split_entry(entry)[0] for entry in listed]
+    return component("detector", name, [*own, *plugins], **fields)

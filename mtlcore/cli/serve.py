@@ -52,9 +52,9 @@ def serve(
     plugin
         Load a one-file plugin, of the detector or of a package. Repeatable.
     """
-    from ..deployment.package import facts_of_package, is_package
+    from ..deployment.package import is_package, package_metadata
     from ..run import Run
-    from ..serve import Limits, create_app, facts_of
+    from ..serve import Limits, create_app, metadata_of
     from ..serve import serve as serve_app
     from ..serve.server import is_loopback
     from ._predictor import detector_named, open_predictor
@@ -68,8 +68,8 @@ def serve(
         checkpoint=checkpoint,
         device=device,
     )
-    facts = facts_of_package(run) if is_package(run) else facts_of(Run(run), checkpoint)
-    app = create_app(predictor, facts, limits)
+    origin = package_metadata(run) if is_package(run) else metadata_of(Run(run), checkpoint)
+    app = create_app(predictor, origin, limits)
     if not is_loopback(host):
         print_line(
             f"warning: everybody who can reach {host} can use this model, without a password; "

@@ -67,8 +67,8 @@ def write_package(
     """Write the model of a run to the new folder `out`.
 
     which: the checkpoint, "last" or "best".
-    evaluation: its metrics appear in the model card, in place of those of validation.
-    license_name: of the package, for the front matter of the card.
+    evaluation: its metrics appear in the model card. Default: the recorded validation metrics.
+    license_name: the license of the package, for the front matter of the card.
     onnx: also write model.onnx, checked against the run as `Run.export` does.
     overrides: of the experiment, for the images of this check.
 
@@ -136,8 +136,8 @@ def load_package(
     )
 
 
-def facts_of_package(path: Path) -> JsonObject:
-    """Return what a package says about its origin: versions, training data, checksum, step."""
+def package_metadata(path: Path) -> JsonObject:
+    """Return where a package comes from: versions, training data, checksum, step."""
     config = _read_json(path / CONFIG)
     return {key: config.get(key) for key in ("versions", "trained_on", "weights")}
 
@@ -279,9 +279,9 @@ def _plugins(
     for name, sha256 in required.items():
         if sha256 not in hashes:
             raise MtlError(
-                f"{folder} needs the one-file plugin {name} with the SHA-256 {sha256}: pass it "
-                f"with --plugin {name} (in Python: plugins=[{name!r}]); no code is loaded from "
-                "a package"
+                f"{folder} needs the one-file plugin {name} with the SHA-256 {sha256}. A package "
+                f"contains no code, so pass the file: --plugin {name} (in Python: "
+                f"plugins=[{name!r}])"
             )
     return [f"{file.path}{MARK}{file.sha256}" for file in files]
 

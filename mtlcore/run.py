@@ -80,7 +80,7 @@ class Run:
 
         frame: return a pandas DataFrame instead. Raises MtlError if pandas is not installed.
         """
-        rows = self._folder().rows()
+        rows = self._folder().log.rows()
         if not frame:
             return rows
         try:

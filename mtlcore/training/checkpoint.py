@@ -157,7 +157,7 @@ class Checkpoints:
                 )
             callbacks.note("no checkpoint was saved yet: starting from step 0")
             if callbacks.is_main:
-                folder.truncate_log(Saved.of(b""))
+                folder.log.truncate(Saved.of(b""))
             return False
 
         manifest = checkpoint.manifest()
@@ -165,9 +165,9 @@ class Checkpoints:
         check_same_data(folder, data, callbacks)
         self._require_no_fewer_steps(manifest)
         self._load(checkpoint)
-        folder.require_log(manifest.log)
+        folder.log.require(manifest.log)
         if callbacks.is_main and (self.goes_on or not finished):
-            folder.truncate_log(manifest.log)
+            folder.log.truncate(manifest.log)
         callbacks.note(f"resuming from step {self.train_state.step}")
         return True
 

@@ -1,4 +1,4 @@
-"""The predictor of a run or of a package: `mtl predict` and `mtl serve` take both."""
+"""Open a run or a package as a predictor, for `mtl predict` and `mtl serve`."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def open_predictor(
 def detector_named(
     name: str | None, folder: Path, plugins: Sequence[Path] = (), **fields: object
 ) -> Detector | None:
-    """Return the detector of this name, also of the plugins of a run; None without a name.
+    """Return the detector of this name, or None without a name. The plugins of the run count.
 
-    fields: its keys. Raises MtlError if there are fields without a name.
+    fields: its keys. Raises MtlError for fields or plugin files without a name.
     """
     from ..deployment.package import is_package
     from ..prediction.predictor import detector_of
@@ -59,7 +59,7 @@ def detector_named(
     if name is None:
         if fields or (plugins and not is_package(folder)):
             option = "--set" if fields else "--plugin"
-            raise MtlError(f"{option} sets the detector, but there is none: add --detector NAME")
+            raise MtlError(f"{option} is for a detector, and none is named: add --detector NAME")
         return None
     run = None if is_package(folder) else RunFolder.open(folder)
     return detector_of(name, run, plugins, **fields)

@@ -39,10 +39,10 @@ from .sources import Source, items_of
 class Predictor:
     """Predicts images with the network of a run. `Run.predictor` and `load_package` return it.
 
-    net: in eval mode, on the device. tasks: label -> task. preprocess: as in training.
-    precision: of the forwards. batch_size: images of one forward, at least 1.
-    mirror: average each prediction with that for the mirrored image: two forwards.
-    detector: finds the regions to predict; None: the whole image.
+    net: in eval mode, on its device. tasks: label -> task. preprocess: that of the run.
+    precision: of the forward pass. batch_size: images per forward, at least 1.
+    mirror: average each prediction with that of the mirrored image: two forwards.
+    detector: finds the regions to predict. None: predict the whole image.
     """
 
     net: Inference
@@ -57,17 +57,17 @@ class Predictor:
         """Return one prediction for each image (for each region, with a detector), in order.
 
         sources: paths, folders, globs, tables, videos, Pillow images, arrays, tensors, or
-        iterables of them, in any mixture; see `mtlcore.prediction.sources.items_of`.
+        iterables of them, in any combination; see `mtlcore.prediction.sources.items_of`.
 
-        An image that can't be read gives a prediction with `error`. Raises MtlError for a source
-        that is none of these.
+        An image that can't be read gives a prediction with an `error`. Raises MtlError for any
+        other source.
         """
         return list(self.stream(*sources))
 
     def stream(self, *sources: Source | Iterable[Source]) -> Iterator[Prediction]:
         """Yield the predictions one by one, for more images than fit into memory.
 
-        The arguments are those of a call. A few batches are decoded ahead.
+        sources: as for a call. A few batches are decoded ahead.
         """
         for image in self.images(*sources):
             for region in image.regions:
@@ -78,9 +78,7 @@ class Predictor:
     ) -> Iterator[PredictedImage]:
         """Yield the predictions of each image together, in order.
 
-        The arguments are those of a call.
-
-        drawn: also keep the pixels, for `PredictedImage.draw`.
+        sources: as for a call. drawn: keep the pixels, for `PredictedImage.draw`.
         """
         reader = RegionReader(self.preprocess, self.batch_size, drawn, self.detector, self.detect)
         for opened in reader.read(items_of(sources)):
@@ -94,7 +92,7 @@ class Predictor:
 
     @cached_property
     def detect(self) -> Detect | None:
-        """The detector, loaded on first use; None without one. Raises MtlError as its `build`."""
+        """The built detector, None without one. Raises MtlError if it can't be loaded."""
         return self.detector.build() if self.detector else None
 
     def columns(self) -> list[str]:
@@ -104,7 +102,7 @@ class Predictor:
         return list(region.prediction.as_row())
 
     def _answered(self, regions: Sequence[Region], drawn: bool = False) -> list[PredictedRegion]:
-        """Predict one batch of regions. Those with an error stay as they are."""
+        """Predict one batch of regions. Regions with an error do not change."""
         images = [region.image for region in regions if region.image is not None]
         answered = iter(self._predicted(images, drawn) if images else [])
         found: list[PredictedRegion] = []
@@ -120,7 +118,7 @@ class Predictor:
     def _predicted(
         self, images: Sequence[np.ndarray], drawn: bool
     ) -> Iterator[tuple[dict[str, Answer], Tensor | None, dict[str, Tensor]]]:
-        """Yield the answers of all tasks for each stored image; if drawn, also what they read."""
+        """Yield the answers for each stored image. If drawn, also the view and the predictions."""
         device = next(self.net.parameters()).device
         view = self.preprocess.view(self.preprocess.stack(images).to(device))
         on_device = decoded_predictions(

@@ -14,11 +14,14 @@ from .drawn import Box, drawing, page, with_caption
 
 @frozen
 class Prediction:
-    """What a run says about one image, or about one region that a detector found in it.
+    """The answers of a run for one image, or for one region that a detector found in it.
 
-    file: its path, "" for an image in memory. frame: number of the frame in a video, from 0.
+    file: the path of the image, "" for an image in memory.
     answers: task label -> answer (`SupervisedTask.answer`). Empty if there is an error.
-    box: left, top, right, bottom of the region in pixels. score: of the detector, in [0, 1].
+    frame: the number of the frame in a video, from 0. None for other images.
+    box: left, top, right, bottom of the region in pixels of the upright image. None for the whole
+    image.
+    score: the detector's score of the region, in [0, 1]. None for the whole image.
     error: why there is no answer; "" if there is one.
     """
 
@@ -56,9 +59,10 @@ class Prediction:
 
 @frozen(eq=False)
 class PredictedRegion:
-    """One predicted region. view: (3, h, w) that the network read; decoded: task -> prediction.
+    """One predicted region.
 
-    Both are kept for drawing alone.
+    view: (3, h, w) float in [0, 1], what the network read. decoded: task label -> its prediction.
+    Both are kept only for drawing.
     """
 
     prediction: Prediction
@@ -70,7 +74,8 @@ class PredictedRegion:
 class PredictedImage:
     """One image and the predictions for its regions, at least one.
 
-    image: (H, W, 3) uint8, upright; None if it was not kept or can't be read.
+    image: (H, W, 3) uint8, upright. None if it was not kept or can't be read.
+    tasks: label -> task. regions: in the order of the detector, the best first.
     """
 
     image: np.ndarray | None
@@ -106,7 +111,7 @@ class PredictedImage:
 
 
 def answer_in_words(answer: Answer) -> str:
-    """Return the label, the labels, or the numbers of an answer, on one line."""
+    """Return the label, the labels or the numbers of an answer as one line."""
     if "label" in answer:
         probability = answer.get("probability")
         shown = f" {probability:.2f}" if isinstance(probability, float) else ""

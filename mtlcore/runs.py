@@ -261,12 +261,12 @@ class RunFolder:
         )
 
     def passed_over(self) -> str:
-        """A note about what lies in checkpoints/ under a name that mtlcore does not give, or ""."""
+        """Return a note about entries of checkpoints/ that are no checkpoints, or ""."""
         strange = [path.name for path in self._in_checkpoints() if not is_checkpoint(path.name)]
         if not strange:
             return ""
         names = first_few([repr(name) for name in strange], 3)
-        return f"{self.path / 'checkpoints'}: passed over {names}, which no run saves"
+        return f"{self.path / 'checkpoints'}: passed over {names}: not the name of a checkpoint"
 
     def _in_checkpoints(self) -> list[Path]:
         folder = self.path / "checkpoints"

@@ -59,7 +59,7 @@ def detector_named(
     if name is None:
         if fields or (plugins and not is_package(folder)):
             option = "--set" if fields else "--plugin"
-            raise MtlError(f"{option} is for a detector, and none is named: add --detector NAME")
+            raise MtlError(f"{option} is for a detector, but there is none: add --detector NAME")
         return None
     run = None if is_package(folder) else RunFolder.open(folder)
     return detector_of(name, run, plugins, **fields)

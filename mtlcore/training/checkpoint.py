@@ -102,7 +102,7 @@ class Checkpoints:
         if bool(largest.isfinite().all()):
             return
         has_saved = self.folder.checkpoint("last") is not None
-        start = f"; its train.init_from can name {self.folder.path}" if has_saved else ""
+        start = f"; train.init_from can start it from {self.folder.path}" if has_saved else ""
         raise Diverged(
             f"after step {train_state.step}, a weight is not finite: the run has diverged, and "
             "this step is not saved. Start a new run with a lower optimizer.lr or "
@@ -175,8 +175,8 @@ class Checkpoints:
         steps = self.train_state.steps
         if steps < manifest.steps:
             raise MtlError(
-                f"train.steps: {self.folder.path} was to take {manifest.steps} steps, now {steps}: "
-                "a resumed run can take more steps, not fewer"
+                f"train.steps: {self.folder.path} was started for {manifest.steps} steps, now "
+                f"{steps}: a resumed run can take more steps, not fewer"
             )
 
     @property

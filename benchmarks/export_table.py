@@ -23,14 +23,14 @@ import torch
 import mtlcore
 from mtlcore import BuildContext, Encoder, MtlError, SupervisedTask, component
 from mtlcore.augment.levels import Validation
+from mtlcore.deployment.export import Agreement, check
+from mtlcore.deployment.graph import FORMATS, ExportedGraph, load_graph, write_graph
+from mtlcore.deployment.some_samples import random_images
 from mtlcore.encoders import ResnetSmall, Timm
 from mtlcore.encoders.vision import NETS
-from mtlcore.evaluation.export import Agreement, check
-from mtlcore.evaluation.graph import FORMATS, ExportedGraph, load_graph, write_graph
-from mtlcore.evaluation.predict import Predictor
-from mtlcore.evaluation.some_samples import random_images
 from mtlcore.model.inference import Inference, SharedEncoder
 from mtlcore.model.preprocess import Preprocess
+from mtlcore.prediction.predictor import Predictor
 from mtlcore.rng import VIEW, KeyedRng
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "export_table.md"

@@ -20,9 +20,9 @@ from weighting import weighting
 from mtlcore import PretextTask, Rng
 from mtlcore.augment.levels import Strong, Weak
 from mtlcore.encoders.resnet_small import ResnetSmall
-from mtlcore.evaluation.predict import Predictor
 from mtlcore.model.inference import Inference
 from mtlcore.model.preprocess import Preprocess
+from mtlcore.prediction.predictor import Predictor
 from mtlcore.training.trainer import Trainer
 
 BATCH, SIZE = 64, 64

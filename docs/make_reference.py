@@ -38,7 +38,7 @@ cells of a map. Images are RGB in [0, 1], float (B, 3, H, W).
 """
 
 ALIASES = {
-    "mtlcore.Answer": "What a task says about one image: JSON values by name.",
+    "mtlcore.Answer": "The prediction of a task for one image: JSON values by name.",
     "mtlcore.Annotation": "One kind of label for N samples.\n\n"
     'Categories: (N,) strings, "" where missing. '
     "Numbers: (N,) or (N, ...) float, NaN where missing.\n\n"

@@ -79,16 +79,14 @@ if TYPE_CHECKING:
     from .contracts import View as View
     from .data.images import read_image as read_image
     from .data.split_names import split_name as split_name
+    from .deployment.benchmark import Benchmark as Benchmark
+    from .deployment.benchmark import FormatResult as FormatResult
+    from .deployment.export import Agreement as Agreement
+    from .deployment.export import Exported as Exported
+    from .deployment.package import load_package as load_package
     from .errors import MtlError as MtlError
     from .errors import nearest as nearest
-    from .evaluation.benchmark import Benchmark as Benchmark
-    from .evaluation.benchmark import FormatResult as FormatResult
     from .evaluation.evaluate import Evaluation as Evaluation
-    from .evaluation.export import Agreement as Agreement
-    from .evaluation.export import Exported as Exported
-    from .evaluation.package import load_package as load_package
-    from .evaluation.predict import Prediction as Prediction
-    from .evaluation.predict import Predictor as Predictor
     from .evaluation.samples import FeatureTable as FeatureTable
     from .files import open_file as open_file
     from .files import read_file as read_file
@@ -99,6 +97,8 @@ if TYPE_CHECKING:
     from .networks import FrozenModule as FrozenModule
     from .networks import SharedHead as SharedHead
     from .networks import gather as gather
+    from .prediction.predictor import Predictor as Predictor
+    from .prediction.results import Prediction as Prediction
     from .registry.catalog import register as register
     from .registry.hooks import hookimpl as hookimpl
     from .rng import Rng as Rng
@@ -166,16 +166,17 @@ _HOME = {
     ),
     "data.images": ("read_image",),
     "data.split_names": ("split_name",),
+    "deployment.benchmark": ("Benchmark", "FormatResult"),
+    "deployment.export": ("Agreement", "Exported"),
+    "deployment.package": ("load_package",),
     "errors": ("MtlError", "nearest"),
-    "evaluation.benchmark": ("Benchmark", "FormatResult"),
     "evaluation.evaluate": ("Evaluation",),
-    "evaluation.package": ("load_package",),
-    "evaluation.export": ("Agreement", "Exported"),
-    "evaluation.predict": ("Prediction", "Predictor"),
     "evaluation.samples": ("FeatureTable",),
     "files": ("open_file", "read_file", "text_encoding"),
     "geometry": ("Geometry", "orthogonal"),
     "networks": ("EMA", "FrozenModule", "SharedHead", "gather"),
+    "prediction.predictor": ("Predictor",),
+    "prediction.results": ("Prediction",),
     "registry.catalog": ("register",),
     "registry.hooks": ("hookimpl",),
     "rng": ("Rng",),

@@ -72,9 +72,9 @@ class Manifest:
     """The contents of checkpoint.json.
 
     run: id of the run that saved it. which, step: as in the name of the folder.
-    steps: optimizer steps that the run was to take.
+    steps: optimizer steps of the whole run, as configured at this time.
     config: the configuration of the run at this time, as TOML.
-    log: the bytes of metrics.jsonl that this checkpoint covers.
+    log: the bytes of metrics.jsonl up to this checkpoint.
     files: name -> size and checksum of each other file of the folder.
     """
 
@@ -112,7 +112,7 @@ class Checkpoint:
     step: int
 
     def manifest(self) -> Manifest:
-        """Return what the checkpoint knows of itself.
+        """Return the contents of checkpoint.json.
 
         Raises MtlError if the file is missing or damaged, has another format, or if the folder was
         renamed.
@@ -193,7 +193,7 @@ class Checkpoint:
         if len(data) != saved.size:
             raise damaged(file, f"it has {len(data)} bytes, expected {saved.size}")
         if digest(data) != saved.sha256:
-            raise damaged(file, "its bytes do not have the checksum of checkpoint.json")
+            raise damaged(file, "its bytes do not match the checksum in checkpoint.json")
         return data
 
 

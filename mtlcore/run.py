@@ -15,13 +15,16 @@ from .checkpoints import Which
 from .config.experiment import Experiment
 from .config.overrides import Overrides
 from .contracts import Detector
-from .errors import MtlError
-from .evaluation.benchmark import (
+from .deployment.benchmark import (
     BENCHMARK_FORMATS,
     Benchmark,
     BenchmarkFormat,
     benchmark_run,
 )
+from .deployment.export import Exported, export_run
+from .deployment.graph import Format
+from .deployment.package import write_package
+from .errors import MtlError
 from .evaluation.evaluate import (
     Evaluation,
     Progress,
@@ -32,12 +35,9 @@ from .evaluation.evaluate import (
     torch_device,
     with_one_dataset,
 )
-from .evaluation.export import Exported, export_run
-from .evaluation.graph import Format
-from .evaluation.package import write_package
-from .evaluation.predict import Predictor, predictor_of
 from .evaluation.samples import FeatureTable, feature_table
 from .model.inference import Inference
+from .prediction.predictor import Predictor, predictor_of
 from .runs import RunFolder
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Run:
 
         frame: return a pandas DataFrame instead. Raises MtlError if pandas is not installed.
         """
-        rows = self._folder().rows()
+        rows = self._folder().log.rows()
         if not frame:
             return rows
         try:
@@ -166,10 +166,10 @@ class Run:
     ) -> Predictor:
         """Return an object that predicts images: `run.predictor()("photos/")`.
 
-        detector: finds the regions to predict: its name, such as "faces", or a component (default:
-        the whole image).
-        batch_size: images of one forward, at least 1.
-        mirror: average the predictions for each image and its mirror image.
+        detector: finds the regions to predict. A name, such as "faces", or a component (default:
+        predict the whole image).
+        batch_size: images per forward, at least 1.
+        mirror: average the predictions of each image and its mirror image: two forwards.
         checkpoint: "last" (the one to report), or "best" (on validation).
         device: such as "cpu" or "cuda:1" (default: a GPU if there is one).
 
@@ -201,10 +201,10 @@ class Run:
 
         checkpoint: "last" (the one to report), or "best" (on validation).
         evaluation: its metrics appear in the model card (default: the recorded validation metrics).
-        license_name: of the package, for the model card.
+        license_name: license of the package, for the model card.
         study: a Markdown file for the card, such as a study's table with controls and intervals.
-        onnx: also write model.onnx, checked on images as `export` does.
-        overrides: for this check, such as {"data.faces.root": "/data/faces"}.
+        onnx: also write model.onnx, checked as `export` does.
+        overrides: for the data of this check, such as {"data.faces.root": "/data/faces"}.
 
         Raises MtlError if `out` exists, if the run has no task or no such checkpoint, or if the
         study can't be read.
@@ -232,15 +232,15 @@ class Run:
         data_samples: int = 1000,
         overrides: Overrides | None = None,
     ) -> Exported:
-        """Write the run as one file: uint8 images -> the answers of all tasks in numbers.
+        """Write the run as one file: uint8 images -> the numbers of all tasks.
 
-        The file is checked against the run on images of its validation or test split; on random
-        images if the data can't be opened.
+        The file is checked against the run on images of the splits validation, test and train, or
+        on random images if the data can't be opened.
 
         path: the file to write. It must not exist.
         format: "onnx", for ONNX Runtime; or "torch-export", for `torch.export.load`.
         checkpoint: "last" (the one to report), or "best" (on validation).
-        data_samples: number of images to check.
+        data_samples: the number of images to check, at least 1.
         overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
 
         Raises MtlError if a component can't be exported, if a package is missing, or if the file
@@ -266,9 +266,9 @@ class Run:
     ) -> Benchmark:
         """Compare formats of the run on this CPU: accuracy on a split, time, size on disk.
 
-        formats: of "torch", "torch-compile", "torch-export" and "onnx". One that does not work on
-        this machine gets a result with `error`.
-        split, n: samples for the main metric of each task, evenly spaced over the split.
+        formats: any of "torch", "torch-compile", "torch-export" and "onnx". If a format does not
+        work on this machine, its result has an `error`.
+        split, n: the samples for the main metric of each task, evenly spaced over the split.
         checkpoint: "last" (the one to report), or "best" (on validation).
         overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
 

@@ -21,8 +21,6 @@ raises MtlError.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
 import tomllib
@@ -55,21 +53,18 @@ from .config.overrides import Overrides, Table
 from .config.same import changed_keys
 from .errors import MtlError, first_few
 from .files import (
-    LARGEST_TABLE,
     exists,
     flush_folder,
     is_file,
     is_folder,
     read_file,
-    to_json,
     write_atomically,
     write_errors_as_mtl_error,
 )
 from .registry.lookup import missing_component
+from .run_log import RunLog, with_nan
 from .sealed import (
     JsonObject,
-    damaged,
-    digest,
     has_seal,
     parse_json,
     seal_json,
@@ -95,6 +90,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Path of the log."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> RunLog:
+        """The log. If it can't be written, the message names the last checkpoint."""
+        return RunLog(self.metrics, lambda: _intact(self.checkpoint()))
 
     @classmethod
     def create(cls, path: Path, config: str, plugins: Mapping[str, Path]) -> RunFolder:
@@ -231,80 +231,8 @@ class RunFolder:
         require_format(content, file)
         provenance = unseal_json(content, file)
         if isinstance(provenance.get("validation"), dict):
-            provenance["validation"] = _with_nan(provenance["validation"])
+            provenance["validation"] = with_nan(provenance["validation"])
         return provenance
-
-    # ----------------------------------------------------------------------------- the log
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        # If the disk is full, the message names the checkpoint from which the run can resume.
-        with (
-            write_errors_as_mtl_error(self.metrics, _intact(self.checkpoint())),
-            self.metrics.open("a") as file,
-        ):
-            file.write(to_json(row) + "\n")
-
-    def _flush_log(self) -> None:
-        """Flush metrics.jsonl to disk. Some file systems report a full disk only here."""
-        if not self.metrics.exists():
-            return
-        with (
-            write_errors_as_mtl_error(self.metrics, _intact(self.checkpoint())),
-            self.metrics.open("ab") as file,
-        ):
-            os.fsync(file.fileno())
-            flush_folder(self.path)
-
-    def _log_bytes(self) -> bytes:
-        """All bytes of metrics.jsonl, none if there is no such file."""
-        try:
-            return read_file(self.metrics, LARGEST_TABLE)
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise MtlError(f"{self.metrics} can't be read: {error.strerror or error}") from error
-
-    def require_log(self, covered: Saved) -> None:
-        """Raise MtlError if lines that a checkpoint covers are missing or were changed."""
-        data = self._log_bytes()
-        if len(data) < covered.size:
-            raise damaged(
-                self.metrics,
-                f"lines are missing: it has {len(data)} bytes, and the checkpoint to resume from "
-                f"was saved after {covered.size}",
-            )
-        if digest(data[: covered.size]) != covered.sha256:
-            raise damaged(self.metrics, "lines from before the checkpoint were changed")
-
-    def truncate_log(self, covered: Saved) -> None:
-        """Cut the log back to the lines that a checkpoint covers: a resumed run writes the rest."""
-        data = self._log_bytes()
-        if len(data) > covered.size:
-            with write_errors_as_mtl_error(self.path):
-                write_atomically(self.metrics, data[: covered.size])
-
-    def rows(self) -> list[JsonObject]:
-        """Return all complete lines of metrics.jsonl. A number that was not finite is NaN.
-
-        A crash may have cut the last one short. Raises MtlError if another line can't be read.
-        """
-        *lines, last = self._log_bytes().split(b"\n")
-        rows = [self._row(number, line) for number, line in enumerate(lines, 1)]
-        # A complete line ends with a line break, but an editor may have removed the last one.
-        if last:
-            with suppress(MtlError):
-                rows.append(self._row(len(lines) + 1, last))
-        return rows
-
-    def _row(self, number: int, line: bytes) -> JsonObject:
-        try:
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row["step"], int):
-                return _with_nan(row)
-        except (ValueError, KeyError, RecursionError):
-            pass
-        raise damaged(self.metrics, f"line {number} is not a JSON object with a step")
 
     # ----------------------------------------------------------------------------- checkpoints
 
@@ -360,12 +288,12 @@ class RunFolder:
         )
 
     def passed_over(self) -> str:
-        """A note about what lies in checkpoints/ under a name that mtlcore does not give, or ""."""
+        """Return a note about entries of checkpoints/ that are no checkpoints, or ""."""
         strange = [path.name for path in self._in_checkpoints() if not is_checkpoint(path.name)]
         if not strange:
             return ""
         names = first_few([repr(name) for name in strange], 3)
-        return f"{self.path / 'checkpoints'}: passed over {names}, which no run saves"
+        return f"{self.path / 'checkpoints'}: passed over {names}: not the name of a checkpoint"
 
     def _in_checkpoints(self) -> list[Path]:
         folder = self.path / "checkpoints"
@@ -388,8 +316,8 @@ class RunFolder:
         The rows of metrics.jsonl before it are flushed to disk first, since a resumed run does not
         write them again. Raises MtlError if it can't be written. Older checkpoints then remain.
         """
-        self._flush_log()
-        log = Saved.of(self._log_bytes())
+        self.log.flush()
+        log = Saved.of(self.log.read())
         folder = self.path / "checkpoints"
         done = folder / folder_name(which, contents.step)
         temporary = done.with_name(f"{done.name}.tmp")
@@ -432,8 +360,3 @@ def _intact(checkpoint: Checkpoint | None) -> str:
     if checkpoint is None:
         return ""
     return f"; the checkpoint of step {checkpoint.step} is intact: {checkpoint.path}"
-
-
-def _with_nan(numbers: Mapping[str, Any]) -> JsonObject:
-    """Return the numbers that `to_json` wrote, with NaN for null."""
-    return {name: math.nan if value is None else value for name, value in numbers.items()}

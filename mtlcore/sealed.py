@@ -1,4 +1,4 @@
-"""Files that carry their own checksum, so that a flipped bit or an edit by hand is noticed.
+"""Files with their own checksum, to detect flipped bits and manual edits.
 
 A JSON file holds it under the key "checksum", a TOML file in its first comment. It covers the
 values, not the layout of the text. SHA-256 is the fastest of hashlib's hashes here (1.3 GB/s on a
@@ -29,7 +29,7 @@ def digest(data: bytes | memoryview) -> str:
 
 
 def damaged(file: Path, what: str) -> MtlError:
-    """Return the error for a file of a run that is not as it was written."""
+    """Return the error for a damaged file of a run. what: is wrong with it."""
     return MtlError(f"{file} is damaged: {what}. Copy it from a backup of the run")
 
 
@@ -58,7 +58,7 @@ def unseal_json(content: JsonObject, file: Path) -> JsonObject:
     """Return the content of a JSON file without its checksum. Raises MtlError if that is wrong."""
     own = {key: value for key, value in content.items() if key != CHECKSUM}
     if content.get(CHECKSUM) != _checksum(own):
-        raise damaged(file, "its values do not have its checksum")
+        raise damaged(file, "its values do not match its checksum")
     return own
 
 

@@ -1,7 +1,7 @@
-"""Standard output that may go away, or be full, while a program works.
+"""A stdout that may be closed, or full, while the program runs.
 
-`mtl train ... | tee log` must not lose a run because `tee` died. So what can't be written is
-dropped, and the program goes on.
+`mtl train ... | tee log` must not lose a run because `tee` ended. So output that can't be written
+is dropped, and the program continues.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 class LossyOutput(io.FileIO):
     """A file descriptor for writing that drops what can't be written.
 
-    lost: the first error after which output was lost that somebody may still want, as on a full
-    disk. Nobody wants what a closed pipe or terminal can't take.
+    lost: the first error, such as a full disk. Errors of a closed pipe or terminal do not count:
+    nobody reads that output.
     """
 
     lost: OSError | None = None

@@ -20,9 +20,9 @@ import mtlcore
 from mtlcore import Classification, Experiment, Input, MtlError, Multilabel, Run, Train, component
 from mtlcore.cli import main
 from mtlcore.contracts import AnswerFormat
-from mtlcore.evaluation.export import agreement_of
-from mtlcore.evaluation.graph import load_graph, read_metadata
-from mtlcore.evaluation.some_samples import random_images
+from mtlcore.deployment.export import agreement_of
+from mtlcore.deployment.graph import load_graph, read_metadata
+from mtlcore.deployment.some_samples import random_images
 
 ROOT = Path(__file__).resolve().parents[1]
 

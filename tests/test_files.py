@@ -13,7 +13,7 @@ from mtlcore.cli._png import require_png
 from mtlcore.config import load
 from mtlcore.data.csv_table import Csv
 from mtlcore.data.folder import ImageFolder
-from mtlcore.evaluation.export import refuse_existing
+from mtlcore.deployment.export import refuse_existing
 from mtlcore.files import read_file, text_encoding
 from mtlcore.registry.plugin_file import PluginFile
 from mtlcore.runs import RunFolder

@@ -24,7 +24,7 @@ from mtlcore import (
     Train,
     component,
 )
-from mtlcore.evaluation.model_card import _usage
+from mtlcore.deployment.model_card import _usage
 
 STORED = 16
 

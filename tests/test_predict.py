@@ -35,9 +35,9 @@ from mtlcore import (
 from mtlcore.augment.levels import Validation
 from mtlcore.cli import main
 from mtlcore.data.images import shrink
-from mtlcore.evaluation.predict import Prediction, answer_in_words
-from mtlcore.evaluation.sources import items_of
 from mtlcore.model.preprocess import Preprocess
+from mtlcore.prediction.results import Prediction, answer_in_words
+from mtlcore.prediction.sources import items_of
 from mtlcore.registry.catalog import catalog
 
 SIZE, STORED = 16, 20
@@ -474,7 +474,7 @@ def test_a_broken_video_is_a_row_with_the_reason(tmp_path: Path, predictor: Pred
 
 
 def test_images_are_counted_without_decoding_them(photos: Path, tmp_path: Path) -> None:
-    from mtlcore.evaluation.sources import count_of
+    from mtlcore.prediction.sources import count_of
 
     assert count_of([str(photos), str(photos / "0*.png"), str(photos / "table.csv"), "x.png"]) == 91
     video = video_of([np.zeros((32, 32, 3), np.uint8)] * 7, tmp_path / "clip.mp4")

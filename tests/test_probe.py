@@ -118,7 +118,7 @@ def test_a_pretext_is_probed_on_an_annotation_which_can_name_the_best_checkpoint
         "train.best='probe/quarter/linear'",
     )
     accuracy = {}
-    for row in folder.rows():
+    for row in folder.log.rows():
         if "validation/probe/quarter/knn" in row:
             accuracy[row["step"]] = row["validation/probe/quarter/linear"]
     assert list(accuracy) == [12, 24, 36, 48]  # 192 training samples: an epoch is 12 steps
@@ -129,7 +129,7 @@ def test_a_pretext_is_probed_on_an_annotation_which_can_name_the_best_checkpoint
 
 def test_it_probes_every_nth_epoch_and_at_the_end(tmp_path):
     folder = run(tmp_path, CONFIG + TASK + "[callback.probe]\nevery = 3\n", "data.dots.labels=0.5")
-    steps = [r["step"] for r in folder.rows() if "validation/probe/quarter/linear" in r]
+    steps = [r["step"] for r in folder.log.rows() if "validation/probe/quarter/linear" in r]
     steps_per_epoch = 6  # half of the labels: 96 samples
     assert steps == [3 * steps_per_epoch, 4 * steps_per_epoch]
 

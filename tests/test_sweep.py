@@ -161,7 +161,9 @@ def test_mean_and_sd_are_those_of_the_runs_and_the_best_mean_is_chosen(config) -
     means = []
     for setting, weight in zip(found.settings, ("0", "0.3")):
         folders = [config.parent / "sweep" / f"weight={weight}_seed={seed}" for seed in (0, 1, 2)]
-        logged = [RunFolder(folder).rows()[-1]["validation/quarter/macro_f1"] for folder in folders]
+        logged = [
+            RunFolder(folder).log.rows()[-1]["validation/quarter/macro_f1"] for folder in folders
+        ]
         assert setting.values == {"pretext.puzzling.weight": float(weight)}
         assert setting.n == 3
         assert setting.mean == pytest.approx(np.mean(logged), rel=1e-12)
@@ -297,7 +299,7 @@ def test_a_metric_of_a_callback_can_be_the_main_metric_of_runs_without_tasks(con
     over = Axis.parse("pretext.puzzling.weight=0.1,1")
     found, _ = run(plan(config, over, overrides=["train.best=probe/quarter/knn"])).choose()
     assert (found.metric, found.higher_is_better) == ("probe/quarter/knn", True)
-    rows = RunFolder(config.parent / "sweep" / "weight=1_seed=0").rows()
+    rows = RunFolder(config.parent / "sweep" / "weight=1_seed=0").log.rows()
     assert found.settings[1].mean == rows[-1]["validation/probe/quarter/knn"]
 
 
@@ -389,7 +391,7 @@ def test_a_setting_that_diverges_is_marked_and_neither_chosen_nor_trained_again(
     assert found.chosen.values == {"optimizer.lr": 0.01}
     assert load(file).optimizer.lr == 0.01
     (score,) = found.settings[0].scores
-    last = RunFolder(sweep.runs[0].folder).rows()[-1]
+    last = RunFolder(sweep.runs[0].folder).log.rows()[-1]
     assert score.diverged
     assert np.isnan(score.value)
     assert (score.steps, score.cpu_s) == (last["step"], last["cpu_s"])

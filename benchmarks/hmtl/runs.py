@@ -254,7 +254,7 @@ def _evaluate(folder: Path, split: str, which: Which) -> dict[str, float]:
 
 def _last_compute(folder: Path) -> dict[str, Any]:
     """Return the last row of a run's log that has its compute: `encoded` images and `cpu_s`."""
-    rows = RunFolder.open(folder).rows()
+    rows = RunFolder.open(folder).log.rows()
     return next(row for row in reversed(rows) if "cpu_s" in row)
 
 

@@ -22,4 +22,4 @@ class MetricsFile(Callback):
     reads_network = False
 
     def on_log(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
-        RunFolder(run.folder).log(row)
+        RunFolder(run.folder).log.append(row)

@@ -28,7 +28,7 @@ COMMANDS = {
     "train": ("train:train", "Train an experiment, or resume a run."),
     "eval": ("eval:evaluate", "Evaluate a run on a split of its data, or on other data."),
     "predict": ("predict:predict", "Predict images, folders, tables or videos with a run."),
-    "package": ("package:package", "Write the model of a run as a folder for others."),
+    "package": ("package:package", "Write the model of a run as a folder to share."),
     "export": ("export:export", "Write a run as one ONNX or torch.export file, and check it."),
     "benchmark": ("benchmark:benchmark", "Compare the formats of a run: accuracy, time, size."),
     "serve": ("serve:serve", "Serve a run as a web page and as JSON endpoints."),

@@ -1,4 +1,4 @@
-"""The predictor of a run or of a package: `mtl predict` and `mtl serve` take both."""
+"""Open a run or a package as a predictor, for `mtl predict` and `mtl serve`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import MtlError
 
 if TYPE_CHECKING:
     from ..contracts import Detector
-    from ..evaluation.predict import Predictor
+    from ..prediction.predictor import Predictor
 
 
 def open_predictor(
@@ -24,7 +24,7 @@ def open_predictor(
     device: str | None = None,
 ) -> Predictor:
     """Return the predictor of a run folder, or of a folder that `mtl package` wrote."""
-    from ..evaluation.package import is_package, load_package
+    from ..deployment.package import is_package, load_package
     from ..run import Run
 
     if is_package(folder):
@@ -48,18 +48,18 @@ def open_predictor(
 def detector_named(
     name: str | None, folder: Path, plugins: Sequence[Path] = (), **fields: object
 ) -> Detector | None:
-    """Return the detector of this name, also of the plugins of a run; None without a name.
+    """Return the detector of this name, or None without a name. The plugins of the run count.
 
-    fields: its keys. Raises MtlError if there are fields without a name.
+    fields: its keys. Raises MtlError for fields or plugin files without a name.
     """
-    from ..evaluation.package import is_package
-    from ..evaluation.predict import detector_of
+    from ..deployment.package import is_package
+    from ..prediction.predictor import detector_of
     from ..runs import RunFolder
 
     if name is None:
         if fields or (plugins and not is_package(folder)):
             option = "--set" if fields else "--plugin"
-            raise MtlError(f"{option} sets the detector, but there is none: add --detector NAME")
+            raise MtlError(f"{option} is for a detector, but there is none: add --detector NAME")
         return None
     run = None if is_package(folder) else RunFolder.open(folder)
     return detector_of(name, run, plugins, **fields)

@@ -1,4 +1,4 @@
-"""`mtl benchmark`: the formats of a run beside each other."""
+"""`mtl benchmark`: compare the formats of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._options import Json, Overrides
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..evaluation.benchmark import Benchmark
+    from ..deployment.benchmark import Benchmark
 
 FormatName = Literal["torch", "torch-compile", "torch-export", "onnx"]
 
@@ -43,7 +43,7 @@ def benchmark(
     split
         The split for the accuracy.
     n
-        Samples of the split, evenly spaced.
+        Number of samples, evenly spaced over the split.
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     set_

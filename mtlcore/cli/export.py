@@ -1,4 +1,4 @@
-"""`mtl export`: a run as one file that needs no mtlcore."""
+"""`mtl export`: write a run as one file that needs no mtlcore."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def export(
     data_samples: int = 1000,
     set_: Overrides = (),
 ) -> int:
-    """Write RUN as one file: uint8 images -> the answers of all tasks in numbers.
+    """Write RUN as one ONNX or torch.export file: uint8 images -> the numbers of all tasks.
 
-    The file is checked against the run: it is not written if any answer differs.
+    The file is checked against the run. It is not written if any answer differs.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def export(
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     data_samples
-        Images of the validation or test split to check; random images if the data is absent.
+        Number of images to check, of validation, test and train; random ones if the data is absent.
     set_
         Set one key: `--set data.fer2013.root=DIR`. Repeatable.
     """

@@ -1,4 +1,4 @@
-"""`mtl package`: the model of a run as a folder for others."""
+"""`mtl package`: write the model of a run as a folder to share."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ def package(
         Evaluate on this split for the card: `--split test`. Default: the validation metrics that
         the run recorded.
     set_
-        Set one key for the evaluation and the check: `--set data.fer2013.root=DIR`. Repeatable.
+        Set a key for the data of the evaluation and the check: `--set data.fer2013.root=DIR`.
+        Repeatable.
     license_
         License of the package, for the card: `--license cc-by-nc-4.0`.
     study
         A Markdown file for the card, such as a study's table with controls and intervals.
     onnx
-        Also write model.onnx, checked on images as `mtl export` does.
+        Also write model.onnx, checked as `mtl export` does.
     """
     from ..callbacks.bars import Bars
     from ..run import Run

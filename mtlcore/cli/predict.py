@@ -1,4 +1,4 @@
-"""`mtl predict`: what a run says about images."""
+"""`mtl predict`: the answers of a run for images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..contracts import Detector
-    from ..evaluation.predict import PredictedImage, Prediction
+    from ..prediction.predictor import Predictor
+    from ..prediction.results import PredictedImage, Prediction
+    from ..prediction.tables import WriteRow
 
 
 def predict(
@@ -59,25 +61,20 @@ def predict(
     draw
         Draw each image with its boxes and predictions, as PNG files in this folder.
     batch_size
-        Images of one forward.
+        Images per forward.
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     mirror
-        Average the predictions for each image and its mirror image: two forwards per image.
+        Average the predictions of each image and its mirror image: two forwards per image.
     device
         Such as cpu or cuda:1; default: a GPU if there is one.
     """
-    from contextlib import ExitStack
-
-    from ..evaluation.sources import count_of
-    from ..evaluation.tables import csv_table, parquet_table
-    from ..files import to_json
     from ._predictor import open_predictor
     from ._shared import print_line
 
     if not source:
         raise MtlError(
-            f"nothing to predict: add images, folders, globs, tables or videos, such as: "
+            "nothing to predict: add images, folders, globs, tables or videos, such as: "
             f"mtl predict {run} photos/"
         )
     predictor = open_predictor(
@@ -89,12 +86,36 @@ def predict(
         checkpoint=checkpoint,
         device=device,
     )
+    number, failed = _write_predictions(predictor, source, csv, parquet, json, draw)
+    if not json:
+        predictions = "prediction" if number == 1 else "predictions"
+        print_line(f"{number} {predictions}, {failed} without an answer")
+        for written in (csv, parquet, draw):
+            if written is not None:
+                print_line(f"written: {written}")
+    return 0
+
+
+def _write_predictions(
+    predictor: Predictor,
+    source: Sequence[str],
+    csv: Path | None,
+    parquet: Path | None,
+    json: bool,
+    draw: Path | None,
+) -> tuple[int, int]:
+    """Predict, and write what the options ask for. -> the number of predictions, and of errors."""
+    from contextlib import ExitStack
+
+    from ..prediction.sources import count_of
+    from ..prediction.tables import csv_table, parquet_table
+
     total = count_of(source)
     prints = json or (csv is None and parquet is None)
-    failed = number = 0
+    number = failed = 0
     with ExitStack() as stack:
         columns = predictor.columns()
-        writers = []
+        writers: list[WriteRow] = []
         if csv is not None:
             writers.append(stack.enter_context(csv_table(csv, columns)))
         if parquet is not None:
@@ -103,25 +124,27 @@ def predict(
         advance = stack.enter_context(_bar(total, prints))
         for image in predictor.images(*source, drawn=draw is not None):
             for region in image.regions:
-                prediction = region.prediction
                 number += 1
-                failed += bool(prediction.error)
+                failed += bool(region.prediction.error)
                 for write in writers:
-                    write(prediction.as_row())
-                if json:
-                    print(to_json(prediction.as_dict()))
-                elif prints:
-                    print_line(in_words(prediction))
+                    write(region.prediction.as_row())
+                if prints:
+                    _print(region.prediction, json)
             if pages is not None:
                 pages.write(image)
             advance()
-    if not json:
-        images = "prediction" if number == 1 else "predictions"
-        print_line(f"{number} {images}, {failed} without an answer")
-        for written in (csv, parquet, draw):
-            if written is not None:
-                print_line(f"written: {written}")
-    return 0
+    return number, failed
+
+
+def _print(prediction: Prediction, json: bool) -> None:
+    """Print one line: JSON, or words."""
+    from ..files import to_json
+    from ._shared import print_line
+
+    if json:
+        print(to_json(prediction.as_dict()))
+    else:
+        print_line(in_words(prediction))
 
 
 def _detector(
@@ -137,7 +160,8 @@ def _detector(
     if tables:
         key = next(iter(tables))
         raise MtlError(
-            f"--set {key}: only keys of the detector can be set, such as detector.threshold=0.7"
+            f"--set {key}: only keys of the detector can be set here, such as: "
+            "--set detector.threshold=0.7"
         )
     return detector_named(name, run, plugins, **fields)
 
@@ -176,7 +200,7 @@ class _Pages:
 def _bar(total: int | None, prints: bool) -> Iterator[Callable[[], None]]:
     """Show a progress bar on stderr, and yield the function that counts one image.
 
-    There is none where stderr is a file, or where the printed rows would run through it.
+    There is no bar if stderr is not a terminal, or if rows are printed on the same terminal.
     """
     import sys
 
@@ -199,7 +223,7 @@ def _bar(total: int | None, prints: bool) -> Iterator[Callable[[], None]]:
 
 def in_words(prediction: Prediction) -> str:
     """Return one line: the file, and the answer of each task."""
-    from ..evaluation.predict import answer_in_words
+    from ..prediction.results import answer_in_words
 
     where = prediction.file or "image"
     if prediction.frame is not None:

@@ -1,4 +1,4 @@
-"""`mtl serve`: a run as a web page and as JSON endpoints."""
+"""`mtl serve`: serve a run as a web page and as JSON endpoints."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def serve(
 ) -> int:
     """Serve RUN on this machine: a web page, and POST /predict for programs.
 
-    Stop it with Ctrl-C: requests in flight are finished. docs/serve.md describes the endpoints.
+    Ctrl-C stops it after the current requests. docs/serve.md describes the endpoints.
 
     Parameters
     ----------
     run
         The run folder, or a folder that `mtl package` wrote.
     host
-        The address; 0.0.0.0 lets everybody in the network connect.
+        The address to listen on; 0.0.0.0 lets everybody in the network connect.
     port
-        0 lets the system choose a free one.
+        The port; 0 lets the system choose a free one.
     device
         Such as cpu or cuda:1; default: a GPU if there is one.
     detector
@@ -42,19 +42,19 @@ def serve(
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     max_bytes
-        Bytes of one request.
+        Most bytes of one request.
     max_images
-        Images of one request.
+        Most images of one request.
     max_pixels
-        Pixels of one image.
+        Most pixels (width x height) of one image.
     max_requests
-        Requests at the same time; further ones are asked to try again.
+        Most requests at the same time; others get status 503, and can try again.
     plugin
         Load a one-file plugin, of the detector or of a package. Repeatable.
     """
-    from ..evaluation.package import facts_of_package, is_package
+    from ..deployment.package import is_package, package_metadata
     from ..run import Run
-    from ..serve import Limits, create_app, facts_of
+    from ..serve import Limits, create_app, metadata_of
     from ..serve import serve as serve_app
     from ..serve.server import is_loopback
     from ._predictor import detector_named, open_predictor
@@ -68,8 +68,8 @@ def serve(
         checkpoint=checkpoint,
         device=device,
     )
-    facts = facts_of_package(run) if is_package(run) else facts_of(Run(run), checkpoint)
-    app = create_app(predictor, facts, limits)
+    origin = package_metadata(run) if is_package(run) else metadata_of(Run(run), checkpoint)
+    app = create_app(predictor, origin, limits)
     if not is_loopback(host):
         print_line(
             f"warning: everybody who can reach {host} can use this model, without a password; "

@@ -61,7 +61,7 @@ def without_none(value: Any) -> Any:
 
 
 def read_toml(text: str) -> Table:
-    """Return the tables of a TOML text. Raises TOMLDecodeError, also for what is nested too deep.
+    """Return the tables of a TOML text. Raises TOMLDecodeError, also if it is nested too deep.
 
     tomllib overflows the stack on nested lists, and takes memory that is quadratic in the number of
     parts of a dotted key.

@@ -42,7 +42,7 @@ _LABELED = ("task", "pretext", "data")  # tables that hold a table for each labe
 
 
 def is_resumable(key: str) -> bool:
-    """Whether a resumed run may change this key. Its dotted path is that of a configuration."""
+    """Whether a resumed run may change this key, such as "train.steps" or "data.faces.root"."""
     section, _, rest = key.partition(".")
     if section == "train":
         return rest in FREE_TRAIN
@@ -55,7 +55,7 @@ def is_resumable(key: str) -> bool:
 def changed_keys(
     now: Table, before: Table, there: str, here: str, *, resumable: bool = False
 ) -> list[str]:
-    """Return a line for each key with other values: "KEY: OLD there, NEW here".
+    """Return a line for each key with a changed value: "KEY: OLD there, NEW here".
 
     resumable: also for keys that a resumed run may change.
     """

@@ -31,7 +31,7 @@ TypeHint = Any
 """A type as written in an annotation: a class, a union, a Literal, `tuple[int, ...]`."""
 
 LARGEST_INT = 2**63
-"""Whole numbers of components are below it: torch and numpy hold no larger ones."""
+"""The limit of whole numbers: torch and numpy have no larger ones."""
 
 Hook = Callable[[Any, TypeHint], Any]
 """Convert a value to a type. Raises an exception if it can't."""
@@ -132,7 +132,7 @@ def _path(value: object, _: TypeHint) -> Path:
 
 
 def _without_nul(text: str) -> str:
-    # No file has such a name: the calls of the operating system raise a ValueError.
+    # No file can have such a name: functions that open it raise a ValueError.
     if "\0" in text:
         raise IllTypedError(text, "a string without the character \\0")
     return text

@@ -24,7 +24,7 @@ EVALUATED = "validation"
 def dump(experiment: Experiment) -> str:
     """Return TOML that parses to an equal experiment.
 
-    Raises MtlError for a path that is not UTF-8: TOML can't hold it.
+    Raises MtlError for a path that is not UTF-8: TOML can't contain it.
     """
     text = tomli_w.dumps(tables_of(experiment))
     for line in text.splitlines():
@@ -75,7 +75,7 @@ def toml_value(value: object) -> Any:
 def _further_augmentations(experiment: Experiment) -> Table:
     """Return the tables [augment.<label>] of augmentations that are not defaults of the catalog.
 
-    That of evaluation is always written: it decides what a saved network reads.
+    [augment.validation] is always written, because a saved network depends on it.
     """
     return {
         label: component_table(augmentation)

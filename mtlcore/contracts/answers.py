@@ -10,17 +10,17 @@ from torch import Tensor
 from .samples import Answer
 
 PRESENT = 0.5
-"""A label of several with at least this probability counts as present."""
+"""A yes-or-no label with at least this probability counts as present."""
 
 
 @frozen
 class AnswerFormat:
-    """How n numbers of each sample are read.
+    """The meaning of the n numbers that a task predicts for each sample.
 
-    form: "label" for the probabilities of classes of which one is true; "labels" for those of
-    labels of which any number is true; "values" for numbers in real units.
-    names: of the n numbers. Without names, one value is named "value", several "0", "1", ...
-    unit: of values, such as "degrees"; "" for that of the annotation.
+    form: "label": probabilities of classes, of which one is true. "labels": probabilities of
+    yes-or-no labels. "values": numbers in real units.
+    names: of the n numbers. Default: "value" for one number, "0", "1", ... for several.
+    unit: of values, such as "degrees". "" means the unit of the annotation.
     """
 
     form: Literal["label", "labels", "values"]

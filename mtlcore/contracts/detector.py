@@ -40,10 +40,7 @@ class Detect(Protocol):
 
 
 class Detector(Component):
-    """Finds regions in an image. Prediction then reads a crop of each, as training read its images.
-
-    It takes no part in training.
-    """
+    """Finds regions in an image, to predict a crop of each. Training uses no detector."""
 
     kind = "detector"
 

@@ -39,7 +39,7 @@ confused.
 
 
 Answer = dict[str, Any]
-"""What a task says about one image, in words and real units: JSON values by name."""
+"""The prediction of a task for one image, in words and real units: JSON values by name."""
 
 
 @frozen

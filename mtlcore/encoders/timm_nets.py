@@ -116,7 +116,7 @@ class Timm(Encoder):
         return _TimmNet(net)
 
     def _converted(self, state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
-        """Return a state in the spelling of the network's authors in that of timm.
+        """Return a state with timm's parameter names, converted from those of the authors.
 
         timm has such a function in the module of most networks. Others are returned unchanged.
         """
@@ -131,8 +131,8 @@ class Timm(Encoder):
         if len(own & set(converted)) <= len(own & set(state)):
             return state
         warnings.warn(
-            f"[encoder] {self._label}: weights: {self.weights}: its names are spelled as the "
-            "network's authors spell them; timm converted them",
+            f"[encoder] {self._label}: weights: {self.weights}: its parameter names are "
+            "those of the network's authors; timm converted them",
             files.WeightsWarning,
             stacklevel=2,
         )

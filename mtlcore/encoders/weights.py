@@ -274,4 +274,4 @@ def _other_library(encoder: str, state: Mapping[str, Tensor]) -> str:
         same = {timm_name: name for name, timm_name in _SAME_NETWORK.items()}
     library = "torchvision" if is_timm else "timm"
     fix = f'set encoder.name = "{same[base]}"' if base in same else f"use an encoder of {library}"
-    return f". Its names are spelled as in {library}: {fix}"
+    return f". Its parameter names are written as in {library}: {fix}"

@@ -1,4 +1,4 @@
-"""The predictions of a network for one batch of views: what evaluation and prediction share."""
+"""The predictions of a network for one batch of views, for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def decoded_predictions(
     """Return task label -> predictions (B, ...), as `decode` returns them.
 
     images: (B, 3, H, W) in [0, 1], views of `Preprocess`.
-    precision: of the forwards.
-    mirror: average each prediction with that for the mirrored image.
+    precision: of the forward pass.
+    mirror: average each prediction with that of the mirrored image.
     """
     outputs = _outputs(net, images, precision)
     mirrored = _outputs(net, images.flip(-1), precision) if mirror else None
@@ -51,7 +51,7 @@ def _outputs(net: Inference, images: Tensor, precision: Precision) -> dict[str, 
 
 @contextmanager
 def failures_named(what: str) -> Iterator[None]:
-    """Convert any exception of a component in an evaluation into an MtlError that names it."""
+    """Convert any exception of a component into an MtlError. what: names it, "task.<label>"."""
     try:
         yield
     except MtlError:

@@ -1,6 +1,6 @@
 """A trained run as a service on HTTP: a web page and JSON endpoints.
 
-    app = create_app(run.predictor(), facts_of(run))
+    app = create_app(run.predictor(), metadata_of(run))
 
 `app` is an ASGI application: `mtl serve` runs it with uvicorn; any other ASGI server can. It needs
 the extra `serve`.
@@ -19,8 +19,8 @@ except ImportError as error:
     raise MtlError(f"mtl serve needs {error.name}: type `pip install 'mtlcore[serve]'`") from error
 
 from .app import create_app as create_app
-from .facts import facts_of as facts_of
 from .limits import Limits as Limits
+from .metadata import metadata_of as metadata_of
 from .server import serve as serve
 
-__all__ = ["Limits", "create_app", "facts_of", "serve"]
+__all__ = ["Limits", "create_app", "metadata_of", "serve"]

@@ -16,17 +16,18 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as AnyHttpException
 
 from .. import __version__
-from ..evaluation.predict import Prediction, Predictor
 from ..files import finite
-from .facts import Facts, facts_of_predictor
-from .limits import Limits, Places
+from ..prediction.predictor import Predictor
+from ..prediction.results import Prediction
+from .limits import Limits, RequestSlots
+from .metadata import Metadata, metadata_of_predictor
 from .responsible_use import responsible_use_page
 from .uploads import MULTIPART, Upload, uploads_of
 from .worker import Answered, Worker
 
 HERE = Path(__file__).resolve().parent
 
-# The page loads nothing from elsewhere, and nothing else may embed it.
+# The page loads nothing from the internet, and no other page may embed it.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self';"
     " img-src 'self' blob: data:; media-src blob:; base-uri 'none'; form-action 'none';"
@@ -101,45 +102,27 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    predictor: Predictor, facts: Facts | None = None, limits: Limits | None = None
+    predictor: Predictor, origin: Metadata | None = None, limits: Limits | None = None
 ) -> FastAPI:
     """Return the ASGI application that answers with a predictor: `POST /predict` and a web page.
 
-    facts: where the model comes from, for `/metadata`, as `facts_of(run)` returns it.
+    origin: where the model comes from, for `/metadata`, as `metadata_of(run)` returns it.
     limits: of requests (default: those of `Limits()`).
 
     One process serves it, with one thread that predicts. The answers are those of the predictor.
     Raises MtlError if its detector can't be loaded.
     """
-    # Load the detector and predict once, so that a service that starts can answer at once.
+    # Load the detector and predict once: a service that starts can then answer at once.
     _ = predictor.detect, predictor.columns()
     worker, bounds = Worker(predictor), limits or Limits()
-    places = Places(bounds.max_requests)
-    known = {**(facts or {}), **facts_of_predictor(predictor), "limits": asdict(bounds)}
-    known = finite(known)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        worker.start()
-        yield
-        await asyncio.to_thread(worker.stop)
-
-    app = FastAPI(
-        title="mtl serve",
-        version=__version__,
-        description="Predictions of a trained run. Read /responsible-use first.",
-        lifespan=lifespan,
-        # Their pages load scripts from elsewhere. /openapi.json remains.
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.add_exception_handler(AnyHttpException, _refusal)
-    app.add_exception_handler(Exception, _failure)
+    slots = RequestSlots(bounds.max_requests)
+    known = finite({**(origin or {}), **metadata_of_predictor(predictor), "limits": asdict(bounds)})
+    app = _empty_app(worker)
 
     @app.post("/predict", response_model=Predictions, responses=REFUSED, openapi_extra=UPLOAD)
     async def predict(request: Request) -> JSONResponse:
         """Predict one or more images."""
-        with places.one():
+        with slots.take():
             async with uploads_of(request, bounds) as uploads:
                 start = perf_counter()
                 answered = await asyncio.wrap_future(worker.submit(uploads))
@@ -152,7 +135,7 @@ def create_app(
     async def health() -> JSONResponse:
         """Say whether the service can predict."""
         status, code = ("ok", 200) if worker.is_alive else ("stopped", 503)
-        return JSONResponse({"status": status, "requests": places.taken}, code)
+        return JSONResponse({"status": status, "requests": slots.taken}, code)
 
     @app.get("/metadata")
     async def metadata() -> dict[str, Any]:
@@ -160,6 +143,29 @@ def create_app(
         return known
 
     _add_pages(app)
+    return app
+
+
+def _empty_app(worker: Worker) -> FastAPI:
+    """An application without endpoints. It runs the worker, and gives each error a reason."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        await asyncio.to_thread(worker.stop)
+
+    app = FastAPI(
+        title="mtl serve",
+        version=__version__,
+        description="Predictions of a trained run. Read /responsible-use first.",
+        lifespan=lifespan,
+        # Their pages load scripts from the internet. /openapi.json remains.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_exception_handler(AnyHttpException, _refusal)
+    app.add_exception_handler(Exception, _failure)
     return app
 
 

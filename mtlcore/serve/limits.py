@@ -10,7 +10,7 @@ from fastapi import HTTPException
 
 from ..errors import MtlError
 
-RETRY_S = 1  # what a client that finds the server busy is asked to wait
+RETRY_S = 1  # the wait that a 503 response asks for
 
 
 @frozen
@@ -20,8 +20,8 @@ class Limits:
     max_bytes: of the body of one request.
     max_images: of one request.
     max_pixels: width x height of one image.
-    max_requests: that the server reads, keeps waiting or computes at the same time. Together they
-    hold at most max_requests x max_bytes of uploads in memory.
+    max_requests: that are read, wait or are computed at the same time. Their uploads together take
+    at most max_requests x max_bytes.
     read_s: seconds in which the body of a request must arrive.
     """
 
@@ -38,18 +38,18 @@ class Limits:
 
 
 @define(eq=False)
-class Places:
-    """The places for requests that are served at the same time, in one event loop.
+class RequestSlots:
+    """Slots for the requests that one event loop serves at the same time.
 
-    n: how many there are. taken: by requests that are being served.
+    n: the number of slots. taken: how many are in use.
     """
 
     n: int
     taken: int = field(default=0, init=False)
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Take a place for one request. If there is none, answer 503."""
+    def take(self) -> Iterator[None]:
+        """Take a slot for one request. If none is free, answer 503."""
         if self.taken >= self.n:
             raise HTTPException(
                 503,

@@ -1,4 +1,4 @@
-"""Uploads: from the body of a request to images. Every limit is checked before memory is used."""
+"""Uploads: from the body of a request to images. Limits are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..errors import MtlError
 from .limits import Limits
 
 MULTIPART = "multipart/form-data"
-MAX_NAME = 255  # characters of a file's name that are kept
+MAX_NAME = 255  # characters; longer file names are cut
 
 
 @define(eq=False)
@@ -38,7 +38,7 @@ class Upload:
     error: str = ""
 
     def open(self) -> np.ndarray:
-        """Decode to upright RGB (H, W, 3) uint8. Raises MtlError if that is not possible."""
+        """Decode to upright RGB (H, W, 3) uint8. Raises MtlError if that fails."""
         try:
             try:
                 data = self.file.read()
@@ -52,7 +52,7 @@ class Upload:
 
 
 def refuse_large(data: bytes, max_pixels: int, name: str) -> None:
-    """Raise MtlError if the header of an image says that it has more pixels."""
+    """Raise MtlError if an image has more pixels than `max_pixels`, according to its header."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -98,14 +98,14 @@ def _require_multipart(request: Request) -> None:
 
 
 def _require_length(request: Request, max_bytes: int) -> None:
-    """Refuse a body by its announced length, before it is read."""
+    """Raise HTTPException if the announced length of a body is too large, before it is read."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
 
 
 def _bounded(receive: Receive, max_bytes: int) -> Receive:
-    """Count the bytes of a body while it arrives: its announced length may be missing."""
+    """Limit the bytes of a body while it arrives, because its length may not be announced."""
     read = 0
 
     async def receive_bounded() -> Message:
@@ -127,7 +127,7 @@ def _too_large(max_bytes: int) -> HTTPException:
 
 @contextmanager
 def _errors_as_answers(read_s: float) -> Iterator[None]:
-    """Answer with a reason where the body of a request is late or not valid."""
+    """Convert errors of a late or invalid body to HTTPException with a reason."""
     try:
         yield
     except TimeoutError as error:

@@ -10,8 +10,9 @@ from contextlib import suppress
 
 from attrs import define, evolve, field, frozen
 
-from ..evaluation.predict import Prediction, Predictor
-from ..evaluation.sources import Item
+from ..prediction.predictor import Predictor
+from ..prediction.results import Prediction
+from ..prediction.sources import Item
 from .uploads import Upload
 
 Answered = list[list[Prediction]]

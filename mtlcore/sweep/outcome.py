@@ -128,7 +128,7 @@ def score_of(run: Planned, metric: str) -> Score:
     folder = RunFolder(run.folder)
     if run.state == "diverged":
         steps, cpu_s = 0, 0.0
-        for row in reversed(folder.rows()):
+        for row in reversed(folder.log.rows()):
             if "cpu_s" in row:
                 steps, cpu_s = row["step"], row["cpu_s"]
                 break

@@ -102,7 +102,7 @@ class Checkpoints:
         if bool(largest.isfinite().all()):
             return
         has_saved = self.folder.checkpoint("last") is not None
-        start = f"; its train.init_from can name {self.folder.path}" if has_saved else ""
+        start = f"; train.init_from can start it from {self.folder.path}" if has_saved else ""
         raise Diverged(
             f"after step {train_state.step}, a weight is not finite: the run has diverged, and "
             "this step is not saved. Start a new run with a lower optimizer.lr or "
@@ -157,7 +157,7 @@ class Checkpoints:
                 )
             callbacks.note("no checkpoint was saved yet: starting from step 0")
             if callbacks.is_main:
-                folder.truncate_log(Saved.of(b""))
+                folder.log.truncate(Saved.of(b""))
             return False
 
         manifest = checkpoint.manifest()
@@ -165,9 +165,9 @@ class Checkpoints:
         check_same_data(folder, data, callbacks)
         self._require_no_fewer_steps(manifest)
         self._load(checkpoint)
-        folder.require_log(manifest.log)
+        folder.log.require(manifest.log)
         if callbacks.is_main and (self.goes_on or not finished):
-            folder.truncate_log(manifest.log)
+            folder.log.truncate(manifest.log)
         callbacks.note(f"resuming from step {self.train_state.step}")
         return True
 
@@ -175,8 +175,8 @@ class Checkpoints:
         steps = self.train_state.steps
         if steps < manifest.steps:
             raise MtlError(
-                f"train.steps: {self.folder.path} was to take {manifest.steps} steps, now {steps}: "
-                "a resumed run can take more steps, not fewer"
+                f"train.steps: {self.folder.path} was started for {manifest.steps} steps, now "
+                f"{steps}: a resumed run can take more steps, not fewer"
             )
 
     @property

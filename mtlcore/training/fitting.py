@@ -1,4 +1,4 @@
-"""Whether the contents of state.pt fit the networks and optimizers of a run.
+"""Check that the contents of state.pt fit the networks and optimizers of a run.
 
 torch's fused optimizers write through the shapes of the parameters: a state of another shape
 corrupts memory. So everything is checked before any of it is loaded.
@@ -50,7 +50,7 @@ KEPT = {
 
 
 class _MisfitError(Exception):
-    """What does not fit."""
+    """A part of the state that does not fit. Its text says what was found, and expected."""
 
 
 def require_fitting(state: Mapping[str, object], train_state: TrainState, file: Path) -> None:
@@ -75,7 +75,7 @@ def require_fitting(state: Mapping[str, object], train_state: TrainState, file: 
 def _check_table(name: str, table: object, expected: Mapping[str, object]) -> None:
     """Check the keys of a dict, and the types of its values."""
     if not isinstance(table, dict) or table.keys() != expected.keys():
-        raise _MisfitError(f"{name} has other keys than {', '.join(expected)}")
+        raise _MisfitError(f"{name}: expected exactly the keys {', '.join(expected)}")
     for key, kind in expected.items():
         # isinstance takes classes and unions of them.
         if not isinstance(table[key], kind):  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def _check_optimizer(name: str, saved: object, optimizer: torch.optim.Optimizer)
     own = optimizer.state_dict()["param_groups"]
     if len(saved["param_groups"]) != len(own):
         raise _MisfitError(
-            f"{name} has {len(saved['param_groups'])} parameter groups, not {len(own)}"
+            f"{name} has {len(saved['param_groups'])} parameter groups, expected {len(own)}"
         )
     for number, (group, expected) in enumerate(zip(saved["param_groups"], own)):
         _check_group(f"{name}: parameter group {number}", group, expected)
@@ -97,13 +97,13 @@ def _check_optimizer(name: str, saved: object, optimizer: torch.optim.Optimizer)
     kept = KEPT[type(optimizer)]
     for number, tensors in saved["state"].items():
         if not isinstance(number, int) or not 0 <= number < len(parameters):
-            raise _MisfitError(f"{name} has a parameter {number!r}; there are {len(parameters)}")
+            raise _MisfitError(f"{name} has a parameter {number!r} of {len(parameters)}")
         _check_kept(f"{name}: parameter {number}", tensors, parameters[number], kept)
 
 
 def _check_group(name: str, group: object, expected: Mapping[str, object]) -> None:
     if not isinstance(group, dict) or group.keys() != expected.keys():
-        raise _MisfitError(f"{name} has other keys than {', '.join(expected)}")
+        raise _MisfitError(f"{name}: expected exactly the keys {', '.join(expected)}")
     if group["params"] != expected["params"]:
         raise _MisfitError(f"{name} has other parameters")
     for key, value in expected.items():
@@ -115,7 +115,7 @@ def _check_group(name: str, group: object, expected: Mapping[str, object]) -> No
 
 def _check_kept(name: str, tensors: object, parameter: Tensor, kept: set[str]) -> None:
     if not isinstance(tensors, dict) or tensors.keys() != kept:
-        raise _MisfitError(f"{name} has other keys than {', '.join(sorted(kept))}")
+        raise _MisfitError(f"{name}: expected exactly the keys {', '.join(sorted(kept))}")
     for key, tensor in tensors.items():
         if key == "step":
             _check_tensor(f"{name}: {key}", tensor, torch.Size(), torch.float32)
@@ -126,7 +126,7 @@ def _check_kept(name: str, tensors: object, parameter: Tensor, kept: set[str]) -
 def _check_tensor(name: str, tensor: object, shape: torch.Size, dtype: torch.dtype) -> None:
     expected = f"expected {dtype} of shape {tuple(shape)}"
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-        raise _MisfitError(f"{name} is no dense tensor, {expected}")
+        raise _MisfitError(f"{name} is not a dense tensor, {expected}")
     if tensor.shape != shape or tensor.dtype != dtype:
         raise _MisfitError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, {expected}")
 
@@ -143,7 +143,7 @@ def _check_record(saved: object) -> None:
     pending, names = saved["pending"], saved["names"]
     if pending.ndim != 2 or pending.shape[1] != len(names) or not all(map(_is_text, names)):
         raise _MisfitError(
-            f"record: pending has the shape {tuple(pending.shape)}, {len(names)} names"
+            f"record: pending has the shape {tuple(pending.shape)}, expected (n, {len(names)})"
         )
 
 
@@ -152,7 +152,7 @@ def _check_cached(cached: object, train_state: TrainState) -> None:
     assert isinstance(cached, dict)
     unknown = [name for name in cached["names"] if name not in train_state.experiment.entries]
     if unknown:
-        raise _MisfitError(f"cached_task_weights: there is no {unknown[0]!r}")
+        raise _MisfitError(f"cached_task_weights: the run has no task or pretext {unknown[0]!r}")
     shape = torch.Size([len(cached["names"])])
     _check_tensor("cached_task_weights", cached["task_weight"], shape, torch.float32)
 

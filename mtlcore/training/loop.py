@@ -82,7 +82,7 @@ class RunLoop:
             folder, step = self.checkpoints.folder, self.train_state.step
             checkpoint = folder.checkpoint("last")
             saved = checkpoint is not None and checkpoint.step == step
-            evaluated = any(_is_evaluation(row) for row in folder.rows() if row["step"] == step)
+            evaluated = any(_is_evaluation(row) for row in folder.log.rows() if row["step"] == step)
         device = self.train_state.fabric.device
         evaluates, saves = agree(not evaluated, not saved, device)
         if evaluates:

@@ -1,4 +1,4 @@
-"""Estimate the memory of a run before it takes it, and refuse what can't fit.
+"""Estimate the memory of a run before it is allocated, and refuse a run that can't fit.
 
 The estimate is a lower bound: the image cache, the images of a micro-batch on their way through the
 encoder (those of the clean views), and the weights with gradients and optimizer states.
@@ -26,8 +26,8 @@ from ..model.inference import SharedEncoder
 GIB = 2**30
 WARN_FROM = 0.8  # of the available memory
 PROBED = 2  # samples of the forward that measures activations: BatchNorm needs two
-# Activations are measured if this many values for each value of the images could matter. It takes a
-# tenth of a second; resnet_small keeps 100 values.
+# Measuring activations takes a tenth of a second. It is done only if KEPT_PER_VALUE values for each
+# value of the images would exceed the share MATTERS_FROM of the memory. resnet_small keeps 100.
 KEPT_PER_VALUE, MATTERS_FROM = 500, 0.05
 
 _SMALLER = {
@@ -91,7 +91,7 @@ class AvailableMemory:
 
     @property
     def for_network(self) -> int:
-        """Bytes where the network is."""
+        """Bytes of the device that holds the network."""
         return self.device or self.host
 
     def check(self, needed: NeededMemory) -> list[str]:

@@ -1,4 +1,4 @@
-"""The experiment with which a run is resumed, and what differs from the one it was started with."""
+"""The experiment of a resumed run, and its differences from the experiment at the start."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from .provenance import resolved
 
 
 def experiment_to_resume(given: Experiment, folder: Path) -> Experiment:
-    """The experiment of the run in `folder`, with those keys of `given` that may differ.
+    """Return the experiment of the run in `folder`, with the changes of `given` that are allowed.
 
-    given: a resolved experiment. Raises MtlError with each other key in which it differs from that
-    of the run.
+    given: a resolved experiment. Raises MtlError that names each key with another change.
     """
     saved = RunFolder.open(folder).experiment()
     found = differences(given, saved)
     if found:
         raise MtlError(
-            f"a resumed run can't change these settings of {folder}: take them back, or start a "
-            f"new run in another folder. It may change {', '.join(RESUMABLE)}"
+            f"a resumed run can't change these settings of {folder}: undo the changes, or start a "
+            f"new run in another folder. You can change {', '.join(RESUMABLE)}"
             "\n  " + "\n  ".join(found)
         )
     return with_resumable(saved, given)
@@ -38,8 +37,8 @@ def record_changes(checkpoints: Checkpoints, experiment: Experiment) -> None:
     fixed = changed_keys(now, before, "in the run", "here")
     if fixed:
         raise MtlError(
-            f"{folder.path}: these settings follow from the data, and they changed since the run "
-            "began: start a new run\n  " + "\n  ".join(fixed)
+            f"{folder.path}: the data has changed since the run began, and so have these settings: "
+            "restore the data, or start a new run\n  " + "\n  ".join(fixed)
         )
     if checkpoints.goes_on and "finished" in folder.provenance():
         # The results of a run that was finished, and now takes more steps.
@@ -55,5 +54,5 @@ def record_changes(checkpoints: Checkpoints, experiment: Experiment) -> None:
         checkpoints.callbacks.note(line)
     if any(line.startswith(("train.steps", "train.epochs")) for line in changes):
         checkpoints.callbacks.note(
-            f"from here, the learning-rate schedule is that of a run of {train_state.steps} steps"
+            f"from now on, the learning-rate schedule is that of a run of {train_state.steps} steps"
         )

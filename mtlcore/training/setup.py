@@ -81,15 +81,8 @@ def _set_up(
     fabric: Fabric,
 ) -> RunParts:
     experiment = with_micro_batches(experiment, fabric.world_size)
-    is_main = fabric.is_global_zero
-    # On every rank, and before any image is read.
-    if out is not None and resume:
-        RunFolder.open(out)
-        lock_run(out, fabric)
-    elif out is not None:
-        RunFolder.refuse_existing(out)
-    fabric.barrier()
-    if reporter is None or not is_main:
+    _claim(out, resume, fabric)
+    if reporter is None or not fabric.is_global_zero:
         reporter = SilentReporter()
     try_weighting(experiment, fabric.device)
 
@@ -131,20 +124,42 @@ def _set_up(
     train_state.steps_per_epoch = sampler.steps_per_epoch
     callbacks.data = data
     record.start()
-    if out is not None and checkpoints is not None:
-        if not resume:
-            # Only after all checks: a run that cannot train leaves nothing behind.
-            lock_run(out, fabric)
-            if is_main:
-                RunFolder.create(out, *resolved(experiment))
-        fabric.barrier()
-        # A run that was killed before its first checkpoint may not have recorded its environment.
-        if is_main and not resumed:
-            checkpoints.folder.update_provenance(environment(experiment, data, fabric))
-        if is_main and resume:
-            record_changes(checkpoints, experiment)
-        checkpoints.config = checkpoints.folder.config.read_text(encoding="utf-8")
+    if checkpoints is not None:
+        _write_folder(checkpoints, experiment, data, resume=resume, resumed=resumed)
     return RunParts(train_state, data, loader, record, callbacks, checkpoints)
+
+
+def _claim(out: Path | None, resume: bool, fabric: Fabric) -> None:
+    """Lock the run to resume, or refuse a folder that holds a run. All ranks must call it."""
+    if out is not None and resume:
+        RunFolder.open(out)
+        lock_run(out, fabric)
+    elif out is not None:
+        RunFolder.refuse_existing(out)
+    fabric.barrier()
+
+
+def _write_folder(
+    checkpoints: Checkpoints, experiment: Experiment, data: RunData, *, resume: bool, resumed: bool
+) -> None:
+    """Create the folder of a new run, or record what a resumed run changes.
+
+    resumed: whether a checkpoint was loaded.
+    """
+    folder, fabric = checkpoints.folder, checkpoints.train_state.fabric
+    is_main = fabric.is_global_zero
+    if not resume:
+        # Only after all checks: a run that can't train leaves nothing behind.
+        lock_run(folder.path, fabric)
+        if is_main:
+            RunFolder.create(folder.path, *resolved(experiment))
+    fabric.barrier()
+    # A run that was killed before its first checkpoint may not have recorded its environment.
+    if is_main and not resumed:
+        folder.update_provenance(environment(experiment, data, fabric))
+    if is_main and resume:
+        record_changes(checkpoints, experiment)
+    checkpoints.config = folder.config.read_text(encoding="utf-8")
 
 
 def _try_encoder_if_indexing_decodes(experiment: Experiment) -> None:

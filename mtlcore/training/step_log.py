@@ -42,4 +42,4 @@ class StepLog:
             parts.callbacks.call("on_log", row)
         elif parts.checkpoints is not None:
             # No callbacks: only `Trainer.run` calls their on_train_start and teardown.
-            parts.checkpoints.folder.log(row)
+            parts.checkpoints.folder.log.append(row)

@@ -14,8 +14,8 @@ from attrs import define
 
 from ..networks import sum_over_ranks
 
-# Those that this operating system has. SIGHUP: the terminal was closed. SIGUSR1: a batch system
-# announces the end of the job (Slurm: --signal=USR1@120).
+# SIGHUP: the terminal was closed. SIGUSR1: a batch system announces the end of the job (Slurm:
+# --signal=USR1@120). Windows lacks some of them.
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOP_SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
@@ -32,7 +32,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: a user stopped the r
 
     @property
     def exit_code(self) -> int:
-        """The exit code of a process that this signal ends, as shells count: 130 for Ctrl-C."""
+        """The exit code: 128 plus the number of the signal, as in shells. 130 for Ctrl-C."""
         return 128 + (self.signal or signal.SIGTERM)
 
 
@@ -45,7 +45,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """A request that the first stop signal fills in, so that no step is left half done.
+    """Yield a request that the first stop signal sets. The current step is then finished.
 
     A second Ctrl-C stops at once. Other signals never do: a closed terminal can send several.
     Another signal that the process ignores stays ignored, so `nohup` works.

@@ -46,7 +46,7 @@ def try_run(train_state: TrainState, callbacks: Callbacks, data: RunData, loader
 
     Raises MtlError for the first thing that fails.
     """
-    # Eval mode first: torch.compile sees the shapes of batches in this order in every run.
+    # Eval mode first, as in every run: torch.compile depends on the order of batch shapes.
     dry_run(train_state, loader.batch(0, 0))
     batches: list[Batch] = []
     for number in range(train_state.accumulated):

@@ -185,7 +185,7 @@ def contents(run: Path) -> dict[str, object]:
     state = last.state()
     for clock in CLOCKS:
         del state["record"][clock]
-    rows = folder.rows()
+    rows = folder.log.rows()
     for logged in rows:
         logged.pop("cpu_s", None)
     provenance = folder.provenance()

@@ -197,7 +197,7 @@ def resumed(run: Path) -> dict[str, object]:
     mtlcore.train(None, run, resume=True, progress=False)
     folder = RunFolder(run)
     checkpoint = folder.require()
-    rows = folder.rows()
+    rows = folder.log.rows()
     for row in rows:
         row.pop("cpu_s", None)
     return {"weights": checkpoint.weights(), "ema": checkpoint.require_ema(), "rows": rows}

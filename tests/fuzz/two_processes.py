@@ -221,7 +221,7 @@ def plain(lines: Iterable[str], folder: Path, commands: list[Command]) -> Iterab
 
 def wrong(run: Path, expected: dict[str, object]) -> list[str]:
     """What differs from a run of one process."""
-    steps = [(row["step"], *sorted(row)) for row in RunFolder(run).rows()]
+    steps = [(row["step"], *sorted(row)) for row in RunFolder(run).log.rows()]
     found = contents(run)
     doubled = ["doubled rows"] if len(steps) != len(set(steps)) else []
     return doubled + [name for name in expected if not same(expected[name], found[name])]

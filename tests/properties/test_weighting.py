@@ -196,5 +196,5 @@ def test_a_pretext_of_weight_0_has_no_head_and_changes_no_weight(strategy, tmp_p
     assert not [key for key in with_table if "puzzling" in key]
     assert all(torch.equal(with_table[key], without[key]) for key in with_table)
     assert not [
-        key for row in RunFolder(tmp_path / "with").rows() for key in row if "puzzling" in key
+        key for row in RunFolder(tmp_path / "with").log.rows() for key in row if "puzzling" in key
     ]

@@ -82,7 +82,7 @@ def test_a_metric_that_raises_in_an_evaluation_loses_no_saved_step_and_is_named(
 
 
 def without_timings(folder: RunFolder) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != "cpu_s"} for row in folder.rows()]
+    return [{k: v for k, v in row.items() if k != "cpu_s"} for row in folder.log.rows()]
 
 
 def test_a_run_that_ends_in_an_evaluation_between_its_steps_repeats_it(tmp_path, monkeypatch):

@@ -291,7 +291,7 @@ def test_a_log_that_cannot_be_written_ends_the_run_and_nothing_is_lost(tmp_path)
     folder = RunFolder(run)
     good = folder.require()
     largest = max(path.stat().st_size for path in good.path.iterdir())
-    rows = [*folder.rows(), {"step": 8, "long": "x" * 2 * largest}]
+    rows = [*folder.log.rows(), {"step": 8, "long": "x" * 2 * largest}]
     folder.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     limit = folder.metrics.stat().st_size + 20
     # The checkpoint must cover the long log.
@@ -314,8 +314,8 @@ def test_a_log_that_cannot_be_written_ends_the_run_and_nothing_is_lost(tmp_path)
 
     done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
-    assert folder.rows()[: len(rows)] == rows
-    assert [row["step"] for row in folder.rows()[len(rows) :]] == [12, 16, 16]
+    assert folder.log.rows()[: len(rows)] == rows
+    assert [row["step"] for row in folder.log.rows()[len(rows) :]] == [12, 16, 16]
 
 
 def file_of(descriptor: int) -> str:
@@ -329,7 +329,7 @@ def test_the_log_is_on_disk_before_the_checkpoint_that_covers_it(tmp_path, monke
     def spied(descriptor: int, original=os.fsync) -> None:
         original(descriptor)
         if file_of(descriptor) == "metrics.jsonl":
-            flushed.append(("log", len(RunFolder(run).rows())))
+            flushed.append(("log", len(RunFolder(run).log.rows())))
         if file_of(descriptor) == "state.pt.tmp":
             flushed.append(("checkpoint", 0))
 
@@ -375,7 +375,7 @@ def test_tensorboard_shows_the_log_and_drops_what_a_resumed_run_writes_again(tmp
     train(load(run / "config.toml"), run, resume=True)
     assert [step for step, _ in scalars(run, "loss/quarter")] == [4, 8, 12, 16]
     for name in ("loss/quarter", "lr", "validation/quarter/accuracy"):
-        rows = [row for row in RunFolder(run).rows() if name in row]
+        rows = [row for row in RunFolder(run).log.rows() if name in row]
         expected = [(row["step"], pytest.approx(row[name])) for row in rows]
         assert scalars(run, name) == expected
 

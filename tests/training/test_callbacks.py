@@ -50,7 +50,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 def losses(run: Path) -> list[dict]:
     """The training rows of the log, without the CPU time."""
-    rows = [row for row in RunFolder(run).rows() if "lr" in row]
+    rows = [row for row in RunFolder(run).log.rows() if "lr" in row]
     return [{k: v for k, v in row.items() if k != "cpu_s"} for row in rows]
 
 
@@ -71,12 +71,14 @@ def test_a_callback_gets_every_event_in_order(tmp_path):
         f"last-{s:08d}" for s in (8, 16, 24)
     ]
     assert all(e["there"] for e in saved)
-    assert [e["row"] for e in events if e["event"] == "log"] == RunFolder(tmp_path / "run").rows()
+    assert [e["row"] for e in events if e["event"] == "log"] == RunFolder(
+        tmp_path / "run"
+    ).log.rows()
 
 
 def test_added_metrics_are_in_the_log_and_in_the_final_provenance(tmp_path):
     result = train(experiment(tmp_path, "[callback.diary]\n"), tmp_path / "run")
-    rows = {r["step"]: r for r in RunFolder(tmp_path / "run").rows() if "lr" not in r}
+    rows = {r["step"]: r for r in RunFolder(tmp_path / "run").log.rows() if "lr" not in r}
     name = "validation/diary/score"
     scores = {step: row[name] for step, row in rows.items() if name in row}
     assert scores == {5: -7, 10: -2, 15: -3, 20: -8}
@@ -242,7 +244,7 @@ def test_a_run_that_is_stopped_is_evaluated_saved_and_marked(tmp_path):
         "reason": "2 epochs are enough",
         "of": 24,
     }
-    assert folder.rows()[-1]["step"] == 10
+    assert folder.log.rows()[-1]["step"] == 10
     assert (
         provenance["validation"]["quarter/accuracy"] == result.measured.metrics["quarter/accuracy"]
     )

@@ -208,7 +208,7 @@ class Runs:
 
     def losses(self, name: str) -> list[list[float]]:
         """Return the step and the losses of each row of the log."""
-        rows = self.open(name).rows()
+        rows = self.open(name).log.rows()
         return [[row["step"], row["loss/quarter"], row["loss/puzzling"]] for row in rows]
 
 

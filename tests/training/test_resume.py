@@ -170,9 +170,9 @@ def test_lines_of_the_log_that_are_missing_or_changed_are_noticed(run):
     log.write_bytes(first.replace(b"2", b"1") + b"".join(rest))
     assert "lines from before the checkpoint were changed" in refused(lambda: resume(run))
     log.write_bytes(good + b'{"step": 5, "lr')
-    assert len(RunFolder(run).rows()) == len(rest) + 1  # a crash may cut the last line
+    assert len(RunFolder(run).log.rows()) == len(rest) + 1  # a crash may cut the last line
     log.write_bytes(good + b'\x80\x00\n{"step": 5}\n')
-    assert f"line {len(rest) + 2} is not" in refused(lambda: RunFolder(run).rows())
+    assert f"line {len(rest) + 2} is not" in refused(lambda: RunFolder(run).log.rows())
 
 
 def other_shape(state):
@@ -373,7 +373,7 @@ def test_a_resumed_run_takes_more_steps_and_other_periods_and_keeps_them(run):
     folder = RunFolder(run)
     assert "train.steps: 4 before, 6 now" in notes.notes
     assert any("the learning-rate schedule is that of a run of 6 steps" in n for n in notes.notes)
-    assert [row["step"] for row in folder.rows() if "lr" in row] == [3, 4, 5, 6]
+    assert [row["step"] for row in folder.log.rows() if "lr" in row] == [3, 4, 5, 6]
     provenance = folder.provenance()
     assert (provenance["finished"], provenance["steps"]) == (True, 6)
     assert provenance["changed"][0]["step"] == 4
@@ -483,7 +483,9 @@ def test_log_and_counters_survive_stops_at_random_steps(trained, tmp_path, seed)
     for key in ("steps", "encoded", "skipped"):
         assert whole.provenance()[key] == resumed.provenance()[key]
     assert whole.provenance()["skipped"] > 0
-    logs = [[r | {"cpu_s": 0} for r in folder.rows() if "lr" in r] for folder in (whole, resumed)]
+    logs = [
+        [r | {"cpu_s": 0} for r in folder.log.rows() if "lr" in r] for folder in (whole, resumed)
+    ]
     assert logs[0] == logs[1]
     a, b = whole.require().weights(), resumed.require().weights()
     assert all(torch.equal(a[name], b[name]) for name in a)

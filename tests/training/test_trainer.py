@@ -94,7 +94,7 @@ def test_a_run_learns_and_writes_everything_that_repeating_it_needs(config, tmp_
     assert {p.name for p in folder.path.iterdir()} == {
         "config.toml", "run.json", "metrics.jsonl", "checkpoints", "plugins", ".lock",
     }  # fmt: skip
-    rows = folder.rows()
+    rows = folder.log.rows()
     assert [r["step"] for r in rows if "lr" in r] == list(range(4, 61, 4))
     assert {"loss/quarter", "loss/puzzling", "task_weight/puzzling", "grad_norm", "cpu_s"} <= set(
         rows[0]
@@ -262,7 +262,7 @@ def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(config
     killed = mtl("train", config, "--out", folder.path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert folder.require().step == 8
-    assert folder.rows()[-1]["step"] == 12
+    assert folder.log.rows()[-1]["step"] == 12
     done = mtl("train", "--resume", folder.path)
     assert done.returncode == 0, done.stderr
 
@@ -277,7 +277,7 @@ def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(config
 
 def without_timings(folder: RunFolder) -> list[dict]:
     """The rows of the log, without values that differ between two equal runs."""
-    return [{k: v for k, v in row.items() if k != "cpu_s"} for row in folder.rows()]
+    return [{k: v for k, v in row.items() if k != "cpu_s"} for row in folder.log.rows()]
 
 
 def test_ctrl_c_saves_the_run_and_prints_how_to_resume_it(config, tmp_path):
@@ -295,7 +295,7 @@ def test_ctrl_c_saves_the_run_and_prints_how_to_resume_it(config, tmp_path):
     assert process.returncode == 130
     assert "--resume" in out
     assert "Traceback" not in error
-    assert folder.require().step >= folder.rows()[-1]["step"]
+    assert folder.require().step >= folder.log.rows()[-1]["step"]
 
 
 def test_a_full_disk_ends_in_one_message_and_leaves_the_last_checkpoint(config, tmp_path):

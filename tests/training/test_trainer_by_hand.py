@@ -117,8 +117,8 @@ def test_steps_give_the_weights_and_the_log_of_a_run(load, tmp_path):
     assert_same(run.require().require_ema(), steps.require().require_ema())
 
     names = ("step", "lr", "loss/quarter", "loss/puzzling", "task_weight/byol", "grad_norm")
-    rows = [[row[k] for row in run.rows() if "lr" in row] for k in names]
-    assert rows == [[row[k] for row in steps.rows()] for k in names]
+    rows = [[row[k] for row in run.log.rows() if "lr" in row] for k in names]
+    assert rows == [[row[k] for row in steps.log.rows()] for k in names]
     assert [float(losses["quarter"]) for losses in shown] == rows[2]
 
 
@@ -164,10 +164,10 @@ def test_a_run_whose_last_step_was_taken_by_hand_is_evaluated_and_saved(load, tm
     for which in ("last", "best"):
         assert run.require(which).step == 3
         assert_same(run.require(which).weights(), expected.require(which).weights())
-    rows = run.rows()
+    rows = run.log.rows()
     assert "validation/quarter/accuracy" in rows[-1]
     trainer.run()
-    assert run.rows() == rows
+    assert run.log.rows() == rows
 
 
 @pytest.mark.slow
@@ -323,7 +323,7 @@ def test_the_parts_write_the_log_of_whole_steps(load, tmp_path):
     for _ in range(4):
         whole.step()
         by_hand(parts)
-    rows = [RunFolder(tmp_path / name).rows() for name in names]
+    rows = [RunFolder(tmp_path / name).log.rows() for name in names]
     for row in (*rows[0], *rows[1]):
         del row["cpu_s"]
     assert rows[0] == rows[1]
@@ -463,7 +463,7 @@ def test_the_log_has_the_learning_rate_of_an_optimizer_of_ones_own(load, tmp_pat
     for optimizer in (own, None, trainer.optimizer):
         trainer.backward(trainer.losses(trainer.batch()))
         trainer.apply(optimizer)
-    found = [row["lr"] for row in RunFolder(tmp_path / "run").rows()]
+    found = [row["lr"] for row in RunFolder(tmp_path / "run").log.rows()]
     assert found == pytest.approx([0.125, 3e-3 * 2 / 4, 3e-3 * 3 / 4])
 
 
@@ -475,7 +475,7 @@ def test_the_learning_rate_of_a_user_replaces_the_schedule(load, tmp_path):
         trainer.lr = lr
         trainer.step()
         assert trainer.optimizer.param_groups[0]["lr"] == lr == trainer.lr
-    rows = RunFolder(tmp_path / "run").rows()
+    rows = RunFolder(tmp_path / "run").log.rows()
     assert [row["lr"] for row in rows] == pytest.approx([3e-3 / 4, 0.5e-3, 0.0])
     with pytest.raises(MtlError, match=r"Trainer\.lr = nan: expected a finite number"):
         trainer.lr = float("nan")

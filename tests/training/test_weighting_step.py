@@ -340,7 +340,7 @@ def test_a_run_that_stops_between_two_measurements_resumes_bit_for_bit(weighting
     assert all(torch.equal(a.weights()[k], b.weights()[k]) for k in a.weights())
     assert a.state()["cached_task_weights"][0]["names"] == ["quarter", "puzzling"]
     assert str(a.state()["cached_task_weights"]) == str(b.state()["cached_task_weights"])
-    rows = stopped.rows()
+    rows = stopped.log.rows()
     assert {"weight/puzzling", "task_weight/puzzling"} <= set(rows[0])
     assert rows[0]["weight/puzzling"] == pytest.approx(0.3)
 

@@ -10,7 +10,7 @@ from ...contracts import Detections
 from ..common import COMMON
 from ..generators import require_no_global_draws
 from ..kit import CheckList, Group
-from ..requirements import require
+from ..requirements import Unproven, require
 from ..subject import batches
 from .harness import SIZES, DetectorSubject, boxes_in, image_of, same
 
@@ -47,7 +47,7 @@ def regions_have_their_shapes(subject: DetectorSubject) -> None:
 
 @DETECTOR_CHECKS.check(
     "regions",
-    why="a crop far outside of the image shows nothing, and an empty box has no crop.",
+    why="a crop outside of the image shows nothing, and an empty box has no crop.",
     mend="Return left, top, right, bottom in pixels of the image that was passed, not of a resized "
     "or padded copy.",
     needs=REGIONS,
@@ -87,14 +87,14 @@ def scores_fall_from_the_best(subject: DetectorSubject) -> None:
 
 @DETECTOR_CHECKS.check(
     "regions",
-    why="without a region nothing else is checked, and nothing would be predicted.",
+    why="without a region, the crops of its own boxes are not checked.",
     mend="Add `examples(n, rng)`, which returns n images (H, W, 3) uint8 with regions to find.",
     needs=REGIONS,
 )
 def finds_a_region_in_its_examples(subject: DetectorSubject) -> None:
     """It finds a region in each image of `examples`, or in a drawn image if it has none."""
-    if not subject.examples:
-        subject.with_regions()
+    if not subject.examples and not any(len(found) for _, found in subject.found):
+        raise Unproven("it finds nothing in the drawn images, and has no `examples(n, rng)`")
     for number, image in enumerate(subject.examples):
         require(len(subject.detect(image)) > 0, f"nothing is found in example {number}")
 
@@ -195,13 +195,13 @@ def crop_is_an_image(subject: DetectorSubject) -> None:
 
 @DETECTOR_CHECKS.check(
     "crops",
-    why="a crop of another place has another answer.",
+    why="a crop of another place gives the answer for that place.",
     mend="Cut around the center of the box: x is the second axis of the image, y the first.",
     needs=CROPS,
     core=True,
 )
 def crop_shows_the_center_of_its_box(subject: DetectorSubject) -> None:
-    """The crop of a box holds the pixels at the center of the box, and those of no far box."""
+    """The crop of a box contains the pixels at the center of the box."""
     for size in ((200, 200), (150, 320), (320, 150)):
         for box in boxes_in(size)[:9]:
             left, top, right, bottom = np.clip(box, 0, np.array([size[1], size[0]] * 2))
@@ -217,7 +217,7 @@ def crop_shows_the_center_of_its_box(subject: DetectorSubject) -> None:
 
 @DETECTOR_CHECKS.check(
     "crops",
-    why="prediction takes the central rectangle of a crop: an oblong crop of a region loses parts.",
+    why="prediction reads the central rectangle of a crop, so an oblong crop loses its ends.",
     mend="Cut a square around the region, as the datasets of training do, or declare it: "
     'lacks = {"square": "..."}.',
     needs=CROPS,

@@ -1,7 +1,7 @@
-"""The harness of a detector: images of all kinds, what it finds in them, and boxes to crop.
+"""The harness of a detector: images, its regions in them, and boxes to crop.
 
-Drawn patterns need not hold what the detector looks for. If it has `examples(n, rng)`, its checks
-also use those images.
+A detector may find nothing in drawn patterns. If it has `examples(n, rng)`, the checks also use
+those images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from ...contracts import Detections, Detector
 from ...contracts.detector import Detect
 from ...rng import KeyedRng, Rng
-from ..requirements import Unproven
 from ..subject import Subject, patterns
 
 EXAMPLES = 3
@@ -50,13 +49,6 @@ class DetectorSubject(Subject[Detector]):
     def found(self) -> list[tuple[np.ndarray, Detections]]:
         """Each of `images` with its regions."""
         return [(image, self.detect(image)) for image in self.images]
-
-    def with_regions(self) -> list[tuple[np.ndarray, Detections]]:
-        """The images with at least one region."""
-        some = [(image, found) for image, found in self.found if len(found)]
-        if not some:
-            raise Unproven("it finds nothing in the drawn images, and has no `examples(n, rng)`")
-        return some
 
 
 def image_of(size: tuple[int, int], seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checks that a sample's answer belongs to its own view: draws are changed for one sample alone.
+"""Checks that the target of a sample describes its own view: draws of one sample are changed.
 
 The pretext receives an `EditedRng`. It draws as the generator of a run does, but a check can
 replace the numbers of one sample, or give all samples the same numbers.
@@ -38,7 +38,8 @@ QUESTIONS_CHECKS = Group()
 
 @QUESTIONS_CHECKS.check(
     "questions",
-    why="an answer by the place in the batch, or by draws of its own, describes no view.",
+    why="a target that depends on the position in the batch, or on draws of its own, describes no "
+    "view.",
     mend="Draw from the rng that views() receives, numbers for each sample: rng.randint(4, B). Use "
     "no torch.arange(B) % 4, and do not create or seed another generator.",
     needs="another_seed_gives_other_views",
@@ -77,7 +78,7 @@ def a_draw_changes_its_own_sample_alone(subject: PretextSubject) -> None:
 
 @QUESTIONS_CHECKS.check(
     "questions",
-    why="an answer that the view does not show cannot be learned: it teaches noise.",
+    why="an answer that the view does not show can't be learned: it teaches noise.",
     mend="Use the same draws for the view and for the answer. A leaf of the target that is a "
     "question (a place) must stay in `permute`.",
     needs=(ALIKE, "targets_can_be_permuted"),

@@ -66,14 +66,14 @@ def answers_in_words(subject: TaskSubject) -> None:
         try:
             text = json.dumps(answer, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise AssertionError(f"an answer is no JSON: {error}") from error
+            raise AssertionError(f"an answer is not JSON: {error}") from error
         require(json.loads(text) == answer, "a key or a value changes in JSON: keys are strings")
 
 
 @DECODING_CHECKS.check(
     "answers",
     why="an exported model computes the same numbers, in one graph with the network.",
-    mend="Use torch operations alone in `answer_numbers`: no numpy, no float(), no len().",
+    mend="Use only torch operations in `answer_numbers`: no numpy, no float(), no len().",
     needs="answers_in_words",
 )
 def answer_numbers_can_be_exported(subject: TaskSubject) -> None:

@@ -7,16 +7,16 @@ from pathlib import Path
 from .. import __version__
 from ..checkpoints import Which
 from ..errors import MtlError
-from ..evaluation.predict import Predictor
+from ..prediction.predictor import Predictor
 from ..registry.components import component_name
 from ..run import Run
 from ..runs import RunFolder
 
-Facts = dict[str, object]
+Metadata = dict[str, object]
 """JSON-compatible data."""
 
 
-def facts_of(run: Run, checkpoint: Which = "last") -> Facts:
+def metadata_of(run: Run, checkpoint: Which = "last") -> Metadata:
     """Return where a model comes from: run, checkpoint, data fingerprint, versions of training.
 
     Paths are left out: they say how a machine is set up.
@@ -32,10 +32,10 @@ def facts_of(run: Run, checkpoint: Which = "last") -> Facts:
     }
 
 
-def facts_of_predictor(predictor: Predictor) -> Facts:
+def metadata_of_predictor(predictor: Predictor) -> Metadata:
     """Return what a predictor answers, and how it reads an image."""
     detector = predictor.detector
-    tasks: Facts = {}
+    tasks: Metadata = {}
     for label, task in predictor.tasks.items():
         form = task.answer_format()
         component = component_name(type(task))

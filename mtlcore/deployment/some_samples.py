@@ -1,4 +1,4 @@
-"""A few samples of a run's data, as the image cache stores them, without reading a whole split."""
+"""A few samples of a run's data, in the form of the image cache, without reading a whole split."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def some_samples(experiment: Experiment, split: str, n: int) -> SomeSamples:
     indexed = index_data(experiment, {split})
     fitted = fit_experiment(experiment, indexed)
     if fitted.input.cache_size != stored:
-        raise MtlError(f"the images of this data are smaller than {written(stored)} pixels")
+        raise MtlError(
+            "the images of this data are smaller than those of the run: expected at least "
+            f"{written(stored)} pixels"
+        )
     data = read_images(fitted, indexed, lazy=True)
     samples = data.split.get(split, np.empty(0, dtype=np.int64))
     if not len(samples):
@@ -81,6 +84,6 @@ def some_samples(experiment: Experiment, split: str, n: int) -> SomeSamples:
 
 
 def random_images(size: tuple[int, int], n: int) -> Tensor:
-    """Return images of random pixels (n, 3, h, w) uint8, the same each time."""
+    """Return images of random pixels (n, 3, h, w) uint8. size: (h, w). The seed is fixed."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (n, 3, *size), dtype=torch.uint8, generator=generator)

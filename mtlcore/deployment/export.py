@@ -18,9 +18,10 @@ from ..config.overrides import Overrides
 from ..contracts import AnswerFormat
 from ..contracts.answers import PRESENT
 from ..errors import MtlError
+from ..evaluation.decoded import decoded_predictions
 from ..files import exists, is_folder
+from ..prediction.predictor import Predictor, predictor_of
 from ..runs import RunFolder
-from .decoded import decoded_predictions
 from .graph import (
     Compute,
     ExportedGraph,
@@ -31,7 +32,6 @@ from .graph import (
     require_format,
     write_graph,
 )
-from .predict import Predictor, predictor_of
 from .some_samples import BATCH, random_images, some_samples
 
 METADATA_FORMAT = 1
@@ -43,9 +43,10 @@ TOLERANCE = 1e-4
 class Agreement:
     """How well the numbers of a file agree with those of its run, for one task.
 
-    largest: the largest absolute difference. Numbers above 1, such as degrees or years, count
-    relative to the largest of them.
-    equal: samples with the same answer: label, labels, or values within `TOLERANCE`. n: of all.
+    largest: the largest absolute difference. If values exceed 1, as degrees and years do, it is
+    divided by the largest of them.
+    equal: the number of samples with the same answer: label, labels, or values within `TOLERANCE`.
+    n: the number of all samples.
     """
 
     largest: float
@@ -64,8 +65,8 @@ class Exported:
 
     path: the file. format: "onnx" or "torch-export". bytes: its size.
     agreement: task label -> how well it agrees with the run.
-    n: images of the check. images: what they were, in words.
-    report: further lines, such as another precision.
+    n: the number of images in the check. images: which images, in words.
+    report: notes, such as a changed precision.
     """
 
     path: Path
@@ -124,7 +125,7 @@ def refuse_existing(path: Path) -> None:
 def metadata_of(
     folder: RunFolder, experiment: Experiment, predictor: Predictor, which: Which
 ) -> dict[str, Any]:
-    """Return everything that a user of the file must know, as JSON-compatible data.
+    """Return what a user of the file needs to know, as JSON-compatible data.
 
     Raises MtlError if the preprocessing can't be written as data.
     """
@@ -132,12 +133,12 @@ def metadata_of(
     provenance = folder.provenance()
     tasks: dict[str, dict[str, Any]] = {}
     for label, task in predictor.tasks.items():
-        words = task.answer_format()
+        answer_format = task.answer_format()
         tasks[label] = {
             "component": _component_name(provenance, f"task.{label}"),
-            "form": words.form,
-            "names": list(words.names),
-            "unit": unit_of(words),
+            "form": answer_format.form,
+            "names": list(answer_format.names),
+            "unit": unit_of(answer_format),
         }
     data: dict[str, dict[str, str]] = {}
     for label, entry in experiment.data.items():
@@ -164,11 +165,11 @@ def metadata_of(
     }
 
 
-def unit_of(words: AnswerFormat) -> str:
+def unit_of(answer_format: AnswerFormat) -> str:
     """Return the unit of the numbers of a task, in words."""
-    if words.form != "values":
+    if answer_format.form != "values":
         return "probability"
-    return words.unit or "as in the labels of the training data"
+    return answer_format.unit or "as in the labels of the training data"
 
 
 def _component_name(provenance: Mapping[str, Any], path: str) -> str:
@@ -182,7 +183,7 @@ def check(predictor: Predictor, compute: Compute, images: Tensor) -> dict[str, A
     """Compare the numbers of a file with those of its run. images: (N, 3, h, w) uint8."""
     expected: dict[str, list[Tensor]] = {label: [] for label in predictor.tasks}
     found: dict[str, list[Tensor]] = {label: [] for label in predictor.tasks}
-    # The first image alone: a graph must also accept one image.
+    # The first image alone, because a graph must also accept a batch of one.
     for batch in (images[:1], *images[1:].split(BATCH)):
         if not batch.shape[0]:
             continue
@@ -204,17 +205,17 @@ def numbers(predictor: Predictor, images: Tensor) -> dict[str, Tensor]:
     return {label: numbers_of(task, decoded[label]) for label, task in predictor.tasks.items()}
 
 
-def agreement_of(words: AnswerFormat, expected: Tensor, found: Tensor) -> Agreement:
+def agreement_of(answer_format: AnswerFormat, expected: Tensor, found: Tensor) -> Agreement:
     """Compare the numbers of one task, both (N, ...)."""
     n = expected.shape[0]
     if expected.shape != found.shape:
         return Agreement(float("inf"), 0, n)
     a, b = expected.reshape(n, -1), found.reshape(n, -1)
-    scale = max(1.0, float(a.abs().max())) if words.form == "values" else 1.0
+    scale = max(1.0, float(a.abs().max())) if answer_format.form == "values" else 1.0
     difference = (a - b).abs() / scale
-    if words.form == "label":
+    if answer_format.form == "label":
         equal = a.argmax(1) == b.argmax(1)
-    elif words.form == "labels":
+    elif answer_format.form == "labels":
         equal = ((a >= PRESENT) == (b >= PRESENT)).all(1)
     else:
         equal = (difference <= TOLERANCE).all(1)
@@ -233,10 +234,10 @@ def _refuse_difference(
     if lines:
         raise MtlError(
             f"{path} is not written: the {file_format} graph does not compute what the run does "
-            f"(on {what}; allowed: a difference of {TOLERANCE:g}, and no other answer):\n  "
+            f"(on {what}; allowed: a difference of {TOLERANCE:g}, and the same answers):\n  "
             + "\n  ".join(lines)
-            + "\n  Does a `decode` or `answer_numbers` leave torch, or depend on more than its "
-            "input? Otherwise, try the other format"
+            + "\n  Check `decode` and `answer_numbers` of the task: use only torch operations, and "
+            "only their input. If they are right, try the other format"
         )
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..contracts import AlignedTask, SupervisedTask
 
-SMALLEST, LARGEST = 256, 960  # pixels: the image on the page
-TILE, GAP = 192, 6  # pixels: what a task draws, and the space around it
-LETTERS = 16  # pixels
-SHORTEST = 4 * TILE  # pixels: the height of a column that is full, whatever the image
-MOST, MOST_LINES = 24, 6  # regions that are drawn, and lines of a caption
+SMALLEST, LARGEST = 256, 960  # pixels: the shortest and longest side of the image on the page
+TILE, GAP = 192, 6  # pixels: the drawing of a task, and the space around it
+FONT_PX = 16
+SHORTEST = 4 * TILE  # pixels: the least height of a full column
+MOST_REGIONS, MOST_LINES = 24, 6  # drawn on a page, and in a caption
 COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 
 Box = tuple[float, float, float, float]
@@ -49,10 +49,10 @@ def with_caption(image: Tensor, text: str) -> Tensor:
         else:
             lines[-1] = longer
     lines = lines[:MOST_LINES]
-    strip = Image.new("RGB", (image.shape[-1], len(lines) * (LETTERS + GAP)), "white")
+    strip = Image.new("RGB", (image.shape[-1], len(lines) * (FONT_PX + GAP)), "white")
     pen = ImageDraw.Draw(strip)
     for i, line in enumerate(lines):
-        pen.text((GAP // 2, i * (LETTERS + GAP)), line, fill="black", font=_font())
+        pen.text((GAP // 2, i * (FONT_PX + GAP)), line, fill="black", font=_font())
     below = torch.from_numpy(np.array(strip)).permute(2, 0, 1).float() / 255
     return torch.cat([image.cpu().float(), below], 1)
 
@@ -68,16 +68,16 @@ def page(
     boxes: one for each region; None for the whole image. drawings: what the tasks draw for each.
     note: written below, such as why there is no region.
     """
-    left = _with_boxes(image, boxes[:MOST])
+    left = _with_boxes(image, boxes[:MOST_REGIONS])
     tiles = [_region(number, boxes[number], some) for number, some in _numbered(drawings)]
-    more = len(drawings) - MOST
+    more = len(drawings) - MOST_REGIONS
     lines = [note] if note else []
     if more > 0:
         lines.append(f"and {more} more regions")
     columns = _columns(tiles, max(left.height, SHORTEST))
     width = left.width + sum(column.width + GAP for column in columns)
     height = max([left.height, *(column.height for column in columns)])
-    result = Image.new("RGB", (width, height + len(lines) * (LETTERS + GAP)), "white")
+    result = Image.new("RGB", (width, height + len(lines) * (FONT_PX + GAP)), "white")
     result.paste(left, (0, 0))
     x = left.width + GAP
     for column in columns:
@@ -85,12 +85,12 @@ def page(
         x += column.width + GAP
     pen = ImageDraw.Draw(result)
     for i, line in enumerate(lines):
-        pen.text((GAP, height + i * (LETTERS + GAP)), line, fill="black", font=_font())
+        pen.text((GAP, height + i * (FONT_PX + GAP)), line, fill="black", font=_font())
     return np.asarray(result)
 
 
 def _numbered(drawings: Sequence[Sequence[Tensor]]) -> list[tuple[int, Sequence[Tensor]]]:
-    return [(number, some) for number, some in enumerate(drawings[:MOST]) if some]
+    return [(number, some) for number, some in enumerate(drawings[:MOST_REGIONS]) if some]
 
 
 def _with_boxes(image: np.ndarray, boxes: Sequence[Box | None]) -> Image.Image:
@@ -153,7 +153,7 @@ def _tag(pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, color
     """Write white text on a patch of this color."""
     x, y = corner
     width = pen.textlength(text, _font())
-    pen.rectangle((x, y, x + width + 6, y + LETTERS + 4), fill=color)
+    pen.rectangle((x, y, x + width + 6, y + FONT_PX + 4), fill=color)
     pen.text((x + 3, y), text, fill="white", font=_font())
 
 
@@ -163,4 +163,4 @@ def _to_pillow(image: Tensor) -> Image.Image:
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(LETTERS)
+    return ImageFont.load_default(FONT_PX)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .evaluate import Evaluation
-from .responsible_use import NAME as RESPONSIBLE_USE
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.responsible_use import NAME as RESPONSIBLE_USE
 
 UNKNOWN = "not stated"
 
@@ -17,7 +17,7 @@ LIMITS = f"""\
 - The model repeats the labels of its training data, with their errors and their imbalance.
 - Labels that describe people describe their appearance as annotators saw it, not what they feel or
   are. Do not use such answers to judge, select or identify people.
-- Figures hold for data like the data above. Evaluate the model on your own images first."""
+- The metrics above hold for similar data only. Evaluate the model on your own images first."""
 
 
 def model_card(
@@ -67,7 +67,7 @@ def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
     lines.append(
         f"An image model with the encoder `{encoder}`, which reads RGB images of "
         f"{preprocessor['size']} pixels. It was trained with mtlcore, on supervised tasks and "
-        "self-supervised pretext tasks at once; pretext tasks take no part in inference."
+        "self-supervised pretext tasks at the same time. Inference uses the supervised tasks only."
     )
     lines += ["", "| task | answer |", "|---|---|"]
     forms = {"label": "one of", "labels": "any of", "values": "numbers:"}
@@ -128,7 +128,7 @@ def _metrics(
         metrics: Mapping[str, float] = evaluation.metrics
     else:
         n = provenance.get("samples", {}).get("validation", 0)
-        title = f"On the {n:,} images of validation, which also guided choices of the training."
+        title = f"On the {n:,} validation images. They also guided choices during training."
         metrics = provenance.get("validation", {})
     of_all = {name: value for name, value in metrics.items() if not name.endswith("]")}
     lines = ["## Metrics", "", title, "", "| metric | value |", "|---|---|"]

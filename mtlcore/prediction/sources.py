@@ -1,7 +1,7 @@
-"""What can be predicted: files, folders, globs, tables of paths, videos, and images in memory.
+"""Sources of images: files, folders, globs, tables of paths, videos, and images in memory.
 
-Each source becomes a sequence of items, in order. An image is decoded only when its item is opened,
-so a folder of any size can be read, and a broken file breaks its own item alone.
+Each source becomes a sequence of items, in order. An image is decoded when its item is opened. So a
+folder can have any size, and a broken file affects only its own item.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Item:
     """One image of a source.
 
     name: its path; "" for an image in memory. frame: number of the frame in a video, from 0.
-    open: decodes it to upright RGB (H, W, 3) uint8. Raises MtlError if that is not possible.
+    open: decodes it to upright RGB (H, W, 3) uint8. Raises MtlError if that fails.
     """
 
     name: str
@@ -115,7 +115,7 @@ def _of_path(path: str) -> Iterator[Item]:
     elif _is_video(path):
         yield from _of_video(path)
     else:
-        # A missing file becomes a row with the reason: others are still predicted.
+        # A missing file becomes a prediction with an error. The others are still predicted.
         yield Item(path, partial(read_image, path))
 
 
@@ -194,7 +194,7 @@ def _of_video(path: str) -> Iterator[Item]:
         if not number:
             yield Item(path, partial(_fail, f"{path} holds no frame"))
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        # The frames before the broken place are predicted. The number is that of the lost frame.
+        # Frames before the error are predicted. The item has the number of the first lost frame.
         reason = f"{path} can't be decoded from frame {number} on: {error}"
         yield Item(path, partial(_fail, reason), number)
 
@@ -214,7 +214,7 @@ def _frames_of(path: str) -> int | None:
 
 
 def _of_pillow(image: Image.Image) -> Item:
-    # Not in a thread: Pillow decodes late, and the same image may be passed twice.
+    # Decode here, not in a thread: Pillow decodes lazily, and an image may be passed twice.
     try:
         pixels = from_pillow(image)
     except MtlError as error:

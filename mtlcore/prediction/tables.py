@@ -17,10 +17,9 @@ from ..files import write_errors_as_mtl_error
 if TYPE_CHECKING:
     import pyarrow
 
-ROWS_AT_A_TIME = 1024  # rows of one row group of a parquet file
+ROWS_AT_A_TIME = 1024  # in a row group of a parquet file
 
 Row = dict[str, object]
-
 
 WriteRow = Callable[[Row], object]
 """Adds one row to a table."""
@@ -28,9 +27,9 @@ WriteRow = Callable[[Row], object]
 
 @contextmanager
 def csv_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
-    """Write a csv file with these columns. A row without a column leaves its cell empty.
+    """Write a csv file with these columns. Values that a row lacks become empty cells.
 
-    Numbers are written in full precision. Raises MtlError if the file can't be written.
+    Numbers have full precision. Raises MtlError if the file can't be written.
     """
     with (
         write_errors_as_mtl_error(path),

@@ -1,11 +1,12 @@
-"""One graph from uint8 images to the answers of all tasks, as a file without mtlcore.
+"""One graph from uint8 images to the numbers of all tasks, as a file that needs no mtlcore.
 
-images (B, 3, h, w) uint8, stored ones of `Preprocess`
+images (B, 3, h, w) uint8, as `Preprocess.store` returns them
     -> the view of the encoder -> encoder -> heads -> `decode` -> `answer_numbers`
     -> task label -> (B, n) float32: probabilities, or values in real units
 
-The batch size is free. h and w are those of the image cache: a resize inside of the graph would
-not give the pixels that Pillow gives, and so other answers (docs/export.md has the figures).
+The batch size is free. h and w are those of the image cache. The graph contains no resize, because
+no operator of torch or ONNX gives Pillow's pixels, so answers would differ (docs/export.md has
+figures).
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ Format = Literal["onnx", "torch-export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 METADATA = "mtlcore"
-"""The key of the metadata in an ONNX file. In a torch.export file: `METADATA + ".json"`."""
+"""The key of the metadata in an ONNX file. A torch.export file calls it "mtlcore.json"."""
 
 Metadata = Mapping[str, Any]
 Compute = Callable[[Tensor], dict[str, Tensor]]
 """images (B, 3, h, w) uint8 on the CPU -> task label -> (B, ...) float32."""
 
-PROBE_IMAGES = 4  # torch.export keeps the batch size free if its example has at least 2 images
+EXAMPLE_IMAGES = 4  # with fewer than 2, torch.export fixes the batch size
 
 
 class _Part(nn.Module):
-    """A graph, or a part of one. preprocess: of its input."""
+    """A graph, or its first part. preprocess: makes its input."""
 
     preprocess: Preprocess
 
@@ -52,8 +53,9 @@ class _Part(nn.Module):
 class ExportedGraph(_Part):
     """Stored images (B, 3, h, w) uint8 -> task label -> numbers (B, n) float32.
 
-    net: in eval mode, on the CPU. numbers: False for the predictions as `decode` returns them,
-    which metrics read.
+    net: in eval mode, on the CPU.
+    numbers: True to apply `answer_numbers`. False to return predictions as `decode` does, for
+    metrics.
     """
 
     def __init__(
@@ -79,13 +81,13 @@ class ExportedGraph(_Part):
 
 
 def numbers_of(task: SupervisedTask, decoded: Tensor) -> Tensor:
-    """Convert predictions (B, ...) to the numbers of a file: (B, n) float32, or (B, ...) maps."""
+    """Convert predictions (B, ...) to numbers (B, n) float32, or to maps (B, ...)."""
     numbers = task.answer_numbers(decoded).float()
     return numbers[:, None] if numbers.ndim == 1 else numbers
 
 
 def input_name(labels: Mapping[str, object]) -> str:
-    """Return the name of the input of the graph: another one than those of the outputs."""
+    """Return the name of the graph's input: "images", or a longer name if a task is called so."""
     name = "images"
     while name in labels:
         name += "_"
@@ -128,10 +130,10 @@ def write_graph(graph: ExportedGraph, file: Path, file_format: Format, metadata:
 
 
 def load_graph(file: Path, file_format: Format, labels: tuple[str, ...]) -> Compute:
-    """Load a file that `write_graph` wrote, as a function. labels: of its tasks."""
+    """Load a file that `write_graph` wrote, as a function. labels: the labels of its tasks."""
     if file_format == "onnx":
         return _load_onnx(file, labels)
-    with file.open("rb") as opened:  # torch warns of a path with another suffix than .pt2
+    with file.open("rb") as opened:  # torch warns if a path does not end in .pt2
         return without_gradient(torch.export.load(opened).module())
 
 
@@ -168,9 +170,9 @@ def traced(graph: ExportedGraph) -> torch.export.ExportedProgram:
     """Trace a graph with a free batch size. Raises MtlError that names the part that fails."""
     try:
         return _trace(graph)
-    # Foreign components are traced: any exception can come out of them.
+    # Tracing runs code of plugins, which can raise anything.
     except Exception as error:
-        raise _blame(graph, error, _trace) from error
+        raise _error_of_part(graph, error, _trace) from error
 
 
 def _trace(part: _Part) -> torch.export.ExportedProgram:
@@ -180,7 +182,7 @@ def _trace(part: _Part) -> torch.export.ExportedProgram:
 
 
 def _probe(part: _Part) -> Tensor:
-    return torch.zeros(PROBE_IMAGES, 3, *part.preprocess.stored, dtype=torch.uint8)
+    return torch.zeros(EXAMPLE_IMAGES, 3, *part.preprocess.stored, dtype=torch.uint8)
 
 
 class _UpToHeads(_Part):
@@ -202,10 +204,12 @@ class _UpToHeads(_Part):
         return {label: self.net.heads[label](features) for label in self.labels}
 
 
-def _blame(graph: ExportedGraph, error: Exception, attempt: Callable[[_Part], object]) -> MtlError:
-    """Find the first part that can't be exported, and say what to do.
+def _error_of_part(
+    graph: ExportedGraph, error: Exception, attempt: Callable[[_Part], object]
+) -> MtlError:
+    """Return the error that names the first part that can't be exported, and says what to do.
 
-    attempt: what failed for the whole graph.
+    attempt: the conversion that failed for the whole graph.
     """
     encoder = type(graph.net.encoder.net).__name__
     reason = _failure(_UpToHeads(graph, ()), attempt)
@@ -221,7 +225,7 @@ def _blame(graph: ExportedGraph, error: Exception, attempt: Callable[[_Part], ob
         if reason:
             return MtlError(
                 f"{where}: its `decode` or `answer_numbers` can't be exported: {reason}. "
-                "Use torch operations alone there: no numpy, no .item(), no `if` on values, and "
+                "Use only torch operations there: no numpy, no .item(), no `if` on values, and "
                 "`x.shape[0]` instead of `len(x)`"
             )
     return MtlError(f"the network can't be exported: {_reason(error)}")
@@ -265,7 +269,7 @@ def _onnx_bytes(graph: ExportedGraph, metadata: str) -> bytes:
     try:
         model = _to_onnx(graph, program, list(graph.tasks))
     except Exception as error:  # the converter raises nearly any exception
-        raise _blame(graph, error, attempt) from error
+        raise _error_of_part(graph, error, attempt) from error
     _name_batch(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, metadata
@@ -298,7 +302,7 @@ def _to_onnx(
 
 
 def _translations() -> dict[Callable[..., object], Callable[..., object]]:
-    """Return the operations that torch's converter lacks."""
+    """Return conversions of operations that torch's ONNX exporter lacks."""
     from onnxscript import opset18 as op
 
     def hypot(x, y):  # type: ignore[no-untyped-def]
@@ -313,7 +317,7 @@ def _name_batch(model: onnx.ModelProto) -> None:
         shape = value.type.tensor_type.shape
         if shape.dim and shape.dim[0].dim_param:
             shape.dim[0].dim_param = "batch"
-    # Shapes inside of the graph use torch's symbol. No runtime needs them.
+    # Inner shapes still use torch's symbol. No runtime needs them.
     del model.graph.value_info[:]
 
 

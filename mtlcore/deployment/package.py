@@ -35,6 +35,9 @@ from ..config.read import parse
 from ..config.write import component_table, tables_of
 from ..contracts import Detector
 from ..errors import MtlError
+from ..evaluation.evaluate import Evaluation, empty_network, inference_network, torch_device
+from ..evaluation.responsible_use import NAME as RESPONSIBLE_USE
+from ..evaluation.responsible_use import responsible_use
 from ..files import (
     exists,
     flush_folder,
@@ -45,16 +48,13 @@ from ..files import (
     write_errors_as_mtl_error,
 )
 from ..model.preprocess import Preprocess
+from ..prediction.predictor import Predictor, predictor_of_network
 from ..registry.lookup import missing_component
 from ..registry.plugin_file import MARK, PluginFile, split_entry
 from ..runs import RunFolder
 from ..weights import load_weights
-from .evaluate import Evaluation, empty_network, inference_network, torch_device
 from .export import export_run, unit_of
 from .model_card import model_card
-from .predict import Predictor, predictor_of_network
-from .responsible_use import NAME as RESPONSIBLE_USE
-from .responsible_use import responsible_use
 
 FORMAT = 1
 """The format of packages that this version writes, and the only one that it reads."""
@@ -80,8 +80,8 @@ def write_package(
     """Write the model of a run to the new folder `out`.
 
     which: the checkpoint, "last" or "best".
-    evaluation: its metrics appear in the model card, in place of those of validation.
-    license_name: of the package, for the front matter of the card.
+    evaluation: its metrics appear in the model card. Default: the recorded validation metrics.
+    license_name: the license of the package, for the front matter of the card.
     study: a Markdown file for the card, such as a study's table with controls and intervals.
     onnx: also write model.onnx, checked against the run as `Run.export` does.
     overrides: of the experiment, for the images of this check.
@@ -151,8 +151,8 @@ def load_package(
     )
 
 
-def facts_of_package(path: Path) -> JsonObject:
-    """Return what a package says about its origin: versions, training data, checksum, step."""
+def package_metadata(path: Path) -> JsonObject:
+    """Return where a package comes from: versions, training data, checksum, step."""
     config = _read_json(path / CONFIG)
     return {key: config.get(key) for key in ("versions", "trained_on", "weights")}
 
@@ -303,9 +303,9 @@ def _plugins(
     for name, sha256 in required.items():
         if sha256 not in hashes:
             raise MtlError(
-                f"{folder} needs the one-file plugin {name} with the SHA-256 {sha256}: pass it "
-                f"with --plugin {name} (in Python: plugins=[{name!r}]); no code is loaded from "
-                "a package"
+                f"{folder} needs the one-file plugin {name} with the SHA-256 {sha256}. A package "
+                f"contains no code, so pass the file: --plugin {name} (in Python: "
+                f"plugins=[{name!r}])"
             )
     return [f"{file.path}{MARK}{file.sha256}" for file in files]
 

@@ -1,4 +1,4 @@
-"""Compare the formats of a run: main metric of each task, time of a forward, size on disk."""
+"""Compare the formats of a run: the main metric of each task, forward time, size on disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..checkpoints import Which
 from ..config.overrides import Overrides
 from ..contracts import SupervisedTask
 from ..errors import MtlError, nearest
+from ..evaluation.measure import moved_target
 from ..model.preprocess import Preprocess
+from ..prediction.predictor import predictor_of
 from ..runs import RunFolder
 from .graph import Compute, ExportedGraph, Format, load_graph, traced, without_gradient, write_graph
-from .measure import moved_target
-from .predict import predictor_of
 from .some_samples import SomeSamples, random_images, some_samples
 
 BenchmarkFormat = Literal["torch", "torch-compile", "torch-export", "onnx"]
@@ -30,7 +30,7 @@ BENCHMARK_FORMATS: tuple[BenchmarkFormat, ...] = get_args(BenchmarkFormat)
 BATCH_SIZES = (1, 32)
 ROUNDS = 20  # measurements of each format at each batch size
 WARM_UP = 2
-LARGEST_S = 30.0  # a slow network gets fewer rounds: about this time for all of them
+LARGEST_S = 30.0  # of all rounds together: a slow network gets fewer
 
 
 @frozen
@@ -53,9 +53,10 @@ class FormatResult:
 
 @frozen
 class Benchmark:
-    """The formats of a run beside each other. threads: of each format. n: samples of the metrics.
+    """The formats of a run, compared.
 
-    samples: what they were, in words.
+    n: the number of samples for the metrics. samples: which samples, in words.
+    threads: CPU threads of each format.
     """
 
     results: tuple[FormatResult, ...]
@@ -129,7 +130,7 @@ def benchmark_run(
                 if samples is not None:
                     metrics = _metrics(computes[name], predictor.preprocess, samples)
                     results[name] = evolve(results[name], metrics=metrics)
-            # A compiler or a runtime that is missing here must not hide the other formats.
+            # A missing compiler or runtime must not hide the results of the other formats.
             except Exception as error:  # noqa: BLE001
                 computes.pop(name, None)
                 reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -142,11 +143,11 @@ def benchmark_run(
 
 
 def _built(name: BenchmarkFormat, graph: ExportedGraph, file: Path) -> Compute:
-    """Return a format as a function. A format with a file writes it, and loads it again."""
+    """Return a format as a function. If it has a file, write the file and load it again."""
     if name == "torch":
         return without_gradient(graph)
     if name == "torch-compile":
-        # Of the traced graph: dynamo can't trace the objects around the network.
+        # The traced graph, because dynamo can't trace the objects around the network.
         return without_gradient(torch.compile(traced(graph).module(), dynamic=True))
     file_format: Format = name
     write_graph(graph, file, file_format, {})

@@ -1,0 +1,1 @@
+"""Predict images: any source -> one prediction for each image or region, in words and units."""

@@ -390,6 +390,7 @@ class AnswersOfTheNext(Turned):
     """Its answers are rolled by one sample."""
 
     undo = None
+    draw = PretextTask.draw
 
     def views(self, batch, rng):
         views, turns = super().views(batch, rng)
@@ -402,6 +403,7 @@ class TurnsNothing(Turned):
     """Its turn is drawn but not applied."""
 
     undo = None
+    draw = PretextTask.draw
 
     def views(self, batch, rng):
         return [batch.clean], super().views(batch, rng)[1]

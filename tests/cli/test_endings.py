@@ -52,6 +52,8 @@ for line in sys.stdin:
     if pid == 0:
         os.dup2(os.open(case["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)  # whatever started the tests may ignore them
         for number in case["ignored"]:
             signal.signal(number, signal.SIG_IGN)
         open_stdout(case["stdout"])

@@ -107,6 +107,7 @@ def test_the_commands_of_a_page_run(page, tmp_path):
                 check_command(command, expected, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_readme_trains_a_model_in_ten_lines(tmp_path):
     fences = FENCE.findall(README.read_text(encoding="utf-8"))
     [(file, body)] = [(file, body) for _, file, body in fences if file]

@@ -97,6 +97,7 @@ def test_the_card_installs_each_package_and_names_plugin_files() -> None:
     assert "mtl predict FOLDER photo.jpg --plugin mine.py" in usage
 
 
+@pytest.mark.slow
 def test_it_loads_in_a_process_that_lacks_the_data(package: Path, tmp_path: Path) -> None:
     code = (
         "import sys, numpy, mtlcore\n"
@@ -201,6 +202,7 @@ def test_a_one_file_plugin_must_be_given_with_the_hash_of_training(tmp_path: Pat
         mtlcore.load_package(package, plugins=[plugin])
 
 
+@pytest.mark.slow
 def test_a_package_with_onnx_has_a_checked_graph(trained: Run, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="of the extra export")
     runtime = pytest.importorskip("onnxruntime", reason="of the extra export")

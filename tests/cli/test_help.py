@@ -87,6 +87,7 @@ def test_an_unknown_option_names_the_nearest_and_exits_2() -> None:
     assert "--json" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_error_of_the_user_is_one_line_on_stderr_and_exits_2(tmp_path: Path) -> None:
     done = mtl("train", tmp_path / "absent.toml", "--out", tmp_path / "run")
     assert done.returncode == 2

@@ -105,6 +105,7 @@ def test_a_complete_run_sends_every_event_but_on_exception(tmp_path):
     assert names == ["best-00000008", "last-00000008"]
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_sigterm_is_saved_then_reported_then_torn_down(tmp_path):
     """A real process."""
     file = config(tmp_path, "[callback.journal]\nsignal_at = 4\n")
@@ -284,6 +285,7 @@ def test_a_callback_is_not_blamed_for_a_buffer_that_was_nan_before(tmp_path, van
 # ---------------------------------------------------------------------------- metrics.jsonl
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_written_ends_the_run_and_nothing_is_lost(tmp_path):
     """A real process whose limit of file sizes is just above the size of metrics.jsonl."""
     run = tmp_path / "run"

@@ -280,6 +280,7 @@ def without_timings(folder: RunFolder) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "cpu_s"} for row in folder.log.rows()]
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_run_and_prints_how_to_resume_it(config, tmp_path):
     words = ["train", str(config), "--set", "train.steps=100000", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(

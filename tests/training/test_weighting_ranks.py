@@ -7,8 +7,9 @@ import torch
 import weighting_worker
 from lightning_fabric import Fabric
 
-# Many strategies share one launch: the limit only ends processes that hang.
-pytestmark = pytest.mark.timeout(3600)
+# Many strategies share one launch: the limit only ends processes that hang. test_ranks.py covers each
+# way to the gradient among the faster tests.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import torch
 import weighting_worker
 from lightning_fabric import Fabric
 
-# Many strategies share one launch: the limit only ends processes that hang. test_ranks.py covers each
-# way to the gradient among the faster tests.
+# Many strategies share one launch: the limit only ends processes that hang. Among the faster tests,
+# test_ranks.py covers each way to the gradient.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 

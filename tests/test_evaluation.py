@@ -34,6 +34,7 @@ def one_process():
 # ---------------------------------------------------------------------------------- ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["both", "bf16"])
 @pytest.mark.parametrize("kind", [SUPERVISED, PRETEXTS])
 def test_two_ranks_evaluate_as_one_process_does(two_ranks, one_process, kind, precision):
@@ -46,6 +47,7 @@ def test_two_ranks_evaluate_as_one_process_does(two_ranks, one_process, kind, pr
     assert tables == expected.tables
 
 
+@pytest.mark.slow
 def test_the_ranks_see_every_sample_once(two_ranks):
     metrics, tables, _ = two_ranks["both"][SUPERVISED]
     labeled = sum(metrics[name] for name in COUNTS)
@@ -53,6 +55,7 @@ def test_the_ranks_see_every_sample_once(two_ranks):
     assert sum(map(sum, tables["kind/confusion"])) == labeled
 
 
+@pytest.mark.slow
 def test_one_rank_can_evaluate_alone(two_ranks):
     """As in a callback, inside of `single_rank`."""
     assert two_ranks["alone"] == two_ranks["both"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -50,6 +51,49 @@ steps = 24
 eval_every = 8
 save_every = 8
 log_every = 4
+"""
+
+
+def tiny_toml(
+    train: str,
+    *,
+    n: int = 40,
+    batch_size: int = 8,
+    plugins: Sequence[Path] = (DOTS,),
+    top: str = "",
+    tables: str = "",
+) -> str:
+    """A configuration of a few steps on n images, for runs that are stopped and damaged.
+
+    train: lines of [train]. top: lines before the first table. tables: further tables.
+    """
+    return f"""
+plugins = [{", ".join(f'"{plugin}"' for plugin in plugins)}]
+{top}
+
+[encoder]
+width = 4
+
+[task.quarter]
+name = "classification"
+
+[data.dots]
+n = {n}
+
+[input]
+size = 16
+batch_size = {batch_size}
+validation = 0.2
+
+[augment]
+name = "weak"
+
+[schedule]
+warmup = 1
+{tables}
+
+[train]
+{train}
 """
 
 

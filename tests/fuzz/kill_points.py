@@ -25,33 +25,13 @@ import torch
 from attrs import frozen
 from kills import HANG_S, differences
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from dots_run import tiny_toml
+
 import mtlcore
 from mtlcore import Callback, MtlError
 from mtlcore.config import load
 
-DOTS = Path(__file__).resolve().parents[1] / "dots.py"
-CONFIG = """
-plugins = ["{dots}"]
-[encoder]
-width = 4
-[task.quarter]
-name = "classification"
-[data.dots]
-n = 60
-[input]
-size = 16
-batch_size = 12
-validation = 0.2
-[augment]
-name = "weak"
-[schedule]
-warmup = 1
-[train]
-steps = 8
-ema = 0.5
-accelerator = "cpu"
-{periods}
-"""
 # Steps between rows, checkpoints and evaluations, and the step at which a callback ends the run.
 SET_UPS: dict[str, tuple[int, int, int, int]] = {
     "periods": (3, 4, 2, 0),
@@ -95,7 +75,8 @@ def write_config(folder: Path, name: str) -> Path:
     log, save, evaluate, _ = SET_UPS[name]
     periods = f"log_every = {log}\nsave_every = {save}\neval_every = {evaluate}"
     file = folder / "dots.toml"
-    file.write_text(CONFIG.format(dots=DOTS, periods=periods))
+    train = f'steps = 8\nema = 0.5\naccelerator = "cpu"\n{periods}'
+    file.write_text(tiny_toml(train, n=60, batch_size=12))
     return file
 
 

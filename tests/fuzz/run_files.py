@@ -27,32 +27,10 @@ from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.training.trainer import Trainer
 
-DOTS = Path(__file__).resolve().parents[1] / "dots.py"
-CONFIG = """
-seed = {seed}
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from dots_run import tiny_toml
 
-[encoder]
-width = 4
-
-[task.quarter]
-name = "classification"
-
-[data.dots]
-n = 40
-
-[input]
-size = 16
-batch_size = 8
-validation = 0.2
-
-[augment]
-name = "weak"
-
-[schedule]
-warmup = 1
-
-[train]
-steps = 6
+TRAIN = """steps = 6
 ema = 0.5
 eval_every = 2
 save_every = 4
@@ -183,7 +161,7 @@ DAMAGES: dict[Damage, int] = {
 def make_run(folder: Path, seed: int) -> Path:
     """A run of 6 steps that stopped after step 5. Its last checkpoint is that of step 4."""
     config = folder / f"{seed}.toml"
-    config.write_text(f'plugins = ["{DOTS}"]\n{CONFIG.format(seed=seed)}')
+    config.write_text(tiny_toml(TRAIN, top=f"seed = {seed}"))
     run = folder / f"run{seed}"
     mtlcore.train(load(config, ["train.steps=4"]), run, progress=False)
     experiment = load(run / "config.toml", ["train.steps=6"])

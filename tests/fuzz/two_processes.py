@@ -24,36 +24,22 @@ import torch
 from attrs import define, field, frozen
 from kills import HANG_S, contents, last_step, same
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from dots_run import tiny_toml
+
 import mtlcore
 from mtlcore.cli import main as mtl
 from mtlcore.runs import RunFolder
 
-DOTS = Path(__file__).resolve().parents[1] / "dots.py"
 STEPS = 120
-CONFIG = f"""
-plugins = ["{DOTS}"]
-[encoder]
-width = 4
-[task.quarter]
-name = "classification"
-[data.dots]
-n = 60
-[input]
-size = 16
-batch_size = 12
-validation = 0.2
-[augment]
-name = "weak"
-[schedule]
-warmup = 1
-[train]
-steps = {STEPS}
+TRAIN = f"""steps = {STEPS}
 ema = 0.5
 accelerator = "cpu"
 log_every = 3
 save_every = 5
 eval_every = 10
 """
+CONFIG = tiny_toml(TRAIN, n=60, batch_size=12)
 
 
 @define

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dots_run import tiny_toml
 
 from mtlcore import MtlError
 from mtlcore.checkpoints import FORMAT
@@ -15,32 +16,7 @@ from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.training.trainer import train
 
-CONFIG = f"""
-plugins = ["{Path(__file__).resolve().parents[1] / "dots.py"}"]
-
-[encoder]
-width = 4
-
-[task.quarter]
-name = "classification"
-
-[data.dots]
-n = 40
-
-[input]
-size = 16
-batch_size = 8
-validation = 0.2
-
-[augment]
-name = "weak"
-
-[schedule]
-warmup = 1
-
-[train]
-steps = 2
-"""
+CONFIG = tiny_toml("steps = 2")
 
 
 @pytest.fixture(scope="module")

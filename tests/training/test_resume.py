@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from attrs import asdict, evolve
-from dots_run import DOTS
+from dots_run import DOTS, tiny_toml
 from safetensors.torch import save_file
 
 import mtlcore
@@ -31,42 +31,21 @@ from mtlcore.training.resume import experiment_to_resume
 from mtlcore.training.trainer import Trainer, train
 
 FAILING = Path(__file__).with_name("failing.py")
-CONFIG = f"""
-plugins = ["{DOTS}", "{FAILING}"]
-
-[encoder]
-width = 4
-
-[task.quarter]
-name = "classification"
-
+TABLES = """
 [pretext.nan]
 every = 5
 
 [weighting]
 name = "uncertainty"
-
-[data.dots]
-n = 40
-
-[input]
-size = 16
-batch_size = 8
-validation = 0.2
-
-[augment]
-name = "weak"
-
-[schedule]
-warmup = 1
-
-[train]
+"""
+TRAIN = """
 steps = 4
 ema = 0.5
 eval_every = 2
 log_every = 3
 accelerator = "cpu"
 """
+CONFIG = tiny_toml(TRAIN, plugins=(DOTS, FAILING), tables=TABLES)
 
 
 class Notes(SilentReporter):

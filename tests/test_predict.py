@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -494,7 +495,13 @@ sys.exit(main(["predict", {str(run.path)!r}, *[{str(photos)!r}] * 300,
                "--device", "cpu"]))
 """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE)
+    # Whatever started the tests may ignore Ctrl-C.
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=env,
+        stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     table = tmp_path / "t.csv"
     for _ in range(600):
         if table.is_file() and table.stat().st_size > 10_000:

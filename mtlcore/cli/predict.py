@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,8 +12,7 @@ from ..errors import MtlError
 from ._options import Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ..callbacks.bars import Bars
     from ..contracts import Detector
     from ..prediction.predictor import Predictor
     from ..prediction.results import PredictedImage, Prediction
@@ -121,8 +119,8 @@ def _write_predictions(
         if parquet is not None:
             writers.append(stack.enter_context(parquet_table(parquet, columns)))
         pages = None if draw is None else _Pages(draw)
-        advance = stack.enter_context(_bar(total, prints))
-        for image in predictor.images(*source, drawn=draw is not None):
+        bars = stack.enter_context(_bars(prints))
+        for done, image in enumerate(predictor.images(*source, drawn=draw is not None), 1):
             for region in image.regions:
                 number += 1
                 failed += bool(region.prediction.error)
@@ -132,7 +130,8 @@ def _write_predictions(
                     _print(region.prediction, json)
             if pages is not None:
                 pages.write(image)
-            advance()
+            if total is not None:
+                bars.progress("images", done, total)
     return number, failed
 
 
@@ -196,29 +195,16 @@ class _Pages:
         save_png(self.folder / f"{unique}.png", drawn)
 
 
-@contextmanager
-def _bar(total: int | None, prints: bool) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on stderr, and yield the function that counts one image.
-
-    There is no bar if stderr is not a terminal, or if rows are printed on the same terminal.
-    """
+def _bars(prints: bool) -> Bars:
+    """Progress bars on stderr; none where rows are printed on the same terminal, or in a file."""
     import sys
 
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+
+    from ..callbacks.bars import Bars
 
     console = Console(stderr=True)
-    hidden = not console.is_terminal or (prints and sys.stdout.isatty())
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
-        task = progress.add_task("images", total=total)
-        yield lambda: progress.advance(task)
+    return Bars(not console.is_terminal or (prints and sys.stdout.isatty()), console=console)
 
 
 def in_words(prediction: Prediction) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -106,6 +107,36 @@ class AvailableMemory:
                 on_device.check(self.device, "this GPU"),
             ]
         return [line for line in found if line]
+
+
+@frozen
+class MemoryCheck:
+    """The memory of a run, as far as it is known. Each part raises MtlError if it does not fit."""
+
+    available: AvailableMemory
+    needed: NeededMemory
+
+    @classmethod
+    def before_network(cls, experiment: Experiment, fabric: Fabric) -> MemoryCheck:
+        """Check the first batch."""
+        available = AvailableMemory.of(fabric.device)
+        needed = memory_of_batches(experiment, fabric.world_size, available)
+        available.check(needed)
+        return cls(available, needed)
+
+    def building(self) -> RefuseHugeNetworks:
+        """Return a context in which a network that is too large is refused before it is built."""
+        return RefuseHugeNetworks(self.available.for_network)
+
+    def with_network(self, model: HybridModel, experiment: Experiment) -> MemoryCheck:
+        """Check the batch and the network together."""
+        needed = evolve(self.needed, network=memory_of_network(model, experiment))
+        self.available.check(needed)
+        return evolve(self, needed=needed)
+
+    def with_images(self, images: ImageCache) -> list[str]:
+        """Check all parts together, with the image cache. -> the warnings."""
+        return self.available.check(evolve(self.needed, images=memory_of_images(images)))
 
 
 def memory_of_batches(

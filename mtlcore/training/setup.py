@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from lightning_fabric import Fabric
 
 from ..callbacks.guard import Callbacks
@@ -21,13 +21,7 @@ from .build import build_train_state, try_weighting
 from .checkpoint import Checkpoints
 from .devices import fabric_for, with_micro_batches
 from .memory import keep_freed_memory
-from .needed_memory import (
-    AvailableMemory,
-    RefuseHugeNetworks,
-    memory_of_batches,
-    memory_of_images,
-    memory_of_network,
-)
+from .needed_memory import MemoryCheck
 from .provenance import environment, resolved
 from .record import Record
 from .resume import record_changes
@@ -96,13 +90,10 @@ def _set_up(
     unread = tolerant(read_images(experiment, indexed, lazy=True))
     sampler = Sampler(unread, experiment)
     steps = _steps(experiment, sampler)
-    available = AvailableMemory.of(fabric.device)
-    needed = memory_of_batches(experiment, fabric.world_size, available)
-    available.check(needed)  # before the network is built, and before the first batch
-    with RefuseHugeNetworks(available.for_network):
+    memory = MemoryCheck.before_network(experiment, fabric)
+    with memory.building():
         train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
-    needed = evolve(needed, network=memory_of_network(train_state.model, experiment))
-    available.check(needed)
+    memory = memory.with_network(train_state.model, experiment)
     record = Record(experiment.train.max_skipped)
     callbacks = Callbacks.of(train_state, unread, out, reporter)
     try_run(train_state, callbacks, unread, DirectLoader(unread, sampler, fabric.device))
@@ -113,9 +104,8 @@ def _set_up(
     resumed = checkpoints is not None and resume and checkpoints.resume(unread)
 
     data = read_images(experiment, indexed, reporter.progress)
-    needed = evolve(needed, images=memory_of_images(data.images))
     short = short_for_ema(experiment, steps)
-    for line in (*data.report, *available.check(needed), *short):
+    for line in (*data.report, *memory.with_images(data.images), *short):
         reporter.note(line)
     sampler = Sampler(data, experiment)
     loader = DirectLoader(data, sampler, fabric.device)

@@ -23,6 +23,18 @@ Size = tuple[int, int]
 
 
 @frozen(eq=False)
+class Bend:
+    """A movement that no matrix describes exactly: perspective, or an elastic one.
+
+    points: (B, K, 2) -> (B, K, 2), in pixels, before -> after. NaN if a point left the image.
+    samples: (B,) bool, True for samples of which rigid labels (pose) can't follow `matrix`.
+    """
+
+    points: Callable[[Tensor], Tensor]
+    samples: Tensor
+
+
+@frozen(eq=False)
 class Geometry:
     """The movement from the pixels of the raw image to those of a view.
 
@@ -30,11 +42,15 @@ class Geometry:
     describe shuffled tiles; there it is the movement of the whole image before the shuffle.
     steps: functions (maps, interpolation mode) -> maps. Dense labels (masks) follow them, in order.
     shuffled: True if pixels were rearranged without a matrix. Points are then unknown (NaN).
+    bend: how points move if the matrix is only an approximation. None: points follow the matrix.
+    empty: True if a step shows places outside of the old image as 0. Maps are 0 there, too.
     """
 
     matrix: Tensor
     steps: tuple[Callable[[Tensor, str], Tensor], ...]
     shuffled: bool = False
+    bend: Bend | None = None
+    empty: bool = False
 
     @classmethod
     def identity(cls, images: Tensor) -> Geometry:
@@ -61,8 +77,13 @@ class Geometry:
 
     def then(self, later: Geometry) -> Geometry:
         """Return this movement followed by `later`."""
-        shuffled = self.shuffled or later.shuffled
-        return Geometry(later.matrix @ self.matrix, self.steps + later.steps, shuffled)
+        return Geometry(
+            later.matrix @ self.matrix,
+            self.steps + later.steps,
+            self.shuffled or later.shuffled,
+            self._bend_then(later),
+            self.empty or later.empty,
+        )
 
     def moved(self, move: Move, matrix: Tensor | None = None) -> Geometry:
         """Return this movement followed by a rearrangement of pixels.
@@ -71,7 +92,11 @@ class Geometry:
         """
         total = self.matrix if matrix is None else matrix @ self.matrix
         shuffled = self.shuffled or matrix is None
-        return Geometry(total, (*self.steps, lambda maps, _mode: move(maps)), shuffled)
+        bend = self.bend
+        if bend is not None and matrix is not None:
+            bend = self._bend_then(Geometry(matrix, ()))
+        steps = (*self.steps, lambda maps, _mode: move(maps))
+        return Geometry(total, steps, shuffled, bend, self.empty)
 
     def warp(self, maps: Tensor, mode: str = "nearest") -> Tensor:
         """Move maps (B, C, H0, W0) or (B, H0, W0) of the raw image's size as its pixels moved.
@@ -97,8 +122,18 @@ class Geometry:
         """
         if self.shuffled:
             return torch.full_like(points, torch.nan)
+        if self.bend is not None:
+            return self.bend.points(points)
         matrix = self.matrix.to(points.dtype)
         return points @ matrix[:, :2, :2].mT + matrix[:, None, :2, 2]
+
+    def _bend_then(self, later: Geometry) -> Bend | None:
+        """Return the bend of this movement followed by `later`. None if both are matrices."""
+        if self.bend is None and later.bend is None:
+            return None
+        bends = [geometry.bend.samples for geometry in (self, later) if geometry.bend is not None]
+        samples = torch.stack(bends).any(0)
+        return Bend(lambda points: later.points(self.points(points)), samples)
 
     def _pick(self, maps: Tensor) -> Tensor:
         """Move integer maps (B, C, H0, W0): move pixel positions, then read the values there."""
@@ -107,20 +142,27 @@ class Geometry:
         row = torch.arange(height, device=maps.device, dtype=torch.float32)
         column = torch.arange(width, device=maps.device, dtype=torch.float32)
         places = torch.stack(torch.meshgrid(row, column, indexing="ij"))
+        if self.empty:  # a third map shows which places are outside of the old image
+            places = torch.cat([places, torch.ones_like(places[:1])])
         places = places.expand(len(maps), -1, -1, -1).contiguous()
         for step in self.steps:
             places = step(places, "nearest")
 
-        row, column = places.round().long().unbind(1)
+        row, column, *inside = places.round().long().unbind(1)
         position = (row * width + column).flatten(1)[:, None]  # (B, 1, H W)
         picked = maps.flatten(2).gather(2, position.expand(-1, maps.shape[1], -1))
-        return picked.unflatten(2, places.shape[-2:])
+        picked = picked.unflatten(2, places.shape[-2:])
+        return picked.masked_fill(inside[0][:, None] == 0, 0) if inside else picked
 
 
-def warp(matrix: Tensor, size: Size, maps: Tensor, mode: str = "bilinear") -> Tensor:
+def warp(
+    matrix: Tensor, size: Size, maps: Tensor, mode: str = "bilinear", padding: str = "reflection"
+) -> Tensor:
     """Warp maps (B, C, H, W) by `matrix` (B, 3, 3), old -> new, to `size` (h, w).
 
-    One interpolation. Reflection pads the old image.
+    One interpolation.
+
+    padding: what is outside of the old image: "reflection", "border" or "zeros".
     """
     h, w = size
     old_h, old_w = maps.shape[-2:]
@@ -139,7 +181,7 @@ def warp(matrix: Tensor, size: Size, maps: Tensor, mode: str = "bilinear") -> Te
     # interleaved grid makes the whole warp 1.5 to 2 times slower.
     planes = along_x * x + (along_y * y + origin)
     grid = planes.permute(0, 2, 3, 1).to(maps.dtype)
-    return F.grid_sample(maps, grid, mode, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(maps, grid, mode, padding_mode=padding, align_corners=False)
 
 
 def inverse_affine(matrix: Tensor) -> Tensor:

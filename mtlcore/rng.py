@@ -66,10 +66,15 @@ class Rng:
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
     def _to_device(self, draw: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return draw.to(self.device)
-        # Only a copy from pinned memory is asynchronous.
-        return draw.pin_memory().to(self.device, non_blocking=True)
+        return to_device(draw, self.device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device, without a host sync."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # Only a copy from pinned memory is asynchronous.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @frozen

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
-from cattrs import Converter, IterableValidationError
-from cattrs.errors import IterableValidationNote
+from cattrs import ClassValidationError, Converter, IterableValidationError
+from cattrs.errors import AttributeValidationNote, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from ..contracts import BASES
 from ..image_size import WORDS as IMAGE_SIZE_IN_WORDS
 from ..image_size import ImageSize, image_size, written
 from .overrides import Word, plain
+from .variants import Variant
 
 TypeHint = Any
 """A type as written in an annotation: a class, a union, a Literal, `tuple[int, ...]`."""
@@ -72,7 +73,7 @@ def describe(kind: TypeHint) -> str:
         return f"one of {', '.join(repr(member.value) for member in kind)}"
     if _is_list(kind):
         return _describe_list(kind)
-    if _is_mapping(kind) or attrs.has(kind):
+    if _is_mapping(kind) or attrs.has(kind) or _is_variant(kind):
         return "a table"
     return _WORDS.get(kind, str(kind))
 
@@ -312,6 +313,45 @@ def _field_hook(field: attrs.Attribute[Any], converter: Converter) -> Hook:
     return structure
 
 
+def _is_variant(kind: TypeHint) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Variant)
+
+
+def _variant_hook(base: type[Variant], converter: Converter) -> Hook:
+    """Return a hook for tables that name their own class."""
+    if base.variant:
+        return _attrs_hook(base, converter)
+
+    def structure(value: object, _: TypeHint) -> object:
+        if not isinstance(value, Mapping):
+            raise IllTypedError(value, f"a table with the key {base.key!r}")
+        table = dict(value)
+        name = table.pop(base.key, None)
+        known = base.variants()
+        if not isinstance(name, str) or name not in known:
+            raise _wrong_name(base, name, known)
+        return converter.structure(table, known[name])
+
+    return structure
+
+
+def _wrong_name(base: type[Variant], name: object, known: Iterable[str]) -> Exception:
+    """Return the error about a table without a valid name of its class."""
+    if name is None:
+        return ValueError(f"the key {base.key!r} is missing: expected {base.what}")
+    error = IllTypedError(name, base.what, known)
+    error.add_note(AttributeValidationNote(f"at {base.key}", base.key, str))
+    return ClassValidationError("variant", [error], base)
+
+
+def _write_variant(cls: type[Variant], converter: Converter) -> Callable[[Any], Any]:
+    """Return a function that converts an object to its table."""
+    if not cls.variant:
+        return lambda value: converter.unstructure(value, unstructure_as=type(value))
+    fields = make_dict_unstructure_fn(cls, converter, _cattrs_use_alias=True)
+    return lambda value: {cls.key: cls.variant, **fields(value)}
+
+
 # ----------------------------------------------------------------------------------- the converter
 
 
@@ -366,6 +406,7 @@ def _converter() -> Converter:
         (_is_anything, _plain_hook),
         (_is_component_kind, _component_hook),
         (_is_image_size, _image_size_hook),
+        (_is_variant, _variant_hook),
     ]
     for predicate, factory in factories:
         made.register_structure_hook_factory(predicate, factory)
@@ -379,6 +420,7 @@ def _converter() -> Converter:
     made.register_unstructure_hook_factory(
         attrs.has, lambda cls: make_dict_unstructure_fn(cls, made, _cattrs_use_alias=True)
     )
+    made.register_unstructure_hook_factory(_is_variant, lambda cls: _write_variant(cls, made))
     return made
 
 

@@ -28,7 +28,9 @@ from torch import nn
 
 from ..config.read import ENTRY_CLASSES, Reader
 from ..config.strict import converter, describe
+from ..config.values import as_read
 from ..contracts import Component
+from ..errors import MtlError, nearest
 from ..kinds import KINDS
 from ..registry.catalog import Catalog
 from ..registry.components import component_name
@@ -137,6 +139,60 @@ def describe_component(kind: str, name: str, catalog: Catalog) -> Description:
         capabilities=_capabilities(kind, name, cls, catalog),
         example=example(cls, name),
     )
+
+
+def describe_member(kind: str, name: str, catalog: Catalog) -> Description | None:
+    """Describe one table of a component's list: name = "kornia:ColorJiggle".
+
+    Returns None if the component has no such tables. Raises MtlError on an unknown member.
+    """
+    base, _, member = name.partition(":")
+    owner = catalog.find(kind, base)
+    members = owner.members()
+    if not member or not members:
+        return None
+    if member not in members:
+        raise MtlError(f"{kind} {base!r} has no {member!r}; {nearest(member, members)}")
+    whole = describe_component(kind, base, catalog)
+    cls = members[member]
+    refused = getattr(cls, "refused", "")
+    doc = f"{cls.__doc__}\n\n{_facts(cls)}"
+    return attrs.evolve(
+        whole,
+        name=name,
+        doc=doc.strip(),
+        keys=keys_of(cls),
+        core_keys=(),
+        capabilities=(),
+        example="" if refused else member_example(owner, cls, member),
+    )
+
+
+def _facts(cls: type) -> str:
+    """What a member says about itself, one sentence for each fact; "" if it says nothing."""
+    facts = getattr(cls, "facts", None)
+    return facts() if callable(facts) else ""
+
+
+def member_example(owner: type[Component], cls: type, member: str) -> str:
+    """A table of the component whose list holds this member, with the required keys."""
+    values = [f'op = "{member}"']
+    for field in _fields(cls):
+        if field.default is attrs.NOTHING:
+            values.append(f"{field.alias} = {_member_value(field)}")
+    base = component_name(owner)
+    list_key = next(field.alias for field in _fields(owner))
+    title = KINDS[owner.kind].title(base)
+    return f"{title}\nname = {_toml(base)}\n{list_key} = [{{ {', '.join(values)} }}]\n"
+
+
+def _member_value(field: Attribute[object]) -> str:
+    """A value of the right type for a required key."""
+    for value in (3, [3, 3], [0.1, 0.2]):
+        read, problems = as_read(value, field.type, field.name)
+        if not problems and read is not None:
+            return _toml(value)
+    return _toml(field.name)
 
 
 def keys_of(cls: type) -> tuple[Key, ...]:
@@ -269,6 +325,8 @@ def _example_value(field: Attribute[object], name: str) -> str:
         default = _default(field)
         empty = default in ('""', "[]", "{}")
         return "" if empty or len(default) > LONG else default
+    if "example" in field.metadata:
+        return _toml(field.metadata["example"])
     options = getattr(field.validator, "options", None)
     if options:
         return _toml(next(iter(options)))

@@ -25,7 +25,7 @@ def show(
     Parameters
     ----------
     name
-        A name from `mtl plugins`.
+        A name from `mtl plugins`. kornia:ColorJiggle shows one operation of kornia.
     kind
         The kind, where components of several kinds have this name.
     plugin
@@ -33,12 +33,15 @@ def show(
     json
         Print JSON.
     """
-    from ..authoring.describe import describe_component
+    from ..authoring.describe import describe_component, describe_member
     from ..registry.lookup import catalog_with, kind_of
     from ._shared import print_json
 
     catalog = catalog_with(plugin)
-    description = describe_component(kind_of(name, kind, catalog), name, catalog)
+    base_kind = kind_of(name.partition(":")[0], kind, catalog)
+    description = describe_member(base_kind, name, catalog)
+    if description is None:
+        description = describe_component(kind_of(name, kind, catalog), name, catalog)
     if json:
         print_json(description.as_json())
     else:

@@ -126,6 +126,14 @@ class Component(ABC):
     cites: ClassVar[str] = ""
     lacks: ClassVar[Mapping[str, str]] = {}
 
+    @classmethod
+    def members(cls) -> Mapping[str, type]:
+        """Return name -> attrs class of the tables that a list of this component can hold.
+
+        `mtl plugins show NAME:MEMBER` shows the keys of one of them.
+        """
+        return {}
+
 
 class Encoder(Component):
     """The network that all tasks share.

@@ -76,9 +76,12 @@ class HeadPose(SupervisedTask):
     def build(self, context: BuildContext) -> Head:
         return HeadPoseHead(context.info.dim, self.dropout)
 
-    def move(self, target: Tensor, geometry: Geometry) -> Tensor:
-        """Rotate and mirror the target with the image."""
-        return moved(target, geometry)
+    def move(self, target: Tensor, geometry: Geometry) -> Tensor | tuple[Tensor, Tensor]:
+        """Rotate and mirror the target with the image. A bent face has no pose: its share is 0."""
+        followed = moved(target, geometry)
+        if geometry.bend is None:
+            return followed
+        return followed, 1 - geometry.bend.samples.float()
 
     def decode(self, output: Tensor) -> Tensor:
         """(B, 6) -> rotations (B, 3, 3) fp32, head -> view axes."""

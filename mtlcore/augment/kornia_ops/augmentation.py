@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
 
 import torch
 from attrs import Attribute, field, frozen
@@ -16,6 +15,13 @@ from .canvas import Canvas, repainted
 from .catalog import KorniaOp
 from .drawn import draw
 from .mixing import mixed, refuse_wrong_mix
+
+EXAMPLE = (
+    {"op": "RandomResizedCrop", "scale": (0.5, 1.0)},
+    {"op": "RandomHorizontalFlip"},
+    {"op": "ColorJiggle", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "p": 0.8},
+)
+"""A list that `mtl plugins show` prints."""
 
 
 def _listed(
@@ -46,7 +52,7 @@ class Kornia(Augmentation):
 
     name = "kornia"
     cites = "Riba et al., Kornia: an Open Source Differentiable Computer Vision Library, WACV 2020"
-    ops: tuple[KorniaOp, ...] = field(validator=_listed)
+    ops: tuple[KorniaOp, ...] = field(validator=_listed, metadata={"example": EXAMPLE})
 
     @classmethod
     def members(cls) -> Mapping[str, type[Variant]]:

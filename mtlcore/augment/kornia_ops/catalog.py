@@ -84,6 +84,19 @@ class KorniaOp(Variant):
             text = " ".join(str(error).split())
             raise ValueError(f"kornia refuses it: {text}") from error
 
+    @classmethod
+    def facts(cls) -> str:
+        """Return what a user must know about this operation here, in sentences."""
+        if cls.refused:
+            return f"A view can't have it: {cls.refused}."
+        words = {
+            "matrix": "Pixels move: poses and points follow its matrix, maps its pixels.",
+            "dense only": "Pixels move: maps and points follow them. No matrix describes it, so "
+            "poses can't follow: they are left out where it is applied.",
+            "not": "Pixels stay in their places.",
+        }
+        return words[cls.moves]
+
     @property
     def in_finish(self) -> bool:
         """Whether it runs after the pretexts."""

@@ -19,7 +19,7 @@ from .movement import Params
 class Drawn:
     """One plain operation of kornia, and its parameters, which are on the CPU."""
 
-    module: nn.Module
+    module: Any
     params: Params
 
 

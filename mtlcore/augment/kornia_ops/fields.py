@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import types
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -84,11 +86,11 @@ def toml_type(hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _union(get_args(hint))
     if origin in (list, Sequence) or getattr(origin, "__name__", "") == "Sequence":
-        inner = toml_type(get_args(hint)[0])
-        return None if inner is None else tuple[inner, ...]
+        item: Any = toml_type(get_args(hint)[0])
+        return None if item is None else tuple[item, ...]
     if origin is tuple:
-        inner = [item if item is ... else toml_type(item) for item in get_args(hint)]
-        return None if None in inner else tuple[tuple(inner)]  # type: ignore[misc]
+        items = [item if item is ... else toml_type(item) for item in get_args(hint)]
+        return None if None in items else tuple[tuple(items)]  # type: ignore[misc]
     return None
 
 
@@ -109,7 +111,7 @@ def _union(members: Sequence[Any]) -> Any:
         found = [k for k in found if get_origin(k) is not tuple or ... not in get_args(k)]
     if not found or found == [_NONE]:
         return None
-    return Union[tuple(found)]
+    return functools.reduce(operator.or_, found)
 
 
 def _plain(default: Any, name: str) -> Any:

@@ -16,6 +16,25 @@ from .augmentation import Kornia
 from .catalog import KorniaOp
 
 HIDDEN_GRAY = 0.5  # the color of the rectangle
+POLICY = (
+    ("auto_contrast", 0.0, 1.0),
+    ("equalize", 0.0, 1.0),
+    ("color", 0.1, 1.9),
+    ("contrast", 0.1, 1.9),
+    ("brightness", 0.6, 1.4),
+    ("sharpness", 0.1, 1.9),
+    ("posterize", 2.0, 8.0),
+    ("rotate", -30.0, 30.0),
+    ("shear_x", -0.3, 0.3),
+    ("shear_y", -0.3, 0.3),
+    ("translate_x", -0.3, 0.3),
+    ("translate_y", -0.3, 0.3),
+)
+"""The operations and ranges of TrivialAugment, in kornia's names.
+
+kornia's own ranges erase some images: 0 bits of posterize is black, and its brightness adds up to
++-0.9, where the paper's multiplies. Solarize is left out.
+"""
 _share = and_(ge(0.0), le(1.0))
 
 
@@ -30,8 +49,8 @@ class General(Augmentation):
     crop: [low, high], the share of the AREA that is visible. Its place and aspect ratio are random.
     mirror: the share of images that are mirrored. Set 0 if left and right have a meaning (digits,
     words).
-    policy: "trivial" for TrivialAugment: one of 14 changes of color or geometry, of any strength.
-    "none" for images whose colors or angles are the answer.
+    policy: "trivial" for TrivialAugment: one of 12 changes of color or geometry for a micro-batch,
+    of a random strength for each image. "none" for images whose colors or angles are the answer.
     mix: "mixup" blends two images, "cutmix" pastes a box of another one. Labels follow.
     erase: the share of images of which a gray rectangle is hidden.
     """
@@ -64,7 +83,7 @@ def recipe(general: General) -> Kornia:
         _op("RandomHorizontalFlip", p=general.mirror),
     ]
     if general.policy == "trivial":
-        ops.append(_op("TrivialAugment"))
+        ops.append(_op("TrivialAugment", policy=tuple((change,) for change in POLICY)))
     if general.mixes:
         ops.append(_op(general.mix))
     ops.append(_op("RandomErasing", p=general.erase, value=HIDDEN_GRAY, after_pretext=True))

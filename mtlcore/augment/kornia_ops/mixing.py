@@ -8,6 +8,6 @@ from ...rng import Rng
 from .catalog import KorniaOp
 
 
-def mixed(view: View, op: KorniaOp, rng: Rng) -> View:
+def mixed(view: View, op: KorniaOp, rng: Rng) -> View:  # noqa: ARG001
     """Return the view after one operation that mixes samples."""
     raise MtlError(f"{op.variant} is not supported yet: remove it from the list of operations")

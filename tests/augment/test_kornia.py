@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import warnings
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,8 @@ from mtlcore import MtlError
 from mtlcore.augment.kornia_ops.augmentation import Kornia
 from mtlcore.augment.kornia_ops.catalog import KorniaOp, catalog
 from mtlcore.augment.kornia_ops.drawn import draw
+from mtlcore.augment.levels import Strong
+from mtlcore.cli import main
 from mtlcore.config.component import component
 from mtlcore.rng import KeyedRng
 from mtlcore.testing import conformance
@@ -109,6 +114,41 @@ def test_neighbors_that_are_affine_become_one_warp_by_the_product_of_kornias_mat
         moved = (torch.cat([moved, torch.ones(len(raw), 3, 1)], 2) @ matrix.mT)[..., :2]
         frame = size
     torch.testing.assert_close(view.geometry.points(points), moved + 0.5, atol=1e-3, rtol=0)
+
+
+def test_strong_equals_its_twin_of_kornias_functions():
+    from kornia.enhance import adjust_brightness, adjust_contrast
+    from kornia.filters import gaussian_blur2d
+    from kornia.geometry.transform import get_rotation_matrix2d, warp_affine
+
+    raw, strong = pictures(16), Strong()
+    view = strong.view(raw, (SIDE, SIDE), rng()).images
+
+    draws = rng()
+    flip, crop, turn, contrast, shift, std, blurred = draws.rand(7, len(raw))
+    low, high = strong.crop
+    zoom = 1 / (low + (high - low) * crop)
+    center = torch.full((len(raw), 2), (SIDE - 1) / 2)
+    turned = get_rotation_matrix2d(
+        center, strong.turn_deg * (2 * turn - 1), zoom[:, None].expand(-1, 2)
+    )
+    mirror = torch.eye(3).repeat(len(raw), 1, 1)
+    mirror[flip < strong.mirror, 0] = torch.tensor([-1.0, 0.0, SIDE - 1])
+    images = warp_affine(
+        raw.float() / 255,
+        turned @ mirror,
+        (SIDE, SIDE),
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    low, high = strong.contrast
+    images = adjust_contrast(images, low + (high - low) * contrast)
+    images = adjust_brightness(images, strong.brightness * (2 * shift - 1))
+    images = images + draws.randn(*images.shape) * (std * strong.noise)[:, None, None, None]
+    sigma = torch.full((len(raw), 2), strong.blur_sigma_px)
+    blurry = gaussian_blur2d(images, 3, sigma)
+    images = torch.where((blurred < 0.5)[:, None, None, None], blurry, images).clamp(0, 1)
+    torch.testing.assert_close(view, images, atol=1e-5, rtol=0)
 
 
 # ------------------------------------------------------------------------------------ random draws
@@ -338,3 +378,25 @@ def test_crops_flips_warps_and_erasing_read_nothing_back_from_the_device():
         view = augmentation.view(pictures().to("meta"), (SIDE, SIDE), rng())
     assert view.images.is_meta
     assert reads.count == 0
+
+
+# ---------------------------------------------------------------------------------------- the docs
+
+
+def test_the_table_in_the_docs_lists_every_operation_with_what_labels_do():
+    page = (Path(__file__).parents[2] / "docs" / "kornia_ops.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line[:1] == "|"}
+    assert rows.keys() - {"operation", "---"} == catalog().keys()
+    for name, cls in catalog().items():
+        expected = cls.refused or ("in place" if cls.moves == "not" else cls.moves)
+        assert cls.mixes or f"| {expected} |" in rows[name].replace("refused: ", ""), name
+    assert version("kornia") in page
+
+
+def test_plugins_show_prints_the_fields_of_an_operation(capsys):
+    assert main(["plugins", "show", "kornia:RandomErasing", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    keys = {key["name"]: (key["type"], key["default"]) for key in found["keys"]}
+    assert keys["scale"] == ("a list of 2: a number, a number", "[0.02, 0.33]")
+    assert keys["after_pretext"] == ("true or false", "false")
+    assert 'ops = [{ op = "RandomErasing" }]' in found["example"]

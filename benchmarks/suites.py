@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from baselines import HandMixedStep, HandNet, HandStep, kornia_strong, kornia_weak
+from kornia_lists import kornia_lists
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from ours import CLASSES, experiment, images, labels, profile, stepper
@@ -165,6 +166,7 @@ def augment(quick: bool) -> list[Row]:
             times = cpu_times(variants, rounds)
             baseline = "kornia AugmentationSequential"
             rows.append(compare(f"{level}_{size}", times["ours"], baseline, times["kornia"]))
+        rows += kornia_lists(size, rounds)
     return rows
 
 

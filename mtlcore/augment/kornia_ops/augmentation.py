@@ -8,6 +8,7 @@ import torch
 from attrs import Attribute, field, frozen
 from torch import Tensor
 
+from ...config.values import value_as_read
 from ...config.variants import Variant
 from ...contracts import Augmentation, View
 from ...rng import Rng
@@ -22,6 +23,11 @@ EXAMPLE = (
     {"op": "ColorJiggle", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "p": 0.8},
 )
 """A list that `mtl plugins show` prints."""
+
+
+def _as_ops(given: object) -> tuple[KorniaOp, ...]:
+    """Convert tables to operations. Raises MtlError with one line for each problem."""
+    return value_as_read(given, tuple[KorniaOp, ...], "ops")
 
 
 def _listed(
@@ -52,7 +58,9 @@ class Kornia(Augmentation):
 
     name = "kornia"
     cites = "Riba et al., Kornia: an Open Source Differentiable Computer Vision Library, WACV 2020"
-    ops: tuple[KorniaOp, ...] = field(validator=_listed, metadata={"example": EXAMPLE})
+    ops: tuple[KorniaOp, ...] = field(
+        converter=_as_ops, validator=_listed, metadata={"example": EXAMPLE}
+    )
 
     @classmethod
     def members(cls) -> Mapping[str, type[Variant]]:

@@ -19,7 +19,7 @@ from ...contracts import View
 from ...errors import MtlError
 from ...geometry import Geometry, Size, warp
 from ...rng import to_device
-from .catalog import KorniaOp
+from .catalog import PADDINGS, KorniaOp
 from .drawn import Drawn
 from .movement import (
     Displaced,
@@ -33,8 +33,6 @@ from .movement import (
 )
 
 WHITE = 255.0
-PADDINGS = {"constant": "zeros", "replicate": "border", "reflect": "reflection"}
-"""kornia's words for the padding of a crop -> those of a warp."""
 
 
 @frozen

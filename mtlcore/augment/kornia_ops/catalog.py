@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 
 from ...config.variants import Variant
+from ...errors import nearest
 from ...geometry import Size
 from .fields import Argument, arguments
 
@@ -43,6 +44,9 @@ REFUSED = {
 
 MIXES = ("RandomCutMixV2", "RandomMixUpV2", "cutmix", "mixup")
 """Operations that mix each sample with another one."""
+
+PADDINGS = {"constant": "zeros", "replicate": "border", "reflect": "reflection"}
+"""kornia's words for the padding of a crop -> those of a warp."""
 
 _FIXED = {"RandomResizedCrop": frozenset({"size"})}
 """Operation -> arguments that the run sets: the size of views."""
@@ -78,6 +82,7 @@ class KorniaOp(Variant):
         """Raise ValueError if a view can't have it, or if kornia refuses its values."""
         if self.refused:
             raise ValueError(f"a view can't have {self.variant}: {self.refused}")
+        _require_padding(self)
         try:
             self.build((32, 32))
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
@@ -122,6 +127,19 @@ class KorniaOp(Variant):
             warnings.simplefilter("ignore")  # about defaults that will change in kornia
             module: nn.Module = self.cls(**given)
         return module.requires_grad_(False)
+
+
+def _require_padding(op: KorniaOp) -> None:
+    """Raise ValueError for a padding of a crop that a warp can't have."""
+    if op.variant not in ("RandomCrop", "PadTo"):
+        return
+    for name in ("padding_mode", "pad_mode"):
+        padding = getattr(op, name, "constant")
+        if padding not in PADDINGS:
+            raise ValueError(f"{name} = {padding!r}: {nearest(padding, PADDINGS)}")
+    for name in ("fill", "pad_value"):
+        if getattr(op, name, 0) != 0:
+            raise ValueError(f"{name} = {getattr(op, name)}: expected 0, since maps are 0 there")
 
 
 @functools.lru_cache(maxsize=_BUILT)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,10 +23,11 @@ from attrs import frozen
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..contracts import Encoder, Features
+from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
 from ..image_size import written
 from . import weights as files
+from .timm_layers import layers_of
 
 RGB = tuple[float, float, float]
 
@@ -114,6 +115,11 @@ class Timm(Encoder):
             state = _resize_position_embedding(self._converted(state, net), net)
             files.load(self._label, net, state, _classifier_prefixes(config))
         return _TimmNet(net)
+
+    def layers(self, net: nn.Module) -> Sequence[Layer]:
+        """Return the layers that timm's own layer decay uses. Its coarse groups are the stages."""
+        assert isinstance(net, _TimmNet)
+        return layers_of(net.net)
 
     def _converted(self, state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
         """Return a state with timm's parameter names, converted from those of the authors.

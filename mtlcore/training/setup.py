@@ -28,6 +28,7 @@ from .resume import record_changes
 from .run_lock import holds_lock, lock_run, unlock_run
 from .state import TrainState
 from .trial import tolerant, try_run
+from .trial_of_optimizer import try_optimizer
 
 MOST_INITIAL = 0.05  # the share of the initial weights in the EMA at the end, without a warning
 
@@ -79,6 +80,7 @@ def _set_up(
     if reporter is None or not fabric.is_global_zero:
         reporter = SilentReporter()
     try_weighting(experiment, fabric.device)
+    try_optimizer(experiment.optimizer)
 
     if not resume:
         _try_encoder_if_indexing_decodes(experiment)

@@ -32,7 +32,7 @@ def layers_of(net: nn.Module) -> list[Layer]:
 
 def _places(net: nn.Module, coarse: bool) -> dict[str, int]:
     """Return parameter name -> the number of its group, and that of the classifier as `_HEAD`."""
-    from timm.models import group_with_matcher
+    from timm.models._manipulate import group_with_matcher
 
     matcher = getattr(net, "group_matcher", None)
     if matcher is None:

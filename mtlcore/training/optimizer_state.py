@@ -113,9 +113,7 @@ def _check_group(
     known = {**later, **expected}
     for key, value in group.items():
         if key != "params" and not _same_kind(value, known[key]):
-            raise MisfitError(
-                f"{name}: {key} = {value!r}, expected a value such as {known[key]!r}"
-            )
+            raise MisfitError(f"{name}: {key} = {value!r}, expected a value such as {known[key]!r}")
 
 
 def _check_kept(name: str, kept: object, parameter: nn.Parameter, expected: Kept) -> None:

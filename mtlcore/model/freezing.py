@@ -74,8 +74,8 @@ def _frozen_modules(shared: SharedEncoder, frozen: set[str]) -> Sequence[nn.Modu
     """
     found: list[nn.Module] = []
     inside: list[str] = []
-    for path, module in shared.named_modules():
-        start = f"{path}." if path else ""
+    for path, module in shared.net.named_modules():
+        start = f"{NET}{path}." if path else NET
         if any(start.startswith(outer) for outer in inside):
             continue
         names = [start + name for name, _ in module.named_parameters()]

@@ -67,6 +67,7 @@ def build_train_state(
     loss_weighting.to(fabric.device)
     ema = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
     module: nn.Module = fabric.strategy.setup_module(model)
+    _require_shared_parameters(model, experiment)
     parameters = groups_of(model, experiment)
     optimizer = fabric.setup_optimizers(experiment.optimizer.build(parameters.groups))
     assert isinstance(optimizer, _FabricOptimizer)
@@ -84,6 +85,20 @@ def build_train_state(
         steps=steps,
         group_lrs=parameters.lrs,
         steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _require_shared_parameters(model: HybridModel, experiment: Experiment) -> None:
+    """Raise MtlError if a weighting by gradients has no gradients to read."""
+    at = experiment.weighting.at
+    read = model.encoder.parameters() if at == "features" else model.shared()
+    if at == "losses" or any(p.requires_grad for p in read):
+        return
+    freeze = f'"{experiment.freeze}"' if isinstance(experiment.freeze, str) else experiment.freeze
+    raise MtlError(
+        f'weighting.at = "{at}" and encoder.freeze = {freeze}: nothing that all losses share is '
+        'trained, so their gradients can\'t be compared: set weighting.name = "equal", or freeze '
+        "less"
     )
 
 

@@ -106,7 +106,11 @@ def _matches_nothing(match: str, trained: list[_Trained], model: HybridModel) ->
     if any(name.startswith(f"{match}.") for name in names):
         return f'{where} is no parameter, but a part of the network: set match = "{match}.*"'
     plain = match.replace("*", "")
-    close = difflib.get_close_matches(plain, names, NEAREST, cutoff=0.0)
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, plain, name[: len(plain) + 1]).ratio()
+
+    close = sorted(names, key=likeness, reverse=True)[:NEAREST]
     return f"{where}: no parameter has such a name; nearest: {', '.join(close)}"
 
 

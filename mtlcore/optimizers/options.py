@@ -28,11 +28,6 @@ def arguments_of(cls: type[torch.optim.Optimizer]) -> dict[str, inspect.Paramete
     }
 
 
-def decays(cls: type[torch.optim.Optimizer]) -> bool:
-    """Return whether an optimizer has a weight decay."""
-    return "weight_decay" in inspect.signature(cls.__init__).parameters
-
-
 def require_options(where: str, options: Mapping[str, Any], known: Collection[str]) -> None:
     """Raise MtlError for an option that the optimizer does not have."""
     problems: list[str] = []

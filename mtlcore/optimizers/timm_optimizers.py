@@ -80,8 +80,8 @@ class Timm(Optimizer):
             cls: type[torch.optim.Optimizer] = timm_optim.get_optimizer_class(
                 wrapped, bind_defaults=False
             )
-        except (ImportError, AttributeError) as error:
-            raise MtlError(f"{self._where} needs another package ({error})") from error
+        except (ImportError, AttributeError, AssertionError) as error:
+            raise MtlError(f"{self._where} can't be used here: {error}") from error
         require_no_closure(self._where, cls)
         return cls
 

@@ -14,11 +14,14 @@ from attrs import field, frozen
 from ..contracts import Optimizer, ParameterGroup
 from ..errors import MtlError, nearest
 from . import ranges
-from .options import arguments_of, decays, require_no_closure, require_options
+from .options import arguments_of, require_no_closure, require_options
 
 # Their fused steps allocate all of their state before a skip, with the values of a new optimizer.
 FUSED = ("Adam", "AdamW")
-REFUSED = {"SparseAdam": "it takes sparse gradients alone, and a run has none"}
+REFUSED = {
+    "SparseAdam": "it takes sparse gradients alone, and a run has none",
+    "Rprop": "it finds its step sizes itself, from the gradients of all samples at once",
+}
 
 
 @frozen
@@ -39,13 +42,7 @@ class Torch(Optimizer):
     options: dict[str, Any] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        cls = self._class()
-        require_options(self._where, self.options, arguments_of(cls))
-        if self.weight_decay and not decays(cls):
-            raise MtlError(
-                f"{self._where} has no weight decay, but weight_decay = {self.weight_decay}: "
-                "remove weight_decay"
-            )
+        require_options(self._where, self.options, arguments_of(self._class()))
 
     def build(self, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
         options: dict[str, Any] = {"lr": self.lr, **self.options}

@@ -63,12 +63,14 @@ class VisionNet(Encoder):
         # Imported late: torchvision takes 1.9 s.
         from torchvision.models import get_model
         from torchvision.models.feature_extraction import create_feature_extractor
+        from torchvision.ops import StochasticDepth
 
         self.check(size)
         model = get_model(self.name, weights=None, **self.options(size))
         nodes = {name: name for name in self.maps}
         nodes[self.pooled] = "pooled"
-        net = create_feature_extractor(model, nodes)
+        # As a leaf, stochastic depth follows the mode of its own module: frozen parts skip nothing.
+        net = create_feature_extractor(model, nodes, tracer_kwargs={"leaf_modules": [StochasticDepth]})
         if files.weights_to_load(self.weights) != files.NONE:
             state = self.fitted(self._read_state(net), size)
             files.load(str(self.name), net, state, [self.classifier])

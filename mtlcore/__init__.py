@@ -71,9 +71,9 @@ if TYPE_CHECKING:
     from .contracts import LossWeighting as LossWeighting
     from .contracts import MapColumn as MapColumn
     from .contracts import Mix as Mix
-    from .contracts import PointColumn as PointColumn
     from .contracts import Optimizer as Optimizer
     from .contracts import ParameterGroup as ParameterGroup
+    from .contracts import PointColumn as PointColumn
     from .contracts import PretextTask as PretextTask
     from .contracts import Sample as Sample
     from .contracts import Skipped as Skipped

@@ -198,7 +198,7 @@ def _rising_shares(_: object, attribute: Attribute[Any], value: tuple[float, ...
 @suggests_names
 @frozen
 class GroupOverride(Settings):
-    """One [[optimizer.groups]] table: other values for some parameters. Set `lr`, or `weight_decay`.
+    """One [[optimizer.groups]] table: other values for some parameters. Set at least one of them.
 
     match: names of parameters, with `*` for any text: "encoder.layer4.*", "heads.emotion.*".
         Names of the encoder are those of its own library.

@@ -121,7 +121,7 @@ def parse(
         "encoder": reader.component(
             "encoder", "encoder", encoder, "resnet_small", SINGLE_KEYS["encoder"]
         ),
-        "freeze": reader.structured(freeze.get("freeze", "none"), Freeze, "encoder.freeze"),
+        "freeze": reader.freeze(freeze.get("freeze", "none")),
         "optimizer": reader.component(
             "optimizer", "optimizer", optimizer, "adamw", SINGLE_KEYS["optimizer"]
         ),
@@ -206,6 +206,14 @@ class Reader:
                 self.catalog.load_file(file)
             files.setdefault(file.sha256, file)
         return tuple(f"{file.path}{MARK}{file.sha256}" for file in files.values())
+
+    def freeze(self, value: object) -> Freeze | None:
+        """Return `encoder.freeze`."""
+        kind: Any = Freeze
+        read: Freeze | None = self.structured(value, kind, "encoder.freeze")
+        if isinstance(read, int) and read < 1:
+            self.problems.append(f"encoder.freeze = {read}: expected at least 1 stage")
+        return read
 
     def split(self, value: object, section: str) -> tuple[Table, Table]:
         """Split a table into the keys of its component, and those that the core reads."""

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import Any
 
 import torch
-from torch import nn
 
 from .components import Component
 
+ParameterGroup = dict[str, Any]
+"""Parameters that share a learning rate and a weight decay, as torch's optimizers take them.
 
-class ParameterGroup(TypedDict):
-    """Parameters that share a learning rate and a weight decay, as torch's optimizers take them.
-
-    weight_decay: 0 for biases, norms and other vectors.
-    lr: only where it differs from the optimizer's own. The core sets the learning rate of every
-        group before each step.
-    """
-
-    params: list[nn.Parameter]
-    weight_decay: float
-    lr: NotRequired[float]
+params: a list of parameters. weight_decay: 0 for biases, norms and other vectors. lr: only where it
+differs from that of the optimizer. The core sets the learning rate of every group before each step.
+"""
 
 
 class Optimizer(Component):

@@ -27,9 +27,7 @@ def require_free(label: str, options: Mapping[str, object], size: tuple[int, int
     """
     for name in options:
         if name in SET_ELSEWHERE:
-            raise MtlError(
-                f"[encoder] {label}: options.{name} can't be set: {SET_ELSEWHERE[name]}"
-            )
+            raise MtlError(f"[encoder] {label}: options.{name} can't be set: {SET_ELSEWHERE[name]}")
     given = options.get("img_size", size)
     sides = tuple(given) if isinstance(given, list | tuple) else (given, given)
     if sides != size and not options.get("dynamic_img_size"):

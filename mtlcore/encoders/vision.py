@@ -70,7 +70,9 @@ class VisionNet(Encoder):
         nodes = {name: name for name in self.maps}
         nodes[self.pooled] = "pooled"
         # As a leaf, stochastic depth follows the mode of its own module: frozen parts skip nothing.
-        net = create_feature_extractor(model, nodes, tracer_kwargs={"leaf_modules": [StochasticDepth]})
+        net = create_feature_extractor(
+            model, nodes, tracer_kwargs={"leaf_modules": [StochasticDepth]}
+        )
         if files.weights_to_load(self.weights) != files.NONE:
             state = self.fitted(self._read_state(net), size)
             files.load(str(self.name), net, state, [self.classifier])

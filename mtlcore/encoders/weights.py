@@ -277,9 +277,7 @@ def _what_fits(net: nn.Module, state: Mapping[str, Tensor], classifier: tuple[st
     given = {k: v for k, v in given.items() if k in own or not k.startswith(classifier)}
     by_name = sum(given.get(name) == shape for name, shape in own.items())
     by_shape = (Counter(own.values()) & Counter(given.values())).total()
-    text = (
-        f"Of its {len(own)} tensors, {by_name} fit by name and shape, {by_shape} by shape alone"
-    )
+    text = f"Of its {len(own)} tensors, {by_name} fit by name and shape, {by_shape} by shape alone"
     if list(own.values()) != list(given.values()):
         return text
     other = next(pair for pair in zip(given, own) if pair[0] != pair[1])

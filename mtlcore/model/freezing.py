@@ -23,12 +23,12 @@ def layers_of(shared: SharedEncoder, encoder: Encoder, where: str, fix: str) -> 
     layers: list[Layer] = []
     names = [name for name, _ in shared.net.named_parameters()]
     for layer in encoder.layers(shared.net):
-        under = [name for name in names if any(_is_under(name, start) for start in layer.names)]
-        layers.append(Layer(layer.stage, tuple(NET + name for name in under)))
+        under = [NET + name for name in names if _is_in(name, layer)]
+        layers.append(Layer(layer.stage, tuple(under)))
     if not layers:
         raise MtlError(
-            f"{where}: the encoder {type(encoder).__name__} does not declare its layers: set {fix}, "
-            "or implement Encoder.layers"
+            f"{where}: the encoder {type(encoder).__name__} does not declare its layers: "
+            f"set {fix}, or implement Encoder.layers"
         )
     return layers
 
@@ -85,5 +85,6 @@ def _frozen_modules(shared: SharedEncoder, frozen: set[str]) -> Sequence[nn.Modu
     return found
 
 
-def _is_under(name: str, start: str) -> bool:
-    return name == start or name.startswith(f"{start}.")
+def _is_in(name: str, layer: Layer) -> bool:
+    """Whether a parameter is one of a layer, or of its modules."""
+    return any(name == start or name.startswith(f"{start}.") for start in layer.names)

@@ -42,11 +42,13 @@ def made(name: str, **fields) -> Optimizer:
 
 
 def run_checks(name: str) -> None:
+    skipped: list[str] = []
     for check in optimizer_checks(name):
         try:
             check()
-        except Skip as skip:
-            assert check.name in ("cites_its_origin", "a_bad_step_changes_nothing"), (name, skip)
+        except Skip:
+            skipped.append(check.name)
+    assert {*skipped} <= {"cites_its_origin", "a_bad_step_changes_nothing"}, name
 
 
 def test_some_optimizers_pass_the_kit(subtests):

@@ -81,7 +81,7 @@ def test_every_kind_of_weighting_trains_with_a_frozen_stem(weighting):
 
 @pytest.mark.parametrize("at", ["parameters", "features"])
 def test_a_weighting_by_gradients_needs_shared_parameters_that_are_trained(at):
-    with pytest.raises(MtlError, match='encoder.freeze = "all".*nothing that all losses share'):
+    with pytest.raises(MtlError, match=r'encoder\.freeze = "all".*nothing that all losses share'):
         frozen_state("all", weighting=Fixed(at=at))
 
 

@@ -44,9 +44,9 @@ ALIASES = {
     "Numbers: (N,) or (N, ...) float, NaN where missing.\n\n"
     "Categories go by NAME, so the label orders of two datasets can't be mixed up.",
     "mtlcore.Column": "A column of an index: `Categories` for strings, a numpy array for numbers.",
-    "mtlcore.ParameterGroup": "Parameters that share a learning rate and a weight decay, as torch's "
-    "optimizers take them: `params`, `weight_decay`, and `lr` where it differs from that of the "
-    "optimizer.",
+    "mtlcore.ParameterGroup": "Parameters that share a learning rate and a weight decay, as "
+    "torch's optimizers take them: `params`, `weight_decay`, and `lr` where it differs from that "
+    "of the optimizer.",
     "mtlcore.Target": "A tensor, or a tuple, list or dict of tensors, each (B, ...).",
     "mtlcore.hookimpl": "Decorator: marks a function of a plugin module as a hook (pluggy).",
 }

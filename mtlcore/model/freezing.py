@@ -43,17 +43,17 @@ def freeze_encoder(shared: SharedEncoder, encoder: Encoder, freeze: Freeze) -> N
     if freeze == "all":
         frozen = {name for name, _ in shared.named_parameters()}
     else:
-        frozen = _first_stages(shared, encoder, 0 if freeze == "stem" else freeze)
+        frozen = _first_stages(shared, encoder, freeze)
     for name, parameter in shared.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
     shared.keep_in_eval_mode(_frozen_modules(shared, frozen))
 
 
-def _first_stages(shared: SharedEncoder, encoder: Encoder, stages: int | str) -> set[str]:
-    """Return the names of the parameters up to this stage; stage 0 is the stem."""
-    assert isinstance(stages, int)
-    layers = layers_of(shared, encoder, f"encoder.freeze = {stages or 'stem'!r}", 'freeze = "all"')
+def _first_stages(shared: SharedEncoder, encoder: Encoder, freeze: Freeze) -> set[str]:
+    """Return the names of the parameters of the stem, and of so many stages."""
+    stages = freeze if isinstance(freeze, int) else 0
+    layers = layers_of(shared, encoder, f"encoder.freeze = {freeze!r}", 'freeze = "all"')
     most = max(layer.stage for layer in layers)
     if stages > most:
         raise MtlError(

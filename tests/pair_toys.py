@@ -22,6 +22,7 @@ from mtlcore.config.experiment import Experiment, PretextEntry
 from mtlcore.contracts import PreparedBatch
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
+from mtlcore.optimizers import SGD
 from mtlcore.rng import KeyedRng
 from mtlcore.training.build import build_train_state
 from mtlcore.training.devices import leave_together
@@ -104,7 +105,7 @@ def train_case(fabric: Fabric, name: str, by: str) -> dict[str, torch.Tensor]:
     """
     more = {"weighting": PCGRAD} if by == "samples" else {}
     exp = setting(PAIRS[name], ("fer",), encoder=Toy(norm="none"), **more)
-    sgd = evolve(exp.optimizer, name="sgd", lr=0.02)
+    sgd = SGD(lr=0.02, weight_decay=exp.optimizer.weight_decay)
     state = build_train_state(evolve(exp, optimizer=sgd), fabric, 100, 10)
     rank = fabric.global_rank
     world = fabric.world_size

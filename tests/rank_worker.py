@@ -27,6 +27,7 @@ from mtlcore.contracts import PreparedBatch
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.networks import single_rank
+from mtlcore.optimizers import SGD
 from mtlcore.rng import KeyedRng
 from mtlcore.training.build import build_train_state
 from mtlcore.training.devices import leave_together
@@ -85,7 +86,7 @@ def without(prepared: PreparedBatch, label: str) -> PreparedBatch:
 
 def train_case(fabric: Fabric, name: str) -> dict[str, torch.Tensor]:
     """-> the model's state after three steps on this rank's half of each batch."""
-    exp = evolve(case(name), optimizer=evolve(case(name).optimizer, name="sgd", lr=0.05))
+    exp = evolve(case(name), optimizer=SGD(lr=0.05, weight_decay=case(name).optimizer.weight_decay))
     train_state = build_train_state(exp, fabric, 100, 10)
     rank, world = fabric.global_rank, fabric.world_size
     for step, b in enumerate(batches()):

@@ -166,7 +166,7 @@ def _accepts_the_example(kind: str, name: str) -> None:
     cls = catalog().find(kind, name)
     e = _configured(kind, describe_component(kind, name, catalog()).example)
     entries = [*e.tasks.values(), *e.pretexts.values(), *e.data.values()]
-    components = [e.encoder, e.weighting, e.augment, *e.callbacks.values()]
+    components = [e.encoder, e.weighting, e.optimizer, e.augment, *e.callbacks.values()]
     components += [entry.component for entry in entries]
     # The last one of this class: the example comes after the tables of the base.
     component = [c for c in components if type(c) is cls][-1]
@@ -198,7 +198,9 @@ def test_the_keys_of_the_core_are_those_of_the_tables_of_the_kind() -> None:
     assert names("pretext", "puzzling") == ["weight", "supervised", "samples", "control"]
     assert names("task", "fer") == ["weight"]
     assert "labels" in names("dataset", "fer2013")
-    assert names("encoder", "resnet_small") == []
+    assert names("encoder", "resnet_small") == ["freeze"]
+    assert names("optimizer", "sgd") == ["encoder_lr", "layer_decay", "groups"]
+    assert names("weighting", "equal") == []
 
 
 def test_the_name_of_a_family_member_sets_its_first_key() -> None:

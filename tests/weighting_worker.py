@@ -18,6 +18,7 @@ from weightings import STRATEGIES, Fixed, small, with_spare
 from mtlcore.contracts import PreparedBatch
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
+from mtlcore.optimizers import SGD
 from mtlcore.rng import KeyedRng
 from mtlcore.training.build import build_train_state
 from mtlcore.training.devices import leave_together
@@ -37,7 +38,7 @@ CASES = {name: small(weighting) for name, weighting in STRATEGIES.items()} | {
 def trained(fabric: Fabric, name: str) -> State:
     """The model and the weighting after 20 steps; every seventh step lacks a task."""
     exp = CASES[name]
-    exp = evolve(exp, optimizer=evolve(exp.optimizer, name="sgd", lr=0.02, momentum=0.5))
+    exp = evolve(exp, optimizer=SGD(lr=0.02, weight_decay=exp.optimizer.weight_decay, momentum=0.5))
     train_state = build_train_state(exp, fabric, STEPS, 5)
     rank, world = fabric.global_rank, fabric.world_size
     for step, full in enumerate(_whole_batches(exp)):

@@ -255,6 +255,8 @@ def _each(
 
 def _union_hook(kind: TypeHint, converter: Converter) -> Hook:
     members = _members(kind)
+    literals = [member for member in members if get_origin(member) is Literal]
+    names = [option for member in literals for option in get_args(member)]
 
     def structure(value: object, _: TypeHint) -> object:
         # With one member (`int | None`) its own error is more precise.
@@ -266,9 +268,13 @@ def _union_hook(kind: TypeHint, converter: Converter) -> Hook:
                     return converter.structure(candidate, member)
                 except Exception:  # noqa: BLE001 - the next member may accept it
                     continue
-        raise IllTypedError(value, describe(kind))
+        raise IllTypedError(value, describe(kind), known=filter(_is_text, names))
 
     return structure
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 # --------------------------------------------------------------------------------- attrs classes

@@ -5,7 +5,7 @@ images (B, 3, H, W) in [0, 1] -> normalization -> encoder -> one output for each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +37,25 @@ class SharedEncoder(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.net = encoder.build(size)
+        self._frozen: tuple[nn.Module, ...] = ()
         self.info = self._measure(size)
 
     def forward(self, images: Tensor) -> Features:
         """Encode images (B, 3, H, W) in [0, 1]. `Features.images` are these images."""
         features: Features = self.net((images - self.mean) / self.std)
         return features._replace(images=images)
+
+    def keep_in_eval_mode(self, modules: Sequence[nn.Module]) -> None:
+        """Keep frozen parts of the network in eval mode: BatchNorm uses its fixed statistics."""
+        self._frozen = tuple(modules)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SharedEncoder:
+        """Set the mode. Frozen parts stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     @torch.no_grad()
     def _measure(self, size: tuple[int, int]) -> EncoderInfo:

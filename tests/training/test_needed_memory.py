@@ -16,6 +16,7 @@ from mtlcore import Input, MtlError
 from mtlcore.config import load
 from mtlcore.data.cache import MemoryImageCache
 from mtlcore.encoders import ResnetSmall
+from mtlcore.optimizers import AdamW
 from mtlcore.training.needed_memory import (
     GIB,
     AvailableMemory,
@@ -70,7 +71,7 @@ def test_the_estimate_counts_what_a_step_keeps() -> None:
 
     weights = sum(p.nbytes for p in state.model.parameters())
     buffers = sum(b.nbytes for b in state.model.buffers())
-    adamw = evolve(exp, optimizer=evolve(exp.optimizer, name="adamw"))
+    adamw = evolve(exp, optimizer=AdamW())
     assert memory_of_network(state.model, adamw) == 4 * weights + buffers
 
 

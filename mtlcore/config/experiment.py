@@ -142,6 +142,11 @@ class Input(Settings):
     cache_size: height and width of images in the image cache, in pixels, in the form of `size` and
         with its aspect ratio (default: 1.5 x size, or less if the images are smaller).
     mix: how datasets share a batch: in proportion to their samples, or equally.
+    sampling: how often each labeled sample of a dataset is drawn. "shuffle": once in each epoch.
+        "balanced": each class of a task equally often. "weighted": in proportion to a number in
+        the data. Samples without labels are always shuffled.
+    sampling_by: for "balanced", the label of the task (default: the only one with one class for
+        each image). For "weighted", the annotation that holds the weight of each sample.
     eval_batch_size: batch size of evaluation. Metrics of tasks do not depend on it. Metrics of
         pretexts do, since each batch has its own random draws.
     """
@@ -153,6 +158,8 @@ class Input(Settings):
     validation: float = field(default=0.1, validator=share)
     cache_size: ImageSize | None = field(default=None, converter=converts_optional(image_size))
     mix: Literal["proportional", "balanced"] = "proportional"
+    sampling: Literal["shuffle", "balanced", "weighted"] = "shuffle"
+    sampling_by: str | None = None
     eval_batch_size: int = field(default=256, validator=batch)
 
 

@@ -126,6 +126,11 @@ def _weighting(experiment: Experiment) -> Iterator[str]:
             f"weighting.every = {every}: only a gradient-based weighting reuses its task weights: "
             "set weighting.every = 1"
         )
+    if at == "features" and train.compile:
+        yield (
+            'train.compile and weighting.at = "features": a compiled encoder hides how its outputs '
+            'depend on the features: set weighting.at = "parameters", or train.compile = false'
+        )
     if at != "losses" and train.precision == "16-mixed":
         yield (
             f'train.precision = "16-mixed" and weighting.at = "{at}": the scaled gradient of a '

@@ -258,6 +258,9 @@ class Train(Settings):
     accelerator: hardware; "auto" uses a CUDA device if there is one, and else the CPU. "mps" is the
         GPU of a Mac.
     devices: number of processes, each with its own device and its part of the batch.
+    compile: true runs the encoder by torch.compile in training, which needs a C++ compiler on a
+        CPU. The run starts later, and its results differ by rounding. "try": train without it
+        where the encoder can't be compiled.
     """
 
     section: ClassVar[str] = "train"
@@ -275,6 +278,7 @@ class Train(Settings):
     init_from: Path | None = None
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = field(default=1, validator=and_(ge(1), le(4096)))
+    compile: bool | Literal["try"] = False
 
     def __attrs_post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:

@@ -114,18 +114,19 @@ def test_a_gramian_at_the_features_is_refused_with_a_compiled_encoder(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_a_compiled_run_learns_the_same_and_has_the_same_files(weighting, tmp_path):
+def test_a_compiled_step_is_the_eager_one_up_to_rounding(weighting, tmp_path):
     file = config(tmp_path, PRETEXT + WEIGHTINGS[weighting])
-    train(load(file), tmp_path / "eager")
-    train(load(file, ["train.compile=true"]), tmp_path / "compiled")
-    eager, compiled = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
-    assert eager.keys() == compiled.keys()
-    assert any(not torch.equal(eager[name], compiled[name]) for name in eager)  # it was compiled
-    torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-3)
-    assert (
-        evaluate(tmp_path / "compiled").metrics.keys()
-        == evaluate(tmp_path / "eager").metrics.keys()
-    )
+    eager = Trainer(load(file), progress=False)
+    compiled = Trainer(load(file, ["train.compile=true"]), progress=False)
+    for trainer in (eager, compiled):
+        trainer.step()
+    a, b = eager.model.state_dict(), compiled.model.state_dict()
+    assert list(a) == list(b)
+    torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-4)
+    assert any(not torch.equal(a[name], b[name]) for name in a)  # it was compiled
+    for _ in range(3):  # with cached task weights, too
+        compiled.step()
+    assert compiled.skipped == 0
 
 
 @pytest.mark.slow
@@ -133,6 +134,9 @@ def test_a_compiled_run_resumes_bit_for_bit(tmp_path):
     file = config(tmp_path, PRETEXT)
     whole = load(file, ["train.compile=true"])
     train(whole, tmp_path / "whole")
+    train(load(file), tmp_path / "eager")
+    assert weights(tmp_path / "whole").keys() == weights(tmp_path / "eager").keys()
+    assert evaluate(tmp_path / "whole").metrics
     trainer = Trainer(whole, tmp_path / "parts", progress=False)
     for _ in range(2):
         trainer.step()

@@ -47,10 +47,8 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int) -> R
     until = int(smoothed.argmin()) + 1  # what follows the lowest loss is no guide
     slopes = np.gradient(smoothed[:until], np.log(lrs[:until])) if until > 2 else np.zeros(1)
     if slopes.min() >= 0:
-        raise MtlError(
-            f"the loss does not fall at any learning rate from {low:g} to {high:g}: "
-            "set a lower --low, or more --steps"
-        )
+        given = f"from --low {low:g} to --high {high:g}"
+        raise MtlError(f"the loss falls nowhere {given}: set a lower --low, or more --steps")
     return RangeTest(tuple(lrs), tuple(smoothed.tolist()), lrs[int(slopes.argmin())])
 
 

@@ -19,8 +19,9 @@ from mtlcore.authoring.describe import Key, keys_of
 from mtlcore.config.experiment import (
     DataEntry,
     Experiment,
+    GroupOverride,
     Input,
-    Optimizer,
+    ParameterGroups,
     PretextEntry,
     Schedule,
     TaskEntry,
@@ -67,7 +68,8 @@ TABLES: dict[str, tuple[str, type | None]] = {
     "augmentations": ("[augment.<label>]", None),
     "input": ("[input]", Input),
     "views": ("[views]", Views),
-    "optimizer": ("[optimizer]", Optimizer),
+    "optimizer": ("[optimizer]", ParameterGroups),
+    "parameter_groups": ("[[optimizer.groups]]", GroupOverride),
     "schedule": ("[schedule]", Schedule),
     "train": ("[train]", Train),
     "callbacks": ("[callback.<label>]", None),
@@ -81,6 +83,10 @@ TOP = ("seed", "plugins")
 MORE = {
     "encoder": "Keys: `name`, and the fields of that encoder. "
     "[Write an encoder](plugins/encoder.md).",
+    "optimizer": "Keys: `name`, the fields of that optimizer (`lr`, `weight_decay`), and those "
+    "below. [Fine-tuning](finetuning.md) shows them in use. "
+    "[Write an optimizer](plugins/optimizer.md).",
+    "parameter_groups": "A list of tables.",
     "tasks": "A label is one word. Tasks, pretexts and callbacks can't share a label. "
     "[Write a task](plugins/task.md).",
     "pretexts": "[Write a pretext task](plugins/pretext.md).",
@@ -117,6 +123,9 @@ def section(field: str) -> str:
 
     parts = [f"## `{title}`\n"]
     parts += [textwrap.fill(text, 100, break_on_hyphens=False) + "\n" for text in purpose]
+    if field == "encoder":
+        freeze = [key for key in keys_of(Experiment) if key.name == "freeze"]
+        parts.append(table(freeze, meanings(Experiment)))
     if cls is not None:
         of_key = meanings(cls)
         if "component" in of_key:

@@ -44,6 +44,9 @@ ALIASES = {
     "Numbers: (N,) or (N, ...) float, NaN where missing.\n\n"
     "Categories go by NAME, so the label orders of two datasets can't be mixed up.",
     "mtlcore.Column": "A column of an index: `Categories` for strings, a numpy array for numbers.",
+    "mtlcore.ParameterGroup": "Parameters that share a learning rate and a weight decay, as torch's "
+    "optimizers take them: `params`, `weight_decay`, and `lr` where it differs from that of the "
+    "optimizer.",
     "mtlcore.Target": "A tensor, or a tuple, list or dict of tensors, each (B, ...).",
     "mtlcore.hookimpl": "Decorator: marks a function of a plugin module as a hook (pluggy).",
 }
@@ -53,6 +56,7 @@ SIGNATURES = {
     "mtlcore.Answer": "Answer = dict[str, Any]",
     "mtlcore.Annotation": "Annotation = numpy.ndarray",
     "mtlcore.Column": "Column = numpy.ndarray | Categories",
+    "mtlcore.ParameterGroup": "ParameterGroup = dict[str, Any]",
     "mtlcore.Target": "Target = Any",
     "mtlcore.hookimpl": "@hookimpl",
 }

@@ -6,16 +6,17 @@ One shared encoder learns supervised tasks and self-supervised pretext tasks tog
 
 Each noun in this line is a kind of plugin. Python code builds and reads experiments with:
 
-    experiments                 Experiment, its settings Input, Views, Optimizer, Schedule, Train,
-                                its entries TaskEntry, PretextEntry, DataEntry, load_experiment
+    experiments                 Experiment, its settings Input, Views, ParameterGroups (with
+                                GroupOverride), Schedule, Train, its entries TaskEntry,
+                                PretextEntry, DataEntry, load_experiment
     training                    train, load_run, Run, Evaluation, FeatureTable
     custom training loops       Trainer, and its batches, StepBatch
     components                  component (by kind and name), register (a class in your script)
 
 A plugin author imports:
 
-    base classes of the kinds   Encoder, SupervisedTask, PretextTask, LossWeighting, Dataset,
-                                Augmentation, Callback
+    base classes of the kinds   Encoder, SupervisedTask, PretextTask, LossWeighting, Optimizer,
+                                Dataset, Augmentation, Callback
     what flows through a step   Sample, Batch, AugmentedBatch, View, Features, Target, StepLosses
     building blocks             Head, SharedHead, FrozenModule, EMA, Geometry, Rng, gather
     registration                hookimpl
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from .config.component import component as component
     from .config.experiment import DataEntry as DataEntry
     from .config.experiment import Experiment as Experiment
+    from .config.experiment import GroupOverride as GroupOverride
     from .config.experiment import Input as Input
-    from .config.experiment import Optimizer as Optimizer
+    from .config.experiment import ParameterGroups as ParameterGroups
     from .config.experiment import PretextEntry as PretextEntry
     from .config.experiment import Schedule as Schedule
     from .config.experiment import TaskEntry as TaskEntry
@@ -65,9 +67,12 @@ if TYPE_CHECKING:
     from .contracts import Features as Features
     from .contracts import Head as Head
     from .contracts import Index as Index
+    from .contracts import Layer as Layer
     from .contracts import LossWeighting as LossWeighting
     from .contracts import MapColumn as MapColumn
     from .contracts import Mix as Mix
+    from .contracts import Optimizer as Optimizer
+    from .contracts import ParameterGroup as ParameterGroup
     from .contracts import PointColumn as PointColumn
     from .contracts import PretextTask as PretextTask
     from .contracts import Sample as Sample
@@ -121,8 +126,9 @@ _HOME = {
     "config.experiment": (
         "DataEntry",
         "Experiment",
+        "GroupOverride",
         "Input",
-        "Optimizer",
+        "ParameterGroups",
         "PretextEntry",
         "Schedule",
         "TaskEntry",
@@ -151,9 +157,12 @@ _HOME = {
         "Features",
         "Head",
         "Index",
+        "Layer",
         "LossWeighting",
         "MapColumn",
         "Mix",
+        "Optimizer",
+        "ParameterGroup",
         "PointColumn",
         "PretextTask",
         "Sample",

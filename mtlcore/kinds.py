@@ -15,6 +15,7 @@ KindName = Literal[
     "task",
     "encoder",
     "weighting",
+    "optimizer",
     "dataset",
     "augmentation",
     "callback",
@@ -23,7 +24,14 @@ KindName = Literal[
 """The name of a kind, in the order of the documentation."""
 
 CheckedKind = Literal[
-    "pretext", "task", "encoder", "weighting", "dataset", "augmentation", "detector"
+    "pretext",
+    "task",
+    "encoder",
+    "weighting",
+    "optimizer",
+    "dataset",
+    "augmentation",
+    "detector",
 ]
 """A kind that the conformance kit checks, and of which `mtl plugins new` creates a plugin."""
 
@@ -52,6 +60,7 @@ KINDS: dict[str, Kind] = {
         Kind("task", "task", labeled=True),
         Kind("encoder", "encoder"),
         Kind("weighting", "weighting"),
+        Kind("optimizer", "optimizer"),
         Kind("dataset", "data", labeled=True),
         Kind("augmentation", "augment"),
         Kind("callback", "callback", labeled=True),

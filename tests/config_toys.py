@@ -19,6 +19,7 @@ from mtlcore import (
     SupervisedTask,
     hookimpl,
 )
+from mtlcore.optimizers import SGD, AdamW
 from mtlcore.registry.catalog import Catalog
 
 
@@ -132,7 +133,20 @@ class Styled(Strong):
     style: Path = field(kw_only=True)
 
 
-TOYS = [ResnetSmall, Hub, Faces, Pose, Puzzling, Folder, Equal, Strong, Validation, Styled]
+TOYS = [
+    ResnetSmall,
+    Hub,
+    Faces,
+    Pose,
+    Puzzling,
+    Folder,
+    Equal,
+    AdamW,
+    SGD,
+    Strong,
+    Validation,
+    Styled,
+]
 
 
 @hookimpl

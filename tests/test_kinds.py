@@ -9,7 +9,7 @@ import pytest
 
 from mtlcore import testing
 from mtlcore.authoring.scaffold import TEMPLATES
-from mtlcore.config.read import ENTRY_CLASSES, SECTIONS
+from mtlcore.config.read import ENTRY_CLASSES, SECTIONS, SINGLE_KEYS
 from mtlcore.contracts import BASES
 from mtlcore.kinds import KINDS, CheckedKind, KindName
 from mtlcore.registry.components import RESERVED
@@ -25,9 +25,11 @@ def test_a_detector_takes_no_part_in_training_so_it_has_no_table() -> None:
     assert [kind.name for kind in KINDS.values() if not kind.table] == ["detector"]
 
 
-def test_the_core_reads_keys_of_the_tables_of_tasks_pretexts_and_datasets() -> None:
-    assert set(ENTRY_CLASSES) == set(RESERVED)
+def test_the_core_reads_keys_of_some_tables() -> None:
+    assert {*ENTRY_CLASSES, "encoder", "optimizer"} == set(RESERVED)
     assert all(KINDS[kind].labeled for kind in ENTRY_CLASSES)
+    for section, keys in SINGLE_KEYS.items():
+        assert {"name", *keys} == RESERVED[section]
 
 
 def test_every_checked_kind_has_checks_a_conformance_test_and_a_template() -> None:

@@ -27,8 +27,10 @@ from mtlcore import (
     Features,
     Geometry,
     Head,
+    Layer,
     LossWeighting,
     Mix,
+    Optimizer,
     PretextTask,
     SharedHead,
     StepCounts,
@@ -40,7 +42,6 @@ from mtlcore import (
 from mtlcore.config.experiment import (
     Experiment,
     Input,
-    Optimizer,
     PretextEntry,
     Schedule,
     TaskEntry,
@@ -51,6 +52,7 @@ from mtlcore.contracts import PreparedBatch
 from mtlcore.geometry import similarity
 from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
+from mtlcore.optimizers import SGD, AdamW
 from mtlcore.rng import DROPOUT, KeyedRng
 from mtlcore.tasks.classification import Classification
 from mtlcore.training.build import build_train_state
@@ -71,6 +73,9 @@ class Toy(Encoder):
 
     def build(self, size: tuple[int, int]) -> nn.Module:
         return ToyNet(self.width, nn.BatchNorm2d if self.norm == "batch" else nn.Identity)
+
+    def layers(self, net: nn.Module) -> list[Layer]:
+        return [Layer(stage, (f"stages.{stage}",)) for stage in range(3)]
 
 
 class ToyNet(nn.Module):
@@ -551,7 +556,7 @@ def experiment(
         augmentations={"weak": Jitter(turn_rad=0.1), "strong": Jitter(), "validation": Plain()},
         input=Input(size=size),
         views=Views(**views),
-        optimizer=Optimizer(weight_decay=weight_decay),
+        optimizer=AdamW(weight_decay=weight_decay),
         schedule=Schedule(name="constant", warmup=0),
         train=Train(steps=100, **(train or {})),
     )
@@ -620,15 +625,18 @@ def counted(micro_batches: list[Batch]) -> list[Batch]:
 
 
 def train_state(
-    exp: Experiment, optimizer: str = "sgd", lr: float = 0.05, **train: Any
+    exp: Experiment, optimizer: str | Optimizer = "sgd", lr: float = 0.05, **train: Any
 ) -> TrainState:
     """Return the training state of an experiment, on one CPU process.
 
-    train: keys of [train].
+    optimizer: "adamw" or "sgd" with this `lr`, or a component. train: keys of [train].
     """
+    if isinstance(optimizer, str):
+        cls = {"adamw": AdamW, "sgd": SGD}[optimizer]
+        optimizer = cls(lr=lr, weight_decay=exp.optimizer.weight_decay)
     exp = evolve(
         exp,
-        optimizer=evolve(exp.optimizer, name=optimizer, lr=lr),
+        optimizer=optimizer,
         train=evolve(exp.train, **train),
     )
     fabric = Fabric(accelerator="cpu", devices=1, precision=exp.train.precision)

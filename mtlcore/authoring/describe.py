@@ -26,6 +26,7 @@ from attrs.validators import (
 )
 from torch import nn
 
+from ..config.experiment import Experiment, ParameterGroups
 from ..config.read import ENTRY_CLASSES, Reader
 from ..config.strict import converter, describe
 from ..contracts import Component
@@ -120,9 +121,6 @@ def describe_component(kind: str, name: str, catalog: Catalog) -> Description:
     record = next(
         row for row in catalog.records() if (row["status"], row["kind"], row["name"]) == wanted
     )
-    core_keys: tuple[Key, ...] = ()
-    if kind in ENTRY_CLASSES:
-        core_keys = tuple(key for key in keys_of(ENTRY_CLASSES[kind]) if key.name != "component")
     return Description(
         name=name,
         kind=kind,
@@ -133,7 +131,7 @@ def describe_component(kind: str, name: str, catalog: Catalog) -> Description:
         origin=record["origin"],
         cites=cls.cites,
         keys=keys_of(cls),
-        core_keys=core_keys,
+        core_keys=_core_keys(kind),
         capabilities=_capabilities(kind, name, cls, catalog),
         example=example(cls, name),
     )
@@ -153,6 +151,17 @@ def keys_of(cls: type) -> tuple[Key, ...]:
         )
         keys.append(key)
     return tuple(keys)
+
+
+def _core_keys(kind: str) -> tuple[Key, ...]:
+    """The keys of a kind's tables that the core reads, except `name`."""
+    if kind == "encoder":
+        return tuple(key for key in keys_of(Experiment) if key.name == "freeze")
+    if kind == "optimizer":
+        return keys_of(ParameterGroups)
+    if kind in ENTRY_CLASSES:
+        return tuple(key for key in keys_of(ENTRY_CLASSES[kind]) if key.name != "component")
+    return ()
 
 
 def needed(cls: type, name: str = "") -> list[str]:

@@ -16,6 +16,7 @@ from ..contracts import (
     Detector,
     Encoder,
     LossWeighting,
+    Optimizer,
     PretextTask,
     SupervisedTask,
 )
@@ -46,6 +47,10 @@ def component(
 ) -> LossWeighting: ...
 @overload
 def component(
+    kind: Literal["optimizer"], name: str, plugins: Files = ..., /, **fields: object
+) -> Optimizer: ...
+@overload
+def component(
     kind: Literal["dataset"], name: str, plugins: Files = ..., /, **fields: object
 ) -> Dataset: ...
 @overload
@@ -65,8 +70,8 @@ def component(
 ) -> Component:
     """Return a component by kind and name: component("encoder", "timm:resnet18", weights="none").
 
-    kind: "encoder", "task", "pretext", "weighting", "dataset", "augmentation", "callback" or
-    "detector".
+    kind: "encoder", "task", "pretext", "weighting", "optimizer", "dataset", "augmentation",
+    "callback" or "detector".
     name: as in TOML.
     plugins: one-file plugins that may provide it.
     fields: the other keys of its table.

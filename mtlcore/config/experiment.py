@@ -23,6 +23,7 @@ from ..contracts import (
     Dataset,
     Encoder,
     LossWeighting,
+    Optimizer,
     PretextTask,
     SupervisedTask,
 )
@@ -43,8 +44,13 @@ from .values import (
 MOST_STEPS = MOST_SAMPLES = 10**9
 MOST_IN_A_BATCH = 10**6
 
+Freeze = Literal["none", "stem", "all"] | int
+"""Parts of the encoder that are not trained. A number: the stem, and so many stages."""
+
 share = and_(ge(0.0), le(1.0))
 factor = and_(gt(0.0), le(1e6))
+learning_rate = and_(gt(0.0), le(1000.0))
+decay = and_(ge(0.0), le(1000.0))
 step_count = and_(gt(0), le(MOST_STEPS))
 batch = and_(gt(0), le(MOST_IN_A_BATCH))
 
@@ -198,20 +204,43 @@ def _rising_shares(_: object, attribute: Attribute[Any], value: tuple[float, ...
 
 @suggests_names
 @frozen
-class Optimizer(Settings):
-    """[optimizer]: how gradients update the weights.
+class GroupOverride(Settings):
+    """One [[optimizer.groups]] table: other values for some parameters. Set at least one of them.
 
-    name: "adamw", or "sgd" with `momentum`.
-    lr: learning rate after the warm-up.
-    weight_decay: decay of weights. Biases, norms and other vectors are not decayed.
-    momentum: momentum of "sgd".
+    match: names of parameters, with `*` for any text: "encoder.layer4.*", "heads.emotion.*".
+        Names of the encoder are those of its own library.
+    lr: learning rate after the warm-up of these parameters. `layer_decay` does not change it.
+    weight_decay: their weight decay, also of vectors.
+    """
+
+    section: ClassVar[str] = "optimizer.groups"
+    match: str = field()
+    lr: float | None = field(default=None, validator=optional(learning_rate))
+    weight_decay: float | None = field(default=None, validator=optional(decay))
+
+    def __attrs_post_init__(self) -> None:
+        if self.lr is None and self.weight_decay is None:
+            raise MtlError(
+                f"optimizer.groups: match = {self.match!r} changes nothing: set lr or weight_decay"
+            )
+
+
+@suggests_names
+@frozen
+class ParameterGroups(Settings):
+    """The keys of [optimizer] that the core reads: other learning rates for some parameters.
+
+    encoder_lr: learning rate of the encoder after the warm-up (default: `lr`, that of the heads).
+    layer_decay: factor from layer to layer of the encoder. The last layer has the learning rate of
+        the encoder times this factor, the layer before it times its square, and so on.
+    groups: other values for parameters with matching names, as a list of tables
+        [[optimizer.groups]]. If several match, the last one counts.
     """
 
     section: ClassVar[str] = "optimizer"
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = field(default=1e-3, validator=and_(gt(0.0), le(1000.0)))
-    weight_decay: float = field(default=0.05, validator=and_(ge(0.0), le(1000.0)))
-    momentum: float = field(default=0.9, validator=and_(ge(0.0), le(1.0)))
+    encoder_lr: float | None = field(default=None, validator=optional(learning_rate))
+    layer_decay: float = field(default=1.0, validator=and_(gt(0.0), le(1.0)))
+    groups: tuple[GroupOverride, ...] = ()
 
 
 @suggests_names
@@ -319,6 +348,13 @@ def _plugins(given: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     return tuple(pinned(os.fspath(path)) for path in given)
 
 
+def _freeze(given: object) -> Freeze:
+    if isinstance(given, int) and not isinstance(given, bool) and given < 1:
+        raise MtlError(f"encoder.freeze = {given}: expected a number of stages of at least 1")
+    read: Freeze = value_as_read(given, Freeze, "encoder.freeze")  # type: ignore[arg-type]
+    return read
+
+
 def _encoder(made: Experiment) -> Encoder:
     component: Encoder = default_component("encoder", "resnet_small", made.plugins)
     return component
@@ -326,6 +362,11 @@ def _encoder(made: Experiment) -> Encoder:
 
 def _weighting(made: Experiment) -> LossWeighting:
     component: LossWeighting = default_component("weighting", "equal", made.plugins)
+    return component
+
+
+def _optimizer(made: Experiment) -> Optimizer:
+    component: Optimizer = default_component("optimizer", "adamw", made.plugins)
     return component
 
 
@@ -363,7 +404,10 @@ class Experiment:
         adds one under another name. Evaluation uses `validation`.
     input: size of the images, and number of samples in a step.
     views: which views are encoded, and which heads read them.
-    optimizer: how gradients update the weights.
+    freeze: parts of the encoder that are not trained, and stay in eval mode: "none", "all", "stem",
+        or the stem and this number of stages.
+    optimizer: how gradients update the weights (default: `adamw`).
+    parameter_groups: other learning rates for some parameters.
     schedule: the learning rate during the run.
     train: length of the run, evaluation and hardware.
     seed: seed of all random draws: splits, shares of labels, initial weights, batches,
@@ -388,7 +432,9 @@ class Experiment:
     )
     input: Input = field(factory=Input)
     views: Views = field(factory=Views)
-    optimizer: Optimizer = field(factory=Optimizer)
+    freeze: Freeze = field(default="none", converter=_freeze)
+    optimizer: Optimizer = field(default=Factory(_optimizer, takes_self=True))
+    parameter_groups: ParameterGroups = field(factory=ParameterGroups)
     schedule: Schedule = field(factory=Schedule)
     train: Train = field(factory=lambda: Train(steps=1000))
     seed: int = 0
@@ -444,6 +490,7 @@ _SINGLE: dict[str, type] = {
     "input": Input,
     "views": Views,
     "optimizer": Optimizer,
+    "parameter_groups": ParameterGroups,
     "schedule": Schedule,
     "train": Train,
 }

@@ -26,8 +26,9 @@ from .checks import conflicts
 from .experiment import (
     DataEntry,
     Experiment,
+    Freeze,
     Input,
-    Optimizer,
+    ParameterGroups,
     PretextEntry,
     Schedule,
     TaskEntry,
@@ -66,13 +67,18 @@ ENTRIES: dict[str, tuple[str, type]] = {
 }
 """Section -> the kind of its components, and the class of the core's own keys."""
 
+SINGLE_KEYS: dict[str, tuple[str, ...]] = {
+    "encoder": ("freeze",),
+    "optimizer": tuple(f.name for f in attrs.fields(ParameterGroups)),
+}
+"""Section with one component -> the keys of it that the core reads."""
+
 # Metrics are named "<label>/<name>", so a label occurs once over these sections.
 LABELED = ("task", "pretext", "callback")
 
 SETTINGS: dict[str, type] = {
     "input": Input,
     "views": Views,
-    "optimizer": Optimizer,
     "schedule": Schedule,
     "train": Train,
 }
@@ -109,8 +115,17 @@ def parse(
     entries = {section: reader.entries(section, tables[section]) for section in ENTRIES}
     reader.labels({section: tables[section] for section in LABELED})
     augment, further = reader.augment(tables["augment"])
+    encoder, freeze = reader.split(tables["encoder"], "encoder")
+    optimizer, groups = reader.split(tables["optimizer"], "optimizer")
     fields: Table = {
-        "encoder": reader.component("encoder", "encoder", tables["encoder"], "resnet_small"),
+        "encoder": reader.component(
+            "encoder", "encoder", encoder, "resnet_small", SINGLE_KEYS["encoder"]
+        ),
+        "freeze": reader.freeze(freeze.get("freeze", "none")),
+        "optimizer": reader.component(
+            "optimizer", "optimizer", optimizer, "adamw", SINGLE_KEYS["optimizer"]
+        ),
+        "parameter_groups": reader.structured(groups, ParameterGroups, "optimizer"),
         "weighting": reader.component("weighting", "weighting", tables["weighting"], "equal"),
         "augment": reader.component("augmentation", "augment", augment, "strong"),
         "augmentations": reader.augmentations(further),
@@ -191,6 +206,20 @@ class Reader:
                 self.catalog.load_file(file)
             files.setdefault(file.sha256, file)
         return tuple(f"{file.path}{MARK}{file.sha256}" for file in files.values())
+
+    def freeze(self, value: object) -> Freeze | None:
+        """Return `encoder.freeze`."""
+        kind: Any = Freeze
+        read: Freeze | None = self.structured(value, kind, "encoder.freeze")
+        if isinstance(read, int) and read < 1:
+            self.problems.append(f"encoder.freeze = {read}: expected at least 1 stage")
+        return read
+
+    def split(self, value: object, section: str) -> tuple[Table, Table]:
+        """Split a table into the keys of its component, and those that the core reads."""
+        table = self.table(value, section)
+        own = {key: table.pop(key) for key in SINGLE_KEYS[section] if key in table}
+        return table, own
 
     def component(
         self, kind: str, path: str, value: object, name: str, own: Collection[str] = ()

@@ -54,6 +54,7 @@ def components_of(experiment: Experiment) -> Iterator[tuple[str, Component]]:
     e = experiment
     yield "encoder", e.encoder
     yield "weighting", e.weighting
+    yield "optimizer", e.optimizer
     yield "augment", e.augment
     yield from ((f"task.{label}", entry.component) for label, entry in e.tasks.items())
     yield from ((f"pretext.{label}", entry.component) for label, entry in e.pretexts.items())

@@ -47,7 +47,7 @@ def tables_of(experiment: Experiment) -> Table:
     tables = {
         "seed": e.seed,
         "plugins": list(e.plugins),
-        "encoder": component_table(e.encoder),
+        "encoder": {**component_table(e.encoder), "freeze": e.freeze},
         "task": {label: _entry_table(entry) for label, entry in e.tasks.items()},
         "pretext": {label: _entry_table(entry) for label, entry in e.pretexts.items()},
         "weighting": component_table(e.weighting),
@@ -55,7 +55,10 @@ def tables_of(experiment: Experiment) -> Table:
         "input": converter.unstructure(e.input),
         "views": converter.unstructure(e.views),
         "augment": {**component_table(e.augment), **_further_augmentations(e)},
-        "optimizer": converter.unstructure(e.optimizer),
+        "optimizer": {
+            **component_table(e.optimizer),
+            **converter.unstructure(e.parameter_groups),
+        },
         "schedule": converter.unstructure(e.schedule),
         "train": converter.unstructure(e.train),
         "callback": {label: component_table(callback) for label, callback in e.callbacks.items()},

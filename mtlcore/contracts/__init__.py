@@ -13,6 +13,7 @@ from .components import BuildContext as BuildContext
 from .components import Component as Component
 from .components import Encoder as Encoder
 from .components import Head as Head
+from .components import Layer as Layer
 from .components import LossWeighting as LossWeighting
 from .components import Moved as Moved
 from .components import PretextTask as PretextTask
@@ -27,6 +28,8 @@ from .dataset import SampleError as SampleError
 from .dataset import Skipped as Skipped
 from .detector import Detections as Detections
 from .detector import Detector as Detector
+from .optimizer import Optimizer as Optimizer
+from .optimizer import ParameterGroup as ParameterGroup
 from .samples import Annotation as Annotation
 from .samples import Answer as Answer
 from .samples import AugmentedBatch as AugmentedBatch
@@ -46,6 +49,7 @@ _BASES: tuple[type[Component], ...] = (
     SupervisedTask,
     PretextTask,
     LossWeighting,
+    Optimizer,
     Dataset,
     Augmentation,
     Callback,

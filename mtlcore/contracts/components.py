@@ -127,6 +127,18 @@ class Component(ABC):
     lacks: ClassVar[Mapping[str, str]] = {}
 
 
+@frozen
+class Layer:
+    """One layer of an encoder's network, such as a residual block.
+
+    stage: 0 is the stem; a stage is what `encoder.freeze` counts. names: its modules and parameters
+    in the network that `Encoder.build` returned.
+    """
+
+    stage: int
+    names: tuple[str, ...]
+
+
 class Encoder(Component):
     """The network that all tasks share.
 
@@ -147,6 +159,14 @@ class Encoder(Component):
 
         The module leaves `Features.images` None.
         """
+
+    def layers(self, net: nn.Module) -> Sequence[Layer]:
+        """Return the layers of a built network, from the image to the features.
+
+        `optimizer.layer_decay` and `encoder.freeze` need them. Parameters of no layer have the
+        learning rate of the encoder, and are frozen only by `freeze = "all"`. Default: unknown.
+        """
+        return ()
 
 
 class SupervisedTask(Component):

@@ -9,12 +9,14 @@ stride 2, a training step of 64 images takes about 0.1 s on one core.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from attrs import field, frozen
 from attrs.validators import and_, deep_iterable, ge, in_, le, max_len, min_len
 from torch import Tensor, nn
 
-from ..contracts import Encoder, Features
+from ..contracts import Encoder, Features, Layer
 
 
 @frozen
@@ -35,6 +37,12 @@ class ResnetSmall(Encoder):
 
     def build(self, size: tuple[int, int]) -> nn.Module:
         return _ResnetSmall(self)
+
+    def layers(self, net: nn.Module) -> Sequence[Layer]:
+        found = [Layer(0, ("stem",))]
+        for stage, depth in enumerate(self.depths):
+            found += [Layer(stage + 1, (f"stages.{stage}.{block}",)) for block in range(depth)]
+        return found
 
 
 class _ResnetSmall(nn.Module):

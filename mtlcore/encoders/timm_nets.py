@@ -14,19 +14,21 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..contracts import Encoder, Features
+from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
 from ..image_size import written
 from . import weights as files
+from .timm_layers import layers_of
+from .timm_options import require_free, require_known
 
 RGB = tuple[float, float, float]
 
@@ -57,6 +59,9 @@ class Timm(Encoder):
     from its cache or a download), or a file of weights; "FILE#KEY" for one of several networks in a
     file, such as "state_dict_ema".
 
+    options: arguments of timm's network, such as { drop_path_rate = 0.1 }, or
+    { dynamic_img_size = true } for a ViT that reads images of several sizes.
+
     With weights, images are normalized with the mean and std that timm records for them.
     """
 
@@ -64,6 +69,7 @@ class Timm(Encoder):
     family = True
     model: str
     weights: str = files.NONE
+    options: dict[str, Any] = field(factory=dict)
 
     @property
     def mean(self) -> RGB:  # type: ignore[override]
@@ -94,6 +100,8 @@ class Timm(Encoder):
         options: dict[str, object] = {"num_classes": 0}
         if config.fixed_input_size:
             options["img_size"] = size[0] if size[0] == size[1] else size
+        require_free(self._label, self.options, size)
+        options |= self.options
 
         weights = files.weights_to_load(self.weights)
         try:
@@ -102,18 +110,28 @@ class Timm(Encoder):
             else:
                 net = timm.create_model(self.model, **options)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            require_known(self._label, self.model, self.options)
+            if self.options:
+                shown = ", ".join(self.options)
+                raise MtlError(f"[encoder] {self._label}: options ({shown}): {error}") from error
             if size[0] == size[1]:
                 raise
             raise MtlError(
                 f"input.size = {written(size)}: timm can't build {self._label} for this height and "
                 f"width ({error}); expected one number, such as {max(size)}"
             ) from error
-        self._check_size(net, size)
+        if not self.options.get("dynamic_img_pad"):
+            self._check_size(net, size)
         if weights not in (files.NONE, files.IMAGENET):
             state = files.read(self._label, self.weights, net)
             state = _resize_position_embedding(self._converted(state, net), net)
             files.load(self._label, net, state, _classifier_prefixes(config))
         return _TimmNet(net)
+
+    def layers(self, net: nn.Module) -> Sequence[Layer]:
+        """Return the layers that timm's own layer decay uses. Its coarse groups are the stages."""
+        assert isinstance(net, _TimmNet)
+        return layers_of(net.net)
 
     def _converted(self, state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
         """Return a state with timm's parameter names, converted from those of the authors.

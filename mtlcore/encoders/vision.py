@@ -7,7 +7,8 @@ torchvision's names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from attrs import frozen
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..contracts import Encoder, Features
+from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
 from ..image_size import written
 from . import weights as files
@@ -42,6 +43,9 @@ class VisionNet(Encoder):
     pooled: ClassVar[str] = "flatten"
     # How the parameter names of the classifier begin.
     classifier: ClassVar[str] = "classifier."
+    # Regular expressions of the stem's parameters, and of each layer: its numbers are its place.
+    stem: ClassVar[str] = r"features\.0\."
+    blocks: ClassVar[str] = r"features\.(\d+)\.(\d+)\."
     # The faster layout on a CPU.
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
     # The smallest image size in pixels that the network can process.
@@ -59,12 +63,16 @@ class VisionNet(Encoder):
         # Imported late: torchvision takes 1.9 s.
         from torchvision.models import get_model
         from torchvision.models.feature_extraction import create_feature_extractor
+        from torchvision.ops import StochasticDepth
 
         self.check(size)
         model = get_model(self.name, weights=None, **self.options(size))
         nodes = {name: name for name in self.maps}
         nodes[self.pooled] = "pooled"
-        net = create_feature_extractor(model, nodes)
+        # As a leaf, stochastic depth follows the mode of its own module: frozen parts skip nothing.
+        net = create_feature_extractor(
+            model, nodes, tracer_kwargs={"leaf_modules": [StochasticDepth]}
+        )
         if files.weights_to_load(self.weights) != files.NONE:
             state = self.fitted(self._read_state(net), size)
             files.load(str(self.name), net, state, [self.classifier])
@@ -90,6 +98,14 @@ class VisionNet(Encoder):
         """Return the feature extractor as a module with the output `Features`."""
         return _Maps(net, self.memory_format)
 
+    def layers(self, net: nn.Module) -> Sequence[Layer]:
+        names = [name.removeprefix("net.") for name, _ in net.named_parameters()]
+        ends = [tuple(map(int, re.findall(r"\d+", path))) for path in self.maps]
+        return [
+            Layer(stage, tuple(f"net.{name}" for name in members))
+            for stage, members in grouped(names, self.stem, self.blocks, ends)
+        ]
+
     def _read_state(self, net: nn.Module) -> Mapping[str, Tensor]:
         from torchvision.models import get_model_weights
 
@@ -107,6 +123,36 @@ class VisionNet(Encoder):
             )
 
         return files.published(str(self.name), download)
+
+
+def grouped(
+    names: Sequence[str], stem: str, blocks: str, ends: Sequence[tuple[int, ...]]
+) -> list[tuple[int, list[str]]]:
+    """Return (stage, names of its parameters) of each layer, in order.
+
+    stem, blocks: regular expressions. ends: the numbers in the path of each feature map; a stage
+    ends with the map. Without maps, each layer is a stage. Other parameters, such as a final norm,
+    belong to the last layer.
+    """
+    layers: dict[tuple[int, ...], list[str]] = {(-1,): []}
+    others: list[str] = []
+    for name in names:
+        if re.match(stem, name):
+            layers[-1,].append(name)
+        elif found := re.match(blocks, name):
+            layers.setdefault(tuple(int(n) for n in found.groups() if n), []).append(name)
+        else:
+            others.append(name)
+    places = sorted(layers)
+    layers[places[-1]] += others
+
+    result: list[tuple[int, list[str]]] = []
+    for number, place in enumerate(places):
+        stage = number
+        if ends and number:
+            stage = 1 + sum(end < place[:1] for end in ends)
+        result.append((stage, layers[place]))
+    return result
 
 
 class _Maps(nn.Module):
@@ -153,6 +199,8 @@ class Resnet18(VisionNet):
     cites = "He et al. 2016, CVPR, arXiv:1512.03385"
     maps = ("layer1", "layer2", "layer3", "layer4")
     classifier = "fc."
+    stem = r"(conv|bn)1\."
+    blocks = r"layer(\d)\.(\d+)\."
 
 
 @frozen
@@ -163,6 +211,8 @@ class Resnet50(VisionNet):
     cites = "He et al. 2016, CVPR, arXiv:1512.03385"
     maps = ("layer1", "layer2", "layer3", "layer4")
     classifier = "fc."
+    stem = r"(conv|bn)1\."
+    blocks = r"layer(\d)\.(\d+)\."
 
 
 @frozen
@@ -192,6 +242,7 @@ class MobilenetV3Large(VisionNet):
     name = "mobilenet_v3_large"
     cites = "Howard et al. 2019, ICCV, arXiv:1905.02244"
     maps = ("features.3", "features.6", "features.12", "features.16")
+    blocks = r"features\.(\d+)\."
     memory_format = torch.channels_last
 
 
@@ -202,6 +253,8 @@ class ConvnextTiny(VisionNet):
     name = "convnext_tiny"
     cites = "Liu et al. 2022, CVPR, arXiv:2201.03545"
     maps = ("features.1", "features.3", "features.5", "features.7")
+    # Downsampling (an even number: a norm and a convolution) is one layer.
+    blocks = r"features\.(\d+)\.(?:(?<=[1357]\.)(\d+))?"
     pooled = "classifier.1"
     classifier = "classifier.2."
     smallest = 32
@@ -219,6 +272,8 @@ class VitB16(VisionNet):
     maps = ()
     pooled = "encoder.ln"
     classifier = "heads."
+    stem = r"conv_proj\.|class_token|encoder\.pos_embedding"
+    blocks = r"encoder\.layers\.encoder_layer_(\d+)\."
     patch: ClassVar[int] = 16
     lacks: ClassVar[Mapping[str, str]] = {
         "other_sizes": "its position embeddings belong to one image size"

@@ -16,6 +16,7 @@ import difflib
 import pickle
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from ..errors import MtlError, first_few, nearest
 from ..files import is_file
-from ..weights import load_weights
+from ..weights import COUNTERS, load_weights
 
 NONE, IMAGENET = "none", "imagenet"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -114,6 +115,11 @@ def read(encoder: str, path: str, net: nn.Module) -> Mapping[str, Tensor]:
         name, _, key = path.rpartition("#")
         file = Path(name).expanduser()
     if not is_file(file):
+        if (file / "config.toml").is_file():
+            raise MtlError(
+                f'[encoder] {encoder}: weights = "{path}" is the folder of a run: set '
+                f'train.init_from = "{path}" instead; it also compares how images are normalized'
+            )
         close = difflib.get_close_matches(path, (NONE, IMAGENET), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise MtlError(
@@ -259,8 +265,26 @@ def load(
     try:
         load_weights(net, state, f"[encoder] {encoder}", ignore=tuple(classifier), counters=False)
     except MtlError as error:
+        fit = _what_fits(net, state, tuple(classifier))
         hint = _other_library(encoder, state)
-        raise MtlError(f"{error}{hint}") from error
+        raise MtlError(f"{error}. {fit}{hint}") from error
+
+
+def _what_fits(net: nn.Module, state: Mapping[str, Tensor], classifier: tuple[str, ...]) -> str:
+    """Return how many tensors of a network are in a file, by name and by shape."""
+    own = {k: v.shape for k, v in net.state_dict().items() if not k.endswith(COUNTERS)}
+    given = {k: v.shape for k, v in state.items() if not k.endswith(COUNTERS)}
+    given = {k: v for k, v in given.items() if k in own or not k.startswith(classifier)}
+    by_name = sum(given.get(name) == shape for name, shape in own.items())
+    by_shape = (Counter(own.values()) & Counter(given.values())).total()
+    text = f"Of its {len(own)} tensors, {by_name} fit by name and shape, {by_shape} by shape alone"
+    if list(own.values()) != list(given.values()):
+        return text
+    other = next(pair for pair in zip(given, own) if pair[0] != pair[1])
+    return (
+        f"{text}: the file has the same shapes in the same order, under other names "
+        f"({other[0]} for {other[1]}): rename its tensors"
+    )
 
 
 def _other_library(encoder: str, state: Mapping[str, Tensor]) -> str:

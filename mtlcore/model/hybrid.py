@@ -25,6 +25,7 @@ from ..networks import (
     sum_over_ranks,
     world_size,
 )
+from .freezing import freeze_encoder
 from .inference import Inference, SharedEncoder
 from .losses import label_loss
 
@@ -55,6 +56,7 @@ class HybridModel(nn.Module):
         self.views = experiment.views
         self.measuring = experiment.weighting.at == "features"
         self.encoder = SharedEncoder(experiment.encoder, experiment.input.size)
+        freeze_encoder(self.encoder, experiment.encoder, experiment.freeze)
         self.shared_heads: dict[str, set[str]] = {}
 
         # Supervised heads are built first: a pretext head may share them.

@@ -5,7 +5,7 @@ images (B, 3, H, W) in [0, 1] -> normalization -> encoder -> one output for each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class SharedEncoder(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.net = encoder.build(size)
+        self._frozen: tuple[nn.Module, ...] = ()
         self.info = self._measure(size)
 
     def forward(self, images: Tensor) -> Features:
@@ -60,6 +61,18 @@ class SharedEncoder(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A copy must not run the network of the original.
         return {**super().__getstate__(), "_compiled": None}  # type: ignore[misc]
+
+    def keep_in_eval_mode(self, modules: Sequence[nn.Module]) -> None:
+        """Keep frozen parts of the network in eval mode: BatchNorm uses its fixed statistics."""
+        self._frozen = tuple(modules)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SharedEncoder:
+        """Set the mode. Frozen parts stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     @torch.no_grad()
     def _measure(self, size: tuple[int, int]) -> EncoderInfo:

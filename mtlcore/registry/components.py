@@ -27,6 +27,8 @@ RESERVED: dict[str, frozenset[str]] = {
             "license",
         }
     ),
+    "encoder": frozenset({"name", "freeze"}),
+    "optimizer": frozenset({"name", "encoder_lr", "layer_decay", "groups"}),
 }
 """kind -> the keys of its tables that the core reads. No plugin may have a field of this name."""
 

@@ -25,11 +25,21 @@ def lists() -> dict[str, tuple[CheckList, type[Subject[Any]]]]:
     from .dataset import checks as datasets
     from .detector import checks as detectors
     from .encoder import checks as encoders
+    from .optimizer import checks as optimizers
     from .pretext import checks as pretexts
     from .task import checks as tasks
     from .weighting import checks as weightings
 
-    modules = (pretexts, tasks, encoders, weightings, datasets, augmentations, detectors)
+    modules = (
+        pretexts,
+        tasks,
+        encoders,
+        weightings,
+        optimizers,
+        datasets,
+        augmentations,
+        detectors,
+    )
     return {module.CHECKS.kind: (module.CHECKS, module.HARNESS) for module in modules}
 
 

@@ -25,7 +25,8 @@ from ..rng import WEIGHTING, WEIGHTS, KeyedRng
 from ..runs import RunFolder
 from ..weights import load_weights
 from .gradients import task_weights
-from .optim import loss_weighting_optimizer_for, optimizer_for
+from .groups import groups_of
+from .optim import loss_weighting_optimizer_for
 from .state import TrainState
 
 PLUGIN_FAILURES = (
@@ -66,7 +67,9 @@ def build_train_state(
     loss_weighting.to(fabric.device)
     ema = EMA(model.inference(), experiment.train.ema) if experiment.train.ema else None
     module: nn.Module = fabric.strategy.setup_module(model)
-    optimizer = fabric.setup_optimizers(optimizer_for(model, experiment.optimizer))
+    _require_shared_parameters(model, experiment)
+    parameters = groups_of(model, experiment)
+    optimizer = fabric.setup_optimizers(experiment.optimizer.build(parameters.groups))
     assert isinstance(optimizer, _FabricOptimizer)
     return TrainState(
         experiment=experiment,
@@ -80,7 +83,22 @@ def build_train_state(
         module=module,
         fabric=fabric,
         steps=steps,
+        group_lrs=parameters.lrs,
         steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _require_shared_parameters(model: HybridModel, experiment: Experiment) -> None:
+    """Raise MtlError if a weighting by gradients has no gradients to read."""
+    at = experiment.weighting.at
+    read = model.encoder.parameters() if at == "features" else model.shared()
+    if at == "losses" or any(p.requires_grad for p in read):
+        return
+    freeze = f'"{experiment.freeze}"' if isinstance(experiment.freeze, str) else experiment.freeze
+    raise MtlError(
+        f'weighting.at = "{at}" and encoder.freeze = {freeze}: nothing that all losses share is '
+        'trained, so their gradients can\'t be compared: set weighting.name = "equal", or freeze '
+        "less"
     )
 
 

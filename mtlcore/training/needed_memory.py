@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..callbacks.untouched import restored_generators
-from ..config.experiment import Experiment, Optimizer
+from ..config.experiment import Experiment
 from ..data.cache import ImageCache, MemoryImageCache, local_processes, usable_memory
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
 from ..model.hybrid import HybridModel
 from ..model.inference import SharedEncoder
+from .trial_of_optimizer import states_per_parameter
 
 GIB = 2**30
 WARN_FROM = 0.8  # of the available memory
@@ -161,8 +162,7 @@ def memory_of_images(images: ImageCache) -> int:
 
 def memory_of_network(model: HybridModel, experiment: Experiment) -> int:
     """Return the bytes of weights, gradients, optimizer states, and the EMA copy."""
-    optimizer: Optimizer = experiment.optimizer
-    states = 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
+    states = states_per_parameter(experiment.optimizer)
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     ema = _bytes(model.inference()) if experiment.train.ema else 0
     return _bytes(model) + (1 + states) * trained + ema

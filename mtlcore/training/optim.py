@@ -10,30 +10,17 @@ import math
 
 import torch
 from torch import nn
+from torch.optim.optimizer import ParamsT
 
-from ..config.experiment import Optimizer, Schedule
+from ..config.experiment import Schedule
 
 
-def optimizer_for(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """AdamW or SGD over all trainable parameters; norms and biases get no weight decay.
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimizer skips a step by its `found_inf`, without a host read.
 
-    It is fused, because a fused optimizer can skip a bad step on the device.
+    torch sets this attribute on optimizers with a fused step.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-
-    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
-    if settings.momentum:
-        # torch allocates these buffers uninitialized in the first step. If that step is skipped
-        # they would stay so, and a head that is absent from it would have none.
-        for p in trainable:
-            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    return optimizer
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def loss_weighting_optimizer_for(
@@ -42,7 +29,12 @@ def loss_weighting_optimizer_for(
 ) -> torch.optim.Optimizer | None:
     """Adam without weight decay for learned loss weights; None if the weighting learns nothing."""
     learned = list(loss_weighting.parameters())
-    return torch.optim.Adam(learned, lr=lr, fused=True) if learned else None
+    return adam(learned, lr) if learned else None
+
+
+def adam(parameters: ParamsT, lr: float = 1e-3) -> torch.optim.Optimizer:
+    """Adam as it trains learned loss weights."""
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def lr_at(lr: float, schedule: Schedule, step: int, steps: int) -> float:

@@ -15,6 +15,7 @@ from ..config.experiment import Experiment
 from ..data.dataset import RunData, fit_experiment, index_data, read_images
 from ..data.loader import DirectLoader, Loader
 from ..data.sampler import Sampler
+from ..encoders.weights import NONE as NO_WEIGHTS
 from ..model.inference import SharedEncoder
 from ..runs import RunFolder
 from .build import build_train_state, try_weighting
@@ -28,6 +29,7 @@ from .resume import record_changes
 from .run_lock import holds_lock, lock_run, unlock_run
 from .state import TrainState
 from .trial import tolerant, try_run
+from .trial_of_optimizer import try_optimizer
 
 MOST_INITIAL = 0.05  # the share of the initial weights in the EMA at the end, without a warning
 
@@ -79,6 +81,7 @@ def _set_up(
     if reporter is None or not fabric.is_global_zero:
         reporter = SilentReporter()
     try_weighting(experiment, fabric.device)
+    try_optimizer(experiment.optimizer)
 
     if not resume:
         _try_encoder_if_indexing_decodes(experiment)
@@ -104,8 +107,8 @@ def _set_up(
     resumed = checkpoints is not None and resume and checkpoints.resume(unread)
 
     data = read_images(experiment, indexed, reporter.progress)
-    short = short_for_ema(experiment, steps)
-    for line in (*data.report, *memory.with_images(data.images), *short):
+    hints = [*short_for_ema(experiment, steps), *frozen_at_random(experiment)]
+    for line in (*data.report, *memory.with_images(data.images), *hints):
         reporter.note(line)
     sampler = Sampler(data, experiment)
     loader = DirectLoader(data, sampler, fabric.device)
@@ -176,6 +179,19 @@ def short_for_ema(experiment: Experiment, steps: int) -> list[str]:
     return [
         f"train.ema = {momentum}: after {steps} steps, {initial:.0%} of the EMA weights are still "
         f"the initial weights: set train.ema = {1 - fitting:.6g}, or train longer"
+    ]
+
+
+def frozen_at_random(experiment: Experiment) -> list[str]:
+    """A line if a frozen part of the encoder has random weights."""
+    freeze, train = experiment.freeze, experiment.train
+    weights = getattr(experiment.encoder, "weights", NO_WEIGHTS)
+    if freeze == "none" or weights != NO_WEIGHTS or train.init_from is not None:
+        return []
+    shown = f'"{freeze}"' if isinstance(freeze, str) else freeze
+    return [
+        f"encoder.freeze = {shown}, but the encoder starts from random weights, and frozen parts "
+        "never learn: set encoder.weights or train.init_from, or remove encoder.freeze"
     ]
 
 

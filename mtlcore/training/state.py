@@ -42,6 +42,7 @@ class TrainState:
     loss_weighting_optimizer: of learned loss weights, or None. Fabric does not wrap it, so a
         GradScaler never scales their gradients.
     ema: average of the inference weights, or None.
+    group_lrs: learning rate after the warm-up of each group of the optimizer.
     steps, step: optimizer steps of the whole run, and those done.
     encoded: images that this rank encoded in its last step.
     own_lr: a learning rate that replaces the schedule, or None.
@@ -58,6 +59,7 @@ class TrainState:
     module: nn.Module
     fabric: Fabric
     steps: int
+    group_lrs: tuple[float, ...]
     step: int = 0
     steps_per_epoch: int = 1
     encoded: int = 0
@@ -80,12 +82,18 @@ class TrainState:
 
     def set_learning_rate(self) -> None:
         """Set the learning rate of the current step in the optimizers."""
-        groups = [*self.optimizer.param_groups]
+        for group, lr in zip(self.optimizer.param_groups, self.group_lrs, strict=True):
+            group["lr"] = self._group_lr(lr)
         if self.loss_weighting_optimizer:
-            groups += self.loss_weighting_optimizer.param_groups
-        lr = self.lr_at(self.step)
-        for group in groups:
-            group["lr"] = lr
+            for group in self.loss_weighting_optimizer.param_groups:
+                group["lr"] = self.lr_at(self.step)
+
+    def _group_lr(self, lr: float) -> float:
+        """The current learning rate of a group: the schedule scales all groups equally."""
+        experiment = self.experiment
+        if self.own_lr is not None:
+            return self.own_lr * (lr / experiment.optimizer.lr)
+        return lr_at(lr, experiment.schedule, self.step, self.steps)
 
     def wrapped(self, optimizer: torch.optim.Optimizer) -> _FabricOptimizer:
         """A user's optimizer, wrapped by Fabric."""

@@ -19,6 +19,7 @@ from ..model.hybrid import HybridModel
 from .buffers import Buffers
 from .gradients import backward_cached_weights, backward_per_task, backward_weighted_sum
 from .micro_batches import LazyMicroBatches, MicroBatches
+from .optim import skips_on_device
 from .state import Names, TrainState
 
 Logged = dict[str, Tensor]
@@ -157,18 +158,17 @@ def _clip_gradients(train_state: TrainState, optimizer: _FabricOptimizer) -> Ten
 
 def _step_optimizers(ok: Tensor, train_state: TrainState, own: _FabricOptimizer | None) -> None:
     """Step the optimizers, or leave all parameters unchanged if the step is bad."""
-    # A fused optimizer skips on the device if `found_inf` is set. Under "16-mixed" the GradScaler
-    # decides about the skip.
+    # A fused optimizer skips on the device if `found_inf` is set. Any other one is not called: the
+    # host must read `ok`. Under "16-mixed" the GradScaler decides about the skip.
     bad = (~ok).float()
     scaled = train_state.experiment.train.precision == "16-mixed"
-    if own is None:
-        if not scaled:
-            _set_found_inf(train_state.optimizer.optimizer, bad)
-        train_state.optimizer.step()
-    else:
-        # Any optimizer class is allowed, so the host must decide whether to skip.
-        if scaled or bool(ok):
-            own.step()
+    optimizer = own or train_state.optimizer
+    fused = own is None and skips_on_device(optimizer.optimizer)
+    if fused and not scaled:
+        _set_found_inf(optimizer.optimizer, bad)
+    if fused or scaled or bool(ok):
+        optimizer.step()
+    if own is not None:
         own.zero_grad(set_to_none=True)
     train_state.optimizer.zero_grad(set_to_none=True)
     if train_state.loss_weighting_optimizer:

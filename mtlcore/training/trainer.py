@@ -286,7 +286,7 @@ class Trainer:
         gradients of its parameters are clipped. The host waits for the gradient norm.
         """
         self.parts.train_state.set_learning_rate()
-        lr = float((optimizer or self.optimizer).param_groups[0]["lr"])
+        lr = self.lr if optimizer is None else float(optimizer.param_groups[0]["lr"])
         self._log.add(self._by_hand.apply(optimizer), lr)
 
 

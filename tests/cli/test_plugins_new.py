@@ -33,6 +33,8 @@ images = 40
 size = 16
 [augment]
 name = "zz_new_augmentation"
+[optimizer]
+name = "zz_new_optimizer"
 [input]
 size = 16
 batch_size = 8

@@ -29,14 +29,16 @@ from mtlcore.config import dump, parse
 from mtlcore.config.experiment import (
     DataEntry,
     Experiment,
+    GroupOverride,
     Input,
-    Optimizer,
+    ParameterGroups,
     PretextEntry,
     Schedule,
     TaskEntry,
     Train,
     Views,
 )
+from mtlcore.optimizers import SGD, AdamW
 
 TOYS = toy_catalog()
 DEFAULT_AUGMENTATIONS = {"strong": Strong(), "validation": Validation()}
@@ -110,7 +112,15 @@ trains = st.builds(
     init_from=st.none() | paths,
 ) | st.builds(Train, st.none(), rates)
 
-optimizers = st.builds(Optimizer, st.sampled_from(["adamw", "sgd"]), rates)
+optimizers = st.one_of(st.builds(AdamW, rates), st.builds(SGD, rates))
+overrides = st.builds(GroupOverride, texts, rates, st.none() | st.just(0.0))
+parameter_groups = st.builds(
+    ParameterGroups,
+    st.none() | rates,
+    st.floats(0.01, 1.0),
+    st.lists(overrides, max_size=2).map(tuple),
+)
+freezes = st.sampled_from(["none", "stem", "all"]) | sizes
 milestones = st.lists(st.floats(0.001, 0.999), max_size=3, unique=True)
 schedules = st.builds(
     Schedule,
@@ -145,7 +155,9 @@ def experiments(draw: st.DrawFn) -> Experiment:
         augmentations=DEFAULT_AUGMENTATIONS | further,
         input=draw(inputs),
         views=draw(views),
+        freeze=draw(freezes),
         optimizer=draw(optimizers),
+        parameter_groups=draw(parameter_groups),
         schedule=draw(schedules),
         train=draw(trains),
         seed=draw(whole),

@@ -6,11 +6,10 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from mtlcore import MtlError
-from mtlcore.config.experiment import Optimizer, Schedule, Train
-from mtlcore.training.optim import lr_at, optimizer_for
+from mtlcore.config.experiment import Schedule, Train
+from mtlcore.training.optim import lr_at
 from mtlcore.training.record import Record
 
 
@@ -34,14 +33,6 @@ def test_step_decay_divides_at_each_milestone():
 def test_a_warm_up_longer_than_the_run_is_cut_to_half_of_it():
     schedule = Schedule(name="constant", warmup=1000)
     assert lr_at(1.0, schedule, 5, 10) == 1.0
-
-
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
-def test_norms_and_biases_do_not_decay(kind):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    groups = optimizer_for(net, Optimizer(name=kind, weight_decay=0.1)).param_groups
-    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
-    assert [decay[id(p)] for p in net.parameters()] == [0.1, 0.0, 0.0, 0.0]
 
 
 def test_exactly_one_of_steps_and_epochs_must_be_set():

@@ -21,7 +21,6 @@ from ...augment.levels import NoAugment, Strong, Validation, Weak
 from ...config.experiment import (
     Experiment,
     Input,
-    Optimizer,
     PretextEntry,
     Schedule,
     TaskEntry,
@@ -49,6 +48,7 @@ from ...model.inference import SharedEncoder
 from ...model.plan import ViewPlan, training_plan
 from ...model.views import augment, prepare
 from ...networks import losses_in_fp32, to_fp32
+from ...optimizers import SGD
 from ...registry.components import component_name
 from ...rng import KeyedRng, Rng
 from ...weighting import Equal
@@ -303,7 +303,7 @@ def toy_experiment(
         augment=plan.augment,
         augmentations=dict(plan.augmentations),
         input=Input(size=size),
-        optimizer=Optimizer(name="sgd", lr=0.1),
+        optimizer=SGD(lr=0.1),
         schedule=Schedule(name="constant", warmup=0),
         train=Train(steps=2),
     )

@@ -1,4 +1,4 @@
-"""The built-in callbacks: a probe of the features, early stopping, and TensorBoard.
+"""The built-in callbacks: a probe of the features, early stopping, TensorBoard, and MLflow.
 
 Every run also has `metrics_file` and, in a terminal, the progress bars: no table configures them.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 from ..contracts import Callback
 from ..registry.hooks import hookimpl
 from .early_stopping import EarlyStopping
+from .mlflow import Mlflow
 from .probe import Probe
 from .tensorboard import TensorBoard
 
 
 @hookimpl
 def mtl_components() -> list[type[Callback]]:
-    return [EarlyStopping, Probe, TensorBoard]
+    return [EarlyStopping, Mlflow, Probe, TensorBoard]

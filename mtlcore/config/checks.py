@@ -16,6 +16,7 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
     """Yield one line for each conflict."""
     yield from _training(experiment)
     yield from _input(experiment)
+    yield from _sampling(experiment)
     yield from _views(experiment)
     yield from _mixing(experiment)
     yield from _unlabeled(experiment)
@@ -52,6 +53,29 @@ def _input(experiment: Experiment) -> Iterator[str]:
         f"input.cache_size = {written(cache_size)}: its aspect ratio differs from that of "
         f"input.size = {written(size)}: remove it, or set input.cache_size = {such_as}"
     )
+
+
+def _sampling(experiment: Experiment) -> Iterator[str]:
+    sampling, by = experiment.input.sampling, experiment.input.sampling_by
+    tasks = experiment.tasks
+    if sampling == "shuffle":
+        if by is not None:
+            yield (
+                f'input.sampling_by = {by!r} has no effect with input.sampling = "shuffle": '
+                'remove it, or set input.sampling = "balanced" or "weighted"'
+            )
+    elif not tasks:
+        yield (
+            f'input.sampling = "{sampling}": it is about labeled samples, and there is no '
+            '[task.<label>]: set input.sampling = "shuffle"'
+        )
+    elif sampling == "weighted" and by is None:
+        yield (
+            'input.sampling = "weighted": set input.sampling_by to the annotation that holds the '
+            "weight of each sample"
+        )
+    elif sampling == "balanced" and by is not None and by not in tasks:
+        yield f"input.sampling_by = {by!r}: unknown task {by!r}; {nearest(by, tasks)}"
 
 
 def _views(experiment: Experiment) -> Iterator[str]:
@@ -131,6 +155,11 @@ def _weighting(experiment: Experiment) -> Iterator[str]:
         yield (
             f"weighting.every = {every}: only a gradient-based weighting reuses its task weights: "
             "set weighting.every = 1"
+        )
+    if at == "features" and train.compile:
+        yield (
+            'train.compile and weighting.at = "features": a compiled encoder hides how its outputs '
+            'depend on the features: set weighting.at = "parameters", or train.compile = false'
         )
     if at != "losses" and train.precision == "16-mixed":
         yield (

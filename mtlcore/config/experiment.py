@@ -148,6 +148,11 @@ class Input(Settings):
     cache_size: height and width of images in the image cache, in pixels, in the form of `size` and
         with its aspect ratio (default: 1.5 x size, or less if the images are smaller).
     mix: how datasets share a batch: in proportion to their samples, or equally.
+    sampling: how often each labeled sample of a dataset is drawn. "shuffle": once in each epoch.
+        "balanced": each class of a task equally often. "weighted": in proportion to a number in
+        the data. Samples without labels are always shuffled.
+    sampling_by: for "balanced", the label of the task (default: the only one with one class for
+        each image). For "weighted", the annotation that holds the weight of each sample.
     eval_batch_size: batch size of evaluation. Metrics of tasks do not depend on it. Metrics of
         pretexts do, since each batch has its own random draws.
     """
@@ -159,6 +164,8 @@ class Input(Settings):
     validation: float = field(default=0.1, validator=share)
     cache_size: ImageSize | None = field(default=None, converter=converts_optional(image_size))
     mix: Literal["proportional", "balanced"] = "proportional"
+    sampling: Literal["shuffle", "balanced", "weighted"] = "shuffle"
+    sampling_by: str | None = None
     eval_batch_size: int = field(default=256, validator=batch)
 
 
@@ -280,6 +287,9 @@ class Train(Settings):
     accelerator: hardware; "auto" uses a CUDA device if there is one, and else the CPU. "mps" is the
         GPU of a Mac.
     devices: number of processes, each with its own device and its part of the batch.
+    compile: true runs the encoder by torch.compile in training, which needs a C++ compiler on a
+        CPU. The run starts later, and its results differ by rounding. "try": train without it
+        where the encoder can't be compiled.
     """
 
     section: ClassVar[str] = "train"
@@ -297,6 +307,7 @@ class Train(Settings):
     init_from: Path | None = None
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = field(default=1, validator=and_(ge(1), le(4096)))
+    compile: bool | Literal["try"] = False
 
     def __attrs_post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:

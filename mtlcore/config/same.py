@@ -17,6 +17,7 @@ FREE_TRAIN = (
     "epochs",
     "devices",
     "accelerator",
+    "compile",
     "eval_every",
     "save_every",
     "log_every",
@@ -59,7 +60,7 @@ def changed_keys(
 
     resumable: also for keys that a resumed run may change.
     """
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(flat(before)), dict(flat(now))
     lines: list[str] = []
     for key in dict.fromkeys([*old, *new]):
         if old.get(key) != new.get(key) and (resumable or not is_resumable(key)):
@@ -88,7 +89,7 @@ def differences(given: Experiment, saved: Experiment) -> list[str]:
     here, there = tables_of(given), tables_of(saved)
     # Compare labels first: in a missing table, each key would look as if the run had set it.
     lines = [*_different_labels(here, there)]
-    now, before = dict(_flat(here)), dict(_flat(there))
+    now, before = dict(flat(here)), dict(flat(there))
     for key in dict.fromkeys([*before, *now]):
         value = now.get(key)
         if is_resumable(key) or before.get(key) == value or _is_free(key, value, before.get(key)):
@@ -124,11 +125,11 @@ def _is_free(key: str, value: object, saved: object) -> bool:
     return given[0] >= reduced[0] and given[1] >= reduced[1]
 
 
-def _flat(table: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
+def flat(table: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
     """Yield dotted key and value of each key that is not a table."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
+            yield from flat(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
 

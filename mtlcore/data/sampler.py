@@ -1,9 +1,9 @@
 """Choose the samples of each step, as a function of (seed, step). There is no state to save.
 
-Each dataset's labeled training samples form an endless stream of seeded permutations, one for each
-epoch. Each step takes the next samples of every stream. Unlabeled samples have streams of their
-own. Every micro-batch of every rank holds the same number of samples of each dataset and kind, so
-that none of them ever lacks a dataset.
+Each dataset's labeled training samples form an endless stream: seeded permutations, one for each
+epoch, unless `input.sampling` says otherwise. Each step takes the next samples of every stream.
+Unlabeled samples have streams of their own, always shuffled. Every micro-batch of every rank holds
+the same number of samples of each dataset and kind, so that none of them ever lacks a dataset.
 
 One of the `train.micro_batches` of a step, which all ranks share:
 
@@ -16,17 +16,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from attrs import define, field
 
 from ..config.experiment import Experiment
 from ..contracts import StepCounts
 from ..errors import MtlError
 from ..rng import LABELED, UNLABELED
 from .run_data import RunData
-from .splits import generator
+from .sampling import Sampling
+from .streams import ShuffledStream, Stream
 
 CACHED_STEPS = 4  # a step's micro-batches are drawn together and used one by one
-CACHED_EPOCHS = 2  # a micro-batch may need samples of two epochs
 
 
 class MicroBatch(NamedTuple):
@@ -68,6 +67,7 @@ class Sampler:
             raise MtlError(f"no training sample has a label of any task ({labels})")
 
         batch_size = experiment.input.batch_size
+        self._sampling = Sampling(dataset, experiment, self._micro_batches)
         self._labeled = self._sample_streams(
             LABELED,
             train[has_label],
@@ -122,7 +122,7 @@ class Sampler:
         samples: np.ndarray,
         key: str,
         size: int,
-    ) -> list[_SampleStream]:
+    ) -> list[Stream]:
         """Return a stream for each dataset that has such samples, with its quota.
 
         kind: labeled or unlabeled. samples: indices of all training samples of this kind.
@@ -151,51 +151,17 @@ class Sampler:
                 f"set it to at least {len(weights) * self._micro_batches}"
             )
 
-        streams: list[_SampleStream] = []
+        streams: list[Stream] = []
         for quota, (label, own) in zip(shares(n, weights), by_dataset.items()):
-            streams.append(
-                _SampleStream(
-                    own,
-                    quota,
-                    experiment.seed,
-                    f"{kind} {label}",
-                )
-            )
+            streams.append(self._stream(kind, label, own, quota))
         return streams
 
-
-@define(eq=False)
-class _SampleStream:
-    """An endless sequence of shuffled samples, one permutation after another.
-
-    samples: (n,) int64. quota: how many of them each micro-batch gets. seed, name: what the
-    permutations depend on, besides the epoch.
-    """
-
-    samples: np.ndarray
-    quota: int
-    seed: int
-    name: str
-    _orders: dict[int, np.ndarray] = field(factory=dict, init=False)
-
-    def take(self, start: int, n: int) -> np.ndarray:
-        """Return the n samples from position `start` of the stream, (n,)."""
-        pieces: list[np.ndarray] = []
-        while n > 0:
-            epoch, position = divmod(start, len(self.samples))
-            piece = self._order(epoch)[position : position + n]
-            pieces.append(piece)
-            start += len(piece)
-            n -= len(piece)
-        return np.concatenate(pieces)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            while len(self._orders) >= CACHED_EPOCHS:
-                self._orders.pop(next(iter(self._orders)))
-            rng = generator(self.seed, self.name, epoch)
-            self._orders[epoch] = rng.permutation(self.samples)
-        return self._orders[epoch]
+    def _stream(self, kind: str, label: str, own: np.ndarray, quota: int) -> Stream:
+        """Return the stream of one dataset. `input.sampling` is about labeled samples alone."""
+        name = f"{kind} {label}"
+        if kind == UNLABELED or self._experiment.input.sampling == "shuffle":
+            return ShuffledStream(own, quota, self._experiment.seed, name)
+        return self._sampling.stream(label, own, quota, name)
 
 
 def shares(total: int, weights: list[float]) -> list[int]:
@@ -232,13 +198,12 @@ def _per_micro_batch(
 
 
 def _take(
-    streams: list[_SampleStream],
+    streams: list[Stream],
     step: int,
     micro_batches: int,
 ) -> np.ndarray:
     """Return the samples of a step: (micro_batches, sum of quotas) int64, one row for each."""
     columns = [np.zeros((micro_batches, 0), dtype=np.int64)]
     for stream in streams:
-        n = micro_batches * stream.quota
-        columns.append(stream.take(step * n, n).reshape(micro_batches, stream.quota))
+        columns.append(stream.take(step, micro_batches))
     return np.concatenate(columns, 1)

@@ -5,7 +5,8 @@ images (B, 3, H, W) in [0, 1] -> normalization -> encoder -> one output for each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class SharedEncoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    _compiled: Callable[[Tensor], Features] | None = None
 
     def __init__(self, encoder: Encoder, size: tuple[int, int]) -> None:
         super().__init__()
@@ -42,8 +44,23 @@ class SharedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Encode images (B, 3, H, W) in [0, 1]. `Features.images` are these images."""
-        features: Features = self.net((images - self.mean) / self.std)
+        # Evaluation stays eager: its metrics are those of a process that compiles nothing.
+        net = self._compiled if self._compiled and self.training else self.net
+        features: Features = net((images - self.mean) / self.std)
         return features._replace(images=images)
+
+    def compile_training(self, on: bool = True) -> None:
+        """Run the network by torch.compile in training mode, or no longer.
+
+        It is compiled in the next forward. Names of parameters do not change. Copies of the module
+        are not compiled.
+        """
+        # fullgraph: a graph break raises an error. Else it would only cost speed, in silence.
+        self._compiled = torch.compile(self.net.forward, fullgraph=True) if on else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy must not run the network of the original.
+        return {**super().__getstate__(), "_compiled": None}  # type: ignore[misc]
 
     def keep_in_eval_mode(self, modules: Sequence[nn.Module]) -> None:
         """Keep frozen parts of the network in eval mode: BatchNorm uses its fixed statistics."""

@@ -7,7 +7,9 @@ weight: the run that follows computes the same without it, bit for bit.
 
 from __future__ import annotations
 
+import json
 import warnings
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from .micro_batches import LazyMicroBatches
 from .state import TrainState
 from .step import differentiate, measure_if_due
 
+MOST_LINES = 3  # of a compiler's error in a message
 SAMPLES = 64  # validation samples with a label of a task, on which its metrics are tried
 
 
@@ -46,12 +49,16 @@ def try_run(train_state: TrainState, callbacks: Callbacks, data: RunData, loader
 
     Raises MtlError for the first thing that fails.
     """
-    # Eval mode first, as in every run: torch.compile depends on the order of batch shapes.
+    # Eval mode first, as in every run: an encoder that calls torch.compile itself depends on the
+    # order of batch shapes.
     dry_run(train_state, loader.batch(0, 0))
     batches: list[Batch] = []
     for number in range(train_state.accumulated):
         batches.append(loader.batch(0, train_state.global_micro_batch(number)))
-    try_step(train_state, batches)
+    if train_state.experiment.train.compile:
+        try_compiled_step(train_state, callbacks, batches)
+    else:
+        try_step(train_state, batches)
     try_evaluation(train_state, callbacks, data)
     if callbacks.folder is not None:
         callbacks.check()
@@ -78,6 +85,38 @@ def try_step(train_state: TrainState, batches: list[Batch]) -> None:
         model.measuring = measuring
         model.zero_grad(set_to_none=True)
         loss_weighting.zero_grad(set_to_none=True)
+
+
+def try_compiled_step(train_state: TrainState, callbacks: Callbacks, batches: list[Batch]) -> None:
+    """Compile the encoder, and try a step with it.
+
+    If only the compiled step fails, `train.compile = "try"` goes on without, and says so. Raises
+    MtlError in all other cases.
+    """
+    encoder = train_state.model.encoder
+    encoder.compile_training()
+    try:
+        try_step(train_state, batches)
+    except MtlError as error:
+        encoder.compile_training(False)
+        try_step(train_state, batches)  # not the fault of the compiler if this fails, too
+        value = train_state.experiment.train.compile
+        setting = f"train.compile = {json.dumps(value)}: the encoder can't be compiled"
+        reason = _reason(error.__cause__ or error)
+        if value != "try":
+            raise MtlError(
+                f'{setting}: {reason}: set train.compile = false, or "try" to train without '
+                "compiling it where that fails"
+            ) from error
+        callbacks.note(f"{setting}, and is trained without: {reason}")
+
+
+def _reason(error: BaseException) -> str:
+    """The first lines of an error of torch.compile: what failed, why, and in which line of code."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = list(takewhile(lambda line: not line.startswith("Developer debug context"), lines))
+    place = [line for line in lines if line.startswith("File ")]
+    return " ".join([*filter(None, told[:MOST_LINES]), *place[-1:]]) or type(error).__name__
 
 
 def _step_failed(train_state: TrainState, batches: list[Batch], error: Exception) -> str:

@@ -16,7 +16,7 @@ from mtlcore.study.again import again
 from mtlcore.study.definition import Definition
 from mtlcore.study.plan import STAGES, Plan, Run
 from mtlcore.study.remaining import remaining
-from mtlcore.study.report import report
+from mtlcore.study.report import Tables, report
 from mtlcore.study.working import Work
 from mtlcore.study.workspace import Workspace
 from mtlcore.training.stop import Interrupted
@@ -171,5 +171,7 @@ def _write_table(here: Workspace, results: Path) -> int:
     text = str(report(plan, f"python benchmarks/run.py hmtl --protocol {name}"))
     results.mkdir(parents=True, exist_ok=True)
     (results / "table.md").write_text(text + "\n", encoding="utf-8")
+    if any("test" in row for row in plan.results.rows):
+        Tables(plan).plot(results / "arms.png")
     print(text)
     return 0

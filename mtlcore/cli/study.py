@@ -72,13 +72,13 @@ def run(study: Path, *, out: Out = None, jobs: int = 1, arms: Arms = ()) -> int:
     arms
         Train these arms alone.
     """
-    from ..callbacks.bars import Bars
     from ..training.stop import Interrupted
+    from ._progress import StudyBars
     from ._shared import print_line
 
     loaded = _load(study, out)
     try:
-        with Bars(quiet=jobs > 1) as bars:
+        with StudyBars(quiet=jobs > 1) as bars:
             found = loaded.run(jobs=jobs, arms=arms, say=print_line, reporter=bars)
     except (Interrupted, KeyboardInterrupt) as stopped:
         print_line(f"stopped; the same command resumes the study in {loaded.folder}")
@@ -113,6 +113,7 @@ def table(
     ] = "markdown",
     test: Annotated[bool, Parameter(negative="")] = False,
     arms: Arms = (),
+    plot: Annotated[Path | None, Parameter(show_default=False)] = None,
 ) -> int:
     """Print what the finished runs of STUDY say, and write it to its folder.
 
@@ -129,13 +130,16 @@ def table(
         test_reads.jsonl, and a reading for another choice warns.
     arms
         With --test: evaluate these arms alone.
+    plot
+        Also write a plot with intervals into this .png, .svg or .pdf file.
     """
     from ..errors import MtlError
 
     if arms and not test:
         raise MtlError("--arms chooses what --test evaluates: add --test, or remove --arms")
     with _warnings_as_lines():
-        print(_load(study, out).table(test=test, arms=arms).as_format(format_))
+        found = _load(study, out).table(test=test, arms=arms, plot=plot)
+    print(found.as_format(format_))
     return 0
 
 
@@ -151,10 +155,10 @@ def again(study: Path, run: str, *, out: Out = None) -> int:
     out
         The folder of the study; default: STUDY without its ending.
     """
-    from ..callbacks.bars import Bars
+    from ._progress import StudyBars
     from ._shared import print_line
 
-    with Bars() as bars:
+    with StudyBars() as bars:
         repeated = _load(study, out).again(run, bars)
     for line in repeated.lines():
         print_line(line)

@@ -73,18 +73,18 @@ def sweep(
 
 
 def _run(study: Study, quiet: bool) -> None:
-    from ..callbacks.bars import Bars
     from ..errors import MtlError
+    from ._progress import StudyBars
     from ._shared import print_line
 
     left = study.plan()
     if not quiet:
         print_line(f"{left.ended + len(left.left)} runs in {study.folder}, {left.ended} are done")
-    with Bars(quiet=quiet) as bars:
-        report = study.run(say=_nothing if quiet else print_line, reporter=bars)
-    if report.errors:
-        listed = "\n  ".join(f"{name}: {why}" for name, why in report.errors.items())
-        raise MtlError(f"these runs failed; the same command tries them again:\n  {listed}")
+    with StudyBars(quiet=quiet) as bars:
+        failed = study.train(say=_nothing if quiet else print_line, reporter=bars)
+    if failed:
+        listed = "\n  ".join(f"{arm}: {why}" for arm, why in failed.items())
+        raise MtlError(f"these settings failed; the same command tries them again:\n  {listed}")
 
 
 def _nothing(_line: str) -> None:
@@ -124,16 +124,15 @@ def _verdict(outcome: Outcome, setting: Setting) -> str:
 
 def _texts(outcome: Outcome) -> list[str]:
     """Say what is not decided, and why."""
-    texts = {found.text for found in outcome.verdicts.values() if not found.decided}
     if any(setting.n == 1 for setting in outcome.settings):
         return [
             "A setting has one seed alone. Metrics vary by about a point from seed to seed:",
             "train several, such as --seeds 0 1 2.",
         ]
-    shown = [
-        f"{arm}: {found.text}" for arm, found in outcome.verdicts.items() if found.text in texts
-    ]
-    if shown:
+    shown = [f"{arm}: {found.text}" for arm, found in outcome.verdicts.items() if not found.decided]
+    if not outcome.verdicts and len(outcome.settings) > 1:
+        shown.append("for intervals and verdicts: pip install 'mtlcore[study]'")
+    if shown and outcome.verdicts:
         shown.append("Intervals are paired by seed, and corrected for all comparisons (Holm).")
     return shown
 

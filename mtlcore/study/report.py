@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from attrs import frozen
 
 from ..errors import MtlError, nearest
 from .definition import CONTROLS, Extra
 from .plan import SAME_COMPUTE, Plan, Row, key_of, metric_in, name_of
+from .plots import plot_comparison
 from .statistics import Comparison, Pair, compare_pairs, paired, spread
 from .tables import Table
 
@@ -154,7 +156,9 @@ class Tables:
         splits = {"validation": "validation", "test": "test, last step"}
         splits["test_best"] = "test, best on validation"
         if self.split == "validation":
-            splits = {"validation": "validation, last step", "validation_best": "best step"}
+            splits = {"validation": "validation, last step"}
+            if any("validation_best" in row for row in rows):
+                splits["validation_best"] = "validation, best step"
         columns = ["arm", "seeds", "steps", "encoder forwards", *splits.values()]
         columns += [f"over {baseline}, equal steps", f"over {baseline}, equal compute"]
         lines: list[tuple[str, ...]] = []
@@ -188,11 +192,20 @@ class Tables:
         controls. A diverged seed counts. An arm that was only screened, with one seed, is left out.
         """
         rows = self._rows_of("main")
-        pairs = [self._pair(rows, mine, other) for mine, other in self._claims(rows)]
-        found = compare_pairs([x for x in pairs if len(x.mine.keys() & x.other.keys()) > 1])
+        found = compare_pairs(self._pairs(rows))
         columns = ("arm", "over", "pairs", f"difference on {self.split}, corrected")
         lines = [_verdict(comparison, self.scale.digits) for comparison in found]
         return Table("", (*columns, "p (Holm)", "verdict"), tuple(lines))
+
+    def plot(self, file: Path) -> None:
+        """Write a plot of the arms, and of their differences from the baseline."""
+        plan, rows = self.plan, self._rows_of("main")
+        baseline = plan.definition.baseline
+        names = [baseline, *(name for name in _arm_names(rows) if name != baseline)]
+        values = {name: self._pair(rows, name, name).mine for name in names}
+        compared = [x for x in compare_pairs(self._pairs(rows)) if x.baseline == baseline]
+        label = f"{plan.results.metric} on {self.split}"
+        plot_comparison(file, values, compared, label)
 
     def _claims(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
         """Return each arm with what it is compared with, each pair once."""
@@ -207,11 +220,20 @@ class Tables:
                     found[name, rival] = None
         return list(found)
 
+    def _pairs(self, rows: Sequence[Row]) -> list[Pair]:
+        """Return the values of all claims that have two seeds or more."""
+        pairs = [self._pair(rows, mine, other) for mine, other in self._claims(rows)]
+        return [pair for pair in pairs if len(pair.mine.keys() & pair.other.keys()) > 1]
+
     def _pair(self, rows: Sequence[Row], mine: str, other: str) -> Pair:
         values = []
         for name in (mine, other):
             found = {row["seed"]: row for row in rows if row["arm"] == name}
-            values.append({seed: self._value(row) for seed, row in found.items()})
+            # An arm that was not read on test has no value there. A seed that diverged has nan.
+            known = {
+                seed: row for seed, row in found.items() if "failed" in row or row.get(self.split)
+            }
+            values.append({seed: self._value(row) for seed, row in known.items()})
         higher = self.plan.results.higher_is_better()
         return Pair(mine, other, values[0], values[1], higher)
 
@@ -303,8 +325,7 @@ class Tables:
         if pending:
             text += f" Stages that depend on results that do not exist yet: {', '.join(pending)}."
         if failed:
-            whys = "; ".join(f"{name}: {' '.join(why.split())}" for name, why in failed.items())
-            text += f"\n\nWithout a result: {whys}"
+            text += f"\n\nWithout a result: {_reasons(failed)}"
         return text
 
     # -------------------------------------------------------------------------------------- rows
@@ -312,6 +333,8 @@ class Tables:
     def _rows_of(self, stage: str) -> list[Row]:
         """Return the rows of a stage, without those of trials that were not chosen in the end."""
         rows = [row for row in self.plan.results.rows if row["stage"] == stage]
+        # A control that its pretext can't have is named below the tables.
+        rows = [row for row in rows if row.get("diverged", True)]
         return [row for row in rows if not self._is_superseded(row)]
 
     def _is_superseded(self, row: Row) -> bool:
@@ -334,6 +357,14 @@ def metric_by_seed(
     """Return seed -> scaled metric, for the rows of an arm that have the metric."""
     mine = [row for row in rows if row["arm"] == arm and metric in row.get(split, {})]
     return {row["seed"]: scale.factor * row[split][metric] for row in mine}
+
+
+def _reasons(failed: Mapping[str, str]) -> str:
+    """Return which runs have no result, with each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        by_reason.setdefault(" ".join(why.split()), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
 
 
 def _arm_names(rows: Sequence[Row]) -> list[str]:

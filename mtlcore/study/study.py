@@ -21,14 +21,16 @@ from .definition import Definition
 from .held_out import HeldOut
 from .jobs import run_in_processes
 from .plan import Plan, Run, key_of, name_of
+from .plots import require_suffix
 from .read import read, read_tables
 from .remaining import Remaining, remaining
-from .report import Report, report
+from .report import Report, Tables, report
+from .statistics import spread
 from .working import Say, Work
 from .workspace import Workspace
 
 
-class TestReadWarning(UserWarning):
+class SecondReadWarning(UserWarning):
     """The test split was read before, by another choice."""
 
 
@@ -80,37 +82,58 @@ class Study:
         arms: train these arms alone.
         say: shows a line to the user. reporter: shows the progress of a run, with jobs = 1.
         """
+        spread([0.0, 1.0])  # raises where scipy is missing: before hours of training
+        self.train(jobs=jobs, arms=arms, say=say, reporter=reporter)
+        return self.table()
+
+    def train(
+        self,
+        *,
+        jobs: int = 1,
+        arms: Sequence[str] = (),
+        say: Say = print,
+        reporter: ProgressReporter | None = None,
+    ) -> dict[str, str]:
+        """Train as `run` does, without the tables. Return arm -> why its run failed."""
         if jobs < 1:
             raise MtlError(f"jobs = {jobs}: expected a number of processes, 1 or more")
         self._known(arms)
         self._save_copy(say)
         if jobs > 1:
             run_in_processes(self._command(arms), jobs)
-        else:
-            Work(self.workspace, say, reporter).run(lambda plan: selected(plan, arms))
-        return self.table()
+            return {}
+        work = Work(self.workspace, say, reporter)
+        work.run(lambda plan: selected(plan, arms))
+        return work.failed
 
     def plan(self) -> Remaining:
         """Return what is left, with its compute estimated from the runs that have ended."""
         rows, plan = self.workspace.sorted_rows(), self.workspace.plan()
         return remaining(plan, rows, plan.left())
 
-    def table(self, *, test: bool = False, arms: Sequence[str] = ()) -> Report:
+    def table(
+        self, *, test: bool = False, arms: Sequence[str] = (), plot: Where | None = None
+    ) -> Report:
         """Return the tables of the runs that have ended, and write them to FOLDER/table.*.
 
         test: evaluate on the test split. It is read once, after all choices, and the reading is
         recorded in FOLDER/test_reads.jsonl. A reading for another choice warns.
         arms: read the test split for these arms alone.
+        plot: also write a plot into this .png, .svg or .pdf file.
         """
+        if plot is not None:
+            require_suffix(Path(plot))
         workspace = self.workspace
         plan = workspace.plan()
         if test:
             plan, notes = HeldOut(workspace, self.folder).read(arms)
             for note in notes:
-                warnings.warn(note, TestReadWarning, stacklevel=2)
+                warnings.warn(note, SecondReadWarning, stacklevel=2)
         errors = {name_of(key_of(row)): row["failed"] for row in workspace.sorted_rows().errors}
         found = report(plan, self._shown(), errors)
         self._write(found, "test" if test else "table")
+        if plot is not None:
+            Tables(plan).plot(Path(plot))
         return found
 
     def again(self, run: str, reporter: ProgressReporter | None = None) -> Repeated:

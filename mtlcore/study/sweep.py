@@ -19,6 +19,7 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from attrs import evolve, frozen
@@ -96,7 +97,8 @@ class Outcome:
 
     metric: the main metric; "" before the first run has ended.
     chosen: the setting with the best mean; None before all runs have ended.
-    verdicts: arm -> its comparison with the first setting, corrected for all of them.
+    verdicts: arm -> its comparison with the first setting, corrected for all of them. Empty
+        without scipy.
     """
 
     metric: str
@@ -198,7 +200,9 @@ def outcome(study: Study, swept: int) -> Outcome:
         values = values_of(arm.set[len(arm.set) - swept :])
         settings.append(Setting(arm.name, values, tuple(rows), metric))
     by_arm = {setting.arm: setting.by_seed for setting in settings}
-    compared = compare_arms(by_arm, study.definition.baseline, higher)
+    compared: Sequence[Comparison] = ()
+    if find_spec("scipy") is not None:  # an extra: a sweep works without it
+        compared = compare_arms(by_arm, study.definition.baseline, higher)
     chosen = None if plan.left() else _best_of(settings, higher)
     return Outcome(
         metric, higher, tuple(settings), chosen, {found.arm: found for found in compared}

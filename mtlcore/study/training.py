@@ -23,6 +23,7 @@ from ..errors import MtlError, nearest
 from ..evaluation.best import best_by, directions
 from ..evaluation.evaluate import evaluate
 from ..files import write_errors_as_mtl_error
+from ..model.views import NoTargetError
 from ..runs import RunFolder
 from ..training.one_at_a_time import only_training
 from ..training.record import Diverged
@@ -47,14 +48,17 @@ class Trainee:
     def train_and_record(self, run: Run) -> Row:
         """Train or resume a run, append its row to the file, and return the row.
 
-        A run that diverges is recorded. Any other error is recorded, and raised.
+        A run that diverges, and a control that its pretext can't have, have ended: their row says
+        why. Any other error is recorded, and raised.
         """
         try:
             row = self.train(run)
         except Interrupted:
             raise
-        except Diverged as error:
-            row = self._failed(run, error) | {"diverged": True}
+        except (Diverged, NoTargetError) as error:
+            # The same settings would end in the same way.
+            diverged = isinstance(error, Diverged)
+            row = self._failed(run, error) | {"ended": True, "diverged": diverged}
         except Exception as error:
             self.workspace.append(self._failed(run, error))
             raise
@@ -247,8 +251,10 @@ def validation_metrics(folder: Path) -> Row:
     run = RunFolder.open(folder)
     row: Row = {"validation": rounded(run.provenance().get("validation", {}))}
     best = run.checkpoint("best")
-    logged = best and next((x for x in run.log.rows() if _is_evaluation(x, best.step)), None)
-    if logged:
+    if best is None:
+        return row
+    logged = next((x for x in run.log.rows() if _is_evaluation(x, best.step)), None)
+    if logged is not None:
         values = {
             name.removeprefix("validation/"): value
             for name, value in logged.items()

@@ -58,8 +58,7 @@ class Work:
     def _train(self, run: Run) -> None:
         plan = self.workspace.plan()
         ended, left = len(plan.results.rows), len(plan.left())
-        starts = "resumes" if (self.workspace.work / run.name).exists() else "starts"
-        self.say(f"run {ended + 1} of {ended + left}: {run.name} ({shown(run)}) {starts}")
+        self.say(f"run {ended + 1} of {ended + left}: {run.name} ({shown(run)})")
         trainee = Trainee(self.workspace, self.reporter)
         try:
             row = trainee.train_and_record(run)
@@ -95,7 +94,7 @@ def shown(run: Run) -> str:
 
 def _outcome(run: Run, row: Row) -> str:
     if "failed" in row:
-        return f"{run.name} diverged: {row['failed']}"
+        return f"{run.name} has no result: {row['failed']}"
     metric = row["metric"]
     value = row["validation"].get(metric, float("nan"))
     return f"{run.name}: {row['cpu_s']:.0f} CPU s, {metric} {value:.4f}, validation"

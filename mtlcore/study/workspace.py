@@ -115,13 +115,27 @@ class Workspace:
                 )
             if reason:
                 stale.append(Stale(row, reason))
-            elif row.get("failed") and not row.get("diverged"):
+            elif row.get("failed") and not row.get("ended"):
                 errors[key_of(row)] = row
             else:
                 ended.setdefault(key_of(row), row)
+        if not self.frozen:
+            ended = self._in_plan(ended, stale)
         still = [row for key, row in errors.items() if key not in ended]
         left = [old for old in stale if key_of(old.row) not in ended]
         return Rows(tuple(ended.values()), tuple(still), tuple(left))
+
+    def _in_plan(self, ended: Mapping[Key, Row], stale: list[Stale]) -> dict[Key, Row]:
+        """Return the rows of runs that the study has, in their order; the others are stale."""
+        plan = Plan(self.definition, Results(tuple(ended.values()), self.definition))
+        runs = {run.key: None for run in plan.runs()}
+        for key, row in ended.items():
+            if key not in runs:
+                reason = (
+                    f"{name_of(key)}: the study no longer has this run (its seed, or its trial)"
+                )
+                stale.append(Stale(row, reason))
+        return {key: ended[key] for key in runs if key in ended}
 
     def _why_stale(self, names: Plan, row: Row) -> str:
         """Return why a row does not count for the study as it is now, or ""."""

@@ -77,7 +77,8 @@ class Results:
     @cached_property
     def metric(self) -> str:
         """The validation metric that chooses trials and arms; "" before the first row."""
-        named = (row["metric"] for row in self.rows if row["stage"] in ("tune", "main"))
+        rows = [row for row in self.rows if row["stage"] in ("tune", "main")]
+        named = (row["metric"] for row in rows if "metric" in row)
         return self.definition.metric or next(named, "")
 
     def higher_is_better(self, stage: str = "main") -> bool:

@@ -16,7 +16,8 @@ from .workspace import Rows, Stale
 class Remaining:
     """What is left.
 
-    ended: number of runs that have ended. left: the runs that are known and have not.
+    ended: number of runs that have ended. left: the runs that are known and have not, of those
+        that were asked for. others: the number of the rest.
     cpu_s: name -> CPU seconds estimated; nan if no run has ended that could tell.
     pending: stages whose runs depend on results that do not exist yet.
     errors: name -> why a run failed, which is tried again. stale: rows that no longer count.
@@ -24,6 +25,7 @@ class Remaining:
 
     ended: int
     left: tuple[Run, ...]
+    others: int
     cpu_s: dict[str, float]
     pending: tuple[str, ...]
     errors: dict[str, str]
@@ -32,7 +34,7 @@ class Remaining:
     @property
     def done(self) -> bool:
         """Whether nothing is left."""
-        return not self.left and not self.pending
+        return not self.left and not self.others and not self.pending
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -68,6 +70,7 @@ def remaining(plan: Plan, rows: Rows, left: Sequence[Run]) -> Remaining:
     return Remaining(
         ended=len(plan.results.rows),
         left=tuple(left),
+        others=len(plan.left()) - len(left),
         cpu_s={run.name: estimate(plan, run) for run in left},
         pending=tuple(plan.pending_stages()),
         errors={name_of(key_of(row)): row["failed"] for row in rows.errors},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import math
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,23 @@ class Trainee:
         A run that diverges, and a control that its pretext can't have, have ended: their row says
         why. Any other error is recorded, and raised.
         """
+        # The file of a frozen study has finished runs alone.
+        row = self.train(run) if self.workspace.frozen else self._train_or_fail(run)
+        self.workspace.append(row)
+        return row
+
+    def _train_or_fail(self, run: Run) -> Row:
         try:
-            row = self.train(run)
+            return self.train(run)
         except Interrupted:
             raise
         except (Diverged, NoTargetError) as error:
             # The same settings would end in the same way.
             diverged = isinstance(error, Diverged)
-            row = self._failed(run, error) | {"ended": True, "diverged": diverged}
+            return self._failed(run, error) | {"ended": True, "diverged": diverged}
         except Exception as error:
             self.workspace.append(self._failed(run, error))
             raise
-        self.workspace.append(row)
-        return row
 
     def train(self, run: Run) -> Row:
         """Train or resume a run, and return its row."""
@@ -207,10 +212,16 @@ class Trainee:
     def _failed(self, run: Run, error: BaseException) -> Row:
         """Return the row of a run that has no result."""
         folder = self._folder(run)
-        used = last_compute(folder) if (folder / "config.toml").exists() else {}
+        used: dict[str, Any] = {}
+        metric: Row = {}
+        if (folder / "config.toml").exists():
+            used = last_compute(folder)
+            with suppress(MtlError):
+                metric = self._metric(run, load(folder / "config.toml"))
         reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
         return {
             **self._identity(run),
+            **metric,
             "failed": reason,
             "encoded": used.get("encoded", 0),
             "cpu_s": round(used.get("cpu_s", 0.0), 1),

@@ -71,7 +71,7 @@ class Work:
 
     def _set_aside(self, run: Run, error: Exception) -> None:
         reason = str(error)
-        if reason in self.failed.values():
+        if self.workspace.frozen or reason in self.failed.values():
             raise error
         self.failed[run.arm.name] = reason
         if isinstance(error, MtlError):

@@ -76,7 +76,7 @@ def _plugins(definition: Definition) -> list[Path]:
 
 def _load_arms(definition: Definition) -> dict[tuple[str, int], Experiment]:
     loaded: dict[tuple[str, int], Experiment] = {}
-    problems: list[str] = []
+    problems: dict[str, list[str]] = {}  # message -> arms and trials
     for arm in definition.arms.values():
         for trial in range(len(arm.trials)):
             try:
@@ -85,11 +85,18 @@ def _load_arms(definition: Definition) -> dict[tuple[str, int], Experiment]:
                 lines = str(error).splitlines()
                 # A message of several lines begins with the file.
                 shown = lines[1:] if len(lines) > 1 else lines
-                problems += [f"{_where(arm, trial)}: {line.strip()}" for line in shown]
+                for line in shown:
+                    problems.setdefault(line.strip(), []).append(_where(arm, trial))
     if problems:
-        listed = "\n  ".join(dict.fromkeys(problems))
-        raise MtlError(f"{definition.name}, on {definition.config}:\n  {listed}")
+        lines = [_of_arms(where, line, definition) for line, where in problems.items()]
+        raise MtlError("\n  ".join([f"{definition.name}, on {definition.config}:", *lines]))
     return loaded
+
+
+def _of_arms(where: Sequence[str], line: str, definition: Definition) -> str:
+    """Return a problem with its arms; without them if all arms have it."""
+    trials = sum(len(arm.trials) for arm in definition.arms.values())
+    return line if len(where) == trials > 1 else f"{first_few(where, SHOWN)}: {line}"
 
 
 def _load(definition: Definition, arm: Arm, trial: int) -> Experiment:

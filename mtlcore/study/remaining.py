@@ -59,10 +59,14 @@ class Remaining:
         return [*lines, *self._stale()]
 
     def _stale(self) -> list[str]:
-        if not self.stale:
-            return []
-        reasons = dict.fromkeys(f"  {old.reason}" for old in self.stale)
-        return [f"{len(self.stale)} rows no longer count, because the study was edited:", *reasons]
+        return no_longer_count(self.stale) if self.stale else []
+
+
+def no_longer_count(stale: Sequence[Stale]) -> list[str]:
+    """Return how many rows the study no longer counts, since it was edited, and why."""
+    number = "1 row no longer counts" if len(stale) == 1 else f"{len(stale)} rows no longer count"
+    reasons = dict.fromkeys(f"  {old.reason}" for old in stale)
+    return [f"{number}, because the study was edited{':' if stale else ''}", *reasons]
 
 
 def remaining(plan: Plan, rows: Rows, left: Sequence[Run]) -> Remaining:

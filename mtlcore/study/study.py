@@ -23,7 +23,7 @@ from .jobs import run_in_processes
 from .plan import Plan, Run, key_of, name_of
 from .plots import require_suffix
 from .read import read, read_tables
-from .remaining import Remaining, remaining
+from .remaining import Remaining, no_longer_count, remaining
 from .report import Report, Tables, report
 from .statistics import spread
 from .working import Say, Work
@@ -190,8 +190,7 @@ class Study:
         if not changes and not stale:
             return []
         lines = ["the study was edited since its last run:", *(f"  {line}" for line in changes)]
-        lines.append(f"{len(stale)} rows no longer count{':' if stale else ''}")
-        return [*lines, *dict.fromkeys(f"  {old.reason}" for old in stale)]
+        return [*lines, *no_longer_count(stale)]
 
 
 def selected(plan: Plan, arms: Sequence[str]) -> list[Run]:

@@ -115,7 +115,9 @@ class Trainee:
         file = out.with_name(f"{out.name}.toml")
         config = dump(experiment)
         resume = (out / "config.toml").exists()
-        if resume and file.exists():
+        if resume and not file.exists():
+            raise MtlError(f"{out} holds a run that this study did not start: remove that folder")
+        if resume:
             started = file.read_text(encoding="utf-8")
             if without_folders(started) != without_folders(config):
                 self._set_aside(out, file, config)

@@ -120,7 +120,7 @@ def test_arms_that_differ_in_what_they_share_are_an_error_unless_the_study_says_
 
 def test_the_same_arm_twice_is_an_error(folder):
     text = MINIMAL.replace("pretext.puzzling.grid=2", "pretext.puzzling.weight=0")
-    with pytest.raises(MtlError, match="puzzling is the same experiment as arms.supervised"):
+    with pytest.raises(MtlError, match=r"puzzling is the same experiment as arms.supervised"):
         Study.load(written(folder, text))
 
 
@@ -218,7 +218,7 @@ def test_a_study_runs_is_edited_and_is_read_on_test(folder):
     study.run(say=said.append)
     assert "the study was edited since its last run:" in said
     assert any("arms.puzzling.set" in line and "grid=3" in line for line in said)
-    assert "1 rows no longer count:" in said
+    assert "1 row no longer counts, because the study was edited:" in said
     assert len(rows_of(study)) == 3
     assert (study.folder / "runs" / "main-puzzling-0-0-3.old-1" / "config.toml").exists()
     with pytest.warns(SecondReadWarning, match="read before by another choice"):
@@ -242,7 +242,7 @@ from mtlcore import PretextTask, hookimpl
 class Fails(PretextTask):
     def views(self, batch, rng):
         raise ValueError("it can't")
-    def head(self, context):
+    def build(self, context):
         raise ValueError("it can't")
 
 @hookimpl

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /d
 # Runs each line of its stdin in a forked process, and prints the exit code.
 SERVER = """
 import gc, json, os, signal, sys, traceback
-import kornia, mtlcore.api, mtlcore.sweep, mtlcore.training.trainer, torchmetrics
+import kornia, mtlcore.api, mtlcore.study.sweep, mtlcore.training.trainer, torchmetrics
 from mtlcore.cli import main
 from mtlcore.registry.catalog import catalog
 

@@ -12,7 +12,7 @@ import pytest
 from mtlcore import __version__
 
 MTL = [sys.executable, "-c", "import sys; from mtlcore.cli import main; sys.exit(main())"]
-COMMANDS = ("train", "eval", "serve", "sweep", "demo", "preview", "plugins", "data")
+COMMANDS = ("train", "eval", "serve", "study", "sweep", "demo", "preview", "plugins", "data")
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -61,7 +61,10 @@ def test_a_run_of_another_format_is_refused_with_one_message(folder, capsys, com
         "sweep": ["sweep", experiment, "--over", "optimizer.lr=0.01", "--out", folder / "sweep"],
     }
     if command == "sweep":
-        run = shutil.copytree(run, folder / "sweep" / "lr=0.01_seed=0")
+        # As a sweep of another version left it.
+        left = folder / "sweep" / "runs" / "main-lr=0.01-0-0-2"
+        run = shutil.copytree(run, left)
+        shutil.copyfile(run / "config.toml", left.with_name(f"{left.name}.toml"))
     with_format(run, number)
     # The configuration of another version need not load.
     if command != "init_from":

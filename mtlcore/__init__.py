@@ -9,6 +9,7 @@ Each noun in this line is a kind of plugin. Python code builds and reads experim
     experiments                 Experiment, its settings Input, Views, Optimizer, Schedule, Train,
                                 its entries TaskEntry, PretextEntry, DataEntry, load_experiment
     training                    train, load_run, Run, Evaluation, FeatureTable
+    comparisons                 Study
     custom training loops       Trainer, and its batches, StepBatch
     components                  component (by kind and name), register (a class in your script)
 
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from .registry.hooks import hookimpl as hookimpl
     from .rng import Rng as Rng
     from .run import Run as Run
+    from .study.study import Study as Study
     from .tasks.classification import Classification as Classification
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
@@ -181,6 +183,7 @@ _HOME = {
     "registry.hooks": ("hookimpl",),
     "rng": ("Rng",),
     "run": ("Run",),
+    "study.study": ("Study",),
     "tasks.classification": ("Classification",),
     "tasks.multilabel": ("Multilabel",),
     "tasks.regression": ("Regression",),

@@ -1,4 +1,4 @@
-"""The runner of protocols: validation metrics choose the runs, intervals agree with scipy, a run
+"""The committed protocols: validation metrics choose the runs, tables are those of the rows, a run
 leaves one row, and rows with old key names stay readable."""
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ COMMITTED = ("cpu", "cpu2", "controls", "digits", "imagenet")  # protocols with 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import run as benchmarks_run  # noqa: E402
-from hmtl import main, old_keys, runs  # noqa: E402
+from hmtl import main, old_keys, protocols  # noqa: E402
 from hmtl.old_keys import FORMAT, read_row, translated  # noqa: E402
-from hmtl.plan import Plan, Results, Run, key_of  # noqa: E402
-from hmtl.protocol import load  # noqa: E402
-from hmtl.report import paired, spread, table  # noqa: E402
-from hmtl.runs import Workspace, fingerprint  # noqa: E402
+from hmtl.protocols import load, workspace  # noqa: E402
 
 from mtlcore import MtlError  # noqa: E402
+from mtlcore.study.again import differences  # noqa: E402
+from mtlcore.study.identity import fingerprint  # noqa: E402
+from mtlcore.study.plan import Plan, Results, Run, key_of  # noqa: E402
+from mtlcore.study.report import report  # noqa: E402
+from mtlcore.study.training import Trainee  # noqa: E402
+from mtlcore.study.workspace import Workspace  # noqa: E402
 
 
 def finished(
@@ -67,7 +70,7 @@ def played(
     best_trials = tuned or {}
     rows: list[dict] = []
     while True:
-        plan = Plan(protocol, Results(rows, protocol.metric))
+        plan = Plan(protocol, Results(rows, protocol))
         runs_by_key = {run.key: run for run in plan.runs()}
         left = [run for run in runs_by_key.values() if plan.results.row(run) is None]
         if not left:
@@ -84,12 +87,18 @@ def played(
 
 def with_rows(plan: Plan, rows: list[dict]) -> Plan:
     """Return the same plan with other rows."""
-    return Plan(plan.protocol, Results(rows, plan.results.metric))
+    return Plan(plan.definition, Results(rows, plan.definition))
+
+
+def table(plan: Plan) -> str:
+    """Return the table of a plan, as `--table` writes it."""
+    command = f"python benchmarks/run.py hmtl --protocol {plan.definition.name}"
+    return str(report(plan, command))
 
 
 def empty_plan(name: str) -> Plan:
     protocol = load(name)
-    return Plan(protocol, Results([], protocol.metric))
+    return Plan(protocol, Results([], protocol))
 
 
 # ----------------------------------------------------------------------------------------- the plan
@@ -98,7 +107,7 @@ def empty_plan(name: str) -> Plan:
 def test_only_the_tuning_is_known_before_there_are_results():
     plan = empty_plan("cpu2")
     assert {run.stage for run in plan.runs()} == {"tune"}
-    assert all(len(arm.trials) == 3 for arm in plan.protocol.arms.values())
+    assert all(len(arm.trials) == 3 for arm in plan.definition.arms.values())
 
 
 def test_the_better_trial_on_validation_is_used():
@@ -142,7 +151,7 @@ def test_every_protocol_reaches_its_headline_and_every_extra(name):
     plan = played({}, name=name)
     assert plan.headline()
     assert plan.pending_stages() == []
-    assert all(plan.extra(extra.name) for extra in plan.protocol.extras)
+    assert all(plan.extra(extra.name) for extra in plan.definition.extras)
 
 
 def test_the_two_best_arms_and_their_controls_are_paired_at_every_seed():
@@ -172,20 +181,6 @@ def test_a_control_differs_from_its_arm_by_one_key():
 
 
 # ---------------------------------------------------------------------------------------- the table
-
-
-@pytest.mark.parametrize("n", [2, 5, 8])
-def test_the_interval_is_the_t_interval(n):
-    x = np.random.default_rng(n).normal(50, 2, n)
-    low, high = stats.t.interval(0.95, n - 1, loc=x.mean(), scale=stats.sem(x))
-    found = spread(list(x))
-    assert (found.low, found.high) == pytest.approx((low, high))
-
-
-def test_pairs_share_a_seed():
-    found = paired({0: 51.0, 1: 52.0, 7: 99.0}, {0: 50.0, 1: 50.0, 2: 0.0})
-    assert found is not None
-    assert (found.n, found.mean) == (2, pytest.approx(1.5))
 
 
 def test_the_table_lists_what_was_not_run():
@@ -312,7 +307,7 @@ def test_a_commit_is_marked_if_files_differ_from_it(tmp_path, monkeypatch):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
         subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True)
 
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(protocols, "ROOT", tmp_path)
     code = tmp_path / "code.py"
     result = tmp_path / "benchmarks" / "results" / "runs.jsonl"
     result.parent.mkdir(parents=True)
@@ -321,12 +316,12 @@ def test_a_commit_is_marked_if_files_differ_from_it(tmp_path, monkeypatch):
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "one")
-    clean = runs.commit()
+    clean = protocols.commit()
     assert len(clean) == 12
     result.write_text("{}\n{}\n")
-    assert runs.commit() == clean
+    assert protocols.commit() == clean
     code.write_text("a = 2\n")
-    assert runs.commit() == clean + "+"
+    assert protocols.commit() == clean + "+"
 
 
 # ------------------------------------------------------------------------------- rows with old keys
@@ -340,7 +335,7 @@ def committed_rows(name: str) -> list[dict]:
 
 def committed_workspace(name: str) -> Workspace:
     file = ROOT / "benchmarks" / "results" / f"hmtl-{name}" / "runs.jsonl"
-    return Workspace(load(name), Path("data"), Path("work"), file)
+    return workspace(load(name), Path("data"), Path("work"), file)
 
 
 def has_old_key(setting: str) -> bool:
@@ -350,8 +345,8 @@ def has_old_key(setting: str) -> bool:
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_rows_match_their_protocol_after_translation(name):
-    workspace = committed_workspace(name)
-    plan = workspace.plan()  # raises if the settings of a row differ from the protocol
+    here = committed_workspace(name)
+    plan = here.plan()  # raises if the settings of a row differ from the protocol
     raw = {key_of(row): row for row in reversed(committed_rows(name))}
     assert len(plan.results.rows) == len(raw)
     changed = 0
@@ -365,9 +360,9 @@ def test_committed_rows_match_their_protocol_after_translation(name):
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_the_committed_table_is_the_table_of_the_committed_rows(name):
-    workspace = committed_workspace(name)
-    committed = workspace.file.with_name("table.md").read_text(encoding="utf-8")
-    assert table(workspace.plan()) + "\n" == committed
+    here = committed_workspace(name)
+    committed = here.file.with_name("table.md").read_text(encoding="utf-8")
+    assert table(here.plan()) + "\n" == committed
 
 
 def test_each_old_key_of_the_committed_rows_becomes_a_key_of_today():
@@ -428,9 +423,9 @@ def test_a_row_made_before_a_key_went_is_compared_by_all_but_its_fingerprint():
     """Format 2: the configuration that was hashed still had train.tensorboard."""
     before = read_row(made_row(format=2, fingerprint="other"))
     now = made_row(format=FORMAT)
-    assert main.differences(before, now) == []
-    assert main.differences(before | {"weights": "ab"}, now) == ["weights"]
-    assert main.differences(before | {"format": FORMAT}, now) == ["fingerprint"]
+    assert differences(before, now) == []
+    assert differences(before | {"weights": "ab"}, now) == ["weights"]
+    assert differences(before | {"format": FORMAT}, now) == ["fingerprint"]
 
 
 def made_row(**changes: object) -> dict:
@@ -451,7 +446,7 @@ def made_row(**changes: object) -> dict:
 def test_again_compares_settings_metrics_and_weights_of_a_row_with_old_keys():
     now = made_row(format=FORMAT, fingerprint="other", commit="two", cpu_s=2.0)
     old = read_row(made_row(set=["train.lr=1e-3", "seed=0"]))
-    assert main.differences(old, now) == []
+    assert differences(old, now) == []
     for key, value in {
         "set": ["train.lr=2e-3", "seed=0"],
         "encoded": 65,
@@ -460,14 +455,14 @@ def test_again_compares_settings_metrics_and_weights_of_a_row_with_old_keys():
         "weights": "ab",
     }.items():
         old = read_row(made_row(**{"set": ["train.lr=1e-3", "seed=0"], key: value}))
-        assert main.differences(old, now) == [key]
+        assert differences(old, now) == [key]
 
 
 def test_again_compares_the_fingerprint_of_a_row_of_todays_format():
     before = made_row(format=FORMAT)
-    assert main.differences(before, made_row(format=FORMAT)) == []
+    assert differences(before, made_row(format=FORMAT)) == []
     now = made_row(format=FORMAT, fingerprint="other")
-    assert main.differences(before, now) == ["fingerprint"]
+    assert differences(before, now) == ["fingerprint"]
 
 
 # -------------------------------------------------------------------------------------- the command
@@ -536,7 +531,7 @@ def test_the_stage_extras_means_every_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(main, "ROOT", tmp_path)
     assert command("--protocol", "cpu2", "--dry-run", "--stages", "extras", "--work", tmp_path) == 0
     printed = capsys.readouterr().out
-    assert all(f"  {extra.name}-sl-" in printed for extra in plan.protocol.extras)
+    assert all(f"  {extra.name}-sl-" in printed for extra in plan.definition.extras)
     assert "main-" not in printed
 
 
@@ -549,14 +544,14 @@ def as_lines(rows: list[dict]) -> str:
 
 def workspace_in(folder: Path) -> Workspace:
     """Return a workspace of the protocol `digits` in an empty folder."""
-    return Workspace(load("digits"), folder, folder / "work", folder / "runs.jsonl")
+    return workspace(load("digits"), folder, folder / "work", folder / "runs.jsonl")
 
 
 def test_a_run_leaves_one_row_with_its_compute(tmp_path):
-    workspace = workspace_in(tmp_path)
-    arm = workspace.protocol.arms["sl_2views"]
+    here = workspace_in(tmp_path)
+    arm = here.definition.arms["sl_2views"]
     run = Run("main", arm, 0, 0, 2, set=("data.digits.limit=200",))
-    workspace.train_and_record(run)
+    Trainee(here).train_and_record(run)
     (line,) = (tmp_path / "runs.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert (row["arm"], row["seed"], row["steps"]) == ("sl_2views", 0, 2)
@@ -567,30 +562,32 @@ def test_a_run_leaves_one_row_with_its_compute(tmp_path):
 
 
 def test_a_line_cut_off_by_a_crash_is_ignored_and_damages_no_other_line(tmp_path):
-    workspace = workspace_in(tmp_path)
-    sl = workspace.protocol.arms["sl"]
+    here = workspace_in(tmp_path)
+    sl = here.definition.arms["sl"]
     whole = json.dumps(finished(Run("tune", sl, 0, 0, 1), 0.5, 0.5))
     for end in range(1, len(whole)):
-        workspace.file.write_text(whole[:end])
-        assert workspace.rows() == []
-    workspace.train_and_record(Run("tune", sl, 0, 0, 1, set=("data.digits.limit=100",)))
-    assert [row["arm"] for row in workspace.rows()] == ["sl"]
+        here.file.write_text(whole[:end])
+        assert here.rows() == []
+    Trainee(here).train_and_record(Run("tune", sl, 0, 0, 1, set=("data.digits.limit=100",)))
+    assert [row["arm"] for row in here.rows()] == ["sl"]
 
 
 def test_a_half_trained_run_resumes_only_with_its_own_configuration(tmp_path):
-    workspace = workspace_in(tmp_path)
-    protocol = workspace.protocol
+    here = workspace_in(tmp_path)
+    protocol = here.definition
     run = Run("tune", protocol.arms["sl"], 0, 0, 1)
     before, now = (
-        evolve(workspace, protocol=evolve(protocol, settings=(f"data.digits.limit={n}",)))
+        evolve(here, definition=evolve(protocol, settings=(f"data.digits.limit={n}",)))
         for n in (60, 80)
     )
-    row = before.train_and_record(run)
-    workspace.file.unlink()
+    row = Trainee(before).train_and_record(run)
+    here.file.unlink()
     with pytest.raises(MtlError, match="was started with another configuration"):
-        now.train_and_record(run)
-    assert not workspace.file.exists()
-    assert before.train_and_record(run) == row  # the run was finished; only its row was lost
+        Trainee(now).train_and_record(run)
+    assert not here.file.exists()
+    assert (
+        Trainee(before).train_and_record(run) == row
+    )  # the run was finished; only its row was lost
 
 
 def test_a_row_that_was_made_with_other_settings_is_reported(tmp_path, capsys):
@@ -603,11 +600,11 @@ def test_a_row_that_was_made_with_other_settings_is_reported(tmp_path, capsys):
 
 
 def test_a_row_of_a_trial_that_the_protocol_no_longer_has_is_reported(tmp_path):
-    workspace = workspace_in(tmp_path)
-    run = Run("tune", workspace.protocol.arms["sl"], 0, 0, 1)
-    workspace.file.write_text(as_lines([finished(run, 0.5) | {"trial": 9}]))
-    with pytest.raises(MtlError, match=r"tune-sl-9-0-1: .*the protocol has \d trials of sl"):
-        workspace.plan()
+    here = workspace_in(tmp_path)
+    run = Run("tune", here.definition.arms["sl"], 0, 0, 1)
+    here.file.write_text(as_lines([finished(run, 0.5) | {"trial": 9}]))
+    with pytest.raises(MtlError, match=r"tune-sl-9-0-1: .*the study has \d trials of sl"):
+        here.plan()
 
 
 def test_a_run_that_is_trained_again_is_the_same_to_the_bit(tmp_path, capsys):

@@ -21,11 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from hmtl import main  # noqa: E402
-from hmtl.plan import Run  # noqa: E402
-from hmtl.protocol import FOLDER, load  # noqa: E402
-from hmtl.runs import Workspace  # noqa: E402
+from hmtl.protocols import FOLDER, Checkout, load  # noqa: E402
 
 from mtlcore.config import load as load_config  # noqa: E402
+from mtlcore.study.plan import Run  # noqa: E402
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.toml"))
 
@@ -162,14 +161,15 @@ def test_imagenet_weights_come_from_the_wheel(tmp_path):
 
 def test_a_rehearsal_sets_only_keys_of_datasets_that_the_base_has(tmp_path):
     protocol = load("cpu2").rehearsal(("data.fer2013.limit=9", "input.batch_size=4"))
-    workspace = Workspace(protocol, tmp_path, tmp_path, tmp_path / "runs.jsonl")
+    checkout = Checkout(tmp_path, tmp_path)
+    utkface = str(FOLDER / "bases" / "utkface.toml")
     run = Run("x", protocol.arms["sl"], 0, 0, 2)
-    assert workspace.machine_settings(run) == [
+    assert checkout.machine_settings(protocol, run) == [
         f'data.fer2013.root="{tmp_path}/fer2013"',
         "data.fer2013.limit=9",
         "input.batch_size=4",
     ]
-    assert workspace.machine_settings(evolve(run, config="utkface.toml")) == [
+    assert checkout.machine_settings(protocol, evolve(run, config=utkface)) == [
         f'data.utkface.root="{tmp_path}/utkface"',
         "input.batch_size=4",
     ]

@@ -1,4 +1,5 @@
-"""Does hybrid training help? Runs the arms of a protocol and writes their rows and tables.
+"""Does hybrid training help? The committed studies of this project, run by `mtlcore.study`.
 
-A protocol is a TOML file. It lists the arms, what is tuned, and the rule that chooses an arm.
+A protocol is a study file in `benchmarks/protocols` that is committed before it is run. A protocol
+that has been run never changes: a change makes a new protocol with a new name.
 """

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import re
 
-from .plan import Row
-
-FORMAT = 3  # of rows that are written now
+from mtlcore.study.again import format_of
+from mtlcore.study.plan import Row
+from mtlcore.study.training import FORMAT
 
 OLD_VALUE, NEW_VALUE = '"unlabelled"', '"unlabeled"'
 
@@ -47,11 +47,6 @@ def translated(setting: str) -> str:
             new_value = NEW_VALUE if value == OLD_VALUE else value
             return match.expand(new) + equals + new_value
     return setting
-
-
-def format_of(row: Row) -> int:
-    """Return the format of a row: 1 before the renames, 2 until train.tensorboard went, 3 since."""
-    return int(row.get("format", 1))
 
 
 def read_row(row: Row) -> Row:

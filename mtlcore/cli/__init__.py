@@ -60,6 +60,18 @@ _data.command(
 )
 app.command(_data)
 
+_study = App(name="study", help="Compare arms over seeds: write a study, run it, read its tables.")
+_STUDY = {
+    "new": "Write a study file from an experiment and what its arms differ in.",
+    "run": "Train the runs of a study that are left, and print its tables.",
+    "plan": "Print what is left, with its estimated compute.",
+    "table": "Print what the finished runs say; --test reads the test split.",
+    "again": "Train a finished run again: is it the same, bit for bit?",
+}
+for _name, _help in _STUDY.items():
+    _study.command(f"{__name__}.study:{_name}", name=_name, help=_help)
+app.command(_study)
+
 _plugins = App(name="plugins", help="List all components, and plugins that failed or are blocked.")
 _plugins.default(plugins)
 _plugins.command(

@@ -7,13 +7,24 @@ brackets as markup.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from ..callbacks.bars import Bars
+from ..contracts import CallbackContext
 from ..demo import Arm
 from ..run import Run
 from ._shared import print_line
+
+
+class StudyBars(Bars):
+    """Bars of the runs of a study. Their validation metrics are in its tables."""
+
+    def on_log(self, run: CallbackContext, row: Mapping[str, Any]) -> None:
+        if "lr" in row:
+            super().on_log(run, row)
 
 
 def metrics_table(title: str, metrics: Mapping[str, float]) -> Table:

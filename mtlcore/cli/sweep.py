@@ -1,4 +1,4 @@
-"""`mtl sweep`: train an experiment with several values of a key, and write the best setting."""
+"""`mtl sweep`: the smallest study: an experiment with several values of a key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ from cyclopts import Parameter
 from ._options import Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
-    from ..sweep import Outcome, Planned, Setting, Sweep
-
-STATES = {
-    "finished": "already finished",
-    "diverged": "already diverged",
-    "interrupted": "resumes",
-    "new": "starts",
-}
+    from ..study.study import Study
+    from ..study.sweep import Outcome, Setting
 
 
 def sweep(
@@ -33,17 +27,18 @@ def sweep(
     plugin: PluginFiles = (),
     json: Json = False,
 ) -> int:
-    """Train CONFIG with each value and seed, and choose the value that is best on validation.
+    """Train CONFIG with each value and seed, and write the value with the best mean on validation.
 
-    The test split is not read. The same command resumes an interrupted sweep.
+    The test split is not read. The same command resumes an interrupted sweep. `mtl study` also
+    compares pretexts, tunes arms, and adds controls and equal compute.
 
     Parameters
     ----------
     config
         The experiment, a TOML file.
     over
-        A key and its values: `--over pretext.puzzling.weight=0,0.1,0.3`. Brackets make a list one
-        value. Repeatable: then every combination is trained.
+        A key and its values: `--over pretext.puzzling.weight=0,0.1,0.3`. The first value is the
+        baseline. Brackets make a list one value. Repeatable: then every combination is trained.
     out
         The folder of the sweep; default: CONFIG's name with -sweep, in the current folder.
     seeds
@@ -55,23 +50,21 @@ def sweep(
     json
         Print JSON.
     """
-    from ..sweep import Axis, Sweep
+    from ..study.axes import Axis
+    from ..study.sweep import plan_sweep, write_outcome
     from ..training.stop import Interrupted
     from ._shared import print_json, print_line
 
     axes = [Axis.parse(text) for text in over]
     folder = out or Path(f"{config.stem}-sweep")
-    planned = Sweep.plan(config, axes, folder, seeds=seeds, overrides=set_, plugin_files=plugin)
-    if not json:
-        print_line(f"{len(planned.runs)} runs in {folder}")
+    study = plan_sweep(config, axes, folder, seeds=seeds, overrides=set_, plugin_files=plugin)
     try:
-        for number, run in enumerate(planned.runs, 1):
-            _train(planned, run, f"run {number} of {len(planned.runs)}", quiet=json)
+        _run(study, quiet=json)
     except (Interrupted, KeyboardInterrupt) as stopped:
         if not json:
             print_line(f"stopped; the same command resumes the sweep in {folder}")
         return stopped.exit_code if isinstance(stopped, Interrupted) else 130
-    outcome, file = planned.choose()
+    outcome, file = write_outcome(study, len(axes))
     if json:
         print_json({**outcome.as_json(), "toml": str(file)})
     else:
@@ -79,17 +72,23 @@ def sweep(
     return 0
 
 
-def _train(planned: Sweep, run: Planned, title: str, quiet: bool) -> None:
-    from ..callbacks.bars import Bars
-    from ..sweep import ENDED
+def _run(study: Study, quiet: bool) -> None:
+    from ..errors import MtlError
+    from ._progress import StudyBars
     from ._shared import print_line
 
-    state = run.state
+    left = study.plan()
     if not quiet:
-        print_line(f"{title}: {run.name} {STATES[state]}")
-    # A run that has ended is not trained, so it needs no bar.
-    with Bars(quiet=quiet or state in ENDED, title=run.name) as bars:
-        planned.train(run, bars)
+        print_line(f"{left.ended + len(left.left)} runs in {study.folder}, {left.ended} are done")
+    with StudyBars(quiet=quiet) as bars:
+        failed = study.train(say=_nothing if quiet else print_line, reporter=bars)
+    if failed:
+        listed = "\n  ".join(f"{arm}: {why}" for arm, why in failed.items())
+        raise MtlError(f"these settings failed; the same command tries them again:\n  {listed}")
+
+
+def _nothing(_line: str) -> None:
+    pass
 
 
 def _print_outcome(outcome: Outcome, file: Path) -> None:
@@ -100,19 +99,42 @@ def _print_outcome(outcome: Outcome, file: Path) -> None:
 
     better = "higher" if outcome.higher_is_better else "lower"
     keys = outcome.settings[0].values
-    table = Table(*keys, "mean", "sd", "n", "", title_justify="left")
+    table = Table(*keys, "mean", "sd", "n", "", "over the first", title_justify="left")
     table.title = Text(f"{outcome.metric} on validation, last step ({better} is better)")
     for setting in outcome.settings:
         mark = Text(_diverged(setting), "red")
         if setting is outcome.chosen:
-            mark = Text("chosen", "green")
+            mark = Text("best mean", "green")
         values = [Text(str(value)) for value in setting.values.values()]
-        table.add_row(*values, _number(setting.mean), _number(setting.sd), str(setting.n), mark)
+        numbers = (_number(setting.mean), _number(setting.sd), str(setting.n))
+        table.add_row(*values, *numbers, mark, Text(_verdict(outcome, setting)))
     console.print(table)
+    for line in _texts(outcome):
+        print_line(line)
+    print_line(f"train the setting with the best mean: mtl train {file} --out RUN")
+
+
+def _verdict(outcome: Outcome, setting: Setting) -> str:
+    found = outcome.verdicts.get(setting.arm)
+    if found is None:
+        return ""
+    difference = found.signed(4) if found.difference.n else ""
+    return f"{difference} {found.verdict}".strip()
+
+
+def _texts(outcome: Outcome) -> list[str]:
+    """Say what is not decided, and why."""
     if any(setting.n == 1 for setting in outcome.settings):
-        print_line("A setting has one seed alone. Metrics vary by about a point from seed to seed:")
-        print_line("train several, such as --seeds 0 1 2.")
-    print_line(f"train the chosen setting: mtl train {file} --out RUN")
+        return [
+            "A setting has one seed alone. Metrics vary by about a point from seed to seed:",
+            "train several, such as --seeds 0 1 2.",
+        ]
+    shown = [f"{arm}: {found.text}" for arm, found in outcome.verdicts.items() if not found.decided]
+    if not outcome.verdicts and len(outcome.settings) > 1:
+        shown.append("for intervals and verdicts: pip install 'mtlcore[study]'")
+    if shown and outcome.verdicts:
+        shown.append("Intervals are paired by seed, and corrected for all comparisons (Holm).")
+    return shown
 
 
 def _diverged(setting: Setting) -> str:

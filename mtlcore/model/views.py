@@ -243,10 +243,14 @@ def _check_samples(label: str, views: Sequence[View], target: Target, samples: i
             )
 
 
+class NoTargetError(MtlError):
+    """The control "random_target" of a pretext without a target that could be permuted."""
+
+
 def _permuted(label: str, entry: PretextEntry, target: Target, rng: Rng, samples: int) -> Target:
     """Return the targets of other samples, for the control "random_target"."""
     if target is None:
-        raise MtlError(
+        raise NoTargetError(
             f'pretext.{label}.control = "random_target": this pretext compares its views and has '
             'no target to permute: set control = "views_only"'
         )

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlcore import MtlError
-from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
-from mtlcore.sweep import Axis, Sweep
+from mtlcore.study.axes import Axis
+from mtlcore.study.study import Study
+from mtlcore.study.sweep import Outcome, outcome, plan_sweep, write_outcome
 from mtlcore.training.trainer import train
 
-DOTS = Path(__file__).parent / "dots.py"
+DOTS = Path(__file__).parent.parent / "dots.py"
 CONFIG = """
 [encoder]
 name = "resnet_small"
@@ -52,16 +53,24 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def plan(config: Path, *axes: Axis, out: str = "sweep", plugin: Path = DOTS, **options) -> Sweep:
-    return Sweep.plan(
+def plan(config: Path, *axes: Axis, out: str = "sweep", plugin: Path = DOTS, **options) -> Study:
+    return plan_sweep(
         config, axes or (OVER,), config.parent / out, plugin_files=[plugin], **options
     )
 
 
-def run(sweep: Sweep) -> Sweep:
-    for planned in sweep.runs:
-        sweep.train(planned)
-    return sweep
+def runs(sweep: Study) -> list:
+    """The runs of a sweep that have not ended."""
+    return sweep.workspace.plan().left()
+
+
+def run(sweep: Study, axes: int = 1, say=lambda line: None) -> Outcome:
+    sweep.train(say=say)
+    return outcome(sweep, axes)
+
+
+def folder(sweep: Study, name: str) -> RunFolder:
+    return RunFolder(sweep.workspace.work / f"main-{name}")
 
 
 # ------------------------------------------------------------ the options
@@ -107,23 +116,23 @@ def test_text_that_is_no_list_of_values_is_an_error(text, message) -> None:
 def test_several_keys_are_combined_and_each_run_has_a_readable_folder(config) -> None:
     lr, crop = Axis.parse("optimizer.lr=0.01,0.1"), Axis.parse("augment.crop=[0.5,0.9]")
     sweep = plan(config, OVER, lr, crop, seeds=[3, 1])
-    assert len(sweep.runs) == 2 * 2 * 1 * 2
-    assert len({r.folder for r in sweep.runs}) == 8
-    first = sweep.runs[0]
-    assert first.name.startswith("weight=0_lr=0.01_crop=0.5-0.9-")
-    assert first.name.endswith("_seed=3")
-    assert first.experiment.pretexts == {}
-    assert [r.experiment.optimizer.lr for r in sweep.runs] == [0.01, 0.01, 0.1, 0.1] * 2
-    assert {r.experiment.augment.crop for r in sweep.runs} == {(0.5, 0.9)}
+    assert len({r.name for r in runs(sweep)}) == 2 * 2 * 1 * 2
+    assert [r.seed for r in runs(sweep)] == [3] * 4 + [1] * 4
+    first = runs(sweep)[0]
+    assert first.name.startswith("main-weight=0_lr=0.01_crop=0.5-0.9-")
+    experiments = [load(config, r.overrides, [DOTS]) for r in runs(sweep)[:4]]
+    assert [bool(e.pretexts) for e in experiments] == [False, False, True, True]
+    assert [e.optimizer.lr for e in experiments] == [0.01, 0.1] * 2
+    assert {e.augment.crop for e in experiments} == {(0.5, 0.9)}
 
 
 def test_keys_with_the_same_last_word_have_their_full_names(config) -> None:
     sweep = plan(config, OVER, Axis.parse("task.quarter.weight=1,2"))
-    assert sweep.runs[-1].name == "pretext.puzzling.weight=0.3_task.quarter.weight=2_seed=0"
+    assert list(sweep.definition.arms)[-1] == "pretext.puzzling.weight=0.3_task.quarter.weight=2"
 
 
 def test_without_seeds_the_seed_of_the_configuration_is_used(config) -> None:
-    assert {r.seed for r in plan(config, overrides=["seed=7"]).runs} == {7}
+    assert {r.seed for r in runs(plan(config, overrides=["seed=7"]))} == {7}
 
 
 @pytest.mark.parametrize(
@@ -151,28 +160,26 @@ def test_an_error_in_the_options_is_raised_before_anything_is_written(
 
 
 def test_mean_and_sd_are_those_of_the_runs_and_the_best_mean_is_chosen(config) -> None:
-    sweep = run(
-        plan(
-            config, seeds=[0, 1, 2], overrides=["train.best=quarter/macro_f1", "optimizer.lr=0.02"]
-        )
-    )
-    found, file = sweep.choose()
+    options = ["train.best=quarter/macro_f1", "optimizer.lr=0.02"]
+    sweep = plan(config, seeds=[0, 1, 2], overrides=options)
+    run(sweep)
+    found, file = write_outcome(sweep, 1)
     assert (found.metric, found.higher_is_better) == ("quarter/macro_f1", True)
     means = []
     for setting, weight in zip(found.settings, ("0", "0.3")):
-        folders = [config.parent / "sweep" / f"weight={weight}_seed={seed}" for seed in (0, 1, 2)]
-        logged = [
-            RunFolder(folder).log.rows()[-1]["validation/quarter/macro_f1"] for folder in folders
-        ]
+        folders = [folder(sweep, f"weight={weight}-0-{seed}-3") for seed in (0, 1, 2)]
+        logged = [run.log.rows()[-1]["validation/quarter/macro_f1"] for run in folders]
         assert setting.values == {"pretext.puzzling.weight": float(weight)}
         assert setting.n == 3
-        assert setting.mean == pytest.approx(np.mean(logged), rel=1e-12)
-        assert setting.sd == pytest.approx(np.std(logged, ddof=1), rel=1e-12)
+        assert setting.mean == pytest.approx(np.mean(logged), abs=2e-6)
+        assert setting.sd == pytest.approx(np.std(logged, ddof=1), abs=2e-6)
         means.append(np.mean(logged))
     assert found.chosen is found.settings[int(np.argmax(means))]
     assert json.loads((config.parent / "sweep" / "sweep.json").read_text()) == found.as_json()
     again = load(file)
-    best = config.parent / "sweep" / found.chosen.scores[0].run
+    best = (
+        sweep.workspace.work / found.as_json()["settings"][int(np.argmax(means))]["runs"][0]["run"]
+    )
     assert again.tasks == load(best / "config.toml").tasks
     assert (again.train, again.seed) == (load(best / "config.toml").train, 0)
 
@@ -180,51 +187,19 @@ def test_mean_and_sd_are_those_of_the_runs_and_the_best_mean_is_chosen(config) -
 def test_a_run_of_a_sweep_equals_the_run_of_train(config) -> None:
     sweep = plan(config, Axis.parse("pretext.puzzling.weight=0.3"))
     run(sweep)
+    of_sweep = folder(sweep, "weight=0.3-0-0-3").provenance()["validation"]
     alone = load(config, ["pretext.puzzling.weight=0.3"], [DOTS])
     result = train(alone, config.parent / "alone")
-    assert RunFolder(sweep.runs[0].folder).provenance()["validation"] == result.measured.metrics
+    assert of_sweep == result.measured.metrics
 
 
 def test_a_finished_run_is_read_and_not_trained_again(config) -> None:
     run(plan(config))
     sweep = config.parent / "sweep"
-    stamps = {p: p.stat().st_mtime_ns for p in sweep.glob("weight=*/*")}
+    stamps = {p: p.stat().st_mtime_ns for p in sweep.glob("runs/main-*/*")}
     further = run(plan(config, Axis.parse("pretext.puzzling.weight=0,0.3,1"), seeds=[0]))
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
-    assert [setting.n for setting in further.outcome().settings] == [1, 1, 1]
-
-
-def test_another_configuration_for_the_same_folder_is_an_error_that_shows_the_key(config) -> None:
-    sweep = plan(config)
-    sweep.train(sweep.runs[0])
-    with pytest.raises(MtlError, match=r"(?s)another configuration.*- lr = 0.001.*\+ lr = 0.5"):
-        plan(config, overrides=["optimizer.lr=0.5"])
-    assert plan(config).runs == sweep.runs
-
-
-def test_a_changed_plugin_file_is_another_configuration(config) -> None:
-    plugin = config.parent / "dots.py"
-    plugin.write_text(DOTS.read_text())
-    sweep = plan(config, plugin=plugin)
-    sweep.train(sweep.runs[0])
-    plugin.write_text(DOTS.read_text() + "\n")
-    with pytest.raises(MtlError, match="started with another configuration"):
-        plan(config, plugin=plugin)
-
-
-def test_the_configuration_can_change_before_anything_is_trained(config) -> None:
-    plan(config)
-    changed = plan(config, overrides=["optimizer.lr=0.5"])
-    assert load(changed.runs[0].config).optimizer.lr == 0.5
-
-
-def test_a_run_that_the_sweep_did_not_start_is_an_error(config) -> None:
-    train(
-        load(config, ["pretext.puzzling.weight=0"], [DOTS]),
-        config.parent / "sweep" / "weight=0_seed=0",
-    )
-    with pytest.raises(MtlError, match="did not start"):
-        plan(config)
+    assert [setting.n for setting in further.settings] == [1, 1, 1]
 
 
 OWN = """
@@ -250,7 +225,7 @@ def mtl_components():
 
 def test_without_a_validation_split_nothing_is_trained(config) -> None:
     with pytest.raises(
-        MtlError, match=r"input.validation = 0: a setting is chosen on the .*set input.validation"
+        MtlError, match=r"input.validation = 0: arms are compared on the .*set input.validation"
     ):
         plan(config, overrides=["input.validation=0"])
     with pytest.raises(MtlError, match=r"input.validation = 0: "):
@@ -263,7 +238,7 @@ def test_the_validation_split_of_a_dataset_is_enough(config) -> None:
     plugin.write_text(OWN)
     config.write_text(CONFIG.replace("[data.dots]\nn = 60", "[data.own]"))
     sweep = plan(config, plugin=plugin, overrides=["input.validation=0"])
-    assert len(run(sweep).choose()[0].settings) == 2
+    assert [setting.n for setting in run(sweep).settings] == [1, 1]
 
 
 TASK = '[task.quarter]\nname = "classification"\n'
@@ -275,7 +250,7 @@ def test_a_loss_that_the_swept_weight_scales_is_an_error_before_training(config)
         plan(config, Axis.parse("pretext.puzzling.weight=0.1,1"))
     assert not (config.parent / "sweep").exists()
     # The weight of a dataset scales no loss: it sets how often its samples are drawn.
-    assert len(plan(config, Axis.parse("data.dots.weight=1,2")).runs) == 2
+    assert len(runs(plan(config, Axis.parse("data.dots.weight=1,2")))) == 2
 
 
 def test_settings_with_different_main_metrics_are_an_error_before_training(config) -> None:
@@ -291,16 +266,19 @@ def test_settings_with_different_main_metrics_are_an_error_before_training(confi
     assert not (config.parent / "sweep").exists()
     assert plan(
         config, Axis.parse("task.quarter.weight=0,1"), overrides=["train.best=other/accuracy"]
-    ).runs
+    )
 
 
 def test_a_metric_of_a_callback_can_be_the_main_metric_of_runs_without_tasks(config) -> None:
     config.write_text(CONFIG.replace(TASK, "") + '[callback.probe]\nreads = ["quarter"]\n')
     over = Axis.parse("pretext.puzzling.weight=0.1,1")
-    found, _ = run(plan(config, over, overrides=["train.best=probe/quarter/knn"])).choose()
+    sweep = plan(config, over, overrides=["train.best=probe/quarter/knn"])
+    found = run(sweep)
     assert (found.metric, found.higher_is_better) == ("probe/quarter/knn", True)
-    rows = RunFolder(config.parent / "sweep" / "weight=1_seed=0").log.rows()
-    assert found.settings[1].mean == rows[-1]["validation/probe/quarter/knn"]
+    rows = folder(sweep, "weight=1-0-0-3").log.rows()
+    assert found.settings[1].mean == pytest.approx(
+        rows[-1]["validation/probe/quarter/knn"], abs=1e-6
+    )
 
 
 def test_a_weighting_that_cannot_be_built_is_an_error_with_its_setting(config) -> None:
@@ -309,16 +287,16 @@ def test_a_weighting_that_cannot_be_built_is_an_error_with_its_setting(config) -
     )
     with pytest.raises(
         MtlError,
-        match=r"^--over pretext.puzzling.weight=0: weighting.of.puzzling.*to `pretexts`",
+        match=r"--over pretext.puzzling.weight=0: weighting.of.puzzling.*to `pretexts`",
     ):
         plan(config)
     named = ["weighting={name='torchjd:CAGrad'}"]
-    with pytest.raises(MtlError, match=r"^--over weighting.options.c=-1: .*must be non-negative"):
+    with pytest.raises(MtlError, match=r"--over weighting.options.c=-1: .*must be non-negative"):
         plan(config, Axis.parse("weighting.options.c=0.4,-1"), overrides=named)
     assert not (config.parent / "sweep").exists()
     assert plan(
         config, overrides=["weighting.of={}", "weighting.pretexts=[[0.0, 1.0], [1.0, 0.0]]"]
-    ).runs
+    )
 
 
 DRAWS = """
@@ -368,75 +346,50 @@ def test_the_same_experiment_twice_is_an_error(config, axes, message) -> None:
     assert not (config.parent / "sweep").exists()
 
 
+HOT = [
+    "train.max_skipped=2",
+    "train.log_every=1",
+    "train.steps=20",
+    "optimizer.weight_decay=1000",
+    'optimizer.name="sgd"',
+]
+
+
 def test_a_setting_that_diverges_is_marked_and_neither_chosen_nor_trained_again(config) -> None:
-    hot = [
-        "train.max_skipped=2",
-        "train.log_every=1",
-        "train.steps=20",
-        "optimizer.weight_decay=1000",
-        'optimizer.name="sgd"',
-    ]
     lr = Axis.parse("optimizer.lr=1000,0.01")
     notes: list[str] = []
-
-    class Noting(SilentReporter):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
-    sweep = plan(config, lr, overrides=hot)
-    for planned in sweep.runs:
-        sweep.train(planned, Noting())
-    found, file = sweep.choose()
-    assert [planned.state for planned in sweep.runs] == ["diverged", "finished"]
+    sweep = plan(config, lr, overrides=HOT)
+    run(sweep, say=notes.append)
+    found, file = write_outcome(sweep, 1)
     assert found.chosen.values == {"optimizer.lr": 0.01}
     assert load(file).optimizer.lr == 0.01
-    (score,) = found.settings[0].scores
-    last = RunFolder(sweep.runs[0].folder).log.rows()[-1]
-    assert score.diverged
-    assert np.isnan(score.value)
-    assert (score.steps, score.cpu_s) == (last["step"], last["cpu_s"])
-    assert [note for note in notes if note.startswith("lr=1000_seed=0 has diverged")]
+    hot_setting = found.settings[0]
+    last = folder(sweep, "lr=1000-0-0-20").log.rows()[-1]
+    assert hot_setting.diverged == 1
+    assert np.isnan(hot_setting.mean)
+    assert hot_setting.rows[0]["cpu_s"] == pytest.approx(last["cpu_s"], abs=0.06)
+    assert any("main-lr=1000-0-0-20 has no result" in note for note in notes)
     written = found.as_json()["settings"]
     assert written[0]["mean"] is None
     assert [setting["runs"][0]["diverged"] for setting in written] == [True, False]
-    stamps = {p: p.stat().st_mtime_ns for p in config.parent.glob("sweep/lr=*/*")}
-    again = run(plan(config, lr, overrides=hot))
-    assert again.outcome().as_json() == found.as_json()
-    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    notes.clear()
+    assert run(plan(config, lr, overrides=HOT), say=notes.append).as_json() == found.as_json()
+    assert not notes
 
 
 def test_if_all_settings_diverge_there_is_nothing_to_choose(config) -> None:
-    sweep = run(plan(config, Axis.parse("optimizer.lr=0.01"), seeds=[0]))
-    RunFolder(sweep.runs[0].folder).update_provenance(
-        {"diverged": "30 steps in a row"}, remove=["finished"]
-    )
-    assert sweep.runs[0].state == "diverged"
+    sweep = plan(config, Axis.parse("optimizer.lr=1000"), overrides=HOT)
+    run(sweep)
     with pytest.raises(MtlError, match="nothing to choose"):
-        sweep.choose()
+        write_outcome(sweep, 1)
 
 
 def test_the_lowest_mean_is_chosen_if_lower_is_better(config) -> None:
     config.write_text(CONFIG.replace('[task.quarter]\nname = "classification"\n', ""))
-    found, _ = run(plan(config, Axis.parse("optimizer.lr=0.0001,0.01"))).choose()
+    found = run(plan(config, Axis.parse("optimizer.lr=0.0001,0.01")))
     means = [setting.mean for setting in found.settings]
     assert (found.metric, found.higher_is_better) == ("loss", False)
     assert found.chosen is found.settings[int(np.argmin(means))]
-
-
-def test_a_run_without_a_finite_metric_is_never_chosen(config) -> None:
-    sweep = run(plan(config, Axis.parse("optimizer.lr=0.01,0.1"), seeds=[0]))
-    for name, value in (("lr=0.01_seed=0", float("nan")), ("lr=0.1_seed=0", 0.01)):
-        provenance = RunFolder(config.parent / "sweep" / name)
-        provenance.update_provenance({"validation": {"quarter/accuracy": value}})
-    found, file = sweep.choose()
-    assert found.chosen.values == {"optimizer.lr": 0.1}
-    assert load(file).optimizer.lr == 0.1
-    assert found.as_json()["settings"][0]["mean"] is None
-    RunFolder(config.parent / "sweep" / "lr=0.1_seed=0").update_provenance(
-        {"validation": {"quarter/accuracy": float("inf")}}
-    )
-    with pytest.raises(MtlError, match="nothing to choose"):
-        sweep.choose()
 
 
 WITNESS = """
@@ -468,7 +421,9 @@ def test_no_image_of_the_test_split_is_read(config) -> None:
     plugin, log = config.parent / "witness.py", config.parent / "log"
     plugin.write_text(WITNESS)
     config.write_text(CONFIG.replace("[data.dots]\nn = 60", f'[data.witness]\nlog = "{log}"'))
-    run(plan(config, plugin=plugin)).choose()
+    sweep = plan(config, plugin=plugin)
+    run(sweep)
+    write_outcome(sweep, 1)
     read = log.read_text().split()
     assert len(read) >= 48
     assert set(read) == {"train"}

@@ -1,4 +1,4 @@
-"""The swept keys: `--over KEY=V1,V2,...`, the values of a setting, and the names of run folders.
+"""Keys with several values: `--over KEY=V1,V2,...`, and the names of their settings as arms.
 
 A setting is a sequence of overrides ("optimizer.lr=0.1"), one per axis.
 """
@@ -25,7 +25,7 @@ class Axis:
     values: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Axis:
+    def parse(cls, text: str, option: str = "--over") -> Axis:
         """Parse "KEY=V1,V2,...": TOML values, split at commas outside of brackets and quotes.
 
         A list is one value in brackets: `augment.crop=[0.5,0.9],[0.7,1.0]` has two values.
@@ -36,7 +36,7 @@ class Axis:
         values = tuple(_split(typed)) if equals else ()
         if not values or "" in values:
             example = "pretext.puzzling.weight=0,0.1,0.3"
-            raise MtlError(f"--over {text}: expected KEY=VALUE,VALUE, such as {example}")
+            raise MtlError(f"{option} {text}: expected KEY=VALUE,VALUE, such as {example}")
         axis = cls(key.strip(), values)
 
         seen: list[object] = []
@@ -44,7 +44,7 @@ class Axis:
             value = plain(parse_override(override)[1])
             # Compare the types, too: in Python 1 == True, but they are two values in TOML.
             if any(type(value) is type(other) and value == other for other in seen):
-                raise MtlError(f"--over {text}: the value {value!r} is listed twice")
+                raise MtlError(f"{option} {text}: the value {value!r} is listed twice")
             seen.append(value)
         return axis
 
@@ -68,11 +68,8 @@ def values_of(setting: Sequence[str]) -> dict[str, object]:
     return values
 
 
-def folder_name(keys: Sequence[str], setting: Sequence[str], seed: int) -> str:
-    """The name of a run folder: "weight=0.3_seed=1".
-
-    It does not depend on the other runs, so a sweep can grow.
-    """
+def arm_name(keys: Sequence[str], setting: Sequence[str]) -> str:
+    """The name of a setting as an arm, and in the names of its run folders: "weight=0.3"."""
     short_names = [key.rpartition(".")[2] for key in keys]
     parts = []
     for key, short, override in zip(keys, short_names, setting):
@@ -80,13 +77,13 @@ def folder_name(keys: Sequence[str], setting: Sequence[str], seed: int) -> str:
         if short_names.count(short) > 1:
             name = re.sub(r"[^A-Za-z0-9._-]+", "-", key)
         typed = override.partition("=")[2]
-        parts.append(f"{name}={_legal(typed)}")
-    return "_".join([*parts, f"seed={seed}"])
+        parts.append(f"{name}={legal(typed)}")
+    return "_".join(parts)
 
 
-def _legal(typed: str) -> str:
+def legal(typed: str) -> str:
     """A value in the characters of a file name; with a hash where that changed the value."""
-    legal = re.sub(r"[^A-Za-z0-9.+-]+", "-", typed).strip("-")[:LONGEST]
+    legal = re.sub(r"[^A-Za-z0-9.-]+", "-", typed).strip("-")[:LONGEST]
     if legal == typed:
         return legal
     digest = hashlib.blake2b(typed.encode(), digest_size=3).hexdigest()

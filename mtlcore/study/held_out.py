@@ -1,0 +1,142 @@
+"""The test split of a study: read only when asked, and each reading is recorded.
+
+    FOLDER/test.jsonl          the test metrics of a run, one line each
+    FOLDER/test_reads.jsonl    who read them, when, for which arms, and by which choice
+
+A choice that is made after a look at the test split is no longer tested by it. So a second reading
+for another choice (an edited study, other arms, other trials, other seeds) is recorded, and told.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import frozen
+from filelock import FileLock
+
+from ..errors import MtlError
+from ..runs import RunFolder
+from .identity import definition_hash
+from .plan import Plan, Results, Row, Run, key_of
+from .training import measured
+from .workspace import Workspace, append_line
+
+
+@frozen
+class HeldOut:
+    """The test metrics of a study's runs. folder: of the study."""
+
+    workspace: Workspace
+    folder: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One line for each evaluated run."""
+        return self.folder / "test.jsonl"
+
+    @property
+    def reads(self) -> Path:
+        """One line for each reading."""
+        return self.folder / "test_reads.jsonl"
+
+    def read(self, arms: Sequence[str] = ()) -> tuple[Plan, list[str]]:
+        """Evaluate the runs of these arms (default: all) on test.
+
+        Return the plan whose rows have test metrics, and what to tell the user.
+        Raises MtlError while runs are left: choices must come first.
+        """
+        plan = self.workspace.plan()
+        left = plan.left()
+        if left or plan.pending_stages():
+            raise MtlError(
+                f"{len(left)} runs are left, so the test split is not read: it is read once, after "
+                "all choices. Finish them (`mtl study run`), or remove their arms or seeds"
+            )
+        runs = _evaluated(plan, arms)
+        with FileLock(self.folder / ".test.lock"):
+            warnings = self._record(plan, runs)
+            for run in runs:
+                self._evaluate(plan, run)
+        rows = [self._with_test(row, runs) for row in plan.results.rows]
+        return Plan(plan.definition, Results(rows, plan.definition)), warnings
+
+    def _record(self, plan: Plan, runs: Sequence[Run]) -> list[str]:
+        """Record this reading, unless the same choice was read before. Return the warnings."""
+        choice = _choice(plan, runs)
+        earlier = _lines(self.reads)
+        if any(read["choice"] == choice["choice"] for read in earlier):
+            return []
+        append_line(self.reads, {**choice, **_who(), "earlier": len(earlier)})
+        if not earlier:
+            return []
+        last = earlier[-1]
+        shown = ", ".join(f"{arm} (trial {trial})" for arm, trial in last["arms"].items())
+        return [
+            f"the test split was read before by another choice, on {last['date']} by "
+            f"{last['user']} for {shown}: what was changed since may follow from its results. "
+            f"{self.reads} records both: report both"
+        ]
+
+    def _evaluate(self, plan: Plan, run: Run) -> None:
+        row = plan.results.by_key[run.key]
+        if "test" in row or any(_is_of(line, row) for line in _lines(self.metrics)):
+            return
+        folder = self.workspace.work / run.name
+        line: Row = {"key": list(run.key), "weights": row["weights"]}
+        line["test"] = measured(folder, run.split, "last")
+        if RunFolder.open(folder).checkpoint("best"):
+            line["test_best"] = measured(folder, run.split, "best")
+        append_line(self.metrics, line)
+
+    def _with_test(self, row: Row, runs: Sequence[Run]) -> Row:
+        if all(run.key != key_of(row) for run in runs):
+            return row
+        found = next((line for line in _lines(self.metrics) if _is_of(line, row)), {})
+        return {**row, **{key: value for key, value in found.items() if key.startswith("test")}}
+
+
+def _evaluated(plan: Plan, arms: Sequence[str]) -> list[Run]:
+    """Return the runs to evaluate: those of the chosen trials, which did not diverge."""
+    for name in arms:
+        plan.arm(name)  # raises on an unknown arm
+    runs = {run.key: run for run in plan.runs() if run.stage != "tune"}
+    return [
+        run
+        for run in runs.values()
+        if (not arms or run.arm.name in arms) and "failed" not in plan.results.by_key[run.key]
+    ]
+
+
+def _choice(plan: Plan, runs: Sequence[Run]) -> Row:
+    """Return what was chosen to be read: arms, trials, seeds, and all that they set."""
+    made = [(*run.key, plan.results.by_key[run.key].get("settings", "")) for run in runs]
+    return {
+        "choice": definition_hash({"runs": sorted(map(list, made))}),
+        "arms": {run.arm.name: run.trial for run in runs},
+        "seeds": sorted({run.seed for run in runs}),
+        "runs": len(runs),
+    }
+
+
+def _who() -> Row:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "unknown"
+    now = datetime.datetime.now(datetime.UTC)
+    return {"date": now.isoformat(timespec="seconds"), "user": user, "host": socket.gethostname()}
+
+
+def _is_of(line: Row, row: Row) -> bool:
+    return tuple(line["key"]) == key_of(row) and line["weights"] == row.get("weights")
+
+
+def _lines(file: Path) -> list[Row]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]

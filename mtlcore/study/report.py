@@ -1,0 +1,437 @@
+"""The tables of a study: where its runs were made, its trials, arms, verdicts and extras.
+
+Metrics are means over seeds with their standard deviation. Differences are paired by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from ..errors import MtlError, nearest
+from .definition import CONTROLS, Extra
+from .plan import SAME_COMPUTE, Plan, Row, key_of, metric_in, name_of
+from .plots import plot_comparison
+from .statistics import Comparison, Pair, compare_pairs, paired, spread
+from .tables import Table
+
+POINTS = 100.0  # multiplier of a share
+Format = str
+"""Of a report: "markdown", "csv" or "latex"."""
+FORMATS = ("markdown", "csv", "latex")
+
+
+@frozen
+class Report:
+    """Paragraphs and tables of a study.
+
+    arms: the table with one row for each arm, and what its differences decide.
+    errors: name of a run -> why it failed. A run that diverged has no error.
+    """
+
+    parts: tuple[str | Table, ...]
+    arms: Table
+    errors: Mapping[str, str]
+
+    def as_format(self, name: str) -> str:
+        """Return the report as "markdown" or "latex", or the table of the arms as "csv"."""
+        if name not in FORMATS:
+            raise MtlError(f"format = {name!r}: unknown; {nearest(name, FORMATS)}")
+        if name == "csv":
+            return self.arms.csv()
+        tables = [part for part in self.parts if isinstance(part, Table)]
+        if name == "latex":
+            return "\n\n".join(table.latex() for table in tables)
+        return str(self)
+
+    def __str__(self) -> str:
+        parts = [part.markdown() if isinstance(part, Table) else part for part in self.parts]
+        return "\n\n".join(parts)
+
+
+@frozen
+class Scale:
+    """How a metric is shown. factor: 100 for a share in points. digits: after the point."""
+
+    factor: float
+    digits: int = 2
+
+
+def report(plan: Plan, command: str, errors: Mapping[str, str] | None = None) -> Report:
+    """Return the report of the finished rows.
+
+    command: what makes the runs. errors: name -> why a run failed.
+    """
+    tables = Tables(plan)
+    diverged = {name_of(key_of(row)): row["failed"] for row in plan.results.rows if "failed" in row}
+    without = {**diverged, **(errors or {})}
+    arms = tables.arms()
+    parts: list[str | Table] = [
+        tables.provenance(command),
+        tables.trials(),
+        arms,
+        tables.verdicts(),
+        tables.decisive(),
+        *tables.extras(),
+        tables.superseded(),
+        tables.not_run(without),
+    ]
+    shown = [part for part in parts if part and (isinstance(part, str) or part.rows)]
+    return Report(tuple(shown), _joined(arms, tables.verdicts()), errors or {})
+
+
+def _joined(arms: Table, verdicts: Table) -> Table:
+    """Return the arms with their verdicts in one table, for programs."""
+    at_equal_steps = {row[0]: row[3:] for row in reversed(verdicts.rows)}
+    columns = (*arms.columns, *verdicts.columns[3:])
+    empty = ("",) * len(verdicts.columns[3:])
+    rows = [(*row, *at_equal_steps.get(row[0], empty)) for row in arms.rows]
+    return Table(arms.title, columns, tuple(rows))
+
+
+@frozen(eq=False)
+class Tables:
+    """The parts of the report of one plan."""
+
+    plan: Plan
+
+    @property
+    def split(self) -> str:
+        """The split that arms are compared on: "test" where it was read, else "validation"."""
+        has_test = any(row.get("test") for row in self.plan.results.rows)
+        return "test" if has_test else "validation"
+
+    @property
+    def scale(self) -> Scale:
+        """The scale of the main metric: points for a share where higher is better."""
+        results = self.plan.results
+        values = [metric_in(row, "validation", results.metric) for row in results.rows]
+        shares = all(0 <= value <= 1 for value in values if math.isfinite(value))
+        return Scale(POINTS) if shares and results.higher_is_better() else Scale(1.0, 4)
+
+    # ------------------------------------------------------------------------------------- parts
+
+    def provenance(self, command: str) -> str:
+        """Return where the runs were made, and how to read the numbers."""
+        study, rows = self.plan.definition, self.plan.results.rows
+        facts: list[str] = []
+        for key in ("date", "device", "torch", "threads", "commit", "mtlcore"):
+            values = sorted({str(row[key]) for row in rows if key in row})
+            if values:
+                facts.append(f"{key} {', '.join(values)}")
+        cpu_s = sum(row["cpu_s"] for row in rows)
+        trials = ""
+        if any(row["stage"] == "tune" for row in rows):
+            trials = f"Trials: {study.trial_steps} steps, seed {study.tune_seed}, validation. "
+        unit = " in points" if self.scale.factor == POINTS else self._direction()
+        return (
+            f"`{command}`: {len(rows)} runs, {cpu_s:,.0f} CPU s; {'; '.join(facts)}.\n\n"
+            f"{self.plan.results.metric}{unit}, mean +- standard deviation over seeds. Differences "
+            f"are paired by seed, with the 95 % t interval of their mean. {trials}"
+            "Equal compute: equal number of encoder forwards."
+        )
+
+    def _direction(self) -> str:
+        return "" if self.plan.results.higher_is_better() else " (lower is better)"
+
+    def trials(self) -> Table:
+        """Return the validation metric of each trial, and which one is used."""
+        rows: list[tuple[str, ...]] = []
+        for run in self.plan.runs(["tune", "semi"]):
+            value = self.plan.results.value(run)
+            if run.stage == "tune" and value is not None:
+                settings = ", ".join(run.arm.trials[run.trial])
+                chosen = "yes" if self.plan.trial(run.arm) == run.trial else ""
+                number = _number(value, self.scale)
+                rows.append((run.arm.name, settings, number, chosen))
+        return Table("", ("arm", "trial", "validation", "chosen"), tuple(rows))
+
+    def arms(self) -> Table:
+        """Return one row for each arm that has full-length runs."""
+        plan, baseline = self.plan, self.plan.definition.baseline
+        rows, metric = self._rows_of("main"), plan.results.metric
+        splits = {"validation": "validation", "test": "test, last step"}
+        splits["test_best"] = "test, best on validation"
+        if self.split == "validation":
+            splits = {"validation": "validation, last step"}
+            if any("validation_best" in row for row in rows):
+                splits["validation_best"] = "validation, best step"
+        columns = ["arm", "seeds", "steps", "encoder forwards", *splits.values()]
+        columns += [f"over {baseline}, equal steps", f"over {baseline}, equal compute"]
+        lines: list[tuple[str, ...]] = []
+        for name in _arm_names(rows):
+            mine = [row for row in rows if row["arm"] == name]
+            done = [row for row in mine if "failed" not in row]
+            steps = mine[0]["steps"]
+            seeds = str(len(done)) if done == mine else f"{len(done)} of {len(mine)}"
+            cells = [name, seeds, str(steps), f"{_forwards(rows, name):.0f}"]
+            for split in splits:
+                values = list(metric_by_seed(rows, name, split, metric, self.scale).values())
+                cells.append(spread(values).shown(self.scale.digits) if values else "")
+            for rival in self._rivals(rows, name):
+                cells.append(_difference(rows, name, rival, self.split, metric, self.scale))
+            lines.append((*cells, _devices(mine)))
+        columns.append("seeds by device (CPU s a run)")
+        return Table("", tuple(columns), tuple(lines))
+
+    def _rivals(self, rows: Sequence[Row], name: str) -> tuple[str | None, str | None]:
+        """Return what an arm is compared with: at equal steps, and at equal compute."""
+        plan = self.plan
+        mine = next(row for row in rows if row["arm"] == name)
+        same_steps = mine["steps"] == round(plan.definition.full_steps)
+        baseline = plan.definition.baseline if same_steps else None
+        return baseline, equal_compute(plan, rows, name)
+
+    def verdicts(self) -> Table:
+        """Return what the differences decide, corrected by Holm for all of them.
+
+        Each arm is compared with the baseline, at equal steps and at equal compute, and with its
+        controls. A diverged seed counts. An arm that was only screened, with one seed, is left out.
+        """
+        rows = self._rows_of("main")
+        found = compare_pairs(self._pairs(rows))
+        columns = ("arm", "over", "pairs", f"difference on {self.split}, corrected")
+        lines = [_verdict(comparison, self.scale.digits) for comparison in found]
+        return Table("", (*columns, "p (Holm)", "verdict"), tuple(lines))
+
+    def plot(self, file: Path) -> None:
+        """Write a plot of the arms, and of their differences from the baseline."""
+        plan, rows = self.plan, self._rows_of("main")
+        baseline = plan.definition.baseline
+        names = [baseline, *(name for name in _arm_names(rows) if name != baseline)]
+        values = {name: self._pair(rows, name, name).mine for name in names}
+        compared = [x for x in compare_pairs(self._pairs(rows)) if x.baseline == baseline]
+        label = f"{plan.results.metric} on {self.split}"
+        plot_comparison(file, values, compared, label)
+
+    def _claims(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+        """Return each arm with what it is compared with, each pair once."""
+        found: dict[tuple[str, str], None] = {}
+        for name in _arm_names(rows):
+            arm, _, control = name.rpartition("+")
+            if control in CONTROLS:
+                found[arm, name] = None
+                continue
+            for rival in self._rivals(rows, name):
+                if rival is not None and rival != name:
+                    found[name, rival] = None
+        return list(found)
+
+    def _pairs(self, rows: Sequence[Row]) -> list[Pair]:
+        """Return the values of all claims that have two seeds or more."""
+        pairs = [self._pair(rows, mine, other) for mine, other in self._claims(rows)]
+        return [pair for pair in pairs if len(pair.mine.keys() & pair.other.keys()) > 1]
+
+    def _pair(self, rows: Sequence[Row], mine: str, other: str) -> Pair:
+        values = []
+        for name in (mine, other):
+            found = {row["seed"]: row for row in rows if row["arm"] == name}
+            # An arm that was not read on test has no value there. A seed that diverged has nan.
+            known = {
+                seed: row for seed, row in found.items() if "failed" in row or row.get(self.split)
+            }
+            values.append({seed: self._value(row) for seed, row in known.items()})
+        higher = self.plan.results.higher_is_better()
+        return Pair(mine, other, values[0], values[1], higher)
+
+    def _value(self, row: Row) -> float:
+        return self.scale.factor * metric_in(row, self.split, self.plan.results.metric)
+
+    def decisive(self) -> Table:
+        """Return the differences that show where a gain comes from.
+
+        Each arm with controls is compared with them. Each leading arm is compared with the rivals.
+        """
+        plan = self.plan
+        rows, metric = self._rows_of("main"), plan.results.metric
+        names = _arm_names(rows)
+        rivals = [arm.name for arm in plan.of_kind("rival") if arm.name in names]
+        pairs: list[tuple[str, str]] = []
+        for name in names:
+            arm, _, control = name.rpartition("+")
+            if control in CONTROLS:
+                pairs.append((arm, name))
+        pairs += [(leader, rival) for leader in self._leaders() for rival in rivals]
+
+        lines: list[tuple[str, ...]] = []
+        for mine, other in pairs:
+            my_values = metric_by_seed(rows, mine, self.split, metric, self.scale)
+            other_values = metric_by_seed(rows, other, self.split, metric, self.scale)
+            found = paired(my_values, other_values)
+            if found:
+                lines.append((mine, other, str(found.n), found.signed(self.scale.digits)))
+        columns = ("arm", "over", "pairs", f"difference on {self.split}")
+        return Table("", columns, tuple(lines))
+
+    def _leaders(self) -> list[str]:
+        """Return the best arm of each role, then the arms close to the best, without rivals."""
+        plan = self.plan
+        leaders = [arm for role in ("@one_view", "@labeled", "@best") for arm in plan.role(role)]
+        leaders += plan.close()
+        return list(dict.fromkeys(arm.name for arm in leaders if arm.kind != "rival"))
+
+    def extras(self) -> list[Table]:
+        """Return the table of each extra that has rows."""
+        tables: list[Table] = []
+        for extra in self.plan.definition.extras:
+            rows = self._rows_of(extra.name)
+            if rows:
+                tables.append(self._extra(extra, rows))
+        return tables
+
+    def _extra(self, extra: Extra, rows: Sequence[Row]) -> Table:
+        plan, baseline = self.plan, self.plan.definition.baseline
+        metric = plan.definition.metric_of(extra.name) or rows[0]["metric"]
+        note = "" if plan.results.higher_is_better(extra.name) else " (lower is better)"
+        scale = Scale(extra.scale)
+        split = "test" if any(row.get("test") for row in rows) else "validation"
+        columns = (
+            extra.name,
+            "seeds",
+            f"{metric} on {split}{note}",
+            f"over {baseline}",
+            f"over {baseline}, equal compute",
+            "seeds by device (CPU s a run)",
+        )
+        lines: list[tuple[str, ...]] = []
+        for name in _arm_names(rows):
+            values = list(metric_by_seed(rows, name, split, metric, scale).values())
+            cells = [name, str(len(values)), spread(values).shown(scale.digits)]
+            for rival in (baseline, equal_compute(plan, rows, name)):
+                cells.append(_difference(rows, name, rival, split, metric, scale))
+            mine = [row for row in rows if row["arm"] == name]
+            lines.append((*cells, _devices(mine)))
+        return Table("", columns, tuple(lines))
+
+    def superseded(self) -> str:
+        """Return the test metrics of trials that were not chosen in the end."""
+        metric = self.plan.results.metric
+        cells: list[str] = []
+        for row in self.plan.results.rows:
+            if self._is_superseded(row) and metric in row.get("test", {}):
+                cells.append(f"{name_of(key_of(row))} {POINTS * row['test'][metric]:.2f}")
+        if not cells:
+            return ""
+        return f"Test metrics of trials that were not chosen in the end: {', '.join(cells)}."
+
+    def not_run(self, failed: Mapping[str, str]) -> str:
+        """Return which runs are missing, and why."""
+        missing = [run.name for run in self.plan.left() if run.name not in failed]
+        text = f"Not run: {', '.join(missing) or 'nothing'}."
+        pending = self.plan.pending_stages()
+        if pending:
+            text += f" Stages that depend on results that do not exist yet: {', '.join(pending)}."
+        if failed:
+            text += f"\n\nWithout a result: {_reasons(failed)}"
+        return text
+
+    # -------------------------------------------------------------------------------------- rows
+
+    def _rows_of(self, stage: str) -> list[Row]:
+        """Return the rows of a stage, without those of trials that were not chosen in the end."""
+        rows = [row for row in self.plan.results.rows if row["stage"] == stage]
+        # A control that its pretext can't have is named below the tables.
+        rows = [row for row in rows if row.get("diverged", True)]
+        return [row for row in rows if not self._is_superseded(row)]
+
+    def _is_superseded(self, row: Row) -> bool:
+        """Return whether the row's trial was the best one only until a later trial was better.
+
+        Such rows stay out of the tables, so that each seed of an arm has one value.
+        """
+        if row["stage"] == "tune":
+            return False
+        chosen = self.plan.trial(self.plan.arm(row["arm"]))
+        return chosen is not None and chosen != row["trial"]
+
+
+# ----------------------------------------------------------------------------------- rows and cells
+
+
+def metric_by_seed(
+    rows: Sequence[Row], arm: str, split: str, metric: str, scale: Scale
+) -> dict[int, float]:
+    """Return seed -> scaled metric, for the rows of an arm that have the metric."""
+    mine = [row for row in rows if row["arm"] == arm and metric in row.get(split, {})]
+    return {row["seed"]: scale.factor * row[split][metric] for row in mine}
+
+
+def _reasons(failed: Mapping[str, str]) -> str:
+    """Return which runs have no result, with each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        by_reason.setdefault(" ".join(why.split()), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
+
+
+def _arm_names(rows: Sequence[Row]) -> list[str]:
+    """Return each arm once, in the order of the rows."""
+    return list(dict.fromkeys(row["arm"] for row in rows))
+
+
+def _forwards(rows: Sequence[Row], arm: str) -> float:
+    """Return the mean number of images that a run of the arm encoded; nan without a row."""
+    encoded = [row["encoded"] for row in rows if row["arm"] == arm and "failed" not in row]
+    return sum(encoded) / len(encoded) if encoded else math.nan
+
+
+def equal_compute(plan: Plan, rows: Sequence[Row], name: str) -> str | None:
+    """Return the arm to compare `name` with at an equal number of encoder forwards.
+
+    It is the baseline, or if `name` encodes more images, the baseline with more steps or the best
+    arm of `equal_compute`. It is None for the baseline and for those arms themselves.
+    """
+    study = plan.definition
+    longer = [arm.name for arm in plan.longer()]
+    if name in (study.baseline, *study.equal_compute_arms, *longer):
+        return None
+    if not _forwards(rows, name) >= SAME_COMPUTE * _forwards(rows, study.baseline):
+        return study.baseline
+    if study.equal_compute is True:
+        wanted = study.arms[study.baseline].longer(plan.compute(name)).name
+        return wanted if wanted in longer else None
+    return next((arm.name for arm in plan.role("@equal_compute")), None)
+
+
+def _difference(
+    rows: Sequence[Row], name: str, rival: str | None, split: str, metric: str, scale: Scale
+) -> str:
+    """Return the paired difference; empty without a rival or without common seeds."""
+    if rival is None or rival == name:
+        return ""
+    mine = metric_by_seed(rows, name, split, metric, scale)
+    other = metric_by_seed(rows, rival, split, metric, scale)
+    found = paired(mine, other)
+    return found.signed(scale.digits) if found else ""
+
+
+def _verdict(found: Comparison, digits: int) -> tuple[str, ...]:
+    p = "" if found.p_holm is None else f"{found.p_holm:.3f}"
+    if p == "0.000":
+        p = "< 0.001"
+    signed = found.signed(digits) if found.difference.n else ""
+    return (found.arm, found.baseline, str(found.difference.n), signed, p, found.text)
+
+
+def _number(value: float, scale: Scale) -> str:
+    return f"{scale.factor * value:.{scale.digits}f}" if math.isfinite(value) else "diverged"
+
+
+def _devices(rows: Sequence[Row]) -> str:
+    """Return for each device its seeds and the mean CPU seconds of a run.
+
+    Devices differ in rounding, so metrics differ slightly, and in speed.
+    """
+    by_device: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        device = row["device"].removeprefix("x86_64 ").removeprefix("NVIDIA ")
+        by_device.setdefault(device, []).append(row)
+    cells: list[str] = []
+    for device, found in by_device.items():
+        seeds = ", ".join(str(row["seed"]) for row in found)
+        cpu_s = sum(row["cpu_s"] for row in found) / len(found)
+        cells.append(f"{device}: {seeds} ({cpu_s:.0f})")
+    return "; ".join(cells)

@@ -1,0 +1,199 @@
+"""`Study`: a comparison of arms over seeds, for Python code and the command line."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from ..callbacks.progress import ProgressReporter
+from ..config.load import Where
+from ..config.same import changed_keys
+from ..errors import MtlError
+from ..files import write_atomically, write_errors_as_mtl_error
+from .again import Repeated, again
+from .checks import prepared
+from .definition import Definition
+from .held_out import HeldOut
+from .jobs import run_in_processes
+from .plan import Plan, Run, key_of, name_of
+from .plots import require_suffix
+from .read import read, read_tables
+from .remaining import Remaining, remaining
+from .report import Report, Tables, report
+from .statistics import spread
+from .working import Say, Work
+from .workspace import Workspace
+
+
+class SecondReadWarning(UserWarning):
+    """The test split was read before, by another choice."""
+
+
+@frozen
+class Study:
+    """A study file, and the folder of its runs. `Study.load` reads one.
+
+    definition: the keys of the file, completed. folder: FOLDER/runs.jsonl has a line for each run.
+    file: the study file; None if the study was made in Python.
+    """
+
+    definition: Definition
+    folder: Path
+    file: Path | None = None
+
+    @classmethod
+    def load(cls, file: Where, out: Where | None = None) -> Study:
+        """Read a study file, load the experiments of all arms, and check them. Nothing is trained.
+
+        out: the folder of the study; default: the file without its ending.
+
+        Raises MtlError with one line for each problem.
+        """
+        path = Path(file)
+        folder = path.with_suffix("") if out is None else Path(out)
+        return cls(prepared(read(path)), folder, path)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The rows of the study and its run folders."""
+        folder = self.folder.absolute()
+        return Workspace(self.definition, folder / "runs", folder / "runs.jsonl")
+
+    def run(
+        self,
+        *,
+        jobs: int = 1,
+        arms: Sequence[str] = (),
+        say: Say = print,
+        reporter: ProgressReporter | None = None,
+    ) -> Report:
+        """Train the runs that are left, and return the tables.
+
+        Several processes may do so at once, on machines that share the folder. Each may be stopped
+        by Ctrl-C, which raises Interrupted; the next call resumes. A run that diverges or fails is
+        recorded, and the study goes on; `Report.errors` lists the latter.
+
+        jobs: processes of this machine; more than 1 share its processor cores.
+        arms: train these arms alone.
+        say: shows a line to the user. reporter: shows the progress of a run, with jobs = 1.
+        """
+        spread([0.0, 1.0])  # raises where scipy is missing: before hours of training
+        self.train(jobs=jobs, arms=arms, say=say, reporter=reporter)
+        return self.table()
+
+    def train(
+        self,
+        *,
+        jobs: int = 1,
+        arms: Sequence[str] = (),
+        say: Say = print,
+        reporter: ProgressReporter | None = None,
+    ) -> dict[str, str]:
+        """Train as `run` does, without the tables. Return arm -> why its run failed."""
+        if jobs < 1:
+            raise MtlError(f"jobs = {jobs}: expected a number of processes, 1 or more")
+        self._known(arms)
+        self._save_copy(say)
+        if jobs > 1:
+            run_in_processes(self._command(arms), jobs)
+            return {}
+        work = Work(self.workspace, say, reporter)
+        work.run(lambda plan: selected(plan, arms))
+        return work.failed
+
+    def plan(self) -> Remaining:
+        """Return what is left, with its compute estimated from the runs that have ended."""
+        rows, plan = self.workspace.sorted_rows(), self.workspace.plan()
+        return remaining(plan, rows, plan.left())
+
+    def table(
+        self, *, test: bool = False, arms: Sequence[str] = (), plot: Where | None = None
+    ) -> Report:
+        """Return the tables of the runs that have ended, and write them to FOLDER/table.*.
+
+        test: evaluate on the test split. It is read once, after all choices, and the reading is
+        recorded in FOLDER/test_reads.jsonl. A reading for another choice warns.
+        arms: read the test split for these arms alone.
+        plot: also write a plot into this .png, .svg or .pdf file.
+        """
+        if plot is not None:
+            require_suffix(Path(plot))
+        workspace = self.workspace
+        plan = workspace.plan()
+        if test:
+            plan, notes = HeldOut(workspace, self.folder).read(arms)
+            for note in notes:
+                warnings.warn(note, SecondReadWarning, stacklevel=2)
+        errors = {name_of(key_of(row)): row["failed"] for row in workspace.sorted_rows().errors}
+        found = report(plan, self._shown(), errors)
+        self._write(found, "test" if test else "table")
+        if plot is not None:
+            Tables(plan).plot(Path(plot))
+        return found
+
+    def again(self, run: str, reporter: ProgressReporter | None = None) -> Repeated:
+        """Train a finished run a second time, and compare it with its row, bit for bit.
+
+        run: its name, such as "main-puzzling-0-2-1000" (stage, arm, trial, seed, steps).
+        """
+        return again(self.workspace, run, reporter)
+
+    # ------------------------------------------------------------------------------------- files
+
+    def _shown(self) -> str:
+        return f"mtl study run {self.file.name}" if self.file else self.definition.name
+
+    def _known(self, arms: Sequence[str]) -> None:
+        for name in arms:
+            self.workspace.plan().arm(name)  # raises on an unknown arm
+
+    def _command(self, arms: Sequence[str]) -> list[str]:
+        if self.file is None:
+            raise MtlError("jobs > 1 needs a study file: write one, and use Study.load")
+        return [os.fspath(self.file), os.fspath(self.folder), *arms]
+
+    def _write(self, found: Report, name: str) -> None:
+        with write_errors_as_mtl_error(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for ending, form in {"md": "markdown", "csv": "csv", "tex": "latex"}.items():
+                text = found.as_format(form) + "\n"
+                write_atomically(self.folder / f"{name}.{ending}", text.encode())
+
+    def _save_copy(self, say: Callable[[str], None]) -> None:
+        """Save a copy of the study in its folder, and say what has changed since the last one."""
+        if self.file is None:
+            return
+        copy = self.folder / "study.toml"
+        text = self.file.read_bytes()
+        with write_errors_as_mtl_error(copy):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if copy.exists() and copy.read_bytes() != text:
+                for line in self._edits(copy):
+                    say(line)
+            if not copy.exists() or copy.read_bytes() != text:
+                write_atomically(copy, text)
+
+    def _edits(self, copy: Path) -> list[str]:
+        """Return what differs from the saved copy, and which rows no longer count."""
+        assert self.file is not None
+        try:
+            before = tomllib.loads(copy.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+        changes = changed_keys(read_tables(self.file), before, "before", "now", resumable=True)
+        stale = self.workspace.sorted_rows().stale
+        if not changes and not stale:
+            return []
+        lines = ["the study was edited since its last run:", *(f"  {line}" for line in changes)]
+        lines.append(f"{len(stale)} rows no longer count{':' if stale else ''}")
+        return [*lines, *dict.fromkeys(f"  {old.reason}" for old in stale)]
+
+
+def selected(plan: Plan, arms: Sequence[str]) -> list[Run]:
+    """Return the runs that are left, of these arms; of all without any."""
+    return [run for run in plan.left() if not arms or run.arm.name in arms]

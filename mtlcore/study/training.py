@@ -1,0 +1,296 @@
+"""One run of a study: train or resume it, and describe it in one row.
+
+A run that diverges, or that fails, has a row, too: it says why.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import evolve, frozen
+
+from ..callbacks.progress import ProgressReporter
+from ..checkpoints import Which
+from ..config import dump, load
+from ..config.experiment import Experiment
+from ..config.same import changed_keys
+from ..errors import MtlError, nearest
+from ..evaluation.best import best_by, directions
+from ..evaluation.evaluate import evaluate
+from ..files import write_errors_as_mtl_error
+from ..model.views import NoTargetError
+from ..runs import RunFolder
+from ..training.one_at_a_time import only_training
+from ..training.record import Diverged
+from ..training.result import Result
+from ..training.stop import Interrupted
+from ..training.trainer import train
+from .identity import device, fingerprint, weights_hash, without_folders
+from .plan import Row, Run
+from .workspace import Workspace
+
+FORMAT = 3
+"""Of rows that are written now; benchmarks/hmtl/old_keys.py reads the older ones."""
+
+
+@frozen
+class Trainee:
+    """Trains the runs of a study. reporter: shows their progress."""
+
+    workspace: Workspace
+    reporter: ProgressReporter | None = None
+
+    def train_and_record(self, run: Run) -> Row:
+        """Train or resume a run, append its row to the file, and return the row.
+
+        A run that diverges, and a control that its pretext can't have, have ended: their row says
+        why. Any other error is recorded, and raised.
+        """
+        # The file of a frozen study has finished runs alone.
+        row = self.train(run) if self.workspace.frozen else self._train_or_fail(run)
+        self.workspace.append(row)
+        return row
+
+    def _train_or_fail(self, run: Run) -> Row:
+        try:
+            return self.train(run)
+        except Interrupted:
+            raise
+        except (Diverged, NoTargetError) as error:
+            # The same settings would end in the same way.
+            diverged = isinstance(error, Diverged)
+            return self._failed(run, error) | {"ended": True, "diverged": diverged}
+        except Exception as error:
+            self.workspace.append(self._failed(run, error))
+            raise
+
+    def train(self, run: Run) -> Row:
+        """Train or resume a run, and return its row."""
+        # Before the training: the working copy of the code may change meanwhile.
+        code = self.workspace.site.provenance()
+        init_from = self._pretrain(run)
+        steps = run.steps - _pretraining_steps(run)
+        overrides = (*run.overrides, *init_from, f"train.steps={steps}")
+        result = self._train_part(run, overrides, self._folder(run))
+        return self._row(run, result) | code
+
+    def _folder(self, run: Run) -> Path:
+        return self.workspace.work / run.name
+
+    def _pretrain(self, run: Run) -> tuple[str, ...]:
+        """Train the part on pretexts alone, if the arm has one.
+
+        Return the settings that make the second part start from its weights.
+        """
+        pretraining = run.arm.pretraining
+        if pretraining is None:
+            return ()
+        out = self.workspace.work / f"{run.name}-pretraining"
+        overrides = (*run.overrides, *pretraining.set, f"train.steps={_pretraining_steps(run)}")
+        self._train_part(run, overrides, out, supervised=False)
+        return (f'train.init_from="{out}"',)
+
+    def _train_part(
+        self, run: Run, overrides: tuple[str, ...], out: Path, supervised: bool = True
+    ) -> Result:
+        experiment = experiment_of(self.workspace, run, overrides)
+        if not supervised:
+            experiment = evolve(experiment, tasks={})
+        resume = self._resumes(experiment, out)
+        with only_training(out):
+            return train(experiment, out, resume=resume, reporter=self.reporter)
+
+    def _resumes(self, experiment: Experiment, out: Path) -> bool:
+        """Save the configuration of a run beside its folder; return whether the folder has the run.
+
+        A folder with another configuration is of the study before it was edited. It is renamed, or
+        an error if the study must not change.
+        """
+        file = out.with_name(f"{out.name}.toml")
+        config = dump(experiment)
+        resume = (out / "config.toml").exists()
+        if resume and file.exists():
+            started = file.read_text(encoding="utf-8")
+            if without_folders(started) != without_folders(config):
+                self._set_aside(out, file, config)
+                resume = False
+        with write_errors_as_mtl_error(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(config, encoding="utf-8")
+        return resume
+
+    def _set_aside(self, out: Path, file: Path, config: str) -> None:
+        """Rename a run folder that was started with another configuration, and its file."""
+        if self.workspace.frozen:
+            raise MtlError(
+                f"{out} was started with another configuration ({file}) than the protocol sets "
+                "now: remove that folder, or choose another --work"
+            )
+        number = 1
+        while (old := out.with_name(f"{out.name}.old-{number}")).exists():
+            number += 1
+        before, now = tomllib.loads(file.read_text(encoding="utf-8")), tomllib.loads(config)
+        changes = changed_keys(now, before, "before", "now", resumable=True)
+        out.rename(old)
+        file.rename(old.with_name(f"{old.name}.toml"))
+        if self.reporter is not None:
+            shown = "; ".join(changes[:3])
+            self.reporter.note(f"{out.name} was started with other settings ({shown}): now {old}")
+
+    # -------------------------------------------------------------------------------------- rows
+
+    def _identity(self, run: Run) -> Row:
+        return {
+            "format": FORMAT,
+            "protocol": self.workspace.definition.name,
+            "stage": run.stage,
+            "arm": run.arm.name,
+            "trial": run.trial,
+            "seed": run.seed,
+            "steps": run.steps,
+            "set": self.workspace.settings(run),
+            "settings": self.workspace.settings_hash(run),
+        }
+
+    def _row(self, run: Run, result: Result) -> Row:
+        folder = self._folder(run)
+        pretraining = folder.with_name(f"{run.name}-pretraining")
+        encoded, cpu_s = result.encoded, result.cpu_s
+        configs = [folder / "config.toml"]
+        if pretraining.exists():
+            used = last_compute(pretraining)
+            encoded += used["encoded"]
+            cpu_s += used["cpu_s"]
+            configs.insert(0, pretraining / "config.toml")
+
+        experiment = load(folder / "config.toml")
+        weights = (
+            RunFolder.open(folder).require().inference_weights(uses_ema=experiment.train.ema > 0)
+        )
+        return {
+            **self._identity(run),
+            **self._metric(run, experiment),
+            "encoded": encoded,
+            "cpu_s": round(cpu_s, 1),
+            **self._metrics(run, folder),
+            "weights": weights_hash(weights),
+            "fingerprint": fingerprint(*configs),
+            **_here(),
+        }
+
+    def _metric(self, run: Run, experiment: Experiment) -> Row:
+        """Return the metric that compares the run, and its direction."""
+        definition = self.workspace.definition
+        known = directions(experiment)
+        metric = definition.metric_of(run.stage) or best_by(experiment)
+        if metric not in known:
+            raise MtlError(
+                f"metric = {metric!r}: {run.name} has no such metric; {nearest(metric, known)}"
+            )
+        higher = known[metric]
+        if run.stage in ("tune", "main") and definition.higher_is_better is not None:
+            higher = definition.higher_is_better
+        return {"metric": metric, "higher_is_better": higher}
+
+    def _metrics(self, run: Run, folder: Path) -> Row:
+        """Return the metrics of a run: on validation, and on test if the study says so."""
+        if self.workspace.definition.test == "asked":
+            return validation_metrics(folder)
+        row = {"validation": measured(folder, "validation", "last")}
+        if run.stage != "tune":  # tuning must not read the test split
+            row["validation_best"] = measured(folder, "validation", "best")
+            row["test"] = measured(folder, run.split, "last")
+            row["test_best"] = measured(folder, run.split, "best")
+        return row
+
+    def _failed(self, run: Run, error: BaseException) -> Row:
+        """Return the row of a run that has no result."""
+        folder = self._folder(run)
+        used: dict[str, Any] = {}
+        metric: Row = {}
+        if (folder / "config.toml").exists():
+            used = last_compute(folder)
+            with suppress(MtlError):
+                metric = self._metric(run, load(folder / "config.toml"))
+        reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
+        return {
+            **self._identity(run),
+            **metric,
+            "failed": reason,
+            "encoded": used.get("encoded", 0),
+            "cpu_s": round(used.get("cpu_s", 0.0), 1),
+            "validation": {},
+            **_here(),
+        }
+
+
+def experiment_of(workspace: Workspace, run: Run, overrides: tuple[str, ...]) -> Experiment:
+    """Return the experiment of a run with these overrides."""
+    definition = workspace.definition
+    settings = workspace.site.overrides(definition, run, overrides)
+    plugins = [Path(plugin) for plugin in definition.plugins]
+    return load(definition.base(run.config), settings, plugins)
+
+
+def _pretraining_steps(run: Run) -> int:
+    pretraining = run.arm.pretraining
+    return round(run.steps * pretraining.share) if pretraining else 0
+
+
+def _here() -> Row:
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": device(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def measured(folder: Path, split: str, which: Which) -> dict[str, float]:
+    """Evaluate a run on a split; metrics by group ("name[group]") are left out."""
+    return rounded(evaluate(folder, split=split, which=which).metrics)
+
+
+def validation_metrics(folder: Path) -> Row:
+    """Return the validation metrics that the run itself measured: at the last and the best step."""
+    run = RunFolder.open(folder)
+    row: Row = {"validation": rounded(run.provenance().get("validation", {}))}
+    best = run.checkpoint("best")
+    if best is None:
+        return row
+    logged = next((x for x in run.log.rows() if _is_evaluation(x, best.step)), None)
+    if logged is not None:
+        values = {
+            name.removeprefix("validation/"): value
+            for name, value in logged.items()
+            if name.startswith("validation/")
+        }
+        row["validation_best"] = rounded(values)
+    return row
+
+
+def _is_evaluation(row: Row, step: int) -> bool:
+    return row.get("step") == step and any(name.startswith("validation/") for name in row)
+
+
+def rounded(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics with 6 digits, without those of groups and those that are not finite."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if "[" not in name and value is not None and math.isfinite(value):
+            found[name] = round(value, 6)
+    return found
+
+
+def last_compute(folder: Path) -> dict[str, Any]:
+    """Return the last row of a run's log that has its compute: `encoded` images and `cpu_s`."""
+    for row in reversed(RunFolder.open(folder).log.rows()):
+        if "cpu_s" in row:
+            return row
+    return {}

@@ -1,0 +1,308 @@
+"""A study: what its file may say, what runs, what counts, and what its tables say; on tiny runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import mtlcore
+from mtlcore import MtlError
+from mtlcore.study.again import differences
+from mtlcore.study.new import new_study
+from mtlcore.study.plan import Plan, Results
+from mtlcore.study.read import read
+from mtlcore.study.report import report
+from mtlcore.study.study import SecondReadWarning, Study
+
+DOTS = Path(__file__).parent.parent / "dots.py"
+CONFIG = f"""
+plugins = ["{DOTS}"]
+[encoder]
+name = "resnet_small"
+width = 2
+depths = [1, 1]
+[task.quarter]
+name = "classification"
+[data.dots]
+n = 60
+[input]
+size = 16
+batch_size = 8
+validation = 0.25
+[schedule]
+warmup = 0
+[train]
+steps = 3
+"""
+MINIMAL = """
+config = "base.toml"
+seeds = [0, 1]
+[arms.supervised]
+[arms.puzzling]
+set = ["pretext.puzzling.grid=2"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "base.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def written(folder: Path, text: str = MINIMAL) -> Path:
+    file = folder / "study.toml"
+    file.write_text(text)
+    return file
+
+
+def rows_of(study: Study) -> list[dict]:
+    return [json.loads(x) for x in (study.folder / "runs.jsonl").read_text().splitlines()]
+
+
+def played(text: str, values: dict[str, list[float]], folder: Path, **fields) -> Plan:
+    """The plan of a study whose runs ended with made-up validation metrics. values: by seed."""
+    study = Study.load(written(folder, text))
+    rows: list[dict] = []
+    while True:
+        plan = Plan(study.definition, Results(rows, study.definition))
+        left = plan.left()
+        if not left:
+            return plan
+        for run in left:
+            value = values.get(run.arm.name, [0.5] * 9)[run.seed]
+            encoded = run.steps * (2 if "puzzling" in run.arm.name else 1)
+            row = {"stage": run.stage, "arm": run.arm.name, "trial": run.trial, "seed": run.seed}
+            row |= {"steps": run.steps, "encoded": encoded, "cpu_s": 1.0, "device": "cpu"}
+            row |= {"metric": "quarter/accuracy", "higher_is_better": True}
+            rows.append({**row, "validation": {"quarter/accuracy": value}, **fields})
+
+
+# ------------------------------------------------------------------------------------- the file
+
+
+def test_each_mistake_in_a_study_is_named_with_its_place_and_the_nearest_name(folder, subtests):
+    for change, message in [
+        (("seeds =", "seed ="), r"study.toml:\n  seed: unknown key; did you mean 'seeds'"),
+        (("set =", "sets ="), r"arms.puzzling.sets: unknown key; did you mean 'set'"),
+        (("seeds = [0, 1]", "seeds = [0, 1.5]"), r"seeds\[1\] = 1.5: expected a whole number"),
+        (("seeds = [0, 1]", "seeds = [0, 0]"), r"a seed appears twice"),
+        (("seeds = [0, 1]", ""), r"seeds is missing"),
+        (("[arms.supervised]", "[arms.'a b']"), r"arms.a b: expected a word"),
+        (("[arms.supervised]", ""), r"two arms or more"),
+        (("seeds =", 'baseline = "super"\nseeds ='), r"no such arm; did you mean 'supervised'"),
+        (("grid=2", "girid=2"), r"arms.puzzling: pretext.puzzling.girid.*did you mean 'grid'"),
+        (("base.toml", "bases.toml"), r"bases.toml can't be read"),
+        (("seeds =", 'controls = ["views"]\nseeds ='), r"controls\[0\] = 'views': expected one of"),
+    ]:
+        with subtests.test(message=message), pytest.raises(MtlError, match=message):
+            Study.load(written(folder, MINIMAL.replace(*change)))
+    assert not (folder / "study").exists()
+
+
+def test_arms_that_differ_in_what_they_share_are_an_error_unless_the_study_says_so(
+    folder, subtests
+):
+    for setting, what in [
+        ("encoder.width=4", "encoder"),
+        ("data.dots.labels=0.5", "data"),
+        ("input.size=32", "input"),
+        ("train.steps=9", "steps"),
+    ]:
+        with subtests.test(what=what):
+            text = MINIMAL.replace("pretext.puzzling.grid=2", setting)
+            key = setting.partition("=")[0]
+            with pytest.raises(MtlError, match=rf'arms.puzzling: {key}: .*differ = \["{what}"\]'):
+                Study.load(written(folder, text))
+            assert Study.load(written(folder, f'differ = ["{what}"]\n{text}'))
+
+
+def test_the_same_arm_twice_is_an_error(folder):
+    text = MINIMAL.replace("pretext.puzzling.grid=2", "pretext.puzzling.weight=0")
+    with pytest.raises(MtlError, match="puzzling is the same experiment as arms.supervised"):
+        Study.load(written(folder, text))
+
+
+# --------------------------------------------------------------------------------------- the plan
+
+
+def test_every_arm_its_controls_and_the_baseline_at_equal_compute_run_with_every_seed(folder):
+    text = f'controls = ["views_only"]\nequal_compute = true\n{MINIMAL}'
+    plan = played(text, {}, folder)
+    runs = {(run.arm.name, run.steps, run.seed) for run in plan.runs()}
+    arms = {("supervised", 3), ("puzzling", 3), ("puzzling+views_only", 3), ("supervised+x2", 6)}
+    assert runs == {(*arm, seed) for arm in arms for seed in (0, 1)}
+    control = plan.arm("puzzling+views_only")
+    assert control.set == ("pretext.puzzling.grid=2", 'pretext.puzzling.control="views_only"')
+
+
+def test_the_lower_value_of_an_error_metric_chooses_the_trial(folder):
+    trials = 'trials = [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]\n'
+    text = MINIMAL.replace("[arms.puzzling]\n", f"[arms.puzzling]\n{trials}")
+    better = played(text, {}, folder)
+    rows = [dict(row) for row in better.results.rows]
+    for row in rows:
+        row["validation"] = {"quarter/accuracy": 0.1 * row["trial"]}
+        row["higher_is_better"] = False
+    lower = Plan(better.definition, Results(rows, better.definition))
+    assert lower.trial(lower.arm("puzzling")) == 0
+    higher = [row | {"higher_is_better": True} for row in rows]
+    chosen = Plan(better.definition, Results(higher, better.definition))
+    assert chosen.trial(chosen.arm("puzzling")) == 1
+
+
+# -------------------------------------------------------------------------------------- the tables
+
+
+def test_a_verdict_needs_an_interval_without_0(folder):
+    text = MINIMAL.replace("[0, 1]", "[0, 1, 2]").replace(
+        "[arms.puzzling]", '[arms.noisy]\nset = ["optimizer.lr=0.1"]\n[arms.puzzling]'
+    )
+    values = {
+        "supervised": [0.5, 0.51, 0.52],
+        "puzzling": [0.6, 0.612, 0.619],
+        "noisy": [0.6, 0.45, 0.56],
+    }
+    shown = str(report(played(text, values, folder), "command"))
+    (better,) = [line for line in shown.splitlines() if line.endswith("| better |")]
+    assert better.startswith("| puzzling | supervised | 3 | +10.03 [")
+    (open_,) = [line for line in shown.splitlines() if "more seeds would decide" in line]
+    assert open_.startswith("| noisy | supervised | 3 | +2.67 [-")
+
+
+def test_a_seed_that_diverged_is_counted_and_named(folder):
+    plan = played(MINIMAL, {}, folder)
+    rows = list(plan.results.rows)
+    rows[1] = rows[1] | {"failed": "20 steps in a row", "validation": {}, "diverged": True}
+    shown = str(report(Plan(plan.definition, Results(rows, plan.definition)), "command"))
+    assert "| puzzling | 1 of 2 | 3 |" in shown
+    assert "Without a result: main-puzzling-0-0-3: 20 steps in a row" in shown
+    assert "not decided: seed 0 diverged" in shown
+
+
+# ---------------------------------------------------------------------------------------- the runs
+
+
+def test_a_study_runs_is_edited_and_is_read_on_test(folder):
+    """One story, since each of its runs is trained: rows, edits, table, test, again."""
+    study = mtlcore.Study.load(written(folder, MINIMAL.replace("[0, 1]", "[0]")))
+    assert len(study.plan().left) == 2
+    with pytest.raises(MtlError, match="2 runs are left, so the test split is not read"):
+        study.table(test=True)
+    said: list[str] = []
+    study.run(say=said.append)
+    assert str(study.plan()) == "all 2 runs are done"
+    assert [line.partition(":")[0] for line in said[::2]] == ["run 1 of 2", "run 2 of 2"]
+    first, second = rows_of(study)
+    assert second["encoded"] == 2 * first["encoded"]
+    assert not any(key.startswith("test") for key in first)
+    assert (study.folder / "table.csv").read_text().startswith("arm,seeds,steps")
+
+    # The test split is read once: a second look evaluates nothing and records nothing.
+    table = study.table(test=True)
+    assert "test, last step" in str(table)
+    reads = study.folder / "test_reads.jsonl"
+    (read_once,) = map(json.loads, reads.read_text().splitlines())
+    assert read_once["arms"] == {"supervised": 0, "puzzling": 0}
+    evaluated = (study.folder / "test.jsonl").read_text()
+    study.table(test=True)
+    assert (study.folder / "test.jsonl").read_text() == evaluated
+    assert len(reads.read_text().splitlines()) == 1
+
+    # An edited arm: its row no longer counts, its run folder is kept, and nothing else is trained.
+    edited = MINIMAL.replace("[0, 1]", "[0]").replace("grid=2", "grid=3")
+    study = Study.load(written(folder, edited))
+    assert [run.arm.name for run in study.plan().left] == ["puzzling"]
+    said.clear()
+    study.run(say=said.append)
+    assert "the study was edited since its last run:" in said
+    assert any("arms.puzzling.set" in line and "grid=3" in line for line in said)
+    assert "1 rows no longer count:" in said
+    assert len(rows_of(study)) == 3
+    assert (study.folder / "runs" / "main-puzzling-0-0-3.old-1" / "config.toml").exists()
+    with pytest.warns(SecondReadWarning, match="read before by another choice"):
+        study.table(test=True)
+    assert json.loads(reads.read_text().splitlines()[1])["earlier"] == 1
+
+    # A base configuration that changed afterwards: no row counts any more.
+    repeated = study.again("main-supervised-0-0-3")
+    assert repeated.same
+    assert differences(repeated.before, repeated.now | {"weights": "x"}) == ["weights"]
+    (folder / "base.toml").write_text(CONFIG.replace("batch_size = 8", "batch_size = 4"))
+    stale = Study.load(written(folder, edited)).plan().stale
+    assert {old.name for old in stale} == {"main-supervised-0-0-3", "main-puzzling-0-0-3"}
+
+
+FAILS = """
+from attrs import frozen
+from mtlcore import PretextTask, hookimpl
+
+@frozen
+class Fails(PretextTask):
+    def views(self, batch, rng):
+        raise ValueError("it can't")
+    def head(self, context):
+        raise ValueError("it can't")
+
+@hookimpl
+def mtl_components():
+    return [Fails]
+"""
+
+
+def test_an_arm_that_fails_does_not_end_the_study_and_is_tried_again(folder):
+    (folder / "fails.py").write_text(FAILS)
+    text = f'plugins = ["fails.py"]\n{MINIMAL}[arms.fails]\nset = ["pretext.fails.weight=1.0"]\n'
+    study = Study.load(written(folder, text.replace("[0, 1]", "[0]")))
+    found = study.run(say=lambda line: None)
+    (why,) = found.errors.values()
+    assert "it can't" in why
+    assert "main-fails-0-0-3" in str(found)
+    left = study.plan()
+    assert [run.arm.name for run in left.left] == ["fails"]
+    assert left.ended == 2
+
+
+def test_an_error_of_two_arms_is_not_theirs_and_ends_the_study(folder):
+    config = folder / "base.toml"
+    config.write_text(CONFIG.replace("n = 60", "n = 60\nbad = 50\nmax_bad = 1"))
+    study = Study.load(written(folder))
+    with pytest.raises(MtlError, match="max_bad"):
+        study.run(say=lambda line: None)
+    assert len(rows_of(study)) == 2
+
+
+# ------------------------------------------------------------------------------------ a new study
+
+
+def test_a_new_study_has_an_arm_for_each_pretext_and_one_without(folder):
+    (folder / "base.toml").write_text(CONFIG + "[pretext.puzzling]\ngrid = 2\n")
+    file = folder / "new.toml"
+    vary = ["pretext=puzzling,rotation", "train.ema=0,0.9"]
+    study = new_study(folder / "base.toml", vary, file, tune=["optimizer.lr=0.1,0.2"], seeds=2)
+    assert study.arms.keys() == {
+        *("supervised_ema_0", "supervised_ema_0.9", "puzzling_ema_0"),
+        *("puzzling_ema_0.9", "rotation_ema_0", "rotation_ema_0.9"),
+    }
+    again = read(file)
+    assert again.arms["rotation_ema_0"].set == (
+        *("pretext.puzzling.weight=0", "pretext.rotation.weight=1.0", "train.ema=0"),
+    )
+    assert again.arms["puzzling_ema_0"].trials == (("optimizer.lr=0.1",), ("optimizer.lr=0.2",))
+    assert (again.seeds, again.baseline) == ((0, 1), "supervised_ema_0")
+    with pytest.raises(MtlError, match="exists already"):
+        new_study(folder / "base.toml", vary, file)
+
+
+def test_a_new_study_that_would_not_run_is_not_written(folder, subtests):
+    for vary, message in [
+        ("pretext=puzling", "did you mean 'puzzling'"),
+        ("weighting=equal,schedul", "did you mean 'schedule'"),
+        ("optimizer.lrr=1,2", "did you mean 'lr'"),
+        ("input.size=16,32", 'differ = \\["input"\\]'),
+    ]:
+        with subtests.test(vary=vary):
+            with pytest.raises(MtlError, match=message):
+                new_study(folder / "base.toml", [vary], folder / "new.toml")
+            assert not (folder / "new.toml").exists()

@@ -21,7 +21,9 @@ def compare(
     metric: Names = (),
     test: Annotated[bool, Parameter(negative="")] = False,
     vary: Names = (),
-    format_: Annotated[Literal["md", "csv", "latex"], Parameter(name="--format")] = "md",
+    format_: Annotated[
+        Literal["markdown", "csv", "latex"], Parameter(name="--format")
+    ] = "markdown",
     plot: Path | None = None,
     json: Json = False,
 ) -> int:

@@ -35,6 +35,8 @@ COMMANDS = {
     "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
     "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
     "lr-find": ("lr_find:lr_find", "Suggest a learning rate from a few training steps."),
+    "affinity": ("affinity:affinity", "Find out which pretext helps which task."),
+    "compare": ("compare:compare", "Compare runs over seeds: what do they decide?"),
     "sweep": ("sweep:sweep", "Train several values of a key and write the best setting."),
 }
 """name -> where the command is defined, and its line in `mtl --help`."""

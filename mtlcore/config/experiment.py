@@ -144,6 +144,9 @@ class Input(Settings):
     mix: how datasets share a batch: in proportion to their samples, or equally.
     eval_batch_size: batch size of evaluation. Metrics of tasks do not depend on it. Metrics of
         pretexts do, since each batch has its own random draws.
+    prefetch: steps whose images are read in the background, while an earlier step computes (0:
+        none). It changes no result. Images in memory are not read ahead on the CPU, which would
+        gain nothing.
     """
 
     section: ClassVar[str] = "input"
@@ -154,6 +157,7 @@ class Input(Settings):
     cache_size: ImageSize | None = field(default=None, converter=converts_optional(image_size))
     mix: Literal["proportional", "balanced"] = "proportional"
     eval_batch_size: int = field(default=256, validator=batch)
+    prefetch: int = field(default=2, validator=and_(ge(0), le(64)))
 
 
 @suggests_names

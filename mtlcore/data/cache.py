@@ -292,9 +292,7 @@ class _DecodeInto:
     def __call__(self, position: int, index: int) -> None:
         sample = self.decode(index)
         center = shrink(sample.image, self.size, enlarge=True)
-        # Copying channel by channel is six times as fast as one transposed copy.
-        for channel, plane in enumerate(self.pixels[position]):
-            plane[:] = center[..., channel]
+        self.pixels[position] = center.transpose(2, 0, 1)
         for name, stored in self.aligned.items():
             stored.write(position, name, sample)
 

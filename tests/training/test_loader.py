@@ -113,7 +113,8 @@ def hash_of_run(exp: Experiment, loader: Loader, steps: int) -> str:
 @pytest.mark.parametrize("steps", [20, pytest.param(STEPS, marks=pytest.mark.slow)])
 def test_a_run_is_the_same_with_0_1_and_4_steps_read_ahead(opened, steps):
     exp, data = opened
-    hashes = {hash_of_run(exp, Counting(exp, data), steps)}
+    _, in_memory = open_data(exp)
+    hashes = {hash_of_run(exp, Counting(exp, each), steps) for each in (data, in_memory)}
     for ahead in (1, 4):
         direct = Counting(exp, data)
         hashes.add(hash_of_run(exp, ahead_of(direct, ahead, steps), steps))

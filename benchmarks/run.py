@@ -1,6 +1,7 @@
 """Run a measurement: `python benchmarks/run.py SUITE [--quick] [--json FILE] [--check]`.
 
-A suite compares variants by their process-CPU time, measured alternately in one process.
+A suite compares variants by their process-CPU time, measured alternately in one process. `loader`
+compares wall time too, and needs the images that `benchmarks/loader.py` names.
 
     ratio = our CPU time / the CPU time of the baseline; lower is better
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from baselines import HandMixedStep, HandNet, HandStep, kornia_strong, kornia_weak
 from kornia_lists import kornia_lists
+from loader import loader
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from ours import CLASSES, experiment, images, labels, profile, stepper
@@ -239,4 +240,5 @@ SUITES: dict[str, Callable[[bool], list[Row]]] = {
     "inference": inference,
     "predict": predict,
     "weighting": weighting,
+    "loader": loader,
 }

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from .errors import MtlError
 
 LARGEST_TEXT = 1 << 28  # bytes of a configuration, a plugin file, a file of labels: 256 MiB
+PIECE = 1 << 20  # bytes that are read at a time, beyond the size of a file when it was opened
 LARGEST_TABLE = 1 << 34  # bytes of a table or an archive that is read piece by piece: 16 GiB
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 DETECTED_BYTES = 1 << 10  # of a text without a byte order mark
@@ -31,14 +32,8 @@ def open_file(path: str | os.PathLike[str], largest: int = LARGEST_TABLE) -> Bin
 
     Raises OSError, with the reason as its `strerror`, for anything else.
     """
-    # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor, _ = _open_regular(path, largest)
     try:
-        descriptor = os.open(path, flags)
-    except ValueError as error:
-        raise OSError(errno.EINVAL, "its name holds a null character", str(path)) from error
-    try:
-        _require_regular(os.fstat(descriptor), path, largest)
         return os.fdopen(descriptor, "rb")
     except OSError:
         os.close(descriptor)
@@ -47,8 +42,33 @@ def open_file(path: str | os.PathLike[str], largest: int = LARGEST_TABLE) -> Bin
 
 def read_file(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> bytes:
     """Read a regular file of at most `largest` bytes. Raises OSError as `open_file` does."""
-    with open_file(path, largest) as file:
-        return file.read()
+    # Without Python's file objects, a small image is read in half the time.
+    descriptor, size = _open_regular(path, largest)
+    try:
+        parts = [os.read(descriptor, size + 1)]
+        # One read returns at most 2 GiB, and the file may have grown.
+        while part := os.read(descriptor, PIECE):
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts)
+
+
+def _open_regular(path: str | os.PathLike[str], largest: int) -> tuple[int, int]:
+    """Return the descriptor of a regular file and its size in bytes. Errors: see `open_file`."""
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its name holds a null character", str(path)) from error
+    try:
+        status = os.fstat(descriptor)
+        _require_regular(status, path, largest)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor, status.st_size
 
 
 def exists(path: str | os.PathLike[str]) -> bool:

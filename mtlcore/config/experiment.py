@@ -155,6 +155,9 @@ class Input(Settings):
         each image). For "weighted", the annotation that holds the weight of each sample.
     eval_batch_size: batch size of evaluation. Metrics of tasks do not depend on it. Metrics of
         pretexts do, since each batch has its own random draws.
+    prefetch: steps whose images are read in the background, while an earlier step computes (0:
+        none). It changes no result. Images in memory are not read ahead on the CPU, which would
+        gain nothing.
     """
 
     section: ClassVar[str] = "input"
@@ -167,6 +170,7 @@ class Input(Settings):
     sampling: Literal["shuffle", "balanced", "weighted"] = "shuffle"
     sampling_by: str | None = None
     eval_batch_size: int = field(default=256, validator=batch)
+    prefetch: int = field(default=2, validator=and_(ge(0), le(64)))
 
 
 @suggests_names

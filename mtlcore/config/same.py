@@ -25,11 +25,15 @@ FREE_TRAIN = (
 )
 """Keys of [train] that may differ when a run resumes: no random draw depends on them."""
 
+FREE_INPUT = ("prefetch",)
+"""Keys of [input] that may differ when a run resumes: no result depends on them."""
+
 FREE_DATA = ("root", "file")
 """Keys of [data.<label>] that may differ when a run resumes: the paths of the same data."""
 
 RESUMABLE = (
     *(f"train.{key}" for key in FREE_TRAIN),
+    *(f"input.{key}" for key in FREE_INPUT),
     *(f"data.<label>.{key}" for key in FREE_DATA),
     "callback.<label>",
 )
@@ -47,6 +51,8 @@ def is_resumable(key: str) -> bool:
     section, _, rest = key.partition(".")
     if section == "train":
         return rest in FREE_TRAIN
+    if section == "input":
+        return rest in FREE_INPUT
     # The file of a plugin is pinned by its checksum, so only its path can differ.
     return section in ("callback", "plugins") or (
         section == "data" and rest.rpartition(".")[2] in FREE_DATA
@@ -71,6 +77,7 @@ def changed_keys(
 def with_resumable(saved: Experiment, given: Experiment) -> Experiment:
     """Return the experiment of a run with those keys of `given` that a resumed run may change."""
     train = evolve(saved.train, **{key: getattr(given.train, key) for key in FREE_TRAIN})
+    settings = evolve(saved.input, **{key: getattr(given.input, key) for key in FREE_INPUT})
     data = {}
     for label, entry in saved.data.items():
         component = given.data[label].component
@@ -81,7 +88,14 @@ def with_resumable(saved: Experiment, given: Experiment) -> Experiment:
     known = {split_entry(plugin)[1] for plugin in saved.plugins}
     new = [plugin for plugin in given.plugins if split_entry(plugin)[1] not in known]
     plugins = (*saved.plugins, *new)
-    return evolve(saved, train=train, data=data, callbacks=given.callbacks, plugins=plugins)
+    return evolve(
+        saved,
+        train=train,
+        input=settings,
+        data=data,
+        callbacks=given.callbacks,
+        plugins=plugins,
+    )
 
 
 def differences(given: Experiment, saved: Experiment) -> list[str]:

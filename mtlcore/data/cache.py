@@ -120,13 +120,12 @@ class OnDemandImageCache:
 
     def take(self, indices: np.ndarray) -> CachedSamples:
         n = len(indices)
-        pixels = torch.zeros(n, 3, *self.size, dtype=torch.uint8)
+        # numpy: torch would start threads of its own in the thread that reads ahead.
+        pixels = np.zeros((n, 3, *self.size), dtype=np.uint8)
         aligned: dict[str, StoredLabels] = {}
         for name, column in self.columns.items():
             aligned[name] = StoredLabels.of(column.subset(indices), self.size)
-        decode_jobs = partial(
-            _run_jobs, _DecodeInto(self.decode, self.size, pixels.numpy(), aligned)
-        )
+        decode_jobs = partial(_run_jobs, _DecodeInto(self.decode, self.size, pixels, aligned))
 
         numbered = list(enumerate(indices.tolist()))
         per_thread = max(1, -(-n // threads()))
@@ -136,7 +135,8 @@ class OnDemandImageCache:
             if unreadable and self.strict:
                 raise MtlError(next(iter(unreadable.values())))
         every = np.arange(n)
-        return CachedSamples(pixels, {name: stored.take(every) for name, stored in aligned.items()})
+        taken = {name: stored.take(every) for name, stored in aligned.items()}
+        return CachedSamples(torch.from_numpy(pixels), taken)
 
 
 def open_images(
@@ -292,9 +292,7 @@ class _DecodeInto:
     def __call__(self, position: int, index: int) -> None:
         sample = self.decode(index)
         center = shrink(sample.image, self.size, enlarge=True)
-        # Copying channel by channel is six times as fast as one transposed copy.
-        for channel, plane in enumerate(self.pixels[position]):
-            plane[:] = center[..., channel]
+        self.pixels[position] = center.transpose(2, 0, 1)
         for name, stored in self.aligned.items():
             stored.write(position, name, sample)
 

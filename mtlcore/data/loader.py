@@ -2,7 +2,7 @@
 
 A loader may run ahead of the step: draw -> read -> uint8 batch on the device. Augmentations and
 pretexts run later, in the training thread, just before the forward pass of the batch. So a loader
-that reads ahead does not change the run by one bit.
+that reads ahead (`prefetch`) does not change the run by one bit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from ..contracts import Batch
@@ -34,6 +35,10 @@ class Loader(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Stop reading ahead, without waiting. Later batches are read when they are requested."""
+        ...
+
 
 class DirectLoader:
     """Reads each batch when it is requested, in the calling thread."""
@@ -41,36 +46,48 @@ class DirectLoader:
     def __init__(self, data: RunData, sampler: Sampler, device: torch.device) -> None:
         self._data = data
         self._sampler = sampler
-        self._device = device
+        self.device = device
 
     def batch(self, step: int, number: int) -> Batch:
         """Return one micro-batch of a step. On CUDA the host does not wait for the copies."""
+        return to_device(self.read(step, number), self.device)
+
+    def read(self, step: int, number: int) -> Batch:
+        """Return one micro-batch of a step in the memory of the host.
+
+        Arguments and errors are those of `batch`. One thread may read at a time.
+        """
         samples, labeled = self._sampler.step(step)[number]
         cached = self._data.images.take(samples)
-        targets = self._data.targets_of(samples, cached)
         index = torch.from_numpy(samples)
+        present = self._data.present
         return Batch(
-            images=_to_device(cached.images, self._device),
-            targets={label: _to_device(x, self._device) for label, x in targets.items()},
-            present=_select(self._data.present, index, self._device),
+            images=cached.images,
+            targets=self._data.targets_of(samples, cached),
+            present={label: given.index_select(0, index) for label, given in present.items()},
             counts=self._sampler.counts(step),
             labeled_samples=labeled,
         )
 
-
-def _select(
-    tensors: Mapping[str, Tensor],
-    index: Tensor,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """Return these samples of each tensor, on the device."""
-    return {
-        label: _to_device(tensor.index_select(0, index), device)
-        for label, tensor in tensors.items()
-    }
+    def close(self) -> None:
+        """Do nothing: no batch is read ahead."""
 
 
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Copy a batch to a device, on the current stream. On CUDA the host does not wait."""
+    return evolve(
+        batch,
+        images=_copied(batch.images, device),
+        targets=_all_copied(batch.targets, device),
+        present=_all_copied(batch.present, device),
+    )
+
+
+def _all_copied(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {label: _copied(tensor, device) for label, tensor in tensors.items()}
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     # From pinned memory the copy is asynchronous.

@@ -14,6 +14,7 @@ from ..callbacks.progress import ProgressReporter, SilentReporter
 from ..config.experiment import Experiment
 from ..data.dataset import RunData, fit_experiment, index_data, read_images
 from ..data.loader import DirectLoader, Loader
+from ..data.prefetch import loader_for
 from ..data.sampler import Sampler
 from ..encoders.weights import NONE as NO_WEIGHTS
 from ..model.inference import SharedEncoder
@@ -111,10 +112,12 @@ def _set_up(
     for line in (*data.report, *memory.with_images(data.images), *hints):
         reporter.note(line)
     sampler = Sampler(data, experiment)
-    loader = DirectLoader(data, sampler, fabric.device)
     # Unreadable images, which only `data` leaves out, may change both.
     train_state.steps = _steps(experiment, sampler)
     train_state.steps_per_epoch = sampler.steps_per_epoch
+    numbers = [train_state.global_micro_batch(i) for i in range(train_state.accumulated)]
+    ahead = experiment.input.prefetch
+    loader = loader_for(data, sampler, fabric.device, numbers, train_state.steps, ahead)
     callbacks.data = data
     record.start()
     if checkpoints is not None:

@@ -224,6 +224,7 @@ class Trainer:
             leave_together(fabric)
             raise
         finally:
+            parts.loader.close()
             unlock_run(loop.checkpoints.folder.path)
         leave_together(fabric)
         return result

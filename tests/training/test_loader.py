@@ -2,67 +2,58 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterable, Sequence
-from queue import SimpleQueue
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toy_datasets
 from attrs import evolve
-from toy_datasets import InMemory, cycle
+from dots_run import tiny_toml
+from PIL import Image
+from toy_datasets import InMemory, cycle, numbers_of
 from toys import EQUAL, PRETEXTS, Jitter, Toy, train_state
 
 from mtlcore import Batch, MtlError
+from mtlcore.config import load
 from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry, Views
+from mtlcore.data import cache
 from mtlcore.data.dataset import RunData, open_data
 from mtlcore.data.loader import DirectLoader, Loader
+from mtlcore.data.prefetch import PrefetchLoader, loader_for
 from mtlcore.data.sampler import Sampler
 from mtlcore.training.step import train_step
+from mtlcore.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 STEPS = 200
 MICRO_BATCHES = 2
+SOON_S = 20  # only ends a test that hangs
 
 
-class ReadsAhead:
-    """Reads batches in a thread, up to `ahead` of them before they are asked for.
+class Counting(DirectLoader):
+    """Notes what is read."""
 
-    first: the step with which the run begins or resumes. numbers: the micro-batches of the rank.
-    """
+    def __init__(self, exp: Experiment, data: RunData) -> None:
+        super().__init__(data, Sampler(data, exp), CPU)
+        self.reads: list[tuple[int, int]] = []
 
-    def __init__(self, inner: Loader, first: int, numbers: Sequence[int], ahead: int) -> None:
-        self.inner = inner
-        self.room = threading.Semaphore(ahead)
-        self.read: SimpleQueue[tuple[int, int, Batch | MtlError]] = SimpleQueue()
-        self.most = 0  # batches that waited at once
-        positions = ((step, number) for step in range(first, STEPS) for number in numbers)
-        self.thread = threading.Thread(target=self._read, args=(positions,), daemon=True)
-        self.thread.start()
-
-    def _read(self, positions: Iterable[tuple[int, int]]) -> None:
-        for step, number in positions:
-            self.room.acquire()
-            found: Batch | MtlError
-            try:
-                found = self.inner.batch(step, number)
-            except MtlError as error:
-                found = error
-            self.read.put((step, number, found))
-            self.most = max(self.most, self.read.qsize())
-
-    def batch(self, step: int, number: int) -> Batch:
-        *position, found = self.read.get()
-        self.room.release()
-        assert position == [step, number]
-        if isinstance(found, MtlError):
-            raise found
-        return found
+    def read(self, step: int, number: int) -> Batch:
+        self.reads.append((step, number))
+        return super().read(step, number)
 
 
+@pytest.fixture(scope="module")
 def opened() -> tuple[Experiment, RunData]:
-    """Return a run with labeled and unlabeled samples, a pretext, and dropout."""
+    """A run with labeled and unlabeled samples, a pretext and dropout, decoded on demand."""
     dataset = InMemory(60, cycle("abc", 60), split=("train",) * 60, size=8)
     entries = {"a": DataEntry(dataset, labels=0.5, unlabeled="keep")}
     exp = toy_datasets.experiment(
@@ -76,12 +67,31 @@ def opened() -> tuple[Experiment, RunData]:
         augment=Jitter(),
         weighting=EQUAL,
     )
-    return open_data(exp)
+    return open_data(exp, memory=0)
 
 
-def loader_of(exp: Experiment, data: RunData, ahead: int, first: int = 0) -> Loader:
-    direct = DirectLoader(data, Sampler(data, exp), CPU)
-    return ReadsAhead(direct, first, range(MICRO_BATCHES), ahead) if ahead else direct
+def ahead_of(direct: DirectLoader, ahead: int, steps: int = STEPS) -> PrefetchLoader:
+    return PrefetchLoader(direct, range(MICRO_BATCHES), steps, ahead)
+
+
+def wait_until_read(direct: Counting, n: int) -> None:
+    """Wait until n batches are read, and a little longer: is it one too many?"""
+    begin = time.monotonic()
+    while len(direct.reads) < n:
+        assert time.monotonic() - begin < SOON_S, f"{len(direct.reads)} of {n} batches were read"
+        time.sleep(0.001)
+    time.sleep(0.02)
+
+
+def readers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "prefetch" in thread.name]
+
+
+def wait_until_no_reader() -> None:
+    begin = time.monotonic()
+    while readers():
+        assert time.monotonic() - begin < SOON_S, f"{readers()} did not end"
+        time.sleep(0.001)
 
 
 def hash_of_run(exp: Experiment, loader: Loader, steps: int) -> str:
@@ -101,43 +111,176 @@ def hash_of_run(exp: Experiment, loader: Loader, steps: int) -> str:
 
 
 @pytest.mark.parametrize("steps", [20, pytest.param(STEPS, marks=pytest.mark.slow)])
-def test_a_run_is_the_same_with_0_1_and_4_batches_read_ahead(steps):
-    exp, data = opened()
-    loaders = {ahead: loader_of(exp, data, ahead) for ahead in (0, 1, 4)}
-    hashes = {ahead: hash_of_run(exp, loader, steps) for ahead, loader in loaders.items()}
-    assert len(set(hashes.values())) == 1
-    far = loaders[4]
-    assert isinstance(far, ReadsAhead)
-    assert far.most > 1  # it did read ahead
+def test_a_run_is_the_same_with_0_1_and_4_steps_read_ahead(opened, steps):
+    exp, data = opened
+    _, in_memory = open_data(exp)
+    hashes = {hash_of_run(exp, Counting(exp, each), steps) for each in (data, in_memory)}
+    for ahead in (1, 4):
+        direct = Counting(exp, data)
+        hashes.add(hash_of_run(exp, ahead_of(direct, ahead, steps), steps))
+        # Each batch was read once, in order, and none beyond the end of the run.
+        assert direct.reads == [(s, m) for s in range(steps) for m in range(MICRO_BATCHES)]
+    assert len(hashes) == 1
 
 
-def test_a_loader_begins_at_any_step():
-    exp, data = opened()
-    direct, resumed = loader_of(exp, data, 0), loader_of(exp, data, 4, first=150)
+def test_no_more_than_the_requested_steps_wait_in_memory(opened):
+    direct = Counting(*opened)
+    loader = ahead_of(direct, 3)
+    assert not readers()  # a trainer that never steps needs no thread
+    for requested in range(1, 5):
+        loader.batch(*divmod(requested - 1, MICRO_BATCHES))
+        wait_until_read(direct, requested + 3 * MICRO_BATCHES)
+        assert len(direct.reads) == requested + 3 * MICRO_BATCHES
+    loader.close()
+
+
+def test_a_loader_begins_at_any_step(opened):
+    direct, resumed = Counting(*opened), ahead_of(Counting(*opened), 4)
     for step in range(150, 160):
         for number in range(MICRO_BATCHES):
             one, other = direct.batch(step, number), resumed.batch(step, number)
             assert torch.equal(one.images, other.images)
             assert one.counts == other.counts
+    resumed.close()
 
 
-class Unreadable:
-    """A loader whose third step can't be read."""
+def test_a_request_of_another_step_is_right_and_disturbs_no_reading(opened):
+    expected, direct = Counting(*opened), Counting(*opened)
+    loader = ahead_of(direct, 1)
+    for step in range(1, 6):
+        for asked in (0, step, step):  # a look at a fixed step, and each step twice
+            for number in range(MICRO_BATCHES):
+                images = loader.batch(asked, number).images
+                assert torch.equal(images, expected.batch(asked, number).images)
+    loader.close()
+    assert direct.reads.count((3, 0)) == 2  # read ahead once, and once for its second request
 
-    def __init__(self, inner: Loader) -> None:
-        self.inner = inner
 
-    def batch(self, step: int, number: int) -> Batch:
-        if step == 2:
-            raise MtlError("a sample can't be read")
-        return self.inner.batch(step, number)
-
-
-def test_an_image_that_fails_ahead_fails_in_its_own_step():
-    exp, data = opened()
-    loader = ReadsAhead(Unreadable(loader_of(exp, data, 0)), 0, range(MICRO_BATCHES), 4)
-    for step in range(2):
+def test_reading_follows_a_loop_that_goes_on_elsewhere(opened):
+    direct = Counting(*opened)
+    loader = ahead_of(direct, 1)
+    for step in (0, 50, 51, 52):
         for number in range(MICRO_BATCHES):
-            assert len(loader.batch(step, number).images)
-    with pytest.raises(MtlError, match="can't be read"):
-        loader.batch(2, 0)
+            loader.batch(step, number)
+    wait_until_read(direct, 5 * MICRO_BATCHES)
+    assert direct.reads[-1] == (53, MICRO_BATCHES - 1)
+    loader.close()
+
+
+def test_the_thread_ends_with_the_loader_and_batches_can_still_be_read(opened):
+    loader = ahead_of(Counting(*opened), 2)
+    loader.batch(0, 0)
+    assert readers()
+    loader.close()
+    wait_until_no_reader()
+    assert torch.equal(loader.batch(0, 1).images, Counting(*opened).batch(0, 1).images)
+    assert not readers()
+
+    dropped = ahead_of(Counting(*opened), 2)
+    dropped.batch(0, 0)
+    del dropped
+    gc.collect()
+    wait_until_no_reader()
+
+
+def test_images_in_memory_are_not_read_ahead_on_the_cpu(opened):
+    exp, on_demand = opened
+    _, in_memory = open_data(exp)
+    for data, ahead, kind in (
+        (in_memory, 2, DirectLoader),
+        (on_demand, 2, PrefetchLoader),
+        (on_demand, 0, DirectLoader),
+    ):
+        loader = loader_for(data, Sampler(data, exp), CPU, range(MICRO_BATCHES), STEPS, ahead)
+        assert type(loader) is kind
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_batches_on_cuda_are_those_of_the_cpu(opened):
+    exp, data = opened
+    direct, cuda = Counting(exp, data), torch.device("cuda", 0)
+    loader = loader_for(data, Sampler(data, exp), cuda, range(MICRO_BATCHES), STEPS, 4)
+    for step in range(STEPS):
+        batch = loader.batch(step, 0)
+        assert batch.images.device == cuda
+        assert numbers_of((batch.images + 0).cpu()) == numbers_of(direct.batch(step, 0).images)
+    loader.close()
+
+
+# ------------------------------------------------------------------------------ whole runs
+
+
+@pytest.fixture
+def on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image may stay in memory."""
+    monkeypatch.setattr(cache, "memory_budget", lambda: 0)
+
+
+@pytest.fixture
+def folder_run(tmp_path: Path, on_demand: None) -> Iterator[Trainer]:
+    """A run on 40 image files."""
+    files = tmp_path / "images"
+    for number in range(40):
+        file = files / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file)
+    text = tiny_toml('steps = 9\neval_every = 0\naccelerator = "cpu"', plugins=())
+    text = text.replace("[task.quarter]", '[task.quarter]\nreads = "label"')
+    text = text.replace(
+        "[data.dots]\nn = 40", f'[data.own]\nname = "image_folder"\nroot = "{files}"'
+    )
+    (tmp_path / "own.toml").write_text(text)
+    yield Trainer(load(tmp_path / "own.toml"), tmp_path / "run", progress=False)
+    wait_until_no_reader()  # also after an error
+
+
+def test_an_image_that_vanishes_ends_the_run_with_its_name_in_its_own_step(folder_run, tmp_path):
+    folder_run.step()
+    wait_until_two_steps_wait(folder_run)
+    for file in (tmp_path / "images").rglob("*.png"):
+        file.unlink()
+    with pytest.raises(MtlError, match=r"images/[ab]/\d+\.png can't be read: No such file"):
+        folder_run.run()
+    assert folder_run.parts.train_state.step == 3  # two steps were read ahead
+
+
+def wait_until_two_steps_wait(trainer: Trainer) -> None:
+    loader = trainer.parts.loader
+    assert isinstance(loader, PrefetchLoader)
+    begin = time.monotonic()
+    while not (len(loader._waiting) == 2 and all(read.done() for read in loader._waiting)):
+        assert time.monotonic() - begin < SOON_S
+        time.sleep(0.001)
+
+
+def test_a_finished_run_leaves_no_thread_and_its_trainer_still_reads_batches(folder_run):
+    folder_run.run()
+    wait_until_no_reader()
+    assert len(folder_run.batch(3).micro_batches[0].images) == 8
+
+
+BY_HAND = """
+import sys
+from mtlcore import Trainer, load_experiment
+from mtlcore.data import cache
+cache.memory_budget = lambda: 0
+trainer = Trainer(load_experiment(sys.argv[1]), progress=False)
+trainer.step()
+if sys.argv[2] == "raises":
+    raise RuntimeError("a bug of a training loop")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["returns", "raises"])
+def test_a_training_loop_of_your_own_that_ends_early_ends_the_process(folder_run, tmp_path, end):
+    done = subprocess.run(
+        [sys.executable, "-c", BY_HAND, str(tmp_path / "own.toml"), end],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == (end == "raises"), done.stderr
+    assert ("a bug of a training loop" in done.stderr) == (end == "raises")

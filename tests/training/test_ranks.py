@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -166,7 +167,8 @@ accelerator = "cpu"
 class Runs:
     """Runs of the command line with four micro-batches, on any number of processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, before: str = "") -> None:
+        """before: a line of Python that each process runs first."""
         self.folder = folder
         self.config = folder / "plain.toml"
         plugin = folder / "plain.py"
@@ -174,14 +176,17 @@ class Runs:
         dots = Path(__file__).resolve().parents[1] / "dots.py"
         self.config.write_text(PLAIN_CONFIG.format(dots=dots, plugin=plugin))
         self.code = folder / "mtl.py"
-        self.code.write_text("import sys\nfrom mtlcore.cli import main\nsys.exit(main())\n")
+        self.code.write_text(
+            f"import sys\nfrom mtlcore.cli import main\n{before}\nsys.exit(main())\n"
+        )
 
-    def start(self, name: str, ranks: int, kill_at: int = 0) -> None:
+    def start(self, name: str, ranks: int, kill_at: int = 0, settings: Sequence[str] = ()) -> None:
         out = ["--out", str(self.folder / name), "--set", "train.micro_batches=4"]
-        self._mtl(name, [str(self.config), *out, "--set", f"train.devices={ranks}"], kill_at)
+        words = [str(self.config), *out, "--set", f"train.devices={ranks}", *_sets(settings)]
+        self._mtl(name, words, kill_at)
 
-    def resume(self, name: str, ranks: int, kill_at: int = 0) -> None:
-        devices = ["--set", f"train.devices={ranks}"]
+    def resume(self, name: str, ranks: int, kill_at: int = 0, settings: Sequence[str] = ()) -> None:
+        devices = ["--set", f"train.devices={ranks}", *_sets(settings)]
         self._mtl(name, ["--resume", str(self.folder / name), *devices], kill_at)
 
     def _mtl(self, name: str, words: list[str], kill_at: int) -> None:
@@ -216,6 +221,30 @@ class Runs:
         """Return the step and the losses of each row of the log."""
         rows = self.open(name).log.rows()
         return [[row["step"], row["loss/quarter"], row["loss/puzzling"]] for row in rows]
+
+
+def _sets(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_run_is_the_same_with_0_1_and_4_steps_read_ahead_also_killed_and_resumed(tmp_path, ranks):
+    """200 steps on images that are decoded on demand, bit for bit."""
+    on_demand = "from mtlcore.data import cache; cache.memory_budget = lambda: 0"
+    runs, long = Runs(tmp_path, on_demand), ["train.steps=200", "train.save_every=70"]
+    for ahead in (0, 1, 4):
+        runs.start(f"{ahead}", ranks, settings=[*long, f"input.prefetch={ahead}"])
+    runs.start("killed", ranks, kill_at=70, settings=[*long, "input.prefetch=4"])
+    runs.resume("killed", ranks, settings=["input.prefetch=1"])
+    whole = runs.open("0")
+    assert whole.require().step == 200
+    for name in ("1", "4", "killed"):
+        assert runs.draws(name) == runs.draws("0")
+        assert runs.losses(name) == runs.losses("0")
+        weights = runs.open(name).require().weights()
+        for key, weight in whole.require().weights().items():
+            assert torch.equal(weights[key], weight), (name, key)
 
 
 @pytest.mark.slow

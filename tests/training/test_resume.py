@@ -348,8 +348,9 @@ def test_a_run_that_lost_its_checkpoint_does_not_start_again(run):
 def test_a_resumed_run_takes_more_steps_and_other_periods_and_keeps_them(run):
     notes = Notes()
     changes = ("train.steps=6", "train.log_every=1", "train.save_every=5", "train.eval_every=6")
-    resume(run, *changes, reporter=notes)
+    resume(run, *changes, "input.prefetch=0", reporter=notes)
     folder = RunFolder(run)
+    assert "input.prefetch: 2 before, 0 now" in notes.notes
     assert "train.steps: 4 before, 6 now" in notes.notes
     assert any("the learning-rate schedule is that of a run of 6 steps" in n for n in notes.notes)
     assert [row["step"] for row in folder.log.rows() if "lr" in row] == [3, 4, 5, 6]
@@ -359,6 +360,7 @@ def test_a_resumed_run_takes_more_steps_and_other_periods_and_keeps_them(run):
     assert "train.steps: 4 before, 6 now" in provenance["changed"][0]["changes"]
     # The next time, they need not be repeated.
     assert load(folder.config).train.steps == 6
+    assert load(folder.config).input.prefetch == 0
     resume(run)
     assert folder.provenance() == provenance
     assert "4 steps, now" not in refused(lambda: resume(run, "train.steps=5"))

@@ -57,6 +57,11 @@ _data.command(
     name="check",
     help="Count the samples of one [data.LABEL] and find broken files, copies and leaks.",
 )
+_data.command(
+    f"{__name__}.data_pack:pack",
+    name="pack",
+    help="Decode the images of one [data.LABEL] once, into a few large files.",
+)
 app.command(_data)
 
 _plugins = App(name="plugins", help="List all components, and plugins that failed or are blocked.")

@@ -6,8 +6,9 @@ from ..contracts import Component
 from ..registry.hooks import hookimpl
 from .csv_table import Csv
 from .folder import ImageFolder
+from .packed import Packed
 
 
 @hookimpl
 def mtl_components() -> list[type[Component]]:
-    return [ImageFolder, Csv]
+    return [ImageFolder, Csv, Packed]

@@ -20,24 +20,32 @@ Check = Callable[[Unreadable], None]
 
 
 @frozen(eq=False)
-class RawPackCache:
-    """n samples of a pack of raw images in the size of the run: taking them is a copy.
+class PackCache:
+    """n samples of a pack.
 
     sample: (n,) int64, their positions in the pack.
+    on_demand: the same samples, decoded whenever they are taken.
+    is_copy: whether taking them is a copy: raw images of the run's size, without maps and points.
     """
 
     pack: Pack
     sample: np.ndarray
+    on_demand: OnDemandImageCache
+    is_copy: bool
 
     @property
     def size(self) -> tuple[int, int]:
-        return self.pack.size
+        return self.on_demand.size
 
     def take(self, indices: np.ndarray) -> CachedSamples:
-        images = torch.empty(len(indices), 3, *self.size, dtype=torch.uint8)
-        flat = memoryview(images.numpy().reshape(-1))
+        samples = self.sample[indices]
+        self.pack.prepare(samples)
+        if not self.is_copy:
+            return self.on_demand.take(indices)
+        images = torch.empty(len(samples), 3, *self.size, dtype=torch.uint8)
+        flat = images.numpy().reshape(-1).data
         length = 3 * self.size[0] * self.size[1]
-        for position, sample in enumerate(self.sample[indices].tolist()):
+        for position, sample in enumerate(samples.tolist()):
             self.pack.read_into(sample, flat[position * length : (position + 1) * length])
         return CachedSamples(images, {})
 
@@ -128,9 +136,9 @@ def _of_pack(
     if bad:
         for i in np.flatnonzero(np.isin(samples.local_index, list(bad))).tolist():
             unreadable[i] = bad[int(samples.local_index[i])]
-    if pack.is_plain and pack.size == size and not columns:
-        return RawPackCache(pack, samples.local_index), unreadable
-    return OnDemandImageCache(samples.decoder(), size, columns), unreadable
+    is_copy = pack.is_plain and pack.size == size and not columns
+    on_demand = OnDemandImageCache(samples.decoder(), size, columns)
+    return PackCache(pack, samples.local_index, on_demand, is_copy), unreadable
 
 
 def _pack_of(index: object) -> Pack | None:

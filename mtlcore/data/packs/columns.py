@@ -19,6 +19,7 @@ from attrs import field, frozen
 from ...contracts import Categories, Column, Index, MapColumn, PointColumn, Skipped
 from ...contracts.texts import Texts
 from ...errors import MtlError
+from ..aligned import columns_of
 from .manifest import AGAIN, Plan
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def to_parquet(index: Index, records: Records) -> bytes:
     for name, official in (("split", index.split), ("group", index.group)):
         if official is not None:
             columns[name] = _coded_array(official)
-    for name, of_pixels in {**index.maps, **index.points}.items():
+    for name, of_pixels in columns_of(index).items():
         columns[f"present/{name}"] = pa.array(of_pixels.present)
     columns |= _record_columns(records)
     return _written(pa.table(columns).replace_schema_metadata(shapes))

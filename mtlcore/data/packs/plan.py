@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from attrs import evolve, field, frozen
-from attrs.validators import and_, ge, le, optional
+from attrs import evolve, frozen
 
 from ...config.experiment import Experiment
 from ...contracts import Dataset, Index, MapColumn
@@ -31,9 +30,9 @@ class PackOptions:
     """
 
     size: tuple[int, int] | None = None
-    quality: int | None = field(default=95, validator=optional(and_(ge(1), le(100))))
-    shard_mb: int = field(default=256, validator=and_(ge(1), le(4096)))
-    jobs: int | None = field(default=None, validator=optional(and_(ge(1), le(256))))
+    quality: int | None = 95
+    shard_mb: float = 256
+    jobs: int | None = None
     part: tuple[int, int] = (1, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 from attrs import field, frozen
 
@@ -30,8 +31,8 @@ class Pack:
     checked: np.ndarray
 
     @classmethod
-    def open(cls, files: Files) -> tuple[Pack, Index]:
-        """Open a pack. No image is decoded.
+    def open(cls, files: Files) -> PackIndex:
+        """Open a pack and return its index. No image is decoded.
 
         Raises MtlError if there is none, if a file is missing, or has another length or checksum.
         """
@@ -47,10 +48,12 @@ class Pack:
         index, records = from_parquet(data, plan, where)
         if len(index) != plan.samples or len(manifest.shards) != plan.shards:
             raise MtlError(f"{where} has {len(index)} samples; expected {plan.samples}: {AGAIN}")
-        files.check(manifest.shards)
+        files.begin(manifest)
         coding = Coding(plan.size, plan.quality, index.maps, index.points)
         start = starts_of(records.length, plan.per_shard)
-        return cls(files, manifest, coding, records, start, np.zeros(len(index), bool)), index
+        pack = cls(files, manifest, coding, records, start, np.zeros(len(index), bool))
+        columns = {name: getattr(index, name) for name in attrs.fields_dict(Index)}
+        return PackIndex(**columns, pack=pack)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -74,7 +77,7 @@ class Pack:
         """Copy the record of sample i. Raises MtlError if it can't be read or was changed."""
         shard, start = i // self.manifest.plan.per_shard, int(self.start[i])
         self.files.read_into(shard, start, out)
-        if self.checked[i]:
+        if self.checked[i] and not self.files.may_change:
             return
         expected = int(self.records.crc32[i])
         if crc_of(out) != expected and self.files.forget(shard, start, len(out)):
@@ -86,6 +89,14 @@ class Pack:
                 f"copy the whole pack again, or {AGAIN}"
             )
         self.checked[i] = True
+
+    def prepare(self, samples: np.ndarray) -> None:
+        """Get ready to read these samples, (n,) int64. Raises MtlError if a remote fails."""
+        if not self.files.may_change:
+            return
+        shard = samples // self.manifest.plan.per_shard
+        ranges = shard.tolist(), self.start[samples].tolist(), self.records.length[samples].tolist()
+        self.files.prepare(zip(*ranges))
 
     def _file(self, i: int) -> str:
         return shard_name(i // self.manifest.plan.per_shard)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from ...errors import MtlError
 from ...files import open_file, read_file
-from .manifest import AGAIN, FileSum, shard_name
+from .manifest import AGAIN, Manifest, shard_name
 
 OPEN_FILES = 64  # shards whose files stay open
 LARGEST_INDEX = 1 << 36  # bytes of index.parquet, and of a shard: 64 GiB
@@ -22,6 +23,11 @@ LARGEST_INDEX = 1 << 36  # bytes of index.parquet, and of a shard: 64 GiB
 
 class Files(Protocol):
     """The files of one pack. Several threads may call its methods at once."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether bytes that were read may be different when they are read again."""
+        ...
 
     def name(self, file: str) -> str:
         """Return where a file is, for messages."""
@@ -39,8 +45,12 @@ class Files(Protocol):
         """Delete local copies of these bytes, and return whether there were any."""
         ...
 
-    def check(self, shards: tuple[FileSum, ...]) -> None:
-        """Raise MtlError if a shard is missing or has another length."""
+    def begin(self, manifest: Manifest) -> None:
+        """Get ready to read. Raises MtlError if a shard is missing or has another length."""
+        ...
+
+    def prepare(self, ranges: Iterable[tuple[int, int, int]]) -> None:
+        """Get ready to read these ranges: (shard, offset, length). Raises MtlError if it can't."""
         ...
 
 
@@ -54,6 +64,10 @@ class LocalFiles:
 
     def __reduce__(self) -> tuple[type[LocalFiles], tuple[Path]]:
         return LocalFiles, (self.folder,)
+
+    @property
+    def may_change(self) -> bool:
+        return False
 
     def name(self, file: str) -> str:
         return str(self.folder / file)
@@ -78,8 +92,11 @@ class LocalFiles:
     def forget(self, shard: int, offset: int, length: int) -> bool:
         return False
 
-    def check(self, shards: tuple[FileSum, ...]) -> None:
-        for number, expected in enumerate(shards):
+    def prepare(self, ranges: Iterable[tuple[int, int, int]]) -> None:
+        pass
+
+    def begin(self, manifest: Manifest) -> None:
+        for number, expected in enumerate(manifest.shards):
             path = self._path(number)
             try:
                 length = path.stat().st_size

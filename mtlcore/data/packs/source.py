@@ -18,9 +18,10 @@ import attrs
 import numpy as np
 
 from ...config.component import component
-from ...config.write import component_table
+from ...config.write import toml_value
 from ...contracts import Categories, Dataset, Index
 from ...errors import MtlError
+from ..aligned import columns_of
 from ..fingerprint import column_bytes
 from .manifest import Manifest, Source
 
@@ -31,7 +32,7 @@ CHANGED = "differ from the source {where}, which changed later, such as {key}: p
 
 def source_of(dataset: Dataset, index: Index, plugins: tuple[str, ...]) -> Source:
     """Return the source of a pack, from its dataset and index."""
-    return Source(component_table(dataset), plugins, digest_of(index))
+    return Source(toml_value(dataset), plugins, digest_of(index))
 
 
 def digest_of(index: Index) -> str:
@@ -46,7 +47,7 @@ def digest_of(index: Index) -> str:
         found.update(f"{name} {len(index)}".encode())
         for content in column_bytes(columns[name]):
             found.update(content)
-    for name, of_pixels in sorted({**index.maps, **index.points}.items()):
+    for name, of_pixels in sorted(columns_of(index).items()):
         found.update(f"present {name}".encode() + of_pixels.present.tobytes())
     return found.hexdigest()
 
@@ -122,7 +123,7 @@ def _dataset(source: Source) -> Dataset:
 def _paths(dataset: Dataset) -> list[Path]:
     """Return the files and folders that the fields of a dataset name."""
     found: list[Path] = []
-    for field in attrs.fields(type(dataset)):
+    for field in attrs.fields(type(dataset)):  # type: ignore[arg-type]
         value = getattr(dataset, field.name)
         if isinstance(value, Path):
             found.append(value)

@@ -112,9 +112,12 @@ class _Packer:
             self._write_all(range(first - 1, self.plan.shards, step), options.jobs or threads())
             shards = [self._finished(number) for number in range(self.plan.shards)]
             present = [shard for shard in shards if shard is not None]
-            if len(present) < len(shards):
+            # Another packer may have joined the shards, and deleted `.packing`, at any time.
+            manifest = self._complete()
+            if manifest is None and len(present) < len(shards):
                 return Outcome(self.plan, len(shards) - len(present), None)
-            manifest = self._join(present, seen)
+            if manifest is None:
+                manifest = self._join(present, seen)
         shutil.rmtree(self.work, ignore_errors=True)
         return Outcome(self.plan, 0, manifest)
 
@@ -173,11 +176,11 @@ class _Packer:
         try:
             with lock:
                 finished = self._finished(shard)
-                if finished is None:
-                    self._write(shard, pool)
-                else:
+                if finished is not None:
                     self._refuse_too_many(shard, finished.records)
                     self._report(len(self.plan.samples_of(shard)))
+                elif self._complete() is None:
+                    self._write(shard, pool)
         except Timeout:
             return False
         return True

@@ -7,8 +7,9 @@ from ..registry.hooks import hookimpl
 from .csv_table import Csv
 from .folder import ImageFolder
 from .packed import Packed
+from .parquet import Parquet
 
 
 @hookimpl
 def mtl_components() -> list[type[Component]]:
-    return [ImageFolder, Csv, Packed]
+    return [ImageFolder, Csv, Packed, Parquet]

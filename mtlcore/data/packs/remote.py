@@ -6,6 +6,7 @@ its CRC-32 each time it is read, since a server may change its answer at any tim
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,8 @@ class RemoteFiles:
         self._system, self._root = _file_system(self.url)
         self._pool = ThreadPoolExecutor(REQUESTS, "remote")
         self._blocks = BlockCache(cache, digest(self.url.encode())[:16], limit)
+        # Threads that need one block request it once.
+        self._locks = [threading.Lock() for _ in range(REQUESTS)]
         self._lengths: tuple[int, ...] = ()
         self._block = BLOCK
 
@@ -117,12 +120,16 @@ class RemoteFiles:
                 raise OSError(f"the answer has {len(data):,} bytes; expected {stop - start:,}")
             return data
 
-        try:
-            data: bytes = self._request(file, request)
-        except FileNotFoundError as error:
-            raise missing(self.name(file), error) from error
-        self._blocks.write(shard, block, data)
-        return data
+        with self._locks[block % len(self._locks)]:
+            kept = bytearray(stop - start)
+            if self._blocks.read_into(shard, block, 0, memoryview(kept)):
+                return bytes(kept)
+            try:
+                data: bytes = self._request(file, request)
+            except FileNotFoundError as error:
+                raise missing(self.name(file), error) from error
+            self._blocks.write(shard, block, data)
+            return data
 
     def _request(self, file: str, request: Callable[[], Any]) -> Any:
         """Call a function, several times if it fails.

@@ -43,10 +43,8 @@ class PackCache:
         if not self.is_copy:
             return self.on_demand.take(indices)
         images = torch.empty(len(samples), 3, *self.size, dtype=torch.uint8)
-        flat = images.numpy().reshape(-1).data
         length = 3 * self.size[0] * self.size[1]
-        for position, sample in enumerate(samples.tolist()):
-            self.pack.read_into(sample, flat[position * length : (position + 1) * length])
+        self.pack.copy_into(samples, images.numpy().reshape(-1).data, length)
         return CachedSamples(images, {})
 
 

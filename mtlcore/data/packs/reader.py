@@ -90,6 +90,26 @@ class Pack:
             )
         self.checked[i] = True
 
+    def copy_into(self, samples: np.ndarray, out: memoryview, length: int) -> None:
+        """Copy records of this length, one after the other. samples: (n,) int64.
+
+        Raises MtlError as `read_into` does.
+        """
+        shards = (samples // self.manifest.plan.per_shard).tolist()
+        mapped = self.checked[samples].tolist()
+        views: dict[int, memoryview] = {}
+        if self.files.may_change:
+            mapped = [False] * len(shards)
+        else:
+            views = {shard: self.files.view(shard) for shard in set(shards)}
+        rows = zip(samples.tolist(), shards, self.start[samples].tolist(), mapped)
+        for position, (sample, shard, start, is_mapped) in enumerate(rows):
+            begin = position * length
+            if is_mapped:
+                out[begin : begin + length] = views[shard][start : start + length]
+            else:
+                self.read_into(sample, out[begin : begin + length])
+
     def prepare(self, samples: np.ndarray) -> None:
         """Get ready to read these samples, (n,) int64. Raises MtlError if a remote fails."""
         if not self.files.may_change:

@@ -101,6 +101,9 @@ class RemoteFiles:
                 part[:] = self._fetch(shard, block)[begin : begin + length]
             filled += length
 
+    def view(self, shard: int) -> memoryview:
+        raise NotImplementedError  # a remote may change
+
     def forget(self, shard: int, offset: int, length: int) -> bool:
         for block in self._blocks_of(offset, length):
             self._blocks.remove(shard, block)

@@ -1,15 +1,19 @@
 """Read byte ranges of the files of a pack.
 
-`LocalFiles` reads them with `pread`. A memory map would be a little faster, but a file that is cut
-short would end the process with SIGBUS, and touched pages would count as memory of the run.
+`LocalFiles` reads a record with `pread` first, so that a file that was cut short gives a message. A
+record that is read again, and was compared with its CRC-32, comes from a memory map, which is three
+times as fast: `pread` copies 2 to 3 GB/s, a map as fast as memory. The pages of a map count as
+memory of the process, but the system takes them back whenever it needs them.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +21,7 @@ from ...errors import MtlError
 from ...files import open_file, read_file
 from .manifest import AGAIN, Manifest, shard_name
 
-OPEN_FILES = 64  # shards whose files stay open
+OPEN_FILES = 256  # shards whose files stay open, with two descriptors each
 LARGEST_INDEX = 1 << 36  # bytes of index.parquet, and of a shard: 64 GiB
 
 
@@ -41,6 +45,10 @@ class Files(Protocol):
         """Fill `out` with the bytes of a shard from `offset`. Raises MtlError if it can't."""
         ...
 
+    def view(self, shard: int) -> memoryview:
+        """Return all bytes of a shard, mapped. Only for files that do not change."""
+        ...
+
     def forget(self, shard: int, offset: int, length: int) -> bool:
         """Delete local copies of these bytes, and return whether there were any."""
         ...
@@ -59,11 +67,12 @@ class LocalFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._lengths: tuple[int, ...] = ()
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[LocalFiles], tuple[Path]]:
-        return LocalFiles, (self.folder,)
+    def __reduce__(self) -> tuple[Callable[..., LocalFiles], tuple[Path, tuple[int, ...]]]:
+        return _restored, (self.folder, self._lengths)
 
     @property
     def may_change(self) -> bool:
@@ -81,13 +90,20 @@ class LocalFiles:
             raise MtlError(f"{self.folder / file} can't be read: {error.strerror}") from error
 
     def read_into(self, shard: int, offset: int, out: memoryview) -> None:
-        descriptor = self._open.get(shard) or self._opened(shard)
+        opened = self._open.get(shard) or self._opened(shard)
         try:
-            done = _read_at(descriptor.number, out, offset)
+            done = _read_at(opened.descriptor, out, offset)
         except OSError as error:
             raise MtlError(f"{self._path(shard)} can't be read: {error.strerror}") from error
         if done < len(out):
             raise cut_short(str(self._path(shard)), offset + done, offset + len(out))
+
+    def view(self, shard: int) -> memoryview:
+        opened = self._open.get(shard) or self._opened(shard)
+        view = opened.view
+        if len(view) != self._lengths[shard]:
+            raise cut_short(str(self._path(shard)), len(view), self._lengths[shard])
+        return view
 
     def forget(self, shard: int, offset: int, length: int) -> bool:
         return False
@@ -96,6 +112,7 @@ class LocalFiles:
         pass
 
     def begin(self, manifest: Manifest) -> None:
+        self._lengths = tuple(shard.length for shard in manifest.shards)
         for number, expected in enumerate(manifest.shards):
             path = self._path(number)
             try:
@@ -108,30 +125,41 @@ class LocalFiles:
     def _path(self, shard: int) -> Path:
         return self.folder / shard_name(shard)
 
-    def _opened(self, shard: int) -> _Descriptor:
+    def _opened(self, shard: int) -> _Shard:
         """Open a shard. The file that was opened first is closed when no thread reads it."""
         path = self._path(shard)
         try:
-            descriptor = _Descriptor(path)
+            opened = _Shard(path)
         except OSError as error:
             raise missing(str(path), error) from error
         with self._lock:
-            self._open[shard] = descriptor
+            self._open[shard] = opened
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)
-        return descriptor
+        return opened
 
 
-class _Descriptor:
+def _restored(folder: Path, lengths: tuple[int, ...]) -> LocalFiles:
+    files = LocalFiles(folder)
+    files._lengths = lengths
+    return files
+
+
+class _Shard:
     """An open file, closed when it is no longer referenced."""
 
     def __init__(self, path: Path) -> None:
         with open_file(path, LARGEST_INDEX) as file:
-            self.number = os.dup(file.fileno())
+            self.descriptor = os.dup(file.fileno())
+
+    @cached_property
+    def view(self) -> memoryview:
+        """All bytes, mapped."""
+        return memoryview(mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ))
 
     def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
 if hasattr(os, "preadv"):

@@ -11,12 +11,13 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from .errors import MtlError
 
@@ -25,6 +26,19 @@ PIECE = 1 << 20  # bytes that are read at a time, beyond the size of a file when
 LARGEST_TABLE = 1 << 34  # bytes of a table or an archive that is read piece by piece: 16 GiB
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 DETECTED_BYTES = 1 << 10  # of a text without a byte order mark
+
+
+Location = Annotated[Path | str, "folder or URL"]
+"""A folder, or the URL of one that fsspec knows, such as "s3://bucket/folder"."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def location(value: str | os.PathLike[str]) -> Path | str:
+    """Return a URL as it is, and anything else as a path."""
+    if isinstance(value, str) and _URL.match(value):
+        return value
+    return Path(value)
 
 
 def open_file(path: str | os.PathLike[str], largest: int = LARGEST_TABLE) -> BinaryIO:

@@ -60,6 +60,11 @@ _data.command(
     name="check",
     help="Count the samples of one [data.LABEL] and find broken files, copies and leaks.",
 )
+_data.command(
+    f"{__name__}.data_pack:pack",
+    name="pack",
+    help="Decode the images of one [data.LABEL] once, into a few large files.",
+)
 app.command(_data)
 
 _study = App(name="study", help="Compare arms over seeds: write a study, run it, read its tables.")

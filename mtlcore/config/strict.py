@@ -23,6 +23,7 @@ from cattrs.errors import AttributeValidationNote, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from ..contracts import BASES
+from ..files import Location, location
 from ..image_size import WORDS as IMAGE_SIZE_IN_WORDS
 from ..image_size import ImageSize, image_size, written
 from .overrides import Word, plain
@@ -59,6 +60,7 @@ _WORDS: dict[TypeHint, str] = {
     float: "a number",
     str: "a string",
     Path: "a path (a string)",
+    Location: "a folder or a URL (a string)",
     ImageSize: IMAGE_SIZE_IN_WORDS,
 }
 
@@ -130,6 +132,12 @@ def _path(value: object, _: TypeHint) -> Path:
         return Path(_without_nul(str(value))).expanduser().absolute()
     except RuntimeError as error:  # "~name" of an unknown user
         raise IllTypedError(value, f"a path: {error}") from error
+
+
+def _location(value: object, _: TypeHint) -> Path | str:
+    if isinstance(value, str) and isinstance(location(value), str):
+        return _without_nul(str(value))
+    return _path(value, Path)
 
 
 def _without_nul(text: str) -> str:
@@ -386,6 +394,14 @@ def _is_image_size(kind: TypeHint) -> bool:
     return kind == ImageSize
 
 
+def _location_hook(_kind: TypeHint, _: Converter) -> Hook:
+    return _location
+
+
+def _is_location(kind: TypeHint) -> bool:
+    return kind == Location
+
+
 def _is_literal(kind: TypeHint) -> bool:
     return get_origin(kind) is Literal
 
@@ -413,6 +429,7 @@ def _converter() -> Converter:
         (_is_component_kind, _component_hook),
         (_is_image_size, _image_size_hook),
         (_is_variant, _variant_hook),
+        (_is_location, _location_hook),
     ]
     for predicate, factory in factories:
         made.register_structure_hook_factory(predicate, factory)
@@ -423,6 +440,7 @@ def _converter() -> Converter:
 
     made.register_unstructure_hook(Path, str)
     made.register_unstructure_hook_func(_is_image_size, written)
+    made.register_unstructure_hook_func(_is_location, str)
     made.register_unstructure_hook_factory(
         attrs.has, lambda cls: make_dict_unstructure_fn(cls, made, _cattrs_use_alias=True)
     )

@@ -6,8 +6,10 @@ from ..contracts import Component
 from ..registry.hooks import hookimpl
 from .csv_table import Csv
 from .folder import ImageFolder
+from .packed import Packed
+from .parquet import Parquet
 
 
 @hookimpl
 def mtl_components() -> list[type[Component]]:
-    return [ImageFolder, Csv]
+    return [ImageFolder, Csv, Packed, Parquet]

@@ -48,6 +48,10 @@ class Csv(Table):
     class names.
     attributes: further columns to read, for `split`, `group` and metrics of subgroups (default: all
     of them). Set it for a large table with columns that you do not need.
+    maps: name of a map -> its column of paths, relative to `root`: image files of class ids (not
+    JPEG), or .npy. An empty cell means no map.
+    points: name of points -> its column of numbers x y x y ... in pixels of the image, or a list of
+    numeric columns [x, y, x, y, ...]. An empty cell means no points.
     encoding: of the file, such as "cp1252" for a table from Excel on Windows (default: UTF-8 or
     UTF-16, whichever it is).
     """

@@ -26,10 +26,11 @@ from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
 from .aligned import LabelColumn
 from .aligned_tasks import aligned_reads, label_columns, label_names, with_annotations
-from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size, open_images
+from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size
 from .fingerprint import fingerprint_of
 from .indexed import open_dataset
 from .joined import JoinedSamples, annotation_of
+from .packs.cache import open_joined, size_probe
 from .report import (
     lines_for_dropped,
     lines_for_skipped,
@@ -226,7 +227,7 @@ def cache_size_of(
     samples = everything.subset(np.flatnonzero(usable))
     settings = experiment.input
     return cache_size(
-        samples.decoder(),
+        size_probe(samples),
         len(samples),
         settings.size,
         settings.cache_size,
@@ -243,8 +244,7 @@ def _open_images(
 ) -> tuple[ImageCache, Unreadable]:
     if lazy:
         return OnDemandImageCache(samples.decoder(), size, columns), {}
-    check = partial(refuse_too_many, samples)
-    return open_images(samples.decoder(), len(samples), size, progress, check, memory, columns)
+    return open_joined(samples, size, progress, refuse_too_many, memory, columns)
 
 
 # ------------------------------------------------------------ splits

@@ -23,7 +23,7 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
         digest.update(dataset.label.encode())
         annotations = [index.annotations[name] for name in sorted(index.annotations)]
         for column in (index.keys, dataset.split, dataset.labeled, *annotations):
-            for content in _bytes(column):
+            for content in column_bytes(column):
                 digest.update(content)
         for name, of_pixels in sorted(columns_of(index).items()):
             digest.update(name.encode())
@@ -31,7 +31,7 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
     return digest.hexdigest()
 
 
-def _bytes(column: Column | Texts) -> Iterator[bytes]:
+def column_bytes(column: Column | Texts) -> Iterator[bytes]:
     """Yield bytes that do not depend on the byte order, or on how strings are stored."""
     if is_numbers(column):
         yield np.ascontiguousarray(column, dtype="<f8").tobytes()

@@ -167,3 +167,37 @@ def test_a_root_one_folder_too_high_is_named(config, capsys) -> None:
     assert line in capsys.readouterr().out
     assert main(words(config, "--json")) == 0
     assert json.loads(capsys.readouterr().out)["one_class"] == 1
+
+
+# ------------------------------------------------------------ `mtl data pack`
+
+
+def test_a_pack_trains_as_its_source(config, capsys) -> None:
+    out = config.parent / "pack"
+    root = f"data.own.root={config.parent / 'photos'}"
+    command = ["data", "pack", "own", str(config), "--set", root, "--out", str(out)]
+    assert main([*command, "--quality", "raw", "--size", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{out}: 6 samples of 8 x 8 pixels, 0.0 MB, 1 shard" in printed
+    assert f'[data.own] name = "packed", root = "{out}"' in printed
+    packed = ["--set", "data.own.name=packed", "--set", f"data.own.root={out}"]
+    bare = config.with_name("packed.toml")
+    bare.write_text(CONFIG.replace('annotation = "kind"\n', ""))
+    assert main(["data", "check", "own", str(bare), "--json", *packed]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"] == {"test": {"cat": 1, "dog": 1}, "train": {"cat": 2, "dog": 2}}
+
+
+def test_wrong_options_of_pack_are_named(config, capsys, subtests) -> None:
+    wrong = {
+        ("--size", "8x"): "--size 8x: expected pixels such as 112",
+        ("--part", "3/2"): "--part 3/2: expected i/n with i from 1 to n",
+        ("--quality", "101"): "--quality 101: expected a whole number from 1 to 100",
+        ("--shard-mb", "0"): "--shard-mb 0: expected a whole number from 1 to 4096",
+    }
+    for options, message in wrong.items():
+        with subtests.test(message):
+            out = config.parent / "pack"
+            assert main(["data", "pack", "own", str(config), "--out", str(out), *options]) == 2
+            assert message in capsys.readouterr().err
+            assert not out.exists()

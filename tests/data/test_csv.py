@@ -340,3 +340,81 @@ def test_columns_are_saved_in_the_configuration_and_read_back(people):
     dataset = run.data["own"].component
     assert dataset == Csv(people, columns={"emotion": "mood", "p": ("x", "y")})
     assert parse(tomllib.loads(dump(run))).data == run.data
+
+
+# ------------------------------------------------------------ maps and points
+
+
+def labeled_pixels(folder: Path, rows: str, **options: object) -> Csv:
+    """A table with the columns path, mask and spots, and images of 6 x 4 pixels."""
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (6, 4), "red").save(folder / f"{name}.png")
+    palette = Image.fromarray(np.full((4, 6), 2, np.uint8))
+    palette.putpalette(range(9))
+    palette.save(folder / "mask.png")
+    Image.new("L", (5, 4), 2).save(folder / "small.png")
+    Image.new("L", (6, 4), 2).save(folder / "mask.jpg")
+    np.save(folder / "depth.npy", np.full((4, 6), 1.5, np.float32))
+    (folder / "table.csv").write_text(f"path,mask,spots\n{rows}")
+    return Csv(folder / "table.csv", **options)
+
+
+def test_a_column_may_name_maps_and_another_hold_points(tmp_path):
+    rows = 'a.png,mask.png,"1 2.5, 3 4"\nb.png,,\nc.png,mask.png,"0 0 1"\n'
+    dataset = labeled_pixels(tmp_path, rows, maps={"classes": "mask"}, points={"spots": "spots"})
+    index = dataset.index()
+    assert index.keys.tolist() == ["a.png", "b.png"]
+    assert index.skipped.names == {"not 4 numbers for the points 'spots'": ["c.png"]}
+    assert not index.annotations
+    assert (index.maps["classes"].dtype, index.maps["classes"].channels) == (np.uint8, None)
+    assert index.maps["classes"].present.tolist() == [True, False]
+    assert index.points["spots"].count == 2
+    sample = dataset.decode(index, 0)
+    assert (sample.maps["classes"] == 2).all()
+    assert sample.points["spots"].tolist() == [[1, 2.5], [3, 4]]
+    assert not dataset.decode(index, 1).maps
+
+
+def test_points_may_be_columns_of_their_own(tmp_path):
+    for name in ("a", "b"):
+        Image.new("RGB", (6, 4)).save(tmp_path / f"{name}.png")
+    (tmp_path / "table.csv").write_text("path,x,y\na.png,1,2\nb.png,,\n")
+    index = Csv(tmp_path / "table.csv", points={"nose": ("x", "y")}).index()
+    assert index.points["nose"].present.tolist() == [True, False]
+    assert not index.attributes
+
+
+def test_maps_may_be_numpy_files(tmp_path):
+    dataset = labeled_pixels(tmp_path, "a.png,depth.npy,\n", maps={"depth": "mask"})
+    index = dataset.index()
+    assert index.maps["depth"].dtype == np.float32
+    assert (dataset.decode(index, 0).maps["depth"] == 1.5).all()
+
+
+def test_bad_maps_and_points_are_named(tmp_path, subtests):
+    cases = {
+        "mask.jpg is not a readable map: JPEG changes class ids": "a.png,mask.jpg,",
+        "maps.classes: no map can be read": "a.png,nowhere.png,",
+        "no row has one": "a.png,,",
+    }
+    for message, rows in cases.items():
+        with subtests.test(message), pytest.raises(MtlError, match=message):
+            labeled_pixels(tmp_path, f"{rows}\n", maps={"classes": "mask"}).index()
+    with pytest.raises(MtlError, match=r"no column 'masks' \(maps.classes\); did you mean 'mask'"):
+        labeled_pixels(tmp_path, "a.png,,\n", maps={"classes": "masks"}).index()
+    with pytest.raises(MtlError, match=r"points.spots: 3 numbers; expected an even number"):
+        labeled_pixels(tmp_path, "a.png,,1 2 3\n", points={"spots": "spots"}).index()
+
+
+def test_a_map_outside_of_the_root_is_left_out(tmp_path):
+    rows = "a.png,mask.png,\nb.png,../secret.png,\n"
+    index = labeled_pixels(tmp_path, rows, maps={"classes": "mask"}).index()
+    assert index.keys.tolist() == ["a.png"]
+
+
+def test_a_map_of_another_size_is_named(tmp_path):
+    from mtlcore.data.aligned import decode_sample
+
+    dataset = labeled_pixels(tmp_path, "a.png,small.png,\n", maps={"classes": "mask"})
+    with pytest.raises(MtlError, match=r"a.png: the map 'classes' is 5 x 4 pixels, its image"):
+        decode_sample(dataset, dataset.index(), 0)

@@ -144,7 +144,7 @@ def row(name: str) -> str:
     if cls.refused:
         return f"| {name} | refused: {cls.refused} | | | | |"
     if cls.mixes:
-        return f"| {name} | mixes two samples | | | | |"
+        return f"| {name} | [mixes two samples](mixing.md) | | | | |"
     augmentation = recipe(name)
     (op,) = augmentation.ops
     labels = "in place" if cls.moves == "not" else cls.moves

@@ -19,10 +19,8 @@ from mtlcore import (
     Head,
     Index,
     MapColumn,
-    Mix,
     PointColumn,
     Sample,
-    View,
     hookimpl,
     orthogonal,
 )
@@ -125,6 +123,7 @@ def middles(images: Tensor) -> Tensor:
 class CutMixed(Weak):
     """A box of another sample, and all of it around."""
 
+    mixes = True
     contrast: tuple[float, float] = (1.0, 1.0)
 
     def view(self, images, size, rng):
@@ -133,22 +132,20 @@ class CutMixed(Weak):
         height, width = size
         region = torch.zeros(len(images), 1, height, width, dtype=torch.bool)
         region[..., height // 4 : height // 2 + 3, width // 5 : width // 2 + 4] = True
-        share = 1 - region.float().mean((1, 2, 3))
-        mixed = torch.where(region, view.images[partner], view.images)
-        return View(mixed, view.geometry, Mix(partner, share, region))
+        return view.mix(partner, region=region)
 
 
 @frozen
 class MixedUp(Weak):
     """A quarter of another sample, blended into each."""
 
+    mixes = True
     contrast: tuple[float, float] = (1.0, 1.0)
 
     def view(self, images, size, rng):
         view = super().view(images, size, rng)
         partner = rng.permutations(1, len(images))[0]
-        mixed = 0.75 * view.images + 0.25 * view.images[partner]
-        return View(mixed, view.geometry, Mix(partner, torch.full((len(images),), 0.75)))
+        return view.mix(partner, share=torch.full((len(images),), 0.75))
 
 
 # ------------------------------------------------------------ tasks

@@ -8,7 +8,18 @@ from typing import Any
 import torch
 from attrs import evolve
 from lightning_fabric import Fabric
-from toys import PCGRAD, UNCERTAINTY, Batch, PCGrad, Toy, batch, counted, experiment, prepared_step
+from toys import (
+    PCGRAD,
+    UNCERTAINTY,
+    Batch,
+    Mixup,
+    PCGrad,
+    Toy,
+    batch,
+    counted,
+    experiment,
+    prepared_step,
+)
 
 from mtlcore import gather
 from mtlcore.config.experiment import Experiment
@@ -32,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
         "pretexts": ("location",),
         "supervised": "clean",
     },
+    "mixup": {"augment": Mixup(), "pretexts": ("puzzle_spatial",), "reduce": "mean"},
 }
 
 

@@ -97,9 +97,9 @@ def test_the_region_of_a_mixed_view_moves_with_its_pixels():
     mix = Mix(torch.tensor([1, 0]), torch.tensor([0.5, 0.5]), region)
     view = View(images, Geometry.identity(images), mix)
     moved = view.rearrange(lambda maps: maps.flip(-1)).resize((10, 14))
-    assert torch.equal(moved.mix.region[..., 7:], torch.ones(2, 1, 10, 7, dtype=torch.bool))
-    assert not moved.mix.region[..., :7].any()
-    assert torch.equal(view.repaint(images * 0).mix.region, region)
+    assert torch.equal(moved.mixed.region[..., 7:], torch.ones(2, 1, 10, 7, dtype=torch.bool))
+    assert not moved.mixed.region[..., :7].any()
+    assert torch.equal(view.repaint(images * 0).mixed.region, region)
 
 
 # ------------------------------------------------------------ losses over views

@@ -28,7 +28,6 @@ from mtlcore import (
     Geometry,
     Head,
     LossWeighting,
-    Mix,
     PretextTask,
     SharedHead,
     StepCounts,
@@ -131,13 +130,12 @@ class Jitter(Augmentation):
 class Mixup(Plain):
     """Zhang et al., 2018."""
 
+    mixes = True
+
     def view(self, images, size, rng):
         view = super().view(images, size, rng)
         partner = rng.permutations(1, len(images))[0]
-        own = rng.rand(len(images))
-        share = own.view(-1, 1, 1, 1)
-        mixed = view.images * share + view.images[partner] * (1 - share)
-        return evolve(view, images=mixed, mix=Mix(partner, own))
+        return view.mix(partner, share=rng.rand(len(images)))
 
 
 # --------------------------------------------------------------------------- supervised tasks

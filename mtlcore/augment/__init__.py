@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..contracts import Component
 from ..registry.hooks import hookimpl
 from .kornia_ops.augmentation import Kornia as Kornia
+from .kornia_ops.general import General as General
 from .levels import NoAugment as NoAugment
 from .levels import Strong as Strong
 from .levels import Validation as Validation
@@ -13,4 +14,4 @@ from .levels import Weak as Weak
 
 @hookimpl
 def mtl_components() -> list[type[Component]]:
-    return [NoAugment, Weak, Strong, Validation, Kornia]
+    return [NoAugment, Weak, Strong, Validation, Kornia, General]

@@ -48,7 +48,7 @@ def _ordered(_: object, attribute: Attribute[Range], value: Range) -> None:
         )
 
 
-def _crop(
+def crop_shares(
     instance: object,
     attribute: Attribute[Range],
     value: Range,
@@ -74,7 +74,7 @@ class NoAugment(Augmentation):
     """
 
     name = "none"
-    crop: Range = field(default=(TIGHT, TIGHT), validator=_crop)
+    crop: Range = field(default=(TIGHT, TIGHT), validator=crop_shares)
     mirror: float = field(default=0.5, validator=_share)
 
     def view(
@@ -104,7 +104,7 @@ class Weak(Augmentation):
     contrast: [low, high], a factor.
     """
 
-    crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
+    crop: Range = field(default=(TIGHT, LOOSE), validator=crop_shares)
     mirror: float = field(default=0.5, validator=_share)
     turn_deg: float = field(default=15.0, validator=_angle)
     contrast: Range = field(default=(0.6, 1.4), validator=_ordered)
@@ -130,7 +130,7 @@ class Strong(Augmentation):
     cutout: the height and width of the hidden rectangle, as a share of the image's; 0 for none.
     """
 
-    crop: Range = field(default=(TIGHT, LOOSE), validator=_crop)
+    crop: Range = field(default=(TIGHT, LOOSE), validator=crop_shares)
     mirror: float = field(default=0.5, validator=_share)
     turn_deg: float = field(default=20.0, validator=_angle)
     contrast: Range = field(default=(0.6, 1.4), validator=_ordered)

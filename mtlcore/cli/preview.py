@@ -1,4 +1,4 @@
-"""`mtl preview`: a sheet of what the pretext tasks see and what a run predicts."""
+"""`mtl preview`: a sheet of what the heads read in training, and what a run predicts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def preview(
     *,
     out: Path,
     run: Path | None = None,
+    augment: bool = False,
     set_: Overrides = (),
     plugin: PluginFiles = (),
 ) -> int:
@@ -26,12 +27,15 @@ def preview(
         The sheet to write, a PNG file.
     run
         Draw the predictions of this run, too.
+    augment
+        Draw 6 augmentations of 8 images instead, with the labels that move with the pixels.
     set_
         Set one key: `--set pretext.puzzling.grid=3`. Repeatable.
     plugin
         Load a one-file plugin. Repeatable.
     """
     from ..config import load
+    from ..evaluation.augmented import augmentation_sheet
     from ..evaluation.preview import preview as draw
     from ..runs import RunFolder
     from ._png import require_png, save_png
@@ -45,7 +49,7 @@ def preview(
     else:
         assert run is not None
         experiment = RunFolder.open(run).experiment(set_, plugin)
-    sheet = draw(experiment, run)
+    sheet = augmentation_sheet(experiment) if augment else draw(experiment, run)
     save_png(out, sheet)
     height, width = sheet.shape[:2]
     print_line(f"{out}: {width} x {height} pixels")

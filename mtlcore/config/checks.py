@@ -17,6 +17,7 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
     yield from _training(experiment)
     yield from _input(experiment)
     yield from _views(experiment)
+    yield from _mixing(experiment)
     yield from _unlabeled(experiment)
     yield from _weighting(experiment)
     best = experiment.train.best
@@ -71,6 +72,35 @@ def _views(experiment: Experiment) -> Iterator[str]:
             'views.statistics = "clean": no [task.<label>] reads a clean view: '
             'set views.statistics = "all"'
         )
+
+
+def _mixing(experiment: Experiment) -> Iterator[str]:
+    """Refuse mixed images (mixup, cutmix) where an answer would be wrong, or has no meaning."""
+    named = {f"augment.{name}": of_name for name, of_name in experiment.augmentations.items()}
+    mixing = {where for where, of_name in named.items() if of_name.mixes}
+    if experiment.augment.mixes:
+        mixing.add("augment")
+    if not mixing:
+        return
+
+    if "augment.validation" in mixing:
+        yield (
+            "augment.validation: it mixes samples (mixup, cutmix), and evaluation needs images of "
+            "one sample: remove the operation that mixes"
+        )
+    if "augment" in mixing and experiment.views.reduce == "geometric":
+        yield (
+            '[augment] mixes samples and views.reduce = "geometric": the loss of a mixed sample is '
+            'a weighted sum, which a geometric mean is not: set views.reduce = "mean"'
+        )
+    for label, entry in experiment.pretexts.items():
+        read = {f"augment.{name}" if name else "augment" for name in entry.component.augmentations}
+        found = sorted(read & mixing)
+        if found and not entry.component.reads_mixed:
+            yield (
+                f"pretext.{label} can't read images of [{found[0]}], which mixes samples (mixup, "
+                "cutmix): remove the pretext, or the operation that mixes"
+            )
 
 
 def _unlabeled(experiment: Experiment) -> Iterator[str]:

@@ -352,10 +352,17 @@ class PretextTask(Component):
 
     undo_tolerance: the largest difference that `undo` may leave in an image from 0 to 1. 0 means
     bit for bit; a gamma, for example, can only be undone up to rounding.
+    augmentations: names of the augmentations whose views it reads. None is the run's own.
+    reads_mixed: True if its target stays right for a view that is mixed from two samples (mixup,
+    cutmix): it depends on the pixels of ONE view alone, as for rotation or in-painting. Two views
+    with different partners do not show the same image. With False, a run whose augmentation mixes
+    is refused.
     """
 
     kind = "pretext"
     undo_tolerance: ClassVar[float] = 0.0
+    augmentations: tuple[str | None, ...] = (None,)
+    reads_mixed: ClassVar[bool] = False
 
     @abstractmethod
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
@@ -398,11 +405,15 @@ class PretextTask(Component):
 class Augmentation(Component):
     """How a raw image becomes a view.
 
-    Sample i of the result depends on sample i alone. An augmentation that mixes samples sets
-    `View.mix`.
+    Sample i of the result depends on sample i alone. An augmentation that mixes samples says so by
+    `mixes`, and returns a view made by `View.mix`.
+
+    mixes: True if `view` mixes samples of the batch (mixup, cutmix). It is a class attribute, or a
+    property if it depends on the fields.
     """
 
     kind = "augmentation"
+    mixes: bool = False
 
     @abstractmethod
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:

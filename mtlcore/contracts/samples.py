@@ -115,11 +115,20 @@ class Mix:
     """How a view was mixed from the samples of a batch, for mixup and cutmix.
 
     partner: (B,) int64, the sample that is mixed into each sample.
-    share: (B,) in [0, 1], the weight of the sample itself (lambda). The partner's is 1 - share.
+    share: (B,) in [0, 1], the weight w of the sample itself. The partner's is 1 - w.
     region: for cutmix: (B, 1, H, W) bool, True for the pixels that show the partner. None if all
     pixels are blended.
     before, later: movement of the pixels before and after mixing. None if nothing moved after it.
     `View.rearrange` and `View.resize` set both.
+
+    `View.mix` makes it. The loss of sample i with the partner j is then
+
+        w * loss(answer, label of i) + (1 - w) * loss(answer, label of j)
+
+    where a missing label has no loss. Losses that are linear in their target (cross-entropy, with
+    label smoothing or not; binary cross-entropy) thus equal the loss of the mixed target. Maps are
+    mixed as their pixels: cutmix pastes the partner's map, mixup has both losses. Points can't be
+    mixed: those that a region hides are unknown, and a blended view (w < 1) has none.
     """
 
     partner: Tensor
@@ -146,14 +155,14 @@ class View:
     images: (B, 3, H, W) float in [0, 1].
     geometry: movement of the pixels, which labels follow. None if the view is not a whole image of
     the sample (a patch). Supervised heads never receive such a view.
-    mix: for mixup and cutmix: how the images were mixed from other samples.
+    mixed: for mixup and cutmix: how the images were mixed from other samples. `mix` sets it.
     augmentation: name of the augmentation whose `finish` these images receive. None: that of the
     run. The batch sets it, and derived views inherit it.
     """
 
     images: Tensor
     geometry: Geometry | None = None
-    mix: Mix | None = None
+    mixed: Mix | None = None
     augmentation: str | None = None
 
     def repaint(self, images: Tensor) -> View:
@@ -176,12 +185,12 @@ class View:
         if geometry is not None:
             geometry = geometry.moved(move, matrix)
 
-        mix = self.mix
-        if mix is not None:
+        mixed = self.mixed
+        if mixed is not None:
             step = Geometry.identity(self.images).moved(move, matrix)
-            mix = mix.then(step, self.geometry)
+            mixed = mixed.then(step, self.geometry)
 
-        return evolve(self, images=move(self.images), geometry=geometry, mix=mix)
+        return evolve(self, images=move(self.images), geometry=geometry, mixed=mixed)
 
     def resize(self, size: tuple[int, int]) -> View:
         """Return the whole image scaled to `size` (h, w), in pixels. Interpolation: bilinear."""
@@ -191,12 +200,41 @@ class View:
         if geometry is not None:
             geometry = geometry.then(step)
 
-        mix = self.mix
-        if mix is not None:
-            mix = mix.then(step, self.geometry)
+        mixed = self.mixed
+        if mixed is not None:
+            mixed = mixed.then(step, self.geometry)
 
         images = step.warp(self.images, "bilinear")
-        return evolve(self, images=images, geometry=geometry, mix=mix)
+        return evolve(self, images=images, geometry=geometry, mixed=mixed)
+
+    def mix(
+        self, partner: Tensor, share: Tensor | None = None, region: Tensor | None = None
+    ) -> View:
+        """Return a view with another sample of the batch mixed into each. Labels follow (`Mix`).
+
+        Set `share` for mixup: image i becomes w_i * image_i + (1 - w_i) * image_partner(i).
+        Set `region` for cutmix: its pixels show the partner's pixels of the same places. w_i is
+        then the share of the other pixels.
+
+        partner: (B,) int64. Use a permutation: each label then counts once a batch, on average.
+        share: (B,) in [0, 1], the weights w_i. region: (B, 1, H, W) bool.
+        The class of the augmentation must set `mixes = True`. Raises ValueError unless one of
+        `share` and `region` is set, and if the view is mixed already.
+        """
+        if (share is None) == (region is None):
+            raise ValueError("View.mix: set exactly one of share (mixup) and region (cutmix)")
+        if self.mixed is not None:
+            raise ValueError("View.mix: the view is mixed already, and labels follow only one mix")
+
+        other = self.images[partner]
+        if region is not None:
+            share = 1 - region.float().mean((1, 2, 3))
+            images = torch.where(region, other, self.images)
+        else:
+            assert share is not None
+            # `lerp` leaves a sample as it is, bit for bit, if its share is 1 or its partner itself.
+            images = torch.lerp(other, self.images, share[:, None, None, None])
+        return evolve(self, images=images, mixed=Mix(partner, share, region))
 
 
 class AugmentedBatch(Protocol):
@@ -262,7 +300,8 @@ class HeadInput(NamedTuple):
 
     images: positions in `PreparedBatch.images`.
     targets: pairs (target, share). share: (B,), weight of each sample; None if all weights are 1.
-    There is one pair without mixup, and two with it.
+    There is one pair, or two in a mixed view: (own label, share w) and (label of the partner,
+    share 1 - w).
     unfollowed: (B,), 1 for a labeled sample whose label can't be moved to this view, 0 for others.
     None if all labels can be moved.
     """

@@ -74,20 +74,29 @@ def some_images(data: RunData, n: int) -> Tensor:
     indices = data.split.get("validation", none)
     if len(indices) < n:
         indices = data.split.get("train", none)
+    return data.images.take(readable_samples(data, indices, n)).images
+
+
+def readable_samples(data: RunData, indices: np.ndarray, n: int) -> np.ndarray:
+    """Return about n of the indices, int64, evenly spaced, whose images can be read.
+
+    An unreadable image is replaced by the next readable one. Raises MtlError if none can be read.
+    """
     positions = (np.arange(n) + 0.5) * len(indices) // n
     positions = np.unique(positions).astype(np.int64)
-    found: list[Tensor] = []
+    found: list[int] = []
     reason = "there is none"
     for start, end in pairwise([*positions.tolist(), len(indices)]):
         for position in range(start, min(end, start + TRIES)):
             try:
-                found.append(data.images.take(indices[position : position + 1]).images)
+                data.images.take(indices[position : position + 1])
+                found.append(int(indices[position]))
                 break
             except MtlError as error:
                 reason = str(error)
     if not found:
         raise MtlError(f"none of the images for the preview can be read: {reason}")
-    return torch.cat(found)
+    return np.array(found, dtype=np.int64)
 
 
 @torch.no_grad()
@@ -133,6 +142,8 @@ def untrained_strips(experiment: Experiment, images: Tensor) -> list[Strip]:
 @frozen
 class _CleanView(PretextTask):
     """Makes the clean view one of the prepared images. It is never built."""
+
+    reads_mixed = True
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Target]:
         return [batch.clean], None

@@ -32,6 +32,10 @@ def label_loss(
     for output, head_input in zip(outputs, head_inputs, strict=True):
         losses.append(_loss(label, head, output, head_input))
     views = torch.stack(losses)  # (V, B), or (V,) of a coupled head
+    if not head.coupled and _any_mixed(head_inputs):
+        # Each view has its own partners and shares. Only the plain mean is linear in the shares.
+        return views.mean(0).sum() * scale
+
     if not head.coupled and _any_unfollowed(head_inputs):
         return _mean_over_followed(views, head_inputs, reduce).sum() * scale
 
@@ -53,7 +57,7 @@ def label_loss(
 def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tensor:
     """Return the loss of one head input: (B,), or () of a coupled head.
 
-    With mixup there are two targets. Their shares sum to at most 1 for each sample.
+    In a mixed view there are two targets. Their shares sum to at most 1 for each sample.
     """
     output = to_fp32(output)
     losses = []
@@ -65,6 +69,11 @@ def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tens
             loss = torch.where(share > 0, loss, 0) * share
         losses.append(loss)
     return torch.stack(losses).sum(0)
+
+
+def _any_mixed(head_inputs: Sequence[HeadInput]) -> bool:
+    """Return whether some samples have two targets, their own and that of their partner."""
+    return any(len(head_input.targets) > 1 for head_input in head_inputs)
 
 
 def _any_unfollowed(head_inputs: Sequence[HeadInput]) -> bool:

@@ -1,6 +1,7 @@
 """The targets of supervised heads, moved as the pixels of a view moved.
 
-A label that can't follow has the share 0. In a mixed view there are the targets of both samples.
+A label that can't follow has the share 0. In a mixed view there are the targets of both samples:
+see `contracts.Mix`.
 
 Shapes: B samples of the micro-batch, (H, W) pixels of views, K points.
 """
@@ -24,24 +25,28 @@ def moved_targets(
 ) -> tuple[tuple[Pair, ...], Tensor | None]:
     """Return the (target, share) pairs of a task for one view, and which labels can't be moved.
 
-    There is one pair, or two with mixup. The second result is `HeadInput.unfollowed`.
+    There is one pair, or two in a mixed view. The second result is `HeadInput.unfollowed`.
     """
     assert view.geometry is not None, "supervised heads read whole images only"
     target = batch.targets[label]
     present = batch.present[label].float()
     moved, followed = move_target(label, task, target, view.geometry)
     share = present if followed is None else present * followed
-    if view.mix is None:
+    mixed = view.mixed
+    if mixed is None:
         return ((moved, share),), _unfollowed(present, share, followed)
 
-    other = _partner_targets(label, task, target, present, view.mix, (moved, share))
-    region = view.mix.region
-    if region is not None and isinstance(task, AlignedTask):
-        pair = _merged(label, region, (moved, share), other)
+    if isinstance(task, AlignedTask) and are_points(moved):
+        points, share = _mixed_points(mixed, moved, share)
+        return ((points, share),), _unfollowed(present, share, share)
+
+    other = _partner_targets(label, task, target, present, mixed, (moved, share))
+    if isinstance(task, AlignedTask) and mixed.region is not None:
+        pair = _pasted_maps(label, mixed.region, (moved, share), other)
         return (pair,), _unfollowed(present, pair[1], pair[1])
 
-    # Mixup as two losses, weighted by the shares of both images: any task supports it.
-    own = view.mix.share
+    # Two losses, weighted by the shares of both images: any task supports it.
+    own = mixed.share
     pairs = (moved, share * own), (other[0], other[1] * (1 - own))
     return pairs, _unfollowed(present, share, followed)
 
@@ -87,23 +92,32 @@ def _partner_targets(
     return moved, share if followed is None else share * followed
 
 
-def _merged(label: str, region: Tensor, own: Pair, other: Pair) -> Pair:
-    """Return the one (target, share) of an aligned task in a cutmix view.
+def _pasted_maps(label: str, region: Tensor, own: Pair, other: Pair) -> Pair:
+    """Return the one (target, share) of maps in a cutmix view.
 
-    region: (B, 1, H, W) bool, True for the partner's pixels. Maps take the partner's values there,
-    so both samples need a label. Points of the sample become NaN where the partner covers them.
+    region: (B, 1, H, W) bool, True for the partner's pixels. The maps take the partner's values
+    there, so both samples need a label, unless the region is empty.
     """
     target, share = own
-    if are_points(target):
-        return target.masked_fill(_hides(region, target)[:, :, None], torch.nan), share
-
-    here = region if target.ndim == 4 else region[:, 0]
     if target.shape[-2:] != region.shape[-2:]:
         raise MtlError(
             f"task {label!r}: `move` returns maps of {tuple(target.shape[-2:])} pixels, the view "
             f"has {tuple(region.shape[-2:])}; expected the same size"
         )
-    return torch.where(here, other[0], target), share * other[1]
+    here = region if target.ndim == 4 else region[:, 0]
+    is_empty = ~region.flatten(1).any(1)
+    return torch.where(here, other[0], target), share * torch.where(is_empty, 1, other[1])
+
+
+def _mixed_points(mix: Mix, points: Tensor, share: Tensor) -> Pair:
+    """Return the points (B, K, 2) that a mixed view still has, and their shares (B,).
+
+    With a region, the points that it hides become NaN. A blended view has no points: no place
+    between those of two images is right.
+    """
+    if mix.region is not None:
+        return points.masked_fill(_hides(mix.region, points)[:, :, None], torch.nan), share
+    return points, share * (mix.share == 1)
 
 
 def _hides(region: Tensor, points: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from attrs import evolve
+from attrs import evolve, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -57,6 +57,11 @@ class _AugmentedBatch:
         if name not in self._views:
             component = self.plan.augmentation(augmentation)
             view = component.view(self.images, self.plan.size, self.keyed_rng(*name))
+            if view.mixed is not None and not component.mixes:
+                raise MtlError(
+                    f"augmentation {type(component).__name__}: its view mixes samples, but its "
+                    "class does not declare it: set `mixes = True` on the class"
+                )
             self._views[name] = evolve(view, augmentation=augmentation)
         return self._views[name]
 
@@ -75,6 +80,34 @@ class _AugmentedBatch:
         """Return the images of a view after the last step of its augmentation."""
         component = self.plan.augmentation(view.augmentation)
         return component.finish(view.images, self.keyed_rng(FINISH, *name))
+
+
+@frozen
+class _UnmixedBatch:
+    """The augmented batch of a pretext that can't read mixed views: it raises MtlError for them."""
+
+    label: str
+    augmented: _AugmentedBatch
+
+    @property
+    def clean(self) -> View:
+        return self._unmixed(self.augmented.clean)
+
+    @property
+    def progress(self) -> float:
+        return self.augmented.progress
+
+    def augment(self, number: int = 1, augmentation: str | None = None) -> View:
+        return self._unmixed(self.augmented.augment(number, augmentation))
+
+    def _unmixed(self, view: View) -> View:
+        if view.mixed is None:
+            return view
+        name = "[augment]" if view.augmentation is None else f"[augment.{view.augmentation}]"
+        raise MtlError(
+            f"pretext.{self.label} can't read images of {name}, which mixes samples (mixup, "
+            "cutmix): remove the pretext, or the operation that mixes"
+        )
 
 
 class _EncodedViews:
@@ -209,8 +242,10 @@ def _pretext_input(
 ) -> tuple[Sequence[View], HeadInput | None]:
     """Return the views of one pretext, and the input of its head (None for "views_only")."""
     samples = len(augmented.images)
+    reads_mixed = entry.component.reads_mixed
+    batch: AugmentedBatch = augmented if reads_mixed else _UnmixedBatch(label, augmented)
     try:
-        views, target = entry.component.views(augmented, augmented.keyed_rng(label))
+        views, target = entry.component.views(batch, augmented.keyed_rng(label))
         _check_samples(label, views, target, samples)
         positions = encoded.add(views, entry.samples, label)
     except (TypeError, ValueError, AttributeError) as error:
@@ -301,10 +336,12 @@ def _supervised_views(
         return [(view, "all") for view in readable]
 
     pretext_views = [] if policy == "clean" else readable
-    # Unlabeled samples cost compute, so they are encoded only if another head needs them, or if
-    # the heads also read views of pretexts, which have all samples.
+    # Unlabeled samples cost compute, so they are encoded only if another head needs them, if the
+    # heads also read views of pretexts, which have all samples, or if labeled samples may be mixed
+    # into them.
     every_sample = (
         bool(pretext_views)
+        or any(view.mixed is not None for view in clean)
         or any(encoded.holds(view, "all") for view in clean)
         or encoded.labeled == len(augmented.images)
     )

@@ -6,36 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..contracts import AlignedTask, SupervisedTask
+from ..evaluation.drawing import TILE
 
 SMALLEST, LARGEST = 256, 960  # pixels: the shortest and longest side of the image on the page
-TILE, GAP = 192, 6  # pixels: the drawing of a task, and the space around it
+GAP = 6  # pixels: the space around a drawing
 FONT_PX = 16
 SHORTEST = 4 * TILE  # pixels: the least height of a full column
 MOST_REGIONS, MOST_LINES = 24, 6  # drawn on a page, and in a caption
 COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 
 Box = tuple[float, float, float, float]
-
-
-def drawing(task: SupervisedTask, view: Tensor, decoded: Tensor) -> Tensor:
-    """Return what a task draws on a view (3, h, w) in [0, 1], enlarged so that text is readable."""
-    if isinstance(task, AlignedTask):  # its predictions are in the pixels of the view
-        return enlarged(task.draw(view, decoded))
-    return task.draw(enlarged(view), decoded)
-
-
-def enlarged(image: Tensor) -> Tensor:
-    """(3, h, w) -> (3, H, W), the longer side `TILE` pixels."""
-    height, width = image.shape[-2:]
-    scale = TILE / max(height, width)
-    size = max(round(height * scale), 1), max(round(width * scale), 1)
-    bigger = F.interpolate(image[None].float(), size, mode="bicubic", antialias=True)
-    return bigger[0].clamp(0, 1)
 
 
 def with_caption(image: Tensor, text: str) -> Tensor:

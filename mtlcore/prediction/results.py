@@ -9,7 +9,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 from ..contracts import Answer, SupervisedTask
-from .drawn import Box, drawing, page, with_caption
+from ..evaluation.drawing import drawing
+from .drawn import Box, page, with_caption
 
 
 @frozen

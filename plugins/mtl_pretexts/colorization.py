@@ -69,6 +69,7 @@ class Colorization(PretextTask):
         "Zhang, Isola, Efros, ECCV 2016, arXiv:1603.08511; "
         "Larsson, Maire, Shakhnarovich, ECCV 2016, arXiv:1603.06668"
     )
+    reads_mixed = True
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], Tensor]:
         """Return the gray image and its ab (B, 2, h, w)."""

@@ -91,6 +91,10 @@ class Consistency(PretextTask):
     momentum: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
     final: float = field(default=0.999, validator=and_(ge(0.0), le(1.0)))
 
+    @property
+    def augmentations(self) -> tuple[str | None, ...]:  # type: ignore[override]
+        return (self.weak, self.strong)
+
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[Sequence[View], None]:
         """Return the weak and the strong view: two draws if both are the same augmentation."""
         weak = batch.augment(1, self.weak)

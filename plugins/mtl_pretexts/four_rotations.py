@@ -33,6 +33,7 @@ class FourRotations(PretextTask):
     """Classify the quarter turn of each of the four turned copies of an image."""
 
     cites = "Zhai, Oliver, Kolesnikov, Beyer, ICCV 2019, arXiv:1905.03670"
+    reads_mixed = True
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[list[View], Tensor]:
         """Return the four turned images, and their quarter turns (B, 4)."""

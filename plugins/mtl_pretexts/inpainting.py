@@ -72,6 +72,7 @@ class Inpainting(PretextTask):
     """
 
     cites = "Pourmirzaei et al. 2021, arXiv:2105.06421; Pathak et al. 2016, arXiv:1604.07379"
+    reads_mixed = True
 
     grid: int = field(default=3, validator=in_((2, 3, 4, 6, 8)))
     ratio: float = field(default=1 / 3, validator=_some_tiles)

@@ -65,6 +65,7 @@ class JigsawPermutation(PretextTask):
     """
 
     cites = "Noroozi, Favaro, ECCV 2016, arXiv:1603.09246"
+    reads_mixed = True
 
     grid: int = field(default=2, validator=in_((2, 3)))
     permutations: int = field(default=24, validator=_enough)
@@ -94,7 +95,7 @@ class JigsawPermutation(PretextTask):
         if self.enlarge:
             tile = F.interpolate(tile, (height, width), mode="bilinear", align_corners=False)
         # A tile is not a whole image: without a geometry no supervised head reads it.
-        return evolve(clean, images=tile, geometry=None, mix=None)
+        return evolve(clean, images=tile, geometry=None, mixed=None)
 
     def build(self, context: BuildContext) -> Head:
         return JigsawPermutationHead(context.info.dim, self.grid**2, self.permutations)

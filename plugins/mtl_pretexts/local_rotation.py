@@ -51,6 +51,7 @@ class LocalRotation(PretextTask):
     """
 
     cites = "Moon, Kim, Heo, ECCV 2022, arXiv:2207.10023"
+    reads_mixed = True
 
     variant: Literal["explicit", "implicit"] = field(
         default="explicit", validator=in_(("explicit", "implicit"))

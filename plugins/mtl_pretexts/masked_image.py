@@ -70,6 +70,7 @@ class MaskedImage(PretextTask):
     """
 
     cites = "after Xie et al. 2022 (SimMIM), arXiv:2111.09886"
+    reads_mixed = True
 
     grid: int = field(default=6, validator=and_(ge(2), le(32)))
     ratio: float = field(default=0.6, validator=_some_patches)

@@ -57,6 +57,7 @@ class Puzzling(PretextTask):
     """
 
     cites = "Pourmirzaei et al. 2021, arXiv:2105.06421"
+    reads_mixed = True
 
     grid: int = field(default=3, validator=in_((2, 3, 4)))
     head: Literal["pooled", "spatial"] = "pooled"

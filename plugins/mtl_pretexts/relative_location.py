@@ -64,6 +64,7 @@ class RelativeLocation(PretextTask):
     """
 
     cites = "Liu, Sangineto, Bi, Sebe, Lepri, De Nadai, NeurIPS 2021, arXiv:2106.03746"
+    reads_mixed = True
 
     pairs: int = field(default=64, validator=and_(ge(1), le(10**6)))
     width: int = field(default=128, validator=and_(ge(1), le(2**16)))

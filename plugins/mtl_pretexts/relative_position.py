@@ -62,6 +62,7 @@ class RelativePosition(PretextTask):
     """
 
     cites = "Doersch, Gupta, Efros, ICCV 2015, arXiv:1505.05192"
+    reads_mixed = True
 
     gap: float = field(default=0.5, validator=_share)
     jitter: float = field(default=7 / 96, validator=_share)
@@ -98,7 +99,7 @@ class RelativePosition(PretextTask):
         if self.enlarge:
             patch = F.interpolate(patch, (height, width), mode="bilinear", align_corners=False)
         # A patch is not a whole image: without a geometry no supervised head reads it.
-        return evolve(clean, images=patch, geometry=None, mix=None)
+        return evolve(clean, images=patch, geometry=None, mixed=None)
 
     def _without_shortcut(self, patch: Tensor, rng: Rng) -> Tensor:
         if self.colors == "drop":

@@ -38,6 +38,7 @@ class Rotation(PretextTask):
     """Classify the quarter turn of the image, one of four."""
 
     cites = "Gidaris, Singh, Komodakis, ICLR 2018, arXiv:1803.07728"
+    reads_mixed = True
 
     def views(self, batch: AugmentedBatch, rng: Rng) -> tuple[list[View], Tensor]:
         """Return the turned image, and its quarter turns (B,)."""

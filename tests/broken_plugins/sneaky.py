@@ -121,7 +121,7 @@ class MixesWithItself(Turned):
             torch.arange(len(turns), device=turns.device),
             torch.ones(len(turns), device=turns.device),
         )
-        return evolve(super().moved(view, turns), geometry=view.geometry, mix=alone)
+        return evolve(super().moved(view, turns), geometry=view.geometry, mixed=alone)
 
 
 @fails("views_are_images", also=True)

@@ -63,6 +63,13 @@ def test_a_run_adds_a_row_of_predictions_for_each_head(config, tmp_path) -> None
     assert main(["preview", str(config), "--run", str(run), *other_model]) == 2
 
 
+def test_it_draws_six_augmentations_with_their_labels(config, tmp_path) -> None:
+    out = tmp_path / "sheet.png"
+    assert main(["preview", str(config), "--augment", "--out", str(out)]) == 0
+    with Image.open(out) as sheet:
+        assert sheet.size[1] == 7 * (192 + 4) + 4
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [

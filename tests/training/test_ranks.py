@@ -37,7 +37,13 @@ size = 16
 batch_size = 16
 
 [augment]
-name = "weak"
+name = "kornia"
+ops = [
+  {{ op = "RandomResizedCrop", scale = [0.5, 1.0] }},
+  {{ op = "RandAugment", n = 2, m = 9 }},
+  {{ op = "mixup", alpha = 0.5 }},
+  {{ op = "RandomErasing", after_pretext = true }},
+]
 
 [optimizer]
 name = "sgd"
@@ -240,7 +246,10 @@ def test_a_run_that_resumes_on_as_many_ranks_is_the_same_bit_for_bit(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_of_torchrun_train_through_the_command_line(tmp_path):
-    """Real processes: they evaluate on one rank, save, and equal one with two micro-batches."""
+    """Real processes: they evaluate on one rank, save, and equal one with two micro-batches.
+
+    Samples are mixed within a micro-batch, and kornia's operations are drawn for it.
+    """
     config = tmp_path / "dots.toml"
     config.write_text(DOTS_CONFIG)
     code = tmp_path / "mtl.py"

@@ -15,7 +15,7 @@ from ...rng import Rng
 from .canvas import Canvas, repainted
 from .catalog import KorniaOp
 from .drawn import draw
-from .mixing import mixed
+from .mixing import mixed, refuse_wrong_mix
 
 EXAMPLE = (
     {"op": "RandomResizedCrop", "scale": (0.5, 1.0)},
@@ -30,13 +30,17 @@ def _as_ops(given: object) -> tuple[KorniaOp, ...]:
     return value_as_read(given, tuple[KorniaOp, ...], "ops")
 
 
-def _listed(_: object, attribute: Attribute[tuple[KorniaOp, ...]], value: object) -> None:
-    """At least one operation."""
+def _listed(
+    _: object, attribute: Attribute[tuple[KorniaOp, ...]], value: tuple[KorniaOp, ...]
+) -> None:
+    """At least one operation; at most one that mixes samples, the last before the pretexts."""
     if not value:
         raise ValueError(
             f"{attribute.name} = []: expected a list of operations, such as "
             '{ op = "RandomHorizontalFlip" }'
         )
+    before_pretexts = [op for op in value if not op.in_finish]
+    refuse_wrong_mix([op.variant for op in before_pretexts], [op.mixes for op in before_pretexts])
 
 
 @frozen
@@ -73,14 +77,18 @@ class Kornia(Augmentation):
             missing["affine"] = f"{', '.join(bent)}: no affine matrix describes the movement"
         return missing
 
+    @property
+    def mixes(self) -> bool:  # type: ignore[override]  # it depends on the fields
+        """Whether an operation mixes samples."""
+        return any(op.mixes for op in self.ops)
+
     def view(self, images: Tensor, size: tuple[int, int], rng: Rng) -> View:
         canvas = Canvas(images, size)
         with torch.no_grad():
             for op in self._ops(after_pretext=False):
-                if op.mixes:
-                    canvas.replace(mixed(canvas.view(), op, rng))
-                    continue
                 for drawn in draw(op, len(images), canvas.frame_of(op), size, rng.generator):
+                    if op.mixes:
+                        return mixed(canvas.view(), drawn)
                     canvas.apply(drawn)
             return canvas.view()
 

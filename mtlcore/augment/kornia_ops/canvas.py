@@ -92,10 +92,6 @@ class Canvas:
             self.view()
         return self.frame
 
-    def replace(self, view: View) -> None:
-        """Continue with another view of the same size, such as a mixed one."""
-        self._view = view
-
     def apply(self, drawn: Drawn) -> None:
         """Apply one operation."""
         sampling = _sampling(drawn.module) if is_affine(drawn.module) else None
@@ -154,10 +150,7 @@ class Canvas:
         """Set the images after one more movement of their pixels."""
         before = self._view.geometry
         assert before is not None
-        mix = self._view.mix
-        if mix is not None:
-            mix = mix.then(step, before)
-        self._view = evolve(self._view, images=images, geometry=before.then(step), mix=mix)
+        self._view = evolve(self._view, images=images, geometry=before.then(step))
 
 
 def repainted(drawn: Drawn, images: Tensor) -> Tensor:

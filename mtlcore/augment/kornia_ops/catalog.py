@@ -42,7 +42,7 @@ REFUSED = {
 }
 """Operation -> why a view can't have it."""
 
-MIXES = ("RandomCutMixV2", "RandomMixUpV2")
+MIXES = ("RandomCutMixV2", "RandomMixUpV2", "cutmix", "mixup")
 """Operations that mix each sample with another one."""
 
 PADDINGS = {"constant": "zeros", "replicate": "border", "reflect": "reflection"}
@@ -154,12 +154,14 @@ def catalog() -> Mapping[str, type[KorniaOp]]:
     import kornia.augmentation as K
     from kornia.augmentation import auto
 
+    from .short_names import SHORT_NAMES
+
     found: dict[str, type[KorniaOp]] = {}
     for name in sorted([*vars(K), *POLICIES]):
         cls = getattr(auto if name in POLICIES else K, name)
         if _is_operation(name, cls):
             found[name] = _variant(name, cls)
-    return found
+    return found | {name: _variant(name, cls) for name, cls in SHORT_NAMES.items()}
 
 
 def _is_operation(name: str, cls: object) -> bool:
@@ -216,6 +218,6 @@ def _summary(cls: type) -> str:
 
 def __getattr__(name: str) -> type[KorniaOp]:
     """Return the class of an operation, so that pickle finds it here."""
-    if name[:1].isupper() and name in catalog():
+    if not name.startswith("_") and name in catalog():
         return catalog()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,16 @@ import attrs
 import torch
 from attrs.validators import and_, ge, le
 
-HIDDEN = frozenset({"keepdim", "data_keys", "kwargs", "transformation_matrix_mode"})
+HIDDEN = frozenset(
+    {
+        "keepdim",
+        "data_keys",
+        "kwargs",
+        "transformation_matrix_mode",
+        "num_mix",  # a view has one partner
+        "use_correct_lambda",  # of labels as kornia returns them
+    }
+)
 """Arguments that say how kornia is called, not what it does."""
 
 ENUMS = {"resample": ("nearest", "bilinear", "bicubic")}

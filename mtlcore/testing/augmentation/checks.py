@@ -45,6 +45,8 @@ def view_has_its_shape(subject: AugmentationSubject, drawn: Drawn) -> None:
     require(view.images.dtype == torch.float32, f"the images are {view.images.dtype}")
     require_shape(view.images, (drawn.samples, 3, 36, 36), "the view")
     require(view.geometry is not None, "its geometry is None: supervised heads cannot read it")
+    declared = view.mixed is None or subject.component.mixes
+    require(declared, "it mixes samples, and its class does not set `mixes = True`")
     require_shape(geometry_of(view).matrix, (drawn.samples, 3, 3), "the geometry's matrix")
 
 
@@ -177,17 +179,17 @@ def other_draws_other_view(subject: AugmentationSubject) -> None:
 @AUGMENTATION_CHECKS.check(
     "randomness",
     why="a sample's view must not depend on ranks or on a pretext's additional samples.",
-    mend="Draw parameters (B,) for each sample, and use no statistics over samples. Set View.mix "
+    mend="Draw parameters (B,) for each sample, and use no statistics over samples. Use View.mix "
     "if samples are mixed.",
     needs=REPEATABLE,
     core=True,
 )
 def view_of_a_sample_depends_on_it_alone(subject: AugmentationSubject, drawn: Drawn) -> None:
-    """Other images in the batch do not change an image's view, unless View.mix declares it."""
+    """Other images in the batch do not change an image's view, unless it mixes them by View.mix."""
     raw = drawn.images()
     changed = _with_other_images(raw, drawn)
     one, other = subject.view(raw, drawn.seed), subject.view(changed, drawn.seed)
-    if one.mix is not None:
+    if one.mixed is not None:
         raise Skip("it mixes samples, and declares it")
     require(torch.equal(one.images[0], other.images[0]), "sample 0 changes with the others")
 

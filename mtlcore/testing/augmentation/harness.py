@@ -54,12 +54,12 @@ def marks(samples: int, size: int, seed: int) -> Tensor:
 def expected_images(view: View, raw: Tensor) -> Tensor:
     """The raw images, moved and mixed as the view declares; the view shows them, in any colors."""
     moved = geometry_of(view).warp(raw.float() / 255, "bilinear")
-    if view.mix is None:
+    if view.mixed is None:
         return moved
-    other = moved[view.mix.partner]
-    if view.mix.region is not None:
-        return torch.where(view.mix.region, other, moved)
-    share = view.mix.share[:, None, None, None]
+    other = moved[view.mixed.partner]
+    if view.mixed.region is not None:
+        return torch.where(view.mixed.region, other, moved)
+    share = view.mixed.share[:, None, None, None]
     return moved * share + other * (1 - share)
 
 

@@ -54,9 +54,9 @@ def pixels_lie_where_the_geometry_says(subject: PretextSubject, drawn: Drawn) ->
         expected = located.geometry.warp(marks.float(), "bilinear")
         size, warped = tuple(view.images.shape[-2:]), tuple(expected.shape[-2:])
         require(warped == size, f"view {i} is {size}, its geometry makes {warped}")
-        if view.mix is not None:
+        if view.mixed is not None:
             # MOVING mixes nothing, so the pretext did: its partners' pixels are there too.
-            expected = torch.maximum(expected, expected[view.mix.partner])
+            expected = torch.maximum(expected, expected[view.mixed.partner])
 
         around = 2 * EDGE_PX + 1
         untouched = F.max_pool2d(expected, around, 1, EDGE_PX) < 1e-3

@@ -224,10 +224,10 @@ class _RecordingBatch:
 
 def _content(view: View) -> object:
     """All tensors of a view that code could write into."""
-    mix = None
-    if view.mix is not None:
-        mix = view.mix.partner, view.mix.share, view.mix.region
-    return view.images, mix, view.geometry and view.geometry.matrix
+    mixed = None
+    if view.mixed is not None:
+        mixed = view.mixed.partner, view.mixed.share, view.mixed.region
+    return view.images, mixed, view.geometry and view.geometry.matrix
 
 
 def _samples_differ(batch: PretextBatch) -> bool:

@@ -33,7 +33,7 @@ TASKS = [
     "headpose",
     "valence_arousal",
 ]
-AUGMENTATIONS = ["none", "weak", "strong", "validation"]
+AUGMENTATIONS = ["none", "weak", "strong", "validation", "general"]
 LIGHT = ["resnet_small"]
 HEAVY = [
     "resnet18",

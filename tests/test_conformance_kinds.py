@@ -33,7 +33,7 @@ TASKS = [
     "headpose",
     "valence_arousal",
 ]
-AUGMENTATIONS = ["none", "weak", "strong", "validation"]
+AUGMENTATIONS = ["none", "weak", "strong", "validation", "general"]
 LIGHT = ["resnet_small"]
 HEAVY = [
     "resnet18",
@@ -300,7 +300,7 @@ def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):
 def test_every_built_in_component_of_these_kinds_is_tested():
     tested = {
         "task": TASKS,
-        "augmentation": AUGMENTATIONS,
+        "augmentation": [*AUGMENTATIONS, "kornia"],  # in tests/augment/test_kornia.py
         "encoder": [*LIGHT, *HEAVY, "timm"],
         "dataset": list(DATASETS),
         "detector": ["whole", "faces"],

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlcore import MtlError
 from mtlcore.augment.kornia_ops.augmentation import Kornia
-from mtlcore.augment.kornia_ops.catalog import KorniaOp, catalog
+from mtlcore.augment.kornia_ops.catalog import POLICIES, KorniaOp, catalog
 from mtlcore.augment.kornia_ops.drawn import draw
 from mtlcore.augment.levels import Strong
 from mtlcore.cli import main
@@ -50,7 +50,7 @@ def one(name: str, **fields: object) -> Kornia:
     return recipe({"op": name, **CASES.get(name, {}), **chosen, **fields})
 
 
-def pictures(samples: int = 6, seed: int = 0) -> Tensor:
+def smooth_images(samples: int = 6, seed: int = 0) -> Tensor:
     """Draw smooth images (B, 3, SIDE, SIDE) uint8 that leave room above and below."""
     generator = torch.Generator().manual_seed(seed)
     small = torch.rand(samples, 3, 7, 7, generator=generator)
@@ -81,7 +81,7 @@ def by_kornia(op: KorniaOp, raw: Tensor, size: tuple[int, int], key: int) -> Ten
 def test_each_operation_computes_what_kornias_own_call_does(subtests):
     for name in USABLE:
         with subtests.test(name):
-            raw, changed = pictures(), False
+            raw, changed = smooth_images(), False
             augmentation, views = one(name), []
             # AutoAugment chains two operations: its affine ones become one warp, kornia's do not.
             keys = (1,) if name == "AutoAugment" else (0, 1, 2)
@@ -100,7 +100,7 @@ def test_neighbors_that_are_affine_become_one_warp_by_the_product_of_kornias_mat
     crop = {"op": "RandomResizedCrop", "scale": [0.5, 0.9]}
     affine = {"op": "RandomAffine", "degrees": 20.0, "p": 1.0}
     augmentation = recipe(crop, {"op": "RandomHorizontalFlip"}, affine)
-    raw, size = pictures(), (32, 32)
+    raw, size = smooth_images(), (32, 32)
     view = augmentation.view(raw, size, rng())
     assert len(view.geometry.steps) == 1
 
@@ -121,7 +121,7 @@ def test_strong_equals_its_twin_of_kornias_functions():
     from kornia.filters import gaussian_blur2d
     from kornia.geometry.transform import get_rotation_matrix2d, warp_affine
 
-    raw, strong = pictures(16), Strong()
+    raw, strong = smooth_images(16), Strong()
     view = strong.view(raw, (SIDE, SIDE), rng()).images
 
     draws = rng()
@@ -157,14 +157,14 @@ def test_strong_equals_its_twin_of_kornias_functions():
 def test_each_operation_draws_from_the_given_generator_alone(subtests):
     for name in USABLE:
         with subtests.test(name):
-            augmentation, raw = one(name), pictures()
+            augmentation, raw = one(name), smooth_images()
             before = torch.get_rng_state()
             view = augmentation.view(raw, size_of(name), rng()).images
             assert torch.equal(before, torch.get_rng_state())
             again = augmentation.view(raw, size_of(name), rng()).images
             assert torch.equal(view, again)
 
-            others = torch.cat([raw[:1], pictures(seed=9)[1:]])
+            others = torch.cat([raw[:1], smooth_images(seed=9)[1:]])
             beside_others = augmentation.view(others, size_of(name), rng()).images
             assert torch.equal(view[0], beside_others[0]), "it depends on its neighbors"
 
@@ -176,7 +176,7 @@ def test_draws_in_another_thread_do_not_disturb_the_global_generator():
     def draw_ahead() -> None:
         try:
             for key in range(20):
-                augmentation.view(pictures(), (SIDE, SIDE), rng(key))
+                augmentation.view(smooth_images(), (SIDE, SIDE), rng(key))
         except Exception as error:
             failed.append(error)
         done.set()
@@ -215,23 +215,45 @@ def spots(samples: int = 12) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_a_marked_pixel_keeps_its_mask_and_its_point(subtests):
     raw, mask, center = spots()
-    for name in MOVING:
-        if name in ("AutoAugment", "RandAugment", "TrivialAugment"):
-            continue  # their colors change the spot: the operations that move are tested alone
+    y, x = torch.meshgrid(torch.arange(SIDE) + 0.5, torch.arange(SIDE) + 0.5, indexing="ij")
+    coordinates = torch.stack([x, y]).repeat(len(raw), 1, 1, 1)
+    # The colors of policies change the spot: their operations that move pixels are tested alone.
+    cases = {name: one(name) for name in MOVING if name not in POLICIES}
+    cases["all kinds together"] = recipe(
+        {"op": "RandomHorizontalFlip"},
+        {"op": "RandomPerspective", "distortion_scale": 0.3, "p": 1.0},
+        {"op": "RandomElasticTransform", **CASES["RandomElasticTransform"], "p": 1.0},
+        {"op": "RandomAffine", "degrees": 20.0, "fill_value": 0.0, "padding_mode": "fill"},
+        {"op": "RandomRotation", "degrees": 20.0, "resample": "bicubic"},
+        {"op": "RandomThinPlateSpline", "scale": 0.1},
+        {"op": "CenterCrop", "size": 36, "p": 0.5},
+    )
+    for name, augmentation in cases.items():
         with subtests.test(name):
             size, seen = size_of(name), 0
+            # Several stretches of a spot move its center of mass.
+            most_px = 0.6 if name in MOVING else 1.2
             for key in range(3):
-                view = one(name).view(raw, size, rng(key))
+                view = augmentation.view(raw, size, rng(key))
                 moved = view.geometry.points(center[:, None])[:, 0]
                 followed = view.geometry.warp(mask)
+                shown = _read(view.geometry.warp(coordinates, "bilinear"), moved)
                 for i, (x, y) in enumerate(moved.tolist()):
                     # The spot must be complete: a cut one has another center of mass.
                     if not (7 < x < size[1] - 7 and 7 < y < size[0] - 7):
                         continue
                     seen += 1
-                    assert _offset_px(view.images[i, 0], x, y) < 0.6
+                    assert _offset_px(view.images[i, 0], x, y) < most_px
+                    assert (shown[i] - center[i]).norm() < 0.25
                     assert followed[i, int(y), int(x)] == mask.flatten(1).amax(1)[i]
             assert seen > 5
+
+
+def _read(maps: Tensor, points: Tensor) -> Tensor:
+    """Return (B, C): maps (B, C, h, w) at points (B, 2), by bilinear interpolation."""
+    size = torch.tensor([maps.shape[-1], maps.shape[-2]])
+    grid = (points * 2 / size - 1)[:, None, None]
+    return F.grid_sample(maps, grid, align_corners=False)[:, :, 0, 0]
 
 
 def _offset_px(image: Tensor, x: float, y: float) -> float:
@@ -257,7 +279,7 @@ def test_maps_are_empty_where_a_warp_shows_nothing():
 
 def test_a_pose_has_no_share_where_an_elastic_operation_is_applied():
     head_pose = component("task", "headpose")
-    raw = pictures()
+    raw = smooth_images()
     raw = torch.randint(0, 256, (8, 3, SIDE, SIDE), dtype=torch.uint8)
     elastic = one("RandomElasticTransform", p=0.5)
     rotation = torch.eye(3).expand(len(raw), 3, 3)
@@ -279,7 +301,7 @@ def test_an_operation_after_the_pretexts_runs_in_finish_and_only_there():
     augmentation = recipe(
         {"op": "RandomHorizontalFlip"}, {"op": "RandomErasing", "p": 1.0, "after_pretext": True}
     )
-    raw = pictures()
+    raw = smooth_images()
     view = augmentation.view(raw, (SIDE, SIDE), rng())
     flips_only = recipe({"op": "RandomHorizontalFlip"}).view(raw, (SIDE, SIDE), rng())
     assert torch.equal(view.images, flips_only.images)
@@ -375,7 +397,7 @@ def test_crops_flips_warps_and_erasing_read_nothing_back_from_the_device():
         {"op": "RandomErasing", "p": 0.3},
     )
     with _Reads() as reads:
-        view = augmentation.view(pictures().to("meta"), (SIDE, SIDE), rng())
+        view = augmentation.view(smooth_images().to("meta"), (SIDE, SIDE), rng())
     assert view.images.is_meta
     assert reads.count == 0
 

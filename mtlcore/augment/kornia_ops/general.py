@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ...contracts import Augmentation, View
 from ...rng import Rng
-from ..levels import Range, crop_shares
+from ..geometry import Range
+from ..levels import crop_shares
 from .augmentation import Kornia
 from .catalog import KorniaOp
 

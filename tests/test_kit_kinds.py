@@ -9,6 +9,7 @@ from broken_plugins import (
     datasets,
     detectors,
     encoders,
+    optimizers,
     sneaky_tasks,
     tasks,
     unexpected,
@@ -27,6 +28,7 @@ KINDS = {
     "dataset": datasets,
     "task": tasks,
     "detector": detectors,
+    "optimizer": optimizers,
 }
 
 

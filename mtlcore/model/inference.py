@@ -65,7 +65,7 @@ class SharedEncoder(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy must not run the network of the original.
-        return {**super().__getstate__(), "_compiled": None}  # type: ignore[misc]
+        return {**super().__getstate__(), "_compiled": None}
 
     def keep_in_eval_mode(self, modules: Sequence[nn.Module]) -> None:
         """Keep frozen parts of the network in eval mode: BatchNorm uses its fixed statistics."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from face_files import marks, pose_mat
 from mtl_faces.emotion import mtl_examples
 from PIL import Image
@@ -57,6 +58,20 @@ def photos(root: Path) -> str:
     return f"data.photos.root={root}"
 
 
+def more(root: Path) -> str:
+    for i in range(30):
+        photo(root / f"folder{i % 3}" / f"{i}.png")
+    return f"data.more.root={root}"
+
+
+def pretrained(root: Path) -> str:
+    """Return the setting of a file of weights: a test downloads none."""
+    from torchvision.models import resnet18
+
+    torch.save(resnet18().state_dict(), root / "resnet18.pth")
+    return f"encoder.weights={root / 'resnet18.pth'}"
+
+
 def people(root: Path) -> str:
     lines = ["path,age,emotion,person"]
     for i in range(20):
@@ -66,11 +81,13 @@ def people(root: Path) -> str:
     return f"data.people.file={root / 'people.csv'}"
 
 
+EVALUATED = {"three_sets": "utkface", "few_labels_unlabeled": "photos"}
 MAKERS = {
     "fer2013": fer2013,
     "utkface": utkface,
     "300w_lp": w300_lp,
     "photos": photos,
+    "more": more,
     "people": people,
 }
 
@@ -84,11 +101,12 @@ def test_the_experiment_trains_two_steps_and_is_evaluated(file, tmp_path):
     small = (
         ["data.synthfaces.train=48", "data.synthfaces.test=16"] if "synthfaces" in labels else []
     )
+    if file.stem == "own_folders_pretrained":
+        small += [pretrained(tmp_path), "input.size=64"]
     experiment = load(file, [*roots, *small, "train.steps=2", "input.batch_size=12"])
     result = train(experiment, tmp_path / "run")
     assert result.skipped == 0
     for label in experiment.tasks:
         assert any(name.startswith(f"{label}/") for name in result.measured.metrics)
     split = "val" if list(labels) == ["300w_lp"] else "test"
-    data = None if len(labels) == 1 else "utkface"
-    assert evaluate(tmp_path / "run", data=data, split=split).metrics
+    assert evaluate(tmp_path / "run", data=EVALUATED.get(file.stem), split=split).metrics

@@ -55,12 +55,17 @@ class SharedEncoder(nn.Module):
         It is compiled in the next forward. Names of parameters do not change. Copies of the module
         are not compiled.
         """
-        # fullgraph: a graph break raises an error. Else it would only cost speed, in silence.
-        self._compiled = torch.compile(self.net.forward, fullgraph=True) if on else None
+        self._compiled = None
+        if on:
+            # Equal networks share their compiled code, also that of an earlier run of this process
+            # with other settings. So each run compiles its own.
+            torch._dynamo.reset()
+            # fullgraph: a graph break raises an error. Else it would only cost speed, in silence.
+            self._compiled = torch.compile(self.net.forward, fullgraph=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy must not run the network of the original.
-        return {**super().__getstate__(), "_compiled": None}  # type: ignore[misc]
+        return {**super().__getstate__(), "_compiled": None}
 
     def keep_in_eval_mode(self, modules: Sequence[nn.Module]) -> None:
         """Keep frozen parts of the network in eval mode: BatchNorm uses its fixed statistics."""

@@ -104,7 +104,7 @@ class ByHand:
         measure_if_due(train_state, micro_batches.names)
         try:
             # As for a weighting at the parameters, each loss may be differentiated separately.
-            with graph_context("parameters"):
+            with graph_context(once_per_loss=True):
                 forwards = [micro_batches.forward(i) for i in range(len(micro_batches))]
         except BaseException:
             before.restore()
@@ -170,7 +170,7 @@ class ByHand:
     def _differentiate(self, losses: Tensor | GivenLosses, computed: Computed) -> Differentiated:
         if isinstance(losses, GivenLosses):
             return differentiate(self.train_state, losses)
-        with graph_context("parameters"):
+        with graph_context(once_per_loss=True):
             self.train_state.fabric.backward(losses)
         values = torch.stack([value.detach() for value in computed.losses.values()])
         return Differentiated(tuple(computed.losses), values, None)

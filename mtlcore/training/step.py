@@ -75,7 +75,10 @@ def differentiate(train_state: TrainState, micro_batches: MicroBatches) -> Diffe
     at = train_state.experiment.weighting.at
     must_measure = train_state.must_measure(names)
     backward = _backward_for(at, must_measure)
-    with graph_context(at):
+    # Even if this weighting does not need it: torch shares the compiled code of equal networks, so
+    # the next run of this process, with a weighting that does, would get wrong gradients.
+    compiled = bool(train_state.experiment.train.compile)
+    with graph_context(at == "parameters" or compiled):
         values, task_weight = backward(train_state, micro_batches)
     _drop_gradients_of_idle_heads(train_state.model, names)
     return Differentiated(names, values, task_weight, must_measure)
@@ -121,9 +124,9 @@ def _backward_for(at: str, must_measure: bool) -> Backward:
     return backward_cached_weights
 
 
-def graph_context(at: str) -> AbstractContextManager[object]:
+def graph_context(once_per_loss: bool) -> AbstractContextManager[object]:
     """A context in which the graph of a compiled encoder can be differentiated once per loss."""
-    if at != "parameters":
+    if not once_per_loss:
         return nullcontext()
     import torch._functorch.config
 

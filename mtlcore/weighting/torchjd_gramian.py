@@ -44,7 +44,7 @@ class _Weighting(GramianModule):
         self.scale = torchjd.about.scale
 
     def task_weights(self, losses: StepLosses, gram: Tensor) -> Tensor:
-        gram64 = gram.detach().to("cpu", torch.float64)
+        gram64 = gram.detach().cpu().double()  # in two steps: MPS has no float64
         task_weights = torch.ones(len(gram), dtype=torch.float64)
         indices = (gram64.diagonal() > 0).nonzero().flatten()
         if not gram64.isfinite().all() or not len(indices):

@@ -92,6 +92,7 @@ def test_each_mistake_in_a_study_is_named_with_its_place_and_the_nearest_name(fo
         (("[arms.supervised]", "[arms.'a b']"), r"arms.a b: expected a word"),
         (("[arms.supervised]", ""), r"two arms or more"),
         (("seeds =", 'baseline = "super"\nseeds ='), r"no such arm; did you mean 'supervised'"),
+        (("seeds = [0, 1]", "equal_compute = true\nheadline_seeds = [0]"), r"needs `seeds`"),
         (("grid=2", "girid=2"), r"arms.puzzling: pretext.puzzling.girid.*did you mean 'grid'"),
         (("base.toml", "bases.toml"), r"bases.toml can't be read"),
         (("seeds =", 'controls = ["views"]\nseeds ='), r"controls\[0\] = 'views': expected one of"),

@@ -34,6 +34,8 @@ COMMANDS = {
     "serve": ("serve:serve", "Serve a run as a web page and as JSON endpoints."),
     "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
     "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
+    "affinity": ("affinity:affinity", "Find out which pretext helps which task."),
+    "compare": ("compare:compare", "Compare runs over seeds: what do they decide?"),
     "sweep": ("sweep:sweep", "Train several values of a key and write the best setting."),
 }
 """name -> where the command is defined, and its line in `mtl --help`."""

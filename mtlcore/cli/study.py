@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from ._options import PluginFiles
 
 if TYPE_CHECKING:
+    from ..study.report import Report
     from ..study.study import Study
 
 Out = Annotated[Path | None, Parameter(name="--out", show_default=False)]
@@ -58,7 +59,21 @@ def new(
     return 0
 
 
-def run(study: Path, *, out: Out = None, jobs: int = 1, arms: Arms = ()) -> int:
+def run(
+    study: Path,
+    *,
+    out: Out = None,
+    jobs: int = 1,
+    arms: Arms = (),
+    launcher: Literal["local", "ray"] = "local",
+    cpus: int = 1,
+    gpus: Annotated[float | None, Parameter(show_default=False)] = None,
+    list_: Annotated[bool, Parameter(name="--list", negative="")] = False,
+    only: Annotated[int | None, Parameter(show_default=False)] = None,
+    collect: Annotated[
+        tuple[Path, ...], Parameter(negative="", consume_multiple=True, show_default=False)
+    ] = (),
+) -> int:
     """Train the runs of STUDY that are left, and print its tables. The same command resumes.
 
     Parameters
@@ -71,20 +86,80 @@ def run(study: Path, *, out: Out = None, jobs: int = 1, arms: Arms = ()) -> int:
         Processes of this machine.
     arms
         Train these arms alone.
+    launcher
+        "ray" trains on the Ray cluster of RAY_ADDRESS, or on this machine.
+    cpus
+        With Ray: processor cores of each run.
+    gpus
+        With Ray: GPUs of each run, such as 0.5; default: 1 if the cluster has any.
+    list_
+        Number the runs that are left, one a line, and train nothing.
+    only
+        Train the run with this number of `--list` alone, and print no table.
+    collect
+        Add the ended runs of these other folders of the study, train nothing, and print the tables.
     """
     from ..training.stop import Interrupted
-    from ._progress import StudyBars
     from ._shared import print_line
 
     loaded = _load(study, out)
+    if list_:
+        return _print_list(loaded, arms)
+    if collect:
+        return _collect(loaded, collect)
     try:
-        with StudyBars(quiet=jobs > 1) as bars:
-            found = loaded.run(jobs=jobs, arms=arms, say=print_line, reporter=bars)
+        if only is not None:
+            return _train_number(loaded, only)
+        found = _train_all(loaded, jobs, arms, launcher, cpus, gpus)
     except (Interrupted, KeyboardInterrupt) as stopped:
         print_line(f"stopped; the same command resumes the study in {loaded.folder}")
         return stopped.exit_code if isinstance(stopped, Interrupted) else 130
     print(found)
     return 2 if found.errors else 0
+
+
+def _train_all(
+    study: Study, jobs: int, arms: tuple[str, ...], launcher: str, cpus: int, gpus: float | None
+) -> Report:
+    from ._progress import StudyBars
+    from ._shared import print_line
+
+    if launcher == "ray":
+        from ..study.launchers.on_ray import run_on_ray
+
+        run_on_ray(study, cpus=cpus, gpus=gpus, arms=arms, say=print_line)
+        return study.table()
+    with StudyBars(quiet=jobs > 1) as bars:
+        return study.run(jobs=jobs, arms=arms, say=print_line, reporter=bars)
+
+
+def _print_list(study: Study, arms: tuple[str, ...]) -> int:
+    from ..study.launchers.one import numbered
+    from ._shared import print_line
+
+    for number, name in enumerate(numbered(study, arms), 1):
+        print_line(f"{number} {name}")
+    return 0
+
+
+def _train_number(study: Study, number: int) -> int:
+    from ..study.launchers.one import name_of_number, train_one
+    from ._progress import StudyBars
+    from ._shared import print_line
+
+    name = name_of_number(study, number)
+    with StudyBars() as bars:
+        failed = train_one(study, name, print_line, bars)
+    return 2 if failed else 0
+
+
+def _collect(study: Study, folders: tuple[Path, ...]) -> int:
+    from ..study.launchers.one import collect
+    from ._shared import print_line
+
+    print_line(f"added {len(collect(study, folders))} runs")
+    print(study.table())
+    return 0
 
 
 def plan(study: Path, *, out: Out = None) -> int:

@@ -41,6 +41,7 @@ def new_study(
     tune: Sequence[str] = (),
     seeds: int = 3,
     plugins: Sequence[Path] = (),
+    equal_compute: bool = True,
 ) -> Definition:
     """Write a study file, and return the study as it is read again.
 
@@ -48,6 +49,7 @@ def new_study(
         "weighting=A,B" and "encoder=A,B" take names. "KEY=V1,V2" takes values; the first one is the
         baseline. Of several, every combination is an arm.
     tune: "KEY=V1,V2", values to tune for each arm; of several, every combination is a trial.
+    equal_compute: also run the baseline at the compute of each pretext.
     seeds: their number: 0, 1, 2, ...
 
     Raises MtlError with all problems of the study; then no file is written.
@@ -64,7 +66,8 @@ def new_study(
     tuned = [Axis.parse(text, "--tune").overrides for text in tune]
     trials = list(itertools.product(*tuned)) if tuned else []
     kinds = {text.partition("=")[0].strip() for text in vary}
-    text = _text(config, file, arms, trials, seeds, kinds, plugins)
+    options = _options(kinds) if equal_compute else []
+    text = _text(config, file, arms, trials, seeds, kinds, plugins, options)
 
     temporary = file.with_name(f".{file.name}.new")
     with write_errors_as_mtl_error(file):
@@ -142,6 +145,7 @@ def _text(
     seeds: int,
     kinds: set[str],
     plugins: Sequence[Path],
+    options: Sequence[str],
 ) -> str:
     """Return the text of the study file."""
     folder = file.absolute().parent
@@ -163,7 +167,7 @@ def _text(
         lines.append("# Each arm is tuned on validation, with one run of each of its trials:")
         lines.append("tune_seed = 0")
         lines.append("# tune_steps = 500  # default: the steps of a full run")
-    lines += _options(kinds)
+    lines += options
     for arm in arms:
         lines += ["", f"[arms.{_key(arm.name)}]", f"set = {_list(arm.set)}"]
         if trials:

@@ -11,8 +11,8 @@ views and initial weights, so their difference varies less than the metrics do.
 - A t test needs a spread. One pair has none. Differences that are all equal have none either: a
   metric counts samples, so two arms can differ by the same number of samples with each seed by
   chance. Both are never decided.
-- A seed that diverged is not left out in silence: an arm that is best where it did not diverge is
-  not better. With such a seed in either arm, nothing is decided.
+- A seed that diverged has no result (nan). It is not left out in silence: an arm that is best where
+  it did not diverge is not better. With such a seed in either arm, nothing is decided.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ def _why_not(difference: Spread, failed: Sequence[int], largest: float) -> str:
     """Return why a pair can't be decided, or ""."""
     if failed:
         named = ", ".join(map(str, failed))
-        return f"seed{'s' if len(failed) > 1 else ''} {named} diverged"
+        return f"seeds {named} have no result" if len(failed) > 1 else f"seed {named} has no result"
     if difference.sd is None:
         return "one pair of runs has no spread" if difference.n else "no seed in common"
     if difference.sd <= ROUNDING * largest:

@@ -98,7 +98,7 @@ class Study:
         if jobs < 1:
             raise MtlError(f"jobs = {jobs}: expected a number of processes, 1 or more")
         self._known(arms)
-        self._save_copy(say)
+        self.save_copy(say)
         if jobs > 1:
             run_in_processes(self._command(arms), jobs)
             return {}
@@ -164,7 +164,7 @@ class Study:
                 text = found.as_format(form) + "\n"
                 write_atomically(self.folder / f"{name}.{ending}", text.encode())
 
-    def _save_copy(self, say: Callable[[str], None]) -> None:
+    def save_copy(self, say: Callable[[str], None]) -> None:
         """Save a copy of the study in its folder, and say what has changed since the last one."""
         if self.file is None:
             return

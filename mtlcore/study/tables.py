@@ -11,7 +11,7 @@ from attrs import frozen
 
 from ..errors import MtlError, nearest
 
-Format = Literal["md", "csv", "latex"]
+Format = Literal["markdown", "csv", "latex"]
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -74,9 +74,9 @@ class Table:
         return "\n".join(lines)
 
     def as_format(self, name: str) -> str:
-        """The table in the format of this name: "md", "csv" or "latex"."""
+        """The table in the format of this name: "markdown", "csv" or "latex"."""
         formats: Mapping[str, Callable[[], str]] = {
-            "md": self.markdown,
+            "markdown": self.markdown,
             "csv": self.csv,
             "latex": self.latex,
         }

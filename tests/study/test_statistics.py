@@ -171,8 +171,11 @@ def test_a_further_arm_never_narrows_an_interval_and_never_decides_one(values) -
 CASES = {
     "one pair of runs has no spread": ({0: 0.9}, {0: 0.8}),
     "no seed in common": ({0: 0.9}, {1: 0.8}),
-    "seed 1 diverged": ({0: 0.9, 1: math.nan, 2: 0.92, 3: 0.9}, {0: 0.1, 1: 0.8, 2: 0.13, 3: 0.1}),
-    "seeds 0, 1 diverged": ({0: 0.9, 1: -math.inf, 2: 0.9}, {0: math.nan, 1: 0.8, 2: 0.8}),
+    "seed 1 has no result": (
+        {0: 0.9, 1: math.nan, 2: 0.92, 3: 0.9},
+        {0: 0.1, 1: 0.8, 2: 0.13, 3: 0.1},
+    ),
+    "seeds 0, 1 have no result": ({0: 0.9, 1: -math.inf, 2: 0.9}, {0: math.nan, 1: 0.8, 2: 0.8}),
     # 0.92 - 0.91 and 0.72 - 0.71 differ in the last bit.
     "the differences are equal for all seeds, so they have no spread": (
         {0: 0.92, 1: 0.72},

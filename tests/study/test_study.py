@@ -179,7 +179,7 @@ def test_a_seed_that_diverged_is_counted_and_named(folder):
     shown = str(report(Plan(plan.definition, Results(rows, plan.definition)), "command"))
     assert "| puzzling | 1 of 2 | 3 |" in shown
     assert "Without a result: main-puzzling-0-0-3: 20 steps in a row" in shown
-    assert "not decided: seed 0 diverged" in shown
+    assert "not decided: seed 0 has no result" in shown
 
 
 # ---------------------------------------------------------------------------------------- the runs

@@ -53,8 +53,8 @@ class Affinity:
                 pairs = str(found.difference.n)
                 cells = (task, found.arm, name, *means, pairs, difference, p, found.text)
                 rows.append(cells)
-        columns = ("task", "pretext", "metric", "without", "with", "pairs")
-        columns += ("difference [interval]", "p", "verdict")
+        effect = ("pairs", "difference [interval]", "p", "verdict")
+        columns = ("task", "pretext", "metric", "without", "with", *effect)
         title = (
             "Effect of each pretext on each task, on validation at equal steps; intervals of 95 % "
             "and p corrected by Holm for all pairs"

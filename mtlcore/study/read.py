@@ -123,6 +123,8 @@ def _problems(definition: Definition) -> Iterator[str]:
             yield f"arms.{name}.like = {arm.like!r}: no such arm; {nearest(arm.like, arms)}"
     if not definition.seeds and not definition.headline_seeds:
         yield "seeds is missing: expected a list of whole numbers, such as seeds = [0, 1, 2]"
+    if definition.equal_compute is True and not definition.seeds:
+        yield "equal_compute = true needs `seeds`: name the arms that spend more compute instead"
     if definition.headline and not definition.screen_seeds:
         yield "screen_seeds is missing: roles of `headline` are ranked by the first one"
     for key, seeds in _seeds(definition).items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -119,7 +120,7 @@ class Trainee:
             raise MtlError(f"{out} holds a run that this study did not start: remove that folder")
         if resume:
             started = file.read_text(encoding="utf-8")
-            if without_folders(started) != without_folders(config):
+            if _without_paths(started) != _without_paths(config):
                 self._set_aside(out, file, config)
                 resume = False
         with write_errors_as_mtl_error(file):
@@ -238,6 +239,14 @@ def experiment_of(workspace: Workspace, run: Run, overrides: tuple[str, ...]) ->
     settings = workspace.site.overrides(definition, run, overrides)
     plugins = [Path(plugin) for plugin in definition.plugins]
     return load(definition.base(run.config), settings, plugins)
+
+
+def _without_paths(config: str) -> str:
+    """Return a configuration without folders. A plugin file is known by its hash, not by its path.
+
+    `fingerprint` leaves out fewer paths: its hashes are in the rows.
+    """
+    return re.sub(r'"[^"\n]*(#sha256=)', r'"\1', without_folders(config))
 
 
 def _pretraining_steps(run: Run) -> int:

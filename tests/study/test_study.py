@@ -92,6 +92,7 @@ def test_each_mistake_in_a_study_is_named_with_its_place_and_the_nearest_name(fo
         (("[arms.supervised]", "[arms.'a b']"), r"arms.a b: expected a word"),
         (("[arms.supervised]", ""), r"two arms or more"),
         (("seeds =", 'baseline = "super"\nseeds ='), r"no such arm; did you mean 'supervised'"),
+        (("seeds = [0, 1]", "equal_compute = true\nheadline_seeds = [0]"), r"needs `seeds`"),
         (("grid=2", "girid=2"), r"arms.puzzling: pretext.puzzling.girid.*did you mean 'grid'"),
         (("base.toml", "bases.toml"), r"bases.toml can't be read"),
         (("seeds =", 'controls = ["views"]\nseeds ='), r"controls\[0\] = 'views': expected one of"),
@@ -178,7 +179,7 @@ def test_a_seed_that_diverged_is_counted_and_named(folder):
     shown = str(report(Plan(plan.definition, Results(rows, plan.definition)), "command"))
     assert "| puzzling | 1 of 2 | 3 |" in shown
     assert "Without a result: main-puzzling-0-0-3: 20 steps in a row" in shown
-    assert "not decided: seed 0 diverged" in shown
+    assert "not decided: seed 0 has no result" in shown
 
 
 # ---------------------------------------------------------------------------------------- the runs

@@ -12,7 +12,7 @@ from dots_run import tiny_toml
 from mtlcore import MtlError
 from mtlcore.checkpoints import FORMAT
 from mtlcore.cli import main
-from mtlcore.config import load
+from mtlcore.config import dump, load
 from mtlcore.runs import RunFolder
 from mtlcore.training.trainer import train
 
@@ -64,7 +64,8 @@ def test_a_run_of_another_format_is_refused_with_one_message(folder, capsys, com
         # As a sweep of another version left it.
         left = folder / "sweep" / "runs" / "main-lr=0.01-0-0-2"
         run = shutil.copytree(run, left)
-        shutil.copyfile(run / "config.toml", left.with_name(f"{left.name}.toml"))
+        started = load(experiment, ["optimizer.lr=0.01"])
+        left.with_name(f"{left.name}.toml").write_text(dump(started))
     with_format(run, number)
     # The configuration of another version need not load.
     if command != "init_from":

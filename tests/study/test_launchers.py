@@ -120,7 +120,7 @@ def test_a_lost_node_changes_no_bit_of_the_results(tmp_path, monkeypatch) -> Non
     node = {"num_cpus": 1, "object_store_memory": 80_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
     nodes = [cluster.add_node(**node), cluster.add_node(**node)]
-    study = Study.load(written(tmp_path / "ray", steps=400))
+    study = Study.load(written(tmp_path / "ray", steps=120))
     killed: list[float] = []
 
     def kill_one() -> None:
@@ -142,7 +142,7 @@ def test_a_lost_node_changes_no_bit_of_the_results(tmp_path, monkeypatch) -> Non
         ray.shutdown()
         cluster.shutdown()
     assert killed
-    local = Study.load(written(tmp_path / "local", steps=400))
+    local = Study.load(written(tmp_path / "local", steps=120))
     local.train(say=quiet)
     assert len(weights(study)) == 4
     assert weights(study) == weights(local)

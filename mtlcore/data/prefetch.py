@@ -70,8 +70,8 @@ class PrefetchLoader:
         self._numbers = list(numbers)
         self._positions = steps * len(self._numbers)
         self._most = ahead * len(self._numbers)
-        # Its thread starts with the first job, and ends with this object or at the latest with the
-        # process, after the job in progress.
+        # Its thread starts with the first job. Without `close`, it ends with this object, or with
+        # the process after the jobs that wait: at most `ahead` steps.
         self._pool = ThreadPoolExecutor(1, "prefetch")
         self._reading = Lock()
         self._waiting: deque[Future[_Ready]] = deque()

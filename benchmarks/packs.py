@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet  # noqa: F401 - imported here, not within a measurement
 import torch
 from attrs import evolve, frozen
 from loader import BATCH, LIMIT, SIZE, Spent, data_folder, experiment, faces, measured, rows

@@ -147,6 +147,33 @@ def csv(root):
     return {"file": root / "table.csv"}
 
 
+def parquet(root):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = []
+    for i in range(8):
+        image(root / f"{i}.png", 20 * i)
+        data.append((root / f"{i}.png").read_bytes())
+    table = pa.table({"image": data, "kind": list("abababab"), "size": [i / 8 for i in range(8)]})
+    pq.write_table(table, root / "images.parquet")
+    return {"file": root / "images.parquet"}
+
+
+def packed(root):
+    from toy_datasets import experiment
+
+    from mtlcore.config.experiment import DataEntry
+    from mtlcore.data.folder import ImageFolder
+    from mtlcore.data.packs.plan import PackOptions
+    from mtlcore.data.packs.writer import pack
+
+    source = ImageFolder(**image_folder(root / "photos"))
+    run = experiment({"own": DataEntry(source)}, size=16)
+    pack(run, "own", root / "pack", PackOptions(shard_mb=0.002))
+    return {"root": root / "pack"}
+
+
 def fer2013(root):
     for number, name in enumerate(
         ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -266,6 +293,8 @@ def synthfaces(root):
 DATASETS = {
     "image_folder": image_folder,
     "csv": csv,
+    "parquet": parquet,
+    "packed": packed,
     "fer2013": fer2013,
     "ferplus": ferplus,
     "rafdb": rafdb,
@@ -282,7 +311,9 @@ DATASETS = {
 def test_a_dataset_conforms(tmp_path, subtests):
     for name in DATASETS:
         with subtests.test(name=name):
-            require_conforming("dataset", name, **DATASETS[name](tmp_path))
+            root = tmp_path / name
+            root.mkdir()
+            require_conforming("dataset", name, **DATASETS[name](root))
 
 
 def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):

@@ -18,7 +18,8 @@ from ..errors import MtlError
 from ..files import is_folder, open_file
 from .split_names import split_name
 
-KEPT_GROUPS = 8  # row groups of images that stay in memory
+KEPT_GROUPS = 16  # row groups of images that stay in memory: two for each thread that decodes
+KEPT_BYTES = 2 * 10**9  # of these groups, if there are several
 _PART = re.compile(r"[-_.]?\d+(-of-\d+)?$")  # of a file name: train-00000-of-00005
 
 
@@ -81,9 +82,15 @@ class ParquetFiles:
             if column is None:
                 column = self._read(self.files[file], [name], of_file).column(0)
                 self._kept[group, name] = column
-                if len(self._kept) > KEPT_GROUPS:
-                    self._kept.popitem(last=False)
+                self._forget_some()
+            self._kept.move_to_end((group, name))
         return column[row - int(self._stops[group]) + rows].as_py()
+
+    def _forget_some(self) -> None:
+        """Drop the groups that were not used for the longest time."""
+        n_bytes = sum(column.nbytes for column in self._kept.values())
+        while len(self._kept) > KEPT_GROUPS or (n_bytes > KEPT_BYTES and len(self._kept) > 1):
+            n_bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def names(self) -> pa.ChunkedArray:
         """Return the names of all rows."""

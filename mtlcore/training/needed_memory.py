@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ..callbacks.untouched import restored_generators
 from ..config.experiment import Experiment
 from ..data.cache import ImageCache, MemoryImageCache, local_processes, usable_memory
+from ..data.packs.cache import JoinedImageCache
 from ..encoders.weights import weights_from_checkpoint
 from ..errors import MtlError
 from ..model.hybrid import HybridModel
@@ -157,6 +158,8 @@ def memory_of_batches(
 
 def memory_of_images(images: ImageCache) -> int:
     """Return the bytes of the images that are held in memory."""
+    if isinstance(images, JoinedImageCache):
+        return sum(memory_of_images(part) for part in images.parts)
     return images.pixels.nbytes if isinstance(images, MemoryImageCache) else 0
 
 

@@ -9,7 +9,9 @@ from ...config.experiment import Experiment
 from ...contracts import Dataset, Index, MapColumn
 from ...errors import MtlError
 from ..aligned import decode_sample
-from ..dataset import cache_size_of, index_data
+from ..dataset import cache_size_of
+from ..indexed import IndexedDataset, open_dataset
+from ..joined import JoinedSamples
 from .manifest import Plan
 from .records import Coding, packed_dtype
 from .source import source_of
@@ -45,13 +47,18 @@ def coding_of(index: Index, size: tuple[int, int], quality: int | None) -> Codin
 
 
 def plan_for(
-    experiment: Experiment, dataset: Dataset, index: Index, options: PackOptions
+    experiment: Experiment, indexed: IndexedDataset, options: PackOptions
 ) -> tuple[Plan, Coding]:
     """Return the plan of a pack. Some images are decoded to find their size and length."""
+    dataset, index = indexed.entry.component, indexed.index
     size = options.size or experiment.input.cache_size
     if size is None:
         # As a run on all datasets of the experiment finds it.
-        size = cache_size_of(index_data(experiment).samples, experiment)
+        datasets: dict[str, IndexedDataset] = {indexed.label: indexed}
+        for label in experiment.data.keys() - datasets.keys():
+            datasets[label] = open_dataset(experiment, label)
+        joined = JoinedSamples.join([datasets[label] for label in experiment.data])
+        size = cache_size_of(joined, experiment)
     coding = coding_of(index, size, options.quality)
     length = _expected_length(dataset, index, coding)
     plan = Plan(

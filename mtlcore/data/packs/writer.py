@@ -80,7 +80,7 @@ def pack(
         raise MtlError(f"there is no table [data.{label}]; {nearest(label, experiment.data)}")
     indexed = open_dataset(experiment, label)
     seen = seen_now(indexed.entry.component)
-    plan, coding = plan_for(experiment, indexed.entry.component, indexed.index, options)
+    plan, coding = plan_for(experiment, indexed, options)
     with write_errors_as_mtl_error(folder, ". Finished shards stay: repeat the command"):
         return _Packer(folder, indexed, plan, coding, progress).run(options, seen)
 

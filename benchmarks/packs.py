@@ -7,6 +7,7 @@ The start and the memory are measured in processes of their own, after all impor
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -162,11 +163,9 @@ class Repeated(Dataset):
             yield f"a folder/another/{i % 1000:06d}/{i:012d}.jpg"
 
 
-def _noise(seed: int, size: int, made: dict[tuple[int, int], np.ndarray] = {}) -> np.ndarray:  # noqa: B006
-    if (seed, size) not in made:
-        rng = np.random.default_rng(seed)
-        made[seed, size] = rng.integers(0, 256, (size, size, 3), np.uint8)
-    return made[seed, size]
+@functools.cache
+def _noise(seed: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
 
 
 def on(dataset: Any, size: int) -> Experiment:

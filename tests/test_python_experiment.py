@@ -165,6 +165,7 @@ def own_csv() -> Experiment:
         pretexts={"puzzling": PretextEntry(component("pretext", "puzzling", grid=2), weight=0.3)},
         data={"people": DataEntry(people, group="person")},
         input=Input(batch_size=32),
+        augment=General(),
         schedule=Schedule(warmup=100),
     )
 

@@ -53,6 +53,6 @@ class Packed(Dataset):
         cache = self.cache_dir
         if cache is None:
             # os.path and not pathlib, which raises if there is no home folder.
-            home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-            cache = Path(home) / "mtlcore" / "packs"
+            default = os.path.expanduser("~/.cache")  # noqa: PTH111
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or default) / "mtlcore" / "packs"
         return RemoteFiles(self.root, cache, int(self.cache_gb * GB))

@@ -135,7 +135,8 @@ class Table(Dataset):
             valid[np.flatnonzero(valid)[~is_first]] = False
             keys = keys[is_first]
         map_files = {name: as_keys(of_map.filter(valid)) for name, of_map in map_cells.items()}
-        has_images, split = rows.has_images, rows.split
+        has_images = rows.has_images
+        split = None if rows.split is None else rows.split[valid]
         del paths, rows, map_cells
         pa.default_memory_pool().release_unused()
 
@@ -152,7 +153,7 @@ class Table(Dataset):
         return TableIndex(
             keys,
             annotations,
-            split=None if split is None else split[valid],
+            split=split,
             attributes=attributes,
             skipped=skipped,
             maps=self._declared_maps(map_files, np.flatnonzero(valid)),

@@ -90,7 +90,8 @@ def note_of_change(manifest: Manifest, index: Index) -> tuple[str, int] | None:
         return None
     keys = changed_keys(index, now)
     where = ", ".join(map(str, _paths(dataset)))
-    note = CHANGED.format(where=where, key=keys[0] if keys else "the order of its samples")
+    what = keys[0] if keys else "the order of its samples"
+    note = CHANGED.format(where=where, key=what)
     return note, max(1, len(keys))
 
 

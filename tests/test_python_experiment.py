@@ -29,6 +29,7 @@ from mtlcore import (
     load_experiment,
 )
 from mtlcore.augment import Strong, Validation, Weak
+from mtlcore.augment.kornia_ops.general import General
 from mtlcore.config import dump, load, resolve
 from mtlcore.encoders import ResnetSmall
 from mtlcore.weighting import Equal

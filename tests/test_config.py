@@ -266,20 +266,20 @@ def test_a_mistake_is_reported_with_its_path_and_a_correction(
             assert [fact for fact in facts if fact not in line] == []
 
 
-@pytest.mark.parametrize(
-    "top",
-    [
+def test_a_value_instead_of_a_table_and_vice_versa_is_an_error(
+    toys: Catalog, subtests: pytest.Subtests
+) -> None:
+    for top in [
         "task = 3",
         "[task]\nfaces = 3",
         "encoder = 'resnet'",
         "augmentations = []",
         "seed = 'one'",
         "plugins = 3",
-    ],
-)
-def test_a_value_instead_of_a_table_and_vice_versa_is_an_error(toys: Catalog, top: str) -> None:
-    lines = problems(top, toys)
-    assert lines[0].startswith(top.split(" =")[0].split("\n")[0].strip("[]"))
+    ]:
+        with subtests.test(top=top):
+            lines = problems(top, toys)
+            assert lines[0].startswith(top.split(" =")[0].split("\n")[0].strip("[]"))
 
 
 def test_all_problems_are_listed_on_one_line_each(toys: Catalog) -> None:

@@ -53,9 +53,10 @@ def require_conforming(kind, name, examples=5, **fields):
     assert report.counts["ran"] > 15
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_task_conforms(name):
-    require_conforming("task", name)
+def test_a_task_conforms(subtests):
+    for name in TASKS:
+        with subtests.test(name=name):
+            require_conforming("task", name)
 
 
 def test_regression_of_two_numbers_conforms_with_each_loss():
@@ -69,9 +70,10 @@ def test_classification_conforms_with_class_weights_smoothing_and_dropout():
     )
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_an_augmentation_conforms(name):
-    require_conforming("augmentation", name)
+def test_an_augmentation_conforms(subtests):
+    for name in AUGMENTATIONS:
+        with subtests.test(name=name):
+            require_conforming("augmentation", name)
 
 
 @pytest.mark.parametrize(

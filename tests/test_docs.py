@@ -146,16 +146,19 @@ def test_every_anchor_has_a_heading():
     assert not missing
 
 
-@pytest.mark.parametrize("page", sorted((DOCS / "recipes").glob("*.md")), ids=lambda p: p.stem)
-def test_a_recipe_is_short_and_uses_public_names(page):
-    scripts = [
-        body for language, file, body in FENCE.findall(page.read_text()) if file[-3:] == ".py"
-    ]
-    assert scripts
-    for script in scripts:
-        lines = [line for line in script.splitlines() if line.strip()]
-        assert len(lines) < 25
-        assert "mtlcore." not in re.sub(r"mtlcore\.(\w+)", check_public, script)
+def test_a_recipe_is_short_and_uses_public_names(subtests):
+    for page in sorted((DOCS / "recipes").glob("*.md")):
+        with subtests.test(page=page):
+            scripts = [
+                body
+                for language, file, body in FENCE.findall(page.read_text())
+                if file[-3:] == ".py"
+            ]
+            assert scripts
+            for script in scripts:
+                lines = [line for line in script.splitlines() if line.strip()]
+                assert len(lines) < 25
+                assert "mtlcore." not in re.sub(r"mtlcore\.(\w+)", check_public, script)
 
 
 def check_public(name: re.Match[str]) -> str:

@@ -146,12 +146,13 @@ def test_test_metrics_choose_nothing():
     assert [r.key for r in alike.runs()] == [r.key for r in opposite.runs()]
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu2", "digits", "gpu", "affectnet", "imagenet"])
-def test_every_protocol_reaches_its_headline_and_every_extra(name):
-    plan = played({}, name=name)
-    assert plan.headline()
-    assert plan.pending_stages() == []
-    assert all(plan.extra(extra.name) for extra in plan.definition.extras)
+def test_every_protocol_reaches_its_headline_and_every_extra(subtests):
+    for name in ["cpu", "cpu2", "digits", "gpu", "affectnet", "imagenet"]:
+        with subtests.test(name=name):
+            plan = played({}, name=name)
+            assert plan.headline()
+            assert plan.pending_stages() == []
+            assert all(plan.extra(extra.name) for extra in plan.definition.extras)
 
 
 def test_the_two_best_arms_and_their_controls_are_paired_at_every_seed():
@@ -343,26 +344,28 @@ def has_old_key(setting: str) -> bool:
     return any(re.fullmatch(pattern, key) for pattern in old_keys.KEYS)
 
 
-@pytest.mark.parametrize("name", COMMITTED)
-def test_committed_rows_match_their_protocol_after_translation(name):
-    here = committed_workspace(name)
-    plan = here.plan()  # raises if the settings of a row differ from the protocol
-    raw = {key_of(row): row for row in reversed(committed_rows(name))}
-    assert len(plan.results.rows) == len(raw)
-    changed = 0
-    for row in plan.results.rows:
-        before = raw[key_of(row)]
-        changed += row["set"] != before["set"]
-        assert not any(map(has_old_key, row["set"]))
-        assert row | {"set": before["set"]} == before  # only the settings are translated
-    assert changed > 0
+def test_committed_rows_match_their_protocol_after_translation(subtests):
+    for name in COMMITTED:
+        with subtests.test(name=name):
+            here = committed_workspace(name)
+            plan = here.plan()  # raises if the settings of a row differ from the protocol
+            raw = {key_of(row): row for row in reversed(committed_rows(name))}
+            assert len(plan.results.rows) == len(raw)
+            changed = 0
+            for row in plan.results.rows:
+                before = raw[key_of(row)]
+                changed += row["set"] != before["set"]
+                assert not any(map(has_old_key, row["set"]))
+                assert row | {"set": before["set"]} == before  # only the settings are translated
+            assert changed > 0
 
 
-@pytest.mark.parametrize("name", COMMITTED)
-def test_the_committed_table_is_the_table_of_the_committed_rows(name):
-    here = committed_workspace(name)
-    committed = here.file.with_name("table.md").read_text(encoding="utf-8")
-    assert table(here.plan()) + "\n" == committed
+def test_the_committed_table_is_the_table_of_the_committed_rows(subtests):
+    for name in COMMITTED:
+        with subtests.test(name=name):
+            here = committed_workspace(name)
+            committed = here.file.with_name("table.md").read_text(encoding="utf-8")
+            assert table(here.plan()) + "\n" == committed
 
 
 def test_each_old_key_of_the_committed_rows_becomes_a_key_of_today():

@@ -94,13 +94,16 @@ def test_no_argument_is_a_conditional_expression(folder: str) -> None:
     assert not faults, "\n".join(["conditional expressions as arguments:", *faults])
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_lines_are_short(folder: str) -> None:
-    pages = [*files("docs", ".md"), ROOT / "README.md"] if folder == "docs" else []
-    faults: list[str] = []
-    for path in [*files(folder, ".py"), *pages]:
-        faults += faults_at(path, {n: x for n, x in wrappable(path).items() if len(x) > 100})
-    assert not faults, "\n".join(["lines over 100 characters:", *faults])
+def test_lines_are_short(subtests: pytest.Subtests) -> None:
+    for folder in FOLDERS:
+        with subtests.test(folder=folder):
+            pages = [*files("docs", ".md"), ROOT / "README.md"] if folder == "docs" else []
+            faults: list[str] = []
+            for path in [*files(folder, ".py"), *pages]:
+                faults += faults_at(
+                    path, {n: x for n, x in wrappable(path).items() if len(x) > 100}
+                )
+            assert not faults, "\n".join(["lines over 100 characters:", *faults])
 
 
 def test_words_are_american_and_common(subtests: pytest.Subtests) -> None:

@@ -44,17 +44,15 @@ def test_every_checked_kind_has_checks_a_conformance_test_and_a_template() -> No
         assert hasattr(testing, f"{kind}_conformance")
 
 
-@pytest.mark.parametrize(
-    ("kind", "title"),
-    [
+def test_the_heading_of_a_table_has_a_label_where_the_user_chooses_one(
+    subtests: pytest.Subtests,
+) -> None:
+    for kind, title in [
         ("task", "[task.mine]"),
         ("dataset", "[data.mine]"),
         ("augmentation", "[augment]"),
         ("encoder", "[encoder]"),
         ("callback", "[callback.mine]"),
-    ],
-)
-def test_the_heading_of_a_table_has_a_label_where_the_user_chooses_one(
-    kind: str, title: str
-) -> None:
-    assert KINDS[kind].title("mine") == title
+    ]:
+        with subtests.test(kind=kind, title=title):
+            assert KINDS[kind].title("mine") == title

@@ -271,20 +271,17 @@ def test_a_generator_is_read_as_far_as_it_is_needed(photos: Path, predictor: Pre
     assert len(taken) < 200
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
+def test_a_source_that_is_none_is_an_error(predictor: Predictor, subtests: pytest.Subtests) -> None:
+    for source, message in [
         (3.5, "can't read an image from float"),
         (np.zeros((4, 4, 3)), "float64: expected uint8"),
         (np.zeros((4, 4, 2), np.uint8), "expected \\(H, W, 3\\)"),
         (torch.zeros(4, 4), "expected \\(3, H, W\\)"),
         (torch.full((3, 4, 4), 2.0), "expected \\[0, 1\\]"),
         ("nothing/*.png", "no file matches"),
-    ],
-)
-def test_a_source_that_is_none_is_an_error(source, message: str, predictor: Predictor) -> None:
-    with pytest.raises(MtlError, match=message):
-        predictor(source)
+    ]:
+        with subtests.test(source=source, message=message), pytest.raises(MtlError, match=message):
+            predictor(source)
 
 
 def test_a_bad_image_is_a_row_with_the_reason_in_its_place(

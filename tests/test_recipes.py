@@ -14,21 +14,24 @@ PAGES = sorted((Path(__file__).resolve().parent.parent / "docs" / "recipes").glo
 SCRIPT = re.compile(r"^```python file=\S+\n(.*?)^```", re.S | re.M)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_recipe_has_fewer_than_25_lines_of_public_names(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    assert "```console" in text, "tests/test_docs.py runs the commands of console fences alone"
-    [script] = SCRIPT.findall(text)
-    assert len([line for line in script.splitlines() if line.strip()]) < 25
+def test_a_recipe_has_fewer_than_25_lines_of_public_names(subtests: pytest.Subtests) -> None:
+    for page in PAGES:
+        with subtests.test(page=page):
+            text = page.read_text(encoding="utf-8")
+            assert "```console" in text, (
+                "tests/test_docs.py runs the commands of console fences alone"
+            )
+            [script] = SCRIPT.findall(text)
+            assert len([line for line in script.splitlines() if line.strip()]) < 25
 
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(script)):
-        if isinstance(node, ast.ImportFrom):
-            assert not str(node.module).startswith("mtlcore.")
-            if node.module == "mtlcore":
-                names |= {alias.name for alias in node.names}
-        if isinstance(node, ast.Attribute):
-            assert not node.attr.startswith("_")
-            if isinstance(node.value, ast.Name) and node.value.id == "mtlcore":
-                names.add(node.attr)
-    assert names <= {*mtlcore.__all__}
+            names: set[str] = set()
+            for node in ast.walk(ast.parse(script)):
+                if isinstance(node, ast.ImportFrom):
+                    assert not str(node.module).startswith("mtlcore.")
+                    if node.module == "mtlcore":
+                        names |= {alias.name for alias in node.names}
+                if isinstance(node, ast.Attribute):
+                    assert not node.attr.startswith("_")
+                    if isinstance(node.value, ast.Name) and node.value.id == "mtlcore":
+                        names.add(node.attr)
+            assert names <= {*mtlcore.__all__}

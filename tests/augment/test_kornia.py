@@ -315,9 +315,8 @@ def test_an_operation_after_the_pretexts_runs_in_finish_and_only_there():
 # ---------------------------------------------------------------------------------------- mistakes
 
 
-@pytest.mark.parametrize(
-    ("op", "message"),
-    [
+def test_a_mistake_in_the_list_names_its_place(subtests):
+    for op, message in [
         ({"op": "ColorJigle"}, r"ops\[0\]\.op = 'ColorJigle': .*did you mean 'ColorJiggle'"),
         ({"p": 1.0}, r"ops\[0\]: the key 'op' is missing"),
         ({"op": "RandomErasing", "scales": [0, 1]}, r"scales: unknown key; did you mean 'scale'"),
@@ -327,11 +326,9 @@ def test_an_operation_after_the_pretexts_runs_in_finish_and_only_there():
         ({"op": "Normalize", "mean": 0.5, "std": 0.5}, r"can't have Normalize: .*normalizes"),
         ({"op": "RandomCrop", "size": [9, 9], "padding_mode": "circular"}, r"circular"),
         ({"op": "RandomAffine", "degrees": 9.0, "after_pretext": True}, r"after_pretext: unknown"),
-    ],
-)
-def test_a_mistake_in_the_list_names_its_place(op, message):
-    with pytest.raises(MtlError, match=message):
-        recipe(op)
+    ]:
+        with subtests.test(op=op, message=message), pytest.raises(MtlError, match=message):
+            recipe(op)
 
 
 def test_an_empty_list_is_refused():

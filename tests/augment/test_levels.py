@@ -265,20 +265,17 @@ def test_values_stay_in_0_to_1_for_any_fields_and_sizes(
     assert 0 <= seen.min() <= seen.max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("make", "wrong"),
-    [
+def test_a_field_out_of_its_range_is_an_error_that_names_it(subtests: pytest.Subtests) -> None:
+    for make, wrong in [
         (lambda: Weak(crop=(0.9, 0.7)), "crop"),
         (lambda: NoAugment(crop=(0.5, 1.2)), "crop"),
         (lambda: Strong(contrast=(0.0, 1.0)), "contrast"),
         (lambda: Validation(crop=0.0), "crop"),
         (lambda: Strong(cutout=1.0), "cutout"),
         (lambda: Weak(turn_deg=-3.0), "turn_deg"),
-    ],
-)
-def test_a_field_out_of_its_range_is_an_error_that_names_it(make, wrong: str) -> None:
-    with pytest.raises(ValueError, match=wrong):
-        make()
+    ]:
+        with subtests.test(make=make, wrong=wrong), pytest.raises(ValueError, match=wrong):
+            make()
 
 
 def test_the_defaults_are_the_papers_but_for_the_validation_crop() -> None:

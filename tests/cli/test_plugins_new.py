@@ -172,14 +172,17 @@ def test_the_readme_of_a_detector_shows_the_command(made: Path) -> None:
     assert "configuration" not in text
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "detector"])
-def test_the_readme_names_the_plugin_and_no_key_of_the_template(made: Path, kind: str) -> None:
-    text = (made / NAMES[kind] / "README.md").read_text()
-    [table] = re.findall(r"```toml\n(.*?)```", text, re.S)
-    _heading, *keys = table.splitlines()
-    assert all(line.startswith("name = ") for line in keys)
-    assert NAMES[kind] in table
-    assert "pip install --no-deps --editable ." in text
+def test_the_readme_names_the_plugin_and_no_key_of_the_template(
+    made: Path, subtests: pytest.Subtests
+) -> None:
+    for kind in [kind for kind in KINDS if kind != "detector"]:
+        with subtests.test(kind=kind):
+            text = (made / NAMES[kind] / "README.md").read_text()
+            [table] = re.findall(r"```toml\n(.*?)```", text, re.S)
+            _heading, *keys = table.splitlines()
+            assert all(line.startswith("name = ") for line in keys)
+            assert NAMES[kind] in table
+            assert "pip install --no-deps --editable ." in text
 
 
 def test_a_new_plugin_works_as_a_plugin_file_before_it_is_installed(made: Path, capsys) -> None:

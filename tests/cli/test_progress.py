@@ -27,37 +27,39 @@ def screen(monkeypatch) -> io.StringIO:
     return out
 
 
-@pytest.mark.parametrize("name", NASTY)
-def test_notes_bars_and_tables_print_brackets_as_they_are(name, screen) -> None:
-    metrics = {f"{name}/accuracy": 0.25}
-    run = SimpleNamespace(step=0, steps=2)
-    with Bars(title=name) as bars:
-        bars.note(f"note {name}")
-        bars.progress(f"reading {name}", 1, 2)
-        bars.on_log(run, {"step": 1, "lr": 0.1, f"loss/{name}": 0.5, "skipped": 1})
-        bars.on_log(run, {"step": 1, f"validation/{name}/accuracy": 0.25})
-    arm = Arm("SL", metrics, metrics, 1.0)
-    for table in (metrics_table(f"title {name}", metrics), arms_table([arm])):
-        _shared.console.print(table)
-    found = screen.getvalue()
-    expected = [
-        f"note {name}",
-        f"reading {name}",
-        f"  {name} 0.500",
-        "1 skipped",
-        f"title {name}",
-        f"{name}/accuracy",
-        "compute (CPU s)",
-    ]
-    assert [text for text in expected if text not in found] == []
+def test_notes_bars_and_tables_print_brackets_as_they_are(screen, subtests) -> None:
+    for name in NASTY:
+        with subtests.test(name=name):
+            metrics = {f"{name}/accuracy": 0.25}
+            run = SimpleNamespace(step=0, steps=2)
+            with Bars(title=name) as bars:
+                bars.note(f"note {name}")
+                bars.progress(f"reading {name}", 1, 2)
+                bars.on_log(run, {"step": 1, "lr": 0.1, f"loss/{name}": 0.5, "skipped": 1})
+                bars.on_log(run, {"step": 1, f"validation/{name}/accuracy": 0.25})
+            arm = Arm("SL", metrics, metrics, 1.0)
+            for table in (metrics_table(f"title {name}", metrics), arms_table([arm])):
+                _shared.console.print(table)
+            found = screen.getvalue()
+            expected = [
+                f"note {name}",
+                f"reading {name}",
+                f"  {name} 0.500",
+                "1 skipped",
+                f"title {name}",
+                f"{name}/accuracy",
+                "compute (CPU s)",
+            ]
+            assert [text for text in expected if text not in found] == []
 
 
-@pytest.mark.parametrize("name", NASTY)
-def test_the_last_lines_of_training_name_the_run_folder_as_it_is(name, screen) -> None:
-    folder = Path(name)
-    summary = {"steps": 3, "skipped": 0, "cpu_s": 1.0}
-    print_result(SimpleNamespace(path=folder, summary=summary))
-    assert f"run folder: {folder}\nevaluate it: mtl eval {folder}\n" in screen.getvalue()
+def test_the_last_lines_of_training_name_the_run_folder_as_it_is(screen, subtests) -> None:
+    for name in NASTY:
+        with subtests.test(name=name):
+            folder = Path(name)
+            summary = {"steps": 3, "skipped": 0, "cpu_s": 1.0}
+            print_result(SimpleNamespace(path=folder, summary=summary))
+            assert f"run folder: {folder}\nevaluate it: mtl eval {folder}\n" in screen.getvalue()
 
 
 def test_the_terminal_shows_each_line_of_the_log(screen) -> None:

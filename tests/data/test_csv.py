@@ -165,9 +165,8 @@ def test_a_root_that_is_itself_a_link_is_followed(people, tmp_path):
     assert dataset.decode(dataset.index(), 1).image[0, 0, 0] == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_an_unknown_column_is_an_error_that_names_the_nearest(people, subtests):
+    for options, message in [
         (
             {"path": "file"},
             r"has no column 'file' \(path\); .*known: age, mood, path, person, x, y",
@@ -186,11 +185,12 @@ def test_a_root_that_is_itself_a_link_is_followed(people, tmp_path):
             {"columns": {"p": ("x", "y")}, "categorical": ("p",)},
             "is a list, which makes it numeric",
         ),
-    ],
-)
-def test_an_unknown_column_is_an_error_that_names_the_nearest(people, options, message):
-    with pytest.raises(MtlError, match=message):
-        Csv(people, **options).index()
+    ]:
+        with (
+            subtests.test(options=options, message=message),
+            pytest.raises(MtlError, match=message),
+        ):
+            Csv(people, **options).index()
 
 
 @pytest.mark.parametrize(

@@ -108,13 +108,14 @@ def test_transparent_pixels_become_white_and_opaque_ones_keep_their_color(mode):
     ]
 
 
-@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF"])
-def test_other_formats_go_through_pillow(form):
-    image = Image.fromarray(photo())
-    data = encoded(image, form, **({"lossless": True} if form == "WEBP" else {}))
-    np.testing.assert_array_equal(
-        decode_image(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    )
+def test_other_formats_go_through_pillow(subtests):
+    for form in ["PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF"]:
+        with subtests.test(form=form):
+            image = Image.fromarray(photo())
+            data = encoded(image, form, **({"lossless": True} if form == "WEBP" else {}))
+            np.testing.assert_array_equal(
+                decode_image(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            )
 
 
 # ------------------------------------------------------------ bad ones

@@ -191,9 +191,10 @@ def timm():
     return pytest.importorskip("timm", reason="timm is an extra: pip install 'mtlcore[timm]'")
 
 
-@pytest.mark.parametrize(
-    ("model", "size", "maps", "width", "shared"),
-    [
+def test_a_timm_network_has_one_map_for_each_resolution_and_pools_as_timm_does(
+    timm, subtests: pytest.Subtests
+) -> None:
+    for model, size, maps, width, shared in [
         ("resnet10t", 32, [(64, 16), (64, 8), (128, 4), (256, 2), (512, 1)], 512, (512, 1, 1)),
         (
             "mobilenetv3_small_050",
@@ -218,16 +219,15 @@ def timm():
             768,
             (2, 2, 768),
         ),
-    ],
-)
-def test_a_timm_network_has_one_map_for_each_resolution_and_pools_as_timm_does(
-    timm, model: str, size: int, maps: list[tuple[int, int]], width: int, shared: tuple[int, ...]
-) -> None:
-    net, features = read(Timm(model), size)
-    assert [(m.shape[1], m.shape[2]) for m in features.maps] == maps
-    assert features.pooled.shape == (2, width)
-    assert features.shared.shape == (2, *shared)
-    assert untouched(net, features, zeros=True) == []  # timm starts residual branches at zero
+    ]:
+        with subtests.test(model=model, size=size, maps=maps, width=width, shared=shared):
+            net, features = read(Timm(model), size)
+            assert [(m.shape[1], m.shape[2]) for m in features.maps] == maps
+            assert features.pooled.shape == (2, width)
+            assert features.shared.shape == (2, *shared)
+            assert (
+                untouched(net, features, zeros=True) == []
+            )  # timm starts residual branches at zero
 
 
 def test_the_error_for_an_unknown_timm_model_or_tag_lists_similar_models_or_the_known_tags(

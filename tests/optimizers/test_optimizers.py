@@ -161,9 +161,8 @@ def test_learned_loss_weights_train_beside_an_optimizer_of_timm():
     assert not all(torch.equal(a, b) for a, b in changed)
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "message"),
-    [
+def test_what_a_run_can_t_use_is_refused_before_any_image_is_read(subtests):
+    for name, fields, message in [
         ("torch:NAdan", {}, "did you mean 'NAdam'"),
         ("torch:NAdam", {"options": {"momentum_deca": 1}}, "did you mean 'momentum_decay'"),
         ("torch:NAdam", {"options": {"lr": 1}}, "set optimizer.lr instead"),
@@ -177,12 +176,11 @@ def test_learned_loss_weights_train_beside_an_optimizer_of_timm():
         ("timm:adahessian", {}, "second derivatives"),
         ("timm:kron", {}, "a resumed run would differ"),
         ("timm:bnbadam", {}, "can't be used here"),
-    ],
-)
-def test_what_a_run_can_t_use_is_refused_before_any_image_is_read(name, fields, message):
-    with pytest.raises(MtlError) as raised:
-        try_optimizer(made(name, **fields))
-    assert message in str(raised.value)
+    ]:
+        with subtests.test(name=name, fields=fields, message=message):
+            with pytest.raises(MtlError) as raised:
+                try_optimizer(made(name, **fields))
+            assert message in str(raised.value)
 
 
 def test_the_state_of_an_optimizer_counts_as_memory():

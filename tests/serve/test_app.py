@@ -289,12 +289,16 @@ def test_health_says_when_the_service_has_stopped_and_its_thread_has_ended() -> 
     assert "predict" not in [thread.name for thread in started]
 
 
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("box", False)],
-)
-def test_loopback_addresses_are_known(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
+def test_loopback_addresses_are_known(subtests: pytest.Subtests) -> None:
+    for host, loopback in [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("box", False),
+    ]:
+        with subtests.test(host=host, loopback=loopback):
+            assert is_loopback(host) is loopback
 
 
 # -------------------------------------------------------------------------------------- helpers

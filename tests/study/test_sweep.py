@@ -98,19 +98,16 @@ def test_any_list_of_lists_is_returned_as_it_was_typed(lists) -> None:
         assert Axis.parse("a.b=" + ",".join(typed)).values == tuple(typed)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_text_that_is_no_list_of_values_is_an_error(subtests) -> None:
+    for text, message in [
         ("optimizer.lr", "expected KEY=VALUE,VALUE"),
         ("optimizer.lr=", "expected KEY=VALUE,VALUE"),
         ("optimizer.lr=1,,2", "expected KEY=VALUE,VALUE"),
         ("optimizer.lr=0.1,0.10", "the value 0.1 is listed twice"),
         ("=1,2", "expected KEY=VALUE"),
-    ],
-)
-def test_text_that_is_no_list_of_values_is_an_error(text, message) -> None:
-    with pytest.raises(MtlError, match=message):
-        Axis.parse(text)
+    ]:
+        with subtests.test(text=text, message=message), pytest.raises(MtlError, match=message):
+            Axis.parse(text)
 
 
 def test_several_keys_are_combined_and_each_run_has_a_readable_folder(config) -> None:
@@ -135,9 +132,8 @@ def test_without_seeds_the_seed_of_the_configuration_is_used(config) -> None:
     assert {r.seed for r in runs(plan(config, overrides=["seed=7"]))} == {7}
 
 
-@pytest.mark.parametrize(
-    ("axes", "options", "message"),
-    [
+def test_an_error_in_the_options_is_raised_before_anything_is_written(config, subtests) -> None:
+    for axes, options, message in [
         (["pretext.puzzling.wieght=0,1"], {}, "did you mean 'weight'"),
         (["pretext.puzzling.wieght=0,1"], {}, "from --over pretext.puzzling.wieght=0"),
         (["pretext.puzzling.grid=2,9"], {}, "pretext.puzzling.grid"),
@@ -146,14 +142,11 @@ def test_without_seeds_the_seed_of_the_configuration_is_used(config) -> None:
         (["train.devices=1,2"], {}, "on one device"),
         (["train.micro_batches=1,2"], {"overrides": AT_FEATURES}, "its own Gramian"),
         (["optimizer.lr=0.1"], {"overrides": ["train.lrr=1"]}, "from --set train.lrr=1"),
-    ],
-)
-def test_an_error_in_the_options_is_raised_before_anything_is_written(
-    config, axes, options, message
-) -> None:
-    with pytest.raises(MtlError, match=message):
-        plan(config, *map(Axis.parse, axes), **options)
-    assert not (config.parent / "sweep").exists()
+    ]:
+        with subtests.test(axes=axes, options=options, message=message):
+            with pytest.raises(MtlError, match=message):
+                plan(config, *map(Axis.parse, axes), **options)
+            assert not (config.parent / "sweep").exists()
 
 
 # ------------------------------------------------------------ the runs

@@ -188,9 +188,8 @@ class Wrong(Scenes):
         return Sample(sample.image, maps, points)
 
 
-@pytest.mark.parametrize(
-    ("how", "words"),
-    [
+def test_a_sample_that_is_not_as_declared_is_a_bad_file(subtests):
+    for how, words in [
         ("size", "5: the map 'classes' is 63 x 40 pixels, its image is 64 x 40"),
         ("missing", "5: the index has the map 'classes', the decoded sample does not"),
         ("dtype", "5: the map 'classes' is int64; the index declares uint16"),
@@ -198,16 +197,15 @@ class Wrong(Scenes):
         ("count", "it has 2 points 'corners'; the index declares 3"),
         ("not declared", "the decoded sample has the map 'more', the index does not"),
         ("no sample", r"decode returns ndarray; expected mtlcore.Sample\(image\)"),
-    ],
-)
-def test_a_sample_that_is_not_as_declared_is_a_bad_file(how, words):
-    with pytest.raises(MtlError, match=words):
-        open_scenes(Wrong(how=how))
-    data = open_scenes(Wrong(how=how), max_bad=1)
-    assert 5 not in data.split["train"]
-    assert len(data.split["train"]) == 17
-    run = experiment({"scenes": DataEntry(Wrong(how=how))}, {"classes": TASKS["classes"]})
-    assert list(check_data(run, "scenes").unreadable) == ["5"]
+    ]:
+        with subtests.test(how=how, words=words):
+            with pytest.raises(MtlError, match=words):
+                open_scenes(Wrong(how=how))
+            data = open_scenes(Wrong(how=how), max_bad=1)
+            assert 5 not in data.split["train"]
+            assert len(data.split["train"]) == 17
+            run = experiment({"scenes": DataEntry(Wrong(how=how))}, {"classes": TASKS["classes"]})
+            assert list(check_data(run, "scenes").unreadable) == ["5"]
 
 
 @pytest.mark.parametrize(

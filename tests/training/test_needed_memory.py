@@ -115,23 +115,19 @@ def test_a_run_that_cannot_fit_is_one_message_and_writes_nothing(
 # --------------------------------------------------------------------------------- EMA
 
 
-@pytest.mark.parametrize(
-    ("momentum", "steps", "fitting"),
-    [
+def test_an_ema_that_is_too_slow_for_the_run_is_told(subtests: pytest.Subtests) -> None:
+    for momentum, steps, fitting in [
         (0.9999, 500, "0.99"),
         (0.999, 60, "0.92"),
         (0.99, 50, "0.91"),
         (0.99, 500, None),
         (0, 1, None),
-    ],
-)
-def test_an_ema_that_is_too_slow_for_the_run_is_told(
-    momentum: float, steps: int, fitting: str | None
-) -> None:
-    exp = setting(("gender",))
-    found = short_for_ema(evolve(exp, train=evolve(exp.train, ema=momentum)), steps)
-    if fitting is None:
-        assert found == []
-        return
-    assert f"set train.ema = {fitting}, or train longer" in found[0]
-    assert float(fitting) ** steps < 0.05
+    ]:
+        with subtests.test(momentum=momentum, steps=steps, fitting=fitting):
+            exp = setting(("gender",))
+            found = short_for_ema(evolve(exp, train=evolve(exp.train, ema=momentum)), steps)
+            if fitting is None:
+                assert found == []
+                return
+            assert f"set train.ema = {fitting}, or train longer" in found[0]
+            assert float(fitting) ** steps < 0.05

@@ -263,12 +263,13 @@ def test_the_geometric_mean_of_a_loss_of_0_or_below_is_finite():
 # ------------------------------------------------------------ state
 
 
-@pytest.mark.parametrize("method", ["UW", "IMTLL", "DWA", "FAMO", "GradVac"])
-def test_state_is_keyed_by_task_name(method):
-    keys = TorchJD(method).build(NAMES).state_dict()
-    assert {
-        name for name in NAMES for key in keys if name in key.replace("/", ".").split(".")
-    } == set(NAMES)
+def test_state_is_keyed_by_task_name(subtests):
+    for method in ["UW", "IMTLL", "DWA", "FAMO", "GradVac"]:
+        with subtests.test(method=method):
+            keys = TorchJD(method).build(NAMES).state_dict()
+            assert {
+                name for name in NAMES for key in keys if name in key.replace("/", ".").split(".")
+            } == set(NAMES)
 
 
 @pytest.mark.parametrize("method", ["UW", "IMTLL"])
@@ -340,9 +341,8 @@ def test_options_are_parameters_of_the_method():
         of("UPGrad", losses(), pref_vector=1)
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
+def test_an_option_that_torchjd_would_misinterpret_is_refused_at_once(subtests):
+    for method, options, message in [
         (
             "FairGrad",
             {"alpha": 0.0},
@@ -352,11 +352,12 @@ def test_options_are_parameters_of_the_method():
         ("FairGrad", {"alpha": "two"}, "above 0"),
         ("CAGrad", {"c": True}, r"weighting.options.c = True: torchjd:CAGrad expects a number$"),
         ("MGDA", {"max_iters": False}, "expects a number$"),
-    ],
-)
-def test_an_option_that_torchjd_would_misinterpret_is_refused_at_once(method, options, message):
-    with pytest.raises(MtlError, match=message):
-        TorchJD(method, options=options)
+    ]:
+        with (
+            subtests.test(method=method, options=options, message=message),
+            pytest.raises(MtlError, match=message),
+        ):
+            TorchJD(method, options=options)
 
 
 def test_an_unknown_level_is_refused_at_once():

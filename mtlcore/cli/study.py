@@ -99,9 +99,21 @@ def run(
     collect
         Add the ended runs of these other folders of the study, train nothing, and print the tables.
     """
+    from ..errors import MtlError
     from ..training.stop import Interrupted
     from ._shared import print_line
 
+    asked = [
+        name
+        for name, given in (("--list", list_), ("--only", only), ("--collect", collect))
+        if given not in (False, None, ())
+    ]
+    if len(asked) > 1:
+        raise MtlError(f"{' and '.join(asked)}: choose one of them")
+    if launcher == "local" and (gpus is not None or cpus != 1):
+        raise MtlError("--cpus and --gpus are for --launcher ray: add it, or remove them")
+    if launcher == "ray" and jobs != 1:
+        raise MtlError("--jobs is for one machine; with --launcher ray, --cpus sets how many fit")
     loaded = _load(study, out)
     if list_:
         return _print_list(loaded, arms)

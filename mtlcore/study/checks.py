@@ -18,7 +18,7 @@ from ..config.overrides import Table, parse_override
 from ..config.same import changed_keys
 from ..config.write import tables_of
 from ..data.indexed import open_dataset
-from ..errors import MtlError, first_few
+from ..errors import MtlError, first_few, nearest
 from ..training.devices import with_micro_batches
 from .definition import Arm, Definition
 from .plan import Run
@@ -41,6 +41,7 @@ def prepared(definition: Definition) -> Definition:
     - arms with different main metrics;
     - a weighting that can't be built, or a missing validation split.
     """
+    _require_free_keys(definition)
     loaded = _load_arms(definition)
     first = loaded[definition.baseline, 0]
     steps = definition.steps or first.train.steps
@@ -51,6 +52,7 @@ def prepared(definition: Definition) -> Definition:
         )
     problems = [
         *_unequal(definition, loaded),
+        *_unequal_trials(loaded),
         *_same_twice(definition, loaded),
         *_metrics(definition, loaded),
         *_weightings(loaded),
@@ -61,7 +63,34 @@ def prepared(definition: Definition) -> Definition:
     for extra in definition.extras:
         settings = [*first_settings(definition), *extra.set, f"train.steps={steps}"]
         load(definition.base(extra.config), settings, _plugins(definition))
+    if definition.steps is None:
+        definition = _with_factors(definition, loaded, steps)
     return evolve(_with_pretexts(definition, loaded), steps=steps)
+
+
+def _require_free_keys(definition: Definition) -> None:
+    """Raise MtlError on settings that the study itself sets for each run: they would do nothing."""
+    problems: list[str] = []
+    for name, arm in definition.arms.items():
+        for setting in [*arm.set, *(word for trial in arm.trials for word in trial)]:
+            key = setting.partition("=")[0].strip()
+            if key == "seed":
+                problems.append(f"arms.{name}: {setting}: `seeds` sets the seeds of all arms")
+            if key == "train.steps" and definition.steps is not None:
+                problems.append(
+                    f"arms.{name}: {setting}: `steps` sets the steps of all arms: use `factor`"
+                )
+    if problems:
+        raise MtlError("\n  ".join([f"{definition.name}:", *problems]))
+
+
+def _with_factors(definition: Definition, loaded: Loaded, steps: int) -> Definition:
+    """Return the study with the steps that arms set themselves, as multipliers of its `steps`."""
+    arms: dict[str, Arm] = {}
+    for name, arm in definition.arms.items():
+        own = loaded[name, 0].train.steps
+        arms[name] = arm if own in (None, steps) else evolve(arm, factor=arm.factor * own / steps)
+    return evolve(definition, arms=arms)
 
 
 def first_settings(definition: Definition) -> tuple[str, ...]:
@@ -141,6 +170,14 @@ def _unequal(definition: Definition, loaded: Loaded) -> Iterator[str]:
                 )
 
 
+def _unequal_trials(loaded: Loaded) -> Iterator[str]:
+    """All trials of an arm have the same number of steps, which is that of its full runs."""
+    for (name, trial), experiment in loaded.items():
+        first = loaded[name, 0].train
+        if (first.steps, first.epochs) != (experiment.train.steps, experiment.train.epochs):
+            yield f"arms.{name}.trials[{trial}]: the trials of an arm need the same train.steps"
+
+
 _SHARED = {
     "encoder": "the encoder",
     "data": "the data and its splits",
@@ -184,6 +221,7 @@ def _same_twice(definition: Definition, loaded: Loaded) -> Iterator[str]:
 def _metrics(definition: Definition, loaded: Loaded) -> Iterator[str]:
     """All arms need the same main metric, and no weight of an arm may scale that metric."""
     if definition.metric is not None:
+        yield from _without_metric(definition, loaded)
         return
     by_metric: dict[str, str] = {}
     for (name, trial), experiment in loaded.items():
@@ -196,6 +234,24 @@ def _metrics(definition: Definition, loaded: Loaded) -> Iterator[str]:
         )
     if LOSS in by_metric:
         yield from _scaled_losses(definition)
+
+
+def _without_metric(definition: Definition, loaded: Loaded) -> Iterator[str]:
+    """Yield a line if `metric` is of no task, pretext or callback of an arm.
+
+    Which metrics a task has may depend on its data, so the rest is checked after the first run.
+    """
+    metric = definition.metric or ""
+    label = metric.partition("/")[0]
+    for (name, trial), experiment in loaded.items():
+        known = [*experiment.entries, *experiment.callbacks]
+        if metric != "loss" and (label not in known or label == metric):
+            where = _where(definition.arms[name], trial)
+            yield (
+                f'metric = {metric!r}: expected "<task>/<metric>" that all arms have; '
+                f"{where} has no such metric; {nearest(label, known)}"
+            )
+            return
 
 
 def _scaled_losses(definition: Definition) -> Iterator[str]:

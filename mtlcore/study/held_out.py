@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import getpass
-import json
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +19,12 @@ from attrs import frozen
 from filelock import FileLock
 
 from ..errors import MtlError
+from ..files import exists, read_file
 from ..runs import RunFolder
 from .identity import definition_hash
 from .plan import Plan, Results, Row, Run, key_of
 from .training import measured
-from .workspace import Workspace, append_line
+from .workspace import Workspace, append_line, json_lines
 
 
 @frozen
@@ -68,7 +68,7 @@ class HeldOut:
     def _record(self, plan: Plan, runs: Sequence[Run]) -> list[str]:
         """Record this reading, unless the same choice was read before. Return the warnings."""
         choice = _choice(plan, runs)
-        earlier = _lines(self.reads)
+        earlier = _reads(self.reads)
         if any(read["choice"] == choice["choice"] for read in earlier):
             return []
         append_line(self.reads, {**choice, **_who(), "earlier": len(earlier)})
@@ -84,7 +84,9 @@ class HeldOut:
 
     def _evaluate(self, plan: Plan, run: Run) -> None:
         row = plan.results.by_key[run.key]
-        if "test" in row or any(_is_of(line, row) for line in _lines(self.metrics)):
+        if "test" in row or any(
+            _is_of(line, row) for line in _lines(self.metrics, "key", "weights", "test")
+        ):
             return
         folder = self.workspace.work / run.name
         line: Row = {"key": list(run.key), "weights": row["weights"]}
@@ -96,7 +98,10 @@ class HeldOut:
     def _with_test(self, row: Row, runs: Sequence[Run]) -> Row:
         if all(run.key != key_of(row) for run in runs):
             return row
-        found = next((line for line in _lines(self.metrics) if _is_of(line, row)), {})
+        found = next(
+            (line for line in _lines(self.metrics, "key", "weights", "test") if _is_of(line, row)),
+            {},
+        )
         return {**row, **{key: value for key, value in found.items() if key.startswith("test")}}
 
 
@@ -136,7 +141,23 @@ def _is_of(line: Row, row: Row) -> bool:
     return tuple(line["key"]) == key_of(row) and line["weights"] == row.get("weights")
 
 
-def _lines(file: Path) -> list[Row]:
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+def _lines(file: Path, *needed: str) -> list[Row]:
+    """Return the lines of a file. Raises MtlError on a line without what is needed."""
+    rows: list[Row] = []
+    for number, row in json_lines(file):
+        if not isinstance(row, dict) or any(name not in row for name in needed):
+            raise MtlError(f"{file}, line {number}: damaged: restore the line from a copy")
+        rows.append(row)
+    return rows
+
+
+def _reads(file: Path) -> list[Row]:
+    """Return the readings of the test split. A damaged line would hide one, so it is an error."""
+    found = _lines(file, "choice", "arms", "date", "user")
+    lines = read_file(file).splitlines() if exists(file) else []
+    if len(found) < len(lines):
+        raise MtlError(
+            f"{file} has a damaged line, which would hide a reading of the test split: restore "
+            "the line from a copy, or remove it and report that reading"
+        )
+    return found

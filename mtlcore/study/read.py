@@ -15,11 +15,13 @@ from ..config.overrides import Table, read_toml
 from ..config.problems import explain
 from ..config.strict import converter
 from ..errors import MtlError, nearest
-from ..files import read_file, text_encoding
+from ..files import exists, read_file, text_encoding
 from .definition import Definition
 from .plan import ROLES, STAGES, Plan, Results
 
 _IN_ARMS = re.compile(r"^arms\[([^\]]*)\]")
+EXPERIMENT = frozenset({"data", "encoder", "pretext", "task", "train"})
+"""Tables of an experiment, and never of a study."""
 _NAME = re.compile(r"[^\s/\\+@.-][^\s/\\+@]*")
 
 
@@ -30,7 +32,13 @@ def read(file: Path, configs: Path | None = None) -> Definition:
 
     Raises MtlError with one line for each problem. The configurations are not loaded.
     """
-    definition = structured(read_tables(file), str(file))
+    tables = read_tables(file)
+    if "arms" not in tables and tables.keys() & EXPERIMENT:
+        raise MtlError(
+            f"{file} is an experiment, not a study: `mtl study new {file} --vary "
+            "pretext=puzzling,rotation` writes a study of it"
+        )
+    definition = structured(tables, str(file))
     folder = configs or file.parent
 
     def located(name: str) -> str:
@@ -55,12 +63,28 @@ def read_tables(file: Path) -> Table:
 
     `extends = "NAME"` takes missing keys from NAME.toml beside it, and missing arms one by one.
     """
+    return _extended(file, ())
+
+
+def _extended(file: Path, below: tuple[Path, ...]) -> Table:
+    """Return the tables of a file. below: the files that extend it."""
     tables = _toml(file)
     if "extends" not in tables:
         return tables
-    extended = read_tables(file.with_name(f"{tables.pop('extends')}.toml"))
-    arms = extended.get("arms", {}) | tables.get("arms", {})
-    return extended | tables | {"arms": arms}
+    name = tables.pop("extends")
+    other = file.with_name(f"{name}.toml")
+    if not isinstance(name, str) or other in (file, *below):
+        raise MtlError(
+            f"{file}: extends = {name!r}: expected the name of another study beside it, without "
+            ".toml, that does not extend this one"
+        )
+    if not exists(other):
+        raise MtlError(f"{file}: extends = {name!r}: there is no {other}")
+    extended = _extended(other, (file, *below))
+    arms, own = extended.get("arms", {}), tables.get("arms", {})
+    if isinstance(arms, dict) and isinstance(own, dict):
+        own = arms | own
+    return extended | tables | {"arms": own}
 
 
 def _toml(file: Path) -> Table:
@@ -121,6 +145,11 @@ def _problems(definition: Definition) -> Iterator[str]:
             yield f"arms.{name}.trials = []: expected a list of settings for each trial"
         if arm.like is not None and arm.like not in arms:
             yield f"arms.{name}.like = {arm.like!r}: no such arm; {nearest(arm.like, arms)}"
+        elif arm.like is not None and arms[arm.like].like is not None:
+            yield (
+                f"arms.{name}.like = {arm.like!r}: arms.{arm.like} has no trials of its own (its "
+                "`like`): name an arm that is tuned"
+            )
     if not definition.seeds and not definition.headline_seeds:
         yield "seeds is missing: expected a list of whole numbers, such as seeds = [0, 1, 2]"
     if definition.equal_compute is True and not definition.seeds:
@@ -152,6 +181,10 @@ def _unknown_arms(definition: Definition) -> Iterator[str]:
         words[f"extras.{extra.name}.arms"] = extra.arms
         if extra.name in (*STAGES, "main"):
             yield f"extras.{extra.name}: this is the name of a stage: choose another"
+        if not _NAME.fullmatch(extra.name):
+            yield f"extras.{extra.name}: expected a word without spaces, /, + and @"
+        if [other.name for other in definition.extras].count(extra.name) > 1:
+            yield f"extras.{extra.name}: two extras have this name"
     for key, names in words.items():
         for name in names:
             try:

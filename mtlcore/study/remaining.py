@@ -19,6 +19,7 @@ class Remaining:
     ended: number of runs that have ended. left: the runs that are known and have not, of those
         that were asked for. others: the number of the rest.
     cpu_s: name -> CPU seconds estimated; nan if no run has ended that could tell.
+    equal_compute_follows: whether runs of the baseline at equal compute may be added.
     pending: stages whose runs depend on results that do not exist yet.
     errors: name -> why a run failed, which is tried again. stale: rows that no longer count.
     """
@@ -30,6 +31,7 @@ class Remaining:
     pending: tuple[str, ...]
     errors: dict[str, str]
     stale: tuple[Stale, ...]
+    equal_compute_follows: bool = False
 
     @property
     def done(self) -> bool:
@@ -46,12 +48,18 @@ class Remaining:
         lines = [f"{_seconds(self.cpu_s[run.name]):>8}  {run.name}" for run in self.left]
         known = [cpu_s for cpu_s in self.cpu_s.values() if math.isfinite(cpu_s)]
         unknown = len(self.cpu_s) - len(known)
-        total = (
-            f"{sum(known):8.0f}  CPU seconds estimated for the {len(self.left)} runs known so far"
-        )
-        if unknown:
-            total += f", without {unknown} of unknown compute"
+        if known or not self.left:
+            total = f"{sum(known):8.0f}  CPU seconds estimated for the "
+            total += f"{len(self.left)} runs known so far"
+            total += f", without {unknown} of unknown compute" if unknown else ""
+        else:
+            total = f"{len(self.left)} runs are left; CPU seconds are estimated after the first run"
         lines += [total, f"{self.ended} runs are done"]
+        if self.equal_compute_follows:
+            lines.append(
+                "equal_compute: the baseline with more steps follows, after the first seed of the "
+                "other arms"
+            )
         if self.pending:
             names = ", ".join(self.pending)
             lines.append(f"Stages that depend on results that do not exist yet: {names}")
@@ -79,7 +87,16 @@ def remaining(plan: Plan, rows: Rows, left: Sequence[Run]) -> Remaining:
         pending=tuple(plan.pending_stages()),
         errors={name_of(key_of(row)): row["failed"] for row in rows.errors},
         stale=rows.stale,
+        equal_compute_follows=_follows(plan),
     )
+
+
+def _follows(plan: Plan) -> bool:
+    """Return whether an arm has no row yet that says how many images it encodes."""
+    study = plan.definition
+    if study.equal_compute is not True:
+        return False
+    return any(math.isnan(plan.forwards(name)) for name in study.arms)
 
 
 def estimate(plan: Plan, run: Run) -> float:

@@ -5,6 +5,7 @@ Everything is read from config.toml and run.json. No component is loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,10 @@ COMPUTE_KEYS = ("train.steps", "train.epochs")
 LABELED = ("task", "pretext", "data", "callback", "augment")
 MUST_BE_EQUAL = ("encoder", "data", "input", "train.steps", "train.epochs", "train.init_from")
 """Tables and keys that make two arms unfair to compare, unless they are what is compared."""
+
+
+SET_ASIDE = re.compile(r"\.old-\d+$")
+"""The folder of a run whose study was edited afterwards."""
 
 
 @frozen
@@ -73,7 +78,15 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 def _runs_in(path: Path) -> list[Path]:
     if not is_folder(path):
         raise MtlError(f"{path}: there is no such folder. Expected run folders of `mtl train`")
-    inside = [run for run in sorted(path.iterdir()) if is_file(RunFolder(run).config)]
+    if is_file(path / "runs.jsonl"):
+        path = path / "runs"  # the folder of a study
+        if not is_folder(path):
+            raise MtlError(f"{path} is missing: the folder of the study has no run folders")
+    inside = [
+        run
+        for run in sorted(path.iterdir())
+        if is_file(RunFolder(run).config) and not SET_ASIDE.search(run.name)
+    ]
     if not inside:
         raise MtlError(
             f"{path} is neither a run nor a folder of runs: no config.toml in it, and none in a "

@@ -14,7 +14,7 @@ from ..callbacks.progress import ProgressReporter
 from ..config.load import Where
 from ..config.same import changed_keys
 from ..errors import MtlError
-from ..files import write_atomically, write_errors_as_mtl_error
+from ..files import is_folder, write_atomically, write_errors_as_mtl_error
 from .again import Repeated, again
 from .checks import prepared
 from .definition import Definition
@@ -55,6 +55,13 @@ class Study:
         Raises MtlError with one line for each problem.
         """
         path = Path(file)
+        if not path.name or is_folder(path):
+            raise MtlError(f"{path} is a folder: expected a study, a TOML file such as study.toml")
+        if path.suffix == "" and out is None:
+            raise MtlError(
+                f"{path}: the folder of the study would have the same name: rename the file to "
+                f"{path}.toml, or choose another --out"
+            )
         folder = path.with_suffix("") if out is None else Path(out)
         return cls(prepared(read(path)), folder, path)
 

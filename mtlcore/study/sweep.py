@@ -143,11 +143,13 @@ def plan_sweep(
     """
     _require_axes(axes)
     keys = [axis.key for axis in axes]
+    # Without seeds, the seed of the overrides is used below.
+    shared = [word for word in overrides if seeds or word.partition("=")[0].strip() != "seed"]
     arms: dict[str, Arm] = {}
     options: dict[str, Sequence[str]] = {}
     for setting in itertools.product(*(axis.overrides for axis in axes)):
         name = arm_name(keys, setting)
-        arms[name] = Arm(name, set=(*overrides, *setting))
+        arms[name] = Arm(name, set=(*shared, *setting))
         options[name] = setting
     definition = Definition(
         config=str(config.absolute()),

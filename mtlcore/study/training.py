@@ -193,9 +193,9 @@ class Trainee:
         known = directions(experiment)
         metric = definition.metric_of(run.stage) or best_by(experiment)
         if metric not in known:
-            raise MtlError(
-                f"metric = {metric!r}: {run.name} has no such metric; {nearest(metric, known)}"
-            )
+            # The same text for all arms: the study stops at the second one.
+            of_tasks = [name for name in known if name.partition("/")[0] in experiment.tasks]
+            raise MtlError(f"metric = {metric!r}: no such metric; {nearest(metric, of_tasks)}")
         higher = known[metric]
         if run.stage in ("tune", "main") and definition.higher_is_better is not None:
             higher = definition.higher_is_better

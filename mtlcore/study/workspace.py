@@ -14,12 +14,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from attrs import Factory, frozen
 from filelock import FileLock, Timeout
 
 from ..errors import MtlError
-from ..files import write_errors_as_mtl_error
+from ..files import exists, read_file, write_errors_as_mtl_error
 from .definition import Definition
 from .identity import settings_hash
 from .plan import Key, Plan, Results, Row, Run, key_of, name_of
@@ -88,13 +89,15 @@ class Workspace:
 
     def rows(self) -> list[Row]:
         """Return all rows of the file with today's names, in order."""
-        if not self.file.exists():
-            return []
         found: list[Row] = []
-        for line in self.file.read_text(encoding="utf-8").splitlines():
-            # A line cut off by a crash is not JSON: its run is not finished.
-            with suppress(json.JSONDecodeError):
-                found.append(self.site.read_row(json.loads(line)))
+        for number, row in json_lines(self.file):
+            problem = _problem(row)
+            if problem:
+                raise MtlError(
+                    f"{self.file}, line {number}: {problem}: restore the line, or remove it, and "
+                    "`mtl study run` reads its run folder again"
+                )
+            found.append(self.site.read_row(row))
         return found
 
     def sorted_rows(self) -> Rows:
@@ -201,6 +204,49 @@ class Workspace:
             yield True
         finally:
             lock.release()
+
+
+def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the value of each line; none if there is no file.
+
+    A line that a crash has cut off is not JSON. It is left out: what it described is done again.
+    """
+    if not exists(file):
+        return
+    lines = read_file(file).decode("utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        with suppress(json.JSONDecodeError):
+            yield number, json.loads(line)
+
+
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "stage": str,
+    "arm": str,
+    "trial": int,
+    "seed": int,
+    "steps": int,
+    "set": list,
+    "encoded": (int, float),
+    "cpu_s": (int, float),
+    "validation": dict,
+    "device": str,
+}
+"""What each row has, of any format."""
+
+
+def _problem(row: Any) -> str:
+    """Return why a value is not a row, or ""."""
+    if not isinstance(row, dict):
+        return f"expected a row of a study, got {row!r}"
+    for name, kind in FIELDS.items():
+        if name not in row:
+            return f"the row has no {name!r}"
+        if not isinstance(row[name], kind):
+            return f"{name} = {row[name]!r}: damaged"
+    for name, value in row["validation"].items():
+        if not isinstance(value, int | float):
+            return f"validation/{name} = {value!r}: expected a number"
+    return ""
 
 
 def append_line(file: Path, row: Mapping[str, object]) -> None:

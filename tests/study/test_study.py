@@ -96,6 +96,15 @@ def test_each_mistake_in_a_study_is_named_with_its_place_and_the_nearest_name(fo
         (("grid=2", "girid=2"), r"arms.puzzling: pretext.puzzling.girid.*did you mean 'grid'"),
         (("base.toml", "bases.toml"), r"bases.toml can't be read"),
         (("seeds =", 'controls = ["views"]\nseeds ='), r"controls\[0\] = 'views': expected one of"),
+        (("set =", 'like = "puzzling"\nset ='), r"arms.puzzling has no trials of its own"),
+        (("config =", 'extends = "study"\nconfig ='), r"that does not extend this one"),
+        (("config =", 'extends = "none"\nconfig ='), r"extends = 'none': there is no"),
+        (("grid=2", 'grid=2", "seed=3'), r"arms.puzzling: seed=3: `seeds` sets the seeds"),
+        (("seeds =", 'metric = "quater/accuracy"\nseeds ='), r"did you mean 'quarter'"),
+        (
+            ("[0, 1]", "[0, 1]\n[[extras]]\nname='a/b'\narms=[]\nseeds=[]"),
+            r"extras.a/b: expected a w",
+        ),
     ]:
         with subtests.test(message=message), pytest.raises(MtlError, match=message):
             Study.load(written(folder, MINIMAL.replace(*change)))
@@ -117,6 +126,40 @@ def test_arms_that_differ_in_what_they_share_are_an_error_unless_the_study_says_
             with pytest.raises(MtlError, match=rf'arms.puzzling: {key}: .*differ = \["{what}"\]'):
                 Study.load(written(folder, text))
             assert Study.load(written(folder, f'differ = ["{what}"]\n{text}'))
+
+
+def test_an_experiment_or_a_folder_in_place_of_a_study_is_an_error(folder):
+    with pytest.raises(MtlError, match=r"is an experiment, not a study: `mtl study new"):
+        Study.load(folder / "base.toml")
+    with pytest.raises(MtlError, match=r"is a folder: expected a study"):
+        Study.load(folder)
+
+
+def test_an_arm_that_sets_its_steps_trains_that_many(folder):
+    text = MINIMAL.replace("grid=2", 'grid=2", "train.steps=7')
+    plan = played(f'differ = ["steps"]\n{text}', {}, folder)
+    assert {(run.arm.name, run.steps) for run in plan.runs()} == {
+        ("supervised", 3),
+        ("puzzling", 7),
+    }
+    with pytest.raises(MtlError, match=r"`steps` sets the steps of all arms: use `factor`"):
+        Study.load(written(folder, f'steps = 3\ndiffer = ["steps"]\n{text}'))
+
+
+def test_a_damaged_row_or_reading_of_the_test_split_is_named_with_its_line(folder, subtests):
+    study = Study.load(written(folder))
+    rows = study.folder / "runs.jsonl"
+    rows.parent.mkdir()
+    for line, message in [
+        ("3", "line 1: expected a row"),
+        ("{}", "line 1: the row has no 'stage'"),
+    ]:
+        with subtests.test(line=line):
+            rows.write_text(f"{line}\n")
+            with pytest.raises(MtlError, match=message):
+                study.plan()
+    rows.write_bytes(b'{"stage": "ma\xff')  # cut off by a crash
+    assert len(study.plan().left) == 4
 
 
 def test_the_same_arm_twice_is_an_error(folder):

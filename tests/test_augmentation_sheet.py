@@ -47,10 +47,10 @@ def test_the_label_of_a_sample_is_drawn_and_a_missing_one_is_named():
 
     view = Fixed().view(b.images, (32, 32), KeyedRng((0,))("view")).images
     lines = [
-        ("90% as drawn", "10% c"),
-        ("25% as drawn", "75% a"),
-        ("100% as drawn", ""),
-        ("50% as drawn", "50% b"),
+        ("90% a", "10% c"),
+        ("25% b", "75% a"),
+        ("100% c", ""),
+        ("50% a", "50% b"),
         ("", ""),
         ("", ""),
     ]

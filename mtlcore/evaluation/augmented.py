@@ -128,7 +128,7 @@ class _Labels:
         for i, image in enumerate(images):
             cell = self._drawn(image, answers[0][i], head_input, i)
             if len(answers) > 1:
-                cell = with_lines(cell, self._shares(answers[1], head_input, i))
+                cell = with_lines(cell, self._shares(answers, head_input, i))
             cells.append(cell)
         return Strip(f"{self.label}: {_named(name, images)}", torch.stack(cells))
 
@@ -140,31 +140,34 @@ class _Labels:
             return draw_text(enlarged(image), "not in this view")
         return drawing(self.task, image, answer)
 
-    def _shares(self, answers: Tensor, head_input: HeadInput, i: int) -> list[str]:
-        """Return the lines below a mixed image: its own share, and the partner's label.
+    def _shares(self, answers: Sequence[Tensor], head_input: HeadInput, i: int) -> list[str]:
+        """Return the lines below a mixed image: the shares of its own and of the partner's label.
 
-        answers: (B, ...), the labels of the partners.
+        answers: (B, ...) each, the own labels and those of the partners.
         """
         own, other = (float(share[i]) for _, share in head_input.targets if share is not None)
         if own + other == 0:
             return ["", ""]
-        first = f"{own:.0%} as drawn" if self.present[i] else f"{1 - other:.0%} no label"
+        first = f"{1 - other:.0%} no label"
+        if self.present[i]:
+            drawn = self.task.answer(answers[0][i : i + 1])[0]
+            first = f"{own:.0%} {_words(drawn, 'as drawn')}"[:MOST_CHARACTERS]
         if own == 1:
             return [first, ""]
         if other == 0:
             return [first, f"{1 - own:.0%} no label"]
-        words = _words(self.task.answer(answers[i : i + 1])[0])
+        words = _words(self.task.answer(answers[1][i : i + 1])[0], "the partner's")
         return [first, f"{other:.0%} {words}"[:MOST_CHARACTERS]]
 
 
-def _words(answer: Answer) -> str:
-    """Return an answer in a few words."""
+def _words(answer: Answer, dense: str) -> str:
+    """Return an answer in a few words; `dense` for a map or points."""
     if "label" in answer:
         return str(answer["label"])
     if "labels" in answer:
         return ", ".join(answer["labels"]) or "-"
     if "map" in answer or "points" in answer:
-        return "the partner's"
+        return dense
     if len(answer) == 1:
         return f"{next(iter(answer.values())):.3g}"
     pairs = list(answer.items())[:MOST_NUMBERS]

@@ -136,6 +136,7 @@ def test_renamed_weights_are_recognized_by_the_order_of_their_shapes(tmp_path: P
         for name, value in own.items()
         if "num_batches" not in name
     }
+    renamed["_fc.weight"] = torch.zeros(10, 512)  # a classifier whose name is unknown here
     torch.save(renamed, file)
     with pytest.raises(MtlError) as raised:
         Resnet18(weights=str(file)).build((64, 64))

@@ -120,6 +120,10 @@ def read(encoder: str, path: str, net: nn.Module) -> Mapping[str, Tensor]:
                 f'[encoder] {encoder}: weights = "{path}" is the folder of a run: set '
                 f'train.init_from = "{path}" instead; it also compares how images are normalized'
             )
+        if file.is_dir():
+            raise MtlError(
+                f'[encoder] {encoder}: weights = "{path}" is a folder; expected a file of weights'
+            )
         close = difflib.get_close_matches(path, (NONE, IMAGENET), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise MtlError(

@@ -224,9 +224,7 @@ class GroupOverride(Settings):
 
     def __attrs_post_init__(self) -> None:
         if self.lr is None and self.weight_decay is None:
-            raise MtlError(
-                f"optimizer.groups: match = {self.match!r} changes nothing: set lr or weight_decay"
-            )
+            raise MtlError(f"match = {self.match!r} changes nothing: set lr or weight_decay")
 
 
 @suggests_names

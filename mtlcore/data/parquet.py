@@ -1,6 +1,6 @@
 """The dataset `parquet`: a table with the images, or their paths, in a column.
 
-A folder of parquet files, as the Hugging Face Hub stores data sets, is one table. Its column of
+A folder of parquet files, as the Hugging Face Hub stores datasets, is one table. Its column of
 images is a struct {bytes, path}; columns of class numbers have their class names in the file.
 
 Reading single rows is slow, since a parquet file is compressed in groups of rows. Data that does

@@ -120,6 +120,10 @@ def read(encoder: str, path: str, net: nn.Module) -> Mapping[str, Tensor]:
                 f'[encoder] {encoder}: weights = "{path}" is the folder of a run: set '
                 f'train.init_from = "{path}" instead; it also compares how images are normalized'
             )
+        if file.is_dir():
+            raise MtlError(
+                f'[encoder] {encoder}: weights = "{path}" is a folder; expected a file of weights'
+            )
         close = difflib.get_close_matches(path, (NONE, IMAGENET), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise MtlError(
@@ -278,7 +282,8 @@ def _what_fits(net: nn.Module, state: Mapping[str, Tensor], classifier: tuple[st
     by_name = sum(given.get(name) == shape for name, shape in own.items())
     by_shape = (Counter(own.values()) & Counter(given.values())).total()
     text = f"Of its {len(own)} tensors, {by_name} fit by name and shape, {by_shape} by shape alone"
-    if list(own.values()) != list(given.values()):
+    # The file's own classifier may follow, under a name that is unknown here.
+    if list(own.values()) != list(given.values())[: len(own)]:
         return text
     other = next(pair for pair in zip(given, own) if pair[0] != pair[1])
     return (

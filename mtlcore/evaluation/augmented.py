@@ -126,45 +126,58 @@ class _Labels:
         answers = [self.task.as_answer(target) for target, _ in head_input.targets]
         cells = []
         for i, image in enumerate(images):
-            cell = self._drawn(image, answers[0][i], head_input, i)
+            shares = self._shares(head_input, i)
+            drawn = max(range(len(shares)), key=shares.__getitem__)  # the own label, if equal
+            cell = self._drawn(image, answers[drawn][i], shares[drawn], head_input, i)
             if len(answers) > 1:
-                cell = with_lines(cell, self._shares(answers[1], head_input, i))
+                both = [(shares[k], answers[k][i : i + 1]) for k in (drawn, 1 - drawn)]
+                cell = with_lines(cell, self._lines(both))
             cells.append(cell)
         return Strip(f"{self.label}: {_named(name, images)}", torch.stack(cells))
 
-    def _drawn(self, image: Tensor, answer: Tensor, head_input: HeadInput, i: int) -> Tensor:
-        """Draw the own label of sample i, if it has one in this view."""
+    def _shares(self, head_input: HeadInput, i: int) -> list[float]:
+        """Return the share of each label in sample i: its own, and its partner's if it is mixed."""
+        shares = [1.0 if share is None else float(share[i]) for _, share in head_input.targets]
         if not self.present[i]:
+            shares[0] = 0.0
+        return shares
+
+    def _drawn(
+        self, image: Tensor, answer: Tensor, share: float, head_input: HeadInput, i: int
+    ) -> Tensor:
+        """Draw the label with the largest share in sample i, if it has one in this view."""
+        if share == 0 and not self.present[i]:
             return draw_text(enlarged(image), "no label")
         if head_input.unfollowed is not None and head_input.unfollowed[i]:
-            return draw_text(enlarged(image), "not in this view")
+            return draw_text(enlarged(image), "can't follow")
         return drawing(self.task, image, answer)
 
-    def _shares(self, answers: Tensor, head_input: HeadInput, i: int) -> list[str]:
-        """Return the lines below a mixed image: its own share, and the partner's label.
+    def _lines(self, both: Sequence[tuple[float, Tensor]]) -> list[str]:
+        """Return the lines below a mixed image: the shares of its labels, the drawn one first.
 
-        answers: (B, ...), the labels of the partners.
+        both: shares and labels (1, ...).
         """
-        own, other = (float(share[i]) for _, share in head_input.targets if share is not None)
-        if own + other == 0:
-            return ["", ""]
-        first = f"{own:.0%} as drawn" if self.present[i] else f"{1 - other:.0%} no label"
-        if own == 1:
-            return [first, ""]
-        if other == 0:
-            return [first, f"{1 - own:.0%} no label"]
-        words = _words(self.task.answer(answers[i : i + 1])[0])
-        return [first, f"{other:.0%} {words}"[:MOST_CHARACTERS]]
+        names = ("as drawn", "of the other image")
+        known = [(share, self._words_of(label, name)) for (share, label), name in zip(both, names)]
+        known = [(share, words) for share, words in known if share > 0]
+        missing = 1 - sum(share for share, _ in known)
+        if known and missing > 1e-6:
+            known.append((missing, "no label"))
+        lines = [f"{share:.0%} {words}"[:MOST_CHARACTERS] for share, words in known]
+        return [*lines, "", ""][:2]
+
+    def _words_of(self, label: Tensor, dense: str) -> str:
+        return _words(self.task.answer(label)[0], dense)
 
 
-def _words(answer: Answer) -> str:
-    """Return an answer in a few words."""
+def _words(answer: Answer, dense: str) -> str:
+    """Return an answer in a few words; `dense` for a map or points."""
     if "label" in answer:
         return str(answer["label"])
     if "labels" in answer:
         return ", ".join(answer["labels"]) or "-"
     if "map" in answer or "points" in answer:
-        return "the partner's"
+        return dense
     if len(answer) == 1:
         return f"{next(iter(answer.values())):.3g}"
     pairs = list(answer.items())[:MOST_NUMBERS]

@@ -31,7 +31,7 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int) -> R
     """Take `steps` steps, each with a higher learning rate: from `low` to `high`, in equal ratios.
 
     The loss is the sum of all losses with the weights of the configuration. The test ends where it
-    diverges. Nothing is written. Raises MtlError if the loss falls nowhere.
+    diverges. Nothing is written. Raises MtlError if the loss does not fall.
     """
     train = evolve(experiment.train, steps=steps, epochs=None)
     trainer = Trainer(evolve(experiment, train=train))
@@ -48,7 +48,7 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int) -> R
     slopes = np.gradient(smoothed[:until], np.log(lrs[:until])) if until > 2 else np.zeros(1)
     if slopes.min() >= 0:
         given = f"from --low {low:g} to --high {high:g}"
-        raise MtlError(f"the loss falls nowhere {given}: set a lower --low, or more --steps")
+        raise MtlError(f"the loss does not fall {given}: set a lower --low, or more --steps")
     return RangeTest(tuple(lrs), tuple(smoothed.tolist()), lrs[int(slopes.argmin())])
 
 

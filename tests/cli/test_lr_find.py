@@ -58,5 +58,5 @@ def test_bad_options_are_refused_before_any_step(config, monkeypatch, capsys):
 
 
 def test_a_loss_that_falls_nowhere_is_an_error(config):
-    with pytest.raises(MtlError, match="falls nowhere from --low 900 to --high 1000: set"):
+    with pytest.raises(MtlError, match="does not fall from --low 900 to --high 1000: set"):
         range_test(load(config, ["optimizer.name=sgd"]), 900, 1000, 10)

@@ -136,6 +136,7 @@ def test_renamed_weights_are_recognized_by_the_order_of_their_shapes(tmp_path: P
         for name, value in own.items()
         if "num_batches" not in name
     }
+    renamed["_fc.weight"] = torch.zeros(10, 512)  # a classifier whose name is unknown here
     torch.save(renamed, file)
     with pytest.raises(MtlError) as raised:
         Resnet18(weights=str(file)).build((64, 64))
@@ -145,6 +146,8 @@ def test_renamed_weights_are_recognized_by_the_order_of_their_shapes(tmp_path: P
 
 
 def test_the_folder_of_a_run_is_not_a_file_of_weights(tmp_path: Path):
+    with pytest.raises(MtlError, match="is a folder; expected a file of weights"):
+        Resnet18(weights=str(tmp_path)).build((64, 64))
     (tmp_path / "config.toml").write_text("seed = 0\n")
     with pytest.raises(MtlError, match=r"set train\.init_from"):
         Resnet18(weights=str(tmp_path)).build((64, 64))

@@ -83,10 +83,9 @@ def to_parquet(index: Index, records: Records) -> bytes:
 def from_parquet(data: bytes, plan: Plan, where: str) -> tuple[Index, Records]:
     """Return the index of a pack, and where its records are. Raises MtlError for a damaged file."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = _read(data)
         return _index(table, plan), _records(table)
     except (pa.ArrowException, LookupError, ValueError, OSError) as error:
         raise MtlError(f"{where} is damaged: {error}: {AGAIN}") from error
@@ -102,11 +101,16 @@ def shard_to_parquet(records: Records, sha256: str) -> bytes:
 
 def shard_from_parquet(data: bytes) -> tuple[Records, str]:
     """Return what `shard_to_parquet` was given. Raises an error of pyarrow for other bytes."""
+    table = _read(data)
+    return _records(table), table.schema.metadata[SHA256.encode()].decode()
+
+
+def _read(data: bytes) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(data), use_threads=False)
-    return _records(table), table.schema.metadata[SHA256.encode()].decode()
+    # Not `read_table`: it imports pyarrow.dataset, and pandas with it, which takes a second.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
 def _written(table: pa.Table) -> bytes:

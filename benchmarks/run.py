@@ -1,7 +1,8 @@
 """Run a measurement: `python benchmarks/run.py SUITE [--quick] [--json FILE] [--check]`.
 
 A suite compares variants by their process-CPU time, measured alternately in one process. `loader`
-compares wall time too, and needs the images that `benchmarks/loader.py` names.
+compares wall time too, so it needs a quiet machine; it also needs the images that
+`benchmarks/loader.py` names, and 5 GB in the folder for temporary files.
 
     ratio = our CPU time / the CPU time of the baseline; lower is better
 

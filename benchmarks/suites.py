@@ -14,6 +14,7 @@ from loader import loader
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from ours import CLASSES, experiment, images, labels, profile, stepper
+from packs import packs
 from PIL import Image
 from timing import Row, Variant, compare, cpu_times
 from torch import Tensor, nn
@@ -240,5 +241,5 @@ SUITES: dict[str, Callable[[bool], list[Row]]] = {
     "inference": inference,
     "predict": predict,
     "weighting": weighting,
-    "loader": loader,
+    "loader": lambda quick: [*loader(quick), *packs(quick)],
 }

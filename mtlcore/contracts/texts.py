@@ -137,9 +137,11 @@ class Texts:
         return Texts(buffer, starts)
 
     def _picked(self, positions: np.ndarray) -> Iterator[str]:
-        starts, stops = self.starts[positions].tolist(), self.starts[positions + 1].tolist()
-        for start, stop in zip(starts, stops):
-            yield self._text(start, stop)
+        for first in range(0, len(positions), CHUNK):
+            part = positions[first : first + CHUNK]
+            starts, stops = self.starts[part].tolist(), self.starts[part + 1].tolist()
+            for start, stop in zip(starts, stops):
+                yield self._text(start, stop)
 
     def _text(self, start: int, stop: int) -> str:
         return self.buffer[start:stop].tobytes().decode(*ENCODING)

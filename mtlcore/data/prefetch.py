@@ -11,10 +11,10 @@ in memory. A batch is a function of its step, so the run is the same, bit for bi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -24,6 +24,7 @@ from .loader import DirectLoader, Loader, to_device
 from .run_data import RunData
 from .sampler import Sampler
 
+T = TypeVar("T")
 MISSED_STEPS = 2  # steps in a row that were not read ahead, until the thread follows them
 
 
@@ -149,3 +150,28 @@ class PrefetchLoader:
         with self._reading:
             batch = self._direct.read(step, number)
         return to_device(batch, self._direct.device)
+
+
+class OneAhead(Generic[T]):
+    """Reads one batch ahead, for an evaluation: the next batch of this rank.
+
+    read: number of a batch -> the batch. batches: their number. stride: to the next one.
+    The thread ends with this object. An error is raised by the request of its own batch.
+    """
+
+    def __init__(self, read: Callable[[int], T], batches: int, stride: int) -> None:
+        self._read, self._batches, self._stride = read, batches, stride
+        self._pool = ThreadPoolExecutor(1, "evaluation")
+        self._waiting: dict[int, Future[T]] = {}
+
+    def get(self, number: int) -> T:
+        """Return a batch, and let the thread read the next one."""
+        waiting = self._waiting.pop(number, None)
+        batch = self._read(number) if waiting is None else waiting.result()
+        for dropped in self._waiting.values():
+            dropped.cancel()
+        self._waiting.clear()
+        following = number + self._stride
+        if following < self._batches:
+            self._waiting[following] = self._pool.submit(self._read, following)
+        return batch

@@ -171,13 +171,13 @@ def _shuffled_groups(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[int]]:
     """Return the groups in random order, stratum by stratum, and their numbers of samples."""
-    names, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    names, sizes = np.unique(groups, return_counts=True)
     if len(names) == len(groups):
         stratum = strata[np.argsort(groups, kind="stable")]
     else:
         # table[g, s]: how many samples of group g are in stratum s
         table = np.zeros((len(names), int(strata.max(initial=0)) + 1), dtype=np.int64)
-        np.add.at(table, (inverse, strata), 1)
+        np.add.at(table, (np.searchsorted(names, groups), strata), 1)
         stratum = table.argmax(1)
     order = rng.permutation(len(names))
     order = order[np.argsort(stratum[order], kind="stable")]

@@ -103,6 +103,8 @@ def _targets(task: SupervisedTask, samples: JoinedSamples) -> TaskTargets:
     present = present & torch.from_numpy(samples.keeps_labels[has_value])
     absent = ~present.view(-1, *[1] * (target.ndim - 1))
     target = target.masked_fill(absent, 0)
+    if has_value.all():
+        return TaskTargets(target, present)
 
     # Scatter the values of some datasets to the positions among all samples.
     n = len(samples)

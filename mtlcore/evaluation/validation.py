@@ -7,18 +7,23 @@ indices (N,) -> batches of `input.eval_batch_size` -> uint8 images and targets
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from ..config.experiment import Experiment
 from ..contracts import View
+from ..data.cache import CachedSamples, MemoryImageCache
 from ..data.dataset import RunData
+from ..data.prefetch import OneAhead
 from ..model.preprocess import Preprocess
+from ..networks import world_size
 from ..rng import KeyedRng
 from .precision import autocast
 
@@ -38,12 +43,29 @@ class EvaluationBatch(NamedTuple):
 
 @frozen(eq=False)
 class ValidationBatches:
-    """The batches of these samples, in order. indices: (N,) int64, of any split."""
+    """The batches of these samples, in order.
+
+    While a rank evaluates a batch, a background thread reads its next one, unless the images are in
+    memory or `input.prefetch` is 0.
+
+    indices: (N,) int64, of any split. ranks: each of them evaluates every `ranks`-th batch.
+    """
 
     experiment: Experiment
     data: RunData
     indices: np.ndarray
     device: torch.device
+    ranks: int = field(factory=world_size)
+    _take: Callable[[int], CachedSamples] = field(init=False)
+
+    @_take.default
+    def _reader(self) -> Callable[[int], CachedSamples]:
+        size = self.experiment.input.eval_batch_size
+        # Not a method of this object: the thread would keep it alive.
+        read = partial(_read, self.data, self.indices, size)
+        if not self.experiment.input.prefetch or isinstance(self.data.images, MemoryImageCache):
+            return read
+        return OneAhead(read, len(self), self.ranks).get
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -51,12 +73,12 @@ class ValidationBatches:
 
     def images(self, number: int) -> Tensor:
         """Return the images of a batch as the cache stores them, uint8 on the device."""
-        return self.data.images.take(self._samples(number)).images.to(self.device)
+        return self._take(number).images.to(self.device)
 
     def batch(self, number: int) -> EvaluationBatch:
         """Return the images of a batch, with the targets of all tasks, on the device."""
-        samples = self._samples(number)
-        cached = self.data.images.take(samples)
+        samples = _samples(self.indices, self.experiment.input.eval_batch_size, number)
+        cached = self._take(number)
         of_tasks = self.data.targets_of(samples, cached)
         index = torch.from_numpy(samples)
         targets: dict[str, Tensor] = {}
@@ -78,6 +100,10 @@ class ValidationBatches:
         """Return a context in which forwards run in the precision of the run."""
         return autocast(self.experiment.train.precision, self.device)
 
-    def _samples(self, number: int) -> np.ndarray:
-        size = self.experiment.input.eval_batch_size
-        return self.indices[number * size : (number + 1) * size]
+
+def _samples(indices: np.ndarray, size: int, number: int) -> np.ndarray:
+    return indices[number * size : (number + 1) * size]
+
+
+def _read(data: RunData, indices: np.ndarray, size: int, number: int) -> CachedSamples:
+    return data.images.take(_samples(indices, size, number))

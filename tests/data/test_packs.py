@@ -296,9 +296,14 @@ def test_damaged_packs_are_refused_at_the_start(copy, subtests):
 def test_a_shard_that_is_cut_short_later_is_named(copy):
     dataset = Packed(copy)
     index = dataset.index()
+    images = open_data(of(dataset)).data.images
+    images.take(np.arange(13))
+    images.take(np.arange(13))  # from a map: reading beyond its end would end the process
     (copy / "shard-00000.bin").write_bytes(bytes(100))
     with pytest.raises(MtlError, match=r"shard-00000.bin has 100 bytes; expected 192"):
         dataset.decode(index, 0)
+    with pytest.raises(MtlError, match=r"shard-00000.bin has 100 bytes; expected 2,496"):
+        images.take(np.arange(13))
 
 
 def test_unreadable_images_count_towards_max_bad_of_the_run(whole):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,8 +29,10 @@ from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry, Views
 from mtlcore.data import cache
 from mtlcore.data.dataset import RunData, open_data
 from mtlcore.data.loader import DirectLoader, Loader
-from mtlcore.data.prefetch import PrefetchLoader, loader_for
+from mtlcore.data.prefetch import OneAhead, PrefetchLoader, loader_for
 from mtlcore.data.sampler import Sampler
+from mtlcore.evaluation.validation import ValidationBatches
+from mtlcore.runs import RunFolder
 from mtlcore.training.step import train_step
 from mtlcore.training.trainer import Trainer
 
@@ -124,6 +127,8 @@ def test_a_run_is_the_same_with_0_1_and_4_steps_read_ahead(opened, steps):
 
 
 def test_no_more_than_the_requested_steps_wait_in_memory(opened):
+    gc.collect()
+    wait_until_no_reader()  # of the tests before
     direct = Counting(*opened)
     loader = ahead_of(direct, 3)
     assert not readers()  # a trainer that never steps needs no thread
@@ -195,6 +200,39 @@ def test_images_in_memory_are_not_read_ahead_on_the_cpu(opened):
         assert type(loader) is kind
 
 
+def test_an_evaluation_reads_the_next_batch_of_its_rank_ahead():
+    reads: list[int] = []
+
+    def read(number: int) -> int:
+        reads.append(number)
+        if number == 5:
+            raise MtlError("5.png can't be read")
+        return number
+
+    ahead = OneAhead(read, batches=7, stride=2)
+    assert ahead.get(1) == 1
+    ahead._waiting[3].exception(SOON_S)
+    assert reads == [1, 3]
+    assert ahead.get(3) == 3
+    with pytest.raises(MtlError, match=r"5\.png"):
+        ahead.get(5)
+    assert reads == [1, 3, 5]  # batch 7 is beyond the end
+    assert ahead.get(0) == 0  # out of order
+
+
+def test_an_evaluation_on_files_sees_the_images_of_one_in_memory(opened):
+    exp, data = opened
+    exp = evolve(exp, input=evolve(exp.input, eval_batch_size=16))
+    indices = data.split["train"]
+    of_memory = ValidationBatches(exp, open_data(exp).data, indices, CPU)
+    of_files = ValidationBatches(exp, data, indices, CPU)
+    assert len(of_files) > 1
+    for number in range(len(of_files)):
+        one, other = of_memory.batch(number), of_files.batch(number)
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.present["kind"], other.present["kind"])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_batches_on_cuda_are_those_of_the_cpu(opened):
     exp, data = opened
@@ -258,6 +296,49 @@ def test_a_finished_run_leaves_no_thread_and_its_trainer_still_reads_batches(fol
     folder_run.run()
     wait_until_no_reader()
     assert len(folder_run.batch(3).micro_batches[0].images) == 8
+
+
+SLOW_FILES = """
+import sys, time
+from mtlcore.cli import main
+from mtlcore.data import cache, folder
+cache.memory_budget = lambda: 0
+read = folder.read_image
+
+def slow(key, root):
+    time.sleep(WAIT_S)
+    return read(key, root)
+
+folder.read_image = slow
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_while_images_are_read_saves_the_run_and_ends_it(folder_run, tmp_path, subtests):
+    """Most of a step is a wait for files, so the signal comes while the thread reads."""
+    del folder_run  # its files and its configuration
+    code = SLOW_FILES.replace("WAIT_S", "0.03")
+    settings = ["--set", "train.steps=100000", "--set", "train.log_every=1"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with subtests.test(number.name):
+            run = RunFolder(tmp_path / number.name)
+            words = ["train", str(tmp_path / "own.toml"), "--out", str(run.path), *settings]
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            while not run.metrics.exists():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.01)
+            process.send_signal(number)
+            out, error = process.communicate(timeout=120)
+            assert process.returncode == 128 + number, error
+            assert "--resume" in out
+            assert "Traceback" not in error
+            assert run.require().step >= run.log.rows()[-1]["step"]
 
 
 BY_HAND = """

@@ -15,6 +15,7 @@ import rank_worker
 import torch
 from lightning_fabric import Fabric
 
+from mtlcore.cli import main
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
 
@@ -260,6 +261,29 @@ def test_a_run_on_2_then_1_then_4_ranks_is_the_run_of_one_process(tmp_path):
     one, moved = runs.losses("one"), runs.losses("moved")
     assert [row[0] for row in moved] == list(range(1, 21))
     torch.testing.assert_close(moved, one, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_pack_is_killed_twice_and_moves_from_2_ranks_to_1_and_back(tmp_path):
+    """Bit for bit the run on images in memory. Both are the run of one process, up to rounding."""
+    runs, pack = Runs(tmp_path), tmp_path / "pack"
+    words = ["data", "pack", "dots", str(runs.config), "--out", str(pack), "--quality", "raw"]
+    assert main(words) == 0
+    runs.start("one", 1)
+    runs.start("memory", 2, kill_at=7)
+    text = runs.config.read_text()
+    runs.config.write_text(
+        text.replace("[data.dots]", f'[data.dots]\nname = "packed"\nroot = "{pack}"')
+    )
+    runs.start("pack", 2, kill_at=7)
+    for name in ("memory", "pack"):
+        runs.resume(name, 1, kill_at=14)
+        runs.resume(name, 2)
+        assert runs.draws(name) == runs.draws("one")
+        torch.testing.assert_close(runs.losses(name), runs.losses("one"), atol=1e-5, rtol=0)
+    assert runs.losses("pack") == runs.losses("memory")
+    a, b = (runs.open(name).require().weights() for name in ("memory", "pack"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.slow

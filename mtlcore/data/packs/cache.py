@@ -99,14 +99,11 @@ def open_joined(
     packs = [_pack_of(dataset.index) for dataset in samples.datasets]
     is_packed = np.array([pack is not None for pack in packs])
     parts: list[ImageCache] = []
-    part = np.zeros(len(samples), np.int64)
-    position = np.zeros(len(samples), np.int64)
     unreadable: Unreadable = {}
     rest = np.flatnonzero(~is_packed[samples.dataset])
     groups = [np.flatnonzero(samples.dataset == number) for number in np.flatnonzero(is_packed)]
-    for indices in [rest, *groups]:
-        if not len(indices):
-            continue
+    groups = [indices for indices in (rest, *groups) if len(indices)]
+    for indices in groups:
         own = samples.subset(indices)
         own_columns = {name: column.subset(indices) for name, column in columns.items()}
         pack = packs[int(own.dataset[0])]
@@ -118,10 +115,13 @@ def open_joined(
             cache, bad = _of_pack(pack, own, size, own_columns)
             check(own, bad)
         unreadable |= {int(indices[i]): message for i, message in bad.items()}
-        part[indices], position[indices] = len(parts), np.arange(len(indices))
         parts.append(cache)
     if len(parts) == 1:
         return parts[0], unreadable
+    part = np.zeros(len(samples), np.int64)
+    position = np.zeros(len(samples), np.int64)
+    for number, indices in enumerate(groups):
+        part[indices], position[indices] = number, np.arange(len(indices))
     return JoinedImageCache(parts, part, position), unreadable
 
 

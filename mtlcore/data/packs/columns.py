@@ -83,11 +83,12 @@ def to_parquet(index: Index, records: Records) -> bytes:
 def from_parquet(data: bytes, plan: Plan, where: str) -> tuple[Index, Records]:
     """Return the index of a pack, and where its records are. Raises MtlError for a damaged file."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
-        return _index(table, plan), _records(table)
+        columns = _Columns(data)
+        found = _index(columns, plan), _records(columns)
+        pa.default_memory_pool().release_unused()
+        return found
     except (pa.ArrowException, LookupError, ValueError, OSError) as error:
         raise MtlError(f"{where} is damaged: {error}: {AGAIN}") from error
 
@@ -102,11 +103,8 @@ def shard_to_parquet(records: Records, sha256: str) -> bytes:
 
 def shard_from_parquet(data: bytes) -> tuple[Records, str]:
     """Return what `shard_to_parquet` was given. Raises an error of pyarrow for other bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(pa.BufferReader(data), use_threads=False)
-    return _records(table), table.schema.metadata[SHA256.encode()].decode()
+    columns = _Columns(data)
+    return _records(columns), columns.metadata[SHA256]
 
 
 def _written(table: pa.Table) -> bytes:
@@ -164,25 +162,44 @@ def _record_columns(records: Records) -> dict[str, Any]:
 # ------------------------------------------------------------ from Arrow
 
 
-def _index(table: pa.Table, plan: Plan) -> Index:
-    shapes = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items()}
+class _Columns:
+    """The columns of a parquet file by name. One at a time is in memory as an Arrow array."""
+
+    def __init__(self, data: bytes) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(pa.BufferReader(data))
+        schema = self._file.schema_arrow
+        self.names: list[str] = schema.names
+        found = (schema.metadata or {}).items()
+        self.metadata = {key.decode(): text.decode() for key, text in found}
+
+    def __getitem__(self, name: str) -> pa.Array:
+        """Return a column. Raises KeyError if it is absent."""
+        column = self._file.read([name], use_threads=False)[name]
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _index(table: _Columns, plan: Plan) -> Index:
+    shapes = table.metadata
     annotations: dict[str, Column] = {}
     attributes: dict[str, Categories] = {}
     present: dict[str, np.ndarray] = {}
-    for name in table.column_names:
+    for name in table.names:
         kind, _, label = name.partition("/")
         if kind == "annotation":
             annotations[label] = _column(table[name], shapes.get(SHAPE + label, ""))
         elif kind == "attribute":
             attributes[label] = _categories(table[name])
         elif kind == "present":
-            present[label] = table[name].to_numpy()
+            present[label] = _numbers(table[name])
     official: dict[str, Categories | None] = {"split": None, "group": None}
     for name in official:
-        if name in table.column_names:
+        if name in table.names:
             official[name] = _categories(table[name])
     return Index(
-        _texts(table["key"].combine_chunks()),
+        _texts(table["key"]),
         annotations,
         split=official["split"],
         group=official["group"],
@@ -193,28 +210,40 @@ def _index(table: pa.Table, plan: Plan) -> Index:
     )
 
 
-def _records(table: pa.Table) -> Records:
-    import pyarrow.compute as pc
-
-    column = table["unreadable"]
-    positions = np.flatnonzero(pc.is_valid(column).to_numpy())
+def _records(table: _Columns) -> Records:
+    messages = table["unreadable"]
+    positions: list[int] = []
+    if messages.null_count < len(messages):
+        positions = np.flatnonzero(_numbers(messages.is_valid())).tolist()
     return Records(
-        table["length"].to_numpy().astype(np.int64),
-        table["crc32"].to_numpy(),
-        {int(i): column[int(i)].as_py() for i in positions},
+        _numbers(table["length"]).astype(np.int64),
+        _numbers(table["crc32"]),
+        {i: messages[i].as_py() for i in positions},
     )
 
 
-def _column(column: pa.ChunkedArray, shape: str) -> Column:
+def _column(column: pa.Array, shape: str) -> Column:
     import pyarrow as pa
 
     if not pa.types.is_fixed_size_list(column.type):
         if _is_text(column.type):
             return _categories(column)
-        return np.array(column.to_numpy())
-    flat = column.combine_chunks()
+        return _numbers(column)
     sides = [int(side) for side in shape.split()]
-    return np.array(flat.flatten().to_numpy()).reshape(len(column), *sides)
+    return _numbers(column.flatten()).reshape(len(column), *sides)
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    """Return a copy of Arrow numbers. `to_numpy` would import pandas, which takes a second."""
+    import pyarrow as pa
+
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    if pa.types.is_boolean(array.type):  # one bit each
+        array = array.cast(pa.uint8())
+    if not len(array):
+        return np.zeros(0, dtype)
+    _, numbers = array.buffers()
+    return np.frombuffer(numbers, dtype)[array.offset : array.offset + len(array)].copy()
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -223,17 +252,15 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_dictionary(kind) or not pa.types.is_primitive(kind)
 
 
-def _categories(column: pa.ChunkedArray) -> Categories:
-    coded = column.dictionary_encode().combine_chunks()
-    return Categories(coded.indices.to_numpy(), _texts(coded.dictionary))
+def _categories(column: pa.Array) -> Categories:
+    coded = column.dictionary_encode()
+    return Categories(_numbers(coded.indices), _texts(coded.dictionary))
 
 
-def _texts(array: Any) -> Texts:
+def _texts(array: pa.Array) -> Texts:
     """Return Arrow strings or bytes, as they are, in one buffer."""
     import pyarrow as pa
 
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
     array = array.cast(pa.large_binary())
     _, offsets, content = array.buffers()
     starts = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]

@@ -131,9 +131,11 @@ class PackIndex(Index):
 
 def starts_of(length: np.ndarray, per_shard: int) -> np.ndarray:
     """Return where each record begins in its shard, (N,) int64, from the lengths in bytes."""
-    before = np.concatenate([np.zeros(1, np.int64), length.cumsum()])[:-1]
-    first = np.arange(len(length)) // per_shard * per_shard
-    return np.asarray(before - before[first])
+    start = np.zeros(len(length), np.int64)
+    for first in range(0, len(length), per_shard):
+        of_shard = length[first : first + per_shard]
+        np.cumsum(of_shard[:-1], out=start[first + 1 : first + len(of_shard)])
+    return start
 
 
 def _manifest(files: Files) -> Manifest:

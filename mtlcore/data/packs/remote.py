@@ -22,7 +22,7 @@ from .shards import cut_short, missing
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 BLOCK, SMALL_BLOCK = 1 << 20, 1 << 16  # bytes of a request; the small ones if not all fit the cache
 REQUESTS = 16  # at a time
-GOES_ON = "The run stops; its last checkpoint stays: `mtl train --resume RUN` continues"
+GOES_ON = ". The run stops; its last checkpoint stays: `mtl train --resume RUN` continues"
 
 
 class RemoteFiles:
@@ -128,14 +128,14 @@ class RemoteFiles:
             if self._blocks.read_into(shard, block, 0, memoryview(kept)):
                 return bytes(kept)
             try:
-                data: bytes = self._request(file, request)
+                data: bytes = self._request(file, request, GOES_ON)
             except FileNotFoundError as error:
                 raise missing(self.name(file), error) from error
             self._blocks.write(shard, block, data)
             return data
 
-    def _request(self, file: str, request: Callable[[], Any]) -> Any:
-        """Call a function, several times if it fails.
+    def _request(self, file: str, request: Callable[[], Any], ending: str = "") -> Any:
+        """Call a function, several times if it fails. ending: of the message.
 
         Raises FileNotFoundError, and MtlError for another error at the last attempt.
         """
@@ -149,7 +149,7 @@ class RemoteFiles:
                     reason = str(error) or type(error).__name__
                     tries = len(self.waits_s) + 1
                     raise MtlError(
-                        f"{self.name(file)} can't be read ({tries} attempts): {reason}. {GOES_ON}"
+                        f"{self.name(file)} can't be read ({tries} attempts): {reason}{ending}"
                     ) from error
                 time.sleep(wait_s)
         raise AssertionError  # the loop returns or raises

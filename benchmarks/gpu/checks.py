@@ -49,7 +49,7 @@ def checks(bench: Bench) -> None:
             )
 
 
-def _pretext(bench: Bench, found: Catalog, name: str) -> Row:
+def _pretext(_: Bench, found: Catalog, name: str) -> Row:
     _require_defaults(found, "pretext", name)
     suite = conformance("pretext", name, known=found, examples=1)
     if STAYS in suite.lacks:

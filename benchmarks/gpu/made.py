@@ -1,6 +1,6 @@
 """Experiments on noise that is made on the spot: the suite reads no file of anybody.
 
-The Trainer is that of `mtl train`. Only its loader is replaced, where images must lie on the device.
+The Trainer is that of `mtl train`. Where images must lie on the device, its loader is replaced.
 """
 
 from __future__ import annotations

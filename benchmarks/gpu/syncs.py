@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mtlcore import Augmentation, component
+from mtlcore import component
 from mtlcore.augment.levels import Strong, Weak
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.training.trainer import Trainer

@@ -50,7 +50,7 @@ def test_the_gpu_suite_keeps_its_rows_and_goes_on_after_a_part_that_hangs(tmp_pa
     monkeypatch.setattr(suite, "GRACE_S", 0.0)
     monkeypatch.setitem(BUDGETS_S, "c", 0.5)
     file = tmp_path / "gpu.json"
-    assert suite.main(["--json", str(file)]) == 1
+    assert suite.main(["--device", "cpu", "--json", str(file)]) == 1
     rows = json.loads(file.read_text())["rows"]
     measured = [row["part"] for row in rows if "value" in row]
     assert measured == [*BUDGETS_S]

@@ -171,7 +171,8 @@ def graphed(
     """
     device = next(net.parameters()).device
     sample = torch.zeros(batch, 3, size, size, device=device)
-    replayed = torch.cuda.make_graphed_callables(_Pooled(net, dtype).train(), (sample,))
+    pooled_net = _Pooled(net, dtype).train()
+    replayed = torch.cuda.make_graphed_callables(pooled_net, (sample,), allow_unused_input=True)
 
     def forward(images: Tensor) -> Features:
         pooled = replayed(images)

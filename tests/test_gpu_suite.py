@@ -17,6 +17,7 @@ from gpu.worker import BUDGETS_S, PREFIX, TITLES  # noqa: E402
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # about a minute of CPU, in a process of its own
 def test_every_part_of_the_gpu_suite_runs_on_a_cpu(tmp_path):
     file = tmp_path / "gpu.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "gpu", "--json", str(file)]

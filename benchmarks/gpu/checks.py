@@ -12,9 +12,10 @@ from __future__ import annotations
 import warnings
 
 import torch
+from kornia_lists import LISTS
 from torch import Tensor
 
-from mtlcore import Augmentation, Rng
+from mtlcore import Rng, component
 from mtlcore.augment.levels import Strong
 from mtlcore.authoring.describe import needed
 from mtlcore.contracts import Batch
@@ -62,9 +63,11 @@ def _pretext(_: Bench, found: Catalog, name: str) -> Row:
 
 
 def _augmentation(bench: Bench, found: Catalog, name: str) -> Row:
-    _require_defaults(found, "augmentation", name)
-    augmentation = found.find("augmentation", name)()
-    assert isinstance(augmentation, Augmentation)
+    if name == "kornia":
+        augmentation = component("augmentation", name, ops=LISTS["docs"])
+    else:
+        _require_defaults(found, "augmentation", name)
+        augmentation = component("augmentation", name)
     images = torch.randint(0, 256, (8, 3, 40, 40), dtype=torch.uint8).to(bench.device)
 
     def once(seed: int) -> Tensor:

@@ -70,8 +70,8 @@ class Rng:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the CPU to a device, without a host sync."""
-    if device.type != "cuda":
+    """Copy a tensor to a device, without a host sync. One that is there is returned as it is."""
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     # Only a copy from pinned memory is asynchronous.
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from attrs import frozen
 from lightning_fabric.wrappers import _FabricOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contracts import Batch
 from ..model.hybrid import HybridModel
@@ -149,11 +149,16 @@ def _drop_gradients_of_idle_heads(model: HybridModel, names: Names) -> None:
 
 def _clip_gradients(train_state: TrainState, optimizer: _FabricOptimizer) -> Tensor:
     """Clip the gradient norm of its parameters in place. -> () the norm before clipping."""
+    most = train_state.experiment.train.clip
+    precision = train_state.fabric.strategy.precision
+    scaler = getattr(precision, "scaler", None)
+    if scaler is not None and skips_on_device(optimizer.optimizer):
+        # Fabric refuses to clip here, although torch's fused optimizers accept unscaled gradients.
+        scaler.unscale_(optimizer.optimizer)
+        parameters = precision.main_params(optimizer.optimizer)
+        return nn.utils.clip_grad_norm_(parameters, most, error_if_nonfinite=False)
     norm = train_state.fabric.clip_gradients(
-        train_state.module,
-        optimizer,
-        max_norm=train_state.experiment.train.clip,
-        error_if_nonfinite=False,
+        train_state.module, optimizer, max_norm=most, error_if_nonfinite=False
     )
     assert norm is not None
     return norm

@@ -16,6 +16,7 @@ from attrs.validators import and_, ge, in_, le
 from torch import Tensor, nn
 
 from ..contracts import LossWeighting, StepLosses
+from ..rng import to_device
 
 
 @frozen
@@ -45,7 +46,9 @@ class GramianModule(nn.Module, ABC):
             "the core measures a Gramian for weightings at parameters or features"
         )
         with torch.no_grad():
-            task_weights = self.task_weights(losses, losses.gram).to(losses.values)
+            task_weights = self.task_weights(losses, losses.gram).to(losses.values.dtype)
+            # A solver returns them on the CPU: the host need not wait for this copy.
+            task_weights = to_device(task_weights, losses.values.device)
         return (task_weights * losses.values).sum()
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..rng import to_device
+
 
 class ByName(nn.Module):
     """One number for each task, (N,), or for each ordered pair of tasks, (N, N).
@@ -44,7 +46,8 @@ class ByName(nn.Module):
 
     def write(self, names: tuple[str, ...], values: Tensor) -> None:
         """Set the entries of these tasks, (K,) or (K, K). The other entries do not change."""
-        self.values[self._index(names)] = values.detach().to(self.values)
+        known = values.detach().to(self.values.dtype)
+        self.values[self._index(names)] = to_device(known, self.values.device)
 
     def _index(self, names: tuple[str, ...]) -> Tensor | tuple[Tensor, Tensor]:
         """Return an index into `values`.

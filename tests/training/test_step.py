@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 from attrs import evolve
+from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 from toys import (
     EQUAL,
@@ -27,7 +29,7 @@ from toys import (
     train_state,
 )
 
-from mtlcore import Batch, MtlError
+from mtlcore import Batch, MtlError, component
 from mtlcore.contracts import PreparedBatch
 from mtlcore.training.step import train_step
 
@@ -420,6 +422,30 @@ def test_bf16_autocast_trains_and_keeps_losses_in_fp32():
             lambda k: [batch(seed=k)],
         )
         assert all(v.dtype == torch.float32 for k, v in logged.items() if k.startswith("loss"))
+
+
+def test_16_mixed_clips_the_unscaled_gradient_with_every_optimizer():
+    """Fabric refuses to clip with a fused optimizer under a GradScaler, so the core unscales."""
+    for optimizer in ("sgd", "adamw", component("optimizer", "torch:RMSprop")):
+        exp = experiment(pretexts=("puzzle_pooled",), train={"clip": 1e-3})
+        plain = train_state(exp, optimizer, 1e-3)
+        scaled = train_state(exp, optimizer, 1e-3)
+        # On a CPU, autocast to fp16 is slow or missing: the scaling of gradients alone is tested.
+        strategy, scaler = scaled.fabric.strategy, torch.amp.GradScaler("cpu", 1024.0)
+        precision = MixedPrecision("16-mixed", "cpu", scaler)
+        precision.forward_context = nullcontext
+        strategy._precision = precision
+        scaled.experiment = evolve(exp, train=evolve(exp.train, precision="16-mixed"))
+        for k in range(3):
+            norms = [train_step(s, counted([batch(seed=k)]))["grad_norm"] for s in (plain, scaled)]
+            torch.testing.assert_close(*norms, rtol=1e-5, atol=0.0)
+        pairs = zip(plain.model.parameters(), scaled.model.parameters())
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs)
+        weights = [p.clone() for p in scaled.model.parameters()]
+        made = prepared_batches(scaled, [batch()])[0]
+        logged = prepared_step(scaled, [ruined(made)])
+        assert bool(logged["skipped"])
+        assert all(torch.equal(a, b) for a, b in zip(weights, scaled.model.parameters()))
 
 
 def test_a_run_with_jitter_repeats_its_steps():

@@ -9,7 +9,7 @@ It would also spread missing pixels (NaN).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from ..image_size import central_box
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
+
+Faults = Mapping[str, Mapping[str, Callable[[np.ndarray, Size], str | None]]]
+"""Name of a map or points -> task label -> its `AlignedTask.fault`."""
 
 
 def decode_sample(dataset: Dataset, index: Index, i: int) -> Sample:
@@ -43,6 +46,16 @@ def decode_sample(dataset: Dataset, index: Index, i: int) -> Sample:
     if index.maps or index.points or sample.maps or sample.points:
         _check_declared(sample, index, i)
     return sample
+
+
+def refuse_faults(sample: Sample, faults: Faults, key: str) -> None:
+    """Raise MtlError if a task can't use a map or the points of a sample. key: names it."""
+    height, width = sample.image.shape[:2]
+    for name, label in {**sample.maps, **sample.points}.items():
+        for task, fault in faults.get(name, {}).items():
+            found = fault(label, (height, width))
+            if found is not None:
+                raise MtlError(f"{key}: task.{task}: {found}")
 
 
 def columns_of(index: Index) -> dict[str, MapColumn | PointColumn]:

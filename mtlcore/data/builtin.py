@@ -9,8 +9,9 @@ from .folder import ImageFolder
 from .image_mask import ImageMask
 from .packed import Packed
 from .parquet import Parquet
+from .prepared_npy import PreparedNpy
 
 
 @hookimpl
 def mtl_components() -> list[type[Component]]:
-    return [ImageFolder, ImageMask, Csv, Packed, Parquet]
+    return [ImageFolder, ImageMask, Csv, Packed, Parquet, PreparedNpy]

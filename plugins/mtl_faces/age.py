@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from attrs import frozen
 
-from mtlcore import Regression, hookimpl
+from mtlcore import Annotation, Regression, Rng, hookimpl
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -22,6 +23,11 @@ class Age(Regression):
 
     reads: str = "age"
     by: tuple[str, ...] = ("race", "age_band")
+
+    def examples(self, n: int, rng: Rng) -> Annotation:
+        """Draw (n,) years for the conformance kit, from 1 to 90."""
+        years: np.ndarray = 1 + rng.randint(90, n).double().numpy()
+        return years
 
     def metrics(self) -> dict[str, Metric]:
         """The metrics of regression, and cs5: the share of faces with an error of at most 5 years.

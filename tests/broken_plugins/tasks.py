@@ -728,6 +728,15 @@ class TurnsAboutTheCenter(Corners):
         return moved, (~moved.isnan().all((1, 2))).float()
 
 
+@BROKEN.fails("averaging_with_the_mirror_keeps_the_target")
+@frozen
+class StaysMirrored(Corners):
+    """It does not mirror the points of a mirrored view back."""
+
+    def mirror_back(self, decoded, size):
+        return decoded
+
+
 @BROKEN.fails("aligned_labels_have_the_form_of_the_view")
 @frozen
 class KeepsTheSize(Segments):

@@ -208,9 +208,7 @@ def _check_pairs(pairs: Sequence[Sequence[int]], points: int) -> None:
 
 def _check_pair(key: str, pair: Sequence[int], points: int) -> None:
     if len(pair) != 2:
-        raise ValueError(
-            f"{key} has {list(pair)}; expected pairs of two numbers, such as [36, 45]"
-        )
+        raise ValueError(f"{key} has {list(pair)}; expected pairs of two numbers, such as [36, 45]")
     wrong = [number for number in pair if not 0 <= number < points]
     if wrong or pair[0] == pair[1]:
         raise ValueError(

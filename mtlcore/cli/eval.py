@@ -44,8 +44,8 @@ def evaluate(
     mirror
         Average the predictions for each image and its mirror image: two forwards per image.
     against
-        Also evaluate this run, and print delta_m: how much better RUN is on average. Repeatable: one
-        single-task run for each task of RUN.
+        Also evaluate this run, and print delta_m: how much better RUN is on average. Repeatable:
+        one single-task run for each task of RUN.
     json
         Print JSON.
     """

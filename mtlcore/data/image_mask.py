@@ -3,8 +3,8 @@
 There are two layouts:
 
 - `root / images / *` and `root / masks / *`, without an official split;
-- `root / <split> / images / *` and `root / <split> / masks / *`. The splits are train, val and test,
-  by any of the names in `split_names`.
+- `root / <split> / images / *` and `root / <split> / masks / *`. The splits are train, val and
+  test, by any of the names in `split_names`.
 
 The mask of an image has its name, with an ending of its own: `images/a/1.jpg`, `masks/a/1.png`.
 """
@@ -29,7 +29,7 @@ from .split_names import SPLIT_NAMES, split_name
 MOST_COLORS = 256
 
 
-def _colors(_: object, attribute: Attribute[object], value: dict[str, tuple[int, ...]]) -> None:
+def _colors(_: object, __: Attribute[object], value: dict[str, tuple[int, ...]]) -> None:
     """each [red, green, blue] from 0 to 255, each once"""
     for name, color in value.items():
         if len(color) != 3 or not all(0 <= one <= 255 for one in color):

@@ -44,7 +44,7 @@ def test_without_the_key_nothing_changes_and_a_missing_point_is_named(tmp_path):
     assert not dataset.index().points
     assert not dataset.decode(dataset.index(), 0).points
     asked = W300Lp(tmp_path, landmarks=True)
-    with pytest.raises(MtlError, match="AFW_a_1.png: pt2d that holds no 68 landmarks"):
+    with pytest.raises(MtlError, match=r"AFW_a_1\.png: pt2d that holds no 68 landmarks"):
         asked.decode(asked.index(), 0)
 
 

@@ -102,14 +102,14 @@ def test_points_that_can_not_be_right_are_refused(subtests):
         "another number": (inside[:2], "2 points; the task has points = 3"),
         "far below": (inside * [1, 20], "3 of 3 points are outside of the image"),
         "a map": (np.zeros((4, 4, 3)), "landmarks reads points"),
-        "mostly outside": (inside + [40, 0], "3 of 3 points are outside"),
+        "mostly outside": (inside + np.array([40, 0]), "3 of 3 points are outside"),
     }
     for name, (label, expected) in cases.items():
         with subtests.test(name):
             assert expected in task.fault(label, (24, 32))
     assert task.fault(inside, (24, 32)) is None
     assert task.fault(np.full((3, 2), NAN), (24, 32)) is None
-    assert task.fault(inside + [10, 0], (24, 32)) is None  # one point, cut off by a crop
+    assert task.fault(inside + np.array([10, 0]), (24, 32)) is None  # one point, cut off by a crop
 
 
 def test_wrong_pairs_are_refused(subtests):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, le
 from torch import Tensor, nn

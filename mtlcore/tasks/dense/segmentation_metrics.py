@@ -36,7 +36,7 @@ class Confusion(_OnClasses, MulticlassConfusionMatrix):
 
 
 def segmentation_metrics(c: int, ignore_index: int) -> dict[str, Metric]:
-    """Return metrics of c classes: miou, pixel_accuracy and mean_class_accuracy, and the confusion matrix of pixels."""
+    """Return miou, pixel_accuracy, mean_class_accuracy and confusion of c classes."""
     return {
         "miou": MeanIou(c, ignore_index=ignore_index),
         "pixel_accuracy": PixelAccuracy(c, average="micro", ignore_index=ignore_index),

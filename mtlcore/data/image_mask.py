@@ -27,9 +27,10 @@ from .masks import MASKS, mask_dtype, read_mask
 from .split_names import SPLIT_NAMES, split_name
 
 MOST_COLORS = 256
+Colors = dict[str, tuple[int, ...]]
 
 
-def _colors(_: object, __: Attribute[object], value: dict[str, tuple[int, ...]]) -> None:
+def _colors(_: object, __: Attribute[Colors], value: Colors) -> None:
     """each [red, green, blue] from 0 to 255, each once"""
     for name, color in value.items():
         if len(color) != 3 or not all(0 <= one <= 255 for one in color):
@@ -68,7 +69,7 @@ class ImageMask(Dataset):
     images: str = "images"
     masks: str = "masks"
     resize_masks: bool = False
-    colors: dict[str, tuple[int, ...]] = field(factory=dict, validator=_colors)
+    colors: Colors = field(factory=dict, validator=_colors)
 
     def index(self) -> Index:
         if not is_folder(self.root):

@@ -62,8 +62,8 @@ class HybridModel(nn.Module):
         # Supervised heads are built first: a pretext head may share them. A supervised head may
         # share a part of those above it.
         supervised: dict[str, Head] = {}
-        for label, entry in experiment.tasks.items():
-            head = self._build(label, entry, _SharedHeads(supervised))
+        for label, task in experiment.tasks.items():
+            head = self._build(label, task, _SharedHeads(supervised))
             shared = _shared_labels(head, supervised)
             if shared:
                 self.shared_heads[label] = shared

@@ -20,7 +20,7 @@ NUMBERS = np.array([[0, 1], [2, 1], [0, 2]], dtype=np.uint8)  # 2 x 3 pixels
 TASK = Segmentation(("a", "b", "c"), reads="mask")
 
 
-def picture(file: Path, size: tuple[int, int] = (2, 3)) -> None:
+def photo(file: Path, size: tuple[int, int] = (2, 3)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (9, 9, 9)).save(file)
 
@@ -31,13 +31,13 @@ def mask(file: Path, numbers: np.ndarray = NUMBERS) -> None:
 
 
 def pair(root: Path, name: str = "1", numbers: np.ndarray = NUMBERS) -> None:
-    picture(root / "images" / f"{name}.jpg")
+    photo(root / "images" / f"{name}.jpg")
     mask(root / "masks" / f"{name}.png", numbers)
 
 
 def test_splits_are_folders_and_an_image_without_a_mask_has_no_label(tmp_path):
     pair(tmp_path / "train", "b/1")
-    picture(tmp_path / "train" / "images" / "2.jpg")
+    photo(tmp_path / "train" / "images" / "2.jpg")
     pair(tmp_path / "val", "3")
     mask(tmp_path / "val" / "masks" / "4.png")
     dataset = ImageMask(tmp_path)
@@ -52,7 +52,7 @@ def test_splits_are_folders_and_an_image_without_a_mask_has_no_label(tmp_path):
 
 
 def test_without_splits_both_folders_lie_in_the_root_under_any_names(tmp_path):
-    picture(tmp_path / "rgb" / "1.png")
+    photo(tmp_path / "rgb" / "1.png")
     mask(tmp_path / "labels" / "1.PNG", NUMBERS)
     dataset = ImageMask(tmp_path, annotation="kind", images="rgb", masks="labels")
     index = dataset.index()
@@ -112,7 +112,7 @@ def test_a_bad_mask_is_refused_with_what_to_do(tmp_path, subtests):
 
 
 def test_a_wrong_folder_or_setting_is_refused(tmp_path, subtests):
-    picture(tmp_path / "half" / "images" / "1.jpg")
+    photo(tmp_path / "half" / "images" / "1.jpg")
     (tmp_path / "empty").mkdir()
     (tmp_path / "none" / "images").mkdir(parents=True)
     (tmp_path / "none" / "masks").mkdir()

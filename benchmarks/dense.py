@@ -95,7 +95,7 @@ def dense(quick: bool) -> list[Row]:
     variants: dict[str, Callable[[], object]] = {"ours": trainer.step, "plain PyTorch": hand}
     if LIBMTL:
         variants["LibMTL"] = libmtl_step(data, resolved)[0]
-    times = cpu_times(variants, rounds=4 if quick else 40)
+    times = cpu_times(variants, rounds=2 if quick else 40, warm=1)
     gates = {"plain PyTorch": 1.05}
     rows = [
         compare(f"time/{name}", times["ours"], name, times[name], gate=gates.get(name))

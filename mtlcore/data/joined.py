@@ -9,7 +9,7 @@ from ..contracts import Annotation, Categories, Column, Sample
 from ..contracts.columns import describe
 from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
-from .aligned import Faults, decode_sample, refuse_faults
+from .aligned import Faults, decode_sample
 from .indexed import IndexedDataset
 
 
@@ -112,10 +112,7 @@ class Decoder:
     def __call__(self, sample: int) -> Sample:
         dataset = self.datasets[self.dataset[sample]]
         i = int(self.local_index[sample])
-        decoded = decode_sample(dataset.entry.component, dataset.index, i)
-        if self.faults:
-            refuse_faults(decoded, self.faults, str(dataset.index.keys[i]))
-        return decoded
+        return decode_sample(dataset.entry.component, dataset.index, i, self.faults)
 
 
 def annotation_names(datasets: list[IndexedDataset]) -> set[str]:

@@ -12,9 +12,11 @@ from toy_datasets import experiment
 
 from mtlcore import MtlError, Segmentation
 from mtlcore.config.component import component
+from mtlcore.data.check import check_data
 from mtlcore.data.dataset import open_data
 from mtlcore.data.image_mask import ImageMask
 from mtlcore.data.prepared_npy import PreparedNpy
+from mtlcore.evaluation.sheet import label_sheet
 
 NUMBERS = np.array([[0, 1], [2, 1], [0, 2]], dtype=np.uint8)  # 2 x 3 pixels
 TASK = Segmentation(("a", "b", "c"), reads="mask")
@@ -190,3 +192,18 @@ def test_a_broken_prepared_array_is_refused(tmp_path):
         dataset.decode(dataset.index(), 0)
     with pytest.raises(MtlError, match="no folder of a split"):
         PreparedNpy(tmp_path / "train").index()
+
+
+def test_the_check_counts_masks_draws_them_and_finds_bad_ones(tmp_path):
+    for number in range(4):
+        pair(tmp_path / "train", str(number), NUMBERS + 1 if number == 3 else NUMBERS)
+    exp = experiment({"camvid": ImageMask(tmp_path)}, {"seg": TASK}, size=(3, 2))
+    report = check_data(exp, "camvid")
+    assert report.counts["mask"] == {"train": {"given": 4}}
+    assert list(report.unreadable) == ["train/images/3.jpg"]
+    drawn = label_sheet(exp, report)
+    plain = label_sheet(evolve(exp, tasks={}), report)
+    assert drawn.shape[0] >= 128
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > len(
+        np.unique(plain.reshape(-1, 3), axis=0)
+    )

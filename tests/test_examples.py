@@ -53,7 +53,7 @@ def w300_lp(root: Path) -> str:
 
 
 def camvid(root: Path) -> str:
-    for split, i in itertools.product(("train", "val"), range(6)):
+    for split, i in itertools.product(("train", "val"), range(14)):
         photo(root / split / "images" / f"{i}.png")
         mask = np.random.default_rng(i).integers(0, 12, (SIZE, SIZE), dtype=np.uint8)
         file = root / split / "masks" / f"{i}.png"

@@ -100,7 +100,7 @@ def libmtl_step(
 ) -> tuple[Callable[[], None], nn.Module]:
     """Return a step of LibMTL's EW trainer, and its network."""
     removed = ModuleType("torchvision.models.utils")
-    removed.load_state_dict_from_url = torch.hub.load_state_dict_from_url  # type: ignore[attr-defined]
+    vars(removed)["load_state_dict_from_url"] = torch.hub.load_state_dict_from_url
     sys.modules.setdefault(removed.__name__, removed)
     from LibMTL import Trainer as TheirTrainer
     from LibMTL.architecture import HPS

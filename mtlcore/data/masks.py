@@ -20,8 +20,15 @@ from .images import LARGEST_IMAGE
 
 MASKS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
-NUMBERS = {"1": "uint8", "L": "uint8", "P": "uint8", "I;16": "uint16", "I;16B": "uint16"}
-"""Pillow's modes of masks that hold numbers -> their dtype. "I" is a 16-bit PNG."""
+NUMBERS = {
+    "1": "uint8",
+    "L": "uint8",
+    "P": "uint8",
+    "I": "uint16",
+    "I;16": "uint16",
+    "I;16B": "uint16",
+}
+"""Pillow's modes of masks that hold numbers -> their dtype."""
 SHOWN = 3  # colors in a message
 
 Colors = Mapping[str, tuple[int, ...]]
@@ -44,7 +51,7 @@ def read_mask(file: Path, colors: Colors) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if colors:
                 return _numbers_of(np.asarray(image.convert("RGB")), colors, file)
-            if image.mode not in NUMBERS and image.mode != "I":
+            if image.mode not in NUMBERS:
                 raise MtlError(
                     f"the mask {file} is in colors ({image.mode}); expected class numbers (gray, "
                     "or a palette), or a table of colors, such as "
@@ -55,7 +62,9 @@ def read_mask(file: Path, colors: Colors) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's readers raise nearly any exception on broken bytes
         raise MtlError(f"the mask {file} is not a readable image: {error}") from error
-    return numbers.astype(np.uint8 if numbers.dtype.itemsize == 1 else np.uint16)
+    if numbers.dtype.itemsize == 1:
+        return numbers.astype(np.uint8)
+    return numbers.astype(np.uint16)  # Pillow reads some 16-bit files as 32 bits
 
 
 def mask_dtype(file: Path, colors: Colors) -> str:
@@ -64,7 +73,7 @@ def mask_dtype(file: Path, colors: Colors) -> str:
         return "uint8"
     try:
         with Image.open(file, formats=FORMATS) as image:
-            return NUMBERS.get(image.mode, "uint16" if image.mode == "I" else "uint8")
+            return NUMBERS.get(image.mode, "uint8")
     except Exception:  # noqa: BLE001 - `read_mask` will report what is wrong
         return "uint8"
 

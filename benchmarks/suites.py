@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from baselines import HandMixedStep, HandNet, HandStep, kornia_strong, kornia_weak
+from dense import dense
 from kornia_lists import kornia_lists
 from loader import loader
 from mtl_pretexts.inpainting import Inpainting
@@ -242,4 +243,5 @@ SUITES: dict[str, Callable[[bool], list[Row]]] = {
     "predict": predict,
     "weighting": weighting,
     "loader": lambda quick: [*loader(quick), *packs(quick)],
+    "dense": dense,
 }

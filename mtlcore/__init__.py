@@ -111,6 +111,10 @@ if TYPE_CHECKING:
     from .run import Run as Run
     from .study.study import Study as Study
     from .tasks.classification import Classification as Classification
+    from .tasks.dense import DenseRegression as DenseRegression
+    from .tasks.dense import Landmarks as Landmarks
+    from .tasks.dense import Segmentation as Segmentation
+    from .tasks.dense import SurfaceNormals as SurfaceNormals
     from .tasks.multilabel import Multilabel as Multilabel
     from .tasks.regression import Regression as Regression
     from .training.by_hand import StepBatch as StepBatch
@@ -194,6 +198,7 @@ _HOME = {
     "run": ("Run",),
     "study.study": ("Study",),
     "tasks.classification": ("Classification",),
+    "tasks.dense": ("DenseRegression", "Landmarks", "Segmentation", "SurfaceNormals"),
     "tasks.multilabel": ("Multilabel",),
     "tasks.regression": ("Regression",),
     "training.by_hand": ("StepBatch",),

@@ -52,6 +52,16 @@ def w300_lp(root: Path) -> str:
     return f"data.300w_lp.root={root}"
 
 
+def camvid(root: Path) -> str:
+    for split, i in itertools.product(("train", "val"), range(14)):
+        photo(root / split / "images" / f"{i}.png")
+        mask = np.random.default_rng(i).integers(0, 12, (SIZE, SIZE), dtype=np.uint8)
+        file = root / split / "masks" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(file)
+    return f"data.camvid.root={root}"
+
+
 def photos(root: Path) -> str:
     for name, i in itertools.product(("cat", "dog"), range(10)):
         photo(root / name / f"{i}.png")
@@ -87,6 +97,7 @@ MAKERS = {
     "utkface": utkface,
     "300w_lp": w300_lp,
     "photos": photos,
+    "camvid": camvid,
     "more": more,
     "people": people,
 }
@@ -103,10 +114,13 @@ def test_the_experiment_trains_two_steps_and_is_evaluated(file, tmp_path):
     )
     if file.stem == "own_folders_pretrained":
         small += [pretrained(tmp_path), "input.size=64"]
+    if file.stem == "camvid":
+        small = ["input.size=[36,48]"]
     experiment = load(file, [*roots, *small, "train.steps=2", "input.batch_size=12"])
     result = train(experiment, tmp_path / "run")
     assert result.skipped == 0
     for label in experiment.tasks:
         assert any(name.startswith(f"{label}/") for name in result.measured.metrics)
-    split = "val" if list(labels) == ["300w_lp"] else "test"
+    splits = {"300w_lp": "val", "camvid": "validation"}
+    split = splits.get(next(iter(labels)), "test")
     assert evaluate(tmp_path / "run", data=EVALUATED.get(file.stem), split=split).metrics

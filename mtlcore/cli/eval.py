@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from ._options import Json, Overrides
+
+if TYPE_CHECKING:
+    from ..evaluation.delta_m import DeltaM
+    from ..evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -18,6 +23,7 @@ def evaluate(
     split: str = "test",
     checkpoint: Literal["last", "best"] = "last",
     mirror: Annotated[bool, Parameter(negative="")] = False,
+    against: tuple[Path, ...] = (),
     json: Json = False,
 ) -> int:
     """Evaluate the inference weights of RUN on clean images, in the precision of the run.
@@ -37,6 +43,9 @@ def evaluate(
         The last checkpoint (the one to report), or the best one on validation.
     mirror
         Average the predictions for each image and its mirror image: two forwards per image.
+    against
+        Also evaluate this run, and print delta_m: how much better RUN is on average. Repeatable:
+        one single-task run for each task of RUN.
     json
         Print JSON.
     """
@@ -45,18 +54,23 @@ def evaluate(
     from ._progress import metrics_table
     from ._shared import console, print_json, print_line
 
+    found = []
     with Bars(quiet=json) as bars:
-        # Not `load_run`: some configurations load only with these `--set` overrides.
-        result = Run(run).evaluate(
-            split,
-            data=data,
-            overrides=set_,
-            checkpoint=checkpoint,
-            mirror=mirror,
-            progress=bars.progress,
-        )
+        for folder in (run, *against):
+            # Not `load_run`: some configurations load only with these `--set` overrides.
+            one = Run(folder).evaluate(
+                split,
+                data=data,
+                overrides=set_,
+                checkpoint=checkpoint,
+                mirror=mirror,
+                progress=bars.progress,
+            )
+            found.append(one)
+    result, *others = found
+    compared = _compared(run, result, others) if others else None
     if json:
-        print_json(result.as_json())
+        print_json(result.as_json() | (compared.as_json() if compared else {}))
         return 0
     for line in result.report:
         print_line(line)
@@ -64,4 +78,29 @@ def evaluate(
     counts = [f"{n} with a label of {label}" for label, n in result.n.items()]
     title = f"{where}  {', '.join(counts)}"
     console.print(metrics_table(title, result.metrics))
+    if compared:
+        _print_compared(compared)
     return 0
+
+
+def _compared(run: Path, result: Evaluation, others: Sequence[Evaluation]) -> DeltaM:
+    from ..evaluation.best import directions
+    from ..evaluation.delta_m import delta_m
+    from ..run import Run
+
+    return delta_m(result, others, directions(Run(run).experiment))
+
+
+def _print_compared(compared: DeltaM) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ._shared import console, print_line
+
+    table = Table("metric", "value", "against", "gain", title="against", title_justify="left")
+    for change in compared.changes:
+        numbers = f"{change.value:.4f}", f"{change.against:.4f}", f"{change.gain:+.1%}"
+        table.add_row(Text(change.metric), *numbers)
+    console.print(table)
+    print_line(f"delta_m {compared.delta_m:+.1%} (the main metric of each task)")
+    print_line(f"delta_m_all {compared.delta_m_all:+.1%} (all metrics of each task)")

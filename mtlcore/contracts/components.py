@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+import torch
 from attrs import frozen
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -330,6 +332,33 @@ class AlignedTask(SupervisedTask):
         too: swap left and right points in a mirrored image, rotate normals in a rotated one. See
         `SupervisedTask.move` for labels that can't be moved.
         """
+
+    def fault(self, label: np.ndarray, size: tuple[int, int]) -> str | None:
+        """Return why a decoded label can't be one of this task, None if it can.
+
+        label: a map or points as the dataset returns them (`Sample`). size: (h, w) of its image.
+        Called when a sample is read, on the host. The text stands in a message after the sample's
+        name: what was found, and what was expected. Default: every label can.
+        """
+        return None
+
+    def mirror_back(self, decoded: Tensor, size: tuple[int, int]) -> Tensor:
+        """Convert predictions (B, ...) for mirrored views to predictions for the views.
+
+        size: (h, w) of the views. Called before `average`. Override it if the label has
+        directions. Default: maps are mirrored, and x of points becomes the width - x.
+        """
+        if not are_points(decoded):
+            return decoded.flip(-1)
+        x, y = decoded.unbind(-1)
+        return torch.stack([size[1] - x, y], -1)
+
+    def average(self, decoded: Tensor, mirrored: Tensor) -> Tensor:
+        """Combine the predictions for an image and for its mirror image, each (B, ...).
+
+        `mirrored` is mirrored back already, by `mirror_back`. Default: the mean of both.
+        """
+        return (decoded + mirrored) / 2
 
     def answer_format(self) -> AnswerFormat:
         """Return that of numbers without names: `answer` says what a map or points mean."""

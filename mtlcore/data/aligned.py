@@ -9,7 +9,7 @@ It would also spread missing pixels (NaN).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -24,12 +24,18 @@ from ..image_size import central_box
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
+Faults = Mapping[str, Mapping[str, Callable[[np.ndarray, Size], str | None]]]
+"""Name of a map or points -> task label -> its `AlignedTask.fault`."""
 
-def decode_sample(dataset: Dataset, index: Index, i: int) -> Sample:
+
+def decode_sample(dataset: Dataset, index: Index, i: int, faults: Faults | None = None) -> Sample:
     """Decode sample i, and compare it with what the index declares.
 
-    Raises MtlError if it can't be read, or if a map or points differ from the index. Labels are
-    counted from the index before anything is decoded, so the counts would be wrong.
+    faults: checks of its maps and points.
+
+    Raises MtlError if it can't be read, if a map or points differ from the index, or if a task
+    can't use them. Labels are counted from the index before anything is decoded, so the counts
+    would be wrong.
     """
     try:
         sample = dataset.decode(index, i)
@@ -42,7 +48,19 @@ def decode_sample(dataset: Dataset, index: Index, i: int) -> Sample:
         )
     if index.maps or index.points or sample.maps or sample.points:
         _check_declared(sample, index, i)
+    if faults:
+        _refuse_faults(sample, faults, str(index.keys[i]))
     return sample
+
+
+def _refuse_faults(sample: Sample, faults: Faults, key: str) -> None:
+    """Raise MtlError if a task can't use a map or the points of a sample. key: names it."""
+    height, width = sample.image.shape[:2]
+    for name, label in {**sample.maps, **sample.points}.items():
+        for task, fault in faults.get(name, {}).items():
+            found = fault(label, (height, width))
+            if found is not None:
+                raise MtlError(f"{key}: task.{task}: {found}")
 
 
 def columns_of(index: Index) -> dict[str, MapColumn | PointColumn]:

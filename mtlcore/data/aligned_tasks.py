@@ -5,8 +5,9 @@ Their labels are not kept in memory as targets. The index declares which samples
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from attrs import evolve
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..config.experiment import TaskEntry
 from ..contracts import AlignedTask
 from ..errors import MtlError
-from .aligned import LabelColumn, columns_of, joined_labels
+from .aligned import Faults, LabelColumn, Size, columns_of, joined_labels
 from .indexed import IndexedDataset
 from .joined import JoinedSamples
 
@@ -45,6 +46,16 @@ def label_columns(tasks: Mapping[str, TaskEntry], samples: JoinedSamples) -> dic
     for name in dict.fromkeys(aligned_reads(tasks).values()):
         column = joined_labels(name, indexes)
         found[name] = evolve(column, present=column.present & samples.keeps_labels)
+    return found
+
+
+def faults(tasks: Mapping[str, TaskEntry]) -> Faults:
+    """Return the checks of decoded maps and points."""
+    found: dict[str, dict[str, Callable[[np.ndarray, Size], str | None]]] = {}
+    for label, entry in tasks.items():
+        task = entry.component
+        if isinstance(task, AlignedTask) and type(task).fault is not AlignedTask.fault:
+            found.setdefault(task.reads, {})[label] = task.fault
     return found
 
 

@@ -6,10 +6,12 @@ from ..contracts import Component
 from ..registry.hooks import hookimpl
 from .csv_table import Csv
 from .folder import ImageFolder
+from .image_mask import ImageMask
 from .packed import Packed
 from .parquet import Parquet
+from .prepared_npy import PreparedNpy
 
 
 @hookimpl
 def mtl_components() -> list[type[Component]]:
-    return [ImageFolder, Csv, Packed, Parquet]
+    return [ImageFolder, ImageMask, Csv, Packed, Parquet, PreparedNpy]

@@ -16,6 +16,7 @@ from ..config.experiment import Experiment
 from ..contracts import Categories, Column, Index
 from ..errors import MtlError, nearest
 from .aligned import check_columns, columns_of
+from .aligned_tasks import faults
 from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
 from .dataset import cache_size_of
@@ -107,7 +108,7 @@ def check_data(
     for name, column in columns_of(index).items():
         counts[name] = _counts(split, np.where(column.present, 1.0, np.nan))
 
-    pixels = read_pixels(entry.component, index, progress)
+    pixels = read_pixels(entry.component, index, progress, faults(experiment.tasks))
     groups = groups_of_copies(pixels.copy)
     conflicting = [indices for indices in groups if disagree(indices, labels.values())]
     keys = index.keys

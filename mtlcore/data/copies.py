@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from ..contracts import Categories, Column, Dataset, Index
 from ..errors import MtlError
-from .aligned import decode_sample
+from .aligned import Faults, decode_sample
 from .cache import CHUNK, Progress, threads
 from .splits import is_labeled
 
@@ -40,15 +40,19 @@ def read_pixels(
     dataset: Dataset,
     index: Index,
     progress: Progress | None = None,
+    faults: Faults | None = None,
 ) -> Pixels:
-    """Decode every sample once, with a few threads, and compare 128-bit digests of the pixels."""
+    """Decode every sample once, with a few threads, and compare 128-bit digests of the pixels.
+
+    faults: checks of maps and points. A sample that fails one counts as unreadable.
+    """
     n = len(index)
     found = Pixels(np.zeros(n, dtype=np.int64))
     numbers: dict[bytes, int] = {}
     chunks = [range(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK)]
 
     with ThreadPoolExecutor(threads(), "decode") as pool:
-        results = pool.map(partial(_digests, dataset, index), chunks)
+        results = pool.map(partial(_digests, dataset, index, faults), chunks)
         for chunk, digests in zip(chunks, results):
             for i, digest in zip(chunk, digests):
                 if isinstance(digest, MtlError):
@@ -169,13 +173,14 @@ def together(copy: np.ndarray, group: Categories | None) -> Categories:
 def _digests(
     dataset: Dataset,
     index: Index,
+    faults: Faults | None,
     indices: range,
 ) -> list[bytes | MtlError]:
     """Decode these samples; return a digest of the shape and the pixels, or the error, of each."""
     found: list[bytes | MtlError] = []
     for i in indices:
         try:
-            image = decode_sample(dataset, index, i).image
+            image = decode_sample(dataset, index, i, faults).image
         except MtlError as error:
             found.append(error)
             continue

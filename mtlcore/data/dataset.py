@@ -25,7 +25,7 @@ from ..contracts import Annotation, Categories
 from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
 from .aligned import LabelColumn
-from .aligned_tasks import aligned_reads, label_columns, label_names, with_annotations
+from .aligned_tasks import aligned_reads, faults, label_columns, label_names, with_annotations
 from .cache import ImageCache, OnDemandImageCache, Progress, Unreadable, cache_size
 from .fingerprint import fingerprint_of
 from .indexed import open_dataset
@@ -153,7 +153,7 @@ def read_images(
 
     opened_splits = _splits_to_open(split, indexed.splits)
     opened = np.flatnonzero(split.isin(*opened_splits))
-    samples = everything.subset(opened)
+    samples = evolve(everything.subset(opened), faults=faults(tasks))
     opened_columns = {name: column.subset(opened) for name, column in columns.items()}
     images, unreadable = _open_images(samples, size, progress, memory, lazy, opened_columns)
 

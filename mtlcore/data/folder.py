@@ -59,7 +59,7 @@ class ImageFolder(Dataset):
             )
         skipped = Skipped()
         if not self.annotation:
-            images = list(_images(self.root, "", skipped))
+            images = list(images_below(self.root, "", skipped))
             return Index(np.array(images, dtype=object), {}, skipped=skipped)
 
         folders = _folders(self.root, "", skipped)
@@ -123,7 +123,7 @@ def _class_samples(
     """Yield the samples of class folders. prefix: what their keys start with."""
     for folder in folders:
         name = prefix + folder.name
-        images = list(_images(folder.path, f"{name}/", skipped))
+        images = list(images_below(folder.path, f"{name}/", skipped))
         if not images:
             skipped.add("a class folder without images", name)
         # The label of a name that is not UTF-8 is text, such as "caf\\xe9".
@@ -132,7 +132,7 @@ def _class_samples(
             yield _Sample(key, label, split)
 
 
-def _images(
+def images_below(
     path: str | Path,
     prefix: str,
     skipped: Skipped,
@@ -144,7 +144,7 @@ def _images(
     for entry in _entries(path):
         key = prefix + entry.name
         if entry.is_dir(follow_symlinks=False):
-            yield from _images(entry.path, f"{key}/", skipped)
+            yield from images_below(entry.path, f"{key}/", skipped)
         elif entry.name.lower().endswith(IMAGES):
             yield key
         else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from ..contracts import Annotation, Categories, Column, Sample
 from ..contracts.columns import describe
 from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
-from .aligned import decode_sample
+from .aligned import Faults, decode_sample
 from .indexed import IndexedDataset
 
 
@@ -21,6 +21,7 @@ class JoinedSamples:
     dataset: (N,) int, the position of the sample's dataset in `datasets`.
     local_index: (N,) int, the sample's index in its own dataset.
     split, labeled: (N,), as in `IndexedDataset`.
+    faults: the checks of decoded maps and points, for `decoder`.
     """
 
     datasets: list[IndexedDataset]
@@ -28,6 +29,7 @@ class JoinedSamples:
     local_index: np.ndarray
     split: Categories
     labeled: np.ndarray
+    faults: Faults = field(factory=dict)
 
     @classmethod
     def join(cls, datasets: list[IndexedDataset]) -> JoinedSamples:
@@ -54,8 +56,8 @@ class JoinedSamples:
     def subset(self, indices: np.ndarray) -> JoinedSamples:
         if len(indices) == len(self) and np.array_equal(indices, np.arange(len(self))):
             return self  # a copy for a million samples would take 21 MB
-        return JoinedSamples(
-            datasets=self.datasets,
+        return evolve(
+            self,
             dataset=self.dataset[indices],
             local_index=self.local_index[indices],
             split=self.split[indices],
@@ -63,7 +65,7 @@ class JoinedSamples:
         )
 
     def decoder(self) -> Decoder:
-        return Decoder(self.datasets, self.dataset, self.local_index)
+        return Decoder(self.datasets, self.dataset, self.local_index, self.faults)
 
     def keys(self) -> Texts:
         """Return the keys of the samples in their datasets, (N,) strings."""
@@ -100,16 +102,19 @@ class JoinedSamples:
 class Decoder:
     """Decodes a sample with its own dataset: sample index -> its image, maps and points.
 
-    Raises MtlError if they can't be read, or if they differ from the dataset's index.
+    Raises MtlError if they can't be read, if they differ from the dataset's index, or if a task
+    can't use them.
     """
 
     datasets: list[IndexedDataset]
     dataset: np.ndarray
     local_index: np.ndarray
+    faults: Faults = field(factory=dict)
 
     def __call__(self, sample: int) -> Sample:
         dataset = self.datasets[self.dataset[sample]]
-        return decode_sample(dataset.entry.component, dataset.index, int(self.local_index[sample]))
+        i = int(self.local_index[sample])
+        return decode_sample(dataset.entry.component, dataset.index, i, self.faults)
 
 
 def annotation_names(datasets: list[IndexedDataset]) -> set[str]:

@@ -44,7 +44,7 @@ class Agreement:
     """How well the numbers of a file agree with those of its run, for one task.
 
     largest: the largest absolute difference. If values exceed 1, as degrees and years do, it is
-    divided by the largest of them.
+    divided by the largest of them; of maps, by the largest of their batch.
     equal: the number of samples with the same answer: label, labels, or values within `TOLERANCE`.
     n: the number of all samples.
     """
@@ -183,19 +183,31 @@ def check(predictor: Predictor, compute: Compute, images: Tensor) -> dict[str, A
     """Compare the numbers of a file with those of its run. images: (N, 3, h, w) uint8."""
     expected: dict[str, list[Tensor]] = {label: [] for label in predictor.tasks}
     found: dict[str, list[Tensor]] = {label: [] for label in predictor.tasks}
+    of_maps: dict[str, Agreement] = {}
     # The first image alone, because a graph must also accept a batch of one.
     for batch in (images[:1], *images[1:].split(BATCH)):
         if not batch.shape[0]:
             continue
         of_run, of_file = numbers(predictor, batch), compute(batch)
-        for label in predictor.tasks:
-            expected[label].append(of_run[label])
-            found[label].append(of_file[label])
+        for label, task in predictor.tasks.items():
+            if of_run[label].ndim > 2:  # the maps of all images may not fit into memory
+                one = agreement_of(task.answer_format(), of_run[label], of_file[label])
+                of_maps[label] = _joined(of_maps[label], one) if label in of_maps else one
+            else:
+                expected[label].append(of_run[label])
+                found[label].append(of_file[label])
     agreement: dict[str, Agreement] = {}
     for label, task in predictor.tasks.items():
-        a, b = torch.cat(expected[label]), torch.cat(found[label])
-        agreement[label] = agreement_of(task.answer_format(), a, b)
+        if label in of_maps:
+            agreement[label] = of_maps[label]
+        else:
+            a, b = torch.cat(expected[label]), torch.cat(found[label])
+            agreement[label] = agreement_of(task.answer_format(), a, b)
     return agreement
+
+
+def _joined(a: Agreement, b: Agreement) -> Agreement:
+    return Agreement(max(a.largest, b.largest), a.equal + b.equal, a.n + b.n)
 
 
 def numbers(predictor: Predictor, images: Tensor) -> dict[str, Tensor]:

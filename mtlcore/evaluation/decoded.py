@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..contracts import Output, SupervisedTask
+from ..contracts import AlignedTask, Output, SupervisedTask
 from ..errors import MtlError
 from ..model.inference import Inference
 from ..networks import to_fp32
@@ -38,6 +38,8 @@ def decoded_predictions(
             decoded[label] = task.decode(outputs[label])
             if mirrored is not None:
                 other = task.decode(mirrored[label])
+                if isinstance(task, AlignedTask):
+                    other = task.mirror_back(other, (images.shape[-2], images.shape[-1]))
                 decoded[label] = task.average(decoded[label], other)
     return decoded
 

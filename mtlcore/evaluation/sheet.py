@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config.experiment import Experiment
-from ..contracts import Categories, Column, SupervisedTask
+from ..contracts import AlignedTask, Categories, Column, SupervisedTask
+from ..data.aligned import StoredLabels, columns_of, joined_labels
 from ..data.check import Report
 from ..data.copies import disagree
 from ..data.images import shrink
@@ -123,9 +124,10 @@ def label_sheet(experiment: Experiment, report: Report) -> np.ndarray:
     """Images of a checked dataset with their labels. -> (H, W, 3) uint8.
 
     On a sheet a wrong order of labels is seen at once. It has a strip for each class, or strips of
-    numbers in rising order; then the first groups of copies whose labels differ. The task that
-    reads an annotation draws it as it draws its own predictions; without such a task, the value is
-    written on the image. Images that cannot be read are left out.
+    numbers in rising order; strips of the maps and points that a task reads; then the first groups
+    of copies whose labels differ. The task that reads a label draws it as it draws its own
+    predictions; without such a task, the value is written on the image. Images that cannot be read
+    are left out.
     """
     strips = _LabelStrips(experiment, report).all()
     return sheet(strips, (DATA_CELL, DATA_CELL))
@@ -142,6 +144,7 @@ class _LabelStrips:
         found: list[Strip] = []
         for name in self.report.reads:
             found += self.of_annotation(name)
+        found += self.of_aligned()
         found += self.of_conflicts()
         if not found:
             some = _evenly(np.arange(len(self.report.index)), COLUMNS)
@@ -153,6 +156,32 @@ class _LabelStrips:
         if isinstance(values, Categories):
             return self.of_classes(name, values)
         return self.of_numbers(name, values)
+
+    def of_aligned(self) -> Iterator[Strip]:
+        """Strips of each map and of points that a task reads, drawn by the task."""
+        for label, entry in self.experiment.tasks.items():
+            task = entry.component
+            column = columns_of(self.report.index).get(task.reads)
+            if not isinstance(task, AlignedTask) or column is None:
+                continue
+            some = _evenly(np.flatnonzero(column.present), COLUMNS * MAX_NUMERIC_STRIPS)
+            some = some[[self.is_readable(index) for index in some]]
+            for start in range(0, len(some), COLUMNS):
+                name = "" if start else f"{label}\n{task.reads}"
+                yield self.of_labels(task, some[start : start + COLUMNS], name)
+
+    def of_labels(self, task: AlignedTask, indices: np.ndarray, text: str) -> Strip:
+        """A strip of images with the maps or points that a task reads."""
+        index, size = self.report.index, (DATA_CELL, DATA_CELL)
+        column = joined_labels(task.reads, {self.report.label: index}).subset(indices)
+        stored = StoredLabels.of(column, size)
+        dataset = self.experiment.data[self.report.label].component
+        for position, number in enumerate(indices.tolist()):
+            stored.write(position, task.reads, dataset.decode(index, number))
+        answers = task.as_answer(stored.take(np.arange(len(indices))))
+        images = self.images(indices)
+        drawn = [task.draw(image, answer) for image, answer in zip(images, answers)]
+        return Strip(text, torch.stack(drawn))
 
     def of_numbers(self, name: str, values: np.ndarray) -> Iterator[Strip]:
         """Samples in rising order of their first number, evenly spaced over all."""

@@ -45,7 +45,7 @@ class HybridModel(nn.Module):
     encoder: the shared encoder.
     heads: label -> head, of tasks first.
     tasks: labels of the supervised tasks.
-    shared_heads: pretext label -> labels of the supervised heads that its loss also trains.
+    shared_heads: label -> labels of the supervised heads that its loss also trains.
     measuring: True if a forward computes the Gramian. Each step sets it.
 
     tasks_only: build no pretext heads, as inference needs none.
@@ -59,11 +59,15 @@ class HybridModel(nn.Module):
         freeze_encoder(self.encoder, experiment.encoder, experiment.freeze)
         self.shared_heads: dict[str, set[str]] = {}
 
-        # Supervised heads are built first: a pretext head may share them.
-        supervised = {
-            label: self._build(label, entry, _SharedHeads({}))
-            for label, entry in experiment.tasks.items()
-        }
+        # Supervised heads are built first: a pretext head may share them. A supervised head may
+        # share a part of those above it.
+        supervised: dict[str, Head] = {}
+        for label, task in experiment.tasks.items():
+            head = self._build(label, task, _SharedHeads(supervised))
+            shared = _shared_labels(head, supervised)
+            if shared:
+                self.shared_heads[label] = shared
+            supervised[label] = head
         self.tasks = tuple(supervised)
         self.heads = nn.ModuleDict(supervised)
         if tasks_only:
@@ -231,7 +235,7 @@ class HybridModel(nn.Module):
     def used(self, names: Sequence[str]) -> set[str]:
         """Return the labels of the heads that these losses train.
 
-        They are the heads of the losses themselves, and the supervised heads that pretexts share.
+        They are the heads of the losses themselves, and the supervised heads that they share.
         """
         found = set(names)
         for name in names:
@@ -241,7 +245,7 @@ class HybridModel(nn.Module):
     def shared(self) -> list[nn.Parameter]:
         """Return the parameters that several losses can train.
 
-        They are those of the encoder, and those of the heads that pretexts share.
+        They are those of the encoder, and those of the heads that others share.
         """
         labels = sorted(set().union(*self.shared_heads.values()))
         networks = [self.encoder, *(self.heads[label] for label in labels)]
@@ -304,7 +308,7 @@ class _SharedHeads(Mapping[str, Head]):
 
 
 def _shared_labels(head: Head, supervised: Mapping[str, Head]) -> set[str]:
-    """Return the labels of the supervised heads that a pretext head shares, whole or in part.
+    """Return the labels of the supervised heads that another head shares, whole or in part.
 
     EMA copies are not counted: no gradient reaches the head that they copy.
     """

@@ -160,7 +160,10 @@ def equal_logits_give_log_choices(subject: TaskSubject) -> None:
     needs=LOSS,
 )
 def each_choice_has_an_effect(subject: TaskSubject) -> None:
-    """Other values of a bool or a Literal change targets, the head, its loss or what it decodes."""
+    """Other values of a bool or a Literal change targets, the head, its loss or what it decodes.
+
+    For maps and points, a change of moved targets or of metrics counts, too.
+    """
     require_effects(subject, _behavior)
 
 
@@ -275,7 +278,12 @@ def _behavior(subject: TaskSubject) -> object:
     """What each choice may change: targets, the layers of the head, its losses, predictions."""
     head, target = subject.head(), subject.fitted_targets()
     output = head(subject.features(len(target)))
-    return target, str(head), subject.loss(head, output, target), subject.task.decode(output)
+    decoded = subject.task.decode(output)
+    found = [target, str(head), subject.loss(head, output, target), decoded]
+    if subject.is_aligned:
+        found.append(subject.moved(target, subject.movement(len(target), 30)))
+        found.append(subject.scores(decoded, target))
+    return found
 
 
 def _has_gradient(parameter: Tensor) -> bool:

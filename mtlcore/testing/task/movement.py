@@ -7,6 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ...contracts import AlignedTask
 from ...contracts.components import are_points
 from ...geometry import Geometry
 from ..kit import Group
@@ -166,7 +167,8 @@ def shuffled_images_leave_a_finite_loss(subject: TaskSubject) -> None:
 @MOVEMENT_CHECKS.check(
     "predictions",
     why="evaluation averages the predictions for an image and its mirror image.",
-    mend="Override `average`: mirror the second prediction back, then take the mean.",
+    mend="Override `average`: mirror the second prediction back, then take the mean. For maps and "
+    "points, override `mirror_back`.",
     needs=(DECODES, MIRRORED_TWICE),
 )
 def averaging_with_the_mirror_keeps_the_target(subject: TaskSubject) -> None:
@@ -174,7 +176,10 @@ def averaging_with_the_mirror_keeps_the_target(subject: TaskSubject) -> None:
     target, task = subject.truth(6), subject.task
     mirrored = subject.moved(target, subject.movement(6, mirrored=True))
     right = task.as_answer(target)
-    found = task.average(right, task.as_answer(mirrored))
+    back = task.as_answer(mirrored)
+    if isinstance(task, AlignedTask):
+        back = task.mirror_back(back, (SIZE, SIZE))
+    found = task.average(right, back)
     require_shape(found, tuple(right.shape), "the average")
     error = relative_error(found, right)
     require(error < 1e-3, f"it differs by {error:.3g} of the largest value")

@@ -30,6 +30,22 @@ def read_face(crop: Crop, root: Path, index: Index, i: int) -> np.ndarray:
     return cut_box(image, box, key) if crop == "hopenet" else cut_square(image, box, key)
 
 
+def read_face_and_points(
+    crop: Crop, root: Path, index: Index, i: int, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read the image of sample `i` and move its points (2, P) with the crop. -> image, (P, 2)."""
+    key = str(index.keys[i])
+    image = read_image(key, root)
+    if crop == "none":
+        return image, points.T
+    box = np.asarray(index.annotations["box_px"][i])
+    if crop == "hopenet":
+        x0, y0, _, _ = _box_on_image(image, box, key)
+        return cut_box(image, box, key), points.T - [x0, y0]
+    left, top, _ = _square_on_image(image, box, key)
+    return cut_square(image, box, key), points.T - [left, top]
+
+
 def square_box(points: np.ndarray, margin: float) -> np.ndarray:
     """(2, P) landmarks in pixels -> (4,): their square, wider by `margin` times its size."""
     low = points.min(1)
@@ -58,12 +74,18 @@ def cut_square(image: np.ndarray, box: np.ndarray, name: str) -> np.ndarray:
 
     Raises MtlError if the box and the image do not overlap.
     """
+    left, top, size = _square_on_image(image, box, name)
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def _square_on_image(image: np.ndarray, box: np.ndarray, name: str) -> tuple[int, int, int]:
+    """The left, the top and the size of the square that `cut_square` takes."""
     x0, y0, x1, y1 = _box_on_image(image, box, name)
     h, w = image.shape[:2]
     size = min(x1 - x0, y1 - y0, h, w)
     left = min(max(round((x0 + x1 - size) / 2), 0), w - size)
     top = min(max(round((y0 + y1 - size) / 2), 0), h - size)
-    return np.ascontiguousarray(image[top : top + size, left : left + size])
+    return left, top, size
 
 
 def cut_box(image: np.ndarray, box: np.ndarray, name: str) -> np.ndarray:

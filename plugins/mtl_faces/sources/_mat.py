@@ -63,6 +63,17 @@ def read_mat(path: Path, points: str) -> tuple[np.ndarray, np.ndarray]:
     return pose_deg, marks[:2]
 
 
+def read_points(path: Path, name: str, count: int) -> np.ndarray:
+    """Read the landmarks of this name, (2, count) pixels.
+
+    Raises ValueError if they are missing or broken, or if their number is another.
+    """
+    marks = _array(_load(path, {name}), name)
+    if not _are_landmarks(marks) or marks.shape[1] != count:
+        raise ValueError(f"{name} that holds no {count} landmarks: {marks.shape}")
+    return marks[:2]
+
+
 def _are_landmarks(marks: np.ndarray) -> bool:
     """At least two points, with finite x and y."""
     if marks.ndim != 2 or marks.shape[0] < 2 or marks.shape[1] < 2:

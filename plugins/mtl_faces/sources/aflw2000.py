@@ -20,6 +20,7 @@ from mtlcore import Dataset, Index, Sample, Skipped, hookimpl
 
 from ._crops import MARGIN, Crop, read_face, square_box, widened_box
 from ._files import entries, is_image, require_folder, strings
+from ._landmarks import face_with_points, with_points
 from ._mat import read_mat
 from ._pose import PoseRow, pose_annotations
 
@@ -36,11 +37,13 @@ class Aflw2000(Dataset):
     and 6DRepNet; it uses `pt2d`, where points that can't be seen are -1, so the box reaches the
     image's corner on turned faces. "none".
     margin: of the square on each side, as a share of the landmarks' longer extent.
+    landmarks: True to read the 68 points `pt3d_68` as the points "landmarks", too.
     """
 
     root: Path
     crop: Crop = "square"
     margin: float = field(default=MARGIN, validator=and_(ge(0.0), le(10.0)))
+    landmarks: bool = False
 
     def index(self) -> Index:
         require_folder("aflw2000", self.root, "image00002.jpg, image00002.mat, ...")
@@ -62,14 +65,17 @@ class Aflw2000(Dataset):
         skipped.note(
             f"faces left out, an angle beyond {LIMIT_DEG:g} degrees, as in the benchmark", beyond
         )
-        return Index(
+        index = Index(
             strings(key for key, _, _ in rows),
             pose_annotations(rows, self.crop),
             split=np.full(len(rows), "test"),
             skipped=skipped,
         )
+        return with_points(index) if self.landmarks else index
 
     def decode(self, index: Index, i: int) -> Sample:
+        if self.landmarks:
+            return face_with_points(self.crop, self.root, index, i, "pt3d_68")
         return Sample(read_face(self.crop, self.root, index, i))
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:

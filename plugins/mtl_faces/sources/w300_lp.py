@@ -35,6 +35,7 @@ from ._files import (
     split_folders,
     strings,
 )
+from ._landmarks import face_with_points, with_points
 from ._mat import read_mat
 from ._pose import PoseRow, pose_annotations
 
@@ -54,12 +55,14 @@ class W300Lp(Dataset):
     crop: "square" around the landmarks. "hopenet", the training box of Hopenet and 6DRepNet.
     "none", for images that are faces already.
     margin: of the square on each side, as a share of the landmarks' longer extent.
+    landmarks: True to read the 68 points `pt2d` as the points "landmarks", too.
     """
 
     name: ClassVar[str] = "300w_lp"
     root: Path
     crop: Crop = "square"
     margin: float = field(default=MARGIN, validator=and_(ge(0.0), le(10.0)))
+    landmarks: bool = False
 
     def index(self) -> Index:
         require_folder(self.name, self.root, f"the folders {', '.join(FOLDERS)}, or train and val")
@@ -76,7 +79,7 @@ class W300Lp(Dataset):
         index = cached_index(self, watched, lambda: self._index(folders, splits))
         # Not in the cache, which does not watch the root.
         note_unread_folders(self.name, self.root, folders, index.skipped)
-        return index
+        return with_points(index) if self.landmarks else index
 
     def _index(self, folders: list[str], splits: dict[str, str]) -> Index:
         """splits: name of the folder -> split; empty if the folders are parts."""
@@ -95,6 +98,8 @@ class W300Lp(Dataset):
         return Index(strings(keys), annotations, split=split, group=group, skipped=skipped)
 
     def decode(self, index: Index, i: int) -> Sample:
+        if self.landmarks:
+            return face_with_points(self.crop, self.root, index, i, "pt2d")
         return Sample(read_face(self.crop, self.root, index, i))
 
     def _rows(self, folder: str, skipped: Skipped) -> list[PoseRow]:

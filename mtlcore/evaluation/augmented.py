@@ -153,11 +153,11 @@ class _Labels:
             return [first, ""]
         if other == 0:
             return [first, f"{1 - own:.0%} no label"]
-        words = _words(self.task.answer(answers[i : i + 1])[0])
+        words = in_words(self.task.answer(answers[i : i + 1])[0])
         return [first, f"{other:.0%} {words}"[:MOST_CHARACTERS]]
 
 
-def _words(answer: Answer) -> str:
+def in_words(answer: Answer) -> str:
     """Return an answer in a few words."""
     if "label" in answer:
         return str(answer["label"])

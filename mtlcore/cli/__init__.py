@@ -32,6 +32,7 @@ COMMANDS = {
     "export": ("export:export", "Write a run as one ONNX or torch.export file, and check it."),
     "benchmark": ("benchmark:benchmark", "Compare the formats of a run: accuracy, time, size."),
     "serve": ("serve:serve", "Serve a run as a web page and as JSON endpoints."),
+    "report": ("report:report", "Write one HTML file about a run or a study."),
     "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
     "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
     "lr-find": ("lr_find:lr_find", "Suggest a learning rate from a few training steps."),

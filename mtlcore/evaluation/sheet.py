@@ -92,7 +92,7 @@ def _label_width(strips: Sequence[Strip], font: Font) -> int:
 
 
 def cells_of(images: Tensor, cell: tuple[int, int]) -> np.ndarray:
-    """Convert images (N, 3, H, W) in [0, 1] to cells (N, *cell, 3) uint8: scaled to fit, padded with white."""
+    """Scale images (N, 3, H, W) in [0, 1] to fit, padded with white. -> (N, *cell, 3) uint8."""
     images = images.float()
     old = (images.shape[-2], images.shape[-1])
     size = largest_of_ratio(cell, old)

@@ -116,12 +116,16 @@ class Image:
 
 @frozen
 class Gallery:
-    """Images side by side, as many as fit. wide: one below the other, each as a strip."""
+    """Images side by side, as many as fit.
+
+    wide: one below the other, each as a strip. pairs: images of double width.
+    """
 
     kind: ClassVar[str] = "gallery"
     caption: str
     images: Sequence[Image]
     wide: bool = False
+    pairs: bool = False
 
 
 @frozen
@@ -142,7 +146,17 @@ class Code:
 
 
 Block = (
-    Text | Missing | Facts | Table | Matrix | Columns | Chart | Charts | Image | Gallery | Heading
+    Text
+    | Missing
+    | Facts
+    | Table
+    | Matrix
+    | Columns
+    | Chart
+    | Charts
+    | Image
+    | Gallery
+    | Heading
     | Code
 )
 

@@ -31,6 +31,8 @@ LEFT, RIGHT, TOP, BOTTOM = 50, 12, 16, 42  # units: margins of the axes
 LETTER = 6.2  # units: a generous width of a letter
 ROW = 26  # units: height of a row with an interval
 MOST_POINTS = 300  # of a series; neighbors of a longer one are averaged
+WIDE = 20.0  # largest / smallest value from which on an axis is logarithmic
+UNIT = (-0.04, 1.04)  # limits of an axis of probabilities: a point at 0 is whole
 COLORS = 8  # of series, in the style sheet
 DASHES = ("-", "--", ":", "-.")
 
@@ -62,14 +64,14 @@ class Interval:
 
 
 def line_chart(title: str, series: Sequence[Series], x_label: str, log: bool = False) -> Chart:
-    """Draw series over x. log: a logarithmic y axis, where all values are above 0."""
+    """Draw series over x. log: a logarithmic y axis, if values span a wide range above 0."""
     with _figure(HEIGHT) as (figure, axes):
         for i, one in enumerate(series):
             x, y = _thinned(np.asarray(one.x, float), np.asarray(one.y, float))
             marker = "o" if np.isfinite(y).sum() < 3 else ""
             style = DASHES[i // COLORS % len(DASHES)]
             axes.plot(x, y, style, marker=marker, markersize=4, color=_series_color(i))
-        if log and all(np.nanmin(one.y) > 0 for one in series if len(one.y)):
+        if log and _spans(series) > WIDE:
             axes.set_yscale("log")
             _plain_numbers(axes)
         axes.set_xlabel(x_label, parse_math=False)
@@ -111,14 +113,12 @@ def reliability_chart(
         axes.plot(confidence, accuracy, "-", color=ACCENT)
         sizes = [12 + 80 * number / max(max(n, default=1), 1) for number in n]
         axes.scatter(confidence, accuracy, s=sizes, color=ACCENT, zorder=3)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.set_xlim(*UNIT)
+        axes.set_ylim(*UNIT)
         axes.set_xlabel("predicted probability")
         axes.set_ylabel("share that is right")
         svg = _svg(figure)
-    bins = [
-        (f"{a:.2f}", f"{b:.2f}", str(number)) for a, b, number in zip(confidence, accuracy, n)
-    ]
+    bins = [(f"{a:.2f}", f"{b:.2f}", str(number)) for a, b, number in zip(confidence, accuracy, n)]
     columns = ("mean probability", "share that is right", "answers")
     alt = f"{title}: in {len(bins)} bins, " + "; ".join(f"{a}: {b} (n = {k})" for a, b, k in bins)
     return Chart(title, svg, alt, (), Table(title, columns, bins, folded=True))
@@ -223,8 +223,22 @@ def _figure(height: float, left: float = LEFT) -> Iterator[tuple[Figure, Axes]]:
     with mpl.rc_context(settings):
         size = (WIDTH / UNITS_PER_INCH, height / UNITS_PER_INCH)
         figure = Figure(figsize=size)
-        box = (left / WIDTH, BOTTOM / height, 1 - (left + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / height)
+        box = (
+            left / WIDTH,
+            BOTTOM / height,
+            1 - (left + RIGHT) / WIDTH,
+            1 - (TOP + BOTTOM) / height,
+        )
         yield figure, figure.add_axes(box)
+
+
+def _spans(series: Sequence[Series]) -> float:
+    """The largest value over the smallest one; 0 where a value is not above 0."""
+    values = np.concatenate([np.asarray(one.y, float) for one in series])
+    values = values[np.isfinite(values)]
+    if not len(values) or values.min() <= 0:
+        return 0.0
+    return float(values.max() / values.min())
 
 
 def _plain_numbers(axes: Axes) -> None:

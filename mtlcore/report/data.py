@@ -17,7 +17,7 @@ from .opened import OpenedData
 from .tiles import captioned, tile, words
 
 ORDER = ("train", "validation", "val", "test")
-SHEET = 12  # images of a task
+SHEET = 8  # images of a task
 CHUNK = 1 << 16  # samples whose labels are counted at a time
 MOST_CLASSES = 40  # with a row of their own
 
@@ -102,7 +102,7 @@ def _number_table(label: str, task: SupervisedTask, by_split: Mapping[str, np.nd
             texts = [shown(float(f"{cell:.4g}")) for cell in cells]
             rows.append((f"{name}, {split}", f"{len(column):,}", *texts))
     unit = f", {form.unit}" if form.unit else ""
-    columns = ("", "n", "mean", "standard deviation", "smallest", "largest")
+    columns = ("", "n", "mean", "sd", "smallest", "largest")
     return Table(f"Labels of {label}{unit}", columns, rows)
 
 
@@ -144,9 +144,7 @@ def _spread(task: SupervisedTask, data: RunData, label: str, indices: np.ndarray
     return readable_samples(data, few, min(SHEET, len(few)))
 
 
-def _tiles(
-    label: str, task: SupervisedTask, data: RunData, indices: np.ndarray
-) -> Sequence[Image]:
+def _tiles(label: str, task: SupervisedTask, data: RunData, indices: np.ndarray) -> Sequence[Image]:
     cached = data.images.take(indices)
     answers = task.as_answer(data.targets_of(indices, cached)[label])
     found = []
@@ -162,4 +160,3 @@ def _label_words(task: SupervisedTask, decoded: torch.Tensor) -> str:
     if isinstance(task, AlignedTask):
         return ""
     return words(task, decoded)
-

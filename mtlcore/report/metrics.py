@@ -1,4 +1,4 @@
-"""The metrics of a run on its samples: with intervals, by class, by group, by range of the label."""
+"""The metrics of a run: with intervals, by class, by group, by range of the label."""
 
 from __future__ import annotations
 
@@ -29,17 +29,16 @@ def metric_table(all_answers: Sequence[Answers]) -> Table:
             if name in answers.metrics:
                 found = _estimate(answers, metric, answers.metrics[name])
                 rows.append(_metric_row(answers, name, metric, found))
-    columns = ("metric", "value (95 % interval)", "better", "split", "n")
+    columns = ("metric", "value", "95 % interval", "better", "split", "n")
     return Table("Metrics of the supervised tasks", columns, rows)
 
 
-def _metric_row(
-    answers: Answers, name: str, metric: Metric, found: Estimate
-) -> tuple[str, str, str, str, str]:
+def _metric_row(answers: Answers, name: str, metric: Metric, found: Estimate) -> tuple[str, ...]:
     directions = {True: "higher", False: "lower", None: ""}
     better = directions[metric.higher_is_better]
     where = (answers.split, f"{answers.n:,}")
-    return (f"{answers.label}/{name}", with_interval(found), better, *where)
+    interval = f"{shown(found.low)} to {shown(found.high)}" if math.isfinite(found.low) else "-"
+    return (f"{answers.label}/{name}", shown(found.value), interval, better, *where)
 
 
 def _estimate(answers: Answers, metric: Metric, value: float) -> Estimate:
@@ -199,7 +198,5 @@ def matrices(all_answers: Sequence[Answers]) -> list[Block]:
         tables += confusion(answers)
     if not tables:
         return []
-    note = "A row is a true class. The darker a cell, the larger its share of the row."
+    note = "A row is a true class. The stronger the color, the larger the share of the row."
     return [Columns(tables), Text(note, quiet=True)]
-
-

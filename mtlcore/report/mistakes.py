@@ -86,7 +86,7 @@ def _of_numbers(answers: Answers) -> list[Block]:
     caption = f"The {len(worst)} largest errors of {answers.n:,}."
     if draws_answers(answers.task):
         caption += " Left: the label; right: the prediction."
-    return [Gallery(caption, images)]
+    return [Gallery(caption, images, pairs=draws_answers(answers.task))]
 
 
 def _largest_errors(answers: Answers) -> tuple[np.ndarray, list[float]]:
@@ -96,7 +96,7 @@ def _largest_errors(answers: Answers) -> tuple[np.ndarray, list[float]]:
     distance = answers.numbers(answers.predictions) - answers.numbers(answers.truth())
     spread = np.maximum(answers.numbers(answers.truth()).std(0), 1e-9)
     order = np.argsort(-np.abs(distance / spread).max(1), kind="stable")[:CANDIDATES]
-    name, metric = main_metric(answers)
+    _name, metric = main_metric(answers)
     if metric is None or metric.higher_is_better is not False:
         return order[:SHOWN], [0.0] * SHOWN
     errors = []
@@ -113,7 +113,11 @@ def _of_maps(answers: Answers) -> list[Block]:
     """Samples that are evenly spaced: maps and points have no probability to sort by."""
     positions = np.unique(np.linspace(0, answers.n - 1, SHOWN // 2).astype(int))
     images = [_tile(answers, position) for position in positions]
-    return [Gallery("Evenly spaced samples. Left: the label; right: the prediction.", images)]
+    return [
+        Gallery(
+            "Evenly spaced samples. Left: the label; right: the prediction.", images, pairs=True
+        )
+    ]
 
 
 def _tile(answers: Answers, position: int, note: str = "") -> Image:

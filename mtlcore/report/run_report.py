@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .. import __version__
-from ..config.experiment import Experiment
 from ..config.overrides import Overrides
 from ..data.cache import Progress
 from ..errors import MtlError
@@ -36,7 +35,7 @@ from .data import label_tables, recorded, sheet_of_data
 from .html import require_html, write_page
 from .metrics import errors_by, matrices, metric_table
 from .mistakes import mistakes
-from .opened import OpenedData, OpenedNetwork, open_network, open_samples, splits_of_tasks
+from .opened import open_network, open_samples, splits_of_tasks
 from .pretexts import pretext_sheets, pretext_table
 
 T = TypeVar("T")
@@ -188,9 +187,9 @@ def _metrics(sources: _Sources) -> Blocks:
         what = "metrics on samples, confusion matrices, errors by group, calibration and mistakes"
         return [*part(what, lambda: _raised(sources)), *own]
     note = (
-        f"{sources.network().checkpoint}. Intervals are {100 * LEVEL:.0f} % percentile bootstrap "
-        f"intervals over the samples, {RESAMPLES} resamples. They don't say how much another seed "
-        "changes: for this, compare several runs with a study."
+        f"Checkpoint {sources.network().checkpoint}. Intervals are {100 * LEVEL:.0f} % percentile "
+        f"bootstrap intervals over the samples, {RESAMPLES} resamples. They don't say how much "
+        "another seed changes: for this, compare several runs with a study."
     )
     if not sources.is_finished:
         note += " The run is not finished, so its test split was not read."

@@ -45,5 +45,6 @@ def words_with_probability(task: SupervisedTask, decoded: Tensor) -> str:
 
 
 def captioned(image: Tensor, caption: str, alt: str) -> Image:
-    """An image of a gallery."""
-    return Image(data_url(image), alt, caption, SIDE)
+    """An image of a gallery; one that shows two side by side is twice as wide."""
+    pair = image.shape[-1] > 1.5 * image.shape[-2]
+    return Image(data_url(image), alt, caption, SIDE * 2 if pair else SIDE)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from report_toys import CONFIG, page_of, trained
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
@@ -163,8 +164,6 @@ def test_a_run_whose_data_is_gone_shows_its_curves_and_says_why_not_more(tmp_pat
     for i in range(40):
         name = images / ("train" if i % 5 else "test") / "ab"[i % 2] / f"{i}.png"
         name.parent.mkdir(parents=True, exist_ok=True)
-        from PIL import Image
-
         pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(name)
     text = CONFIG.replace(
@@ -202,6 +201,7 @@ def test_a_run_without_checkpoint_or_log_line_has_a_report(copy) -> None:
     assert "Samples by split" in page.text
 
 
+@pytest.mark.slow
 def test_a_run_without_validation_says_so(tmp_path) -> None:
     run = trained(tmp_path, input__validation=0.0, task__quarter__by=())
     page = reported(run.path)
@@ -210,6 +210,7 @@ def test_a_run_without_validation_says_so(tmp_path) -> None:
     assert "quarter on test" in page.text
 
 
+@pytest.mark.slow
 def test_a_run_without_tasks_shows_its_pretexts(tmp_path) -> None:
     text = CONFIG.replace('[task.quarter]\nname = "classification"\nby = ["color"]\n', "")
     page = reported(trained(tmp_path, text).path)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
-from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, shuffle, unshuffle
+from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, assemble, shuffle, unshuffle
 from refusals import assert_refused
 from toys import Plain, batch, experiment, prepared_batches, train_state
 

@@ -81,9 +81,12 @@ def _folder(
 
 
 def _greet(config: Path | None, folder: Path | None, resume: Path | None, dry_run: bool) -> None:
-    """Print a line at once: importing torch takes seconds."""
+    """Print a line at once: importing torch takes seconds. A missing file is an error alone."""
+    from ..files import exists
     from ._shared import print_line
 
+    if not exists(resume or config or Path()):
+        return
     if dry_run:
         print_line(f"trying {config}: nothing is written")
     elif resume is not None:

@@ -159,6 +159,7 @@ def reported(folder: Path, **options):
     return page_of(file)
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_is_gone_shows_its_curves_and_says_why_not_more(tmp_path) -> None:
     images = tmp_path / "images"
     for i in range(40):
@@ -218,6 +219,7 @@ def test_a_run_without_tasks_shows_its_pretexts(tmp_path) -> None:
     assert "pretexts" in sections(page)
 
 
+@pytest.mark.slow
 def test_a_damaged_log_is_named_and_the_rest_is_shown(copy) -> None:
     log = RunFolder.open(copy).metrics
     log.write_text("{broken\n" + log.read_text())

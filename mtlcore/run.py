@@ -38,6 +38,7 @@ from .evaluation.evaluate import (
 from .evaluation.samples import FeatureTable, feature_table
 from .model.inference import Inference
 from .prediction.predictor import Predictor, predictor_of
+from .report.run_report import write_run_report
 from .runs import RunFolder
 
 if TYPE_CHECKING:
@@ -282,6 +283,33 @@ class Run:
             which=checkpoint,
             overrides=overrides or (),
         )
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        split: str | None = None,
+        overrides: Overrides | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Write a report of the run as one HTML file, and return its path.
+
+        It shows what can be shown: of a run in progress, of one without validation, of one whose
+        data is gone. For everything else it says why not.
+
+        path: the .html file to write. An existing one is replaced.
+        split: the split to evaluate on (default: test; validation if the run is not finished).
+        overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
+        progress: called with a description, the images read so far, and their total.
+
+        Raises MtlError if the file can't be written, if the data has no such split, or if
+        matplotlib or jinja2 is missing.
+        """
+        file = Path(path)
+        write_run_report(
+            self._folder(), file, split=split, overrides=overrides or (), progress=progress
+        )
+        return file
 
     def features(
         self,

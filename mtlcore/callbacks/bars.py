@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
 from typing import Any
@@ -23,12 +23,15 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from ..contracts import CallbackContext
 from ..stdout import lossy_stdout
 from .progress import ProgressReporter, SilentReporter
 
+WIDE, WIDE_BAR, NARROW_BAR = 100, 24, 8  # columns: of a wide terminal, of the bar
+ETA = len("0:00:00")
 LINE_EVERY_S = 5.0  # seconds between two lines of losses where bars can't be drawn
 
 
@@ -49,12 +52,14 @@ class Bars(ProgressReporter):
         self.quiet = quiet
         self.console = console or get_console()
         self.draws = not self.console.is_jupyter or _has_widgets()
+        # Below 100 columns the bar is short. Losses give way before anything else.
+        self.bar_width = WIDE_BAR if self.console.width >= WIDE else NARROW_BAR
         self.bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[details]}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=self.bar_width),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[details]}", markup=False, table_column=Column(no_wrap=True)),
             console=self.console,
             disable=quiet or not self.draws,
         )
@@ -105,11 +110,15 @@ class Bars(ProgressReporter):
         self.logged_at = step, now
         rate = (step - step_before) / max(1e-9, now - time_before)
         details = [f"{rate:.1f} steps/s"]
+        if row["skipped"]:
+            details.append(f"{row['skipped']} skipped")
         for name, value in row.items():
             if name.startswith("loss/"):
                 details.append(f"{name.removeprefix('loss/')} {value:.3f}")
-        if row["skipped"]:
-            details.append(f"{row['skipped']} skipped")
+        if self.draws:
+            taken = max(map(len, [self.title, *self.tasks])) + self.bar_width + ETA
+            taken += 2 * len(str(run.steps)) + len("/") + 4  # a space between two columns
+            details = fitting(details, self.console.width - taken)
         self._update(self.title, step, run.steps, "  ".join(details))
 
     def _show_metrics(self, row: Mapping[str, Any]) -> None:
@@ -134,6 +143,20 @@ class Bars(ProgressReporter):
         if done >= total or now - self.line_at >= LINE_EVERY_S:
             self.line_at = now
             self.note(f"{name} {done}/{total}  {details}".rstrip())
+
+
+def fitting(parts: Sequence[str], width: int) -> list[str]:
+    """Return the first parts, and "..." for those that do not fit into `width` columns.
+
+    The first part always stays. Parts are joined by two spaces.
+    """
+    kept = list(parts[:1])
+    for number, part in enumerate(parts[1:], 2):
+        more = [] if number == len(parts) else ["..."]
+        if len("  ".join([*kept, part, *more])) > width:
+            return [*kept, "..."] if len("  ".join([*kept, "..."])) <= width else kept
+        kept.append(part)
+    return kept
 
 
 def reporter_of(

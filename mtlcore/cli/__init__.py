@@ -2,7 +2,8 @@
 
 Commands are listed here and imported when they are called, so that `mtl --help` imports no torch.
 
-Exit codes: 0 on success; 1 where `mtl plugins check` finds a failure; 2 for an error that the user
+Exit codes: 0 on success; 1 where `mtl plugins check` finds a failure, or where `mtl config diff`
+finds a difference; 2 for an error that the user
 can fix (its message alone, on stderr), and for output that can't be written; 3 for a run that
 diverged; 130 after Ctrl-C, and 128 + its number after another signal that a run was saved for. Any
 other exception is a bug of the program and keeps its traceback. A reader of stdout that goes away
@@ -25,6 +26,7 @@ from ..stdout import lossy_stdout, open_missing_outputs
 from .plugins import plugins
 
 COMMANDS = {
+    "init": ("init:init", "Write a commented configuration for your own images."),
     "train": ("train:train", "Train an experiment, or resume a run."),
     "eval": ("eval:evaluate", "Evaluate a run on a split of its data, or on other data."),
     "predict": ("predict:predict", "Predict images, folders, tables or videos with a run."),
@@ -32,6 +34,8 @@ COMMANDS = {
     "export": ("export:export", "Write a run as one ONNX or torch.export file, and check it."),
     "benchmark": ("benchmark:benchmark", "Compare the formats of a run: accuracy, time, size."),
     "serve": ("serve:serve", "Serve a run as a web page and as JSON endpoints."),
+    "report": ("report:report", "Write one HTML file about a run or a study."),
+    "completion": ("completion:completion", "Print a script that completes mtl in your shell."),
     "demo": ("demo:demo", "Compare supervised and hybrid training on synthetic images."),
     "preview": ("preview:preview", "Draw what the pretext tasks see and what a run predicts."),
     "lr-find": ("lr_find:lr_find", "Suggest a learning rate from a few training steps."),
@@ -66,6 +70,17 @@ _data.command(
     help="Decode the images of one [data.LABEL] once, into a few large files.",
 )
 app.command(_data)
+
+_config = App(name="config", help="Check, show and compare configurations.")
+_CONFIG = {
+    "check": "Report all mistakes of a configuration at once.",
+    "show": "Print a configuration with every default.",
+    "diff": "Print the keys in which two configurations or runs differ.",
+    "schema": "Print the JSON Schema of configurations, for editors.",
+}
+for _name, _help in _CONFIG.items():
+    _config.command(f"{__name__}.config:{_name}", name=_name, help=_help)
+app.command(_config)
 
 _study = App(name="study", help="Compare arms over seeds: write a study, run it, read its tables.")
 _STUDY = {

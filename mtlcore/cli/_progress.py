@@ -35,6 +35,20 @@ def metrics_table(title: str, metrics: Mapping[str, float]) -> Table:
     return table
 
 
+def is_of_group(metric: str) -> bool:
+    """Whether a metric is that of a group, such as "fer/accuracy[race=white]"."""
+    return "[" in metric.partition("/")[2]
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """The first metric of each task, in one line: what a reader looks for at the end."""
+    first: dict[str, str] = {}
+    for name, value in metrics.items():
+        if not is_of_group(name):
+            first.setdefault(name.partition("/")[0], f"{name} {value:.4f}")
+    return "  ".join(first.values())
+
+
 def arms_table(arms: Sequence[Arm]) -> Table:
     """One row per metric and one column per arm; below them the pretext tasks and the compute."""
     title = Text("test split, last step")

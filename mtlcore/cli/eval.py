@@ -23,6 +23,7 @@ def evaluate(
     split: str = "test",
     checkpoint: Literal["last", "best"] = "last",
     mirror: Annotated[bool, Parameter(negative="")] = False,
+    groups: Annotated[bool, Parameter(negative="")] = False,
     against: tuple[Path, ...] = (),
     json: Json = False,
 ) -> int:
@@ -43,15 +44,17 @@ def evaluate(
         The last checkpoint (the one to report), or the best one on validation.
     mirror
         Average the predictions for each image and its mirror image: two forwards per image.
+    groups
+        Also print the metrics of each group, such as accuracy[race=white].
     against
         Also evaluate this run, and print delta_m: how much better RUN is on average. Repeatable:
         one single-task run for each task of RUN.
     json
-        Print JSON.
+        Print JSON, with all groups.
     """
     from ..callbacks.bars import Bars
     from ..run import Run
-    from ._progress import metrics_table
+    from ._progress import headline, is_of_group, metrics_table
     from ._shared import console, print_json, print_line
 
     found = []
@@ -77,7 +80,12 @@ def evaluate(
     where = f"{result.run}  {result.checkpoint}  {result.data}/{result.split}"
     counts = [f"{n} with a label of {label}" for label, n in result.n.items()]
     title = f"{where}  {', '.join(counts)}"
-    console.print(metrics_table(title, result.metrics))
+    shown = {k: v for k, v in result.metrics.items() if groups or not is_of_group(k)}
+    console.print(metrics_table(title, shown))
+    hidden = len(result.metrics) - len(shown)
+    if hidden:
+        print_line(f"{hidden} metrics of groups: --groups")
+    print_line(headline(result.metrics))
     if compared:
         _print_compared(compared)
     return 0

@@ -167,10 +167,10 @@ class _Labels:
         return [*lines, "", ""][:2]
 
     def _words_of(self, label: Tensor, dense: str) -> str:
-        return _words(self.task.answer(label)[0], dense)
+        return in_words(self.task.answer(label)[0], dense)
 
 
-def _words(answer: Answer, dense: str) -> str:
+def in_words(answer: Answer, dense: str = "") -> str:
     """Return an answer in a few words; `dense` for a map or points."""
     if "label" in answer:
         return str(answer["label"])

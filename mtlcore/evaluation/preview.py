@@ -100,17 +100,25 @@ def readable_samples(data: RunData, indices: np.ndarray, n: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def strips(experiment: Experiment, images: Tensor, run: Path | None = None) -> list[Strip]:
-    """The strips of raw uint8 images (N, 3, H, W). run: also its predictions."""
+def strips(
+    experiment: Experiment, images: Tensor, run: Path | None = None, *, numbers: bool = False
+) -> list[Strip]:
+    """The strips of raw uint8 images (N, 3, H, W). run: also its predictions.
+
+    numbers: write targets and predictions that a pretext can't draw as numbers.
+    """
     prepared = _prepared(experiment, images)
     model = _model(experiment, run)
     outputs = _outputs(model, prepared) if run else {}
     found = _common_strips(images, prepared)
     for shown in _pretexts(experiment, model, prepared):
-        found += [*shown.views(), *shown.drawn_target()]
-        if shown.can_draw:
-            for output in outputs.get(shown.label, ()):
+        drawn = shown.drawn_target()
+        found += [*shown.views(), *(drawn or shown.written_target() if numbers else drawn)]
+        for output in outputs.get(shown.label, ()):
+            if shown.can_draw:
                 found.append(shown.drawn("prediction", output))
+            elif numbers and shown.written_target():
+                found.append(shown.written("prediction", shown.decided(output)))
     return found
 
 
@@ -282,7 +290,7 @@ class _Pretext:
     def written(self, what: str, tree: Target | Output) -> Strip:
         """A target or an output as numbers."""
         texts = [_numbers(tree, sample) for sample in range(len(self.first_view))]
-        return Strip(f"{self.label}\n{what}", text_cells(texts))
+        return Strip(f"{self.label}\n{what}", text_cells(texts), texts)
 
     def decided(self, output: Output) -> Output:
         """The class with the highest logit, where the head says that it predicts `choices`."""

@@ -41,10 +41,14 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 @frozen(eq=False)
 class Strip:
-    """One strip of the sheet. label: lines of text. images: (N, 3, H, W) float in [0, 1]."""
+    """One strip of the sheet. label: lines of text. images: (N, 3, H, W) float in [0, 1].
+
+    texts: the lines of each image, if the images show text alone.
+    """
 
     label: str
     images: Tensor
+    texts: Sequence[Sequence[str]] = ()
 
 
 def sheet(strips: Sequence[Strip], size: tuple[int, int]) -> np.ndarray:
@@ -66,7 +70,7 @@ def sheet(strips: Sequence[Strip], size: tuple[int, int]) -> np.ndarray:
     for row, strip in enumerate(strips):
         y = row * row_step + GAP
         pen.multiline_text((GAP, y + GAP), strip.label, fill="black", font=font)
-        for column, image in enumerate(_cells(strip.images, cell)):
+        for column, image in enumerate(cells_of(strip.images, cell)):
             x = margin + column * column_step
             page.paste(Image.fromarray(image), (x, y))
     return np.asarray(page)
@@ -88,8 +92,8 @@ def _label_width(strips: Sequence[Strip], font: Font) -> int:
     return widest
 
 
-def _cells(images: Tensor, cell: tuple[int, int]) -> np.ndarray:
-    """(N, 3, H, W) -> (N, *cell, 3) uint8: scaled to fit, padded with white."""
+def cells_of(images: Tensor, cell: tuple[int, int]) -> np.ndarray:
+    """Scale images (N, 3, H, W) in [0, 1] to fit, padded with white. -> (N, *cell, 3) uint8."""
     images = images.float()
     old = (images.shape[-2], images.shape[-1])
     size = largest_of_ratio(cell, old)

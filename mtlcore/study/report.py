@@ -199,13 +199,19 @@ class Tables:
 
     def plot(self, file: Path) -> None:
         """Write a plot of the arms, and of their differences from the baseline."""
+        values, compared, label = self.compared()
+        plot_comparison(file, values, compared, label)
+
+    def compared(self) -> tuple[dict[str, dict[int, float]], list[Comparison], str]:
+        """Return what plots show: arm -> seed -> metric, the baseline first; its differences from
+        the baseline; the name of the metric.
+        """
         plan, rows = self.plan, self._rows_of("main")
         baseline = plan.definition.baseline
         names = [baseline, *(name for name in _arm_names(rows) if name != baseline)]
-        values = {name: self._pair(rows, name, name).mine for name in names}
+        values = {name: dict(self._pair(rows, name, name).mine) for name in names}
         compared = [x for x in compare_pairs(self._pairs(rows)) if x.baseline == baseline]
-        label = f"{plan.results.metric} on {self.split}"
-        plot_comparison(file, values, compared, label)
+        return values, compared, f"{plan.results.metric} on {self.split}"
 
     def _claims(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
         """Return each arm with what it is compared with, each pair once."""

@@ -15,11 +15,13 @@ from ..config.load import Where
 from ..config.same import changed_keys
 from ..errors import MtlError
 from ..files import is_folder, write_atomically, write_errors_as_mtl_error
+from ..report.html import require_html, write_page
 from .again import Repeated, again
 from .checks import prepared
 from .definition import Definition
 from .held_out import HeldOut
 from .jobs import run_in_processes
+from .page import study_page
 from .plan import Plan, Run, key_of, name_of
 from .plots import require_suffix
 from .read import read, read_tables
@@ -142,6 +144,23 @@ class Study:
         if plot is not None:
             Tables(plan).plot(Path(plot))
         return found
+
+    def report(self, path: Where) -> Path:
+        """Write a report of the runs that have ended as one HTML file, and return its path.
+
+        Of a study that is half done, it shows what there is. The test split is not read; where
+        `table(test=True)` has read it, its metrics are shown.
+
+        path: the .html file to write. An existing one is replaced.
+        """
+        file = Path(path)
+        require_html(file)
+        spread([0.0, 1.0])  # raises where scipy is missing
+        text = None if self.file is None else self.file.read_text(encoding="utf-8")
+        workspace = self.workspace
+        plan, left = workspace.plan(), self.plan()
+        write_page(study_page(plan, left, self._shown(), self.folder, text), file)
+        return file
 
     def again(self, run: str, reporter: ProgressReporter | None = None) -> Repeated:
         """Train a finished run a second time, and compare it with its row, bit for bit.

@@ -59,7 +59,15 @@ def environment(experiment: Experiment, data: RunData, fabric: Fabric) -> dict[s
         "components": components(experiment),
         "preprocess": preprocess(experiment),
         "samples": {name: len(samples) for name, samples in data.split.items()},
+        "labels": {label: labels_by_split(label, data) for label in data.present},
+        "data_report": list(data.report),
     }
+
+
+def labels_by_split(label: str, data: RunData) -> dict[str, int]:
+    """Split -> number of its samples with a label of this task."""
+    present = data.present[label].numpy()
+    return {name: int(present[samples].sum()) for name, samples in data.split.items()}
 
 
 def preprocess(experiment: Experiment) -> dict[str, object] | None:

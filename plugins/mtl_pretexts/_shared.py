@@ -18,10 +18,20 @@ from mtlcore import Features, MtlError, gather
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-GRAY = 0.5  # the color of hidden pixels and of empty places
+GRAY = 0.5  # the color of hidden pixels
+STRIPES = (0.75, 0.95)  # the colors of empty places in drawings: a cutout is gray, too
 SURE = 20.0  # a logit that gives its class a probability near 1
 
 Pair = tuple[Tensor, Tensor]
+
+
+def empty_place(images: Tensor) -> Tensor:
+    """Return (H, W): diagonal stripes, which mark "no tile" in a drawing of images (..., H, W)."""
+    height, width = images.shape[-2:]
+    diagonal = torch.arange(height)[:, None] + torch.arange(width)
+    period = max(min(height, width) // 4, 2)
+    dark, light = STRIPES
+    return torch.where(diagonal % period < period / 2, dark, light).to(images)
 
 
 # ------------------------------------------------------------------------------------------ pairs

@@ -39,7 +39,7 @@ from attrs import Attribute, evolve, field, frozen
 from attrs.validators import in_
 from torch import Tensor, nn
 
-from mtl_pretexts._shared import GRAY, SURE, crop
+from mtl_pretexts._shared import GRAY, SURE, crop, empty_place
 from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
 if TYPE_CHECKING:
@@ -107,14 +107,16 @@ class JigsawPermutation(PretextTask):
         return {"accuracy": MulticlassAccuracy(self.permutations, average="micro")}
 
     def draw(self, images: Tensor, target: Tensor, output: Tensor) -> Tensor:
-        """Draw the FIRST tile on gray, at its place in the predicted order."""
+        """Draw the FIRST tile on stripes, at its place in the predicted order."""
         order = orders(self.grid**2, self.permutations).to(images.device)
         cell = order[output.argmax(1), 0]
         here = F.one_hot(cell, self.grid**2).bool()
         here = here.view(-1, 1, self.grid, self.grid)
         height, width = images.shape[-2:]
         mask = here.repeat_interleave(height, 2).repeat_interleave(width, 3)
-        return torch.where(mask, images.repeat(1, 1, self.grid, self.grid), GRAY)
+        return torch.where(
+            mask, images.repeat(1, 1, self.grid, self.grid), empty_place(mask.float())
+        )
 
 
 class JigsawPermutationHead(Head):

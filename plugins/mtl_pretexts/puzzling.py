@@ -22,7 +22,7 @@ from attrs.validators import and_, ge, in_, le, lt
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtl_pretexts._shared import GRAY, SURE, require_square, resize_to
+from mtl_pretexts._shared import SURE, empty_place, require_square, resize_to
 from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Puzzling(PretextTask):
     def draw(self, images: Tensor, target: Target, output: Output) -> Tensor:
         """Assemble the FIRST view by the output: a right output restores the image.
 
-        Places without a predicted tile are gray.
+        Places without a predicted tile are striped: plain gray is the color of a cutout.
         """
         height, width = images.shape[-2:]
         images = resize_to(images, self._divisible((height, width)))
@@ -229,7 +229,7 @@ def assemble(scores: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:
     """Move the tile at each position to its predicted place, and turn it back.
 
     If several positions predict the same place, the one with the best score gets it. A place that
-    no position predicts is gray.
+    no position predicts is striped.
 
     scores: (B, P tiles, P positions). turns: (B, P). maps: (B, C, H, W), the shuffled image.
     """
@@ -239,7 +239,7 @@ def assemble(scores: Tensor, turns: Tensor | None, maps: Tensor) -> Tensor:
     predicted = F.one_hot(scores.argmax(1), scores.shape[1]).mT.bool()  # (B, tiles, positions)
     best = scores.masked_fill(~predicted, -torch.inf).argmax(2)
     placed = tiles.gather(1, _like(best, tiles))
-    return _join(torch.where(_like(predicted.any(2), tiles), placed, GRAY))
+    return _join(torch.where(_like(predicted.any(2), tiles), placed, empty_place(tiles)))
 
 
 def _cut(maps: Tensor, tiles: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
-from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, shuffle, unshuffle
+from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, assemble, shuffle, unshuffle
 from refusals import assert_refused
 from toys import Plain, batch, experiment, prepared_batches, train_state
 
@@ -158,3 +158,12 @@ def test_values_out_of_range_are_refused():
     assert_refused(
         Puzzling, {"grid": 5}, {"shuffled": 1.5}, {"scales": ()}, {"scales": ((0.5, 0.1),)}
     )
+
+
+def test_a_place_without_a_tile_does_not_look_like_a_cutout():
+    images = torch.full((1, 3, 16, 16), 0.5)  # as gray as a cutout
+    scores = torch.zeros(1, 4, 4)
+    scores[:, 0] = 1.0  # all positions predict the first place
+    drawn = assemble(scores, None, images)
+    assert torch.equal(drawn[:, :, :8, :8], images[:, :, :8, :8])
+    assert not (drawn[:, :, 8:] == 0.5).any()

@@ -382,6 +382,16 @@ def test_tensorboard_shows_the_log_and_drops_what_a_resumed_run_writes_again(tmp
         assert scalars(run, name) == expected
 
 
+def test_tensorboard_shows_confusion_matrices_and_at_the_end_the_sheet_of_the_pretexts(tmp_path):
+    run = tmp_path / "run"
+    tables = "[callback.tensorboard]\n[pretext.puzzling]\ngrid = 2\n"
+    train(experiment(tmp_path, tables, "train.steps=8", "train.eval_every=4"), run)
+    found = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [image.step for image in found.Images("quarter/confusion")] == [4, 8]
+    assert [image.step for image in found.Images("preview")] == [8]
+    assert "callback_failures" not in RunFolder(run).provenance()
+
+
 @pytest.mark.slow
 def test_a_run_without_the_callback_imports_no_tensorboard(tmp_path):
     file = config(tmp_path, "")

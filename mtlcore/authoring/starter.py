@@ -1,0 +1,156 @@
+"""`mtl init`: a commented configuration for own data, to read, edit and train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import tomli_w
+
+from ..config.load import load
+from ..errors import MtlError, nearest
+from ..files import exists, is_file, is_folder, write_atomically, write_errors_as_mtl_error
+
+Start = Literal["folders", "csv", "faces"]
+"""What the data are: a folder for each class, a table of paths, or faces in folders."""
+
+STARTS: tuple[Start, ...] = get_args(Start)
+
+_HEAD = """\
+# {what}
+#
+#   mtl data check {label} {file} --sheet sheet.png   look at the data
+#   mtl train {file} --dry-run                        check all, estimate time and memory
+#   mtl train {file} --out runs/first
+#   mtl report runs/first --out report.html
+#
+# Baseline, supervised only:  --set pretext.puzzling.weight=0
+# All keys: mtl config show {file}. Other components: mtl plugins.
+
+seed = 0
+
+# The network that all tasks share. Pretrained: name = "timm:resnet18" and weights = "imagenet".
+[encoder]
+name = "resnet_small"
+"""
+
+_TASKS = {
+    "folders": """
+# The supervised task. The names of the folders are the classes.
+[task.label]
+name = "classification"
+""",
+    "csv": """
+# The supervised task: {reads!r} is a column of the table. For numbers: name = "regression".
+[task.{reads}]
+name = "classification"
+""",
+    "faces": """
+# The supervised task. The names of the folders are the classes, such as emotions.
+[task.label]
+name = "classification"
+""",
+}
+
+_DATA = {
+    "folders": """
+# {root}/<class>/*, or {root}/<train | val | test>/<class>/*
+[data.{label}]
+name = "image_folder"
+{root_line}
+""",
+    "csv": """
+# One row for each image. `path` is the column of paths, relative to the folder of the table.
+# group = "person" keeps all images of one person in the same split.
+[data.{label}]
+name = "csv"
+{root_line}
+path = "path"
+""",
+    "faces": """
+# Cropped faces: {root}/<class>/*, or {root}/<train | val | test>/<class>/*
+[data.{label}]
+name = "image_folder"
+{root_line}
+""",
+}
+
+_REST = """
+# A pretext: it learns from images alone. `mtl plugins` lists others.
+[pretext.puzzling]
+grid = 2
+weight = 0.3
+
+[input]
+size = 64            # pixels: half the size is a quarter of the work
+batch_size = 32      # labeled images in a step
+validation = 0.1     # the share of the training images to choose by
+
+# `mtl preview {file} --augment --out sheet.png` shows it.
+[augment]
+name = "{augment}"
+
+[optimizer]
+name = "adamw"
+lr = 1e-3            # `mtl lr-find {file}` suggests one
+
+[schedule]
+warmup = 100         # steps
+
+[train]
+steps = 1000
+eval_every = 200
+save_every = 200
+"""
+
+_WHAT = {
+    "folders": "Images in folders, one for each class.",
+    "csv": "A table of images with their labels.",
+    "faces": "Cropped faces in folders, one for each class.",
+}
+
+
+def starter(start: Start, data: Path, file: Path, reads: str = "label") -> str:
+    """Return a commented configuration.
+
+    data: the folder of the images, or the table. file: where the text will be, for its comments.
+    reads: of "csv": the column of labels.
+    """
+    label = _label(data.stem if start == "csv" else data.name)
+    key = "file" if start == "csv" else "root"
+    facts = {
+        "what": _WHAT[start],
+        "label": label,
+        "file": file,
+        "reads": reads,
+        "root": data,
+        "root_line": tomli_w.dumps({key: str(data)}).strip(),
+        "augment": "strong" if start == "faces" else "general",
+    }
+    return (_HEAD + _TASKS[start] + _DATA[start] + _REST).format(**facts)
+
+
+def write_starter(start: str, data: Path, file: Path, reads: str = "label") -> None:
+    """Write a commented configuration for these data. Raises MtlError where it could not train."""
+    if start not in STARTS:
+        raise MtlError(f"--for {start!r}: unknown; {nearest(start, STARTS)}")
+    if exists(file):
+        raise MtlError(f"{file} exists: choose another --out")
+    if start == "csv" and not is_file(data):
+        raise MtlError(f"--data {data}: expected a table of images, a .csv file")
+    if start != "csv" and not is_folder(data):
+        raise MtlError(f"--data {data}: expected a folder with one folder for each class")
+    text = starter(start, data.absolute(), file, reads)
+    with write_errors_as_mtl_error(file):
+        write_atomically(file, text.encode())
+    try:
+        load(file)
+    except MtlError:
+        file.unlink()
+        raise
+
+
+def _label(name: str) -> str:
+    """A label for the data: a name without characters that a TOML key would have to quote."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)
+    return kept or "images"

@@ -1,0 +1,58 @@
+"""`mtl init`: a commented configuration for own data, from three questions or from options."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import MtlError
+
+Optional = Parameter(show_default=False)
+
+
+def init(
+    *,
+    for_: Annotated[str | None, Parameter(name="--for", show_default=False)] = None,
+    data: Annotated[Path | None, Optional] = None,
+    reads: str = "label",
+    out: Annotated[Path | None, Optional] = None,
+) -> int:
+    """Write a commented configuration for your own images, and check it.
+
+    Asks for what is not given as an option.
+
+    Parameters
+    ----------
+    for_
+        "folders": a folder for each class. "csv": a table of paths and labels. "faces": cropped
+        faces, a folder for each class.
+    data
+        The folder of the images, or the table.
+    reads
+        With --for csv: the column of labels.
+    out
+        The TOML file to write.
+    """
+    from ..authoring.starter import STARTS, write_starter
+    from ._shared import print_line
+
+    kind = for_ or _ask(f"What are your data? ({' | '.join(STARTS)})", "folders", "--for")
+    where = data or Path(_ask("Where are they? (a folder, or a .csv file)", "", "--data"))
+    file = out or Path(_ask("Which file shall be written?", "my.toml", "--out"))
+    write_starter(kind, where.expanduser(), file, reads)
+    print_line(f"wrote {file}: read and edit it")
+    print_line(f"try it: mtl train {file} --dry-run")
+    return 0
+
+
+def _ask(question: str, default: str, option: str) -> str:
+    """Ask in a terminal. Raises MtlError where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise MtlError(f"mtl init needs {option} where no terminal can answer: {question}")
+    from ._shared import console
+
+    shown = f" \\[{default}]" if default else ""
+    return console.input(f"{question}{shown} ").strip() or default

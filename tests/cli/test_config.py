@@ -1,0 +1,132 @@
+"""`mtl config`, `mtl init`, `mtl completion`: what users need before they train."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+from report_toys import CONFIG
+
+from mtlcore.authoring.json_schema import config_schema
+from mtlcore.cli import main
+from mtlcore.config import load
+from mtlcore.registry.catalog import catalog
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "toy.toml"
+    file.write_text(CONFIG)
+    return file
+
+
+def test_check_names_all_mistakes_at_once_or_what_the_file_holds(config, capsys) -> None:
+    assert main(["config", "check", str(config)]) == 0
+    shown = capsys.readouterr().out
+    assert "is right" in shown
+    assert "pretexts: puzzling, rotation" in shown
+    assert main(["config", "check", str(config), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"] == ["quarter"]
+    wrong = ["--set", "train.stps=3", "--set", "input.size=0"]
+    assert main(["config", "check", str(config), *wrong]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'steps'" in error
+    assert "input.size" in error
+
+
+def test_show_prints_a_file_that_is_the_same_experiment(config, tmp_path, capsys) -> None:
+    assert main(["config", "show", str(config), "--set", "train.steps=7"]) == 0
+    shown = tmp_path / "shown.toml"
+    shown.write_text(capsys.readouterr().out)
+    assert load(shown) == load(config, ["train.steps=7"])
+
+
+def test_diff_names_the_keys_that_differ(config, tmp_path, capsys) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(CONFIG.replace("steps = 4", "steps = 5"))
+    assert main(["config", "diff", str(config), str(other)]) == 1
+    assert capsys.readouterr().out == f"train.steps: 4 in {config}, 5 in {other}\n"
+    assert main(["config", "diff", str(config), str(config)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_schema_accepts_every_example_and_finds_mistakes(tmp_path, capsys, subtests) -> None:
+    schema = config_schema(catalog())
+    jsonschema.Draft7Validator.check_schema(schema)
+    checked = jsonschema.Draft7Validator(schema)
+    for example in sorted(EXAMPLES.glob("*.toml")):
+        with subtests.test(example=example.name):
+            assert list(checked.iter_errors(tomllib.loads(example.read_text()))) == []
+    mistakes = [
+        {"train": {"stps": 3}},
+        {"trian": {}},
+        {"encoder": {"name": "resnet_smal"}},
+        {"task": {"fer": {"emotions": "seven"}}},
+        {"pretext": {"x": {"name": "puzzling", "grid": "2"}}},
+        {"data": {"x": {"name": "csv", "labels": "all"}}},
+        {"optimizer": {"layer_decay": "x"}},
+    ]
+    for mistake in mistakes:
+        with subtests.test(mistake=mistake):
+            assert len(list(checked.iter_errors(mistake))) == 1
+    assert main(["config", "schema", "--out", str(tmp_path / "s.json")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text()) == json.loads(json.dumps(schema))
+    assert "#:schema s.json" in capsys.readouterr().out
+
+
+def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, subtests) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ["path,mood"]
+    for i in range(16):
+        name = tmp_path / "my photos" / "ab"[i % 2] / f"{i}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 8 * i, np.uint8)).save(name)
+        rows.append(f"my photos/{'ab'[i % 2]}/{i}.png,{'ab'[i % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    for kind, data, more in [
+        ("folders", "my photos", []),
+        ("faces", "my photos", []),
+        ("csv", "t.csv", ["--reads", "mood"]),
+    ]:
+        with subtests.test(kind=kind):
+            file = f"{kind}.toml"
+            assert main(["init", "--for", kind, "--data", data, "--out", file, *more]) == 0
+            assert f"mtl train {file} --dry-run" in capsys.readouterr().out
+            assert (tmp_path / file).read_text().count("#") > 8
+            assert main(["config", "check", file]) == 0
+            assert main(["data", "check", next(iter(load(file).data)), file, "--json"]) == 0
+            counts = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+            assert counts["unreadable"] == 0
+
+
+def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    (tmp_path / "old.toml").touch()
+    for options, message in [
+        (["--for", "folder", "--data", ".", "--out", "a.toml"], "did you mean 'folders'"),
+        (["--for", "folders", "--data", "nope", "--out", "a.toml"], "expected a folder"),
+        (["--for", "csv", "--data", ".", "--out", "a.toml"], "expected a table"),
+        (["--for", "folders", "--data", ".", "--out", "old.toml"], "choose another --out"),
+        (["--for", "folders", "--out", "a.toml"], "needs --data"),
+    ]:
+        assert main(["init", *options]) == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["old.toml"]
+
+
+def test_completion_prints_a_script_that_the_shell_accepts(tmp_path, capsys) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "mtl.sh"
+    script.write_text(capsys.readouterr().out)
+    asked = f"source {script}; COMP_WORDS=(mtl re); COMP_CWORD=1; _mtl; echo ${{COMPREPLY[*]}}"
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    assert "report" in done.stdout.split()

@@ -38,6 +38,50 @@ COLUMNS = {
 """The image sets of the pretext table: protocol and stage -> heading."""
 UNKNOWN = "not known"
 
+CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
+    (
+        "pretrained weights exist for such images",
+        "[fine-tune them](finetuning.md), without a pretext",
+        (("imagenet", "main", "scratch_strong", "imagenet_strong"),),
+    ),
+    (
+        "few labels, from scratch, faces",
+        '`puzzling` as a second view: `grid=2`, `head="spatial"`, `weight=1.0`',
+        (("cpu2", "main", "puzzling", "sl_long"), ("cpu2", "main", "puzzling", "sl")),
+    ),
+    (
+        "the same, without compute for a second view",
+        "`puzzling` in the one view, with `shuffled=0.2`; the puzzle itself may add nothing",
+        (
+            ("cpu2", "main", "puzzling_mix", "sl"),
+            ("controls", "main", "puzzling_mix", "puzzling_mix+views_only"),
+        ),
+    ),
+    (
+        "few labels, many unlabeled images, faces",
+        "try pre-training on all images, then fine-tuning, beside hybrid training",
+        (
+            ("cpu2", "main", "pretrain_puzzling_all", "sl_long"),
+            ("cpu2", "main", "puzzling", "pretrain_puzzling_all"),
+        ),
+    ),
+    (
+        "few labels, many unlabeled small gray images, no faces",
+        "pre-training by `inpainting` on all images, then fine-tuning",
+        (
+            ("digits", "main", "pretrain_inpainting_all", "sl_long"),
+            ("digits", "main", "puzzling", "pretrain_inpainting_all"),
+        ),
+    ),
+    (
+        "all images are labeled",
+        "more steps of supervised learning, first",
+        (("cpu2", "labels_100", "puzzling", "sl_long"),),
+    ),
+    ("anything else", "[a study](study.md) of two or three pretexts", ()),
+)
+"""Case, advice, and its evidence: protocol, stage, and the two arms of a difference."""
+
 
 @frozen(eq=False)
 class Protocol:
@@ -175,6 +219,21 @@ def _settings(protocol: Protocol) -> Table:
 
 
 # ---------------------------------------------------------------------------------------- pretexts
+
+
+def cases(known: Mapping[str, Protocol]) -> str:
+    """Return the advice for each case, with its evidence."""
+    lines = []
+    for case, advice, pairs in CASES:
+        evidence = []
+        for name, stage, mine, other in pairs:
+            protocol = known.get(name)
+            found = protocol.spread(mine, other, stage) if protocol else None
+            if found is not None:
+                number = f"{found.signed()}, n = {found.n}"
+                evidence.append(f"`{mine}` minus `{other}`: {number} (`{name}`)")
+        lines.append((case, advice, "; ".join(evidence) or UNKNOWN))
+    return Table("", ("your case", "start with", "evidence"), tuple(lines)).markdown()
 
 
 def pretexts(known: Mapping[str, Protocol]) -> str:
@@ -320,7 +379,7 @@ def tables() -> dict[str, dict[str, str]]:
     return {
         "results.md": {"claims": claims(known)},
         "protocols.md": {"protocols": protocol_list(known)},
-        "which-pretext.md": {"pretexts": pretexts(known)},
+        "which-pretext.md": {"cases": cases(known), "pretexts": pretexts(known)},
         "which-weighting.md": {"gains": weightings(known), "cost": weighting_cost(RESULTS)},
         "benchmarks.md": {"machines": machines(RESULTS), "speed": speed(RESULTS)},
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from attrs import frozen
@@ -83,6 +84,12 @@ CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
 """Case, advice, and its evidence: protocol, stage, and the two arms of a difference."""
 
 
+@cache
+def rows_of(tables: Tables, stage: str) -> list[Row]:
+    """Return the finished rows of a stage, of the trials that were chosen."""
+    return tables._rows_of(stage)
+
+
 @frozen(eq=False)
 class Protocol:
     """A committed protocol with its finished rows."""
@@ -97,7 +104,7 @@ class Protocol:
 
     def rows(self, stage: str = "main") -> list[Row]:
         """The finished rows of a stage, of the trials that were chosen."""
-        return self.tables._rows_of(stage)
+        return rows_of(self.tables, stage)
 
     def spread(self, mine: str, other: str | None, stage: str = "main") -> Spread | None:
         """The paired difference of two arms on test; None without a common seed."""

@@ -43,9 +43,9 @@ floor: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)-floor/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 docs: $(READY)
-	@echo "== the site: docs/_build/index.html; a warning is an error"
+	@echo "== the site: build/site/index.html; a warning is an error"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[docs]"
-	@$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d docs/_build/.doctrees docs docs/_build
+	@$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs build/site
 
 lint: $(READY)
 	@echo "== style, types, and the import contracts"
@@ -66,4 +66,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-floor docs/_build runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-floor build runs .pytest_cache .mypy_cache .ruff_cache

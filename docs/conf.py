@@ -24,7 +24,6 @@ html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 
 extensions = ["myst_parser"]
-exclude_patterns = ["_build"]
 nitpicky = True
 myst_heading_anchors = 4
 

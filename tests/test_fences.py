@@ -42,8 +42,7 @@ class Fence(NamedTuple):
 
 def fences() -> Iterator[Fence]:
     """Yield the fences that are not run: those without a file that are no console."""
-    pages = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
-    for page in [*sorted(pages), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+    for page in [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
         for info, body in FENCE.findall(page.read_text(encoding="utf-8")):
             language, _, file = info.partition(" ")
             assert not file or file.startswith("file="), f"{page.name}: {info}"

@@ -250,11 +250,11 @@ def pretexts(known: Mapping[str, Protocol]) -> str:
     for pretext in sorted(catalog().of_kind("pretext")):
         forms = [form for form in _forms(known, used) if pretext in form[1]]
         if not forms:
-            lines.append((f"`{pretext}`", "", "", *[UNKNOWN] * len(used)))
+            lines.append((f"`{pretext}`", "", *[UNKNOWN] * len(used)))
         for arm, _, views in forms:
             cells = [_gain(known.get(name), arm, stage) for name, stage in used]
-            lines.append((f"`{pretext}`", f"`{arm}`", f"{views:g} x", *cells))
-    return Table("", ("pretext", "arm", "compute", *used.values()), tuple(lines)).markdown()
+            lines.append((f"`{pretext}`", f"`{arm}` ({views:g} x)", *cells))
+    return Table("", ("pretext", "arm (compute)", *used.values()), tuple(lines)).markdown()
 
 
 def _forms(

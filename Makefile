@@ -14,7 +14,7 @@ QUICK = tests/test_house_style.py tests/test_rng.py tests/test_config.py tests/t
 	tests/faces/test_head_pose.py tests/faces/test_fer2013.py tests/faces/test_emotion.py
 IMAGES = real images: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data}
 
-.PHONY: demo quick test test-all floor lint clean
+.PHONY: demo quick test test-all floor docs lint clean
 
 demo: $(READY)
 	@echo "== the main job on synthetic faces (about two minutes): mtl demo"
@@ -33,6 +33,7 @@ test-all: $(READY)
 	@echo "== all tests ($(IMAGES))"
 	@$(PYTEST)
 	@$(MAKE) floor
+	@$(MAKE) docs
 
 floor: $(READY)
 	@echo "== the tests against the oldest versions that pyproject.toml allows, in $(VENV)-floor/"
@@ -40,6 +41,11 @@ floor: $(READY)
 	@$(BIN)/uv pip install --quiet --python $(VENV)-floor/bin/python --compile-bytecode \
 		--resolution lowest-direct -e ".[dev]"
 	@OMP_NUM_THREADS=1 $(VENV)-floor/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+docs: $(READY)
+	@echo "== the site: build/site/index.html; a warning is an error"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[docs]"
+	@$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs build/site
 
 lint: $(READY)
 	@echo "== style, types, and the import contracts"
@@ -60,4 +66,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-floor runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-floor build runs .pytest_cache .mypy_cache .ruff_cache

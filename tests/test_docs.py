@@ -121,7 +121,7 @@ def test_the_readme_trains_a_model_in_ten_lines(tmp_path):
 
 def test_every_relative_link_has_a_target():
     missing = []
-    for page in [*DOCS.rglob("*.md"), README]:
+    for page in [*DOCS.rglob("*.md"), README, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not (page.parent / target).exists():
                 missing.append(f"{page.name}: {target}")
@@ -137,7 +137,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_every_anchor_has_a_heading():
     missing = []
-    for page in [*DOCS.rglob("*.md"), README]:
+    for page in [*DOCS.rglob("*.md"), README, ROOT / "CONTRIBUTING.md"]:
         text = page.read_text(encoding="utf-8")
         for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", text):
             linked = (page.parent / target) if target else page

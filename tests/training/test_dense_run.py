@@ -77,8 +77,8 @@ def test_a_run_of_all_dense_tasks_is_trained_evaluated_predicted_drawn_and_expor
     losses = load_run(run).metrics()[-2:]
     assert any("loss/depth" in row for row in losses)
 
-    plain = load_run(run).evaluate()
-    mirrored = load_run(run).evaluate(mirror=True, per_sample=True)
+    plain = load_run(run).evaluate("validation")
+    mirrored = load_run(run).evaluate("validation", mirror=True, per_sample=True)
     mains = ("classes/miou", "depth/abs_error", "normals/mean_deg", "corners/nme")
     for name in mains:
         assert np.isfinite(mirrored.metrics[name]), name

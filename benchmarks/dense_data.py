@@ -80,7 +80,8 @@ class MadeUp(CamvidDistances):
 
     def decode(self, index: Index, i: int) -> Sample:
         rng = np.random.default_rng(i)
-        mask = rng.integers(0, 12, (9, 12), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
+        blocks = rng.integers(0, 12, (9, 12), dtype=np.uint8)
+        mask = blocks.repeat(SIZE[0] // 9, 0).repeat(SIZE[1] // 12, 1)
         image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
         return Sample(image, {"mask": mask, "distance": distances(mask)})
 

@@ -184,8 +184,8 @@ def errors_by(all_answers: Sequence[Answers]) -> list[Block]:
         found.insert(0, Charts(charts))
     if not found:
         why = (
-            "No task names attributes to group by (its key `by`), and none predicts numbers whose "
-            "range could be divided."
+            "No task names attributes to group by (with its key by), and none predicts numbers "
+            "whose range could be divided."
         )
         found.append(Missing("errors by group", why))
     return found

@@ -158,7 +158,8 @@ def test_the_preview_shows_the_first_tile_in_its_own_place():
         y, x = order[0] // 2 * 14, order[0] % 2 * 14
         one = task.draw(tile[:1], torch.tensor([number]), output[number : number + 1])
         assert torch.equal(one[:, :, y : y + 14, x : x + 14], tile[:1])
-        assert int((one == 0.5).all(1).sum()) >= 3 * 14 * 14
+        striped = (one == 0.75) | (one == 0.95)
+        assert int(striped.all(1).sum()) >= 3 * 14 * 14
 
 
 def test_values_out_of_range_are_refused():

@@ -16,6 +16,8 @@ import pytest
 import torch
 from attrs import frozen
 from face_files import image, marks, pose_mat, ramp
+from PIL import Image
+from test_dense_conformance import VARIANTS as DENSE
 
 from mtlcore import Encoder
 from mtlcore.encoders.resnet_small import ResnetSmall
@@ -147,6 +149,26 @@ def csv(root):
         image(root / f"{i}.png", 20 * i)
     (root / "table.csv").write_text("\n".join(["path,kind,size", *rows]) + "\n")
     return {"file": root / "table.csv"}
+
+
+def image_mask(root):
+    (root / "masks").mkdir()
+    for i in range(8):
+        image(root / "images" / f"{i}.png", 20 * i)
+        with Image.open(root / "images" / f"{i}.png") as shown:
+            Image.new("L", shown.size, i % 2).save(root / "masks" / f"{i}.png")
+    return {"root": root}
+
+
+def prepared_npy(root):
+    for split in ("train", "val"):
+        for kind in ("image", "label", "depth"):
+            (root / split / kind).mkdir(parents=True)
+        for i in range(4):
+            np.save(root / split / "image" / f"{i}.npy", np.full((12, 16, 3), 0.2 * i))
+            np.save(root / split / "label" / f"{i}.npy", np.full((12, 16), float(i % 2)))
+            np.save(root / split / "depth" / f"{i}.npy", np.full((12, 16, 1), 1.0 + i))
+    return {"root": root}
 
 
 def parquet(root):
@@ -294,6 +316,8 @@ def synthfaces(root):
 
 DATASETS = {
     "image_folder": image_folder,
+    "image_mask": image_mask,
+    "prepared_npy": prepared_npy,
     "csv": csv,
     "parquet": parquet,
     "packed": packed,
@@ -332,7 +356,7 @@ def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):
 
 def test_every_built_in_component_of_these_kinds_is_tested():
     tested = {
-        "task": TASKS,
+        "task": [*TASKS, *DENSE],  # DENSE: in test_dense_conformance.py
         "augmentation": [*AUGMENTATIONS, "kornia"],  # in tests/augment/test_kornia.py
         "encoder": [*LIGHT, *HEAVY, "timm"],
         "dataset": list(DATASETS),

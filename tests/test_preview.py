@@ -124,7 +124,7 @@ def test_a_drawn_prediction_puts_each_tile_at_its_best_score(seed, grid, rotate)
             claims = [q for q in range(p) if int(scores[n, :, 0, q].argmax()) == place]
             here = tile(drawn[n], place)
             if not claims:
-                assert (here == 0.5).all()
+                assert ((here == 0.75) | (here == 0.95)).all()  # stripes
                 continue
             best = max(claims, key=lambda q: float(scores[n, place, 0, q]))
             back = -int(turns[n, :, 0, best].argmax()) if rotate else 0

@@ -5,7 +5,8 @@ Sagonas et al., "300 Faces in-the-Wild Challenge", ICCV workshops 2013.
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import and_, ge, le
 
 from mtlcore import Landmarks, hookimpl
 
@@ -33,7 +34,7 @@ class FaceLandmarks(Landmarks):
     Other fields: as in landmarks.
     """
 
-    points: int = 68
+    points: int = field(default=68, validator=and_(ge(1), le(10000)))
     reads: str = "landmarks"
     flip_pairs: tuple[tuple[int, ...], ...] = MIRRORED
 

@@ -9,9 +9,9 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from broken_plugins.tasks import Right, RightHead
+from broken_plugins.tasks import Corners, Right, RightHead
 
-ALSO: list[tuple[str, type[Right]]] = []
+ALSO: list[tuple[str, type]] = []
 OFFSETS: dict[int, torch.Tensor] = {}
 
 
@@ -78,3 +78,14 @@ with_head(
     __init__=_with_idle_layer,
     forward=lambda self, features: self.answer(features.pooled) + 0.0 * self.idle(features.pooled),
 )
+
+
+@frozen
+class StaysMirrored(Corners):
+    """It does not mirror the points of a mirrored view back."""
+
+    def mirror_back(self, decoded, size):
+        return decoded
+
+
+ALSO.append(("averaging_with_the_mirror_keeps_the_target", StaysMirrored))

@@ -52,7 +52,7 @@ class Segmentation(AlignedTask):
     stride: its own decoder leaves out maps finer than 1 / stride of the image.
     """
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = field(metadata={"example": ["road", "car"]})
     reads: str = ""
     ignore_index: int = field(default=255, validator=and_(ge(-1), le(65535)))
     class_weights: tuple[float, ...] = field(default=(), validator=_class_weights)

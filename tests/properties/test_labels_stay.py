@@ -278,6 +278,7 @@ def test_each_pixel_of_a_mixed_view_keeps_the_labels_of_both_samples(
     assert bool(mixed) == isinstance(augment, MixedUp)
 
 
+@pytest.mark.slow  # the fast tests above bound the distance itself
 @pytest.mark.parametrize("name", PRETEXTS)
 @settings(max_examples=12)
 @VIEW_OF_A_SAMPLE

@@ -45,6 +45,50 @@ COMMANDS = {
 }
 """name -> where the command is defined, and its line in `mtl --help`."""
 
+GROUPS = {
+    "data": "Inspect data before training.",
+    "config": "Check, show and compare configurations.",
+    "study": "Compare arms over seeds: write a study, run it, read its tables.",
+    "plugins": "List all components, and plugins that failed or are blocked.",
+}
+IN_GROUPS = {
+    "data check": (
+        "data:check",
+        "Count the samples of one [data.LABEL] and find broken files, copies and leaks.",
+    ),
+    "data pack": (
+        "data_pack:pack",
+        "Decode the images of one [data.LABEL] once, into a few large files.",
+    ),
+    "config check": ("config:check", "Report all mistakes of a configuration at once."),
+    "config show": ("config:show", "Print a configuration with every default."),
+    "config diff": ("config:diff", "Print the keys in which two configurations or runs differ."),
+    "config schema": ("config:schema", "Print the JSON Schema of configurations, for editors."),
+    "study new": (
+        "study:new",
+        "Write a study file from an experiment and what its arms differ in.",
+    ),
+    "study run": ("study:run", "Train the runs of a study that are left, and print its tables."),
+    "study plan": ("study:plan", "Print what is left, with its estimated compute."),
+    "study table": (
+        "study:table",
+        "Print what the finished runs say; --test reads the test split.",
+    ),
+    "study again": ("study:again", "Train a finished run again: is it the same, bit for bit?"),
+    "plugins check": (
+        "plugins_check:check",
+        "Check that a component meets the contract of its kind.",
+    ),
+    "plugins show": (
+        "plugins_show:show",
+        "Show what a component is and which keys its table takes.",
+    ),
+    "plugins new": (
+        "plugins_new:new",
+        "Create a plugin: a folder that passes its tests and trains.",
+    ),
+}
+
 app = App(
     name="mtl",
     help=(
@@ -58,60 +102,13 @@ app = App(
 for _name, (_where, _help) in COMMANDS.items():
     app.command(f"{__name__}.{_where}", name=_name, help=_help)
 
-_data = App(name="data", help="Inspect data before training.")
-_data.command(
-    f"{__name__}.data:check",
-    name="check",
-    help="Count the samples of one [data.LABEL] and find broken files, copies and leaks.",
-)
-_data.command(
-    f"{__name__}.data_pack:pack",
-    name="pack",
-    help="Decode the images of one [data.LABEL] once, into a few large files.",
-)
-app.command(_data)
-
-_config = App(name="config", help="Check, show and compare configurations.")
-_CONFIG = {
-    "check": "Report all mistakes of a configuration at once.",
-    "show": "Print a configuration with every default.",
-    "diff": "Print the keys in which two configurations or runs differ.",
-    "schema": "Print the JSON Schema of configurations, for editors.",
-}
-for _name, _help in _CONFIG.items():
-    _config.command(f"{__name__}.config:{_name}", name=_name, help=_help)
-app.command(_config)
-
-_study = App(name="study", help="Compare arms over seeds: write a study, run it, read its tables.")
-_STUDY = {
-    "new": "Write a study file from an experiment and what its arms differ in.",
-    "run": "Train the runs of a study that are left, and print its tables.",
-    "plan": "Print what is left, with its estimated compute.",
-    "table": "Print what the finished runs say; --test reads the test split.",
-    "again": "Train a finished run again: is it the same, bit for bit?",
-}
-for _name, _help in _STUDY.items():
-    _study.command(f"{__name__}.study:{_name}", name=_name, help=_help)
-app.command(_study)
-
-_plugins = App(name="plugins", help="List all components, and plugins that failed or are blocked.")
-_plugins.default(plugins)
-_plugins.command(
-    f"{__name__}.plugins_check:check",
-    name="check",
-    help="Check that a component meets the contract of its kind.",
-)
-_plugins.command(
-    f"{__name__}.plugins_show:show",
-    name="show",
-    help="Show what a component is and which keys its table takes.",
-)
-_plugins.command(
-    f"{__name__}.plugins_new:new",
-    name="new",
-    help="Create a plugin: a folder that passes its tests and trains.",
-)
-app.command(_plugins)
+_groups = {name: App(name=name, help=line) for name, line in GROUPS.items()}
+_groups["plugins"].default(plugins)  # `mtl plugins` lists them
+for _words, (_where, _help) in IN_GROUPS.items():
+    _group, _name = _words.split()
+    _groups[_group].command(f"{__name__}.{_where}", name=_name, help=_help)
+for _app in _groups.values():
+    app.command(_app)
 
 
 def main(tokens: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ from .callback import Callback as Callback
 from .callback import CallbackContext as CallbackContext
 from .columns import Categories as Categories
 from .columns import Column as Column
-from .components import AlignedTask as AlignedTask
 from .components import Augmentation as Augmentation
 from .components import BuildContext as BuildContext
 from .components import Component as Component
@@ -15,10 +14,8 @@ from .components import Encoder as Encoder
 from .components import Head as Head
 from .components import Layer as Layer
 from .components import LossWeighting as LossWeighting
-from .components import Moved as Moved
 from .components import PretextTask as PretextTask
 from .components import StepLosses as StepLosses
-from .components import SupervisedTask as SupervisedTask
 from .dataset import Dataset as Dataset
 from .dataset import Index as Index
 from .dataset import MapColumn as MapColumn
@@ -43,6 +40,9 @@ from .samples import PreparedBatch as PreparedBatch
 from .samples import StepCounts as StepCounts
 from .samples import Target as Target
 from .samples import View as View
+from .task import AlignedTask as AlignedTask
+from .task import Moved as Moved
+from .task import SupervisedTask as SupervisedTask
 
 _BASES: tuple[type[Component], ...] = (
     Encoder,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config.experiment import Experiment
 from ..contracts import AlignedTask, Annotation, SupervisedTask, View
-from ..contracts.components import are_points
+from ..contracts.task import are_points
 from ..data.dataset import RunData
 from ..model.inference import Inference
 from .measure import Predictions, moved_target

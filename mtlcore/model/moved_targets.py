@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import AlignedTask, Batch, Mix, SupervisedTask, View
-from ..contracts.components import are_points
+from ..contracts.task import are_points
 from ..errors import MtlError
 from ..geometry import Geometry
 

@@ -16,8 +16,8 @@ from ..checkpoints import Which
 from ..config.component import component
 from ..config.experiment import Experiment
 from ..contracts import AlignedTask, Answer, Detector, SupervisedTask, View
-from ..contracts.components import are_points
 from ..contracts.detector import Detect
+from ..contracts.task import are_points
 from ..errors import MtlError
 from ..evaluation.decoded import decoded_predictions
 from ..evaluation.evaluate import (

@@ -29,7 +29,7 @@ CONFIDENT_LOGIT = 20.0
 HEAVIEST = 1e9  # the largest weight of a class
 
 
-def _class_weights(
+def check_class_weights(
     _: object, attribute: Attribute[tuple[float, ...]], value: tuple[float, ...]
 ) -> None:
     """each 0 to 1e9, at least one above 0"""
@@ -59,7 +59,7 @@ class Classification(SupervisedTask):
     reads: str = ""
     classes: tuple[str, ...] = ()
     balance: Literal["none", "inverse"] = "none"
-    class_weights: tuple[float, ...] = field(default=(), validator=_class_weights)
+    class_weights: tuple[float, ...] = field(default=(), validator=check_class_weights)
     label_smoothing: float = field(default=0.0, validator=fraction)
     dropout: float = field(default=0.3, validator=fraction)
     by: tuple[str, ...] = ()

@@ -7,39 +7,15 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from study_toys import MTL, faces_run
 
 from mtlcore.cli import main
 
-CONFIG = """
-[encoder]
-name = "resnet_small"
-width = 2
-depths = [1, 1]
-[task.gender]
-by = []
-[data.synthfaces]
-train = 60
-test = 4
-size = 32
-[input]
-size = 32
-cache_size = 32
-batch_size = 8
-validation = 0.25
-[schedule]
-warmup = 0
-
-[train]
-steps = 3
-"""
-# A shell that starts the tests in the background makes its children ignore SIGINT.
-LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-MTL = [sys.executable, "-c", LISTEN + "import sys; from mtlcore.cli import main; sys.exit(main())"]
+CONFIG = faces_run()
 
 
 @pytest.fixture

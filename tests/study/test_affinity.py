@@ -5,37 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from study_toys import PLUGIN, dots_run
 
 from mtlcore import MtlError
 from mtlcore.cli import main
 from mtlcore.study.affinity import affinity, affinity_study
 from mtlcore.study.workspace import append_line
 
-DOTS = Path(__file__).parent.parent / "dots.py"
-CONFIG = f"""
-plugins = ["{DOTS}"]
-[encoder]
-name = "resnet_small"
-width = 2
-depths = [1, 1]
-[task.quarter]
-name = "classification"
-[task.again]
-name = "classification"
-reads = "quarter"
-[pretext.puzzling]
-grid = 2
-[data.dots]
-n = 60
-[input]
-size = 16
-batch_size = 8
-validation = 0.25
-[schedule]
-warmup = 0
-[train]
-steps = 1
-"""
+AGAIN = '[task.again]\nname = "classification"\nreads = "quarter"\n'
+CONFIG = PLUGIN + dots_run(1, f"{AGAIN}[pretext.puzzling]\ngrid = 2\n")
 
 
 @pytest.fixture

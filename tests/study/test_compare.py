@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from study_toys import DOTS, dots_run
 
 from mtlcore import MtlError
 from mtlcore.api import train
@@ -17,28 +18,7 @@ from mtlcore.config import load
 from mtlcore.runs import RunFolder
 from mtlcore.study.compare import compare_runs
 
-DOTS = Path(__file__).parents[1] / "dots.py"
-CONFIG = """
-[encoder]
-name = "resnet_small"
-width = 2
-depths = [1, 1]
-[task.quarter]
-name = "classification"
-balance = "inverse"
-[pretext.puzzling]
-grid = 2
-[data.dots]
-n = 60
-[input]
-size = 16
-batch_size = 8
-validation = 0.25
-[schedule]
-warmup = 0
-[train]
-steps = 1
-"""
+CONFIG = dots_run(1, 'balance = "inverse"\n[pretext.puzzling]\ngrid = 2\n')
 METRIC = "quarter/accuracy"
 BASE = (0.70, 0.71, 0.69)
 

@@ -8,41 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from study_toys import PLUGIN, STUDY, dots_run
 
 from mtlcore import MtlError
 from mtlcore.cli import main
 from mtlcore.study.launchers.on_ray import run_on_ray
 from mtlcore.study.launchers.one import collect, name_of_number, numbered, train_one
 from mtlcore.study.study import Study
-
-DOTS = Path(__file__).parent.parent / "dots.py"
-CONFIG = f"""
-plugins = ["{DOTS}"]
-[encoder]
-name = "resnet_small"
-width = 2
-depths = [1, 1]
-[task.quarter]
-name = "classification"
-[data.dots]
-n = 60
-[input]
-size = 16
-batch_size = 8
-validation = 0.25
-[schedule]
-warmup = 0
-[train]
-steps = STEPS
-save_every = 5
-"""
-STUDY = """
-config = "base.toml"
-seeds = [0, 1]
-[arms.supervised]
-[arms.puzzling]
-set = ["pretext.puzzling.grid=2"]
-"""
 
 
 def quiet(_: str) -> None:
@@ -51,7 +23,7 @@ def quiet(_: str) -> None:
 
 def written(folder: Path, steps: int = 1) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "base.toml").write_text(CONFIG.replace("STEPS", str(steps)))
+    (folder / "base.toml").write_text(PLUGIN + dots_run(steps) + "save_every = 5\n")
     (folder / "study.toml").write_text(STUDY)
     return folder / "study.toml"
 

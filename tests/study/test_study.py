@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from study_toys import PLUGIN, STUDY, dots_run
 
 import mtlcore
 from mtlcore import MtlError
@@ -16,33 +17,7 @@ from mtlcore.study.read import read
 from mtlcore.study.report import report
 from mtlcore.study.study import SecondReadWarning, Study
 
-DOTS = Path(__file__).parent.parent / "dots.py"
-CONFIG = f"""
-plugins = ["{DOTS}"]
-[encoder]
-name = "resnet_small"
-width = 2
-depths = [1, 1]
-[task.quarter]
-name = "classification"
-[data.dots]
-n = 60
-[input]
-size = 16
-batch_size = 8
-validation = 0.25
-[schedule]
-warmup = 0
-[train]
-steps = 3
-"""
-MINIMAL = """
-config = "base.toml"
-seeds = [0, 1]
-[arms.supervised]
-[arms.puzzling]
-set = ["pretext.puzzling.grid=2"]
-"""
+CONFIG = PLUGIN + dots_run(steps=3)
 
 
 @pytest.fixture
@@ -51,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def written(folder: Path, text: str = MINIMAL) -> Path:
+def written(folder: Path, text: str = STUDY) -> Path:
     file = folder / "study.toml"
     file.write_text(text)
     return file
@@ -107,7 +82,7 @@ def test_each_mistake_in_a_study_is_named_with_its_place_and_the_nearest_name(fo
         ),
     ]:
         with subtests.test(message=message), pytest.raises(MtlError, match=message):
-            Study.load(written(folder, MINIMAL.replace(*change)))
+            Study.load(written(folder, STUDY.replace(*change)))
     assert not (folder / "study").exists()
 
 
@@ -121,7 +96,7 @@ def test_arms_that_differ_in_what_they_share_are_an_error_unless_the_study_says_
         ("train.steps=9", "steps"),
     ]:
         with subtests.test(what=what):
-            text = MINIMAL.replace("pretext.puzzling.grid=2", setting)
+            text = STUDY.replace("pretext.puzzling.grid=2", setting)
             key = setting.partition("=")[0]
             with pytest.raises(MtlError, match=rf'arms.puzzling: {key}: .*differ = \["{what}"\]'):
                 Study.load(written(folder, text))
@@ -136,7 +111,7 @@ def test_an_experiment_or_a_folder_in_place_of_a_study_is_an_error(folder):
 
 
 def test_an_arm_that_sets_its_steps_trains_that_many(folder):
-    text = MINIMAL.replace("grid=2", 'grid=2", "train.steps=7')
+    text = STUDY.replace("grid=2", 'grid=2", "train.steps=7')
     plan = played(f'differ = ["steps"]\n{text}', {}, folder)
     assert {(run.arm.name, run.steps) for run in plan.runs()} == {
         ("supervised", 3),
@@ -163,7 +138,7 @@ def test_a_damaged_row_or_reading_of_the_test_split_is_named_with_its_line(folde
 
 
 def test_the_same_arm_twice_is_an_error(folder):
-    text = MINIMAL.replace("pretext.puzzling.grid=2", "pretext.puzzling.weight=0")
+    text = STUDY.replace("pretext.puzzling.grid=2", "pretext.puzzling.weight=0")
     with pytest.raises(MtlError, match=r"puzzling is the same experiment as arms.supervised"):
         Study.load(written(folder, text))
 
@@ -172,7 +147,7 @@ def test_the_same_arm_twice_is_an_error(folder):
 
 
 def test_every_arm_its_controls_and_the_baseline_at_equal_compute_run_with_every_seed(folder):
-    text = f'controls = ["views_only"]\nequal_compute = true\n{MINIMAL}'
+    text = f'controls = ["views_only"]\nequal_compute = true\n{STUDY}'
     plan = played(text, {}, folder)
     runs = {(run.arm.name, run.steps, run.seed) for run in plan.runs()}
     arms = {("supervised", 3), ("puzzling", 3), ("puzzling+views_only", 3), ("supervised+x2", 6)}
@@ -183,7 +158,7 @@ def test_every_arm_its_controls_and_the_baseline_at_equal_compute_run_with_every
 
 def test_the_lower_value_of_an_error_metric_chooses_the_trial(folder):
     trials = 'trials = [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]\n'
-    text = MINIMAL.replace("[arms.puzzling]\n", f"[arms.puzzling]\n{trials}")
+    text = STUDY.replace("[arms.puzzling]\n", f"[arms.puzzling]\n{trials}")
     better = played(text, {}, folder)
     rows = [dict(row) for row in better.results.rows]
     for row in rows:
@@ -200,7 +175,7 @@ def test_the_lower_value_of_an_error_metric_chooses_the_trial(folder):
 
 
 def test_a_verdict_needs_an_interval_without_0(folder):
-    text = MINIMAL.replace("[0, 1]", "[0, 1, 2]").replace(
+    text = STUDY.replace("[0, 1]", "[0, 1, 2]").replace(
         "[arms.puzzling]", '[arms.noisy]\nset = ["optimizer.lr=0.1"]\n[arms.puzzling]'
     )
     values = {
@@ -216,7 +191,7 @@ def test_a_verdict_needs_an_interval_without_0(folder):
 
 
 def test_a_seed_that_diverged_is_counted_and_named(folder):
-    plan = played(MINIMAL, {}, folder)
+    plan = played(STUDY, {}, folder)
     rows = list(plan.results.rows)
     rows[1] = rows[1] | {"failed": "20 steps in a row", "validation": {}, "diverged": True}
     shown = str(report(Plan(plan.definition, Results(rows, plan.definition)), "command"))
@@ -230,7 +205,7 @@ def test_a_seed_that_diverged_is_counted_and_named(folder):
 
 def test_a_study_runs_is_edited_and_is_read_on_test(folder):
     """One story, since each of its runs is trained: rows, edits, table, test, again."""
-    study = mtlcore.Study.load(written(folder, MINIMAL.replace("[0, 1]", "[0]")))
+    study = mtlcore.Study.load(written(folder, STUDY.replace("[0, 1]", "[0]")))
     assert len(study.plan().left) == 2
     with pytest.raises(MtlError, match="2 runs are left, so the test split is not read"):
         study.table(test=True)
@@ -255,7 +230,7 @@ def test_a_study_runs_is_edited_and_is_read_on_test(folder):
     assert len(reads.read_text().splitlines()) == 1
 
     # An edited arm: its row no longer counts, its run folder is kept, and nothing else is trained.
-    edited = MINIMAL.replace("[0, 1]", "[0]").replace("grid=2", "grid=3")
+    edited = STUDY.replace("[0, 1]", "[0]").replace("grid=2", "grid=3")
     study = Study.load(written(folder, edited))
     assert [run.arm.name for run in study.plan().left] == ["puzzling"]
     said.clear()
@@ -297,7 +272,7 @@ def mtl_components():
 
 def test_an_arm_that_fails_does_not_end_the_study_and_is_tried_again(folder):
     (folder / "fails.py").write_text(FAILS)
-    text = f'plugins = ["fails.py"]\n{MINIMAL}[arms.fails]\nset = ["pretext.fails.weight=1.0"]\n'
+    text = f'plugins = ["fails.py"]\n{STUDY}[arms.fails]\nset = ["pretext.fails.weight=1.0"]\n'
     study = Study.load(written(folder, text.replace("[0, 1]", "[0]")))
     found = study.run(say=lambda line: None)
     (why,) = found.errors.values()

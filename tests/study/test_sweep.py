@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from study_toys import DOTS, dots_run
 
 from mtlcore import MtlError
 from mtlcore.config import load
@@ -19,29 +20,7 @@ from mtlcore.study.study import Study
 from mtlcore.study.sweep import Outcome, outcome, plan_sweep, write_outcome
 from mtlcore.training.trainer import train
 
-DOTS = Path(__file__).parent.parent / "dots.py"
-CONFIG = """
-[encoder]
-name = "resnet_small"
-width = 2
-depths = [1, 1]
-[task.quarter]
-name = "classification"
-[pretext.puzzling]
-grid = 2
-weight = 0.5
-[data.dots]
-n = 60
-[input]
-size = 16
-batch_size = 8
-validation = 0.25
-[schedule]
-warmup = 0
-
-[train]
-steps = 3
-"""
+CONFIG = dots_run(3, "[pretext.puzzling]\ngrid = 2\nweight = 0.5\n")
 OVER = Axis.parse("pretext.puzzling.weight=0,0.3")
 AT_FEATURES = ["weighting.name=cosine_gate", "weighting.at=features"]
 

@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, le
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...contracts import AlignedTask, BuildContext, Features, Head
+from ...contracts import AlignedTask, BuildContext, Head
 from ...geometry import Geometry
 from ...rng import Rng
-from .decoder import decoder_of, width_of
+from .decoder import decoder_of
 from .draw_maps import blended, heat
-from .losses import DenseHead, Normalize
+from .head import DenseHead
+from .losses import Normalize
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -112,18 +113,11 @@ class DenseRegressionHead(DenseHead):
     """The decoder and ONE 1 x 1 convolution, enlarged: features -> scaled numbers (B, 1, H, W)."""
 
     def __init__(self, context: BuildContext, task: DenseRegression) -> None:
-        super().__init__()
-        self.decoder = decoder_of(context, task.width, task.stride, task.decoder)
-        self.answer = nn.Conv2d(width_of(self.decoder), 1, 1)
+        decoder = decoder_of(context, task.width, task.stride, task.decoder)
+        super().__init__(decoder, 1)
         self.kind = task.loss
         self.positive = task.positive
         self.scale = task.scale
-
-    def forward(self, features: Features) -> Tensor:
-        assert features.images is not None
-        coarse = self.answer(self.decoder(features))
-        size = features.images.shape[-2:]
-        return F.interpolate(coarse, size, mode="bilinear", align_corners=False)
 
     def pixel_losses(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of each scaled number, and which pixels have one, both (B, 1, H, W)."""

@@ -5,13 +5,11 @@ Shapes: B samples, (H, W) pixels.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...contracts import Head
 from ...networks import sum_over_ranks, world_size
 
 Normalize = Literal["sample", "batch"]
@@ -35,23 +33,3 @@ def mean_over_batch(values: Tensor, valid: Tensor, share: Tensor) -> Tensor:
     pixels = sum_over_ranks((number * share).sum().detach().clone())
     # The gradients of the ranks are averaged.
     return total * world_size() / pixels.clamp_min(1)
-
-
-class DenseHead(Head):
-    """A head with a loss for each pixel.
-
-    With `coupled = True` (a subclass), the loss is the mean over the valid pixels of the batch.
-    """
-
-    decoder: nn.Module
-
-    @abstractmethod
-    def pixel_losses(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each pixel (B, H, W), and which pixels are valid, bool."""
-
-    def loss(self, output: Tensor, target: Tensor, share: Tensor | None = None) -> Tensor:
-        """Return (B,), the mean over each sample's valid pixels; () of a coupled head."""
-        values, valid = self.pixel_losses(output, target)
-        if share is None:
-            return mean_over_valid(values, valid)
-        return mean_over_batch(values, valid, share)

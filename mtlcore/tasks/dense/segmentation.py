@@ -15,15 +15,16 @@ import torch
 import torch.nn.functional as F
 from attrs import field, frozen
 from attrs.validators import and_, ge, le
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...contracts import AlignedTask, Answer, BuildContext, Features, Head
+from ...contracts import AlignedTask, Answer, BuildContext, Head
 from ...geometry import Geometry
 from ...rng import Rng
-from ..classification import CONFIDENT_LOGIT, _class_weights
-from .decoder import decoder_of, width_of
+from ..classification import CONFIDENT_LOGIT, check_class_weights
+from .decoder import decoder_of
 from .draw_maps import blended, class_colors
-from .losses import DenseHead, Normalize, mean_over_batch, mean_over_valid
+from .head import DenseHead
+from .losses import Normalize, mean_over_batch, mean_over_valid
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -55,7 +56,7 @@ class Segmentation(AlignedTask):
     classes: tuple[str, ...] = field(metadata={"example": ["road", "car"]})
     reads: str = ""
     ignore_index: int = field(default=255, validator=and_(ge(-1), le(65535)))
-    class_weights: tuple[float, ...] = field(default=(), validator=_class_weights)
+    class_weights: tuple[float, ...] = field(default=(), validator=check_class_weights)
     dice: float = field(default=0.0, validator=and_(ge(0.0), le(100.0)))
     normalize: Normalize = "sample"
     decoder: str = ""
@@ -146,21 +147,14 @@ class SegmentationHead(DenseHead):
     class_weights: Tensor | None
 
     def __init__(self, context: BuildContext, task: Segmentation) -> None:
-        super().__init__()
-        self.decoder = decoder_of(context, task.width, task.stride, task.decoder)
-        self.answer = nn.Conv2d(width_of(self.decoder), len(task.classes), 1)
+        decoder = decoder_of(context, task.width, task.stride, task.decoder)
+        super().__init__(decoder, len(task.classes))
         self.classes = len(task.classes)
         self.ignore_index = task.ignore_index
         self.dice = task.dice
         weights = torch.tensor(task.class_weights) if task.class_weights else None
         # Not in checkpoints: the saved configuration holds the weights.
         self.register_buffer("class_weights", weights, persistent=False)
-
-    def forward(self, features: Features) -> Tensor:
-        assert features.images is not None
-        coarse = self.answer(self.decoder(features))
-        size = features.images.shape[-2:]
-        return F.interpolate(coarse, size, mode="bilinear", align_corners=False)
 
     def pixel_losses(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weighted cross-entropy of each pixel, and which pixels have a class."""

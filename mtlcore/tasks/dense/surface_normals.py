@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from attrs import field, frozen
 from attrs.validators import and_, ge, le
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...contracts import AlignedTask, BuildContext, Features, Head
+from ...contracts import AlignedTask, BuildContext, Head
 from ...geometry import Geometry, orthogonal
 from ...rng import Rng
-from .decoder import decoder_of, width_of
+from .decoder import decoder_of
 from .draw_maps import blended
-from .losses import DenseHead, Normalize
+from .head import DenseHead
+from .losses import Normalize
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -37,7 +38,7 @@ class SurfaceNormals(AlignedTask):
 
     reads: the map of normals, floats with 3 channels (default: the task's label). x points to the
     right. A vector of zeros or with a NaN is missing.
-    y: where the second number points: "down", or "up" as in many data sets. A rotated image
+    y: where the second number points: "down", or "up" as in many datasets. A rotated image
     needs it.
     normalize: "sample": the loss of a sample is the mean over its valid pixels. "batch": the loss
     is the mean over all valid pixels of the batch (as in LibMTL).
@@ -124,15 +125,8 @@ class SurfaceNormalsHead(DenseHead):
     """The decoder and ONE 1 x 1 convolution, enlarged: features -> vectors (B, 3, H, W)."""
 
     def __init__(self, context: BuildContext, task: SurfaceNormals) -> None:
-        super().__init__()
-        self.decoder = decoder_of(context, task.width, task.stride, task.decoder)
-        self.answer = nn.Conv2d(width_of(self.decoder), 3, 1)
-
-    def forward(self, features: Features) -> Tensor:
-        assert features.images is not None
-        coarse = self.answer(self.decoder(features))
-        size = features.images.shape[-2:]
-        return F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        decoder = decoder_of(context, task.width, task.stride, task.decoder)
+        super().__init__(decoder, 3)
 
     def pixel_losses(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 - cosine of each pixel, and which pixels have a direction, (B, H, W)."""

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...contracts import AlignedTask, Annotation, BuildContext, Features, Head, SupervisedTask
-from ...contracts.components import are_points
+from ...contracts.task import are_points
 from ...geometry import Geometry, similarity
 from ...model.inference import SharedEncoder
 from ...networks import losses_in_fp32, to_fp32

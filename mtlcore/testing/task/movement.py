@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...contracts import AlignedTask
-from ...contracts.components import are_points
+from ...contracts.task import are_points
 from ...geometry import Geometry
 from ..kit import Group
 from ..requirements import require, require_finite, require_shape, require_unit_range

@@ -103,9 +103,19 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "file", [*sorted(EXAMPLES.glob("*.toml")), mtl_examples()["demo"]], ids=lambda p: p.stem
-)
+FILES = [*sorted(EXAMPLES.glob("*.toml")), mtl_examples()["demo"]]
+QUICK = {"fer2013_puzzling_rotation", "own_folders", "own_csv"}
+CASES = [
+    pytest.param(file, marks=() if file.stem in QUICK else pytest.mark.slow, id=file.stem)
+    for file in FILES
+]
+
+
+def test_every_example_loads():
+    assert len([load(file) for file in FILES]) == len(CASES)
+
+
+@pytest.mark.parametrize("file", CASES)
 def test_the_experiment_trains_two_steps_and_is_evaluated(file, tmp_path):
     labels = load(file).data
     roots = [MAKERS[label](tmp_path / label) for label in labels if label in MAKERS]

@@ -82,6 +82,16 @@ def test_the_plugin_that_the_broken_ones_derive_from_is_right(kind, fields):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_broken_plugin_fails_its_own_check(kind, fields, subtests):
+    for group in groups_of(kind):
+        for check, cls in broken_in(kind, group):
+            with subtests.test(group=group, plugin=cls.__name__):
+                suite = conformance(kind, cls, examples=10, **fields(kind))
+                assert suite.outcome(check).status == "failed"
+
+
+@pytest.mark.slow  # most of a minute
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_broken_plugin_fails_its_own_check_only(kind, fields, subtests):
     for group in groups_of(kind):
         for check, cls in broken_in(kind, group):

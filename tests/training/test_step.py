@@ -53,8 +53,14 @@ def ruined(prepared: PreparedBatch) -> PreparedBatch:
     return PreparedBatch(images, prepared.head_inputs, prepared.scale)
 
 
-@pytest.mark.parametrize("supervised", ["pretext", "clean", "both"])
-@pytest.mark.parametrize("forward", ["joint", "split"])
+POLICIES = list(itertools.product(("joint", "split"), ("pretext", "clean", "both")))
+FAST = {("joint", "both"), ("split", "clean")}  # each takes seconds
+
+
+@pytest.mark.parametrize(
+    ("forward", "supervised"),
+    [pytest.param(*p, marks=() if p in FAST else pytest.mark.slow) for p in POLICIES],
+)
 def test_every_pretext_trains_under_every_view_policy(forward, supervised):
     for pretexts, reduce in itertools.product(SETS, ("mean", "geometric")):
         if supervised == "pretext" and pretexts in ((), ("patches",)):

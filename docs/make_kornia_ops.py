@@ -135,8 +135,8 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def row(name: str) -> str:
-    """Return the row of one operation."""
+def facts(name: str) -> str:
+    """Return the row of one operation without its cost."""
     from mtlcore.augment.kornia_ops.canvas import _sampling
     from mtlcore.augment.kornia_ops.movement import is_affine_class
 
@@ -151,10 +151,15 @@ def row(name: str) -> str:
     is_warp = is_affine_class(cls.cls) and _sampling(op.module(SIZE)) is not None
     is_policy = name in POLICIES
     warp = "yes" if is_warp else ("its affine ones" if is_policy else "")
-    shown = f"{float(f'{cost(augmentation):.2g}'):g}"
-    return (
-        f"| {name} | {labels} | {warp} | {drawn_for(op)} | {reads_back(augmentation)} | {shown} |"
-    )
+    return f"| {name} | {labels} | {warp} | {drawn_for(op)} | {reads_back(augmentation)} |"
+
+
+def row(name: str) -> str:
+    """Return the row of one operation."""
+    cls = catalog()[name]
+    if cls.refused or cls.mixes:
+        return facts(name)
+    return f"{facts(name)} {float(f'{cost(recipe(name)):.2g}'):g} |"
 
 
 def page() -> str:

@@ -174,8 +174,9 @@ def write_atomically(file: Path, data: bytes | memoryview) -> None:
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(file)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        error.filename = str(file)  # nobody asked for the temporary name
         raise
 
 

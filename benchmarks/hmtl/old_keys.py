@@ -4,16 +4,14 @@ Rows in `benchmarks/results` are evidence and are never edited. Many configurati
 after the first rows were made. `read_row` translates the settings of such a row, so that a row can
 be compared with what its protocol sets today.
 
-A row has the field "format" since the renames. Rows without it have format 1. A row of an older
-format also has another fingerprint: the configuration that was hashed had the keys of its time.
-Format 3 no longer has train.tensorboard, which changed no result; no committed row sets it.
+A row has the field "format" since the renames. Rows without it have format 1. Format 3 no longer
+has train.tensorboard, which changed no result; no committed row sets it.
 """
 
 from __future__ import annotations
 
 import re
 
-from mtlcore.study.again import format_of
 from mtlcore.study.plan import Row
 from mtlcore.study.training import FORMAT
 
@@ -51,6 +49,6 @@ def translated(setting: str) -> str:
 
 def read_row(row: Row) -> Row:
     """Return the row with today's names in its settings. The row itself stays as it is."""
-    if format_of(row) >= FORMAT:
+    if row.get("format", 1) >= FORMAT:
         return row
     return row | {"set": [translated(setting) for setting in row["set"]]}

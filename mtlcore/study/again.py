@@ -10,13 +10,14 @@ from attrs import evolve, frozen
 from ..callbacks.progress import ProgressReporter
 from ..errors import MtlError, nearest
 from .plan import Row, key_of, name_of
-from .training import FORMAT, Trainee
+from .training import Trainee
 from .workspace import Workspace
 
 REPRODUCED = ("set", "encoded", "validation", "validation_best", "test", "test_best", "weights")
 """Fields of a row that must be equal when the run is trained again."""
-PROVENANCE = ("mtlcore", "commit", "torch", "threads", "device")
-"""Fields that are shown of both rows."""
+PROVENANCE = ("mtlcore", "commit", "torch", "threads", "device", "fingerprint")
+"""Fields that are shown of both rows. The fingerprint hashes every key of the configuration, with
+its default, so it changes with each key that mtlcore gains or renames."""
 
 
 @frozen
@@ -38,8 +39,6 @@ class Repeated:
         lines = [f"{key}: {self.before[key]} then, {self.now[key]} now" for key in self.different]
         lines.append(f"{self.name}: {'the same, bit for bit' if self.same else 'NOT the same'}")
         shown = [key for key in PROVENANCE if key in self.before or key in self.now]
-        if format_of(self.before) < FORMAT:
-            shown.append("fingerprint")
         facts = [f"{key} {self.before.get(key)} / {self.now.get(key)}" for key in shown]
         lines.append(f"then / now: {', '.join(facts)}")
         if not self.same:
@@ -66,17 +65,5 @@ def again(workspace: Workspace, name: str, reporter: ProgressReporter | None = N
 
 
 def differences(before: Row, now: Row) -> list[str]:
-    """Return the fields that should be reproduced but differ.
-
-    The fingerprint counts only for rows of today's format: earlier ones hashed a configuration with
-    other key names.
-    """
-    keys = list(REPRODUCED)
-    if format_of(before) >= FORMAT:
-        keys.append("fingerprint")
-    return [key for key in keys if key in before and before[key] != now[key]]
-
-
-def format_of(row: Row) -> int:
-    """Return the format of a row."""
-    return int(row.get("format", 1))
+    """Return the fields that should be reproduced but differ."""
+    return [key for key in REPRODUCED if key in before and before[key] != now[key]]

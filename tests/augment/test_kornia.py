@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import threading
 import warnings
@@ -27,6 +28,7 @@ from mtlcore.testing import conformance
 
 warnings.filterwarnings("ignore", module="kornia")
 
+DOCS = Path(__file__).parents[2] / "docs"
 SIDE = 40
 USABLE = [name for name, cls in catalog().items() if not cls.refused and not cls.mixes]
 MOVING = [name for name in USABLE if catalog()[name].moves != "not"]
@@ -402,13 +404,15 @@ def test_crops_flips_warps_and_erasing_read_nothing_back_from_the_device():
 # ---------------------------------------------------------------------------------------- the docs
 
 
-def test_the_table_in_the_docs_lists_every_operation_with_what_labels_do():
-    page = (Path(__file__).parents[2] / "docs" / "kornia_ops.md").read_text(encoding="utf-8")
-    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line[:1] == "|"}
-    assert rows.keys() - {"operation", "---"} == catalog().keys()
-    for name, cls in catalog().items():
-        expected = cls.refused or ("in place" if cls.moves == "not" else cls.moves)
-        assert cls.mixes or f"| {expected} |" in rows[name].replace("refused: ", ""), name
+@pytest.mark.slow
+def test_the_table_in_the_docs_says_what_each_operation_does(monkeypatch):
+    """All but the measured cost, which is the last column."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    make_kornia_ops = importlib.import_module("make_kornia_ops")
+    page = (DOCS / "kornia_ops.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line[:1] == "|"][2:]
+    for row, name in zip(rows, catalog(), strict=True):
+        assert row.startswith(make_kornia_ops.facts(name)), name
     assert version("kornia") in page
 
 

@@ -27,6 +27,7 @@ from mtlcore import Batch, MtlError
 from mtlcore.config import load
 from mtlcore.config.experiment import DataEntry, Experiment, PretextEntry, Views
 from mtlcore.data import cache
+from mtlcore.data.cache import CachedSamples, ImageCache
 from mtlcore.data.dataset import RunData, open_data
 from mtlcore.data.loader import DirectLoader, Loader
 from mtlcore.data.prefetch import OneAhead, PrefetchLoader, loader_for
@@ -137,6 +138,33 @@ def test_no_more_than_the_requested_steps_wait_in_memory(opened):
         wait_until_read(direct, requested + 3 * MICRO_BATCHES)
         assert len(direct.reads) == requested + 3 * MICRO_BATCHES
     loader.close()
+
+
+class Noting:
+    """Notes which samples are taken from an image cache."""
+
+    def __init__(self, images: ImageCache) -> None:
+        self.images = images
+        self.size = images.size
+        self.taken: list[list[int]] = []
+
+    def take(self, indices: np.ndarray) -> CachedSamples:
+        self.taken.append(indices.tolist())
+        return self.images.take(indices)
+
+
+def test_each_of_two_ranks_reads_the_samples_of_its_own_batches_alone(opened):
+    exp, data = opened
+    steps, taken = range(6), []
+    for rank in range(2):
+        images = Noting(data.images)
+        direct = DirectLoader(evolve(data, images=images), Sampler(data, exp), CPU)
+        loader = PrefetchLoader(direct, [rank], len(steps), 2)
+        for step in steps:
+            loader.batch(step, rank)
+        taken.append(images.taken)
+    drawn = [Sampler(data, exp).step(step) for step in steps]
+    assert taken == [[step[rank][0].tolist() for step in drawn] for rank in range(2)]
 
 
 def test_a_loader_begins_at_any_step(opened):
@@ -345,6 +373,7 @@ BY_HAND = """
 import sys
 from mtlcore import Trainer, load_experiment
 from mtlcore.data import cache
+from mtlcore.data.cache import CachedSamples, ImageCache
 cache.memory_budget = lambda: 0
 trainer = Trainer(load_experiment(sys.argv[1]), progress=False)
 trainer.step()

@@ -1,4 +1,4 @@
-"""Shared fixtures: the real images, two ranks, the Hypothesis profiles, freed memory."""
+"""Shared fixtures: real images, two ranks, Hypothesis profiles, freed memory, an unshrunk kit."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MTLCORE_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+MUCH_MEMORY = 2_500_000_000  # bytes of one worker
 
 
 @pytest.fixture(scope="session")
@@ -80,15 +81,35 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable
     return launch
 
 
+@pytest.fixture
+def unshrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kit reports the first example that fails, instead of the smallest one: it is faster."""
+    from hypothesis import Phase
+
+    monkeypatch.setattr("mtlcore.testing.examples.PHASES", (Phase.generate,))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _free_memory() -> Iterator[None]:
-    """Free memory after each module.
+    """Free memory after a module, once a worker holds much of it.
 
     Truncated torchvision networks are in reference cycles, and training keeps freed pages. A
-    worker would grow to gigabytes.
+    worker would grow to gigabytes. Freeing takes half a second, and as much for the pages that the
+    next test asks for again.
     """
     yield
+    if _resident_bytes() < MUCH_MEMORY:
+        return
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
+
+
+def _resident_bytes() -> int:
+    """The memory of this process, or its maximum where the system does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return MUCH_MEMORY
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

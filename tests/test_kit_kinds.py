@@ -56,6 +56,11 @@ def broken_in(kind, group):
     return [(check, cls) for check, cls in pairs if checks_of(kind)[check].group == group]
 
 
+def slow_weightings(kinds):
+    """The kinds as cases. A broken objective or state is found in many steps."""
+    return [pytest.param(k, marks=[pytest.mark.slow] * (k == "weighting")) for k in kinds]
+
+
 @pytest.fixture
 def fields(tmp_path):
     """kind -> the fields that its plugins need."""
@@ -81,7 +86,8 @@ def test_the_plugin_that_the_broken_ones_derive_from_is_right(kind, fields):
         assert [o.reason for o in report.of("failed", "blocked")] == [], cls.__name__
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_weightings(KINDS))
+@pytest.mark.usefixtures("unshrunk")
 def test_a_broken_plugin_fails_its_own_check(kind, fields, subtests):
     for group in groups_of(kind):
         for check, cls in broken_in(kind, group):
@@ -92,6 +98,7 @@ def test_a_broken_plugin_fails_its_own_check(kind, fields, subtests):
 
 @pytest.mark.slow  # most of a minute
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("unshrunk")
 def test_a_broken_plugin_fails_its_own_check_only(kind, fields, subtests):
     for group in groups_of(kind):
         for check, cls in broken_in(kind, group):

@@ -73,6 +73,7 @@ def plugins_in(group, classes):
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know")
 @pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.usefixtures("unshrunk")
 def test_a_broken_plugin_fails_its_own_check(broken, group, subtests):
     known, classes, _ = broken
     for check, cls in plugins_in(group, classes):
@@ -84,6 +85,7 @@ def test_a_broken_plugin_fails_its_own_check(broken, group, subtests):
 @pytest.mark.slow  # a minute
 @pytest.mark.filterwarnings("ignore:Dynamo does not know")
 @pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.usefixtures("unshrunk")
 def test_a_broken_plugin_fails_its_own_check_only(broken, group, subtests):
     known, classes, _ = broken
     for check, cls in plugins_in(group, classes):
@@ -102,6 +104,7 @@ def test_a_plugin_that_waits_for_the_gpu_fails_its_own_check_only(broken):
 HIDDEN = sorted({check for check, _ in sneaky.ALSO})
 
 
+@pytest.mark.usefixtures("unshrunk")
 def test_hidden_faults_fail_the_same_check_only(broken, subtests):
     for check in HIDDEN:
         with subtests.test(check=check):
@@ -116,6 +119,7 @@ def test_hidden_faults_fail_the_same_check_only(broken, subtests):
             assert not wrong, "\n\n".join(f"{name}: {found}" for name, found in wrong.items())
 
 
+@pytest.mark.usefixtures("unshrunk")
 def test_each_sabotaged_pretext_fails_the_check_that_names_its_fault():
     missed = []
     for what, check, cls in SABOTAGES:

@@ -11,6 +11,7 @@ from .kit import Check
 from .requirements import Skip, Unproven
 
 T = TypeVar("T")
+PHASES = (Phase.generate, Phase.shrink)
 
 
 def run_examples(check: Check, subject: object, strategy: SearchStrategy[T], number: int) -> None:
@@ -29,7 +30,7 @@ def run_examples(check: Check, subject: object, strategy: SearchStrategy[T], num
         deadline=None,
         derandomize=True,
         database=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=PHASES,
         report_multiple_bugs=False,
         print_blob=False,
         verbosity=Verbosity.quiet,

@@ -30,16 +30,27 @@ EXAMPLES = {
 suite_of = cache(lambda label: suite(label, EXAMPLES.get(label, 6)))
 
 
-def cases(pairs):
+def cases(pairs, slow=()):
     """Return pytest's cases of (strategy, ...). Those of TorchJD are skipped if it is missing."""
     absent = pytest.mark.skipif(find_spec("torchjd") is None, reason="torchjd is an extra")
     return [
-        pytest.param(*pair, marks=[absent] * pair[0].startswith("torchjd"), id="-".join(pair))
+        pytest.param(
+            *pair,
+            marks=[absent] * pair[0].startswith("torchjd") + [pytest.mark.slow] * (pair[0] in slow),
+            id="-".join(pair),
+        )
         for pair in pairs
     ]
 
 
-@pytest.mark.parametrize("strategy", cases((s,) for s in STRATEGIES))
+# One wrapper runs all methods of TorchJD: without `slow`, one with a Gramian and one with a state.
+MOST_OF_TORCHJD = {s for s in STRATEGIES if s.startswith("torchjd")} - {
+    "torchjd:UPGrad",
+    "torchjd:DWA",
+}
+
+
+@pytest.mark.parametrize("strategy", cases(((s,) for s in STRATEGIES), slow=MOST_OF_TORCHJD))
 def test_a_strategy_conforms(strategy):
     report = suite_of(strategy).report()
     assert not report.of("failed", "blocked"), report.failures()

@@ -7,6 +7,8 @@ to start. This suite measures both formats, so the fixed choices come from a mea
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from timing import Row, Variant, compare, cpu_times
 from torch import nn
@@ -16,7 +18,7 @@ from mtlcore.encoders import Timm
 from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.encoders.vision import NETS
 
-BATCH, SIZE = 16, 64
+BATCH, SIZE = 8, 64
 WIDE_MARGIN = 1.15
 """The gate: a choice may be this much slower than the other one, since machines differ."""
 
@@ -38,9 +40,14 @@ def memory_format(quick: bool) -> list[Row]:
     encoders: dict[str, Encoder] = {"resnet_small": ResnetSmall()}
     encoders |= {str(net.name): net() for net in NETS}
     encoders |= {f"timm:{name}": Timm(name) for name in TIMM}
-    rounds = 2 if quick else 10
-    rows = (_row(name, encoder, rounds) for name, encoder in encoders.items())
-    return [row for row in rows if row is not None]
+    rounds = 2 if quick else 4
+    rows: list[Row] = []
+    for name, encoder in encoders.items():
+        row = _row(name, encoder, rounds)
+        if row is not None:
+            rows.append(row)
+            print(f"{row.name}: {row.ratio:.2f}", file=sys.stderr, flush=True)
+    return rows
 
 
 def _row(name: str, encoder: Encoder, rounds: int) -> Row | None:
@@ -55,7 +62,7 @@ def _row(name: str, encoder: Encoder, rounds: int) -> Row | None:
     def step(layout: torch.memory_format) -> Variant:
         return lambda: _forward_and_backward(net, layout, images)
 
-    times = cpu_times({"chosen": step(chosen), "other": step(OTHER[chosen])}, rounds)
+    times = cpu_times({"chosen": step(chosen), "other": step(OTHER[chosen])}, rounds, warm=1)
     label, baseline = f"{name}, {WORDS[chosen]}", WORDS[OTHER[chosen]]
     return compare(label, times["chosen"], baseline, times["other"], gate=WIDE_MARGIN)
 

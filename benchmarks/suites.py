@@ -12,6 +12,7 @@ from baselines import HandMixedStep, HandNet, HandStep, kornia_strong, kornia_we
 from dense import dense
 from kornia_lists import kornia_lists
 from loader import loader
+from memory_formats import memory_format
 from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from ours import CLASSES, experiment, images, labels, profile, stepper
@@ -244,4 +245,5 @@ SUITES: dict[str, Callable[[bool], list[Row]]] = {
     "weighting": weighting,
     "loader": lambda quick: [*loader(quick), *packs(quick)],
     "dense": dense,
+    "memory-format": memory_format,
 }

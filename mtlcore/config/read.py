@@ -38,6 +38,7 @@ from .experiment import (
 from .overrides import Table, plain
 from .problems import explain, unknown_key
 from .strict import converter
+from .weights_of_run import run_of, with_weights_of
 
 T = TypeVar("T")
 
@@ -66,6 +67,8 @@ ENTRIES: dict[str, tuple[str, type]] = {
     KINDS[kind].table: (kind, cls) for kind, cls in ENTRY_CLASSES.items()
 }
 """Section -> the kind of its components, and the class of the core's own keys."""
+
+DEFAULT_ENCODER = "resnet_small"
 
 SINGLE_KEYS: dict[str, tuple[str, ...]] = {
     "encoder": ("freeze",),
@@ -116,10 +119,13 @@ def parse(
     reader.labels({section: tables[section] for section in LABELED})
     augment, further = reader.augment(tables["augment"])
     encoder, freeze = reader.split(tables["encoder"], "encoder")
+    run = run_of(encoder)
+    if run is not None:
+        encoder = reader.weights_of(run, encoder, tables["train"])
     optimizer, groups = reader.split(tables["optimizer"], "optimizer")
     fields: Table = {
         "encoder": reader.component(
-            "encoder", "encoder", encoder, "resnet_small", SINGLE_KEYS["encoder"]
+            "encoder", "encoder", encoder, DEFAULT_ENCODER, SINGLE_KEYS["encoder"]
         ),
         "freeze": reader.freeze(freeze.get("freeze", "none")),
         "optimizer": reader.component(
@@ -146,6 +152,8 @@ def parse(
         plugins=plugins,
         **fields,
     )
+    if run is not None:
+        experiment = attrs.evolve(experiment, train=attrs.evolve(experiment.train, init_from=run))
     reader.problems += conflicts(experiment)
     reader.raise_problems()
     return experiment
@@ -214,6 +222,19 @@ class Reader:
         if isinstance(read, int) and read < 1:
             self.problems.append(f"encoder.freeze = {read}: expected at least 1 stage")
         return read
+
+    def weights_of(self, run: Path, encoder: Table, train: object) -> Table:
+        """Return the table [encoder] with the `weights` of a run. [train] must name no other."""
+        other = isinstance(train, Mapping) and plain(train.get("init_from"))
+        if other and Path(str(other)).expanduser().absolute() != run:
+            self.problems.append(
+                f'encoder.weights = "{run}" and train.init_from = "{other}" are two runs: set one'
+            )
+        try:
+            return with_weights_of(run, encoder, DEFAULT_ENCODER)
+        except MtlError as error:
+            self.problems.append(str(error))
+            return {key: value for key, value in encoder.items() if key != "weights"}
 
     def split(self, value: object, section: str) -> tuple[Table, Table]:
         """Split a table into the keys of its component, and those that the core reads."""

@@ -21,7 +21,8 @@ from .experiment import Experiment
 from .load import as_toml, with_overrides
 from .overrides import Overrides, apply
 from .read import parse
-from .write import tables_of
+from .weights_of_run import run_of
+from .write import component_table, tables_of
 
 
 def resolve(experiment: Experiment, overrides: Overrides = ()) -> Experiment:
@@ -97,6 +98,9 @@ def _unknown_class(cls: type[Component], found: type[Component] | None) -> str:
 def _require_equal(experiment: Experiment, read: Experiment) -> None:
     """Raise MtlError if a component differs from the one that is read from its table."""
     again = dict(components_of(read))
+    if run_of(component_table(experiment.encoder)) is not None:
+        # Its TOML table has the `weights` of that run instead.
+        again["encoder"] = experiment.encoder
     problems: list[str] = []
     for path, component in components_of(experiment):
         if again.get(path) != component:

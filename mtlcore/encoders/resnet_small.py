@@ -60,7 +60,7 @@ class _ResnetSmall(nn.Module):
         # torch 2.15's backward on a CPU writes beyond its memory.
         # Only the input is converted. Convolutions follow the layout of their input, so the weights
         # stay contiguous, as safetensors requires.
-        self.layout = torch.channels_last if width % 16 == 0 else torch.contiguous_format
+        self.memory_format = torch.channels_last if width % 16 == 0 else torch.contiguous_format
         self.stem = nn.Sequential(
             nn.Conv2d(
                 3,
@@ -85,7 +85,7 @@ class _ResnetSmall(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Features:
-        x = self.stem(images.contiguous(memory_format=self.layout))
+        x = self.stem(images.contiguous(memory_format=self.memory_format))
         maps = []
         for stage in self.stages:
             x = stage(x)

@@ -56,13 +56,14 @@ class Timm(Encoder):
 
     model: timm's name, with or without a tag.
     weights: "none" (random), "imagenet" (the weights that timm publishes for this name and tag,
-    from its cache or a download), or a file of weights; "FILE#KEY" for one of several networks in a
-    file, such as "state_dict_ema".
+    from its cache or a download), a file of weights, or the folder of a run; "FILE#KEY" for one of
+    several networks in a file, such as "state_dict_ema".
 
     options: arguments of timm's network, such as { drop_path_rate = 0.1 }, or
     { dynamic_img_size = true } for a ViT that reads images of several sizes.
 
-    With weights, images are normalized with the mean and std that timm records for them.
+    With weights, images are normalized with the mean and std that timm records for them; with those
+    of a run, as in that run.
     """
 
     name = "timm"

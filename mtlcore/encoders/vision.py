@@ -28,11 +28,12 @@ RGB = tuple[float, float, float]
 class VisionNet(Encoder):
     """A network of torchvision.
 
-    weights: "none" (random), "imagenet" (torchvision's weights, from its cache or a download), or a
-    file of weights; "FILE#KEY" for one of several networks in a file, such as "state_dict_ema".
+    weights: "none" (random), "imagenet" (torchvision's weights, from its cache or a download), a
+    file of weights, or the folder of a run; "FILE#KEY" for one of several networks in a file, such
+    as "state_dict_ema".
 
     With weights, images are normalized with ImageNet's mean and std, as torchvision's weights
-    expect.
+    expect; with those of a run, as in that run.
     """
 
     weights: str = files.NONE

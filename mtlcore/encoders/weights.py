@@ -117,8 +117,9 @@ def read(encoder: str, path: str, net: nn.Module) -> Mapping[str, Tensor]:
     if not is_file(file):
         if (file / "config.toml").is_file():
             raise MtlError(
-                f'[encoder] {encoder}: weights = "{path}" is the folder of a run: set '
-                f'train.init_from = "{path}" instead; it also compares how images are normalized'
+                f'[encoder] {encoder}: weights = "{path}" is the folder of a run, which only an '
+                "experiment reads: pass the encoder to mtlcore.Experiment, or set encoder.weights "
+                "in a configuration"
             )
         if file.is_dir():
             raise MtlError(
@@ -288,7 +289,7 @@ def _what_fits(net: nn.Module, state: Mapping[str, Tensor], classifier: tuple[st
     other = next(pair for pair in zip(given, own) if pair[0] != pair[1])
     return (
         f"{text}: the file has the same shapes in the same order, under other names "
-        f"({other[0]} for {other[1]}): rename its tensors"
+        f"({other[0]} for {other[1]}): rename its tensors in this order, as docs/finetuning.md shows"
     )
 
 

@@ -52,7 +52,9 @@ def build_train_state(
 
     resume: a checkpoint will be loaded, so no pre-trained weights and no other run are read.
     """
-    pretrained = weights_from_checkpoint() if resume else nullcontext()
+    # The weights of another run replace all others, too.
+    replaced = resume or experiment.train.init_from is not None
+    pretrained = weights_from_checkpoint() if replaced else nullcontext()
     with torch.random.fork_rng(devices=[]), pretrained:
         torch.manual_seed(KeyedRng((experiment.seed,)).seed(WEIGHTS))
         model = HybridModel(experiment)
@@ -136,7 +138,8 @@ def _check_normalization(
     own = tuple(round(value, 3) for value in mine.flatten().tolist())
     raise MtlError(
         f"{origin}: that encoder normalizes images with {name} = {other}, "
-        f"but this one with {name} = {own}"
+        f"but this one with {name} = {own}: set encoder.weights to this run instead, which "
+        "normalizes as it does"
     )
 
 

@@ -102,11 +102,11 @@ class Checkpoints:
         if bool(largest.isfinite().all()):
             return
         has_saved = self.folder.checkpoint("last") is not None
-        start = f"; train.init_from can start it from {self.folder.path}" if has_saved else ""
+        start = f'; encoder.weights = "{self.folder.path}" starts it from this one'
         raise Diverged(
             f"after step {train_state.step}, a weight is not finite: the run has diverged, and "
             "this step is not saved. Start a new run with a lower optimizer.lr or "
-            f"optimizer.weight_decay{start}"
+            f"optimizer.weight_decay{start if has_saved else ''}"
         )
 
     def _state(self, pending: bool) -> SavedState:
@@ -227,7 +227,7 @@ def check_same_data(folder: RunFolder, data: RunData, callbacks: Callbacks) -> N
     if before is not None and before != now:
         raise MtlError(
             f"{folder.path}: the data has changed since this run began (fingerprint {before}, "
-            f"now {now}): start a new run; set train.init_from to continue from these weights"
+            f"now {now}): start a new run; encoder.weights = RUN starts it from these weights"
         )
     threads = torch.get_num_threads()
     threads_before = provenance.get("threads", threads)

@@ -120,7 +120,7 @@ class Record:
                 raise Diverged(
                     f"{self.in_a_row} steps in a row were skipped, because their gradient was not "
                     "finite: the run has diverged. Check the data, or start a new run with a lower "
-                    "optimizer.lr; train.init_from can start it from this one"
+                    "optimizer.lr; encoder.weights = RUN starts it from this one"
                 )
 
     def _update_clocks(self) -> None:

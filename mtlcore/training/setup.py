@@ -165,6 +165,9 @@ def _try_encoder_if_indexing_decodes(experiment: Experiment) -> None:
     """
     if all(entry.exclude_duplicates == "none" for entry in experiment.data.values()):
         return
+    if experiment.train.init_from is not None:  # its weights replace all others
+        RunFolder.open(experiment.train.init_from).require()
+        return
     with torch.random.fork_rng(devices=[]):
         SharedEncoder(experiment.encoder, experiment.input.size)
 
@@ -194,7 +197,7 @@ def frozen_at_random(experiment: Experiment) -> list[str]:
     shown = f'"{freeze}"' if isinstance(freeze, str) else freeze
     return [
         f"encoder.freeze = {shown}, but the encoder starts from random weights, and frozen parts "
-        "never learn: set encoder.weights or train.init_from, or remove encoder.freeze"
+        "never learn: set encoder.weights to a file or a run, or remove encoder.freeze"
     ]
 
 

@@ -7,15 +7,20 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
+from mtlcore.config import dump, parse
+from mtlcore.config.resolve import resolve
 from mtlcore.contracts import Encoder
 from mtlcore.encoders import Timm
+from mtlcore.encoders.resnet_small import ResnetSmall
 from mtlcore.encoders.vision import ConvnextTiny, EfficientnetB0, MobilenetV3Large, Resnet18, VitB16
 from mtlcore.encoders.weights import WeightsWarning
 from mtlcore.errors import MtlError
@@ -285,3 +290,46 @@ def test_a_timm_vits_file_of_another_size_is_interpolated_and_a_foreign_file_ref
     assert built(encoder, 32).net.state_dict()["pos_embed"].shape == (1, 1 + 4, 192)
     with pytest.raises(MtlError, match="timm:resnet10t: the weights do not fit this network"):
         Timm("resnet10t", weights=str(tmp_path / "vit.pth")).build((32, 32))
+
+
+RUN_AS_WEIGHTS = """
+[encoder]
+name = "resnet18"
+weights = "{weights}"
+[task.fer]
+emotions = 7
+[data.synthfaces]
+[train]
+steps = 1
+"""
+
+
+def test_a_run_as_weights_brings_its_normalization(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    """It is saved as `train.init_from`, so the run needs the other one at its start alone."""
+    run, small = tmp_path / "runs" / "a", tmp_path / "runs" / "small"
+    for folder, encoder in ((run, Resnet18(weights="imagenet")), (small, ResnetSmall())):
+        folder.mkdir(parents=True)
+        e = parse(tomllib.loads(RUN_AS_WEIGHTS.format(weights="none")))
+        (folder / "config.toml").write_text(dump(evolve(e, encoder=encoder)))
+    monkeypatch.chdir(tmp_path)
+    tables = tomllib.loads(RUN_AS_WEIGHTS.format(weights="runs/a"))
+    e = parse(tables)
+    assert e.encoder == Resnet18(weights="imagenet")
+    assert e.train.init_from == run
+    assert parse(tomllib.loads(dump(e))) == e
+    assert resolve(evolve(e, encoder=Resnet18(weights="runs/a"))) == e
+    own = parse({**tables, "encoder": {"weights": "runs/small"}})  # without a key `weights`
+    assert (own.encoder, own.train.init_from) == (ResnetSmall(), small)
+
+    wrong = {
+        'the encoder of this run is "resnet_small", but encoder.name = "resnet18"': {
+            "encoder": {"name": "resnet18", "weights": "runs/small"}
+        },
+        "are two runs: set one": {"train": {"steps": 1, "init_from": str(small)}},
+        "no such file": {"encoder": {"name": "resnet18", "weights": "runs/b"}},
+    }
+    for message, table in wrong.items():
+        with subtests.test(message), pytest.raises(MtlError, match=message):
+            parse({**tables, **table}).encoder.build((32, 32))

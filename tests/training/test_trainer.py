@@ -30,6 +30,7 @@ from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import RunFolder
 from mtlcore.training.devices import with_micro_batches
 from mtlcore.training.provenance import resolved
+from mtlcore.training.setup import frozen_at_random
 from mtlcore.training.trainer import train
 
 # These tests start real training processes. The limits only end a process that hangs, so they
@@ -230,6 +231,21 @@ def test_fine_tuning_starts_from_the_encoder_of_the_pre_training_run(config, tmp
             experiment(config, f"train.init_from={tmp_path / 'ssl'}", "encoder.width=8"),
             tmp_path / "wrong",
         )
+
+
+def test_a_run_as_weights_of_the_encoder_gives_its_ema_weights_bit_for_bit(config, tmp_path):
+    run, frozen = tmp_path / "run", tmp_path / "frozen"
+    train(experiment(config, "train.steps=2", "train.ema=0.5"), run)
+    overrides = (f"encoder.weights={run}", "encoder.freeze=all", "train.steps=2")
+    tuned = experiment(config, *overrides)
+    assert frozen_at_random(tuned) == []
+    train(tuned, frozen)
+    assert load(frozen / "config.toml").train.init_from == run
+
+    expected, got = load_file(RunFolder(run).require().path / "ema.safetensors"), weights(frozen)
+    encoder = [key for key in expected if key.startswith("encoder.")]
+    assert len(encoder) > 50
+    assert [key for key in encoder if not torch.equal(got[key], expected[key])] == []
 
 
 def test_only_the_pretext_encodes_unlabeled_samples(config, tmp_path):

@@ -165,36 +165,12 @@ class _Maps(nn.Module):
         super().__init__()
         self.net = net
         self.memory_format = memory_format
-        # A dict hides these from torch: they hold modules of `net`, whose state is saved already.
-        self._shorter: dict[tuple[int, bool], nn.Module] = {}
 
     def forward(self, images: Tensor) -> Features:
         outputs = dict(self.net(images.contiguous(memory_format=self.memory_format)))
         pooled = outputs.pop("pooled")
         maps = tuple(outputs.values())
         return Features(maps, pooled, maps[-1])
-
-    def finest_maps(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
-        """Return the first `number` maps. Later layers do not run."""
-        key = number, self.training  # the graph of each mode is another one
-        if key not in self._shorter:
-            self._shorter[key] = _up_to_map(self.net, number)
-        maps: tuple[Tensor, ...]
-        maps = self._shorter[key](images.contiguous(memory_format=self.memory_format))
-        return maps
-
-
-def _up_to_map(net: nn.Module, number: int) -> nn.Module:
-    """Return a network of the same modules that ends with the `number`-th output."""
-    from torch.fx import Graph, GraphModule
-
-    assert isinstance(net, GraphModule)
-    graph = Graph()
-    outputs = graph.graph_copy(net.graph, {})
-    assert isinstance(outputs, dict)
-    graph.output(tuple(outputs.values())[:number])
-    graph.eliminate_dead_code()
-    return GraphModule(net, graph)
 
 
 class _Tokens(nn.Module):

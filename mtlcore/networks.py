@@ -247,7 +247,7 @@ def copy_back(tensors: Sequence[Tensor], vector: Tensor) -> None:
     torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(pieces, tensors)])
 
 
-def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Copy each source into its target, in place. Raises RuntimeError if a shape differs."""
     if targets or sources:
         torch._foreach_copy_(targets, sources)

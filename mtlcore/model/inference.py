@@ -55,10 +55,11 @@ class SharedEncoder(nn.Module):
         If the network has a method `finest_maps` (its input is normalized), no later layer runs.
         """
         normalized = self._normalized(images)
-        if not hasattr(self.net, "finest_maps"):
+        of_net = getattr(self.net, "finest_maps", None)
+        if of_net is None:
             features: Features = self.net(normalized)
             return features.maps[:number]
-        maps: tuple[Tensor, ...] = self.net.finest_maps(normalized, number)
+        maps: tuple[Tensor, ...] = of_net(normalized, number)
         return maps
 
     def _normalized(self, images: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from mtlcore.model.plan import training_plan
 from mtlcore.model.views import prepare
 from mtlcore.tasks.classification import Classification
 from mtlcore.training.build import build_train_state
+from mtlcore.training.devices import stop_searching_for_gpus
 from mtlcore.training.record import Record
 from mtlcore.training.setup import RunParts
 from mtlcore.training.trainer import Trainer, trainer_of
@@ -128,6 +129,7 @@ def stepper(exp: Experiment, pixels: Tensor, targets: list[Tensor]) -> Trainer:
         fingerprint="",
     )
     fabric = Fabric(accelerator="cpu", devices=1)
+    stop_searching_for_gpus()
     steps_per_epoch = n // exp.input.batch_size
     train_state = build_train_state(exp, fabric, STEPS, steps_per_epoch)
     record = Record(exp.train.max_skipped)

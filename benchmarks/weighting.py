@@ -71,7 +71,7 @@ def _rows(k: int, quick: bool) -> list[Row]:
     loop_gates = (1.15, 1.08) if has_gate else ()
     torchjd_gates = (0.83, 0.67) if has_gate else ()
     return [
-        compare(f"loss_level_k{k}", t["loss_level"], SUM, t["sum"], 1.05, 1.02),
+        compare(f"loss_level_k{k}", t["loss_level"], SUM, t["sum"], 1.03, 1.02),
         compare(f"features_k{k}", t["features"], SUM, t["sum"], 1.10, 1.05),
         compare(f"parameters_k{k}", t["parameters"], LOOP, t["loop"], *loop_gates),
         compare(f"torchjd_k{k}", t["parameters"], JAC, t["torchjd"], *torchjd_gates),
@@ -131,7 +131,7 @@ def _memory(quick: bool) -> list[Row]:
 
     rows: list[Row] = []
     for name, title in titles.items():
-        gates = (2.8, 2.2) if name == "parameters" else ()
+        gates = (1.6, 1.4) if name == "parameters" else ()
         rows.append(compare(title, peaks[name], SUM, baseline, *gates))
     return rows
 

@@ -7,7 +7,7 @@ A pretext author needs no more than this beside `torch.nn`: `EMA` (momentum copi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
@@ -59,8 +59,8 @@ def contiguous(tree: T) -> T:
     return cast(T, tree_map(of_leaf, tree))
 
 
-def _call(net: nn.Module, inputs: tuple[object, ...]) -> object:
-    """Call a network under the autocast setting of the run."""
+def _call(net: Callable[..., object], inputs: tuple[object, ...]) -> object:
+    """Call a network, or a method of it, under the autocast setting of the run."""
     tensors = (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
     device = next(tensors).device.type
     enabled = _autocast_networks or torch.is_autocast_enabled(device)
@@ -99,6 +99,10 @@ class EMA(nn.Module):
         """Call the copy."""
         return _call(self.copy, inputs)
 
+    def call(self, method: str, *inputs: object) -> object:
+        """Call a method of the copy, such as `finest_maps` of an encoder."""
+        return _call(getattr(self.copy, method), inputs)
+
     def train(self, mode: bool = True) -> EMA:
         """Set the mode. The copy stays in eval mode, unless `batch_stats`."""
         self.training = mode
@@ -122,8 +126,7 @@ class EMA(nn.Module):
         torch._foreach_lerp_(copied, sources, rates)
 
         # Buffers are copied: counters such as num_batches_tracked can't be averaged.
-        for mine, other in zip(self.copy.buffers(), self._source[0].buffers(), strict=True):
-            mine.copy_(other)
+        copy_all(list(self.copy.buffers()), list(self._source[0].buffers()))
 
     def reset(self) -> None:
         """Copy the source. Needed after other weights were loaded into it."""
@@ -219,23 +222,35 @@ def broadcast_buffers(net: nn.Module) -> None:
     """
     if world_size() == 1:
         return
-    for dtype in dict.fromkeys(b.dtype for b in net.buffers()):
-        same = [b for b in net.buffers() if b.dtype == dtype]
+    for same in by_dtype(net.buffers()):
         message = flat(same)
         dist.broadcast(message, 0)
         copy_back(same, message)
 
 
+def by_dtype(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Return the tensors in one list for each dtype, in order."""
+    lists: dict[torch.dtype, list[Tensor]] = {}
+    for t in tensors:
+        lists.setdefault(t.dtype, []).append(t)
+    return list(lists.values())
+
+
 def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Return all tensors in one vector."""
+    """Return all tensors in one vector. Their dtype must be the same."""
     return torch.cat([t.flatten() for t in tensors])
 
 
 def copy_back(tensors: Sequence[Tensor], vector: Tensor) -> None:
     """Copy a vector of `flat` back into its tensors, in place."""
     pieces = vector.split([t.numel() for t in tensors])
-    for t, piece in zip(tensors, pieces, strict=True):
-        t.copy_(piece.view_as(t))
+    torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(pieces, tensors)])
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, in place. Raises RuntimeError if a shape differs."""
+    if targets or sources:
+        torch._foreach_copy_(targets, sources)
 
 
 @contextmanager

@@ -85,12 +85,18 @@ class _ResnetSmall(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Features:
+        maps = self.finest_maps(images, len(self.stages))
+        x = maps[-1]
+        return Features(maps, x.mean((2, 3)), x)
+
+    def finest_maps(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
+        """Return the first `number` maps. Later stages do not run."""
         x = self.stem(images.contiguous(memory_format=self.memory_format))
         maps = []
-        for stage in self.stages:
-            x = stage(x)
+        for i in range(number):
+            x = self.stages[i](x)
             maps.append(x)
-        return Features(tuple(maps), x.mean((2, 3)), x)
+        return tuple(maps)
 
 
 def _stage(

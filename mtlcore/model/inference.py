@@ -46,8 +46,24 @@ class SharedEncoder(nn.Module):
         """Encode images (B, 3, H, W) in [0, 1]. `Features.images` are these images."""
         # Evaluation stays eager: its metrics are those of a process that compiles nothing.
         net = self._compiled if self._compiled and self.training else self.net
-        features: Features = net((images - self.mean) / self.std)
+        features: Features = net(self._normalized(images))
         return features._replace(images=images)
+
+    def finest_maps(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
+        """Return the `number` finest maps of `forward`, bit for bit, for images in [0, 1].
+
+        If the network has a method `finest_maps` (its input is normalized), no later layer runs.
+        """
+        normalized = self._normalized(images)
+        of_net = getattr(self.net, "finest_maps", None)
+        if of_net is None:
+            features: Features = self.net(normalized)
+            return features.maps[:number]
+        maps: tuple[Tensor, ...] = of_net(normalized, number)
+        return maps
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
 
     def compile_training(self, on: bool = True) -> None:
         """Run the network by torch.compile in training mode, or no longer.

@@ -8,27 +8,34 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from ..networks import by_dtype, copy_back, flat
+
 
 @frozen(eq=False)
 class Buffers:
-    """The buffers of networks, and their values when they were copied."""
+    """The buffers of networks, and their values when they were copied.
 
-    buffers: Sequence[Tensor]
+    buffers: in one list for each dtype. before: their old values, one vector for each list. A
+    network has dozens of small buffers, and an operation on each costs more than one on a vector.
+    """
+
+    buffers: Sequence[Sequence[Tensor]]
     before: Sequence[Tensor]
 
     @classmethod
     def of(cls, *networks: nn.Module) -> Buffers:
         """Copy the current buffers."""
-        buffers = [buffer for network in networks for buffer in network.buffers()]
-        return cls(buffers, [b.clone() for b in buffers])
+        buffers = by_dtype(buffer for network in networks for buffer in network.buffers())
+        return cls(buffers, [flat(same) for same in buffers])
 
     @torch.no_grad()
     def restore(self) -> None:
         """Copy the old values back."""
-        for buffer, old in zip(self.buffers, self.before):
-            buffer.copy_(old)
+        for same, old in zip(self.buffers, self.before):
+            copy_back(same, old)
 
+    @torch.no_grad()
     def restore_unless(self, ok: Tensor) -> None:
         """Copy the old values back if the step is bad, without a host sync."""
-        for buffer, old in zip(self.buffers, self.before):
-            buffer.copy_(torch.where(ok, buffer, old))
+        for same, old in zip(self.buffers, self.before):
+            copy_back(same, torch.where(ok, flat(same), old))

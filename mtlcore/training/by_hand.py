@@ -85,6 +85,7 @@ class ByHand:
     _computed: Computed | None = None
     _done: Differentiated | None = None
     _calls: int = 0
+    _modes: list[bool] = field(factory=list)
     # Loss -> number of the call that returned it. Weak keys: the dictionary keeps no loss alive.
     _call_of: WeakIdKeyDictionary = field(factory=WeakIdKeyDictionary)
 
@@ -132,7 +133,11 @@ class ByHand:
         if self._computed is not None:
             self._forget()
         # The caller may have set eval mode, also through `Trainer.inference`, which shares modules.
-        self.train_state.model.train()
+        # Reading the modes takes a third of the time of setting them.
+        model = self.train_state.model
+        if self._modes != _modes(model):
+            model.train()
+            self._modes = _modes(model)
 
     def _forget(self) -> None:
         """Drop the losses and all gradients; restore the buffers."""
@@ -241,6 +246,11 @@ def _refuse_foreign(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         "Trainer.apply got an optimizer without any parameter of this trainer's model: build it "
         "from trainer.model.parameters(), or from those of trainer.encoder or of a head"
     )
+
+
+def _modes(model: nn.Module) -> list[bool]:
+    """Return for each module whether it is in training mode."""
+    return [module.training for module in model.modules()]
 
 
 def _mean(name: str, forwards: list[Forward]) -> Tensor:

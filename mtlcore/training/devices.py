@@ -45,12 +45,23 @@ def fabric_for(experiment: Experiment) -> Fabric:
     # DDP warns about channels_last weights; its own message calls it no error.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     fabric.launch()
+    stop_searching_for_gpus()
     if fabric.world_size != devices * nodes:
         raise MtlError(
             f"started {fabric.world_size} processes, expected {devices * nodes}: "
             f"{devices} devices on each of {nodes} machines"
         )
     return fabric
+
+
+def stop_searching_for_gpus() -> None:
+    """Where there is no GPU, let torch remember that.
+
+    Lightning sets this variable: torch then asks NVML, so that the process can still fork before it
+    uses CUDA. But each step of an optimizer asks, and each time searches the disk for the library.
+    """
+    if not torch.cuda.is_available():
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def with_micro_batches(experiment: Experiment, ranks: int) -> Experiment:

@@ -60,9 +60,12 @@ class PerceptualDistance(nn.Module):
         return relative_distance(self._compared(restored), clean_layers)
 
     def _compared(self, images: Tensor) -> list[Tensor]:
-        output = self.net(images)
-        # An encoder returns Features; VGG16 returns its layers.
-        maps = output.maps if isinstance(self.net, EMA) else output
+        if isinstance(self.net, EMA):
+            # No layer runs beyond the coarsest compared map.
+            maps = self.net.call("finest_maps", images, max(self.layers) + 1)
+        else:
+            maps = self.net(images)  # VGG16 ends with its last compared layer
+        assert isinstance(maps, tuple)
         return [maps[i] for i in self.layers]
 
 

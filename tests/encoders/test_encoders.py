@@ -71,6 +71,29 @@ def test_maps_run_from_fine_to_coarse_and_every_parameter_learns(
     assert untouched(net, features) == []
 
 
+def test_the_finest_maps_alone_are_those_of_the_forward_and_later_stages_do_not_run(
+    subtests,
+) -> None:
+    for encoder, size, maps in SMALL[:2]:
+        net, _ = read(encoder, size)
+        names = net.state_dict().keys()
+        images = torch.rand(2, 3, size, size)
+        convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+        ran: list[nn.Module] = []
+        for module in convolutions:
+            module.register_forward_hook(lambda m, *_, ran=ran: ran.append(m))
+        for mode in (True, False):
+            features = net.train(mode)(images)
+            for number in range(1, len(maps) + 1):
+                with subtests.test(encoder=encoder, train=mode, number=number):
+                    ran.clear()
+                    found = net.finest_maps(images, number)
+                    assert len(found) == number
+                    assert all(torch.equal(a, b) for a, b in zip(found, features.maps))
+                    assert (len(ran) == len(convolutions)) == (number == len(maps))
+        assert net.state_dict().keys() == names
+
+
 def test_a_vits_shared_features_are_its_tokens_and_its_map_is_its_patches() -> None:
     net, features = read(VitB16(), 32)
     assert features.shared.shape == (2, 1 + 4, 768)

@@ -171,6 +171,10 @@ def test_the_momentum_copy_is_saved_follows_the_encoder_and_stays_in_eval_mode()
     ):
         torch.testing.assert_close(mine, (old + its.detach()) / 2)
     assert not any(m.training for m in net.copy.modules())
+    maps = net.copy(images := torch.rand(2, 3, 24, 24)).maps
+    finest = net.call("finest_maps", images, 2)  # `Toy` has no such method: a whole forward
+    assert len(finest) == 2
+    assert all(torch.equal(a, b) for a, b in zip(finest, maps))
     assert any(k.startswith("heads.inpainting.judge.net.copy.") for k in state.model.state_dict())
     assert not any("judge" in k for k in state.model.inference().state_dict())
 

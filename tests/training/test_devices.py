@@ -36,6 +36,21 @@ def test_more_processes_than_the_machine_can_run_are_refused_before_they_start()
             fabric_for(evolve(exp, train=many))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_no_step_of_an_optimizer_searches_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning sets it
+    exp = experiment()
+    fabric_for(evolve(exp, train=evolve(exp.train, accelerator="cpu")))
+    searches: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: searches.append(1) or 0)
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    torch.optim.AdamW([weight], fused=True).step()
+    assert not searches
+
+
 def test_draws_are_copied_to_a_device_without_pinned_memory() -> None:
     draw = Rng(torch.Generator().manual_seed(0), torch.device("meta")).rand(3)
     assert draw.device.type == "meta"

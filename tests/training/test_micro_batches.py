@@ -17,6 +17,7 @@ from mtlcore.config.experiment import PretextEntry
 from mtlcore.contracts import PreparedBatch
 from mtlcore.model.plan import training_plan
 from mtlcore.training.devices import with_micro_batches
+from mtlcore.training.micro_batches import forward
 from mtlcore.training.step import train_step
 from mtlcore.weighting import TorchJD
 
@@ -139,3 +140,11 @@ def test_a_weighting_at_the_features_accepts_no_accumulated_micro_batches():
         with_micro_batches(exp, 1)
     assert 'weighting.at = "parameters"' in str(error.value)
     assert "train.micro_batches = 1" in str(error.value)
+
+
+def test_dropout_draws_as_after_torchs_manual_seed():
+    state = train_state(experiment(("fer",)))
+    state.module = nn.Dropout(0.5)
+    drawn = forward(state, torch.ones(64), 2**56 - 1)  # any input: the network is dropout alone
+    torch.manual_seed(2**56 - 1)
+    assert torch.equal(drawn, nn.functional.dropout(torch.ones(64), 0.5))

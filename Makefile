@@ -17,7 +17,7 @@ IMAGES = real images: MTLCORE_TEST_DATA=$${MTLCORE_TEST_DATA:-../shared/data}
 .PHONY: demo quick test test-all floor docs lint clean
 
 demo: $(READY)
-	@echo "== the main job on synthetic faces (about two minutes): mtl demo"
+	@echo "== supervised against hybrid training on rendered faces: mtl demo"
 	@$(BIN)/mtl demo
 	@echo "== to use mtl in this shell: source $(BIN)/activate"
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtlcore.callbacks.progress import SilentReporter
-from mtlcore.config import load
-from mtlcore.demo import arms, run_arm
+import mtlcore
 
 EXPERIMENT = """
 seed = 0
@@ -61,14 +59,10 @@ def test_both_arms_learn_and_the_pretexts_are_solved(tmp_path):
     One test, since training both arms takes half a minute.
     """
     (tmp_path / "faces.toml").write_text(EXPERIMENT)
-    both = arms(load(tmp_path / "faces.toml"))
-    done = {
-        name: run_arm(name, experiment, tmp_path, SilentReporter())
-        for name, experiment in both.items()
-    }
-    assert list(done) == ["SL", "HMTL"]
-    for name, arm in done.items():
-        assert arm.test["fer/accuracy"] > 1 / EMOTIONS + 6 * DEVIATION, name
-    assert not done["SL"].pretexts
-    assert done["HMTL"].pretexts["puzzling/accuracy"] > 2 / PLACES
-    assert done["HMTL"].pretexts["inpainting/over_mean"] < 0.9
+    off = {"pretext.puzzling.weight": 0, "pretext.inpainting.weight": 0}
+    for name, overrides in {"SL": off, "HMTL": {}}.items():
+        run = mtlcore.train(tmp_path / "faces.toml", tmp_path / name, overrides, progress=False)
+        assert run.evaluate().metrics["fer/accuracy"] > 1 / EMOTIONS + 6 * DEVIATION, name
+    validation = run.summary["validation"]
+    assert validation["puzzling/accuracy"] > 2 / PLACES
+    assert validation["inpainting/over_mean"] < 0.9

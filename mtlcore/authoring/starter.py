@@ -24,7 +24,7 @@ _HEAD = """\
 #   mtl train {file} --out runs/first
 #   mtl report runs/first --out report.html
 #
-# Baseline, supervised only:  --set pretext.puzzling.weight=0
+# Baseline, supervised only:  --set pretext.puzzling.weight=0{without}
 # All keys: mtl config show {file}. Other components: mtl plugins.
 
 seed = 0
@@ -79,6 +79,7 @@ _REST = """
 # A pretext: it learns from images alone. `mtl plugins` lists others.
 [pretext.puzzling]
 grid = 2
+head = "spatial"
 weight = 0.3
 
 [input]
@@ -103,6 +104,23 @@ eval_every = 200
 save_every = 200
 """
 
+_UNLABELED = """
+# Images of the same kind, at any depth. annotation = "": they have no labels. The pretext learns
+# from them, too: in each step, as many as labeled ones (input.unlabeled_batch).
+[data.more]
+name = "image_folder"
+{root_line}
+annotation = ""
+"""
+
+_NO_UNLABELED = """
+# Do you have images without labels? The pretext can learn from them, too:
+# [data.more]
+# name = "image_folder"
+# root = "unlabeled"
+# annotation = ""
+"""
+
 _WHAT = {
     "folders": "Images in folders, one for each class.",
     "csv": "A table of images with their labels.",
@@ -110,11 +128,13 @@ _WHAT = {
 }
 
 
-def starter(start: Start, data: Path, file: Path, reads: str = "label") -> str:
+def starter(
+    start: Start, data: Path, file: Path, reads: str = "label", unlabeled: Path | None = None
+) -> str:
     """Return a commented configuration.
 
     data: the folder of the images, or the table. file: where the text will be, for its comments.
-    reads: of "csv": the column of labels.
+    reads: of "csv": the column of labels. unlabeled: a folder of images without labels.
     """
     label = _label(data.stem if start == "csv" else data.name)
     key = "file" if start == "csv" else "root"
@@ -126,11 +146,17 @@ def starter(start: Start, data: Path, file: Path, reads: str = "label") -> str:
         "root": data,
         "root_line": tomli_w.dumps({key: str(data)}).strip(),
         "augment": "strong" if start == "faces" else "general",
+        "without": "" if unlabeled is None else " --set data.more.unlabeled=drop",
     }
-    return (_HEAD + _TASKS[start] + _DATA[start] + _REST).format(**facts)
+    more = _NO_UNLABELED
+    if unlabeled is not None:
+        more = _UNLABELED.format(root_line=tomli_w.dumps({"root": str(unlabeled)}).strip())
+    return (_HEAD + _TASKS[start] + _DATA[start]).format(**facts) + more + _REST.format(**facts)
 
 
-def write_starter(start: str, data: Path, file: Path, reads: str = "label") -> None:
+def write_starter(
+    start: str, data: Path, file: Path, reads: str = "label", unlabeled: Path | None = None
+) -> None:
     """Write a commented configuration for these data. Raises MtlError where it could not train."""
     if start not in STARTS:
         raise MtlError(f"--for {start!r}: unknown; {nearest(start, STARTS)}")
@@ -140,7 +166,10 @@ def write_starter(start: str, data: Path, file: Path, reads: str = "label") -> N
         raise MtlError(f"--data {data}: expected a table of images, a .csv file")
     if start != "csv" and not is_folder(data):
         raise MtlError(f"--data {data}: expected a folder with one folder for each class")
-    text = starter(start, data.absolute(), file, reads)
+    if unlabeled is not None and not is_folder(unlabeled):
+        raise MtlError(f"--unlabeled {unlabeled}: expected a folder of images without labels")
+    more = None if unlabeled is None else unlabeled.absolute()
+    text = starter(start, data.absolute(), file, reads, more)
     with write_errors_as_mtl_error(file):
         write_atomically(file, text.encode())
     try:
@@ -153,4 +182,4 @@ def write_starter(start: str, data: Path, file: Path, reads: str = "label") -> N
 def _label(name: str) -> str:
     """A label for the data: a name without characters that a TOML key would have to quote."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)
-    return kept or "images"
+    return "images" if kept in ("", "more") else kept  # "more" is the label of unlabeled images

@@ -6,7 +6,7 @@ brackets as markup.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -14,7 +14,6 @@ from rich.text import Text
 
 from ..callbacks.bars import Bars
 from ..contracts import CallbackContext
-from ..demo import Arm
 from ..run import Run
 from ._shared import print_line
 
@@ -47,25 +46,6 @@ def headline(metrics: Mapping[str, float]) -> str:
         if not is_of_group(name):
             first.setdefault(name.partition("/")[0], f"{name} {value:.4f}")
     return "  ".join(first.values())
-
-
-def arms_table(arms: Sequence[Arm]) -> Table:
-    """One row per metric and one column per arm; below them the pretext tasks and the compute."""
-    title = Text("test split, last step")
-    names = [arm.name for arm in arms]
-    table = Table("metric", *names, title=title, title_justify="left")
-    for metric in arms[0].test:
-        table.add_row(Text(metric), *(f"{arm.test[metric]:.4f}" for arm in arms))
-
-    pretext_metrics: list[str] = []
-    for arm in arms:
-        pretext_metrics += [name for name in arm.pretexts if name not in pretext_metrics]
-    for metric in pretext_metrics:
-        cells = [f"{arm.pretexts[metric]:.4f}" if metric in arm.pretexts else "" for arm in arms]
-        table.add_row(Text(f"{metric}, validation"), *cells)
-
-    table.add_row("compute (CPU s)", *(f"{arm.cpu_s:.0f}" for arm in arms))
-    return table
 
 
 def print_result(run: Run) -> None:

@@ -18,6 +18,7 @@ def init(
     for_: Annotated[str | None, Parameter(name="--for", show_default=False)] = None,
     data: Annotated[Path | None, Optional] = None,
     reads: str = "label",
+    unlabeled: Annotated[Path | None, Optional] = None,
     out: Annotated[Path | None, Optional] = None,
 ) -> int:
     """Write a commented configuration for your own images, and check it.
@@ -33,6 +34,8 @@ def init(
         The folder of the images, or the table.
     reads
         With --for csv: the column of labels.
+    unlabeled
+        A folder of further images without labels, for the pretext.
     out
         The TOML file to write.
     """
@@ -42,7 +45,8 @@ def init(
     kind = for_ or _ask(f"What are your data? ({' | '.join(STARTS)})", "folders", "--for")
     where = data or Path(_ask("Where are they? (a folder, or a .csv file)", "", "--data"))
     file = out or Path(_ask("Which file shall be written?", "my.toml", "--out"))
-    write_starter(kind, where.expanduser(), file, reads)
+    more = None if unlabeled is None else unlabeled.expanduser()
+    write_starter(kind, where.expanduser(), file, reads, more)
     print_line(f"wrote {file}: read and edit it")
     print_line(f"try it: mtl train {file} --dry-run")
     return 0

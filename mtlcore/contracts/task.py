@@ -137,7 +137,9 @@ class SupervisedTask(Component):
         A scalar metric appears in tables and JSON. A matrix (a confusion matrix) is reported beside
         them. A metric whose `higher_is_better` is a bool can select the best checkpoint. Perfect
         predictions must reach the bound that a metric declares: `plot_upper_bound`, or
-        `plot_lower_bound` if lower is better. The conformance kit checks this.
+        `plot_lower_bound` if lower is better. The conformance kit checks this. A metric that is a
+        mean over samples may have `errors(decoded, target)`, the error of each sample, (n,): a
+        report then finds its interval without an update for each resample.
         """
         return {}
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torchmetrics import Metric
 
 from .answers import Answers
 from .blocks import Block, Chart, Charts, Columns, Matrix, Missing, Table, Text
 from .bootstrap import Estimate, estimate
 from .charts import Interval, interval_chart
 from .numbers import shown, with_interval
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 RANGES = 6  # of the values of a label, about
 MOST_CLASSES = 30  # of a confusion matrix that is drawn

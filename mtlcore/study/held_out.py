@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import getpass
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from attrs import frozen
@@ -22,7 +22,7 @@ from ..errors import MtlError
 from ..files import exists, read_file
 from ..runs import RunFolder
 from .identity import definition_hash
-from .plan import Plan, Results, Row, Run, key_of
+from .plan import Key, Plan, Results, Row, Run, key_of
 from .training import measured
 from .workspace import Workspace, append_line, json_lines
 
@@ -62,8 +62,12 @@ class HeldOut:
             warnings = self._record(plan, runs)
             for run in runs:
                 self._evaluate(plan, run)
-        rows = [self._with_test(row, runs) for row in plan.results.rows]
-        return Plan(plan.definition, Results(rows, plan.definition)), warnings
+        return self._with_tests(plan, {run.key for run in runs}), warnings
+
+    def known(self) -> Plan:
+        """Return the plan whose rows have the test metrics that were read before. Reads none."""
+        plan = self.workspace.plan()
+        return self._with_tests(plan, {key_of(row) for row in plan.results.rows})
 
     def _record(self, plan: Plan, runs: Sequence[Run]) -> list[str]:
         """Record this reading, unless the same choice was read before. Return the warnings."""
@@ -91,13 +95,19 @@ class HeldOut:
         folder = self.workspace.work / run.name
         line: Row = {"key": list(run.key), "weights": row["weights"]}
         line["test"] = measured(folder, run.split, "last")
-        if RunFolder.open(folder).checkpoint("best"):
+        opened = RunFolder.open(folder)
+        best = opened.checkpoint("best")
+        if best is not None and best.step == opened.require().step:  # the same weights
+            line["test_best"] = line["test"]
+        elif best is not None:
             line["test_best"] = measured(folder, run.split, "best")
         append_line(self.metrics, line)
 
-    def _with_test(self, row: Row, runs: Sequence[Run]) -> Row:
-        if all(run.key != key_of(row) for run in runs):
-            return row
+    def _with_tests(self, plan: Plan, keys: Collection[Key]) -> Plan:
+        rows = [self._with_test(row) if key_of(row) in keys else row for row in plan.results.rows]
+        return Plan(plan.definition, Results(rows, plan.definition))
+
+    def _with_test(self, row: Row) -> Row:
         found = next(
             (line for line in _lines(self.metrics, "key", "weights", "test") if _is_of(line, row)),
             {},

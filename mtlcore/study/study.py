@@ -157,10 +157,13 @@ class Study:
         require_html(file)
         spread([0.0, 1.0])  # raises where scipy is missing
         text = None if self.file is None else self.file.read_text(encoding="utf-8")
-        workspace = self.workspace
-        plan, left = workspace.plan(), self.plan()
-        write_page(study_page(plan, left, self._shown(), self.folder, text), file)
+        left = self.plan()
+        write_page(study_page(self.known(), left, self._shown(), self.folder, text), file)
         return file
+
+    def known(self) -> Plan:
+        """Return the plan with the runs that have ended, with the test metrics that were read."""
+        return HeldOut(self.workspace, self.folder).known()
 
     def again(self, run: str, reporter: ProgressReporter | None = None) -> Repeated:
         """Train a finished run a second time, and compare it with its row, bit for bit.

@@ -93,7 +93,7 @@ def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, 
     (tmp_path / "t.csv").write_text("\n".join(rows))
     for kind, data, more in [
         ("folders", "my photos", []),
-        ("faces", "my photos", []),
+        ("faces", "my photos", ["--unlabeled", "my photos/b"]),
         ("csv", "t.csv", ["--reads", "mood"]),
     ]:
         with subtests.test(kind=kind):
@@ -102,6 +102,7 @@ def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, 
             assert f"mtl train {file} --dry-run" in capsys.readouterr().out
             assert (tmp_path / file).read_text().count("#") > 8
             assert main(["config", "check", file]) == 0
+            assert ("more" in load(file).data) == ("--unlabeled" in more)
             assert main(["data", "check", next(iter(load(file).data)), file, "--json"]) == 0
             counts = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
             assert counts["unreadable"] == 0
@@ -115,6 +116,7 @@ def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypa
         (["--for", "folder", "--data", ".", "--out", "a.toml"], "did you mean 'folders'"),
         (["--for", "folders", "--data", "nope", "--out", "a.toml"], "expected a folder"),
         (["--for", "csv", "--data", ".", "--out", "a.toml"], "expected a table"),
+        (["--for", "faces", "--data", ".", "--unlabeled", "no", "--out", "a.toml"], "--unlabeled"),
         (["--for", "folders", "--data", ".", "--out", "old.toml"], "choose another --out"),
         (["--for", "folders", "--out", "a.toml"], "needs --data"),
     ]:

@@ -9,14 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mtl_faces.pose_metrics import pose_metrics
+from mtl_faces.rotations import to_matrix
 from PIL import Image
 from report_toys import CONFIG, page_of, trained
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+)
 
 import mtlcore
 from mtlcore import MtlError
 from mtlcore.cli import main
-from mtlcore.report.bootstrap import estimate
+from mtlcore.report.bootstrap import RESAMPLES, SEED, estimate
 from mtlcore.report.calibration import calibration_of
 from mtlcore.report.charts import Interval, Series, interval_chart, line_chart
 from mtlcore.report.metrics import _ranges
@@ -122,6 +129,35 @@ def test_a_bootstrap_interval_is_that_of_the_binomial_distribution() -> None:
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.15)
     few = estimate(MulticlassAccuracy(2, average="micro"), predictions[:5], targets[:5])
     assert np.isnan(few.low)
+
+
+def test_a_fast_interval_is_that_of_updates_with_each_resample(subtests) -> None:
+    """Of metrics that count classes, and of means over samples."""
+    random = torch.Generator().manual_seed(0)
+    n, classes = 60, 3
+    targets = torch.randint(0, classes, (n,), generator=random)
+    probabilities = torch.rand(n, classes, generator=random).softmax(1)
+    angles_deg = torch.rand(2, n, 3, generator=random) * 60 - 30
+    rotations = [to_matrix(angles) for angles in angles_deg]
+    cases: list[tuple[Metric, torch.Tensor, torch.Tensor]] = [
+        (MulticlassAccuracy(classes, average="micro"), probabilities, targets),
+        (MulticlassAccuracy(classes, average="macro"), probabilities.argmax(1), targets),
+        (MulticlassF1Score(classes + 1, average="macro"), probabilities, targets),
+        (MulticlassF1Score(classes, average="weighted"), probabilities, targets),
+        (MulticlassAccuracy(classes, top_k=2), probabilities, targets),
+        (pose_metrics()["mae"], *rotations),
+    ]
+    for metric, predictions, truth in cases:
+        with subtests.test(metric=metric):
+            found = estimate(metric, predictions, truth)
+            rng, slow = np.random.default_rng(SEED), []
+            for _ in range(RESAMPLES):
+                draw = torch.from_numpy(rng.integers(0, n, n))
+                metric.reset()
+                metric.update(predictions[draw], truth[draw])
+                slow.append(float(metric.compute()))
+            expected = np.quantile(slow, [0.025, 0.975])
+            assert [found.low, found.high] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_calibration_error_is_that_of_torchmetrics() -> None:

@@ -8,7 +8,9 @@ import pytest
 from report_toys import CONFIG, page_of
 
 from mtlcore.cli import main
+from mtlcore.study.plan import key_of
 from mtlcore.study.study import Study
+from mtlcore.study.workspace import append_line
 
 STUDY = """
 config = "base.toml"
@@ -53,6 +55,19 @@ def test_a_study_shows_its_arms_with_intervals_and_verdicts(study, capsys) -> No
     assert len(page.all("svg")) == 2
     assert "pretext.rotation.weight=0" in page.text
     assert "log_every = 1" in page.text  # the base configuration
+
+
+def test_a_study_shows_the_test_metrics_that_were_read(study) -> None:
+    play(study, {"supervised": [0.5, 0.51, 0.52], "puzzling": [0.6, 0.625, 0.61]})
+    page = page_of(study.report(study.folder.parent / "a.html"))
+    assert "test, last step" not in page.text
+    assert not (study.folder / "test_reads.jsonl").exists()
+    for row in study.workspace.sorted_rows().ended:
+        line = {"key": key_of(row), "weights": None, "test": {"quarter/accuracy": 0.25}}
+        append_line(study.folder / "test.jsonl", line)
+    page = page_of(study.report(study.folder.parent / "a.html"))
+    assert "test, last step" in page.text
+    assert "25.00 +- 0.00" in page.text
 
 
 def test_a_study_that_is_half_done_shows_what_is_left(study) -> None:

@@ -20,11 +20,16 @@ def augmentation(arm: str) -> list[float]:
         return [100 * float(row["test"]) for row in csv.DictReader(file) if row["arm"] == arm]
 
 
+def protocol(name: str, arm: str, metric: str) -> list[float]:
+    """Return a metric of a protocol's main runs on test in %, in the order of the seeds."""
+    rows = map(json.loads, (RESULTS / f"hmtl-{name}" / "runs.jsonl").read_text().splitlines())
+    of_arm = [row for row in rows if row["stage"] == "main" and row["arm"] == arm]
+    return [100 * row["test"][metric] for row in sorted(of_arm, key=lambda row: row["seed"])]
+
+
 def finetuning(arm: str) -> list[float]:
     """Return the accuracies on test in %, in the order of the seeds."""
-    rows = map(json.loads, (RESULTS / "hmtl-finetune" / "runs.jsonl").read_text().splitlines())
-    of_arm = [row for row in rows if row["stage"] == "main" and row["arm"] == arm]
-    return [100 * r["test"]["gender/accuracy"] for r in sorted(of_arm, key=lambda r: r["seed"])]
+    return protocol("finetune", arm, "gender/accuracy")
 
 
 def score(values: Sequence[float]) -> str:
@@ -72,3 +77,8 @@ def test_the_table_of_fine_tuning_follows_from_its_runs():
     gain = difference(finetuning("one_rate_puzzling"), one_rate)
     assert f"| one rate | {score(one_rate)} | | {gain} |" in page
     assert f'| `freeze = "all"` | {score(frozen)} | {difference(frozen, one_rate)} | |' in page
+    theirs, ours = (
+        protocol("optimizers", arm, "fer/accuracy") for arm in ("lookahead_adabelief", "adamw")
+    )
+    assert f"{score(theirs)} %, and AdamW {score(ours)} %" in page
+    assert difference(theirs, ours) in page

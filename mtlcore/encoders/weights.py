@@ -289,8 +289,7 @@ def _what_fits(net: nn.Module, state: Mapping[str, Tensor], classifier: tuple[st
     other = next(pair for pair in zip(given, own) if pair[0] != pair[1])
     return (
         f"{text}: the file has the same shapes in the same order, under other names "
-        f"({other[0]} for {other[1]}): rename its tensors in this order, as docs/finetuning.md "
-        "shows"
+        f"({other[0]} for {other[1]}): rename its tensors, as docs/finetuning.md shows"
     )
 
 

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from mtlcore.data.dataset import open_data
 
-ROUNDS, QUICK_ROUNDS = 20, 2
+ROUNDS, QUICK_ROUNDS = 40, 2
+LIMIT_S = 120.0  # of the rounds: a step on these images takes seconds on a slow machine
 
 
 def saved_bytes(step: Callable[[], object]) -> int:
@@ -56,7 +57,9 @@ def dense(quick: bool) -> list[Row]:
     variants: dict[str, Callable[[], object]] = {"ours": trainer.step, "plain PyTorch": hand}
     if LIBMTL:
         variants["LibMTL"] = libmtl_step(Net(resolved), batches(data, shuffled(data, 0)))
-    times = cpu_times(variants, rounds=QUICK_ROUNDS if quick else ROUNDS, warm=1)
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    times = cpu_times(variants, rounds, warm=1, limit_s=LIMIT_S)
+    print(f"{len(times['ours'])} rounds")
     gates = {"plain PyTorch": 1.05}
     rows = [
         compare(f"time/{name}", times["ours"], name, times[name], gate=gates.get(name))

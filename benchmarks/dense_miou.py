@@ -24,7 +24,7 @@ from mtlcore.config.experiment import Experiment
 from mtlcore.data.dataset import RunData, open_data
 
 SIDES = ("ours", "plain PyTorch", "LibMTL")
-SIZE, STEPS, SEEDS = (90, 120), 150, (0, 1, 2)
+SIZE, STEPS, SEEDS = (60, 80), 100, (0, 1, 2)
 
 
 def trained(side: str, data: RunData, exp: Experiment, steps: int) -> float:

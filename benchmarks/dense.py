@@ -31,7 +31,7 @@ from torch import Tensor
 from mtlcore.data.dataset import open_data
 
 ROUNDS, QUICK_ROUNDS = 40, 2
-LIMIT_S = 120.0  # of the rounds: a step on these images takes seconds on a slow machine
+LIMIT_S = 60.0  # of all rounds: a step on these images takes seconds on a slow machine
 
 
 def saved_bytes(step: Callable[[], object]) -> int:

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from mtlcore import DenseRegression, Index, MapColumn, Sample, Segmentation
 from mtlcore.augment.levels import Validation
-from mtlcore.config.experiment import DataEntry, Experiment, Input, TaskEntry, Train
+from mtlcore.config.experiment import DataEntry, Experiment, Input, Schedule, TaskEntry, Train
 from mtlcore.data.image_mask import ImageMask
 from mtlcore.encoders.timm_nets import Timm
 from mtlcore.optimizers import AdamW
@@ -32,7 +32,8 @@ CLASSES = (
     "bicyclist",
 )
 VOID, FAR = 11, 20.0  # FAR: pixels, a typical distance
-SIZE, BATCH, LR = (180, 240), 8, 3e-4
+SIZE, SMALL = (180, 240), (45, 60)  # SMALL: of a rehearsal
+BATCH, LR = 8, 3e-4
 ENDLESS = 1_000_000  # steps, more than any measurement takes
 NO_CLIP = 1e9
 
@@ -67,9 +68,10 @@ class CamvidDistances(ImageMask):
 
 @frozen
 class MadeUp(CamvidDistances):
-    """Random images and blocky masks in the sizes of CamVid."""
+    """Random images and blocky masks of one size."""
 
     root: Path = Path()
+    size: tuple[int, int] = SIZE
 
     def index(self) -> Index:
         n = 40
@@ -81,18 +83,28 @@ class MadeUp(CamvidDistances):
     def decode(self, index: Index, i: int) -> Sample:
         rng = np.random.default_rng(i)
         blocks = rng.integers(0, 12, (9, 12), dtype=np.uint8)
-        mask = blocks.repeat(SIZE[0] // 9, 0).repeat(SIZE[1] // 12, 1)
-        image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        mask = blocks.repeat(self.size[0] // 9, 0).repeat(self.size[1] // 12, 1)
+        image = rng.integers(0, 256, (*self.size, 3), dtype=np.uint8)
         return Sample(image, {"mask": mask, "distance": distances(mask)})
 
 
-def experiment(seed: int = 0, steps: int = ENDLESS) -> Experiment:
-    """Return the experiment of our side."""
+def camvid() -> Path | None:
+    """Return the folder of CamVid; None if MTLCORE_BENCH_DATA is not set."""
     folder = os.environ.get(DATA)
-    root = Path(folder or "", "camvid")
-    if (root / "camvid").is_dir():  # as the tar unpacks
-        root /= "camvid"
-    dataset = CamvidDistances(root) if folder else MadeUp()
+    if not folder:
+        return None
+    root = Path(folder, "camvid")
+    inner = root / "camvid"  # as the tar unpacks
+    return inner if inner.is_dir() else root
+
+
+def experiment(seed: int = 0, steps: int = ENDLESS, size: tuple[int, int] = SIZE) -> Experiment:
+    """Return the experiment of our side.
+
+    size: (height, width) of the images.
+    """
+    root = camvid()
+    dataset = CamvidDistances(root) if root else MadeUp(size=size)
     validation = Validation(crop=1.0)
     segmentation = Segmentation(CLASSES, "mask", ignore_index=VOID, normalize="batch")
     distance = DenseRegression("distance", scale=FAR, normalize="batch")
@@ -104,8 +116,9 @@ def experiment(seed: int = 0, steps: int = ENDLESS) -> Experiment:
         weighting=Equal(),
         augment=validation,
         augmentations={"validation": validation},
-        input=Input(size=SIZE, batch_size=BATCH, eval_batch_size=BATCH, cache_size=SIZE),
+        input=Input(size=size, batch_size=BATCH, eval_batch_size=BATCH, cache_size=size),
         optimizer=AdamW(lr=LR, weight_decay=0.0),
+        schedule=Schedule(name="constant", warmup=0),
         train=Train(steps=steps, clip=NO_CLIP),
         seed=seed,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from itertools import count
 from types import ModuleType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from dense_data import BATCH, ENDLESS, FAR, LR, NO_CLIP, SIZE, VOID
+from dense_data import BATCH, ENDLESS, FAR, LR, NO_CLIP, VOID
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -27,14 +29,22 @@ from mtlcore.training.record import Record
 from mtlcore.training.setup import RunParts
 from mtlcore.training.trainer import Trainer, trainer_of
 
+LIBMTL = find_spec("LibMTL") is not None
+
+HandBatch = tuple[Tensor, Tensor, Tensor]
+"""Images (B, 3, H, W) in [0, 1], masks (B, H, W), distances (B, H, W)."""
+
 
 class Net(nn.Module):
-    """The network of the hand-written sides: images (B, 3, H, W) in [0, 1] -> {task: output}."""
+    """The network of the other sides: images (B, 3, H, W) in [0, 1] -> {task: output}.
 
-    def __init__(self, exp: Experiment, seed: int) -> None:
+    Its parameters have the names of our network's.
+    """
+
+    def __init__(self, exp: Experiment) -> None:
         super().__init__()
-        torch.manual_seed(seed)
-        self.encoder = SharedEncoder(exp.encoder, SIZE)
+        torch.manual_seed(exp.seed)
+        self.encoder = SharedEncoder(exp.encoder, exp.input.size)
         context = BuildContext(self.encoder.info, self.encoder, {})
         heads = {label: entry.component.build(context) for label, entry in exp.tasks.items()}
         self.heads = nn.ModuleDict(heads)
@@ -47,10 +57,10 @@ class Net(nn.Module):
 class HandStep:
     """A step in plain PyTorch, with no more work than it needs."""
 
-    def __init__(self, data: RunData, exp: Experiment, seed: int = 0) -> None:
-        self.net = Net(exp, seed).train()
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=LR, fused=True)
-        self.batches = batches(data, seed)
+    def __init__(self, net: Net, batches: Iterator[HandBatch]) -> None:
+        self.net = net.train()
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=LR, fused=True)
+        self.batches = batches
 
     def __call__(self) -> None:
         images, mask, distance = next(self.batches)
@@ -73,15 +83,29 @@ def distance_loss(output: Tensor, distance: Tensor) -> Tensor:
     return torch.where(valid, errors, 0).sum() / valid.sum().clamp_min(1)
 
 
-def batches(data: RunData, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (images in [0, 1], masks, distances) of random training samples, for ever."""
+def batches(data: RunData, order: Iterator[np.ndarray]) -> Iterator[HandBatch]:
+    """Yield the samples of each batch of the order."""
+    for samples in order:
+        taken: CachedSamples = data.images.take(samples)
+        yield taken.images.float() / 255, taken.aligned["mask"], taken.aligned["distance"]
+
+
+def shuffled(data: RunData, seed: int) -> Iterator[np.ndarray]:
+    """Yield random training samples, for ever."""
     rng = np.random.default_rng(seed)
     train = data.split["train"]
     while True:
         order = rng.permutation(train)
         for start in range(0, len(order) - BATCH + 1, BATCH):
-            taken: CachedSamples = data.images.take(order[start : start + BATCH])
-            yield taken.images.float() / 255, taken.aligned["mask"], taken.aligned["distance"]
+            yield order[start : start + BATCH]
+
+
+def as_ours(data: RunData, exp: Experiment) -> Iterator[np.ndarray]:
+    """Yield the training samples of each step of our side, for ever."""
+    sampler = Sampler(data, exp)
+    for step in count():
+        (micro_batch,) = sampler.step(step)
+        yield micro_batch.samples
 
 
 def ours(data: RunData, exp: Experiment) -> Trainer:
@@ -95,10 +119,8 @@ def ours(data: RunData, exp: Experiment) -> Trainer:
     return trainer_of(RunParts(state, data, loader, record, callbacks, None))
 
 
-def libmtl_step(
-    data: RunData, exp: Experiment, seed: int = 0
-) -> tuple[Callable[[], None], nn.Module]:
-    """Return a step of LibMTL's EW trainer, and its network."""
+def libmtl_step(net: Net, batches: Iterator[HandBatch]) -> Callable[[], None]:
+    """Return a step of LibMTL's EW trainer that trains this network."""
     removed = ModuleType("torchvision.models.utils")
     vars(removed)["load_state_dict_from_url"] = torch.hub.load_state_dict_from_url
     sys.modules.setdefault(removed.__name__, removed)
@@ -136,7 +158,6 @@ def libmtl_step(
         def device(self, _: torch.device) -> None:
             pass
 
-    net = Net(exp, seed)
     losses = {"segmentation": MaskLoss(), "distance": DistanceLoss()}
     tasks = {
         label: {"metrics": ["none"], "metrics_fn": NoMetric(), "loss_fn": loss, "weight": [1]}
@@ -156,10 +177,9 @@ def libmtl_step(
         arch_args={},
     )
     trainer.model.train()
-    drawn = batches(data, seed)
 
     def step() -> None:  # the lines of its `train`
-        images, mask, distance = next(drawn)
+        images, mask, distance = next(batches)
         gts = {"segmentation": mask, "distance": distance}
         preds = trainer.process_preds(trainer.model(images))
         train_losses = trainer._compute_loss(preds, gts)
@@ -168,4 +188,4 @@ def libmtl_step(
         trainer.model.backward(train_losses, **trainer.kwargs["weight_args"])
         trainer.optimizer.step()
 
-    return step, net
+    return step

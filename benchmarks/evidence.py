@@ -16,18 +16,26 @@ from functools import cache
 from pathlib import Path
 
 from attrs import frozen
+from dense_rows import FILE as SIDES
+from dense_rows import read as read_sides
+from dense_rows import table as sides
 from evidence_speed import machines, speed, weighting_cost
 from hmtl.protocols import FOLDER, ROOT, load, workspace
 
 from mtlcore.registry.catalog import catalog
+from mtlcore.study.checks import prepared
 from mtlcore.study.definition import CONTROLS, Arm
 from mtlcore.study.plan import Plan, Row
+from mtlcore.study.read import read
 from mtlcore.study.report import Scale, Tables, equal_compute, metric_by_seed
 from mtlcore.study.statistics import Comparison, Spread, compare_pairs, paired
 from mtlcore.study.tables import Table
+from mtlcore.study.workspace import Workspace
 
 DOCS = ROOT / "docs"
 RESULTS = ROOT / "benchmarks" / "results"
+STUDIES = ROOT / "benchmarks" / "studies"
+NOT_RUN = "Not run yet."
 
 COLUMNS = {
     ("cpu2", "main"): "faces: emotion",
@@ -377,6 +385,27 @@ def _question(file: Path) -> str:
     return " ".join(lines)
 
 
+# ----------------------------------------------------------------------------------------- studies
+
+
+def study(name: str) -> str:
+    """Return the arms and the verdicts of a study that `mtl study run` trained."""
+    file = RESULTS / f"study-{name}" / "runs.jsonl"
+    if not file.is_file():
+        return NOT_RUN
+    here = Workspace(prepared(read(STUDIES / f"{name}.toml")), file.parent / "runs", file)
+    tables = Tables(here.plan())
+    arms = tables.arms()
+    shown = Table("", arms.columns[:-1], tuple(row[:-1] for row in arms.rows))  # without devices
+    return f"{shown.markdown()}\n\n{tables.verdicts().markdown()}"
+
+
+def miou_of_sides() -> str:
+    """Return the mIoU of the sides of the suite `dense`."""
+    rows = read_sides(SIDES)
+    return sides(rows) if rows else NOT_RUN
+
+
 # ------------------------------------------------------------------------------------------- pages
 
 
@@ -388,6 +417,7 @@ def tables() -> dict[str, dict[str, str]]:
         "protocols.md": {"protocols": protocol_list(known)},
         "which-pretext.md": {"cases": cases(known), "pretexts": pretexts(known)},
         "which-weighting.md": {"gains": weightings(known), "cost": weighting_cost(RESULTS)},
+        "dense.md": {"camvid": study("camvid"), "sides": miou_of_sides()},
         "benchmarks.md": {"machines": machines(RESULTS), "speed": speed(RESULTS)},
     }
 

@@ -7,6 +7,7 @@ of the machine affect both sides of a ratio.
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -44,7 +45,7 @@ class Row:
 
 
 def cpu_times(
-    variants: Mapping[str, Variant], rounds: int, warm: int = 2
+    variants: Mapping[str, Variant], rounds: int, warm: int = 2, limit_s: float = math.inf
 ) -> dict[str, list[float]]:
     """Return name -> CPU seconds of each round.
 
@@ -52,6 +53,7 @@ def cpu_times(
     helps each of them equally often.
 
     warm: rounds before the measured ones.
+    limit_s: no round begins later than this many seconds, but there are at least two.
     """
     names = list(variants)
     for _ in range(warm):
@@ -59,9 +61,12 @@ def cpu_times(
             variants[name]()
 
     times: dict[str, list[float]] = {name: [] for name in names}
+    started = time.monotonic()
     gc.disable()  # a collection would be charged to the variant that happens to trigger it
     try:
         for number in range(rounds):
+            if number >= 2 and time.monotonic() - started > limit_s:
+                break
             order = names if number % 2 else names[::-1]
             for name in order:
                 begin = time.process_time()

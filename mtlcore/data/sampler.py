@@ -61,7 +61,10 @@ class Sampler:
         train = dataset.split.get("train", np.zeros(0, dtype=np.int64))
         has_label = dataset.labeled[train]
         if not len(train):
-            raise MtlError("there are no training samples")
+            raise MtlError(
+                "there are no training samples: none is in the split train, or none can be read, "
+                "as the lines above say"
+            )
         if experiment.tasks and not has_label.any():
             labels = ", ".join(experiment.tasks)
             raise MtlError(f"no training sample has a label of any task ({labels})")

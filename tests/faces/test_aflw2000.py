@@ -60,9 +60,9 @@ def test_a_face_without_its_mat_file_is_counted(root):
         Aflw2000(root / "nowhere").index()
 
 
-def test_the_16_real_faces_are_inside_their_crops(unpacked):
+def test_the_16_real_faces_and_their_landmarks_are_inside_their_crops(unpacked):
     root = next(p for p in (unpacked("aflw2000_sample")).rglob("image*.jpg")).parent
-    dataset = Aflw2000(root)
+    dataset = Aflw2000(root, landmarks=True)
     index = dataset.index()
     assert len(index) == 16
     for i, key in enumerate(index.keys.tolist()):
@@ -76,6 +76,13 @@ def test_the_16_real_faces_are_inside_their_crops(unpacked):
         assert (points[0] <= x1).all()
         assert (points[1] >= y0).all()
         assert (points[1] <= y1).all()
-        h, w, _ = dataset.decode(index, i).image.shape
+        sample = dataset.decode(index, i)
+        h, w, _ = sample.image.shape
         assert h == w
+        corner = np.maximum(np.round([x0, y0]), 0)
+        found = sample.points["landmarks"]
+        assert np.abs(found - (points.T - corner)).max() <= 1
+        assert (found >= 0).all()
+        assert (found <= [w, h]).all()
+        assert 0.2 < np.ptp(found, 0).max() / w < 1
         assert abs(h - (x1 - x0)) < 2

@@ -1,0 +1,35 @@
+"""The committed rows of `run.py dense-miou`, and their table."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from mtlcore.study.tables import Table
+
+FILE = Path(__file__).resolve().parent / "results" / "dense-miou.jsonl"
+Rows = list[dict[str, Any]]
+
+
+def read(file: Path) -> Rows:
+    """Return the rows of a file, none if there is no file."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def table(rows: Rows) -> str:
+    """Return the mIoU of each side: its mean and its values, and the differences from ours."""
+    by_side: dict[str, dict[int, float]] = {}
+    for row in rows:
+        by_side.setdefault(row["side"], {})[row["seed"]] = 100 * row["miou"]
+    mine = by_side.get("ours", {})
+    lines = []
+    for side, values in by_side.items():
+        shared = sorted(values.keys() & mine)
+        gaps = ", ".join(f"{mine[seed] - values[seed]:+.2f}" for seed in shared)
+        of_seeds = ", ".join(f"{values[seed]:.2f}" for seed in sorted(values))
+        lines.append((side, f"{statistics.mean(values.values()):.2f}", of_seeds, gaps))
+    columns = ("side", "mIoU, %", "of each seed", "ours minus this side")
+    return Table("", columns, tuple(lines)).markdown()

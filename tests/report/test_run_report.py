@@ -142,7 +142,7 @@ def test_a_fast_interval_is_that_of_updates_with_each_resample(subtests) -> None
     cases: list[tuple[Metric, torch.Tensor, torch.Tensor]] = [
         (MulticlassAccuracy(classes, average="micro"), probabilities, targets),
         (MulticlassAccuracy(classes, average="macro"), probabilities.argmax(1), targets),
-        (MulticlassF1Score(classes + 1, average="macro"), probabilities, targets),
+        (MulticlassF1Score(classes + 1, average="macro"), probabilities.argmax(1), targets),
         (MulticlassF1Score(classes, average="weighted"), probabilities, targets),
         (MulticlassAccuracy(classes, top_k=2), probabilities, targets),
         (pose_metrics()["mae"], *rotations),

@@ -17,6 +17,7 @@ from mtl_pretexts.inpainting import Inpainting
 from mtl_pretexts.puzzling import Puzzling
 from ours import CLASSES, experiment, images, labels, profile, stepper
 from packs import packs
+from per_sample import general_rows
 from PIL import Image
 from timing import Row, Variant, compare, cpu_times
 from torch import Tensor, nn
@@ -172,7 +173,7 @@ def augment(quick: bool) -> list[Row]:
             baseline = "kornia AugmentationSequential"
             rows.append(compare(f"{level}_{size}", times["ours"], baseline, times["kornia"]))
         rows += kornia_lists(size, rounds)
-    return rows
+    return [*rows, *general_rows(64, quick), *general_rows(224, quick)]
 
 
 def _our_augmentation(augmentation: Weak | Strong, batch: Tensor) -> Variant:

@@ -11,7 +11,6 @@ from .kit import Check
 from .requirements import Skip, Unproven
 
 T = TypeVar("T")
-PHASES = (Phase.generate, Phase.shrink)
 
 
 def run_examples(check: Check, subject: object, strategy: SearchStrategy[T], number: int) -> None:
@@ -30,7 +29,7 @@ def run_examples(check: Check, subject: object, strategy: SearchStrategy[T], num
         deadline=None,
         derandomize=True,
         database=None,
-        phases=PHASES,
+        phases=[Phase.generate, Phase.shrink],
         report_multiple_bugs=False,
         print_blob=False,
         verbosity=Verbosity.quiet,

@@ -40,8 +40,8 @@ def with_weights_of(run: Path, encoder: Table, default: str) -> Table:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise MtlError(f"{where}: its config.toml is not that of a run ({error})") from error
     mine = plain(encoder.get("name", default))
-    # Tags of timm name weights of one network.
-    if str(mine).partition(".")[0] != theirs.partition(".")[0]:
+    # A family such as timm: a run has `name = "timm"` and `model`. Loading compares the networks.
+    if str(mine).partition(":")[0] != theirs.partition(":")[0]:
         raise MtlError(
             f'{where}: the encoder of this run is "{theirs}", but encoder.name = "{mine}": '
             f'set encoder.name = "{theirs}"'

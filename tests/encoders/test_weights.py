@@ -308,8 +308,9 @@ def test_a_run_as_weights_brings_its_normalization(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     """It is saved as `train.init_from`, so the run needs the other one at its start alone."""
-    run, small = tmp_path / "runs" / "a", tmp_path / "runs" / "small"
-    for folder, encoder in ((run, Resnet18(weights="imagenet")), (small, ResnetSmall())):
+    run, small, member = (tmp_path / "runs" / name for name in ("a", "small", "timm"))
+    encoders = (Resnet18(weights="imagenet"), ResnetSmall(), Timm("resnet10t"))
+    for folder, encoder in zip((run, small, member), encoders, strict=True):
         folder.mkdir(parents=True)
         e = parse(tomllib.loads(RUN_AS_WEIGHTS.format(weights="none")))
         (folder / "config.toml").write_text(dump(evolve(e, encoder=encoder)))
@@ -322,6 +323,8 @@ def test_a_run_as_weights_brings_its_normalization(
     assert resolve(evolve(e, encoder=Resnet18(weights="runs/a"))) == e
     own = parse({**tables, "encoder": {"weights": "runs/small"}})  # without a key `weights`
     assert (own.encoder, own.train.init_from) == (ResnetSmall(), small)
+    of_family = parse({**tables, "encoder": {"name": "timm:resnet10t", "weights": "runs/timm"}})
+    assert (of_family.encoder, of_family.train.init_from) == (Timm("resnet10t"), member)
 
     wrong = {
         'the encoder of this run is "resnet_small", but encoder.name = "resnet18"': {

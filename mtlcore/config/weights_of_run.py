@@ -39,9 +39,12 @@ def with_weights_of(run: Path, encoder: Table, default: str) -> Table:
         theirs = str(other["name"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise MtlError(f"{where}: its config.toml is not that of a run ({error})") from error
-    mine = plain(encoder.get("name", default))
-    # A family such as timm: a run has `name = "timm"` and `model`. Loading compares the networks.
-    if str(mine).partition(":")[0] != theirs.partition(":")[0]:
+    mine = str(plain(encoder.get("name", default)))
+    if mine.startswith(f"{theirs}:"):
+        # A family such as timm: a run has its member as the first key behind the name.
+        theirs += f":{next((v for key, v in other.items() if key != 'name'), '')}"
+    # Tags of timm name weights of one network.
+    if mine.partition(".")[0] != theirs.partition(".")[0]:
         raise MtlError(
             f'{where}: the encoder of this run is "{theirs}", but encoder.name = "{mine}": '
             f'set encoder.name = "{theirs}"'

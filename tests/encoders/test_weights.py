@@ -330,6 +330,9 @@ def test_a_run_as_weights_brings_its_normalization(
         'the encoder of this run is "resnet_small", but encoder.name = "resnet18"': {
             "encoder": {"name": "resnet18", "weights": "runs/small"}
         },
+        'the encoder of this run is "timm:resnet10t", but encoder.name = "timm:resnet18"': {
+            "encoder": {"name": "timm:resnet18", "weights": "runs/timm"}
+        },
         "are two runs: set one": {"train": {"steps": 1, "init_from": str(small)}},
         "no such file": {"encoder": {"name": "resnet18", "weights": "runs/b"}},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from mtlcore.report.calibration import calibration_of
 from mtlcore.report.charts import Interval, Series, interval_chart, line_chart
 from mtlcore.report.metrics import _ranges
 from mtlcore.runs import RunFolder
+from mtlcore.tasks.dense.landmark_metrics import landmark_metrics
+from mtlcore.tasks.dense.segmentation_metrics import segmentation_metrics
 
 SECTIONS = [
     "data",
@@ -132,7 +135,7 @@ def test_a_bootstrap_interval_is_that_of_the_binomial_distribution() -> None:
 
 
 def test_a_fast_interval_is_that_of_updates_with_each_resample(subtests) -> None:
-    """Of metrics that count classes, and of means over samples."""
+    """Of metrics that count classes, of means over samples, and of maps and points."""
     random = torch.Generator().manual_seed(0)
     n, classes = 60, 3
     targets = torch.randint(0, classes, (n,), generator=random)
@@ -146,6 +149,7 @@ def test_a_fast_interval_is_that_of_updates_with_each_resample(subtests) -> None
         (MulticlassF1Score(classes, average="weighted"), probabilities, targets),
         (MulticlassAccuracy(classes, top_k=2), probabilities, targets),
         (pose_metrics()["mae"], *rotations),
+        *_of_maps_and_points(random, n),
     ]
     for metric, predictions, truth in cases:
         with subtests.test(metric=metric):
@@ -158,6 +162,24 @@ def test_a_fast_interval_is_that_of_updates_with_each_resample(subtests) -> None
                 slow.append(float(metric.compute()))
             expected = np.quantile(slow, [0.025, 0.975])
             assert [found.low, found.high] == pytest.approx(expected, rel=1e-5)
+
+
+def _of_maps_and_points(
+    random: torch.Generator, n: int
+) -> Iterator[tuple[Metric, torch.Tensor, torch.Tensor]]:
+    """Metrics of n samples whose predictions have many numbers."""
+    classes, ignored = 3, 9
+    maps = torch.rand(n, classes, 6, 7, generator=random).softmax(1)
+    mask = torch.randint(0, classes, (n, 6, 7), generator=random)
+    mask[:, :2] = ignored
+    mask[0] = ignored  # a sample without a valid pixel
+    for name, metric in segmentation_metrics(classes, ignored).items():
+        if name != "confusion":
+            yield metric, maps, mask
+    points, true = torch.rand(2, n, 60, 2, generator=random) * 50
+    true[1] = torch.nan
+    for metric in landmark_metrics("box", (), 0.5).values():
+        yield metric, points, true
 
 
 def test_the_calibration_error_is_that_of_torchmetrics() -> None:

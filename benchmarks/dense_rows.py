@@ -1,4 +1,4 @@
-"""The committed rows of `run.py dense-miou`, and their table."""
+"""Committed rows of dense and point tasks, and their tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from mtlcore.study.tables import Table
 
-FILE = Path(__file__).resolve().parent / "results" / "dense-miou.jsonl"
+RESULTS = Path(__file__).resolve().parent / "results"
+FILE = RESULTS / "dense-miou.jsonl"  # of `run.py dense-miou`
+FACES = RESULTS / "landmarks-pose.jsonl"  # of examples/landmarks.toml, as docs/dense.md says
 Rows = list[dict[str, Any]]
 
 
@@ -33,3 +35,19 @@ def table(rows: Rows) -> str:
         lines.append((side, f"{statistics.mean(values.values()):.2f}", of_seeds, gaps))
     columns = ("side", "mIoU, %", "of each seed", "ours minus this side")
     return Table("", columns, tuple(lines)).markdown()
+
+
+def alone_and_together(rows: Rows) -> str:
+    """Return the validation metrics of each arm: their means, and the values of each seed."""
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = [row for row in rows if row["arm"] == arm]
+        lines.append((arm, _mean_and_values(mine, "nme"), _mean_and_values(mine, "pose_mae_deg")))
+    return Table("", ("arm", "NME", "MAE of the pose, degrees"), tuple(lines)).markdown()
+
+
+def _mean_and_values(rows: Rows, key: str) -> str:
+    values = [row[key] for row in rows if key in row]
+    if not values:
+        return ""
+    return f"{statistics.mean(values):.3g} ({', '.join(f'{value:.3g}' for value in values)})"

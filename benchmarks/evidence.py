@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from attrs import frozen
+from dense_rows import FACES, alone_and_together
 from dense_rows import FILE as SIDES
 from dense_rows import read as read_sides
 from dense_rows import table as sides
@@ -417,7 +418,11 @@ def tables() -> dict[str, dict[str, str]]:
         "protocols.md": {"protocols": protocol_list(known)},
         "which-pretext.md": {"cases": cases(known), "pretexts": pretexts(known)},
         "which-weighting.md": {"gains": weightings(known), "cost": weighting_cost(RESULTS)},
-        "dense.md": {"camvid": study("camvid"), "sides": miou_of_sides()},
+        "dense.md": {
+            "camvid": study("camvid"),
+            "faces": alone_and_together(read_sides(FACES)),
+            "sides": miou_of_sides(),
+        },
         "benchmarks.md": {"machines": machines(RESULTS), "speed": speed(RESULTS)},
     }
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-from .errors import MtlError
+from .errors import MtlError, nearest
 
 LARGEST_TEXT = 1 << 28  # bytes of a configuration, a plugin file, a file of labels: 256 MiB
 PIECE = 1 << 20  # bytes that are read at a time, beyond the size of a file when it was opened
@@ -100,6 +100,16 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     """Whether this is a folder. Raises MtlError if the system can't tell."""
     status = _status(path)
     return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def require_there(file: Path) -> None:
+    """Raise MtlError if there is nothing at a path, with the nearest name in its folder."""
+    if exists(file):
+        return
+    suffix = file.suffix or "/"  # without one, nothing is suggested
+    names = [found.name for found in file.parent.glob("*") if found.suffix == suffix]
+    hint = f"; {nearest(file.name, names)}" if names else ""
+    raise MtlError(f"{file} can't be read: {os.strerror(errno.ENOENT)}{hint}")
 
 
 def _status(path: str | os.PathLike[str]) -> os.stat_result | None:

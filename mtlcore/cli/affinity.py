@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from ._options import PluginFiles
+from ._options import ConfigFile, PluginFiles
 
 
 def affinity(
-    config: Path,
+    config: ConfigFile,
     *,
     pretexts: Annotated[str, Parameter(show_default=False)] = "",
     seeds: int = 3,

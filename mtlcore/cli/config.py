@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ._options import Json, Overrides, PluginFiles
+from ._options import ConfigFile, Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
     from ..config.experiment import Experiment
@@ -16,7 +16,7 @@ Out = Annotated[Path | None, Parameter(show_default=False)]
 
 
 def check(
-    config: Path, *, set_: Overrides = (), plugin: PluginFiles = (), json: Json = False
+    config: ConfigFile, *, set_: Overrides = (), plugin: PluginFiles = (), json: Json = False
 ) -> int:
     """Read CONFIG and report all its mistakes at once. No data are opened.
 
@@ -49,7 +49,7 @@ def check(
     return 0
 
 
-def show(config: Path, *, set_: Overrides = (), plugin: PluginFiles = ()) -> int:
+def show(config: ConfigFile, *, set_: Overrides = (), plugin: PluginFiles = ()) -> int:
     """Print CONFIG with every default, as TOML.
 
     Parameters
@@ -67,7 +67,7 @@ def show(config: Path, *, set_: Overrides = (), plugin: PluginFiles = ()) -> int
     return 0
 
 
-def diff(first: Path, second: Path, *, plugin: PluginFiles = ()) -> int:
+def diff(first: ConfigFile, second: ConfigFile, *, plugin: PluginFiles = ()) -> int:
     """Print the keys in which two experiments differ. Exit code 1 if there are any.
 
     Parameters

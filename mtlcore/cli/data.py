@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._options import Json, Overrides, PluginFiles
+from ._options import ConfigFile, Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +20,7 @@ MOST_CLASSES = 40  # classes with a row of their own; a set of attributes can ha
 
 def check(
     label: str,
-    config: Path,
+    config: ConfigFile,
     *,
     set_: Overrides = (),
     plugin: PluginFiles = (),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import MtlError
-from ._options import Overrides, PluginFiles
+from ._options import ConfigFile, Overrides, PluginFiles
 
 if TYPE_CHECKING:
     from ..data.packs.writer import Outcome
@@ -17,7 +17,7 @@ LARGEST_SHARD_MB, MOST_JOBS = 4096, 256
 
 def pack(
     label: str,
-    config: Path,
+    config: ConfigFile,
     *,
     out: Path,
     size: str = "",

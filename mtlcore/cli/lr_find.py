@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from ..errors import MtlError
-from ._options import Overrides, PluginFiles
+from ._options import ConfigFile, Overrides, PluginFiles
 
 if TYPE_CHECKING:
     from ..training.lr_find import RangeTest
@@ -19,7 +19,7 @@ Steps = Annotated[int, Parameter(validator=Number(gte=10))]
 
 
 def lr_find(
-    config: Path,
+    config: ConfigFile,
     *,
     plot: Path | None = None,
     low: LearningRate = 1e-6,

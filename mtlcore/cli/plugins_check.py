@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MtlError
-from ._options import Json, KindOption, Overrides, PluginFiles
+from ._options import ConfigFile, Json, KindOption, Overrides, PluginFiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ def check(
     kind: KindOption = None,
     examples: int | None = None,
     plugin: PluginFiles = (),
-    config: Path | None = None,
+    config: ConfigFile | None = None,
     set_: Overrides = (),
     sheet: Path | None = None,
     json: Json = False,

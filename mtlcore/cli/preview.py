@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import MtlError
-from ._options import Overrides, PluginFiles
+from ._options import ConfigFile, Overrides, PluginFiles
 
 
 def preview(
-    config: Path | None = None,
+    config: ConfigFile | None = None,
     *,
     out: Path,
     run: Path | None = None,

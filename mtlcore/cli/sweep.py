@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ._options import Json, Overrides, PluginFiles
+from ._options import ConfigFile, Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
     from ..study.study import Study
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    config: Path,
+    config: ConfigFile,
     *,
     over: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)],
     out: Path | None = None,

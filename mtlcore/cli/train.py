@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import MtlError
-from ._options import Json, Overrides, PluginFiles
+from ._options import ConfigFile, Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
     from ..callbacks.progress import ProgressReporter
@@ -19,7 +19,7 @@ Flag = Parameter(negative="", show_default=False)
 
 
 def train(
-    config: Path | None = None,
+    config: ConfigFile | None = None,
     *,
     out: Path | None = None,
     set_: Overrides = (),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import MtlError
-from ..files import read_file, text_encoding
+from ..files import read_file, require_there, text_encoding
 from ..registry.catalog import Catalog
 from .experiment import Experiment
 from .overrides import DEEPEST, Override, Overrides, Table, apply, read_toml
@@ -65,6 +65,7 @@ def load_experiment(
 
 
 def _read_toml(file: Path) -> Table:
+    require_there(file)
     try:
         data = read_file(file)
         return read_toml(data.decode(text_encoding(data)))

@@ -65,6 +65,9 @@ def test_a_dry_run_refuses_what_training_would_refuse(config, tmp_path, capsys) 
     assert main(["train", "--dry-run"]) == 2
     assert main(["train", str(config), "--out", "x", "--quiet", "--json"]) == 2
     assert "remove one of them" in capsys.readouterr().err
+    misspelled = config.with_stem(f"{config.stem}s")
+    assert main(["train", str(misspelled), "--out", "x"]) == 2
+    assert f"did you mean {config.name!r}" in capsys.readouterr().err
 
 
 def test_json_prints_one_event_a_line_and_quiet_prints_nothing(config, tmp_path, capsys) -> None:

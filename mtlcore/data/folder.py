@@ -53,9 +53,9 @@ class ImageFolder(Dataset):
 
     def index(self) -> Index:
         if not is_folder(self.root):
+            holds = "a folder for each class" if self.annotation else "images, at any depth"
             raise MtlError(
-                f"image_folder: root = {self.root} is not a folder; "
-                f"expected one that holds a folder for each class"
+                f"image_folder: root = {self.root} is not a folder; expected one that holds {holds}"
             )
         skipped = Skipped()
         if not self.annotation:

@@ -94,7 +94,10 @@ def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
     column.
     """
     entry = experiment.data[label]
-    index = entry.component.index()
+    try:
+        index = entry.component.index()
+    except MtlError as error:
+        raise MtlError(f"data.{label}: {error}") from error
     if len(index):  # numpy's empty array has no type of its own
         _check(label, index)
     _refuse_too_many(label, entry, index.skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..config.experiment import TaskEntry
 from ..contracts import Categories, Skipped
-from ..errors import first_few
+from ..errors import MtlError, first_few
 from .cache import Unreadable
 from .indexed import EXAMPLES
 from .joined import JoinedSamples, joined_annotation
@@ -78,6 +79,8 @@ def lines_for_unknown_labels(
     """Return a line for each task that does not know some labels, such as a foreign class.
 
     present: task label -> (N,) bool, the samples whose label the task knows.
+
+    Raises MtlError for a class that no sample has, if an unknown label is spelled nearly the same.
     """
     lines: list[str] = []
     for label, entry in tasks.items():
@@ -90,11 +93,27 @@ def lines_for_unknown_labels(
         line = f"task.{label}: {unknown.sum()} samples have a label {name!r} that it does not know"
         if isinstance(values, Categories):  # unknown numbers would rarely repeat
             counts = Counter(values[unknown].tolist())
+            _refuse_misspelled(label, entry, counts, set(values.names))
             line += ": " + first_few(
                 [f"{value} ({n})" for value, n in counts.most_common()], EXAMPLES
             )
         lines.append(line)
     return lines
+
+
+def _refuse_misspelled(
+    label: str, entry: TaskEntry, unknown: Counter[str], values: set[str]
+) -> None:
+    """Raise MtlError if the name of a class is a misspelled label."""
+    words = [value for value in unknown if value.isalpha()]  # "1" is no misspelled "10"
+    for name in getattr(entry.component, "classes", ()):
+        meant = difflib.get_close_matches(name, words, n=1) if name.isalpha() else []
+        if meant and name not in values:
+            raise MtlError(
+                f"task.{label}: no sample has the class {name!r}, and {unknown[meant[0]]} samples "
+                f"have the label {meant[0]!r}, which is not one of `classes`: correct the name, or "
+                "leave out the class that has no sample"
+            )
 
 
 def lines_for_tasks_without_labels(data: RunData) -> list[str]:

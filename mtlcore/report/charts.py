@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import field, frozen
 
-from ..errors import MtlError
 from .blocks import Chart, Table
 from .numbers import shown
 
@@ -193,11 +192,9 @@ def _figure(height: float, left: float = LEFT) -> Iterator[tuple[Figure, Axes]]:
     height, left: units. Margins are fixed, since a layout that measures all text takes longer than
     everything else.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MtlError("a report needs matplotlib: type `pip install 'mtlcore[report]'`") from error
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     settings = {
         "svg.fonttype": "none",
         "svg.hashsalt": "mtlcore",

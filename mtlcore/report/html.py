@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,10 @@ def require_html(file: Path) -> None:
         raise MtlError(f"can't write {file}: it is a folder")
     if not is_folder(file.parent):
         raise MtlError(f"can't write {file}: {file.parent} is not a folder")
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    if missing:
+        needs = " and ".join(missing)
+        raise MtlError(f"a report needs {needs}: type `pip install 'mtlcore[report]'`")
 
 
 def write_page(page: Page, file: Path) -> None:
@@ -38,10 +43,8 @@ def write_page(page: Page, file: Path) -> None:
 
 def rendered(page: Page) -> str:
     """Return the page as HTML. All texts are escaped."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MtlError("a report needs jinja2: type `pip install 'mtlcore[report]'`") from error
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("mtlcore.report", "."),
         autoescape=True,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import frozen
 
 from ..errors import MtlError, nearest
+from ..files import is_file
 from .run_settings import RunRecord
 
 _SEED = r"(?:[\W_]*(?:seed|s))?[\W_]*(?<!\d)0*{seed}$"
+_OF_STUDY = r"(?<![^/])main-(?P<arm>[^/]+)-\d+-{seed}-\d+$"  # stage, arm, trial, seed, steps
 """The end of a folder's name that holds the seed: "-s0", "_seed=0", "/0"."""
 
 
@@ -64,6 +67,15 @@ def arm_named(arms: Sequence[Arm], name: str | Path | None) -> Arm:
     )
 
 
+def baseline_of_study(runs: Sequence[str | Path], arms: Sequence[Arm]) -> str | None:
+    """Return the arm that a study calls its baseline, if the runs are those of its folder."""
+    file = Path(runs[0]) / "study.toml"
+    if len(runs) != 1 or not is_file(file):
+        return None
+    name = tomllib.loads(file.read_text(encoding="utf-8")).get("baseline")
+    return next((arm.name for arm in arms if arm.name == name), None)
+
+
 def _by_seed(group: Sequence[RunRecord]) -> dict[int, RunRecord]:
     found: dict[int, RunRecord] = {}
     for run in sorted(group, key=lambda run: run.seed):
@@ -96,4 +108,7 @@ def _stem(group: Sequence[RunRecord], parent: Path) -> str:
     """Return the name of the first folder of a group without the seed; "" if nothing is left."""
     first = group[0]
     name = first.path.resolve().relative_to(parent).as_posix()
+    of_study = re.search(_OF_STUDY.format(seed=first.seed), name)
+    if of_study is not None:
+        return f"{name[: of_study.start()]}{of_study['arm']}"
     return re.sub(_SEED.format(seed=first.seed), "", name)

@@ -16,7 +16,7 @@ from attrs import asdict, frozen
 from ..errors import MtlError, nearest
 from ..evaluation.evaluate import Progress
 from ..files import finite
-from .arms_of_runs import Arm, arm_named, arms_of
+from .arms_of_runs import Arm, arm_named, arms_of, baseline_of_study
 from .compare_notes import notes_on
 from .plots import plot_comparison
 from .run_metrics import metric_directions, metrics_of_runs, values_of
@@ -147,7 +147,8 @@ def compare_runs(
     """Group runs into arms, and compare each arm with the baseline, paired by seed.
 
     runs: run folders, or folders of runs.
-    baseline: the name of an arm, or one of its runs (default: the arm of the first run).
+    baseline: the name of an arm, or one of its runs (default: that of the study whose folder is
+        given, else the arm of the first run).
     metrics: such as "fer/accuracy" (default: the first metric of each task).
     split: "validation" (at the last step), or "test", which evaluates each run once.
     vary: tables or keys that are compared on purpose, such as "encoder": no note if they differ.
@@ -159,7 +160,7 @@ def compare_runs(
         raise MtlError(f"split = {split!r}: unknown; {nearest(split, get_args(Split))}")
     records = [RunRecord.read(path) for path in run_folders([Path(run) for run in runs])]
     arms = _at_least_two(arms_of(records))
-    base = arm_named(arms, baseline)
+    base = arm_named(arms, baseline or baseline_of_study(runs, arms))
     others = [arm for arm in arms if arm is not base]
     different = {arm.name: _different(arm, base) for arm in others}
 

@@ -382,6 +382,17 @@ def test_unknown_classes_are_counted_and_their_samples_have_no_label():
     assert len(data.split["train"]) == 40
 
 
+def test_a_misspelled_class_is_refused_and_an_absent_one_is_not():
+    dataset = InMemory(60, cycle(["cat", "dog", "1"], 60), split=TRAIN60)
+    for classes in (("cat", "horse"), ("cat", "10")):
+        tasks = {"kind": Classification(reads="kind", classes=classes)}
+        assert len(opened(dataset, tasks=tasks, validation=0.0).split["train"]) == 20
+    with pytest.raises(
+        MtlError, match=r"task.kind: no sample has the class 'dgo', and 20 .* 'dog'"
+    ):
+        opened(dataset, tasks={"kind": Classification(reads="kind", classes=("cat", "dgo"))})
+
+
 # ------------------------------------------------------------ errors of the user
 
 

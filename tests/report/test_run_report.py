@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -316,3 +317,10 @@ def test_run_json_counts_labels_and_what_was_left_out(run) -> None:
     summary = json.loads((run.path / "run.json").read_text())
     assert summary["labels"] == {"quarter": {"train": 60, "validation": 20}}
     assert summary["data_report"] == []
+
+
+def test_without_matplotlib_the_message_says_what_to_type(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MtlError, match=r"needs matplotlib: type `pip install 'mtlcore\[report\]'`"):
+        run.report(tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []

@@ -69,6 +69,15 @@ def test_runs_are_grouped_by_their_settings_and_paired_by_seed(runs) -> None:
     assert "puzzling encodes 2.00 times as many images as base" in found.notes[0]
 
 
+def test_runs_of_a_study_have_its_arms_and_its_baseline(runs) -> None:
+    for arm in ("base", "puzzling"):
+        for seed in range(3):
+            (runs / f"{arm}-s{seed}").rename(runs / f"main-{arm}-0-{seed}-1")
+    (runs / "study.toml").write_text('baseline = "puzzling"\n')
+    found = compare_runs([runs])
+    assert (found.baseline, [arm.name for arm in found.arms]) == ("puzzling", ["base", "puzzling"])
+
+
 def test_several_metrics_are_corrected_together_and_each_has_its_direction(runs) -> None:
     found = compare_runs([runs], metrics=["quarter/macro_f1", METRIC], baseline="puzzling")
     alone = compare_runs([runs], metrics=[METRIC], baseline=runs / "puzzling-s1")

@@ -75,7 +75,7 @@ def _print_report(report: Report, sheet: Path | None) -> None:
     for line in _fault_lines(report):
         print_line(line)
     if sheet is not None:
-        print_line(f"look at the labels: {sheet}")
+        print_line(f"look at the images and their labels: {sheet}")
 
 
 def _count_table(title: str, counts: Counts) -> Table:

@@ -173,7 +173,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:  # the package of this protocol
-        raise MtlError(f"{url}: {error}") from error
+        hint = ': type `pip install "mtlcore[remote]"`' if url.startswith("s3:") else ""
+        raise MtlError(f"{url}: {error}{hint}") from error
     except ValueError as error:
         raise MtlError(
             f"{url}: {error}; expected a folder, or a URL such as s3://bucket/folder"

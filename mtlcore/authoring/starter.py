@@ -8,8 +8,11 @@ from typing import Literal, get_args
 import tomli_w
 
 from ..config.load import load
+from ..config.read import MODULE_ATTRIBUTES
+from ..data.folder import split_folders
 from ..errors import MtlError, nearest
-from ..files import exists, is_file, is_folder, write_atomically, write_errors_as_mtl_error
+from ..files import exists, is_folder, write_atomically, write_errors_as_mtl_error
+from .own_table import SPLIT, OwnTable, is_table, own_table
 
 Start = Literal["folders", "csv", "faces"]
 """What the data are: a folder for each class, a table of paths, or faces in folders."""
@@ -24,7 +27,7 @@ _HEAD = """\
 #   mtl train {file} --out runs/first
 #   mtl report runs/first --out report.html
 #
-# Baseline, supervised only:  --set pretext.puzzling.weight=0{without}
+# Baseline, supervised only:  --set pretext.puzzling.weight=0
 # All keys: mtl config show {file}. Other components: mtl plugins.
 
 seed = 0
@@ -41,10 +44,10 @@ _TASKS = {
 name = "classification"
 """,
     "csv": """
-# The supervised task: {reads!r} is a column of the table. For numbers: name = "regression".
-[task.{reads}]
-name = "classification"
-""",
+# The supervised task: {reads!r} is a column of the table. {other_task}
+[task.{task}]
+name = "{component}"
+{reads_line}""",
     "faces": """
 # The supervised task. The names of the folders are the classes, such as emotions.
 [task.label]
@@ -60,12 +63,12 @@ name = "image_folder"
 {root_line}
 """,
     "csv": """
-# One row for each image. `path` is the column of paths, relative to the folder of the table.
-# group = "person" keeps all images of one person in the same split.
+# One row for each image. `path` is the column of images, or of their paths: relative to the folder
+# of the table. group = "person" keeps all images of one person in the same split.
 [data.{label}]
-name = "csv"
+name = "{dataset}"
 {root_line}
-path = "path"
+{table_lines}
 """,
     "faces": """
 # Cropped faces: {root}/<class>/*, or {root}/<train | val | test>/<class>/*
@@ -85,7 +88,7 @@ weight = 0.3
 [input]
 size = 64            # pixels: half the size is a quarter of the work
 batch_size = 32      # labeled images in a step
-validation = 0.1     # the share of the training images to choose by
+{validation}
 
 # `mtl preview {file} --augment --out sheet.png` shows it.
 [augment]
@@ -103,6 +106,17 @@ steps = 1000
 eval_every = 200
 save_every = 200
 """
+
+_CUT = "validation = 0.1     # the share of the training images to choose by"
+
+_OWN_VALIDATION = """\
+# The data have a validation split, which is used as it is: none is cut from the training images."""
+
+_OTHER_TASK = {
+    "classification": 'For numbers: name = "regression".',
+    "regression": """It holds numbers.
+# If they are classes: name = "classification" here, and categorical = [{quoted}] below.""",
+}
 
 _UNLABELED = """
 # Images of the same kind, at any depth. annotation = "": they have no labels. The pretext learns
@@ -131,27 +145,56 @@ _WHAT = {
 def starter(
     start: Start, data: Path, file: Path, reads: str = "label", unlabeled: Path | None = None
 ) -> str:
-    """Return a commented configuration.
+    """Return a commented configuration, after a look at the data.
 
     data: the folder of the images, or the table. file: where the text will be, for its comments.
     reads: of "csv": the column of labels. unlabeled: a folder of images without labels.
+    Raises MtlError for a table or a folder that can't be read.
     """
     label = _label(data.stem if start == "csv" else data.name)
-    key = "file" if start == "csv" else "root"
     facts = {
         "what": _WHAT[start],
         "label": label,
         "file": file,
-        "reads": reads,
         "root": data,
-        "root_line": tomli_w.dumps({key: str(data)}).strip(),
+        "root_line": _line("file" if start == "csv" else "root", str(data)),
         "augment": "strong" if start == "faces" else "general",
-        "without": "" if unlabeled is None else " --set data.more.unlabeled=drop",
     }
+    if start == "csv":
+        table = own_table(data, reads)
+        has_validation = table.has_validation
+        facts |= _facts_of_table(table, reads)
+    else:
+        has_validation = "validation" in split_folders(data)
+    facts["validation"] = _OWN_VALIDATION if has_validation else _CUT
     more = _NO_UNLABELED
     if unlabeled is not None:
-        more = _UNLABELED.format(root_line=tomli_w.dumps({"root": str(unlabeled)}).strip())
+        more = _UNLABELED.format(root_line=_line("root", str(unlabeled)))
     return (_HEAD + _TASKS[start] + _DATA[start]).format(**facts) + more + _REST.format(**facts)
+
+
+def _facts_of_table(table: OwnTable, reads: str) -> dict[str, str]:
+    """Return what the templates of a table need in addition. reads: the column of labels."""
+    # The label of a task is also the name of a module, beside that of the pretext.
+    is_label = reads.isascii() and reads.isidentifier()
+    task = reads if is_label and reads not in (*MODULE_ATTRIBUTES, "puzzling") else "label"
+    quoted = _quoted(reads)
+    lines = [_line("path", table.path)]
+    if table.categorical:
+        lines.append(
+            f"categorical = [{quoted}]  # numbers as classes; for regression, leave this out"
+        )
+    if table.split:
+        lines.append(_line("split", SPLIT))
+    return {
+        "reads": reads,
+        "task": task,
+        "component": table.task,
+        "reads_line": "" if task == reads else f"reads = {quoted}\n",
+        "other_task": _OTHER_TASK[table.task].format(quoted=quoted),
+        "dataset": table.dataset,
+        "table_lines": "\n".join(lines),
+    }
 
 
 def write_starter(
@@ -162,8 +205,11 @@ def write_starter(
         raise MtlError(f"--for {start!r}: unknown; {nearest(start, STARTS)}")
     if exists(file):
         raise MtlError(f"{file} exists: choose another --out")
-    if start == "csv" and not is_file(data):
-        raise MtlError(f"--data {data}: expected a table of images, a .csv file")
+    if start == "csv" and not is_table(data):
+        raise MtlError(
+            f"--data {data}: expected a table of images: a .csv file, a .parquet file, or a folder "
+            "of .parquet files"
+        )
     if start != "csv" and not is_folder(data):
         raise MtlError(f"--data {data}: expected a folder with one folder for each class")
     if unlabeled is not None and not is_folder(unlabeled):
@@ -183,3 +229,12 @@ def _label(name: str) -> str:
     """A label for the data: a name without characters that a TOML key would have to quote."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)
     return "images" if kept in ("", "more") else kept  # "more" is the label of unlabeled images
+
+
+def _line(key: str, value: str) -> str:
+    return f"{key} = {_quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML string."""
+    return tomli_w.dumps({"x": text}).removeprefix("x = ").strip()

@@ -28,8 +28,9 @@ def init(
     Parameters
     ----------
     for_
-        "folders": a folder for each class. "csv": a table of paths and labels. "faces": cropped
-        faces, a folder for each class.
+        "folders": a folder for each class. "csv": a table of images or paths, and labels: a .csv
+        file, a .parquet file, or a folder of .parquet files. "faces": cropped faces, a folder for
+        each class.
     data
         The folder of the images, or the table.
     reads
@@ -43,7 +44,7 @@ def init(
     from ._shared import print_line
 
     kind = for_ or _ask(f"What are your data? ({' | '.join(STARTS)})", "folders", "--for")
-    where = data or Path(_ask("Where are they? (a folder, or a .csv file)", "", "--data"))
+    where = data or Path(_ask("Where are they? (a folder, or a table)", "", "--data"))
     file = out or Path(_ask("Which file shall be written?", "my.toml", "--out"))
     more = None if unlabeled is None else unlabeled.expanduser()
     write_starter(kind, where.expanduser(), file, reads, more)

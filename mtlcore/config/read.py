@@ -88,7 +88,7 @@ SETTINGS: dict[str, type] = {
 """Section -> the class of its settings."""
 
 # Attributes of a module (`type`, `train`, `keys`), which can't be the name of a submodule.
-_MODULE_ATTRIBUTES = frozenset(dir(nn.ModuleDict()))
+MODULE_ATTRIBUTES = frozenset(dir(nn.ModuleDict()))
 
 Built = Any
 """A component or an entry of whichever class the configuration names.
@@ -330,7 +330,7 @@ class Reader:
                         f"{section}.{label}: {owner[label]}.{label} has the same label: "
                         f"rename one, and set name = {label!r} in its table"
                     )
-                elif not label.isidentifier() or label in _MODULE_ATTRIBUTES:
+                elif not label.isidentifier() or label in MODULE_ATTRIBUTES:
                     self.problems.append(
                         f"{section}.{label}: {label!r} can't be a label: "
                         "expected a word such as pose_2"

@@ -84,6 +84,18 @@ class ImageFolder(Dataset):
         return Sample(read_image(str(index.keys[i]), self.root))
 
 
+def split_folders(root: Path) -> set[str]:
+    """Return the splits that the folders in `root` are, by the rule of `ImageFolder`.
+
+    Empty if they are classes. Raises MtlError if the folder can't be listed.
+    """
+    folders = _folders(root, "", Skipped())
+    if not _are_splits(folders):
+        return set()
+    splits = {split_name(folder.name) for folder in folders}
+    return {split for split in splits if split}
+
+
 def _are_splits(folders: list[os.DirEntry[str]]) -> bool:
     if any(folder.name.lower() == "train" for folder in folders):
         return True

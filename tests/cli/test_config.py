@@ -9,13 +9,18 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from report_toys import CONFIG
 
 from mtlcore.authoring.json_schema import config_schema
+from mtlcore.authoring.starter import write_starter
 from mtlcore.cli import main
 from mtlcore.config import load
+from mtlcore.data.indexed import open_dataset
+from mtlcore.data.parquet import Parquet
 from mtlcore.registry.catalog import catalog
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -112,6 +117,9 @@ def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     (tmp_path / "old.toml").touch()
+    (tmp_path / "old.csv").write_text("path,labels\na.png,b\n")
+    (tmp_path / "no.csv").write_text("id,label\na1,b\n")
+    (tmp_path / "out.csv").write_text("path,label\n/a.png,b\n")
     for options, message in [
         (["--for", "folder", "--data", ".", "--out", "a.toml"], "did you mean 'folders'"),
         (["--for", "folders", "--data", "nope", "--out", "a.toml"], "expected a folder"),
@@ -119,10 +127,94 @@ def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypa
         (["--for", "faces", "--data", ".", "--unlabeled", "no", "--out", "a.toml"], "--unlabeled"),
         (["--for", "folders", "--data", ".", "--out", "old.toml"], "choose another --out"),
         (["--for", "folders", "--out", "a.toml"], "needs --data"),
+        (["--for", "csv", "--data", "old.csv", "--out", "a.toml"], "did you mean 'labels'"),
+        (["--for", "csv", "--data", "no.csv", "--out", "a.toml"], "its columns: id, label. Add a"),
+        (["--for", "csv", "--data", "out.csv", "--out", "a.toml"], "leads out of"),
     ]:
         assert main(["init", *options]) == 2
         assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["old.toml"]
+    assert [path.name for path in tmp_path.glob("*.toml*")] == ["old.toml"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reads", "expected", "task"),
+    [
+        (["photo,mood", "1.JPG,sad", "2.jpg,glad"], "mood", {"path": "photo"}, "Classification"),
+        (["id;photo;mood", "1;a;sad", "2;b;glad"], "mood", {"path": "photo"}, "Classification"),
+        (["path,age", "1.jpg,31", "2.jpg,24.5", "3.jpg,31"], "age", {}, "Regression"),
+        (["path,age", "1.jpg,31", "2.jpg,24", "3.jpg,20"], "age", {}, "Regression"),
+        (
+            ["path,my kind", "1.jpg,0", "2.jpg,1", "3.jpg,1", "4.jpg,0", "5.jpg,"],
+            "my kind",
+            {"categorical": ("my kind",)},
+            "Classification",
+        ),
+        (
+            ["path,type,split", "1.jpg,a,Train", "2.jpg,b,dev"],
+            "type",
+            {"split": "split"},
+            "Classification",
+        ),
+        (["path,type,split", "1.jpg,a,3", "2.jpg,b,4"], "type", {"split": None}, "Classification"),
+    ],
+    ids=[
+        "image suffixes show the column of paths",
+        "files that exist show the column of paths",
+        "numbers with decimals are a regression",
+        "whole numbers that hardly repeat are a regression",
+        "few whole numbers are classes",
+        "a column split with names of splits is used",
+        "a column split with other values is not used",
+    ],
+)
+def test_init_reads_the_columns_of_a_csv_table(tmp_path, rows, reads, expected, task) -> None:
+    table, file = tmp_path / "my table.csv", tmp_path / "my.toml"
+    table.write_text("\n".join(rows))
+    for name in "ab":
+        (tmp_path / name).touch()
+    write_starter("csv", table, file, reads)
+    experiment = load(file)
+    (entry,) = experiment.data.values()
+    (task_entry,) = experiment.tasks.values()
+    found = {key: getattr(entry.component, key, None) or getattr(entry, key) for key in expected}
+    assert found == expected
+    assert type(task_entry.component).__name__ == task
+    assert task_entry.component.reads == reads
+    assert ("validation = 0.1" in file.read_text()) == (expected.get("split") is None)
+    assert reads in open_dataset(experiment, "my_table").index.annotations
+
+
+def test_init_takes_a_parquet_file_or_a_folder_of_them(tmp_path) -> None:
+    images = [{"bytes": b"x", "path": f"{i}.png"} for i in range(4)]
+    (tmp_path / "shards").mkdir()
+    for split in ("train", "validation"):
+        table = pa.table({"id": list("abcd"), "photo": images, "label": [0, 1, 0, 1]})
+        pq.write_table(table, tmp_path / "shards" / f"{split}-00000-of-00001.parquet")
+    paths = pa.table({"id": list("abcd"), "files": ["1.png", "2.png"] * 2, "label": [0.5] * 4})
+    pq.write_table(paths, tmp_path / "one.parquet")
+
+    write_starter("csv", tmp_path / "shards", tmp_path / "shards.toml")
+    write_starter("csv", tmp_path / "one.parquet", tmp_path / "one.toml")
+    shards, one = load(tmp_path / "shards.toml"), load(tmp_path / "one.toml")
+    assert shards.data["shards"].component == Parquet(
+        tmp_path / "shards", path="photo", categorical=("label",)
+    )
+    assert one.data["one"].component == Parquet(tmp_path / "one.parquet", path="files")
+    assert type(shards.tasks["label"].component).__name__ == "Classification"
+    assert type(one.tasks["label"].component).__name__ == "Regression"
+    assert "validation = 0.1" not in (tmp_path / "shards.toml").read_text()
+    assert "validation = 0.1" in (tmp_path / "one.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("folders", "cuts"),
+    [(("train", "val", "test"), False), (("train", "test"), True), (("cat", "dog"), True)],
+)
+def test_init_cuts_validation_only_where_no_folder_holds_it(tmp_path, folders, cuts) -> None:
+    for folder in folders:
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    write_starter("folders", tmp_path / "data", tmp_path / "my.toml")
+    assert ("validation = 0.1" in (tmp_path / "my.toml").read_text()) == cuts
 
 
 def test_completion_prints_a_script_that_the_shell_accepts(tmp_path, capsys) -> None:

@@ -7,7 +7,7 @@ compares wall time too, so it needs a quiet machine; it also needs the images th
     ratio = our CPU time / the CPU time of the baseline; lower is better
 
 Some rows have a gate: the largest ratio that passes. `--check` exits with 1 if a full run misses a
-gate. `--quick` takes about a minute of CPU and only reports.
+gate. `--quick` takes a few minutes of CPU and only reports.
 
 `run.py hmtl` is different: it trains the arms of a protocol, to see whether hybrid training helps.
 So is `run.py gpu`: it measures what only a GPU can show, in one command of at most 8 minutes.
@@ -89,7 +89,7 @@ def run_suite() -> int:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument(
-        "--quick", action="store_true", help="about a minute of CPU; gates are not checked"
+        "--quick", action="store_true", help="a few minutes of CPU; gates are not checked"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a gate is missed")

@@ -145,6 +145,6 @@ def _manifest(files: Files) -> Manifest:
     except FileNotFoundError as error:
         folder = where.removesuffix(MANIFEST).rstrip("/")
         raise MtlError(
-            f"there is no pack in {folder}: pack.json is missing. Is the place right? `mtl data pack` "
-            "writes that file last: if it was stopped, call the same command again"
+            f"there is no pack in {folder}: pack.json is missing. Is the place right? "
+            "`mtl data pack` writes that file last: if it was stopped, call the same command again"
         ) from error

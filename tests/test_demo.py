@@ -63,7 +63,7 @@ def test_the_demo_trains_compares_draws_and_says_what_to_try_next(tmp_path, caps
     assert "run 6 of 6: main-HMTL-0-2-2" in shown
     assert f"{HMTL} minus {SL}: " in shown
     assert "95 % t interval, 3 pairs" in shown
-    assert f"{folder / 'images' / '01.png'}  fer: " in shown
+    assert f"{folder / 'images' / '01.png'}  gender: " in shown
     assert len((folder / "study" / "test_reads.jsonl").read_text().splitlines()) == 1
     for name in ("sheet.png", "predictions.png", "report.html"):
         assert (folder / name).stat().st_size > 1000, name

@@ -106,8 +106,9 @@ def require_there(file: Path) -> None:
     """Raise MtlError if there is nothing at a path, with the nearest name in its folder."""
     if exists(file):
         return
-    suffix = file.suffix or "/"  # without one, nothing is suggested
-    names = [found.name for found in file.parent.glob("*") if found.suffix == suffix]
+    names: list[str] = []
+    if file.suffix:
+        names = [found.name for found in file.parent.glob("*") if found.suffix == file.suffix]
     hint = f"; {nearest(file.name, names)}" if names else ""
     raise MtlError(f"{file} can't be read: {os.strerror(errno.ENOENT)}{hint}")
 

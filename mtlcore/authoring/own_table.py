@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -133,12 +132,12 @@ def _column_of_paths(
 ) -> str | None:
     """Return "path", or else the first column whose values are paths of images; None without one.
 
-    cells: the first values of a column.
+    cells: name of a column -> its first values.
     """
     if "path" in names:
         return "path"
     for name in names:
-        values = [value for value in islice(cells(name), ROWS) if value]
+        values = [value for value in cells(name) if value]
         if values and all(_is_image(value, root) for value in values):
             return name
     return None

@@ -21,7 +21,7 @@ from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
 from .dataset import cache_size_of
 from .fingerprint import fingerprint_of
-from .indexed import labels_of, split_dataset
+from .indexed import index_of, labels_of, split_dataset
 from .joined import JoinedSamples
 from .splits import is_labeled
 
@@ -95,7 +95,7 @@ def check_data(
     if label not in experiment.data:
         raise MtlError(f"there is no table [data.{label}]; {nearest(label, experiment.data)}")
     entry = experiment.data[label]
-    index = entry.component.index()
+    index = index_of(label, entry)
     if not len(index):
         reasons = _reasons(index.skipped.names)
         raise MtlError(f"data.{label} has no usable sample; {reasons}")

@@ -94,10 +94,7 @@ def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
     column.
     """
     entry = experiment.data[label]
-    try:
-        index = entry.component.index()
-    except MtlError as error:
-        raise MtlError(f"data.{label}: {error}") from error
+    index = index_of(label, entry)
     if len(index):  # numpy's empty array has no type of its own
         _check(label, index)
     _refuse_too_many(label, entry, index.skipped)
@@ -105,6 +102,14 @@ def open_dataset(experiment: Experiment, label: str) -> IndexedDataset:
         reasons = _reasons(index.skipped)
         raise MtlError(f"data.{label} ({_root(entry)}) has no usable sample{reasons}")
     return split_dataset(experiment, label, index)
+
+
+def index_of(label: str, entry: DataEntry) -> Index:
+    """Index [data.<label>]. Raises MtlError, with the name of the table, if the dataset can't."""
+    try:
+        return entry.component.index()
+    except MtlError as error:
+        raise MtlError(f"data.{label}: {error}") from error
 
 
 def split_dataset(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +11,14 @@ from attrs import frozen
 
 from ..errors import MtlError, nearest
 from ..files import is_file
+from .read import read_tables
 from .run_settings import RunRecord
 
 _SEED = r"(?:[\W_]*(?:seed|s))?[\W_]*(?<!\d)0*{seed}$"
-_OF_STUDY = r"(?<![^/])main-(?P<arm>[^/]+)-\d+-{seed}-\d+$"  # stage, arm, trial, seed, steps
 """The end of a folder's name that holds the seed: "-s0", "_seed=0", "/0"."""
+
+_OF_STUDY = r"(?<![^/])main-(?P<arm>[^/]+)-\d+-{seed}-\d+$"
+"""The name of a run of a study: stage, arm, trial, seed, steps."""
 
 
 @frozen
@@ -68,11 +70,14 @@ def arm_named(arms: Sequence[Arm], name: str | Path | None) -> Arm:
 
 
 def baseline_of_study(runs: Sequence[str | Path], arms: Sequence[Arm]) -> str | None:
-    """Return the arm that a study calls its baseline, if the runs are those of its folder."""
+    """Return the arm that a study calls its baseline, if the runs are those of its folder.
+
+    Raises MtlError if the file of the study can't be read.
+    """
     file = Path(runs[0]) / "study.toml"
     if len(runs) != 1 or not is_file(file):
         return None
-    name = tomllib.loads(file.read_text(encoding="utf-8")).get("baseline")
+    name = read_tables(file).get("baseline")
     return next((arm.name for arm in arms if arm.name == name), None)
 
 

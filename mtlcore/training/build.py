@@ -62,7 +62,7 @@ def build_train_state(
     if experiment.train.init_from is not None and not resume:
         start_from(model.encoder, experiment.train.init_from)
         # Momentum copies were made of the random weights.
-        for follower in model.followers():
+        for follower in model.followers:
             follower.reset()
 
     fabric.strategy.module_to_device(model)

@@ -191,7 +191,7 @@ def _set_found_inf(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
 
 def _update_averages(ok: Tensor, train_state: TrainState) -> None:
     """Update all momentum copies; those of a bad step stay unchanged."""
-    for copy in train_state.model.followers():
+    for copy in train_state.model.followers:
         copy.update(train_state.progress, ok)
     if train_state.ema:
         train_state.ema.update(train_state.progress, ok)

@@ -410,7 +410,7 @@ def test_a_random_target_is_refused_where_there_is_none():
 def test_the_optimizer_never_sees_momentum_copies_and_the_step_updates_them():
     state = train_state(experiment(pretexts=("byol", "inpainting")))
     optimized = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
-    copies = [p for ema in state.model.followers() for p in ema.copy.parameters()]
+    copies = [p for ema in state.model.followers for p in ema.copy.parameters()]
     before = [p.clone() for p in copies]
     train_step(state, counted([batch()]))
     assert optimized.isdisjoint(id(p) for p in copies)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -245,6 +245,35 @@ def copy_back(tensors: Sequence[Tensor], vector: Tensor) -> None:
     """Copy a vector of `flat` back into its tensors, in place."""
     pieces = vector.split([t.numel() for t in tensors])
     torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(pieces, tensors)])
+
+
+def split(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Split a tensor along its first dimension into parts of these sizes, as `Tensor.split`.
+
+    The gradient keeps the memory format of `x`. That of `Tensor.split` is always contiguous, and
+    makes the whole backward behind it slower if `x` is channels_last.
+    """
+    parts: tuple[Tensor, ...] = _Split.apply(x, list(sizes))
+    return parts
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.like = torch.empty_like(x, device="meta")  # its strides; `x` itself may be freed
+        ctx.sizes, ctx.device = sizes, x.device
+        return x.split(sizes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
+        whole = torch.empty_like(ctx.like, device=ctx.device)
+        for part, gradient in zip(whole.split(ctx.sizes), gradients):
+            if gradient is None:
+                part.zero_()
+            else:
+                part.copy_(gradient)
+        return whole, None
 
 
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:

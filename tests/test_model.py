@@ -25,7 +25,7 @@ from toys import (
 from mtlcore import EMA, FrozenModule, MtlError, SharedHead
 from mtlcore.config.experiment import PretextEntry
 from mtlcore.model.hybrid import HybridModel
-from mtlcore.networks import frozen_running_statistics
+from mtlcore.networks import frozen_running_statistics, split
 from mtlcore.training.step import train_step
 
 
@@ -236,3 +236,22 @@ def test_without_labels_of_the_task_only_a_shared_head_moves(how, moves, weighti
     unlabeled = batch(tasks=("fer", "gender"), absent=("gender",))
     train_step(state, counted([unlabeled]))
     assert torch.equal(head.bias, before) is not moves
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_a_split_is_that_of_torch_in_the_memory_format_of_the_input(
+    memory_format,
+) -> None:
+    x = torch.rand(5, 4, 3, 2).contiguous(memory_format=memory_format).requires_grad_()
+    weight = torch.rand(3, 4, 3, 2)
+    gradients = []
+    for parts in (split(x, [2, 3]), x.split([2, 3])):
+        assert [len(part) for part in parts] == [2, 3]
+        assert parts[1].data_ptr() == x[2:].data_ptr()
+        (gradient,) = torch.autograd.grad((parts[1].square() * weight).sum(), x)  # one part alone
+        gradients.append(gradient)
+    assert torch.equal(*gradients)
+    assert gradients[0].is_contiguous(memory_format=memory_format)
+    first, second = split(x, [2, 3])
+    (both,) = torch.autograd.grad(first.sum() + 2 * second.sum(), x)
+    assert torch.equal(both, torch.tensor([1.0, 1, 2, 2, 2])[:, None, None, None].expand_as(x))

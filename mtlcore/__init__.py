@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from .contracts import SupervisedTask as SupervisedTask
     from .contracts import Target as Target
     from .contracts import View as View
+    from .contracts import Visible as Visible
     from .data.images import read_image as read_image
     from .data.split_names import split_name as split_name
     from .deployment.benchmark import Benchmark as Benchmark
@@ -178,6 +179,7 @@ _HOME = {
         "SupervisedTask",
         "Target",
         "View",
+        "Visible",
     ),
     "data.images": ("read_image",),
     "data.split_names": ("split_name",),

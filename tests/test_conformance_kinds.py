@@ -86,6 +86,11 @@ def test_an_encoder_conforms(name):
     require_conforming("encoder", name, examples)
 
 
+def test_a_small_vision_transformer_conforms():
+    pytest.importorskip("timm", reason="timm is an extra")
+    require_conforming("encoder", "vit_small", examples=2, patch=8, width=32, depth=2)
+
+
 @pytest.mark.parametrize("model", [pytest.param(name, marks=pytest.mark.slow) for name in TIMM])
 def test_an_encoder_of_timm_conforms(model):
     pytest.importorskip("timm", reason="timm is an extra")
@@ -358,7 +363,7 @@ def test_every_built_in_component_of_these_kinds_is_tested():
     tested = {
         "task": [*TASKS, *DENSE],  # DENSE: in test_dense_conformance.py
         "augmentation": [*AUGMENTATIONS, "kornia"],  # in tests/augment/test_kornia.py
-        "encoder": [*LIGHT, *HEAVY, "timm"],
+        "encoder": [*LIGHT, *HEAVY, "timm", "vit_small"],
         "dataset": list(DATASETS),
         "detector": ["whole", "faces"],
     }

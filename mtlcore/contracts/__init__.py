@@ -43,6 +43,7 @@ from .samples import View as View
 from .task import AlignedTask as AlignedTask
 from .task import Moved as Moved
 from .task import SupervisedTask as SupervisedTask
+from .visible import Visible as Visible
 
 _BASES: tuple[type[Component], ...] = (
     Encoder,

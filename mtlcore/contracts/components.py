@@ -63,7 +63,8 @@ class BuildContext:
     info: sizes of the encoder's features.
     encoder: the shared encoder, images (B, 3, H, W) in [0, 1] -> Features. Its method
     `finest_maps(images, number)` returns the first maps alone, and skips the layers behind them if
-    the network has that method, too.
+    the network has that method, too. `encodes_visible` is true if the network has a method
+    `forward_visible(images, cells)`, which encodes some cells of the image alone (`View.only`).
     heads: the supervised heads by label. They are built before all pretext heads.
 
     A head must not register these modules as its own submodules. Wrap them: `EMA(module)` is a

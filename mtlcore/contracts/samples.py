@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..geometry import Geometry, Move
+from .visible import Visible
 
 Target = Any
 """The target of a head: a tensor, or a tuple, list or dict of tensors, each (B, ...).
@@ -158,12 +159,14 @@ class View:
     mixed: for mixup and cutmix: how the images were mixed from other samples. `mix` sets it.
     augmentation: name of the augmentation whose `finish` these images receive. None: that of the
     run. The batch sets it, and derived views inherit it.
+    visible: the parts that the encoder reads, if it can leave out the others. `only` sets it.
     """
 
     images: Tensor
     geometry: Geometry | None = None
     mixed: Mix | None = None
     augmentation: str | None = None
+    visible: Visible | None = None
 
     def repaint(self, images: Tensor) -> View:
         """Return a view with other colors in the same places: masks, noise, gray.
@@ -171,6 +174,15 @@ class View:
         No label changes. images: (B, 3, H, W), as this view's.
         """
         return evolve(self, images=images)
+
+    def only(self, visible: Visible) -> View:
+        """Return the same images, of which the encoder reads the visible parts alone (MAE).
+
+        An encoder that can't leave out parts reads the whole images: hide the others before, by
+        `repaint`. `BuildContext.encoder.encodes_visible` says which kind it is. Call it last: the
+        parts do not follow when pixels move.
+        """
+        return evolve(self, visible=visible)
 
     def rearrange(self, move: Move, matrix: Tensor | None = None) -> View:
         """Return a view whose pixels are in other places.
@@ -181,6 +193,7 @@ class View:
         labels (pose) and points follow it. Without a matrix, rigid labels do not change (right for
         shuffled tiles, wrong for a rotated image), and points become NaN.
         """
+        self._require_whole("rearrange")
         geometry = self.geometry
         if geometry is not None:
             geometry = geometry.moved(move, matrix)
@@ -194,6 +207,7 @@ class View:
 
     def resize(self, size: tuple[int, int]) -> View:
         """Return the whole image scaled to `size` (h, w), in pixels. Interpolation: bilinear."""
+        self._require_whole("resize")
         height, width = self.images.shape[-2:]
         step = Geometry.resize((height, width), size, self.images)
         geometry = self.geometry
@@ -221,6 +235,7 @@ class View:
         The class of the augmentation must set `mixes = True`. Raises ValueError unless one of
         `share` and `region` is set, and if the view is mixed already.
         """
+        self._require_whole("mix")
         if (share is None) == (region is None):
             raise ValueError("View.mix: set exactly one of share (mixup) and region (cutmix)")
         if self.mixed is not None:
@@ -235,6 +250,10 @@ class View:
             # `lerp` leaves a sample as it is, bit for bit, if its share is 1 or its partner itself.
             images = torch.lerp(other, self.images, share[:, None, None, None])
         return evolve(self, images=images, mixed=Mix(partner, share, region))
+
+    def _require_whole(self, method: str) -> None:
+        if self.visible is not None:
+            raise ValueError(f"View.{method} after View.only: call `only` last")
 
 
 class AugmentedBatch(Protocol):
@@ -269,6 +288,8 @@ class Features(NamedTuple):
     shared: the tensor through which the gradient of every head passes: maps[-1], or the tokens
     (B, T, D) of a ViT.
     images: (B, 3, H, W) in [0, 1], the encoder's input. The core sets it; encoders leave it None.
+    cells: (B, n) int64, the cells of maps[-1] that were encoded, in a view with hidden parts
+    (`View.only`); `shared` holds their n tokens. None: all cells. The core sets it, too.
 
     A NamedTuple, since torch.compile, FSDP and DDP can traverse it, unlike an attrs class.
     """
@@ -277,6 +298,7 @@ class Features(NamedTuple):
     pooled: Tensor
     shared: Tensor
     images: Tensor | None = None
+    cells: Tensor | None = None
 
 
 @frozen
@@ -327,6 +349,7 @@ class PreparedBatch:
     the step's mean.
     clean: only for `statistics = "clean"`: (position in `images`, labeled samples) of each clean
     view.
+    visible: position in `images` -> the parts that are encoded, for views with hidden parts.
 
     It is not a pytree, on purpose: Fabric casts every float in a forward's arguments to bf16, which
     would include the targets.
@@ -336,6 +359,16 @@ class PreparedBatch:
     head_inputs: dict[str, tuple[HeadInput, ...]]
     scale: dict[str, float]
     clean: tuple[tuple[int, int], ...] = ()
+    visible: dict[int, Visible] = field(factory=dict)
+
+    @property
+    def encoded(self) -> int:
+        """The number of images to encode. One with hidden parts counts by its visible share."""
+        number = 0
+        for at, images in enumerate(self.images):
+            share = self.visible[at].share if at in self.visible else 1.0
+            number += round(len(images) * share)
+        return number
 
     def unfollowed(self) -> dict[str, Tensor]:
         """Return task -> (), the fraction of labeled samples whose label can't be moved to a view.
@@ -358,7 +391,8 @@ class PreparedBatch:
             return fn(leaf) if isinstance(leaf, Tensor) else leaf
 
         images, head_inputs = tree_map(apply, (self.images, self.head_inputs))
-        return evolve(self, images=images, head_inputs=head_inputs)
+        visible = {at: of_view.map(fn) for at, of_view in self.visible.items()}
+        return evolve(self, images=images, head_inputs=head_inputs, visible=visible)
 
     def cut(self, samples: slice, scale: float = 1.0) -> PreparedBatch:
         """Return a slice of the samples: the share of one rank or micro-batch.

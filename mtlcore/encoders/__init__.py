@@ -7,8 +7,9 @@ from ..registry.hooks import hookimpl
 from .resnet_small import ResnetSmall as ResnetSmall
 from .timm_nets import Timm as Timm
 from .vision import NETS
+from .vit_small import VitSmall as VitSmall
 
 
 @hookimpl
 def mtl_components() -> list[type[Component]]:
-    return [ResnetSmall, *NETS, Timm]
+    return [ResnetSmall, VitSmall, *NETS, Timm]

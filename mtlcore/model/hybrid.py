@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..config.experiment import Experiment, PretextEntry, TaskEntry
-from ..contracts import BuildContext, Features, Head, Output, PreparedBatch
+from ..contracts import BuildContext, Features, Head, Output, PreparedBatch, Visible
 from ..errors import MtlError, nearest
 from ..networks import (
     EMA,
     SharedHead,
     frozen_running_statistics,
     losses_in_fp32,
+    split,
     sum_over_ranks,
     world_size,
 )
@@ -123,19 +124,23 @@ class HybridModel(nn.Module):
         update BatchNorm's running statistics. The results are joined again, in order.
         """
         if not prepared.clean:
-            return self._encode(prepared.images)
+            return self._encode(prepared.images, prepared.visible)
 
         labeled = dict(prepared.clean)
         clean_images = [prepared.images[at][:n] for at, n in labeled.items()]
-        clean_features, points = self._encode(clean_images)
+        clean_features, points = self._encode(clean_images, {})
 
         # The other samples of the clean views, and all samples of the other views.
         rest = {at: x[labeled.get(at, 0) :] for at, x in enumerate(prepared.images)}
         rest = {at: x for at, x in rest.items() if len(x)}
+        visible = prepared.visible  # of other views than the clean ones
         features: dict[int, Features] = {}
         if rest:
             with frozen_running_statistics(self.encoder):
-                rest_features, rest_points = self._encode(list(rest.values()))
+                rest_features, rest_points = self._encode(
+                    list(rest.values()),
+                    {i: visible[at] for i, at in enumerate(rest) if at in visible},
+                )
             features = dict(zip(rest, rest_features))
             points = points + rest_points
 
@@ -143,25 +148,30 @@ class HybridModel(nn.Module):
             features[at] = _concatenate(first, features[at]) if at in features else first
         return [features[at] for at in range(len(prepared.images))], points
 
-    def _encode(self, images: Sequence[Tensor]) -> Encoded:
-        """Encode image batches, each (B, 3, H, W).
+    def _encode(self, images: Sequence[Tensor], visible: Mapping[int, Visible]) -> Encoded:
+        """Encode image batches, each (B, 3, H, W). visible: position in `images` -> its parts.
 
-        `views.forward = "joint"`: one forward for each SIZE of image. "split": one for each batch.
+        `views.forward = "joint"`: one forward for each SIZE of image, and one for each batch with
+        hidden parts. "split": one for each batch.
         """
         if self.views.forward == "split" or len(images) == 1:
-            every = [self.encoder(x) for x in images]
+            every = [self.encoder(x, visible.get(at)) for at, x in enumerate(images)]
             return every, [f.shared for f in every]
 
         features: dict[int, Features] = {}
         points = []
-        for size in dict.fromkeys(x.shape[-2:] for x in images):
-            same_size = [at for at, x in enumerate(images) if x.shape[-2:] == size]
+        whole = {at: x for at, x in enumerate(images) if at not in visible}
+        for size in dict.fromkeys(x.shape[-2:] for x in whole.values()):
+            same_size = [at for at, x in whole.items() if x.shape[-2:] == size]
             joint = self.encoder(torch.cat([images[at] for at in same_size]))
             parts = _split(joint, [len(images[at]) for at in same_size])
             features |= zip(same_size, parts, strict=True)
 
             # Taken before the split: no gradient of `pooled` flows through a slice of `shared`.
             points.append(joint.shared)
+        for at, shown in visible.items():
+            features[at] = self.encoder(images[at], shown)
+            points.append(features[at].shared)
         return [features[at] for at in range(len(images))], points
 
     def forward_heads(
@@ -334,16 +344,21 @@ def _jacobian(point: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
 
 def _concatenate(first: Features, second: Features) -> Features:
     """Join the features of two batches along the samples."""
-    joined: Features = tree_map(lambda a, b: torch.cat([a, b]), first, second)
+
+    def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        # Only views with hidden parts have `cells`, and these are not split by their labels.
+        return None if a is None or b is None else torch.cat([a, b])
+
+    joined: Features = tree_map(both, first, second)
     return joined
 
 
 def _split(joint: Features, sizes: list[int]) -> list[Features]:
     """Split the features of a joint batch into batches of these sizes."""
     assert joint.images is not None
-    maps = [m.split(sizes) for m in joint.maps]
-    pooled = joint.pooled.split(sizes)
-    shared = joint.shared.split(sizes)
+    maps = [split(m, sizes) for m in joint.maps]
+    pooled = split(joint.pooled, sizes)
+    shared = split(joint.shared, sizes)
     images = joint.images.split(sizes)
 
     parts = []

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Encoder, EncoderInfo, Features, Head, Output
+from ..contracts import Encoder, EncoderInfo, Features, Head, Output, Visible
 from ..errors import MtlError
 from ..image_size import written
 
@@ -42,12 +42,28 @@ class SharedEncoder(nn.Module):
         self._frozen: tuple[nn.Module, ...] = ()
         self.info = self._measure(size)
 
-    def forward(self, images: Tensor) -> Features:
-        """Encode images (B, 3, H, W) in [0, 1]. `Features.images` are these images."""
+    @property
+    def encodes_visible(self) -> bool:
+        """Whether the network has a method to leave out the hidden parts of an image."""
+        return hasattr(self.net, "forward_visible")
+
+    def forward(self, images: Tensor, visible: Visible | None = None) -> Features:
+        """Encode images (B, 3, H, W) in [0, 1]. `Features.images` are these images.
+
+        visible: the parts to encode, if the network can leave out the others.
+        """
+        if visible is not None and self.encodes_visible:
+            return self._encode_visible(images, visible)
         # Evaluation stays eager: its metrics are those of a process that compiles nothing.
         net = self._compiled if self._compiled and self.training else self.net
         features: Features = net(self._normalized(images))
         return features._replace(images=images)
+
+    def _encode_visible(self, images: Tensor, visible: Visible) -> Features:
+        cells = visible.cells(self.info.map_sizes[-1])
+        net: Any = self.net
+        features: Features = net.forward_visible(self._normalized(images), cells)
+        return features._replace(images=images, cells=cells)
 
     def finest_maps(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
         """Return the `number` finest maps of `forward`, bit for bit, for images in [0, 1].

@@ -13,6 +13,7 @@ Shapes: B samples of the micro-batch, (H0, W0) pixels of raw images, (H, W) pixe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from attrs import evolve, frozen
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..config.experiment import PretextEntry
-from ..contracts import AugmentedBatch, Batch, HeadInput, PreparedBatch, Target, View
+from ..contracts import AugmentedBatch, Batch, HeadInput, PreparedBatch, Target, View, Visible
 from ..errors import MtlError
 from ..rng import AUGMENT, CONTROL, FINISH, KeyedRng, Rng
 from .moved_targets import moved_targets
@@ -33,6 +34,13 @@ DrawName = tuple[str | int | None, ...]
 """The purpose under which a view is drawn. It is a part of the seed."""
 
 HeadInputs = dict[str, tuple[HeadInput, ...]]
+
+_Key = tuple[int, int, Samples]
+"""What distinguishes two encoded views: their images, their visible parts, and their samples."""
+
+
+def _key(view: View, samples: Samples) -> _Key:
+    return id(view.images), id(view.visible), samples
 
 
 class _AugmentedBatch:
@@ -113,14 +121,14 @@ class _UnmixedBatch:
 class _EncodedViews:
     """The distinct views to encode, in order of first use, and which samples of each.
 
-    Views are distinguished by the identity of their image tensor. The entries keep every tensor
-    alive, so an id never occurs twice.
+    Views are distinguished by the identity of their image tensor, and of their visible parts. The
+    entries keep these alive, so an id never occurs twice.
     """
 
     def __init__(self, augmented: _AugmentedBatch, labeled_samples: int) -> None:
         self.augmented = augmented
         self.labeled = labeled_samples
-        self.entries: dict[tuple[int, Samples], tuple[View, DrawName]] = {}
+        self.entries: dict[_Key, tuple[View, DrawName]] = {}
         # Slices and not masks: they are views of the same memory, and need no host sync.
         self.slices: dict[Samples, slice] = {
             "all": slice(None),
@@ -135,14 +143,14 @@ class _EncodedViews:
         """
         for i, view in enumerate(views):
             name = self.augmented.name(view) or (label, i)
-            self.entries.setdefault((id(view.images), samples), (view, name))
+            self.entries.setdefault(_key(view, samples), (view, name))
         return tuple(self.position(view, samples) for view in views)
 
     def position(self, view: View, samples: Samples) -> int:
-        return list(self.entries).index((id(view.images), samples))
+        return list(self.entries).index(_key(view, samples))
 
     def holds(self, view: View, samples: Samples) -> bool:
-        return (id(view.images), samples) in self.entries
+        return _key(view, samples) in self.entries
 
     def cut(self, tree: Target, samples: Samples) -> Target:
         """Return these samples of each tensor of a pytree."""
@@ -153,10 +161,18 @@ class _EncodedViews:
     def images(self) -> tuple[Tensor, ...]:
         """Return the images to encode, each (B or fewer samples, 3, H, W)."""
         images = []
-        for (_, samples), (view, name) in self.entries.items():
+        for (*_, samples), (view, name) in self.entries.items():
             finished = self.augmented.finish(view, name)
             images.append(self.cut(finished, samples))
         return tuple(images)
+
+    def visible(self) -> dict[int, Visible]:
+        """Return position -> the parts to encode, for views with hidden parts."""
+        found: dict[int, Visible] = {}
+        for at, ((*_, samples), (view, _)) in enumerate(self.entries.items()):
+            if view.visible is not None:
+                found[at] = view.visible.map(partial(self.cut, samples=samples))
+        return found
 
     def clean_samples(self) -> tuple[tuple[int, int], ...]:
         """Return (position, labeled samples) of each clean view, for `statistics = "clean"`.
@@ -211,7 +227,7 @@ def prepare(
     clean_samples: tuple[tuple[int, int], ...] = ()
     if plan.views.statistics == "clean" and tasks:
         clean_samples = encoded.clean_samples()
-    return PreparedBatch(images, head_inputs, scale, clean_samples)
+    return PreparedBatch(images, head_inputs, scale, clean_samples, encoded.visible())
 
 
 def _pretext_inputs(

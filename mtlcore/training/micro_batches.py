@@ -91,7 +91,7 @@ class LazyMicroBatches:
             train_state.keyed_rng(number, self._step),
             self._step / train_state.steps,
         )
-        self._encoded[number] = sum(len(images) for images in prepared.images)
+        self._encoded[number] = prepared.encoded
         self._unfollowed[number] = prepared.unfollowed()
         return prepared
 

@@ -10,6 +10,10 @@ Differences from the paper:
   painted gray (0.5), which works for any encoder. The encoder gets no mask beside the image.
 - Colors are predicted in [0, 1], as offsets from that gray; the paper standardizes them.
 
+With `drop`, the encoder reads the visible patches alone, as in MAE (He et al. 2022, "Masked
+Autoencoders Are Scalable Vision Learners", arXiv:2111.06377; their ratio is 0.75), and a small
+transformer decodes them: see `mae_head`. The second forward then costs the visible share.
+
 `inpainting` hides less and decodes from all maps. Here the decoder reads the coarse map alone, so
 that map must hold everything.
 
@@ -37,15 +41,18 @@ from mtl_pretexts._shared import (
     require_some_hidden,
     resize_to,
 )
+from mtl_pretexts.mae_head import MaeHead
 from mtlcore import (
     AugmentedBatch,
     BuildContext,
     EncoderInfo,
     Features,
     Head,
+    MtlError,
     PretextTask,
     Rng,
     View,
+    Visible,
     hookimpl,
 )
 
@@ -67,13 +74,16 @@ class MaskedImage(PretextTask):
     grid: patches along each side; 6 is the paper's 32 of 192 pixels.
     ratio: share of the patches that is hidden, rounded to whole patches; drawn for each image. 0.6
     is the paper's.
+    drop: the encoder leaves out the hidden patches instead of reading gray ones. It must be able
+    to (`vit_small` is), and each patch must cover whole cells of its map.
     """
 
-    cites = "after Xie et al. 2022 (SimMIM), arXiv:2111.09886"
+    cites = "after Xie et al. 2022 (SimMIM), arXiv:2111.09886; He et al. 2022 (MAE), 2111.06377"
     reads_mixed = True
 
     grid: int = field(default=6, validator=and_(ge(2), le(32)))
     ratio: float = field(default=0.6, validator=_some_patches)
+    drop: bool = False
 
     @property
     def hidden(self) -> int:
@@ -84,9 +94,13 @@ class MaskedImage(PretextTask):
         """Return the image with hidden patches, and {"image": clean, "hidden": mask}."""
         clean = batch.clean
         # The first `hidden` places of a permutation: exactly that many distinct patches.
-        patches = rng.permutations(len(clean.images), self.grid**2) < self.hidden
-        hidden = grid_mask(patches, clean.images, self.grid)
+        places = rng.permutations(len(clean.images), self.grid**2)
+        hidden = grid_mask(places < self.hidden, clean.images, self.grid)
         damaged = clean.repaint(clean.images.masked_fill(hidden, GRAY))
+        if self.drop:
+            # Positions and no mask: their number is known without a sync with the host.
+            visible = places.argsort(1)[:, self.hidden :].sort(1).values
+            damaged = damaged.only(Visible(visible, (self.grid, self.grid)))
         return [damaged], {"image": clean.images, "hidden": hidden}
 
     def permute(self, target: Target, order: Tensor) -> Target:
@@ -98,7 +112,24 @@ class MaskedImage(PretextTask):
         return torch.where(target["hidden"], target["image"], view)
 
     def build(self, context: BuildContext) -> Head:
-        return MaskedImageHead(context.info)
+        if not self.drop:
+            return MaskedImageHead(context.info)
+        self._require_visible(context)
+        return MaeHead(context.info)
+
+    def _require_visible(self, context: BuildContext) -> None:
+        """Raise MtlError if the encoder can't leave out the hidden patches."""
+        if not context.encoder.encodes_visible:
+            raise MtlError(
+                "masked_image: drop = true: this encoder can't read some patches of an image "
+                'alone: set [encoder] name = "vit_small", or drop = false'
+            )
+        cells = context.info.map_sizes[-1]
+        if cells[0] % self.grid or cells[1] % self.grid:
+            raise MtlError(
+                f"masked_image: drop = true: grid = {self.grid} of the encoder's {cells[0]} x "
+                f"{cells[1]} patches: expected a grid that divides them, such as {min(cells)}"
+            )
 
     def metrics(self) -> dict[str, Metric]:
         """Errors of the hidden pixels, lower is better.

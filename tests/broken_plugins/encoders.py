@@ -137,6 +137,24 @@ class SetsImagesNet(Net):
         return Features((fine, coarse), coarse.mean((2, 3)), coarse, fine)
 
 
+@BROKEN.fails("hidden_cells_change_no_feature")
+@frozen
+class SeesHiddenCells(Right):
+    """It encodes the whole image, and selects the visible cells afterwards."""
+
+    def net(self, size):
+        return SeesHiddenCellsNet(size)
+
+
+class SeesHiddenCellsNet(Net):
+    def forward_visible(self, x, cells):
+        features = self(x)
+        coarse = features.maps[-1].flatten(2)
+        shown = torch.zeros_like(coarse).scatter(2, cells[:, None].expand(-1, 16, -1), 1.0)
+        coarse = (coarse * shown).view_as(features.maps[-1])
+        return self.features(features.maps[0], coarse)
+
+
 @BROKEN.fails("training_features_have_the_same_shapes")
 @frozen
 class OneMapInTraining(Right):

@@ -152,6 +152,7 @@ def test_each_component_is_a_frozen_attrs_class_of_its_own_with_its_own_name() -
     names = [vars(c).get("name") for c in classes]
     assert names == [
         None,
+        None,
         "resnet18",
         "resnet50",
         "efficientnet_b0",

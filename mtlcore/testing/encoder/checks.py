@@ -251,6 +251,33 @@ def features_of_a_sample_depend_on_it_alone(subject: EncoderSubject, drawn: Draw
     require_close(subject.features(images), subject.features(changed), slice(1), 1e-3)
 
 
+@ENCODER_CHECKS.check(
+    "features",
+    why="a pretext that hides parts of an image would train an encoder that sees them.",
+    mend="In `forward_visible`, select the visible cells before they are mixed with others. Return "
+    "a token for each of `cells`, in their order.",
+    needs=REPEATABLE,
+)
+def hidden_cells_change_no_feature(subject: EncoderSubject) -> None:
+    """In `forward_visible`, hidden pixels change nothing; with all cells, it is the forward."""
+    encode = getattr(subject.net, "forward_visible", None)
+    if encode is None:
+        return
+    images, others = subject.images(2), subject.images(2, 1)
+    whole = subject.features(images)
+    height, width = whole.maps[-1].shape[-2:]
+    every = torch.arange(height * width).expand(2, -1)
+    with torch.no_grad():
+        require_close(whole, encode(images, every))
+
+        shown = torch.zeros(1, 1, height, width)
+        shown[..., ::2] = 1  # every second column
+        cells = every[:, shown.flatten().bool()]
+        pixels = nn.functional.interpolate(shown, images.shape[-2:]).bool()
+        changed = torch.where(pixels, images, others)
+        require_close(encode(images, cells), encode(changed, cells))
+
+
 # --------------------------------------------------------------------------------------- gradient
 
 

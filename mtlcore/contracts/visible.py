@@ -1,0 +1,54 @@
+"""Which parts of each image an encoder reads, for pretexts that hide all others.
+
+He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+
+@frozen(eq=False)
+class Visible:
+    """The visible parts of each image of a view, on a regular grid.
+
+    parts: (B, n) int64, distinct positions in the grid, counted row by row. n is the same for all
+    images, so the host knows it without a sync.
+    grid: number of rows and columns of the grid.
+    """
+
+    parts: Tensor
+    grid: tuple[int, int]
+
+    @property
+    def share(self) -> float:
+        """The visible share of each image, in (0, 1]."""
+        rows, columns = self.grid
+        return self.parts.shape[1] / (rows * columns)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Visible:
+        """Return a copy with `fn` applied to its tensor."""
+        return evolve(self, parts=fn(self.parts))
+
+    def cells(self, size: tuple[int, int]) -> Tensor:
+        """Return (B, m) int64, the visible cells of a feature map of `size` (h, w), part by part.
+
+        Raises ValueError if a part does not cover whole cells.
+        """
+        rows, columns = self.grid
+        if size[0] % rows or size[1] % columns:
+            raise ValueError(
+                f"a grid of {self.grid} parts on a map of {size} cells: "
+                "expected whole cells in each part"
+            )
+        height, width = size[0] // rows, size[1] // columns  # of one part
+        device = self.parts.device
+        row = (self.parts // columns * height)[..., None, None]
+        column = (self.parts % columns * width)[..., None, None]
+        row = row + torch.arange(height, device=device)[:, None]
+        column = column + torch.arange(width, device=device)
+        return (row * size[1] + column).flatten(1)

@@ -1,0 +1,83 @@
+"""The head of masked image modeling if the encoder reads the visible patches alone.
+
+After He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377: a light
+transformer sees the encoded patches in their places, and one learned token in each hidden place.
+
+Differences from the paper: two blocks instead of eight; a learned position embedding; the target is
+the raw pixels (see `masked_image`).
+
+Shapes: B images, N cells of the map, n of them visible, W numbers of a decoder token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from mtl_pretexts._shared import GRAY, blocks_of, hidden_l1, resize_to
+from mtlcore import EncoderInfo, Features, Head
+
+if TYPE_CHECKING:
+    from mtl_pretexts.masked_image import Target
+
+DEPTH, HEADS = 2, 4
+
+
+class MaeHead(Head):
+    """The predicted image (B, 3, H, W); the loss uses its hidden pixels alone.
+
+    Decoder tokens have about half the width of the encoder's, as in the paper.
+    """
+
+    def __init__(self, info: EncoderInfo) -> None:
+        super().__init__()
+        self.size = info.map_sizes[-1]
+        self.block = blocks_of(info.image_size, self.size)
+        width = HEADS * -(-info.channels[-1] // (2 * HEADS))
+        self.embed = nn.Linear(info.channels[-1], width)
+        self.hidden = nn.Parameter(torch.empty(1, 1, width))
+        self.places = nn.Parameter(torch.empty(1, self.size[0] * self.size[1], width))
+        for token in (self.hidden, self.places):
+            nn.init.trunc_normal_(token, std=0.02)
+        # Not nn.TransformerEncoder: it copies one block, so that all would start equal.
+        self.blocks = nn.Sequential(*(_block(width) for _ in range(DEPTH)), nn.LayerNorm(width))
+        self.decode = nn.Linear(width, 3 * self.block**2)
+
+    def forward(self, features: Features) -> Tensor:
+        assert features.images is not None
+        assert features.cells is not None
+        seen = self.embed(features.shared)
+        tokens = self.hidden.to(seen.dtype).expand(len(seen), self.places.shape[1], -1)
+        visible = features.cells[..., None].expand(-1, -1, seen.shape[-1])
+        tokens = self.blocks(tokens.scatter(1, visible, seen) + self.places)
+        blocks = rearrange(
+            self.decode(tokens),
+            "b (h w) (c p q) -> b c (h p) (w q)",
+            h=self.size[0],
+            p=self.block,
+            q=self.block,
+        )
+        height, width = features.images.shape[-2:]
+        return GRAY + resize_to(blocks, (height, width))
+
+    def loss(self, output: Tensor, target: Target) -> Tensor:
+        return hidden_l1(output, target)
+
+    def ideal(self, target: Target) -> Tensor:
+        """Return the clean image."""
+        return target["image"]
+
+
+def _block(width: int) -> nn.Module:
+    return nn.TransformerEncoderLayer(
+        width,
+        HEADS,
+        4 * width,
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )

@@ -85,6 +85,12 @@ def run_suite() -> int:
     """Run one suite, print its table, and return the exit code."""
     from suites import SUITES
 
+    from mtlcore.training.memory import keep_freed_memory
+
+    # As in a training run, for all variants. Page faults would be noise: their number depends on
+    # what else is in memory.
+    keep_freed_memory()
+
     description = __doc__.splitlines()[0] if __doc__ else ""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("suite", choices=SUITES)

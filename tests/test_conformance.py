@@ -1,4 +1,7 @@
-"""Every built-in pretext passes the conformance kit, also with the fields that change it most."""
+"""Every built-in pretext passes the conformance kit, also with the fields that change it most.
+
+`make test` runs the paper's two pretexts and one of each family; all others are slow.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ VARIANTS = {
     ],
     "relative_position": [{"enlarge": False, "colors": "project"}],
     "jigsaw_permutation": [{"grid": 3, "permutations": 30}, {"enlarge": True}],
-    "masked_image": [{"grid": 4, "ratio": 0.4}],
+    "masked_image": [{"grid": 4, "ratio": 0.4}, {"grid": 2, "ratio": 0.5, "drop": True}],
     "inpainting": [{"perceptual": "none", "grid": 8}, {"layers": (0,), "ratio": 0.7}],
     "local_rotation": [{"variant": "implicit"}],
     "consistency": [{"teacher": "ema", "label": "soft", "threshold": 0.0}],
@@ -26,10 +29,22 @@ PRETEXTS = [
     for name, cls in sorted(catalog().of_kind("pretext").items())
     if cls.__module__.startswith("mtl_pretexts.")
 ]
+FAMILIES = ("puzzling", "inpainting", "rotation", "relative_location", "simclr", "consistency")
+
+
+def case(name: str, fields: dict[str, object], examples: int, number: int = 0):
+    """Return the parameters of a test; number: of the variant, 0 for the defaults."""
+    is_quick = name in FAMILIES and not number
+    marks = [] if is_quick else [pytest.mark.slow]
+    return pytest.param(
+        name, fields, examples, id=f"{name}-{number}" if number else name, marks=marks
+    )
+
+
 CASES = [
-    *(pytest.param(name, {}, 5, id=name) for name in PRETEXTS),
+    *(case(name, {}, 5) for name in PRETEXTS),
     *(
-        pytest.param(name, fields, 2, id=f"{name}-{i}")
+        case(name, fields, 2, i)
         for name, variants in VARIANTS.items()
         for i, fields in enumerate(variants, 1)
     ),

@@ -159,7 +159,7 @@ class View:
     mixed: for mixup and cutmix: how the images were mixed from other samples. `mix` sets it.
     augmentation: name of the augmentation whose `finish` these images receive. None: that of the
     run. The batch sets it, and derived views inherit it.
-    visible: the parts that the encoder reads, if it can leave out the others. `only` sets it.
+    visible: the parts that the encoder reads; None: all. `only` sets it.
     """
 
     images: Tensor
@@ -178,9 +178,9 @@ class View:
     def only(self, visible: Visible) -> View:
         """Return the same images, of which the encoder reads the visible parts alone (MAE).
 
-        An encoder that can't leave out parts reads the whole images: hide the others before, by
-        `repaint`. `BuildContext.encoder.encodes_visible` says which kind it is. Call it last: the
-        parts do not follow when pixels move.
+        Only for encoders whose `encodes_visible` is true (see `BuildContext`): check it in `build`.
+        Call it last: the parts do not follow when pixels move. The images must have the size of the
+        run's images. Hide the other parts before, by `repaint`: they are drawn in previews.
         """
         return evolve(self, visible=visible)
 

@@ -8,20 +8,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from attrs import evolve, frozen
+from attrs import Attribute, evolve, field, frozen
 from torch import Tensor
+
+
+def _positions(visible: Visible, _: Attribute[Tensor], parts: Tensor) -> None:
+    """Check what the host knows without a sync: shape and dtype."""
+    most = visible.grid[0] * visible.grid[1]
+    right = parts.ndim == 2 and parts.dtype == torch.int64 and 0 < parts.shape[1] <= most
+    if not right:
+        raise ValueError(
+            f"Visible: parts are {tuple(parts.shape)} {parts.dtype}: expected (B, n) int64, "
+            f"positions in the grid, n from 1 to {most}"
+        )
 
 
 @frozen(eq=False)
 class Visible:
-    """The visible parts of each image of a view, on a regular grid.
+    """The visible parts of each image of a view. A part is a tile of a regular grid.
+
+    It covers one cell of the encoder's coarse map, or several whole ones. Raises ValueError if
+    `parts` has another shape or dtype.
 
     parts: (B, n) int64, distinct positions in the grid, counted row by row. n is the same for all
     images, so the host knows it without a sync.
     grid: number of rows and columns of the grid.
     """
 
-    parts: Tensor
+    parts: Tensor = field(validator=_positions)
     grid: tuple[int, int]
 
     @property

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     class _TimmModel(nn.Module):
         """The methods of timm's models that are used here."""
 
-        def forward_intermediates(self, x: Tensor) -> tuple[Tensor, list[Tensor]]: ...
+        def forward_intermediates(self, x: Tensor, **options: object) -> Any: ...
         def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor: ...
 
 
@@ -270,16 +270,36 @@ class _TimmNet(nn.Module):
         )
         self.memory_format = torch.channels_last if is_depthwise else torch.contiguous_format
         self.prefix_tokens = getattr(net, "num_prefix_tokens", 0)  # the class token and its like
+        self._finer: list[int] | None = None  # positions of the finer maps, once known
 
     def forward(self, images: Tensor) -> Features:
+        features, _ = self._encode(images)
+        return features
+
+    def finest_maps(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
+        """Return the first `number` maps. From the second call on, no later layer runs.
+
+        For all maps, the whole network runs.
+        """
+        if self._finer is None or number > len(self._finer):
+            features, self._finer = self._encode(images)
+            return features.maps[:number]
+        images = images.contiguous(memory_format=self.memory_format)
+        maps = self.net.forward_intermediates(
+            images, indices=self._finer[:number], stop_early=True, intermediates_only=True
+        )
+        return tuple(maps)
+
+    def _encode(self, images: Tensor) -> tuple[Features, list[int]]:
+        """Return the features, and the positions of the finer maps among timm's."""
         images = images.contiguous(memory_format=self.memory_format)
         final, maps = self.net.forward_intermediates(images)
         pooled = self.net.forward_head(final, pre_logits=True)
         if final.ndim == 3:  # the tokens of a transformer
             patches = final[:, self.prefix_tokens :]
             coarse = rearrange(patches, "b (h w) d -> b d h w", h=maps[-1].shape[-2])
-            return Features((coarse,), pooled, final)
+            return Features((coarse,), pooled, final), []
         coarse = rearrange(final, "b h w d -> b d h w") if self.outputs_nhwc else final
         cells = coarse.shape[-2:].numel()
-        finer = [m for m in maps if m.shape[-2:].numel() > cells]
-        return Features((*finer, coarse), pooled, final)
+        finer = [i for i, m in enumerate(maps) if m.shape[-2:].numel() > cells]
+        return Features((*(maps[i] for i in finer), coarse), pooled, final), finer

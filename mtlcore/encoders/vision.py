@@ -7,14 +7,15 @@ torchvision's names.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from attrs import frozen
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
@@ -166,12 +167,42 @@ class _Maps(nn.Module):
         super().__init__()
         self.net = net
         self.memory_format = memory_format
+        # Number of maps and mode -> the network up to them. It is no submodule: it has the same
+        # layers.
+        self._cut: dict[tuple[int, bool], nn.Module] = {}
 
     def forward(self, images: Tensor) -> Features:
         outputs = dict(self.net(images.contiguous(memory_format=self.memory_format)))
         pooled = outputs.pop("pooled")
         maps = tuple(outputs.values())
         return Features(maps, pooled, maps[-1])
+
+    def finest_maps(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
+        """Return the first `number` maps. Later layers do not run."""
+        key = number, self.net.training  # torchvision has one graph for each mode
+        if key not in self._cut:
+            self._cut[key] = _up_to(self.net, number)
+        outputs = self._cut[key](images.contiguous(memory_format=self.memory_format))
+        return tuple(outputs.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy must not run the layers of the original.
+        return {**super().__getstate__(), "_cut": {}}
+
+
+def _up_to(net: nn.Module, number: int) -> nn.Module:
+    """Return a feature extractor with the same layers that ends at its `number`-th map."""
+    assert isinstance(net, fx.GraphModule)
+    graph = copy.deepcopy(net.graph)
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    (every,) = output.args
+    maps = [name for name in every if name != "pooled"]
+    output.args = ({name: every[name] for name in maps[:number]},)
+    cut = fx.GraphModule(net, graph)
+    cut.graph.eliminate_dead_code()
+    cut.delete_all_unused_submodules()
+    cut.recompile()
+    return cut
 
 
 class _Tokens(nn.Module):

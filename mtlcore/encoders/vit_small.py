@@ -5,7 +5,7 @@ their initialization are timm's, with stochastic depth (Huang et al., ECCV 2016,
 There is no class token: heads read the mean of all tokens.
 
 It can encode the visible patches of an image alone, as MAE does (He et al., CVPR 2022,
-arXiv:2111.06377): with a quarter of the patches, a forward takes about a quarter of the time.
+arXiv:2111.06377): with a quarter of the patches, its blocks process a quarter of the tokens.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def _whole_heads(encoder: VitSmall, _: Attribute[int], value: int) -> None:
 
 @frozen
 class VitSmall(Encoder):
-    """A vision transformer of a few narrow blocks.
+    """A vision transformer of a few narrow blocks; narrower than ViT-S. It needs the extra `timm`.
 
     patch: side of a patch in pixels; it divides `input.size`. 4 is for images of 32 pixels.
-    width: numbers in each token.
+    width: width of a token.
     depth: blocks.
     heads: attention heads; they divide the width.
     drop_path: largest rate of stochastic depth, that of the last block; 0 switches it off.
@@ -112,9 +112,9 @@ class _VitSmall(nn.Module):
         The map holds zeros in the other places; `pooled` is the mean of the visible tokens.
         """
         every = self._embed(images)
-        places = cells[..., None].expand(-1, -1, every.shape[-1])
-        tokens = self._encode(every.gather(1, places))
-        everywhere = tokens.new_zeros(every.shape).scatter(1, places, tokens)
+        at = cells[..., None].expand(-1, -1, every.shape[-1])
+        tokens = self._encode(every.gather(1, at))
+        everywhere = tokens.new_zeros(every.shape).scatter(1, at, tokens)
         return Features((self._as_map(everywhere),), tokens.mean(1), tokens)
 
     def _embed(self, images: Tensor) -> Tensor:

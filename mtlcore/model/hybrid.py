@@ -347,6 +347,7 @@ def _concatenate(first: Features, second: Features) -> Features:
 
     def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         # Only views with hidden parts have `cells`, and these are not split by their labels.
+        assert (a is None) == (b is None)
         return None if a is None or b is None else torch.cat([a, b])
 
     joined: Features = tree_map(both, first, second)

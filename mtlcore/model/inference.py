@@ -50,25 +50,42 @@ class SharedEncoder(nn.Module):
     def forward(self, images: Tensor, visible: Visible | None = None) -> Features:
         """Encode images (B, 3, H, W) in [0, 1]. `Features.images` are these images.
 
-        visible: the parts to encode, if the network can leave out the others.
+        visible: the parts to encode. Raises MtlError if the network can't leave out the others.
         """
-        if visible is not None and self.encodes_visible:
+        if visible is not None:
             return self._encode_visible(images, visible)
         # Evaluation stays eager: its metrics are those of a process that compiles nothing.
         net = self._compiled if self._compiled and self.training else self.net
         features: Features = net(self._normalized(images))
-        return features._replace(images=images)
+        return features._replace(images=images, cells=None)
 
     def _encode_visible(self, images: Tensor, visible: Visible) -> Features:
+        if not self.encodes_visible:
+            raise MtlError(
+                "a view has hidden parts (View.only), but this encoder can't leave them out: "
+                'set [encoder] name = "vit_small", or another pretext'
+            )
+        height, width = images.shape[-2:]
+        if (height, width) != self.info.image_size:
+            raise MtlError(
+                f"View.only: the view has {written((height, width))} pixels: expected those of "
+                f"input.size, {written(self.info.image_size)}"
+            )
         cells = visible.cells(self.info.map_sizes[-1])
         net: Any = self.net
         features: Features = net.forward_visible(self._normalized(images), cells)
+        if features.shared.shape[:2] != cells.shape:
+            raise MtlError(
+                f"the encoder {type(self.net).__name__}: forward_visible returns as shared "
+                f"{tuple(features.shared.shape)}: expected a token for each of {cells.shape[1]} "
+                "cells"
+            )
         return features._replace(images=images, cells=cells)
 
     def finest_maps(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
         """Return the `number` finest maps of `forward`, bit for bit, for images in [0, 1].
 
-        If the network has a method `finest_maps` (its input is normalized), no later layer runs.
+        If the network has a method `finest_maps` (its input is normalized), it runs no later layer.
         """
         normalized = self._normalized(images)
         of_net = getattr(self.net, "finest_maps", None)

@@ -35,12 +35,12 @@ DrawName = tuple[str | int | None, ...]
 
 HeadInputs = dict[str, tuple[HeadInput, ...]]
 
-_Key = tuple[int, int, Samples]
-"""What distinguishes two encoded views: their images, their visible parts, and their samples."""
+_Content = tuple[int, int]
+"""What distinguishes two views: the ids of their images and of their visible parts."""
 
 
-def _key(view: View, samples: Samples) -> _Key:
-    return id(view.images), id(view.visible), samples
+def _content(view: View) -> _Content:
+    return id(view.images), id(view.visible)
 
 
 class _AugmentedBatch:
@@ -128,7 +128,7 @@ class _EncodedViews:
     def __init__(self, augmented: _AugmentedBatch, labeled_samples: int) -> None:
         self.augmented = augmented
         self.labeled = labeled_samples
-        self.entries: dict[_Key, tuple[View, DrawName]] = {}
+        self.entries: dict[tuple[_Content, Samples], tuple[View, DrawName]] = {}
         # Slices and not masks: they are views of the same memory, and need no host sync.
         self.slices: dict[Samples, slice] = {
             "all": slice(None),
@@ -143,14 +143,14 @@ class _EncodedViews:
         """
         for i, view in enumerate(views):
             name = self.augmented.name(view) or (label, i)
-            self.entries.setdefault(_key(view, samples), (view, name))
+            self.entries.setdefault((_content(view), samples), (view, name))
         return tuple(self.position(view, samples) for view in views)
 
     def position(self, view: View, samples: Samples) -> int:
-        return list(self.entries).index(_key(view, samples))
+        return list(self.entries).index((_content(view), samples))
 
     def holds(self, view: View, samples: Samples) -> bool:
-        return _key(view, samples) in self.entries
+        return (_content(view), samples) in self.entries
 
     def cut(self, tree: Target, samples: Samples) -> Target:
         """Return these samples of each tensor of a pytree."""
@@ -161,7 +161,7 @@ class _EncodedViews:
     def images(self) -> tuple[Tensor, ...]:
         """Return the images to encode, each (B or fewer samples, 3, H, W)."""
         images = []
-        for (*_, samples), (view, name) in self.entries.items():
+        for (_, samples), (view, name) in self.entries.items():
             finished = self.augmented.finish(view, name)
             images.append(self.cut(finished, samples))
         return tuple(images)
@@ -169,7 +169,7 @@ class _EncodedViews:
     def visible(self) -> dict[int, Visible]:
         """Return position -> the parts to encode, for views with hidden parts."""
         found: dict[int, Visible] = {}
-        for at, ((*_, samples), (view, _)) in enumerate(self.entries.items()):
+        for at, ((_, samples), (view, _)) in enumerate(self.entries.items()):
             if view.visible is not None:
                 found[at] = view.visible.map(partial(self.cut, samples=samples))
         return found
@@ -239,7 +239,7 @@ def _pretext_inputs(
     "views_only": its views are encoded, but no loss is computed.
     """
     head_inputs: HeadInputs = {}
-    readable: dict[int, View] = {}
+    readable: dict[_Content, View] = {}
     for label, entry in plan.pretexts.items():
         if not plan.samples(label, batch.counts):
             continue
@@ -247,9 +247,9 @@ def _pretext_inputs(
         if head_input is not None:
             head_inputs[label] = (head_input,)
 
-        # Two pretexts may share a view, so views are collected by the id of their images.
+        # Two pretexts may share a view, so views are collected by their content.
         if entry.supervised and entry.samples == "all":
-            readable |= {id(view.images): view for view in views if view.geometry is not None}
+            readable |= {_content(view): view for view in views if view.geometry is not None}
     return head_inputs, list(readable.values())
 
 
@@ -285,6 +285,9 @@ def _check_samples(label: str, views: Sequence[View], target: Target, samples: i
     Shapes are known to the host, so this causes no sync.
     """
     named: list[tuple[str, object]] = [("a view", view.images) for view in views]
+    for view in views:
+        if view.visible is not None:
+            named.append(("the visible parts of a view", view.visible.parts))
     named += [("a target", leaf) for leaf in tree_leaves(target)]
     for what, leaf in named:
         if isinstance(leaf, Tensor) and (not leaf.ndim or len(leaf) != samples):
@@ -368,9 +371,9 @@ def _supervised_views(
     samples: Samples = "all" if every_sample else "labeled"
 
     # A pretext may return a clean view as it is: the view is listed once.
-    clean_ids = {id(view.images) for view in clean}
+    shown = {_content(view) for view in clean}
     found: list[tuple[View, Samples]] = []
-    found += [(view, "all") for view in pretext_views if id(view.images) not in clean_ids]
+    found += [(view, "all") for view in pretext_views if _content(view) not in shown]
     found += [(view, samples) for view in clean]
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
@@ -37,3 +38,13 @@ class _ToyNet(nn.Module):
             x = stage(x)
             maps.append(x)
         return Features(tuple(maps), x.mean((2, 3)), x)
+
+    def forward_visible(self, x: Tensor, cells: Tensor) -> Features:
+        """Encode these cells of the coarse map, for pretexts that hide parts of an image."""
+        height, width = (-(-side // 8) for side in x.shape[-2:])
+        shown = x.new_zeros(len(x), height * width).scatter(1, cells, 1.0)
+        shown = shown.view(-1, 1, height, width)
+        *finer, coarse = self(x * F.interpolate(shown, x.shape[-2:])).maps
+        places = cells[:, None].expand(-1, coarse.shape[1], -1)
+        tokens = coarse.flatten(2).gather(2, places).transpose(1, 2)
+        return Features((*finer, coarse * shown), tokens.mean(1), tokens)

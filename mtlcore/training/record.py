@@ -47,7 +47,7 @@ class Record:
 
     max_skipped: skipped steps in a row that end the run.
     skipped, in_a_row: skipped steps in all, and currently in a row.
-    encoded: images that the encoder has processed.
+    encoded: images that the encoder has processed; one with hidden parts by its visible share.
     cpu_s, wall_s: process CPU time and wall time, added up over resumes.
     """
 

@@ -3,10 +3,11 @@
 After He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377: a light
 transformer sees the encoded patches in their places, and one learned token in each hidden place.
 
-Differences from the paper: two blocks instead of eight; a learned position embedding; the target is
-the raw pixels (see `masked_image`).
+Differences from the paper: two blocks instead of eight, half as wide as the encoder; a learned
+position embedding; no class token; L1 on the raw pixels instead of a squared error on standardized
+patches.
 
-Shapes: B images, N cells of the map, n of them visible, W numbers of a decoder token.
+Shapes: B images, N cells of the map, n of them visible, W width of the decoder.
 """
 
 from __future__ import annotations
@@ -27,10 +28,7 @@ DEPTH, HEADS = 2, 4
 
 
 class MaeHead(Head):
-    """The predicted image (B, 3, H, W); the loss uses its hidden pixels alone.
-
-    Decoder tokens have about half the width of the encoder's, as in the paper.
-    """
+    """The predicted image (B, 3, H, W); the loss uses its hidden pixels alone."""
 
     def __init__(self, info: EncoderInfo) -> None:
         super().__init__()
@@ -38,9 +36,9 @@ class MaeHead(Head):
         self.block = blocks_of(info.image_size, self.size)
         width = HEADS * -(-info.channels[-1] // (2 * HEADS))
         self.embed = nn.Linear(info.channels[-1], width)
-        self.hidden = nn.Parameter(torch.empty(1, 1, width))
-        self.places = nn.Parameter(torch.empty(1, self.size[0] * self.size[1], width))
-        for token in (self.hidden, self.places):
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, self.size[0] * self.size[1], width))
+        for token in (self.mask_token, self.pos_embed):
             nn.init.trunc_normal_(token, std=0.02)
         # Not nn.TransformerEncoder: it copies one block, so that all would start equal.
         self.blocks = nn.Sequential(*(_block(width) for _ in range(DEPTH)), nn.LayerNorm(width))
@@ -50,9 +48,9 @@ class MaeHead(Head):
         assert features.images is not None
         assert features.cells is not None
         seen = self.embed(features.shared)
-        tokens = self.hidden.to(seen.dtype).expand(len(seen), self.places.shape[1], -1)
+        tokens = self.mask_token.to(seen.dtype).expand(len(seen), self.pos_embed.shape[1], -1)
         visible = features.cells[..., None].expand(-1, -1, seen.shape[-1])
-        tokens = self.blocks(tokens.scatter(1, visible, seen) + self.places)
+        tokens = self.blocks(tokens.scatter(1, visible, seen) + self.pos_embed)
         blocks = rearrange(
             self.decode(tokens),
             "b (h w) (c p q) -> b c (h p) (w q)",

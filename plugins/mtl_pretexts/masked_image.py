@@ -12,7 +12,7 @@ Differences from the paper:
 
 With `drop`, the encoder reads the visible patches alone, as in MAE (He et al. 2022, "Masked
 Autoencoders Are Scalable Vision Learners", arXiv:2111.06377; their ratio is 0.75), and a small
-transformer decodes them: see `mae_head`. The second forward then costs the visible share.
+transformer decodes them: see `mae_head`. The blocks of the encoder then process the visible share.
 
 `inpainting` hides less and decodes from all maps. Here the decoder reads the coarse map alone, so
 that map must hold everything.
@@ -22,6 +22,7 @@ Shapes: B images (B, 3, H, W) in [0, 1]; a mask (B, 1, H, W) bool, true where an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,9 @@ class MaskedImage(PretextTask):
     to (`vit_small` is), and each patch must cover whole cells of its map.
     """
 
-    cites = "after Xie et al. 2022 (SimMIM), arXiv:2111.09886; He et al. 2022 (MAE), 2111.06377"
+    cites = (
+        "after Xie et al. 2022 (SimMIM), arXiv:2111.09886; He et al. 2022 (MAE), arXiv:2111.06377"
+    )
     reads_mixed = True
 
     grid: int = field(default=6, validator=and_(ge(2), le(32)))
@@ -94,12 +97,12 @@ class MaskedImage(PretextTask):
         """Return the image with hidden patches, and {"image": clean, "hidden": mask}."""
         clean = batch.clean
         # The first `hidden` places of a permutation: exactly that many distinct patches.
-        places = rng.permutations(len(clean.images), self.grid**2)
-        hidden = grid_mask(places < self.hidden, clean.images, self.grid)
+        order = rng.permutations(len(clean.images), self.grid**2)
+        hidden = grid_mask(order < self.hidden, clean.images, self.grid)
         damaged = clean.repaint(clean.images.masked_fill(hidden, GRAY))
         if self.drop:
             # Positions and no mask: their number is known without a sync with the host.
-            visible = places.argsort(1)[:, self.hidden :].sort(1).values
+            visible = order.argsort(1)[:, self.hidden :].sort(1).values
             damaged = damaged.only(Visible(visible, (self.grid, self.grid)))
         return [damaged], {"image": clean.images, "hidden": hidden}
 
@@ -121,14 +124,17 @@ class MaskedImage(PretextTask):
         """Raise MtlError if the encoder can't leave out the hidden patches."""
         if not context.encoder.encodes_visible:
             raise MtlError(
-                "masked_image: drop = true: this encoder can't read some patches of an image "
-                'alone: set [encoder] name = "vit_small", or drop = false'
+                "masked_image: drop = true: this encoder can't encode the visible patches alone: "
+                'set [encoder] name = "vit_small", or drop = false'
             )
         cells = context.info.map_sizes[-1]
         if cells[0] % self.grid or cells[1] % self.grid:
+            most = math.gcd(*cells)
+            fitting = [n for n in range(2, min(most, 32) + 1) if most % n == 0]
+            hint = f"expected {' or '.join(map(str, fitting))}" if fitting else "none fits"
             raise MtlError(
-                f"masked_image: drop = true: grid = {self.grid} of the encoder's {cells[0]} x "
-                f"{cells[1]} patches: expected a grid that divides them, such as {min(cells)}"
+                f"masked_image: drop = true: grid = {self.grid} does not divide the encoder's "
+                f"{cells[0]} x {cells[1]} patches: {hint}; encoder.patch and input.size change them"
             )
 
     def metrics(self) -> dict[str, Metric]:

@@ -137,6 +137,15 @@ class SetsImagesNet(Net):
         return Features((fine, coarse), coarse.mean((2, 3)), coarse, fine)
 
 
+def of_cells(features, cells):
+    """Return the features with the tokens of these cells alone, and zeros elsewhere in the map."""
+    fine, coarse = features.maps
+    at = cells[:, None].expand(-1, coarse.shape[1], -1)
+    tokens = coarse.flatten(2).gather(2, at)
+    shown = torch.zeros_like(coarse.flatten(2)).scatter(2, at, tokens).view_as(coarse)
+    return Features((fine, shown), tokens.mean(2), tokens.transpose(1, 2))
+
+
 @BROKEN.fails("hidden_cells_change_no_feature")
 @frozen
 class SeesHiddenCells(Right):
@@ -148,11 +157,24 @@ class SeesHiddenCells(Right):
 
 class SeesHiddenCellsNet(Net):
     def forward_visible(self, x, cells):
-        features = self(x)
-        coarse = features.maps[-1].flatten(2)
-        shown = torch.zeros_like(coarse).scatter(2, cells[:, None].expand(-1, 16, -1), 1.0)
-        coarse = (coarse * shown).view_as(features.maps[-1])
-        return self.features(features.maps[0], coarse)
+        return of_cells(self(x), cells)
+
+
+@BROKEN.fails("visible_tokens_have_their_places")
+@frozen
+class IgnoresTheOrderOfCells(Right):
+    """It returns the tokens row by row, whatever the order of the cells."""
+
+    def net(self, size):
+        return IgnoresTheOrderOfCellsNet(size)
+
+
+class IgnoresTheOrderOfCellsNet(Net):
+    def forward_visible(self, x, cells):
+        cells = cells.sort(1).values
+        side = x.shape[-1] // 4
+        shown = x.new_zeros(len(x), side**2).scatter(1, cells, 1.0).view(-1, 1, side, side)
+        return of_cells(self(x * nn.functional.interpolate(shown, x.shape[-2:])), cells)
 
 
 @BROKEN.fails("training_features_have_the_same_shapes")

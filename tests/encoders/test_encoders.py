@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import attrs
 import pytest
@@ -74,7 +75,9 @@ def test_maps_run_from_fine_to_coarse_and_every_parameter_learns(
 def test_the_finest_maps_alone_are_those_of_the_forward_and_later_stages_do_not_run(
     subtests,
 ) -> None:
-    for encoder, size, maps in SMALL[:2]:
+    of_timm = (Timm("resnet10t"), 64, [(64, 32), (64, 16), (128, 8), (256, 4), (512, 2)])
+    cases = [*SMALL, of_timm] if find_spec("timm") else SMALL  # timm is an extra
+    for encoder, size, maps in cases:
         net, _ = read(encoder, size)
         names = net.state_dict().keys()
         images = torch.rand(2, 3, size, size)
@@ -83,15 +86,25 @@ def test_the_finest_maps_alone_are_those_of_the_forward_and_later_stages_do_not_
         for module in convolutions:
             module.register_forward_hook(lambda m, *_, ran=ran: ran.append(m))
         for mode in (True, False):
+            torch.manual_seed(1)  # of stochastic depth
             features = net.train(mode)(images)
+            assert [(m.shape[1], m.shape[2]) for m in features.maps] == maps
+            net.finest_maps(images, 1)
             for number in range(1, len(maps) + 1):
                 with subtests.test(encoder=encoder, train=mode, number=number):
                     ran.clear()
+                    torch.manual_seed(1)
                     found = net.finest_maps(images, number)
                     assert len(found) == number
                     assert all(torch.equal(a, b) for a, b in zip(found, features.maps))
                     assert (len(ran) == len(convolutions)) == (number == len(maps))
         assert net.state_dict().keys() == names
+
+        # A copy, such as that of a momentum teacher, runs its own layers.
+        other = copy.deepcopy(net.eval())
+        for p in other.parameters():
+            p.data.mul_(0.5)
+        assert torch.equal(other.finest_maps(images, 1)[0], other(images).maps[0])
 
 
 def test_a_vits_shared_features_are_its_tokens_and_its_map_is_its_patches() -> None:

@@ -14,6 +14,8 @@ from mtlcore.encoders import VitSmall
 from mtlcore.errors import MtlError
 from mtlcore.model.inference import SharedEncoder
 
+pytest.importorskip("timm", reason="timm is an extra")
+
 SMALL = VitSmall(patch=4, width=16, depth=2, heads=2)
 
 
@@ -133,6 +135,26 @@ def test_the_shared_encoder_says_whether_it_can_leave_out_parts() -> None:
     features = can(pixels, visible)
     assert features.cells.tolist()[0] == [0, 1, 4, 5, 10, 11, 14, 15]
     assert features.images is pixels
-    whole = cannot.eval()(pixels, visible)  # it reads the whole images
-    assert whole.cells is None
-    assert torch.equal(whole.pooled, cannot(pixels).pooled)
+    assert can(pixels).cells is None
+    with pytest.raises(MtlError, match=r"hidden parts.*vit_small"):
+        cannot(pixels, visible)
+    with pytest.raises(MtlError, match=r"the view has 32 pixels: expected .*16"):
+        can(torch.rand(2, 3, 32, 32), visible)
+
+
+def test_parts_are_positions_and_no_mask() -> None:
+    for parts in (
+        torch.ones(2, 4, dtype=torch.bool),
+        torch.ones(4, dtype=torch.int64),
+        torch.ones(2, 5, dtype=torch.int64),
+        torch.ones(2, 0, dtype=torch.int64),
+    ):
+        with pytest.raises(ValueError, match=r"expected \(B, n\) int64"):
+            Visible(parts, (2, 2))
+
+
+def test_a_network_that_returns_other_tokens_than_the_visible_ones_is_named() -> None:
+    encoder = SharedEncoder(SMALL, (16, 16))
+    encoder.net.forward_visible = lambda images, cells: encoder.net(images)
+    with pytest.raises(MtlError, match=r"a token for each of 8 cells"):
+        encoder(torch.rand(2, 3, 16, 16), Visible(torch.tensor([[0, 3], [1, 2]]), (2, 2)))

@@ -17,6 +17,8 @@ from mtlcore.encoders import VitSmall
 from mtlcore.errors import MtlError
 from mtlcore.training.step import train_step
 
+pytest.importorskip("timm", reason="timm is an extra")
+
 VIT = VitSmall(patch=4, width=16, depth=2, heads=2, drop_path=0.0)
 DROP = MaskedImage(grid=4, ratio=0.75, drop=True)
 
@@ -131,8 +133,37 @@ def test_the_decoder_is_about_half_as_wide_and_its_blocks_start_unequal():
 def test_an_encoder_that_cannot_leave_out_patches_is_named_before_the_run():
     with pytest.raises(MtlError, match=r"drop = true.*vit_small"):
         run(encoder=None)
-    with pytest.raises(MtlError, match=r"grid = 3 of the encoder's 4 x 4 patches"):
+    with pytest.raises(MtlError, match=r"grid = 3 .* 4 x 4 patches: expected 2 or 4;"):
         run(MaskedImage(grid=3, ratio=0.5, drop=True))
+    with pytest.raises(MtlError, match=r"4 x 6 patches: expected 2;"):
+        run(DROP, size=(16, 24))
+
+
+def test_a_bf16_step_is_finite_and_its_loss_is_near_that_of_fp32():
+    logged = {}
+    for precision in ("32", "bf16-mixed"):
+        state = run(train={"precision": precision})
+        logged[precision] = prepared_step(state, [step_of(state)[1]])["loss/masked"]
+    torch.testing.assert_close(logged["bf16-mixed"], logged["32"], rtol=0.03, atol=0)
+
+
+def test_visible_parts_follow_the_samples_of_a_prepared_batch():
+    state = run()
+    made = step_of(state, unlabeled=0)[1]
+    (position,) = made.head_inputs["masked"][0].images
+    part = made.cut(slice(2, 5))
+    assert torch.equal(part.visible[position].parts, made.visible[position].parts[2:5])
+    assert part.encoded == 3 + round(3 * 0.25)
+
+
+def test_parts_of_another_number_of_samples_are_refused():
+    class OneRow(MaskedImage):
+        def views(self, batch, rng):
+            (view,), target = super().views(batch, rng)
+            return [view.only(view.visible.map(lambda parts: parts[:1]))], target
+
+    with pytest.raises(MtlError, match="the visible parts of a view has the shape"):
+        step_of(run(OneRow(grid=4, ratio=0.75, drop=True)))
 
 
 def test_a_view_with_visible_parts_does_not_move_any_more():

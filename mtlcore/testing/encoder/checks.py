@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,10 +14,10 @@ from ...model.inference import SharedEncoder
 from ..common import COMMON
 from ..generators import require_no_global_draws, seeded
 from ..kit import CheckList, Group
-from ..requirements import require, require_shape
+from ..requirements import Skip, require, require_shape
 from ..subject import Drawn, batches, patterns
 from ..tracing import trace
-from .harness import SIZES, EncoderSubject, outputs, require_close
+from .harness import SIZES, EncoderSubject, outputs, require_close, require_near
 from .offline import offline
 
 BUILT = "builds_for_some_size"
@@ -122,12 +123,14 @@ def features_have_their_shapes(subject: EncoderSubject, drawn: Drawn) -> None:
 @ENCODER_CHECKS.check(
     "features",
     why="the core sets `images` to the images in [0, 1], which decoders and teachers read.",
-    mend="Leave `images` of Features at None.",
+    mend="Leave `images` and `cells` of Features at None.",
     needs=SHAPES,
 )
 def leaves_images_to_the_core(subject: EncoderSubject) -> None:
-    """`Features.images` is None."""
-    require(subject.features(subject.images()).images is None, "it is set")
+    """`Features.images` and `Features.cells` are None."""
+    features = subject.features(subject.images())
+    require(features.images is None, "images are set")
+    require(features.cells is None, "cells are set")
 
 
 @ENCODER_CHECKS.check(
@@ -254,28 +257,57 @@ def features_of_a_sample_depend_on_it_alone(subject: EncoderSubject, drawn: Draw
 @ENCODER_CHECKS.check(
     "features",
     why="a pretext that hides parts of an image would train an encoder that sees them.",
-    mend="In `forward_visible`, select the visible cells before they are mixed with others. Return "
-    "a token for each of `cells`, in their order.",
+    mend="In `forward_visible`, select the visible cells before they are mixed with others.",
     needs=REPEATABLE,
 )
 def hidden_cells_change_no_feature(subject: EncoderSubject) -> None:
     """In `forward_visible`, hidden pixels change nothing; with all cells, it is the forward."""
+    encode, images, cells = _visible_cells(subject)
+    whole = subject.features(images)
+    size = whole.maps[-1].shape[-2:]
+    every = torch.arange(size.numel()).expand(len(images), -1)
+    shown = torch.zeros(len(images), size.numel()).scatter(1, cells, 1.0).view(-1, 1, *size)
+    pixels = nn.functional.interpolate(shown, images.shape[-2:]).bool()
+    changed = torch.where(pixels, images, subject.images(len(images), 1))
+    with torch.no_grad():
+        require_close(encode(images, cells), encode(changed, cells))
+        found = encode(images, every)
+    require_near(whole.pooled, found.pooled, "pooled")
+    require_near(whole.maps[-1], found.maps[-1], "maps[-1]")
+
+
+@ENCODER_CHECKS.check(
+    "features",
+    why="a decoder puts the tokens in the places that `cells` names.",
+    mend="In `forward_visible`, return as `shared` (B, n, D) one token for each of `cells`, in "
+    "their order, and no class token. Put the same tokens into the map, and zeros elsewhere.",
+    needs=REPEATABLE,
+)
+def visible_tokens_have_their_places(subject: EncoderSubject) -> None:
+    """In `forward_visible`, each cell has its token in `shared`, and in its place in the map."""
+    encode, images, cells = _visible_cells(subject)
+    with torch.no_grad():
+        found, turned = encode(images, cells), encode(images, cells.flip(1))
+    tokens, columns = found.shared, found.maps[-1].flatten(2).transpose(1, 2)
+    require_shape(tokens, (*cells.shape, columns.shape[2]), "shared")
+    require_near(tokens, turned.shared.flip(1), "shared of the same cells in another order")
+    places = cells[..., None].expand(-1, -1, columns.shape[2])
+    require_near(tokens, columns.gather(1, places), "maps[-1] at the visible cells")
+    others = columns.scatter(1, places, 0.0)
+    require(not bool(others.any()), "maps[-1] is not zero at the hidden cells")
+
+
+def _visible_cells(
+    subject: EncoderSubject,
+) -> tuple[Callable[[Tensor, Tensor], Features], Tensor, Tensor]:
+    """Return `forward_visible`, images, and half of their cells: other ones in each image."""
     encode = getattr(subject.net, "forward_visible", None)
     if encode is None:
-        return
-    images, others = subject.images(2), subject.images(2, 1)
-    whole = subject.features(images)
-    height, width = whole.maps[-1].shape[-2:]
-    every = torch.arange(height * width).expand(2, -1)
-    with torch.no_grad():
-        require_close(whole, encode(images, every))
-
-        shown = torch.zeros(1, 1, height, width)
-        shown[..., ::2] = 1  # every second column
-        cells = every[:, shown.flatten().bool()]
-        pixels = nn.functional.interpolate(shown, images.shape[-2:]).bool()
-        changed = torch.where(pixels, images, others)
-        require_close(encode(images, cells), encode(changed, cells))
+        raise Skip("it has no method forward_visible")
+    images = subject.images(2)
+    number = subject.features(images).maps[-1].shape[-2:].numel()
+    order = torch.rand(2, number, generator=torch.Generator().manual_seed(0)).argsort(1)
+    return encode, images, order[:, : -(-number // 2)]
 
 
 # --------------------------------------------------------------------------------------- gradient

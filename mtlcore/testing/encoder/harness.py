@@ -91,6 +91,11 @@ def require_close(
     for name, wanted in outputs(expected).items():
         got = found_by_name[name]
         require_shape(got, tuple(wanted.shape), name)
-        largest = wanted[samples].abs().max().clamp_min(1e-6)
-        difference = float((got[samples] - wanted[samples]).abs().max() / largest)
-        require(difference <= tolerance, f"{name} differs by {difference:.2g} of its largest value")
+        require_near(wanted[samples], got[samples], name, tolerance)
+
+
+def require_near(expected: Tensor, found: Tensor, name: str, tolerance: float = 1e-4) -> None:
+    """Require the same values. tolerance: relative to the largest one."""
+    largest = expected.abs().max().clamp_min(1e-6)
+    difference = float((found - expected).abs().max() / largest)
+    require(difference <= tolerance, f"{name} differs by {difference:.2g} of its largest value")

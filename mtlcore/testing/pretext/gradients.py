@@ -12,7 +12,7 @@ from ..kit import Group
 from ..requirements import Skip, require
 from ..subject import Drawn
 from .batch import OWN_LOSS
-from .harness import LABEL, PretextSubject
+from .harness import LABEL, PretextSubject, features_of
 from .loss import STEADY
 
 TRIES = 6  # batches: a threshold or a ReLU may block a gradient in some of them
@@ -135,10 +135,10 @@ def _reached(subject: PretextSubject) -> set[str]:
 def _samples_reached(subject: PretextSubject, seed: int) -> Tensor:
     """(SAMPLES,) bool: each sample's loss has a nonzero gradient at its own features of a view."""
     model, batch = subject.fresh(seed=seed), subject.batch(Drawn(SAMPLES, 32, seed))
-    features = [model.encoder(images) for images in batch.images]
+    features = features_of(model, batch.views)
     leaves = []
     for view_features in features:
-        leaves += [*view_features.maps, view_features.pooled]
+        leaves += [*view_features.maps, view_features.pooled, view_features.shared]
     loss = subject.loss_of(model, model.heads[LABEL](*features), batch.target)
 
     found = torch.zeros(SAMPLES, dtype=torch.bool)

@@ -7,7 +7,7 @@ Shapes: B samples; views (B, 3, S, S) with S = `Drawn.size`, cut from raw images
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -246,7 +246,7 @@ class PretextSubject(Subject[PretextTask]):
 
     def output(self, model: HybridModel, batch: PretextBatch) -> Any:
         """The head's output, in the model's current mode."""
-        return model.heads[LABEL](*(model.encoder(images) for images in batch.images))
+        return model.heads[LABEL](*features_of(model, batch.views))
 
     def loss_of(self, model: HybridModel, output: Any, target: Target) -> Tensor:
         """The head's loss as a step computes it: in fp32, without autocast.
@@ -266,6 +266,11 @@ class PretextSubject(Subject[PretextTask]):
         """What a step of a run would receive."""
         plan = training_plan(self.experiment(drawn.size, **entry))
         return prepare(plan, toy_batch(raw(drawn), self.shared_labels), drawn.keyed_rng())
+
+
+def features_of(model: HybridModel, views: Sequence[View]) -> list[Features]:
+    """The encoder's features of each view, of its visible parts if some are hidden."""
+    return [model.encoder(view.images, view.visible) for view in views]
 
 
 def toy_context() -> BuildContext:

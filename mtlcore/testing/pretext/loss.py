@@ -20,7 +20,7 @@ from ..requirements import Skip, require, require_finite, require_shape
 from ..subject import Drawn
 from ..trees import equal, equal_samples, floats, map_floats, tensors
 from .build import BUILT
-from .harness import LABEL, PretextBatch, PretextSubject
+from .harness import LABEL, PretextBatch, PretextSubject, features_of
 from .views import REPEATABLE
 
 # Names that many checks need.
@@ -223,7 +223,7 @@ def training_uses_no_global_generator(subject: PretextSubject, drawn: Drawn) -> 
     """In train mode, forward and loss use no global generator, apart from dropout."""
     model, batch = subject.fresh(drawn.size), subject.batch(drawn)
     head: Any = model.heads[LABEL]
-    features = [model.encoder(images) for images in batch.images]
+    features = features_of(model, batch.views)
 
     def step() -> Tensor:
         return subject.loss_of(model, head(*features), batch.target)

@@ -18,7 +18,7 @@ from ..requirements import Skip, require
 from ..subject import Drawn
 from ..trees import equal, floats, map_floats, named_floats, tensors
 from .gradients import ENCODER, HEAD
-from .harness import LABEL, PretextBatch, PretextSubject, perturb_weights
+from .harness import LABEL, PretextBatch, PretextSubject, features_of, perturb_weights
 from .loss import STEADY
 from .targets import is_mask
 
@@ -113,7 +113,7 @@ class _Outputs:
         batch, model = subject.batch(drawn), subject.fresh(seed=seed).eval()
         perturb_weights(model, drawn)
         with torch.no_grad():
-            encoded = [model.encoder(images) for images in batch.images]
+            encoded = features_of(model, batch.views)
         features = [map_floats(lambda x: x.clone().requires_grad_(), view) for view in encoded]
         return cls(subject, model, batch, features, model.heads[LABEL](*features))
 

@@ -21,7 +21,7 @@ from ..requirements import Skip, require
 from ..subject import Drawn
 from ..tracing import trace
 from ..trees import tensors
-from .harness import LABEL, PretextSubject, raw
+from .harness import LABEL, PretextSubject, features_of, raw
 from .loss import STEADY
 
 # Operations whose result, or its shape, depends on values: the host waits for them.
@@ -70,7 +70,7 @@ def reads_nothing_on_the_host(subject: PretextSubject) -> None:
     reads = HostReads()
     with reads.watched():
         views, target = subject.component.views(augmented, drawn.rng())
-    features = [model.encoder(view.images) for view in views]  # not the pretext's code
+    features = features_of(model, views)  # not the pretext's code
     with reads.watched():
         head.loss(head(*features), target)
     require(not reads.found, f"the host reads: {', '.join(dict.fromkeys(reads.found))}")
@@ -95,7 +95,7 @@ def never_waits_for_the_gpu(subject: PretextSubject) -> None:
 
     def step() -> None:
         views, target = subject.component.views(augmented, keyed_rng(LABEL))
-        features = [model.encoder(view.images) for view in views]
+        features = features_of(model, views)
         head.loss(head(*features), target)
 
     step()  # the first time, augmentations are drawn and libraries create their handles
@@ -115,7 +115,7 @@ def traces_as_one_graph(subject: PretextSubject) -> None:
     """torch.compile(fullgraph=True) traces the head's forward and loss."""
     model, batch = subject.fresh(), subject.batch(Drawn(4, 32, 0))
     head: Any = model.heads[LABEL]
-    features = [model.encoder(images) for images in batch.images]
+    features = features_of(model, batch.views)
 
     def step(features: Any, target: Any) -> object:
         return head.loss(head(*features), target)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from attrs import frozen
@@ -21,6 +21,7 @@ from dense_rows import FILE as SIDES
 from dense_rows import read as read_sides
 from dense_rows import table as sides
 from evidence_speed import machines, speed, weighting_cost
+from evidence_when import when_it_helps
 from hmtl.protocols import FOLDER, ROOT, load, workspace
 
 from mtlcore.registry.catalog import catalog
@@ -314,6 +315,13 @@ def _gain(protocol: Protocol | None, arm: str, stage: str) -> str:
     return f"{found.signed()}{unit}, n = {found.n}{note}"
 
 
+def _gain_of(known: Mapping[str, Protocol], name: str, word: str, stage: str) -> str:
+    """Return the difference of an arm of a protocol, by its name or its role."""
+    protocol = known.get(name)
+    arms = protocol.plan.role(word) if protocol else []
+    return _gain(protocol, arms[0].name, stage) if arms else UNKNOWN
+
+
 # --------------------------------------------------------------------------------------- weighting
 
 
@@ -417,6 +425,7 @@ def tables() -> dict[str, dict[str, str]]:
         "results.md": {"claims": claims(known)},
         "protocols.md": {"protocols": protocol_list(known)},
         "which-pretext.md": {"cases": cases(known), "pretexts": pretexts(known)},
+        "when-it-helps.md": {"when": when_it_helps(partial(_gain_of, known))},
         "which-weighting.md": {"gains": weightings(known), "cost": weighting_cost(RESULTS)},
         "dense.md": {
             "camvid": study("camvid"),

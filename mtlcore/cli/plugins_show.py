@@ -65,7 +65,7 @@ def _print_description(found: Description) -> None:
     if found.keys:
         console.print(_key_table("keys of this component", found.keys))
     if found.core_keys:
-        console.print(_key_table(f"keys of every table of a {found.kind}", found.core_keys))
+        console.print(_key_table(f"keys of every table of kind {found.kind}", found.core_keys))
     if found.capabilities:
         console.print(_capability_table(found.capabilities))
     console.print(Text(f"\n{found.example}"))

@@ -1,0 +1,111 @@
+"""The table of docs/when-it-helps.md: what hybrid training brought, by data, labels and network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import frozen
+
+from mtlcore.study.tables import Table
+
+Gain = Callable[[str, str, str], str]
+"""Protocol, arm and stage -> its difference from SL at equal compute, or "not known"."""
+UNKNOWN = "not known"
+SMALL = "`resnet_small`, from scratch"
+
+
+@frozen
+class Case:
+    """One row: data, labels and network; and the arms of the protocol, "" where there is none.
+
+    labels: labels of each class, and their share of the training images.
+    hybrid: labeled images alone. hybrid_all: with the unlabeled ones. rival: pre-training on all
+    images, then fine-tuning. on_top: the same pre-training, then hybrid training.
+    """
+
+    images: str
+    labels: str
+    network: str
+    protocol: str
+    stage: str = "main"
+    hybrid: str = ""
+    hybrid_all: str = ""
+    rival: str = ""
+    on_top: str = ""
+
+
+CASES = (
+    Case(
+        "faces, emotion (FER2013, 48 px)",
+        "370 (10 %)",
+        SMALL,
+        "cpu2",
+        hybrid="puzzling",
+        hybrid_all="puzzling+all",
+        rival="pretrain_puzzling_all",
+    ),
+    Case("the same", "180 (5 %)", SMALL, "cpu2", "labels_5", hybrid="puzzling"),
+    Case("the same", "740 (20 %)", SMALL, "cpu2", "labels_20", hybrid="puzzling"),
+    Case("the same", "3,700 (all)", SMALL, "cpu2", "labels_100", hybrid="puzzling"),
+    Case("faces, gender (UTKFace)", "320 (10 %)", SMALL, "cpu2", "gender", hybrid="puzzling"),
+    Case("faces, head pose", "10 % of the images", SMALL, "cpu2", "head_pose", hybrid="puzzling"),
+    Case(
+        "faces, gender (UTKFace, 64 px)",
+        "320 (10 %)",
+        "EfficientNet-Lite0, ImageNet weights",
+        "finetune",
+        hybrid="one_rate_puzzling",
+    ),
+    Case(
+        "digits, gray (8 px)",
+        "6 (5 %)",
+        SMALL,
+        "digits",
+        hybrid="puzzling",
+        hybrid_all="inpainting_l1+all",
+        rival="pretrain_inpainting_all",
+    ),
+    Case(
+        "objects (CIFAR-10)",
+        "400 (9 %)",
+        SMALL,
+        "cifar2",
+        hybrid="@labeled",
+        hybrid_all="@unlabeled",
+        rival="@rival",
+        on_top="pretrain_rotation_hybrid",
+    ),
+    Case(
+        "objects (CIFAR-10)",
+        "450 (10 %)",
+        "`vit_small`, from scratch",
+        "vit",
+        hybrid="joint",
+        hybrid_all="joint_all",
+        rival="mae_finetune",
+    ),
+)
+
+
+def when_it_helps(gain: Gain) -> str:
+    """Return the table, one row for each case."""
+    lines = []
+    for case in CASES:
+        arms = (case.hybrid, case.hybrid_all, case.rival, case.on_top)
+        cells = [_cell(case, arm, gain) for arm in arms]
+        lines.append((case.images, case.labels, case.network, f"`{case.protocol}`", *cells))
+    columns = (
+        "images",
+        "labels of a class",
+        "network",
+        "protocol",
+        "hybrid",
+        "hybrid, with unlabeled images",
+        "pre-training on all images, then fine-tuning",
+        "that pre-training, then hybrid",
+    )
+    return Table("", columns, tuple(lines)).markdown()
+
+
+def _cell(case: Case, arm: str, gain: Gain) -> str:
+    return gain(case.protocol, arm, case.stage) if arm else UNKNOWN

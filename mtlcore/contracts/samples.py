@@ -362,13 +362,12 @@ class PreparedBatch:
     visible: dict[int, Visible] = field(factory=dict)
 
     @property
-    def encoded(self) -> int:
+    def encoded(self) -> float:
         """The number of images to encode. One with hidden parts counts by its visible share."""
-        number = 0
-        for at, images in enumerate(self.images):
-            share = self.visible[at].share if at in self.visible else 1.0
-            number += round(len(images) * share)
-        return number
+        shares = (
+            self.visible[at].share if at in self.visible else 1 for at in range(len(self.images))
+        )
+        return sum(len(images) * share for images, share in zip(self.images, shares))
 
     def unfollowed(self) -> dict[str, Tensor]:
         """Return task -> (), the fraction of labeled samples whose label can't be moved to a view.

@@ -12,9 +12,12 @@ from attrs import Attribute, evolve, field, frozen
 from torch import Tensor
 
 
-def _positions(visible: Visible, _: Attribute[Tensor], parts: Tensor) -> None:
-    """Check what the host knows without a sync: shape and dtype."""
-    most = visible.grid[0] * visible.grid[1]
+def _valid(visible: Visible, _: Attribute[tuple[int, int]], grid: tuple[int, int]) -> None:
+    """Check what the host knows without a sync: the grid, shape and dtype."""
+    parts = visible.parts
+    if not (isinstance(grid, tuple) and len(grid) == 2 and all(n > 0 for n in grid)):
+        raise ValueError(f"Visible: grid = {grid!r}: expected (rows, columns)")
+    most = grid[0] * grid[1]
     right = parts.ndim == 2 and parts.dtype == torch.int64 and 0 < parts.shape[1] <= most
     if not right:
         raise ValueError(
@@ -35,8 +38,8 @@ class Visible:
     grid: number of rows and columns of the grid.
     """
 
-    parts: Tensor = field(validator=_positions)
-    grid: tuple[int, int]
+    parts: Tensor
+    grid: tuple[int, int] = field(validator=_valid)
 
     @property
     def share(self) -> float:

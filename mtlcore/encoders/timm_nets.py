@@ -188,8 +188,11 @@ class Timm(Encoder):
 
         timm itself would ignore the pixels beyond the last whole patch.
         """
-        patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
-        if not isinstance(patch, tuple):
+        embed = getattr(net, "patch_embed", None)
+        patch = getattr(embed, "patch_size", None)
+        stride = getattr(getattr(embed, "proj", None), "stride", patch)
+        # Patches that overlap are those of a convolution with padding: it reads all pixels.
+        if not isinstance(patch, tuple) or stride != patch:
             return
         for side, pixels, of_patch in zip(("height", "width"), size, patch):
             if pixels % of_patch:

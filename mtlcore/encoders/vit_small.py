@@ -82,7 +82,8 @@ class VitSmall(Encoder):
             num_heads=self.heads,
             drop_path_rate=self.drop_path,
         )
-        return _VitSmall(net, (size[0] // self.patch, size[1] // self.patch))
+        cells = (size[0] // self.patch, size[1] // self.patch)
+        return _VitSmall(net, cells, self.patch)
 
     def layers(self, net: nn.Module) -> Sequence[Layer]:
         found = [Layer(0, ("net.patch_embed", "net.pos_embed"))]
@@ -95,12 +96,15 @@ class _VitSmall(nn.Module):
 
     There is one map, of the tokens, (B, width, h, w). `pooled` is their mean; `shared` are the
     tokens, (B, h * w, width), or (B, n, width) of n visible patches.
+
+    size: (h, w) of the map, in patches.
     """
 
-    def __init__(self, net: VisionTransformer, size: tuple[int, int]) -> None:
+    def __init__(self, net: VisionTransformer, size: tuple[int, int], patch: int) -> None:
         super().__init__()
         self.net = net
         self.size = size
+        self.pixels = (size[0] * patch, size[1] * patch)
 
     def forward(self, images: Tensor) -> Features:
         tokens = self._encode(self._embed(images))
@@ -118,6 +122,12 @@ class _VitSmall(nn.Module):
         return Features((self._as_map(everywhere),), tokens.mean(1), tokens)
 
     def _embed(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] != self.pixels:
+            raise MtlError(
+                f"vit_small reads images of input.size alone, {written(self.pixels)} pixels; a "
+                f"view has {tuple(images.shape[-2:])}: remove the pretext that makes it, or set "
+                "another [encoder]"
+            )
         embedded: Tensor = self.net.patch_embed(images) + self.net.pos_embed
         return embedded
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 C = TypeVar("C", bound=Component)
+SIZES = (32, 40, 48)
+"""Image sizes of drawn examples, in pixels."""
 
 
 @frozen
@@ -47,7 +49,7 @@ class Drawn:
 
 
 def batches(
-    samples: tuple[int, int] = (2, 4), sizes: tuple[int, ...] = (32, 40, 48)
+    samples: tuple[int, int] = (2, 4), sizes: tuple[int, ...] = SIZES
 ) -> SearchStrategy[Drawn]:
     """The strategy of `Drawn`.
 

@@ -54,7 +54,7 @@ class Computed:
     losses: dict[str, Tensor]
     gram: Tensor | None
     before: Buffers
-    encoded: int
+    encoded: float
     unfollowed: Logged
 
 

@@ -72,7 +72,7 @@ class LazyMicroBatches:
         self._train_state = train_state
         self._step = train_state.step if step is None else step
         self._batches = batches
-        self._encoded: dict[int, int] = {}
+        self._encoded: dict[int, float] = {}
         self._unfollowed: dict[int, dict[str, Tensor]] = {}
         world = train_state.fabric.world_size
         self._plan = training_plan(train_state.experiment, len(batches) * world)
@@ -108,7 +108,7 @@ class LazyMicroBatches:
         return unfollowed_of_step(list(self._unfollowed.values()), self._plan.micro_batches)
 
     @property
-    def encoded(self) -> int:
+    def encoded(self) -> float:
         """The number of images to encode, over all micro-batches prepared so far.
 
         A micro-batch that was prepared twice counts once.

@@ -25,7 +25,7 @@ class RecordState(TypedDict):
 
     skipped: int
     in_a_row: int
-    encoded: int
+    encoded: float
     cpu_s: float
     wall_s: float
     names: list[str]
@@ -54,7 +54,7 @@ class Record:
     max_skipped: int
     skipped: int = 0
     in_a_row: int = 0
-    encoded: int = 0
+    encoded: float = 0
     cpu_s: float = 0.0
     wall_s: float = 0.0
     _pending: list[Logged] = field(factory=list)
@@ -65,7 +65,7 @@ class Record:
         """Count time from now on: what a run does before its first step is not its compute."""
         self._cpu_from, self._wall_from = time.process_time(), time.perf_counter()
 
-    def add(self, logged: Logged, encoded: int) -> None:
+    def add(self, logged: Logged, encoded: float) -> None:
         """Add the scalars of one step. It only keeps references, so the host does not wait."""
         self._pending.append(logged)
         self.encoded += encoded

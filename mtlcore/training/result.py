@@ -31,7 +31,7 @@ class Result:
 
 def result_of(run: Path, steps: int, measured: Measured, record: Record) -> Result:
     """The result of a run with these counters."""
-    return Result(run, steps, measured, record.cpu_s, record.encoded, record.skipped)
+    return Result(run, steps, measured, record.cpu_s, round(record.encoded), record.skipped)
 
 
 def outcome(
@@ -43,7 +43,7 @@ def outcome(
         "steps": train_state.step,
         "cpu_s": round(record.cpu_s, 2),
         "wall_s": round(record.wall_s, 2),
-        "encoded": record.encoded,
+        "encoded": round(record.encoded),
         "skipped": record.skipped_so_far(),
         "validation": measured.metrics,
     }

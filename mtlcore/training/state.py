@@ -62,7 +62,7 @@ class TrainState:
     group_lrs: tuple[float, ...]
     step: int = 0
     steps_per_epoch: int = 1
-    encoded: int = 0
+    encoded: float = 0
     own_lr: float | None = None
     cached_task_weights: dict[Names, tuple[Tensor, int]] = field(factory=dict)
     _vectors: dict[Names, tuple[Tensor, Tensor]] = field(factory=dict)

@@ -35,7 +35,7 @@ class StepLog:
             "lr": lr,
             **means,
             "skipped": record.skipped,
-            "encoded": record.encoded,
+            "encoded": round(record.encoded),
             "cpu_s": round(record.cpu_s, 2),
         }
         if parts.callbacks.running:

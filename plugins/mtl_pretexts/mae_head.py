@@ -43,6 +43,9 @@ class MaeHead(Head):
         # Not nn.TransformerEncoder: it copies one block, so that all would start equal.
         self.blocks = nn.Sequential(*(_block(width) for _ in range(DEPTH)), nn.LayerNorm(width))
         self.decode = nn.Linear(width, 3 * self.block**2)
+        # Predictions start near the gray to which they are added.
+        nn.init.trunc_normal_(self.decode.weight, std=0.02)
+        nn.init.zeros_(self.decode.bias)
 
     def forward(self, features: Features) -> Tensor:
         assert features.images is not None

@@ -23,7 +23,7 @@ Shapes: B images (B, 3, H, W) in [0, 1]; a mask (B, 1, H, W) bool, true where an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,6 +87,10 @@ class MaskedImage(PretextTask):
     grid: int = field(default=6, validator=and_(ge(2), le(32)))
     ratio: float = field(default=0.6, validator=_some_patches)
     drop: bool = False
+
+    @property
+    def lacks(self) -> Mapping[str, str]:  # type: ignore[override]
+        return {"any_size": "its grid must divide the patches of the encoder"} if self.drop else {}
 
     @property
     def hidden(self) -> int:

@@ -16,7 +16,7 @@ from attrs import field, frozen
 from einops import rearrange
 from torch import nn
 
-from mtlcore import EMA, FrozenModule, Head, PretextTask, hookimpl
+from mtlcore import EMA, FrozenModule, Head, MtlError, PretextTask, hookimpl
 
 BROKEN: dict[str, type[PretextTask]] = {}
 
@@ -228,6 +228,17 @@ class BuildsALayer(Turned):
 
     def build(self, context):
         return nn.Linear(context.info.dim, 4)
+
+
+@fails("builds_for_each_size")
+@frozen
+class NotFor64(Turned):
+    """It refuses images of 64 pixels, and does not declare so."""
+
+    def build(self, context):
+        if context.info.image_size == (64, 64):
+            raise MtlError("64 pixels are too many")
+        return super().build(context)
 
 
 class _KeepsTheEncoder(TurnedHead):

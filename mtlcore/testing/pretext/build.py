@@ -13,6 +13,7 @@ from ...contracts import Head
 from ..generators import seeded
 from ..kit import Group
 from ..requirements import require
+from ..subject import SIZES
 from ..trees import equal
 from .harness import PretextSubject, toy_context
 
@@ -35,6 +36,22 @@ def builds_a_head(subject: PretextSubject) -> None:
 
 @BUILD_CHECKS.check(
     "build",
+    why="`input.size` depends on the data.",
+    mend='Remove what depends on the size, or declare it: lacks = {"any_size": "its grid must '
+    'divide the patches of the encoder"}.',
+    needs="builds_a_head",
+    capability="any_size",
+    tests_lacks=True,
+)
+def builds_for_each_size(subject: PretextSubject) -> None:
+    """build(context) returns a head for images of 32, 40, 48 and 64 pixels."""
+    for size in (*SIZES, 64):
+        with seeded(0):
+            subject.component.build(toy_context(size))
+
+
+@BUILD_CHECKS.check(
+    "build",
     why="the encoder's weights would be saved twice, updated twice, and count as the head's.",
     mend="Store context.info only. Use EMA(context.encoder) for a momentum copy, and "
     "SharedHead(context.heads[label]) for a shared head.",
@@ -44,7 +61,7 @@ def builds_a_head(subject: PretextSubject) -> None:
 def head_holds_no_shared_network(subject: PretextSubject) -> None:
     """Neither the shared encoder nor a shared head, nor their weights, are part of the head."""
     with seeded(0):
-        context = toy_context()
+        context = subject.context()
         head = subject.component.build(context)
     networks: dict[str, nn.Module] = {"the shared encoder": context.encoder, **context.heads}
     own = _ids(head)
@@ -89,7 +106,7 @@ class _Built:
 
 def _build(subject: PretextSubject, seed: int) -> _Built:
     with seeded(0):
-        context = toy_context()
+        context = subject.context()
         for label in subject.shared_labels:
             _ = context.heads[label]  # a run builds shared heads first
     with seeded(seed):

@@ -54,7 +54,7 @@ from ...rng import KeyedRng, Rng
 from ...weighting import Equal
 from ..generators import seeded
 from ..reload import reload
-from ..subject import Drawn, Subject, patterns
+from ..subject import SIZES, Drawn, Subject, patterns
 from ..toys import ToyEncoder
 
 LABEL = "asked"  # of the pretext in the harness's experiments; it keys the random draws
@@ -174,10 +174,27 @@ class PretextSubject(Subject[PretextTask]):
         return shared_heads_of(self.component)
 
     @cached_property
+    def _fitting(self) -> tuple[int, ...]:
+        """The sizes of images that its head can be built for."""
+        if "any_size" not in self.lacks:
+            return SIZES
+        return fitting_sizes(self.component) or SIZES
+
+    def fit(self, size: int) -> int:
+        """This size of images, or the first fitting one if its head can't be built for this one."""
+        if self._fitting == SIZES:
+            return size
+        return size if size in self._fitting else self._fitting[0]
+
+    def context(self) -> BuildContext:
+        """A toy encoder, and supervised heads for every label that is requested."""
+        return toy_context(self.fit(SIZES[0]))
+
+    @cached_property
     def built(self) -> Any:
         """Its head, built on the toy encoder."""
         with seeded(0):
-            return self.component.build(toy_context())
+            return self.component.build(self.context())
 
     def experiment(
         self, size: int, augmentation: Augmentation | None = None, **entry: Any
@@ -185,7 +202,7 @@ class PretextSubject(Subject[PretextTask]):
         """A run of this pretext and the tasks that share heads with it. entry: its table's keys."""
         pretexts = {LABEL: PretextEntry(self.component, **entry)}
         tasks = {label: TaskEntry(ToyTask()) for label in self.shared_labels}
-        return toy_experiment(size, pretexts, tasks, augmentation)
+        return toy_experiment(self.fit(size), pretexts, tasks, augmentation)
 
     def fresh(self, size: int = 32, seed: int = 0) -> HybridModel:
         """A new model in train mode, for checks that change it. The seed determines its weights."""
@@ -194,6 +211,7 @@ class PretextSubject(Subject[PretextTask]):
 
     def model(self, size: int) -> HybridModel:
         """The cached model of this size in eval mode. Checks must not change it."""
+        size = self.fit(size)
         if size not in self._models:
             self._models[size] = self.fresh(size).eval()
         return self._models[size]
@@ -219,7 +237,7 @@ class PretextSubject(Subject[PretextTask]):
 
         images: uint8 (B, 3, H0, W0). augmentation: replaces all named augmentations.
         """
-        return augment(toy_plan(size, augmentation), images, keyed_rng)
+        return augment(toy_plan(self.fit(size), augmentation), images, keyed_rng)
 
     def batch(
         self,
@@ -273,16 +291,32 @@ def features_of(model: HybridModel, views: Sequence[View]) -> list[Features]:
     return [model.encoder(view.images, view.visible) for view in views]
 
 
-def toy_context() -> BuildContext:
-    """A toy encoder, and supervised heads for every label that is requested."""
-    encoder = SharedEncoder(ToyEncoder(), (32, 32))
+def toy_context(size: int) -> BuildContext:
+    """A toy encoder of this image size, and supervised heads for every label that is requested."""
+    encoder = SharedEncoder(ToyEncoder(), (size, size))
     return BuildContext(encoder.info, encoder, _SharedHeads(encoder))
+
+
+def builds_at(component: PretextTask, size: int) -> bool:
+    """Whether its head can be built for images of this size: a grid may not divide their maps."""
+    try:
+        with seeded(0):
+            component.build(toy_context(size))
+    except MtlError:
+        return False
+    return True
+
+
+def fitting_sizes(component: PretextTask) -> tuple[int, ...]:
+    """The sizes of the harness that its head can be built for."""
+    return tuple(size for size in SIZES if builds_at(component, size))
 
 
 def shared_heads_of(component: PretextTask) -> tuple[str, ...]:
     """Labels of the supervised heads that a pretext requests from its context."""
+    sizes = fitting_sizes(component) if "any_size" in component.lacks else ()
     with seeded(0):
-        context = toy_context()
+        context = toy_context(sizes[0] if sizes else SIZES[0])
         component.build(context)
     assert isinstance(context.heads, _SharedHeads)
     return tuple(sorted(context.heads.requested))

@@ -364,10 +364,8 @@ class PreparedBatch:
     @property
     def encoded(self) -> float:
         """The number of images to encode. One with hidden parts counts by its visible share."""
-        shares = (
-            self.visible[at].share if at in self.visible else 1 for at in range(len(self.images))
-        )
-        return sum(len(images) * share for images, share in zip(self.images, shares))
+        shares = {at: visible.share for at, visible in self.visible.items()}
+        return sum(len(images) * shares.get(at, 1) for at, images in enumerate(self.images))
 
     def unfollowed(self) -> dict[str, Tensor]:
         """Return task -> (), the fraction of labeled samples whose label can't be moved to a view.

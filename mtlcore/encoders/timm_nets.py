@@ -96,7 +96,7 @@ class Timm(Encoder):
         return {}
 
     def build(self, size: tuple[int, int]) -> nn.Module:
-        timm = _import_timm()
+        timm = import_timm("timm:<name>")
         config = self._pretrained_config()
         options: dict[str, object] = {"num_classes": 0}
         if config.fixed_input_size:
@@ -166,7 +166,7 @@ class Timm(Encoder):
 
         Raises MtlError if timm does not know the name or the tag.
         """
-        timm = _import_timm()
+        timm = import_timm("timm:<name>")
         config: _PretrainedConfig | None = None
         try:
             if timm.is_model(self.model):
@@ -212,12 +212,12 @@ class Timm(Encoder):
         return files.published(self._label, create)
 
 
-def _import_timm() -> ModuleType:
+def import_timm(label: str) -> ModuleType:
     try:
         import timm
     except ImportError as error:
         raise MtlError(
-            f'[encoder] timm:<name> needs timm ({error}): pip install "mtlcore[timm]"'
+            f'[encoder] {label} needs timm ({error}): pip install "mtlcore[timm]"'
         ) from error
     return timm
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
 from ..image_size import written
+from .timm_nets import import_timm
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -45,6 +46,7 @@ class VitSmall(Encoder):
     """
 
     cites = "Dosovitskiy et al. 2021, ICLR, arXiv:2010.11929; timm"
+
     patch: int = field(default=4, validator=and_(ge(1), le(64)))
     width: int = field(default=192, validator=and_(ge(8), le(2048)))
     depth: int = field(default=6, validator=and_(ge(1), le(48)))
@@ -64,13 +66,8 @@ class VitSmall(Encoder):
                 f"input.size = {written(size)}: vit_small reads whole patches of {self.patch} "
                 f"pixels; expected a multiple of {self.patch}"
             )
-        try:
-            from timm.models.vision_transformer import VisionTransformer
-        except ImportError as error:
-            raise MtlError(
-                f'[encoder] vit_small needs timm ({error}): pip install "mtlcore[timm]"'
-            ) from error
-        net = VisionTransformer(
+        timm = import_timm("vit_small")
+        net = timm.models.VisionTransformer(
             img_size=size,
             patch_size=self.patch,
             num_classes=0,
@@ -82,8 +79,7 @@ class VitSmall(Encoder):
             num_heads=self.heads,
             drop_path_rate=self.drop_path,
         )
-        cells = (size[0] // self.patch, size[1] // self.patch)
-        return _VitSmall(net, cells, self.patch)
+        return _VitSmall(net)
 
     def layers(self, net: nn.Module) -> Sequence[Layer]:
         found = [Layer(0, ("net.patch_embed", "net.pos_embed"))]
@@ -96,15 +92,13 @@ class _VitSmall(nn.Module):
 
     There is one map, of the tokens, (B, width, h, w). `pooled` is their mean; `shared` are the
     tokens, (B, h * w, width), or (B, n, width) of n visible patches.
-
-    size: (h, w) of the map, in patches.
     """
 
-    def __init__(self, net: VisionTransformer, size: tuple[int, int], patch: int) -> None:
+    def __init__(self, net: VisionTransformer) -> None:
         super().__init__()
         self.net = net
-        self.size = size
-        self.pixels = (size[0] * patch, size[1] * patch)
+        self.pixels = net.patch_embed.img_size
+        self.rows = net.patch_embed.grid_size[0]
 
     def forward(self, images: Tensor) -> Features:
         tokens = self._encode(self._embed(images))
@@ -136,4 +130,4 @@ class _VitSmall(nn.Module):
         return encoded
 
     def _as_map(self, tokens: Tensor) -> Tensor:
-        return rearrange(tokens, "b (h w) d -> b d h w", h=self.size[0])
+        return rearrange(tokens, "b (h w) d -> b d h w", h=self.rows)

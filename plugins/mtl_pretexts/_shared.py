@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from mtlcore import Features, MtlError, gather
+from mtlcore import Features, Head, MtlError, gather
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -145,6 +145,17 @@ def hidden_l1(output: Tensor, target: Mapping[str, Tensor]) -> Tensor:
     hidden = target["hidden"]
     error = ((output - target["image"]).abs() * hidden).sum((1, 2, 3))
     return error / (3 * hidden.sum((1, 2, 3))).clamp_min(1)
+
+
+class HiddenPixelsHead(Head):
+    """A head whose output is an image (B, 3, H, W); the loss uses its hidden pixels alone."""
+
+    def loss(self, output: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+        return hidden_l1(output, target)
+
+    def ideal(self, target: Mapping[str, Tensor]) -> Tensor:
+        """Return the clean image."""
+        return target["image"]
 
 
 def mean_visible_color(target: Mapping[str, Tensor]) -> Tensor:

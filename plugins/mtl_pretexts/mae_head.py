@@ -12,23 +12,18 @@ Shapes: B images, N cells of the map, n of them visible, W width of the decoder.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtl_pretexts._shared import GRAY, blocks_of, hidden_l1, resize_to
-from mtlcore import EncoderInfo, Features, Head
-
-if TYPE_CHECKING:
-    from mtl_pretexts.masked_image import Target
+from mtl_pretexts._shared import GRAY, HiddenPixelsHead, blocks_of, resize_to
+from mtlcore import EncoderInfo, Features
 
 DEPTH, HEADS = 2, 4
 
 
-class MaeHead(Head):
-    """The predicted image (B, 3, H, W); the loss uses its hidden pixels alone."""
+class MaeHead(HiddenPixelsHead):
+    """A light transformer that predicts the hidden patches."""
 
     def __init__(self, info: EncoderInfo) -> None:
         super().__init__()
@@ -63,13 +58,6 @@ class MaeHead(Head):
         )
         height, width = features.images.shape[-2:]
         return GRAY + resize_to(blocks, (height, width))
-
-    def loss(self, output: Tensor, target: Target) -> Tensor:
-        return hidden_l1(output, target)
-
-    def ideal(self, target: Target) -> Tensor:
-        """Return the clean image."""
-        return target["image"]
 
 
 def _block(width: int) -> nn.Module:

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 from mtl_pretexts._shared import (
     GRAY,
+    HiddenPixelsHead,
     blocks_of,
     grid_mask,
-    hidden_l1,
     hidden_number,
     hidden_pixel_metrics,
     require_some_hidden,
@@ -154,8 +154,8 @@ class MaskedImage(PretextTask):
         return torch.where(target["hidden"], output.clamp(0, 1), target["image"])
 
 
-class MaskedImageHead(Head):
-    """The predicted image (B, 3, H, W); the loss uses its hidden pixels alone.
+class MaskedImageHead(HiddenPixelsHead):
+    """The predicted image.
 
     One 1 x 1 convolution of the coarse map predicts the block of pixels of each cell (sub-pixel
     convolution).
@@ -172,13 +172,6 @@ class MaskedImageHead(Head):
         height, width = features.images.shape[-2:]
         # The blocks exceed the image if its size is not a multiple of the block.
         return GRAY + resize_to(blocks, (height, width))
-
-    def loss(self, output: Tensor, target: Target) -> Tensor:
-        return hidden_l1(output, target)
-
-    def ideal(self, target: Target) -> Tensor:
-        """Return the clean image."""
-        return target["image"]
 
 
 @hookimpl

@@ -182,9 +182,8 @@ class PretextSubject(Subject[PretextTask]):
 
     def fit(self, size: int) -> int:
         """This size of images, or the first fitting one if its head can't be built for this one."""
-        if self._fitting == SIZES:
-            return size
-        return size if size in self._fitting else self._fitting[0]
+        fits = size in self._fitting or self._fitting == SIZES
+        return size if fits else self._fitting[0]
 
     def context(self) -> BuildContext:
         """A toy encoder, and supervised heads for every label that is requested."""

@@ -137,14 +137,22 @@ def _unlabeled(experiment: Experiment) -> Iterator[str]:
         yield from without_unlabeled_samples(experiment)
 
 
-def without_unlabeled_samples(experiment: Experiment) -> Iterator[str]:
-    """Yield a problem for each key that needs unlabeled samples, if no dataset keeps them."""
-    fix = 'no dataset keeps samples without labels: set unlabeled = "keep" in a [data.<label>]'
+NOT_KEPT = 'no dataset keeps samples without labels: set unlabeled = "keep" in a [data.<label>]'
+ALL_LABELED = (
+    "every training sample has a label: remove the key, or lower labels in a [data.<label>]"
+)
+
+
+def without_unlabeled_samples(experiment: Experiment, why: str = NOT_KEPT) -> Iterator[str]:
+    """Yield a problem for each key that needs unlabeled samples, in a run without any.
+
+    why: why there is none, and what to do.
+    """
     for label, entry in experiment.pretexts.items():
         if entry.samples == "unlabeled":
-            yield f'pretext.{label}.samples = "unlabeled": {fix}'
+            yield f'pretext.{label}.samples = "unlabeled": {why}'
     if experiment.input.unlabeled_batch is not None:
-        yield f"input.unlabeled_batch = {experiment.input.unlabeled_batch}: {fix}"
+        yield f"input.unlabeled_batch = {experiment.input.unlabeled_batch}: {why}"
 
 
 def _weighting(experiment: Experiment) -> Iterator[str]:

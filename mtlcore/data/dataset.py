@@ -19,7 +19,7 @@ import numpy as np
 from attrs import evolve, frozen
 from torch import Tensor
 
-from ..config.checks import without_unlabeled_samples
+from ..config.checks import ALL_LABELED, without_unlabeled_samples
 from ..config.experiment import Experiment, TaskEntry
 from ..contracts import Annotation, Categories
 from ..contracts.texts import Texts
@@ -141,7 +141,8 @@ def read_images(
     lazy: read no image in advance, for callers that look at a few images only. Unreadable samples
         then stay in their splits, and taking one raises MtlError.
 
-    Raises MtlError for a split without samples and for too many unreadable images.
+    Raises MtlError for a split without samples, for too many unreadable images, and if a setting
+    needs unlabeled samples and every training sample has a label.
     """
     size = experiment.input.cache_size
     if size is None:
@@ -149,9 +150,13 @@ def read_images(
     everything, tasks = indexed.samples, experiment.tasks
     columns = label_columns(tasks, everything)
     targets, present = targets_and_presence(tasks, columns, everything)
-    split = _drop_unlabeled(everything, present)
+    labeled = _labeled(everything, present)
+    split = _drop_unlabeled(everything, labeled)
 
     opened_splits = _splits_to_open(split, indexed.splits)
+    if tasks and "train" in opened_splits and labeled[split.isin("train")].all():
+        for problem in without_unlabeled_samples(experiment, ALL_LABELED):
+            raise MtlError(problem)
     opened = np.flatnonzero(split.isin(*opened_splits))
     samples = evolve(everything.subset(opened), faults=faults(tasks))
     opened_columns = {name: column.subset(opened) for name, column in columns.items()}
@@ -250,13 +255,19 @@ def _open_images(
 # ------------------------------------------------------------ splits
 
 
-def _drop_unlabeled(samples: JoinedSamples, present: Mapping[str, Tensor]) -> Categories:
+def _labeled(samples: JoinedSamples, present: Mapping[str, Tensor]) -> np.ndarray:
+    """Return which samples have a label of at least one task, (N,) bool.
+
+    In a run without tasks, only samples that do not keep their labels count as unlabeled.
+    """
+    return has_any_label(present, len(samples)) if present else samples.labeled
+
+
+def _drop_unlabeled(samples: JoinedSamples, labeled: np.ndarray) -> Categories:
     """Return the split names (N,) with "" for unlabeled training samples that are dropped.
 
-    A dataset that keeps unlabeled samples drops none. In a run without tasks, only samples that do
-    not keep their labels count as unlabeled.
+    A dataset that keeps unlabeled samples drops none.
     """
-    labeled = has_any_label(present, len(samples)) if present else samples.labeled
     dataset_drops = np.array([not d.keeps_unlabeled for d in samples.datasets])
     may_drop = dataset_drops[samples.dataset]
     return samples.split.blank(samples.split.isin("train") & ~labeled & may_drop)

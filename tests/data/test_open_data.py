@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_datasets import InMemory, cycle, experiment, numbers_of
 
+import mtlcore
 from mtlcore import Annotation, BuildContext, Classification, Head, MtlError, SupervisedTask
-from mtlcore.config.experiment import DataEntry
+from mtlcore.config.experiment import DataEntry, PretextEntry
 from mtlcore.data.dataset import OpenedData, RunData, open_data
 
 TRAIN60 = ("train",) * 60
@@ -502,3 +503,17 @@ def test_a_pretext_on_unlabeled_samples_needs_a_dataset_that_keeps_some():
     run = experiment({"a": DataEntry(InMemory(20, cycle("ab", 20)))}, unlabeled_batch=4)
     with pytest.raises(MtlError, match=r"input.unlabeled_batch = 4: no dataset keeps samples"):
         open_data(run)
+
+
+@pytest.mark.parametrize("setting", ["unlabeled_batch", "samples"])
+def test_all_samples_labeled_where_a_setting_needs_unlabeled_ones_is_an_error(setting):
+    # A dataset that MAY keep unlabeled samples is not enough: the pretext would train on nothing.
+    entry = DataEntry(InMemory(20, cycle("ab", 20)), unlabeled="keep")
+    if setting == "samples":
+        pretext = PretextEntry(mtlcore.component("pretext", "puzzling"), samples="unlabeled")
+        run = evolve(experiment({"a": entry}), pretexts={"puzzling": pretext})
+    else:
+        run = experiment({"a": entry}, unlabeled_batch=4)
+    with pytest.raises(MtlError, match=rf"{setting} = .*every training sample has a label"):
+        open_data(run)
+    assert open_data(run, splits=["validation"]).data.split["validation"].size

@@ -227,7 +227,7 @@ class Run:
     def export(
         self,
         path: Path | str,
-        format: Format = "onnx",  # noqa: A002 (the name of the option `--format`)
+        format: Format | None = None,  # noqa: A002 (the name of the option `--format`)
         *,
         checkpoint: Which = "last",
         data_samples: int = 1000,
@@ -239,7 +239,8 @@ class Run:
         on random images if the data can't be opened.
 
         path: the file to write. It must not exist.
-        format: "onnx", for ONNX Runtime; or "torch-export", for `torch.export.load`.
+        format: "onnx", for ONNX Runtime; or "torch-export", for `torch.export.load` (default: by
+            the ending of the file: torch-export for .pt2, otherwise onnx).
         checkpoint: "last" (the one to report), or "best" (on validation).
         data_samples: the number of images to check, at least 1.
         overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.

@@ -97,7 +97,7 @@ def test_without_the_data_random_images_are_checked_and_torch_runs_the_file_alon
     run, tmp_path, capsys
 ):
     file = tmp_path / "dots.pt2"
-    words = ["export", str(run.path), "--format", "torch-export", "--out", str(file)]
+    words = ["export", str(run.path), "--out", str(file)]  # .pt2 means torch-export
     assert main([*words, "--set", "data.dots.n=0", "--data-samples", "8"]) == 0
     out = capsys.readouterr().out
     assert "checked on 8 random images, since the run's data can't be opened" in out

@@ -12,7 +12,7 @@ def export(
     run: Path,
     *,
     out: Path,
-    format: Literal["onnx", "torch-export"] = "onnx",  # noqa: A002 (the name of the option)
+    format: Literal["onnx", "torch-export"] | None = None,  # noqa: A002 (the name of the option)
     checkpoint: Literal["last", "best"] = "last",
     data_samples: int = 1000,
     set_: Overrides = (),
@@ -28,7 +28,8 @@ def export(
     out
         The file to write, such as model.onnx or model.pt2.
     format
-        onnx for ONNX Runtime, or torch-export for torch.export.load.
+        onnx for ONNX Runtime, or torch-export for torch.export.load (default: by the ending of OUT:
+        torch-export for .pt2, otherwise onnx).
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     data_samples

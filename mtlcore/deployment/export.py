@@ -26,6 +26,7 @@ from .graph import (
     Compute,
     ExportedGraph,
     Format,
+    format_of,
     input_name,
     load_graph,
     numbers_of,
@@ -81,13 +82,14 @@ class Exported:
 def export_run(
     folder: RunFolder,
     path: Path,
-    file_format: Format = "onnx",
+    file_format: Format | None = None,
     *,
     which: Which = "last",
     data_samples: int = 1000,
     overrides: Overrides = (),
 ) -> Exported:
     """Export a run. The arguments and errors are those of `Run.export`."""
+    file_format = file_format or format_of(path)
     require_format(file_format)
     if data_samples < 1:
         raise MtlError(f"data_samples = {data_samples}: expected at least 1")

@@ -20,9 +20,11 @@ from dense_rows import FACES, alone_and_together
 from dense_rows import FILE as SIDES
 from dense_rows import read as read_sides
 from dense_rows import table as sides
+from evidence_robustness import robustness
 from evidence_speed import machines, speed, weighting_cost
 from evidence_when import when_it_helps
 from hmtl.protocols import FOLDER, ROOT, load, workspace
+from robustness import rows as read_robustness
 
 from mtlcore.registry.catalog import catalog
 from mtlcore.study.checks import prepared
@@ -409,6 +411,18 @@ def study(name: str) -> str:
     return f"{shown.markdown()}\n\n{tables.verdicts().markdown()}"
 
 
+def robustness_of(known: Mapping[str, Protocol]) -> str:
+    """Return the accuracies on corrupted images, over SL at equal compute."""
+    rows = read_robustness()
+    if not rows:
+        return NOT_RUN
+
+    def baseline_of(protocol: str) -> str:
+        return known[protocol].plan.role("@equal_compute")[0].name
+
+    return robustness(rows, baseline_of)
+
+
 def miou_of_sides() -> str:
     """Return the mIoU of the sides of the suite `dense`."""
     rows = read_sides(SIDES)
@@ -425,7 +439,10 @@ def tables() -> dict[str, dict[str, str]]:
         "results.md": {"claims": claims(known)},
         "protocols.md": {"protocols": protocol_list(known)},
         "which-pretext.md": {"cases": cases(known), "pretexts": pretexts(known)},
-        "when-it-helps.md": {"when": when_it_helps(partial(_gain_of, known))},
+        "when-it-helps.md": {
+            "when": when_it_helps(partial(_gain_of, known)),
+            "robustness": robustness_of(known),
+        },
         "which-weighting.md": {"gains": weightings(known), "cost": weighting_cost(RESULTS)},
         "dense.md": {
             "camvid": study("camvid"),

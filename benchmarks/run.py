@@ -12,6 +12,7 @@ gate. `--quick` takes a few minutes of CPU and only reports.
 `run.py hmtl` is different: it trains the arms of a protocol, to see whether hybrid training helps.
 So is `run.py gpu`: it measures what only a GPU can show, in one command of at most 8 minutes.
 `run.py dense-miou` trains the sides of the suite `dense`, and compares their mIoU.
+`run.py robustness` evaluates the runs of a protocol on corrupted images.
 """
 
 from __future__ import annotations
@@ -129,6 +130,10 @@ def main() -> int:
         from dense_miou import main as dense_miou_main
 
         return dense_miou_main(sys.argv[2:])
+    if sys.argv[1:2] == ["robustness"]:
+        from robustness import main as robustness_main
+
+        return robustness_main(sys.argv[2:])
     return run_suite()
 
 

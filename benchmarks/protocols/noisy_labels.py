@@ -1,0 +1,69 @@
+"""Datasets with wrong labels, to see what a method makes of them.
+
+`noisy_folder` and `noisy_fer2013` are `image_folder` and `fer2013`, but a share of the training
+labels is wrong: symmetric noise, another class at random. The same labels are wrong in every run.
+Labels of other splits are right; those of a validation split that is cut from train are not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import evolve, field, frozen
+from attrs.validators import and_, ge, lt
+from mtl_faces.sources.fer2013 import Fer2013
+
+from mtlcore import Categories, Index, hookimpl
+from mtlcore.data.folder import ImageFolder
+
+share = and_(ge(0.0), lt(1.0))
+
+
+@frozen
+class NoisyFolder(ImageFolder):
+    """`image_folder` with wrong training labels.
+
+    noise: share of the training labels that are wrong.
+    """
+
+    noise: float = field(default=0.4, validator=share)
+
+    def index(self) -> Index:
+        return with_noise(super().index(), self.annotation, self.noise)
+
+
+@frozen
+class NoisyFer2013(Fer2013):
+    """`fer2013` with wrong training labels.
+
+    noise: share of the training labels that are wrong.
+    """
+
+    noise: float = field(default=0.4, validator=share)
+
+    def index(self) -> Index:
+        return with_noise(super().index(), "emotion", self.noise)
+
+
+def with_noise(index: Index, annotation: str, noise: float) -> Index:
+    """Return the index with a share of its training labels replaced by another class."""
+    labels = index.annotations[annotation]
+    assert isinstance(labels, Categories)
+    assert index.split is not None
+    classes = np.flatnonzero(np.asarray(labels.names) != "")
+    place = {int(code): number for number, code in enumerate(classes)}
+    labeled = np.flatnonzero(index.split.isin("train") & np.isin(labels.codes, classes))
+
+    rng = np.random.default_rng(0)
+    wrong = rng.permutation(labeled)[: round(noise * len(labeled))]
+    now = np.array([place[int(code)] for code in labels.codes[wrong]], dtype=np.int64)
+    codes = labels.codes.copy()
+    # 1 to K - 1 places further: never the class itself.
+    other = (now + rng.integers(1, len(classes), len(wrong))) % len(classes)
+    codes[wrong] = classes[other]
+    annotations = index.annotations | {annotation: Categories(codes, labels.names)}
+    return evolve(index, annotations=annotations)
+
+
+@hookimpl
+def mtl_components() -> list[type]:
+    return [NoisyFolder, NoisyFer2013]

@@ -46,7 +46,7 @@ COLUMNS = {
     ("cpu2", "gender"): "faces: gender",
     ("cpu2", "head_pose"): "faces: head pose",
     ("digits", "main"): "digits",
-    ("cifar2", "main"): "objects (CIFAR-10)",
+    ("cifar3", "main"): "objects (CIFAR-10)",
 }
 """The image sets of the pretext table: protocol and stage -> heading."""
 UNKNOWN = "not known"

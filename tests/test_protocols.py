@@ -96,15 +96,16 @@ def test_every_extra_has_a_base_that_loads(subtests):
 
 
 def test_a_protocol_that_extends_another_has_its_arms():
-    assert load("gpu").arms.keys() == load("cpu2").arms.keys()
-    assert (load("gpu").steps, load("gpu").tune_steps) == (20000, 5000)
+    assert load("gpu").arms.keys() == load("fer2").arms.keys()
+    assert (load("gpu").steps, load("gpu").tune_steps) == (5000, 1500)
 
 
 @pytest.mark.slow
 def test_gpu_runs_two_steps(tmp_path):
     fer2013(tmp_path)
     small = ("--try", "input.batch_size=4", "input.unlabeled_batch=2", "data.fer2013.labels=0.5")
-    arms = ("--arms", "fixmatch", "--stages", "tune", "screen")
+    small += ("train.precision='32'",)  # a CPU without bf16 takes minutes
+    arms = ("--arms", "fixmatch", "--stages", "tune", "seeds")
     rows = rehearsed(tmp_path / "work", "--protocol", "gpu", "--data", tmp_path, *arms, *small)
     assert Counter(row["stage"] for row in rows) == {"tune": 3, "main": 1}
     images_a_step = 4 + 2 * 2  # four labeled samples; two unlabeled ones with two views each

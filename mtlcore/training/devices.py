@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import Literal
@@ -44,6 +45,8 @@ def fabric_for(experiment: Experiment) -> Fabric:
     )
     # DDP warns about channels_last weights; its own message calls it no error.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    # Lightning's banners: a run says itself what it trains on, and --quiet prints nothing.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric.launch()
     stop_searching_for_gpus()
     if fabric.world_size != devices * nodes:

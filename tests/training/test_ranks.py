@@ -301,19 +301,21 @@ def test_a_run_that_resumes_on_as_many_ranks_is_the_same_bit_for_bit(tmp_path):
 def test_two_processes_of_torchrun_train_through_the_command_line(tmp_path):
     """Real processes: they evaluate on one rank, save, and equal one with two micro-batches.
 
-    Samples are mixed within a micro-batch, and kornia's operations are drawn for it.
+    With --quiet, neither they nor Lightning print. Samples are mixed within a micro-batch, and kornia's operations are drawn for it.
     """
     config = tmp_path / "dots.toml"
     config.write_text(DOTS_CONFIG)
     code = tmp_path / "mtl.py"
     code.write_text("import sys\nfrom mtlcore.cli import main\nsys.exit(main())\n")
-    train = [str(code), "train", str(config), "--out"]
+    train = [str(code), "train", str(config), "--quiet", "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     two = [*torchrun, *train, str(tmp_path / "two")]
     one = [sys.executable, *train, str(tmp_path / "one"), "--set", "train.micro_batches=2"]
     for words in (two, one):
         done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S)
         assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout == ""
+        assert "distributed" not in done.stderr
     a, b = (RunFolder(tmp_path / name).require().weights() for name in ("two", "one"))
     # BatchNorm's statistics are those of rank 0 alone.
     parameters = [k for k in a if "running" not in k and "num_batches" not in k]

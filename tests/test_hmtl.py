@@ -28,7 +28,7 @@ from mtlcore import MtlError  # noqa: E402
 from mtlcore.study.again import differences  # noqa: E402
 from mtlcore.study.identity import fingerprint  # noqa: E402
 from mtlcore.study.plan import Plan, Results, Run, key_of  # noqa: E402
-from mtlcore.study.report import report  # noqa: E402
+from mtlcore.study.report import equal_compute, report  # noqa: E402
 from mtlcore.study.training import Trainee  # noqa: E402
 from mtlcore.study.workspace import Workspace  # noqa: E402
 
@@ -147,10 +147,23 @@ def test_test_metrics_choose_nothing():
 
 
 def test_every_protocol_reaches_its_headline_and_every_extra(subtests):
-    for name in ["cpu", "cpu2", "digits", "gpu", "affectnet", "imagenet"]:
+    for name in ["cpu", "cpu2", "digits", "affectnet", "imagenet"]:
         with subtests.test(name=name):
             plan = played({}, name=name)
             assert plan.headline()
+            assert plan.pending_stages() == []
+            assert all(plan.extra(extra.name) for extra in plan.definition.extras)
+
+
+def test_a_protocol_that_screens_nothing_is_compared_at_equal_compute(subtests):
+    """Its arms all run with its `seeds`; the first one decides which arm stands for SL."""
+    for name in ["cifar3", "fer2", "gpu", "gpu_cifar"]:
+        with subtests.test(name=name):
+            plan = played({"sl": 0.3, "sl_long": 0.5}, name=name)
+            assert [arm.name for arm in plan.role("@equal_compute")] == ["sl_long"]
+            rows = [row for row in plan.results.rows if row["stage"] == "main"]
+            hybrids = [arm.name for arm in plan.of_kind("hmtl")]
+            assert {equal_compute(plan, rows, arm) for arm in hybrids} == {"sl_long"}
             assert plan.pending_stages() == []
             assert all(plan.extra(extra.name) for extra in plan.definition.extras)
 

@@ -340,8 +340,9 @@ class Plan:
         return [arm for arm in self.definition.arms.values() if arm.kind == kind]
 
     def screened(self, arm: Arm) -> float | None:
-        """Return the score at the first screening seed; None until that run is done."""
-        runs = self.main(arm, self.definition.screen_seeds[:1])
+        """Return the score at the first seed that all arms have; None until that run is done."""
+        study = self.definition
+        runs = self.main(arm, (study.screen_seeds or study.seeds)[:1])
         return self.results.score(runs[0]) if runs else None
 
     def best(self, arms: Sequence[Arm], number: int) -> list[Arm]:
@@ -414,8 +415,8 @@ class Plan:
             "screen": not study.screen_seeds,
             "semi": not study.semi_best_of or not can_be_semi,
             "headline": not study.headline,
-            "controls": not hmtl,
-            "close": not hmtl,
+            "controls": not hmtl or not study.close_seeds,
+            "close": not hmtl or not study.close_seeds,
         }
         return [stage for stage, runs in self.stages() if not runs and not never_pending.get(stage)]
 

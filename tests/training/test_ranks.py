@@ -301,7 +301,8 @@ def test_a_run_that_resumes_on_as_many_ranks_is_the_same_bit_for_bit(tmp_path):
 def test_two_processes_of_torchrun_train_through_the_command_line(tmp_path):
     """Real processes: they evaluate on one rank, save, and equal one with two micro-batches.
 
-    With --quiet, neither they nor Lightning print. Samples are mixed within a micro-batch, and kornia's operations are drawn for it.
+    With --quiet, neither they nor Lightning print. Samples are mixed within a micro-batch, and
+    kornia's operations are drawn for it.
     """
     config = tmp_path / "dots.toml"
     config.write_text(DOTS_CONFIG)

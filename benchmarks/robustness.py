@@ -16,12 +16,13 @@ import datetime
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 from hmtl.protocols import ROOT, load, workspace
 from kornia.enhance import jpeg_codec_differentiable
 from kornia.filters import gaussian_blur2d
@@ -33,7 +34,8 @@ from torchmetrics.functional.classification import (
 
 from mtlcore import Classification, MtlError, load_run
 from mtlcore.data.dataset import open_data
-from mtlcore.model.preprocess import Preprocess
+from mtlcore.evaluation.decoded import decoded_predictions
+from mtlcore.evaluation.validation import ValidationBatches
 from mtlcore.study.plan import Plan, Run, metric_in
 from mtlcore.study.workspace import append_line, json_lines
 
@@ -96,40 +98,45 @@ def measured(folder: Path) -> dict[str, Any]:
     Raises MtlError if the run has not exactly one task, or if that is not a classification.
     """
     run = load_run(folder)
-    tasks = list(run.experiment.tasks.items())
-    if len(tasks) != 1 or not isinstance(tasks[0][1].component, Classification):
+    components = {label: entry.component for label, entry in run.experiment.tasks.items()}
+    if [isinstance(task, Classification) for task in components.values()] != [True]:
         raise MtlError(f"{folder}: expected a run with one task, a classification")
-    ((label, entry),) = tasks
-    _, data = open_data(run.experiment, {"test"})
-    indices = data.split["test"]
-    images = torch.cat([data.images.take(part).images for part in _parts(indices)])
-    targets = data.targets[label][indices]
-    net, preprocess = run.model(), Preprocess.of(run.experiment)
+    (label,) = components
 
-    def probabilities(corruption: Corruption | None) -> Tensor:
-        found = []
-        for batch in images.split(BATCH):
-            stored = batch if corruption is None else corrupted(batch, corruption)
-            output = net(preprocess.view(stored).images)[label]
-            found.append(entry.component.decode(output))
-        return torch.cat(found)
+    settings = evolve(run.experiment.input, eval_batch_size=BATCH)  # noise is drawn for a batch
+    experiment, data = open_data(evolve(run.experiment, input=settings), {"test"})
+    batches = ValidationBatches(experiment, data, data.split["test"], torch.device("cpu"))
+    net, precision = run.model(), experiment.train.precision
 
-    def accuracy(found: Tensor) -> float:
-        share = multiclass_accuracy(found, targets, found.shape[1], average="micro")
-        return round(100 * float(share), 4)
+    def predicted(corruption: Corruption | None = None) -> tuple[Tensor, Tensor]:
+        """Return the probabilities (N, C) and classes (N,) of the labeled images."""
+        probabilities, classes = [], []
+        for number in range(len(batches)):
+            batch = batches.batch(number)
+            stored = corrupted(batch.images, corruption) if corruption else batch.images
+            view = batches.view(stored)
+            found = decoded_predictions(net, components, view.images, precision)
+            labeled = batch.present[label]
+            probabilities.append(found[label][labeled])
+            classes.append(batch.targets[label][labeled])
+        return torch.cat(probabilities), torch.cat(classes)
 
-    clean = probabilities(None)
-    ece = multiclass_calibration_error(clean, targets, clean.shape[1], n_bins=15)
+    def accuracy(probabilities: Tensor, classes: Tensor) -> float:
+        number = probabilities.shape[1]
+        return percent(multiclass_accuracy(probabilities, classes, number, average="micro"))
+
+    clean, classes = predicted()
+    ece = multiclass_calibration_error(clean, classes, clean.shape[1], n_bins=15)
     by_name = {
-        name: [accuracy(probabilities(corruption)) for corruption in corruptions]
-        for name, corruptions in CORRUPTIONS.items()
+        name: [accuracy(*predicted(corruption)) for corruption in strengths]
+        for name, strengths in CORRUPTIONS.items()
     }
-    return {"clean": accuracy(clean), "ece": round(100 * float(ece), 4), **by_name}
+    return {"clean": accuracy(clean, classes), "ece": percent(ece), **by_name}
 
 
-def _parts(indices: Any) -> Iterator[Any]:
-    for start in range(0, len(indices), BATCH):
-        yield indices[start : start + BATCH]
+def percent(share: Tensor) -> float:
+    """Return a share () as a percentage, to four digits."""
+    return round(100 * float(share), 4)
 
 
 # ---------------------------------------------------------------------------------------- command
@@ -173,17 +180,20 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _left(args: argparse.Namespace, plan: Plan) -> list[Run]:
-    """Return the selected runs that have no row here. Raises MtlError on an unknown arm."""
+    """Return the selected runs that have no row here.
+
+    Raises MtlError on an unknown arm, or if the protocol has no such run so far.
+    """
+    names = [plan.arm(name).name for name in args.arms]
+    runs = {
+        run.key: run
+        for run in plan.runs()
+        if run.stage == args.stage and run.arm.name in names and run.seed in args.seeds
+    }
+    if not runs:
+        raise MtlError(f"{plan.definition.name} has no such run so far")
     done = {(row["protocol"], row["run"]) for row in rows(args.out)}
-    runs: list[Run] = []
-    for name in args.arms:
-        arm = plan.arm(name)
-        trial = plan.trial(arm)
-        if trial is None:
-            raise MtlError(f"{name}: its trials have not ended")
-        steps = plan.steps_of(args.stage, arm)
-        runs += [plan.run((args.stage, name, trial, seed, steps)) for seed in args.seeds]
-    return [run for run in runs if (plan.definition.name, run.name) not in done]
+    return [run for run in runs.values() if (plan.definition.name, run.name) not in done]
 
 
 def _row(args: argparse.Namespace, plan: Plan, run: Run) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Datasets with wrong labels, to see what a method makes of them.
+"""Datasets with symmetric label noise: a share of the training labels is another class at random.
 
-`noisy_folder` and `noisy_fer2013` are `image_folder` and `fer2013`, but a share of the training
-labels is wrong: symmetric noise, another class at random. The same labels are wrong in every run.
-Labels of other splits are right; those of a validation split that is cut from train are not.
+`noisy_folder` and `noisy_fer2013` are `image_folder` and `fer2013` with noise. The same labels are
+wrong in every run. Other splits have no noise, but a validation split that is cut from train has.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ share = and_(ge(0.0), lt(1.0))
 
 @frozen
 class NoisyFolder(ImageFolder):
-    """`image_folder` with wrong training labels.
+    """`image_folder` with label noise.
 
     noise: share of the training labels that are wrong.
     """
@@ -33,7 +32,7 @@ class NoisyFolder(ImageFolder):
 
 @frozen
 class NoisyFer2013(Fer2013):
-    """`fer2013` with wrong training labels.
+    """`fer2013` with label noise.
 
     noise: share of the training labels that are wrong.
     """
@@ -50,12 +49,11 @@ def with_noise(index: Index, annotation: str, noise: float) -> Index:
     assert isinstance(labels, Categories)
     assert index.split is not None
     classes = np.flatnonzero(np.asarray(labels.names) != "")
-    place = {int(code): number for number, code in enumerate(classes)}
     labeled = np.flatnonzero(index.split.isin("train") & np.isin(labels.codes, classes))
 
     rng = np.random.default_rng(0)
     wrong = rng.permutation(labeled)[: round(noise * len(labeled))]
-    now = np.array([place[int(code)] for code in labels.codes[wrong]], dtype=np.int64)
+    now = np.searchsorted(classes, labels.codes[wrong])
     codes = labels.codes.copy()
     # 1 to K - 1 places further: never the class itself.
     other = (now + rng.integers(1, len(classes), len(wrong))) % len(classes)

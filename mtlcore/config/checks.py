@@ -134,7 +134,7 @@ def _unlabeled(experiment: Experiment) -> Iterator[str]:
     """
     may_keep = any(entry.unlabeled != "drop" for entry in experiment.data.values())
     if experiment.tasks and experiment.data and not may_keep:
-        yield from without_unlabeled_samples(experiment)
+        yield from without_unlabeled_samples(experiment, NOT_KEPT)
 
 
 NOT_KEPT = 'no dataset keeps samples without labels: set unlabeled = "keep" in a [data.<label>]'
@@ -143,7 +143,7 @@ ALL_LABELED = (
 )
 
 
-def without_unlabeled_samples(experiment: Experiment, why: str = NOT_KEPT) -> Iterator[str]:
+def without_unlabeled_samples(experiment: Experiment, why: str) -> Iterator[str]:
     """Yield a problem for each key that needs unlabeled samples, in a run without any.
 
     why: why there is none, and what to do.

@@ -19,7 +19,7 @@ import numpy as np
 from attrs import evolve, frozen
 from torch import Tensor
 
-from ..config.checks import ALL_LABELED, without_unlabeled_samples
+from ..config.checks import ALL_LABELED, NOT_KEPT, without_unlabeled_samples
 from ..config.experiment import Experiment, TaskEntry
 from ..contracts import Annotation, Categories
 from ..contracts.texts import Texts
@@ -94,8 +94,7 @@ def index_data(experiment: Experiment, splits: Collection[str] | None = None) ->
     training = splits is None or "train" in splits
     report = tasks_without_labels(experiment.tasks, datasets, training)
     if training and experiment.tasks and not any(d.keeps_unlabeled for d in datasets):
-        for problem in without_unlabeled_samples(experiment):
-            raise MtlError(problem)
+        _refuse_unlabeled_settings(experiment, NOT_KEPT)
     requested = None if splits is None else tuple(splits)
     return IndexedData(JoinedSamples.join(datasets), requested, tuple(report))
 
@@ -155,8 +154,7 @@ def read_images(
 
     opened_splits = _splits_to_open(split, indexed.splits)
     if tasks and "train" in opened_splits and labeled[split.isin("train")].all():
-        for problem in without_unlabeled_samples(experiment, ALL_LABELED):
-            raise MtlError(problem)
+        _refuse_unlabeled_settings(experiment, ALL_LABELED)
     opened = np.flatnonzero(split.isin(*opened_splits))
     samples = evolve(everything.subset(opened), faults=faults(tasks))
     opened_columns = {name: column.subset(opened) for name, column in columns.items()}
@@ -253,6 +251,12 @@ def _open_images(
 
 
 # ------------------------------------------------------------ splits
+
+
+def _refuse_unlabeled_settings(experiment: Experiment, why: str) -> None:
+    """Raise MtlError if a setting needs unlabeled samples. why: why there is none."""
+    for problem in without_unlabeled_samples(experiment, why):
+        raise MtlError(problem)
 
 
 def _labeled(samples: JoinedSamples, present: Mapping[str, Tensor]) -> np.ndarray:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 Format = Literal["onnx", "torch-export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-TORCH_SUFFIX = ".pt2"
-
 METADATA = "mtlcore"
 """The key of the metadata in an ONNX file. A torch.export file calls it "mtlcore.json"."""
 
@@ -98,7 +96,7 @@ def input_name(labels: Mapping[str, object]) -> str:
 
 def format_of(path: Path) -> Format:
     """Return the format that the ending of a file names: torch-export for .pt2, otherwise onnx."""
-    return "torch-export" if path.suffix == TORCH_SUFFIX else "onnx"
+    return "torch-export" if path.suffix == ".pt2" else "onnx"
 
 
 def require_format(name: str) -> None:

@@ -409,14 +409,15 @@ class Plan:
         """
         study, hmtl = self.definition, self.of_kind("hmtl")
         can_be_semi = any(self.can_use_unlabeled(arm) for arm in hmtl)
+        no_pairs = not hmtl or not study.close_seeds
         never_pending = {
             "tune": True,  # depends on no result
             "seeds": not study.seeds,
             "screen": not study.screen_seeds,
             "semi": not study.semi_best_of or not can_be_semi,
             "headline": not study.headline,
-            "controls": not hmtl or not study.close_seeds,
-            "close": not hmtl or not study.close_seeds,
+            "controls": no_pairs,
+            "close": no_pairs,
         }
         return [stage for stage, runs in self.stages() if not runs and not never_pending.get(stage)]
 
